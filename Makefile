@@ -1,0 +1,56 @@
+# The stable verbs. Each works from a bare clone: Python 3.11+ with venv, and make.
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format bench soak up down lock clean
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+WORKERS ?= 2
+export UV_PYTHON_DOWNLOADS := never
+export PYTHONWARNINGS ?= default
+
+help:  ## show this help
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
+
+# pip is used once, to bring in the pinned uv; everything else comes from the hashed lock file.
+$(VENV)/.ready: requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(sed -n 's/^\(uv==[^ ]*\).*/\1/p' requirements.lock)"
+	$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: $(VENV)/.ready  ## take 200 orders through everything, then prove that none was lost
+	$(BIN)/mesctl demo
+
+test: $(VENV)/.ready  ## all tests: no Docker, no root
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not bench and not soak"
+
+check: $(VENV)/.ready  ## format, lint, types, import contracts, lock file
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.ready  ## format and fix what can be fixed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/.ready  ## measure; ONLY=name,... for some; writes build/bench.json
+	$(BIN)/python -m tests.benchmarks $(if $(ONLY),--only $(ONLY))
+
+soak: $(VENV)/.ready  ## long chaos runs
+	$(BIN)/python -m pytest -m soak
+
+up: $(VENV)/.ready  ## start the platform and leave it running
+	$(BIN)/mesctl up
+
+down: $(VENV)/.ready  ## stop what `make up` started
+	$(BIN)/mesctl down
+
+lock: $(VENV)/.ready  ## resolve pyproject.toml again into the hashed lock file
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --all-extras \
+		--no-emit-index-url --custom-compile-command "make lock" -o requirements.lock pyproject.toml
+
+clean:  ## remove the venv and everything that was built
+	rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache *.egg-info

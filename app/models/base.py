@@ -1,0 +1,107 @@
+"""Column types and mixins that the services' models share; each service has a metadata of its own."""
+
+from datetime import datetime
+from decimal import Decimal
+from enum import StrEnum
+from typing import Any, Generic, TypeVar
+
+from sqlalchemy import BigInteger, DateTime, Dialect, Integer, MetaData, Numeric, Text, func
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import Mapped, declared_attr, mapped_column
+from sqlalchemy.types import TypeDecorator
+
+from app.models.status import Channel, Status, check_transition
+
+NAMING = {
+    "ix": "%(table_name)s_%(column_0_N_name)s_idx",
+    "uq": "%(table_name)s_%(column_0_N_name)s_key",
+    "ck": "%(table_name)s_%(constraint_name)s_check",
+    "fk": "%(table_name)s_%(column_0_N_name)s_fkey",
+    "pk": "%(table_name)s_pkey",
+}
+"""PostgreSQL's own default names, so that hand-written DDL and the models agree."""
+
+
+def new_metadata() -> MetaData:
+    """Make the metadata of one migration tree, with PostgreSQL's names for constraints."""
+    return MetaData(naming_convention=NAMING)
+
+
+E = TypeVar("E", bound=StrEnum)
+
+
+class EnumText(TypeDecorator[E], Generic[E]):
+    """A StrEnum kept as TEXT: a new status is then data, and never an ALTER TYPE on a live system."""
+
+    impl = Text
+    cache_ok = True
+
+    def __init__(self, enum: type[E]) -> None:
+        super().__init__()
+        self.enum = enum
+
+    def process_bind_param(self, value: E | None, dialect: Dialect) -> str | None:  # noqa: ARG002 (SQLAlchemy's signature)
+        """Refuse a value that the enum does not hold before it reaches the database."""
+        return None if value is None else self.enum(value).value
+
+    def process_result_value(self, value: Any | None, dialect: Dialect) -> E | None:  # noqa: ARG002 (SQLAlchemy's signature)
+        """Give the enum's member back."""
+        return None if value is None else self.enum(value)
+
+
+STATUS = EnumText(Status)
+CHANNEL = EnumText(Channel)
+MONEY = Numeric(12, 2)
+
+
+class Timestamps:
+    """When the row was made, and when its status last changed."""
+
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+    changed_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+
+
+class OrderState(Timestamps):
+    """What every service knows of an order, whatever else it keeps of its own.
+
+    PostgreSQL wants the partition key in the table's primary key, `(order_id, status)`; to the mapper the
+    identity is `order_id` alone, so that `session.get_one(Order, order_id)` reads as it should.
+    `version` is SQLAlchemy's optimistic lock and refuses a lost update.
+    """
+
+    order_id: Mapped[int] = mapped_column(BigInteger, autoincrement=False)
+    status: Mapped[Status] = mapped_column(STATUS)
+    channel: Mapped[Channel] = mapped_column(CHANNEL)
+    summary: Mapped[str] = mapped_column(Text)
+    price: Mapped[Decimal | None] = mapped_column(MONEY)
+    reason: Mapped[str | None] = mapped_column(Text)
+    version: Mapped[int] = mapped_column(Integer)
+
+    @declared_attr.directive
+    def __mapper_args__(cls) -> dict[str, Any]:  # noqa: N805 (SQLAlchemy's signature)
+        return {"primary_key": [cls.order_id], "version_id_col": cls.version}
+
+    def advance(self, *, to: Status, at: datetime) -> None:
+        """Change the status, as the transition table allows.
+
+        Parameters:
+            to: the status that the order gets.
+            at: the moment of the change, with a time zone.
+
+        Raises:
+            IllegalTransition: the table does not hold this change.
+        """
+        check_transition(self.order_id, self.status, to)
+        self.status = to
+        self.changed_at = at
+
+
+class EventRow:
+    """One line of an order's history; only ever appended."""
+
+    order_id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    event_no: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    status: Mapped[Status] = mapped_column(STATUS)
+    at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
+    actor: Mapped[str] = mapped_column(Text)
+    detail: Mapped[dict[str, Any]] = mapped_column(JSONB, server_default="{}")

@@ -1,0 +1,39 @@
+"""The directory: small, unsharded, and read by every service. The shard map and the node leases live here."""
+
+from datetime import datetime
+
+from sqlalchemy import BigInteger, DateTime, Integer, Text, func
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from app.models.base import new_metadata
+
+
+class DirectoryBase(DeclarativeBase):
+    """Everything in the directory database."""
+
+    metadata = new_metadata()
+
+
+class ShardMapVersion(DirectoryBase):
+    """A version of the shard map: `owners[i]` is the shard of bucket `i`. The highest version is in force."""
+
+    __tablename__ = "shard_map_versions"
+
+    version: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    # A whole map in one row: a reader never sees half of a change, and history costs 64 words a version.
+    owners: Mapped[str] = mapped_column(Text)
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+
+
+class NodeLease(DirectoryBase):
+    """The right to make order ids with one node number, for the window of id time below `ceiling_ms`.
+
+    Windows of one node never overlap, so two processes cannot make the same id, whatever their clocks do.
+    """
+
+    __tablename__ = "node_leases"
+
+    node: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    holder: Mapped[str] = mapped_column(Text)
+    ceiling_ms: Mapped[int] = mapped_column(BigInteger)
+    expires_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
