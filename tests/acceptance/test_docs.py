@@ -1,0 +1,76 @@
+"""What README and docs tell a reader to type is typed here."""
+
+import os
+import re
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+from sqlalchemy import insert
+
+from app.models.mes import MesOrder
+from app.models.status import Channel, Status
+from sharding.sessions import open_sessions
+from sharding.topology import Topology
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+
+
+def fenced(page: Path, language: str) -> list[str]:
+    """The fenced blocks of one language on a page."""
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+
+
+def typed_commands(page: Path) -> list[str]:
+    """The lines behind a prompt, in the order in which a reader types them."""
+    return [line[2:] for block in fenced(page, "console") for line in block.splitlines() if line[:2] == "$ "]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if typed_commands(page)], ids=lambda page: page.stem)
+def test_console_blocks_run_from_top_to_bottom(page: Path, tmp_path: Path) -> None:
+    environment = os.environ | {
+        "MES_STORAGE_HOME": str(tmp_path / "platform"),
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
+    script = "\n".join(["set -e", *typed_commands(page)])
+    try:
+        done = subprocess.run(
+            ["bash", "-c", script],
+            env=environment,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+        )
+        assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    finally:
+        subprocess.run(
+            ["mesctl", "down"], env=environment, cwd=tmp_path, capture_output=True, timeout=60, check=False
+        )
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if fenced(page, "sh")], ids=lambda page: page.stem)
+def test_make_targets_exist(page: Path) -> None:
+    targets = re.findall(r"^make (\w+)", "\n".join(fenced(page, "sh")), flags=re.MULTILINE)
+    assert targets
+    for target in targets:
+        subprocess.run(["make", "-n", target], cwd=ROOT, check=True, capture_output=True)
+
+
+async def test_the_ten_lines_of_the_readme_work(topology: Topology, topology_path: Path) -> None:
+    ring = {"status": Status.SUBMITTED, "channel": Channel.B2B, "summary": "ring", "version": 1}
+    async with (
+        open_sessions(topology, role="mes", application_name="test") as sessions,
+        sessions.write(4711) as session,
+    ):
+        await session.execute(insert(MesOrder).values(order_id=4711, **ring))
+    (snippet,) = fenced(ROOT / "README.md", "python")
+    source = "async def main(path, order_id):\n" + textwrap.indent(snippet, "    ") + "    return order\n"
+    scope: dict[str, object] = {}
+    exec(compile(source, "README.md", "exec"), scope)
+    order = await scope["main"](topology_path, 4711)  # type: ignore[operator]
+    assert order.summary == "signet ring, engraved"
