@@ -1,0 +1,160 @@
+"""Where 3D models are kept: a local folder by default, S3 (or another object store) by the topology's URL.
+
+A model is stored under the digest of its content, so the same file is kept once however often it is
+uploaded, a stored model never changes, and whoever prices it can trust the key.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from tempfile import SpooledTemporaryFile
+from typing import IO, Protocol, Self
+
+import obstore
+from obstore.exceptions import BaseError
+from obstore.store import ObjectStore, from_url
+
+from app.errors import AppError
+
+MODEL_SUFFIXES = ("stl", "3mf", "obj")
+MAX_NAME_CHARACTERS = 200
+_CHUNK_BYTES = 1 << 20
+_IN_MEMORY_BYTES = 1 << 20
+
+
+class FilesError(AppError):
+    """Base of everything that can be wrong with a model file or its store."""
+
+
+class UnsupportedModelType(FilesError):
+    """The file's name does not end like a 3D model that can be read."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.accepted = [f".{suffix}" for suffix in MODEL_SUFFIXES]
+        super().__init__(f"{name!r} is not a 3D model: send a file that ends in {', '.join(self.accepted)}")
+
+
+class ModelTooLarge(FilesError):
+    """The file is larger than the limit; reading stopped there."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        super().__init__(f"the model is larger than {max_bytes} bytes: reduce its polygons and send it again")
+
+
+class ModelMissing(FilesError):
+    """The store has no model under this key."""
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+        super().__init__(f"no model is stored under {key!r}")
+
+
+class FilesUnavailable(FilesError):
+    """The store did not answer, or refused; it is worth trying again."""
+
+    def __init__(self, cause: Exception) -> None:
+        # The store's own message holds paths and a debug dump: its first line, and for the log only.
+        super().__init__(f"the file store failed: {str(cause).partition(chr(10))[0]}")
+
+
+class ByteStream(Protocol):
+    """What can be read in pieces, such as FastAPI's UploadFile."""
+
+    async def read(self, size: int = -1, /) -> bytes:
+        """Return at most `size` bytes, and none at the end."""
+
+
+@dataclass(frozen=True)
+class StoredModel:
+    """A model that is in the store: its key, the SHA-256 of its content (hex), its size in bytes."""
+
+    key: str
+    digest: str
+    size: int
+
+
+def model_suffix(name: str) -> str:
+    """Return the suffix of a model's file name, in small letters and without its dot.
+
+    Raises:
+        UnsupportedModelType: it is none of `MODEL_SUFFIXES`.
+    """
+    suffix = PurePosixPath(name).suffix.lower().removeprefix(".")
+    if suffix not in MODEL_SUFFIXES:
+        raise UnsupportedModelType(name[-MAX_NAME_CHARACTERS:])
+    return suffix
+
+
+def model_name(name: str) -> str:
+    """Return an uploaded file's name, fit to be kept: no folders, nothing unprintable, not too long."""
+    base = name.replace("\\", "/").rpartition("/")[2]
+    return "".join(character for character in base if character.isprintable())[-MAX_NAME_CHARACTERS:]
+
+
+class ModelStore:
+    """3D models by the digest of their content."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+
+    @classmethod
+    def open(cls, url: str) -> Self:
+        """Open the store that a URL names: `file:///folder` (made if missing), `s3://bucket/prefix`, ...
+
+        Credentials of an object store come from its usual environment variables.
+        """
+        return cls(from_url(url, mkdir=True) if url.startswith("file:") else from_url(url))
+
+    async def put(self, stream: ByteStream, suffix: str, max_bytes: int) -> StoredModel:
+        """Store a model and return where it is. A model that is there already is simply kept.
+
+        Parameters:
+            stream: the content; reading stops as soon as it proves too large.
+            suffix: from `model_suffix`.
+            max_bytes: the largest content that is accepted.
+
+        Raises:
+            ModelTooLarge: nothing was stored.
+            FilesUnavailable: nothing was stored.
+        """
+        with SpooledTemporaryFile(max_size=_IN_MEMORY_BYTES) as staged:
+            digest, size = await _stage(stream, staged, max_bytes)
+            key = f"models/{digest}.{suffix}"
+            try:
+                # Atomic: the key shows the whole content or does not exist.
+                await obstore.put_async(self._store, key, staged)
+            except (BaseError, OSError) as error:
+                raise FilesUnavailable(error) from error
+        return StoredModel(key=key, digest=digest, size=size)
+
+    async def fetch(self, key: str, to_path: Path) -> None:
+        """Write the model under `key` to a local file.
+
+        Raises:
+            ModelMissing: the store has no such key.
+            FilesUnavailable: the store did not answer.
+        """
+        try:
+            found = await obstore.get_async(self._store, key)
+            with to_path.open("wb") as target:
+                async for chunk in found.stream(min_chunk_size=_CHUNK_BYTES):
+                    target.write(chunk)
+        except FileNotFoundError as error:
+            raise ModelMissing(key) from error
+        except (BaseError, OSError) as error:
+            raise FilesUnavailable(error) from error
+
+
+async def _stage(stream: ByteStream, staged: IO[bytes], max_bytes: int) -> tuple[str, int]:
+    """Copy the content to a temporary file; return its digest and size."""
+    digest, size = hashlib.sha256(), 0
+    while chunk := await stream.read(_CHUNK_BYTES):
+        size += len(chunk)
+        if size > max_bytes:
+            raise ModelTooLarge(max_bytes)
+        digest.update(chunk)
+        staged.write(chunk)
+    staged.seek(0)
+    return digest.hexdigest(), size

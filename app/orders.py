@@ -1,0 +1,137 @@
+"""The few functions that change an order: every service and the pricing worker go through them.
+
+They work on any service's tables (`SHOP`, `CRM`, `MES`) and in the caller's transaction. The rule is
+the same everywhere: lock the order's row, decide, change the status, append a line to its history,
+publish. The lock is what makes the history's numbers and the outbox's order of messages right.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Generic, TypeVar
+
+from sqlalchemy import func, insert, select
+
+from app.errors import AppError
+from app.models.base import EventRow, OrderState
+from app.models.crm import CrmOrder, CrmOrderEvent
+from app.models.mes import MesOrder, MesOrderEvent
+from app.models.shop import ShopOrder, ShopOrderEvent
+from app.models.status import Status
+from readreplica.sessions import WriteSession
+
+AnyOrder = TypeVar("AnyOrder", bound=OrderState)
+
+
+@dataclass(frozen=True)
+class OrderModels(Generic[AnyOrder]):
+    """The mapped classes that hold a service's orders and their history."""
+
+    order: type[AnyOrder]
+    event: type[EventRow]
+
+
+SHOP = OrderModels(ShopOrder, ShopOrderEvent)
+CRM = OrderModels(CrmOrder, CrmOrderEvent)
+MES = OrderModels(MesOrder, MesOrderEvent)
+
+
+class UnknownOrder(AppError):
+    """No order has this id."""
+
+    def __init__(self, order_id: int) -> None:
+        self.order_id = order_id
+        super().__init__(f"there is no order {order_id}: check the id")
+
+
+async def lock_order(session: WriteSession, models: OrderModels[AnyOrder], order_id: int) -> AnyOrder:
+    """Read an order and hold its row until the transaction ends.
+
+    Whoever waits here while the order moves to another partition gets 40001 even in READ COMMITTED
+    (PostgreSQL cannot follow a row across partitions): run the unit of work by `transact`, which repeats it.
+
+    Raises:
+        UnknownOrder: the table of live orders does not hold this id.
+    """
+    found = await session.scalar(
+        select(models.order)
+        .where(models.order.order_id == order_id)
+        .with_for_update()
+        .execution_options(populate_existing=True)
+    )
+    if found is None:
+        raise UnknownOrder(order_id)
+    return found
+
+
+async def add_order(
+    session: WriteSession,
+    models: OrderModels[AnyOrder],
+    order: AnyOrder,
+    *,
+    actor: str,
+    now: datetime,
+    detail: Mapping[str, Any] | None = None,
+) -> None:
+    """Insert a new order together with the first line of its history.
+
+    Parameters:
+        order: a new object; its status is the one that it starts with.
+        actor: who made it: a person, a partner or a service.
+        now: the moment, with a time zone.
+        detail: facts for the history, as JSON.
+    """
+    order.created_at = order.changed_at = now
+    session.add(order)
+    await append_event(session, models, order, actor=actor, now=now, detail=detail)
+
+
+async def advance_order(
+    session: WriteSession,
+    models: OrderModels[AnyOrder],
+    order: AnyOrder,
+    *,
+    to: Status,
+    actor: str,
+    now: datetime,
+    detail: Mapping[str, Any] | None = None,
+) -> None:
+    """Change the status of an order that the caller has locked, and append the change to its history.
+
+    Parameters:
+        order: from `lock_order`, in this session.
+        to: the status that it gets.
+        actor: who did it: a person, a partner or a service.
+        now: the moment, with a time zone.
+        detail: facts for the history, as JSON.
+
+    Raises:
+        IllegalTransition: the order cannot go from its status to `to`.
+    """
+    order.advance(to=to, at=now)
+    await append_event(session, models, order, actor=actor, now=now, detail=detail)
+
+
+async def append_event(
+    session: WriteSession,
+    models: OrderModels[AnyOrder],
+    order: AnyOrder,
+    *,
+    actor: str,
+    now: datetime,
+    detail: Mapping[str, Any] | None = None,
+) -> None:
+    """Append a line to the history of a locked order, whether or not its status has changed."""
+    last = select(func.coalesce(func.max(models.event.event_no), 0)).where(
+        models.event.order_id == order.order_id
+    )
+    await session.execute(
+        insert(models.event).values(
+            order_id=order.order_id,
+            event_no=last.scalar_subquery() + 1,
+            status=order.status,
+            at=now,
+            actor=actor,
+            detail=dict(detail or {}),
+        )
+    )
