@@ -1,0 +1,194 @@
+"""What the services tell each other: one class for each type of event, and nothing else is shared."""
+
+from collections.abc import Mapping
+from decimal import Decimal
+from types import MappingProxyType
+from typing import Annotated, ClassVar, Self
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
+
+from app.models.status import Channel, Status
+
+Money = Annotated[Decimal, Field(ge=0, max_digits=12, decimal_places=2)]
+
+
+class Frozen(BaseModel):
+    """Immutable, and strict about unknown fields: a misspelt one is an error and not a lost value."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Event(Frozen):
+    """Something that happened to one order. `type` is its name on the wire."""
+
+    type: ClassVar[str]
+
+
+class StatusChanged(Event):
+    """The order reached `status`, by the hand of `actor`; a follower needs no more than these two."""
+
+    status: ClassVar[Status]
+    actor: str
+
+
+class Customer(Frozen):
+    """Who ordered through the Shop."""
+
+    name: str
+    email: str
+
+
+class Item(Frozen):
+    """A line of an order, as it is to be made."""
+
+    line_no: int
+    material: str
+    finish: str
+    quantity: int
+    model_key: str
+    model_name: str
+
+
+class OrderSubmitted(StatusChanged):
+    """The customer (B2C) or the partner (B2B) ordered: all that the other services need to know."""
+
+    type: ClassVar[str] = "order.submitted"
+    status: ClassVar[Status] = Status.SUBMITTED
+
+    channel: Channel
+    summary: str
+    customer: Customer | None = None
+    partner: str | None = None
+    items: Annotated[tuple[Item, ...], Field(min_length=1)]
+    submitted_at: AwareDatetime
+
+    @model_validator(mode="after")
+    def _names_who_ordered(self) -> Self:
+        named = self.customer if self.channel is Channel.B2C else self.partner
+        if named is None:
+            needed = "customer" if self.channel is Channel.B2C else "partner"
+            raise ValueError(f"a {self.channel} order names its {needed}")
+        return self
+
+
+class ItemPrice(Frozen):
+    """The price of one piece of a line, in euros."""
+
+    line_no: int
+    unit_price: Money
+
+
+class PriceCalculated(StatusChanged):
+    """Every model was measured; `price` is the whole order's, in euros."""
+
+    type: ClassVar[str] = "order.price_calculated"
+    status: ClassVar[Status] = Status.PRICE_CALCULATED
+
+    price: Money
+    items: tuple[ItemPrice, ...]
+
+
+class OrderRejected(StatusChanged):
+    """It cannot be made; `reason` is written for the customer."""
+
+    type: ClassVar[str] = "order.rejected"
+    status: ClassVar[Status] = Status.REJECTED
+
+    reason: str
+
+
+class OrderCancelled(StatusChanged):
+    """It was called off, and MES agreed."""
+
+    type: ClassVar[str] = "order.cancelled"
+    status: ClassVar[Status] = Status.CANCELLED
+
+    reason: str
+
+
+class Progress(StatusChanged):
+    """A step of the order about which there is no more to say than who took it."""
+
+
+class OrderApproved(Progress):
+    """The seller confirmed the price with the customer."""
+
+    type: ClassVar[str] = "order.approved"
+    status: ClassVar[Status] = Status.MANUFACTURING_APPROVED
+
+
+class ManufacturingStarted(Progress):
+    """An operator (`actor`) took the order."""
+
+    type: ClassVar[str] = "order.manufacturing_started"
+    status: ClassVar[Status] = Status.MANUFACTURING_STARTED
+
+
+class ManufacturingCompleted(Progress):
+    """The pieces are made."""
+
+    type: ClassVar[str] = "order.manufacturing_completed"
+    status: ClassVar[Status] = Status.MANUFACTURING_COMPLETED
+
+
+class PackagingStarted(Progress):
+    """The pieces are being packed."""
+
+    type: ClassVar[str] = "order.packaging"
+    status: ClassVar[Status] = Status.PACKAGING
+
+
+class OrderShipped(Progress):
+    """The parcel was handed to the carrier."""
+
+    type: ClassVar[str] = "order.shipped"
+    status: ClassVar[Status] = Status.SHIPPED
+
+
+class OrderClosed(Progress):
+    """The carrier delivered, or a seller closed it by hand."""
+
+    type: ClassVar[str] = "order.closed"
+    status: ClassVar[Status] = Status.CLOSED
+
+
+class CancelRequested(Event):
+    """The customer or a seller wants to call it off; MES decides."""
+
+    type: ClassVar[str] = "order.cancel_requested"
+
+    actor: str
+    reason: str
+
+
+class CancelRefused(Event):
+    """MES did not call it off, because it was already in `status`."""
+
+    type: ClassVar[str] = "order.cancel_refused"
+
+    reason: str
+    status: Status
+
+
+_PROGRESS: tuple[type[Progress], ...] = (
+    OrderApproved,
+    ManufacturingStarted,
+    ManufacturingCompleted,
+    PackagingStarted,
+    OrderShipped,
+    OrderClosed,
+)
+_DETAILED: tuple[type[Event], ...] = (
+    OrderSubmitted,
+    PriceCalculated,
+    OrderRejected,
+    OrderCancelled,
+    CancelRequested,
+    CancelRefused,
+)
+
+EVENTS: Mapping[str, type[Event]] = MappingProxyType({event.type: event for event in _DETAILED + _PROGRESS})
+"""Every event by its name on the wire."""
+
+PROGRESS: Mapping[Status, type[Progress]] = MappingProxyType({event.status: event for event in _PROGRESS})
+"""The event of each status that carries only its actor: `PROGRESS[Status.SHIPPED](actor="Rosa")`."""

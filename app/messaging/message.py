@@ -1,0 +1,86 @@
+"""A message on a stream: CloudEvents attributes around one event."""
+
+import json
+from collections.abc import Mapping
+from uuid import UUID
+
+from pydantic import AwareDatetime, Field, SerializeAsAny, ValidationError
+
+from app.messaging.errors import MessageMalformed
+from app.messaging.events import EVENTS, Event, Frozen
+from app.models.messaging import OutboxRow
+
+MAX_ORDER_ID = 2**63 - 1
+
+
+class Message(Frozen):
+    """One event on its way to one destination.
+
+    `source` is the database that owes it (shop, crm, mes_0, ...), `subject` the order's id as CloudEvents
+    want it, a string. `attempt` counts how often the relay has sent it, from 1.
+    """
+
+    id: UUID
+    source: str
+    subject: str = Field(pattern=r"^[0-9]{1,19}$")
+    time: AwareDatetime
+    data: SerializeAsAny[Event]
+    attempt: int = Field(default=1, ge=1)
+
+    @property
+    def type(self) -> str:
+        """The event's name on the wire."""
+        return self.data.type
+
+    @property
+    def order_id(self) -> int:
+        """The order that the message is about."""
+        return int(self.subject)
+
+
+def encode(row: OutboxRow, *, source: str) -> dict[str, str]:
+    """Make the stream entry of an outbox row.
+
+    The row is not validated here: what is wrong with it is for the consumer to say, so that it is set
+    aside and the relay goes on.
+
+    Parameters:
+        row: the message, with `attempts` already counted up for this sending.
+        source: the database that it lies in.
+    """
+    return {
+        "id": str(row.message_id),
+        "source": source,
+        "type": row.type,
+        "subject": str(row.order_id),
+        "time": row.created_at.isoformat(),
+        "data": json.dumps(row.data),
+        "attempt": str(row.attempts),
+    }
+
+
+def decode(entry: Mapping[str, str]) -> Message:
+    """Read a stream entry.
+
+    Raises:
+        MessageMalformed: an attribute is missing, the type is unknown, or the data does not fit it.
+    """
+    attributes = dict(entry)
+    event = EVENTS.get(attributes.pop("type", ""))
+    if event is None:
+        raise MessageMalformed(entry.get("id"), f"unknown type {entry.get('type')!r}")
+    try:
+        data = event.model_validate_json(attributes.pop("data", ""))
+        message = Message.model_validate({**attributes, "data": data})
+    except ValidationError as error:
+        raise MessageMalformed(entry.get("id"), _first_fault(error)) from error
+    if message.order_id > MAX_ORDER_ID:
+        raise MessageMalformed(entry.get("id"), f"subject {message.subject} is no order id")
+    return message
+
+
+def _first_fault(error: ValidationError) -> str:
+    """Name the first fault in a few words; the rest rarely adds anything."""
+    fault = error.errors(include_url=False, include_input=False)[0]
+    where = ".".join(str(part) for part in fault["loc"]) or "data"
+    return f"{where}: {fault['msg']}"

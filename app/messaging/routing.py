@@ -1,0 +1,77 @@
+"""Who is told what: one table, as drawn in docs/architecture.md, section Messages."""
+
+from collections.abc import Mapping
+from enum import StrEnum
+
+from app.messaging.errors import UnroutedEvent
+from app.messaging.events import (
+    CancelRefused,
+    CancelRequested,
+    Event,
+    ManufacturingCompleted,
+    ManufacturingStarted,
+    OrderApproved,
+    OrderCancelled,
+    OrderClosed,
+    OrderRejected,
+    OrderShipped,
+    OrderSubmitted,
+    PackagingStarted,
+    PriceCalculated,
+)
+from app.models.status import Channel
+
+
+class Service(StrEnum):
+    """A service that sends and receives messages."""
+
+    SHOP = "shop"
+    CRM = "crm"
+    MES = "mes"
+
+
+Routes = Mapping[type[Event], tuple[Service, ...]]
+
+_MES_DECIDES: tuple[type[Event], ...] = (
+    PriceCalculated,
+    OrderRejected,
+    OrderCancelled,
+    ManufacturingStarted,
+    ManufacturingCompleted,
+    PackagingStarted,
+    OrderShipped,
+)
+# MES learned of these from the CRM, so it passes them on to the Shop only.
+_CRM_DECIDES: tuple[type[Event], ...] = (OrderApproved, OrderClosed)
+
+_FROM_CRM: Routes = dict.fromkeys((*_CRM_DECIDES, CancelRequested), (Service.MES,))
+
+ROUTES: Mapping[tuple[Service, Channel], Routes] = {
+    (Service.SHOP, Channel.B2C): {OrderSubmitted: (Service.MES, Service.CRM)},
+    (Service.CRM, Channel.B2C): _FROM_CRM,
+    (Service.CRM, Channel.B2B): _FROM_CRM,
+    (Service.MES, Channel.B2C): {
+        **dict.fromkeys(_MES_DECIDES, (Service.CRM, Service.SHOP)),
+        **dict.fromkeys(_CRM_DECIDES, (Service.SHOP,)),
+        CancelRefused: (Service.CRM,),
+    },
+    # The Shop never heard of a partner's order, and the CRM hears of it from MES.
+    (Service.MES, Channel.B2B): {
+        OrderSubmitted: (Service.CRM,),
+        **dict.fromkeys(_MES_DECIDES, (Service.CRM,)),
+        **dict.fromkeys(_CRM_DECIDES, ()),
+        CancelRefused: (Service.CRM,),
+    },
+}
+
+
+def route(source: Service, event: Event, channel: Channel) -> tuple[Service, ...]:
+    """Say who is told of `event` when `source` publishes it; nobody is a valid answer.
+
+    Raises:
+        UnroutedEvent: `source` has no business to publish it.
+    """
+    try:
+        return ROUTES[source, channel][type(event)]
+    except KeyError:
+        raise UnroutedEvent(source, event.type, channel) from None
