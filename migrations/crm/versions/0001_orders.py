@@ -1,0 +1,16 @@
+"""The CRM's orders, their history, outbox and inbox."""
+
+from migrations import frozen
+
+revision = "0001"
+down_revision = None
+
+
+def upgrade() -> None:
+    """Run the frozen SQL upwards."""
+    frozen.run(__file__, "up")
+
+
+def downgrade() -> None:
+    """Run the frozen SQL downwards."""
+    frozen.run(__file__, "down")

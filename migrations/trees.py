@@ -1,0 +1,26 @@
+"""The migration trees: one for each kind of database."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from sqlalchemy import MetaData
+
+from app.models.crm import CrmBase
+from app.models.directory import DirectoryBase
+from app.models.mes import MesBase
+from app.models.shop import ShopBase
+
+METADATA: Mapping[str, MetaData] = MappingProxyType(
+    {
+        "shop": ShopBase.metadata,
+        "crm": CrmBase.metadata,
+        "mes": MesBase.metadata,
+        "directory": DirectoryBase.metadata,
+    }
+)
+"""What the models of each tree declare; a migrated database must equal it (`alembic -n TREE check`)."""
+
+
+def owner_of(tree: str) -> str:
+    """Name the role that owns a tree's databases: migrations connect as it, services never do."""
+    return f"{tree}_owner"
