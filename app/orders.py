@@ -2,7 +2,7 @@
 
 They work on any service's tables (`SHOP`, `CRM`, `MES`) and in the caller's transaction. The rule is
 the same everywhere: lock the order's row, decide, change the status, append a line to its history,
-publish. The lock is what makes the history's numbers and the outbox's order of messages right.
+announce it. The lock is what makes the history's numbers and the outbox's order of messages right.
 """
 
 from collections.abc import Mapping
@@ -13,10 +13,14 @@ from typing import Any, Generic, TypeVar
 from sqlalchemy import func, insert, select
 
 from app.errors import AppError
+from app.messaging.events import Event, OrderCancelled, OrderRejected, PriceCalculated, StatusChanged
+from app.messaging.outbox import publish
+from app.messaging.routing import Service, route
 from app.models.base import EventRow, OrderState
-from app.models.crm import CrmOrder, CrmOrderEvent
-from app.models.mes import MesOrder, MesOrderEvent
-from app.models.shop import ShopOrder, ShopOrderEvent
+from app.models.crm import CrmOrder, CrmOrderEvent, CrmOutbox
+from app.models.mes import MesOrder, MesOrderEvent, MesOutbox
+from app.models.messaging import OutboxRow
+from app.models.shop import ShopOrder, ShopOrderEvent, ShopOutbox
 from app.models.status import Status
 from readreplica.sessions import WriteSession
 
@@ -25,15 +29,17 @@ AnyOrder = TypeVar("AnyOrder", bound=OrderState)
 
 @dataclass(frozen=True)
 class OrderModels(Generic[AnyOrder]):
-    """The mapped classes that hold a service's orders and their history."""
+    """The mapped classes that hold a service's orders, their history and what it owes to others."""
 
+    service: Service
     order: type[AnyOrder]
     event: type[EventRow]
+    outbox: type[OutboxRow]
 
 
-SHOP = OrderModels(ShopOrder, ShopOrderEvent)
-CRM = OrderModels(CrmOrder, CrmOrderEvent)
-MES = OrderModels(MesOrder, MesOrderEvent)
+SHOP = OrderModels(Service.SHOP, ShopOrder, ShopOrderEvent, ShopOutbox)
+CRM = OrderModels(Service.CRM, CrmOrder, CrmOrderEvent, CrmOutbox)
+MES = OrderModels(Service.MES, MesOrder, MesOrderEvent, MesOutbox)
 
 
 class UnknownOrder(AppError):
@@ -134,4 +140,45 @@ async def append_event(
             actor=actor,
             detail=dict(detail or {}),
         )
+    )
+
+
+async def apply_event(
+    session: WriteSession,
+    models: OrderModels[AnyOrder],
+    order: AnyOrder,
+    event: StatusChanged,
+    *,
+    now: datetime,
+) -> None:
+    """Do to a locked order what an event says: its facts, its status, a line of its history.
+
+    The service that decides and the services that follow call this with the same event.
+
+    Parameters:
+        event: the change; its actor is the one in the history.
+        now: when it happened, with a time zone; a follower passes the message's time.
+
+    Raises:
+        IllegalTransition: the order cannot go from its status to the event's.
+    """
+    if isinstance(event, PriceCalculated):
+        order.price = event.price
+    elif isinstance(event, OrderRejected | OrderCancelled):
+        order.reason = event.reason
+    detail = event.model_dump(mode="json", exclude={"actor"})
+    await advance_order(session, models, order, to=event.status, actor=event.actor, now=now, detail=detail)
+
+
+async def announce(
+    session: WriteSession, models: OrderModels[AnyOrder], order: AnyOrder, event: Event, *, now: datetime
+) -> None:
+    """Owe an event of a locked order to everyone whom the routing table names for this service."""
+    await publish(
+        session,
+        models.outbox,
+        order_id=order.order_id,
+        event=event,
+        destinations=route(models.service, event, order.channel),
+        at=now,
     )
