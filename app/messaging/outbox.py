@@ -1,11 +1,13 @@
-"""The writing side: what an order's change owes to others, in the transaction that makes the change."""
+"""The sending side: what an order's change owes to others, written in the transaction of that change."""
 
-from collections.abc import Collection
-from datetime import datetime
+from collections.abc import Callable, Collection, Sequence
+from datetime import datetime, timedelta
 from uuid import uuid4
 
-from sqlalchemy import insert
+from sqlalchemy import Select, delete, func, insert, select, update
+from sqlalchemy.orm import aliased
 
+from app.messaging.acks import Ack
 from app.messaging.events import Event
 from app.messaging.routing import Service
 from app.models.messaging import OutboxRow
@@ -49,3 +51,71 @@ async def publish(
     ]
     if rows:
         await session.execute(insert(outbox), rows)
+
+
+async def claim(
+    session: WriteSession,
+    outbox: type[OutboxRow],
+    *,
+    limit: int,
+    retry_after_seconds: Callable[[int], float],
+) -> Sequence[OutboxRow]:
+    """Take the messages that are to be sent now, and put off their next sending.
+
+    Parameters:
+        session: the transaction of the one relay that is at work.
+        outbox: the outbox of its database.
+        limit: how many to take at most.
+        retry_after_seconds: how long to wait for an acknowledgement, from the number of sendings so far.
+
+    Returns:
+        the messages, counted up and no longer due once the session commits.
+    """
+    # The database's clock alone decides what is due: every relay agrees with it.
+    now = await session.scalar(select(func.now()))
+    rows: Sequence[OutboxRow] = (await session.scalars(_due(outbox, limit))).all()
+    for row in rows:
+        row.attempts += 1
+        row.next_attempt_at = now + timedelta(seconds=retry_after_seconds(row.attempts))
+    return rows
+
+
+def _due(outbox: type[OutboxRow], limit: int) -> Select[OutboxRow]:
+    """Select the oldest message of each order and destination, unless it is set aside or was just sent.
+
+    No cursor remembers what was sent, so a row that commits late is found later. A message that is set
+    aside stays the oldest of its order, and by that alone holds up the messages behind it.
+    """
+    older = aliased(outbox)
+    is_behind = (
+        select(older.sequence)
+        .where(
+            older.destination == outbox.destination,
+            older.order_id == outbox.order_id,
+            older.sequence < outbox.sequence,
+        )
+        .exists()
+    )
+    return (
+        select(outbox)
+        .where(outbox.set_aside_at.is_(None), outbox.next_attempt_at <= func.now(), ~is_behind)
+        .order_by(outbox.next_attempt_at, outbox.sequence)
+        .limit(limit)
+    )
+
+
+async def settle(session: WriteSession, outbox: type[OutboxRow], acks: Collection[Ack]) -> None:
+    """Delete the messages that were handled and set aside those that cannot be.
+
+    An acknowledgement may come twice, or after the row has gone: both change nothing.
+    """
+    for ack in acks:
+        if ack.reason is not None:
+            await session.execute(
+                update(outbox)
+                .where(outbox.message_id == ack.message_id, outbox.set_aside_at.is_(None))
+                .values(set_aside_at=func.now(), set_aside_reason=ack.reason)
+            )
+    handled = [ack.message_id for ack in acks if ack.reason is None]
+    if handled:
+        await session.execute(delete(outbox).where(outbox.message_id.in_(handled)))

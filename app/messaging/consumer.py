@@ -1,0 +1,164 @@
+"""The consumer: hands each message to its service once, and says so to the relay that sent it."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from typing import Protocol
+from uuid import UUID
+
+import structlog
+from redis.asyncio import Redis
+from redis.exceptions import ResponseError
+
+from app.messaging.acks import Ack
+from app.messaging.errors import MessageMalformed
+from app.messaging.inbox import record
+from app.messaging.message import Message, decode
+from app.messaging.pace import keep_going
+from app.messaging.routing import Service
+from app.messaging.streams import MAX_ENTRIES, acks_stream, entries_of, orders_stream
+from app.messaging.verdict import reason_to_set_aside
+from app.models.messaging import InboxRow
+from readreplica.sessions import WriteSession
+
+Handler = Callable[[WriteSession, Message], Awaitable[None]]
+"""Does what a message asks for, in the transaction that it is given; must not commit."""
+
+
+class Transact(Protocol):
+    """Runs `work` in a transaction on the database of the order, and repeats it on 40001."""
+
+    async def __call__(self, order_id: int, work: Callable[[WriteSession], Awaitable[bool]], /) -> bool:
+        """Return what `work` returned, once it is committed."""
+
+
+class Consumer:
+    """Handles the messages to one service. Several processes may run one; Redis shares the messages out.
+
+    An entry of the stream is only a copy of an outbox row. It is taken out of the stream as soon as it is
+    received, and there is no pending list (NOACK): what is not acknowledged to its relay, for whatever
+    reason, is sent again. So a killed consumer or a wiped Redis leaves nothing to clear up.
+
+    Messages of different orders are handled at the same time. Those of one order cannot be: the relay
+    sends the next one only when this one is acknowledged.
+    """
+
+    def __init__(
+        self,
+        redis: Redis,
+        *,
+        service: Service,
+        inbox: type[InboxRow],
+        transact: Transact,
+        handle: Handler,
+        concurrency: int = 8,
+        max_attempts: int = 5,
+        block_seconds: float = 0.5,
+    ) -> None:
+        """Make a consumer; `run` starts it.
+
+        Parameters:
+            redis: a client made by `open_redis`.
+            service: who receives; its name is the stream's and the group's.
+            inbox: the inbox's model in the service's database.
+            transact: runs a unit of work on the database that holds an order.
+            handle: does what a message asks for.
+            concurrency: the most messages handled at once; no more than the pool has connections.
+            max_attempts: sendings after which an error that nobody foresaw sets a message aside.
+            block_seconds: how long a stop may wait for an idle consumer.
+        """
+        self._redis = redis
+        self._group = service.value
+        self._stream = orders_stream(service)
+        self._inbox = inbox
+        self._transact = transact
+        self._handle = handle
+        self._concurrency = concurrency
+        self._max_attempts = max_attempts
+        self._block_ms = max(1, round(block_seconds * 1000))
+        self._running: set[asyncio.Task[None]] = set()
+        self._log: structlog.stdlib.BoundLogger = structlog.get_logger("consumer").bind(service=service.value)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Work until `stop` is set, then finish what was begun. Outages of Redis are waited out."""
+        async with asyncio.TaskGroup() as tasks:
+            await keep_going(partial(self._receive, tasks), stop=stop, log=self._log)
+
+    async def _receive(self, tasks: asyncio.TaskGroup) -> None:
+        if len(self._running) >= self._concurrency:
+            await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
+        for entry in await self._take(self._concurrency - len(self._running)):
+            task = tasks.create_task(self._process(entry))
+            self._running.add(task)
+            task.add_done_callback(self._running.discard)
+
+    async def _take(self, count: int) -> list[Mapping[str, str]]:
+        """Wait for entries and take them out of the stream."""
+        try:
+            reply = await self._redis.xreadgroup(
+                # Every process may bear one name: it matters to the pending list only.
+                self._group,
+                self._group,
+                {self._stream: ">"},
+                count=count,
+                block=self._block_ms,
+                noack=True,
+            )
+        except ResponseError as error:
+            # Nobody has read here yet, or Redis was wiped, perhaps while this waited (UNBLOCKED).
+            if not str(error).startswith(("NOGROUP", "UNBLOCKED")):
+                raise
+            await self._create_group()
+            return []
+        entries = entries_of(reply)
+        if entries:
+            await self._redis.xdel(self._stream, *(entry_id for entry_id, _ in entries))
+        return [fields for _, fields in entries]
+
+    async def _create_group(self) -> None:
+        try:
+            # From 0: what was sent before the group was there is for it as well.
+            await self._redis.xgroup_create(self._stream, self._group, id="0", mkstream=True)
+        except ResponseError as error:
+            if not str(error).startswith("BUSYGROUP"):
+                raise  # BUSYGROUP: another process was faster
+
+    async def _process(self, entry: Mapping[str, str]) -> None:
+        """Handle one entry and answer for it. Never raises: an unanswered message comes again."""
+        known = {"order_id": "subject", "message_id": "id", "message_type": "type"}
+        with structlog.contextvars.bound_contextvars(**{name: entry.get(key) for name, key in known.items()}):
+            try:
+                ack = await self._outcome(entry)
+                if ack is not None:
+                    await self._redis.xadd(
+                        acks_stream(entry["source"]), {**ack.encode()}, maxlen=MAX_ENTRIES, approximate=True
+                    )
+            except Exception as error:
+                self._log.warning("message_unanswered", error=str(error))
+
+    async def _outcome(self, entry: Mapping[str, str]) -> Ack | None:
+        """Handle one entry; None if it is to come again."""
+        try:
+            message = decode(entry)
+        except MessageMalformed as error:
+            return Ack(UUID(entry["id"]), reason=str(error))
+        try:
+            is_new = await self._transact(message.order_id, partial(self._once, message))
+        except Exception as error:
+            return self._refusal(message, error)
+        self._log.info("message_handled" if is_new else "message_repeated")
+        return Ack(message.id)
+
+    async def _once(self, message: Message, session: WriteSession) -> bool:
+        if not await record(session, self._inbox, message):
+            return False
+        await self._handle(session, message)
+        return True
+
+    def _refusal(self, message: Message, error: Exception) -> Ack | None:
+        reason = reason_to_set_aside(error, attempt=message.attempt, max_attempts=self._max_attempts)
+        if reason is not None:
+            self._log.error("message_refused", reason=reason, exc_info=error)
+            return Ack(message.id, reason=reason)
+        self._log.warning("message_postponed", attempt=message.attempt, error=repr(error))
+        return None

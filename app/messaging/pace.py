@@ -1,0 +1,65 @@
+"""How relay and consumer keep going: again and again, with growing pauses while something is away."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import structlog
+from redis.exceptions import RedisError
+from sqlalchemy.exc import SQLAlchemyError
+
+_FORESEEN = (RedisError, SQLAlchemyError, OSError)
+
+
+def delay_seconds(attempts: int, *, base_seconds: float, cap_seconds: float, jitter: float) -> float:
+    """Say how long to wait after attempt number `attempts`: doubling from the base, up to the cap.
+
+    Parameters:
+        attempts: how many have been made, from 1.
+        base_seconds: the wait after the first.
+        cap_seconds: the longest wait.
+        jitter: from 0 to 1; takes up to a quarter off, so that what failed together returns apart.
+    """
+    # 2 ** 32 times any base is past every sensible cap, and a float power would overflow in the end.
+    doubled: float = base_seconds * 2 ** min(attempts - 1, 32)
+    return min(doubled, cap_seconds) * (1 - jitter / 4)
+
+
+async def keep_going(
+    step: Callable[[], Awaitable[None]],
+    *,
+    stop: asyncio.Event,
+    log: structlog.stdlib.BoundLogger,
+    first_pause_seconds: float = 0.1,
+    longest_pause_seconds: float = 5.0,
+) -> None:
+    """Repeat `step` until `stop` is set; an error pauses it and never ends it.
+
+    An outage is logged when it begins, when it changes its kind, and when it is over.
+    """
+    failures = 0
+    logged: type[Exception] | None = None
+    while not stop.is_set():
+        try:
+            await step()
+        except Exception as error:
+            failures += 1
+            if type(error) is not logged:
+                log.warning("interrupted", error=str(error), exc_info=not isinstance(error, _FORESEEN))
+                logged = type(error)
+            pause = delay_seconds(
+                failures, base_seconds=first_pause_seconds, cap_seconds=longest_pause_seconds, jitter=0
+            )
+            await sleep_unless(stop, pause)
+        else:
+            if failures:
+                log.info("resumed", failures=failures)
+            failures, logged = 0, None
+
+
+async def sleep_unless(stop: asyncio.Event, seconds: float) -> None:
+    """Sleep, but wake at once when `stop` is set."""
+    try:
+        async with asyncio.timeout(seconds):
+            await stop.wait()
+    except TimeoutError:
+        return

@@ -1,0 +1,155 @@
+"""The relay: sends what a database owes to Redis Streams until the consumer has acknowledged it."""
+
+import asyncio
+import random
+from collections.abc import Callable, Sequence
+
+import structlog
+from redis.asyncio import Redis
+from sqlalchemy import func, select
+
+from app.messaging.acks import Ack
+from app.messaging.message import encode
+from app.messaging.outbox import claim, settle
+from app.messaging.pace import delay_seconds, keep_going, sleep_unless
+from app.messaging.streams import MAX_ENTRIES, Entry, acks_stream, entries_of, orders_stream
+from app.models.messaging import OutboxRow
+from readreplica.cluster import Cluster
+from readreplica.sessions import WriteSession
+
+# Any number will do, as long as every relay has the same; an advisory lock is its database's own.
+_LOCK = 0x6F7574626F78
+
+Outgoing = tuple[str, dict[str, str]]
+"""A stream, and the entry that goes to it."""
+
+
+class Relay:
+    """Sends the outbox of one database. Several may run; an advisory lock lets one work at a time.
+
+    A turn has three parts, and a crash between any two of them loses nothing:
+
+    1. Read the acknowledgements from Redis.
+    2. In one transaction settle them and claim what is due: sendings are counted and put off.
+    3. Send what was claimed, and delete the acknowledgements.
+
+    Between 2 and 3 a crash leaves claimed messages unsent: they are due again after their back-off.
+    Acknowledgements that were not deleted are settled again, which changes nothing. Sending comes after
+    the commit so that no transaction, lock or connection is held while Redis is slow.
+
+    The lock is the transaction's own (a session's would not survive PgBouncer). A relay that is stopped
+    between 2 and 3 and wakes late repeats an old message at worst, which the consumer's inbox knows.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        redis: Redis,
+        outbox: type[OutboxRow],
+        *,
+        source: str,
+        poll_seconds: float = 0.1,
+        retry_seconds: float = 2.0,
+        longest_retry_seconds: float = 60.0,
+        batch: int = 500,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        """Make a relay; `run` starts it.
+
+        Parameters:
+            cluster: the database.
+            redis: a client made by `open_redis`.
+            outbox: the outbox's model.
+            source: the database's name in the topology, which is the messages' `source`.
+            poll_seconds: how long a new message may lie before it is seen.
+            retry_seconds: how long the first sending waits for its acknowledgement; doubled each time.
+            longest_retry_seconds: where the doubling ends.
+            batch: the most messages and acknowledgements in one turn.
+            jitter: gives numbers from 0 to 1.
+        """
+        self._cluster = cluster
+        self._redis = redis
+        self._outbox = outbox
+        self._source = source
+        self._poll_seconds = poll_seconds
+        self._retry_seconds = retry_seconds
+        self._longest_retry_seconds = longest_retry_seconds
+        self._batch = batch
+        self._jitter = jitter
+        self._log: structlog.stdlib.BoundLogger = structlog.get_logger("relay").bind(database=source)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Work until `stop` is set. Outages of Redis and of the database are waited out."""
+
+        async def turn() -> None:
+            if not await self.turn():
+                # Another relay works here, and the acknowledgements that end our wait are for it.
+                await sleep_unless(stop, self._poll_seconds)
+
+        await keep_going(turn, stop=stop, log=self._log)
+
+    async def turn(self) -> bool:
+        """Settle and send once, after waiting up to `poll_seconds` for an acknowledgement.
+
+        Returns:
+            False if another relay has the lock, so that nothing was done.
+        """
+        received = await self._acknowledgements()
+        async with self._cluster.write() as session:
+            if not await session.scalar(select(func.pg_try_advisory_xact_lock(_LOCK))):
+                return False
+            await settle(session, self._outbox, self._understood(received))
+            outgoing = await self._claim(session)
+        await self._send(outgoing, settled=received)
+        return True
+
+    async def _acknowledgements(self) -> list[Entry]:
+        """Wait for acknowledgements: one that comes lets the next message of its order go at once."""
+        stream = acks_stream(self._source)
+        block_ms = max(1, round(self._poll_seconds * 1000))
+        return entries_of(await self._redis.xread({stream: "0"}, count=self._batch, block=block_ms))
+
+    def _understood(self, received: Sequence[Entry]) -> list[Ack]:
+        acks = []
+        for _, entry in received:
+            ack = Ack.decode(entry)
+            if ack is None:
+                self._log.warning("ack_malformed", entry=entry)
+                continue
+            if ack.reason is not None:
+                self._log.error("message_set_aside", message_id=str(ack.message_id), reason=ack.reason)
+            acks.append(ack)
+        return acks
+
+    async def _claim(self, session: WriteSession) -> list[Outgoing]:
+        rows = await claim(
+            session, self._outbox, limit=self._batch, retry_after_seconds=self._retry_after_seconds
+        )
+        return [(orders_stream(row.destination), encode(row, source=self._source)) for row in rows]
+
+    def _retry_after_seconds(self, attempts: int) -> float:
+        return delay_seconds(
+            attempts,
+            base_seconds=self._retry_seconds,
+            cap_seconds=self._longest_retry_seconds,
+            jitter=self._jitter(),
+        )
+
+    async def _send(self, outgoing: Sequence[Outgoing], *, settled: Sequence[Entry]) -> None:
+        if not outgoing and not settled:
+            return
+        pipeline = self._redis.pipeline(transaction=False)
+        for stream, entry in outgoing:
+            pipeline.xadd(stream, {**entry}, maxlen=MAX_ENTRIES, approximate=True)
+        if settled:
+            pipeline.xdel(acks_stream(self._source), *(entry_id for entry_id, _ in settled))
+        await pipeline.execute()
+        for stream, entry in outgoing:
+            self._log.debug(
+                "message_sent",
+                stream=stream,
+                order_id=entry["subject"],
+                message_id=entry["id"],
+                message_type=entry["type"],
+                attempt=entry["attempt"],
+            )

@@ -1,0 +1,47 @@
+"""Redis as the services use it: the names of the streams, and a client that fails fast."""
+
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+MAX_ENTRIES = 100_000
+"""About how long a stream may grow. What is trimmed is not lost: the outbox has it and sends it again."""
+
+Entry = tuple[str, dict[str, str]]
+"""An entry's id in its stream, and its fields."""
+
+
+def orders_stream(destination: str) -> str:
+    """Name the stream that a service reads its messages from."""
+    return f"orders:{destination}"
+
+
+def acks_stream(database: str) -> str:
+    """Name the stream that the relay of a database reads acknowledgements from."""
+    return f"acks:{database}"
+
+
+def open_redis(url: str, *, timeout_seconds: float = 5.0) -> Redis:
+    """Make a client for `app.messaging`; close it with `aclose`.
+
+    One immediate retry covers a pooled connection that a restarted Redis has closed. There is no more
+    patience in it, because relay and consumer have their own and must notice that Redis is away.
+
+    Parameters:
+        url: such as redis://127.0.0.1:6379/0.
+        timeout_seconds: how long any command may take; longer than a relay or a consumer blocks.
+    """
+    return Redis.from_url(
+        url,
+        decode_responses=True,
+        socket_timeout=timeout_seconds,
+        socket_connect_timeout=timeout_seconds,
+        retry=Retry(NoBackoff(), 1),
+    )
+
+
+def entries_of(reply: Any) -> list[Entry]:
+    """Unpack the reply of XREAD or XREADGROUP on one stream; no reply is no entries."""
+    return [(entry_id, fields) for _, entries in reply or () for entry_id, fields in entries]
