@@ -1,0 +1,215 @@
+"""The audit's rules, each with the few values that it needs; then worlds made at random."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from decimal import Decimal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.models.status import Channel, Status
+from ops.audit.facts import Child, Copy, Message, OrderFacts, Place, Row, Service, gather
+from ops.audit.judge import Fault, judge
+
+SHOP = Place(Service.SHOP, "shop", "orders", "orders")
+CRM = Place(Service.CRM, "crm", "orders", "orders")
+HOT = Place(Service.MES, "mes_0", "orders", "orders_hot")
+DONE = Place(Service.MES, "mes_0", "orders", "orders_done")
+ARCHIVE = Place(Service.MES, "mes_0", "orders_archive", "orders_archive_2026_01")
+OTHER_SHARD = Place(Service.MES, "mes_1", "orders", "orders_hot")
+
+DRAFTS = {Status.INITIATED, Status.FILE_UPLOADED}
+STARTED = Status.MANUFACTURING_STARTED
+
+
+def copy(
+    place: Place,
+    status: Status = STARTED,
+    *,
+    channel: Channel = Channel.B2C,
+    price: str | None = "90.00",
+    submitted: bool = True,
+) -> Copy:
+    return Copy(1, place, status, channel, None if price is None else Decimal(price), submitted)
+
+
+def owed(source: Service, destination: Service, *, aside: str | None = None) -> Message:
+    return Message(1, source, destination.value, "order.some_change", aside)
+
+
+def faults(*rows: Row) -> list[Fault]:
+    """Judge one order in a world where mes_0 owns everything."""
+    (facts,) = gather([rows])
+    return [finding.fault for finding in judge(facts, shard_of=lambda _: "mes_0")]
+
+
+AGREED = (copy(SHOP), copy(CRM), copy(HOT))
+
+
+def test_an_order_that_stands_everywhere_and_agrees_is_clean() -> None:
+    assert faults(*AGREED) == []
+
+
+@pytest.mark.parametrize("lost", range(3), ids=["shop", "crm", "mes"])
+def test_a_submitted_order_must_stand_in_each_service(lost: int) -> None:
+    assert faults(*(row for row in AGREED if row is not AGREED[lost])) == [Fault.MISSING]
+
+
+def test_a_partners_order_concerns_crm_and_mes_only() -> None:
+    partner = copy(HOT, channel=Channel.B2B)
+    assert faults(partner, copy(CRM, channel=Channel.B2B)) == []
+    assert faults(partner) == [Fault.MISSING]
+
+
+@pytest.mark.parametrize("status", sorted(DRAFTS))
+def test_a_draft_concerns_the_shop_only(status: Status) -> None:
+    assert faults(copy(SHOP, status, price=None, submitted=False)) == []
+
+
+def test_a_draft_that_was_given_up_concerns_the_shop_only() -> None:
+    assert faults(copy(SHOP, Status.CANCELLED, price=None, submitted=False)) == []
+
+
+def test_the_message_that_makes_an_order_known_explains_why_it_is_missing() -> None:
+    submitted = copy(SHOP, Status.SUBMITTED, price=None)
+    known_to_crm = copy(CRM, Status.SUBMITTED, price=None)
+    assert faults(submitted, known_to_crm, owed(Service.SHOP, Service.MES)) == [Fault.IN_FLIGHT]
+
+
+def test_a_message_to_somebody_else_explains_nothing() -> None:
+    submitted = copy(SHOP, Status.SUBMITTED, price=None)
+    known_to_crm = copy(CRM, Status.SUBMITTED, price=None)
+    assert faults(submitted, known_to_crm, owed(Service.CRM, Service.MES)) == [Fault.MISSING]
+
+
+def test_nobody_can_tell_the_shop_of_an_order_that_it_has_lost() -> None:
+    assert faults(copy(CRM), copy(HOT), owed(Service.MES, Service.SHOP)) == [Fault.MISSING]
+
+
+def test_services_may_differ_while_a_message_between_them_is_under_way() -> None:
+    behind = (copy(SHOP, Status.PRICE_CALCULATED), copy(CRM), copy(HOT))
+    assert faults(*behind) == [Fault.STATUS_DIFFERS]
+    assert faults(*behind, owed(Service.MES, Service.SHOP)) == [Fault.IN_FLIGHT]
+    assert faults(*behind, owed(Service.MES, Service.CRM)) == [Fault.STATUS_DIFFERS]
+
+
+def test_prices_must_agree_to_the_cent() -> None:
+    assert faults(copy(SHOP, price="90.01"), copy(CRM), copy(HOT)) == [Fault.PRICE_DIFFERS]
+    assert faults(copy(SHOP), copy(CRM, price=None), copy(HOT)) == [Fault.PRICE_DIFFERS]
+
+
+def test_a_message_that_was_set_aside_is_a_fault_and_excuses_nothing() -> None:
+    behind = (copy(SHOP, Status.PRICE_CALCULATED), copy(CRM), copy(HOT))
+    aside = owed(Service.MES, Service.SHOP, aside="refused")
+    assert set(faults(*behind, aside)) == {Fault.STATUS_DIFFERS, Fault.SET_ASIDE}
+    assert set(faults(*behind, aside, owed(Service.MES, Service.SHOP))) == {
+        Fault.STATUS_DIFFERS,
+        Fault.SET_ASIDE,
+    }
+
+
+@pytest.mark.parametrize("second", [DONE, ARCHIVE], ids=["two partitions", "live and archive"])
+def test_an_order_stands_once_in_its_shard(second: Place) -> None:
+    assert faults(*AGREED, copy(second, Status.CLOSED)) == [Fault.DUPLICATE]
+
+
+def test_an_order_on_two_shards_is_a_duplicate_and_one_copy_is_misplaced() -> None:
+    assert faults(*AGREED, copy(OTHER_SHARD)) == [Fault.DUPLICATE, Fault.WRONG_SHARD]
+
+
+def test_an_order_stands_where_the_map_says() -> None:
+    assert faults(copy(SHOP), copy(CRM), copy(OTHER_SHARD)) == [Fault.WRONG_SHARD]
+
+
+@pytest.mark.parametrize(
+    ("child", "verdict"),
+    [
+        (Child(1, replace(HOT, table="order_items"), "orders"), []),
+        (Child(1, replace(HOT, table="order_items_archive"), "orders_archive"), [Fault.ORPHAN]),
+        (Child(1, replace(OTHER_SHARD, table="order_items"), "orders"), [Fault.ORPHAN]),
+    ],
+    ids=["beside its order", "archived without its order", "on another shard"],
+)
+def test_children_stand_beside_their_order(child: Child, verdict: list[Fault]) -> None:
+    assert faults(*AGREED, child) == verdict
+
+
+def test_children_without_any_order_are_orphans() -> None:
+    assert faults(Child(1, replace(HOT, table="pricing_jobs"), "orders")) == [Fault.ORPHAN]
+
+
+statuses = st.sampled_from([status for status in Status if status not in DRAFTS])
+prices = st.none() | st.decimals(min_value=1, max_value=9999, places=2)
+
+
+@st.composite
+def settled_orders(draw: st.DrawFn) -> list[Copy]:
+    """Draw the copies of one order about which all services agree."""
+    order_id, status, price = draw(st.integers(1, 2**62)), draw(statuses), draw(prices)
+    channel = draw(st.sampled_from(Channel))
+    mes = draw(st.sampled_from([HOT, DONE, ARCHIVE]))
+    places = [SHOP, CRM, mes] if channel == Channel.B2C else [CRM, mes]
+    return [Copy(order_id, place, status, channel, price) for place in places]
+
+
+worlds = st.lists(settled_orders(), unique_by=lambda order: order[0].order_id, min_size=1, max_size=20)
+
+
+def by_database(orders: Iterable[Iterable[Copy]]) -> list[list[Copy]]:
+    """Spread the orders over sorted streams, as the databases give them."""
+    rows = sorted((row for order in orders for row in order), key=lambda row: row.order_id)
+    names = {row.place.database for row in rows}
+    return [[row for row in rows if row.place.database == name] for name in sorted(names)]
+
+
+def findings(orders: Iterable[Iterable[Copy]]) -> list[tuple[int, Fault]]:
+    return [
+        (finding.order_id, finding.fault)
+        for facts in gather(by_database(orders))
+        for finding in judge(facts, shard_of=lambda _: "mes_0")
+    ]
+
+
+@given(worlds)
+def test_the_merge_gives_every_order_once_with_all_its_rows(orders: list[list[Copy]]) -> None:
+    gathered = {facts.order_id: set(facts.copies) for facts in gather(by_database(orders))}
+    assert gathered == {order[0].order_id: set(order) for order in orders}
+    assert list(gathered) == sorted(gathered)
+
+
+@given(worlds)
+def test_a_settled_world_is_clean(orders: list[list[Copy]]) -> None:
+    assert findings(orders) == []
+
+
+@given(worlds, st.data())
+def test_one_deleted_copy_is_found_and_nothing_else(orders: list[list[Copy]], data: st.DataObject) -> None:
+    victim = data.draw(st.sampled_from(orders))
+    victim.remove(data.draw(st.sampled_from(victim)))
+    assert findings(orders) == [(victim[0].order_id, Fault.MISSING)]
+
+
+@given(worlds, st.data())
+def test_one_copy_too_many_is_found_and_nothing_else(orders: list[list[Copy]], data: st.DataObject) -> None:
+    victim = data.draw(st.sampled_from(orders))
+    hub = victim[-1]
+    elsewhere = data.draw(st.sampled_from([place for place in (HOT, DONE, ARCHIVE) if place != hub.place]))
+    victim.append(replace(hub, place=elsewhere))
+    assert findings(orders) == [(hub.order_id, Fault.DUPLICATE)]
+
+
+@given(worlds, statuses, st.data())
+def test_one_changed_status_is_found_and_nothing_else(
+    orders: list[list[Copy]], status: Status, data: st.DataObject
+) -> None:
+    victim = data.draw(st.sampled_from(orders))
+    follower = victim[0]
+    victim[0] = replace(follower, status=status)
+    expected = [] if status == follower.status else [(follower.order_id, Fault.STATUS_DIFFERS)]
+    assert findings(orders) == expected
+
+
+def test_facts_of_an_order_know_their_services() -> None:
+    facts = OrderFacts(1, copies=AGREED)
+    assert facts.copies_of(Service.CRM) == (AGREED[1],)
