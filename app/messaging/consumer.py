@@ -16,7 +16,7 @@ from app.messaging.inbox import record
 from app.messaging.message import Message, decode
 from app.messaging.pace import keep_going
 from app.messaging.routing import Service
-from app.messaging.streams import MAX_ENTRIES, acks_stream, entries_of, orders_stream
+from app.messaging.streams import MAX_ENTRIES, acks_stream, entries_of, fields_of, orders_stream
 from app.messaging.verdict import reason_to_set_aside
 from app.models.messaging import InboxRow
 from readreplica.sessions import WriteSession
@@ -131,7 +131,10 @@ class Consumer:
                 ack = await self._outcome(entry)
                 if ack is not None:
                     await self._redis.xadd(
-                        acks_stream(entry["source"]), {**ack.encode()}, maxlen=MAX_ENTRIES, approximate=True
+                        acks_stream(entry["source"]),
+                        fields_of(ack.encode()),
+                        maxlen=MAX_ENTRIES,
+                        approximate=True,
                     )
             except Exception as error:
                 self._log.warning("message_unanswered", error=str(error))

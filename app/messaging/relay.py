@@ -12,7 +12,7 @@ from app.messaging.acks import Ack
 from app.messaging.message import encode
 from app.messaging.outbox import claim, settle
 from app.messaging.pace import delay_seconds, keep_going, sleep_unless
-from app.messaging.streams import MAX_ENTRIES, Entry, acks_stream, entries_of, orders_stream
+from app.messaging.streams import MAX_ENTRIES, Entry, acks_stream, entries_of, fields_of, orders_stream
 from app.models.messaging import OutboxRow
 from readreplica.cluster import Cluster
 from readreplica.sessions import WriteSession
@@ -140,7 +140,7 @@ class Relay:
             return
         pipeline = self._redis.pipeline(transaction=False)
         for stream, entry in outgoing:
-            pipeline.xadd(stream, {**entry}, maxlen=MAX_ENTRIES, approximate=True)
+            pipeline.xadd(stream, fields_of(entry), maxlen=MAX_ENTRIES, approximate=True)
         if settled:
             pipeline.xdel(acks_stream(self._source), *(entry_id for entry_id, _ in settled))
         await pipeline.execute()

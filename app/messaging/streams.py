@@ -1,10 +1,12 @@
 """Redis as the services use it: the names of the streams, and a client that fails fast."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.typing import EncodableT, FieldT
 
 MAX_ENTRIES = 100_000
 """About how long a stream may grow. What is trimmed is not lost: the outbox has it and sends it again."""
@@ -45,3 +47,8 @@ def open_redis(url: str, *, timeout_seconds: float = 5.0) -> Redis:
 def entries_of(reply: Any) -> list[Entry]:
     """Unpack the reply of XREAD or XREADGROUP on one stream; no reply is no entries."""
     return [(entry_id, fields) for _, entries in reply or () for entry_id, fields in entries]
+
+
+def fields_of(entry: Mapping[str, str]) -> dict[FieldT, EncodableT]:
+    """Give an entry the type that the client wants: a dict is invariant, so its own does not do."""
+    return dict(entry.items())

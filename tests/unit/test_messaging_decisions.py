@@ -1,0 +1,101 @@
+"""The pure decisions: how long to wait, and what becomes of a message that failed."""
+
+import asyncio
+from uuid import UUID
+
+import psycopg
+import pytest
+import structlog
+from hypothesis import given
+from hypothesis import strategies as st
+from sqlalchemy.exc import InternalError, OperationalError
+
+from app.errors import AppError
+from app.messaging.acks import Ack
+from app.messaging.errors import NotYet
+from app.messaging.pace import delay_seconds, keep_going
+from app.messaging.verdict import reason_to_set_aside
+from app.models.status import IllegalTransition, Status
+
+PASSING = [
+    NotYet(5, "its submission"),
+    OperationalError("select 1", {}, psycopg.errors.SerializationFailure()),
+    InternalError("insert", {}, psycopg.errors.ReadOnlySqlTransaction()),
+    ConnectionError("refused"),
+]
+FINAL = [IllegalTransition(5, Status.CLOSED, Status.SHIPPED), AppError("no such material")]
+
+
+@pytest.mark.parametrize("error", PASSING, ids=lambda error: type(error).__name__)
+def test_what_passes_is_tried_for_ever(error: Exception) -> None:
+    assert reason_to_set_aside(error, attempt=10_000, max_attempts=5) is None
+
+
+@pytest.mark.parametrize("error", FINAL, ids=lambda error: type(error).__name__)
+def test_what_the_rules_forbid_is_not_tried_again(error: Exception) -> None:
+    assert reason_to_set_aside(error, attempt=1, max_attempts=5) == str(error)
+
+
+def test_what_nobody_foresaw_has_a_few_attempts() -> None:
+    reasons = [reason_to_set_aside(KeyError("ring"), attempt=n, max_attempts=3) for n in (1, 2, 3, 4)]
+
+    assert reasons == [None, None, "KeyError: 'ring'", "KeyError: 'ring'"]
+
+
+def test_delays_double_up_to_the_cap() -> None:
+    delays = [delay_seconds(n, base_seconds=2, cap_seconds=60, jitter=0) for n in (1, 2, 3, 5, 6, 10_000)]
+
+    assert delays == [2, 4, 8, 32, 60, 60]
+
+
+@given(attempts=st.integers(1, 10_000), jitter=st.floats(0, 1))
+def test_jitter_takes_at_most_a_quarter(attempts: int, jitter: float) -> None:
+    full = delay_seconds(attempts, base_seconds=2, cap_seconds=60, jitter=0)
+
+    assert 0.75 * full <= delay_seconds(attempts, base_seconds=2, cap_seconds=60, jitter=jitter) <= full
+
+
+@given(reason=st.none() | st.text(max_size=2000))
+def test_an_ack_survives_the_wire_and_can_be_stored(reason: str | None) -> None:
+    ack = Ack(UUID(int=7), reason)
+
+    read = Ack.decode({key: value.encode().decode() for key, value in ack.encode().items()})
+
+    assert read is not None
+    assert read.message_id == ack.message_id
+    assert (read.reason is None) == (reason is None)
+    assert "\0" not in (read.reason or "")
+
+
+@pytest.mark.parametrize(
+    "entry", [{}, {"id": "7", "outcome": "done"}, {"id": str(UUID(int=7)), "outcome": "?"}]
+)
+def test_what_is_no_ack_is_not_taken_for_one(entry: dict[str, str]) -> None:
+    assert Ack.decode(entry) is None
+
+
+async def test_an_outage_is_logged_once_and_waited_out() -> None:
+    stop = asyncio.Event()
+    outcomes = [None, ConnectionError("away"), ConnectionError("away"), KeyError("bug"), None]
+
+    async def step() -> None:
+        error = outcomes.pop(0)
+        if not outcomes:
+            stop.set()
+        if error is not None:
+            raise error
+
+    with structlog.testing.capture_logs() as logs:
+        await keep_going(
+            step,
+            stop=stop,
+            log=structlog.get_logger(),
+            first_pause_seconds=0.001,
+            longest_pause_seconds=0.001,
+        )
+
+    assert [(log["event"], log.get("error"), log.get("failures")) for log in logs] == [
+        ("interrupted", "away", None),
+        ("interrupted", "'bug'", None),
+        ("resumed", None, 3),
+    ]

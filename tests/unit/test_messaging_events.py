@@ -1,0 +1,181 @@
+"""What stands on the wire, and who is told what."""
+
+import json
+from datetime import UTC, datetime
+from decimal import Decimal
+from uuid import UUID
+
+import pytest
+from pydantic import ValidationError
+
+from app.messaging.errors import MessageMalformed, UnroutedEvent
+from app.messaging.events import (
+    EVENTS,
+    PROGRESS,
+    CancelRefused,
+    CancelRequested,
+    Customer,
+    Event,
+    Item,
+    ItemPrice,
+    OrderCancelled,
+    OrderRejected,
+    OrderSubmitted,
+    PriceCalculated,
+)
+from app.messaging.message import decode, encode
+from app.messaging.routing import Service, route
+from app.models.mes import MesOutbox
+from app.models.status import Channel, Status
+
+AT = datetime(2026, 11, 3, 9, 30, tzinfo=UTC)
+RING = Item(
+    line_no=1,
+    material="gold_18k",
+    finish="matte",
+    quantity=2,
+    model_key="models/ab.stl",
+    model_name="ring.stl",
+)
+SUBMITTED = OrderSubmitted(
+    actor="Ana",
+    channel=Channel.B2C,
+    summary="2 rings",
+    customer=Customer(name="Ana", email="ana@example.com"),
+    items=(RING,),
+    submitted_at=AT,
+)
+SAMPLES: tuple[Event, ...] = (
+    SUBMITTED,
+    PriceCalculated(
+        actor="pricing", price=Decimal("90.20"), items=(ItemPrice(line_no=1, unit_price=Decimal("45.10")),)
+    ),
+    OrderRejected(actor="pricing", reason="the model is open"),
+    OrderCancelled(actor="Ana", reason="too dear"),
+    CancelRequested(actor="Ana", reason="too dear"),
+    CancelRefused(reason="metal has been cast", status=Status.MANUFACTURING_STARTED),
+    *(event(actor="Rosa") for event in PROGRESS.values()),
+)
+
+
+def outbox_row(event: Event) -> MesOutbox:
+    return MesOutbox(
+        order_id=2**62,
+        sequence=1,
+        message_id=UUID(int=7),
+        destination="crm",
+        type=event.type,
+        data=json.loads(event.model_dump_json()),
+        created_at=AT,
+        attempts=3,
+    )
+
+
+def test_samples_cover_every_event() -> None:
+    assert {event.type for event in SAMPLES} == set(EVENTS)
+
+
+@pytest.mark.parametrize("event", SAMPLES, ids=lambda event: event.type)
+def test_an_event_survives_the_wire(event: Event) -> None:
+    message = decode(encode(outbox_row(event), source="mes_0"))
+
+    assert message.data == event
+    assert (message.id, message.source, message.type) == (UUID(int=7), "mes_0", event.type)
+    assert (message.subject, message.order_id, message.time, message.attempt) == (str(2**62), 2**62, AT, 3)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"type": "order.melted"}, "order.melted"),
+        ({"id": "seven"}, "id"),
+        ({"subject": "-5"}, "subject"),
+        ({"subject": str(2**63)}, str(2**63)),
+        ({"time": "2026-11-03T09:30:00"}, "time"),
+        ({"data": "{"}, "data"),
+        ({"data": '{"actor": "Ana"}'}, "reason"),
+        ({"data": '{"actor": "Ana", "reason": "dear", "colour": "red"}'}, "colour"),
+        ({"colour": "red"}, "colour"),
+    ],
+)
+def test_a_malformed_entry_is_named(change: dict[str, str], named: str) -> None:
+    entry = encode(outbox_row(CancelRequested(actor="Ana", reason="dear")), source="crm")
+
+    with pytest.raises(MessageMalformed, match=named):
+        decode(entry | change)
+
+
+@pytest.mark.parametrize("missing", ["id", "source", "type", "subject", "time", "data"])
+def test_every_attribute_is_needed(missing: str) -> None:
+    entry = encode(outbox_row(CancelRequested(actor="Ana", reason="dear")), source="crm")
+    del entry[missing]
+
+    with pytest.raises(MessageMalformed):
+        decode(entry)
+
+
+@pytest.mark.parametrize("channel", Channel)
+def test_a_submitted_order_names_who_ordered(channel: Channel) -> None:
+    unnamed = SUBMITTED.model_dump() | {"channel": channel, "customer": None, "partner": None}
+
+    with pytest.raises(ValidationError, match="names its"):
+        OrderSubmitted.model_validate(unnamed)
+
+
+def told(source: Service, channel: Channel) -> dict[str, set[str]]:
+    """List who is told of each event that a service may publish."""
+    routes = {}
+    for event in SAMPLES:
+        try:
+            routes[event.type] = {service.value for service in route(source, event, channel)}
+        except UnroutedEvent:
+            continue
+    return routes
+
+
+def test_the_shop_only_submits() -> None:
+    assert told(Service.SHOP, Channel.B2C) == {"order.submitted": {"mes", "crm"}}
+    assert told(Service.SHOP, Channel.B2B) == {}
+
+
+@pytest.mark.parametrize("channel", Channel)
+def test_the_crm_speaks_to_mes_alone(channel: Channel) -> None:
+    assert told(Service.CRM, channel) == {
+        "order.approved": {"mes"},
+        "order.closed": {"mes"},
+        "order.cancel_requested": {"mes"},
+    }
+
+
+def test_the_shop_hears_of_every_later_status_from_mes() -> None:
+    routes = told(Service.MES, Channel.B2C)
+    heard = {EVENTS[name] for name, services in routes.items() if "shop" in services}
+
+    later = set(Status) - {Status.INITIATED, Status.FILE_UPLOADED, Status.SUBMITTED}
+    assert {getattr(event, "status", None) for event in heard} == later
+
+
+def test_the_crm_does_not_hear_back_what_it_decided() -> None:
+    for channel in Channel:
+        routes = told(Service.MES, channel)
+        assert "crm" not in routes["order.approved"] | routes["order.closed"]
+        assert {name for name, services in routes.items() if "crm" in services} >= {
+            "order.price_calculated",
+            "order.rejected",
+            "order.cancelled",
+            "order.cancel_refused",
+            "order.manufacturing_started",
+            "order.shipped",
+        }
+
+
+def test_a_partners_order_is_unknown_to_the_shop() -> None:
+    routes = told(Service.MES, Channel.B2B)
+
+    assert routes["order.submitted"] == {"crm"}
+    assert not any("shop" in services for services in routes.values())
+
+
+def test_an_unrouted_event_is_refused_by_name() -> None:
+    with pytest.raises(UnroutedEvent, match=r"shop may not publish order\.rejected"):
+        route(Service.SHOP, OrderRejected(actor="Ana", reason="no"), Channel.B2C)
