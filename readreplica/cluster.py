@@ -1,0 +1,141 @@
+"""A cluster: one primary with its streaming replicas, and the sessions on them.
+
+Version 0.1 trusts the addresses that it is given: it does not look for the new primary after a failover,
+and it learns that a replica is down or behind only from its own reads. After a failover, reads with a token
+of the new timeline go to the primary until each replica has made a restartpoint.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from typing import TypeVar
+
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from readreplica.replicas import ReplicaNode
+from readreplica.retry import retry_unit
+from readreplica.sessions import ReadSession, WriteSession
+from readreplica.token import CausalToken, Position
+
+T = TypeVar("T")
+PRIMARY = "primary"
+
+
+class Cluster:
+    """Gives read and write sessions on one primary and its replicas."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        primary: AsyncEngine,
+        primary_reader: AsyncEngine,
+        replicas: Mapping[str, AsyncEngine],
+        replay_wait_seconds: float = 0.05,
+        outage_seconds: float = 5.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Put a cluster together from engines of `readreplica.engines`; `close` disposes them.
+
+        Parameters:
+            name: the cluster's name in causal tokens.
+            primary: a writer engine to the primary.
+            primary_reader: a reader engine to the primary, for reads that no replica can serve. A pool of its
+                own: what is read there cannot write, and readers do not take the writers' connections.
+            replicas: reader engines to the replicas, by name.
+            replay_wait_seconds: how long a read with a token waits for a replica before it takes the primary.
+            outage_seconds: how long a replica that cannot be reached is left alone.
+            clock: a monotonic clock, in seconds.
+        """
+        self.name = name
+        self.primary = primary
+        self._primary_reader = primary_reader
+        self._replicas = [ReplicaNode(node, engine) for node, engine in replicas.items()]
+        self._replay_wait_seconds = replay_wait_seconds
+        self._outage_seconds = outage_seconds
+        self._clock = clock
+        self._turn = 0
+
+    def read(self, *, after: CausalToken | None = None) -> ReadSession:
+        """Make a read session; it is pinned to one node when its `async with` begins.
+
+        Parameters:
+            after: what the read must have seen. Without it any replica will do.
+        """
+        return ReadSession(self, after.positions.get(self.name) if after else None)
+
+    def write(self) -> WriteSession:
+        """Make a write session; it commits when its `async with` ends well."""
+        return WriteSession(self.name, self.primary)
+
+    async def transact(self, work: Callable[[WriteSession], Awaitable[T]], *, attempts: int = 5) -> T:
+        """Do a unit of work in a write session, again from its start if a concurrent transaction ended it.
+
+        Parameters:
+            work: is given a fresh write session at each attempt, and must have no effect outside of it.
+            attempts: how often it is tried at most.
+
+        Returns:
+            What `work` returned. The session it was given holds the token then.
+
+        Raises:
+            RetriesExhausted: every attempt ended in SQLSTATE 40001 or 40P01.
+        """
+
+        async def unit() -> T:
+            async with self.write() as session:
+                return await work(session)
+
+        return await retry_unit(self.name, unit, attempts=attempts)
+
+    async def close(self) -> None:
+        """Close every pooled connection."""
+        for engine in (self.primary, self._primary_reader, *(node.engine for node in self._replicas)):
+            await engine.dispose()
+
+    async def route(self, session: ReadSession, after: Position | None) -> None:
+        """Pin a read session to a replica that has what it must have seen, else to the primary."""
+        if after is not None:
+            await self._wait_for_replay(after)
+        for node in self._candidates():
+            if after is not None and not node.covers(after):
+                continue
+            try:
+                return await session.pin(node.name, node.engine)
+            except OperationalError:
+                await session.close()
+                node.put_out(self._clock() + self._outage_seconds)
+        return await session.pin(PRIMARY, self._primary_reader)
+
+    def _candidates(self) -> Iterator[ReplicaNode]:
+        """Yield the replicas that are not out, beginning with the one whose turn it is."""
+        count = len(self._replicas)
+        if count == 0:
+            return
+        now = self._clock()
+        self._turn = turn = (self._turn + 1) % count
+        for node in (*self._replicas[turn:], *self._replicas[:turn]):
+            if node.out_until <= now:
+                yield node
+
+    async def _wait_for_replay(self, after: Position) -> None:
+        """Ask the replicas until one has replayed a position, or the time for it is over.
+
+        Most commits are replayed within a quarter of a millisecond, so the first pauses are short.
+        """
+        deadline = self._clock() + self._replay_wait_seconds
+        pause_seconds = 0.0005
+        while not any(node.covers(after) for node in self._candidates()):
+            asked = [await self._ask(node, after) for node in self._candidates()]
+            if any(asked) or not asked or self._clock() >= deadline:
+                return
+            await asyncio.sleep(pause_seconds)
+            pause_seconds *= 2
+
+    async def _ask(self, node: ReplicaNode, after: Position) -> bool:
+        try:
+            await node.ask()
+        except OperationalError:
+            node.put_out(self._clock() + self._outage_seconds)
+        return node.covers(after)

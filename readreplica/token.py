@@ -1,0 +1,106 @@
+"""Causal tokens: what a later read must have seen.
+
+A token holds, for each cluster that was written, the WAL position after the commit together with the
+history that the position belongs to: the cluster's system identifier and its timeline.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import NamedTuple, Self
+
+from readreplica.errors import TokenMalformed
+from readreplica.lsn import Lsn
+
+VERSION = "1"
+MAX_LENGTH = 4096
+_POSITION = re.compile(r"([a-z][a-z0-9_]{0,62})\.([0-9a-f]{1,16})\.([0-9a-f]{1,8})\.([0-9a-f]{1,16})")
+
+
+class Position(NamedTuple):
+    """A place in the history of one cluster."""
+
+    system_identifier: int
+    timeline: int
+    lsn: Lsn
+
+    def covers(self, wanted: "Position") -> bool:
+        """Tell whether a node that stands here has everything that `wanted` asks for.
+
+        A node on a newer timeline has all that survived of the older one. A node on an older timeline may
+        have the same LSN with other content, so it covers nothing.
+        """
+        return (
+            self.system_identifier == wanted.system_identifier
+            and self.timeline >= wanted.timeline
+            and self.lsn >= wanted.lsn
+        )
+
+
+@dataclass(frozen=True)
+class CausalToken:
+    """An immutable token; the empty one asks for nothing.
+
+    `positions` maps the cluster's name to the position there.
+    """
+
+    positions: Mapping[str, Position] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Keep a copy that nobody can change."""
+        object.__setattr__(self, "positions", MappingProxyType(dict(self.positions)))
+
+    def __bool__(self) -> bool:
+        return bool(self.positions)
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self.positions.items()))
+
+    def merge(self, other: "CausalToken") -> "CausalToken":
+        """Ask for everything that either token asks for.
+
+        Within one timeline the higher LSN wins, and the newer timeline wins over the older. If a cluster
+        was made anew (another system identifier), `other` is taken as the later knowledge.
+        """
+        merged = dict(self.positions)
+        for cluster, position in other.positions.items():
+            mine = merged.get(cluster)
+            if mine is None or mine.system_identifier != position.system_identifier or mine < position:
+                merged[cluster] = position
+        return CausalToken(merged)
+
+    def encode(self) -> str:
+        """Write the token as a short text that is safe in headers, cookies and URLs.
+
+        The text is not signed: a client that makes one up can only make its own reads slower.
+        """
+        parts = [
+            f"{name}.{p.system_identifier:x}.{p.timeline:x}.{p.lsn:x}" for name, p in self.positions.items()
+        ]
+        return "~".join([VERSION, *sorted(parts)])
+
+    @classmethod
+    def decode(cls, text: str) -> Self:
+        """Read what `encode` wrote.
+
+        Raises:
+            TokenMalformed: it is something else, or of a version that this code does not know.
+        """
+        if len(text) > MAX_LENGTH:
+            raise TokenMalformed(text, f"it is longer than {MAX_LENGTH} characters")
+        version, *parts = text.split("~")
+        if version != VERSION:
+            raise TokenMalformed(text, f"its version is not {VERSION}")
+        positions = dict(_decode_position(text, part) for part in parts)
+        if len(positions) != len(parts):
+            raise TokenMalformed(text, "it names a cluster twice")
+        return cls(positions)
+
+
+def _decode_position(text: str, part: str) -> tuple[str, Position]:
+    found = _POSITION.fullmatch(part)
+    if found is None:
+        raise TokenMalformed(text, f"{part[:40]!r} is not cluster.system.timeline.lsn")
+    name, system_identifier, timeline, lsn = found.groups()
+    return name, Position(int(system_identifier, 16), int(timeline, 16), Lsn(lsn, 16))

@@ -1,0 +1,57 @@
+"""From a topology to clusters with open engines."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from readreplica.cluster import Cluster
+from readreplica.engines import reader_engine, writer_engine
+from sharding.topology import Topology
+
+
+@asynccontextmanager
+async def open_cluster(
+    topology: Topology, database: str, *, role: str, application_name: str
+) -> AsyncIterator[Cluster]:
+    """Open a database of the topology as a cluster; nothing connects before the first session does.
+
+    Parameters:
+        topology: where everything is.
+        database: the database's name in the topology.
+        role: the PostgreSQL role that connects.
+        application_name: what pg_stat_activity shows.
+
+    Raises:
+        UnknownDatabase: the topology has no such database.
+    """
+    cluster = build_cluster(topology, database, role=role, application_name=application_name)
+    try:
+        yield cluster
+    finally:
+        await cluster.close()
+
+
+def build_cluster(topology: Topology, database: str, *, role: str, application_name: str) -> Cluster:
+    """Make the cluster of a database without opening it; whoever calls this closes it.
+
+    Parameters and raises: as for `open_cluster`.
+    """
+    pool = {
+        "pool_size": topology.pool.size,
+        "max_overflow": topology.pool.max_overflow,
+        "pool_timeout": topology.pool.timeout_seconds,
+    }
+
+    primary = topology.url(database, role=role)
+    return Cluster(
+        database,
+        primary=writer_engine(primary, application_name=application_name, **pool),
+        primary_reader=reader_engine(primary, application_name=application_name, **pool),
+        replicas={
+            replica.name: reader_engine(
+                topology.url(database, role=role, replica=replica.name),
+                application_name=application_name,
+                **pool,
+            )
+            for replica in topology.database(database).replicas
+        },
+    )
