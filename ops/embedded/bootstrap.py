@@ -1,0 +1,42 @@
+"""Roles and databases of a new cluster. All of it may be run again."""
+
+from collections.abc import Mapping, Sequence
+
+import psycopg
+from psycopg import sql
+
+
+def ensure_role(
+    connection: psycopg.Connection, role: str, password: str, *, replication: bool = False
+) -> None:
+    """Have a role that may log in, and nothing more unless `replication`."""
+    if connection.execute("SELECT FROM pg_roles WHERE rolname = %s", [role]).rowcount:
+        return
+    attribute = sql.SQL("REPLICATION" if replication else "NOREPLICATION")
+    create = sql.SQL("CREATE ROLE {} LOGIN {} PASSWORD {}")
+    connection.execute(create.format(sql.Identifier(role), attribute, sql.Literal(password)))
+
+
+def ensure_database(
+    connection: psycopg.Connection, dbname: str, *, owner: str, services: Sequence[str]
+) -> None:
+    """Have a database that its owner changes and `services` connect to; no other role can."""
+    if not connection.execute("SELECT FROM pg_database WHERE datname = %s", [dbname]).rowcount:
+        create = sql.SQL("CREATE DATABASE {} OWNER {}")
+        connection.execute(create.format(sql.Identifier(dbname), sql.Identifier(owner)))
+    grant_connect(connection, dbname, services)
+
+
+def grant_connect(connection: psycopg.Connection, dbname: str, services: Sequence[str]) -> None:
+    """Let `services` connect to a database, and nobody else but its owner."""
+    revoke = sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC")
+    connection.execute(revoke.format(sql.Identifier(dbname)))
+    grant = sql.SQL("GRANT CONNECT ON DATABASE {} TO {}")
+    roles = sql.SQL(", ").join(map(sql.Identifier, services))
+    connection.execute(grant.format(sql.Identifier(dbname), roles))
+
+
+def ensure_roles(connection: psycopg.Connection, roles: Sequence[str], passwords: Mapping[str, str]) -> None:
+    """Have several roles, each with its password."""
+    for role in roles:
+        ensure_role(connection, role, passwords[role])

@@ -1,0 +1,84 @@
+"""What can go wrong with the embedded topology, and what to do about it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ops.errors import ExitStatus, OpsError
+
+
+class EmbeddedError(OpsError):
+    """Base of the errors of the embedded topology."""
+
+
+class BinaryMissing(EmbeddedError):
+    """A server program is not on this machine."""
+
+    def __init__(self, program: str, looked_in: Sequence[str], remedy: str) -> None:
+        self.program = program
+        self.looked_in = tuple(looked_in)
+        super().__init__(f"{program} was not found (looked in {', '.join(looked_in)}): {remedy}")
+
+
+class NoUnprivilegedUser(EmbeddedError):
+    """PostgreSQL refuses to run as root, and no way to leave root works here."""
+
+    def __init__(self, tried: Sequence[str]) -> None:
+        self.tried = tuple(tried)
+        super().__init__(
+            f"PostgreSQL refuses to run as root, and neither of {', '.join(tried)} works here: "
+            "run this as an ordinary user"
+        )
+
+
+class CommandFailed(EmbeddedError):
+    """A server program ended with an error."""
+
+    def __init__(self, program: str, status: int | str, said: str) -> None:
+        self.program = program
+        self.status = status
+        super().__init__(f"{program} failed ({status}): {said or 'it said nothing'}")
+
+
+class StartFailed(EmbeddedError):
+    """A component did not come up."""
+
+    def __init__(self, name: str, reason: str, log: Path, last_lines: str) -> None:
+        self.name = name
+        self.log = log
+        super().__init__(f"{name} did not start: {reason}; the last lines of {log}:\n{last_lines}")
+
+
+class StopFailed(EmbeddedError):
+    """A component did not end in time."""
+
+    def __init__(self, name: str, pid: int, timeout_seconds: float) -> None:
+        self.name = name
+        self.pid = pid
+        super().__init__(f"{name} (pid {pid}) did not stop within {timeout_seconds:g} s")
+
+
+class PortTaken(EmbeddedError):
+    """Another program listens on the port that a component wants."""
+
+    def __init__(self, name: str, port: int, holder: str) -> None:
+        self.name = name
+        self.port = port
+        self.holder = holder
+        super().__init__(f"{name} cannot listen on port {port}: {holder} has it")
+
+
+class NoFreePort(EmbeddedError):
+    """Every port that was tried is taken."""
+
+    def __init__(self, tried: int) -> None:
+        super().__init__(f"no free port on 127.0.0.1 ({tried} were tried)")
+
+
+class HomeBusy(EmbeddedError):
+    """Another mesctl is changing the same folder."""
+
+    exit_status = ExitStatus.REFUSED
+
+    def __init__(self, home: Path, holder: str) -> None:
+        self.home = home
+        super().__init__(f"another mesctl (pid {holder}) is changing {home}: wait until it has finished")

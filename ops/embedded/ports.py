@@ -1,0 +1,88 @@
+"""Ports on loopback: which are free, and who has the others."""
+
+import random
+import socket
+from collections.abc import Callable
+
+import psutil
+
+from ops.embedded.errors import NoFreePort, PortTaken
+
+LOOPBACK = "127.0.0.1"
+
+# Below the range from which the kernel takes source ports (from 32768 on Linux): a port up there is lost to
+# any outgoing connection while its owner is stopped.
+CANDIDATES = range(15_000, 32_000)
+ATTEMPTS = 200
+START_ATTEMPTS = 5
+
+
+def is_free(port: int) -> bool:
+    """Whether a server could listen on `port` now."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        # As servers do: connections of an earlier server in TIME_WAIT are no hindrance.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, port))
+        except OSError:
+            return False
+    return True
+
+
+class PortPicker:
+    """Picks free ports and never gives the same one twice."""
+
+    def __init__(self, rng: random.Random, taken: set[int] | None = None) -> None:
+        self._rng = rng
+        self._given = set(taken or ())
+
+    def pick(self) -> int:
+        """Pick a port that is free now.
+
+        Raises:
+            NoFreePort: none of many was free.
+        """
+        for _ in range(ATTEMPTS):
+            port = self._rng.choice(CANDIDATES)
+            if port not in self._given and is_free(port):
+                self._given.add(port)
+                return port
+        raise NoFreePort(ATTEMPTS)
+
+
+def start_on_free_port(ports: PortPicker, start: Callable[[int], object]) -> int:
+    """Call `start` with a free port, and with another when that was lost to another program meanwhile.
+
+    Returns:
+        The port on which it started.
+
+    Raises:
+        NoFreePort: every port was lost.
+    """
+    for _ in range(START_ATTEMPTS):
+        port = ports.pick()
+        try:
+            start(port)
+            return port
+        except PortTaken:
+            continue
+    raise NoFreePort(START_ATTEMPTS)
+
+
+def holder_of(port: int) -> str:
+    """Say who listens on `port`, as far as this user may know."""
+    try:
+        connections = psutil.net_connections(kind="tcp")
+    except psutil.AccessDenied:
+        connections = []
+    for connection in connections:
+        if connection.status == psutil.CONN_LISTEN and connection.laddr[1:] == (port,) and connection.pid:
+            return f"{_name_of(connection.pid)} (pid {connection.pid})"
+    return "another program"
+
+
+def _name_of(pid: int) -> str:
+    try:
+        return psutil.Process(pid).name()
+    except psutil.Error:
+        return "a process"

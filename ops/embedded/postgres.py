@@ -1,0 +1,197 @@
+"""One PostgreSQL cluster on loopback: made, configured, started and stopped."""
+
+import shutil
+import signal
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import psutil
+import psycopg
+
+from ops.embedded.errors import CommandFailed, PortTaken, StartFailed, StopFailed
+from ops.embedded.ports import LOOPBACK, holder_of, is_free
+from ops.embedded.processes import (
+    end_processes_naming,
+    is_alive,
+    last_lines,
+    send_signal,
+    size_of,
+    wait_until,
+)
+from ops.embedded.settings import include_own_settings, write_own_settings
+from ops.embedded.tools import PostgresTools
+
+SUPERUSER = "postgres"
+
+
+class PostgresCluster:
+    """A cluster, known by its data folder. Nothing is remembered: what runs is read from postmaster.pid."""
+
+    def __init__(self, name: str, *, tools: PostgresTools, data: Path, log: Path, passfile: Path) -> None:
+        self.name = name
+        self.data = data
+        self.log = log
+        self.passfile = passfile
+        self._tools = tools
+
+    @property
+    def partial(self) -> Path:
+        """Where the data folder stands until it is complete."""
+        return self.data.with_name(f"{self.data.name}.partial")
+
+    def exists(self) -> bool:
+        """Whether there is a complete data folder."""
+        return self.data.exists()
+
+    def create(self, *, superuser_password: str, safe: bool = True) -> None:
+        """Make the data folder. A kill midway leaves only the partial folder.
+
+        Parameters:
+            safe: wait until the disk has it.
+
+        Raises:
+            CommandFailed: initdb failed.
+        """
+        self.data.parent.mkdir(parents=True, exist_ok=True)
+        password_file = self.partial.with_suffix(".password")
+        password_file.touch(mode=0o600)
+        password_file.write_text(superuser_password)
+        options = ["-D", str(self.partial), "-U", SUPERUSER, "-E", "UTF8", "--auth=scram-sha-256"]
+        options += ["--pwfile", str(password_file), *self._tools.locale_options()]
+        options += [] if safe else ["--no-sync"]
+        try:
+            self._tools.run("initdb", *options, timeout_seconds=120)
+        finally:
+            password_file.unlink(missing_ok=True)
+        include_own_settings(self.partial)
+        self.partial.rename(self.data)
+
+    def remove_partial(self) -> bool:
+        """Remove what a killed run left half made; False when there is nothing."""
+        if not self.partial.exists():
+            return False
+        # The killed run's initdb or pg_basebackup may be at work in it still.
+        end_processes_naming(self.partial)
+        wait_until(lambda: _removed(self.partial), timeout_seconds=5)
+        return True
+
+    def configure(
+        self, *, port: int, access: Sequence[str], settings: Mapping[str, str] | None = None
+    ) -> None:
+        """Write the settings and the access rules; they hold from the next start.
+
+        Parameters:
+            access: lines of pg_hba.conf.
+            settings: beside the usual ones.
+        """
+        own = {"port": str(port), "cluster_name": self.name, **(settings or {})}
+        write_own_settings(self.data, own)
+        (self.data / "pg_hba.conf").write_text("".join(f"{line}\n" for line in access))
+
+    def start(self, *, port: int, timeout_seconds: float = 60.0) -> bool:
+        """Start the server, configured for `port`, and wait until it is ready; False when it ran already.
+
+        Raises:
+            PortTaken: another program listens on `port`.
+            StartFailed: the server ended, or was not ready in time.
+        """
+        if self.pid() is not None:
+            return False
+        if not is_free(port):
+            raise PortTaken(self.name, port, holder_of(port))
+        self._clear_after_crash()
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        log_start = size_of(self.log)
+        try:
+            self._pg_ctl_start(timeout_seconds)
+        except CommandFailed as error:
+            said = last_lines(self.log, from_byte=log_start)
+            if "Address already in use" in said:
+                raise PortTaken(self.name, port, holder_of(port)) from error
+            raise StartFailed(self.name, str(error), self.log, said) from error
+        return True
+
+    def _pg_ctl_start(self, timeout_seconds: float) -> None:
+        wait = ["--wait", "--timeout", str(int(timeout_seconds))]
+        arguments = ["start", "-D", str(self.data), "--log", str(self.log), *wait]
+        self._tools.run("pg_ctl", *arguments, timeout_seconds=timeout_seconds + 5)
+
+    def stop(self, *, timeout_seconds: float = 30.0) -> bool:
+        """Stop the server: sessions end, nothing is lost. False when it did not run.
+
+        Raises:
+            StopFailed: it runs still, even after an immediate shutdown.
+        """
+        pid = self.pid()
+        if pid is None:
+            return False
+        # SIGINT is a fast shutdown, SIGQUIT an immediate one (recovery at the next start).
+        for shutdown in (signal.SIGINT, signal.SIGQUIT):
+            send_signal(pid, shutdown)
+            if wait_until(lambda: not is_alive(pid), timeout_seconds=timeout_seconds):
+                return True
+        raise StopFailed(self.name, pid, 2 * timeout_seconds)
+
+    def reload(self) -> None:
+        """Let the running server read its settings again."""
+        pid = self.pid()
+        if pid is not None:
+            send_signal(pid, signal.SIGHUP)
+
+    def pid(self) -> int | None:
+        """Give the postmaster's pid, None when the server does not run."""
+        pid = self._pidfile_line(0)
+        return pid if pid is not None and is_alive(pid) and self._is_own(pid) else None
+
+    def port(self) -> int | None:
+        """Give the port of the running server, None when it does not run."""
+        return self._pidfile_line(3) if self.pid() is not None else None
+
+    def _pidfile_line(self, number: int) -> int | None:
+        try:
+            return int((self.data / "postmaster.pid").read_text().splitlines()[number])
+        except (OSError, ValueError, IndexError):
+            return None
+
+    def connect(self, dbname: str = "postgres") -> psycopg.Connection:
+        """Connect as superuser; each statement is a transaction of its own."""
+        return psycopg.connect(
+            host=LOOPBACK,
+            port=self.port(),
+            dbname=dbname,
+            user=SUPERUSER,
+            passfile=str(self.passfile),
+            application_name="mesctl",
+            connect_timeout=10,
+            autocommit=True,
+        )
+
+    def _is_own(self, pid: int) -> bool:
+        # The pid of a killed postmaster may be anybody's by now. A postmaster works in its data folder;
+        # where that may not be read (another user's process), the program's name has to do.
+        try:
+            process = psutil.Process(pid)
+            return process.name() == "postgres" and Path(process.cwd()) == self.data.resolve()
+        except psutil.AccessDenied:
+            return True
+        except psutil.NoSuchProcess:
+            return False
+
+    def _clear_after_crash(self) -> None:
+        # A killed postmaster leaves its pid file, and children that notice within moments.
+        pid = self._pidfile_line(0)
+        if pid is None:
+            return
+        wait_until(lambda: not self._has_processes(), timeout_seconds=10)
+        # PostgreSQL replaces the file of a dead pid, but believes a pid that another program has by now.
+        if is_alive(pid):
+            (self.data / "postmaster.pid").unlink()
+
+    def _has_processes(self) -> bool:
+        data = str(self.data.resolve())
+        return any(process.info["cwd"] == data for process in psutil.process_iter(["cwd"]))
+
+
+def _removed(folder: Path) -> bool:
+    shutil.rmtree(folder, ignore_errors=True)
+    return not folder.exists()

@@ -1,0 +1,133 @@
+"""The servers that the tests of one worker share: a primary with a streaming replica, and Valkey."""
+
+import random
+import shutil
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from psycopg.conninfo import make_conninfo
+
+from ops.embedded.binaries import valkey_server
+from ops.embedded.bootstrap import ensure_role, ensure_roles
+from ops.embedded.pgpass import ensure_passwords
+from ops.embedded.ports import LOOPBACK, PortPicker, start_on_free_port
+from ops.embedded.postgres import SUPERUSER, PostgresCluster
+from ops.embedded.processes import wait_until
+from ops.embedded.replica import REPLICATOR, Replica
+from ops.embedded.settings import UNSAFE, access_line
+from ops.embedded.tools import PostgresTools
+from ops.embedded.valkey import Valkey
+
+ROLES = (
+    *("shop_owner", "crm_owner", "mes_owner", "directory_owner"),
+    *("shop", "crm", "mes"),
+)
+ACCESS = (access_line("all", ("all",)), access_line("replication", (REPLICATOR,)))
+
+
+@dataclass(frozen=True)
+class PostgresServers:
+    """A primary and its streaming replica; every role of the project exists in them."""
+
+    primary: PostgresCluster
+    replica: Replica
+    primary_port: int
+    replica_port: int
+    passfile: Path
+    passwords: Mapping[str, str]
+
+    def conninfo(self, dbname: str = "postgres", *, role: str = SUPERUSER, replica: bool = False) -> str:
+        """Give libpq's words for connecting to the primary or to the replica."""
+        port = self.replica_port if replica else self.primary_port
+        return make_conninfo(host=LOOPBACK, port=port, dbname=dbname, user=role, passfile=str(self.passfile))
+
+    def wait_for_replica(self, *, timeout_seconds: float = 20.0) -> None:
+        """Return when the replica shows everything that the primary has committed."""
+        with self.primary.connect() as primary, self.replica.connect() as replica:
+            [now] = primary.execute("SELECT pg_current_wal_insert_lsn()").fetchone() or [None]
+
+            def has_replayed() -> bool:
+                row = replica.execute("SELECT pg_last_wal_replay_lsn() >= %s::pg_lsn", [now]).fetchone()
+                return bool(row and row[0])
+
+            if not wait_until(has_replayed, timeout_seconds=timeout_seconds, every_seconds=0.005):
+                raise TimeoutError(f"the replica has not replayed {now} in {timeout_seconds:g} s")
+
+
+@dataclass(frozen=True)
+class ValkeyServer:
+    """A Valkey server of this worker's own."""
+
+    port: int
+
+    @property
+    def url(self) -> str:
+        """Where clients connect."""
+        return f"redis://{LOOPBACK}:{self.port}/0"
+
+    def flush(self) -> None:
+        """Forget everything."""
+        with socket.create_connection((LOOPBACK, self.port), timeout=5) as connection:
+            connection.sendall(b"FLUSHALL\r\n")
+            answer = connection.recv(16)
+        if not answer.startswith(b"+OK"):
+            raise ConnectionError(f"FLUSHALL: {answer!r}")
+
+
+@contextmanager
+def run_postgres(folder: Path) -> Iterator[PostgresServers]:
+    """Run a primary and its replica in `folder`; both are stopped and removed at the end."""
+    tools, ports = PostgresTools.find(), PortPicker(random.Random())
+    passfile = folder / "pgpass"
+    passwords = ensure_passwords(passfile, (SUPERUSER, REPLICATOR, *ROLES))
+    primary = PostgresCluster(
+        "primary", tools=tools, data=folder / "primary", log=folder / "primary.log", passfile=passfile
+    )
+    replica = Replica(
+        "replica", tools=tools, data=folder / "replica", log=folder / "replica.log", passfile=passfile
+    )
+    try:
+        primary.create(superuser_password=passwords[SUPERUSER], safe=False)
+        primary_port = start_on_free_port(ports, partial(_start_primary, primary))
+        with primary.connect() as connection:
+            ensure_role(connection, REPLICATOR, passwords[REPLICATOR], replication=True)
+            ensure_roles(connection, ROLES, passwords)
+        replica.create_from(primary, safe=False)
+        replica_port = start_on_free_port(ports, partial(_start_replica, replica, primary_port))
+        yield PostgresServers(primary, replica, primary_port, replica_port, passfile, passwords)
+    finally:
+        replica.stop()
+        primary.stop()
+        shutil.rmtree(replica.data, ignore_errors=True)
+        shutil.rmtree(primary.data, ignore_errors=True)
+
+
+def _start_primary(primary: PostgresCluster, port: int) -> None:
+    primary.configure(port=port, access=ACCESS, settings=UNSAFE)
+    primary.start(port=port)
+
+
+def _start_replica(replica: Replica, primary_port: int, port: int) -> None:
+    replica.configure_following(primary_port=primary_port, port=port, access=ACCESS, settings=UNSAFE)
+    replica.start(port=port)
+
+
+@contextmanager
+def run_valkey(folder: Path) -> Iterator[ValkeyServer]:
+    """Run Valkey in `folder`; it is stopped at the end."""
+    ports = PortPicker(random.Random())
+    valkey = Valkey(
+        program=valkey_server(),
+        folder=folder / "valkey",
+        pidfile=folder / "valkey.pid",
+        log=folder / "valkey.log",
+    )
+    port = start_on_free_port(ports, lambda free: valkey.start(port=free))
+    try:
+        yield ValkeyServer(port)
+    finally:
+        valkey.stop()
