@@ -1,0 +1,213 @@
+"""What is wrong with a model or with an order's wishes, in words for the customer who sent them."""
+
+from collections.abc import Iterable
+
+from app.errors import AppError
+
+
+def _count(number: float) -> str:
+    """Write a number that may be astronomic."""
+    return f"{number:,.0f}" if 100 <= number < 1e9 else f"{number:.2g}"
+
+
+class PricingError(AppError):
+    """Base of every error of pricing. Its message is a sentence that the customer may read."""
+
+
+class ModelFault(PricingError):
+    """The model file cannot be measured, and its content is the reason."""
+
+
+class EmptyFile(ModelFault):
+    """Nothing was uploaded."""
+
+    def __init__(self) -> None:
+        super().__init__("The file is empty. Upload it again.")
+
+
+class DamagedFile(ModelFault):
+    """The file ends early, or is not what its name says."""
+
+    def __init__(self, suffix: str) -> None:
+        super().__init__(
+            f"The file is damaged or cut off, or its content is not {suffix.upper()}. "
+            "Export it again and upload it."
+        )
+
+
+class NoTriangles(ModelFault):
+    """The file can be read, but no surface is in it."""
+
+    def __init__(self, suffix: str) -> None:
+        super().__init__(
+            f"No surface was found in the {suffix.upper()} file: it is cut off, or holds no mesh. "
+            "Export it again and upload it."
+        )
+
+
+class UnpacksTooLarge(ModelFault):
+    """A 3MF archive that is small, and unpacks to far too much."""
+
+    def __init__(self, unpacked_bytes: int, limit_bytes: int) -> None:
+        super().__init__(
+            f"The 3MF file unpacks to {unpacked_bytes / 2**20:,.0f} MiB; "
+            f"at most {limit_bytes / 2**20:,.0f} MiB are read. Reduce the number of polygons."
+        )
+
+
+class TooManyBodies(ModelFault):
+    """A 3MF file that places its objects over and over again."""
+
+    def __init__(self, bodies: int, limit: int) -> None:
+        super().__init__(
+            f"The 3MF file places {_count(bodies)} bodies; at most {limit:,} are read. "
+            "Export one piece alone."
+        )
+
+
+class NestedBodies(ModelFault):
+    """Objects within objects that could not all be found."""
+
+    def __init__(self, found: int, placed: int) -> None:
+        super().__init__(
+            f"The 3MF file places {placed:,} bodies, of which {found:,} could be found. "
+            "Export it as one mesh."
+        )
+
+
+class NotFinite(ModelFault):
+    """A coordinate is no number."""
+
+    def __init__(self, points: int) -> None:
+        super().__init__(
+            f"The model has {points:,} points without a position (NaN or infinite). Export it again."
+        )
+
+
+class TooManyPolygons(ModelFault):
+    """More triangles than casting could show."""
+
+    def __init__(self, polygons: int, limit: int) -> None:
+        super().__init__(f"The model has {polygons:,} polygons; reduce it to at most {limit:,}.")
+
+
+class TooMuchMemory(ModelFault):
+    """Reading the file exceeded the sandbox's memory."""
+
+    def __init__(self) -> None:
+        super().__init__("The model is too complex to be measured. Reduce the number of polygons.")
+
+
+class TooLong(ModelFault):
+    """Reading the file exceeded the sandbox's processor time."""
+
+    def __init__(self, cpu_seconds: int) -> None:
+        super().__init__(
+            f"The model is too complex: measuring it took more than {cpu_seconds} s. Simplify it."
+        )
+
+
+class ReaderCrashed(ModelFault):
+    """The reader itself fell over the file."""
+
+    def __init__(self) -> None:
+        super().__init__("The file made its reader crash. Export it again, best as binary STL.")
+
+
+class TooLarge(ModelFault):
+    """Larger than a casting flask."""
+
+    def __init__(self, longest_mm: float, limit_mm: float) -> None:
+        super().__init__(
+            f"The model is {_count(longest_mm)} mm long; jewellery is cast up to {limit_mm:g} mm. "
+            "Check the unit of the export: it must be millimetres."
+        )
+
+
+class TooSmall(ModelFault):
+    """Smaller than anything that can be cast, most often a file in metres or inches."""
+
+    def __init__(self, longest_mm: float, limit_mm: float) -> None:
+        super().__init__(
+            f"The model is {_count(longest_mm)} mm long; it must be at least {limit_mm:g} mm. "
+            "Check the unit of the export: it must be millimetres."
+        )
+
+
+class HasHoles(ModelFault):
+    """The surface is open, so that it encloses nothing."""
+
+    def __init__(self, edges: int) -> None:
+        super().__init__(
+            f"The model has holes: {edges:,} edges belong to one face only. Close them and upload it again."
+        )
+
+
+class SharedEdges(ModelFault):
+    """More than two faces meet at an edge: inside and outside are undefined there."""
+
+    def __init__(self, edges: int) -> None:
+        super().__init__(
+            f"Surfaces touch or repeat: {edges:,} edges belong to more than two faces. "
+            "Unite the bodies and upload the model again."
+        )
+
+
+class MixedWinding(ModelFault):
+    """Neighbouring faces disagree on what is outside."""
+
+    def __init__(self, edges: int) -> None:
+        super().__init__(
+            f"Some faces point inwards and others outwards: neighbours disagree at {edges:,} edges. "
+            "Recalculate the normals and upload the model again."
+        )
+
+
+class InsideOut(ModelFault):
+    """Some bodies point outwards and others inwards: their volumes would cancel out."""
+
+    def __init__(self, inverted: int, bodies: int) -> None:
+        super().__init__(
+            f"Of {bodies:,} bodies, {inverted:,} are inside out. Flip their faces; if they are sealed "
+            "hollows, give them an opening, because they cannot be cast."
+        )
+
+
+class NoVolume(ModelFault):
+    """A closed surface around nothing."""
+
+    def __init__(self, volume_mm3: float, limit_mm3: float) -> None:
+        super().__init__(
+            f"The model encloses {volume_mm3:.3g} mm³; at least {limit_mm3:g} mm³ are needed to cast it. "
+            "Give the surface a thickness."
+        )
+
+
+class UnknownChoice(PricingError):
+    """The tariff has no such material or finish."""
+
+    def __init__(self, what: str, choice: str, known: Iterable[str]) -> None:
+        super().__init__(f"There is no {what} {choice!r}. Choose one of {', '.join(known)}.")
+
+
+class ModelLost(PricingError):
+    """The storage does not hold the file that the order names."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"The model file {name!r} could not be found. Order again and upload it.")
+
+
+class NoAnswer(PricingError):
+    """The sandbox had no time for the file, or its child was killed from outside."""
+
+    def __init__(self) -> None:
+        super().__init__("The model could not be measured in time. Simplify it and order again.")
+
+
+class AttemptsExhausted(PricingError):
+    """Every attempt ended without an answer: something about the order stops the machine."""
+
+    def __init__(self, attempts: int) -> None:
+        super().__init__(
+            f"The order could not be priced in {attempts} attempts. Simplify its models and order again."
+        )

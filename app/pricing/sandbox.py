@@ -1,0 +1,165 @@
+"""Measure files that strangers sent without letting them harm the worker.
+
+Each file is read in a child of its own (`app.pricing.zygote`), within limits that the kernel keeps. However
+the child ends, the caller gets an answer: measures, or a sentence for the customer.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+from asyncio.subprocess import PIPE, Process
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from pydantic import TypeAdapter, ValidationError
+
+from app.pricing.errors import NoAnswer, ReaderCrashed, TooLong
+from app.pricing.measurement import Measurement, Unmeasurable
+
+START_SECONDS = 30.0
+"""How long a zygote may take to load the mesh libraries on a machine that is busy."""
+
+# The child reads what strangers wrote; it has no need of the worker's passwords.
+ENVIRONMENT = ("PATH", "PYTHONPATH", "LANG", "LC_ALL")
+
+# The clock ran out, somebody killed the child, or it could not read the worker's copy of the file.
+MACHINE_AT_FAULT = {-signal.SIGALRM, -signal.SIGKILL, -signal.SIGTERM, os.EX_NOINPUT}
+
+ANSWER: TypeAdapter[Measurement | Unmeasurable] = TypeAdapter(Measurement | Unmeasurable)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What one file may cost.
+
+    Parameters:
+        memory_bytes: address space of the child; about 150 MB of it are the libraries.
+        cpu_seconds: processor time; it depends on the file alone, so exceeding it is final.
+        wall_seconds: time by the clock; it depends on the machine's load as well, so it is not.
+    """
+
+    memory_bytes: int = 3 * 2**30
+    cpu_seconds: int = 30
+    wall_seconds: float = 90.0
+
+
+class Sandbox:
+    """A few zygotes, started when needed and used again; one file at a time in each.
+
+    Use it as an async context manager: leaving ends every process that it started.
+    """
+
+    def __init__(self, *, limits: Limits | None = None, concurrency: int = 2) -> None:
+        """Set up a sandbox without starting anything.
+
+        Parameters:
+            limits: what one file may cost.
+            concurrency: how many files are measured at once; more wait.
+        """
+        self._limits = limits or Limits()
+        self._turn = asyncio.Semaphore(concurrency)
+        self._idle: list[_Zygote] = []
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        while self._idle:
+            await self._idle.pop().kill()
+
+    async def measure(self, path: Path, *, suffix: str) -> Measurement | Unmeasurable:
+        """Measure the model in a file.
+
+        Parameters:
+            path: the file.
+            suffix: its format: `stl`, `obj` or `3mf`.
+
+        Returns:
+            the measures, or why there are none; `final` tells a fault of the file from one of the machine.
+        """
+        async with self._turn:
+            zygote = self._idle.pop() if self._idle else await _Zygote.start()
+            try:
+                async with asyncio.timeout(START_SECONDS + self._limits.wall_seconds):
+                    exit_code, answer = await zygote.measure(path, suffix, self._limits)
+            except (TimeoutError, EOFError, OSError):  # somebody killed or stopped it
+                await zygote.kill()
+                return Unmeasurable(reason=str(NoAnswer()), final=False)
+            except BaseException:
+                await zygote.kill()
+                raise
+            self._idle.append(zygote)
+        return judge(exit_code, answer, self._limits)
+
+
+def judge(exit_code: int, answer: str, limits: Limits) -> Measurement | Unmeasurable:
+    """Decide what the end of a child means.
+
+    Parameters:
+        exit_code: of the child; a signal is a negative number.
+        answer: what it wrote. It is checked like any input: the child has read a stranger's file.
+        limits: the limits that it had.
+    """
+    if exit_code == os.EX_OK:
+        with contextlib.suppress(ValidationError):
+            return ANSWER.validate_json(answer)
+    if exit_code == -signal.SIGXCPU:
+        return Unmeasurable(reason=str(TooLong(limits.cpu_seconds)))
+    if exit_code in MACHINE_AT_FAULT:
+        return Unmeasurable(reason=str(NoAnswer()), final=False)
+    return Unmeasurable(reason=str(ReaderCrashed()))
+
+
+class _Zygote:
+    """The worker's end of one zygote process."""
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+
+    @classmethod
+    async def start(cls) -> Self:
+        """Start a zygote, in a session of its own: Ctrl-C at a terminal is for the worker to handle."""
+        kept = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "app.pricing.zygote",
+            stdin=PIPE,
+            stdout=PIPE,
+            # One thread: a process with more of them must not fork.
+            env=kept | {"OPENBLAS_NUM_THREADS": "1"},
+            start_new_session=True,
+        )
+        return cls(process)
+
+    async def measure(self, path: Path, suffix: str, limits: Limits) -> tuple[int, str]:
+        """Ask for one file; return the child's exit code and answer.
+
+        Raises:
+            EOFError, OSError: the zygote is gone.
+        """
+        stdin, stdout = self._process.stdin, self._process.stdout
+        assert stdin is not None
+        assert stdout is not None
+        stdin.write(json.dumps({"path": str(path), "suffix": suffix} | asdict(limits)).encode() + b"\n")
+        await stdin.drain()
+        line = await stdout.readline()
+        if not line:
+            raise EOFError
+        reply = json.loads(line)
+        return int(reply["exit_code"]), str(reply["answer"])
+
+    async def kill(self) -> None:
+        """End the zygote and, with it, its child: they are one process group."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        await self._process.wait()

@@ -1,0 +1,166 @@
+"""What a piece costs, from its measures. Pure; docs/pricing.md explains it with a worked example.
+
+Money is Decimal from the first factor to the last, and is rounded once, half up, at the unit price: the total
+is then what a customer gets who multiplies.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from decimal import ROUND_HALF_UP, Decimal
+from types import MappingProxyType
+from typing import TypeVar
+
+from app.materials import Finish, Material
+from app.pricing.errors import UnknownChoice
+from app.pricing.measurement import Measurement
+
+CENT = Decimal("0.01")
+MEASURED = Decimal("0.001")
+"""Measures count to a thousandth of a mm, mm² or mm³: what is beyond is the mesh's rounding."""
+MM2_PER_CM2 = Decimal(100)
+MM3_PER_CM3 = Decimal(1000)
+
+Rate = TypeVar("Rate")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metal:
+    """What casting in a metal takes.
+
+    Parameters:
+        density_g_per_cm3: of the alloy.
+        eur_per_g: price of the alloy.
+        loss: grams that are melted for each gram of the piece; the rest is sprue and filings.
+    """
+
+    density_g_per_cm3: Decimal
+    eur_per_g: Decimal
+    loss: Decimal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tariff:
+    """The rates of a price list.
+
+    Parameters:
+        metals: by material.
+        finish_eur_per_cm2: work on the surface, by finish.
+        tree_eur_per_cm3: room on the casting tree, for the bounding box.
+        machine_seconds_per_1000_polygons: time of the wax printer's preparation.
+        machine_eur_per_hour: what that time costs.
+        minimum_eur: the least that a piece costs.
+    """
+
+    metals: Mapping[str, Metal]
+    finish_eur_per_cm2: Mapping[str, Decimal]
+    tree_eur_per_cm3: Decimal
+    machine_seconds_per_1000_polygons: Decimal
+    machine_eur_per_hour: Decimal
+    minimum_eur: Decimal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Price:
+    """The price of a line, in euros.
+
+    Parameters:
+        unit_eur: one piece.
+        quantity: how many pieces.
+    """
+
+    unit_eur: Decimal
+    quantity: int
+    total_eur: Decimal = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "total_eur", self.unit_eur * self.quantity)
+
+
+def _metal(density_g_per_cm3: str, eur_per_g: str, loss: str) -> Metal:
+    return Metal(
+        density_g_per_cm3=Decimal(density_g_per_cm3), eur_per_g=Decimal(eur_per_g), loss=Decimal(loss)
+    )
+
+
+TARIFF = Tariff(
+    metals=MappingProxyType(
+        {
+            Material.GOLD_18K: _metal("15.50", "78.00", "1.06"),
+            Material.GOLD_14K: _metal("13.10", "61.00", "1.06"),
+            Material.SILVER_925: _metal("10.36", "1.20", "1.10"),
+            Material.PLATINUM_950: _metal("21.40", "41.00", "1.08"),
+            Material.BRASS: _metal("8.50", "0.06", "1.15"),
+        }
+    ),
+    finish_eur_per_cm2=MappingProxyType(
+        {
+            Finish.POLISHED: Decimal("1.40"),
+            Finish.MATTE: Decimal("0.90"),
+            Finish.BRUSHED: Decimal("1.10"),
+            Finish.HAMMERED: Decimal("2.20"),
+        }
+    ),
+    tree_eur_per_cm3=Decimal("0.80"),
+    machine_seconds_per_1000_polygons=Decimal("1.5"),
+    machine_eur_per_hour=Decimal("36.00"),
+    minimum_eur=Decimal("12.00"),
+)
+"""The price list in force."""
+
+
+def price(
+    measured: Measurement, *, material: str, finish: str, quantity: int, tariff: Tariff = TARIFF
+) -> Price:
+    """Price one line of an order.
+
+    Parameters:
+        measured: the measures of the model.
+        material: a key of the tariff's metals.
+        finish: a key of the tariff's finishes.
+        quantity: how many pieces, at least 1.
+        tariff: the price list.
+
+    Returns:
+        the price of a piece and of the line, in euros and cents.
+
+    Raises:
+        UnknownChoice: the tariff has no such material or finish.
+    """
+    metal = _chosen("material", material, tariff.metals)
+    finish_eur_per_cm2 = _chosen("finish", finish, tariff.finish_eur_per_cm2)
+    unit = (
+        metal_eur(measured, metal)
+        + _decimal(measured.area_mm2) / MM2_PER_CM2 * finish_eur_per_cm2
+        + tree_eur(measured, tariff)
+        + machine_eur(measured, tariff)
+    )
+    unit_eur = max(unit, tariff.minimum_eur).quantize(CENT, rounding=ROUND_HALF_UP)
+    return Price(unit_eur=unit_eur, quantity=quantity)
+
+
+def metal_eur(measured: Measurement, metal: Metal) -> Decimal:
+    """Price the metal that is melted for the piece."""
+    grams = _decimal(measured.volume_mm3) / MM3_PER_CM3 * metal.density_g_per_cm3
+    return grams * metal.loss * metal.eur_per_g
+
+
+def tree_eur(measured: Measurement, tariff: Tariff) -> Decimal:
+    """Price the room that the piece takes on the casting tree."""
+    x, y, z = (_decimal(side) for side in measured.extents_mm)
+    return x * y * z / MM3_PER_CM3 * tariff.tree_eur_per_cm3
+
+
+def machine_eur(measured: Measurement, tariff: Tariff) -> Decimal:
+    """Price the time that the wax printer's preparation takes over the polygons."""
+    seconds = Decimal(measured.polygons) / 1000 * tariff.machine_seconds_per_1000_polygons
+    return seconds / 3600 * tariff.machine_eur_per_hour
+
+
+def _chosen(what: str, choice: str, rates: Mapping[str, Rate]) -> Rate:
+    if choice not in rates:
+        raise UnknownChoice(what, choice, rates)
+    return rates[choice]
+
+
+def _decimal(measure: float) -> Decimal:
+    return Decimal(measure).quantize(MEASURED, rounding=ROUND_HALF_UP)

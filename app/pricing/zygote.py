@@ -1,0 +1,107 @@
+"""A process with the mesh libraries loaded that forks a fresh, confined child for each model file.
+
+    python -m app.pricing.zygote        (started by app.pricing.sandbox, spoken to by its standard streams)
+
+One JSON line in, `{"path", "suffix", "memory_bytes", "cpu_seconds", "wall_seconds"}`, makes one child; one
+JSON line out, `{"exit_code", "answer"}`, says how it ended and what it wrote. The end of standard input
+means that the worker is gone, however it died: the zygote kills its child and leaves.
+"""
+
+import contextlib
+import gc
+import json
+import os
+import resource
+import select
+import signal
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NoReturn
+
+import trimesh
+
+from app.pricing.measure import measure
+
+MAX_ANSWER_BYTES = 4096
+STDIN, STDOUT, STDERR = 0, 1, 2
+
+
+def main() -> None:
+    """Serve one request after another until standard input ends."""
+    _warm_up()
+    gc.freeze()  # what the children share is not to be copied by their collector
+    while line := sys.stdin.buffer.readline():
+        exit_code, answer = _measure_in_child(json.loads(line))
+        reply = {"exit_code": exit_code, "answer": answer.decode(errors="replace")}
+        sys.stdout.buffer.write(json.dumps(reply).encode() + b"\n")
+        sys.stdout.buffer.flush()
+
+
+def _warm_up() -> None:
+    """Read a box in every format: what is imported late is imported now, for the children open no file."""
+    box = trimesh.creation.box(extents=(10.0, 10.0, 10.0))
+    for suffix in ("stl", "obj", "3mf"):
+        content = box.export(file_type=suffix)
+        measure(content.encode() if isinstance(content, str) else content, suffix=suffix)
+
+
+def _measure_in_child(request: dict[str, Any]) -> tuple[int, bytes]:
+    """Fork a child for one file; return its exit code (a signal as a negative number) and its answer."""
+    answer_end, child_end = os.pipe()
+    child = os.fork()
+    if child == 0:
+        _run_child(request, child_end)
+    os.close(child_end)
+    # Nothing is sent to us while a child runs: standard input is readable only at its end.
+    ready, _, _ = select.select([answer_end, STDIN], [], [])
+    if STDIN in ready:
+        os.kill(child, signal.SIGKILL)
+        sys.exit()
+    answer = os.read(answer_end, MAX_ANSWER_BYTES)
+    os.close(answer_end)
+    _, status = os.waitpid(child, 0)
+    return os.waitstatus_to_exitcode(status), answer
+
+
+def _run_child(request: dict[str, Any], child_end: int) -> NoReturn:
+    """Measure, write the answer, and end here, whatever happens: this is a copy of the zygote."""
+    exit_code = os.EX_NOINPUT
+    with contextlib.suppress(BaseException):
+        _silence()
+        data = Path(request["path"]).read_bytes()
+        exit_code = os.EX_SOFTWARE
+        _confine(**{name: value for name, value in request.items() if name not in {"path", "suffix"}})
+        outcome = measure(data, suffix=request["suffix"])
+        os.write(child_end, json.dumps(asdict(outcome)).encode())
+        exit_code = os.EX_OK
+    os._exit(exit_code)
+
+
+def _silence() -> None:
+    """Cut the child off the zygote's streams: a library's chatter must not look like a reply."""
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for stream in (STDIN, STDOUT, STDERR):
+        os.dup2(nowhere, stream)
+
+
+def _confine(*, memory_bytes: int, cpu_seconds: int, wall_seconds: float) -> None:
+    """Limit what the child can use or reach. Each limit ends it by itself, with nobody left to watch.
+
+    It has its file already: with no descriptor to spare it opens no other file and no socket.
+    """
+    limits = {
+        resource.RLIMIT_AS: memory_bytes,
+        resource.RLIMIT_CPU: cpu_seconds,
+        resource.RLIMIT_CORE: 0,
+        resource.RLIMIT_FSIZE: 0,
+        resource.RLIMIT_NOFILE: 0,
+        resource.RLIMIT_NPROC: 0,
+    }
+    for limit, value in limits.items():
+        resource.setrlimit(limit, (value, value + 1 if limit == resource.RLIMIT_CPU else value))
+    signal.setitimer(signal.ITIMER_REAL, wall_seconds)
+
+
+if __name__ == "__main__":
+    main()
