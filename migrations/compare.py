@@ -31,7 +31,7 @@ def predicate_of(index: Index) -> str:
     return found[1:-1] if found.startswith("(") and found.endswith(")") else found
 
 
-def compare_partial_indexes(  # noqa: PLR0917 (alembic's signature)
+def compare_partial_indexes(
     _context: AutogenContext,
     modify_ops: ModifyTableOps,
     _schema: str | None,

@@ -13,7 +13,8 @@ from sqlalchemy import Connection, create_engine, pool, text
 
 from migrations.compare import PLUGINS, ignore_undeclared_partitions
 from migrations.trees import METADATA, owner_of
-from sharding.topology import Topology
+from sharding.errors import TopologyError
+from sharding.topology import Topology, Tree
 
 # Another migration of the same database is waited for, but not for ever.
 LOCK = text(
@@ -21,14 +22,13 @@ LOCK = text(
 )
 
 
-def the_tree() -> str:
+def the_tree() -> Tree:
     """Name the tree whose section of alembic.ini is in use."""
-    tree = context.config.config_ini_section
-    if tree not in METADATA:
-        raise CommandError(
-            f"no migration tree {tree!r}: name one, as in `alembic -n mes ...` ({', '.join(METADATA)})"
-        )
-    return tree
+    section = context.config.config_ini_section
+    for tree in METADATA:
+        if tree == section:
+            return tree
+    raise CommandError(f"no tree {section!r}: name one of {', '.join(METADATA)}, as in `alembic -n mes ...`")
 
 
 def the_topology() -> Topology:
@@ -39,12 +39,15 @@ def the_topology() -> Topology:
     path = context.get_x_argument(as_dictionary=True).get("topology") or os.environ.get(
         "MES_STORAGE_TOPOLOGY"
     )
-    if not isinstance(path, str):
+    if not isinstance(path, str) or not path:
         raise CommandError("no topology: set MES_STORAGE_TOPOLOGY, or give `-x topology=PATH`")
-    return Topology.load(path)
+    try:
+        return Topology.load(path)
+    except TopologyError as fault:
+        raise CommandError(str(fault)) from fault
 
 
-def migrate(connection: Connection, tree: str) -> None:
+def migrate(connection: Connection, tree: Tree) -> None:
     """Run the command in one database; a second migration of it waits meanwhile."""
     connection.execute(LOCK)
     connection.commit()  # alembic opens a transaction of its own for each migration; the lock outlives them

@@ -11,12 +11,12 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine, pool
 
 from migrations.trees import owner_of
-from sharding.topology import Topology
+from sharding.topology import Topology, Tree
 
 HERE = Path(__file__).parent
 
 
-def upgrade(topology: Topology, tree: str, revision: str = "head") -> None:
+def upgrade(topology: Topology, tree: Tree, revision: str = "head") -> None:
     """Bring every database of a tree up to a revision, one transaction for each migration.
 
     Parameters:
@@ -27,19 +27,19 @@ def upgrade(topology: Topology, tree: str, revision: str = "head") -> None:
     command.upgrade(_config(tree, topology), revision)
 
 
-def downgrade(topology: Topology, tree: str, revision: str) -> None:
+def downgrade(topology: Topology, tree: Tree, revision: str) -> None:
     """Take every database of a tree back to a revision; `base` drops everything."""
     command.downgrade(_config(tree, topology), revision)
 
 
-def render(tree: str, revision: str = "head") -> str:
+def render(tree: Tree, revision: str = "head") -> str:
     """Give the script that `upgrade` would run in an empty database, as psql accepts it."""
     script = io.StringIO()
     command.upgrade(_config(tree, output=script), revision, sql=True)
     return script.getvalue()
 
 
-def current(topology: Topology, tree: str) -> Mapping[str, str | None]:
+def current(topology: Topology, tree: Tree) -> Mapping[str, str | None]:
     """Read the revision of every database of a tree; None is a database that was never migrated."""
     found: dict[str, str | None] = {}
     for name, database in topology.tree(tree).items():
@@ -49,12 +49,12 @@ def current(topology: Topology, tree: str) -> Mapping[str, str | None]:
     return found
 
 
-def head(tree: str) -> str | None:
+def head(tree: Tree) -> str | None:
     """Name the newest revision of a tree."""
     return ScriptDirectory.from_config(_config(tree)).get_current_head()
 
 
-def _config(tree: str, topology: Topology | None = None, output: io.StringIO | None = None) -> Config:
+def _config(tree: Tree, topology: Topology | None = None, output: io.StringIO | None = None) -> Config:
     # No alembic.ini: an installed package has none. env.py finds the tree in the section's name.
     quiet = io.StringIO()
     config = Config(ini_section=tree, stdout=quiet, output_buffer=output)

@@ -9,8 +9,9 @@ from app.models.crm import CrmBase
 from app.models.directory import DirectoryBase
 from app.models.mes import MesBase
 from app.models.shop import ShopBase
+from sharding.topology import Tree
 
-METADATA: Mapping[str, MetaData] = MappingProxyType(
+METADATA: Mapping[Tree, MetaData] = MappingProxyType(
     {
         "shop": ShopBase.metadata,
         "crm": CrmBase.metadata,
@@ -21,6 +22,6 @@ METADATA: Mapping[str, MetaData] = MappingProxyType(
 """What the models of each tree declare; a migrated database must equal it (`alembic -n TREE check`)."""
 
 
-def owner_of(tree: str) -> str:
+def owner_of(tree: Tree) -> str:
     """Name the role that owns a tree's databases: migrations connect as it, services never do."""
     return f"{tree}_owner"

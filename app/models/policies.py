@@ -1,0 +1,44 @@
+"""How the MES tables are partitioned and archived: `mesctl partitions` and `mesctl archive` obey this."""
+
+from collections.abc import Mapping
+from datetime import timedelta
+from types import MappingProxyType
+
+from app.models.mes import MesBase
+from app.models.status import DONE, HOT
+from partitions.archive.policy import ArchivePolicy
+from partitions.policy import ListPartitions, MonthlyRange, Policy
+from sharding.ids import first_id_at
+from sharding.topology import Tree
+
+_GROUPS = {"orders_hot": HOT, "orders_done": DONE}
+
+ORDERS = ListPartitions(
+    table="orders",
+    groups={name: frozenset(map(str, statuses)) for name, statuses in _GROUPS.items()},
+    indexes={
+        name: frozenset(str(index.name) for index in MesBase.metadata.tables[name].indexes)
+        for name in _GROUPS
+    },
+)
+"""Live orders: those that someone must act on apart from those that have ended."""
+
+ARCHIVE = ArchivePolicy(
+    live="orders_done",
+    archive="orders_archive",
+    key="order_id",
+    finished_at="changed_at",
+    grace=timedelta(days=30),
+    children={"order_items": "order_items_archive", "order_events": "order_events_archive"},
+    unless_exists=("outbox", "pricing_jobs"),
+)
+"""A finished order leaves after the grace period, unless a message or a price of it is still owed."""
+
+ARCHIVE_MONTHS = tuple(
+    MonthlyRange(table=table, key=ARCHIVE.key, key_at=first_id_at, months_ahead=3)
+    for table in ARCHIVE.moves.values()
+)
+"""The archive by the month in which an order was made, which its id tells."""
+
+POLICIES: Mapping[Tree, tuple[Policy, ...]] = MappingProxyType({"mes": (ORDERS, *ARCHIVE_MONTHS)})
+"""The policies of each migration tree that has partitioned tables."""
