@@ -41,7 +41,7 @@ MAKES_KNOWN: Mapping[Service, frozenset[Service]] = {
     Service.CRM: frozenset({Service.SHOP, Service.MES}),
     Service.MES: frozenset({Service.SHOP}),
 }
-"""Who can still tell a service of an order that it does not hold. Nobody tells the Shop: orders start there."""
+"""Who can still tell a service of an order that it does not hold. Nobody tells the Shop: it starts them."""
 
 
 def judge(facts: OrderFacts, *, shard_of: Callable[[int], str]) -> list[Finding]:
