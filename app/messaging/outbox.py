@@ -72,7 +72,7 @@ async def claim(
         the messages, counted up and no longer due once the session commits.
     """
     # The database's clock alone decides what is due: every relay agrees with it.
-    now = await session.scalar(select(func.now()))
+    now = (await session.execute(select(func.now()))).scalar_one()
     rows: Sequence[OutboxRow] = (await session.scalars(_due(outbox, limit))).all()
     for row in rows:
         row.attempts += 1

@@ -16,11 +16,13 @@ from app.messaging.errors import NotYet
 from app.messaging.pace import delay_seconds, keep_going
 from app.messaging.verdict import reason_to_set_aside
 from app.models.status import IllegalTransition, Status
+from readreplica.errors import RetriesExhausted
 
 PASSING = [
     NotYet(5, "its submission"),
     OperationalError("select 1", {}, psycopg.errors.SerializationFailure()),
     InternalError("insert", {}, psycopg.errors.ReadOnlySqlTransaction()),
+    RetriesExhausted("crm", attempts=5, sqlstate="40001"),
     ConnectionError("refused"),
 ]
 FINAL = [IllegalTransition(5, Status.CLOSED, Status.SHIPPED), AppError("no such material")]
