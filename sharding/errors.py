@@ -85,7 +85,7 @@ class NodeLeaseExpired(ShardingError):
         self.ceiling_ms = ceiling_ms
         super().__init__(
             f"no order id can be made: the lease of node {node} ends at {ceiling_ms} ms of id time and the "
-            f"clock is at {now_ms} ms; the lease was not renewed (is the directory up?) or this clock is ahead"
+            f"clock is at {now_ms} ms; it was not renewed (is the directory up?), or this clock is ahead"
         )
 
 

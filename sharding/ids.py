@@ -7,7 +7,7 @@ a node number and a window of id time, and windows of one node never overlap.
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from threading import Lock
 
@@ -88,11 +88,6 @@ class IdGenerator:
         self._sequence = _LAST_SEQUENCE
         self._lock = Lock()
 
-    @property
-    def last_ms(self) -> int:
-        """The id time of the newest id; -1 before the first."""
-        return self._last_ms
-
     def use(self, window: NodeWindow) -> None:
         """Go on in another window: the same lease renewed, or a lease of another node."""
         with self._lock:
@@ -100,6 +95,16 @@ class IdGenerator:
                 # In one millisecond, a lower node number would make a lower id: leave that millisecond.
                 self._sequence = _LAST_SEQUENCE
             self._window = window
+
+    def stop(self) -> int:
+        """Make no more ids.
+
+        Returns:
+            The id time of the newest id; -1 if there is none.
+        """
+        with self._lock:
+            self._window = replace(self._window, ceiling_ms=0)
+            return self._last_ms
 
     def next_id(self) -> int:
         """Make the next id.

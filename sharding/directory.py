@@ -1,0 +1,190 @@
+"""The directory: the small unsharded database that keeps the shard map and the node leases."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+
+import structlog
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from sharding import directory_sql as sql
+from sharding.errors import NodesExhausted, ShardingError, ShardMapConflict, ShardMapInvalid, ShardMapMissing
+from sharding.ids import NODES, IdGenerator, NodeWindow, system_clock_ms
+from sharding.shard_map import ShardMap
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("directory")
+
+
+class Directory:
+    """The shard map and the node leases, in the database behind `engine`."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+
+    async def load_map(self) -> ShardMap:
+        """Load the shard map that is in force: the one of the highest version.
+
+        Raises:
+            ShardMapMissing: none was saved yet.
+            ShardMapInvalid: what was saved is no map.
+        """
+        async with self._engine.connect() as connection:
+            row = (await connection.execute(sql.LOAD_MAP)).one_or_none()
+        if row is None:
+            raise ShardMapMissing
+        return ShardMap(row.version, tuple(row.owners.split(",")))
+
+    async def save_map(self, shard_map: ShardMap, *, expected_version: int) -> None:
+        """Put a shard map in force, if the one in force is still the expected one.
+
+        Parameters:
+            shard_map: the new map; its version is `expected_version + 1`.
+            expected_version: the version that this change started from; 0 for the first map.
+
+        Raises:
+            ShardMapConflict: another version is in force.
+            ShardMapInvalid: the new map's version does not follow the expected one.
+        """
+        if shard_map.version != expected_version + 1:
+            raise ShardMapInvalid(shard_map.version, f"it does not follow version {expected_version}")
+        values = {
+            "version": shard_map.version,
+            "owners": ",".join(shard_map.owners),
+            "expected_version": expected_version,
+        }
+        async with self._engine.begin() as connection:
+            if (await connection.execute(sql.SAVE_MAP, values)).rowcount == 1:
+                return
+        found_version = (await self.load_map()).version
+        raise ShardMapConflict(expected_version=expected_version, found_version=found_version)
+
+    async def ensure_map(self, first: ShardMap) -> ShardMap:
+        """Give the shard map in force; if there is none yet, put `first` in force."""
+        with suppress(ShardMapConflict):
+            await self.save_map(first, expected_version=0)
+        return await self.load_map()
+
+    async def lease_node(self, *, holder: str, window_seconds: float) -> NodeWindow:
+        """Lease a node number that nobody holds, with a window that begins above all its earlier ones.
+
+        Parameters:
+            holder: who leases it, for people who look into the table.
+            window_seconds: how long the lease and its window are.
+
+        Raises:
+            NodesExhausted: all of them are held.
+        """
+        values = {"holder": holder, "window_ms": round(window_seconds * 1000)}
+        while True:
+            async with self._engine.begin() as connection:
+                for take in (sql.TAKE_EXPIRED_NODE, sql.TAKE_NEW_NODE):
+                    row = (await connection.execute(take, values)).one_or_none()
+                    if row is not None:
+                        return NodeWindow(node=row[0], floor_ms=row[1], ceiling_ms=row[2])
+                if (await connection.execute(sql.COUNT_NODES)).scalar_one() >= NODES:
+                    raise NodesExhausted(NODES)
+            # Somebody else inserted the same number first: there are others.
+
+    async def renew_node(self, window: NodeWindow, *, window_seconds: float) -> NodeWindow | None:
+        """Push the ceiling of a leased window.
+
+        Returns:
+            The longer window, or None if the lease was lost to another holder.
+        """
+        values = {
+            "node": window.node,
+            "ceiling_ms": window.ceiling_ms,
+            "window_ms": round(window_seconds * 1000),
+        }
+        async with self._engine.begin() as connection:
+            ceiling_ms = (await connection.execute(sql.RENEW_NODE, values)).scalar_one_or_none()
+        if ceiling_ms is None:
+            return None
+        return NodeWindow(node=window.node, floor_ms=window.floor_ms, ceiling_ms=ceiling_ms)
+
+    async def release_node(self, window: NodeWindow, *, unused_ms: int) -> None:
+        """Give a leased node back; its id time from `unused_ms` on was not used, and is free for others."""
+        values = {"node": window.node, "ceiling_ms": window.ceiling_ms, "unused_ms": unused_ms}
+        async with self._engine.begin() as connection:
+            await connection.execute(sql.RELEASE_NODE, values)
+
+
+@asynccontextmanager
+async def open_id_generator(
+    directory: Directory,
+    *,
+    holder: str,
+    window_seconds: float = 60.0,
+    clock_ms: Callable[[], int] = system_clock_ms,
+) -> AsyncIterator[IdGenerator]:
+    """Lease a node, and make ids with it until the block ends.
+
+    While the directory cannot be reached, ids are made until the window is used up; then the generator
+    refuses (NodeLeaseExpired) until the directory is back.
+
+    Parameters:
+        directory: where the leases are.
+        holder: who makes the ids, for people who look into the table.
+        window_seconds: how long the process can do without the directory.
+        clock_ms: tells the present id time.
+
+    Raises:
+        NodesExhausted: every node number is held.
+    """
+    window = await directory.lease_node(holder=holder, window_seconds=window_seconds)
+    lease = _Lease(directory, holder, window_seconds, window, IdGenerator(window, clock_ms=clock_ms))
+    renewal = asyncio.create_task(lease.keep_renewed(), name=f"node lease of {holder}")
+    try:
+        yield lease.generator
+    finally:
+        renewal.cancel()
+        with suppress(asyncio.CancelledError):
+            await renewal
+        await lease.give_back()
+
+
+class _Lease:
+    def __init__(
+        self,
+        directory: Directory,
+        holder: str,
+        window_seconds: float,
+        window: NodeWindow,
+        generator: IdGenerator,
+    ) -> None:
+        self.generator = generator
+        self._directory = directory
+        self._holder = holder
+        self._window_seconds = window_seconds
+        self._window = window
+
+    async def keep_renewed(self) -> None:
+        """Renew four times a window, so that three attempts may fail before anybody notices."""
+        while True:
+            await asyncio.sleep(self._window_seconds / 4)
+            try:
+                await self._renew()
+            except (SQLAlchemyError, ShardingError, OSError) as error:
+                log.warning("node lease not renewed", node=self._window.node, error=str(error))
+
+    async def _renew(self) -> None:
+        renewed = await self._directory.renew_node(self._window, window_seconds=self._window_seconds)
+        if renewed is None:
+            lost = self._window.node
+            renewed = await self._directory.lease_node(
+                holder=self._holder, window_seconds=self._window_seconds
+            )
+            log.warning("node lease was lost", node=lost, now_node=renewed.node)
+        self._window = renewed
+        self.generator.use(renewed)
+
+    async def give_back(self) -> None:
+        """Stop the generator, then let others have the node and what is left of its window."""
+        last_ms = self.generator.stop()
+        try:
+            await self._directory.release_node(
+                self._window, unused_ms=max(self._window.floor_ms, last_ms + 1)
+            )
+        except (SQLAlchemyError, OSError) as error:
+            log.warning("node lease not given back; it will expire", node=self._window.node, error=str(error))

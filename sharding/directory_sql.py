@@ -1,0 +1,51 @@
+"""The SQL of the directory. Migrations make its tables; here they are known by name only."""
+
+from sqlalchemy import text
+
+from sharding.ids import EPOCH_UNIX_MS, NODES
+
+LOAD_MAP = text("SELECT version, owners FROM shard_map_versions ORDER BY version DESC LIMIT 1")
+# Two savers at once: both may find the expected version, and the primary key lets one of them in.
+SAVE_MAP = text("""
+    INSERT INTO shard_map_versions (version, owners)
+    SELECT :version, :owners
+    WHERE (SELECT coalesce(max(version), 0) FROM shard_map_versions) = :expected_version
+    ON CONFLICT (version) DO NOTHING
+""")
+
+# The directory's clock rules, not the holder's: a holder whose clock is years ahead must not push the
+# node's ceiling there, because every later window of the node would have to lie beyond it.
+_NOW_MS = f"((extract(epoch FROM clock_timestamp()) * 1000)::bigint - {EPOCH_UNIX_MS})"
+_EXPIRES_AT = "clock_timestamp() + :window_ms * interval '1 millisecond'"
+TAKE_EXPIRED_NODE = text(f"""
+    UPDATE node_leases AS lease
+    SET holder = :holder,
+        ceiling_ms = greatest(free.ceiling_ms, {_NOW_MS}) + :window_ms,
+        expires_at = {_EXPIRES_AT}
+    FROM (SELECT node, ceiling_ms FROM node_leases WHERE expires_at <= clock_timestamp()
+          ORDER BY ceiling_ms LIMIT 1 FOR UPDATE SKIP LOCKED) AS free
+    WHERE lease.node = free.node
+    RETURNING lease.node, lease.ceiling_ms - :window_ms, lease.ceiling_ms
+""")
+TAKE_NEW_NODE = text(f"""
+    INSERT INTO node_leases (node, holder, ceiling_ms, expires_at)
+    SELECT candidate, :holder, {_NOW_MS} + :window_ms, {_EXPIRES_AT}
+    FROM generate_series(0, {NODES - 1}) AS candidate
+    WHERE NOT EXISTS (SELECT FROM node_leases WHERE node = candidate)
+    ORDER BY candidate LIMIT 1
+    ON CONFLICT (node) DO NOTHING
+    RETURNING node, ceiling_ms - :window_ms, ceiling_ms
+""")
+# The ceiling identifies the lease: whoever took the node meanwhile has a higher one.
+RENEW_NODE = text(f"""
+    UPDATE node_leases
+    SET ceiling_ms = greatest(ceiling_ms, {_NOW_MS} + :window_ms),
+        expires_at = {_EXPIRES_AT}
+    WHERE node = :node AND ceiling_ms = :ceiling_ms
+    RETURNING ceiling_ms
+""")
+RELEASE_NODE = text("""
+    UPDATE node_leases SET ceiling_ms = least(ceiling_ms, :unused_ms), expires_at = clock_timestamp()
+    WHERE node = :node AND ceiling_ms = :ceiling_ms
+""")
+COUNT_NODES = text("SELECT count(*) FROM node_leases")
