@@ -1,5 +1,7 @@
 """What can be wrong with partitions, each fault with its facts."""
 
+from collections.abc import Collection
+
 
 class PartitionError(Exception):
     """Base of every error that this package raises."""
@@ -41,3 +43,36 @@ class ActionFailed(PartitionError):
         self.action = action
         self.reason = reason
         super().__init__(f"{action}: {reason}")
+
+
+class ArchiveColumnsDiffer(PartitionError):
+    """A live table and its archive have different columns, so that a row cannot move unchanged."""
+
+    def __init__(self, live: str, archive: str, columns: Collection[str]) -> None:
+        self.live = live
+        self.archive = archive
+        self.columns = tuple(columns)
+        super().__init__(f"{live} and {archive} differ in {', '.join(columns)}: migrate them alike first")
+
+
+class ArchiveCountMismatch(PartitionError):
+    """Not every row that left a table came to its archive; the batch was rolled back."""
+
+    def __init__(self, live: str, archive: str, *, deleted: int, inserted: int) -> None:
+        self.live = live
+        self.archive = archive
+        self.deleted = deleted
+        self.inserted = inserted
+        super().__init__(
+            f"{deleted} rows left {live} but {inserted} came to {archive}: the batch was rolled back; "
+            f"look for triggers on {archive} and its partitions"
+        )
+
+
+class ArchiveBatchFailed(PartitionError):
+    """PostgreSQL refused a batch; it was rolled back, and the batches before it stay."""
+
+    def __init__(self, live: str, reason: str) -> None:
+        self.live = live
+        self.reason = reason
+        super().__init__(f"{live}: a batch was rolled back: {reason}")

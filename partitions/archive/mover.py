@@ -1,0 +1,163 @@
+"""The archive job: finished rows leave the live tables for their monthly archive, batch by batch.
+
+A batch is one transaction, so a job that is killed at any point has moved whole batches and nothing else;
+the next run goes on with what is left.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Connection, Engine, text
+from sqlalchemy.exc import DBAPIError
+
+from partitions.archive import statements
+from partitions.archive.policy import ArchivePolicy
+from partitions.archive.statements import Columns
+from partitions.errors import ArchiveBatchFailed, ArchiveColumnsDiffer, ArchiveCountMismatch
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What one transaction moved: rows by live table. `locked` is how many it had found."""
+
+    locked: int
+    rows: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """What stands past the grace period.
+
+    `rows` can be moved, `owed` are held back by work that is still owed; `oldest_key` is the smallest key of
+    the former, None when there are none.
+    """
+
+    rows: int
+    owed: int
+    oldest_key: int | None
+
+
+Report = Callable[[Batch], None]
+
+
+def move(
+    engine: Engine,
+    policy: ArchivePolicy,
+    now: datetime,
+    *,
+    batch_rows: int = 500,
+    report: Report | None = None,
+) -> Mapping[str, int]:
+    """Move everything that is due now. The archive must have the months that the rows need.
+
+    Parameters:
+        engine: connects with data rights on the tables.
+        policy: what is archived.
+        now: the current instant; rows that were finished before `now - policy.grace` are due.
+        batch_rows: how many rows of the live table a transaction moves at most.
+        report: is told of each batch once it is committed.
+
+    Returns:
+        the rows moved, by live table.
+
+    Raises:
+        ArchiveColumnsDiffer: a live table and its archive have different columns.
+        ArchiveCountMismatch: not every deleted row was inserted.
+        ArchiveBatchFailed: PostgreSQL refused a batch, for want of a month for example.
+    """
+    cutoff = now - policy.grace
+    totals = dict.fromkeys(policy.moves, 0)
+    with engine.connect() as connection:
+        columns = read_columns(connection, policy)
+        connection.rollback()
+        while True:
+            batch = _move_batch(connection, policy, columns, cutoff, batch_rows)
+            for live, rows in batch.rows.items():
+                totals[live] += rows
+            if report is not None and batch.locked:
+                report(batch)
+            if batch.locked < batch_rows:
+                return totals
+
+
+def read_waiting(connection: Connection, policy: ArchivePolicy, now: datetime) -> Waiting:
+    """Count what stands past the grace period."""
+    due = statements.due(policy, ":cutoff")
+    found = connection.execute(
+        text(
+            f"SELECT count(*) FILTER (WHERE due) AS rows, count(*) FILTER (WHERE NOT due) AS owed, "
+            f"min({policy.key}) FILTER (WHERE due) AS oldest_key "
+            f"FROM (SELECT live.{policy.key}, {due} AS due FROM {policy.live} AS live "
+            f"WHERE live.{policy.finished_at} < :cutoff) AS past_grace"
+        ),
+        {"cutoff": now - policy.grace},
+    ).one()
+    return Waiting(rows=found.rows, owed=found.owed, oldest_key=found.oldest_key)
+
+
+def count_archived(connection: Connection, policy: ArchivePolicy) -> Mapping[str, int]:
+    """Count the archived rows by partition; an empty partition is left out."""
+    counted = text(
+        f"SELECT tableoid::regclass::text, count(*) FROM {policy.archive} GROUP BY tableoid ORDER BY 1"
+    )
+    return dict(connection.execute(counted).tuples().all())
+
+
+def read_columns(connection: Connection, policy: ArchivePolicy) -> Columns:
+    """Read the columns that a live table and its archive share.
+
+    Raises:
+        ArchiveColumnsDiffer: one has a column that the other has not.
+    """
+    columns: dict[str, tuple[str, ...]] = {}
+    for live, archive in policy.moves.items():
+        found, wanted = _columns_of(connection, live), _columns_of(connection, archive)
+        if set(found) != set(wanted):
+            raise ArchiveColumnsDiffer(live, archive, sorted(set(found) ^ set(wanted)))
+        columns[live] = found
+    return columns
+
+
+_COLUMNS = text("""
+    SELECT quote_ident(attname) FROM pg_attribute
+    WHERE attrelid = to_regclass(:table) AND attnum > 0 AND NOT attisdropped
+    ORDER BY attnum
+""")
+
+
+def _columns_of(connection: Connection, table: str) -> tuple[str, ...]:
+    return tuple(connection.scalars(_COLUMNS, {"table": table}))
+
+
+def _move_batch(
+    connection: Connection, policy: ArchivePolicy, columns: Columns, cutoff: datetime, batch_rows: int
+) -> Batch:
+    try:
+        with connection.begin():
+            lock = text(statements.lock_batch(policy, cutoff=":cutoff", batch_rows=":batch_rows"))
+            locked = list(connection.scalars(lock, {"cutoff": cutoff, "batch_rows": batch_rows}))
+            return Batch(len(locked), _move_locked(connection, policy, columns, cutoff, locked))
+    except DBAPIError as fault:
+        raise ArchiveBatchFailed(policy.live, str(fault.orig).strip()) from fault
+
+
+def _move_locked(
+    connection: Connection, policy: ArchivePolicy, columns: Columns, cutoff: datetime, locked: list[int]
+) -> Mapping[str, int]:
+    sql = statements.move_finished(policy, columns, cutoff=":cutoff", keys=":keys")
+    keys = _move_table(connection, policy, policy.live, sql, {"keys": locked, "cutoff": cutoff})
+    moved = {policy.live: len(keys)}
+    for live in policy.children:
+        sql = statements.move_child(policy, columns, live, keys=":keys")
+        moved[live] = len(_move_table(connection, policy, live, sql, {"keys": keys}))
+    return moved
+
+
+def _move_table(
+    connection: Connection, policy: ArchivePolicy, live: str, sql: str, values: Mapping[str, object]
+) -> list[int]:
+    found = connection.execute(text(sql), values).one()
+    if found.deleted != found.inserted:
+        raise ArchiveCountMismatch(live, policy.moves[live], deleted=found.deleted, inserted=found.inserted)
+    return list(found.keys)
