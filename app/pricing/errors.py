@@ -190,6 +190,13 @@ class UnknownChoice(PricingError):
         super().__init__(f"There is no {what} {choice!r}. Choose one of {', '.join(known)}.")
 
 
+class NothingOrdered(PricingError):
+    """The order has no lines."""
+
+    def __init__(self) -> None:
+        super().__init__("The order names no model. Order again.")
+
+
 class ModelLost(PricingError):
     """The storage does not hold the file that the order names."""
 

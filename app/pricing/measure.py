@@ -25,7 +25,7 @@ from app.pricing.errors import (
     TooMuchMemory,
     TooSmall,
 )
-from app.pricing.measurement import Measurement, Unmeasurable
+from app.pricing.measurement import Measurement, Outcome, Unmeasurable
 from app.pricing.surface import Floats, Ints, area, enclosed_volume, label_bodies, neighbours
 from app.pricing.threemf import check_unpacked_size, count_bodies
 
@@ -39,7 +39,7 @@ SAME_POINT_DIGITS = 5
 Mesh = tuple[Floats, Ints]
 
 
-def measure(data: bytes, *, suffix: str) -> Measurement | Unmeasurable:
+def measure(data: bytes, *, suffix: str) -> Outcome:
     """Measure the model in a file.
 
     Parameters:

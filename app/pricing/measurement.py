@@ -37,3 +37,6 @@ class Unmeasurable:
 
     reason: Annotated[str, Field(min_length=1, max_length=500)]
     final: bool = True
+
+
+Outcome = Measurement | Unmeasurable

@@ -19,7 +19,7 @@ from typing import Self
 from pydantic import TypeAdapter, ValidationError
 
 from app.pricing.errors import NoAnswer, ReaderCrashed, TooLong
-from app.pricing.measurement import Measurement, Unmeasurable
+from app.pricing.measurement import Outcome, Unmeasurable
 
 START_SECONDS = 30.0
 """How long a zygote may take to load the mesh libraries on a machine that is busy."""
@@ -30,7 +30,7 @@ ENVIRONMENT = ("PATH", "PYTHONPATH", "LANG", "LC_ALL")
 # The clock ran out, somebody killed the child, or it could not read the worker's copy of the file.
 MACHINE_AT_FAULT = {-signal.SIGALRM, -signal.SIGKILL, -signal.SIGTERM, os.EX_NOINPUT}
 
-ANSWER: TypeAdapter[Measurement | Unmeasurable] = TypeAdapter(Measurement | Unmeasurable)
+ANSWER: TypeAdapter[Outcome] = TypeAdapter(Outcome)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +74,7 @@ class Sandbox:
         while self._idle:
             await self._idle.pop().kill()
 
-    async def measure(self, path: Path, *, suffix: str) -> Measurement | Unmeasurable:
+    async def measure(self, path: Path, *, suffix: str) -> Outcome:
         """Measure the model in a file.
 
         Parameters:
@@ -99,7 +99,7 @@ class Sandbox:
         return judge(exit_code, answer, self._limits)
 
 
-def judge(exit_code: int, answer: str, limits: Limits) -> Measurement | Unmeasurable:
+def judge(exit_code: int, answer: str, limits: Limits) -> Outcome:
     """Decide what the end of a child means.
 
     Parameters:

@@ -1,0 +1,53 @@
+"""From the measures of an order's models to what happens to the order. Pure."""
+
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+
+from app.messaging.events import ItemPrice, OrderRejected, PriceCalculated
+from app.models.mes import MesOrderItem
+from app.pricing.errors import NothingOrdered, PricingError
+from app.pricing.measurement import Outcome, Unmeasurable
+from app.pricing.tariff import Price, price
+
+ACTOR = "pricing"
+
+Outcomes = Mapping[str, Outcome]
+"""What is known of each model, by its key in the model store."""
+
+
+def decide(items: Sequence[MesOrderItem], outcomes: Outcomes) -> PriceCalculated | OrderRejected:
+    """Price an order, or reject it with the reasons of all of its lines.
+
+    Parameters:
+        items: the lines of the order.
+        outcomes: what is known of their models.
+    """
+    priced: list[ItemPrice] = []
+    total, faults = Decimal(0), []
+    for item in items:
+        try:
+            line = price_line(item, outcomes[item.model_key])
+        except PricingError as error:
+            faults.append(f"{item.model_name}: {error}" if len(items) > 1 else str(error))
+        else:
+            priced.append(ItemPrice(line_no=item.line_no, unit_price=line.unit_eur))
+            total += line.total_eur
+    if faults or not items:
+        return rejected(" ".join(faults) or str(NothingOrdered()))
+    return PriceCalculated(actor=ACTOR, price=total, items=tuple(priced))
+
+
+def price_line(item: MesOrderItem, outcome: Outcome) -> Price:
+    """Price one line.
+
+    Raises:
+        PricingError: why it has no price, in words for the customer.
+    """
+    if isinstance(outcome, Unmeasurable):
+        raise PricingError(outcome.reason)
+    return price(outcome, material=item.material, finish=item.finish, quantity=item.quantity)
+
+
+def rejected(reason: str) -> OrderRejected:
+    """Reject an order by the name of pricing."""
+    return OrderRejected(actor=ACTOR, reason=reason)

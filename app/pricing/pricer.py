@@ -1,0 +1,134 @@
+"""Price one order that was leased: measure its models, decide, and settle it in one transaction."""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
+
+import structlog
+from sqlalchemy import select, update
+
+from app.clock import Clock
+from app.files import ModelMissing, ModelStore
+from app.messaging.events import OrderRejected, PriceCalculated
+from app.models.mes import MesOrderItem
+from app.models.status import Status
+from app.orders import MES, UnknownOrder, announce, apply_event, lock_order
+from app.pricing import jobs
+from app.pricing.cache import MeasurementCache
+from app.pricing.decision import Outcomes, decide, rejected
+from app.pricing.errors import AttemptsExhausted, ModelLost
+from app.pricing.jobs import Lease
+from app.pricing.measurement import Outcome, Unmeasurable
+from app.pricing.sandbox import Sandbox
+from readreplica.sessions import WriteSession
+from readreplica.token import CausalToken
+from sharding.sessions import ShardedSessions
+
+Verdict = PriceCalculated | OrderRejected
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("pricing")
+
+
+class Pricer:
+    """Turns a leased job into a price or a rejection."""
+
+    def __init__(
+        self,
+        sessions: ShardedSessions,
+        models: ModelStore,
+        sandbox: Sandbox,
+        *,
+        now: Clock,
+        max_attempts: int,
+    ) -> None:
+        """Make a pricer.
+
+        Parameters:
+            sessions: the MES shards.
+            models: where the model files are.
+            sandbox: measures them.
+            now: the clock for the orders' histories.
+            max_attempts: attempts after which an order is rejected.
+        """
+        self._sessions = sessions
+        self._models = models
+        self._sandbox = sandbox
+        self._now = now
+        self._max_attempts = max_attempts
+        self._cache = MeasurementCache(sessions)
+
+    async def price(self, held: Lease, *, after: CausalToken) -> bool:
+        """Price an order and settle it.
+
+        Parameters:
+            held: the lease on its job.
+            after: the token of the lease, so that a replica is read that has the order.
+
+        Returns:
+            False if there is no answer yet, and another attempt may find one: the job is still leased.
+        """
+        verdict = await self._consider(held, after)
+        if verdict is None:
+            return False
+        outcome = await self._sessions.transact(held.order_id, partial(self._settle, held, verdict))
+        log.info(
+            outcome, order_id=held.order_id, attempt=held.attempt, verdict=verdict.model_dump(mode="json")
+        )
+        return True
+
+    async def _consider(self, held: Lease, after: CausalToken) -> Verdict | None:
+        if held.attempt > self._max_attempts:
+            return rejected(str(AttemptsExhausted(self._max_attempts)))
+        items = await self._items(held.order_id, after)
+        outcomes: Outcomes = {key: await self._measured(key) for key in {item.model_key for item in items}}
+        unclear = any(isinstance(found, Unmeasurable) and not found.final for found in outcomes.values())
+        if unclear and held.attempt < self._max_attempts:
+            return None
+        return decide(items, outcomes)
+
+    async def _items(self, order_id: int, after: CausalToken) -> Sequence[MesOrderItem]:
+        lines = select(MesOrderItem).where(MesOrderItem.order_id == order_id).order_by(MesOrderItem.line_no)
+        async with self._sessions.read(order_id, after=after) as session:
+            return (await session.scalars(lines)).all()
+
+    async def _measured(self, model_key: str) -> Outcome:
+        digest = PurePosixPath(model_key).name
+        return await self._cache.get_or_measure(digest, partial(self._fetch_and_measure, model_key))
+
+    async def _fetch_and_measure(self, model_key: str) -> Outcome:
+        name = PurePosixPath(model_key)
+        with TemporaryDirectory(prefix="pricing-") as folder:
+            path = Path(folder) / name.name
+            try:
+                await self._models.fetch(model_key, path)
+            except ModelMissing:
+                # A store that copies with a delay may have it later.
+                return Unmeasurable(reason=str(ModelLost(name.name)), final=False)
+            return await self._sandbox.measure(path, suffix=name.suffix.removeprefix("."))
+
+    async def _settle(self, held: Lease, verdict: Verdict, session: WriteSession) -> str:
+        """Write the verdict, owe it to the others and delete the job: all or nothing; name what happened."""
+        try:
+            order = await lock_order(session, MES, held.order_id)
+        except UnknownOrder:
+            order = None
+        if not await jobs.finish(session, held):
+            return "lease_lost"
+        if order is None or order.status is not Status.SUBMITTED:
+            return "job_dropped"  # it was cancelled meanwhile
+        if isinstance(verdict, PriceCalculated):
+            await _write_prices(session, held.order_id, verdict)
+        now = self._now()
+        await apply_event(session, MES, order, verdict, now=now)
+        await announce(session, MES, order, verdict, now=now)
+        return "order_settled"
+
+
+async def _write_prices(session: WriteSession, order_id: int, verdict: PriceCalculated) -> None:
+    for item in verdict.items:
+        await session.execute(
+            update(MesOrderItem)
+            .where(MesOrderItem.order_id == order_id, MesOrderItem.line_no == item.line_no)
+            .values(unit_price=item.unit_price)
+        )

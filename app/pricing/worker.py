@@ -1,0 +1,136 @@
+"""The pricing worker: takes jobs from all shards in turn, and gives back what it cannot finish."""
+
+import asyncio
+from dataclasses import dataclass
+from functools import partial
+
+import structlog
+from sqlalchemy.exc import SQLAlchemyError
+
+from app.database import Written, write
+from app.files import FilesUnavailable
+from app.messaging.pace import keep_going, sleep_unless
+from app.pricing import jobs
+from app.pricing.jobs import Lease
+from app.pricing.pricer import Pricer
+from readreplica.errors import RetriesExhausted
+from readreplica.token import CausalToken
+from sharding.sessions import ShardedSessions
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("pricing")
+
+# The order has no part in these: it is tried again until they are over.
+OUTAGES = (SQLAlchemyError, RetriesExhausted, FilesUnavailable, OSError)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pace:
+    """How the worker works.
+
+    Parameters:
+        concurrency: orders at once; one measurement keeps one core busy.
+        poll_seconds: how long a new job may lie before it is seen.
+        lease_seconds: how long an order may take; longer than the sandbox lets any measurement run.
+        retry_seconds: how long a job rests after an attempt that came to nothing.
+        stop_seconds: how long orders in hand may take once the worker is told to stop.
+    """
+
+    concurrency: int = 2
+    poll_seconds: float = 0.2
+    lease_seconds: float = 300.0
+    retry_seconds: float = 5.0
+    stop_seconds: float = 10.0
+
+
+class Worker:
+    """Prices the submitted orders of every shard. Any number of workers may run side by side."""
+
+    def __init__(
+        self, sessions: ShardedSessions, pricer: Pricer, *, holder: str, pace: Pace | None = None
+    ) -> None:
+        """Make a worker; `run` starts it.
+
+        Parameters:
+            sessions: the MES shards.
+            pricer: prices one order.
+            holder: the worker's name on its leases.
+            pace: how it works.
+        """
+        self._sessions = sessions
+        self._pricer = pricer
+        self._holder = holder
+        self._pace = pace or Pace()
+        self._turn = 0
+        self._shards_away: set[str] = set()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Work until `stop` is set, and then give back what cannot be finished in time."""
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(self._pace.concurrency):
+                tasks.create_task(keep_going(partial(self._step, stop), stop=stop, log=log))
+
+    async def _step(self, stop: asyncio.Event) -> None:
+        """Price one order, or wait a little if no shard has any."""
+        leased = await self._lease()
+        if leased is None:
+            return await sleep_unless(stop, self._pace.poll_seconds)
+        held, after = leased.value, leased.token
+        try:
+            async with asyncio.timeout(None) as patience:
+                hurry = asyncio.create_task(self._hurry(stop, patience))
+                try:
+                    await self._attempt(held, after)
+                finally:
+                    hurry.cancel()
+        except TimeoutError:
+            await self._give_back(held, "the worker stops", rest_seconds=0, counted=False)
+
+    async def _hurry(self, stop: asyncio.Event, patience: asyncio.Timeout) -> None:
+        await stop.wait()
+        patience.reschedule(asyncio.get_running_loop().time() + self._pace.stop_seconds)
+
+    async def _lease(self) -> Written[Lease] | None:
+        """Ask the shards for a job, each time beginning with the next one."""
+        shards = sorted(self._sessions.clusters)
+        self._turn += 1
+        for offset in range(len(shards)):
+            leased = await self._lease_on(shards[(self._turn + offset) % len(shards)])
+            if leased is not None:
+                return leased
+        return None
+
+    async def _lease_on(self, shard: str) -> Written[Lease] | None:
+        """Take a job from one shard. One that is away costs a log line, and not the others' orders."""
+        take = partial(jobs.lease, holder=self._holder, lease_seconds=self._pace.lease_seconds)
+        try:
+            written = await write(self._sessions.clusters[shard].transact, take)
+        except OUTAGES as error:
+            if shard not in self._shards_away:
+                log.warning("shard_away", shard=shard, error=str(error))
+                self._shards_away.add(shard)
+            return None
+        if shard in self._shards_away:
+            log.info("shard_back", shard=shard)
+            self._shards_away.remove(shard)
+        return None if written.value is None else Written(written.value, written.token)
+
+    async def _attempt(self, held: Lease, after: CausalToken) -> None:
+        """Price a leased order; in the end it is settled, given back, or its lease expires."""
+        rest_seconds = self._pace.retry_seconds
+        try:
+            if not await self._pricer.price(held, after=after):
+                await self._give_back(held, "no answer yet", rest_seconds=rest_seconds, counted=True)
+        except OUTAGES as error:
+            await self._give_back(held, str(error), rest_seconds=rest_seconds, counted=False)
+        except Exception as error:
+            log.exception("pricing_failed", order_id=held.order_id, attempt=held.attempt)
+            await self._give_back(held, repr(error), rest_seconds=rest_seconds, counted=True)
+
+    async def _give_back(self, held: Lease, why: str, *, rest_seconds: float, counted: bool) -> None:
+        """Let a job go; should that fail too, its lease expires by itself."""
+        log.warning("job_given_back", order_id=held.order_id, attempt=held.attempt, why=why, counted=counted)
+        release = partial(jobs.give_back, held=held, rest_seconds=rest_seconds, counted=counted)
+        try:
+            await self._sessions.transact(held.order_id, release)
+        except OUTAGES as error:
+            log.warning("job_not_given_back", order_id=held.order_id, error=str(error))
