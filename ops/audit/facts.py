@@ -98,7 +98,8 @@ def gather(streams: Iterable[Iterable[Row]]) -> Iterator[OrderFacts]:
 def _facts(order_id: int, rows: tuple[Row, ...]) -> OrderFacts:
     return OrderFacts(
         order_id,
-        tuple(row for row in rows if isinstance(row, Copy)),
+        # Sorted, for the streams' order is an accident, and two looks at the same must make equal findings.
+        tuple(sorted((row for row in rows if isinstance(row, Copy)), key=lambda copy: str(copy.place))),
         tuple(row for row in rows if isinstance(row, Child)),
         tuple(row for row in rows if isinstance(row, Message)),
     )

@@ -210,6 +210,13 @@ def test_one_changed_status_is_found_and_nothing_else(
     assert findings(orders) == expected
 
 
+@given(st.permutations([*AGREED, copy(DONE, Status.CLOSED), copy(OTHER_SHARD), copy(ARCHIVE, Status.CLOSED)]))
+def test_two_looks_at_the_same_make_equal_findings(rows: list[Copy]) -> None:
+    (facts,) = gather([rows])
+    (again,) = gather([rows[::-1]])
+    assert judge(facts, shard_of=lambda _: "mes_0") == judge(again, shard_of=lambda _: "mes_0")
+
+
 def test_facts_of_an_order_know_their_services() -> None:
     facts = OrderFacts(1, copies=AGREED)
     assert facts.copies_of(Service.CRM) == (AGREED[1],)

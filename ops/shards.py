@@ -1,0 +1,93 @@
+"""What `mesctl shards` shows: who owns which share of the orders, and where an order belongs."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Connection, func, select, text
+
+from app.models.mes import MesArchivedOrder, MesOrder
+from ops.fleet import open_engine
+from sharding.directory import Directory
+from sharding.engines import open_cluster
+from sharding.hashing import bucket_of
+from sharding.ids import instant_of
+from sharding.shard_map import ShardMap
+from sharding.topology import Topology
+
+# The statistics collector counts as transactions end, so it is right at once and costs nothing; a crash
+# resets it until the next ANALYZE.
+ESTIMATE = text("""
+    SELECT coalesce(sum(n_live_tup), 0)
+    FROM pg_partition_tree(CAST(:parent AS regclass)) AS part
+    JOIN pg_stat_user_tables AS stat ON stat.relid = part.relid
+    WHERE part.isleaf
+""")
+
+
+@dataclass(frozen=True, slots=True)
+class ShardRow:
+    """One shard as `mesctl shards list` shows it."""
+
+    shard: str
+    address: str
+    buckets: int
+    live_orders: int
+    archived_orders: int
+
+
+@dataclass(frozen=True, slots=True)
+class OrderPlace:
+    """Where an order belongs. `made_at` is told by the id, and its month is the archive partition's."""
+
+    order_id: int
+    bucket: int
+    shard: str
+    made_at: datetime
+
+    @property
+    def month(self) -> str:
+        """The month in which the order was made, in UTC, as YYYY-MM."""
+        return f"{self.made_at:%Y-%m}"
+
+
+async def load_shard_map(topology: Topology) -> ShardMap:
+    """Load the shard map that is in force.
+
+    Raises:
+        ShardMapMissing: the directory holds none.
+    """
+    (name,) = topology.tree("directory")
+    async with open_cluster(topology, name, role="mes", application_name="mesctl") as cluster:
+        return await Directory(cluster.primary).load_map()
+
+
+def locate(shard_map: ShardMap, order_id: int) -> OrderPlace:
+    """Tell where an order belongs, whether or not it exists.
+
+    Raises:
+        ValueError: the number is no order id.
+    """
+    made_at = instant_of(order_id)
+    return OrderPlace(order_id, bucket_of(order_id, shard_map.buckets), shard_map.shard_of(order_id), made_at)
+
+
+def list_shards(topology: Topology, shard_map: ShardMap, *, exact: bool) -> list[ShardRow]:
+    """List the shards of the map with their orders.
+
+    Parameters:
+        exact: count the rows; otherwise PostgreSQL's running statistics are believed.
+    """
+    rows = []
+    for shard in shard_map.shards:
+        database = topology.database(shard)
+        with open_engine(topology, database, role=database.tree) as engine, engine.connect() as connection:
+            live, archived = (_count(connection, model, exact) for model in (MesOrder, MesArchivedOrder))
+        address = f"{database.primary.host}:{database.primary.port}"
+        rows.append(ShardRow(shard, address, shard_map.owners.count(shard), live, archived))
+    return rows
+
+
+def _count(connection: Connection, model: type[MesOrder | MesArchivedOrder], exact: bool) -> int:
+    if exact:
+        return connection.scalar(select(func.count()).select_from(model)) or 0
+    return int(connection.scalar(ESTIMATE, {"parent": model.__tablename__}) or 0)
