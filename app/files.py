@@ -66,6 +66,14 @@ class ByteStream(Protocol):
         """Return at most `size` bytes, and none at the end."""
 
 
+class Upload(ByteStream, Protocol):
+    """An uploaded file."""
+
+    @property
+    def filename(self) -> str | None:
+        """The name that the client gave it."""
+
+
 @dataclass(frozen=True)
 class StoredModel:
     """A model that is in the store: its key, the SHA-256 of its content (hex), its size in bytes."""

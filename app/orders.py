@@ -17,10 +17,10 @@ from app.messaging.events import Event, OrderCancelled, OrderRejected, PriceCalc
 from app.messaging.outbox import publish
 from app.messaging.routing import Service, route
 from app.models.base import EventRow, OrderState
-from app.models.crm import CrmOrder, CrmOrderEvent, CrmOutbox
-from app.models.mes import MesOrder, MesOrderEvent, MesOutbox
-from app.models.messaging import OutboxRow
-from app.models.shop import ShopOrder, ShopOrderEvent, ShopOutbox
+from app.models.crm import CrmInbox, CrmOrder, CrmOrderEvent, CrmOutbox
+from app.models.mes import MesInbox, MesOrder, MesOrderEvent, MesOutbox
+from app.models.messaging import InboxRow, OutboxRow
+from app.models.shop import ShopInbox, ShopOrder, ShopOrderEvent, ShopOutbox
 from app.models.status import Status
 from readreplica.sessions import WriteSession
 
@@ -29,17 +29,18 @@ AnyOrder = TypeVar("AnyOrder", bound=OrderState)
 
 @dataclass(frozen=True)
 class OrderModels(Generic[AnyOrder]):
-    """The mapped classes that hold a service's orders, their history and what it owes to others."""
+    """The mapped classes that hold a service's orders, their history, and what it sends and has received."""
 
     service: Service
     order: type[AnyOrder]
     event: type[EventRow]
     outbox: type[OutboxRow]
+    inbox: type[InboxRow]
 
 
-SHOP = OrderModels(Service.SHOP, ShopOrder, ShopOrderEvent, ShopOutbox)
-CRM = OrderModels(Service.CRM, CrmOrder, CrmOrderEvent, CrmOutbox)
-MES = OrderModels(Service.MES, MesOrder, MesOrderEvent, MesOutbox)
+SHOP = OrderModels(Service.SHOP, ShopOrder, ShopOrderEvent, ShopOutbox, ShopInbox)
+CRM = OrderModels(Service.CRM, CrmOrder, CrmOrderEvent, CrmOutbox, CrmInbox)
+MES = OrderModels(Service.MES, MesOrder, MesOrderEvent, MesOutbox, MesInbox)
 
 
 class UnknownOrder(AppError):

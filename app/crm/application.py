@@ -1,0 +1,47 @@
+"""The CRM put together."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+
+from app.background import Background
+from app.clock import utc_now
+from app.crm.endpoints import router
+from app.crm.errors import STATUSES
+from app.crm.handlers import handle
+from app.crm.service import CrmService
+from app.database import open_database
+from app.delivery import in_one, start_delivery
+from app.messaging.streams import open_redis
+from app.orders import CRM
+from app.serve import make_app
+from app.settings import Settings
+from sharding.topology import Topology
+
+
+def build(settings: Settings, topology: Topology) -> FastAPI:
+    """Make the CRM's application."""
+
+    @asynccontextmanager
+    async def parts(background: Background) -> AsyncIterator[CrmService]:
+        async with open_database(topology, "crm") as orders, open_redis(topology.redis.url) as redis:
+            start_delivery(
+                background,
+                CRM,
+                settings=settings,
+                redis=redis,
+                databases={"crm": orders},
+                transact=in_one(orders),
+                handle=handle,
+            )
+            yield CrmService(orders=orders, now=utc_now)
+
+    return make_app(
+        "crm",
+        description="Sellers confirm prices, close orders, and ask to call them off.",
+        settings=settings,
+        router=router,
+        statuses=STATUSES,
+        parts=parts,
+    )

@@ -1,0 +1,22 @@
+"""What the CRM alone can refuse."""
+
+from datetime import datetime
+
+from app.errors import AppError
+from app.problem import Statuses
+
+
+class CancellationPending(AppError):
+    """Somebody asked to call the order off, and MES has not answered yet."""
+
+    def __init__(self, order_id: int, since: datetime) -> None:
+        self.order_id = order_id
+        self.since = since
+        super().__init__(
+            f"order {order_id} cannot be approved: its cancellation was requested at "
+            f"{since.isoformat(timespec='seconds')} and MES has not answered yet"
+        )
+
+
+STATUSES: Statuses = {CancellationPending: 409}
+"""What they are worth in HTTP."""

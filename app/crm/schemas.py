@@ -1,0 +1,75 @@
+"""What the CRM's API takes and shows."""
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from app.http import Line, Reason
+from app.models.crm import CrmOrder, CrmOrderEvent
+from app.views import HistoryLine, OrderView, View, shown, shown_history
+
+
+class Decision(BaseModel):
+    """Who decides."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    actor: Line = Field(description="The seller's name.", examples=["Sara"])
+
+
+class CancelOrder(Decision):
+    """Who wants to call an order off, and why."""
+
+    reason: Reason = Field(examples=["the customer changed her mind"])
+
+
+class CustomerView(View):
+    """Who ordered through the Shop."""
+
+    name: str
+    email: str
+
+
+class CrmOrderView(OrderView):
+    """An order as a seller sees it: B2C orders have a customer, B2B orders a partner."""
+
+    customer: CustomerView | None
+    partner: str | None = Field(examples=["atelier-nord"])
+    cancel_requested_at: datetime | None = Field(
+        description="Since when the order waits for MES to agree that it is called off."
+    )
+
+    @classmethod
+    def of(cls, order: CrmOrder) -> Self:
+        """Show an order."""
+        return cls(**_fields(order))
+
+
+class CrmOrderDetail(CrmOrderView):
+    """An order with its history."""
+
+    history: list[HistoryLine]
+
+    @classmethod
+    def with_history(cls, order: CrmOrder, events: Iterable[CrmOrderEvent]) -> Self:
+        """Show an order and everything that happened to it."""
+        return cls(**_fields(order), history=shown_history(events))
+
+
+class CrmOrderPage(View):
+    """Orders, newest first."""
+
+    orders: list[CrmOrderView]
+    next_cursor: str | None = Field(description="For the next page; null on the last.")
+
+
+def _fields(order: CrmOrder) -> dict[str, Any]:
+    named = order.customer_name is not None and order.customer_email is not None
+    return {
+        **shown(order),
+        "customer": CustomerView(name=order.customer_name, email=order.customer_email) if named else None,
+        "partner": order.partner,
+        "cancel_requested_at": order.cancel_requested_at,
+    }

@@ -1,0 +1,78 @@
+"""The composition root: from a topology to the databases that a process works with."""
+
+import os
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+from readreplica.cluster import Cluster
+from readreplica.sessions import WriteSession
+from readreplica.token import CausalToken
+from sharding.directory import Directory, open_id_generator
+from sharding.engines import open_cluster
+from sharding.ids import IdGenerator
+from sharding.sessions import ShardedSessions, open_sessions
+from sharding.topology import Topology
+
+T = TypeVar("T")
+Work = Callable[[WriteSession], Awaitable[T]]
+"""A unit of work: all that one transaction does. It may be run again, so it decides afresh each time."""
+
+
+@dataclass(frozen=True)
+class Written(Generic[T]):
+    """What a transaction gave back, and the token with which a later read is sure to see it."""
+
+    value: T
+    token: CausalToken
+
+
+class Transact(Protocol):
+    """Runs a unit of work in a transaction, and again after a conflict with another one."""
+
+    async def __call__(self, work: Work[T], /) -> T:
+        """Return what `work` returned, once it is committed."""
+
+
+async def write(transact: Transact, work: Work[T]) -> Written[T]:
+    """Run a unit of work and return its result together with its causal token."""
+    used: list[WriteSession] = []
+
+    async def remembered(session: WriteSession) -> T:
+        used.append(session)
+        return await work(session)
+
+    value = await transact(remembered)
+    # The last one is the one that committed; the earlier ones met conflicts.
+    return Written(value, used[-1].token)
+
+
+@asynccontextmanager
+async def open_database(topology: Topology, name: str) -> AsyncIterator[Cluster]:
+    """Open the database of the Shop or the CRM; the role has the service's name."""
+    async with open_cluster(topology, name, role=name, application_name=name) as cluster:
+        yield cluster
+
+
+@asynccontextmanager
+async def open_shards(topology: Topology, *, application_name: str) -> AsyncIterator[ShardedSessions]:
+    """Open the MES shards, for the MES itself, the pricing worker and the archive job."""
+    async with open_sessions(topology, role="mes", application_name=application_name) as sessions:
+        yield sessions
+
+
+@asynccontextmanager
+async def open_ids(topology: Topology, *, role: str) -> AsyncIterator[IdGenerator]:
+    """Lease a node number from the directory, and make order ids with it.
+
+    Parameters:
+        role: the service that makes orders; the lease shows it with this host and process.
+    """
+    holder = f"{role}@{socket.gethostname()}:{os.getpid()}"
+    async with (
+        open_cluster(topology, "directory", role=role, application_name=f"{role}-ids") as cluster,
+        open_id_generator(Directory(cluster.primary), holder=holder) as ids,
+    ):
+        yield ids

@@ -1,0 +1,57 @@
+"""Starts the relays and the consumer of a service as its background tasks."""
+
+from collections.abc import Awaitable, Callable, Mapping
+
+from redis.asyncio import Redis
+
+from app.background import Background
+from app.messaging.consumer import Consumer, Handler, Transact
+from app.messaging.relay import Relay
+from app.orders import AnyOrder, OrderModels
+from app.settings import Settings
+from readreplica.cluster import Cluster
+from readreplica.sessions import WriteSession
+
+
+def start_delivery(
+    background: Background,
+    models: OrderModels[AnyOrder],
+    *,
+    settings: Settings,
+    redis: Redis,
+    databases: Mapping[str, Cluster],
+    transact: Transact,
+    handle: Handler,
+) -> None:
+    """Begin to send what a service owes and to handle what it is told.
+
+    Parameters:
+        background: keeps the tasks.
+        models: the service's tables.
+        settings: of this process.
+        redis: from `app.messaging.streams.open_redis`; the caller closes it after the tasks have ended.
+        databases: the service's databases by name; each has an outbox, and so a relay.
+        transact: runs a unit of work on the database that holds an order.
+        handle: does what a message asks for.
+    """
+    for name, cluster in databases.items():
+        relay = Relay(
+            cluster,
+            redis,
+            models.outbox,
+            source=name,
+            poll_seconds=settings.relay_poll_seconds,
+            retry_seconds=settings.redelivery_seconds,
+        )
+        background.start(f"relay {name}", relay.run)
+    consumer = Consumer(redis, service=models.service, inbox=models.inbox, transact=transact, handle=handle)
+    background.start("consumer", consumer.run)
+
+
+def in_one(cluster: Cluster) -> Transact:
+    """Run units of work on one database, which holds every order."""
+
+    async def transact(_order_id: int, work: Callable[[WriteSession], Awaitable[bool]], /) -> bool:
+        return await cluster.transact(work)
+
+    return transact

@@ -1,0 +1,60 @@
+"""The MES put together."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+
+from app.background import Background
+from app.clock import utc_now
+from app.database import open_ids, open_shards
+from app.delivery import start_delivery
+from app.files import ModelStore
+from app.mes.endpoints import MesParts, router
+from app.mes.errors import STATUSES
+from app.mes.handlers import MesHandlers
+from app.mes.intake import PartnerIntake
+from app.mes.service import MesService
+from app.messaging.streams import open_redis
+from app.orders import MES
+from app.serve import make_app
+from app.settings import Settings
+from sharding.topology import Topology
+
+
+def build(settings: Settings, topology: Topology) -> FastAPI:
+    """Make the MES's application."""
+
+    @asynccontextmanager
+    async def parts(background: Background) -> AsyncIterator[MesParts]:
+        async with (
+            open_shards(topology, application_name="mes") as sessions,
+            open_ids(topology, role="mes") as ids,
+            open_redis(topology.redis.url) as redis,
+        ):
+            start_delivery(
+                background,
+                MES,
+                settings=settings,
+                redis=redis,
+                databases=sessions.clusters,
+                transact=sessions.transact,
+                handle=MesHandlers(utc_now).handle,
+            )
+            partners = PartnerIntake(
+                sessions=sessions,
+                ids=ids,
+                models=ModelStore.open(topology.files.url),
+                max_upload_bytes=settings.max_upload_bytes,
+                now=utc_now,
+            )
+            yield MesParts(MesService(sessions=sessions, now=utc_now), partners)
+
+    return make_app(
+        "mes",
+        description="Partners order here; operators list, take and advance orders.",
+        settings=settings,
+        router=router,
+        statuses=STATUSES,
+        parts=parts,
+    )

@@ -1,0 +1,115 @@
+"""The MES's API: partners order here, and operators work here."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Form, Path, Query, Request, Response, UploadFile, status
+
+from app.database import Written
+from app.http import AfterToken, IdempotencyKey, Line, OrderIdPath, PageCursor, PageLimit, send_token
+from app.materials import Finish, Material
+from app.mes.intake import PartnerIntake
+from app.mes.schemas import (
+    AdvanceOrder,
+    ListedStatus,
+    MesOrderDetail,
+    MesOrderPage,
+    MesOrderView,
+    PartnerOrder,
+    TakeOrder,
+)
+from app.mes.service import MesService
+from app.models.status import Status
+from app.problem import documented
+
+router = APIRouter(prefix="/v1")
+
+
+@dataclass(frozen=True)
+class MesParts:
+    """What the endpoints work with."""
+
+    operators: MesService
+    partners: PartnerIntake
+
+
+def _parts(request: Request) -> MesParts:
+    parts: MesParts = request.app.state.parts
+    return parts
+
+
+Parts = Annotated[MesParts, Depends(_parts)]
+
+
+def _partner_order(
+    partner: Annotated[Line, Path(description="The partner's name.", examples=["atelier-nord"])],
+    material: Annotated[Material, Form()],
+    finish: Annotated[Finish, Form()],
+    quantity: Annotated[int, Form(ge=1, le=1000)],
+) -> PartnerOrder:
+    return PartnerOrder(partner=partner, material=material, finish=finish, quantity=quantity)
+
+
+@router.post(
+    "/partners/{partner}/orders",
+    tags=["partners"],
+    status_code=status.HTTP_201_CREATED,
+    responses={
+        200: {"model": MesOrderView, "description": "The key has made this order before."},
+        **documented(400, 413, 415),
+    },
+)
+async def submit_order(
+    parts: Parts,
+    wish: Annotated[PartnerOrder, Depends(_partner_order)],
+    file: UploadFile,
+    key: IdempotencyKey,
+    response: Response,
+) -> MesOrderView:
+    """Order from a 3D model, an STL, 3MF or OBJ file."""
+    written = await parts.partners.submit(wish, file, key=key)
+    send_token(response, written.token)
+    if not written.value.created:
+        response.status_code = status.HTTP_200_OK
+    return written.value.order
+
+
+@router.get("/orders", tags=["operators"], responses=documented(400))
+async def list_orders(
+    parts: Parts,
+    wanted: Annotated[
+        ListedStatus, Query(alias="status", description="One in which an order waits for somebody.")
+    ] = Status.MANUFACTURING_APPROVED,
+    limit: PageLimit = 50,
+    cursor: PageCursor = None,
+    after: AfterToken = None,
+) -> MesOrderPage:
+    """List the orders of one status, newest first."""
+    return await parts.operators.page(wanted, limit=limit, cursor=cursor, after=after)
+
+
+@router.get("/orders/{order_id}", tags=["operators"], responses=documented(400, 404))
+async def show_order(parts: Parts, order_id: OrderIdPath, after: AfterToken = None) -> MesOrderDetail:
+    """Show an order, its lines and what has happened to it, however old it is."""
+    return await parts.operators.show(order_id, after=after)
+
+
+@router.post("/orders/{order_id}/take", tags=["operators"], responses=documented(404, 409))
+async def take_order(
+    parts: Parts, order_id: OrderIdPath, body: TakeOrder, response: Response
+) -> MesOrderView:
+    """Take an approved order. If another operator was faster, the answer names who has it and since when."""
+    return _sent(response, await parts.operators.take(order_id, body.operator))
+
+
+@router.post("/orders/{order_id}/advance", tags=["operators"], responses=documented(404, 409))
+async def advance_order(
+    parts: Parts, order_id: OrderIdPath, body: AdvanceOrder, response: Response
+) -> MesOrderView:
+    """Record how far the order is: only the operator who has taken it can."""
+    return _sent(response, await parts.operators.advance(order_id, body))
+
+
+def _sent(response: Response, written: Written[MesOrderView]) -> MesOrderView:
+    send_token(response, written.token)
+    return written.value

@@ -1,0 +1,34 @@
+"""What the MES alone can refuse."""
+
+from datetime import datetime
+
+from app.errors import AppError
+from app.problem import Statuses
+
+
+class TakenByAnother(AppError):
+    """Another operator was faster."""
+
+    def __init__(self, order_id: int, operator: str, since: datetime) -> None:
+        self.order_id = order_id
+        self.operator = operator
+        self.since = since
+        super().__init__(
+            f"order {order_id} was taken by {operator} at {since.isoformat(timespec='seconds')}: "
+            "take another one"
+        )
+
+
+class NotTheHolder(AppError):
+    """Only the operator who has taken an order may advance it."""
+
+    def __init__(self, order_id: int, operator: str, held_by: str | None) -> None:
+        self.order_id = order_id
+        self.operator = operator
+        self.held_by = held_by
+        holder = f"it is held by {held_by}" if held_by else "nobody has taken it yet: take it first"
+        super().__init__(f"{operator} cannot advance order {order_id}: {holder}")
+
+
+STATUSES: Statuses = {TakenByAnother: 409, NotTheHolder: 409}
+"""What they are worth in HTTP."""

@@ -1,0 +1,147 @@
+"""How an order comes into the MES: by the Shop's message (B2C), or from a partner (B2B)."""
+
+import json
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from hashlib import sha256
+from uuid import uuid4
+
+from app.clock import Clock
+from app.database import Written, write
+from app.files import ModelStore, StoredModel, Upload, model_name, model_suffix
+from app.idempotency import IdempotencyKeyReused
+from app.mes import repository
+from app.mes.schemas import MesOrderView, PartnerOrder
+from app.messaging import inbox
+from app.messaging.events import Item, OrderSubmitted
+from app.messaging.message import Message
+from app.models.mes import MesOrder, MesOrderItem, PartnerRequest, PricingJob
+from app.models.status import Channel
+from app.orders import MES, add_order, announce
+from app.views import summarise
+from readreplica.sessions import WriteSession
+from sharding.hashing import key_of_text
+from sharding.ids import IdGenerator
+from sharding.sessions import ShardedSessions
+
+
+async def place(session: WriteSession, message: Message, submitted: OrderSubmitted) -> None:
+    """Insert a submitted order: its lines, its history and the job that prices it.
+
+    The caller has recorded the message in the inbox, in this transaction: that is what makes it happen once.
+    """
+    order = MesOrder(
+        order_id=message.order_id,
+        status=submitted.status,
+        channel=submitted.channel,
+        summary=submitted.summary,
+        partner=submitted.partner,
+    )
+    await add_order(session, MES, order, actor=submitted.actor, now=message.time)
+    session.add_all(MesOrderItem(order_id=order.order_id, **item.model_dump()) for item in submitted.items)
+    session.add(PricingJob(order_id=order.order_id))
+    if order.channel is Channel.B2B:  # the CRM has heard of a B2C order from the Shop
+        await announce(session, MES, order, submitted, now=message.time)
+
+
+@dataclass(frozen=True)
+class Placed:
+    """The order of a partner's idempotency key; `created` tells whether this request made it."""
+
+    order: MesOrderView
+    created: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartnerIntake:
+    """Takes partners' orders.
+
+    Parameters:
+        sessions: the shards.
+        ids: makes order ids.
+        models: where uploaded models are kept.
+        max_upload_bytes: the largest model that is accepted.
+        now: the clock.
+    """
+
+    sessions: ShardedSessions
+    ids: IdGenerator
+    models: ModelStore
+    max_upload_bytes: int
+    now: Clock
+
+    async def submit(self, wish: PartnerOrder, file: Upload, *, key: str) -> Written[Placed]:
+        """Make an order, or find the one that the partner's key has made.
+
+        The key and the order usually lie on different shards. So the key first reserves the order's id and
+        a message id, in a transaction of its own; then the order's shard makes the order together with an
+        inbox row of that message id. Whoever repeats the request, after a crash anywhere in between or at
+        the same time, comes to the same two ids, and the inbox lets one of them make the order.
+
+        Raises:
+            UnsupportedModelType, ModelTooLarge: and nothing is stored.
+            IdempotencyKeyReused: the key has made an order from another request.
+        """
+        name = model_name(file.filename or "")
+        stored = await self.models.put(file, model_suffix(name), self.max_upload_bytes)
+        digest = _digest(wish, stored)
+        reserved = await self._reserve(wish.partner, key, digest)
+        if reserved.request_digest != digest:
+            raise IdempotencyKeyReused(key, reserved.order_id)
+        submitted = _submitted(wish, stored, name, at=self.now())
+        message = Message(
+            id=reserved.message_id,
+            source="partner",
+            subject=str(reserved.order_id),
+            time=submitted.submitted_at,
+            data=submitted,
+        )
+        return await write(
+            partial(self.sessions.transact, reserved.order_id),
+            partial(_place_once, message=message, submitted=submitted),
+        )
+
+    async def _reserve(self, partner: str, key: str, digest: str) -> PartnerRequest:
+        request_key = key_of_text(f"{partner}\n{key}")
+        request = PartnerRequest(
+            request_key=request_key,
+            partner=partner,
+            idempotency_key=key,
+            request_digest=digest,
+            order_id=self.ids.next_id(),
+            message_id=uuid4(),
+        )
+        return await self.sessions.transact(request_key, partial(repository.reserve, request=request))
+
+
+async def _place_once(session: WriteSession, message: Message, submitted: OrderSubmitted) -> Placed:
+    created = await inbox.record(session, MES.inbox, message)
+    if created:
+        await place(session, message, submitted)
+    return Placed(MesOrderView.model_validate(await repository.find(session, message.order_id)), created)
+
+
+def _digest(wish: PartnerOrder, stored: StoredModel) -> str:
+    """Tell one request from another; the model counts by its content."""
+    return sha256(json.dumps([wish.model_dump(mode="json"), stored.key]).encode()).hexdigest()
+
+
+def _submitted(wish: PartnerOrder, stored: StoredModel, name: str, *, at: datetime) -> OrderSubmitted:
+    item = Item(
+        line_no=1,
+        material=wish.material,
+        finish=wish.finish,
+        quantity=wish.quantity,
+        model_key=stored.key,
+        model_name=name,
+    )
+    summary = summarise(quantity=wish.quantity, model_name=name, material=wish.material, finish=wish.finish)
+    return OrderSubmitted(
+        actor=wish.partner,
+        channel=Channel.B2B,
+        summary=summary,
+        partner=wish.partner,
+        items=(item,),
+        submitted_at=at,
+    )

@@ -1,0 +1,126 @@
+"""What the MES's API takes and shows."""
+
+from collections.abc import Iterable, Sequence
+from decimal import Decimal
+from typing import Annotated, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from app.http import Line, Reason
+from app.materials import Finish, Material
+from app.models.base import EventRow
+from app.models.mes import MesOrderColumns, MesOrderItemColumns
+from app.models.status import HOT, Status
+from app.views import HistoryLine, OrderView, View, shown, shown_history
+
+LISTED = tuple(s for s in Status if s in HOT - {Status.INITIATED, Status.FILE_UPLOADED})
+"""The statuses in which an order waits for somebody, in the MES; each has an index of its own."""
+
+SET_BY_OPERATORS = (
+    Status.MANUFACTURING_COMPLETED,
+    Status.PACKAGING,
+    Status.SHIPPED,
+    Status.REJECTED,
+)
+
+
+def _one_of(allowed: Sequence[Status], why: str) -> AfterValidator:
+    def check(status: Status) -> Status:
+        if status not in allowed:
+            raise PydanticCustomError(
+                "status_not_allowed",
+                "{status} is not possible here, but {allowed}: {why}",
+                {"status": status.value, "allowed": ", ".join(allowed), "why": why},
+            )
+        return status
+
+    return AfterValidator(check)
+
+
+ListedStatus = Annotated[
+    Status,
+    _one_of(LISTED, "the list holds orders that wait for somebody; one that has ended is found by its id"),
+]
+"""A status whose orders the MES lists. Finished orders are the many, and no operator works on them."""
+
+OperatorStatus = Annotated[Status, _one_of(SET_BY_OPERATORS, "the other changes are not an operator's")]
+
+
+class TakeOrder(BaseModel):
+    """Who takes an order."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    operator: Line = Field(examples=["Rosa"])
+
+
+class AdvanceOrder(TakeOrder):
+    """How far an operator is; a rejection needs a reason that the customer understands."""
+
+    to: OperatorStatus = Field(examples=[Status.MANUFACTURING_COMPLETED])
+    reason: Reason | None = Field(default=None, examples=[None])
+
+    @model_validator(mode="after")
+    def _reason_goes_with_rejection(self) -> Self:
+        if (self.reason is None) == (self.to is Status.REJECTED):
+            raise PydanticCustomError(
+                "reason", "a reason goes with REJECTED, which needs one, and with nothing else"
+            )
+        return self
+
+
+class PartnerOrder(BaseModel):
+    """What a partner orders, beside the model's file."""
+
+    model_config = ConfigDict(frozen=True)
+
+    partner: str
+    material: Material
+    finish: Finish
+    quantity: int
+
+
+class MesOrderView(OrderView):
+    """An order as an operator sees it. `operator` has taken it; `partner` is for B2B."""
+
+    partner: str | None = Field(examples=["atelier-nord"])
+    operator: str | None = Field(examples=["Rosa"])
+
+
+class MesOrderPage(View):
+    """Orders of one status, newest first."""
+
+    orders: list[MesOrderView]
+    next_cursor: str | None = Field(description="For the next page; null on the last.")
+
+
+class ItemView(View):
+    """A line of an order; the price is for one piece."""
+
+    line_no: int
+    material: str
+    finish: str
+    quantity: int
+    model_name: str
+    unit_price: Decimal | None = Field(examples=["206.25"])
+
+
+class MesOrderDetail(MesOrderView):
+    """An order with its lines and its history."""
+
+    items: list[ItemView]
+    history: list[HistoryLine]
+
+    @classmethod
+    def of(
+        cls, order: MesOrderColumns, items: Iterable[MesOrderItemColumns], events: Iterable[EventRow]
+    ) -> Self:
+        """Show an order, live or archived, and everything that belongs to it."""
+        return cls(
+            **shown(order),
+            partner=order.partner,
+            operator=order.operator,
+            items=[ItemView.model_validate(item) for item in items],
+            history=shown_history(events),
+        )

@@ -1,0 +1,105 @@
+"""What the MES does for operators: the list of orders, taking one, advancing it, looking at it."""
+
+from dataclasses import dataclass
+from functools import partial
+
+from app.clock import Clock
+from app.database import Work, Written, write
+from app.mes import repository
+from app.mes.errors import NotTheHolder, TakenByAnother
+from app.mes.schemas import AdvanceOrder, MesOrderDetail, MesOrderPage, MesOrderView
+from app.messaging.events import PROGRESS, ManufacturingStarted, OrderRejected, StatusChanged
+from app.models.mes import MesOrder
+from app.models.status import Status, check_transition
+from app.orders import MES, announce, apply_event
+from readreplica.sessions import WriteSession
+from readreplica.token import CausalToken
+from sharding.sessions import ShardedSessions
+
+
+@dataclass(frozen=True, kw_only=True)
+class MesService:
+    """The operators' side of the MES, with everything that it works with: the shards and the clock."""
+
+    sessions: ShardedSessions
+    now: Clock
+
+    async def page(
+        self, status: Status, *, limit: int, cursor: str | None, after: CausalToken | None
+    ) -> MesOrderPage:
+        """Read a page of the orders of one status over all shards, newest first.
+
+        Parameters:
+            status: one that `schemas.LISTED` holds.
+            limit: the most orders on the page.
+            cursor: `next_cursor` of the page before.
+            after: what the reads must have seen.
+        """
+        newest = repository.newest(status)
+        names = newest.selected_columns.keys()
+        page = await self.sessions.scatter(newest, limit=limit, cursor=cursor, after=after)
+        orders = [MesOrderView.model_validate(dict(zip(names, row, strict=True))) for row in page.rows]
+        return MesOrderPage(orders=orders, next_cursor=page.next_cursor)
+
+    async def show(self, order_id: int, *, after: CausalToken | None) -> MesOrderDetail:
+        """Read an order, live or archived, with its lines and its history.
+
+        Raises:
+            UnknownOrder: there is none.
+        """
+        async with self.sessions.read(order_id, after=after) as session:
+            found = await repository.find_all(session, order_id)
+        return MesOrderDetail.of(found.order, found.items, found.events)
+
+    async def take(self, order_id: int, operator: str) -> Written[MesOrderView]:
+        """Give an approved order to an operator: to one, however many ask at once.
+
+        Asked again by the operator who has it, this changes nothing.
+
+        Raises:
+            TakenByAnother: it names who has it, and since when.
+            UnknownOrder, IllegalTransition: and nothing is changed.
+        """
+
+        async def work(session: WriteSession) -> MesOrderView:
+            order = await repository.lock(session, order_id, wanted=Status.MANUFACTURING_STARTED)
+            if order.operator is None:
+                await self._decide(session, order, ManufacturingStarted(actor=operator))
+                order.operator = operator
+            elif order.operator != operator:
+                raise TakenByAnother(order_id, order.operator, await repository.taken_at(session, order_id))
+            return MesOrderView.model_validate(order)
+
+        return await self._write(order_id, work)
+
+    async def advance(self, order_id: int, step: AdvanceOrder) -> Written[MesOrderView]:
+        """Record how far the operator who holds an order is with it.
+
+        Raises:
+            NotTheHolder: somebody else has taken it, or nobody has.
+            UnknownOrder, IllegalTransition: and nothing is changed.
+        """
+
+        async def work(session: WriteSession) -> MesOrderView:
+            order = await repository.lock(session, order_id, wanted=step.to)
+            check_transition(order_id, order.status, step.to)
+            if order.operator != step.operator:
+                raise NotTheHolder(order_id, step.operator, order.operator)
+            await self._decide(session, order, _event(step))
+            return MesOrderView.model_validate(order)
+
+        return await self._write(order_id, work)
+
+    async def _decide(self, session: WriteSession, order: MesOrder, event: StatusChanged) -> None:
+        now = self.now()
+        await apply_event(session, MES, order, event, now=now)
+        await announce(session, MES, order, event, now=now)
+
+    async def _write(self, order_id: int, work: Work[MesOrderView]) -> Written[MesOrderView]:
+        return await write(partial(self.sessions.transact, order_id), work)
+
+
+def _event(step: AdvanceOrder) -> StatusChanged:
+    if step.reason is not None:
+        return OrderRejected(actor=step.operator, reason=step.reason)
+    return PROGRESS[step.to](actor=step.operator)

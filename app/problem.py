@@ -1,0 +1,213 @@
+"""The one place where errors become answers: problem+json, as RFC 9457 has it.
+
+`type` and `title` come from the error's class, `detail` is its message, and the facts that it carries
+stand beside them. What an error is worth in HTTP is in `STATUSES`, and in each service's own table.
+"""
+
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic_core import to_jsonable_python
+from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from starlette.exceptions import HTTPException
+
+from app.files import FilesUnavailable, ModelTooLarge, UnsupportedModelType
+from app.idempotency import IdempotencyKeyReused
+from app.models.status import IllegalTransition
+from app.orders import UnknownOrder
+from readreplica.errors import RetriesExhausted
+from sharding.errors import CursorMalformed, NodeLeaseExpired, NodesExhausted, ScatterFailed
+
+MEDIA_TYPE = "application/problem+json"
+RETRY_AFTER_SECONDS = 2
+_TYPE_PREFIX = "urn:mes-storage:problem:"
+_READ_ONLY = "25006"
+
+Statuses = Mapping[type[Exception], int]
+
+STATUSES: Statuses = {
+    UnknownOrder: 404,
+    IllegalTransition: 409,
+    ModelTooLarge: 413,
+    UnsupportedModelType: 415,
+    IdempotencyKeyReused: 422,
+    CursorMalformed: 422,
+}
+"""What the errors of shared modules are worth; a service adds its own."""
+
+_UNAVAILABLE = (
+    OperationalError,
+    PoolTimeout,
+    FilesUnavailable,
+    NodeLeaseExpired,
+    NodesExhausted,
+    RetriesExhausted,
+)
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("problem")
+
+
+class Problem(BaseModel):
+    """An error, as the client gets it; facts about it may stand beside these fields."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str = Field(examples=[f"{_TYPE_PREFIX}illegal-transition"])
+    title: str = Field(examples=["Illegal transition"])
+    status: int = Field(examples=[409])
+    detail: str = Field(examples=["order 17 is SHIPPED and cannot become PACKAGING"])
+    instance: str = Field(examples=["/v1/orders/17/advance"])
+
+
+def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Describe the error answers of an endpoint for its OpenAPI document; 422 and 503 can always come."""
+    content = {MEDIA_TYPE: {"schema": Problem.model_json_schema()}}
+    return {
+        status: {"description": HTTPStatus(status).phrase, "content": content}
+        for status in sorted({*statuses, 422, 503})
+    }
+
+
+def install(app: FastAPI, statuses: Statuses) -> None:
+    """Answer every error of an application by problem+json.
+
+    Parameters:
+        app: the application.
+        statuses: the HTTP status of each error that only this service knows.
+    """
+    for error, status in {**STATUSES, **statuses}.items():
+        app.add_exception_handler(error, _foreseen(status))
+    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(DBAPIError, _database)
+    app.add_exception_handler(ScatterFailed, _database)
+    for unavailable in _UNAVAILABLE:
+        app.add_exception_handler(unavailable, _unavailable)
+    app.add_exception_handler(Exception, _unforeseen)
+
+
+def _answer(
+    request: Request,
+    *,
+    status: int,
+    name: str,
+    detail: str,
+    facts: Mapping[str, Any] | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> JSONResponse:
+    """Make the response; `name` is the problem's, in words."""
+    content = {
+        **(facts or {}),
+        "type": _TYPE_PREFIX + name.lower().replace(" ", "-"),
+        "title": name,
+        "status": status,
+        "detail": detail,
+        "instance": request.url.path,
+    }
+    return JSONResponse(content, status, headers=headers, media_type=MEDIA_TYPE)
+
+
+def _foreseen(status: int) -> Callable[[Request, Exception], Awaitable[JSONResponse]]:
+    async def answer(request: Request, error: Exception) -> JSONResponse:
+        return _answer(request, status=status, name=_name(error), detail=str(error), facts=_facts(error))
+
+    return answer
+
+
+def _name(error: Exception) -> str:
+    """Turn the class's name into words: `IllegalTransition` is an "Illegal transition"."""
+    return re.sub(r"(?<!^)(?=[A-Z])", " ", type(error).__name__).capitalize()
+
+
+def _facts(error: Exception) -> dict[str, Any]:
+    """Return what the error carries, fit for JSON; an id becomes a string, for JavaScript's sake."""
+    facts = {name: fact for name, fact in vars(error).items() if not name.startswith("_")}
+    return {
+        name: str(fact) if name == "order_id" else to_jsonable_python(fact) for name, fact in facts.items()
+    }
+
+
+async def _http(request: Request, error: Exception) -> JSONResponse:
+    """Answer what the framework refuses: an unknown path, a wrong method, a broken or too large body."""
+    assert isinstance(error, HTTPException)
+    phrase = HTTPStatus(error.status_code).phrase
+    detail = error.detail
+    if detail == phrase:  # the framework's own text, which says nothing
+        detail = f"{request.method} {request.url.path}: {phrase.lower()}; see /docs for what there is"
+    return _answer(
+        request, status=error.status_code, name=phrase.capitalize(), detail=detail, headers=error.headers
+    )
+
+
+async def _invalid(request: Request, error: Exception) -> JSONResponse:
+    """Answer a request that does not fit its description; a broken header or broken JSON is a 400."""
+    assert isinstance(error, RequestValidationError)
+    faults = error.errors()
+    kinds = {fault["type"] for fault in faults}
+    malformed = "json_invalid" in kinds or any(fault["loc"][0] == "header" for fault in faults)
+    listed = [{"where": _where(fault["loc"]), "fault": _say(fault)} for fault in faults]
+    return _answer(
+        request,
+        status=400 if malformed else 422,
+        name="Malformed request" if malformed else "Invalid request",
+        detail="; ".join(f"{fault['where']}: {fault['fault']}" for fault in listed[:5]),
+        facts={"faults": listed},
+    )
+
+
+def _where(location: Sequence[str | int]) -> str:
+    return " ".join([str(location[0]), ".".join(str(part) for part in location[1:])]).strip()
+
+
+def _say(fault: Mapping[str, Any]) -> str:
+    """Return what is wrong; never what was sent, which may be long, or private."""
+    if fault["type"] == "json_invalid":
+        return f"this is not JSON: {fault['ctx']['error']} at character {fault['loc'][-1]}"
+    return str(fault["msg"])
+
+
+async def _unavailable(request: Request, error: Exception) -> JSONResponse:
+    """Answer that something this service needs is away; the details are for the log."""
+    log.warning("unavailable", path=request.url.path, error=str(error))
+    return _answer(
+        request,
+        status=503,
+        name="Temporarily unavailable",
+        detail=f"something that this needs cannot be reached; nothing is lost: repeat the request, "
+        f"with the same Idempotency-Key if it has one, in {RETRY_AFTER_SECONDS} seconds",
+        headers={"Retry-After": str(RETRY_AFTER_SECONDS)},
+    )
+
+
+async def _database(request: Request, error: Exception) -> JSONResponse:
+    """Answer a database error: what heals by itself is a 503, anything else is a bug."""
+    if _heals(error.__cause__ if isinstance(error, ScatterFailed) else error):
+        return await _unavailable(request, error)
+    log.error("unforeseen", path=request.url.path, exc_info=error)
+    return await _unforeseen(request, error)
+
+
+def _heals(error: BaseException | None) -> bool:
+    """Tell a lost connection, or a primary that was just demoted, from a wrong statement."""
+    if isinstance(error, DBAPIError):
+        demoted = getattr(error.orig, "sqlstate", None) == _READ_ONLY
+        return demoted or error.connection_invalidated or isinstance(error, OperationalError)
+    return isinstance(error, _UNAVAILABLE)
+
+
+async def _unforeseen(request: Request, _error: Exception) -> JSONResponse:
+    """Answer a fault of ours, without its internals; the server logs it, for it is raised again."""
+    return _answer(
+        request,
+        status=500,
+        name="Internal error",
+        detail="this is a fault of the service and not of the request; it has been logged",
+    )

@@ -1,0 +1,131 @@
+"""What the three services share in becoming a process: an application, its health, its start and its end."""
+
+import sys
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import NoReturn
+
+import uvicorn
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.responses import RedirectResponse
+from pydantic import BaseModel
+
+from app import problem
+from app.background import Background
+from app.errors import AppError
+from app.limits import BodyLimit
+from app.logs import configure_logging
+from app.settings import Settings, SettingsInvalid, load_settings
+from sharding.errors import TopologyError
+from sharding.topology import Topology
+
+_FORM_OVERHEAD_BYTES = 64 * 1024
+_WRONG_USAGE = 2
+
+Build = Callable[[Settings, Topology], FastAPI]
+"""Makes a service's application; it connects to nothing before its lifespan begins."""
+
+Parts = Callable[[Background], AbstractAsyncContextManager[object]]
+"""Opens what a service works with, starts its background tasks, and closes it all at the end."""
+
+
+class Health(BaseModel):
+    """A service that does all of its work."""
+
+    service: str
+    status: str = "ok"
+
+
+class Unhealthy(AppError):
+    """A background task of the service is down, so messages wait; it is being restarted."""
+
+    def __init__(self, service: str, down: Mapping[str, str]) -> None:
+        self.service = service
+        self.down = sorted(down)
+        super().__init__(f"{service}: {', '.join(self.down)} has died and is being restarted; see the log")
+
+
+def make_app(
+    service: str,
+    *,
+    description: str,
+    settings: Settings,
+    router: APIRouter,
+    statuses: problem.Statuses,
+    parts: Parts,
+) -> FastAPI:
+    """Assemble a service's application.
+
+    Parameters:
+        service: its name in the topology.
+        description: for the OpenAPI document.
+        settings: of this process.
+        router: the service's endpoints.
+        statuses: the HTTP status of each error that only this service knows.
+        parts: opens what the endpoints find as `app.state.parts`.
+    """
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        background = Background(stop_seconds=settings.stop_seconds)
+        async with parts(background) as opened, background:
+            app.state.parts, app.state.background = opened, background
+            yield
+
+    app = FastAPI(
+        title=f"{service} API",
+        version="1",
+        description=description,
+        lifespan=lifespan,
+        form_limits={"max_files": 1, "max_fields": 16, "max_part_size": 4096},
+    )
+    app.add_middleware(BodyLimit, max_bytes=settings.max_upload_bytes + _FORM_OVERHEAD_BYTES)
+    problem.install(app, {Unhealthy: 503, **statuses})
+    app.include_router(_common_routes(service))
+    app.include_router(router)
+    return app
+
+
+def _common_routes(service: str) -> APIRouter:
+    router = APIRouter()
+
+    @router.get("/", include_in_schema=False)
+    async def to_the_documentation() -> RedirectResponse:
+        return RedirectResponse("docs")
+
+    @router.get("/healthz", tags=["health"], responses=problem.documented(503))
+    async def health(request: Request) -> Health:
+        """Say whether the service does all of its work, background tasks included."""
+        background: Background = request.app.state.background
+        if background.down:
+            raise Unhealthy(service, background.down)
+        return Health(service=service)
+
+    return router
+
+
+def run(service: str, build: Build) -> NoReturn:
+    """Serve until SIGTERM or SIGINT; exit with status 2 if the configuration is wrong."""
+    try:
+        settings = load_settings()
+        topology = Topology.load(settings.topology)
+        address = topology.services[service]
+    except (SettingsInvalid, TopologyError) as error:
+        _refuse(service, str(error))
+    except KeyError:
+        _refuse(service, f"{settings.topology} has no [services.{service}]: add it, with host and port")
+    configure_logging(service, level=settings.log_level)
+    uvicorn.run(
+        build(settings, topology),
+        host=address.host,
+        port=address.port,
+        timeout_graceful_shutdown=settings.stop_seconds,
+        log_config=None,
+        server_header=False,
+    )
+    sys.exit(0)
+
+
+def _refuse(service: str, fault: str) -> NoReturn:
+    sys.stderr.write("".join(f"{service}: {line}\n" for line in fault.splitlines()))
+    sys.exit(_WRONG_USAGE)

@@ -1,0 +1,64 @@
+"""What the environment tells a service; everything about databases stands in the topology file."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import PositiveFloat, PositiveInt, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from app.errors import AppError
+
+PREFIX = "MES_STORAGE_"
+
+
+class SettingsInvalid(AppError):
+    """An environment variable is missing or has a value that makes no sense; one line per fault."""
+
+    def __init__(self, faults: list[str]) -> None:
+        self.faults = faults
+        super().__init__("\n".join(faults))
+
+
+class Settings(BaseSettings):
+    """Read from environment variables with the prefix `MES_STORAGE_`."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, use_attribute_docstrings=True)
+
+    topology: Path
+    """the path of the topology file, such as .platform/topology.toml"""
+
+    max_upload_bytes: PositiveInt = 20 * 1024 * 1024
+    """the size of the largest 3D model that is accepted"""
+
+    relay_poll_seconds: PositiveFloat = 0.1
+    """how long a message may lie in the outbox before the relay sees it"""
+
+    redelivery_seconds: PositiveFloat = 2.0
+    """how long the relay waits for an acknowledgement before it sends again; doubled each time"""
+
+    stop_seconds: PositiveInt = 10
+    """how long running requests and messages may take once the service was told to stop"""
+
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """the least severe log line that is written"""
+
+
+def load_settings() -> Settings:
+    """Read the settings from the environment.
+
+    Raises:
+        SettingsInvalid: names each variable and what is wrong with it.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        raise SettingsInvalid(
+            [_fault(str(fault["loc"][0]), fault["type"], fault["msg"]) for fault in error.errors()]
+        ) from None
+
+
+def _fault(field: str, kind: str, message: str) -> str:
+    variable = f"{PREFIX}{field.upper()}"
+    if kind == "missing":
+        return f"{variable} is not set: it must be {Settings.model_fields[field].description}"
+    return f"{variable}: {message[:1].lower()}{message[1:]}"

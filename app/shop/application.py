@@ -1,0 +1,57 @@
+"""The Shop put together."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+
+from app.background import Background
+from app.clock import utc_now
+from app.database import open_database, open_ids
+from app.delivery import in_one, start_delivery
+from app.files import ModelStore
+from app.messaging.streams import open_redis
+from app.orders import SHOP
+from app.serve import make_app
+from app.settings import Settings
+from app.shop.endpoints import router
+from app.shop.handlers import handle
+from app.shop.service import ShopService
+from sharding.topology import Topology
+
+
+def build(settings: Settings, topology: Topology) -> FastAPI:
+    """Make the Shop's application."""
+
+    @asynccontextmanager
+    async def parts(background: Background) -> AsyncIterator[ShopService]:
+        async with (
+            open_database(topology, "shop") as orders,
+            open_ids(topology, role="shop") as ids,
+            open_redis(topology.redis.url) as redis,
+        ):
+            start_delivery(
+                background,
+                SHOP,
+                settings=settings,
+                redis=redis,
+                databases={"shop": orders},
+                transact=in_one(orders),
+                handle=handle,
+            )
+            yield ShopService(
+                orders=orders,
+                ids=ids,
+                models=ModelStore.open(topology.files.url),
+                max_upload_bytes=settings.max_upload_bytes,
+                now=utc_now,
+            )
+
+    return make_app(
+        "shop",
+        description="Customers start orders, upload 3D models and submit them.",
+        settings=settings,
+        router=router,
+        statuses={},
+        parts=parts,
+    )

@@ -1,0 +1,11 @@
+"""What the Shop learns from others: MES alone tells it how far an order is."""
+
+from app.follow import follow
+from app.messaging.message import Message
+from app.orders import SHOP
+from readreplica.sessions import WriteSession
+
+
+async def handle(session: WriteSession, message: Message) -> None:
+    """Show the customer what MES says."""
+    await follow(session, SHOP, message)

@@ -1,0 +1,165 @@
+"""What the Shop does: a customer starts an order, uploads its model and submits it."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from app.clock import Clock
+from app.database import Written, write
+from app.files import ModelStore, StoredModel, Upload, model_name, model_suffix
+from app.idempotency import IdempotencyKeyReused
+from app.messaging.events import Customer, Item, OrderSubmitted
+from app.models.shop import ShopOrder
+from app.models.status import Channel, Status, check_transition
+from app.orders import SHOP, advance_order, announce, append_event, apply_event, lock_order
+from app.shop import repository
+from app.shop.schemas import ShopOrderDetail, ShopOrderView, StartOrder
+from app.views import summarise
+from readreplica.cluster import Cluster
+from readreplica.sessions import WriteSession
+from readreplica.token import CausalToken
+from sharding.ids import IdGenerator
+
+
+@dataclass(frozen=True)
+class Started:
+    """The order of an idempotency key; `created` tells whether this request made it."""
+
+    order: ShopOrderView
+    created: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShopService:
+    """The Shop, with everything that it works with.
+
+    Parameters:
+        orders: the Shop's database.
+        ids: makes order ids.
+        models: where uploaded models are kept.
+        max_upload_bytes: the largest model that is accepted.
+        now: the clock.
+    """
+
+    orders: Cluster
+    ids: IdGenerator
+    models: ModelStore
+    max_upload_bytes: int
+    now: Clock
+
+    async def start(self, request: StartOrder, *, key: str) -> Written[Started]:
+        """Make an order, or find the one that this key has made.
+
+        Raises:
+            IdempotencyKeyReused: the key has made an order from another request.
+        """
+        order_id = self.ids.next_id()
+
+        async def work(session: WriteSession) -> Started:
+            now = self.now()
+            created = await repository.insert_once(session, request, order_id=order_id, key=key, now=now)
+            order = await repository.get_by_key(session, key)
+            if created:
+                await append_event(session, SHOP, order, actor=request.customer.name, now=now)
+            elif not _asked_for(order, request):
+                raise IdempotencyKeyReused(key, order.order_id)
+            return Started(ShopOrderView.of(order), created)
+
+        return await write(self.orders.transact, work)
+
+    async def upload(self, order_id: int, file: Upload) -> Written[ShopOrderView]:
+        """Store the 3D model of an order; until the order is submitted, a new upload replaces the old.
+
+        Raises:
+            UnsupportedModelType, ModelTooLarge, UnknownOrder, IllegalTransition: and nothing is changed.
+        """
+        name = model_name(file.filename or "")
+        suffix = model_suffix(name)
+        # Before the file is stored, so that a hopeless request costs no space; and again under the lock.
+        async with self.orders.write() as session:
+            _check_open(await repository.get(session, order_id))
+        stored = await self.models.put(file, suffix, self.max_upload_bytes)
+
+        async def work(session: WriteSession) -> ShopOrderView:
+            order = await lock_order(session, SHOP, order_id)
+            _check_open(order)
+            await self._attach(session, order, stored, name)
+            return ShopOrderView.of(order)
+
+        return await write(self.orders.transact, work)
+
+    async def _attach(self, session: WriteSession, order: ShopOrder, stored: StoredModel, name: str) -> None:
+        now, actor, detail = self.now(), order.customer_name, {"model": name, "digest": stored.digest}
+        order.model_key, order.model_name = stored.key, name
+        order.summary = summarise(
+            quantity=order.quantity, model_name=name, material=order.material, finish=order.finish
+        )
+        if order.status is Status.FILE_UPLOADED:
+            order.changed_at = now
+            await append_event(session, SHOP, order, actor=actor, now=now, detail=detail)
+        else:
+            await advance_order(
+                session, SHOP, order, to=Status.FILE_UPLOADED, actor=actor, now=now, detail=detail
+            )
+
+    async def submit(self, order_id: int) -> Written[ShopOrderView]:
+        """Order what was started and uploaded; MES and CRM are told.
+
+        Raises:
+            UnknownOrder, IllegalTransition: and nothing is changed.
+        """
+
+        async def work(session: WriteSession) -> ShopOrderView:
+            order = await lock_order(session, SHOP, order_id)
+            check_transition(order_id, order.status, Status.SUBMITTED)
+            now = self.now()
+            event = _submitted(order, at=now)
+            await apply_event(session, SHOP, order, event, now=now)
+            await announce(session, SHOP, order, event, now=now)
+            return ShopOrderView.of(order)
+
+        return await write(self.orders.transact, work)
+
+    async def show(self, order_id: int, *, after: CausalToken | None) -> ShopOrderDetail:
+        """Read an order with its history.
+
+        Raises:
+            UnknownOrder: there is none.
+        """
+        async with self.orders.read(after=after) as session:
+            order = await repository.get(session, order_id)
+            return ShopOrderDetail.with_history(order, await repository.history(session, order_id))
+
+
+def _asked_for(order: ShopOrder, request: StartOrder) -> bool:
+    """Tell whether an order is what a request asks for."""
+    made = (order.customer_name, order.customer_email, order.material, order.finish, order.quantity)
+    customer = request.customer
+    return made == (customer.name, customer.email, request.material, request.finish, request.quantity)
+
+
+def _check_open(order: ShopOrder) -> None:
+    """Refuse a new model once the order is submitted."""
+    if order.status is not Status.FILE_UPLOADED:
+        check_transition(order.order_id, order.status, Status.FILE_UPLOADED)
+
+
+def _submitted(order: ShopOrder, *, at: datetime) -> OrderSubmitted:
+    # The status says so: only an order with a model can be submitted.
+    assert order.model_key is not None
+    assert order.model_name is not None
+    item = Item(
+        line_no=1,
+        material=order.material,
+        finish=order.finish,
+        quantity=order.quantity,
+        model_key=order.model_key,
+        model_name=order.model_name,
+    )
+    return OrderSubmitted(
+        actor=order.customer_name,
+        channel=Channel.B2C,
+        summary=order.summary,
+        customer=Customer(name=order.customer_name, email=order.customer_email),
+        items=(item,),
+        submitted_at=at,
+    )
