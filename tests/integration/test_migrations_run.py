@@ -1,0 +1,154 @@
+"""Migrations reach every database of a tree, one at a time, whole or not at all."""
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import psycopg
+import pytest
+from sqlalchemy import inspect
+from sqlalchemy.exc import DBAPIError
+
+from migrations import run
+from migrations.trees import METADATA
+from ops.embedded.processes import wait_until
+from ops.fleet import open_engine, owner_of
+from sharding.topology import Topology
+from tests.psql import psql
+from tests.servers import PostgresServers
+
+ROOT = Path(run.__file__).parent.parent
+
+
+def tables(topology: Topology, name: str) -> set[str]:
+    database = topology.databases[name]
+    with open_engine(topology, database, role=owner_of(database)) as engine:
+        return set(inspect(engine).get_table_names()) - {"alembic_version"}
+
+
+def execute(topology: Topology, name: str, sql: str, *, role: str) -> None:
+    with open_engine(topology, topology.databases[name], role=role) as engine, engine.begin() as connection:
+        connection.exec_driver_sql(sql)
+
+
+def alembic(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-W", "error", "-m", "alembic", *arguments]
+    return subprocess.run(
+        command,
+        cwd=ROOT,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+def test_down_to_nothing_and_up_again(topology: Topology) -> None:
+    for tree in METADATA:
+        names = list(topology.tree(tree))
+        before = [tables(topology, name) for name in names]
+        assert run.current(topology, tree) == dict.fromkeys(names, run.head(tree))
+
+        run.downgrade(topology, tree, "base")
+        assert run.current(topology, tree) == dict.fromkeys(names)
+        assert [tables(topology, name) for name in names] == [set() for _ in names]
+
+        run.upgrade(topology, tree)
+        assert [tables(topology, name) for name in names] == before
+
+
+def test_alembic_reaches_every_shard(topology: Topology, topology_path: Path) -> None:
+    run.downgrade(topology, "mes", "base")
+    done = alembic("-n", "mes", "upgrade", "head", MES_STORAGE_TOPOLOGY=str(topology_path))
+    assert done.returncode == 0, done.stderr
+    assert run.current(topology, "mes") == {"mes_0": run.head("mes"), "mes_1": run.head("mes")}
+
+
+def test_alembic_takes_the_topology_as_an_argument(topology_path: Path) -> None:
+    done = alembic(
+        "-n", "crm", "-x", f"topology={topology_path}", "check", MES_STORAGE_TOPOLOGY="absent.toml"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "No new upgrade operations detected" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "clue"),
+    [
+        (["upgrade", "head"], "no tree 'alembic': name one of shop, crm, mes, directory"),
+        (["-n", "mes", "upgrade", "head"], "no topology: set MES_STORAGE_TOPOLOGY"),
+        (["-n", "mes", "-x", "topology=absent.toml", "current"], "absent.toml: cannot be read"),
+    ],
+)
+def test_wrong_use_gets_one_clear_line(arguments: list[str], clue: str) -> None:
+    done = alembic(*arguments, MES_STORAGE_TOPOLOGY="")
+    assert done.returncode != 0
+    assert clue in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_psql_runs_the_offline_script(topology: Topology, postgres: PostgresServers) -> None:
+    for tree in METADATA:
+        name, database = next(iter(topology.tree(tree).items()))
+        before = tables(topology, name)
+        run.downgrade(topology, tree, "base")
+        execute(topology, name, "DROP TABLE alembic_version", role=f"{tree}_owner")
+        psql(postgres.conninfo(database.dbname, role=f"{tree}_owner"), run.render(tree))
+        assert tables(topology, name) == before
+        assert run.current(topology, tree)[name] == run.head(tree)
+
+
+def test_migration_that_fails_leaves_nothing(topology: Topology) -> None:
+    run.downgrade(topology, "mes", "base")
+    # The last table that the migration makes is in its way.
+    execute(topology, "mes_1", "CREATE TABLE inbox ()", role="mes_owner")
+    with pytest.raises(DBAPIError, match='"inbox" already exists'):
+        run.upgrade(topology, "mes")
+    assert tables(topology, "mes_1") == {"inbox"}
+    assert run.current(topology, "mes") == {"mes_0": run.head("mes"), "mes_1": None}
+
+
+def test_second_migration_waits_for_the_first(topology: Topology, postgres: PostgresServers) -> None:
+    run.downgrade(topology, "shop", "base")
+    dbname = topology.databases["shop"].dbname
+    upgrade = threading.Thread(target=run.upgrade, args=(topology, "shop"))
+    with psycopg.connect(postgres.conninfo(dbname), autocommit=True) as first:
+        first.execute("SELECT pg_advisory_lock(hashtext('mes-storage migrations'))")
+        upgrade.start()
+
+        def is_waiting() -> bool:
+            waiting = "SELECT FROM pg_stat_activity WHERE wait_event = 'advisory' AND datname = %s"
+            return first.execute(waiting, [dbname]).fetchone() is not None
+
+        assert wait_until(is_waiting, timeout_seconds=20)
+        assert tables(topology, "shop") == set()
+        first.execute("SELECT pg_advisory_unlock(hashtext('mes-storage migrations'))")
+    upgrade.join(timeout=30)
+    assert run.current(topology, "shop") == {"shop": run.head("shop")}
+
+
+def test_services_have_rights_on_data_only(topology: Topology) -> None:
+    for name, role, table in (
+        ("shop", "shop", "orders"),
+        ("crm", "crm", "orders"),
+        ("mes_0", "mes", "orders_done"),
+        ("mes_1", "mes", "order_events_archive"),
+        ("directory", "shop", "node_leases"),
+        ("directory", "crm", "node_leases"),
+        ("directory", "mes", "shard_map_versions"),
+    ):
+        execute(topology, name, f"DELETE FROM {table}", role=role)
+        for forbidden in (f"TRUNCATE {table}", f"ALTER TABLE {table} ADD COLUMN x int", "CREATE TABLE x ()"):
+            with pytest.raises(DBAPIError, match=r"permission denied|must be owner"):
+                execute(topology, name, forbidden, role=role)
+
+
+def test_service_takes_a_number_of_the_outbox_without_a_right_on_its_sequence(topology: Topology) -> None:
+    insert = (
+        "INSERT INTO outbox (order_id, message_id, destination, type, data) "
+        "VALUES (1, gen_random_uuid(), 'crm', 'order.closed', '{}')"
+    )
+    execute(topology, "mes_0", insert, role="mes")

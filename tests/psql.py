@@ -1,0 +1,27 @@
+"""The real psql, for whatever claims that psql accepts it."""
+
+import subprocess
+
+from ops.embedded.tools import PostgresTools
+
+
+def psql(conninfo: str, script: str) -> str:
+    """Run a script from standard input and stop at its first error; give what psql printed.
+
+    Raises:
+        CalledProcessError: psql refused the script; `stderr` says why.
+    """
+    tools = PostgresTools.find()
+    command = [
+        *tools.prefix,
+        str(tools.bin / "psql"),
+        "-X",
+        "-A",
+        "-t",
+        "-q",
+        "-v",
+        "ON_ERROR_STOP=1",
+        conninfo,
+    ]
+    done = subprocess.run(command, input=script, text=True, capture_output=True, check=True, timeout=30)
+    return done.stdout
