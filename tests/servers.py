@@ -81,7 +81,7 @@ class ValkeyServer:
 @contextmanager
 def run_postgres(folder: Path) -> Iterator[PostgresServers]:
     """Run a primary and its replica in `folder`; both are stopped and removed at the end."""
-    tools, ports = PostgresTools.find(), PortPicker(random.Random())
+    tools, ports = PostgresTools(), PortPicker(random.Random())
     passfile = folder / "pgpass"
     passwords = ensure_passwords(passfile, (SUPERUSER, REPLICATOR, *ROLES))
     primary = PostgresCluster(
@@ -119,14 +119,13 @@ def _start_replica(replica: Replica, primary_port: int, port: int) -> None:
 @contextmanager
 def run_valkey(folder: Path) -> Iterator[ValkeyServer]:
     """Run Valkey in `folder`; it is stopped at the end."""
-    ports = PortPicker(random.Random())
+    program, ports = valkey_server(), PortPicker(random.Random())
     valkey = Valkey(
-        program=valkey_server(),
         folder=folder / "valkey",
         pidfile=folder / "valkey.pid",
         log=folder / "valkey.log",
     )
-    port = start_on_free_port(ports, lambda free: valkey.start(port=free))
+    port = start_on_free_port(ports, lambda free: valkey.start(program=program, port=free))
     try:
         yield ValkeyServer(port)
     finally:

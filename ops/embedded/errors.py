@@ -82,3 +82,54 @@ class HomeBusy(EmbeddedError):
     def __init__(self, home: Path, holder: str) -> None:
         self.home = home
         super().__init__(f"another mesctl (pid {holder}) is changing {home}: wait until it has finished")
+
+
+class NotOurFolder(EmbeddedError):
+    """The folder holds other things."""
+
+    exit_status = ExitStatus.REFUSED
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        super().__init__(f"{home} is not empty and was not made by `mesctl up`: name another with --home")
+
+
+class NoPlatform(EmbeddedError):
+    """No platform was ever made in this folder."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        super().__init__(f"there is no platform in {home}: `mesctl up` makes one")
+
+
+class NotOurTopology(EmbeddedError):
+    """The topology file lacks a component of the embedded platform."""
+
+    def __init__(self, path: Path, missing: Sequence[str]) -> None:
+        self.path = path
+        self.missing = tuple(missing)
+        super().__init__(
+            f"{path} has no port for {', '.join(missing)}: add it, or remove the file and let `mesctl up` "
+            "write a new one"
+        )
+
+
+class PasswordsLost(EmbeddedError):
+    """There are databases, and no file with their passwords."""
+
+    def __init__(self, passfile: Path) -> None:
+        self.passfile = passfile
+        super().__init__(
+            f"{passfile} is gone, and with it the passwords of the databases beside it: put it back, "
+            "or begin anew with `mesctl down --delete` and `mesctl up`"
+        )
+
+
+class UnknownService(EmbeddedError):
+    """The platform has no such service."""
+
+    exit_status = ExitStatus.USAGE
+
+    def __init__(self, name: str, known: Sequence[str]) -> None:
+        self.name = name
+        super().__init__(f"there is no service {name!r}: there are {', '.join(known)}")

@@ -2,7 +2,7 @@
 
 import random
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import psutil
 
@@ -32,9 +32,13 @@ def is_free(port: int) -> bool:
 class PortPicker:
     """Picks free ports and never gives the same one twice."""
 
-    def __init__(self, rng: random.Random, taken: set[int] | None = None) -> None:
+    def __init__(self, rng: random.Random) -> None:
         self._rng = rng
-        self._given = set(taken or ())
+        self._given: set[int] = set()
+
+    def avoid(self, ports: Iterable[int]) -> None:
+        """Never pick these ports: they are promised to someone who does not listen now."""
+        self._given.update(ports)
 
     def pick(self) -> int:
         """Pick a port that is free now.

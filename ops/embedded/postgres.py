@@ -132,6 +132,14 @@ class PostgresCluster:
                 return True
         raise StopFailed(self.name, pid, 2 * timeout_seconds)
 
+    def settle(self, *, timeout_seconds: float = 60.0) -> bool:
+        """Wait until a server that is starting is ready, or one that is stopping has stopped.
+
+        For what a killed mesctl began and did not see through. Tells whether the server runs.
+        """
+        wait_until(lambda: self.pid() is None or self._status() == "ready", timeout_seconds=timeout_seconds)
+        return self.pid() is not None
+
     def reload(self) -> None:
         """Let the running server read its settings again."""
         pid = self.pid()
@@ -148,21 +156,29 @@ class PostgresCluster:
         return self._pidfile_line(3) if self.pid() is not None else None
 
     def _pidfile_line(self, number: int) -> int | None:
-        try:
-            return int((self.data / "postmaster.pid").read_text().splitlines()[number])
-        except (OSError, ValueError, IndexError):
-            return None
+        lines = self._pidfile_lines()
+        return int(lines[number]) if len(lines) > number else None
 
-    def connect(self, dbname: str = "postgres") -> psycopg.Connection:
-        """Connect as superuser; each statement is a transaction of its own."""
+    def _status(self) -> str:
+        # starting, ready or stopping
+        return "".join(self._pidfile_lines()[7:8]).strip()
+
+    def _pidfile_lines(self) -> list[str]:
+        try:
+            return (self.data / "postmaster.pid").read_text().splitlines()
+        except OSError:
+            return []
+
+    def connect(self, *, timeout_seconds: int = 10) -> psycopg.Connection:
+        """Connect to the database `postgres` as superuser; each statement is a transaction of its own."""
         return psycopg.connect(
             host=LOOPBACK,
             port=self.port(),
-            dbname=dbname,
+            dbname="postgres",
             user=SUPERUSER,
             passfile=str(self.passfile),
             application_name="mesctl",
-            connect_timeout=10,
+            connect_timeout=timeout_seconds,
             autocommit=True,
         )
 

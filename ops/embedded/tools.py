@@ -1,6 +1,6 @@
 """PostgreSQL's programs as they are run here: found once, and never as root."""
 
-from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from ops.embedded.binaries import postgres_bin
@@ -8,23 +8,21 @@ from ops.embedded.processes import run_command
 from ops.embedded.unprivileged import launch_prefix
 
 
-@dataclass(frozen=True, kw_only=True)
 class PostgresTools:
-    """The folder of PostgreSQL's programs, and the words that let root run them."""
+    """The folder of PostgreSQL's programs, and the words that let root run them; found at first use."""
 
-    bin: Path
-    prefix: tuple[str, ...]
-
-    @classmethod
-    def find(cls) -> "PostgresTools":
-        """Find the programs on this machine.
+    def check(self) -> None:
+        """Find out now whether PostgreSQL can be run here.
 
         Raises:
             BinaryMissing: PostgreSQL is not here.
             NoUnprivilegedUser: this is root, and PostgreSQL cannot be run as another.
         """
-        folder = postgres_bin()
-        return cls(bin=folder, prefix=launch_prefix(folder / "postgres"))
+        self.run("postgres", "--version", timeout_seconds=10)
+
+    @cached_property
+    def _bin(self) -> Path:
+        return postgres_bin()
 
     def run(self, program: str, *arguments: str, timeout_seconds: float, passfile: Path | None = None) -> str:
         """Run one of the programs to its end and give what it wrote.
@@ -32,12 +30,12 @@ class PostgresTools:
         Raises:
             CommandFailed: it failed.
         """
-        command = [*self.prefix, str(self.bin / program), *arguments]
+        command = [*launch_prefix(self._bin / "postgres"), str(self._bin / program), *arguments]
         environment = {"PGPASSFILE": str(passfile)} if passfile else {}
         return run_command(command, timeout_seconds=timeout_seconds, environment=environment)
 
     def locale_options(self) -> list[str]:
-        """Give initdb's options for C.UTF-8: order by code point, which no library can change under an index."""
+        """Give initdb's options for C.UTF-8: order by code point, which no library update changes."""
         # Debian's reads: postgres (PostgreSQL) 15.14 (Debian 15.14-0+deb12u1)
         version = self.run("postgres", "--version", timeout_seconds=10).split()[2]
         if int(version.split(".")[0]) < 17:

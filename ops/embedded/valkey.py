@@ -13,8 +13,7 @@ class Valkey:
 
     name = "valkey"
 
-    def __init__(self, *, program: Path, folder: Path, pidfile: Path, log: Path) -> None:
-        self._program = program
+    def __init__(self, *, folder: Path, pidfile: Path, log: Path) -> None:
         self._folder = folder
         self.daemon = Daemon(self.name, pidfile=pidfile, log=log)
 
@@ -22,7 +21,7 @@ class Valkey:
         """Give the server's pid, None when it does not run."""
         return self.daemon.pid()
 
-    def start(self, *, port: int, timeout_seconds: float = 10.0) -> bool:
+    def start(self, *, program: Path, port: int, timeout_seconds: float = 10.0) -> bool:
         """Start the server and wait until it answers; False when it ran already.
 
         Raises:
@@ -35,10 +34,10 @@ class Valkey:
             raise PortTaken(self.name, port, holder_of(port))
         self._folder.mkdir(parents=True, exist_ok=True)
         log_start = size_of(self.daemon.log)
-        command = [str(self._program), "--port", str(port), "--bind", LOOPBACK, "--dir", str(self._folder)]
+        command = [str(program), "--port", str(port), "--bind", LOOPBACK, "--dir", str(self._folder)]
         self.daemon.launch([*command, "--save", "", "--appendonly", "no", "--daemonize", "no"])
-        wait_until(lambda: self.pid() is None or _answers(port), timeout_seconds=timeout_seconds)
-        if self.pid() is None or not _answers(port):
+        wait_until(lambda: self.pid() is None or answers(port), timeout_seconds=timeout_seconds)
+        if self.pid() is None or not answers(port):
             self.stop()
             said = last_lines(self.daemon.log, from_byte=log_start)
             if "Address already in use" in said:
@@ -51,7 +50,8 @@ class Valkey:
         return self.daemon.stop()
 
 
-def _answers(port: int) -> bool:
+def answers(port: int) -> bool:
+    """Whether a server on `port` speaks the protocol."""
     try:
         with socket.create_connection((LOOPBACK, port), timeout=1) as connection:
             connection.sendall(b"PING\r\n")

@@ -1,0 +1,31 @@
+"""What must be in the databases before a service may start: schemas, partitions, the first shard map."""
+
+import asyncio
+from datetime import UTC, datetime
+
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import NullPool
+
+from migrations import run
+from ops.embedded.shape import TREES
+from ops.fleet import apply_partitions
+from sharding.directory import Directory
+from sharding.shard_map import ShardMap
+from sharding.topology import Topology
+
+
+def fill(topology: Topology) -> None:
+    """Bring every database to the newest schema, with its partitions and the shard map; repeatable."""
+    for tree in TREES:
+        run.upgrade(topology, tree)
+    apply_partitions(topology, now=datetime.now(UTC))
+    asyncio.run(_ensure_shard_map(topology))
+
+
+async def _ensure_shard_map(topology: Topology) -> None:
+    [(name, directory)] = topology.tree("directory").items()
+    engine = create_async_engine(topology.url(name, role=f"{directory.tree}_owner"), poolclass=NullPool)
+    try:
+        await Directory(engine).ensure_map(ShardMap.even(list(topology.tree("mes")), topology.buckets))
+    finally:
+        await engine.dispose()

@@ -1,0 +1,111 @@
+"""One database of the platform: its cluster and its replicas, from nothing to running."""
+
+import shutil
+from collections.abc import Callable, Mapping
+from functools import partial
+
+from ops.embedded.bootstrap import ensure_database, ensure_role, ensure_roles
+from ops.embedded.home import Home
+from ops.embedded.port_book import PortBook, Report
+from ops.embedded.postgres import SUPERUSER, PostgresCluster
+from ops.embedded.replica import REPLICATOR, Replica
+from ops.embedded.settings import UNSAFE
+from ops.embedded.shape import DatabaseShape
+from ops.embedded.tools import PostgresTools
+
+
+class DatabaseServers:
+    """The servers of one database. Every step may be repeated: it does what is left to do."""
+
+    def __init__(
+        self, shape: DatabaseShape, *, home: Home, tools: PostgresTools, report: Report, safe: bool
+    ) -> None:
+        self.shape = shape
+        self._report = report
+        self._safe = safe
+        self._settings = {} if safe else UNSAFE
+        self.primary = PostgresCluster(
+            shape.name,
+            tools=tools,
+            data=home.data(shape.name),
+            log=home.log(shape.name),
+            passfile=home.passfile,
+        )
+        self.replicas = [
+            Replica(name, tools=tools, data=home.data(name), log=home.log(name), passfile=home.passfile)
+            for name in shape.replicas
+        ]
+
+    @property
+    def clusters(self) -> list[PostgresCluster]:
+        """The primary and the replicas."""
+        return [self.primary, *self.replicas]
+
+    def up(self, book: PortBook, passwords: Mapping[str, str]) -> None:
+        """Have the primary and its replicas running, with the database and its roles.
+
+        Raises:
+            StartFailed, CommandFailed: a server did not come up.
+        """
+        self._remove_leftovers()
+        if not self.primary.exists():
+            self._create_primary(passwords)
+        self._start(self.primary, book, self._configure_primary)
+        self._bootstrap(passwords)
+        for replica in self.replicas:
+            self._raise_replica(replica, book)
+
+    def _remove_leftovers(self) -> None:
+        for cluster in self.clusters:
+            if cluster.remove_partial():
+                self._report(f"{cluster.name}: removed the half-made data folder {cluster.partial}")
+
+    def _create_primary(self, passwords: Mapping[str, str]) -> None:
+        for replica in self.replicas:
+            # It follows a primary that is no more.
+            replica.stop()
+            shutil.rmtree(replica.data, ignore_errors=True)
+        self._report(f"{self.primary.name}: creating the cluster")
+        self.primary.create(superuser_password=passwords[SUPERUSER], safe=self._safe)
+
+    def _bootstrap(self, passwords: Mapping[str, str]) -> None:
+        with self.primary.connect() as connection:
+            ensure_role(connection, REPLICATOR, passwords[REPLICATOR], replication=True)
+            ensure_roles(connection, self.shape.roles, passwords)
+            ensure_database(connection, self.shape.name, owner=self.shape.owner, services=self.shape.services)
+
+    def _raise_replica(self, replica: Replica, book: PortBook) -> None:
+        replica.ensure_slot(self.primary)
+        if not replica.exists():
+            self._report(f"{replica.name}: copying {self.primary.name}")
+            replica.create_from(self.primary, safe=self._safe)
+        configure = partial(self._configure_replica, replica, book)
+        if self.primary.name in book.moved and replica.pid() is not None:
+            configure(book[replica.name])
+            replica.reload()
+        self._start(replica, book, configure)
+
+    def _start(self, cluster: PostgresCluster, book: PortBook, configure: Callable[[int], None]) -> None:
+        if cluster.settle() and cluster.port() == book[cluster.name]:
+            self._report(f"{cluster.name}: runs already, port {book[cluster.name]}")
+            return
+        # If it runs, then on a port that the topology no longer names.
+        cluster.stop()
+
+        def start(port: int) -> bool:
+            configure(port)
+            self._report(f"{cluster.name}: starting on port {port}")
+            return cluster.start(port=port)
+
+        book.start(cluster.name, start)
+
+    def _configure_primary(self, port: int) -> None:
+        self.primary.configure(port=port, access=self.shape.access, settings=self._settings)
+
+    def _configure_replica(self, replica: Replica, book: PortBook, port: int) -> None:
+        replica.configure_following(
+            primary_port=book[self.primary.name],
+            port=port,
+            access=self.shape.access,
+            settings=self._settings,
+        )
