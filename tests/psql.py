@@ -2,7 +2,7 @@
 
 import subprocess
 
-from ops.embedded.tools import PostgresTools
+from ops.embedded.binaries import postgres_bin
 
 
 def psql(conninfo: str, script: str) -> str:
@@ -11,17 +11,7 @@ def psql(conninfo: str, script: str) -> str:
     Raises:
         CalledProcessError: psql refused the script; `stderr` says why.
     """
-    tools = PostgresTools.find()
-    command = [
-        *tools.prefix,
-        str(tools.bin / "psql"),
-        "-X",
-        "-A",
-        "-t",
-        "-q",
-        "-v",
-        "ON_ERROR_STOP=1",
-        conninfo,
-    ]
+    program = str(postgres_bin() / "psql")
+    command = [program, "-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", conninfo]
     done = subprocess.run(command, input=script, text=True, capture_output=True, check=True, timeout=30)
     return done.stdout
