@@ -151,10 +151,11 @@ class Platform:
         """Stop everything that runs.
 
         Raises:
-            NoPlatform, HomeBusy: nothing was changed.
+            HomeBusy: nothing was changed.
             StopFailed: a component survived.
         """
-        self._check_exists()
+        if not self.home.exists():
+            return
         with self.home.locked():
             self._stop()
 
@@ -162,10 +163,11 @@ class Platform:
         """Stop everything that runs, and remove all that `up` ever made.
 
         Raises:
-            NoPlatform, HomeBusy: nothing was changed.
+            HomeBusy: nothing was changed.
             StopFailed: a component survived; nothing was removed.
         """
-        self._check_exists()
+        if not self.home.exists():
+            return
         with self.home.locked():
             self._stop()
             self.home.delete()
@@ -208,11 +210,12 @@ class Platform:
 
         Raises:
             UnknownService: there is none of that name.
+            NoPlatform: `up` was never called here.
             HomeBusy: another process is changing the platform.
             StartFailed: it did not come up.
         """
         service = self._find_service(name)
-        self._check_exists()
+        self.topology()
         with self.home.locked():
             return self._start_service(service, self._open_book())
 
@@ -220,7 +223,3 @@ class Platform:
         if name not in self._components.services:
             raise UnknownService(name, SERVICES)
         return self._components.services[name]
-
-    def _check_exists(self) -> None:
-        if not self.home.exists():
-            raise NoPlatform(self.home.path)

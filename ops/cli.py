@@ -1,0 +1,148 @@
+"""`mesctl`: the parser, and the one place where an error becomes a line on stderr and an exit status."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import psycopg
+import typer
+from alembic.util import CommandError
+from sqlalchemy.exc import DBAPIError
+from typer.exceptions import TyperException
+
+from ops.commands import down, status, up
+from ops.errors import ExitStatus, OpsError
+from ops.options import Options
+from partitions.errors import PartitionError
+from readreplica.errors import ReadReplicaError
+from sharding.errors import ShardingError, TopologyError
+
+app = typer.Typer(
+    name="mesctl",
+    help="Run and change the order platform's databases. The options may stand before or after the verb.",
+    epilog="Exit status: 0 done, 1 failed, 2 wrong usage, 3 nothing was changed because a check refused it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+# The verbs, a line each, in the order of the help; a group is `app.add_typer(MODULE.app, name=...)`.
+app.command("up")(up.up)
+app.command("down")(down.down)
+app.command("status")(status.status)
+
+GLOBAL_FLAGS = ("--json",)
+GLOBAL_VALUES = ("--home", "--topology")
+
+EXPECTED = (
+    PartitionError,
+    ShardingError,
+    ReadReplicaError,
+    CommandError,
+    DBAPIError,
+    psycopg.Error,
+    OSError,
+)
+"""Errors of the world, beside our own. Any other is a bug."""
+
+INTERRUPTED = 130
+"""What shells give for a process that SIGINT ended."""
+
+
+@app.callback()
+def choose(
+    context: typer.Context,
+    home: Annotated[
+        Path, typer.Option(envvar="MES_STORAGE_HOME", help="The folder of the embedded platform.")
+    ] = Path(".platform"),
+    topology: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="MES_STORAGE_TOPOLOGY", help="The file that describes the platform; HOME/topology.toml."
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result for programs.")] = False,
+) -> None:
+    """Remember what holds for every verb."""
+    context.obj = Options(home=home, topology_path=topology or home / "topology.toml", json=as_json)
+
+
+def main() -> None:
+    """Run `mesctl` with the arguments of this process, and exit."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run `mesctl` and give its exit status; an error is one line on stderr.
+
+    Parameters:
+        arguments: what stands behind `mesctl`.
+
+    Raises:
+        Exception: only one that nobody foresaw; its traceback is what we want to see.
+    """
+    try:
+        status = app(args=globals_first(arguments), prog_name="mesctl", standalone_mode=False)
+    except (Exception, KeyboardInterrupt) as error:
+        exit_status = exit_status_of(error)
+        if exit_status is None:
+            raise
+        message = message_of(error)
+        if message:  # none where the help was shown instead
+            print(f"mesctl: {message}", file=sys.stderr)
+        return exit_status
+    return status if isinstance(status, int) else ExitStatus.DONE
+
+
+def exit_status_of(error: BaseException) -> int | None:
+    """Give the exit status of an error, None for one that is a bug."""
+    match error:
+        case TyperException():
+            return error.exit_code
+        case OpsError():
+            return error.exit_status
+        case TopologyError():
+            return ExitStatus.USAGE
+        case typer.Abort():
+            return ExitStatus.REFUSED
+        case KeyboardInterrupt():
+            return INTERRUPTED
+    return ExitStatus.FAILED if isinstance(error, EXPECTED) else None
+
+
+def message_of(error: BaseException) -> str:
+    """Give the words of an error for the person at the terminal."""
+    match error:
+        case TyperException():
+            return error.format_message()
+        case DBAPIError():
+            # SQLAlchemy's own text adds the statement and a link; the driver's says what is wrong.
+            return " ".join(str(error.orig).split())
+        case psycopg.Error():
+            return " ".join(str(error).split())
+        case OSError(filename=str() as name, strerror=str() as why):
+            return f"{name}: {why}"
+        case typer.Abort():
+            return "not confirmed: nothing was changed"
+        case KeyboardInterrupt():
+            return "interrupted; the same command again continues"
+        case _:
+            return str(error)
+
+
+def globals_first(arguments: Sequence[str]) -> list[str]:
+    """Move the options that every verb has before the verb: `mesctl status --json` works as well."""
+    before: list[str] = []
+    after: list[str] = []
+    words = iter(arguments)
+    for word in words:
+        if word == "--":
+            return [*before, *after, word, *words]
+        if word in GLOBAL_FLAGS or word.startswith(tuple(f"{option}=" for option in GLOBAL_VALUES)):
+            before.append(word)
+        elif word in GLOBAL_VALUES:
+            before += [word, *(value for value in [next(words, None)] if value is not None)]
+        else:
+            after.append(word)
+    return before + after
