@@ -1,0 +1,202 @@
+"""The three services on real databases and a real Redis, called as their clients call them."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from decimal import Decimal
+from functools import partial
+from itertools import count
+from typing import Any
+
+from fastapi import FastAPI
+from httpx import ASGITransport, AsyncClient, Response
+from sqlalchemy import delete
+
+from app.clock import utc_now
+from app.crm.application import build as build_crm
+from app.mes.application import build as build_mes
+from app.messaging.events import PriceCalculated
+from app.models.mes import PricingJob
+from app.orders import MES, announce, apply_event, lock_order
+from app.settings import Settings
+from app.shop.application import build as build_shop
+from readreplica.sessions import WriteSession
+from sharding.directory import Directory
+from sharding.engines import open_cluster
+from sharding.sessions import ShardedSessions, open_sessions
+from sharding.shard_map import ShardMap
+from sharding.topology import Topology
+
+Json = dict[str, Any]
+MODEL = b"solid ring\nendsolid ring\n"
+MAX_UPLOAD_BYTES = 200_000
+_keys = count(1)
+
+
+def new_key() -> str:
+    """Give an idempotency key that no other test has."""
+    return f"key-{next(_keys)}"
+
+
+@dataclass
+class Services:
+    """HTTP clients of the three services, and what the pricing worker would use."""
+
+    shop: AsyncClient
+    crm: AsyncClient
+    mes: AsyncClient
+    shards: ShardedSessions
+
+    async def start(self, *, key: str | None = None, **changes: Any) -> Response:
+        """Start an order in the Shop."""
+        body = {
+            "customer": {"name": "Ada", "email": "ada@example.org"},
+            "material": "gold_18k",
+            "finish": "polished",
+            "quantity": 2,
+        }
+        headers = {"Idempotency-Key": key or new_key()}
+        return await self.shop.post("/v1/orders", json=body | changes, headers=headers)
+
+    async def upload(self, order_id: str, *, name: str = "ring.stl", content: bytes = MODEL) -> Response:
+        """Upload a model to the Shop."""
+        return await self.shop.put(f"/v1/orders/{order_id}/model", files={"file": (name, content)})
+
+    async def b2c(self) -> str:
+        """Order through the Shop; give the order's id."""
+        order_id = str(ok(await self.start(), 201)["order_id"])
+        ok(await self.upload(order_id))
+        ok(await self.shop.post(f"/v1/orders/{order_id}/submit"))
+        return order_id
+
+    async def b2b_response(
+        self, *, key: str | None = None, name: str = "ring.stl", content: bytes = MODEL, **changes: Any
+    ) -> Response:
+        """Order as a partner."""
+        return await self.mes.post(
+            "/v1/partners/atelier-nord/orders",
+            files={"file": (name, content)},
+            data={"material": "brass", "finish": "matte", "quantity": "3"} | changes,
+            headers={"Idempotency-Key": key or new_key()},
+        )
+
+    async def b2b(self) -> str:
+        """Order as a partner; give the order's id."""
+        return str(ok(await self.b2b_response(), 201)["order_id"])
+
+    async def price(self, order_id: str, price: str = "412.50") -> None:
+        """Do what the pricing worker does once it has measured the model."""
+
+        async def work(session: WriteSession) -> None:
+            order = await lock_order(session, MES, int(order_id))
+            event = PriceCalculated(actor="pricing", price=Decimal(price), items=())
+            now = utc_now()
+            await apply_event(session, MES, order, event, now=now)
+            await announce(session, MES, order, event, now=now)
+            await session.execute(delete(PricingJob).where(PricingJob.order_id == order.order_id))
+
+        await self.shards.transact(int(order_id), work)
+
+    async def approved(self) -> str:
+        """Bring a partner's order to where operators take it; give its id."""
+        order_id = await self.b2b()
+        await self.price(order_id)
+        await self.shows(self.crm, order_id, "PRICE_CALCULATED")
+        ok(await self.crm.post(f"/v1/orders/{order_id}/approve", json={"actor": "Sara"}))
+        await self.shows(self.mes, order_id, "MANUFACTURING_APPROVED")
+        return order_id
+
+    async def advance(self, order_id: str, to: str, *, operator: str = "Rosa", **more: Any) -> Response:
+        """Advance an order in the MES."""
+        body = {"operator": operator, "to": to, **more}
+        return await self.mes.post(f"/v1/orders/{order_id}/advance", json=body)
+
+    async def take(self, order_id: str, *, operator: str = "Rosa") -> Response:
+        """Take an order in the MES."""
+        return await self.mes.post(f"/v1/orders/{order_id}/take", json={"operator": operator})
+
+    async def shows(self, client: AsyncClient, order_id: str, status: str) -> Json:
+        """Wait until a service shows an order with a status."""
+        return await eventually(
+            partial(client.get, f"/v1/orders/{order_id}"),
+            lambda answer: answer.status_code == 200 and answer.json()["status"] == status,
+        )
+
+
+async def eventually(
+    ask: Callable[[], Awaitable[Response]], holds: Callable[[Response], bool], *, seconds: float = 30.0
+) -> Json:
+    """Ask until the answer is as it should be, looking often and not for ever."""
+    answer = await ask()
+    try:
+        async with asyncio.timeout(seconds):
+            while not holds(answer):
+                await asyncio.sleep(0.02)
+                answer = await ask()
+    except TimeoutError:
+        raise AssertionError(f"after {seconds:g} s the answer is still {answer.text}") from None
+    return dict(answer.json())
+
+
+def ok(response: Response, status: int = 200) -> Json:
+    """Give the JSON of an answer that must have this status."""
+    assert response.status_code == status, response.text
+    return dict(response.json())
+
+
+def problem(response: Response, status: int) -> Json:
+    """Give the JSON of an answer that must be a problem of this status."""
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    content = dict(response.json())
+    assert content["status"] == status
+    assert {"type", "title", "detail", "instance"} <= content.keys()
+    return content
+
+
+async def save_map(topology: Topology) -> None:
+    """Give the directory its first shard map, as bringing a platform up does."""
+    async with open_cluster(
+        topology, "directory", role="directory_owner", application_name="test"
+    ) as directory:
+        shards = ShardMap.even(list(topology.tree("mes")), topology.buckets)
+        await Directory(directory.primary).ensure_map(shards)
+
+
+@asynccontextmanager
+async def client_of(app: FastAPI) -> AsyncIterator[AsyncClient]:
+    """Run an application's lifespan, and give a client of it."""
+    # As a server does, an unforeseen error is answered, and not raised into the client.
+    transport = ASGITransport(app, raise_app_exceptions=False)
+    async with (
+        app.router.lifespan_context(app),
+        AsyncClient(transport=transport, base_url="http://service") as client,
+    ):
+        yield client
+
+
+def fast_settings(topology: Topology) -> Settings:
+    """Make settings with small delays and a small upload limit."""
+    return Settings(
+        topology=topology.path,
+        max_upload_bytes=MAX_UPLOAD_BYTES,
+        relay_poll_seconds=0.02,
+        redelivery_seconds=0.2,
+    )
+
+
+@asynccontextmanager
+async def open_services(topology: Topology) -> AsyncIterator[Services]:
+    """Run the three services."""
+    await save_map(topology)
+    settings = fast_settings(topology)
+    async with AsyncExitStack() as stack:
+        clients = [
+            await stack.enter_async_context(client_of(build(settings, topology)))
+            for build in (build_shop, build_crm, build_mes)
+        ]
+        shards = await stack.enter_async_context(
+            open_sessions(topology, role="mes", application_name="test-pricing")
+        )
+        yield Services(*clients, shards)
