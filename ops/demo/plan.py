@@ -1,8 +1,9 @@
-"""What the day will bring: who orders what, and how it is going to end. Pure: the same seed, the same day."""
+"""What the day will bring: who orders what, and what happens to it. Pure: the same seed, the same day."""
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from itertools import islice
+from itertools import chain, islice, repeat
 from random import Random
 from typing import TypeVar
 
@@ -23,27 +24,30 @@ CUSTOMERS = (
     "Greta Lind",
 )
 PARTNERS = ("atelier-nord", "bijoux-sud", "casa-oro")
-BAD_MODELS = ("holes", "cut-off", "a-letter", "as-a-statue")
+BAD_MODELS = frozenset({"holes", "cut-off", "a-letter", "as-a-statue"})
 
-B2C_SHARE = 0.6
 DISTINCT_SHARE = 0.4
-"""Different models per order: the others repeat a model, as shops do, and cost no second measurement."""
-BAD_SHARE = 0.04
-DECLINING_SHARE = 0.05
-CALLING_OFF_SHARE = 0.03
+"""Different models per order: the others repeat one, as shops do, and cost no second measurement."""
 IMPATIENT_SHARE = 0.1
-
 
 T = TypeVar("T")
 
 
-class Mind(StrEnum):
-    """What the buyer does about the price."""
+class Twist(StrEnum):
+    """What makes an order's life a story; most have none."""
 
-    BUYS = "buys"
+    NONE = "none"
+    BAD_MODEL = "bad model"
     DECLINES = "declines"
+    """The buyer hears the price and does not want it."""
     CALLS_OFF = "calls off"
-    """Agrees, and regrets it at once: MES decides whether that was in time."""
+    """The buyer agrees, and regrets it at once: MES decides whether that was in time."""
+    CONTESTED = "contested"
+    """Two operators reach for it at the same moment."""
+
+
+TWIST_SHARES = {Twist.BAD_MODEL: 0.04, Twist.DECLINES: 0.05, Twist.CALLS_OFF: 0.03, Twist.CONTESTED: 0.1}
+CHANNEL_SHARES = {Channel.B2C: 0.6}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +55,10 @@ class Errand:
     """One order as its buyer has it in mind.
 
     Parameters:
-        number: which of the day's orders this is, from 0.
         key: the buyer's idempotency key.
-        impatient: sends everything twice at once, like a double click.
+        impatient: sends the order twice at once, like a double click.
     """
 
-    number: int
     key: str
     channel: Channel
     buyer: str
@@ -64,7 +66,7 @@ class Errand:
     material: str
     finish: str
     quantity: int
-    mind: Mind = Mind.BUYS
+    twist: Twist = Twist.NONE
     impatient: bool = False
 
 
@@ -76,45 +78,35 @@ def plan_day(*, orders: int, seed: int) -> list[Errand]:
         seed: the same seed gives the same day.
     """
     random = Random(seed)
-    models = _models(random, orders)
-    minds = _shuffled(
-        random, orders, {Mind.DECLINES: DECLINING_SHARE, Mind.CALLS_OFF: CALLING_OFF_SHARE}, Mind.BUYS
-    )
-    channels = _shuffled(random, orders, {Channel.B2C: B2C_SHARE}, Channel.B2B)
+    twists = _deal(random, orders, TWIST_SHARES, Twist.NONE)
+    channels = _deal(random, orders, CHANNEL_SHARES, Channel.B2B)
+    good = _good_models(random, distinct=max(1, round(orders * DISTINCT_SHARE)))
+    bad = [shape for shape in bad_shapes() if shape.name in BAD_MODELS]
     return [
         Errand(
-            number,
             key=f"demo-{seed}-{number}",
-            channel=channels[number],
-            buyer=random.choice(CUSTOMERS if channels[number] is Channel.B2C else PARTNERS),
-            shape=models[number],
+            channel=channel,
+            buyer=random.choice(CUSTOMERS if channel is Channel.B2C else PARTNERS),
+            shape=random.choice(bad) if twist is Twist.BAD_MODEL else next(good),
             material=random.choice(MATERIALS),
             finish=random.choice(FINISHES),
             quantity=random.choice((1, 1, 1, 2, 3)),
-            mind=minds[number] if models[number].good else Mind.BUYS,
+            twist=twist,
             impatient=random.random() < IMPATIENT_SHARE,
         )
-        for number in range(orders)
+        for number, (twist, channel) in enumerate(zip(twists, channels, strict=True))
     ]
 
 
-def _models(random: Random, orders: int) -> list[Shape]:
-    bad = round(orders * BAD_SHARE) or min(orders, 1)
-    distinct = list(islice(good_shapes(seed=random.randrange(2**32)), max(1, round(orders * DISTINCT_SHARE))))
-    spoilt = [shape for shape in bad_shapes() if shape.name in BAD_MODELS]
-    good = [
-        distinct[number] if number < len(distinct) else random.choice(distinct)
-        for number in range(orders - bad)
-    ]
-    models = good + [random.choice(spoilt) for _ in range(bad)]
-    random.shuffle(models)
-    return models
+def _good_models(random: Random, *, distinct: int) -> Iterator[Shape]:
+    """Give each distinct model once, then any of them again without end."""
+    models = list(islice(good_shapes(seed=random.randrange(2**32)), distinct))
+    return chain(models, (random.choice(models) for _ in repeat(None)))
 
 
-def _shuffled(random: Random, count: int, shares: dict[T, float], otherwise: T) -> list[T]:
-    drawn: list[T] = []
-    for value, share in shares.items():
-        drawn += [value] * (round(count * share) or 1)
-    drawn = (drawn + [otherwise] * count)[:count]
-    random.shuffle(drawn)
-    return drawn
+def _deal(random: Random, count: int, shares: Mapping[T, float], otherwise: T) -> list[T]:
+    """Deal values by their shares, at least one of each while there is room."""
+    dealt = [value for value, share in shares.items() for _ in range(round(count * share) or 1)]
+    dealt = (dealt + [otherwise] * count)[:count]
+    random.shuffle(dealt)
+    return dealt

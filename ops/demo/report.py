@@ -1,6 +1,6 @@
 """The last page of the demo: where the orders are, what they cost, how long it took, and the verdict."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -20,13 +20,14 @@ SHOWN = 20
 
 @dataclass(frozen=True, slots=True)
 class DayReport:
-    """Everything that the last page shows. `notes` are sentences about what happened on the way."""
+    """Everything that the last page shows. `notes` tell what happened on the way."""
 
     census: Census
     prices: Sequence[PriceRange]
     stages: Sequence[StageTime]
     notes: Sequence[str]
     audit: AuditReport
+    stuck: Sequence[str]
     verdict: Verdict
 
     @property
@@ -46,6 +47,7 @@ class DayReport:
             "stages": [asdict(row) for row in self.stages],
             "notes": list(self.notes),
             "audit": self.audit.as_json(),
+            "stuck": list(self.stuck),
             "line": self.verdict.line,
         }
 
@@ -60,14 +62,26 @@ def order_prices(ledger: Ledger, orders: Iterable[OrderFacts]) -> list[tuple[str
     ]
 
 
+def describe_stuck(orders: Iterable[OrderFacts], unfinished: Collection[int]) -> list[str]:
+    """Say of each unfinished order where it stands, and what is owed."""
+    return [
+        f"order {facts.order_id} has not ended: "
+        + ", ".join(f"{copy.place} {copy.status}" for copy in facts.copies)
+        + "".join(f"; {note.type} to {note.destination} is owed" for note in facts.messages)
+        for facts in orders
+        if facts.order_id in unfinished
+    ]
+
+
 def print_report(console: Console, report: DayReport) -> None:
     """Print the page; its last line is the verdict."""
     for table in (_orders(report.census), _prices(report.prices), _stages(report.stages)):
         console.print(table)
     for note in report.notes:
         console.print(note, highlight=False)
-    for found in report.audit.findings[:SHOWN]:
-        console.print(f"order {found.order_id}: {found.fault}: {found.detail}", style="red", soft_wrap=True)
+    faults = [f"order {found.order_id}: {found.fault}: {found.detail}" for found in report.audit.findings]
+    for line in (*report.stuck[:SHOWN], *faults[:SHOWN]):
+        console.print(line, style="red", highlight=False, soft_wrap=True)
     console.print(report.verdict.line, highlight=False, style="green" if report.good else "red")
 
 

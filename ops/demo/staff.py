@@ -1,14 +1,13 @@
 """Those who work on orders: a seller at the CRM, and an operator at the MES."""
 
 import asyncio
-from random import Random
 from typing import Self
 
 from app.models.status import DONE, Status
 from ops.demo.client import Json, PatientClient
 from ops.demo.errors import PromiseBroken, Refused
 from ops.demo.ledger import Ledger
-from ops.demo.plan import Mind
+from ops.demo.plan import Twist
 
 LOOK_EVERY_SECONDS = 0.25
 """How often a person looks at an empty list again."""
@@ -50,19 +49,22 @@ class Seller:
         return [order_id for order_id in reachable if self._ledger.claim(order_id, status)]
 
     async def _call_buyer(self, order_id: str) -> None:
-        mind = self._ledger.accepted[order_id].mind
-        if mind is Mind.DECLINES:
+        twist = self._ledger.accepted[order_id].twist
+        if twist is Twist.DECLINES:
             await self._cancel(order_id, "too expensive")
             return
         await self._change(order_id, "approve", done=set(Status) - {Status.PRICE_CALCULATED})
-        if mind is Mind.CALLS_OFF:
+        if twist is Twist.CALLS_OFF:
             await self._cancel(order_id, "changed their mind")
 
     async def _cancel(self, order_id: str, reason: str) -> None:
-        # No answer shows what a repeated request would spoil: MES decides, and decides once.
-        await self._crm.send(
-            "POST", f"/v1/orders/{order_id}/cancel", json={"actor": self._name, "reason": reason}
-        )
+        # A repeated request does no harm: the CRM asks MES once. MES decides, and may have begun already.
+        wish = {"actor": self._name, "reason": reason}
+        try:
+            await self._crm.send("POST", f"/v1/orders/{order_id}/cancel", json=wish)
+        except Refused as refused:
+            if refused.status != CONFLICT:
+                raise
 
     async def _change(self, order_id: str, verb: str, *, done: set[Status]) -> None:
         order = f"/v1/orders/{order_id}"
@@ -74,10 +76,7 @@ class Seller:
 class Operator:
     """Takes the newest approved order, makes it, packs it, hands it to the carrier.
 
-    Parameters:
-        colleague: who sometimes reaches for the same order at the same moment.
-        random: decides when that happens.
-        race_share: how often.
+    `colleague` is who reaches for a contested order at the same moment.
     """
 
     def __init__(
@@ -86,16 +85,11 @@ class Operator:
         *,
         mes: PatientClient,
         ledger: Ledger,
-        random: Random,
-        colleague: Self | None = None,
-        race_share: float = 0.1,
     ) -> None:
         self.name = name
         self._mes = mes
         self._ledger = ledger
-        self._random = random
-        self._colleague = colleague
-        self._race_share = race_share
+        self.colleague: Self | None = None
 
     async def day(self, day_over: asyncio.Event) -> None:
         """Work on one order after the other until the day is over."""
@@ -128,16 +122,11 @@ class Operator:
         return next((order_id for order_id in order_ids if self._ledger.claim(order_id, "take")), None)
 
     async def _get_hold_of(self, order_id: str) -> Self | None:
-        """Take an order, sometimes against a colleague; return who has it now, if one of the two."""
-        if self._colleague is not None and self._is_contested(order_id):
-            return await self._race(order_id, self._colleague)
-        return self if await self.take(order_id) else None
-
-    def _is_contested(self, order_id: str) -> bool:
-        # Whether a buyer who regrets is faster is open, so only a sure order makes a fair race.
+        """Take an order, a contested one against a colleague; return who has it now, if one of the two."""
         errand = self._ledger.accepted.get(order_id)
-        sure = errand is not None and errand.mind is Mind.BUYS
-        return sure and self._random.random() < self._race_share
+        if self.colleague is not None and errand is not None and errand.twist is Twist.CONTESTED:
+            return await self._race(order_id, self.colleague)
+        return self if await self.take(order_id) else None
 
     async def _race(self, order_id: str, colleague: Self) -> Self:
         mine, theirs = await asyncio.gather(self.take(order_id), colleague.take(order_id))

@@ -1,0 +1,132 @@
+"""The demo from nothing to the verdict: a platform of its own, a day with all clients, the last page."""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from rich.console import Console
+
+from app.models.policies import ARCHIVE
+from ops.audit.books import Books
+from ops.audit.facts import OrderFacts
+from ops.audit.run import audit
+from ops.demo.census import read_reached, take_census
+from ops.demo.day import Day
+from ops.demo.figures import price_ranges, stage_times
+from ops.demo.plan import plan_day
+from ops.demo.progress import open_display
+from ops.demo.report import DayReport, describe_stuck, order_prices
+from ops.demo.verdict import account
+from ops.embedded.platform import Platform
+from ops.fleet import open_engine
+from ops.shards import load_shard_map
+from partitions.archive.mover import move
+from sharding.topology import Topology
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoWish:
+    """What the demo is asked for.
+
+    Parameters:
+        home: the folder of its own platform; what is there from an earlier demo is stopped and deleted.
+        orders: how many orders are placed.
+        seed: decides who orders what; the same seed, the same day.
+        keep: leave the platform running at the end.
+        safe: wait for the disk at every commit.
+        deadline_seconds: how long the orders may take altogether.
+    """
+
+    home: Path
+    orders: int = 200
+    seed: int = 1
+    keep: bool = False
+    safe: bool = True
+    deadline_seconds: float = 180.0
+
+
+class Backstage:
+    """What happens to the platform behind the clients' backs."""
+
+    def __init__(self, platform: Platform, topology: Topology) -> None:
+        self._platform = platform
+        self._topology = topology
+
+    def crash_mes(self) -> int | None:
+        """Kill the MES process with SIGKILL and return its pid."""
+        return self._platform.kill_service("mes")
+
+    def start_mes(self) -> None:
+        """Start the MES process again, and wait until it is healthy."""
+        self._platform.start_service("mes")
+
+    def archive(self) -> int:
+        """Archive what has ended so far, as `mesctl archive run --grace 0s` does; return how many orders."""
+        moved = 0
+        for database in self._topology.tree("mes").values():
+            with open_engine(self._topology, database, role=database.tree) as engine:
+                ended = replace(ARCHIVE, grace=timedelta(0))
+                moved += move(engine, ended, datetime.now(UTC))[ARCHIVE.live]
+        return moved
+
+
+def run_demo(wish: DemoWish, *, console: Console) -> DayReport:
+    """Run the demo.
+
+    Parameters:
+        console: where the progress is shown; the report is the caller's to print.
+
+    Returns:
+        The last page; `report.good` says whether every order is accounted for.
+
+    Raises:
+        OpsError: the platform did not come up, or a client was refused what it must get.
+    """
+    errands = plan_day(orders=wish.orders, seed=wish.seed)
+    with _platform(wish, console) as platform, open_display(console, orders=wish.orders) as display:
+        topology = platform.topology()
+        day = Day(
+            topology=topology,
+            errands=errands,
+            backstage=Backstage(platform, topology),
+            display=display,
+            deadline_seconds=wish.deadline_seconds,
+        )
+        asyncio.run(day.live())
+        return make_report(topology, day)
+
+
+@contextmanager
+def _platform(wish: DemoWish, console: Console) -> Iterator[Platform]:
+    """Have a fresh platform, and stop it whatever happens."""
+    platform = Platform(wish.home, safe=wish.safe)
+    if platform.home.exists():
+        platform.delete()
+    try:
+        console.print(f"starting the platform in {wish.home}", highlight=False, soft_wrap=True)
+        platform.up()
+        yield platform
+    finally:
+        if platform.home.exists() and not wish.keep:
+            platform.down()
+
+
+def make_report(topology: Topology, day: Day) -> DayReport:
+    """Compare the three services' databases with the clients' own list, and put the last page together."""
+    books = Books(topology)
+    orders: list[OrderFacts] = []
+    shard_map = asyncio.run(load_shard_map(topology))
+    found = audit(books, shard_of=shard_map.shard_of, seen=orders.append)
+    verdict = account([int(order_id) for order_id in day.ledger.accepted], orders, found.findings)
+    return DayReport(
+        census=take_census(books),
+        prices=price_ranges(order_prices(day.ledger, orders)),
+        stages=stage_times(read_reached(books)),
+        notes=day.notes,
+        audit=found,
+        stuck=describe_stuck(orders, verdict.unfinished),
+        verdict=verdict,
+    )
