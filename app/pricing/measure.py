@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 import numpy as np
 import trimesh
+from lxml import etree
 
 from app.pricing.errors import (
     DamagedFile,
@@ -54,13 +55,18 @@ def measure(data: bytes, *, suffix: str) -> Outcome:
         warnings.simplefilter("ignore")
         try:
             return _survey(_read(data, suffix), suffix)
-        except ModelFault as fault:
-            return Unmeasurable(reason=str(fault))
-        except MemoryError:
-            return Unmeasurable(reason=str(TooMuchMemory()))
-        except Exception:
-            # Readers of damaged files raise anything, from IndexError to zlib.error.
-            return Unmeasurable(reason=str(DamagedFile(suffix)))
+        except Exception as error:
+            return Unmeasurable(reason=str(_fault(error, suffix)))
+
+
+def _fault(error: Exception, suffix: str) -> ModelFault:
+    """Name a file's fault by what its reading raised, which may be anything from IndexError to zlib.error."""
+    if isinstance(error, ModelFault):
+        return error
+    no_memory = isinstance(error, etree.XMLSyntaxError) and error.code == etree.ErrorTypes.ERR_NO_MEMORY
+    if no_memory or isinstance(error, MemoryError):
+        return TooMuchMemory()
+    return DamagedFile(suffix)
 
 
 def _read(data: bytes, suffix: str) -> list[Mesh]:

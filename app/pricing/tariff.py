@@ -127,10 +127,10 @@ def price(
         UnknownChoice: the tariff has no such material or finish.
     """
     metal = _chosen("material", material, tariff.metals)
-    finish_eur_per_cm2 = _chosen("finish", finish, tariff.finish_eur_per_cm2)
+    rate_eur_per_cm2 = _chosen("finish", finish, tariff.finish_eur_per_cm2)
     unit = (
         metal_eur(measured, metal)
-        + _decimal(measured.area_mm2) / MM2_PER_CM2 * finish_eur_per_cm2
+        + finish_eur(measured, rate_eur_per_cm2)
         + tree_eur(measured, tariff)
         + machine_eur(measured, tariff)
     )
@@ -142,6 +142,11 @@ def metal_eur(measured: Measurement, metal: Metal) -> Decimal:
     """Price the metal that is melted for the piece."""
     grams = _decimal(measured.volume_mm3) / MM3_PER_CM3 * metal.density_g_per_cm3
     return grams * metal.loss * metal.eur_per_g
+
+
+def finish_eur(measured: Measurement, rate_eur_per_cm2: Decimal) -> Decimal:
+    """Price the work on the surface."""
+    return _decimal(measured.area_mm2) / MM2_PER_CM2 * rate_eur_per_cm2
 
 
 def tree_eur(measured: Measurement, tariff: Tariff) -> Decimal:

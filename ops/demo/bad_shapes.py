@@ -17,7 +17,7 @@ from ops.demo.shapes import Shape, band_ring, round_ring
 
 NESTING = 40
 """Objects of two components each, one inside the other: 2 to this power instances in a kilobyte."""
-BOMB_BYTES = 512 * 2**20
+BOMB_BYTES = 300 * 2**20
 
 
 def bad_shapes() -> tuple[Shape, ...]:
