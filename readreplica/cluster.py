@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.orm import Session
 
 from readreplica.replicas import ReplicaNode
 from readreplica.retry import retry_unit
@@ -58,7 +59,7 @@ class Cluster:
         self._turn = 0
 
     def read(self, *, after: CausalToken | None = None) -> ReadSession:
-        """Make a read session; it is pinned to one node when its `async with` begins.
+        """Make a read session; its first statement pins it to one node.
 
         Parameters:
             after: what the read must have seen. Without it any replica will do.
@@ -94,32 +95,7 @@ class Cluster:
         for engine in (self.primary, self._primary_reader, *(node.engine for node in self._replicas)):
             await engine.dispose()
 
-    async def route(self, session: ReadSession, after: Position | None) -> None:
-        """Pin a read session to a replica that has what it must have seen, else to the primary."""
-        if after is not None:
-            await self._wait_for_replay(after)
-        for node in self._candidates():
-            if after is not None and not node.covers(after):
-                continue
-            try:
-                return await session.pin(node.name, node.engine)
-            except OperationalError:
-                await session.close()
-                node.put_out(self._clock() + self._outage_seconds)
-        return await session.pin(PRIMARY, self._primary_reader)
-
-    def _candidates(self) -> Iterator[ReplicaNode]:
-        """Yield the replicas that are not out, beginning with the one whose turn it is."""
-        count = len(self._replicas)
-        if count == 0:
-            return
-        now = self._clock()
-        self._turn = turn = (self._turn + 1) % count
-        for node in (*self._replicas[turn:], *self._replicas[:turn]):
-            if node.out_until <= now:
-                yield node
-
-    async def _wait_for_replay(self, after: Position) -> None:
+    async def wait_for_replay(self, after: Position) -> None:
         """Ask the replicas until one has replayed a position, or the time for it is over.
 
         Most commits are replayed within a quarter of a millisecond, so the first pauses are short.
@@ -132,6 +108,31 @@ class Cluster:
                 return
             await asyncio.sleep(pause_seconds)
             pause_seconds *= 2
+
+    def pin(self, session: Session, after: Position | None) -> str:
+        """Bind a read session to a replica that has what it must have seen, else to the primary."""
+        for node in self._candidates():
+            if after is not None and not node.covers(after):
+                continue
+            session.bind = node.engine.sync_engine
+            try:
+                session.connection()
+                return node.name
+            except OperationalError:
+                node.put_out(self._clock() + self._outage_seconds)
+        session.bind = self._primary_reader.sync_engine
+        return PRIMARY
+
+    def _candidates(self) -> Iterator[ReplicaNode]:
+        """Yield the replicas that are not out, beginning with the one whose turn it is."""
+        count = len(self._replicas)
+        if count == 0:
+            return
+        now = self._clock()
+        self._turn = turn = (self._turn + 1) % count
+        for node in (*self._replicas[turn:], *self._replicas[:turn]):
+            if node.out_until <= now:
+                yield node
 
     async def _ask(self, node: ReplicaNode, after: Position) -> bool:
         try:

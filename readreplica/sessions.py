@@ -1,8 +1,9 @@
 """The two kinds of session. They are siblings, so that mypy refuses a reader where a writer is needed."""
 
 from types import TracebackType
-from typing import Protocol, Self, TypeAlias
+from typing import Any, Protocol, Self, TypeAlias
 
+from sqlalchemy import Connection, Engine
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import Session
 
@@ -13,8 +14,34 @@ from readreplica.token import CausalToken, Position
 class Router(Protocol):
     """Finds the node for a read session; a cluster is one."""
 
-    async def route(self, session: "ReadSession", after: Position | None) -> None:
-        """Pin the session to a node that has everything up to `after`."""
+    async def wait_for_replay(self, after: Position) -> None:
+        """Return when a replica has replayed a position, or when it is not worth waiting longer."""
+
+    def pin(self, session: Session, after: Position | None) -> str:
+        """Bind the session to a node that has everything up to `after`, and name the node.
+
+        Takes the connection at once, so that a node that cannot be reached is found here. Runs inside
+        SQLAlchemy's greenlet.
+        """
+
+
+class _PinnedSession(Session):
+    """Takes its node when the first statement needs a connection, and keeps it.
+
+    SQLAlchemy asks `get_bind` inside the greenlet of that statement; a greenlet of our own for the
+    connection would cost a fiftieth of a point read.
+    """
+
+    def __init__(self, *, router: Router, after: Position | None, **options: Any) -> None:
+        super().__init__(expire_on_commit=False, **options)
+        self.node: str | None = None
+        self._router = router
+        self._after = after
+
+    def get_bind(self, *args: Any, **options: Any) -> Engine | Connection:
+        if self.bind is None:
+            self.node = self._router.pin(self, self._after)
+        return super().get_bind(*args, **options)
 
 
 class ReadSession(AsyncSession):
@@ -23,23 +50,23 @@ class ReadSession(AsyncSession):
     Got from `Cluster.read` and used with `async with`; objects stay readable after it.
     """
 
-    node: str = ""
-    """The node that this session is pinned to: a replica's name, or `primary`."""
+    sync_session: _PinnedSession
+    sync_session_class = _PinnedSession
 
     def __init__(self, router: Router, after: Position | None) -> None:
-        super().__init__(expire_on_commit=False)
+        super().__init__(router=router, after=after)
         self._router = router
         self._after = after
 
-    async def __aenter__(self) -> Self:
-        await self._router.route(self, self._after)
-        return self
+    @property
+    def node(self) -> str | None:
+        """The node that answers: a replica's name, or `primary`; None before the first statement."""
+        return self.sync_session.node
 
-    async def pin(self, node: str, engine: AsyncEngine) -> None:
-        """Take the connection of this unit now, so that a dead node is found before any work is done."""
-        self.bind = engine
-        self.node = node
-        await self.run_sync(Session.connection)
+    async def __aenter__(self) -> Self:
+        if self._after is not None:
+            await self._router.wait_for_replay(self._after)
+        return self
 
 
 class WriteSession(AsyncSession):

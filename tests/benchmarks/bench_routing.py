@@ -39,7 +39,7 @@ async def _measure(sessions: ShardedSessions, engine: AsyncEngine) -> Measured:
         async with AsyncSession(engine) as session:
             return await session.get_one(MesOrder, ORDER_ID)
 
-    found = await compare(routed, plain, rounds=60, calls=50)
+    found = await compare(routed, plain, rounds=300, calls=10)
     detail = f"{found.subject_seconds * 1e6:.0f} us routed, {found.reference_seconds * 1e6:.0f} us plain"
     return Measured(round(found.ratio, 3), f"{detail}, both on the replica")
 
