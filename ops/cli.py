@@ -1,7 +1,7 @@
 """`mesctl`: the parser, and the one place where an error becomes a line on stderr and an exit status."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +11,7 @@ from alembic.util import CommandError
 from sqlalchemy.exc import DBAPIError
 from typer.exceptions import TyperException
 
-from ops.commands import down, status, up
+from ops.commands import demo, down, orders, shards, status, up
 from ops.errors import ExitStatus, OpsError
 from ops.options import Options
 from partitions.errors import PartitionError
@@ -31,6 +31,9 @@ app = typer.Typer(
 app.command("up")(up.up)
 app.command("down")(down.down)
 app.command("status")(status.status)
+app.add_typer(shards.app, name="shards")
+app.add_typer(orders.app, name="orders")
+app.command("demo")(demo.demo)
 
 GLOBAL_FLAGS = ("--json",)
 GLOBAL_VALUES = ("--home", "--topology")
@@ -116,11 +119,10 @@ def message_of(error: BaseException) -> str:
     match error:
         case TyperException():
             return error.format_message()
-        case DBAPIError():
+        case DBAPIError() | psycopg.Error():
             # SQLAlchemy's own text adds the statement and a link; the driver's says what is wrong.
-            return " ".join(str(error.orig).split())
-        case psycopg.Error():
-            return " ".join(str(error).split())
+            said = error.orig if isinstance(error, DBAPIError) else error
+            return " ".join(str(said).split())
         case OSError(filename=str() as name, strerror=str() as why):
             return f"{name}: {why}"
         case typer.Abort():
@@ -142,7 +144,13 @@ def globals_first(arguments: Sequence[str]) -> list[str]:
         if word in GLOBAL_FLAGS or word.startswith(tuple(f"{option}=" for option in GLOBAL_VALUES)):
             before.append(word)
         elif word in GLOBAL_VALUES:
-            before += [word, *(value for value in [next(words, None)] if value is not None)]
+            before += [word, _value_of(word, words)]
         else:
             after.append(word)
     return before + after
+
+
+def _value_of(option: str, words: Iterator[str]) -> str:
+    for value in words:
+        return value
+    raise typer.BadParameter(f"{option} requires an argument")

@@ -1,7 +1,7 @@
 """Where is my order? Everything that all services know of one order, read in one go and told by time."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
@@ -28,12 +28,13 @@ class Standing:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One line of a service's history."""
+    """One line of a service's history; `detail` holds facts such as the price or the reason."""
 
     at: datetime
     service: Service
     status: Status
     actor: str
+    detail: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +75,10 @@ class Trace:
         """Whether any service holds the order."""
         return bool(self.standings)
 
+    def as_json(self) -> dict[str, Any]:
+        """Return the trace as JSON has it: the id is a string, for JavaScript loses integers above 2^53."""
+        return {**asdict(self), "order_id": str(self.order_id)}
+
 
 def trace(books: Books, order_id: int) -> Trace:
     """Read all that there is about an order; an unknown one gives a trace whose `known` is false."""
@@ -107,9 +112,9 @@ def _read(
 ) -> Iterator[Standing | Step | Letter | Job]:
     yield from _standings(connection, database, service, order_id)
     for model in EVENTS[service]:
-        query = select(model.at, model.status, model.actor).where(model.order_id == order_id)
+        query = select(model.at, model.status, model.actor, model.detail).where(model.order_id == order_id)
         for row in connection.execute(query.order_by(model.event_no)):
-            yield Step(row.at, service, row.status, row.actor)
+            yield Step(row.at, service, row.status, row.actor, row.detail)
     yield from _letters(connection, database, LAYOUTS[service].outbox, order_id)
     if service == Service.MES:
         yield from _jobs(connection, database, order_id)

@@ -83,7 +83,8 @@ def run_demo(wish: DemoWish, *, console: Console) -> DayReport:
         The last page; `report.good` says whether every order is accounted for.
 
     Raises:
-        OpsError: the platform did not come up, or a client was refused what it must get.
+        EmbeddedError: the platform did not come up.
+        DemoError: a client was refused what it must get, or a service was away for too long.
     """
     errands = plan_day(orders=wish.orders, seed=wish.seed)
     with _platform(wish, console) as platform, open_display(console, orders=wish.orders) as display:
@@ -95,8 +96,17 @@ def run_demo(wish: DemoWish, *, console: Console) -> DayReport:
             display=display,
             deadline_seconds=wish.deadline_seconds,
         )
-        asyncio.run(day.live())
+        try:
+            asyncio.run(day.live())
+        except ExceptionGroup as failed:
+            # One client's fault ends the day for all of them.
+            raise _first_of(failed) from failed
         return make_report(topology, day)
+
+
+def _first_of(failed: ExceptionGroup[Exception]) -> Exception:
+    first = failed.exceptions[0]
+    return _first_of(first) if isinstance(first, ExceptionGroup) else first
 
 
 @contextmanager
