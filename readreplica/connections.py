@@ -1,6 +1,6 @@
 """The psycopg connections under the sessions: what a commit and a replica can tell at no extra cost."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from psycopg import AsyncConnection, IsolationLevel
 from psycopg.errors import InFailedSqlTransaction
@@ -10,13 +10,19 @@ from psycopg.rows import TupleRow
 from readreplica.lsn import Lsn
 from readreplica.token import Position
 
+# A simple query may hold several statements: COMMIT ends the transaction, and what follows it runs in one of
+# its own. The LSN must be read after COMMIT; before it, it is too early.
 # pg_walfile_name tells the timeline that the server writes on now; pg_control_checkpoint would tell that of
 # the last checkpoint, which after a promotion is still the old one.
-_POSITION = (
-    "pg_current_wal_insert_lsn(), "
-    "('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::bigint"
-)
-_SYSTEM = "(SELECT system_identifier FROM pg_control_system())"
+_COMMIT = """
+    COMMIT;
+    SELECT pg_current_wal_insert_lsn(),
+           ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::bigint
+"""
+_FIRST_COMMIT = f"""
+    {_COMMIT}, system_identifier, wal_block_size, bytes_per_wal_segment
+    FROM pg_control_system(), pg_control_init()
+"""
 # Both timelines lag behind a switch until the next restartpoint: this may refuse a good replica for a
 # while, and never trusts a bad one.
 _REPLAYED = """
@@ -34,13 +40,10 @@ class WriterConnection(AsyncConnection[TupleRow]):
     committed: Position | None = None
     """The position after the newest commit; None before the first."""
 
-    _system_identifier: int | None = None
+    _server: "_Server | None" = None
 
     async def commit(self) -> None:
         """Commit, and note the WAL position after it, in one round trip.
-
-        A simple query may hold several statements: COMMIT ends the transaction, and what follows it runs
-        in a transaction of its own. The LSN must be read after COMMIT; before it, it is too early.
 
         Raises:
             psycopg.errors.InFailedSqlTransaction: the server rolled back, because an earlier error was
@@ -48,18 +51,28 @@ class WriterConnection(AsyncConnection[TupleRow]):
         """
         if self.pgconn.transaction_status == TransactionStatus.IDLE:
             return
-        # The system identifier never changes under a connection: one reading of the control file is enough.
-        known = self._system_identifier
-        wanted = _SYSTEM if known is None else str(known)
         # A prepared statement cannot hold two commands.
-        cursor = await self.execute(f"COMMIT; SELECT {wanted}, {_POSITION}".encode(), prepare=False)
+        query = _FIRST_COMMIT if self._server is None else _COMMIT
+        cursor = await self.execute(query.encode(), prepare=False)
         if cursor.statusmessage == "ROLLBACK":
             raise InFailedSqlTransaction("COMMIT was answered by ROLLBACK: an earlier statement had failed")
         cursor.nextset()
-        row = await cursor.fetchone()
-        assert row is not None
-        self._system_identifier, lsn, timeline = row[0], row[1], row[2]
-        self.committed = Position(row[0], timeline, Lsn.parse(lsn))
+        [(lsn, timeline, *server)] = await cursor.fetchall()
+        if self._server is None:
+            self._server = _Server(*server)
+        self.committed = self._server.position(Lsn.parse(lsn), timeline)
+
+
+class _Server(NamedTuple):
+    """What never changes under a connection: it is read from the control file once."""
+
+    system_identifier: int
+    wal_block_bytes: int
+    wal_segment_bytes: int
+
+    def position(self, lsn: Lsn, timeline: int) -> Position:
+        end = lsn.before_page_header(block_bytes=self.wal_block_bytes, segment_bytes=self.wal_segment_bytes)
+        return Position(self.system_identifier, timeline, end)
 
 
 class ReaderConnection(AsyncConnection[TupleRow]):
