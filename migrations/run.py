@@ -32,10 +32,23 @@ def downgrade(topology: Topology, tree: Tree, revision: str) -> None:
     command.downgrade(_config(tree, topology), revision)
 
 
-def render(tree: Tree, revision: str = "head") -> str:
-    """Give the script that `upgrade` would run in an empty database, as psql accepts it."""
+def render_upgrade(tree: Tree, revision: str = "head", *, start: str | None = None) -> str:
+    """Give the script that `upgrade` would run, as psql accepts it.
+
+    Parameters:
+        tree: the migration tree.
+        revision: where to end.
+        start: the revision of the database; None is one that was never migrated.
+    """
     script = io.StringIO()
-    command.upgrade(_config(tree, output=script), revision, sql=True)
+    command.upgrade(_config(tree, output=script), f"{start or 'base'}:{revision}", sql=True)
+    return script.getvalue()
+
+
+def render_downgrade(tree: Tree, revision: str, *, start: str) -> str:
+    """Give the script that `downgrade` would run on a database of revision `start`, as psql accepts it."""
+    script = io.StringIO()
+    command.downgrade(_config(tree, output=script), f"{start}:{revision}", sql=True)
     return script.getvalue()
 
 
@@ -52,6 +65,13 @@ def current(topology: Topology, tree: Tree) -> Mapping[str, str | None]:
 def head(tree: Tree) -> str | None:
     """Name the newest revision of a tree."""
     return ScriptDirectory.from_config(_config(tree)).get_current_head()
+
+
+def pending(tree: Tree, start: str | None) -> Mapping[str, str]:
+    """List the revisions that a database of revision `start` lacks, oldest first, with what each brings."""
+    scripts = ScriptDirectory.from_config(_config(tree))
+    lacking = reversed(list(scripts.iterate_revisions("head", start or "base")))
+    return {script.revision: script.doc for script in lacking}
 
 
 def _config(tree: Tree, topology: Topology | None = None, output: io.StringIO | None = None) -> Config:

@@ -99,9 +99,10 @@ def read_waiting(connection: Connection, policy: ArchivePolicy, now: datetime) -
 def count_archived(connection: Connection, policy: ArchivePolicy) -> Mapping[str, int]:
     """Count the archived rows by partition; an empty partition is left out."""
     counted = text(
-        f"SELECT tableoid::regclass::text, count(*) FROM {policy.archive} GROUP BY tableoid ORDER BY 1"
+        f"SELECT tableoid::regclass::text AS month, count(*) AS rows FROM {policy.archive} "
+        f"GROUP BY tableoid ORDER BY 1"
     )
-    return dict(connection.execute(counted).tuples().all())
+    return {found.month: found.rows for found in connection.execute(counted)}
 
 
 def read_columns(connection: Connection, policy: ArchivePolicy) -> Columns:

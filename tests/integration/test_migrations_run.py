@@ -96,7 +96,7 @@ def test_psql_runs_the_offline_script(topology: Topology, postgres: PostgresServ
         before = tables(topology, name)
         run.downgrade(topology, tree, "base")
         execute(topology, name, "DROP TABLE alembic_version", role=f"{tree}_owner")
-        psql(postgres.conninfo(database.dbname, role=f"{tree}_owner"), run.render(tree))
+        psql(postgres.conninfo(database.dbname, role=f"{tree}_owner"), run.render_upgrade(tree))
         assert tables(topology, name) == before
         assert run.current(topology, tree)[name] == run.head(tree)
 
