@@ -9,7 +9,11 @@ from pathlib import Path
 
 from ops.embedded.errors import HomeBusy, NotOurFolder
 
-OURS = ("data", "valkey", "files", "logs", "run", "topology.toml", "pgpass", "platform.lock")
+OURS = (
+    *("data", "valkey", "files", "logs", "run"),
+    *("topology.toml", "topology.partial", "pgpass", "pgpass.partial"),
+    "platform.lock",
+)
 """Everything that `up` makes there; the lock comes last, for it marks the folder as ours."""
 
 SERVERS_ONLY = "servers"

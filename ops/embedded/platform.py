@@ -19,7 +19,7 @@ from ops.embedded.pgpass import ensure_passwords
 from ops.embedded.port_book import PortBook, Report
 from ops.embedded.ports import PortPicker
 from ops.embedded.service import ServiceProcess
-from ops.embedded.shape import HTTP_SERVICES, ROLES, SERVICES, VALKEY, ported_components, service_key
+from ops.embedded.shape import HTTP_SERVICES, ROLES, SERVICES, SHARDS, VALKEY, ported_components, service_key
 from ops.embedded.state import PlatformState, steps_down, steps_up
 from ops.embedded.tools import PostgresTools
 from ops.embedded.topology_file import read_ports, write_topology
@@ -140,10 +140,12 @@ class Platform:
         run_all(partial(self._start_service, service, book) for service in services)
 
     def _start_service(self, service: ServiceProcess, book: PortBook) -> bool:
+        shards = [book[shard] for shard in SHARDS]
         if service.name in HTTP_SERVICES:
-            started = book.start(service_key(service.name), lambda port: service.start(port=port))
+            key = service_key(service.name)
+            started = book.start(key, lambda port: service.start(port=port, databases=shards))
         else:
-            started = service.start(port=None)
+            started = service.start(port=None, databases=shards)
         self._report(f"{service.name} service: {'started' if started else 'runs already'}")
         return started
 

@@ -199,8 +199,9 @@ class PostgresCluster:
         if pid is None:
             return
         wait_until(lambda: not self._has_processes(), timeout_seconds=10)
-        # PostgreSQL replaces the file of a dead pid, but believes a pid that another program has by now.
-        if is_alive(pid):
+        # PostgreSQL replaces the file of a dead pid. But it believes a pid that another program has by now,
+        # and one that is a zombie because nobody asks for its end (a container without an init).
+        if psutil.pid_exists(pid):
             (self.data / "postmaster.pid").unlink()
 
     def _has_processes(self) -> bool:

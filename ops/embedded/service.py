@@ -1,9 +1,13 @@
 """A service of the platform, as a process: `python -m app.NAME`."""
 
 import sys
+from collections.abc import Collection
+from functools import partial
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
+
+import psutil
 
 from ops.embedded.errors import PortTaken, StartFailed
 from ops.embedded.ports import LOOPBACK, holder_of, is_free
@@ -11,9 +15,6 @@ from ops.embedded.processes import Daemon, last_lines, size_of, wait_until
 
 STOP_SECONDS = 15.0
 """A service takes up to 10 s to end what it has begun."""
-
-WORKER_SECONDS = 3.0
-"""A worker without an API is taken to be up when it logs, or still runs after this."""
 
 
 class ServiceProcess:
@@ -28,25 +29,29 @@ class ServiceProcess:
         """Give the service's pid, None when it does not run."""
         return self._daemon.pid()
 
-    def start(self, *, port: int | None, timeout_seconds: float = 30.0) -> bool:
-        """Start the service and wait until it is healthy; False when it ran already.
+    def start(self, *, port: int | None, databases: Collection[int], timeout_seconds: float = 60.0) -> bool:
+        """Start the service and wait until it does its work; False when it ran already.
 
         Parameters:
             port: where it answers; None for a worker without an API.
+            databases: the ports of the servers to which a worker connects first of all.
 
         Raises:
             PortTaken: another program listens on its port.
-            StartFailed: it ended, or was not healthy in time.
+            StartFailed: it ended, or was not at work in time.
         """
         log_start = size_of(self._daemon.log)
         launched = self.pid() is None
         if launched:
             self._launch(port)
-        if port is None:
-            self._wait_for_worker(log_start)
-        else:
-            wait_until(lambda: self.pid() is None or is_healthy(port), timeout_seconds=timeout_seconds)
-        self._check_started(port, log_start)
+        works = partial(self._is_connected, databases) if port is None else partial(is_healthy, port)
+        in_time = wait_until(
+            lambda: self.pid() is None or works(), timeout_seconds=timeout_seconds, every_seconds=0.05
+        )
+        if self.pid() is None or not in_time:
+            why = "it ended" if self.pid() is None else f"it was not at work after {timeout_seconds:g} s"
+            said = last_lines(self._daemon.log, from_byte=log_start)
+            raise StartFailed(self.name, why, self._daemon.log, said)
         return launched
 
     def _launch(self, port: int | None) -> None:
@@ -55,18 +60,15 @@ class ServiceProcess:
         command = [sys.executable, "-m", f"app.{self.name}"]
         self._daemon.launch(command, environment={"MES_STORAGE_TOPOLOGY": str(self._topology)})
 
-    def _wait_for_worker(self, log_start: int) -> None:
-        wait_until(
-            lambda: self.pid() is None or size_of(self._daemon.log) > log_start,
-            timeout_seconds=WORKER_SECONDS,
-        )
-
-    def _check_started(self, port: int | None, log_start: int) -> None:
-        said = last_lines(self._daemon.log, from_byte=log_start)
-        if self.pid() is None:
-            raise StartFailed(self.name, "it ended", self._daemon.log, said)
-        if port is not None and not is_healthy(port):
-            raise StartFailed(self.name, f"it is not healthy on port {port}", self._daemon.log, said)
+    def _is_connected(self, databases: Collection[int]) -> bool:
+        pid = self.pid()
+        if pid is None:
+            return False
+        try:
+            connections = psutil.Process(pid).net_connections(kind="tcp")
+        except psutil.Error:
+            return False
+        return any(connection.raddr[1:] == (port,) for connection in connections for port in databases)
 
     def stop(self) -> bool:
         """Let the service end what it has begun, and stop it; False when it did not run.

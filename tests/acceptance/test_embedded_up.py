@@ -1,0 +1,279 @@
+"""The embedded platform as its users meet it: `mesctl up`, `down`, `status`, and what may come in between."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from ops import cli
+from ops.embedded.home import Home
+from ops.embedded.platform import Platform
+from ops.embedded.processes import is_alive, wait_until
+from ops.errors import ExitStatus
+from sharding.topology import Topology
+
+MESCTL = Path(sys.executable).with_name("mesctl")
+SERVERS = ("shop", "crm", "directory", "mes_0", "mes_0_replica", "mes_1", "mes_1_replica", "valkey")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Give the folder of a platform; whatever runs there at the end is stopped, and the data removed."""
+    home = tmp_path_factory.mktemp("platform") / "home"
+    try:
+        yield home
+    finally:
+        Platform(home).delete()
+
+
+@pytest.fixture
+def said() -> list[str]:
+    """Collect what the platform reports."""
+    return []
+
+
+@pytest.fixture
+def platform(home: Path, said: list[str]) -> Platform:
+    """Give a platform whose servers run."""
+    platform = Platform(home, safe=False, report=said.append)
+    platform.up(services=False)
+    said.clear()
+    return platform
+
+
+Mesctl = Callable[..., int]
+
+
+@pytest.fixture
+def mesctl(home: Path, monkeypatch: pytest.MonkeyPatch) -> Mesctl:
+    """Run `mesctl` on the platform, in this process."""
+    monkeypatch.delenv("MES_STORAGE_TOPOLOGY", raising=False)
+    return lambda *arguments: cli.run(["--home", str(home), *arguments])
+
+
+def connect(topology: Topology, database: str, role: str, replica: str | None = None) -> psycopg.Connection:
+    """Connect to a database of the topology."""
+    url = topology.url(database, role=role, replica=replica).set(drivername="postgresql")
+    return psycopg.connect(url.render_as_string(hide_password=False), autocommit=True)
+
+
+def pids(platform: Platform) -> dict[str, int | None]:
+    """Give the pid of each server."""
+    return {state.name: state.pid for state in platform.status().components if state.kind != "service"}
+
+
+def crash(pid: int | None) -> None:
+    """Kill a process with SIGKILL and wait until it is gone."""
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    assert wait_until(lambda: not is_alive(pid), timeout_seconds=10)
+
+
+def test_status_shows_every_server_and_the_lag_of_replicas(
+    platform: Platform, mesctl: Mesctl, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert mesctl("status", "--json") == ExitStatus.DONE
+    status: dict[str, Any] = json.loads(capsys.readouterr().out)
+    states = {state["name"]: state for state in status["components"] if state["kind"] != "service"}
+    assert tuple(states) == SERVERS
+    assert {name for name, state in states.items() if state["state"] == "streaming"} == {
+        "mes_0_replica",
+        "mes_1_replica",
+    }
+    assert states["mes_0_replica"]["lag_bytes"] >= 0
+    assert status["topology"]["databases"]["mes_0"]["replicas"][0]["name"] == "mes_0_replica"
+
+
+def test_a_second_up_changes_nothing_and_says_so(
+    platform: Platform, mesctl: Mesctl, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = pids(platform)
+    assert mesctl("up", "--no-services", "--no-fsync") == ExitStatus.DONE
+    printed = capsys.readouterr().err.splitlines()
+    assert {line.split(":")[0] for line in printed if "runs already" in line} == set(SERVERS)
+    assert pids(platform) == before
+
+
+def test_every_cluster_has_an_identity_of_its_own_and_its_replica_shares_it(platform: Platform) -> None:
+    topology = platform.topology()
+    identity = "SELECT system_identifier FROM pg_control_system()"
+    found = {}
+    for name, database in topology.databases.items():
+        with connect(topology, name, f"{database.tree}_owner") as connection:
+            found[name] = connection.execute(identity).fetchone()
+        for replica in database.replicas:
+            with connect(topology, name, f"{database.tree}_owner", replica.name) as connection:
+                assert connection.execute(identity).fetchone() == found[name]
+    assert len(set(found.values())) == 5
+
+
+def test_a_replica_streams_what_its_primary_commits(platform: Platform) -> None:
+    topology = platform.topology()
+    with (
+        connect(topology, "mes_0", "mes_owner") as primary,
+        connect(topology, "mes_0", "mes", "mes_0_replica") as replica,
+    ):
+        primary.execute("CREATE TABLE streamed AS SELECT 42 AS answer")
+        primary.execute("GRANT SELECT ON streamed TO mes")
+        try:
+            exists = "SELECT to_regclass('streamed') IS NOT NULL"
+            assert wait_until(lambda: replica.execute(exists).fetchone() == (True,), timeout_seconds=10)
+            with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
+                replica.execute("CREATE TABLE nothing_may_be_written_here ()")
+        finally:
+            primary.execute("DROP TABLE streamed")
+
+
+def test_a_service_connects_to_its_own_databases_only(platform: Platform) -> None:
+    topology = platform.topology()
+    for database in ("shop", "directory"):
+        with connect(topology, database, "shop") as connection:
+            assert connection.execute("SELECT current_user").fetchone() == ("shop",)
+    for database in ("crm", "mes_0", "mes_1"):
+        with pytest.raises(psycopg.OperationalError, match=r"no pg_hba\.conf entry"):
+            connect(topology, database, "shop")
+    shop = topology.databases["shop"].primary
+    with pytest.raises(psycopg.OperationalError, match=r"no pg_hba\.conf entry"):
+        psycopg.connect(
+            host=shop.host,
+            port=shop.port,
+            dbname="postgres",
+            user="shop",
+            passfile=str(platform.home.passfile),
+        )
+
+
+def test_a_killed_postmaster_is_seen_and_started_again(
+    platform: Platform, mesctl: Mesctl, said: list[str]
+) -> None:
+    topology = platform.topology()
+    with connect(topology, "mes_1", "mes_owner") as connection:
+        connection.execute("CREATE TABLE kept AS SELECT 1 AS one")
+    crash(pids(platform)["mes_1"])
+    assert mesctl("status") == ExitStatus.FAILED
+    platform.up(services=False)
+    assert f"mes_1: starting on port {topology.databases['mes_1'].primary.port}" in said
+    with connect(topology, "mes_1", "mes_owner") as connection:
+        connection.execute("DROP TABLE kept")
+    assert wait_until(lambda: platform.status().is_right, timeout_seconds=10)
+
+
+def test_a_stolen_port_is_given_up_and_the_replica_follows(platform: Platform, said: list[str]) -> None:
+    old = platform.topology().databases["mes_0"].primary.port
+    replica = pids(platform)["mes_0_replica"]
+    crash(pids(platform)["mes_0"])
+    with closing(socket.create_server(("127.0.0.1", old))):
+        topology = platform.up(services=False)
+    new = topology.databases["mes_0"].primary.port
+    assert new != old
+    [moved] = [line for line in said if "is taken by" in line]
+    assert moved.startswith(f"mes_0: port {old} is taken by ")
+    assert f"(pid {os.getpid()}); moved to port {new}" in moved
+    assert wait_until(lambda: platform.status().is_right, timeout_seconds=10), platform.status()
+    assert pids(platform)["mes_0_replica"] == replica, "the replica was told, not started again"
+
+
+def test_a_half_made_data_folder_is_made_anew(platform: Platform, said: list[str]) -> None:
+    crash(pids(platform)["mes_1_replica"])
+    whole = platform.home.data("mes_1_replica")
+    partial = whole.with_name("mes_1_replica.partial")
+    assert wait_until(lambda: not _has_processes(whole), timeout_seconds=10)
+    whole.rename(partial)
+    platform.up(services=False)
+    assert f"mes_1_replica: removed the half-made data folder {partial}" in said
+    assert not partial.exists()
+    assert wait_until(lambda: platform.status().is_right, timeout_seconds=10), platform.status()
+
+
+def _has_processes(folder: Path) -> bool:
+    # The children of a killed postmaster end within moments.
+    working = (link for link in Path("/proc").glob("[0-9]*/cwd") if link.exists())
+    return any(link.resolve() == folder for link in working)
+
+
+def test_two_ups_at_once_are_refused(
+    platform: Platform, mesctl: Mesctl, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with platform.home.locked():
+        assert mesctl("up") == ExitStatus.REFUSED
+        assert mesctl("down") == ExitStatus.REFUSED
+    assert capsys.readouterr().err.count(f"another mesctl (pid {os.getpid()}) is changing") == 2
+    assert platform.status().is_right
+
+
+def test_lost_passwords_are_told(
+    platform: Platform, mesctl: Mesctl, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    shutil.move(platform.home.passfile, tmp_path / "pgpass")
+    try:
+        assert mesctl("up", "--no-services") == ExitStatus.FAILED
+        assert "put it back" in capsys.readouterr().err
+    finally:
+        shutil.move(tmp_path / "pgpass", platform.home.passfile)
+
+
+def test_down_stops_everything_keeps_the_data_and_may_be_repeated(
+    platform: Platform, mesctl: Mesctl, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = pids(platform)
+    assert mesctl("down", "--dry-run") == ExitStatus.DONE
+    steps = capsys.readouterr().out.splitlines()
+    assert steps[0].startswith("would stop replica mes_0_replica")
+    assert steps[-1].startswith("would stop valkey")
+    assert pids(platform) == before
+    assert mesctl("down") == ExitStatus.DONE
+    assert not any(is_alive(pid) for pid in before.values() if pid)
+    assert mesctl("down") == ExitStatus.DONE
+    assert mesctl("status") == ExitStatus.DONE, "what should not run, need not"
+    topology = platform.up(services=False)
+    with connect(topology, "directory", "shop") as connection:
+        assert connection.execute("SELECT count(*) FROM shard_map_versions").fetchone() == (1,)
+
+
+def test_an_up_that_was_killed_midway_is_completed_by_the_next(tmp_path: Path) -> None:
+    home = Home(tmp_path / "home")
+    command = [str(MESCTL), "--home", str(home.path), "up", "--no-services", "--no-fsync"]
+    said: list[str] = []
+    platform = Platform(home.path, safe=False, report=said.append)
+    try:
+        with subprocess.Popen(command, stderr=subprocess.DEVNULL) as mesctl:
+            # As soon as initdb is at work.
+            assert wait_until(lambda: any(home.path.glob("data/*.partial")), timeout_seconds=60)
+            mesctl.kill()
+        platform.up(services=False)
+        assert any("removed the half-made data folder" in line for line in said)
+        assert not list(home.path.glob("data/*.partial"))
+        assert wait_until(lambda: platform.status().is_right, timeout_seconds=10), platform.status()
+    finally:
+        platform.delete()
+    assert not home.path.exists()
+
+
+def test_services_are_started_killed_and_started_again(
+    platform: Platform, mesctl: Mesctl, said: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    platform.up()
+    assert {line for line in said if line.endswith("service: started")} == {
+        f"{name} service: started" for name in ("shop", "crm", "mes", "pricing")
+    }
+    killed = platform.kill_service("mes")
+    assert killed is not None
+    assert mesctl("status", "--json") == ExitStatus.FAILED
+    components = json.loads(capsys.readouterr().out)["components"]
+    [mes] = [state for state in components if (state["name"], state["kind"]) == ("mes", "service")]
+    assert (mes["state"], mes["wanted"]) == ("stopped", True)
+    assert platform.start_service("mes")
+    assert not platform.start_service("mes"), "it runs already"
+    assert platform.status().is_right
+    platform.down()
+    assert not any(state.pid for state in platform.status().components)

@@ -1,0 +1,169 @@
+"""Daemons and clusters one by one: what is ours is found again, what is not is never touched."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from ops.embedded.errors import PortTaken, StartFailed
+from ops.embedded.pgpass import ensure_passwords
+from ops.embedded.ports import PortPicker
+from ops.embedded.postgres import SUPERUSER, PostgresCluster
+from ops.embedded.processes import Daemon, end_processes_naming, is_alive, wait_until
+from ops.embedded.service import ServiceProcess
+from ops.embedded.settings import UNSAFE, access_line
+from ops.embedded.tools import PostgresTools
+from ops.embedded.unprivileged import WAYS, launch_prefix
+
+SLEEPER = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(600)"]
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[Daemon]:
+    """Give a daemon that is stopped at the end."""
+    daemon = Daemon("sleeper", pidfile=tmp_path / "sleeper.pid", log=tmp_path / "sleeper.log")
+    yield daemon
+    daemon.stop()
+
+
+def test_a_daemon_is_found_again_by_its_pid_file(daemon: Daemon) -> None:
+    pid = daemon.launch(SLEEPER)
+    again = Daemon("sleeper", pidfile=daemon.pidfile, log=daemon.log)
+    assert again.pid() == pid
+    assert os.getsid(pid) == pid, "a Ctrl-C at the terminal must not reach it"
+    assert again.stop()
+    assert not is_alive(pid)
+    assert not again.stop()
+
+
+def test_a_process_that_got_the_pid_of_a_dead_daemon_is_left_alone(daemon: Daemon) -> None:
+    with subprocess.Popen(SLEEPER, stdout=subprocess.DEVNULL) as stranger:
+        daemon.pidfile.write_text(f"{stranger.pid} 1\n")
+        assert daemon.pid() is None
+        assert daemon.kill() is None
+        assert not daemon.stop()
+        assert stranger.poll() is None
+        stranger.kill()
+
+
+def test_a_daemon_ends_with_its_children(daemon: Daemon) -> None:
+    child = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(600)'])"
+    pid = daemon.launch([sys.executable, "-c", child])
+    assert wait_until(lambda: bool(psutil.Process(pid).children()), timeout_seconds=10)
+    children = [process.pid for process in psutil.Process(pid).children()]
+    assert daemon.kill() == pid
+    assert wait_until(lambda: not any(map(is_alive, children)), timeout_seconds=10)
+
+
+def test_a_service_that_dies_early_shows_its_last_words(tmp_path: Path) -> None:
+    service = ServiceProcess(
+        "bakery", pidfile=tmp_path / "bakery.pid", log=tmp_path / "bakery.log", topology=tmp_path / "none"
+    )
+    with pytest.raises(StartFailed, match=r"(?s)bakery did not start: it ended.*No module named app.bakery"):
+        service.start(port=None, databases=[1])
+
+
+def test_leftover_workers_in_a_folder_are_ended_and_nobody_else(tmp_path: Path) -> None:
+    ours, other = tmp_path / "mes_0.partial", tmp_path / "mes_0"
+    with (
+        subprocess.Popen([*SLEEPER, str(ours)], stdout=subprocess.DEVNULL) as leftover,
+        subprocess.Popen([*SLEEPER, str(other)], stdout=subprocess.DEVNULL) as stranger,
+    ):
+        assert end_processes_naming(ours) == [leftover.pid]
+        assert stranger.poll() is None
+        stranger.kill()
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[PostgresCluster]:
+    """Give a cluster that is created and configured, and stopped at the end."""
+    passfile = tmp_path / "it's a pgpass"
+    password = ensure_passwords(passfile, [SUPERUSER])[SUPERUSER]
+    cluster = PostgresCluster(
+        "lone", tools=PostgresTools(), data=tmp_path / "lone", log=tmp_path / "lone.log", passfile=passfile
+    )
+    cluster.create(superuser_password=password, safe=False)
+    yield cluster
+    cluster.stop()
+
+
+def start(cluster: PostgresCluster) -> int:
+    """Start a cluster on a free port."""
+    port = PortPicker(random.Random()).pick()
+    cluster.configure(port=port, access=[access_line("all", (SUPERUSER,))], settings=UNSAFE)
+    assert cluster.start(port=port)
+    return port
+
+
+def test_a_cluster_starts_once_and_again_after_a_crash(cluster: PostgresCluster) -> None:
+    port = start(cluster)
+    assert not cluster.start(port=port), "it ran already"
+    pid = cluster.pid()
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    assert wait_until(lambda: not is_alive(pid), timeout_seconds=10)
+    assert cluster.pid() is None, "its pid file is stale"
+    assert cluster.start(port=port)
+    with cluster.connect() as connection:
+        assert connection.execute("SHOW cluster_name").fetchone() == ("lone",)
+
+
+def test_a_stale_pid_file_may_name_a_living_stranger(cluster: PostgresCluster) -> None:
+    port = start(cluster)
+    pidfile = cluster.data / "postmaster.pid"
+    lines = pidfile.read_text().splitlines()
+    cluster.stop()
+    with subprocess.Popen(SLEEPER, stdout=subprocess.DEVNULL) as stranger:
+        pidfile.write_text("\n".join([str(stranger.pid), *lines[1:]]) + "\n")
+        assert cluster.pid() is None
+        assert not cluster.stop()
+        assert cluster.start(port=port)
+        assert stranger.poll() is None
+        stranger.kill()
+
+
+def test_a_cluster_names_who_has_its_port(cluster: PostgresCluster, daemon: Daemon) -> None:
+    port = PortPicker(random.Random()).pick()
+    serve = f"import socket, time; s = socket.create_server(('127.0.0.1', {port})); print(1, flush=True); "
+    pid = daemon.launch([sys.executable, "-c", serve + "time.sleep(600)"])
+    assert wait_until(lambda: daemon.log.stat().st_size > 0, timeout_seconds=10)
+    cluster.configure(port=port, access=[], settings=UNSAFE)
+    with pytest.raises(
+        PortTaken, match=f"lone cannot listen on port {port}: python.* \\(pid {pid}\\) has it"
+    ):
+        cluster.start(port=port)
+
+
+def test_a_broken_cluster_shows_the_servers_last_words(cluster: PostgresCluster) -> None:
+    port = PortPicker(random.Random()).pick()
+    cluster.configure(port=port, access=[], settings={"shared_buffers": "many"})
+    with pytest.raises(
+        StartFailed, match=r'(?s)lone did not start.*invalid value for parameter "shared_buffers"'
+    ):
+        cluster.start(port=port)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has to become another user")
+@pytest.mark.parametrize("way", list(WAYS))
+def test_root_runs_postgresql_either_way(way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MES_STORAGE_LEAVE_ROOT", way)
+    launch_prefix.cache_clear()
+    passfile = tmp_path / "pgpass"
+    password = ensure_passwords(passfile, [SUPERUSER])[SUPERUSER]
+    cluster = PostgresCluster(
+        way, tools=PostgresTools(), data=tmp_path / way, log=tmp_path / f"{way}.log", passfile=passfile
+    )
+    try:
+        cluster.create(superuser_password=password, safe=False)
+        start(cluster)
+        with cluster.connect() as connection:
+            assert connection.execute("SELECT 1").fetchone() == (1,)
+    finally:
+        cluster.stop()
+        launch_prefix.cache_clear()
