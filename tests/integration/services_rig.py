@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import partial
@@ -31,6 +31,12 @@ from sharding.topology import Topology
 Json = dict[str, Any]
 MODEL = b"solid ring\nendsolid ring\n"
 MAX_UPLOAD_BYTES = 200_000
+START: Json = {
+    "customer": {"name": "Ada", "email": "ada@example.org"},
+    "material": "gold_18k",
+    "finish": "polished",
+    "quantity": 2,
+}
 _keys = count(1)
 
 
@@ -50,14 +56,8 @@ class Services:
 
     async def start(self, *, key: str | None = None, **changes: Any) -> Response:
         """Start an order in the Shop."""
-        body = {
-            "customer": {"name": "Ada", "email": "ada@example.org"},
-            "material": "gold_18k",
-            "finish": "polished",
-            "quantity": 2,
-        }
         headers = {"Idempotency-Key": key or new_key()}
-        return await self.shop.post("/v1/orders", json=body | changes, headers=headers)
+        return await self.shop.post("/v1/orders", json=START | changes, headers=headers)
 
     async def upload(self, order_id: str, *, name: str = "ring.stl", content: bytes = MODEL) -> Response:
         """Upload a model to the Shop."""
@@ -191,12 +191,10 @@ async def open_services(topology: Topology) -> AsyncIterator[Services]:
     """Run the three services."""
     await save_map(topology)
     settings = fast_settings(topology)
-    async with AsyncExitStack() as stack:
-        clients = [
-            await stack.enter_async_context(client_of(build(settings, topology)))
-            for build in (build_shop, build_crm, build_mes)
-        ]
-        shards = await stack.enter_async_context(
-            open_sessions(topology, role="mes", application_name="test-pricing")
-        )
-        yield Services(*clients, shards)
+    async with (
+        client_of(build_shop(settings, topology)) as shop,
+        client_of(build_crm(settings, topology)) as crm,
+        client_of(build_mes(settings, topology)) as mes,
+        open_sessions(topology, role="mes", application_name="test-pricing") as shards,
+    ):
+        yield Services(shop, crm, mes, shards)

@@ -101,13 +101,15 @@ async def test_cancellation_is_refused_once_an_operator_has_the_order(
 ) -> None:
     order_id = await services.approved()
     wish = {"actor": "Sara", "reason": "too slow"}
-    async with open_cluster(topology, "crm", role="crm", application_name="test") as crm:
+    async with (
+        open_cluster(topology, "crm", role="crm", application_name="test") as crm,
         # The CRM must not hear of the operator before Sara asks: hold its order until she stands in line.
-        async with crm.write() as session:
-            await lock_order(session, CRM, int(order_id))
-            asking = asyncio.create_task(services.crm.post(f"/v1/orders/{order_id}/cancel", json=wish))
-            await until(partial(somebody_waits_for_a_lock, crm))
-            ok(await services.take(order_id))
+        crm.write() as session,
+    ):
+        await lock_order(session, CRM, int(order_id))
+        asking = asyncio.create_task(services.crm.post(f"/v1/orders/{order_id}/cancel", json=wish))
+        await until(partial(somebody_waits_for_a_lock, crm))
+        ok(await services.take(order_id))
     assert ok(await asking, 202)["status"] == "MANUFACTURING_APPROVED"
 
     after = await eventually(
@@ -120,9 +122,12 @@ async def test_cancellation_is_refused_once_an_operator_has_the_order(
 
 
 async def somebody_waits_for_a_lock(cluster: Cluster) -> bool:
-    waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    waiting = text(
+        "SELECT count(*) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    )
     async with cluster.write() as session:
-        return bool(await session.scalar(text(waiting)))
+        return bool(await session.scalar(waiting))
 
 
 async def test_operator_rejects_with_a_reason_that_the_customer_sees(services: Services) -> None:
