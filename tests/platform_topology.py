@@ -9,37 +9,20 @@ from psycopg import sql
 
 from migrations import run
 from ops.embedded.bootstrap import ensure_database, grant_connect
-from ops.embedded.ports import PortPicker
+from ops.embedded.ports import LOOPBACK, PortPicker
+from ops.embedded.shape import DATABASES, HTTP_SERVICES, TREES, DatabaseShape
 from sharding.topology import Topology
 from tests.servers import PostgresServers, ValkeyServer
-
-TREES: Mapping[str, str] = {
-    "shop": "shop",
-    "crm": "crm",
-    "directory": "directory",
-    "mes_0": "mes",
-    "mes_1": "mes",
-}
-"""The tree of each database."""
-
-SERVICES: Mapping[str, tuple[str, ...]] = {
-    "shop": ("shop",),
-    "crm": ("crm",),
-    "mes": ("mes",),
-    "directory": ("shop", "crm", "mes"),
-}
-"""The roles that may connect to the databases of a tree."""
 
 
 def migrate_templates(servers: PostgresServers, valkey: ValkeyServer, folder: Path) -> Mapping[str, str]:
     """Make and migrate a template of each database, once; give the templates' names."""
-    templates = {name: f"template_{name}" for name in TREES}
+    templates = {shape.name: f"template_{shape.name}" for shape in DATABASES}
     with servers.primary.connect() as connection:
-        for name, tree in TREES.items():
-            ensure_database(connection, templates[name], owner=f"{tree}_owner", services=SERVICES[tree])
-    path = write_topology(folder / "templates.toml", templates, servers, valkey)
-    topology = Topology.load(path)
-    for tree in SERVICES:
+        for shape in DATABASES:
+            ensure_database(connection, templates[shape.name], owner=shape.owner, services=shape.services)
+    topology = Topology.load(write_topology(folder / "templates.toml", templates, servers, valkey))
+    for tree in TREES:
         run.upgrade(topology, tree)
     return templates
 
@@ -53,12 +36,11 @@ def cloned(
     # FILE_COPY: with fsync off its checkpoints cost nothing, and the replica has little to replay.
     clone = sql.SQL("CREATE DATABASE {} TEMPLATE {} OWNER {} STRATEGY file_copy")
     with servers.primary.connect() as connection:
-        for name, template in templates.items():
-            tree = TREES[name]
-            words = (names[name], template, f"{tree}_owner")
+        for shape in DATABASES:
+            words = (names[shape.name], templates[shape.name], shape.owner)
             connection.execute(clone.format(*map(sql.Identifier, words)))
             # A clone does not get its template's rights on the database itself.
-            grant_connect(connection, names[name], SERVICES[tree])
+            grant_connect(connection, names[shape.name], shape.services)
     servers.wait_for_replica()
     try:
         yield names
@@ -72,19 +54,36 @@ def cloned(
 def write_topology(
     path: Path, dbnames: Mapping[str, str], servers: PostgresServers, valkey: ValkeyServer
 ) -> Path:
-    """Write the topology file of these databases; only the MES shards have a replica."""
+    """Write the topology file of these databases; all replicas are the one replica."""
     ports = PortPicker(random.Random())
-    blocks = ['backend = "postgresql"', "buckets = 64", f'passfile = "{servers.passfile}"']
-    for name, dbname in dbnames.items():
-        blocks += [f"[databases.{name}]", f'tree = "{TREES[name]}"', f'dbname = "{dbname}"']
-        blocks += [f'primary = {{ host = "127.0.0.1", port = {servers.primary_port} }}']
-        if TREES[name] == "mes":
-            replica = f'name = "{name}_replica", host = "127.0.0.1", port = {servers.replica_port}'
-            blocks += [f"replicas = [ {{ {replica} }} ]"]
-    blocks += ["[pool]", "size = 5", "max_overflow = 5", "timeout_seconds = 5.0"]
-    blocks += ["[redis]", f'url = "{valkey.url}"']
-    blocks += ["[files]", f'url = "{(path.parent / "files").as_uri()}"']
-    for service in ("shop", "crm", "mes"):
-        blocks += [f"[services.{service}]", 'host = "127.0.0.1"', f"port = {ports.pick()}"]
-    path.write_text("\n".join(blocks) + "\n")
+    head = f"""\
+backend = "postgresql"
+buckets = 64
+passfile = "{servers.passfile}"
+[pool]
+size = 5
+max_overflow = 5
+timeout_seconds = 5.0
+[redis]
+url = "{valkey.url}"
+[files]
+url = "{(path.parent / "files").as_uri()}"
+"""
+    databases = [_database(shape, dbnames[shape.name], servers) for shape in DATABASES]
+    services = [f'[services.{name}]\nhost = "{LOOPBACK}"\nport = {ports.pick()}\n' for name in HTTP_SERVICES]
+    path.write_text("".join([head, *databases, *services]))
     return path
+
+
+def _database(shape: DatabaseShape, dbname: str, servers: PostgresServers) -> str:
+    replicas = ", ".join(
+        f'{{ name = "{name}", host = "{LOOPBACK}", port = {servers.replica_port} }}'
+        for name in shape.replicas
+    )
+    return f"""\
+[databases.{shape.name}]
+tree = "{shape.tree}"
+dbname = "{dbname}"
+primary = {{ host = "{LOOPBACK}", port = {servers.primary_port} }}
+replicas = [ {replicas} ]
+"""

@@ -19,13 +19,10 @@ from ops.embedded.postgres import SUPERUSER, PostgresCluster
 from ops.embedded.processes import wait_until
 from ops.embedded.replica import REPLICATOR, Replica
 from ops.embedded.settings import UNSAFE, access_line
+from ops.embedded.shape import ROLES
 from ops.embedded.tools import PostgresTools
 from ops.embedded.valkey import Valkey
 
-ROLES = (
-    *("shop_owner", "crm_owner", "mes_owner", "directory_owner"),
-    *("shop", "crm", "mes"),
-)
 ACCESS = (access_line("all", ("all",)), access_line("replication", (REPLICATOR,)))
 
 
@@ -83,7 +80,7 @@ def run_postgres(folder: Path) -> Iterator[PostgresServers]:
     """Run a primary and its replica in `folder`; both are stopped and removed at the end."""
     tools, ports = PostgresTools(), PortPicker(random.Random())
     passfile = folder / "pgpass"
-    passwords = ensure_passwords(passfile, (SUPERUSER, REPLICATOR, *ROLES))
+    passwords = ensure_passwords(passfile, ROLES)
     primary = PostgresCluster(
         "primary", tools=tools, data=folder / "primary", log=folder / "primary.log", passfile=passfile
     )
@@ -95,6 +92,7 @@ def run_postgres(folder: Path) -> Iterator[PostgresServers]:
         primary_port = start_on_free_port(ports, partial(_start_primary, primary))
         with primary.connect() as connection:
             ensure_role(connection, REPLICATOR, passwords[REPLICATOR], replication=True)
+            # Those two are there by now, and stay as they are.
             ensure_roles(connection, ROLES, passwords)
         replica.create_from(primary, safe=False)
         replica_port = start_on_free_port(ports, partial(_start_replica, replica, primary_port))
