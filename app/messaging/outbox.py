@@ -1,10 +1,10 @@
 """The sending side: what an order's change owes to others, written in the transaction of that change."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from uuid import uuid4
 
-from sqlalchemy import Select, delete, func, insert, select, update
+from sqlalchemy import Select, case, delete, func, insert, select, update
 from sqlalchemy.orm import aliased
 
 from app.messaging.acks import Ack
@@ -26,8 +26,8 @@ async def publish(
     """Owe `event` to each destination; it is sent when, and only if, the session commits.
 
     The caller holds the row lock of the order (it inserted, changed or locked the row). Pending changes
-    are flushed first, so that the lock is taken before the sequence number: of two transactions on one
-    order, the later one then gets the higher number.
+    are flushed first (SQLAlchemy's autoflush), so that the lock is taken before the sequence number: of
+    two transactions on one order, the later one then gets the higher number.
 
     Parameters:
         session: the transaction that changes the order.
@@ -37,7 +37,6 @@ async def publish(
         destinations: who is told, see `app.messaging.routing.route`; may be empty.
         at: when it happened, with a time zone.
     """
-    await session.flush()
     rows = [
         {
             "order_id": order_id,
@@ -57,6 +56,7 @@ async def claim(
     session: WriteSession,
     outbox: type[OutboxRow],
     *,
+    lags: Mapping[str, timedelta],
     limit: int,
     retry_after_seconds: Callable[[int], float],
 ) -> Sequence[OutboxRow]:
@@ -65,6 +65,7 @@ async def claim(
     Parameters:
         session: the transaction of the one relay that is at work.
         outbox: the outbox of its database.
+        lags: by destination, how long its oldest message has been waiting to be received.
         limit: how many to take at most.
         retry_after_seconds: how long to wait for an acknowledgement, from the number of sendings so far.
 
@@ -73,19 +74,25 @@ async def claim(
     """
     # The database's clock alone decides what is due: every relay agrees with it.
     now = (await session.execute(select(func.now()))).scalar_one()
-    rows: Sequence[OutboxRow] = (await session.scalars(_due(outbox, limit))).all()
+    rows: Sequence[OutboxRow] = (await session.scalars(_due(outbox, lags, limit))).all()
     for row in rows:
         row.attempts += 1
         row.next_attempt_at = now + timedelta(seconds=retry_after_seconds(row.attempts))
     return rows
 
 
-def _due(outbox: type[OutboxRow], limit: int) -> Select[OutboxRow]:
+def _due(outbox: type[OutboxRow], lags: Mapping[str, timedelta], limit: int) -> Select[OutboxRow]:
     """Select the oldest message of each order and destination, unless it is set aside or was just sent.
 
     No cursor remembers what was sent, so a row that commits late is found later. A message that is set
     aside stays the oldest of its order, and by that alone holds up the messages behind it.
+
+    The back-off runs from when a message is received, so the lag is added to it: what was sent less than
+    a lag ago is still waiting in the stream. Without this a slow consumer would get ever more copies and
+    become ever slower.
     """
+    lag = case(lags, value=outbox.destination, else_=timedelta(0)) if lags else timedelta(0)
+    is_new = outbox.attempts == 0
     older = aliased(outbox)
     is_behind = (
         select(older.sequence)
@@ -98,7 +105,12 @@ def _due(outbox: type[OutboxRow], limit: int) -> Select[OutboxRow]:
     )
     return (
         select(outbox)
-        .where(outbox.set_aside_at.is_(None), outbox.next_attempt_at <= func.now(), ~is_behind)
+        .where(
+            outbox.set_aside_at.is_(None),
+            outbox.next_attempt_at <= func.now(),
+            is_new | (outbox.next_attempt_at <= func.now() - lag),
+            ~is_behind,
+        )
         .order_by(outbox.next_attempt_at, outbox.sequence)
         .limit(limit)
     )

@@ -2,7 +2,8 @@
 
 import asyncio
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
 
 import structlog
 from redis.asyncio import Redis
@@ -12,13 +13,25 @@ from app.messaging.acks import Ack
 from app.messaging.message import encode
 from app.messaging.outbox import claim, settle
 from app.messaging.pace import delay_seconds, keep_going, sleep_unless
-from app.messaging.streams import MAX_ENTRIES, Entry, acks_stream, entries_of, fields_of, orders_stream
+from app.messaging.routing import Service
+from app.messaging.streams import (
+    MAX_ENTRIES,
+    Entry,
+    acks_stream,
+    entries_of,
+    fields_of,
+    orders_stream,
+    stream_lags,
+)
 from app.models.messaging import OutboxRow
 from readreplica.cluster import Cluster
 from readreplica.sessions import WriteSession
 
 # Any number will do, as long as every relay has the same; an advisory lock is its database's own.
 _LOCK = 0x6F7574626F78
+
+# Between two turns, so that acknowledgements gather and are settled together.
+_REST_SECONDS = 0.02
 
 Outgoing = tuple[str, dict[str, str]]
 """A stream, and the entry that goes to it."""
@@ -29,7 +42,7 @@ class Relay:
 
     A turn has three parts, and a crash between any two of them loses nothing:
 
-    1. Read the acknowledgements from Redis.
+    1. Read from Redis the acknowledgements, and how far each destination lags behind.
     2. In one transaction settle them and claim what is due: sendings are counted and put off.
     3. Send what was claimed, and delete the acknowledgements.
 
@@ -82,9 +95,8 @@ class Relay:
         """Work until `stop` is set. Outages of Redis and of the database are waited out."""
 
         async def turn() -> None:
-            if not await self.turn():
-                # Another relay works here, and the acknowledgements that end our wait are for it.
-                await sleep_unless(stop, self._poll_seconds)
+            # Another relay may work here, and then the acknowledgements that end our wait are for it.
+            await sleep_unless(stop, _REST_SECONDS if await self.turn() else self._poll_seconds)
 
         await keep_going(turn, stop=stop, log=self._log)
 
@@ -95,11 +107,12 @@ class Relay:
             False if another relay has the lock, so that nothing was done.
         """
         received = await self._acknowledgements()
+        lags = await stream_lags(self._redis, [service.value for service in Service])
         async with self._cluster.write() as session:
             if not await session.scalar(select(func.pg_try_advisory_xact_lock(_LOCK))):
                 return False
             await settle(session, self._outbox, self._understood(received))
-            outgoing = await self._claim(session)
+            outgoing = await self._claim(session, lags)
         await self._send(outgoing, settled=received)
         return True
 
@@ -121,9 +134,13 @@ class Relay:
             acks.append(ack)
         return acks
 
-    async def _claim(self, session: WriteSession) -> list[Outgoing]:
+    async def _claim(self, session: WriteSession, lags: Mapping[str, timedelta]) -> list[Outgoing]:
         rows = await claim(
-            session, self._outbox, limit=self._batch, retry_after_seconds=self._retry_after_seconds
+            session,
+            self._outbox,
+            lags=lags,
+            limit=self._batch,
+            retry_after_seconds=self._retry_after_seconds,
         )
         return [(orders_stream(row.destination), encode(row, source=self._source)) for row in rows]
 

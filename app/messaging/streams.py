@@ -1,6 +1,7 @@
 """Redis as the services use it: the names of the streams, and a client that fails fast."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from typing import Any
 
 from redis.asyncio import Redis
@@ -26,7 +27,7 @@ def acks_stream(database: str) -> str:
 
 
 def open_redis(url: str, *, timeout_seconds: float = 5.0) -> Redis:
-    """Make a client for `app.messaging`; close it with `aclose`.
+    """Make a client for `app.messaging`; used with `async with`, or closed with `aclose`.
 
     One immediate retry covers a pooled connection that a restarted Redis has closed. There is no more
     patience in it, because relay and consumer have their own and must notice that Redis is away.
@@ -52,3 +53,22 @@ def entries_of(reply: Any) -> list[Entry]:
 def fields_of(entry: Mapping[str, str]) -> dict[FieldT, EncodableT]:
     """Give an entry the type that the client wants: a dict is invariant, so its own does not do."""
     return dict(entry.items())
+
+
+async def stream_lags(redis: Redis, destinations: Sequence[str]) -> dict[str, timedelta]:
+    """Tell how long the oldest entry has been waiting in each destination's stream.
+
+    Entries are received in their order and taken out as they are received, so whatever was sent longer
+    ago than this has been received (or was lost with Redis). Both times are from Redis's clock.
+    """
+    pipeline = redis.pipeline(transaction=False)
+    pipeline.time()
+    for destination in destinations:
+        pipeline.xrange(orders_stream(destination), count=1)
+    (seconds, microseconds), *oldest = await pipeline.execute()
+    now = timedelta(seconds=seconds, microseconds=microseconds)
+    return {
+        destination: max(timedelta(0), now - timedelta(milliseconds=int(entries[0][0].split("-")[0])))
+        for destination, entries in zip(destinations, oldest, strict=True)
+        if entries
+    }

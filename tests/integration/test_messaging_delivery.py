@@ -4,15 +4,16 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
-from sqlalchemy import insert, update
+from sqlalchemy import func, insert, select, update
+from sqlalchemy.exc import OperationalError
 from structlog.testing import capture_logs
 
 from app.messaging.errors import NotYet
 from app.messaging.message import Message
 from app.messaging.streams import fields_of
 from app.models.crm import CrmInbox
-from app.models.shop import ShopOutbox
-from app.models.status import IllegalTransition, Status
+from app.models.shop import ShopOrder, ShopOutbox
+from app.models.status import Channel, IllegalTransition, Status
 from readreplica.sessions import WriteSession
 from sharding.topology import Topology
 from tests.integration.messaging_rig import AT, STREAM, Rig, note, open_rig, owe, running, until
@@ -138,6 +139,47 @@ async def _owes_only(rig: Rig, order_id: int) -> bool:
     return {row.order_id for row in owed} == {order_id} and owed[0].set_aside_at is not None
 
 
+async def test_what_is_set_aside_is_not_sent(rig: Rig) -> None:
+    await rig.owe(1, "a", "b")
+    [first, _] = await rig.owed()
+    async with rig.shop.write() as session:
+        aside = update(ShopOutbox).where(ShopOutbox.sequence == first.sequence).values(set_aside_at=AT)
+        await session.execute(aside)
+
+    await rig.relay().turn()
+
+    assert await rig.sent() == []
+
+
+async def test_publishing_holds_the_lock_of_the_changed_order(rig: Rig) -> None:
+    async with rig.shop.write() as session:
+        session.add(started_order(1))
+    async with rig.shop.write() as session:
+        order = await session.get_one(ShopOrder, 1)
+        order.summary = "a better ring"
+        await owe(session, 1, "a")
+
+        async with rig.shop.write() as another:
+            with pytest.raises(OperationalError, match="could not obtain lock"):
+                await another.scalar(select(ShopOrder).with_for_update(nowait=True))
+            await another.rollback()
+
+
+def started_order(order_id: int) -> ShopOrder:
+    return ShopOrder(
+        order_id=order_id,
+        status=Status.INITIATED,
+        channel=Channel.B2C,
+        summary="a ring",
+        customer_name="Ana",
+        customer_email="ana@example.com",
+        material="brass",
+        finish="matte",
+        quantity=1,
+        idempotency_key="key",
+    )
+
+
 async def test_an_unforeseen_error_has_a_few_attempts(rig: Rig) -> None:
     async def handle(session: WriteSession, message: Message) -> None:
         raise KeyError("ring")
@@ -192,6 +234,25 @@ async def test_what_is_not_acknowledged_is_sent_again_later_and_later(rig: Rig) 
     await relay.turn()
     [row] = await rig.owed()
     assert (row.attempts, await rig.redis.xlen(STREAM)) == (2, 2)
+
+
+async def test_what_still_waits_in_the_stream_is_not_sent_again(rig: Rig) -> None:
+    await rig.owe(1, "a")
+    await rig.relay().turn()
+
+    await make_due(rig)
+    await rig.relay().turn()
+    assert len(await rig.sent()) == 1
+
+    await rig.redis.delete(STREAM)  # as if it had been received
+    await make_due(rig)
+    await rig.relay().turn()
+    assert len(await rig.sent()) == 1
+
+
+async def make_due(rig: Rig) -> None:
+    async with rig.shop.write() as session:
+        await session.execute(update(ShopOutbox).values(next_attempt_at=func.now()))
 
 
 async def test_two_relays_send_each_message_once(rig: Rig) -> None:

@@ -104,14 +104,9 @@ async def test_a_consumer_killed_in_its_work(rig: Rig, topology_path: Path, poin
 
 
 async def test_redis_goes_away_and_comes_back(topology: Topology, tmp_path: Path) -> None:
-    server = Valkey(
-        program=valkey_server(),
-        folder=tmp_path / "own",
-        pidfile=tmp_path / "own.pid",
-        log=tmp_path / "own.log",
-    )
-    port = PortPicker(random.Random()).pick()
-    server.start(port=port)
+    program, port = valkey_server(), PortPicker(random.Random()).pick()
+    server = Valkey(folder=tmp_path / "own", pidfile=tmp_path / "own.pid", log=tmp_path / "own.log")
+    server.start(program=program, port=port)
     try:
         async with open_rig(topology, redis_url=f"redis://127.0.0.1:{port}/0") as rig:
             async with running(rig.relay(), rig.consumer()):
@@ -119,7 +114,7 @@ async def test_redis_goes_away_and_comes_back(topology: Topology, tmp_path: Path
                 await rig.until_settled()
                 await asyncio.to_thread(server.stop)
                 await rig.owe(1, "b")
-                await asyncio.to_thread(server.start, port=port)
+                await asyncio.to_thread(server.start, program=program, port=port)
                 await rig.until_settled()
             assert await rig.history() == {1: ["a", "b"]}
     finally:
