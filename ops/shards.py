@@ -14,8 +14,10 @@ from sharding.ids import instant_of
 from sharding.shard_map import ShardMap
 from sharding.topology import Topology
 
-# The statistics collector counts as transactions end, so it is right at once and costs nothing; a crash
-# resets it until the next ANALYZE.
+EXACT_BELOW_ROWS = 1_000_000
+"""Smaller tables are counted; counting a larger one takes longer than anybody wants to wait for a list."""
+
+# PostgreSQL keeps these numbers up as transactions end, a moment late; a crash resets them.
 ESTIMATE = text("""
     SELECT coalesce(sum(n_live_tup), 0)
     FROM pg_partition_tree(CAST(:parent AS regclass)) AS part
@@ -26,13 +28,14 @@ ESTIMATE = text("""
 
 @dataclass(frozen=True, slots=True)
 class ShardRow:
-    """One shard as `mesctl shards list` shows it."""
+    """One shard as `mesctl shards list` shows it; `exact` is false if an estimate is among the numbers."""
 
     shard: str
     address: str
     buckets: int
     live_orders: int
     archived_orders: int
+    exact: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +78,7 @@ def list_shards(topology: Topology, shard_map: ShardMap, *, exact: bool) -> list
     """List the shards of the map with their orders.
 
     Parameters:
-        exact: count the rows; otherwise PostgreSQL's running statistics are believed.
+        exact: count large tables too, and do not believe PostgreSQL's statistics.
     """
     rows = []
     for shard in shard_map.shards:
@@ -83,11 +86,20 @@ def list_shards(topology: Topology, shard_map: ShardMap, *, exact: bool) -> list
         with open_engine(topology, database, role=database.tree) as engine, engine.connect() as connection:
             live, archived = (_count(connection, model, exact) for model in (MesOrder, MesArchivedOrder))
         address = f"{database.primary.host}:{database.primary.port}"
-        rows.append(ShardRow(shard, address, shard_map.owners.count(shard), live, archived))
+        counted = live.exact and archived.exact
+        buckets = shard_map.owners.count(shard)
+        rows.append(ShardRow(shard, address, buckets, live.rows, archived.rows, exact=counted))
     return rows
 
 
-def _count(connection: Connection, model: type[MesOrder | MesArchivedOrder], exact: bool) -> int:
-    if exact:
-        return connection.scalar(select(func.count()).select_from(model)) or 0
-    return int(connection.scalar(ESTIMATE, {"parent": model.__tablename__}) or 0)
+@dataclass(frozen=True, slots=True)
+class _Count:
+    rows: int
+    exact: bool
+
+
+def _count(connection: Connection, model: type[MesOrder | MesArchivedOrder], exact: bool) -> _Count:
+    estimate = int(connection.scalar(ESTIMATE, {"parent": model.__tablename__}) or 0)
+    if not exact and estimate >= EXACT_BELOW_ROWS:
+        return _Count(estimate, exact=False)
+    return _Count(connection.scalar(select(func.count()).select_from(model)) or 0, exact=True)

@@ -11,6 +11,8 @@ from rich.table import Table
 from ops.audit.trace import Letter, Standing, Step, Trace
 from ops.shards import OrderPlace
 
+SHORT = 60
+
 
 def print_trace(console: Console, told: Trace, place: OrderPlace) -> None:
     """Print where an order is, what happened to it, and what it waits for."""
@@ -56,9 +58,9 @@ def _same_steps(history: Sequence[Step]) -> Iterator[list[Step]]:
 
 
 def _facts(detail: Mapping[str, Any]) -> str:
-    """Name the plain facts of an event; lists are for `--json`."""
-    plain = {name: fact for name, fact in detail.items() if isinstance(fact, str | int | float)}
-    return ", ".join(f"{name} {fact}" for name, fact in plain.items())
+    """Name the short facts of an event; digests and lists are for `--json`."""
+    short = {name: str(fact) for name, fact in detail.items() if isinstance(fact, str | int | float)}
+    return ", ".join(f"{name} {fact}" for name, fact in short.items() if len(fact) <= SHORT)
 
 
 def _waits(told: Trace) -> Iterator[str]:

@@ -21,7 +21,7 @@ OrderId = Annotated[int, typer.Argument(min=0, max=MAX_ID, help="The order's id.
 @app.command("list")
 def list_(
     context: typer.Context,
-    exact: Annotated[bool, typer.Option(help="Count the rows; otherwise PostgreSQL's statistics.")] = False,
+    exact: Annotated[bool, typer.Option(help="Count even the largest tables.")] = False,
 ) -> None:
     """List the shards: where they are, how many buckets they own, how many orders they hold."""
     options = options_of(context)
@@ -39,7 +39,9 @@ def list_(
         return
     table = Table("shard", "address", "buckets", "live orders", "archived orders", box=None, pad_edge=False)
     for row in rows:
-        table.add_row(*(str(value) for value in asdict(row).values()))
+        about = "" if row.exact else "about "
+        orders = (f"{about}{count}" for count in (row.live_orders, row.archived_orders))
+        table.add_row(row.shard, row.address, str(row.buckets), *orders)
     Console().print(table)
     print(f"map version {shard_map.version}, {shard_map.buckets} buckets")
 

@@ -29,7 +29,7 @@ class PatientClient:
         patience_seconds: how long one request is tried.
     """
 
-    def __init__(self, base_url: str, *, patience_seconds: float = 60.0) -> None:
+    def __init__(self, base_url: str, *, patience_seconds: float = 120.0) -> None:
         self.repeats = 0
         self._patience_seconds = patience_seconds
         self._http = httpx.AsyncClient(base_url=base_url, timeout=httpx.Timeout(15.0))

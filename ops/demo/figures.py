@@ -5,22 +5,21 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
-from itertools import pairwise
 from statistics import median
 
 from app.models.status import Status
 
-MADE = (
-    Status.SUBMITTED,
-    Status.PRICE_CALCULATED,
-    Status.MANUFACTURING_APPROVED,
-    Status.MANUFACTURING_STARTED,
-    Status.MANUFACTURING_COMPLETED,
-    Status.PACKAGING,
-    Status.SHIPPED,
-    Status.CLOSED,
+STAGES = (
+    ("pricing", Status.SUBMITTED, Status.PRICE_CALCULATED),
+    ("waits for the seller", Status.PRICE_CALCULATED, Status.MANUFACTURING_APPROVED),
+    ("waits for an operator", Status.MANUFACTURING_APPROVED, Status.MANUFACTURING_STARTED),
+    ("manufacturing", Status.MANUFACTURING_STARTED, Status.MANUFACTURING_COMPLETED),
+    ("waits for packaging", Status.MANUFACTURING_COMPLETED, Status.PACKAGING),
+    ("packaging", Status.PACKAGING, Status.SHIPPED),
+    ("delivery", Status.SHIPPED, Status.CLOSED),
+    ("all of it", Status.SUBMITTED, Status.CLOSED),
 )
-"""The life of an order that is made; each step is a stage whose time is measured."""
+"""What is measured: from when an order first reached a status until it reached another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +35,9 @@ class PriceRange:
 
 @dataclass(frozen=True, slots=True)
 class StageTime:
-    """How long orders stayed in `status` before they went on to `following`."""
+    """How long the orders took from one status to another."""
 
-    status: Status
-    following: Status
+    name: str
     orders: int
     median_seconds: float
     p95_seconds: float
@@ -64,16 +62,14 @@ def stage_times(reached: Iterable[Mapping[Status, datetime]]) -> list[StageTime]
     """
     reached = list(reached)
     stages = []
-    for status, following in (*pairwise(MADE), (MADE[0], MADE[-1])):
+    for name, start, end in STAGES:
         seconds = sorted(
-            (times[following] - times[status]).total_seconds()
+            (times[end] - times[start]).total_seconds()
             for times in reached
-            if status in times and following in times
+            if start in times and end in times
         )
         if seconds:
-            stages.append(
-                StageTime(status, following, len(seconds), median(seconds), percentile(seconds, 95))
-            )
+            stages.append(StageTime(name, len(seconds), median(seconds), percentile(seconds, 95)))
     return stages
 
 

@@ -100,10 +100,10 @@ def _prices(prices: Iterable[PriceRange]) -> Table:
 
 
 def _stages(stages: Iterable[StageTime]) -> Table:
-    table = _table("Time per stage", "from", "to", right=("orders", "median", "p95"))
+    table = _table("Time per stage", "stage", right=("orders", "median", "p95"))
     for row in stages:
         times = (f"{row.median_seconds:.2f} s", f"{row.p95_seconds:.2f} s")
-        table.add_row(row.status, row.following, str(row.orders), *times)
+        table.add_row(row.name, str(row.orders), *times)
     return table
 
 

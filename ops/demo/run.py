@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from app.models.policies import ARCHIVE
+from ops.archiving import archive_shard
 from ops.audit.books import Books
 from ops.audit.facts import OrderFacts
 from ops.audit.run import audit
@@ -21,9 +22,7 @@ from ops.demo.progress import open_display
 from ops.demo.report import DayReport, describe_stuck, order_prices
 from ops.demo.verdict import account
 from ops.embedded.platform import Platform
-from ops.fleet import open_engine
 from ops.shards import load_shard_map
-from partitions.archive.mover import move
 from sharding.topology import Topology
 
 
@@ -37,7 +36,7 @@ class DemoWish:
         seed: decides who orders what; the same seed, the same day.
         keep: leave the platform running at the end.
         safe: wait for the disk at every commit.
-        deadline_seconds: how long the orders may take altogether.
+        stall_seconds: the day is given up when nothing at all has changed for so long.
     """
 
     home: Path
@@ -45,7 +44,7 @@ class DemoWish:
     seed: int = 1
     keep: bool = False
     safe: bool = True
-    deadline_seconds: float = 180.0
+    stall_seconds: float = 90.0
 
 
 class Backstage:
@@ -65,12 +64,9 @@ class Backstage:
 
     def archive(self) -> int:
         """Archive what has ended so far, as `mesctl archive run --grace 0s` does; return how many orders."""
-        moved = 0
-        for database in self._topology.tree("mes").values():
-            with open_engine(self._topology, database, role=database.tree) as engine:
-                ended = replace(ARCHIVE, grace=timedelta(0))
-                moved += move(engine, ended, datetime.now(UTC))[ARCHIVE.live]
-        return moved
+        ended, now = replace(ARCHIVE, grace=timedelta(0)), datetime.now(UTC)
+        shards = self._topology.tree("mes").values()
+        return sum(archive_shard(self._topology, shard, ended, now)[ended.live] for shard in shards)
 
 
 def run_demo(wish: DemoWish, *, console: Console) -> DayReport:
@@ -94,7 +90,7 @@ def run_demo(wish: DemoWish, *, console: Console) -> DayReport:
             errands=errands,
             backstage=Backstage(platform, topology),
             display=display,
-            deadline_seconds=wish.deadline_seconds,
+            stall_seconds=wish.stall_seconds,
         )
         try:
             asyncio.run(day.live())

@@ -9,8 +9,11 @@ from ops.demo.errors import PromiseBroken, Refused
 from ops.demo.ledger import Ledger
 from ops.demo.plan import Twist
 
-LOOK_EVERY_SECONDS = 0.25
+LOOK_EVERY_SECONDS = 0.5
 """How often a person looks at an empty list again."""
+LIST_LIMIT = 50
+PILE = 5
+"""How many orders a seller takes from a list at a time; the others are the colleagues'."""
 CONFLICT = 409
 MAKING = (Status.MANUFACTURING_COMPLETED, Status.PACKAGING, Status.SHIPPED)
 """An operator's steps once the order is taken."""
@@ -35,18 +38,25 @@ class Seller:
     async def day(self, day_over: asyncio.Event) -> None:
         """Go through the list of priced orders, then the delivered ones, until the day is over."""
         while not day_over.is_set():
-            for order in await self._mine(Status.PRICE_CALCULATED):
-                await self._call_buyer(order)
-            for order in await self._mine(Status.SHIPPED):
-                await self._change(order, "close", done={Status.CLOSED})
-            await pause(day_over)
+            priced = await self._pile(Status.PRICE_CALCULATED)
+            for order_id in priced:
+                await self._call_buyer(order_id)
+            shipped = await self._pile(Status.SHIPPED)
+            for order_id in shipped:
+                await self._change(order_id, "close", done={Status.CLOSED})
+            if not priced and not shipped:
+                await pause(day_over)
 
-    async def _mine(self, status: Status) -> list[str]:
-        page = await self._crm.get("/v1/orders", status=status.value, limit=50)
-        order_ids = [order["order_id"] for order in page["orders"]]
-        # A buyer who has not got an answer yet cannot be called: the order waits for the next look.
-        reachable = [order_id for order_id in order_ids if order_id in self._ledger.accepted]
-        return [order_id for order_id in reachable if self._ledger.claim(order_id, status)]
+    async def _pile(self, status: Status) -> list[str]:
+        """Take the newest orders of a status that no colleague has taken."""
+        page = await self._crm.get("/v1/orders", status=status.value, limit=LIST_LIMIT)
+        pile: list[str] = []
+        for order_id in (str(order["order_id"]) for order in page["orders"]):
+            # A buyer who has not got an answer yet cannot be called: the order waits for the next look.
+            known = order_id in self._ledger.accepted
+            if len(pile) < PILE and known and self._ledger.claim(order_id, status):
+                pile.append(order_id)
+        return pile
 
     async def _call_buyer(self, order_id: str) -> None:
         twist = self._ledger.accepted[order_id].twist
@@ -117,7 +127,7 @@ class Operator:
         return True
 
     async def _newest(self) -> str | None:
-        page = await self._mes.get("/v1/orders", status=Status.MANUFACTURING_APPROVED.value, limit=50)
+        page = await self._mes.get("/v1/orders", status=Status.MANUFACTURING_APPROVED.value, limit=LIST_LIMIT)
         order_ids = (str(order["order_id"]) for order in page["orders"])
         return next((order_id for order_id in order_ids if self._ledger.claim(order_id, "take")), None)
 
