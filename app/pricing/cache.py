@@ -1,4 +1,7 @@
-"""What was measured once is not measured again: measurements by the content of the file."""
+"""What was measured once is not measured again: measurements by the content of the file.
+
+The cache saves work and nothing depends on it: while the shard of a digest is away, its model is measured.
+"""
 
 import asyncio
 import time
@@ -6,16 +9,20 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from weakref import WeakValueDictionary
 
+import structlog
 from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert
 
 from app.database import write
 from app.models.mes import ModelMeasurement
 from app.pricing.measurement import Measurement, Outcome, Unmeasurable
+from app.pricing.outages import DATABASE_AWAY, first_line
 from readreplica.sessions import WriteSession
 from readreplica.token import CausalToken
 from sharding.hashing import key_of_text
 from sharding.sessions import ShardedSessions
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("pricing")
 
 
 class MeasurementCache:
@@ -55,12 +62,15 @@ class MeasurementCache:
 
     async def _get(self, digest: str) -> Outcome | None:
         key = key_of_text(digest)
-        async with self._sessions.read(key, after=self._written) as session:
-            row = await session.scalar(
-                select(ModelMeasurement).where(
-                    ModelMeasurement.digest_key == key, ModelMeasurement.digest == digest
-                )
-            )
+        named = select(ModelMeasurement).where(
+            ModelMeasurement.digest_key == key, ModelMeasurement.digest == digest
+        )
+        try:
+            async with self._sessions.read(key, after=self._written) as session:
+                row = await session.scalar(named)
+        except DATABASE_AWAY as error:
+            log.warning("cache_not_read", digest=digest, error=first_line(error))
+            return None
         return None if row is None else _outcome(row)
 
     async def _put(self, digest: str, outcome: Outcome, *, seconds: float) -> None:
@@ -70,8 +80,12 @@ class MeasurementCache:
         async def work(session: WriteSession) -> None:
             await session.execute(insert(ModelMeasurement).values(row).on_conflict_do_nothing())
 
-        written = await write(partial(self._sessions.transact, key), work)
-        self._written = self._written.merge(written.token)
+        try:
+            written = await write(partial(self._sessions.transact, key), work)
+        except DATABASE_AWAY as error:
+            log.warning("cache_not_written", digest=digest, error=first_line(error))
+        else:
+            self._written = self._written.merge(written.token)
 
 
 def _columns(outcome: Outcome) -> dict[str, object]:

@@ -7,7 +7,7 @@ from app.errors import AppError
 
 def _count(number: float) -> str:
     """Write a number that may be astronomic."""
-    return f"{number:,.0f}" if 100 <= number < 1e9 else f"{number:.2g}"
+    return f"{number:,.2f}".rstrip("0").rstrip(".") if 1 <= number < 1e9 else f"{number:.2g}"
 
 
 class PricingError(AppError):

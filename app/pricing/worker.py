@@ -5,22 +5,17 @@ from dataclasses import dataclass
 from functools import partial
 
 import structlog
-from sqlalchemy.exc import SQLAlchemyError
 
 from app.database import Written, write
-from app.files import FilesUnavailable
 from app.messaging.pace import keep_going, sleep_unless
 from app.pricing import jobs
 from app.pricing.jobs import Lease
+from app.pricing.outages import OUTAGES, first_line
 from app.pricing.pricer import Pricer
-from readreplica.errors import RetriesExhausted
 from readreplica.token import CausalToken
 from sharding.sessions import ShardedSessions
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("pricing")
-
-# The order has no part in these: it is tried again until they are over.
-OUTAGES = (SQLAlchemyError, RetriesExhausted, FilesUnavailable, OSError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +101,7 @@ class Worker:
             written = await write(self._sessions.clusters[shard].transact, take)
         except OUTAGES as error:
             if shard not in self._shards_away:
-                log.warning("shard_away", shard=shard, error=str(error))
+                log.warning("shard_away", shard=shard, error=first_line(error))
                 self._shards_away.add(shard)
             return None
         if shard in self._shards_away:
@@ -121,7 +116,7 @@ class Worker:
             if not await self._pricer.price(held, after=after):
                 await self._give_back(held, "no answer yet", rest_seconds=rest_seconds, counted=True)
         except OUTAGES as error:
-            await self._give_back(held, str(error), rest_seconds=rest_seconds, counted=False)
+            await self._give_back(held, first_line(error), rest_seconds=rest_seconds, counted=False)
         except Exception as error:
             log.exception("pricing_failed", order_id=held.order_id, attempt=held.attempt)
             await self._give_back(held, repr(error), rest_seconds=rest_seconds, counted=True)
@@ -133,4 +128,4 @@ class Worker:
         try:
             await self._sessions.transact(held.order_id, release)
         except OUTAGES as error:
-            log.warning("job_not_given_back", order_id=held.order_id, error=str(error))
+            log.warning("job_not_given_back", order_id=held.order_id, error=first_line(error))

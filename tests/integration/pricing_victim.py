@@ -1,4 +1,4 @@
-"""A process that measures a file and waits to be killed: `python -m tests.integration.pricing_victim FILE`."""
+"""A process that measures a file until it is killed: `python -m tests.integration.pricing_victim FILE`."""
 
 import asyncio
 import sys

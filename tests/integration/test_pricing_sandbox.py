@@ -108,9 +108,12 @@ async def test_the_reader_has_none_of_the_workers_secrets(
 
 @pytest.mark.parametrize("suffix", ["stl", "obj", "3mf"])
 async def test_memory_is_limited(suffix: str, tmp_path: Path) -> None:
-    ring = round_ring(radius_mm=9, wire_mm=2, segments=600, sides=100)
+    ring = round_ring(radius_mm=9, wire_mm=2, segments=400, sides=100)
     data = {"stl": stl_binary(ring), "obj": obj(ring), "3mf": threemf([ring])}[suffix]
-    async with Sandbox(limits=Limits(memory_bytes=170 * 2**20)) as sandbox:
+    async with Sandbox() as sandbox:
+        await assert_still_works(sandbox, tmp_path)
+        libraries_bytes = zygotes()[-1].memory_info().vms
+    async with Sandbox(limits=Limits(memory_bytes=libraries_bytes + 24 * 2**20)) as sandbox:
         outcome = await measure(sandbox, Shape("large", suffix, data), tmp_path)
         assert outcome == Unmeasurable(
             reason="The model is too complex to be measured. Reduce the number of polygons."
@@ -165,7 +168,7 @@ async def test_a_zygote_that_dies_is_replaced(slow: Path, tmp_path: Path) -> Non
 async def test_a_zygote_that_hangs_is_given_up(
     slow: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with Sandbox(limits=Limits(wall_seconds=0.5)) as sandbox:
+    async with Sandbox(limits=Limits(wall_seconds=3)) as sandbox:
         await assert_still_works(sandbox, tmp_path)
         monkeypatch.setattr(sandboxing, "START_SECONDS", 0.5)
         measuring = asyncio.create_task(sandbox.measure(slow, suffix="obj"))
@@ -219,9 +222,8 @@ async def test_no_more_zygotes_than_files_at_once(tmp_path: Path) -> None:
 async def test_the_event_loop_runs_on_meanwhile(slow: Path) -> None:
     async with Sandbox(limits=Limits(cpu_seconds=1)) as sandbox:
         measuring = asyncio.create_task(sandbox.measure(slow, suffix="obj"))
-        loop, longest_seconds = asyncio.get_running_loop(), 0.0
+        turns = 0
         while not measuring.done():
-            began = loop.time()
             await asyncio.sleep(0.01)
-            longest_seconds = max(longest_seconds, loop.time() - began)
-    assert longest_seconds < 0.5
+            turns += 1
+    assert turns > 20

@@ -1,0 +1,219 @@
+"""Submitted orders on real shards, real model files, and workers that price them."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from itertools import count
+from pathlib import Path
+from uuid import uuid4
+
+from sqlalchemy import delete, func, select, update
+
+from app.files import ModelStore
+from app.mes.intake import place
+from app.messaging.events import Customer, Item, OrderSubmitted
+from app.messaging.message import Message
+from app.models.mes import MesOrder, MesOrderEvent, MesOrderItem, MesOutbox, ModelMeasurement, PricingJob
+from app.models.status import Channel, Status
+from app.pricing.measurement import Outcome
+from app.pricing.pricer import Pricer
+from app.pricing.sandbox import Sandbox
+from app.pricing.worker import Pace, Worker
+from ops.demo.shapes import Shape
+from readreplica.sessions import WriteSession
+from sharding.sessions import ShardedSessions, open_sessions
+from sharding.topology import Topology
+from tests.integration.messaging_rig import running, until
+from tests.integration.services_rig import save_map
+from tests.platform_topology import cloned, write_topology
+from tests.servers import PostgresServers, ValkeyServer
+
+AT = datetime(2026, 11, 3, 9, 30, tzinfo=UTC)
+SETTLED = datetime(2026, 11, 3, 9, 35, tzinfo=UTC)
+SOON = Pace(concurrency=4, poll_seconds=0.02, retry_seconds=0.0, stop_seconds=0.1)
+
+
+class Bytes:
+    """An upload."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    async def read(self, size: int = -1, /) -> bytes:
+        """Give everything, then nothing."""
+        data, self._data = self._data, b""
+        return data
+
+
+class CountingSandbox(Sandbox):
+    """A sandbox that knows which files it has measured."""
+
+    measured: list[str]
+
+    async def measure(self, path: Path, *, suffix: str) -> Outcome:
+        """Count, and measure."""
+        self.measured = [*getattr(self, "measured", []), path.name]
+        return await super().measure(path, suffix=suffix)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Everything that a shard knows of an order."""
+
+    order: MesOrder
+    items: Sequence[MesOrderItem]
+    history: Sequence[MesOrderEvent]
+    owed: Sequence[MesOutbox]
+    job: PricingJob | None
+
+
+@dataclass
+class Rig:
+    """The shards and the model store."""
+
+    topology: Topology
+    sessions: ShardedSessions
+    models: ModelStore
+    ids: "count[int]" = field(default_factory=lambda: count(1000))
+
+    async def store(self, shape: Shape) -> str:
+        """Store a model; give its key."""
+        return (await self.models.put(Bytes(shape.data), shape.suffix, 2**26)).key
+
+    async def submit(
+        self,
+        *shapes: Shape,
+        quantity: int = 1,
+        channel: Channel = Channel.B2B,
+        shard: str | None = None,
+    ) -> int:
+        """Place an order with a line for each model, as the MES does; give its id."""
+        order_id = next(number for number in self.ids if shard in {None, self.sessions.shard_of(number)})
+        items = [
+            Item(
+                line_no=line_no,
+                material="silver_925",
+                finish="matte",
+                quantity=quantity,
+                model_key=await self.store(shape),
+                model_name=f"{shape.name}.{shape.suffix}",
+            )
+            for line_no, shape in enumerate(shapes, start=1)
+        ]
+        submitted = OrderSubmitted(
+            actor="test",
+            channel=channel,
+            summary="test",
+            customer=Customer(name="Ada", email="ada@example.org") if channel is Channel.B2C else None,
+            partner="atelier-nord" if channel is Channel.B2B else None,
+            items=tuple(items),
+            submitted_at=AT,
+        )
+        message = Message(id=uuid4(), source="test", subject=str(order_id), time=AT, data=submitted)
+
+        async def work(session: WriteSession) -> None:
+            await place(session, message, submitted)
+
+        await self.sessions.transact(order_id, work)
+        return order_id
+
+    def worker(self, sandbox: Sandbox, *, holder: str = "worker", pace: Pace = SOON) -> Worker:
+        """Make a worker."""
+        pricer = Pricer(self.sessions, self.models, sandbox, now=lambda: SETTLED, max_attempts=3)
+        return Worker(self.sessions, pricer, holder=holder, pace=pace)
+
+    async def see(self, order_id: int) -> Seen:
+        """Look at an order on its primary."""
+        async with self.sessions.write(order_id) as session:
+            items = select(MesOrderItem).filter_by(order_id=order_id)
+            events = select(MesOrderEvent).filter_by(order_id=order_id)
+            owed = select(MesOutbox).filter_by(order_id=order_id)
+            return Seen(
+                (await session.scalars(select(MesOrder).filter_by(order_id=order_id))).one(),
+                (await session.scalars(items.order_by(MesOrderItem.line_no))).all(),
+                (await session.scalars(events.order_by(MesOrderEvent.event_no))).all(),
+                (await session.scalars(owed.order_by(MesOutbox.sequence))).all(),
+                await session.scalar(select(PricingJob).filter_by(order_id=order_id)),
+            )
+
+    async def job(self, order_id: int) -> PricingJob | None:
+        """Look at an order's job."""
+        async with self.sessions.write(order_id) as session:
+            return await session.scalar(select(PricingJob).filter_by(order_id=order_id))
+
+    async def forget(self) -> None:
+        """Drop all jobs and what is known of models; orders have new ids in each test."""
+        for cluster in self.sessions.clusters.values():
+            async with cluster.write() as session:
+                await session.execute(delete(PricingJob))
+                await session.execute(delete(ModelMeasurement))
+
+    async def set_job(self, order_id: int, **values: object) -> None:
+        """Change a job: time that has passed, attempts that were made."""
+        async with self.sessions.write(order_id) as session:
+            await session.execute(update(PricingJob).filter_by(order_id=order_id).values(**values))
+
+    async def expire(self, order_id: int) -> None:
+        """Let the time of a lease pass."""
+        await self.set_job(order_id, lease_expires_at=func.now())
+
+    async def known(self) -> list[ModelMeasurement]:
+        """Read what all shards remember of models."""
+        rows: list[ModelMeasurement] = []
+        for cluster in self.sessions.clusters.values():
+            async with cluster.write() as session:
+                rows += await session.scalars(select(ModelMeasurement))
+        return rows
+
+    async def until_done(self, *order_ids: int) -> None:
+        """Wait until the orders have no job any more."""
+
+        async def done() -> bool:
+            return not any([await self.job(order_id) for order_id in order_ids])
+
+        await until(done)
+
+    async def price(self, worker: Worker, *order_ids: int) -> list[Seen]:
+        """Run a worker until it has settled the orders; look at them."""
+        async with running(worker):
+            await self.until_done(*order_ids)
+        return [await self.see(order_id) for order_id in order_ids]
+
+    async def cancel(self, order_id: int) -> None:
+        """Cancel an order, but leave its job."""
+        async with self.sessions.write(order_id) as session:
+            order = await session.scalar(select(MesOrder).filter_by(order_id=order_id))
+            assert order is not None
+            order.advance(to=Status.CANCELLED, at=AT)
+
+
+async def until_leased(rig: Rig, order_id: int) -> None:
+    """Wait until a worker has the order's job."""
+
+    async def leased() -> bool:
+        job = await rig.job(order_id)
+        return job is not None and job.leased_by is not None
+
+    await until(leased)
+
+
+@asynccontextmanager
+async def open_rig(topology: Topology) -> AsyncIterator[Rig]:
+    """Connect to the shards and the model store."""
+    await save_map(topology)
+    async with open_sessions(topology, role="mes", application_name="test") as sessions:
+        models = await asyncio.to_thread(ModelStore.open, topology.files.url)
+        yield Rig(topology, sessions, models)
+
+
+@asynccontextmanager
+async def open_shared_rig(
+    postgres: PostgresServers, valkey: ValkeyServer, templates: Mapping[str, str], folder: Path
+) -> AsyncIterator[Rig]:
+    """Make databases for all tests of a module, which call `forget` first: a clone takes seconds."""
+    with cloned(postgres, templates, prefix=folder.name.replace("-", "_")) as dbnames:
+        topology = Topology.load(write_topology(folder / "topology.toml", dbnames, postgres, valkey))
+        async with open_rig(topology) as rig:
+            yield rig

@@ -1,0 +1,115 @@
+"""Leases: one holder at a time, whoever dies."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+
+import pytest
+
+from app.pricing import jobs
+from app.pricing.jobs import Lease
+from ops.demo.shapes import Shape
+from tests.integration.pricing_rig import Rig, open_shared_rig
+from tests.servers import PostgresServers, ValkeyServer
+
+RING = Shape("ring", "stl", b"a ring")
+
+
+@pytest.fixture(scope="module")
+async def shared_rig(
+    postgres: PostgresServers,
+    valkey_server: ValkeyServer,
+    templates: Mapping[str, str],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> AsyncIterator[Rig]:
+    async with open_shared_rig(
+        postgres, valkey_server, templates, tmp_path_factory.mktemp("pricing-jobs")
+    ) as rig:
+        yield rig
+
+
+@pytest.fixture
+async def rig(shared_rig: Rig) -> Rig:
+    await shared_rig.forget()
+    return shared_rig
+
+
+async def lease(rig: Rig, holder: str, *, seconds: float = 60) -> Lease | None:
+    async with rig.sessions.clusters["mes_0"].write() as session:
+        return await jobs.lease(session, holder=holder, lease_seconds=seconds)
+
+
+async def finish(rig: Rig, held: Lease) -> bool:
+    async with rig.sessions.write(held.order_id) as session:
+        return await jobs.finish(session, held)
+
+
+async def test_a_job_has_one_holder(rig: Rig) -> None:
+    order_id = await rig.submit(RING, shard="mes_0")
+    held = await lease(rig, "anna")
+    assert held == Lease(order_id=order_id, holder="anna", attempt=1)
+    assert await lease(rig, "bert") is None
+    assert await finish(rig, held)
+    assert await rig.job(order_id) is None
+
+
+async def test_no_job_is_no_error(rig: Rig) -> None:
+    assert await lease(rig, "anna") is None
+
+
+async def test_the_job_that_waits_longest_comes_first(rig: Rig) -> None:
+    orders = [await rig.submit(RING, shard="mes_0") for _ in range(3)]
+    taken = [await lease(rig, "anna") for _ in orders]
+    assert [held and held.order_id for held in taken] == orders
+
+
+async def test_workers_do_not_wait_for_each_other(rig: Rig) -> None:
+    """Both leases are taken in transactions that are open at the same time."""
+    orders = {await rig.submit(RING, shard="mes_0") for _ in range(2)}
+    cluster = rig.sessions.clusters["mes_0"]
+    async with asyncio.timeout(5), cluster.write() as anna, cluster.write() as bert, cluster.write() as carl:
+        first = await jobs.lease(anna, holder="anna", lease_seconds=60)
+        second = await jobs.lease(bert, holder="bert", lease_seconds=60)
+        third = await jobs.lease(carl, holder="carl", lease_seconds=60)
+    assert {held and held.order_id for held in (first, second)} == orders
+    assert third is None
+
+
+async def test_a_lease_that_expired_is_taken_by_another_and_worth_nothing(rig: Rig) -> None:
+    order_id = await rig.submit(RING, shard="mes_0")
+    stale = await lease(rig, "anna", seconds=0)
+    held = await lease(rig, "bert")
+    assert stale is not None
+    assert held == Lease(order_id=order_id, holder="bert", attempt=2)
+    assert not await finish(rig, stale)
+    async with rig.sessions.write(order_id) as session:
+        await jobs.give_back(session, stale, rest_seconds=0, counted=False)
+    assert await finish(rig, held)
+
+
+async def test_the_same_worker_cannot_use_its_own_older_lease(rig: Rig) -> None:
+    await rig.submit(RING, shard="mes_0")
+    stale = await lease(rig, "anna", seconds=0)
+    held = await lease(rig, "anna")
+    assert stale is not None
+    assert held is not None
+    assert not await finish(rig, stale)
+    assert await finish(rig, held)
+
+
+@pytest.mark.parametrize(("counted", "attempt"), [(True, 2), (False, 1)])
+async def test_a_job_that_was_given_back_can_be_taken_again(rig: Rig, counted: bool, attempt: int) -> None:
+    order_id = await rig.submit(RING, shard="mes_0")
+    held = await lease(rig, "anna")
+    assert held is not None
+    async with rig.sessions.write(order_id) as session:
+        await jobs.give_back(session, held, rest_seconds=0, counted=counted)
+    assert await lease(rig, "bert") == Lease(order_id=order_id, holder="bert", attempt=attempt)
+
+
+async def test_a_job_that_was_given_back_rests(rig: Rig) -> None:
+    order_id = await rig.submit(RING, shard="mes_0")
+    held = await lease(rig, "anna")
+    assert held is not None
+    async with rig.sessions.write(order_id) as session:
+        await jobs.give_back(session, held, rest_seconds=60, counted=True)
+    assert await lease(rig, "bert") is None
