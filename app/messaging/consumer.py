@@ -16,7 +16,7 @@ from app.messaging.inbox import record
 from app.messaging.message import Message, decode
 from app.messaging.pace import keep_going
 from app.messaging.routing import Service
-from app.messaging.streams import MAX_ENTRIES, acks_stream, entries_of, fields_of, orders_stream
+from app.messaging.streams import MAX_ENTRIES, acks_stream, entries_of, fields_of, id_after, orders_stream
 from app.messaging.verdict import reason_to_set_aside
 from app.models.messaging import InboxRow
 from readreplica.sessions import WriteSession
@@ -37,7 +37,7 @@ class Consumer:
 
     An entry of the stream is only a copy of an outbox row. It is taken out of the stream as soon as it is
     received, and there is no pending list (NOACK): what is not acknowledged to its relay, for whatever
-    reason, is sent again. So a killed consumer or a wiped Redis leaves nothing to clear up.
+    reason, is sent again. So a killed consumer or a wiped Redis leaves nothing that must be mended.
 
     Messages of different orders are handled at the same time. Those of one order cannot be: the relay
     sends the next one only when this one is acknowledged.
@@ -112,7 +112,9 @@ class Consumer:
             return []
         entries = entries_of(reply)
         if entries:
-            await self._redis.xdel(self._stream, *(entry_id for entry_id, _ in entries))
+            # Whatever is before these was received as well, perhaps by a process that was killed just then.
+            first_kept = id_after(entries[-1][0])
+            await self._redis.xtrim(self._stream, minid=first_kept, approximate=False)
         return [fields for _, fields in entries]
 
     async def _create_group(self) -> None:

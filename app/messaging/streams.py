@@ -7,6 +7,7 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import ResponseError
 from redis.typing import EncodableT, FieldT
 
 MAX_ENTRIES = 100_000
@@ -55,20 +56,43 @@ def fields_of(entry: Mapping[str, str]) -> dict[FieldT, EncodableT]:
     return dict(entry.items())
 
 
-async def stream_lags(redis: Redis, destinations: Sequence[str]) -> dict[str, timedelta]:
-    """Tell how long the oldest entry has been waiting in each destination's stream.
+async def stream_lags(redis: Redis, services: Sequence[str]) -> dict[str, timedelta]:
+    """Tell how long the oldest entry that was not received has been waiting in each service's stream.
 
-    Entries are received in their order and taken out as they are received, so whatever was sent longer
-    ago than this has been received (or was lost with Redis). Both times are from Redis's clock.
+    Entries are received in their order, so whatever was sent longer ago than this has been received, or
+    was lost with Redis. All times are from Redis's clock. An empty stream has no lag.
     """
+    received = await _last_received(redis, services)
     pipeline = redis.pipeline(transaction=False)
     pipeline.time()
-    for destination in destinations:
-        pipeline.xrange(orders_stream(destination), count=1)
-    (seconds, microseconds), *oldest = await pipeline.execute()
+    for service in services:
+        pipeline.xrange(orders_stream(service), min=f"({received.get(service, '0-0')}", count=1)
+    (seconds, microseconds), *waiting = await pipeline.execute()
     now = timedelta(seconds=seconds, microseconds=microseconds)
     return {
-        destination: max(timedelta(0), now - timedelta(milliseconds=int(entries[0][0].split("-")[0])))
-        for destination, entries in zip(destinations, oldest, strict=True)
+        service: max(timedelta(0), now - timedelta(milliseconds=int(entries[0][0].split("-")[0])))
+        for service, entries in zip(services, waiting, strict=True)
         if entries
     }
+
+
+async def _last_received(redis: Redis, services: Sequence[str]) -> dict[str, str]:
+    """Read how far each service has got: a killed consumer may leave entries that it had received."""
+    pipeline = redis.pipeline(transaction=False)
+    for service in services:
+        pipeline.xinfo_groups(orders_stream(service))
+    # A stream that is not there yet is an error to Redis, and nothing received to us.
+    replies = await pipeline.execute(raise_on_error=False)
+    return {
+        service: group["last-delivered-id"]
+        for service, groups in zip(services, replies, strict=True)
+        if not isinstance(groups, ResponseError)
+        for group in groups
+        if group["name"] == service
+    }
+
+
+def id_after(entry_id: str) -> str:
+    """Give the smallest id that an entry behind this one can have."""
+    milliseconds, number = entry_id.split("-")
+    return f"{milliseconds}-{int(number) + 1}"
