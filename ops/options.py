@@ -45,4 +45,5 @@ def print_json(value: Any) -> None:
 
 def note(line: str) -> None:
     """Tell the person of progress, on stderr: stdout is for the result."""
-    print(line, file=sys.stderr, flush=True)
+    # One write: several threads report at the same time.
+    sys.stderr.write(f"{line}\n")

@@ -1,6 +1,7 @@
 """Commands that end, daemons that stay, and the pid files that find them again."""
 
 import os
+import re
 import signal
 import subprocess
 import time
@@ -15,6 +16,8 @@ from ops.embedded.errors import CommandFailed, StartFailed, StopFailed
 # and the pid file still tells of every daemon. Field 22 of `stat` is when the process started, in clock
 # ticks since boot; exec keeps it. (`$0` is the pid file, `$@` the program.)
 WRITE_PID_THEN_EXEC = 'echo "$$ $(cut -d" " -f22 /proc/$$/stat)" > "$0.new" && mv "$0.new" "$0" && exec "$@"'
+
+COMPLAINT = re.compile(r"\b(FATAL|PANIC|ERROR|error):")
 
 
 def run_command(
@@ -46,9 +49,15 @@ def run_command(
     except OSError as error:
         raise CommandFailed(program, "not started", str(error)) from error
     if done.returncode != 0:
-        said = " ".join((done.stderr or done.stdout).strip().splitlines()[-3:])
-        raise CommandFailed(program, done.returncode, said)
+        raise CommandFailed(program, done.returncode, _complaint(done.stderr or done.stdout))
     return done.stdout
+
+
+def _complaint(said: str) -> str:
+    # Programs say what failed, and then at length what they clean up.
+    lines = [line.strip() for line in said.splitlines()]
+    complaints = [line for line in lines if COMPLAINT.search(line)]
+    return " ".join(complaints[:3] or lines[-3:])
 
 
 def wait_until(condition: Callable[[], bool], *, timeout_seconds: float, every_seconds: float = 0.02) -> bool:
