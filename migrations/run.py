@@ -42,7 +42,10 @@ def render_upgrade(tree: Tree, revision: str = "head", *, start: str | None = No
     """
     script = io.StringIO()
     command.upgrade(_config(tree, output=script), f"{start or 'base'}:{revision}", sql=True)
-    return script.getvalue()
+    # A database that went back to base still has alembic's own table.
+    return script.getvalue().replace(
+        "CREATE TABLE alembic_version", "CREATE TABLE IF NOT EXISTS alembic_version"
+    )
 
 
 def render_downgrade(tree: Tree, revision: str, *, start: str) -> str:

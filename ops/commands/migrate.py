@@ -77,7 +77,7 @@ def downgrade(
         return
     if not yes:
         names = ", ".join(topology.tree(tree))
-        typer.confirm(f"Take {names} back to {revision} and lose what came later?", abort=True)
+        typer.confirm(f"Take {names} back to {revision} and lose what came later?", abort=True, err=True)
     run.downgrade(topology, tree, revision)
     status(context, tree)
 

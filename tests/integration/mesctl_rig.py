@@ -1,0 +1,37 @@
+"""`mesctl` as a person or a script runs it, inside this process."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from ops import cli
+
+
+class Said(NamedTuple):
+    """What a run of mesctl gave back."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        """The result for programs."""
+        return json.loads(self.out)
+
+
+@dataclass(frozen=True)
+class Mesctl:
+    """`mesctl` on the databases of a topology file."""
+
+    topology_path: Path
+    capsys: pytest.CaptureFixture[str]
+
+    def __call__(self, *arguments: str) -> Said:
+        """Run a verb."""
+        status = cli.run(["--topology", str(self.topology_path), *arguments])
+        printed = self.capsys.readouterr()
+        return Said(status, printed.out, printed.err)

@@ -1,0 +1,77 @@
+"""`mesctl migrate` on all databases."""
+
+import io
+from pathlib import Path
+
+import pytest
+
+from ops.errors import ExitStatus
+from tests.integration.mesctl_rig import Mesctl
+from tests.psql import psql
+from tests.servers import PostgresServers
+
+NAMES = {"shop", "crm", "mes_0", "mes_1", "directory"}
+
+
+@pytest.fixture
+def mesctl(topology_path: Path, capsys: pytest.CaptureFixture[str]) -> Mesctl:
+    """Give `mesctl` on this test's databases."""
+    return Mesctl(topology_path, capsys)
+
+
+def current(mesctl: Mesctl) -> set[str]:
+    return {row["database"] for row in mesctl("migrate", "status", "--json").json if row["current"]}
+
+
+def test_down_and_up_again(mesctl: Mesctl) -> None:
+    assert current(mesctl) == NAMES
+    assert mesctl("migrate", "plan").out == "nothing to do: every database is at its head\n"
+
+    assert mesctl("migrate", "downgrade", "base", "--tree", "mes", "--yes").status == ExitStatus.DONE
+    assert current(mesctl) == NAMES - {"mes_0", "mes_1"}
+    planned = mesctl("migrate", "plan", "--json").json
+    assert [(row["database"], row["revision"]) for row in planned] == [("mes_0", "0001"), ("mes_1", "0001")]
+
+    assert mesctl("migrate", "upgrade").status == ExitStatus.DONE
+    assert current(mesctl) == NAMES
+
+
+def test_dry_runs_change_nothing_and_psql_runs_what_they_print(
+    mesctl: Mesctl, postgres: PostgresServers
+) -> None:
+    down = mesctl("migrate", "downgrade", "base", "--tree", "crm", "--dry-run").out
+    assert current(mesctl) == NAMES
+    psql(postgres.conninfo(), down)
+    assert current(mesctl) == NAMES - {"crm"}
+    up = mesctl("migrate", "upgrade", "--dry-run").out
+    assert current(mesctl) == NAMES - {"crm"}
+    psql(postgres.conninfo(), up)
+    assert current(mesctl) == NAMES
+
+
+def test_downgrade_asks_first(mesctl: Mesctl, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
+    said = mesctl("migrate", "downgrade", "base", "--tree", "shop")
+    assert said.status == ExitStatus.REFUSED
+    assert "not confirmed: nothing was changed" in said.err
+    assert current(mesctl) == NAMES
+
+
+@pytest.mark.parametrize(
+    ("arguments", "clue"),
+    [
+        (["status", "--tree", "mex"], "'mex' is not one of"),
+        (["downgrade", "base"], "Missing option '--tree'"),
+        (["downgrade", "--tree", "mes"], "Missing argument 'revision'"),
+    ],
+)
+def test_wrong_usage_is_2(mesctl: Mesctl, arguments: list[str], clue: str) -> None:
+    said = mesctl("migrate", *arguments)
+    assert said.status == ExitStatus.USAGE
+    assert clue in said.err
+
+
+def test_unknown_revision_is_named(mesctl: Mesctl) -> None:
+    said = mesctl("migrate", "downgrade", "0999", "--tree", "shop", "--yes")
+    assert said.status == ExitStatus.FAILED
+    assert "0999" in said.err
