@@ -60,7 +60,8 @@ def _print_report(report: AuditReport) -> None:
         for found in report.findings:
             table.add_row(str(found.order_id), found.fault, found.detail)
         Console().print(table)
-    print(f"{report.orders} orders compared, {report.faults} faults, {report.in_flight} in flight")
+    faults = f"{report.faults} fault{'' if report.faults == 1 else 's'}"
+    print(f"{report.orders} orders compared, {faults}, {report.in_flight} in flight")
 
 
 @app.command("trace")

@@ -1,74 +1,22 @@
 """The audit on real databases: it passes when all is well, and it can fail."""
 
 from collections.abc import Callable
-from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, create_engine, delete, insert, update
-from sqlalchemy.pool import NullPool
+from sqlalchemy import delete, insert, update
 
 from app.models import crm, mes, shop
-from app.models.status import Channel, Status
+from app.models.status import Status
 from ops.audit.books import Books
 from ops.audit.facts import OrderFacts
 from ops.audit.judge import Fault
 from ops.audit.run import AuditReport, audit
 from ops.audit.trace import trace
 from sharding.ids import first_id_at
-from sharding.shard_map import ShardMap
 from sharding.topology import Topology
-
-MADE_AT = datetime(2026, 3, 10, 12, tzinfo=UTC)
-SHARDS = ShardMap.even(["mes_0", "mes_1"], 64)
-
-
-class Clerk:
-    """Writes orders straight into the databases, as the services would have left them."""
-
-    def __init__(self, topology: Topology) -> None:
-        self._topology = topology
-
-    def engine(self, name: str) -> Engine:
-        role = self._topology.database(name).tree
-        return create_engine(self._topology.url(name, role=role), poolclass=NullPool)
-
-    def write(self, name: str, *statements: Any) -> None:
-        with self.engine(name).begin() as connection:
-            for statement in statements:
-                connection.execute(statement)
-
-    def orders(self, order_ids: list[int]) -> None:
-        """Have shipped B2C orders in all three services."""
-        shipped = Status.SHIPPED
-        rows = [order_row(order_id, shipped) for order_id in order_ids]
-        self.write(
-            "shop", insert(shop.ShopOrder).values([shop_order(order_id, shipped) for order_id in order_ids])
-        )
-        self.write("crm", insert(crm.CrmOrder).values(rows))
-        for shard in SHARDS.shards:
-            own = [row for row in rows if SHARDS.shard_of(row["order_id"]) == shard]
-            step = {"event_no": 1, "status": shipped, "at": MADE_AT, "actor": "Rosa"}
-            events = [{"order_id": row["order_id"], **step} for row in own]
-            self.write(shard, insert(mes.MesOrder).values(own), insert(mes.MesOrderEvent).values(events))
-
-
-def order_row(order_id: int, status: Status) -> dict[str, Any]:
-    return {
-        "order_id": order_id,
-        "status": status,
-        "channel": Channel.B2C,
-        "summary": "a ring",
-        "price": Decimal("90.00"),
-        "version": 1,
-    }
-
-
-def shop_order(order_id: int, status: Status) -> dict[str, Any]:
-    buyer = {"customer_name": "Ada", "customer_email": "ada@example.org", "idempotency_key": str(order_id)}
-    piece = {"material": "brass", "finish": "matte", "quantity": 1}
-    return {**order_row(order_id, status), **buyer, **piece}
+from tests.integration.audit_rig import MADE_AT, SHARDS, Clerk, order_row, owed, shop_order
 
 
 @pytest.fixture
@@ -78,10 +26,7 @@ def clerk(topology: Topology) -> Clerk:
 
 @pytest.fixture
 def order_ids(clerk: Clerk) -> list[int]:
-    """Have 30 orders that are as they should be, spread over both shards."""
-    order_ids = [first_id_at(MADE_AT) + number for number in range(30)]
-    clerk.orders(order_ids)
-    return order_ids
+    return clerk.orders(30)
 
 
 @pytest.fixture
@@ -153,16 +98,6 @@ def test_a_difference_is_a_fault_unless_its_message_is_under_way(
     aside = update(mes.MesOutbox).values(set_aside_at=MADE_AT, set_aside_reason="unknown field")
     clerk.write(SHARDS.shard_of(victim), aside)
     assert set(run().counts) == {Fault.STATUS_DIFFERS, Fault.SET_ASIDE}
-
-
-def owed(order_id: int) -> Any:
-    return insert(mes.MesOutbox).values(
-        order_id=order_id,
-        message_id="8a3c0f3e-0000-4000-8000-000000000001",
-        destination="shop",
-        type="order.shipped",
-        data={},
-    )
 
 
 def test_an_order_that_moves_on_between_the_looks_is_no_fault(

@@ -1,0 +1,112 @@
+"""The patient client against a server that breaks off, refuses and comes back, over real sockets."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+from typing import Any
+
+import pytest
+
+from ops.demo.client import PatientClient
+from ops.demo.errors import NotNow, Refused
+
+ORDER = "/v1/orders/1"
+Reply = tuple[int, Any] | None
+"""A status and a JSON body; None breaks the connection once the request was read."""
+
+
+class ScriptedServer:
+    """Answers requests one after the other as its script says, and remembers them."""
+
+    def __init__(self, script: Sequence[Reply]) -> None:
+        self._script = list(script)
+        self.requests: list[str] = []
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        length = next(
+            (int(line[15:]) for line in head.lower().splitlines() if line.startswith("content-length:")), 0
+        )
+        await reader.readexactly(length)
+        self.requests.append(head.split(" HTTP")[0])
+        reply = self._script.pop(0)
+        if reply is not None:
+            status, body = reply
+            content = json.dumps(body).encode()
+            lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}", "Content-Type: application/json"]
+            lines += [f"Content-Length: {len(content)}", "Connection: close", "", ""]
+            writer.write("\r\n".join(lines).encode() + content)
+            await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+
+
+@asynccontextmanager
+async def client_of(
+    *script: Reply, patience_seconds: float = 20.0
+) -> AsyncIterator[tuple[PatientClient, ScriptedServer]]:
+    server = ScriptedServer(script)
+    listener = await asyncio.start_server(server.serve, "127.0.0.1", 0)
+    port = listener.sockets[0].getsockname()[1]
+    async with (
+        listener,
+        PatientClient(f"http://127.0.0.1:{port}", patience_seconds=patience_seconds) as client,
+    ):
+        yield client, server
+
+
+async def take(client: PatientClient) -> Any:
+    return await client.change(
+        f"{ORDER}/take", {"operator": "Rosa"}, look=ORDER, done=lambda seen: seen["operator"] == "Rosa"
+    )
+
+
+FREE = (200, {"operator": None})
+OURS = (200, {"operator": "Rosa"})
+THEIRS = (200, {"operator": "Sam"})
+
+
+async def test_a_repeatable_request_is_repeated_until_it_is_answered() -> None:
+    async with client_of(None, (503, {}), (201, {"order_id": "7"})) as (client, server):
+        assert await client.send("POST", "/v1/orders", json={}) == {"order_id": "7"}
+        assert len(server.requests) == 3
+        assert client.repeats == 2
+
+
+async def test_a_change_whose_answer_was_lost_is_not_repeated_when_it_was_made() -> None:
+    async with client_of(None, OURS) as (client, server):
+        assert await take(client) == {"operator": "Rosa"}
+        assert server.requests == [f"POST {ORDER}/take", f"GET {ORDER}"]
+
+
+async def test_a_change_whose_answer_was_lost_is_repeated_when_it_was_not_made() -> None:
+    async with client_of(None, FREE, OURS) as (client, server):
+        assert await take(client) == {"operator": "Rosa"}
+        assert server.requests == [f"POST {ORDER}/take", f"GET {ORDER}", f"POST {ORDER}/take"]
+
+
+async def test_a_refusal_caused_by_our_own_lost_request_is_no_refusal() -> None:
+    # The replica that was asked first was a moment behind.
+    async with client_of(None, FREE, (409, {}), FREE, (409, {}), OURS) as (client, _):
+        assert await take(client) == {"operator": "Rosa"}
+
+
+async def test_a_refusal_is_final_when_no_answer_was_lost() -> None:
+    async with client_of((409, {"detail": "Sam has it"})) as (client, _):
+        with pytest.raises(Refused, match="Sam has it") as refused:
+            await take(client)
+        assert refused.value.status == 409
+
+
+async def test_a_refusal_after_a_lost_answer_is_final_when_the_order_is_somebody_elses() -> None:
+    async with client_of(None, FREE, *[(409, {}), THEIRS] * 5, (409, {})) as (client, _):
+        with pytest.raises(Refused):
+            await take(client)
+
+
+async def test_patience_ends() -> None:
+    async with client_of(*[(503, {})] * 50, patience_seconds=0.2) as (client, _):
+        with pytest.raises(NotNow):
+            await client.get(ORDER)
