@@ -163,11 +163,13 @@ async def apply_event(
     Raises:
         IllegalTransition: the order cannot go from its status to the event's.
     """
+    detail: dict[str, Any] = {}
     if isinstance(event, PriceCalculated):
         order.price = event.price
+        detail = event.model_dump(mode="json", include={"price", "items"})
     elif isinstance(event, OrderRejected | OrderCancelled):
         order.reason = event.reason
-    detail = event.model_dump(mode="json", exclude={"actor"})
+        detail = {"reason": event.reason}
     await advance_order(session, models, order, to=event.status, actor=event.actor, now=now, detail=detail)
 
 

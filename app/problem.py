@@ -13,7 +13,6 @@ import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field
 from pydantic_core import to_jsonable_python
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -23,12 +22,11 @@ from app.files import FilesUnavailable, ModelTooLarge, UnsupportedModelType
 from app.idempotency import IdempotencyKeyReused
 from app.models.status import IllegalTransition
 from app.orders import UnknownOrder
+from app.problem_docs import MEDIA_TYPE, problem_type
 from readreplica.errors import RetriesExhausted
 from sharding.errors import CursorMalformed, NodeLeaseExpired, NodesExhausted, ScatterFailed
 
-MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_SECONDS = 2
-_TYPE_PREFIX = "urn:mes-storage:problem:"
 _READ_ONLY = "25006"
 
 Statuses = Mapping[type[Exception], int]
@@ -53,27 +51,6 @@ _UNAVAILABLE = (
 )
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("problem")
-
-
-class Problem(BaseModel):
-    """An error, as the client gets it; facts about it may stand beside these fields."""
-
-    model_config = ConfigDict(extra="allow")
-
-    type: str = Field(examples=[f"{_TYPE_PREFIX}illegal-transition"])
-    title: str = Field(examples=["Illegal transition"])
-    status: int = Field(examples=[409])
-    detail: str = Field(examples=["order 17 is SHIPPED and cannot become PACKAGING"])
-    instance: str = Field(examples=["/v1/orders/17/advance"])
-
-
-def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Describe the error answers of an endpoint for its OpenAPI document; 422 and 503 can always come."""
-    content = {MEDIA_TYPE: {"schema": Problem.model_json_schema()}}
-    return {
-        status: {"description": HTTPStatus(status).phrase, "content": content}
-        for status in sorted({*statuses, 422, 503})
-    }
 
 
 def install(app: FastAPI, statuses: Statuses) -> None:
@@ -106,7 +83,7 @@ def _answer(
     """Make the response; `name` is the problem's, in words."""
     content = {
         **(facts or {}),
-        "type": _TYPE_PREFIX + name.lower().replace(" ", "-"),
+        "type": problem_type(name),
         "title": name,
         "status": status,
         "detail": detail,

@@ -15,6 +15,7 @@ from app.background import Background
 from app.errors import AppError
 from app.limits import BodyLimit
 from app.logs import configure_logging
+from app.problem_docs import described
 from app.settings import Settings, SettingsInvalid, load_settings
 from sharding.errors import TopologyError
 from sharding.topology import Topology
@@ -93,7 +94,7 @@ def _common_routes(service: str) -> APIRouter:
     async def to_the_documentation() -> RedirectResponse:
         return RedirectResponse("docs")
 
-    @router.get("/healthz", tags=["health"], responses=problem.documented(503))
+    @router.get("/healthz", tags=["health"], responses={503: described(503)})
     async def health(request: Request) -> Health:
         """Say whether the service does all of its work, background tasks included."""
         background: Background = request.app.state.background

@@ -9,7 +9,7 @@ from app.crm.service import CrmService
 from app.database import Written
 from app.http import AfterToken, OrderId, OrderIdPath, PageLimit, send_token
 from app.models.status import Status
-from app.problem import documented
+from app.problem_docs import documented
 
 router = APIRouter(prefix="/v1/orders", tags=["orders"])
 
@@ -22,7 +22,7 @@ def _crm(request: Request) -> CrmService:
 Crm = Annotated[CrmService, Depends(_crm)]
 
 
-@router.get("", responses=documented(400))
+@router.get("", responses=documented())
 async def list_orders(
     crm: Crm,
     wanted: Annotated[Status | None, Query(alias="status", description="Only orders of this status.")] = None,
@@ -34,7 +34,7 @@ async def list_orders(
     return await crm.page(status=wanted, limit=limit, below=cursor, after=after)
 
 
-@router.get("/{order_id}", responses=documented(400, 404))
+@router.get("/{order_id}", responses=documented(404))
 async def show_order(crm: Crm, order_id: OrderIdPath, after: AfterToken = None) -> CrmOrderDetail:
     """Show an order and what has happened to it."""
     return await crm.show(order_id, after=after)

@@ -1,0 +1,1 @@
+"""The MES: partners order here, and operators list, take and advance orders."""

@@ -20,7 +20,7 @@ from app.mes.schemas import (
 )
 from app.mes.service import MesService
 from app.models.status import Status
-from app.problem import documented
+from app.problem_docs import documented
 
 router = APIRouter(prefix="/v1")
 
@@ -56,7 +56,7 @@ def _partner_order(
     status_code=status.HTTP_201_CREATED,
     responses={
         200: {"model": MesOrderView, "description": "The key has made this order before."},
-        **documented(400, 413, 415),
+        **documented(413, 415),
     },
 )
 async def submit_order(
@@ -74,7 +74,7 @@ async def submit_order(
     return written.value.order
 
 
-@router.get("/orders", tags=["operators"], responses=documented(400))
+@router.get("/orders", tags=["operators"], responses=documented())
 async def list_orders(
     parts: Parts,
     wanted: Annotated[
@@ -88,7 +88,7 @@ async def list_orders(
     return await parts.operators.page(wanted, limit=limit, cursor=cursor, after=after)
 
 
-@router.get("/orders/{order_id}", tags=["operators"], responses=documented(400, 404))
+@router.get("/orders/{order_id}", tags=["operators"], responses=documented(404))
 async def show_order(parts: Parts, order_id: OrderIdPath, after: AfterToken = None) -> MesOrderDetail:
     """Show an order, its lines and what has happened to it, however old it is."""
     return await parts.operators.show(order_id, after=after)

@@ -64,8 +64,8 @@ class MesService:
         async def work(session: WriteSession) -> MesOrderView:
             order = await repository.lock(session, order_id, wanted=Status.MANUFACTURING_STARTED)
             if order.operator is None:
-                await self._decide(session, order, ManufacturingStarted(actor=operator))
                 order.operator = operator
+                await self._decide(session, order, ManufacturingStarted(actor=operator))
             elif order.operator != operator:
                 raise TakenByAnother(order_id, order.operator, await repository.taken_at(session, order_id))
             return MesOrderView.model_validate(order)

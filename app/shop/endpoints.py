@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Request, Response, UploadFile, status
 
 from app.http import AfterToken, IdempotencyKey, OrderIdPath, send_token
-from app.problem import documented
+from app.problem_docs import documented
 from app.shop.schemas import ShopOrderDetail, ShopOrderView, StartOrder
 from app.shop.service import ShopService
 
@@ -25,7 +25,7 @@ Shop = Annotated[ShopService, Depends(_shop)]
     status_code=status.HTTP_201_CREATED,
     responses={
         200: {"model": ShopOrderView, "description": "The key has made this order before."},
-        **documented(400),
+        **documented(),
     },
 )
 async def start_order(shop: Shop, body: StartOrder, key: IdempotencyKey, response: Response) -> ShopOrderView:
@@ -58,7 +58,7 @@ async def submit_order(shop: Shop, order_id: OrderIdPath, response: Response) ->
     return written.value
 
 
-@router.get("/{order_id}", responses=documented(400, 404))
+@router.get("/{order_id}", responses=documented(404))
 async def show_order(shop: Shop, order_id: OrderIdPath, after: AfterToken = None) -> ShopOrderDetail:
     """Show an order and what has happened to it."""
     return await shop.show(order_id, after=after)
