@@ -79,6 +79,7 @@ class ValkeyServer:
 def run_postgres(folder: Path) -> Iterator[PostgresServers]:
     """Run a primary and its replica in `folder`; both are stopped and removed at the end."""
     tools, ports = PostgresTools(), PortPicker(random.Random())
+    tools.check()
     passfile = folder / "pgpass"
     passwords = ensure_passwords(passfile, ROLES)
     primary = PostgresCluster(

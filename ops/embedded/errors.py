@@ -19,6 +19,13 @@ class BinaryMissing(EmbeddedError):
         super().__init__(f"{program} was not found (looked in {', '.join(looked_in)}): {remedy}")
 
 
+class ProcMissing(EmbeddedError):
+    """A chroot without /proc: no process can be told from another."""
+
+    def __init__(self) -> None:
+        super().__init__("/proc is not mounted here: mount it (`mount -t proc proc /proc`) and try again")
+
+
 class NoUnprivilegedUser(EmbeddedError):
     """PostgreSQL refuses to run as root, and no way to leave root works here."""
 

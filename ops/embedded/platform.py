@@ -80,7 +80,7 @@ class Platform:
             the topology, as it is now.
 
         Raises:
-            BinaryMissing, NoUnprivilegedUser, HomeBusy, NotOurFolder: nothing was changed.
+            ProcMissing, BinaryMissing, NoUnprivilegedUser, HomeBusy, NotOurFolder: nothing was changed.
             EmbeddedError: a component did not come up; others may run. `up` again continues.
         """
         self._tools.check()

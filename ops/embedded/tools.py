@@ -4,6 +4,7 @@ from functools import cached_property
 from pathlib import Path
 
 from ops.embedded.binaries import postgres_bin
+from ops.embedded.errors import ProcMissing
 from ops.embedded.processes import run_command
 from ops.embedded.unprivileged import launch_prefix
 
@@ -15,9 +16,12 @@ class PostgresTools:
         """Find out now whether PostgreSQL can be run here.
 
         Raises:
+            ProcMissing: processes cannot be found again.
             BinaryMissing: PostgreSQL is not here.
             NoUnprivilegedUser: this is root, and PostgreSQL cannot be run as another.
         """
+        if not Path("/proc/self/stat").exists():
+            raise ProcMissing
         self.run("postgres", "--version", timeout_seconds=10)
 
     @cached_property
