@@ -1,0 +1,215 @@
+"""Which node answers a read: replicas that are behind, gone, or of another history."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from time import monotonic
+from typing import Any
+
+import pytest
+from sqlalchemy import event, text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from ops.embedded.processes import wait_until
+from readreplica.cluster import PRIMARY, Cluster
+from readreplica.engines import reader_engine, writer_engine
+from readreplica.lsn import Lsn
+from readreplica.sessions import AnySession
+from readreplica.token import CausalToken
+from sharding.topology import Topology
+from tests.servers import PostgresServers
+
+COUNT = text("SELECT count(*) FROM pricing_jobs")
+INSERT = text("INSERT INTO pricing_jobs (order_id) VALUES (:order_id)")
+
+
+class Clock:
+    """A monotonic clock that the test moves."""
+
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@asynccontextmanager
+async def cluster_with(
+    topology: Topology, replicas: Mapping[str, int | AsyncEngine], *, clock: Callable[[], float] = monotonic
+) -> AsyncIterator[Cluster]:
+    """A cluster on the database mes_0, with replicas at these ports, or behind these engines."""
+    url = topology.url("mes_0", role="mes")
+    cluster = Cluster(
+        "mes_0",
+        primary=writer_engine(url, application_name="test"),
+        primary_reader=reader_engine(url, application_name="test"),
+        replicas={
+            name: reader_engine(url.set(port=at), application_name="test") if isinstance(at, int) else at
+            for name, at in replicas.items()
+        },
+        clock=clock,
+    )
+    try:
+        yield cluster
+    finally:
+        await cluster.close()
+
+
+@pytest.fixture
+async def cluster(topology: Topology, postgres: PostgresServers) -> AsyncIterator[Cluster]:
+    async with cluster_with(topology, {"replica": postgres.replica_port}) as cluster:
+        yield cluster
+
+
+@contextmanager
+def paused_replay(postgres: PostgresServers) -> Iterator[None]:
+    with postgres.replica.connect() as connection:
+        connection.execute("SELECT pg_wal_replay_pause()")
+        paused = "SELECT pg_get_wal_replay_pause_state() = 'paused'"
+        assert wait_until(lambda: connection.execute(paused).fetchone() == (True,), timeout_seconds=10)
+        try:
+            yield
+        finally:
+            connection.execute("SELECT pg_wal_replay_resume()")
+
+
+async def insert(cluster: Cluster, order_id: int) -> CausalToken:
+    async with cluster.write() as session:
+        await session.execute(INSERT, {"order_id": order_id})
+    return session.token
+
+
+async def count(session: AnySession) -> int:
+    return int((await session.execute(COUNT)).scalar_one())
+
+
+async def node_of_read(cluster: Cluster, after: CausalToken | None = None) -> str | None:
+    async with cluster.read(after=after) as session:
+        await count(session)
+        return session.node
+
+
+async def test_without_a_token_replicas_take_turns(topology: Topology, postgres: PostgresServers) -> None:
+    ports = {"one": postgres.replica_port, "other": postgres.replica_port}
+    async with cluster_with(topology, ports) as cluster:
+        nodes = [await node_of_read(cluster) for _ in range(4)]
+    assert set(nodes[:2]) == {"one", "other"}
+    assert nodes[:2] == nodes[2:]
+
+
+async def test_a_unit_stays_on_its_node(topology: Topology, postgres: PostgresServers) -> None:
+    ports = {"one": postgres.replica_port, "other": postgres.replica_port}
+    async with cluster_with(topology, ports) as cluster, cluster.read() as session:
+        pid = text("SELECT pg_backend_pid()")
+        assert len({(await session.execute(pid)).scalar_one() for _ in range(5)}) == 1
+
+
+async def test_a_replica_that_is_behind_is_passed_over(cluster: Cluster, postgres: PostgresServers) -> None:
+    with paused_replay(postgres):
+        token = await insert(cluster, 1)
+        async with cluster.read(after=token) as session:
+            assert await count(session) == 1
+            assert session.node == PRIMARY
+        # Whoever brings no token accepts what the replica has.
+        assert await node_of_read(cluster) == "replica"
+    postgres.wait_for_replica()
+    assert await node_of_read(cluster, token) == "replica"
+
+
+async def test_what_was_once_replayed_is_not_asked_again(
+    topology: Topology, postgres: PostgresServers
+) -> None:
+    url = topology.url("mes_0", role="mes").set(port=postgres.replica_port)
+    engine = reader_engine(url, application_name="test")
+    taken: list[object] = []
+    event.listen(engine.sync_engine, "checkout", lambda *_: taken.append(_))
+    async with cluster_with(topology, {"replica": engine}) as cluster:
+        earlier, later = await insert(cluster, 1), await insert(cluster, 2)
+        postgres.wait_for_replica()
+        assert await node_of_read(cluster, later) == "replica"
+        assert len(taken) == 2  # to ask, and to read
+        assert await node_of_read(cluster, earlier) == "replica"
+        assert len(taken) == 3
+
+
+async def test_a_token_of_another_cluster_asks_for_nothing_here(cluster: Cluster) -> None:
+    token = await insert(cluster, 1)
+    elsewhere = CausalToken({"mes_1": token.positions["mes_0"]._replace(lsn=Lsn(2**60))})
+    assert await node_of_read(cluster, elsewhere) == "replica"
+
+
+@pytest.mark.parametrize("field", ["timeline", "system_identifier"])
+async def test_a_token_of_another_history_is_answered_by_the_primary(
+    cluster: Cluster, postgres: PostgresServers, field: str
+) -> None:
+    token = await insert(cluster, 1)
+    postgres.wait_for_replica()
+    position = token.positions["mes_0"]
+    later_field: dict[str, Any] = {field: getattr(position, field) + 1}
+    foreign = CausalToken({"mes_0": position._replace(**later_field)})
+    assert await node_of_read(cluster, foreign) == PRIMARY
+    assert await node_of_read(cluster, token) == "replica"
+
+
+async def test_a_token_at_the_end_of_a_page_is_reached_on_an_idle_primary(
+    cluster: Cluster, postgres: PostgresServers
+) -> None:
+    token = None
+    for _ in range(200):
+        token = await _commit_at_page_end(cluster)
+        if token:
+            break
+    assert token, "no record ended with its page"
+    replayed = f"SELECT pg_last_wal_replay_lsn() >= '{token.positions['mes_0'].lsn}'::pg_lsn"
+    with postgres.replica.connect() as replica:
+        assert wait_until(lambda: replica.execute(replayed).fetchone() == (True,), timeout_seconds=20)
+    assert await node_of_read(cluster, token) == "replica"
+
+
+async def _commit_at_page_end(cluster: Cluster) -> CausalToken | None:
+    """Write a message that fills the page that is being written; tell the token if it did."""
+    position = text("SELECT (pg_current_wal_insert_lsn() - '0/0')::bigint")
+    async with cluster.write() as session:
+        room = 8192 - (await session.execute(position)).scalar_one() % 8192
+        # A message of n bytes, with a prefix of one, makes a record of n + 55; records are rounded up to 8.
+        size = room - 55 if room > 400 else 100
+        message = text("SELECT pg_logical_emit_message(false, 'x', repeat('x', :size))")
+        await session.execute(message, {"size": size})
+        is_header = (await session.execute(position)).scalar_one() % 8192 == 24
+    at_page = session.token.positions["mes_0"].lsn % 8192 == 0
+    return session.token if is_header and at_page else None
+
+
+async def test_a_replica_that_cannot_be_reached_is_left_alone_for_a_while(topology: Topology) -> None:
+    attempts = 0
+
+    def refuse(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal attempts
+        attempts += 1
+        writer.close()
+
+    server = await asyncio.start_server(refuse, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    clock = Clock()
+    async with server, cluster_with(topology, {"gone": port}, clock=clock) as cluster:
+        assert [await node_of_read(cluster) for _ in range(3)] == [PRIMARY] * 3
+        assert attempts == 1
+        clock.now += 6
+        assert await node_of_read(cluster) == PRIMARY
+        assert attempts == 2
+
+
+async def test_another_replica_takes_over_from_one_that_is_gone(
+    topology: Topology, postgres: PostgresServers
+) -> None:
+    # Nothing listens on port 1.
+    async with cluster_with(topology, {"gone": 1, "replica": postgres.replica_port}) as cluster:
+        token = await insert(cluster, 1)
+        assert {await node_of_read(cluster) for _ in range(4)} == {"replica"}
+        postgres.wait_for_replica()
+        assert await node_of_read(cluster, token) == "replica"
+
+
+async def test_a_read_with_a_token_survives_the_loss_of_every_replica(topology: Topology) -> None:
+    async with cluster_with(topology, {"gone": 1}) as cluster:
+        token = await insert(cluster, 1)
+        assert await node_of_read(cluster, token) == PRIMARY
