@@ -1,0 +1,1 @@
+"""The schema of every database, as frozen SQL by tree and version."""

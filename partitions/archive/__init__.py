@@ -1,0 +1,1 @@
+"""Moving finished rows out of live tables into their archive."""
