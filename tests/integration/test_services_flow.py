@@ -8,7 +8,7 @@ import pytest_asyncio
 from sqlalchemy import func, select, text
 
 from app.models.mes import PricingJob
-from app.orders import CRM, lock_order
+from app.orders import CRM, MES, lock_order
 from readreplica.cluster import Cluster
 from sharding.engines import open_cluster
 from sharding.topology import Topology
@@ -94,6 +94,23 @@ async def test_cancellation_is_a_request_until_mes_agrees(services: Services) ->
             select(func.count()).select_from(PricingJob).where(PricingJob.order_id == int(order_id))
         )
     assert waiting == 0
+
+
+async def test_nothing_is_approved_while_a_cancellation_waits_for_its_answer(services: Services) -> None:
+    order_id = await services.b2b()
+    await services.price(order_id)
+    await services.shows(services.crm, order_id, "PRICE_CALCULATED")
+    cancel, approve = f"/v1/orders/{order_id}/cancel", f"/v1/orders/{order_id}/approve"
+    wish = {"actor": "Sara", "reason": "too dear"}
+    async with services.shards.write(int(order_id)) as session:
+        await lock_order(session, MES, int(order_id))  # so MES cannot answer yet
+        first = ok(await services.crm.post(cancel, json=wish), 202)
+        assert ok(await services.crm.post(cancel, json=wish), 202) == first
+        refused = problem(await services.crm.post(approve, json={"actor": "Sara"}), 409)
+        assert refused["type"].endswith(":cancellation-pending")
+        assert refused["since"] == first["cancel_requested_at"]
+    cancelled = await services.shows(services.crm, order_id, "CANCELLED")
+    assert statuses(cancelled) == ["SUBMITTED", "PRICE_CALCULATED", "PRICE_CALCULATED", "CANCELLED"]
 
 
 async def test_cancellation_is_refused_once_an_operator_has_the_order(
