@@ -1,0 +1,1 @@
+"""Messages between the services: an outbox in each database, Redis Streams between them, an inbox behind."""
