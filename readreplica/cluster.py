@@ -7,9 +7,11 @@ of the new timeline go to the primary until each replica has made a restartpoint
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from typing import TypeVar
 
+import structlog
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.orm import Session
@@ -18,6 +20,8 @@ from readreplica.replicas import ReplicaNode
 from readreplica.retry import retry_unit
 from readreplica.sessions import ReadSession, WriteSession
 from readreplica.token import CausalToken, Position
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("readreplica")
 
 T = TypeVar("T")
 PRIMARY = "primary"
@@ -64,6 +68,8 @@ class Cluster:
         Parameters:
             after: what the read must have seen. Without it any replica will do.
         """
+        # Each read begins at another replica; those that must ask for replay first spread so as well.
+        self._turn += 1
         return ReadSession(self, after.positions.get(self.name) if after else None)
 
     def write(self) -> WriteSession:
@@ -96,47 +102,58 @@ class Cluster:
             await engine.dispose()
 
     async def wait_for_replay(self, after: Position) -> None:
-        """Ask the replicas until one has replayed a position, or the time for it is over.
-
-        Most commits are replayed within a quarter of a millisecond, so the first pauses are short.
-        """
-        deadline = self._clock() + self._replay_wait_seconds
-        pause_seconds = 0.0005
-        while not any(node.covers(after) for node in self._candidates()):
-            asked = [await self._ask(node, after) for node in self._candidates()]
-            if any(asked) or not asked or self._clock() >= deadline:
-                return
-            await asyncio.sleep(pause_seconds)
-            pause_seconds *= 2
+        """Return when a replica has replayed a position, or when the time for it is over."""
+        if any(node.covers(after) for node in self._live()):
+            return
+        # The time limit is over everything: a replica that does not even answer must not hold a read up.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._replay_wait_seconds):
+                await self._ask_until_replayed(after)
 
     def pin(self, session: Session, after: Position | None) -> str:
         """Bind a read session to a replica that has what it must have seen, else to the primary."""
-        for node in self._candidates():
+        for node in self._live():
             if after is not None and not node.covers(after):
                 continue
             session.bind = node.engine.sync_engine
             try:
                 session.connection()
                 return node.name
-            except OperationalError:
-                node.put_out(self._clock() + self._outage_seconds)
+            except OperationalError as error:
+                self._put_out(node, error)
         session.bind = self._primary_reader.sync_engine
         return PRIMARY
 
-    def _candidates(self) -> Iterator[ReplicaNode]:
-        """Yield the replicas that are not out, beginning with the one whose turn it is."""
-        count = len(self._replicas)
-        if count == 0:
-            return
+    def _live(self) -> list[ReplicaNode]:
+        """Give the replicas that are not out, beginning with the one whose turn it is."""
         now = self._clock()
-        self._turn = turn = (self._turn + 1) % count
-        for node in (*self._replicas[turn:], *self._replicas[:turn]):
-            if node.out_until <= now:
-                yield node
+        live = [node for node in self._replicas if not node.is_out(now)]
+        first = self._turn % len(live) if live else 0
+        return live[first:] + live[:first]
 
-    async def _ask(self, node: ReplicaNode, after: Position) -> bool:
+    async def _ask_until_replayed(self, after: Position) -> None:
+        # Most commits are replayed within a quarter of a millisecond, so the first pauses are short.
+        pause_seconds = 0.0005
+        while live := self._live():
+            for node in live:
+                await self._ask(node)
+                if node.covers(after):
+                    return
+            await asyncio.sleep(pause_seconds)
+            pause_seconds *= 2
+
+    async def _ask(self, node: ReplicaNode) -> None:
         try:
             await node.ask()
-        except OperationalError:
-            node.put_out(self._clock() + self._outage_seconds)
-        return node.covers(after)
+        except OperationalError as error:
+            self._put_out(node, error)
+
+    def _put_out(self, node: ReplicaNode, error: OperationalError) -> None:
+        node.put_out(self._clock() + self._outage_seconds)
+        log.warning(
+            "replica left alone",
+            cluster=self.name,
+            replica=node.name,
+            seconds=self._outage_seconds,
+            error=str(error.orig).strip(),
+        )

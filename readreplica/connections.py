@@ -1,4 +1,4 @@
-"""The psycopg connections under the sessions: what a commit and a replica can tell at no extra cost."""
+"""The psycopg connections under the sessions: what they add to a transaction costs no round trip."""
 
 from typing import Any, NamedTuple
 
@@ -22,15 +22,6 @@ _COMMIT = """
 _FIRST_COMMIT = f"""
     {_COMMIT}, system_identifier, wal_block_size, bytes_per_wal_segment
     FROM pg_control_system(), pg_control_init()
-"""
-# Both timelines lag behind a switch until the next restartpoint: this may refuse a good replica for a
-# while, and never trusts a bad one.
-_REPLAYED = """
-    SELECT system_identifier,
-           greatest((SELECT timeline_id FROM pg_control_checkpoint()),
-                    (SELECT min_recovery_end_timeline FROM pg_control_recovery())),
-           pg_last_wal_replay_lsn()
-    FROM pg_control_system()
 """
 
 
@@ -75,32 +66,12 @@ class _Server(NamedTuple):
         return Position(self.system_identifier, timeline, end)
 
 
-class ReaderConnection(AsyncConnection[TupleRow]):
-    """A connection whose every transaction begins READ ONLY, with one snapshot for all of it."""
-
-    async def replayed(self) -> Position | None:
-        """Ask how far this replica has replayed, leaving no transaction open.
-
-        Returns:
-            The position, or None if the node is no replica.
-        """
-        # No round trip: psycopg only stops putting BEGIN before the statement.
-        await self.set_autocommit(True)
-        try:
-            row = await (await self.execute(_REPLAYED)).fetchone()
-        finally:
-            await self.set_autocommit(False)
-        if row is None or row[2] is None:
-            return None
-        return Position(row[0], row[1], Lsn.parse(row[2]))
-
-
-async def open_reader(*args: Any, **options: Any) -> ReaderConnection:
+async def open_reader(*args: Any, **options: Any) -> AsyncConnection[TupleRow]:
     """Connect, and have psycopg begin each transaction with `READ ONLY, ISOLATION LEVEL REPEATABLE READ`.
 
     These are words in BEGIN: no round trip, no SET that a pooler in transaction mode would leak or lose.
     """
-    connection = await ReaderConnection.connect(*args, **options)
+    connection = await AsyncConnection.connect(*args, **options)
     await connection.set_read_only(True)
     await connection.set_isolation_level(IsolationLevel.REPEATABLE_READ)
     return connection

@@ -1,38 +1,52 @@
 """What a process knows of one replica: how far it has replayed, and whether it is out."""
 
-from dataclasses import dataclass
-
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from readreplica.connections import ReaderConnection
+from readreplica.lsn import Lsn
 from readreplica.token import Position
 
+# Both timelines lag behind a switch until the next restartpoint: this may refuse a good replica for a
+# while, and never trusts a bad one. A primary has no replay position.
+_REPLAYED = text("""
+    SELECT system_identifier,
+           greatest((SELECT timeline_id FROM pg_control_checkpoint()),
+                    (SELECT min_recovery_end_timeline FROM pg_control_recovery())) AS timeline,
+           pg_last_wal_replay_lsn() AS lsn
+    FROM pg_control_system()
+""")
 
-@dataclass(slots=True, eq=False)
+
 class ReplicaNode:
-    """One replica. What was once replayed stays replayed, so the last answer can be trusted from then on."""
+    """One replica. What was once replayed stays replayed, so its last answer can be trusted from then on."""
 
-    name: str
-    engine: AsyncEngine
-    replayed: Position | None = None
-    out_until: float = 0.0
+    def __init__(self, name: str, engine: AsyncEngine) -> None:
+        self.name = name
+        self.engine = engine
+        # Without a transaction, asking is one round trip and not three; the pool is the same.
+        self._asking = engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._replayed: Position | None = None
+        self._out_until = 0.0
 
     def covers(self, wanted: Position) -> bool:
         """Tell whether the replica is known to have replayed a position."""
-        return self.replayed is not None and self.replayed.covers(wanted)
+        return self._replayed is not None and self._replayed.covers(wanted)
+
+    def is_out(self, now: float) -> bool:
+        """Tell whether the replica is to be left alone."""
+        return now < self._out_until
 
     async def ask(self) -> None:
         """Ask the replica how far it is."""
-        async with self.engine.connect() as connection:
-            raw = await connection.get_raw_connection()
-            driver = raw.driver_connection
-            assert isinstance(driver, ReaderConnection)
-            self.replayed = await driver.replayed()
+        async with self._asking.connect() as connection:
+            row = (await connection.execute(_REPLAYED)).one()
+        replayed = row.lsn and Position(row.system_identifier, row.timeline, Lsn.parse(row.lsn))
+        self._replayed = replayed or None
 
     def put_out(self, until: float) -> None:
         """Leave the replica alone until a moment of the monotonic clock.
 
         It may come back rebuilt from an older copy, so what was known of it is forgotten.
         """
-        self.out_until = until
-        self.replayed = None
+        self._out_until = until
+        self._replayed = None

@@ -196,3 +196,12 @@ async def test_a_cancelled_unit_is_rolled_back_and_gives_its_connection_back(
     assert cluster.primary.pool.checkedout() == 0
     async with cluster.write() as session:
         assert await count(session) == 0
+
+
+async def test_asking_a_replica_leaves_its_connections_as_they_were(cluster: Cluster) -> None:
+    settings = text(
+        "SELECT current_setting('transaction_isolation'), current_setting('transaction_read_only')"
+    )
+    for order_id in range(1, 6):
+        async with cluster.read(after=await insert(cluster, order_id)) as session:
+            assert (await session.execute(settings)).one() == ("repeatable read", "on")
