@@ -101,6 +101,8 @@ class Books:
     def open(self, order_ids: Sequence[int] | None = None) -> Iterator[Iterator[OrderFacts]]:
         """Take a snapshot of every database and give the facts of all orders, or of `order_ids` only.
 
+        As long as it is open, vacuum cannot remove what was deleted meanwhile, like in any long read.
+
         Yields:
             The facts by ascending id; they must be consumed inside the `with` block.
         """

@@ -117,6 +117,7 @@ def _platform(wish: DemoWish, console: Console) -> Iterator[Platform]:
         yield platform
     finally:
         if platform.home.exists() and not wish.keep:
+            console.print("stopping the platform", highlight=False)
             platform.down()
 
 

@@ -33,20 +33,19 @@ class Clerk:
             for statement in statements:
                 connection.execute(statement)
 
-    def orders(self, count: int) -> list[int]:
-        """Have shipped B2C orders in all three services, spread over both shards; give their ids."""
+    def orders(self, count: int, *, status: Status = Status.SHIPPED) -> list[int]:
+        """Have B2C orders in all three services, spread over both shards; give their ids."""
         order_ids = [first_id_at(MADE_AT) + number for number in range(count)]
-        shipped = Status.SHIPPED
-        rows = [order_row(order_id, shipped) for order_id in order_ids]
+        rows = [order_row(order_id, status) for order_id in order_ids]
         self.write(
-            "shop", insert(shop.ShopOrder).values([shop_order(order_id, shipped) for order_id in order_ids])
+            "shop", insert(shop.ShopOrder).values([shop_order(order_id, status) for order_id in order_ids])
         )
         self.write("crm", insert(crm.CrmOrder).values(rows))
         for shard in SHARDS.shards:
             own = [row for row in rows if SHARDS.shard_of(row["order_id"]) == shard]
             if not own:
                 continue
-            step = {"event_no": 1, "status": shipped, "at": MADE_AT, "actor": "Rosa"}
+            step = {"event_no": 1, "status": status, "at": MADE_AT, "actor": "Rosa"}
             events = [{"order_id": row["order_id"], **step} for row in own]
             self.write(shard, insert(mes.MesOrder).values(own), insert(mes.MesOrderEvent).values(events))
         return order_ids
