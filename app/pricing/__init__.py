@@ -1,0 +1,1 @@
+"""Pricing: measures the models of submitted orders, and prices or rejects the orders. See docs/pricing.md."""

@@ -11,7 +11,7 @@ def _count(number: float) -> str:
 
 
 class PricingError(AppError):
-    """Base of every error of pricing. Its message is a sentence that the customer may read."""
+    """Base of every error of pricing. Unless it says otherwise, its message is for the customer to read."""
 
 
 class ModelFault(PricingError):
@@ -202,6 +202,15 @@ class ModelLost(PricingError):
 
     def __init__(self, name: str) -> None:
         super().__init__(f"The model file {name!r} could not be found. Order again and upload it.")
+
+
+class SandboxUnavailable(PricingError):
+    """No file can be measured on this machine; this one is for the log, and not for a customer."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__(
+            f"the sandbox did not start (exit code {exit_code}): see what `python -m app.pricing.zygote` says"
+        )
 
 
 class NoAnswer(PricingError):

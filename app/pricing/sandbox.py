@@ -14,21 +14,26 @@ from asyncio.subprocess import PIPE, Process
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from pydantic import TypeAdapter, ValidationError
 
-from app.pricing.errors import NoAnswer, ReaderCrashed, TooLong
+from app.pricing.errors import NoAnswer, ReaderCrashed, SandboxUnavailable, TooLong, TooMuchMemory
 from app.pricing.measurement import Outcome, Unmeasurable
 
-START_SECONDS = 30.0
+START_SECONDS = 60.0
 """How long a zygote may take to load the mesh libraries on a machine that is busy."""
+GRACE_SECONDS = 10.0
+"""How much longer than its child a zygote may take to answer."""
 
 # The child reads what strangers wrote; it has no need of the worker's passwords.
 ENVIRONMENT = ("PATH", "PYTHONPATH", "LANG", "LC_ALL")
 
-# The clock ran out, somebody killed the child, or it could not read the worker's copy of the file.
-MACHINE_AT_FAULT = {-signal.SIGALRM, -signal.SIGKILL, -signal.SIGTERM, os.EX_NOINPUT}
+# The clock ran out, somebody killed the child, or it could not even begin.
+MACHINE_AT_FAULT = {-signal.SIGALRM, -signal.SIGKILL, -signal.SIGTERM, os.EX_OSERR}
+
+# "cannot allocate memory for thread-local data": the dynamic loader's way to say that memory has run out.
+LOADER_OUT_OF_MEMORY = 127
 
 ANSWER: TypeAdapter[Outcome] = TypeAdapter(Outcome)
 
@@ -44,8 +49,8 @@ class Limits:
     """
 
     memory_bytes: int = 3 * 2**30
-    cpu_seconds: int = 30
-    wall_seconds: float = 90.0
+    cpu_seconds: int = 60
+    wall_seconds: float = 120.0
 
 
 class Sandbox:
@@ -83,11 +88,14 @@ class Sandbox:
 
         Returns:
             the measures, or why there are none; `final` tells a fault of the file from one of the machine.
+
+        Raises:
+            SandboxUnavailable: no file can be measured here.
         """
         async with self._turn:
             zygote = self._idle.pop() if self._idle else await _Zygote.start()
             try:
-                async with asyncio.timeout(START_SECONDS + self._limits.wall_seconds):
+                async with asyncio.timeout(self._limits.wall_seconds + GRACE_SECONDS):
                     exit_code, answer = await zygote.measure(path, suffix, self._limits)
             except (TimeoutError, EOFError, OSError):  # somebody killed or stopped it
                 await zygote.kill()
@@ -112,6 +120,8 @@ def judge(exit_code: int, answer: str, limits: Limits) -> Outcome:
             return ANSWER.validate_json(answer)
     if exit_code == -signal.SIGXCPU:
         return Unmeasurable(reason=str(TooLong(limits.cpu_seconds)))
+    if exit_code == LOADER_OUT_OF_MEMORY:
+        return Unmeasurable(reason=str(TooMuchMemory()))
     if exit_code in MACHINE_AT_FAULT:
         return Unmeasurable(reason=str(NoAnswer()), final=False)
     return Unmeasurable(reason=str(ReaderCrashed()))
@@ -125,19 +135,34 @@ class _Zygote:
 
     @classmethod
     async def start(cls) -> Self:
-        """Start a zygote, in a session of its own: Ctrl-C at a terminal is for the worker to handle."""
+        """Start a zygote and wait until it is ready.
+
+        Raises:
+            SandboxUnavailable: it did not become ready.
+        """
         kept = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "app.pricing.zygote",
-            stdin=PIPE,
-            stdout=PIPE,
-            # One thread: a process with more of them must not fork.
-            env=kept | {"OPENBLAS_NUM_THREADS": "1"},
-            start_new_session=True,
+        zygote = cls(
+            await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "app.pricing.zygote",
+                stdin=PIPE,
+                stdout=PIPE,
+                # One thread: a process with more of them must not fork.
+                env=kept | {"OPENBLAS_NUM_THREADS": "1"},
+                # Ctrl-C at a terminal is for the worker to handle.
+                start_new_session=True,
+            )
         )
-        return cls(process)
+        try:
+            async with asyncio.timeout(START_SECONDS):
+                await zygote._reply()
+        except (TimeoutError, EOFError) as error:
+            raise SandboxUnavailable(await zygote.kill()) from error
+        except BaseException:
+            await zygote.kill()
+            raise
+        return zygote
 
     async def measure(self, path: Path, suffix: str, limits: Limits) -> tuple[int, str]:
         """Ask for one file; return the child's exit code and answer.
@@ -145,21 +170,24 @@ class _Zygote:
         Raises:
             EOFError, OSError: the zygote is gone.
         """
-        stdin, stdout = self._process.stdin, self._process.stdout
+        stdin = self._process.stdin
         assert stdin is not None
-        assert stdout is not None
         stdin.write(json.dumps({"path": str(path), "suffix": suffix} | asdict(limits)).encode() + b"\n")
         await stdin.drain()
-        line = await stdout.readline()
-        if not line:
-            raise EOFError
-        reply = json.loads(line)
+        reply = await self._reply()
         return int(reply["exit_code"]), str(reply["answer"])
 
-    async def kill(self) -> None:
-        """End the zygote and, with it, its child: they are one process group."""
+    async def _reply(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = await self._process.stdout.readline()
+        if not line:
+            raise EOFError
+        return dict(json.loads(line))
+
+    async def kill(self) -> int:
+        """End the zygote and, with it, its child: they are one process group. Return its exit code."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         if self._process.stdin is not None:
             self._process.stdin.close()
-        await self._process.wait()
+        return await self._process.wait()

@@ -2,9 +2,10 @@
 
     python -m app.pricing.zygote        (started by app.pricing.sandbox, spoken to by its standard streams)
 
-One JSON line in, `{"path", "suffix", "memory_bytes", "cpu_seconds", "wall_seconds"}`, makes one child; one
-JSON line out, `{"exit_code", "answer"}`, says how it ended and what it wrote. The end of standard input
-means that the worker is gone, however it died: the zygote kills its child and leaves.
+The first line out, `{"ready": true}`, comes when every format can be read. Then one JSON line in,
+`{"path", "suffix", "memory_bytes", "cpu_seconds", "wall_seconds"}`, makes one child, and one JSON line out,
+`{"exit_code", "answer"}`, says how it ended and what it wrote. The end of standard input means that the
+worker is gone, however it died: the zygote kills its child and leaves.
 """
 
 import contextlib
@@ -22,6 +23,7 @@ from typing import Any, NoReturn
 import trimesh
 
 from app.pricing.measure import measure
+from app.pricing.measurement import Unmeasurable
 
 MAX_ANSWER_BYTES = 4096
 STDIN, STDOUT, STDERR = 0, 1, 2
@@ -31,19 +33,29 @@ def main() -> None:
     """Serve one request after another until standard input ends."""
     _warm_up()
     gc.freeze()  # what the children share is not to be copied by their collector
+    _reply({"ready": True})
     while line := sys.stdin.buffer.readline():
         exit_code, answer = _measure_in_child(json.loads(line))
-        reply = {"exit_code": exit_code, "answer": answer.decode(errors="replace")}
-        sys.stdout.buffer.write(json.dumps(reply).encode() + b"\n")
-        sys.stdout.buffer.flush()
+        _reply({"exit_code": exit_code, "answer": answer.decode(errors="replace")})
+
+
+def _reply(facts: dict[str, Any]) -> None:
+    sys.stdout.buffer.write(json.dumps(facts).encode() + b"\n")
+    sys.stdout.buffer.flush()
 
 
 def _warm_up() -> None:
-    """Read a box in every format: what is imported late is imported now, for the children open no file."""
+    """Measure a box in every format.
+
+    What is imported late is imported now, for the children open no file. And an installation that cannot
+    read a format is found out here, instead of calling every customer's file damaged.
+    """
     box = trimesh.creation.box(extents=(10.0, 10.0, 10.0))
     for suffix in ("stl", "obj", "3mf"):
         content = box.export(file_type=suffix)
-        measure(content.encode() if isinstance(content, str) else content, suffix=suffix)
+        outcome = measure(content.encode() if isinstance(content, str) else content, suffix=suffix)
+        if isinstance(outcome, Unmeasurable):
+            sys.exit(f"the mesh libraries cannot read a box as {suffix}: {outcome.reason}")
 
 
 def _measure_in_child(request: dict[str, Any]) -> tuple[int, bytes]:
@@ -66,12 +78,12 @@ def _measure_in_child(request: dict[str, Any]) -> tuple[int, bytes]:
 
 def _run_child(request: dict[str, Any], child_end: int) -> NoReturn:
     """Measure, write the answer, and end here, whatever happens: this is a copy of the zygote."""
-    exit_code = os.EX_NOINPUT
+    exit_code = os.EX_OSERR  # as long as the file has no part in what goes wrong
     with contextlib.suppress(BaseException):
         _silence()
         data = Path(request["path"]).read_bytes()
-        exit_code = os.EX_SOFTWARE
         _confine(**{name: value for name, value in request.items() if name not in {"path", "suffix"}})
+        exit_code = os.EX_SOFTWARE
         outcome = measure(data, suffix=request["suffix"])
         os.write(child_end, json.dumps(asdict(outcome)).encode())
         exit_code = os.EX_OK
@@ -98,8 +110,11 @@ def _confine(*, memory_bytes: int, cpu_seconds: int, wall_seconds: float) -> Non
         resource.RLIMIT_NOFILE: 0,
         resource.RLIMIT_NPROC: 0,
     }
-    for limit, value in limits.items():
-        resource.setrlimit(limit, (value, value + 1 if limit == resource.RLIMIT_CPU else value))
+    for limit, wanted in limits.items():
+        _, most = resource.getrlimit(limit)
+        value = wanted if most == resource.RLIM_INFINITY else min(wanted, most)
+        # At the soft limit comes SIGXCPU, which says what it is; at the hard one SIGKILL, which does not.
+        resource.setrlimit(limit, (value, most if limit == resource.RLIMIT_CPU else value))
     signal.setitimer(signal.ITIMER_REAL, wall_seconds)
 
 

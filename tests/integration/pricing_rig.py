@@ -173,7 +173,7 @@ class Rig:
         async def done() -> bool:
             return not any([await self.job(order_id) for order_id in order_ids])
 
-        await until(done)
+        await until(done, seconds=120)
 
     async def price(self, worker: Worker, *order_ids: int) -> list[Seen]:
         """Run a worker until it has settled the orders; look at them."""
@@ -196,7 +196,7 @@ async def until_leased(rig: Rig, order_id: int) -> None:
         job = await rig.job(order_id)
         return job is not None and job.leased_by is not None
 
-    await until(leased)
+    await until(leased, seconds=120)
 
 
 @asynccontextmanager

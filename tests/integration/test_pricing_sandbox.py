@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from app.pricing import sandbox as sandboxing
+from app.pricing.errors import SandboxUnavailable
 from app.pricing.measurement import Measurement, Outcome, Unmeasurable
 from app.pricing.sandbox import Limits, Sandbox
 from ops.demo.bad_shapes import bad_shapes
@@ -62,7 +63,7 @@ async def child_at_work(of: int | None = None) -> psutil.Process:
         found[:] = [child for zygote in zygotes(of) for child in zygote.children()]
         return bool(found)
 
-    await until(appeared)
+    await until(appeared, seconds=120)
     return found[0]
 
 
@@ -170,7 +171,7 @@ async def test_a_zygote_that_hangs_is_given_up(
 ) -> None:
     async with Sandbox(limits=Limits(wall_seconds=3)) as sandbox:
         await assert_still_works(sandbox, tmp_path)
-        monkeypatch.setattr(sandboxing, "START_SECONDS", 0.5)
+        monkeypatch.setattr(sandboxing, "GRACE_SECONDS", 0.5)
         measuring = asyncio.create_task(sandbox.measure(slow, suffix="obj"))
         child = await child_at_work()
         zygote = child.parent()
@@ -227,3 +228,22 @@ async def test_the_event_loop_runs_on_meanwhile(slow: Path) -> None:
             await asyncio.sleep(0.01)
             turns += 1
     assert turns > 20
+
+
+async def test_a_broken_installation_is_no_fault_of_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "lxml").mkdir()
+    (tmp_path / "lxml" / "__init__.py").write_text("raise ImportError('no lxml here')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    async with Sandbox() as sandbox:
+        with pytest.raises(SandboxUnavailable, match=r"did not start \(exit code 1\)"):
+            await measure(sandbox, GOOD[0], tmp_path)
+        monkeypatch.undo()
+        await assert_still_works(sandbox, tmp_path)
+
+
+async def test_a_file_that_is_gone_is_the_machines_fault(sandbox: Sandbox, tmp_path: Path) -> None:
+    outcome = await sandbox.measure(tmp_path / "gone.stl", suffix="stl")
+    assert isinstance(outcome, Unmeasurable)
+    assert not outcome.final

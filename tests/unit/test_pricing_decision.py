@@ -90,12 +90,13 @@ def test_a_child_that_was_taken_over_is_not_believed(answer: str) -> None:
 @pytest.mark.parametrize(
     ("exit_code", "said", "final"),
     [
-        (-24, "The model is too complex: measuring it took more than 30 s.", True),  # SIGXCPU
+        (-24, "The model is too complex: measuring it took more than 60 s.", True),  # SIGXCPU
+        (127, "The model is too complex to be measured.", True),
         (-11, "The file made its reader crash.", True),  # SIGSEGV
         (70, "The file made its reader crash.", True),
         (-14, "The model could not be measured in time.", False),  # SIGALRM
         (-9, "The model could not be measured in time.", False),  # SIGKILL
-        (66, "The model could not be measured in time.", False),  # the file was not there
+        (71, "The model could not be measured in time.", False),  # it could not begin
     ],
 )
 def test_every_end_of_a_child_has_a_sentence(exit_code: int, said: str, final: bool) -> None:
