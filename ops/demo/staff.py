@@ -89,13 +89,7 @@ class Operator:
     `colleague` is who reaches for a contested order at the same moment.
     """
 
-    def __init__(
-        self,
-        name: str,
-        *,
-        mes: PatientClient,
-        ledger: Ledger,
-    ) -> None:
+    def __init__(self, name: str, *, mes: PatientClient, ledger: Ledger) -> None:
         self.name = name
         self._mes = mes
         self._ledger = ledger
