@@ -13,6 +13,7 @@ from typing import TypeVar
 
 import structlog
 from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import TimeoutError as PoolExhausted
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.orm import Session
 
@@ -98,6 +99,8 @@ class Cluster:
 
     async def close(self) -> None:
         """Close every pooled connection."""
+        for node in self._replicas:
+            await node.stop_asking()
         for engine in (self.primary, self._primary_reader, *(node.engine for node in self._replicas)):
             await engine.dispose()
 
@@ -136,7 +139,9 @@ class Cluster:
         pause_seconds = 0.0005
         while live := self._live():
             for node in live:
-                await self._ask(node)
+                # Shared and shielded: many readers ask once, and an answer that comes too late for this one
+                # (a first connection takes longer than the wait) still serves the next.
+                await asyncio.shield(node.asking(self._ask))
                 if node.covers(after):
                     return
             await asyncio.sleep(pause_seconds)
@@ -147,6 +152,9 @@ class Cluster:
             await node.ask()
         except OperationalError as error:
             self._put_out(node, error)
+        except PoolExhausted:
+            # The readers of this process are many; that says nothing about the replica.
+            return
 
     def _put_out(self, node: ReplicaNode, error: OperationalError) -> None:
         node.put_out(self._clock() + self._outage_seconds)

@@ -1,5 +1,9 @@
 """What a process knows of one replica: how far it has replayed, and whether it is out."""
 
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -24,9 +28,10 @@ class ReplicaNode:
         self.name = name
         self.engine = engine
         # Without a transaction, asking is one round trip and not three; the pool is the same.
-        self._asking = engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._asking_engine = engine.execution_options(isolation_level="AUTOCOMMIT")
         self._replayed: Position | None = None
         self._out_until = 0.0
+        self._asking_task: asyncio.Task[None] | None = None
 
     def covers(self, wanted: Position) -> bool:
         """Tell whether the replica is known to have replayed a position."""
@@ -36,9 +41,21 @@ class ReplicaNode:
         """Tell whether the replica is to be left alone."""
         return now < self._out_until
 
+    def asking(self, ask: Callable[["ReplicaNode"], Coroutine[Any, Any, None]]) -> asyncio.Task[None]:
+        """Give the task that asks the replica now, or start one with `ask`."""
+        if self._asking_task is None or self._asking_task.done():
+            self._asking_task = asyncio.create_task(ask(self), name=f"replay of {self.name}")
+        return self._asking_task
+
+    async def stop_asking(self) -> None:
+        """End the task that asks the replica, if there is one."""
+        if self._asking_task is not None:
+            self._asking_task.cancel()
+            await asyncio.wait([self._asking_task])
+
     async def ask(self) -> None:
         """Ask the replica how far it is."""
-        async with self._asking.connect() as connection:
+        async with self._asking_engine.connect() as connection:
             row = (await connection.execute(_REPLAYED)).one()
         replayed = row.lsn and Position(row.system_identifier, row.timeline, Lsn.parse(row.lsn))
         self._replayed = replayed or None

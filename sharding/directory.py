@@ -139,8 +139,7 @@ async def open_id_generator(
         yield lease.generator
     finally:
         renewal.cancel()
-        with suppress(asyncio.CancelledError):
-            await renewal
+        await asyncio.wait([renewal])
         await lease.give_back()
 
 

@@ -23,24 +23,19 @@ async def open_cluster(
     Raises:
         UnknownDatabase: the topology has no such database.
     """
-    cluster = build_cluster(topology, database, role=role, application_name=application_name)
+    cluster = _build(topology, database, role=role, application_name=application_name)
     try:
         yield cluster
     finally:
         await cluster.close()
 
 
-def build_cluster(topology: Topology, database: str, *, role: str, application_name: str) -> Cluster:
-    """Make the cluster of a database without opening it; whoever calls this closes it.
-
-    Parameters and raises: as for `open_cluster`.
-    """
+def _build(topology: Topology, database: str, *, role: str, application_name: str) -> Cluster:
     pool = {
         "pool_size": topology.pool.size,
         "max_overflow": topology.pool.max_overflow,
         "pool_timeout": topology.pool.timeout_seconds,
     }
-
     primary = topology.url(database, role=role)
     return Cluster(
         database,

@@ -34,9 +34,16 @@ class Clock:
 
 @asynccontextmanager
 async def cluster_with(
-    topology: Topology, replicas: Mapping[str, int | AsyncEngine], *, clock: Callable[[], float] = monotonic
+    topology: Topology,
+    replicas: Mapping[str, int | AsyncEngine],
+    *,
+    replay_wait_seconds: float = 10,
+    clock: Callable[[], float] = monotonic,
 ) -> AsyncIterator[Cluster]:
-    """A cluster on the database mes_0, with replicas at these ports, or behind these engines."""
+    """A cluster on the database mes_0, with replicas at these ports, or behind these engines.
+
+    It waits long for replay, so that a slow machine does not send a test to the primary.
+    """
     url = topology.url("mes_0", role="mes")
     cluster = Cluster(
         "mes_0",
@@ -46,6 +53,7 @@ async def cluster_with(
             name: reader_engine(url.set(port=at), application_name="test") if isinstance(at, int) else at
             for name, at in replicas.items()
         },
+        replay_wait_seconds=replay_wait_seconds,
         clock=clock,
     )
     try:
@@ -57,6 +65,15 @@ async def cluster_with(
 @pytest.fixture
 async def cluster(topology: Topology, postgres: PostgresServers) -> AsyncIterator[Cluster]:
     async with cluster_with(topology, {"replica": postgres.replica_port}) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+async def hasty(topology: Topology, postgres: PostgresServers) -> AsyncIterator[Cluster]:
+    """A cluster that hardly waits for replay, but is connected already, so that it can ask in that time."""
+    replicas = {"replica": postgres.replica_port}
+    async with cluster_with(topology, replicas, replay_wait_seconds=0.05) as cluster:
+        assert await node_of_read(cluster) == "replica"
         yield cluster
 
 
@@ -115,16 +132,29 @@ async def test_a_unit_stays_on_its_node(topology: Topology, postgres: PostgresSe
         assert len({(await session.execute(pid)).scalar_one() for _ in range(5)}) == 1
 
 
-async def test_a_replica_that_is_behind_is_passed_over(cluster: Cluster, postgres: PostgresServers) -> None:
+async def test_a_replica_that_is_behind_is_passed_over(
+    cluster: Cluster, hasty: Cluster, postgres: PostgresServers
+) -> None:
     with paused_replay(postgres):
         token = await insert(cluster, 1)
-        async with cluster.read(after=token) as session:
+        async with hasty.read(after=token) as session:
             assert await count(session) == 1
             assert session.node == PRIMARY
         # Whoever brings no token accepts what the replica has.
-        assert await node_of_read(cluster) == "replica"
-    postgres.wait_for_replica()
+        assert await node_of_read(hasty) == "replica"
     assert await node_of_read(cluster, token) == "replica"
+
+
+async def test_a_reader_waits_until_the_replica_has_replayed(
+    cluster: Cluster, postgres: PostgresServers
+) -> None:
+    with paused_replay(postgres):
+        token = await insert(cluster, 1)
+        read = asyncio.create_task(node_of_read(cluster, token))
+        # Something else is asked and answered meanwhile: the reader is waiting.
+        assert await node_of_read(cluster) == "replica"
+        assert not read.done()
+    assert await read == "replica"
 
 
 async def test_what_was_once_replayed_is_not_asked_again(
@@ -151,15 +181,14 @@ async def test_a_token_of_another_cluster_asks_for_nothing_here(cluster: Cluster
 
 @pytest.mark.parametrize("field", ["timeline", "system_identifier"])
 async def test_a_token_of_another_history_is_answered_by_the_primary(
-    cluster: Cluster, postgres: PostgresServers, field: str
+    cluster: Cluster, hasty: Cluster, field: str
 ) -> None:
     token = await insert(cluster, 1)
-    postgres.wait_for_replica()
+    assert await node_of_read(cluster, token) == "replica"
     position = token.positions["mes_0"]
     later_field: dict[str, Any] = {field: getattr(position, field) + 1}
     foreign = CausalToken({"mes_0": position._replace(**later_field)})
-    assert await node_of_read(cluster, foreign) == PRIMARY
-    assert await node_of_read(cluster, token) == "replica"
+    assert await node_of_read(hasty, foreign) == PRIMARY
 
 
 async def test_a_token_at_the_end_of_a_page_is_reached_on_an_idle_primary(
@@ -233,7 +262,7 @@ async def test_a_replica_that_does_not_answer_holds_a_read_up_for_a_bounded_time
 
     server = await asyncio.start_server(say_nothing, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    async with server, cluster_with(topology, {"silent": port}) as cluster:
+    async with server, cluster_with(topology, {"silent": port}, replay_wait_seconds=0.05) as cluster:
         token = await insert(cluster, 1)
         # The connect timeout is 3 s; the read must not wait for that.
         async with asyncio.timeout(2):
