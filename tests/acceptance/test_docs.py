@@ -12,7 +12,10 @@ from sqlalchemy import insert
 
 from app.models.mes import MesOrder
 from app.models.status import Channel, Status
+from sharding.directory import Directory
+from sharding.engines import open_cluster
 from sharding.sessions import open_sessions
+from sharding.shard_map import ShardMap
 from sharding.topology import Topology
 
 ROOT = Path(__file__).parents[2]
@@ -62,6 +65,8 @@ def test_make_targets_exist(page: Path) -> None:
 
 
 async def test_the_ten_lines_of_the_readme_work(topology: Topology, topology_path: Path) -> None:
+    async with open_cluster(topology, "directory", role="mes", application_name="test") as directory:
+        await Directory(directory.primary).ensure_map(ShardMap.even(["mes_0", "mes_1"], topology.buckets))
     ring = {"status": Status.SUBMITTED, "channel": Channel.B2B, "summary": "ring", "version": 1}
     async with (
         open_sessions(topology, role="mes", application_name="test") as sessions,
