@@ -8,9 +8,17 @@ import pytest
 
 from sharding.topology import Topology
 from tests.platform_topology import cloned, migrate_templates, write_topology
+from tests.reaper import reaping
 from tests.servers import PostgresServers, ValkeyServer, run_postgres, run_valkey
 
 _numbers = count(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def reaper(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Leave nothing running, even when this worker is killed."""
+    with reaping(tmp_path_factory.getbasetemp()):
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -80,7 +80,8 @@ def test_every_order_is_accounted_for_and_the_audit_misses_one_that_is_taken_awa
 
 
 def test_a_demo_that_is_told_to_end_leaves_nothing_running(mesctl: Mesctl) -> None:
-    demo = mesctl.start("demo", "--orders", str(ORDERS), "--no-fsync")
+    # More orders than can end before the signal comes.
+    demo = mesctl.start("demo", "--orders", "500", "--no-fsync")
     assert demo.stderr is not None
     said = next(line for line in demo.stderr if "ordered" in line)
     assert "ended" in said
