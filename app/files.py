@@ -59,6 +59,14 @@ class FilesUnavailable(FilesError):
         super().__init__(f"the file store failed: {str(cause).partition(chr(10))[0]}")
 
 
+class StoreUnusable(FilesError):
+    """The topology's file store cannot be opened."""
+
+    def __init__(self, cause: Exception) -> None:
+        # Not its URL, which may hold a password.
+        super().__init__(f"[files] url is of no use: {str(cause).partition(chr(10))[0]}")
+
+
 class ByteStream(Protocol):
     """What can be read in pieces, such as FastAPI's UploadFile."""
 
@@ -112,8 +120,14 @@ class ModelStore:
         """Open the store that a URL names: `file:///folder` (made if missing), `s3://bucket/prefix`, ...
 
         Credentials of an object store come from its usual environment variables.
+
+        Raises:
+            StoreUnusable: there is no such kind of store, or the folder cannot be made.
         """
-        return cls(from_url(url, mkdir=True) if url.startswith("file:") else from_url(url))
+        try:
+            return cls(from_url(url, mkdir=True) if url.startswith("file:") else from_url(url))
+        except (BaseError, OSError, ValueError) as error:
+            raise StoreUnusable(error) from error
 
     async def put(self, stream: ByteStream, suffix: str, max_bytes: int) -> StoredModel:
         """Store a model and return where it is. A model that is there already is simply kept.

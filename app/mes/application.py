@@ -27,6 +27,8 @@ def build(settings: Settings, topology: Topology) -> FastAPI:
 
     @asynccontextmanager
     async def parts(background: Background) -> AsyncIterator[MesParts]:
+        # Before any task is started that would have to be stopped: this fails if the topology is wrong.
+        models = ModelStore.open(topology.files.url)
         async with (
             open_shards(topology, application_name="mes") as sessions,
             open_ids(topology, role="mes") as ids,
@@ -44,7 +46,7 @@ def build(settings: Settings, topology: Topology) -> FastAPI:
             partners = PartnerIntake(
                 sessions=sessions,
                 ids=ids,
-                models=ModelStore.open(topology.files.url),
+                models=models,
                 max_upload_bytes=settings.max_upload_bytes,
                 now=utc_now,
             )

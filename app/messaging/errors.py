@@ -31,3 +31,11 @@ class UnroutedEvent(AppError):
         super().__init__(
             f"{source} may not publish {event_type} of a {channel} order: add it to app.messaging.routing"
         )
+
+
+class RedisUrlInvalid(AppError):
+    """The topology's Redis cannot be found by its URL."""
+
+    def __init__(self, fault: str) -> None:
+        self.fault = fault
+        super().__init__(f"[redis] url is of no use: {fault}")

@@ -10,6 +10,8 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ResponseError
 from redis.typing import EncodableT, FieldT
 
+from app.messaging.errors import RedisUrlInvalid
+
 MAX_ENTRIES = 100_000
 """About how long a stream may grow. What is trimmed is not lost: the outbox has it and sends it again."""
 
@@ -36,14 +38,20 @@ def open_redis(url: str, *, timeout_seconds: float = 5.0) -> Redis:
     Parameters:
         url: such as redis://127.0.0.1:6379/0.
         timeout_seconds: how long any command may take; longer than a relay or a consumer blocks.
+
+    Raises:
+        RedisUrlInvalid: the URL is none of Redis.
     """
-    return Redis.from_url(
-        url,
-        decode_responses=True,
-        socket_timeout=timeout_seconds,
-        socket_connect_timeout=timeout_seconds,
-        retry=Retry(NoBackoff(), 1),
-    )
+    try:
+        return Redis.from_url(
+            url,
+            decode_responses=True,
+            socket_timeout=timeout_seconds,
+            socket_connect_timeout=timeout_seconds,
+            retry=Retry(NoBackoff(), 1),
+        )
+    except ValueError as error:
+        raise RedisUrlInvalid(str(error)) from error
 
 
 def entries_of(reply: Any) -> list[Entry]:

@@ -25,6 +25,8 @@ def build(settings: Settings, topology: Topology) -> FastAPI:
 
     @asynccontextmanager
     async def parts(background: Background) -> AsyncIterator[ShopService]:
+        # Before any task is started that would have to be stopped: this fails if the topology is wrong.
+        models = ModelStore.open(topology.files.url)
         async with (
             open_database(topology, "shop") as orders,
             open_ids(topology, role="shop") as ids,
@@ -42,7 +44,7 @@ def build(settings: Settings, topology: Topology) -> FastAPI:
             yield ShopService(
                 orders=orders,
                 ids=ids,
-                models=ModelStore.open(topology.files.url),
+                models=models,
                 max_upload_bytes=settings.max_upload_bytes,
                 now=utc_now,
             )

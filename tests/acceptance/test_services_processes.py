@@ -1,17 +1,22 @@
 """The services as processes: `python -m app.NAME` on a port, with JSON logs and a graceful end."""
 
+import asyncio
 import json
 import os
+import random
+import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import httpx
+import pytest
 import pytest_asyncio
 
+from ops.embedded.ports import PortPicker
 from ops.embedded.processes import wait_until
 from sharding.topology import Topology
 from tests.integration.services_rig import ok, problem, save_map
@@ -66,6 +71,81 @@ def test_a_wrong_configuration_is_one_line_and_exit_status_2(tmp_path: Path) -> 
         assert all(line.startswith("shop: ") for line in lines)
 
 
+DIRECTORY = r"\[databases\.directory\]\n(.+\n){4}"
+WRONG = [
+    (DIRECTORY, "", "the topology has no 'directory'"),
+    (r'url = "file:.*"', 'url = "ftp://models"', "[files] url is of no use"),
+    (r'url = "redis:.*"', 'url = "http://valkey"', "[redis] url is of no use"),
+    ("buckets = 64", "buckets = 32", "it has 64 buckets, but the topology says 32"),
+    (r'dbname = ".*_directory"', 'dbname = "postgres"', 'relation "shard_map_versions" does not exist'),
+]
+"""What is changed in the topology, and what the MES says of that."""
+
+
+@pytest.mark.parametrize(("found", "changed", "said"), WRONG)
+def test_a_service_that_cannot_start_says_why_in_one_line(
+    platform: Topology, tmp_path: Path, found: str, changed: str, said: str
+) -> None:
+    log = tmp_path / "log"
+    wrong = tmp_path / "wrong.toml"
+    wrong.write_text(re.sub(found, changed, platform.path.read_text()))
+    with process("mes", wrong, log) as mes:
+        assert mes.wait(timeout=60) == 2
+    [line] = log.read_text().splitlines()
+    assert line.startswith("mes: cannot start: ")
+    assert said in line
+
+
+@asynccontextmanager
+async def forwarded(port: int, to_port: int) -> AsyncIterator[None]:
+    """Let a server be found on a second port."""
+
+    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            writer.write(data)
+        writer.close()
+
+    async def connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        server_reader, server_writer = await asyncio.open_connection("127.0.0.1", to_port)
+        await asyncio.gather(copy(reader, server_writer), copy(server_reader, writer))
+
+    server = await asyncio.start_server(connect, "127.0.0.1", port)
+    try:
+        yield
+    finally:
+        server.close()
+
+
+async def test_a_service_waits_for_the_directory_and_starts_when_it_is_there(
+    platform: Topology, tmp_path: Path
+) -> None:
+    log, port = tmp_path / "log", PortPicker(random.Random()).pick()
+    away = tmp_path / "away.toml"
+    directory = re.search(DIRECTORY, platform.path.read_text())
+    assert directory is not None
+    moved = re.sub(r"port = \d+", f"port = {port}", directory[0])
+    away.write_text(platform.path.read_text().replace(directory[0], moved))
+
+    def waits() -> bool:
+        return b"start_waits" in log.read_bytes()
+
+    url = platform.services["shop"].url
+    with process("shop", away, log) as shop:
+        assert await asyncio.to_thread(wait_until, waits, timeout_seconds=60)
+        async with forwarded(port, platform.databases["directory"].primary.port):
+            up = await asyncio.to_thread(wait_until, lambda: is_up(url), timeout_seconds=60)
+            assert up, log.read_text()
+            shop.send_signal(signal.SIGTERM)
+            assert await asyncio.to_thread(shop.wait, timeout=30) == 0
+    with process("shop", away, log) as shop:
+        assert await asyncio.to_thread(wait_until, waits, timeout_seconds=60)
+        shop.send_signal(signal.SIGTERM)
+        assert await asyncio.to_thread(shop.wait, timeout=30) == 0
+    [line] = [json.loads(line) for line in log.read_text().splitlines()]
+    assert (line["level"], line["service"]) == ("warning", "shop")
+    assert "Connection refused" in line["error"]
+
+
 def test_services_serve_until_they_are_told_to_stop(platform: Topology, tmp_path: Path) -> None:
     log = tmp_path / "mes.log"
     url = platform.services["mes"].url
@@ -83,7 +163,7 @@ def test_services_serve_until_they_are_told_to_stop(platform: Topology, tmp_path
         too_large = {"file": ("ring.stl", b"x" * 30_000_000)}
         problem(httpx.post(f"{url}/v1/partners/x/orders", files=too_large), 413)
         mes.send_signal(signal.SIGTERM)
-        mes.wait(timeout=30)
+        assert mes.wait(timeout=30) == 0
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     assert {line["service"] for line in lines} == {"mes"}
     assert not [line for line in lines if line["level"] in {"warning", "error"}]
