@@ -27,6 +27,8 @@ from readreplica.errors import RetriesExhausted
 from sharding.errors import CursorMalformed, NodeLeaseExpired, NodesExhausted, ScatterFailed
 
 RETRY_AFTER_SECONDS = 2
+_MOST_FAULTS = 20
+_LONGEST_WHERE = 200
 _READ_ONLY = "25006"
 
 Statuses = Mapping[type[Exception], int]
@@ -130,7 +132,7 @@ async def _invalid(request: Request, error: Exception) -> JSONResponse:
     faults = error.errors()
     kinds = {fault["type"] for fault in faults}
     malformed = "json_invalid" in kinds or any(fault["loc"][0] == "header" for fault in faults)
-    listed = [{"where": _where(fault["loc"]), "fault": _say(fault)} for fault in faults]
+    listed = [{"where": _where(fault["loc"]), "fault": _say(fault)} for fault in faults[:_MOST_FAULTS]]
     return _answer(
         request,
         status=400 if malformed else 422,
@@ -141,7 +143,9 @@ async def _invalid(request: Request, error: Exception) -> JSONResponse:
 
 
 def _where(location: Sequence[str | int]) -> str:
-    return " ".join([str(location[0]), ".".join(str(part) for part in location[1:])]).strip()
+    """Name the place of a fault, cut off: an unknown key is the client's, and may be as long as a body."""
+    place = " ".join([str(location[0]), ".".join(str(part) for part in location[1:])]).strip()
+    return place[:_LONGEST_WHERE]
 
 
 def _say(fault: Mapping[str, Any]) -> str:

@@ -37,7 +37,8 @@ class StartOrder(BaseModel):
     customer: Customer
     material: Material
     finish: Finish
-    quantity: int = Field(ge=1, le=1000, examples=[2])
+    # Strict: true is no quantity of 1.
+    quantity: int = Field(strict=True, ge=1, le=1000, examples=[2])
 
 
 class ShopOrderView(OrderView):

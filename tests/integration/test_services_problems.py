@@ -127,6 +127,7 @@ INVALID: list[tuple[dict[str, Any], str]] = [
     ({"finish": 7}, "body finish"),
     ({"quantity": 0}, "body quantity"),
     ({"quantity": 10**30}, "body quantity"),
+    ({"quantity": True}, "body quantity"),
     ({"colour": "red"}, "body colour"),
     ({"customer": {"name": "Ada", "email": "nowhere"}}, "body customer.email"),
     ({"customer": {"name": "A\x00da", "email": "a@b.cd"}}, "body customer.name"),
@@ -151,6 +152,18 @@ async def test_invalid_body(services: Services) -> None:
         assert [fault["where"] for fault in refused["faults"]] == [where]
         assert where in refused["detail"]
     problem(await services.shop.post("/v1/orders", headers=headers), 422)
+
+
+async def test_an_answer_is_short_however_much_is_wrong(services: Services) -> None:
+    for faulty in ({"k" * 100_000: 1}, {f"k{number}": 1 for number in range(10_000)}):
+        refused = await services.start(**faulty)
+        assert "body k" in problem(refused, 422)["detail"]
+        assert len(refused.content) < 5000
+
+
+async def test_a_field_that_is_sent_twice(services: Services) -> None:
+    refused = problem(await services.b2b_response(quantity=["3", "7"]), 400)
+    assert "Too many fields" in refused["detail"]
 
 
 async def test_unknown_material_of_a_partner(services: Services) -> None:
