@@ -18,7 +18,14 @@ from app.messaging.outbox import publish
 from app.messaging.routing import Service, route
 from app.models.base import EventRow, OrderState
 from app.models.crm import CrmInbox, CrmOrder, CrmOrderEvent, CrmOutbox
-from app.models.mes import MesInbox, MesOrder, MesOrderEvent, MesOutbox
+from app.models.mes import (
+    MesArchivedOrder,
+    MesArchivedOrderEvent,
+    MesInbox,
+    MesOrder,
+    MesOrderEvent,
+    MesOutbox,
+)
 from app.models.messaging import InboxRow, OutboxRow
 from app.models.shop import ShopInbox, ShopOrder, ShopOrderEvent, ShopOutbox
 from app.models.status import Status
@@ -41,6 +48,7 @@ class OrderModels(Generic[AnyOrder]):
 SHOP = OrderModels(Service.SHOP, ShopOrder, ShopOrderEvent, ShopOutbox, ShopInbox)
 CRM = OrderModels(Service.CRM, CrmOrder, CrmOrderEvent, CrmOutbox, CrmInbox)
 MES = OrderModels(Service.MES, MesOrder, MesOrderEvent, MesOutbox, MesInbox)
+MES_ARCHIVE = OrderModels(Service.MES, MesArchivedOrder, MesArchivedOrderEvent, MesOutbox, MesInbox)
 
 
 class UnknownOrder(AppError):

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest_asyncio
 from httpx import Response
-from sqlalchemy import delete, insert, text
+from sqlalchemy import delete, insert, select, text
 
 from app.mes.repository import newest
+from app.models.crm import CrmOrder, CrmOutbox
 from app.models.mes import (
     MesArchivedOrder,
     MesArchivedOrderEvent,
@@ -19,13 +20,14 @@ from app.models.mes import (
     MesOrderItem,
 )
 from app.models.status import Channel, Status
-from app.orders import MES, append_event
+from app.orders import CRM, MES, add_order, append_event
 from readreplica.sessions import WriteSession
 from readreplica.token import CausalToken
 from sharding.engines import open_cluster
 from sharding.ids import first_id_at
 from sharding.topology import Topology
-from tests.integration.services_rig import Json, Services, ok, open_services, problem
+from tests.integration.messaging_rig import until
+from tests.integration.services_rig import Json, Services, eventually, ok, open_services, problem
 
 ROUNDS = 30
 MARCH, APRIL = (datetime(2026, month, 1, tzinfo=UTC) for month in (3, 4))
@@ -165,15 +167,62 @@ async def add_month(topology: Topology, shard: str) -> None:
             )
 
 
-async def test_an_archived_order_is_shown_and_refuses_changes(services: Services, topology: Topology) -> None:
+async def archived(services: Services, topology: Topology) -> int:
+    """Put a closed order into the archive; give its id."""
     order_id = first_id_at(MARCH) + 1
     await add_month(topology, services.shards.shard_of(order_id))
     await put_order(services, order_id, Status.CLOSED)
     async with services.shards.write(order_id) as session:
         await archive(session, order_id)
-    headers = {"Causal-Token": session.token.encode()}
-    shown = ok(await services.mes.get(f"/v1/orders/{order_id}", headers=headers))
-    assert (shown["order_id"], shown["status"]) == (str(order_id), "CLOSED")
+    return order_id
+
+
+async def test_an_archived_order_is_shown_and_refuses_changes(services: Services, topology: Topology) -> None:
+    order_id = await archived(services, topology)
+    shown = await services.shows(services.mes, str(order_id), "CLOSED")
+    assert shown["order_id"] == str(order_id)
     assert [line["status"] for line in shown["history"]] == ["CLOSED"]
     refused = problem(await services.take(str(order_id)), 409)
     assert (refused["current"], refused["wanted"]) == ("CLOSED", "MANUFACTURING_STARTED")
+
+
+async def test_the_crm_hears_that_an_archived_order_is_not_called_off(
+    services: Services, topology: Topology
+) -> None:
+    order_id = await archived(services, topology)
+    await know_in_crm(topology, order_id, Status.MANUFACTURING_APPROVED)
+    wish = {"actor": "Sara", "reason": "too slow"}
+    ok(await services.crm.post(f"/v1/orders/{order_id}/cancel", json=wish), 202)
+    told = await eventually(
+        lambda: services.crm.get(f"/v1/orders/{order_id}"),
+        lambda answer: answer.json()["cancel_requested_at"] is None,
+    )
+    assert told["history"][-1]["detail"] == {"cancel_refused": "it is already CLOSED"}
+    in_mes = await services.shows(services.mes, str(order_id), "CLOSED")
+    assert in_mes["history"][-1]["detail"]["asked_by"] == "Sara"
+
+
+async def test_a_decision_about_an_archived_order_is_set_aside(
+    services: Services, topology: Topology
+) -> None:
+    order_id = await archived(services, topology)
+    await know_in_crm(topology, order_id, Status.SHIPPED)
+    ok(await services.crm.post(f"/v1/orders/{order_id}/close", json={"actor": "Sara"}))
+    async with open_cluster(topology, "crm", role="crm", application_name="test") as crm:
+
+        async def is_set_aside() -> bool:
+            async with crm.read() as session:
+                reason = await session.scalar(select(CrmOutbox.set_aside_reason))
+            return reason is not None and "is CLOSED and cannot become CLOSED" in reason
+
+        await until(is_set_aside)
+
+
+async def know_in_crm(topology: Topology, order_id: int, status: Status) -> None:
+    """Let the CRM know an order, behind the MES's back."""
+    async with (
+        open_cluster(topology, "crm", role="crm", application_name="test") as crm,
+        crm.write() as session,
+    ):
+        order = CrmOrder(order_id=order_id, status=status, channel=Channel.B2B, summary="a ring")
+        await add_order(session, CRM, order, actor="test", now=MARCH)
