@@ -92,6 +92,8 @@ def _due(outbox: type[OutboxRow], lags: Mapping[str, timedelta], limit: int) -> 
     become ever slower.
     """
     lag = case(lags, value=outbox.destination, else_=timedelta(0)) if lags else timedelta(0)
+    # Whatever the time: this server's clock may stand behind the one that wrote the row (a failover, or a
+    # step back), and an order would be stuck until it has caught up.
     is_new = outbox.attempts == 0
     older = aliased(outbox)
     is_behind = (
@@ -107,7 +109,6 @@ def _due(outbox: type[OutboxRow], lags: Mapping[str, timedelta], limit: int) -> 
         select(outbox)
         .where(
             outbox.set_aside_at.is_(None),
-            outbox.next_attempt_at <= func.now(),
             is_new | (outbox.next_attempt_at <= func.now() - lag),
             ~is_behind,
         )

@@ -2,9 +2,10 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import timedelta
 
 import pytest
-from sqlalchemy import insert, select, update
+from sqlalchemy import func, insert, select, update
 from sqlalchemy.exc import OperationalError
 from structlog.testing import capture_logs
 
@@ -234,6 +235,18 @@ async def test_what_is_not_acknowledged_is_sent_again_later_and_later(rig: Rig) 
     await relay.turn()
     [row] = await rig.owed()
     assert (row.attempts, await rig.redis.xlen(STREAM)) == (2, 2)
+
+
+async def test_a_new_message_is_sent_though_the_clock_has_stepped_back(rig: Rig) -> None:
+    await rig.owe(1, "a")
+    async with rig.shop.write() as session:
+        written_before_the_step = func.now() + timedelta(hours=1)
+        await session.execute(update(ShopOutbox).values(next_attempt_at=written_before_the_step))
+
+    async with running(rig.relay(), rig.consumer()):
+        await rig.until_settled()
+
+    assert await rig.history() == {1: ["a"]}
 
 
 async def test_what_still_waits_in_the_stream_is_not_sent_again(rig: Rig) -> None:
