@@ -7,7 +7,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
 export UV_PYTHON_DOWNLOADS := never
-export PYTHONWARNINGS ?= default
+# Tests and demo start many processes; each would compile every module again.
+unexport PYTHONDONTWRITEBYTECODE
 
 help:  ## show this help
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
