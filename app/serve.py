@@ -1,41 +1,24 @@
 """What the three services share in becoming a process: an application, its health, its start and its end."""
 
-import asyncio
-import signal
-import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from types import FrameType
 from typing import NoReturn
 
-import structlog
 import uvicorn
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import RedirectResponse
 from pydantic import BaseModel
-from sqlalchemy.exc import OperationalError, ProgrammingError
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_exponential
 
 from app import problem
 from app.background import Background
 from app.errors import AppError
 from app.limits import BodyLimit
-from app.logs import configure_logging
 from app.problem_docs import described
-from app.settings import Settings, SettingsInvalid, load_settings
-from sharding.errors import NodesExhausted, ShardingError
+from app.process import configure, leave_on_signals, open_patiently, refuse, run_to_the_end
+from app.settings import Settings
 from sharding.topology import Topology
 
 _FORM_OVERHEAD_BYTES = 64 * 1024
-_WRONG_USAGE = 2
-_LONGEST_PAUSE_SECONDS = 2.0
-
-# psycopg's OperationalError: the directory cannot be reached, or does not let anybody in yet.
-_PASSING = (OperationalError, NodesExhausted)
-# ProgrammingError: the database has no such table, so it was not migrated.
-_WRONG = (AppError, ShardingError, ProgrammingError)
-
-log: structlog.stdlib.BoundLogger = structlog.get_logger("serve")
 
 Build = Callable[[Settings, Topology], FastAPI]
 """Makes a service's application; it connects to nothing before its lifespan begins."""
@@ -125,19 +108,13 @@ def run(service: str, build: Build) -> NoReturn:
 
     While a database that the start needs is away, this waits for it and says so.
     """
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        # uvicorn raises the signal again once it has stopped. By default that would kill the process there
-        # and then, with messages half handled.
-        signal.signal(signum, _leave)
-    try:
-        settings = load_settings()
-        topology = Topology.load(settings.topology)
-        address = topology.services[service]
-    except (SettingsInvalid, ShardingError) as error:
-        _refuse(service, str(error))
-    except KeyError:
-        _refuse(service, f"{settings.topology} has no [services.{service}]: add it, with host and port")
-    configure_logging(service, level=settings.log_level)
+    # uvicorn raises the signal again once it has stopped. By default that would kill the process there and
+    # then, with messages half handled.
+    leave_on_signals()
+    settings, topology = configure(service)
+    address = topology.services.get(service)
+    if address is None:
+        refuse(service, f"{settings.topology} has no [services.{service}]: add it, with host and port")
     app = build(settings, topology)
     config = uvicorn.Config(
         app,
@@ -148,40 +125,11 @@ def run(service: str, build: Build) -> NoReturn:
         log_config=None,
         server_header=False,
     )
-    try:
-        asyncio.run(_serve(app, uvicorn.Server(config)))
-    except _WRONG as error:
-        # The first line of it: SQLAlchemy's go on with the statement and a link.
-        _refuse(service, f"cannot start: {str(error).partition(chr(10))[0]}")
-    sys.exit(0)
+    run_to_the_end(service, _serve(app, uvicorn.Server(config)))
 
 
 async def _serve(app: FastAPI, server: uvicorn.Server) -> None:
     """Open what the service works with, and serve. uvicorn's own lifespan would turn errors into text."""
-    patiently = AsyncRetrying(
-        retry=retry_if_exception_type(_PASSING),
-        wait=wait_exponential(multiplier=0.1, max=_LONGEST_PAUSE_SECONDS),
-        before_sleep=_say_once,
-        reraise=True,
-    )
     async with AsyncExitStack() as opened:
-
-        async def start() -> None:
-            await opened.enter_async_context(app.router.lifespan_context(app))
-
-        await patiently(start)
+        await open_patiently(opened, lambda: app.router.lifespan_context(app))
         await server.serve()
-
-
-def _say_once(state: RetryCallState) -> None:
-    if state.attempt_number == 1 and state.outcome is not None:
-        log.warning("start_waits", error=str(state.outcome.exception()).partition("\n")[0])
-
-
-def _leave(_signum: int, _frame: FrameType | None) -> NoReturn:
-    sys.exit(0)
-
-
-def _refuse(service: str, fault: str) -> NoReturn:
-    sys.stderr.write("".join(f"{service}: {line}\n" for line in fault.splitlines()))
-    sys.exit(_WRONG_USAGE)

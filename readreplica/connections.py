@@ -10,17 +10,17 @@ from psycopg.rows import TupleRow
 from readreplica.lsn import Lsn
 from readreplica.token import Position
 
-# A simple query may hold several statements: COMMIT ends the transaction, and what follows it runs in one of
-# its own. The LSN must be read after COMMIT; before it, it is too early.
 # pg_walfile_name tells the timeline that the server writes on now; pg_control_checkpoint would tell that of
 # the last checkpoint, which after a promotion is still the old one.
-_COMMIT = """
-    COMMIT;
+_POSITION = """
     SELECT pg_current_wal_insert_lsn(),
            ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::bigint
 """
-_FIRST_COMMIT = f"""
-    {_COMMIT}, system_identifier, wal_block_size, bytes_per_wal_segment
+# A simple query may hold several statements: COMMIT ends the transaction, and what follows it runs in one of
+# its own. The LSN must be read after COMMIT; before it, it is too early.
+_COMMIT = f"COMMIT; {_POSITION}".encode()
+_SERVER = """
+    SELECT system_identifier, wal_block_size, bytes_per_wal_segment
     FROM pg_control_system(), pg_control_init()
 """
 
@@ -31,10 +31,15 @@ class WriterConnection(AsyncConnection[TupleRow]):
     committed: Position | None = None
     """The position after the newest commit; None before the first."""
 
-    _server: "_Server | None" = None
+    server: "Server"
+    """What `open_writer` learned of the server."""
 
     async def commit(self) -> None:
         """Commit, and note the WAL position after it, in one round trip.
+
+        An error of the connection, or a cancellation, leaves open whether the transaction was committed, as
+        it does with any driver. Nothing else can fail between COMMIT and the position: `open_writer` has
+        read one before the connection was used.
 
         Raises:
             psycopg.errors.InFailedSqlTransaction: the server rolled back, because an earlier error was
@@ -43,18 +48,15 @@ class WriterConnection(AsyncConnection[TupleRow]):
         if self.pgconn.transaction_status == TransactionStatus.IDLE:
             return
         # A prepared statement cannot hold two commands.
-        query = _FIRST_COMMIT if self._server is None else _COMMIT
-        cursor = await self.execute(query.encode(), prepare=False)
+        cursor = await self.execute(_COMMIT, prepare=False)
         if cursor.statusmessage == "ROLLBACK":
             raise InFailedSqlTransaction("COMMIT was answered by ROLLBACK: an earlier statement had failed")
         cursor.nextset()
-        [(lsn, timeline, *server)] = await cursor.fetchall()
-        if self._server is None:
-            self._server = _Server(*server)
-        self.committed = self._server.position(Lsn.parse(lsn), timeline)
+        [(lsn, timeline)] = await cursor.fetchall()
+        self.committed = self.server.position(Lsn.parse(lsn), timeline)
 
 
-class _Server(NamedTuple):
+class Server(NamedTuple):
     """What never changes under a connection: it is read from the control file once."""
 
     system_identifier: int
@@ -64,6 +66,26 @@ class _Server(NamedTuple):
     def position(self, lsn: Lsn, timeline: int) -> Position:
         end = lsn.before_page_header(block_bytes=self.wal_block_bytes, segment_bytes=self.wal_segment_bytes)
         return Position(self.system_identifier, timeline, end)
+
+
+async def open_writer(*args: Any, **options: Any) -> WriterConnection:
+    """Connect, and read a position once: a server that refuses to tell must refuse before any work is done.
+
+    Raises:
+        psycopg.errors.InsufficientPrivilege: the role may not execute `pg_control_system`, `pg_control_init`
+            or `pg_walfile_name`; grant it that.
+    """
+    connection = await WriterConnection.connect(*args, **options)
+    try:
+        await connection.set_autocommit(True)  # one statement, and no transaction left open
+        await connection.execute(_POSITION)
+        [server] = await (await connection.execute(_SERVER)).fetchall()
+        connection.server = Server(*server)
+        await connection.set_autocommit(False)
+    except BaseException:
+        await connection.close()
+        raise
+    return connection
 
 
 async def open_reader(*args: Any, **options: Any) -> AsyncConnection[TupleRow]:

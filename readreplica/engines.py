@@ -7,7 +7,7 @@ from sqlalchemy import URL, event
 from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from readreplica.connections import WriterConnection, open_reader
+from readreplica.connections import open_reader, open_writer
 
 CONNECT_TIMEOUT_SECONDS = 3
 
@@ -20,7 +20,7 @@ def writer_engine(url: URL, *, application_name: str, **pool: Any) -> AsyncEngin
         application_name: what pg_stat_activity shows.
         pool: options of SQLAlchemy's pool (pool_size, max_overflow, pool_timeout).
     """
-    return _engine(url, WriterConnection.connect, application_name, pool)
+    return _engine(url, open_writer, application_name, pool)
 
 
 def reader_engine(url: URL, *, application_name: str, **pool: Any) -> AsyncEngine:

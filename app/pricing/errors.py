@@ -183,6 +183,16 @@ class NoVolume(ModelFault):
         )
 
 
+class Overlapping(ModelFault):
+    """Bodies that lie within each other: together they would hold more than their box can."""
+
+    def __init__(self, volume_mm3: float, box_mm3: float) -> None:
+        super().__init__(
+            f"The bodies overlap: they hold {_count(volume_mm3)} mm³ in a box of {_count(box_mm3)} mm³. "
+            "Unite them and upload the model again."
+        )
+
+
 class UnknownChoice(PricingError):
     """The tariff has no such material or finish."""
 

@@ -21,6 +21,7 @@ from app.pricing.errors import (
     NotFinite,
     NoTriangles,
     NoVolume,
+    Overlapping,
     TooLarge,
     TooManyPolygons,
     TooMuchMemory,
@@ -36,6 +37,9 @@ LONGEST_MM = (2.0, 150.0)
 MIN_VOLUME_MM3 = 0.5
 SAME_POINT_DIGITS = 5
 """Corners that agree to 10 nm are one: exporters write each face's corners on their own, as float32."""
+
+ROUNDING = 1.001
+"""What sums of coordinates may be off: a box fills its own box exactly."""
 
 Mesh = tuple[Floats, Ints]
 
@@ -140,6 +144,8 @@ def _survey(meshes: list[Mesh], suffix: str) -> Measurement:
     if volume < MIN_VOLUME_MM3:
         raise NoVolume(volume, MIN_VOLUME_MM3)
     sides = (high - low).tolist()
+    if volume > (box := sides[0] * sides[1] * sides[2]) * ROUNDING:
+        raise Overlapping(volume, box)
     return Measurement(
         volume_mm3=volume,
         area_mm2=sum(area for _, area in solids),

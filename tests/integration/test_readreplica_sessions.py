@@ -205,3 +205,15 @@ async def test_asking_a_replica_leaves_its_connections_as_they_were(cluster: Clu
     for order_id in range(1, 6):
         async with cluster.read(after=await insert(cluster, order_id)) as session:
             assert (await session.execute(settings)).one() == ("repeatable read", "on")
+
+
+async def test_a_server_that_does_not_tell_its_position_refuses_before_any_work(
+    cluster: Cluster, postgres: PostgresServers, topology: Topology
+) -> None:
+    dbname = topology.databases["mes_0"].dbname
+    with psycopg.connect(postgres.conninfo(dbname), autocommit=True) as superuser:
+        superuser.execute("REVOKE EXECUTE ON FUNCTION pg_control_system() FROM public")
+        with pytest.raises(DBAPIError, match="pg_control_system"):
+            await insert(cluster, 1)
+        left = superuser.execute("SELECT count(*) FROM pricing_jobs").fetchone()
+    assert left == (0,)

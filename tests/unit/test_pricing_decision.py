@@ -4,9 +4,11 @@ from decimal import Decimal
 
 import pytest
 
+from app.materials import Material
 from app.messaging.events import ItemPrice, OrderRejected, PriceCalculated
 from app.models.mes import MesOrderItem
 from app.pricing.decision import decide
+from app.pricing.measure import LONGEST_MM, MAX_POLYGONS
 from app.pricing.measurement import Measurement, Unmeasurable
 from app.pricing.sandbox import Limits, judge
 from app.pricing.tariff import price
@@ -53,6 +55,16 @@ def test_the_only_line_needs_no_name() -> None:
 
 def test_an_order_without_lines_is_not_free() -> None:
     assert isinstance(decide([], {}), OrderRejected)
+
+
+def test_the_most_expensive_order_still_has_a_price() -> None:
+    side = LONGEST_MM[1]
+    block = Measurement(
+        volume_mm3=side**3, area_mm2=6 * side**2, extents_mm=(side, side, side), polygons=MAX_POLYGONS
+    )
+    for material in Material:
+        event = decide([item(1, "a", material=material, quantity=1000)], {"a": block})
+        assert isinstance(event, PriceCalculated)
 
 
 GOOD = '{"volume_mm3": 5.0, "area_mm2": 7.0, "extents_mm": [3.0, 2.0, 1.0], "polygons": 12}'

@@ -118,6 +118,12 @@ def test_bodies_of_a_3mf_may_touch() -> None:
     assert measured(measure(threemf([BOX, moved(BOX, 10)]), suffix="3mf")).volume_mm3 == pytest.approx(12000)
 
 
+def test_bodies_of_a_3mf_within_each_other_are_not_sold_twice() -> None:
+    assert reason(measure(threemf([BOX] * 3), suffix="3mf")).startswith(
+        "The bodies overlap: they hold 18,000 mm³"
+    )
+
+
 @pytest.mark.parametrize(
     ("unit", "mm"),
     [("micron", 0.001), ("millimeter", 1), ("centimeter", 10), ("inch", 25.4), ("meter", 1000)],

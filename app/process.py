@@ -1,0 +1,88 @@
+"""How a process of the application starts and ends: one line for what is wrong, patience for what is away."""
+
+import asyncio
+import signal
+import sys
+from collections.abc import Callable, Coroutine
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from types import FrameType
+from typing import NoReturn, TypeVar
+
+import structlog
+from sqlalchemy.exc import OperationalError, ProgrammingError
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_exponential
+
+from app.errors import AppError
+from app.logs import configure_logging
+from app.settings import Settings, SettingsInvalid, load_settings
+from sharding.errors import NodesExhausted, ShardingError
+from sharding.topology import Topology
+
+T = TypeVar("T")
+
+_WRONG_USAGE = 2
+_LONGEST_PAUSE_SECONDS = 2.0
+
+# psycopg's OperationalError: the directory cannot be reached, or does not let anybody in yet.
+_PASSING = (OperationalError, NodesExhausted)
+# ProgrammingError: the database has no such table, so it was not migrated.
+_WRONG = (AppError, ShardingError, ProgrammingError)
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("process")
+
+
+def configure(process: str) -> tuple[Settings, Topology]:
+    """Read the settings and the topology, and set up logging; exit with status 2 if they are wrong."""
+    try:
+        settings = load_settings()
+        topology = Topology.load(settings.topology)
+    except (SettingsInvalid, ShardingError) as error:
+        refuse(process, str(error))
+    configure_logging(process, level=settings.log_level)
+    return settings, topology
+
+
+def leave_on_signals() -> None:
+    """Have SIGTERM and SIGINT end the process with status 0, until something else handles them."""
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, _leave)
+
+
+async def open_patiently(opened: AsyncExitStack, what: Callable[[], AbstractAsyncContextManager[T]]) -> T:
+    """Enter a context, again and again while a database that it needs is away; say so once."""
+
+    async def enter() -> T:
+        return await opened.enter_async_context(what())
+
+    patiently = AsyncRetrying(
+        retry=retry_if_exception_type(_PASSING),
+        wait=wait_exponential(multiplier=0.1, max=_LONGEST_PAUSE_SECONDS),
+        before_sleep=_say_once,
+        reraise=True,
+    )
+    return await patiently(enter)
+
+
+def run_to_the_end(process: str, work: Coroutine[None, None, None]) -> NoReturn:
+    """Do the work and exit: with status 0, or 2 and one line if what it needs is wrong."""
+    try:
+        asyncio.run(work)
+    except _WRONG as error:
+        # The first line of it: SQLAlchemy's go on with the statement and a link.
+        refuse(process, f"cannot start: {str(error).partition(chr(10))[0]}")
+    sys.exit(0)
+
+
+def refuse(process: str, fault: str) -> NoReturn:
+    """Say what is wrong, a line for each fault, and exit with status 2."""
+    sys.stderr.write("".join(f"{process}: {line}\n" for line in fault.splitlines()))
+    sys.exit(_WRONG_USAGE)
+
+
+def _say_once(state: RetryCallState) -> None:
+    if state.attempt_number == 1 and state.outcome is not None:
+        log.warning("start_waits", error=str(state.outcome.exception()).partition("\n")[0])
+
+
+def _leave(_signum: int, _frame: FrameType | None) -> NoReturn:
+    sys.exit(0)
