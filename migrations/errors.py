@@ -35,6 +35,38 @@ class MigrationsBusy(MigrationError):
         )
 
 
+class UnmarkedRevision(MigrationError):
+    """A revision does not say whether it runs before or after the deployment."""
+
+    def __init__(self, path: str, found: object) -> None:
+        self.path = path
+        self.found = found
+        super().__init__(
+            f'{path}: phase is {found!r}: write `phase = "pre"` if the code that runs now works with what '
+            'the revision leaves, `phase = "post"` if it needs the new code'
+        )
+
+
+class PhaseOrder(MigrationError):
+    """A phase cannot run, because revisions of the other one stand in front."""
+
+    def __init__(self, *, wanted: str, blocked_by: str, behind: str) -> None:
+        self.wanted = wanted
+        self.blocked_by = blocked_by
+        self.behind = behind
+        if wanted == "pre":
+            fix = (
+                f"{behind} (pre) stands behind {blocked_by} (post) of an earlier release: finish that with "
+                "`mesctl migrate upgrade --phase post`; a database that nobody uses needs no phases"
+            )
+        else:
+            fix = (
+                f"{blocked_by} (pre) was not run yet: run `mesctl migrate upgrade --phase pre`, "
+                "deploy, and then the post phase"
+            )
+        super().__init__(f"nothing was run: {fix}")
+
+
 class FleetFailed(MigrationError):
     """At least one database of a tree was not brought to where it should be."""
 

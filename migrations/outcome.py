@@ -19,13 +19,15 @@ class Request(_Value):
     """Bring the databases of a tree to a revision.
 
     `target` is as alembic takes it: `head`, `0002`, `+1`, `base`. `versions` is the folder of the tree's
-    revisions. `attempts` is how often a migration is begun that waits too long for a lock.
+    revisions. `phase` leaves out those of the other phase, None runs both. `attempts` is how often a
+    migration is begun that waits too long for a lock.
     """
 
     tree: Tree
     direction: Direction
     target: str
     versions: str
+    phase: Literal["pre", "post"] | None = None
     attempts: int = 8
 
 

@@ -10,6 +10,7 @@ from migrations.connect import open_owner
 from migrations.errors import FleetFailed
 from migrations.fleet import PARALLEL, migrate_tree
 from migrations.outcome import Direction, Outcome, Request
+from migrations.phases import Marked, Phase, in_phase, read_marks
 from migrations.scripts import Scripts, alembic_config, read_revision, versions_of
 from migrations.single import Report
 from sharding.topology import Topology, Tree
@@ -41,6 +42,7 @@ def migrate(
     target: str,
     *,
     versions: Path | None = None,
+    phase: Phase | None = None,
     parallel: int = PARALLEL,
     report: Report = lambda _line: None,
 ) -> list[Outcome]:
@@ -52,6 +54,7 @@ def migrate(
         direction: which way.
         target: the revision, as alembic takes it.
         versions: the folder of the revisions; without it, the project's own.
+        phase: only the revisions of this phase of a deployment; upwards alone.
         parallel: how many databases at once, after the canary.
         report: is told of progress, a line each.
 
@@ -62,7 +65,11 @@ def migrate(
         FleetFailed: at least one database is not there; the error has all outcomes.
     """
     request = Request(
-        tree=tree, direction=direction, target=target, versions=str(versions or versions_of(tree))
+        tree=tree,
+        direction=direction,
+        target=target,
+        versions=str(versions or versions_of(tree)),
+        phase=phase,
     )
     outcomes = migrate_tree(topology, request, parallel=parallel, report=report)
     if not all(outcome.done for outcome in outcomes):
@@ -109,7 +116,16 @@ def head(tree: Tree) -> str | None:
     return Scripts(tree, versions_of(tree)).head
 
 
-def pending(tree: Tree, start: str | None) -> Mapping[str, str]:
-    """List the revisions that a database of revision `start` lacks, oldest first, with what each brings."""
-    lacking = Scripts(tree, versions_of(tree)).lacking(start)
-    return {script.revision: script.doc for script in lacking}
+def pending(tree: Tree, start: str | None, *, phase: Phase | None = None) -> list[Marked]:
+    """List the revisions that a database of revision `start` lacks, oldest first.
+
+    Parameters:
+        tree: the migration tree.
+        start: the revision of the database.
+        phase: only those that this phase of a deployment would run.
+
+    Raises:
+        PhaseOrder: the phase cannot run.
+    """
+    lacking = read_marks(Scripts(tree, versions_of(tree)).lacking(start))
+    return lacking if phase is None else in_phase(lacking, phase)

@@ -4,6 +4,7 @@ from migrations import frozen
 
 revision = ${repr(up_revision)}
 down_revision = ${repr(down_revision)}
+phase = "pre"  # or "post": docs/migrations.md
 
 
 def upgrade() -> None:

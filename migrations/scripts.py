@@ -10,6 +10,7 @@ from alembic.runtime.migration import MigrationContext, MigrationStep, RevisionS
 from alembic.script import Script, ScriptDirectory
 from sqlalchemy import Connection
 
+import partitions.migration_ops  # noqa: F401 (makes op.create_partition and its like exist for revisions)
 from migrations.outcome import Direction, Step
 from sharding.topology import Tree
 

@@ -16,6 +16,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_at
 from migrations.connect import open_owner, take_lock
 from migrations.ledger import Ledger, open_ledger
 from migrations.outcome import Outcome, Request, Step
+from migrations.phases import in_phase, read_marks
 from migrations.scripts import Scripts, read_revision
 from sharding.topology import Topology
 
@@ -76,13 +77,20 @@ class _Run:
         connection.rollback()
         for line in ledger.settle(self._scripts.applied(self.at)):
             self._report(line)
-        for step in self._scripts.steps(self.at, self._request.target, self._request.direction):
+        for step in self._steps():
             self.doing = step.revision
             self._noted(connection, ledger, step)
             self.at = read_revision(connection)
             connection.rollback()
             self.ran.append(step.revision)
             self.doing = None
+
+    def _steps(self) -> list[Step]:
+        request = self._request
+        if request.phase is None:
+            return self._scripts.steps(self.at, request.target, request.direction)
+        lacking = read_marks(self._scripts.lacking(self.at, request.target))
+        return [Step(each.revision, "up") for each in in_phase(lacking, request.phase)]
 
     def _noted(self, connection: Connection, ledger: Ledger, step: Step) -> None:
         entry_id = ledger.begin(step)

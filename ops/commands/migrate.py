@@ -6,11 +6,12 @@ from typing import Annotated
 import typer
 
 from migrations import run
-from migrations.errors import FleetFailed
+from migrations.errors import FleetFailed, PhaseOrder
 from migrations.fleet import PARALLEL
 from migrations.outcome import Direction, Outcome
+from migrations.phases import Marked, Phase
 from migrations.state import DatabaseState, last_run, read_ledger, read_states
-from ops.errors import ExitStatus
+from ops.errors import ExitStatus, OpsError
 from ops.fleet import connect_line, owner_of
 from ops.options import Options, note, options_of
 from ops.rows import show_rows
@@ -23,6 +24,9 @@ TREES: tuple[Tree, ...] = ("directory", "shop", "crm", "mes")
 
 OnlyTree = Annotated[Tree | None, typer.Option("--tree", help="Only the databases of this tree.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the SQL for psql; change nothing.")]
+OnlyPhase = Annotated[
+    Phase | None, typer.Option("--phase", help="Only what belongs before, or after, the deployment.")
+]
 Parallel = Annotated[int, typer.Option(min=1, help="Databases at once, after the first of a tree.")]
 
 
@@ -49,15 +53,14 @@ def status(context: typer.Context, tree: OnlyTree = None) -> None:
 
 
 @app.command()
-def plan(context: typer.Context, tree: OnlyTree = None) -> None:
+def plan(context: typer.Context, tree: OnlyTree = None, phase: OnlyPhase = None) -> None:
     """List the revisions that each database lacks, in the order in which `upgrade` would run them."""
     options = options_of(context)
     states = _states(options.topology(), tree)
     rows = [
-        {"database": state.database, "tree": state.tree, "revision": lacking, "what": what}
+        {"database": state.database, "tree": state.tree, **lacking._asdict()}
         for state in states
-        if state.unreachable is None
-        for lacking, what in run.pending(state.tree, state.revision).items()
+        for lacking in _pending(state, phase)
     ]
     show_rows(options, rows, empty="nothing to do: every database is at its head")
     _fail_if_any_is_down(states)
@@ -65,7 +68,11 @@ def plan(context: typer.Context, tree: OnlyTree = None) -> None:
 
 @app.command()
 def upgrade(
-    context: typer.Context, tree: OnlyTree = None, parallel: Parallel = PARALLEL, dry_run: DryRun = False
+    context: typer.Context,
+    tree: OnlyTree = None,
+    phase: OnlyPhase = None,
+    parallel: Parallel = PARALLEL,
+    dry_run: DryRun = False,
 ) -> None:
     """Bring every database to its newest revision. May be called at any time.
 
@@ -76,9 +83,14 @@ def upgrade(
     topology = options.topology()
     if dry_run:
         for state in _reached(topology, tree):
-            _print_script(topology, state, run.render_upgrade(state.tree, start=state.revision))
+            if lacking := _pending(state, phase):
+                script = run.render_upgrade(state.tree, lacking[-1].revision, start=state.revision)
+                _print_script(topology, state, script)
         return
-    _migrate(options, topology, _chosen(tree), "up", "head", parallel=parallel)
+    if phase is not None:  # refuse before the first database is touched, not at the second
+        for state in _states(topology, tree):
+            _pending(state, phase)
+    _migrate(options, topology, _chosen(tree), "up", "head", phase=phase, parallel=parallel)
 
 
 @app.command()
@@ -113,11 +125,14 @@ def _migrate(
     target: str,
     *,
     parallel: int,
+    phase: Phase | None = None,
 ) -> None:
     outcomes: list[Outcome] = []
     for tree in trees:
         try:
-            outcomes += run.migrate(topology, tree, direction, target, parallel=parallel, report=note)
+            outcomes += run.migrate(
+                topology, tree, direction, target, phase=phase, parallel=parallel, report=note
+            )
         except FleetFailed as failed:
             outcomes += failed.outcomes
             if not failed.outcomes[0].done:  # the canary: whatever is wrong may be wrong everywhere
@@ -137,6 +152,25 @@ def _migrate(
     show_rows(options, rows, empty="the topology has no such database")
     if not all(outcome.done for outcome in outcomes):
         raise FleetFailed(outcomes)
+
+
+class PhaseRefused(OpsError):
+    """A phase of a deployment cannot run on a database."""
+
+    exit_status = ExitStatus.REFUSED
+
+    def __init__(self, database: str, reason: PhaseOrder) -> None:
+        self.database = database
+        super().__init__(f"{database}: {reason}")
+
+
+def _pending(state: DatabaseState, phase: Phase | None) -> list[Marked]:
+    if state.unreachable is not None:
+        return []
+    try:
+        return run.pending(state.tree, state.revision, phase=phase)
+    except PhaseOrder as reason:
+        raise PhaseRefused(state.database, reason) from reason
 
 
 def _chosen(tree: Tree | None) -> tuple[Tree, ...]:

@@ -71,7 +71,7 @@ class Fleet:
     def write(self, revision: str, up: str, *, down: str = "SELECT 1", phase: str | None = "pre") -> None:
         """Add a revision behind the others."""
         self.versions.mkdir(exist_ok=True)
-        before = max((path.stem for path in self.versions.glob("*.py")), default=None)
+        before = max((path.stem[:4] for path in self.versions.glob("*.py")), default=None)
         what = f"revision {revision}"
         text = REVISION.format(
             what=what, revision=revision, down=before, phase=phase, up_sql=up, down_sql=down

@@ -4,6 +4,7 @@ from migrations import frozen
 
 revision = "0002"
 down_revision = "0001"
+phase = "pre"
 
 
 def upgrade() -> None:
