@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from psycopg.errors import LockNotAvailable
 from sqlalchemy import Connection, Engine, create_engine, text
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.pool import NullPool
 
 from migrations.errors import MigrationsBusy
@@ -73,3 +73,9 @@ def is_being_migrated(connection: Connection) -> bool:
     free = connection.execute(_IS_FREE).scalar_one()
     connection.rollback()
     return not free
+
+
+def words_of(fault: BaseException) -> str:
+    """Give an error on one line, in the server's words where they are the server's."""
+    said = fault.orig if isinstance(fault, DBAPIError) and fault.orig else fault
+    return " ".join(str(said).split()) or type(said).__name__

@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from migrations.connect import open_owner
+from migrations.connect import open_owner, words_of
 from migrations.errors import LedgerUnreachable
 from migrations.outcome import Direction, Step
 from sharding.topology import Topology, Tree
@@ -100,7 +100,7 @@ class Ledger:
                 values = {**self._of, "revision": step.revision, "direction": step.direction}
                 return connection.scalar(_BEGIN, values) if connection else None
         except SQLAlchemyError as fault:
-            raise LedgerUnreachable(self._directory, _words(fault)) from fault
+            raise LedgerUnreachable(self._directory, words_of(fault)) from fault
 
     def end(self, entry_id: int | None, step: Step, *, seconds: float, error: str | None = None) -> None:
         """Note how a migration ended.
@@ -136,7 +136,7 @@ class Ledger:
             with self._connect() as connection:
                 return [] if connection is None else list(self._settle(connection, applied))
         except SQLAlchemyError as fault:
-            raise LedgerUnreachable(self._directory, _words(fault)) from fault
+            raise LedgerUnreachable(self._directory, words_of(fault)) from fault
 
     def _settle(self, connection: Connection, applied: Collection[str]) -> Iterator[str]:
         for row in connection.execute(_LEFT_RUNNING, self._of).all():
@@ -175,7 +175,3 @@ def read_latest(topology: Topology) -> Mapping[str, Entry]:
             rows = connection.execute(_LATEST).all() if connection.scalar(_EXISTS) else []
             found |= {row.database: Entry(*row[1:]) for row in rows}
     return found
-
-
-def _words(fault: SQLAlchemyError) -> str:
-    return " ".join(str(getattr(fault, "orig", None) or fault).split())

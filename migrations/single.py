@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
-from migrations.connect import open_owner, take_lock
+from migrations.connect import open_owner, take_lock, words_of
 from migrations.ledger import Ledger, open_ledger
 from migrations.outcome import Outcome, Request, Step
 from migrations.phases import in_phase, read_marks
@@ -46,7 +46,7 @@ def migrate_database(topology: Topology, database: str, request: Request, *, rep
         ):
             run.all_steps(connection, ledger)
     except Exception as fault:  # whatever a revision raises is the outcome of this database, not of the fleet
-        error = _words(fault)
+        error = words_of(fault)
         report(f"{database}: {run.doing or 'start'}: failed: {error}")
     return Outcome(
         database=database,
@@ -98,7 +98,7 @@ class _Run:
         try:
             self._with_retries(connection, step)
         except BaseException as fault:  # Ctrl-C too must not leave an entry that still runs
-            self._end(ledger, entry_id, step, started, error=_words(fault))
+            self._end(ledger, entry_id, step, started, error=words_of(fault))
             raise
         self._report(f"{step.revision} {step.direction}: done in {time.monotonic() - started:.1f} s")
         self._end(ledger, entry_id, step, started, error=None)
@@ -110,15 +110,15 @@ class _Run:
             ledger.end(entry_id, step, seconds=time.monotonic() - started, error=error)
         except SQLAlchemyError as fault:
             # The migration stands as it is; the entry that still says `running` is settled by the next run.
-            self._report(f"{step.revision}: its end is not in the ledger: {_words(fault)}")
+            self._report(f"{step.revision}: its end is not in the ledger: {words_of(fault)}")
 
     def _with_retries(self, connection: Connection, step: Step) -> None:
         """Run a revision anew, the whole transaction, as long as it waits in vain for a lock."""
 
         def again(state: RetryCallState) -> None:
-            fault = state.outcome.exception() if state.outcome else None
+            fault = state.outcome and state.outcome.exception()
             pause = state.next_action.sleep if state.next_action else 0.0
-            self._report(f"{step.revision}: {_words(fault)}; again in {pause:.1f} s")
+            self._report(f"{step.revision}: {words_of(fault) if fault else ''}; again in {pause:.1f} s")
 
         # The pause lets those go on who queue behind us; it is random, or two runs would meet again.
         for attempt in Retrying(
@@ -136,11 +136,6 @@ class _Run:
 def waited_in_vain(fault: BaseException) -> bool:
     """Whether an error is a lock that was not had in time: the same again may well succeed."""
     return isinstance(fault, DBAPIError) and isinstance(fault.orig, LockNotAvailable | DeadlockDetected)
-
-
-def _words(fault: BaseException | None) -> str:
-    said = fault.orig if isinstance(fault, DBAPIError) else fault
-    return " ".join(str(said).split()) or type(said).__name__
 
 
 def main() -> None:

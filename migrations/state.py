@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from migrations.connect import is_being_migrated, open_owner
+from migrations.connect import is_being_migrated, open_owner, words_of
 from migrations.ledger import Entry, read_latest
 from migrations.scripts import read_revision
 from sharding.topology import Topology, Tree
@@ -31,8 +31,7 @@ def read_states(topology: Topology, tree: Tree) -> Iterator[DatabaseState]:
                 connection.rollback()
                 yield DatabaseState(name, tree, revision, is_being_migrated(connection))
         except SQLAlchemyError as fault:
-            said = getattr(fault, "orig", None) or fault
-            yield DatabaseState(name, tree, unreachable=" ".join(str(said).split()))
+            yield DatabaseState(name, tree, unreachable=words_of(fault))
 
 
 def read_ledger(topology: Topology) -> Mapping[str, Entry]:

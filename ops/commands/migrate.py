@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from migrations import run
+from migrations.drift import find_drift
 from migrations.errors import FleetFailed, PhaseOrder
 from migrations.fleet import PARALLEL
 from migrations.outcome import Direction, Outcome
@@ -115,6 +116,28 @@ def downgrade(
         names = ", ".join(topology.tree(tree))
         typer.confirm(f"Take {names} back to {revision} and lose what came later?", abort=True, err=True)
     _migrate(options, topology, (tree,), "down", revision, parallel=parallel)
+
+
+@app.command()
+def drift(context: typer.Context, tree: OnlyTree = None) -> None:
+    """List what no migration made, and what a migration made and is gone. Exit status 1 if anything differs.
+
+    Partitions are the policies' business: `mesctl partitions check` compares them.
+    """
+    options = options_of(context)
+    topology = options.topology()
+    found = [each for one in _chosen(tree) for each in find_drift(topology, one)]
+    for each in found:
+        at = each.unreachable or f"at {each.revision or 'base'}, fingerprint {each.fingerprint}"
+        note(f"{each.database}: {at}")
+    rows = [
+        {"database": each.database, "fingerprint": each.fingerprint, **difference._asdict()}
+        for each in found
+        for difference in each.differences
+    ]
+    show_rows(options, rows, empty="every database that answers is as its migrations make it")
+    if rows or any(each.unreachable for each in found):
+        raise typer.Exit(ExitStatus.FAILED)
 
 
 def _migrate(

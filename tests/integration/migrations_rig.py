@@ -3,13 +3,17 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import psycopg
 from psycopg import sql
 
+import partitions
+from app.models.policies import POLICIES
 from migrations import run
+from migrations.connect import open_owner
 from migrations.outcome import Direction, Outcome
 from ops.embedded.bootstrap import ensure_database
 from ops.embedded.ports import LOOPBACK
@@ -125,3 +129,11 @@ def run_fleet(servers: PostgresServers, folder: Path, *, prefix: str, shards: in
             for name in names:
                 drop = sql.SQL("DROP DATABASE {} WITH (FORCE)")
                 connection.execute(drop.format(sql.Identifier(f"{prefix}_{name}")))
+
+
+def make_partitions(topology: Topology, *, now: datetime) -> None:
+    """Make the partitions that the policies want in every database."""
+    for tree, policies in POLICIES.items():
+        for name in topology.tree(tree):
+            with open_owner(topology, name) as engine:
+                partitions.apply(engine, policies, now)

@@ -19,10 +19,10 @@ from migrations.errors import FleetFailed
 from migrations.phases import before_deployment
 from migrations.scripts import HERE
 from migrations.trees import METADATA
-from ops.fleet import apply_partitions, open_engine
+from ops.fleet import open_engine
 from sharding.ids import first_id_at
 from sharding.topology import Topology, Tree
-from tests.integration.migrations_rig import Fleet, run_fleet
+from tests.integration.migrations_rig import Fleet, make_partitions, run_fleet
 from tests.servers import PostgresServers
 
 NOW = datetime(2026, 11, 23, tzinfo=UTC)
@@ -63,7 +63,7 @@ def use_all(topology: Topology, tree: Tree) -> None:
 
 @pytest.mark.parametrize("tree", METADATA)
 def test_models_work_with_only_pre_applied(topology: Topology, tree: Tree) -> None:
-    apply_partitions(topology, now=NOW)
+    make_partitions(topology, now=NOW)
     run.downgrade(topology, tree, before_deployment(run.pending(tree, None)))
     use_all(topology, tree)
 
@@ -80,7 +80,7 @@ def fleet(postgres: PostgresServers, tmp_path: Path) -> Iterator[Fleet]:
 def test_pre_that_breaks_the_models_would_be_found(fleet: Fleet) -> None:
     fleet.write("0900", "ALTER TABLE inbox ADD COLUMN lane integer NOT NULL")
     fleet.migrate()
-    apply_partitions(fleet.topology, now=NOW)
+    make_partitions(fleet.topology, now=NOW)
     with pytest.raises(IntegrityError, match="lane"):
         use_all(fleet.topology, "mes")
 
