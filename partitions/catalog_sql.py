@@ -81,3 +81,10 @@ OWN_INDEXES = text("""
     WHERE indrelid = to_regclass(:table) AND NOT relispartition AND indisvalid
     ORDER BY relname
 """)
+
+CONSTRAINTS = text("""
+    SELECT inhrelid::regclass::text AS name, pg_get_partition_constraintdef(inhrelid) AS condition
+    FROM pg_inherits
+    WHERE inhparent = to_regclass(:table) AND pg_get_partition_constraintdef(inhrelid) IS NOT NULL
+    ORDER BY 1
+""")

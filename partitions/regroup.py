@@ -106,7 +106,7 @@ class _Regroup(Action):
             f"LIMIT {self.max_rows + 1}"
         )
         message = f"more than {self.max_rows} rows would move from {source} while everybody waits"
-        return refuse_if(f"(SELECT count(*) FROM ({some}) AS some) > {self.max_rows}", message)
+        return refuse_if(f"(SELECT count(*) FROM ({some}) AS moving) > {self.max_rows}", message)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

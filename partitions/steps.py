@@ -51,17 +51,12 @@ class Limits:
 
 def lines_of(step: Step, limits: Limits) -> tuple[str, ...]:
     """Give what is sent to the server, which is what a dry run prints."""
-    lock_timeout = _milliseconds(limits.lock_timeout_seconds)
-    match step.way:
-        case Way.TRANSACTION:
-            guard: tuple[str, ...] = (f"SET LOCAL lock_timeout = {lock_timeout}",)
-        case Way.EXCLUSIVE:
-            # Whoever comes later queues behind us from the moment we queue: the two halves are what one
-            # query may be held up, so lock_timeout alone would not do.
-            half = _milliseconds(limits.lock_timeout_seconds / 2)
-            guard = (f"SET LOCAL lock_timeout = {half}", f"SET LOCAL statement_timeout = {lock_timeout}")
-        case Way.ALONE:
-            return alone(step.statements, limits)
+    if step.way is Way.ALONE:
+        return alone(step.statements, limits)
+    # Whoever comes later queues behind us from the moment we queue, and while we work: half for each.
+    guard = [f"SET LOCAL lock_timeout = {_milliseconds(limits.lock_timeout_seconds / 2)}"]
+    if step.way is Way.EXCLUSIVE:
+        guard.append(f"SET LOCAL statement_timeout = {_milliseconds(limits.lock_timeout_seconds)}")
     return ("BEGIN", *guard, *step.statements, "COMMIT")
 
 

@@ -13,7 +13,8 @@ from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.pool import NullPool
 
 from migrations.trees import METADATA
-from ops.fleet import apply_partitions, open_engine, owner_of
+from ops.fleet import open_engine, owner_of
+from ops.partitioning import apply_partitions
 from sharding.topology import Topology, Tree
 from tests.servers import PostgresServers
 
