@@ -1,6 +1,6 @@
 """What the tests of partitions share: actions on the MES tables as they stand, and orders to count."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from datetime import UTC, datetime
 
 from sqlalchemy import Connection, Engine
@@ -8,8 +8,8 @@ from sqlalchemy import Connection, Engine
 import partitions
 from app.models.policies import POLICIES
 from partitions import Waiting
-from partitions.actions import Action
-from partitions.byhand import detach, index, split
+from partitions.actions import Action, Analyze, DropTable
+from partitions.byhand import add, attach, detach, index, split
 from partitions.catalog import Catalog
 from partitions.indexes import CreateIndex
 
@@ -78,3 +78,32 @@ def where_orders_are(engine: Engine) -> dict[str, int]:
     with engine.connect() as connection:
         rows = connection.exec_driver_sql("SELECT tableoid::regclass::text, count(*) FROM orders GROUP BY 1")
         return {row[0]: row[1] for row in rows}
+
+
+def online_actions(engine: Engine) -> Iterator[Action]:
+    """Give every action that is done while the application runs, each when the one before it is done."""
+    later = datetime(2027, 1, 23, tzinfo=UTC)
+    yield from partitions.plan(MES, catalog_of(engine), later)
+    yield detach_of(engine, "orders_archive_2027_04")
+    [lone] = catalog_of(engine)["orders_archive"].lone
+    yield from attach(catalog_of(engine)["orders_archive"], lone.name, NOW)
+    yield detach_of(engine, "orders_archive_2027_04")
+    yield DropTable(table="orders_archive", partition="orders_archive_2027_04")
+    for value in ("ON_HOLD", "LOST"):
+        [change] = add(catalog_of(engine)["orders"], "orders_hot", [value], key="status")
+        yield change
+    yield _inverse(change)
+    split = split_of(engine, "orders_hot", {"SUBMITTED"}, "orders_new")
+    yield split
+    yield _inverse(split)
+    for table in ("orders", "orders_archive"):
+        create = index_of(engine, table)
+        yield create
+        yield _inverse(create)
+        yield Analyze(table=table)
+
+
+def _inverse(action: Action) -> Action:
+    found = action.inverse()
+    assert found is not None
+    return found

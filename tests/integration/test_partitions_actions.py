@@ -1,6 +1,6 @@
 """Every action, there and back: what it does, what it refuses, and who is named when it waits."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import pytest
 from sqlalchemy import Connection, Engine
@@ -206,14 +206,15 @@ def test_psql_runs_what_is_rendered_there_and_back(
 ) -> None:
     before = partitions.plan(MES, catalog_of(owner), NOW)
     hot = values(catalog_of(owner), "orders_hot")
-    action: Action = {
+    actions: Mapping[str, Callable[[], Action]] = {
         "detach": lambda: detach_of(owner, "orders_archive_2026_11"),
         "split": lambda: split_of(owner, "orders_hot", {"SHIPPED"}, "orders_shipped"),
         "index": lambda: index_of(owner, "orders_archive"),
         "value": lambda: ChangeValues(
             table="orders", key="status", partition="orders_hot", before=hot, after=hot | {"X"}
         ),
-    }[kind]()
+    }
+    action = actions[kind]()
     inverse = action.inverse()
     assert inverse is not None
     conninfo = postgres.conninfo(topology.databases["mes_0"].dbname, role="mes_owner")
