@@ -67,6 +67,13 @@ class PhaseOrder(MigrationError):
         super().__init__(f"nothing was run: {fix}")
 
 
+class SquawkMissing(MigrationError):
+    """The linter is not installed."""
+
+    def __init__(self) -> None:
+        super().__init__("squawk is not installed: it is in the extra `dev` (`pip install squawk-cli`)")
+
+
 class FleetFailed(MigrationError):
     """At least one database of a tree was not brought to where it should be."""
 

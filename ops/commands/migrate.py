@@ -9,6 +9,7 @@ from migrations import run
 from migrations.drift import find_drift
 from migrations.errors import FleetFailed, PhaseOrder
 from migrations.fleet import PARALLEL
+from migrations.lint import lint_tree
 from migrations.outcome import Direction, Outcome
 from migrations.phases import Marked, Phase
 from migrations.state import DatabaseState, last_run, read_ledger, read_states
@@ -137,6 +138,18 @@ def drift(context: typer.Context, tree: OnlyTree = None) -> None:
     ]
     show_rows(options, rows, empty="every database that answers is as its migrations make it")
     if rows or any(each.unreachable for each in found):
+        raise typer.Exit(ExitStatus.FAILED)
+
+
+@app.command()
+def lint(context: typer.Context, tree: OnlyTree = None) -> None:
+    """Check the SQL of every revision by squawk's rules and our own; no database is needed.
+
+    Exit status 1 if a rule is broken.
+    """
+    rows = [finding._asdict() for each in _chosen(tree) for finding in lint_tree(each)]
+    show_rows(options_of(context), rows, empty="no revision breaks a rule")
+    if rows:
         raise typer.Exit(ExitStatus.FAILED)
 
 
