@@ -5,7 +5,7 @@ from datetime import datetime
 
 from partitions.actions import Action, AttachPartition, CreateMonth, DetachPartition, DropTable
 from partitions.bounds import parse_bound
-from partitions.catalog import LoneTable, PartitionedTable
+from partitions.catalog import PartitionedTable
 from partitions.errors import DefaultInTheWay, NameTaken, PartitionOverlap
 from partitions.marks import State
 from partitions.months import KeyRange, Month, months_through
@@ -31,7 +31,7 @@ def _coming(
 ) -> Iterator[Action]:
     current, existing = Month.of(now), table.ranges()
     needed = min(current, since or current)
-    lone = {found.name: found for found in table.lone} | _pending(table)
+    lone = _alone_by_then(table)
     for month in months_through(
         _first_month(policy, existing, needed, current), current.later(policy.months_ahead)
     ):
@@ -39,28 +39,31 @@ def _coming(
         if stands(policy.table, existing, month, keys):
             continue
         why = _why(month, current, since)
-        match lone.get(name):
-            case None:
-                yield CreateMonth(
-                    table=policy.table,
-                    partition=name,
-                    key=policy.key,
-                    month=month,
-                    keys=keys,
-                    at=now,
-                    tablespace=policy.tablespace,
-                    why=why,
-                )
-            case LoneTable(mark=None):
-                raise NameTaken(policy.table, name)
-            # A month that somebody detached stays so, unless rows come to it.
-            case _ if month >= needed:
-                yield AttachPartition(table=policy.table, partition=name, bound=keys, at=now, why=why)
+        if name not in lone:
+            yield CreateMonth(
+                table=policy.table,
+                partition=name,
+                key=policy.key,
+                month=month,
+                keys=keys,
+                at=now,
+                tablespace=policy.tablespace,
+                why=why,
+            )
+        elif not lone[name]:
+            raise NameTaken(policy.table, name)
+        elif month >= needed:  # an older one that somebody detached stays so
+            yield AttachPartition(table=policy.table, partition=name, bound=keys, at=now, why=why)
 
 
-def _pending(table: PartitionedTable) -> dict[str, LoneTable | str]:
-    # By then its detach is finished.
-    return {found.name: "detached" for found in table.partitions if found.detach_pending}
+def _alone_by_then(table: PartitionedTable) -> dict[str, bool]:
+    """Tell of the tables that stand alone once what a kill left is mended, whether they were partitions."""
+    lone = {
+        found.name: found.mark is not None
+        for found in table.lone
+        if found.mark is None or found.mark.state is State.DETACHED
+    }
+    return lone | {found.name: True for found in table.partitions if found.detach_pending}
 
 
 def _first_month(policy: MonthlyRange, existing: dict[str, KeyRange], needed: Month, current: Month) -> Month:
