@@ -33,6 +33,7 @@ from partitions.migration_ops.standing import (
     read_standing,
     regroupings,
 )
+from partitions.online.backfill import PROGRESS_TABLE
 from partitions.policy import Policy
 
 IncludeName = Callable[[str | None, Any, MutableMapping[Any, Any]], bool]
@@ -166,7 +167,7 @@ class _Rewriter:
         return change.__class__.__module__ != "alembic.operations.ops"
 
     def _stays(self, table: str) -> bool:
-        return table in self.standing.partitions or is_month(table, self.policies)
+        return table in self.standing.partitions or table == PROGRESS_TABLE or is_month(table, self.policies)
 
     def _group_of(self, table: str) -> str | None:
         return next((policy.table for policy in lists(self.policies) if table in policy.groups), None)

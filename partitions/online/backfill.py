@@ -156,16 +156,20 @@ class _Key:
 def render_batch(task: Backfill, key: Sequence[str], types: Sequence[str], *, is_first: bool) -> str:
     """Render one batch: the next rows along the key, of which those are written that need it."""
     names = ", ".join(key)
+    # Names of their own: `assign` and `where` may say a key column without its table.
+    aliases = [f"backfill_key{place}" for place in range(len(key))]
+    chosen = ", ".join(f"{name} AS {alias}" for name, alias in zip(key, aliases, strict=True))
     after = ", ".join(f"CAST(:key{place} AS {kind})" for place, kind in enumerate(types))
     beyond = "" if is_first else f"WHERE ({names}) > ({after})"
-    same = " AND ".join(f"target.{name} = batch.{name}" for name in key)
-    texts = ", ".join(f"{name}::text" for name in key).replace(":", r"\:")
-    last = ", ".join(f"{name} DESC" for name in key)
+    same = " AND ".join(f"target.{name} = {alias}" for name, alias in zip(key, aliases, strict=True))
+    texts = ", ".join(f"CAST({alias} AS text)" for alias in aliases)
+    last = ", ".join(f"{alias} DESC" for alias in aliases)
+    # text() takes ":name" for a parameter.
+    assign, where = (part.replace(":", r"\:") for part in (task.assign, task.where))
     return f"""
-        WITH batch AS (SELECT {names} FROM {task.table} {beyond} ORDER BY {names} LIMIT :rows),
+        WITH batch AS (SELECT {chosen} FROM {task.table} {beyond} ORDER BY {names} LIMIT :rows),
         changed AS (
-            UPDATE {task.table} AS target SET {task.assign.replace(":", chr(92) + ":")}
-            FROM batch WHERE {same} AND ({task.where.replace(":", chr(92) + ":")}) RETURNING 1
+            UPDATE {task.table} AS target SET {assign} FROM batch WHERE {same} AND ({where}) RETURNING 1
         )
         SELECT (SELECT count(*) FROM batch) AS seen, (SELECT count(*) FROM changed) AS written,
                (SELECT ARRAY[{texts}] FROM batch ORDER BY {last} LIMIT 1) AS last_key

@@ -9,7 +9,7 @@ from typing import Literal
 
 from sqlalchemy import Connection, text
 
-from partitions.online.backfill import PROGRESS_TABLE, Backfill
+from partitions.online.backfill import CREATE_PROGRESS, PROGRESS_TABLE, Backfill
 from partitions.online.change import Change, Step, either, has_column, literal, negated
 from partitions.online.constraints import require_not_null
 from partitions.online.errors import ColumnInUse, NoSuchColumn, TriggersRefused
@@ -97,7 +97,7 @@ def change_type(
     Parameters:
         table: the table.
         column: the column.
-        to: the new type: `bigint`.
+        to: the new type, as PostgreSQL prints it: `bigint`, `numeric(12,2)`.
         facts: what `read_column` found before the change began.
         using: gives the new value, from the old column's name: `quantity::bigint`, which is the default.
         dual_write: who keeps the new column until the swap: a trigger, or, where Citus refuses triggers, the
@@ -143,8 +143,13 @@ class _Parts:
     def expand(self) -> Change:
         add = Step(
             f"add {self.new} {self.to}",
-            (f"ALTER TABLE {self.table} ADD COLUMN {self.new} {self.to}", *self._write_both()),
-            done=either(has_column(self.table, self.new), self.swapped),
+            (
+                CREATE_PROGRESS,
+                self._forget(),
+                f"ALTER TABLE {self.table} ADD COLUMN {self.new} {self.to}",
+                *self._write_both(),
+            ),
+            done=either(has_column(self.table, self.new), self.swapped, self._has_type()),
         )
         drop = Step(
             f"drop {self.new}",
@@ -196,7 +201,7 @@ class _Parts:
     def contract(self) -> Change:
         drop = Step(
             f"drop {self.old}",
-            (f"ALTER TABLE {self.table} DROP COLUMN {self.old}", self._forget()),
+            (f"ALTER TABLE {self.table} DROP COLUMN {self.old}",),
             done=negated(self.swapped),
         )
         return Change(self.table, f"{self.column} to {self.to}: contract", steps=(drop,))
@@ -204,12 +209,10 @@ class _Parts:
     def _write_both(self) -> tuple[str, ...]:
         if self.dual_write == "application":
             return ()
-        value = (
-            f"SELECT {self.value} INTO NEW.{self.new} FROM (SELECT NEW.{self.column}) AS row ({self.column})"
-        )
+        value = f"(SELECT {self.value} FROM (SELECT NEW.{self.column}) AS given ({self.column}))"
         return (
             f"CREATE FUNCTION {self.trigger}() RETURNS trigger LANGUAGE plpgsql AS $$\n"
-            f"BEGIN\n    {value};\n    RETURN NEW;\nEND $$",
+            f"BEGIN\n    NEW.{self.new} := {value};\n    RETURN NEW;\nEND $$",
             f"CREATE TRIGGER {self.trigger} BEFORE INSERT OR UPDATE ON {self.table}\n"
             f"    FOR EACH ROW EXECUTE FUNCTION {self.trigger}()",
         )
@@ -233,8 +236,10 @@ class _Parts:
         return f"DO $$ BEGIN IF NOT EXISTS ({finished}) THEN RAISE EXCEPTION {message}; END IF; END $$"
 
     def _forget(self) -> str:
-        name = literal(self.backfill().name)
+        return f"DELETE FROM {PROGRESS_TABLE} WHERE name = {literal(self.backfill().name)}"
+
+    def _has_type(self) -> str:
         return (
-            f"DO $$ BEGIN IF to_regclass('{PROGRESS_TABLE}') IS NOT NULL THEN "
-            f"DELETE FROM {PROGRESS_TABLE} WHERE name = {name}; END IF; END $$"
+            f"SELECT EXISTS (SELECT FROM pg_attribute WHERE attrelid = {literal(self.table)}::regclass "
+            f"AND attname = {literal(self.column)} AND format_type(atttypid, atttypmod) = {literal(self.to)})"
         )

@@ -58,22 +58,17 @@ def apply(
         TableBusy: a lock was not free in any attempt; the error names who holds it.
     """
     done = []
+
+    def pause() -> None:
+        sleep(pause_seconds * (0.5 + jitter()))
+
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.detach()  # it is closed afterwards, not pooled: that releases the lock, come what may
         connection.execute(_LOCK)
         for step in change.steps:
             if connection.scalar(text(step.done)):
                 continue
-            for left in range(attempts - 1, -1, -1):
-                fault = _try(connection, step, lock_timeout_seconds)
-                if fault is None:
-                    break
-                if getattr(fault.orig, "sqlstate", None) not in _BUSY:
-                    raise OnlineChangeRefused(change.table, step.summary, str(fault.orig).strip()) from fault
-                if left == 0:
-                    holders = list(connection.scalars(_HOLDERS, {"table": change.table}))
-                    raise TableBusy(change.table, step.summary, attempts=attempts, holders=holders) from fault
-                sleep(pause_seconds * (0.5 + jitter()))
+            _insist(connection, change.table, step, lock_timeout_seconds, attempts=attempts, pause=pause)
             done.append(step)
             if report is not None:
                 report(step)
@@ -98,6 +93,27 @@ def _lines(step: Step, lock_timeout_seconds: float) -> tuple[str, ...]:
     # application's query is held up, so the wait gets a half.
     half = f"SET LOCAL lock_timeout = '{max(1, round(lock_timeout_seconds * 500))}ms'"
     return ("BEGIN", half, *step.statements, "COMMIT")
+
+
+def _insist(
+    connection: Connection,
+    table: str,
+    step: Step,
+    lock_timeout_seconds: float,
+    *,
+    attempts: int,
+    pause: Callable[[], None],
+) -> None:
+    """Try a step until its lock is free, or the attempts are used up."""
+    left = attempts
+    while fault := _try(connection, step, lock_timeout_seconds):
+        left -= 1
+        if getattr(fault.orig, "sqlstate", None) not in _BUSY:
+            raise OnlineChangeRefused(table, step.summary, str(fault.orig).strip()) from fault
+        if left == 0:
+            holders = list(connection.scalars(_HOLDERS, {"table": table}))
+            raise TableBusy(table, step.summary, attempts=attempts, holders=holders) from fault
+        pause()
 
 
 def _try(connection: Connection, step: Step, lock_timeout_seconds: float) -> DBAPIError | None:
