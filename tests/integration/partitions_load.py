@@ -63,7 +63,9 @@ class Load:
 
 
 @contextmanager
-def under_load(engine: Engine, at: datetime, *, writers: int = 2, readers: int = 1) -> Iterator[Load]:
+def under_load(
+    engine: Engine, at: datetime, *, writers: int = 2, readers: int = 1, report_seconds: float = 0.7
+) -> Iterator[Load]:
     """Run orders through their life, from many threads, until the block ends.
 
     Parameters:
@@ -71,6 +73,7 @@ def under_load(engine: Engine, at: datetime, *, writers: int = 2, readers: int =
         at: the orders get the ids of this instant.
         writers: how many threads write.
         readers: how many threads read lists.
+        report_seconds: how long the transactions are of a reader who holds his locks all the while.
     """
     load, over, ids = Load(), threading.Event(), count(first_id_at(at))
 
@@ -89,6 +92,11 @@ def under_load(engine: Engine, at: datetime, *, writers: int = 2, readers: int =
             _do(load, connection, newest(status).limit(50))
         _do(load, connection, ARCHIVED_BY_ID, id=first_id_at(at))
 
+    def report(connection: Connection) -> None:
+        connection.execute(text("SELECT count(*) FROM orders, orders_archive WHERE false"))
+        connection.execute(text("SELECT pg_sleep(:seconds)"), {"seconds": report_seconds})
+        connection.rollback()
+
     def work(once: Callable[[Connection], None]) -> None:
         try:
             with engine.connect() as connection:
@@ -99,6 +107,7 @@ def under_load(engine: Engine, at: datetime, *, writers: int = 2, readers: int =
 
     threads = [threading.Thread(target=work, args=(live,)) for _ in range(writers)]
     threads += [threading.Thread(target=work, args=(look,)) for _ in range(readers)]
+    threads.append(threading.Thread(target=work, args=(report,)))
     for thread in threads:
         thread.start()
     try:

@@ -13,7 +13,7 @@ from sharding.topology import Topology
 from tests.integration.partitions_load import under_load
 from tests.integration.partitions_rig import MES, NOW, catalog_of, online_actions
 
-LOCK_TIMEOUT_SECONDS = 3.0
+LOCK_TIMEOUT_SECONDS = 1.0
 
 
 @pytest.fixture
