@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 
 from alembic.util import CommandError
 
+from partitions.errors import Blocker
+
 if TYPE_CHECKING:
     from migrations.outcome import Outcome
 
@@ -32,6 +34,18 @@ class MigrationsBusy(MigrationError):
         super().__init__(
             f"{database}: another migration still runs after {waited_seconds:g} s; "
             "try again when it has ended (`mesctl migrate status` shows it)"
+        )
+
+
+class LockNotHad(MigrationError):
+    """A revision waited in vain for a lock, again and again; nothing of its transaction stayed."""
+
+    def __init__(self, revision: str, reason: str, *, attempts: int, blockers: Sequence[Blocker]) -> None:
+        self.revision = revision
+        self.blockers = tuple(blockers)
+        who = "; ".join(map(str, blockers)) or "nobody that was seen"
+        super().__init__(
+            f"{reason}, {attempts} times. In the way: {who}. Wait for it or end it, and run this again"
         )
 
 

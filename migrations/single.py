@@ -6,18 +6,21 @@
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 
 from psycopg.errors import DeadlockDetected, LockNotAvailable
-from sqlalchemy import Connection
+from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from migrations.connect import open_owner, take_lock, words_of
+from migrations.errors import LockNotHad
 from migrations.ledger import Ledger, open_ledger
 from migrations.outcome import Outcome, Request, Step
 from migrations.phases import in_phase, read_marks
 from migrations.scripts import Scripts, read_revision
+from partitions.blockers import Watch, watching
 from sharding.topology import Topology
 
 Report = Callable[[str], None]
@@ -114,23 +117,41 @@ class _Run:
 
     def _with_retries(self, connection: Connection, step: Step) -> None:
         """Run a revision anew, the whole transaction, as long as it waits in vain for a lock."""
+        attempts, seen = self._request.attempts, Watch()
 
         def again(state: RetryCallState) -> None:
             fault = state.outcome and state.outcome.exception()
             pause = state.next_action.sleep if state.next_action else 0.0
             self._report(f"{step.revision}: {words_of(fault) if fault else ''}; again in {pause:.1f} s")
 
-        # The pause lets those go on who queue behind us; it is random, or two runs would meet again.
-        for attempt in Retrying(
-            retry=retry_if_exception(waited_in_vain),
-            stop=stop_after_attempt(self._request.attempts),
-            wait=wait_random_exponential(multiplier=0.5, max=10),
-            before_sleep=again,
-            reraise=True,
-        ):
-            with attempt:
-                connection.rollback()
-                self._scripts.run(connection, step)
+        try:
+            # The pause lets those go on who queue behind us; it is random, or two runs would meet again.
+            for attempt in Retrying(
+                retry=retry_if_exception(waited_in_vain),
+                stop=stop_after_attempt(attempts),
+                wait=wait_random_exponential(multiplier=0.5, max=10),
+                before_sleep=again,
+                reraise=True,
+            ):
+                # Watched from the second attempt on: a revision that had its locks may run for hours.
+                is_late = attempt.retry_state.attempt_number > 1
+                with attempt, _watched(connection) if is_late else nullcontext(seen) as seen:
+                    self._scripts.run(connection, step)
+        except DBAPIError as fault:
+            if not waited_in_vain(fault):
+                raise
+            reason = words_of(fault)
+            raise LockNotHad(step.revision, reason, attempts=attempts, blockers=seen.seen) from fault
+
+
+@contextmanager
+def _watched(connection: Connection) -> Iterator[Watch]:
+    """Look from another session for who holds up this one."""
+    connection.rollback()  # what the attempt before has left
+    pid = connection.execute(text("SELECT pg_backend_pid()")).scalar_one()
+    connection.rollback()
+    with watching(connection.engine, pid) as watch:
+        yield watch
 
 
 def waited_in_vain(fault: BaseException) -> bool:

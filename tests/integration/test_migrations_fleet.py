@@ -114,13 +114,14 @@ def test_lock_that_is_not_had_in_time_is_tried_again(fleet: Fleet) -> None:
 def test_lock_that_is_never_had_is_given_up(fleet: Fleet) -> None:
     fleet.write("0001", TABLE)
     fleet.migrate()
-    fleet.write("0002", "SET LOCAL lock_timeout = '20ms'; ALTER TABLE things ADD COLUMN note text")
+    fleet.write("0002", "SET LOCAL lock_timeout = '500ms'; ALTER TABLE things ADD COLUMN note text")
     request = Request(tree="mes", direction="up", target="head", versions=str(fleet.versions), attempts=2)
     with fleet.connect("mes_0") as reader:
-        reader.execute("BEGIN; SELECT FROM things")
+        reader.execute("BEGIN; SELECT count(*) FROM things")
         outcome = migrate_database(fleet.topology, "mes_0", request, report=fleet.said.append)
     assert outcome.state == "failed"
-    assert "lock timeout" in (outcome.error or "")
+    assert "lock timeout, 2 times. In the way: pid " in (outcome.error or "")
+    assert "BEGIN; SELECT count(*) FROM things. Wait for it or end it" in (outcome.error or "")
     assert fleet.ledger("mes_0")[-1][:3] == ("0002", "up", "failed")
 
 
