@@ -12,14 +12,14 @@ from sqlalchemy.exc import DBAPIError
 
 import partitions
 from app.models.policies import POLICIES
-from ops.errors import OpsError
+from ops.errors import ExitStatus, OpsError
 from ops.fleet import open_engine, owner_of
 from partitions import Waiting
 from partitions.actions import Action
 from partitions.catalog import Catalog
 from partitions.check import Finding
 from partitions.deep import check_rows
-from partitions.errors import PartitionError
+from partitions.errors import PartitionError, Refused
 from sharding.topology import Database, Topology
 
 Result = TypeVar("Result")
@@ -31,18 +31,22 @@ AT_ONCE = 8
 
 @dataclass(frozen=True, slots=True)
 class Outcome(Generic[Result]):
-    """What came of the work on one database: a result, or an error of one line."""
+    """What came of the work on one database: a result, or an error of one line; `refused` changed nothing."""
 
     database: Database
     result: Result | None = None
     error: str | None = None
+    refused: bool = False
 
 
 class ShardsFailed(OpsError):
     """Some databases could not be worked on; the others are done, and the same command does the rest."""
 
     def __init__(self, outcomes: Iterable[Outcome[Result]]) -> None:
-        self.errors = {each.database.name: each.error for each in outcomes if each.error is not None}
+        failed = [each for each in outcomes if each.error is not None]
+        self.errors = {each.database.name: each.error for each in failed}
+        if all(each.refused for each in failed):
+            self.exit_status = ExitStatus.REFUSED
         super().__init__("\nmesctl: ".join(f"{name}: {error}" for name, error in self.errors.items()))
 
 
@@ -153,6 +157,6 @@ def _attempt(
         with open_engine(topology, database, role=owner_of(database)) as engine:
             return Outcome(database, work(database, engine))
     except PartitionError as error:
-        return Outcome(database, error=str(error))
+        return Outcome(database, error=str(error), refused=isinstance(error, Refused))
     except DBAPIError as error:
         return Outcome(database, error=" ".join(str(error.orig).split()))

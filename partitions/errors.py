@@ -120,7 +120,11 @@ class DefaultInTheWay(PartitionError):
         )
 
 
-class NoSuchPartition(PartitionError):
+class Refused(PartitionError):
+    """What a person asked for cannot be done to what stands; nothing was changed."""
+
+
+class NoSuchPartition(Refused):
     """The table has no partition, and no table beside it, of that name."""
 
     def __init__(self, table: str, name: str, there: Sequence[str]) -> None:
@@ -129,7 +133,7 @@ class NoSuchPartition(PartitionError):
         super().__init__(f"{table} has no {name}; there are {', '.join(there) or 'none'}")
 
 
-class TooManyRows(PartitionError):
+class TooManyRows(Refused):
     """More rows would have to move, while everybody waits, than the caller allowed."""
 
     def __init__(self, partition: str, *, rows: int, max_rows: int) -> None:
@@ -142,7 +146,7 @@ class TooManyRows(PartitionError):
         )
 
 
-class NotDroppable(PartitionError):
+class NotDroppable(Refused):
     """A table may be dropped only when it was detached, and only after the delay."""
 
     def __init__(self, name: str, reason: str) -> None:

@@ -135,7 +135,9 @@ def test_detached_month_is_attached_or_dropped_by_hand(mesctl: Mesctl) -> None:
     words = ("orders_archive", month)
     assert mesctl("partitions", "drop", *words).err.count("it is attached; detach it first") == 2
     assert mesctl("partitions", "detach", *words).status == ExitStatus.DONE
-    assert "less than 7 days ago" in mesctl("partitions", "drop", *words).err
+    refused = mesctl("partitions", "drop", *words)
+    assert refused.status == ExitStatus.REFUSED
+    assert "less than 7 days ago" in refused.err
     assert mesctl("partitions", "attach", *words).status == ExitStatus.DONE
     assert mesctl("partitions", "check").status == ExitStatus.DONE
     mesctl("partitions", "detach", *words)
