@@ -1,5 +1,6 @@
 """Write to every row of a large table in short batches, along its primary key; killed, it resumes."""
 
+import math
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -47,6 +48,11 @@ class BackfillResult:
     rows_seen: int
     rows_written: int
     finished: bool
+
+    def plus(self, batch: "BackfillResult") -> "BackfillResult":
+        """Give what was done with another batch."""
+        seen, written = self.rows_seen + batch.rows_seen, self.rows_written + batch.rows_written
+        return BackfillResult(seen, written, batch.finished)
 
 
 CREATE_PROGRESS = f"""
@@ -117,34 +123,49 @@ def backfill(
         NoPrimaryKey: there is nothing to go along.
         OnlineChangeRefused: PostgreSQL refused a batch; those before it stay.
     """
-    ends_at = None if max_seconds is None else clock() + max_seconds
-    seen = written = 0
-    statements = _prepare(engine, task)
-    rows, tries = batch_rows, 0
-    while not (ends_at is not None and clock() >= ends_at) and (max_rows is None or seen < max_rows):
-        found = lag() if lag else Lag(0, 0.0)
-        if found.lag_bytes > max_lag_bytes or found.lag_seconds > max_lag_seconds:
-            sleep(pause_seconds * (0.5 + jitter()))
-            continue
-        limit = rows if max_rows is None else min(rows, max_rows - seen)
-        try:
-            batch = _run_batch(engine, task, statements, limit, lock_timeout_seconds)
-        except DBAPIError as fault:
-            tries += 1
-            if tries >= attempts or getattr(fault.orig, "sqlstate", None) not in _AGAIN:
-                raise OnlineChangeRefused(
-                    task.table, f"backfill {task.name}", str(fault.orig).strip()
-                ) from fault
-            rows = max(1, rows // 2)
-            sleep(pause_seconds * (0.5 + jitter()))
-            continue
-        rows, tries = min(batch_rows, rows * 2), 0
-        seen, written = seen + batch.rows_seen, written + batch.rows_written
-        if report is not None:
-            report(BackfillResult(seen, written, batch.finished))
-        if batch.finished:
-            return BackfillResult(seen, written, finished=True)
-    return BackfillResult(seen, written, finished=False)
+    ends_at = math.inf if max_seconds is None else clock() + max_seconds
+    most_rows = math.inf if max_rows is None else max_rows
+    key, size, done = (
+        _prepare(engine, task),
+        _Size(batch_rows, attempts),
+        BackfillResult(0, 0, finished=False),
+    )
+    while not done.finished and done.rows_seen < most_rows and clock() < ends_at:
+        rows = int(min(size.rows, most_rows - done.rows_seen))
+        if not _is_beyond(lag, max_lag_bytes, max_lag_seconds):
+            try:
+                batch = _run_batch(engine, task, key, rows, lock_timeout_seconds)
+            except DBAPIError as fault:
+                size.shrink(task, fault)
+            else:
+                size.grow()
+                done = done.plus(batch)
+                if report is not None:
+                    report(done)
+                continue
+        sleep(pause_seconds * (0.5 + jitter()))
+    return done
+
+
+def _is_beyond(lag: Callable[[], Lag] | None, max_lag_bytes: int, max_lag_seconds: float) -> bool:
+    found = lag() if lag else Lag(0, 0.0)
+    return found.lag_bytes > max_lag_bytes or found.lag_seconds > max_lag_seconds
+
+
+class _Size:
+    """How many rows the next batch has: half as many after each that found a row locked."""
+
+    def __init__(self, batch_rows: int, attempts: int) -> None:
+        self.rows = self._most = batch_rows
+        self._left = self._attempts = attempts
+
+    def grow(self) -> None:
+        self.rows, self._left = min(self._most, self.rows * 2), self._attempts
+
+    def shrink(self, task: Backfill, fault: DBAPIError) -> None:
+        self.rows, self._left = max(1, self.rows // 2), self._left - 1
+        if self._left == 0 or getattr(fault.orig, "sqlstate", None) not in _AGAIN:
+            raise OnlineChangeRefused(task.table, f"backfill {task.name}", str(fault.orig).strip()) from fault
 
 
 @dataclass(frozen=True, slots=True)
