@@ -7,8 +7,9 @@ Every statement does what is still missing, so that a killed run is mended by ru
 
 from collections.abc import Sequence
 
-from partitions.migration_ops.sql import index, literal
+from partitions.migration_ops.sql import index
 from partitions.migration_ops.steps import Step
+from partitions.sql import literal
 
 
 def create_index_on_partitions(

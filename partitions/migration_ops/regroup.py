@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator
 
-from partitions.migration_ops.sql import Groups, condition, literal, literals, refuse_rows
+from partitions.migration_ops.sql import Groups, condition, refuse_rows
 from partitions.migration_ops.steps import Step
+from partitions.sql import literal, value_list
 
 Move = tuple[str, str, list[str]]
 """The partition that rows leave, the one that they go to, and the values that they have."""
@@ -34,9 +35,7 @@ def regroup(
         *(Step(f"ALTER TABLE {table} DETACH PARTITION {name}") for name in changed),
         *(Step(_move(table, key, move, max_rows)) for move in moves(was, becomes)),
         *(
-            Step(
-                f"ALTER TABLE {table} ATTACH PARTITION {name} FOR VALUES IN ({literals(list(becomes[name]))})"
-            )
+            Step(f"ALTER TABLE {table} ATTACH PARTITION {name} FOR VALUES IN ({value_list(becomes[name])})")
             for name in attached
         ),
         *(Step(f"ALTER TABLE {name} DROP CONSTRAINT {_check(name)}") for name in growing),
@@ -79,7 +78,7 @@ def _leave(gone: list[str], *, drop_emptied: bool) -> Iterator[Step]:
 def _move(table: str, key: str, move: Move, max_rows: int) -> str:
     source, target, values = move
     # Columns by name: a partition that was attached once may have them in another order.
-    wanted = literal(f" WHERE {key} IN ({literals(values)}) RETURNING ")
+    wanted = literal(f" WHERE {key} IN ({value_list(values)}) RETURNING ")
     refusal = literal(
         f"{source}: more than {max_rows} rows have {key} {' or '.join(values)}: too many to move "
         f"to {target} under a lock; wait until fewer have it, or raise max_rows"
@@ -92,7 +91,7 @@ DECLARE
     );
     found bigint := (
         SELECT count(*) FROM (
-            SELECT FROM {source} WHERE {key} IN ({literals(values)}) LIMIT {max_rows + 1}
+            SELECT FROM {source} WHERE {key} IN ({value_list(values)}) LIMIT {max_rows + 1}
         ) AS few
     );
 BEGIN

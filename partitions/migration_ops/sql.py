@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from partitions.errors import PartitionError
 from partitions.migration_ops.steps import Step
 from partitions.months import KeyRange
+from partitions.sql import literal, value_list
 
 Groups = Mapping[str, Sequence[str]]
 Bound = frozenset[str] | KeyRange
@@ -124,19 +125,9 @@ def condition(key: str, bound: Bound) -> str:
     """Say what a bound says as a CHECK, from which PostgreSQL proves that ATTACH need not scan."""
     match bound:
         case frozenset() as values:
-            return f"{key} IS NOT NULL AND {key} IN ({literals(values)})"
+            return f"{key} IS NOT NULL AND {key} IN ({value_list(values)})"
         case KeyRange(start, end):
             return f"{key} IS NOT NULL AND {key} >= {start} AND {key} < {end}"
-
-
-def literals(values: Sequence[str] | frozenset[str]) -> str:
-    """Render texts as SQL literals, in the order of their names."""
-    return ", ".join(literal(value) for value in sorted(values))
-
-
-def literal(value: str) -> str:
-    """Render a text as an SQL literal."""
-    return "'" + value.replace("'", "''") + "'"
 
 
 def refuse_rows(partition: str) -> Step:
@@ -150,7 +141,7 @@ def refuse_rows(partition: str) -> Step:
 def _attach(partition: str, parent: str, bound: Bound) -> Step:
     match bound:
         case frozenset() as values:
-            rows = f"IN ({literals(values)})"
+            rows = f"IN ({value_list(values)})"
         case KeyRange(start, end):
             rows = f"FROM ({start}) TO ({end})"
     return Step(f"ALTER TABLE {parent} ATTACH PARTITION {partition} FOR VALUES {rows}")

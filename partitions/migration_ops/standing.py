@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, MetaData, text
 
+from partitions.bounds import ValueList
 from partitions.catalog import Catalog, PartitionedTable, read_catalog
 from partitions.errors import PartitionError
 from partitions.migration_ops.operations import RegroupPartitions
@@ -106,8 +107,11 @@ def regroupings(
 
 
 def _groups(table: PartitionedTable) -> dict[str, list[str]]:
-    values = {found.name: getattr(found.bound, "values", None) for found in table.partitions}
-    return {name: sorted(found) for name, found in values.items() if found is not None}
+    return {
+        found.name: sorted(found.bound.values)
+        for found in table.partitions
+        if isinstance(found.bound, ValueList)
+    }
 
 
 def _becomes(policy: ListPartitions, was: Mapping[str, list[str]]) -> dict[str, list[str]]:

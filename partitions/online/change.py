@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from partitions.sql import literal
+
 
 @dataclass(frozen=True, slots=True)
 class Step:
@@ -46,11 +48,6 @@ class Change:
         if not self.undo:
             raise ValueError(f"{self.table}: {self.summary}: there is no way back")
         return Change(self.table, f"undo: {self.summary}", steps=self.undo, undo=self.steps)
-
-
-def literal(value: str) -> str:
-    """Render a text as an SQL literal."""
-    return "'" + value.replace("'", "''") + "'"
 
 
 def has_constraint(table: str, constraint: str, *, validated: bool = False) -> str:

@@ -10,9 +10,10 @@ from typing import Literal
 from sqlalchemy import Connection, text
 
 from partitions.online.backfill import CREATE_PROGRESS, PROGRESS_TABLE, Backfill
-from partitions.online.change import Change, Step, either, has_column, literal, negated
+from partitions.online.change import Change, Step, either, has_column, negated
 from partitions.online.constraints import require_not_null
 from partitions.online.errors import ColumnInUse, NoSuchColumn, TriggersRefused
+from partitions.sql import literal
 
 DualWrite = Literal["trigger", "application"]
 

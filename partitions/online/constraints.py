@@ -8,9 +8,9 @@ from partitions.online.change import (
     either,
     has_constraint,
     is_not_null,
-    literal,
     negated,
 )
+from partitions.sql import literal
 
 
 def require_not_null(table: str, column: str) -> Change:
