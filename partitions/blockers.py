@@ -11,11 +11,14 @@ from partitions.errors import Blocker
 
 _FACTS = """
     SELECT pid, coalesce(usename, '?') AS role, coalesce(application_name, '') AS application,
-           coalesce(state, 'active') AS state,
+           coalesce(state, 'in an unknown state') AS state,
            -- a session idle in its transaction blocks since that began
            extract(epoch FROM clock_timestamp()
                    - coalesce(xact_start, query_start, backend_start)) AS seconds,
-           regexp_replace(left(query, 200), '\\s+', ' ', 'g') AS query
+           -- of another role's session PostgreSQL tells no more than the pid and the role
+           CASE WHEN query = '<insufficient privilege>'
+                THEN 'its query is hidden: GRANT pg_read_all_stats TO ' || current_user
+                ELSE regexp_replace(left(query, 200), '\\s+', ' ', 'g') END AS query
     FROM pg_stat_activity
 """
 

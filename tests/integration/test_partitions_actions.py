@@ -185,6 +185,20 @@ def test_who_blocks_is_named_with_pid_and_query(owner: Engine) -> None:
     assert "gave up after 2 attempts" in str(raised.value)
 
 
+def test_blocker_of_another_role_is_named_with_the_way_to_see_its_query(
+    owner: Engine, topology: Topology
+) -> None:
+    split = split_of(owner, "orders_hot", {"SUBMITTED"}, "orders_new")
+    with (
+        open_engine(topology, topology.databases["mes_0"], role="mes") as mes,
+        mes.connect() as other,
+    ):
+        other.exec_driver_sql("SELECT FROM orders")
+        hint = "its query is hidden: GRANT pg_read_all_stats TO mes_owner"
+        with pytest.raises(ActionBlocked, match=rf"pid \d+ \(mes, .*{hint}"):
+            run(owner, split, BRIEF)
+
+
 def test_second_run_is_told_who_holds_the_first(owner: Engine) -> None:
     brief = Waiting(others_seconds=0.2)
     with (
