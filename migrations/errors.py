@@ -49,6 +49,18 @@ class LockNotHad(MigrationError):
         )
 
 
+class UnknownRevision(MigrationError):
+    """No way leads from a revision to another: one of them is not in this version of the project."""
+
+    def __init__(self, tree: str, *, current: str | None, target: str, reason: str) -> None:
+        self.current = current
+        self.target = target
+        super().__init__(
+            f"no way from {current or 'base'} to {target} in the tree {tree}: {reason}. "
+            "If the database is newer than this project, use the version that migrated it"
+        )
+
+
 class UnmarkedRevision(MigrationError):
     """A revision does not say whether it runs before or after the deployment."""
 

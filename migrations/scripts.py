@@ -8,9 +8,11 @@ from alembic.config import Config
 from alembic.operations import Operations
 from alembic.runtime.migration import MigrationContext, MigrationStep, RevisionStep
 from alembic.script import Script, ScriptDirectory
+from alembic.script.revision import RevisionError
 from sqlalchemy import Connection
 
 import partitions.migration_ops  # noqa: F401 (makes op.create_partition and its like exist for revisions)
+from migrations.errors import UnknownRevision
 from migrations.outcome import Direction, Step
 from sharding.topology import Tree
 
@@ -58,30 +60,39 @@ class Scripts:
         return list(reversed(list(self._directory.walk_revisions())))
 
     def applied(self, current: str | None) -> Collection[str]:
-        """List the revisions that a database of revision `current` has had."""
+        """List the revisions that a database of revision `current` has had. Raises: as `steps`."""
         if current is None:
             return frozenset()
-        scripts = self._directory.iterate_revisions(current, "base")
-        return frozenset(script.revision for script in scripts)
+        return frozenset(
+            script.revision for script in self._between(current, "base", lower="base", upper=current)
+        )
 
     def steps(self, current: str | None, target: str, direction: Direction) -> list[Step]:
         """List what to run, in order, to take a database from `current` to `target`.
 
         Raises:
-            CommandError: one of the two is unknown.
+            UnknownRevision: one of the two is not in the tree.
         """
         if direction == "up":
             return [Step(script.revision, "up") for script in self.lacking(current, target)]
         if current is None:
             return []
-        scripts = self._directory.iterate_revisions(current, target, select_for_downgrade=True)
+        scripts = self._between(current, target, lower=target, upper=current, select_for_downgrade=True)
         return [Step(script.revision, "down") for script in scripts]
 
     def lacking(self, current: str | None, target: str = "head") -> list[Script]:
-        """List the revisions that lie between `current` and `target`, oldest first."""
+        """List the revisions that lie between `current` and `target`, oldest first. Raises: as `steps`."""
         applied = self.applied(current)
-        scripts = self._directory.iterate_revisions(target, current or "base", implicit_base=True)
-        return [script for script in reversed(list(scripts)) if script.revision not in applied]
+        scripts = self._between(current, target, lower=current or "base", upper=target, implicit_base=True)
+        return [script for script in reversed(scripts) if script.revision not in applied]
+
+    def _between(
+        self, current: str | None, target: str, *, lower: str, upper: str, **options: bool
+    ) -> list[Script]:
+        try:
+            return list(self._directory.iterate_revisions(upper, lower, **options))
+        except RevisionError as fault:
+            raise UnknownRevision(self.tree, current=current, target=target, reason=str(fault)) from fault
 
     def run(self, connection: Connection, step: Step) -> None:
         """Run one revision, in a transaction of its own.
