@@ -27,11 +27,12 @@ demo: $(VENV)/.ready  ## take 200 orders through everything, then prove that non
 test: $(VENV)/.ready  ## all tests: no Docker, no root
 	$(BIN)/python -m pytest -n $(WORKERS) -m "not bench and not soak"
 
-check: $(VENV)/.ready  ## format, lint, types, import contracts, lock file
+check: $(VENV)/.ready  ## format, lint, types, import contracts, migrations
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/mesctl migrate lint
 
 format: $(VENV)/.ready  ## format and fix what can be fixed
 	$(BIN)/ruff format .

@@ -1,25 +1,27 @@
-"""What alembic runs, whichever the tree: the tree's databases one after another, each under a lock.
+"""What alembic runs, whichever the tree: all databases of the tree, each under a lock.
 
-The tree is the section of alembic.ini (`alembic -n mes ...`). The topology is handed over by
-`migrations.run`, or named by `-x topology=PATH`, or by the environment variable MES_STORAGE_TOPOLOGY.
+The tree is the section of alembic.ini (`alembic -n mes ...`). The topology is handed over by a program as
+`config.attributes["topology"]`, or named by `-x topology=PATH`, or by MES_STORAGE_TOPOLOGY. `upgrade` and
+`downgrade` do what `mesctl migrate` does; other commands visit one database after another.
 """
 
 import os
+from functools import partial
 from logging.config import fileConfig
 
-from alembic import context
+from alembic import command, context
 from alembic.util import CommandError
-from sqlalchemy import Connection, create_engine, pool, text
+from sqlalchemy import Connection
 
 from migrations.compare import PLUGINS, ignore_undeclared_partitions
-from migrations.trees import METADATA, owner_of
+from migrations.connect import open_owner, take_lock
+from migrations.outcome import Direction
+from migrations.run import migrate
+from migrations.trees import METADATA
 from sharding.errors import TopologyError
 from sharding.topology import Topology, Tree
 
-# Another migration of the same database is waited for, but not for ever.
-LOCK = text(
-    "SELECT set_config('lock_timeout', '60s', true), pg_advisory_lock(hashtext('mes-storage migrations'))"
-)
+DIRECTIONS: dict[object, Direction] = {command.upgrade: "up", command.downgrade: "down"}
 
 
 def the_tree() -> Tree:
@@ -47,10 +49,16 @@ def the_topology() -> Topology:
         raise CommandError(str(fault)) from fault
 
 
-def migrate(connection: Connection, tree: Tree) -> None:
-    """Run the command in one database; a second migration of it waits meanwhile."""
-    connection.execute(LOCK)
-    connection.commit()  # alembic opens a transaction of its own for each migration; the lock outlives them
+def the_fleet_command() -> tuple[Direction, str] | None:
+    """Tell the direction and the target, if this is `alembic upgrade` or `alembic downgrade`."""
+    options = context.config.cmd_opts
+    direction = DIRECTIONS.get(options.cmd[0]) if options else None
+    return (direction, options.revision) if options and direction else None
+
+
+def visit(connection: Connection, database: str, tree: Tree) -> None:
+    """Run the command in one database; a migration of it waits meanwhile."""
+    take_lock(connection, database)
     context.configure(
         connection=connection,
         target_metadata=METADATA[tree],
@@ -65,13 +73,15 @@ def migrate(connection: Connection, tree: Tree) -> None:
 
 def run_online() -> None:
     """Run the command in every database of the tree."""
-    tree, topology = the_tree(), the_topology()
-    for name, database in topology.tree(tree).items():
+    tree, topology, asked = the_tree(), the_topology(), the_fleet_command()
+    if asked is not None:
+        direction, target = asked
+        migrate(topology, tree, direction, target, report=partial(context.config.print_stdout, "%s"))
+        return
+    for name in topology.tree(tree):
         context.config.print_stdout("%s: %s", tree, name)
-        url = topology.url(database, role=owner_of(tree))
-        engine = create_engine(url, poolclass=pool.NullPool)
-        with engine.connect() as connection:
-            migrate(connection, tree)
+        with open_owner(topology, name) as engine, engine.connect() as connection:
+            visit(connection, name, tree)
 
 
 def run_offline() -> None:

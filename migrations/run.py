@@ -5,15 +5,15 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import create_engine, pool
 
-from migrations.trees import owner_of
+from migrations.connect import open_owner
+from migrations.errors import FleetFailed
+from migrations.fleet import PARALLEL, migrate_tree
+from migrations.outcome import Direction, Outcome, Request
+from migrations.phases import Marked, Phase, in_phase, read_marks
+from migrations.scripts import Scripts, alembic_config, read_revision, versions_of
+from migrations.single import Report
 from sharding.topology import Topology, Tree
-
-HERE = Path(__file__).parent
 
 
 def upgrade(topology: Topology, tree: Tree, revision: str = "head") -> None:
@@ -23,13 +23,58 @@ def upgrade(topology: Topology, tree: Tree, revision: str = "head") -> None:
         topology: where the databases are.
         tree: `shop`, `crm`, `mes` or `directory`.
         revision: as alembic takes it: `head`, `0002`, `+1`.
+
+    Raises:
+        FleetFailed: at least one database is not there; the same call again goes on.
     """
-    command.upgrade(_config(tree, topology), revision)
+    migrate(topology, tree, "up", revision)
 
 
 def downgrade(topology: Topology, tree: Tree, revision: str) -> None:
-    """Take every database of a tree back to a revision; `base` drops everything."""
-    command.downgrade(_config(tree, topology), revision)
+    """Take every database of a tree back to a revision; `base` drops everything. Raises: as `upgrade`."""
+    migrate(topology, tree, "down", revision)
+
+
+def migrate(
+    topology: Topology,
+    tree: Tree,
+    direction: Direction,
+    target: str,
+    *,
+    versions: Path | None = None,
+    phase: Phase | None = None,
+    parallel: int = PARALLEL,
+    report: Report = lambda _line: None,
+) -> list[Outcome]:
+    """Bring every database of a tree to a revision: the canary first, then several at once.
+
+    Parameters:
+        topology: where the databases are.
+        tree: the migration tree.
+        direction: which way.
+        target: the revision, as alembic takes it.
+        versions: the folder of the revisions; without it, the project's own.
+        phase: only the revisions of this phase of a deployment; upwards alone.
+        parallel: how many databases at once, after the canary.
+        report: is told of progress, a line each.
+
+    Returns:
+        an outcome for each database.
+
+    Raises:
+        FleetFailed: at least one database is not there; the error has all outcomes.
+    """
+    request = Request(
+        tree=tree,
+        direction=direction,
+        target=target,
+        versions=str(versions or versions_of(tree)),
+        phase=phase,
+    )
+    outcomes = migrate_tree(topology, request, parallel=parallel, report=report)
+    if not all(outcome.done for outcome in outcomes):
+        raise FleetFailed(outcomes)
+    return outcomes
 
 
 def render_upgrade(tree: Tree, revision: str = "head", *, start: str | None = None) -> str:
@@ -41,7 +86,8 @@ def render_upgrade(tree: Tree, revision: str = "head", *, start: str | None = No
         start: the revision of the database; None is one that was never migrated.
     """
     script = io.StringIO()
-    command.upgrade(_config(tree, output=script), f"{start or 'base'}:{revision}", sql=True)
+    config = alembic_config(tree, versions_of(tree), script)
+    command.upgrade(config, f"{start or 'base'}:{revision}", sql=True)
     # A database that went back to base still has alembic's own table.
     return script.getvalue().replace(
         "CREATE TABLE alembic_version", "CREATE TABLE IF NOT EXISTS alembic_version"
@@ -51,38 +97,35 @@ def render_upgrade(tree: Tree, revision: str = "head", *, start: str | None = No
 def render_downgrade(tree: Tree, revision: str, *, start: str) -> str:
     """Give the script that `downgrade` would run on a database of revision `start`, as psql accepts it."""
     script = io.StringIO()
-    command.downgrade(_config(tree, output=script), f"{start}:{revision}", sql=True)
+    config = alembic_config(tree, versions_of(tree), script)
+    command.downgrade(config, f"{start}:{revision}", sql=True)
     return script.getvalue()
 
 
 def current(topology: Topology, tree: Tree) -> Mapping[str, str | None]:
     """Read the revision of every database of a tree; None is a database that was never migrated."""
     found: dict[str, str | None] = {}
-    for name, database in topology.tree(tree).items():
-        engine = create_engine(topology.url(database, role=owner_of(tree)), poolclass=pool.NullPool)
-        with engine.connect() as connection:
-            found[name] = MigrationContext.configure(connection).get_current_revision()
+    for name in topology.tree(tree):
+        with open_owner(topology, name) as engine, engine.connect() as connection:
+            found[name] = read_revision(connection)
     return found
 
 
 def head(tree: Tree) -> str | None:
     """Name the newest revision of a tree."""
-    return ScriptDirectory.from_config(_config(tree)).get_current_head()
+    return Scripts(tree, versions_of(tree)).head
 
 
-def pending(tree: Tree, start: str | None) -> Mapping[str, str]:
-    """List the revisions that a database of revision `start` lacks, oldest first, with what each brings."""
-    scripts = ScriptDirectory.from_config(_config(tree))
-    lacking = reversed(list(scripts.iterate_revisions("head", start or "base")))
-    return {script.revision: script.doc for script in lacking}
+def pending(tree: Tree, start: str | None, *, phase: Phase | None = None) -> list[Marked]:
+    """List the revisions that a database of revision `start` lacks, oldest first.
 
+    Parameters:
+        tree: the migration tree.
+        start: the revision of the database.
+        phase: only those that this phase of a deployment would run.
 
-def _config(tree: Tree, topology: Topology | None = None, output: io.StringIO | None = None) -> Config:
-    # No alembic.ini: an installed package has none. env.py finds the tree in the section's name.
-    quiet = io.StringIO()
-    config = Config(ini_section=tree, stdout=quiet, output_buffer=output)
-    config.set_main_option("script_location", str(HERE))
-    config.set_main_option("version_locations", str(HERE / tree / "versions"))
-    config.set_main_option("path_separator", "newline")
-    config.attributes["topology"] = topology
-    return config
+    Raises:
+        PhaseOrder: the phase cannot run.
+    """
+    lacking = read_marks(Scripts(tree, versions_of(tree)).lacking(start))
+    return lacking if phase is None else in_phase(lacking, phase)

@@ -20,8 +20,3 @@ METADATA: Mapping[Tree, MetaData] = MappingProxyType(
     }
 )
 """What the models of each tree declare; a migrated database must equal it (`alembic -n TREE check`)."""
-
-
-def owner_of(tree: Tree) -> str:
-    """Name the role that owns a tree's databases: migrations connect as it, services never do."""
-    return f"{tree}_owner"

@@ -1,61 +1,231 @@
-"""What can be done to partitions: each action is a value that renders its SQL, and is one transaction."""
+"""What can be done to partitions: each action is a value that renders its SQL, and knows what undoes it."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Protocol
+from datetime import datetime
+from typing import Optional
 
+from partitions.bounds import Bound, render_bound
+from partitions.marks import Mark, State, unmark
 from partitions.months import KeyRange, Month
+from partitions.sql import identifier, literal, regclass
+from partitions.steps import Step, Way, block, refuse_if
 
 
-class Action(Protocol):
-    """Something that the executor can run."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Action(ABC):
+    """Something that the executor can run.
+
+    Parameters:
+        table: the partitioned table.
+        why: what makes it necessary.
+    """
+
+    table: str
+    why: str = "asked for by hand"
 
     @property
-    def table(self) -> str:
-        """The partitioned table."""
-
-    @property
+    @abstractmethod
     def summary(self) -> str:
         """What is done, in a few words."""
 
-    @property
-    def why(self) -> str:
-        """What makes it necessary."""
+    @abstractmethod
+    def steps(self) -> tuple[Step, ...]:
+        """Give the SQL in steps. A killed run may stop between any two, and another `apply` mends that."""
 
     def statements(self) -> tuple[str, ...]:
-        """The SQL, which the executor runs in one transaction."""
+        """Give the SQL without the transactions and timeouts that the executor puts around it."""
+        return tuple(statement for step in self.steps() for statement in step.statements)
+
+    def inverse(self) -> Optional["Action"]:
+        """Give the action that undoes this one; None where there is nothing to undo, or no way back."""
+        return None
 
 
-@dataclass(frozen=True, slots=True)
-class CreateMonth:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreateMonth(Action):
     """Create a month's partition and attach it.
 
     Not CREATE TABLE ... PARTITION OF: that takes ACCESS EXCLUSIVE on the parent and stops every query of it.
     ATTACH takes SHARE UPDATE EXCLUSIVE, which readers and writers do not notice.
     """
 
-    table: str
     partition: str
     key: str
     month: Month
     keys: KeyRange
-    why: str
+    at: datetime
+    tablespace: str | None = None
 
     @property
     def summary(self) -> str:
         """What is done, in a few words."""
         return f"create + attach {self.month}"
 
-    def statements(self) -> tuple[str, ...]:
+    def steps(self) -> tuple[Step, ...]:
         """Render the SQL."""
-        start, end = self.keys.start, self.keys.end
-        return (
+        # Not TABLESPACE behind the table: the setting holds for its indexes as well.
+        place = (
+            () if self.tablespace is None else (f"SET LOCAL default_tablespace = {literal(self.tablespace)}",)
+        )
+        create = (
             # The CHECK says what the bound says, so ATTACH scans nothing. It stays: a month that is
             # detached one day can be attached again without a scan.
-            f"CREATE TABLE {self.partition} (\n"
-            f"    LIKE {self.table} INCLUDING ALL,\n"
-            f"    CONSTRAINT {self.partition}_month_check\n"
-            f"        CHECK ({self.key} >= {start} AND {self.key} < {end})\n"
-            f")",
-            f"ALTER TABLE {self.table}\n"
-            f"    ATTACH PARTITION {self.partition} FOR VALUES FROM ({start}) TO ({end})",
+            f"CREATE TABLE {identifier(self.partition)} (\n"
+            f"    LIKE {identifier(self.table)} INCLUDING ALL,\n"
+            f"    CONSTRAINT {identifier(self.partition + '_month_check')}\n"
+            f"        CHECK ({self.key} >= {self.keys.start} AND {self.key} < {self.keys.end})\n"
+            f")"
         )
+        return (Step((*place, create, attach(self.table, self.partition, self.keys))),)
+
+    def inverse(self) -> Action:
+        """Detach it; it is not dropped at once, for it may have rows by now."""
+        return DetachPartition(table=self.table, partition=self.partition, bound=self.keys, at=self.at)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttachPartition(Action):
+    """Attach a table that was detached, or was made by hand.
+
+    SHARE UPDATE EXCLUSIVE on the parent. Without a CHECK that implies the bound PostgreSQL scans the table,
+    which only those notice who use it by its own name.
+    """
+
+    partition: str
+    bound: Bound
+    at: datetime
+
+    @property
+    def summary(self) -> str:
+        """What is done, in a few words."""
+        return f"attach {self.partition}"
+
+    def steps(self) -> tuple[Step, ...]:
+        """Render the SQL."""
+        return (Step((attach(self.table, self.partition, self.bound), unmark(self.partition))),)
+
+    def inverse(self) -> Action:
+        """Detach it."""
+        return DetachPartition(table=self.table, partition=self.partition, bound=self.bound, at=self.at)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DetachPartition(Action):
+    """Detach a partition concurrently: its rows are no longer in the table, and stay in a table of their own.
+
+    SHARE UPDATE EXCLUSIVE on the parent, then a wait for every older transaction that uses it.
+    The mark comes first: on an attached partition it means nothing, and a kill in between leaves no table
+    without one.
+    """
+
+    partition: str
+    bound: Bound
+    at: datetime
+
+    @property
+    def summary(self) -> str:
+        """What is done, in a few words."""
+        return f"detach {self.partition}"
+
+    def steps(self) -> tuple[Step, ...]:
+        """Render the SQL."""
+        mark = Mark(State.DETACHED, self.table, render_bound(self.bound), self.at)
+        parent, child = identifier(self.table), identifier(self.partition)
+        return (
+            Step((mark.on(self.partition),)),
+            Step(
+                (f"ALTER TABLE {parent} DETACH PARTITION {child} CONCURRENTLY",),
+                way=Way.ALONE,
+                done=is_detached(self.partition),
+                cleanup=(_finalize_if_pending(self.table, self.partition),),
+            ),
+        )
+
+    def inverse(self) -> Action:
+        """Attach it again."""
+        return AttachPartition(table=self.table, partition=self.partition, bound=self.bound, at=self.at)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinishDetach(Action):
+    """Finish a DETACH CONCURRENTLY that was cut off: until then its rows are in no query of the parent."""
+
+    partition: str
+    bound: Bound
+    at: datetime
+
+    @property
+    def summary(self) -> str:
+        """What is done, in a few words."""
+        return f"finish pending detach of {self.partition}"
+
+    def steps(self) -> tuple[Step, ...]:
+        """Render the SQL."""
+        mark = Mark(State.DETACHED, self.table, render_bound(self.bound), self.at)
+        return (
+            Step((mark.on(self.partition),)),
+            Step((finalize(self.table, self.partition),), way=Way.ALONE, done=is_detached(self.partition)),
+        )
+
+    def inverse(self) -> Action:
+        """Attach it again."""
+        return AttachPartition(table=self.table, partition=self.partition, bound=self.bound, at=self.at)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DropTable(Action):
+    """Drop a table that was detached, or prepared and never attached. There is no way back.
+
+    Looked at again under the lock: DROP would take a partition out of its parent without a word.
+    """
+
+    partition: str
+
+    @property
+    def summary(self) -> str:
+        """What is done, in a few words."""
+        return f"drop {self.partition}"
+
+    def steps(self) -> tuple[Step, ...]:
+        """Render the SQL."""
+        name = identifier(self.partition)
+        is_attached = f"EXISTS (SELECT FROM pg_inherits WHERE inhrelid = {regclass(self.partition)})"
+        look = block(refuse_if(is_attached, f"{self.partition} is attached again: it was not dropped"))
+        return (Step((f"LOCK TABLE {name} IN ACCESS EXCLUSIVE MODE", look, f"DROP TABLE {name}")),)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Analyze(Action):
+    """Let PostgreSQL know a partitioned table as a whole: autovacuum analyzes its partitions only."""
+
+    @property
+    def summary(self) -> str:
+        """What is done, in a few words."""
+        return "analyze"
+
+    def steps(self) -> tuple[Step, ...]:
+        """Render the SQL."""
+        return (Step((f"ANALYZE {identifier(self.table)}",), way=Way.ALONE),)
+
+
+def attach(table: str, partition: str, bound: Bound) -> str:
+    """Render ATTACH."""
+    return (
+        f"ALTER TABLE {identifier(table)}\n    ATTACH PARTITION {identifier(partition)} {render_bound(bound)}"
+    )
+
+
+def is_detached(partition: str) -> str:
+    """Render the query whether a table is no partition (a pending one is still)."""
+    return f"SELECT NOT EXISTS (SELECT FROM pg_inherits WHERE inhrelid = {regclass(partition)})"
+
+
+def finalize(table: str, partition: str) -> str:
+    """Render the completion of a pending detach."""
+    return f"ALTER TABLE {identifier(table)} DETACH PARTITION {identifier(partition)} FINALIZE"
+
+
+def _finalize_if_pending(table: str, partition: str) -> str:
+    pending = f"SELECT FROM pg_inherits WHERE inhrelid = {regclass(partition)} AND inhdetachpending"
+    return block(f"IF EXISTS ({pending}) THEN\n        {finalize(table, partition)};\n    END IF")

@@ -1,33 +1,47 @@
-"""What PostgreSQL has: partitioned tables, their partitions, bounds and indexes, as plain values."""
+"""What PostgreSQL has: partitioned tables, their partitions and what stands beside them, as plain values."""
 
-import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, Row
 
-from partitions.errors import NotPartitioned, UnknownBound
+from partitions import catalog_sql as sql
+from partitions.bounds import Bound, DefaultBound, ValueList, parse_bound
+from partitions.errors import NotPartitioned
+from partitions.indexes import TableIndex
+from partitions.marks import Mark, read_mark
 from partitions.months import KeyRange
+from partitions.regroup import check_name
 
-
-@dataclass(frozen=True, slots=True)
-class ValueList:
-    """The bound of a LIST partition."""
-
-    values: frozenset[str]
-
-
-@dataclass(frozen=True, slots=True)
-class DefaultBound:
-    """The bound of a DEFAULT partition."""
-
-
-Bound = ValueList | KeyRange | DefaultBound
+__all__ = [
+    "Bound",
+    "Catalog",
+    "DefaultBound",
+    "LoneTable",
+    "Partition",
+    "PartitionedTable",
+    "ValueList",
+    "parse_bound",
+    "read_catalog",
+]
 
 
 @dataclass(frozen=True, slots=True)
 class Partition:
-    """A partition as it stands. `rows` is PostgreSQL's estimate, None before the first ANALYZE or VACUUM."""
+    """A partition as it stands.
+
+    Parameters:
+        name: the table's name.
+        bound: which rows it holds.
+        rows: PostgreSQL's estimate, None before the first ANALYZE or VACUUM.
+        size_bytes: with its indexes.
+        indexes: the names of its indexes.
+        invalid_indexes: those of them that a cut-off CONCURRENTLY left.
+        detach_pending: a DETACH CONCURRENTLY was cut off: its rows are in no query of the parent.
+        has_leftover_check: a change of values was cut off: its CHECK refuses the values of a later one.
+    """
 
     name: str
     bound: Bound
@@ -35,48 +49,55 @@ class Partition:
     size_bytes: int
     indexes: frozenset[str]
     invalid_indexes: frozenset[str]
+    detach_pending: bool = False
+    has_leftover_check: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LoneTable:
+    """A table that is no partition, but belongs to a partitioned one by its mark, or by its name."""
+
+    name: str
+    mark: Mark | None
 
 
 @dataclass(frozen=True, slots=True)
 class PartitionedTable:
-    """A partitioned table with its partitions, in the order of their names."""
+    """A partitioned table with its partitions, in the order of their names.
+
+    Parameters:
+        name: the table's name.
+        partitions: those that are attached, also when a detach is pending.
+        lone: tables beside it that were its partitions, were to be, or look like it.
+        indexes: its own indexes, which every partition has a part of.
+        analyzed_at: when it was analyzed as a whole; None is never.
+    """
 
     name: str
     partitions: tuple[Partition, ...] = ()
+    lone: tuple[LoneTable, ...] = ()
+    indexes: tuple[TableIndex, ...] = field(default=())
+    analyzed_at: datetime | None = None
 
     def partition(self, name: str) -> Partition | None:
         """Find a partition by name."""
         return next((partition for partition in self.partitions if partition.name == name), None)
 
     def ranges(self) -> dict[str, KeyRange]:
-        """Give the key ranges of a RANGE table, by partition name."""
-        return {found.name: found.bound for found in self.partitions if isinstance(found.bound, KeyRange)}
+        """Give the key ranges of a RANGE table, by partition name; not of those that are being detached."""
+        return {
+            found.name: found.bound
+            for found in self.partitions
+            if isinstance(found.bound, KeyRange) and not found.detach_pending
+        }
+
+    @property
+    def default(self) -> Partition | None:
+        """The DEFAULT partition."""
+        return next((found for found in self.partitions if isinstance(found.bound, DefaultBound)), None)
 
 
 Catalog = Mapping[str, PartitionedTable]
-
-_TABLES = text("""
-    SELECT relname FROM pg_class
-    WHERE oid = ANY (SELECT to_regclass(name) FROM unnest(CAST(:tables AS text[])) AS name) AND relkind = 'p'
-""")
-
-_PARTITIONS = text("""
-    SELECT parent.relname AS table_name,
-           child.relname AS name,
-           pg_get_expr(child.relpartbound, child.oid) AS bound,
-           -- reltuples is -1 until the first ANALYZE or VACUUM
-           nullif(child.reltuples, -1)::bigint AS rows,
-           pg_total_relation_size(child.oid) AS size_bytes,
-           ARRAY(SELECT indexrelid::regclass::text FROM pg_index
-                 WHERE indrelid = child.oid ORDER BY 1) AS indexes,
-           ARRAY(SELECT indexrelid::regclass::text FROM pg_index
-                 WHERE indrelid = child.oid AND NOT indisvalid ORDER BY 1) AS invalid_indexes
-    FROM pg_inherits
-    JOIN pg_class AS parent ON parent.oid = inhparent
-    JOIN pg_class AS child ON child.oid = inhrelid
-    WHERE parent.oid = ANY (SELECT to_regclass(name) FROM unnest(CAST(:tables AS text[])) AS name)
-    ORDER BY parent.relname, child.relname
-""")
 
 
 def read_catalog(connection: Connection, tables: Iterable[str]) -> Catalog:
@@ -87,44 +108,62 @@ def read_catalog(connection: Connection, tables: Iterable[str]) -> Catalog:
         UnknownBound: a partition's bound is of a kind that is not used here.
     """
     wanted = list(tables)
-    present = set(connection.scalars(_TABLES, {"tables": wanted}))
-    missing = [table for table in wanted if table not in present]
+    parents = {row.name: row for row in connection.execute(sql.TABLES, {"tables": wanted})}
+    missing = [table for table in wanted if table not in parents]
     if missing:
         raise NotPartitioned(missing[0])
-    found: dict[str, list[Partition]] = {table: [] for table in wanted}
-    for row in connection.execute(_PARTITIONS, {"tables": wanted}):
-        found[row.table_name].append(
-            Partition(
-                name=row.name,
-                bound=parse_bound(row.name, row.bound),
-                rows=row.rows,
-                size_bytes=row.size_bytes,
-                indexes=frozenset(row.indexes),
-                invalid_indexes=frozenset(row.invalid_indexes),
-            )
+    partitions = _grouped(connection.execute(sql.PARTITIONS, {"tables": wanted}), wanted)
+    lone = _grouped(connection.execute(sql.LONE_TABLES, {"tables": wanted}), wanted)
+    indexes = _grouped(connection.execute(sql.INDEXES, {"tables": wanted}), wanted)
+    return {
+        table: PartitionedTable(
+            table,
+            tuple(map(_partition, partitions[table])),
+            tuple(_lone(table, lone[table])),
+            tuple(map(_index, indexes[table])),
+            parents[table].analyzed_at,
         )
-    return {table: PartitionedTable(table, tuple(partitions)) for table, partitions in found.items()}
+        for table in wanted
+    }
 
 
-_LITERAL = r"(?:'(?:[^']|'')*'|-?\d+)"
-_LIST = re.compile(rf"FOR VALUES IN \(({_LITERAL}(?:, {_LITERAL})*)\)")
-_RANGE = re.compile(r"FOR VALUES FROM \('?(-?\d+)'?\) TO \('?(-?\d+)'?\)")
+def _grouped(rows: Iterable[Row[Any]], tables: Iterable[str]) -> dict[str, list[Row[Any]]]:
+    found: dict[str, list[Row[Any]]] = {table: [] for table in tables}
+    for row in rows:
+        found[row.table_name].append(row)
+    return found
 
 
-def parse_bound(partition: str, bound: str) -> Bound:
-    """Read a bound as `pg_get_expr` prints it.
-
-    Raises:
-        UnknownBound: it is neither DEFAULT, nor a list, nor a finite range over one integer column.
-    """
-    if bound == "DEFAULT":
-        return DefaultBound()
-    if found := _RANGE.fullmatch(bound):
-        return KeyRange(int(found[1]), int(found[2]))
-    if found := _LIST.fullmatch(bound):
-        return ValueList(frozenset(map(_unquote, re.findall(_LITERAL, found[1]))))
-    raise UnknownBound(partition, bound)
+def _partition(row: Row[Any]) -> Partition:
+    return Partition(
+        name=row.name,
+        bound=parse_bound(row.name, row.bound),
+        rows=row.rows,
+        size_bytes=row.size_bytes,
+        indexes=frozenset(row.indexes),
+        invalid_indexes=frozenset(row.invalid_indexes),
+        detach_pending=row.detach_pending,
+        has_leftover_check=check_name(row.name) in row.checks,
+    )
 
 
-def _unquote(literal: str) -> str:
-    return literal[1:-1].replace("''", "'") if literal.startswith("'") else literal
+def _lone(table: str, rows: Iterable[Row[Any]]) -> Iterable[LoneTable]:
+    for row in rows:
+        mark = read_mark(row.comment)
+        if row.looks_like_month or (mark is not None and mark.table == table):
+            yield LoneTable(row.name, mark)
+
+
+def definition_of(statement: str) -> str:
+    """Cut a CREATE INDEX statement down to what stands behind the table's name."""
+    return statement[statement.index(" USING ") + 1 :]
+
+
+def _index(row: Row[Any]) -> TableIndex:
+    return TableIndex(
+        name=row.name,
+        definition=None if row.definition is None else definition_of(row.definition),
+        unique=row.is_unique,
+        valid=row.is_valid,
+        parts=dict(zip(row.part_tables, row.part_names, strict=True)),
+    )

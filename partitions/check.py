@@ -4,14 +4,19 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
-from partitions.catalog import Catalog, PartitionedTable, ValueList
+from partitions.bounds import ValueList
+from partitions.catalog import Catalog, LoneTable, PartitionedTable
+from partitions.errors import PartitionOverlap
+from partitions.marks import State
 from partitions.months import Month, months_through
-from partitions.policy import ListPartitions, MonthlyRange, Policy
+from partitions.plan import is_stale
+from partitions.plan_months import stands
+from partitions.policy import ListPartitions, MonthlyRange, Policy, validated
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something that differs from the policy."""
+    """Something that differs from the policy, and how it is mended."""
 
     table: str
     partition: str
@@ -24,7 +29,7 @@ APPLY = "mesctl partitions apply"
 
 
 def check(policies: Iterable[Policy], catalog: Catalog, now: datetime) -> list[Finding]:
-    """List what differs between the policies and what stands.
+    """List what differs between the policies and what stands. It reads no rows; see `deep` for those.
 
     Parameters:
         policies: what is wanted.
@@ -32,15 +37,24 @@ def check(policies: Iterable[Policy], catalog: Catalog, now: datetime) -> list[F
         now: the current instant, with a time zone.
     """
     findings: list[Finding] = []
-    for policy in policies:
+    for policy in validated(policies):
         table = catalog[policy.table]
         match policy:
             case ListPartitions():
                 findings.extend(_check_groups(policy, table))
             case MonthlyRange():
                 findings.extend(_check_months(policy, table, Month.of(now)))
+        findings.extend(_check_partitions(table))
         findings.extend(_check_indexes(table))
+        findings.extend(finding for lone in table.lone for finding in _check_lone(policy, table, lone))
+        if is_stale(table, policy.analyze_every, now):
+            findings.append(_not_analyzed(table))
     return findings
+
+
+def _not_analyzed(table: PartitionedTable) -> Finding:
+    when = "was never analyzed" if table.analyzed_at is None else f"was analyzed {table.analyzed_at:%Y-%m-%d}"
+    return Finding(table.name, "", f"the table as a whole {when}; autovacuum does not", APPLY)
 
 
 def _check_groups(policy: ListPartitions, table: PartitionedTable) -> Iterator[Finding]:
@@ -50,12 +64,14 @@ def _check_groups(policy: ListPartitions, table: PartitionedTable) -> Iterator[F
             yield Finding(table.name, name, "the partition is missing", MIGRATE)
             continue
         if partition.bound != ValueList(values):
-            yield Finding(table.name, name, _difference(values, partition.bound), MIGRATE)
+            fix = f"{APPLY} adds values; mesctl partitions split and merge move them"
+            yield Finding(table.name, name, _difference(values, partition.bound), fix)
         for index in sorted(policy.indexes.get(name, frozenset()) - partition.indexes):
             yield Finding(table.name, name, f"the index {index} is missing", MIGRATE)
     for partition in table.partitions:
-        if partition.name not in policy.groups:
-            yield Finding(table.name, partition.name, "no policy names this partition", MIGRATE)
+        if partition.name not in policy.groups and partition != table.default:
+            fix = f"declare it, or: mesctl partitions merge {table.name} {partition.name} --into PARTITION"
+            yield Finding(table.name, partition.name, "no policy names this partition", fix)
 
 
 def _difference(wanted: frozenset[str], found: object) -> str:
@@ -67,16 +83,47 @@ def _difference(wanted: frozenset[str], found: object) -> str:
 
 
 def _check_months(policy: MonthlyRange, table: PartitionedTable, current: Month) -> Iterator[Finding]:
-    ranges = table.ranges().values()
     for month in months_through(current, current.later(policy.months_ahead)):
-        keys = month.keys(policy.key_at)
-        if not any(found.covers(keys) for found in ranges):
-            yield Finding(table.name, policy.partition_of(month), f"{month} is missing", APPLY)
+        name = policy.partition_of(month)
+        try:
+            if not stands(table.name, table.ranges(), month, month.keys(policy.key_at)):
+                yield Finding(table.name, name, f"{month} is missing", APPLY)
+        except PartitionOverlap as overlap:
+            fix = f"mesctl partitions detach {table.name} {overlap.partition}, once its rows are elsewhere"
+            yield Finding(table.name, overlap.partition, f"it covers a part of {month} only", fix)
+
+
+def _check_partitions(table: PartitionedTable) -> Iterator[Finding]:
+    for partition in table.partitions:
+        if partition.detach_pending:
+            fault = "its detach was cut off: its rows are in no query of the table"
+            yield Finding(table.name, partition.name, fault, APPLY)
+        if partition.has_leftover_check:
+            yield Finding(table.name, partition.name, "a change of its values was cut off", APPLY)
+    if table.default is not None:
+        fault = f"a DEFAULT partition stops every attach and detach; {table.default.rows or 'no known'} rows"
+        fix = f"move its rows, then ALTER TABLE {table.name} DETACH PARTITION {table.default.name}"
+        yield Finding(table.name, table.default.name, fault, fix)
+
+
+def _check_lone(policy: Policy, table: PartitionedTable, lone: LoneTable) -> Iterator[Finding]:
+    match lone.mark:
+        case None:
+            fault = "it looks like a partition, and is none"
+            yield Finding(table.name, lone.name, fault, "attach it by hand, rename it, or drop it")
+        case mark if mark.state is State.PREPARED:
+            yield Finding(table.name, lone.name, "it was to become a partition: a run was killed", APPLY)
+        case mark if isinstance(policy, ListPartitions) or policy.retention is None:
+            fault = f"it was detached {mark.at:%Y-%m-%d %H:%M}, and nothing will drop it"
+            words = f"{table.name} {lone.name}"
+            fix = f"mesctl partitions attach {words}, or mesctl partitions drop {words}"
+            yield Finding(table.name, lone.name, fault, fix)
 
 
 def _check_indexes(table: PartitionedTable) -> Iterator[Finding]:
     for partition in table.partitions:
         for index in sorted(partition.invalid_indexes):
-            yield Finding(
-                table.name, partition.name, f"the index {index} is invalid", f"REINDEX INDEX {index}"
-            )
+            yield Finding(table.name, partition.name, f"the index {index} is invalid", APPLY)
+    for whole in table.indexes:
+        if not whole.valid:
+            yield Finding(table.name, "", f"the index {whole.name} is not on every partition", APPLY)

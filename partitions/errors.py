@@ -1,6 +1,8 @@
 """What can be wrong with partitions, each fault with its facts."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
 
 
 class PartitionError(Exception):
@@ -36,13 +38,167 @@ class PartitionOverlap(PartitionError):
         )
 
 
+class PolicyError(PartitionError):
+    """A policy that cannot be; each fault is a subclass."""
+
+
+class ValueInTwoGroups(PolicyError):
+    """A row of that value would belong to two partitions."""
+
+    def __init__(self, table: str, value: str, one: str, other: str) -> None:
+        self.table = table
+        self.value = value
+        self.groups = (one, other)
+        super().__init__(f"{table}: {value} is in {one} and in {other}: leave it in one of the groups")
+
+
+class EmptyGroup(PolicyError):
+    """A LIST partition has one value at least."""
+
+    def __init__(self, table: str, partition: str) -> None:
+        self.table = table
+        self.partition = partition
+        super().__init__(f"{table}: {partition} has no values: give it one, or leave the group out")
+
+
+class NegativeMonths(PolicyError):
+    """A number of months is less than none."""
+
+    def __init__(self, table: str, months: int) -> None:
+        self.table = table
+        self.months = months
+        super().__init__(
+            f"{table}: {months} months is less than none: months_ahead and retention are 0 or more"
+        )
+
+
+class RetentionShorterThanGrace(PolicyError):
+    """A month would be detached before the last of its rows have come."""
+
+    def __init__(self, table: str, *, months: int, grace: timedelta) -> None:
+        self.table = table
+        self.months = months
+        self.grace = grace
+        super().__init__(
+            f"{table}: a retention of {months} months is shorter than the grace period of {grace.days} days: "
+            f"a month would leave before its last rows have come; keep {-(-grace.days // 28)} months at least"
+        )
+
+
+class TwoPolicies(PolicyError):
+    """Two policies are about one table."""
+
+    def __init__(self, table: str) -> None:
+        self.table = table
+        super().__init__(f"{table} has two policies: declare one")
+
+
+class NameTaken(PartitionError):
+    """A table that is no partition has the name that a partition needs."""
+
+    def __init__(self, table: str, name: str) -> None:
+        self.table = table
+        self.name = name
+        super().__init__(
+            f"{table}: {name} exists and is no partition of it: attach it by hand "
+            f"(ALTER TABLE {table} ATTACH PARTITION {name} ...), or rename it"
+        )
+
+
+class DefaultInTheWay(PartitionError):
+    """With a DEFAULT partition nothing can be attached or detached without stopping everybody."""
+
+    def __init__(self, table: str, partition: str, rows: int | None) -> None:
+        self.table = table
+        self.partition = partition
+        self.rows = rows
+        known = "an unknown number of" if rows is None else f"about {rows}"
+        super().__init__(
+            f"{table}: the DEFAULT partition {partition} holds {known} rows; ATTACH would scan them under "
+            f"ACCESS EXCLUSIVE, and DETACH CONCURRENTLY is refused: move its rows, then "
+            f"ALTER TABLE {table} DETACH PARTITION {partition}"
+        )
+
+
+class Refused(PartitionError):
+    """What a person asked for cannot be done to what stands; nothing was changed."""
+
+
+class NoSuchPartition(Refused):
+    """The table has no partition, and no table beside it, of that name."""
+
+    def __init__(self, table: str, name: str, there: Sequence[str]) -> None:
+        self.table = table
+        self.name = name
+        super().__init__(f"{table} has no {name}; there are {', '.join(there) or 'none'}")
+
+
+class TooManyRows(Refused):
+    """More rows would have to move, while everybody waits, than the caller allowed."""
+
+    def __init__(self, partition: str, *, rows: int, max_rows: int) -> None:
+        self.partition = partition
+        self.rows = rows
+        self.max_rows = max_rows
+        super().__init__(
+            f"{partition}: {rows} rows would move while everybody waits, and {max_rows} are allowed: "
+            f"do it when there are fewer, or allow more with --max-rows {rows}"
+        )
+
+
+class NotDroppable(Refused):
+    """A table may be dropped only when it was detached, and only after the delay."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        self.name = name
+        self.reason = reason
+        super().__init__(f"{name} was not dropped: {reason}")
+
+
+@dataclass(frozen=True, slots=True)
+class Blocker:
+    """A session that others wait for. `query` is what it ran last; PostgreSQL may hide it from this role."""
+
+    pid: int
+    role: str
+    application: str
+    state: str
+    seconds: float
+    query: str
+
+    def __str__(self) -> str:
+        who = f"pid {self.pid} ({self.role}, {self.application or 'no application_name'})"
+        return f"{who}, {self.state} for {self.seconds:.0f} s: {self.query}"
+
+
+class Occupied(PartitionError):
+    """Another session changes the partitions of this database."""
+
+    def __init__(self, holders: Sequence[Blocker], *, waited_seconds: float) -> None:
+        self.holders = tuple(holders)
+        who = "; ".join(map(str, holders)) or "a session that has ended by now"
+        super().__init__(
+            f"somebody else changes the partitions of this database, waited {waited_seconds:g} s for {who}"
+        )
+
+
 class ActionFailed(PartitionError):
-    """PostgreSQL refused an action; its transaction was rolled back."""
+    """PostgreSQL refused an action; its step was rolled back."""
 
     def __init__(self, action: str, reason: str) -> None:
         self.action = action
         self.reason = reason
         super().__init__(f"{action}: {reason}")
+
+
+class ActionBlocked(ActionFailed):
+    """A lock was not free in any of the attempts."""
+
+    def __init__(self, action: str, reason: str, *, attempts: int, blockers: Sequence[Blocker]) -> None:
+        self.attempts = attempts
+        self.blockers = tuple(blockers)
+        who = "; ".join(map(str, blockers)) or "nobody that was seen"
+        super().__init__(action, f"{reason}; gave up after {attempts} attempts, blocked by {who}")
 
 
 class ArchiveColumnsDiffer(PartitionError):

@@ -1,22 +1,151 @@
-"""The one place where partitions are changed: actions become SQL, one transaction each."""
+"""The one place where partitions are changed: actions become SQL, step by step, under bounded waits."""
 
-from collections.abc import Callable, Iterable
+import random
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import datetime
 
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt
 
 from partitions.actions import Action
-from partitions.catalog import read_catalog
-from partitions.errors import ActionFailed
+from partitions.blockers import LOCK_KEY, Watch, holders_of_lock, watching
+from partitions.catalog import Catalog, read_catalog
+from partitions.errors import ActionBlocked, ActionFailed, Occupied
 from partitions.months import Month
 from partitions.plan import plan
 from partitions.policy import Policy
-
-# Of two runs at once, the second waits and then finds nothing left to do.
-_LOCK = text("SELECT pg_advisory_lock(hashtext('mes-storage partitions'))")
+from partitions.steps import Limits, Step, alone, lines_of
 
 Report = Callable[[Action], None]
+
+BUSY = frozenset({"55P03", "40P01", "57014"})
+"""No lock in time, a deadlock, longer than statement_timeout: another attempt may do."""
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """How long the executor waits, and how often it tries.
+
+    Parameters:
+        limits: the waits of one attempt.
+        attempts: how often a step is tried.
+        pause_seconds: the pause after the first attempt; it doubles with each one.
+        max_pause_seconds: no pause is longer.
+        others_seconds: how long to wait for another run on the same database.
+        sleep: waits so many seconds.
+        jitter: gives a number from 0 to 1, by which a pause is multiplied.
+    """
+
+    limits: Limits = field(default_factory=Limits)
+    attempts: int = 8
+    pause_seconds: float = 0.5
+    max_pause_seconds: float = 15.0
+    others_seconds: float = 30.0
+    sleep: Callable[[float], None] = time.sleep
+    jitter: Callable[[], float] = random.random
+
+    def pause(self, attempt: int) -> float:
+        """Give the pause after an attempt, from 1: full jitter, so that two runs do not meet again."""
+        longest = min(self.max_pause_seconds, self.pause_seconds * 2.0 ** (attempt - 1))
+        return longest * self.jitter()
+
+
+class Executor:
+    """Runs actions on one database, whose partitions nobody else changes meanwhile; see `open_executor`."""
+
+    def __init__(self, engine: Engine, connection: Connection, waiting: Waiting) -> None:
+        self._engine = engine
+        self._connection = connection
+        self._waiting = waiting
+        self._pid: int = connection.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()
+
+    def catalog(self, tables: Iterable[str]) -> Catalog:
+        """Read what stands."""
+        patience = round(self._waiting.limits.patience_seconds * 1000)
+        self._send((f"SET lock_timeout = {patience}",))
+        catalog = read_catalog(self._connection, tables)
+        self._send(("RESET lock_timeout",))
+        return catalog
+
+    def run(self, action: Action) -> None:
+        """Do an action, step by step.
+
+        Raises:
+            ActionBlocked: a lock was not free in any of the attempts.
+            ActionFailed: PostgreSQL refused a step.
+        """
+        for step in action.steps():
+            self._run_step(f"{action.table}: {action.summary}", step)
+
+    def _run_step(self, name: str, step: Step) -> None:
+        watch = Watch()
+        retrying = Retrying(
+            stop=stop_after_attempt(self._waiting.attempts),
+            wait=self._pause,
+            sleep=self._waiting.sleep,
+            retry=retry_if_exception(is_busy),
+            reraise=True,
+        )
+        try:
+            for attempt in retrying:
+                with attempt, watching(self._engine, self._pid) as watch:
+                    self._attempt(step)
+        except DBAPIError as fault:
+            reason = str(fault.orig).strip()
+            if not is_busy(fault):
+                raise ActionFailed(name, reason) from fault
+            attempts = self._waiting.attempts
+            raise ActionBlocked(name, reason, attempts=attempts, blockers=watch.seen) from fault
+
+    def _pause(self, state: RetryCallState) -> float:
+        return self._waiting.pause(state.attempt_number)
+
+    def _attempt(self, step: Step) -> None:
+        limits = self._waiting.limits
+        try:
+            if self._is_done(step):
+                return
+            if step.cleanup:
+                self._send(alone(step.cleanup, limits))
+                if self._is_done(step):
+                    return
+            self._send(lines_of(step, limits))
+        except DBAPIError as fault:
+            if not fault.connection_invalidated:
+                self._send(("ROLLBACK", "RESET lock_timeout"))
+            raise
+
+    def _is_done(self, step: Step) -> bool:
+        return step.done is not None and bool(self._connection.exec_driver_sql(step.done).scalar_one())
+
+    def _send(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self._connection.exec_driver_sql(line)
+
+
+@contextmanager
+def open_executor(engine: Engine, waiting: Waiting | None = None) -> Iterator[Executor]:
+    """Take the database's advisory lock and give the executor; another run waits, or is told who holds it.
+
+    Parameters:
+        engine: connects as the tables' owner, and not through a transaction pooler: the lock is a session's.
+        waiting: how long to wait, and how often to try.
+
+    Raises:
+        Occupied: another run held the lock for too long.
+    """
+    waiting = waiting or Waiting()
+    with engine.connect() as connection:
+        # BEGIN and COMMIT are sent as a dry run prints them; without parameters, % is a sign like any other.
+        connection.execution_options(isolation_level="AUTOCOMMIT", no_parameters=True)
+        # Closed afterwards, not pooled: that is what releases the lock, come what may.
+        connection.detach()
+        _take_lock(connection, waiting.others_seconds)
+        yield Executor(engine, connection, waiting)
 
 
 def apply(
@@ -25,63 +154,57 @@ def apply(
     now: datetime,
     *,
     since: Month | None = None,
-    lock_timeout_seconds: float = 3.0,
+    waiting: Waiting | None = None,
     report: Report | None = None,
 ) -> list[Action]:
-    """Make a database equal to its policies.
+    """Make a database equal to its policies, also after a run that was killed.
 
     Parameters:
         engine: connects as the tables' owner, and not through a transaction pooler: it takes a session lock.
         policies: what is wanted.
         now: the current instant, with a time zone.
         since: the earliest month that must stand, when rows wait for one before the current.
-        lock_timeout_seconds: how long an action may queue for a table lock, and others behind it.
+        waiting: how long to wait for locks and for other runs, and how often to try.
         report: is told of each action that was done.
 
     Returns:
         what was done; nothing, when all stood already.
 
     Raises:
+        Occupied: another run is at work on this database.
         ActionFailed: PostgreSQL refused an action. The actions before it stay done.
     """
     wanted = tuple(policies)
-    with engine.connect() as connection:
-        _wait_for_others(connection)
-        catalog = read_catalog(connection, [policy.table for policy in wanted])
-        connection.rollback()
-        actions = plan(wanted, catalog, now, since=since)
+    with open_executor(engine, waiting) as executor:
+        actions = plan(wanted, executor.catalog([policy.table for policy in wanted]), now, since=since)
         for action in actions:
-            _run(connection, action, lock_timeout_seconds)
+            executor.run(action)
             if report is not None:
                 report(action)
     return actions
 
 
-def render(actions: Iterable[Action], *, lock_timeout_seconds: float = 3.0) -> str:
-    """Give the script that `apply` would run, as psql accepts it."""
-    return "\n".join(_script(action, lock_timeout_seconds) for action in actions)
+def render(actions: Iterable[Action], *, limits: Limits | None = None) -> str:
+    """Give the script that the executor would run, as psql accepts it."""
+    return "\n".join(_script(action, limits or Limits()) for action in actions)
 
 
-def _wait_for_others(connection: Connection) -> None:
-    connection.detach()  # it is closed afterwards, not pooled: that is what releases the lock, come what may
-    connection.execute(_LOCK)
-    connection.commit()
+def is_busy(fault: BaseException) -> bool:
+    """Tell whether another attempt may do."""
+    return isinstance(fault, DBAPIError) and getattr(fault.orig, "sqlstate", None) in BUSY
 
 
-def _run(connection: Connection, action: Action, lock_timeout_seconds: float) -> None:
+def _take_lock(connection: Connection, wait_seconds: float) -> None:
     try:
-        with connection.begin():
-            for statement in _guarded(action, lock_timeout_seconds):
-                connection.exec_driver_sql(statement)
+        connection.exec_driver_sql(f"SET lock_timeout = '{max(1, round(wait_seconds * 1000))}ms'")
+        connection.exec_driver_sql(f"SELECT pg_advisory_lock({LOCK_KEY})")
+        connection.exec_driver_sql("RESET lock_timeout")
     except DBAPIError as fault:
-        raise ActionFailed(f"{action.table}: {action.summary}", str(fault.orig).strip()) from fault
+        if not is_busy(fault):
+            raise
+        raise Occupied(holders_of_lock(connection), waited_seconds=wait_seconds) from fault
 
 
-def _guarded(action: Action, lock_timeout_seconds: float) -> tuple[str, ...]:
-    # A short wait: whoever comes after a waiting DDL statement queues behind it.
-    return (f"SET LOCAL lock_timeout = '{round(lock_timeout_seconds * 1000)}ms'", *action.statements())
-
-
-def _script(action: Action, lock_timeout_seconds: float) -> str:
-    body = "".join(f"{statement};\n" for statement in _guarded(action, lock_timeout_seconds))
-    return f"-- {action.table}: {action.summary} ({action.why})\nBEGIN;\n{body}COMMIT;\n"
+def _script(action: Action, limits: Limits) -> str:
+    body = "".join(f"{line};\n" for step in action.steps() for line in lines_of(step, limits))
+    return f"-- {action.table}: {action.summary} ({action.why})\n{body}"

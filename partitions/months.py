@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 KeyAt = Callable[[datetime], int]
-"""Gives the smallest key of an instant; it must rise with time."""
+"""Gives the smallest key of an instant; it must rise with time. ValueError is before the first key."""
 
 _TEXT = re.compile(r"(\d{4})-(0[1-9]|1[0-2])")
 

@@ -1,77 +1,116 @@
 """From what is wanted and what stands to what must be done. Pure: no database, no clock."""
 
 from collections.abc import Iterable, Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 
-from partitions.actions import Action, CreateMonth
+from partitions import plan_months
+from partitions.actions import Action, Analyze, DropTable, FinishDetach
+from partitions.bounds import ValueList
 from partitions.catalog import Catalog, PartitionedTable
-from partitions.errors import PartitionOverlap
-from partitions.months import KeyRange, Month, months_through
-from partitions.policy import MonthlyRange, Policy
+from partitions.indexes import CreateIndex, DropLeftoverIndex, RepairIndex
+from partitions.marks import State
+from partitions.months import Month
+from partitions.policy import ListPartitions, MonthlyRange, Policy, validated
+from partitions.regroup import ChangeValues, DropCheck
+
+LEFTOVER_SUFFIXES = ("_ccnew", "_ccold")
+"""How REINDEX CONCURRENTLY names the index that it builds, and the one that it replaces."""
 
 
 def plan(
     policies: Iterable[Policy], catalog: Catalog, now: datetime, *, since: Month | None = None
 ) -> list[Action]:
-    """List what makes the tables equal to their policies.
+    """List what makes the tables equal to their policies, and mends what killed runs left.
 
     Parameters:
-        policies: what is wanted. Lists of values are changed by migrations, so they never need an action.
+        policies: what is wanted.
         catalog: what stands; it has every table of the policies.
         now: the current instant, with a time zone.
         since: the earliest month that must stand; the archive job knows it from its rows.
 
     Raises:
+        PolicyError: the policies contradict each other.
         PartitionOverlap: a partition covers a part of a month that is needed.
+        NameTaken: a table that is no partition has the name of a month that is needed.
+        DefaultInTheWay: a month cannot come or go because of a DEFAULT partition.
     """
-    actions: list[Action] = []
-    for policy in policies:
-        if isinstance(policy, MonthlyRange):
-            actions.extend(_missing_months(policy, catalog[policy.table], Month.of(now), since))
-    return actions
+    return [
+        action
+        for policy in validated(policies)
+        for action in _plan_table(policy, catalog[policy.table], now, since)
+    ]
 
 
-def _missing_months(
-    policy: MonthlyRange, table: PartitionedTable, current: Month, since: Month | None
-) -> Iterator[CreateMonth]:
-    existing = table.ranges()
-    first = _first_month(policy, existing, min(current, since or current))
-    last = current.later(policy.months_ahead)
-    for month in months_through(first, last):
-        keys = month.keys(policy.key_at)
-        if not _stands(policy.table, existing, month, keys):
-            yield CreateMonth(
-                table=policy.table,
-                partition=policy.partition_of(month),
+def _plan_table(
+    policy: Policy, table: PartitionedTable, now: datetime, since: Month | None
+) -> Iterator[Action]:
+    # A pending detach comes first: until it is finished, PostgreSQL refuses the next one.
+    yield from _after_a_kill(table, now)
+    match policy:
+        case ListPartitions():
+            yield from _missing_values(policy, table)
+        case MonthlyRange():
+            yield from plan_months.plan(policy, table, now, since)
+    yield from _indexes(table)
+    if is_stale(table, policy.analyze_every, now):
+        why = "never analyzed" if table.analyzed_at is None else f"analyzed {table.analyzed_at:%Y-%m-%d}"
+        yield Analyze(table=table.name, why=why)
+
+
+def is_stale(table: PartitionedTable, age: timedelta, now: datetime) -> bool:
+    """Tell whether the statistics of a table as a whole are missing or too old."""
+    return table.analyzed_at is None or now - table.analyzed_at > age
+
+
+def _after_a_kill(table: PartitionedTable, now: datetime) -> Iterator[Action]:
+    why = "left by a killed run"
+    for found in table.partitions:
+        if found.detach_pending:
+            yield FinishDetach(table=table.name, partition=found.name, bound=found.bound, at=now, why=why)
+        elif found.has_leftover_check:
+            yield DropCheck(table=table.name, partition=found.name, why=why)
+    for lone in table.lone:
+        if lone.mark is not None and lone.mark.state is State.PREPARED:
+            yield DropTable(table=table.name, partition=lone.name, why=why)
+
+
+def _missing_values(policy: ListPartitions, table: PartitionedTable) -> Iterator[Action]:
+    """Add values that no partition holds; which partition holds a value is changed by hand, for rows move."""
+    held = {value for found in table.partitions for value in values_of(table, found.name)}
+    for name, wanted in policy.groups.items():
+        before, missing = values_of(table, name), wanted - held
+        if before and missing and table.default is None:
+            yield ChangeValues(
+                table=table.name,
                 key=policy.key,
-                month=month,
-                keys=keys,
-                why=_why(month, current, since),
+                partition=name,
+                before=before,
+                after=before | missing,
+                why="no partition takes it",
             )
 
 
-def _first_month(policy: MonthlyRange, existing: dict[str, KeyRange], needed: Month) -> Month:
-    """Go back to the earliest month that stands, so that a gap left by an idle year is closed."""
-    first = needed
-    if existing:
-        oldest = min(existing.values()).start
-        while policy.key_at(first.start) > oldest and policy.key_at(first.previous.start) >= oldest:
-            first = first.previous
-    return first
+def values_of(table: PartitionedTable, partition: str) -> frozenset[str]:
+    """Give the values of a LIST partition; none when it is absent, being detached, or of another kind."""
+    found = table.partition(partition)
+    usable = found is not None and not found.detach_pending
+    return found.bound.values if found and usable and isinstance(found.bound, ValueList) else frozenset()
 
 
-def _stands(table: str, existing: dict[str, KeyRange], month: Month, keys: KeyRange) -> bool:
-    for name, found in existing.items():
-        if found.covers(keys):
-            return True
-        if found.overlaps(keys):
-            raise PartitionOverlap(table, name, str(month))
-    return False
-
-
-def _why(month: Month, current: Month, since: Month | None) -> str:
-    if month > current:
-        return "to stand ready"
-    if month == current:
-        return "current month"
-    return "finished orders wait for it" if since and month >= since else "gap between months"
+def _indexes(table: PartitionedTable) -> Iterator[Action]:
+    attached = [found for found in table.partitions if not found.detach_pending]
+    for whole in table.indexes:
+        lacking = tuple(found.name for found in attached if found.name not in whole.parts)
+        if whole.definition is not None and lacking:
+            yield CreateIndex(
+                table=table.name,
+                index=whole.name,
+                definition=whole.definition,
+                unique=whole.unique,
+                partitions=lacking,
+                why="left by a killed run",
+            )
+    for found in attached:
+        for index in sorted(found.invalid_indexes):
+            kind = DropLeftoverIndex if index.endswith(LEFTOVER_SUFFIXES) else RepairIndex
+            yield kind(table=table.name, partition=found.name, index=index, why="invalid, so never used")

@@ -1,24 +1,67 @@
 """How a table is to be partitioned, declared beside the models that use it."""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
+from itertools import combinations
 
+from partitions.errors import (
+    EmptyGroup,
+    NegativeMonths,
+    RetentionShorterThanGrace,
+    TwoPolicies,
+    ValueInTwoGroups,
+)
 from partitions.months import KeyAt, Month
+
+SHORTEST_MONTH_DAYS = 28
 
 
 @dataclass(frozen=True)
 class ListPartitions:
-    """A table PARTITION BY LIST: named groups of values. A migration makes them, for a value is schema here.
+    """A table PARTITION BY LIST: named groups of values. A migration makes the partitions and their indexes.
 
     Parameters:
         table: the partitioned table.
         groups: the values that each partition holds, by partition name.
         indexes: the indexes that a partition must have besides those of its parent, by partition name.
+        key: the partition key.
+        row_id: the column that is to be unique over all partitions, though no index can promise it.
+        analyze_every: how old the statistics of the whole table may be.
+
+    Raises:
+        ValueInTwoGroups: a value cannot be in two partitions.
+        EmptyGroup: a partition without values cannot be made.
     """
 
     table: str
     groups: Mapping[str, frozenset[str]]
     indexes: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    key: str = "status"
+    row_id: str = "order_id"
+    analyze_every: timedelta = timedelta(days=7)
+
+    def __post_init__(self) -> None:
+        for (one, values), (other, others) in combinations(self.groups.items(), 2):
+            if values & others:
+                raise ValueInTwoGroups(self.table, min(values & others), one, other)
+        for name, values in self.groups.items():
+            if not values:
+                raise EmptyGroup(self.table, name)
+
+
+@dataclass(frozen=True)
+class Retention:
+    """How long a month stays. Declaring it says that its rows are needed nowhere else: nothing is exported.
+
+    Parameters:
+        months: how many whole months before the current one stay attached.
+        drop_delay: how long a detached month can still be attached again, before it is dropped.
+    """
+
+    months: int
+    drop_delay: timedelta = timedelta(days=7)
 
 
 @dataclass(frozen=True)
@@ -30,16 +73,52 @@ class MonthlyRange:
         key: its key column.
         key_at: the smallest key of an instant.
         months_ahead: how many months after the current one must stand ready.
+        grace: how old a row may be when it comes here.
+        retention: which months leave; None keeps all.
+        tablespace: where new months are stored; None is the database's own.
+        analyze_every: how old the statistics of the whole table may be.
+
+    Raises:
+        NegativeMonths: `months_ahead`, or the months of `retention`, are less than none.
+        RetentionShorterThanGrace: a month would leave before its last rows have come.
     """
 
     table: str
     key: str
     key_at: KeyAt
     months_ahead: int = 3
+    grace: timedelta = timedelta(0)
+    retention: Retention | None = None
+    tablespace: str | None = None
+    analyze_every: timedelta = timedelta(days=7)
+
+    def __post_init__(self) -> None:
+        kept = 0 if self.retention is None else self.retention.months
+        if self.months_ahead < 0 or kept < 0:
+            raise NegativeMonths(self.table, min(self.months_ahead, kept))
+        if self.retention is not None and timedelta(days=SHORTEST_MONTH_DAYS * kept) < self.grace:
+            raise RetentionShorterThanGrace(self.table, months=kept, grace=self.grace)
 
     def partition_of(self, month: Month) -> str:
         """Name a month's partition, as in `orders_archive_2026_11`."""
         return f"{self.table}_{month.year:04}_{month.number:02}"
 
+    def oldest_kept(self, current: Month) -> Month | None:
+        """Give the oldest month that stays; None when all do."""
+        return None if self.retention is None else current.later(-self.retention.months)
+
 
 Policy = ListPartitions | MonthlyRange
+
+
+def validated(policies: Iterable[Policy]) -> tuple[Policy, ...]:
+    """Give policies that do not contradict each other.
+
+    Raises:
+        TwoPolicies: two are about the same table.
+    """
+    found = tuple(policies)
+    for table, count in Counter(policy.table for policy in found).items():
+        if count > 1:
+            raise TwoPolicies(table)
+    return found

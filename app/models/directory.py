@@ -1,8 +1,11 @@
-"""The directory: small, unsharded, and read by every service. The shard map and the node leases live here."""
+"""The directory: small, unsharded, and read by every service. The shard map and the node leases live here.
+
+So does the ledger of migrations, which is for those who migrate.
+"""
 
 from datetime import datetime
 
-from sqlalchemy import BigInteger, DateTime, Integer, Text, func
+from sqlalchemy import BigInteger, DateTime, Double, Identity, Index, Integer, Text, func
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from app.models.base import new_metadata
@@ -37,3 +40,21 @@ class NodeLease(DirectoryBase):
     holder: Mapped[str] = mapped_column(Text)
     ceiling_ms: Mapped[int] = mapped_column(BigInteger)
     expires_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
+
+
+class MigrationEntry(DirectoryBase):
+    """One run of one revision on one database: `state` is `running`, `done` or `failed`."""
+
+    __tablename__ = "migration_ledger"
+
+    entry_id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    database: Mapped[str] = mapped_column(Text)
+    tree: Mapped[str] = mapped_column(Text)
+    revision: Mapped[str] = mapped_column(Text)
+    direction: Mapped[str] = mapped_column(Text)
+    state: Mapped[str] = mapped_column(Text)
+    started_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+    duration_seconds: Mapped[float | None] = mapped_column(Double)
+    error: Mapped[str | None] = mapped_column(Text)
+
+    __table_args__ = (Index(None, "database", "entry_id"),)

@@ -35,7 +35,7 @@ ARCHIVE = ArchivePolicy(
 """A finished order leaves after the grace period, unless a message or a price of it is still owed."""
 
 ARCHIVE_MONTHS = tuple(
-    MonthlyRange(table=table, key=ARCHIVE.key, key_at=first_id_at, months_ahead=3)
+    MonthlyRange(table=table, key=ARCHIVE.key, key_at=first_id_at, months_ahead=3, grace=ARCHIVE.grace)
     for table in ARCHIVE.moves.values()
 )
 """The archive by the month in which an order was made, which its id tells."""

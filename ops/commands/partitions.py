@@ -1,29 +1,38 @@
 """`mesctl partitions`: what partitions there are, what is missing, and making it."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-import partitions
-from ops import fleet
+from ops import partitioning
+from ops.commands import partition_verbs
+from ops.commands.partition_verbs import describe_action, print_script
 from ops.errors import ExitStatus
 from ops.options import note, options_of, print_json
+from ops.partition_metrics import render_metrics, write_atomically
+from ops.partitioning import Outcome, raise_failures, results_of
 from ops.rows import show_rows
+from partitions import Waiting
 from partitions.actions import Action
-from partitions.catalog import Bound, DefaultBound, ValueList
+from partitions.bounds import Bound, DefaultBound, ValueList
 from partitions.months import Month
+from partitions.steps import Limits
 from sharding.ids import instant_of
 from sharding.topology import Database, Topology
 
-app = typer.Typer(help="Show, plan and make the partitions of every MES shard.", no_args_is_help=True)
+app = typer.Typer(help="Show, plan and change the partitions of every MES shard.", no_args_is_help=True)
+partition_verbs.register(app)
 
 
 @app.command("list")
 def list_(context: typer.Context) -> None:
     """List every partition with its bound, PostgreSQL's estimate of its rows, and its size."""
     options = options_of(context)
+    outcomes = partitioning.read_catalogs(options.topology())
     rows = [
         {
             "database": database.name,
@@ -33,20 +42,24 @@ def list_(context: typer.Context) -> None:
             "rows": partition.rows,
             "size_bytes": partition.size_bytes,
         }
-        for database, catalog in fleet.read_catalogs(options.topology())
+        for database, catalog in results_of(outcomes)
         for table in catalog.values()
         for partition in table.partitions
     ]
     show_rows(options, rows, empty="no partitions")
+    raise_failures(outcomes)
 
 
 @app.command()
 def plan(context: typer.Context) -> None:
     """List what `apply` would do, and why."""
     options = options_of(context)
-    planned = fleet.plan_partitions(options.topology(), now=datetime.now(UTC))
-    rows = [describe_action(database, action) for database, actions in planned for action in actions]
+    planned = partitioning.plan_partitions(options.topology(), now=datetime.now(UTC))
+    rows = [
+        describe_action(database, action) for database, actions in results_of(planned) for action in actions
+    ]
     show_rows(options, rows, empty="nothing to do: every partition stands")
+    raise_failures(planned)
 
 
 @app.command()
@@ -55,58 +68,72 @@ def apply(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the SQL for psql; change nothing.")
     ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing but errors: for cron.")] = False,
+    metrics_file: Annotated[
+        Path | None, typer.Option(help="Write metrics here, for Prometheus' textfile collector (*.prom).")
+    ] = None,
+    lock_timeout_seconds: Annotated[
+        float, typer.Option(min=0.01, help="How long the application may be held up at most.")
+    ] = 3.0,
 ) -> None:
-    """Make the months that are missing; nobody who uses the tables is held up.
+    """Make the months that are missing, take away those past their retention, mend what a kill left.
 
-    Each partition is a transaction of its own. May be called at any time: what stands is left alone.
+    Nobody who uses the tables is held up. May be called at any time: what stands is left alone. A shard that
+    is down does not hold up the others; the exit status is 1 then, and the next run does the rest.
     """
     options = options_of(context)
     topology, now = options.topology(), datetime.now(UTC)
     if dry_run:
-        _print_script(topology, now)
+        planned = partitioning.plan_partitions(topology, now=now)
+        print_script(topology, results_of(planned))
+        raise_failures(planned)
         return
-    rows: list[dict[str, Any]] = []
 
     def tell(database: Database, action: Action) -> None:
-        rows.append(describe_action(database, action))
-        note(f"{database.name}: {action.table}: {action.summary}")
+        if not quiet:
+            note(f"{database.name}: {action.table}: {action.summary}")
 
-    fleet.apply_partitions(topology, now=now, report=tell)
+    waiting = Waiting(limits=Limits(lock_timeout_seconds=lock_timeout_seconds))
+    done = partitioning.apply_partitions(topology, now=now, waiting=waiting, report=tell)
+    if metrics_file is not None:
+        _write_metrics(metrics_file, topology, done)
+    rows = [describe_action(database, action) for database, actions in results_of(done) for action in actions]
     if options.json:
         print_json(rows)
-    else:
-        print(f"{len(rows)} partitions made" if rows else "nothing to do: every partition stands")
+    elif not quiet:
+        print(f"{len(rows)} actions done" if rows else "nothing to do: every partition stands")
+    raise_failures(done)
 
 
-def _print_script(topology: Topology, now: datetime) -> None:
-    for database, actions in fleet.plan_partitions(topology, now=now):
-        print(f"-- {database.name}: {len(actions)} partitions to make")
-        if actions:
-            print(fleet.connect_line(topology, database, role=fleet.owner_of(database)), end="")
-            print(partitions.render(actions))
+def _write_metrics(path: Path, topology: Topology, done: Sequence[Outcome[list[Action]]]) -> None:
+    content = render_metrics(
+        partitioning.read_catalogs(topology),
+        [database.name for database, _ in results_of(done)],
+        now=datetime.now(UTC),
+        before=path.read_text() if path.exists() else "",
+    )
+    write_atomically(path, content)
 
 
 @app.command()
-def check(context: typer.Context) -> None:
+def check(
+    context: typer.Context,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Read every row too: misplaced, or there twice.")
+    ] = False,
+) -> None:
     """Compare the partitions with the policies. Exit status 1 if anything differs."""
     options = options_of(context)
-    found = fleet.check_partitions(options.topology(), now=datetime.now(UTC))
-    rows = [
-        {"database": database.name, **asdict(finding)} for database, findings in found for finding in findings
+    found = partitioning.check_partitions(options.topology(), now=datetime.now(UTC), deep=deep)
+    rows: list[dict[str, Any]] = [
+        {"database": database.name, **asdict(finding)}
+        for database, findings in results_of(found)
+        for finding in findings
     ]
     show_rows(options, rows, empty="every partition is as the policies want it")
+    raise_failures(found)
     if rows:
         raise typer.Exit(ExitStatus.FAILED)
-
-
-def describe_action(database: Database, action: Action) -> dict[str, Any]:
-    """Give an action as a row of `plan`."""
-    return {
-        "database": database.name,
-        "table": action.table,
-        "action": action.summary,
-        "why": action.why,
-    }
 
 
 def describe_bound(bound: Bound) -> str:

@@ -8,7 +8,7 @@ from sqlalchemy.pool import NullPool
 
 from migrations import run
 from ops.embedded.shape import TREES
-from ops.fleet import apply_partitions
+from ops.partitioning import apply_partitions, raise_failures
 from sharding.directory import Directory
 from sharding.shard_map import ShardMap
 from sharding.topology import Topology
@@ -18,7 +18,7 @@ def fill(topology: Topology) -> None:
     """Bring every database to the newest schema, with its partitions and the shard map; repeatable."""
     for tree in TREES:
         run.upgrade(topology, tree)
-    apply_partitions(topology, now=datetime.now(UTC))
+    raise_failures(apply_partitions(topology, now=datetime.now(UTC)))
     asyncio.run(_ensure_shard_map(topology))
 
 

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from ops.errors import ExitStatus
+from ops.fleet import open_engine
+from sharding.topology import Topology
 from tests.integration.mesctl_rig import Mesctl
 from tests.psql import psql
 from tests.servers import PostgresServers
@@ -23,6 +25,12 @@ def current(mesctl: Mesctl) -> set[str]:
     return {row["database"] for row in mesctl("migrate", "status", "--json").json if row["current"]}
 
 
+def execute(topology: Topology, statement: str) -> None:
+    owner = open_engine(topology, topology.databases["mes_1"], role="mes_owner")
+    with owner as engine, engine.begin() as mes_1:
+        mes_1.exec_driver_sql(statement)
+
+
 def test_down_and_up_again(mesctl: Mesctl) -> None:
     assert current(mesctl) == NAMES
     assert mesctl("migrate", "plan").out == "nothing to do: every database is at its head\n"
@@ -34,6 +42,27 @@ def test_down_and_up_again(mesctl: Mesctl) -> None:
 
     assert mesctl("migrate", "upgrade").status == ExitStatus.DONE
     assert current(mesctl) == NAMES
+
+
+def test_failure_after_the_canary_is_told_and_the_next_run_goes_on(
+    mesctl: Mesctl, topology: Topology
+) -> None:
+    mesctl("migrate", "downgrade", "base", "--tree", "mes", "--yes")
+    execute(topology, "CREATE TABLE inbox ()")
+
+    failed = mesctl("migrate", "upgrade", "--json")
+    assert failed.status == ExitStatus.FAILED
+    assert {row["database"]: row["state"] for row in failed.json} == dict.fromkeys(NAMES, "done") | {
+        "mes_1": "failed"
+    }
+    assert 'mesctl: mes_1 failed in 0001: relation "inbox" already exists' in failed.err
+    [told] = [row for row in mesctl("migrate", "status", "--json").json if row["database"] == "mes_1"]
+    assert told["last_run"].startswith("0001 up failed: relation")
+
+    execute(topology, "DROP TABLE inbox")
+    again = mesctl("migrate", "upgrade", "--json")
+    assert again.status == ExitStatus.DONE
+    assert {row["database"]: row["ran"] for row in again.json if row["ran"]} == {"mes_1": "0001"}
 
 
 def test_dry_runs_change_nothing_and_psql_runs_what_they_print(

@@ -12,6 +12,8 @@ from sqlalchemy import inspect
 from sqlalchemy.exc import DBAPIError
 
 from migrations import run
+from migrations.errors import FleetFailed
+from migrations.ledger import read_latest
 from migrations.trees import METADATA
 from ops.embedded.processes import wait_until
 from ops.fleet import open_engine, owner_of
@@ -65,6 +67,10 @@ def test_alembic_reaches_every_shard(topology: Topology, topology_path: Path) ->
     done = alembic("-n", "mes", "upgrade", "head", MES_STORAGE_TOPOLOGY=str(topology_path))
     assert done.returncode == 0, done.stderr
     assert run.current(topology, "mes") == {"mes_0": run.head("mes"), "mes_1": run.head("mes")}
+    assert {name: entry.state for name, entry in read_latest(topology).items() if "mes" in name} == {
+        "mes_0": "done",
+        "mes_1": "done",
+    }
 
 
 def test_alembic_takes_the_topology_as_an_argument(topology_path: Path) -> None:
@@ -105,7 +111,7 @@ def test_migration_that_fails_leaves_nothing(topology: Topology) -> None:
     run.downgrade(topology, "mes", "base")
     # The last table that the migration makes is in its way.
     execute(topology, "mes_1", "CREATE TABLE inbox ()", role="mes_owner")
-    with pytest.raises(DBAPIError, match='"inbox" already exists'):
+    with pytest.raises(FleetFailed, match='mes_1 failed in 0001: relation "inbox" already exists'):
         run.upgrade(topology, "mes")
     assert tables(topology, "mes_1") == {"inbox"}
     assert run.current(topology, "mes") == {"mes_0": run.head("mes"), "mes_1": None}

@@ -8,6 +8,7 @@ from ops.errors import ExitStatus
 from ops.fleet import open_engine
 from sharding.topology import Topology
 from tests.integration.mesctl_rig import Mesctl
+from tests.integration.partitions_rig import insert_order
 from tests.psql import psql
 from tests.servers import PostgresServers
 
@@ -25,10 +26,10 @@ def test_plan_apply_check_list(mesctl: Mesctl, topology: Topology) -> None:
 
     planned = mesctl("partitions", "plan", "--json").json
     assert {(row["database"], row["table"]) for row in planned} == {
-        (shard, table) for shard in ("mes_0", "mes_1") for table in TREES
+        (shard, table) for shard in ("mes_0", "mes_1") for table in ("orders", *TREES)
     }
-    assert len(planned) == 2 * len(TREES) * 4
-    assert {row["why"] for row in planned} == {"current month", "to stand ready"}
+    assert len(planned) == 2 * (len(TREES) * (4 + 1) + 1)
+    assert {row["why"] for row in planned} == {"current month", "to stand ready", "never analyzed"}
     assert mesctl("partitions", "apply", "--json").json == planned
 
     said = mesctl("partitions", "check")
@@ -39,7 +40,7 @@ def test_plan_apply_check_list(mesctl: Mesctl, topology: Topology) -> None:
         "CANCELLED, CLOSED, REJECTED"
     }
     assert {row["bound"] for row in listed if row["table"] == "orders_archive"} == {
-        row["action"].removeprefix("create + attach ") for row in planned
+        row["action"].removeprefix("create + attach ") for row in planned if row["action"] != "analyze"
     }
 
 
@@ -76,4 +77,83 @@ def test_database_without_tables_gets_one_clear_line(mesctl: Mesctl) -> None:
     mesctl("migrate", "downgrade", "base", "--tree", "mes", "--yes")
     said = mesctl("partitions", "plan")
     assert said.status == ExitStatus.FAILED
-    assert said.err == "mesctl: orders is not a partitioned table here: migrate the database first\n"
+    assert said.err == "".join(
+        f"mesctl: {shard}: orders is not a partitioned table here: migrate the database first\n"
+        for shard in ("mes_0", "mes_1")
+    )
+
+
+def test_shard_that_is_down_does_not_hold_up_the_other(
+    mesctl: Mesctl, topology_path: Path, topology: Topology, postgres: PostgresServers
+) -> None:
+    dbname = topology.databases["mes_0"].dbname
+    psql(postgres.conninfo(), f"ALTER DATABASE {dbname} ALLOW_CONNECTIONS false")
+    metrics = topology_path.with_name("partitions.prom")
+    said = mesctl("partitions", "apply", "--quiet", "--metrics-file", str(metrics))
+    assert (said.status, said.out) == (ExitStatus.FAILED, "")
+    assert said.err.startswith("mesctl: mes_0: ")
+    assert "not currently accepting connections" in said.err
+    written = metrics.read_text()
+    assert 'mes_storage_partitions_months_ahead{database="mes_1",table="orders_archive"} 3\n' in written
+    assert 'last_success_timestamp_seconds{database="mes_1"}' in written
+    assert "mes_0" not in written
+
+    psql(postgres.conninfo(), f"ALTER DATABASE {dbname} ALLOW_CONNECTIONS true")
+    again = mesctl("partitions", "apply", "--quiet", "--metrics-file", str(metrics))
+    assert (again.status, again.out, again.err) == (ExitStatus.DONE, "", "")
+    assert 'pending_detaches{database="mes_0",table="orders"} 0\n' in metrics.read_text()
+    assert mesctl("partitions", "check").status == ExitStatus.DONE
+
+
+def test_verbs_and_their_inverses_on_all_shards(
+    mesctl: Mesctl, topology: Topology, postgres: PostgresServers
+) -> None:
+    mesctl("partitions", "apply")
+    verbs = [
+        ("split", "orders", "orders_hot", "--value", "SHIPPED", "--into", "orders_shipped"),
+        ("merge", "orders", "orders_shipped", "--into", "orders_hot"),
+        ("index", "orders_archive", "orders_archive_partner_idx", "--columns", "partner"),
+        ("index", "orders_archive", "orders_archive_partner_idx", "--drop"),
+        ("analyze", "orders"),
+    ]
+    for words in verbs:
+        psql(postgres.conninfo(), mesctl("partitions", *words, "--dry-run").out)
+    assert mesctl("partitions", "check").status == ExitStatus.DONE
+    for words in verbs:
+        said = mesctl("partitions", *words, "--json")
+        assert {row["database"] for row in said.json} == {"mes_0", "mes_1"}, said.err
+    assert mesctl("partitions", "check", "--deep").status == ExitStatus.DONE
+
+
+def test_detached_month_is_attached_or_dropped_by_hand(mesctl: Mesctl) -> None:
+    mesctl("partitions", "apply")
+    [month, *_] = sorted(
+        row["partition"]
+        for row in mesctl("partitions", "list", "--json").json
+        if row["table"] == "orders_archive"
+    )
+    words = ("orders_archive", month)
+    assert mesctl("partitions", "drop", *words).err.count("it is attached; detach it first") == 2
+    assert mesctl("partitions", "detach", *words).status == ExitStatus.DONE
+    refused = mesctl("partitions", "drop", *words)
+    assert refused.status == ExitStatus.REFUSED
+    assert "less than 7 days ago" in refused.err
+    assert mesctl("partitions", "attach", *words).status == ExitStatus.DONE
+    assert mesctl("partitions", "check").status == ExitStatus.DONE
+    mesctl("partitions", "detach", *words)
+    assert mesctl("partitions", "drop", *words, "--delay-days", "0").status == ExitStatus.DONE
+    # The current month is needed: it is made anew.
+    assert [row["action"][:15] for row in mesctl("partitions", "plan", "--json").json] == [
+        "create + attach"
+    ] * 2
+
+
+def test_deep_check_finds_an_id_in_two_partitions(mesctl: Mesctl, topology: Topology) -> None:
+    mesctl("partitions", "apply")
+    shard = open_engine(topology, topology.databases["mes_1"], role="mes_owner")
+    with shard as engine, engine.begin() as connection:
+        insert_order(connection, 7, "SHIPPED")
+        insert_order(connection, 7, "CLOSED")
+    assert mesctl("partitions", "check").status == ExitStatus.DONE
+    [row] = mesctl("partitions", "check", "--deep", "--json").json
+    assert (row["database"], row["fault"]) == ("mes_1", "order_id 7 stands in it more than once")

@@ -18,6 +18,7 @@ from partitions.policy import MonthlyRange
 from sharding.ids import first_id_at
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
+ANALYZED = datetime(2100, 1, 1, tzinfo=UTC)
 POLICY = MonthlyRange(table="archive", key="order_id", key_at=first_id_at, months_ahead=3)
 
 offsets = st.integers(-30, 3)
@@ -31,6 +32,7 @@ def table_of(ranges: Iterable[tuple[str, KeyRange]]) -> PartitionedTable:
             Partition(name, keys, rows=None, size_bytes=0, indexes=frozenset(), invalid_indexes=frozenset())
             for name, keys in ranges
         ),
+        analyzed_at=ANALYZED,
     )
 
 

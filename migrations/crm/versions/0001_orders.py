@@ -4,6 +4,7 @@ from migrations import frozen
 
 revision = "0001"
 down_revision = None
+phase = "pre"
 
 
 def upgrade() -> None:

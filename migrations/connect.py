@@ -1,0 +1,81 @@
+"""Connections of migrations: as the database's owner, straight to its primary, one run at a time."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from psycopg.errors import LockNotAvailable
+from sqlalchemy import Connection, Engine, create_engine, text
+from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.pool import NullPool
+
+from migrations.errors import MigrationsBusy
+from sharding.topology import Topology, Tree
+
+CONNECT_TIMEOUT_SECONDS = 5
+LOCK_TIMEOUT_SECONDS = 3
+"""How long a statement may queue for a table lock, and the application behind it; a revision may set less."""
+
+# A run that was killed must not go on holding its locks until its statement has ended.
+OPTIONS = f"-c lock_timeout={LOCK_TIMEOUT_SECONDS}s -c client_connection_check_interval=1s"
+WAIT_SECONDS = 60.0
+_KEY = "hashtext('mes-storage migrations')"
+# Another migration of the same database is waited for, but not for ever.
+_LOCK = text(f"SELECT set_config('lock_timeout', :wait, true), pg_advisory_lock({_KEY})")
+_IS_FREE = text(f"SELECT pg_try_advisory_xact_lock({_KEY})")
+
+
+def owner_of(tree: Tree) -> str:
+    """Name the role that owns a tree's databases: migrations connect as it, services never do."""
+    return f"{tree}_owner"
+
+
+@contextmanager
+def open_owner(topology: Topology, database: str) -> Iterator[Engine]:
+    """Open an engine on a database's primary as its owner; it keeps no connection between uses."""
+    role = owner_of(topology.database(database).tree)
+    engine = create_engine(
+        topology.url(database, role=role),
+        poolclass=NullPool,
+        connect_args={
+            "application_name": "mesctl migrate",
+            "connect_timeout": CONNECT_TIMEOUT_SECONDS,
+            "options": OPTIONS,
+        },
+    )
+    try:
+        yield engine
+    finally:
+        engine.dispose()
+
+
+def take_lock(connection: Connection, database: str, *, wait_seconds: float = WAIT_SECONDS) -> None:
+    """Keep every other run away from a database until the connection is closed.
+
+    Parameters:
+        connection: to the server itself: behind a transaction pooler the lock would belong to somebody else.
+        database: its name, for the error.
+        wait_seconds: how long another run is waited for.
+
+    Raises:
+        MigrationsBusy: it did not end in that time.
+    """
+    try:
+        connection.execute(_LOCK, {"wait": f"{round(wait_seconds * 1000)}ms"})
+    except OperationalError as fault:
+        if isinstance(fault.orig, LockNotAvailable):
+            raise MigrationsBusy(database, waited_seconds=wait_seconds) from fault
+        raise
+    connection.commit()  # each migration has a transaction of its own; the lock outlives them
+
+
+def is_being_migrated(connection: Connection) -> bool:
+    """Tell whether some run holds the lock of a database at this moment."""
+    free = connection.execute(_IS_FREE).scalar_one()
+    connection.rollback()
+    return not free
+
+
+def words_of(fault: BaseException) -> str:
+    """Give an error on one line, in the server's words where they are the server's."""
+    said = fault.orig if isinstance(fault, DBAPIError) and fault.orig else fault
+    return " ".join(str(said).split()) or type(said).__name__

@@ -1,0 +1,162 @@
+"""Partitions over the fleet: every shard at once, and one that is down does not hold up the others."""
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from typing import Generic, TypeVar
+
+from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError
+
+import partitions
+from app.models.policies import POLICIES
+from ops.errors import ExitStatus, OpsError
+from ops.fleet import open_engine, owner_of
+from partitions import Waiting
+from partitions.actions import Action
+from partitions.catalog import Catalog
+from partitions.check import Finding
+from partitions.deep import check_rows
+from partitions.errors import PartitionError, Refused
+from sharding.topology import Database, Topology
+
+Result = TypeVar("Result")
+Report = Callable[[Database, Action], None]
+
+AT_ONCE = 8
+"""How many shards are worked on at the same time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome(Generic[Result]):
+    """What came of the work on one database: a result, or an error of one line; `refused` changed nothing."""
+
+    database: Database
+    result: Result | None = None
+    error: str | None = None
+    refused: bool = False
+
+
+class ShardsFailed(OpsError):
+    """Some databases could not be worked on; the others are done, and the same command does the rest."""
+
+    def __init__(self, outcomes: Iterable[Outcome[Result]]) -> None:
+        failed = [each for each in outcomes if each.error is not None]
+        self.errors = {each.database.name: each.error for each in failed}
+        if all(each.refused for each in failed):
+            self.exit_status = ExitStatus.REFUSED
+        super().__init__("\nmesctl: ".join(f"{name}: {error}" for name, error in self.errors.items()))
+
+
+def partitioned(topology: Topology) -> list[Database]:
+    """List the databases whose tree has partitioned tables, in name order."""
+    return [database for tree in POLICIES for database in topology.tree(tree).values()]
+
+
+def on_every(topology: Topology, work: Callable[[Database, Engine], Result]) -> list[Outcome[Result]]:
+    """Do something to every partitioned database, as its owner; give what came of it in name order."""
+    with ThreadPoolExecutor(max_workers=AT_ONCE) as pool:
+        return list(pool.map(partial(_attempt, topology, work), partitioned(topology)))
+
+
+def results_of(outcomes: Iterable[Outcome[Result]]) -> list[tuple[Database, Result]]:
+    """Give the results of those that did not fail."""
+    return [(each.database, each.result) for each in outcomes if each.result is not None]
+
+
+def raise_failures(outcomes: Iterable[Outcome[Result]]) -> None:
+    """Tell of those that failed.
+
+    Raises:
+        ShardsFailed: one line for each.
+    """
+    failed = [each for each in outcomes if each.error is not None]
+    if failed:
+        raise ShardsFailed(failed)
+
+
+def read_catalogs(topology: Topology) -> list[Outcome[Catalog]]:
+    """Read the partitioned tables of every database."""
+    return on_every(topology, _read_catalog)
+
+
+def plan_partitions(topology: Topology, *, now: datetime) -> list[Outcome[list[Action]]]:
+    """List what `apply_partitions` would do, by database."""
+
+    def plan(database: Database, engine: Engine) -> list[Action]:
+        return partitions.plan(POLICIES[database.tree], _read_catalog(database, engine), now)
+
+    return on_every(topology, plan)
+
+
+def check_partitions(
+    topology: Topology, *, now: datetime, deep: bool = False
+) -> list[Outcome[list[Finding]]]:
+    """List what differs from the policies, by database; with `deep`, every row is read."""
+
+    def check(database: Database, engine: Engine) -> list[Finding]:
+        policies = POLICIES[database.tree]
+        findings = partitions.check(policies, _read_catalog(database, engine), now)
+        if deep:
+            with engine.connect() as connection:
+                findings += check_rows(connection, policies)
+        return findings
+
+    return on_every(topology, check)
+
+
+def apply_partitions(
+    topology: Topology, *, now: datetime, waiting: Waiting | None = None, report: Report | None = None
+) -> list[Outcome[list[Action]]]:
+    """Make every database equal to its partition policies.
+
+    Parameters:
+        topology: where the databases are.
+        now: the current instant, with a time zone.
+        waiting: how long to wait for locks and for other runs.
+        report: is told of each action that was done, from several threads.
+
+    Returns:
+        what was done, by database; nothing when all stood already.
+    """
+
+    def apply(database: Database, engine: Engine) -> list[Action]:
+        tell = None if report is None else partial(report, database)
+        return partitions.apply(engine, POLICIES[database.tree], now, waiting=waiting, report=tell)
+
+    return on_every(topology, apply)
+
+
+def run_actions(
+    topology: Topology, planned: Iterable[tuple[Database, list[Action]]], *, waiting: Waiting | None = None
+) -> list[Outcome[list[Action]]]:
+    """Run what was asked for by hand, on each database its own actions."""
+    actions = {database.name: found for database, found in planned}
+
+    def run(database: Database, engine: Engine) -> list[Action]:
+        wanted = actions.get(database.name, [])
+        with partitions.open_executor(engine, waiting) as executor:
+            for action in wanted:
+                executor.run(action)
+        return wanted
+
+    return on_every(topology, run)
+
+
+def _read_catalog(database: Database, engine: Engine) -> Catalog:
+    with engine.connect() as connection:
+        return partitions.read_catalog(connection, [policy.table for policy in POLICIES[database.tree]])
+
+
+def _attempt(
+    topology: Topology, work: Callable[[Database, Engine], Result], database: Database
+) -> Outcome[Result]:
+    try:
+        with open_engine(topology, database, role=owner_of(database)) as engine:
+            return Outcome(database, work(database, engine))
+    except PartitionError as error:
+        return Outcome(database, error=str(error), refused=isinstance(error, Refused))
+    except DBAPIError as error:
+        return Outcome(database, error=" ".join(str(error.orig).split()))

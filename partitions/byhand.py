@@ -1,0 +1,216 @@
+"""What a DBA asks for by name, looked up in what stands: each gives actions, or says why not."""
+
+import re
+from collections.abc import Collection
+from datetime import datetime, timedelta
+
+from sqlalchemy import Connection, text
+
+from partitions import catalog_sql
+from partitions.actions import Action, AttachPartition, DetachPartition, DropTable
+from partitions.bounds import ValueList, parse_bound
+from partitions.catalog import LoneTable, Partition, PartitionedTable, definition_of
+from partitions.errors import NameTaken, NoSuchPartition, NotDroppable, TooManyRows
+from partitions.indexes import CreateIndex, DropIndex
+from partitions.marks import Mark, State
+from partitions.regroup import ChangeValues, MergePartition, SplitPartition, indexes_for
+from partitions.sql import identifier, value_list
+
+_NAME = re.compile(r"[a-z_][a-z0-9_]{0,62}")
+
+
+def detach(table: PartitionedTable, partition: str, now: datetime) -> list[Action]:
+    """Detach a partition concurrently."""
+    found = _partition(table, partition)
+    return [DetachPartition(table=table.name, partition=partition, bound=found.bound, at=now)]
+
+
+def attach(table: PartitionedTable, partition: str, now: datetime) -> list[Action]:
+    """Attach a detached partition again, with the bound that its mark tells."""
+    bound = parse_bound(partition, _mark(table, partition).bound)
+    return [AttachPartition(table=table.name, partition=partition, bound=bound, at=now)]
+
+
+def drop(table: PartitionedTable, partition: str, now: datetime, *, delay: timedelta) -> list[Action]:
+    """Drop a detached partition.
+
+    Raises:
+        NotDroppable: it is attached, or was detached too short a time ago.
+    """
+    if table.partition(partition) is not None:
+        raise NotDroppable(partition, "it is attached; detach it first")
+    mark = _mark(table, partition)
+    if now - mark.at < delay:
+        reason = f"it was detached {mark.at:%Y-%m-%d %H:%M}, less than {delay.days} days ago (--delay-days)"
+        raise NotDroppable(partition, reason)
+    return [DropTable(table=table.name, partition=partition)]
+
+
+def add(table: PartitionedTable, partition: str, values: Collection[str], *, key: str) -> list[Action]:
+    """Let a partition take values that no partition takes yet."""
+    before = _values(_partition(table, partition))
+    return [
+        ChangeValues(
+            table=table.name, key=key, partition=partition, before=before, after=before | frozenset(values)
+        )
+    ]
+
+
+def split(
+    connection: Connection,
+    table: PartitionedTable,
+    source: str,
+    values: Collection[str],
+    *,
+    into: str,
+    key: str,
+    max_rows: int,
+    at: datetime,
+    measure: bool = True,
+) -> list[Action]:
+    """Move some values of a partition to a new one.
+
+    Parameters:
+        connection: reads columns and indexes, and counts the rows that would move.
+        table: the partitioned table as it stands.
+        source: the partition that holds the values.
+        values: some of its values, not all.
+        into: the name of the new partition.
+        key: the partition key.
+        max_rows: how many rows may move while everybody waits.
+        at: the current instant.
+        measure: count the rows first, so that nothing is begun that would be refused.
+
+    Raises:
+        NoSuchPartition: the source does not exist, or does not hold these values.
+        NameTaken: a table has the new name.
+        TooManyRows: more rows than `max_rows` would move.
+    """
+    held, moved = _values(_partition(table, source)), frozenset(values)
+    if not moved or not moved < held:
+        raise NoSuchPartition(source, f"value {', '.join(sorted(moved - held)) or 'to keep'}", sorted(held))
+    leftover = _leftover(table, into)
+    exists = connection.scalar(text("SELECT to_regclass(:name) IS NOT NULL"), {"name": identifier(into)})
+    if not _NAME.fullmatch(into) or (exists and leftover is None):
+        raise NameTaken(table.name, into)
+    if measure:
+        _measure(connection, source, key, moved, max_rows)
+    own = connection.scalars(catalog_sql.OWN_INDEXES, {"table": identifier(source)})
+    action = SplitPartition(
+        table=table.name,
+        key=key,
+        big=source,
+        small=into,
+        kept=held - moved,
+        moved=moved,
+        columns=_columns(connection, table),
+        max_rows=max_rows,
+        at=at,
+        indexes=indexes_for(into, source, moved, own),
+    )
+    drop_first = [] if leftover is None else [DropTable(table=table.name, partition=into)]
+    return [*drop_first, action]
+
+
+def merge(
+    connection: Connection,
+    table: PartitionedTable,
+    source: str,
+    *,
+    into: str,
+    key: str,
+    max_rows: int,
+    at: datetime,
+) -> list[Action]:
+    """Move all rows and values of a partition to another, and drop it.
+
+    Raises:
+        NoSuchPartition: one of them does not exist.
+        TooManyRows: more rows than `max_rows` would move.
+    """
+    moved, kept = _values(_partition(table, source)), _values(_partition(table, into))
+    _measure(connection, source, key, moved, max_rows)
+    return [
+        MergePartition(
+            table=table.name,
+            key=key,
+            big=into,
+            small=source,
+            kept=kept,
+            moved=moved,
+            columns=_columns(connection, table),
+            max_rows=max_rows,
+            at=at,
+            indexes=tuple(connection.scalars(catalog_sql.OWN_INDEXES, {"table": identifier(source)})),
+        )
+    ]
+
+
+def index(table: PartitionedTable, name: str, columns: str) -> CreateIndex:
+    """Build an index on a table and all its partitions.
+
+    Parameters:
+        table: the partitioned table as it stands.
+        name: the name of the new index.
+        columns: as they stand in the parentheses of CREATE INDEX.
+    """
+    return CreateIndex(
+        table=table.name,
+        index=name,
+        definition=f"USING btree ({columns})",
+        partitions=tuple(found.name for found in table.partitions if not found.detach_pending),
+    )
+
+
+def drop_index(connection: Connection, table: PartitionedTable, name: str) -> DropIndex:
+    """Drop an index of a table and of all its partitions.
+
+    Raises:
+        NoSuchPartition: the table has no such index.
+    """
+    there = {found.name: found for found in table.indexes}
+    if name not in there:
+        raise NoSuchPartition(table.name, f"index {name}", sorted(there))
+    statement = connection.scalar(text("SELECT pg_get_indexdef(to_regclass(:name))"), {"name": name})
+    return DropIndex(
+        table=table.name,
+        index=name,
+        definition=definition_of(str(statement)),
+        partitions=tuple(there[name].parts),
+        unique=there[name].unique,
+    )
+
+
+def _partition(table: PartitionedTable, name: str) -> Partition:
+    found = table.partition(name)
+    if found is None:
+        raise NoSuchPartition(table.name, name, [each.name for each in table.partitions])
+    return found
+
+
+def _mark(table: PartitionedTable, name: str) -> Mark:
+    for lone in table.lone:
+        if lone.name == name and lone.mark is not None and lone.mark.state is State.DETACHED:
+            return lone.mark
+    detached = [each.name for each in table.lone if each.mark is not None]
+    raise NoSuchPartition(table.name, f"detached {name}", detached)
+
+
+def _leftover(table: PartitionedTable, name: str) -> LoneTable | None:
+    prepared = (lone for lone in table.lone if lone.mark and lone.mark.state is State.PREPARED)
+    return next((lone for lone in prepared if lone.name == name), None)
+
+
+def _values(partition: Partition) -> frozenset[str]:
+    return partition.bound.values if isinstance(partition.bound, ValueList) else frozenset()
+
+
+def _columns(connection: Connection, table: PartitionedTable) -> tuple[str, ...]:
+    return tuple(connection.scalars(catalog_sql.COLUMNS, {"table": identifier(table.name)}))
+
+
+def _measure(connection: Connection, source: str, key: str, values: frozenset[str], max_rows: int) -> None:
+    count = f"SELECT count(*) FROM {identifier(source)} WHERE {identifier(key)} IN ({value_list(values)})"
+    rows = connection.execute(text(count.replace(":", "\\:"))).scalar_one()
+    if rows > max_rows:
+        raise TooManyRows(source, rows=rows, max_rows=max_rows)

@@ -1,0 +1,90 @@
+"""The queries of the system catalogue. Each takes the names of partitioned tables."""
+
+from sqlalchemy import text
+
+_WANTED = "ANY (SELECT to_regclass(name) FROM unnest(CAST(:tables AS text[])) AS name)"
+
+TABLES = text(f"""
+    SELECT relname AS name,
+           -- reltuples is -1 until the first ANALYZE; the statistics may have been reset since
+           CASE WHEN reltuples >= 0 THEN pg_stat_get_last_analyze_time(oid) END AS analyzed_at
+    FROM pg_class
+    WHERE oid = {_WANTED} AND relkind = 'p'
+""")
+
+PARTITIONS = text(f"""
+    SELECT parent.relname AS table_name,
+           child.relname AS name,
+           pg_get_expr(child.relpartbound, child.oid) AS bound,
+           -- reltuples is -1 until the first ANALYZE or VACUUM
+           nullif(child.reltuples, -1)::bigint AS rows,
+           pg_total_relation_size(child.oid) AS size_bytes,
+           inhdetachpending AS detach_pending,
+           ARRAY(SELECT conname::text FROM pg_constraint
+                 WHERE conrelid = child.oid AND contype = 'c' ORDER BY 1) AS checks,
+           ARRAY(SELECT indexrelid::regclass::text FROM pg_index
+                 WHERE indrelid = child.oid ORDER BY 1) AS indexes,
+           ARRAY(SELECT indexrelid::regclass::text FROM pg_index
+                 WHERE indrelid = child.oid AND NOT indisvalid ORDER BY 1) AS invalid_indexes
+    FROM pg_inherits
+    JOIN pg_class AS parent ON parent.oid = inhparent
+    JOIN pg_class AS child ON child.oid = inhrelid
+    WHERE parent.oid = {_WANTED}
+    ORDER BY parent.relname, child.relname
+""")
+
+# A table with a comment in JSON may carry a mark of ours; one that is named like a month is in its way.
+LONE_TABLES = text(rf"""
+    SELECT parent.relname AS table_name,
+           lone.relname AS name,
+           obj_description(lone.oid, 'pg_class') AS comment,
+           lone.relname ~ ('^' || parent.relname || '_[0-9]{{4}}_[0-9]{{2}}$') AS looks_like_month
+    FROM pg_class AS parent
+    JOIN pg_class AS lone
+        ON lone.relnamespace = parent.relnamespace AND lone.relkind IN ('r', 'p') AND NOT lone.relispartition
+    WHERE parent.oid = {_WANTED}
+      AND (lone.relname ~ ('^' || parent.relname || '_[0-9]{{4}}_[0-9]{{2}}$')
+           OR obj_description(lone.oid, 'pg_class') LIKE '{{%')
+    ORDER BY parent.relname, lone.relname
+""")
+
+_PARTS = """FROM pg_inherits
+                 JOIN pg_index AS part ON part.indexrelid = inhrelid
+                 JOIN pg_class AS child ON child.oid = part.indrelid
+                 WHERE inhparent = whole.indexrelid ORDER BY child.relname"""
+
+INDEXES = text(f"""
+    SELECT parent.relname AS table_name,
+           indexrelid::regclass::text AS name,
+           -- it locks the table, so it is asked for only where the index must be built
+           CASE WHEN NOT indisvalid THEN pg_get_indexdef(indexrelid) END AS definition,
+           indisunique AS is_unique,
+           indisvalid AS is_valid,
+           ARRAY(SELECT child.relname::text {_PARTS}) AS part_tables,
+           ARRAY(SELECT part.indexrelid::regclass::text {_PARTS}) AS part_names
+    FROM pg_index AS whole
+    JOIN pg_class AS parent ON parent.oid = whole.indrelid
+    WHERE parent.oid = {_WANTED}
+    ORDER BY 1, 2
+""")
+
+COLUMNS = text("""
+    SELECT attname FROM pg_attribute
+    WHERE attrelid = to_regclass(:table) AND attnum > 0 AND NOT attisdropped
+    ORDER BY attnum
+""")
+
+# The indexes that a partition has beside the parts of its parent's.
+OWN_INDEXES = text("""
+    SELECT pg_get_indexdef(indexrelid) FROM pg_index
+    JOIN pg_class ON pg_class.oid = indexrelid
+    WHERE indrelid = to_regclass(:table) AND NOT relispartition AND indisvalid
+    ORDER BY relname
+""")
+
+CONSTRAINTS = text("""
+    SELECT inhrelid::regclass::text AS name, pg_get_partition_constraintdef(inhrelid) AS condition
+    FROM pg_inherits
+    WHERE inhparent = to_regclass(:table) AND pg_get_partition_constraintdef(inhrelid) IS NOT NULL
+    ORDER BY 1
+""")

@@ -1,0 +1,46 @@
+"""Alembic operations for partitions, and an autogenerate plugin that knows them.
+
+It needs alembic, which the rest of `partitions` does not: `pip install mes-storage[migrations]`. Importing
+it once, in `env.py` or in a migration, is enough for `op.create_partition(...)` and the others to exist:
+
+from partitions.migration_ops import PLUGINS, POLICIES, ignore_undeclared_partitions
+
+metadata.info[POLICIES] = (ListPartitions(table="orders", groups=...), ...)
+context.configure(
+    ...,
+    include_name=ignore_undeclared_partitions(connection, metadata),
+    autogenerate_plugins=PLUGINS,
+)
+"""
+
+from partitions.migration_ops.compare import PLUGINS, POLICIES, ignore_undeclared_partitions
+from partitions.migration_ops.operations import (
+    AttachPartition,
+    CreateIndexOnPartitions,
+    CreatePartialIndex,
+    CreatePartition,
+    CreatePartitionedTable,
+    DetachPartition,
+    DropIndexOnPartitions,
+    DropPartialIndex,
+    DropPartition,
+    RegroupPartitions,
+    ReplacePartialIndex,
+)
+
+__all__ = [
+    "PLUGINS",
+    "POLICIES",
+    "AttachPartition",
+    "CreateIndexOnPartitions",
+    "CreatePartialIndex",
+    "CreatePartition",
+    "CreatePartitionedTable",
+    "DetachPartition",
+    "DropIndexOnPartitions",
+    "DropPartialIndex",
+    "DropPartition",
+    "RegroupPartitions",
+    "ReplacePartialIndex",
+    "ignore_undeclared_partitions",
+]

@@ -1,0 +1,357 @@
+"""The operations: `op.create_partition(...)` and its like, each a value that knows its SQL and its inverse.
+
+Every one waits for its locks `lock_timeout_seconds` at most and then fails with nothing changed.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields, replace
+from typing import Any, ClassVar, TypeVar
+
+from alembic.autogenerate import renderers
+from alembic.autogenerate.api import AutogenContext
+from alembic.operations import MigrateOperation, Operations
+from alembic.operations.ops import CreateTableOp
+from sqlalchemy import Table
+from sqlalchemy.schema import SchemaItem
+
+from partitions.migration_ops import sql
+from partitions.migration_ops.partition_indexes import create_index_on_partitions, drop_index_on_partitions
+from partitions.migration_ops.regroup import regroup
+from partitions.migration_ops.steps import Step, run
+
+P = TypeVar("P", bound="PartitionOperation")
+
+
+@dataclass(frozen=True)
+class PartitionOperation(MigrateOperation):
+    """Base of the operations here: the first field is given by position, the others by keyword."""
+
+    verb: ClassVar[str]
+
+    def steps(self) -> tuple[Step, ...]:
+        """Render the SQL."""
+        raise NotImplementedError
+
+    def to_diff_tuple(self) -> tuple[Any, ...]:
+        """Describe the operation for `alembic check`."""
+        return (self.verb, *(getattr(self, field.name) for field in fields(self)))
+
+
+def _operation(operation: type[P]) -> type[P]:
+    """Make `op.VERB(...)` of a class; it takes what the class takes."""
+
+    def construct(cls: Callable[..., P], operations: Operations, *args: Any, **options: Any) -> Any:
+        return operations.invoke(cls(*args, **options))
+
+    construct.__name__ = operation.verb
+    setattr(operation, operation.verb, classmethod(construct))
+    return Operations.register_operation(operation.verb)(operation)
+
+
+@_operation
+@dataclass(frozen=True)
+class CreatePartition(PartitionOperation):
+    """Create an empty partition and attach it, by `values` or by `keys` (start, end)."""
+
+    verb = "create_partition"
+    name: str
+    of: str
+    values: Sequence[str] | None = None
+    keys: tuple[int, int] | None = None
+    lock_timeout_seconds: float = 3.0
+
+    def steps(self) -> tuple[Step, ...]:
+        """Render the SQL."""
+        bound = sql.bound_of(self.name, self.values, self.keys)
+        return (sql.lock_timeout(self.lock_timeout_seconds), *sql.create(self.name, self.of, bound))
+
+    def reverse(self) -> "DropPartition":
+        """Drop it again; rows make that fail."""
+        return DropPartition(**vars(self))
+
+
+@_operation
+@dataclass(frozen=True)
+class DropPartition(PartitionOperation):
+    """Detach a partition and drop it. One that has rows is refused."""
+
+    verb = "drop_partition"
+    name: str
+    of: str
+    values: Sequence[str] | None = None
+    keys: tuple[int, int] | None = None
+    lock_timeout_seconds: float = 3.0
+
+    def steps(self) -> tuple[Step, ...]:
+        """Render the SQL."""
+        return (sql.lock_timeout(self.lock_timeout_seconds), *sql.drop(self.name, self.of))
+
+    def reverse(self) -> CreatePartition:
+        """Create it again, empty."""
+        return CreatePartition(**vars(self))
+
+
+@_operation
+@dataclass(frozen=True)
+class AttachPartition(PartitionOperation):
+    """Attach a table that may have rows. With `key`, the rows are scanned before the parent is locked."""
+
+    verb = "attach_partition"
+    name: str
+    of: str
+    values: Sequence[str] | None = None
+    keys: tuple[int, int] | None = None
+    key: str | None = None
+    concurrently: bool = False
+    lock_timeout_seconds: float = 3.0
+
+    def steps(self) -> tuple[Step, ...]:
+        """Render the SQL; ATTACH never stops readers or writers, so `concurrently` is for its inverse."""
+        bound = sql.bound_of(self.name, self.values, self.keys)
+        attach = sql.attach(self.name, self.of, bound, self.key)
+        return (sql.lock_timeout(self.lock_timeout_seconds), *attach)
+
+    def reverse(self) -> "DetachPartition":
+        """Detach it again."""
+        return DetachPartition(**vars(self))
+
+
+@_operation
+@dataclass(frozen=True)
+class DetachPartition(PartitionOperation):
+    """Detach a partition, and keep it as a table. `concurrently` stops nobody, but is no transaction."""
+
+    verb = "detach_partition"
+    name: str
+    of: str
+    values: Sequence[str] | None = None
+    keys: tuple[int, int] | None = None
+    key: str | None = None
+    concurrently: bool = False
+    lock_timeout_seconds: float = 3.0
+
+    def steps(self) -> tuple[Step, ...]:
+        """Render the SQL."""
+        detach = sql.detach(self.name, self.of, concurrently=self.concurrently)
+        return detach if self.concurrently else (sql.lock_timeout(self.lock_timeout_seconds), *detach)
+
+    def reverse(self) -> AttachPartition:
+        """Attach it again."""
+        return AttachPartition(**vars(self))
+
+
+@dataclass(frozen=True)
+class _PartialIndex(PartitionOperation):
+    name: str
+    table: str
+    columns: Sequence[str]
+    where: str | None = None
+    unique: bool = False
+    concurrently: bool = False
+    lock_timeout_seconds: float = 3.0
+
+    def _timed(self, steps: tuple[Step, ...]) -> tuple[Step, ...]:
+        return steps if self.concurrently else (sql.lock_timeout(self.lock_timeout_seconds), *steps)
+
+
+@_operation
+@dataclass(frozen=True)
+class CreatePartialIndex(_PartialIndex):
+    """Create an index on the rows `where` something holds. `concurrently` stops no writer."""
+
+    verb = "create_partial_index"
+
+    def steps(self) -> tuple[Step, ...]:
+        """Render the SQL."""
+        return self._timed(
+            sql.create_index(
+                self.name,
+                self.table,
+                self.columns,
+                where=self.where,
+                unique=self.unique,
+                concurrently=self.concurrently,
+            )
+        )
+
+    def reverse(self) -> "DropPartialIndex":
+        """Drop it again."""
+        return DropPartialIndex(**vars(self))
+
+
+@_operation
+@dataclass(frozen=True)
+class DropPartialIndex(_PartialIndex):
+    """Drop a partial index; its definition is there so that a downgrade can make it again."""
+
+    verb = "drop_partial_index"
+
+    def steps(self) -> tuple[Step, ...]:
+        """Render the SQL."""
+        return self._timed(sql.drop_index(self.name, concurrently=self.concurrently))
+
+    def reverse(self) -> CreatePartialIndex:
+        """Create it again."""
+        return CreatePartialIndex(**vars(self))
+
+
+@_operation
+@dataclass(frozen=True)
+class ReplacePartialIndex(_PartialIndex):
+    """Change an index's predicate from `was` to `where`; the old one serves until the new one stands."""
+
+    verb = "replace_partial_index"
+    was: str | None = None
+
+    def steps(self) -> tuple[Step, ...]:
+        """Render the SQL."""
+        return self._timed(
+            sql.replace_index(
+                self.name,
+                self.table,
+                self.columns,
+                where=self.where,
+                unique=self.unique,
+                concurrently=self.concurrently,
+            )
+        )
+
+    def reverse(self) -> "ReplacePartialIndex":
+        """Give it its old predicate."""
+        return replace(self, where=self.was, was=self.where)
+
+
+@_operation
+@dataclass(frozen=True)
+class CreateIndexOnPartitions(PartitionOperation):
+    """Create an index on a partitioned table and on each partition, concurrently."""
+
+    verb = "create_index_on_partitions"
+    name: str
+    table: str
+    columns: Sequence[str]
+    where: str | None = None
+    unique: bool = False
+    lock_timeout_seconds: float = 3.0
+
+    def steps(self) -> tuple[Step, ...]:
+        """Render the SQL."""
+        return create_index_on_partitions(
+            self.name,
+            self.table,
+            self.columns,
+            where=self.where,
+            unique=self.unique,
+            timeout=sql.lock_timeout(self.lock_timeout_seconds),
+        )
+
+    def reverse(self) -> "DropIndexOnPartitions":
+        """Drop it everywhere."""
+        return DropIndexOnPartitions(**vars(self))
+
+
+@_operation
+@dataclass(frozen=True)
+class DropIndexOnPartitions(PartitionOperation):
+    """Drop an index of a partitioned table and of each partition, under a short lock of them all."""
+
+    verb = "drop_index_on_partitions"
+    name: str
+    table: str
+    columns: Sequence[str]
+    where: str | None = None
+    unique: bool = False
+    lock_timeout_seconds: float = 3.0
+
+    def steps(self) -> tuple[Step, ...]:
+        """Render the SQL."""
+        return (sql.lock_timeout(self.lock_timeout_seconds), *drop_index_on_partitions(self.name))
+
+    def reverse(self) -> CreateIndexOnPartitions:
+        """Create it again everywhere."""
+        return CreateIndexOnPartitions(**vars(self))
+
+
+@_operation
+@dataclass(frozen=True)
+class RegroupPartitions(PartitionOperation):
+    """Give the partitions of a LIST table other values, and move the rows whose value moved.
+
+    Make it the last operation of its migration: the table is locked until that ends. A partition that is not
+    in `becomes` stays as an empty table, unless `drop_emptied`.
+    """
+
+    verb = "regroup_partitions"
+    table: str
+    key: str
+    was: Mapping[str, Sequence[str]]
+    becomes: Mapping[str, Sequence[str]]
+    max_rows: int = 10_000
+    drop_emptied: bool = False
+    lock_timeout_seconds: float = 3.0
+
+    def steps(self) -> tuple[Step, ...]:
+        """Render the SQL."""
+        return regroup(
+            self.table,
+            self.key,
+            self.was,
+            self.becomes,
+            max_rows=self.max_rows,
+            drop_emptied=self.drop_emptied,
+            timeout=sql.lock_timeout(self.lock_timeout_seconds),
+        )
+
+    def reverse(self) -> "RegroupPartitions":
+        """Move the values and their rows back; a partition that was made for them is dropped, empty."""
+        is_new = any(name not in self.was for name in self.becomes)
+        return replace(self, was=self.becomes, becomes=self.was, drop_emptied=is_new)
+
+
+@Operations.register_operation("create_partitioned_table")
+class CreatePartitionedTable(CreateTableOp):
+    """Create a partitioned table, without partitions."""
+
+    @classmethod
+    def create_partitioned_table(
+        cls, operations: Operations, name: str, *items: SchemaItem, partition_by: str, **options: Any
+    ) -> Table:
+        """Create it as `op.create_table` does.
+
+        Parameters:
+            operations: alembic's.
+            name: the table.
+            items: columns and constraints; a unique key must hold the partition key.
+            partition_by: `LIST (status)` or `RANGE (order_id)`.
+            options: whatever `op.create_table` takes.
+        """
+        table: Table = operations.invoke(cls(name, items, postgresql_partition_by=partition_by, **options))
+        return table
+
+
+@Operations.implementation_for(PartitionOperation)
+def _run(operations: Operations, operation: PartitionOperation) -> None:
+    run(operations, operation.steps())
+
+
+@renderers.dispatch_for(PartitionOperation)
+def _render(_context: AutogenContext, operation: PartitionOperation) -> str:
+    first, *rest = fields(operation)
+    arguments = [repr(getattr(operation, first.name))]
+    for field in rest:
+        value = getattr(operation, field.name)
+        if field.default is MISSING or value != field.default:
+            arguments.append(f"{field.name}={value!r}")
+    body = "".join(f"    {argument},\n" for argument in arguments)
+    return f"op.{operation.verb}(\n{body})"
+
+
+@renderers.dispatch_for(CreatePartitionedTable)
+def _render_table(context: AutogenContext, operation: CreatePartitionedTable) -> str:
+    as_table = CreateTableOp.from_table(operation.to_table())
+    partition_by = as_table.kw.pop("postgresql_partition_by")
+    as_table.info = {}
+    rendered = renderers.dispatch(CreateTableOp)(context, as_table)
+    assert isinstance(rendered, str)
+    called = rendered.replace("create_table(", "create_partitioned_table(", 1)
+    return f"{called.removesuffix(chr(10) + ')')},\npartition_by={partition_by!r}\n)"

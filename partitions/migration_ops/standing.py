@@ -1,0 +1,130 @@
+"""What stands in the database, as far as autogenerate must know it, and what differs from the policies."""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, MetaData, text
+
+from partitions.bounds import ValueList
+from partitions.catalog import Catalog, PartitionedTable, read_catalog
+from partitions.errors import PartitionError
+from partitions.migration_ops.operations import RegroupPartitions
+from partitions.policy import ListPartitions, MonthlyRange, Policy
+
+
+class PartitionKeyDiffers(PartitionError):
+    """A model says another `postgresql_partition_by` than its table has; PostgreSQL cannot alter that."""
+
+    def __init__(self, table: str, *, found: str | None, wanted: str | None) -> None:
+        self.table = table
+        self.found = found
+        self.wanted = wanted
+        super().__init__(
+            f"{table} is partitioned by {found or 'nothing'}, its model says {wanted or 'nothing'}: "
+            f"that cannot be altered; make a new table, move the rows, then rename"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """The tables of a database, and which of them are partitions.
+
+    Parameters:
+        tables: every table.
+        keys: what each partitioned table is partitioned by, as in `LIST (status)`.
+        partitions: the tables that are partitions.
+        inherited_indexes: the indexes that partitions have from their parents.
+    """
+
+    tables: frozenset[str]
+    keys: Mapping[str, str]
+    partitions: frozenset[str]
+    inherited_indexes: frozenset[str]
+
+
+_RELATIONS = text("""
+    SELECT relname, relkind::text, relispartition, pg_get_partkeydef(oid) AS key FROM pg_class
+    WHERE relnamespace = current_schema()::regnamespace AND relkind IN ('r', 'p', 'f', 'i', 'I')
+""")
+
+
+def read_standing(connection: Connection) -> Standing:
+    """Read which tables and partitions there are in the current schema."""
+    found = connection.execute(_RELATIONS).all()
+    tables = [row for row in found if row.relkind in "rpf"]
+    return Standing(
+        tables=frozenset(row.relname for row in tables),
+        keys={row.relname: row.key for row in tables if row.key},
+        partitions=frozenset(row.relname for row in tables if row.relispartition),
+        inherited_indexes=frozenset(
+            row.relname for row in found if row.relkind in "iI" and row.relispartition
+        ),
+    )
+
+
+def check_partition_keys(metadata: MetaData, standing: Standing) -> None:
+    """Compare the partition keys of the tables that stand.
+
+    Raises:
+        PartitionKeyDiffers: a model's is another than its table's.
+    """
+    for table in metadata.tables.values():
+        wanted = table.dialect_options["postgresql"]["partition_by"]
+        found = standing.keys.get(table.name)
+        if table.name in standing.tables and _plain(wanted) != _plain(found):
+            raise PartitionKeyDiffers(table.name, found=found, wanted=wanted)
+
+
+def _plain(key: str | None) -> str:
+    return re.sub(r"[\s\"]", "", key or "").lower()
+
+
+def lists(policies: Iterable[Policy]) -> Iterator[ListPartitions]:
+    """Give the policies of groups of values."""
+    return (policy for policy in policies if isinstance(policy, ListPartitions))
+
+
+def read_lists(connection: Connection, policies: Iterable[Policy], standing: Standing) -> Catalog:
+    """Read the partitions of those LIST tables that stand."""
+    return read_catalog(
+        connection, [policy.table for policy in lists(policies) if policy.table in standing.keys]
+    )
+
+
+def regroupings(
+    policies: Iterable[Policy], catalog: Catalog, keys: Mapping[str, str]
+) -> Iterator[RegroupPartitions]:
+    """Give what makes the groups of values equal to their policies. Pure."""
+    for policy in lists(policies):
+        if policy.table not in catalog:
+            continue
+        was = _groups(catalog[policy.table])
+        becomes = _becomes(policy, was)
+        if becomes != was:
+            key = keys[policy.table].removeprefix("LIST (").removesuffix(")")
+            yield RegroupPartitions(policy.table, key=key, was=was, becomes=becomes)
+
+
+def _groups(table: PartitionedTable) -> dict[str, list[str]]:
+    return {
+        found.name: sorted(found.bound.values)
+        for found in table.partitions
+        if isinstance(found.bound, ValueList)
+    }
+
+
+def _becomes(policy: ListPartitions, was: Mapping[str, list[str]]) -> dict[str, list[str]]:
+    """Give the groups as declared; a partition that no policy names keeps what nobody else claims."""
+    claimed = frozenset().union(*policy.groups.values())
+    left = {name: [value for value in values if value not in claimed] for name, values in was.items()}
+    undeclared = {name: values for name, values in left.items() if values and name not in policy.groups}
+    return {name: sorted(values) for name, values in policy.groups.items()} | undeclared
+
+
+def is_month(name: str, policies: Iterable[Policy]) -> bool:
+    """Tell whether a table is named like a month of a policy: one that was detached waits to be dropped."""
+    return any(
+        isinstance(policy, MonthlyRange) and re.fullmatch(rf"{re.escape(policy.table)}_\d{{4}}_\d{{2}}", name)
+        for policy in policies
+    )

@@ -1,0 +1,247 @@
+"""Which partition holds which values: add a value to one, split values off, merge them back, all online.
+
+PostgreSQL cannot change a bound: the partition is detached and attached again in one short statement, under
+ACCESS EXCLUSIVE on the parent. Everything that can be done before is done before, without that lock, and the
+statement as a whole is bounded (`Way.EXCLUSIVE`): on a time-out nothing has happened, and it is tried again.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from partitions.actions import Action, attach
+from partitions.bounds import ValueList, render_bound
+from partitions.marks import Mark, State, unmark
+from partitions.sql import identifier, literal, value_list
+from partitions.steps import Step, Way, block, refuse_if
+
+Values = frozenset[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChangeValues(Action):
+    """Give a partition another list of values; no row moves."""
+
+    key: str
+    partition: str
+    before: Values
+    after: Values
+
+    @property
+    def summary(self) -> str:
+        """What is done, in a few words."""
+        added = [f"add {value}" for value in sorted(self.after - self.before)]
+        removed = [f"remove {value}" for value in sorted(self.before - self.after)]
+        return f"{self.partition}: {', '.join(added + removed)}"
+
+    def steps(self) -> tuple[Step, ...]:
+        """Render the SQL."""
+        rebind = (
+            _detach(self.table, self.partition),
+            attach(self.table, self.partition, ValueList(self.after)),
+        )
+        if self.before - self.after:
+            # A CHECK would refuse the value from its first moment on. ATTACH looks at every row instead,
+            # and refuses when one of them has it.
+            return (_exclusive(*rebind),)
+        return (
+            *prove(self.key, self.partition, self.after),
+            _exclusive(*rebind, drop_check(self.partition)),
+        )
+
+    def inverse(self) -> Action:
+        """Give it its former values; refused by PostgreSQL when a row has a value that goes."""
+        return ChangeValues(
+            table=self.table, key=self.key, partition=self.partition, before=self.after, after=self.before
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Regroup(Action):
+    """What a split and a merge have in common.
+
+    Parameters:
+        key: the partition key.
+        big: the partition that some values are split off from, or merged into.
+        small: the partition that holds these values alone.
+        kept: the values that are in `big` throughout.
+        moved: the values that move.
+        columns: the columns of the table; their order may differ from one partition to another.
+        max_rows: how many rows may move at most, for they move while everybody waits.
+        indexes: CREATE INDEX statements of the indexes that `small` has beside its parent's.
+        at: the current instant.
+    """
+
+    key: str
+    big: str
+    small: str
+    kept: Values
+    moved: Values
+    columns: tuple[str, ...]
+    max_rows: int
+    at: datetime
+    indexes: tuple[str, ...] = field(default=())
+
+    @property
+    def _names(self) -> str:
+        return ", ".join(map(identifier, self.columns))
+
+    def _as(self, kind: type["_Regroup"]) -> Action:
+        return kind(
+            table=self.table,
+            key=self.key,
+            big=self.big,
+            small=self.small,
+            kept=self.kept,
+            moved=self.moved,
+            columns=self.columns,
+            max_rows=self.max_rows,
+            at=self.at,
+            indexes=self.indexes,
+        )
+
+    def _refuse_many(self, source: str) -> str:
+        some = (
+            f"SELECT FROM {identifier(source)} WHERE {identifier(self.key)} IN ({value_list(self.moved)}) "
+            f"LIMIT {self.max_rows + 1}"
+        )
+        message = f"more than {self.max_rows} rows would move from {source} while everybody waits"
+        return refuse_if(f"(SELECT count(*) FROM ({some}) AS moving) > {self.max_rows}", message)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SplitPartition(_Regroup):
+    """Move the rows of some values to a partition of their own."""
+
+    @property
+    def summary(self) -> str:
+        """What is done, in a few words."""
+        return f"split {', '.join(sorted(self.moved))} off {self.big} into {self.small}"
+
+    def steps(self) -> tuple[Step, ...]:
+        """Render the SQL."""
+        small, big, values = identifier(self.small), identifier(self.big), value_list(self.moved)
+        bound = ValueList(self.moved)
+        return (
+            Step(
+                (
+                    f"CREATE TABLE {small} (\n"
+                    f"    LIKE {identifier(self.table)} INCLUDING ALL,\n"
+                    f"    CONSTRAINT {identifier(check_name(self.small))} CHECK ({self.key} IN ({values}))\n"
+                    f")",
+                    *self.indexes,
+                    Mark(State.PREPARED, self.table, render_bound(bound), self.at).on(self.small),
+                )
+            ),
+            _exclusive(
+                _detach(self.table, self.big),
+                self._refuse_many(self.big),
+                f"WITH gone AS (DELETE FROM {big} WHERE {self.key} IN ({values}) RETURNING {self._names})\n"
+                f"    INSERT INTO {small} ({self._names}) SELECT {self._names} FROM gone",
+                # This one looks at every row that stays: a CHECK beforehand would have refused the others.
+                attach(self.table, self.big, ValueList(self.kept)),
+                attach(self.table, self.small, bound),
+                drop_check(self.small),
+                unmark(self.small),
+            ),
+        )
+
+    def inverse(self) -> Action:
+        """Merge them back."""
+        return self._as(MergePartition)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MergePartition(_Regroup):
+    """Move all rows of a partition to another, which takes its values; the empty one is dropped."""
+
+    @property
+    def summary(self) -> str:
+        """What is done, in a few words."""
+        return f"merge {self.small} into {self.big}"
+
+    def steps(self) -> tuple[Step, ...]:
+        """Render the SQL."""
+        both = self.kept | self.moved
+        return (
+            *prove(self.key, self.big, both),
+            _exclusive(
+                _detach(self.table, self.big),
+                _detach(self.table, self.small),
+                self._refuse_many(self.small),
+                f"INSERT INTO {identifier(self.big)} ({self._names})\n"
+                f"    SELECT {self._names} FROM {identifier(self.small)}",
+                f"DROP TABLE {identifier(self.small)}",
+                attach(self.table, self.big, ValueList(both)),
+                drop_check(self.big),
+            ),
+        )
+
+    def inverse(self) -> Action:
+        """Split them off again."""
+        return self._as(SplitPartition)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DropCheck(Action):
+    """Remove the CHECK that a killed change of values left; it would refuse the values of a later one."""
+
+    partition: str
+
+    @property
+    def summary(self) -> str:
+        """What is done, in a few words."""
+        return f"{self.partition}: drop {check_name(self.partition)}"
+
+    def steps(self) -> tuple[Step, ...]:
+        """Render the SQL."""
+        return (_exclusive(drop_check(self.partition)),)
+
+
+def check_name(partition: str) -> str:
+    """Name the CHECK that proves to ATTACH what it would otherwise scan for."""
+    return f"{partition}_regroup_check"
+
+
+def prove(key: str, partition: str, values: Values) -> tuple[Step, ...]:
+    """Render a validated CHECK: the lock that stops everybody does not last as long as the scan."""
+    name, table = identifier(check_name(partition)), identifier(partition)
+    return (
+        _exclusive(
+            f"ALTER TABLE {table} DROP CONSTRAINT IF EXISTS {name},\n"
+            f"    ADD CONSTRAINT {name} CHECK ({key} IN ({value_list(values)})) NOT VALID"
+        ),
+        Step((f"ALTER TABLE {table} VALIDATE CONSTRAINT {name}",)),
+    )
+
+
+def drop_check(partition: str) -> str:
+    """Render the removal of that CHECK."""
+    name = identifier(check_name(partition))
+    return f"ALTER TABLE {identifier(partition)} DROP CONSTRAINT IF EXISTS {name}"
+
+
+def indexes_for(small: str, big: str, moved: Iterable[str], definitions: Iterable[str]) -> tuple[str, ...]:
+    """Choose the indexes of `big` that serve the moved values, as CREATE INDEX statements for `small`.
+
+    Parameters:
+        small: the new partition.
+        big: the partition that has the indexes; its name is replaced in theirs.
+        moved: the values that the new partition holds.
+        definitions: as `pg_get_indexdef` prints them, of the indexes that the parent does not have.
+    """
+    wanted = [literal(value) for value in moved]
+    return tuple(
+        definition.replace(big, small)
+        for definition in definitions
+        if " WHERE " not in definition or any(value in definition.split(" WHERE ")[1] for value in wanted)
+    )
+
+
+def _exclusive(*statements: str) -> Step:
+    only = statements[0] if len(statements) == 1 else block(*statements)
+    return Step((only,), way=Way.EXCLUSIVE)
+
+
+def _detach(table: str, partition: str) -> str:
+    return f"ALTER TABLE {identifier(table)} DETACH PARTITION {identifier(partition)}"

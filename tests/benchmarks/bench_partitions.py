@@ -1,0 +1,183 @@
+"""What the life of partitions costs the application, and what the number of months costs a read by id."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from statistics import median
+
+from sqlalchemy import Connection, Engine, create_engine, text
+from sqlalchemy.pool import NullPool
+
+import partitions
+from app.models.policies import ARCHIVE_MONTHS
+from partitions import Month, Waiting
+from partitions.actions import Action
+from partitions.byhand import detach, drop
+from partitions.catalog import Catalog
+from partitions.steps import Limits
+from sharding.ids import first_id_at
+from tests.benchmarks.harness import Measured, benchmark, platform
+from tests.integration.partitions_load import under_load
+from tests.integration.partitions_rig import MES, NOW, online_actions
+
+LOCK_TIMEOUT_SECONDS = 1.0
+FEW_ROWS, MANY_ROWS = 10_000, 1_000_000
+FEW_MONTHS, MANY_MONTHS = 12, 240
+ROUNDS = 7
+BY_ID = "SELECT * FROM orders_archive WHERE order_id = "
+
+ARCHIVED = text("""
+    INSERT INTO orders_archive (order_id, status, channel, summary, price, version)
+    SELECT CAST(:first AS bigint) + i, 'CLOSED', 'B2C', 'ring, gold_18k, polished, 1 piece', 420.00, 5
+    FROM generate_series(1, :rows) AS i
+""")
+
+
+@contextmanager
+def shard() -> Iterator[tuple[Engine, Engine]]:
+    """Give a shard with its months, as its owner and as the service."""
+    with platform() as topology:
+        owner = create_engine(topology.url("mes_0", role="mes_owner"), poolclass=NullPool)
+        service = create_engine(topology.url("mes_0", role="mes"))
+        partitions.apply(owner, MES, NOW)
+        yield owner, service
+        service.dispose()
+
+
+@benchmark(name="ddl_block", target=1)
+def ddl_block() -> Measured:
+    """Run every online action under load, and compare the slowest query with lock_timeout."""
+    waiting = Waiting(
+        limits=Limits(lock_timeout_seconds=LOCK_TIMEOUT_SECONDS), attempts=20, pause_seconds=0.05
+    )
+    slowest, name, actions = 0.0, "", 0
+    with shard() as (owner, service), under_load(service, NOW) as load:
+        with partitions.open_executor(owner, waiting) as executor:
+            for action in online_actions(owner):
+                load.longest_seconds = 0.0
+                executor.run(action)
+                load.wait_for_more(50)
+                actions += 1
+                if load.longest_seconds > slowest:
+                    slowest, name = load.longest_seconds, action.summary
+        if load.errors:
+            raise load.errors[0]
+    detail = (
+        f"{slowest * 1000:.0f} ms during {name!r}; {actions} actions, {load.statements} queries, "
+        f"none failed; lock_timeout {LOCK_TIMEOUT_SECONDS:g} s"
+    )
+    return Measured(slowest / LOCK_TIMEOUT_SECONDS, detail)
+
+
+@benchmark(name="retention_growth", target=2)
+def retention_growth() -> Measured:
+    """Compare detaching and dropping a month of many rows with one of few."""
+    with shard() as (owner, _):
+        few = [retire(owner, FEW_ROWS) for _ in range(ROUNDS)]
+        many = [retire(owner, MANY_ROWS) for _ in range(3)]
+        fill(owner, FEW_ROWS)
+        delete_few = timed(lambda: delete(owner))
+        fill(owner, MANY_ROWS)
+        delete_many = timed(lambda: delete(owner))
+    detail = (
+        f"{median(many) * 1000:.0f} ms with {MANY_ROWS} rows, {median(few) * 1000:.0f} ms with {FEW_ROWS}; "
+        f"a DELETE's growth is {delete_many / delete_few:.0f}"
+    )
+    return Measured(median(many) / median(few), detail)
+
+
+def retire(owner: Engine, rows: int) -> float:
+    """Fill the current month, and time its detach and its drop; it stands again afterwards."""
+    fill(owner, rows)
+    month = "orders_archive_2026_11"
+    with partitions.open_executor(owner) as executor:
+
+        def run(choose: Callable[[Catalog], list[Action]]) -> None:
+            for action in choose(executor.catalog(["orders_archive"])):
+                executor.run(action)
+
+        def leave() -> None:
+            run(lambda catalog: detach(catalog["orders_archive"], month, NOW))
+            run(lambda catalog: drop(catalog["orders_archive"], month, NOW, delay=timedelta(0)))
+
+        seconds = timed(leave)
+    partitions.apply(owner, MES, NOW)
+    return seconds
+
+
+def fill(owner: Engine, rows: int) -> None:
+    """Put rows into the current month, and let the server write them out before anything is timed."""
+    with owner.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(ARCHIVED, {"first": first_id_at(NOW), "rows": rows})
+        connection.exec_driver_sql("VACUUM ANALYZE orders_archive")
+
+
+def delete(owner: Engine) -> None:
+    """Remove the rows of the month as one would without partitions."""
+    with owner.begin() as connection:
+        connection.exec_driver_sql("DELETE FROM orders_archive")
+
+
+def timed(action: Callable[[], object]) -> float:
+    """Give the seconds that something took."""
+    started = time.perf_counter()
+    action()
+    return time.perf_counter() - started
+
+
+@benchmark(name="plan_time_growth", target=1.5)
+def plan_time_growth() -> Measured:
+    """Compare the planning of a read by id with many and with few months of archive."""
+    with shard() as (owner, service):
+        make_months(owner, FEW_MONTHS)
+        few = planning_ms(service)
+        make_months(owner, MANY_MONTHS)
+        many = planning_ms(service)
+    detail = f"{many:.3f} ms with {MANY_MONTHS} months, {few:.3f} ms with {FEW_MONTHS}, as PostgreSQL says"
+    return Measured(many / few, detail)
+
+
+@benchmark(name="locks_by_id", target=8, unit="relations")
+def locks_by_id() -> Measured:
+    """Count the relations that a read by id locks with many months of archive."""
+    with shard() as (owner, service):
+        few = locks(service)
+        make_months(owner, MANY_MONTHS)
+        many = locks(service)
+    return Measured(many, f"{many} with {MANY_MONTHS} months, {few} with {len(ARCHIVE_MONTHS) + 1}")
+
+
+def make_months(owner: Engine, months: int) -> None:
+    """Have so many months of orders, the earliest in January 2024."""
+    [policy] = [policy for policy in ARCHIVE_MONTHS if policy.table == "orders_archive"]
+    last = Month(2024, 1).later(months - 1 - policy.months_ahead)
+    partitions.apply(owner, [policy], max(last.start, NOW), since=Month(2024, 1))
+
+
+def planning_ms(service: Engine) -> float:
+    """Give the median planning time of a read by id, on a connection that knows the table already."""
+    with service.connect() as connection:
+        explain = f"EXPLAIN (SUMMARY, FORMAT JSON) {BY_ID}{first_id_at(NOW)}"
+        found = [connection.exec_driver_sql(explain).scalar_one()[0]["Planning Time"] for _ in range(300)]
+    return float(median(found[50:]))
+
+
+def locks(service: Engine) -> int:
+    """Count what a read by id locks, parameters and all, after it was executed often enough to be cached."""
+    query = text(f"{BY_ID}:id")
+    with service.connect() as connection:
+        for _ in range(20):
+            held = _locked_by(connection, lambda: connection.execute(query, {"id": first_id_at(NOW)}).all())
+    return held
+
+
+def _locked_by(connection: Connection, read: Callable[[], object]) -> int:
+    read()
+    count = text("""
+        SELECT count(*) FROM pg_locks JOIN pg_class ON pg_class.oid = relation
+        WHERE pid = pg_backend_pid() AND relname LIKE 'orders%'
+    """)
+    held = int(connection.execute(count).scalar_one())
+    connection.rollback()
+    return held

@@ -1,0 +1,159 @@
+"""A fleet is migrated canary first, then together; whatever happens, the next run goes on."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from migrations import run
+from migrations.errors import FleetFailed
+from migrations.ledger import KILLED
+from migrations.outcome import Request
+from migrations.single import migrate_database
+from migrations.state import last_run, read_ledger, read_states
+from ops.embedded.processes import wait_until
+from tests.integration.migrations_rig import Fleet, run_fleet
+from tests.servers import PostgresServers
+
+_numbers = count(1)
+
+TABLE = "CREATE TABLE things (id int)"
+
+
+@pytest.fixture
+def fleet(postgres: PostgresServers, tmp_path: Path) -> Iterator[Fleet]:
+    """Give four empty shards and a migrated directory."""
+    with run_fleet(postgres, tmp_path, prefix=f"fleet{next(_numbers)}") as made:
+        yield made
+
+
+def states(failed: FleetFailed) -> list[str]:
+    return [outcome.state for outcome in failed.outcomes]
+
+
+def test_every_shard_is_migrated_and_noted(fleet: Fleet) -> None:
+    fleet.write("0001", TABLE)
+    fleet.write("0002", "ALTER TABLE things ADD COLUMN note text")
+    outcomes = fleet.migrate()
+    assert [(each.database, each.revision, each.ran) for each in outcomes] == [
+        (name, "0002", ("0001", "0002")) for name in fleet.shards
+    ]
+    for name in fleet.shards:
+        assert fleet.ledger(name) == [("0001", "up", "done", None), ("0002", "up", "done", None)]
+    assert [each.ran for each in fleet.migrate()] == [(), (), (), ()]
+    fleet.migrate("down", "0001")
+    assert fleet.ledger("mes_3")[-1] == ("0002", "down", "done", None)
+
+
+def test_failing_canary_stops_everything(fleet: Fleet) -> None:
+    fleet.write("0001", "CREATE TABLE things (id int); SELECT 1/0")
+    with pytest.raises(
+        FleetFailed, match="mes_0 failed in 0001: division by zero; mes_1 was not started"
+    ) as it:
+        fleet.migrate()
+    assert states(it.value) == ["failed", "not started", "not started", "not started"]
+    assert fleet.ledger("mes_0") == [("0001", "up", "failed", "division by zero")]
+    assert fleet.ledger("mes_1") == []
+    assert fleet.query("mes_0", "SELECT to_regclass('things')") == [(None,)]
+
+
+def test_later_failure_lets_the_others_end_and_the_next_run_goes_on_there(fleet: Fleet) -> None:
+    fleet.write("0001", TABLE)
+    fleet.query("mes_2", TABLE)
+    with pytest.raises(FleetFailed, match='mes_2 failed in 0001: relation "things" already exists') as it:
+        fleet.migrate()
+    assert states(it.value) == ["done", "done", "failed", "done"]
+    fleet.query("mes_2", "DROP TABLE things")
+    assert [each.ran for each in fleet.migrate()] == [(), (), ("0001",), ()]
+
+
+def test_shard_that_is_down_does_not_keep_the_others(fleet: Fleet) -> None:
+    fleet.write("0001", TABLE)
+    fleet.down = {"mes_1"}
+    with pytest.raises(
+        FleetFailed, match=r"mes_1 failed: connection failed.* goes on where this one stopped"
+    ):
+        fleet.migrate()
+    found = {state.database: state for state in read_states(fleet.topology, "mes")}
+    assert [found[name].revision for name in fleet.shards] == ["0001", None, "0001", "0001"]
+    assert "refused" in (found["mes_1"].unreachable or "")
+    fleet.down = set()
+    assert [each.ran for each in fleet.migrate()] == [(), ("0001",), (), ()]
+
+
+def test_nothing_is_begun_while_the_directory_is_down(fleet: Fleet) -> None:
+    fleet.write("0001", TABLE)
+    fleet.down = {"directory"}
+    with pytest.raises(FleetFailed, match="the migration ledger in directory cannot be written"):
+        fleet.migrate()
+    assert fleet.query("mes_0", "SELECT to_regclass('things')") == [(None,)]
+
+
+def test_lock_that_is_not_had_in_time_is_tried_again(fleet: Fleet) -> None:
+    fleet.write("0001", TABLE)
+    fleet.migrate()
+    fleet.write("0002", "SET LOCAL lock_timeout = '50ms'; ALTER TABLE things ADD COLUMN note text")
+    request = Request(tree="mes", direction="up", target="head", versions=str(fleet.versions))
+    with fleet.connect("mes_0") as reader:
+        reader.execute("BEGIN; SELECT FROM things")
+
+        def let_go_at_the_second_retry(line: str) -> None:
+            fleet.said.append(line)
+            if sum("again in" in said for said in fleet.said) == 2:
+                reader.execute("COMMIT")
+
+        outcome = migrate_database(fleet.topology, "mes_0", request, report=let_go_at_the_second_retry)
+    assert outcome.done, outcome.error
+    assert "0002: canceling statement due to lock timeout; again in" in "".join(fleet.said)
+    assert fleet.ledger("mes_0")[-1] == ("0002", "up", "done", None)
+
+
+def test_lock_that_is_never_had_is_given_up(fleet: Fleet) -> None:
+    fleet.write("0001", TABLE)
+    fleet.migrate()
+    fleet.write("0002", "SET LOCAL lock_timeout = '500ms'; ALTER TABLE things ADD COLUMN note text")
+    request = Request(tree="mes", direction="up", target="head", versions=str(fleet.versions), attempts=2)
+    with fleet.connect("mes_0") as reader:
+        reader.execute("BEGIN; SELECT count(*) FROM things")
+        outcome = migrate_database(fleet.topology, "mes_0", request, report=fleet.said.append)
+    assert outcome.state == "failed"
+    assert "lock timeout, 2 times. In the way: pid " in (outcome.error or "")
+    assert "BEGIN; SELECT count(*) FROM things. Wait for it or end it" in (outcome.error or "")
+    assert fleet.ledger("mes_0")[-1][:3] == ("0002", "up", "failed")
+
+
+def test_killed_run_is_seen_and_the_next_one_goes_on(fleet: Fleet) -> None:
+    fleet.write("0001", "SELECT pg_sleep(60)")
+    request = Request(tree="mes", direction="up", target="head", versions=str(fleet.versions))
+    command = [sys.executable, "-m", "migrations.single", request.model_dump_json()]
+    victim = subprocess.Popen([*command, str(fleet.topology.path), "mes_0"], stdout=subprocess.DEVNULL)
+    try:
+        assert wait_until(lambda: bool(fleet.ledger("mes_0")), timeout_seconds=60)
+        assert last_run_of(fleet, "mes_0") == "0001 up runs"
+    finally:
+        victim.kill()
+        victim.wait()
+
+    def is_seen() -> bool:
+        return last_run_of(fleet, "mes_0") == "0001 up was killed; the next run settles it"
+
+    assert wait_until(is_seen, timeout_seconds=20)
+    fleet.versions.joinpath("0001.py").unlink()
+    fleet.write("0001", TABLE)
+    fleet.migrate()
+    assert "mes_0: 0001 up: a run was killed; the revision was not complete" in fleet.said
+    assert fleet.ledger("mes_0") == [("0001", "up", "failed", KILLED), ("0001", "up", "done", None)]
+
+
+def last_run_of(fleet: Fleet, database: str) -> str | None:
+    states = {state.database: state for state in read_states(fleet.topology, "mes")}
+    return last_run(read_ledger(fleet.topology).get(database), states[database])
+
+
+def test_directory_notes_its_own_first_migration(fleet: Fleet) -> None:
+    run.downgrade(fleet.topology, "directory", "base")
+    run.upgrade(fleet.topology, "directory")
+    assert fleet.ledger("directory") == [("0001", "up", "done", None), ("0002", "up", "done", None)]

@@ -1,0 +1,96 @@
+"""Today's code works on the schema that it finds when it is deployed: with only `pre` revisions applied."""
+
+import shutil
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+from sqlalchemy import JSON, Connection, Table, delete, insert, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.types import TypeEngine
+
+from app.models.base import EnumText
+from migrations import run
+from migrations.errors import FleetFailed
+from migrations.phases import before_deployment
+from migrations.scripts import HERE
+from migrations.trees import METADATA
+from ops.fleet import open_engine
+from sharding.ids import first_id_at
+from sharding.topology import Topology, Tree
+from tests.integration.migrations_rig import Fleet, make_partitions, run_fleet
+from tests.servers import PostgresServers
+
+NOW = datetime(2026, 11, 23, tzinfo=UTC)
+
+
+def value_of(kind: TypeEngine[Any]) -> object:
+    """Give some value of a column's type."""
+    if isinstance(kind, EnumText):
+        members: type[StrEnum] = kind.enum
+        return next(iter(members))
+    if isinstance(kind, JSON):
+        return {}
+    special: dict[type, object] = {datetime: NOW, int: first_id_at(NOW), UUID: UUID(int=1)}
+    return special.get(kind.python_type) or kind.python_type()
+
+
+def use(connection: Connection, table: Table) -> None:
+    """Do what the models promise: insert, read and change a row of all columns, and remove it."""
+    row = {
+        column.name: 1 if column.type.compile() == "INTEGER" else value_of(column.type)
+        for column in table.columns
+        if column.identity is None and column.name != "status"
+    }
+    status = {"status": "CLOSED" if "done" in table.name else "SUBMITTED"} if "status" in table.c else {}
+    connection.execute(insert(table).values(row | status))
+    assert connection.execute(select(table)).first() is not None
+    connection.execute(update(table).values(row))
+    connection.execute(delete(table))
+
+
+def use_all(topology: Topology, tree: Tree) -> None:
+    """Use every table that the models of a tree declare."""
+    database = next(iter(topology.tree(tree).values()))
+    with open_engine(topology, database, role=f"{tree}_owner") as engine, engine.begin() as connection:
+        for table in METADATA[tree].tables.values():
+            use(connection, table)
+
+
+@pytest.mark.parametrize("tree", METADATA)
+def test_models_work_with_only_pre_applied(topology: Topology, tree: Tree) -> None:
+    make_partitions(topology, now=NOW)
+    run.downgrade(topology, tree, before_deployment(run.pending(tree, None)))
+    use_all(topology, tree)
+
+
+@pytest.fixture
+def fleet(postgres: PostgresServers, tmp_path: Path) -> Iterator[Fleet]:
+    """Give one shard, with a copy of the real revisions."""
+    with run_fleet(postgres, tmp_path, prefix="phases", shards=1) as made:
+        shutil.copytree(HERE / "mes" / "sql", tmp_path / "sql")
+        shutil.copytree(HERE / "mes" / "versions", made.versions)
+        yield made
+
+
+def test_pre_that_breaks_the_models_would_be_found(fleet: Fleet) -> None:
+    fleet.write("0900", "ALTER TABLE inbox ADD COLUMN lane integer NOT NULL")
+    fleet.migrate()
+    make_partitions(fleet.topology, now=NOW)
+    with pytest.raises(IntegrityError, match="lane"):
+        use_all(fleet.topology, "mes")
+
+
+def test_phases_run_their_parts_on_databases(fleet: Fleet) -> None:
+    fleet.write("0900", "ALTER TABLE inbox ADD COLUMN lane integer")
+    fleet.write("0901", "ALTER TABLE inbox ALTER COLUMN lane SET NOT NULL", phase="post")
+    with pytest.raises(FleetFailed, match=r"\(pre\) was not run yet"):
+        fleet.migrate(phase="post")
+    [outcome] = fleet.migrate(phase="pre")
+    assert outcome.revision == "0900"
+    [outcome] = fleet.migrate(phase="post")
+    assert outcome.ran == ("0901",)

@@ -1,0 +1,225 @@
+"""Alembic operations on a real database: online, printed and run by psql, and back again."""
+
+import subprocess
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+from alembic.operations import MigrateOperation
+from sqlalchemy import BigInteger, Column, Engine, Text, text
+from sqlalchemy.exc import DBAPIError
+
+from partitions.migration_ops import (
+    AttachPartition,
+    CreateIndexOnPartitions,
+    CreatePartialIndex,
+    CreatePartition,
+    CreatePartitionedTable,
+    DetachPartition,
+    DropPartition,
+    RegroupPartitions,
+    ReplacePartialIndex,
+)
+from partitions.migration_ops.sql import BoundMissing
+from tests.integration.operations_rig import facts, partition_of, run, scratch_database, script_of
+from tests.psql import psql
+from tests.servers import PostgresServers
+
+
+@pytest.fixture
+def database(postgres: PostgresServers) -> Iterator[tuple[Engine, str]]:
+    """Give a database with one partitioned table."""
+    with scratch_database(postgres) as found:
+        yield found
+
+
+GROUPS = {"orders_hot": ["NEW", "PACKING", "SHIPPED"], "orders_done": ["CLOSED"]}
+IS_NEW = "status = 'NEW'::text"
+
+
+def regroup(becomes: dict[str, list[str]]) -> RegroupPartitions:
+    return RegroupPartitions("orders", key="status", was=GROUPS, becomes=becomes)
+
+
+EVENTS = CreatePartitionedTable(
+    "events",
+    [Column("event_id", BigInteger, primary_key=True), Column("note", Text)],
+    postgresql_partition_by="RANGE (event_id)",
+)
+
+# An operation (after others that it needs), and a word of what it must have changed.
+CHANGES: dict[str, tuple[list[MigrateOperation], str]] = {
+    "partitioned table": ([EVENTS], "'RANGE (event_id)'"),
+    "partition by values": ([CreatePartition("orders_odd", of="orders", values=["A'B", "C"])], "orders_odd"),
+    "partition by keys": (
+        [EVENTS, CreatePartition("events_1", of="events", keys=(1, 100))],
+        "FROM ('1') TO ('100')",
+    ),
+    "attach": (
+        [AttachPartition("orders_lost", of="orders", values=["LOST"], key="status")],
+        "('orders_lost', 41, 'LOST')",
+    ),
+    "detach": (
+        [DetachPartition("orders_done", of="orders", values=["CLOSED"])],
+        "('orders_done', None, None)",
+    ),
+    "detach concurrently": (
+        [DetachPartition("orders_done", of="orders", values=["CLOSED"], key="status", concurrently=True)],
+        "('orders_done', None, None)",
+    ),
+    "partial index": (
+        [CreatePartialIndex("new_idx", table="orders_hot", columns=["order_id DESC"], where=IS_NEW)],
+        "new_idx",
+    ),
+    "partial index concurrently": (
+        [
+            CreatePartialIndex(
+                "new_idx", table="orders_hot", columns=["partner"], where=IS_NEW, concurrently=True
+            )
+        ],
+        "new_idx",
+    ),
+    "another predicate": (
+        [
+            CreatePartialIndex("hot_idx", table="orders_hot", columns=["partner"], where=IS_NEW),
+            ReplacePartialIndex(
+                "hot_idx", table="orders_hot", columns=["partner"], where=None, was=IS_NEW, concurrently=True
+            ),
+        ],
+        "INDEX hot_idx ON public.orders_hot USING btree (partner)'",
+    ),
+    "index on all partitions": (
+        [CreateIndexOnPartitions("orders_partner_idx", table="orders", columns=["partner", "order_id DESC"])],
+        "orders_hot_partner_idx ON public.orders_hot USING btree (partner, order_id DESC)', True",
+    ),
+    "new status": (
+        [regroup({**GROUPS, "orders_done": ["CANCELLED", "CLOSED"]})],
+        "IN ('CANCELLED', 'CLOSED')",
+    ),
+    "status to another group": (
+        [regroup({"orders_hot": ["NEW", "PACKING"], "orders_done": ["CLOSED", "SHIPPED"]})],
+        "('orders_done', 2, 'SHIPPED')",
+    ),
+    "status to a new group": (
+        [
+            regroup(
+                {"orders_hot": ["NEW", "SHIPPED"], "orders_done": ["CLOSED"], "orders_packing": ["PACKING"]}
+            )
+        ],
+        "('orders_packing', 1, 'PACKING')",
+    ),
+}
+
+
+@pytest.mark.parametrize(("operations", "word"), CHANGES.values(), ids=CHANGES.keys())
+def test_operation_and_its_inverse_online_and_by_psql(
+    database: tuple[Engine, str], operations: list[MigrateOperation], word: str
+) -> None:
+    engine, conninfo = database
+    before = facts(engine)
+    backwards = [operation.reverse() for operation in reversed(operations)]
+
+    run(engine, operations)
+    after = facts(engine)
+    assert [fact for fact in after - before if word in fact]
+    run(engine, backwards)
+    assert facts(engine) == before
+
+    psql(conninfo, script_of(operations))
+    assert facts(engine) == after
+    psql(conninfo, script_of(backwards))
+    assert facts(engine) == before
+
+
+def test_partition_with_rows_is_not_dropped(database: tuple[Engine, str]) -> None:
+    engine, conninfo = database
+    drop = DropPartition("orders_done", of="orders", values=["CLOSED"])
+    before = facts(engine)
+    with pytest.raises(DBAPIError, match="orders_done has rows: move them first"):
+        run(engine, [drop])
+    with pytest.raises(subprocess.CalledProcessError):
+        psql(conninfo, script_of([drop]))
+    assert facts(engine) == before
+
+
+def test_no_more_rows_move_under_the_lock_than_allowed(database: tuple[Engine, str]) -> None:
+    engine, _ = database
+    becomes = {"orders_hot": ["NEW", "PACKING"], "orders_done": ["CLOSED", "SHIPPED"]}
+    ten_shipped = {"table": "orders", "key": "status", "was": GROUPS, "becomes": becomes}
+    with pytest.raises(DBAPIError, match="orders_hot: more than 9 rows have status SHIPPED"):
+        run(engine, [RegroupPartitions(**ten_shipped, max_rows=9)])  # type: ignore[arg-type]
+    run(engine, [RegroupPartitions(**ten_shipped, max_rows=10)])  # type: ignore[arg-type]
+    with engine.connect() as connection:
+        assert partition_of(connection, "SHIPPED") == {"orders_done"}
+
+
+def test_group_whose_rows_nobody_takes_is_refused(database: tuple[Engine, str]) -> None:
+    engine, _ = database
+    before = facts(engine)
+    with pytest.raises(DBAPIError, match="orders_done has rows"):
+        run(engine, [regroup({"orders_hot": GROUPS["orders_hot"]})])
+    assert facts(engine) == before
+
+
+def test_partition_whose_columns_stand_in_another_order_takes_rows(database: tuple[Engine, str]) -> None:
+    engine, _ = database
+    with engine.begin() as connection:
+        connection.exec_driver_sql(
+            "CREATE TABLE orders_sent (partner text, gone int, status text NOT NULL,"
+            " order_id bigint NOT NULL, PRIMARY KEY (order_id, status));"
+            "ALTER TABLE orders_sent DROP COLUMN gone;"
+            "ALTER TABLE orders ATTACH PARTITION orders_sent FOR VALUES IN ('SENT')"
+        )
+    was = {**GROUPS, "orders_sent": ["SENT"]}
+    becomes = {**GROUPS, "orders_hot": ["NEW", "PACKING"], "orders_sent": ["SENT", "SHIPPED"]}
+    run(engine, [RegroupPartitions("orders", key="status", was=was, becomes=becomes)])
+    with engine.connect() as connection:
+        found = connection.execute(
+            text("SELECT * FROM orders WHERE status = 'SHIPPED' ORDER BY order_id LIMIT 1")
+        )
+        assert [tuple(row) for row in found] == [(2, "SHIPPED", "p2")]
+        assert partition_of(connection, "SHIPPED") == {"orders_sent"}
+
+
+def test_index_that_a_killed_run_left_half_made_is_finished(database: tuple[Engine, str]) -> None:
+    engine, conninfo = database
+    psql(
+        conninfo,
+        "CREATE INDEX orders_partner_idx ON ONLY orders (partner);"
+        "CREATE INDEX orders_done_partner_idx ON orders_done (partner);"
+        "CREATE INDEX orders_hot_partner_idx ON orders_hot (partner);"
+        "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'orders_hot_partner_idx'::regclass",
+    )
+    run(engine, [CreateIndexOnPartitions("orders_partner_idx", table="orders", columns=["partner"])])
+    indexes = [fact for fact in facts(engine) if "partner_idx" in fact]
+    assert len(indexes) == 3
+    assert [fact for fact in indexes if "True" not in fact] == []
+
+
+def test_detach_that_was_cut_off_is_finished(database: tuple[Engine, str]) -> None:
+    engine, conninfo = database
+    with psycopg.connect(conninfo, autocommit=True) as dba, psycopg.connect(conninfo) as reader:
+        reader.execute("SELECT count(*) FROM orders")
+        dba.execute("SET lock_timeout = '50ms'")
+        with pytest.raises(psycopg.errors.LockNotAvailable):
+            dba.execute("ALTER TABLE orders DETACH PARTITION orders_done CONCURRENTLY")
+    with engine.connect() as connection:
+        assert partition_of(connection, "CLOSED") == set()  # what makes a pending detach dangerous
+    run(engine, [DetachPartition("orders_done", of="orders", values=["CLOSED"], concurrently=True)])
+    with engine.connect() as connection:
+        assert connection.scalar(text("SELECT count(*) FROM pg_inherits WHERE inhdetachpending")) == 0
+
+
+def test_lock_that_is_not_free_is_waited_for_briefly(database: tuple[Engine, str]) -> None:
+    engine, conninfo = database
+    with psycopg.connect(conninfo) as other:
+        other.execute("LOCK TABLE orders IN ACCESS EXCLUSIVE MODE")
+        create = CreatePartition("orders_new", of="orders", values=["X"], lock_timeout_seconds=0.05)
+        with pytest.raises(DBAPIError, match="lock timeout"):
+            run(engine, [create])
+
+
+@pytest.mark.parametrize("bound", [{}, {"values": ["A"], "keys": (1, 2)}])
+def test_bound_must_be_one_of_two(bound: dict[str, object]) -> None:
+    with pytest.raises(BoundMissing, match=r"orders_new: give either values=\[...\] or keys"):
+        CreatePartition("orders_new", of="orders", **bound).steps()  # type: ignore[arg-type]

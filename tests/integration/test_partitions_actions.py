@@ -1,0 +1,251 @@
+"""Every action, there and back: what it does, what it refuses, and who is named when it waits."""
+
+from collections.abc import Callable, Iterator, Mapping
+
+import pytest
+from sqlalchemy import Connection, Engine
+
+import partitions
+from app.models.policies import POLICIES
+from ops.fleet import open_engine
+from partitions import Waiting
+from partitions.actions import Action, DropTable
+from partitions.catalog import Catalog, ValueList
+from partitions.errors import ActionBlocked, ActionFailed, Occupied
+from partitions.regroup import ChangeValues
+from partitions.steps import Limits
+from sharding.ids import first_id_at
+from sharding.topology import Topology
+from tests.integration.partitions_rig import (
+    NOW,
+    archive_row,
+    catalog_of,
+    detach_of,
+    index_of,
+    insert_order,
+    run,
+    split_of,
+    where_orders_are,
+)
+from tests.psql import psql
+from tests.servers import PostgresServers
+
+MES = POLICIES["mes"]
+BRIEF = Waiting(
+    limits=Limits(lock_timeout_seconds=0.4, patience_seconds=0.4), attempts=2, sleep=lambda _: None
+)
+
+
+@pytest.fixture
+def owner(topology: Topology) -> Iterator[Engine]:
+    """Connect to a shard with its months as its owner."""
+    with open_engine(topology, topology.databases["mes_0"], role="mes_owner") as engine:
+        partitions.apply(engine, MES, NOW)
+        yield engine
+
+
+def test_detached_month_keeps_its_rows_and_comes_back(owner: Engine) -> None:
+    with owner.begin() as connection:
+        connection.exec_driver_sql(archive_row(first_id_at(NOW)))
+    action = detach_of(owner, "orders_archive_2026_11")
+    run(owner, action)
+    with owner.connect() as connection:
+        assert connection.exec_driver_sql("SELECT count(*) FROM orders_archive").scalar_one() == 0
+    [lone] = catalog_of(owner)["orders_archive"].lone
+    assert lone.mark is not None
+    assert (lone.name, lone.mark.at) == ("orders_archive_2026_11", NOW)
+
+    inverse = action.inverse()
+    assert inverse is not None
+    run(owner, inverse)
+    with owner.connect() as connection:
+        assert connection.exec_driver_sql("SELECT count(*) FROM orders_archive").scalar_one() == 1
+    assert catalog_of(owner)["orders_archive"].lone == ()
+    assert partitions.check(MES, catalog_of(owner), NOW) == []
+
+
+def test_detach_that_was_cut_off_is_finished_and_the_month_attached_again(owner: Engine) -> None:
+    with owner.connect() as old:
+        old.exec_driver_sql("SELECT FROM orders_archive")
+        with pytest.raises(ActionBlocked, match="SELECT FROM orders_archive"):
+            run(owner, detach_of(owner, "orders_archive_2026_11"), BRIEF)
+    faults = [found.fault for found in partitions.check(MES, catalog_of(owner), NOW)]
+    assert "its detach was cut off: its rows are in no query of the table" in faults
+
+    done = [action.summary for action in partitions.apply(owner, MES, NOW)]
+    assert done == ["finish pending detach of orders_archive_2026_11", "attach orders_archive_2026_11"]
+    assert partitions.check(MES, catalog_of(owner), NOW) == []
+
+
+def test_table_that_was_attached_meanwhile_is_not_dropped(owner: Engine) -> None:
+    with pytest.raises(ActionFailed, match="orders_archive_2026_11 is attached again: it was not dropped"):
+        run(owner, DropTable(table="orders_archive", partition="orders_archive_2026_11"))
+    assert catalog_of(owner)["orders_archive"].partition("orders_archive_2026_11") is not None
+
+
+def test_value_is_added_and_taken_back(owner: Engine) -> None:
+    hot = values(catalog_of(owner), "orders_hot")
+    action = ChangeValues(
+        table="orders", key="status", partition="orders_hot", before=hot, after=hot | {"ON_HOLD"}
+    )
+    run(owner, action)
+    with owner.begin() as connection:
+        insert_order(connection, 1, "ON_HOLD")
+    with pytest.raises(ActionFailed, match="violated by some row"):
+        run(owner, action.inverse())
+    assert values(catalog_of(owner), "orders_hot") == hot | {"ON_HOLD"}
+    with owner.begin() as connection:
+        connection.exec_driver_sql("DELETE FROM orders")
+    run(owner, action.inverse())
+    assert partitions.check(MES, catalog_of(owner), NOW) == []
+
+
+def test_value_is_added_without_a_scan_under_the_lock(owner: Engine, topology: Topology) -> None:
+    hot = values(catalog_of(owner), "orders_hot")
+    action = ChangeValues(
+        table="orders", key="status", partition="orders_hot", before=hot, after=hot | {"ON_HOLD"}
+    )
+    with owner.connect() as connection:
+        before = scans(connection)
+    *proof, switch = action.steps()
+    assert len(proof) == 2
+    with owner.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        for step in proof:
+            for statement in step.statements:
+                connection.exec_driver_sql(statement)
+        proved = scans(connection)
+        for statement in switch.statements:
+            connection.exec_driver_sql(statement)
+        assert proved > before
+        assert scans(connection) == proved
+
+
+def test_split_moves_the_rows_and_merge_moves_them_back(owner: Engine) -> None:
+    with owner.begin() as connection:
+        for number, status in enumerate(["SUBMITTED", "SUBMITTED", "SHIPPED", "CLOSED"]):
+            insert_order(connection, number, status)
+    split = split_of(owner, "orders_hot", {"SUBMITTED"}, "orders_new")
+    run(owner, split)
+    assert where_orders_are(owner) == {"orders_new": 2, "orders_hot": 1, "orders_done": 1}
+    found = catalog_of(owner)["orders"].partition("orders_new")
+    assert found is not None
+    assert found.bound == ValueList(frozenset({"SUBMITTED"}))
+    assert found.indexes == {"orders_new_pkey", "orders_new_submitted_idx"}
+
+    run(owner, split.inverse())
+    assert where_orders_are(owner) == {"orders_hot": 3, "orders_done": 1}
+    assert partitions.check(MES, catalog_of(owner), NOW) == []
+
+
+def test_split_of_more_rows_than_allowed_changes_nothing(owner: Engine) -> None:
+    with owner.begin() as connection:
+        for number in range(3):
+            insert_order(connection, number, "SUBMITTED")
+    with pytest.raises(ActionFailed, match="more than 2 rows would move from orders_hot"):
+        run(owner, split_of(owner, "orders_hot", {"SUBMITTED"}, "orders_new", max_rows=2))
+    # What had been prepared is taken away by the next run.
+    assert [action.summary for action in partitions.apply(owner, MES, NOW)] == ["drop orders_new"]
+    assert where_orders_are(owner) == {"orders_hot": 3}
+
+
+def test_index_comes_on_every_partition_and_goes(owner: Engine) -> None:
+    create = index_of(owner, "orders_archive")
+    run(owner, create)
+    [index] = [each for each in catalog_of(owner)["orders_archive"].indexes if each.name == create.index]
+    assert index.valid
+    assert len(index.parts) == len(create.partitions) == 4
+    run(owner, create)
+    run(owner, create.inverse())
+    assert [each.name for each in catalog_of(owner)["orders_archive"].indexes] == ["orders_archive_pkey"]
+
+
+def test_index_that_an_old_transaction_held_up_is_finished_by_the_next_run(owner: Engine) -> None:
+    create = index_of(owner, "orders_archive")
+    with owner.connect() as old:
+        # By its own name: a writer of the parent would hold up the first step already.
+        old.exec_driver_sql("LOCK TABLE orders_archive_2026_11 IN ROW EXCLUSIVE MODE")
+        with pytest.raises(ActionBlocked, match="idle in transaction"):
+            run(owner, create, BRIEF)
+    faults = {found.fault for found in partitions.check(MES, catalog_of(owner), NOW)}
+    assert f"the index {create.index} is not on every partition" in faults
+    partitions.apply(owner, MES, NOW)
+    assert partitions.check(MES, catalog_of(owner), NOW) == []
+
+
+def test_who_blocks_is_named_with_pid_and_query(owner: Engine) -> None:
+    split = split_of(owner, "orders_hot", {"SUBMITTED"}, "orders_new")
+    with owner.connect() as other:
+        pid = other.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()
+        other.exec_driver_sql("LOCK TABLE orders_hot IN ACCESS EXCLUSIVE MODE")
+        with pytest.raises(ActionBlocked) as raised:
+            run(owner, split, BRIEF)
+    [blocker] = raised.value.blockers
+    assert (blocker.pid, blocker.role, blocker.state) == (pid, "mes_owner", "idle in transaction")
+    assert "LOCK TABLE orders_hot" in str(raised.value)
+    assert "gave up after 2 attempts" in str(raised.value)
+
+
+def test_blocker_of_another_role_is_named_with_the_way_to_see_its_query(
+    owner: Engine, topology: Topology
+) -> None:
+    split = split_of(owner, "orders_hot", {"SUBMITTED"}, "orders_new")
+    with (
+        open_engine(topology, topology.databases["mes_0"], role="mes") as mes,
+        mes.connect() as other,
+    ):
+        other.exec_driver_sql("SELECT FROM orders")
+        hint = "its query is hidden: GRANT pg_read_all_stats TO mes_owner"
+        with pytest.raises(ActionBlocked, match=rf"pid \d+ \(mes, .*{hint}"):
+            run(owner, split, BRIEF)
+
+
+def test_second_run_is_told_who_holds_the_first(owner: Engine) -> None:
+    brief = Waiting(others_seconds=0.2)
+    with (
+        partitions.open_executor(owner),
+        pytest.raises(Occupied, match=r"pid \d+ \(mes_owner, mesctl\)"),
+        partitions.open_executor(owner, brief),
+    ):
+        pytest.fail("two runs at once")
+
+
+def test_pauses_double_up_to_their_bound_and_are_jittered() -> None:
+    waiting = Waiting(pause_seconds=1, max_pause_seconds=5, jitter=lambda: 0.5)
+    assert [waiting.pause(attempt) for attempt in (1, 2, 3, 4)] == [0.5, 1, 2, 2.5]
+
+
+@pytest.mark.parametrize("kind", ["detach", "split", "index", "value"])
+def test_psql_runs_what_is_rendered_there_and_back(
+    kind: str, owner: Engine, topology: Topology, postgres: PostgresServers
+) -> None:
+    before = partitions.plan(MES, catalog_of(owner), NOW)
+    hot = values(catalog_of(owner), "orders_hot")
+    actions: Mapping[str, Callable[[], Action]] = {
+        "detach": lambda: detach_of(owner, "orders_archive_2026_11"),
+        "split": lambda: split_of(owner, "orders_hot", {"SHIPPED"}, "orders_shipped"),
+        "index": lambda: index_of(owner, "orders_archive"),
+        "value": lambda: ChangeValues(
+            table="orders", key="status", partition="orders_hot", before=hot, after=hot | {"X"}
+        ),
+    }
+    action = actions[kind]()
+    inverse = action.inverse()
+    assert inverse is not None
+    conninfo = postgres.conninfo(topology.databases["mes_0"].dbname, role="mes_owner")
+    psql(conninfo, partitions.render([action, inverse]))
+    assert partitions.plan(MES, catalog_of(owner), NOW) == before == []
+    assert partitions.check(MES, catalog_of(owner), NOW) == []
+
+
+def values(catalog: Catalog, partition: str) -> frozenset[str]:
+    found = catalog["orders"].partition(partition)
+    assert found is not None
+    assert isinstance(found.bound, ValueList)
+    return found.bound.values
+
+
+def scans(connection: Connection) -> int:
+    """Count the sequential scans of orders_hot, with what this session has not reported yet."""
+    connection.exec_driver_sql("SELECT pg_stat_force_next_flush()")
+    count = connection.exec_driver_sql("SELECT pg_stat_get_numscans('orders_hot'::regclass)").scalar_one()
+    return int(count)

@@ -1,0 +1,34 @@
+"""The life of partitions on PostgreSQL 15 as Debian has it: the oldest that the platform runs on."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BIN = Path("/usr/lib/postgresql/15/bin")
+HERE = Path(__file__).parent
+FILES = ("test_partitions_actions.py", "test_partitions_killed.py", "test_partitions_online.py")
+
+
+@pytest.mark.timeout(600)
+def test_life_of_partitions_on_debians_postgresql_15() -> None:
+    if not (BIN / "initdb").exists():
+        missing = f"NOT RUN ON POSTGRESQL 15: {BIN} is not there; apt-get install postgresql-15"
+        if "postgresql-15" in os.environ.get("MES_STORAGE_REQUIRE", "").split(","):
+            pytest.fail(missing)
+        pytest.skip(missing)
+    # In a process of its own: a session has one PostgreSQL, and PG_BIN says which.
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
+    done = subprocess.run(
+        [*command, *(str(HERE / name) for name in FILES)],
+        env={**os.environ, "PG_BIN": str(BIN)},
+        cwd=HERE.parents[1],
+        text=True,
+        capture_output=True,
+        check=False,
+        timeout=580,
+    )
+    assert done.returncode == 0, done.stdout[-6000:]
+    assert " passed" in done.stdout

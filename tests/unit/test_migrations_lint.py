@@ -1,0 +1,147 @@
+"""Every rule of the lint refuses what it is for, and the project's own revisions break none."""
+
+from pathlib import Path
+
+import pytest
+
+from migrations.lint import lint_tree
+from migrations.trees import METADATA
+from ops import cli
+from ops.errors import ExitStatus
+from sharding.topology import Tree
+
+HEAD = '''"""A revision."""
+
+from alembic import op
+
+revision = {revision!r}
+down_revision = {down!r}
+{more}
+
+
+def upgrade() -> None:
+'''
+TIMEOUT = "SET LOCAL lock_timeout = '3s'"
+PHASE = 'phase = "pre"'
+ORDERS = (
+    "CREATE TABLE orders (order_id bigint, status text, PRIMARY KEY (order_id, status)) "
+    "PARTITION BY LIST (status)"
+)
+
+
+def write(folder: Path, revision: str, *lines: str, down: str | None = None, more: str = PHASE) -> None:
+    body = "".join(f"    {line}\n" for line in lines)
+    text = HEAD.format(revision=revision, down=down, more=more) + body
+    (folder / f"{revision}.py").write_text(text)
+
+
+def run_sql(*statements: str) -> list[str]:
+    return [f"op.execute({statement!r})" for statement in statements]
+
+
+def broken(folder: Path, tree: Tree = "mes") -> list[tuple[str, str]]:
+    return [(finding.revision, finding.rule) for finding in lint_tree(tree, folder)]
+
+
+@pytest.mark.parametrize(
+    ("statement", "rule"),
+    [
+        ("CREATE TABLE a (id bigint)", "table-has-primary-key"),
+        (
+            "CREATE TABLE a PARTITION OF months FOR VALUES FROM (MINVALUE) TO (10)",
+            "partition-bound-is-finite",
+        ),
+        (
+            "ALTER TABLE months ATTACH PARTITION orders_x FOR VALUES FROM (10) TO (MAXVALUE)",
+            "partition-bound-is-finite",
+        ),
+        (
+            "CREATE TABLE a (id bigint PRIMARY KEY, s text) PARTITION BY LIST (s)",
+            "unique-key-has-partition-key",
+        ),
+        ("ALTER TABLE orders ADD CONSTRAINT one UNIQUE (order_id)", "unique-key-has-partition-key"),
+        ("CREATE UNIQUE INDEX one ON ONLY orders (order_id)", "unique-key-has-partition-key"),
+        (
+            "CREATE TABLE a PARTITION OF orders FOR VALUES IN ('x') PARTITION BY HASH (order_id)",
+            "citus-one-partition-level",
+        ),
+        (
+            "ALTER TABLE months ATTACH PARTITION orders FOR VALUES FROM (1) TO (2)",
+            "citus-one-partition-level",
+        ),
+        (
+            "CREATE TRIGGER t BEFORE INSERT ON orders FOR EACH ROW EXECUTE FUNCTION f()",
+            "citus-no-trigger",
+        ),
+        (
+            "CREATE TABLE a (id bigint PRIMARY KEY REFERENCES b (id) ON UPDATE CASCADE)",
+            "citus-no-update-cascade",
+        ),
+        ("CREATE INDEX slow ON orders (order_id)", "require-concurrent-index-creation"),
+        ("ALTER TABLE orders ALTER COLUMN status SET NOT NULL", "adding-not-nullable-field"),
+        ("CREATE TABEL a", "syntax-error"),
+    ],
+)
+def test_rule_is_broken_in_a_later_revision(tmp_path: Path, statement: str, rule: str) -> None:
+    write(tmp_path, "0001", *run_sql(TIMEOUT, ORDERS))
+    write(tmp_path, "0002", *run_sql(TIMEOUT, statement), down="0001")
+    assert ("0002", rule) in broken(tmp_path)
+    assert [found for found in broken(tmp_path) if found[0] == "0001"] == []
+
+
+def test_a_key_that_is_added_in_the_same_revision_is_enough(tmp_path: Path) -> None:
+    add_key = "ALTER TABLE a ADD PRIMARY KEY (id)"
+    write(tmp_path, "0001", *run_sql(TIMEOUT, "CREATE TABLE a (id bigint NOT NULL)", add_key))
+    assert ("0001", "table-has-primary-key") not in broken(tmp_path)
+
+
+def test_citus_rules_are_for_sharded_trees(tmp_path: Path) -> None:
+    trigger = "CREATE TRIGGER t BEFORE INSERT ON orders FOR EACH ROW EXECUTE FUNCTION f()"
+    write(tmp_path, "0001", *run_sql(TIMEOUT, ORDERS, trigger))
+    assert broken(tmp_path, "mes") == [("0001", "citus-no-trigger")]
+    assert broken(tmp_path, "crm") == []
+
+
+AUTOCOMMIT = [
+    "with op.get_context().autocommit_block():",
+    "    op.execute('CREATE INDEX CONCURRENTLY IF NOT EXISTS one_idx ON orders_hot (order_id)')",
+]
+CHANGE = "op.execute('ALTER TABLE orders ADD COLUMN lane text')"
+
+
+def test_timeout_does_not_outlive_the_transaction_in_front_of_an_autocommit_block(tmp_path: Path) -> None:
+    write(tmp_path, "0001", *run_sql(TIMEOUT), CHANGE, *AUTOCOMMIT, CHANGE)
+    assert broken(tmp_path) == [("0001", "require-lock-timeout")]
+    write(tmp_path, "0001", *run_sql(TIMEOUT), CHANGE, *AUTOCOMMIT, *run_sql(TIMEOUT), CHANGE)
+    assert broken(tmp_path) == []
+
+
+def test_concurrent_build_belongs_outside_the_transaction(tmp_path: Path) -> None:
+    build = "CREATE INDEX CONCURRENTLY IF NOT EXISTS one_idx ON orders_hot (order_id)"
+    write(tmp_path, "0001", *run_sql(TIMEOUT, build))
+    assert ("0001", "ban-concurrent-index-creation-in-transaction") in broken(tmp_path)
+
+
+def test_allowance_needs_a_reason_and_a_need(tmp_path: Path) -> None:
+    build = run_sql(TIMEOUT, "CREATE INDEX small_idx ON node_leases (node)")
+    rule = "require-concurrent-index-creation"
+    write(tmp_path, "0001", *build, more=f"{PHASE}\nlint_allows = {{{rule!r}: 'a table of 1,024 rows'}}")
+    assert broken(tmp_path) == []
+    write(tmp_path, "0001", *build, more=f"{PHASE}\nlint_allows = {{{rule!r}: ''}}")
+    assert broken(tmp_path) == [("0001", rule), ("0001", rule)]
+    write(tmp_path, "0001", *run_sql("SELECT 1"), more=f"{PHASE}\nlint_allows = {{{rule!r}: 'why'}}")
+    assert broken(tmp_path) == [("0001", rule)]
+
+
+def test_unmarked_revision_is_found(tmp_path: Path) -> None:
+    write(tmp_path, "0001", *run_sql("SELECT 1"), more="")
+    assert broken(tmp_path) == [("0001", "phase-is-marked")]
+
+
+def test_revisions_of_the_project_break_no_rule() -> None:
+    assert [finding for tree in METADATA for finding in lint_tree(tree)] == []
+
+
+def test_mesctl_lints_without_a_topology(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["--home", "nowhere", "migrate", "lint", "--tree", "crm"]) == ExitStatus.DONE
+    assert capsys.readouterr().out == "no revision breaks a rule\n"

@@ -1,0 +1,45 @@
+"""Which revisions lie between where a database is and where it shall be, in alembic's own words."""
+
+from pathlib import Path
+
+import pytest
+
+from migrations.errors import UnknownRevision
+from migrations.outcome import Direction
+from migrations.scripts import Scripts
+
+
+@pytest.fixture
+def scripts(tmp_path: Path) -> Scripts:
+    """Give a line of three revisions."""
+    for revision, down in (("0001", None), ("0002", "0001"), ("0003", "0002")):
+        (tmp_path / f"{revision}.py").write_text(f"revision = {revision!r}\ndown_revision = {down!r}\n")
+    return Scripts("mes", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("current", "target", "direction", "expected"),
+    [
+        (None, "head", "up", ["0001", "0002", "0003"]),
+        (None, "0002", "up", ["0001", "0002"]),
+        ("0001", "+1", "up", ["0002"]),
+        ("0003", "head", "up", []),
+        ("0003", "0002", "up", []),
+        ("0003", "base", "down", ["0003", "0002", "0001"]),
+        ("0003", "-1", "down", ["0003"]),
+        ("0003", "0001", "down", ["0003", "0002"]),
+        ("0001", "0001", "down", []),
+        (None, "base", "down", []),
+    ],
+)
+def test_steps(
+    scripts: Scripts, current: str | None, target: str, direction: Direction, expected: list[str]
+) -> None:
+    assert [step.revision for step in scripts.steps(current, target, direction)] == expected
+
+
+def test_revision_of_another_version_is_refused(scripts: Scripts) -> None:
+    with pytest.raises(UnknownRevision, match="no way from 0001 to 0999 in the tree mes"):
+        scripts.steps("0001", "0999", "up")
+    with pytest.raises(UnknownRevision, match=r"no way from 0999 to base.*use the version that migrated it"):
+        scripts.lacking("0999")
