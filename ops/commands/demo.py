@@ -32,6 +32,8 @@ def demo(
     """
     # Whoever ends us by SIGTERM wants everything stopped too, just as at Ctrl-C.
     signal.signal(signal.SIGTERM, _interrupt)
+    # A shell without job control starts what stands before & with SIGINT ignored, and Python leaves it so.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     as_json = options_of(context).json
     wish = DemoWish(home=HOME, orders=orders, seed=seed, keep=keep, safe=fsync)
     report = run_demo(wish, console=Console(stderr=True))
