@@ -76,7 +76,7 @@ def crash(pid: int | None) -> None:
     """Kill a process with SIGKILL and wait until it is gone."""
     assert pid is not None
     os.kill(pid, signal.SIGKILL)
-    assert wait_until(lambda: not is_alive(pid), timeout_seconds=10)
+    assert wait_until(lambda: not is_alive(pid), timeout_seconds=60)
 
 
 def test_status_shows_every_server_and_the_lag_of_replicas(
@@ -127,7 +127,7 @@ def test_a_replica_streams_what_its_primary_commits(platform: Platform) -> None:
         primary.execute("GRANT SELECT ON streamed TO mes")
         try:
             exists = "SELECT to_regclass('streamed') IS NOT NULL"
-            assert wait_until(lambda: replica.execute(exists).fetchone() == (True,), timeout_seconds=10)
+            assert wait_until(lambda: replica.execute(exists).fetchone() == (True,), timeout_seconds=60)
             with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
                 replica.execute("CREATE TABLE nothing_may_be_written_here ()")
         finally:
@@ -165,7 +165,7 @@ def test_a_killed_postmaster_is_seen_and_started_again(
     assert f"mes_1: starting on port {topology.databases['mes_1'].primary.port}" in said
     with connect(topology, "mes_1", "mes_owner") as connection:
         connection.execute("DROP TABLE kept")
-    assert wait_until(lambda: platform.status().is_right, timeout_seconds=10)
+    assert wait_until(lambda: platform.status().is_right, timeout_seconds=60)
 
 
 def test_a_stolen_port_is_given_up_and_the_replica_follows(platform: Platform, said: list[str]) -> None:
@@ -179,7 +179,7 @@ def test_a_stolen_port_is_given_up_and_the_replica_follows(platform: Platform, s
     [moved] = [line for line in said if "is taken by" in line]
     assert moved.startswith(f"mes_0: port {old} is taken by ")
     assert f"(pid {os.getpid()}); moved to port {new}" in moved
-    assert wait_until(lambda: platform.status().is_right, timeout_seconds=10), platform.status()
+    assert wait_until(lambda: platform.status().is_right, timeout_seconds=60), platform.status()
     assert pids(platform)["mes_0_replica"] == replica, "the replica was told, not started again"
 
 
@@ -187,12 +187,12 @@ def test_a_half_made_data_folder_is_made_anew(platform: Platform, said: list[str
     crash(pids(platform)["mes_1_replica"])
     whole = platform.home.data("mes_1_replica")
     partial = whole.with_name("mes_1_replica.partial")
-    assert wait_until(lambda: not _has_processes(whole), timeout_seconds=10)
+    assert wait_until(lambda: not _has_processes(whole), timeout_seconds=60)
     whole.rename(partial)
     platform.up(services=False)
     assert f"mes_1_replica: removed the half-made data folder {partial}" in said
     assert not partial.exists()
-    assert wait_until(lambda: platform.status().is_right, timeout_seconds=10), platform.status()
+    assert wait_until(lambda: platform.status().is_right, timeout_seconds=60), platform.status()
 
 
 def _has_processes(folder: Path) -> bool:
@@ -253,7 +253,7 @@ def test_an_up_that_was_killed_midway_is_completed_by_the_next(tmp_path: Path) -
         platform.up(services=False)
         assert any("removed the half-made data folder" in line for line in said)
         assert not list(home.path.glob("data/*.partial"))
-        assert wait_until(lambda: platform.status().is_right, timeout_seconds=10), platform.status()
+        assert wait_until(lambda: platform.status().is_right, timeout_seconds=60), platform.status()
     finally:
         platform.delete()
     assert not home.path.exists()
