@@ -35,6 +35,9 @@ BRIEF = Waiting(
     limits=Limits(lock_timeout_seconds=0.4, patience_seconds=0.4), attempts=2, sleep=lambda _: None
 )
 
+# Long enough to be seen waiting on a machine that has other work.
+SEEN_WAITING = Waiting(limits=Limits(lock_timeout_seconds=3), attempts=2, sleep=lambda _: None)
+
 
 @pytest.fixture
 def owner(topology: Topology) -> Iterator[Engine]:
@@ -178,7 +181,7 @@ def test_who_blocks_is_named_with_pid_and_query(owner: Engine) -> None:
         pid = other.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()
         other.exec_driver_sql("LOCK TABLE orders_hot IN ACCESS EXCLUSIVE MODE")
         with pytest.raises(ActionBlocked) as raised:
-            run(owner, split, BRIEF)
+            run(owner, split, SEEN_WAITING)
     [blocker] = raised.value.blockers
     assert (blocker.pid, blocker.role, blocker.state) == (pid, "mes_owner", "idle in transaction")
     assert "LOCK TABLE orders_hot" in str(raised.value)
@@ -196,7 +199,7 @@ def test_blocker_of_another_role_is_named_with_the_way_to_see_its_query(
         other.exec_driver_sql("SELECT FROM orders")
         hint = "its query is hidden: GRANT pg_read_all_stats TO mes_owner"
         with pytest.raises(ActionBlocked, match=rf"pid \d+ \(mes, .*{hint}"):
-            run(owner, split, BRIEF)
+            run(owner, split, SEEN_WAITING)
 
 
 def test_second_run_is_told_who_holds_the_first(owner: Engine) -> None:
