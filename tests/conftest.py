@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from ops.pgbouncer.versions import find_program
 from sharding.topology import Topology
 from tests.platform_topology import cloned, migrate_templates, write_topology
+from tests.pooler import MISSING, RunningPooler, required, run_pooler
 from tests.reaper import reaping
 from tests.servers import PostgresServers, ValkeyServer, run_postgres, run_valkey
 
@@ -63,3 +65,19 @@ def topology_path(
 def topology(topology_path: Path) -> Topology:
     """Give a topology of five migrated databases that are this test's own; the MES shards have a replica."""
     return Topology.load(topology_path)
+
+
+@pytest.fixture(scope="session")
+def pgbouncer() -> Path:
+    """Give PgBouncer's program, or skip and say how to get it."""
+    program = find_program()
+    if program is None:
+        pytest.fail(MISSING) if required() else pytest.skip(MISSING)
+    return program
+
+
+@pytest.fixture
+def pooler(topology_path: Path, tmp_path: Path, pgbouncer: Path) -> Iterator[RunningPooler]:
+    """Give this test's databases behind a PgBouncer of their own; the topology file leads through it."""
+    with run_pooler(topology_path, tmp_path / "pgbouncer", program=pgbouncer) as running:
+        yield running

@@ -1,11 +1,10 @@
-"""PgBouncer in front of the test servers, written by `mesctl pgbouncer render` and run as it is in production."""
+"""PgBouncer in front of the test servers, written as `mesctl pgbouncer render` does."""
 
 import os
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from ops.embedded.pgpass import ensure_passwords
@@ -13,7 +12,7 @@ from ops.embedded.pooler import PgBouncerProcess
 from ops.embedded.ports import LOOPBACK, PortPicker, start_on_free_port
 from ops.pgbouncer import files
 from ops.pgbouncer.pooler import Pooler
-from ops.pgbouncer.versions import ask_version, find_program
+from ops.pgbouncer.versions import ask_version
 from sharding.topology import Topology
 
 MISSING = "NOT RUN THROUGH PGBOUNCER: it is not on PATH; apt-get install pgbouncer"
@@ -44,6 +43,11 @@ class RunningPooler:
         """Start it again."""
         self.process.start(program=self.program, port=self.port)
 
+    def restart(self) -> None:
+        """Stop it, and start it with the files as they are."""
+        self.process.stop()
+        self.start()
+
     def change(self, old: str, new: str) -> None:
         """Change the topology file, and write the pooler's files anew."""
         text = self.path.read_text()
@@ -60,17 +64,18 @@ def write_files(topology: Topology, folder: Path) -> None:
 
 
 @contextmanager
-def run_pooler(path: Path, folder: Path, *, section: str = "", services: str = "") -> Iterator[RunningPooler]:
+def run_pooler(
+    path: Path, folder: Path, *, program: Path, section: str = "", services: str = ""
+) -> Iterator[RunningPooler]:
     """Run a pooler in front of the databases of a topology file, which gets a section [pgbouncer].
 
     Parameters:
         path: the topology file.
         folder: for the pooler's files.
+        program: `pgbouncer`.
         section: more lines of the section.
         services: the tables [pgbouncer.services.NAME].
     """
-    program = find_program()
-    assert program is not None, MISSING
     folder.mkdir(parents=True, exist_ok=True)
     before = path.read_text()
     passfile = Topology.load(path).passfile
@@ -88,7 +93,7 @@ def run_pooler(path: Path, folder: Path, *, section: str = "", services: str = "
         write_files(Topology.load(path), folder)
         process.start(program=program, port=port)
 
-    port = start_on_free_port(PortPicker(random.Random()), partial(start))
+    port = start_on_free_port(PortPicker(random.Random()), start)
     try:
         yield RunningPooler(Topology.load(path), path, folder, process, program, port)
     finally:
