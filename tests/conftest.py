@@ -76,8 +76,17 @@ def pgbouncer() -> Path:
     return program
 
 
-@pytest.fixture
-def pooler(topology_path: Path, tmp_path: Path, pgbouncer: Path) -> Iterator[RunningPooler]:
-    """Give this test's databases behind a PgBouncer of their own; the topology file leads through it."""
-    with run_pooler(topology_path, tmp_path / "pgbouncer", program=pgbouncer) as running:
-        yield running
+@pytest.fixture(scope="module")
+def pooler(
+    postgres: PostgresServers,
+    valkey_server: ValkeyServer,
+    templates: Mapping[str, str],
+    pgbouncer: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[RunningPooler]:
+    """Give five migrated databases behind a PgBouncer, which the tests of one file share."""
+    folder = tmp_path_factory.mktemp("pooler")
+    with cloned(postgres, templates, prefix=f"p{next(_numbers)}") as dbnames:
+        path = write_topology(folder / "topology.toml", dbnames, postgres, valkey_server)
+        with run_pooler(path, folder / "pgbouncer", program=pgbouncer) as running:
+            yield running

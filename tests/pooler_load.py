@@ -38,7 +38,14 @@ class Load:
         return f"{self.transactions} transactions, {self.errors.total()} errors, {self.stale} stale; {reads}"
 
 
-async def run_load(sessions: ShardedSessions, *, transactions: int, workers: int, seed: int) -> Load:
+async def run_load(
+    sessions: ShardedSessions,
+    *,
+    transactions: int,
+    workers: int,
+    seed: int,
+    begun: asyncio.Event | None = None,
+) -> Load:
     """Run a number of transactions in parallel; every worker has an order of its own.
 
     Parameters:
@@ -46,10 +53,14 @@ async def run_load(sessions: ShardedSessions, *, transactions: int, workers: int
         transactions: how many in all.
         workers: how many at a time.
         seed: of the choices.
+        begun: is set when every worker has its order.
     """
     load = Load()
-    each = transactions // workers
-    await asyncio.gather(*(_Worker(sessions, load, seed, number).run(each) for number in range(workers)))
+    crew = [_Worker(sessions, load, seed, number) for number in range(workers)]
+    await asyncio.gather(*(worker.create() for worker in crew))
+    if begun is not None:
+        begun.set()
+    await asyncio.gather(*(worker.run(transactions // workers - 1) for worker in crew))
     return load
 
 
@@ -58,14 +69,14 @@ class _Worker:
         self._sessions = sessions
         self._load = load
         self._rng = random.Random(seed * 1000 + number)
-        self._order_id = FIRST + (number << 12)
+        # Every load has orders of its own, so that several may run on one platform.
+        self._order_id = FIRST + ((seed * 1000 + number) << 12)
         self._said = "new"
         self._token = CausalToken()
 
     async def run(self, transactions: int) -> None:
-        await self._counted(self._create())
         steps = (self._write, self._read, self._unit, self._abandon, self._page)
-        for _ in range(transactions - 1):
+        for _ in range(transactions):
             [step] = self._rng.choices(steps, weights=(30, 50, 10, 5, 5))
             await self._counted(step())
 
@@ -79,7 +90,8 @@ class _Worker:
             said = str(error).partition("\n")[0][:160]
             self._load.errors[f"{type(error).__name__}: {said}"] += 1
 
-    async def _create(self) -> None:
+    async def create(self) -> None:
+        self._load.transactions += 1
         async with self._sessions.write(self._order_id) as session:
             session.add(self._order())
         self._token = session.token

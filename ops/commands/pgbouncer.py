@@ -186,9 +186,7 @@ def reconnect(context: typer.Context, name: Name = None, dry_run: DryRun = False
     if dry_run:
         _print_script(pooler, [admin.statement("RECONNECT", entry) for entry in entries])
         return
-    for console in pooler.consoles():
-        for entry in entries:
-            console.run("RECONNECT", entry)
+    admin.reconnect(pooler.consoles(), entries, timeout_seconds=5)
     _show_entries(context, entries, "reconnecting")
 
 

@@ -6,7 +6,7 @@ The console speaks PostgreSQL's simple protocol only, and knows no transactions.
 import select
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from typing import NamedTuple
 
 import psycopg
@@ -121,8 +121,9 @@ def _pause_all(
     consoles: Sequence[Console], entries: Sequence[str], deadline: float, timeout_seconds: float
 ) -> None:
     with ExitStack() as stack:
+        # Closed, and not left as a context manager: that would send COMMIT behind a PAUSE that still waits.
         waiting = [
-            (console, entry, stack.enter_context(_open(console.place)))
+            (console, entry, stack.enter_context(closing(_open(console.place))))
             for console in consoles
             for entry in entries
         ]
@@ -170,6 +171,32 @@ def resume(consoles: Sequence[Console], entries: Sequence[str]) -> list[str]:
             console.run("RESUME", entry)
             resumed.add(entry)
     return sorted(resumed)
+
+
+def reconnect(consoles: Sequence[Console], entries: Sequence[str], *, timeout_seconds: float) -> None:
+    """Have pools replace their server connections as transactions end.
+
+    RECONNECT also breaks off a login that is under way, and PgBouncer then tells waiting clients that "server
+    login has been failing": so it is sent at a moment without one.
+
+    Parameters:
+        consoles: of all processes of the pooler.
+        entries: the pools.
+        timeout_seconds: how long such a moment is waited for; then it is sent all the same.
+
+    Raises:
+        ConsoleSilent, CommandRefused: a process does not do it.
+    """
+    deadline = time.monotonic() + timeout_seconds
+    for console in consoles:
+        for entry in entries:
+            while _logins(console, entry) and time.monotonic() < deadline:
+                continue
+            console.run("RECONNECT", entry)
+
+
+def _logins(console: Console, entry: str) -> int:
+    return sum(int(str(row["sv_login"])) for row in console.show("POOLS") if row["database"] == entry)
 
 
 def is_paused(row: Row) -> bool:

@@ -108,7 +108,7 @@ def _ini(wanted: Wanted, folder: Path) -> str:
 def _entry(sized: SizedPool) -> str:
     size = sized.size
     return (
-        f'{sized.pool.entry} = host={sized.server.host} port={sized.server.port} dbname={sized.dbname} '
+        f"{sized.pool.entry} = host={sized.server.host} port={sized.server.port} dbname={sized.dbname} "
         f"pool_size={size} max_db_connections={size}"
     )
 

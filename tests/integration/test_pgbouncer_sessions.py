@@ -1,4 +1,4 @@
-"""The sessions through PgBouncer's transaction pooling: everything that they do without it, and load."""
+"""The sessions through PgBouncer's transaction pooling, with more clients than server connections."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -12,23 +12,13 @@ from sharding.engines import open_cluster
 from sharding.sessions import ShardedSessions, open_sessions
 from sharding.shard_map import ShardMap
 from sharding.topology import Topology
-
-# The same tests once more; their topology is this file's, which leads through the pooler.
-from tests.integration.test_sharding_sessions import *  # noqa: F403
 from tests.pooler import RunningPooler
-from tests.pooler_load import Load, run_load
+from tests.pooler_load import run_load
 
 SMALL = "[pgbouncer.services.mes]\npool_size = 3\n"
-BACKEND = text("SELECT pg_backend_pid()")
 
 
-@pytest.fixture
-def topology(pooler: RunningPooler) -> Topology:
-    """Give a topology that leads through a pooler."""
-    return pooler.topology
-
-
-@pytest.fixture
+@pytest.fixture(scope="module")
 async def many(pooler: RunningPooler) -> AsyncIterator[ShardedSessions]:
     """Sessions that share three server connections to each database."""
     pooler.change("[pgbouncer]", f"{SMALL}[pgbouncer]")
@@ -104,12 +94,11 @@ async def test_a_reader_is_refused_by_the_server(many: ShardedSessions) -> None:
 
 
 async def test_locks_of_a_session_go_past_the_pooler(pooler: RunningPooler) -> None:
-    async with open_cluster(
-        pooler.topology, "mes_0", role="mes", application_name="test", direct=True
-    ) as cluster:
-        async with cluster.primary.connect() as connection:
-            address = (await connection.execute(text("SELECT inet_client_port()"))).scalar_one()
-            raw = await connection.get_raw_connection()
-            own = raw.driver_connection.info.port  # type: ignore[union-attr]
-    assert address is not None
-    assert own == pooler.topology.database("mes_0").primary.port
+    async with (
+        open_cluster(pooler.topology, "mes_0", role="mes", application_name="test", direct=True) as cluster,
+        cluster.primary.connect() as connection,
+    ):
+        port = (await connection.execute(text("SELECT inet_server_port()"))).scalar_one()
+        raw = await connection.get_raw_connection()
+        assert raw.driver_connection is not None
+        assert raw.driver_connection.info.port == port
