@@ -93,8 +93,8 @@ def run_pooler(
         write_files(Topology.load(path), folder)
         process.start(program=program, port=port)
 
-    port = start_on_free_port(PortPicker(random.Random()), start)
     try:
+        port = start_on_free_port(PortPicker(random.Random()), start)
         yield RunningPooler(Topology.load(path), path, folder, process, program, port)
     finally:
         process.stop()

@@ -1,7 +1,7 @@
 """What the PostgreSQL servers behind the pooler say of themselves: their limits, and the secrets of roles."""
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import psycopg
 from psycopg import sql
@@ -39,12 +39,19 @@ class Servers:
         self._superuser = superuser
 
     def limits(self, server: Server) -> Limits:
-        """Ask a server for its limits, as the first role that may connect.
+        """Ask a server for its limits, as the first role of its pools that can log in.
 
         Raises:
-            ServerSilent: it does not answer.
+            ServerSilent: it answers none of them.
         """
-        with self._connect(server, self._pools[server][0][0].role) as connection:
+        *others, last = dict.fromkeys(pool.role for pool, _ in self._pools[server])
+        for role in others:
+            with suppress(ServerSilent):
+                return self._limits(server, role)
+        return self._limits(server, last)
+
+    def _limits(self, server: Server, role: str) -> Limits:
+        with self._connect(server, role) as connection:
             [row] = connection.execute(_LIMITS).fetchall()
         return Limits(*row)
 
@@ -69,7 +76,9 @@ class Servers:
 
     def url(self, server: Server, role: str) -> URL:
         """Give the URL of a server for a role."""
-        pool = self._pools[server][0][0]
+        own = [pool for pool, _ in self._pools[server]]
+        # The role's own database, where it has one: another may refuse it.
+        pool = next((pool for pool in own if pool.role == role), own[0])
         return self._topology.url(pool.database, role=role, replica=pool.replica, direct=True)
 
     @contextmanager
