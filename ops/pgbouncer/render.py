@@ -69,15 +69,11 @@ def render(wanted: Wanted, secrets: Mapping[str, str], *, folder: Path) -> dict[
     Returns:
         The text of each file by its name.
     """
-    files = {
-        INI: _ini(wanted, folder),
+    return {
+        **_inis(wanted, folder),
         HBA: _hba(wanted),
         USERLIST: "".join(f"{_quoted(role)} {_quoted(secrets[role])}\n" for role in sorted(secrets)),
     }
-    if wanted.section.processes > 1:
-        for number in range(1, wanted.section.processes + 1):
-            files[f"pgbouncer-{number}.ini"] = _process_ini(wanted, folder, number)
-    return files
 
 
 def socket_dir(section: PgBouncer, number: int) -> str:
@@ -85,10 +81,23 @@ def socket_dir(section: PgBouncer, number: int) -> str:
     return f"{section.socket_dir}/{number}"
 
 
-def _ini(wanted: Wanted, folder: Path) -> str:
-    files = {"auth_file": folder / USERLIST, "auth_hba_file": folder / HBA}
-    if wanted.section.processes == 1:
-        files |= {"unix_socket_dir": Path(wanted.section.socket_dir)} if wanted.section.socket_dir else {}
+def _inis(wanted: Wanted, folder: Path) -> dict[str, str]:
+    """Write a whole ini for each process: a second [pgbouncer] behind an %include would undo the first."""
+    section = wanted.section
+    if section.processes == 1:
+        return {INI: _ini(wanted, folder, {"unix_socket_dir": section.socket_dir or ""})}
+    texts: dict[str, str] = {}
+    for number in range(1, section.processes + 1):
+        own = {"unix_socket_dir": socket_dir(section, number)}
+        if wanted.version >= PEERS:
+            own["peer_id"] = str(number)
+        texts[f"pgbouncer-{number}.ini"] = _ini(wanted, folder, own)
+    return texts
+
+
+def _ini(wanted: Wanted, folder: Path, own: Settings) -> str:
+    files = {"auth_file": str(folder / USERLIST), "auth_hba_file": str(folder / HBA)}
+    settings = {**settings_of(wanted), **files, **own}
     lines = [
         f"; Written by `mesctl pgbouncer render` for PgBouncer {wanted.version}; the next one overwrites it.",
         "; Connections of each server, and of each process of the pooler:",
@@ -98,8 +107,7 @@ def _ini(wanted: Wanted, folder: Path) -> str:
         *(_entry(sized) for sized in wanted.pools),
         "",
         "[pgbouncer]",
-        *(f"{key} = {value}" for key, value in {**settings_of(wanted), **files}.items()),
-        *([] if "unix_socket_dir" in files else ["unix_socket_dir ="]),
+        *(f"{key} = {value}".rstrip() for key, value in settings.items()),
         *_peers(wanted),
     ]
     return "\n".join(lines) + "\n"
@@ -125,17 +133,6 @@ def _peers(wanted: Wanted) -> Sequence[str]:
     numbers = range(1, section.processes + 1)
     peers = (f"{number} = host={socket_dir(section, number)} port={section.port}" for number in numbers)
     return ("", "[peers]", *peers)
-
-
-def _process_ini(wanted: Wanted, folder: Path, number: int) -> str:
-    lines = [
-        f"; Process {number} of {wanted.section.processes}.",
-        f"%include {folder / INI}",
-        "[pgbouncer]",
-        f"unix_socket_dir = {socket_dir(wanted.section, number)}",
-        *([f"peer_id = {number}"] if wanted.version >= PEERS else []),
-    ]
-    return "\n".join(lines) + "\n"
 
 
 def _hba(wanted: Wanted) -> str:

@@ -1,8 +1,10 @@
 """`mesctl pgbouncer` on a pooler that runs: written, compared, reloaded, paused, resumed."""
 
 import os
+import random
 import signal
 import stat
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +12,8 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from ops.embedded.pooler import PgBouncerProcess
+from ops.embedded.ports import PortPicker
 from ops.embedded.processes import wait_until
 from ops.errors import ExitStatus
 from tests.integration.mesctl_rig import Mesctl
@@ -156,3 +160,35 @@ def test_a_role_without_a_scram_secret_is_refused_and_given_one(
     finally:
         with postgres.primary.connect() as connection:
             connection.execute(sql.SQL("ALTER ROLE crm PASSWORD {}").format(sql.Literal(before)))
+
+
+def test_two_processes_share_a_port_and_each_has_its_console(
+    pooler: RunningPooler, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    port = PortPicker(random.Random()).pick()
+    # Not tmp_path: the path of a Unix socket has 107 characters at most.
+    with tempfile.TemporaryDirectory(prefix="mes-") as sockets:
+        many = f'port = {port}\nprocesses = 2\nsocket_dir = "{sockets}"\n'
+        path = tmp_path / "topology.toml"
+        path.write_text(pooler.path.read_text().replace(f"port = {pooler.port}\n", many))
+        mesctl = Mesctl(path, capsys)
+        assert mesctl("pgbouncer", "render", "--out", str(tmp_path / "p")).status == ExitStatus.DONE
+        processes = [process(tmp_path / "p", number) for number in (1, 2)]
+        try:
+            for each in processes:
+                each.start(program=pooler.program, port=port, shared=True)
+            checked = mesctl("--json", "pgbouncer", "check")
+            assert (checked.status, checked.json) == (ExitStatus.DONE, [])
+            processes[1].kill()
+            lost = mesctl("pgbouncer", "check")
+            assert lost.status == ExitStatus.FAILED
+            assert f"console on {sockets}/2:{port} does not answer" in lost.err
+        finally:
+            for each in processes:
+                each.stop()
+
+
+def process(folder: Path, number: int) -> PgBouncerProcess:
+    stem = f"pgbouncer-{number}"
+    ini, pidfile, log = (folder / f"{stem}.{kind}" for kind in ("ini", "pid", "log"))
+    return PgBouncerProcess(ini=ini, pidfile=pidfile, log=log)

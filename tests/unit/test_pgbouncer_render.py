@@ -101,13 +101,16 @@ def test_the_library_prepares_statements_by_version(tmp_path: Path, version: str
 def test_several_processes_share_a_port_and_pass_on_cancel_requests(tmp_path: Path) -> None:
     topology = load(tmp_path, 'processes = 2\nsocket_dir = "/run/pgbouncer"\n')
     texts = render(wanted(topology, NEW), SECRETS, folder=Path("/etc/pgbouncer"))
-    assert "so_reuseport = 1" in texts["pgbouncer.ini"]
-    assert "2 = host=/run/pgbouncer/2 port=6432" in texts["pgbouncer.ini"]
-    assert "peer_id = 2" in texts["pgbouncer-2.ini"]
-    assert "pool_size=38" in texts["pgbouncer.ini"]
+    assert sorted(texts) == ["hba.conf", "pgbouncer-1.ini", "pgbouncer-2.ini", "userlist.txt"]
+    second = texts["pgbouncer-2.ini"].splitlines()
+    assert "so_reuseport = 1" in second
+    assert "2 = host=/run/pgbouncer/2 port=6432" in second
+    assert "peer_id = 2" in second
+    assert "unix_socket_dir = /run/pgbouncer/2" in second
+    assert "pool_size=38" in texts["pgbouncer-2.ini"]
     older = render(wanted(topology, OLD), SECRETS, folder=Path("/etc/pgbouncer"))
-    assert "[peers]" not in older["pgbouncer.ini"]
-    assert "1.18 has no peers: a cancel request" in older["pgbouncer.ini"]
+    assert "[peers]" not in older["pgbouncer-1.ini"]
+    assert "1.18 has no peers: a cancel request" in older["pgbouncer-1.ini"]
 
 
 @pytest.mark.parametrize(
