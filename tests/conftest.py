@@ -72,7 +72,9 @@ def pgbouncer() -> Path:
     """Give PgBouncer's program, or skip and say how to get it."""
     program = find_program()
     if program is None:
-        pytest.fail(MISSING) if required() else pytest.skip(MISSING)
+        if required():
+            pytest.fail(MISSING)
+        pytest.skip(MISSING)
     return program
 
 

@@ -10,7 +10,8 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from typing import NamedTuple
 
 import psycopg
-from psycopg.pq import ExecStatus, PGconn
+from psycopg.pq import ExecStatus
+from psycopg.pq.abc import PGconn
 from psycopg.rows import dict_row
 
 from ops.pgbouncer.errors import CommandRefused, ConsoleSilent, PauseTimedOut

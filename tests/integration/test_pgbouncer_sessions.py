@@ -51,8 +51,9 @@ async def test_prepared_statements_would_be_found_as_errors(
     many: ShardedSessions, pooler: RunningPooler
 ) -> None:
     """The check above can fail: this is what it finds when the library takes the pooler for a newer one."""
-    version = pooler.topology.pgbouncer.version if pooler.topology.pgbouncer else None
-    if version is None or pooler.topology.pgbouncer.keeps_prepared_statements:
+    section = pooler.pooler.section
+    version = section.version
+    if section.keeps_prepared_statements:
         pytest.skip(f"PgBouncer {version} keeps prepared statements")
     pooler.path.write_text(pooler.path.read_text().replace(f'version = "{version}"', 'version = "1.22"'))
     async with open_sessions(Topology.load(pooler.path), role="mes", application_name="test") as sessions:
