@@ -107,9 +107,8 @@ def is_a(error: BaseException, *places: str) -> bool:
     None is imported for it: an error of a module that nobody has imported cannot have been raised.
     """
     named = (place.split(":") for place in places)
-    return any(
-        isinstance(error, getattr(sys.modules[module], name)) for module, name in named if module in sys.modules
-    )
+    found = [getattr(sys.modules[module], name) for module, name in named if module in sys.modules]
+    return isinstance(error, tuple(found))
 
 
 def message_of(error: BaseException) -> str:

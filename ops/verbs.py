@@ -56,7 +56,8 @@ VERBS: Mapping[str, Verb] = {
     "orders": Verb("orders:app", "Find orders, and prove that none is lost."),
     "demo": Verb(
         "demo:demo",
-        "Take orders from the customer's click to the archive, kill the MES on the way, and look for every one.",
+        "Take orders from the customer's click to the archive, kill the MES on the way, and look for "
+        "every one.",
     ),
 }
 """In the order of the help. A verb that a module adds to the `typer.Typer` itself comes behind them."""
