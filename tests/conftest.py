@@ -1,19 +1,17 @@
 """Fixtures: real servers for each worker, and for each test databases of its own."""
 
 from collections.abc import Iterator, Mapping
-from itertools import count
 from pathlib import Path
 
 import pytest
 
-from ops.pgbouncer.versions import find_program
 from sharding.topology import Topology
-from tests.platform_topology import cloned, migrate_templates, write_topology
-from tests.pooler import MISSING, RunningPooler, required, run_pooler
+from tests.needs import require
+from tests.platform_topology import migrate_templates, write_topology
+from tests.pool import DatabasePool
+from tests.pooler import RunningPooler, run_pooler
 from tests.reaper import reaping
 from tests.servers import PostgresServers, ValkeyServer, run_postgres, run_valkey
-
-_numbers = count(1)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -52,12 +50,18 @@ def templates(
     return migrate_templates(postgres, valkey_server, tmp_path_factory.mktemp("templates"))
 
 
+@pytest.fixture(scope="session")
+def databases(postgres: PostgresServers, templates: Mapping[str, str]) -> DatabasePool:
+    """Keep migrated databases, which tests borrow and give back, for this worker."""
+    return DatabasePool(postgres, templates)
+
+
 @pytest.fixture
 def topology_path(
-    postgres: PostgresServers, valkey: ValkeyServer, templates: Mapping[str, str], tmp_path: Path
+    postgres: PostgresServers, valkey: ValkeyServer, databases: DatabasePool, tmp_path: Path
 ) -> Iterator[Path]:
     """Give the topology file of five migrated databases that are this test's own."""
-    with cloned(postgres, templates, prefix=f"t{next(_numbers)}") as dbnames:
+    with databases.borrow() as dbnames:
         yield write_topology(tmp_path / "topology.toml", dbnames, postgres, valkey)
 
 
@@ -67,28 +71,28 @@ def topology(topology_path: Path) -> Topology:
     return Topology.load(topology_path)
 
 
+@pytest.fixture(scope="module")
+def module_topology(
+    postgres: PostgresServers,
+    valkey_server: ValkeyServer,
+    databases: DatabasePool,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Topology]:
+    """Give a topology that all tests of a module share; they leave it as they found it, or do not mind."""
+    folder = tmp_path_factory.mktemp("module")
+    with databases.borrow() as dbnames:
+        yield Topology.load(write_topology(folder / "topology.toml", dbnames, postgres, valkey_server))
+
+
 @pytest.fixture(scope="session")
 def pgbouncer() -> Path:
-    """Give PgBouncer's program, or skip and say how to get it."""
-    program = find_program()
-    if program is None:
-        if required():
-            pytest.fail(MISSING)
-        pytest.skip(MISSING)
-    return program
+    """Give PgBouncer's program."""
+    return require("pgbouncer")
 
 
 @pytest.fixture(scope="module")
-def pooler(
-    postgres: PostgresServers,
-    valkey_server: ValkeyServer,
-    templates: Mapping[str, str],
-    pgbouncer: Path,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[RunningPooler]:
+def pooler(module_topology: Topology, pgbouncer: Path) -> Iterator[RunningPooler]:
     """Give five migrated databases behind a PgBouncer, which the tests of one file share."""
-    folder = tmp_path_factory.mktemp("pooler")
-    with cloned(postgres, templates, prefix=f"p{next(_numbers)}") as dbnames:
-        path = write_topology(folder / "topology.toml", dbnames, postgres, valkey_server)
-        with run_pooler(path, folder / "pgbouncer", program=pgbouncer) as running:
-            yield running
+    path = module_topology.path
+    with run_pooler(path, path.parent / "pgbouncer", program=pgbouncer) as running:
+        yield running

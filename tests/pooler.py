@@ -1,6 +1,5 @@
 """PgBouncer in front of the test servers, written as `mesctl pgbouncer render` does."""
 
-import os
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,13 +13,6 @@ from ops.pgbouncer import files
 from ops.pgbouncer.pooler import Pooler
 from ops.pgbouncer.versions import ask_version
 from sharding.topology import Topology
-
-MISSING = "NOT RUN THROUGH PGBOUNCER: it is not on PATH; apt-get install pgbouncer"
-
-
-def required() -> bool:
-    """Whether its absence is a failure: it was installed for these tests."""
-    return "pgbouncer" in os.environ.get("MES_STORAGE_REQUIRE", "").split(",")
 
 
 @dataclass

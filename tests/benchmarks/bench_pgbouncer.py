@@ -3,14 +3,15 @@
 import tempfile
 from pathlib import Path
 
-from ops.pgbouncer.versions import ask_version, find_program
+from ops.pgbouncer.versions import ask_version
 from sharding.directory import Directory
 from sharding.engines import open_cluster
 from sharding.sessions import open_sessions
 from sharding.shard_map import ShardMap
 from sharding.topology import Topology
 from tests.benchmarks.harness import CannotRun, Measured, benchmark, platform
-from tests.pooler import MISSING, run_pooler
+from tests.needs import NEEDS
+from tests.pooler import run_pooler
 from tests.pooler_load import run_load
 
 TRANSACTIONS = 100_000
@@ -21,9 +22,9 @@ SERVICES = "[pgbouncer.services.mes]\npool_size = 4\n"
 @benchmark(name="pgbouncer_errors", target=0, unit="errors")
 async def pgbouncer_errors() -> Measured:
     """Count errors and stale reads of one's own writes in 100,000 seeded transactions."""
-    program = find_program()
+    program = NEEDS["pgbouncer"].find()
     if program is None:
-        raise CannotRun(MISSING)
+        raise CannotRun("PgBouncer is not here; apt-get install pgbouncer")
     with (
         platform() as topology,
         tempfile.TemporaryDirectory(prefix="mes-storage-pooler-") as folder,
