@@ -6,11 +6,13 @@ from pathlib import Path
 import pytest
 
 from migrations import run
-from migrations.drift import find_drift, load_snapshot
+from migrations.drift import Snapshot, find_drift, load_snapshot
 from migrations.snapshot import take_snapshot
 from migrations.trees import METADATA
 from ops.errors import ExitStatus
 from ops.fleet import open_engine
+from partitions.online import apply, backfill, change_type, read_column, require_not_null
+from partitions.online.errors import OnlineChangeRefused
 from sharding.topology import Topology
 from tests.integration.mesctl_rig import Mesctl
 from tests.integration.migrations_rig import make_partitions
@@ -75,6 +77,83 @@ def test_every_change_by_hand_is_named_with_its_fix(topology: Topology) -> None:
         [name for name, _ in CHANGES.values()], True
     )
     assert set(told) == {name for name, _ in CHANGES.values()}
+
+
+OWNS = (
+    "CREATE FUNCTION shard_owns(key bigint) RETURNS boolean LANGUAGE sql IMMUTABLE "
+    "AS 'SELECT hashint8(key) {side} 0'"
+)
+PER_SHARD = "COMMENT ON FUNCTION shard_owns(bigint) IS 'mes-storage: per shard'"
+
+
+def differing(topology: Topology, *, snapshot: Snapshot) -> list[list[str]]:
+    return [[each.object for each in found.differences] for found in find_drift(topology, "mes", snapshot)]
+
+
+def test_function_whose_body_is_made_for_each_shard_may_differ(topology: Topology) -> None:
+    for name, side in (("mes_0", "<"), ("mes_1", ">=")):
+        execute(topology, name, OWNS.format(side=side))
+    # Without the mark, each shard's is another function than the one that was frozen.
+    assert differing(topology, snapshot=take_snapshot(topology, "mes")) == [
+        [],
+        ["function shard_owns(bigint)"],
+    ]
+    for name in ("mes_0", "mes_1"):
+        execute(topology, name, PER_SHARD)
+    marked = take_snapshot(topology, "mes")
+    assert differing(topology, snapshot=marked) == [[], []]
+    execute(topology, "mes_0", OWNS.format(side=">").replace("CREATE", "CREATE OR REPLACE"))
+    assert differing(topology, snapshot=marked) == [[], []]
+    # Its signature is the same everywhere, and a mark that a person sets hides nothing.
+    execute(topology, "mes_0", "ALTER FUNCTION shard_owns VOLATILE")
+    assert differing(topology, snapshot=marked) == [["function shard_owns(bigint)"], []]
+    execute(topology, "mes_1", "COMMENT ON FUNCTION shard_owns(bigint) IS NULL")
+    assert differing(topology, snapshot=marked)[1] == ["function shard_owns(bigint)"]
+
+
+def test_online_change_under_way_is_named_as_that_change(topology: Topology) -> None:
+    with open_engine(topology, topology.databases["mes_0"], role="mes_owner") as engine:
+        with engine.connect() as connection:
+            facts = read_column(connection, "order_items", "quantity")
+        plan = change_type("order_items", "quantity", "bigint", facts=facts)
+
+        def told() -> dict[str, str]:
+            found, _ = find_drift(topology, "mes")
+            return {each.object: each.problem for each in found.differences}
+
+        problem = "belongs to the online change `order_items.quantity to bigint`, which is under way"
+        made = {
+            "column quantity_new of order_items",
+            "function order_items_quantity_dual_write()",
+            "trigger order_items_quantity_dual_write of order_items",
+        }
+        apply(engine, plan.expand)
+        assert told() == dict.fromkeys(made, problem)
+        apply(engine, plan.expand.reverse())
+        assert told() == {}  # backfill_progress is bookkeeping, as alembic_version is
+        apply(engine, plan.expand)
+        backfill(engine, plan.backfill)
+        assert told() == dict.fromkeys(made, problem)
+        apply(engine, plan.swap)
+        both = {"column quantity of order_items", "column quantity_old of order_items"}
+        assert told() == dict.fromkeys(both, problem)
+        apply(engine, plan.contract)
+        # Done: now a revision must make it everywhere.
+        expected = {"column quantity of order_items": "is bigint NOT NULL; migrations make integer NOT NULL"}
+        assert told() == expected
+
+
+def test_constraint_under_way_is_named_until_it_is_there_to_stay(topology: Topology) -> None:
+    with open_engine(topology, topology.databases["mes_0"], role="mes_owner") as engine:
+        with engine.begin() as connection:
+            connection.exec_driver_sql("INSERT INTO pricing_jobs (order_id) VALUES (1)")
+        not_null = require_not_null("pricing_jobs", "leased_by")
+        with pytest.raises(OnlineChangeRefused, match="validate"):
+            apply(engine, not_null)
+        told = {each.object: each.problem for each in next(iter(find_drift(topology, "mes"))).differences}
+        assert told["constraint pricing_jobs_leased_by_not_null_check of pricing_jobs"] == (
+            "belongs to the online change `pricing_jobs.leased_by not null`, which is under way"
+        )
 
 
 def test_index_that_was_cut_short_is_told(topology: Topology) -> None:
