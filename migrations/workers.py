@@ -39,9 +39,9 @@ def migrate_each(
             database = waiting.popleft()
             receiver, process = _start(topology, request, database)
             running[receiver] = _Child(database, process)
-        for receiver in wait(list(running)):
-            assert isinstance(receiver, Connection)
-            yield _outcome(receiver, running.pop(receiver), request)
+        for ready in wait(list(running)):
+            assert isinstance(ready, Connection)
+            yield _outcome(ready, running.pop(ready), request)
 
 
 def _start(topology: Topology, request: Request, database: str) -> tuple[Connection, BaseProcess]:
