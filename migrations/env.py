@@ -7,6 +7,7 @@ The tree is the section of alembic.ini (`alembic -n mes ...`). The topology is h
 
 import io
 import os
+import sys
 from functools import partial
 from logging.config import fileConfig
 from typing import TextIO
@@ -87,7 +88,7 @@ def run_online() -> None:
 
 
 class OfflineScript(io.StringIO):
-    """Takes alembic's script on its way out: a database that went back to base still has alembic's own table."""
+    """Takes alembic's script on its way out. A database that went back to base still has alembic's table."""
 
     def __init__(self, out: TextIO) -> None:
         super().__init__()
@@ -105,7 +106,7 @@ def run_offline() -> None:
         dialect_name="postgresql",
         target_metadata=METADATA[the_tree()],
         transaction_per_migration=True,
-        output_buffer=OfflineScript(context.config.output_buffer),
+        output_buffer=OfflineScript(context.config.output_buffer or sys.stdout),
     )
     with context.begin_transaction():
         context.run_migrations()
