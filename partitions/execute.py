@@ -81,6 +81,10 @@ class Executor:
         for step in action.steps():
             self._run_step(f"{action.table}: {action.summary}", step)
 
+    def holds(self, query: str) -> bool:
+        """Ask the database a question whose answer is yes or no."""
+        return bool(self._connection.exec_driver_sql(query).scalar_one())
+
     def _run_step(self, name: str, step: Step) -> None:
         watch = Watch()
         retrying = Retrying(
@@ -120,7 +124,7 @@ class Executor:
             raise
 
     def _is_done(self, step: Step) -> bool:
-        return step.done is not None and bool(self._connection.exec_driver_sql(step.done).scalar_one())
+        return step.done is not None and self.holds(step.done)
 
     def _send(self, lines: Iterable[str]) -> None:
         for line in lines:
