@@ -11,19 +11,20 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
 import partitions
-from app.models.policies import POLICIES
+from app.models.policies import ARCHIVES, POLICIES
 from ops.errors import ExitStatus, OpsError
 from ops.fleet import open_engine, owner_of
 from partitions import Waiting
 from partitions.actions import Action
 from partitions.catalog import Catalog
 from partitions.check import Finding
-from partitions.deep import check_rows
+from partitions.deep import Progress, check_rows
 from partitions.errors import PartitionError, Refused
 from sharding.topology import Database, Topology
 
 Result = TypeVar("Result")
 Report = Callable[[Database, Action], None]
+ReportRows = Callable[[Database, Progress], None]
 
 AT_ONCE = 8
 """How many shards are worked on at the same time."""
@@ -92,16 +93,24 @@ def plan_partitions(topology: Topology, *, now: datetime) -> list[Outcome[list[A
 
 
 def check_partitions(
-    topology: Topology, *, now: datetime, deep: bool = False
+    topology: Topology, *, now: datetime, deep: bool = False, report: ReportRows | None = None
 ) -> list[Outcome[list[Finding]]]:
-    """List what differs from the policies, by database; with `deep`, every row is read."""
+    """List what differs from the policies, by database.
+
+    Parameters:
+        topology: where the databases are.
+        now: the current instant, with a time zone.
+        deep: read every row too.
+        report: is told how far a deep check is, from several threads.
+    """
 
     def check(database: Database, engine: Engine) -> list[Finding]:
         policies = POLICIES[database.tree]
         findings = partitions.check(policies, _read_catalog(database, engine), now)
         if deep:
-            with engine.connect() as connection:
-                findings += check_rows(connection, policies)
+            tell = None if report is None else partial(report, database)
+            with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+                findings += check_rows(connection, policies, ARCHIVES[database.tree], report=tell)
         return findings
 
     return on_every(topology, check)

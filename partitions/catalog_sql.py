@@ -83,8 +83,8 @@ OWN_INDEXES = text("""
 """)
 
 CONSTRAINTS = text("""
-    SELECT inhrelid::regclass::text AS name, pg_get_partition_constraintdef(inhrelid) AS condition
-    FROM pg_inherits
+    SELECT relname AS name, pg_get_partition_constraintdef(inhrelid) AS condition
+    FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid
     WHERE inhparent = to_regclass(:table) AND pg_get_partition_constraintdef(inhrelid) IS NOT NULL
     ORDER BY 1
 """)

@@ -25,6 +25,7 @@ ORDERS = ListPartitions(
 
 ARCHIVE = ArchivePolicy(
     live="orders_done",
+    partition_of=ORDERS.table,
     archive="orders_archive",
     key="order_id",
     finished_at="changed_at",
@@ -42,3 +43,6 @@ ARCHIVE_MONTHS = tuple(
 
 POLICIES: Mapping[Tree, tuple[Policy, ...]] = MappingProxyType({"mes": (ORDERS, *ARCHIVE_MONTHS)})
 """The policies of each migration tree that has partitioned tables."""
+
+ARCHIVES: Mapping[Tree, tuple[ArchivePolicy, ...]] = MappingProxyType({"mes": (ARCHIVE,)})
+"""What is archived in each migration tree, and what belongs to it."""

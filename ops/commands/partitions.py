@@ -13,6 +13,7 @@ from ops.commands import partition_verbs
 from ops.commands.partition_verbs import describe_action, print_script
 from ops.errors import ExitStatus
 from ops.options import note, options_of, print_json
+from ops.commands.partition_progress import progress_of_rows
 from ops.partition_metrics import render_metrics, write_atomically
 from ops.partitioning import Outcome, raise_failures, results_of
 from ops.rows import show_rows
@@ -119,12 +120,21 @@ def _write_metrics(path: Path, topology: Topology, done: Sequence[Outcome[list[A
 def check(
     context: typer.Context,
     deep: Annotated[
-        bool, typer.Option("--deep", help="Read every row too: misplaced, or there twice.")
+        bool,
+        typer.Option(
+            "--deep", help="Read every row: misplaced, twice, live and archived, without its order."
+        ),
     ] = False,
 ) -> None:
-    """Compare the partitions with the policies. Exit status 1 if anything differs."""
+    """Compare the partitions with the policies. Exit status 1 if anything differs.
+
+    A deep check reads in short statements, and may run beside the application and the archive job.
+    """
     options = options_of(context)
-    found = partitioning.check_partitions(options.topology(), now=datetime.now(UTC), deep=deep)
+    with progress_of_rows() as report:
+        found = partitioning.check_partitions(
+            options.topology(), now=datetime.now(UTC), deep=deep, report=report
+        )
     rows: list[dict[str, Any]] = [
         {"database": database.name, **asdict(finding)}
         for database, findings in results_of(found)

@@ -156,4 +156,7 @@ def test_deep_check_finds_an_id_in_two_partitions(mesctl: Mesctl, topology: Topo
         insert_order(connection, 7, "CLOSED")
     assert mesctl("partitions", "check").status == ExitStatus.DONE
     [row] = mesctl("partitions", "check", "--deep", "--json").json
-    assert (row["database"], row["fault"]) == ("mes_1", "order_id 7 stands in it more than once")
+    assert (row["database"], row["fault"]) == (
+        "mes_1",
+        "1 order_id stand in it more than once: 7",
+    )
