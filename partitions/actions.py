@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Optional
 
-from partitions.bounds import Bound, render_bound
+from partitions.bounds import Bound, ValueList, render_bound
+from partitions.leftovers import drop_leftovers
 from partitions.marks import Mark, State, unmark
 from partitions.months import KeyRange, Month
 from partitions.sql import identifier, literal, regclass
@@ -103,7 +104,11 @@ class AttachPartition(Action):
 
     def steps(self) -> tuple[Step, ...]:
         """Render the SQL."""
-        return (Step((attach(self.table, self.partition, self.bound), unmark(self.partition))),)
+        # What DETACH CONCURRENTLY left has served ATTACH by then; the lock on the partition is ATTACH's.
+        leave = (
+            (block(drop_leftovers(self.table, self.partition)),) if isinstance(self.bound, ValueList) else ()
+        )
+        return (Step((attach(self.table, self.partition, self.bound), *leave, unmark(self.partition))),)
 
     def inverse(self) -> Action:
         """Detach it."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from partitions.actions import Action
 from partitions.sql import identifier, regclass
-from partitions.steps import Step, Way
+from partitions.steps import Step, Way, block, refuse_if
 
 MAX_NAME = 63
 
@@ -48,8 +48,12 @@ class CreateIndex(Action):
             f"CREATE {kind} IF NOT EXISTS {identifier(self.index)}\n"
             f"    ON ONLY {identifier(self.table)} {self.definition}"
         )
+        taken = [refuse_taken(self.index, self.table)] + [
+            refuse_taken(index_on(partition, self.table, self.index), partition)
+            for partition in self.partitions
+        ]
         built = [step for partition in self.partitions for step in self._on(partition, kind)]
-        return (Step((on_parent,)), *built)
+        return (Step((block(*taken), on_parent)), *built)
 
     def _on(self, partition: str, kind: str) -> tuple[Step, ...]:
         part = index_on(partition, self.table, self.index)
@@ -168,6 +172,13 @@ class TableIndex:
     unique: bool
     valid: bool
     parts: Mapping[str, str] = field(default_factory=dict)
+
+
+def refuse_taken(index: str, table: str) -> str:
+    """Render a statement for `block`: IF NOT EXISTS is content with any relation that has the name."""
+    own = f"SELECT FROM pg_index WHERE indexrelid = pg_class.oid AND indrelid = {regclass(table)}"
+    taken = f"EXISTS (SELECT FROM pg_class WHERE oid = {regclass(index)} AND NOT EXISTS ({own}))"
+    return refuse_if(taken, f"{index} exists and is no index of {table}: rename it, the index needs the name")
 
 
 def is_valid(index: str) -> str:

@@ -10,6 +10,7 @@ from partitions.catalog import Catalog, PartitionedTable
 from partitions.indexes import CreateIndex, DropLeftoverIndex, RepairIndex
 from partitions.marks import State
 from partitions.months import Month
+from partitions.own_indexes import CreatePartitionIndex
 from partitions.policy import ListPartitions, MonthlyRange, Policy, validated
 from partitions.regroup import ChangeValues, DropCheck
 
@@ -49,6 +50,7 @@ def _plan_table(
     match policy:
         case ListPartitions():
             yield from _missing_values(policy, table)
+            yield from _missing_indexes(policy, table)
         case MonthlyRange():
             yield from plan_months.plan(policy, table, now, since)
     yield from _indexes(table)
@@ -67,8 +69,9 @@ def _after_a_kill(table: PartitionedTable, now: datetime) -> Iterator[Action]:
     for found in table.partitions:
         if found.detach_pending:
             yield FinishDetach(table=table.name, partition=found.name, bound=found.bound, at=now, why=why)
-        elif found.has_leftover_check:
-            yield DropCheck(table=table.name, partition=found.name, why=why)
+        else:
+            for name in found.leftover_checks:
+                yield DropCheck(table=table.name, partition=found.name, name=name, why="refuses later values")
     for lone in table.lone:
         if lone.mark is not None and lone.mark.state is State.PREPARED:
             yield DropTable(table=table.name, partition=lone.name, why=why)
@@ -88,6 +91,21 @@ def _missing_values(policy: ListPartitions, table: PartitionedTable) -> Iterator
                 after=before | missing,
                 why="no partition takes it",
             )
+
+
+def _missing_indexes(policy: ListPartitions, table: PartitionedTable) -> Iterator[Action]:
+    for found in table.partitions:
+        declared = {} if found.detach_pending else policy.indexes.get(found.name, {})
+        for name, index in declared.items():
+            if name not in found.indexes:
+                yield CreatePartitionIndex(
+                    table=table.name,
+                    partition=found.name,
+                    index=name,
+                    definition=index.definition,
+                    unique=index.unique,
+                    why="declared, and missing",
+                )
 
 
 def values_of(table: PartitionedTable, partition: str) -> frozenset[str]:

@@ -116,8 +116,12 @@ def about_archive(policy: ArchivePolicy, columns: Columns) -> Iterator[Question]
     """
     yield _in_both(policy)
     for live, archived in policy.children.items():
-        yield _about_children(policy, live, policy.tree, archived, policy.archive, columns)
-        yield _about_children(policy, archived, policy.archive, live, policy.tree, columns)
+        yield _about_children(
+            policy, live, home=policy.tree, twin=archived, other=policy.archive, columns=columns
+        )
+        yield _about_children(
+            policy, archived, home=policy.archive, twin=live, other=policy.tree, columns=columns
+        )
 
 
 def _in_both(policy: ArchivePolicy) -> Question:
@@ -146,7 +150,7 @@ def _in_both(policy: ArchivePolicy) -> Question:
 
 
 def _about_children(
-    policy: ArchivePolicy, child: str, home: str, twin: str, other: str, columns: Columns
+    policy: ArchivePolicy, child: str, *, home: str, twin: str, other: str, columns: Columns
 ) -> Question:
     """Ask for rows of `child` without a parent in `home`; it may be in `other`, where `twin` belongs."""
     table, column = identifier(child), identifier(policy.key)

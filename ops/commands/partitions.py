@@ -10,10 +10,10 @@ import typer
 
 from ops import partitioning
 from ops.commands import partition_verbs
+from ops.commands.partition_progress import progress_of_rows
 from ops.commands.partition_verbs import describe_action, print_script
 from ops.errors import ExitStatus
 from ops.options import note, options_of, print_json
-from ops.commands.partition_progress import progress_of_rows
 from ops.partition_metrics import render_metrics, write_atomically
 from ops.partitioning import Outcome, raise_failures, results_of
 from ops.rows import show_rows

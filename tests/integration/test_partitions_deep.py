@@ -34,7 +34,7 @@ def dbname(postgres: PostgresServers, templates: Mapping[str, str]) -> Iterator[
 
 
 @pytest.fixture
-def owner(postgres: PostgresServers, dbname: str) -> Iterator[Engine]:
+def owner(postgres: PostgresServers, dbname: str) -> Engine:
     """Connect to a shard with six live orders, and six archived ones."""
     url = "postgresql+psycopg://"
     conninfo = postgres.conninfo(dbname, role="mes_owner")
@@ -49,7 +49,7 @@ def owner(postgres: PostgresServers, dbname: str) -> Iterator[Engine]:
     with engine.begin() as connection:
         add_orders(connection, LIVE, status="SHIPPED")
     assert_whole(engine, [*LIVE, *ARCHIVED])
-    yield engine
+    return engine
 
 
 def deep(owner: Engine, size: Size = SMALL) -> list[Finding]:
@@ -192,7 +192,7 @@ def test_window_that_statement_timeout_cuts_off_is_halved(owner: Engine) -> None
 
         def look(window: Window) -> list[int]:
             # A tenth of a second for each of the 12 rows.
-            query = f"SELECT order_id FROM order_items, pg_sleep(order_id - order_id + 0.1) WHERE {{}}"
+            query = "SELECT order_id FROM order_items, pg_sleep(order_id - order_id + 0.1) WHERE {}"
             return list(connection.exec_driver_sql(query.format(window.holds("order_id"))).scalars())
 
         for rows, found in walk(connection, "order_items", "order_id", look, size=Size(8, 1)):
