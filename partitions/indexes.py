@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from partitions.actions import Action
-from partitions.sql import identifier, regclass
+from partitions.sql import identifier, literal, regclass
 from partitions.steps import Step, Way, block, refuse_if
 
 MAX_NAME = 63
@@ -39,6 +39,8 @@ class CreateIndex(Action):
     @property
     def summary(self) -> str:
         """What is done, in a few words."""
+        if not self.partitions:
+            return f"validate index {self.index}"
         return f"create index {self.index} on {len(self.partitions)} partitions"
 
     def steps(self) -> tuple[Step, ...]:
@@ -53,7 +55,21 @@ class CreateIndex(Action):
             for partition in self.partitions
         ]
         built = [step for partition in self.partitions for step in self._on(partition, kind)]
-        return (Step((block(*taken), on_parent)), *built)
+        return (Step((block(*taken), on_parent)), *built, Step((block(self._attach_again()),)))
+
+    def _attach_again(self) -> str:
+        """Let PostgreSQL look once more whether every partition has it.
+
+        It looks at ATTACH of a part only, not when the partition that lacked one is detached.
+        """
+        parts = f"SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = {regclass(self.index)}"
+        attach = literal(f"ALTER INDEX {identifier(self.index)} ATTACH PARTITION ")
+        return (
+            "DECLARE part text; BEGIN\n"
+            f"        FOR part IN {parts} LIMIT 1\n"
+            f"        LOOP EXECUTE {attach} || part; END LOOP;\n"
+            "    END"
+        )
 
     def _on(self, partition: str, kind: str) -> tuple[Step, ...]:
         part = index_on(partition, self.table, self.index)

@@ -4,7 +4,15 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 
 from partitions import plan_months
-from partitions.actions import Action, Analyze, DropTable, FinishDetach
+from partitions.actions import (
+    Action,
+    Analyze,
+    AttachPartition,
+    CreateMonth,
+    DetachPartition,
+    DropTable,
+    FinishDetach,
+)
 from partitions.bounds import ValueList
 from partitions.catalog import Catalog, PartitionedTable
 from partitions.indexes import CreateIndex, DropLeftoverIndex, RepairIndex
@@ -47,13 +55,15 @@ def _plan_table(
 ) -> Iterator[Action]:
     # A pending detach comes first: until it is finished, PostgreSQL refuses the next one.
     yield from _after_a_kill(table, now)
+    changes: list[Action] = []
     match policy:
         case ListPartitions():
-            yield from _missing_values(policy, table)
-            yield from _missing_indexes(policy, table)
+            changes.extend(_missing_values(policy, table))
+            changes.extend(_missing_indexes(policy, table))
         case MonthlyRange():
-            yield from plan_months.plan(policy, table, now, since)
-    yield from _indexes(table)
+            changes.extend(plan_months.plan(policy, table, now, since))
+    yield from changes
+    yield from _indexes(table, changes)
     if is_stale(table, policy.analyze_every, now):
         why = "never analyzed" if table.analyzed_at is None else f"analyzed {table.analyzed_at:%Y-%m-%d}"
         yield Analyze(table=table.name, why=why)
@@ -115,11 +125,14 @@ def values_of(table: PartitionedTable, partition: str) -> frozenset[str]:
     return found.bound.values if found and usable and isinstance(found.bound, ValueList) else frozenset()
 
 
-def _indexes(table: PartitionedTable) -> Iterator[Action]:
-    attached = [found for found in table.partitions if not found.detach_pending]
+def _indexes(table: PartitionedTable, changes: list[Action]) -> Iterator[Action]:
+    """Build what is missing, on partitions that stay; those that come get their parts with ATTACH."""
+    leaving = {change.partition for change in changes if isinstance(change, DetachPartition)}
+    is_coming = any(isinstance(change, CreateMonth | AttachPartition) for change in changes)
+    attached = [found for found in table.partitions if not found.detach_pending and found.name not in leaving]
     for whole in table.indexes:
         lacking = tuple(found.name for found in attached if found.name not in whole.parts)
-        if whole.definition is not None and lacking:
+        if whole.definition is not None and (attached or is_coming):
             yield CreateIndex(
                 table=table.name,
                 index=whole.name,
