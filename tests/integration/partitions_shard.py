@@ -1,4 +1,4 @@
-"""Databases for tests of partitions that end as they began, and so can share one: a shard, and a bare server."""
+"""Databases for tests of partitions that can share one: a migrated shard, and a bare server."""
 
 import random
 import shutil

@@ -4,10 +4,8 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 
 import pytest
-from psycopg import connect
-from sqlalchemy import Engine, create_engine
+from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.pool import NullPool
 
 import partitions
 from app.models.policies import ARCHIVE
@@ -18,7 +16,7 @@ from partitions.windows import Size, Window, walk
 from sharding.ids import first_id_at
 from tests.integration.archive_rig import add_orders, assert_whole, order_ids
 from tests.integration.partitions_rig import MES, NOW
-from tests.platform_topology import cloned
+from tests.integration.partitions_shard import engine_of, own_shard
 from tests.psql import psql
 from tests.servers import PostgresServers
 
@@ -29,16 +27,14 @@ LIVE, ARCHIVED = order_ids(6), order_ids(6, made=datetime(2026, 11, 10, tzinfo=U
 @pytest.fixture(scope="module")
 def dbname(postgres: PostgresServers, templates: Mapping[str, str]) -> Iterator[str]:
     """Clone a shard for the tests of this file."""
-    with cloned(postgres, {"mes_0": templates["mes_0"]}, prefix="deep") as names:
-        yield names["mes_0"]
+    with own_shard(postgres, templates, prefix="deep") as name:
+        yield name
 
 
 @pytest.fixture
 def owner(postgres: PostgresServers, dbname: str) -> Engine:
     """Connect to a shard with six live orders, and six archived ones."""
-    url = "postgresql+psycopg://"
-    conninfo = postgres.conninfo(dbname, role="mes_owner")
-    engine = create_engine(url, creator=lambda: connect(conninfo), poolclass=NullPool)
+    engine = engine_of(postgres.conninfo(dbname, role="mes_owner"))
     partitions.apply(engine, MES, NOW)
     run(
         engine, *(f"TRUNCATE {live}, {archive}" for live, archive in ARCHIVE.moves.items()), "TRUNCATE orders"
