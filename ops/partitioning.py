@@ -20,6 +20,7 @@ from partitions.catalog import Catalog
 from partitions.check import Finding
 from partitions.deep import Progress, check_rows
 from partitions.errors import PartitionError, Refused
+from partitions.months import Month
 from sharding.topology import Database, Topology
 
 Result = TypeVar("Result")
@@ -83,11 +84,13 @@ def read_catalogs(topology: Topology) -> list[Outcome[Catalog]]:
     return on_every(topology, _read_catalog)
 
 
-def plan_partitions(topology: Topology, *, now: datetime) -> list[Outcome[list[Action]]]:
+def plan_partitions(
+    topology: Topology, *, now: datetime, since: Month | None = None
+) -> list[Outcome[list[Action]]]:
     """List what `apply_partitions` would do, by database."""
 
     def plan(database: Database, engine: Engine) -> list[Action]:
-        return partitions.plan(POLICIES[database.tree], _read_catalog(database, engine), now)
+        return partitions.plan(POLICIES[database.tree], _read_catalog(database, engine), now, since=since)
 
     return on_every(topology, plan)
 
@@ -117,13 +120,19 @@ def check_partitions(
 
 
 def apply_partitions(
-    topology: Topology, *, now: datetime, waiting: Waiting | None = None, report: Report | None = None
+    topology: Topology,
+    *,
+    now: datetime,
+    since: Month | None = None,
+    waiting: Waiting | None = None,
+    report: Report | None = None,
 ) -> list[Outcome[list[Action]]]:
     """Make every database equal to its partition policies.
 
     Parameters:
         topology: where the databases are.
         now: the current instant, with a time zone.
+        since: the earliest month that must stand; None is the current one.
         waiting: how long to wait for locks and for other runs.
         report: is told of each action that was done, from several threads.
 
@@ -133,7 +142,8 @@ def apply_partitions(
 
     def apply(database: Database, engine: Engine) -> list[Action]:
         tell = None if report is None else partial(report, database)
-        return partitions.apply(engine, POLICIES[database.tree], now, waiting=waiting, report=tell)
+        policies = POLICIES[database.tree]
+        return partitions.apply(engine, policies, now, since=since, waiting=waiting, report=tell)
 
     return on_every(topology, apply)
 

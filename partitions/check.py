@@ -6,7 +6,7 @@ from datetime import datetime
 
 from partitions.bounds import ValueList
 from partitions.catalog import Catalog, LoneTable, PartitionedTable
-from partitions.errors import PartitionOverlap
+from partitions.errors import PartitionOverlap, way_out_of_default
 from partitions.marks import State
 from partitions.months import Month, months_through
 from partitions.plan import is_stale
@@ -104,7 +104,7 @@ def _check_partitions(table: PartitionedTable) -> Iterator[Finding]:
             yield Finding(table.name, partition.name, fault, APPLY)
     if table.default is not None:
         fault = f"a DEFAULT partition stops every attach and detach; {table.default.rows or 'no known'} rows"
-        fix = f"move its rows, then ALTER TABLE {table.name} DETACH PARTITION {table.default.name}"
+        fix = way_out_of_default(table.name, table.default.name)
         yield Finding(table.name, table.default.name, fault, fix)
 
 

@@ -115,9 +115,16 @@ class DefaultInTheWay(PartitionError):
         known = "an unknown number of" if rows is None else f"about {rows}"
         super().__init__(
             f"{table}: the DEFAULT partition {partition} holds {known} rows; ATTACH would scan them under "
-            f"ACCESS EXCLUSIVE, and DETACH CONCURRENTLY is refused: move its rows, then "
-            f"ALTER TABLE {table} DETACH PARTITION {partition}"
+            f"ACCESS EXCLUSIVE, and DETACH CONCURRENTLY is refused: {way_out_of_default(table, partition)}"
         )
+
+
+def way_out_of_default(table: str, partition: str) -> str:
+    """Tell how to be rid of a DEFAULT partition that has rows."""
+    return (
+        f"ALTER TABLE {table} DETACH PARTITION {partition}; then mesctl partitions apply (--since YYYY-MM "
+        f"for older rows); then INSERT INTO {table} SELECT * FROM {partition}, which are in no query meanwhile"
+    )
 
 
 class Refused(PartitionError):

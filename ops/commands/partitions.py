@@ -22,11 +22,30 @@ from partitions.actions import Action
 from partitions.bounds import Bound, DefaultBound, ValueList
 from partitions.months import Month
 from partitions.steps import Limits
-from sharding.ids import instant_of
+from sharding.ids import first_id_at, instant_of
 from sharding.topology import Database, Topology
 
 app = typer.Typer(help="Show, plan and change the partitions of every MES shard.", no_args_is_help=True)
 partition_verbs.register(app)
+
+
+def _parse_month(text: str) -> Month:
+    try:
+        month = Month.parse(text)
+        first_id_at(month.start)
+    except ValueError as fault:
+        raise typer.BadParameter(str(fault)) from fault
+    return month
+
+
+Since = Annotated[
+    Month | None,
+    typer.Option(
+        parser=_parse_month,
+        metavar="YYYY-MM",
+        help="The earliest month that must stand, when rows are to come before the current one.",
+    ),
+]
 
 
 @app.command("list")
@@ -52,10 +71,10 @@ def list_(context: typer.Context) -> None:
 
 
 @app.command()
-def plan(context: typer.Context) -> None:
+def plan(context: typer.Context, since: Since = None) -> None:
     """List what `apply` would do, and why."""
     options = options_of(context)
-    planned = partitioning.plan_partitions(options.topology(), now=datetime.now(UTC))
+    planned = partitioning.plan_partitions(options.topology(), now=datetime.now(UTC), since=since)
     rows = [
         describe_action(database, action) for database, actions in results_of(planned) for action in actions
     ]
@@ -66,6 +85,7 @@ def plan(context: typer.Context) -> None:
 @app.command()
 def apply(
     context: typer.Context,
+    *,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the SQL for psql; change nothing.")
     ] = False,
@@ -76,6 +96,7 @@ def apply(
     lock_timeout_seconds: Annotated[
         float, typer.Option(min=0.01, help="How long the application may be held up at most.")
     ] = 3.0,
+    since: Since = None,
 ) -> None:
     """Make the months that are missing, take away those past their retention, mend what a kill left.
 
@@ -85,7 +106,7 @@ def apply(
     options = options_of(context)
     topology, now = options.topology(), datetime.now(UTC)
     if dry_run:
-        planned = partitioning.plan_partitions(topology, now=now)
+        planned = partitioning.plan_partitions(topology, now=now, since=since)
         print_script(topology, results_of(planned))
         raise_failures(planned)
         return
@@ -95,7 +116,7 @@ def apply(
             note(f"{database.name}: {action.table}: {action.summary}")
 
     waiting = Waiting(limits=Limits(lock_timeout_seconds=lock_timeout_seconds))
-    done = partitioning.apply_partitions(topology, now=now, waiting=waiting, report=tell)
+    done = partitioning.apply_partitions(topology, now=now, since=since, waiting=waiting, report=tell)
     if metrics_file is not None:
         _write_metrics(metrics_file, topology, done)
     rows = [describe_action(database, action) for database, actions in results_of(done) for action in actions]

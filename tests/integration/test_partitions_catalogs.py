@@ -145,11 +145,12 @@ def months_become_what_is_wanted(engine: Engine, case: Months) -> None:
     assert partitions.plan([case.policy], {"archive": table}, case.now, since=since) == []
     ranges = sorted(table.ranges().values())
     needed = [current.later(offset) for offset in range(case.since or 0, case.policy.months_ahead + 1)]
-    within = [found for found in ranges if found.end > needed[0].keys(first_id_at).start]
-    # From the first month that is needed: no gap, no overlap, and to the end of the last.
+    whole = KeyRange(needed[0].keys(first_id_at).start, needed[-1].keys(first_id_at).end)
+    within = [found for found in ranges if found.overlaps(whole)]
+    # From the first month that is needed to the end of the last: no gap, no overlap.
     assert all(one.end == two.start for one, two in pairwise(within))
-    assert within[0].start <= needed[0].keys(first_id_at).start
-    assert within[-1].end >= needed[-1].keys(first_id_at).end
+    assert KeyRange(within[0].start, within[-1].end).covers(whole)
+    assert all(one.end <= two.start for one, two in pairwise(ranges))
     faults = [found.fault for found in partitions.check([case.policy], {"archive": table}, case.now)]
     assert all("nothing will drop it" in fault for fault in faults)
 
