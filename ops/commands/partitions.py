@@ -105,6 +105,8 @@ def apply(
     """
     options = options_of(context)
     topology, now = options.topology(), datetime.now(UTC)
+    if metrics_file is not None and not metrics_file.parent.is_dir():
+        raise typer.BadParameter(f"--metrics-file: there is no folder {metrics_file.parent}")
     if dry_run:
         planned = partitioning.plan_partitions(topology, now=now, since=since)
         print_script(topology, results_of(planned))

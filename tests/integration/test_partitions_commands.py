@@ -1,5 +1,6 @@
 """`mesctl partitions` on all shards."""
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,9 @@ from ops.fleet import open_engine
 from sharding.topology import Topology
 from tests.integration.mesctl_rig import Mesctl
 from tests.integration.partitions_rig import insert_order
+from tests.platform_topology import cloned, write_topology
 from tests.psql import psql
-from tests.servers import PostgresServers
+from tests.servers import PostgresServers, ValkeyServer
 
 TREES = ("orders_archive", "order_items_archive", "order_events_archive")
 
@@ -123,6 +125,60 @@ def test_verbs_and_their_inverses_on_all_shards(
         said = mesctl("partitions", *words, "--json")
         assert {row["database"] for row in said.json} == {"mes_0", "mes_1"}, said.err
     assert mesctl("partitions", "check", "--deep").status == ExitStatus.DONE
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (
+            ("detach", "orders_archiv", "x"),
+            "orders_archiv is no table that is partitioned; there are orders, ",
+        ),
+        (("detach", "orders_archive", "x"), "orders_archive has no x; there are orders_archive_2"),
+        (
+            ("add", "orders_archive", "x", "--value", "LOST"),
+            "partitioned by lists of values; there are orders",
+        ),
+        (("add", "orders", "orders_hot", "--value", "CLOSED"), "CLOSED is in orders_done already"),
+        (("split", "orders", "orders_hot", "--value", "SHIPED", "--into", "x"), "has no value SHIPED"),
+        (("split", "orders", "orders_hot", "--value", "SHIPPED", "--into", "A-b"), "'A-b' is no name"),
+        (("merge", "orders", "orders_hot", "--into", "orders_hot"), "cannot be merged into itself"),
+        (("index", "orders", "orders_pkey", "--columns", "channel"), "has an index orders_pkey already"),
+    ],
+)
+def test_slip_of_the_hand_is_refused_before_anything_is_changed(
+    words: tuple[str, ...], reason: str, migrated: Mesctl
+) -> None:
+    said = migrated("partitions", *words)
+    assert (said.status, said.out) == (ExitStatus.REFUSED, "")
+    assert reason in said.err
+    assert migrated("partitions", "check").status == ExitStatus.DONE
+
+
+@pytest.fixture(scope="module")
+def shared_path(
+    postgres: PostgresServers,
+    valkey_server: ValkeyServer,
+    templates: Mapping[str, str],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Path]:
+    """Give the topology of databases that stay as they are."""
+    with cloned(postgres, templates, prefix="refused") as dbnames:
+        path = tmp_path_factory.mktemp("refused") / "topology.toml"
+        yield write_topology(path, dbnames, postgres, valkey_server)
+
+
+@pytest.fixture
+def migrated(shared_path: Path, capsys: pytest.CaptureFixture[str]) -> Mesctl:
+    """Give `mesctl` on databases with their months."""
+    mesctl = Mesctl(shared_path, capsys)
+    assert mesctl("partitions", "apply", "--quiet").status == ExitStatus.DONE
+    return mesctl
+
+
+def test_folder_of_the_metrics_that_is_not_there_is_told_before_anything_is_done(migrated: Mesctl) -> None:
+    said = migrated("partitions", "apply", "--metrics-file", "/nowhere/partitions.prom")
+    assert (said.status, "there is no folder /nowhere" in said.err) == (ExitStatus.USAGE, True)
 
 
 def test_detached_month_is_attached_or_dropped_by_hand(mesctl: Mesctl) -> None:
