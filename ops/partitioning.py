@@ -7,7 +7,8 @@ from datetime import datetime
 from functools import partial
 from typing import Generic, TypeVar
 
-from sqlalchemy import Engine
+import psycopg
+from sqlalchemy import Engine, event
 from sqlalchemy.exc import DBAPIError
 
 import partitions
@@ -52,6 +53,40 @@ class ShardsFailed(OpsError):
         super().__init__("\nmesctl: ".join(f"{name}: {error}" for name, error in self.errors.items()))
 
 
+class Stopped(OpsError):
+    """The person at the terminal has pressed Ctrl-C."""
+
+    def __init__(self) -> None:
+        super().__init__("interrupted; the same command again continues")
+
+
+class Stop:
+    """Ends the work on all databases: else Ctrl-C would wait for the longest of their waits for locks."""
+
+    def __init__(self) -> None:
+        self._is_called = False
+        self._connections: list[psycopg.Connection] = []
+
+    def watch(self, engine: Engine) -> None:
+        """Remember an engine's connections, and let them send nothing more once it is called."""
+        event.listen(engine, "connect", self._remember)
+        event.listen(engine, "before_cursor_execute", self._refuse)
+
+    def __call__(self) -> None:
+        """Cancel what is being executed."""
+        self._is_called = True
+        for connection in self._connections:
+            if not connection.closed:
+                connection.cancel()
+
+    def _remember(self, connection: psycopg.Connection, _record: object) -> None:
+        self._connections.append(connection)
+
+    def _refuse(self, *_facts: object) -> None:
+        if self._is_called:
+            raise Stopped
+
+
 def partitioned(topology: Topology) -> list[Database]:
     """List the databases whose tree has partitioned tables, in name order."""
     return [database for tree in POLICIES for database in topology.tree(tree).values()]
@@ -59,8 +94,13 @@ def partitioned(topology: Topology) -> list[Database]:
 
 def on_every(topology: Topology, work: Callable[[Database, Engine], Result]) -> list[Outcome[Result]]:
     """Do something to every partitioned database, as its owner; give what came of it in name order."""
+    stop = Stop()
     with ThreadPoolExecutor(max_workers=AT_ONCE) as pool:
-        return list(pool.map(partial(_attempt, topology, work), partitioned(topology)))
+        try:
+            return list(pool.map(partial(_attempt, topology, stop, work), partitioned(topology)))
+        except KeyboardInterrupt:
+            stop()
+            raise
 
 
 def results_of(outcomes: Iterable[Outcome[Result]]) -> list[tuple[Database, Result]]:
@@ -170,12 +210,15 @@ def _read_catalog(database: Database, engine: Engine) -> Catalog:
 
 
 def _attempt(
-    topology: Topology, work: Callable[[Database, Engine], Result], database: Database
+    topology: Topology, stop: Stop, work: Callable[[Database, Engine], Result], database: Database
 ) -> Outcome[Result]:
     try:
         with open_engine(topology, database, role=owner_of(database)) as engine:
+            stop.watch(engine)
             return Outcome(database, work(database, engine))
     except PartitionError as error:
         return Outcome(database, error=str(error), refused=isinstance(error, Refused))
+    except Stopped as error:
+        return Outcome(database, error=str(error))
     except DBAPIError as error:
         return Outcome(database, error=" ".join(str(error.orig).split()))

@@ -62,7 +62,8 @@ def check_rows(
     counts = [_estimate(connection, question) for question in questions]
     # Were it on, the planner would believe the bounds that are to be proved.
     connection.exec_driver_sql("SET constraint_exclusion = partition")
-    findings, behind = [], 0
+    findings: list[Finding] = []
+    behind = 0
     for question, count in zip(questions, counts, strict=True):
 
         def tell(rows: int, *, subject: str = question.subject, behind: int = behind) -> None:

@@ -1,10 +1,14 @@
 """`mesctl partitions` on all shards."""
 
+import signal
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
+from ops.cli import INTERRUPTED
+from ops.embedded.processes import wait_until
 from ops.errors import ExitStatus
 from ops.fleet import open_engine
 from sharding.topology import Topology
@@ -179,6 +183,45 @@ def migrated(shared_path: Path, capsys: pytest.CaptureFixture[str]) -> Mesctl:
 def test_folder_of_the_metrics_that_is_not_there_is_told_before_anything_is_done(migrated: Mesctl) -> None:
     said = migrated("partitions", "apply", "--metrics-file", "/nowhere/partitions.prom")
     assert (said.status, "there is no folder /nowhere" in said.err) == (ExitStatus.USAGE, True)
+
+
+def test_ctrl_c_ends_a_wait_for_a_lock_and_the_next_run_goes_on(mesctl: Mesctl, topology: Topology) -> None:
+    mesctl("partitions", "apply")
+    [month, *_] = partitions_of(mesctl, "orders_archive")
+    main = threading.main_thread().ident
+    assert main is not None
+    with (
+        open_engine(topology, topology.databases["mes_0"], role="mes_owner") as engine,
+        engine.connect() as old,
+    ):
+        old.exec_driver_sql("SELECT FROM orders_archive")
+
+        def press() -> None:
+            query = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%%DETACH%%CONCURRENTLY%%' "
+            with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as looking:
+                assert wait_until(
+                    lambda: looking.exec_driver_sql(
+                        f"{query} AND wait_event_type = 'Lock' AND datname = current_database()"
+                    ).scalar_one(),
+                    timeout_seconds=30,
+                )
+            signal.pthread_kill(main, signal.SIGINT)
+
+        thread = threading.Thread(target=press)
+        thread.start()
+        said = mesctl("partitions", "detach", "orders_archive", month)
+        thread.join()
+        # The reader is still there: it was not waited for.
+        assert not old.closed
+        assert said.status == INTERRUPTED
+    assert mesctl("partitions", "apply").status == ExitStatus.DONE
+    assert mesctl("partitions", "check").status == ExitStatus.DONE
+    assert month in partitions_of(mesctl, "orders_archive")
+
+
+def partitions_of(mesctl: Mesctl, table: str) -> list[str]:
+    listed = mesctl("partitions", "list", "--json").json
+    return sorted(row["partition"] for row in listed if row["table"] == table)
 
 
 def test_detached_month_is_attached_or_dropped_by_hand(mesctl: Mesctl) -> None:
