@@ -69,7 +69,7 @@ def _look(engine: Engine, pid: int, watch: Watch, over: threading.Event) -> None
             while not over.is_set():
                 watch.seen = _read(connection, _BLOCKING, pid=pid) or watch.seen
                 over.wait(FIRST_LOOK_SECONDS)
-    except Exception:  # noqa: BLE001 (we know less then; that the statement waited is told anyway)
+    except Exception:
         return
 
 
