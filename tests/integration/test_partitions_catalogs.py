@@ -162,6 +162,7 @@ def test_months_of_any_policy_stand_after_one_run(owner: Engine, case: Months) -
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(1800)
 @given(case=months())
 @LONG
 def test_months_of_any_policy_stand_after_one_run_for_long(owner: Engine, case: Months) -> None:
@@ -234,6 +235,7 @@ def test_groups_of_any_policy_hold_their_values_after_one_run(owner: Engine, cas
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(1800)
 @given(case=groups())
 @LONG
 def test_groups_of_any_policy_hold_their_values_after_one_run_for_long(owner: Engine, case: Groups) -> None:

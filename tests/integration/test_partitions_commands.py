@@ -2,7 +2,7 @@
 
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,8 @@ from ops.fleet import open_engine
 from sharding.topology import Topology
 from tests.integration.mesctl_rig import Mesctl
 from tests.integration.partitions_rig import insert_order
-from tests.platform_topology import cloned, write_topology
+from tests.platform_topology import write_topology
+from tests.pool import DatabasePool
 from tests.psql import psql
 from tests.servers import PostgresServers, ValkeyServer
 
@@ -163,11 +164,11 @@ def test_slip_of_the_hand_is_refused_before_anything_is_changed(
 def shared_path(
     postgres: PostgresServers,
     valkey_server: ValkeyServer,
-    templates: Mapping[str, str],
+    databases: DatabasePool,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Path]:
     """Give the topology of databases that stay as they are."""
-    with cloned(postgres, templates, prefix="refused") as dbnames:
+    with databases.borrow() as dbnames:
         path = tmp_path_factory.mktemp("refused") / "topology.toml"
         yield write_topology(path, dbnames, postgres, valkey_server)
 
