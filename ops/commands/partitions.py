@@ -1,6 +1,6 @@
 """`mesctl partitions`: what partitions there are, what is missing, and making it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,7 +13,7 @@ from ops.commands import partition_verbs
 from ops.commands.partition_progress import progress_of_rows
 from ops.commands.partition_verbs import describe_action, print_script
 from ops.errors import ExitStatus
-from ops.options import note, options_of, print_json
+from ops.options import Options, note, options_of, print_json
 from ops.partition_metrics import render_metrics, write_atomically
 from ops.partitioning import Outcome, raise_failures, results_of
 from ops.rows import show_rows
@@ -66,8 +66,7 @@ def list_(context: typer.Context) -> None:
         for table in catalog.values()
         for partition in table.partitions
     ]
-    show_rows(options, rows, empty="no partitions")
-    raise_failures(outcomes)
+    _show(options, rows, outcomes, empty="no partitions")
 
 
 @app.command()
@@ -78,8 +77,7 @@ def plan(context: typer.Context, since: Since = None) -> None:
     rows = [
         describe_action(database, action) for database, actions in results_of(planned) for action in actions
     ]
-    show_rows(options, rows, empty="nothing to do: every partition stands")
-    raise_failures(planned)
+    _show(options, rows, planned, empty="nothing to do: every partition stands")
 
 
 @app.command()
@@ -124,9 +122,18 @@ def apply(
     rows = [describe_action(database, action) for database, actions in results_of(done) for action in actions]
     if options.json:
         print_json(rows)
-    elif not quiet:
+    elif not quiet and (rows or len(results_of(done)) == len(done)):
         print(f"{len(rows)} actions done" if rows else "nothing to do: every partition stands")
     raise_failures(done)
+
+
+def _show(
+    options: Options, rows: Sequence[Mapping[str, Any]], outcomes: Sequence[Outcome[Any]], *, empty: str
+) -> None:
+    """Show what came of all shards; that there is nothing is said only when each has answered."""
+    if rows or options.json or len(results_of(outcomes)) == len(outcomes):
+        show_rows(options, rows, empty=empty)
+    raise_failures(outcomes)
 
 
 def _write_metrics(path: Path, topology: Topology, done: Sequence[Outcome[list[Action]]]) -> None:
@@ -163,8 +170,7 @@ def check(
         for database, findings in results_of(found)
         for finding in findings
     ]
-    show_rows(options, rows, empty="every partition is as the policies want it")
-    raise_failures(found)
+    _show(options, rows, found, empty="every partition is as the policies want it")
     if rows:
         raise typer.Exit(ExitStatus.FAILED)
 

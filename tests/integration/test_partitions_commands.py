@@ -104,6 +104,9 @@ def test_shard_that_is_down_does_not_hold_up_the_other(
     assert 'mes_storage_partitions_months_ahead{database="mes_1",table="orders_archive"} 3\n' in written
     assert 'last_success_timestamp_seconds{database="mes_1"}' in written
     assert "mes_0" not in written
+    # Of a shard that has not answered nothing is known.
+    unknown = mesctl("partitions", "plan")
+    assert (unknown.status, unknown.out) == (ExitStatus.FAILED, "")
 
     psql(postgres.conninfo(), f"ALTER DATABASE {dbname} ALLOW_CONNECTIONS true")
     again = mesctl("partitions", "apply", "--quiet", "--metrics-file", str(metrics))
