@@ -99,7 +99,7 @@ class Executor:
                 with attempt, watching(self._engine, self._pid) as watch:
                     self._attempt(step)
         except DBAPIError as fault:
-            reason = str(fault.orig).strip()
+            reason = reason_of(fault)
             if not is_busy(fault):
                 raise ActionFailed(name, reason) from fault
             attempts = self._waiting.attempts
@@ -191,6 +191,13 @@ def apply(
 def render(actions: Iterable[Action], *, limits: Limits | None = None) -> str:
     """Give the script that the executor would run, as psql accepts it."""
     return "\n".join(_script(action, limits or Limits()) for action in actions)
+
+
+def reason_of(fault: DBAPIError) -> str:
+    """Give in one line what PostgreSQL says, without the statement; what libpq says when it is silent."""
+    said = getattr(fault.orig, "diag", None)
+    words = [] if said is None else [said.message_primary, said.message_detail, said.message_hint]
+    return " ".join("; ".join(word for word in words if word).split()) or " ".join(str(fault.orig).split())
 
 
 def is_busy(fault: BaseException) -> bool:
