@@ -213,14 +213,15 @@ def _declare_guard() -> None:
 
     The check is NOT VALID on purpose (docs/adr/010), which CREATE TABLE cannot say: hence DDL after it.
     """
+    ddl: Any = DDL  # SQLAlchemy left its constructor untyped
     for table in MesBase.metadata.tables.values():
         first, *_ = table.primary_key.columns
         if isinstance(first.type, BigInteger):
             table.info |= shard_key(first.name)
             check = f"ADD CONSTRAINT {CHECK_NAME} CHECK (shard_owns({first.name})) NOT VALID"
-            event.listen(table, "after_create", DDL(f"ALTER TABLE {table.name} {check}"))
+            event.listen(table, "after_create", ddl(f"ALTER TABLE {table.name} {check}"))
     owns = "CREATE OR REPLACE FUNCTION shard_owns(shard_key bigint) RETURNS boolean"
-    event.listen(MesBase.metadata, "before_create", DDL(f"{owns} LANGUAGE sql IMMUTABLE RETURN true"))
+    event.listen(MesBase.metadata, "before_create", ddl(f"{owns} LANGUAGE sql IMMUTABLE RETURN true"))
 
 
 _declare_guard()
