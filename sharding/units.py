@@ -46,18 +46,26 @@ class Unit:
             InvalidShardKey: a key is of a wrong type.
         """
         for values in parameters:
-            for bind, table in named:
+            for bind, table, is_list in named:
+                if is_list:
+                    self._check_list(bind, values, table)
+                    continue
                 value = values.get(bind)
                 if value is not None and value != self.key:
-                    self._check_value(value, table)
+                    self._check_key(value, table)
 
-    def _check_value(self, value: Any, table: str) -> None:
-        for key in value if isinstance(value, list | tuple | set | frozenset) else (value,):
-            other = self.routing.route_of(key).shard
-            if other != self.route.shard:
-                raise OtherShard(
-                    key=self.key, shard=self.route.shard, other_key=key, other_shard=other, table=table
-                )
+    def _check_list(self, bind: str, values: Mapping[str, Any], table: str) -> None:
+        # Each value of an IN has become a parameter of its own: NAME_1, NAME_2, ...
+        for name, value in values.items():
+            if name.rpartition("_")[0] == bind:
+                self._check_key(value, table)
+
+    def _check_key(self, key: Any, table: str) -> None:
+        other = self.routing.route_of(key).shard
+        if other != self.route.shard:
+            raise OtherShard(
+                key=self.key, shard=self.route.shard, other_key=key, other_shard=other, table=table
+            )
 
 
 class NamedKey(NamedTuple):
@@ -65,6 +73,7 @@ class NamedKey(NamedTuple):
 
     bind: str
     table: str
+    is_list: bool = False
 
 
 class _KeyedSession(Session):
@@ -110,20 +119,21 @@ def _mark(session: _KeyedSession, _transaction: SessionTransaction, connection: 
 
 def watch_units(engine: Engine) -> None:
     """Have an engine check the statements of units, and name a shard's refusals."""
-    event.listen(engine, "before_cursor_execute", _check_statement)
+    # With retval, or SQLAlchemy would put a function of its own between.
+    event.listen(engine, "before_cursor_execute", _check_statement, retval=True)
     event.listen(engine, "handle_error", _name_refusal, retval=True)
 
 
 def _check_statement(
-    connection: Connection, _cursor: Any, _statement: str, _parameters: Any, context: Any, _many: bool
-) -> None:
+    connection: Connection, _cursor: Any, statement: str, parameters: Any, context: Any, _many: bool
+) -> tuple[str, Any]:
     unit = connection.get_execution_options().get(_OPTION)
     if unit is None:
-        return
+        return statement, parameters
     unit.statements += 1
     compiled = context.compiled
     if compiled is None:
-        return
+        return statement, parameters
     try:
         named = compiled.shard_keys
     except AttributeError:
@@ -132,6 +142,7 @@ def _check_statement(
         # An INSERT of many rows comes here once for each batch, always with all of its rows.
         context.shard_keys_checked = True
         unit.check(named, context.compiled_parameters)
+    return statement, parameters
 
 
 def _name_refusal(context: ExceptionContext) -> BaseException | None:
@@ -159,7 +170,7 @@ def named_keys(compiled: Any) -> Iterable[NamedKey]:
         if isinstance(part, BinaryExpression) and part.operator in _NAMES_A_KEY:
             table = _table_of_key(part.left)
             if table is not None and isinstance(part.right, BindParameter) and part.right.key in by_key:
-                yield NamedKey(by_key[part.right.key], table)
+                yield NamedKey(by_key[part.right.key], table, part.operator is operators.in_op)
 
 
 def _inserted(table: Table, compiled: SQLCompiler) -> Iterable[NamedKey]:
