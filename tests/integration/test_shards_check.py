@@ -1,0 +1,170 @@
+"""`mesctl shards init`, `check` and `plan`; and processes with an old map under load, checked by `check`."""
+
+import asyncio
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from ops.errors import ExitStatus
+from ops.shard_guard import check_shards
+from readreplica.sessions import WriteSession
+from sharding.directory import Directory
+from sharding.engines import open_cluster
+from sharding.errors import BucketNotOwned
+from sharding.guard import Ownership
+from sharding.hashing import bucket_of
+from sharding.ownership import read_identity
+from sharding.sessions import ShardedSessions, open_sessions
+from sharding.shard_map import ShardMap
+from sharding.topology import Topology
+from tests.integration.mesctl_rig import Mesctl
+from tests.integration.shards_rig import (
+    EVEN,
+    FIRST,
+    as_owner,
+    give,
+    guarded_sessions,
+    key_in,
+    moved,
+    new_order,
+    orders_on,
+    save,
+)
+from tests.psql import psql
+from tests.servers import PostgresServers
+
+
+@pytest.fixture
+def mesctl(topology_path: Path, capsys: pytest.CaptureFixture[str]) -> Mesctl:
+    return Mesctl(topology_path, capsys)
+
+
+def put(topology: Topology, shard: str, *order_ids: int) -> None:
+    """Write rows as if the guard had not been there."""
+    with as_owner(topology, shard) as connection:
+        guard = text("ALTER TABLE pricing_jobs DROP CONSTRAINT IF EXISTS shard_owns_check")
+        connection.execute(guard)
+        for order_id in order_ids:
+            connection.execute(text("INSERT INTO pricing_jobs (order_id) VALUES (:id)"), {"id": order_id})
+        connection.commit()
+
+
+async def test_init_then_check_then_every_kind_of_finding(
+    mesctl: Mesctl, topology: Topology, postgres: PostgresServers
+) -> None:
+    await save(topology, EVEN)
+    script = mesctl("shards", "init", "--dry-run").out
+    psql(postgres.conninfo(), script)
+    with as_owner(topology, "mes_0") as connection:
+        assert read_identity(connection) == Ownership.of(EVEN, "mes_0")
+    told = mesctl("shards", "init", "--json").json
+    assert [(row["shard"], row["buckets"], row["changed"]) for row in told] == [
+        ("mes_0", 32, False),
+        ("mes_1", 32, False),
+    ]
+    fine = mesctl("shards", "check")
+    assert (fine.status, fine.out) == (ExitStatus.DONE, "all 0 rows are where map version 1 has them\n")
+
+    put(topology, "mes_0", key_in(3), key_in(40))
+    found = mesctl("shards", "check", "--json")
+    assert found.status == ExitStatus.FAILED
+    [finding] = found.json["findings"]
+    assert (finding["shard"], finding["table"], finding["misplaced"]) == ("mes_0", "pricing_jobs", 1)
+    assert finding["examples"] == [str(key_in(40))]
+    assert f"mesctl shards locate {key_in(40)}" in finding["fix"]
+    assert "mes_0: pricing_jobs: 2 rows, 1 misplaced" in found.err
+
+    with as_owner(topology, "mes_1") as connection:
+        connection.execute(text("UPDATE shard_identity SET shard = 'mes_9'"))
+        connection.commit()
+    assert "is the database of shard mes_9" in mesctl("shards", "check").out
+    assert mesctl("shards", "init").status == ExitStatus.FAILED
+    with as_owner(topology, "mes_1") as connection:
+        connection.execute(text("UPDATE shard_identity SET shard = 'mes_1', owned = repeat('1', 64)"))
+        connection.commit()
+    said = mesctl("shards", "check").out
+    assert "was told of other buckets than version 1 gives it" in said
+    assert "has a guard that goes by other buckets" in said
+    with as_owner(topology, "mes_1") as connection:
+        connection.execute(text("DELETE FROM shard_identity"))
+        connection.commit()
+    assert "was never told its name" in mesctl("shards", "check").out
+
+
+async def test_plan_weighs_rows_and_empties_a_shard(mesctl: Mesctl, topology: Topology) -> None:
+    owners = ShardMap(1, ("mes_0",) * 48 + ("mes_1",) * 16)
+    await save(topology, owners)
+    put(topology, "mes_0", *(key_in(bucket) for bucket in range(8)))
+    planned = mesctl("shards", "plan", "--json").json
+    assert planned["before"] == {"mes_0": 8, "mes_1": 0}
+    assert planned["after"] == {"mes_0": 4, "mes_1": 4}
+    assert len(planned["moves"]) == 4
+    emptied = mesctl("shards", "plan", "--without", "mes_1", "--by", "bytes", "--json").json
+    assert {move["source"] for move in emptied["moves"]} == {"mes_1"}
+    assert len(emptied["moves"]) == 16
+    assert "mes_0: 8 rows before, 4 after" in mesctl("shards", "plan", "--by", "rows").out
+    assert mesctl("shards", "plan", "--by", "load").status == ExitStatus.DONE
+    assert mesctl("shards", "plan", "--without", "mes_7").status == ExitStatus.FAILED
+    with_metrics = topology.path.with_name("shards.prom")
+    assert mesctl("shards", "list", "--metrics-file", str(with_metrics)).status == ExitStatus.DONE
+    assert 'mes_storage_shard_buckets{shard="mes_0"} 48' in with_metrics.read_text()
+
+
+async def test_writers_with_old_maps_misplace_nothing_while_buckets_move(topology: Topology) -> None:
+    """Three processes' worth of routers, one of which never hears of a map until it is refused."""
+    stop, written, refused = asyncio.Event(), set[int](), []
+    numbers: Iterator[int] = iter(range(FIRST, FIRST + 10_000_000))
+
+    async def keep_writing(sessions: ShardedSessions) -> None:
+        while not stop.is_set():
+            order_id = next(numbers)
+
+            async def work(session: WriteSession, order_id: int = order_id) -> None:
+                session.add(new_order(order_id))
+
+            try:
+                await sessions.transact(order_id, work)
+                written.add(order_id)
+            except BucketNotOwned as refusal:
+                refused.append(refusal)
+
+    async def move_buckets() -> ShardMap:
+        chance, shard_map = random.Random(4), EVEN
+        for _ in range(8):
+            bucket = chance.randrange(64)
+            source = shard_map.owners[bucket]
+            target = "mes_1" if source == "mes_0" else "mes_0"
+            shard_map = moved(shard_map, bucket, target)
+            # As a move does: no two shards ever own a bucket, and the directory is told last.
+            for shard in (source, target):
+                await asyncio.to_thread(give, topology, shard_map, shard)
+            await save(topology, shard_map)
+        return shard_map
+
+    async with (
+        guarded_sessions(topology) as hearing,
+        open_sessions(topology, role="mes", application_name="polling", poll_seconds=0.3) as polling,
+        open_cluster(topology, "directory", role="mes", application_name="deaf") as directory,
+    ):
+        deaf = ShardedSessions(EVEN, hearing.clusters, directory=Directory(directory.primary))
+        routers = (hearing, polling, deaf)
+        writers = [asyncio.create_task(keep_writing(each)) for each in routers for _ in range(2)]
+        try:
+            last = await move_buckets()
+        finally:
+            stop.set()
+            await asyncio.gather(*writers)
+    checked = check_shards(topology, last)
+    misplaced = [finding for finding in checked.findings if finding.misplaced]
+    # Rows of buckets that have moved since they were written stay behind: that is a move's own matter.
+    moved_buckets = {bucket for bucket in range(64) if EVEN.owners[bucket] != last.owners[bucket]}
+    for shard in ("mes_0", "mes_1"):
+        for order_id in orders_on(topology, shard):
+            bucket = bucket_of(order_id, 64)
+            assert last.owners[bucket] == shard or bucket in moved_buckets
+    assert all(bucket_of(int(key), 64) in moved_buckets for each in misplaced for key in each.examples)
+    assert orders_on(topology, "mes_0") | orders_on(topology, "mes_1") == written
+    assert len(written) > 100
