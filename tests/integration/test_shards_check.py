@@ -53,10 +53,10 @@ def put(topology: Topology, shard: str, *order_ids: int) -> None:
         connection.commit()
 
 
-async def test_init_then_check_then_every_kind_of_finding(
+def test_init_then_check_then_every_kind_of_finding(
     mesctl: Mesctl, topology: Topology, postgres: PostgresServers
 ) -> None:
-    await save(topology, EVEN)
+    asyncio.run(save(topology, EVEN))
     script = mesctl("shards", "init", "--dry-run").out
     psql(postgres.conninfo(), script)
     with as_owner(topology, "mes_0") as connection:
@@ -95,9 +95,9 @@ async def test_init_then_check_then_every_kind_of_finding(
     assert "was never told its name" in mesctl("shards", "check").out
 
 
-async def test_plan_weighs_rows_and_empties_a_shard(mesctl: Mesctl, topology: Topology) -> None:
+def test_plan_weighs_rows_and_empties_a_shard(mesctl: Mesctl, topology: Topology) -> None:
     owners = ShardMap(1, ("mes_0",) * 48 + ("mes_1",) * 16)
-    await save(topology, owners)
+    asyncio.run(save(topology, owners))
     put(topology, "mes_0", *(key_in(bucket) for bucket in range(8)))
     planned = mesctl("shards", "plan", "--json").json
     assert planned["before"] == {"mes_0": 8, "mes_1": 0}
