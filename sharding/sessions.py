@@ -286,7 +286,7 @@ async def open_sessions(
         clusters = {shard: await opened(shard) for shard in shards}
         sessions = ShardedSessions(shard_map, clusters, directory=directory)
         watch = watching_map(
-            topology.url(name, role=role),
+            topology.url(name, role=role, direct=True),
             sessions.refresh,
             wanted=sessions.map_wanted,
             poll_seconds=poll_seconds,
