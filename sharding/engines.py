@@ -1,15 +1,19 @@
 """From a topology to clusters with open engines."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import Any
 
 from sqlalchemy import event
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from readreplica.cluster import Cluster
 from readreplica.engines import reader_engine, writer_engine
+from sharding.identity import expect_shard
 from sharding.topology import Topology
+from sharding.units import watch_units
+
+MakeEngine = Callable[..., AsyncEngine]
 
 
 @asynccontextmanager
@@ -36,23 +40,36 @@ async def open_cluster(
 
 
 def _build(topology: Topology, database: str, *, role: str, application_name: str, direct: bool) -> Cluster:
-    pool = {
-        "pool_size": topology.pool.size,
-        "max_overflow": topology.pool.max_overflow,
-        "pool_timeout": topology.pool.timeout_seconds,
-    }
-    url = partial(topology.url, database, role=role, service=application_name, direct=direct)
-    primary = writer_engine(url(), application_name=application_name, **pool)
-    primary_reader = reader_engine(url(), application_name=application_name, **pool)
-    replicas = {
-        replica.name: reader_engine(url(replica=replica.name), application_name=application_name, **pool)
-        for replica in topology.database(database).replicas
-    }
+    is_shard = topology.database(database).tree == "mes"
     pooler = None if direct else topology.pgbouncer
-    if pooler is not None and not pooler.keeps_prepared_statements:
-        for engine in (primary, primary_reader, *replicas.values()):
-            event.listen(engine.sync_engine, "connect", _prepare_nothing)
-    return Cluster(database, primary=primary, primary_reader=primary_reader, replicas=replicas)
+    prepares = pooler is None or pooler.keeps_prepared_statements
+
+    def engine(make: MakeEngine, replica: str | None = None) -> AsyncEngine:
+        url = topology.url(database, role=role, service=application_name, direct=direct, replica=replica)
+        address = f"{url.host}:{url.port}/{url.database}"
+        made = make(
+            url,
+            application_name=application_name,
+            greet=expect_shard(database, address=address) if is_shard else None,
+            pool_size=topology.pool.size,
+            max_overflow=topology.pool.max_overflow,
+            pool_timeout=topology.pool.timeout_seconds,
+        )
+        if is_shard:
+            watch_units(made.sync_engine)
+        if not prepares:
+            event.listen(made.sync_engine, "connect", _prepare_nothing)
+        return made
+
+    return Cluster(
+        database,
+        primary=engine(writer_engine),
+        primary_reader=engine(reader_engine),
+        replicas={
+            replica.name: engine(reader_engine, replica.name)
+            for replica in topology.database(database).replicas
+        },
+    )
 
 
 def _prepare_nothing(dbapi_connection: Any, _record: Any) -> None:

@@ -197,4 +197,4 @@ def test_mesctl_reports_drift(
     said = mesctl("migrate", "drift", "--json")
     assert said.status == ExitStatus.FAILED
     assert [(row["database"], row["object"]) for row in said.json] == [("mes_1", "table stray")]
-    assert "mes_0: at 0001, fingerprint" in said.err
+    assert "mes_0: at 0002, fingerprint" in said.err
