@@ -5,6 +5,7 @@ report = await bulk(sessions, MesOrderItem, rows, mode=Mode.INSERT_IGNORE)
 
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal, TypeAlias
 
 from sqlalchemy import Table
@@ -15,10 +16,11 @@ from sharding.writes.errors import BulkFailed, RowRefused
 from sharding.writes.lanes import Lanes, Sessions, Settings
 from sharding.writes.report import BulkReport
 from sharding.writes.rows import Row, read_row
-from sharding.writes.target import Mode, Target, target_of
+from sharding.writes.target import Mode, target_of
 
 OnFailure: TypeAlias = Literal["stop", "go-on"]
 Rows: TypeAlias = Iterable[Any] | AsyncIterable[Any]
+Read: TypeAlias = Callable[[int, Any], Row]
 
 
 async def bulk(
@@ -85,7 +87,8 @@ async def bulk(
     )
     lanes = Lanes(sessions, target, settings)
     try:
-        await _feed(lanes, sessions, target, mode, rows, Chunker(chunk_rows, chunk_bytes))
+        read = partial(read_row, target, mode)
+        await _feed(lanes, sessions, rows, read=read, chunker=Chunker(chunk_rows, chunk_bytes))
     except BaseException:
         lanes.is_stopping = True  # what is being written is finished, and nothing else begun
         raise
@@ -96,16 +99,14 @@ async def bulk(
     return lanes.report
 
 
-async def _feed(
-    lanes: Lanes, sessions: Sessions, target: Target, mode: Mode, rows: Rows, chunker: Chunker
-) -> None:
+async def _feed(lanes: Lanes, sessions: Sessions, rows: Rows, *, read: Read, chunker: Chunker) -> None:
     number = 0
     async for given in _stream(rows):
         if lanes.is_stopping:
             break
         number += 1
         try:
-            row: Row = read_row(target, mode, number, given)
+            row = read(number, given)
             shard = sessions.shard_of(row.key)
         except (RowRefused, InvalidShardKey) as refusal:
             _refuse(lanes, number, refusal)

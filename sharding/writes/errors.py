@@ -97,8 +97,8 @@ class PreparedDisabled(TwoPhaseError):
         self.shard = shard
         self.said = said
         super().__init__(
-            f"shard {shard} cannot prepare a transaction ({said}): set max_prepared_transactions on it and on "
-            "its replicas to at least max_connections, restart, and look at `mesctl shards in-doubt list`"
+            f"shard {shard} cannot prepare a transaction ({said}): set max_prepared_transactions on it and "
+            "on its replicas to at least max_connections, restart, and look at `mesctl shards in-doubt list`"
         )
 
 

@@ -294,7 +294,8 @@ async def test_memory_is_bounded_however_long_the_input(sessions: ShardedSession
 
     def many() -> Iterator[dict[str, Any]]:
         nonlocal read
-        for read, row in enumerate(items(3000), start=1):
+        for row in items(3000):
+            read += 1
             yield row
 
     def see(report: BulkReport) -> None:
@@ -418,11 +419,8 @@ async def test_a_shard_that_refuses_again_after_the_map_was_loaded_is_a_failure(
         moving, MesOrderItem, items(20), chunk_rows=50, refresh=moving.refresh, on_failure="go-on"
     )
     told = report.shards["mes_0"]
-    assert (moving.refreshed, told.failed, told.first_error) == (
-        1,
-        20,
-        "not mine CONTEXT: PL/pgSQL function refuse() line 4 at RAISE COPY order_items, line 1",
-    ) or (moving.refreshed == 1 and told.failed == 20 and "not mine" in (told.first_error or ""))
+    assert (moving.refreshed, told.failed) == (1, 20)
+    assert "not mine" in (told.first_error or "")
 
 
 async def test_units_that_meet_are_repeated(sessions: ShardedSessions) -> None:

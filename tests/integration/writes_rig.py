@@ -4,7 +4,7 @@ import os
 import random
 import shutil
 import signal
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -142,7 +142,7 @@ async def opened(
     topology: Topology, *, owners: Sequence[str] | None = None
 ) -> AsyncIterator[ShardedSessions]:
     """Open sessions over the shards; the first map shares the buckets out evenly."""
-    first = ShardMap(1, tuple(owners)) if owners else ShardMap.even(list(topology.tree("mes")), 64)
+    first = ShardMap.even(list(topology.tree("mes")), 64)
     async with open_cluster(topology, "directory", role="mes", application_name="test") as cluster:
         await Directory(cluster.primary).ensure_map(first)
     async with open_sessions(topology, role="mes", application_name="test") as sessions:
