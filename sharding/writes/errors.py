@@ -122,6 +122,14 @@ class UnitAborted(TwoPhaseError):
         )
 
 
+class DecisionLost(TwoPhaseError):
+    """The directory was lost while a decision was written; asking again tells what stands."""
+
+    def __init__(self, unit_id: str) -> None:
+        self.unit_id = unit_id
+        super().__init__(f"the directory was lost while the decision on two-phase unit {unit_id} was written")
+
+
 class UnitInDoubt(TwoPhaseError):
     """The directory was lost while the decision was written: commit or abort, the recovery will see."""
 

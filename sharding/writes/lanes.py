@@ -80,9 +80,7 @@ class Lanes:
         while chunk := await queue.get():
             try:
                 await self._account(chunk)
-            except (
-                Exception
-            ) as error:  # of a callback: the lane must go on taking chunks, or the feed would hang
+            except Exception as error:  # of a callback: a lane that ended would leave the feed waiting
                 self.failure, self.is_stopping = self.failure or error, True
 
     async def _account(self, chunk: Chunk) -> None:

@@ -5,10 +5,8 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping
 from datetime import UTC, datetime
 from itertools import count
-from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
 
 from app.models.mes import MesOrder, MesOrderEvent, MesOrderItem
@@ -16,58 +14,16 @@ from app.models.status import Channel, Status
 from sharding.ids import first_id_at
 from sharding.sessions import ShardedSessions
 from sharding.shard_map import ShardMap
-from sharding.topology import Topology
 from sharding.writes import BulkReport, Mode, bulk
 from sharding.writes.errors import BulkFailed, RowRefused, TargetRefused
-from tests.integration.writes_rig import (
-    OWN,
-    SHARDS,
-    OwnServer,
-    opened,
-    rows_of,
-    run_own_server,
-    with_own_shard,
-)
-from tests.servers import PostgresServers
+from tests.integration.writes_rig import OWN, SHARDS, Wide
 
 FIRST = first_id_at(datetime(2026, 3, 1, tzinfo=UTC))
-_numbers = count(1)
-
-
-@pytest.fixture(scope="module")
-def own(postgres: PostgresServers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnServer]:
-    with run_own_server(tmp_path_factory.mktemp("own"), postgres) as server:
-        yield server
 
 
 @pytest.fixture
-def wide(topology_path: Path, own: OwnServer) -> Iterator[Topology]:
-    """A topology of three shards."""
-    with with_own_shard(topology_path, own, f"bulk_{next(_numbers)}") as topology:
-        yield topology
-
-
-@pytest.fixture
-async def sessions(wide: Topology) -> AsyncIterator[ShardedSessions]:
-    async with opened(wide) as sessions:
-        yield sessions
-
-
-class Shards:
-    """What stands on the shards, seen from outside."""
-
-    def __init__(self, topology: Topology, own: OwnServer, servers: PostgresServers) -> None:
-        self.query = lambda text: rows_of(topology, own, servers, text)
-
-    def keys(self, table: str) -> dict[str, list[Any]]:
-        """The keys on each shard, in order."""
-        found = self.query(f"SELECT order_id FROM {table} ORDER BY order_id")
-        return {shard: [key for (key,) in rows] for shard, rows in found.items()}
-
-
-@pytest.fixture
-def shards(wide: Topology, own: OwnServer, postgres: PostgresServers) -> Shards:
-    return Shards(wide, own, postgres)
+def sessions(wide_sessions: ShardedSessions) -> ShardedSessions:
+    return wide_sessions
 
 
 def item(order_id: int, line_no: int = 1, **more: Any) -> dict[str, Any]:
@@ -88,13 +44,13 @@ KEYS = [FIRST + (index << 12) for index in range(300)]
 
 
 async def test_rows_come_to_the_shards_of_their_keys_and_are_counted(
-    sessions: ShardedSessions, shards: Shards
+    sessions: ShardedSessions, wide: Wide
 ) -> None:
     seen: list[int] = []
     report = await bulk(
         sessions, MesOrderItem, items(300), chunk_rows=40, progress=lambda told: seen.append(told.written)
     )
-    assert shards.keys("order_items") == belongs(sessions, KEYS)
+    assert wide.keys("order_items") == belongs(sessions, KEYS)
     for shard, keys in belongs(sessions, KEYS).items():
         told = report.shards[shard]
         assert (told.given, told.written, told.unwritten, told.skipped) == (len(keys), len(keys), 0, 0)
@@ -107,9 +63,7 @@ async def test_rows_come_to_the_shards_of_their_keys_and_are_counted(
         assert await session.get(MesOrderItem, (KEYS[0], 1)) is not None
 
 
-async def test_objects_enums_json_and_defaults_go_through_copy(
-    sessions: ShardedSessions, shards: Shards
-) -> None:
+async def test_objects_enums_json_and_defaults_go_through_copy(sessions: ShardedSessions, wide: Wide) -> None:
     async def objects() -> AsyncIterator[MesOrder]:
         for key in KEYS[:20]:
             yield MesOrder(
@@ -138,15 +92,15 @@ async def test_objects_enums_json_and_defaults_go_through_copy(
             assert (event.detail, event.at) == ({"a": [1, None]}, at)
 
 
-async def test_the_same_again_writes_only_what_is_missing(sessions: ShardedSessions, shards: Shards) -> None:
+async def test_the_same_again_writes_only_what_is_missing(sessions: ShardedSessions, wide: Wide) -> None:
     await bulk(sessions, MesOrderItem, items(100))
     report = await bulk(sessions, MesOrderItem, items(150), mode=Mode.INSERT_IGNORE, chunk_rows=30)
     assert (report.written, sum(each.skipped for each in report.shards.values())) == (50, 100)
-    assert shards.keys("order_items") == belongs(sessions, KEYS[:150])
+    assert wide.keys("order_items") == belongs(sessions, KEYS[:150])
 
 
 async def test_an_order_that_has_moved_on_is_not_inserted_again(
-    sessions: ShardedSessions, shards: Shards
+    sessions: ShardedSessions, wide: Wide
 ) -> None:
     orders = [
         {"order_id": key, "status": Status.SUBMITTED, "channel": Channel.B2B, "summary": "x"}
@@ -157,8 +111,8 @@ async def test_an_order_that_has_moved_on_is_not_inserted_again(
     report = await bulk(sessions, MesOrder, closed, mode=Mode.UPDATE)
     assert report.written == 10
     report = await bulk(sessions, MesOrder, orders, mode=Mode.INSERT_IGNORE)
-    assert (report.written, shards.keys("orders")) == (0, belongs(sessions, KEYS[:30]))
-    found = shards.query("SELECT order_id, status, version FROM orders WHERE status = 'CLOSED'")
+    assert (report.written, wide.keys("orders")) == (0, belongs(sessions, KEYS[:30]))
+    found = wide.query("SELECT order_id, status, version FROM orders WHERE status = 'CLOSED'")
     # The optimistic lock has counted: whoever read the order before is refused.
     assert sorted(row for rows in found.values() for row in rows) == [(key, "CLOSED", 2) for key in KEYS[:10]]
 
@@ -178,7 +132,7 @@ async def test_an_update_sets_what_is_given_and_skips_what_is_not_there(sessions
         assert (changed.material, changed.quantity, changed.finish) == ("gold_18k", 8, "matte")
 
 
-async def test_a_chunk_is_written_whole_or_not_at_all(sessions: ShardedSessions, shards: Shards) -> None:
+async def test_a_chunk_is_written_whole_or_not_at_all(sessions: ShardedSessions, wide: Wide) -> None:
     taken = next(key for key in KEYS[150:] if sessions.shard_of(key) == "mes_1")
     await bulk(sessions, MesOrderItem, [item(taken)])
     left: list[tuple[str, int]] = []
@@ -200,15 +154,13 @@ async def test_a_chunk_is_written_whole_or_not_at_all(sessions: ShardedSessions,
     )
     assert "order_items_pkey" in (told.first_error or "")
     assert left == [("mes_1", key) for key in failed]
-    assert shards.keys("order_items")["mes_1"] == [
-        key for key in own_keys if key not in failed or key == taken
-    ]
+    assert wide.keys("order_items")["mes_1"] == [key for key in own_keys if key not in failed or key == taken]
     again = await bulk(sessions, MesOrderItem, items(300), mode=Mode.INSERT_IGNORE)
-    assert (again.written, shards.keys("order_items")) == (24, belongs(sessions, KEYS))
+    assert (again.written, wide.keys("order_items")) == (24, belongs(sessions, KEYS))
 
 
 async def test_the_first_failure_stops_everything_and_the_error_has_the_report(
-    sessions: ShardedSessions, shards: Shards
+    sessions: ShardedSessions, wide: Wide
 ) -> None:
     await bulk(sessions, MesOrderItem, [item(KEYS[50])])
     read: list[int] = []
@@ -225,7 +177,7 @@ async def test_the_first_failure_stops_everything_and_the_error_has_the_report(
     assert sum(each.given for each in told.shards.values()) == len(read) - 1
     for each in told.shards.values():
         assert each.given == each.written + each.failed + each.not_tried
-    assert told.written + 1 == sum(map(len, shards.keys("order_items").values()))
+    assert told.written + 1 == sum(map(len, wide.keys("order_items").values()))
 
 
 @pytest.mark.parametrize(
@@ -265,9 +217,7 @@ async def test_an_update_that_sets_nothing_is_refused(sessions: ShardedSessions)
     assert "it sets nothing beside its key" in str(caught.value.__cause__)
 
 
-async def test_a_value_of_a_wrong_type_fails_its_chunk_alone(
-    sessions: ShardedSessions, shards: Shards
-) -> None:
+async def test_a_value_of_a_wrong_type_fails_its_chunk_alone(sessions: ShardedSessions, wide: Wide) -> None:
     bad = item(KEYS[0], quantity="many")
     for mode in (Mode.INSERT, Mode.INSERT_IGNORE):
         report = await bulk(
@@ -276,14 +226,14 @@ async def test_a_value_of_a_wrong_type_fails_its_chunk_alone(
         assert sum(each.failed for each in report.shards.values()) == 1
 
 
-async def test_an_input_that_breaks_is_the_callers_error(sessions: ShardedSessions, shards: Shards) -> None:
+async def test_an_input_that_breaks_is_the_callers_error(sessions: ShardedSessions, wide: Wide) -> None:
     def breaking() -> Iterator[dict[str, Any]]:
         yield from items(90)
         raise LookupError("the file ends here")
 
     with pytest.raises(LookupError, match="the file ends here"):
         await bulk(sessions, MesOrderItem, breaking(), chunk_rows=10)
-    written = shards.keys("order_items")
+    written = wide.keys("order_items")
     # What was handed over before is whole: chunks of ten, each there or not.
     assert all(len(keys) % 10 == 0 for keys in written.values())
 
@@ -307,11 +257,9 @@ async def test_memory_is_bounded_however_long_the_input(sessions: ShardedSession
     assert 0 < most <= 3 * 3 * 50 + 1
 
 
-async def test_a_frozen_shard_is_named_and_the_others_finish(
-    sessions: ShardedSessions, shards: Shards, own: OwnServer
-) -> None:
+async def test_a_frozen_shard_is_named_and_the_others_finish(sessions: ShardedSessions, wide: Wide) -> None:
     await bulk(sessions, MesOrderItem, [item(key, 2) for key in KEYS])  # every shard is connected
-    with own.frozen():
+    with wide.own.frozen():
         async with asyncio.timeout(30):
             report = await bulk(
                 sessions,
@@ -328,13 +276,13 @@ async def test_a_frozen_shard_is_named_and_the_others_finish(
     for shard in ("mes_0", "mes_1"):
         assert report.shards[shard].written == len(expected[shard])
     ones = "(SELECT order_id FROM order_items WHERE line_no = 1) AS ones"
-    assert shards.keys(ones)[OWN] == []  # awake again, and nothing half
+    assert wide.keys(ones)[OWN] == []  # awake again, and nothing half
     again = await bulk(sessions, MesOrderItem, items(300), mode=Mode.INSERT_IGNORE)
-    assert (again.written, shards.keys(ones)) == (len(expected[OWN]), expected)
+    assert (again.written, wide.keys(ones)) == (len(expected[OWN]), expected)
 
 
 async def test_a_shard_that_is_stopped_midway_is_whole_chunks_and_the_rest_is_reported(
-    sessions: ShardedSessions, shards: Shards, own: OwnServer
+    sessions: ShardedSessions, wide: Wide
 ) -> None:
     stopped = False
 
@@ -342,21 +290,21 @@ async def test_a_shard_that_is_stopped_midway_is_whole_chunks_and_the_rest_is_re
         nonlocal stopped
         if not stopped and OWN in report.shards and report.shards[OWN].written >= 40:
             stopped = True
-            own.cluster.stop()
+            wide.own.cluster.stop()
 
     report = await bulk(sessions, MesOrderItem, items(600), chunk_rows=20, on_failure="go-on", progress=stop)
     assert stopped
     told = report.shards[OWN]
     assert told.is_out
     assert told.given == told.written + told.unwritten
-    own.start()
-    found = shards.keys("order_items")
+    wide.own.start()
+    found = wide.keys("order_items")
     assert len(found[OWN]) in {told.written, told.written + told.in_doubt}
     for shard in ("mes_0", "mes_1"):
         assert len(found[shard]) == report.shards[shard].written == report.shards[shard].given
     again = await bulk(sessions, MesOrderItem, items(600), mode=Mode.INSERT_IGNORE)
     assert again.is_complete
-    assert sum(map(len, shards.keys("order_items").values())) == 600
+    assert sum(map(len, wide.keys("order_items").values())) == 600
 
 
 GUARD = """
@@ -369,6 +317,14 @@ GUARD = """
     END $$;
     CREATE TRIGGER refuse BEFORE INSERT OR UPDATE ON order_items FOR EACH ROW EXECUTE FUNCTION refuse()
 """
+
+
+@pytest.fixture
+def guarded(wide: Wide) -> Iterator[Wide]:
+    """The shard mes_0 refuses the upper half of the keys."""
+    wide.run("mes_0", GUARD)
+    yield wide
+    wide.run("mes_0", "DROP FUNCTION refuse CASCADE")
 
 
 class Moving:
@@ -390,14 +346,12 @@ class Moving:
 
 @pytest.mark.parametrize("mode", [Mode.INSERT, Mode.INSERT_IGNORE])
 async def test_what_a_shard_no_longer_owns_is_cut_anew_once(
-    sessions: ShardedSessions, shards: Shards, wide: Topology, postgres: PostgresServers, mode: Mode
+    sessions: ShardedSessions, guarded: Wide, mode: Mode
 ) -> None:
-    with psycopg.connect(postgres.conninfo(wide.database("mes_0").dbname)) as connection:
-        connection.execute(GUARD)
     moving = Moving(sessions, after=("mes_0",) * 32 + ("mes_1",) * 32)
     report = await bulk(moving, MesOrderItem, items(200), mode=mode, chunk_rows=50, refresh=moving.refresh)
     expected = Counter(moving.shard_of(key) for key in KEYS[:200])
-    assert {shard: len(keys) for shard, keys in shards.keys("order_items").items()} == {
+    assert {shard: len(keys) for shard, keys in guarded.keys("order_items").items()} == {
         "mes_0": expected["mes_0"],
         "mes_1": expected["mes_1"],
         "mes_2": 0,
@@ -410,10 +364,8 @@ async def test_what_a_shard_no_longer_owns_is_cut_anew_once(
 
 
 async def test_a_shard_that_refuses_again_after_the_map_was_loaded_is_a_failure(
-    sessions: ShardedSessions, shards: Shards, wide: Topology, postgres: PostgresServers
+    sessions: ShardedSessions, guarded: Wide
 ) -> None:
-    with psycopg.connect(postgres.conninfo(wide.database("mes_0").dbname)) as connection:
-        connection.execute(GUARD)
     moving = Moving(sessions, after=("mes_0",) * 64)
     report = await bulk(
         moving, MesOrderItem, items(20), chunk_rows=50, refresh=moving.refresh, on_failure="go-on"

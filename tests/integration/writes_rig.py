@@ -1,14 +1,15 @@
 """Three shards: two in the worker's server, and one in a server of its own, to be stopped and frozen."""
 
-import os
+import asyncio
 import random
 import shutil
 import signal
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import psutil
 import psycopg
@@ -16,21 +17,22 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from migrations import run
-from ops.embedded.bootstrap import ensure_database, ensure_roles, grant_connect
+from ops.embedded.bootstrap import ensure_database, ensure_roles
 from ops.embedded.ports import LOOPBACK, PortPicker, start_on_free_port
 from ops.embedded.postgres import SUPERUSER, PostgresCluster
+from ops.embedded.processes import send_signal
 from ops.embedded.settings import UNSAFE, access_line
 from ops.embedded.shape import ROLES
 from ops.embedded.tools import PostgresTools
 from sharding.directory import Directory
 from sharding.engines import open_cluster
-from sharding.sessions import ShardedSessions, open_sessions
 from sharding.shard_map import ShardMap
 from sharding.topology import Topology
-from tests.servers import PostgresServers
+from tests.platform_topology import cloned, write_topology
+from tests.servers import PostgresServers, ValkeyServer
 
 SHARDS = ("mes_0", "mes_1", "mes_2")
-TEMPLATE = "template_mes"
+MIGRATED = "mes_2"
 OWN = "mes_2"
 
 
@@ -58,21 +60,31 @@ class OwnServer:
     @contextmanager
     def frozen(self) -> Iterator[None]:
         """Stop every process of the server where it stands: connections stay open, and nobody answers."""
-        data = str(self.cluster.data.resolve())
-        held = [each for each in psutil.process_iter(["cwd"]) if each.info["cwd"] == data]
-        assert held
-        for process in held:
-            os.kill(process.pid, signal.SIGSTOP)
-        try:
+        with self.freezing() as freeze:
+            freeze()
             yield
+
+    @contextmanager
+    def freezing(self) -> Iterator[Callable[[], None]]:
+        """Give what freezes the server; at the end it goes on."""
+        data, held = str(self.cluster.data.resolve()), set[int]()
+
+        def freeze() -> None:
+            held.update(each.pid for each in psutil.process_iter(["cwd"]) if each.info["cwd"] == data)
+            assert held
+            for pid in held:
+                send_signal(pid, signal.SIGSTOP)
+
+        try:
+            yield freeze
         finally:
-            for process in held:
-                os.kill(process.pid, signal.SIGCONT)
+            for pid in held:
+                send_signal(pid, signal.SIGCONT)
 
 
 @contextmanager
 def run_own_server(folder: Path, servers: PostgresServers) -> Iterator[OwnServer]:
-    """Run a server with a migrated template of a MES shard; the passwords are the other server's."""
+    """Run a server with a migrated MES shard; the passwords are the other server's."""
     cluster = PostgresCluster(
         "own", tools=PostgresTools(), data=folder / "own", log=folder / "own.log", passfile=servers.passfile
     )
@@ -82,7 +94,7 @@ def run_own_server(folder: Path, servers: PostgresServers) -> Iterator[OwnServer
     try:
         with cluster.connect() as connection:
             ensure_roles(connection, ROLES, servers.passwords)
-            ensure_database(connection, TEMPLATE, owner="mes_owner", services=["mes"])
+            ensure_database(connection, MIGRATED, owner="mes_owner", services=["mes"])
         run.upgrade(Topology.load(_alone(folder, own)), "mes")
         yield own
     finally:
@@ -98,7 +110,7 @@ def _alone(folder: Path, own: OwnServer) -> Path:
     path = folder / "own.toml"
     head = f'passfile = "{own.passfile}"\n[redis]\nurl = "redis://h/0"\n[files]\nurl = "file:///f"\n'
     # No directory: the ledger of migrations is not looked for where there is none.
-    path.write_text(head + section(OWN, TEMPLATE, own.port))
+    path.write_text(head + section(OWN, MIGRATED, own.port))
     return path
 
 
@@ -110,52 +122,66 @@ def section(name: str, dbname: str, port: int) -> str:
     )
 
 
+@dataclass(frozen=True)
+class Wide:
+    """A topology of three shards, seen from outside: nothing here goes through the library."""
+
+    topology: Topology
+    own: OwnServer
+    servers: PostgresServers
+
+    def conninfo(self, name: str) -> str:
+        """Give libpq's words for connecting to a database as the superuser."""
+        dbname = self.topology.database(name).dbname
+        return self.own.conninfo(dbname) if name == OWN else self.servers.conninfo(dbname)
+
+    def query(self, statement: str) -> dict[str, list[tuple[Any, ...]]]:
+        """Ask every shard."""
+        return {name: self.run(name, statement) for name in SHARDS}
+
+    def run(self, name: str, statement: str) -> list[tuple[Any, ...]]:
+        """Run a statement in a database; give its rows, if it has any."""
+        with psycopg.connect(self.conninfo(name), autocommit=True) as connection:
+            cursor = connection.execute(statement.encode())
+            return cursor.fetchall() if cursor.description else []
+
+    def keys(self, table: str = "order_items") -> dict[str, list[int]]:
+        """The keys on each shard, in order."""
+        found = self.query(f"SELECT order_id FROM {table} ORDER BY order_id")
+        return {shard: [key for (key,) in rows] for shard, rows in found.items()}
+
+    def prepared(self) -> dict[str, list[str]]:
+        """The prepared transactions of each shard."""
+        mine = "SELECT gid FROM pg_prepared_xacts WHERE database = current_database() ORDER BY gid"
+        return {shard: [gid for (gid,) in rows] for shard, rows in self.query(mine).items()}
+
+    def clear(self) -> None:
+        """Empty what tests write."""
+        for shard, gids in self.prepared().items():
+            for gid in gids:
+                self.run(shard, sql.SQL("ROLLBACK PREPARED {}").format(sql.Literal(gid)).as_string())
+        for shard in SHARDS:
+            self.run(shard, "TRUNCATE order_items, orders, order_events")
+        self.run("directory", "TRUNCATE two_phase_decisions")
+
+
 @contextmanager
-def with_own_shard(topology_path: Path, own: OwnServer, dbname: str) -> Iterator[Topology]:
-    """Give the topology with the third shard, empty, added; the database is dropped at the end."""
-    clone = sql.SQL("CREATE DATABASE {} TEMPLATE {} OWNER mes_owner STRATEGY file_copy")
-    with own.cluster.connect() as connection:
-        connection.execute(clone.format(sql.Identifier(dbname), sql.Identifier(TEMPLATE)))
-        grant_connect(connection, dbname, ["mes"])
-    topology_path.write_text(topology_path.read_text() + section(OWN, dbname, own.port))
-    try:
-        yield Topology.load(topology_path)
-    finally:
-        if own.cluster.pid() is None:
-            own.start()
-        with own.cluster.connect() as connection:
-            for [gid] in connection.execute(
-                "SELECT gid FROM pg_prepared_xacts WHERE database = %s", [dbname]
-            ).fetchall():
-                end_prepared(own.conninfo(dbname), gid)
-            connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(dbname)))
+def run_wide(
+    folder: Path, servers: PostgresServers, valkey: ValkeyServer, templates: Mapping[str, str]
+) -> Iterator[Wide]:
+    """Run the third shard's server, and give a topology of three empty shards with a map over them."""
+    with run_own_server(folder, servers) as own, cloned(servers, templates, prefix="wide") as dbnames:
+        path = write_topology(folder / "wide.toml", dbnames, servers, valkey)
+        path.write_text(path.read_text() + section(OWN, MIGRATED, own.port))
+        topology = Topology.load(path)
+        asyncio.run(_save_map(topology))
+        wide = Wide(topology, own, servers)
+        try:
+            yield wide
+        finally:
+            wide.clear()  # a database with prepared transactions cannot be dropped
 
 
-def end_prepared(conninfo: str, gid: str) -> None:
-    """Roll back what a test has left prepared: the database could not be dropped."""
-    with psycopg.connect(conninfo, autocommit=True) as connection:
-        connection.execute(sql.SQL("ROLLBACK PREPARED {}").format(sql.Literal(gid)))
-
-
-@asynccontextmanager
-async def opened(
-    topology: Topology, *, owners: Sequence[str] | None = None
-) -> AsyncIterator[ShardedSessions]:
-    """Open sessions over the shards; the first map shares the buckets out evenly."""
-    first = ShardMap.even(list(topology.tree("mes")), 64)
+async def _save_map(topology: Topology) -> None:
     async with open_cluster(topology, "directory", role="mes", application_name="test") as cluster:
-        await Directory(cluster.primary).ensure_map(first)
-    async with open_sessions(topology, role="mes", application_name="test") as sessions:
-        yield sessions
-
-
-def rows_of(
-    topology: Topology, own: OwnServer, servers: PostgresServers, query: str
-) -> Mapping[str, list[tuple[object, ...]]]:
-    """Ask every shard as the superuser, with a session that knows nothing of the library."""
-    found = {}
-    for name, database in topology.tree("mes").items():
-        conninfo = own.conninfo(database.dbname) if name == OWN else servers.conninfo(database.dbname)
-        with psycopg.connect(conninfo) as connection:
-            found[name] = connection.execute(query.encode()).fetchall()
-    return found
+        await Directory(cluster.primary).save_map(ShardMap.even(SHARDS, 64), expected_version=0)
