@@ -8,12 +8,15 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from ops.commands import shard_writes
 from ops.options import options_of, print_json
 from ops.shards import list_shards, load_shard_map
 from ops.shards import locate as find_place
 from sharding.ids import MAX_ID
 
 app = typer.Typer(help="Show the shard map.", no_args_is_help=True)
+app.add_typer(shard_writes.in_doubt, name="in-doubt")
+app.add_typer(shard_writes.reference, name="reference")
 
 OrderId = Annotated[int, typer.Argument(min=0, max=MAX_ID, help="The order's id.", show_default=False)]
 

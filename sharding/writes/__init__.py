@@ -2,8 +2,18 @@
 
 from sharding.writes.bulk import bulk
 from sharding.writes.decisions import Decisions
+from sharding.writes.reference import References
 from sharding.writes.report import BulkReport, ShardReport
 from sharding.writes.target import Mode
 from sharding.writes.two_phase import TwoPhaseUnit, two_phase
 
-__all__ = ["BulkReport", "Decisions", "Mode", "ShardReport", "TwoPhaseUnit", "bulk", "two_phase"]
+__all__ = [
+    "BulkReport",
+    "Decisions",
+    "Mode",
+    "References",
+    "ShardReport",
+    "TwoPhaseUnit",
+    "bulk",
+    "two_phase",
+]

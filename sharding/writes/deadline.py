@@ -37,6 +37,8 @@ async def cut_after(connection: AsyncConnection, *, shard: str, seconds: float) 
         try:
             yield
         except (DBAPIError, psycopg.Error) as error:
+            if driver.closed and not connection.invalidated:
+                await connection.invalidate()  # or the session would try to roll back on it
             if cut.done:
                 raise ShardTimedOut(shard, seconds=seconds) from error
             raise

@@ -1,7 +1,7 @@
 """What was decided of each two-phase unit: one row in the directory, which is written once.
 
-The row is the decision. A coordinator that wants to commit and a recovery that wants to abort insert under the
-same key, so one of them is first, and the other obeys.
+The row is the decision. A coordinator that wants to commit and a recovery that wants to abort insert under
+the same key, so one of them is first, and the other obeys.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -89,9 +89,11 @@ class Decisions:
         wanted = sorted(set(unit_ids))
         if not wanted:
             return {}
-        async with self._engine.connect() as connection:
-            async with cut_after(connection, shard=NAME, seconds=self._timeout_seconds):
-                rows = (await connection.execute(_FIND, {"unit_ids": wanted})).all()
+        async with (
+            self._engine.connect() as connection,
+            cut_after(connection, shard=NAME, seconds=self._timeout_seconds),
+        ):
+            rows = (await connection.execute(_FIND, {"unit_ids": wanted})).all()
         return {
             row.unit_id: Decided(Decision(row.decision), row.label, tuple(row.shards.split(",")))
             for row in rows
@@ -99,9 +101,11 @@ class Decisions:
 
     async def finish(self, unit_id: str) -> None:
         """Note that no shard has the unit prepared any more."""
-        async with self._engine.begin() as connection:
-            async with cut_after(connection, shard=NAME, seconds=self._timeout_seconds):
-                await connection.execute(_FINISH, {"unit_id": unit_id})
+        async with (
+            self._engine.begin() as connection,
+            cut_after(connection, shard=NAME, seconds=self._timeout_seconds),
+        ):
+            await connection.execute(_FINISH, {"unit_id": unit_id})
 
     async def purge(self, *, older_than: timedelta) -> int:
         """Forget the decisions of units that were finished so long ago."""

@@ -1,8 +1,8 @@
 """Ending what a crashed coordinator has left prepared: each unit on all its shards the same way.
 
-What was decided is done. What was not decided is aborted, once it is so old that its coordinator cannot be at
-work any more; the abort is decided first, under the same key, so that a coordinator which is merely slow finds
-it and obeys.
+What was decided is done. What was not decided is aborted, once it is so old that its coordinator cannot be
+at work any more; the abort is decided first, under the same key, so that a coordinator which is merely slow
+finds it and obeys.
 """
 
 from collections import defaultdict

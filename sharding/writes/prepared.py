@@ -21,7 +21,8 @@ _LIST = text("""
     SELECT gid, owner, prepared AS prepared_at, age(transaction) AS xid_age,
            extract(epoch FROM clock_timestamp() - prepared)::float8 AS age_seconds,
            ARRAY(SELECT DISTINCT relation::regclass || ' ' || mode FROM pg_locks AS held
-                 WHERE virtualtransaction = '-1/' || transaction AND locktype = 'relation' ORDER BY 1) AS locks,
+                 WHERE virtualtransaction = '-1/' || transaction AND locktype = 'relation'
+                 ORDER BY 1) AS locks,
            ARRAY(SELECT DISTINCT waiting.pid FROM pg_locks AS held JOIN pg_locks AS waiting
                  ON NOT waiting.granted AND held.granted AND waiting.locktype = held.locktype
                  AND (waiting.database, waiting.relation, waiting.page, waiting.tuple, waiting.transactionid)
@@ -88,13 +89,13 @@ async def list_prepared(engine: AsyncEngine, *, shard: str, timeout_seconds: flo
         DBAPIError: the shard cannot be reached.
         ShardTimedOut: it did not answer.
     """
-    async with engine.connect() as connection:
-        async with cut_after(connection, shard=shard, seconds=timeout_seconds):
-            rows = (await connection.execute(_LIST)).mappings().all()
-    facts = [
-        {**row, "locks": tuple(row["locks"]), "waiting_pids": tuple(row["waiting_pids"])} for row in rows
-    ]
-    return [Prepared(shard=shard, **fact) for fact in facts]
+    async with (
+        engine.connect() as connection,
+        cut_after(connection, shard=shard, seconds=timeout_seconds),
+    ):
+        rows = (await connection.execute(_LIST)).mappings().all()
+    arrays = ("locks", "waiting_pids")
+    return [Prepared(shard=shard, **{**row, **{name: tuple(row[name]) for name in arrays}}) for row in rows]
 
 
 async def end_prepared(
@@ -112,9 +113,11 @@ async def end_prepared(
     # These statements cannot run in a transaction block.
     outside = engine.execution_options(isolation_level="AUTOCOMMIT")
     try:
-        async with outside.connect() as connection:
-            async with cut_after(connection, shard=shard, seconds=timeout_seconds):
-                await connection.exec_driver_sql(end_statement(verb, gid))
+        async with (
+            outside.connect() as connection,
+            cut_after(connection, shard=shard, seconds=timeout_seconds),
+        ):
+            await connection.exec_driver_sql(end_statement(verb, gid))
     except DBAPIError as error:
         if isinstance(driver_error(error), UndefinedObject):
             return False

