@@ -237,8 +237,8 @@ async def _state(shards: Shards, shard: str, table: Table, content: Content | No
                 engine, table, content, shard=shard, seconds=SECONDS, limit=limit
             )
     except _TROUBLE as error:
-        return State(table.name, shard, published, None, None, words_of(error))
-    return State(table.name, shard, published, copy.version, copy.rows, fault, differences)
+        return State(str(table.name), shard, published, None, None, words_of(error))
+    return State(str(table.name), shard, published, copy.version, copy.rows, fault, differences)
 
 
 def _fault(copy: Copy, content: Content | None) -> str | None:

@@ -11,7 +11,7 @@ from readreplica.cluster import Cluster
 from sharding.engines import open_cluster
 from sharding.topology import Topology
 from sharding.writes.decisions import Decisions
-from sharding.writes.errors import ForeignTransaction
+from sharding.writes.errors import ForeignTransaction, UnknownTransaction
 from sharding.writes.in_doubt import Ended, InDoubt, Survey, Verdict, chosen, resolve, survey
 from sharding.writes.prepared import Verb, end_statement
 from sharding.writes.reference import References
@@ -86,7 +86,7 @@ async def _look(shards: Shards, gids: Collection[str], older_than: timedelta) ->
     seen = await survey(shards.clusters, shards.decisions, older_than_seconds=seconds)
     try:
         return chosen(seen, gids) if gids else seen
-    except ForeignTransaction as error:
+    except (ForeignTransaction, UnknownTransaction) as error:
         raise Refused(error) from error
 
 

@@ -124,7 +124,8 @@ async def shape(engine: AsyncEngine, table: Table, rows: Sequence[Row], *, versi
     async with engine.connect() as connection:
         await connection.execute(sql.STEADY)
         shown = (await connection.execute(sql.canonical(table), {"rows": _as_json(rows)})).one()
-    content = Content(table.name, version, shown.rows, shown.checksum)
+    # A table's name is a word of SQLAlchemy's own, and what becomes of it is for JSON and SQL.
+    content = Content(str(table.name), version, shown.rows, shown.checksum)
     _refuse_twice(table, content.rows)
     return content
 

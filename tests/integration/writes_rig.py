@@ -34,6 +34,7 @@ from tests.servers import PostgresServers, ValkeyServer
 SHARDS = ("mes_0", "mes_1", "mes_2")
 MIGRATED = "mes_2"
 OWN = "mes_2"
+WRITTEN = ("order_items", "orders", "order_events", "materials", "finishes", "tariffs", "reference_versions")
 
 
 @dataclass(frozen=True)
@@ -161,8 +162,8 @@ class Wide:
             for gid in gids:
                 self.run(shard, sql.SQL("ROLLBACK PREPARED {}").format(sql.Literal(gid)).as_string())
         for shard in SHARDS:
-            self.run(shard, "TRUNCATE order_items, orders, order_events")
-        self.run("directory", "TRUNCATE two_phase_decisions")
+            self.run(shard, f"TRUNCATE {', '.join(WRITTEN)}")
+        self.run("directory", "TRUNCATE two_phase_decisions, reference_contents")
 
 
 @contextmanager
