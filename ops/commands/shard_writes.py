@@ -135,9 +135,8 @@ def _show_states(options: Options, states: Sequence[State]) -> None:
     for state in states:
         for each in state.differences:
             key = ", ".join(map(str, each.key))
-            print(
-                f"{state.shard} {state.table} ({key}): {_row(each.found)}, and should be {_row(each.wanted)}"
-            )
+            found, wanted = _row(each.found), _row(each.wanted)
+            print(f"{state.shard} {state.table} ({key}): {found}; it should be {wanted}")
 
 
 def _row(row: Any) -> str:

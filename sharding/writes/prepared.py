@@ -16,19 +16,25 @@ from sharding.writes.deadline import cut_after, driver_error
 PREFIX = "mes-storage"
 _GID = re.compile(rf"{PREFIX}:([0-9a-f]{{32}}):([a-z][a-z0-9_]{{0,62}})")
 
-# A prepared transaction has no process: pg_locks shows it under the virtual transaction -1/XID.
+# A prepared transaction has no process. Its lock on its own number tells the virtual transaction (that of the
+# session that prepared it; after a restart, one of its own) under which its other locks stand.
 _LIST = text("""
+    WITH held AS (
+        SELECT own.transactionid AS xid, lock.*
+        FROM pg_locks AS own JOIN pg_locks AS lock
+             ON lock.pid IS NULL AND lock.virtualtransaction = own.virtualtransaction
+        WHERE own.pid IS NULL AND own.locktype = 'transactionid'
+    )
     SELECT gid, owner, prepared AS prepared_at, age(transaction) AS xid_age,
            extract(epoch FROM clock_timestamp() - prepared)::float8 AS age_seconds,
-           ARRAY(SELECT DISTINCT relation::regclass || ' ' || mode FROM pg_locks AS held
-                 WHERE virtualtransaction = '-1/' || transaction AND locktype = 'relation'
-                 ORDER BY 1) AS locks,
-           ARRAY(SELECT DISTINCT waiting.pid FROM pg_locks AS held JOIN pg_locks AS waiting
-                 ON NOT waiting.granted AND held.granted AND waiting.locktype = held.locktype
+           ARRAY(SELECT DISTINCT relation::regclass || ' ' || mode FROM held
+                 WHERE xid = transaction AND locktype = 'relation' ORDER BY 1) AS locks,
+           ARRAY(SELECT DISTINCT waiting.pid FROM held JOIN pg_locks AS waiting
+                 ON NOT waiting.granted AND waiting.locktype = held.locktype
                  AND (waiting.database, waiting.relation, waiting.page, waiting.tuple, waiting.transactionid)
                  IS NOT DISTINCT FROM
                  (held.database, held.relation, held.page, held.tuple, held.transactionid)
-                 WHERE held.virtualtransaction = '-1/' || transaction ORDER BY 1) AS waiting_pids
+                 WHERE xid = transaction ORDER BY 1) AS waiting_pids
     FROM pg_prepared_xacts WHERE database = current_database() ORDER BY prepared, gid
 """)
 

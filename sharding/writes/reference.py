@@ -83,7 +83,7 @@ class References:
             cut_after(connection, shard=DIRECTORY, seconds=self._timeout_seconds),
         ):
             row = (await connection.execute(sql.NEWEST, {"table": table})).one_or_none()
-        return row and Content(table, row.version, row.rows, row.checksum)
+        return None if row is None else Content(table, row.version, row.rows, row.checksum)
 
     async def publish(self, content: Content) -> None:
         """Publish a version.

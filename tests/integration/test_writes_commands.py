@@ -1,5 +1,6 @@
 """`mesctl shards in-doubt` and `mesctl shards reference` on three shards."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import psycopg
 import pytest
 
 from ops.errors import ExitStatus
-from tests.integration.mesctl_rig import Mesctl
+from tests.integration.mesctl_rig import Mesctl, Said
 from tests.integration.writes_rig import OWN, SHARDS, Wide
 from tests.psql import psql
 
@@ -64,7 +65,7 @@ def test_the_list_tells_what_is_old_and_who_it_belongs_to(mesctl: Mesctl, left: 
     said = mesctl("shards", "in-doubt", "list", "--older-than", "0s")
     assert said.status == ExitStatus.FAILED
     assert "presume abort" in said.out
-    assert "mes_2: bank:4711 is 0 s old: vacuum cannot clean up behind it" in said.err
+    assert re.search(r"mes_2: bank:4711 is \d+ s old: vacuum cannot clean up behind it", said.err)
 
 
 def test_a_young_unit_is_left_alone_and_an_old_one_is_aborted(mesctl: Mesctl, left: Wide) -> None:
@@ -110,8 +111,8 @@ def test_what_is_foreign_or_unknown_is_refused(mesctl: Mesctl, left: Wide) -> No
     assert sum(map(len, left.prepared().values())) == 3
 
 
-def faults(said: object) -> dict[tuple[str, str], str]:
-    return {(row["table"], row["shard"]): row["fault"] for row in said.json if row["fault"]}  # type: ignore[attr-defined]
+def faults(said: Said) -> dict[tuple[str, str], str]:
+    return {(row["table"], row["shard"]): row["fault"] for row in said.json if row["fault"]}
 
 
 def test_reference_tables_are_loaded_everywhere_and_agree(mesctl: Mesctl, wide: Wide, rows: Path) -> None:
@@ -131,7 +132,7 @@ def test_reference_tables_are_loaded_everywhere_and_agree(mesctl: Mesctl, wide: 
     again = mesctl("shards", "reference", "load", str(rows), "--json")
     assert {row["version"] for row in again.json} == {2}  # the same rows are no new version
     held = wide.query("SELECT finish, eur_per_cm2::text FROM finishes ORDER BY 1")
-    assert held == dict.fromkeys(SHARDS, [('100% "matte\'s" \\x :y', "0.1000"), ("polished", "1.4500")])
+    assert set(map(tuple, held.values())) == {(('100% "matte\'s" \\x :y', "0.1000"), ("polished", "1.4500"))}
 
 
 def test_a_change_by_hand_is_found_row_by_row_and_mended(mesctl: Mesctl, wide: Wide) -> None:
@@ -143,10 +144,8 @@ def test_a_change_by_hand_is_found_row_by_row_and_mended(mesctl: Mesctl, wide: W
     assert said.status == ExitStatus.FAILED
     assert set(faults(said)) == {("finishes", "mes_1"), ("materials", "mes_1"), ("finishes", OWN)}
     said = mesctl("shards", "reference", "check")
-    assert (
-        "mes_1 finishes (matte): finish matte, eur_per_cm2 99.0000; it should be finish matte, eur_per_cm2 0.9000"
-        in (said.out)
-    )
+    found, wanted = (f"finish matte, eur_per_cm2 {price}" for price in ("99.0000", "0.9000"))
+    assert f"mes_1 finishes (matte): {found}; it should be {wanted}" in said.out
     assert "mes_1 materials (brass): not there; it should be" in said.out
     assert "mes_2 finishes (rough): finish rough, eur_per_cm2 1.0000; it should be not there" in said.out
     assert "rough" not in mesctl("shards", "reference", "check", "--rows", "0").out
@@ -184,31 +183,26 @@ def test_a_shard_ahead_of_the_directory_is_not_overwritten(mesctl: Mesctl, wide:
     assert (faults(said), {row["version"] for row in said.json if row["table"] == "finishes"}) == ({}, {8})
 
 
+ROW = "[[finishes]]\nfinish = 'x'\n"
+
+
 @pytest.mark.parametrize(
     ("text", "status", "fault"),
     [
         ("finishes = []", ExitStatus.REFUSED, "there are no rows"),
-        ("[[finishes]]\nfinish = 'x'", ExitStatus.REFUSED, "row 1: missing columns eur_per_cm2"),
-        ("[[finishes]]\nfinish='x'\neur_per_cm2=1\nz=1", ExitStatus.REFUSED, "row 1: unknown columns z"),
-        (
-            "[[finishes]]\nfinish='x'\neur_per_cm2=1\n" * 2,
-            ExitStatus.REFUSED,
-            "the key ('x',) is there twice",
-        ),
-        (
-            "[[finishes]]\nfinish='x'\neur_per_cm2='much'",
-            ExitStatus.FAILED,
-            "invalid input syntax for type numeric",
-        ),
+        (ROW, ExitStatus.REFUSED, "row 1: missing columns eur_per_cm2"),
+        (f"{ROW}eur_per_cm2=1\nz=1", ExitStatus.REFUSED, "row 1: unknown columns z"),
+        (f"{ROW}eur_per_cm2=1\n" * 2, ExitStatus.REFUSED, "the key ('x',) is there twice"),
+        (f"{ROW}eur_per_cm2='much'", ExitStatus.FAILED, "invalid input syntax for type numeric"),
         ("[[orders]]\norder_id = 1", ExitStatus.FAILED, "'orders' is no reference table"),
         ("[finishes]\nfinish = 'x'", ExitStatus.USAGE, "must be an array of tables"),
         ("= 1", ExitStatus.USAGE, "is not TOML"),
     ],
 )
 def test_a_file_that_cannot_be_loaded_changes_nothing(
-    mesctl: Mesctl, wide: Wide, tmp_path: Path, text: str, status: ExitStatus, fault: str
+    mesctl: Mesctl, wide: Wide, *, text: str, status: ExitStatus, fault: str
 ) -> None:
-    path = tmp_path / "rows.toml"
+    path = wide.topology.path.with_name("rows.toml")
     path.write_text(text)
     said = mesctl("shards", "reference", "load", str(path))
     assert (said.status, fault in said.err) == (status, True), said.err

@@ -66,7 +66,7 @@ def test_a_copy_is_behind_or_differs_or_is_as_published() -> None:
     assert "differ" in (fault_of(copy(4, "other"), CONTENT) or "")
     assert fault_of(copy(0, "", 0), None) is None
     assert fault_of(copy(0, "", 1), None) is not None
-    with pytest.raises(ReferenceAhead, match="mes_0 has version 5 .* knows 4 at most"):
+    with pytest.raises(ReferenceAhead, match=r"mes_0 has version 5 .* knows 4 at most"):
         fault_of(copy(5), CONTENT)
 
 
