@@ -1,11 +1,12 @@
 """Fixtures of several shards, one of them in a server that tests stop and freeze."""
 
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
 from sharding.sessions import ShardedSessions, open_sessions
 from tests.integration.writes_rig import Wide, run_wide
+from tests.pool import DatabasePool
 from tests.servers import PostgresServers, ValkeyServer
 
 
@@ -13,11 +14,11 @@ from tests.servers import PostgresServers, ValkeyServer
 def wide_servers(
     postgres: PostgresServers,
     valkey_server: ValkeyServer,
-    templates: Mapping[str, str],
+    databases: DatabasePool,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Wide]:
     """Run three shards for this worker."""
-    with run_wide(tmp_path_factory.mktemp("wide"), postgres, valkey_server, templates) as wide:
+    with run_wide(tmp_path_factory.mktemp("wide"), postgres, valkey_server, databases) as wide:
         yield wide
 
 

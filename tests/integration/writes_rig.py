@@ -4,7 +4,7 @@ import asyncio
 import random
 import shutil
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -28,7 +28,8 @@ from sharding.directory import Directory
 from sharding.engines import open_cluster
 from sharding.shard_map import ShardMap
 from sharding.topology import Topology
-from tests.platform_topology import cloned, write_topology
+from tests.platform_topology import write_topology
+from tests.pool import DatabasePool
 from tests.servers import PostgresServers, ValkeyServer
 
 SHARDS = ("mes_0", "mes_1", "mes_2")
@@ -168,10 +169,10 @@ class Wide:
 
 @contextmanager
 def run_wide(
-    folder: Path, servers: PostgresServers, valkey: ValkeyServer, templates: Mapping[str, str]
+    folder: Path, servers: PostgresServers, valkey: ValkeyServer, databases: DatabasePool
 ) -> Iterator[Wide]:
     """Run the third shard's server, and give a topology of three empty shards with a map over them."""
-    with run_own_server(folder, servers) as own, cloned(servers, templates, prefix="wide") as dbnames:
+    with run_own_server(folder, servers) as own, databases.borrow() as dbnames:
         path = write_topology(folder / "wide.toml", dbnames, servers, valkey)
         path.write_text(path.read_text() + section(OWN, MIGRATED, own.port))
         topology = Topology.load(path)
