@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, TypeAlias
 
 from readreplica.cluster import Cluster
 from sharding.writes.chunks import Chunk, regroup
@@ -12,6 +12,9 @@ from sharding.writes.errors import CommitInDoubt, ShardTimedOut
 from sharding.writes.one_chunk import write_chunk
 from sharding.writes.report import BulkReport
 from sharding.writes.target import Mode, Target
+
+Outcome: TypeAlias = Literal["failed", "in_doubt", "not_tried"]
+"""What rows are that were not written; the name of their count in the report."""
 
 NOT_OWNED = "MS001"
 """The SQLSTATE by which a shard refuses a row of a bucket that it does not own."""
@@ -94,8 +97,14 @@ class Lanes:
             report.seconds += self._settings.clock() - started
         self._settings.progress(self.report)
 
-    async def _write(self, chunk: Chunk, *, again: bool) -> None:
-        """Write a chunk; `again` says whether it may be tried a second time."""
+    async def _write(self, chunk: Chunk, *, again: bool, otherwise: Outcome = "failed") -> None:
+        """Write a chunk.
+
+        Parameters:
+            chunk: the rows.
+            again: whether it may be tried a second time.
+            otherwise: what its rows are if this attempt does not write them.
+        """
         mode = self._settings.mode
         try:
             written = await write_chunk(
@@ -106,16 +115,14 @@ class Lanes:
                 timeout_seconds=self._settings.chunk_timeout_seconds,
             )
         except ShardTimedOut as error:
-            self._give_up(chunk, error)
+            self._give_up(chunk, otherwise, error)
         except CommitInDoubt as error:
             if again and mode is not Mode.INSERT:  # the others may be repeated, whatever became of the first
-                await self._write(chunk, again=False)
+                await self._write(chunk, again=False, otherwise="in_doubt")
             else:
                 self._leave(chunk, "in_doubt", error)
-        except (
-            Exception
-        ) as error:  # a value that no type takes, a server's refusal: it is the chunk's outcome
-            await self._refused(chunk, error, again=again)
+        except Exception as error:  # a server's refusal, or a value of the wrong type: the chunk's outcome
+            await self._refused(chunk, error, again=again, otherwise=otherwise)
         else:
             report = self.report.of(chunk.shard)
             report.chunks += 1
@@ -123,16 +130,16 @@ class Lanes:
             report.skipped += len(chunk.rows) - written.rows
             report.token = report.token.merge(written.token)
 
-    async def _refused(self, chunk: Chunk, error: Exception, *, again: bool) -> None:
+    async def _refused(self, chunk: Chunk, error: Exception, *, again: bool, otherwise: Outcome) -> None:
         refusal = driver_error(error)
         if again and refusal is not None and refusal.sqlstate == NOT_OWNED:
             await self._reroute(chunk)
         elif not is_lost(error):
-            self._leave(chunk, "failed", error)
+            self._leave(chunk, otherwise, error)
         elif again:  # a server that was restarted closes its connections, and is there again
             await self._write(chunk, again=False)
         else:
-            self._give_up(chunk, error)
+            self._give_up(chunk, otherwise, error)
 
     async def _reroute(self, chunk: Chunk) -> None:
         """Load the map again, and write the rows on the shards that own them now, once."""
@@ -150,11 +157,11 @@ class Lanes:
                 self.report.of(part.shard).rerouted += len(part.rows)
             await self._write(part, again=False)
 
-    def _give_up(self, chunk: Chunk, error: Exception) -> None:
+    def _give_up(self, chunk: Chunk, outcome: Outcome, error: Exception) -> None:
         self.report.of(chunk.shard).is_out = True
-        self._leave(chunk, "failed", error)
+        self._leave(chunk, outcome, error)
 
-    def _leave(self, chunk: Chunk, outcome: str, error: Exception | None = None) -> None:
+    def _leave(self, chunk: Chunk, outcome: Outcome, error: Exception | None = None) -> None:
         report = self.report.of(chunk.shard)
         setattr(report, outcome, getattr(report, outcome) + len(chunk.rows))
         report.widen(chunk.keys)

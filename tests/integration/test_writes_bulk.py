@@ -8,9 +8,12 @@ from itertools import count
 from typing import Any
 
 import pytest
+from sqlalchemy.pool import NullPool
 
 from app.models.mes import MesOrder, MesOrderEvent, MesOrderItem
 from app.models.status import Channel, Status
+from readreplica.cluster import Cluster
+from readreplica.engines import reader_engine, writer_engine
 from sharding.ids import first_id_at
 from sharding.sessions import ShardedSessions
 from sharding.shard_map import ShardMap
@@ -390,3 +393,73 @@ def test_report_for_programs_keeps_keys_as_text() -> None:
     report.of("mes_0").widen((2**62, 2**62 + 1))
     facts: Mapping[str, Any] = report.of("mes_0").as_facts()
     assert facts["unwritten_keys"] == [str(2**62), str(2**62 + 1)]
+
+
+class Line:
+    """A line to a shard that loses the answers to its first COMMITs."""
+
+    def __init__(self, port: int, *, losses: int) -> None:
+        self.losses = losses
+        self._port = port
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        upstream, downstream = await asyncio.open_connection("127.0.0.1", self._port)
+        answers = asyncio.create_task(self._answer(upstream, writer))
+        while data := await reader.read(65536):
+            is_lost = b"COMMIT" in data and self.losses > 0
+            if is_lost:
+                self.losses -= 1
+                answers.cancel()
+                await asyncio.wait([answers])
+            downstream.write(data)
+            if is_lost:
+                # The server has committed when it says so; nobody hears it.
+                while b"COMMIT" not in await upstream.read(65536):
+                    pass
+                break
+        answers.cancel()
+        for end in (writer, downstream):
+            end.close()
+
+    async def _answer(self, upstream: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await upstream.read(65536):
+            writer.write(data)
+
+
+@pytest.mark.parametrize(
+    ("mode", "losses", "expected"),
+    [
+        (Mode.INSERT, 1, {"written": 0, "in_doubt": 20}),
+        (Mode.INSERT_IGNORE, 1, {"skipped": 20, "in_doubt": 0}),
+        (Mode.INSERT_IGNORE, 2, {"written": 0, "in_doubt": 20, "failed": 0}),
+    ],
+)
+async def test_a_commit_whose_answer_was_lost_is_repeated_or_in_doubt(
+    wide: Wide, mode: Mode, losses: int, expected: dict[str, int]
+) -> None:
+    line = Line(wide.servers.primary_port, losses=losses)
+    server = await asyncio.start_server(line.serve, "127.0.0.1", 0)
+    url = wide.topology.url("mes_0", role="mes").set(port=server.sockets[0].getsockname()[1])
+    pool: dict[str, Any] = {"application_name": "test", "poolclass": NullPool}
+    cluster = Cluster(
+        "mes_0", primary=writer_engine(url, **pool), primary_reader=reader_engine(url, **pool), replicas={}
+    )
+    async with server:
+        try:
+            report = await bulk(Alone(cluster), MesOrderItem, items(20), mode=mode, on_failure="go-on")
+        finally:
+            await cluster.close()
+    told = report.shards["mes_0"]
+    assert {name: getattr(told, name) for name in expected} == expected
+    assert told.given == told.written + told.skipped + told.unwritten == 20
+    assert len(wide.keys()["mes_0"]) == 20  # for the server had committed
+
+
+class Alone:
+    """Sessions over one shard."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.clusters = {"mes_0": cluster}
+
+    def shard_of(self, key: int) -> str:
+        return "mes_0"
