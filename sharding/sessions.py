@@ -19,7 +19,7 @@ from sharding.directory import Directory
 from sharding.engines import open_cluster
 from sharding.errors import InvalidShardKey, ShardMapInvalid, UnknownShard
 from sharding.hashing import bucket_of
-from sharding.scatter import AnySelect, Page, scatter
+from sharding.scatter import AnySelect, Bounds, CursorKeys, Page, scatter
 from sharding.shard_map import ShardMap
 from sharding.topology import Topology
 
