@@ -7,10 +7,10 @@ aliases is read each time: its aliases are objects of its own.
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import Column, FromClause, Table
+from sqlalchemy import Column, Table
 from sqlalchemy.orm import Mapper
 from sqlalchemy.sql import visitors
 
@@ -18,7 +18,7 @@ from sharding.scatter.cursor import fingerprint_of
 from sharding.scatter.errors import ScatterRefused
 from sharding.scatter.grammar import Scope, check, onclauses, open_scope
 from sharding.scatter.kinds import DIALECT
-from sharding.scatter.tables import Clause, Source
+from sharding.scatter.tables import Clause, Source, is_key_of, is_table
 from sharding.scatter.terms import resolve
 
 _KEPT = 512
@@ -32,6 +32,8 @@ class Analysis:
     unique: tuple[Clause, ...]
     """Columns that together tell a row of the FROM clause from every other, on all shards."""
     sql: str
+    has_local_groups: bool
+    """Whether each group of its GROUP BY is on one shard: it has a shard key in it that is never NULL."""
 
     def may_be_null(self, clause: Clause) -> bool:
         """Tell whether an expression may be NULL; True if that is not known."""
@@ -105,11 +107,16 @@ def _read(statement: Any, key: str) -> Analysis:
     mappers = _mappers(statement)
     for mapper in mappers.values():
         _check_mapper(mapper)
+    groups = [resolve(each, namer(statement)) for each in statement._group_by_clauses]
+    has_local_groups = any(
+        is_key_of(group, source) and not source.is_nullable for group in groups for source in scope.sources.all
+    )
+    scope = replace(scope, is_local=has_local_groups)
     _check_clauses(statement, scope)
     unique = tuple(
         column for source in scope.sources.all for column in _unique_of(source, mappers.get(source.table))
     )
-    return Analysis(scope, unique, str(statement.compile(dialect=DIALECT)))
+    return Analysis(scope, unique, str(statement.compile(dialect=DIALECT)), has_local_groups)
 
 
 def _check_clauses(statement: Any, scope: Scope) -> None:
@@ -117,7 +124,7 @@ def _check_clauses(statement: Any, scope: Scope) -> None:
     ordered = [resolve(each, named) for each in (*statement._order_by_clauses, *statement._group_by_clauses)]
     for clause in (*statement._raw_columns, *statement._where_criteria, *statement._having_criteria, *ordered):
         # A FROM element among the columns is an entity or a table: all of its columns.
-        if not isinstance(clause, FromClause):
+        if not is_table(clause):
             check(clause, scope)
         elif not any(clause == source.selectable for source in scope.sources.all):
             raise ScatterRefused(f"it selects {clause}, which is no table of FROM")
@@ -128,6 +135,15 @@ def _check_clauses(statement: Any, scope: Scope) -> None:
 def namer(statement: Any) -> Callable[[str], Clause | None]:
     """Give a function that finds a selected column by its name."""
     return lambda name: statement.selected_columns.get(name)
+
+
+def selected(statement: Any) -> list[Clause]:
+    """Give what a row holds: an entity is one thing, a table's columns are many."""
+    found: list[Clause] = []
+    for each in statement._raw_columns:
+        is_entity = "parententity" in getattr(each, "_annotations", {})
+        found += each.columns if is_table(each) and not is_entity else [each]
+    return found
 
 
 def _mappers(statement: Any) -> dict[Table, Mapper[Any]]:

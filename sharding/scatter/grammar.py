@@ -27,6 +27,8 @@ from sharding.scatter.tables import (
     collect,
     conjuncts,
     is_key_of,
+    is_star,
+    is_table,
     key_links,
     names,
 )
@@ -151,7 +153,7 @@ def _check_function(function: FunctionElement[Any], scope: Scope) -> None:
     if getattr(function, "packagenames", ()) or name not in words.FUNCTIONS | aggregates:
         raise ScatterRefused(_why_not(name))
     arguments = list(function.clauses)
-    if name == "count" and len(arguments) == 1 and getattr(arguments[0], "name", None) == "*":
+    if name == "count" and len(arguments) == 1 and is_star(arguments[0]):
         return
     for argument in arguments:
         if _is_distinct(argument) and not scope.is_local and name not in {"min", "max"}:
@@ -190,7 +192,7 @@ def check_subquery(select: Any, outer: Scope, in_which: Clause | None) -> None:
         _check_correlated(select, scope, in_which)
     clauses = [*select._raw_columns, *select._where_criteria, *select._having_criteria]
     for clause in [*clauses, *select._group_by_clauses, *select._order_by_clauses]:
-        if not isinstance(clause, FromClause):
+        if not (is_table(clause) or is_star(clause)):
             check(clause, scope)
         elif in_which is not None:
             raise ScatterRefused("IN (subquery) selects a whole table: select one column")

@@ -13,6 +13,7 @@ from sqlalchemy import Text, cast, func, literal, select
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.types import UserDefinedType
 
+from sharding.scatter.analysis import selected
 from sharding.scatter.errors import ScatterRefused
 from sharding.scatter.parts import Parts
 from sharding.scatter.tables import Clause
@@ -114,7 +115,7 @@ def plan_groups(statement: Any, groups: Sequence[Clause], ordered: Sequence[Clau
             aggregated.
     """
     parts = Parts(groups)
-    columns, having = tuple(statement._raw_columns), tuple(statement._having_criteria)
+    columns, having = tuple(selected(statement)), tuple(statement._having_criteria)
     terms = [split_order(each) for each in ordered]
     # The groups themselves tell a row from every other. One row needs no order.
     terms += [(group, Direction()) for group in groups]

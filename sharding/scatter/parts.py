@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import BigInteger, Column, Double, FromClause, FunctionFilter, ScalarSelect, Select, cast, func
+from sqlalchemy import BigInteger, Column, Double, FunctionFilter, ScalarSelect, Select, cast, func
 from sqlalchemy import literal_column, type_coerce, types
 from sqlalchemy.sql import visitors
 from sqlalchemy.sql.functions import FunctionElement
 
 from sharding.scatter import words
 from sharding.scatter.errors import ScatterRefused
-from sharding.scatter.tables import Clause
+from sharding.scatter.tables import Clause, is_table
 
 _EXACT = frozenset({"bigint", "numeric"})
 _DIVISIBLE = frozenset({"double precision", "interval"})
@@ -45,7 +45,7 @@ class Parts:
         return self._rewrite(clause, columns)
 
     def _rewrite(self, clause: Clause, columns: Sequence[Clause] | None) -> Clause:
-        if isinstance(clause, FromClause):
+        if is_table(clause):
             raise ScatterRefused(f"it selects all columns of {clause} and has aggregates: select columns")
 
         def replace(element: Clause, **_: Any) -> Clause | None:

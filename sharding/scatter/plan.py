@@ -5,15 +5,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from sqlalchemy import FromClause, Label, TypeDecorator, types
+from sqlalchemy import Label, TypeDecorator, types
 from sqlalchemy.sql.functions import FunctionElement
 
 from sharding.scatter import words
-from sharding.scatter.analysis import Analysis, namer
+from sharding.scatter.analysis import Analysis, namer, selected
 from sharding.scatter.errors import ScatterRefused
 from sharding.scatter.groups import GroupsPlan, plan_groups
 from sharding.scatter.kinds import FLOAT
-from sharding.scatter.tables import Clause, is_key_of
+from sharding.scatter.tables import Clause, is_table
 from sharding.scatter.terms import Term, make_terms, position_after, resolve
 
 
@@ -87,7 +87,7 @@ def plan(statement: Any, analysis: Analysis) -> RowsPlan | GroupsPlan:
         return _plan_rows(statement, analysis, ordered)
     if statement._distinct:
         raise ScatterRefused("it has DISTINCT with GROUP BY or aggregates: group by all that is to be distinct")
-    if _are_local(groups, analysis):
+    if analysis.has_local_groups:
         terms = make_terms(ordered, groups, analysis.may_be_null)
         return _with_values(statement, terms, is_distinct=False, is_grouped=True)
     return plan_groups(statement, groups, ordered)
@@ -100,7 +100,7 @@ def _has_aggregates(statement: Any, ordered: Sequence[Clause]) -> bool:
 
 def _outside_subqueries(clause: Clause) -> Any:
     yield clause
-    if clause.__visit_name__ != "select" and not isinstance(clause, FromClause):
+    if clause.__visit_name__ != "select" and not is_table(clause):
         for child in clause.get_children():
             yield from _outside_subqueries(child)
 
@@ -109,30 +109,21 @@ def _is_aggregate(clause: Clause) -> bool:
     return isinstance(clause, FunctionElement) and clause.name.lower() in words.LOCAL_AGGREGATES
 
 
-def _are_local(groups: Sequence[Clause], analysis: Analysis) -> bool:
-    """Tell whether every group is on one shard: it is one of a shard key that is never NULL."""
-    return any(
-        is_key_of(group, source) and not source.is_nullable
-        for group in groups
-        for source in analysis.scope.sources.all
-    )
-
-
 def _plan_rows(statement: Any, analysis: Analysis, ordered: Sequence[Clause]) -> RowsPlan:
     is_distinct = bool(statement._distinct)
-    unique = _selected(statement) if is_distinct else analysis.unique
+    unique = _columns(statement) if is_distinct else analysis.unique
     terms = make_terms(ordered, unique, analysis.may_be_null)
     if is_distinct:
         _check_distinct_order(terms, unique)
     return _with_values(statement, terms, is_distinct=is_distinct, is_grouped=False)
 
 
-def _selected(statement: Any) -> list[Clause]:
-    selected: list[Clause] = []
-    for column in statement._raw_columns:
-        columns = column.columns if isinstance(column, FromClause) else [column]
-        selected += [each.element if isinstance(each, Label) else each for each in columns]
-    return selected
+def _columns(statement: Any) -> list[Clause]:
+    found: list[Clause] = []
+    for each in selected(statement):
+        columns = each.columns if is_table(each) else [each]
+        found += [column.element if isinstance(column, Label) else column for column in columns]
+    return found
 
 
 def _check_distinct_order(terms: Sequence[Term], selected: Sequence[Clause]) -> None:
@@ -144,7 +135,7 @@ def _check_distinct_order(terms: Sequence[Term], selected: Sequence[Clause]) -> 
 def _with_values(
     statement: Any, terms: Sequence[Term], *, is_distinct: bool, is_grouped: bool
 ) -> RowsPlan:
-    raw = statement._raw_columns
+    raw = selected(statement)
     width, indexes, extras = len(raw), [], []
     for term in terms:
         index = _index_in(raw, term)
@@ -167,5 +158,5 @@ def _index_in(raw: Sequence[Clause], term: Term) -> int | None:
 
 
 def _is_same(column: Clause, clause: Clause) -> bool:
-    return not isinstance(column, FromClause) and bool(column.compare(clause))
+    return not is_table(column) and bool(column.compare(clause))
 

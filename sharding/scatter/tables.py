@@ -9,7 +9,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from sqlalchemy import Alias, BinaryExpression, BooleanClauseList, Column, FromClause, Table
+from sqlalchemy import (
+    Alias,
+    BinaryExpression,
+    BooleanClauseList,
+    Column,
+    ColumnClause,
+    ColumnElement,
+    FromClause,
+    Table,
+)
 from sqlalchemy.sql import operators
 from sqlalchemy.sql.elements import Grouping
 from sqlalchemy.sql.selectable import Join
@@ -129,6 +138,16 @@ def _declared_key(table: Table, default: str) -> str:
             f"say info={{'shard_key': {name!r}}} if it is"
         )
     return name
+
+
+def is_table(clause: Clause) -> bool:
+    """Tell a FROM element from an expression; SQLAlchemy's functions can be either, and are expressions here."""
+    return isinstance(clause, FromClause) and not isinstance(clause, ColumnElement)
+
+
+def is_star(clause: Clause) -> bool:
+    """Tell whether an expression is the `*` of count(*) or of EXISTS (SELECT * ...)."""
+    return isinstance(clause, ColumnClause) and clause.is_literal and clause.name == "*"
 
 
 def conjuncts(criteria: Iterable[Clause]) -> Iterator[Clause]:
