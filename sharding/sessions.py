@@ -19,7 +19,7 @@ from sharding.directory import Directory
 from sharding.engines import open_cluster
 from sharding.errors import InvalidShardKey, ShardMapInvalid, UnknownShard
 from sharding.hashing import bucket_of
-from sharding.scatter import AnySelect, Bounds, CursorKeys, Page, scatter
+from sharding.scatter import KEY, AnySelect, Bounds, CursorKeys, Page, scatter
 from sharding.shard_map import ShardMap
 from sharding.topology import Topology
 
@@ -88,6 +88,10 @@ class ShardedSessions:
         limit: int,
         cursor: str | None = None,
         after: CausalToken | None = None,
+        allow_missing: bool = False,
+        key: str = KEY,
+        keys: CursorKeys | None = None,
+        bounds: Bounds | None = None,
     ) -> Page[T]: ...
 
     @overload
@@ -98,6 +102,10 @@ class ShardedSessions:
         limit: int,
         cursor: str | None = None,
         after: CausalToken | None = None,
+        allow_missing: bool = False,
+        key: str = KEY,
+        keys: CursorKeys | None = None,
+        bounds: Bounds | None = None,
     ) -> Page[tuple[T1, T2, *Ts]]: ...
 
     async def scatter(
@@ -107,10 +115,29 @@ class ShardedSessions:
         limit: int,
         cursor: str | None = None,
         after: CausalToken | None = None,
+        allow_missing: bool = False,
+        key: str = KEY,
+        keys: CursorKeys | None = None,
+        bounds: Bounds | None = None,
     ) -> Page[Any]:
-        """Run a SELECT over all shards, newest keys first, and give one page. See `sharding.scatter`."""
+        """Run a SELECT over all shards, and give a page of what one database with all rows would give.
+
+        See `sharding.scatter.scatter` for the parameters and errors, docs/scatter.md for what the SELECT
+        may hold. Without `keys`, cursors are good in this process only.
+        """
         owners = {shard: self.clusters[shard] for shard in self.shard_map.shards}
-        return await scatter(owners, statement, limit=limit, cursor=cursor, after=after)
+        return await scatter(
+            owners,
+            statement,
+            limit=limit,
+            cursor=cursor,
+            after=after,
+            allow_missing=allow_missing,
+            key=key,
+            shard_of=self.shard_of,
+            keys=keys,
+            bounds=bounds,
+        )
 
     def _cluster_of(self, key: int) -> Cluster:
         # Exactly int: True is an int to Python, and an order id that arrives as a bool is a mistake.
