@@ -7,7 +7,7 @@ aliases is read each time: its aliases are objects of its own.
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sqlalchemy import Column, Table
@@ -34,6 +34,8 @@ class Analysis:
     sql: str
     has_local_groups: bool
     """Whether each group of its GROUP BY is on one shard: it has a shard key in it that is never NULL."""
+    kept: list[Any] = field(default_factory=list)
+    """The plan, where it is the same for every statement of this shape."""
 
     def may_be_null(self, clause: Clause) -> bool:
         """Tell whether an expression may be NULL; True if that is not known."""

@@ -7,6 +7,7 @@ average and the treatment of NULL are the server's own, and no arithmetic is don
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 from sqlalchemy import Text, cast, func, literal, select
@@ -97,9 +98,9 @@ class GroupsPlan:
         """Give the position of a row of `whole`: of each term its text, and the name of its type."""
         return list(row[self.width :])
 
-    def given(self, row: Sequence[Any]) -> Any:
-        """Give the caller's part of a row."""
-        return row[0] if self.width == 1 else tuple(row[: self.width])
+    def given(self, rows: Sequence[Any]) -> list[Any]:
+        """Give the caller's part of each row."""
+        return list(map(itemgetter(0 if self.width == 1 else slice(self.width)), rows))
 
 
 def plan_groups(statement: Any, groups: Sequence[Clause], ordered: Sequence[Clause]) -> GroupsPlan:

@@ -67,9 +67,9 @@ class Lane:
                 raise ScatterFailed(self.shard, error) from error
         return rows
 
-    async def fetch(self, statement: Any) -> list[Any]:
+    async def fetch(self, statement: Any) -> Sequence[Any]:
         """Ask, and count the rows."""
-        rows = list(await self.ask(statement))
+        rows = await self.ask(statement)
         self.fetched_rows += len(rows)
         return rows
 

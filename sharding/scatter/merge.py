@@ -8,6 +8,7 @@ again, in the same snapshot, for all that the page may still need of it.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from typing import Any
 
 _DEVIATIONS = 4.0
@@ -53,13 +54,14 @@ def merge(plan: Any, runs: Sequence[Run], *, wanted: int) -> Merged:
         runs: what each shard has sent.
         wanted: how many rows there should be.
     """
-    rows = [row for run in runs for row in run.rows]
+    rows: list[Any] = list(chain.from_iterable(run.rows for run in runs))
     plan.sort(rows)
     lasts = {id(run.rows[-1]): i for i, run in enumerate(runs) if run.is_open and run.rows}
     ends: dict[int, int] = {}
     if plan.is_distinct:
         rows = _distinct(plan, rows, lasts, ends)
-    elif lasts:
+    # No loop of Python over the rows where, as a rule, no run ends before the page does.
+    elif not lasts.keys().isdisjoint(map(id, islice(rows, wanted - 1))):
         ends = {lasts[id(row)]: i + 1 for i, row in enumerate(rows) if id(row) in lasts}
     ready = min(ends.values(), default=len(rows))
     if ready >= wanted:

@@ -3,9 +3,10 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from operator import itemgetter
 from typing import Any
 
-from sqlalchemy import Label, TypeDecorator, types
+from sqlalchemy import Column, Label, TypeDecorator, types
 from sqlalchemy.sql.functions import FunctionElement
 
 from sharding.scatter import words
@@ -67,9 +68,9 @@ class RowsPlan:
         """Give what is equal for rows that the server takes for equal."""
         return tuple(key(row) for key, _ in self.sorters)
 
-    def given(self, row: Sequence[Any]) -> Any:
-        """Give the caller's part of a row."""
-        return row[0] if self.width == 1 else tuple(row[: self.width])
+    def given(self, rows: Sequence[Any]) -> list[Any]:
+        """Give the caller's part of each row."""
+        return list(map(itemgetter(0 if self.width == 1 else slice(self.width)), rows))
 
 
 def plan(statement: Any, analysis: Analysis) -> RowsPlan | GroupsPlan:
@@ -78,6 +79,16 @@ def plan(statement: Any, analysis: Analysis) -> RowsPlan | GroupsPlan:
     Raises:
         ScatterRefused: not exactly, and why.
     """
+    if analysis.kept:
+        return analysis.kept[0]
+    made = _plan(statement, analysis)
+    # An expression holds the parameters of its own statement, a column does not.
+    if isinstance(made, RowsPlan) and all(isinstance(term.clause, Column) for term in made.terms):
+        analysis.kept.append(made)
+    return made
+
+
+def _plan(statement: Any, analysis: Analysis) -> RowsPlan | GroupsPlan:
     named = namer(statement)
     groups = [resolve(each, named) for each in statement._group_by_clauses]
     ordered = [resolve(each, named) for each in statement._order_by_clauses]

@@ -117,7 +117,7 @@ class _Call:
 
     def page(self, rows: Sequence[Any]) -> Page[Any]:
         """Make the page of rows of which one more than the page holds tells of a next one."""
-        given = [self.plan.given(row) for row in rows[: self.limit]]
+        given = self.plan.given(rows[: self.limit])
         is_last = len(rows) <= self.limit
         next_cursor = None if is_last else self.seal(self.plan.values(rows[self.limit - 1]))
         fetched = sum(lane.fetched_rows for lane in self.lanes.values())
@@ -128,31 +128,35 @@ async def _rows(call: _Call, how: RowsPlan, parts: Mapping[str, Any]) -> Page[An
     wanted = call.limit + 1
     runs = {shard: Run() for shard in parts}
     texts = [term.clause for term in how.terms if term.kind is not None and term.kind.is_text]
+    count = share(wanted, len(parts))
+    # Made once for all that are asked the same: SQLAlchemy keeps with a statement what finds it in its cache.
+    firsts = {id(each): how.part(each, after=call.position, limit=count) for each in _different(parts)}
 
     async def first(lane: Lane) -> None:
         if texts:
             facts = await collation.facts_of(lane.cluster, _tables(call), lane.ask)
             collation.check_order(texts, facts, shard=lane.shard)
-        await more(lane, call.position, share(wanted, len(parts)))
-
-    async def more(lane: Lane, after: Sequence[Any] | None, count: int) -> None:
-        asked = how.part(parts[lane.shard], after=after, limit=count)
-        runs[lane.shard].add(await lane.fetch(asked), asked=count)
+        runs[lane.shard].add(await lane.fetch(firsts[id(parts[lane.shard])]), asked=count)
 
     async def again(lane: Lane) -> None:
-        # What is missing once stays missing: a second question would hide it.
-        run = runs[lane.shard]
+        run, more = runs[lane.shard], wanting[lane.shard]
+        # If it is missing now, it is not asked a third time.
         run.is_open = False
-        await more(lane, how.values(run.rows[-1]), wanting[lane.shard])
+        rest = how.part(parts[lane.shard], after=how.values(run.rows[-1]), limit=more)
+        run.add(await lane.fetch(rest), asked=more)
 
     await call.each(list(parts), first)
     while True:
         shards = list(runs)
         merged = merge(how, list(runs.values()), wanted=wanted)
-        wanting = {shards[i]: count for i, count in merged.wanting.items()}
+        wanting = {shards[i]: more for i, more in merged.wanting.items()}
         if not wanting:
             return call.page(merged.rows[: min(wanted, merged.ready)])
         await call.each(list(wanting), again)
+
+
+def _different(parts: Mapping[str, Any]) -> list[Any]:
+    return list({id(each): each for each in parts.values()}.values())
 
 
 async def _groups(call: _Call, how: GroupsPlan, parts: Mapping[str, Any], bounds: Bounds) -> Page[Any]:
