@@ -34,6 +34,9 @@ from sharding.scatter.tables import (
 )
 
 
+_EXTENSIONS = ("_pre_columns_clause", "_post_select_clause", "_post_criteria_clause", "_post_body_clause")
+
+
 @dataclass(frozen=True)
 class Scope:
     """The tables that an expression may name, and how far its rows reach."""
@@ -80,10 +83,14 @@ def check_select(statement: Any) -> None:
         raise ScatterRefused(words.REASONS.get(name, f"it is a {type(statement).__name__}, not a select()"))
     found = {
         "LIMIT or OFFSET: pass limit and cursor to scatter": statement._has_row_limiting_clause,
-        "FOR UPDATE: the sessions only read; lock a row by sessions.write(key)": statement._for_update_arg,
+        "FOR UPDATE: the sessions only read; lock a row by sessions.write(key)": statement._for_update_arg is not None,
         "DISTINCT ON: which row stays depends on the other shards' rows": statement._distinct_on,
         "a prefix, a suffix or a hint, which are text": (
             statement._prefixes or statement._suffixes or statement._hints or statement._statement_hints
+        ),
+        ".params(): put the values into the SELECT": getattr(statement, "_params", None),
+        "an extension (.ext()), such as DISTINCT ON": any(
+            getattr(statement, place, None) is not None for place in _EXTENSIONS
         ),
         "WITH: a common table expression is not looked into": statement._independent_ctes,
         ".options(): a loader may add joins and queries; select the columns that you want": (

@@ -105,7 +105,8 @@ def kind_of(clause: Clause) -> Kind:
         ScatterRefused: Python does not compare them as PostgreSQL does.
     """
     found = clause.type
-    if isinstance(found, TypeDecorator):
+    # SQLAlchemy's Interval is a decorator of DateTime, which it is not to PostgreSQL.
+    while isinstance(found, TypeDecorator) and not isinstance(found, types.Interval):
         found = found.load_dialect_impl(DIALECT)
     kind = _KINDS.get(type(found)) or _kind_of_time(found)
     if isinstance(found, types.Enum) and not found.native_enum:

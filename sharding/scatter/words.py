@@ -33,6 +33,7 @@ ELEMENTS = frozenset(
 REASONS = {
     "over": "a window function sees all rows, and each shard has only its own",
     "withingroup": "an ordered-set aggregate (percentile, mode) needs all values in one place",
+    "aggregateorderby": "an aggregate with ORDER BY needs all values in one place",
     "aggregate_order_by": "an aggregate with ORDER BY needs all values in one place",
     "textclause": "text() cannot be read: write it with SQLAlchemy's functions and operators",
     "textual_select": "text() cannot be read: write it with SQLAlchemy's functions and operators",
