@@ -111,7 +111,9 @@ def _read(statement: Any, key: str) -> Analysis:
         _check_mapper(mapper)
     groups = [resolve(each, namer(statement)) for each in statement._group_by_clauses]
     has_local_groups = any(
-        is_key_of(group, source) and not source.is_nullable for group in groups for source in scope.sources.all
+        is_key_of(group, source) and not source.is_nullable
+        for group in groups
+        for source in scope.sources.all
     )
     scope = replace(scope, is_local=has_local_groups)
     _check_clauses(statement, scope)
@@ -124,7 +126,12 @@ def _read(statement: Any, key: str) -> Analysis:
 def _check_clauses(statement: Any, scope: Scope) -> None:
     named = namer(statement)
     ordered = [resolve(each, named) for each in (*statement._order_by_clauses, *statement._group_by_clauses)]
-    for clause in (*statement._raw_columns, *statement._where_criteria, *statement._having_criteria, *ordered):
+    for clause in (
+        *statement._raw_columns,
+        *statement._where_criteria,
+        *statement._having_criteria,
+        *ordered,
+    ):
         # A FROM element among the columns is an entity or a table: all of its columns.
         if not is_table(clause):
             check(clause, scope)
@@ -136,7 +143,8 @@ def _check_clauses(statement: Any, scope: Scope) -> None:
 
 def namer(statement: Any) -> Callable[[str], Clause | None]:
     """Give a function that finds a selected column by its name."""
-    return lambda name: statement.selected_columns.get(name)
+    found: Callable[[str], Clause | None] = statement.selected_columns.get
+    return found
 
 
 def selected(statement: Any) -> list[Clause]:
@@ -173,7 +181,9 @@ def _unique_of(source: Source, mapper: Mapper[Any] | None) -> list[Clause]:
     """Give a table's primary key, as the mapper has it if there is one; with the shard key if it lacks it."""
     primary = list(mapper.primary_key if mapper is not None else source.table.primary_key)
     if not primary:
-        raise ScatterRefused(f"table {source.table.name} has no primary key, so its pages would not be stable")
+        raise ScatterRefused(
+            f"table {source.table.name} has no primary key, so its pages would not be stable"
+        )
     names = [column.name for column in primary]
     # Unique on each shard is not unique on all, unless the key that tells the shard is a part of it.
     if source.key is not None and source.key not in names:

@@ -45,7 +45,7 @@ Ask = Callable[[Any], Awaitable[Sequence[Any]]]
 
 @dataclass(frozen=True)
 class Facts:
-    """What a shard says: its default collation, its encoding, and of each text column the type and collation."""
+    """What a shard says: its default collation and encoding; of text columns their types and collations."""
 
     database: str
     encoding: str
@@ -102,10 +102,13 @@ def check_defaults(clauses: Iterable[Clause], facts: Facts, first: Facts, *, sha
     for column, (_, collation) in columns:
         if collation != "default":
             raise ScatterRefused(
-                f"{column} has the collation {collation!r}, which is lost between the two stages: cast it to Text"
+                f"{column} has the collation {collation!r}, which is lost between the two stages: "
+                "cast it to Text"
             )
     if columns and (facts.database, facts.encoding) != (first.database, first.encoding):
-        raise ScatterRefused(f"shard {shard} compares text by {facts.database!r}, another by {first.database!r}")
+        raise ScatterRefused(
+            f"shard {shard} compares text by {facts.database!r}, another by {first.database!r}"
+        )
 
 
 def _collations(clause: Clause, facts: Facts, shard: str) -> list[str]:

@@ -34,8 +34,8 @@ class TooManyGroups(ShardingError):
         self.shard = shard
         self.groups = groups
         super().__init__(
-            f"shard {shard} has more than {groups} groups: narrow the SELECT by WHERE, group by the shard key "
-            "as well, or raise Bounds.groups"
+            f"shard {shard} has more than {groups} groups: narrow the SELECT by WHERE, group by the shard "
+            "key as well, or raise Bounds.groups"
         )
 
 

@@ -33,7 +33,6 @@ from sharding.scatter.tables import (
     names,
 )
 
-
 _EXTENSIONS = ("_pre_columns_clause", "_post_select_clause", "_post_criteria_clause", "_post_body_clause")
 
 
@@ -83,7 +82,8 @@ def check_select(statement: Any) -> None:
         raise ScatterRefused(words.REASONS.get(name, f"it is a {type(statement).__name__}, not a select()"))
     found = {
         "LIMIT or OFFSET: pass limit and cursor to scatter": statement._has_row_limiting_clause,
-        "FOR UPDATE: the sessions only read; lock a row by sessions.write(key)": statement._for_update_arg is not None,
+        "FOR UPDATE: the sessions only read; lock a row by sessions.write(key)": statement._for_update_arg
+        is not None,
         "DISTINCT ON: which row stays depends on the other shards' rows": statement._distinct_on,
         "a prefix, a suffix or a hint, which are text": (
             statement._prefixes or statement._suffixes or statement._hints or statement._statement_hints
@@ -165,15 +165,15 @@ def _check_function(function: FunctionElement[Any], scope: Scope) -> None:
     for argument in arguments:
         if _is_distinct(argument) and not scope.is_local and name not in {"min", "max"}:
             raise ScatterRefused(
-                f"{name}(DISTINCT ...) counts a value once for each shard that has it: select the values with "
-                ".distinct() and count the rows"
+                f"{name}(DISTINCT ...) counts a value once for each shard that has it: "
+                "select the values with .distinct() and count the rows"
             )
         check(argument, scope)
 
 
 def _why_not(name: str) -> str:
     if name in words.VOLATILE:
-        return f"{name}() gives another value on every shard and page: compute it once and pass it as a parameter"
+        return f"{name}() gives another value on every shard and page: compute it once and pass it along"
     if name in words.LOCAL_AGGREGATES:
         return f"{name}() over all cannot be made from each shard's {name}(): group by the shard key as well"
     return f"the function {name}() is not known to be right on shards"
@@ -216,8 +216,8 @@ def _check_correlated(select: Any, scope: Scope, in_which: Clause | None) -> Non
     to_outer = key_links(where, own, around) or _membership(select, own, around, in_which)
     if not to_outer or not are_linked(own, links):
         raise ScatterRefused(
-            f"the subquery over {names(own)} is not bound to the row outside by the shard key, so it needs rows "
-            f"of other shards: add .where({own[0].table.name}.{own[0].key} == ...{own[0].key} of the outer table)"
+            f"the subquery over {names(own)} is not bound to the row outside by the shard key, so it needs "
+            f"rows of other shards: add .where({own[0].table.name}.{own[0].key} == the shard key outside)"
         )
 
 
@@ -229,9 +229,7 @@ def _membership(select: Any, own: list[Source], around: list[Source], in_which: 
     if select._group_by_clauses or select._having_criteria:
         return []
     selected = select._raw_columns[0]
-    return [
-        (a, b) for a in own for b in around if is_key_of(selected, a) and is_key_of(in_which, b)
-    ]
+    return [(a, b) for a in own for b in around if is_key_of(selected, a) and is_key_of(in_which, b)]
 
 
 def _is_select(clause: Clause) -> bool:
@@ -244,7 +242,9 @@ def _is_select(clause: Clause) -> bool:
 
 
 def _select_in(clause: Clause) -> Any:
-    while isinstance(clause, (Grouping, ScalarSelect)) or clause.__visit_name__ == "select_statement_grouping":
+    while (
+        isinstance(clause, (Grouping, ScalarSelect)) or clause.__visit_name__ == "select_statement_grouping"
+    ):
         clause = clause.element
     return clause
 

@@ -71,7 +71,14 @@ TIMESTAMPTZ = Kind(
 _KINDS: Mapping[type, Kind] = MappingProxyType(
     {
         **dict.fromkeys(
-            (types.Integer, types.BigInteger, types.SmallInteger, types.INTEGER, types.BIGINT, types.SMALLINT),
+            (
+                types.Integer,
+                types.BigInteger,
+                types.SmallInteger,
+                types.INTEGER,
+                types.BIGINT,
+                types.SMALLINT,
+            ),
             INTEGER,
         ),
         **dict.fromkeys(

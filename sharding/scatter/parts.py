@@ -1,10 +1,21 @@
-"""Aggregates from their parts: the count of all is the sum of the counts, the average that of sums and counts."""
+"""Aggregates from their parts: a count is the sum of counts, an average that of sums and counts."""
 
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import BigInteger, Column, Double, FunctionFilter, ScalarSelect, Select, cast, func
-from sqlalchemy import literal_column, type_coerce, types
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Double,
+    FunctionFilter,
+    ScalarSelect,
+    Select,
+    cast,
+    func,
+    literal_column,
+    type_coerce,
+    types,
+)
 from sqlalchemy.sql import visitors
 from sqlalchemy.sql.functions import FunctionElement
 
@@ -74,7 +85,7 @@ class Parts:
         name = aggregate.name.lower()
         if name == "avg":
             return type_coerce(self._average(aggregate, criteria, columns), aggregate.type)
-        index, column = self._part(aggregate, criteria, columns)
+        column = self._part(aggregate, criteria, columns)
         if name == "count":
             whole = cast(func.coalesce(func.sum(column), 0), BigInteger)
         elif name == "sum":
@@ -91,8 +102,8 @@ class Parts:
         if isinstance(argument.type, types.Float):
             # PostgreSQL adds up reals as double precision for avg(), but as real for sum().
             argument = cast(argument, Double)
-        _, total = self._part(func.sum(argument), criteria, columns)
-        _, number = self._part(func.count(argument), criteria, columns)
+        total = self._part(func.sum(argument), criteria, columns)
+        number = self._part(func.count(argument), criteria, columns)
         if columns is None:
             return total
         divisor = func.nullif(func.sum(number), 0)
@@ -104,13 +115,13 @@ class Parts:
 
     def _part(
         self, aggregate: FunctionElement[Any], criteria: Sequence[Clause], columns: Sequence[Clause] | None
-    ) -> tuple[int, Clause]:
+    ) -> Clause:
         part = FunctionFilter(aggregate, *criteria) if criteria else aggregate
         known = (i for i, each in enumerate(self.clauses) if i >= self.groups and each.compare(part))
         index = next(known, len(self.clauses))
         if index == len(self.clauses):
             self.clauses.append(part)
-        return index, _at(columns, index)
+        return _at(columns, index)
 
 
 def _at(columns: Sequence[Clause] | None, index: int) -> Clause:
@@ -120,4 +131,6 @@ def _at(columns: Sequence[Clause] | None, index: int) -> Clause:
 def _refuse_collation(clause: Clause) -> None:
     for element in visitors.iterate(clause):
         if element.__visit_name__ == "collation":
-            raise ScatterRefused(f"a collation inside {clause} would be lost between the two stages: put it around")
+            raise ScatterRefused(
+                f"a collation inside {clause} would be lost between the two stages: put it around"
+            )

@@ -97,7 +97,9 @@ def _plan(statement: Any, analysis: Analysis) -> RowsPlan | GroupsPlan:
             raise ScatterRefused("it has HAVING without an aggregate: say it by WHERE")
         return _plan_rows(statement, analysis, ordered)
     if statement._distinct:
-        raise ScatterRefused("it has DISTINCT with GROUP BY or aggregates: group by all that is to be distinct")
+        raise ScatterRefused(
+            "it has DISTINCT with GROUP BY or aggregates: group by all that is to be distinct"
+        )
     if analysis.has_local_groups:
         terms = make_terms(ordered, groups, analysis.may_be_null)
         return _with_values(statement, terms, is_distinct=False, is_grouped=True)
@@ -143,9 +145,7 @@ def _check_distinct_order(terms: Sequence[Term], selected: Sequence[Clause]) -> 
             raise ScatterRefused(f"it is DISTINCT and ordered by {term.clause}, which is not selected")
 
 
-def _with_values(
-    statement: Any, terms: Sequence[Term], *, is_distinct: bool, is_grouped: bool
-) -> RowsPlan:
+def _with_values(statement: Any, terms: Sequence[Term], *, is_distinct: bool, is_grouped: bool) -> RowsPlan:
     raw = selected(statement)
     width, indexes, extras = len(raw), [], []
     for term in terms:
@@ -170,4 +170,3 @@ def _index_in(raw: Sequence[Clause], term: Term) -> int | None:
 
 def _is_same(column: Clause, clause: Clause) -> bool:
     return not is_table(column) and bool(column.compare(clause))
-

@@ -76,14 +76,16 @@ async def scatter(
         lane = Lane(shard, clusters[shard], after=after, slots=slots, timeout_seconds=bounds.timeout_seconds)
         call.lanes[shard] = lane
     try:
-        return await (_rows(call, how, parts) if isinstance(how, RowsPlan) else _groups(call, how, parts, bounds))
+        return await (
+            _rows(call, how, parts) if isinstance(how, RowsPlan) else _groups(call, how, parts, bounds)
+        )
     finally:
         await all_of([lane.close for lane in call.lanes.values()])
 
 
 @cache
 def process_keys() -> CursorKeys:
-    """Give the key of this process alone: another process, or this one after a restart, refuses its cursors."""
+    """Give the key of this process alone: any other process refuses cursors that it signed."""
     return CursorKeys.random()
 
 

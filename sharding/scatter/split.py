@@ -22,7 +22,7 @@ def split(
         shard_of: tells the shard of a key; None asks all shards for all keys.
 
     Returns:
-        The statement of each shard that is asked. One at least: a count of nothing is 0, and a server says so.
+        The statement of each shard that is asked; of one at least, for even a count of nothing is 0.
     """
     if not scope.sources.sharded:
         return {shards[0]: statement}

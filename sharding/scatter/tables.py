@@ -66,7 +66,9 @@ def collect(froms: Iterable[FromClause], *, key: str) -> Sources:
     return found
 
 
-def _add(found: Sources, from_: FromClause, key: str, *, is_nullable: bool, below_outer: bool) -> list[Source]:
+def _add(
+    found: Sources, from_: FromClause, key: str, *, is_nullable: bool, below_outer: bool
+) -> list[Source]:
     if isinstance(from_, Join):
         return _add_join(found, from_, key, is_nullable=is_nullable, below_outer=below_outer)
     source = _source_of(from_, key, is_nullable=is_nullable)
@@ -141,7 +143,7 @@ def _declared_key(table: Table, default: str) -> str:
 
 
 def is_table(clause: Clause) -> bool:
-    """Tell a FROM element from an expression; SQLAlchemy's functions can be either, and are expressions here."""
+    """Tell a FROM element from an expression; SQLAlchemy's functions are both, and expressions here."""
     return isinstance(clause, FromClause) and not isinstance(clause, ColumnElement)
 
 
@@ -209,8 +211,8 @@ def check_linked(sources: Sequence[Source], links: Iterable[tuple[Source, Source
     """
     if not are_linked(sources, links):
         raise ScatterRefused(
-            f"{names(sources)} are not joined on their shard keys ({_shard_keys(sources)}), and their rows may "
-            "be on different shards"
+            f"{names(sources)} are not joined on their shard keys ({_shard_keys(sources)}), and their rows "
+            "may be on different shards"
         )
 
 

@@ -46,21 +46,87 @@ REASONS = {
 """Why these are not among ELEMENTS."""
 
 FUNCTIONS = frozenset(
-    """
-    abs btrim cardinality ceil ceiling char_length character_length coalesce concat concat_ws date_part
-    date_trunc div exp floor greatest hashint8 initcap jsonb_array_length jsonb_extract_path
-    jsonb_extract_path_text jsonb_typeof least left length ln log lower lpad ltrim md5 mod nullif
-    octet_length position power regexp_replace repeat replace reverse right round rpad rtrim sign
-    split_part sqrt starts_with strpos substr substring translate trim trunc upper width_bucket
-    """.split()
+    [
+        "abs",
+        "btrim",
+        "cardinality",
+        "ceil",
+        "ceiling",
+        "char_length",
+        "character_length",
+        "coalesce",
+        "concat",
+        "concat_ws",
+        "date_part",
+        "date_trunc",
+        "div",
+        "exp",
+        "floor",
+        "greatest",
+        "hashint8",
+        "initcap",
+        "jsonb_array_length",
+        "jsonb_extract_path",
+        "jsonb_extract_path_text",
+        "jsonb_typeof",
+        "least",
+        "left",
+        "length",
+        "ln",
+        "log",
+        "lower",
+        "lpad",
+        "ltrim",
+        "md5",
+        "mod",
+        "nullif",
+        "octet_length",
+        "position",
+        "power",
+        "regexp_replace",
+        "repeat",
+        "replace",
+        "reverse",
+        "right",
+        "round",
+        "rpad",
+        "rtrim",
+        "sign",
+        "split_part",
+        "sqrt",
+        "starts_with",
+        "strpos",
+        "substr",
+        "substring",
+        "translate",
+        "trim",
+        "trunc",
+        "upper",
+        "width_bucket",
+    ]
 )
 """Functions whose value depends on their arguments alone."""
 
 VOLATILE = frozenset(
-    """
-    clock_timestamp current_date current_time current_timestamp gen_random_uuid localtime localtimestamp
-    nextval now random random_normal statement_timestamp sysdate timeofday transaction_timestamp uuidv4 uuidv7
-    """.split()
+    [
+        "clock_timestamp",
+        "current_date",
+        "current_time",
+        "current_timestamp",
+        "gen_random_uuid",
+        "localtime",
+        "localtimestamp",
+        "nextval",
+        "now",
+        "random",
+        "random_normal",
+        "statement_timestamp",
+        "sysdate",
+        "timeofday",
+        "transaction_timestamp",
+        "uuidv4",
+        "uuidv7",
+    ]
 )
 """Functions whose value differs from shard to shard, or from page to page."""
 
@@ -68,9 +134,7 @@ MERGED_AGGREGATES = frozenset({"count", "sum", "min", "max", "avg", "bool_and", 
 """Aggregates whose values over the shards make the value over all."""
 
 LOCAL_AGGREGATES = MERGED_AGGREGATES | frozenset(
-    """
-    bit_and bit_or stddev stddev_pop stddev_samp var_pop var_samp variance
-    """.split()
+    ["bit_and", "bit_or", "stddev", "stddev_pop", "stddev_samp", "var_pop", "var_samp", "variance"]
 )
 """Aggregates that are right where every row that they see is on one shard."""
 

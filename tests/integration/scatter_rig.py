@@ -209,7 +209,9 @@ def open_one(servers: PostgresServers, name: str, dbname: str) -> Cluster:
         query={"passfile": str(servers.passfile)},
     )
     make = partial(reader_engine, url, application_name=f"scatter-{name}", pool_size=4)
-    return Cluster(name, primary=writer_engine(url, application_name=name), primary_reader=make(), replicas={})
+    return Cluster(
+        name, primary=writer_engine(url, application_name=name), primary_reader=make(), replicas={}
+    )
 
 
 def _drop(admin: psycopg.Connection[Any], dbnames: Iterable[str]) -> None:
@@ -223,6 +225,9 @@ def _dialect() -> Any:
     return postgresql.dialect()
 
 
+VALUES_OF_AN_ORDER = tuple(column.key for column in orders.columns)
+
+
 def shown(rows: Iterable[Any]) -> list[str]:
     """Write rows so that NaN equals itself, and 1.50 is not 1.5."""
     return [re.sub(r"-0\.0\b", "0.0", repr(_plain(row))) for row in rows]
@@ -230,7 +235,5 @@ def shown(rows: Iterable[Any]) -> list[str]:
 
 def _plain(row: Any) -> Any:
     if isinstance(row, Order):
-        return tuple(getattr(row, name) for name in orders.columns.keys())
+        return tuple(getattr(row, name) for name in VALUES_OF_AN_ORDER)
     return row
-
-

@@ -42,7 +42,9 @@ o = orders.c
 newest = select(o.order_id).order_by(o.order_id.desc())
 COUNT = 400
 # The view waits for long where it is told to; a SELECT of its own may hold no pg_sleep.
-waiting = Table("waiting", MetaData(), Column("order_id", BigInteger, primary_key=True), Column("status", Text))
+waiting = Table(
+    "waiting", MetaData(), Column("order_id", BigInteger, primary_key=True), Column("status", Text)
+)
 WAITING = "CREATE VIEW waiting AS SELECT orders.* FROM (SELECT pg_sleep(600) OFFSET 0) AS once, orders"
 
 
@@ -135,13 +137,15 @@ async def test_text_in_an_order_that_only_the_server_knows_is_refused(rig: Rig) 
     odd = Table("odd", MetaData(), Column("order_id", BigInteger, primary_key=True), Column("name", Text))
     for name in SHARDS:
         rig.writers[name].execute("CREATE COLLATION own (provider = libc, locale = 'C.UTF-8')")
-        rig.writers[name].execute('CREATE TABLE odd (order_id bigint PRIMARY KEY, name text COLLATE own)')
-        rig.writers[name].execute("INSERT INTO odd VALUES (%s, 'b'), (%s, 'a')", [int(name[1]), 10 + int(name[1])])
-    with pytest.raises(ScatterRefused, match="collation 'own' .* order by collate"):
+        rig.writers[name].execute("CREATE TABLE odd (order_id bigint PRIMARY KEY, name text COLLATE own)")
+        rig.writers[name].execute(
+            "INSERT INTO odd VALUES (%s, 'b'), (%s, 'a')", [int(name[1]), 10 + int(name[1])]
+        )
+    with pytest.raises(ScatterRefused, match=r"collation 'own' .* order by collate"):
         await rig.page(select(odd.c.order_id).order_by(odd.c.name))
     page = await rig.page(select(odd.c.name).order_by(collate(odd.c.name, "C")))
     assert page.rows == ["a"] * 4 + ["b"] * 4
-    with pytest.raises(ScatterRefused, match="collation 'own', which is lost"):
+    with pytest.raises(ScatterRefused, match=r"collation 'own', which is lost"):
         await rig.page(select(func.max(odd.c.name)))
 
 
@@ -167,7 +171,9 @@ async def broken(rig: Rig, tmp_path: Path) -> AsyncIterator[tuple[Mapping[str, C
     with run_postgres(tmp_path) as own:
         with psycopg.connect(own.conninfo(), autocommit=True) as admin:
             admin.execute("CREATE TABLE orders (order_id bigint PRIMARY KEY, status text, n int)")
-            admin.execute("INSERT INTO orders SELECT id, 'a', id %% 7 FROM unnest(%s) AS id", [newest_of({"s3"})])
+            admin.execute(
+                "INSERT INTO orders SELECT id, 'a', id %% 7 FROM unnest(%s) AS id", [newest_of({"s3"})]
+            )
         cluster = open_one(own, "s3", "postgres")
         yield {**rig.clusters, "s3": cluster}, own
         await cluster.close()
@@ -207,7 +213,9 @@ async def test_a_shard_that_is_frozen_or_stopped_is_named_or_left_out(
         # Far from psycopg's own ten seconds, whose cancel waits for a server that is frozen.
         assert time.monotonic() - begun < 9
         page = await scatter(clusters, newest, bounds=brief, allow_missing=True, **options)
-        counted = await scatter(clusters, select(func.count()).select_from(orders), bounds=brief, allow_missing=True, **options)
+        counted = await scatter(
+            clusters, select(func.count()).select_from(orders), bounds=brief, allow_missing=True, **options
+        )
     rest = newest_of({"s0", "s1", "s2"})
     assert (page.rows, page.missing) == (rest[:30], ("s3",))
     assert (counted.rows, counted.missing) == ([len(rest)], ("s3",))
@@ -234,14 +242,19 @@ async def test_all_shards_missing_is_no_answer(postgres: PostgresServers) -> Non
 
 def running(postgres: PostgresServers, rig: Rig) -> int:
     names = [rig.dbnames[name] for name in SHARDS]
-    asked = "SELECT count(*) FROM pg_stat_activity WHERE datname = ANY(%s) AND state = 'active' AND query ~ 'waiting'"
+    asked = """
+        SELECT count(*) FROM pg_stat_activity
+        WHERE datname = ANY(%s) AND state = 'active' AND query ~ 'waiting'
+    """
     with postgres.primary.connect() as connection:
         [count] = connection.execute(asked, [names]).fetchone() or [0]
     return int(count)
 
 
 @pytest.mark.parametrize("how", ["cancelled", "timed out", "another failed"])
-async def test_queries_end_on_the_servers_with_the_call(rig: Rig, postgres: PostgresServers, how: str) -> None:
+async def test_queries_end_on_the_servers_with_the_call(
+    rig: Rig, postgres: PostgresServers, how: str
+) -> None:
     seconds = 3.0 if how == "timed out" else 60.0
     clusters = dict(rig.clusters)
     if how == "another failed":
@@ -263,5 +276,3 @@ async def test_queries_end_on_the_servers_with_the_call(rig: Rig, postgres: Post
     assert (await rig.page(newest, limit=2)).rows == [COUNT - 1, COUNT - 2]
     if how == "another failed":
         await clusters["s4"].close()
-
-

@@ -31,7 +31,9 @@ def test_values_come_back_as_they_were() -> None:
 
 
 def test_a_cursor_is_safe_in_a_url() -> None:
-    assert set(KEYS.seal(QUERY, VALUES)) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_")
+    assert set(KEYS.seal(QUERY, VALUES)) <= set(
+        "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_"
+    )
 
 
 @given(place=st.integers(min_value=0), bit=st.integers(0, 7))
@@ -57,7 +59,9 @@ def test_text_around_a_cursor_is_refused() -> None:
 
 
 def test_a_cursor_of_another_query_is_named_so() -> None:
-    with pytest.raises(CursorOfAnotherQuery, match="belongs to another query, other parameters or another order"):
+    with pytest.raises(
+        CursorOfAnotherQuery, match="belongs to another query, other parameters or another order"
+    ):
         KEYS.open(KEYS.seal(fingerprint_of("SELECT 2"), [1]), QUERY)
 
 

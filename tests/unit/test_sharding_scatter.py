@@ -76,7 +76,9 @@ requests = Table(
     Column("order_id", BigInteger),
     info={"shard_key": "request_key"},
 )
-undeclared = Table("undeclared", metadata, Column("id", BigInteger, primary_key=True), Column("order_id", BigInteger))
+undeclared = Table(
+    "undeclared", metadata, Column("id", BigInteger, primary_key=True), Column("order_id", BigInteger)
+)
 keyless = Table("keyless", metadata, Column("order_id", BigInteger), info={"shard_key": "order_id"})
 
 
@@ -128,7 +130,8 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "percentile": (select(func.percentile_cont(0.5).within_group(o.price)), "ordered-set aggregate"),
     "string_agg": (select(func.string_agg(o.status, ",")), r"string_agg\(\) is not known"),
     "ordered aggregate": (
-        select(func.sum(o.price).aggregate_order_by(o.price)), "an aggregate with ORDER BY"
+        select(func.sum(o.price).aggregate_order_by(o.price)),
+        "an aggregate with ORDER BY",
     ),
     "stddev": (select(func.stddev(o.price)), "cannot be made from each shard's stddev"),
     "count distinct": (select(func.count(distinct(o.status))), r"count\(DISTINCT ...\) counts a value once"),
@@ -136,7 +139,8 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "avg of unknown type": (select(func.avg(o.price.op("%%%")(1))), "the operator %%%"),
     "ungrouped column": (select(o.status, func.count()), "neither in GROUP BY nor in an aggregate"),
     "ungrouped order": (
-        select(o.status, func.count()).group_by(o.status).order_by(o.price), "neither in GROUP BY"
+        select(o.status, func.count()).group_by(o.status).order_by(o.price),
+        "neither in GROUP BY",
     ),
     "grouped entity": (select(MesOrder, func.count()).group_by(MesOrder.status), "selects all columns"),
     "distinct groups": (select(func.count(o.price)).group_by(o.status).distinct(), "DISTINCT with GROUP BY"),
@@ -163,27 +167,31 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "enum": (select(o.order_id).order_by(o.mood), "an order of its own"),
     "unknown type": (select(o.order_id).order_by(func.lower(o.status)), "type is not known"),
     "join on another column": (
-        select(o.order_id).join(lines, li.material == o.status), "not joined on their shard keys"
+        select(o.order_id).join(lines, li.material == o.status),
+        "not joined on their shard keys",
     ),
     "cross join": (select(o.order_id, li.line_no), "not joined on their shard keys"),
     "join or": (select(o.order_id).join(lines, or_(bound, true())), "not joined on their shard keys"),
     "join not": (select(o.order_id).join(lines, not_(bound)), "not joined on their shard keys"),
     "outer join": (
-        select(o.order_id).outerjoin(lines, li.material == o.status).where(bound), "is not ON their shard keys"
+        select(o.order_id).outerjoin(lines, li.material == o.status).where(bound),
+        "is not ON their shard keys",
     ),
     "reference kept": (
         select(materials.c.material).outerjoin(lines, li.material == materials.c.material),
         "keeps rows of a reference table",
     ),
     "another table's key": (
-        select(o.order_id).join(requests, requests.c.order_id == o.order_id), "not joined on their shard keys"
+        select(o.order_id).join(requests, requests.c.order_id == o.order_id),
+        "not joined on their shard keys",
     ),
     "key not primary": (select(undeclared.c.id), "not in the primary key"),
     "no shard key": (select(partners), "has no column order_id"),
     "no primary key": (select(keyless.c.order_id), "has no primary key"),
     "uncorrelated": (newest.where(alone), "is not bound to the row outside by the shard key"),
     "correlated otherwise": (
-        newest.where(exists().where(li.material == o.status)), "is not bound to the row outside"
+        newest.where(exists().where(li.material == o.status)),
+        "is not bound to the row outside",
     ),
     "not exists": (newest.where(not_(alone)), "is not bound to the row outside"),
     "in of another column": (newest.where(o.status.in_(select(li.material))), "is not bound"),
@@ -194,10 +202,12 @@ REFUSED: dict[str, tuple[Any, str]] = {
     ),
     "scalar": (select(o.order_id, select(func.max(li.line_no)).scalar_subquery()), "is not bound"),
     "limit inside": (
-        newest.where(o.order_id.in_(select(li.order_id).where(bound).limit(1))), "LIMIT or OFFSET"
+        newest.where(o.order_id.in_(select(li.order_id).where(bound).limit(1))),
+        "LIMIT or OFFSET",
     ),
     "sharded in reference": (
-        select(materials).where(materials.c.material.in_(select(li.material))), "is not bound"
+        select(materials).where(materials.c.material.in_(select(li.material))),
+        "is not bound",
     ),
     "options": (select(MesOrder).options(joinedload("*")), r"\.options\(\)"),
     "eager relation": (select(Eager), "loaded eagerly"),
