@@ -25,7 +25,7 @@ from app.orders import UnknownOrder
 from app.problem_docs import MEDIA_TYPE, problem_type
 from readreplica.errors import RetriesExhausted
 from sharding.errors import NodeLeaseExpired, NodesExhausted
-from sharding.scatter.errors import CursorMalformed, ScatterFailed
+from sharding.scatter.errors import CursorMalformed, ScatterFailed, ShardTimedOut
 
 RETRY_AFTER_SECONDS = 2
 _MOST_FAULTS = 20
@@ -51,6 +51,7 @@ _UNAVAILABLE = (
     NodeLeaseExpired,
     NodesExhausted,
     RetriesExhausted,
+    ShardTimedOut,
 )
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("problem")

@@ -6,7 +6,7 @@ aliases is read each time: its aliases are objects of its own.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -84,7 +84,8 @@ def fingerprint(statement: Any, analysis: Analysis) -> bytes:
     if cache_key is not None:
         parameters = [parameter.effective_value for parameter in cache_key.bindparams]
     else:
-        parameters = [each.effective_value for each in visitors.iterate(statement) if _is_parameter(each)]
+        elements: Iterable[Any] = visitors.iterate(statement)
+        parameters = [each.effective_value for each in elements if each.__visit_name__ == "bindparam"]
     return fingerprint_of(analysis.sql, *(repr(value) for value in parameters))
 
 
@@ -98,10 +99,6 @@ def check_parameters(statement: Any) -> None:
     for parameter in cache_key.bindparams if cache_key else ():
         if parameter.required:
             raise ScatterRefused(f"the parameter {parameter.key} has no value: put the value into the SELECT")
-
-
-def _is_parameter(clause: Clause) -> bool:
-    return bool(clause.__visit_name__ == "bindparam")
 
 
 def _read(statement: Any, key: str) -> Analysis:
@@ -125,6 +122,8 @@ def _read(statement: Any, key: str) -> Analysis:
 
 def _check_clauses(statement: Any, scope: Scope) -> None:
     named = namer(statement)
+    if any(each.__visit_name__ == "clauselist" for each in statement._raw_columns):
+        raise ScatterRefused("it selects a list of columns (a Bundle): select the columns")
     ordered = [resolve(each, named) for each in (*statement._order_by_clauses, *statement._group_by_clauses)]
     for clause in (
         *statement._raw_columns,

@@ -112,7 +112,8 @@ def check_defaults(clauses: Iterable[Clause], facts: Facts, first: Facts, *, sha
 
 
 def _collations(clause: Clause, facts: Facts, shard: str) -> list[str]:
-    explicit = [each.collation for each in visitors.iterate(clause) if each.__visit_name__ == "collation"]
+    elements: Iterable[Any] = visitors.iterate(clause)
+    explicit = [each.collation for each in elements if each.__visit_name__ == "collation"]
     if explicit:
         return explicit
     found = []

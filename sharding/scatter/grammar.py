@@ -88,6 +88,7 @@ def check_select(statement: Any) -> None:
         "a prefix, a suffix or a hint, which are text": (
             statement._prefixes or statement._suffixes or statement._hints or statement._statement_hints
         ),
+        ".execution_options(): they may change what is read": statement._execution_options,
         ".params(): put the values into the SELECT": getattr(statement, "_params", None),
         "an extension (.ext()), such as DISTINCT ON": any(
             getattr(statement, place, None) is not None for place in _EXTENSIONS

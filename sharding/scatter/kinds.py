@@ -20,7 +20,8 @@ from sqlalchemy.types import TypeDecorator
 from sharding.scatter.errors import ScatterRefused
 from sharding.scatter.tables import Clause
 
-DIALECT: Any = psycopg_dialect()
+_make_dialect: Any = psycopg_dialect
+DIALECT: Any = _make_dialect()
 _INT8 = range(-(1 << 63), 1 << 63)
 
 

@@ -69,7 +69,8 @@ class Parts:
             if group.compare(element):
                 return type_coerce(_at(columns, index), group.type)
         if isinstance(element, FunctionFilter):
-            return self._merged(element.func, (element.criterion,), columns)
+            aggregate: Any = element.func
+            return self._merged(aggregate, (element.criterion,), columns)
         if isinstance(element, FunctionElement) and element.name.lower() in words.MERGED_AGGREGATES:
             return self._merged(element, (), columns)
         if isinstance(element, Column):

@@ -80,7 +80,8 @@ def plan(statement: Any, analysis: Analysis) -> RowsPlan | GroupsPlan:
         ScatterRefused: not exactly, and why.
     """
     if analysis.kept:
-        return analysis.kept[0]
+        kept: RowsPlan | GroupsPlan = analysis.kept[0]
+        return kept
     made = _plan(statement, analysis)
     # An expression holds the parameters of its own statement, a column does not.
     if isinstance(made, RowsPlan) and all(isinstance(term.clause, Column) for term in made.terms):
@@ -147,7 +148,9 @@ def _check_distinct_order(terms: Sequence[Term], selected: Sequence[Clause]) -> 
 
 def _with_values(statement: Any, terms: Sequence[Term], *, is_distinct: bool, is_grouped: bool) -> RowsPlan:
     raw = selected(statement)
-    width, indexes, extras = len(raw), [], []
+    width = len(raw)
+    indexes: list[int] = []
+    extras: list[Clause] = []
     for term in terms:
         index = _index_in(raw, term)
         if index is None:

@@ -162,7 +162,7 @@ def _different(parts: Mapping[str, Any]) -> list[Any]:
 
 
 async def _groups(call: _Call, how: GroupsPlan, parts: Mapping[str, Any], bounds: Bounds) -> Page[Any]:
-    sent: dict[str, list[Any]] = {}
+    sent: dict[str, Sequence[Any]] = {}
     facts: dict[str, collation.Facts] = {}
 
     async def ask(lane: Lane) -> None:

@@ -176,7 +176,7 @@ def _fill(servers: PostgresServers) -> None:
                 connection.execute(BURNING.format(loops=loops).encode())
                 connection.execute(
                     "INSERT INTO orders"
-                    " SELECT id, 'SUBMITTED', 'B2B', 'ring, gold_18k', 420, NULL, now(), now(), 'partner', NULL"
+                    " SELECT id, 'SUBMITTED', 'B2B', 'ring, gold', 420, NULL, now(), now(), 'partner', NULL"
                     " FROM unnest(%s::bigint[]) AS id",
                     [own],
                 )

@@ -37,6 +37,7 @@ from readreplica.cluster import Cluster
 from readreplica.engines import reader_engine, writer_engine
 from sharding.hashing import bucket_of
 from sharding.scatter import CursorKeys, Page, scatter
+from sharding.scatter.kinds import DIALECT
 from sharding.shard_map import ShardMap
 from tests.servers import PostgresServers
 
@@ -193,7 +194,7 @@ def run_rig(servers: PostgresServers, *, prefix: str) -> Iterator[Rig]:
             admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(dbname)))
             writers[name] = stack.enter_context(psycopg.connect(servers.conninfo(dbname), autocommit=True))
             for table in metadata.sorted_tables:
-                writers[name].execute(str(CreateTable(table).compile(dialect=_dialect())))
+                writers[name].execute(str(CreateTable(table).compile(dialect=DIALECT)))
         clusters = {name: open_one(servers, name, dbname) for name, dbname in dbnames.items()}
         yield Rig({name: clusters[name] for name in SHARDS}, clusters[WHOLE], writers, dbnames)
 
@@ -217,12 +218,6 @@ def open_one(servers: PostgresServers, name: str, dbname: str) -> Cluster:
 def _drop(admin: psycopg.Connection[Any], dbnames: Iterable[str]) -> None:
     for dbname in dbnames:
         admin.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(dbname)))
-
-
-def _dialect() -> Any:
-    from sqlalchemy.dialects import postgresql
-
-    return postgresql.dialect()
 
 
 VALUES_OF_AN_ORDER = tuple(column.key for column in orders.columns)

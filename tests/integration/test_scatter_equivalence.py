@@ -319,7 +319,8 @@ async def test_rows_that_come_between_pages_neither_hide_nor_double_those_that_w
     rig.fill(content)
     statement = select(o.order_id).order_by(*(element for element, _ in ordered))
     before = await rig.expected(totally(select(o.order_id), ordered, [o.order_id]))
-    coming, found, cursor = list(later), [], None
+    coming, cursor = list(later), None
+    found: list[int] = []
     while True:
         page = await rig.page(statement, limit=limit, cursor=cursor)
         found += page.rows

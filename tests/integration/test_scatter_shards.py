@@ -82,7 +82,7 @@ async def test_rows_that_are_all_on_one_shard_are_fetched_in_a_second_question(r
 
 
 async def test_entities_are_readable_when_their_session_is_gone(rig: Rig) -> None:
-    page = await rig.page(select(Order).order_by(Order.order_id), limit=3)
+    page = await rig.page(select(Order).order_by(o.order_id), limit=3)
     assert [(each.order_id, each.status) for each in page.rows] == [(0, "a"), (1, "a"), (2, "a")]
 
 
