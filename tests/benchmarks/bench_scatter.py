@@ -28,15 +28,16 @@ PAGE, LARGE_PAGE = 50, 4_000
 WAIT_SECONDS, BURN_SECONDS = 0.020, 0.010
 KEYS = CursorKeys.random()
 
+# Such a subquery runs once for a query, before its first row.
 TABLES = """
     CREATE TABLE orders (order_id bigint PRIMARY KEY, status text NOT NULL, channel text NOT NULL,
                          summary text NOT NULL, price numeric(12, 2), reason text, created_at timestamptz,
                          changed_at timestamptz, partner text, operator text);
     CREATE FUNCTION burn(loops int) RETURNS int LANGUAGE plpgsql VOLATILE AS $$
         BEGIN FOR i IN 1..loops LOOP NULL; END LOOP; RETURN 1; END $$;
-    CREATE VIEW waiting AS SELECT orders.* FROM (SELECT pg_sleep({wait}) OFFSET 0) AS once, orders;
+    CREATE VIEW waiting AS SELECT * FROM orders WHERE (SELECT pg_sleep({wait}) IS NOT NULL);
 """
-BURNING = "CREATE VIEW burning AS SELECT orders.* FROM (SELECT burn({loops}) OFFSET 0) AS once, orders"
+BURNING = "CREATE VIEW burning AS SELECT * FROM orders WHERE (SELECT burn({loops}) = 1)"
 
 
 def declare(name: str) -> Table:

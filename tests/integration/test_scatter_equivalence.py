@@ -32,7 +32,7 @@ from tests.servers import PostgresServers
 
 # Everything here is slow beside what hypothesis expects of an example.
 QUICK = settings(
-    max_examples=int(__import__("os").environ.get("N", "60")),
+    max_examples=12,
     deadline=None,
     suppress_health_check=list(HealthCheck),
     derandomize=True,
