@@ -153,7 +153,7 @@ async def _rows(call: _Call, how: RowsPlan, parts: Mapping[str, Any]) -> Page[An
         merged = merge(how, list(runs.values()), wanted=wanted)
         wanting = {shards[i]: more for i, more in merged.wanting.items()}
         if not wanting:
-            return call.page(merged.rows[: min(wanted, merged.ready)])
+            return call.page(merged.rows[:wanted])
         await call.each(list(wanting), again)
 
 
