@@ -2,6 +2,10 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
+
+from sqlalchemy import event
 
 from readreplica.cluster import Cluster
 from readreplica.engines import reader_engine, writer_engine
@@ -10,7 +14,7 @@ from sharding.topology import Topology
 
 @asynccontextmanager
 async def open_cluster(
-    topology: Topology, database: str, *, role: str, application_name: str
+    topology: Topology, database: str, *, role: str, application_name: str, direct: bool = False
 ) -> AsyncIterator[Cluster]:
     """Open a database of the topology as a cluster; nothing connects before the first session does.
 
@@ -18,35 +22,39 @@ async def open_cluster(
         topology: where everything is.
         database: the database's name in the topology.
         role: the PostgreSQL role that connects.
-        application_name: what pg_stat_activity shows.
+        application_name: what pg_stat_activity shows; the service of that name has its pool in the pooler.
+        direct: past the pooler, to the servers themselves.
 
     Raises:
         UnknownDatabase: the topology has no such database.
     """
-    cluster = _build(topology, database, role=role, application_name=application_name)
+    cluster = _build(topology, database, role=role, application_name=application_name, direct=direct)
     try:
         yield cluster
     finally:
         await cluster.close()
 
 
-def _build(topology: Topology, database: str, *, role: str, application_name: str) -> Cluster:
+def _build(topology: Topology, database: str, *, role: str, application_name: str, direct: bool) -> Cluster:
     pool = {
         "pool_size": topology.pool.size,
         "max_overflow": topology.pool.max_overflow,
         "pool_timeout": topology.pool.timeout_seconds,
     }
-    primary = topology.url(database, role=role)
-    return Cluster(
-        database,
-        primary=writer_engine(primary, application_name=application_name, **pool),
-        primary_reader=reader_engine(primary, application_name=application_name, **pool),
-        replicas={
-            replica.name: reader_engine(
-                topology.url(database, role=role, replica=replica.name),
-                application_name=application_name,
-                **pool,
-            )
-            for replica in topology.database(database).replicas
-        },
-    )
+    url = partial(topology.url, database, role=role, service=application_name, direct=direct)
+    primary = writer_engine(url(), application_name=application_name, **pool)
+    primary_reader = reader_engine(url(), application_name=application_name, **pool)
+    replicas = {
+        replica.name: reader_engine(url(replica=replica.name), application_name=application_name, **pool)
+        for replica in topology.database(database).replicas
+    }
+    pooler = None if direct else topology.pgbouncer
+    if pooler is not None and not pooler.keeps_prepared_statements:
+        for engine in (primary, primary_reader, *replicas.values()):
+            event.listen(engine.sync_engine, "connect", _prepare_nothing)
+    return Cluster(database, primary=primary, primary_reader=primary_reader, replicas=replicas)
+
+
+def _prepare_nothing(dbapi_connection: Any, _record: Any) -> None:
+    """Keep psycopg from preparing statements: the next transaction may have another server."""
+    dbapi_connection.driver_connection.prepare_threshold = None

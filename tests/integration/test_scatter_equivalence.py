@@ -31,9 +31,9 @@ from tests.integration.scatter_rig import Order, Rig, lines, materials, orders, 
 from tests.servers import PostgresServers
 
 # Everything here is slow beside what hypothesis expects of an example.
-LIMITS = st.one_of(st.integers(1, 9), st.integers(10, 50))
+LIMITS = st.integers(5, 50)
 QUICK = settings(
-    max_examples=12,
+    max_examples=8,
     deadline=None,
     suppress_health_check=list(HealthCheck),
     derandomize=True,
@@ -291,7 +291,7 @@ async def compare(rig: Rig, content: Rows, query: tuple[Any, Any], limit: int) -
 
 
 @QUICK
-@given(content=contents(), queries=st.lists(Queries, min_size=3, max_size=6), limit=LIMITS)
+@given(content=contents(), queries=st.lists(Queries, min_size=2, max_size=4), limit=LIMITS)
 async def test_four_shards_answer_as_one_database(
     rig: Rig, content: Rows, queries: Sequence[tuple[Any, Any]], limit: int
 ) -> None:
