@@ -313,7 +313,7 @@ async def test_four_shards_answer_as_one_database_for_long(
 @given(
     content=contents(),
     ordered=st.lists(directed(SORTABLE), max_size=2),
-    limit=st.integers(1, 5),
+    limit=st.integers(4, 15),
     later=st.lists(
         st.tuples(st.integers(100, 900), st.sampled_from(VALUES["status"])), unique_by=lambda two: two[0]
     ),
