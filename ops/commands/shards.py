@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ops.commands import shard_writes
 from ops.errors import ExitStatus
 from ops.options import note, options_of, print_json
 from ops.partition_metrics import write_atomically
@@ -20,6 +21,8 @@ from sharding.ids import MAX_ID
 from sharding.rebalance import Proposal, propose
 
 app = typer.Typer(help="Show, check and plan the shard map.", no_args_is_help=True)
+app.add_typer(shard_writes.in_doubt, name="in-doubt")
+app.add_typer(shard_writes.reference, name="reference")
 
 OrderId = Annotated[int, typer.Argument(min=0, max=MAX_ID, help="The order's id.", show_default=False)]
 
