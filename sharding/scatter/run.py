@@ -129,15 +129,13 @@ class _Call:
 async def _rows(call: _Call, how: RowsPlan, parts: Mapping[str, Any]) -> Page[Any]:
     wanted = call.limit + 1
     runs = {shard: Run() for shard in parts}
-    texts = [term.clause for term in how.terms if term.kind is not None and term.kind.is_text]
     count = share(wanted, len(parts))
     # Made once for all that are asked the same: SQLAlchemy keeps with a statement what finds it in its cache.
     firsts = {id(each): how.part(each, after=call.position, limit=count) for each in _different(parts)}
 
     async def first(lane: Lane) -> None:
-        if texts:
-            facts = await collation.facts_of(lane.cluster, _tables(call), lane.ask)
-            collation.check_order(texts, facts, shard=lane.shard)
+        facts = await collation.facts_of(lane.cluster, _tables(call), lane.ask)
+        collation.check_order(how.terms, facts, shard=lane.shard)
         runs[lane.shard].add(await lane.fetch(firsts[id(parts[lane.shard])]), asked=count)
 
     async def again(lane: Lane) -> None:

@@ -28,10 +28,12 @@ from sqlalchemy import (
 )
 
 from tests.integration.scatter_rig import Order, Rig, lines, materials, orders, run_rig, shard_of, shown
+from tests.integration.scatter_statements import ANSWERED
 from tests.servers import PostgresServers
 
 # Everything here is slow beside what hypothesis expects of an example.
-LIMITS = st.integers(5, 50)
+# With 12 or more a shard is asked for less than the page, and one that has more is asked again.
+LIMITS = st.sampled_from([5, 12, 20, 35])
 QUICK = settings(
     max_examples=8,
     deadline=None,
@@ -81,8 +83,8 @@ Rows = Mapping[Table, Sequence[Mapping[str, Any]]]
 @st.composite
 def contents(draw: st.DrawFn) -> Rows:
     """Rows of the three tables."""
-    ids = draw(st.lists(IDS, unique=True, max_size=30))
-    if draw(st.integers(0, 2)) == 0:
+    ids = draw(st.lists(IDS, unique=True, min_size=draw(st.sampled_from([0, 6, 12])), max_size=30))
+    if draw(st.booleans()):
         # All of one shard: then it has more than its share of a page, and is asked again.
         ids = sorted({key for number in ids for key in SKEWED[number % 20 :: 20]})
     one = st.fixed_dictionaries({name: st.sampled_from(values) for name, values in VALUES.items()})
@@ -350,3 +352,41 @@ async def test_calls_at_once_do_not_disturb_each_other(rig: Rig) -> None:
     pages = await asyncio.gather(*(rig.page(statement, limit=20) for statement in statements * 3))
     for i, page in enumerate(pages):
         assert page.rows == [order_id for order_id in range(60) if order_id % 3 == i % 3]
+
+
+def some_rows() -> Rows:
+    """Forty orders in which every value meets every shard, and lines for most of them."""
+    return {
+        orders: [
+            {
+                name: values[(order_id * 7 + i) % len(values)]
+                for i, (name, values) in enumerate(VALUES.items())
+            }
+            | {"order_id": order_id}
+            for order_id in range(40)
+        ],
+        lines: [
+            {"order_id": order_id, "line_no": number, "material": material, "quantity": quantity}
+            for order_id in [*range(0, 40, 3), *range(0, 40, 4), 1001, 1002]
+            for number, material, quantity in [(order_id % 3, "gold", 1), (order_id % 4 + 4, None, 2)]
+        ],
+        materials: [{"material": "gold", "density": Decimal(1)}, {"material": "a", "density": None}],
+    }
+
+
+async def test_what_looks_hard_is_answered_as_by_one_database(rig: Rig) -> None:
+    content = some_rows()
+    unique = {(row["order_id"], row["line_no"]): row for row in content[lines]}
+    rig.fill({**content, lines: list(unique.values())})
+    wrong = {}
+    for name, (statement, unique_columns) in ANSWERED.items():
+        expected = shown(await rig.expected(statement.order_by(*unique_columns)))
+        try:
+            found = shown(await rig.pages(statement, limit=12))
+        except Exception as error:
+            found = [str(error)]
+        if found != expected:
+            wrong[name] = (found, expected)
+    assert wrong == {}, "\n".join(
+        f"{name}: {found}\n    not {right}" for name, (found, right) in wrong.items()
+    )
