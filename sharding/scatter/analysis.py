@@ -8,6 +8,7 @@ aliases is read each time: its aliases are objects of its own.
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from sqlalchemy import BindParameter, Column, Date, DateTime, Table, Time
@@ -39,6 +40,12 @@ class Analysis:
     """Whether each group of its GROUP BY is on one shard: it has a shard key in it that is never NULL."""
     kept: list[Any] = field(default_factory=list)
     """The plan, where it is the same for every statement of this shape."""
+
+    @cached_property
+    def tables(self) -> frozenset[str]:
+        """The names of its tables, as they stand in SQL."""
+        format_table = DIALECT.identifier_preparer.format_table
+        return frozenset(format_table(source.table) for source in self.scope.sources.all)
 
     def may_be_null(self, clause: Clause) -> bool:
         """Tell whether an expression may be NULL; True if that is not known."""

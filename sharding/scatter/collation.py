@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
-from sqlalchemy import Cast, Column, Table, TypeCoerce, bindparam, text
+from sqlalchemy import Cast, Column, TypeCoerce, bindparam, text
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.sql import visitors
 from sqlalchemy.sql.elements import Grouping
@@ -53,7 +53,7 @@ class Stored(NamedTuple):
     collation: str | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Facts:
     """What a shard says: its default collation and encoding; of columns their types and collations."""
 
@@ -65,25 +65,24 @@ class Facts:
 _facts: WeakKeyDictionary[Cluster, dict[frozenset[str], Facts]] = WeakKeyDictionary()
 
 
-async def facts_of(cluster: Cluster, tables: Iterable[Table], ask: Ask) -> Facts:
+async def facts_of(cluster: Cluster, tables: frozenset[str], ask: Ask) -> Facts:
     """Give what a shard says of some tables.
 
     Parameters:
         cluster: the shard.
-        tables: those whose columns are compared.
+        tables: the names of those whose columns are compared, as they stand in SQL.
         ask: runs a statement there.
     """
-    names = frozenset(map(_name, tables))
     known = _facts.setdefault(cluster, {})
-    if names not in known:
-        rows = await ask(_ASKED.bindparams(tables=sorted(names)))
+    if tables not in known:
+        rows = await ask(_ASKED.bindparams(tables=sorted(tables)))
         columns = {
             (row.asked, row.attname): Stored(row.typname, row.typtype == "e", row.collname)
             for row in rows
             if row.asked
         }
-        known[names] = Facts(rows[0].database, rows[0].encoding, columns)
-    return known[names]
+        known[tables] = Facts(rows[0].database, rows[0].encoding, columns)
+    return known[tables]
 
 
 def check_order(terms: Iterable[Term], facts: Facts, *, shard: str) -> None:
