@@ -30,13 +30,14 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import aliased
 from sqlalchemy.sql import operators
-from sqlalchemy.sql.operators import ColumnOperators
 
 from tests.integration.scatter_rig import Order, lines, materials, orders
 
 o, li, m = orders.c, lines.c, materials.c
 other = orders.alias("other")
 Twin = aliased(Order, name="twin")
+twin: Any = Twin
+key: Any = Order
 lines_inside = lines.alias("of_it")
 inner = lines_inside.c
 on = li.order_id == o.order_id
@@ -51,13 +52,13 @@ class Folded(TypeDecorator[str]):
     class Comparator(TypeDecorator.Comparator[str]):
         """Compares in small letters."""
 
-        def operate(self, op: Any, *others: Any, **options: Any) -> ColumnOperators:
+        def operate(self, op: Any, *others: Any, **options: Any) -> Any:
             """Compare in small letters."""
             if op in {operators.eq, operators.lt, operators.gt}:
                 return op(func.lower(type_coerce(self.expr, Text)), *others, **options)
             return super().operate(op, *others, **options)
 
-    comparator_factory = Comparator  # type: ignore[assignment]
+    comparator_factory = Comparator
 
 
 folded = type_coerce(o.status, Folded)
@@ -88,8 +89,8 @@ ANSWERED: Mapping[str, tuple[Any, Sequence[Any]]] = {
     "order by a constant": (select(o.order_id).order_by(literal(1)), KEY),
     "operators of its type's own": (select(o.order_id).order_by(folded.desc()), [o.order_id.desc()]),
     "two entities": (
-        select(Order, Twin).join(Twin, Twin.order_id == Order.order_id),
-        [Order.order_id, Twin.order_id],
+        select(Order, Twin).join(Twin, twin.order_id == key.order_id),
+        [key.order_id, twin.order_id],
     ),
     "twice the key": (
         select(o.order_id).where(o.order_id.in_([1, 2, 3, 9]), o.order_id.in_([2, 9, 40])),
