@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from readreplica.cluster import Cluster
 from readreplica.engines import reader_engine, writer_engine
@@ -31,7 +32,7 @@ async def open_cluster(
 
 
 def _build(topology: Topology, database: str, *, role: str, application_name: str) -> Cluster:
-    pool = {
+    pool: dict[str, Any] = {
         "pool_size": topology.pool.size,
         "max_overflow": topology.pool.max_overflow,
         "pool_timeout": topology.pool.timeout_seconds,

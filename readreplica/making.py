@@ -1,0 +1,50 @@
+"""SQLAlchemy engines over connections of our own, for asyncio and for threads. Written by hand."""
+
+import select
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from sqlalchemy import URL, Engine, create_engine, event
+from sqlalchemy.exc import DisconnectionError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+
+def make_async_engine(
+    url: URL, connect: Callable[..., Any], *, arguments: Mapping[str, Any], **pool: Any
+) -> AsyncEngine:
+    """Make an engine for asyncio whose connections `connect` opens."""
+    arguments = {**arguments, "async_creator_fn": connect}
+    engine = create_async_engine(url, connect_args=arguments, **pool)
+    event.listen(engine.sync_engine, "checkout", _refuse_dead)
+    return engine
+
+
+def make_engine(
+    url: URL, connect: Callable[..., Any], *, arguments: Mapping[str, Any], **pool: Any
+) -> Engine:
+    """Make an engine for threads whose connections `connect` opens."""
+    engine = create_engine(url, connect_args=dict(arguments), **pool)
+
+    # What listens before this one (insert=True) may change where it connects to.
+    @event.listens_for(engine, "do_connect")
+    def _(_dialect: Any, _record: Any, args: Any, options: Any) -> Any:
+        return connect(*args, **options)
+
+    event.listen(engine, "checkout", _refuse_dead)
+    return engine
+
+
+def _refuse_dead(dbapi_connection: Any, *_: Any) -> None:
+    """Have the pool replace a connection that the server has closed, without asking the server.
+
+    Nothing arrives on an idle connection except the end of it, so a readable socket is a dead connection.
+    """
+    connection = getattr(dbapi_connection, "driver_connection", dbapi_connection)
+    if connection.closed or _readable(connection.fileno()):
+        raise DisconnectionError
+
+
+def _readable(descriptor: int) -> bool:
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(0))
