@@ -25,11 +25,9 @@ def make_engine(
     """Make an engine for threads whose connections `connect` opens."""
     engine = create_engine(url, connect_args=dict(arguments), **pool)
 
-    # What listens before this one (insert=True) may change where it connects to.
-    @event.listens_for(engine, "do_connect")
-    def _(_dialect: Any, _record: Any, args: Any, options: Any) -> Any:
-        return connect(*args, **options)
-
+    # In place of the driver's. Not by the event do_connect: who listens to that may aim the engine, and comes
+    # later than whoever makes it.
+    engine.dialect.connect = connect  # type: ignore[method-assign]
     event.listen(engine, "checkout", _refuse_dead)
     return engine
 

@@ -79,8 +79,10 @@ class WriteSession(AsyncWriteBase):
             if kind is None:
                 await self.commit()
         finally:
-            self._gate.leave_write()
-            await super().__aexit__(kind, value, traceback)
+            try:
+                await super().__aexit__(kind, value, traceback)
+            finally:
+                self._gate.leave_write()
 
     async def commit(self) -> None:
         """Commit, and set `token`.

@@ -109,6 +109,10 @@ class Monitor:
             node.forget()
             self._watches[node.name].hurry()
 
+    def waiting(self, node: str) -> Sequence[Waiter]:
+        """Give those who wait for a node's replay."""
+        return self._watches[node].waiters
+
     def look(self, node: Node) -> None:
         """Ask a node at once: a session lost its connection there."""
         self._watches[node.name].hurry()

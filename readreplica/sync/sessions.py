@@ -80,8 +80,10 @@ class WriteSession(WriteBase):
             if kind is None:
                 self.commit()
         finally:
-            self._gate.leave_write()
-            super().__exit__(kind, value, traceback)
+            try:
+                super().__exit__(kind, value, traceback)
+            finally:
+                self._gate.leave_write()
 
     def commit(self) -> None:
         """Commit, and set `token`.

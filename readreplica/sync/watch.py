@@ -4,7 +4,7 @@
 All who wait for a node share its one connection and its one question, whatever their number.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -90,6 +90,11 @@ class NodeWatch:
         """Ask quickly until the node has replayed what the waiter waits for, or the waiter is removed."""
         self._waiters.append(waiter)
         self._wake.set()
+
+    @property
+    def waiters(self) -> Sequence[Waiter]:
+        """Those who wait for the node's replay."""
+        return tuple(self._waiters)
 
     def remove(self, waiter: Waiter) -> None:
         """Forget a waiter."""

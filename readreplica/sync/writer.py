@@ -26,8 +26,7 @@ class Writer:
         self._monitor = monitor
         bind = engine
         self.epoch = PoolEpoch(bind)
-        # Before the listener that connects, where there is one.
-        event.listen(bind, "do_connect", self._aim, insert=True)
+        event.listen(bind, "do_connect", self._aim)
         event.listen(bind, "connect", self._admit)
         event.listen(bind, "handle_error", self._on_error)
 
@@ -45,7 +44,7 @@ class Writer:
             if context.is_disconnect and node is not self._monitor.primary:
                 self._monitor.look(node)
 
-        event.listen(node.bind, "do_connect", on_connect, insert=True)
+        event.listen(node.bind, "do_connect", on_connect)
         event.listen(node.bind, "handle_error", on_error)
 
     def _aim(self, _dialect: Any, _record: Any, _arguments: Any, options: dict[str, Any]) -> None:

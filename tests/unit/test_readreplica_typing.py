@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 from mypy import api
 
 SNIPPET = """
@@ -21,9 +22,12 @@ def uses(reader: ReadSession, writer: WriteSession) -> None:
 """
 
 
-def test_the_wrong_kind_of_session_is_refused_and_the_right_one_accepted(tmp_path: Path) -> None:
+@pytest.mark.parametrize("package", ["readreplica", "readreplica.sync"])
+def test_the_wrong_kind_of_session_is_refused_and_the_right_one_accepted(
+    tmp_path: Path, package: str
+) -> None:
     path = tmp_path / "snippet.py"
-    path.write_text(SNIPPET)
+    path.write_text(SNIPPET.replace("readreplica", package))
     output, problems, _ = api.run(["--strict", "--cache-dir", str(tmp_path / "cache"), str(path)])
     assert not problems
     errors = [line for line in output.splitlines() if ": error: " in line]
