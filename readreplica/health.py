@@ -72,6 +72,8 @@ class Health:
     out: Fault | None = None
     bad_polls: int = 0
     good_polls: int = 0
+    out_after: int = 0
+    """How many bad polls it took to take it out."""
 
 
 def find_fault(
@@ -119,5 +121,5 @@ def after_poll(health: Health, fault: Fault | None, options: ReplicaOptions) -> 
         return Health(good_polls=good)
     bad = health.bad_polls + 1
     if health.out is not None or fault in AT_ONCE or bad >= options.eject_polls:
-        return Health(out=fault, bad_polls=bad)
+        return Health(out=fault, bad_polls=bad, out_after=health.out_after or bad)
     return Health(bad_polls=bad)
