@@ -11,7 +11,7 @@ from alembic.util import CommandError
 from sqlalchemy.exc import DBAPIError
 from typer.exceptions import TyperException
 
-from ops.commands import archive, demo, down, migrate, orders, partitions, shards, status, up
+from ops.commands import archive, demo, down, migrate, orders, partitions, replicas, shards, status, up
 from ops.errors import ExitStatus, OpsError
 from ops.options import Options
 from partitions.errors import PartitionError
@@ -35,6 +35,7 @@ app.add_typer(migrate.app, name="migrate")
 app.add_typer(partitions.app, name="partitions")
 app.add_typer(archive.app, name="archive")
 app.add_typer(shards.app, name="shards")
+app.add_typer(replicas.app, name="replicas")
 app.add_typer(orders.app, name="orders")
 app.command("demo")(demo.demo)
 

@@ -58,6 +58,13 @@ class Background:
         """Start it; needs the running event loop."""
         self._task = asyncio.get_running_loop().create_task(self._run(), name=self._name)
 
+    async def ended(self, *, timeout_seconds: float) -> bool:
+        """Wait until it has ended by itself; False when it has not in time."""
+        if self._task is None:
+            return True
+        done, _ = await asyncio.wait([self._task], timeout=timeout_seconds)
+        return bool(done)
+
     async def stop(self) -> None:
         """End it, and wait for that."""
         if self._task is not None:

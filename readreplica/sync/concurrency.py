@@ -55,6 +55,13 @@ class Background:
         self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
         self._thread.start()
 
+    def ended(self, *, timeout_seconds: float) -> bool:
+        """Wait until it has ended by itself; False when it has not in time."""
+        if self._thread is None:
+            return True
+        self._thread.join(timeout_seconds)
+        return not self._thread.is_alive()
+
     def stop(self) -> None:
         """Wait for its end; whoever calls this has told it to end."""
         if self._thread is not None:

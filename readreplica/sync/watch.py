@@ -25,6 +25,7 @@ FIRST_PAUSE_SECONDS = 0.0005
 LONGEST_PAUSE_SECONDS = 0.01
 HURRIED_PAUSE_SECONDS = 0.05
 SERVER_WAIT_SECONDS = 0.05
+STOP_SECONDS = 0.5
 
 
 @dataclass(eq=False)
@@ -81,9 +82,10 @@ class NodeWatch:
         """End asking, and close the connection."""
         self._stopping = True
         self._wake.set()
-        if self._connection is not None:
-            shut(self._connection)
-        self._background.stop()
+        if not self._background.ended(timeout_seconds=STOP_SECONDS):
+            if self._connection is not None:
+                shut(self._connection)
+            self._background.stop()
         self._disconnect()
 
     def add(self, waiter: Waiter) -> None:
