@@ -49,7 +49,11 @@ class LsnMalformed(ReadReplicaError, ValueError):
         super().__init__(f"{text[:40]!r} is no LSN: PostgreSQL writes one as two hexadecimal numbers, X/Y")
 
 
-class RetriesExhausted(ReadReplicaError):
+class Unavailable(ReadReplicaError):
+    """Base of what passes by itself: the same unit may well succeed later, if doing it twice does no harm."""
+
+
+class RetriesExhausted(Unavailable):
     """A unit of work met a concurrent transaction at every attempt; the last error is chained."""
 
     def __init__(self, cluster: str, *, attempts: int, sqlstate: str) -> None:
@@ -62,7 +66,7 @@ class RetriesExhausted(ReadReplicaError):
         )
 
 
-class ReplicasTooStale(ReadReplicaError):
+class ReplicasTooStale(Unavailable):
     """No replica is fit for the read, and the budget for such reads on the primary is used up."""
 
     def __init__(self, cluster: str, *, asked: str, retry_after_seconds: float) -> None:
@@ -99,7 +103,7 @@ class TwoPrimaries(NotThePrimary):
         super().__init__(cluster, " and ".join(nodes), fault)
 
 
-class WritesRefused(ReadReplicaError):
+class WritesRefused(Unavailable):
     """Writes are held back for a planned switch-over."""
 
     def __init__(self, cluster: str, *, retry_after_seconds: float) -> None:
@@ -120,7 +124,7 @@ class SwitchoverFailed(ReadReplicaError):
         super().__init__(f"{cluster} was not switched over: {fault}")
 
 
-class CommitInDoubt(ReadReplicaError):
+class CommitInDoubt(Unavailable):
     """COMMIT was sent, and its answer was lost: the unit is committed, or it is not.
 
     Never do the unit again before that is known: `Cluster.resolve` finds out.

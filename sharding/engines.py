@@ -6,6 +6,7 @@ from typing import Any
 
 from readreplica.cluster import Cluster
 from readreplica.engines import reader_engine, writer_engine
+from readreplica.options import ReplicaOptions
 from sharding.topology import Topology
 
 
@@ -50,4 +51,5 @@ def _build(topology: Topology, database: str, *, role: str, application_name: st
             )
             for replica in topology.database(database).replicas
         },
+        options=ReplicaOptions(**topology.replicas.model_dump()),
     )

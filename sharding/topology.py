@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 from sqlalchemy import URL
 
+from readreplica.options import DEFAULTS
 from sharding.errors import TopologyError, UnknownDatabase
 from sharding.topology_faults import describe, find_conflicts
 
@@ -76,6 +77,17 @@ class Pool(_Section):
     timeout_seconds: Annotated[float, Field(gt=0)] = 5.0
 
 
+class Replicas(_Section):
+    """How sessions use the replicas; the numbers are `readreplica.options.ReplicaOptions`'s."""
+
+    poll_seconds: Annotated[float, Field(gt=0)] = DEFAULTS.poll_seconds
+    replay_wait_seconds: Annotated[float, Field(ge=0)] = DEFAULTS.replay_wait_seconds
+    eject_lag_seconds: Annotated[float, Field(gt=0)] = DEFAULTS.eject_lag_seconds
+    fallback_per_second: Annotated[float, Field(ge=0)] = DEFAULTS.fallback_per_second
+    fallback_concurrency: Count = DEFAULTS.fallback_concurrency
+    failover_wait_seconds: Annotated[float, Field(ge=0)] = DEFAULTS.failover_wait_seconds
+
+
 class Location(_Section):
     """Something that is found by a URL."""
 
@@ -100,6 +112,7 @@ class Topology(_Section):
     passfile: Text | None = None
     databases: dict[Name, Database]
     pool: Pool = Pool()
+    replicas: Replicas = Replicas()
     redis: Location
     files: Location
     services: dict[Name, Service] = {}
