@@ -95,6 +95,17 @@ async def insert(cluster: Cluster, n: int) -> CausalToken:
     return session.token
 
 
+async def check_own_writes(cluster: Cluster, *, units: range, reads: int) -> int:
+    """Write, and read often what was just written; give how many reads did not see it."""
+    stale = 0
+    for n in units:
+        token = await insert(cluster, n)
+        for _ in range(reads):
+            async with cluster.read(after=token, autocommit=True) as session:
+                stale += (await session.execute(HAS, {"n": n})).scalar_one() != 1
+    return stale
+
+
 async def until(condition: Callable[[], bool], *, what: str, timeout_seconds: float = 30) -> None:
     found = await asyncio.to_thread(
         wait_until, condition, timeout_seconds=timeout_seconds, every_seconds=0.01

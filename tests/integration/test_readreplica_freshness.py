@@ -28,8 +28,8 @@ from readreplica.sessions import ReadSession
 from readreplica.token import CausalToken
 from tests.integration.replicas_rig import (
     COUNT,
-    HAS,
     QUICK,
+    check_own_writes,
     cluster_at,
     frozen,
     insert,
@@ -326,17 +326,6 @@ async def test_a_read_that_replay_ends_is_done_again_on_another_node(postgres: P
 
 
 # Own writes
-
-
-async def check_own_writes(cluster: Cluster, *, units: range, reads: int) -> int:
-    """Write, and read often what was just written; give how many reads did not see it."""
-    stale = 0
-    for n in units:
-        token = await insert(cluster, n)
-        for _ in range(reads):
-            async with cluster.read(after=token, autocommit=True) as session:
-                stale += (await session.execute(HAS, {"n": n})).scalar_one() != 1
-    return stale
 
 
 async def test_ten_thousand_reads_see_their_own_writes_under_lag(postgres: PostgresServers) -> None:
