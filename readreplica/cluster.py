@@ -19,6 +19,7 @@ from readreplica.faults import is_outage, may_read_elsewhere
 from readreplica.freshness import ANY, Freshness
 from readreplica.freshness import PRIMARY as PRIMARY_ONLY
 from readreplica.gate import WriteGate
+from readreplica.health import Fault, Health
 from readreplica.metrics import ClusterMetrics
 from readreplica.monitor import Monitor
 from readreplica.nodes import Node
@@ -209,6 +210,24 @@ class Cluster:
                 yield
             finally:
                 self.monitor.suspect()
+
+    def add_replica(self, name: str, engine: AsyncEngine) -> None:
+        """Add a node that has become known; it serves reads once polls have found it good.
+
+        Parameters:
+            name: its name, of no other node here.
+            engine: a reader engine to it; `close` disposes it.
+        """
+        node = Node(name, engine)
+        # Out until polls have found it good: nobody has said that it is of this cluster at all.
+        node.health = Health(out=Fault.UNREACHABLE)
+        self.writer.watch_reader(node)
+        self.monitor.add(node)
+        self._nodes.append(node)
+
+    def addresses(self) -> frozenset[str]:
+        """Give where the known nodes listen, as HOST:PORT."""
+        return frozenset(node.address for node in self._nodes)
 
     async def close(self) -> None:
         """End the monitor and close every pooled connection."""

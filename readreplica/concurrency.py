@@ -4,15 +4,16 @@
 """
 
 import asyncio
+import socket
 from asyncio import Event
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from threading import Lock
 from typing import Any
 
 from readreplica.sockets import shut
 
-__all__ = ["Background", "Event", "Lock", "deadline", "run_all", "sleep", "wait_for"]
+__all__ = ["Background", "Event", "Lock", "deadline", "resolve_name", "run_all", "sleep", "wait_for"]
 
 sleep = asyncio.sleep
 
@@ -37,6 +38,16 @@ async def deadline(connection: Any, *, timeout_seconds: float) -> AsyncIterator[
         yield
     finally:
         timer.cancel()
+
+
+async def resolve_name(name: str, port: int) -> Sequence[str]:
+    """Ask the system's resolver for a name's addresses.
+
+    Raises:
+        OSError: there is no such name.
+    """
+    found = await asyncio.get_running_loop().getaddrinfo(name, port, type=socket.SOCK_STREAM)
+    return [str(place[0]) for *_, place in found]
 
 
 async def run_all(*units: Callable[[], Coroutine[Any, Any, None]]) -> None:

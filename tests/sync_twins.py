@@ -37,6 +37,7 @@ TWINS = (
         modules=(
             "cluster",
             "connections",
+            "discovery",
             "engines",
             "gate",
             "monitor",

@@ -1,15 +1,16 @@
 """What threads give to this package, in the words of `readreplica.concurrency`; written by hand."""
 
+import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from threading import Event, Lock
 from typing import Any
 
 from readreplica.sockets import shut
 
-__all__ = ["Background", "Event", "Lock", "deadline", "run_all", "sleep", "wait_for"]
+__all__ = ["Background", "Event", "Lock", "deadline", "resolve_name", "run_all", "sleep", "wait_for"]
 
 STOP_TIMEOUT_SECONDS = 10.0
 
@@ -31,6 +32,16 @@ def deadline(connection: Any, *, timeout_seconds: float) -> Iterator[None]:
         yield
     finally:
         timer.cancel()
+
+
+def resolve_name(name: str, port: int) -> Sequence[str]:
+    """Ask the system's resolver for a name's addresses.
+
+    Raises:
+        OSError: there is no such name.
+    """
+    found = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)
+    return [str(place[0]) for *_, place in found]
 
 
 def run_all(*units: Callable[[], None]) -> None:

@@ -56,18 +56,27 @@ class Monitor:
         self._answers: dict[str, Observation] = {}
         self._lock = Lock()
         self._started = False
-        self._watches = {
-            node.name: NodeWatch(
-                node,
-                cluster=cluster,
-                options=options,
-                clock=clock,
-                report=self.report,
-                is_urgent=self._is_urgent,
-            )
-            for node in nodes
-        }
         self._suspected_at: float | None = None
+        self._watches = {node.name: self._watch_of(node) for node in nodes}
+
+    def _watch_of(self, node: Node) -> NodeWatch:
+        return NodeWatch(
+            node,
+            cluster=self.cluster,
+            options=self._options,
+            clock=self._clock,
+            report=self.report,
+            is_urgent=self._is_urgent,
+        )
+
+    def add(self, node: Node) -> None:
+        """Watch one more node."""
+        self.nodes[node.name] = node
+        self._watches[node.name] = self._watch_of(node)
+        if self._started:
+            self._watches[node.name].start()
+        else:
+            self.start()
 
     def start(self) -> None:
         """Begin to ask, once. A cluster of one node has nothing to choose and nothing to find."""
