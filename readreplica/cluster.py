@@ -236,4 +236,4 @@ class Cluster:
             await engine.dispose()
 
     def _on_new_primary(self) -> None:
-        self.writer.evict()
+        self.writer.leave_old_primary()

@@ -237,4 +237,4 @@ class Cluster:
             engine.dispose()
 
     def _on_new_primary(self) -> None:
-        self.writer.evict()
+        self.writer.leave_old_primary()

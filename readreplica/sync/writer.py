@@ -30,9 +30,12 @@ class Writer:
         event.listen(bind, "connect", self._admit)
         event.listen(bind, "handle_error", self._on_error)
 
-    def evict(self) -> None:
-        """Have every pooled connection replaced."""
-        self.epoch.evict()
+    def leave_old_primary(self) -> None:
+        """Give up every connection, those in use too: what they do can no longer be committed.
+
+        The old primary may be cut off, and would keep its clients waiting for as long as TCP does.
+        """
+        self.epoch.evict(abort=True)
 
     def watch_reader(self, node: Node) -> None:
         """Look after a node's readers as well: a connection that is lost has the monitor look at once."""

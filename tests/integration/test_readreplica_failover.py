@@ -1,4 +1,4 @@
-"""The primary dies, is demoted, comes back: no wrong node is ever written. The servers are the test's own."""
+"""The primary dies, is demoted, comes back: no wrong node is ever written. `servers` are the test's own."""
 
 import asyncio
 from collections.abc import Iterator
@@ -191,13 +191,14 @@ async def test_a_process_that_starts_after_a_failover_finds_the_primary_by_its_r
 
 
 async def test_a_commit_whose_answer_is_lost_is_in_doubt_until_it_is_resolved(
-    servers: PostgresServers,
+    postgres: PostgresServers,
 ) -> None:
-    async with cluster_at(servers, options=PATIENT, traced=True) as cluster:
+    make_table(postgres)
+    async with cluster_at(postgres, options=PATIENT, traced=True) as cluster:
         await insert(cluster, 0)
         # The standby that it must wait for is not there: COMMIT gets no answer.
-        with parameters(servers.primary, synchronous_standby_names="nobody"):
-            doubt = await doubt_of_commit(cluster, servers, n=1)
+        with parameters(postgres.primary, synchronous_standby_names="nobody"):
+            doubt = await doubt_of_commit(cluster, postgres, n=1)
             assert doubt.xid is not None
             assert await cluster.resolve(doubt, timeout_seconds=0.2) is Fate.IN_PROGRESS
         assert await cluster.resolve(doubt) is Fate.COMMITTED
@@ -209,11 +210,13 @@ async def test_a_commit_whose_answer_is_lost_is_in_doubt_until_it_is_resolved(
             assert set((await session.execute(text("SELECT n FROM notes"))).scalars()) == {0, 1}
 
 
-async def test_without_an_id_the_idempotency_key_tells(servers: PostgresServers) -> None:
+async def test_without_an_id_the_idempotency_key_tells(postgres: PostgresServers) -> None:
+    make_table(postgres)
+
     async def is_there(session: ReadSession) -> bool:
         return bool((await session.execute(HAS, {"n": 1})).scalar_one())
 
-    async with cluster_at(servers, options=PATIENT) as cluster:
+    async with cluster_at(postgres, options=PATIENT) as cluster:
         await insert(cluster, 0)
         lost = await doubt_of_commit_that_never_arrives(cluster, n=1)
         assert lost.xid is None
@@ -311,3 +314,68 @@ async def test_two_primaries_on_one_timeline_do_not_move_the_writes(servers: Pos
         assert {await port_of_write(cluster) for _ in range(3)} == {servers.primary_port}
         async with cluster.read() as session:
             assert (await session.execute(PORT)).scalar_one() == servers.primary_port
+
+
+class Cable:
+    """A way to a server that can be cut: nothing passes any more, and nobody is told."""
+
+    def __init__(self, to_port: int) -> None:
+        self._to_port = to_port
+        self._is_whole = asyncio.Event()
+        self._is_whole.set()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def cut(self) -> None:
+        """Let nothing pass."""
+        self._is_whole.clear()
+
+    async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serve one connection."""
+        await self._is_whole.wait()
+        to_reader, to_writer = await asyncio.open_connection(LOOPBACK, self._to_port)
+        for source, target in ((reader, to_writer), (to_reader, writer)):
+            self._tasks.add(asyncio.create_task(self._pass(source, target)))
+
+    async def _pass(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+        try:
+            while data := await source.read(65536):
+                await self._is_whole.wait()
+                target.write(data)
+        finally:
+            target.close()
+
+    async def close(self) -> None:
+        """End every connection."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+async def test_a_primary_that_is_cut_off_holds_no_writer_up(servers: PostgresServers) -> None:
+    cable = Cable(servers.primary_port)
+    listener = await asyncio.start_server(cable.accept, LOOPBACK, 0)
+    behind = replace(servers, primary_port=listener.sockets[0].getsockname()[1])
+    attempts = []
+
+    async def work(session: WriteSession) -> None:
+        await session.execute(INSERT, {"n": 2})
+        attempts.append(int((await session.execute(PORT)).scalar_one()))
+        if len(attempts) == 1:
+            cable.cut()
+            await asyncio.to_thread(promote, servers.replica)
+            await session.execute(text("SELECT 1"))  # gets no answer
+
+    async with listener:
+        async with cluster_at(behind, options=replace(PATIENT, answer_seconds=0.3)) as cluster:
+            await insert(cluster, 1)
+            await until(lambda: cluster.monitor.primacy.answers, what="the primary is known")
+            servers.wait_for_replica()
+            async with asyncio.timeout(60):
+                await cluster.transact(work)
+            assert attempts == [servers.primary_port, servers.replica_port]
+        await cable.close()
+    # The old one is alive behind its cut cable, and has nothing of the unit.
+    with servers.primary.connect() as connection:
+        assert connection.execute("SELECT n FROM notes ORDER BY n").fetchall() == [(1,)]
+    with servers.replica.connect() as connection:
+        assert connection.execute("SELECT n FROM notes ORDER BY n").fetchall() == [(1,), (2,)]
