@@ -56,8 +56,9 @@ class Writer:
         if node is None:
             raise TwoPrimaries(self._cluster, self._monitor.primacy.rivals)
         if self._monitor.primacy.answers or self._monitor.primacy.system_identifier is not None:
-            # The whole address; a socket's folder has no port of its own.
-            options["host"], options["port"] = node.engine.url.host, node.engine.url.port or 5432
+            # A pooler may have several servers behind one port, each under a database name of its own.
+            url = node.engine.url
+            options.update(host=url.host, port=url.port or 5432, dbname=url.database)
 
     def _admit(self, dbapi_connection: Any, _record: Any) -> None:
         connection = getattr(dbapi_connection, "driver_connection", dbapi_connection)
