@@ -136,21 +136,18 @@ class CommitInDoubt(Unavailable):
         *,
         xid: int | None,
         before: tuple[int, int, int] | None,
-        backend_pid: int,
-        server: str,
+        server: str | None,
     ) -> None:
         """Keep what `Cluster.resolve` needs.
 
         Parameters:
             xid: the transaction's 64-bit id (xid8), if it is known.
             before: system identifier, timeline and LSN at a moment when the transaction had the xid already.
-            backend_pid: the server process that was to commit.
-            server: the start of its postmaster.
+            server: the start of the postmaster of the server that was to commit.
         """
         self.cluster = cluster
         self.xid = xid
         self.before = before
-        self.backend_pid = backend_pid
         self.server = server
         named = "" if xid is None else f" of transaction {xid}"
         super().__init__(

@@ -42,11 +42,11 @@ class Evidence(NamedTuple):
     forked_at: Lsn | None
     """Where this server ended its recovery; None if it has been started since, or was never a standby."""
 
-    backend_is_there: bool
-    """A server process with the number of the one that was to commit is at work."""
+    earlier_are_over: bool
+    """Every transaction that was in progress when this was asked first has ended."""
 
 
-def judge(*, xid: int | None, before: Position | None, server: str, seen: Evidence) -> Fate:
+def judge(*, xid: int | None, before: Position | None, server: str | None, seen: Evidence) -> Fate:
     """Give the verdict.
 
     Parameters:
@@ -56,8 +56,7 @@ def judge(*, xid: int | None, before: Position | None, server: str, seen: Eviden
         seen: what the primary of now says.
     """
     if xid is None or before is None:
-        is_at_work = seen.backend_is_there and seen.server == server
-        return Fate.IN_PROGRESS if is_at_work else Fate.UNKNOWN
+        return Fate.UNKNOWN if seen.earlier_are_over else Fate.IN_PROGRESS
     if before.system_identifier != seen.position.system_identifier:
         return Fate.UNKNOWN
     if seen.server != server and seen.forked_at is not None and seen.forked_at <= before.lsn:
@@ -69,7 +68,7 @@ def judge(*, xid: int | None, before: Position | None, server: str, seen: Eviden
     return Fate(seen.status)
 
 
-def _has_its_wal(before: Position, server: str, seen: Evidence) -> bool:
+def _has_its_wal(before: Position, server: str | None, seen: Evidence) -> bool:
     if seen.server == server:
         return True
     return seen.forked_at is not None and seen.position.timeline == before.timeline + 1

@@ -1,11 +1,12 @@
 """Asks the primary of now what became of a COMMIT whose answer was lost."""
 
+from dataclasses import dataclass
+
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from readreplica.concurrency import sleep
-from readreplica.connections import WriterConnection
 from readreplica.errors import CommitInDoubt
 from readreplica.fate import Evidence, Fate, judge
 from readreplica.faults import is_outage, sqlstate_of
@@ -15,9 +16,16 @@ from readreplica.token import Position
 _STATUS = text("SELECT pg_xact_status(CAST(CAST(:xid AS text) AS xid8))")
 # The position of the end of recovery stays readable on a primary that was promoted, until it is restarted.
 _SITUATION = text("""
-    SELECT pg_last_wal_replay_lsn()::text,
-           EXISTS (SELECT FROM pg_stat_activity WHERE pid = :pid AND pid <> pg_backend_pid())
+    SELECT system_identifier,
+           ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::bigint AS timeline,
+           pg_current_wal_insert_lsn()::text AS lsn,
+           pg_last_wal_replay_lsn()::text AS forked_at,
+           pg_postmaster_start_time()::text AS server,
+           pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS oldest
+    FROM pg_control_system()
 """)
+# The snapshot's own upper bound will not do: it is the first id after those that have ended.
+_NEXT_XID = text("SELECT pg_current_xact_id()::text::bigint")
 PAUSE_SECONDS = 0.05
 IN_FUTURE = "22023"  # invalid_parameter_value: transaction ID is in the future
 
@@ -36,11 +44,14 @@ async def resolve(engine: AsyncEngine, doubt: CommitInDoubt, *, attempts: int) -
         system_identifier, timeline, lsn = doubt.before
         before = Position(system_identifier, timeline, Lsn(lsn))
     fate = Fate.IN_PROGRESS
+    horizon = _Horizon()
     for attempt in range(attempts):
         if attempt:
             await sleep(PAUSE_SECONDS)
         try:
-            fate = judge(xid=doubt.xid, before=before, server=doubt.server, seen=await _gather(engine, doubt))
+            fate = judge(
+                xid=doubt.xid, before=before, server=doubt.server, seen=await _gather(engine, doubt, horizon)
+            )
         except DBAPIError as error:
             if attempt + 1 == attempts or not is_outage(error):
                 raise
@@ -50,14 +61,24 @@ async def resolve(engine: AsyncEngine, doubt: CommitInDoubt, *, attempts: int) -
     return fate
 
 
-async def _gather(engine: AsyncEngine, doubt: CommitInDoubt) -> Evidence:
+@dataclass
+class _Horizon:
+    """A transaction id that was given out when a server was asked first.
+
+    The transaction in doubt has a lower one, if it is at work there still. Its server process cannot be
+    looked for: behind a pooler the number that libpq knows is the pooler's invention.
+    """
+
+    server: str = ""
+    xid: int = 0
+
+
+async def _gather(engine: AsyncEngine, doubt: CommitInDoubt, horizon: _Horizon) -> Evidence:
     async with engine.connect() as connection:
-        assert connection.sync_connection is not None
-        driver = connection.sync_connection.connection.driver_connection
-        assert isinstance(driver, WriterConnection)
-        parameters = {"pid": doubt.backend_pid}
-        forked_at, backend_is_there = (await connection.execute(_SITUATION, parameters)).one()
+        found = (await connection.execute(_SITUATION)).one()
         status, is_in_future = None, False
+        if doubt.xid is None and horizon.server != found.server:
+            horizon.server, horizon.xid = found.server, (await connection.execute(_NEXT_XID)).scalar_one()
         if doubt.xid is not None:
             try:
                 status = (await connection.execute(_STATUS, {"xid": str(doubt.xid)})).scalar_one()
@@ -66,10 +87,10 @@ async def _gather(engine: AsyncEngine, doubt: CommitInDoubt) -> Evidence:
                     raise
                 is_in_future = True
     return Evidence(
-        position=driver.position,
-        server=driver.server.started,
+        position=Position(found.system_identifier, found.timeline, Lsn.parse(found.lsn)),
+        server=found.server,
         status=status,
         is_in_future=is_in_future,
-        forked_at=Lsn.parse(forked_at) if forked_at else None,
-        backend_is_there=backend_is_there,
+        forked_at=Lsn.parse(found.forked_at) if found.forked_at else None,
+        earlier_are_over=found.oldest >= horizon.xid,
     )

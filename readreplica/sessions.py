@@ -108,8 +108,7 @@ def _commit(session: Session, cluster: str) -> Position | None:
         doubt = connection.doubt
         if doubt is None:
             raise
-        facts = doubt._asdict() | {"server": connection.server.started}
-        raise CommitInDoubt(cluster, **facts) from error
+        raise CommitInDoubt(cluster, **doubt._asdict()) from error
     return connection.committed
 
 

@@ -23,11 +23,17 @@ _POSITION = """
 # its own. The LSN must be read after COMMIT; before it, it is too early.
 _COMMIT = f"COMMIT; {_POSITION}".encode()
 _SERVER = """
-    SELECT system_identifier, wal_block_size, bytes_per_wal_segment, pg_postmaster_start_time()::text
+    SELECT system_identifier, wal_block_size, bytes_per_wal_segment
     FROM pg_control_system(), pg_control_init()
 """
 # A transaction that has written nothing has no id, and nothing of it can be in doubt.
-_TRACE = "SELECT pg_current_xact_id_if_assigned()::text::bigint, pg_current_wal_insert_lsn()"
+# Everything is asked anew: behind a pooler the server may be another one than at connect.
+_TRACE = """
+    SELECT pg_current_xact_id_if_assigned()::text::bigint,
+           pg_current_wal_insert_lsn(),
+           ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::bigint,
+           pg_postmaster_start_time()::text
+"""
 
 Greet: TypeAlias = Callable[[Connection[TupleRow]], None]
 """Is given each new connection once, before any work; raises to refuse the server."""
@@ -42,7 +48,7 @@ class Doubt(NamedTuple):
 
     xid: int | None
     before: Position | None
-    backend_pid: int
+    server: str | None
 
 
 class WriterConnection(Connection[TupleRow]):
@@ -97,11 +103,10 @@ class WriterConnection(Connection[TupleRow]):
         self.committed = self.server.position(Lsn.parse(lsn), timeline)
 
     def _trace(self) -> Doubt | None:
-        pid = self.info.backend_pid
         if not self.traced or self.pgconn.transaction_status != TransactionStatus.INTRANS:
-            return Doubt(None, None, pid)
-        [(xid, lsn)] = (self.execute(_TRACE, prepare=False)).fetchall()
-        return None if xid is None else Doubt(xid, self.position._replace(lsn=Lsn.parse(lsn)), pid)
+            return Doubt(None, None, None)
+        [(xid, lsn, timeline, started)] = (self.execute(_TRACE, prepare=False)).fetchall()
+        return None if xid is None else Doubt(xid, self.server.position(Lsn.parse(lsn), timeline), started)
 
 
 class Server(NamedTuple):
@@ -110,7 +115,6 @@ class Server(NamedTuple):
     system_identifier: int
     wal_block_bytes: int
     wal_segment_bytes: int
-    started: str
 
     def position(self, lsn: Lsn, timeline: int) -> Position:
         """Give the position of an LSN, in the history that this server writes."""

@@ -1,6 +1,8 @@
 # Generated from readreplica/resolve.py by `make twins`: change that file, not this one.
 """Asks the primary of now what became of a COMMIT whose answer was lost."""
 
+from dataclasses import dataclass
+
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError
 
@@ -9,15 +11,21 @@ from readreplica.fate import Evidence, Fate, judge
 from readreplica.faults import is_outage, sqlstate_of
 from readreplica.lsn import Lsn
 from readreplica.sync.concurrency import sleep
-from readreplica.sync.connections import WriterConnection
 from readreplica.token import Position
 
 _STATUS = text("SELECT pg_xact_status(CAST(CAST(:xid AS text) AS xid8))")
 # The position of the end of recovery stays readable on a primary that was promoted, until it is restarted.
 _SITUATION = text("""
-    SELECT pg_last_wal_replay_lsn()::text,
-           EXISTS (SELECT FROM pg_stat_activity WHERE pid = :pid AND pid <> pg_backend_pid())
+    SELECT system_identifier,
+           ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::bigint AS timeline,
+           pg_current_wal_insert_lsn()::text AS lsn,
+           pg_last_wal_replay_lsn()::text AS forked_at,
+           pg_postmaster_start_time()::text AS server,
+           pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS oldest
+    FROM pg_control_system()
 """)
+# The snapshot's own upper bound will not do: it is the first id after those that have ended.
+_NEXT_XID = text("SELECT pg_current_xact_id()::text::bigint")
 PAUSE_SECONDS = 0.05
 IN_FUTURE = "22023"  # invalid_parameter_value: transaction ID is in the future
 
@@ -36,11 +44,14 @@ def resolve(engine: Engine, doubt: CommitInDoubt, *, attempts: int) -> Fate:
         system_identifier, timeline, lsn = doubt.before
         before = Position(system_identifier, timeline, Lsn(lsn))
     fate = Fate.IN_PROGRESS
+    horizon = _Horizon()
     for attempt in range(attempts):
         if attempt:
             sleep(PAUSE_SECONDS)
         try:
-            fate = judge(xid=doubt.xid, before=before, server=doubt.server, seen=_gather(engine, doubt))
+            fate = judge(
+                xid=doubt.xid, before=before, server=doubt.server, seen=_gather(engine, doubt, horizon)
+            )
         except DBAPIError as error:
             if attempt + 1 == attempts or not is_outage(error):
                 raise
@@ -50,14 +61,24 @@ def resolve(engine: Engine, doubt: CommitInDoubt, *, attempts: int) -> Fate:
     return fate
 
 
-def _gather(engine: Engine, doubt: CommitInDoubt) -> Evidence:
+@dataclass
+class _Horizon:
+    """A transaction id that was given out when a server was asked first.
+
+    The transaction in doubt has a lower one, if it is at work there still. Its server process cannot be
+    looked for: behind a pooler the number that libpq knows is the pooler's invention.
+    """
+
+    server: str = ""
+    xid: int = 0
+
+
+def _gather(engine: Engine, doubt: CommitInDoubt, horizon: _Horizon) -> Evidence:
     with engine.connect() as connection:
-        assert connection is not None
-        driver = connection.connection.driver_connection
-        assert isinstance(driver, WriterConnection)
-        parameters = {"pid": doubt.backend_pid}
-        forked_at, backend_is_there = (connection.execute(_SITUATION, parameters)).one()
+        found = (connection.execute(_SITUATION)).one()
         status, is_in_future = None, False
+        if doubt.xid is None and horizon.server != found.server:
+            horizon.server, horizon.xid = found.server, (connection.execute(_NEXT_XID)).scalar_one()
         if doubt.xid is not None:
             try:
                 status = (connection.execute(_STATUS, {"xid": str(doubt.xid)})).scalar_one()
@@ -66,10 +87,10 @@ def _gather(engine: Engine, doubt: CommitInDoubt) -> Evidence:
                     raise
                 is_in_future = True
     return Evidence(
-        position=driver.position,
-        server=driver.server.started,
+        position=Position(found.system_identifier, found.timeline, Lsn.parse(found.lsn)),
+        server=found.server,
         status=status,
         is_in_future=is_in_future,
-        forked_at=Lsn.parse(forked_at) if forked_at else None,
-        backend_is_there=backend_is_there,
+        forked_at=Lsn.parse(found.forked_at) if found.forked_at else None,
+        earlier_are_over=found.oldest >= horizon.xid,
     )

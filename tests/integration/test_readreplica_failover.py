@@ -221,6 +221,11 @@ async def test_without_an_id_the_idempotency_key_tells(postgres: PostgresServers
         lost = await doubt_of_commit_that_never_arrives(cluster, n=1)
         assert lost.xid is None
         assert await cluster.resolve(lost) is Fate.UNKNOWN
+        # Whatever was in progress must have ended before anybody looks for its effects.
+        with parameters(postgres.primary, synchronous_standby_names="nobody"):
+            waiting = await doubt_of_commit(cluster, postgres, n=5)
+            assert waiting.xid is None
+            assert await cluster.resolve(waiting, lookup=is_there, timeout_seconds=0.2) is Fate.IN_PROGRESS
         assert await cluster.resolve(lost, lookup=is_there) is Fate.ABORTED
         await insert(cluster, 1)
         assert await cluster.resolve(lost, lookup=is_there) is Fate.COMMITTED

@@ -361,10 +361,10 @@ def test_the_fate_of_a_commit(changes: dict[str, object], fate: Fate) -> None:
     assert found is fate
 
 
-@pytest.mark.parametrize(("is_there", "fate"), [(True, Fate.IN_PROGRESS), (False, Fate.UNKNOWN)])
-def test_without_an_id_only_the_end_of_the_server_process_is_known(is_there: bool, fate: Fate) -> None:
-    evidence = Evidence(at(300), "s", None, False, None, is_there)
-    assert judge(xid=None, before=None, server="s", seen=evidence) is fate
+@pytest.mark.parametrize(("are_over", "fate"), [(False, Fate.IN_PROGRESS), (True, Fate.UNKNOWN)])
+def test_without_an_id_only_the_end_of_all_transactions_is_known(are_over: bool, fate: Fate) -> None:
+    evidence = Evidence(at(300), "s", None, False, None, are_over)
+    assert judge(xid=None, before=None, server=None, seen=evidence) is fate
 
 
 # SQL that is chosen by version
