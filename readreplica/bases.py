@@ -74,7 +74,8 @@ class PinnedSession(Session):
         """Give the node's engine; the first call finds the node."""
         if self.bind is None:
             self.node, self.reason = self._router.pin(self, self._want, waited=self._waited)
-        return super().get_bind(*args, **options)
+        # What SQLAlchemy's own would find out: a session with one bind has that.
+        return self.bind or super().get_bind(*args, **options)
 
 
 class AsyncReadBase(AsyncSession):

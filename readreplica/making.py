@@ -8,6 +8,8 @@ from sqlalchemy import URL, Engine, create_engine, event
 from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
+_POLL = "readreplica_poll"
+
 
 def make_async_engine(
     url: URL, connect: Callable[..., Any], *, arguments: Mapping[str, Any], **pool: Any
@@ -32,17 +34,17 @@ def make_engine(
     return engine
 
 
-def _refuse_dead(dbapi_connection: Any, *_: Any) -> None:
+def _refuse_dead(dbapi_connection: Any, record: Any, _: Any) -> None:
     """Have the pool replace a connection that the server has closed, without asking the server.
 
     Nothing arrives on an idle connection except the end of it, so a readable socket is a dead connection.
     """
-    connection = getattr(dbapi_connection, "driver_connection", dbapi_connection)
-    if connection.closed or _readable(connection.fileno()):
+    if dbapi_connection.closed:
         raise DisconnectionError
-
-
-def _readable(descriptor: int) -> bool:
-    poll = select.poll()
-    poll.register(descriptor, select.POLLIN)
-    return bool(poll.poll(0))
+    poll = record.info.get(_POLL)
+    if poll is None:  # the pool empties `info` with each new connection
+        poll = record.info[_POLL] = select.poll()
+        connection = getattr(dbapi_connection, "driver_connection", dbapi_connection)
+        poll.register(connection.fileno(), select.POLLIN)
+    if poll.poll(0):
+        raise DisconnectionError

@@ -157,6 +157,8 @@ class Router:
     def _fit(self, want: Want) -> list[Node]:
         live = self._live(want)
         position = want.position
+        if want.freshness is ANY:
+            return live
         if position is not None:
             live = [node for node in live if node.covers(position)]
         if want.freshness.is_bounded:
