@@ -16,7 +16,7 @@ from alembic import command, context
 from alembic.util import CommandError
 from sqlalchemy import Connection
 
-from migrations.compare import PLUGINS, ignore_undeclared_partitions
+from migrations.compare import PLUGINS, ignore_undeclared_partitions, reading_unvalidated_checks
 from migrations.connect import open_owner, take_lock
 from migrations.outcome import Direction
 from migrations.run import migrate
@@ -70,7 +70,7 @@ def visit(connection: Connection, database: str, tree: Tree) -> None:
         autogenerate_plugins=PLUGINS,
         compare_server_default=True,
     )
-    with context.begin_transaction():
+    with context.begin_transaction(), reading_unvalidated_checks():
         context.run_migrations()
 
 

@@ -1,5 +1,6 @@
-"""What `mesctl shards` shows: who owns which share of the orders, and where an order belongs."""
+"""What `mesctl shards` shows: who owns which share of the orders, its size, where an order belongs."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -11,6 +12,7 @@ from sharding.directory import Directory
 from sharding.engines import open_cluster
 from sharding.hashing import bucket_of
 from sharding.ids import instant_of
+from sharding.ownership import read_identity
 from sharding.shard_map import ShardMap
 from sharding.topology import Topology
 
@@ -28,7 +30,11 @@ ESTIMATE = text("""
 
 @dataclass(frozen=True, slots=True)
 class ShardRow:
-    """One shard as `mesctl shards list` shows it; `exact` is false if an estimate is among the numbers."""
+    """One shard as `mesctl shards list` shows it.
+
+    `exact` is false if an estimate is among the numbers, `bytes` is the whole database, and `map_version` is
+    what the shard was told of last; None when it was never told its name.
+    """
 
     shard: str
     address: str
@@ -36,6 +42,8 @@ class ShardRow:
     live_orders: int
     archived_orders: int
     exact: bool
+    bytes: int
+    map_version: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,15 +89,34 @@ def list_shards(topology: Topology, shard_map: ShardMap, *, exact: bool) -> list
         exact: count large tables too, and do not believe PostgreSQL's statistics.
     """
     rows = []
-    for shard in shard_map.shards:
-        database = topology.database(shard)
+    # A shard that owns nothing yet, or nothing any more, is one all the same.
+    for shard, database in topology.tree("mes").items():
         with open_engine(topology, database, role=database.tree) as engine, engine.connect() as connection:
             live, archived = (_count(connection, model, exact) for model in (MesOrder, MesArchivedOrder))
+            size = connection.scalar(text("SELECT pg_database_size(current_database())")) or 0
+            told = read_identity(connection)
         address = f"{database.primary.host}:{database.primary.port}"
         counted = live.exact and archived.exact
         buckets = shard_map.owners.count(shard)
-        rows.append(ShardRow(shard, address, buckets, live.rows, archived.rows, exact=counted))
+        rows.append(
+            ShardRow(
+                shard,
+                address,
+                buckets,
+                live.rows,
+                archived.rows,
+                exact=counted,
+                bytes=size,
+                map_version=told.map_version if told else None,
+            )
+        )
     return rows
+
+
+def skew(rows: Sequence[ShardRow]) -> float:
+    """Give the orders of the fullest shard as a multiple of the mean; 1 is even."""
+    orders = [row.live_orders + row.archived_orders for row in rows]
+    return max(orders) * len(orders) / sum(orders) if any(orders) else 1.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,7 @@ class Directory:
         return ShardMap(row.version, tuple(row.owners.split(",")))
 
     async def save_map(self, shard_map: ShardMap, *, expected_version: int) -> None:
-        """Put a shard map in force, if the one in force is still the expected one.
+        """Put a shard map in force, if the one in force is still the expected one, and tell who listens.
 
         Parameters:
             shard_map: the new map; its version is `expected_version + 1`.
@@ -55,6 +55,7 @@ class Directory:
         }
         async with self._engine.begin() as connection:
             if (await connection.execute(sql.SAVE_MAP, values)).rowcount == 1:
+                await connection.execute(sql.TELL_MAP, {"version": shard_map.version})
                 return
         found_version = (await self.load_map()).version
         raise ShardMapConflict(expected_version=expected_version, found_version=found_version)

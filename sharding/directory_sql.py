@@ -5,6 +5,9 @@ from sqlalchemy import text
 from sharding.ids import EPOCH_UNIX_MS, NODES
 
 LOAD_MAP = text("SELECT version, owners FROM shard_map_versions ORDER BY version DESC LIMIT 1")
+MAP_CHANNEL = "shard_map"
+# Part of the saver's transaction: nobody hears of a map that was not committed.
+TELL_MAP = text(f"SELECT pg_notify('{MAP_CHANNEL}', CAST(:version AS text))")
 # Two savers at once: both may find the expected version, and the primary key lets one of them in.
 SAVE_MAP = text("""
     INSERT INTO shard_map_versions (version, owners)

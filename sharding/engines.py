@@ -1,14 +1,18 @@
 """From a topology to clusters with open engines."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from functools import partial
-from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from readreplica.cluster import Cluster
 from readreplica.engines import reader_engine, writer_engine
 from readreplica.options import ReplicaOptions
+from sharding.identity import expect_shard
 from sharding.topology import Topology
+from sharding.units import watch_units
+
+MakeEngine = Callable[..., AsyncEngine]
 
 
 @asynccontextmanager
@@ -35,22 +39,33 @@ async def open_cluster(
 
 
 def _build(topology: Topology, database: str, *, role: str, application_name: str, direct: bool) -> Cluster:
-    pool: dict[str, Any] = {
-        "pool_size": topology.pool.size,
-        "max_overflow": topology.pool.max_overflow,
-        "pool_timeout": topology.pool.timeout_seconds,
-    }
+    is_shard = topology.database(database).tree == "mes"
     pooler = None if direct else topology.pgbouncer
-    if pooler is not None and not pooler.keeps_prepared_statements:
-        # The next transaction may have another server, which knows none of them.
-        pool["prepare_threshold"] = None
-    url = partial(topology.url, database, role=role, service=application_name, direct=direct)
+    prepares = pooler is None or pooler.keeps_prepared_statements
+
+    def engine(make: MakeEngine, replica: str | None = None) -> AsyncEngine:
+        url = topology.url(database, role=role, service=application_name, direct=direct, replica=replica)
+        address = f"{url.host}:{url.port}/{url.database}"
+        made = make(
+            url,
+            application_name=application_name,
+            greet=expect_shard(database, address=address) if is_shard else None,
+            pool_size=topology.pool.size,
+            max_overflow=topology.pool.max_overflow,
+            pool_timeout=topology.pool.timeout_seconds,
+            # Behind such a pooler the next transaction may have another server, which knows none of them.
+            prepare_threshold=5 if prepares else None,
+        )
+        if is_shard:
+            watch_units(made.sync_engine)
+        return made
+
     return Cluster(
         database,
-        primary=writer_engine(url(), application_name=application_name, **pool),
-        primary_reader=reader_engine(url(), application_name=application_name, **pool),
+        primary=engine(writer_engine),
+        primary_reader=engine(reader_engine),
         replicas={
-            replica.name: reader_engine(url(replica=replica.name), application_name=application_name, **pool)
+            replica.name: engine(reader_engine, replica.name)
             for replica in topology.database(database).replicas
         },
         options=ReplicaOptions(**topology.replicas.model_dump()),

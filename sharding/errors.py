@@ -119,3 +119,85 @@ class CursorMalformed(ShardingError, ValueError):
     def __init__(self, cursor: str) -> None:
         self.cursor = cursor
         super().__init__(f"{cursor[:40]!r} is no page cursor: use next_cursor of the page before, or none")
+
+
+class BucketNotOwned(ShardingError):
+    """A shard refused a row of a bucket that it does not own (any more); nothing was committed."""
+
+    def __init__(self, *, shard: str, key: int, bucket: int, map_version: int) -> None:
+        self.shard = shard
+        self.key = key
+        self.bucket = bucket
+        self.map_version = map_version
+        super().__init__(
+            f"shard {shard} refused key {key}: by map version {map_version} it does not own bucket {bucket}; "
+            "nothing was committed, so run the unit of work again (`sessions.transact` does), "
+            "and see `mesctl shards check` if it is refused again"
+        )
+
+
+class WrongShard(ShardingError):
+    """The address of a shard leads to another shard's database."""
+
+    def __init__(self, *, expected: str, found: str, address: str) -> None:
+        self.expected = expected
+        self.found = found
+        self.address = address
+        super().__init__(
+            f"{address} is the database of shard {found}, not of {expected}: "
+            f"correct [databases.{expected}] in the topology"
+        )
+
+
+class ShardUnnamed(ShardingError):
+    """The database at the address of a shard was never told which shard it is."""
+
+    def __init__(self, *, expected: str, address: str) -> None:
+        self.expected = expected
+        self.address = address
+        super().__init__(
+            f"{address} should be shard {expected}, but was never told so: run `mesctl migrate upgrade`, "
+            "then `mesctl shards init`"
+        )
+
+
+class OwnershipConflict(ShardingError):
+    """A shard was told of a newer map than the one that is to be told now."""
+
+    def __init__(self, shard: str, *, found_version: int, told_version: int) -> None:
+        self.shard = shard
+        self.found_version = found_version
+        self.told_version = told_version
+        super().__init__(
+            f"shard {shard} knows map version {found_version} already; version {told_version} is older: "
+            "load the map again"
+        )
+
+
+class OwnershipNotChanged(ShardingError):
+    """The lock against writers was not had in time, at any attempt. Nothing was changed."""
+
+    def __init__(self, shard: str, *, attempts: int, reason: str) -> None:
+        self.shard = shard
+        self.attempts = attempts
+        self.reason = reason
+        super().__init__(
+            f"what shard {shard} owns was not changed: its tables were not had for writing in {attempts} "
+            f"attempts ({reason}); end the long transactions (pg_stat_activity), then repeat"
+        )
+
+
+class OtherShard(ShardingError):
+    """A unit of work on one shard touched a key of another one."""
+
+    def __init__(self, *, key: int, shard: str, other_key: int, other_shard: str, table: str) -> None:
+        self.key = key
+        self.shard = shard
+        self.other_key = other_key
+        self.other_shard = other_shard
+        self.table = table
+        super().__init__(
+            f"this unit of work was begun for key {key} and stays on shard {shard}, but {table} {other_key} "
+            f"is on shard {other_shard}: use a second session for it, `sessions.read({other_key})` or "
+            "`sessions.write`, or `sessions.scatter` to read over all shards"
+        )

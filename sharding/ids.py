@@ -9,7 +9,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from os import register_at_fork
 from threading import Lock
+from weakref import WeakSet
 
 from sharding.errors import NodeLeaseExpired
 
@@ -64,6 +66,17 @@ class NodeWindow:
     ceiling_ms: int
 
 
+_generators: WeakSet["IdGenerator"] = WeakSet()
+
+
+def _forget_in_child() -> None:
+    for generator in list(_generators):
+        generator.forget()
+
+
+register_at_fork(after_in_child=_forget_in_child)
+
+
 def system_clock_ms() -> int:
     """Read the system clock as id time."""
     return time.time_ns() // 1_000_000 - EPOCH_UNIX_MS
@@ -87,6 +100,12 @@ class IdGenerator:
         self._last_ms = -1
         self._sequence = _LAST_SEQUENCE
         self._lock = Lock()
+        _generators.add(self)
+
+    def forget(self) -> None:
+        """Make no more ids: this is a forked process, and its parent goes on in the same window."""
+        self._lock = Lock()  # whoever held it is not in this process
+        self._window = replace(self._window, ceiling_ms=0)
 
     def use(self, window: NodeWindow) -> None:
         """Go on in another window: the same lease renewed, or a lease of another node."""

@@ -11,6 +11,10 @@ from migrations import run
 from ops.embedded.bootstrap import ensure_database, grant_connect
 from ops.embedded.ports import LOOPBACK, PortPicker
 from ops.embedded.shape import DATABASES, HTTP_SERVICES, TREES, DatabaseShape
+from ops.fleet import open_engine, owner_of
+from ops.shard_guard import GUARDED
+from sharding.guard import Ownership
+from sharding.ownership import tell
 from sharding.topology import Topology
 from tests.servers import PostgresServers, ValkeyServer
 
@@ -24,7 +28,15 @@ def migrate_templates(servers: PostgresServers, valkey: ValkeyServer, folder: Pa
     topology = Topology.load(write_topology(folder / "templates.toml", templates, servers, valkey))
     for tree in TREES:
         run.upgrade(topology, tree)
+    name_shards(topology)
     return templates
+
+
+def name_shards(topology: Topology) -> None:
+    """Tell each shard its name, and to take every order: tests of the guard tell it less."""
+    for shard, database in topology.tree("mes").items():
+        with open_engine(topology, database, role=owner_of(database)) as engine:
+            tell(engine, Ownership(shard, 1, "1" * topology.buckets), tables=GUARDED)
 
 
 @contextmanager

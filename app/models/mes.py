@@ -10,7 +10,9 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import (
+    DDL,
     BigInteger,
+    CheckConstraint,
     DateTime,
     Float,
     Index,
@@ -19,6 +21,7 @@ from sqlalchemy import (
     PrimaryKeyConstraint,
     Text,
     Uuid,
+    event,
     func,
     text,
 )
@@ -28,6 +31,8 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from app.models.base import MONEY, EventRow, OrderState, new_metadata
 from app.models.messaging import InboxRow, OutboxRow
 from app.models.status import HOT, Status
+from sharding.guard import CHECK_NAME
+from sharding.keys import shard_key
 
 
 class MesBase(DeclarativeBase):
@@ -152,6 +157,24 @@ class MesInbox(InboxRow, MesBase):
     """Messages that this shard has handled."""
 
 
+class ShardIdentity(MesBase):
+    """Which shard this database is, and what it owns: a 0 or 1 in `owned` for each bucket. One row.
+
+    Without it the shard was not told its name yet, and owns everything.
+    """
+
+    __tablename__ = "shard_identity"
+    __table_args__ = (CheckConstraint("singleton = 1", name="singleton"),)
+
+    singleton: Mapped[int] = mapped_column(
+        Integer, primary_key=True, autoincrement=False, server_default=text("1")
+    )
+    shard: Mapped[str] = mapped_column(Text)
+    map_version: Mapped[int] = mapped_column(Integer)
+    owned: Mapped[str] = mapped_column(Text)
+    changed_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+
+
 def _declare_partition(name: str) -> Any:
     """Tell the metadata of a partition of `orders`, for it carries indexes that its parent has not."""
     # Through object: the declarative class types its table as FromClause.
@@ -183,3 +206,22 @@ def _declare_partitions() -> None:
 
 
 _declare_partitions()
+
+
+def _declare_guard() -> None:
+    """Declare each table's shard key, and the check by which a shard refuses the keys of others.
+
+    The check is NOT VALID on purpose (docs/adr/014), which CREATE TABLE cannot say: hence DDL after it.
+    """
+    ddl: Any = DDL  # SQLAlchemy left its constructor untyped
+    for table in MesBase.metadata.tables.values():
+        first, *_ = table.primary_key.columns
+        if isinstance(first.type, BigInteger):
+            table.info |= shard_key(first.name)
+            check = f"ADD CONSTRAINT {CHECK_NAME} CHECK (shard_owns({first.name})) NOT VALID"
+            event.listen(table, "after_create", ddl(f"ALTER TABLE {table.name} {check}"))
+    owns = "CREATE OR REPLACE FUNCTION shard_owns(shard_key bigint) RETURNS boolean"
+    event.listen(MesBase.metadata, "before_create", ddl(f"{owns} LANGUAGE sql IMMUTABLE RETURN true"))
+
+
+_declare_guard()

@@ -1,0 +1,17 @@
+"""Each shard knows its name and its buckets, and refuses what belongs to another."""
+
+from migrations import frozen
+
+revision = "0002"
+down_revision = "0001"
+phase = "pre"
+
+
+def upgrade() -> None:
+    """Run the frozen SQL upwards."""
+    frozen.run(__file__, "up")
+
+
+def downgrade() -> None:
+    """Run the frozen SQL downwards."""
+    frozen.run(__file__, "down")

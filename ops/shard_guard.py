@@ -1,0 +1,167 @@
+"""Who each shard is told to be, and the proof that it holds what it owns and nothing else."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import SQLAlchemyError
+
+from app.models.mes import MesBase
+from ops.fleet import connect_line, open_engine, owner_of
+from partitions.sql import identifier
+from sharding.errors import ShardingError
+from sharding.guard import GuardedTable, Ownership, bucket_sql
+from sharding.keys import guarded_tables
+from sharding.ownership import read_guard, read_identity, statements, tell
+from sharding.shard_map import ShardMap
+from sharding.topology import Topology
+
+Report = Callable[[str], None]
+
+_PARTITIONS = [name for name, table in MesBase.metadata.tables.items() if "partition_of" in table.info]
+GUARDED = guarded_tables(MesBase.metadata, apart=_PARTITIONS)
+"""The guarded tables of a MES shard; a partitioned one stands for its partitions."""
+
+EXAMPLES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a shard was told; `changed` is false if it knew."""
+
+    shard: str
+    map_version: int
+    buckets: int
+    changed: bool
+
+
+def init_shards(
+    topology: Topology, shard_map: ShardMap, *, report: Report = lambda _line: None
+) -> list[Told]:
+    """Tell every shard of the topology its name and what the map gives it; repeatable.
+
+    Raises:
+        WrongShard, OwnershipConflict, OwnershipNotChanged: the shards before this one were told.
+    """
+    return [_init(topology, Ownership.of(shard_map, shard), report) for shard in topology.tree("mes")]
+
+
+def _init(topology: Topology, told: Ownership, report: Report) -> Told:
+    database = topology.database(told.shard)
+    with open_engine(topology, database, role=owner_of(database)) as engine:
+        changed = tell(engine, told, tables=GUARDED, report=report)
+    return Told(told.shard, told.map_version, told.owned.count("1"), changed)
+
+
+def script_init(topology: Topology, shard_map: ShardMap) -> str:
+    """Give `init_shards` as a script for psql."""
+    lines = []
+    for shard, database in topology.tree("mes").items():
+        told = statements(Ownership.of(shard_map, shard), GUARDED, lock_timeout_ms=1000)
+        lines.append(connect_line(topology, database, role=owner_of(database)))
+        lines += [f"{statement};\n" for statement in ("BEGIN", *told, "COMMIT")]
+    return "".join(lines)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is wrong with a shard, and what to do about it."""
+
+    shard: str
+    table: str | None
+    problem: str
+    misplaced: int
+    examples: tuple[str, ...]
+    fix: str
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """How many rows were looked at, and what was found."""
+
+    map_version: int
+    rows: int
+    findings: tuple[Finding, ...]
+
+
+def check_shards(topology: Topology, shard_map: ShardMap, *, report: Report = lambda _line: None) -> Checked:
+    """Prove that every row of every shard is in a bucket that the shard owns, and that its guard says so too.
+
+    One aggregate for each table, on the server. What cannot be looked at is a finding as well.
+    """
+    rows, findings = 0, []
+    for shard in topology.tree("mes"):
+        told = Ownership.of(shard_map, shard)
+        try:
+            seen, found = _check_shard(topology, told, report)
+        except (SQLAlchemyError, ShardingError) as error:
+            words = str(getattr(error, "orig", error)).splitlines()[0]
+            seen, found = (
+                0,
+                [_finding(shard, f"cannot be looked at: {words}", "bring it up, then check again")],
+            )
+        rows += seen
+        findings += found
+    return Checked(shard_map.version, rows, tuple(findings))
+
+
+def _check_shard(topology: Topology, told: Ownership, report: Report) -> tuple[int, list[Finding]]:
+    database, rows = topology.database(told.shard), 0
+    with open_engine(topology, database, role=database.tree) as engine, engine.connect() as connection:
+        # One snapshot: a row that moves from table to table is seen once.
+        connection.execution_options(isolation_level="REPEATABLE READ")
+        findings = list(_check_identity(connection, told))
+        for guarded in GUARDED:
+            counted, misplaced = _count(connection, guarded, told)
+            report(f"{told.shard}: {guarded.table}: {counted} rows, {misplaced} misplaced")
+            rows += counted
+            if misplaced:
+                findings.append(_misplaced(connection, guarded, told, misplaced))
+    return rows, findings
+
+
+def _check_identity(connection: Connection, told: Ownership) -> Iterator[Finding]:
+    found, bits = read_identity(connection), read_guard(connection)
+    again = "mesctl shards init"
+    if found is None:
+        yield _finding(told.shard, "was never told its name, and refuses nothing", again)
+        return
+    if found.shard != told.shard:
+        fix = f"correct [databases.{told.shard}] in the topology"
+        yield _finding(told.shard, f"is the database of shard {found.shard}", fix)
+        return
+    if (found.map_version, found.owned) != (told.map_version, told.owned):
+        problem = f"was told of map version {found.map_version}, and {told.map_version} is in force"
+        if found.map_version == told.map_version:
+            problem = f"was told of other buckets than version {told.map_version} gives it"
+        yield _finding(told.shard, problem, again)
+    if bits != found.owned:
+        yield _finding(told.shard, "has a guard that goes by other buckets than it was told of", again)
+
+
+def _finding(shard: str, problem: str, fix: str) -> Finding:
+    return Finding(shard, None, problem, 0, (), fix)
+
+
+_STRANGE = "get_bit(CAST(:owned AS text)::varbit, {bucket}) = 0"
+
+
+def _strange(guarded: GuardedTable, told: Ownership) -> str:
+    return _STRANGE.format(bucket=bucket_sql(identifier(guarded.key), told.buckets)).replace("::", r"\:\:")
+
+
+def _count(connection: Connection, guarded: GuardedTable, told: Ownership) -> tuple[int, int]:
+    query = f"SELECT count(*), count(*) FILTER (WHERE {_strange(guarded, told)}) FROM {guarded.table}"
+    rows, misplaced = connection.execute(text(query), {"owned": told.owned}).one()
+    return rows, misplaced
+
+
+def _misplaced(connection: Connection, guarded: GuardedTable, told: Ownership, count: int) -> Finding:
+    query = (
+        f"SELECT DISTINCT {guarded.key} FROM {guarded.table} WHERE {_strange(guarded, told)} LIMIT {EXAMPLES}"
+    )
+    keys = tuple(str(key) for key in connection.scalars(text(query), {"owned": told.owned}))
+    fix = f"`mesctl shards locate {keys[0]}` names the shard; move the rows there, or their bucket here"
+    return Finding(
+        told.shard, guarded.table, f"{count} rows in buckets that it does not own", count, keys, fix
+    )

@@ -1,0 +1,39 @@
+"""Which column of a table is its shard key: declared with the table, in `Table.info`.
+
+class Order(Base):
+    __table__ = Table("orders", Base.metadata, ..., info=shard_key("order_id"))
+
+or `__table_args__ = ({"info": shard_key("order_id")},)`. A table without it is on every shard, or is
+nobody's to route (its rows belong to no key), and is not checked.
+"""
+
+from collections.abc import Iterable
+
+from sqlalchemy import MetaData
+
+from sharding.guard import GuardedTable
+
+_INFO = "shard_key"
+
+
+def shard_key(column: str) -> dict[str, str]:
+    """Make the entry of `Table.info` that declares a table's shard key."""
+    return {_INFO: column}
+
+
+def shard_key_of(table: object) -> str | None:
+    """Name the shard key of a table; None when it has none, or is no table."""
+    key: str | None = getattr(table, "info", {}).get(_INFO)
+    return key
+
+
+def guarded_tables(metadata: MetaData, *, apart: Iterable[str] = ()) -> list[GuardedTable]:
+    """List the tables that have a shard key, in the order of their declaration.
+
+    Parameters:
+        metadata: the tables of a tree.
+        apart: names to leave out: partitions, whose parent stands for them.
+    """
+    left_out = set(apart)
+    found = ((table.name, shard_key_of(table)) for table in metadata.tables.values())
+    return [GuardedTable(name, key) for name, key in found if key and name not in left_out]

@@ -1,0 +1,189 @@
+"""A unit of work stays on the shard of its key: a statement that names a key of another shard is refused.
+
+What a statement names is found once for each compiled form, which SQLAlchemy keeps and uses again; an
+execution then looks at its parameters only. So `get`, a flush, and `WHERE key = ...` or `IN (...)` are all
+seen at the same place, where the statement goes out. A comparison of ranges names no key.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from sqlalchemy import BindParameter, Column, Connection, Engine, Insert, Table, event
+from sqlalchemy.engine import ExceptionContext
+from sqlalchemy.orm import Session, SessionTransaction
+from sqlalchemy.sql import operators, visitors
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.elements import BinaryExpression
+
+from sharding.errors import OtherShard
+from sharding.guard import REFUSED, read_refusal
+from sharding.keys import shard_key_of
+from sharding.routing import Route, Routing
+from sharding.telemetry import Started
+
+_OPTION = "shard_unit"
+_NAMES_A_KEY = frozenset({operators.eq, operators.in_op})
+
+
+class Unit:
+    """A unit of work: the key that it was begun for, and the map and the shard that it began with."""
+
+    __slots__ = ("failed", "key", "route", "routing", "started", "statements")
+
+    def __init__(self, key: int, route: Route, routing: Routing) -> None:
+        self.key = key
+        self.route = route
+        self.routing = routing
+        self.statements = 0
+        self.failed = False
+        self.started: Started | None = None
+
+    def check(self, named: Iterable["NamedKey"], parameters: Iterable[Mapping[str, Any]]) -> None:
+        """Refuse keys of other shards.
+
+        Raises:
+            OtherShard: there is one.
+            InvalidShardKey: a key is of a wrong type.
+        """
+        for values in parameters:
+            for bind, table, is_list in named:
+                if is_list:
+                    self._check_list(bind, values, table)
+                    continue
+                value = values.get(bind)
+                if value is not None and value != self.key:
+                    self._check_key(value, table)
+
+    def _check_list(self, bind: str, values: Mapping[str, Any], table: str) -> None:
+        # Each value of an IN has become a parameter of its own: NAME_1, NAME_2, ...
+        for name, value in values.items():
+            if name.rpartition("_")[0] == bind:
+                self._check_key(value, table)
+
+    def _check_key(self, key: Any, table: str) -> None:
+        other = self.routing.route_of(key).shard
+        if other != self.route.shard:
+            raise OtherShard(
+                key=self.key, shard=self.route.shard, other_key=key, other_shard=other, table=table
+            )
+
+
+class NamedKey(NamedTuple):
+    """A parameter of a statement that is a shard key, and the table whose key it is."""
+
+    bind: str
+    table: str
+    is_list: bool = False
+
+
+class _KeyedSession(Session):
+    """What a session of a unit has beside its own kind."""
+
+    shard_unit: Unit
+
+    def close(self) -> None:
+        super().close()
+        unit = self.shard_unit
+        if unit.started is not None and unit.route.meter is not None:
+            unit.route.meter.end(unit.started, statements=unit.statements, failed=unit.failed)
+            unit.started = None
+
+
+_KINDS: dict[type[Session], type[Session]] = {}
+
+
+def _keyed(kind: type[Session]) -> type[Session]:
+    keyed = type(f"Keyed{kind.__name__}", (_KeyedSession, kind), {})
+    event.listen(keyed, "after_begin", _mark)
+    _KINDS[kind] = keyed
+    return keyed
+
+
+def bind_unit(session: Session, unit: Unit) -> None:
+    """Make a session, which nothing has used yet, the session of a unit.
+
+    Its class changes, and not its making: sessions are made by their cluster, which knows no keys. A
+    listener on each session would cost ten times as much.
+    """
+    kind = type(session)
+    session.__class__ = _KINDS.get(kind) or _keyed(kind)
+    session.shard_unit = unit  # type: ignore[attr-defined]
+
+
+def _mark(session: _KeyedSession, _transaction: SessionTransaction, connection: Connection) -> None:
+    unit = session.shard_unit
+    connection.execution_options(**{_OPTION: unit})
+    if unit.route.meter is not None and unit.started is None:
+        unit.started = unit.route.meter.begin()
+
+
+def watch_units(engine: Engine) -> None:
+    """Have an engine check the statements of units, and name a shard's refusals."""
+    # With retval, or SQLAlchemy would put a function of its own between.
+    event.listen(engine, "before_cursor_execute", _check_statement, retval=True)
+    event.listen(engine, "handle_error", _name_refusal, retval=True)
+
+
+def _check_statement(
+    connection: Connection, _cursor: Any, statement: str, parameters: Any, context: Any, _many: bool
+) -> tuple[str, Any]:
+    unit = connection.get_execution_options().get(_OPTION)
+    if unit is None:
+        return statement, parameters
+    unit.statements += 1
+    compiled = context.compiled
+    if compiled is None:
+        return statement, parameters
+    try:
+        named = compiled.shard_keys
+    except AttributeError:
+        named = compiled.shard_keys = tuple(named_keys(compiled))
+    if named and not hasattr(context, "shard_keys_checked"):
+        # An INSERT of many rows comes here once for each batch, always with all of its rows.
+        context.shard_keys_checked = True
+        unit.check(named, context.compiled_parameters)
+    return statement, parameters
+
+
+def _name_refusal(context: ExceptionContext) -> BaseException | None:
+    """Turn a shard's refusal into `BucketNotOwned`, and have the map read again."""
+    unit = context.connection and context.connection.get_execution_options().get(_OPTION)
+    if unit:
+        unit.failed = True
+    error: Any = context.original_exception
+    if getattr(error, "sqlstate", None) != REFUSED:
+        return None
+    if unit:
+        unit.routing.refused()
+    return read_refusal(error.diag.message_detail)
+
+
+def named_keys(compiled: Any) -> Iterable[NamedKey]:
+    """Find the parameters of a compiled statement that are shard keys."""
+    if not isinstance(compiled, SQLCompiler):
+        return
+    statement = compiled.statement
+    if isinstance(statement, Insert) and isinstance(statement.table, Table):
+        yield from _inserted(statement.table, compiled)
+    by_key = {parameter.key: name for name, parameter in compiled.binds.items()}
+    for part in visitors.iterate(statement) if statement is not None else ():
+        if isinstance(part, BinaryExpression) and part.operator in _NAMES_A_KEY:
+            table = _table_of_key(part.left)
+            if table is not None and isinstance(part.right, BindParameter) and part.right.key in by_key:
+                yield NamedKey(by_key[part.right.key], table, part.operator is operators.in_op)
+
+
+def _inserted(table: Table, compiled: SQLCompiler) -> Iterable[NamedKey]:
+    key = shard_key_of(table)
+    for name in compiled.binds if key else ():
+        # The rows of `values([{}, {}])` are numbered.
+        if name == key or (name.startswith(f"{key}_m") and name.removeprefix(f"{key}_m").isdigit()):
+            yield NamedKey(name, table.name)
+
+
+def _table_of_key(column: Any) -> str | None:
+    for base in getattr(column, "base_columns", ()):
+        table = getattr(base, "table", None)
+        if isinstance(base, Column) and table is not None and shard_key_of(table) == base.name:
+            return str(table.name)
+    return None
