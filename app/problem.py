@@ -24,7 +24,8 @@ from app.models.status import IllegalTransition
 from app.orders import UnknownOrder
 from app.problem_docs import MEDIA_TYPE, problem_type
 from readreplica.errors import Unavailable
-from sharding.errors import CursorMalformed, NodeLeaseExpired, NodesExhausted, ScatterFailed
+from sharding.errors import NodeLeaseExpired, NodesExhausted
+from sharding.scatter.errors import CursorMalformed, ScatterFailed, ShardTimedOut
 
 RETRY_AFTER_SECONDS = 2
 _MOST_FAULTS = 20
@@ -50,6 +51,7 @@ _UNAVAILABLE = (
     NodeLeaseExpired,
     NodesExhausted,
     Unavailable,
+    ShardTimedOut,
 )
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("problem")
