@@ -25,7 +25,7 @@ demo: $(VENV)/.ready  ## take 200 orders through everything, then prove that non
 	$(BIN)/mesctl demo
 
 test: $(VENV)/.ready  ## all tests: no Docker, no root
-	$(BIN)/python -m pytest -n $(WORKERS) -m "not bench and not soak"
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not bench and not soak"
 
 check: $(VENV)/.ready  ## format, lint, types, import contracts, migrations
 	$(BIN)/ruff format --check .

@@ -5,21 +5,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
-import psycopg
 import typer
-from alembic.util import CommandError
-from sqlalchemy.exc import DBAPIError
 from typer.exceptions import TyperException
 
-from ops.commands import archive, demo, down, migrate, orders, partitions, shards, status, up
 from ops.errors import ExitStatus, OpsError
 from ops.options import Options
-from partitions.errors import PartitionError
-from readreplica.errors import ReadReplicaError
-from sharding.errors import ShardingError, TopologyError
+from ops.verbs import LazyVerbs
 
 app = typer.Typer(
     name="mesctl",
+    cls=LazyVerbs,  # the verbs are listed in ops.verbs
     help="Run and change the order platform's databases. The options may stand before or after the verb.",
     epilog="Exit status: 0 done, 1 failed, 2 wrong usage, 3 nothing was changed because a check refused it.",
     no_args_is_help=True,
@@ -27,28 +22,17 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-# The verbs, a line each, in the order of the help; a group is `app.add_typer(MODULE.app, name=...)`.
-app.command("up")(up.up)
-app.command("down")(down.down)
-app.command("status")(status.status)
-app.add_typer(migrate.app, name="migrate")
-app.add_typer(partitions.app, name="partitions")
-app.add_typer(archive.app, name="archive")
-app.add_typer(shards.app, name="shards")
-app.add_typer(orders.app, name="orders")
-app.command("demo")(demo.demo)
-
 GLOBAL_FLAGS = ("--json",)
 GLOBAL_VALUES = ("--home", "--topology")
 
 EXPECTED = (
-    PartitionError,
-    ShardingError,
-    ReadReplicaError,
-    CommandError,
-    DBAPIError,
-    psycopg.Error,
-    OSError,
+    "partitions.errors:PartitionError",
+    "sharding.errors:ShardingError",
+    "readreplica.errors:ReadReplicaError",
+    "alembic.util:CommandError",
+    "sqlalchemy.exc:DBAPIError",
+    "psycopg:Error",
+    "builtins:OSError",
 )
 """Errors of the world, beside our own. Any other is a bug."""
 
@@ -108,13 +92,23 @@ def exit_status_of(error: BaseException) -> int | None:
             return error.exit_code
         case OpsError():
             return error.exit_status
-        case TopologyError():
-            return ExitStatus.USAGE
         case typer.Abort():
             return ExitStatus.REFUSED
         case KeyboardInterrupt():
             return INTERRUPTED
-    return ExitStatus.FAILED if isinstance(error, EXPECTED) else None
+    if is_a(error, "sharding.errors:TopologyError"):
+        return ExitStatus.USAGE
+    return ExitStatus.FAILED if is_a(error, *EXPECTED) else None
+
+
+def is_a(error: BaseException, *places: str) -> bool:
+    """Tell whether an error is of one of these classes, MODULE:NAME each.
+
+    None is imported for it: an error of a module that nobody has imported cannot have been raised.
+    """
+    named = (place.split(":") for place in places)
+    found = [getattr(sys.modules[module], name) for module, name in named if module in sys.modules]
+    return isinstance(error, tuple(found))
 
 
 def message_of(error: BaseException) -> str:
@@ -122,18 +116,16 @@ def message_of(error: BaseException) -> str:
     match error:
         case TyperException():
             return error.format_message()
-        case DBAPIError() | psycopg.Error():
-            # SQLAlchemy's own text adds the statement and a link; the driver's says what is wrong.
-            said = error.orig if isinstance(error, DBAPIError) else error
-            return " ".join(str(said).split())
         case OSError(filename=str() as name, strerror=str() as why):
             return f"{name}: {why}"
         case typer.Abort():
             return "not confirmed: nothing was changed"
         case KeyboardInterrupt():
             return "interrupted; the same command again continues"
-        case _:
-            return str(error)
+    if is_a(error, "sqlalchemy.exc:DBAPIError", "psycopg:Error"):
+        # SQLAlchemy's own text adds the statement and a link; the driver's says what is wrong.
+        return " ".join(str(getattr(error, "orig", error)).split())
+    return str(error)
 
 
 def globals_first(arguments: Sequence[str]) -> list[str]:

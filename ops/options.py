@@ -4,11 +4,12 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from sharding.topology import Topology
+if TYPE_CHECKING:
+    from sharding.topology import Topology
 
 
 @dataclass(frozen=True)
@@ -23,12 +24,14 @@ class Options:
     topology_path: Path
     json: bool
 
-    def topology(self) -> Topology:
+    def topology(self) -> "Topology":
         """Read the topology.
 
         Raises:
             TopologyError: the file cannot be read or is wrong; one line per fault.
         """
+        from sharding.topology import Topology  # half a second of imports, which `--help` does not need
+
         return Topology.load(self.topology_path)
 
 

@@ -1,17 +1,15 @@
 """Fixtures: real servers for each worker, and for each test databases of its own."""
 
 from collections.abc import Iterator, Mapping
-from itertools import count
 from pathlib import Path
 
 import pytest
 
 from sharding.topology import Topology
-from tests.platform_topology import cloned, migrate_templates, write_topology
+from tests.platform_topology import migrate_templates, write_topology
+from tests.pool import DatabasePool
 from tests.reaper import reaping
 from tests.servers import PostgresServers, ValkeyServer, run_postgres, run_valkey
-
-_numbers = count(1)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -50,12 +48,18 @@ def templates(
     return migrate_templates(postgres, valkey_server, tmp_path_factory.mktemp("templates"))
 
 
+@pytest.fixture(scope="session")
+def databases(postgres: PostgresServers, templates: Mapping[str, str]) -> DatabasePool:
+    """Keep migrated databases, which tests borrow and give back, for this worker."""
+    return DatabasePool(postgres, templates)
+
+
 @pytest.fixture
 def topology_path(
-    postgres: PostgresServers, valkey: ValkeyServer, templates: Mapping[str, str], tmp_path: Path
+    postgres: PostgresServers, valkey: ValkeyServer, databases: DatabasePool, tmp_path: Path
 ) -> Iterator[Path]:
     """Give the topology file of five migrated databases that are this test's own."""
-    with cloned(postgres, templates, prefix=f"t{next(_numbers)}") as dbnames:
+    with databases.borrow() as dbnames:
         yield write_topology(tmp_path / "topology.toml", dbnames, postgres, valkey)
 
 
@@ -63,3 +67,16 @@ def topology_path(
 def topology(topology_path: Path) -> Topology:
     """Give a topology of five migrated databases that are this test's own; the MES shards have a replica."""
     return Topology.load(topology_path)
+
+
+@pytest.fixture(scope="module")
+def module_topology(
+    postgres: PostgresServers,
+    valkey_server: ValkeyServer,
+    databases: DatabasePool,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Topology]:
+    """Give a topology that all tests of a module share; they leave it as they found it, or do not mind."""
+    folder = tmp_path_factory.mktemp("module")
+    with databases.borrow() as dbnames:
+        yield Topology.load(write_topology(folder / "topology.toml", dbnames, postgres, valkey_server))

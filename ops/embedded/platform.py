@@ -11,7 +11,6 @@ from pathlib import Path
 
 from ops.embedded.binaries import valkey_server
 from ops.embedded.components import Components
-from ops.embedded.content import fill
 from ops.embedded.errors import NoPlatform, PasswordsLost, UnknownService
 from ops.embedded.home import EVERYTHING, SERVERS_ONLY, Home
 from ops.embedded.parallel import run_all
@@ -92,6 +91,8 @@ class Platform:
             self.home.want(EVERYTHING if everything else SERVERS_ONLY)
             self._start_servers(book, valkey)
             self._report("schemas: bringing every database to the newest")
+            from ops.embedded.content import fill  # alembic and its like, which only `up` needs
+
             fill(self.topology())
             self._start_services(book, self._services_to_start(book, services=services))
             return self.topology()

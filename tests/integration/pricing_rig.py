@@ -1,7 +1,7 @@
 """Submitted orders on real shards, real model files, and workers that price them."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -27,8 +27,6 @@ from sharding.sessions import ShardedSessions, open_sessions
 from sharding.topology import Topology
 from tests.integration.messaging_rig import running, until
 from tests.integration.services_rig import save_map
-from tests.platform_topology import cloned, write_topology
-from tests.servers import PostgresServers, ValkeyServer
 
 AT = datetime(2026, 11, 3, 9, 30, tzinfo=UTC)
 SETTLED = datetime(2026, 11, 3, 9, 35, tzinfo=UTC)
@@ -206,14 +204,3 @@ async def open_rig(topology: Topology) -> AsyncIterator[Rig]:
     async with open_sessions(topology, role="mes", application_name="test") as sessions:
         models = await asyncio.to_thread(ModelStore.open, topology.files.url)
         yield Rig(topology, sessions, models)
-
-
-@asynccontextmanager
-async def open_shared_rig(
-    postgres: PostgresServers, valkey: ValkeyServer, templates: Mapping[str, str], folder: Path
-) -> AsyncIterator[Rig]:
-    """Make databases for all tests of a module, which call `forget` first: a clone takes seconds."""
-    with cloned(postgres, templates, prefix=folder.name.replace("-", "_")) as dbnames:
-        topology = Topology.load(write_topology(folder / "topology.toml", dbnames, postgres, valkey))
-        async with open_rig(topology) as rig:
-            yield rig

@@ -216,11 +216,15 @@ async def test_foreign_entries_do_no_harm(rig: Rig) -> None:
     await rig.redis.xadd("acks:shop", {"hello": "world"})
     await rig.owe(1, "a")
 
+    async def no_answer_is_left() -> bool:
+        return await rig.redis.xlen("acks:shop") == 0
+
     async with running(rig.relay(), rig.consumer()):
         await rig.until_settled()
+        # On a busy machine the message was sent again, and its last answer comes after it is settled.
+        await until(no_answer_is_left)
 
     assert await rig.history() == {1: ["a"]}
-    assert await rig.redis.xlen("acks:shop") == 0
 
 
 async def test_what_is_not_acknowledged_is_sent_again_later_and_later(rig: Rig) -> None:

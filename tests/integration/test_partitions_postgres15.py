@@ -7,23 +7,20 @@ from pathlib import Path
 
 import pytest
 
-BIN = Path("/usr/lib/postgresql/15/bin")
+from tests.needs import require
+
 HERE = Path(__file__).parent
 FILES = ("test_partitions_actions.py", "test_partitions_killed.py", "test_partitions_online.py")
 
 
 @pytest.mark.timeout(600)
 def test_life_of_partitions_on_debians_postgresql_15() -> None:
-    if not (BIN / "initdb").exists():
-        missing = f"NOT RUN ON POSTGRESQL 15: {BIN} is not there; apt-get install postgresql-15"
-        if "postgresql-15" in os.environ.get("MES_STORAGE_REQUIRE", "").split(","):
-            pytest.fail(missing)
-        pytest.skip(missing)
+    folder = require("postgresql-15").parent
     # In a process of its own: a session has one PostgreSQL, and PG_BIN says which.
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
     done = subprocess.run(
         [*command, *(str(HERE / name) for name in FILES)],
-        env={**os.environ, "PG_BIN": str(BIN)},
+        env={**os.environ, "PG_BIN": str(folder)},
         cwd=HERE.parents[1],
         text=True,
         capture_output=True,

@@ -1,29 +1,22 @@
 """Leases: one holder at a time, whoever dies."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 
 import pytest
 
 from app.pricing import jobs
 from app.pricing.jobs import Lease
 from ops.demo.shapes import Shape
-from tests.integration.pricing_rig import Rig, open_shared_rig
-from tests.servers import PostgresServers, ValkeyServer
+from sharding.topology import Topology
+from tests.integration.pricing_rig import Rig, open_rig
 
 RING = Shape("ring", "stl", b"a ring")
 
 
 @pytest.fixture(scope="module")
-async def shared_rig(
-    postgres: PostgresServers,
-    valkey_server: ValkeyServer,
-    templates: Mapping[str, str],
-    tmp_path_factory: pytest.TempPathFactory,
-) -> AsyncIterator[Rig]:
-    async with open_shared_rig(
-        postgres, valkey_server, templates, tmp_path_factory.mktemp("pricing-jobs")
-    ) as rig:
+async def shared_rig(module_topology: Topology) -> AsyncIterator[Rig]:
+    async with open_rig(module_topology) as rig:
         yield rig
 
 

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from itertools import islice
@@ -23,16 +23,17 @@ from app.pricing.sandbox import Limits, Sandbox
 from app.pricing.tariff import Price, price
 from ops.demo.bad_shapes import bad_shapes
 from ops.demo.shapes import Shape, good_shapes
+from sharding.topology import Topology
 from tests.integration.messaging_rig import running
 from tests.integration.pricing_rig import (
     SETTLED,
     SOON,
     CountingSandbox,
     Rig,
-    open_shared_rig,
+    open_rig,
     until_leased,
 )
-from tests.servers import PostgresServers, ValkeyServer
+from tests.servers import PostgresServers
 
 RING, PENDANT, *OTHERS = islice(good_shapes(seed=5), 12)
 HOLES = next(shape for shape in bad_shapes() if shape.name == "holes")
@@ -42,15 +43,8 @@ SHARDS = ("mes_0", "mes_1")
 
 
 @pytest.fixture(scope="module")
-async def shared_rig(
-    postgres: PostgresServers,
-    valkey_server: ValkeyServer,
-    templates: Mapping[str, str],
-    tmp_path_factory: pytest.TempPathFactory,
-) -> AsyncIterator[Rig]:
-    async with open_shared_rig(
-        postgres, valkey_server, templates, tmp_path_factory.mktemp("pricing-worker")
-    ) as rig:
+async def shared_rig(module_topology: Topology) -> AsyncIterator[Rig]:
+    async with open_rig(module_topology) as rig:
         yield rig
 
 

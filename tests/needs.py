@@ -1,0 +1,66 @@
+"""What a test needs that not every machine has: it is skipped without, and fails where it must be there."""
+
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+REQUIRED = "MES_STORAGE_REQUIRE"
+"""Names what this machine has to have, with commas between: `.ci/run` lists what it has installed."""
+
+
+@dataclass(frozen=True)
+class Need:
+    """A program that a test runs.
+
+    `package` is Debian's; `folders` are looked through beside PATH, where Debian hides some servers.
+    """
+
+    program: str
+    package: str
+    folders: tuple[str, ...] = ()
+
+    def find(self) -> Path | None:
+        """Give where the program is, None when it is not here."""
+        path = os.pathsep.join([os.environ.get("PATH", os.defpath), *self.folders])
+        found = shutil.which(self.program, path=path)
+        return Path(found) if found else None
+
+
+NEEDS: Mapping[str, Need] = {
+    "postgresql-15": Need("/usr/lib/postgresql/15/bin/initdb", "postgresql-15"),
+    "pgbouncer": Need("pgbouncer", "pgbouncer", ("/usr/sbin",)),
+    "etcd": Need("etcd", "etcd-server", ("/usr/sbin",)),
+}
+
+
+def require(name: str, *, needs: Mapping[str, Need] = NEEDS) -> Path:
+    """Give the path of a program that the test needs.
+
+    Where it is not here the test is skipped, and the line says how to get it. It fails instead where
+    `MES_STORAGE_REQUIRE` names it: what was installed for the tests must be used by them.
+    """
+    need = needs[name]
+    found = need.find()
+    if found is not None:
+        return found
+    missing = f"NOT RUN WITHOUT {name.upper()}: {need.program} is not here; apt-get install {need.package}"
+    if name in required(needs=needs):
+        pytest.fail(missing)
+    pytest.skip(missing)
+
+
+def required(*, needs: Mapping[str, Need] = NEEDS) -> frozenset[str]:
+    """Give the names in `MES_STORAGE_REQUIRE`.
+
+    Raises:
+        ValueError: one of them is not known, so that no test would ever ask for it.
+    """
+    names = frozenset(filter(None, map(str.strip, os.environ.get(REQUIRED, "").split(","))))
+    unknown = sorted(names - needs.keys())
+    if unknown:
+        raise ValueError(f"{REQUIRED}: {', '.join(unknown)} is not among {', '.join(needs)}")
+    return names
