@@ -6,6 +6,7 @@ from pathlib import Path
 
 from alembic import command
 
+from migrations import citus
 from migrations.connect import open_owner
 from migrations.errors import FleetFailed
 from migrations.fleet import PARALLEL, migrate_tree
@@ -92,6 +93,11 @@ def render_upgrade(tree: Tree, revision: str = "head", *, start: str | None = No
     return script.getvalue().replace(
         "CREATE TABLE alembic_version", "CREATE TABLE IF NOT EXISTS alembic_version"
     )
+
+
+def render_distribution(topology: Topology, tree: Tree) -> str:
+    """Give the script of what comes after an upgrade where Citus keeps the shards; elsewhere, none."""
+    return citus.script(topology) if citus.is_on_citus(topology, tree) else ""
 
 
 def render_downgrade(tree: Tree, revision: str, *, start: str) -> str:

@@ -85,9 +85,11 @@ def upgrade(
     topology = options.topology()
     if dry_run:
         for state in _reached(topology, tree):
-            if lacking := _pending(state, phase):
-                script = run.render_upgrade(state.tree, lacking[-1].revision, start=state.revision)
-                _print_script(topology, state, script)
+            lacking = _pending(state, phase)
+            script = run.render_distribution(topology, state.tree)
+            if lacking:
+                script = run.render_upgrade(state.tree, lacking[-1].revision, start=state.revision) + script
+            _print_script(topology, state, script)
         return
     if phase is not None:  # refuse before the first database is touched, not at the second
         for state in _states(topology, tree):
