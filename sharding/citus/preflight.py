@@ -45,7 +45,6 @@ class SchemaTable:
         unique: everything that must be unique.
         foreign: its foreign keys.
         triggers: the names of its triggers; not those of foreign keys.
-        identities: identity columns with their types.
         access_method: how it is stored.
     """
 
@@ -57,7 +56,6 @@ class SchemaTable:
     unique: tuple[UniqueKey, ...] = ()
     foreign: tuple[ForeignKey, ...] = ()
     triggers: tuple[str, ...] = ()
-    identities: tuple[tuple[str, str], ...] = ()
     access_method: str = "heap"
 
 
@@ -205,18 +203,6 @@ def _unique(subject: _Subject) -> Iterator[Objection]:
             )
 
 
-def _identities(subject: _Subject) -> Iterator[Objection]:
-    table = subject.table
-    for column, kind in table.identities:
-        if kind != "bigint":
-            yield Objection(
-                table.name,
-                "narrow identity",
-                f"{column} is an identity of type {kind}, and Citus gives the nodes parts of bigint only",
-                f"make {column} bigint",
-            )
-
-
 _RULES: tuple[Callable[[_Subject], Iterator[Objection]], ...] = (
     _levels,
     _triggers,
@@ -225,7 +211,6 @@ _RULES: tuple[Callable[[_Subject], Iterator[Objection]], ...] = (
     _cascades,
     _foreign_keys,
     _unique,
-    _identities,
 )
 
 

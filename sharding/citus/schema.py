@@ -56,26 +56,19 @@ _TRIGGERS = text(f"""
     FROM ours c JOIN pg_trigger t ON t.tgrelid = c.oid
     WHERE NOT t.tgisinternal AND t.tgname NOT LIKE 'truncate_trigger_%' ORDER BY 1, 2
 """)
-_IDENTITIES = text(f"""
-    WITH {_OURS}
-    SELECT c.relname AS table_name, a.attname AS name, format_type(a.atttypid, NULL) AS type
-    FROM ours c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attidentity <> '' AND NOT a.attisdropped
-    ORDER BY 1, 2
-""")
 _ACTIONS = {"a": "NO ACTION", "r": "RESTRICT", "c": "CASCADE", "n": "SET NULL", "d": "SET DEFAULT"}
 
 
 def read_schema(connection: Connection) -> dict[str, SchemaTable]:
     """Read the tables of a database as `preflight.check_schema` judges them, by name."""
     unique, foreign = _by_table(connection, _UNIQUE), _by_table(connection, _FOREIGN)
-    triggers, identities = _by_table(connection, _TRIGGERS), _by_table(connection, _IDENTITIES)
+    triggers = _by_table(connection, _TRIGGERS)
     return {
         row.name: SchemaTable(
             **row._mapping,
             unique=tuple(UniqueKey(each.name, tuple(each.columns)) for each in unique[row.name]),
             foreign=tuple(map(_foreign, foreign[row.name])),
             triggers=tuple(each.name for each in triggers[row.name]),
-            identities=tuple((each.name, each.type) for each in identities[row.name]),
         )
         for row in connection.execute(_TABLES).all()
     }
