@@ -1,4 +1,4 @@
-"""What the hop through a Citus coordinator costs a point read, beside a session that is routed to its shard."""
+"""What the hop through a Citus coordinator costs a point read, beside a routed session."""
 
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -46,12 +46,12 @@ async def citus_point_read() -> Measured:
         ):
             by_driver = await compare_drivers(routed, plain, citus)
             by_session = await compare_sessions(routed, through)
-    return Measured(
-        round(by_driver.ratio, 3),
-        f"{by_driver.subject_seconds * 1e6:.0f} us routed, {by_driver.reference_seconds * 1e6:.0f} us through the "
-        f"coordinator; whole sessions {by_session.subject_seconds * 1e6:.0f} and "
-        f"{by_session.reference_seconds * 1e6:.0f} us, ratio {by_session.ratio:.2f}",
-    )
+    return Measured(round(by_driver.ratio, 3), f"{_told(by_driver)}; as whole sessions {_told(by_session)}")
+
+
+def _told(found: Comparison) -> str:
+    routed, through = found.subject_seconds * 1e6, found.reference_seconds * 1e6
+    return f"{routed:.0f} us routed, {through:.0f} us through the coordinator (ratio {found.ratio:.2f})"
 
 
 def plain_shards(citus: CitusServers, folder: Path) -> Topology:
