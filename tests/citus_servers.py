@@ -88,7 +88,7 @@ def run_citus(folder: Path) -> Iterator[CitusServers]:
     with ExitStack() as stack:
         ports: dict[str, int] = {}
         first = nodes["coordinator"]
-        for name, node in nodes.items():
+        for node in nodes.values():
             stack.callback(shutil.rmtree, node.data, ignore_errors=True)
             stack.callback(node.stop)
         first.create(superuser_password=passwords[SUPERUSER], safe=False)

@@ -7,13 +7,16 @@ import json
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
+from uuid import uuid4
 
 import psycopg
 import pytest
 from sqlalchemy import func, select, text
 
+from app.messaging.acks import Ack
+from app.messaging.outbox import claim, settle
 from app.models.distribution import MES_DISTRIBUTION
-from app.models.mes import MesOrder, MesOrderEvent
+from app.models.mes import MesOrder, MesOrderEvent, MesOutbox
 from app.models.status import Channel, Status
 from migrations import citus as after_upgrade
 from migrations import run
@@ -227,6 +230,31 @@ async def test_a_locked_row_on_a_worker_is_waited_for_no_longer_than_lock_timeou
             waiter.execute(change)
         waiter.execute("ROLLBACK")
         holder.execute("ROLLBACK")
+
+
+async def test_a_relay_takes_what_is_owed_and_settles_it(sessions: ShardedSessions) -> None:
+    """The outbox over all shards, in one transaction on the coordinator."""
+    [cluster] = sessions.clusters.values()
+    for order_id in IDS[10:14]:
+        async with sessions.write(order_id) as session:
+            await session.get_one(MesOrder, order_id, with_for_update=True)
+            for _ in range(2):
+                session.add(owed(order_id))
+    async with cluster.write() as session:
+        rows = await claim(session, MesOutbox, lags={}, limit=10, retry_after_seconds=lambda _: 60.0)
+        # The first of each order, for the second has to wait for it.
+        assert sorted(row.order_id for row in rows) == IDS[10:14]
+        acks = [Ack(row.message_id, None) for row in rows]
+    async with cluster.write() as session:
+        await settle(session, MesOutbox, acks)
+    async with cluster.read() as session:
+        left = (await session.scalars(select(MesOutbox.message_id))).all()
+        assert len(left) == 4
+        assert not set(left) & {ack.message_id for ack in acks}
+
+
+def owed(order_id: int) -> MesOutbox:
+    return MesOutbox(order_id=order_id, message_id=uuid4(), destination="crm", type="packaging", data={})
 
 
 # Placement
