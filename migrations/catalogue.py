@@ -10,6 +10,16 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, text
 
+from partitions.online.backfill import PROGRESS_TABLE
+from partitions.online.change import MARK
+from partitions.sql import literal
+
+PER_SHARD = "mes-storage: per shard"
+"""The comment on a function whose body differs between the databases of a tree."""
+
+UNDER_WAY = " -- online change: "
+"""Stands in a definition behind what PostgreSQL says, and before the name of the change."""
+
 
 class Fact(NamedTuple):
     """One object: what it is, its table (its own name if it has none), its name, and how it is defined."""
@@ -20,14 +30,21 @@ class Fact(NamedTuple):
     definition: str
 
 
-_OURS = """
+def _change(comment: str) -> str:
+    """Render the online change that an object's comment names, as it stands behind its definition."""
+    name = f"substring({comment} FROM {literal(f'^{MARK}(.*)$')})"
+    return f"coalesce({literal(UNDER_WAY)} || {name}, '')"
+
+
+_OURS = f"""
     ours AS (
         SELECT c.* FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-        WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema' AND c.relname <> 'alembic_version'
+        WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
+          AND c.relname NOT IN ('alembic_version', '{PROGRESS_TABLE}')
           AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid
                           AND d.deptype = 'e')
           -- a partition that waits, detached, for its end, and tells so: it is the policies' as well
-          AND coalesce(obj_description(c.oid, 'pg_class'), '') !~ '^{"state": "(detached|prepared)", "table"'
+          AND coalesce(obj_description(c.oid, 'pg_class'), '') !~ '^{{"state": "(detached|prepared)", "table"'
     ),
     tables AS (SELECT * FROM ours WHERE relkind IN ('r', 'p', 'v', 'm', 'f') AND NOT relispartition),
     owners AS (SELECT datdba AS owner FROM pg_database WHERE datname = current_database())
@@ -50,21 +67,25 @@ _FACTS = text(f"""
                      CASE WHEN a.attgenerated <> '' THEN 'GENERATED AS'
                           WHEN d.adbin IS NOT NULL THEN 'DEFAULT' END,
                      pg_get_expr(d.adbin, d.adrelid))
+           || {_change("col_description(t.oid, a.attnum)")}
     FROM tables t JOIN pg_attribute a ON a.attrelid = t.oid AND a.attnum > 0 AND NOT a.attisdropped
     LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
     WHERE t.relkind <> 'v'
     UNION ALL
-    SELECT 'constraint', t.oid::regclass::text, conname, pg_get_constraintdef(k.oid)
+    SELECT 'constraint', t.oid::regclass::text, conname,
+           pg_get_constraintdef(k.oid) || {_change("obj_description(k.oid, 'pg_constraint')")}
     FROM tables t JOIN pg_constraint k ON k.conrelid = t.oid WHERE contype NOT IN ('n', 't')
     UNION ALL
     SELECT 'index', t.oid::regclass::text, i.relname,
            replace(pg_get_indexdef(i.oid), ' ON ONLY ', ' ON ')
            || CASE WHEN x.indisvalid THEN '' ELSE ' INVALID' END
+           || {_change("obj_description(i.oid, 'pg_class')")}
     FROM tables t JOIN pg_index x ON x.indrelid = t.oid JOIN pg_class i ON i.oid = x.indexrelid
     UNION ALL
     SELECT 'trigger', t.oid::regclass::text, tgname,
            pg_get_triggerdef(g.oid)
            || CASE tgenabled WHEN 'O' THEN '' ELSE ' (enabled: ' || tgenabled::text || ')' END
+           || {_change("obj_description(g.oid, 'pg_trigger')")}
     FROM ours t JOIN pg_trigger g ON g.tgrelid = t.oid WHERE NOT tgisinternal AND tgparentid = 0
     UNION ALL
     SELECT 'grant', t.oid::regclass::text, coalesce(nullif(a.grantee, 0)::regrole::text, 'PUBLIC'),
@@ -76,7 +97,11 @@ _FACTS = text(f"""
         SELECT FROM pg_depend WHERE classid = 'pg_class'::regclass AND objid = s.oid AND deptype = 'i')
     UNION ALL
     SELECT 'function', p.oid::regprocedure::text, p.oid::regprocedure::text,
-           'md5 ' || md5(concat_ws(' ', p.prosrc, p.provolatile::text, p.prosecdef, p.prorettype::regtype))
+           CASE WHEN obj_description(p.oid, 'pg_proc') = {literal(PER_SHARD)}
+           THEN concat_ws(' ', 'per shard', p.provolatile::text, p.prosecdef, p.prorettype::regtype)
+           ELSE 'md5 '
+                || md5(concat_ws(' ', p.prosrc, p.provolatile::text, p.prosecdef, p.prorettype::regtype)) END
+           || {_change("obj_description(p.oid, 'pg_proc')")}
     FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
     WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema' AND NOT EXISTS (
         SELECT FROM pg_depend WHERE classid = 'pg_proc'::regclass AND objid = p.oid AND deptype = 'e')

@@ -34,7 +34,7 @@ def open_owner(topology: Topology, database: str) -> Iterator[Engine]:
     """Open an engine on a database's primary as its owner; it keeps no connection between uses."""
     role = owner_of(topology.database(database).tree)
     engine = create_engine(
-        topology.url(database, role=role),
+        topology.url(database, role=role, direct=True),
         poolclass=NullPool,
         connect_args={
             "application_name": "mesctl migrate",

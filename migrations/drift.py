@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from migrations.catalogue import Fact, fingerprint, read_catalogue
+from migrations.catalogue import UNDER_WAY, Fact, fingerprint, read_catalogue
 from migrations.citus import is_on_citus
 from migrations.connect import open_owner, words_of
 from migrations.scripts import HERE, read_revision
@@ -89,9 +89,16 @@ def _told_by_table(key: _Key, tables_found: Collection[str], tables_wanted: Coll
 
 def _difference(found: Fact | None, expected: Fact | None) -> Drift:
     match found, expected:
+        case Fact(definition=definition), _ if UNDER_WAY in definition:
+            change = definition.partition(UNDER_WAY)[2]
+            problem = f"belongs to the online change `{change}`, which is under way"
+            return Drift(_name(found), problem, "finish that change, or undo it (docs/online-changes.md)")
         case Fact(), Fact():
             problem = f"is {found.definition or 'plain'}; migrations make {expected.definition or 'plain'}"
             return Drift(_name(found), problem, _redo(found, expected))
+        case Fact(kind="index", definition=definition), _ if definition.endswith(" INVALID"):
+            problem = "is being built concurrently, or a build of it was cut short; no migration made it"
+            return Drift(_name(found), problem, f"wait for its end, or {_removal(found)}")
         case Fact(), _:
             return Drift(
                 _name(found), "no migration made it", f"{_removal(found)}, or write a migration for it"
@@ -127,13 +134,18 @@ def _removal(fact: Fact) -> str:
     return f"DROP {fact.kind.upper()} {fact.name}"
 
 
-def find_drift(topology: Topology, tree: Tree) -> Iterator[DatabaseDrift]:
+def find_drift(topology: Topology, tree: Tree, snapshot: Snapshot | None = None) -> Iterator[DatabaseDrift]:
     """Compare the databases of a tree with what its migrations make.
 
     A database that is not at the snapshot's revision is compared with the first one of its own revision:
     databases that had the same migrations must be the same.
+
+    Parameters:
+        topology: where the databases are.
+        tree: whose databases are compared.
+        snapshot: what the migrations make; without it, what is frozen beside them.
     """
-    snapshot = load_snapshot(tree)
+    snapshot = snapshot or load_snapshot(tree)
     peers: dict[str | None, Collection[Fact]] = {}
     for name in topology.tree(tree):
         try:

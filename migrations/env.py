@@ -5,9 +5,12 @@ The tree is the section of alembic.ini (`alembic -n mes ...`). The topology is h
 `downgrade` do what `mesctl migrate` does; other commands visit one database after another.
 """
 
+import io
 import os
+import sys
 from functools import partial
 from logging.config import fileConfig
+from typing import TextIO
 
 from alembic import command, context
 from alembic.util import CommandError
@@ -84,12 +87,26 @@ def run_online() -> None:
             visit(connection, name, tree)
 
 
+class OfflineScript(io.StringIO):
+    """Takes alembic's script on its way out. A database that went back to base still has alembic's table."""
+
+    def __init__(self, out: TextIO) -> None:
+        super().__init__()
+        self._out = out
+
+    def write(self, text: str) -> int:
+        """Pass a statement on."""
+        create = "CREATE TABLE alembic_version"
+        return self._out.write(text.replace(create, create.replace("TABLE", "TABLE IF NOT EXISTS")))
+
+
 def run_offline() -> None:
     """Print one script; it is the same for every database of the tree."""
     context.configure(
         dialect_name="postgresql",
         target_metadata=METADATA[the_tree()],
         transaction_per_migration=True,
+        output_buffer=OfflineScript(context.config.output_buffer or sys.stdout),
     )
     with context.begin_transaction():
         context.run_migrations()

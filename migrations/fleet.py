@@ -3,9 +3,6 @@
 import subprocess
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-
-from pydantic import ValidationError
 
 from migrations.outcome import Outcome, Request
 from migrations.single import Report, migrate_database
@@ -47,21 +44,20 @@ def _migrate_others(
 ) -> list[Outcome]:
     if min(parallel, len(names)) <= 1:
         return [migrate_database(topology, name, request, report=report) for name in names]
-    with ThreadPoolExecutor(max_workers=parallel) as pool:
-        return list(pool.map(lambda name: _in_a_process(topology, name, request), names))
-
-
-def _in_a_process(topology: Topology, database: str, request: Request) -> Outcome:
-    """Migrate a database in a process of its own, whose progress goes to our stderr."""
-    command = [sys.executable, "-m", "migrations.single", request.model_dump_json()]
+    command = [sys.executable, "-m", "migrations.workers", request.model_dump_json()]
     done = subprocess.run(
-        [*command, str(topology.path), database], stdout=subprocess.PIPE, text=True, check=False
+        [*command, str(topology.path), str(parallel), *names], stdout=subprocess.PIPE, text=True, check=False
     )
-    try:
-        return Outcome.model_validate_json(done.stdout)
-    except ValidationError:
-        error = f"its process ended with status {done.returncode} and told no outcome"
-        return Outcome(database=database, tree=request.tree, state="failed", error=error)
+    told = {
+        outcome.database: outcome
+        for outcome in map(Outcome.model_validate_json, done.stdout.split("\n")[:-1])
+    }
+    return [told.get(name) or _untold(name, request, done.returncode) for name in names]
+
+
+def _untold(name: str, request: Request, status: int) -> Outcome:
+    error = f"the process of all databases ended with status {status} before it told of this one"
+    return Outcome(database=name, tree=request.tree, state="failed", error=error)
 
 
 def _not_started(database: str, request: Request) -> Outcome:

@@ -89,10 +89,7 @@ def render_upgrade(tree: Tree, revision: str = "head", *, start: str | None = No
     script = io.StringIO()
     config = alembic_config(tree, versions_of(tree), script)
     command.upgrade(config, f"{start or 'base'}:{revision}", sql=True)
-    # A database that went back to base still has alembic's own table.
-    return script.getvalue().replace(
-        "CREATE TABLE alembic_version", "CREATE TABLE IF NOT EXISTS alembic_version"
-    )
+    return script.getvalue()
 
 
 def render_distribution(topology: Topology, tree: Tree) -> str:

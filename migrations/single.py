@@ -1,10 +1,8 @@
 """One database: its lock, the revisions that it lacks, each in a transaction, each noted in the ledger.
 
-`python -m migrations.single REQUEST TOPOLOGY DATABASE` does it in a process of its own, because alembic's
-`op` is one for the process: two databases at once need two processes.
+alembic's `op` is one for the process: two databases at once need two processes (`migrations.workers`).
 """
 
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -166,19 +164,3 @@ def _watched(connection: Connection) -> Iterator[Watch]:
 def waited_in_vain(fault: BaseException) -> bool:
     """Whether an error is a lock that was not had in time: the same again may well succeed."""
     return isinstance(fault, DBAPIError) and isinstance(fault.orig, LockNotAvailable | DeadlockDetected)
-
-
-def main() -> None:
-    """Do it as a process: progress on stderr, the outcome as JSON on stdout."""
-    request, topology, database = sys.argv[1:]
-    outcome = migrate_database(
-        Topology.load(topology),
-        database,
-        Request.model_validate_json(request),
-        report=lambda line: print(line, file=sys.stderr, flush=True),  # noqa: T201 (a process's progress)
-    )
-    sys.stdout.write(outcome.model_dump_json())
-
-
-if __name__ == "__main__":
-    main()

@@ -19,7 +19,7 @@ def open_engine(topology: Topology, database: Database, *, role: str) -> Iterato
         database: one of them.
         role: the PostgreSQL role that connects.
     """
-    url = topology.url(database, role=role)
+    url = topology.url(database, role=role, direct=True)
     engine = create_engine(url, poolclass=NullPool, connect_args={"application_name": "mesctl"})
     try:
         yield engine
@@ -34,7 +34,7 @@ def owner_of(database: Database) -> str:
 
 def connect_line(topology: Topology, database: Database, *, role: str) -> str:
     """Give psql's command that connects to a database, so that one script reaches several."""
-    url = topology.url(database, role=role)
+    url = topology.url(database, role=role, direct=True)
     # Not the password, should the topology have one from the environment: psql asks for it.
     words = {key: value for key, value in url.query.items() if isinstance(value, str)}
     conninfo = make_conninfo(host=url.host, port=url.port, dbname=url.database, user=role, **words)

@@ -7,23 +7,26 @@ from datetime import datetime
 from functools import partial
 from typing import Generic, TypeVar
 
-from sqlalchemy import Engine
+import psycopg
+from sqlalchemy import Engine, event
 from sqlalchemy.exc import DBAPIError
 
 import partitions
-from app.models.policies import POLICIES
+from app.models.policies import ARCHIVES, POLICIES
 from ops.errors import ExitStatus, OpsError
 from ops.fleet import open_engine, owner_of
 from partitions import Waiting
 from partitions.actions import Action, DetachPartition
 from partitions.catalog import Catalog
 from partitions.check import Finding
-from partitions.deep import check_rows
+from partitions.deep import Progress, check_rows
 from partitions.errors import PartitionError, Refused
+from partitions.months import Month
 from sharding.topology import Database, Topology
 
 Result = TypeVar("Result")
 Report = Callable[[Database, Action], None]
+ReportRows = Callable[[Database, Progress], None]
 
 AT_ONCE = 8
 """How many shards are worked on at the same time."""
@@ -50,6 +53,40 @@ class ShardsFailed(OpsError):
         super().__init__("\nmesctl: ".join(f"{name}: {error}" for name, error in self.errors.items()))
 
 
+class Stopped(OpsError):
+    """The person at the terminal has pressed Ctrl-C."""
+
+    def __init__(self) -> None:
+        super().__init__("interrupted; the same command again continues")
+
+
+class Stop:
+    """Ends the work on all databases: else Ctrl-C would wait for the longest of their waits for locks."""
+
+    def __init__(self) -> None:
+        self._is_called = False
+        self._connections: list[psycopg.Connection] = []
+
+    def watch(self, engine: Engine) -> None:
+        """Remember an engine's connections, and let them send nothing more once it is called."""
+        event.listen(engine, "connect", self._remember)
+        event.listen(engine, "before_cursor_execute", self._refuse)
+
+    def __call__(self) -> None:
+        """Cancel what is being executed."""
+        self._is_called = True
+        for connection in self._connections:
+            if not connection.closed:
+                connection.cancel()
+
+    def _remember(self, connection: psycopg.Connection, _record: object) -> None:
+        self._connections.append(connection)
+
+    def _refuse(self, *_facts: object) -> None:
+        if self._is_called:
+            raise Stopped
+
+
 def partitioned(topology: Topology) -> list[Database]:
     """List the databases whose tree has partitioned tables, in name order."""
     return [database for tree in POLICIES for database in topology.tree(tree).values()]
@@ -57,8 +94,13 @@ def partitioned(topology: Topology) -> list[Database]:
 
 def on_every(topology: Topology, work: Callable[[Database, Engine], Result]) -> list[Outcome[Result]]:
     """Do something to every partitioned database, as its owner; give what came of it in name order."""
+    stop = Stop()
     with ThreadPoolExecutor(max_workers=AT_ONCE) as pool:
-        return list(pool.map(partial(_attempt, topology, work), partitioned(topology)))
+        try:
+            return list(pool.map(partial(_attempt, topology, stop, work), partitioned(topology)))
+        except KeyboardInterrupt:
+            stop()
+            raise
 
 
 def results_of(outcomes: Iterable[Outcome[Result]]) -> list[tuple[Database, Result]]:
@@ -89,40 +131,57 @@ def fit(topology: Topology, action: Action) -> Action:
     return action
 
 
-def plan_partitions(topology: Topology, *, now: datetime) -> list[Outcome[list[Action]]]:
+def plan_partitions(
+    topology: Topology, *, now: datetime, since: Month | None = None
+) -> list[Outcome[list[Action]]]:
     """List what `apply_partitions` would do, by database."""
 
     def plan(database: Database, engine: Engine) -> list[Action]:
-        actions = partitions.plan(POLICIES[database.tree], _read_catalog(database, engine), now)
-        return [fit(topology, action) for action in actions]
+        catalog = _read_catalog(database, engine)
+        planned = partitions.plan(POLICIES[database.tree], catalog, now, since=since)
+        return [fit(topology, action) for action in planned]
 
     return on_every(topology, plan)
 
 
 def check_partitions(
-    topology: Topology, *, now: datetime, deep: bool = False
+    topology: Topology, *, now: datetime, deep: bool = False, report: ReportRows | None = None
 ) -> list[Outcome[list[Finding]]]:
-    """List what differs from the policies, by database; with `deep`, every row is read."""
+    """List what differs from the policies, by database.
+
+    Parameters:
+        topology: where the databases are.
+        now: the current instant, with a time zone.
+        deep: read every row too.
+        report: is told how far a deep check is, from several threads.
+    """
 
     def check(database: Database, engine: Engine) -> list[Finding]:
         policies = POLICIES[database.tree]
         findings = partitions.check(policies, _read_catalog(database, engine), now)
         if deep:
-            with engine.connect() as connection:
-                findings += check_rows(connection, policies)
+            tell = None if report is None else partial(report, database)
+            with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+                findings += check_rows(connection, policies, ARCHIVES[database.tree], report=tell)
         return findings
 
     return on_every(topology, check)
 
 
 def apply_partitions(
-    topology: Topology, *, now: datetime, waiting: Waiting | None = None, report: Report | None = None
+    topology: Topology,
+    *,
+    now: datetime,
+    since: Month | None = None,
+    waiting: Waiting | None = None,
+    report: Report | None = None,
 ) -> list[Outcome[list[Action]]]:
     """Make every database equal to its partition policies.
 
     Parameters:
         topology: where the databases are.
         now: the current instant, with a time zone.
+        since: the earliest month that must stand; None is the current one.
         waiting: how long to wait for locks and for other runs.
         report: is told of each action that was done, from several threads.
 
@@ -133,7 +192,7 @@ def apply_partitions(
     def apply(database: Database, engine: Engine) -> list[Action]:
         tell = None if report is None else partial(report, database)
         policies, adapt = POLICIES[database.tree], partial(fit, topology)
-        return partitions.apply(engine, policies, now, waiting=waiting, report=tell, adapt=adapt)
+        return partitions.apply(engine, policies, now, since=since, waiting=waiting, report=tell, adapt=adapt)
 
     return on_every(topology, apply)
 
@@ -160,12 +219,15 @@ def _read_catalog(database: Database, engine: Engine) -> Catalog:
 
 
 def _attempt(
-    topology: Topology, work: Callable[[Database, Engine], Result], database: Database
+    topology: Topology, stop: Stop, work: Callable[[Database, Engine], Result], database: Database
 ) -> Outcome[Result]:
     try:
         with open_engine(topology, database, role=owner_of(database)) as engine:
+            stop.watch(engine)
             return Outcome(database, work(database, engine))
     except PartitionError as error:
         return Outcome(database, error=str(error), refused=isinstance(error, Refused))
+    except Stopped as error:
+        return Outcome(database, error=str(error))
     except DBAPIError as error:
         return Outcome(database, error=" ".join(str(error.orig).split()))

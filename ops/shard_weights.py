@@ -48,7 +48,7 @@ def _weigh(connection: Connection, guarded: GuardedTable, buckets: int, by: By) 
     condition = _LATELY if by is By.LOAD else ""
     bucket = bucket_sql(guarded.key, buckets)
     query = f"SELECT {bucket} AS bucket, count(*) FROM {guarded.table} {condition} GROUP BY 1"
-    rows: dict[int, int] = dict(connection.execute(text(query)).tuples().all())
+    rows: dict[int, int] = {int(bucket): int(count) for bucket, count in connection.execute(text(query))}
     if by is not By.BYTES or not rows:
         return rows
     size = connection.scalar(_BYTES_PER_ROW, {"name": guarded.table}) or 0

@@ -71,7 +71,7 @@ async def load_shard_map(topology: Topology) -> ShardMap:
     if topology.backend == "citus":
         return whole_map(topology)
     (name,) = topology.tree("directory")
-    async with open_cluster(topology, name, role="mes", application_name="mesctl") as cluster:
+    async with open_cluster(topology, name, role="mes", application_name="mesctl", direct=True) as cluster:
         return await Directory(cluster.primary).load_map()
 
 

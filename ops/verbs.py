@@ -52,7 +52,8 @@ VERBS: Mapping[str, Verb] = {
     "migrate": Verb("migrate:app", "Show and change the schema of every database."),
     "partitions": Verb("partitions:app", "Show, plan and change the partitions of every MES shard."),
     "archive": Verb("archive:app", "Move finished orders out of the live tables of every MES shard."),
-    "shards": Verb("shards:app", "Show the shard map."),
+    "shards": Verb("shards:app", "Show, check and plan the shard map."),
+    "pgbouncer": Verb("pgbouncer:app", "Write, check and steer the pooler in front of the databases."),
     "orders": Verb("orders:app", "Find orders, and prove that none is lost."),
     "demo": Verb(
         "demo:demo",

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Optional
 
-from partitions.bounds import Bound, render_bound
+from partitions.bounds import Bound, ValueList, render_bound
+from partitions.leftovers import drop_leftovers
 from partitions.marks import Mark, State, unmark
 from partitions.months import KeyRange, Month
 from partitions.sql import identifier, literal, regclass
@@ -65,9 +66,7 @@ class CreateMonth(Action):
     def steps(self) -> tuple[Step, ...]:
         """Render the SQL."""
         # Not TABLESPACE behind the table: the setting holds for its indexes as well.
-        place = (
-            () if self.tablespace is None else (f"SET LOCAL default_tablespace = {literal(self.tablespace)}",)
-        )
+        place = () if self.tablespace is None else _in_tablespace(self.tablespace, self.table)
         create = (
             # The CHECK says what the bound says, so ATTACH scans nothing. It stays: a month that is
             # detached one day can be attached again without a scan.
@@ -103,7 +102,11 @@ class AttachPartition(Action):
 
     def steps(self) -> tuple[Step, ...]:
         """Render the SQL."""
-        return (Step((attach(self.table, self.partition, self.bound), unmark(self.partition))),)
+        # What DETACH CONCURRENTLY left has served ATTACH by then; the lock on the partition is ATTACH's.
+        leave = (
+            (block(drop_leftovers(self.table, self.partition)),) if isinstance(self.bound, ValueList) else ()
+        )
+        return (Step((attach(self.table, self.partition, self.bound), *leave, unmark(self.partition))),)
 
     def inverse(self) -> Action:
         """Detach it."""
@@ -212,6 +215,21 @@ class Analyze(Action):
     def steps(self) -> tuple[Step, ...]:
         """Render the SQL."""
         return (Step((f"ANALYZE {identifier(self.table)}",), way=Way.ALONE),)
+
+
+def _in_tablespace(name: str, table: str) -> tuple[str, ...]:
+    """Render what puts new tables there; without the right to, PostgreSQL would not say who must give it."""
+    space, named = identifier(name), literal(name)
+    missing = f"NOT EXISTS (SELECT FROM pg_tablespace WHERE spcname = {named})"
+    grant = f"GRANT CREATE ON TABLESPACE {space} TO the owner of {table}"
+    create = f"there is no tablespace {name}: CREATE TABLESPACE {space} LOCATION '...', and {grant}"
+    return (
+        block(
+            refuse_if(missing, create),
+            refuse_if(f"NOT has_tablespace_privilege({named}, 'CREATE')", f"no right to {name}: {grant}"),
+        ),
+        f"SET LOCAL default_tablespace = {named}",
+    )
 
 
 def attach(table: str, partition: str, bound: Bound) -> str:

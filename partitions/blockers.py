@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from sqlalchemy import Connection, Engine, TextClause, text
-from sqlalchemy.exc import DBAPIError
 
 from partitions.errors import Blocker
 
@@ -70,8 +69,8 @@ def _look(engine: Engine, pid: int, watch: Watch, over: threading.Event) -> None
             while not over.is_set():
                 watch.seen = _read(connection, _BLOCKING, pid=pid) or watch.seen
                 over.wait(FIRST_LOOK_SECONDS)
-    except DBAPIError:
-        return  # we know less then; that the statement waited is told anyway
+    except Exception:
+        return
 
 
 def holders_of_lock(connection: Connection) -> Sequence[Blocker]:

@@ -10,7 +10,16 @@ from partitions import catalog_sql
 from partitions.actions import Action, AttachPartition, DetachPartition, DropTable
 from partitions.bounds import ValueList, parse_bound
 from partitions.catalog import LoneTable, Partition, PartitionedTable, definition_of
-from partitions.errors import NameTaken, NoSuchPartition, NotDroppable, TooManyRows
+from partitions.errors import (
+    BadName,
+    IndexExists,
+    NameTaken,
+    NoSuchPartition,
+    NotDroppable,
+    SamePartition,
+    TooManyRows,
+    ValueHeld,
+)
 from partitions.indexes import CreateIndex, DropIndex
 from partitions.marks import Mark, State
 from partitions.regroup import ChangeValues, MergePartition, SplitPartition, indexes_for
@@ -47,8 +56,15 @@ def drop(table: PartitionedTable, partition: str, now: datetime, *, delay: timed
 
 
 def add(table: PartitionedTable, partition: str, values: Collection[str], *, key: str) -> list[Action]:
-    """Let a partition take values that no partition takes yet."""
+    """Let a partition take values that no partition takes yet.
+
+    Raises:
+        ValueHeld: one takes such a value already.
+    """
     before = _values(_partition(table, partition))
+    for found in table.partitions:
+        if held := _values(found) & frozenset(values):
+            raise ValueHeld(table.name, min(held), found.name)
     return [
         ChangeValues(
             table=table.name, key=key, partition=partition, before=before, after=before | frozenset(values)
@@ -83,6 +99,7 @@ def split(
 
     Raises:
         NoSuchPartition: the source does not exist, or does not hold these values.
+        BadName: the new name would have to be quoted.
         NameTaken: a table has the new name.
         TooManyRows: more rows than `max_rows` would move.
     """
@@ -91,7 +108,9 @@ def split(
         raise NoSuchPartition(source, f"value {', '.join(sorted(moved - held)) or 'to keep'}", sorted(held))
     leftover = _leftover(table, into)
     exists = connection.scalar(text("SELECT to_regclass(:name) IS NOT NULL"), {"name": identifier(into)})
-    if not _NAME.fullmatch(into) or (exists and leftover is None):
+    if not _NAME.fullmatch(into):
+        raise BadName(into)
+    if exists and leftover is None:
         raise NameTaken(table.name, into)
     if measure:
         _measure(connection, source, key, moved, max_rows)
@@ -126,8 +145,11 @@ def merge(
 
     Raises:
         NoSuchPartition: one of them does not exist.
+        SamePartition: they are one.
         TooManyRows: more rows than `max_rows` would move.
     """
+    if source == into:
+        raise SamePartition(source)
     moved, kept = _values(_partition(table, source)), _values(_partition(table, into))
     _measure(connection, source, key, moved, max_rows)
     return [
@@ -153,7 +175,13 @@ def index(table: PartitionedTable, name: str, columns: str) -> CreateIndex:
         table: the partitioned table as it stands.
         name: the name of the new index.
         columns: as they stand in the parentheses of CREATE INDEX.
+
+    Raises:
+        IndexExists: the table has one of that name, perhaps of other columns.
     """
+    for there in table.indexes:
+        if there.name == name:
+            raise IndexExists(table.name, name, valid=there.valid)
     return CreateIndex(
         table=table.name,
         index=name,

@@ -13,7 +13,6 @@ from partitions.errors import NotPartitioned
 from partitions.indexes import TableIndex
 from partitions.marks import Mark, read_mark
 from partitions.months import KeyRange
-from partitions.regroup import check_name
 
 __all__ = [
     "Bound",
@@ -40,7 +39,8 @@ class Partition:
         indexes: the names of its indexes.
         invalid_indexes: those of them that a cut-off CONCURRENTLY left.
         detach_pending: a DETACH CONCURRENTLY was cut off: its rows are in no query of the parent.
-        has_leftover_check: a change of values was cut off: its CHECK refuses the values of a later one.
+        leftover_checks: CHECKs of a change of values that was cut off, or of a DETACH CONCURRENTLY before the
+            table was attached again: they refuse the values of a later change.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Partition:
     indexes: frozenset[str]
     invalid_indexes: frozenset[str]
     detach_pending: bool = False
-    has_leftover_check: bool = False
+    leftover_checks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +143,7 @@ def _partition(row: Row[Any]) -> Partition:
         indexes=frozenset(row.indexes),
         invalid_indexes=frozenset(row.invalid_indexes),
         detach_pending=row.detach_pending,
-        has_leftover_check=check_name(row.name) in row.checks,
+        leftover_checks=tuple(row.leftover_checks),
     )
 
 

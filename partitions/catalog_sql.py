@@ -2,6 +2,9 @@
 
 from sqlalchemy import text
 
+from partitions.leftovers import leftover_checks
+from partitions.regroup import CHECK_SUFFIX
+
 _WANTED = "ANY (SELECT to_regclass(name) FROM unnest(CAST(:tables AS text[])) AS name)"
 
 TABLES = text(f"""
@@ -21,7 +24,9 @@ PARTITIONS = text(f"""
            pg_total_relation_size(child.oid) AS size_bytes,
            inhdetachpending AS detach_pending,
            ARRAY(SELECT conname::text FROM pg_constraint
-                 WHERE conrelid = child.oid AND contype = 'c' ORDER BY 1) AS checks,
+                 WHERE conrelid = child.oid AND contype = 'c'
+                   AND conname = child.relname || '{CHECK_SUFFIX}')
+           || ARRAY({leftover_checks("parent.oid", "child.oid")}) AS leftover_checks,
            ARRAY(SELECT indexrelid::regclass::text FROM pg_index
                  WHERE indrelid = child.oid ORDER BY 1) AS indexes,
            ARRAY(SELECT indexrelid::regclass::text FROM pg_index
@@ -83,8 +88,8 @@ OWN_INDEXES = text("""
 """)
 
 CONSTRAINTS = text("""
-    SELECT inhrelid::regclass::text AS name, pg_get_partition_constraintdef(inhrelid) AS condition
-    FROM pg_inherits
+    SELECT relname AS name, pg_get_partition_constraintdef(inhrelid) AS condition
+    FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid
     WHERE inhparent = to_regclass(:table) AND pg_get_partition_constraintdef(inhrelid) IS NOT NULL
     ORDER BY 1
 """)

@@ -6,7 +6,7 @@ from datetime import datetime
 
 from partitions.bounds import ValueList
 from partitions.catalog import Catalog, LoneTable, PartitionedTable
-from partitions.errors import PartitionOverlap
+from partitions.errors import PartitionOverlap, way_out_of_default
 from partitions.marks import State
 from partitions.months import Month, months_through
 from partitions.plan import is_stale
@@ -66,8 +66,8 @@ def _check_groups(policy: ListPartitions, table: PartitionedTable) -> Iterator[F
         if partition.bound != ValueList(values):
             fix = f"{APPLY} adds values; mesctl partitions split and merge move them"
             yield Finding(table.name, name, _difference(values, partition.bound), fix)
-        for index in sorted(policy.indexes.get(name, frozenset()) - partition.indexes):
-            yield Finding(table.name, name, f"the index {index} is missing", MIGRATE)
+        for index in sorted(policy.indexes.get(name, {}).keys() - partition.indexes):
+            yield Finding(table.name, name, f"the index {index} is missing", APPLY)
     for partition in table.partitions:
         if partition.name not in policy.groups and partition != table.default:
             fix = f"declare it, or: mesctl partitions merge {table.name} {partition.name} --into PARTITION"
@@ -98,11 +98,13 @@ def _check_partitions(table: PartitionedTable) -> Iterator[Finding]:
         if partition.detach_pending:
             fault = "its detach was cut off: its rows are in no query of the table"
             yield Finding(table.name, partition.name, fault, APPLY)
-        if partition.has_leftover_check:
-            yield Finding(table.name, partition.name, "a change of its values was cut off", APPLY)
+            continue
+        for name in partition.leftover_checks:
+            fault = f"its CHECK {name} was left by a change or a detach, and refuses values of a later one"
+            yield Finding(table.name, partition.name, fault, APPLY)
     if table.default is not None:
         fault = f"a DEFAULT partition stops every attach and detach; {table.default.rows or 'no known'} rows"
-        fix = f"move its rows, then ALTER TABLE {table.name} DETACH PARTITION {table.default.name}"
+        fix = way_out_of_default(table.name, table.default.name)
         yield Finding(table.name, table.default.name, fault, fix)
 
 

@@ -115,9 +115,16 @@ class DefaultInTheWay(PartitionError):
         known = "an unknown number of" if rows is None else f"about {rows}"
         super().__init__(
             f"{table}: the DEFAULT partition {partition} holds {known} rows; ATTACH would scan them under "
-            f"ACCESS EXCLUSIVE, and DETACH CONCURRENTLY is refused: move its rows, then "
-            f"ALTER TABLE {table} DETACH PARTITION {partition}"
+            f"ACCESS EXCLUSIVE, and DETACH CONCURRENTLY is refused: {way_out_of_default(table, partition)}"
         )
+
+
+def way_out_of_default(table: str, partition: str) -> str:
+    """Tell how to be rid of a DEFAULT partition that has rows."""
+    return (
+        f"ALTER TABLE {table} DETACH PARTITION {partition}; then mesctl partitions apply (--since YYYY-MM "
+        f"for older rows); then INSERT INTO {table} SELECT * FROM {partition}, in no query meanwhile"
+    )
 
 
 class Refused(PartitionError):
@@ -131,6 +138,55 @@ class NoSuchPartition(Refused):
         self.table = table
         self.name = name
         super().__init__(f"{table} has no {name}; there are {', '.join(there) or 'none'}")
+
+
+class NoSuchTable(Refused):
+    """A person named a table that has no partitions to change, or none of that kind."""
+
+    def __init__(self, table: str, kind: str, there: Sequence[str]) -> None:
+        self.table = table
+        super().__init__(f"{table} is no table that is partitioned{kind}; there are {', '.join(there)}")
+
+
+class BadName(Refused):
+    """A name that would have to be quoted for ever after."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        super().__init__(
+            f"{name!r} is no name for a partition: lower-case letters, digits and _, a letter first"
+        )
+
+
+class ValueHeld(Refused):
+    """A value is to be added that a partition takes already."""
+
+    def __init__(self, table: str, value: str, partition: str) -> None:
+        self.table = table
+        self.value = value
+        self.partition = partition
+        super().__init__(
+            f"{table}: {value} is in {partition} already: to move it with its rows, "
+            f"mesctl partitions split {table} {partition} --value {value} --into NEW, then merge"
+        )
+
+
+class SamePartition(Refused):
+    """A partition is to be merged into itself."""
+
+    def __init__(self, partition: str) -> None:
+        self.partition = partition
+        super().__init__(f"{partition} cannot be merged into itself: name two partitions")
+
+
+class IndexExists(Refused):
+    """The table has an index of that name, perhaps another one."""
+
+    def __init__(self, table: str, index: str, *, valid: bool) -> None:
+        self.table = table
+        self.index = index
+        way = "choose another name" if valid else "mesctl partitions apply finishes it"
+        super().__init__(f"{table} has an index {index} already: {way}, or drop it: --drop")
 
 
 class TooManyRows(Refused):

@@ -81,6 +81,10 @@ class Executor:
         for step in action.steps():
             self._run_step(f"{action.table}: {action.summary}", step)
 
+    def holds(self, query: str) -> bool:
+        """Ask the database a question whose answer is yes or no."""
+        return bool(self._connection.exec_driver_sql(query).scalar_one())
+
     def _run_step(self, name: str, step: Step) -> None:
         watch = Watch()
         retrying = Retrying(
@@ -95,7 +99,7 @@ class Executor:
                 with attempt, watching(self._engine, self._pid) as watch:
                     self._attempt(step)
         except DBAPIError as fault:
-            reason = str(fault.orig).strip()
+            reason = reason_of(fault)
             if not is_busy(fault):
                 raise ActionFailed(name, reason) from fault
             attempts = self._waiting.attempts
@@ -120,7 +124,7 @@ class Executor:
             raise
 
     def _is_done(self, step: Step) -> bool:
-        return step.done is not None and bool(self._connection.exec_driver_sql(step.done).scalar_one())
+        return step.done is not None and self.holds(step.done)
 
     def _send(self, lines: Iterable[str]) -> None:
         for line in lines:
@@ -190,6 +194,13 @@ def apply(
 def render(actions: Iterable[Action], *, limits: Limits | None = None) -> str:
     """Give the script that the executor would run, as psql accepts it."""
     return "\n".join(_script(action, limits or Limits()) for action in actions)
+
+
+def reason_of(fault: DBAPIError) -> str:
+    """Give in one line what PostgreSQL says, without the statement; what libpq says when it is silent."""
+    said = getattr(fault.orig, "diag", None)
+    words = [] if said is None else [said.message_primary, said.message_detail, said.message_hint]
+    return " ".join("; ".join(word for word in words if word).split()) or " ".join(str(fault.orig).split())
 
 
 def is_busy(fault: BaseException) -> bool:

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from partitions.actions import Action
-from partitions.sql import identifier, regclass
-from partitions.steps import Step, Way
+from partitions.sql import identifier, literal, regclass
+from partitions.steps import Step, Way, block, refuse_if
 
 MAX_NAME = 63
 
@@ -39,6 +39,8 @@ class CreateIndex(Action):
     @property
     def summary(self) -> str:
         """What is done, in a few words."""
+        if not self.partitions:
+            return f"validate index {self.index}"
         return f"create index {self.index} on {len(self.partitions)} partitions"
 
     def steps(self) -> tuple[Step, ...]:
@@ -48,8 +50,26 @@ class CreateIndex(Action):
             f"CREATE {kind} IF NOT EXISTS {identifier(self.index)}\n"
             f"    ON ONLY {identifier(self.table)} {self.definition}"
         )
+        taken = [refuse_taken(self.index, self.table)] + [
+            refuse_taken(index_on(partition, self.table, self.index), partition)
+            for partition in self.partitions
+        ]
         built = [step for partition in self.partitions for step in self._on(partition, kind)]
-        return (Step((on_parent,)), *built)
+        return (Step((block(*taken), on_parent)), *built, Step((block(self._attach_again()),)))
+
+    def _attach_again(self) -> str:
+        """Let PostgreSQL look once more whether every partition has it.
+
+        It looks at ATTACH of a part only, not when the partition that lacked one is detached.
+        """
+        parts = f"SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = {regclass(self.index)}"
+        attach = literal(f"ALTER INDEX {identifier(self.index)} ATTACH PARTITION ")
+        return (
+            "DECLARE part text; BEGIN\n"
+            f"        FOR part IN {parts} LIMIT 1\n"
+            f"        LOOP EXECUTE {attach} || part; END LOOP;\n"
+            "    END"
+        )
 
     def _on(self, partition: str, kind: str) -> tuple[Step, ...]:
         part = index_on(partition, self.table, self.index)
@@ -168,6 +188,13 @@ class TableIndex:
     unique: bool
     valid: bool
     parts: Mapping[str, str] = field(default_factory=dict)
+
+
+def refuse_taken(index: str, table: str) -> str:
+    """Render a statement for `block`: IF NOT EXISTS is content with any relation that has the name."""
+    own = f"SELECT FROM pg_index WHERE indexrelid = pg_class.oid AND indrelid = {regclass(table)}"
+    taken = f"EXISTS (SELECT FROM pg_class WHERE oid = {regclass(index)} AND NOT EXISTS ({own}))"
+    return refuse_if(taken, f"{index} exists and is no index of {table}: rename it, the index needs the name")
 
 
 def is_valid(index: str) -> str:

@@ -4,12 +4,21 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 
 from partitions import plan_months
-from partitions.actions import Action, Analyze, DropTable, FinishDetach
+from partitions.actions import (
+    Action,
+    Analyze,
+    AttachPartition,
+    CreateMonth,
+    DetachPartition,
+    DropTable,
+    FinishDetach,
+)
 from partitions.bounds import ValueList
 from partitions.catalog import Catalog, PartitionedTable
 from partitions.indexes import CreateIndex, DropLeftoverIndex, RepairIndex
 from partitions.marks import State
 from partitions.months import Month
+from partitions.own_indexes import CreatePartitionIndex
 from partitions.policy import ListPartitions, MonthlyRange, Policy, validated
 from partitions.regroup import ChangeValues, DropCheck
 
@@ -46,12 +55,15 @@ def _plan_table(
 ) -> Iterator[Action]:
     # A pending detach comes first: until it is finished, PostgreSQL refuses the next one.
     yield from _after_a_kill(table, now)
+    changes: list[Action] = []
     match policy:
         case ListPartitions():
-            yield from _missing_values(policy, table)
+            changes.extend(_missing_values(policy, table))
+            changes.extend(_missing_indexes(policy, table))
         case MonthlyRange():
-            yield from plan_months.plan(policy, table, now, since)
-    yield from _indexes(table)
+            changes.extend(plan_months.plan(policy, table, now, since))
+    yield from changes
+    yield from _indexes(table, changes)
     if is_stale(table, policy.analyze_every, now):
         why = "never analyzed" if table.analyzed_at is None else f"analyzed {table.analyzed_at:%Y-%m-%d}"
         yield Analyze(table=table.name, why=why)
@@ -67,8 +79,9 @@ def _after_a_kill(table: PartitionedTable, now: datetime) -> Iterator[Action]:
     for found in table.partitions:
         if found.detach_pending:
             yield FinishDetach(table=table.name, partition=found.name, bound=found.bound, at=now, why=why)
-        elif found.has_leftover_check:
-            yield DropCheck(table=table.name, partition=found.name, why=why)
+        else:
+            for name in found.leftover_checks:
+                yield DropCheck(table=table.name, partition=found.name, name=name, why="refuses later values")
     for lone in table.lone:
         if lone.mark is not None and lone.mark.state is State.PREPARED:
             yield DropTable(table=table.name, partition=lone.name, why=why)
@@ -90,6 +103,21 @@ def _missing_values(policy: ListPartitions, table: PartitionedTable) -> Iterator
             )
 
 
+def _missing_indexes(policy: ListPartitions, table: PartitionedTable) -> Iterator[Action]:
+    for found in table.partitions:
+        declared = {} if found.detach_pending else policy.indexes.get(found.name, {})
+        for name, index in declared.items():
+            if name not in found.indexes:
+                yield CreatePartitionIndex(
+                    table=table.name,
+                    partition=found.name,
+                    index=name,
+                    definition=index.definition,
+                    unique=index.unique,
+                    why="declared, and missing",
+                )
+
+
 def values_of(table: PartitionedTable, partition: str) -> frozenset[str]:
     """Give the values of a LIST partition; none when it is absent, being detached, or of another kind."""
     found = table.partition(partition)
@@ -97,11 +125,14 @@ def values_of(table: PartitionedTable, partition: str) -> frozenset[str]:
     return found.bound.values if found and usable and isinstance(found.bound, ValueList) else frozenset()
 
 
-def _indexes(table: PartitionedTable) -> Iterator[Action]:
-    attached = [found for found in table.partitions if not found.detach_pending]
+def _indexes(table: PartitionedTable, changes: list[Action]) -> Iterator[Action]:
+    """Build what is missing, on partitions that stay; those that come get their parts with ATTACH."""
+    leaving = {change.partition for change in changes if isinstance(change, DetachPartition)}
+    is_coming = any(isinstance(change, CreateMonth | AttachPartition) for change in changes)
+    attached = [found for found in table.partitions if not found.detach_pending and found.name not in leaving]
     for whole in table.indexes:
         lacking = tuple(found.name for found in attached if found.name not in whole.parts)
-        if whole.definition is not None and lacking:
+        if whole.definition is not None and (attached or is_coming):
             yield CreateIndex(
                 table=table.name,
                 index=whole.name,

@@ -18,14 +18,27 @@ from partitions.months import KeyAt, Month
 SHORTEST_MONTH_DAYS = 28
 
 
+@dataclass(frozen=True, slots=True)
+class DeclaredIndex:
+    """An index that one partition has of its own.
+
+    Parameters:
+        definition: what stands in CREATE INDEX behind the partition's name.
+        unique: whether it is UNIQUE.
+    """
+
+    definition: str
+    unique: bool = False
+
+
 @dataclass(frozen=True)
 class ListPartitions:
-    """A table PARTITION BY LIST: named groups of values. A migration makes the partitions and their indexes.
+    """A table PARTITION BY LIST: named groups of values. A migration makes the partitions.
 
     Parameters:
         table: the partitioned table.
         groups: the values that each partition holds, by partition name.
-        indexes: the indexes that a partition must have besides those of its parent, by partition name.
+        indexes: the indexes that a partition must have besides those of its parent, by its name and theirs.
         key: the partition key.
         row_id: the column that is to be unique over all partitions, though no index can promise it.
         analyze_every: how old the statistics of the whole table may be.
@@ -37,7 +50,7 @@ class ListPartitions:
 
     table: str
     groups: Mapping[str, frozenset[str]]
-    indexes: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    indexes: Mapping[str, Mapping[str, DeclaredIndex]] = field(default_factory=dict)
     key: str = "status"
     row_id: str = "order_id"
     analyze_every: timedelta = timedelta(days=7)

@@ -11,11 +11,14 @@ from datetime import datetime
 
 from partitions.actions import Action, attach
 from partitions.bounds import ValueList, render_bound
+from partitions.leftovers import drop_leftovers
 from partitions.marks import Mark, State, unmark
 from partitions.sql import identifier, literal, value_list
 from partitions.steps import Step, Way, block, refuse_if
 
 Values = frozenset[str]
+
+CHECK_SUFFIX = "_regroup_check"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +42,7 @@ class ChangeValues(Action):
         rebind = (
             _detach(self.table, self.partition),
             attach(self.table, self.partition, ValueList(self.after)),
+            drop_leftovers(self.table, self.partition),
         )
         if self.before - self.after:
             # A CHECK would refuse the value from its first moment on. ATTACH looks at every row instead,
@@ -141,6 +145,7 @@ class SplitPartition(_Regroup):
                 # This one looks at every row that stays: a CHECK beforehand would have refused the others.
                 attach(self.table, self.big, ValueList(self.kept)),
                 attach(self.table, self.small, bound),
+                drop_leftovers(self.table, self.big),
                 drop_check(self.small),
                 unmark(self.small),
             ),
@@ -173,6 +178,7 @@ class MergePartition(_Regroup):
                 f"    SELECT {self._names} FROM {identifier(self.small)}",
                 f"DROP TABLE {identifier(self.small)}",
                 attach(self.table, self.big, ValueList(both)),
+                drop_leftovers(self.table, self.big),
                 drop_check(self.big),
             ),
         )
@@ -184,23 +190,24 @@ class MergePartition(_Regroup):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DropCheck(Action):
-    """Remove the CHECK that a killed change of values left; it would refuse the values of a later one."""
+    """Remove a CHECK that a killed change of values left, or a detach; it would refuse later values."""
 
     partition: str
+    name: str
 
     @property
     def summary(self) -> str:
         """What is done, in a few words."""
-        return f"{self.partition}: drop {check_name(self.partition)}"
+        return f"{self.partition}: drop {self.name}"
 
     def steps(self) -> tuple[Step, ...]:
         """Render the SQL."""
-        return (_exclusive(drop_check(self.partition)),)
+        return (_exclusive(_drop_constraint(self.partition, self.name)),)
 
 
 def check_name(partition: str) -> str:
     """Name the CHECK that proves to ATTACH what it would otherwise scan for."""
-    return f"{partition}_regroup_check"
+    return partition + CHECK_SUFFIX
 
 
 def prove(key: str, partition: str, values: Values) -> tuple[Step, ...]:
@@ -217,8 +224,11 @@ def prove(key: str, partition: str, values: Values) -> tuple[Step, ...]:
 
 def drop_check(partition: str) -> str:
     """Render the removal of that CHECK."""
-    name = identifier(check_name(partition))
-    return f"ALTER TABLE {identifier(partition)} DROP CONSTRAINT IF EXISTS {name}"
+    return _drop_constraint(partition, check_name(partition))
+
+
+def _drop_constraint(partition: str, name: str) -> str:
+    return f"ALTER TABLE {identifier(partition)} DROP CONSTRAINT IF EXISTS {identifier(name)}"
 
 
 def indexes_for(small: str, big: str, moved: Iterable[str], definitions: Iterable[str]) -> tuple[str, ...]:

@@ -2,14 +2,15 @@
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
-from sqlalchemy import URL
+from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from readreplica.cluster import Cluster
 from readreplica.engines import reader_engine, writer_engine
 from sharding.identity import expect_shard
-from sharding.topology import Endpoint, Topology
+from sharding.topology import Topology
 from sharding.units import watch_units
 
 MakeEngine = Callable[..., AsyncEngine]
@@ -17,7 +18,7 @@ MakeEngine = Callable[..., AsyncEngine]
 
 @asynccontextmanager
 async def open_cluster(
-    topology: Topology, database: str, *, role: str, application_name: str
+    topology: Topology, database: str, *, role: str, application_name: str, direct: bool = False
 ) -> AsyncIterator[Cluster]:
     """Open a database of the topology as a cluster; nothing connects before the first session does.
 
@@ -25,24 +26,27 @@ async def open_cluster(
         topology: where everything is.
         database: the database's name in the topology.
         role: the PostgreSQL role that connects.
-        application_name: what pg_stat_activity shows.
+        application_name: what pg_stat_activity shows; the service of that name has its pool in the pooler.
+        direct: past the pooler, to the servers themselves.
 
     Raises:
         UnknownDatabase: the topology has no such database.
     """
-    cluster = _build(topology, database, role=role, application_name=application_name)
+    cluster = _build(topology, database, role=role, application_name=application_name, direct=direct)
     try:
         yield cluster
     finally:
         await cluster.close()
 
 
-def _build(topology: Topology, database: str, *, role: str, application_name: str) -> Cluster:
-    found = topology.database(database)
-    is_shard = found.tree == "mes"
+def _build(topology: Topology, database: str, *, role: str, application_name: str, direct: bool) -> Cluster:
+    is_shard = topology.database(database).tree == "mes"
+    pooler = None if direct else topology.pgbouncer
+    prepares = pooler is None or pooler.keeps_prepared_statements
 
-    def engine(make: MakeEngine, endpoint: Endpoint, url: URL) -> AsyncEngine:
-        address = f"{endpoint.host}:{endpoint.port}/{found.dbname}"
+    def engine(make: MakeEngine, replica: str | None = None) -> AsyncEngine:
+        url = topology.url(database, role=role, service=application_name, direct=direct, replica=replica)
+        address = f"{url.host}:{url.port}/{url.database}"
         made = make(
             url,
             application_name=application_name,
@@ -53,17 +57,21 @@ def _build(topology: Topology, database: str, *, role: str, application_name: st
         )
         if is_shard:
             watch_units(made.sync_engine)
+        if not prepares:
+            event.listen(made.sync_engine, "connect", _prepare_nothing)
         return made
 
-    primary = topology.url(database, role=role)
     return Cluster(
         database,
-        primary=engine(writer_engine, found.primary, primary),
-        primary_reader=engine(reader_engine, found.primary, primary),
+        primary=engine(writer_engine),
+        primary_reader=engine(reader_engine),
         replicas={
-            replica.name: engine(
-                reader_engine, replica, topology.url(database, role=role, replica=replica.name)
-            )
-            for replica in found.replicas
+            replica.name: engine(reader_engine, replica.name)
+            for replica in topology.database(database).replicas
         },
     )
+
+
+def _prepare_nothing(dbapi_connection: Any, _record: Any) -> None:
+    """Keep psycopg from preparing statements: the next transaction may have another server."""
+    dbapi_connection.driver_connection.prepare_threshold = None

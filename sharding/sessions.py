@@ -258,6 +258,8 @@ async def open_sessions(
 
     Changes of the map are heard of while the block runs, and it goes on when the directory is away.
 
+    With `backend = "citus"` there is no map to load: every key is the coordinator's.
+
     Nothing but the directory is connected to yet, so a shard that is down does not stop a service from
     starting.
 
@@ -292,7 +294,7 @@ async def open_sessions(
         clusters = {shard: await opened(shard) for shard in shards}
         sessions = ShardedSessions(shard_map, clusters, directory=directory)
         watch = watching_map(
-            topology.url(name, role=role),
+            topology.url(name, role=role, direct=True),
             sessions.refresh,
             wanted=sessions.map_wanted,
             poll_seconds=poll_seconds,

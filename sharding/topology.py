@@ -11,29 +11,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
+from pydantic import Field, PrivateAttr, ValidationError
 from sqlalchemy import URL
 
 from sharding.errors import TopologyError, UnknownDatabase
+from sharding.pooler import PgBouncer, pools_of
+from sharding.section import Count, Endpoint, Name, Section, Text
 from sharding.topology_faults import describe, find_conflicts
 
 Tree = Literal["shop", "crm", "mes", "directory"]
-Port = Annotated[int, Field(strict=True, ge=1, le=65535)]
-Text = Annotated[str, Field(strict=True, min_length=1)]
-# A name stands in tokens, shard maps and role names, so it is kept plain.
-Name = Annotated[str, Field(strict=True, pattern=r"^[a-z][a-z0-9_]{0,62}$")]
-Count = Annotated[int, Field(strict=True, ge=0)]
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Endpoint(_Section):
-    """A host and a port."""
-
-    host: Text
-    port: Port
 
 
 class Replica(Endpoint):
@@ -42,7 +28,7 @@ class Replica(Endpoint):
     name: Name
 
 
-class Database(_Section):
+class Database(Section):
     """One database: its migration tree, its primary and its replicas. `name` is its key in the file."""
 
     tree: Tree
@@ -68,7 +54,7 @@ class Database(_Section):
         raise UnknownDatabase(name, (replica.name for replica in self.replicas))
 
 
-class Pool(_Section):
+class Pool(Section):
     """How many connections a process keeps to each server, and how long it waits for a free one."""
 
     size: Annotated[int, Field(strict=True, ge=1)] = 10
@@ -76,7 +62,7 @@ class Pool(_Section):
     timeout_seconds: Annotated[float, Field(gt=0)] = 5.0
 
 
-class Location(_Section):
+class Location(Section):
     """Something that is found by a URL."""
 
     url: Text
@@ -92,7 +78,7 @@ class Service(Endpoint):
         return f"http://{host}:{self.port}"
 
 
-class Topology(_Section):
+class Topology(Section):
     """The whole platform, as one file describes it."""
 
     backend: Literal["postgresql", "citus"] = "postgresql"
@@ -100,9 +86,10 @@ class Topology(_Section):
     passfile: Text | None = None
     databases: dict[Name, Database]
     pool: Pool = Pool()
+    pgbouncer: PgBouncer | None = None
     redis: Location
     files: Location
-    services: dict[Name, Service] = {}
+    services: dict[Name, Service] = Field(default_factory=dict)
     _path: Path = PrivateAttr(default=Path())
     _environ: Mapping[str, str] = PrivateAttr(default_factory=dict)
 
@@ -153,30 +140,56 @@ class Topology(_Section):
             raise UnknownDatabase(name, self.databases) from None
 
     def url(
-        self, database: str | Database, *, role: str, replica: str | None = None, driver: str = "psycopg"
+        self,
+        database: str | Database,
+        *,
+        role: str,
+        replica: str | None = None,
+        driver: str = "psycopg",
+        service: str | None = None,
+        direct: bool = False,
     ) -> URL:
-        """Make the SQLAlchemy URL of a database for a role.
+        """Make the SQLAlchemy URL of a database for a role: to its pool, if the pooler has one.
 
         Parameters:
             database: the database, or its name in the topology.
             role: the PostgreSQL role that connects.
             replica: the name of a replica; without it, the primary.
             driver: SQLAlchemy's name of the driver.
+            service: whose pool it is; without it, or if that has none, the service of the role's name.
+            direct: to the server itself, as LISTEN, locks and settings of a session, and migrations need it.
 
         Raises:
             UnknownDatabase: there is no such database or replica.
         """
         found = self.database(database) if isinstance(database, str) else database
-        endpoint = found.replica(replica) if replica else found.primary
+        endpoint: Endpoint = found.replica(replica) if replica else found.primary
+        entry = None if direct else self._pool_entry(found, role, service, replica)
+        if entry and self.pgbouncer:
+            endpoint = self.pgbouncer
         return URL.create(
             f"postgresql+{driver}",
             username=role,
-            password=self._environ.get(f"MES_STORAGE_PASSWORD_{role.upper()}"),
+            password=self.password(role),
             host=endpoint.host,
             port=endpoint.port,
-            database=found.dbname,
+            database=entry or found.dbname,
             query={"passfile": str(self._path.parent / self.passfile)} if self.passfile else {},
         )
+
+    def password(self, role: str) -> str | None:
+        """Give the password of a role, if the environment has it."""
+        return self._environ.get(f"MES_STORAGE_PASSWORD_{role.upper()}")
+
+    def _pool_entry(
+        self, database: Database, role: str, service: str | None, replica: str | None
+    ) -> str | None:
+        entries = {
+            pool.service: pool.entry
+            for pool in pools_of(self)
+            if (pool.role, pool.database, pool.replica) == (role, database.name, replica)
+        }
+        return entries.get(service or role) or entries.get(role)
 
     def masked(self) -> dict[str, Any]:
         """Give everything that was understood, with the passwords inside URLs masked, for `mesctl status`."""

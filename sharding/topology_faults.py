@@ -3,10 +3,13 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
+from types import UnionType
 from typing import TYPE_CHECKING, Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
+
+from sharding.pooler import find_pooler_faults
 
 if TYPE_CHECKING:
     from sharding.topology import Topology
@@ -55,12 +58,18 @@ def _keys_at(model: type[BaseModel], location: Location) -> list[str]:
     """List the keys that a place in the file may have, by walking the model's annotations."""
     found: Any = model
     for part in location:
+        found = _without_none(found)
         if get_origin(found) in (dict, tuple):
             # dict[Name, X] holds X, and tuple[X, ...] holds X.
             found = [kind for kind in get_args(found) if isinstance(kind, type)][-1]
         else:
             found = found.model_fields[part].annotation
-    return list(found.model_fields)
+    return list(_without_none(found).model_fields)
+
+
+def _without_none(kind: Any) -> Any:
+    """Give X for the annotation `X | None`."""
+    return get_args(kind)[0] if get_origin(kind) is UnionType else kind
 
 
 def find_conflicts(topology: "Topology") -> list[str]:
@@ -70,6 +79,7 @@ def find_conflicts(topology: "Topology") -> list[str]:
         *_place_faults(topology),
         *_replica_faults(topology),
         *_citus_faults(topology),
+        *find_pooler_faults(topology),
     ]
 
 

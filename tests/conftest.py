@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from sharding.topology import Topology
+from tests.needs import require
 from tests.platform_topology import migrate_templates, write_topology
 from tests.pool import DatabasePool
+from tests.pooler import RunningPooler, run_pooler
 from tests.reaper import reaping
 from tests.servers import PostgresServers, ValkeyServer, run_postgres, run_valkey
 
@@ -80,3 +82,17 @@ def module_topology(
     folder = tmp_path_factory.mktemp("module")
     with databases.borrow() as dbnames:
         yield Topology.load(write_topology(folder / "topology.toml", dbnames, postgres, valkey_server))
+
+
+@pytest.fixture(scope="session")
+def pgbouncer() -> Path:
+    """Give PgBouncer's program."""
+    return require("pgbouncer")
+
+
+@pytest.fixture(scope="module")
+def pooler(module_topology: Topology, pgbouncer: Path) -> Iterator[RunningPooler]:
+    """Give five migrated databases behind a PgBouncer, which the tests of one file share."""
+    path = module_topology.path
+    with run_pooler(path, path.parent / "pgbouncer", program=pgbouncer) as running:
+        yield running

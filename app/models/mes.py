@@ -211,7 +211,7 @@ _declare_partitions()
 def _declare_guard() -> None:
     """Declare each table's shard key, and the check by which a shard refuses the keys of others.
 
-    The check is NOT VALID on purpose (docs/adr/010), which CREATE TABLE cannot say: hence DDL after it.
+    The check is NOT VALID on purpose (docs/adr/014), which CREATE TABLE cannot say: hence DDL after it.
     """
     ddl: Any = DDL  # SQLAlchemy left its constructor untyped
     for table in MesBase.metadata.tables.values():

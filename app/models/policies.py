@@ -4,20 +4,32 @@ from collections.abc import Mapping
 from datetime import timedelta
 from types import MappingProxyType
 
+from sqlalchemy import Index
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.schema import CreateIndex
+
 from app.models.mes import MesBase
 from app.models.status import DONE, HOT
 from partitions.archive.policy import ArchivePolicy
-from partitions.policy import ListPartitions, MonthlyRange, Policy
+from partitions.policy import DeclaredIndex, ListPartitions, MonthlyRange, Policy
 from sharding.ids import first_id_at
 from sharding.topology import Tree
 
 _GROUPS = {"orders_hot": HOT, "orders_done": DONE}
 
+
+def _declared(index: Index) -> DeclaredIndex:
+    """Give an index as CREATE INDEX has it behind the table's name."""
+    statement = str(CreateIndex(index).compile(dialect=postgresql.dialect()))  # type: ignore[no-untyped-call]
+    table = index.table.name if index.table is not None else ""
+    return DeclaredIndex(statement.split(f" ON {table} ", 1)[1], unique=bool(index.unique))
+
+
 ORDERS = ListPartitions(
     table="orders",
     groups={name: frozenset(map(str, statuses)) for name, statuses in _GROUPS.items()},
     indexes={
-        name: frozenset(str(index.name) for index in MesBase.metadata.tables[name].indexes)
+        name: {str(index.name): _declared(index) for index in MesBase.metadata.tables[name].indexes}
         for name in _GROUPS
     },
 )
@@ -25,6 +37,7 @@ ORDERS = ListPartitions(
 
 ARCHIVE = ArchivePolicy(
     live="orders_done",
+    partition_of=ORDERS.table,
     archive="orders_archive",
     key="order_id",
     finished_at="changed_at",
@@ -42,3 +55,6 @@ ARCHIVE_MONTHS = tuple(
 
 POLICIES: Mapping[Tree, tuple[Policy, ...]] = MappingProxyType({"mes": (ORDERS, *ARCHIVE_MONTHS)})
 """The policies of each migration tree that has partitioned tables."""
+
+ARCHIVES: Mapping[Tree, tuple[ArchivePolicy, ...]] = MappingProxyType({"mes": (ARCHIVE,)})
+"""What is archived in each migration tree, and what belongs to it."""

@@ -89,7 +89,7 @@ class Books:
         }
         self.engines: dict[str, Engine] = {
             name: create_engine(
-                topology.url(name, role=service.value),
+                topology.url(name, role=service.value, direct=True),
                 isolation_level="REPEATABLE READ",
                 poolclass=NullPool,
                 execution_options={"postgresql_readonly": True},

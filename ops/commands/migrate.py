@@ -84,12 +84,14 @@ def upgrade(
     options = options_of(context)
     topology = options.topology()
     if dry_run:
-        for state in _reached(topology, tree):
+        states = _states(topology, tree)
+        for state in states:
             lacking = _pending(state, phase)
-            script = run.render_distribution(topology, state.tree)
+            script = "" if state.unreachable else run.render_distribution(topology, state.tree)
             if lacking:
                 script = run.render_upgrade(state.tree, lacking[-1].revision, start=state.revision) + script
             _print_script(topology, state, script)
+        _fail_if_any_is_down(states)
         return
     if phase is not None:  # refuse before the first database is touched, not at the second
         for state in _states(topology, tree):
@@ -111,9 +113,11 @@ def downgrade(
     options = options_of(context)
     topology = options.topology()
     if dry_run:
-        for state in _reached(topology, tree):
+        states = _states(topology, tree)
+        for state in states:
             if state.revision is not None:
                 _print_script(topology, state, run.render_downgrade(tree, revision, start=state.revision))
+        _fail_if_any_is_down(states)
         return
     if not yes:
         names = ", ".join(topology.tree(tree))
@@ -217,12 +221,6 @@ def _chosen(tree: Tree | None) -> tuple[Tree, ...]:
 
 def _states(topology: Topology, tree: Tree | None) -> list[DatabaseState]:
     return [state for each in _chosen(tree) for state in read_states(topology, each)]
-
-
-def _reached(topology: Topology, tree: Tree | None) -> list[DatabaseState]:
-    states = _states(topology, tree)
-    _fail_if_any_is_down(states)
-    return states
 
 
 def _fail_if_any_is_down(states: Sequence[DatabaseState]) -> None:

@@ -9,6 +9,7 @@ from sqlalchemy import Connection, Engine
 
 from app.models.policies import POLICIES
 from ops import partitioning
+from ops.errors import ExitStatus, OpsError
 from ops.fleet import connect_line, owner_of
 from ops.options import options_of
 from ops.partitioning import raise_failures, results_of
@@ -16,7 +17,7 @@ from ops.rows import show_rows
 from partitions import byhand, read_catalog, render
 from partitions.actions import Action, Analyze
 from partitions.catalog import PartitionedTable
-from partitions.errors import NotPartitioned
+from partitions.errors import NoSuchTable
 from partitions.policy import ListPartitions
 from sharding.topology import Database, Topology
 
@@ -28,6 +29,17 @@ MaxRows = Annotated[int, typer.Option(min=0, help="How many rows may move while 
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the SQL for psql; change nothing.")]
 
 Choose = Callable[[Connection, PartitionedTable], list[Action]]
+
+
+class TableRefused(OpsError):
+    """The verb is not for that table."""
+
+    exit_status = ExitStatus.REFUSED
+
+    def __init__(self, reason: NoSuchTable) -> None:
+        self.table = reason.table
+        super().__init__(str(reason))
+
 
 MAX_ROWS = 10_000
 """About a tenth of a second on a laptop."""
@@ -157,6 +169,7 @@ def _run(context: typer.Context, table: str, choose: Choose, dry_run: bool) -> N
     """Plan on every shard first: what one of them refuses is told before any is changed."""
     options = options_of(context)
     topology = options.topology()
+    _require_table(table)
 
     def plan(_: Database, engine: Engine) -> list[Action]:
         return [partitioning.fit(topology, action) for action in _choose(engine.connect(), table, choose)]
@@ -169,7 +182,8 @@ def _run(context: typer.Context, table: str, choose: Choose, dry_run: bool) -> N
     raise_failures(planned)
     done = partitioning.run_actions(topology, results_of(planned))
     rows = [describe_action(database, action) for database, actions in results_of(done) for action in actions]
-    show_rows(options, rows, empty="nothing to do")
+    if rows or options.json:
+        show_rows(options, rows, empty="")
     raise_failures(done)
 
 
@@ -178,9 +192,19 @@ def _choose(connection: Connection, table: str, choose: Choose) -> list[Action]:
         return choose(connection, read_catalog(connection, [table])[table])
 
 
+def _require_table(table: str) -> None:
+    tables = [policy.table for policies in POLICIES.values() for policy in policies]
+    if table not in tables:
+        raise TableRefused(NoSuchTable(table, "", tables))
+
+
 def _key_of(table: str) -> str:
-    for policies in POLICIES.values():
-        for policy in policies:
-            if policy.table == table and isinstance(policy, ListPartitions):
-                return policy.key
-    raise NotPartitioned(table)
+    lists = {
+        policy.table: policy.key
+        for policies in POLICIES.values()
+        for policy in policies
+        if isinstance(policy, ListPartitions)
+    }
+    if table not in lists:
+        raise TableRefused(NoSuchTable(table, " by lists of values", sorted(lists)))
+    return lists[table]

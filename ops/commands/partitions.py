@@ -1,6 +1,6 @@
 """`mesctl partitions`: what partitions there are, what is missing, and making it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,9 +10,10 @@ import typer
 
 from ops import partitioning
 from ops.commands import partition_verbs
+from ops.commands.partition_progress import progress_of_rows
 from ops.commands.partition_verbs import describe_action, print_script
 from ops.errors import ExitStatus
-from ops.options import note, options_of, print_json
+from ops.options import Options, note, options_of, print_json
 from ops.partition_metrics import render_metrics, write_atomically
 from ops.partitioning import Outcome, raise_failures, results_of
 from ops.rows import show_rows
@@ -21,11 +22,30 @@ from partitions.actions import Action
 from partitions.bounds import Bound, DefaultBound, ValueList
 from partitions.months import Month
 from partitions.steps import Limits
-from sharding.ids import instant_of
+from sharding.ids import first_id_at, instant_of
 from sharding.topology import Database, Topology
 
 app = typer.Typer(help="Show, plan and change the partitions of every MES shard.", no_args_is_help=True)
 partition_verbs.register(app)
+
+
+def _parse_month(text: str) -> Month:
+    try:
+        month = Month.parse(text)
+        first_id_at(month.start)
+    except ValueError as fault:
+        raise typer.BadParameter(str(fault)) from fault
+    return month
+
+
+Since = Annotated[
+    Month | None,
+    typer.Option(
+        parser=_parse_month,
+        metavar="YYYY-MM",
+        help="The earliest month that must stand, when rows are to come before the current one.",
+    ),
+]
 
 
 @app.command("list")
@@ -46,25 +66,24 @@ def list_(context: typer.Context) -> None:
         for table in catalog.values()
         for partition in table.partitions
     ]
-    show_rows(options, rows, empty="no partitions")
-    raise_failures(outcomes)
+    _show(options, rows, outcomes, empty="no partitions")
 
 
 @app.command()
-def plan(context: typer.Context) -> None:
+def plan(context: typer.Context, since: Since = None) -> None:
     """List what `apply` would do, and why."""
     options = options_of(context)
-    planned = partitioning.plan_partitions(options.topology(), now=datetime.now(UTC))
+    planned = partitioning.plan_partitions(options.topology(), now=datetime.now(UTC), since=since)
     rows = [
         describe_action(database, action) for database, actions in results_of(planned) for action in actions
     ]
-    show_rows(options, rows, empty="nothing to do: every partition stands")
-    raise_failures(planned)
+    _show(options, rows, planned, empty="nothing to do: every partition stands")
 
 
 @app.command()
 def apply(
     context: typer.Context,
+    *,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the SQL for psql; change nothing.")
     ] = False,
@@ -75,6 +94,7 @@ def apply(
     lock_timeout_seconds: Annotated[
         float, typer.Option(min=0.01, help="How long the application may be held up at most.")
     ] = 3.0,
+    since: Since = None,
 ) -> None:
     """Make the months that are missing, take away those past their retention, mend what a kill left.
 
@@ -83,8 +103,10 @@ def apply(
     """
     options = options_of(context)
     topology, now = options.topology(), datetime.now(UTC)
+    if metrics_file is not None and not metrics_file.parent.is_dir():
+        raise typer.BadParameter(f"--metrics-file: there is no folder {metrics_file.parent}")
     if dry_run:
-        planned = partitioning.plan_partitions(topology, now=now)
+        planned = partitioning.plan_partitions(topology, now=now, since=since)
         print_script(topology, results_of(planned))
         raise_failures(planned)
         return
@@ -94,15 +116,24 @@ def apply(
             note(f"{database.name}: {action.table}: {action.summary}")
 
     waiting = Waiting(limits=Limits(lock_timeout_seconds=lock_timeout_seconds))
-    done = partitioning.apply_partitions(topology, now=now, waiting=waiting, report=tell)
+    done = partitioning.apply_partitions(topology, now=now, since=since, waiting=waiting, report=tell)
     if metrics_file is not None:
         _write_metrics(metrics_file, topology, done)
     rows = [describe_action(database, action) for database, actions in results_of(done) for action in actions]
     if options.json:
         print_json(rows)
-    elif not quiet:
+    elif not quiet and (rows or len(results_of(done)) == len(done)):
         print(f"{len(rows)} actions done" if rows else "nothing to do: every partition stands")
     raise_failures(done)
+
+
+def _show(
+    options: Options, rows: Sequence[Mapping[str, Any]], outcomes: Sequence[Outcome[Any]], *, empty: str
+) -> None:
+    """Show what came of all shards; that there is nothing is said only when each has answered."""
+    if rows or options.json or len(results_of(outcomes)) == len(outcomes):
+        show_rows(options, rows, empty=empty)
+    raise_failures(outcomes)
 
 
 def _write_metrics(path: Path, topology: Topology, done: Sequence[Outcome[list[Action]]]) -> None:
@@ -119,19 +150,27 @@ def _write_metrics(path: Path, topology: Topology, done: Sequence[Outcome[list[A
 def check(
     context: typer.Context,
     deep: Annotated[
-        bool, typer.Option("--deep", help="Read every row too: misplaced, or there twice.")
+        bool,
+        typer.Option(
+            "--deep", help="Read every row: misplaced, twice, live and archived, without its order."
+        ),
     ] = False,
 ) -> None:
-    """Compare the partitions with the policies. Exit status 1 if anything differs."""
+    """Compare the partitions with the policies. Exit status 1 if anything differs.
+
+    A deep check reads in short statements, and may run beside the application and the archive job.
+    """
     options = options_of(context)
-    found = partitioning.check_partitions(options.topology(), now=datetime.now(UTC), deep=deep)
+    with progress_of_rows() as report:
+        found = partitioning.check_partitions(
+            options.topology(), now=datetime.now(UTC), deep=deep, report=report
+        )
     rows: list[dict[str, Any]] = [
         {"database": database.name, **asdict(finding)}
         for database, findings in results_of(found)
         for finding in findings
     ]
-    show_rows(options, rows, empty="every partition is as the policies want it")
-    raise_failures(found)
+    _show(options, rows, found, empty="every partition is as the policies want it")
     if rows:
         raise typer.Exit(ExitStatus.FAILED)
 

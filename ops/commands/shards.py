@@ -6,19 +6,17 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from ops.citus import locate_order
 from ops.commands import citus
 from ops.errors import ExitStatus
 from ops.options import note, options_of, print_json
 from ops.partition_metrics import write_atomically
-from ops.rows import show_rows
+from ops.rows import print_table, show_rows
 from ops.shard_guard import check_shards, init_shards, script_init
 from ops.shard_metrics import render_shard_metrics
 from ops.shard_weights import By, weigh_buckets
-from ops.shards import list_shards, load_shard_map, skew
+from ops.shards import ShardRow, list_shards, load_shard_map, skew
 from ops.shards import locate as find_place
 from sharding.ids import MAX_ID
 from sharding.rebalance import Proposal, propose
@@ -55,24 +53,23 @@ def list_(
             }
         )
         return
-    table = Table(
-        "shard",
-        "address",
-        "buckets",
-        "live orders",
-        "archived orders",
-        "size",
-        "told of version",
-        box=None,
-        pad_edge=False,
-    )
-    for row in rows:
-        about = "" if row.exact else "about "
-        orders = (f"{about}{count}" for count in (row.live_orders, row.archived_orders))
-        size, told = f"{row.bytes / 2**20:.0f} MB", str(row.map_version or "never")
-        table.add_row(row.shard, row.address, str(row.buckets), *orders, size, told)
-    Console().print(table)
-    print(f"map version {shard_map.version}, {shard_map.buckets} buckets, skew {skew(rows):.2f}")
+    headers = ("shard", "address", "buckets", "live orders", "archived orders", "size", "told of version")
+    print_table(headers, [_cells(row) for row in rows])
+    print(f"the fullest shard holds {skew(rows):.2f} times the mean")
+    print(f"map version {shard_map.version}, {shard_map.buckets} buckets")
+
+
+def _cells(row: ShardRow) -> list[object]:
+    about = "" if row.exact else "about "
+    orders = [f"{about}{count}" for count in (row.live_orders, row.archived_orders)]
+    return [
+        row.shard,
+        row.address,
+        row.buckets,
+        *orders,
+        f"{row.bytes / 2**20:.0f} MB",
+        row.map_version or "never",
+    ]
 
 
 @app.command("locate")

@@ -36,6 +36,11 @@ def grant_connect(connection: psycopg.Connection, dbname: str, services: Sequenc
     connection.execute(grant.format(sql.Identifier(dbname), roles))
 
 
+def let_see_queries(connection: psycopg.Connection, role: str) -> None:
+    """Let an owner see what the sessions run that are in the way of a change; it sees statistics, no data."""
+    connection.execute(sql.SQL("GRANT pg_read_all_stats TO {}").format(sql.Identifier(role)))
+
+
 def ensure_roles(connection: psycopg.Connection, roles: Sequence[str], passwords: Mapping[str, str]) -> None:
     """Have several roles, each with its password."""
     for role in roles:

@@ -4,7 +4,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from functools import partial
 
-from ops.embedded.bootstrap import ensure_database, ensure_role, ensure_roles
+from ops.embedded.bootstrap import ensure_database, ensure_role, ensure_roles, let_see_queries
 from ops.embedded.home import Home
 from ops.embedded.port_book import PortBook, Report
 from ops.embedded.postgres import SUPERUSER, PostgresCluster
@@ -72,6 +72,7 @@ class DatabaseServers:
         with self.primary.connect() as connection:
             ensure_role(connection, REPLICATOR, passwords[REPLICATOR], replication=True)
             ensure_roles(connection, self.shape.roles, passwords)
+            let_see_queries(connection, self.shape.owner)
             ensure_database(connection, self.shape.name, owner=self.shape.owner, services=self.shape.services)
 
     def _raise_replica(self, replica: Replica, book: PortBook) -> None:

@@ -17,6 +17,8 @@ class ArchivePolicy:
         grace: how long a finished row stays live.
         children: the archive of each table whose rows travel along, by live table.
         unless_exists: tables that must hold no row of the key: work on it is still owed.
+        partition_of: the table that `live` is a partition of; None when it is none. A row of a child belongs
+            to a row of this table.
     """
 
     live: str
@@ -26,6 +28,12 @@ class ArchivePolicy:
     grace: timedelta
     children: Mapping[str, str] = field(default_factory=dict)
     unless_exists: tuple[str, ...] = ()
+    partition_of: str | None = None
+
+    @property
+    def tree(self) -> str:
+        """The table of all live rows, finished or not."""
+        return self.partition_of or self.live
 
     @property
     def moves(self) -> Mapping[str, str]:

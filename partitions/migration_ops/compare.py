@@ -1,7 +1,7 @@
 """What autogenerate compares beyond alembic's own rules: partitions are data, groups and predicates schema.
 
-It never proposes to drop a partition, a month that was detached and waits to be dropped, or an index that a
-partition has from its parent.
+It never proposes to drop a partition, a month that was detached and waits to be dropped, an index that a
+partition has from its parent, or what an online change has made that is under way.
 """
 
 from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
@@ -153,6 +153,8 @@ class _Rewriter:
 
     def _is_own(self, table: str, change: MigrateOperation) -> bool:
         """Tell whether a change is the table's own: a partition has its columns from its parent."""
+        if (table, getattr(change, "column_name", None)) in self.standing.under_way:
+            return False  # an online change has made it so, and is not done yet
         if isinstance(change, DropIndexOp):
             return change.index_name not in self.standing.inherited_indexes
         parent = (

@@ -14,10 +14,12 @@ from alembic.operations.ops import CreateTableOp
 from sqlalchemy import Table
 from sqlalchemy.schema import SchemaItem
 
-from partitions.migration_ops import sql
-from partitions.migration_ops.partition_indexes import create_index_on_partitions, drop_index_on_partitions
-from partitions.migration_ops.regroup import regroup
-from partitions.migration_ops.steps import Step, run
+from partitions.indexes import DropIndex
+from partitions.migration_ops import partition_indexes, sql
+from partitions.migration_ops.regroup import proofs, regroup
+from partitions.migration_ops.steps import Alone, print_alone, run_alone, run_together, script_of
+from partitions.sql import identifier
+from partitions.steps import Limits, Step
 
 P = TypeVar("P", bound="PartitionOperation")
 
@@ -28,9 +30,29 @@ class PartitionOperation(MigrateOperation):
 
     verb: ClassVar[str]
 
-    def steps(self) -> tuple[Step, ...]:
-        """Render the SQL."""
-        raise NotImplementedError
+    def statements(self) -> tuple[str, ...]:
+        """Render what is done in the transaction of the migration."""
+        return ()
+
+    def alone(self) -> tuple[Step, ...]:
+        """Render what is done before, outside of it: killed, it is done again, or finished."""
+        return ()
+
+    @property
+    def limits(self) -> Limits:
+        """How long it may wait for a lock."""
+        return Limits(lock_timeout_seconds=getattr(self, "lock_timeout_seconds", 3.0))
+
+    def run(self, operations: Operations) -> None:
+        """Do it, or print it when alembic was called with `--sql`."""
+        if parts := self.alone():
+            if operations.get_context().as_sql:
+                print_alone(operations, list(script_of(parts, self.limits)))
+            else:
+                name = str(getattr(self, fields(self)[0].name))
+                run_alone(operations, Alone(table=name, summary=self.verb, parts=parts), self.limits)
+        if statements := self.statements():
+            run_together(operations, statements, self.limits)
 
     def to_diff_tuple(self) -> tuple[Any, ...]:
         """Describe the operation for `alembic check`."""
@@ -60,10 +82,9 @@ class CreatePartition(PartitionOperation):
     keys: tuple[int, int] | None = None
     lock_timeout_seconds: float = 3.0
 
-    def steps(self) -> tuple[Step, ...]:
+    def statements(self) -> tuple[str, ...]:
         """Render the SQL."""
-        bound = sql.bound_of(self.name, self.values, self.keys)
-        return (sql.lock_timeout(self.lock_timeout_seconds), *sql.create(self.name, self.of, bound))
+        return sql.create(self.name, self.of, sql.bound_of(self.name, self.values, self.keys))
 
     def reverse(self) -> "DropPartition":
         """Drop it again; rows make that fail."""
@@ -82,9 +103,9 @@ class DropPartition(PartitionOperation):
     keys: tuple[int, int] | None = None
     lock_timeout_seconds: float = 3.0
 
-    def steps(self) -> tuple[Step, ...]:
+    def statements(self) -> tuple[str, ...]:
         """Render the SQL."""
-        return (sql.lock_timeout(self.lock_timeout_seconds), *sql.drop(self.name, self.of))
+        return sql.drop(self.name, self.of)
 
     def reverse(self) -> CreatePartition:
         """Create it again, empty."""
@@ -105,11 +126,10 @@ class AttachPartition(PartitionOperation):
     concurrently: bool = False
     lock_timeout_seconds: float = 3.0
 
-    def steps(self) -> tuple[Step, ...]:
+    def statements(self) -> tuple[str, ...]:
         """Render the SQL; ATTACH never stops readers or writers, so `concurrently` is for its inverse."""
         bound = sql.bound_of(self.name, self.values, self.keys)
-        attach = sql.attach(self.name, self.of, bound, self.key)
-        return (sql.lock_timeout(self.lock_timeout_seconds), *attach)
+        return sql.attach(self.name, self.of, bound, self.key)
 
     def reverse(self) -> "DetachPartition":
         """Detach it again."""
@@ -130,10 +150,15 @@ class DetachPartition(PartitionOperation):
     concurrently: bool = False
     lock_timeout_seconds: float = 3.0
 
-    def steps(self) -> tuple[Step, ...]:
+    def statements(self) -> tuple[str, ...]:
         """Render the SQL."""
-        detach = sql.detach(self.name, self.of, concurrently=self.concurrently)
-        return detach if self.concurrently else (sql.lock_timeout(self.lock_timeout_seconds), *detach)
+        return () if self.concurrently else (sql.detach(self.name, self.of),)
+
+    def alone(self) -> tuple[Step, ...]:
+        """Render the SQL."""
+        if not self.concurrently:
+            return ()
+        return sql.detach_concurrently(self.name, self.of, sql.bound_of(self.name, self.values, self.keys))
 
     def reverse(self) -> AttachPartition:
         """Attach it again."""
@@ -150,8 +175,27 @@ class _PartialIndex(PartitionOperation):
     concurrently: bool = False
     lock_timeout_seconds: float = 3.0
 
-    def _timed(self, steps: tuple[Step, ...]) -> tuple[Step, ...]:
-        return steps if self.concurrently else (sql.lock_timeout(self.lock_timeout_seconds), *steps)
+    def statements(self) -> tuple[str, ...]:
+        """Render the SQL."""
+        return () if self.concurrently else self.plainly()
+
+    def alone(self) -> tuple[Step, ...]:
+        """Render the SQL."""
+        return self.slowly() if self.concurrently else ()
+
+    def plainly(self) -> tuple[str, ...]:
+        """Render what stops writers, in the transaction."""
+        raise NotImplementedError
+
+    def slowly(self) -> tuple[Step, ...]:
+        """Render what stops nobody, outside of it."""
+        raise NotImplementedError
+
+    def _create(self, name: str) -> str:
+        return sql.index(name, self.table, self.columns, self.where, unique=self.unique)
+
+    def _build(self, name: str) -> Step:
+        return sql.index_concurrently(name, self.table, self.columns, self.where, unique=self.unique)
 
 
 @_operation
@@ -161,18 +205,13 @@ class CreatePartialIndex(_PartialIndex):
 
     verb = "create_partial_index"
 
-    def steps(self) -> tuple[Step, ...]:
-        """Render the SQL."""
-        return self._timed(
-            sql.create_index(
-                self.name,
-                self.table,
-                self.columns,
-                where=self.where,
-                unique=self.unique,
-                concurrently=self.concurrently,
-            )
-        )
+    def plainly(self) -> tuple[str, ...]:
+        """Render what stops writers, in the transaction."""
+        return (self._create(self.name),)
+
+    def slowly(self) -> tuple[Step, ...]:
+        """Render what stops nobody, outside of it."""
+        return (self._build(self.name),)
 
     def reverse(self) -> "DropPartialIndex":
         """Drop it again."""
@@ -186,9 +225,13 @@ class DropPartialIndex(_PartialIndex):
 
     verb = "drop_partial_index"
 
-    def steps(self) -> tuple[Step, ...]:
-        """Render the SQL."""
-        return self._timed(sql.drop_index(self.name, concurrently=self.concurrently))
+    def plainly(self) -> tuple[str, ...]:
+        """Render what stops writers, in the transaction."""
+        return (f"DROP INDEX {identifier(self.name)}",)
+
+    def slowly(self) -> tuple[Step, ...]:
+        """Render what stops nobody, outside of it."""
+        return (sql.drop_index_concurrently(self.name),)
 
     def reverse(self) -> CreatePartialIndex:
         """Create it again."""
@@ -203,18 +246,20 @@ class ReplacePartialIndex(_PartialIndex):
     verb = "replace_partial_index"
     was: str | None = None
 
-    def steps(self) -> tuple[Step, ...]:
-        """Render the SQL."""
-        return self._timed(
-            sql.replace_index(
-                self.name,
-                self.table,
-                self.columns,
-                where=self.where,
-                unique=self.unique,
-                concurrently=self.concurrently,
-            )
+    def plainly(self) -> tuple[str, ...]:
+        """Render what stops writers, in the transaction."""
+        fresh = f"{self.name}_new"
+        return (
+            self._create(fresh),
+            f"DROP INDEX {identifier(self.name)}",
+            sql.rename_index(fresh, self.name),
         )
+
+    def slowly(self) -> tuple[Step, ...]:
+        """Render what stops nobody, outside of it."""
+        fresh = f"{self.name}_new"
+        rename = Step((sql.rename_index(fresh, self.name),))
+        return (self._build(fresh), sql.drop_index_concurrently(self.name), rename)
 
     def reverse(self) -> "ReplacePartialIndex":
         """Give it its old predicate."""
@@ -234,16 +279,16 @@ class CreateIndexOnPartitions(PartitionOperation):
     unique: bool = False
     lock_timeout_seconds: float = 3.0
 
-    def steps(self) -> tuple[Step, ...]:
-        """Render the SQL."""
-        return create_index_on_partitions(
-            self.name,
-            self.table,
-            self.columns,
-            where=self.where,
-            unique=self.unique,
-            timeout=sql.lock_timeout(self.lock_timeout_seconds),
-        )
+    def run(self, operations: Operations) -> None:
+        """Build it on the partitions that stand; a script looks for them by itself."""
+        described = (self.name, self.table, self.columns, self.where)
+        if operations.get_context().as_sql:
+            lines = partition_indexes.script(*described, unique=self.unique, limits=self.limits)
+            print_alone(operations, list(lines))
+            return
+        partitions = partition_indexes.partitions_of(operations.get_bind(), self.table)
+        action = partition_indexes.create_index(*described, unique=self.unique, partitions=partitions)
+        run_alone(operations, action, self.limits)
 
     def reverse(self) -> "DropIndexOnPartitions":
         """Drop it everywhere."""
@@ -263,9 +308,16 @@ class DropIndexOnPartitions(PartitionOperation):
     unique: bool = False
     lock_timeout_seconds: float = 3.0
 
-    def steps(self) -> tuple[Step, ...]:
+    def statements(self) -> tuple[str, ...]:
         """Render the SQL."""
-        return (sql.lock_timeout(self.lock_timeout_seconds), *drop_index_on_partitions(self.name))
+        drop = DropIndex(
+            table=self.table,
+            index=self.name,
+            definition=sql.definition(self.columns, self.where),
+            partitions=(),
+            unique=self.unique,
+        )
+        return drop.statements()
 
     def reverse(self) -> CreateIndexOnPartitions:
         """Create it again everywhere."""
@@ -290,7 +342,11 @@ class RegroupPartitions(PartitionOperation):
     drop_emptied: bool = False
     lock_timeout_seconds: float = 3.0
 
-    def steps(self) -> tuple[Step, ...]:
+    def alone(self) -> tuple[Step, ...]:
+        """Render the proofs of the new bounds."""
+        return proofs(self.key, self.was, self.becomes)
+
+    def statements(self) -> tuple[str, ...]:
         """Render the SQL."""
         return regroup(
             self.table,
@@ -299,7 +355,6 @@ class RegroupPartitions(PartitionOperation):
             self.becomes,
             max_rows=self.max_rows,
             drop_emptied=self.drop_emptied,
-            timeout=sql.lock_timeout(self.lock_timeout_seconds),
         )
 
     def reverse(self) -> "RegroupPartitions":
@@ -331,7 +386,7 @@ class CreatePartitionedTable(CreateTableOp):
 
 @Operations.implementation_for(PartitionOperation)
 def _run(operations: Operations, operation: PartitionOperation) -> None:
-    run(operations, operation.steps())
+    operation.run(operations)
 
 
 @renderers.dispatch_for(PartitionOperation)

@@ -1,66 +1,87 @@
-"""An index on a partitioned table and all its partitions, without stopping writers. Pure.
+"""An index on a partitioned table and all its partitions: for the executor, and as a script for psql.
 
-PostgreSQL refuses CREATE INDEX CONCURRENTLY on the parent. So: an index ON ONLY the parent, which is invalid;
-one concurrently on each partition; then each is attached, and with the last the parent's becomes valid.
-Every statement does what is still missing, so that a killed run is mended by running it again.
+The partitions differ by database. A script cannot know them; so it asks for them, and runs for each the
+statements of the same action. Each does what is still missing: a killed run is mended by running it again.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from partitions.migration_ops.sql import index
-from partitions.migration_ops.steps import Step
-from partitions.sql import literal
+from sqlalchemy import Connection, text
+
+from partitions.indexes import CreateIndex, index_on
+from partitions.migration_ops.sql import definition
+from partitions.migration_ops.steps import generated
+from partitions.sql import identifier, literal, regclass
+from partitions.steps import Limits, Step, Way, lines_of
+
+_ANY = "?"
+"""The name of a partition in a statement that is a pattern; it is in quotes there, as no other name is."""
+
+_PARTITIONS = text("""
+    SELECT child.relname FROM pg_inherits JOIN pg_class AS child ON child.oid = inhrelid
+    WHERE inhparent = to_regclass(:table) AND child.relkind = 'r' ORDER BY child.relname
+""")
+
+_INVALID = "found.oid IS NOT NULL AND NOT found.indisvalid AND NOT found.relispartition"
+_ABSENT = "found.oid IS NULL"
+_UNATTACHED = "found.indisvalid AND NOT found.relispartition"
 
 
-def create_index_on_partitions(
-    name: str, table: str, columns: Sequence[str], *, where: str | None, unique: bool, timeout: Step
-) -> tuple[Step, ...]:
-    """Create the index everywhere."""
-    own_timeout = Step(timeout.sql.replace("SET LOCAL", "SET"), alone=True)
-    only = index(name, f"ON ONLY {table}", columns, where, unique=unique, how="IF NOT EXISTS ")
-    return (
-        own_timeout,
-        Step(only, alone=True),
-        Step("SET lock_timeout = 0", alone=True),
-        _each(table, name, "invalid", "'DROP INDEX CONCURRENTLY ' || index_name"),
-        _each(table, name, "absent", _create(columns, where, unique=unique)),
-        own_timeout,
-        _each(table, name, "unattached", f"'ALTER INDEX {name} ATTACH PARTITION ' || index_name"),
+def create_index(
+    name: str,
+    table: str,
+    columns: Sequence[str],
+    where: str | None,
+    *,
+    unique: bool,
+    partitions: Sequence[str],
+) -> CreateIndex:
+    """Plan the index on partitions that are known."""
+    return CreateIndex(
+        table=table,
+        index=name,
+        definition=definition(columns, where),
+        partitions=tuple(partitions),
+        unique=unique,
+        why="asked for by a migration",
     )
 
 
-def drop_index_on_partitions(name: str) -> tuple[Step, ...]:
-    """Drop the index everywhere; PostgreSQL has no CONCURRENTLY for it."""
-    return (Step(f"DROP INDEX {name}"),)
+def partitions_of(connection: Connection, table: str) -> Sequence[str]:
+    """Read the partitions of a table."""
+    return connection.scalars(_PARTITIONS, {"table": identifier(table)}).all()
 
 
-def _create(columns: Sequence[str], where: str | None, *, unique: bool) -> str:
-    """Render an SQL expression that gives the statement for one partition."""
-    statement = index("?", "ON ?", columns, where, unique=unique, how="CONCURRENTLY ")
-    head, middle, tail = statement.split("?", 2)
-    return f"{literal(head)} || index_name || {literal(middle)} || partition || {literal(tail)}"
+def script(
+    name: str, table: str, columns: Sequence[str], where: str | None, *, unique: bool, limits: Limits
+) -> Iterator[str]:
+    """Render the script for psql."""
+    pattern = create_index(name, table, columns, where, unique=unique, partitions=[_ANY])
+    on_parent, build, attach = pattern.steps()
+    yield from lines_of(on_parent, limits)
+    for state, statement in ((_INVALID, *build.cleanup), (_ABSENT, *build.statements)):
+        yield from lines_of(Step((_each(table, name, state, statement),), way=Way.ALONE), limits)
+    yield from lines_of(Step((_each(table, name, _UNATTACHED, *attach.statements),)), limits)
 
 
-_WANTED = {
-    "invalid": "found.oid IS NOT NULL AND NOT found.indisvalid AND NOT found.relispartition",
-    "absent": "found.oid IS NULL",
-    "unattached": "found.indisvalid AND NOT found.relispartition",
-}
-
-
-def _each(table: str, name: str, state: str, statement: str) -> Step:
-    # As PostgreSQL names them: orders_partner_idx becomes orders_hot_partner_idx. It cuts a name at 63 bytes.
-    suffix = literal(f"_{name.removeprefix(f'{table}_')}")
-    query = f"""SELECT {statement}
+def _each(table: str, name: str, state: str, statement: str) -> str:
+    """Render the query that gives a statement for each partition whose index is in a state."""
+    of_index, of_partition = identifier(index_on(_ANY, table, name)), identifier(_ANY)
+    filled = (
+        f"replace(replace({literal(statement)}, {literal(of_index)}, quote_ident(index_name)),\n"
+        f"    {literal(of_partition)}, quote_ident(partition))"
+    )
+    suffix = literal(index_on("", table, name))
+    # The cast cuts a name off behind 63 bytes, as PostgreSQL does.
+    return generated(f"""SELECT {filled}
 FROM (
     SELECT child.relname::text AS partition, (child.relname || {suffix})::name::text AS index_name
     FROM pg_inherits JOIN pg_class AS child ON child.oid = inhrelid
-    WHERE inhparent = '{table}'::regclass AND child.relkind = 'r'
+    WHERE inhparent = {regclass(table)} AND child.relkind = 'r'
 ) AS wanted
 LEFT JOIN (
     SELECT pg_class.oid, relname, relispartition, indisvalid FROM pg_class JOIN pg_index ON indexrelid = oid
-    WHERE relnamespace = (SELECT relnamespace FROM pg_class WHERE oid = '{table}'::regclass)
+    WHERE relnamespace = (SELECT relnamespace FROM pg_class WHERE oid = {regclass(table)})
 ) AS found ON found.relname = wanted.index_name
-WHERE {_WANTED[state]}
-ORDER BY partition"""
-    return Step(query, alone=True, generates=True)
+WHERE {state}
+ORDER BY partition""")

@@ -1,18 +1,20 @@
-"""The SQL of each operation. Pure.
-
-`partitions.actions` renders the same changes for the executor; where both know a change, the statements are
-to become one (create and attach, detach, index on all partitions, a status that changes its partition).
-"""
+"""The SQL of each operation, from the statements of `partitions.actions` and its like. Pure."""
 
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 
+from partitions import actions
+from partitions.bounds import ValueList
 from partitions.errors import PartitionError
-from partitions.migration_ops.steps import Step
 from partitions.months import KeyRange
-from partitions.sql import literal, value_list
+from partitions.sql import identifier, literal, regclass, value_list
+from partitions.steps import Step, Way, block, refuse_if
 
 Groups = Mapping[str, Sequence[str]]
-Bound = frozenset[str] | KeyRange
+Bound = ValueList | KeyRange
+
+# Actions mark what they detach with the time. What a migration detaches is in its tree, and gets no mark.
+NEVER = datetime.min.replace(tzinfo=UTC)
 
 
 class BoundMissing(PartitionError):
@@ -31,128 +33,117 @@ def bound_of(partition: str, values: Sequence[str] | None, keys: tuple[int, int]
     """
     if (values is None) == (keys is None):
         raise BoundMissing(partition)
-    return frozenset(values) if values is not None else KeyRange(*(keys or (0, 0)))
+    return ValueList(frozenset(values)) if values is not None else KeyRange(*(keys or (0, 0)))
 
 
-def lock_timeout(seconds: float) -> Step:
-    """Limit the wait: whoever comes after a waiting DDL statement queues behind it."""
-    return Step(f"SET LOCAL lock_timeout = '{round(seconds * 1000)}ms'")
-
-
-def create(partition: str, parent: str, bound: Bound) -> tuple[Step, ...]:
+def create(partition: str, parent: str, bound: Bound) -> tuple[str, ...]:
     """Create an empty partition; ATTACH locks its parent less than CREATE TABLE ... PARTITION OF."""
+    return (like(partition, parent), actions.attach(parent, partition, bound))
+
+
+def like(partition: str, parent: str, *, how: str = "") -> str:
+    """Create a table that can become a partition."""
     # A partition takes identity values from its parent; one with an identity of its own cannot be attached.
-    like = f"CREATE TABLE {partition} (LIKE {parent} INCLUDING ALL EXCLUDING IDENTITY)"
-    return (Step(like), _attach(partition, parent, bound))
+    columns = f"(LIKE {identifier(parent)} INCLUDING ALL EXCLUDING IDENTITY)"
+    return f"CREATE TABLE {how}{identifier(partition)} {columns}"
 
 
-def drop(partition: str, parent: str) -> tuple[Step, ...]:
+def drop(partition: str, parent: str) -> tuple[str, ...]:
     """Detach an empty partition and drop it; rows make it fail."""
     return (
-        Step(f"LOCK TABLE {parent} IN ACCESS EXCLUSIVE MODE"),
+        f"LOCK TABLE {identifier(parent)} IN ACCESS EXCLUSIVE MODE",
         refuse_rows(partition),
-        Step(f"ALTER TABLE {parent} DETACH PARTITION {partition}"),
-        Step(f"DROP TABLE {partition}"),
+        detach(partition, parent),
+        *actions.DropTable(table=parent, partition=partition).statements(),
     )
 
 
-def attach(partition: str, parent: str, bound: Bound, key: str | None) -> tuple[Step, ...]:
+def attach(partition: str, parent: str, bound: Bound, key: str | None) -> tuple[str, ...]:
     """Attach a table that may have rows; with `key`, it is scanned before its parent is locked."""
+    made = actions.AttachPartition(table=parent, partition=partition, bound=bound, at=NEVER).statements()
     if key is None:
-        return (_attach(partition, parent, bound), _drop_repetition(partition))
-    check = f"{partition}_bound_check"
+        return (*made, _drop_repetition(partition))
+    table, check = identifier(partition), identifier(f"{partition}_bound_check")
     return (
-        Step(f"ALTER TABLE {partition} ADD CONSTRAINT {check} CHECK ({condition(key, bound)})"),
-        _attach(partition, parent, bound),
-        Step(f"ALTER TABLE {partition} DROP CONSTRAINT {check}"),
+        f"ALTER TABLE {table} ADD CONSTRAINT {check} CHECK ({condition(key, bound)})",
+        *made,
+        f"ALTER TABLE {table} DROP CONSTRAINT {check}",
         _drop_repetition(partition),
     )
 
 
-def detach(partition: str, parent: str, *, concurrently: bool) -> tuple[Step, ...]:
-    """Detach a partition; concurrently, one that a killed run left pending is finished."""
-    if not concurrently:
-        return (Step(f"ALTER TABLE {parent} DETACH PARTITION {partition}"),)
-    how = "CASE WHEN inhdetachpending THEN 'FINALIZE' ELSE 'CONCURRENTLY' END"
-    query = (
-        f"SELECT 'ALTER TABLE {parent} DETACH PARTITION {partition} ' || {how}\n"
-        f"FROM pg_inherits WHERE inhrelid = '{partition}'::regclass AND inhparent = '{parent}'::regclass"
-    )
-    return (Step(query, alone=True, generates=True),)
+def detach(partition: str, parent: str) -> str:
+    """Detach a partition, under a lock that stops everybody for a moment."""
+    return f"ALTER TABLE {identifier(parent)} DETACH PARTITION {identifier(partition)}"
 
 
-def create_index(
-    name: str, table: str, columns: Sequence[str], *, where: str | None, unique: bool, concurrently: bool
-) -> tuple[Step, ...]:
-    """Create an index on one table."""
-    if not concurrently:
-        return (Step(index(name, f"ON {table}", columns, where, unique=unique)),)
-    return (
-        # What a killed run left is INVALID, and IF NOT EXISTS would be content with it.
-        Step(f"DROP INDEX CONCURRENTLY IF EXISTS {name}", alone=True),
-        Step(index(name, f"ON {table}", columns, where, unique=unique, how="CONCURRENTLY "), alone=True),
-    )
-
-
-def drop_index(name: str, *, concurrently: bool) -> tuple[Step, ...]:
-    """Drop an index of one table."""
-    return (
-        Step(f"DROP INDEX {'CONCURRENTLY IF EXISTS ' if concurrently else ''}{name}", alone=concurrently),
-    )
-
-
-def replace_index(
-    name: str, table: str, columns: Sequence[str], *, where: str | None, unique: bool, concurrently: bool
-) -> tuple[Step, ...]:
-    """Put an index in the place of another, which serves queries until then."""
-    fresh = f"{name}_new"
-    return (
-        *create_index(fresh, table, columns, where=where, unique=unique, concurrently=concurrently),
-        *drop_index(name, concurrently=concurrently),
-        Step(f"ALTER INDEX {fresh} RENAME TO {name}", alone=concurrently),
-    )
+def detach_concurrently(partition: str, parent: str, bound: Bound) -> tuple[Step, ...]:
+    """Detach a partition, or finish what a killed run left pending."""
+    _mark, *steps = actions.DetachPartition(table=parent, partition=partition, bound=bound, at=NEVER).steps()
+    return tuple(steps)
 
 
 def index(
-    name: str, on: str, columns: Sequence[str], where: str | None, *, unique: bool, how: str = ""
+    name: str, table: str, columns: Sequence[str], where: str | None, *, unique: bool, how: str = ""
 ) -> str:
-    """Render CREATE INDEX."""
-    predicate = f" WHERE {where}" if where else ""
-    return f"CREATE {'UNIQUE ' if unique else ''}INDEX {how}{name} {on} ({', '.join(columns)}){predicate}"
+    """Render CREATE INDEX on one table."""
+    kind = "UNIQUE INDEX" if unique else "INDEX"
+    return f"CREATE {kind} {how}{identifier(name)} ON {identifier(table)} {definition(columns, where)}"
+
+
+def definition(columns: Sequence[str], where: str | None) -> str:
+    """Render what stands behind the table's name."""
+    return f"({', '.join(columns)})" + (f" WHERE {where}" if where else "")
+
+
+def index_concurrently(
+    name: str, table: str, columns: Sequence[str], where: str | None, *, unique: bool
+) -> Step:
+    """Build an index without stopping writers."""
+    return Step(
+        (index(name, table, columns, where, unique=unique, how="CONCURRENTLY "),),
+        way=Way.ALONE,
+        # What a killed run left is INVALID; and what it finished may be another one of that name.
+        cleanup=(f"DROP INDEX CONCURRENTLY IF EXISTS {identifier(name)}",),
+    )
+
+
+def drop_index_concurrently(name: str) -> Step:
+    """Drop an index without stopping anybody."""
+    return Step((f"DROP INDEX CONCURRENTLY IF EXISTS {identifier(name)}",), way=Way.ALONE)
+
+
+def rename_index(name: str, to: str) -> str:
+    """Rename an index."""
+    return f"ALTER INDEX {identifier(name)} RENAME TO {identifier(to)}"
 
 
 def condition(key: str, bound: Bound) -> str:
     """Say what a bound says as a CHECK, from which PostgreSQL proves that ATTACH need not scan."""
     match bound:
-        case frozenset() as values:
+        case ValueList(values):
             return f"{key} IS NOT NULL AND {key} IN ({value_list(values)})"
         case KeyRange(start, end):
             return f"{key} IS NOT NULL AND {key} >= {start} AND {key} < {end}"
 
 
-def refuse_rows(partition: str) -> Step:
+def refuse_rows(partition: str) -> str:
     """Fail when a partition that is about to go has rows."""
-    message = literal(f"{partition} has rows: move them first")
-    return Step(
-        f"DO $$ BEGIN IF EXISTS (SELECT FROM {partition}) THEN RAISE EXCEPTION {message}; END IF; END $$"
-    )
+    has_rows = f"EXISTS (SELECT FROM {identifier(partition)})"
+    return block(refuse_if(has_rows, f"{partition} has rows: move them first"))
 
 
-def _attach(partition: str, parent: str, bound: Bound) -> Step:
-    match bound:
-        case frozenset() as values:
-            rows = f"IN ({value_list(values)})"
-        case KeyRange(start, end):
-            rows = f"FROM ({start}) TO ({end})"
-    return Step(f"ALTER TABLE {parent} ATTACH PARTITION {partition} FOR VALUES {rows}")
-
-
-def _drop_repetition(partition: str) -> Step:
+def _drop_repetition(partition: str) -> str:
     # DETACH CONCURRENTLY leaves a CHECK that says what the bound said. Attached again, it is of no use, and
     # would refuse the values that the partition is given later.
-    query = (
-        f"SELECT 'ALTER TABLE {partition} DROP CONSTRAINT ' || quote_ident(conname) FROM pg_constraint\n"
-        f"WHERE conrelid = '{partition}'::regclass AND contype = 'c'\n"
-        f"    AND pg_get_constraintdef(oid) = 'CHECK (' || pg_get_partition_constraintdef(conrelid) || ')'"
-    )
-    return Step(query, generates=True)
+    drop_it = literal(f"ALTER TABLE {identifier(partition)} DROP CONSTRAINT ")
+    return f"""DO $block$ DECLARE
+    repetition name;
+BEGIN
+    FOR repetition IN
+        SELECT conname FROM pg_constraint WHERE conrelid = {regclass(partition)} AND contype = 'c'
+            AND pg_get_constraintdef(oid) = 'CHECK (' || pg_get_partition_constraintdef(conrelid) || ')'
+    LOOP
+        EXECUTE {drop_it} || quote_ident(repetition);
+    END LOOP;
+END $block$"""

@@ -10,6 +10,7 @@ from partitions.bounds import ValueList
 from partitions.catalog import Catalog, PartitionedTable, read_catalog
 from partitions.errors import PartitionError
 from partitions.migration_ops.operations import RegroupPartitions
+from partitions.online.change import MARK
 from partitions.policy import ListPartitions, MonthlyRange, Policy
 
 
@@ -35,17 +36,25 @@ class Standing:
         keys: what each partitioned table is partitioned by, as in `LIST (status)`.
         partitions: the tables that are partitions.
         inherited_indexes: the indexes that partitions have from their parents.
+        under_way: the columns, with their tables, that an online change has made and takes away again.
     """
 
     tables: frozenset[str]
     keys: Mapping[str, str]
     partitions: frozenset[str]
     inherited_indexes: frozenset[str]
+    under_way: frozenset[tuple[str, str]]
 
 
 _RELATIONS = text("""
     SELECT relname, relkind::text, relispartition, pg_get_partkeydef(oid) AS key FROM pg_class
     WHERE relnamespace = current_schema()::regnamespace AND relkind IN ('r', 'p', 'f', 'i', 'I')
+""")
+_UNDER_WAY = text("""
+    SELECT relname, attname FROM pg_description JOIN pg_attribute ON attrelid = objoid AND attnum = objsubid
+    JOIN pg_class ON pg_class.oid = attrelid
+    WHERE classoid = 'pg_class'::regclass AND starts_with(description, :mark)
+      AND relnamespace = current_schema()::regnamespace
 """)
 
 
@@ -60,6 +69,7 @@ def read_standing(connection: Connection) -> Standing:
         inherited_indexes=frozenset(
             row.relname for row in found if row.relkind in "iI" and row.relispartition
         ),
+        under_way=frozenset(map(tuple, connection.execute(_UNDER_WAY, {"mark": MARK}))),
     )
 
 

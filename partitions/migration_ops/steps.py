@@ -1,54 +1,77 @@
-"""What an operation asks of PostgreSQL, and how alembic runs or prints it."""
+"""How alembic runs an operation, or prints it: a part that must stand alone, then one in its transaction."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 
 from alembic.operations import Operations
 from sqlalchemy import TextClause, text
 
+from partitions.actions import Action
+from partitions.execute import Executor, Waiting
+from partitions.sql import literal
+from partitions.steps import Limits, Step, lines_of
 
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One statement.
 
-    Parameters:
-        sql: the statement, without a semicolon.
-        alone: PostgreSQL refuses it inside a transaction, or its lock must not last as long as one.
-        generates: it is a query, whose rows are the statements to run: partitions differ by database.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alone(Action):
+    """Steps that cannot be in a migration's transaction, as the executor takes them."""
+
+    summary: str = ""
+    parts: tuple[Step, ...]
+
+    def steps(self) -> tuple[Step, ...]:
+        """Give the SQL."""
+        return self.parts
+
+
+def run_alone(operations: Operations, action: Action, limits: Limits) -> None:
+    """Run steps in front of the transaction of a migration, by the executor, which names who is in the way.
+
+    Whatever the migration did before is committed by that.
     """
-
-    sql: str
-    alone: bool = False
-    generates: bool = False
-
-
-def run(operations: Operations, steps: Sequence[Step]) -> None:
-    """Run the steps in order, or print them when alembic was called with `--sql`."""
-    for alone, group in groupby(steps, key=lambda step: step.alone):
-        if not alone:
-            _run_each(operations, group)
-            continue
-        with operations.get_context().autocommit_block():
-            # A session's setting, for there is no transaction that SET LOCAL could end with. CONCURRENTLY
-            # waits for old transactions while nobody queues behind it; cut off, it leaves half an index.
-            _execute(operations, "SET lock_timeout = 0")
-            _run_each(operations, group)
-            _execute(operations, "RESET lock_timeout")
+    with operations.get_context().autocommit_block():
+        connection = operations.get_bind()
+        # As the executor has it: without parameters, % is a sign like any other.
+        connection.execution_options(no_parameters=True)
+        try:
+            Executor(connection.engine, connection, Waiting(limits=limits)).run(action)
+        finally:
+            connection.execution_options(no_parameters=False)
 
 
-def _run_each(operations: Operations, steps: Iterable[Step]) -> None:
+def print_alone(operations: Operations, lines: Sequence[str]) -> None:
+    """Print lines in front of the transaction."""
+    with operations.get_context().autocommit_block():
+        for line in lines:
+            execute(operations, line)
+
+
+def run_together(operations: Operations, statements: Sequence[str], limits: Limits) -> None:
+    """Run statements in the transaction of the migration, or print them."""
+    # The guard is that of any other step: half of the time for waiting, half for the work.
+    _begin, *lines, _commit = lines_of(Step(tuple(statements)), limits)
+    for line in lines:
+        execute(operations, line)
+
+
+def script_of(steps: Sequence[Step], limits: Limits) -> Iterator[str]:
+    """Render steps for psql, which looks by itself what is left to do."""
     for step in steps:
-        if not step.generates:
-            _execute(operations, step.sql)
-        elif operations.get_context().as_sql:
-            _execute(operations, f"{step.sql}\n\\gexec\n-- runs each row")
-        else:
-            for statement in operations.get_bind().scalars(_plain(step.sql)).all():
-                _execute(operations, statement)
+        statements = (*step.cleanup, *step.statements)
+        if step.done is not None:
+            statements = tuple(
+                generated(f"SELECT {literal(each)} WHERE NOT ({step.done})") for each in statements
+            )
+        yield from lines_of(Step(statements, way=step.way), limits)
 
 
-def _execute(operations: Operations, sql: str) -> None:
+def generated(query: str) -> str:
+    """Render a query whose rows psql runs as statements."""
+    return f"{query}\n\\gexec\n-- runs each row"
+
+
+def execute(operations: Operations, sql: str) -> None:
+    """Run or print a statement."""
     operations.execute(_plain(sql))
 
 

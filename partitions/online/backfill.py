@@ -10,7 +10,8 @@ from typing import Any
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
 
-from partitions.online.errors import NoPrimaryKey, OnlineChangeRefused
+from partitions.online.change import Need
+from partitions.online.errors import NoPrimaryKey, OnlineChangeRefused, StepOutOfOrder
 
 PROGRESS_TABLE = "backfill_progress"
 """Where a backfill stands; it is no part of the models' schema."""
@@ -25,12 +26,16 @@ class Backfill:
         table: the table.
         assign: what stands behind SET: `quantity_new = quantity::bigint`.
         where: which rows need it; a row that is right already is not written again.
+        over: a query that gives true when nobody needs it any more, whatever `backfill_progress` says.
+        needs: what must hold before it may begin.
     """
 
     name: str
     table: str
     assign: str
     where: str
+    over: str | None = None
+    needs: tuple[Need, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,9 +125,12 @@ def backfill(
         report: is told after each batch what this run has done so far.
 
     Raises:
+        StepOutOfOrder: what must come before has not been done.
         NoPrimaryKey: there is nothing to go along.
         OnlineChangeRefused: PostgreSQL refused a batch; those before it stay.
     """
+    if not _may_begin(engine, task):
+        return BackfillResult(0, 0, finished=True)
     ends_at = math.inf if max_seconds is None else clock() + max_seconds
     most_rows = math.inf if max_rows is None else max_rows
     key, size, done = (
@@ -145,6 +153,22 @@ def backfill(
                 continue
         sleep(pause_seconds * (0.5 + jitter()))
     return done
+
+
+def _may_begin(engine: Engine, task: Backfill) -> bool:
+    """Tell whether there is anything left to do."""
+    with engine.connect() as connection:
+        if task.over is not None and connection.scalar(text(_plain(task.over))):
+            return False
+        for need in task.needs:
+            if not connection.scalar(text(_plain(need.query))):
+                raise StepOutOfOrder(task.table, f"backfill {task.name}", need.otherwise)
+    return True
+
+
+def _plain(sql: str) -> str:
+    # text() takes ":name" for a parameter.
+    return sql.replace(":", r"\:")
 
 
 def _is_beyond(lag: Callable[[], Lag] | None, max_lag_bytes: int, max_lag_seconds: float) -> bool:
@@ -185,8 +209,7 @@ def render_batch(task: Backfill, key: Sequence[str], types: Sequence[str], *, is
     same = " AND ".join(f"target.{name} = {alias}" for name, alias in zip(key, aliases, strict=True))
     texts = ", ".join(f"CAST({alias} AS text)" for alias in aliases)
     last = ", ".join(f"{alias} DESC" for alias in aliases)
-    # text() takes ":name" for a parameter.
-    assign, where = (part.replace(":", r"\:") for part in (task.assign, task.where))
+    assign, where = map(_plain, (task.assign, task.where))
     return f"""
         WITH batch AS (SELECT {chosen} FROM {task.table} {beyond} ORDER BY {names} LIMIT :rows),
         changed AS (

@@ -4,15 +4,26 @@ ALTER COLUMN ... TYPE rewrites the table under ACCESS EXCLUSIVE. Here only renam
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from sqlalchemy import Connection, text
 
 from partitions.online.backfill import CREATE_PROGRESS, PROGRESS_TABLE, Backfill
-from partitions.online.change import Change, Step, either, has_column, negated
+from partitions.online.change import (
+    Change,
+    Need,
+    Step,
+    both,
+    either,
+    has_column,
+    has_type,
+    mark,
+    negated,
+    unmark,
+)
 from partitions.online.constraints import require_not_null
-from partitions.online.errors import ColumnInUse, NoSuchColumn, TriggersRefused
+from partitions.online.errors import ColumnInUse, NoPrimaryKey, NoSuchColumn, TriggersRefused
 from partitions.sql import literal
 
 DualWrite = Literal["trigger", "application"]
@@ -27,12 +38,14 @@ class ColumnFacts:
         default: its default, as SQL.
         users: the indexes and constraints that use it.
         citus: whether the table is Citus's.
+        keyed: whether the table has a primary key, along which a backfill goes.
     """
 
     not_null: bool
     default: str | None = None
     users: Sequence[str] = ()
     citus: bool = False
+    keyed: bool = True
 
 
 _FACTS = text("""
@@ -49,9 +62,10 @@ _FACTS = text("""
                SELECT conname FROM pg_constraint WHERE confrelid = attrelid AND attnum = ANY (confkey)
                ORDER BY 1
            ) AS users,
-           EXISTS (SELECT FROM pg_extension WHERE extname = 'citus') AS citus
+           EXISTS (SELECT FROM pg_extension WHERE extname = 'citus') AS citus,
+           EXISTS (SELECT FROM pg_index WHERE indrelid = attrelid AND indisprimary) AS keyed
     FROM pg_attribute LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum
-    WHERE attrelid = CAST(:table AS regclass) AND attname = :column AND NOT attisdropped
+    WHERE attrelid = to_regclass(:table) AND attname = :column AND NOT attisdropped
 """)
 
 
@@ -64,7 +78,7 @@ def read_column(connection: Connection, table: str, column: str) -> ColumnFacts:
     found = connection.execute(_FACTS, {"table": table, "column": column}).one_or_none()
     if found is None:
         raise NoSuchColumn(table, column)
-    return ColumnFacts(found.not_null, found.default, tuple(found.users), citus=found.citus)
+    return ColumnFacts(found.not_null, found.default, tuple(found.users), found.citus, found.keyed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,11 +121,14 @@ def change_type(
     Raises:
         ColumnInUse: indexes or constraints would be lost with the old column.
         TriggersRefused: the table is Citus's, and `dual_write` is `trigger`.
+        NoPrimaryKey: there is nothing that a backfill could go along.
     """
     if facts.users:
         raise ColumnInUse(table, column, facts.users)
     if facts.citus and dual_write == "trigger":
         raise TriggersRefused(table)
+    if not facts.keyed:
+        raise NoPrimaryKey(table)
     parts = _Parts(table, column, to, using or f"{column}::{to}", facts, dual_write)
     return TypeChange(parts.expand(), parts.backfill(), parts.swap(), parts.contract())
 
@@ -134,12 +151,37 @@ class _Parts:
         return f"{self.column}_old"
 
     @property
+    def _backfill(self) -> str:
+        return f"{self.table}.{self.new}"
+
+    @property
     def trigger(self) -> str:
         return f"{self.table}_{self.column}_dual_write"
 
     @property
+    def name(self) -> str:
+        return f"{self.table}.{self.column} to {self.to}"
+
+    # Where the change stands, by what the catalogue shows: nothing is new, expanded, swapped, contracted.
+    @property
+    def expanded(self) -> str:
+        return has_column(self.table, self.new)
+
+    @property
     def swapped(self) -> str:
         return has_column(self.table, self.old)
+
+    @property
+    def contracted(self) -> str:
+        has_it = has_type(self.table, self.column, self.to)
+        return both(has_it, negated(self.expanded), negated(self.swapped))
+
+    @property
+    def begun(self) -> Need:
+        return Need(
+            either(self.expanded, self.swapped, self.contracted),
+            f"{self.new} is not there: apply `expand` first",
+        )
 
     def expand(self) -> Change:
         add = Step(
@@ -148,9 +190,10 @@ class _Parts:
                 CREATE_PROGRESS,
                 self._forget(),
                 f"ALTER TABLE {self.table} ADD COLUMN {self.new} {self.to}",
+                mark("COLUMN", f"{self.table}.{self.new}", self.name),
                 *self._write_both(),
             ),
-            done=either(has_column(self.table, self.new), self.swapped, self._has_type()),
+            done=either(self.expanded, self.swapped, self.contracted),
         )
         drop = Step(
             f"drop {self.new}",
@@ -159,53 +202,77 @@ class _Parts:
                 f"ALTER TABLE {self.table} DROP COLUMN IF EXISTS {self.new}",
                 self._forget(),
             ),
-            done=either(negated(has_column(self.table, self.new)), self.swapped),
+            done=negated(either(self.expanded, self.swapped, self.contracted)),
         )
-        return Change(self.table, f"{self.column} to {self.to}: expand", steps=(add,), undo=(drop,))
+        not_swapped = Need(
+            negated(either(self.swapped, self.contracted)),
+            f"{self.column} is swapped already: the way back is another change of type",
+        )
+        return Change(
+            self.table,
+            f"{self.column} to {self.to}: expand",
+            steps=(add,),
+            undo=(drop,),
+            undo_needs=(not_swapped,),
+        )
 
     def backfill(self) -> Backfill:
         return Backfill(
-            name=f"{self.table}.{self.new}",
+            name=self._backfill,
             table=self.table,
             assign=f"{self.new} = {self.value}",
             where=f"{self.new} IS DISTINCT FROM {self.value}",
+            over=either(self.swapped, self.contracted),
+            needs=(self.begun,),
         )
 
     def swap(self) -> Change:
         steps = require_not_null(self.table, self.new).steps if self.facts.not_null else ()
+        swapped = either(self.swapped, self.contracted)
         rename = Step(
             f"swap {self.column} and {self.new}",
             (
                 f"LOCK TABLE {self.table} IN ACCESS EXCLUSIVE MODE",
-                self._is_filled(),
                 *self._write_one(),
                 # From now on nobody writes it.
                 f"ALTER TABLE {self.table} ALTER COLUMN {self.column} DROP DEFAULT",
                 f"ALTER TABLE {self.table} ALTER COLUMN {self.column} DROP NOT NULL",
                 f"ALTER TABLE {self.table} RENAME COLUMN {self.column} TO {self.old}",
                 f"ALTER TABLE {self.table} RENAME COLUMN {self.new} TO {self.column}",
+                mark("COLUMN", f"{self.table}.{self.old}", self.name),
                 *self._default(),
             ),
-            done=negated(has_column(self.table, self.new)),
+            done=swapped,
         )
         # Once swapped, there is no new column whose constraints could be looked at.
-        before = tuple(
-            Step(
-                step.summary,
-                step.statements,
-                done=either(negated(has_column(self.table, self.new)), step.done),
-            )
-            for step in steps
+        before = tuple(replace(step, done=either(swapped, step.done)) for step in steps)
+        return Change(
+            self.table,
+            f"{self.column} to {self.to}: swap",
+            steps=(*before, rename),
+            needs=(self.begun, self._filled()),
         )
-        return Change(self.table, f"{self.column} to {self.to}: swap", steps=(*before, rename))
 
     def contract(self) -> Change:
         drop = Step(
             f"drop {self.old}",
-            (f"ALTER TABLE {self.table} DROP COLUMN {self.old}",),
-            done=negated(self.swapped),
+            (
+                f"ALTER TABLE {self.table} DROP COLUMN {self.old}",
+                unmark("COLUMN", f"{self.table}.{self.column}"),
+                self._forget(),
+            ),
+            done=self.contracted,
         )
-        return Change(self.table, f"{self.column} to {self.to}: contract", steps=(drop,))
+        swapped = Need(
+            self.swapped,
+            f"{self.column} is not swapped yet: apply `swap` first",
+        )
+        return Change(
+            self.table,
+            f"{self.column} to {self.to}: contract",
+            steps=(drop,),
+            needs=(self.begun, swapped),
+        )
 
     def _write_both(self) -> tuple[str, ...]:
         if self.dual_write == "application":
@@ -216,6 +283,8 @@ class _Parts:
             f"BEGIN\n    NEW.{self.new} := {value};\n    RETURN NEW;\nEND $$",
             f"CREATE TRIGGER {self.trigger} BEFORE INSERT OR UPDATE ON {self.table}\n"
             f"    FOR EACH ROW EXECUTE FUNCTION {self.trigger}()",
+            mark("FUNCTION", f"{self.trigger}()", self.name),
+            mark("TRIGGER", f"{self.trigger} ON {self.table}", self.name),
         )
 
     def _write_one(self) -> tuple[str, ...]:
@@ -230,17 +299,12 @@ class _Parts:
         default = f"({self.facts.default})::{self.to}"
         return (f"ALTER TABLE {self.table} ALTER COLUMN {self.column} SET DEFAULT {default}",)
 
-    def _is_filled(self) -> str:
-        name = self.backfill().name
-        message = literal(f"the backfill {name} is not finished")
-        finished = f"SELECT FROM {PROGRESS_TABLE} WHERE name = {literal(name)} AND finished_at IS NOT NULL"
-        return f"DO $$ BEGIN IF NOT EXISTS ({finished}) THEN RAISE EXCEPTION {message}; END IF; END $$"
+    def _filled(self) -> Need:
+        finished = (
+            f"SELECT EXISTS (SELECT FROM {PROGRESS_TABLE} "
+            f"WHERE name = {literal(self._backfill)} AND finished_at IS NOT NULL)"
+        )
+        return Need(finished, f"the backfill {self._backfill} is not finished: run it")
 
     def _forget(self) -> str:
-        return f"DELETE FROM {PROGRESS_TABLE} WHERE name = {literal(self.backfill().name)}"
-
-    def _has_type(self) -> str:
-        return (
-            f"SELECT EXISTS (SELECT FROM pg_attribute WHERE attrelid = {literal(self.table)}::regclass "
-            f"AND attname = {literal(self.column)} AND format_type(atttypid, atttypmod) = {literal(self.to)})"
-        )
+        return f"DELETE FROM {PROGRESS_TABLE} WHERE name = {literal(self._backfill)}"

@@ -8,7 +8,9 @@ from partitions.online.change import (
     either,
     has_constraint,
     is_not_null,
+    mark,
     negated,
+    unmark,
 )
 from partitions.sql import literal
 
@@ -27,7 +29,10 @@ def require_not_null(table: str, column: str) -> Change:
     steps = (
         Step(
             f"add {check}, not validated",
-            (f"ALTER TABLE {table} ADD CONSTRAINT {check} CHECK ({column} IS NOT NULL) NOT VALID",),
+            (
+                f"ALTER TABLE {table} ADD CONSTRAINT {check} CHECK ({column} IS NOT NULL) NOT VALID",
+                mark("CONSTRAINT", f"{check} ON {table}", f"{table}.{column} not null"),
+            ),
             done=either(already, stands),
         ),
         Step(
@@ -67,12 +72,18 @@ def add_foreign_key(
     steps = (
         Step(
             f"add {constraint}, not validated",
-            (f"ALTER TABLE {table} ADD CONSTRAINT {constraint} {keys} NOT VALID",),
+            (
+                f"ALTER TABLE {table} ADD CONSTRAINT {constraint} {keys} NOT VALID",
+                mark("CONSTRAINT", f"{constraint} ON {table}", f"{table} foreign key {constraint}"),
+            ),
             done=has_constraint(table, constraint),
         ),
         Step(
             f"validate {constraint}",
-            (f"ALTER TABLE {table} VALIDATE CONSTRAINT {constraint}",),
+            (
+                f"ALTER TABLE {table} VALIDATE CONSTRAINT {constraint}",
+                unmark("CONSTRAINT", f"{constraint} ON {table}"),
+            ),
             done=has_constraint(table, constraint, validated=True),
         ),
     )
@@ -90,9 +101,8 @@ def add_unique(table: str, columns: Sequence[str], *, name: str | None = None) -
         Step(
             f"build {constraint}",
             (
-                # A build that was cut off, or that met a duplicate, leaves its index INVALID.
-                f"DROP INDEX CONCURRENTLY IF EXISTS {constraint}",
                 f"CREATE UNIQUE INDEX CONCURRENTLY {constraint} ON {table} ({', '.join(columns)})",
+                mark("INDEX", constraint, f"{table} unique {constraint}"),
             ),
             done=either(
                 stands,
@@ -100,10 +110,15 @@ def add_unique(table: str, columns: Sequence[str], *, name: str | None = None) -
                 f"WHERE indexrelid = to_regclass({literal(constraint)}) AND indisvalid AND indisunique)",
             ),
             alone=True,
+            # A build that was cut off, or that met a duplicate, leaves its index INVALID.
+            cleanup=(f"DROP INDEX CONCURRENTLY IF EXISTS {constraint}",),
         ),
         Step(
             f"make {constraint} a constraint",
-            (f"ALTER TABLE {table} ADD CONSTRAINT {constraint} UNIQUE USING INDEX {constraint}",),
+            (
+                unmark("INDEX", constraint),
+                f"ALTER TABLE {table} ADD CONSTRAINT {constraint} UNIQUE USING INDEX {constraint}",
+            ),
             done=stands,
         ),
     )

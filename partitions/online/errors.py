@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Sequence
 
-from partitions.errors import PartitionError
+from partitions.errors import Blocker, PartitionError
 
 
 class OnlineChangeRefused(PartitionError):
@@ -15,15 +15,25 @@ class OnlineChangeRefused(PartitionError):
         super().__init__(f"{table}: {step}: {reason}; mend that and run the change again, it resumes here")
 
 
+class StepOutOfOrder(PartitionError):
+    """A part of a change was asked for too early, or too late; nothing was done."""
+
+    def __init__(self, table: str, wanted: str, otherwise: str) -> None:
+        self.table = table
+        self.wanted = wanted
+        self.otherwise = otherwise
+        super().__init__(f"{table}: {wanted}: nothing was done: {otherwise}")
+
+
 class TableBusy(PartitionError):
     """A lock was not free in any attempt; nothing of the step was done."""
 
-    def __init__(self, table: str, step: str, *, attempts: int, holders: Sequence[str]) -> None:
+    def __init__(self, table: str, step: str, *, attempts: int, holders: Sequence[Blocker]) -> None:
         self.table = table
         self.step = step
         self.attempts = attempts
         self.holders = tuple(holders)
-        by = "; ".join(holders) or "nobody who is still there"
+        by = "; ".join(map(str, holders)) or "nobody who is still there"
         super().__init__(f"{table}: {step}: no lock in {attempts} attempts; in the way: {by}")
 
 

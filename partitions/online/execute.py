@@ -1,74 +1,73 @@
-"""The one place where online changes reach a database.
+"""Online changes on their way to a database: each step becomes an action of the one executor."""
 
-`partitions.execute` does the same for actions on partitions; its retry and its statement of who is in the way
-are to serve here as well.
-"""
-
-import random
-import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
-from sqlalchemy import Connection, Engine, text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import Engine
 
+from partitions.actions import Action
+from partitions.errors import ActionBlocked, ActionFailed
+from partitions.execute import Executor, Waiting, open_executor
 from partitions.online.change import Change, Step
-from partitions.online.errors import OnlineChangeRefused, TableBusy
+from partitions.online.errors import OnlineChangeRefused, StepOutOfOrder, TableBusy
+from partitions.steps import Limits, Way, block, lines_of, refuse_if
+from partitions.steps import Step as SqlStep
 
 Report = Callable[[Step], None]
 
-# Of two runs at once, the second waits and then finds nothing left to do.
-_LOCK = text("SELECT pg_advisory_lock(hashtext('mes-storage online changes'))")
-_BUSY = {"55P03", "40P01"}  # no lock in time, a deadlock
+WAITING = Waiting(attempts=20, pause_seconds=1.0, others_seconds=600.0)
+"""Another change may be long: of two runs at once, the second waits and then finds nothing left to do."""
 
-_HOLDERS = text("""
-    SELECT format('pid %s (%s): %s', pid, state, left(query, 100))
-    FROM (SELECT DISTINCT pid FROM pg_locks WHERE granted AND relation = to_regclass(:table)) AS holder
-    JOIN pg_stat_activity USING (pid) WHERE pid <> pg_backend_pid() ORDER BY pid
-""")
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChangeStep(Action):
+    """One step of an online change, as the executor takes it."""
+
+    step: Step
+
+    @property
+    def summary(self) -> str:
+        """What is done, in a few words."""
+        return self.step.summary
+
+    def steps(self) -> tuple[SqlStep, ...]:
+        """Give the SQL."""
+        way = Way.ALONE if self.step.alone else Way.TRANSACTION
+        return (SqlStep(self.step.statements, way=way, done=self.step.done, cleanup=self.step.cleanup),)
 
 
 def apply(
-    engine: Engine,
-    change: Change,
-    *,
-    lock_timeout_seconds: float = 3.0,
-    attempts: int = 20,
-    pause_seconds: float = 1.0,
-    report: Report | None = None,
-    sleep: Callable[[float], None] = time.sleep,
-    jitter: Callable[[], float] = random.random,
+    engine: Engine, change: Change, *, waiting: Waiting = WAITING, report: Report | None = None
 ) -> list[Step]:
     """Do what of a change is not done yet.
 
     Parameters:
         engine: connects as the table's owner, and not through a transaction pooler: it takes a session lock.
         change: what is wanted.
-        lock_timeout_seconds: how long an application's query may be held up.
-        attempts: how often a step may be tried that finds its lock taken.
-        pause_seconds: how long to wait between two attempts, on average.
+        waiting: how long an application's query may be held up, and how often a step may be tried that finds
+            its lock taken.
         report: is told of each step that was done.
-        sleep: waits so many seconds.
-        jitter: gives a number from 0 to 1, so that two runs do not keep step.
 
     Returns:
         the steps that were done; none, when all was done before.
 
     Raises:
+        StepOutOfOrder: what must come before has not been done, or what comes after was done already.
         OnlineChangeRefused: PostgreSQL refused a step.
         TableBusy: a lock was not free in any attempt; the error names who holds it.
+        Occupied: somebody else changes this database, and did not end in time.
     """
     done = []
-
-    def pause() -> None:
-        sleep(pause_seconds * (0.5 + jitter()))
-
-    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.detach()  # it is closed afterwards, not pooled: that releases the lock, come what may
-        connection.execute(_LOCK)
+    with open_executor(engine, waiting) as executor:
+        if all(executor.holds(step.done) for step in change.steps):
+            return []
+        for need in change.needs:
+            if not executor.holds(need.query):
+                raise StepOutOfOrder(change.table, change.summary, need.otherwise)
         for step in change.steps:
-            if connection.scalar(text(step.done)):
+            if executor.holds(step.done):
                 continue
-            _insist(connection, change.table, step, lock_timeout_seconds, attempts=attempts, pause=pause)
+            _run(executor, change, step)
             done.append(step)
             if report is not None:
                 report(step)
@@ -77,52 +76,28 @@ def apply(
 
 def render(change: Change, *, lock_timeout_seconds: float = 3.0) -> str:
     """Give the script that `apply` would run on a table of which nothing is done yet, as psql accepts it."""
-    parts = (
-        f"-- {change.table}: {step.summary}\n"
-        + "".join(f"{line};\n" for line in _lines(step, lock_timeout_seconds))
-        for step in change.steps
+    limits = Limits(lock_timeout_seconds=lock_timeout_seconds)
+    guards = [block(refuse_if(f"NOT ({need.query})", need.otherwise)) for need in change.needs]
+    parts = [
+        *([(f"may {change.summary} begin?", tuple(guards))] if guards else []),
+        *((step.summary, _lines(change, step, limits)) for step in change.steps),
+    ]
+    return "\n".join(
+        f"-- {change.table}: {title}\n" + "".join(f"{line};\n" for line in lines) for title, lines in parts
     )
-    return "\n".join(parts)
 
 
-def _lines(step: Step, lock_timeout_seconds: float) -> tuple[str, ...]:
-    if step.alone:
-        # Cut off, it would leave half an index; and nobody queues behind it.
-        return ("SET lock_timeout = 0", *step.statements, "RESET lock_timeout")
-    # Who comes later queues behind us from the moment we queue: waiting and work together are what an
-    # application's query is held up, so the wait gets a half.
-    half = f"SET LOCAL lock_timeout = '{max(1, round(lock_timeout_seconds * 500))}ms'"
-    return ("BEGIN", half, *step.statements, "COMMIT")
+def _lines(change: Change, step: Step, limits: Limits) -> tuple[str, ...]:
+    action = ChangeStep(table=change.table, why=change.summary, step=step)
+    return tuple(line for each in action.steps() for line in lines_of(each, limits))
 
 
-def _insist(
-    connection: Connection,
-    table: str,
-    step: Step,
-    lock_timeout_seconds: float,
-    *,
-    attempts: int,
-    pause: Callable[[], None],
-) -> None:
-    """Try a step until its lock is free, or the attempts are used up."""
-    left = attempts
-    while fault := _try(connection, step, lock_timeout_seconds):
-        left -= 1
-        if getattr(fault.orig, "sqlstate", None) not in _BUSY:
-            raise OnlineChangeRefused(table, step.summary, str(fault.orig).strip()) from fault
-        if left == 0:
-            holders = list(connection.scalars(_HOLDERS, {"table": table}))
-            raise TableBusy(table, step.summary, attempts=attempts, holders=holders) from fault
-        pause()
-
-
-def _try(connection: Connection, step: Step, lock_timeout_seconds: float) -> DBAPIError | None:
+def _run(executor: Executor, change: Change, step: Step) -> None:
     try:
-        for line in _lines(step, lock_timeout_seconds):
-            connection.execute(text(line.replace(":", r"\:")))
-    except DBAPIError as fault:
-        if fault.connection_invalidated:
-            raise
-        connection.exec_driver_sql("ROLLBACK")
-        return fault
-    return None
+        executor.run(ChangeStep(table=change.table, why=change.summary, step=step))
+    except ActionBlocked as fault:
+        raise TableBusy(
+            change.table, step.summary, attempts=fault.attempts, holders=fault.blockers
+        ) from fault
+    except ActionFailed as fault:
+        raise OnlineChangeRefused(change.table, step.summary, fault.reason) from fault

@@ -153,6 +153,15 @@ def test_a_service_connects_to_its_own_databases_only(platform: Platform) -> Non
         )
 
 
+def test_an_owner_sees_the_queries_of_services_and_services_do_not(platform: Platform) -> None:
+    topology = platform.topology()
+    with connect(topology, "mes_0", "mes_owner") as owner, connect(topology, "mes_0", "mes") as service:
+        seen = "SELECT query FROM pg_stat_activity WHERE pid = %s"
+        [query] = owner.execute(seen, [service.info.backend_pid]).fetchall()
+        assert query != ("<insufficient privilege>",)
+        assert service.execute(seen, [owner.info.backend_pid]).fetchall() == [("<insufficient privilege>",)]
+
+
 def test_a_killed_postmaster_is_seen_and_started_again(
     platform: Platform, mesctl: Mesctl, said: list[str]
 ) -> None:

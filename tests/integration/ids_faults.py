@@ -1,19 +1,25 @@
 """Runs `ids_rig` with a directory that goes away meanwhile, and counts what was made."""
 
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import psycopg
 
 from ops.embedded.processes import wait_until
 from sharding.ids import NODE_BITS, SEQUENCE_BITS
+from tests.integration.ids_rig import GO
+
+Ids: TypeAlias = "np.ndarray[tuple[int], np.dtype[np.int64]]"
 
 
 def make_ids(
     topology: Path, folder: Path, superuser: str, dbname: str, *, makers: int, each: int, seconds: float
-) -> "np.ndarray[tuple[int], np.dtype[np.int64]]":
+) -> list[Ids]:
     """Have processes make ids through clock faults, freezes, and a directory that is away for a while.
 
     Parameters:
@@ -26,19 +32,16 @@ def make_ids(
         seconds: how long they take at least.
 
     Returns:
-        All ids, sorted.
+        The ids of each process.
     """
     words = [str(topology), str(folder), str(makers), str(each), str(seconds)]
     command = [sys.executable, "-m", "tests.integration.ids_rig", *words]
-    with psycopg.connect(superuser, autocommit=True) as server:
-        rig = subprocess.Popen(command, stderr=subprocess.PIPE)
+    with (
+        psycopg.connect(superuser, autocommit=True) as server,
+        subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True) as rig,
+    ):
         try:
-            holders = "SELECT count(*) FROM pg_stat_activity WHERE datname = %s AND application_name = 'ids'"
-
-            def leased() -> bool:
-                return server.execute(holders, [dbname]).fetchone() == (makers,)
-
-            assert wait_until(leased, timeout_seconds=60)
+            assert wait_until((folder / GO).exists, timeout_seconds=60)
             _take_away(server, dbname)
             # Until a lease must have run out: nobody could renew meanwhile.
             gone = "SELECT clock_timestamp() > %s + interval '1500 ms'"
@@ -50,21 +53,22 @@ def make_ids(
         finally:
             _bring_back(server, dbname)
             if rig.poll() is None:
-                rig.kill()
-                rig.communicate()
-    made = np.concatenate([np.fromfile(path, dtype=np.int64) for path in sorted(folder.glob("*.ids"))])
-    made.sort()
-    return made
+                os.killpg(rig.pid, signal.SIGKILL)  # its makers as well
+    return [np.fromfile(path, dtype=np.int64) for path in sorted(folder.glob("*.ids"))]
 
 
-def duplicates(ids: "np.ndarray[tuple[int], np.dtype[np.int64]]") -> int:
-    """Count the ids that are there more than once, of sorted ones."""
+def duplicates(made: list[Ids]) -> int:
+    """Count the ids that were made more than once."""
+    ids = np.concatenate(made)
+    ids.sort()
     return int((ids[1:] == ids[:-1]).sum())
 
 
-def nodes(ids: "np.ndarray[tuple[int], np.dtype[np.int64]]") -> set[int]:
-    """Give the node numbers with which ids were made."""
-    return set(np.unique((ids >> SEQUENCE_BITS) & ((1 << NODE_BITS) - 1)).tolist())
+def handed_over(made: list[Ids]) -> int:
+    """Count the node numbers that more than one process has used."""
+    nodes = [np.unique((ids >> SEQUENCE_BITS) & ((1 << NODE_BITS) - 1)) for ids in made]
+    _, users = np.unique(np.concatenate(nodes), return_counts=True)
+    return int((users > 1).sum())
 
 
 def _take_away(server: psycopg.Connection, dbname: str) -> None:

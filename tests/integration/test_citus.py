@@ -21,7 +21,7 @@ from app.models.status import Channel, Status
 from migrations import citus as after_upgrade
 from migrations import run
 from migrations.drift import find_drift
-from ops.citus import open_coordinator
+from ops.citus import open_coordinator, run_watched
 from partitions.months import Month
 from readreplica.sessions import WriteSession
 from sharding.citus.catalog import locate, read_nodes, read_ranges, read_tables
@@ -87,6 +87,17 @@ def test_every_table_stands_where_it_is_declared(citus: CitusServers) -> None:
     for table, key in MES_DISTRIBUTION.keyed:
         assert (found[table].kind, found[table].key) == ("distributed", key)
     assert not MES_DISTRIBUTION.local & found.keys()
+
+
+def test_a_downgrade_takes_the_tables_off_the_workers_and_an_upgrade_brings_them_back(
+    citus: CitusServers,
+) -> None:
+    run.downgrade(citus.topology, "mes", "base")
+    with open_coordinator(citus.topology) as engine, engine.connect() as connection:
+        assert read_tables(connection) == {}
+    run.upgrade(citus.topology, "mes")
+    with open_coordinator(citus.topology) as engine, engine.connect() as connection:
+        assert len(read_tables(connection)) >= len(MES_DISTRIBUTION.keyed)
 
 
 def test_an_upgrade_again_changes_nothing_and_drift_finds_nothing(citus: CitusServers) -> None:
@@ -310,6 +321,24 @@ def test_a_shard_is_moved_under_its_orders_and_a_rebalance_brings_it_back(
     assert said.json[0]["state"] == "finished"
     assert done(mesctl("shards", "citus", "plan", "--json")).json == []
     assert count_orders(citus) == len(IDS)
+
+
+def test_an_interrupt_cancels_what_it_watched(citus: CitusServers) -> None:
+    def interrupt(line: str) -> None:
+        raise KeyboardInterrupt(line)
+
+    with open_coordinator(citus.topology) as engine:
+        with pytest.raises(KeyboardInterrupt):
+            run_watched(engine, "SELECT pg_sleep(250)", report=interrupt)
+        with engine.connect() as connection:
+            active = "SELECT query FROM pg_stat_activity WHERE state = 'active'"
+            assert not any("pg_sleep" in query for query in connection.scalars(text(active)))
+
+
+def test_a_rebalance_is_stopped(citus: CitusServers, mesctl: Mesctl) -> None:
+    assert "citus_rebalance_stop()" in done(mesctl("shards", "citus", "rebalance", "--stop", "--dry-run")).out
+    # There is none: Citus says so, and that is no fault.
+    assert done(mesctl("shards", "citus", "rebalance", "--stop")).out == "stopped\n"
 
 
 def test_a_node_is_drained_by_a_superuser_only_and_undrained(

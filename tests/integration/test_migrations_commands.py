@@ -9,6 +9,7 @@ from ops.errors import ExitStatus
 from ops.fleet import open_engine
 from sharding.topology import Topology
 from tests.integration.mesctl_rig import Mesctl
+from tests.integration.migrations_rig import NOWHERE
 from tests.psql import psql
 from tests.servers import PostgresServers
 
@@ -76,6 +77,29 @@ def test_dry_runs_change_nothing_and_psql_runs_what_they_print(
     assert current(mesctl) == NAMES - {"crm"}
     psql(postgres.conninfo(), up)
     assert current(mesctl) == NAMES
+
+
+def test_shard_that_is_down_hides_no_other(
+    topology: Topology, tmp_path: Path, capsys: pytest.CaptureFixture[str], topology_path: Path
+) -> None:
+    Mesctl(topology_path, capsys)("migrate", "downgrade", "base", "--tree", "mes", "--yes")
+    path = tmp_path / "one_is_down.toml"
+    port = topology.databases["mes_1"].primary.port
+    before, name, after = topology_path.read_text().partition("[databases.mes_1]")
+    path.write_text(before + name + after.replace(f"port = {port}", f"port = {NOWHERE}", 1))
+    mesctl = Mesctl(path, capsys)
+    dry = mesctl("migrate", "upgrade", "--dry-run", "--tree", "mes")
+    assert dry.status == ExitStatus.FAILED
+    assert dry.out.count("CREATE TABLE orders (") == 1
+    planned = mesctl("migrate", "plan", "--tree", "mes", "--json")
+    assert (planned.status, [row["database"] for row in planned.json]) == (ExitStatus.FAILED, ["mes_0"])
+    ran = mesctl("migrate", "upgrade", "--tree", "mes", "--json")
+    assert ran.status == ExitStatus.FAILED
+    assert {row["database"]: row["state"] for row in ran.json} == {"mes_0": "done", "mes_1": "failed"}
+    told = mesctl("migrate", "drift", "--tree", "mes")
+    assert (told.status, "mes_1: connection failed" in told.err) == (ExitStatus.FAILED, True)
+    again = Mesctl(topology_path, capsys)("migrate", "upgrade", "--tree", "mes", "--json")
+    assert {row["database"]: row["ran"] for row in again.json} == {"mes_0": "", "mes_1": "0001"}
 
 
 def test_downgrade_asks_first(mesctl: Mesctl, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,7 @@
 """A fleet is migrated canary first, then together; whatever happens, the next run goes on."""
 
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -21,6 +23,12 @@ from tests.servers import PostgresServers
 _numbers = count(1)
 
 TABLE = "CREATE TABLE things (id int)"
+DIE = """def upgrade() -> None:
+    import os, signal
+
+    if op.get_bind().exec_driver_sql("SELECT count(*) FROM things").scalar_one():
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
 
 
 @pytest.fixture
@@ -128,13 +136,15 @@ def test_lock_that_is_never_had_is_given_up(fleet: Fleet) -> None:
 def test_killed_run_is_seen_and_the_next_one_goes_on(fleet: Fleet) -> None:
     fleet.write("0001", "SELECT pg_sleep(60)")
     request = Request(tree="mes", direction="up", target="head", versions=str(fleet.versions))
-    command = [sys.executable, "-m", "migrations.single", request.model_dump_json()]
-    victim = subprocess.Popen([*command, str(fleet.topology.path), "mes_0"], stdout=subprocess.DEVNULL)
+    command = [sys.executable, "-m", "migrations.workers", request.model_dump_json()]
+    victim = subprocess.Popen(
+        [*command, str(fleet.topology.path), "1", "mes_0"], stdout=subprocess.DEVNULL, start_new_session=True
+    )
     try:
         assert wait_until(lambda: bool(fleet.ledger("mes_0")), timeout_seconds=60)
         assert last_run_of(fleet, "mes_0") == "0001 up runs"
     finally:
-        victim.kill()
+        os.killpg(victim.pid, signal.SIGKILL)
         victim.wait()
 
     def is_seen() -> bool:
@@ -146,6 +156,21 @@ def test_killed_run_is_seen_and_the_next_one_goes_on(fleet: Fleet) -> None:
     fleet.migrate()
     assert "mes_0: 0001 up: a run was killed; the revision was not complete" in fleet.said
     assert fleet.ledger("mes_0") == [("0001", "up", "failed", KILLED), ("0001", "up", "done", None)]
+
+
+def test_process_that_is_killed_is_one_failure_and_the_others_end(fleet: Fleet) -> None:
+    fleet.write("0001", TABLE)
+    fleet.migrate()
+    fleet.query("mes_2", "INSERT INTO things VALUES (1)")
+    fleet.write("0002", "ALTER TABLE things ADD COLUMN note text")
+    fleet.versions.joinpath("0002.py").write_text(
+        fleet.versions.joinpath("0002.py").read_text().replace("def upgrade() -> None:\n", DIE)
+    )
+    with pytest.raises(FleetFailed, match="mes_2 failed: its process ended with status -9") as it:
+        fleet.migrate()
+    assert states(it.value) == ["done", "done", "failed", "done"]
+    fleet.query("mes_2", "DELETE FROM things")
+    assert [each.ran for each in fleet.migrate()] == [(), (), ("0002",), ()]
 
 
 def last_run_of(fleet: Fleet, database: str) -> str | None:

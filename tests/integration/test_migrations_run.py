@@ -107,6 +107,16 @@ def test_psql_runs_the_offline_script(topology: Topology, postgres: PostgresServ
         assert run.current(topology, tree)[name] == run.head(tree)
 
 
+def test_psql_runs_alembics_own_script_on_a_database_that_went_back(
+    topology: Topology, topology_path: Path, postgres: PostgresServers
+) -> None:
+    run.downgrade(topology, "crm", "base")  # alembic's own table stays, empty
+    script = alembic("-n", "crm", "upgrade", "head", "--sql", MES_STORAGE_TOPOLOGY=str(topology_path))
+    assert script.returncode == 0, script.stderr
+    psql(postgres.conninfo(topology.databases["crm"].dbname, role="crm_owner"), script.stdout)
+    assert run.current(topology, "crm") == {"crm": run.head("crm")}
+
+
 def test_migration_that_fails_leaves_nothing(topology: Topology) -> None:
     run.downgrade(topology, "mes", "base")
     # The last table that the migration makes is in its way.

@@ -1,15 +1,19 @@
 """Online changes on a real table, while others read and write it, and killed at every commit."""
 
+import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import psycopg
 import pytest
 from sqlalchemy import Engine, text
 
+from partitions import Waiting
 from partitions.online import (
+    Backfill,
+    BackfillResult,
     Change,
     add_unique,
     apply,
@@ -25,9 +29,11 @@ from partitions.online.errors import (
     NoPrimaryKey,
     NoSuchColumn,
     OnlineChangeRefused,
+    StepOutOfOrder,
     TableBusy,
     TriggersRefused,
 )
+from partitions.steps import Limits
 from tests.integration.online_rig import CHANGES, RUNS, START, load_on, run_type_change, type_change
 from tests.integration.operations_rig import scratch_database
 from tests.psql import psql
@@ -142,14 +148,52 @@ def test_type_change_keeps_every_value_and_is_undone_before_the_swap(database: t
 
 
 def test_swap_before_the_end_of_the_backfill_is_refused(database: tuple[Engine, str]) -> None:
-    engine, _ = database
+    engine, conninfo = database
     with engine.begin() as connection:
         connection.exec_driver_sql("ALTER TABLE items ALTER COLUMN quantity DROP NOT NULL")
     plan = type_change(engine)
     apply(engine, plan.expand)
     backfill(engine, plan.backfill, max_rows=100)
-    with pytest.raises(OnlineChangeRefused, match=r"the backfill items.quantity_new is not finished"):
+    with pytest.raises(StepOutOfOrder, match=r"the backfill items.quantity_new is not finished: run it"):
         apply(engine, plan.swap)
+    with pytest.raises(subprocess.CalledProcessError):
+        psql(conninfo, render(plan.swap))
+    backfill(engine, plan.backfill)
+    apply(engine, plan.swap)
+
+
+def test_every_other_part_out_of_order_is_refused_and_changes_nothing(database: tuple[Engine, str]) -> None:
+    engine, _ = database
+    plan = type_change(engine)
+    parts: dict[str, Callable[[], object]] = {
+        "undo": lambda: apply(engine, plan.expand.reverse()),
+        "backfill": lambda: backfill(engine, plan.backfill),
+        "swap": lambda: apply(engine, plan.swap),
+        "contract": lambda: apply(engine, plan.contract),
+    }
+
+    def refuses(**wanted: str) -> None:
+        before = schema(engine)
+        for part, why in wanted.items():
+            with pytest.raises(StepOutOfOrder, match=f"items: .*nothing was done: {why}"):
+                parts[part]()
+        assert schema(engine) == before
+
+    not_begun = "quantity_new is not there: apply `expand` first"
+    too_late = "quantity is swapped already: the way back is another change of type"
+    refuses(backfill=not_begun, swap=not_begun, contract=not_begun)
+    assert parts["undo"]() == []
+    apply(engine, plan.expand)
+    refuses(swap="the backfill items.quantity_new is not finished", contract="quantity is not swapped yet")
+    parts["backfill"]()
+    refuses(contract="quantity is not swapped yet: apply `swap` first")
+    parts["swap"]()
+    refuses(undo=too_late)
+    assert parts["backfill"]() == BackfillResult(0, 0, finished=True)
+    parts["contract"]()
+    refuses(undo=too_late)
+    assert [parts[part]() for part in ("swap", "contract")] == [[], []]
+    assert count(engine, "SELECT count(*) FROM backfill_progress") == 0
 
 
 def test_rows_that_are_wrong_are_named_and_mended_before_it_resumes(database: tuple[Engine, str]) -> None:
@@ -183,13 +227,11 @@ def test_who_is_in_the_way_is_named(database: tuple[Engine, str]) -> None:
             apply(
                 engine,
                 CHANGES["not null"],
-                lock_timeout_seconds=0.1,
-                attempts=3,
-                sleep=pauses.append,
-                jitter=lambda: 0.5,
+                waiting=Waiting(Limits(1.0), attempts=3, sleep=pauses.append, jitter=lambda: 0.5),
             )
-        assert f"pid {other.info.backend_pid} (idle in transaction): SELECT count" in str(found.value)
-    assert pauses == [1.0, 1.0]
+        assert f"no lock in 3 attempts; in the way: pid {other.info.backend_pid} (" in str(found.value)
+        assert re.search(r"idle in transaction for \d+ s: SELECT count", str(found.value))
+    assert pauses == [0.25, 0.5]
     assert len(apply(engine, CHANGES["not null"])) == 4
 
 
@@ -197,7 +239,8 @@ def test_lock_that_becomes_free_is_taken_in_a_later_attempt(database: tuple[Engi
     engine, conninfo = database
     with psycopg.connect(conninfo) as other:
         other.execute("SELECT count(*) FROM items")
-        apply(engine, CHANGES["not null"], lock_timeout_seconds=0.1, sleep=lambda _: other.rollback())
+        waiting = Waiting(Limits(0.1), sleep=lambda _: other.rollback())
+        apply(engine, CHANGES["not null"], waiting=waiting)
     assert schema(engine) >= WANTED["not null"]
 
 
@@ -225,9 +268,11 @@ def test_table_without_primary_key_is_refused(database: tuple[Engine, str]) -> N
     with engine.begin() as connection:
         connection.exec_driver_sql("CREATE TABLE loose (quantity int)")
         facts = read_column(connection, "loose", "quantity")
-    plan = change_type("loose", "quantity", "bigint", facts=facts)
     with pytest.raises(NoPrimaryKey, match="loose has no primary key"):
-        backfill(engine, plan.backfill)
+        change_type("loose", "quantity", "bigint", facts=facts)
+    task = Backfill("loose", table="loose", assign="quantity = 1", where="quantity IS NULL")
+    with pytest.raises(NoPrimaryKey, match="loose has no primary key"):
+        backfill(engine, task)
 
 
 def test_whole_type_change_can_be_run_again(database: tuple[Engine, str]) -> None:

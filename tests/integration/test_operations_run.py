@@ -222,4 +222,4 @@ def test_lock_that_is_not_free_is_waited_for_briefly(database: tuple[Engine, str
 @pytest.mark.parametrize("bound", [{}, {"values": ["A"], "keys": (1, 2)}])
 def test_bound_must_be_one_of_two(bound: dict[str, object]) -> None:
     with pytest.raises(BoundMissing, match=r"orders_new: give either values=\[...\] or keys"):
-        CreatePartition("orders_new", of="orders", **bound).steps()  # type: ignore[arg-type]
+        CreatePartition("orders_new", of="orders", **bound).statements()  # type: ignore[arg-type]

@@ -8,8 +8,9 @@ from sqlalchemy import Connection, Engine
 import partitions
 from app.models.policies import POLICIES
 from ops.fleet import open_engine
-from partitions import Waiting
-from partitions.actions import Action, DropTable
+from partitions import Waiting, byhand
+from partitions.actions import Action, DetachPartition, DropTable
+from partitions.actions import attach as attach_sql
 from partitions.catalog import Catalog, ValueList
 from partitions.errors import ActionBlocked, ActionFailed, Occupied
 from partitions.regroup import ChangeValues
@@ -78,6 +79,92 @@ def test_detach_that_was_cut_off_is_finished_and_the_month_attached_again(owner:
     done = [action.summary for action in partitions.apply(owner, MES, NOW)]
     assert done == ["finish pending detach of orders_archive_2026_11", "attach orders_archive_2026_11"]
     assert partitions.check(MES, catalog_of(owner), NOW) == []
+
+
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_check_that_a_detach_leaves_does_not_refuse_a_later_value(by_hand: bool, owner: Engine) -> None:
+    [detach] = byhand.detach(catalog_of(owner)["orders"], "orders_hot", NOW)
+    before, attach = checks_of(owner, "orders_hot"), detach.inverse()
+    run(owner, detach)
+    assert before == []
+    assert [name for name, _ in checks_of(owner, "orders_hot")] == ["orders_hot_status_check"]
+    if by_hand:  # as a person does it in psql, who knows nothing of the CHECK
+        hot = detach.bound if isinstance(detach, DetachPartition) else None
+        assert isinstance(hot, ValueList)
+        with owner.begin() as connection:
+            connection.exec_driver_sql(attach_sql("orders", "orders_hot", hot))
+            connection.exec_driver_sql("COMMENT ON TABLE orders_hot IS NULL")
+        [found] = partitions.check(MES, catalog_of(owner), NOW)
+        assert found.fault.startswith("its CHECK orders_hot_status_check was left")
+        [done] = partitions.apply(owner, MES, NOW)
+        assert done.summary == "orders_hot: drop orders_hot_status_check"
+    else:
+        run(owner, attach)
+    assert checks_of(owner, "orders_hot") == []
+    assert partitions.check(MES, catalog_of(owner), NOW) == []
+
+
+def test_value_that_is_added_to_a_partition_with_such_a_check_is_taken(owner: Engine) -> None:
+    [detach] = byhand.detach(catalog_of(owner)["orders"], "orders_hot", NOW)
+    run(owner, detach)
+    with owner.begin() as connection:
+        connection.exec_driver_sql("ALTER TABLE orders_hot ADD CHECK (version > 0)")
+        connection.exec_driver_sql(attach_sql("orders", "orders_hot", detach.bound))  # type: ignore[attr-defined]
+    [change] = byhand.add(catalog_of(owner)["orders"], "orders_hot", ["ON_HOLD"], key="status")
+    run(owner, change)
+    with owner.begin() as connection:
+        insert_order(connection, 1, "ON_HOLD")
+    # Somebody's own CHECK stays.
+    assert [name for name, _ in checks_of(owner, "orders_hot")] == ["orders_hot_version_check"]
+
+
+def test_month_that_comes_back_has_the_check_that_it_was_made_with(owner: Engine) -> None:
+    month = "orders_archive_2026_11"
+    before = checks_of(owner, month)
+    detach = detach_of(owner, month)
+    run(owner, detach)
+    assert checks_of(owner, month) == before
+    run(owner, detach.inverse())
+    assert [name for name, _ in checks_of(owner, month)] == [f"{month}_month_check"]
+
+
+def checks_of(owner: Engine, table: str) -> list[tuple[str, str]]:
+    with owner.connect() as connection:
+        rows = connection.exec_driver_sql(
+            "SELECT conname, pg_get_constraintdef(oid) FROM pg_constraint "
+            f"WHERE conrelid = '{table}'::regclass AND contype = 'c' ORDER BY 1"
+        )
+        return [(row[0], row[1]) for row in rows]
+
+
+def test_declared_index_that_is_missing_is_built_and_taken_back(owner: Engine) -> None:
+    index = "orders_hot_shipped_idx"
+    with owner.begin() as connection:
+        before = definition(connection, index)
+        connection.exec_driver_sql(f"DROP INDEX {index}")
+    [action] = partitions.apply(owner, MES, NOW)
+    assert (action.summary, action.why) == (f"create index {index} on orders_hot", "declared, and missing")
+    with owner.connect() as connection:
+        assert definition(connection, index) == before
+    assert partitions.check(MES, catalog_of(owner), NOW) == []
+    run(owner, action.inverse())
+    assert [found.fault for found in partitions.check(MES, catalog_of(owner), NOW)] == [
+        f"the index {index} is missing"
+    ]
+
+
+def test_name_of_a_declared_index_that_something_else_has_is_told_and_left_alone(owner: Engine) -> None:
+    with owner.begin() as connection:
+        connection.exec_driver_sql("DROP INDEX orders_hot_shipped_idx")
+        connection.exec_driver_sql("CREATE INDEX orders_hot_shipped_idx ON order_items (model_key)")
+    with pytest.raises(ActionFailed, match="orders_hot_shipped_idx exists and is no index of orders_hot"):
+        partitions.apply(owner, MES, NOW)
+    with owner.connect() as connection:
+        assert "order_items" in definition(connection, "orders_hot_shipped_idx")
+
+
+def definition(connection: Connection, index: str) -> str:
+    return str(connection.exec_driver_sql(f"SELECT pg_get_indexdef('{index}'::regclass)").scalar_one())
 
 
 def test_table_that_was_attached_meanwhile_is_not_dropped(owner: Engine) -> None:

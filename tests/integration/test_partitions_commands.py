@@ -1,16 +1,23 @@
 """`mesctl partitions` on all shards."""
 
+import signal
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from ops.cli import INTERRUPTED
+from ops.embedded.processes import wait_until
 from ops.errors import ExitStatus
 from ops.fleet import open_engine
 from sharding.topology import Topology
 from tests.integration.mesctl_rig import Mesctl
 from tests.integration.partitions_rig import insert_order
+from tests.platform_topology import write_topology
+from tests.pool import DatabasePool
 from tests.psql import psql
-from tests.servers import PostgresServers
+from tests.servers import PostgresServers, ValkeyServer
 
 TREES = ("orders_archive", "order_items_archive", "order_events_archive")
 
@@ -68,7 +75,7 @@ def test_check_names_what_differs_and_the_way_out(mesctl: Mesctl, topology: Topo
             "table": "orders",
             "partition": "orders_hot",
             "fault": "the index orders_hot_packaging_idx is missing",
-            "fix": "migrate the database",
+            "fix": "mesctl partitions apply",
         }
     ]
 
@@ -97,6 +104,9 @@ def test_shard_that_is_down_does_not_hold_up_the_other(
     assert 'mes_storage_partitions_months_ahead{database="mes_1",table="orders_archive"} 3\n' in written
     assert 'last_success_timestamp_seconds{database="mes_1"}' in written
     assert "mes_0" not in written
+    # Of a shard that has not answered nothing is known.
+    unknown = mesctl("partitions", "plan")
+    assert (unknown.status, unknown.out) == (ExitStatus.FAILED, "")
 
     psql(postgres.conninfo(), f"ALTER DATABASE {dbname} ALLOW_CONNECTIONS true")
     again = mesctl("partitions", "apply", "--quiet", "--metrics-file", str(metrics))
@@ -123,6 +133,99 @@ def test_verbs_and_their_inverses_on_all_shards(
         said = mesctl("partitions", *words, "--json")
         assert {row["database"] for row in said.json} == {"mes_0", "mes_1"}, said.err
     assert mesctl("partitions", "check", "--deep").status == ExitStatus.DONE
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (
+            ("detach", "orders_archiv", "x"),
+            "orders_archiv is no table that is partitioned; there are orders, ",
+        ),
+        (("detach", "orders_archive", "x"), "orders_archive has no x; there are orders_archive_2"),
+        (
+            ("add", "orders_archive", "x", "--value", "LOST"),
+            "partitioned by lists of values; there are orders",
+        ),
+        (("add", "orders", "orders_hot", "--value", "CLOSED"), "CLOSED is in orders_done already"),
+        (("split", "orders", "orders_hot", "--value", "SHIPED", "--into", "x"), "has no value SHIPED"),
+        (("split", "orders", "orders_hot", "--value", "SHIPPED", "--into", "A-b"), "'A-b' is no name"),
+        (("merge", "orders", "orders_hot", "--into", "orders_hot"), "cannot be merged into itself"),
+        (("index", "orders", "orders_pkey", "--columns", "channel"), "has an index orders_pkey already"),
+    ],
+)
+def test_slip_of_the_hand_is_refused_before_anything_is_changed(
+    words: tuple[str, ...], reason: str, migrated: Mesctl
+) -> None:
+    said = migrated("partitions", *words)
+    assert (said.status, said.out) == (ExitStatus.REFUSED, "")
+    assert reason in said.err
+    assert migrated("partitions", "check").status == ExitStatus.DONE
+
+
+@pytest.fixture(scope="module")
+def shared_path(
+    postgres: PostgresServers,
+    valkey_server: ValkeyServer,
+    databases: DatabasePool,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Path]:
+    """Give the topology of databases that stay as they are."""
+    with databases.borrow() as dbnames:
+        path = tmp_path_factory.mktemp("refused") / "topology.toml"
+        yield write_topology(path, dbnames, postgres, valkey_server)
+
+
+@pytest.fixture
+def migrated(shared_path: Path, capsys: pytest.CaptureFixture[str]) -> Mesctl:
+    """Give `mesctl` on databases with their months."""
+    mesctl = Mesctl(shared_path, capsys)
+    assert mesctl("partitions", "apply", "--quiet").status == ExitStatus.DONE
+    return mesctl
+
+
+def test_folder_of_the_metrics_that_is_not_there_is_told_before_anything_is_done(migrated: Mesctl) -> None:
+    said = migrated("partitions", "apply", "--metrics-file", "/nowhere/partitions.prom")
+    assert (said.status, "there is no folder /nowhere" in said.err) == (ExitStatus.USAGE, True)
+
+
+def test_ctrl_c_ends_a_wait_for_a_lock_and_the_next_run_goes_on(mesctl: Mesctl, topology: Topology) -> None:
+    mesctl("partitions", "apply")
+    [month, *_] = partitions_of(mesctl, "orders_archive")
+    main = threading.main_thread().ident
+    assert main is not None
+    with (
+        open_engine(topology, topology.databases["mes_0"], role="mes_owner") as engine,
+        engine.connect() as old,
+    ):
+        old.exec_driver_sql("SELECT FROM orders_archive")
+
+        def press() -> None:
+            query = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%%DETACH%%CONCURRENTLY%%' "
+            with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as looking:
+                assert wait_until(
+                    lambda: looking.exec_driver_sql(
+                        f"{query} AND wait_event_type = 'Lock' AND datname = current_database()"
+                    ).scalar_one(),
+                    timeout_seconds=30,
+                )
+            signal.pthread_kill(main, signal.SIGINT)
+
+        thread = threading.Thread(target=press)
+        thread.start()
+        said = mesctl("partitions", "detach", "orders_archive", month)
+        thread.join()
+        # The reader is still there: it was not waited for.
+        assert not old.closed
+        assert said.status == INTERRUPTED
+    assert mesctl("partitions", "apply").status == ExitStatus.DONE
+    assert mesctl("partitions", "check").status == ExitStatus.DONE
+    assert month in partitions_of(mesctl, "orders_archive")
+
+
+def partitions_of(mesctl: Mesctl, table: str) -> list[str]:
+    listed = mesctl("partitions", "list", "--json").json
+    return sorted(row["partition"] for row in listed if row["table"] == table)
 
 
 def test_detached_month_is_attached_or_dropped_by_hand(mesctl: Mesctl) -> None:
@@ -156,4 +259,7 @@ def test_deep_check_finds_an_id_in_two_partitions(mesctl: Mesctl, topology: Topo
         insert_order(connection, 7, "CLOSED")
     assert mesctl("partitions", "check").status == ExitStatus.DONE
     [row] = mesctl("partitions", "check", "--deep", "--json").json
-    assert (row["database"], row["fault"]) == ("mes_1", "order_id 7 stands in it more than once")
+    assert (row["database"], row["fault"]) == (
+        "mes_1",
+        "1 order_id stand in it more than once: 7",
+    )

@@ -13,7 +13,7 @@ HERE = Path(__file__).parent
 FILES = ("test_partitions_actions.py", "test_partitions_killed.py", "test_partitions_online.py")
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_life_of_partitions_on_debians_postgresql_15() -> None:
     folder = require("postgresql-15").parent
     # In a process of its own: a session has one PostgreSQL, and PG_BIN says which.
@@ -25,7 +25,7 @@ def test_life_of_partitions_on_debians_postgresql_15() -> None:
         text=True,
         capture_output=True,
         check=False,
-        timeout=580,
+        timeout=880,
     )
     assert done.returncode == 0, done.stdout[-6000:]
     assert " passed" in done.stdout

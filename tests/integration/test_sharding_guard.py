@@ -227,7 +227,7 @@ def test_a_dump_is_restored_with_its_guard(
 def test_the_server_computes_the_same_buckets(postgres: PostgresServers, buckets: int) -> None:
     keys = [0, 1, -1, 2**63 - 1, -(2**63), *range(OWN, OWN + 200)]
     query = sql.SQL("SELECT key, {} FROM unnest(%s::int8[]) AS key").format(
-        sql.SQL(bucket_sql("key", buckets))  # type: ignore[arg-type]
+        sql.SQL(bucket_sql("key", buckets))
     )
     with postgres.primary.connect() as connection:
         for key, bucket in connection.execute(query, [keys]).fetchall():

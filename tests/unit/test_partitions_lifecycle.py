@@ -57,7 +57,7 @@ def partition_of(name: str, bound: Bound, *, pending: bool = False, check: bool 
         indexes=frozenset(),
         invalid_indexes=frozenset(),
         detach_pending=pending,
-        has_leftover_check=check,
+        leftover_checks=(f"{name}_regroup_check",) if check else (),
     )
 
 

@@ -1,4 +1,4 @@
--- The guard: a shard refuses a row of a bucket that it does not own (docs/sharding.md, docs/adr/010).
+-- The guard: a shard refuses a row of a bucket that it does not own (docs/sharding.md, docs/adr/014).
 SET LOCAL lock_timeout = '3s';
 
 -- Who this database is, and what it owns: one row, written by `mesctl shards init` and by moves of buckets.
