@@ -11,7 +11,7 @@ from sqlalchemy import Connection, text
 from app.models.distribution import MES_DISTRIBUTION
 from sharding.citus.catalog import read_tables, require_citus
 from sharding.citus.coordinator import coordinator_of, whole_ownership
-from sharding.citus.distribute import missing, settings
+from sharding.citus.distribute import missing
 from sharding.guard import note_identity
 from sharding.topology import Topology, Tree
 
@@ -23,11 +23,6 @@ _PRESENT = text("""
     WHERE relnamespace = to_regnamespace('public') AND relkind IN ('r', 'p') AND NOT relispartition
 """)
 _IS_NAMED = text("SELECT EXISTS (SELECT FROM public.shard_identity)")
-_HAS_SETTING = text("""
-    SELECT EXISTS (SELECT FROM pg_db_role_setting
-                   WHERE setdatabase = (SELECT oid FROM pg_database WHERE datname = current_database())
-                     AND setrole = 0 AND 'citus.propagate_set_commands=local' = ANY (setconfig))
-""")
 
 
 def is_on_citus(topology: Topology, tree: Tree) -> bool:
@@ -62,8 +57,6 @@ def distribute(connection: Connection, topology: Topology, *, report: Report) ->
         connection.exec_driver_sql(placement.statement())
         connection.commit()
         report(f"{placement.table}: {placement.words}")
-    if not connection.scalar(_HAS_SETTING):
-        connection.exec_driver_sql(settings(database.dbname))
     if "shard_identity" in present and not connection.scalar(_IS_NAMED):
         # As on a plain shard: whoever connects finds out that this is the database that he means. The guard
         # has nothing to refuse here, and stays `RETURN true`, which the planner leaves out.
@@ -80,7 +73,6 @@ def script(topology: Topology) -> str:
 def _statements(topology: Topology) -> Iterator[str]:
     for placement in MES_DISTRIBUTION.placements():
         yield placement.statement()
-    yield settings(coordinator_of(topology).dbname)
     insert = note_identity(whole_ownership(topology))
     # A coordinator that knows its name keeps it, and the version that it was told of.
     yield insert[: insert.index("ON CONFLICT")] + "ON CONFLICT (singleton) DO NOTHING"

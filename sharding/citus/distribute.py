@@ -98,12 +98,3 @@ def missing(
 
 def _words(found: CitusTable) -> str:
     return f"distributed by {found.key}" if found.kind == "distributed" else f"a {found.kind} table"
-
-
-def settings(dbname: str) -> str:
-    """Write the statement by which SET LOCAL reaches the workers too, in every session of the database.
-
-    Without it a `SET LOCAL lock_timeout` holds on the coordinator only, and a row that is locked on a worker
-    is waited for without end.
-    """
-    return f"ALTER DATABASE {identifier(dbname)} SET citus.propagate_set_commands = 'local'"

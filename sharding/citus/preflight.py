@@ -274,8 +274,8 @@ def _lock_timeout(statement: str, _keys: list[str]) -> Iterator[Objection]:
             _shown(statement),
             "lock_timeout",
             "it stays on the coordinator: a lock on a worker is waited for without end",
-            "SET LOCAL lock_timeout in the transaction, with citus.propagate_set_commands = 'local' "
-            "(`mesctl migrate upgrade` sets it for the database)",
+            "SET LOCAL lock_timeout in the transaction, as a statement of its own, in a session with "
+            "citus.propagate_set_commands = 'local' (ours have it)",
         )
 
 

@@ -12,6 +12,7 @@ from uuid import uuid4
 import psycopg
 import pytest
 from sqlalchemy import func, select, text
+from sqlalchemy.exc import DBAPIError
 
 from app.messaging.acks import Ack
 from app.messaging.outbox import claim, settle
@@ -25,6 +26,7 @@ from ops.citus import open_coordinator, run_watched
 from partitions.months import Month
 from readreplica.sessions import WriteSession
 from sharding.citus.catalog import locate, read_nodes, read_ranges, read_tables
+from sharding.citus.moving import read_job
 from sharding.citus.placement import fresh_index, is_fresh
 from sharding.citus.preflight import check_schema
 from sharding.citus.schema import read_schema
@@ -227,19 +229,17 @@ async def test_a_scatter_is_one_query_to_the_coordinator(sessions: ShardedSessio
 async def test_a_locked_row_on_a_worker_is_waited_for_no_longer_than_lock_timeout(
     sessions: ShardedSessions, citus: CitusServers
 ) -> None:
-    """By `citus.propagate_set_commands = 'local'`, which the upgrade sets for the database."""
-    change = f"UPDATE orders SET summary = 'x' WHERE order_id = {IDS[1]}"
-    with citus.connect(role="mes_owner") as holder, citus.connect(role="mes_owner") as waiter:
-        assert waiter.execute("SHOW citus.propagate_set_commands").fetchone() == ("local",)
+    change = text(f"UPDATE orders SET summary = 'x' WHERE order_id = {IDS[1]}")
+    with citus.connect(role="mes_owner") as holder:
         holder.execute("BEGIN")
-        holder.execute(change)
-        waiter.execute("BEGIN")
-        waiter.execute("SET LOCAL lock_timeout = '300ms'")
-        # The net under the test: without the setting it is this one that ends the wait.
-        waiter.execute("SET statement_timeout = '20s'")
-        with pytest.raises(psycopg.Error, match="lock timeout"):
-            waiter.execute(change)
-        waiter.execute("ROLLBACK")
+        holder.execute(str(change))
+        async with sessions.write(IDS[1]) as session:
+            await session.execute(text("SET LOCAL lock_timeout = '300ms'"))
+            # The net under the test: it ends the wait where the other does not reach the worker.
+            await session.execute(text("SET LOCAL statement_timeout = '20s'"))
+            with pytest.raises(DBAPIError, match="lock timeout"):
+                await session.execute(change)
+            await session.rollback()
         holder.execute("ROLLBACK")
 
 
@@ -335,10 +335,30 @@ def test_an_interrupt_cancels_what_it_watched(citus: CitusServers) -> None:
             assert not any("pg_sleep" in query for query in connection.scalars(text(active)))
 
 
-def test_a_rebalance_is_stopped(citus: CitusServers, mesctl: Mesctl) -> None:
-    assert "citus_rebalance_stop()" in done(mesctl("shards", "citus", "rebalance", "--stop", "--dry-run")).out
-    # There is none: Citus says so, and that is no fault.
-    assert done(mesctl("shards", "citus", "rebalance", "--stop")).out == "stopped\n"
+def test_a_rebalance_is_stopped(citus: CitusServers, mesctl: Mesctl, sessions: ShardedSessions) -> None:
+    stop = ("shards", "citus", "rebalance", "--stop")
+    assert "citus_rebalance_stop()" in done(mesctl(*stop, "--dry-run")).out
+    idle = mesctl(*stop)
+    assert (idle.status, "no ongoing rebalance" in idle.err) == (1, True)
+
+    place = done(mesctl("shards", "locate", str(IDS[0]), "--json")).json["citus"]
+    target = worker(citus, 1) if place["node"] == worker(citus, 0) else worker(citus, 0)
+    mode = ("--mode", "block_writes")
+    done(mesctl("shards", "citus", "move", str(place["shard_id"]), "--to", target, *mode))
+    with citus.connect(role="mes_owner") as holder:
+        # A writer whom the move has to wait for.
+        holder.execute("BEGIN")
+        holder.execute(f"UPDATE orders SET summary = 'x' WHERE order_id = {IDS[0]}")
+        done(mesctl("shards", "citus", "rebalance", "--no-wait", *mode))
+        assert done(mesctl(*stop)).out == "stopped\n"
+        holder.execute("ROLLBACK")
+    with open_coordinator(citus.topology) as engine, engine.connect() as connection:
+        found = locate(connection, "orders", IDS[0])
+        job = read_job(connection)
+    assert found.node == target
+    assert job is not None
+    assert job.state in ("cancelled", "cancelling")
+    done(mesctl("shards", "citus", "rebalance", *mode))
 
 
 def test_a_node_is_drained_by_a_superuser_only_and_undrained(
