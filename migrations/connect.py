@@ -9,7 +9,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.pool import NullPool
 
 from migrations.errors import MigrationsBusy
-from sharding.citus.reach import KEPT_BACK
+from sharding.citus.reach import MIGRATING
 from sharding.topology import Topology, Tree
 
 CONNECT_TIMEOUT_SECONDS = 5
@@ -41,7 +41,7 @@ def open_owner(topology: Topology, database: str) -> Iterator[Engine]:
         connect_args={
             "application_name": "mesctl migrate",
             "connect_timeout": CONNECT_TIMEOUT_SECONDS,
-            "options": f"{OPTIONS} {KEPT_BACK}" if on_citus else OPTIONS,
+            "options": f"{OPTIONS} {MIGRATING}" if on_citus else OPTIONS,
         },
     )
     try:
