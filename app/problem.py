@@ -23,8 +23,9 @@ from app.idempotency import IdempotencyKeyReused
 from app.models.status import IllegalTransition
 from app.orders import UnknownOrder
 from app.problem_docs import MEDIA_TYPE, problem_type
-from readreplica.errors import RetriesExhausted
-from sharding.errors import CursorMalformed, NodeLeaseExpired, NodesExhausted, ScatterFailed
+from readreplica.errors import Unavailable
+from sharding.errors import NodeLeaseExpired, NodesExhausted
+from sharding.scatter.errors import CursorMalformed, ScatterFailed, ShardTimedOut
 
 RETRY_AFTER_SECONDS = 2
 _MOST_FAULTS = 20
@@ -49,7 +50,8 @@ _UNAVAILABLE = (
     FilesUnavailable,
     NodeLeaseExpired,
     NodesExhausted,
-    RetriesExhausted,
+    ShardTimedOut,
+    Unavailable,
 )
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("problem")

@@ -1,9 +1,9 @@
 """What the environment tells a service; everything about databases stands in the topology file."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import PositiveFloat, PositiveInt, ValidationError
+from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.errors import AppError
@@ -38,6 +38,12 @@ class Settings(BaseSettings):
 
     stop_seconds: PositiveInt = 10
     """how long running requests and messages may take once the service was told to stop"""
+
+    cursor_key: Annotated[SecretStr, Field(min_length=16)] | None = None
+    """the secret that signs page cursors; one and the same in every process of the MES"""
+
+    cursor_key_previous: Annotated[SecretStr, Field(min_length=16)] | None = None
+    """the secret before it, whose cursors are still taken while the secret is changed"""
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """the least severe log line that is written"""

@@ -5,6 +5,7 @@ from types import MappingProxyType
 
 from sqlalchemy import MetaData
 
+import app.models.reference  # noqa: F401 (it adds its tables to the metadata of the MES shards)
 from app.models.crm import CrmBase
 from app.models.directory import DirectoryBase
 from app.models.mes import MesBase

@@ -97,30 +97,6 @@ class NodesExhausted(ShardingError):
         super().__init__(f"all {nodes} node numbers are leased: stop a process that makes order ids, or wait")
 
 
-class ScatterRefused(ShardingError):
-    """This SELECT cannot be answered by merging the shards' rows."""
-
-    def __init__(self, reason: str) -> None:
-        self.reason = reason
-        super().__init__(f"the SELECT cannot run over all shards: {reason}")
-
-
-class ScatterFailed(ShardingError):
-    """A shard could not answer its part of a scattered SELECT; the cause is chained."""
-
-    def __init__(self, shard: str, cause: BaseException) -> None:
-        self.shard = shard
-        super().__init__(f"shard {shard} failed its part of the SELECT: {cause}")
-
-
-class CursorMalformed(ShardingError, ValueError):
-    """The page cursor is not one that `scatter` has handed out."""
-
-    def __init__(self, cursor: str) -> None:
-        self.cursor = cursor
-        super().__init__(f"{cursor[:40]!r} is no page cursor: use next_cursor of the page before, or none")
-
-
 class BucketNotOwned(ShardingError):
     """A shard refused a row of a bucket that it does not own (any more); nothing was committed."""
 

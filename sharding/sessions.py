@@ -32,7 +32,7 @@ from sharding.engines import open_cluster
 from sharding.errors import BucketNotOwned, ShardingError, ShardMapInvalid, UnknownShard
 from sharding.map_watch import watching_map
 from sharding.routing import Routing
-from sharding.scatter import AnySelect, Page, scatter
+from sharding.scatter import KEY, AnySelect, Bounds, CursorKeys, Page, scatter
 from sharding.shard_map import ShardMap
 from sharding.telemetry import Telemetry
 from sharding.topology import Topology
@@ -225,6 +225,10 @@ class ShardedSessions:
         limit: int,
         cursor: str | None = None,
         after: CausalToken | None = None,
+        allow_missing: bool = False,
+        key: str = KEY,
+        keys: CursorKeys | None = None,
+        bounds: Bounds | None = None,
     ) -> Page[T]: ...
 
     @overload
@@ -235,6 +239,10 @@ class ShardedSessions:
         limit: int,
         cursor: str | None = None,
         after: CausalToken | None = None,
+        allow_missing: bool = False,
+        key: str = KEY,
+        keys: CursorKeys | None = None,
+        bounds: Bounds | None = None,
     ) -> Page[tuple[T1, T2, *Ts]]: ...
 
     async def scatter(
@@ -244,10 +252,29 @@ class ShardedSessions:
         limit: int,
         cursor: str | None = None,
         after: CausalToken | None = None,
+        allow_missing: bool = False,
+        key: str = KEY,
+        keys: CursorKeys | None = None,
+        bounds: Bounds | None = None,
     ) -> Page[Any]:
-        """Run a SELECT over all shards, newest keys first, and give one page. See `sharding.scatter`."""
+        """Run a SELECT over all shards, and give a page of what one database with all rows would give.
+
+        See `sharding.scatter.scatter` for the parameters and errors, docs/scatter.md for what the SELECT
+        may hold. Without `keys`, cursors are good in this process only.
+        """
         owners = {shard: self.clusters[shard] for shard in self.shard_map.shards}
-        return await scatter(owners, statement, limit=limit, cursor=cursor, after=after)
+        return await scatter(
+            owners,
+            statement,
+            limit=limit,
+            cursor=cursor,
+            after=after,
+            allow_missing=allow_missing,
+            key=key,
+            shard_of=self.shard_of,
+            keys=keys,
+            bounds=bounds,
+        )
 
 
 @asynccontextmanager

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import structlog
 from fastapi import FastAPI
 
 from app.background import Background
@@ -19,7 +20,10 @@ from app.messaging.streams import open_redis
 from app.orders import MES
 from app.serve import make_app
 from app.settings import Settings
+from sharding.scatter import CursorKeys
 from sharding.topology import Topology
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("mes")
 
 
 def build(settings: Settings, topology: Topology) -> FastAPI:
@@ -50,7 +54,9 @@ def build(settings: Settings, topology: Topology) -> FastAPI:
                 max_upload_bytes=settings.max_upload_bytes,
                 now=utc_now,
             )
-            yield MesParts(MesService(sessions=sessions, now=utc_now), partners)
+            yield MesParts(
+                MesService(sessions=sessions, now=utc_now, cursor_keys=_cursor_keys(settings)), partners
+            )
 
     return make_app(
         "mes",
@@ -59,4 +65,15 @@ def build(settings: Settings, topology: Topology) -> FastAPI:
         router=router,
         statuses=STATUSES,
         parts=parts,
+    )
+
+
+def _cursor_keys(settings: Settings) -> CursorKeys | None:
+    if settings.cursor_key is None:
+        log.warning("page cursors end with this process", fix="set MES_STORAGE_CURSOR_KEY in every process")
+        return None
+    previous = settings.cursor_key_previous
+    return CursorKeys(
+        settings.cursor_key.get_secret_value().encode(),
+        previous.get_secret_value().encode() if previous is not None else None,
     )

@@ -14,6 +14,7 @@ from app.models.status import Status, check_transition
 from app.orders import MES, announce, apply_event
 from readreplica.sessions import WriteSession
 from readreplica.token import CausalToken
+from sharding.scatter import CursorKeys
 from sharding.sessions import ShardedSessions
 
 
@@ -23,6 +24,8 @@ class MesService:
 
     sessions: ShardedSessions
     now: Clock
+    cursor_keys: CursorKeys | None = None
+    """What signs page cursors; None for a key that only this process has."""
 
     async def page(
         self, status: Status, *, limit: int, cursor: str | None, after: CausalToken | None
@@ -37,7 +40,9 @@ class MesService:
         """
         newest = repository.newest(status)
         names = newest.selected_columns.keys()
-        page = await self.sessions.scatter(newest, limit=limit, cursor=cursor, after=after)
+        page = await self.sessions.scatter(
+            newest, limit=limit, cursor=cursor, after=after, keys=self.cursor_keys
+        )
         orders = [MesOrderView.model_validate(dict(zip(names, row, strict=True))) for row in page.rows]
         return MesOrderPage(orders=orders, next_cursor=page.next_cursor)
 

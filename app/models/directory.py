@@ -4,8 +4,10 @@ So does the ledger of migrations, which is for those who migrate.
 """
 
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import BigInteger, DateTime, Double, Identity, Index, Integer, Text, func
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from app.models.base import new_metadata
@@ -58,3 +60,28 @@ class MigrationEntry(DirectoryBase):
     error: Mapped[str | None] = mapped_column(Text)
 
     __table_args__ = (Index(None, "database", "entry_id"),)
+
+
+class TwoPhaseDecision(DirectoryBase):
+    """How a unit of work on several shards ends: `decision` is `commit` or `abort`, and is written once."""
+
+    __tablename__ = "two_phase_decisions"
+
+    unit_id: Mapped[str] = mapped_column(Text, primary_key=True)
+    decision: Mapped[str] = mapped_column(Text)
+    label: Mapped[str] = mapped_column(Text)
+    shards: Mapped[str] = mapped_column(Text)
+    decided_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+    finished_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+
+
+class ReferenceContent(DirectoryBase):
+    """A version of a reference table: all its rows, as every shard is to hold them."""
+
+    __tablename__ = "reference_contents"
+
+    table_name: Mapped[str] = mapped_column(Text, primary_key=True)
+    version: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    rows: Mapped[list[dict[str, Any]]] = mapped_column(JSONB)
+    checksum: Mapped[str] = mapped_column(Text)
+    published_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())

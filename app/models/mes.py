@@ -123,6 +123,7 @@ class ModelMeasurement(MesBase):
     """What was measured of a model file, by its content: an identical model is never measured again."""
 
     __tablename__ = "model_measurements"
+    __table_args__ = ({"info": {"shard_key": "digest_key"}},)
 
     digest_key: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
     digest: Mapped[str] = mapped_column(Text, primary_key=True)
@@ -139,6 +140,8 @@ class PartnerRequest(MesBase):
     """A partner's idempotency key and the order that it made: a repeated request finds the same order."""
 
     __tablename__ = "partner_requests"
+    # Its order_id is that of the order which it made, on whichever shard that is.
+    __table_args__ = ({"info": {"shard_key": "request_key"}},)
 
     request_key: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
     partner: Mapped[str] = mapped_column(Text, primary_key=True)

@@ -7,7 +7,7 @@ from app.messaging.events import ItemPrice, OrderRejected, PriceCalculated
 from app.models.mes import MesOrderItem
 from app.pricing.errors import NothingOrdered, PricingError
 from app.pricing.measurement import Outcome, Unmeasurable
-from app.pricing.tariff import Price, price
+from app.pricing.tariff import TARIFF, Price, Tariff, price
 
 ACTOR = "pricing"
 
@@ -15,18 +15,21 @@ Outcomes = Mapping[str, Outcome]
 """What is known of each model, by its key in the model store."""
 
 
-def decide(items: Sequence[MesOrderItem], outcomes: Outcomes) -> PriceCalculated | OrderRejected:
+def decide(
+    items: Sequence[MesOrderItem], outcomes: Outcomes, tariff: Tariff = TARIFF
+) -> PriceCalculated | OrderRejected:
     """Price an order, or reject it with the reasons of all of its lines.
 
     Parameters:
         items: the lines of the order.
         outcomes: what is known of their models.
+        tariff: the price list.
     """
     priced: list[ItemPrice] = []
     total, faults = Decimal(0), []
     for item in items:
         try:
-            line = price_line(item, outcomes[item.model_key])
+            line = price_line(item, outcomes[item.model_key], tariff)
         except PricingError as error:
             faults.append(f"{item.model_name}: {error}" if len(items) > 1 else str(error))
         else:
@@ -37,7 +40,7 @@ def decide(items: Sequence[MesOrderItem], outcomes: Outcomes) -> PriceCalculated
     return PriceCalculated(actor=ACTOR, price=total, items=tuple(priced))
 
 
-def price_line(item: MesOrderItem, outcome: Outcome) -> Price:
+def price_line(item: MesOrderItem, outcome: Outcome, tariff: Tariff = TARIFF) -> Price:
     """Price one line.
 
     Raises:
@@ -45,7 +48,7 @@ def price_line(item: MesOrderItem, outcome: Outcome) -> Price:
     """
     if isinstance(outcome, Unmeasurable):
         raise PricingError(outcome.reason)
-    return price(outcome, material=item.material, finish=item.finish, quantity=item.quantity)
+    return price(outcome, material=item.material, finish=item.finish, quantity=item.quantity, tariff=tariff)
 
 
 def rejected(reason: str) -> OrderRejected:

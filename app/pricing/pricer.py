@@ -20,7 +20,9 @@ from app.pricing.decision import Outcomes, decide, rejected
 from app.pricing.errors import AttemptsExhausted, ModelLost
 from app.pricing.jobs import Lease
 from app.pricing.measurement import Outcome, Unmeasurable
+from app.pricing.price_list import read_tariff
 from app.pricing.sandbox import Sandbox
+from app.pricing.tariff import Tariff
 from readreplica.sessions import WriteSession
 from readreplica.token import CausalToken
 from sharding.sessions import ShardedSessions
@@ -80,17 +82,19 @@ class Pricer:
     async def _consider(self, held: Lease, after: CausalToken) -> Verdict | None:
         if held.attempt > self._max_attempts:
             return rejected(str(AttemptsExhausted(self._max_attempts)))
-        items = await self._items(held.order_id, after)
+        items, tariff = await self._items_and_tariff(held.order_id, after)
         outcomes: Outcomes = {key: await self._measured(key) for key in {item.model_key for item in items}}
         unclear = any(isinstance(found, Unmeasurable) and not found.final for found in outcomes.values())
         if unclear and held.attempt < self._max_attempts:
             return None
-        return decide(items, outcomes)
+        return decide(items, outcomes, tariff)
 
-    async def _items(self, order_id: int, after: CausalToken) -> Sequence[MesOrderItem]:
+    async def _items_and_tariff(
+        self, order_id: int, after: CausalToken
+    ) -> tuple[Sequence[MesOrderItem], Tariff]:
         lines = select(MesOrderItem).where(MesOrderItem.order_id == order_id).order_by(MesOrderItem.line_no)
         async with self._sessions.read(order_id, after=after) as session:
-            return (await session.scalars(lines)).all()
+            return (await session.scalars(lines)).all(), await read_tariff(session)
 
     async def _measured(self, model_key: str) -> Outcome:
         digest = PurePosixPath(model_key).name

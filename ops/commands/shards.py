@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ops.citus import locate_order
-from ops.commands import citus
+from ops.commands import citus, shard_writes
 from ops.errors import ExitStatus
 from ops.options import note, options_of, print_json
 from ops.partition_metrics import write_atomically
@@ -22,7 +22,8 @@ from sharding.ids import MAX_ID
 from sharding.rebalance import Proposal, propose
 
 app = typer.Typer(help="Show, check and plan the shard map.", no_args_is_help=True)
-
+app.add_typer(shard_writes.in_doubt, name="in-doubt")
+app.add_typer(shard_writes.reference, name="reference")
 app.add_typer(citus.app, name="citus")
 
 OrderId = Annotated[int, typer.Argument(min=0, max=MAX_ID, help="The order's id.", show_default=False)]

@@ -8,6 +8,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from migrations import run
+from ops import reference_tables
 from ops.embedded.shape import TREES
 from ops.partitioning import apply_partitions, raise_failures
 from ops.shard_guard import init_shards
@@ -22,6 +23,15 @@ def fill(topology: Topology) -> None:
         run.upgrade(topology, tree)
     raise_failures(apply_partitions(topology, now=datetime.now(UTC)))
     init_shards(topology, asyncio.run(_ensure_shard_map(topology)))
+    asyncio.run(_ensure_reference_tables(topology))
+
+
+async def _ensure_reference_tables(topology: Topology) -> None:
+    if await reference_tables.is_unpublished(topology):
+        outcomes = await reference_tables.load(
+            topology, reference_tables.read_file(reference_tables.PRICE_LIST)
+        )
+        reference_tables.raise_failures(outcomes)
 
 
 async def _ensure_shard_map(topology: Topology) -> ShardMap:

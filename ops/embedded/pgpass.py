@@ -1,5 +1,6 @@
 """The password file of the embedded topology, in libpq's format."""
 
+import hmac
 import os
 import secrets
 from collections.abc import Iterable
@@ -28,6 +29,14 @@ def read_passwords(path: Path) -> dict[str, str]:
         return {}
     entries = (line.split(":") for line in path.read_text().splitlines())
     return {entry[3]: entry[4] for entry in entries if len(entry) == 5}
+
+
+def derived_secret(path: Path, *, purpose: str) -> str | None:
+    """Make a secret of the platform's own that stays as long as its passwords; None when there are none."""
+    passwords = read_passwords(path)
+    if not passwords:
+        return None
+    return hmac.digest(repr(sorted(passwords.items())).encode(), purpose.encode(), "sha256").hex()
 
 
 def _write(path: Path, passwords: dict[str, str]) -> None:

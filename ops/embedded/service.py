@@ -1,5 +1,6 @@
 """A service of the platform, as a process: `python -m app.NAME`."""
 
+import os
 import sys
 from collections.abc import Collection
 from functools import partial
@@ -10,6 +11,7 @@ from pathlib import Path
 import psutil
 
 from ops.embedded.errors import PortTaken, StartFailed
+from ops.embedded.pgpass import derived_secret
 from ops.embedded.ports import LOOPBACK, holder_of, is_free
 from ops.embedded.processes import Daemon, last_lines, size_of, wait_until
 
@@ -58,7 +60,11 @@ class ServiceProcess:
         if port is not None and not is_free(port):
             raise PortTaken(self.name, port, holder_of(port))
         command = [sys.executable, "-m", f"app.{self.name}"]
-        self._daemon.launch(command, environment={"MES_STORAGE_TOPOLOGY": str(self._topology)})
+        environment = {"MES_STORAGE_TOPOLOGY": str(self._topology)}
+        secret = derived_secret(self._topology.with_name("pgpass"), purpose="page cursors")
+        if secret is not None and "MES_STORAGE_CURSOR_KEY" not in os.environ:
+            environment["MES_STORAGE_CURSOR_KEY"] = secret
+        self._daemon.launch(command, environment=environment)
 
     def _is_connected(self, databases: Collection[int]) -> bool:
         pid = self.pid()

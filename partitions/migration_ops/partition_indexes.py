@@ -56,12 +56,14 @@ def script(
     name: str, table: str, columns: Sequence[str], where: str | None, *, unique: bool, limits: Limits
 ) -> Iterator[str]:
     """Render the script for psql."""
+    on_parent, again = create_index(name, table, columns, where, unique=unique, partitions=[]).steps()
     pattern = create_index(name, table, columns, where, unique=unique, partitions=[_ANY])
-    on_parent, build, attach = pattern.steps()
+    _, build, attach, _ = pattern.steps()
     yield from lines_of(on_parent, limits)
     for state, statement in ((_INVALID, *build.cleanup), (_ABSENT, *build.statements)):
         yield from lines_of(Step((_each(table, name, state, statement),), way=Way.ALONE), limits)
     yield from lines_of(Step((_each(table, name, _UNATTACHED, *attach.statements),)), limits)
+    yield from lines_of(again, limits)
 
 
 def _each(table: str, name: str, state: str, statement: str) -> str:

@@ -7,7 +7,7 @@ from partitions import actions
 from partitions.bounds import ValueList
 from partitions.errors import PartitionError
 from partitions.months import KeyRange
-from partitions.sql import identifier, literal, regclass, value_list
+from partitions.sql import identifier, value_list
 from partitions.steps import Step, Way, block, refuse_if
 
 Groups = Mapping[str, Sequence[str]]
@@ -62,13 +62,13 @@ def attach(partition: str, parent: str, bound: Bound, key: str | None) -> tuple[
     """Attach a table that may have rows; with `key`, it is scanned before its parent is locked."""
     made = actions.AttachPartition(table=parent, partition=partition, bound=bound, at=NEVER).statements()
     if key is None:
-        return (*made, _drop_repetition(partition))
+        return made
     table, check = identifier(partition), identifier(f"{partition}_bound_check")
     return (
         f"ALTER TABLE {table} ADD CONSTRAINT {check} CHECK ({condition(key, bound)})",
         *made,
-        f"ALTER TABLE {table} DROP CONSTRAINT {check}",
-        _drop_repetition(partition),
+        # Of a LIST partition the action has dropped it, with what a DETACH CONCURRENTLY may have left.
+        f"ALTER TABLE {table} DROP CONSTRAINT IF EXISTS {check}",
     )
 
 
@@ -131,19 +131,3 @@ def refuse_rows(partition: str) -> str:
     """Fail when a partition that is about to go has rows."""
     has_rows = f"EXISTS (SELECT FROM {identifier(partition)})"
     return block(refuse_if(has_rows, f"{partition} has rows: move them first"))
-
-
-def _drop_repetition(partition: str) -> str:
-    # DETACH CONCURRENTLY leaves a CHECK that says what the bound said. Attached again, it is of no use, and
-    # would refuse the values that the partition is given later.
-    drop_it = literal(f"ALTER TABLE {identifier(partition)} DROP CONSTRAINT ")
-    return f"""DO $block$ DECLARE
-    repetition name;
-BEGIN
-    FOR repetition IN
-        SELECT conname FROM pg_constraint WHERE conrelid = {regclass(partition)} AND contype = 'c'
-            AND pg_get_constraintdef(oid) = 'CHECK (' || pg_get_partition_constraintdef(conrelid) || ')'
-    LOOP
-        EXECUTE {drop_it} || quote_ident(repetition);
-    END LOOP;
-END $block$"""

@@ -12,7 +12,7 @@ from typing import Any
 
 from psycopg import AsyncConnection
 
-from readreplica.engines import Greeting
+from sharding.identity import Greeting
 
 REACHING = "-c citus.propagate_set_commands=local"
 """For libpq's `options`: of a session that sends one statement at a time."""

@@ -11,8 +11,7 @@ from tests.acceptance.test_docs import ROOT, fenced
 from tests.servers import PostgresServers
 
 ITEMS = (
-    "CREATE TABLE materials (material text PRIMARY KEY);"
-    "INSERT INTO materials VALUES ('gold_18k');"
+    "INSERT INTO materials VALUES ('gold_18k', 15.5, 78, 1.06);"
     "INSERT INTO order_items (order_id, line_no, material, finish, quantity, model_key, model_name)"
     "    SELECT id, 1, 'gold_18k', 'matte', id %% 5, 'k', 'n' FROM generate_series(1, 2500) AS id"
 )

@@ -39,7 +39,9 @@ def test_down_and_up_again(mesctl: Mesctl) -> None:
     assert mesctl("migrate", "downgrade", "base", "--tree", "mes", "--yes").status == ExitStatus.DONE
     assert current(mesctl) == NAMES - {"mes_0", "mes_1"}
     planned = mesctl("migrate", "plan", "--json").json
-    assert {(row["database"], row["revision"]) for row in planned} >= {("mes_0", "0001"), ("mes_1", "0001")}
+    first = {(row["database"], row["revision"]) for row in planned if row["revision"] == "0001"}
+    assert first == {("mes_0", "0001"), ("mes_1", "0001")}
+    assert {row["database"] for row in planned} == {"mes_0", "mes_1"}
 
     assert mesctl("migrate", "upgrade").status == ExitStatus.DONE
     assert current(mesctl) == NAMES
@@ -63,7 +65,9 @@ def test_failure_after_the_canary_is_told_and_the_next_run_goes_on(
     execute(topology, "DROP TABLE inbox")
     again = mesctl("migrate", "upgrade", "--json")
     assert again.status == ExitStatus.DONE
-    assert [row["database"] for row in again.json if row["ran"]] == ["mes_1"]
+    ran = {row["database"]: row["ran"] for row in again.json if row["ran"]}
+    assert set(ran) == {"mes_1"}
+    assert ran["mes_1"].startswith("0001")
 
 
 def test_dry_runs_change_nothing_and_psql_runs_what_they_print(

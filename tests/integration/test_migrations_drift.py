@@ -1,5 +1,6 @@
 """Drift is found, named and mended: what no migration made, what is gone, and what was changed by hand."""
 
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -197,4 +198,4 @@ def test_mesctl_reports_drift(
     said = mesctl("migrate", "drift", "--json")
     assert said.status == ExitStatus.FAILED
     assert [(row["database"], row["object"]) for row in said.json] == [("mes_1", "table stray")]
-    assert "mes_0: at 0002, fingerprint" in said.err
+    assert re.search(r"mes_0: at \d{4}, fingerprint", said.err)

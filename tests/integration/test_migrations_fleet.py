@@ -181,4 +181,6 @@ def last_run_of(fleet: Fleet, database: str) -> str | None:
 def test_directory_notes_its_own_first_migration(fleet: Fleet) -> None:
     run.downgrade(fleet.topology, "directory", "base")
     run.upgrade(fleet.topology, "directory")
-    assert fleet.ledger("directory") == [("0001", "up", "done", None), ("0002", "up", "done", None)]
+    noted = fleet.ledger("directory")
+    assert noted[:2] == [("0001", "up", "done", None), ("0002", "up", "done", None)]
+    assert {entry[1:] for entry in noted} == {("up", "done", None)}

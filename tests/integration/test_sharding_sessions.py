@@ -17,12 +17,12 @@ from sharding.directory import Directory
 from sharding.engines import open_cluster
 from sharding.errors import (
     InvalidShardKey,
-    ScatterFailed,
     ShardMapInvalid,
     ShardMapMissing,
     UnknownShard,
 )
 from sharding.ids import first_id_at
+from sharding.scatter.errors import ScatterFailed
 from sharding.sessions import ShardedSessions, open_sessions
 from sharding.shard_map import ShardMap
 from sharding.topology import Topology

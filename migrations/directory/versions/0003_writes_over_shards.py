@@ -1,0 +1,17 @@
+"""Decisions on two-phase units, and the content of reference tables."""
+
+from migrations import frozen
+
+revision = "0003"
+down_revision = "0002"
+phase = "pre"
+
+
+def upgrade() -> None:
+    """Run the frozen SQL upwards."""
+    frozen.run(__file__, "up")
+
+
+def downgrade() -> None:
+    """Run the frozen SQL downwards."""
+    frozen.run(__file__, "down")

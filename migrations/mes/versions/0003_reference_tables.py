@@ -1,0 +1,17 @@
+"""Materials, finishes and tariffs on every shard."""
+
+from migrations import frozen
+
+revision = "0003"
+down_revision = "0002"
+phase = "pre"
+
+
+def upgrade() -> None:
+    """Run the frozen SQL upwards."""
+    frozen.run(__file__, "up")
+
+
+def downgrade() -> None:
+    """Run the frozen SQL downwards."""
+    frozen.run(__file__, "down")

@@ -1,0 +1,180 @@
+"""`mesctl shards in-doubt` and `mesctl shards reference`: what writes over several shards have left to do."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ops.durations import parse_duration
+from ops.errors import ExitStatus
+from ops.options import Options, note, options_of, print_json
+from ops.reference_tables import PRICE_LIST, Outcome, State, load, read_file, render_load, render_sync, sync
+from ops.reference_tables import check as check_references
+from ops.rows import show_rows
+from ops.shard_writes import end, look, render_end
+from sharding.writes.in_doubt import Ended, InDoubt, Survey, Verdict
+
+in_doubt = typer.Typer(
+    help="Find and end transactions that a crashed two-phase unit has left prepared.", no_args_is_help=True
+)
+reference = typer.Typer(
+    help="Reference tables, of which every shard has a copy: compare, bring up to date, change.",
+    no_args_is_help=True,
+)
+
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the SQL for psql; change nothing.")]
+OlderThan = Annotated[
+    timedelta,
+    typer.Option(
+        parser=parse_duration,
+        metavar="DURATION",
+        help="From this age on a unit without a decision is presumed aborted.",
+    ),
+]
+# As text: typer parses a default like any other value.
+SAFE_AGE: Any = "10m"
+
+
+@in_doubt.command("list")
+def list_(context: typer.Context, older_than: OlderThan = SAFE_AGE) -> None:
+    """List prepared transactions: their decision, their age, which tables they lock, who waits for them.
+
+    Exit status 1 if one is older than --older-than, whosever it is (it holds back vacuum), or a shard cannot
+    be reached.
+    """
+    options = options_of(context)
+    seen = asyncio.run(look(options.topology(), (), older_than=older_than))
+    show_rows(options, [_facts(each, options) for each in seen.found], empty="no prepared transactions")
+    old = [each for each in seen.found if each.prepared.age_seconds >= older_than.total_seconds()]
+    for each in old:
+        age, xids = each.prepared.age_seconds, each.prepared.xid_age
+        note(
+            f"{each.prepared.shard}: {each.prepared.gid} is {age:.0f} s old: vacuum cannot clean up "
+            f"behind it, {xids} transactions by now"
+        )
+    _tell_unreachable(seen)
+    raise typer.Exit(ExitStatus.FAILED if old or seen.unreachable else ExitStatus.DONE)
+
+
+@in_doubt.command("resolve")
+def resolve_(
+    context: typer.Context,
+    gids: Annotated[
+        list[str] | None,
+        typer.Argument(help="Only the units of these prepared transactions.", show_default=False),
+    ] = None,
+    older_than: OlderThan = SAFE_AGE,
+    dry_run: DryRun = False,
+) -> None:
+    """End prepared transactions, each unit on all its shards the same way.
+
+    A unit that was decided is committed or rolled back as decided, at once. One without a decision is aborted
+    when it is older than --older-than, and left alone before. Prepared transactions of others are never
+    touched: naming one is refused with exit status 3.
+    """
+    options, named = options_of(context), gids or ()
+    if dry_run:
+        seen = asyncio.run(look(options.topology(), named, older_than=older_than))
+        print(render_end(options.topology(), seen), end="")
+        return
+    seen, ended = asyncio.run(end(options.topology(), named, older_than=older_than))
+    show_rows(options, [_ended(each) for each in ended], empty="nothing was to be done")
+    for each in seen.found:
+        if each.verdict in {Verdict.WAIT, Verdict.FOREIGN}:
+            why = "its unit is young and undecided" if each.verdict is Verdict.WAIT else "not one of ours"
+            note(f"{each.prepared.shard}: {each.prepared.gid} is left alone: {why}")
+    _tell_unreachable(seen)
+    failed = seen.unreachable or any(each.error for each in ended)
+    raise typer.Exit(ExitStatus.FAILED if failed else ExitStatus.DONE)
+
+
+def _facts(each: InDoubt, options: Options) -> dict[str, Any]:
+    facts = asdict(each.prepared)
+    facts["age_seconds"] = round(each.prepared.age_seconds, 1)
+    if not options.json:
+        facts["locks"] = ", ".join(each.prepared.locks)
+        facts["waiting_pids"] = ", ".join(map(str, each.prepared.waiting_pids))
+    label = each.decided.label if each.decided else None
+    return {**facts, "verdict": each.verdict.value, "label": label}
+
+
+def _ended(each: Ended) -> dict[str, Any]:
+    done = "failed" if each.error else each.verb.value.lower()
+    return {"shard": each.prepared.shard, "gid": each.prepared.gid, "done": done, "error": each.error}
+
+
+def _tell_unreachable(seen: Survey) -> None:
+    for shard, why in seen.unreachable.items():
+        note(f"{shard}: cannot be looked at: {why}")
+
+
+@reference.command("check")
+def check(
+    context: typer.Context,
+    rows: Annotated[int, typer.Option(min=0, help="Differing rows to show of each copy.")] = 10,
+) -> None:
+    """Prove that every copy on every shard is what was published; exit status 1 if one is not."""
+    options = options_of(context)
+    states = asyncio.run(check_references(options.topology(), limit=rows))
+    if options.json:
+        print_json([asdict(state) for state in states])
+    else:
+        _show_states(options, states)
+    raise typer.Exit(ExitStatus.FAILED if any(state.fault for state in states) else ExitStatus.DONE)
+
+
+def _show_states(options: Options, states: Sequence[State]) -> None:
+    facts = [
+        {name: value for name, value in asdict(state).items() if name != "differences"} for state in states
+    ]
+    show_rows(options, facts, empty="no reference tables")
+    for state in states:
+        for each in state.differences:
+            key = ", ".join(map(str, each.key))
+            found, wanted = _row(each.found), _row(each.wanted)
+            print(f"{state.shard} {state.table} ({key}): {found}; it should be {wanted}")
+
+
+def _row(row: Any) -> str:
+    return "not there" if row is None else ", ".join(f"{name} {value}" for name, value in row.items())
+
+
+@reference.command("sync")
+def sync_(context: typer.Context, dry_run: DryRun = False) -> None:
+    """Bring every copy that is behind, or was changed by hand, to what was published last."""
+    options = options_of(context)
+    if dry_run:
+        print(asyncio.run(render_sync(options.topology())), end="")
+        return
+    _tell(options, asyncio.run(sync(options.topology())), empty="every copy is as published")
+
+
+@reference.command("load")
+def load_(
+    context: typer.Context,
+    file: Annotated[
+        Path, typer.Argument(help="TOML: [[materials]], [[finishes]], [[tariffs]], a row each.")
+    ] = PRICE_LIST,
+    dry_run: DryRun = False,
+) -> None:
+    """Publish the rows of a file as the next version of their tables, and bring every shard to it.
+
+    The file has all rows of a table: those that are not in it are deleted. A table that is not in it stays as
+    it is, and so does one whose rows are the same. A shard that cannot be reached is behind until `sync`; the
+    exit status is 1 then.
+    """
+    options = options_of(context)
+    rows = read_file(file)
+    if dry_run:
+        print(asyncio.run(render_load(options.topology(), rows)), end="")
+        return
+    _tell(options, asyncio.run(load(options.topology(), rows)), empty="the file has no rows")
+
+
+def _tell(options: Options, outcomes: Sequence[Outcome], *, empty: str) -> None:
+    show_rows(options, [asdict(each) for each in outcomes], empty=empty)
+    raise typer.Exit(ExitStatus.FAILED if any(each.error for each in outcomes) else ExitStatus.DONE)

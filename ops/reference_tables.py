@@ -1,0 +1,308 @@
+"""What `mesctl shards reference` does: publish a version, bring every shard to it, compare."""
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import psycopg
+from sqlalchemy import Table, TextClause
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.exc import SQLAlchemyError
+
+from app.models.reference import REFERENCE_MODELS
+from ops.errors import ExitStatus, OpsError
+from ops.fleet import connect_line
+from ops.shard_writes import ROLE, Refused, Shards, open_shards
+from sharding.topology import Topology
+from sharding.writes import reference_sql as sql
+from sharding.writes.deadline import words_of
+from sharding.writes.errors import (
+    ReferenceAhead,
+    ReferenceConflict,
+    ReferenceInvalid,
+    ReferenceMismatch,
+    ShardTimedOut,
+    UnknownReference,
+)
+from sharding.writes.reference import (
+    Content,
+    Copy,
+    Difference,
+    apply,
+    fault_of,
+    next_version,
+    read_copy,
+    read_differences,
+    shape,
+)
+
+TABLES: Mapping[str, Table] = {
+    model.__tablename__: model.__table__ for model in REFERENCE_MODELS if isinstance(model.__table__, Table)
+}
+PRICE_LIST = Path(__file__).with_name("price_list.toml")
+"""What a new platform starts with."""
+
+SECONDS = 15.0
+Rows: TypeAlias = Mapping[str, Sequence[Mapping[str, Any]]]
+_TROUBLE = (SQLAlchemyError, psycopg.Error, ShardTimedOut, ReferenceMismatch, OSError)
+
+
+class FileUnusable(OpsError):
+    """The file with the rows cannot be read, or holds something else."""
+
+    exit_status = ExitStatus.USAGE
+
+    def __init__(self, path: Path, fault: str) -> None:
+        self.path = path
+        super().__init__(f"{path.name}: {fault}")
+
+
+class NoShard(OpsError):
+    """No shard can be asked which form the rows have in their table."""
+
+    def __init__(self, table: str) -> None:
+        self.table = table
+        super().__init__(f"no shard can be reached to check the rows of {table}: nothing was changed")
+
+
+class NotEverywhere(OpsError):
+    """A version was published, and some shards did not get it."""
+
+    def __init__(self, failed: Sequence["Outcome"]) -> None:
+        self.failed = tuple(failed)
+        first = self.failed[0]
+        super().__init__(
+            f"version {first.version} of {first.table} is not on {first.shard}: {first.error}; "
+            "`mesctl shards reference sync` brings it there"
+        )
+
+
+@dataclass(frozen=True)
+class State:
+    """One reference table on one shard; `fault` is None if the copy is as published."""
+
+    table: str
+    shard: str
+    published: int
+    version: int | None
+    rows: int | None
+    fault: str | None
+    differences: Sequence[Difference] = field(default=())
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What was done with one reference table on one shard."""
+
+    table: str
+    shard: str
+    version: int
+    done: str
+    error: str | None = None
+
+
+def read_file(path: Path) -> Rows:
+    """Read rows from a TOML file: an array of tables for each reference table. Numbers stay exact.
+
+    Raises:
+        FileUnusable: it cannot be read, or is something else.
+        UnknownReference: it names another table.
+    """
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"), parse_float=Decimal)
+    except OSError as error:
+        raise FileUnusable(path, f"cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise FileUnusable(path, f"is not TOML: {error}") from error
+    for table, rows in content.items():
+        if table not in TABLES:
+            raise UnknownReference(table, TABLES)
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            raise FileUnusable(path, f"{table} must be an array of tables: write [[{table}]] before each row")
+    return content
+
+
+async def check(topology: Topology, *, limit: int) -> list[State]:
+    """Compare every copy on every shard with what is published; give `limit` differing rows of each."""
+    async with open_shards(topology) as shards:
+        return [
+            await _state(shards, shard, table, await shards.references.newest(name), limit)
+            for name, table in TABLES.items()
+            for shard in shards.clusters
+        ]
+
+
+async def sync(topology: Topology) -> list[Outcome]:
+    """Bring every copy that is behind, or was changed by hand, to what is published.
+
+    Raises:
+        Refused: a shard is ahead of the directory; nothing was changed.
+    """
+    async with open_shards(topology) as shards:
+        wanting = await _wanting(shards)
+        return [await _apply(shards, shard, content) for content, names in wanting for shard in names]
+
+
+async def render_sync(topology: Topology) -> str:
+    """Give what `sync` would run, as psql accepts it."""
+    async with open_shards(topology) as shards:
+        wanting = await _wanting(shards)
+    return "".join(_render(topology, content, names) for content, names in wanting) or "-- nothing to do\n"
+
+
+async def load(topology: Topology, rows: Rows) -> list[Outcome]:
+    """Publish rows as the next versions of their tables, where they are new, and bring every shard to them.
+
+    Raises:
+        Refused: the rows cannot be the content of their table, or somebody else published one meanwhile.
+        NoShard: no shard can be asked.
+    """
+    outcomes: list[Outcome] = []
+    async with open_shards(topology) as shards:
+        for content, is_new in await _contents(shards, rows):
+            if is_new:
+                try:
+                    await shards.references.publish(content)
+                except ReferenceConflict as error:
+                    raise Refused(error) from error
+            outcomes += [await _apply(shards, shard, content) for shard in shards.clusters]
+    return outcomes
+
+
+async def render_load(topology: Topology, rows: Rows) -> str:
+    """Give what `load` would run, as psql accepts it."""
+    async with open_shards(topology) as shards:
+        contents = await _contents(shards, rows)
+    scripts = []
+    for content, is_new in contents:
+        if is_new:
+            [directory] = topology.tree("directory").values()
+            scripts.append(connect_line(topology, directory, role=ROLE) + _publishing(content))
+        scripts.append(_render(topology, content, list(topology.tree("mes"))))
+    return "".join(scripts)
+
+
+def raise_failures(outcomes: Sequence[Outcome]) -> None:
+    """Refuse to go on if a shard did not get its copy.
+
+    Raises:
+        NotEverywhere: at least one did not.
+    """
+    failed = [each for each in outcomes if each.error]
+    if failed:
+        raise NotEverywhere(failed)
+
+
+async def is_unpublished(topology: Topology) -> bool:
+    """Tell whether no reference table was ever published."""
+    async with open_shards(topology) as shards:
+        return not any([await shards.references.newest(name) for name in TABLES])
+
+
+async def _contents(shards: Shards, rows: Rows) -> list[tuple[Content, bool]]:
+    """Make every content before anything is written: what is wrong in the last table stops the first."""
+    contents = []
+    for name in filter(rows.__contains__, TABLES):
+        newest = await shards.references.newest(name)
+        copies, engine_of = [], None
+        for shard, cluster in shards.clusters.items():
+            try:
+                copies.append(await read_copy(cluster.primary, TABLES[name], shard=shard, seconds=SECONDS))
+                engine_of = engine_of or cluster.primary
+            except _TROUBLE:
+                continue  # it is told of when it is written to
+        if engine_of is None:
+            raise NoShard(name)
+        version = next_version(newest, copies)
+        try:
+            content = await shape(engine_of, TABLES[name], rows[name], version=version)
+        except ReferenceInvalid as error:
+            raise Refused(error) from error
+        is_same = newest is not None and newest.checksum == content.checksum and newest.version == version - 1
+        contents.append((newest, False) if is_same and newest else (content, True))
+    return contents
+
+
+async def _state(shards: Shards, shard: str, table: Table, content: Content | None, limit: int) -> State:
+    engine, published = shards.clusters[shard].primary, content.version if content else 0
+    try:
+        copy = await read_copy(engine, table, shard=shard, seconds=SECONDS)
+        fault = _fault(copy, content)
+        differences = []
+        if fault and content and limit:
+            differences = await read_differences(
+                engine, table, content, shard=shard, seconds=SECONDS, limit=limit
+            )
+    except _TROUBLE as error:
+        return State(str(table.name), shard, published, None, None, words_of(error))
+    return State(str(table.name), shard, published, copy.version, copy.rows, fault, differences)
+
+
+def _fault(copy: Copy, content: Content | None) -> str | None:
+    try:
+        return fault_of(copy, content)
+    except ReferenceAhead as error:
+        return str(error)
+
+
+async def _wanting(shards: Shards) -> list[tuple[Content, list[str]]]:
+    """Find the shards that are not as published, or cannot tell."""
+    wanting = []
+    for name, table in TABLES.items():
+        content = await shards.references.newest(name)
+        if content is None:
+            continue
+        names = []
+        for shard, cluster in shards.clusters.items():
+            try:
+                copy = await read_copy(cluster.primary, table, shard=shard, seconds=SECONDS)
+                if fault_of(copy, content):
+                    names.append(shard)
+            except ReferenceAhead as error:
+                raise Refused(error) from error
+            except _TROUBLE:
+                names.append(shard)
+        wanting.append((content, names))
+    return wanting
+
+
+async def _apply(shards: Shards, shard: str, content: Content) -> Outcome:
+    engine, table = shards.clusters[shard].primary, TABLES[content.table]
+    try:
+        done = await apply(engine, table, content, shard=shard, seconds=SECONDS)
+    except _TROUBLE as error:
+        return Outcome(content.table, shard, content.version, "failed", words_of(error))
+    return Outcome(content.table, shard, content.version, "as published" if done else "later already")
+
+
+def _render(topology: Topology, content: Content, names: Sequence[str]) -> str:
+    table, rows = TABLES[content.table], {"rows": content.rows_json}
+    noted = {"table": content.table, "version": content.version, "checksum": content.checksum}
+    statements = [
+        _literal(sql.remove_others(table), rows),
+        _literal(sql.upsert(table), rows),
+        _literal(sql.TAKE_VERSION, {"table": content.table}),
+        _literal(sql.NOTE_VERSION, noted),
+    ]
+    body = "".join(["BEGIN;\n", *(f"{statement};\n" for statement in statements), "COMMIT;\n"])
+    return "".join(connect_line(topology, topology.database(name), role=ROLE) + body for name in names)
+
+
+def _publishing(content: Content) -> str:
+    values = {
+        "table": content.table,
+        "version": content.version,
+        "rows": content.rows_json,
+        "checksum": content.checksum,
+    }
+    return f"{_literal(sql.PUBLISH, values)};\n"
+
+
+def _literal(statement: TextClause, values: Mapping[str, Any]) -> str:
+    # Named parameters: the other styles double a percent sign, which psql would take as it is.
+    dialect = postgresql.dialect(paramstyle="named")  # type: ignore[no-untyped-call]
+    bound = statement.bindparams(**values)
+    return str(bound.compile(dialect=dialect, compile_kwargs={"literal_binds": True})).strip()

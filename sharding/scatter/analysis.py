@@ -1,0 +1,191 @@
+"""What a SELECT is, seen once for each shape: its tables, its unique key, and its text for the fingerprint.
+
+Reading a SELECT costs a few milliseconds, most of it in SQLAlchemy's compiler, so what was found is kept by
+SQLAlchemy's cache key, which is the same for statements that differ in parameters only. A statement with
+aliases is read each time: its aliases are objects of its own.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from sqlalchemy import Column, Table
+from sqlalchemy.orm import Mapper
+from sqlalchemy.sql import visitors
+
+from sharding.scatter.cursor import fingerprint_of
+from sharding.scatter.errors import ScatterRefused
+from sharding.scatter.grammar import Scope, check, onclauses, open_scope
+from sharding.scatter.kinds import DIALECT
+from sharding.scatter.tables import Clause, Source, is_key_of, is_table
+from sharding.scatter.terms import resolve
+
+_KEPT = 512
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """A SELECT that may be scattered, whatever its parameters are."""
+
+    scope: Scope
+    unique: tuple[Clause, ...]
+    """Columns that together tell a row of the FROM clause from every other, on all shards."""
+    sql: str
+    has_local_groups: bool
+    """Whether each group of its GROUP BY is on one shard: it has a shard key in it that is never NULL."""
+    kept: list[Any] = field(default_factory=list)
+    """The plan, where it is the same for every statement of this shape."""
+
+    def may_be_null(self, clause: Clause) -> bool:
+        """Tell whether an expression may be NULL; True if that is not known."""
+        source = self.source_of(clause)
+        return source is None or source.is_nullable or clause.nullable
+
+    def source_of(self, clause: Clause) -> Source | None:
+        """Find the table that a column belongs to."""
+        if not isinstance(clause, Column):
+            return None
+        return next((each for each in self.scope.sources.all if each.selectable == clause.table), None)
+
+
+_analyses: OrderedDict[Hashable, Analysis] = OrderedDict()
+
+
+def analyse(statement: Any, *, key: str) -> Analysis:
+    """Read a SELECT.
+
+    Parameters:
+        statement: what the caller wants of all shards.
+        key: the name of the shard key's column, for tables that declare none.
+
+    Raises:
+        ScatterRefused: it cannot be answered exactly, and why.
+    """
+    made: Callable[[], Any] | None = getattr(statement, "_generate_cache_key", None)
+    cache_key = made() if made else None
+    if cache_key is None:
+        return _read(statement, key)
+    known = (key, cache_key.key)
+    if (found := _analyses.get(known)) is None:
+        found = _read(statement, key)
+        if all(isinstance(source.selectable, Table) for source in found.scope.sources.all):
+            _analyses[known] = found
+            if len(_analyses) > _KEPT:
+                _analyses.popitem(last=False)
+    else:
+        _analyses.move_to_end(known)
+    return found
+
+
+def fingerprint(statement: Any, analysis: Analysis) -> bytes:
+    """Hash a query, its order and its parameters; the same in every process."""
+    cache_key = statement._generate_cache_key()
+    if cache_key is not None:
+        parameters = [parameter.effective_value for parameter in cache_key.bindparams]
+    else:
+        elements: Iterable[Any] = visitors.iterate(statement)
+        parameters = [each.effective_value for each in elements if each.__visit_name__ == "bindparam"]
+    return fingerprint_of(analysis.sql, *(repr(value) for value in parameters))
+
+
+def check_parameters(statement: Any) -> None:
+    """Refuse a parameter without a value: `scatter` takes none apart.
+
+    Raises:
+        ScatterRefused: it names the parameter.
+    """
+    cache_key = statement._generate_cache_key()
+    for parameter in cache_key.bindparams if cache_key else ():
+        if parameter.required:
+            raise ScatterRefused(f"the parameter {parameter.key} has no value: put the value into the SELECT")
+
+
+def _read(statement: Any, key: str) -> Analysis:
+    scope = open_scope(statement, key=key)
+    mappers = _mappers(statement)
+    for mapper in mappers.values():
+        _check_mapper(mapper)
+    groups = [resolve(each, namer(statement)) for each in statement._group_by_clauses]
+    has_local_groups = any(
+        is_key_of(group, source) and not source.is_nullable
+        for group in groups
+        for source in scope.sources.all
+    )
+    scope = replace(scope, is_local=has_local_groups)
+    _check_clauses(statement, scope)
+    unique = tuple(
+        column for source in scope.sources.all for column in _unique_of(source, mappers.get(source.table))
+    )
+    return Analysis(scope, unique, str(statement.compile(dialect=DIALECT)), has_local_groups)
+
+
+def _check_clauses(statement: Any, scope: Scope) -> None:
+    named = namer(statement)
+    if any(each.__visit_name__ == "clauselist" for each in statement._raw_columns):
+        raise ScatterRefused("it selects a list of columns (a Bundle): select the columns")
+    ordered = [resolve(each, named) for each in (*statement._order_by_clauses, *statement._group_by_clauses)]
+    for clause in (
+        *statement._raw_columns,
+        *statement._where_criteria,
+        *statement._having_criteria,
+        *ordered,
+    ):
+        # A FROM element among the columns is an entity or a table: all of its columns.
+        if not is_table(clause):
+            check(clause, scope)
+        elif not any(clause == source.selectable for source in scope.sources.all):
+            raise ScatterRefused(f"it selects {clause}, which is no table of FROM")
+    for onclause in onclauses(scope.froms):
+        check(onclause, scope)
+
+
+def namer(statement: Any) -> Callable[[str], Clause | None]:
+    """Give a function that finds a selected column by its name."""
+    found: Callable[[str], Clause | None] = statement.selected_columns.get
+    return found
+
+
+def selected(statement: Any) -> list[Clause]:
+    """Give what a row holds: an entity is one thing, a table's columns are many."""
+    found: list[Clause] = []
+    for each in statement._raw_columns:
+        is_entity = "parententity" in getattr(each, "_annotations", {})
+        found += each.columns if is_table(each) and not is_entity else [each]
+    return found
+
+
+def _mappers(statement: Any) -> dict[Table, Mapper[Any]]:
+    """Find which tables are asked for through mapped classes."""
+    found = (getattr(each, "_annotations", {}).get("parentmapper") for each in visitors.iterate(statement))
+    return {mapper.local_table: mapper for mapper in found if mapper is not None}
+
+
+def _check_mapper(mapper: Mapper[Any]) -> None:
+    name = mapper.class_.__name__
+    if mapper.inherits is not None or mapper.polymorphic_on is not None:
+        raise ScatterRefused(f"{name} is mapped with inheritance, which adds joins: select from its table")
+    for relation in mapper.relationships:
+        if relation.lazy in {"joined", "subquery", "selectin", "immediate", False}:
+            raise ScatterRefused(
+                f"{name}.{relation.key} is loaded eagerly, which adds joins or queries: declare it "
+                "lazy='raise', or select columns"
+            )
+    for attribute in mapper.column_attrs:
+        if not isinstance(attribute.expression, Column):
+            raise ScatterRefused(f"{name}.{attribute.key} is an SQL expression: select columns instead")
+
+
+def _unique_of(source: Source, mapper: Mapper[Any] | None) -> list[Clause]:
+    """Give a table's primary key, as the mapper has it if there is one; with the shard key if it lacks it."""
+    primary = list(mapper.primary_key if mapper is not None else source.table.primary_key)
+    if not primary:
+        raise ScatterRefused(
+            f"table {source.table.name} has no primary key, so its pages would not be stable"
+        )
+    names = [column.name for column in primary]
+    # Unique on each shard is not unique on all, unless the key that tells the shard is a part of it.
+    if source.key is not None and source.key not in names:
+        names.insert(0, source.key)
+    columns = {column.name: column for column in source.selectable.columns}
+    return [columns[name] for name in names]

@@ -1,0 +1,131 @@
+"""Page cursors: the sort values of a page's last row, sealed so that only who made one can have made it.
+
+A cursor is `version, fingerprint of the query, values` with an HMAC-SHA256 over all of it. It is signed, not
+encrypted: whoever holds one can read the values, which stood on the page anyway.
+"""
+
+import hashlib
+import hmac
+import json
+import secrets
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, time
+from decimal import Decimal
+from types import MappingProxyType
+from typing import Any, Self
+from uuid import UUID
+
+from sharding.scatter.errors import CursorMalformed, CursorOfAnotherQuery
+
+VERSION = 1
+FINGERPRINT_BYTES = 12
+_MAC_BYTES = 16
+_SHORTEST_KEY = 16
+
+
+@dataclass(frozen=True)
+class CursorKeys:
+    """The secret that signs cursors, and the one before it, whose cursors are still taken.
+
+    To rotate: every process gets the new key as `current` and the old one as `previous`; when no page of the
+    old one is in use any more, `previous` goes.
+    """
+
+    current: bytes = field(repr=False)
+    previous: bytes | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        """Refuse a key that could be guessed."""
+        for key in (self.current, self.previous):
+            if key is not None and len(key) < _SHORTEST_KEY:
+                raise ValueError(f"a cursor key has at least {_SHORTEST_KEY} bytes; this one has {len(key)}")
+
+    @classmethod
+    def random(cls) -> Self:
+        """Make a key that no other process has: its cursors end with this process. For tests."""
+        return cls(secrets.token_bytes(32))
+
+    def seal(self, fingerprint: bytes, values: Sequence[Any]) -> str:
+        """Make the cursor of a row's sort values."""
+        content = json.dumps([_pack(value) for value in values], separators=(",", ":"))
+        payload = bytes([VERSION]) + fingerprint + content.encode()
+        return urlsafe_b64encode(_mac(self.current, payload) + payload).rstrip(b"=").decode()
+
+    def open(self, cursor: str, fingerprint: bytes) -> list[Any]:
+        """Give the values of a cursor.
+
+        Raises:
+            CursorMalformed: neither key has signed it.
+            CursorOfAnotherQuery: its fingerprint is another.
+        """
+        payload = self._verified(cursor)
+        if not hmac.compare_digest(payload[1 : 1 + FINGERPRINT_BYTES], fingerprint):
+            raise CursorOfAnotherQuery(cursor)
+        return [_unpack(value) for value in json.loads(payload[1 + FINGERPRINT_BYTES :])]
+
+    def _verified(self, cursor: str) -> bytes:
+        try:
+            raw = urlsafe_b64decode(cursor.encode("ascii") + b"=" * (-len(cursor) % 4))
+        except ValueError:
+            raise CursorMalformed(cursor) from None
+        mac, payload = raw[:_MAC_BYTES], raw[_MAC_BYTES:]
+        keys = [key for key in (self.current, self.previous) if key is not None]
+        # base64 ignores what is not of its alphabet, so the text must also be the one that `seal` writes.
+        genuine = any(hmac.compare_digest(mac, _mac(key, payload)) for key in keys)
+        if not genuine or urlsafe_b64encode(raw).rstrip(b"=").decode() != cursor or payload[0] != VERSION:
+            raise CursorMalformed(cursor)
+        return payload
+
+
+def _mac(key: bytes, payload: bytes) -> bytes:
+    return hmac.digest(key, payload, "sha256")[:_MAC_BYTES]
+
+
+def fingerprint_of(*parts: str) -> bytes:
+    """Hash what identifies a query."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(len(part.encode()).to_bytes(8, "big") + part.encode())
+    return digest.digest()[:FINGERPRINT_BYTES]
+
+
+def _pack(value: Any) -> Any:
+    if value is None or type(value) in {bool, int, str}:
+        return value
+    tag, write = _WRITERS[type(value)]
+    return [tag, write(value)]
+
+
+def _unpack(value: Any) -> Any:
+    return _READERS[value[0]](value[1]) if isinstance(value, list) else value
+
+
+def _write_datetime(value: datetime) -> str:
+    # In UTC: an offset alone does not tell the zone, and the instant is all that counts.
+    return (value.astimezone(UTC) if value.tzinfo else value).isoformat()
+
+
+_WRITERS: Mapping[type, tuple[str, Callable[[Any], str]]] = MappingProxyType(
+    {
+        Decimal: ("n", str),
+        float: ("f", float.hex),
+        datetime: ("t", _write_datetime),
+        date: ("d", date.isoformat),
+        time: ("c", time.isoformat),
+        UUID: ("u", str),
+        bytes: ("b", bytes.hex),
+    }
+)
+_READERS: Mapping[str, Callable[[str], Any]] = MappingProxyType(
+    {
+        "n": Decimal,
+        "f": float.fromhex,
+        "t": datetime.fromisoformat,
+        "d": date.fromisoformat,
+        "c": time.fromisoformat,
+        "u": UUID,
+        "b": bytes.fromhex,
+    }
+)

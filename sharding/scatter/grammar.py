@@ -1,0 +1,289 @@
+"""Reads a SELECT element by element and refuses what is not known to be right on shards.
+
+Every expression is evaluated by the servers, each on its own rows. That is right as long as it sees nothing
+but its own row, rows of the same shard key, and tables of which every shard holds a copy.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import BinaryExpression, BindParameter, Column, ColumnClause, FromClause, ScalarSelect, Select
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.sql import operators
+from sqlalchemy.sql.elements import Grouping, UnaryExpression
+from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy.sql.operators import custom_op
+from sqlalchemy.sql.selectable import Join
+
+from sharding.scatter import words
+from sharding.scatter.errors import ScatterRefused
+from sharding.scatter.tables import (
+    Clause,
+    Source,
+    Sources,
+    are_linked,
+    check_linked,
+    collect,
+    conjuncts,
+    is_key_of,
+    is_star,
+    is_table,
+    key_links,
+    names,
+)
+
+_EXTENSIONS = ("_pre_columns_clause", "_post_select_clause", "_post_criteria_clause", "_post_body_clause")
+
+
+@dataclass(frozen=True)
+class Scope:
+    """The tables that an expression may name, and how far its rows reach."""
+
+    key: str
+    froms: tuple[FromClause, ...]
+    sources: Sources
+    outer: "Scope | None" = None
+    is_local: bool = False
+    """Whether all rows that an aggregate sees here are on one shard."""
+
+    def chain(self) -> "Iterator[Scope]":
+        """Give this scope and those around it."""
+        scope: Scope | None = self
+        while scope is not None:
+            yield scope
+            scope = scope.outer
+
+
+def open_scope(statement: Any, *, key: str) -> Scope:
+    """Read the FROM clause of the SELECT as a whole.
+
+    Raises:
+        ScatterRefused: it cannot be scattered.
+    """
+    check_select(statement)
+    froms = _froms_of(statement)
+    if not froms:
+        raise ScatterRefused("it has no FROM, so it needs no shard")
+    sources = collect(froms, key=key)
+    where = list(conjuncts(statement._where_criteria))
+    check_linked(sources.sharded, [*sources.links, *key_links(where, sources.all, sources.all)])
+    return Scope(key, tuple(froms), sources)
+
+
+def check_select(statement: Any) -> None:
+    """Refuse clauses that each shard would apply to its own rows only.
+
+    SQLAlchemy has no public way to ask a SELECT for its clauses; the underscored names of this package are
+    those that its own compiler reads.
+    """
+    if not isinstance(statement, Select):
+        name = getattr(statement, "__visit_name__", "")
+        raise ScatterRefused(words.REASONS.get(name, f"it is a {type(statement).__name__}, not a select()"))
+    found = {
+        "LIMIT or OFFSET: pass limit and cursor to scatter": statement._has_row_limiting_clause,
+        "FOR UPDATE: the sessions only read; lock a row by sessions.write(key)": statement._for_update_arg
+        is not None,
+        "DISTINCT ON: which row stays depends on the other shards' rows": statement._distinct_on,
+        "a prefix, a suffix or a hint, which are text": (
+            statement._prefixes or statement._suffixes or statement._hints or statement._statement_hints
+        ),
+        ".execution_options(): they may change what is read": statement._execution_options,
+        ".params(): put the values into the SELECT": getattr(statement, "_params", None),
+        "an extension (.ext()), such as DISTINCT ON": any(
+            getattr(statement, place, None) is not None for place in _EXTENSIONS
+        ),
+        "WITH: a common table expression is not looked into": statement._independent_ctes,
+        ".options(): a loader may add joins and queries; select the columns that you want": (
+            statement._with_options
+        ),
+    }
+    for what, is_there in found.items():
+        if is_there:
+            raise ScatterRefused(f"it has {what}")
+
+
+def check(clause: Clause, scope: Scope) -> None:
+    """Check an expression, with everything in it.
+
+    Raises:
+        ScatterRefused: it names what is not known to be right.
+    """
+    match clause:
+        case ColumnClause():
+            _check_column(clause, scope)
+        case BindParameter():
+            return
+        case BinaryExpression(left=left, operator=operator, right=right) if _is_select(right):
+            _check_operator(operator)
+            check(left, scope)
+            in_which = left if operator in {operators.in_op, operators.not_in_op} else None
+            check_subquery(_select_in(right), scope, in_which)
+        case ScalarSelect() | Select():
+            check_subquery(_select_in(clause), scope, None)
+        case FunctionElement():
+            _check_function(clause, scope)
+        case _:
+            _check_element(clause)
+            for child in clause.get_children():
+                check(child, scope)
+
+
+def _check_element(clause: Clause) -> None:
+    name = clause.__visit_name__
+    if name not in words.ELEMENTS:
+        raise ScatterRefused(words.REASONS.get(name, f"{name} ({clause}) is not known to be right on shards"))
+    for operator in (getattr(clause, "operator", None), getattr(clause, "modifier", None)):
+        if operator is not None:
+            _check_operator(operator)
+
+
+def _check_operator(operator: Any) -> None:
+    if isinstance(operator, custom_op):
+        is_known = operator.opstring in words.OWN_OPERATORS
+    else:
+        is_known = operator in words.OPERATORS or operator is operators.comma_op
+    if not is_known:
+        name = getattr(operator, "opstring", None) or getattr(operator, "__name__", operator)
+        raise ScatterRefused(f"the operator {name} is not known to be right on shards")
+
+
+def _check_column(column: ColumnClause[Any], scope: Scope) -> None:
+    if not isinstance(column, Column):
+        raise ScatterRefused(f"{column.name!r} is text or belongs to no table: use a table's column")
+    if not any(column.table == source.selectable for each in scope.chain() for source in each.sources.all):
+        raise ScatterRefused(f"{column} belongs to no table of FROM")
+
+
+def _check_function(function: FunctionElement[Any], scope: Scope) -> None:
+    name = function.name.lower()
+    aggregates = words.LOCAL_AGGREGATES if scope.is_local else words.MERGED_AGGREGATES
+    if getattr(function, "packagenames", ()) or name not in words.FUNCTIONS | aggregates:
+        raise ScatterRefused(_why_not(name))
+    arguments = list(function.clauses)
+    if name == "count" and len(arguments) == 1 and is_star(arguments[0]):
+        return
+    for argument in arguments:
+        if _is_distinct(argument) and not scope.is_local and name not in {"min", "max"}:
+            raise ScatterRefused(
+                f"{name}(DISTINCT ...) counts a value once for each shard that has it: "
+                "select the values with .distinct() and count the rows"
+            )
+        check(argument, scope)
+
+
+def _why_not(name: str) -> str:
+    if name in words.VOLATILE:
+        return f"{name}() gives another value on every shard and page: compute it once and pass it along"
+    if name in words.LOCAL_AGGREGATES:
+        return f"{name}() over all cannot be made from each shard's {name}(): group by the shard key as well"
+    return f"the function {name}() is not known to be right on shards"
+
+
+def _is_distinct(clause: Clause) -> bool:
+    return isinstance(clause, UnaryExpression) and clause.operator is operators.distinct_op
+
+
+def check_subquery(select: Any, outer: Scope, in_which: Clause | None) -> None:
+    """Check a subquery in an expression: all rows that it sees must be on the shard of the row outside.
+
+    Parameters:
+        select: the subquery.
+        outer: where it stands.
+        in_which: the left side of IN or NOT IN.
+    """
+    check_select(select)
+    froms = tuple(_own_froms(select, outer))
+    sources = collect(froms, key=outer.key)
+    scope = Scope(outer.key, froms, sources, outer, is_local=True)
+    if sources.sharded:
+        _check_correlated(select, scope, in_which)
+    clauses = [*select._raw_columns, *select._where_criteria, *select._having_criteria]
+    for clause in [*clauses, *select._group_by_clauses, *select._order_by_clauses]:
+        if not (is_table(clause) or is_star(clause)):
+            check(clause, scope)
+        elif in_which is not None:
+            raise ScatterRefused("IN (subquery) selects a whole table: select one column")
+    for onclause in onclauses(scope.froms):
+        check(onclause, scope)
+
+
+def _check_correlated(select: Any, scope: Scope, in_which: Clause | None) -> None:
+    own = scope.sources.sharded
+    around = [source for each in scope.chain() if each is not scope for source in each.sources.sharded]
+    where = list(conjuncts(select._where_criteria))
+    links = [*scope.sources.links, *key_links(where, scope.sources.all, scope.sources.all)]
+    check_linked(own, links)
+    to_outer = key_links(where, own, around) or _membership(select, own, around, in_which)
+    if not to_outer or not are_linked(own, links):
+        raise ScatterRefused(
+            f"the subquery over {names(own)} is not bound to the row outside by the shard key, so it needs "
+            f"rows of other shards: add .where({own[0].table.name}.{own[0].key} == the shard key outside)"
+        )
+
+
+def _membership(select: Any, own: list[Source], around: list[Source], in_which: Clause | None) -> list[Any]:
+    """Find `outer.key IN (SELECT own.key ...)`: an equality of shard keys, written as membership."""
+    if in_which is None or len(select._raw_columns) != 1 or any(source.is_nullable for source in own):
+        return []
+    # After GROUP BY or HAVING the rows that make the answer need not be those of the outer row's key.
+    if select._group_by_clauses or select._having_criteria:
+        return []
+    selected = select._raw_columns[0]
+    return [(a, b) for a in own for b in around if is_key_of(selected, a) and is_key_of(in_which, b)]
+
+
+def _is_select(clause: Clause) -> bool:
+    while isinstance(clause, Grouping):
+        clause = clause.element
+    return isinstance(clause, (ScalarSelect, Select)) or getattr(clause, "__visit_name__", "") in {
+        "compound_select",
+        "select_statement_grouping",
+    }
+
+
+def _select_in(clause: Clause) -> Any:
+    while (
+        isinstance(clause, (Grouping, ScalarSelect)) or clause.__visit_name__ == "select_statement_grouping"
+    ):
+        clause = clause.element
+    return clause
+
+
+def _froms_of(statement: Any) -> list[FromClause]:
+    try:
+        return list(statement.get_final_froms())
+    except SQLAlchemyError as error:
+        raise ScatterRefused(f"its FROM cannot be told: {error}") from error
+
+
+def _own_froms(select: Any, outer: Scope) -> list[FromClause]:
+    """Leave out what a subquery takes from the query around it, by the rules of SQLAlchemy's correlation."""
+    froms = _froms_of(select)
+    all_around = _flat(from_ for scope in outer.chain() for from_ in scope.froms)
+    if select._correlate:
+        froms = [each for each in froms if not (each in all_around and each in set(select._correlate))]
+    if select._correlate_except is not None:
+        kept = set(select._correlate_except)
+        froms = [each for each in froms if not (each in all_around and each not in kept)]
+    if select._auto_correlate and len(froms) > 1:
+        around = _flat(outer.froms)
+        froms = [each for each in froms if each not in around]
+    return froms
+
+
+def _flat(froms: Iterable[FromClause]) -> set[FromClause]:
+    found: set[FromClause] = set()
+    for each in froms:
+        found.add(each)
+        if isinstance(each, Join):
+            found |= _flat([each.left, each.right])
+    return found
+
+
+def onclauses(froms: Iterable[FromClause]) -> Iterator[Clause]:
+    """Give the conditions of all joins in a FROM clause."""
+    for each in froms:
+        if isinstance(each, Join):
+            yield each.onclause
+            yield from onclauses([each.left, each.right])

@@ -1,0 +1,190 @@
+"""One shard's part of a call: a session that stays open, and a watch that never waits longer than it may."""
+
+import asyncio
+import os
+import socket
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import suppress
+from typing import Any
+
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolExhausted
+from sqlalchemy.orm import Session
+
+from readreplica.cluster import Cluster
+from readreplica.sessions import ReadSession
+from readreplica.token import CausalToken
+from sharding.scatter.errors import ScatterFailed, ShardTimedOut
+
+_GRACE_SECONDS = 0.5
+_leftovers: set[asyncio.Task[Any]] = set()
+
+
+class Lane:
+    """A shard that is being read: one session, so one snapshot, for all that the call asks of it."""
+
+    def __init__(
+        self,
+        shard: str,
+        cluster: Cluster,
+        *,
+        after: CausalToken | None,
+        slots: asyncio.Semaphore,
+        timeout_seconds: float,
+    ) -> None:
+        """Prepare to read a shard; nothing connects yet.
+
+        Parameters:
+            shard: its name.
+            cluster: its servers.
+            after: what the read must have seen.
+            slots: how many lanes may ask at once.
+            timeout_seconds: how long the shard may take for everything that it is asked.
+        """
+        self.shard = shard
+        self.cluster = cluster
+        self.fetched_rows = 0
+        self._after = after
+        self._slots = slots
+        self._timeout_seconds = timeout_seconds
+        self._left_seconds = timeout_seconds
+        self._session: ReadSession | None = None
+        self._driver: Any = None
+        self._is_broken = False
+
+    async def ask(self, statement: Any) -> Sequence[Any]:
+        """Run a SELECT on the shard and give all of its rows.
+
+        Raises:
+            ScatterFailed: it failed; the cause is chained.
+            ShardTimedOut: it did not answer in time.
+        """
+        async with self._slots:
+            try:
+                rows: Sequence[Any] = await self._watched(self._run(statement))
+            except ScatterFailed:
+                raise
+            except Exception as error:
+                raise ScatterFailed(self.shard, error) from error
+        return rows
+
+    async def fetch(self, statement: Any) -> Sequence[Any]:
+        """Ask, and count the rows."""
+        rows = await self.ask(statement)
+        self.fetched_rows += len(rows)
+        return rows
+
+    async def close(self) -> None:
+        """Give the connection back, or drop it if it may still be busy."""
+        session, self._session = self._session, None
+        if session is None:
+            return
+        if self._is_broken:
+            await session.invalidate()
+            return
+        with suppress(ShardTimedOut, DBAPIError):
+            await self._watched(session.close())
+
+    async def _run(self, statement: Any) -> Sequence[Any]:
+        if self._session is None:
+            session = self.cluster.read(after=self._after)
+            # Nothing of the session needs closing before its first statement.
+            await session.__aenter__()
+            self._session = session
+        return await self._session.run_sync(self._execute, statement)
+
+    def _execute(self, session: Session, statement: Any) -> Sequence[Any]:
+        self._driver = session.connection().connection.driver_connection
+        return session.execute(statement).all()
+
+    async def _watched(self, work: Coroutine[Any, Any, Any]) -> Any:
+        """Await some work for as long as the shard has left; then, or when cancelled, stop it for sure."""
+        loop = asyncio.get_running_loop()
+        task, begun = asyncio.ensure_future(work), loop.time()
+        try:
+            await asyncio.wait([task], timeout=max(self._left_seconds, 0))
+        except asyncio.CancelledError:
+            await self._stop(task)
+            raise
+        self._left_seconds -= loop.time() - begun
+        if not task.done():
+            await self._stop(task)
+            raise ShardTimedOut(self.shard, timeout_seconds=self._timeout_seconds)
+        return task.result()
+
+    async def _stop(self, task: asyncio.Task[Any]) -> None:
+        """Stop the work, and be sure of it even if this is cancelled meanwhile: it takes two seconds at most.
+
+        When a shard times out, the lanes of the others are cancelled while they are being stopped themselves.
+        """
+        stopping, is_cancelled = asyncio.ensure_future(self._end(task)), False
+        while not stopping.done():
+            try:
+                await asyncio.shield(stopping)
+            except asyncio.CancelledError:
+                is_cancelled = True
+        if is_cancelled:
+            raise asyncio.CancelledError
+
+    async def _end(self, task: asyncio.Task[Any]) -> None:
+        """End the shard's query, and the wait for it.
+
+        The task itself is not cancelled first: psycopg would then wait up to ten seconds for a server that
+        may be frozen. So the server is asked to cancel, then the line is cut, and the task finds it dead.
+        """
+        self._is_broken = True
+        if self._driver is not None:
+            with suppress(Exception):
+                await self._driver.cancel_safe(timeout=_GRACE_SECONDS)
+            await asyncio.wait([task], timeout=_GRACE_SECONDS)
+            _hang_up(self._driver)
+        else:
+            task.cancel()
+        await asyncio.wait([task], timeout=_GRACE_SECONDS)
+        if task.done():
+            # What it says now is only what was done to it.
+            task.cancelled() or task.exception()
+            return
+        task.cancel()
+        _leftovers.add(task)
+        task.add_done_callback(_forget)
+
+
+def _hang_up(driver: Any) -> None:
+    """Cut the line under a connection: whoever waits on it is told, and the pool will not take it back."""
+    # A copy of the descriptor: psycopg closes its own.
+    with suppress(Exception), socket.socket(fileno=os.dup(driver.fileno())) as line:
+        line.shutdown(socket.SHUT_RDWR)
+
+
+def _forget(task: asyncio.Task[Any]) -> None:
+    _leftovers.discard(task)
+    if not task.cancelled():
+        task.exception()
+
+
+def is_down(error: ScatterFailed) -> bool:
+    """Tell a shard that cannot be reached from one that refuses the statement."""
+    cause = error.__cause__
+    if isinstance(cause, DBAPIError) and cause.connection_invalidated:
+        return True
+    return isinstance(error, ShardTimedOut) or isinstance(
+        cause, (OperationalError, InterfaceError, PoolExhausted, OSError)
+    )
+
+
+async def all_of(works: Sequence[Callable[[], Awaitable[None]]]) -> None:
+    """Do several things at once; the first failure ends the others and is raised as it is."""
+    if len(works) == 1:
+        await works[0]()
+        return
+    try:
+        async with asyncio.TaskGroup() as group:
+            for work in works:
+                group.create_task(_coroutine(work))
+    except ExceptionGroup as failures:
+        raise failures.exceptions[0] from failures.exceptions[0].__cause__
+
+
+async def _coroutine(work: Callable[[], Awaitable[None]]) -> None:
+    await work()

@@ -1,0 +1,175 @@
+"""How a SELECT is answered: by merging the shards' ordered rows, or by aggregating their aggregates."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from operator import itemgetter
+from typing import Any
+
+from sqlalchemy import Column, Label, TypeDecorator, types
+from sqlalchemy.sql.functions import FunctionElement
+
+from sharding.scatter import words
+from sharding.scatter.analysis import Analysis, namer, selected
+from sharding.scatter.errors import ScatterRefused
+from sharding.scatter.groups import GroupsPlan, plan_groups
+from sharding.scatter.kinds import FLOAT
+from sharding.scatter.tables import Clause, is_table
+from sharding.scatter.terms import Term, make_terms, position_after, resolve
+
+
+@dataclass(frozen=True)
+class RowsPlan:
+    """Rows that are merged in a total order, of which each shard gives its own part.
+
+    Parameters:
+        terms: the total order.
+        indexes: where in a fetched row the values of the terms stand.
+        extras: what is selected beside the caller's columns, for the order.
+        width: how many columns the caller has asked for.
+        is_distinct: whether shards may send equal rows, of which one is given.
+        is_grouped: whether a shard's rows are groups.
+    """
+
+    terms: tuple[Term, ...]
+    indexes: tuple[int, ...]
+    extras: tuple[Clause, ...]
+    width: int
+    is_distinct: bool
+    is_grouped: bool
+
+    def part(self, statement: Any, *, after: Sequence[Any] | None, limit: int) -> Any:
+        """Make what one shard is asked: its first rows after a position."""
+        if after is not None:
+            beyond = position_after(self.terms, after)
+            statement = statement.having(beyond) if self.is_grouped else statement.where(beyond)
+        ordered = statement.order_by(None).order_by(*(term.ordered() for term in self.terms))
+        return ordered.add_columns(*self.extras).limit(limit)
+
+    def values(self, row: Sequence[Any]) -> list[Any]:
+        """Give the position of a row in the order."""
+        return [row[index] for index in self.indexes]
+
+    @cached_property
+    def sorters(self) -> tuple[tuple[Callable[[Any], Any], bool], ...]:
+        """Of each term what `list.sort` takes: the key function, and whether to sort in reverse."""
+        return tuple(
+            (term.sorter(index), term.direction.is_descending)
+            for term, index in zip(self.terms, self.indexes, strict=True)
+        )
+
+    def sort(self, rows: list[Any]) -> None:
+        """Bring rows into the order, as the servers would."""
+        # By the last term first: list.sort is stable, and runs that are in order cost it next to nothing.
+        for key, is_descending in reversed(self.sorters):
+            rows.sort(key=key, reverse=is_descending)
+
+    def identity(self, row: Sequence[Any]) -> tuple[Any, ...]:
+        """Give what is equal for rows that the server takes for equal."""
+        return tuple(key(row) for key, _ in self.sorters)
+
+    def given(self, rows: Sequence[Any]) -> list[Any]:
+        """Give the caller's part of each row."""
+        return list(map(itemgetter(0 if self.width == 1 else slice(self.width)), rows))
+
+
+def plan(statement: Any, analysis: Analysis) -> RowsPlan | GroupsPlan:
+    """Decide how a SELECT is answered.
+
+    Raises:
+        ScatterRefused: not exactly, and why.
+    """
+    if analysis.kept:
+        kept: RowsPlan | GroupsPlan = analysis.kept[0]
+        return kept
+    made = _plan(statement, analysis)
+    # An expression holds the parameters of its own statement, a column does not.
+    if isinstance(made, RowsPlan) and all(isinstance(term.clause, Column) for term in made.terms):
+        analysis.kept.append(made)
+    return made
+
+
+def _plan(statement: Any, analysis: Analysis) -> RowsPlan | GroupsPlan:
+    named = namer(statement)
+    groups = [resolve(each, named) for each in statement._group_by_clauses]
+    ordered = [resolve(each, named) for each in statement._order_by_clauses]
+    if not (groups or _has_aggregates(statement, ordered)):
+        if statement._having_criteria:
+            raise ScatterRefused("it has HAVING without an aggregate: say it by WHERE")
+        return _plan_rows(statement, analysis, ordered)
+    if statement._distinct:
+        raise ScatterRefused(
+            "it has DISTINCT with GROUP BY or aggregates: group by all that is to be distinct"
+        )
+    if analysis.has_local_groups:
+        terms = make_terms(ordered, groups, analysis.may_be_null)
+        return _with_values(statement, terms, is_distinct=False, is_grouped=True)
+    return plan_groups(statement, groups, ordered)
+
+
+def _has_aggregates(statement: Any, ordered: Sequence[Clause]) -> bool:
+    clauses = [*statement._raw_columns, *statement._having_criteria, *ordered]
+    return any(_is_aggregate(each) for clause in clauses for each in _outside_subqueries(clause))
+
+
+def _outside_subqueries(clause: Clause) -> Any:
+    yield clause
+    if clause.__visit_name__ != "select" and not is_table(clause):
+        for child in clause.get_children():
+            yield from _outside_subqueries(child)
+
+
+def _is_aggregate(clause: Clause) -> bool:
+    return isinstance(clause, FunctionElement) and clause.name.lower() in words.LOCAL_AGGREGATES
+
+
+def _plan_rows(statement: Any, analysis: Analysis, ordered: Sequence[Clause]) -> RowsPlan:
+    is_distinct = bool(statement._distinct)
+    unique = _columns(statement) if is_distinct else analysis.unique
+    terms = make_terms(ordered, unique, analysis.may_be_null)
+    if is_distinct:
+        _check_distinct_order(terms, unique)
+    return _with_values(statement, terms, is_distinct=is_distinct, is_grouped=False)
+
+
+def _columns(statement: Any) -> list[Clause]:
+    found: list[Clause] = []
+    for each in selected(statement):
+        columns = each.columns if is_table(each) else [each]
+        found += [column.element if isinstance(column, Label) else column for column in columns]
+    return found
+
+
+def _check_distinct_order(terms: Sequence[Term], selected: Sequence[Clause]) -> None:
+    for term in terms:
+        if not any(term.clause.compare(each) for each in selected):
+            raise ScatterRefused(f"it is DISTINCT and ordered by {term.clause}, which is not selected")
+
+
+def _with_values(statement: Any, terms: Sequence[Term], *, is_distinct: bool, is_grouped: bool) -> RowsPlan:
+    raw = selected(statement)
+    width = len(raw)
+    indexes: list[int] = []
+    extras: list[Clause] = []
+    for term in terms:
+        index = _index_in(raw, term)
+        if index is None:
+            assert term.kind is not None
+            index = width + len(extras)
+            extras.append(term.kind.raw(term.clause).label(f"scatter_{len(extras)}"))
+        indexes.append(index)
+    return RowsPlan(tuple(terms), tuple(indexes), tuple(extras), width, is_distinct, is_grouped)
+
+
+def _index_in(raw: Sequence[Clause], term: Term) -> int | None:
+    """Find a term's value among the selected columns, where it is fetched as the server compares it."""
+    found = term.clause.type
+    is_changed = isinstance(found, (TypeDecorator, types.Enum)) or term.kind is FLOAT
+    if is_changed or not getattr(found, "asdecimal", True) or not getattr(found, "as_uuid", True):
+        return None
+    plain = [each.element if isinstance(each, Label) else each for each in raw]
+    return next((i for i, each in enumerate(plain) if _is_same(each, term.clause)), None)
+
+
+def _is_same(column: Clause, clause: Clause) -> bool:
+    return not is_table(column) and bool(column.compare(clause))

@@ -1,0 +1,201 @@
+"""One page out of all shards: see `scatter`."""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache, partial
+from typing import Any
+
+from readreplica.cluster import Cluster
+from readreplica.token import CausalToken
+from sharding.scatter import collation
+from sharding.scatter.analysis import Analysis, analyse, check_parameters, fingerprint
+from sharding.scatter.cursor import CursorKeys
+from sharding.scatter.errors import ScatterFailed, ScatterRefused, TooManyGroups
+from sharding.scatter.groups import GroupsPlan
+from sharding.scatter.lanes import Lane, all_of, is_down
+from sharding.scatter.merge import Run, merge, share
+from sharding.scatter.page import KEY, AnySelect, Bounds, Page
+from sharding.scatter.plan import RowsPlan, plan
+from sharding.scatter.split import split
+
+
+async def scatter(
+    clusters: Mapping[str, Cluster],
+    statement: AnySelect,
+    *,
+    limit: int,
+    cursor: str | None = None,
+    after: CausalToken | None = None,
+    allow_missing: bool = False,
+    key: str = KEY,
+    shard_of: Callable[[int], str] | None = None,
+    keys: CursorKeys | None = None,
+    bounds: Bounds | None = None,
+) -> Page[Any]:
+    """Run a SELECT on all shards at once, and give what one database with all rows would give.
+
+    Parameters:
+        clusters: the shards, by name.
+        statement: the SELECT; docs/scatter.md says what it may hold.
+        limit: how many rows a page has at most.
+        cursor: `next_cursor` of the page before; None for the first page.
+        after: what the reads must have seen.
+        allow_missing: give what the other shards have when some do not answer; the page names these.
+        key: the column by which tables are sharded that do not declare another.
+        shard_of: tells the shard of a key, so that `key IN (...)` asks only the shards of its keys.
+        keys: what signs cursors. None for a key that no other process has.
+        bounds: how much this call may take.
+
+    Returns:
+        The page. A SELECT of one entity or column gives these, one of several gives tuples. Equal rows of
+        the order are told apart by the primary keys, so that pages neither miss nor repeat a row.
+
+    Raises:
+        ScatterRefused: the SELECT cannot be answered exactly from the shards' answers.
+        ScatterFailed: a shard failed, or did not answer in time; the error names it.
+        CursorMalformed: the cursor is forged, or one of another query.
+        TooManyGroups: a GROUP BY has more groups than `bounds` allows.
+        InvalidShardKey: the SELECT asks for a shard key that is none.
+    """
+    bounds = bounds or Bounds()
+    if not 1 <= limit <= bounds.rows:
+        raise ScatterRefused(f"limit is {limit}; a page has from 1 to {bounds.rows} rows (Bounds.rows)")
+    analysis = analyse(statement, key=key)
+    check_parameters(statement)
+    print_ = fingerprint(statement, analysis)
+    keys = keys or process_keys()
+    position = None if cursor is None else keys.open(cursor, print_)
+    how = plan(statement, analysis)
+    if not clusters:
+        return Page([], None)
+    call = _Call(analysis, how, limit, position, allow_missing, partial(keys.seal, print_))
+    parts = split(statement, analysis.scope, list(clusters), shard_of)
+    slots = asyncio.Semaphore(bounds.concurrency)
+    for shard in parts:
+        lane = Lane(shard, clusters[shard], after=after, slots=slots, timeout_seconds=bounds.timeout_seconds)
+        call.lanes[shard] = lane
+    try:
+        return await (
+            _rows(call, how, parts) if isinstance(how, RowsPlan) else _groups(call, how, parts, bounds)
+        )
+    finally:
+        await all_of([lane.close for lane in call.lanes.values()])
+
+
+@cache
+def process_keys() -> CursorKeys:
+    """Give the key of this process alone: any other process refuses cursors that it signed."""
+    return CursorKeys.random()
+
+
+@dataclass
+class _Call:
+    """What one call knows while it runs."""
+
+    analysis: Analysis
+    plan: RowsPlan | GroupsPlan
+    limit: int
+    position: list[Any] | None
+    allow_missing: bool
+    seal: Callable[[Sequence[Any]], str]
+    lanes: dict[str, Lane] = field(default_factory=dict)
+    missing: dict[str, ScatterFailed] = field(default_factory=dict)
+
+    async def each(self, shards: Sequence[str], ask: Callable[[Lane], Any]) -> None:
+        """Ask several shards at once; one that is down is noted as missing, where that is allowed."""
+        await all_of([partial(self._one, self.lanes[shard], ask) for shard in shards])
+        if len(self.missing) == len(self.lanes):
+            # Nothing at all is no partial answer.
+            raise next(iter(self.missing.values()))
+
+    async def _one(self, lane: Lane, ask: Callable[[Lane], Any]) -> None:
+        try:
+            await ask(lane)
+        except ScatterFailed as error:
+            if not (self.allow_missing and is_down(error)):
+                raise
+            self.missing[lane.shard] = error
+
+    def page(self, rows: Sequence[Any]) -> Page[Any]:
+        """Make the page of rows of which one more than the page holds tells of a next one."""
+        given = self.plan.given(rows[: self.limit])
+        is_last = len(rows) <= self.limit
+        next_cursor = None if is_last else self.seal(self.plan.values(rows[self.limit - 1]))
+        fetched = sum(lane.fetched_rows for lane in self.lanes.values())
+        return Page(given, next_cursor, tuple(self.missing), fetched)
+
+
+async def _rows(call: _Call, how: RowsPlan, parts: Mapping[str, Any]) -> Page[Any]:
+    wanted = call.limit + 1
+    runs = {shard: Run() for shard in parts}
+    texts = [term.clause for term in how.terms if term.kind is not None and term.kind.is_text]
+    count = share(wanted, len(parts))
+    # Made once for all that are asked the same: SQLAlchemy keeps with a statement what finds it in its cache.
+    firsts = {id(each): how.part(each, after=call.position, limit=count) for each in _different(parts)}
+
+    async def first(lane: Lane) -> None:
+        if texts:
+            facts = await collation.facts_of(lane.cluster, _tables(call), lane.ask)
+            collation.check_order(texts, facts, shard=lane.shard)
+        runs[lane.shard].add(await lane.fetch(firsts[id(parts[lane.shard])]), asked=count)
+
+    async def again(lane: Lane) -> None:
+        run, more = runs[lane.shard], wanting[lane.shard]
+        # If it is missing now, it is not asked a third time.
+        run.is_open = False
+        rest = how.part(parts[lane.shard], after=how.values(run.rows[-1]), limit=more)
+        run.add(await lane.fetch(rest), asked=more)
+
+    await call.each(list(parts), first)
+    while True:
+        shards = list(runs)
+        merged = merge(how, list(runs.values()), wanted=wanted)
+        wanting = {shards[i]: more for i, more in merged.wanting.items()}
+        if not wanting:
+            return call.page(merged.rows[:wanted])
+        await call.each(list(wanting), again)
+
+
+def _different(parts: Mapping[str, Any]) -> list[Any]:
+    return list({id(each): each for each in parts.values()}.values())
+
+
+async def _groups(call: _Call, how: GroupsPlan, parts: Mapping[str, Any], bounds: Bounds) -> Page[Any]:
+    sent: dict[str, Sequence[Any]] = {}
+    facts: dict[str, collation.Facts] = {}
+
+    async def ask(lane: Lane) -> None:
+        facts[lane.shard] = await collation.facts_of(lane.cluster, _tables(call), lane.ask)
+        rows = await lane.fetch(how.part(parts[lane.shard], limit=bounds.groups + 1))
+        if len(rows) > bounds.groups:
+            raise TooManyGroups(lane.shard, groups=bounds.groups)
+        sent[lane.shard] = rows
+
+    await call.each(list(parts), ask)
+    first = facts[next(iter(sent))]
+    for shard in sent:
+        collation.check_defaults(how.compared(), facts[shard], first, shard=shard)
+    rows = [row for shard in parts if shard in sent for row in sent[shard]]
+    if not rows:
+        return call.page([])
+    whole = how.whole(rows, after=call.position, limit=call.limit + 1)
+    return call.page(await _by_one_of(call, list(sent), whole))
+
+
+async def _by_one_of(call: _Call, shards: Sequence[str], whole: Any) -> Sequence[Any]:
+    """Have one shard compute the second stage; which one does not matter."""
+    for shard in shards[:-1]:
+        try:
+            return await call.lanes[shard].ask(whole)
+        except ScatterFailed as error:
+            if not is_down(error):
+                raise
+    return await call.lanes[shards[-1]].ask(whole)
+
+
+def _tables(call: _Call) -> list[Any]:
+    return [source.table for source in call.analysis.scope.sources.all]
+
+
+__all__ = ["scatter"]

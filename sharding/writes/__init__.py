@@ -1,0 +1,19 @@
+"""Writes over shards: bulk by shard, a unit of work on several shards, and tables that every shard has."""
+
+from sharding.writes.bulk import bulk
+from sharding.writes.decisions import Decisions
+from sharding.writes.reference import References
+from sharding.writes.report import BulkReport, ShardReport
+from sharding.writes.target import Mode
+from sharding.writes.two_phase import TwoPhaseUnit, two_phase
+
+__all__ = [
+    "BulkReport",
+    "Decisions",
+    "Mode",
+    "References",
+    "ShardReport",
+    "TwoPhaseUnit",
+    "bulk",
+    "two_phase",
+]

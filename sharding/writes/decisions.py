@@ -1,0 +1,113 @@
+"""What was decided of each two-phase unit: one row in the directory, which is written once.
+
+The row is the decision. A coordinator that wants to commit and a recovery that wants to abort insert under
+the same key, so one of them is first, and the other obeys.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+
+from sqlalchemy import bindparam, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from sharding.writes.deadline import cut_after, is_lost
+from sharding.writes.errors import DecisionLost, ShardTimedOut
+
+_DECIDE = text("""
+    INSERT INTO two_phase_decisions (unit_id, decision, label, shards)
+    VALUES (:unit_id, :decision, :label, :shards) ON CONFLICT (unit_id) DO NOTHING
+""")
+_READ = text("SELECT decision FROM two_phase_decisions WHERE unit_id = :unit_id")
+_FIND = text("""
+    SELECT unit_id, decision, label, shards FROM two_phase_decisions WHERE unit_id IN :unit_ids
+""").bindparams(bindparam("unit_ids", expanding=True))
+_FINISH = text("""
+    UPDATE two_phase_decisions SET finished_at = clock_timestamp()
+    WHERE unit_id = :unit_id AND finished_at IS NULL
+""")
+_PURGE = text(
+    "DELETE FROM two_phase_decisions WHERE finished_at < clock_timestamp() - CAST(:age AS interval)"
+)
+
+NAME = "directory"
+
+
+class Decision(StrEnum):
+    """How a unit ends."""
+
+    COMMIT = "commit"
+    ABORT = "abort"
+
+
+@dataclass(frozen=True)
+class Decided:
+    """A decision, with what the unit was for and the shards that it wrote."""
+
+    decision: Decision
+    label: str
+    shards: tuple[str, ...]
+
+
+class Decisions:
+    """The decisions, in the directory behind `engine`."""
+
+    def __init__(self, engine: AsyncEngine, *, timeout_seconds: float = 10.0) -> None:
+        self._engine = engine
+        self._timeout_seconds = timeout_seconds
+
+    async def decide(
+        self, unit_id: str, decision: Decision, *, label: str, shards: Sequence[str]
+    ) -> Decision:
+        """Decide on a unit, unless it is decided already.
+
+        Returns:
+            the decision that stands; it is durable.
+
+        Raises:
+            DecisionLost: the directory was lost while it was told, so that it may have been told or not.
+                Asking again does no harm.
+            DBAPIError: the directory cannot be reached, or has refused; nothing was decided by this call.
+        """
+        row = {"unit_id": unit_id, "decision": decision.value, "label": label, "shards": ",".join(shards)}
+        async with self._engine.connect() as connection:
+            try:
+                async with cut_after(connection, shard=NAME, seconds=self._timeout_seconds):
+                    await connection.execute(_DECIDE, row)
+                    stands = (await connection.execute(_READ, {"unit_id": unit_id})).scalar_one()
+                    await connection.commit()
+            except (DBAPIError, ShardTimedOut) as error:
+                if isinstance(error, ShardTimedOut) or is_lost(error):
+                    raise DecisionLost(unit_id) from error
+                raise
+        return Decision(stands)
+
+    async def find(self, unit_ids: Iterable[str]) -> Mapping[str, Decided]:
+        """Read what was decided of these units; one that is undecided is not among the answers."""
+        wanted = sorted(set(unit_ids))
+        if not wanted:
+            return {}
+        async with (
+            self._engine.connect() as connection,
+            cut_after(connection, shard=NAME, seconds=self._timeout_seconds),
+        ):
+            rows = (await connection.execute(_FIND, {"unit_ids": wanted})).all()
+        return {
+            row.unit_id: Decided(Decision(row.decision), row.label, tuple(row.shards.split(",")))
+            for row in rows
+        }
+
+    async def finish(self, unit_id: str) -> None:
+        """Note that no shard has the unit prepared any more."""
+        async with (
+            self._engine.begin() as connection,
+            cut_after(connection, shard=NAME, seconds=self._timeout_seconds),
+        ):
+            await connection.execute(_FINISH, {"unit_id": unit_id})
+
+    async def purge(self, *, older_than: timedelta) -> int:
+        """Forget the decisions of units that were finished so long ago."""
+        async with self._engine.begin() as connection:
+            return (await connection.execute(_PURGE, {"age": older_than})).rowcount

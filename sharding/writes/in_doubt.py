@@ -1,0 +1,190 @@
+"""Ending what a crashed coordinator has left prepared: each unit on all its shards the same way.
+
+What was decided is done. What was not decided is aborted, once it is so old that its coordinator cannot be
+at work any more; the abort is decided first, under the same key, so that a coordinator which is merely slow
+finds it and obeys.
+"""
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import psycopg
+from sqlalchemy.exc import SQLAlchemyError
+
+from readreplica.cluster import Cluster
+from sharding.writes.deadline import words_of
+from sharding.writes.decisions import Decided, Decision, Decisions
+from sharding.writes.errors import ForeignTransaction, ShardTimedOut, UnknownTransaction
+from sharding.writes.prepared import Prepared, Verb, end_prepared, list_prepared
+
+_TROUBLE = (SQLAlchemyError, psycopg.Error, ShardTimedOut, OSError)
+
+SAFE_AGE_SECONDS = 600.0
+"""Longer than any coordinator takes: its own time limits end it before."""
+
+
+class Verdict(StrEnum):
+    """What is to be done with a prepared transaction."""
+
+    COMMIT = "commit"
+    ABORT = "abort"
+    PRESUME_ABORT = "presume abort"
+    WAIT = "wait"
+    FOREIGN = "foreign"
+
+
+@dataclass(frozen=True)
+class InDoubt:
+    """A prepared transaction with what is known of its unit."""
+
+    prepared: Prepared
+    decided: Decided | None
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
+class Survey:
+    """Every prepared transaction that could be seen, and the shards that could not, with the reason."""
+
+    found: Sequence[InDoubt]
+    unreachable: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What became of one prepared transaction; `error` says why it is still there."""
+
+    prepared: Prepared
+    verb: Verb
+    error: str | None = None
+
+
+def judge(
+    prepared: Iterable[Prepared], decided: Mapping[str, Decided], *, older_than_seconds: float
+) -> list[InDoubt]:
+    """Say what is to be done with each prepared transaction. Pure.
+
+    An undecided unit is as old as its youngest part: its coordinator may have been at work until then.
+    """
+    parts = list(prepared)
+    youngest: dict[str, float] = {}
+    for part in parts:
+        if part.unit_id:
+            age = youngest.get(part.unit_id, part.age_seconds)
+            youngest[part.unit_id] = min(age, part.age_seconds)
+
+    def verdict_of(part: Prepared) -> Verdict:
+        if part.unit_id is None:
+            return Verdict.FOREIGN
+        if part.unit_id in decided:
+            is_commit = decided[part.unit_id].decision is Decision.COMMIT
+            return Verdict.COMMIT if is_commit else Verdict.ABORT
+        is_old = youngest[part.unit_id] >= older_than_seconds
+        return Verdict.PRESUME_ABORT if is_old else Verdict.WAIT
+
+    return [InDoubt(part, decided.get(part.unit_id or ""), verdict_of(part)) for part in parts]
+
+
+async def survey(
+    clusters: Mapping[str, Cluster],
+    decisions: Decisions,
+    *,
+    older_than_seconds: float = SAFE_AGE_SECONDS,
+    timeout_seconds: float = 10.0,
+) -> Survey:
+    """Look at every shard, and at what was decided.
+
+    Parameters:
+        clusters: the shards.
+        decisions: the decisions in the directory.
+        older_than_seconds: from which age an undecided unit is presumed aborted.
+        timeout_seconds: how long a shard may take to answer.
+
+    Raises:
+        DBAPIError: the directory cannot be reached, so that nothing can be said.
+    """
+    found: list[Prepared] = []
+    unreachable = {}
+    for shard, cluster in sorted(clusters.items()):
+        try:
+            found += await list_prepared(cluster.primary, shard=shard, timeout_seconds=timeout_seconds)
+        except _TROUBLE as error:
+            unreachable[shard] = words_of(error)
+    # Asked after the shards: what is decided by now was prepared before.
+    decided = await decisions.find(part.unit_id for part in found if part.unit_id)
+    return Survey(judge(found, decided, older_than_seconds=older_than_seconds), unreachable)
+
+
+def chosen(seen: Survey, gids: Collection[str]) -> Survey:
+    """Leave only these prepared transactions; the other parts of their units stay with them.
+
+    Raises:
+        UnknownTransaction: no shard has one of them.
+        ForeignTransaction: one of them is not ours.
+    """
+    by_gid = {each.prepared.gid: each for each in seen.found}
+    for gid in gids:
+        if gid not in by_gid:
+            raise UnknownTransaction(gid)
+        if by_gid[gid].verdict is Verdict.FOREIGN:
+            raise ForeignTransaction(gid)
+    units = {by_gid[gid].prepared.unit_id for gid in gids}
+    return Survey([each for each in seen.found if each.prepared.unit_id in units], seen.unreachable)
+
+
+async def resolve(
+    clusters: Mapping[str, Cluster],
+    decisions: Decisions,
+    seen: Survey,
+    *,
+    timeout_seconds: float = 10.0,
+) -> list[Ended]:
+    """End what can be ended; it may be run again at any time, and beside another run.
+
+    Parameters:
+        clusters: the shards.
+        decisions: the decisions in the directory.
+        seen: what `survey` has found.
+        timeout_seconds: how long a shard may take to answer.
+
+    Returns:
+        what became of each that was to be ended; those that wait, and foreign ones, are not among them.
+
+    Raises:
+        DBAPIError: the directory cannot be reached, so that no abort can be decided.
+        DecisionLost: it was lost meanwhile; run it again.
+    """
+    units: dict[str, list[InDoubt]] = defaultdict(list)
+    for each in seen.found:
+        if each.prepared.unit_id and each.verdict is not Verdict.WAIT:
+            units[each.prepared.unit_id].append(each)
+    ended: list[Ended] = []
+    for unit_id, parts in units.items():
+        verb = await _verb_of(decisions, unit_id, parts)
+        of_unit = [await _end(clusters, part.prepared, verb, timeout_seconds) for part in parts]
+        ended += of_unit
+        # A shard that could not be seen may have a part of its own still.
+        if not seen.unreachable and all(each.error is None for each in of_unit):
+            await decisions.finish(unit_id)
+    return ended
+
+
+async def _verb_of(decisions: Decisions, unit_id: str, parts: Sequence[InDoubt]) -> Verb:
+    decision = parts[0].decided and parts[0].decided.decision
+    if decision is None:
+        shards = [each.prepared.shard for each in parts]
+        decision = await decisions.decide(unit_id, Decision.ABORT, label="presumed abort", shards=shards)
+    return Verb.COMMIT if decision is Decision.COMMIT else Verb.ROLLBACK
+
+
+async def _end(
+    clusters: Mapping[str, Cluster], prepared: Prepared, verb: Verb, timeout_seconds: float
+) -> Ended:
+    engine = clusters[prepared.shard].primary
+    try:
+        await end_prepared(engine, prepared.gid, verb, shard=prepared.shard, timeout_seconds=timeout_seconds)
+    except _TROUBLE as error:
+        return Ended(prepared, verb, words_of(error))
+    return Ended(prepared, verb)

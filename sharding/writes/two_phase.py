@@ -1,0 +1,308 @@
+"""One unit of work on several shards, all or nothing: prepare everywhere, decide, commit everywhere.
+
+async with two_phase(sessions, [order_id, other_id], decisions=decisions, label="merge orders") as unit:
+    ...  # unit.session(order_id), unit.session(other_id)
+
+For the rare case: it holds locks on every shard while it asks the directory, and a crash leaves them held
+until `mesctl shards in-doubt resolve`. Most work belongs on one shard, or into messages.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from uuid import uuid4
+
+import psycopg
+import structlog
+from psycopg.errors import InFailedSqlTransaction, ObjectNotInPrerequisiteState, OutOfMemory
+from sqlalchemy import event, text
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
+
+from readreplica.cluster import Cluster
+from readreplica.sessions import WriteSession
+from readreplica.token import CausalToken
+from sharding.writes.deadline import cut_after, driver_error, words_of
+from sharding.writes.decisions import Decision, Decisions
+from sharding.writes.errors import (
+    CommitInsideUnit,
+    DecisionLost,
+    KeyOutsideUnit,
+    PreparedDisabled,
+    PrepareFailed,
+    ShardTimedOut,
+    UnitAborted,
+    UnitInDoubt,
+)
+from sharding.writes.lanes import Sessions
+from sharding.writes.one_chunk import commit, connect
+from sharding.writes.prepared import Verb, end_prepared, end_statement, gid_of
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("two_phase")
+
+_TROUBLE = (SQLAlchemyError, psycopg.Error, ShardTimedOut, OSError)
+_ATTEMPTS = 3
+
+
+class TwoPhaseUnit:
+    """The sessions of a unit, one for each shard; they are committed when the unit's block ends."""
+
+    def __init__(self, sessions: Sessions, keys: Iterable[int], *, unit_id: str) -> None:
+        self.unit_id = unit_id
+        self.shards = tuple(sorted({sessions.shard_of(key) for key in keys}))
+        self.token = CausalToken()
+        """What a read must have seen to see the unit; empty before its end."""
+        self.unfinished: tuple[str, ...] = ()
+        """Shards that did not answer the COMMIT: the unit is committed, and they get it by the recovery."""
+        self._sessions = sessions
+        self._open = {shard: self._new(shard) for shard in self.shards}
+
+    def session(self, key: int) -> WriteSession:
+        """Give the session on the shard of a key.
+
+        Raises:
+            KeyOutsideUnit: the unit was not opened for this shard.
+        """
+        shard = self._sessions.shard_of(key)
+        if shard not in self._open:
+            raise KeyOutsideUnit(key, shard, self.shards)
+        return self._open[shard]
+
+    def cluster(self, shard: str) -> Cluster:
+        """Give the cluster of a shard."""
+        return self._sessions.clusters[shard]
+
+    def by_shard(self) -> dict[str, WriteSession]:
+        """Give every session, in the order of the shards' names."""
+        return dict(self._open)
+
+    async def close(self) -> None:
+        """Roll back what is not prepared or committed."""
+        for session in self._open.values():
+            await session.close()
+
+    def _new(self, shard: str) -> WriteSession:
+        session = self._sessions.clusters[shard].write()
+
+        def refuse(committed: Session) -> None:
+            if not committed.in_nested_transaction():  # a savepoint may end
+                raise CommitInsideUnit(shard)
+
+        event.listen(session.sync_session, "before_commit", refuse)
+        session.sync_session.info["two_phase_guard"] = refuse
+        return session
+
+
+def _new_unit_id() -> str:
+    return uuid4().hex
+
+
+@asynccontextmanager
+async def two_phase(
+    sessions: Sessions,
+    keys: Iterable[int],
+    *,
+    decisions: Decisions,
+    label: str,
+    timeout_seconds: float = 30.0,
+    decision_seconds: float = 30.0,
+    report: Callable[[str], None] = lambda _step: None,
+    new_unit_id: Callable[[], str] = _new_unit_id,
+) -> AsyncIterator[TwoPhaseUnit]:
+    """Open a unit of work on the shards of some keys; it is committed on all of them, or on none.
+
+    If only one shard was written, an ordinary COMMIT is enough, and nothing is prepared.
+
+    Parameters:
+        sessions: the shards.
+        keys: every key that the unit writes.
+        decisions: where the decision is kept.
+        label: what the unit is for, to be read by whoever finds it in doubt.
+        timeout_seconds: how long a shard may take for a step.
+        decision_seconds: how long the directory is asked again, if it is lost during the decision.
+        report: is told of each step once it is done.
+        new_unit_id: makes a name of 32 hexadecimal digits that was never used.
+
+    Raises:
+        PrepareFailed: a shard could not prepare; nothing was written.
+        PreparedDisabled: the shard's max_prepared_transactions does not allow it; nothing was written.
+        UnitAborted: a recovery gave the unit up meanwhile; nothing was written.
+        UnitInDoubt: the decision could not be told; the recovery will end the unit, one way or the other.
+        CommitInsideUnit: the block committed one of the sessions.
+    """
+    unit = TwoPhaseUnit(sessions, keys, unit_id=new_unit_id())
+    try:
+        yield unit
+        ending = _Ending(
+            unit,
+            decisions=decisions,
+            label=label,
+            timeout_seconds=timeout_seconds,
+            decision_seconds=decision_seconds,
+            report=report,
+        )
+        await ending.run()
+    finally:
+        await unit.close()
+
+
+class _Ending:
+    def __init__(
+        self,
+        unit: TwoPhaseUnit,
+        *,
+        decisions: Decisions,
+        label: str,
+        timeout_seconds: float,
+        decision_seconds: float,
+        report: Callable[[str], None],
+    ) -> None:
+        self._unit = unit
+        self._decisions = decisions
+        self._label = label
+        self._timeout_seconds = timeout_seconds
+        self._decision_seconds = decision_seconds
+        self._report = report
+
+    async def run(self) -> None:
+        parts = await self._written()
+        if len(parts) < 2:
+            for shard, session in parts.items():
+                await self._commit_alone(shard, session)
+            return
+        await self._prepare_all(parts)
+        decision = await self._decide(tuple(parts))
+        self._report("decided")
+        if decision is Decision.ABORT:
+            await self._roll_back(parts)
+            raise UnitAborted(self._unit.unit_id)
+        await self._commit_all(tuple(parts))
+
+    async def _written(self) -> dict[str, WriteSession]:
+        """Send what the sessions hold back; give those that have a transaction."""
+        parts = {}
+        for shard, session in self._unit.by_shard().items():
+            await session.flush()
+            if session.in_transaction():
+                parts[shard] = session
+        return parts
+
+    async def _commit_alone(self, shard: str, session: WriteSession) -> None:
+        guard = session.sync_session.info["two_phase_guard"]
+        event.remove(session.sync_session, "before_commit", guard)
+        connection = await connect(session, shard=shard, seconds=self._timeout_seconds)
+        async with cut_after(connection, shard=shard, seconds=self._timeout_seconds):
+            await commit(session, shard=shard)
+        self._unit.token = session.token
+        self._report("committed alone")
+
+    async def _prepare_all(self, parts: dict[str, WriteSession]) -> None:
+        tried: list[str] = []
+        self._report("ready")
+        try:
+            for shard, session in parts.items():
+                tried.append(shard)
+                await self._prepare(shard, session)
+                self._report(f"prepared {shard}")
+        except BaseException as error:
+            # Nothing is decided, so nothing is committed. The one that failed may be prepared all the same.
+            await self._roll_back(tried)
+            if isinstance(error, _TROUBLE):
+                raise _named(self._unit.unit_id, tried[-1], error) from error
+            raise
+
+    async def _prepare(self, shard: str, session: WriteSession) -> None:
+        gid = gid_of(self._unit.unit_id, shard)
+        connection = await connect(session, shard=shard, seconds=self._timeout_seconds)
+        driver = (await connection.get_raw_connection()).driver_connection
+        assert isinstance(driver, psycopg.AsyncConnection)
+        async with cut_after(connection, shard=shard, seconds=self._timeout_seconds):
+            prepare = end_statement("PREPARE TRANSACTION", gid).encode()
+            cursor = await driver.execute(prepare, prepare=False)
+        if cursor.statusmessage == "ROLLBACK":
+            raise InFailedSqlTransaction("an earlier statement had failed, and its error was swallowed")
+        # The server's transaction is off this connection now: closing has nothing to roll back.
+        await session.close()
+
+    async def _decide(self, shards: tuple[str, ...]) -> Decision:
+        """Decide to commit. Once a message may have arrived, only an answer tells what stands."""
+        unit_id, give_up_at, lost = self._unit.unit_id, time.monotonic() + self._decision_seconds, False
+        while True:
+            try:
+                return await self._decisions.decide(
+                    unit_id, Decision.COMMIT, label=self._label, shards=shards
+                )
+            except (DecisionLost, *_TROUBLE) as error:
+                lost = lost or isinstance(error, DecisionLost)
+                if not lost:
+                    await self._roll_back(shards)
+                    raise
+                if time.monotonic() >= give_up_at:
+                    raise UnitInDoubt(unit_id, seconds=self._decision_seconds) from error
+                log.warning("decision in doubt", unit_id=unit_id, error=str(error))
+            await asyncio.sleep(0.2)
+
+    async def _commit_all(self, shards: tuple[str, ...]) -> None:
+        unfinished = []
+        for shard in shards:
+            if await self._end(shard, Verb.COMMIT):
+                self._report(f"committed {shard}")
+                await self._note_position(shard)
+            else:
+                unfinished.append(shard)
+        self._unit.unfinished = tuple(unfinished)
+        if not unfinished:
+            try:
+                await self._decisions.finish(self._unit.unit_id)
+            except _TROUBLE as error:
+                log.warning("end not noted", unit_id=self._unit.unit_id, error=words_of(error))
+        self._report("finished")
+
+    async def _note_position(self, shard: str) -> None:
+        """Read the position behind COMMIT PREPARED: an empty write session's commit tells it."""
+        try:
+            async with self._unit.cluster(shard).write() as session:
+                connection = await connect(session, shard=shard, seconds=self._timeout_seconds)
+                async with cut_after(connection, shard=shard, seconds=self._timeout_seconds):
+                    await connection.execute(text("SELECT 1"))
+                    await session.commit()
+            self._unit.token = self._unit.token.merge(session.token)
+        except _TROUBLE as error:
+            log.warning("no token", unit_id=self._unit.unit_id, shard=shard, error=words_of(error))
+
+    async def _roll_back(self, shards: Iterable[str]) -> None:
+        for shard in shards:
+            await self._unit.by_shard()[shard].close()
+            await self._end(shard, Verb.ROLLBACK)
+
+    async def _end(self, shard: str, verb: Verb) -> bool:
+        """End a part, with patience; what does not end now is ended by the recovery."""
+        gid = gid_of(self._unit.unit_id, shard)
+        # Nobody needs a rollback at once as he needs a commit.
+        for attempt in range(_ATTEMPTS if verb is Verb.COMMIT else 1):
+            try:
+                await end_prepared(
+                    self._unit.cluster(shard).primary,
+                    gid,
+                    verb,
+                    shard=shard,
+                    timeout_seconds=self._timeout_seconds,
+                )
+                return True
+            except ShardTimedOut as error:
+                said = words_of(error)
+                break
+            except _TROUBLE as error:
+                said = words_of(error)
+                await asyncio.sleep(0.1 * attempt)
+        log.warning("left prepared", unit_id=self._unit.unit_id, shard=shard, verb=verb.value, error=said)
+        return False
+
+
+def _named(unit_id: str, shard: str, error: BaseException) -> Exception:
+    found = driver_error(error)
+    # "prepared transactions are disabled", and "maximum number of prepared transactions reached"
+    if isinstance(found, ObjectNotInPrerequisiteState | OutOfMemory):
+        return PreparedDisabled(shard, str(found.diag.message_primary))
+    return PrepareFailed(unit_id, shard, words_of(error))

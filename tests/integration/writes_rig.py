@@ -1,0 +1,189 @@
+"""Three shards: two in the worker's server, and one in a server of its own, to be stopped and frozen."""
+
+import asyncio
+import random
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import psutil
+import psycopg
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
+
+from migrations import run
+from ops.embedded.bootstrap import ensure_database, ensure_roles
+from ops.embedded.ports import LOOPBACK, PortPicker, start_on_free_port
+from ops.embedded.postgres import SUPERUSER, PostgresCluster
+from ops.embedded.processes import send_signal
+from ops.embedded.settings import UNSAFE, access_line
+from ops.embedded.shape import ROLES
+from ops.embedded.tools import PostgresTools
+from sharding.directory import Directory
+from sharding.engines import open_cluster
+from sharding.shard_map import ShardMap
+from sharding.topology import Topology
+from tests.platform_topology import write_topology
+from tests.pool import DatabasePool
+from tests.servers import PostgresServers, ValkeyServer
+
+SHARDS = ("mes_0", "mes_1", "mes_2")
+MIGRATED = "mes_2"
+OWN = "mes_2"
+WRITTEN = ("order_items", "orders", "order_events", "materials", "finishes", "tariffs", "reference_versions")
+
+
+@dataclass(frozen=True)
+class OwnServer:
+    """The server of `mes_2` alone."""
+
+    cluster: PostgresCluster
+    port: int
+    passfile: Path
+
+    def start(self, **settings: str) -> None:
+        """Start it, with these settings beside the usual ones of tests."""
+        self.cluster.configure(
+            port=self.port, access=[access_line("all", ("all",))], settings={**UNSAFE, **settings}
+        )
+        self.cluster.start(port=self.port)
+
+    def conninfo(self, dbname: str) -> str:
+        """Give libpq's words for connecting as the superuser."""
+        return make_conninfo(
+            host=LOOPBACK, port=self.port, dbname=dbname, user=SUPERUSER, passfile=str(self.passfile)
+        )
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Stop every process of the server where it stands: connections stay open, and nobody answers."""
+        with self.freezing() as freeze:
+            freeze()
+            yield
+
+    @contextmanager
+    def freezing(self) -> Iterator[Callable[[], None]]:
+        """Give what freezes the server; at the end it goes on."""
+        data, held = str(self.cluster.data.resolve()), set[int]()
+
+        def freeze() -> None:
+            held.update(each.pid for each in psutil.process_iter(["cwd"]) if each.info["cwd"] == data)
+            assert held
+            for pid in held:
+                send_signal(pid, signal.SIGSTOP)
+
+        try:
+            yield freeze
+        finally:
+            for pid in held:
+                send_signal(pid, signal.SIGCONT)
+
+
+@contextmanager
+def run_own_server(folder: Path, servers: PostgresServers) -> Iterator[OwnServer]:
+    """Run a server with a migrated MES shard; the passwords are the other server's."""
+    cluster = PostgresCluster(
+        "own", tools=PostgresTools(), data=folder / "own", log=folder / "own.log", passfile=servers.passfile
+    )
+    cluster.create(superuser_password=servers.passwords[SUPERUSER], safe=False)
+    port = start_on_free_port(PortPicker(random.Random()), partial(_start, cluster))
+    own = OwnServer(cluster, port, servers.passfile)
+    try:
+        with cluster.connect() as connection:
+            ensure_roles(connection, ROLES, servers.passwords)
+            ensure_database(connection, MIGRATED, owner="mes_owner", services=["mes"])
+        run.upgrade(Topology.load(_alone(folder, own)), "mes")
+        yield own
+    finally:
+        cluster.stop()
+        shutil.rmtree(cluster.data, ignore_errors=True)
+
+
+def _start(cluster: PostgresCluster, port: int) -> None:
+    OwnServer(cluster, port, cluster.passfile).start()
+
+
+def _alone(folder: Path, own: OwnServer) -> Path:
+    path = folder / "own.toml"
+    head = f'passfile = "{own.passfile}"\n[redis]\nurl = "redis://h/0"\n[files]\nurl = "file:///f"\n'
+    # No directory: the ledger of migrations is not looked for where there is none.
+    path.write_text(head + section(OWN, MIGRATED, own.port))
+    return path
+
+
+def section(name: str, dbname: str, port: int) -> str:
+    """Give a database's lines of a topology file."""
+    return (
+        f'[databases.{name}]\ntree = "mes"\ndbname = "{dbname}"\n'
+        f'primary = {{ host = "{LOOPBACK}", port = {port} }}\n'
+    )
+
+
+@dataclass(frozen=True)
+class Wide:
+    """A topology of three shards, seen from outside: nothing here goes through the library."""
+
+    topology: Topology
+    own: OwnServer
+    servers: PostgresServers
+
+    def conninfo(self, name: str) -> str:
+        """Give libpq's words for connecting to a database as the superuser."""
+        dbname = self.topology.database(name).dbname
+        return self.own.conninfo(dbname) if name == OWN else self.servers.conninfo(dbname)
+
+    def query(self, statement: str) -> dict[str, list[tuple[Any, ...]]]:
+        """Ask every shard."""
+        return {name: self.run(name, statement) for name in SHARDS}
+
+    def run(self, name: str, statement: str) -> list[tuple[Any, ...]]:
+        """Run a statement in a database; give its rows, if it has any."""
+        with psycopg.connect(self.conninfo(name), autocommit=True) as connection:
+            cursor = connection.execute(statement.encode())
+            return cursor.fetchall() if cursor.description else []
+
+    def keys(self, table: str = "order_items") -> dict[str, list[int]]:
+        """The keys on each shard, in order."""
+        found = self.query(f"SELECT order_id FROM {table} ORDER BY order_id")
+        return {shard: [key for (key,) in rows] for shard, rows in found.items()}
+
+    def prepared(self) -> dict[str, list[str]]:
+        """The prepared transactions of each shard."""
+        mine = "SELECT gid FROM pg_prepared_xacts WHERE database = current_database() ORDER BY gid"
+        return {shard: [gid for (gid,) in rows] for shard, rows in self.query(mine).items()}
+
+    def clear(self) -> None:
+        """Empty what tests write."""
+        for shard, gids in self.prepared().items():
+            for gid in gids:
+                self.run(shard, sql.SQL("ROLLBACK PREPARED {}").format(sql.Literal(gid)).as_string())
+        for shard in SHARDS:
+            self.run(shard, f"TRUNCATE {', '.join(WRITTEN)}")
+        self.run("directory", "TRUNCATE two_phase_decisions, reference_contents")
+
+
+@contextmanager
+def run_wide(
+    folder: Path, servers: PostgresServers, valkey: ValkeyServer, databases: DatabasePool
+) -> Iterator[Wide]:
+    """Run the third shard's server, and give a topology of three empty shards with a map over them."""
+    with run_own_server(folder, servers) as own, databases.borrow() as dbnames:
+        path = write_topology(folder / "wide.toml", dbnames, servers, valkey)
+        path.write_text(path.read_text() + section(OWN, MIGRATED, own.port))
+        topology = Topology.load(path)
+        asyncio.run(_save_map(topology))
+        wide = Wide(topology, own, servers)
+        try:
+            yield wide
+        finally:
+            wide.clear()  # a database with prepared transactions cannot be dropped
+
+
+async def _save_map(topology: Topology) -> None:
+    async with open_cluster(topology, "directory", role="mes", application_name="test") as cluster:
+        await Directory(cluster.primary).save_map(ShardMap.even(SHARDS, 64), expected_version=0)
