@@ -7,7 +7,8 @@ from sqlalchemy import Connection, text
 # A partitioned table's shards hold nothing themselves: their partitions are tables of Citus too.
 _HOLDS = text("""
     SELECT n.nodename || ':' || n.nodeport AS node,
-           count(s.shard_size) FILTER (WHERE NOT coalesce(c.relispartition, false)) AS shards,
+           count(*) FILTER (WHERE s.citus_table_type = 'distributed' AND NOT c.relispartition) AS shards,
+           count(*) FILTER (WHERE s.citus_table_type = 'reference') AS copies,
            coalesce(sum(s.shard_size), 0)::bigint AS bytes
     FROM pg_dist_node n
     LEFT JOIN citus_shards s ON s.nodename = n.nodename AND s.nodeport = n.nodeport
@@ -54,10 +55,20 @@ class ShardPlace:
 
 @dataclass(frozen=True, slots=True)
 class NodeHolds:
-    """What a node holds: `shards` of whole tables, `rows` by the last ANALYZE; None where it did not say."""
+    """What a node holds.
+
+    Parameters:
+        node: its name.
+        shards: of distributed tables; partitions go with their tables.
+        copies: of reference tables, which every node has.
+        bytes: of all of them.
+        rows: by the last ANALYZE; None where the node did not answer.
+        bytes_share: of the bytes of all nodes.
+    """
 
     node: str
     shards: int
+    copies: int
     bytes: int
     rows: int | None
     bytes_share: float
@@ -78,6 +89,8 @@ def read_placements(connection: Connection) -> list[NodeHolds]:
     found = connection.execute(_HOLDS).all()
     total = sum(row.bytes for row in found) or 1
     return [
-        NodeHolds(row.node, row.shards, row.bytes, rows.get(row.node), round(row.bytes / total, 4))
+        NodeHolds(
+            row.node, row.shards, row.copies, row.bytes, rows.get(row.node), round(row.bytes / total, 4)
+        )
         for row in found
     ]

@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from uuid import uuid4
 
 import psycopg
@@ -86,6 +87,7 @@ def test_every_table_stands_where_it_is_declared(citus: CitusServers) -> None:
         found = read_tables(connection)
     groups = {found[table].colocation_id for table, key in MES_DISTRIBUTION.keyed if key == "order_id"}
     assert len(groups) == 1
+    assert {name for name, table in found.items() if table.kind == "reference"} == MES_DISTRIBUTION.references
     for table, key in MES_DISTRIBUTION.keyed:
         assert (found[table].kind, found[table].key) == ("distributed", key)
     assert not MES_DISTRIBUTION.local & found.keys()
@@ -268,6 +270,25 @@ def owed(order_id: int) -> MesOutbox:
     return MesOutbox(order_id=order_id, message_id=uuid4(), destination="crm", type="packaging", data={})
 
 
+# Reference tables
+
+
+def test_reference_tables_are_loaded_once_and_are_on_every_node(
+    citus: CitusServers, mesctl: Mesctl, tmp_path: Path
+) -> None:
+    file = tmp_path / "reference.toml"
+    file.write_text("""
+        [[finishes]]
+        finish = "polished"
+        eur_per_cm2 = "0.5"
+    """)
+    done(mesctl("shards", "reference", "load", str(file)))
+    for node in citus.ports:
+        with citus.connect(node, role="mes_owner") as connection:
+            assert connection.execute("SELECT finish FROM finishes").fetchall() == [("polished",)]
+    assert mesctl("shards", "reference", "check").status == 0
+
+
 # Placement
 
 
@@ -293,6 +314,7 @@ def test_health_and_placements_of_a_citus_that_is_well(
         connection.execute("ANALYZE orders")
     coordinator, *workers = done(mesctl("shards", "citus", "placements", "--json")).json
     assert coordinator["shards"] == 0
+    assert {node["copies"] for node in (coordinator, *workers)} == {len(MES_DISTRIBUTION.references)}
     assert sum(node["rows"] for node in workers) >= len(IDS)
     assert sum(node["bytes_share"] for node in workers) == pytest.approx(1, abs=0.001)
 
