@@ -238,7 +238,8 @@ def frozen(servers: PostgresServers) -> Iterator[None]:
 
 
 def checked_out(clusters: Mapping[str, Cluster]) -> int:
-    return sum(cluster._primary_reader.pool.checkedout() for cluster in clusters.values())  # type: ignore[attr-defined]
+    nodes = [node for cluster in clusters.values() for node in cluster._nodes]
+    return sum(node.engine.pool.checkedout() for node in nodes)  # type: ignore[attr-defined]
 
 
 async def test_a_shard_that_is_frozen_or_stopped_is_named_or_left_out(
