@@ -129,15 +129,17 @@ class _Call:
 async def _rows(call: _Call, how: RowsPlan, parts: Mapping[str, Any]) -> Page[Any]:
     wanted = call.limit + 1
     runs = {shard: Run() for shard in parts}
-    texts = [term.clause for term in how.terms if term.kind is not None and term.kind.is_text]
     count = share(wanted, len(parts))
     # Made once for all that are asked the same: SQLAlchemy keeps with a statement what finds it in its cache.
     firsts = {id(each): how.part(each, after=call.position, limit=count) for each in _different(parts)}
 
+    tables = call.analysis.tables
+
     async def first(lane: Lane) -> None:
-        if texts:
-            facts = await collation.facts_of(lane.cluster, _tables(call), lane.ask)
-            collation.check_order(texts, facts, shard=lane.shard)
+        facts = await collation.facts_of(lane.cluster, tables, lane.ask)
+        if facts not in how.checked:
+            collation.check_order(how.terms, facts, shard=lane.shard)
+            how.checked.add(facts)
         runs[lane.shard].add(await lane.fetch(firsts[id(parts[lane.shard])]), asked=count)
 
     async def again(lane: Lane) -> None:
@@ -166,7 +168,7 @@ async def _groups(call: _Call, how: GroupsPlan, parts: Mapping[str, Any], bounds
     facts: dict[str, collation.Facts] = {}
 
     async def ask(lane: Lane) -> None:
-        facts[lane.shard] = await collation.facts_of(lane.cluster, _tables(call), lane.ask)
+        facts[lane.shard] = await collation.facts_of(lane.cluster, call.analysis.tables, lane.ask)
         rows = await lane.fetch(how.part(parts[lane.shard], limit=bounds.groups + 1))
         if len(rows) > bounds.groups:
             raise TooManyGroups(lane.shard, groups=bounds.groups)
@@ -192,10 +194,6 @@ async def _by_one_of(call: _Call, shards: Sequence[str], whole: Any) -> Sequence
             if not is_down(error):
                 raise
     return await call.lanes[shards[-1]].ask(whole)
-
-
-def _tables(call: _Call) -> list[Any]:
-    return [source.table for source in call.analysis.scope.sources.all]
 
 
 __all__ = ["scatter"]
