@@ -1,6 +1,6 @@
 # The stable verbs. Each works from a bare clone: Python 3.11+ with venv, and make.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench soak up down lock clean
+.PHONY: help demo test check twins format bench soak up down lock clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -32,7 +32,11 @@ check: $(VENV)/.ready  ## format, lint, types, import contracts, migrations
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m tests.sync_twins --check
 	$(BIN)/mesctl migrate lint
+
+twins: $(VENV)/.ready  ## write what is generated for threads from what is written for asyncio
+	$(BIN)/python -m tests.sync_twins
 
 format: $(VENV)/.ready  ## format and fix what can be fixed
 	$(BIN)/ruff format .

@@ -23,7 +23,7 @@ from app.idempotency import IdempotencyKeyReused
 from app.models.status import IllegalTransition
 from app.orders import UnknownOrder
 from app.problem_docs import MEDIA_TYPE, problem_type
-from readreplica.errors import RetriesExhausted
+from readreplica.errors import Unavailable
 from sharding.errors import NodeLeaseExpired, NodesExhausted
 from sharding.scatter.errors import CursorMalformed, ScatterFailed, ShardTimedOut
 
@@ -50,8 +50,8 @@ _UNAVAILABLE = (
     FilesUnavailable,
     NodeLeaseExpired,
     NodesExhausted,
-    RetriesExhausted,
     ShardTimedOut,
+    Unavailable,
 )
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("problem")

@@ -53,6 +53,7 @@ VERBS: Mapping[str, Verb] = {
     "partitions": Verb("partitions:app", "Show, plan and change the partitions of every MES shard."),
     "archive": Verb("archive:app", "Move finished orders out of the live tables of every MES shard."),
     "shards": Verb("shards:app", "Show, check and plan the shard map."),
+    "replicas": Verb("replicas:app", "Show the replicas, and switch over to one."),
     "pgbouncer": Verb("pgbouncer:app", "Write, check and steer the pooler in front of the databases."),
     "orders": Verb("orders:app", "Find orders, and prove that none is lost."),
     "demo": Verb(

@@ -1,31 +1,40 @@
 """A cluster: one primary with its streaming replicas, and the sessions on them.
 
-Version 0.1 trusts the addresses that it is given: it does not look for the new primary after a failover,
-and it learns that a replica is down or behind only from its own reads. After a failover, reads with a token
-of the new timeline go to the primary until each replica has made a restartpoint.
+Which node is the primary is found by role and timeline, never by name: after a failover the same `Cluster`
+and the same engines go on with the new one. See docs/replicas.md.
 """
 
-import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from typing import TypeVar
 
-import structlog
-from sqlalchemy.exc import OperationalError
-from sqlalchemy.exc import TimeoutError as PoolExhausted
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
-from sqlalchemy.orm import Session
 
-from readreplica.replicas import ReplicaNode
+from readreplica.concurrency import sleep
+from readreplica.errors import CommitInDoubt, WritesRefused
+from readreplica.fate import Fate
+from readreplica.faults import is_outage, may_read_elsewhere
+from readreplica.freshness import ANY, Freshness
+from readreplica.freshness import PRIMARY as PRIMARY_ONLY
+from readreplica.gate import WriteGate
+from readreplica.health import Fault, Health
+from readreplica.metrics import ClusterMetrics
+from readreplica.monitor import Monitor
+from readreplica.nodes import Node
+from readreplica.options import DEFAULTS, ReplicaOptions
+from readreplica.resolve import PAUSE_SECONDS, resolve
 from readreplica.retry import retry_unit
+from readreplica.router import PRIMARY, Router
 from readreplica.sessions import ReadSession, WriteSession
-from readreplica.token import CausalToken, Position
+from readreplica.token import CausalToken
+from readreplica.writer import Writer
 
-log: structlog.stdlib.BoundLogger = structlog.get_logger("readreplica")
+__all__ = ["PRIMARY", "Cluster"]
 
 T = TypeVar("T")
-PRIMARY = "primary"
+OUTAGE_PAUSE_SECONDS = 0.02
 
 
 class Cluster:
@@ -38,130 +47,193 @@ class Cluster:
         primary: AsyncEngine,
         primary_reader: AsyncEngine,
         replicas: Mapping[str, AsyncEngine],
-        replay_wait_seconds: float = 0.05,
-        outage_seconds: float = 5.0,
+        options: ReplicaOptions = DEFAULTS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Put a cluster together from engines of `readreplica.engines`; `close` disposes them.
 
         Parameters:
             name: the cluster's name in causal tokens.
-            primary: a writer engine to the primary.
-            primary_reader: a reader engine to the primary, for reads that no replica can serve. A pool of its
-                own: what is read there cannot write, and readers do not take the writers' connections.
+            primary: a writer engine. It is aimed at whichever of the nodes is the primary.
+            primary_reader: a reader engine to the node that is the primary now, for reads that no replica can
+                serve. A pool of its own: what is read there cannot write, and readers do not take the
+                writers' connections. If that node comes back as a replica, it serves reads as one.
             replicas: reader engines to the replicas, by name.
-            replay_wait_seconds: how long a read with a token waits for a replica before it takes the primary.
-            outage_seconds: how long a replica that cannot be reached is left alone.
+            options: periods, bounds and budgets.
             clock: a monotonic clock, in seconds.
         """
         self.name = name
         self.primary = primary
-        self._primary_reader = primary_reader
-        self._replicas = [ReplicaNode(node, engine) for node, engine in replicas.items()]
-        self._replay_wait_seconds = replay_wait_seconds
-        self._outage_seconds = outage_seconds
+        self.options = options
         self._clock = clock
-        self._turn = 0
+        metrics = ClusterMetrics(name)
+        self._nodes = [Node(PRIMARY, primary_reader)]
+        self._nodes += [Node(node, engine) for node, engine in replicas.items()]
+        self.monitor = Monitor(
+            name,
+            self._nodes,
+            options=options,
+            clock=clock,
+            metrics=metrics,
+            on_new_primary=self._on_new_primary,
+        )
+        self.writer = Writer(name, primary, self.monitor)
+        for node in self._nodes:
+            self.writer.watch_reader(node)
+        self.router = Router(name, self._nodes, self.monitor, options=options, metrics=metrics, clock=clock)
+        self.gate = WriteGate(name)
 
-    def read(self, *, after: CausalToken | None = None) -> ReadSession:
+    def read(
+        self,
+        *,
+        after: CausalToken | None = None,
+        freshness: Freshness = ANY,
+        autocommit: bool = False,
+    ) -> ReadSession:
         """Make a read session; its first statement pins it to one node.
 
         Parameters:
             after: what the read must have seen. Without it any replica will do.
+            freshness: a policy of `readreplica.freshness`; it holds together with `after`.
+            autocommit: give up the one snapshot: each statement sees what is committed by then, and costs
+                no BEGIN and no ROLLBACK. Where the server cannot be held to refuse writes in this way, the
+                session has a snapshot all the same.
+
+        Raises (at the first statement):
+            ReplicasTooStale: no replica is fit, and the primary has as many such reads as it may have.
         """
-        # Each read begins at another replica; those that must ask for replay first spread so as well.
-        self._turn += 1
-        return ReadSession(self, after.positions.get(self.name) if after else None)
+        return ReadSession(self.router, self.router.want(freshness.with_token(after), autocommit=autocommit))
 
     def write(self) -> WriteSession:
         """Make a write session; it commits when its `async with` ends well."""
-        return WriteSession(self.name, self.primary)
+        return WriteSession(self.gate, self.primary)
 
     async def transact(self, work: Callable[[WriteSession], Awaitable[T]], *, attempts: int = 5) -> T:
         """Do a unit of work in a write session, again from its start if a concurrent transaction ended it.
 
+        It is also done again, for `ReplicaOptions.failover_wait_seconds`, if the primary was lost before
+        COMMIT was sent: nothing of it can be committed then.
+
         Parameters:
             work: is given a fresh write session at each attempt, and must have no effect outside of it.
-            attempts: how often it is tried at most.
+            attempts: how often it is tried at most against concurrent transactions.
 
         Returns:
             What `work` returned. The session it was given holds the token then.
 
         Raises:
             RetriesExhausted: every attempt ended in SQLSTATE 40001 or 40P01.
+            CommitInDoubt: COMMIT was sent and its answer was lost. It is never done again.
         """
 
         async def unit() -> T:
             async with self.write() as session:
                 return await work(session)
 
-        return await retry_unit(self.name, unit, attempts=attempts)
+        give_up_at: float | None = None
+        while True:
+            try:
+                return await retry_unit(self.name, unit, attempts=attempts)
+            except (DBAPIError, WritesRefused) as error:
+                now = self._clock()
+                give_up_at = give_up_at or now + self.options.failover_wait_seconds
+                if now >= give_up_at or not (isinstance(error, WritesRefused) or is_outage(error)):
+                    raise
+            await sleep(OUTAGE_PAUSE_SECONDS)
+
+    async def transact_read(
+        self,
+        work: Callable[[ReadSession], Awaitable[T]],
+        *,
+        after: CausalToken | None = None,
+        freshness: Freshness = ANY,
+        autocommit: bool = False,
+        attempts: int = 3,
+    ) -> T:
+        """Do a unit of reading, again on another node if its node failed or replay was in its way.
+
+        Parameters:
+            work: is given a fresh read session at each attempt, so it sees one snapshot at each.
+            after, freshness, autocommit: as for `read`.
+            attempts: how often it is tried at most; the last error is raised as it is.
+        """
+        want = self.router.want(freshness.with_token(after), autocommit=autocommit)
+        while True:
+            session = ReadSession(self.router, want)
+            attempts -= 1
+            try:
+                async with session:
+                    return await work(session)
+            except DBAPIError as error:
+                if attempts < 1 or not may_read_elsewhere(error):
+                    raise
+                if session.node is not None:
+                    want = want._replace(avoided=want.avoided | {session.node})
+
+    async def resolve(
+        self,
+        doubt: CommitInDoubt,
+        *,
+        lookup: Callable[[ReadSession], Awaitable[bool]] | None = None,
+        timeout_seconds: float = 30.0,
+    ) -> Fate:
+        """Find out what became of a COMMIT whose answer was lost, on the primary of now.
+
+        Parameters:
+            doubt: the error.
+            lookup: tells by the unit's idempotency key whether its effects are there, in a read session on
+                the primary. It is asked only where the transaction's id does not tell: after a crash of the
+                primary, or where the writer engine is not `traced`.
+            timeout_seconds: how long it is asked for, about; the primary may be away meanwhile.
+
+        Returns:
+            COMMITTED or ABORTED: then it is known. Otherwise IN_PROGRESS after all that time, or UNKNOWN.
+        """
+        fate = await resolve(self.primary, doubt, attempts=max(1, int(timeout_seconds / PAUSE_SECONDS)))
+        if fate is not Fate.UNKNOWN or lookup is None:
+            return fate
+        was_done = await self.transact_read(lookup, freshness=PRIMARY_ONLY)
+        return Fate.COMMITTED if was_done else Fate.ABORTED
+
+    @asynccontextmanager
+    async def drained(self, *, timeout_seconds: float) -> AsyncIterator[None]:
+        """Hold this process's writes back for a planned switch-over: refuse new ones, await those under way.
+
+        Inside the block the primary gets no write of this process's sessions; promote another there. After
+        it, writes go to whichever node is the primary then.
+
+        Raises:
+            SwitchoverFailed: writes were under way still after all that time. Writes go on.
+        """
+        async with self.gate.drained(timeout_seconds=timeout_seconds):
+            try:
+                yield
+            finally:
+                self.monitor.suspect()
+
+    def add_replica(self, name: str, engine: AsyncEngine) -> None:
+        """Add a node that has become known; it serves reads once polls have found it good.
+
+        Parameters:
+            name: its name, of no other node here.
+            engine: a reader engine to it; `close` disposes it.
+        """
+        node = Node(name, engine)
+        # Out until polls have found it good: nobody has said that it is of this cluster at all.
+        node.health = Health(out=Fault.UNREACHABLE)
+        self.writer.watch_reader(node)
+        self.monitor.add(node)
+        self._nodes.append(node)
+
+    def addresses(self) -> frozenset[str]:
+        """Give where the known nodes listen, as HOST:PORT."""
+        return frozenset(node.address for node in self._nodes)
 
     async def close(self) -> None:
-        """Close every pooled connection."""
-        for node in self._replicas:
-            await node.stop_asking()
-        for engine in (self.primary, self._primary_reader, *(node.engine for node in self._replicas)):
+        """End the monitor and close every pooled connection."""
+        await self.monitor.stop()
+        for engine in (self.primary, *(node.engine for node in self._nodes)):
             await engine.dispose()
 
-    async def wait_for_replay(self, after: Position) -> None:
-        """Return when a replica has replayed a position, or when the time for it is over."""
-        if any(node.covers(after) for node in self._live()):
-            return
-        # The time limit is over everything: a replica that does not even answer must not hold a read up.
-        with suppress(TimeoutError):
-            async with asyncio.timeout(self._replay_wait_seconds):
-                await self._ask_until_replayed(after)
-
-    def pin(self, session: Session, after: Position | None) -> str:
-        """Bind a read session to a replica that has what it must have seen, else to the primary."""
-        for node in self._live():
-            if after is not None and not node.covers(after):
-                continue
-            session.bind = node.engine.sync_engine
-            try:
-                session.connection()
-                return node.name
-            except OperationalError as error:
-                self._put_out(node, error)
-        session.bind = self._primary_reader.sync_engine
-        return PRIMARY
-
-    def _live(self) -> list[ReplicaNode]:
-        """Give the replicas that are not out, beginning with the one whose turn it is."""
-        now = self._clock()
-        live = [node for node in self._replicas if not node.is_out(now)]
-        first = self._turn % len(live) if live else 0
-        return live[first:] + live[:first]
-
-    async def _ask_until_replayed(self, after: Position) -> None:
-        # Most commits are replayed within a quarter of a millisecond, so the first pauses are short.
-        pause_seconds = 0.0005
-        while live := self._live():
-            for node in live:
-                # Shared and shielded: many readers ask once, and an answer that comes too late for this one
-                # (a first connection takes longer than the wait) still serves the next.
-                await asyncio.shield(node.asking(self._ask))
-                if node.covers(after):
-                    return
-            await asyncio.sleep(pause_seconds)
-            pause_seconds *= 2
-
-    async def _ask(self, node: ReplicaNode) -> None:
-        try:
-            await node.ask()
-        except OperationalError as error:
-            self._put_out(node, error)
-        except PoolExhausted:
-            # The readers of this process are many; that says nothing about the replica.
-            return
-
-    def _put_out(self, node: ReplicaNode, error: OperationalError) -> None:
-        node.put_out(self._clock() + self._outage_seconds)
-        log.warning(
-            "replica left alone",
-            cluster=self.name,
-            replica=node.name,
-            seconds=self._outage_seconds,
-            error=str(error.orig).strip(),
-        )
+    def _on_new_primary(self) -> None:
+        self.writer.leave_old_primary()

@@ -1,12 +1,14 @@
 """The psycopg connections under the sessions: what they add to a transaction costs no round trip."""
 
-from typing import Any, NamedTuple
+from collections.abc import Awaitable, Callable
+from typing import Any, NamedTuple, TypeAlias
 
-from psycopg import AsyncConnection, IsolationLevel
-from psycopg.errors import InFailedSqlTransaction
+from psycopg import AsyncConnection, IsolationLevel, OperationalError
+from psycopg.errors import InFailedSqlTransaction, ObjectNotInPrerequisiteState
 from psycopg.pq import TransactionStatus
 from psycopg.rows import TupleRow
 
+from readreplica.errors import NotThePrimary
 from readreplica.lsn import Lsn
 from readreplica.token import Position
 
@@ -23,6 +25,29 @@ _SERVER = """
     SELECT system_identifier, wal_block_size, bytes_per_wal_segment
     FROM pg_control_system(), pg_control_init()
 """
+# A transaction that has written nothing has no id, and nothing of it can be in doubt.
+# Everything is asked anew: behind a pooler the server may be another one than at connect.
+_TRACE = """
+    SELECT pg_current_xact_id_if_assigned()::text::bigint,
+           pg_current_wal_insert_lsn(),
+           ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::bigint,
+           pg_postmaster_start_time()::text
+"""
+
+Greet: TypeAlias = Callable[[AsyncConnection[TupleRow]], Awaitable[None]]
+"""Is given each new connection once, before any work; raises to refuse the server."""
+
+# Reported by the server itself since PostgreSQL 14, and so known without asking.
+_READ_ONLY = "default_transaction_read_only"
+READ_ONLY_OPTION = f"-c {_READ_ONLY}=on"
+
+
+class Doubt(NamedTuple):
+    """What is known of a transaction whose COMMIT got no answer."""
+
+    xid: int | None
+    before: Position | None
+    server: str | None
 
 
 class WriterConnection(AsyncConnection[TupleRow]):
@@ -31,56 +56,93 @@ class WriterConnection(AsyncConnection[TupleRow]):
     committed: Position | None = None
     """The position after the newest commit; None before the first."""
 
+    doubt: Doubt | None = None
+    """Set when a COMMIT was sent and its answer was lost."""
+
+    traced: bool = False
+    """Whether to ask for the transaction's id before COMMIT: one more round trip."""
+
+    guard: Callable[[], None] | None = None
+    """Called before COMMIT; raises NotThePrimary where another primary was found since this connected."""
+
     server: "Server"
     """What `open_writer` learned of the server."""
+
+    position: Position
+    """Where the server stood when this connected."""
 
     async def commit(self) -> None:
         """Commit, and note the WAL position after it, in one round trip.
 
-        An error of the connection, or a cancellation, leaves open whether the transaction was committed, as
-        it does with any driver. Nothing else can fail between COMMIT and the position: `open_writer` has
-        read one before the connection was used.
+        Nothing but the connection can fail between COMMIT and the position: `open_writer` has read one
+        before the connection was used. If the connection is lost, or this is cancelled, nobody here knows
+        whether the transaction was committed: `doubt` tells what is known.
 
         Raises:
             psycopg.errors.InFailedSqlTransaction: the server rolled back, because an earlier error was
                 swallowed. psycopg's own commit() says nothing then.
+            NotThePrimary: the cluster has another primary by now; nothing was sent.
         """
         if self.pgconn.transaction_status == TransactionStatus.IDLE:
             return
-        # A prepared statement cannot hold two commands.
-        cursor = await self.execute(_COMMIT, prepare=False)
+        if self.guard is not None:
+            self.guard()
+        doubt = await self._trace()
+        try:
+            # A prepared statement cannot hold two commands.
+            cursor = await self.execute(_COMMIT, prepare=False)
+        except OperationalError:
+            # An error that leaves the connection in order is the server's answer: it has rolled back.
+            self.doubt = doubt if self.closed else None
+            raise
         if cursor.statusmessage == "ROLLBACK":
             raise InFailedSqlTransaction("COMMIT was answered by ROLLBACK: an earlier statement had failed")
         cursor.nextset()
         [(lsn, timeline)] = await cursor.fetchall()
         self.committed = self.server.position(Lsn.parse(lsn), timeline)
 
+    async def _trace(self) -> Doubt | None:
+        if not self.traced or self.pgconn.transaction_status != TransactionStatus.INTRANS:
+            return Doubt(None, None, None)
+        [(xid, lsn, timeline, started)] = await (await self.execute(_TRACE, prepare=False)).fetchall()
+        return None if xid is None else Doubt(xid, self.server.position(Lsn.parse(lsn), timeline), started)
+
 
 class Server(NamedTuple):
-    """What never changes under a connection: it is read from the control file once."""
+    """What never changes under a connection: it is read once."""
 
     system_identifier: int
     wal_block_bytes: int
     wal_segment_bytes: int
 
     def position(self, lsn: Lsn, timeline: int) -> Position:
+        """Give the position of an LSN, in the history that this server writes."""
         end = lsn.before_page_header(block_bytes=self.wal_block_bytes, segment_bytes=self.wal_segment_bytes)
         return Position(self.system_identifier, timeline, end)
 
 
-async def open_writer(*args: Any, **options: Any) -> WriterConnection:
+async def open_writer(
+    *args: Any, greet: Greet | None = None, traced: bool = False, **options: Any
+) -> WriterConnection:
     """Connect, and read a position once: a server that refuses to tell must refuse before any work is done.
 
+    Parameters:
+        args, options: psycopg's.
+        greet: is given the connection once.
+        traced: see `WriterConnection.traced`.
+
     Raises:
+        NotThePrimary: the server is a standby.
         psycopg.errors.InsufficientPrivilege: the role may not execute `pg_control_system`, `pg_control_init`
             or `pg_walfile_name`; grant it that.
     """
     connection = await WriterConnection.connect(*args, **options)
     try:
         await connection.set_autocommit(True)  # one statement, and no transaction left open
-        await connection.execute(_POSITION)
-        [server] = await (await connection.execute(_SERVER)).fetchall()
-        connection.server = Server(*server)
+        await _learn(connection)
+        connection.traced = traced
+        if greet is not None:
+            await greet(connection)
         await connection.set_autocommit(False)
     except BaseException:
         await connection.close()
@@ -88,12 +150,62 @@ async def open_writer(*args: Any, **options: Any) -> WriterConnection:
     return connection
 
 
-async def open_reader(*args: Any, **options: Any) -> AsyncConnection[TupleRow]:
+async def _learn(connection: WriterConnection) -> None:
+    try:
+        cursor = await connection.execute(_POSITION)
+    except ObjectNotInPrerequisiteState as error:
+        info = connection.info
+        raise NotThePrimary(info.dbname, f"{info.host}:{info.port}", "it is in recovery") from error
+    [(lsn, timeline)] = await cursor.fetchall()
+    [server] = await (await connection.execute(_SERVER)).fetchall()
+    connection.server = Server(*server)
+    connection.position = connection.server.position(Lsn.parse(lsn), timeline)
+
+
+class ReaderConnection(AsyncConnection[TupleRow]):
+    """A connection whose transactions are read only."""
+
+    @property
+    def refuses_writes(self) -> bool:
+        """Whether the server refuses writes outside of our transactions too, by its own word.
+
+        It does where the option of `open_reader` has reached it, and says so. A pooler that drops the option
+        is found out by this, and then a unit of reading gets a transaction that says READ ONLY.
+        """
+        return self.info.parameter_status(_READ_ONLY) == "on"
+
+
+async def open_reader(*args: Any, greet: Greet | None = None, **options: Any) -> ReaderConnection:
     """Connect, and have psycopg begin each transaction with `READ ONLY, ISOLATION LEVEL REPEATABLE READ`.
 
     These are words in BEGIN: no round trip, no SET that a pooler in transaction mode would leak or lose.
+
+    Parameters:
+        args, options: psycopg's.
+        greet: is given the connection once.
     """
-    connection = await AsyncConnection.connect(*args, **options)
-    await connection.set_read_only(True)
-    await connection.set_isolation_level(IsolationLevel.REPEATABLE_READ)
+    connection = await _connect_reader(*args, **options)
+    try:
+        if greet is not None:
+            await connection.set_autocommit(True)
+            await greet(connection)
+            await connection.set_autocommit(False)
+        await connection.set_read_only(True)
+        await connection.set_isolation_level(IsolationLevel.REPEATABLE_READ)
+    except BaseException:
+        await connection.close()
+        raise
     return connection
+
+
+async def _connect_reader(*args: Any, **options: Any) -> ReaderConnection:
+    given = options.pop("options", "")
+    try:
+        return await ReaderConnection.connect(*args, options=f"{given} {READ_ONLY_OPTION}".strip(), **options)
+    except OperationalError as error:
+        # PgBouncer refuses an option that it does not know (its ignore_startup_parameters and
+        # track_extra_parameters say which it does); the text is not translated.
+        if "unsupported startup parameter" not in str(error):
+            raise
+    words = {**options, "options": given} if given else options
+    return await ReaderConnection.connect(*args, **words)

@@ -1,5 +1,9 @@
 """What can go wrong between a session and its cluster. SQLAlchemy's own errors pass through as they are."""
 
+from collections.abc import Sequence
+
+import psycopg
+
 
 class ReadReplicaError(Exception):
     """Base of every error of this package."""
@@ -14,6 +18,29 @@ class TokenMalformed(ReadReplicaError, ValueError):
         super().__init__(f"{text[:40]!r} is no causal token: {fault}; send back what an earlier answer gave")
 
 
+class TokenUnsigned(TokenMalformed):
+    """The text has no signature, where one is needed."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text, "it is not signed")
+
+
+class TokenKeyUnknown(TokenMalformed):
+    """The token was signed with a key that is not in the ring: it was taken out, or is another service's."""
+
+    def __init__(self, text: str, key: str) -> None:
+        self.key = key
+        super().__init__(text, f"its key {key!r} is not, or no longer, known")
+
+
+class TokenForged(TokenMalformed):
+    """The token's signature is not that of its text: somebody made it up or changed it."""
+
+    def __init__(self, text: str, key: str) -> None:
+        self.key = key
+        super().__init__(text, f"its signature by the key {key!r} is wrong")
+
+
 class LsnMalformed(ReadReplicaError, ValueError):
     """The text is not a WAL position."""
 
@@ -22,7 +49,11 @@ class LsnMalformed(ReadReplicaError, ValueError):
         super().__init__(f"{text[:40]!r} is no LSN: PostgreSQL writes one as two hexadecimal numbers, X/Y")
 
 
-class RetriesExhausted(ReadReplicaError):
+class Unavailable(ReadReplicaError):
+    """Base of what passes by itself: the same unit may well succeed later, if doing it twice does no harm."""
+
+
+class RetriesExhausted(Unavailable):
     """A unit of work met a concurrent transaction at every attempt; the last error is chained."""
 
     def __init__(self, cluster: str, *, attempts: int, sqlstate: str) -> None:
@@ -33,3 +64,102 @@ class RetriesExhausted(ReadReplicaError):
             f"a transaction on {cluster} was given up after {attempts} attempts, the last one ended by "
             f"SQLSTATE {sqlstate}: another transaction wants the same rows; try again later"
         )
+
+
+class ReplicasTooStale(Unavailable):
+    """No replica is fit for the read, and the budget for such reads on the primary is used up."""
+
+    def __init__(self, cluster: str, *, asked: str, retry_after_seconds: float) -> None:
+        self.cluster = cluster
+        self.asked = asked
+        self.retry_after_seconds = retry_after_seconds
+        super().__init__(
+            f"no replica of {cluster} is fit for a read that asks for {asked}, and the primary has as many "
+            f"such reads as it may have; try again in {retry_after_seconds:.2g} s"
+        )
+
+
+class NotThePrimary(ReadReplicaError, psycopg.OperationalError):
+    """A server that was to be written to may not be. Nothing was written.
+
+    It is an OperationalError of the driver too: for a caller it is one more way in which the primary is away.
+    """
+
+    sqlstate = "25006"  # read_only_sql_transaction, which a demoted primary would have answered
+
+    def __init__(self, cluster: str, address: str, fault: str) -> None:
+        self.cluster = cluster
+        self.address = address
+        self.fault = fault
+        super().__init__(f"{address} is not the primary of {cluster}: {fault}; nothing was written")
+
+
+class TwoPrimaries(NotThePrimary):
+    """Several nodes claim to be the primary on one timeline, and nothing tells which one holds the truth."""
+
+    def __init__(self, cluster: str, nodes: Sequence[str]) -> None:
+        self.nodes = tuple(nodes)
+        fault = "they all take writes on the same timeline; stop all but the one that holds the truth"
+        super().__init__(cluster, " and ".join(nodes), fault)
+
+
+class WritesRefused(Unavailable):
+    """Writes are held back for a planned switch-over."""
+
+    def __init__(self, cluster: str, *, retry_after_seconds: float) -> None:
+        self.cluster = cluster
+        self.retry_after_seconds = retry_after_seconds
+        super().__init__(
+            f"{cluster} is being switched over to another primary; "
+            f"try the write again in {retry_after_seconds:.2g} s"
+        )
+
+
+class SwitchoverFailed(ReadReplicaError):
+    """A planned switch-over did not come to its end; writes go on where they were."""
+
+    def __init__(self, cluster: str, fault: str) -> None:
+        self.cluster = cluster
+        self.fault = fault
+        super().__init__(f"{cluster} was not switched over: {fault}")
+
+
+class CommitInDoubt(Unavailable):
+    """COMMIT was sent, and its answer was lost: the unit is committed, or it is not.
+
+    Never do the unit again before that is known: `Cluster.resolve` finds out.
+    """
+
+    def __init__(
+        self,
+        cluster: str,
+        *,
+        xid: int | None,
+        before: tuple[int, int, int] | None,
+        server: str | None,
+    ) -> None:
+        """Keep what `Cluster.resolve` needs.
+
+        Parameters:
+            xid: the transaction's 64-bit id (xid8), if it is known.
+            before: system identifier, timeline and LSN at a moment when the transaction had the xid already.
+            server: the start of the postmaster of the server that was to commit.
+        """
+        self.cluster = cluster
+        self.xid = xid
+        self.before = before
+        self.server = server
+        named = "" if xid is None else f" of transaction {xid}"
+        super().__init__(
+            f"the answer to COMMIT{named} on {cluster} was lost: it may be committed; "
+            "ask cluster.resolve(error) before doing it again"
+        )
+
+
+class NothingDiscovered(ReadReplicaError):
+    """A source of addresses gave none."""
+
+    def __init__(self, source: str, fault: str) -> None:
+        self.source = source
+        self.fault = fault
+        super().__init__(f"{source} named no server: {fault}; the addresses known before stay in use")

@@ -1,9 +1,8 @@
-"""Doing a unit of work again when a concurrent transaction was in its way."""
+"""Doing a unit of work again: what a concurrent transaction ended, and what an outage ended before COMMIT."""
 
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from sqlalchemy.exc import DBAPIError
 from tenacity import (
     AsyncRetrying,
     RetryError,
@@ -13,22 +12,11 @@ from tenacity import (
 )
 
 from readreplica.errors import RetriesExhausted
+from readreplica.faults import is_transient, sqlstate_of
+
+__all__ = ["is_transient", "retry_unit", "sqlstate_of"]
 
 T = TypeVar("T")
-
-# PostgreSQL: serialization_failure, deadlock_detected. Nothing was committed, so doing it again is safe.
-# The first also comes in READ COMMITTED, when another transaction moved the row to another partition.
-TRANSIENT_SQLSTATES = frozenset({"40001", "40P01"})
-
-
-def sqlstate_of(error: BaseException) -> str | None:
-    """Tell the SQLSTATE behind an error of SQLAlchemy, if it has one."""
-    return getattr(error.orig, "sqlstate", None) if isinstance(error, DBAPIError) else None
-
-
-def is_transient(error: BaseException) -> bool:
-    """Tell whether the whole transaction may simply be done again."""
-    return sqlstate_of(error) in TRANSIENT_SQLSTATES
 
 
 async def retry_unit(cluster: str, unit: Callable[[], Awaitable[T]], *, attempts: int) -> T:

@@ -1,75 +1,61 @@
 """The two kinds of session. They are siblings, so that mypy refuses a reader where a writer is needed."""
 
 from types import TracebackType
-from typing import Any, Protocol, Self, TypeAlias
+from typing import Protocol, Self, TypeAlias
 
-from sqlalchemy import Connection, Engine
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.orm import Session
 
+from readreplica.bases import AsyncReadBase, AsyncWriteBase, Router, Want
 from readreplica.connections import WriterConnection
+from readreplica.errors import CommitInDoubt
 from readreplica.token import CausalToken, Position
 
 
-class Router(Protocol):
-    """Finds the node for a read session; a cluster is one."""
+class Waits(Router, Protocol):
+    """A router that a session can wait for."""
 
-    async def wait_for_replay(self, after: Position) -> None:
-        """Return when a replica has replayed a position, or when it is not worth waiting longer."""
+    async def prepare(self, want: Want) -> tuple[Want, bool]:
+        """Wait for replay, if that is asked for; give what is left to ask for, and whether it has waited."""
 
-    def pin(self, session: Session, after: Position | None) -> str:
-        """Bind the session to a node that has everything up to `after`, and name the node.
 
-        Takes the connection at once, so that a node that cannot be reached is found here. Runs inside
-        SQLAlchemy's greenlet.
+class Gate(Protocol):
+    """What a write session passes at its begin and its end."""
+
+    name: str
+
+    def enter_write(self) -> None:
+        """Count a unit of writing, or refuse it.
+
+        Raises:
+            WritesRefused: a switch-over is under way.
         """
 
+    def leave_write(self) -> None:
+        """Count its end."""
 
-class _PinnedSession(Session):
-    """Takes its node when the first statement needs a connection, and keeps it.
 
-    SQLAlchemy asks `get_bind` inside the greenlet of that statement; a greenlet of our own for the
-    connection would cost a fiftieth of a point read.
+class ReadSession(AsyncReadBase):
+    """A unit of reading on one node, and the server refuses to write.
+
+    It has one snapshot, unless autocommit was asked for. Got from `Cluster.read` and used with `async with`;
+    objects stay readable after it.
     """
 
-    def __init__(self, *, router: Router, after: Position | None, **options: Any) -> None:
-        super().__init__(expire_on_commit=False, **options)
-        self.node: str | None = None
-        self._router = router
-        self._after = after
-
-    def get_bind(self, *args: Any, **options: Any) -> Engine | Connection:
-        if self.bind is None:
-            self.node = self._router.pin(self, self._after)
-        return super().get_bind(*args, **options)
-
-
-class ReadSession(AsyncSession):
-    """A unit of reading: one node, one snapshot, and the server refuses to write.
-
-    Got from `Cluster.read` and used with `async with`; objects stay readable after it.
-    """
-
-    sync_session: _PinnedSession
-    sync_session_class = _PinnedSession
-
-    def __init__(self, router: Router, after: Position | None) -> None:
-        super().__init__(router=router, after=after)
-        self._router = router
-        self._after = after
-
-    @property
-    def node(self) -> str | None:
-        """The node that answers: a replica's name, or `primary`; None before the first statement."""
-        return self.sync_session.node
+    def __init__(self, router: Waits, want: Want) -> None:
+        super().__init__(router=router, want=want)
+        self._waits = router
+        self._wanted = want
 
     async def __aenter__(self) -> Self:
-        if self._after is not None:
-            await self._router.wait_for_replay(self._after)
+        if self._wanted.position is not None:
+            want, waited = await self._waits.prepare(self._wanted)
+            self.adopt(want, waited=waited)
         return self
 
 
-class WriteSession(AsyncSession):
+class WriteSession(AsyncWriteBase):
     """A unit of writing on the primary: commits when its block ends well, and rolls back on an error.
 
     Got from `Cluster.write` and used with `async with`; objects stay readable after it.
@@ -78,9 +64,13 @@ class WriteSession(AsyncSession):
     token: CausalToken = CausalToken()
     """What a read must have seen to see this unit; empty before the commit, or if there was none to do."""
 
-    def __init__(self, cluster: str, engine: AsyncEngine) -> None:
+    def __init__(self, gate: Gate, engine: AsyncEngine) -> None:
         super().__init__(engine, expire_on_commit=False)
-        self._cluster = cluster
+        self._gate = gate
+
+    async def __aenter__(self) -> Self:
+        self._gate.enter_write()
+        return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
@@ -89,23 +79,36 @@ class WriteSession(AsyncSession):
             if kind is None:
                 await self.commit()
         finally:
-            await super().__aexit__(kind, value, traceback)
+            try:
+                await super().__aexit__(kind, value, traceback)
+            finally:
+                self._gate.leave_write()
 
     async def commit(self) -> None:
-        """Commit, and set `token`."""
-        position = await self.run_sync(_commit)
+        """Commit, and set `token`.
+
+        Raises:
+            CommitInDoubt: the answer was lost; ask `Cluster.resolve` before doing the unit again.
+        """
+        position = await self.run_sync(_commit, self._gate.name)
         if position is not None:
-            self.token = CausalToken({self._cluster: position})
+            self.token = CausalToken({self._gate.name: position})
 
 
-def _commit(session: Session) -> Position | None:
+def _commit(session: Session, cluster: str) -> Position | None:
     if not session.in_transaction():
         return None
     # After the commit the pool has the connection back, so it is looked up before.
     connection = session.connection().connection.driver_connection
     assert isinstance(connection, WriterConnection)
     connection.committed = None
-    session.commit()
+    try:
+        Session.commit(session)
+    except DBAPIError as error:
+        doubt = connection.doubt
+        if doubt is None:
+            raise
+        raise CommitInDoubt(cluster, **doubt._asdict()) from error
     return connection.committed
 
 

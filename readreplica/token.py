@@ -28,14 +28,14 @@ class Position(NamedTuple):
     def covers(self, wanted: "Position") -> bool:
         """Tell whether a node that stands here has everything that `wanted` asks for.
 
-        A node on a newer timeline has all that survived of the older one. A node on an older timeline may
-        have the same LSN with other content, so it covers nothing.
+        A node on a newer timeline has all that survived of the older one, whatever its LSN: a token of an
+        older timeline asks for nothing more there. What it named beyond the fork was lost in the failover,
+        and waiting would not bring it back. A node on an older timeline may have the same LSN with other
+        content, so it covers nothing.
         """
-        return (
-            self.system_identifier == wanted.system_identifier
-            and self.timeline >= wanted.timeline
-            and self.lsn >= wanted.lsn
-        )
+        if self.system_identifier != wanted.system_identifier or self.timeline < wanted.timeline:
+            return False
+        return self.timeline > wanted.timeline or self.lsn >= wanted.lsn
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class CausalToken:
     def encode(self) -> str:
         """Write the token as a short text that is safe in headers, cookies and URLs.
 
-        The text is not signed: a client that makes one up can only make its own reads slower.
+        The text is not signed; see `readreplica.signing` for texts that pass through the hands of clients.
         """
         parts = [
             f"{name}.{p.system_identifier:x}.{p.timeline:x}.{p.lsn:x}" for name, p in self.positions.items()

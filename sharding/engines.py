@@ -2,13 +2,12 @@
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any
 
-from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from readreplica.cluster import Cluster
 from readreplica.engines import reader_engine, writer_engine
+from readreplica.options import ReplicaOptions
 from sharding.identity import expect_shard
 from sharding.topology import Topology
 from sharding.units import watch_units
@@ -54,11 +53,11 @@ def _build(topology: Topology, database: str, *, role: str, application_name: st
             pool_size=topology.pool.size,
             max_overflow=topology.pool.max_overflow,
             pool_timeout=topology.pool.timeout_seconds,
+            # Behind such a pooler the next transaction may have another server, which knows none of them.
+            prepare_threshold=5 if prepares else None,
         )
         if is_shard:
             watch_units(made.sync_engine)
-        if not prepares:
-            event.listen(made.sync_engine, "connect", _prepare_nothing)
         return made
 
     return Cluster(
@@ -69,9 +68,5 @@ def _build(topology: Topology, database: str, *, role: str, application_name: st
             replica.name: engine(reader_engine, replica.name)
             for replica in topology.database(database).replicas
         },
+        options=ReplicaOptions(**topology.replicas.model_dump()),
     )
-
-
-def _prepare_nothing(dbapi_connection: Any, _record: Any) -> None:
-    """Keep psycopg from preparing statements: the next transaction may have another server."""
-    dbapi_connection.driver_connection.prepare_threshold = None

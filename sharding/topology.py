@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, PrivateAttr, ValidationError
 from sqlalchemy import URL
 
+from readreplica.options import DEFAULTS
 from sharding.errors import TopologyError, UnknownDatabase
 from sharding.pooler import PgBouncer, pools_of
 from sharding.section import Count, Endpoint, Name, Section, Text
@@ -62,6 +63,17 @@ class Pool(Section):
     timeout_seconds: Annotated[float, Field(gt=0)] = 5.0
 
 
+class Replicas(Section):
+    """How sessions use the replicas; the numbers are `readreplica.options.ReplicaOptions`'s."""
+
+    poll_seconds: Annotated[float, Field(gt=0)] = DEFAULTS.poll_seconds
+    replay_wait_seconds: Annotated[float, Field(ge=0)] = DEFAULTS.replay_wait_seconds
+    eject_lag_seconds: Annotated[float, Field(gt=0)] = DEFAULTS.eject_lag_seconds
+    fallback_per_second: Annotated[float, Field(ge=0)] = DEFAULTS.fallback_per_second
+    fallback_concurrency: Count = DEFAULTS.fallback_concurrency
+    failover_wait_seconds: Annotated[float, Field(ge=0)] = DEFAULTS.failover_wait_seconds
+
+
 class Location(Section):
     """Something that is found by a URL."""
 
@@ -86,6 +98,7 @@ class Topology(Section):
     passfile: Text | None = None
     databases: dict[Name, Database]
     pool: Pool = Pool()
+    replicas: Replicas = Replicas()
     pgbouncer: PgBouncer | None = None
     redis: Location
     files: Location

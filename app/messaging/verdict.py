@@ -8,13 +8,13 @@ from sqlalchemy.orm.exc import StaleDataError
 from app.errors import AppError
 from app.messaging.errors import NotYet
 from app.models.status import IllegalTransition
-from readreplica.errors import RetriesExhausted
+from readreplica.errors import Unavailable
 
 # psycopg's OperationalError covers a lost connection, a full server, a lock that was not granted, a deadlock
 # and a failed serialization (classes 08, 53, 55, 57, 40).
 _PASSING = (
     NotYet,
-    RetriesExhausted,
+    Unavailable,
     OperationalError,
     InterfaceError,
     PoolTimeoutError,

@@ -4,10 +4,10 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from app.files import FilesUnavailable
 from app.pricing.errors import SandboxUnavailable
-from readreplica.errors import RetriesExhausted
+from readreplica.errors import Unavailable
 
 # OSError covers TimeoutError and connections that are refused outside of SQLAlchemy.
-DATABASE_AWAY = (SQLAlchemyError, RetriesExhausted, OSError)
+DATABASE_AWAY = (SQLAlchemyError, Unavailable, OSError)
 """What a unit of work raises when its database is away or too busy."""
 
 OUTAGES = (*DATABASE_AWAY, FilesUnavailable, SandboxUnavailable)

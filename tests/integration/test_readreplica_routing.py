@@ -1,9 +1,8 @@
 """Which node answers a read: replicas that are behind, gone, or of another history."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from time import monotonic
 from typing import Any
 
 import pytest
@@ -14,6 +13,7 @@ from ops.embedded.processes import wait_until
 from readreplica.cluster import PRIMARY, Cluster
 from readreplica.engines import reader_engine, writer_engine
 from readreplica.lsn import Lsn
+from readreplica.options import ReplicaOptions
 from readreplica.sessions import AnySession
 from readreplica.token import CausalToken
 from sharding.topology import Topology
@@ -23,22 +23,12 @@ COUNT = text("SELECT count(*) FROM pricing_jobs")
 INSERT = text("INSERT INTO pricing_jobs (order_id) VALUES (:order_id)")
 
 
-class Clock:
-    """A monotonic clock that the test moves."""
-
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @asynccontextmanager
 async def cluster_with(
     topology: Topology,
     replicas: Mapping[str, int | AsyncEngine],
     *,
     replay_wait_seconds: float = 10,
-    clock: Callable[[], float] = monotonic,
 ) -> AsyncIterator[Cluster]:
     """A cluster on the database mes_0, with replicas at these ports, or behind these engines.
 
@@ -53,8 +43,8 @@ async def cluster_with(
             name: reader_engine(url.set(port=at), application_name="test") if isinstance(at, int) else at
             for name, at in replicas.items()
         },
-        replay_wait_seconds=replay_wait_seconds,
-        clock=clock,
+        # Nobody but the test takes a replica out or in.
+        options=ReplicaOptions(replay_wait_seconds=replay_wait_seconds, poll_seconds=3600),
     )
     try:
         yield cluster
@@ -117,12 +107,12 @@ async def test_with_a_token_replicas_take_turns_too(topology: Topology, postgres
     ports = {"one": postgres.replica_port, "other": postgres.replica_port}
     async with cluster_with(topology, ports) as cluster:
         nodes = []
-        for order_id in range(1, 5):
+        for order_id in range(1, 13):
             token = await insert(cluster, order_id)
             postgres.wait_for_replica()
             nodes.append(await node_of_read(cluster, token))
-    assert set(nodes[:2]) == {"one", "other"}
-    assert nodes[:2] == nodes[2:]
+    # Both are asked at once, and the one that answers first serves, so the turns are not strict.
+    assert set(nodes) == {"one", "other"}
 
 
 async def test_a_unit_stays_on_its_node(topology: Topology, postgres: PostgresServers) -> None:
@@ -168,9 +158,9 @@ async def test_what_was_once_replayed_is_not_asked_again(
         earlier, later = await insert(cluster, 1), await insert(cluster, 2)
         postgres.wait_for_replica()
         assert await node_of_read(cluster, later) == "replica"
-        assert len(taken) == 2  # to ask, and to read
+        assert len(taken) == 1
         assert await node_of_read(cluster, earlier) == "replica"
-        assert len(taken) == 3
+        assert len(taken) == 2
 
 
 async def test_a_token_of_another_cluster_asks_for_nothing_here(cluster: Cluster) -> None:
@@ -229,13 +219,10 @@ async def test_a_replica_that_cannot_be_reached_is_left_alone_for_a_while(topolo
 
     server = await asyncio.start_server(refuse, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    clock = Clock()
-    async with server, cluster_with(topology, {"gone": port}, clock=clock) as cluster:
-        assert [await node_of_read(cluster) for _ in range(3)] == [PRIMARY] * 3
-        assert attempts == 1
-        clock.now += 6
-        assert await node_of_read(cluster) == PRIMARY
-        assert attempts == 2
+    async with server, cluster_with(topology, {"gone": port}) as cluster:
+        assert [await node_of_read(cluster) for _ in range(20)] == [PRIMARY] * 20
+        # One read, and the monitor when it begins and when that read has told it.
+        assert 1 <= attempts <= 3
 
 
 async def test_another_replica_takes_over_from_one_that_is_gone(

@@ -1,0 +1,116 @@
+"""What sessions inherit, for asyncio and for threads. Written by hand, for here SQLAlchemy itself differs.
+
+An AsyncSession holds a Session that does the work; for threads that Session is the session.
+"""
+
+from collections.abc import Callable
+from typing import Any, Concatenate, NamedTuple, ParamSpec, Protocol, TypeVar
+
+from sqlalchemy import Connection, Engine
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
+
+from readreplica.freshness import ANY, Freshness
+from readreplica.metrics import Reason
+from readreplica.token import Position
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Want(NamedTuple):
+    """What one read session asks for."""
+
+    freshness: Freshness = ANY
+    position: Position | None = None
+    """What the node must have replayed: the token's position in this cluster."""
+
+    can_wait: bool = False
+    """Whether waiting for replay may help."""
+
+    autocommit: bool = False
+    avoided: frozenset[str] = frozenset()
+    """Nodes that failed this unit before."""
+
+
+class Pinned(NamedTuple):
+    """Where a read session went, and why."""
+
+    node: str
+    reason: Reason
+
+
+class Router(Protocol):
+    """Finds the node for a read session; a cluster is one."""
+
+    def pin(self, session: Session, want: Want, *, waited: bool) -> Pinned:
+        """Bind the session to a node that is fit, and name it.
+
+        Takes the connection at once, so that a node that cannot be reached is found here. With asyncio it
+        runs inside SQLAlchemy's greenlet.
+        """
+
+
+class PinnedSession(Session):
+    """Takes its node when the first statement needs a connection, and keeps it.
+
+    SQLAlchemy asks `get_bind` inside the greenlet of that statement; a greenlet of our own for the
+    connection would cost a fiftieth of a point read.
+    """
+
+    def __init__(self, *, router: Router, want: Want, **options: Any) -> None:
+        super().__init__(expire_on_commit=False, **options)
+        self.node: str | None = None
+        self.reason: Reason | None = None
+        self._router = router
+        self._want = want
+        self._waited = False
+
+    def adopt(self, want: Want, *, waited: bool) -> None:
+        """Ask for this instead, and note whether the session has waited for it."""
+        self._want, self._waited = want, waited
+
+    def get_bind(self, *args: Any, **options: Any) -> Engine | Connection:
+        """Give the node's engine; the first call finds the node."""
+        if self.bind is None:
+            self.node, self.reason = self._router.pin(self, self._want, waited=self._waited)
+        # What SQLAlchemy's own would find out: a session with one bind has that.
+        return self.bind or super().get_bind(*args, **options)
+
+
+class AsyncReadBase(AsyncSession):
+    """A pinned session for asyncio."""
+
+    sync_session: PinnedSession
+    sync_session_class = PinnedSession
+
+    @property
+    def node(self) -> str | None:
+        """The node that answers: a replica's name, or `primary`; None before the first statement."""
+        return self.sync_session.node
+
+    @property
+    def reason(self) -> Reason | None:
+        """Why it went to that node; None before the first statement."""
+        return self.sync_session.reason
+
+    def adopt(self, want: Want, *, waited: bool) -> None:
+        """Ask for this instead, and note whether the session has waited for it."""
+        self.sync_session.adopt(want, waited=waited)
+
+
+ReadBase = PinnedSession
+"""A pinned session for threads."""
+
+AsyncWriteBase = AsyncSession
+"""A write session for asyncio needs nothing that SQLAlchemy's does not have."""
+
+
+class WriteBase(Session):
+    """A session for threads that is called as an AsyncSession is."""
+
+    def run_sync(
+        self, function: Callable[Concatenate[Session, P], T], *args: P.args, **options: P.kwargs
+    ) -> T:
+        """Call a function with this session."""
+        return function(self, *args, **options)

@@ -1,0 +1,83 @@
+"""What asyncio gives to this package, in words that threads have too.
+
+`sync.concurrency` is the twin, written by hand.
+"""
+
+import asyncio
+import socket
+from asyncio import Event
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from threading import Lock
+from typing import Any
+
+from readreplica.sockets import shut
+
+__all__ = ["Background", "Event", "Lock", "deadline", "resolve_name", "run_all", "sleep", "wait_for"]
+
+sleep = asyncio.sleep
+
+
+async def wait_for(event: Event, *, timeout_seconds: float) -> bool:
+    """Wait until the event is set; False when that did not happen in time."""
+    if event.is_set():
+        return True
+    try:
+        async with asyncio.timeout(timeout_seconds):
+            await event.wait()
+    except TimeoutError:
+        return False
+    return True
+
+
+@asynccontextmanager
+async def deadline(connection: Any, *, timeout_seconds: float) -> AsyncIterator[None]:
+    """Shut the connection if the block takes longer; what waits in it fails with OperationalError."""
+    timer = asyncio.get_running_loop().call_later(timeout_seconds, shut, connection)
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+async def resolve_name(name: str, port: int) -> Sequence[str]:
+    """Ask the system's resolver for a name's addresses.
+
+    Raises:
+        OSError: there is no such name.
+    """
+    found = await asyncio.get_running_loop().getaddrinfo(name, port, type=socket.SOCK_STREAM)
+    return [str(place[0]) for *_, place in found]
+
+
+async def run_all(*units: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run units at the same time, and return when all have ended."""
+    async with asyncio.TaskGroup() as group:
+        for unit in units:
+            group.create_task(unit())
+
+
+class Background:
+    """A loop that runs beside everything else, until it is stopped."""
+
+    def __init__(self, run: Callable[[], Coroutine[Any, Any, None]], *, name: str) -> None:
+        self._run = run
+        self._name = name
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Start it; needs the running event loop."""
+        self._task = asyncio.get_running_loop().create_task(self._run(), name=self._name)
+
+    async def ended(self, *, timeout_seconds: float) -> bool:
+        """Wait until it has ended by itself; False when it has not in time."""
+        if self._task is None:
+            return True
+        done, _ = await asyncio.wait([self._task], timeout=timeout_seconds)
+        return bool(done)
+
+    async def stop(self) -> None:
+        """End it, and wait for that."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])

@@ -1,0 +1,96 @@
+"""Finds the nodes of a cluster where they are announced: in DNS, by Patroni, or by what else names them.
+
+It only adds. A node that is gone is taken out by the monitor, and so is one whose address has gone to another
+cluster: its system identifier is another.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeAlias
+
+import structlog
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from readreplica.addresses import Address
+from readreplica.cluster import Cluster
+from readreplica.concurrency import Background, Event, resolve_name, wait_for
+from readreplica.errors import NothingDiscovered
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("readreplica")
+
+Source: TypeAlias = Callable[[], Awaitable[Sequence[Address]]]
+"""Gives the addresses that are announced now; raises NothingDiscovered or OSError."""
+
+
+async def addresses_of(name: str, *, port: int) -> Sequence[Address]:
+    """Give the addresses that DNS has for a name (A and AAAA records), as the system's resolver does.
+
+    Raises:
+        NothingDiscovered: there is no such name, or it has no address.
+    """
+    try:
+        hosts = await resolve_name(name, port)
+    except OSError as error:
+        raise NothingDiscovered(f"DNS name {name}", str(error)) from error
+    return [Address(host, port) for host in dict.fromkeys(hosts)]
+
+
+class Discovery:
+    """Looks at a source again and again, and adds what is new to a cluster."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        source: Source,
+        *,
+        make_reader: Callable[[Address], AsyncEngine],
+        every_seconds: float = 30.0,
+    ) -> None:
+        """Prepare to look; `start` begins, `refresh` looks once.
+
+        Parameters:
+            cluster: what nodes are added to.
+            source: where they are announced.
+            make_reader: makes a reader engine for an address; the cluster closes it.
+            every_seconds: how often it is looked.
+        """
+        self._cluster = cluster
+        self._source = source
+        self._make_reader = make_reader
+        self._every_seconds = every_seconds
+        self._stopping = Event()
+        self._background = Background(self._run, name=f"discovery of {cluster.name}")
+
+    def start(self) -> None:
+        """Begin to look."""
+        self._background.start()
+
+    async def stop(self) -> None:
+        """End looking."""
+        self._stopping.set()
+        await self._background.stop()
+
+    async def refresh(self) -> Sequence[Address]:
+        """Look once, and give what was added.
+
+        Raises:
+            NothingDiscovered: the source named nothing; the nodes known before stay.
+        """
+        try:
+            announced = await self._source()
+        except OSError as error:
+            raise NothingDiscovered("the source of addresses", str(error)) from error
+        known = self._cluster.addresses()
+        added = [address for address in announced if str(address) not in known]
+        for address in added:
+            self._cluster.add_replica(str(address), self._make_reader(address))
+        return added
+
+    async def _run(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                added = await self.refresh()
+                if added:
+                    log.info("nodes found", cluster=self._cluster.name, nodes=[str(each) for each in added])
+            except NothingDiscovered as error:
+                log.warning("no nodes found", cluster=self._cluster.name, error=str(error))
+            await wait_for(self._stopping, timeout_seconds=self._every_seconds)

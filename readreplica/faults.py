@@ -1,0 +1,46 @@
+"""What an error says about the unit that it ended, and about the server. Pure; shared by both twins."""
+
+from sqlalchemy.exc import DBAPIError, OperationalError
+
+# PostgreSQL: serialization_failure, deadlock_detected. Nothing was committed, so doing it again is safe.
+# The first also comes in READ COMMITTED, when another transaction moved the row to another partition, and on
+# a replica, when replay had to remove what the query still saw.
+TRANSIENT_SQLSTATES = frozenset({"40001", "40P01"})
+
+# read_only_sql_transaction: the primary was demoted under a pooler. admin_shutdown, crash_shutdown,
+# cannot_connect_now: it goes down, or comes up as something else.
+OUTAGE_SQLSTATES = frozenset({"25006", "57P01", "57P02", "57P03"})
+
+
+def sqlstate_of(error: BaseException) -> str | None:
+    """Tell the SQLSTATE behind an error of SQLAlchemy, if it has one."""
+    return getattr(error.orig, "sqlstate", None) if isinstance(error, DBAPIError) else None
+
+
+def is_transient(error: BaseException) -> bool:
+    """Tell whether the whole transaction may simply be done again."""
+    return sqlstate_of(error) in TRANSIENT_SQLSTATES
+
+
+def is_outage(error: BaseException) -> bool:
+    """Tell whether the primary is away, or is no longer the primary; nothing was committed then.
+
+    A COMMIT that got no answer is no such error: it is `CommitInDoubt`.
+    """
+    if not isinstance(error, DBAPIError):
+        return False
+    if error.connection_invalidated or sqlstate_of(error) in OUTAGE_SQLSTATES:
+        return True
+    # A connection that could not be made has no SQLSTATE: nobody answered, or not with one.
+    return isinstance(error, OperationalError) and sqlstate_of(error) is None
+
+
+def may_read_elsewhere(error: BaseException) -> bool:
+    """Tell whether a unit of reading may be done again, on another node.
+
+    query_canceled stands for a statement_timeout and for a user's cancel as well, which are to be obeyed;
+    older servers use it for conflicts with recovery too, and only the text tells.
+    """
+    if is_transient(error) or is_outage(error):
+        return True
+    return sqlstate_of(error) == "57014" and "conflict with recovery" in str(error)

@@ -1,0 +1,116 @@
+"""What a cluster tells OpenTelemetry. Without its SDK in the process every call here does nothing.
+
+| instrument | what |
+| --- | --- |
+| `readreplica.reads` | read sessions by cluster, node and `Reason` |
+| `readreplica.replay.wait` | seconds that reads with a token waited for replay |
+| `readreplica.token.age` | how old the tokens are that reads bring, in seconds |
+| `readreplica.token.verdicts` | tokens that were not simply current, by verdict |
+| `readreplica.lag.seconds`, `readreplica.lag.bytes` | how far each replica is behind, proven |
+| `readreplica.ejections`, `readreplica.failovers` | replicas taken out, by fault; primaries found anew |
+"""
+
+from collections.abc import Callable, Iterable
+from enum import StrEnum
+
+from opentelemetry.metrics import CallbackOptions, Observation, get_meter
+
+_meter = get_meter("readreplica")
+_reads = _meter.create_counter("readreplica.reads", unit="{session}")
+_waits = _meter.create_histogram("readreplica.replay.wait", unit="s")
+_ages = _meter.create_histogram("readreplica.token.age", unit="s")
+_verdicts = _meter.create_counter("readreplica.token.verdicts", unit="{token}")
+_ejections = _meter.create_counter("readreplica.ejections", unit="{replica}")
+_failovers = _meter.create_counter("readreplica.failovers", unit="{failover}")
+
+Lags = Callable[[], Iterable[tuple[str, str, float | None, int | None]]]
+"""Gives cluster, node, lag in seconds and lag in bytes, for all replicas of this process."""
+
+
+class Reason(StrEnum):
+    """Why a read went to the node that it went to."""
+
+    FRESH = "fresh"
+    """A replica that was fit at once."""
+
+    WAITED = "waited"
+    """A replica that was fit after a wait for replay."""
+
+    OTHER = "other"
+    """Another replica, because the first choice failed."""
+
+    FALLBACK = "fallback"
+    """The primary, because no replica was fit."""
+
+    REFUSED = "refused"
+    """Nowhere: no replica was fit, and the budget was used up."""
+
+    PRIMARY = "primary"
+    """The primary, because the read asked for it or there are no replicas."""
+
+
+class ClusterMetrics:
+    """One cluster's numbers; what names a series is put together once and not at every read."""
+
+    def __init__(self, cluster: str) -> None:
+        self._cluster = cluster
+        self._attributes: dict[tuple[str, Reason], dict[str, str]] = {}
+
+    def read(self, node: str, reason: Reason) -> None:
+        """Count a read session."""
+        attributes = self._attributes.get((node, reason))
+        if attributes is None:
+            attributes = {"cluster": self._cluster, "node": node, "reason": reason.value}
+            self._attributes[node, reason] = attributes
+        _reads.add(1, attributes)
+
+    def waited(self, seconds: float) -> None:
+        """Note a wait for replay."""
+        _waits.record(seconds, {"cluster": self._cluster})
+
+    def token(self, verdict: str, age_seconds: float) -> None:
+        """Note a token that a read brought."""
+        _ages.record(age_seconds, {"cluster": self._cluster})
+        if verdict != "current":
+            _verdicts.add(1, {"cluster": self._cluster, "verdict": verdict})
+
+    def ejected(self, node: str, fault: str) -> None:
+        """Count a replica that was taken out."""
+        _ejections.add(1, {"cluster": self._cluster, "node": node, "fault": fault})
+
+    def failed_over(self, node: str) -> None:
+        """Count a new primary."""
+        _failovers.add(1, {"cluster": self._cluster, "node": node})
+
+
+_lags: set[Lags] = set()
+
+
+def show_lags(lags: Lags) -> None:
+    """Have the lag gauges ask this too."""
+    _lags.add(lags)
+
+
+def hide_lags(lags: Lags) -> None:
+    """Ask it no longer."""
+    _lags.discard(lags)
+
+
+def _observe(column: int) -> Iterable[Observation]:
+    for lags in list(_lags):
+        for row in lags():
+            value = row[column]
+            if isinstance(value, float | int):
+                yield Observation(value, {"cluster": row[0], "node": row[1]})
+
+
+def _observe_seconds(_: CallbackOptions) -> Iterable[Observation]:
+    return _observe(2)
+
+
+def _observe_bytes(_: CallbackOptions) -> Iterable[Observation]:
+    return _observe(3)
+
+
+_meter.create_observable_gauge("readreplica.lag.seconds", [_observe_seconds], unit="s")
+_meter.create_observable_gauge("readreplica.lag.bytes", [_observe_bytes], unit="By")

@@ -1,0 +1,227 @@
+"""The monitor of one cluster in this process: finds the primary, takes replicas out and in."""
+
+from collections.abc import Callable, Iterable, Sequence
+
+import structlog
+
+from readreplica.concurrency import Lock, run_all, wait_for
+from readreplica.freshness import Lag
+from readreplica.health import AT_ONCE, Fault, Health, Observation, after_poll, find_fault
+from readreplica.lag import PrimaryHistory, Sample
+from readreplica.metrics import ClusterMetrics, hide_lags, show_lags
+from readreplica.nodes import Node
+from readreplica.options import ReplicaOptions
+from readreplica.primacy import Primacy, elect
+from readreplica.token import Position
+from readreplica.watch import NodeWatch, Waiter
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("readreplica")
+
+# How many replicas one waiting read may have asked quickly: more bring more questions, and little more luck.
+ASKED_BY_ONE_READ = 2
+
+
+class Monitor:
+    """Asks every node of a cluster, once for the whole process, and remembers what they say."""
+
+    def __init__(
+        self,
+        cluster: str,
+        nodes: Sequence[Node],
+        *,
+        options: ReplicaOptions,
+        clock: Callable[[], float],
+        metrics: ClusterMetrics,
+        on_new_primary: Callable[[], None],
+    ) -> None:
+        """Prepare to watch nodes; until one has answered, the first one is taken for the primary.
+
+        Parameters:
+            cluster: the cluster's name.
+            nodes: the primary as it is known, then the replicas.
+            options: periods and bounds.
+            clock: a monotonic clock, in seconds.
+            metrics: where ejections and failovers are counted.
+            on_new_primary: called when another node, or another timeline, has become the primary.
+        """
+        self.cluster = cluster
+        self.nodes = {node.name: node for node in nodes}
+        self.history = PrimaryHistory()
+        self.primacy = Primacy(node=nodes[0].name)
+        self._options = options
+        self._clock = clock
+        self._metrics = metrics
+        self._on_new_primary = on_new_primary
+        self._answers: dict[str, Observation] = {}
+        self._lock = Lock()
+        self._started = False
+        self._suspected_at: float | None = None
+        self._watches = {node.name: self._watch_of(node) for node in nodes}
+
+    def _watch_of(self, node: Node) -> NodeWatch:
+        return NodeWatch(
+            node,
+            cluster=self.cluster,
+            options=self._options,
+            clock=self._clock,
+            report=self.report,
+            is_urgent=self._is_urgent,
+        )
+
+    def add(self, node: Node) -> None:
+        """Watch one more node."""
+        self.nodes[node.name] = node
+        self._watches[node.name] = self._watch_of(node)
+        if self._started:
+            self._watches[node.name].start()
+        else:
+            self.start()
+
+    def start(self) -> None:
+        """Begin to ask, once. A cluster of one node has nothing to choose and nothing to find."""
+        if self._started or len(self.nodes) < 2:
+            return
+        self._started = True
+        show_lags(self._lags)
+        for watch in self._watches.values():
+            watch.start()
+
+    async def stop(self) -> None:
+        """End asking."""
+        if self._started:
+            self._started = False
+            hide_lags(self._lags)
+            await run_all(*(watch.stop for watch in self._watches.values()))
+
+    @property
+    def primary(self) -> Node | None:
+        """The primary; None where two claim to be it."""
+        return self.nodes[self.primacy.node] if self.primacy.node is not None else None
+
+    def lag(self, node: Node, *, now: float) -> Lag:
+        """Tell how far a node is behind."""
+        if node.seen is None or node.seen.position is None:
+            return Lag(None, None)
+        return self.history.lag(node.seen.position, now=now)
+
+    def suspect(self) -> None:
+        """Look for the primary at once, and quickly until it is found: a session could not write."""
+        self._suspected_at = self._clock()
+        for watch in self._watches.values():
+            watch.hurry()
+
+    def doubt(self, node: Node) -> None:
+        """Take a replica out that failed a session; it comes in again when it answers well for a while."""
+        if node.name != self.primacy.node:
+            self._set_health(node, Health(out=Fault.UNREACHABLE))
+            node.forget()
+            self._watches[node.name].hurry()
+
+    def waiting(self, node: str) -> Sequence[Waiter]:
+        """Give those who wait for a node's replay."""
+        return self._watches[node].waiters
+
+    def look(self, node: Node) -> None:
+        """Ask a node at once: a session lost its connection there."""
+        self._watches[node.name].hurry()
+
+    async def wait_for_replay(
+        self, wanted: Position, nodes: Sequence[Node], *, timeout_seconds: float
+    ) -> None:
+        """Return when one of the first of these nodes has replayed a position, or when the time is over."""
+        self.start()
+        waiter = Waiter(wanted)
+        asked = [self._watches[node.name] for node in nodes[:ASKED_BY_ONE_READ]]
+        for watch in asked:
+            watch.add(waiter)
+        try:
+            await wait_for(waiter.done, timeout_seconds=timeout_seconds)
+        finally:
+            for watch in asked:
+                watch.remove(waiter)
+
+    async def ask_primary(self, *, timeout_seconds: float) -> None:
+        """Have the primary tell its position now; many who want that share one answer."""
+        node = self.primacy.node
+        if node is None or not self._started:
+            return
+        watch = self._watches[node]
+        watch.hurry()
+        await wait_for(watch.answered, timeout_seconds=timeout_seconds)
+
+    def report(self, node: Node, said: Observation | Fault) -> None:
+        """Take in what a node said, or why it did not. Called by the nodes' watches."""
+        with self._lock:
+            if isinstance(said, Fault):
+                self._answers.pop(node.name, None)
+            else:
+                node.seen = said
+                self._answers[node.name] = said
+            self._elect()
+            if node.name == self.primacy.node:
+                self._note_primary(node, said)
+            else:
+                self._judge(node, said)
+
+    def _elect(self) -> None:
+        before = self.primacy
+        found = elect(before, self._answers)
+        self.primacy = found
+        if found.rivals and found.rivals != before.rivals:
+            log.error("two primaries", cluster=self.cluster, primary=found.node, rivals=found.rivals)
+        is_first = before.system_identifier is None
+        if (found.node, found.timeline) == (before.node, before.timeline) or found.node is None:
+            return
+        if not is_first or found.node != before.node:
+            log.warning("new primary", cluster=self.cluster, node=found.node, timeline=found.timeline)
+            self._metrics.failed_over(found.node)
+            self._on_new_primary()
+
+    def _note_primary(self, node: Node, said: Observation | Fault) -> None:
+        node.health = Health()
+        if isinstance(said, Fault) or said.in_recovery or said.position is None:
+            return
+        self._suspected_at = None
+        self.history.add(Sample(said.at, said.position))
+
+    def _judge(self, node: Node, said: Observation | Fault) -> None:
+        fault = said if isinstance(said, Fault) else self._fault_of(said)
+        now = self._clock()
+        # Questions on behalf of those who wait are no polls: many of them come at once.
+        if fault not in AT_ONCE and now - node.judged_at < self._options.poll_seconds / 2:
+            return
+        node.judged_at = now
+        self._set_health(node, after_poll(node.health, fault, self._options))
+        if fault in AT_ONCE:
+            node.forget()
+
+    def _fault_of(self, seen: Observation) -> Fault | None:
+        now = self._clock()
+        lag = self.history.lag(seen.position, now=now) if seen.position else Lag(None, None)
+        return find_fault(
+            seen,
+            lag,
+            system_identifier=self.primacy.system_identifier,
+            primary_answers=self.primacy.answers,
+            options=self._options,
+        )
+
+    def _set_health(self, node: Node, health: Health) -> None:
+        before, node.health = node.health, health
+        if health.out and not before.out:
+            log.warning("replica taken out", cluster=self.cluster, replica=node.name, fault=health.out.value)
+            self._metrics.ejected(node.name, health.out.value)
+            node.epoch.evict(abort=health.out in (Fault.SILENT, Fault.UNREACHABLE))
+        elif before.out and not health.out:
+            log.info("replica taken in again", cluster=self.cluster, replica=node.name)
+
+    def _is_urgent(self) -> bool:
+        # Bounded: a primary that stays away is not asked twenty times a second for ever.
+        since = self._suspected_at
+        return since is not None and self._clock() - since < 60
+
+    def _lags(self) -> Iterable[tuple[str, str, float | None, int | None]]:
+        now = self._clock()
+        for node in self.nodes.values():
+            if node.name != self.primacy.node:
+                yield (self.cluster, node.name, *self.lag(node, now=now))

@@ -1,0 +1,79 @@
+"""Which node is the primary: by role and timeline, never by name. Pure."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from readreplica.health import Observation
+from readreplica.token import Position
+
+
+@dataclass(frozen=True)
+class Primacy:
+    """What is known of the primary. `timeline` is the newest that any primary was seen on."""
+
+    node: str | None = None
+    """Where it is, or was when it last answered; None before it was found, or where two claim to be it."""
+
+    answers: bool = False
+    """Whether it answered last time it was asked."""
+
+    system_identifier: int | None = None
+    timeline: int = 0
+    server: str = ""
+    rivals: tuple[str, ...] = ()
+    """Nodes that take writes as well, and must not get any."""
+
+    @property
+    def is_split(self) -> bool:
+        """Whether several nodes claim to be the primary, and nothing tells which one is."""
+        return self.node is None and bool(self.rivals)
+
+
+def elect(known: Primacy, answers: Mapping[str, Observation]) -> Primacy:
+    """Find the primary among the newest answers of the nodes.
+
+    - Of two on different timelines the newer one is the primary: the older one was there before the
+      promotion, and what is written to it is lost when it is rewound.
+    - Of two on the same timeline (a replica whose standby.signal was removed, or two promoted apart) the
+      known one stays, for whoever wrote there writes on. If none is known, there is none: nothing tells
+      which one holds the truth, and a wrong guess loses writes.
+    - A timeline that is older than the newest one seen never gets writes, even if nobody else answers.
+
+    Parameters:
+        known: what was known before.
+        answers: by node; nodes that do not answer are not in it.
+    """
+    able = {
+        name: (seen, seen.position)
+        for name, seen in answers.items()
+        if not seen.in_recovery and seen.position is not None and _belongs(known, seen.position)
+    }
+    newest = max((position.timeline for _, position in able.values()), default=0)
+    if not able or newest < known.timeline:
+        return replace(known, answers=False, rivals=tuple(sorted(able)))
+    first = {name: seen for name, (seen, _) in able.items() if able[name][1].timeline == newest}
+    chosen = _choose(known, newest, first)
+    if chosen is None:
+        return Primacy(None, False, known.system_identifier, newest, "", tuple(sorted(able)))
+    seen, position = able[chosen]
+    rivals = tuple(sorted(name for name in able if able[name][0].server != seen.server))
+    return Primacy(chosen, True, position.system_identifier, newest, seen.server, rivals)
+
+
+def _belongs(known: Primacy, position: Position) -> bool:
+    return known.system_identifier in (None, position.system_identifier)
+
+
+def _choose(known: Primacy, newest: int, first: Mapping[str, Observation]) -> str | None:
+    if newest == known.timeline and known.node in first:
+        return known.node
+    if len({seen.server for seen in first.values()}) == 1:
+        return min(first)  # one server, perhaps under several addresses
+    if newest == known.timeline:
+        return min((name for name, seen in first.items() if seen.server == known.server), default=None)
+    return None
+
+
+def may_write(known: Primacy, position: Position) -> bool:
+    """Tell whether a server that stands here may get writes, as far as this process knows."""
+    return _belongs(known, position) and position.timeline >= known.timeline

@@ -1,0 +1,171 @@
+"""Finds the node for each read session: which nodes are fit, and whether the primary may be asked."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
+
+from readreplica.appraisal import Verdict, appraise, clamped, is_beyond
+from readreplica.balancer import in_order_of_load
+from readreplica.bases import Pinned, Want
+from readreplica.budget import FallbackBudget
+from readreplica.errors import ReplicasTooStale
+from readreplica.freshness import ANY, Freshness
+from readreplica.metrics import ClusterMetrics, Reason
+from readreplica.monitor import Monitor
+from readreplica.nodes import Node
+from readreplica.options import ReplicaOptions
+
+PRIMARY = "primary"
+_WANT_ANYTHING = Want()
+
+
+class Router:
+    """Routes the read sessions of one cluster."""
+
+    def __init__(
+        self,
+        cluster: str,
+        nodes: Sequence[Node],
+        monitor: Monitor,
+        *,
+        options: ReplicaOptions,
+        metrics: ClusterMetrics,
+        clock: Callable[[], float],
+    ) -> None:
+        self._cluster = cluster
+        self._nodes = nodes
+        self._monitor = monitor
+        self._options = options
+        self._metrics = metrics
+        self._clock = clock
+        self._turn = 0
+        self._budget = FallbackBudget(
+            per_second=options.fallback_per_second,
+            burst=options.fallback_burst,
+            concurrency=options.fallback_concurrency,
+        )
+
+    def want(self, freshness: Freshness, *, autocommit: bool) -> Want:
+        """Put together what a session asks for."""
+        if freshness is ANY:
+            return Want(autocommit=True) if autocommit else _WANT_ANYTHING
+        position = freshness.token.positions.get(self._cluster) if freshness.token else None
+        if position is None:
+            return Want(freshness, autocommit=autocommit)
+        return self._appraised(Want(freshness, position, True, autocommit))
+
+    def _appraised(self, want: Want) -> Want:
+        now = self._clock()
+        newest = self._monitor.history.newest
+        assert want.position is not None
+        verdict = appraise(want.position, newest, now=now, options=self._options)
+        self._metrics.token(verdict, self._monitor.history.age(want.position.lsn, now=now))
+        match verdict:
+            case Verdict.UNKNOWN_SYSTEM:
+                return want._replace(can_wait=False)
+            case Verdict.FROM_THE_FUTURE if newest is not None:
+                return want._replace(position=clamped(want.position, newest.position))
+            case Verdict.AHEAD:
+                self._monitor.suspect()
+        return want
+
+    async def prepare(self, want: Want) -> tuple[Want, bool]:
+        """Wait, bounded, until a replica is fit for a read with a token."""
+        if want.position is None or self._fit(want):
+            return want, False
+        if want.can_wait:
+            began = self._clock()
+            limit = self._options.replay_wait_seconds
+            candidates = in_order_of_load(self._live(want), turn=self._turn, load=Node.load)
+            if candidates:
+                await self._monitor.wait_for_replay(want.position, candidates, timeout_seconds=limit)
+                self._metrics.waited(self._clock() - began)
+            if not self._fit(want):
+                want = await self._checked(want)
+        return want, True
+
+    async def _checked(self, want: Want) -> Want:
+        """Before the primary is burdened: ask it whether it has ever written what the token names."""
+        assert want.position is not None
+        asked_at = self._clock()
+        await self._monitor.ask_primary(timeout_seconds=self._options.replay_wait_seconds)
+        newest = self._monitor.history.newest
+        if newest is None or newest.at < asked_at or not is_beyond(want.position, newest.position):
+            return want
+        self._metrics.token(Verdict.FROM_THE_FUTURE, 0.0)
+        return want._replace(position=clamped(want.position, newest.position))
+
+    def pin(self, session: Session, want: Want, *, waited: bool) -> Pinned:
+        """Bind a read session to a node that is fit, else to the primary within the budget."""
+        if not want.freshness.on_primary and len(self._nodes) > 1:
+            reason = Reason.WAITED if waited else Reason.FRESH
+            for node in self._by_load(self._fit(want)):
+                if self._bind(session, node, want):
+                    return self._pinned(node, reason)
+                reason = Reason.OTHER
+            self._take_from_budget(want)
+            return self._on_primary(session, want, Reason.FALLBACK)
+        return self._on_primary(session, want, Reason.PRIMARY)
+
+    def _bind(self, session: Session, node: Node, want: Want) -> bool:
+        session.bind = node.bind
+        try:
+            self._begin(session, want)
+        except OperationalError:
+            self._monitor.doubt(node)
+            return False
+        return True
+
+    def _on_primary(self, session: Session, want: Want, reason: Reason) -> Pinned:
+        node = self._monitor.primary or self._nodes[0]
+        session.bind = node.bind
+        self._begin(session, want)
+        return self._pinned(node, reason)
+
+    @staticmethod
+    def _begin(session: Session, want: Want) -> None:
+        raw: Any = session.connection().connection
+        autocommit = want.autocommit and getattr(raw.driver_connection, "refuses_writes", False)
+        # Whoever gets the connection next puts it right: the pool may have no greenlet to do so.
+        if raw.autocommit is not autocommit:
+            raw.dbapi_connection.autocommit = autocommit
+
+    def _pinned(self, node: Node, reason: Reason) -> Pinned:
+        name = PRIMARY if node is self._monitor.primary else node.name
+        self._metrics.read(name, reason)
+        return Pinned(name, reason)
+
+    def _take_from_budget(self, want: Want) -> None:
+        node = self._monitor.primary or self._nodes[0]
+        wait_seconds = self._budget.take(now=self._clock(), in_use=node.load())
+        if wait_seconds > 0:
+            self._metrics.read(PRIMARY, Reason.REFUSED)
+            asked = str(want.position.lsn) if want.position else str(want.freshness)
+            raise ReplicasTooStale(self._cluster, asked=asked, retry_after_seconds=wait_seconds)
+
+    def _live(self, want: Want) -> list[Node]:
+        """Give the replicas that are not out."""
+        primary = self._monitor.primacy.node
+        return [
+            node
+            for node in self._nodes
+            if node.name != primary and node.health.out is None and node.name not in want.avoided
+        ]
+
+    def _fit(self, want: Want) -> list[Node]:
+        live = self._live(want)
+        position = want.position
+        if want.freshness is ANY:
+            return live
+        if position is not None:
+            live = [node for node in live if node.covers(position)]
+        if want.freshness.is_bounded:
+            now, lag = self._clock(), self._monitor.lag
+            live = [node for node in live if want.freshness.fits(lag(node, now=now))]
+        return live
+
+    def _by_load(self, nodes: list[Node]) -> list[Node]:
+        self._turn += 1
+        return in_order_of_load(nodes, turn=self._turn, load=Node.load)

@@ -1,0 +1,79 @@
+"""Signed tokens, for texts that pass through the hands of clients: headers, cookies, URLs.
+
+A token that a client makes up cannot show anybody what they may not see, but it can drive that client's reads
+to the primary. So what comes from outside is signed: `TEXT!KEY.MAC`, where TEXT is `CausalToken.encode()`,
+KEY the name of the key, and MAC the first 16 bytes of HMAC-SHA256 over `TEXT!KEY` (RFC 2104, section 5,
+allows half).
+Keys are rotated by putting a new one first: all in the ring verify, the first one signs.
+"""
+
+import hmac
+import re
+from base64 import urlsafe_b64encode
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from readreplica.errors import TokenForged, TokenKeyUnknown, TokenMalformed, TokenUnsigned
+from readreplica.token import MAX_LENGTH, CausalToken
+
+MAC_BYTES = 16
+MIN_KEY_BYTES = 16
+_KEY_NAME = re.compile(r"[A-Za-z0-9_-]{1,32}")
+_SIGNED = re.compile(r"([^!]*)!([A-Za-z0-9_-]{1,32})\.([A-Za-z0-9_-]{22})")
+
+
+class KeyRing:
+    """The keys that tokens are signed with: the first signs, all verify."""
+
+    def __init__(self, keys: Mapping[str, bytes]) -> None:
+        """Take keys by name, the one that signs first.
+
+        A key that is taken out ends every token that it signed, so it stays for as long as tokens live.
+
+        Raises:
+            ValueError: there is no key, a name is not plain, or a key has fewer than 16 bytes.
+        """
+        if not keys:
+            raise ValueError("a key ring needs a key")
+        for name, key in keys.items():
+            if not _KEY_NAME.fullmatch(name):
+                raise ValueError(f"{name!r} is no name of a key: use up to 32 of A-Z a-z 0-9 _ -")
+            if len(key) < MIN_KEY_BYTES:
+                raise ValueError(f"the key {name!r} has {len(key)} bytes; it needs {MIN_KEY_BYTES} at least")
+        self._keys: Mapping[str, bytes] = MappingProxyType(dict(keys))
+        self._signs_with = next(iter(keys))
+
+    def __repr__(self) -> str:
+        return f"KeyRing({', '.join(self._keys)})"  # names, and never a key
+
+    def sign(self, token: CausalToken) -> str:
+        """Write a token as a signed text."""
+        body = f"{token.encode()}!{self._signs_with}"
+        return f"{body}.{_mac(self._keys[self._signs_with], body)}"
+
+    def verify(self, text: str) -> CausalToken:
+        """Read what `sign` wrote.
+
+        Raises:
+            TokenUnsigned: it carries no signature.
+            TokenKeyUnknown: its key is not, or no longer, in the ring.
+            TokenForged: the signature is not that of the text.
+            TokenMalformed: it is signed, but no token that this version can read.
+        """
+        if len(text) > MAX_LENGTH + 64:
+            raise TokenMalformed(text, f"it is longer than {MAX_LENGTH + 64} characters")
+        found = _SIGNED.fullmatch(text)
+        if found is None:
+            raise TokenUnsigned(text)
+        body, name, mac = found.groups()
+        key = self._keys.get(name)
+        if key is None:
+            raise TokenKeyUnknown(text, name)
+        if not hmac.compare_digest(_mac(key, f"{body}!{name}"), mac):
+            raise TokenForged(text, name)
+        return CausalToken.decode(body)
+
+
+def _mac(key: bytes, body: str) -> str:
+    digest = hmac.digest(key, body.encode(), "sha256")[:MAC_BYTES]
+    return urlsafe_b64encode(digest).rstrip(b"=").decode()

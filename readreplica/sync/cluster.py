@@ -1,0 +1,240 @@
+# Generated from readreplica/cluster.py by `make twins`: change that file, not this one.
+"""A cluster: one primary with its streaming replicas, and the sessions on them.
+
+Which node is the primary is found by role and timeline, never by name: after a failover the same `Cluster`
+and the same engines go on with the new one. See docs/replicas.md.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TypeVar
+
+from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError
+
+from readreplica.errors import CommitInDoubt, WritesRefused
+from readreplica.fate import Fate
+from readreplica.faults import is_outage, may_read_elsewhere
+from readreplica.freshness import ANY, Freshness
+from readreplica.freshness import PRIMARY as PRIMARY_ONLY
+from readreplica.health import Fault, Health
+from readreplica.metrics import ClusterMetrics
+from readreplica.options import DEFAULTS, ReplicaOptions
+from readreplica.sync.concurrency import sleep
+from readreplica.sync.gate import WriteGate
+from readreplica.sync.monitor import Monitor
+from readreplica.sync.nodes import Node
+from readreplica.sync.resolve import PAUSE_SECONDS, resolve
+from readreplica.sync.retry import retry_unit
+from readreplica.sync.router import PRIMARY, Router
+from readreplica.sync.sessions import ReadSession, WriteSession
+from readreplica.sync.writer import Writer
+from readreplica.token import CausalToken
+
+__all__ = ["PRIMARY", "Cluster"]
+
+T = TypeVar("T")
+OUTAGE_PAUSE_SECONDS = 0.02
+
+
+class Cluster:
+    """Gives read and write sessions on one primary and its replicas."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        primary: Engine,
+        primary_reader: Engine,
+        replicas: Mapping[str, Engine],
+        options: ReplicaOptions = DEFAULTS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Put a cluster together from engines of `readreplica.engines`; `close` disposes them.
+
+        Parameters:
+            name: the cluster's name in causal tokens.
+            primary: a writer engine. It is aimed at whichever of the nodes is the primary.
+            primary_reader: a reader engine to the node that is the primary now, for reads that no replica can
+                serve. A pool of its own: what is read there cannot write, and readers do not take the
+                writers' connections. If that node comes back as a replica, it serves reads as one.
+            replicas: reader engines to the replicas, by name.
+            options: periods, bounds and budgets.
+            clock: a monotonic clock, in seconds.
+        """
+        self.name = name
+        self.primary = primary
+        self.options = options
+        self._clock = clock
+        metrics = ClusterMetrics(name)
+        self._nodes = [Node(PRIMARY, primary_reader)]
+        self._nodes += [Node(node, engine) for node, engine in replicas.items()]
+        self.monitor = Monitor(
+            name,
+            self._nodes,
+            options=options,
+            clock=clock,
+            metrics=metrics,
+            on_new_primary=self._on_new_primary,
+        )
+        self.writer = Writer(name, primary, self.monitor)
+        for node in self._nodes:
+            self.writer.watch_reader(node)
+        self.router = Router(name, self._nodes, self.monitor, options=options, metrics=metrics, clock=clock)
+        self.gate = WriteGate(name)
+
+    def read(
+        self,
+        *,
+        after: CausalToken | None = None,
+        freshness: Freshness = ANY,
+        autocommit: bool = False,
+    ) -> ReadSession:
+        """Make a read session; its first statement pins it to one node.
+
+        Parameters:
+            after: what the read must have seen. Without it any replica will do.
+            freshness: a policy of `readreplica.freshness`; it holds together with `after`.
+            autocommit: give up the one snapshot: each statement sees what is committed by then, and costs
+                no BEGIN and no ROLLBACK. Where the server cannot be held to refuse writes in this way, the
+                session has a snapshot all the same.
+
+        Raises (at the first statement):
+            ReplicasTooStale: no replica is fit, and the primary has as many such reads as it may have.
+        """
+        return ReadSession(self.router, self.router.want(freshness.with_token(after), autocommit=autocommit))
+
+    def write(self) -> WriteSession:
+        """Make a write session; it commits when its `with` ends well."""
+        return WriteSession(self.gate, self.primary)
+
+    def transact(self, work: Callable[[WriteSession], T], *, attempts: int = 5) -> T:
+        """Do a unit of work in a write session, again from its start if a concurrent transaction ended it.
+
+        It is also done again, for `ReplicaOptions.failover_wait_seconds`, if the primary was lost before
+        COMMIT was sent: nothing of it can be committed then.
+
+        Parameters:
+            work: is given a fresh write session at each attempt, and must have no effect outside of it.
+            attempts: how often it is tried at most against concurrent transactions.
+
+        Returns:
+            What `work` returned. The session it was given holds the token then.
+
+        Raises:
+            RetriesExhausted: every attempt ended in SQLSTATE 40001 or 40P01.
+            CommitInDoubt: COMMIT was sent and its answer was lost. It is never done again.
+        """
+
+        def unit() -> T:
+            with self.write() as session:
+                return work(session)
+
+        give_up_at: float | None = None
+        while True:
+            try:
+                return retry_unit(self.name, unit, attempts=attempts)
+            except (DBAPIError, WritesRefused) as error:
+                now = self._clock()
+                give_up_at = give_up_at or now + self.options.failover_wait_seconds
+                if now >= give_up_at or not (isinstance(error, WritesRefused) or is_outage(error)):
+                    raise
+            sleep(OUTAGE_PAUSE_SECONDS)
+
+    def transact_read(
+        self,
+        work: Callable[[ReadSession], T],
+        *,
+        after: CausalToken | None = None,
+        freshness: Freshness = ANY,
+        autocommit: bool = False,
+        attempts: int = 3,
+    ) -> T:
+        """Do a unit of reading, again on another node if its node failed or replay was in its way.
+
+        Parameters:
+            work: is given a fresh read session at each attempt, so it sees one snapshot at each.
+            after, freshness, autocommit: as for `read`.
+            attempts: how often it is tried at most; the last error is raised as it is.
+        """
+        want = self.router.want(freshness.with_token(after), autocommit=autocommit)
+        while True:
+            session = ReadSession(self.router, want)
+            attempts -= 1
+            try:
+                with session:
+                    return work(session)
+            except DBAPIError as error:
+                if attempts < 1 or not may_read_elsewhere(error):
+                    raise
+                if session.node is not None:
+                    want = want._replace(avoided=want.avoided | {session.node})
+
+    def resolve(
+        self,
+        doubt: CommitInDoubt,
+        *,
+        lookup: Callable[[ReadSession], bool] | None = None,
+        timeout_seconds: float = 30.0,
+    ) -> Fate:
+        """Find out what became of a COMMIT whose answer was lost, on the primary of now.
+
+        Parameters:
+            doubt: the error.
+            lookup: tells by the unit's idempotency key whether its effects are there, in a read session on
+                the primary. It is asked only where the transaction's id does not tell: after a crash of the
+                primary, or where the writer engine is not `traced`.
+            timeout_seconds: how long it is asked for, about; the primary may be away meanwhile.
+
+        Returns:
+            COMMITTED or ABORTED: then it is known. Otherwise IN_PROGRESS after all that time, or UNKNOWN.
+        """
+        fate = resolve(self.primary, doubt, attempts=max(1, int(timeout_seconds / PAUSE_SECONDS)))
+        if fate is not Fate.UNKNOWN or lookup is None:
+            return fate
+        was_done = self.transact_read(lookup, freshness=PRIMARY_ONLY)
+        return Fate.COMMITTED if was_done else Fate.ABORTED
+
+    @contextmanager
+    def drained(self, *, timeout_seconds: float) -> Iterator[None]:
+        """Hold this process's writes back for a planned switch-over: refuse new ones, await those under way.
+
+        Inside the block the primary gets no write of this process's sessions; promote another there. After
+        it, writes go to whichever node is the primary then.
+
+        Raises:
+            SwitchoverFailed: writes were under way still after all that time. Writes go on.
+        """
+        with self.gate.drained(timeout_seconds=timeout_seconds):
+            try:
+                yield
+            finally:
+                self.monitor.suspect()
+
+    def add_replica(self, name: str, engine: Engine) -> None:
+        """Add a node that has become known; it serves reads once polls have found it good.
+
+        Parameters:
+            name: its name, of no other node here.
+            engine: a reader engine to it; `close` disposes it.
+        """
+        node = Node(name, engine)
+        # Out until polls have found it good: nobody has said that it is of this cluster at all.
+        node.health = Health(out=Fault.UNREACHABLE)
+        self.writer.watch_reader(node)
+        self.monitor.add(node)
+        self._nodes.append(node)
+
+    def addresses(self) -> frozenset[str]:
+        """Give where the known nodes listen, as HOST:PORT."""
+        return frozenset(node.address for node in self._nodes)
+
+    def close(self) -> None:
+        """End the monitor and close every pooled connection."""
+        self.monitor.stop()
+        for engine in (self.primary, *(node.engine for node in self._nodes)):
+            engine.dispose()
+
+    def _on_new_primary(self) -> None:
+        self.writer.leave_old_primary()

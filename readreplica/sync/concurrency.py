@@ -1,0 +1,79 @@
+"""What threads give to this package, in the words of `readreplica.concurrency`; written by hand."""
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from threading import Event, Lock
+from typing import Any
+
+from readreplica.sockets import shut
+
+__all__ = ["Background", "Event", "Lock", "deadline", "resolve_name", "run_all", "sleep", "wait_for"]
+
+STOP_TIMEOUT_SECONDS = 10.0
+
+sleep = time.sleep
+
+
+def wait_for(event: Event, *, timeout_seconds: float) -> bool:
+    """Wait until the event is set; False when that did not happen in time."""
+    return event.wait(timeout_seconds)
+
+
+@contextmanager
+def deadline(connection: Any, *, timeout_seconds: float) -> Iterator[None]:
+    """Shut the connection if the block takes longer; what waits in it fails with OperationalError."""
+    timer = threading.Timer(timeout_seconds, shut, [connection])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def resolve_name(name: str, port: int) -> Sequence[str]:
+    """Ask the system's resolver for a name's addresses.
+
+    Raises:
+        OSError: there is no such name.
+    """
+    found = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)
+    return [str(place[0]) for *_, place in found]
+
+
+def run_all(*units: Callable[[], None]) -> None:
+    """Run units at the same time, and return when all have ended."""
+    threads = [threading.Thread(target=unit, daemon=True) for unit in units]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+class Background:
+    """A loop that runs beside everything else, until it is stopped."""
+
+    def __init__(self, run: Callable[[], None], *, name: str) -> None:
+        self._run = run
+        self._name = name
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Start it."""
+        self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+        self._thread.start()
+
+    def ended(self, *, timeout_seconds: float) -> bool:
+        """Wait until it has ended by itself; False when it has not in time."""
+        if self._thread is None:
+            return True
+        self._thread.join(timeout_seconds)
+        return not self._thread.is_alive()
+
+    def stop(self) -> None:
+        """Wait for its end; whoever calls this has told it to end."""
+        if self._thread is not None:
+            self._thread.join(STOP_TIMEOUT_SECONDS)

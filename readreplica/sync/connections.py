@@ -1,0 +1,212 @@
+# Generated from readreplica/connections.py by `make twins`: change that file, not this one.
+"""The psycopg connections under the sessions: what they add to a transaction costs no round trip."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
+
+from psycopg import Connection, IsolationLevel, OperationalError
+from psycopg.errors import InFailedSqlTransaction, ObjectNotInPrerequisiteState
+from psycopg.pq import TransactionStatus
+from psycopg.rows import TupleRow
+
+from readreplica.errors import NotThePrimary
+from readreplica.lsn import Lsn
+from readreplica.token import Position
+
+# pg_walfile_name tells the timeline that the server writes on now; pg_control_checkpoint would tell that of
+# the last checkpoint, which after a promotion is still the old one.
+_POSITION = """
+    SELECT pg_current_wal_insert_lsn(),
+           ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::bigint
+"""
+# A simple query may hold several statements: COMMIT ends the transaction, and what follows it runs in one of
+# its own. The LSN must be read after COMMIT; before it, it is too early.
+_COMMIT = f"COMMIT; {_POSITION}".encode()
+_SERVER = """
+    SELECT system_identifier, wal_block_size, bytes_per_wal_segment
+    FROM pg_control_system(), pg_control_init()
+"""
+# A transaction that has written nothing has no id, and nothing of it can be in doubt.
+# Everything is asked anew: behind a pooler the server may be another one than at connect.
+_TRACE = """
+    SELECT pg_current_xact_id_if_assigned()::text::bigint,
+           pg_current_wal_insert_lsn(),
+           ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::bigint,
+           pg_postmaster_start_time()::text
+"""
+
+Greet: TypeAlias = Callable[[Connection[TupleRow]], None]
+"""Is given each new connection once, before any work; raises to refuse the server."""
+
+# Reported by the server itself since PostgreSQL 14, and so known without asking.
+_READ_ONLY = "default_transaction_read_only"
+READ_ONLY_OPTION = f"-c {_READ_ONLY}=on"
+
+
+class Doubt(NamedTuple):
+    """What is known of a transaction whose COMMIT got no answer."""
+
+    xid: int | None
+    before: Position | None
+    server: str | None
+
+
+class WriterConnection(Connection[TupleRow]):
+    """A connection to a primary that knows where its last commit stands in the WAL."""
+
+    committed: Position | None = None
+    """The position after the newest commit; None before the first."""
+
+    doubt: Doubt | None = None
+    """Set when a COMMIT was sent and its answer was lost."""
+
+    traced: bool = False
+    """Whether to ask for the transaction's id before COMMIT: one more round trip."""
+
+    guard: Callable[[], None] | None = None
+    """Called before COMMIT; raises NotThePrimary where another primary was found since this connected."""
+
+    server: "Server"
+    """What `open_writer` learned of the server."""
+
+    position: Position
+    """Where the server stood when this connected."""
+
+    def commit(self) -> None:
+        """Commit, and note the WAL position after it, in one round trip.
+
+        Nothing but the connection can fail between COMMIT and the position: `open_writer` has read one
+        before the connection was used. If the connection is lost, or this is cancelled, nobody here knows
+        whether the transaction was committed: `doubt` tells what is known.
+
+        Raises:
+            psycopg.errors.InFailedSqlTransaction: the server rolled back, because an earlier error was
+                swallowed. psycopg's own commit() says nothing then.
+            NotThePrimary: the cluster has another primary by now; nothing was sent.
+        """
+        if self.pgconn.transaction_status == TransactionStatus.IDLE:
+            return
+        if self.guard is not None:
+            self.guard()
+        doubt = self._trace()
+        try:
+            # A prepared statement cannot hold two commands.
+            cursor = self.execute(_COMMIT, prepare=False)
+        except OperationalError:
+            # An error that leaves the connection in order is the server's answer: it has rolled back.
+            self.doubt = doubt if self.closed else None
+            raise
+        if cursor.statusmessage == "ROLLBACK":
+            raise InFailedSqlTransaction("COMMIT was answered by ROLLBACK: an earlier statement had failed")
+        cursor.nextset()
+        [(lsn, timeline)] = cursor.fetchall()
+        self.committed = self.server.position(Lsn.parse(lsn), timeline)
+
+    def _trace(self) -> Doubt | None:
+        if not self.traced or self.pgconn.transaction_status != TransactionStatus.INTRANS:
+            return Doubt(None, None, None)
+        [(xid, lsn, timeline, started)] = (self.execute(_TRACE, prepare=False)).fetchall()
+        return None if xid is None else Doubt(xid, self.server.position(Lsn.parse(lsn), timeline), started)
+
+
+class Server(NamedTuple):
+    """What never changes under a connection: it is read once."""
+
+    system_identifier: int
+    wal_block_bytes: int
+    wal_segment_bytes: int
+
+    def position(self, lsn: Lsn, timeline: int) -> Position:
+        """Give the position of an LSN, in the history that this server writes."""
+        end = lsn.before_page_header(block_bytes=self.wal_block_bytes, segment_bytes=self.wal_segment_bytes)
+        return Position(self.system_identifier, timeline, end)
+
+
+def open_writer(
+    *args: Any, greet: Greet | None = None, traced: bool = False, **options: Any
+) -> WriterConnection:
+    """Connect, and read a position once: a server that refuses to tell must refuse before any work is done.
+
+    Parameters:
+        args, options: psycopg's.
+        greet: is given the connection once.
+        traced: see `WriterConnection.traced`.
+
+    Raises:
+        NotThePrimary: the server is a standby.
+        psycopg.errors.InsufficientPrivilege: the role may not execute `pg_control_system`, `pg_control_init`
+            or `pg_walfile_name`; grant it that.
+    """
+    connection = WriterConnection.connect(*args, **options)
+    try:
+        connection.set_autocommit(True)  # one statement, and no transaction left open
+        _learn(connection)
+        connection.traced = traced
+        if greet is not None:
+            greet(connection)
+        connection.set_autocommit(False)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _learn(connection: WriterConnection) -> None:
+    try:
+        cursor = connection.execute(_POSITION)
+    except ObjectNotInPrerequisiteState as error:
+        info = connection.info
+        raise NotThePrimary(info.dbname, f"{info.host}:{info.port}", "it is in recovery") from error
+    [(lsn, timeline)] = cursor.fetchall()
+    [server] = (connection.execute(_SERVER)).fetchall()
+    connection.server = Server(*server)
+    connection.position = connection.server.position(Lsn.parse(lsn), timeline)
+
+
+class ReaderConnection(Connection[TupleRow]):
+    """A connection whose transactions are read only."""
+
+    @property
+    def refuses_writes(self) -> bool:
+        """Whether the server refuses writes outside of our transactions too, by its own word.
+
+        It does where the option of `open_reader` has reached it, and says so. A pooler that drops the option
+        is found out by this, and then a unit of reading gets a transaction that says READ ONLY.
+        """
+        return self.info.parameter_status(_READ_ONLY) == "on"
+
+
+def open_reader(*args: Any, greet: Greet | None = None, **options: Any) -> ReaderConnection:
+    """Connect, and have psycopg begin each transaction with `READ ONLY, ISOLATION LEVEL REPEATABLE READ`.
+
+    These are words in BEGIN: no round trip, no SET that a pooler in transaction mode would leak or lose.
+
+    Parameters:
+        args, options: psycopg's.
+        greet: is given the connection once.
+    """
+    connection = _connect_reader(*args, **options)
+    try:
+        if greet is not None:
+            connection.set_autocommit(True)
+            greet(connection)
+            connection.set_autocommit(False)
+        connection.set_read_only(True)
+        connection.set_isolation_level(IsolationLevel.REPEATABLE_READ)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _connect_reader(*args: Any, **options: Any) -> ReaderConnection:
+    given = options.pop("options", "")
+    try:
+        return ReaderConnection.connect(*args, options=f"{given} {READ_ONLY_OPTION}".strip(), **options)
+    except OperationalError as error:
+        # PgBouncer refuses an option that it does not know (its ignore_startup_parameters and
+        # track_extra_parameters say which it does); the text is not translated.
+        if "unsupported startup parameter" not in str(error):
+            raise
+    words = {**options, "options": given} if given else options
+    return ReaderConnection.connect(*args, **words)

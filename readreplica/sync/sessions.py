@@ -1,0 +1,117 @@
+# Generated from readreplica/sessions.py by `make twins`: change that file, not this one.
+"""The two kinds of session. They are siblings, so that mypy refuses a reader where a writer is needed."""
+
+from types import TracebackType
+from typing import Protocol, Self, TypeAlias
+
+from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
+
+from readreplica.bases import ReadBase, Router, Want, WriteBase
+from readreplica.errors import CommitInDoubt
+from readreplica.sync.connections import WriterConnection
+from readreplica.token import CausalToken, Position
+
+
+class Waits(Router, Protocol):
+    """A router that a session can wait for."""
+
+    def prepare(self, want: Want) -> tuple[Want, bool]:
+        """Wait for replay, if that is asked for; give what is left to ask for, and whether it has waited."""
+
+
+class Gate(Protocol):
+    """What a write session passes at its begin and its end."""
+
+    name: str
+
+    def enter_write(self) -> None:
+        """Count a unit of writing, or refuse it.
+
+        Raises:
+            WritesRefused: a switch-over is under way.
+        """
+
+    def leave_write(self) -> None:
+        """Count its end."""
+
+
+class ReadSession(ReadBase):
+    """A unit of reading on one node, and the server refuses to write.
+
+    It has one snapshot, unless autocommit was asked for. Got from `Cluster.read` and used with `with`;
+    objects stay readable after it.
+    """
+
+    def __init__(self, router: Waits, want: Want) -> None:
+        super().__init__(router=router, want=want)
+        self._waits = router
+        self._wanted = want
+
+    def __enter__(self) -> Self:
+        if self._wanted.position is not None:
+            want, waited = self._waits.prepare(self._wanted)
+            self.adopt(want, waited=waited)
+        return self
+
+
+class WriteSession(WriteBase):
+    """A unit of writing on the primary: commits when its block ends well, and rolls back on an error.
+
+    Got from `Cluster.write` and used with `with`; objects stay readable after it.
+    """
+
+    token: CausalToken = CausalToken()
+    """What a read must have seen to see this unit; empty before the commit, or if there was none to do."""
+
+    def __init__(self, gate: Gate, engine: Engine) -> None:
+        super().__init__(engine, expire_on_commit=False)
+        self._gate = gate
+
+    def __enter__(self) -> Self:
+        self._gate.enter_write()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                self.commit()
+        finally:
+            try:
+                super().__exit__(kind, value, traceback)
+            finally:
+                self._gate.leave_write()
+
+    def commit(self) -> None:
+        """Commit, and set `token`.
+
+        Raises:
+            CommitInDoubt: the answer was lost; ask `Cluster.resolve` before doing the unit again.
+        """
+        position = self.run_sync(_commit, self._gate.name)
+        if position is not None:
+            self.token = CausalToken({self._gate.name: position})
+
+
+def _commit(session: Session, cluster: str) -> Position | None:
+    if not session.in_transaction():
+        return None
+    # After the commit the pool has the connection back, so it is looked up before.
+    connection = session.connection().connection.driver_connection
+    assert isinstance(connection, WriterConnection)
+    connection.committed = None
+    try:
+        Session.commit(session)
+    except DBAPIError as error:
+        doubt = connection.doubt
+        if doubt is None:
+            raise
+        raise CommitInDoubt(cluster, **doubt._asdict()) from error
+    return connection.committed
+
+
+AnySession: TypeAlias = ReadSession | WriteSession
+"""For functions that only read: either kind will do."""

@@ -1,0 +1,381 @@
+"""The decisions about nodes: who is fit, who is the primary, who goes out, what the primary may be asked."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from readreplica.appraisal import Verdict, appraise, clamped, is_beyond
+from readreplica.balancer import in_order_of_load
+from readreplica.budget import FallbackBudget
+from readreplica.fate import Evidence, Fate, judge
+from readreplica.freshness import ANY, PRIMARY, Freshness, Lag, after, bounded
+from readreplica.health import Fault, Health, Observation, after_poll, find_fault
+from readreplica.lag import PrimaryHistory, Sample
+from readreplica.lsn import Lsn
+from readreplica.options import DEFAULTS
+from readreplica.primacy import Primacy, elect, may_write
+from readreplica.probe import seen, wait_statement
+from readreplica.token import CausalToken, Position
+
+SYSTEM = 7
+
+
+def at(lsn: int, *, timeline: int = 1, system: int = SYSTEM) -> Position:
+    return Position(system, timeline, Lsn(lsn))
+
+
+def primary(lsn: int = 100, *, timeline: int = 1, server: str = "p", system: int = SYSTEM) -> Observation:
+    position = at(lsn, timeline=timeline, system=system)
+    return Observation(at=0.0, in_recovery=False, position=position, server=server)
+
+
+def replica(lsn: int = 100, *, timeline: int = 1, server: str = "r") -> Observation:
+    position = at(lsn, timeline=timeline)
+    return Observation(at=0.0, in_recovery=True, position=position, has_receiver=True, server=server)
+
+
+# Freshness and lag
+
+
+@pytest.mark.parametrize(
+    ("policy", "lag", "fits"),
+    [
+        (ANY, Lag(None, None), True),
+        (bounded(max_lag_seconds=2), Lag(2.0, 10**9), True),
+        (bounded(max_lag_seconds=2), Lag(2.1, 0), False),
+        (bounded(max_lag_seconds=2), Lag(None, 0), False),
+        (bounded(max_lag_bytes=100), Lag(None, 100), True),
+        (bounded(max_lag_bytes=100), Lag(0.0, 101), False),
+        (bounded(max_lag_seconds=2, max_lag_bytes=100), Lag(1.0, 101), False),
+    ],
+)
+def test_a_bound_holds_and_what_is_unknown_does_not_fit_it(policy: Freshness, lag: Lag, fits: bool) -> None:
+    assert policy.fits(lag) is fits
+
+
+def test_a_negative_bound_is_refused() -> None:
+    with pytest.raises(ValueError, match="max_lag_seconds is -1; a lag is 0 or more"):
+        bounded(max_lag_seconds=-1)
+
+
+def test_a_policy_and_a_token_hold_together() -> None:
+    token, other = CausalToken({"mes_0": at(5)}), CausalToken({"mes_0": at(9), "crm": at(1)})
+    policy = bounded(max_lag_seconds=2).with_token(token).with_token(other)
+    assert policy.max_lag_seconds == 2
+    assert policy.token == token.merge(other)
+    assert after(token).token == token
+    assert PRIMARY.with_token(None) is PRIMARY
+    assert ANY.with_token(CausalToken()) is ANY
+
+
+def history(*samples: tuple[float, int]) -> PrimaryHistory:
+    found = PrimaryHistory()
+    for moment, lsn in samples:
+        found.add(Sample(moment, at(lsn)))
+    return found
+
+
+def test_an_idle_primary_makes_nobody_late() -> None:
+    idle = history((0.0, 100), (1.0, 100), (3600.0, 100))
+    assert idle.lag(at(100), now=3600.5) == Lag(0.5, 0)
+
+
+def test_lag_is_dated_by_the_last_position_that_was_replayed() -> None:
+    busy = history((0.0, 100), (1.0, 200), (2.0, 300))
+    assert busy.lag(at(250), now=2.5) == Lag(1.5, 50)
+    assert busy.lag(at(300), now=2.5) == Lag(0.5, 0)
+    # Further behind than anything that was seen: nothing proves how old that is.
+    assert busy.lag(at(99), now=2.5) == Lag(None, 201)
+
+
+def test_lag_behind_another_history_is_unknown() -> None:
+    promoted = history((0.0, 100))
+    promoted.add(Sample(1.0, at(90, timeline=2)))
+    assert promoted.lag(at(500), now=1.0) == Lag(None, None)
+    assert promoted.lag(at(90, timeline=2), now=1.0) == Lag(0.0, 0)
+    assert PrimaryHistory().lag(at(1), now=1.0) == Lag(None, None)
+
+
+def test_an_answer_that_was_overtaken_is_not_noted() -> None:
+    found = history((1.0, 200), (0.5, 150))
+    assert found.newest == Sample(1.0, at(200))
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 100), st.integers(0, 1000)), min_size=1, max_size=20),
+    st.integers(0, 1000),
+    st.floats(100, 200),
+)
+def test_what_lag_proves_is_true(steps: list[tuple[float, int]], replayed: int, now: float) -> None:
+    moments = sorted(moment for moment, _ in steps)
+    positions = sorted(lsn for _, lsn in steps)
+    found = history(*zip(moments, positions, strict=True)).lag(at(replayed), now=now)
+    for moment, lsn in zip(moments, positions, strict=True):
+        # Whatever was written by a moment that the lag vouches for has been replayed.
+        if found.seconds is not None and moment <= now - found.seconds - 1e-9:
+            assert lsn <= replayed
+
+
+def test_the_age_of_a_token_is_told() -> None:
+    busy = history((0.0, 100), (1.0, 200), (2.0, 300))
+    assert busy.age(Lsn(150), now=2.5) == 1.5
+    assert busy.age(Lsn(301), now=2.5) == 0.0
+
+
+# What a token means
+
+
+@pytest.mark.parametrize(
+    ("wanted", "verdict"),
+    [
+        (at(100), Verdict.CURRENT),
+        (at(100 + 2**33), Verdict.CURRENT),
+        (at(100 + 2**40), Verdict.FROM_THE_FUTURE),
+        (at(2**64 - 1), Verdict.FROM_THE_FUTURE),
+        (at(2**63, timeline=1), Verdict.FROM_THE_FUTURE),
+        (at(1, timeline=3), Verdict.AHEAD),
+        (at(1, system=8), Verdict.UNKNOWN_SYSTEM),
+    ],
+)
+def test_a_position_is_named(wanted: Position, verdict: Verdict) -> None:
+    newest = Sample(10.0, at(100))
+    assert appraise(wanted, newest, now=11.0, options=DEFAULTS) is verdict
+    assert appraise(wanted, None, now=11.0, options=DEFAULTS) is Verdict.CURRENT
+
+
+def test_an_older_timeline_is_superseded_however_far_it_goes() -> None:
+    newest = Sample(10.0, at(100, timeline=2))
+    assert appraise(at(2**60), newest, now=11.0, options=DEFAULTS) is Verdict.SUPERSEDED
+    # A node that has passed the fork has what survived.
+    assert at(101, timeline=2).covers(at(2**60))
+
+
+def test_a_token_from_the_future_asks_for_the_present() -> None:
+    assert clamped(at(2**60), at(100)) == at(100)
+    assert is_beyond(at(101), at(100))
+    assert not is_beyond(at(100), at(100))
+    assert not is_beyond(at(101, timeline=2), at(100))
+
+
+def test_a_walreceiver_on_the_new_timeline_proves_what_the_control_file_does_not_tell_yet() -> None:
+    late = replica(120)
+    assert not late.covers(at(110, timeline=2))
+    assert replace(late, received_timeline=2).covers(at(110, timeline=2))
+    assert not replace(late, received_timeline=2).covers(at(121, timeline=2))
+    assert not replace(late, received_timeline=2).covers(at(110, timeline=3))
+    assert not replace(late, received_timeline=2).covers(at(110, timeline=2, system=8))
+
+
+# Who is fit
+
+
+def fault_of(seen_by: Observation, lag: Lag = Lag(0.0, 0), *, primary_answers: bool = True) -> Fault | None:  # noqa: B008 - immutable
+    return find_fault(
+        seen_by, lag, system_identifier=SYSTEM, primary_answers=primary_answers, options=DEFAULTS
+    )
+
+
+@pytest.mark.parametrize(
+    ("said", "lag", "fault"),
+    [
+        (replica(), Lag(0.5, 0), None),
+        (replica(), Lag(None, None), None),
+        (replace(replica(), replay_paused=True), Lag(0.5, 0), Fault.PAUSED),
+        (replace(replica(), has_receiver=False), Lag(0.5, 0), None),
+        (replace(replica(), has_receiver=False), Lag(0.5, 8), Fault.NO_RECEIVER),
+        (replace(replica(), position=None), Lag(None, None), Fault.LAG),
+        (replica(), Lag(31.0, 0), Fault.LAG),
+        (replica(), Lag(None, 1 << 30), Fault.LAG),
+        (primary(), Lag(0.5, 0), Fault.NOT_A_REPLICA),
+        (primary(system=8), Lag(None, None), Fault.OTHER_SYSTEM),
+    ],
+)
+def test_what_is_wrong_with_a_replica_has_a_name(said: Observation, lag: Lag, fault: Fault | None) -> None:
+    assert fault_of(said, lag) is fault
+
+
+def test_without_a_primary_replicas_are_all_that_there_is() -> None:
+    orphan = replace(replica(), has_receiver=False)
+    assert fault_of(orphan, Lag(3600.0, 8), primary_answers=False) is None
+
+
+def polls(health: Health, *faults: Fault | None) -> Health:
+    for fault in faults:
+        health = after_poll(health, fault, DEFAULTS)
+    return health
+
+
+def test_a_lagging_replica_is_out_after_two_polls_and_a_single_one_is_an_accident() -> None:
+    assert polls(Health(), Fault.LAG).out is None
+    assert polls(Health(), Fault.LAG, None, Fault.LAG).out is None
+    assert polls(Health(), Fault.LAG, Fault.LAG).out is Fault.LAG
+
+
+@pytest.mark.parametrize("fault", [Fault.OTHER_SYSTEM, Fault.NOT_A_REPLICA, Fault.UNREACHABLE])
+def test_some_faults_need_no_second_poll(fault: Fault) -> None:
+    assert polls(Health(), fault).out is fault
+
+
+def test_a_replica_comes_back_slowly() -> None:
+    out = Health(out=Fault.LAG)
+    assert polls(out, None, None).out is Fault.LAG
+    assert polls(out, None, None, Fault.LAG, None, None).out is Fault.LAG
+    assert polls(out, None, None, None).out is None
+
+
+# Who is the primary
+
+KNOWN = Primacy("a", True, SYSTEM, 1, "A", ())
+
+
+def test_the_primary_is_found_by_its_role() -> None:
+    found = elect(Primacy("a"), {"a": replica(server="A"), "b": primary(server="B")})
+    assert (found.node, found.answers, found.timeline) == ("b", True, 1)
+
+
+def test_a_primary_that_does_not_answer_stays_the_one_that_is_known() -> None:
+    found = elect(KNOWN, {"b": replica(server="B")})
+    assert (found.node, found.answers) == ("a", False)
+
+
+def test_the_newer_timeline_wins() -> None:
+    answers = {"a": primary(900, server="A"), "b": primary(100, timeline=2, server="B")}
+    found = elect(KNOWN, answers)
+    assert (found.node, found.timeline, found.rivals) == ("b", 2, ("a",))
+    # And nothing leads back, not even the end of the newer one.
+    alone = elect(found, {"a": primary(900, server="A")})
+    assert (alone.node, alone.answers, alone.rivals) == ("b", False, ("a",))
+
+
+def test_of_two_on_one_timeline_the_known_one_stays() -> None:
+    answers = {"a": primary(100, server="A"), "b": primary(900, server="B")}
+    found = elect(KNOWN, answers)
+    assert (found.node, found.rivals) == ("a", ("b",))
+
+
+def test_of_two_on_one_timeline_none_is_guessed() -> None:
+    answers = {"a": primary(100, timeline=2, server="A"), "b": primary(900, timeline=2, server="B")}
+    found = elect(KNOWN, answers)
+    assert found.is_split
+    assert found.rivals == ("a", "b")
+    assert found.timeline == 2
+
+
+def test_one_server_under_two_addresses_is_one_primary() -> None:
+    answers = {"x": primary(server="A"), "y": primary(server="A")}
+    found = elect(Primacy("x"), answers)
+    assert (found.node, found.rivals) == ("x", ())
+
+
+def test_another_system_is_never_the_primary() -> None:
+    found = elect(KNOWN, {"b": primary(timeline=5, system=8)})
+    assert (found.node, found.answers) == ("a", False)
+
+
+@given(
+    st.lists(
+        st.dictionaries(
+            st.sampled_from("abc"),
+            st.builds(
+                primary,
+                st.integers(1, 9),
+                timeline=st.integers(1, 4),
+                server=st.sampled_from(["A", "B", "C"]),
+                system=st.sampled_from([SYSTEM, SYSTEM, 8]),
+            ),
+        ),
+        max_size=6,
+    )
+)
+def test_whatever_they_say_an_older_timeline_gets_no_writes(rounds: list[dict[str, Observation]]) -> None:
+    known = KNOWN
+    for answers in rounds:
+        before, known = known, elect(known, answers)
+        assert known.timeline >= before.timeline
+        if known.answers and known.node is not None:
+            position = answers[known.node].position
+            assert position is not None
+            assert may_write(before, position)
+            assert position.timeline == known.timeline
+
+
+# Who answers, and what the primary may be asked
+
+
+def test_the_least_loaded_answers_and_equals_take_turns() -> None:
+    load = {"a": 3, "b": 1, "c": 1}
+    first = [in_order_of_load(list(load), turn=turn, load=load.__getitem__)[0] for turn in range(6)]
+    assert set(first) == {"b", "c"}
+    assert in_order_of_load([], turn=5, load=load.__getitem__) == []
+
+
+def test_the_budget_is_a_rate_with_a_burst() -> None:
+    budget = FallbackBudget(per_second=10, burst=2, concurrency=100)
+    assert [budget.take(now=0.0, in_use=0) for _ in range(2)] == [0.0, 0.0]
+    assert budget.take(now=0.0, in_use=0) == pytest.approx(0.1)
+    assert budget.take(now=0.1, in_use=0) == 0.0
+    assert budget.take(now=0.1, in_use=0) > 0
+    assert [budget.take(now=9.0, in_use=0) > 0 for _ in range(3)] == [False, False, True]
+
+
+def test_the_budget_bounds_what_is_held_at_a_time() -> None:
+    budget = FallbackBudget(per_second=10, burst=5, concurrency=3)
+    assert budget.take(now=0.0, in_use=3) > 0
+    assert budget.take(now=0.0, in_use=2) == 0.0
+
+
+def test_a_clock_that_jumps_back_fills_no_budget() -> None:
+    budget = FallbackBudget(per_second=10, burst=1, concurrency=3)
+    assert budget.take(now=100.0, in_use=0) == 0.0
+    assert budget.take(now=0.0, in_use=0) > 0
+    assert budget.take(now=0.05, in_use=0) > 0
+
+
+# What became of a COMMIT
+
+
+@pytest.mark.parametrize(
+    ("changes", "fate"),
+    [
+        ({}, Fate.COMMITTED),
+        ({"status": "aborted"}, Fate.ABORTED),
+        ({"status": "in progress"}, Fate.IN_PROGRESS),
+        ({"status": None}, Fate.UNKNOWN),
+        ({"is_in_future": True, "status": None}, Fate.ABORTED),
+        # Started anew: the id may be another transaction's by now, but "aborted" is true either way.
+        ({"server": "other"}, Fate.UNKNOWN),
+        ({"server": "other", "status": "aborted"}, Fate.ABORTED),
+        # Promoted: the fork tells whether the transaction's WAL came along.
+        ({"server": "other", "position": at(300, timeline=2), "forked_at": Lsn(200)}, Fate.COMMITTED),
+        ({"server": "other", "position": at(300, timeline=2), "forked_at": Lsn(99)}, Fate.ABORTED),
+        ({"server": "other", "position": at(300, timeline=2)}, Fate.UNKNOWN),
+        ({"server": "other", "position": at(300, timeline=3), "forked_at": Lsn(200)}, Fate.UNKNOWN),
+        ({"position": at(300, system=8)}, Fate.UNKNOWN),
+    ],
+)
+def test_the_fate_of_a_commit(changes: dict[str, object], fate: Fate) -> None:
+    evidence = Evidence(at(300), "s", "committed", False, None, False)
+    found = judge(xid=42, before=at(100), server="s", seen=evidence._replace(**changes))  # type: ignore[arg-type]
+    assert found is fate
+
+
+@pytest.mark.parametrize(("are_over", "fate"), [(False, Fate.IN_PROGRESS), (True, Fate.UNKNOWN)])
+def test_without_an_id_only_the_end_of_all_transactions_is_known(are_over: bool, fate: Fate) -> None:
+    evidence = Evidence(at(300), "s", None, False, None, are_over)
+    assert judge(xid=None, before=None, server=None, seen=evidence) is fate
+
+
+# SQL that is chosen by version
+
+
+def test_the_server_waits_from_postgresql_19_on() -> None:
+    assert wait_statement(180006, Lsn(255), timeout_seconds=0.05) is None
+    assert wait_statement(190000, Lsn(255), timeout_seconds=0.05) == (
+        "WAIT FOR LSN '0/FF' WITH (MODE 'standby_replay', TIMEOUT '50ms', NO_THROW)"
+    )
+
+
+def test_the_monitor_limits_its_statement_within_its_own_transaction() -> None:
+    assert seen(timeout_seconds=0.25).startswith("BEGIN READ ONLY; SET LOCAL statement_timeout = 250; ")
