@@ -122,7 +122,7 @@ class UnitRefused(TwoPhaseError):
         super().__init__(
             f"two-phase unit {unit_id} is rolled back on every shard: {refusal.shard} no longer owns bucket "
             f"{refusal.bucket}, of key {refusal.key}, by map version {refusal.map_version}; "
-            "read the map again and run the unit again, and see `mesctl shards check` if that is refused too"
+            "read the map again and run it again, and see `mesctl shards check` if that is refused too"
         )
 
 
