@@ -6,13 +6,13 @@ async with open_sessions(topology, role="mes", application_name="mes") as sessio
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from types import MappingProxyType
-from typing import Any, TypeVar, TypeVarTuple, overload
+from typing import Any, TypeVar, TypeVarTuple, Unpack, overload
 
 import structlog
-from sqlalchemy import Select
+from sqlalchemy import Select, Table
 from sqlalchemy.exc import DBAPIError
 from tenacity import (
     AsyncRetrying,
@@ -37,6 +37,11 @@ from sharding.shard_map import ShardMap
 from sharding.telemetry import Telemetry
 from sharding.topology import Topology
 from sharding.units import Unit, bind_unit
+from sharding.writes.bulk import BulkOptions, Rows, bulk
+from sharding.writes.decisions import Decisions
+from sharding.writes.errors import UnitRefused
+from sharding.writes.report import BulkReport
+from sharding.writes.two_phase import TwoPhaseUnit, two_phase
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("sharding")
 
@@ -275,6 +280,32 @@ class ShardedSessions:
             keys=keys,
             bounds=bounds,
         )
+
+    async def bulk(self, entity: type[Any] | Table, rows: Rows, **options: Unpack[BulkOptions]) -> BulkReport:
+        """Insert or update rows on the shards of their keys.
+
+        A chunk that a shard refuses, because it has lost a bucket, is cut anew by the newer map and written
+        once more; the others are not touched. See `sharding.writes.bulk` for the options and errors,
+        docs/writes-over-shards.md for what is written when something fails.
+        """
+        return await bulk(self, entity, rows, refresh=self.wait_for_map, **options)
+
+    @asynccontextmanager
+    async def two_phase(
+        self, keys: Iterable[int], *, decisions: Decisions, label: str
+    ) -> AsyncIterator[TwoPhaseUnit]:
+        """Open a unit of work on the shards of some keys, all or nothing; see `sharding.writes.two_phase`.
+
+        Raises:
+            UnitRefused: a shard has lost a bucket that the unit writes. Nothing was written, and the newer
+                map is at hand: run the unit again.
+        """
+        try:
+            async with two_phase(self, keys, decisions=decisions, label=label) as unit:
+                yield unit
+        except UnitRefused as refusal:
+            await self.wait_for_map(refusal.map_version)
+            raise
 
 
 @asynccontextmanager
