@@ -24,6 +24,9 @@ from tenacity import (
 )
 
 from readreplica.cluster import Cluster
+from readreplica.errors import CommitInDoubt
+from readreplica.fate import Fate
+from readreplica.freshness import ANY, Freshness
 from readreplica.sessions import ReadSession, WriteSession
 from readreplica.token import CausalToken
 from sharding.directory import Directory
@@ -35,7 +38,7 @@ from sharding.scatter import KEY, AnySelect, Bounds, CursorKeys, Page, scatter
 from sharding.shard_map import ShardMap
 from sharding.telemetry import Telemetry
 from sharding.topology import Topology
-from sharding.units import Unit, bind_unit
+from sharding.units import Unit
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("sharding")
 
@@ -125,12 +128,21 @@ class ShardedSessions:
         meter_of = self._telemetry.of if self._telemetry else lambda _shard: None
         return Routing.of(shard_map, self.clusters, meter_of=meter_of, refused=self.map_wanted.set)
 
-    def read(self, key: int, *, after: CausalToken | None = None) -> ReadSession:
+    def read(
+        self,
+        key: int,
+        *,
+        after: CausalToken | None = None,
+        freshness: Freshness = ANY,
+        autocommit: bool = False,
+    ) -> ReadSession:
         """Make a read session on the key's shard.
 
         Parameters:
             key: the order id, or another int8 shard key.
             after: what the read must have seen; without it any replica of the shard will do.
+            freshness: a policy of `readreplica.freshness`; it holds together with `after`.
+            autocommit: give up the one snapshot, for a cheaper read. See `Cluster.read`.
 
         Raises:
             InvalidShardKey: the key is no int, or does not fit int8.
@@ -138,9 +150,9 @@ class ShardedSessions:
         """
         routing = self._routing
         route = routing.route_of(key)
-        session = route.cluster.read(after=after)
-        bind_unit(session.sync_session, Unit(key, route, routing))
-        return session
+        return route.cluster.read(
+            after=after, freshness=freshness, autocommit=autocommit, unit=Unit(key, route, routing)
+        )
 
     def write(self, key: int) -> WriteSession:
         """Make a write session on the key's shard; it commits when its `async with` ends well.
@@ -153,9 +165,7 @@ class ShardedSessions:
         """
         routing = self._routing
         route = routing.route_of(key)
-        session = route.cluster.write()
-        bind_unit(session.sync_session, Unit(key, route, routing))
-        return session
+        return route.cluster.write(unit=Unit(key, route, routing))
 
     async def transact(
         self, key: int, work: Callable[[WriteSession], Awaitable[T]], *, attempts: int = 5
@@ -184,12 +194,50 @@ class ShardedSessions:
     ) -> T:
         routing = self._routing
         route = routing.route_of(key)
+        return await route.cluster.transact(work, attempts=attempts, unit=Unit(key, route, routing))
 
-        async def keyed(session: WriteSession) -> T:
-            bind_unit(session.sync_session, Unit(key, route, routing))
-            return await work(session)
+    async def transact_read(
+        self,
+        key: int,
+        work: Callable[[ReadSession], Awaitable[T]],
+        *,
+        after: CausalToken | None = None,
+        freshness: Freshness = ANY,
+        autocommit: bool = False,
+        attempts: int = 3,
+    ) -> T:
+        """Do a unit of reading on the key's shard, again on another node of it if its node failed.
 
-        return await route.cluster.transact(keyed, attempts=attempts)
+        See `Cluster.transact_read`.
+
+        Raises:
+            InvalidShardKey: the key is no int, or does not fit int8.
+            OtherShard: it names a key of another shard.
+        """
+        routing = self._routing
+        route = routing.route_of(key)
+        return await route.cluster.transact_read(
+            work,
+            after=after,
+            freshness=freshness,
+            autocommit=autocommit,
+            attempts=attempts,
+            unit=Unit(key, route, routing),
+        )
+
+    async def resolve(
+        self,
+        doubt: CommitInDoubt,
+        *,
+        lookup: Callable[[ReadSession], Awaitable[bool]] | None = None,
+        timeout_seconds: float = 30.0,
+    ) -> Fate:
+        """Find out what became of a COMMIT whose answer was lost, on the shard where it was sent.
+
+        See `Cluster.resolve`.
+        """
+        cluster = self.clusters[doubt.cluster]
+        return await cluster.resolve(doubt, lookup=lookup, timeout_seconds=timeout_seconds)
 
     async def wait_for_map(self, version: int) -> None:
         """Read the map until it is of a version or newer, for a moment at most.
