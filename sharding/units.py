@@ -33,7 +33,7 @@ class Unit:
 
     __slots__ = ("failed", "key", "route", "routing", "started", "statements")
 
-    def __init__(self, key: int, route: Route, routing: Routing) -> None:
+    def __init__(self, key: int, route: Route[Any], routing: Routing[Any]) -> None:
         self.key = key
         self.route = route
         self.routing = routing
