@@ -3,9 +3,10 @@
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple, TypeAlias
 
-from psycopg import AsyncConnection, Error, IsolationLevel, OperationalError
-from psycopg.errors import InFailedSqlTransaction, ObjectNotInPrerequisiteState
-from psycopg.pq import TransactionStatus
+from psycopg import AsyncConnection, Error, IsolationLevel, OperationalError, generators
+from psycopg.errors import InFailedSqlTransaction, ObjectNotInPrerequisiteState, error_from_result
+from psycopg.pq import ExecStatus, TransactionStatus
+from psycopg.pq.abc import PGresult
 from psycopg.rows import TupleRow
 
 from readreplica.errors import NotThePrimary
@@ -19,7 +20,7 @@ from readreplica.token import Position
 _POSITION = """
     SELECT pg_current_wal_insert_lsn(),
            ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::bigint,
-           date_part('epoch', pg_postmaster_start_time())
+           date_part('epoch', pg_postmaster_start_time())::text
 """
 # A simple query may hold several statements: COMMIT ends the transaction, and what follows it runs in one of
 # its own. The LSN must be read after COMMIT; before it, it is too early.
@@ -96,21 +97,29 @@ class WriterConnection(AsyncConnection[TupleRow]):
             self.guard()
         doubt = await self._trace()
         try:
-            # A prepared statement cannot hold two commands.
-            cursor = await self.execute(_COMMIT, prepare=False)
+            told = await self._send_commit()
         except OperationalError:
             # An error that leaves the connection in order is the server's answer: it has rolled back.
             self.doubt = doubt if self.closed else None
             raise
-        if cursor.statusmessage == "ROLLBACK":
-            raise InFailedSqlTransaction("COMMIT was answered by ROLLBACK: an earlier statement had failed")
-        cursor.nextset()
-        [(lsn, timeline, started)] = await cursor.fetchall()
+        lsn, timeline, started = (str(told.get_value(0, column), "ascii") for column in range(3))
         if started != self.server.started:
             await self._meet(started)
-        self.committed = self.server.position(Lsn.parse(lsn), timeline)
+        self.committed = self.server.position(Lsn.parse(lsn), int(timeline))
 
-    async def _meet(self, started: float) -> None:
+    async def _send_commit(self) -> PGresult:
+        # As psycopg's own commit() does it; a cursor would cost a twentieth of a small unit of work.
+        async with self.lock:
+            self.pgconn.send_query(_COMMIT)
+            answers = await self.wait(generators.execute(self.pgconn))
+        for answer in answers:
+            if answer.status == ExecStatus.FATAL_ERROR:
+                raise error_from_result(answer)
+        if answers[0].command_status == b"ROLLBACK":
+            raise InFailedSqlTransaction("COMMIT was answered by ROLLBACK: an earlier statement had failed")
+        return answers[-1]
+
+    async def _meet(self, started: str) -> None:
         """Learn whom a pooler has put behind this connection; one round trip, once for each server.
 
         The transaction is committed, so this says nothing when it fails; nor can it be known who committed
@@ -142,7 +151,7 @@ class Server(NamedTuple):
     system_identifier: int
     wal_block_bytes: int
     wal_segment_bytes: int
-    started: float
+    started: str
     """When its postmaster started."""
 
     def position(self, lsn: Lsn, timeline: int) -> Position:

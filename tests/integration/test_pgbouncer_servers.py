@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import psycopg
 import pytest
 from psycopg import sql
 from sqlalchemy import text
@@ -19,6 +20,9 @@ from sharding.topology import Topology
 from tests.integration.mesctl_rig import Mesctl
 from tests.pooler import RunningPooler, run_pooler
 from tests.servers import PostgresServers, run_postgres
+
+OTHER = "pgbouncer_servers"
+"""The database of mes_1."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +48,10 @@ def systems(
     folder = tmp_path_factory.mktemp("systems")
     with run_postgres(folder) as own:
         path = write_topology(folder, own, postgres)
-        name_shard(own, "mes_0")
-        name_shard(postgres, "mes_1")
+        name_shard(own, "postgres", shard="mes_0")
+        with postgres.primary.connect() as connection:
+            connection.execute(f"CREATE DATABASE {OTHER}")
+        name_shard(postgres, OTHER, shard="mes_1")
         # The same password on both; the salts differ, as they do on all servers.
         set_password(postgres, own.passwords["mes"])
         try:
@@ -61,12 +67,12 @@ def systems(
         finally:
             set_password(postgres, postgres.passwords["mes"])
             with postgres.primary.connect() as connection:
-                connection.execute("DROP TABLE public.shard_identity")
+                connection.execute(f"DROP DATABASE {OTHER} WITH (FORCE)")
 
 
-def name_shard(servers: PostgresServers, shard: str) -> None:
+def name_shard(servers: PostgresServers, dbname: str, *, shard: str) -> None:
     """Have the database say which shard it is, which is all that the library asks of a new connection."""
-    with servers.primary.connect() as connection:
+    with psycopg.connect(servers.conninfo(dbname), autocommit=True) as connection:
         create = sql.SQL("CREATE TABLE public.shard_identity AS SELECT text {} AS shard")
         connection.execute(create.format(sql.Literal(shard)))
         connection.execute("GRANT SELECT ON public.shard_identity TO mes")
@@ -83,7 +89,7 @@ dbname = "postgres"
 primary = {{ host = "{LOOPBACK}", port = {own.primary_port} }} # mes_0
 [databases.mes_1]
 tree = "mes"
-dbname = "postgres"
+dbname = "{OTHER}"
 primary = {{ host = "{LOOPBACK}", port = {shared.primary_port} }} # mes_1
 [redis]
 url = "redis://{LOOPBACK}:1/0"
