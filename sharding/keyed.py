@@ -26,6 +26,7 @@ from readreplica.fate import Fate
 from readreplica.freshness import ANY, Freshness
 from readreplica.sessions import ReadSession, WriteSession
 from readreplica.token import CausalToken
+from sharding.citus.coordinator import whole_map
 from sharding.engines import open_cluster
 from sharding.errors import BucketNotOwned, ShardingError
 from sharding.map_check import check_map, check_successor
@@ -283,6 +284,11 @@ async def open_keyed(
                 open_cluster(topology, database, role=role, application_name=application_name)
             )
 
+        if topology.backend == "citus":
+            # Citus finds the shard; the coordinator is asked for everything, and its map never changes.
+            clusters = {shard: await opened(shard) for shard in shards}
+            yield kind(whole_map(topology), clusters)
+            return
         directory = MapReader((await opened(name)).primary)
         shard_map = await directory.load_map()
         check_map(shard_map, shards=list(shards), buckets=topology.buckets)

@@ -57,6 +57,7 @@ TWINS = (
         modules=("engines", "identity", "keyed", "map_reader"),
         by_hand=("map_watch", "sessions"),
     ),
+    Twins(package="sharding.citus", target="sharding.sync", modules=("reach",)),
 )
 
 DROPPED = frozenset({"async", "await"})

@@ -10,6 +10,7 @@ from readreplica.options import ReplicaOptions
 from readreplica.sync.cluster import Cluster
 from readreplica.sync.engines import reader_engine, writer_engine
 from sharding.sync.identity import expect_shard
+from sharding.sync.reach import reaching_workers
 from sharding.topology import Topology
 from sharding.units import watch_units
 
@@ -47,10 +48,13 @@ def _build(topology: Topology, database: str, *, role: str, application_name: st
     def engine(make: MakeEngine, replica: str | None = None) -> Engine:
         url = topology.url(database, role=role, service=application_name, direct=direct, replica=replica)
         address = f"{url.host}:{url.port}/{url.database}"
+        greet = expect_shard(database, address=address) if is_shard else None
+        if greet and topology.backend == "citus" and pooler is None:
+            greet = reaching_workers(greet)
         made = make(
             url,
             application_name=application_name,
-            greet=expect_shard(database, address=address) if is_shard else None,
+            greet=greet,
             pool_size=topology.pool.size,
             max_overflow=topology.pool.max_overflow,
             pool_timeout=topology.pool.timeout_seconds,

@@ -27,6 +27,7 @@ from readreplica.sync.cluster import Cluster
 from readreplica.sync.concurrency import Event, Lock
 from readreplica.sync.sessions import ReadSession, WriteSession
 from readreplica.token import CausalToken
+from sharding.citus.coordinator import whole_map
 from sharding.errors import BucketNotOwned, ShardingError
 from sharding.map_check import check_map, check_successor
 from sharding.routing import Routing
@@ -280,6 +281,11 @@ def open_keyed(
                 open_cluster(topology, database, role=role, application_name=application_name)
             )
 
+        if topology.backend == "citus":
+            # Citus finds the shard; the coordinator is asked for everything, and its map never changes.
+            clusters = {shard: opened(shard) for shard in shards}
+            yield kind(whole_map(topology), clusters)
+            return
         directory = MapReader((opened(name)).primary)
         shard_map = directory.load_map()
         check_map(shard_map, shards=list(shards), buckets=topology.buckets)

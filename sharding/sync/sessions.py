@@ -27,6 +27,8 @@ def open_sessions(
 
     Changes of the map are heard of while the block runs, and it goes on when the directory is away.
 
+    With `backend = "citus"` there is no map to load: every key is the coordinator's.
+
     Nothing but the directory is connected to yet, so a shard that is down does not stop a service from
     starting.
 
