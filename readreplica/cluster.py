@@ -226,7 +226,8 @@ class Cluster:
             try:
                 yield
             finally:
-                self.monitor.suspect()
+                # Before anybody may write again, or the first would still write the old one.
+                await self.monitor.look_around(timeout_seconds=2 * self.options.answer_seconds)
 
     def add_replica(self, name: str, engine: AsyncEngine) -> None:
         """Add a node that has become known; it serves reads once polls have found it good.

@@ -102,7 +102,7 @@ class WriterConnection(AsyncConnection[TupleRow]):
             # An error that leaves the connection in order is the server's answer: it has rolled back.
             self.doubt = doubt if self.closed else None
             raise
-        lsn, timeline, started = (str(told.get_value(0, column), "ascii") for column in range(3))
+        lsn, timeline, started = (str(told.get_value(0, column) or b"", "ascii") for column in range(3))
         if started != self.server.started:
             await self._meet(started)
         self.committed = self.server.position(Lsn.parse(lsn), int(timeline))
@@ -111,7 +111,7 @@ class WriterConnection(AsyncConnection[TupleRow]):
         # As psycopg's own commit() does it; a cursor would cost a twentieth of a small unit of work.
         async with self.lock:
             self.pgconn.send_query(_COMMIT)
-            answers = await self.wait(generators.execute(self.pgconn))
+            answers: list[PGresult] = await self.wait(generators.execute(self.pgconn))
         for answer in answers:
             if answer.status == ExecStatus.FATAL_ERROR:
                 raise error_from_result(answer)
@@ -129,7 +129,7 @@ class WriterConnection(AsyncConnection[TupleRow]):
         try:
             await self.set_autocommit(True)
             [(*server, _lsn, _timeline, now)] = await (await self.execute(_SERVER, prepare=False)).fetchall()
-            found = Server(*server, now)
+            found = Server._make((*server, now))
             await self.set_autocommit(False)
         except Error:
             await self.close()
@@ -196,7 +196,7 @@ async def _learn(connection: WriterConnection) -> None:
         info = connection.info
         raise NotThePrimary(info.dbname, f"{info.host}:{info.port}", "it is in recovery") from error
     [(*server, lsn, timeline, started)] = await cursor.fetchall()
-    connection.server = Server(*server, started)
+    connection.server = Server._make((*server, started))
     connection.position = connection.server.position(Lsn.parse(lsn), timeline)
 
 

@@ -103,7 +103,7 @@ class WriterConnection(Connection[TupleRow]):
             # An error that leaves the connection in order is the server's answer: it has rolled back.
             self.doubt = doubt if self.closed else None
             raise
-        lsn, timeline, started = (str(told.get_value(0, column), "ascii") for column in range(3))
+        lsn, timeline, started = (str(told.get_value(0, column) or b"", "ascii") for column in range(3))
         if started != self.server.started:
             self._meet(started)
         self.committed = self.server.position(Lsn.parse(lsn), int(timeline))
@@ -112,7 +112,7 @@ class WriterConnection(Connection[TupleRow]):
         # As psycopg's own commit() does it; a cursor would cost a twentieth of a small unit of work.
         with self.lock:
             self.pgconn.send_query(_COMMIT)
-            answers = self.wait(generators.execute(self.pgconn))
+            answers: list[PGresult] = self.wait(generators.execute(self.pgconn))
         for answer in answers:
             if answer.status == ExecStatus.FATAL_ERROR:
                 raise error_from_result(answer)
@@ -130,7 +130,7 @@ class WriterConnection(Connection[TupleRow]):
         try:
             self.set_autocommit(True)
             [(*server, _lsn, _timeline, now)] = (self.execute(_SERVER, prepare=False)).fetchall()
-            found = Server(*server, now)
+            found = Server._make((*server, now))
             self.set_autocommit(False)
         except Error:
             self.close()
@@ -197,7 +197,7 @@ def _learn(connection: WriterConnection) -> None:
         info = connection.info
         raise NotThePrimary(info.dbname, f"{info.host}:{info.port}", "it is in recovery") from error
     [(*server, lsn, timeline, started)] = cursor.fetchall()
-    connection.server = Server(*server, started)
+    connection.server = Server._make((*server, started))
     connection.position = connection.server.position(Lsn.parse(lsn), timeline)
 
 
