@@ -11,6 +11,7 @@ from typing import Any, TypeVar, TypeVarTuple, overload
 
 from sqlalchemy import Select
 
+from readreplica.freshness import ANY, Freshness
 from readreplica.token import CausalToken
 from sharding.keyed import KeyedSessions, open_keyed
 from sharding.scatter import KEY, AnySelect, Bounds, CursorKeys, Page, scatter
@@ -33,6 +34,7 @@ class ShardedSessions(KeyedSessions):
         limit: int,
         cursor: str | None = None,
         after: CausalToken | None = None,
+        freshness: Freshness = ANY,
         allow_missing: bool = False,
         key: str = KEY,
         keys: CursorKeys | None = None,
@@ -47,6 +49,7 @@ class ShardedSessions(KeyedSessions):
         limit: int,
         cursor: str | None = None,
         after: CausalToken | None = None,
+        freshness: Freshness = ANY,
         allow_missing: bool = False,
         key: str = KEY,
         keys: CursorKeys | None = None,
@@ -60,6 +63,7 @@ class ShardedSessions(KeyedSessions):
         limit: int,
         cursor: str | None = None,
         after: CausalToken | None = None,
+        freshness: Freshness = ANY,
         allow_missing: bool = False,
         key: str = KEY,
         keys: CursorKeys | None = None,
@@ -77,6 +81,7 @@ class ShardedSessions(KeyedSessions):
             limit=limit,
             cursor=cursor,
             after=after,
+            freshness=freshness,
             allow_missing=allow_missing,
             key=key,
             shard_of=self.shard_of,
