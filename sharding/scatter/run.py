@@ -7,6 +7,7 @@ from functools import cache, partial
 from typing import Any
 
 from readreplica.cluster import Cluster
+from readreplica.freshness import ANY, Freshness
 from readreplica.token import CausalToken
 from sharding.scatter import collation
 from sharding.scatter.analysis import Analysis, analyse, check_parameters, fingerprint
@@ -27,6 +28,7 @@ async def scatter(
     limit: int,
     cursor: str | None = None,
     after: CausalToken | None = None,
+    freshness: Freshness = ANY,
     allow_missing: bool = False,
     key: str = KEY,
     shard_of: Callable[[int], str] | None = None,
@@ -41,6 +43,7 @@ async def scatter(
         limit: how many rows a page has at most.
         cursor: `next_cursor` of the page before; None for the first page.
         after: what the reads must have seen.
+        freshness: a policy of `readreplica.freshness`, for every shard; it holds together with `after`.
         allow_missing: give what the other shards have when some do not answer; the page names these.
         key: the column by which tables are sharded that do not declare another.
         shard_of: tells the shard of a key, so that `key IN (...)` asks only the shards of its keys.
@@ -73,7 +76,14 @@ async def scatter(
     parts = split(statement, analysis.scope, list(clusters), shard_of)
     slots = asyncio.Semaphore(bounds.concurrency)
     for shard in parts:
-        lane = Lane(shard, clusters[shard], after=after, slots=slots, timeout_seconds=bounds.timeout_seconds)
+        lane = Lane(
+            shard,
+            clusters[shard],
+            after=after,
+            freshness=freshness,
+            slots=slots,
+            timeout_seconds=bounds.timeout_seconds,
+        )
         call.lanes[shard] = lane
     try:
         return await (
