@@ -82,6 +82,24 @@ class Cluster:
             self.writer.watch_reader(node)
         self.router = Router(name, self._nodes, self.monitor, options=options, metrics=metrics, clock=clock)
         self.gate = WriteGate(name)
+        self._wanted: Callable[[], CausalToken | None] = lambda: None
+
+    def carry(
+        self, *, wanted: Callable[[], CausalToken | None], committed: Callable[[CausalToken], None]
+    ) -> None:
+        """Let tokens be carried by what surrounds the units of work, such as a request.
+
+        Parameters:
+            wanted: gives what a read must have seen beside its own `after`. It is not asked for reads that
+                go to the primary.
+            committed: is told the token of each commit.
+        """
+        self._wanted = wanted
+        self.gate.committed = committed
+
+    def _asked(self, freshness: Freshness, after: CausalToken | None) -> Freshness:
+        freshness = freshness.with_token(after)
+        return freshness if freshness.on_primary else freshness.with_token(self._wanted())
 
     def read(
         self,
@@ -102,7 +120,8 @@ class Cluster:
         Raises (at the first statement):
             ReplicasTooStale: no replica is fit, and the primary has as many such reads as it may have.
         """
-        return ReadSession(self.router, self.router.want(freshness.with_token(after), autocommit=autocommit))
+        want = self.router.want(self._asked(freshness, after), autocommit=autocommit)
+        return ReadSession(self.router, want)
 
     def write(self) -> WriteSession:
         """Make a write session; it commits when its `async with` ends well."""
@@ -157,7 +176,7 @@ class Cluster:
             after, freshness, autocommit: as for `read`.
             attempts: how often it is tried at most; the last error is raised as it is.
         """
-        want = self.router.want(freshness.with_token(after), autocommit=autocommit)
+        want = self.router.want(self._asked(freshness, after), autocommit=autocommit)
         while True:
             session = ReadSession(self.router, want)
             attempts -= 1
