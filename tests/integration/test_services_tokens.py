@@ -54,8 +54,8 @@ async def client_to(app: FastAPI, **options: Any) -> AsyncIterator[AsyncClient]:
     """A program, which keeps no cookies, unless it is given a jar."""
     transport = ASGITransport(app, raise_app_exceptions=False)
     jar = CookieJar(DefaultCookiePolicy(allowed_domains=[]))
-    options = {"transport": transport, "base_url": "http://service", "cookies": jar} | options
-    async with AsyncClient(**options) as client:
+    words: dict[str, Any] = {"transport": transport, "base_url": "http://service", "cookies": jar}
+    async with AsyncClient(**words | options) as client:
         yield client
 
 
@@ -216,6 +216,42 @@ async def test_redis_that_is_away_is_gone_on_without(module_topology: Topology) 
         assert made.headers[TOKEN_HEADER]
         answer = await client.get("/v1/orders/17", headers={CALLER: "nord"})
         problem(answer, 404)
+
+
+async def test_writes_are_refused_while_a_database_is_switched_over(mes_app: FastAPI) -> None:
+    shards = mes_app.state.parts.operators.sessions.clusters
+    async with client_to(mes_app) as client, AsyncExitStack() as stack:
+        for shard in shards.values():
+            await stack.enter_async_context(shard.drained(timeout_seconds=30))
+        answer = await client.post("/v1/orders/17/take", json={"operator": "Rosa"})
+        refused = problem(answer, 503)
+        assert refused["type"].endswith(":writes-refused")
+        assert "nothing was written" in refused["detail"]
+        assert answer.headers["Retry-After"] == "1"
+
+
+async def test_reads_past_the_budget_are_told_when_to_come_again(
+    module_topology: Topology, postgres: PostgresServers
+) -> None:
+    path = module_topology.path.with_name("narrow.toml")
+    narrow = "[replicas]\nfallback_per_second = 0.2\nfallback_concurrency = 1\nreplay_wait_seconds = 0\n"
+    path.write_text(module_topology.path.read_text() + narrow)
+    app = build_mes(fast_settings(module_topology), Topology.load(path))
+    async with app.router.lifespan_context(app), client_to(app) as client:
+        with lagging(postgres):
+            made = await order(client)
+            path_of, token = f"/v1/orders/{made.json()['order_id']}", made.headers[TOKEN_HEADER]
+            asked = (client.get(path_of, headers={TOKEN_HEADER: token}) for _ in range(40))
+            answers = await asyncio.gather(*asked)
+            refused = [one for one in answers if one.status_code != 200]
+            assert 0 < len(refused) < len(answers)
+            for one in refused:
+                assert problem(one, 503)["type"].endswith(":replicas-too-stale")
+                assert one.headers["Retry-After"] == "5"
+            listed = [client.get("/v1/orders", headers={TOKEN_HEADER: token}) for _ in range(40)]
+            for one in await asyncio.gather(*listed):
+                if one.status_code != 200:
+                    assert problem(one, 503)["type"].endswith(":replicas-too-stale")
 
 
 async def test_what_a_message_tells_of_is_there_to_read(
