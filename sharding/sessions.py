@@ -26,6 +26,7 @@ from tenacity import (
 from readreplica.cluster import Cluster
 from readreplica.sessions import ReadSession, WriteSession
 from readreplica.token import CausalToken
+from sharding.citus.coordinator import whole_map
 from sharding.directory import Directory
 from sharding.engines import open_cluster
 from sharding.errors import BucketNotOwned, ShardingError, ShardMapInvalid, UnknownShard
@@ -284,6 +285,8 @@ async def open_sessions(
 
     Changes of the map are heard of while the block runs, and it goes on when the directory is away.
 
+    With `backend = "citus"` there is no map to load: every key is the coordinator's.
+
     Nothing but the directory is connected to yet, so a shard that is down does not stop a service from
     starting.
 
@@ -307,6 +310,11 @@ async def open_sessions(
                 open_cluster(topology, database, role=role, application_name=application_name)
             )
 
+        if topology.backend == "citus":
+            # Citus finds the shard; the coordinator is asked for everything, and its map never changes.
+            clusters = {shard: await opened(shard) for shard in shards}
+            yield ShardedSessions(whole_map(topology), clusters)
+            return
         directory = Directory((await opened(name)).primary)
         shard_map = await directory.load_map()
         check_map(shard_map, shards=list(shards), buckets=topology.buckets)
