@@ -72,6 +72,8 @@ def make_app(
         parts: opens what the endpoints find as `app.state.parts`.
     """
 
+    text = TokenText(parse_keys(settings.token_keys.get_secret_value()))
+
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         background = Background(stop_seconds=settings.stop_seconds)
@@ -81,6 +83,9 @@ def make_app(
             background,
         ):
             app.state.parts, app.state.background = opened, background
+            if not text.is_signed:
+                fix = "set MES_STORAGE_TOKEN_KEYS in every process"
+                log.warning("causal tokens are not signed, and browsers have none", fix=fix)
             yield
 
     app = FastAPI(
@@ -94,7 +99,7 @@ def make_app(
     app.add_middleware(BodyLimit, max_bytes=settings.max_upload_bytes + _FORM_OVERHEAD_BYTES)
     app.add_middleware(
         CausalTokens,
-        text=_token_text(service, settings),
+        text=text,
         cookie=CookieOptions(
             max_age_seconds=settings.token_seconds,
             is_secure=settings.cookie_secure,
@@ -105,14 +110,6 @@ def make_app(
     app.include_router(_common_routes(service))
     app.include_router(router)
     return app
-
-
-def _token_text(service: str, settings: Settings) -> TokenText:
-    keys = parse_keys(settings.token_keys.get_secret_value())
-    if keys is None:
-        fix = "set MES_STORAGE_TOKEN_KEYS in every process"
-        log.warning("causal tokens are not signed, and browsers have none", service=service, fix=fix)
-    return TokenText(keys)
 
 
 @asynccontextmanager
