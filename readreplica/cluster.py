@@ -83,6 +83,27 @@ class Cluster:
             self.writer.watch_reader(node)
         self.router = Router(name, self._nodes, self.monitor, options=options, metrics=metrics, clock=clock)
         self.gate = WriteGate(name)
+        self._wanted: Callable[[], CausalToken | None] | None = None
+
+    def carry(
+        self, *, wanted: Callable[[], CausalToken | None], committed: Callable[[CausalToken], None]
+    ) -> None:
+        """Let tokens be carried by what surrounds the units of work, such as a request.
+
+        Parameters:
+            wanted: gives what a read must have seen beside its own `after`. It is not asked for reads that
+                go to the primary.
+            committed: is told the token of each commit.
+        """
+        self._wanted = wanted
+        self.gate.committed = committed
+
+    def _asked(self, freshness: Freshness, after: CausalToken | None) -> Freshness:
+        if after is not None:
+            freshness = freshness.with_token(after)
+        if self._wanted is None or freshness.on_primary:
+            return freshness
+        return freshness.with_token(self._wanted())
 
     def read(
         self,
@@ -105,7 +126,7 @@ class Cluster:
         Raises (at the first statement):
             ReplicasTooStale: no replica is fit, and the primary has as many such reads as it may have.
         """
-        want = self.router.want(freshness.with_token(after) if after else freshness, autocommit=autocommit)
+        want = self.router.want(self._asked(freshness, after), autocommit=autocommit)
         return ReadSession(self.router, want, unit=unit)
 
     def write(self, *, unit: Unit | None = None) -> WriteSession:
@@ -174,7 +195,7 @@ class Cluster:
             attempts: how often it is tried at most; the last error is raised as it is.
             unit: what goes along with the session of each attempt.
         """
-        want = self.router.want(freshness.with_token(after), autocommit=autocommit)
+        want = self.router.want(self._asked(freshness, after), autocommit=autocommit)
         while True:
             session = ReadSession(self.router, want, unit=unit)
             attempts -= 1

@@ -1,5 +1,6 @@
 """The two kinds of session. They are siblings, so that mypy refuses a reader where a writer is needed."""
 
+from collections.abc import Callable
 from types import TracebackType
 from typing import Protocol, Self, TypeAlias
 
@@ -24,6 +25,8 @@ class Gate(Protocol):
     """What a write session passes at its begin and its end."""
 
     name: str
+    committed: Callable[[CausalToken], None]
+    """Is told of each commit."""
 
     def enter_write(self) -> None:
         """Count a unit of writing, or refuse it.
@@ -93,6 +96,7 @@ class WriteSession(AsyncWriteBase):
         position = await self.run_sync(_commit, self._gate.name)
         if position is not None:
             self.token = CausalToken({self._gate.name: position})
+            self._gate.committed(self.token)
 
 
 def _commit(session: Session, cluster: str) -> Position | None:

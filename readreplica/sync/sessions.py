@@ -1,6 +1,7 @@
 # Generated from readreplica/sessions.py by `make twins`: change that file, not this one.
 """The two kinds of session. They are siblings, so that mypy refuses a reader where a writer is needed."""
 
+from collections.abc import Callable
 from types import TracebackType
 from typing import Protocol, Self, TypeAlias
 
@@ -25,6 +26,8 @@ class Gate(Protocol):
     """What a write session passes at its begin and its end."""
 
     name: str
+    committed: Callable[[CausalToken], None]
+    """Is told of each commit."""
 
     def enter_write(self) -> None:
         """Count a unit of writing, or refuse it.
@@ -94,6 +97,7 @@ class WriteSession(WriteBase):
         position = self.run_sync(_commit, self._gate.name)
         if position is not None:
             self.token = CausalToken({self._gate.name: position})
+            self._gate.committed(self.token)
 
 
 def _commit(session: Session, cluster: str) -> Position | None:
