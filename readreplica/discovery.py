@@ -93,4 +93,7 @@ class Discovery:
                     log.info("nodes found", cluster=self._cluster.name, nodes=[str(each) for each in added])
             except NothingDiscovered as error:
                 log.warning("no nodes found", cluster=self._cluster.name, error=str(error))
+            except Exception as error:
+                # An HTTP client's own error is no OSError. Whatever it is, the next look may go well.
+                log.warning("no nodes found", cluster=self._cluster.name, error=repr(error))
             await wait_for(self._stopping, timeout_seconds=self._every_seconds)

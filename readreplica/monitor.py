@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 import structlog
 
 from readreplica.concurrency import Lock, run_all, wait_for
+from readreplica.faults import is_refusal
 from readreplica.freshness import Lag
 from readreplica.health import AT_ONCE, Fault, Health, Observation, after_poll, find_fault
 from readreplica.lag import PrimaryHistory, Sample
@@ -54,6 +55,7 @@ class Monitor:
         self._on_new_primary = on_new_primary
         self._answers: dict[str, Observation] = {}
         self._lock = Lock()
+        self.is_closed = False
         self._started = False
         self._suspected_at: float | None = None
         self._watches = {node.name: self._watch_of(node) for node in nodes}
@@ -79,7 +81,7 @@ class Monitor:
 
     def start(self) -> None:
         """Begin to ask, once. A cluster of one node has nothing to choose and nothing to find."""
-        if self._started or len(self.nodes) < 2:
+        if self._started or self.is_closed or len(self.nodes) < 2:
             return
         self._started = True
         show_lags(self._lags)
@@ -87,7 +89,8 @@ class Monitor:
             watch.start()
 
     async def stop(self) -> None:
-        """End asking."""
+        """End asking, for good."""
+        self.is_closed = True
         if self._started:
             self._started = False
             hide_lags(self._lags)
@@ -107,13 +110,14 @@ class Monitor:
     def suspect(self) -> None:
         """Look for the primary at once, and quickly until it is found: a session could not write."""
         self._suspected_at = self._clock()
-        for watch in self._watches.values():
+        for watch in tuple(self._watches.values()):  # a discovery may add one meanwhile
             watch.hurry()
 
-    def doubt(self, node: Node) -> None:
+    def doubt(self, node: Node, error: Exception) -> None:
         """Take a replica out that failed a session; it comes in again when it answers well for a while."""
         if node.name != self.primacy.node:
-            self._set_health(node, Health(out=Fault.UNREACHABLE))
+            # One that has no slot left serves those who have one, and they go on.
+            self._set_health(node, Health(out=Fault.REFUSES if is_refusal(error) else Fault.UNREACHABLE))
             node.forget()
             self._watches[node.name].hurry()
 
@@ -222,6 +226,6 @@ class Monitor:
 
     def _lags(self) -> Iterable[tuple[str, str, float | None, int | None]]:
         now = self._clock()
-        for node in self.nodes.values():
+        for node in tuple(self.nodes.values()):
             if node.name != self.primacy.node:
                 yield (self.cluster, node.name, *self.lag(node, now=now))
