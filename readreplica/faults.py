@@ -14,8 +14,8 @@ TRANSIENT_SQLSTATES = frozenset({"40001", "40P01"})
 OUTAGE_SQLSTATES = frozenset({"25006", "57P01", "57P02", "57P03"})
 
 
-# libpq gives no SQLSTATE for a connection that was not made. It writes what the server said as "SEVERITY:  text"
-# (fe-protocol3.c; the severity may be translated), and its own faults without the two spaces.
+# libpq gives no SQLSTATE for a connection that was not made. It writes what the server said as
+# "SEVERITY:  text" (fe-protocol3.c; the severity may be translated), its own faults without the two spaces.
 _SERVER_SAID = re.compile(r"failed: [^\s:]+:  ")
 
 

@@ -242,7 +242,7 @@ class Cluster:
         return frozenset(node.address for node in self._nodes)
 
     def close(self) -> None:
-        """End the monitor and close every pooled connection; a unit that is under way keeps its own to its end.
+        """End the monitor and close every pooled connection; a unit under way keeps its own to its end.
 
         Whoever needs a connection after this gets `ClusterClosed`.
         """

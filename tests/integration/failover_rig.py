@@ -49,7 +49,7 @@ class Account:
         """Compare with what is in the table: nothing lost, nothing twice, no false word of a fate."""
         return {
             "lost": sorted(n for n in self.acknowledged if not done[n]),
-            "twice": sorted(n for n, times in done.items() if times > 1),
+            "twice": sorted(n for n, times in done.items() if times > 1 and n > 0),
             "said to be aborted": sorted(
                 n for n, fate in self.told.items() if fate is Fate.ABORTED and done[n]
             ),
@@ -130,10 +130,9 @@ async def _is_done(n: int, session: ReadSession) -> bool:
     return bool((await session.execute(DONE, {"n": n})).scalar_one())
 
 
-def longest_gap(times: list[float], *, after: float) -> float:
-    """Give the longest time without any, from shortly before `after` on."""
-    found = sorted(times)
-    return max((b - a for a, b in pairwise(found) if b >= after), default=float("inf"))
+def longest_gap(times: list[float]) -> float:
+    """Give the longest time between one and the next."""
+    return max(later - earlier for earlier, later in pairwise(sorted(times)))
 
 
 @asynccontextmanager

@@ -1,4 +1,4 @@
-"""What an unkind world does to a cluster: no slot left, everything down, a standby that is taken for a primary."""
+"""What an unkind world does to a cluster: no slot left, all down, a standby under the primary's address."""
 
 import asyncio
 import gc
@@ -118,7 +118,7 @@ async def test_a_wrong_password_is_told_and_ends(postgres: PostgresServers) -> N
     )
     try:
         async with asyncio.timeout(30):
-            with pytest.raises(OperationalError, match="no pg_hba.conf entry|authentication failed"):
+            with pytest.raises(OperationalError, match=r"no pg_hba\.conf entry|authentication failed"):
                 await insert(cluster, 1)
     finally:
         await cluster.close()
