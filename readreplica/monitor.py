@@ -1,6 +1,7 @@
 """The monitor of one cluster in this process: finds the primary, takes replicas out and in."""
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 import structlog
 
@@ -49,6 +50,8 @@ class Monitor:
         self.nodes = {node.name: node for node in nodes}
         self.history = PrimaryHistory()
         self.primacy = Primacy(node=nodes[0].name)
+        self._named = nodes[0].name
+        self._unheard = set(self.nodes)
         self._options = options
         self._clock = clock
         self._metrics = metrics
@@ -72,6 +75,7 @@ class Monitor:
 
     def add(self, node: Node) -> None:
         """Watch one more node."""
+        self._unheard.add(node.name)
         self.nodes[node.name] = node
         self._watches[node.name] = self._watch_of(node)
         if self._started:
@@ -161,6 +165,7 @@ class Monitor:
             else:
                 node.seen = said
                 self._answers[node.name] = said
+            self._unheard.discard(node.name)
             self._elect()
             if node.name == self.primacy.node:
                 self._note_primary(node, said)
@@ -169,17 +174,33 @@ class Monitor:
 
     def _elect(self) -> None:
         before = self.primacy
-        found = elect(before, self._answers)
+        known = self._identified(before)
+        if known is None:
+            return
+        found = elect(known, self._answers)
         self.primacy = found
         if found.rivals and found.rivals != before.rivals:
             log.error("two primaries", cluster=self.cluster, primary=found.node, rivals=found.rivals)
-        is_first = before.system_identifier is None
+        is_first = before.timeline == 0
         if (found.node, found.timeline) == (before.node, before.timeline) or found.node is None:
             return
         if not is_first or found.node != before.node:
             log.warning("new primary", cluster=self.cluster, node=found.node, timeline=found.timeline)
             self._metrics.failed_over(found.node)
             self._on_new_primary()
+
+    def _identified(self, known: Primacy) -> Primacy | None:
+        """Find out whose cluster this is, before anybody is elected; None while that has to wait.
+
+        It is that of the node that was named as the primary. Where that one is away all others are heard
+        first: an address may be another cluster's by now, and who answers first must not decide.
+        """
+        if known.system_identifier is not None:
+            return known
+        named = self._answers.get(self._named)
+        if named is not None and named.position is not None:
+            return replace(known, system_identifier=named.position.system_identifier)
+        return None if self._unheard else known
 
     def _note_primary(self, node: Node, said: Observation | Fault) -> None:
         node.health = Health()

@@ -39,6 +39,7 @@ def elect(known: Primacy, answers: Mapping[str, Observation]) -> Primacy:
       which one holds the truth, and a wrong guess loses writes.
     - One that was never known as the primary does not become it on the known timeline, even if nobody else
       answers: a promotion begins a new timeline, so its history is another one, without what was written.
+    - While the cluster's system identifier is unknown, and nodes disagree about it, there is none.
     - A timeline that is older than the newest one seen never gets writes, even if nobody else answers.
 
     Parameters:
@@ -50,6 +51,9 @@ def elect(known: Primacy, answers: Mapping[str, Observation]) -> Primacy:
         for name, seen in answers.items()
         if not seen.in_recovery and seen.position is not None and _belongs(known, seen.position)
     }
+    systems = {seen.position.system_identifier for seen in answers.values() if seen.position is not None}
+    if known.system_identifier is None and len(systems) > 1:
+        return replace(known, answers=False, rivals=tuple(sorted(able)))
     newest = max((position.timeline for _, position in able.values()), default=0)
     if not able or newest < known.timeline:
         return replace(known, answers=False, rivals=tuple(sorted(able)))
