@@ -212,6 +212,11 @@ class ReaderConnection(AsyncConnection[TupleRow]):
         """
         return self.info.parameter_status(_READ_ONLY) == "on"
 
+    @property
+    def seems_standby(self) -> bool:
+        """Whether the server has said that it is in recovery; PostgreSQL (14 and newer) says so unasked."""
+        return self.info.parameter_status("in_hot_standby") == "on"
+
 
 async def open_reader(*args: Any, greet: Greet | None = None, **options: Any) -> ReaderConnection:
     """Connect, and have psycopg begin each transaction with `READ ONLY, ISOLATION LEVEL REPEATABLE READ`.
