@@ -147,6 +147,22 @@ class Monitor:
             for watch in asked:
                 watch.remove(waiter)
 
+    def look_around(self, *, timeout_seconds: float) -> None:
+        """Have every node tell now what it is, so that the primary is known by its role when this returns.
+
+        Twice, because the first answer may be to a question from before.
+        """
+        if not self._started:
+            return
+        self.suspect()
+        give_up_at = self._clock() + timeout_seconds
+        for _ in range(2):
+            watches = list(self._watches.values())
+            for watch in watches:
+                watch.hurry()
+            for watch in watches:
+                wait_for(watch.answered, timeout_seconds=max(0.0, give_up_at - self._clock()))
+
     def ask_primary(self, *, timeout_seconds: float) -> None:
         """Have the primary tell its position now; many who want that share one answer."""
         node = self.primacy.node

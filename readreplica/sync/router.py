@@ -144,13 +144,14 @@ class Router:
     @staticmethod
     def _begin(session: Session, want: Want) -> None:
         raw: Any = session.connection().connection
+        connection = raw.dbapi_connection
         autocommit = want.autocommit and getattr(raw.driver_connection, "refuses_writes", False)
         # Whoever gets the connection next puts it right: the pool may have no greenlet to do so.
-        if raw.autocommit is not autocommit:
-            raw.dbapi_connection.autocommit = autocommit
+        if connection.autocommit is not autocommit:
+            connection.autocommit = autocommit
 
     def _pinned(self, node: Node, reason: Reason) -> Pinned:
-        name = PRIMARY if node is self._monitor.primary else node.name
+        name = PRIMARY if node.name == self._monitor.primacy.node else node.name
         self._metrics.read(name, reason)
         return Pinned(name, reason)
 
@@ -164,11 +165,11 @@ class Router:
 
     def _live(self, want: Want) -> list[Node]:
         """Give the replicas that are not out."""
-        primary = self._monitor.primacy.node
+        primary, avoided = self._monitor.primacy.node, want.avoided
         return [
             node
             for node in self._nodes
-            if node.name != primary and node.health.out is None and node.name not in want.avoided
+            if node.name != primary and node.health.out is None and node.name not in avoided
         ]
 
     def _fit(self, want: Want) -> list[Node]:
@@ -185,4 +186,6 @@ class Router:
 
     def _by_load(self, nodes: list[Node]) -> list[Node]:
         self._turn += 1
+        if len(nodes) < 2:
+            return nodes
         return in_order_of_load(nodes, turn=self._turn, load=Node.load)
