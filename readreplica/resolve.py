@@ -83,8 +83,8 @@ async def _gather(
     engine: AsyncEngine, doubt: CommitInDoubt, horizon: _Horizon, *, timeout_seconds: float
 ) -> Evidence:
     async with engine.connect() as connection:
-        raw = (await connection.get_raw_connection()).driver_connection
-        async with deadline(raw, timeout_seconds=timeout_seconds):
+        made: Any = getattr(connection, "sync_connection", connection)  # the twin's is one
+        async with deadline(made.connection.driver_connection, timeout_seconds=timeout_seconds):
             return await _ask(connection, doubt, horizon)
 
 

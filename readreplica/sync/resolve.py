@@ -81,8 +81,8 @@ class _Horizon:
 
 def _gather(engine: Engine, doubt: CommitInDoubt, horizon: _Horizon, *, timeout_seconds: float) -> Evidence:
     with engine.connect() as connection:
-        raw = (connection.get_raw_connection()).driver_connection
-        with deadline(raw, timeout_seconds=timeout_seconds):
+        made: Any = getattr(connection, "sync_connection", connection)  # the twin's is one
+        with deadline(made.connection.driver_connection, timeout_seconds=timeout_seconds):
             return _ask(connection, doubt, horizon)
 
 

@@ -21,6 +21,7 @@ from readreplica.cluster import Cluster
 from readreplica.discovery import Discovery
 from readreplica.engines import reader_engine, writer_engine
 from readreplica.errors import ClusterClosed, CommitInDoubt
+from readreplica.fate import Fate
 from readreplica.freshness import PRIMARY as ON_PRIMARY
 from readreplica.health import Fault
 from readreplica.sessions import WriteSession
@@ -33,6 +34,7 @@ from tests.integration.replicas_rig import (
     insert,
     make_table,
     promote,
+    sync_cluster_at,
     until,
     url_of,
 )
@@ -45,11 +47,11 @@ BACKEND = text("SELECT pg_backend_pid()")
 def few_slots(server: PostgresCluster, role: str, *, slots: int) -> Iterator[None]:
     """Let a role have so many connections; the next one is refused with 53300, as on a full server."""
     with server.connect() as connection:
-        connection.execute(f"ALTER ROLE {role} CONNECTION LIMIT {slots}")  # type: ignore[call-overload]
+        connection.execute(f"ALTER ROLE {role} CONNECTION LIMIT {slots}")
         try:
             yield
         finally:
-            connection.execute(f"ALTER ROLE {role} CONNECTION LIMIT -1")  # type: ignore[call-overload]
+            connection.execute(f"ALTER ROLE {role} CONNECTION LIMIT -1")
 
 
 async def test_a_full_server_costs_nobody_the_connection_that_he_has(postgres: PostgresServers) -> None:
@@ -62,7 +64,7 @@ async def test_a_full_server_costs_nobody_the_connection_that_he_has(postgres: P
         primary=writer_engine(url, application_name="test"),
         primary_reader=reader_engine(url, application_name="test"),
         replicas={"replica": reader_engine(at_replica, application_name="test")},
-        options=QUICK,
+        options=replace(QUICK, readmit_polls=10**6),
     )
     try:
         await insert(cluster, 0)
@@ -101,7 +103,7 @@ def make_scarce(servers: PostgresServers) -> None:
             END $$;
             GRANT ALL ON notes TO scarce;
             GRANT EXECUTE ON FUNCTION {functions} TO scarce
-            """  # type: ignore[call-overload]
+            """
         )
     servers.wait_for_replica()
 
@@ -193,6 +195,10 @@ async def test_a_frozen_primary_does_not_hold_up_who_asks_for_a_fate(postgres: P
                 with pytest.raises(OperationalError):
                     await cluster.resolve(doubt, timeout_seconds=0.5)
             assert time.monotonic() - began < 15
+    with sync_cluster_at(postgres) as twin:
+        assert twin.resolve(doubt) is Fate.UNKNOWN
+        with frozen(postgres.primary), pytest.raises(OperationalError):
+            twin.resolve(doubt, timeout_seconds=0.5)
 
 
 async def test_a_standby_that_is_taken_for_the_primary_answers_no_read_of_the_primary(tmp_path: Path) -> None:

@@ -135,7 +135,7 @@ async def test_a_primary_that_is_cut_off_and_lives_on_is_not_written_to(
                 await go_on(account, writes=100)
         finally:
             await cluster.close()
-        done = dict(dba.execute("SELECT n, count(*) FROM deeds GROUP BY n").fetchall())
+        done: dict[int, int] = dict(dba.execute("SELECT n, count(*) FROM deeds GROUP BY n").fetchall())
         assert not any(account.wrong(Counter(done)).values())
         with psycopg.connect(old.conninfo(), autocommit=True) as there:
             on_old = {n for (n,) in there.execute("SELECT n FROM deeds").fetchall()}
