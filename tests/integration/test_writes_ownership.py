@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import Table, delete, insert, select, text
+from sqlalchemy import delete, insert, select, text
 
-from app.models.mes import MesOrder, MesOrderItem
+from app.models.mes import MesBase, MesOrder, MesOrderItem
 from ops.shard_guard import check_shards
 from sharding.engines import open_cluster
 from sharding.errors import OtherShard
@@ -34,8 +34,7 @@ from tests.integration.shards_rig import (
     save,
 )
 
-ITEMS = MesOrderItem.__table__
-assert isinstance(ITEMS, Table)
+ITEMS = MesBase.metadata.tables["order_items"]
 LOST = 3
 """The bucket that mes_0 loses."""
 
