@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
+from app.causality.ambient import follow_causality
 from readreplica.cluster import Cluster
 from readreplica.sessions import WriteSession
 from readreplica.token import CausalToken
@@ -53,6 +54,7 @@ async def write(transact: Transact, work: Work[T]) -> Written[T]:
 async def open_database(topology: Topology, name: str) -> AsyncIterator[Cluster]:
     """Open the database of the Shop or the CRM; the role has the service's name."""
     async with open_cluster(topology, name, role=name, application_name=name) as cluster:
+        follow_causality(cluster)
         yield cluster
 
 
@@ -60,6 +62,8 @@ async def open_database(topology: Topology, name: str) -> AsyncIterator[Cluster]
 async def open_shards(topology: Topology, *, application_name: str) -> AsyncIterator[ShardedSessions]:
     """Open the MES shards, for the MES itself, the pricing worker and the archive job."""
     async with open_sessions(topology, role="mes", application_name=application_name) as sessions:
+        for cluster in sessions.clusters.values():
+            follow_causality(cluster)
         yield sessions
 
 

@@ -3,14 +3,13 @@
 import re
 from typing import Annotated, Any
 
-from fastapi import Header, Path, Query, Response
-from pydantic import BeforeValidator, PlainValidator, StringConstraints, WithJsonSchema
+from fastapi import Depends, Header, Path, Query
+from pydantic import BeforeValidator, StringConstraints, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-from readreplica.token import CausalToken
+from app.causality.wire import TOKEN_HEADER
 from sharding.ids import MAX_ID
 
-TOKEN_HEADER = "Causal-Token"
 _EXAMPLE_ID = "379218445107200001"
 
 
@@ -24,17 +23,6 @@ def _parse_order_id(value: Any) -> int:
             {"largest": str(MAX_ID), "given": text[:40]},
         )
     return int(text)
-
-
-def _decode_token(value: Any) -> CausalToken | None:
-    if value is None:
-        return None
-    try:
-        return CausalToken.decode(value)
-    except ValueError as error:
-        raise PydanticCustomError(
-            "causal_token", "no causal token that a response has carried; send it unchanged or leave it out"
-        ) from error
 
 
 OrderId = Annotated[
@@ -71,20 +59,25 @@ IdempotencyKey = Annotated[
     ),
 ]
 
-AfterToken = Annotated[
-    CausalToken | None,
-    PlainValidator(_decode_token),
-    WithJsonSchema({"type": "string"}),
-    Header(alias=TOKEN_HEADER, description="From the response to a write that this read must see."),
-]
+
+def _causal_token(
+    _: Annotated[
+        str | None,
+        Header(
+            alias=TOKEN_HEADER,
+            description="From the response to a write that this read must see; several with commas between. "
+            "Browsers need not send it: they have a cookie.",
+        ),
+    ] = None,
+) -> None:
+    """Document the header. `app.causality.middleware` has read it, for every endpoint."""
+
+
+AFTER_TOKEN = Depends(_causal_token)
+"""A dependency of endpoints that read."""
 
 PageLimit = Annotated[int, Query(ge=1, le=200, description="The most orders on a page.")]
 
 PageCursor = Annotated[
     str | None, Query(max_length=500, description="`next_cursor` of the page before; none for the first.")
 ]
-
-
-def send_token(response: Response, token: CausalToken) -> None:
-    """Let a client know what a later read must have seen."""
-    response.headers[TOKEN_HEADER] = token.encode()

@@ -4,10 +4,11 @@
 stand beside them. What an error is worth in HTTP is in `STATUSES`, and in each service's own table.
 """
 
+import math
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from http import HTTPStatus
-from typing import Any
+from typing import Any, NamedTuple
 
 import structlog
 from fastapi import FastAPI, Request
@@ -23,11 +24,20 @@ from app.idempotency import IdempotencyKeyReused
 from app.models.status import IllegalTransition
 from app.orders import UnknownOrder
 from app.problem_docs import MEDIA_TYPE, problem_type
-from readreplica.errors import Unavailable
-from sharding.errors import NodeLeaseExpired, NodesExhausted
+from readreplica.errors import (
+    CommitInDoubt,
+    NotThePrimary,
+    ReplicasTooStale,
+    TokenMalformed,
+    TwoPrimaries,
+    Unavailable,
+    WritesRefused,
+)
+from sharding.errors import BucketNotOwned, InvalidShardKey, NodeLeaseExpired, NodesExhausted, OtherShard
 from sharding.scatter.errors import CursorMalformed, ScatterFailed, ShardTimedOut
 
 RETRY_AFTER_SECONDS = 2
+_PERSON_SECONDS = 60
 _MOST_FAULTS = 20
 _LONGEST_WHERE = 200
 _READ_ONLY = "25006"
@@ -52,6 +62,8 @@ _UNAVAILABLE = (
     NodesExhausted,
     ShardTimedOut,
     Unavailable,
+    NotThePrimary,
+    BucketNotOwned,
 )
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("problem")
@@ -72,6 +84,9 @@ def install(app: FastAPI, statuses: Statuses) -> None:
     app.add_exception_handler(ScatterFailed, _database)
     for unavailable in _UNAVAILABLE:
         app.add_exception_handler(unavailable, _unavailable)
+    app.add_exception_handler(CommitInDoubt, _in_doubt)
+    for misrouted in (OtherShard, InvalidShardKey):
+        app.add_exception_handler(misrouted, _misrouted)
     app.add_exception_handler(Exception, _unforeseen)
 
 
@@ -157,17 +172,91 @@ def _say(fault: Mapping[str, Any]) -> str:
     return str(fault["msg"])
 
 
+class _Outage(NamedTuple):
+    """Why something cannot be had now, in words for the client."""
+
+    name: str
+    why: str
+    retry_after_seconds: float = RETRY_AFTER_SECONDS
+
+
+def _outage(error: BaseException | None) -> _Outage:
+    """Tell a client what an error means to it; addresses and positions are for the log."""
+    match error:
+        case ReplicasTooStale(retry_after_seconds=seconds):
+            why = (
+                "no copy of the data is as fresh as this request needs it, and the primary has no room for it"
+            )
+            return _Outage("Replicas too stale", why, seconds)
+        case WritesRefused(retry_after_seconds=seconds):
+            why = "the database is being switched over to another server; nothing was written"
+            return _Outage("Writes refused", why, seconds)
+        case TwoPrimaries():
+            why = "two servers claim to hold the truth, and a person must decide; nothing was written"
+            return _Outage("Two primaries", why, _PERSON_SECONDS)
+        case NotThePrimary():
+            return _Outage("Not the primary", "the database has another primary by now; nothing was written")
+        case BucketNotOwned():
+            return _Outage(
+                "Bucket not owned", "the order is being moved to another shard; nothing was written"
+            )
+        case _:
+            return _Outage(
+                "Temporarily unavailable", "something that this needs cannot be reached; nothing is lost"
+            )
+
+
 async def _unavailable(request: Request, error: Exception) -> JSONResponse:
     """Answer that something this service needs is away; the details are for the log."""
     log.warning("unavailable", path=request.url.path, error=str(error))
+    outage = _outage(_cause(error))
+    seconds = max(1, math.ceil(outage.retry_after_seconds))
     return _answer(
         request,
         status=503,
-        name="Temporarily unavailable",
-        detail=f"something that this needs cannot be reached; nothing is lost: repeat the request, "
-        f"with the same Idempotency-Key if it has one, in {RETRY_AFTER_SECONDS} seconds",
+        name=outage.name,
+        detail=f"{outage.why}: repeat the request, with the same Idempotency-Key if it has one, "
+        f"in {seconds} seconds",
+        headers={"Retry-After": str(seconds)},
+    )
+
+
+def _cause(error: Exception) -> BaseException | None:
+    """Find the error inside a scatter's, or inside SQLAlchemy's."""
+    cause = error.__cause__ if isinstance(error, ScatterFailed) else error
+    return cause.orig if isinstance(cause, DBAPIError) and isinstance(cause.orig, NotThePrimary) else cause
+
+
+async def _in_doubt(request: Request, error: Exception) -> JSONResponse:
+    """Answer that nobody knows whether the request was carried out. Only one with a key is safe to repeat."""
+    log.error("commit in doubt", path=request.url.path, error=str(error))
+    detail = "the database's answer was lost while it committed, so it is unknown whether this was done: "
+    if "Idempotency-Key" not in request.headers:
+        detail += "look at the order before you repeat the request"
+        return _answer(request, status=503, name="Commit in doubt", detail=detail)
+    detail += (
+        f"repeat the request with the same Idempotency-Key in {RETRY_AFTER_SECONDS} seconds, and only so"
+    )
+    return _answer(
+        request,
+        status=503,
+        name="Commit in doubt",
+        detail=detail,
         headers={"Retry-After": str(RETRY_AFTER_SECONDS)},
     )
+
+
+async def _misrouted(request: Request, error: Exception) -> JSONResponse:
+    """Answer a unit of work that named a key of another shard: a fault of ours, which repeating keeps."""
+    log.error("misrouted", path=request.url.path, exc_info=error)
+    return await _unforeseen(request, error)
+
+
+def refused_token(request: Request, fault: TokenMalformed, *, header: str) -> JSONResponse:
+    """Answer a causal token that is not good. The empty header tells a client to forget it."""
+    detail = f"header {header}: {fault}, or leave it out"
+    facts = {"fault": fault.fault}
+    return _answer(request, status=400, name=_name(fault), detail=detail, facts=facts, headers={header: ""})
 
 
 async def _database(request: Request, error: Exception) -> JSONResponse:

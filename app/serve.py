@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import NoReturn
 
+import structlog
 import uvicorn
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import RedirectResponse
@@ -11,14 +12,20 @@ from pydantic import BaseModel
 
 from app import problem
 from app.background import Background
+from app.causality.middleware import CausalTokens, CookieOptions
+from app.causality.store import TokenStore
+from app.causality.wire import TokenText, parse_keys
 from app.errors import AppError
 from app.limits import BodyLimit
+from app.messaging.streams import open_redis
 from app.problem_docs import described
 from app.process import configure, leave_on_signals, open_patiently, refuse, run_to_the_end
 from app.settings import Settings
 from sharding.topology import Topology
 
 _FORM_OVERHEAD_BYTES = 64 * 1024
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("serve")
 
 Build = Callable[[Settings, Topology], FastAPI]
 """Makes a service's application; it connects to nothing before its lifespan begins."""
@@ -48,6 +55,7 @@ def make_app(
     *,
     description: str,
     settings: Settings,
+    redis_url: str,
     router: APIRouter,
     statuses: problem.Statuses,
     parts: Parts,
@@ -58,16 +66,26 @@ def make_app(
         service: its name in the topology.
         description: for the OpenAPI document.
         settings: of this process.
+        redis_url: where tokens are kept for callers that keep none.
         router: the service's endpoints.
         statuses: the HTTP status of each error that only this service knows.
         parts: opens what the endpoints find as `app.state.parts`.
     """
 
+    text = TokenText(parse_keys(settings.token_keys.get_secret_value()))
+
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         background = Background(stop_seconds=settings.stop_seconds)
-        async with parts(background) as opened, background:
+        async with (
+            _open_token_store(settings, redis_url) as app.state.token_store,
+            parts(background) as opened,
+            background,
+        ):
             app.state.parts, app.state.background = opened, background
+            if not text.is_signed:
+                fix = "set MES_STORAGE_TOKEN_KEYS in every process"
+                log.warning("causal tokens are not signed, and browsers have none", fix=fix)
             yield
 
     app = FastAPI(
@@ -79,10 +97,28 @@ def make_app(
         form_limits={"max_files": 1, "max_fields": 3, "max_part_size": 4096},
     )
     app.add_middleware(BodyLimit, max_bytes=settings.max_upload_bytes + _FORM_OVERHEAD_BYTES)
+    app.add_middleware(
+        CausalTokens,
+        text=text,
+        cookie=CookieOptions(
+            max_age_seconds=settings.token_seconds,
+            is_secure=settings.cookie_secure,
+        ),
+        caller_header=settings.caller_header,
+    )
     problem.install(app, {Unhealthy: 503, **statuses})
     app.include_router(_common_routes(service))
     app.include_router(router)
     return app
+
+
+@asynccontextmanager
+async def _open_token_store(settings: Settings, redis_url: str) -> AsyncIterator[TokenStore | None]:
+    if settings.caller_header is None:
+        yield None
+        return
+    async with open_redis(redis_url) as redis:
+        yield TokenStore(redis, keep_seconds=settings.token_seconds)
 
 
 def _common_routes(service: str) -> APIRouter:

@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, ValidationError
+from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from app.causality.wire import parse_keys
 from app.errors import AppError
 
 PREFIX = "MES_STORAGE_"
@@ -45,8 +46,26 @@ class Settings(BaseSettings):
     cursor_key_previous: Annotated[SecretStr, Field(min_length=16)] | None = None
     """the secret before it, whose cursors are still taken while the secret is changed"""
 
+    token_keys: SecretStr = SecretStr("")
+    """the secrets that sign causal tokens, NAME=SECRET,NAME=SECRET; the first one signs, all are taken"""
+
+    token_seconds: PositiveInt = 3600
+    """how long a browser's cookie and Redis keep a causal token; longer than any replica may be behind"""
+
+    cookie_secure: bool = True
+    """whether the cookie with the causal token is sent over TLS only"""
+
+    caller_header: str | None = None
+    """the request header in which the gateway names the caller; for callers that keep no token, Redis does"""
+
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """the least severe log line that is written"""
+
+    @field_validator("token_keys")
+    @classmethod
+    def _are_keys(cls, keys: SecretStr) -> SecretStr:
+        parse_keys(keys.get_secret_value())
+        return keys
 
 
 def load_settings() -> Settings:

@@ -9,6 +9,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.pool import NullPool
 
 from migrations.errors import MigrationsBusy
+from sharding.citus.reach import MIGRATING
 from sharding.topology import Topology, Tree
 
 CONNECT_TIMEOUT_SECONDS = 5
@@ -32,14 +33,15 @@ def owner_of(tree: Tree) -> str:
 @contextmanager
 def open_owner(topology: Topology, database: str) -> Iterator[Engine]:
     """Open an engine on a database's primary as its owner; it keeps no connection between uses."""
-    role = owner_of(topology.database(database).tree)
+    tree = topology.database(database).tree
+    role, on_citus = owner_of(tree), topology.backend == "citus" and tree == "mes"
     engine = create_engine(
         topology.url(database, role=role, direct=True),
         poolclass=NullPool,
         connect_args={
             "application_name": "mesctl migrate",
             "connect_timeout": CONNECT_TIMEOUT_SECONDS,
-            "options": OPTIONS,
+            "options": f"{OPTIONS} {MIGRATING}" if on_citus else OPTIONS,
         },
     )
     try:

@@ -12,9 +12,12 @@ from typing import NamedTuple
 from sqlalchemy.exc import SQLAlchemyError
 
 from migrations.catalogue import UNDER_WAY, Fact, fingerprint, read_catalogue
+from migrations.citus import is_on_citus
 from migrations.connect import open_owner, words_of
 from migrations.scripts import HERE, read_revision
 from sharding.topology import Topology, Tree
+
+CITUS = frozenset({"citus", "citus_columnar"})
 
 
 class Drift(NamedTuple):
@@ -148,6 +151,9 @@ def find_drift(topology: Topology, tree: Tree, snapshot: Snapshot | None = None)
         try:
             with open_owner(topology, name) as engine, engine.connect() as connection:
                 revision, facts = read_revision(connection), read_catalogue(connection)
+                if is_on_citus(topology, tree):
+                    # The administrator's: it must be there before any migration.
+                    facts = [fact for fact in facts if fact.kind != "extension" or fact.name not in CITUS]
         except SQLAlchemyError as fault:
             yield DatabaseDrift(name, None, None, (), words_of(fault))
             continue

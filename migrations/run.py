@@ -6,6 +6,7 @@ from pathlib import Path
 
 from alembic import command
 
+from migrations import citus
 from migrations.connect import open_owner
 from migrations.errors import FleetFailed
 from migrations.fleet import PARALLEL, migrate_tree
@@ -89,6 +90,11 @@ def render_upgrade(tree: Tree, revision: str = "head", *, start: str | None = No
     config = alembic_config(tree, versions_of(tree), script)
     command.upgrade(config, f"{start or 'base'}:{revision}", sql=True)
     return script.getvalue()
+
+
+def render_distribution(topology: Topology, tree: Tree) -> str:
+    """Give the script of what comes after an upgrade where Citus keeps the shards; elsewhere, none."""
+    return citus.script(topology) if citus.is_on_citus(topology, tree) else ""
 
 
 def render_downgrade(tree: Tree, revision: str, *, start: str) -> str:

@@ -12,6 +12,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
+from migrations.citus import distribute, is_on_citus
 from migrations.connect import open_owner, take_lock, words_of
 from migrations.errors import LockNotHad
 from migrations.ledger import Ledger, open_ledger
@@ -46,6 +47,8 @@ def migrate_database(topology: Topology, database: str, request: Request, *, rep
             engine.connect() as connection,
         ):
             run.all_steps(connection, ledger)
+            if request.direction == "up" and is_on_citus(topology, request.tree):
+                run.distribute(connection, topology)
     except Exception as fault:  # whatever a revision raises is the outcome of this database, not of the fleet
         error = words_of(fault)
         report(f"{database}: {run.doing or 'start'}: failed: {error}")
@@ -85,6 +88,12 @@ class _Run:
             connection.rollback()
             self.ran.append(step.revision)
             self.doing = None
+
+    def distribute(self, connection: Connection, topology: Topology) -> None:
+        """Have Citus distribute what the revisions have made."""
+        self.doing = "distribution"
+        distribute(connection, topology, report=self._report)
+        self.doing = None
 
     def _steps(self) -> list[Step]:
         request = self._request

@@ -36,6 +36,12 @@ EXPECTED = (
 )
 """Errors of the world, beside our own. Any other is a bug."""
 
+STATUSES = {
+    "sharding.errors:TopologyError": ExitStatus.USAGE,
+    "sharding.citus.errors:CitusRefused": ExitStatus.REFUSED,
+}
+"""Of those, the ones with another status than FAILED."""
+
 INTERRUPTED = 130
 """What shells give for a process that SIGINT ended."""
 
@@ -96,8 +102,9 @@ def exit_status_of(error: BaseException) -> int | None:
             return ExitStatus.REFUSED
         case KeyboardInterrupt():
             return INTERRUPTED
-    if is_a(error, "sharding.errors:TopologyError"):
-        return ExitStatus.USAGE
+    for place, status in STATUSES.items():
+        if is_a(error, place):
+            return status
     return ExitStatus.FAILED if is_a(error, *EXPECTED) else None
 
 

@@ -7,6 +7,7 @@ from psycopg.conninfo import make_conninfo
 from sqlalchemy import Engine, create_engine
 from sqlalchemy.pool import NullPool
 
+from sharding.citus.reach import REACHING
 from sharding.topology import Database, Topology
 
 
@@ -20,7 +21,10 @@ def open_engine(topology: Topology, database: Database, *, role: str) -> Iterato
         role: the PostgreSQL role that connects.
     """
     url = topology.url(database, role=role, direct=True)
-    engine = create_engine(url, poolclass=NullPool, connect_args={"application_name": "mesctl"})
+    words = {"application_name": "mesctl"}
+    if topology.backend == "citus" and database.tree == "mes":
+        words["options"] = REACHING
+    engine = create_engine(url, poolclass=NullPool, connect_args=words)
     try:
         yield engine
     finally:

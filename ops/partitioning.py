@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from typing import Generic, TypeVar
@@ -16,7 +16,7 @@ from app.models.policies import ARCHIVES, POLICIES
 from ops.errors import ExitStatus, OpsError
 from ops.fleet import open_engine, owner_of
 from partitions import Waiting
-from partitions.actions import Action
+from partitions.actions import Action, DetachPartition
 from partitions.catalog import Catalog
 from partitions.check import Finding
 from partitions.deep import Progress, check_rows
@@ -124,13 +124,22 @@ def read_catalogs(topology: Topology) -> list[Outcome[Catalog]]:
     return on_every(topology, _read_catalog)
 
 
+def fit(topology: Topology, action: Action) -> Action:
+    """Change an action to what the backend can do: Citus refuses DETACH CONCURRENTLY."""
+    if topology.backend == "citus" and isinstance(action, DetachPartition):
+        return replace(action, concurrently=False)
+    return action
+
+
 def plan_partitions(
     topology: Topology, *, now: datetime, since: Month | None = None
 ) -> list[Outcome[list[Action]]]:
     """List what `apply_partitions` would do, by database."""
 
     def plan(database: Database, engine: Engine) -> list[Action]:
-        return partitions.plan(POLICIES[database.tree], _read_catalog(database, engine), now, since=since)
+        catalog = _read_catalog(database, engine)
+        planned = partitions.plan(POLICIES[database.tree], catalog, now, since=since)
+        return [fit(topology, action) for action in planned]
 
     return on_every(topology, plan)
 
@@ -182,8 +191,8 @@ def apply_partitions(
 
     def apply(database: Database, engine: Engine) -> list[Action]:
         tell = None if report is None else partial(report, database)
-        policies = POLICIES[database.tree]
-        return partitions.apply(engine, policies, now, since=since, waiting=waiting, report=tell)
+        policies, adapt = POLICIES[database.tree], partial(fit, topology)
+        return partitions.apply(engine, policies, now, since=since, waiting=waiting, report=tell, adapt=adapt)
 
     return on_every(topology, apply)
 

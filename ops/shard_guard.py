@@ -135,7 +135,7 @@ def _check_identity(connection: Connection, told: Ownership) -> Iterator[Finding
         if found.map_version == told.map_version:
             problem = f"was told of other buckets than version {told.map_version} gives it"
         yield _finding(told.shard, problem, again)
-    if bits != found.owned:
+    if (bits or "1" * found.buckets) != found.owned:
         yield _finding(told.shard, "has a guard that goes by other buckets than it was told of", again)
 
 

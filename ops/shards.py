@@ -8,6 +8,7 @@ from sqlalchemy import Connection, func, select, text
 
 from app.models.mes import MesArchivedOrder, MesOrder
 from ops.fleet import open_engine
+from sharding.citus.coordinator import whole_map
 from sharding.directory import Directory
 from sharding.engines import open_cluster
 from sharding.hashing import bucket_of
@@ -62,11 +63,13 @@ class OrderPlace:
 
 
 async def load_shard_map(topology: Topology) -> ShardMap:
-    """Load the shard map that is in force.
+    """Load the shard map that is in force; with Citus it is one that gives everything to the coordinator.
 
     Raises:
         ShardMapMissing: the directory holds none.
     """
+    if topology.backend == "citus":
+        return whole_map(topology)
     (name,) = topology.tree("directory")
     async with open_cluster(topology, name, role="mes", application_name="mesctl", direct=True) as cluster:
         return await Directory(cluster.primary).load_map()

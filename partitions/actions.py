@@ -117,7 +117,8 @@ class AttachPartition(Action):
 class DetachPartition(Action):
     """Detach a partition concurrently: its rows are no longer in the table, and stay in a table of their own.
 
-    SHARE UPDATE EXCLUSIVE on the parent, then a wait for every older transaction that uses it.
+    SHARE UPDATE EXCLUSIVE on the parent, then a wait for every older transaction that uses it. Where that is
+    refused (Citus), without `concurrently`: ACCESS EXCLUSIVE on the parent, for a moment.
     The mark comes first: on an attached partition it means nothing, and a kill in between leaves no table
     without one.
     """
@@ -125,6 +126,7 @@ class DetachPartition(Action):
     partition: str
     bound: Bound
     at: datetime
+    concurrently: bool = True
 
     @property
     def summary(self) -> str:
@@ -135,6 +137,9 @@ class DetachPartition(Action):
         """Render the SQL."""
         mark = Mark(State.DETACHED, self.table, render_bound(self.bound), self.at)
         parent, child = identifier(self.table), identifier(self.partition)
+        if not self.concurrently:
+            plain = f"ALTER TABLE {parent} DETACH PARTITION {child}"
+            return (Step((mark.on(self.partition), plain)),)
         return (
             Step((mark.on(self.partition),)),
             Step(

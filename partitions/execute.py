@@ -160,6 +160,7 @@ def apply(
     since: Month | None = None,
     waiting: Waiting | None = None,
     report: Report | None = None,
+    adapt: Callable[[Action], Action] | None = None,
 ) -> list[Action]:
     """Make a database equal to its policies, also after a run that was killed.
 
@@ -170,6 +171,7 @@ def apply(
         since: the earliest month that must stand, when rows wait for one before the current.
         waiting: how long to wait for locks and for other runs, and how often to try.
         report: is told of each action that was done.
+        adapt: changes an action to what this database can do.
 
     Returns:
         what was done; nothing, when all stood already.
@@ -181,6 +183,7 @@ def apply(
     wanted = tuple(policies)
     with open_executor(engine, waiting) as executor:
         actions = plan(wanted, executor.catalog([policy.table for policy in wanted]), now, since=since)
+        actions = [adapt(action) for action in actions] if adapt else actions
         for action in actions:
             executor.run(action)
             if report is not None:

@@ -1,10 +1,11 @@
 """The gate that every unit of writing passes, so that a planned switch-over can hold them back."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from readreplica.concurrency import Event, Lock, wait_for
 from readreplica.errors import SwitchoverFailed, WritesRefused
+from readreplica.token import CausalToken
 
 
 class WriteGate:
@@ -12,6 +13,8 @@ class WriteGate:
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self.committed: Callable[[CausalToken], None] = lambda _token: None
+        """Is told of each commit."""
         self._writing = 0
         self._holds_writes = False
         self._is_drained = Event()

@@ -54,14 +54,16 @@ class ClusterMetrics:
 
     def __init__(self, cluster: str) -> None:
         self._cluster = cluster
-        self._attributes: dict[tuple[str, Reason], dict[str, str]] = {}
+        # By text: an Enum's hash is computed by a function in Python, at every look-up.
+        self._attributes: dict[tuple[str, str], dict[str, str]] = {}
 
     def read(self, node: str, reason: Reason) -> None:
         """Count a read session."""
-        attributes = self._attributes.get((node, reason))
+        key = node, reason._value_
+        attributes = self._attributes.get(key)
         if attributes is None:
             attributes = {"cluster": self._cluster, "node": node, "reason": reason.value}
-            self._attributes[node, reason] = attributes
+            self._attributes[key] = attributes
         _reads.add(1, attributes)
 
     def waited(self, seconds: float) -> None:

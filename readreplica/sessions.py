@@ -1,5 +1,6 @@
 """The two kinds of session. They are siblings, so that mypy refuses a reader where a writer is needed."""
 
+from collections.abc import Callable
 from types import TracebackType
 from typing import Protocol, Self, TypeAlias
 
@@ -7,7 +8,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.orm import Session
 
-from readreplica.bases import AsyncReadBase, AsyncWriteBase, Router, Want
+from readreplica.bases import AsyncReadBase, AsyncWriteBase, Router, Unit, Want
 from readreplica.connections import WriterConnection
 from readreplica.errors import CommitInDoubt
 from readreplica.token import CausalToken, Position
@@ -24,6 +25,8 @@ class Gate(Protocol):
     """What a write session passes at its begin and its end."""
 
     name: str
+    committed: Callable[[CausalToken], None]
+    """Is told of each commit."""
 
     def enter_write(self) -> None:
         """Count a unit of writing, or refuse it.
@@ -43,8 +46,8 @@ class ReadSession(AsyncReadBase):
     objects stay readable after it.
     """
 
-    def __init__(self, router: Waits, want: Want) -> None:
-        super().__init__(router=router, want=want)
+    def __init__(self, router: Waits, want: Want, *, unit: Unit | None = None) -> None:
+        super().__init__(router=router, want=want, unit=unit)
         self._waits = router
         self._wanted = want
 
@@ -64,8 +67,8 @@ class WriteSession(AsyncWriteBase):
     token: CausalToken = CausalToken()
     """What a read must have seen to see this unit; empty before the commit, or if there was none to do."""
 
-    def __init__(self, gate: Gate, engine: AsyncEngine) -> None:
-        super().__init__(engine, expire_on_commit=False)
+    def __init__(self, gate: Gate, engine: AsyncEngine, *, unit: Unit | None = None) -> None:
+        super().__init__(engine, unit=unit)
         self._gate = gate
 
     async def __aenter__(self) -> Self:
@@ -93,6 +96,7 @@ class WriteSession(AsyncWriteBase):
         position = await self.run_sync(_commit, self._gate.name)
         if position is not None:
             self.token = CausalToken({self._gate.name: position})
+            self._gate.committed(self.token)
 
 
 def _commit(session: Session, cluster: str) -> Position | None:

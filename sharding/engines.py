@@ -8,6 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from readreplica.cluster import Cluster
 from readreplica.engines import reader_engine, writer_engine
 from readreplica.options import ReplicaOptions
+from sharding.citus.reach import reaching_workers
 from sharding.identity import expect_shard
 from sharding.topology import Topology
 from sharding.units import watch_units
@@ -46,10 +47,13 @@ def _build(topology: Topology, database: str, *, role: str, application_name: st
     def engine(make: MakeEngine, replica: str | None = None) -> AsyncEngine:
         url = topology.url(database, role=role, service=application_name, direct=direct, replica=replica)
         address = f"{url.host}:{url.port}/{url.database}"
+        greet = expect_shard(database, address=address) if is_shard else None
+        if greet and topology.backend == "citus" and pooler is None:
+            greet = reaching_workers(greet)
         made = make(
             url,
             application_name=application_name,
-            greet=expect_shard(database, address=address) if is_shard else None,
+            greet=greet,
             pool_size=topology.pool.size,
             max_overflow=topology.pool.max_overflow,
             pool_timeout=topology.pool.timeout_seconds,

@@ -78,6 +78,7 @@ def find_conflicts(topology: "Topology") -> list[str]:
         *_bucket_faults(topology.buckets),
         *_place_faults(topology),
         *_replica_faults(topology),
+        *_citus_faults(topology),
         *find_pooler_faults(topology),
     ]
 
@@ -108,3 +109,21 @@ def _replica_faults(topology: "Topology") -> Iterator[str]:
         for index, replica in enumerate(database.replicas):
             if counts[replica.name] > 1:
                 yield f"databases.{name}.replicas.{index}.name: {replica.name!r} is used twice; rename one"
+
+
+def _citus_faults(topology: "Topology") -> Iterator[str]:
+    """With Citus there is one database to talk to, the coordinator; it knows the workers."""
+    if topology.backend != "citus":
+        return
+    shards = topology.tree("mes")
+    if len(shards) != 1:
+        yield (
+            f"backend: with 'citus' one database has the tree 'mes', the coordinator, and not {len(shards)} "
+            f"({', '.join(shards) or 'none'}): it knows its workers itself"
+        )
+    for name, database in shards.items():
+        if database.replicas:
+            yield (
+                f"databases.{name}.replicas: with 'citus' the rows are on the workers, and a replica of the "
+                "coordinator would tell nothing about how fresh they are: remove it"
+            )

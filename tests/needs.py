@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,10 +31,34 @@ class Need:
         return Path(found) if found else None
 
 
+@dataclass(frozen=True)
+class ExtensionNeed(Need):
+    """An extension of PostgreSQL; what is found is the folder of the programs of a server that offers it."""
+
+    debian: Path = Path("/usr/lib/postgresql")
+
+    def find(self) -> Path | None:
+        """Look in `$PG_BIN`, then in Debian's places, the newest first."""
+        asked = os.environ.get("PG_BIN")
+        newest_first = sorted(self.debian.glob("[0-9]*/bin"), key=lambda path: -int(path.parent.name))
+        candidates = [*([Path(asked)] if asked else ()), *newest_first]
+        return next((folder for folder in candidates if self._offers(folder)), None)
+
+    def _offers(self, folder: Path) -> bool:
+        try:
+            words = [str(folder / "pg_config"), "--sharedir"]
+            shared = subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
+        except (OSError, subprocess.CalledProcessError):
+            return False
+        return (Path(shared) / "extension" / f"{self.program}.control").is_file()
+
+
 NEEDS: Mapping[str, Need] = {
     "postgresql-15": Need("/usr/lib/postgresql/15/bin/initdb", "postgresql-15"),
     "pgbouncer": Need("pgbouncer", "pgbouncer", ("/usr/sbin",)),
+    "iproute2": Need("ip", "iproute2", ("/usr/sbin", "/sbin")),
     "etcd": Need("etcd", "etcd-server", ("/usr/sbin",)),
+    "citus": ExtensionNeed("citus", "postgresql-15-citus-13.2, of Citus Data, or set PG_BIN"),
 }
 
 

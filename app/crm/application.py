@@ -41,6 +41,7 @@ def build(settings: Settings, topology: Topology) -> FastAPI:
         "crm",
         description="Sellers confirm prices, close orders, and ask to call them off.",
         settings=settings,
+        redis_url=topology.redis.url,
         router=router,
         statuses=STATUSES,
         parts=parts,

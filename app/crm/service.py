@@ -8,14 +8,12 @@ from app.clock import Clock
 from app.crm import repository
 from app.crm.errors import CancellationPending
 from app.crm.schemas import CancelOrder, CrmOrderDetail, CrmOrderPage, CrmOrderView, Decision
-from app.database import Written, write
 from app.messaging.events import CancelRequested, OrderApproved, OrderClosed, StatusChanged
 from app.models.crm import CrmOrder
 from app.models.status import Status, check_transition
 from app.orders import CRM, announce, append_event, apply_event, lock_order
 from readreplica.cluster import Cluster
 from readreplica.sessions import WriteSession
-from readreplica.token import CausalToken
 
 Change = Callable[[WriteSession, CrmOrder, datetime], Awaitable[None]]
 """Changes a locked order, at the given moment."""
@@ -28,7 +26,7 @@ class CrmService:
     orders: Cluster
     now: Clock
 
-    async def approve(self, order_id: int, decision: Decision) -> Written[CrmOrderView]:
+    async def approve(self, order_id: int, decision: Decision) -> CrmOrderView:
         """Confirm a price, so that the order can be made; MES is told.
 
         Raises:
@@ -43,7 +41,7 @@ class CrmService:
 
         return await self._change(order_id, approve)
 
-    async def close(self, order_id: int, decision: Decision) -> Written[CrmOrderView]:
+    async def close(self, order_id: int, decision: Decision) -> CrmOrderView:
         """End an order that has been delivered; MES is told.
 
         Raises:
@@ -55,7 +53,7 @@ class CrmService:
 
         return await self._change(order_id, close)
 
-    async def cancel(self, order_id: int, wish: CancelOrder) -> Written[CrmOrderView]:
+    async def cancel(self, order_id: int, wish: CancelOrder) -> CrmOrderView:
         """Ask MES to call an order off. It decides, because an operator may be taking the order right now.
 
         Asked again while MES has not answered, this changes nothing.
@@ -76,36 +74,33 @@ class CrmService:
 
         return await self._change(order_id, request)
 
-    async def _change(self, order_id: int, change: Change) -> Written[CrmOrderView]:
+    async def _change(self, order_id: int, change: Change) -> CrmOrderView:
         async def work(session: WriteSession) -> CrmOrderView:
             order = await lock_order(session, CRM, order_id)
             await change(session, order, self.now())
             return CrmOrderView.of(order)
 
-        return await write(self.orders.transact, work)
+        return await self.orders.transact(work)
 
-    async def show(self, order_id: int, *, after: CausalToken | None) -> CrmOrderDetail:
+    async def show(self, order_id: int) -> CrmOrderDetail:
         """Read an order with its history.
 
         Raises:
             UnknownOrder: there is none.
         """
-        async with self.orders.read(after=after) as session:
+        async with self.orders.read() as session:
             order = await repository.get(session, order_id)
             return CrmOrderDetail.with_history(order, await repository.history(session, order_id))
 
-    async def page(
-        self, *, status: Status | None, limit: int, below: int | None, after: CausalToken | None
-    ) -> CrmOrderPage:
+    async def page(self, *, status: Status | None, limit: int, below: int | None) -> CrmOrderPage:
         """Read a page of orders, newest first.
 
         Parameters:
             status: only orders of this status.
             limit: the most orders on the page.
             below: the last order's id of the page before.
-            after: what the read must have seen.
         """
-        async with self.orders.read(after=after) as session:
+        async with self.orders.read() as session:
             # One more than asked for tells whether there is another page.
             found = await session.scalars(repository.newest(status=status, below=below).limit(limit + 1))
             orders = [CrmOrderView.of(order) for order in found]

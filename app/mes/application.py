@@ -62,6 +62,7 @@ def build(settings: Settings, topology: Topology) -> FastAPI:
         "mes",
         description="Partners order here; operators list, take and advance orders.",
         settings=settings,
+        redis_url=topology.redis.url,
         router=router,
         statuses=STATUSES,
         parts=parts,

@@ -5,8 +5,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Form, Path, Query, Request, Response, UploadFile, status
 
-from app.database import Written
-from app.http import AfterToken, IdempotencyKey, Line, OrderIdPath, PageCursor, PageLimit, send_token
+from app.http import AFTER_TOKEN, IdempotencyKey, Line, OrderIdPath, PageCursor, PageLimit
 from app.materials import Finish, Material
 from app.mes.intake import PartnerIntake
 from app.mes.schemas import (
@@ -67,14 +66,13 @@ async def submit_order(
     response: Response,
 ) -> MesOrderView:
     """Order from a 3D model, an STL, 3MF or OBJ file."""
-    written = await parts.partners.submit(wish, file, key=key)
-    send_token(response, written.token)
-    if not written.value.created:
+    placed = await parts.partners.submit(wish, file, key=key)
+    if not placed.created:
         response.status_code = status.HTTP_200_OK
-    return written.value.order
+    return placed.order
 
 
-@router.get("/orders", tags=["operators"], responses=documented())
+@router.get("/orders", tags=["operators"], responses=documented(), dependencies=[AFTER_TOKEN])
 async def list_orders(
     parts: Parts,
     wanted: Annotated[
@@ -82,34 +80,24 @@ async def list_orders(
     ] = Status.MANUFACTURING_APPROVED,
     limit: PageLimit = 50,
     cursor: PageCursor = None,
-    after: AfterToken = None,
 ) -> MesOrderPage:
     """List the orders of one status, newest first."""
-    return await parts.operators.page(wanted, limit=limit, cursor=cursor, after=after)
+    return await parts.operators.page(wanted, limit=limit, cursor=cursor)
 
 
-@router.get("/orders/{order_id}", tags=["operators"], responses=documented(404))
-async def show_order(parts: Parts, order_id: OrderIdPath, after: AfterToken = None) -> MesOrderDetail:
+@router.get("/orders/{order_id}", tags=["operators"], responses=documented(404), dependencies=[AFTER_TOKEN])
+async def show_order(parts: Parts, order_id: OrderIdPath) -> MesOrderDetail:
     """Show an order, its lines and what has happened to it, however old it is."""
-    return await parts.operators.show(order_id, after=after)
+    return await parts.operators.show(order_id)
 
 
 @router.post("/orders/{order_id}/take", tags=["operators"], responses=documented(404, 409))
-async def take_order(
-    parts: Parts, order_id: OrderIdPath, body: TakeOrder, response: Response
-) -> MesOrderView:
+async def take_order(parts: Parts, order_id: OrderIdPath, body: TakeOrder) -> MesOrderView:
     """Take an approved order. If another operator was faster, the answer names who has it and since when."""
-    return _sent(response, await parts.operators.take(order_id, body.operator))
+    return await parts.operators.take(order_id, body.operator)
 
 
 @router.post("/orders/{order_id}/advance", tags=["operators"], responses=documented(404, 409))
-async def advance_order(
-    parts: Parts, order_id: OrderIdPath, body: AdvanceOrder, response: Response
-) -> MesOrderView:
+async def advance_order(parts: Parts, order_id: OrderIdPath, body: AdvanceOrder) -> MesOrderView:
     """Record how far the order is: only the operator who has taken it can."""
-    return _sent(response, await parts.operators.advance(order_id, body))
-
-
-def _sent(response: Response, written: Written[MesOrderView]) -> MesOrderView:
-    send_token(response, written.token)
-    return written.value
+    return await parts.operators.advance(order_id, body)

@@ -8,7 +8,6 @@ from hashlib import sha256
 from uuid import uuid4
 
 from app.clock import Clock
-from app.database import Written, write
 from app.files import ModelStore, StoredModel, Upload, model_name, model_suffix
 from app.idempotency import IdempotencyKeyReused
 from app.mes import repository
@@ -71,7 +70,7 @@ class PartnerIntake:
     max_upload_bytes: int
     now: Clock
 
-    async def submit(self, wish: PartnerOrder, file: Upload, *, key: str) -> Written[Placed]:
+    async def submit(self, wish: PartnerOrder, file: Upload, *, key: str) -> Placed:
         """Make an order, or find the one that the partner's key has made.
 
         The key and the order usually lie on different shards. So the key first reserves the order's id and
@@ -97,9 +96,8 @@ class PartnerIntake:
             time=submitted.submitted_at,
             data=submitted,
         )
-        return await write(
-            partial(self.sessions.transact, reserved.order_id),
-            partial(_place_once, message=message, submitted=submitted),
+        return await self.sessions.transact(
+            reserved.order_id, partial(_place_once, message=message, submitted=submitted)
         )
 
     async def _reserve(self, partner: str, key: str, digest: str) -> PartnerRequest:

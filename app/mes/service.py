@@ -1,10 +1,9 @@
 """What the MES does for operators: the list of orders, taking one, advancing it, looking at it."""
 
 from dataclasses import dataclass
-from functools import partial
 
 from app.clock import Clock
-from app.database import Work, Written, write
+from app.database import Work
 from app.mes import repository
 from app.mes.errors import NotTheHolder, TakenByAnother
 from app.mes.schemas import AdvanceOrder, MesOrderDetail, MesOrderPage, MesOrderView
@@ -13,7 +12,6 @@ from app.models.mes import MesOrder
 from app.models.status import Status, check_transition
 from app.orders import MES, announce, apply_event
 from readreplica.sessions import WriteSession
-from readreplica.token import CausalToken
 from sharding.scatter import CursorKeys
 from sharding.sessions import ShardedSessions
 
@@ -27,36 +25,31 @@ class MesService:
     cursor_keys: CursorKeys | None = None
     """What signs page cursors; None for a key that only this process has."""
 
-    async def page(
-        self, status: Status, *, limit: int, cursor: str | None, after: CausalToken | None
-    ) -> MesOrderPage:
+    async def page(self, status: Status, *, limit: int, cursor: str | None) -> MesOrderPage:
         """Read a page of the orders of one status over all shards, newest first.
 
         Parameters:
             status: one that `schemas.LISTED` holds.
             limit: the most orders on the page.
             cursor: `next_cursor` of the page before.
-            after: what the reads must have seen.
         """
         newest = repository.newest(status)
         names = newest.selected_columns.keys()
-        page = await self.sessions.scatter(
-            newest, limit=limit, cursor=cursor, after=after, keys=self.cursor_keys
-        )
+        page = await self.sessions.scatter(newest, limit=limit, cursor=cursor, keys=self.cursor_keys)
         orders = [MesOrderView.model_validate(dict(zip(names, row, strict=True))) for row in page.rows]
         return MesOrderPage(orders=orders, next_cursor=page.next_cursor)
 
-    async def show(self, order_id: int, *, after: CausalToken | None) -> MesOrderDetail:
+    async def show(self, order_id: int) -> MesOrderDetail:
         """Read an order, live or archived, with its lines and its history.
 
         Raises:
             UnknownOrder: there is none.
         """
-        async with self.sessions.read(order_id, after=after) as session:
+        async with self.sessions.read(order_id) as session:
             found = await repository.find_all(session, order_id)
         return MesOrderDetail.of(found.order, found.items, found.events)
 
-    async def take(self, order_id: int, operator: str) -> Written[MesOrderView]:
+    async def take(self, order_id: int, operator: str) -> MesOrderView:
         """Give an approved order to an operator: to one, however many ask at once.
 
         Asked again by the operator who has it, this changes nothing.
@@ -77,7 +70,7 @@ class MesService:
 
         return await self._write(order_id, work)
 
-    async def advance(self, order_id: int, step: AdvanceOrder) -> Written[MesOrderView]:
+    async def advance(self, order_id: int, step: AdvanceOrder) -> MesOrderView:
         """Record how far the operator who holds an order is with it.
 
         Raises:
@@ -100,8 +93,8 @@ class MesService:
         await apply_event(session, MES, order, event, now=now)
         await announce(session, MES, order, event, now=now)
 
-    async def _write(self, order_id: int, work: Work[MesOrderView]) -> Written[MesOrderView]:
-        return await write(partial(self.sessions.transact, order_id), work)
+    async def _write(self, order_id: int, work: Work[MesOrderView]) -> MesOrderView:
+        return await self.sessions.transact(order_id, work)
 
 
 def _event(step: AdvanceOrder) -> StatusChanged:

@@ -10,6 +10,7 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
+from app.causality.ambient import causality
 from app.messaging.acks import Ack
 from app.messaging.errors import MessageMalformed
 from app.messaging.inbox import record
@@ -148,7 +149,9 @@ class Consumer:
         except MessageMalformed as error:
             return Ack(UUID(entry["id"]), reason=str(error))
         try:
-            is_new = await self._transact(message.order_id, partial(self._once, message))
+            # What the handler reads or asks for elsewhere is to be as new as what it was told.
+            with causality(message.token):
+                is_new = await self._transact(message.order_id, partial(self._once, message))
         except Exception as error:
             return self._refusal(message, error)
         self._log.info("message_handled" if is_new else "message_repeated")

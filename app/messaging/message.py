@@ -2,15 +2,28 @@
 
 import json
 from collections.abc import Mapping
+from typing import Annotated, Any
 from uuid import UUID
 
-from pydantic import AwareDatetime, Field, SerializeAsAny, ValidationError
+from pydantic import AwareDatetime, Field, PlainValidator, SerializeAsAny, ValidationError
 
 from app.messaging.errors import MessageMalformed
 from app.messaging.events import EVENTS, Event, Frozen
 from app.models.messaging import OutboxRow
+from readreplica.errors import TokenMalformed
+from readreplica.token import CausalToken
 
 MAX_ORDER_ID = 2**63 - 1
+TOKEN = "causaltoken"
+"""An extension attribute; CloudEvents wants its name in lower-case letters and figures."""
+
+
+def _read_token(given: Any) -> CausalToken:
+    """Read a token; one that this version cannot read asks for nothing, and holds no message up."""
+    try:
+        return CausalToken.decode(str(given))
+    except TokenMalformed:
+        return CausalToken()
 
 
 class Message(Frozen):
@@ -18,6 +31,7 @@ class Message(Frozen):
 
     `source` is the database that owes it (shop, crm, mes_0, ...), `subject` the order's id as CloudEvents
     want it, a string. `attempt` counts how often the relay has sent it, from 1.
+    `token` is what a read of the source must have seen to see what the message tells of.
     """
 
     id: UUID
@@ -26,6 +40,7 @@ class Message(Frozen):
     time: AwareDatetime
     data: SerializeAsAny[Event]
     attempt: int = Field(default=1, ge=1)
+    token: Annotated[CausalToken, PlainValidator(_read_token)] = Field(default=CausalToken(), alias=TOKEN)
 
     @property
     def type(self) -> str:

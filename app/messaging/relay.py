@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 from sqlalchemy import func, select
 
 from app.messaging.acks import Ack
-from app.messaging.message import encode
+from app.messaging.message import TOKEN, encode
 from app.messaging.outbox import claim, settle
 from app.messaging.pace import delay_seconds, keep_going, sleep_unless
 from app.messaging.routing import Service
@@ -113,7 +113,9 @@ class Relay:
                 return False
             await settle(session, self._outbox, self._understood(received))
             outgoing = await self._claim(session, lags)
-        await self._send(outgoing, settled=received)
+        # Each message was committed before it was claimed: whoever sees this commit sees what it tells of.
+        token = session.token.encode()
+        await self._send([(stream, {**entry, TOKEN: token}) for stream, entry in outgoing], settled=received)
         return True
 
     async def _acknowledgements(self) -> list[Entry]:

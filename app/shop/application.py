@@ -53,6 +53,7 @@ def build(settings: Settings, topology: Topology) -> FastAPI:
         "shop",
         description="Customers start orders, upload 3D models and submit them.",
         settings=settings,
+        redis_url=topology.redis.url,
         router=router,
         statuses={},
         parts=parts,

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from app.clock import Clock
-from app.database import Written, write
 from app.files import ModelStore, StoredModel, Upload, model_name, model_suffix
 from app.idempotency import IdempotencyKeyReused
 from app.messaging.events import Customer, Item, OrderSubmitted
@@ -16,7 +15,6 @@ from app.shop.schemas import ShopOrderDetail, ShopOrderView, StartOrder
 from app.views import summarise
 from readreplica.cluster import Cluster
 from readreplica.sessions import WriteSession
-from readreplica.token import CausalToken
 from sharding.ids import IdGenerator
 
 
@@ -46,7 +44,7 @@ class ShopService:
     max_upload_bytes: int
     now: Clock
 
-    async def start(self, request: StartOrder, *, key: str) -> Written[Started]:
+    async def start(self, request: StartOrder, *, key: str) -> Started:
         """Make an order, or find the one that this key has made.
 
         Raises:
@@ -64,9 +62,9 @@ class ShopService:
                 raise IdempotencyKeyReused(key, order.order_id)
             return Started(ShopOrderView.of(order), created)
 
-        return await write(self.orders.transact, work)
+        return await self.orders.transact(work)
 
-    async def upload(self, order_id: int, file: Upload) -> Written[ShopOrderView]:
+    async def upload(self, order_id: int, file: Upload) -> ShopOrderView:
         """Store the 3D model of an order; until the order is submitted, a new upload replaces the old.
 
         Raises:
@@ -85,7 +83,7 @@ class ShopService:
             await self._attach(session, order, stored, name)
             return ShopOrderView.of(order)
 
-        return await write(self.orders.transact, work)
+        return await self.orders.transact(work)
 
     async def _attach(self, session: WriteSession, order: ShopOrder, stored: StoredModel, name: str) -> None:
         now, actor, detail = self.now(), order.customer_name, {"model": name, "digest": stored.digest}
@@ -101,7 +99,7 @@ class ShopService:
                 session, SHOP, order, to=Status.FILE_UPLOADED, actor=actor, now=now, detail=detail
             )
 
-    async def submit(self, order_id: int) -> Written[ShopOrderView]:
+    async def submit(self, order_id: int) -> ShopOrderView:
         """Order what was started and uploaded; MES and CRM are told.
 
         Raises:
@@ -117,15 +115,15 @@ class ShopService:
             await announce(session, SHOP, order, event, now=now)
             return ShopOrderView.of(order)
 
-        return await write(self.orders.transact, work)
+        return await self.orders.transact(work)
 
-    async def show(self, order_id: int, *, after: CausalToken | None) -> ShopOrderDetail:
+    async def show(self, order_id: int) -> ShopOrderDetail:
         """Read an order with its history.
 
         Raises:
             UnknownOrder: there is none.
         """
-        async with self.orders.read(after=after) as session:
+        async with self.orders.read() as session:
             order = await repository.get(session, order_id)
             return ShopOrderDetail.with_history(order, await repository.history(session, order_id))
 

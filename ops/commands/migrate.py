@@ -86,9 +86,11 @@ def upgrade(
     if dry_run:
         states = _states(topology, tree)
         for state in states:
-            if lacking := _pending(state, phase):
-                script = run.render_upgrade(state.tree, lacking[-1].revision, start=state.revision)
-                _print_script(topology, state, script)
+            lacking = _pending(state, phase)
+            script = "" if state.unreachable else run.render_distribution(topology, state.tree)
+            if lacking:
+                script = run.render_upgrade(state.tree, lacking[-1].revision, start=state.revision) + script
+            _print_script(topology, state, script)
         _fail_if_any_is_down(states)
         return
     if phase is not None:  # refuse before the first database is touched, not at the second

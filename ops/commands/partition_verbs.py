@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
 import typer
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Engine
 
 from app.models.policies import POLICIES
 from ops import partitioning
@@ -170,7 +170,11 @@ def _run(context: typer.Context, table: str, choose: Choose, dry_run: bool) -> N
     options = options_of(context)
     topology = options.topology()
     _require_table(table)
-    planned = partitioning.on_every(topology, lambda _, engine: _choose(engine.connect(), table, choose))
+
+    def plan(_: Database, engine: Engine) -> list[Action]:
+        return [partitioning.fit(topology, action) for action in _choose(engine.connect(), table, choose)]
+
+    planned = partitioning.on_every(topology, plan)
     if dry_run:
         print_script(topology, results_of(planned))
         raise_failures(planned)

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from ops.commands import shard_writes
+from ops.citus import locate_order
+from ops.commands import citus, shard_writes
 from ops.errors import ExitStatus
 from ops.options import note, options_of, print_json
 from ops.partition_metrics import write_atomically
@@ -23,6 +24,7 @@ from sharding.rebalance import Proposal, propose
 app = typer.Typer(help="Show, check and plan the shard map.", no_args_is_help=True)
 app.add_typer(shard_writes.in_doubt, name="in-doubt")
 app.add_typer(shard_writes.reference, name="reference")
+app.add_typer(citus.app, name="citus")
 
 OrderId = Annotated[int, typer.Argument(min=0, max=MAX_ID, help="The order's id.", show_default=False)]
 
@@ -75,11 +77,15 @@ def _cells(row: ShardRow) -> list[object]:
 def locate(context: typer.Context, order_id: OrderId) -> None:
     """Tell where an order belongs, by its id alone: bucket, shard, and the month of its archive partition."""
     options = options_of(context)
-    place = find_place(asyncio.run(load_shard_map(options.topology())), order_id)
+    topology = options.topology()
+    place = find_place(asyncio.run(load_shard_map(topology)), order_id)
+    held = locate_order(topology, order_id) if topology.backend == "citus" else None
     if options.json:
-        print_json({**asdict(place), "order_id": str(order_id), "month": place.month})
+        of_citus = {"citus": asdict(held)} if held else {}
+        print_json({**asdict(place), "order_id": str(order_id), "month": place.month, **of_citus})
     else:
-        print(f"order {order_id}: bucket {place.bucket} on {place.shard}, made in {place.month}")
+        where = f"{place.shard} (Citus' shard {held.shard_id} on {held.node})" if held else place.shard
+        print(f"order {order_id}: bucket {place.bucket} on {where}, made in {place.month}")
 
 
 @app.command("init")

@@ -61,10 +61,22 @@ class ServiceProcess:
             raise PortTaken(self.name, port, holder_of(port))
         command = [sys.executable, "-m", f"app.{self.name}"]
         environment = {"MES_STORAGE_TOPOLOGY": str(self._topology)}
-        secret = derived_secret(self._topology.with_name("pgpass"), purpose="page cursors")
-        if secret is not None and "MES_STORAGE_CURSOR_KEY" not in os.environ:
-            environment["MES_STORAGE_CURSOR_KEY"] = secret
+        environment |= self._secrets()
         self._daemon.launch(command, environment=environment)
+
+    def _secrets(self) -> dict[str, str]:
+        """Give what the environment does not set itself."""
+        pgpass = self._topology.with_name("pgpass")
+        cursors = derived_secret(pgpass, purpose="page cursors")
+        tokens = derived_secret(pgpass, purpose="causal tokens")
+        if cursors is None or tokens is None:
+            return {}
+        secrets = {
+            "MES_STORAGE_CURSOR_KEY": cursors,
+            "MES_STORAGE_TOKEN_KEYS": f"platform={tokens}",
+            "MES_STORAGE_COOKIE_SECURE": "false",  # there is no TLS on loopback
+        }
+        return {name: value for name, value in secrets.items() if name not in os.environ}
 
     def _is_connected(self, databases: Collection[int]) -> bool:
         pid = self.pid()

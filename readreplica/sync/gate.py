@@ -1,11 +1,12 @@
 # Generated from readreplica/gate.py by `make twins`: change that file, not this one.
 """The gate that every unit of writing passes, so that a planned switch-over can hold them back."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from readreplica.errors import SwitchoverFailed, WritesRefused
 from readreplica.sync.concurrency import Event, Lock, wait_for
+from readreplica.token import CausalToken
 
 
 class WriteGate:
@@ -13,6 +14,8 @@ class WriteGate:
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self.committed: Callable[[CausalToken], None] = lambda _token: None
+        """Is told of each commit."""
         self._writing = 0
         self._holds_writes = False
         self._is_drained = Event()

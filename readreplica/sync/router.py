@@ -4,6 +4,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
@@ -11,7 +12,7 @@ from readreplica.appraisal import Verdict, appraise, clamped, is_beyond
 from readreplica.balancer import in_order_of_load
 from readreplica.bases import Pinned, Want
 from readreplica.budget import FallbackBudget
-from readreplica.errors import ReplicasTooStale
+from readreplica.errors import NotThePrimary, ReplicasTooStale
 from readreplica.freshness import ANY, Freshness
 from readreplica.metrics import ClusterMetrics, Reason
 from readreplica.options import ReplicaOptions
@@ -20,6 +21,15 @@ from readreplica.sync.nodes import Node
 
 PRIMARY = "primary"
 _WANT_ANYTHING = Want()
+_IN_RECOVERY = text("SELECT pg_is_in_recovery()")
+
+
+def _is_standby(session: Session) -> bool:
+    raw: Any = session.connection().connection
+    if not getattr(raw.driver_connection, "seems_standby", False):
+        return False
+    # Asked, for a pooler repeats what a server told it before its promotion.
+    return bool(session.connection().execute(_IN_RECOVERY).scalar_one())
 
 
 class Router:
@@ -114,8 +124,8 @@ class Router:
         session.bind = node.bind
         try:
             self._begin(session, want)
-        except OperationalError:
-            self._monitor.doubt(node)
+        except OperationalError as error:
+            self._monitor.doubt(node, error)
             return False
         return True
 
@@ -123,18 +133,25 @@ class Router:
         node = self._monitor.primary or self._nodes[0]
         session.bind = node.bind
         self._begin(session, want)
+        if _is_standby(session):
+            session.close()
+            session.bind = None
+            self._monitor.suspect()
+            fault = NotThePrimary(self._cluster, node.address, "it is in recovery")
+            raise OperationalError("read on the primary", None, fault)
         return self._pinned(node, reason)
 
     @staticmethod
     def _begin(session: Session, want: Want) -> None:
         raw: Any = session.connection().connection
+        connection = raw.dbapi_connection
         autocommit = want.autocommit and getattr(raw.driver_connection, "refuses_writes", False)
         # Whoever gets the connection next puts it right: the pool may have no greenlet to do so.
-        if raw.autocommit is not autocommit:
-            raw.dbapi_connection.autocommit = autocommit
+        if connection.autocommit is not autocommit:
+            connection.autocommit = autocommit
 
     def _pinned(self, node: Node, reason: Reason) -> Pinned:
-        name = PRIMARY if node is self._monitor.primary else node.name
+        name = PRIMARY if node.name == self._monitor.primacy.node else node.name
         self._metrics.read(name, reason)
         return Pinned(name, reason)
 
@@ -148,11 +165,11 @@ class Router:
 
     def _live(self, want: Want) -> list[Node]:
         """Give the replicas that are not out."""
-        primary = self._monitor.primacy.node
+        primary, avoided = self._monitor.primacy.node, want.avoided
         return [
             node
             for node in self._nodes
-            if node.name != primary and node.health.out is None and node.name not in want.avoided
+            if node.name != primary and node.health.out is None and node.name not in avoided
         ]
 
     def _fit(self, want: Want) -> list[Node]:
@@ -169,4 +186,6 @@ class Router:
 
     def _by_load(self, nodes: list[Node]) -> list[Node]:
         self._turn += 1
+        if len(nodes) < 2:
+            return nodes
         return in_order_of_load(nodes, turn=self._turn, load=Node.load)

@@ -1,6 +1,7 @@
 # Generated from readreplica/sessions.py by `make twins`: change that file, not this one.
 """The two kinds of session. They are siblings, so that mypy refuses a reader where a writer is needed."""
 
+from collections.abc import Callable
 from types import TracebackType
 from typing import Protocol, Self, TypeAlias
 
@@ -8,7 +9,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from readreplica.bases import ReadBase, Router, Want, WriteBase
+from readreplica.bases import ReadBase, Router, Unit, Want, WriteBase
 from readreplica.errors import CommitInDoubt
 from readreplica.sync.connections import WriterConnection
 from readreplica.token import CausalToken, Position
@@ -25,6 +26,8 @@ class Gate(Protocol):
     """What a write session passes at its begin and its end."""
 
     name: str
+    committed: Callable[[CausalToken], None]
+    """Is told of each commit."""
 
     def enter_write(self) -> None:
         """Count a unit of writing, or refuse it.
@@ -44,8 +47,8 @@ class ReadSession(ReadBase):
     objects stay readable after it.
     """
 
-    def __init__(self, router: Waits, want: Want) -> None:
-        super().__init__(router=router, want=want)
+    def __init__(self, router: Waits, want: Want, *, unit: Unit | None = None) -> None:
+        super().__init__(router=router, want=want, unit=unit)
         self._waits = router
         self._wanted = want
 
@@ -65,8 +68,8 @@ class WriteSession(WriteBase):
     token: CausalToken = CausalToken()
     """What a read must have seen to see this unit; empty before the commit, or if there was none to do."""
 
-    def __init__(self, gate: Gate, engine: Engine) -> None:
-        super().__init__(engine, expire_on_commit=False)
+    def __init__(self, gate: Gate, engine: Engine, *, unit: Unit | None = None) -> None:
+        super().__init__(engine, unit=unit)
         self._gate = gate
 
     def __enter__(self) -> Self:
@@ -94,6 +97,7 @@ class WriteSession(WriteBase):
         position = self.run_sync(_commit, self._gate.name)
         if position is not None:
             self.token = CausalToken({self._gate.name: position})
+            self._gate.committed(self.token)
 
 
 def _commit(session: Session, cluster: str) -> Position | None:

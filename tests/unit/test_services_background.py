@@ -88,6 +88,7 @@ async def test_health_tells_of_a_task_that_is_down() -> None:
         "mes",
         description="",
         settings=Settings(topology=Path("topology.toml")),
+        redis_url="redis://127.0.0.1:1/0",
         router=APIRouter(),
         statuses={},
         parts=parts,

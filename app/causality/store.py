@@ -1,0 +1,108 @@
+"""Causal tokens in Redis, for callers that keep neither headers nor cookies."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import structlog
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from readreplica.lsn import Lsn
+from readreplica.token import CausalToken, Position
+
+T = TypeVar("T")
+
+_PREFIX = "causal:"
+_SYSTEM_DIGITS = 16
+_PAUSE_SECONDS = 1.0
+
+# A hash of cluster -> position. Positions are written in figures of a fixed width, so the later of two is the
+# greater text; of two systems (the first 16 figures) the one that is told now is the one that lives.
+_MERGE = f"""
+for i = 2, #ARGV, 2 do
+  local kept = redis.call('HGET', KEYS[1], ARGV[i])
+  local told = ARGV[i + 1]
+  local system = function(position) return string.sub(position, 1, {_SYSTEM_DIGITS}) end
+  if not kept or system(kept) ~= system(told) or kept < told then
+    redis.call('HSET', KEYS[1], ARGV[i], told)
+  end
+end
+redis.call('EXPIRE', KEYS[1], ARGV[1])
+"""
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("causality")
+
+
+class TokenStore:
+    """Keeps a token for each caller. Without Redis it keeps nothing, and says so once."""
+
+    def __init__(
+        self,
+        redis: Redis,
+        *,
+        keep_seconds: int,
+        answer_seconds: float = 0.25,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Keep tokens in a Redis.
+
+        Parameters:
+            redis: a client that decodes answers.
+            keep_seconds: how long a caller's token is kept after its last write.
+            answer_seconds: how long a request waits for Redis at most.
+            clock: a monotonic clock, in seconds.
+        """
+        self._redis = redis
+        self._keep_seconds = keep_seconds
+        self._answer_seconds = answer_seconds
+        self._clock = clock
+        self._merging = redis.register_script(_MERGE)
+        self._away_until: float | None = None
+
+    async def read(self, caller: str) -> CausalToken:
+        """Give what a caller must see; the empty token if that is not known."""
+
+        async def positions() -> CausalToken:
+            kept = await self._redis.hgetall(_PREFIX + caller)
+            return CausalToken({str(cluster): _position_of(str(text)) for cluster, text in kept.items()})
+
+        return await self._ask(positions) or CausalToken()
+
+    async def merge(self, caller: str, token: CausalToken) -> None:
+        """Add to what a caller must see, in one round trip."""
+        words = [
+            word for cluster, position in token.positions.items() for word in (cluster, _text_of(position))
+        ]
+
+        async def merging() -> Any:
+            return await self._merging(keys=[_PREFIX + caller], args=[self._keep_seconds, *words])
+
+        await self._ask(merging)
+
+    async def _ask(self, work: Callable[[], Awaitable[T]]) -> T | None:
+        """Ask Redis, unless it was away a moment ago; None where it does not answer."""
+        if self._away_until is not None and self._clock() < self._away_until:
+            return None
+        try:
+            async with asyncio.timeout(self._answer_seconds):
+                answer = await work()
+        except (RedisError, OSError, TimeoutError, ValueError) as error:
+            if self._away_until is None:
+                log.warning(
+                    "token store away; callers without a token of their own may read stale", error=str(error)
+                )
+            self._away_until = self._clock() + _PAUSE_SECONDS
+            return None
+        self._away_until = None
+        return answer
+
+
+def _text_of(position: Position) -> str:
+    return f"{position.system_identifier:016x}.{position.timeline:08x}.{position.lsn:016x}"
+
+
+def _position_of(text: str) -> Position:
+    system_identifier, timeline, lsn = text.split(".")
+    return Position(int(system_identifier, 16), int(timeline, 16), Lsn(lsn, 16))

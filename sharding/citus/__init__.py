@@ -1,0 +1,1 @@
+"""Shards that Citus keeps: one coordinator instead of a shard map (docs/citus.md)."""

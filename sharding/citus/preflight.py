@@ -1,0 +1,312 @@
+"""What Citus would refuse of a schema, found before it is moved there. Pure: `schema` reads what is judged.
+
+Each rule was seen on Citus 13.2 with PostgreSQL 15 (docs/citus.md tells how), and its `reason` says what
+happens there. It works on a plain shard as well: that is where it is needed.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from sharding.citus.distribute import Distribution, Placement
+
+
+@dataclass(frozen=True, slots=True)
+class UniqueKey:
+    """A primary key, unique constraint, unique index or exclusion constraint."""
+
+    name: str
+    columns: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ForeignKey:
+    """A foreign key; `on_update` and `on_delete` are PostgreSQL's words, as `CASCADE`."""
+
+    name: str
+    columns: tuple[str, ...]
+    to_table: str
+    to_columns: tuple[str, ...]
+    on_update: str = "NO ACTION"
+    on_delete: str = "NO ACTION"
+
+
+@dataclass(frozen=True, slots=True)
+class SchemaTable:
+    """A table as it stands in a database.
+
+    Parameters:
+        name: its name.
+        parent: the partitioned table whose partition it is.
+        is_partitioned: whether it has partitions itself.
+        bound: of a partition, as PostgreSQL prints it.
+        has_primary_key: or a replica identity by another key.
+        unique: everything that must be unique.
+        foreign: its foreign keys.
+        triggers: the names of its triggers; not those of foreign keys.
+        access_method: how it is stored.
+    """
+
+    name: str
+    parent: str | None = None
+    is_partitioned: bool = False
+    bound: str | None = None
+    has_primary_key: bool = True
+    unique: tuple[UniqueKey, ...] = ()
+    foreign: tuple[ForeignKey, ...] = ()
+    triggers: tuple[str, ...] = ()
+    access_method: str = "heap"
+
+
+Schema = Mapping[str, SchemaTable]
+
+
+@dataclass(frozen=True, slots=True)
+class Objection:
+    """Something that Citus would refuse, or would do badly: where, which rule, why, and the way out."""
+
+    where: str
+    rule: str
+    reason: str
+    fix: str
+
+
+def check_schema(schema: Schema, declared: Distribution) -> list[Objection]:
+    """List what Citus would refuse of the tables that are to be distributed.
+
+    Parameters:
+        schema: what stands.
+        declared: how it is to be placed.
+    """
+    placements = {placement.table: placement for placement in declared.placements()}
+    found: list[Objection] = []
+    for table in schema.values():
+        root = _root(schema, table)
+        placement = placements.get(root.name)
+        if placement is None:
+            if root.name not in declared.local:
+                found.append(_undeclared(table))
+            continue
+        subject = _Subject(table, schema.get(table.parent or ""), placement, declared.references)
+        for rule in _RULES:
+            found += rule(subject)
+    return found
+
+
+class _Subject(NamedTuple):
+    """A table under a rule: its parent if it is a partition, and how its tree is to be placed."""
+
+    table: SchemaTable
+    parent: SchemaTable | None
+    placement: Placement
+    references: frozenset[str]
+
+
+def _root(schema: Schema, table: SchemaTable) -> SchemaTable:
+    while table.parent is not None and table.parent in schema:
+        table = schema[table.parent]
+    return table
+
+
+def _undeclared(table: SchemaTable) -> Objection:
+    return Objection(
+        table.name,
+        "undeclared",
+        "it stays on the coordinator alone, and a join with a distributed table is slow or refused",
+        "declare it in app/models/distribution.py: its shard key, or among references or local",
+    )
+
+
+def _levels(subject: _Subject) -> Iterator[Objection]:
+    table = subject.table
+    if table.is_partitioned and table.parent is not None:
+        yield Objection(
+            table.name,
+            "two levels",
+            "Citus distributes no partitioned table whose partitions are partitioned",
+            f"make {subject.placement.table} one level deep, or two tables of it (docs/adr/001)",
+        )
+
+
+def _triggers(subject: _Subject) -> Iterator[Objection]:
+    table = subject.table
+    for name in table.triggers:
+        yield Objection(
+            table.name,
+            "trigger",
+            f"Citus refuses to distribute a table with a trigger ({name})",
+            "do its work in the writer's transaction (app/orders.py), or in a job",
+        )
+
+
+def _infinite_bounds(subject: _Subject) -> Iterator[Objection]:
+    table = subject.table
+    if table.bound and re.search(r"\b(MINVALUE|MAXVALUE)\b", table.bound):
+        yield Objection(
+            table.name,
+            "infinite bound",
+            "the view time_partitions crashes the node on MINVALUE or MAXVALUE, and all sessions end",
+            f"detach it, and attach it to {subject.placement.table} with finite bounds",
+        )
+
+
+def _identity(subject: _Subject) -> Iterator[Objection]:
+    table, key = subject.table, subject.placement.key
+    if not table.has_primary_key and not table.is_partitioned and key:
+        yield Objection(
+            table.name,
+            "no primary key",
+            "without a replica identity nothing that stands with it can be moved while it is written",
+            f"ALTER TABLE {table.name} ADD PRIMARY KEY (...), with {key} in it",
+        )
+
+
+def _cascades(subject: _Subject) -> Iterator[Objection]:
+    table, shard_key = subject.table, subject.placement.key
+    for key in table.foreign:
+        if key.on_update in ("CASCADE", "SET NULL", "SET DEFAULT") and shard_key in key.columns:
+            yield Objection(
+                table.name,
+                "on update cascade",
+                f"{key.name} would change {shard_key}, which decides where a row is: "
+                "Citus refuses such a key",
+                "ON UPDATE NO ACTION: a shard key never changes",
+            )
+
+
+def _foreign_keys(subject: _Subject) -> Iterator[Objection]:
+    table, shard_key = subject.table, subject.placement.key
+    for key in table.foreign:
+        if shard_key and key.to_table not in subject.references and shard_key not in key.columns:
+            yield Objection(
+                table.name,
+                "foreign key",
+                f"{key.name} goes to {key.to_table} without {shard_key}: Citus allows "
+                "that to a reference table only",
+                f"put {shard_key} into the key, or make {key.to_table} a reference table",
+            )
+
+
+def _unique(subject: _Subject) -> Iterator[Objection]:
+    table, shard_key = subject.table, subject.placement.key
+    # A partition has its parent's keys, and is told of once.
+    told = {key.columns for key in subject.parent.unique} if subject.parent else set()
+    for key in table.unique:
+        if shard_key and shard_key not in key.columns and key.columns not in told:
+            yield Objection(
+                table.name,
+                "unique key",
+                f"{key.name} ({', '.join(key.columns)}) is without {shard_key}: each shard could only be "
+                "unique in itself, so Citus refuses it",
+                f"put {shard_key} into the key",
+            )
+
+
+_RULES: tuple[Callable[[_Subject], Iterator[Objection]], ...] = (
+    _levels,
+    _triggers,
+    _infinite_bounds,
+    _identity,
+    _cascades,
+    _foreign_keys,
+    _unique,
+)
+
+
+def check_statements(statements: Iterable[str], declared: Distribution) -> list[Objection]:
+    """List what Citus would refuse of statements that an application or a job uses.
+
+    A text is not a plan: this looks for the few things that are refused whatever the plan, and for locks over
+    many shards; EXPLAIN on Citus has the last word.
+
+    Parameters:
+        statements: SQL, each as it is sent.
+        declared: how the tables are to be placed.
+    """
+    keys = sorted({table.key for table in declared.keyed})
+    found: list[Objection] = []
+    for statement in statements:
+        plain = " ".join(_COMMENT.sub(" ", statement).split())
+        for look in (_detach, _skip_locked, _lock_timeout, _key_update):
+            found += look(plain, keys)
+    return found
+
+
+_COMMENT = re.compile(r"--[^\n]*|/\*.*?\*/", re.DOTALL)
+_SHOWN = 120
+
+
+def _shown(statement: str) -> str:
+    return statement if len(statement) <= _SHOWN else f"{statement[: _SHOWN - 3]}..."
+
+
+def _detach(statement: str, _keys: list[str]) -> Iterator[Objection]:
+    if re.search(r"\bDETACH PARTITION\b.*\bCONCURRENTLY\b", statement, re.IGNORECASE):
+        yield Objection(
+            _shown(statement),
+            "detach concurrently",
+            "Citus refuses DETACH PARTITION ... CONCURRENTLY",
+            "a plain DETACH under a short lock_timeout, as `mesctl partitions detach` does on this backend",
+        )
+
+
+def _skip_locked(statement: str, keys: list[str]) -> Iterator[Objection]:
+    if re.search(r"\bFOR (NO KEY )?(UPDATE|SHARE|KEY SHARE)\b", statement, re.IGNORECASE) and not any(
+        _names_one_key(statement, key) for key in keys
+    ):
+        yield Objection(
+            _shown(statement),
+            "lock over shards",
+            "Citus locks rows of one shard only: SELECT ... FOR UPDATE, SKIP LOCKED or not, without a shard "
+            "key is refused",
+            "choose the keys first, then lock each by its key",
+        )
+
+
+def _names_one_key(statement: str, key: str) -> bool:
+    return bool(re.search(rf"\b{re.escape(key)}\s*=\s*(?!ANY\b)\S", statement, re.IGNORECASE))
+
+
+def _lock_timeout(statement: str, _keys: list[str]) -> Iterator[Objection]:
+    if re.match(r"SET (SESSION )?lock_timeout\b", statement, re.IGNORECASE):
+        yield Objection(
+            _shown(statement),
+            "lock_timeout",
+            "it stays on the coordinator: a lock on a worker is waited for without end",
+            "SET LOCAL lock_timeout in the transaction, as a statement of its own, in a session with "
+            "citus.propagate_set_commands = 'local' (ours have it)",
+        )
+
+
+def _key_update(statement: str, keys: list[str]) -> Iterator[Objection]:
+    if not statement.upper().startswith("UPDATE"):
+        return
+    for key in keys:
+        if re.search(rf"\bSET\b(?:(?!\bWHERE\b).)*?[\s,(]{re.escape(key)}\s*=", statement, re.IGNORECASE):
+            yield Objection(
+                _shown(statement),
+                "key update",
+                f"{key} decides where a row is, and Citus refuses to change it",
+                "delete the row and insert it under its new key",
+            )
+
+
+def check_columnar(schema: Schema, *, written: Iterable[str]) -> list[Objection]:
+    """List the tables stored by column that somebody still changes.
+
+    Parameters:
+        schema: what stands.
+        written: tables in which rows are updated, deleted or inserted with ON CONFLICT DO UPDATE.
+    """
+    busy = set(written)
+    return [
+        Objection(
+            table.name,
+            "columnar",
+            "a table stored by column refuses UPDATE and DELETE, and takes single rows badly",
+            f"mesctl shards citus columnar {table.name} --heap",
+        )
+        for table in schema.values()
+        if table.access_method == "columnar" and {table.name, table.parent} & busy
+    ]

@@ -1,0 +1,136 @@
+"""Causal tokens on their way, without servers: texts, keys, contexts, the client's hooks."""
+
+import asyncio
+import random
+
+import pytest
+from httpx import Request, Response
+
+from app.causality.ambient import causality, note, wanted
+from app.causality.client import CausalClient
+from app.causality.wire import MOST_TOKENS, TOKEN_HEADER, TokenText, parse_keys
+from app.messaging.message import Message, decode
+from app.settings import SettingsInvalid, load_settings
+from readreplica.errors import TokenForged, TokenKeyUnknown, TokenMalformed, TokenUnsigned
+from readreplica.lsn import Lsn
+from readreplica.token import CausalToken, Position
+
+OLD, NEW = "old=" + "o" * 16, "new=" + "n" * 16
+
+
+def token(cluster: str, lsn: int, *, timeline: int = 1) -> CausalToken:
+    return CausalToken({cluster: Position(7, timeline, Lsn(lsn))})
+
+
+def test_keys_are_rotated_by_putting_a_new_one_first() -> None:
+    before, during = TokenText(parse_keys(OLD)), TokenText(parse_keys(f"{NEW}, {OLD}"))
+    after = TokenText(parse_keys(NEW))
+    old, new = before.write(token("mes_0", 5)), during.write(token("mes_0", 5))
+    assert during.read(old) == during.read(new) == after.read(new)
+    with pytest.raises(TokenKeyUnknown, match="'old'"):
+        after.read(old)
+    with pytest.raises(TokenUnsigned):
+        after.read(token("mes_0", 5).encode())
+    with pytest.raises(TokenForged):
+        after.read(new.replace(".5!", ".6!"))
+
+
+@pytest.mark.parametrize("text", ["k", "k=short", "=" + "x" * 16, f"{OLD},{OLD}"])
+def test_keys_that_are_none(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MES_STORAGE_TOPOLOGY", "topology.toml")
+    monkeypatch.setenv("MES_STORAGE_TOKEN_KEYS", text)
+    with pytest.raises(SettingsInvalid, match="MES_STORAGE_TOKEN_KEYS: ") as caught:
+        load_settings()
+    assert "o" * 16 not in str(caught.value)
+
+
+def test_a_header_of_several_tokens_is_merged() -> None:
+    text = TokenText(parse_keys(NEW))
+    several = ", ".join(text.write(token(*at)) for at in (("mes_0", 5), ("mes_0", 9), ("crm", 2)))
+    assert text.read_all(several) == token("mes_0", 9).merge(token("crm", 2))
+    with pytest.raises(TokenMalformed, match="more than"):
+        text.read_all(",".join([text.write(token("crm", 2))] * (MOST_TOKENS + 1)))
+
+
+async def test_contexts_do_not_leak() -> None:
+    async def request(number: int) -> None:
+        with causality(token("mes_0", number)) as here:
+
+            async def child(shard: int) -> None:
+                await asyncio.sleep(0)
+                note(token(f"mes_{shard}", 1000 + number))
+
+            await asyncio.gather(*(child(shard) for shard in range(1, 4)))
+            assert wanted() == here.token
+            written = {name: position.lsn for name, position in here.written.positions.items()}
+            assert written == {f"mes_{shard}": 1000 + number for shard in range(1, 4)}
+            assert here.token.positions["mes_0"].lsn == number
+
+    await asyncio.gather(*(request(number) for number in range(200)))
+    assert wanted() is None
+    note(token("mes_0", 1))  # outside of every request: nothing to add it to
+    assert wanted() is None
+
+
+def answer(text: str) -> Response:
+    return Response(200, headers={TOKEN_HEADER: text})
+
+
+def sent_by(client: CausalClient) -> str | None:
+    request = Request("GET", "http://service/")
+    client.send_token(request)
+    header: str | None = request.headers.get(TOKEN_HEADER)
+    return header
+
+
+def test_the_client_keeps_the_furthest_in_whatever_order_answers_come() -> None:
+    text, client = TokenText(parse_keys(NEW)), CausalClient()
+    assert sent_by(client) is None
+    came = [token(f"mes_{shard}", lsn) for shard in range(3) for lsn in range(20)]
+    random.Random(4).shuffle(came)
+    for one in came:
+        client.keep_token(answer(text.write(one)))
+    header = sent_by(client)
+    assert header is not None
+    assert header.count(",") == 2
+    assert {position.lsn for position in text.read_all(header).positions.values()} == {19}
+
+
+def test_the_client_forgets_what_is_refused_and_follows_a_failover() -> None:
+    text, client = TokenText(parse_keys(NEW)), CausalClient()
+    client.keep_token(answer(text.write(token("mes_0", 900, timeline=1))))
+    client.keep_token(answer(text.write(token("mes_0", 500, timeline=2))))
+    client.keep_token(answer(text.write(token("mes_0", 950, timeline=1))))
+    client.keep_token(answer("9~of-a-later-version"))
+    assert text.read_all(sent_by(client) or "") == token("mes_0", 500, timeline=2)
+    client.keep_token(answer(""))
+    assert sent_by(client) is None
+
+
+def test_a_service_calls_another_in_the_name_of_its_request() -> None:
+    text = TokenText(parse_keys(NEW))
+    client = CausalClient(text=text)
+    with causality(token("crm", 3)) as here:
+        assert text.read_all(sent_by(client) or "") == token("crm", 3)
+        client.keep_token(answer(text.write(token("mes_0", 8))))
+        assert here.written == token("mes_0", 8)
+        client.keep_token(answer(TokenText(parse_keys(OLD)).write(token("mes_1", 8))))
+        assert "mes_1" not in here.token.positions
+
+
+ENTRY = {
+    "id": "8ebc62f4-a16a-45a1-be20-c1f6b0663ae5",
+    "source": "mes_0",
+    "type": "order.shipped",
+    "subject": "17",
+    "time": "2026-11-25T00:00:00Z",
+    "data": '{"actor": "Rosa"}',
+}
+
+
+def test_a_message_carries_a_token_and_is_none_the_worse_without() -> None:
+    def of(**more: str) -> Message:
+        return decode({**ENTRY, **more})
+
+    assert of(causaltoken=token("mes_0", 5).encode()).token == token("mes_0", 5)
+    assert of().token == of(causaltoken="9~later").token == CausalToken()
