@@ -12,7 +12,7 @@ from sqlalchemy import Table, TextClause
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.models.reference import REFERENCE_MODELS
+from app.models.reference import REFERENCE_TABLES
 from ops.errors import ExitStatus, OpsError
 from ops.fleet import connect_line
 from ops.shard_writes import ROLE, Refused, Shards, open_shards
@@ -39,9 +39,7 @@ from sharding.writes.reference import (
     shape,
 )
 
-TABLES: Mapping[str, Table] = {
-    model.__tablename__: model.__table__ for model in REFERENCE_MODELS if isinstance(model.__table__, Table)
-}
+TABLES: Mapping[str, Table] = {table.name: table for table in REFERENCE_TABLES}
 PRICE_LIST = Path(__file__).with_name("price_list.toml")
 """What a new platform starts with."""
 

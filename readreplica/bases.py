@@ -9,6 +9,7 @@ from typing import Any, Concatenate, NamedTuple, ParamSpec, Protocol, TypeVar
 from sqlalchemy import Connection, Engine
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
+from sqlalchemy.util import immutabledict
 
 from readreplica.freshness import ANY, Freshness
 from readreplica.metrics import Reason
@@ -51,7 +52,34 @@ class Router(Protocol):
         """
 
 
-class PinnedSession(Session):
+class Unit(Protocol):
+    """What goes along with a session for whoever asked for the session; this package only hands it on."""
+
+    @property
+    def options(self) -> immutabledict[str, Any]:
+        """Execution options for every statement of the session."""
+
+    def close(self) -> None:
+        """Hear that the session has closed; it may be told so again."""
+
+
+class UnitSession(Session):
+    """A session that a unit may go along with."""
+
+    def __init__(self, bind: Engine | None = None, *, unit: Unit | None = None, **options: Any) -> None:
+        super().__init__(bind, expire_on_commit=False, **options)
+        self.unit = unit
+        if unit is not None:
+            self.execution_options = unit.options
+
+    def close(self) -> None:
+        """Close, and tell the unit."""
+        super().close()
+        if self.unit is not None:
+            self.unit.close()
+
+
+class PinnedSession(UnitSession):
     """Takes its node when the first statement needs a connection, and keeps it.
 
     SQLAlchemy asks `get_bind` inside the greenlet of that statement; a greenlet of our own for the
@@ -59,7 +87,7 @@ class PinnedSession(Session):
     """
 
     def __init__(self, *, router: Router, want: Want, **options: Any) -> None:
-        super().__init__(expire_on_commit=False, **options)
+        super().__init__(**options)
         self.node: str | None = None
         self.reason: Reason | None = None
         self._router = router
@@ -102,11 +130,14 @@ class AsyncReadBase(AsyncSession):
 ReadBase = PinnedSession
 """A pinned session for threads."""
 
-AsyncWriteBase = AsyncSession
-"""A write session for asyncio needs nothing that SQLAlchemy's does not have."""
+
+class AsyncWriteBase(AsyncSession):
+    """A write session for asyncio."""
+
+    sync_session_class = UnitSession
 
 
-class WriteBase(Session):
+class WriteBase(UnitSession):
     """A session for threads that is called as an AsyncSession is."""
 
     def run_sync(

@@ -13,7 +13,17 @@ from typing import Any
 
 from readreplica.sockets import shut
 
-__all__ = ["Background", "Event", "Lock", "deadline", "resolve_name", "run_all", "sleep", "wait_for"]
+__all__ = [
+    "Background",
+    "Event",
+    "Lock",
+    "deadline",
+    "resolve_name",
+    "resolve_services",
+    "run_all",
+    "sleep",
+    "wait_for",
+]
 
 sleep = asyncio.sleep
 
@@ -48,6 +58,31 @@ async def resolve_name(name: str, port: int) -> Sequence[str]:
     """
     found = await asyncio.get_running_loop().getaddrinfo(name, port, type=socket.SOCK_STREAM)
     return [str(place[0]) for *_, place in found]
+
+
+async def resolve_services(
+    name: str, *, timeout_seconds: float, nameserver: tuple[str, int] | None
+) -> Sequence[tuple[str, int]]:
+    """Ask DNS for a name's SRV records: hosts and ports, those to be preferred first.
+
+    Raises:
+        OSError: there are none, nobody answers, or dnspython is not installed.
+    """
+    try:
+        import dns.asyncresolver as resolvers
+        from dns.exception import DNSException
+    except ImportError as error:
+        raise OSError("SRV records are read with dnspython: install mes-storage[srv]") from error
+    try:
+        resolver = resolvers.Resolver(configure=nameserver is None)
+        if nameserver is not None:
+            host, resolver.port = nameserver
+            resolver.nameservers = [host]
+        found = list(await resolver.resolve(name, "SRV", lifetime=timeout_seconds))
+    except DNSException as error:
+        raise OSError(str(error)) from error
+    found.sort(key=lambda record: (record.priority, -record.weight))
+    return [(str(record.target).rstrip("."), int(record.port)) for record in found]
 
 
 async def run_all(*units: Callable[[], Coroutine[Any, Any, None]]) -> None:

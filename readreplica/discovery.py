@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from readreplica.addresses import Address
 from readreplica.cluster import Cluster
-from readreplica.concurrency import Background, Event, resolve_name, wait_for
+from readreplica.concurrency import Background, Event, resolve_name, resolve_services, wait_for
 from readreplica.errors import NothingDiscovered
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("readreplica")
@@ -32,6 +32,26 @@ async def addresses_of(name: str, *, port: int) -> Sequence[Address]:
     except OSError as error:
         raise NothingDiscovered(f"DNS name {name}", str(error)) from error
     return [Address(host, port) for host in dict.fromkeys(hosts)]
+
+
+async def services_of(
+    name: str, *, timeout_seconds: float = 5.0, nameserver: tuple[str, int] | None = None
+) -> Sequence[Address]:
+    """Give the hosts and ports that DNS has for a service (SRV records), as `_postgresql._tcp.db.example`.
+
+    Parameters:
+        name: the service's name.
+        timeout_seconds: how long it is asked, with every try.
+        nameserver: the address and port of the server to ask; the system's ones by default.
+
+    Raises:
+        NothingDiscovered: there is no such record, no server answered in time, or dnspython is not installed.
+    """
+    try:
+        found = await resolve_services(name, timeout_seconds=timeout_seconds, nameserver=nameserver)
+    except OSError as error:
+        raise NothingDiscovered(f"DNS service {name}", str(error)) from error
+    return [Address(host, port) for host, port in dict.fromkeys(found)]
 
 
 class Discovery:
@@ -93,4 +113,7 @@ class Discovery:
                     log.info("nodes found", cluster=self._cluster.name, nodes=[str(each) for each in added])
             except NothingDiscovered as error:
                 log.warning("no nodes found", cluster=self._cluster.name, error=str(error))
+            except Exception as error:
+                # An HTTP client's own error is no OSError. Whatever it is, the next look may go well.
+                log.warning("no nodes found", cluster=self._cluster.name, error=repr(error))
             await wait_for(self._stopping, timeout_seconds=self._every_seconds)

@@ -115,6 +115,14 @@ class WritesRefused(Unavailable):
         )
 
 
+class ClusterClosed(ReadReplicaError):
+    """A session of a cluster that was closed needs a connection, and gets none."""
+
+    def __init__(self, cluster: str) -> None:
+        self.cluster = cluster
+        super().__init__(f"{cluster} was closed: end its sessions before, or make another Cluster")
+
+
 class SwitchoverFailed(ReadReplicaError):
     """A planned switch-over did not come to its end; writes go on where they were."""
 

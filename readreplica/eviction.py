@@ -18,6 +18,7 @@ class PoolEpoch:
 
     def __init__(self, engine: Engine) -> None:
         self._epoch = 0
+        self._is_closed = False
         self._in_use: dict[int, Any] = {}
         event.listen(engine, "connect", self._stamp)
         event.listen(engine, "checkout", self._check)
@@ -45,3 +46,9 @@ class PoolEpoch:
 
     def _release(self, _: Any, record: Any) -> None:
         self._in_use.pop(id(record), None)
+        if self._is_closed and record.dbapi_connection is not None:
+            record.invalidate()
+
+    def close(self) -> None:
+        """Have each connection that is in use closed when it comes back: the pool is nobody's by then."""
+        self._is_closed = True

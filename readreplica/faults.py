@@ -1,5 +1,7 @@
 """What an error says about the unit that it ended, and about the server. Pure; shared by both twins."""
 
+import re
+
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 # PostgreSQL: serialization_failure, deadlock_detected. Nothing was committed, so doing it again is safe.
@@ -10,6 +12,25 @@ TRANSIENT_SQLSTATES = frozenset({"40001", "40P01"})
 # read_only_sql_transaction: the primary was demoted under a pooler. admin_shutdown, crash_shutdown,
 # cannot_connect_now: it goes down, or comes up as something else.
 OUTAGE_SQLSTATES = frozenset({"25006", "57P01", "57P02", "57P03"})
+
+
+# libpq gives no SQLSTATE for a connection that was not made. It writes what the server said as
+# "SEVERITY:  text" (fe-protocol3.c; the severity may be translated), its own faults without the two spaces.
+_SERVER_SAID = re.compile(r"failed: [^\s:]+:  ")
+
+
+def is_refusal(error: BaseException | None) -> bool:
+    """Tell whether a server took the connection and said no: wrong password, no slot left, starting up.
+
+    It is there, so what it does for others goes on: those connections are in order.
+
+    Parameters:
+        error: the driver's error, or SQLAlchemy's around it.
+    """
+    original = getattr(error, "orig", None) or error
+    if getattr(original, "sqlstate", None) is not None:
+        return False
+    return _SERVER_SAID.search(str(original)) is not None
 
 
 def sqlstate_of(error: BaseException) -> str | None:

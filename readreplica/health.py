@@ -53,6 +53,7 @@ class Fault(StrEnum):
 
     SILENT = "silent"
     UNREACHABLE = "unreachable"
+    REFUSES = "refuses connections"
     OTHER_SYSTEM = "other system"
     NOT_A_REPLICA = "not a replica"
     OLDER_TIMELINE = "older timeline"
@@ -61,7 +62,7 @@ class Fault(StrEnum):
     LAG = "lag"
 
 
-AT_ONCE = frozenset({Fault.UNREACHABLE, Fault.OTHER_SYSTEM, Fault.NOT_A_REPLICA})
+AT_ONCE = frozenset({Fault.UNREACHABLE, Fault.REFUSES, Fault.OTHER_SYSTEM, Fault.NOT_A_REPLICA})
 """Faults that one poll proves. Of the others a single poll may be an accident."""
 
 

@@ -1,10 +1,12 @@
 """The monitor of one cluster in this process: finds the primary, takes replicas out and in."""
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 import structlog
 
 from readreplica.concurrency import Lock, run_all, wait_for
+from readreplica.faults import is_refusal
 from readreplica.freshness import Lag
 from readreplica.health import AT_ONCE, Fault, Health, Observation, after_poll, find_fault
 from readreplica.lag import PrimaryHistory, Sample
@@ -48,12 +50,15 @@ class Monitor:
         self.nodes = {node.name: node for node in nodes}
         self.history = PrimaryHistory()
         self.primacy = Primacy(node=nodes[0].name)
+        self._named = nodes[0].name
+        self._unheard = set(self.nodes)
         self._options = options
         self._clock = clock
         self._metrics = metrics
         self._on_new_primary = on_new_primary
         self._answers: dict[str, Observation] = {}
         self._lock = Lock()
+        self.is_closed = False
         self._started = False
         self._suspected_at: float | None = None
         self._watches = {node.name: self._watch_of(node) for node in nodes}
@@ -70,6 +75,7 @@ class Monitor:
 
     def add(self, node: Node) -> None:
         """Watch one more node."""
+        self._unheard.add(node.name)
         self.nodes[node.name] = node
         self._watches[node.name] = self._watch_of(node)
         if self._started:
@@ -79,7 +85,7 @@ class Monitor:
 
     def start(self) -> None:
         """Begin to ask, once. A cluster of one node has nothing to choose and nothing to find."""
-        if self._started or len(self.nodes) < 2:
+        if self._started or self.is_closed or len(self.nodes) < 2:
             return
         self._started = True
         show_lags(self._lags)
@@ -87,7 +93,8 @@ class Monitor:
             watch.start()
 
     async def stop(self) -> None:
-        """End asking."""
+        """End asking, for good."""
+        self.is_closed = True
         if self._started:
             self._started = False
             hide_lags(self._lags)
@@ -107,13 +114,14 @@ class Monitor:
     def suspect(self) -> None:
         """Look for the primary at once, and quickly until it is found: a session could not write."""
         self._suspected_at = self._clock()
-        for watch in self._watches.values():
+        for watch in tuple(self._watches.values()):  # a discovery may add one meanwhile
             watch.hurry()
 
-    def doubt(self, node: Node) -> None:
+    def doubt(self, node: Node, error: Exception) -> None:
         """Take a replica out that failed a session; it comes in again when it answers well for a while."""
         if node.name != self.primacy.node:
-            self._set_health(node, Health(out=Fault.UNREACHABLE))
+            # One that has no slot left serves those who have one, and they go on.
+            self._set_health(node, Health(out=Fault.REFUSES if is_refusal(error) else Fault.UNREACHABLE))
             node.forget()
             self._watches[node.name].hurry()
 
@@ -140,6 +148,22 @@ class Monitor:
             for watch in asked:
                 watch.remove(waiter)
 
+    async def look_around(self, *, timeout_seconds: float) -> None:
+        """Have every node tell now what it is, so that the primary is known by its role when this returns.
+
+        Twice, because the first answer may be to a question from before.
+        """
+        if not self._started:
+            return
+        self.suspect()
+        give_up_at = self._clock() + timeout_seconds
+        for _ in range(2):
+            watches = list(self._watches.values())
+            for watch in watches:
+                watch.hurry()
+            for watch in watches:
+                await wait_for(watch.answered, timeout_seconds=max(0.0, give_up_at - self._clock()))
+
     async def ask_primary(self, *, timeout_seconds: float) -> None:
         """Have the primary tell its position now; many who want that share one answer."""
         node = self.primacy.node
@@ -157,6 +181,7 @@ class Monitor:
             else:
                 node.seen = said
                 self._answers[node.name] = said
+            self._unheard.discard(node.name)
             self._elect()
             if node.name == self.primacy.node:
                 self._note_primary(node, said)
@@ -165,17 +190,33 @@ class Monitor:
 
     def _elect(self) -> None:
         before = self.primacy
-        found = elect(before, self._answers)
+        known = self._identified(before)
+        if known is None:
+            return
+        found = elect(known, self._answers)
         self.primacy = found
         if found.rivals and found.rivals != before.rivals:
             log.error("two primaries", cluster=self.cluster, primary=found.node, rivals=found.rivals)
-        is_first = before.system_identifier is None
+        is_first = before.timeline == 0
         if (found.node, found.timeline) == (before.node, before.timeline) or found.node is None:
             return
         if not is_first or found.node != before.node:
             log.warning("new primary", cluster=self.cluster, node=found.node, timeline=found.timeline)
             self._metrics.failed_over(found.node)
             self._on_new_primary()
+
+    def _identified(self, known: Primacy) -> Primacy | None:
+        """Find out whose cluster this is, before anybody is elected; None while that has to wait.
+
+        It is that of the node that was named as the primary. Where that one is away all others are heard
+        first: an address may be another cluster's by now, and who answers first must not decide.
+        """
+        if known.system_identifier is not None:
+            return known
+        named = self._answers.get(self._named)
+        if named is not None and named.position is not None:
+            return replace(known, system_identifier=named.position.system_identifier)
+        return None if self._unheard else known
 
     def _note_primary(self, node: Node, said: Observation | Fault) -> None:
         node.health = Health()
@@ -222,6 +263,6 @@ class Monitor:
 
     def _lags(self) -> Iterable[tuple[str, str, float | None, int | None]]:
         now = self._clock()
-        for node in self.nodes.values():
+        for node in tuple(self.nodes.values()):
             if node.name != self.primacy.node:
                 yield (self.cluster, node.name, *self.lag(node, now=now))

@@ -37,6 +37,9 @@ def elect(known: Primacy, answers: Mapping[str, Observation]) -> Primacy:
     - Of two on the same timeline (a replica whose standby.signal was removed, or two promoted apart) the
       known one stays, for whoever wrote there writes on. If none is known, there is none: nothing tells
       which one holds the truth, and a wrong guess loses writes.
+    - One that was never known as the primary does not become it on the known timeline, even if nobody else
+      answers: a promotion begins a new timeline, so its history is another one, without what was written.
+    - While the cluster's system identifier is unknown, and nodes disagree about it, there is none.
     - A timeline that is older than the newest one seen never gets writes, even if nobody else answers.
 
     Parameters:
@@ -48,11 +51,16 @@ def elect(known: Primacy, answers: Mapping[str, Observation]) -> Primacy:
         for name, seen in answers.items()
         if not seen.in_recovery and seen.position is not None and _belongs(known, seen.position)
     }
+    systems = {seen.position.system_identifier for seen in answers.values() if seen.position is not None}
+    if known.system_identifier is None and len(systems) > 1:
+        return replace(known, answers=False, rivals=tuple(sorted(able)))
     newest = max((position.timeline for _, position in able.values()), default=0)
     if not able or newest < known.timeline:
         return replace(known, answers=False, rivals=tuple(sorted(able)))
     first = {name: seen for name, (seen, _) in able.items() if able[name][1].timeline == newest}
     chosen = _choose(known, newest, first)
+    if chosen is None and known.node is not None and newest == known.timeline:
+        return replace(known, answers=False, rivals=tuple(sorted(able)))
     if chosen is None:
         return Primacy(None, False, known.system_identifier, newest, "", tuple(sorted(able)))
     seen, position = able[chosen]
@@ -67,10 +75,10 @@ def _belongs(known: Primacy, position: Position) -> bool:
 def _choose(known: Primacy, newest: int, first: Mapping[str, Observation]) -> str | None:
     if newest == known.timeline and known.node in first:
         return known.node
+    if newest == known.timeline and known.server:
+        return min((name for name, seen in first.items() if seen.server == known.server), default=None)
     if len({seen.server for seen in first.values()}) == 1:
         return min(first)  # one server, perhaps under several addresses
-    if newest == known.timeline:
-        return min((name for name, seen in first.items() if seen.server == known.server), default=None)
     return None
 
 

@@ -1,12 +1,14 @@
 """Asks the primary of now what became of a COMMIT whose answer was lost."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from readreplica.concurrency import sleep
+from readreplica.concurrency import deadline, sleep
 from readreplica.errors import CommitInDoubt
 from readreplica.fate import Evidence, Fate, judge
 from readreplica.faults import is_outage, sqlstate_of
@@ -27,17 +29,23 @@ _SITUATION = text("""
 # The snapshot's own upper bound will not do: it is the first id after those that have ended.
 _NEXT_XID = text("SELECT pg_current_xact_id()::text::bigint")
 PAUSE_SECONDS = 0.05
+LEAST_SECONDS = 1.0
+"""How long one answer may take, even where there is no more time."""
+
 IN_FUTURE = "22023"  # invalid_parameter_value: transaction ID is in the future
 
 
-async def resolve(engine: AsyncEngine, doubt: CommitInDoubt, *, attempts: int) -> Fate:
+async def resolve(
+    engine: AsyncEngine, doubt: CommitInDoubt, *, timeout_seconds: float, clock: Callable[[], float]
+) -> Fate:
     """Ask until the transaction is no longer in progress.
 
     Parameters:
         engine: a writer engine, which finds the primary of now.
         doubt: what is in doubt.
-        attempts: how often it is asked at most, a twentieth of a second apart. A primary that is away costs
-            an attempt as well.
+        timeout_seconds: for how long it is asked, and asked once at least. A primary that takes the question
+            and does not answer is given up then; one that takes no connection costs the time to find out.
+        clock: a monotonic clock, in seconds.
     """
     before = None
     if doubt.before is not None:
@@ -45,20 +53,18 @@ async def resolve(engine: AsyncEngine, doubt: CommitInDoubt, *, attempts: int) -
         before = Position(system_identifier, timeline, Lsn(lsn))
     fate = Fate.IN_PROGRESS
     horizon = _Horizon()
-    for attempt in range(attempts):
-        if attempt:
-            await sleep(PAUSE_SECONDS)
+    give_up_at = clock() + timeout_seconds
+    while True:
         try:
-            fate = judge(
-                xid=doubt.xid, before=before, server=doubt.server, seen=await _gather(engine, doubt, horizon)
-            )
+            left = max(give_up_at - clock(), LEAST_SECONDS)
+            seen = await _gather(engine, doubt, horizon, timeout_seconds=left)
+            fate = judge(xid=doubt.xid, before=before, server=doubt.server, seen=seen)
         except DBAPIError as error:
-            if attempt + 1 == attempts or not is_outage(error):
+            if clock() >= give_up_at or not is_outage(error):
                 raise
-            continue
-        if fate is not Fate.IN_PROGRESS:
-            break
-    return fate
+        if fate is not Fate.IN_PROGRESS or clock() >= give_up_at:
+            return fate
+        await sleep(PAUSE_SECONDS)
 
 
 @dataclass
@@ -73,19 +79,27 @@ class _Horizon:
     xid: int = 0
 
 
-async def _gather(engine: AsyncEngine, doubt: CommitInDoubt, horizon: _Horizon) -> Evidence:
+async def _gather(
+    engine: AsyncEngine, doubt: CommitInDoubt, horizon: _Horizon, *, timeout_seconds: float
+) -> Evidence:
     async with engine.connect() as connection:
-        found = (await connection.execute(_SITUATION)).one()
-        status, is_in_future = None, False
-        if doubt.xid is None and horizon.server != found.server:
-            horizon.server, horizon.xid = found.server, (await connection.execute(_NEXT_XID)).scalar_one()
-        if doubt.xid is not None:
-            try:
-                status = (await connection.execute(_STATUS, {"xid": str(doubt.xid)})).scalar_one()
-            except DBAPIError as error:
-                if sqlstate_of(error) != IN_FUTURE:
-                    raise
-                is_in_future = True
+        made: Any = getattr(connection, "sync_connection", connection)  # the twin's is one
+        async with deadline(made.connection.driver_connection, timeout_seconds=timeout_seconds):
+            return await _ask(connection, doubt, horizon)
+
+
+async def _ask(connection: Any, doubt: CommitInDoubt, horizon: _Horizon) -> Evidence:
+    found = (await connection.execute(_SITUATION)).one()
+    status, is_in_future = None, False
+    if doubt.xid is None and horizon.server != found.server:
+        horizon.server, horizon.xid = found.server, (await connection.execute(_NEXT_XID)).scalar_one()
+    if doubt.xid is not None:
+        try:
+            status = (await connection.execute(_STATUS, {"xid": str(doubt.xid)})).scalar_one()
+        except DBAPIError as error:
+            if sqlstate_of(error) != IN_FUTURE:
+                raise
+            is_in_future = True
     return Evidence(
         position=Position(found.system_identifier, found.timeline, Lsn.parse(found.lsn)),
         server=found.server,

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
@@ -10,7 +11,7 @@ from readreplica.appraisal import Verdict, appraise, clamped, is_beyond
 from readreplica.balancer import in_order_of_load
 from readreplica.bases import Pinned, Want
 from readreplica.budget import FallbackBudget
-from readreplica.errors import ReplicasTooStale
+from readreplica.errors import NotThePrimary, ReplicasTooStale
 from readreplica.freshness import ANY, Freshness
 from readreplica.metrics import ClusterMetrics, Reason
 from readreplica.monitor import Monitor
@@ -19,6 +20,15 @@ from readreplica.options import ReplicaOptions
 
 PRIMARY = "primary"
 _WANT_ANYTHING = Want()
+_IN_RECOVERY = text("SELECT pg_is_in_recovery()")
+
+
+def _is_standby(session: Session) -> bool:
+    raw: Any = session.connection().connection
+    if not getattr(raw.driver_connection, "seems_standby", False):
+        return False
+    # Asked, for a pooler repeats what a server told it before its promotion.
+    return bool(session.connection().execute(_IN_RECOVERY).scalar_one())
 
 
 class Router:
@@ -113,8 +123,8 @@ class Router:
         session.bind = node.bind
         try:
             self._begin(session, want)
-        except OperationalError:
-            self._monitor.doubt(node)
+        except OperationalError as error:
+            self._monitor.doubt(node, error)
             return False
         return True
 
@@ -122,6 +132,12 @@ class Router:
         node = self._monitor.primary or self._nodes[0]
         session.bind = node.bind
         self._begin(session, want)
+        if _is_standby(session):
+            session.close()
+            session.bind = None
+            self._monitor.suspect()
+            fault = NotThePrimary(self._cluster, node.address, "it is in recovery")
+            raise OperationalError("read on the primary", None, fault)
         return self._pinned(node, reason)
 
     @staticmethod

@@ -8,7 +8,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.orm import Session
 
-from readreplica.bases import AsyncReadBase, AsyncWriteBase, Router, Want
+from readreplica.bases import AsyncReadBase, AsyncWriteBase, Router, Unit, Want
 from readreplica.connections import WriterConnection
 from readreplica.errors import CommitInDoubt
 from readreplica.token import CausalToken, Position
@@ -46,8 +46,8 @@ class ReadSession(AsyncReadBase):
     objects stay readable after it.
     """
 
-    def __init__(self, router: Waits, want: Want) -> None:
-        super().__init__(router=router, want=want)
+    def __init__(self, router: Waits, want: Want, *, unit: Unit | None = None) -> None:
+        super().__init__(router=router, want=want, unit=unit)
         self._waits = router
         self._wanted = want
 
@@ -67,8 +67,8 @@ class WriteSession(AsyncWriteBase):
     token: CausalToken = CausalToken()
     """What a read must have seen to see this unit; empty before the commit, or if there was none to do."""
 
-    def __init__(self, gate: Gate, engine: AsyncEngine) -> None:
-        super().__init__(engine, expire_on_commit=False)
+    def __init__(self, gate: Gate, engine: AsyncEngine, *, unit: Unit | None = None) -> None:
+        super().__init__(engine, unit=unit)
         self._gate = gate
 
     async def __aenter__(self) -> Self:

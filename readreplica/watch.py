@@ -11,7 +11,8 @@ import psycopg
 from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 
-from readreplica.concurrency import Background, Event, deadline, wait_for
+from readreplica.concurrency import Background, Event, deadline, sleep, wait_for
+from readreplica.faults import is_refusal
 from readreplica.health import Fault, Observation
 from readreplica.nodes import Node
 from readreplica.options import ReplicaOptions
@@ -112,6 +113,9 @@ class NodeWatch:
         while not self._stopping:
             self._wake.clear()
             await self._ask()
+            if self._connection is None:
+                # However many are in a hurry: a server that is down is not asked in a tight loop.
+                await sleep(HURRIED_PAUSE_SECONDS)
             if self._waiters:
                 # Somebody who comes to wait meanwhile is served by the same question.
                 somebody_came = await wait_for(self._wake, timeout_seconds=pause_seconds)
@@ -131,7 +135,8 @@ class NodeWatch:
             await self._disconnect()
             # Who took a connection and then said nothing is frozen or cut off; others refuse, or are gone.
             is_silent = isinstance(error, psycopg.errors.ConnectionTimeout | psycopg.errors.QueryCanceled)
-            self._report(self.node, Fault.SILENT if is_silent or self._timed_out else Fault.UNREACHABLE)
+            refuses = Fault.REFUSES if is_refusal(error) else Fault.UNREACHABLE
+            self._report(self.node, Fault.SILENT if is_silent or self._timed_out else refuses)
         self.answered.set()
         for waiter in list(self._waiters):
             if self.node.covers(waiter.position):

@@ -10,9 +10,9 @@ from sqlalchemy.engine.interfaces import ExceptionContext
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from readreplica.connections import WriterConnection
-from readreplica.errors import NotThePrimary, TwoPrimaries
+from readreplica.errors import ClusterClosed, NotThePrimary, TwoPrimaries
 from readreplica.eviction import PoolEpoch
-from readreplica.faults import OUTAGE_SQLSTATES
+from readreplica.faults import OUTAGE_SQLSTATES, is_refusal
 from readreplica.monitor import Monitor
 from readreplica.nodes import Node
 from readreplica.primacy import may_write
@@ -41,6 +41,7 @@ class Writer:
         """Look after a node's readers as well: a connection that is lost has the monitor look at once."""
 
         def on_connect(*_: Any) -> None:
+            self._refuse_closed()
             self._monitor.start()
 
         def on_error(context: ExceptionContext) -> None:
@@ -51,6 +52,7 @@ class Writer:
         event.listen(node.bind, "handle_error", on_error)
 
     def _aim(self, _dialect: Any, _record: Any, _arguments: Any, options: dict[str, Any]) -> None:
+        self._refuse_closed()
         self._monitor.start()
         node = self._monitor.primary
         if node is None:
@@ -59,6 +61,11 @@ class Writer:
             # A pooler may have several servers behind one port, each under a database name of its own.
             url = node.engine.url
             options.update(host=url.host, port=url.port or 5432, dbname=url.database)
+
+    def _refuse_closed(self) -> None:
+        # A connection that is made after close() would be nobody's to close.
+        if self._monitor.is_closed:
+            raise ClusterClosed(self._cluster)
 
     def _admit(self, dbapi_connection: Any, _record: Any) -> None:
         connection = getattr(dbapi_connection, "driver_connection", dbapi_connection)
@@ -90,5 +97,6 @@ class Writer:
         # A ping would pass on a demoted primary, and SQLAlchemy takes 25006 for the statement's fault.
         context.is_disconnect = True
         context.invalidate_pool_on_disconnect = False  # by the epoch, which knows no clock
-        self.epoch.evict()
+        if not is_refusal(context.original_exception):
+            self.epoch.evict()
         self._monitor.suspect()

@@ -6,34 +6,18 @@ from contextlib import asynccontextmanager, suppress
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from sharding import directory_sql as sql
-from sharding.errors import NodesExhausted, ShardingError, ShardMapConflict, ShardMapInvalid, ShardMapMissing
+from sharding.errors import NodesExhausted, ShardingError, ShardMapConflict, ShardMapInvalid
 from sharding.ids import NODES, IdGenerator, NodeWindow, system_clock_ms
+from sharding.map_reader import MapReader
 from sharding.shard_map import ShardMap
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("directory")
 
 
-class Directory:
+class Directory(MapReader):
     """The shard map and the node leases, in the database behind `engine`."""
-
-    def __init__(self, engine: AsyncEngine) -> None:
-        self._engine = engine
-
-    async def load_map(self) -> ShardMap:
-        """Load the shard map that is in force: the one of the highest version.
-
-        Raises:
-            ShardMapMissing: none was saved yet.
-            ShardMapInvalid: what was saved is no map.
-        """
-        async with self._engine.connect() as connection:
-            row = (await connection.execute(sql.LOAD_MAP)).one_or_none()
-        if row is None:
-            raise ShardMapMissing
-        return ShardMap(row.version, tuple(row.owners.split(",")))
 
     async def save_map(self, shard_map: ShardMap, *, expected_version: int) -> None:
         """Put a shard map in force, if the one in force is still the expected one, and tell who listens.

@@ -2,36 +2,38 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Self
+from typing import Generic, Self, TypeVar
 
-from readreplica.cluster import Cluster
 from sharding.errors import InvalidShardKey
 from sharding.hashing import hashint8
 from sharding.shard_map import ShardMap
 from sharding.telemetry import ShardMeter
+
+C = TypeVar("C")
+"""A cluster, of one twin or the other."""
 
 _INT8_MIN = -(1 << 63)
 _INT8_MAX = (1 << 63) - 1
 
 
 @dataclass(frozen=True, slots=True)
-class Route:
+class Route(Generic[C]):
     """A shard by one version of the map; a session keeps the route that it began with."""
 
-    cluster: Cluster
+    cluster: C
     shard: str
     meter: ShardMeter | None
 
 
 @dataclass(frozen=True, slots=True)
-class Routing:
+class Routing(Generic[C]):
     """A map with its routes. Replaced as a whole, so that nobody sees half of a change.
 
     `refused` is called when a shard has refused a row: this map may be old.
     """
 
     shard_map: ShardMap
-    by_bucket: tuple[Route, ...]
+    by_bucket: tuple[Route[C], ...]
     shift: int
     refused: Callable[[], None]
 
@@ -39,7 +41,7 @@ class Routing:
     def of(
         cls,
         shard_map: ShardMap,
-        clusters: Mapping[str, Cluster],
+        clusters: Mapping[str, C],
         *,
         meter_of: Callable[[str], ShardMeter | None],
         refused: Callable[[], None],
@@ -50,7 +52,7 @@ class Routing:
         # How far a 32-bit hash is shifted so that the bucket is left; see `sharding.hashing.bucket_of`.
         return cls(shard_map, by_bucket, 33 - shard_map.buckets.bit_length(), refused)
 
-    def route_of(self, key: int) -> Route:
+    def route_of(self, key: int) -> Route[C]:
         """Find the route of a key.
 
         Raises:

@@ -5,40 +5,22 @@ async with open_sessions(topology, role="mes", application_name="mes") as sessio
         ...
 """
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from types import MappingProxyType
-from typing import Any, TypeVar, TypeVarTuple, overload
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar, TypeVarTuple, Unpack, overload
 
-import structlog
-from sqlalchemy import Select
-from sqlalchemy.exc import DBAPIError
-from tenacity import (
-    AsyncRetrying,
-    RetryError,
-    retry_if_exception_type,
-    retry_if_result,
-    stop_after_delay,
-    wait_random,
-)
+from sqlalchemy import Select, Table
 
-from readreplica.cluster import Cluster
-from readreplica.sessions import ReadSession, WriteSession
+from readreplica.freshness import ANY, Freshness
 from readreplica.token import CausalToken
-from sharding.citus.coordinator import whole_map
-from sharding.directory import Directory
-from sharding.engines import open_cluster
-from sharding.errors import BucketNotOwned, ShardingError, ShardMapInvalid, UnknownShard
-from sharding.map_watch import watching_map
-from sharding.routing import Routing
+from sharding.keyed import KeyedSessions, open_keyed
 from sharding.scatter import KEY, AnySelect, Bounds, CursorKeys, Page, scatter
-from sharding.shard_map import ShardMap
-from sharding.telemetry import Telemetry
 from sharding.topology import Topology
-from sharding.units import Unit, bind_unit
-
-log: structlog.stdlib.BoundLogger = structlog.get_logger("sharding")
+from sharding.writes.bulk import BulkOptions, Rows, bulk
+from sharding.writes.decisions import Decisions
+from sharding.writes.errors import UnitRefused
+from sharding.writes.report import BulkReport
+from sharding.writes.two_phase import TwoPhaseUnit, two_phase
 
 T = TypeVar("T")
 T1 = TypeVar("T1")
@@ -46,176 +28,8 @@ T2 = TypeVar("T2")
 Ts = TypeVarTuple("Ts")
 
 
-class ShardedSessions:
-    """Sessions by shard key. Finding the shard is a hash and a look-up: no round trip."""
-
-    def __init__(
-        self,
-        shard_map: ShardMap,
-        clusters: Mapping[str, Cluster],
-        *,
-        directory: Directory | None = None,
-        map_wait_seconds: float = 2.0,
-    ) -> None:
-        """Route by a shard map over open clusters, which must have every shard of the map.
-
-        Parameters:
-            shard_map: the map to begin with.
-            clusters: the shards, by name.
-            directory: where newer maps are read; without it the map stays as it is.
-            map_wait_seconds: how long a refused unit of work waits for the map that tells its new shard.
-        """
-        self.clusters: Mapping[str, Cluster] = MappingProxyType(dict(clusters))
-        self.map_wanted = asyncio.Event()
-        """Set when a newer map is wanted at once; `watching_map` waits for it."""
-        self._directory = directory
-        self._map_wait_seconds = map_wait_seconds
-        self._refused: ShardMap | None = None
-        self._telemetry = Telemetry.if_wanted(lambda: self.shard_map.version)
-        self._routing = self._route_by(shard_map)
-
-    @property
-    def shard_map(self) -> ShardMap:
-        """The map that is routed by now."""
-        return self._routing.shard_map
-
-    def use(self, shard_map: ShardMap) -> bool:
-        """Route by another map from now on; sessions that have begun keep their shard.
-
-        A map that cannot be right is refused, loudly, and the old one kept: an older version, another
-        number of buckets, a shard that is unknown here.
-
-        Returns:
-            Whether it is routed by that map now.
-        """
-        now = self.shard_map
-        if shard_map == now:
-            return True
-        try:
-            check_successor(shard_map, now=now, shards=list(self.clusters))
-        except ShardingError as fault:
-            self._refuse(shard_map, str(fault))
-            return False
-        self._routing = self._route_by(shard_map)
-        log.info("shard map taken", version=shard_map.version, before=now.version)
-        return True
-
-    def _refuse(self, shard_map: ShardMap, why: str) -> None:
-        # Once for each map: it is read again every few seconds.
-        if shard_map != self._refused:
-            log.error(
-                "shard map refused; going on with the one at hand", at_hand=self.shard_map.version, why=why
-            )
-        self._refused = shard_map
-
-    async def refresh(self) -> ShardMap:
-        """Read the map that is in force, and route by it.
-
-        Returns:
-            The map that is routed by now.
-
-        Raises:
-            ShardMapMissing, ShardMapInvalid: what is in the directory is no map.
-            sqlalchemy.exc.DBAPIError: the directory cannot be reached.
-        """
-        if self._directory is not None:
-            self.use(await self._directory.load_map())
-        return self.shard_map
-
-    def _route_by(self, shard_map: ShardMap) -> Routing:
-        meter_of = self._telemetry.of if self._telemetry else lambda _shard: None
-        return Routing.of(shard_map, self.clusters, meter_of=meter_of, refused=self.map_wanted.set)
-
-    def read(self, key: int, *, after: CausalToken | None = None) -> ReadSession:
-        """Make a read session on the key's shard.
-
-        Parameters:
-            key: the order id, or another int8 shard key.
-            after: what the read must have seen; without it any replica of the shard will do.
-
-        Raises:
-            InvalidShardKey: the key is no int, or does not fit int8.
-            OtherShard: (a statement of the session) it names a key of another shard.
-        """
-        routing = self._routing
-        route = routing.route_of(key)
-        session = route.cluster.read(after=after)
-        bind_unit(session.sync_session, Unit(key, route, routing))
-        return session
-
-    def write(self, key: int) -> WriteSession:
-        """Make a write session on the key's shard; it commits when its `async with` ends well.
-
-        Raises:
-            InvalidShardKey: the key is no int, or does not fit int8.
-            OtherShard: (a statement of the session) it names a key of another shard.
-            BucketNotOwned: (a statement of the session) the shard has lost the key's bucket; the map is
-                being read again, and the unit can be run again. `transact` does both.
-        """
-        routing = self._routing
-        route = routing.route_of(key)
-        session = route.cluster.write()
-        bind_unit(session.sync_session, Unit(key, route, routing))
-        return session
-
-    async def transact(
-        self, key: int, work: Callable[[WriteSession], Awaitable[T]], *, attempts: int = 5
-    ) -> T:
-        """Do a unit of work on the key's shard, again if a concurrent transaction ended it.
-
-        If the shard refuses because it has lost the key's bucket, the map is read again, and the unit is done
-        once more on the shard that the newer map names. See `Cluster.transact`.
-
-        Raises:
-            InvalidShardKey: the key is no int, or does not fit int8.
-            RetriesExhausted: every attempt ended in SQLSTATE 40001 or 40P01.
-            OtherShard: it names a key of another shard.
-            BucketNotOwned: refused again, or there is no newer map.
-        """
-        try:
-            return await self._transact_once(key, work, attempts)
-        except BucketNotOwned as refusal:
-            before = self.shard_map.version
-            await self.wait_for_map(refusal.map_version)
-            log.info("unit of work refused, doing it again", shard=refusal.shard, map_version=before)
-        return await self._transact_once(key, work, attempts)
-
-    async def _transact_once(
-        self, key: int, work: Callable[[WriteSession], Awaitable[T]], attempts: int
-    ) -> T:
-        routing = self._routing
-        route = routing.route_of(key)
-
-        async def keyed(session: WriteSession) -> T:
-            bind_unit(session.sync_session, Unit(key, route, routing))
-            return await work(session)
-
-        return await route.cluster.transact(keyed, attempts=attempts)
-
-    async def wait_for_map(self, version: int) -> None:
-        """Read the map until it is of a version or newer, for a moment at most.
-
-        A shard is told of a change before the directory is, so that no two shards ever own a bucket.
-        """
-
-        async def found() -> int:
-            return (await self.refresh()).version
-
-        retrying = AsyncRetrying(
-            stop=stop_after_delay(self._map_wait_seconds),
-            wait=wait_random(0.02, 0.1),
-            retry=retry_if_result(lambda found: found < version) | retry_if_exception_type(DBAPIError),
-        )
-        with suppress(RetryError):
-            await retrying(found)
-
-    def shard_of(self, key: int) -> str:
-        """Name the shard of a key.
-
-        Raises:
-            InvalidShardKey: the key is no int, or does not fit int8.
-        """
-        return self._routing.route_of(key).shard
+class ShardedSessions(KeyedSessions):
+    """Sessions by shard key, and pages out of all shards."""
 
     @overload
     async def scatter(
@@ -225,6 +39,7 @@ class ShardedSessions:
         limit: int,
         cursor: str | None = None,
         after: CausalToken | None = None,
+        freshness: Freshness = ANY,
         allow_missing: bool = False,
         key: str = KEY,
         keys: CursorKeys | None = None,
@@ -239,6 +54,7 @@ class ShardedSessions:
         limit: int,
         cursor: str | None = None,
         after: CausalToken | None = None,
+        freshness: Freshness = ANY,
         allow_missing: bool = False,
         key: str = KEY,
         keys: CursorKeys | None = None,
@@ -252,6 +68,7 @@ class ShardedSessions:
         limit: int,
         cursor: str | None = None,
         after: CausalToken | None = None,
+        freshness: Freshness = ANY,
         allow_missing: bool = False,
         key: str = KEY,
         keys: CursorKeys | None = None,
@@ -269,12 +86,39 @@ class ShardedSessions:
             limit=limit,
             cursor=cursor,
             after=after,
+            freshness=freshness,
             allow_missing=allow_missing,
             key=key,
             shard_of=self.shard_of,
             keys=keys,
             bounds=bounds,
         )
+
+    async def bulk(self, entity: type[Any] | Table, rows: Rows, **options: Unpack[BulkOptions]) -> BulkReport:
+        """Insert or update rows on the shards of their keys.
+
+        A chunk that a shard refuses, because it has lost a bucket, is cut anew by the newer map and written
+        once more; the others are not touched. See `sharding.writes.bulk` for the options and errors,
+        docs/writes-over-shards.md for what is written when something fails.
+        """
+        return await bulk(self, entity, rows, refresh=self.wait_for_map, **options)
+
+    @asynccontextmanager
+    async def two_phase(
+        self, keys: Iterable[int], *, decisions: Decisions, label: str
+    ) -> AsyncIterator[TwoPhaseUnit]:
+        """Open a unit of work on the shards of some keys, all or nothing; see `sharding.writes.two_phase`.
+
+        Raises:
+            UnitRefused: a shard has lost a bucket that the unit writes. Nothing was written, and the newer
+                map is at hand: run the unit again.
+        """
+        try:
+            async with two_phase(self, keys, decisions=decisions, label=label) as unit:
+                yield unit
+        except UnitRefused as refusal:
+            await self.wait_for_map(refusal.map_version)
+            raise
 
 
 @asynccontextmanager
@@ -301,58 +145,11 @@ async def open_sessions(
         ShardMapInvalid: it is no map, or its number of buckets is not the topology's.
         UnknownShard: the map names a shard that the topology lacks.
     """
-    shards = topology.tree("mes")
-    name = next(iter(topology.tree("directory")), "directory")
-    async with AsyncExitStack() as stack:
-
-        async def opened(database: str) -> Cluster:
-            return await stack.enter_async_context(
-                open_cluster(topology, database, role=role, application_name=application_name)
-            )
-
-        if topology.backend == "citus":
-            # Citus finds the shard; the coordinator is asked for everything, and its map never changes.
-            clusters = {shard: await opened(shard) for shard in shards}
-            yield ShardedSessions(whole_map(topology), clusters)
-            return
-        directory = Directory((await opened(name)).primary)
-        shard_map = await directory.load_map()
-        check_map(shard_map, shards=list(shards), buckets=topology.buckets)
-        clusters = {shard: await opened(shard) for shard in shards}
-        sessions = ShardedSessions(shard_map, clusters, directory=directory)
-        watch = watching_map(
-            topology.url(name, role=role, direct=True),
-            sessions.refresh,
-            wanted=sessions.map_wanted,
-            poll_seconds=poll_seconds,
-        )
-        await stack.enter_async_context(watch)
+    async with open_keyed(
+        ShardedSessions,
+        topology,
+        role=role,
+        application_name=application_name,
+        poll_seconds=poll_seconds,
+    ) as sessions:
         yield sessions
-
-
-def check_map(shard_map: ShardMap, *, shards: list[str], buckets: int) -> None:
-    """Refuse a shard map that does not fit the topology.
-
-    Raises:
-        ShardMapInvalid: its number of buckets is another.
-        UnknownShard: it names a shard that is not among `shards`.
-    """
-    if shard_map.buckets != buckets:
-        fault = f"it has {shard_map.buckets} buckets, but the topology says {buckets}: correct it there"
-        raise ShardMapInvalid(shard_map.version, fault)
-    for shard in shard_map.shards:
-        if shard not in shards:
-            raise UnknownShard(shard, map_version=shard_map.version, databases=shards)
-
-
-def check_successor(shard_map: ShardMap, *, now: ShardMap, shards: list[str]) -> None:
-    """Refuse a map that cannot follow the one that is routed by.
-
-    Raises:
-        ShardMapInvalid: it is not newer, or its number of buckets is another.
-        UnknownShard: it names a shard that is not among `shards`.
-    """
-    if shard_map.version <= now.version:
-        fault = f"it must follow version {now.version}: was the directory restored, or its map edited?"
-        raise ShardMapInvalid(shard_map.version, fault)
-    check_map(shard_map, shards=shards, buckets=now.buckets)

@@ -8,12 +8,12 @@ seen at the same place, where the statement goes out. A comparison of ranges nam
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from sqlalchemy import BindParameter, Column, Connection, Engine, Insert, Table, event
+from sqlalchemy import BindParameter, Column, Engine, Insert, Table, event
 from sqlalchemy.engine import ExceptionContext
-from sqlalchemy.orm import Session, SessionTransaction
 from sqlalchemy.sql import operators, visitors
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.elements import BinaryExpression
+from sqlalchemy.util import immutabledict
 
 from sharding.errors import OtherShard
 from sharding.guard import REFUSED, read_refusal
@@ -26,17 +26,31 @@ _NAMES_A_KEY = frozenset({operators.eq, operators.in_op})
 
 
 class Unit:
-    """A unit of work: the key that it was begun for, and the map and the shard that it began with."""
+    """A unit of work: the key that it was begun for, and the map and the shard that it began with.
+
+    A session takes it along (`readreplica.bases.Unit`).
+    """
 
     __slots__ = ("failed", "key", "route", "routing", "started", "statements")
 
-    def __init__(self, key: int, route: Route, routing: Routing) -> None:
+    def __init__(self, key: int, route: Route[Any], routing: Routing[Any]) -> None:
         self.key = key
         self.route = route
         self.routing = routing
         self.statements = 0
         self.failed = False
         self.started: Started | None = None
+
+    @property
+    def options(self) -> immutabledict[str, Any]:
+        """What each statement of the unit carries. Made when asked for: kept, it would be a cycle."""
+        return immutabledict({_OPTION: self})
+
+    def close(self) -> None:
+        """Count it, and be ready to be done again."""
+        if self.started is not None and self.route.meter is not None:
+            self.route.meter.end(self.started, statements=self.statements, failed=self.failed)
+        self.started, self.statements, self.failed = None, 0, False
 
     def check(self, named: Iterable["NamedKey"], parameters: Iterable[Mapping[str, Any]]) -> None:
         """Refuse keys of other shards.
@@ -76,64 +90,25 @@ class NamedKey(NamedTuple):
     is_list: bool = False
 
 
-class _KeyedSession(Session):
-    """What a session of a unit has beside its own kind."""
-
-    shard_unit: Unit
-
-    def close(self) -> None:
-        super().close()
-        unit = self.shard_unit
-        if unit.started is not None and unit.route.meter is not None:
-            unit.route.meter.end(unit.started, statements=unit.statements, failed=unit.failed)
-            unit.started = None
-
-
-_KINDS: dict[type[Session], type[Session]] = {}
-
-
-def _keyed(kind: type[Session]) -> type[Session]:
-    keyed = type(f"Keyed{kind.__name__}", (_KeyedSession, kind), {})
-    event.listen(keyed, "after_begin", _mark)
-    _KINDS[kind] = keyed
-    return keyed
-
-
-def bind_unit(session: Session, unit: Unit) -> None:
-    """Make a session, which nothing has used yet, the session of a unit.
-
-    Its class changes, and not its making: sessions are made by their cluster, which knows no keys. A
-    listener on each session would cost ten times as much.
-    """
-    kind = type(session)
-    session.__class__ = _KINDS.get(kind) or _keyed(kind)
-    session.shard_unit = unit  # type: ignore[attr-defined]
-
-
-def _mark(session: _KeyedSession, _transaction: SessionTransaction, connection: Connection) -> None:
-    unit = session.shard_unit
-    connection.execution_options(**{_OPTION: unit})
-    if unit.route.meter is not None and unit.started is None:
-        unit.started = unit.route.meter.begin()
-
-
 def watch_units(engine: Engine) -> None:
-    """Have an engine check the statements of units, and name a shard's refusals."""
-    # With retval, or SQLAlchemy would put a function of its own between.
-    event.listen(engine, "before_cursor_execute", _check_statement, retval=True)
+    """Have an engine check the statements of units, and name the shard's refusals."""
+    # The dialect's events. With one listener to the engine's own, each Connection would make itself
+    # dispatchers for all of them: half of all that a routed read does beside a plain one.
+    event.listen(engine, "do_execute", _check_statement)
+    event.listen(engine, "do_executemany", _check_statement)
     event.listen(engine, "handle_error", _name_refusal, retval=True)
 
 
-def _check_statement(
-    connection: Connection, _cursor: Any, statement: str, parameters: Any, context: Any, _many: bool
-) -> tuple[str, Any]:
-    unit = connection.get_execution_options().get(_OPTION)
+def _check_statement(_cursor: Any, _statement: str, _parameters: Any, context: Any) -> None:
+    unit = context.execution_options.get(_OPTION)
     if unit is None:
-        return statement, parameters
+        return
+    if unit.statements == 0 and unit.route.meter is not None:
+        unit.started = unit.route.meter.begin()
     unit.statements += 1
     compiled = context.compiled
     if compiled is None:
-        return statement, parameters
+        return
     try:
         named = compiled.shard_keys
     except AttributeError:
@@ -142,7 +117,6 @@ def _check_statement(
         # An INSERT of many rows comes here once for each batch, always with all of its rows.
         context.shard_keys_checked = True
         unit.check(named, context.compiled_parameters)
-    return statement, parameters
 
 
 def _name_refusal(context: ExceptionContext) -> BaseException | None:

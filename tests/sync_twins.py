@@ -51,12 +51,20 @@ TWINS = (
         ),
         by_hand=("concurrency",),
     ),
+    Twins(
+        package="sharding",
+        target="sharding.sync",
+        modules=("engines", "identity", "keyed", "map_reader"),
+        by_hand=("map_watch", "sessions"),
+    ),
+    Twins(package="sharding.citus", target="sharding.sync", modules=("reach",)),
 )
 
 DROPPED = frozenset({"async", "await"})
 RENAMED: Mapping[str, str] = {
     "AsyncConnection": "Connection",
     "AsyncEngine": "Engine",
+    "AsyncExitStack": "ExitStack",
     "AsyncIterator": "Iterator",
     "AsyncReadBase": "ReadBase",
     "AsyncRetrying": "Retrying",
@@ -66,6 +74,7 @@ RENAMED: Mapping[str, str] = {
     "__aexit__": "__exit__",
     "aclosing": "closing",
     "asynccontextmanager": "contextmanager",
+    "enter_async_context": "enter_context",
     "make_async_engine": "make_engine",
 }
 # The result of a coroutine function is what a function gives.

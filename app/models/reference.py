@@ -11,6 +11,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from app.models.base import MONEY
 from app.models.mes import MesBase
+from sharding.keys import reference_table, reference_tables
 
 RATE = Numeric(10, 4)
 
@@ -19,6 +20,7 @@ class MesMaterial(MesBase):
     """A metal that the factory casts, and what it costs."""
 
     __tablename__ = "materials"
+    __table_args__ = {"info": reference_table()}  # noqa: RUF012
 
     material: Mapped[str] = mapped_column(Text, primary_key=True)
     density_g_per_cm3: Mapped[Decimal] = mapped_column(RATE)
@@ -30,6 +32,7 @@ class MesFinish(MesBase):
     """How the surface is worked after casting, and what that costs."""
 
     __tablename__ = "finishes"
+    __table_args__ = {"info": reference_table()}  # noqa: RUF012
 
     finish: Mapped[str] = mapped_column(Text, primary_key=True)
     eur_per_cm2: Mapped[Decimal] = mapped_column(RATE)
@@ -39,6 +42,7 @@ class MesTariff(MesBase):
     """The rates that do not depend on material and finish."""
 
     __tablename__ = "tariffs"
+    __table_args__ = {"info": reference_table()}  # noqa: RUF012
 
     tariff: Mapped[str] = mapped_column(Text, primary_key=True)
     tree_eur_per_cm3: Mapped[Decimal] = mapped_column(RATE)
@@ -58,5 +62,5 @@ class ReferenceVersion(MesBase):
     applied_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
 
 
-REFERENCE_MODELS = (MesMaterial, MesFinish, MesTariff)
+REFERENCE_TABLES = reference_tables(MesBase.metadata)
 """The reference tables, in the order in which they are loaded."""

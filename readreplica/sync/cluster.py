@@ -13,6 +13,7 @@ from typing import TypeVar
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
+from readreplica.bases import Unit
 from readreplica.errors import CommitInDoubt, WritesRefused
 from readreplica.fate import Fate
 from readreplica.faults import is_outage, may_read_elsewhere
@@ -25,7 +26,7 @@ from readreplica.sync.concurrency import sleep
 from readreplica.sync.gate import WriteGate
 from readreplica.sync.monitor import Monitor
 from readreplica.sync.nodes import Node
-from readreplica.sync.resolve import PAUSE_SECONDS, resolve
+from readreplica.sync.resolve import resolve
 from readreplica.sync.retry import retry_unit
 from readreplica.sync.router import PRIMARY, Router
 from readreplica.sync.sessions import ReadSession, WriteSession
@@ -36,6 +37,7 @@ __all__ = ["PRIMARY", "Cluster"]
 
 T = TypeVar("T")
 OUTAGE_PAUSE_SECONDS = 0.02
+LONGEST_OUTAGE_PAUSE_SECONDS = 0.5
 
 
 class Cluster:
@@ -83,7 +85,7 @@ class Cluster:
             self.writer.watch_reader(node)
         self.router = Router(name, self._nodes, self.monitor, options=options, metrics=metrics, clock=clock)
         self.gate = WriteGate(name)
-        self._wanted: Callable[[], CausalToken | None] = lambda: None
+        self._wanted: Callable[[], CausalToken | None] | None = None
 
     def carry(
         self, *, wanted: Callable[[], CausalToken | None], committed: Callable[[CausalToken], None]
@@ -99,8 +101,11 @@ class Cluster:
         self.gate.committed = committed
 
     def _asked(self, freshness: Freshness, after: CausalToken | None) -> Freshness:
-        freshness = freshness.with_token(after)
-        return freshness if freshness.on_primary else freshness.with_token(self._wanted())
+        if after is not None:
+            freshness = freshness.with_token(after)
+        if self._wanted is None or freshness.on_primary:
+            return freshness
+        return freshness.with_token(self._wanted())
 
     def read(
         self,
@@ -108,6 +113,7 @@ class Cluster:
         after: CausalToken | None = None,
         freshness: Freshness = ANY,
         autocommit: bool = False,
+        unit: Unit | None = None,
     ) -> ReadSession:
         """Make a read session; its first statement pins it to one node.
 
@@ -117,18 +123,29 @@ class Cluster:
             autocommit: give up the one snapshot: each statement sees what is committed by then, and costs
                 no BEGIN and no ROLLBACK. Where the server cannot be held to refuse writes in this way, the
                 session has a snapshot all the same.
+            unit: what goes along with the session.
 
         Raises (at the first statement):
             ReplicasTooStale: no replica is fit, and the primary has as many such reads as it may have.
         """
         want = self.router.want(self._asked(freshness, after), autocommit=autocommit)
-        return ReadSession(self.router, want)
+        return ReadSession(self.router, want, unit=unit)
 
-    def write(self) -> WriteSession:
-        """Make a write session; it commits when its `with` ends well."""
-        return WriteSession(self.gate, self.primary)
+    def write(self, *, unit: Unit | None = None) -> WriteSession:
+        """Make a write session; it commits when its `with` ends well.
 
-    def transact(self, work: Callable[[WriteSession], T], *, attempts: int = 5) -> T:
+        Parameters:
+            unit: what goes along with the session.
+        """
+        return WriteSession(self.gate, self.primary, unit=unit)
+
+    def transact(
+        self,
+        work: Callable[[WriteSession], T],
+        *,
+        attempts: int = 5,
+        unit: Unit | None = None,
+    ) -> T:
         """Do a unit of work in a write session, again from its start if a concurrent transaction ended it.
 
         It is also done again, for `ReplicaOptions.failover_wait_seconds`, if the primary was lost before
@@ -137,6 +154,7 @@ class Cluster:
         Parameters:
             work: is given a fresh write session at each attempt, and must have no effect outside of it.
             attempts: how often it is tried at most against concurrent transactions.
+            unit: what goes along with the session of each attempt.
 
         Returns:
             What `work` returned. The session it was given holds the token then.
@@ -146,19 +164,29 @@ class Cluster:
             CommitInDoubt: COMMIT was sent and its answer was lost. It is never done again.
         """
 
-        def unit() -> T:
-            with self.write() as session:
+        def attempt() -> T:
+            with self.write(unit=unit) as session:
                 return work(session)
 
         give_up_at: float | None = None
+        pause_seconds = OUTAGE_PAUSE_SECONDS
         while True:
             try:
-                return retry_unit(self.name, unit, attempts=attempts)
+                return retry_unit(self.name, attempt, attempts=attempts)
             except (DBAPIError, WritesRefused) as error:
                 now = self._clock()
                 give_up_at = give_up_at or now + self.options.failover_wait_seconds
                 if now >= give_up_at or not (isinstance(error, WritesRefused) or is_outage(error)):
                     raise
+            self._pause(pause_seconds)
+            pause_seconds = min(2 * pause_seconds, LONGEST_OUTAGE_PAUSE_SECONDS / 4)
+
+    def _pause(self, pause_seconds: float) -> None:
+        """Leave the looking to the monitor, and not to everybody who waits: it is cheaper, and as quick."""
+        longest = self._clock() + LONGEST_OUTAGE_PAUSE_SECONDS
+        sleep(pause_seconds)
+        # Not for ever: the monitor's role may lack what the writers' has.
+        while not self.monitor.primacy.answers and self._clock() < longest:
             sleep(OUTAGE_PAUSE_SECONDS)
 
     def transact_read(
@@ -169,6 +197,7 @@ class Cluster:
         freshness: Freshness = ANY,
         autocommit: bool = False,
         attempts: int = 3,
+        unit: Unit | None = None,
     ) -> T:
         """Do a unit of reading, again on another node if its node failed or replay was in its way.
 
@@ -176,10 +205,11 @@ class Cluster:
             work: is given a fresh read session at each attempt, so it sees one snapshot at each.
             after, freshness, autocommit: as for `read`.
             attempts: how often it is tried at most; the last error is raised as it is.
+            unit: what goes along with the session of each attempt.
         """
         want = self.router.want(self._asked(freshness, after), autocommit=autocommit)
         while True:
-            session = ReadSession(self.router, want)
+            session = ReadSession(self.router, want, unit=unit)
             attempts -= 1
             try:
                 with session:
@@ -209,7 +239,7 @@ class Cluster:
         Returns:
             COMMITTED or ABORTED: then it is known. Otherwise IN_PROGRESS after all that time, or UNKNOWN.
         """
-        fate = resolve(self.primary, doubt, attempts=max(1, int(timeout_seconds / PAUSE_SECONDS)))
+        fate = resolve(self.primary, doubt, timeout_seconds=timeout_seconds, clock=self._clock)
         if fate is not Fate.UNKNOWN or lookup is None:
             return fate
         was_done = self.transact_read(lookup, freshness=PRIMARY_ONLY)
@@ -229,7 +259,8 @@ class Cluster:
             try:
                 yield
             finally:
-                self.monitor.suspect()
+                # Before anybody may write again, or the first would still write the old one.
+                self.monitor.look_around(timeout_seconds=2 * self.options.answer_seconds)
 
     def add_replica(self, name: str, engine: Engine) -> None:
         """Add a node that has become known; it serves reads once polls have found it good.
@@ -250,8 +281,13 @@ class Cluster:
         return frozenset(node.address for node in self._nodes)
 
     def close(self) -> None:
-        """End the monitor and close every pooled connection."""
+        """End the monitor and close every pooled connection; a unit under way keeps its own to its end.
+
+        Whoever needs a connection after this gets `ClusterClosed`.
+        """
         self.monitor.stop()
+        for epoch in (self.writer.epoch, *(node.epoch for node in self._nodes)):
+            epoch.close()
         for engine in (self.primary, *(node.engine for node in self._nodes)):
             engine.dispose()
 

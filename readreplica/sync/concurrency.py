@@ -10,7 +10,17 @@ from typing import Any
 
 from readreplica.sockets import shut
 
-__all__ = ["Background", "Event", "Lock", "deadline", "resolve_name", "run_all", "sleep", "wait_for"]
+__all__ = [
+    "Background",
+    "Event",
+    "Lock",
+    "deadline",
+    "resolve_name",
+    "resolve_services",
+    "run_all",
+    "sleep",
+    "wait_for",
+]
 
 STOP_TIMEOUT_SECONDS = 10.0
 
@@ -42,6 +52,31 @@ def resolve_name(name: str, port: int) -> Sequence[str]:
     """
     found = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)
     return [str(place[0]) for *_, place in found]
+
+
+def resolve_services(
+    name: str, *, timeout_seconds: float, nameserver: tuple[str, int] | None
+) -> Sequence[tuple[str, int]]:
+    """Ask DNS for a name's SRV records: hosts and ports, those to be preferred first.
+
+    Raises:
+        OSError: there are none, nobody answers, or dnspython is not installed.
+    """
+    try:
+        import dns.resolver as resolvers
+        from dns.exception import DNSException
+    except ImportError as error:
+        raise OSError("SRV records are read with dnspython: install mes-storage[srv]") from error
+    try:
+        resolver = resolvers.Resolver(configure=nameserver is None)
+        if nameserver is not None:
+            host, resolver.port = nameserver
+            resolver.nameservers = [host]
+        found = list(resolver.resolve(name, "SRV", lifetime=timeout_seconds))
+    except DNSException as error:
+        raise OSError(str(error)) from error
+    found.sort(key=lambda record: (record.priority, -record.weight))
+    return [(str(record.target).rstrip("."), int(record.port)) for record in found]
 
 
 def run_all(*units: Callable[[], None]) -> None:

@@ -4,9 +4,10 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
-from psycopg import Connection, IsolationLevel, OperationalError
-from psycopg.errors import InFailedSqlTransaction, ObjectNotInPrerequisiteState
-from psycopg.pq import TransactionStatus
+from psycopg import Connection, Error, IsolationLevel, OperationalError, generators
+from psycopg.errors import InFailedSqlTransaction, ObjectNotInPrerequisiteState, error_from_result
+from psycopg.pq import ExecStatus, TransactionStatus
+from psycopg.pq.abc import PGresult
 from psycopg.rows import TupleRow
 
 from readreplica.errors import NotThePrimary
@@ -14,17 +15,20 @@ from readreplica.lsn import Lsn
 from readreplica.token import Position
 
 # pg_walfile_name tells the timeline that the server writes on now; pg_control_checkpoint would tell that of
-# the last checkpoint, which after a promotion is still the old one.
+# the last checkpoint, which after a promotion is still the old one. The start of its postmaster tells one
+# server from another, behind a pooler, for a fraction of what reading the control file takes; as a number,
+# for the text of a time depends on the session's settings.
 _POSITION = """
     SELECT pg_current_wal_insert_lsn(),
-           ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::bigint
+           ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::bigint,
+           date_part('epoch', pg_postmaster_start_time())::text
 """
 # A simple query may hold several statements: COMMIT ends the transaction, and what follows it runs in one of
 # its own. The LSN must be read after COMMIT; before it, it is too early.
 _COMMIT = f"COMMIT; {_POSITION}".encode()
-_SERVER = """
-    SELECT system_identifier, wal_block_size, bytes_per_wal_segment
-    FROM pg_control_system(), pg_control_init()
+_SERVER = f"""
+    SELECT system_identifier, wal_block_size, bytes_per_wal_segment, position.*
+    FROM pg_control_system(), pg_control_init(), ({_POSITION}) AS position (lsn, timeline, started)
 """
 # A transaction that has written nothing has no id, and nothing of it can be in doubt.
 # Everything is asked anew: behind a pooler the server may be another one than at connect.
@@ -32,8 +36,12 @@ _TRACE = """
     SELECT pg_current_xact_id_if_assigned()::text::bigint,
            pg_current_wal_insert_lsn(),
            ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::bigint,
-           pg_postmaster_start_time()::text
+           pg_postmaster_start_time()::text,
+           (pg_control_system()).system_identifier
 """
+UNKNOWN_SYSTEM = 0
+"""The system identifier of a position whose server could not be asked: whoever reads after it is sent to the
+primary."""
 
 Greet: TypeAlias = Callable[[Connection[TupleRow]], None]
 """Is given each new connection once, before any work; raises to refuse the server."""
@@ -67,7 +75,7 @@ class WriterConnection(Connection[TupleRow]):
     """Called before COMMIT; raises NotThePrimary where another primary was found since this connected."""
 
     server: "Server"
-    """What `open_writer` learned of the server."""
+    """What is known of the server behind this: of the one at connect, or that committed last."""
 
     position: Position
     """Where the server stood when this connected."""
@@ -90,31 +98,62 @@ class WriterConnection(Connection[TupleRow]):
             self.guard()
         doubt = self._trace()
         try:
-            # A prepared statement cannot hold two commands.
-            cursor = self.execute(_COMMIT, prepare=False)
+            told = self._send_commit()
         except OperationalError:
             # An error that leaves the connection in order is the server's answer: it has rolled back.
             self.doubt = doubt if self.closed else None
             raise
-        if cursor.statusmessage == "ROLLBACK":
+        lsn, timeline, started = (str(told.get_value(0, column) or b"", "ascii") for column in range(3))
+        if started != self.server.started:
+            self._meet(started)
+        self.committed = self.server.position(Lsn.parse(lsn), int(timeline))
+
+    def _send_commit(self) -> PGresult:
+        # As psycopg's own commit() does it; a cursor would cost a twentieth of a small unit of work.
+        with self.lock:
+            self.pgconn.send_query(_COMMIT)
+            answers: list[PGresult] = self.wait(generators.execute(self.pgconn))
+        for answer in answers:
+            if answer.status == ExecStatus.FATAL_ERROR:
+                raise error_from_result(answer)
+        if answers[0].command_status == b"ROLLBACK":
             raise InFailedSqlTransaction("COMMIT was answered by ROLLBACK: an earlier statement had failed")
-        cursor.nextset()
-        [(lsn, timeline)] = cursor.fetchall()
-        self.committed = self.server.position(Lsn.parse(lsn), timeline)
+        return answers[-1]
+
+    def _meet(self, started: str) -> None:
+        """Learn whom a pooler has put behind this connection; one round trip, once for each server.
+
+        The transaction is committed, so this says nothing when it fails; nor can it be known who committed
+        if the pooler has changed the server again.
+        """
+        found = None
+        try:
+            self.set_autocommit(True)
+            [(*server, _lsn, _timeline, now)] = (self.execute(_SERVER, prepare=False)).fetchall()
+            found = Server._make((*server, now))
+            self.set_autocommit(False)
+        except Error:
+            self.close()
+        if found is None or found.started != started:
+            found = self.server._replace(system_identifier=UNKNOWN_SYSTEM, started=started)
+        self.server = found
 
     def _trace(self) -> Doubt | None:
         if not self.traced or self.pgconn.transaction_status != TransactionStatus.INTRANS:
             return Doubt(None, None, None)
-        [(xid, lsn, timeline, started)] = (self.execute(_TRACE, prepare=False)).fetchall()
-        return None if xid is None else Doubt(xid, self.server.position(Lsn.parse(lsn), timeline), started)
+        [(xid, lsn, timeline, started, system)] = (self.execute(_TRACE, prepare=False)).fetchall()
+        server = self.server._replace(system_identifier=system)
+        return None if xid is None else Doubt(xid, server.position(Lsn.parse(lsn), timeline), started)
 
 
 class Server(NamedTuple):
-    """What never changes under a connection: it is read once."""
+    """What never changes while a server runs: it is read once."""
 
     system_identifier: int
     wal_block_bytes: int
     wal_segment_bytes: int
+    started: str
+    """When its postmaster started."""
 
     def position(self, lsn: Lsn, timeline: int) -> Position:
         """Give the position of an LSN, in the history that this server writes."""
@@ -153,13 +192,12 @@ def open_writer(
 
 def _learn(connection: WriterConnection) -> None:
     try:
-        cursor = connection.execute(_POSITION)
+        cursor = connection.execute(_SERVER)
     except ObjectNotInPrerequisiteState as error:
         info = connection.info
         raise NotThePrimary(info.dbname, f"{info.host}:{info.port}", "it is in recovery") from error
-    [(lsn, timeline)] = cursor.fetchall()
-    [server] = (connection.execute(_SERVER)).fetchall()
-    connection.server = Server(*server)
+    [(*server, lsn, timeline, started)] = cursor.fetchall()
+    connection.server = Server._make((*server, started))
     connection.position = connection.server.position(Lsn.parse(lsn), timeline)
 
 
@@ -174,6 +212,11 @@ class ReaderConnection(Connection[TupleRow]):
         is found out by this, and then a unit of reading gets a transaction that says READ ONLY.
         """
         return self.info.parameter_status(_READ_ONLY) == "on"
+
+    @property
+    def seems_standby(self) -> bool:
+        """Whether the server has said that it is in recovery; PostgreSQL (14 and newer) says so unasked."""
+        return self.info.parameter_status("in_hot_standby") == "on"
 
 
 def open_reader(*args: Any, greet: Greet | None = None, **options: Any) -> ReaderConnection:

@@ -9,7 +9,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from readreplica.bases import ReadBase, Router, Want, WriteBase
+from readreplica.bases import ReadBase, Router, Unit, Want, WriteBase
 from readreplica.errors import CommitInDoubt
 from readreplica.sync.connections import WriterConnection
 from readreplica.token import CausalToken, Position
@@ -47,8 +47,8 @@ class ReadSession(ReadBase):
     objects stay readable after it.
     """
 
-    def __init__(self, router: Waits, want: Want) -> None:
-        super().__init__(router=router, want=want)
+    def __init__(self, router: Waits, want: Want, *, unit: Unit | None = None) -> None:
+        super().__init__(router=router, want=want, unit=unit)
         self._waits = router
         self._wanted = want
 
@@ -68,8 +68,8 @@ class WriteSession(WriteBase):
     token: CausalToken = CausalToken()
     """What a read must have seen to see this unit; empty before the commit, or if there was none to do."""
 
-    def __init__(self, gate: Gate, engine: Engine) -> None:
-        super().__init__(engine, expire_on_commit=False)
+    def __init__(self, gate: Gate, engine: Engine, *, unit: Unit | None = None) -> None:
+        super().__init__(engine, unit=unit)
         self._gate = gate
 
     def __enter__(self) -> Self:

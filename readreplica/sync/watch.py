@@ -12,11 +12,12 @@ import psycopg
 from psycopg import Connection
 from psycopg.rows import TupleRow
 
+from readreplica.faults import is_refusal
 from readreplica.health import Fault, Observation
 from readreplica.options import ReplicaOptions
 from readreplica.probe import connect_arguments, read_answer, seen, wait_statement
 from readreplica.sockets import shut
-from readreplica.sync.concurrency import Background, Event, deadline, wait_for
+from readreplica.sync.concurrency import Background, Event, deadline, sleep, wait_for
 from readreplica.sync.nodes import Node
 from readreplica.token import Position
 
@@ -113,6 +114,9 @@ class NodeWatch:
         while not self._stopping:
             self._wake.clear()
             self._ask()
+            if self._connection is None:
+                # However many are in a hurry: a server that is down is not asked in a tight loop.
+                sleep(HURRIED_PAUSE_SECONDS)
             if self._waiters:
                 # Somebody who comes to wait meanwhile is served by the same question.
                 somebody_came = wait_for(self._wake, timeout_seconds=pause_seconds)
@@ -132,7 +136,8 @@ class NodeWatch:
             self._disconnect()
             # Who took a connection and then said nothing is frozen or cut off; others refuse, or are gone.
             is_silent = isinstance(error, psycopg.errors.ConnectionTimeout | psycopg.errors.QueryCanceled)
-            self._report(self.node, Fault.SILENT if is_silent or self._timed_out else Fault.UNREACHABLE)
+            refuses = Fault.REFUSES if is_refusal(error) else Fault.UNREACHABLE
+            self._report(self.node, Fault.SILENT if is_silent or self._timed_out else refuses)
         self.answered.set()
         for waiter in list(self._waiters):
             if self.node.covers(waiter.position):

@@ -8,20 +8,24 @@ aliases is read each time: its aliases are objects of its own.
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
-from sqlalchemy import Column, Table
+from sqlalchemy import BindParameter, Column, Date, DateTime, Table, Time
 from sqlalchemy.orm import Mapper
 from sqlalchemy.sql import visitors
+from sqlalchemy.sql.elements import Grouping
 
 from sharding.scatter.cursor import fingerprint_of
 from sharding.scatter.errors import ScatterRefused
 from sharding.scatter.grammar import Scope, check, onclauses, open_scope
 from sharding.scatter.kinds import DIALECT
 from sharding.scatter.tables import Clause, Source, is_key_of, is_table
-from sharding.scatter.terms import resolve
+from sharding.scatter.terms import resolve, split_order
 
 _KEPT = 512
+_TIMES = (Date, DateTime, Time)
+_MOVING = frozenset({"now", "today", "tomorrow", "yesterday"})
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,12 @@ class Analysis:
     """Whether each group of its GROUP BY is on one shard: it has a shard key in it that is never NULL."""
     kept: list[Any] = field(default_factory=list)
     """The plan, where it is the same for every statement of this shape."""
+
+    @cached_property
+    def tables(self) -> frozenset[str]:
+        """The names of its tables, as they stand in SQL."""
+        format_table = DIALECT.identifier_preparer.format_table
+        return frozenset(format_table(source.table) for source in self.scope.sources.all)
 
     def may_be_null(self, clause: Clause) -> bool:
         """Tell whether an expression may be NULL; True if that is not known."""
@@ -90,7 +100,7 @@ def fingerprint(statement: Any, analysis: Analysis) -> bytes:
 
 
 def check_parameters(statement: Any) -> None:
-    """Refuse a parameter without a value: `scatter` takes none apart.
+    """Refuse a parameter without a value, for `scatter` takes none apart, and one that each shard reads anew.
 
     Raises:
         ScatterRefused: it names the parameter.
@@ -99,6 +109,14 @@ def check_parameters(statement: Any) -> None:
     for parameter in cache_key.bindparams if cache_key else ():
         if parameter.required:
             raise ScatterRefused(f"the parameter {parameter.key} has no value: put the value into the SELECT")
+        # 'now', 'today' and 'yesterday' are values of these types, to each server at another instant.
+        if isinstance(parameter.effective_value, str) and (
+            isinstance(parameter.type, _TIMES) or parameter.effective_value.strip().lower() in _MOVING
+        ):
+            raise ScatterRefused(
+                f"{parameter.effective_value!r} is text for a value of time, which may be another on every "
+                "shard ('now'): give a date, time or datetime"
+            )
 
 
 def _read(statement: Any, key: str) -> Analysis:
@@ -125,6 +143,8 @@ def _check_clauses(statement: Any, scope: Scope) -> None:
     if any(each.__visit_name__ == "clauselist" for each in statement._raw_columns):
         raise ScatterRefused("it selects a list of columns (a Bundle): select the columns")
     ordered = [resolve(each, named) for each in (*statement._order_by_clauses, *statement._group_by_clauses)]
+    for clause in ordered:
+        _check_no_position(split_order(clause)[0])
     for clause in (
         *statement._raw_columns,
         *statement._where_criteria,
@@ -138,6 +158,16 @@ def _check_clauses(statement: Any, scope: Scope) -> None:
             raise ScatterRefused(f"it selects {clause}, which is no table of FROM")
     for onclause in onclauses(scope.froms):
         check(onclause, scope)
+
+
+def _check_no_position(clause: Clause) -> None:
+    while isinstance(clause, Grouping):
+        clause = clause.element
+    if isinstance(clause, BindParameter) and clause.literal_execute:
+        raise ScatterRefused(
+            f"it is ordered or grouped by {clause.effective_value!r}, which is written into the SQL, where a "
+            "number is the position of a column: name the column"
+        )
 
 
 def namer(statement: Any) -> Callable[[str], Clause | None]:

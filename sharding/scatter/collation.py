@@ -5,37 +5,39 @@ the server knows.
 """
 
 import re
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
-from sqlalchemy import Column, Table, bindparam, text
+from sqlalchemy import Cast, Column, TypeCoerce, bindparam, text
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.sql import visitors
+from sqlalchemy.sql.elements import Grouping
 from sqlalchemy.types import Text
 
 from readreplica.cluster import Cluster
 from sharding.scatter.errors import ScatterRefused
-from sharding.scatter.kinds import DIALECT
+from sharding.scatter.kinds import DIALECT, Kind
 from sharding.scatter.tables import Clause
+from sharding.scatter.terms import Term
 
 # glibc's C.UTF-8 compares code points since 2.35, and so did Debian's before.
 _CODE_POINTS = re.compile(r"c|posix|ucs_basic|pg_c_utf8|pg_unicode_fast|c\.utf-?8", re.IGNORECASE)
-_COMPARED_AS_TEXT = frozenset({"text", "varchar"})
 
 # datlocale is called daticulocale before PostgreSQL 17.
 _ASKED = text("""
     SELECT concat_ws(' ', d.datlocprovider, coalesce(to_jsonb(d)->>'datlocale', to_jsonb(d)->>'daticulocale',
                      d.datcollate)) AS database, pg_encoding_to_char(d.encoding) AS encoding,
-           c.asked, c.attname, t.typname, l.collname
+           c.asked, c.attname, coalesce(b.typname, t.typname) AS typname, t.typtype, l.collname
     FROM pg_database AS d
     LEFT JOIN LATERAL (
         SELECT asked, a.attname, a.atttypid, a.attcollation
         FROM unnest(:tables) AS asked JOIN pg_attribute AS a ON a.attrelid = to_regclass(asked)
-        WHERE a.attnum > 0 AND NOT a.attisdropped AND a.attcollation <> 0
+        WHERE a.attnum > 0 AND NOT a.attisdropped
     ) AS c ON true
     LEFT JOIN pg_type AS t ON t.oid = c.atttypid
+    LEFT JOIN pg_type AS b ON b.oid = t.typbasetype
     LEFT JOIN pg_collation AS l ON l.oid = c.attcollation
     WHERE d.datname = current_database()
 """).bindparams(bindparam("tables", type_=ARRAY(Text)))
@@ -43,48 +45,62 @@ _ASKED = text("""
 Ask = Callable[[Any], Awaitable[Sequence[Any]]]
 
 
-@dataclass(frozen=True)
+class Stored(NamedTuple):
+    """What a column really is. `collation` is None for a type that has none."""
+
+    type_name: str
+    is_enum: bool
+    collation: str | None
+
+
+@dataclass(frozen=True, eq=False)
 class Facts:
-    """What a shard says: its default collation and encoding; of text columns their types and collations."""
+    """What a shard says: its default collation and encoding; of columns their types and collations."""
 
     database: str
     encoding: str
-    columns: Mapping[tuple[str, str], tuple[str, str]]
+    columns: Mapping[tuple[str, str], "Stored"]
 
 
 _facts: WeakKeyDictionary[Cluster, dict[frozenset[str], Facts]] = WeakKeyDictionary()
 
 
-async def facts_of(cluster: Cluster, tables: Iterable[Table], ask: Ask) -> Facts:
+async def facts_of(cluster: Cluster, tables: frozenset[str], ask: Ask) -> Facts:
     """Give what a shard says of some tables.
 
     Parameters:
         cluster: the shard.
-        tables: those whose columns are compared.
+        tables: the names of those whose columns are compared, as they stand in SQL.
         ask: runs a statement there.
     """
-    names = frozenset(map(_name, tables))
     known = _facts.setdefault(cluster, {})
-    if names not in known:
-        rows = await ask(_ASKED.bindparams(tables=sorted(names)))
-        columns = {(row.asked, row.attname): (row.typname, row.collname) for row in rows if row.asked}
-        known[names] = Facts(rows[0].database, rows[0].encoding, columns)
-    return known[names]
+    if tables not in known:
+        rows = await ask(_ASKED.bindparams(tables=sorted(tables)))
+        columns = {
+            (row.asked, row.attname): Stored(row.typname, row.typtype == "e", row.collname)
+            for row in rows
+            if row.asked
+        }
+        known[tables] = Facts(rows[0].database, rows[0].encoding, columns)
+    return known[tables]
 
 
-def check_order(clauses: Iterable[Clause], facts: Facts, *, shard: str) -> None:
-    """Refuse text that Python would put into another order than the server.
+def check_order(terms: Iterable[Term], facts: Facts, *, shard: str) -> None:
+    """Refuse what Python would put into another order than the server.
 
     Parameters:
-        clauses: the text expressions that rows are merged by.
+        terms: what rows are merged by.
         facts: what the shard says.
         shard: its name.
 
     Raises:
-        ScatterRefused: it names the collation, and the way out.
+        ScatterRefused: it names the type or the collation, and the way out.
     """
-    for clause in clauses:
-        for name in _collations(clause, facts, shard):
+    for term in terms:
+        clause, kind = term.clause, term.kind
+        assert kind is not None
+        _check_types(clause, kind, facts, shard)
+        for name in _collations(clause, facts) if kind.is_text else ():
             if facts.encoding != "UTF8" or not _CODE_POINTS.fullmatch(name):
                 raise ScatterRefused(
                     f"{clause} is ordered by the collation {name!r} ({facts.encoding}) on shard {shard}, and "
@@ -99,10 +115,10 @@ def check_defaults(clauses: Iterable[Clause], facts: Facts, first: Facts, *, sha
         ScatterRefused: a column has a collation of its own, or two databases differ in theirs.
     """
     columns = [column for clause in clauses for column in _text_columns(clause, facts)]
-    for column, (_, collation) in columns:
-        if collation != "default":
+    for column, stored in columns:
+        if stored.collation != "default":
             raise ScatterRefused(
-                f"{column} has the collation {collation!r}, which is lost between the two stages: "
+                f"{column} has the collation {stored.collation!r}, which is lost between the two stages: "
                 "cast it to Text"
             )
     if columns and (facts.database, facts.encoding) != (first.database, first.encoding):
@@ -111,24 +127,43 @@ def check_defaults(clauses: Iterable[Clause], facts: Facts, first: Facts, *, sha
         )
 
 
-def _collations(clause: Clause, facts: Facts, shard: str) -> list[str]:
+def _check_types(clause: Clause, kind: Kind, facts: Facts, shard: str) -> None:
+    """Refuse a column that is another type than it is declared: the server compares what it has."""
+    while isinstance(clause, (TypeCoerce, Grouping)):
+        clause = clause.element if isinstance(clause, Grouping) else clause.clause
+    for column in _uncast_columns(clause):
+        stored = facts.columns.get((_name(_table(column)), column.name))
+        # Inside an expression a number may become text; what is like text, or an enum, remains it.
+        is_of_it = column is clause or (kind.is_text and (stored and (stored.collation or stored.is_enum)))
+        if stored and is_of_it and stored.type_name not in kind.stored:
+            raise ScatterRefused(
+                f"{column} is of type {stored.type_name} on shard {shard}, and declared {kind.name}: "
+                f"cast it to {kind.name.title() if kind.is_text else 'what it is declared'}"
+            )
+
+
+def _uncast_columns(clause: Clause) -> Iterator[Column[Any]]:
+    if isinstance(clause, Column):
+        yield clause
+    elif not isinstance(clause, Cast):
+        for child in clause.get_children():
+            yield from _uncast_columns(child)
+
+
+def _collations(clause: Clause, facts: Facts) -> list[str]:
     elements: Iterable[Any] = visitors.iterate(clause)
     explicit = [each.collation for each in elements if each.__visit_name__ == "collation"]
     if explicit:
         return explicit
-    found = []
-    for column, (type_name, collation) in _text_columns(clause, facts):
-        if type_name not in _COMPARED_AS_TEXT:
-            raise ScatterRefused(f"{column} is of type {type_name} on shard {shard}: cast it to Text")
-        found.append(collation)
+    found = [stored.collation for _, stored in _text_columns(clause, facts)]
     default = facts.database.partition(" ")[2] if facts.database[0] != "i" else f"ICU {facts.database[2:]}"
-    return [default if name == "default" else name for name in found or ["default"]]
+    return [name if name and name != "default" else default for name in found or ["default"]]
 
 
-def _text_columns(clause: Clause, facts: Facts) -> list[tuple[Column[Any], tuple[str, str]]]:
+def _text_columns(clause: Clause, facts: Facts) -> list[tuple[Column[Any], Stored]]:
     columns = [each for each in visitors.iterate(clause) if isinstance(each, Column)]
     found = [(column, facts.columns.get((_name(_table(column)), column.name))) for column in columns]
-    return [(column, fact) for column, fact in found if fact is not None]
+    return [(column, fact) for column, fact in found if fact is not None and fact.collation]
 
 
 def _table(column: Column[Any]) -> Any:

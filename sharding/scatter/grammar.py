@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import BinaryExpression, BindParameter, Column, ColumnClause, FromClause, ScalarSelect, Select
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.sql import operators
+from sqlalchemy.sql import operators, visitors
 from sqlalchemy.sql.elements import Grouping, UnaryExpression
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.sql.operators import custom_op
@@ -170,6 +170,20 @@ def _check_function(function: FunctionElement[Any], scope: Scope) -> None:
                 "select the values with .distinct() and count the rows"
             )
         check(argument, scope)
+    if scope.outer is not None and name in aggregates:
+        _check_level(function, scope)
+
+
+def _check_level(aggregate: FunctionElement[Any], scope: Scope) -> None:
+    """Refuse an aggregate of outer columns alone: by SQL's rule it is one of the query around it."""
+    columns = [each for each in visitors.iterate(aggregate) if isinstance(each, Column)]
+    if columns and not any(
+        column.table == source.selectable for column in columns for source in scope.sources.all
+    ):
+        raise ScatterRefused(
+            f"{aggregate} stands in a subquery and is over columns outside of it alone, so it would be an "
+            "aggregate of the query around it"
+        )
 
 
 def _why_not(name: str) -> str:
@@ -230,7 +244,9 @@ def _membership(select: Any, own: list[Source], around: list[Source], in_which: 
     if select._group_by_clauses or select._having_criteria:
         return []
     selected = select._raw_columns[0]
-    return [(a, b) for a in own for b in around if is_key_of(selected, a) and is_key_of(in_which, b)]
+    # NULL IN (nothing) is false and NULL IN (something) is NULL, and a shard may have nothing.
+    certain = [source for source in around if not source.is_nullable]
+    return [(a, b) for a in own for b in certain if is_key_of(selected, a) and is_key_of(in_which, b)]
 
 
 def _is_select(clause: Clause) -> bool:

@@ -65,8 +65,9 @@ class GroupsPlan:
         parts = self.parts.clauses
         values = [cast(part, Text).label(f"p{i}") for i, part in enumerate(parts)]
         named = [cast(func.pg_typeof(part), Text).label(f"t{i}") for i, part in enumerate(parts)]
-        asked = statement.with_only_columns(*values, *named, maintain_column_froms=True).order_by(None)
-        asked._having_criteria = ()
+        # Grouped by the expressions: the name of a label is not selected any more.
+        asked = select(*values, *named).select_from(*statement.get_final_froms())
+        asked = asked.where(*statement._where_criteria).group_by(*parts[: self.parts.groups])
         return asked.limit(limit)
 
     def whole(self, rows: Sequence[Sequence[str]], *, after: Sequence[Any] | None, limit: int) -> Any:

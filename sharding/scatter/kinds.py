@@ -31,6 +31,7 @@ class Kind:
 
     Parameters:
         name: PostgreSQL's name.
+        stored: the types of the server, by `pg_type.typname`, that a column of this kind may really have.
         raw: makes the expression whose value is fetched; it may not change the order.
         is_text: whether a collation decides the order.
         rank: maps a value to what Python compares; None if that is the value itself.
@@ -38,6 +39,7 @@ class Kind:
     """
 
     name: str
+    stored: frozenset[str]
     raw: Callable[[Clause], Clause]
     is_text: bool = False
     rank: Callable[[Any], Any] | None = None
@@ -48,24 +50,38 @@ def _as_is(clause: Clause) -> Clause:
     return clause
 
 
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
 def _instant(value: Any) -> Any:
     # Two aware datetimes of one zone are compared by the clock on the wall, which repeats an hour in autumn.
-    return value.astimezone(UTC)
+    return value.astimezone(UTC) if value.tzinfo else value
 
 
-INTEGER = Kind("bigint", _as_is)
-TEXT = Kind("text", lambda clause: type_coerce(clause, Text()), is_text=True)
-NUMERIC = Kind("numeric", lambda clause: type_coerce(clause, Numeric()), has_nan=True)
+INTEGER = Kind("bigint", _names("int2 int4 int8"), _as_is)
+TEXT = Kind("text", _names("text varchar"), lambda clause: type_coerce(clause, Text()), is_text=True)
+NUMERIC = Kind(
+    "numeric", _names("numeric int2 int4 int8"), lambda clause: type_coerce(clause, Numeric()), has_nan=True
+)
 # A real stands between two doubles: compared as double precision it is the same value on both sides.
-FLOAT = Kind("double precision", lambda clause: cast(clause, Double()), has_nan=True)
-BOOLEAN = Kind("boolean", lambda clause: type_coerce(clause, types.Boolean()))
-UUID = Kind("uuid", lambda clause: type_coerce(clause, Uuid()))
-BYTEA = Kind("bytea", lambda clause: type_coerce(clause, LargeBinary()))
-DATE = Kind("date", lambda clause: type_coerce(clause, types.Date()))
-TIME = Kind("time", lambda clause: type_coerce(clause, types.Time()))
-TIMESTAMP = Kind("timestamp", lambda clause: type_coerce(clause, types.DateTime()))
+FLOAT = Kind("double precision", _names("float4 float8"), lambda clause: cast(clause, Double()), has_nan=True)
+BOOLEAN = Kind("boolean", _names("bool"), lambda clause: type_coerce(clause, types.Boolean()))
+UUID = Kind("uuid", _names("uuid"), lambda clause: type_coerce(clause, Uuid()))
+BYTEA = Kind("bytea", _names("bytea"), lambda clause: type_coerce(clause, LargeBinary()))
+DATE = Kind("date", _names("date"), lambda clause: type_coerce(clause, types.Date()))
+TIME = Kind("time", _names("time"), lambda clause: type_coerce(clause, types.Time()))
+TIMESTAMP = Kind(
+    "timestamp",
+    _names("timestamp timestamptz"),
+    lambda clause: type_coerce(clause, types.DateTime()),
+    rank=_instant,
+)
 TIMESTAMPTZ = Kind(
-    "timestamptz", lambda clause: type_coerce(clause, types.DateTime(timezone=True)), rank=_instant
+    "timestamptz",
+    _names("timestamptz timestamp"),
+    lambda clause: type_coerce(clause, types.DateTime(timezone=True)),
+    rank=_instant,
 )
 
 # By the very class: a subclass may stand for another type of the server (CITEXT is a TEXT).
@@ -113,6 +129,8 @@ def kind_of(clause: Clause) -> Kind:
         ScatterRefused: Python does not compare them as PostgreSQL does.
     """
     found = clause.type
+    if found._has_column_expression:
+        raise ScatterRefused(f"{clause} is selected as an SQL expression by its type {found!r}: cast it")
     # SQLAlchemy's Interval is a decorator of DateTime, which it is not to PostgreSQL.
     while isinstance(found, TypeDecorator) and not isinstance(found, types.Interval):
         found = found.load_dialect_impl(DIALECT)

@@ -12,6 +12,7 @@ from sqlalchemy.exc import TimeoutError as PoolExhausted
 from sqlalchemy.orm import Session
 
 from readreplica.cluster import Cluster
+from readreplica.freshness import Freshness
 from readreplica.sessions import ReadSession
 from readreplica.token import CausalToken
 from sharding.scatter.errors import ScatterFailed, ShardTimedOut
@@ -29,6 +30,7 @@ class Lane:
         cluster: Cluster,
         *,
         after: CausalToken | None,
+        freshness: Freshness,
         slots: asyncio.Semaphore,
         timeout_seconds: float,
     ) -> None:
@@ -38,6 +40,7 @@ class Lane:
             shard: its name.
             cluster: its servers.
             after: what the read must have seen.
+            freshness: the policy of the read.
             slots: how many lanes may ask at once.
             timeout_seconds: how long the shard may take for everything that it is asked.
         """
@@ -45,6 +48,7 @@ class Lane:
         self.cluster = cluster
         self.fetched_rows = 0
         self._after = after
+        self._freshness = freshness
         self._slots = slots
         self._timeout_seconds = timeout_seconds
         self._left_seconds = timeout_seconds
@@ -87,7 +91,7 @@ class Lane:
 
     async def _run(self, statement: Any) -> Sequence[Any]:
         if self._session is None:
-            session = self.cluster.read(after=self._after)
+            session = self.cluster.read(after=self._after, freshness=self._freshness)
             # Nothing of the session needs closing before its first statement.
             await session.__aenter__()
             self._session = session

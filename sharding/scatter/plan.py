@@ -1,16 +1,18 @@
 """How a SELECT is answered: by merging the shards' ordered rows, or by aggregating their aggregates."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from operator import itemgetter
 from typing import Any
+from weakref import WeakSet
 
 from sqlalchemy import Column, Label, TypeDecorator, types
 from sqlalchemy.sql.functions import FunctionElement
 
 from sharding.scatter import words
 from sharding.scatter.analysis import Analysis, namer, selected
+from sharding.scatter.collation import Facts
 from sharding.scatter.errors import ScatterRefused
 from sharding.scatter.groups import GroupsPlan, plan_groups
 from sharding.scatter.kinds import FLOAT
@@ -37,6 +39,8 @@ class RowsPlan:
     width: int
     is_distinct: bool
     is_grouped: bool
+    checked: WeakSet[Facts] = field(default_factory=WeakSet)
+    """What shards have said of the types and collations, where it was found to allow this order."""
 
     def part(self, statement: Any, *, after: Sequence[Any] | None, limit: int) -> Any:
         """Make what one shard is asked: its first rows after a position."""

@@ -7,6 +7,7 @@ from functools import cache, partial
 from typing import Any
 
 from readreplica.cluster import Cluster
+from readreplica.freshness import ANY, Freshness
 from readreplica.token import CausalToken
 from sharding.scatter import collation
 from sharding.scatter.analysis import Analysis, analyse, check_parameters, fingerprint
@@ -27,6 +28,7 @@ async def scatter(
     limit: int,
     cursor: str | None = None,
     after: CausalToken | None = None,
+    freshness: Freshness = ANY,
     allow_missing: bool = False,
     key: str = KEY,
     shard_of: Callable[[int], str] | None = None,
@@ -41,6 +43,7 @@ async def scatter(
         limit: how many rows a page has at most.
         cursor: `next_cursor` of the page before; None for the first page.
         after: what the reads must have seen.
+        freshness: a policy of `readreplica.freshness`, for every shard; it holds together with `after`.
         allow_missing: give what the other shards have when some do not answer; the page names these.
         key: the column by which tables are sharded that do not declare another.
         shard_of: tells the shard of a key, so that `key IN (...)` asks only the shards of its keys.
@@ -73,7 +76,14 @@ async def scatter(
     parts = split(statement, analysis.scope, list(clusters), shard_of)
     slots = asyncio.Semaphore(bounds.concurrency)
     for shard in parts:
-        lane = Lane(shard, clusters[shard], after=after, slots=slots, timeout_seconds=bounds.timeout_seconds)
+        lane = Lane(
+            shard,
+            clusters[shard],
+            after=after,
+            freshness=freshness,
+            slots=slots,
+            timeout_seconds=bounds.timeout_seconds,
+        )
         call.lanes[shard] = lane
     try:
         return await (
@@ -129,15 +139,17 @@ class _Call:
 async def _rows(call: _Call, how: RowsPlan, parts: Mapping[str, Any]) -> Page[Any]:
     wanted = call.limit + 1
     runs = {shard: Run() for shard in parts}
-    texts = [term.clause for term in how.terms if term.kind is not None and term.kind.is_text]
     count = share(wanted, len(parts))
     # Made once for all that are asked the same: SQLAlchemy keeps with a statement what finds it in its cache.
     firsts = {id(each): how.part(each, after=call.position, limit=count) for each in _different(parts)}
 
+    tables = call.analysis.tables
+
     async def first(lane: Lane) -> None:
-        if texts:
-            facts = await collation.facts_of(lane.cluster, _tables(call), lane.ask)
-            collation.check_order(texts, facts, shard=lane.shard)
+        facts = await collation.facts_of(lane.cluster, tables, lane.ask)
+        if facts not in how.checked:
+            collation.check_order(how.terms, facts, shard=lane.shard)
+            how.checked.add(facts)
         runs[lane.shard].add(await lane.fetch(firsts[id(parts[lane.shard])]), asked=count)
 
     async def again(lane: Lane) -> None:
@@ -166,7 +178,7 @@ async def _groups(call: _Call, how: GroupsPlan, parts: Mapping[str, Any], bounds
     facts: dict[str, collation.Facts] = {}
 
     async def ask(lane: Lane) -> None:
-        facts[lane.shard] = await collation.facts_of(lane.cluster, _tables(call), lane.ask)
+        facts[lane.shard] = await collation.facts_of(lane.cluster, call.analysis.tables, lane.ask)
         rows = await lane.fetch(how.part(parts[lane.shard], limit=bounds.groups + 1))
         if len(rows) > bounds.groups:
             raise TooManyGroups(lane.shard, groups=bounds.groups)
@@ -192,10 +204,6 @@ async def _by_one_of(call: _Call, shards: Sequence[str], whole: Any) -> Sequence
             if not is_down(error):
                 raise
     return await call.lanes[shards[-1]].ask(whole)
-
-
-def _tables(call: _Call) -> list[Any]:
-    return [source.table for source in call.analysis.scope.sources.all]
 
 
 __all__ = ["scatter"]

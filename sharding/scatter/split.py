@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import BinaryExpression, BindParameter
+from sqlalchemy import BinaryExpression, BindParameter, Integer
 from sqlalchemy.sql import operators
 
 from sharding.scatter.grammar import Scope
@@ -45,6 +45,9 @@ def _keys(clause: Clause, scope: Scope) -> list[Any] | None:
     if not (isinstance(clause, BinaryExpression) and isinstance(clause.right, BindParameter)):
         return None
     if not any(is_key_of(clause.left, source) for source in scope.sources.sharded):
+        return None
+    # A type of the caller's own may send another value than the one that is given.
+    if not isinstance(clause.right.type, Integer):
         return None
     if clause.operator is operators.eq:
         return [clause.right.effective_value]

@@ -1,8 +1,8 @@
 """The tables of a FROM clause: by which column each is sharded, and whether their rows meet on one shard.
 
 A table is sharded by the key that the caller names, or by the one that its declaration names:
-`Table(..., info={"shard_key": "request_key"})`. A table that every shard holds a copy of says
-`info={"reference": True}`.
+`Table(..., info=shard_key("request_key"))`. A table that every shard holds a copy of says
+`info=reference_table()`; both are of `sharding.keys`.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,6 +23,7 @@ from sqlalchemy.sql import operators
 from sqlalchemy.sql.elements import Grouping
 from sqlalchemy.sql.selectable import Join
 
+from sharding.keys import is_reference, shard_key_of
 from sharding.scatter.errors import ScatterRefused
 
 Clause: TypeAlias = Any
@@ -109,7 +110,7 @@ def _source_of(from_: FromClause, key: str, *, is_nullable: bool) -> Source:
     if not isinstance(table, Table):
         what = WHAT.get(getattr(from_, "__visit_name__", ""), type(from_).__name__)
         raise ScatterRefused(f"FROM holds {what}; tables, their aliases and joins of these can be scattered")
-    if table.info.get("reference"):
+    if is_reference(table):
         return Source(from_, table, None, is_nullable)
     return Source(from_, table, _declared_key(table, key), is_nullable)
 
@@ -126,18 +127,18 @@ WHAT = {
 
 
 def _declared_key(table: Table, default: str) -> str:
-    declared = table.info.get("shard_key")
+    declared = shard_key_of(table)
     name: str = declared or default
     if name not in {column.name for column in table.columns}:
         raise ScatterRefused(
-            f"table {table.name} has no column {name}: name its shard key by info={{'shard_key': ...}}, or "
-            "say info={'reference': True} if every shard holds a copy of it"
+            f"table {table.name} has no column {name}: name its shard key by info=shard_key(...), or "
+            "say info=reference_table() if every shard holds a copy of it"
         )
     # partner_requests has an order_id and is sharded by another column: a mere column of that name may lie.
     if not declared and name not in {column.name for column in table.primary_key}:
         raise ScatterRefused(
             f"{table.name}.{name} is not in the primary key, so it may not be what the table is sharded by: "
-            f"say info={{'shard_key': {name!r}}} if it is"
+            f"say info=shard_key({name!r}) if it is"
         )
     return name
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Label, and_, false, or_, tuple_
+from sqlalchemy import Label, TypeDecorator, and_, false, or_, tuple_
 from sqlalchemy.sql import operators
 from sqlalchemy.sql.elements import UnaryExpression
 
@@ -41,9 +41,16 @@ class Term:
     kind: Kind | None = None
     bind: Callable[[Any], Clause] = bound
 
+    @property
+    def bare(self) -> Clause:
+        """The expression without the operators of a type of the caller's own, which may compare otherwise."""
+        if self.kind is not None and isinstance(self.clause.type, TypeDecorator):
+            return self.kind.raw(self.clause)
+        return self.clause
+
     def ordered(self) -> Clause:
         """Give the element of ORDER BY."""
-        clause = self.clause.desc() if self.direction.is_descending else self.clause.asc()
+        clause = self.bare.desc() if self.direction.is_descending else self.bare.asc()
         match self.direction.nulls_first:
             case None:
                 return clause
@@ -57,14 +64,14 @@ class Term:
         if value is None:
             return self.clause.is_not(None) if self.direction.nulls_are_first else false()
         than = self.bind(value)
-        beyond = self.clause < than if self.direction.is_descending else self.clause > than
+        beyond = self.bare < than if self.direction.is_descending else self.bare > than
         if self.is_nullable and not self.direction.nulls_are_first:
             return or_(beyond, self.clause.is_(None))
         return beyond
 
     def equals(self, value: Any) -> Clause:
         """Give the condition that a row's value is this one."""
-        return self.clause.is_(None) if value is None else self.clause == self.bind(value)
+        return self.clause.is_(None) if value is None else self.bare == self.bind(value)
 
     def sorter(self, index: int) -> Callable[[Any], Any]:
         """Give the key function for rows that have this term's value at `index`."""
@@ -143,7 +150,7 @@ def position_after(terms: Sequence[Term], values: Sequence[Any]) -> Clause:
     )
     if not is_simple:
         return _after_each(list(terms), list(values))
-    left = tuple_(*(term.clause for term in terms)) if len(terms) > 1 else terms[0].clause
+    left = tuple_(*(term.bare for term in terms)) if len(terms) > 1 else terms[0].bare
     right = tuple_(*(term.bind(value) for term, value in zip(terms, values, strict=True)))
     than = right if len(terms) > 1 else terms[0].bind(values[0])
     return left < than if terms[0].direction.is_descending else left > than

@@ -4,16 +4,16 @@ report = await bulk(sessions, MesOrderItem, rows, mode=Mode.INSERT_IGNORE)
 """
 
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypedDict
 
 from sqlalchemy import Table
 
 from sharding.errors import InvalidShardKey
 from sharding.writes.chunks import Chunker
 from sharding.writes.errors import BulkFailed, RowRefused
-from sharding.writes.lanes import Lanes, Sessions, Settings
+from sharding.writes.lanes import Lanes, Refresh, Sessions, Settings
 from sharding.writes.report import BulkReport
 from sharding.writes.rows import Row, read_row
 from sharding.writes.target import Mode, target_of
@@ -21,6 +21,20 @@ from sharding.writes.target import Mode, target_of
 OnFailure: TypeAlias = Literal["stop", "go-on"]
 Rows: TypeAlias = Iterable[Any] | AsyncIterable[Any]
 Read: TypeAlias = Callable[[int, Any], Row]
+
+
+class BulkOptions(TypedDict, total=False):
+    """What may be said to `bulk` beside what is written where; it says what each is."""
+
+    mode: Mode
+    key: str | None
+    chunk_rows: int
+    chunk_bytes: int
+    concurrency: int
+    chunk_timeout_seconds: float
+    on_failure: OnFailure
+    progress: Callable[[BulkReport], None]
+    unwritten: Callable[[str, Sequence[Mapping[str, Any]]], None]
 
 
 async def bulk(
@@ -35,7 +49,7 @@ async def bulk(
     concurrency: int = 8,
     chunk_timeout_seconds: float = 60.0,
     on_failure: OnFailure = "stop",
-    refresh: Callable[[], Awaitable[object]] | None = None,
+    refresh: Refresh | None = None,
     progress: Callable[[BulkReport], None] = lambda _report: None,
     unwritten: Callable[[str, Sequence[Mapping[str, Any]]], None] = lambda _shard, _rows: None,
     clock: Callable[[], float] = time.monotonic,
@@ -61,8 +75,9 @@ async def bulk(
         concurrency: shards written at the same time.
         chunk_timeout_seconds: how long a chunk may take before its connection is cut.
         on_failure: `stop` at the first failure and raise, or `go-on` and report.
-        refresh: loads the shard map again. Called when a shard refuses a row of a bucket that it does not own
-            (SQLSTATE MS001); the chunk is then cut anew and tried once more.
+        refresh: loads the shard map again, until it is of this version or newer. Called when a shard refuses
+            a row of a bucket that it does not own (SQLSTATE MS001); the chunk is then cut anew and tried once
+            more. `ShardedSessions.bulk` has it.
         progress: is told after each chunk; the report is the one that will be returned.
         unwritten: is given the shard and the rows of each chunk that is not known to be written.
         clock: a monotonic clock, in seconds.

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from sharding.errors import ShardingError
+from sharding.errors import BucketNotOwned, ShardingError
 
 if TYPE_CHECKING:
     from sharding.writes.report import BulkReport
@@ -109,6 +109,21 @@ class PrepareFailed(TwoPhaseError):
         self.unit_id = unit_id
         self.shard = shard
         super().__init__(f"two-phase unit {unit_id} is rolled back: shard {shard} could not prepare: {said}")
+
+
+class UnitRefused(TwoPhaseError):
+    """A shard has lost a bucket that the unit writes: the unit is rolled back everywhere."""
+
+    def __init__(self, unit_id: str, refusal: BucketNotOwned) -> None:
+        self.unit_id = unit_id
+        self.shard = refusal.shard
+        self.key = refusal.key
+        self.map_version = refusal.map_version
+        super().__init__(
+            f"two-phase unit {unit_id} is rolled back on every shard: {refusal.shard} no longer owns bucket "
+            f"{refusal.bucket}, of key {refusal.key}, by map version {refusal.map_version}; "
+            "read the map again and run it again, and see `mesctl shards check` if that is refused too"
+        )
 
 
 class UnitAborted(TwoPhaseError):

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias
 
 from readreplica.cluster import Cluster
+from sharding.errors import BucketNotOwned
+from sharding.guard import REFUSED
 from sharding.writes.chunks import Chunk, regroup
 from sharding.writes.deadline import driver_error, is_lost, words_of
 from sharding.writes.errors import CommitInDoubt, ShardTimedOut
@@ -16,8 +18,8 @@ from sharding.writes.target import Mode, Target
 Outcome: TypeAlias = Literal["failed", "in_doubt", "not_tried"]
 """What rows are that were not written; the name of their count in the report."""
 
-NOT_OWNED = "MS001"
-"""The SQLSTATE by which a shard refuses a row of a bucket that it does not own."""
+Refresh: TypeAlias = Callable[[int], Awaitable[object]]
+"""Loads the shard map again; is given the version that the refusing shard knows, 0 if it did not tell."""
 
 
 class Sessions(Protocol):
@@ -39,7 +41,7 @@ class Settings:
     concurrency: int
     chunk_timeout_seconds: float
     stop_at_first: bool
-    refresh: Callable[[], Awaitable[object]] | None
+    refresh: Refresh | None
     progress: Callable[[BulkReport], None]
     unwritten: Callable[[str, Sequence[Mapping[str, Any]]], None]
     clock: Callable[[], float]
@@ -131,9 +133,8 @@ class Lanes:
             report.token = report.token.merge(written.token)
 
     async def _refused(self, chunk: Chunk, error: Exception, *, again: bool, otherwise: Outcome) -> None:
-        refusal = driver_error(error)
-        if again and refusal is not None and refusal.sqlstate == NOT_OWNED:
-            await self._reroute(chunk)
+        if again and is_refusal(error):
+            await self._reroute(chunk, version=getattr(error, "map_version", 0))
         elif not is_lost(error):
             self._leave(chunk, otherwise, error)
         elif again:  # a server that was restarted closes its connections, and is there again
@@ -141,11 +142,11 @@ class Lanes:
         else:
             self._give_up(chunk, otherwise, error)
 
-    async def _reroute(self, chunk: Chunk) -> None:
+    async def _reroute(self, chunk: Chunk, *, version: int) -> None:
         """Load the map again, and write the rows on the shards that own them now, once."""
         try:
             if self._settings.refresh:
-                await self._settings.refresh()
+                await self._settings.refresh(version)
             parts = regroup(chunk, self._sessions.shard_of)
         except Exception as error:  # the directory is down: the chunk stays unwritten
             self._leave(chunk, "failed", error)
@@ -170,3 +171,9 @@ class Lanes:
             self.fail(error)
         rows = [dict(zip(row.columns, row.values, strict=True)) for row in chunk.rows]
         self._settings.unwritten(chunk.shard, rows)
+
+
+def is_refusal(error: Exception) -> bool:
+    """Tell whether a shard refused a row because it does not own its bucket."""
+    found = driver_error(error)
+    return isinstance(error, BucketNotOwned) or (found is not None and found.sqlstate == REFUSED)

@@ -8,6 +8,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from readreplica.cluster import Cluster
+from readreplica.errors import CommitInDoubt as AnswerLost
 from readreplica.retry import retry_unit
 from readreplica.sessions import WriteSession
 from readreplica.token import CausalToken
@@ -34,6 +35,8 @@ async def write_chunk(
         ShardTimedOut: the shard did not answer in time; nothing is written.
         CommitInDoubt: the connection was lost during COMMIT.
         RetriesExhausted: every attempt met a concurrent transaction; nothing is written.
+        BucketNotOwned: the shard does not own a row's bucket; nothing is written.
+        WritesRefused: the shard is being switched over to another primary; nothing is written.
         DBAPIError: the server refused the rows, or cannot be reached; nothing is written.
     """
 
@@ -70,6 +73,8 @@ async def commit(session: WriteSession, *, shard: str) -> None:
     """
     try:
         await session.commit()
+    except AnswerLost as error:
+        raise CommitInDoubt(shard) from error
     except (DBAPIError, psycopg.Error) as error:
         if is_lost(error):
             raise CommitInDoubt(shard) from error

@@ -5,13 +5,20 @@ from itertools import groupby
 from typing import Any
 
 import psycopg
-from sqlalchemy import Executable, and_, bindparam, cast, exists, select, update
+from sqlalchemy import Executable, and_, bindparam, cast, exists, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from sharding.guard import FUNCTION, REFUSED, read_refusal
+from sharding.keys import shard_key_of
 from sharding.writes.rows import Row
 from sharding.writes.target import Mode, Target
+
+# The statement before has locked the table, so what this says holds until the transaction ends.
+_OWNS = text(
+    f"SELECT bool_and({FUNCTION.replace('bigint', 'key')}) FROM unnest(CAST(:keys AS bigint[])) AS key"
+)
 
 
 async def write_rows(connection: AsyncConnection, target: Target, mode: Mode, rows: Sequence[Row]) -> int:
@@ -21,6 +28,7 @@ async def write_rows(connection: AsyncConnection, target: Target, mode: Mode, ro
         how many rows were inserted or updated.
 
     Raises:
+        BucketNotOwned: the shard does not own a row's bucket.
         DBAPIError: the server refused them.
     """
     written = 0
@@ -37,6 +45,9 @@ async def write_rows(connection: AsyncConnection, target: Target, mode: Mode, ro
             options = {"preserve_rowcount": True}
             result = await connection.execute(statement, parameters, execution_options=options)
             written += result.rowcount
+    if written < len(rows) and shard_key_of(target.table) == target.key:
+        # A row that is not there has perhaps moved away with its bucket, and the guard sees no such row.
+        await connection.execute(_OWNS, {"keys": [row.key for row in rows]})
     return written
 
 
@@ -54,6 +65,9 @@ async def _copy(
             for row in _bound(connection, target, columns, rows):
                 await copy.write_row(row)
     except psycopg.Error as error:
+        refusal = read_refusal(error.diag.message_detail) if error.sqlstate == REFUSED else None
+        if refusal:
+            raise refusal from error
         # As SQLAlchemy wraps what runs through it, so that callers see one kind of error.
         lost = driver.closed
         raise DBAPIError(command, None, error, connection_invalidated=lost) from error

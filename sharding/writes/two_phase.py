@@ -10,7 +10,8 @@ until `mesctl shards in-doubt resolve`. Most work belongs on one shard, or into 
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Protocol
 from uuid import uuid4
 
 import psycopg
@@ -21,8 +22,10 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from readreplica.cluster import Cluster
+from readreplica.errors import ReadReplicaError
 from readreplica.sessions import WriteSession
 from readreplica.token import CausalToken
+from sharding.errors import BucketNotOwned
 from sharding.writes.deadline import cut_after, driver_error, words_of
 from sharding.writes.decisions import Decision, Decisions
 from sharding.writes.errors import (
@@ -34,6 +37,7 @@ from sharding.writes.errors import (
     ShardTimedOut,
     UnitAborted,
     UnitInDoubt,
+    UnitRefused,
 )
 from sharding.writes.lanes import Sessions
 from sharding.writes.one_chunk import commit, connect
@@ -45,18 +49,28 @@ _TROUBLE = (SQLAlchemyError, psycopg.Error, ShardTimedOut, OSError)
 _ATTEMPTS = 3
 
 
+class WriteSessions(Sessions, Protocol):
+    """What of `ShardedSessions` is needed here."""
+
+    def write(self, key: int) -> WriteSession:
+        """Make a write session on the key's shard."""
+
+
 class TwoPhaseUnit:
     """The sessions of a unit, one for each shard; they are committed when the unit's block ends."""
 
-    def __init__(self, sessions: Sessions, keys: Iterable[int], *, unit_id: str) -> None:
+    def __init__(self, sessions: WriteSessions, keys: Iterable[int], *, unit_id: str) -> None:
         self.unit_id = unit_id
-        self.shards = tuple(sorted({sessions.shard_of(key) for key in keys}))
+        # A newer map must not put a key on another shard in the middle of the unit.
+        self._shard_of = {key: sessions.shard_of(key) for key in keys}
+        first_keys = {shard: key for key, shard in reversed(self._shard_of.items())}
+        self.shards = tuple(sorted(first_keys))
         self.token = CausalToken()
         """What a read must have seen to see the unit; empty before its end."""
         self.unfinished: tuple[str, ...] = ()
         """Shards that did not answer the COMMIT: the unit is committed, and they get it by the recovery."""
         self._sessions = sessions
-        self._open = {shard: self._new(shard) for shard in self.shards}
+        self._open = {shard: self._new(shard, first_keys[shard]) for shard in self.shards}
 
     def session(self, key: int) -> WriteSession:
         """Give the session on the shard of a key.
@@ -64,7 +78,7 @@ class TwoPhaseUnit:
         Raises:
             KeyOutsideUnit: the unit was not opened for this shard.
         """
-        shard = self._sessions.shard_of(key)
+        shard = self._shard_of.get(key) or self._sessions.shard_of(key)
         if shard not in self._open:
             raise KeyOutsideUnit(key, shard, self.shards)
         return self._open[shard]
@@ -82,8 +96,8 @@ class TwoPhaseUnit:
         for session in self._open.values():
             await session.close()
 
-    def _new(self, shard: str) -> WriteSession:
-        session = self._sessions.clusters[shard].write()
+    def _new(self, shard: str, key: int) -> WriteSession:
+        session = self._sessions.write(key)
 
         def refuse(committed: Session) -> None:
             if not committed.in_nested_transaction():  # a savepoint may end
@@ -100,7 +114,7 @@ def _new_unit_id() -> str:
 
 @asynccontextmanager
 async def two_phase(
-    sessions: Sessions,
+    sessions: WriteSessions,
     keys: Iterable[int],
     *,
     decisions: Decisions,
@@ -125,6 +139,8 @@ async def two_phase(
         new_unit_id: makes a name of 32 hexadecimal digits that was never used.
 
     Raises:
+        UnitRefused: a shard has lost a bucket that the unit writes; nothing was written.
+        OtherShard: (a statement of a session) it names a key of another shard.
         PrepareFailed: a shard could not prepare; nothing was written.
         PreparedDisabled: the shard's max_prepared_transactions does not allow it; nothing was written.
         UnitAborted: a recovery gave the unit up meanwhile; nothing was written.
@@ -132,19 +148,32 @@ async def two_phase(
         CommitInsideUnit: the block committed one of the sessions.
     """
     unit = TwoPhaseUnit(sessions, keys, unit_id=new_unit_id())
-    try:
+    ending = _Ending(
+        unit,
+        decisions=decisions,
+        label=label,
+        timeout_seconds=timeout_seconds,
+        decision_seconds=decision_seconds,
+        report=report,
+    )
+    async with _entered(unit):
         yield unit
-        ending = _Ending(
-            unit,
-            decisions=decisions,
-            label=label,
-            timeout_seconds=timeout_seconds,
-            decision_seconds=decision_seconds,
-            report=report,
-        )
         await ending.run()
-    finally:
-        await unit.close()
+
+
+@asynccontextmanager
+async def _entered(unit: TwoPhaseUnit) -> AsyncIterator[None]:
+    """Have each session pass the gate of its cluster; roll back what is neither ended nor prepared."""
+    async with AsyncExitStack() as stack:
+        for session in unit.by_shard().values():
+            await stack.enter_async_context(session)
+        try:
+            yield
+        except BucketNotOwned as refusal:
+            raise UnitRefused(unit.unit_id, refusal) from refusal
+        finally:
+            # Before the sessions would commit at the end of their own blocks.
+            await unit.close()
 
 
 class _Ending:
@@ -268,7 +297,7 @@ class _Ending:
                     await connection.execute(text("SELECT 1"))
                     await session.commit()
             self._unit.token = self._unit.token.merge(session.token)
-        except _TROUBLE as error:
+        except (*_TROUBLE, ReadReplicaError) as error:
             log.warning("no token", unit_id=self._unit.unit_id, shard=shard, error=words_of(error))
 
     async def _roll_back(self, shards: Iterable[str]) -> None:

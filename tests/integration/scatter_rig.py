@@ -231,4 +231,4 @@ def shown(rows: Iterable[Any]) -> list[str]:
 def _plain(row: Any) -> Any:
     if isinstance(row, Order):
         return tuple(getattr(row, name) for name in VALUES_OF_AN_ORDER)
-    return row
+    return tuple(map(_plain, row)) if isinstance(row, tuple) else row

@@ -254,14 +254,13 @@ async def doubt_of_commit_that_never_arrives(cluster: Cluster, *, n: int) -> Com
     """Cut the connection at the very moment at which COMMIT is sent."""
     session = cluster.write()
     driver = await begun(session, n)
-    execute = driver.execute
+    send_commit = driver._send_commit
 
-    async def cut(query: bytes, **options: object) -> object:
-        if isinstance(query, bytes):
-            shut(driver)
-        return await execute(query, **options)
+    async def cut() -> object:
+        shut(driver)
+        return await send_commit()
 
-    driver.execute = cut
+    driver._send_commit = cut
     with pytest.raises(CommitInDoubt) as caught:
         async with session:
             pass

@@ -12,7 +12,21 @@ from typing import Any
 import psutil
 import psycopg
 import pytest
-from sqlalchemy import BigInteger, Column, MetaData, Table, Text, collate, func, select
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Date,
+    Double,
+    MetaData,
+    Table,
+    Text,
+    TypeDecorator,
+    cast,
+    collate,
+    func,
+    select,
+    type_coerce,
+)
 
 from ops.embedded.processes import wait_until
 from readreplica.cluster import Cluster
@@ -150,11 +164,40 @@ async def test_text_in_an_order_that_only_the_server_knows_is_refused(rig: Rig) 
 
 
 async def test_a_column_that_is_another_type_than_declared_is_refused(rig: Rig) -> None:
-    bad = Table("bad", MetaData(), Column("order_id", BigInteger, primary_key=True), Column("name", Text))
+    declared = [Column("name", Text), Column("mood", Text), Column("price", Double), Column("day", Date)]
+    bad = Table("bad", MetaData(), Column("order_id", BigInteger, primary_key=True), *declared)
     for name in SHARDS:
-        rig.writers[name].execute("CREATE TABLE bad (order_id bigint PRIMARY KEY, name char(5))")
-    with pytest.raises(ScatterRefused, match="is of type bpchar on shard s"):
-        await rig.page(select(bad.c.order_id).order_by(bad.c.name))
+        rig.writers[name].execute("CREATE TYPE mood AS ENUM ('sad', 'glad')")
+        rig.writers[name].execute(
+            "CREATE TABLE bad (order_id bigint PRIMARY KEY, name char(5), mood mood, price numeric, day text)"
+        )
+        rig.writers[name].execute("INSERT INTO bad VALUES (%s, 'a', 'sad', 1, '')", [int(name[1])])
+        rig.writers[name].execute("INSERT INTO bad VALUES (%s, 'a', 'glad', 2, '')", [10 + int(name[1])])
+    for clause, real in {
+        bad.c.name: "bpchar",
+        bad.c.mood: "mood",
+        func.coalesce(bad.c.mood, "sad"): "mood",
+        type_coerce(bad.c.mood, Text): "mood",
+        bad.c.price: "numeric",
+        bad.c.day: "text",
+    }.items():
+        with pytest.raises(ScatterRefused, match=f"is of type {real} on shard s"):
+            await rig.page(select(bad.c.order_id).order_by(clause))
+    page = await rig.page(select(bad.c.order_id).order_by(cast(bad.c.mood, Text), cast(bad.c.name, Text)))
+    assert page.rows == [10, 11, 12, 13, 0, 1, 2, 3]
+
+
+async def test_a_key_whose_type_sends_another_value_is_asked_of_all_shards(rig: Rig) -> None:
+    class Shifted(TypeDecorator[int]):
+        impl = BigInteger
+        cache_ok = True
+
+        def process_bind_param(self, value: int | None, dialect: object) -> int | None:
+            return None if value is None else value - 1_000
+
+    shifted = Table("orders", MetaData(), Column("order_id", Shifted, primary_key=True)).c.order_id
+    assert (await rig.page(select(shifted).where(shifted.in_([1_000, 1_001, 1_002])))).rows == [0, 1, 2]
+    assert (await rig.page(select(func.count()).where(shifted == 1_007))).rows == [1]
 
 
 async def test_a_shard_that_refuses_the_statement_is_never_merely_missing(rig: Rig) -> None:
@@ -195,7 +238,8 @@ def frozen(servers: PostgresServers) -> Iterator[None]:
 
 
 def checked_out(clusters: Mapping[str, Cluster]) -> int:
-    return sum(cluster._primary_reader.pool.checkedout() for cluster in clusters.values())  # type: ignore[attr-defined]
+    nodes = [node for cluster in clusters.values() for node in cluster._nodes]
+    return sum(node.engine.pool.checkedout() for node in nodes)  # type: ignore[attr-defined]
 
 
 async def test_a_shard_that_is_frozen_or_stopped_is_named_or_left_out(

@@ -11,6 +11,7 @@ from sqlalchemy import literal, select, text
 
 from app.models.mes import MesOrder
 from app.models.status import Channel, Status
+from readreplica.freshness import PRIMARY
 from readreplica.sessions import WriteSession
 from readreplica.token import CausalToken
 from sharding.directory import Directory
@@ -153,6 +154,13 @@ async def test_orders_that_came_meanwhile_do_not_disturb_the_pages(
         session.add(MesOrder(order_id=later, status=Status.SUBMITTED, channel=Channel.B2C, summary="ring"))
     second = await sessions.scatter(newest, limit=10, cursor=first.next_cursor, after=session.token)
     assert [order.order_id for order in second.rows] == sorted(IDS, reverse=True)[10:20]
+
+
+async def test_a_page_is_read_where_its_freshness_says(sessions: ShardedSessions) -> None:
+    async with sessions.write(IDS[0]) as session:
+        session.add(MesOrder(order_id=IDS[0], status=Status.SUBMITTED, channel=Channel.B2C, summary="ring"))
+    page = await sessions.scatter(newest, limit=10, freshness=PRIMARY)
+    assert [order.order_id for order in page.rows] == [IDS[0]]
 
 
 async def test_a_condition_and_several_columns(sessions: ShardedSessions, token: CausalToken) -> None:

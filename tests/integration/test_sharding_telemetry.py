@@ -61,7 +61,8 @@ async def test_units_are_counted_by_shard_with_spans_and_the_version_of_the_map(
     done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=120)  # noqa: ASYNC221
     assert done.returncode == 0, done.stderr[-2000:]
     said = json.loads(done.stdout.splitlines()[-1])
-    assert said["told"] == {
+    # `readreplica` tells of the same clusters in words of its own.
+    assert {name: value for name, value in said["told"].items() if name.startswith("mes_storage.")} == {
         "mes_storage.shard.units(mes_0,done)": 2,
         "mes_storage.shard.units(mes_1,failed)": 1,
         "mes_storage.shard.statements(mes_0)": 2,

@@ -46,11 +46,12 @@ def prepare(wide: Wide, shard: str, gid: str) -> None:
 @pytest.fixture
 def left(wide: Wide) -> Iterator[Wide]:
     """A unit that was left prepared on two shards, and a stranger on the third."""
-    for shard in SHARDS[:2]:
-        prepare(wide, shard, f"mes-storage:{UNIT}:{shard}")
-    prepare(wide, OWN, "bank:4711")
-    yield wide
-    wide.run(OWN, "ROLLBACK PREPARED 'bank:4711'")
+    with wide.own_everything():
+        for shard in SHARDS[:2]:
+            prepare(wide, shard, f"mes-storage:{UNIT}:{shard}")
+        prepare(wide, OWN, "bank:4711")
+        yield wide
+        wide.clear()  # ownership does not change while a prepared transaction has written
 
 
 def test_the_list_tells_what_is_old_and_who_it_belongs_to(mesctl: Mesctl, left: Wide) -> None:

@@ -4,6 +4,10 @@ from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
+from sqlalchemy import select
+
+from app.models.mes import MesOrderItem
+from app.models.reference import MesFinish, MesMaterial
 from app.pricing.measurement import Measurement
 from app.pricing.price_list import read_tariff
 from app.pricing.tariff import TARIFF, price
@@ -41,3 +45,22 @@ async def test_every_shard_prices_by_what_was_loaded(wide: Wide, wide_sessions: 
         # 8.5 g, and 15 % loss
         assert after.unit_eur - before.unit_eur > 0
         assert tariff.metals["gold_18k"] == TARIFF.metals["gold_18k"]
+
+
+async def test_a_scattered_select_joins_the_price_list(wide: Wide, wide_sessions: ShardedSessions) -> None:
+    await reference_tables.load(wide.topology, reference_tables.read_file(reference_tables.PRICE_LIST))
+    rest = {"line_no": 1, "finish": "matte", "quantity": 1, "model_key": "k", "model_name": "ring.stl"}
+    metals = ["brass", "gold_18k"] * 20
+    items = [{"order_id": key, "material": metal, **rest} for key, metal in enumerate(metals)]
+    report = await wide_sessions.bulk(MesOrderItem, items)
+    assert set(report.shards) == set(SHARDS)
+    dear = (
+        select(MesOrderItem.order_id, MesMaterial.eur_per_g, MesFinish.eur_per_cm2)
+        .join(MesMaterial, MesMaterial.material == MesOrderItem.material)
+        .join(MesFinish, MesFinish.finish == MesOrderItem.finish)
+        .where(MesMaterial.eur_per_g > 1)
+        .order_by(MesMaterial.eur_per_g, MesOrderItem.order_id)
+    )
+    page = await wide_sessions.scatter(dear, limit=50, after=report.token)
+    gold, matte = TARIFF.metals["gold_18k"].eur_per_g, TARIFF.finish_eur_per_cm2["matte"]
+    assert [tuple(row) for row in page.rows] == [(key, gold, matte) for key in range(1, 40, 2)]

@@ -5,10 +5,14 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlalchemy import URL
 
 from readreplica.appraisal import Verdict, appraise, clamped, is_beyond
 from readreplica.balancer import in_order_of_load
 from readreplica.budget import FallbackBudget
+from readreplica.cluster import PRIMARY as NAMED
+from readreplica.cluster import Cluster
+from readreplica.engines import reader_engine, writer_engine
 from readreplica.fate import Evidence, Fate, judge
 from readreplica.freshness import ANY, PRIMARY, Freshness, Lag, after, bounded
 from readreplica.health import Fault, Health, Observation, after_poll, find_fault
@@ -227,6 +231,7 @@ def test_a_replica_comes_back_slowly() -> None:
 
 # Who is the primary
 
+NOWHERE = URL.create("postgresql+psycopg", host="127.0.0.1", port=1)
 KNOWN = Primacy("a", True, SYSTEM, 1, "A", ())
 
 
@@ -272,6 +277,33 @@ def test_one_server_under_two_addresses_is_one_primary() -> None:
 def test_another_system_is_never_the_primary() -> None:
     found = elect(KNOWN, {"b": primary(timeline=5, system=8)})
     assert (found.node, found.answers) == ("a", False)
+
+
+def test_a_rival_on_the_known_timeline_does_not_inherit_the_writes() -> None:
+    alone = elect(KNOWN, {"b": primary(900, server="B")})
+    assert (alone.node, alone.answers, alone.rivals) == ("a", False, ("b",))
+    # Of two that nobody knew, the one that a person has left running is the primary.
+    answers = {"a": primary(100, timeline=2, server="A"), "b": primary(900, timeline=2, server="B")}
+    split = elect(KNOWN, answers)
+    assert elect(split, {"b": answers["b"]}).node == "b"
+
+
+def test_who_answers_first_does_not_decide_whose_cluster_it_is() -> None:
+    cluster = Cluster(
+        "main",
+        primary=writer_engine(NOWHERE, application_name="test"),
+        primary_reader=reader_engine(NOWHERE, application_name="test"),
+        replicas={name: reader_engine(NOWHERE, application_name="test") for name in ("stranger", "replica")},
+    )
+    monitor = cluster.monitor
+    monitor.report(monitor.nodes["stranger"], primary(900, timeline=9, server="S", system=8))
+    assert not monitor.primacy.answers
+    monitor.report(monitor.nodes[NAMED], Fault.UNREACHABLE)
+    monitor.report(monitor.nodes["replica"], replica(server="R"))
+    assert (monitor.primacy.node, monitor.primacy.answers) == (NAMED, False)
+    monitor.report(monitor.nodes[NAMED], primary(server="P"))
+    assert (monitor.primacy.node, monitor.primacy.answers) == (NAMED, True)
+    assert not monitor.primacy.rivals
 
 
 @given(

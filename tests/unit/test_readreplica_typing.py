@@ -20,16 +20,37 @@ def uses(reader: ReadSession, writer: WriteSession) -> None:
     needs_any(writer)
 """
 
+SHARDED = """
+from readreplica import ReadSession, WriteSession
+from sharding.sessions import ShardedSessions
+
+def needs_writer(session: WriteSession) -> None: ...
+def needs_reader(session: ReadSession) -> None: ...
+
+def uses(sessions: ShardedSessions) -> None:
+    needs_writer(sessions.write(1))
+    needs_writer(sessions.read(1))  # refused
+    needs_reader(sessions.read(1))
+    needs_reader(sessions.write(1))  # refused
+"""
+
+
+def in_threads(snippet: str) -> str:
+    return snippet.replace("from readreplica", "from readreplica.sync").replace("sharding.", "sharding.sync.")
+
 
 def test_the_wrong_kind_of_session_is_refused_and_the_right_one_accepted(tmp_path: Path) -> None:
-    # Both twins in one run: most of the time goes into reading SQLAlchemy.
-    paths = [tmp_path / "snippet.py", tmp_path / "snippet_sync.py"]
-    for path, package in zip(paths, ("readreplica", "readreplica.sync"), strict=True):
-        path.write_text(SNIPPET.replace("readreplica", package))
-    output, problems, _ = api.run(["--strict", "--cache-dir", str(tmp_path / "cache"), *map(str, paths)])
+    # All in one run: most of the time goes into reading SQLAlchemy.
+    snippets = {tmp_path / "snippet.py": SNIPPET, tmp_path / "sharded.py": SHARDED}
+    snippets |= {path.with_stem(f"{path.stem}_sync"): in_threads(text) for path, text in snippets.items()}
+    for path, snippet in snippets.items():
+        path.write_text(snippet)
+    output, problems, _ = api.run(["--strict", "--cache-dir", str(tmp_path / "cache"), *map(str, snippets)])
     assert not problems
-    refused = [number for number, line in enumerate(SNIPPET.splitlines(), 1) if line.endswith("# refused")]
-    for path in paths:
+    for path, snippet in snippets.items():
+        refused = [
+            number for number, line in enumerate(snippet.splitlines(), 1) if line.endswith("# refused")
+        ]
         errors = [line for line in output.splitlines() if ": error: " in line and f"{path.name}:" in line]
         assert [int(line.split(":")[1]) for line in errors] == refused
         assert all(line.endswith("[arg-type]") for line in errors)

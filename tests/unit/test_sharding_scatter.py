@@ -8,6 +8,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    DateTime,
     Double,
     Enum,
     Integer,
@@ -17,6 +18,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    TypeDecorator,
     bindparam,
     cast,
     collate,
@@ -26,6 +28,7 @@ from sqlalchemy import (
     func,
     insert,
     lateral,
+    literal,
     literal_column,
     not_,
     or_,
@@ -45,6 +48,18 @@ from app.models.status import Status
 from sharding.scatter import scatter
 from sharding.scatter.errors import ScatterRefused
 
+
+class Shouted(TypeDecorator[str]):
+    """Text that is selected in capitals."""
+
+    impl = Text
+    cache_ok = True
+
+    def column_expression(self, column: Any) -> Any:
+        """Make two texts one."""
+        return func.upper(column)
+
+
 metadata = MetaData()
 orders = Table(
     "orders",
@@ -59,6 +74,8 @@ orders = Table(
     Column("folded", CITEXT),
     Column("padded", CHAR(5)),
     Column("mood", Enum("sad", "glad", name="mood")),
+    Column("made_at", DateTime),
+    Column("shouted", Shouted),
 )
 lines = Table(
     "lines",
@@ -104,6 +121,7 @@ class Part(Base):
 
 
 o, li = orders.c, lines.c
+another = lines.alias("another").c
 newest = select(o.order_id, o.status).order_by(o.order_id.desc())
 alone = exists().where(li.material == "gold")
 bound = li.order_id == o.order_id
@@ -215,6 +233,30 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "bundle": (select(Bundle("two", MesOrder.order_id, MesOrder.status)), "a Bundle"),
     "rollup": (select(func.count(o.price)).group_by(func.rollup(o.order_id)), r"rollup\(\) is not known"),
     "params": (newest.where(o.status == bindparam("wanted", "a")).params(wanted="b"), r"\.params\(\)"),
+    "not in of a key that may be NULL": (
+        select(o.order_id).outerjoin(lines, bound).where(li.order_id.not_in(select(another.order_id))),
+        "is not bound to the row outside",
+    ),
+    "aggregate of the query around": (
+        select(select(func.count(o.order_id)).select_from(materials).correlate(orders).scalar_subquery())
+        .select_from(orders)
+        .distinct(),
+        "an aggregate of the query around it",
+    ),
+    "a position": (
+        select(o.status, o.order_id).order_by(bindparam("place", 1, literal_execute=True)),
+        "the position of a column",
+    ),
+    "text as time": (newest.where(o.made_at < "yesterday"), "'yesterday' is text for a value of time"),
+    "text cast to time": (
+        newest.where(o.made_at < cast("now", DateTime)),
+        "'now' is text for a value of time",
+    ),
+    "parameter cast to time": (
+        newest.where(o.made_at < cast(literal("now", String), DateTime)),
+        "'now' is text",
+    ),
+    "changed by its type": (select(o.shouted).distinct(), "is selected as an SQL expression by its type"),
     "no value": (newest.where(o.status == bindparam("wanted")), "the parameter wanted has no value"),
 }
 

@@ -1,0 +1,301 @@
+# Generated from sharding/keyed.py by `make twins`: change that file, not this one.
+"""Sessions by shard key over open clusters, and the opening of them. `sharding.sync.keyed` is the twin.
+
+What is here has a twin for threads; `sharding.sessions` adds what asyncio alone has.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from types import MappingProxyType
+from typing import TypeVar
+
+import structlog
+from sqlalchemy.exc import DBAPIError
+from tenacity import (
+    RetryError,
+    Retrying,
+    retry_if_exception_type,
+    retry_if_result,
+    stop_after_delay,
+    wait_random,
+)
+
+from readreplica.errors import CommitInDoubt
+from readreplica.fate import Fate
+from readreplica.freshness import ANY, Freshness
+from readreplica.sync.cluster import Cluster
+from readreplica.sync.concurrency import Event, Lock
+from readreplica.sync.sessions import ReadSession, WriteSession
+from readreplica.token import CausalToken
+from sharding.citus.coordinator import whole_map
+from sharding.errors import BucketNotOwned, ShardingError
+from sharding.map_check import check_map, check_successor
+from sharding.routing import Routing
+from sharding.shard_map import ShardMap
+from sharding.sync.engines import open_cluster
+from sharding.sync.map_reader import MapReader
+from sharding.sync.map_watch import watching_map
+from sharding.telemetry import Telemetry
+from sharding.topology import Topology
+from sharding.units import Unit
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("sharding")
+
+T = TypeVar("T")
+S = TypeVar("S", bound="KeyedSessions")
+
+
+class KeyedSessions:
+    """Sessions by shard key. Finding the shard is a hash and a look-up: no round trip."""
+
+    def __init__(
+        self,
+        shard_map: ShardMap,
+        clusters: Mapping[str, Cluster],
+        *,
+        directory: MapReader | None = None,
+        map_wait_seconds: float = 2.0,
+    ) -> None:
+        """Route by a shard map over open clusters, which must have every shard of the map.
+
+        Parameters:
+            shard_map: the map to begin with.
+            clusters: the shards, by name.
+            directory: where newer maps are read; without it the map stays as it is.
+            map_wait_seconds: how long a refused unit of work waits for the map that tells its new shard.
+        """
+        self.clusters: Mapping[str, Cluster] = MappingProxyType(dict(clusters))
+        self.map_wanted = Event()
+        """Set when a newer map is wanted at once; `watching_map` waits for it."""
+        self._directory = directory
+        self._map_wait_seconds = map_wait_seconds
+        self._refused: ShardMap | None = None
+        self._changing = Lock()
+        self._telemetry = Telemetry.if_wanted(lambda: self.shard_map.version)
+        self._routing = self._route_by(shard_map)
+
+    @property
+    def shard_map(self) -> ShardMap:
+        """The map that is routed by now."""
+        return self._routing.shard_map
+
+    def use(self, shard_map: ShardMap) -> bool:
+        """Route by another map from now on; sessions that have begun keep their shard.
+
+        A map that cannot be right is refused, loudly, and the old one kept: an older version, another
+        number of buckets, a shard that is unknown here.
+
+        Returns:
+            Whether it is routed by that map now.
+        """
+        with self._changing:
+            now = self.shard_map
+            if shard_map == now:
+                return True
+            try:
+                check_successor(shard_map, now=now, shards=list(self.clusters))
+            except ShardingError as fault:
+                self._refuse(shard_map, str(fault))
+                return False
+            self._routing = self._route_by(shard_map)
+        log.info("shard map taken", version=shard_map.version, before=now.version)
+        return True
+
+    def _refuse(self, shard_map: ShardMap, why: str) -> None:
+        # Once for each map: it is read again every few seconds.
+        if shard_map != self._refused:
+            log.error(
+                "shard map refused; going on with the one at hand", at_hand=self.shard_map.version, why=why
+            )
+        self._refused = shard_map
+
+    def refresh(self) -> ShardMap:
+        """Read the map that is in force, and route by it.
+
+        Returns:
+            The map that is routed by now.
+
+        Raises:
+            ShardMapMissing, ShardMapInvalid: what is in the directory is no map.
+            sqlalchemy.exc.DBAPIError: the directory cannot be reached.
+        """
+        if self._directory is not None:
+            self.use(self._directory.load_map())
+        return self.shard_map
+
+    def _route_by(self, shard_map: ShardMap) -> Routing[Cluster]:
+        meter_of = self._telemetry.of if self._telemetry else lambda _shard: None
+        return Routing.of(shard_map, self.clusters, meter_of=meter_of, refused=self.map_wanted.set)
+
+    def read(
+        self,
+        key: int,
+        *,
+        after: CausalToken | None = None,
+        freshness: Freshness = ANY,
+        autocommit: bool = False,
+    ) -> ReadSession:
+        """Make a read session on the key's shard.
+
+        Parameters:
+            key: the order id, or another int8 shard key.
+            after: what the read must have seen; without it any replica of the shard will do.
+            freshness: a policy of `readreplica.freshness`; it holds together with `after`.
+            autocommit: give up the one snapshot, for a cheaper read. See `Cluster.read`.
+
+        Raises:
+            InvalidShardKey: the key is no int, or does not fit int8.
+            OtherShard: (a statement of the session) it names a key of another shard.
+        """
+        routing = self._routing
+        route = routing.route_of(key)
+        return route.cluster.read(
+            after=after, freshness=freshness, autocommit=autocommit, unit=Unit(key, route, routing)
+        )
+
+    def write(self, key: int) -> WriteSession:
+        """Make a write session on the key's shard; it commits when its `with` ends well.
+
+        Raises:
+            InvalidShardKey: the key is no int, or does not fit int8.
+            OtherShard: (a statement of the session) it names a key of another shard.
+            BucketNotOwned: (a statement of the session) the shard has lost the key's bucket; the map is
+                being read again, and the unit can be run again. `transact` does both.
+        """
+        routing = self._routing
+        route = routing.route_of(key)
+        return route.cluster.write(unit=Unit(key, route, routing))
+
+    def transact(self, key: int, work: Callable[[WriteSession], T], *, attempts: int = 5) -> T:
+        """Do a unit of work on the key's shard, again if a concurrent transaction ended it.
+
+        If the shard refuses because it has lost the key's bucket, the map is read again, and the unit is done
+        once more on the shard that the newer map names. See `Cluster.transact`.
+
+        Raises:
+            InvalidShardKey: the key is no int, or does not fit int8.
+            RetriesExhausted: every attempt ended in SQLSTATE 40001 or 40P01.
+            OtherShard: it names a key of another shard.
+            BucketNotOwned: refused again, or there is no newer map.
+        """
+        try:
+            return self._transact_once(key, work, attempts)
+        except BucketNotOwned as refusal:
+            before = self.shard_map.version
+            self.wait_for_map(refusal.map_version)
+            log.info("unit of work refused, doing it again", shard=refusal.shard, map_version=before)
+        return self._transact_once(key, work, attempts)
+
+    def _transact_once(self, key: int, work: Callable[[WriteSession], T], attempts: int) -> T:
+        routing = self._routing
+        route = routing.route_of(key)
+        return route.cluster.transact(work, attempts=attempts, unit=Unit(key, route, routing))
+
+    def transact_read(
+        self,
+        key: int,
+        work: Callable[[ReadSession], T],
+        *,
+        after: CausalToken | None = None,
+        freshness: Freshness = ANY,
+        autocommit: bool = False,
+        attempts: int = 3,
+    ) -> T:
+        """Do a unit of reading on the key's shard, again on another node of it if its node failed.
+
+        See `Cluster.transact_read`.
+
+        Raises:
+            InvalidShardKey: the key is no int, or does not fit int8.
+            OtherShard: it names a key of another shard.
+        """
+        routing = self._routing
+        route = routing.route_of(key)
+        return route.cluster.transact_read(
+            work,
+            after=after,
+            freshness=freshness,
+            autocommit=autocommit,
+            attempts=attempts,
+            unit=Unit(key, route, routing),
+        )
+
+    def resolve(
+        self,
+        doubt: CommitInDoubt,
+        *,
+        lookup: Callable[[ReadSession], bool] | None = None,
+        timeout_seconds: float = 30.0,
+    ) -> Fate:
+        """Find out what became of a COMMIT whose answer was lost, on the shard where it was sent.
+
+        See `Cluster.resolve`.
+        """
+        cluster = self.clusters[doubt.cluster]
+        return cluster.resolve(doubt, lookup=lookup, timeout_seconds=timeout_seconds)
+
+    def wait_for_map(self, version: int) -> None:
+        """Read the map until it is of a version or newer, for a moment at most.
+
+        A shard is told of a change before the directory is, so that no two shards ever own a bucket.
+        """
+
+        def found() -> int:
+            return (self.refresh()).version
+
+        retrying = Retrying(
+            stop=stop_after_delay(self._map_wait_seconds),
+            wait=wait_random(0.02, 0.1),
+            retry=retry_if_result(lambda found: found < version) | retry_if_exception_type(DBAPIError),
+        )
+        with suppress(RetryError):
+            retrying(found)
+
+    def shard_of(self, key: int) -> str:
+        """Name the shard of a key.
+
+        Raises:
+            InvalidShardKey: the key is no int, or does not fit int8.
+        """
+        return self._routing.route_of(key).shard
+
+
+@contextmanager
+def open_keyed(
+    kind: type[S], topology: Topology, *, role: str, application_name: str, poll_seconds: float
+) -> Iterator[S]:
+    """Load the shard map and open a cluster for each shard; everything is closed at the end.
+
+    Changes of the map are heard of while the block runs, and it goes on when the directory is away.
+
+    Parameters:
+        kind: the class of the sessions to be made.
+        topology, role, application_name, poll_seconds: as for `open_sessions`.
+    """
+    shards = topology.tree("mes")
+    name = next(iter(topology.tree("directory")), "directory")
+    with ExitStack() as stack:
+
+        def opened(database: str) -> Cluster:
+            return stack.enter_context(
+                open_cluster(topology, database, role=role, application_name=application_name)
+            )
+
+        if topology.backend == "citus":
+            # Citus finds the shard; the coordinator is asked for everything, and its map never changes.
+            clusters = {shard: opened(shard) for shard in shards}
+            yield kind(whole_map(topology), clusters)
+            return
+        directory = MapReader((opened(name)).primary)
+        shard_map = directory.load_map()
+        check_map(shard_map, shards=list(shards), buckets=topology.buckets)
+        clusters = {shard: opened(shard) for shard in shards}
+        sessions = kind(shard_map, clusters, directory=directory)
+        watch = watching_map(
+            topology.url(name, role=role, direct=True),
+            sessions.refresh,
+            wanted=sessions.map_wanted,
+            poll_seconds=poll_seconds,
+        )
+        stack.enter_context(watch)
+        yield sessions

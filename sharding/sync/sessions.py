@@ -1,0 +1,53 @@
+"""From a key to a session on its shard, for threads; written by hand.
+
+with open_sessions(topology, role="mes", application_name="mes") as sessions:
+    with sessions.write(order_id) as session:
+        ...
+
+There is no `scatter` here: it asks all shards at once, and that is asyncio's work. A program with threads
+that needs it runs `sharding.sessions` beside this, in a loop of its own.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sharding.sync.keyed import KeyedSessions, open_keyed
+from sharding.topology import Topology
+
+
+class ShardedSessions(KeyedSessions):
+    """Sessions by shard key. Threads may share it; a session is of one thread at a time."""
+
+
+@contextmanager
+def open_sessions(
+    topology: Topology, *, role: str, application_name: str, poll_seconds: float = 5.0
+) -> Iterator[ShardedSessions]:
+    """Load the shard map and open a cluster for each shard; everything is closed at the end.
+
+    Changes of the map are heard of while the block runs, and it goes on when the directory is away.
+
+    With `backend = "citus"` there is no map to load: every key is the coordinator's.
+
+    Nothing but the directory is connected to yet, so a shard that is down does not stop a service from
+    starting.
+
+    Parameters:
+        topology: where everything is.
+        role: the PostgreSQL role that connects, to the directory as well.
+        application_name: what pg_stat_activity shows.
+        poll_seconds: how long to trust that no notification of a new map was lost.
+
+    Raises:
+        ShardMapMissing: the directory has no shard map.
+        ShardMapInvalid: it is no map, or its number of buckets is not the topology's.
+        UnknownShard: the map names a shard that the topology lacks.
+    """
+    with open_keyed(
+        ShardedSessions,
+        topology,
+        role=role,
+        application_name=application_name,
+        poll_seconds=poll_seconds,
+    ) as sessions:
+        yield sessions
