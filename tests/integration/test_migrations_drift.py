@@ -84,10 +84,10 @@ def test_every_change_by_hand_is_named_with_its_fix(topology: Topology) -> None:
 
 
 OWNS = (
-    "CREATE FUNCTION shard_owns(key bigint) RETURNS boolean LANGUAGE sql IMMUTABLE "
+    "CREATE FUNCTION own_body(key bigint) RETURNS boolean LANGUAGE sql IMMUTABLE "
     "AS 'SELECT hashint8(key) {side} 0'"
 )
-PER_SHARD = "COMMENT ON FUNCTION shard_owns(bigint) IS 'mes-storage: per shard'"
+PER_SHARD = "COMMENT ON FUNCTION own_body(bigint) IS 'mes-storage: per shard'"
 
 
 def check(topology: Topology) -> None:
@@ -106,7 +106,7 @@ def test_function_whose_body_is_made_for_each_shard_may_differ(topology: Topolog
     # Without the mark, each shard's is another function than the one that was frozen.
     assert differing(topology, snapshot=take_snapshot(topology, "mes")) == [
         [],
-        ["function shard_owns(bigint)"],
+        ["function own_body(bigint)"],
     ]
     for name in ("mes_0", "mes_1"):
         execute(topology, name, PER_SHARD)
@@ -115,10 +115,10 @@ def test_function_whose_body_is_made_for_each_shard_may_differ(topology: Topolog
     execute(topology, "mes_0", OWNS.format(side=">").replace("CREATE", "CREATE OR REPLACE"))
     assert differing(topology, snapshot=marked) == [[], []]
     # Its signature is the same everywhere, and a mark that a person sets hides nothing.
-    execute(topology, "mes_0", "ALTER FUNCTION shard_owns VOLATILE")
-    assert differing(topology, snapshot=marked) == [["function shard_owns(bigint)"], []]
-    execute(topology, "mes_1", "COMMENT ON FUNCTION shard_owns(bigint) IS NULL")
-    assert differing(topology, snapshot=marked)[1] == ["function shard_owns(bigint)"]
+    execute(topology, "mes_0", "ALTER FUNCTION own_body VOLATILE")
+    assert differing(topology, snapshot=marked) == [["function own_body(bigint)"], []]
+    execute(topology, "mes_1", "COMMENT ON FUNCTION own_body(bigint) IS NULL")
+    assert differing(topology, snapshot=marked)[1] == ["function own_body(bigint)"]
 
 
 def test_online_change_under_way_is_named_as_that_change(topology: Topology) -> None:
