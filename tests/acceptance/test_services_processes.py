@@ -149,7 +149,9 @@ async def test_a_service_waits_for_the_directory_and_starts_when_it_is_there(
 def test_services_serve_until_they_are_told_to_stop(platform: Topology, tmp_path: Path) -> None:
     log = tmp_path / "mes.log"
     url = platform.services["mes"].url
-    with process("mes", platform.path, log) as mes:
+    # Without these the service warns.
+    secrets = {"MES_STORAGE_CURSOR_KEY": "c" * 32, "MES_STORAGE_TOKEN_KEYS": f"test={'t' * 32}"}
+    with process("mes", platform.path, log, **secrets) as mes:
         assert wait_until(lambda: is_up(url), timeout_seconds=60), log.read_text()
         made = httpx.post(
             f"{url}/v1/partners/atelier-nord/orders",
