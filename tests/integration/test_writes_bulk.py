@@ -362,6 +362,10 @@ class Moving:
         self._map = ShardMap(1, ("mes_0",) * 64)
         self._after = ShardMap(2, after)
 
+    @property
+    def shard_map(self) -> ShardMap:
+        return self._map
+
     def shard_of(self, key: int) -> str:
         return self._map.shard_of(key)
 
@@ -484,6 +488,7 @@ class Alone:
 
     def __init__(self, cluster: Cluster) -> None:
         self.clusters = {"mes_0": cluster}
+        self.shard_map = ShardMap(1, ("mes_0",))
 
     def shard_of(self, key: int) -> str:
         return "mes_0"
