@@ -127,8 +127,8 @@ async def _feed(lanes: Lanes, sessions: Sessions, rows: Rows, *, read: Read, chu
         except (RowRefused, InvalidShardKey) as refusal:
             _refuse(lanes, number, refusal)
             continue
-        # By one map to the end, so that a key stays in its lane: by a newer one, its later rows would overtake
-        # the earlier ones, which their shard refuses first.
+        # By one map to the end, so that a key stays in its lane: by a newer one, its later rows would
+        # overtake the earlier ones, which their shard refuses first.
         if full := chunker.add(began_with.shard_of(row.key), row):
             await lanes.put(full)
     for chunk in chunker.rest():
