@@ -58,7 +58,8 @@ async def bulk(
 
     The input is read as it is written: at most three chunks of each shard are in memory. A chunk is one
     transaction, so it is written whole or not at all; the write as a whole is not atomic. Repeated with
-    `INSERT_IGNORE` or `UPDATE`, it writes what is missing. Rows of one shard are written in their order.
+    `INSERT_IGNORE` or `UPDATE`, it writes what is missing. Rows of one key are written in their order, also
+    when its bucket moves meanwhile.
     Defaults of the server hold; Python-side defaults do not.
 
     A shard that times out, or cannot be reached twice, is out: its other rows are accounted for as
@@ -115,18 +116,20 @@ async def bulk(
 
 
 async def _feed(lanes: Lanes, sessions: Sessions, rows: Rows, *, read: Read, chunker: Chunker) -> None:
-    number = 0
+    number, began_with = 0, sessions.shard_map
     async for given in _stream(rows):
         if lanes.is_stopping:
             break
         number += 1
         try:
             row = read(number, given)
-            shard = sessions.shard_of(row.key)
+            sessions.shard_of(row.key)  # refuses what is no key
         except (RowRefused, InvalidShardKey) as refusal:
             _refuse(lanes, number, refusal)
             continue
-        if full := chunker.add(shard, row):
+        # By one map to the end, so that a key stays in its lane: by a newer one, its later rows would
+        # overtake the earlier ones, which their shard refuses first.
+        if full := chunker.add(began_with.shard_of(row.key), row):
             await lanes.put(full)
     for chunk in chunker.rest():
         await lanes.put(chunk)

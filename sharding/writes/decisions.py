@@ -102,12 +102,18 @@ class Decisions:
     async def finish(self, unit_id: str) -> None:
         """Note that no shard has the unit prepared any more."""
         async with (
-            self._engine.begin() as connection,
+            self._engine.connect() as connection,
             cut_after(connection, shard=NAME, seconds=self._timeout_seconds),
         ):
             await connection.execute(_FINISH, {"unit_id": unit_id})
+            await connection.commit()  # within the time limit, as everywhere here
 
     async def purge(self, *, older_than: timedelta) -> int:
         """Forget the decisions of units that were finished so long ago."""
-        async with self._engine.begin() as connection:
-            return (await connection.execute(_PURGE, {"age": older_than})).rowcount
+        async with (
+            self._engine.connect() as connection,
+            cut_after(connection, shard=NAME, seconds=self._timeout_seconds),
+        ):
+            forgotten = (await connection.execute(_PURGE, {"age": older_than})).rowcount
+            await connection.commit()
+        return forgotten

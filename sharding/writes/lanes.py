@@ -8,6 +8,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 from readreplica.cluster import Cluster
 from sharding.errors import BucketNotOwned
 from sharding.guard import REFUSED
+from sharding.shard_map import ShardMap
 from sharding.writes.chunks import Chunk, regroup
 from sharding.writes.deadline import driver_error, is_lost, words_of
 from sharding.writes.errors import CommitInDoubt, ShardTimedOut
@@ -28,6 +29,10 @@ class Sessions(Protocol):
     @property
     def clusters(self) -> Mapping[str, Cluster]:
         """The shards, by name."""
+
+    @property
+    def shard_map(self) -> ShardMap:
+        """The map that is routed by now."""
 
     def shard_of(self, key: int) -> str:
         """Name the shard of a key."""

@@ -110,7 +110,7 @@ async def end_prepared(
     """Commit or roll back a prepared transaction.
 
     Returns:
-        False if there is none of this name: somebody else has ended it.
+        False if there is none of this name: somebody else has ended it, or a failover has lost it.
 
     Raises:
         DBAPIError: the shard refused, or cannot be reached. Trying again does no harm.

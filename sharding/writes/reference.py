@@ -99,10 +99,11 @@ class References:
         }
         try:
             async with (
-                self._engine.begin() as connection,
+                self._engine.connect() as connection,
                 cut_after(connection, shard=DIRECTORY, seconds=self._timeout_seconds),
             ):
                 await connection.execute(sql.PUBLISH, values)
+                await connection.commit()  # within the time limit
         except IntegrityError as error:
             raise ReferenceConflict(content.table, version=content.version) from error
 
@@ -148,7 +149,7 @@ async def apply(engine: AsyncEngine, table: Table, content: Content, *, shard: s
         DBAPIError: the shard refused, or cannot be reached.
         ShardTimedOut: it did not answer.
     """
-    async with engine.begin() as connection, cut_after(connection, shard=shard, seconds=seconds):
+    async with engine.connect() as connection, cut_after(connection, shard=shard, seconds=seconds):
         name = {"table": table.name}
         await connection.execute(sql.TAKE_VERSION, name)
         if (await connection.execute(sql.READ_VERSION, name)).scalar_one() > content.version:
@@ -162,6 +163,7 @@ async def apply(engine: AsyncEngine, table: Table, content: Content, *, shard: s
             raise ReferenceMismatch(table.name, shard, version=content.version)
         noted = {**name, "version": content.version, "checksum": checksum}
         await connection.execute(sql.NOTE_VERSION, noted)
+        await connection.commit()  # within the time limit
     return True
 
 

@@ -15,18 +15,18 @@ NEWEST = text("""
 PUBLISH = text("""
     INSERT INTO reference_contents (table_name, version, rows, checksum)
     VALUES (:table, :version, CAST(:rows AS jsonb), :checksum)
-""").bindparams(bindparam("rows", type_=Text))
+""").bindparams(bindparam("table", type_=Text), bindparam("rows", type_=Text))
 
 # One shard's row is written by one run at a time; a run with an older version finds the newer one.
 TAKE_VERSION = text("""
     INSERT INTO reference_versions (table_name, version, checksum) VALUES (:table, 0, '')
     ON CONFLICT (table_name) DO NOTHING
-""")
+""").bindparams(bindparam("table", type_=Text))
 READ_VERSION = text("SELECT version FROM reference_versions WHERE table_name = :table FOR UPDATE")
 NOTE_VERSION = text("""
     UPDATE reference_versions SET version = :version, checksum = :checksum, applied_at = clock_timestamp()
     WHERE table_name = :table
-""")
+""").bindparams(bindparam("table", type_=Text))
 
 # to_jsonb writes a moment in the session's time zone.
 STEADY = text("SET LOCAL timezone = 'UTC'")

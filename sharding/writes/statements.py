@@ -32,8 +32,10 @@ async def write_rows(connection: AsyncConnection, target: Target, mode: Mode, ro
         DBAPIError: the server refused them.
     """
     written = 0
-    # Rows with the same columns go together; a stable sort keeps their order.
-    for columns, alike in groupby(sorted(rows, key=lambda row: row.columns), key=lambda row: row.columns):
+    # Rows with the same columns go together. Only new rows may be put in another order for that: of two rows
+    # of one key, an update's last one must win, and an insert-or-ignore's first one.
+    ordered = sorted(rows, key=lambda row: row.columns) if mode is Mode.INSERT else rows
+    for columns, alike in groupby(ordered, key=lambda row: row.columns):
         values = [row.values for row in alike]
         if mode is Mode.INSERT:
             await _copy(connection, target, columns, values)

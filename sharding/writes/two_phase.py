@@ -68,7 +68,10 @@ class TwoPhaseUnit:
         self.token = CausalToken()
         """What a read must have seen to see the unit; empty before its end."""
         self.unfinished: tuple[str, ...] = ()
-        """Shards that did not answer the COMMIT: the unit is committed, and they get it by the recovery."""
+        """Shards that are not known to have committed: the unit is, and they get it by the recovery.
+
+        A failover that has lost what was prepared leaves nothing to recover: docs/runbooks/in-doubt.md.
+        """
         self._sessions = sessions
         self._open = {shard: self._new(shard, first_keys[shard]) for shard in self.shards}
 
@@ -311,21 +314,24 @@ class _Ending:
         # Nobody needs a rollback at once as he needs a commit.
         for attempt in range(_ATTEMPTS if verb is Verb.COMMIT else 1):
             try:
-                await end_prepared(
+                ended = await end_prepared(
                     self._unit.cluster(shard).primary,
                     gid,
                     verb,
                     shard=shard,
                     timeout_seconds=self._timeout_seconds,
                 )
-                return True
+                if ended or verb is Verb.ROLLBACK:
+                    return True
+                said = "it is not prepared there: a recovery was faster, or a failover has lost it"
+                break
             except ShardTimedOut as error:
                 said = words_of(error)
                 break
             except _TROUBLE as error:
                 said = words_of(error)
                 await asyncio.sleep(0.1 * attempt)
-        log.warning("left prepared", unit_id=self._unit.unit_id, shard=shard, verb=verb.value, error=said)
+        log.warning("not ended", unit_id=self._unit.unit_id, shard=shard, verb=verb.value, error=said)
         return False
 
 

@@ -135,6 +135,28 @@ async def test_an_update_sets_what_is_given_and_skips_what_is_not_there(sessions
         assert (changed.material, changed.quantity, changed.finish) == ("gold_18k", 8, "matte")
 
 
+async def test_rows_of_one_key_are_written_in_their_order_whatever_their_columns(
+    sessions: ShardedSessions, wide: Wide
+) -> None:
+    key = KEYS[0]
+
+    def quantities() -> list[tuple[Any, ...]]:
+        return wide.query("SELECT quantity FROM order_items")[sessions.shard_of(key)]
+
+    rows = [item(key, quantity=1), item(key, quantity=2, unit_price=5)]
+    for given in (rows, rows[::-1]):  # one of them is against the order of the columns' names
+        wide.run(sessions.shard_of(key), "TRUNCATE order_items")
+        await bulk(sessions, MesOrderItem, given, mode=Mode.INSERT_IGNORE)
+        assert quantities() == [(given[0]["quantity"],)]
+    changes: list[dict[str, Any]] = [
+        {"order_id": key, "line_no": 1, "quantity": 7},
+        {"order_id": key, "line_no": 1, "material": "gold_18k", "quantity": 8},
+    ]
+    for given in (changes, changes[::-1]):
+        await bulk(sessions, MesOrderItem, given, mode=Mode.UPDATE)
+        assert quantities() == [(given[-1]["quantity"],)]
+
+
 async def test_a_chunk_is_written_whole_or_not_at_all(sessions: ShardedSessions, wide: Wide) -> None:
     taken = next(key for key in KEYS[150:] if sessions.shard_of(key) == "mes_1")
     await bulk(sessions, MesOrderItem, [item(taken)])
@@ -340,6 +362,10 @@ class Moving:
         self._map = ShardMap(1, ("mes_0",) * 64)
         self._after = ShardMap(2, after)
 
+    @property
+    def shard_map(self) -> ShardMap:
+        return self._map
+
     def shard_of(self, key: int) -> str:
         return self._map.shard_of(key)
 
@@ -462,6 +488,7 @@ class Alone:
 
     def __init__(self, cluster: Cluster) -> None:
         self.clusters = {"mes_0": cluster}
+        self.shard_map = ShardMap(1, ("mes_0",))
 
     def shard_of(self, key: int) -> str:
         return "mes_0"

@@ -118,6 +118,27 @@ async def test_a_stale_map_sends_only_the_refused_chunk_on_and_once(
     assert_in_place(topology, later, dict.fromkeys(keys, 7))
 
 
+async def test_a_newer_map_in_the_middle_does_not_let_a_keys_later_rows_overtake(
+    sessions: ShardedSessions, topology: Topology
+) -> None:
+    await sessions.bulk(MesOrderItem, [item(STRAY)])
+    later = moved(EVEN, LOST, "mes_1")
+    give(topology, later, "mes_0", "mes_1")
+    carry(topology, LOST, "mes_0", "mes_1")
+    await save(topology, later)
+
+    async def rows() -> AsyncIterator[dict[str, Any]]:
+        for quantity in range(1, 21):
+            if quantity == 11:
+                assert await sessions.refresh() == later
+            yield item(STRAY, quantity)
+
+    report = await sessions.bulk(MesOrderItem, rows(), mode=Mode.UPDATE, chunk_rows=10)
+    assert (report.is_complete, report.written, report.shards["mes_1"].rerouted) == (True, 20, 20)
+    assert_adds_up(report, 20)
+    assert_in_place(topology, later, {STRAY: 20})
+
+
 @dataclass(frozen=True)
 class Change:
     """A bucket goes to the other shard, when so many rows have been read."""

@@ -264,6 +264,21 @@ async def test_a_shard_that_is_lost_after_the_decision_gets_it_by_the_recovery(
     assert decided(wide)[0][-1] is True
 
 
+async def test_a_part_that_is_lost_after_the_decision_is_not_told_as_done(
+    wide: Wide, wide_sessions: ShardedSessions, decisions: Decisions, keys: dict[str, int]
+) -> None:
+    def lose(step: str) -> None:
+        """Have the shard forget its part, as a replica does that is promoted and had not received it."""
+        if step == "decided":
+            [gid] = wide.prepared()[OWN]
+            wide.run(OWN, sql.SQL("ROLLBACK PREPARED {}").format(sql.Literal(gid)).as_string())
+
+    async with two_phase(wide_sessions, keys.values(), decisions=decisions, label="x", report=lose) as unit:
+        add_everywhere(unit, keys)
+    assert (counts(wide), unit.unfinished) == ([1, 1, 0], (OWN,))
+    assert decided(wide) == [("commit", "x", "mes_0,mes_1,mes_2", False)]
+
+
 async def test_a_shard_that_is_frozen_while_it_prepares_takes_the_unit_back(
     wide: Wide, wide_sessions: ShardedSessions, decisions: Decisions, keys: dict[str, int]
 ) -> None:
