@@ -7,7 +7,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from sqlalchemy import bindparam, delete, insert, select, text, update
+from sqlalchemy import bindparam, delete, func, insert, literal, select, text, tuple_, update
 from sqlalchemy.orm import aliased
 from structlog.testing import capture_logs
 
@@ -34,6 +34,7 @@ from tests.servers import PostgresServers
 OWN, BESIDE, FOREIGN = key_in(3), key_in(3, number=1), key_in(40)
 ROW = {"status": Status.SUBMITTED, "channel": Channel.B2C, "summary": "ring", "version": 1}
 other = aliased(MesOrder)
+LINE = tuple_(MesOrderItem.order_id, MesOrderItem.line_no)
 Until = Callable[[], bool]
 
 
@@ -53,6 +54,17 @@ async def until(condition: Until, *, seconds: float = 30.0) -> None:
 NAMES_FOREIGN: dict[str, Any] = {
     "equal": select(MesOrder).where(MesOrder.order_id == FOREIGN),
     "in a list": select(MesOrder.status).where(MesOrder.order_id.in_([OWN, FOREIGN])),
+    "on the right": select(MesOrder).where(literal(FOREIGN) == MesOrder.order_id),
+    "not distinct": select(MesOrder).where(MesOrder.order_id.is_not_distinct_from(FOREIGN)),
+    "in a list of expressions": select(MesOrder).where(MesOrder.order_id.in_([literal(OWN), FOREIGN])),
+    "in a list of tuples": select(MesOrderItem).where(LINE.in_([(OWN, 1), (FOREIGN, 1)])),
+    "second in tuples": delete(MesOrderItem).where(
+        tuple_(MesOrderItem.line_no, MesOrderItem.order_id).in_([(1, OWN), (1, FOREIGN)])
+    ),
+    "in a list of tuples of expressions": select(MesOrderItem).where(
+        LINE.in_([(OWN, 1), tuple_(literal(FOREIGN), 1)])
+    ),
+    "a tuple": update(MesOrderItem).where(LINE == (FOREIGN, 1)).values(material="x"),
     "of an alias": select(other).where(other.order_id == FOREIGN),
     "of the table": select(MesOrder.__table__).where(MesOrder.__table__.c.order_id == FOREIGN),
     "in a subquery": select(MesOrder).where(
@@ -104,6 +116,14 @@ async def test_what_names_no_other_shard_passes(sessions: ShardedSessions) -> No
             select(MesOrder).where(MesOrder.order_id > 0, MesOrder.order_id != FOREIGN)
         )
         assert len(found.all()) == 2
+        # 2 as a key would be one of the other shard's; as a line number or a function's argument it is none.
+        lines = select(MesOrderItem).where(
+            LINE.in_([(OWN, 1), (BESIDE, 2)]), MesOrderItem.order_id != func.abs(2)
+        )
+        assert sessions.shard_of(2) == "mes_1"
+        assert (await session.scalars(lines)).all() == []
+        computed = select(MesOrder).where(MesOrder.order_id == func.coalesce(2, OWN))
+        assert (await session.scalars(computed)).all() == []
         assert await session.scalar(select(ShardIdentity.shard)) == "mes_0"
         assert (
             await session.scalar(text("SELECT count(*) FROM orders WHERE order_id = :id"), {"id": FOREIGN})
