@@ -28,6 +28,7 @@ from tests.integration.shards_rig import (
     new_order,
     orders_on,
     save,
+    slow_directory,
 )
 from tests.servers import PostgresServers
 
@@ -168,6 +169,31 @@ async def test_a_second_refusal_is_a_clear_error(sessions: ShardedSessions, topo
     with pytest.raises(BucketNotOwned, match=f"mes_0 refused key {OWN}: .* does not own bucket 3; .* again"):
         await sessions.transact(OWN, work)
     assert len(runs) == 2
+
+
+async def test_a_directory_that_does_not_answer_hides_no_refusal(
+    sessions: ShardedSessions, topology: Topology
+) -> None:
+    give(topology, moved(EVEN, 3, "mes_1"), "mes_0")
+    sessions._map_wait_seconds = 0.1
+    with slow_directory(topology, "shard_map_versions"):
+        # Far longer than it takes, and without an end if nobody watched the clock.
+        async with asyncio.timeout(20):
+            with pytest.raises(BucketNotOwned):
+                await sessions.transact(OWN, adding(OWN))
+
+
+@pytest.mark.parametrize("spoil", ["DELETE FROM", "UPDATE"])
+async def test_a_directory_without_a_map_hides_no_refusal(
+    sessions: ShardedSessions, topology: Topology, postgres: PostgresServers, spoil: str
+) -> None:
+    give(topology, moved(EVEN, 3, "mes_1"), "mes_0")
+    sessions._map_wait_seconds = 0.1
+    change = f"{spoil} shard_map_versions" + (" SET owners = 'a,b,c'" if spoil == "UPDATE" else "")
+    with psycopg.connect(postgres.conninfo(topology.database("directory").dbname)) as directory:
+        directory.execute(change)
+    with pytest.raises(BucketNotOwned):
+        await sessions.transact(OWN, adding(OWN))
 
 
 async def test_a_refused_block_has_the_map_read_again(sessions: ShardedSessions, topology: Topology) -> None:
