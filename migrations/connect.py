@@ -16,8 +16,12 @@ CONNECT_TIMEOUT_SECONDS = 5
 LOCK_TIMEOUT_SECONDS = 3
 """How long a statement may queue for a table lock, and the application behind it; a revision may set less."""
 
-# A run that was killed must not go on holding its locks until its statement has ended.
-OPTIONS = f"-c lock_timeout={LOCK_TIMEOUT_SECONDS}s -c client_connection_check_interval=1s"
+# A run that was killed must not go on holding its locks until its statement has ended; nor may one that is
+# frozen, or whose machine is gone, between two statements. A revision may compute there, for a moment.
+OPTIONS = (
+    f"-c lock_timeout={LOCK_TIMEOUT_SECONDS}s -c client_connection_check_interval=1s "
+    "-c idle_in_transaction_session_timeout=60s"
+)
 WAIT_SECONDS = 60.0
 _KEY = "hashtext('mes-storage migrations')"
 # Another migration of the same database is waited for, but not for ever.

@@ -49,12 +49,20 @@ class Limits:
     patience_seconds: float = 60.0
 
 
+SHORTEST_PAUSE_SECONDS = 3.0
+
+
 def lines_of(step: Step, limits: Limits) -> tuple[str, ...]:
     """Give what is sent to the server, which is what a dry run prints."""
     if step.way is Way.ALONE:
         return alone(step.statements, limits)
     # Whoever comes later queues behind us from the moment we queue, and while we work: half for each.
-    guard = [f"SET LOCAL lock_timeout = {_milliseconds(limits.lock_timeout_seconds / 2)}"]
+    guard = [
+        f"SET LOCAL lock_timeout = {_milliseconds(limits.lock_timeout_seconds / 2)}",
+        # Between two statements no other timeout counts: a client that is stopped there, or whose machine
+        # is gone, would hold its locks for as long as it likes.
+        f"SET LOCAL idle_in_transaction_session_timeout = {_milliseconds(_longest_pause(limits))}",
+    ]
     if step.way is Way.EXCLUSIVE:
         guard.append(f"SET LOCAL statement_timeout = {_milliseconds(limits.lock_timeout_seconds)}")
     return ("BEGIN", *guard, *step.statements, "COMMIT")
@@ -77,6 +85,11 @@ def block(*statements: str) -> str:
 def refuse_if(condition: str, message: str) -> str:
     """Render a statement for `block` that ends everything with an error when a condition holds."""
     return f"IF {condition} THEN\n        RAISE EXCEPTION USING MESSAGE = {literal(message)};\n    END IF"
+
+
+def _longest_pause(limits: Limits) -> float:
+    # A client is not frozen because its machine is busy.
+    return max(SHORTEST_PAUSE_SECONDS, limits.lock_timeout_seconds)
 
 
 def _milliseconds(seconds: float) -> str:

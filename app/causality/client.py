@@ -28,7 +28,7 @@ class CausalClient:
 
         Parameters:
             text: for calls from one service to another: signs the token of the request or the message that
-                the call is made for, and adds what comes back to it.
+                the call is made for, adds what comes back to it, and keeps nothing between calls.
         """
         self._text = text
         self._kept: dict[str, tuple[Position, str]] = {}
@@ -73,9 +73,10 @@ class CausalClient:
             token = self._text.read(text) if self._text else CausalToken.decode(text.partition("!")[0])
         except TokenMalformed:
             return  # of a later version, or of another key: this client does without
+        if self._text is not None:
+            note(token)  # each call carries what its own caller has seen, and nothing of another's
+            return
         for cluster, position in token.positions.items():
             mine = self._kept.get(cluster)
             if mine is None or mine[0].system_identifier != position.system_identifier or mine[0] < position:
                 self._kept[cluster] = (position, text)
-        if self._text is not None:
-            note(token)

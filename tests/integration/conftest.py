@@ -23,10 +23,11 @@ def wide_servers(
 
 
 @pytest.fixture
-def wide(wide_servers: Wide) -> Wide:
+def wide(wide_servers: Wide) -> Iterator[Wide]:
     """Give three empty shards."""
     wide_servers.clear()
-    return wide_servers
+    yield wide_servers
+    wide_servers.end_prepared()  # every test of this worker would wait for them
 
 
 @pytest.fixture

@@ -203,7 +203,7 @@ def test_rows_that_are_wrong_are_named_and_mended_before_it_resumes(database: tu
     not_null, unique = require_not_null("items", "note"), add_unique("items", ["serial"])
     with pytest.raises(OnlineChangeRefused, match=r"items: validate items_note_not_null_check: .* violated"):
         apply(engine, not_null)
-    with pytest.raises(OnlineChangeRefused, match=r"items: build items_serial_key: .*\n.*is duplicated"):
+    with pytest.raises(OnlineChangeRefused, match=r"items: build items_serial_key: .*is duplicated"):
         apply(engine, unique)
     with engine.begin() as connection:
         connection.exec_driver_sql("UPDATE items SET note = 'y', serial = order_id * 2 + line_no")

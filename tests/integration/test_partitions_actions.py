@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 import pytest
 from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import DBAPIError
 
 import partitions
 from app.models.policies import POLICIES
@@ -14,7 +15,7 @@ from partitions.actions import attach as attach_sql
 from partitions.catalog import Catalog, ValueList
 from partitions.errors import ActionBlocked, ActionFailed, Occupied
 from partitions.regroup import ChangeValues
-from partitions.steps import Limits
+from partitions.steps import Limits, Step, Way, lines_of
 from sharding.ids import first_id_at
 from sharding.topology import Topology
 from tests.integration.partitions_rig import (
@@ -104,6 +105,19 @@ def test_check_that_a_detach_leaves_does_not_refuse_a_later_value(by_hand: bool,
     assert partitions.check(MES, catalog_of(owner), NOW) == []
 
 
+def test_lock_goes_when_the_client_is_frozen_inside_the_transaction(owner: Engine) -> None:
+    step = Step(("LOCK TABLE orders IN ACCESS EXCLUSIVE MODE",), way=Way.EXCLUSIVE)
+    *begun, _commit = lines_of(step, Limits(lock_timeout_seconds=1.0))
+    with owner.connect().execution_options(isolation_level="AUTOCOMMIT") as frozen:
+        for line in begun:
+            frozen.exec_driver_sql(line)
+        with owner.connect() as application:
+            application.exec_driver_sql("SET lock_timeout = '30s'")
+            application.exec_driver_sql("SELECT FROM orders")  # waits until the server has ended the other
+        with pytest.raises(DBAPIError, match="idle-in-transaction timeout"):
+            frozen.exec_driver_sql("COMMIT")
+
+
 def test_value_that_is_added_to_a_partition_with_such_a_check_is_taken(owner: Engine) -> None:
     [detach] = byhand.detach(catalog_of(owner)["orders"], "orders_hot", NOW)
     run(owner, detach)
@@ -129,10 +143,12 @@ def test_month_that_comes_back_has_the_check_that_it_was_made_with(owner: Engine
 
 
 def checks_of(owner: Engine, table: str) -> list[tuple[str, str]]:
+    """Give the CHECKs of a table besides the shard's guard, which every table has."""
     with owner.connect() as connection:
         rows = connection.exec_driver_sql(
             "SELECT conname, pg_get_constraintdef(oid) FROM pg_constraint "
-            f"WHERE conrelid = '{table}'::regclass AND contype = 'c' ORDER BY 1"
+            f"WHERE conrelid = '{table}'::regclass AND contype = 'c' "
+            "AND conname <> 'shard_owns_check' ORDER BY 1"
         )
         return [(row[0], row[1]) for row in rows]
 

@@ -189,6 +189,15 @@ def test_folder_of_the_metrics_that_is_not_there_is_told_before_anything_is_done
     assert (said.status, "there is no folder /nowhere" in said.err) == (ExitStatus.USAGE, True)
 
 
+@pytest.fixture
+def hears_ctrl_c() -> Iterator[None]:
+    """Hear SIGINT, which a shell that started these tests in the background has set to be ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("hears_ctrl_c")
 def test_ctrl_c_ends_a_wait_for_a_lock_and_the_next_run_goes_on(mesctl: Mesctl, topology: Topology) -> None:
     mesctl("partitions", "apply")
     [month, *_] = partitions_of(mesctl, "orders_archive")

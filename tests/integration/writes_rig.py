@@ -183,11 +183,15 @@ class Wide:
         mine = "SELECT gid FROM pg_prepared_xacts WHERE database = current_database() ORDER BY gid"
         return {shard: [gid for (gid,) in rows] for shard, rows in self.query(mine).items()}
 
-    def clear(self) -> None:
-        """Empty what tests write."""
+    def end_prepared(self) -> None:
+        """Take back what is prepared on any shard."""
         for shard, gids in self.prepared().items():
             for gid in gids:
                 self.run(shard, sql.SQL("ROLLBACK PREPARED {}").format(sql.Literal(gid)).as_string())
+
+    def clear(self) -> None:
+        """Empty what tests write."""
+        self.end_prepared()
         for shard in SHARDS:
             self.run(shard, f"TRUNCATE {', '.join(WRITTEN)}")
         self.run("directory", "TRUNCATE two_phase_decisions, reference_contents")

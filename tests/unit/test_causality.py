@@ -116,6 +116,9 @@ def test_a_service_calls_another_in_the_name_of_its_request() -> None:
         assert here.written == token("mes_0", 8)
         client.keep_token(answer(TokenText(parse_keys(OLD)).write(token("mes_1", 8))))
         assert "mes_1" not in here.token.positions
+    # Nothing of that request goes along with another's.
+    with causality(CausalToken()):
+        assert sent_by(client) is None
 
 
 ENTRY = {
