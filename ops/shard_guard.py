@@ -1,9 +1,9 @@
 """Who each shard is told to be, and the proof that it holds what it owns and nothing else."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.models.mes import MesBase
@@ -36,31 +36,80 @@ class Told:
 
 
 def init_shards(
-    topology: Topology, shard_map: ShardMap, *, report: Report = lambda _line: None
+    topology: Topology,
+    shard_map: ShardMap,
+    *,
+    lock_timeout_seconds: float = 1.0,
+    attempts: int = 10,
+    report: Report = lambda _line: None,
 ) -> list[Told]:
     """Tell every shard of the topology its name and what the map gives it; repeatable.
 
+    In two passes, so that no two shards own a bucket at any moment: whatever the map takes away is
+    taken from all shards before any of them is given anything.
+
+    Parameters:
+        topology, shard_map: the shards, and what each is to own.
+        lock_timeout_seconds, attempts, report: as for `sharding.ownership.tell`.
+
     Raises:
-        WrongShard, OwnershipConflict, OwnershipNotChanged: the shards before this one were told.
+        WrongShard, OwnershipConflict, OwnershipNotChanged: the shards before this one were told of what they
+            lose, and if all of them were, the shards before this one of all that they own.
     """
-    return [_init(topology, Ownership.of(shard_map, shard), report) for shard in topology.tree("mes")]
+    shards = [Ownership.of(shard_map, shard) for shard in topology.tree("mes")]
+
+    def tell_shard(told: Ownership, *, only_less: bool) -> bool:
+        database = topology.database(told.shard)
+        with open_engine(topology, database, role=owner_of(database)) as engine:
+            less = _less(engine, told) if only_less else told
+            return less is not None and tell(
+                engine,
+                less,
+                tables=GUARDED,
+                lock_timeout_seconds=lock_timeout_seconds,
+                attempts=attempts,
+                report=report,
+            )
+
+    lost = [tell_shard(told, only_less=True) for told in shards]
+    got = [tell_shard(told, only_less=False) for told in shards]
+    return [
+        Told(told.shard, told.map_version, told.owned.count("1"), any(changed))
+        for told, *changed in zip(shards, lost, got, strict=True)
+    ]
 
 
-def _init(topology: Topology, told: Ownership, report: Report) -> Told:
-    database = topology.database(told.shard)
-    with open_engine(topology, database, role=owner_of(database)) as engine:
-        changed = tell(engine, told, tables=GUARDED, report=report)
-    return Told(told.shard, told.map_version, told.owned.count("1"), changed)
+def _less(engine: Engine, told: Ownership) -> Ownership | None:
+    """Give what is left of what a shard goes by now; None if it loses nothing, or was never told anything."""
+    with engine.connect() as connection:
+        found, bits = read_identity(connection), read_guard(connection)
+    if found is None:
+        return None
+    bits = bits or "1" * found.buckets
+    if len(bits) != told.buckets:
+        # Bits that cannot be compared: nothing is safe to keep.
+        return replace(told, owned="0" * told.buckets)
+    left = "".join(min(pair) for pair in zip(bits, told.owned, strict=True))
+    return None if left == bits else replace(told, owned=left)
 
 
 def script_init(topology: Topology, shard_map: ShardMap) -> str:
-    """Give `init_shards` as a script for psql."""
-    lines = []
+    """Give `init_shards` as a script for psql, in the same order; what is lost is read from the shards."""
+    lost, got = [], []
     for shard, database in topology.tree("mes").items():
-        told = statements(Ownership.of(shard_map, shard), GUARDED, lock_timeout_ms=1000)
-        lines.append(connect_line(topology, database, role=owner_of(database)))
-        lines += [f"{statement};\n" for statement in ("BEGIN", *told, "COMMIT")]
-    return "".join(lines)
+        told = Ownership.of(shard_map, shard)
+        with open_engine(topology, database, role=owner_of(database)) as engine:
+            less = _less(engine, told)
+        line = connect_line(topology, database, role=owner_of(database))
+        if less is not None:
+            lost.append(line + _script(less))
+        got.append(line + _script(told))
+    return "".join(lost + got)
+
+
+def _script(told: Ownership) -> str:
+    lines = statements(told, GUARDED, lock_timeout_ms=1000)
+    return "".join(f"{statement};\n" for statement in ("BEGIN", *lines, "COMMIT"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,7 +62,7 @@ class Directory(MapReader):
         """
         values = {"holder": holder, "window_ms": round(window_seconds * 1000)}
         while True:
-            async with self._engine.begin() as connection:
+            async with self._begin() as connection:
                 for take in (sql.TAKE_EXPIRED_NODE, sql.TAKE_NEW_NODE):
                     row = (await connection.execute(take, values)).one_or_none()
                     if row is not None:
@@ -82,7 +82,7 @@ class Directory(MapReader):
             "ceiling_ms": window.ceiling_ms,
             "window_ms": round(window_seconds * 1000),
         }
-        async with self._engine.begin() as connection:
+        async with self._begin() as connection:
             ceiling_ms = (await connection.execute(sql.RENEW_NODE, values)).scalar_one_or_none()
         if ceiling_ms is None:
             return None
@@ -91,7 +91,7 @@ class Directory(MapReader):
     async def release_node(self, window: NodeWindow, *, unused_ms: int) -> None:
         """Give a leased node back; its id time from `unused_ms` on was not used, and is free for others."""
         values = {"node": window.node, "ceiling_ms": window.ceiling_ms, "unused_ms": unused_ms}
-        async with self._engine.begin() as connection:
+        async with self._begin() as connection:
             await connection.execute(sql.RELEASE_NODE, values)
 
 

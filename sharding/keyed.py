@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import TypeVar
 
 import structlog
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import SQLAlchemyError
 from tenacity import (
     AsyncRetrying,
     RetryError,
@@ -240,6 +240,9 @@ class KeyedSessions:
     async def wait_for_map(self, version: int) -> None:
         """Read the map until it is of a version or newer, for a moment at most.
 
+        Whatever goes wrong with that is left alone: the refusal which made it necessary tells more. The last
+        attempt may take as long as the directory may take to answer.
+
         A shard is told of a change before the directory is, so that no two shards ever own a bucket.
         """
 
@@ -249,7 +252,8 @@ class KeyedSessions:
         retrying = AsyncRetrying(
             stop=stop_after_delay(self._map_wait_seconds),
             wait=wait_random(0.02, 0.1),
-            retry=retry_if_result(lambda found: found < version) | retry_if_exception_type(DBAPIError),
+            retry=retry_if_result(lambda found: found < version)
+            | retry_if_exception_type((SQLAlchemyError, ShardingError)),
         )
         with suppress(RetryError):
             await retrying(found)

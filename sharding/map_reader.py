@@ -1,10 +1,18 @@
 """Reading the shard map that is in force: all that routing needs of the directory."""
 
-from sqlalchemy.ext.asyncio import AsyncEngine
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
 
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from readreplica.concurrency import deadline
 from sharding import directory_sql as sql
 from sharding.errors import ShardMapMissing
 from sharding.shard_map import ShardMap
+
+ANSWER_SECONDS = 2.0
+"""How long the directory may take to answer; a frozen one never would."""
 
 
 class MapReader:
@@ -19,9 +27,21 @@ class MapReader:
         Raises:
             ShardMapMissing: none was saved yet.
             ShardMapInvalid: what was saved is no map.
+            sqlalchemy.exc.DBAPIError: the directory cannot be reached, or did not answer in time.
         """
-        async with self._engine.connect() as connection:
+        async with self._begin() as connection:
             row = (await connection.execute(sql.LOAD_MAP)).one_or_none()
         if row is None:
             raise ShardMapMissing
         return ShardMap(row.version, tuple(row.owners.split(",")))
+
+    @asynccontextmanager
+    async def _begin(self) -> AsyncIterator[AsyncConnection]:
+        """Begin a transaction that must be over soon: it fails with OperationalError if it is not."""
+        async with self._engine.connect() as connection:
+            made: Any = getattr(connection, "sync_connection", connection)  # the twin's is one
+            async with (
+                deadline(made.connection.driver_connection, timeout_seconds=ANSWER_SECONDS),
+                connection.begin(),
+            ):
+                yield connection

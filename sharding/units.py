@@ -2,17 +2,18 @@
 
 What a statement names is found once for each compiled form, which SQLAlchemy keeps and uses again; an
 execution then looks at its parameters only. So `get`, a flush, and `WHERE key = ...` or `IN (...)` are all
-seen at the same place, where the statement goes out. A comparison of ranges names no key.
+seen at the same place, where the statement goes out. A comparison of ranges names no key, and neither do
+the forms that docs/sharding.md lists.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from sqlalchemy import BindParameter, Column, Engine, Insert, Table, event
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.sql import operators, visitors
 from sqlalchemy.sql.compiler import SQLCompiler
-from sqlalchemy.sql.elements import BinaryExpression
+from sqlalchemy.sql.elements import BinaryExpression, Tuple
 from sqlalchemy.util import immutabledict
 
 from sharding.errors import OtherShard
@@ -22,7 +23,7 @@ from sharding.routing import Route, Routing
 from sharding.telemetry import Started
 
 _OPTION = "shard_unit"
-_NAMES_A_KEY = frozenset({operators.eq, operators.in_op})
+_NAMES_A_KEY = frozenset({operators.eq, operators.in_op, operators.is_not_distinct_from})
 
 
 class Unit:
@@ -60,18 +61,21 @@ class Unit:
             InvalidShardKey: a key is of a wrong type.
         """
         for values in parameters:
-            for bind, table, is_list in named:
+            for bind, table, is_list, place in named:
                 if is_list:
-                    self._check_list(bind, values, table)
+                    self._check_list(bind, values, table, place)
                     continue
                 value = values.get(bind)
                 if value is not None and value != self.key:
                     self._check_key(value, table)
 
-    def _check_list(self, bind: str, values: Mapping[str, Any], table: str) -> None:
-        # Each value of an IN has become a parameter of its own: NAME_1, NAME_2, ...
+    def _check_list(self, bind: str, values: Mapping[str, Any], table: str, place: int) -> None:
+        # Each value of an IN has become a parameter of its own: NAME_1, NAME_2, ...; of tuples NAME_1_1, ...
         for name, value in values.items():
-            if name.rpartition("_")[0] == bind:
+            of, _, number = name.rpartition("_")
+            if place:
+                of = of.rpartition("_")[0] if number == str(place) else ""
+            if of == bind:
                 self._check_key(value, table)
 
     def _check_key(self, key: Any, table: str) -> None:
@@ -88,6 +92,8 @@ class NamedKey(NamedTuple):
     bind: str
     table: str
     is_list: bool = False
+    place: int = 0
+    """Which value of each row is the key, from 1, if it is a list of tuples."""
 
 
 def watch_units(engine: Engine) -> None:
@@ -141,10 +147,35 @@ def named_keys(compiled: Any) -> Iterable[NamedKey]:
         yield from _inserted(statement.table, compiled)
     by_key = {parameter.key: name for name, parameter in compiled.binds.items()}
     for part in visitors.iterate(statement) if statement is not None else ():
-        if isinstance(part, BinaryExpression) and part.operator in _NAMES_A_KEY:
-            table = _table_of_key(part.left)
-            if table is not None and isinstance(part.right, BindParameter) and part.right.key in by_key:
-                yield NamedKey(by_key[part.right.key], table, part.operator is operators.in_op)
+        if not isinstance(part, BinaryExpression) or part.operator not in _NAMES_A_KEY:
+            continue
+        for column, value, place in _pairs(part):
+            table = _table_of_key(column)
+            if table is not None and isinstance(value, BindParameter) and value.key in by_key:
+                yield NamedKey(by_key[value.key], table, value.expanding, place)
+
+
+def _pairs(part: BinaryExpression[Any]) -> Iterator[tuple[Any, Any, int]]:
+    if part.operator is operators.in_op and not isinstance(part.right, BindParameter):
+        # A list with expressions in it, or a query, which is walked by itself.
+        for each in getattr(part.right, "clauses", ()):
+            yield from _compared(part.left, each)
+        return
+    yield from _compared(part.left, part.right)
+
+
+def _compared(left: Any, right: Any) -> Iterator[tuple[Any, Any, int]]:
+    """Give each pair that is compared, and for a list of tuples the place of the left one in them."""
+    if isinstance(left, Tuple) and isinstance(right, Tuple):
+        for pair in zip(left.clauses, right.clauses, strict=False):
+            yield from _compared(*pair)
+    elif isinstance(left, Tuple) and isinstance(right, BindParameter):
+        for place, column in enumerate(left.clauses, start=1):
+            yield column, right, place
+    elif isinstance(right, BindParameter):
+        yield left, right, 0
+    elif isinstance(left, BindParameter):
+        yield right, left, 0
 
 
 def _inserted(table: Table, compiled: SQLCompiler) -> Iterable[NamedKey]:

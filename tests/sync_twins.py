@@ -82,6 +82,7 @@ UNWRAPPED = frozenset({"Awaitable", "Coroutine"})
 # An AsyncEngine holds the Engine that a twin has already, and so with the others.
 DROPPED_ATTRIBUTES = frozenset({"sync_connection", "sync_engine"})
 RENAMED_TEXT: Mapping[str, str] = {
+    "from sqlalchemy.ext.asyncio import Connection, Engine": "from sqlalchemy import Connection, Engine",
     "from sqlalchemy.ext.asyncio import Engine": "from sqlalchemy import Engine",
     "from sqlalchemy.ext.asyncio import Session": "from sqlalchemy.orm import Session",
     "async with": "with",

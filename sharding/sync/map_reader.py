@@ -1,11 +1,19 @@
 # Generated from sharding/map_reader.py by `make twins`: change that file, not this one.
 """Reading the shard map that is in force: all that routing needs of the directory."""
 
-from sqlalchemy import Engine
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
+from sqlalchemy import Connection, Engine
+
+from readreplica.sync.concurrency import deadline
 from sharding import directory_sql as sql
 from sharding.errors import ShardMapMissing
 from sharding.shard_map import ShardMap
+
+ANSWER_SECONDS = 2.0
+"""How long the directory may take to answer; a frozen one never would."""
 
 
 class MapReader:
@@ -20,9 +28,21 @@ class MapReader:
         Raises:
             ShardMapMissing: none was saved yet.
             ShardMapInvalid: what was saved is no map.
+            sqlalchemy.exc.DBAPIError: the directory cannot be reached, or did not answer in time.
         """
-        with self._engine.connect() as connection:
+        with self._begin() as connection:
             row = (connection.execute(sql.LOAD_MAP)).one_or_none()
         if row is None:
             raise ShardMapMissing
         return ShardMap(row.version, tuple(row.owners.split(",")))
+
+    @contextmanager
+    def _begin(self) -> Iterator[Connection]:
+        """Begin a transaction that must be over soon: it fails with OperationalError if it is not."""
+        with self._engine.connect() as connection:
+            made: Any = getattr(connection, "sync_connection", connection)  # the twin's is one
+            with (
+                deadline(made.connection.driver_connection, timeout_seconds=ANSWER_SECONDS),
+                connection.begin(),
+            ):
+                yield connection

@@ -75,6 +75,15 @@ def as_owner(topology: Topology, shard: str) -> Iterator[Connection]:
         yield connection
 
 
+@contextmanager
+def slow_directory(topology: Topology, table: str) -> Iterator[None]:
+    """Have whoever asks the directory for a table wait until the block ends."""
+    database = topology.database("directory")
+    with open_engine(topology, database, role=owner_of(database)) as engine, engine.begin() as connection:
+        connection.exec_driver_sql(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
+        yield
+
+
 def orders_on(topology: Topology, shard: str) -> set[int]:
     with as_owner(topology, shard) as connection:
         return set(connection.scalars(NUMBERS))

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import psycopg
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from sharding.directory import Directory
 from sharding.engines import open_cluster
@@ -12,6 +13,7 @@ from sharding.errors import NodesExhausted, ShardMapConflict, ShardMapInvalid, S
 from sharding.ids import NODES, system_clock_ms
 from sharding.shard_map import ShardMap
 from sharding.topology import Topology
+from tests.integration.shards_rig import slow_directory
 from tests.servers import PostgresServers
 
 
@@ -118,6 +120,21 @@ async def test_a_directory_without_free_nodes_says_so(
     )
     with pytest.raises(NodesExhausted, match=f"all {NODES}"):
         await directory.lease_node(holder="late", window_seconds=60)
+
+
+async def test_a_directory_that_does_not_answer_is_given_up(directory: Directory, topology: Topology) -> None:
+    window = await directory.lease_node(holder="p", window_seconds=60)
+    with slow_directory(topology, "node_leases"):
+        asks = (
+            directory.lease_node(holder="q", window_seconds=60),
+            directory.renew_node(window, window_seconds=60),
+            directory.release_node(window, unused_ms=window.floor_ms),
+        )
+        async with asyncio.timeout(20):
+            found = await asyncio.gather(*asks, return_exceptions=True)
+    assert [type(error) for error in found] == [OperationalError] * 3
+    # The connections that were given up are not used again.
+    assert await directory.renew_node(window, window_seconds=60) is not None
 
 
 async def test_a_node_whose_lease_is_being_taken_is_passed_over(

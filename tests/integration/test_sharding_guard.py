@@ -75,6 +75,19 @@ def test_an_update_of_a_row_that_came_before_is_refused(
         mes_0.execute("UPDATE orders SET summary = 'bangle' WHERE order_id = %s", [OWN])
 
 
+def test_what_finds_no_row_and_what_deletes_is_not_refused(
+    mes_0: psycopg.Connection, topology: Topology
+) -> None:
+    """The limits that docs/sharding.md tells of: the rowcount is all that a writer with an old map sees."""
+    mes_0.execute(INSERT, [OWN])
+    give(topology, moved(EVEN, 3, "mes_1"), "mes_0")
+    delete = "DELETE FROM orders WHERE order_id = %s"
+    assert mes_0.execute(delete, [OWN]).rowcount == 1
+    assert mes_0.execute(delete, [OWN]).rowcount == 0
+    update = "UPDATE orders SET summary = 'bangle' WHERE order_id = %s"
+    assert mes_0.execute(update, [OWN]).rowcount == 0
+
+
 def test_new_months_of_the_archive_carry_the_guard(topology: Topology) -> None:
     give(topology, EVEN, "mes_0")
     month = f"orders_archive_{instant_of(FOREIGN):%Y_%m}"

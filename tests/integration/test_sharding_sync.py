@@ -17,7 +17,16 @@ from readreplica.sync import ReadSession, WriteSession
 from sharding.errors import BucketNotOwned, InvalidShardKey, OtherShard, WrongShard
 from sharding.sync import ShardedSessions, open_sessions
 from sharding.topology import Topology
-from tests.integration.shards_rig import EVEN, give, key_in, moved, new_order, orders_on, save
+from tests.integration.shards_rig import (
+    EVEN,
+    give,
+    key_in,
+    moved,
+    new_order,
+    orders_on,
+    save,
+    slow_directory,
+)
 
 OWN, BESIDE, FOREIGN = key_in(3), key_in(3, number=1), key_in(40)
 DATABASE = text("SELECT current_database()")
@@ -89,6 +98,26 @@ def test_a_second_refusal_is_a_clear_error(sessions: ShardedSessions, topology: 
     sessions._map_wait_seconds = 0.1
     with pytest.raises(BucketNotOwned, match=f"mes_0 refused key {OWN}"):
         sessions.transact(OWN, adding(OWN))
+
+
+def test_a_directory_that_does_not_answer_hides_no_refusal(
+    sessions: ShardedSessions, topology: Topology
+) -> None:
+    give(topology, moved(EVEN, 3, "mes_1"), "mes_0")
+    sessions._map_wait_seconds = 0.1
+    found: list[BaseException] = []
+
+    def unit() -> None:
+        try:
+            sessions.transact(OWN, adding(OWN))
+        except BaseException as error:
+            found.append(error)
+
+    with slow_directory(topology, "shard_map_versions"):
+        thread = threading.Thread(target=unit, daemon=True)
+        thread.start()
+        thread.join(20)
+        assert [type(error) for error in found] == [BucketNotOwned]
 
 
 def test_a_new_map_is_heard_of_and_a_session_keeps_its_shard(

@@ -7,7 +7,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from sqlalchemy import bindparam, delete, insert, select, text, update
+from sqlalchemy import bindparam, delete, func, insert, literal, select, text, tuple_, update
 from sqlalchemy.orm import aliased
 from structlog.testing import capture_logs
 
@@ -28,12 +28,14 @@ from tests.integration.shards_rig import (
     new_order,
     orders_on,
     save,
+    slow_directory,
 )
 from tests.servers import PostgresServers
 
 OWN, BESIDE, FOREIGN = key_in(3), key_in(3, number=1), key_in(40)
 ROW = {"status": Status.SUBMITTED, "channel": Channel.B2C, "summary": "ring", "version": 1}
 other = aliased(MesOrder)
+LINE = tuple_(MesOrderItem.order_id, MesOrderItem.line_no)
 Until = Callable[[], bool]
 
 
@@ -53,6 +55,17 @@ async def until(condition: Until, *, seconds: float = 30.0) -> None:
 NAMES_FOREIGN: dict[str, Any] = {
     "equal": select(MesOrder).where(MesOrder.order_id == FOREIGN),
     "in a list": select(MesOrder.status).where(MesOrder.order_id.in_([OWN, FOREIGN])),
+    "on the right": select(MesOrder).where(literal(FOREIGN) == MesOrder.order_id),
+    "not distinct": select(MesOrder).where(MesOrder.order_id.is_not_distinct_from(FOREIGN)),
+    "in a list of expressions": select(MesOrder).where(MesOrder.order_id.in_([literal(OWN), FOREIGN])),
+    "in a list of tuples": select(MesOrderItem).where(LINE.in_([(OWN, 1), (FOREIGN, 1)])),
+    "second in tuples": delete(MesOrderItem).where(
+        tuple_(MesOrderItem.line_no, MesOrderItem.order_id).in_([(1, OWN), (1, FOREIGN)])
+    ),
+    "in a list of tuples of expressions": select(MesOrderItem).where(
+        LINE.in_([(OWN, 1), tuple_(literal(FOREIGN), 1)])
+    ),
+    "a tuple": update(MesOrderItem).where(LINE == (FOREIGN, 1)).values(material="x"),
     "of an alias": select(other).where(other.order_id == FOREIGN),
     "of the table": select(MesOrder.__table__).where(MesOrder.__table__.c.order_id == FOREIGN),
     "in a subquery": select(MesOrder).where(
@@ -104,6 +117,14 @@ async def test_what_names_no_other_shard_passes(sessions: ShardedSessions) -> No
             select(MesOrder).where(MesOrder.order_id > 0, MesOrder.order_id != FOREIGN)
         )
         assert len(found.all()) == 2
+        # 2 as a key would be one of the other shard's; as a line number or a function's argument it is none.
+        lines = select(MesOrderItem).where(
+            LINE.in_([(OWN, 1), (BESIDE, 2)]), MesOrderItem.order_id != func.abs(2)
+        )
+        assert sessions.shard_of(2) == "mes_1"
+        assert (await session.scalars(lines)).all() == []
+        computed = select(MesOrder).where(MesOrder.order_id == func.coalesce(2, OWN))
+        assert (await session.scalars(computed)).all() == []
         assert await session.scalar(select(ShardIdentity.shard)) == "mes_0"
         assert (
             await session.scalar(text("SELECT count(*) FROM orders WHERE order_id = :id"), {"id": FOREIGN})
@@ -148,6 +169,31 @@ async def test_a_second_refusal_is_a_clear_error(sessions: ShardedSessions, topo
     with pytest.raises(BucketNotOwned, match=f"mes_0 refused key {OWN}: .* does not own bucket 3; .* again"):
         await sessions.transact(OWN, work)
     assert len(runs) == 2
+
+
+async def test_a_directory_that_does_not_answer_hides_no_refusal(
+    sessions: ShardedSessions, topology: Topology
+) -> None:
+    give(topology, moved(EVEN, 3, "mes_1"), "mes_0")
+    sessions._map_wait_seconds = 0.1
+    with slow_directory(topology, "shard_map_versions"):
+        # Far longer than it takes, and without an end if nobody watched the clock.
+        async with asyncio.timeout(20):
+            with pytest.raises(BucketNotOwned):
+                await sessions.transact(OWN, adding(OWN))
+
+
+@pytest.mark.parametrize("spoil", ["DELETE FROM", "UPDATE"])
+async def test_a_directory_without_a_map_hides_no_refusal(
+    sessions: ShardedSessions, topology: Topology, postgres: PostgresServers, spoil: str
+) -> None:
+    give(topology, moved(EVEN, 3, "mes_1"), "mes_0")
+    sessions._map_wait_seconds = 0.1
+    change = f"{spoil} shard_map_versions" + (" SET owners = 'a,b,c'" if spoil == "UPDATE" else "")
+    with psycopg.connect(postgres.conninfo(topology.database("directory").dbname)) as directory:
+        directory.execute(change)
+    with pytest.raises(BucketNotOwned):
+        await sessions.transact(OWN, adding(OWN))
 
 
 async def test_a_refused_block_has_the_map_read_again(sessions: ShardedSessions, topology: Topology) -> None:

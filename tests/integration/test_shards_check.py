@@ -5,19 +5,20 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 from sqlalchemy import insert, text
 
 from app.models.mes import MesOrder
 from app.models.status import Channel, Status
 from ops.errors import ExitStatus
-from ops.shard_guard import check_shards
+from ops.shard_guard import check_shards, init_shards
 from readreplica.sessions import WriteSession
 from sharding.directory import Directory
 from sharding.engines import open_cluster
-from sharding.errors import BucketNotOwned
+from sharding.errors import BucketNotOwned, OwnershipNotChanged
 from sharding.guard import Ownership, bucket_sql
-from sharding.ownership import read_identity
+from sharding.ownership import read_guard, read_identity
 from sharding.sessions import ShardedSessions, open_sessions
 from sharding.shard_map import ShardMap
 from sharding.topology import Topology
@@ -93,6 +94,33 @@ def test_init_then_check_then_every_kind_of_finding(
         connection.execute(text("DELETE FROM shard_identity"))
         connection.commit()
     assert "was never told its name" in mesctl("shards", "check").out
+
+
+def test_a_bucket_is_taken_from_all_before_it_is_given_to_anybody(
+    mesctl: Mesctl, topology: Topology, postgres: PostgresServers
+) -> None:
+    """The winner comes first by name, and the loser cannot be told: a writer has its tables."""
+    init_shards(topology, EVEN)
+    later = moved(EVEN, 40, "mes_0")
+    conninfo = postgres.conninfo(topology.database("mes_1").dbname, role="mes")
+    with psycopg.connect(conninfo) as writer:
+        writer.execute("INSERT INTO pricing_jobs (order_id) VALUES (%s)", [key_in(40)])
+        with pytest.raises(OwnershipNotChanged, match="mes_1"):
+            init_shards(topology, later, lock_timeout_seconds=0.2, attempts=1)
+        with as_owner(topology, "mes_0") as connection:
+            assert read_identity(connection) == Ownership.of(EVEN, "mes_0")
+            assert read_guard(connection) == Ownership.of(EVEN, "mes_0").owned
+    asyncio.run(save(topology, EVEN))
+    asyncio.run(save(topology, later))
+    lines = mesctl("shards", "init", "--dry-run").out.splitlines()
+    names = [topology.database(shard).dbname for shard in ("mes_1", "mes_0", "mes_1")]
+    connects = [line for line in lines if line.startswith("\\connect")]
+    assert [name in line for name, line in zip(names, connects, strict=True)] == [True] * 3
+    assert [told.changed for told in init_shards(topology, later)] == [True, True]
+    for shard in ("mes_0", "mes_1"):
+        with as_owner(topology, shard) as connection:
+            assert read_identity(connection) == Ownership.of(later, shard)
+            assert read_guard(connection) == Ownership.of(later, shard).owned
 
 
 def test_plan_weighs_rows_and_empties_a_shard(mesctl: Mesctl, topology: Topology) -> None:
