@@ -93,8 +93,8 @@ class Cluster:
         """Let tokens be carried by what surrounds the units of work, such as a request.
 
         Parameters:
-            wanted: gives what a read must have seen beside its own `after`. It is not asked for reads that
-                go to the primary.
+            wanted: gives what a read must have seen beside its own `after`. Of a read on the primary it asks
+                that the primary is not one from before a promotion that the token knows.
             committed: is told the token of each commit.
         """
         self._wanted = wanted
@@ -103,7 +103,7 @@ class Cluster:
     def _asked(self, freshness: Freshness, after: CausalToken | None) -> Freshness:
         if after is not None:
             freshness = freshness.with_token(after)
-        if self._wanted is None or freshness.on_primary:
+        if self._wanted is None:
             return freshness
         return freshness.with_token(self._wanted())
 
