@@ -112,22 +112,31 @@ class Router:
         """Bind a read session to a node that is fit, else to the primary within the budget."""
         if not want.freshness.on_primary and len(self._nodes) > 1:
             reason = Reason.WAITED if waited else Reason.FRESH
+            is_begun = session.in_transaction()
             for node in self._by_load(self._fit(want)):
-                if self._bind(session, node, want):
+                if self._bind(session, node, want, is_begun=is_begun):
                     return self._pinned(node, reason)
                 reason = Reason.OTHER
             self._take_from_budget(want)
             return self._on_primary(session, want, Reason.FALLBACK)
         return self._on_primary(session, want, Reason.PRIMARY)
 
-    def _bind(self, session: Session, node: Node, want: Want) -> bool:
+    def _bind(self, session: Session, node: Node, want: Want, *, is_begun: bool) -> bool:
         session.bind = node.bind
         try:
             self._begin(session, want)
         except OperationalError as error:
             self._monitor.doubt(node, error)
             return False
-        return True
+        if want.position is None or node.covers(want.position):
+            return True
+        # The pool has just replaced a connection that was lost: nobody knows what the node has by now.
+        if is_begun:
+            fault = f"{node.name} was connected to anew"
+            asked = str(want.position.lsn)
+            raise ReplicasTooStale(self._cluster, asked=asked, retry_after_seconds=1.0, fault=fault)
+        session.rollback()
+        return False
 
     def _on_primary(self, session: Session, want: Want, reason: Reason) -> Pinned:
         self._refuse_older_timeline(want)
