@@ -10,6 +10,7 @@ from psycopg.pq.abc import PGconn, PGresult
 from psycopg.rows import TupleRow
 
 from readreplica.errors import NotThePrimary
+from readreplica.fate import SERVER
 from readreplica.lsn import Lsn
 from readreplica.token import Position
 
@@ -31,11 +32,11 @@ _SERVER = f"""
 """
 # A transaction that has written nothing has no id, and nothing of it can be in doubt.
 # Everything is asked anew: behind a pooler the server may be another one than at connect.
-_TRACE = """
+_TRACE = f"""
     SELECT pg_current_xact_id_if_assigned()::text::bigint,
            pg_current_wal_insert_lsn(),
            ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::bigint,
-           pg_postmaster_start_time()::text,
+           {SERVER},
            (pg_control_system()).system_identifier
 """
 UNKNOWN_SYSTEM = 0
