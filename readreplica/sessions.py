@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.orm import Session
 
 from readreplica.bases import AsyncReadBase, AsyncWriteBase, Router, Unit, Want
-from readreplica.connections import WriterConnection
+from readreplica.connections import Outcome, WriterConnection
 from readreplica.errors import CommitInDoubt
 from readreplica.token import CausalToken, Position
 
@@ -105,15 +105,15 @@ def _commit(session: Session, cluster: str) -> Position | None:
     # After the commit the pool has the connection back, so it is looked up before.
     connection = session.connection().connection.driver_connection
     assert isinstance(connection, WriterConnection)
-    connection.committed = None
+    outcome = connection.outcome = Outcome()
     try:
         Session.commit(session)
     except DBAPIError as error:
-        doubt = connection.doubt
+        doubt = outcome.doubt
         if doubt is None:
             raise
         raise CommitInDoubt(cluster, **doubt._asdict()) from error
-    return connection.committed
+    return outcome.committed
 
 
 AnySession: TypeAlias = ReadSession | WriteSession

@@ -2,6 +2,7 @@
 """The psycopg connections under the sessions: what they add to a transaction costs no round trip."""
 
 from collections.abc import Callable, Generator
+from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
 from psycopg import Connection, DatabaseError, Error, IsolationLevel, OperationalError, generators
@@ -60,14 +61,22 @@ class Doubt(NamedTuple):
     server: str | None
 
 
+@dataclass
+class Outcome:
+    """What became of one unit's COMMIT."""
+
+    committed: Position | None = None
+    """The position after it; None before it, and where there was nothing to commit."""
+
+    doubt: Doubt | None = None
+    """Set when it was sent and its answer was lost."""
+
+
 class WriterConnection(Connection[TupleRow]):
     """A connection to a primary that knows where its last commit stands in the WAL."""
 
-    committed: Position | None = None
-    """The position after the newest commit; None before the first."""
-
-    doubt: Doubt | None = None
-    """Set when a COMMIT was sent and its answer was lost."""
+    outcome: Outcome | None = None
+    """Is told of the next commit. Each unit brings its own, and may look when the connection is another's."""
 
     traced: bool = False
     """Whether to ask for the transaction's id before COMMIT: one more round trip."""
@@ -85,9 +94,9 @@ class WriterConnection(Connection[TupleRow]):
         """Commit, and note the WAL position after it, in one round trip.
 
         If the connection is lost before COMMIT is answered, or this is cancelled, nobody here knows whether
-        the transaction was committed: `doubt` tells what is known. What goes wrong after that answer (a
-        cancel that came while COMMIT was flushed ends the question for the position) changes nothing:
-        the transaction is committed, and whoever reads after it is sent to the primary.
+        the transaction was committed: `Outcome.doubt` tells what is known. What goes wrong after that
+        answer (a cancel that came while COMMIT was flushed ends the question for the position) changes
+        nothing: the transaction is committed, and whoever reads after it is sent to the primary.
 
         Raises:
             psycopg.errors.InFailedSqlTransaction: the server rolled back, because an earlier error was
@@ -96,6 +105,7 @@ class WriterConnection(Connection[TupleRow]):
         """
         if self.pgconn.transaction_status == TransactionStatus.IDLE:
             return
+        outcome, self.outcome = self.outcome or Outcome(), None
         if self.guard is not None:
             self.guard()
         doubt = self._trace()
@@ -103,15 +113,15 @@ class WriterConnection(Connection[TupleRow]):
             told = self._send_commit()
         except OperationalError:
             # An error that leaves the connection in order is the server's answer: it has rolled back.
-            self.doubt = doubt if self.closed else None
+            outcome.doubt = doubt if self.closed else None
             raise
         if told is None:
-            self.committed = self.position._replace(system_identifier=UNKNOWN_SYSTEM)
+            outcome.committed = self.position._replace(system_identifier=UNKNOWN_SYSTEM)
             return
         lsn, timeline, started = (str(told.get_value(0, column) or b"", "ascii") for column in range(3))
         if started != self.server.started:
             self._meet(started)
-        self.committed = self.server.position(Lsn.parse(lsn), int(timeline))
+        outcome.committed = self.server.position(Lsn.parse(lsn), int(timeline))
 
     def _send_commit(self) -> PGresult | None:
         """Give the answer with the position; None where it is committed, and that was not told."""

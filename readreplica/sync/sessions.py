@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from readreplica.bases import ReadBase, Router, Unit, Want, WriteBase
 from readreplica.errors import CommitInDoubt
-from readreplica.sync.connections import WriterConnection
+from readreplica.sync.connections import Outcome, WriterConnection
 from readreplica.token import CausalToken, Position
 
 
@@ -106,15 +106,15 @@ def _commit(session: Session, cluster: str) -> Position | None:
     # After the commit the pool has the connection back, so it is looked up before.
     connection = session.connection().connection.driver_connection
     assert isinstance(connection, WriterConnection)
-    connection.committed = None
+    outcome = connection.outcome = Outcome()
     try:
         Session.commit(session)
     except DBAPIError as error:
-        doubt = connection.doubt
+        doubt = outcome.doubt
         if doubt is None:
             raise
         raise CommitInDoubt(cluster, **doubt._asdict()) from error
-    return connection.committed
+    return outcome.committed
 
 
 AnySession: TypeAlias = ReadSession | WriteSession
