@@ -8,6 +8,7 @@ and the same engines go on with the new one. See docs/replicas.md.
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import TypeVar
 
 from sqlalchemy import Engine
@@ -84,7 +85,9 @@ class Cluster:
         for node in self._nodes:
             self.writer.watch_reader(node)
         self.router = Router(name, self._nodes, self.monitor, options=options, metrics=metrics, clock=clock)
-        self.gate = WriteGate(name)
+        self.gate = WriteGate(
+            name, hear_all=partial(self.monitor.hear_all, timeout_seconds=2 * options.answer_seconds)
+        )
         self._wanted: Callable[[], CausalToken | None] | None = None
 
     def carry(

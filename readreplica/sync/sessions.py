@@ -26,8 +26,14 @@ class Gate(Protocol):
     """What a write session passes at its begin and its end."""
 
     name: str
+    is_open: bool
+    """Whether `open` was awaited once."""
+
     committed: Callable[[CausalToken], None]
     """Is told of each commit."""
+
+    def open(self) -> None:
+        """Find out who is the primary, before the first unit of writing."""
 
     def enter_write(self) -> None:
         """Count a unit of writing, or refuse it.
@@ -73,6 +79,8 @@ class WriteSession(WriteBase):
         self._gate = gate
 
     def __enter__(self) -> Self:
+        if not self._gate.is_open:
+            self._gate.open()
         self._gate.enter_write()
         return self
 

@@ -192,6 +192,16 @@ async def test_a_process_that_starts_after_a_failover_finds_the_primary_by_its_r
             assert reader.execute(COUNT).scalar_one() == 2
 
 
+async def test_a_process_that_starts_beside_a_demoted_primary_does_not_write_to_it(
+    servers: PostgresServers,
+) -> None:
+    promote(servers.replica)  # and the old one lives on, and takes writes
+    async with cluster_at(servers) as cluster:
+        assert await port_of_write(cluster) == servers.replica_port
+    with sync_cluster_at(servers) as twin, twin.write() as session:
+        assert session.execute(PORT).scalar_one() == servers.replica_port
+
+
 async def test_a_commit_whose_answer_is_lost_is_in_doubt_until_it_is_resolved(
     postgres: PostgresServers,
 ) -> None:
