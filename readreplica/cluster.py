@@ -7,6 +7,7 @@ and the same engines go on with the new one. See docs/replicas.md.
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TypeVar
 
 from sqlalchemy.exc import DBAPIError
@@ -83,7 +84,9 @@ class Cluster:
         for node in self._nodes:
             self.writer.watch_reader(node)
         self.router = Router(name, self._nodes, self.monitor, options=options, metrics=metrics, clock=clock)
-        self.gate = WriteGate(name)
+        self.gate = WriteGate(
+            name, hear_all=partial(self.monitor.hear_all, timeout_seconds=2 * options.answer_seconds)
+        )
         self._wanted: Callable[[], CausalToken | None] | None = None
 
     def carry(
@@ -92,8 +95,8 @@ class Cluster:
         """Let tokens be carried by what surrounds the units of work, such as a request.
 
         Parameters:
-            wanted: gives what a read must have seen beside its own `after`. It is not asked for reads that
-                go to the primary.
+            wanted: gives what a read must have seen beside its own `after`. Of a read on the primary it asks
+                that the primary is not one from before a promotion that the token knows.
             committed: is told the token of each commit.
         """
         self._wanted = wanted
@@ -102,7 +105,7 @@ class Cluster:
     def _asked(self, freshness: Freshness, after: CausalToken | None) -> Freshness:
         if after is not None:
             freshness = freshness.with_token(after)
-        if self._wanted is None or freshness.on_primary:
+        if self._wanted is None:
             return freshness
         return freshness.with_token(self._wanted())
 

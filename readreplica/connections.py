@@ -1,15 +1,17 @@
 """The psycopg connections under the sessions: what they add to a transaction costs no round trip."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
+from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
-from psycopg import AsyncConnection, Error, IsolationLevel, OperationalError, generators
+from psycopg import AsyncConnection, DatabaseError, Error, IsolationLevel, OperationalError, generators
 from psycopg.errors import InFailedSqlTransaction, ObjectNotInPrerequisiteState, error_from_result
 from psycopg.pq import ExecStatus, TransactionStatus
-from psycopg.pq.abc import PGresult
+from psycopg.pq.abc import PGconn, PGresult
 from psycopg.rows import TupleRow
 
 from readreplica.errors import NotThePrimary
+from readreplica.fate import SERVER
 from readreplica.lsn import Lsn
 from readreplica.token import Position
 
@@ -31,11 +33,11 @@ _SERVER = f"""
 """
 # A transaction that has written nothing has no id, and nothing of it can be in doubt.
 # Everything is asked anew: behind a pooler the server may be another one than at connect.
-_TRACE = """
+_TRACE = f"""
     SELECT pg_current_xact_id_if_assigned()::text::bigint,
            pg_current_wal_insert_lsn(),
            ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::bigint,
-           pg_postmaster_start_time()::text,
+           {SERVER},
            (pg_control_system()).system_identifier
 """
 UNKNOWN_SYSTEM = 0
@@ -58,14 +60,22 @@ class Doubt(NamedTuple):
     server: str | None
 
 
+@dataclass
+class Outcome:
+    """What became of one unit's COMMIT."""
+
+    committed: Position | None = None
+    """The position after it; None before it, and where there was nothing to commit."""
+
+    doubt: Doubt | None = None
+    """Set when it was sent and its answer was lost."""
+
+
 class WriterConnection(AsyncConnection[TupleRow]):
     """A connection to a primary that knows where its last commit stands in the WAL."""
 
-    committed: Position | None = None
-    """The position after the newest commit; None before the first."""
-
-    doubt: Doubt | None = None
-    """Set when a COMMIT was sent and its answer was lost."""
+    outcome: Outcome | None = None
+    """Is told of the next commit. Each unit brings its own, and may look when the connection is another's."""
 
     traced: bool = False
     """Whether to ask for the transaction's id before COMMIT: one more round trip."""
@@ -82,9 +92,10 @@ class WriterConnection(AsyncConnection[TupleRow]):
     async def commit(self) -> None:
         """Commit, and note the WAL position after it, in one round trip.
 
-        Nothing but the connection can fail between COMMIT and the position: `open_writer` has read one
-        before the connection was used. If the connection is lost, or this is cancelled, nobody here knows
-        whether the transaction was committed: `doubt` tells what is known.
+        If the connection is lost before COMMIT is answered, or this is cancelled, nobody here knows whether
+        the transaction was committed: `Outcome.doubt` tells what is known. What goes wrong after that
+        answer (a cancel that came while COMMIT was flushed ends the question for the position) changes
+        nothing: the transaction is committed, and whoever reads after it is sent to the primary.
 
         Raises:
             psycopg.errors.InFailedSqlTransaction: the server rolled back, because an earlier error was
@@ -93,6 +104,7 @@ class WriterConnection(AsyncConnection[TupleRow]):
         """
         if self.pgconn.transaction_status == TransactionStatus.IDLE:
             return
+        outcome, self.outcome = self.outcome or Outcome(), None
         if self.guard is not None:
             self.guard()
         doubt = await self._trace()
@@ -100,24 +112,32 @@ class WriterConnection(AsyncConnection[TupleRow]):
             told = await self._send_commit()
         except OperationalError:
             # An error that leaves the connection in order is the server's answer: it has rolled back.
-            self.doubt = doubt if self.closed else None
+            outcome.doubt = doubt if self.closed else None
             raise
+        if told is None:
+            outcome.committed = self.position._replace(system_identifier=UNKNOWN_SYSTEM)
+            return
         lsn, timeline, started = (str(told.get_value(0, column) or b"", "ascii") for column in range(3))
         if started != self.server.started:
             await self._meet(started)
-        self.committed = self.server.position(Lsn.parse(lsn), int(timeline))
+        outcome.committed = self.server.position(Lsn.parse(lsn), int(timeline))
 
-    async def _send_commit(self) -> PGresult:
+    async def _send_commit(self) -> PGresult | None:
+        """Give the answer with the position; None where it is committed, and that was not told."""
+        answers: list[PGresult] = []
         # As psycopg's own commit() does it; a cursor would cost a twentieth of a small unit of work.
         async with self.lock:
             self.pgconn.send_query(_COMMIT)
-            answers: list[PGresult] = await self.wait(generators.execute(self.pgconn))
-        for answer in answers:
-            if answer.status == ExecStatus.FATAL_ERROR:
-                raise error_from_result(answer)
+            try:
+                await self.wait(_collect(self.pgconn, answers))
+            except DatabaseError:
+                if not answers:
+                    raise
         if answers[0].command_status == b"ROLLBACK":
             raise InFailedSqlTransaction("COMMIT was answered by ROLLBACK: an earlier statement had failed")
-        return answers[-1]
+        if answers[0].status == ExecStatus.FATAL_ERROR:
+            raise error_from_result(answers[0])
+        return answers[1] if len(answers) > 1 and answers[1].status == ExecStatus.TUPLES_OK else None
 
     async def _meet(self, started: str) -> None:
         """Learn whom a pooler has put behind this connection; one round trip, once for each server.
@@ -143,6 +163,13 @@ class WriterConnection(AsyncConnection[TupleRow]):
         [(xid, lsn, timeline, started, system)] = await (await self.execute(_TRACE, prepare=False)).fetchall()
         server = self.server._replace(system_identifier=system)
         return None if xid is None else Doubt(xid, server.position(Lsn.parse(lsn), timeline), started)
+
+
+def _collect(pgconn: PGconn, answers: list[PGresult]) -> Generator[Any, Any, None]:
+    """Do as psycopg's `execute`, and keep the answers that came before the connection was lost."""
+    yield from generators.send(pgconn)
+    while (answer := (yield from generators.fetch(pgconn))) is not None:
+        answers.append(answer)
 
 
 class Server(NamedTuple):

@@ -67,15 +67,25 @@ class RetriesExhausted(Unavailable):
 
 
 class ReplicasTooStale(Unavailable):
-    """No replica is fit for the read, and the budget for such reads on the primary is used up."""
+    """No replica is fit for the read, and the primary may not be asked.
 
-    def __init__(self, cluster: str, *, asked: str, retry_after_seconds: float) -> None:
+    The budget for such reads on it is used up, or it is known to be older than what the read asks for.
+    """
+
+    def __init__(
+        self,
+        cluster: str,
+        *,
+        asked: str,
+        retry_after_seconds: float,
+        fault: str = "the primary has as many such reads as it may have",
+    ) -> None:
         self.cluster = cluster
         self.asked = asked
         self.retry_after_seconds = retry_after_seconds
         super().__init__(
-            f"no replica of {cluster} is fit for a read that asks for {asked}, and the primary has as many "
-            f"such reads as it may have; try again in {retry_after_seconds:.2g} s"
+            f"no replica of {cluster} is fit for a read that asks for {asked}, and {fault}; "
+            f"try again in {retry_after_seconds:.2g} s"
         )
 
 

@@ -11,6 +11,11 @@ from typing import NamedTuple
 from readreplica.lsn import Lsn
 from readreplica.token import Position
 
+# A postmaster that restarts its processes after a crash keeps its start; the statistics begin anew then
+# (src/backend/access/transam/xlog.c: pgstat_discard_stats). Where somebody resets them it is UNKNOWN, too.
+SERVER = "pg_postmaster_start_time()::text || coalesce(pg_stat_get_bgwriter_stat_reset_time()::text, '')"
+"""The SQL that tells one life of a server from another."""
+
 
 class Fate(StrEnum):
     """What became of it."""
@@ -31,7 +36,7 @@ class Evidence(NamedTuple):
 
     position: Position
     server: str
-    """The start of its postmaster."""
+    """Which life of the server it is: see `SERVER`."""
 
     status: str | None
     """pg_xact_status: committed, aborted, in progress; None where it is too old to be told."""
@@ -52,7 +57,7 @@ def judge(*, xid: int | None, before: Position | None, server: str | None, seen:
     Parameters:
         xid: the transaction's id; None where it was not asked for before COMMIT.
         before: where the primary stood when the transaction had its id.
-        server: the start of the postmaster that was to commit.
+        server: the life of the server that was to commit.
         seen: what the primary of now says.
     """
     if xid is None or before is None:

@@ -148,6 +148,15 @@ class Monitor:
             for watch in asked:
                 watch.remove(waiter)
 
+    async def hear_all(self, *, timeout_seconds: float) -> None:
+        """Return when every node has answered once or failed to, or when the time is over."""
+        self.start()
+        if not self._started:
+            return
+        give_up_at = self._clock() + timeout_seconds
+        for watch in list(self._watches.values()):
+            await wait_for(watch.answered, timeout_seconds=max(0.0, give_up_at - self._clock()))
+
     async def look_around(self, *, timeout_seconds: float) -> None:
         """Have every node tell now what it is, so that the primary is known by its role when this returns.
 

@@ -10,19 +10,19 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from readreplica.concurrency import deadline, sleep
 from readreplica.errors import CommitInDoubt
-from readreplica.fate import Evidence, Fate, judge
+from readreplica.fate import SERVER, Evidence, Fate, judge
 from readreplica.faults import is_outage, sqlstate_of
 from readreplica.lsn import Lsn
 from readreplica.token import Position
 
 _STATUS = text("SELECT pg_xact_status(CAST(CAST(:xid AS text) AS xid8))")
 # The position of the end of recovery stays readable on a primary that was promoted, until it is restarted.
-_SITUATION = text("""
+_SITUATION = text(f"""
     SELECT system_identifier,
            ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::bigint AS timeline,
            pg_current_wal_insert_lsn()::text AS lsn,
            pg_last_wal_replay_lsn()::text AS forked_at,
-           pg_postmaster_start_time()::text AS server,
+           {SERVER} AS server,
            pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS oldest
     FROM pg_control_system()
 """)

@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.orm import Session
 
 from readreplica.bases import AsyncReadBase, AsyncWriteBase, Router, Unit, Want
-from readreplica.connections import WriterConnection
+from readreplica.connections import Outcome, WriterConnection
 from readreplica.errors import CommitInDoubt
 from readreplica.token import CausalToken, Position
 
@@ -25,8 +25,14 @@ class Gate(Protocol):
     """What a write session passes at its begin and its end."""
 
     name: str
+    is_open: bool
+    """Whether `open` was awaited once."""
+
     committed: Callable[[CausalToken], None]
     """Is told of each commit."""
+
+    async def open(self) -> None:
+        """Find out who is the primary, before the first unit of writing."""
 
     def enter_write(self) -> None:
         """Count a unit of writing, or refuse it.
@@ -72,6 +78,8 @@ class WriteSession(AsyncWriteBase):
         self._gate = gate
 
     async def __aenter__(self) -> Self:
+        if not self._gate.is_open:
+            await self._gate.open()
         self._gate.enter_write()
         return self
 
@@ -105,15 +113,15 @@ def _commit(session: Session, cluster: str) -> Position | None:
     # After the commit the pool has the connection back, so it is looked up before.
     connection = session.connection().connection.driver_connection
     assert isinstance(connection, WriterConnection)
-    connection.committed = None
+    outcome = connection.outcome = Outcome()
     try:
         Session.commit(session)
     except DBAPIError as error:
-        doubt = connection.doubt
+        doubt = outcome.doubt
         if doubt is None:
             raise
         raise CommitInDoubt(cluster, **doubt._asdict()) from error
-    return connection.committed
+    return outcome.committed
 
 
 AnySession: TypeAlias = ReadSession | WriteSession

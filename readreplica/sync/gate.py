@@ -12,14 +12,28 @@ from readreplica.token import CausalToken
 class WriteGate:
     """Counts the units of writing of one cluster in this process."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, hear_all: Callable[[], None]) -> None:
+        """Prepare to count.
+
+        Parameters:
+            name: the cluster's.
+            hear_all: waits, bounded, until every node has told what it is.
+        """
         self.name = name
+        self.is_open = False
+        """Whether the nodes were heard: before that a primary from before a failover would be written."""
+        self._hear_all = hear_all
         self.committed: Callable[[CausalToken], None] = lambda _token: None
         """Is told of each commit."""
         self._writing = 0
         self._holds_writes = False
         self._is_drained = Event()
         self._lock = Lock()
+
+    def open(self) -> None:
+        """Before the first write hear every node, so that the primary is known by its role."""
+        self._hear_all()
+        self.is_open = True
 
     def enter_write(self) -> None:
         """Count a unit of writing, or refuse it while a switch-over is under way."""

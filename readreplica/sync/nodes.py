@@ -34,7 +34,7 @@ class Node:
         return found
 
     def covers(self, wanted: Position) -> bool:
-        """Tell whether it is known to have replayed a position. What was once replayed stays replayed."""
+        """Tell whether it is known to have replayed a position; it is, until a connection to it is lost."""
         return self.seen is not None and self.seen.covers(wanted)
 
     def forget(self) -> None:

@@ -84,7 +84,7 @@ class Router:
 
     def prepare(self, want: Want) -> tuple[Want, bool]:
         """Wait, bounded, until a replica is fit for a read with a token."""
-        if want.position is None or self._fit(want):
+        if want.position is None or want.freshness.on_primary or self._fit(want):
             return want, False
         if want.can_wait:
             began = self._clock()
@@ -112,24 +112,34 @@ class Router:
         """Bind a read session to a node that is fit, else to the primary within the budget."""
         if not want.freshness.on_primary and len(self._nodes) > 1:
             reason = Reason.WAITED if waited else Reason.FRESH
+            is_begun = session.in_transaction()
             for node in self._by_load(self._fit(want)):
-                if self._bind(session, node, want):
+                if self._bind(session, node, want, is_begun=is_begun):
                     return self._pinned(node, reason)
                 reason = Reason.OTHER
             self._take_from_budget(want)
             return self._on_primary(session, want, Reason.FALLBACK)
         return self._on_primary(session, want, Reason.PRIMARY)
 
-    def _bind(self, session: Session, node: Node, want: Want) -> bool:
+    def _bind(self, session: Session, node: Node, want: Want, *, is_begun: bool) -> bool:
         session.bind = node.bind
         try:
             self._begin(session, want)
         except OperationalError as error:
             self._monitor.doubt(node, error)
             return False
-        return True
+        if want.position is None or node.covers(want.position):
+            return True
+        # The pool has just replaced a connection that was lost: nobody knows what the node has by now.
+        if is_begun:
+            fault = f"{node.name} was connected to anew"
+            asked = str(want.position.lsn)
+            raise ReplicasTooStale(self._cluster, asked=asked, retry_after_seconds=1.0, fault=fault)
+        session.rollback()
+        return False
 
     def _on_primary(self, session: Session, want: Want, reason: Reason) -> Pinned:
+        self._refuse_older_timeline(want)
         node = self._monitor.primary or self._nodes[0]
         session.bind = node.bind
         self._begin(session, want)
@@ -140,6 +150,22 @@ class Router:
             fault = NotThePrimary(self._cluster, node.address, "it is in recovery")
             raise OperationalError("read on the primary", None, fault)
         return self._pinned(node, reason)
+
+    def _refuse_older_timeline(self, want: Want) -> None:
+        """Refuse a read of what a newer primary wrote while only the one before it is known here."""
+        known = self._monitor.primacy
+        position = want.position
+        if position is None or position.system_identifier != known.system_identifier:
+            return
+        if 0 < known.timeline < position.timeline:
+            self._monitor.suspect()
+            self._metrics.read(PRIMARY, Reason.REFUSED)
+            raise ReplicasTooStale(
+                self._cluster,
+                asked=f"{position.lsn} of timeline {position.timeline}",
+                retry_after_seconds=1.0,
+                fault=f"the primary that is known here is on timeline {known.timeline}",
+            )
 
     @staticmethod
     def _begin(session: Session, want: Want) -> None:

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from readreplica.bases import ReadBase, Router, Unit, Want, WriteBase
 from readreplica.errors import CommitInDoubt
-from readreplica.sync.connections import WriterConnection
+from readreplica.sync.connections import Outcome, WriterConnection
 from readreplica.token import CausalToken, Position
 
 
@@ -26,8 +26,14 @@ class Gate(Protocol):
     """What a write session passes at its begin and its end."""
 
     name: str
+    is_open: bool
+    """Whether `open` was awaited once."""
+
     committed: Callable[[CausalToken], None]
     """Is told of each commit."""
+
+    def open(self) -> None:
+        """Find out who is the primary, before the first unit of writing."""
 
     def enter_write(self) -> None:
         """Count a unit of writing, or refuse it.
@@ -73,6 +79,8 @@ class WriteSession(WriteBase):
         self._gate = gate
 
     def __enter__(self) -> Self:
+        if not self._gate.is_open:
+            self._gate.open()
         self._gate.enter_write()
         return self
 
@@ -106,15 +114,15 @@ def _commit(session: Session, cluster: str) -> Position | None:
     # After the commit the pool has the connection back, so it is looked up before.
     connection = session.connection().connection.driver_connection
     assert isinstance(connection, WriterConnection)
-    connection.committed = None
+    outcome = connection.outcome = Outcome()
     try:
         Session.commit(session)
     except DBAPIError as error:
-        doubt = connection.doubt
+        doubt = outcome.doubt
         if doubt is None:
             raise
         raise CommitInDoubt(cluster, **doubt._asdict()) from error
-    return connection.committed
+    return outcome.committed
 
 
 AnySession: TypeAlias = ReadSession | WriteSession

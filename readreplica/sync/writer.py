@@ -48,7 +48,14 @@ class Writer:
             if context.is_disconnect and node is not self._monitor.primary:
                 self._monitor.look(node)
 
+        def on_invalidate(*_: Any) -> None:
+            # A standby that crashed comes back with less than it had replayed: what it said holds no more.
+            if node is not self._monitor.primary:
+                node.forget()
+                self._monitor.look(node)
+
         event.listen(node.bind, "do_connect", on_connect)
+        event.listen(node.bind, "invalidate", on_invalidate)
         event.listen(node.bind, "handle_error", on_error)
 
     def _aim(self, _dialect: Any, _record: Any, _arguments: Any, options: dict[str, Any]) -> None:

@@ -1,6 +1,8 @@
 """The primary dies, is demoted, comes back: no wrong node is ever written. `servers` are the test's own."""
 
 import asyncio
+import os
+import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -190,6 +192,16 @@ async def test_a_process_that_starts_after_a_failover_finds_the_primary_by_its_r
             assert reader.execute(COUNT).scalar_one() == 2
 
 
+async def test_a_process_that_starts_beside_a_demoted_primary_does_not_write_to_it(
+    servers: PostgresServers,
+) -> None:
+    promote(servers.replica)  # and the old one lives on, and takes writes
+    async with cluster_at(servers) as cluster:
+        assert await port_of_write(cluster) == servers.replica_port
+    with sync_cluster_at(servers) as twin, twin.write() as session:
+        assert session.execute(PORT).scalar_one() == servers.replica_port
+
+
 async def test_a_commit_whose_answer_is_lost_is_in_doubt_until_it_is_resolved(
     postgres: PostgresServers,
 ) -> None:
@@ -208,6 +220,22 @@ async def test_a_commit_whose_answer_is_lost_is_in_doubt_until_it_is_resolved(
         assert await cluster.resolve(lost) is Fate.ABORTED
         async with cluster.write() as session:
             assert set((await session.execute(text("SELECT n FROM notes"))).scalars()) == {0, 1}
+
+
+async def test_after_a_crash_that_the_postmaster_survives_an_id_is_not_believed(
+    servers: PostgresServers,
+) -> None:
+    async with cluster_at(servers, options=PATIENT, traced=True) as cluster:
+        await insert(cluster, 0)
+        with parameters(servers.primary, synchronous_standby_names="nobody"):
+            doubt = await doubt_of_commit(cluster, servers, n=1)
+            with servers.primary.connect() as connection:
+                started = connection.execute("SELECT pg_postmaster_start_time()").fetchone()
+                os.kill(connection.info.backend_pid, signal.SIGKILL)
+            # It may be another transaction's by now.
+            assert await cluster.resolve(doubt) is Fate.UNKNOWN
+        with servers.primary.connect() as connection:
+            assert connection.execute("SELECT pg_postmaster_start_time()").fetchone() == started
 
 
 async def test_without_an_id_the_idempotency_key_tells(postgres: PostgresServers) -> None:

@@ -42,6 +42,7 @@ from tests.servers import ACCESS, PostgresServers
 
 HASTY = replace(QUICK, replay_wait_seconds=0.05)
 DELETE = text("DELETE FROM notes")
+PID = text("SELECT pg_backend_pid()")
 UNJUDGED = replace(HASTY, poll_seconds=3600.0)
 """Nothing is taken out: nobody polls."""
 
@@ -187,6 +188,26 @@ async def test_an_unknown_system_is_answered_by_the_primary_without_a_wait(clust
     foreign = CausalToken({"main": position._replace(system_identifier=1)})
     async with asyncio.timeout(5):  # half of what it would wait for replay
         assert await read(cluster, after=foreign) == (PRIMARY, Reason.FALLBACK)
+
+
+async def test_a_replica_that_lost_a_connection_has_to_say_anew_what_it_has(
+    postgres: PostgresServers,
+) -> None:
+    make_table(postgres)
+    async with cluster_at(postgres, options=replace(UNJUDGED, replay_wait_seconds=10)) as cluster:
+        token = await insert(cluster, 1)
+        async with cluster.read(after=token) as session:
+            pid = (await session.execute(PID)).scalar_one()
+            assert session.node == "replica"
+        # As after its crash: it has said that it has more than it has.
+        node, position = cluster.monitor.nodes["replica"], token.positions["main"]
+        assert node.seen is not None
+        beyond = position._replace(lsn=Lsn(position.lsn + (1 << 20)))
+        node.seen = replace(node.seen, position=beyond)
+        with postgres.replica.connect() as connection:
+            connection.execute("SELECT pg_terminate_backend(%s, 5000)", [pid])
+        assert await read(cluster, after=CausalToken({"main": beyond})) == (PRIMARY, Reason.FALLBACK)
+        assert (await read(cluster, after=token))[0] == "replica"
 
 
 async def test_many_readers_wait_with_one_connection(postgres: PostgresServers) -> None:

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any
 
 import pytest
 from sqlalchemy import event, text
@@ -12,6 +11,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from ops.embedded.processes import wait_until
 from readreplica.cluster import PRIMARY, Cluster
 from readreplica.engines import reader_engine, writer_engine
+from readreplica.errors import ReplicasTooStale
+from readreplica.freshness import ANY, Freshness
+from readreplica.freshness import PRIMARY as ON_PRIMARY
 from readreplica.lsn import Lsn
 from readreplica.options import ReplicaOptions
 from readreplica.sessions import AnySession
@@ -169,16 +171,34 @@ async def test_a_token_of_another_cluster_asks_for_nothing_here(cluster: Cluster
     assert await node_of_read(cluster, elsewhere) == "replica"
 
 
-@pytest.mark.parametrize("field", ["timeline", "system_identifier"])
 async def test_a_token_of_another_history_is_answered_by_the_primary(
-    cluster: Cluster, hasty: Cluster, field: str
+    cluster: Cluster, hasty: Cluster
 ) -> None:
     token = await insert(cluster, 1)
     assert await node_of_read(cluster, token) == "replica"
     position = token.positions["mes_0"]
-    later_field: dict[str, Any] = {field: getattr(position, field) + 1}
-    foreign = CausalToken({"mes_0": position._replace(**later_field)})
+    foreign = CausalToken({"mes_0": position._replace(system_identifier=position.system_identifier + 1)})
     assert await node_of_read(hasty, foreign) == PRIMARY
+
+
+@pytest.mark.parametrize("freshness", [ANY, ON_PRIMARY])
+async def test_a_token_of_a_newer_timeline_is_not_answered_by_the_primary_before_it(
+    cluster: Cluster, hasty: Cluster, freshness: Freshness
+) -> None:
+    position = (await insert(cluster, 1)).positions["mes_0"]
+    promoted = CausalToken({"mes_0": position._replace(timeline=position.timeline + 1)})
+    assert await node_of_read(hasty) is not None  # the monitor looks from the first read on
+    assert await asyncio.to_thread(
+        wait_until, lambda: hasty.monitor.primacy.timeline == position.timeline, timeout_seconds=20
+    )
+    with pytest.raises(ReplicasTooStale, match="the primary that is known here is on timeline 1"):
+        async with hasty.read(after=promoted, freshness=freshness) as session:
+            await count(session)
+    # A token that surrounds the unit says so too.
+    hasty.carry(wanted=lambda: promoted, committed=lambda _token: None)
+    with pytest.raises(ReplicasTooStale):
+        async with hasty.read(freshness=freshness) as session:
+            await count(session)
 
 
 async def test_a_token_at_the_end_of_a_page_is_reached_on_an_idle_primary(

@@ -9,6 +9,7 @@ from sqlalchemy import AsyncAdaptedQueuePool, text
 from sqlalchemy.exc import DBAPIError
 
 from app.models.mes import PricingJob
+from readreplica import connections
 from readreplica.cluster import PRIMARY, Cluster
 from readreplica.sessions import AnySession
 from readreplica.token import CausalToken
@@ -112,6 +113,25 @@ async def test_a_commit_that_the_server_answers_by_rollback_is_an_error(cluster:
     with pytest.raises(DBAPIError, match="answered by ROLLBACK"):
         await unit()
     assert not session.token
+
+
+@pytest.mark.parametrize("ending", ["SELECT 1/0", "SELECT pg_terminate_backend(pg_backend_pid())"])
+async def test_what_ends_the_question_after_commit_does_not_make_the_unit_fail(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    await insert(cluster, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(connections, "_COMMIT", f"COMMIT; {ending}".encode())
+        token = await insert(cluster, 2)
+    assert token.positions["mes_0"].system_identifier == connections.UNKNOWN_SYSTEM
+    async with cluster.read(after=token) as session:
+        assert await count(session) == 2
+        assert session.node == PRIMARY
+    # Whoever gets the connection next has one that is in order, and a position again.
+    newer = token.merge(await insert(cluster, 3))
+    assert newer.positions["mes_0"].system_identifier != connections.UNKNOWN_SYSTEM
+    async with cluster.read(after=newer) as session:
+        assert await count(session) == 3
 
 
 async def test_objects_stay_readable_after_their_session(cluster: Cluster) -> None:

@@ -3,9 +3,10 @@
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import event, text
 from sqlalchemy.exc import DBAPIError
 
 from readreplica.cluster import PRIMARY
@@ -24,6 +25,7 @@ from tests.integration.replicas_rig import (
 )
 from tests.servers import PostgresServers
 
+PID = text("SELECT pg_backend_pid()")
 TIMESTAMP = text("SELECT transaction_timestamp()")
 
 
@@ -44,6 +46,23 @@ def test_a_read_sees_what_was_written_before(cluster: Cluster) -> None:
             assert reader.execute(HAS, {"n": n}).scalar_one() == 1
         nodes.add((reader.node, reader.reason))
     assert nodes <= {("replica", Reason.WAITED), ("replica", Reason.FRESH)}
+
+
+def test_the_token_is_of_this_unit_and_not_of_the_next_one_on_its_connection(cluster: Cluster) -> None:
+    later = cluster.write()
+
+    def write_again(*_: Any) -> None:
+        with later:
+            later.execute(INSERT, {"n": 2})
+            pids.append(later.execute(PID).scalar_one())
+
+    with cluster.write() as session:
+        session.execute(INSERT, {"n": 1})
+        pids = [session.execute(PID).scalar_one()]
+        # The pool has the connection by then, and the unit has not looked at its position yet.
+        event.listen(session, "after_transaction_end", write_again, once=True)
+    assert pids[0] == pids[1]
+    assert session.token.positions["main"].lsn < later.token.positions["main"].lsn
 
 
 def test_a_write_session_rolls_back_on_an_error(cluster: Cluster) -> None:
