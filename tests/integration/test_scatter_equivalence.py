@@ -26,7 +26,9 @@ from sqlalchemy import (
     or_,
     select,
 )
+from sqlalchemy.exc import InvalidRequestError
 
+from sharding.scatter.errors import ScatterRefused
 from tests.integration.scatter_rig import Order, Rig, lines, materials, orders, run_rig, shard_of, shown
 from tests.integration.scatter_statements import ANSWERED
 from tests.servers import PostgresServers
@@ -290,7 +292,16 @@ Queries = st.tuples(*map(row_queries, SHAPES), group_queries(), group_queries())
 async def compare(rig: Rig, content: Rows, queries: Sequence[tuple[Any, Any]], limit: int) -> None:
     rig.fill(content)
     for asked, total in queries:
-        assert shown(await rig.pages(asked, limit=limit)) == shown(await rig.expected(total))
+        try:
+            expected = shown(await rig.expected(total))
+        except InvalidRequestError as fault:
+            # A subquery on tables that all stand around it as well: SQLAlchemy renders it for nobody.
+            if "auto-correlation" not in str(fault):
+                raise
+            with pytest.raises(ScatterRefused, match="auto-correlation"):
+                await rig.pages(asked, limit=limit)
+            continue
+        assert shown(await rig.pages(asked, limit=limit)) == expected
 
 
 @QUICK
