@@ -42,7 +42,7 @@ async def test_three_thousand_transactions_over_three_connections_have_no_error(
     load = await run_load(many, transactions=3000, workers=12, seed=1)
     assert (load.errors, load.stale) == ({}, 0), str(load)
     assert load.transactions == 3000
-    assert set(load.nodes) > {"primary"}, "no read was served by a replica"
+    assert set(load.nodes) - {"primary"}, "no read was served by a replica"
     # More clients than servers, or the pooler had nothing to share.
     assert 0 < backends(pooler, "mes_0.mes") <= 3
 
