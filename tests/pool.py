@@ -24,6 +24,10 @@ from tests.fingerprint import Fingerprint, differences, read_local, read_shared
 from tests.servers import PostgresServers
 
 
+# Of all pools of a process: two of them may lend on one server.
+_NUMBERS = count(1)
+
+
 @dataclass
 class PooledDatabase:
     """A clone: its name of the moment, and how it was when it was last known to be clean."""
@@ -48,7 +52,6 @@ class DatabasePool:
     """How often a database was not taken back, by what was found in it."""
 
     def __post_init__(self) -> None:
-        self._numbers = count(1)
         self._free: dict[str, deque[PooledDatabase]] = {shape.name: deque() for shape in self.shapes}
         self._contents: dict[str, Contents] = {}
         self._fingerprints: dict[str, Fingerprint] = {}
@@ -64,7 +67,7 @@ class DatabasePool:
         Parameters:
             prefix: of the names, which no borrower before may have had; None for one that is made up.
         """
-        prefix = prefix or f"t{next(self._numbers)}"
+        prefix = prefix or f"t{next(_NUMBERS)}"
         names = {shape.name: f"{prefix}_{shape.name}" for shape in self.shapes}
         with self.servers.primary.connect() as server:
             lent = [self._find(server, shape, names[shape.name]) for shape in self.shapes]

@@ -181,7 +181,8 @@ AGGREGATES: Sequence[Callable[[], Any]] = [
     lambda: func.count().filter(o.n > 0),
     lambda: func.sum(o.price).filter(o.is_rush),
     lambda: func.sum(o.n) + func.count(),
-    lambda: func.coalesce(func.sum(o.price), 0) / func.count(),
+    # Never divided by the zero rows that a condition may leave: one database would not answer either.
+    lambda: func.coalesce(func.sum(o.price), 0) / (func.count() + 1),
 ]
 GROUPS = [o.status, o.finish, o.small, o.price, o.day, o.spent, o.raw, o.is_rush, o.n % 2, o.uid, o.at]
 
