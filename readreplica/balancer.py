@@ -6,7 +6,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def in_order_of_load(nodes: Sequence[T], *, turn: int, load: Callable[[T], int]) -> list[T]:
+def in_order_of_load(nodes: Sequence[T], *, turn: int, load: Callable[[T], int]) -> Sequence[T]:
     """Order nodes so that the least loaded is first.
 
     Parameters:
@@ -15,7 +15,7 @@ def in_order_of_load(nodes: Sequence[T], *, turn: int, load: Callable[[T], int])
         load: how many connections of this process a node serves now.
     """
     if len(nodes) < 2:
-        return list(nodes)
+        return nodes
     first = turn % len(nodes)
     # Sorting keeps the order of equals.
     return sorted([*nodes[first:], *nodes[:first]], key=load)

@@ -34,18 +34,11 @@ class Want(NamedTuple):
     """Nodes that failed this unit before."""
 
 
-class Pinned(NamedTuple):
-    """Where a read session went, and why."""
-
-    node: str
-    reason: Reason
-
-
 class Router(Protocol):
     """Finds the node for a read session; a cluster is one."""
 
-    def pin(self, session: Session, want: Want, *, waited: bool) -> Pinned:
-        """Bind the session to a node that is fit, and name it.
+    def pin(self, session: Session, want: Want, *, waited: bool) -> tuple[str, Reason]:
+        """Bind the session to a node that is fit; give the node's name and why it is that one.
 
         Takes the connection at once, so that a node that cannot be reached is found here. With asyncio it
         runs inside SQLAlchemy's greenlet.
@@ -86,13 +79,18 @@ class PinnedSession(UnitSession):
     connection would cost a fiftieth of a point read.
     """
 
-    def __init__(self, *, router: Router, want: Want, **options: Any) -> None:
-        super().__init__(**options)
-        self.node: str | None = None
-        self.reason: Reason | None = None
+    node: str | None = None
+    reason: Reason | None = None
+    _waited = False
+
+    def __init__(self, *, router: Router, want: Want, unit: Unit | None = None, **options: Any) -> None:
+        # Past UnitSession's own: a point read is a few hundred calls, and this is made for each.
+        Session.__init__(self, expire_on_commit=False, **options)
+        self.unit = unit
+        if unit is not None:
+            self.execution_options = unit.options
         self._router = router
         self._want = want
-        self._waited = False
 
     def adopt(self, want: Want, *, waited: bool) -> None:
         """Ask for this instead, and note whether the session has waited for it."""
@@ -101,7 +99,12 @@ class PinnedSession(UnitSession):
     def get_bind(self, *args: Any, **options: Any) -> Engine | Connection:
         """Give the node's engine; the first call finds the node."""
         if self.bind is None:
-            self.node, self.reason = self._router.pin(self, self._want, waited=self._waited)
+            try:
+                self.node, self.reason = self._router.pin(self, self._want, waited=self._waited)
+            except BaseException:
+                # Or the next statement would go to whichever node was tried last, fit or not.
+                self.bind = None
+                raise
         # What SQLAlchemy's own would find out: a session with one bind has that.
         return self.bind or super().get_bind(*args, **options)
 

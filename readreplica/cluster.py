@@ -13,7 +13,7 @@ from typing import TypeVar
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from readreplica.bases import Unit
+from readreplica.bases import Unit, Want
 from readreplica.concurrency import sleep
 from readreplica.errors import CommitInDoubt, WritesRefused
 from readreplica.fate import Fate
@@ -102,12 +102,12 @@ class Cluster:
         self._wanted = wanted
         self.gate.committed = committed
 
-    def _asked(self, freshness: Freshness, after: CausalToken | None) -> Freshness:
+    def _want(self, after: CausalToken | None, freshness: Freshness, *, autocommit: bool) -> Want:
         if after is not None:
             freshness = freshness.with_token(after)
-        if self._wanted is None:
-            return freshness
-        return freshness.with_token(self._wanted())
+        if self._wanted is not None:
+            freshness = freshness.with_token(self._wanted())
+        return self.router.want(freshness, autocommit=autocommit)
 
     def read(
         self,
@@ -130,8 +130,7 @@ class Cluster:
         Raises (at the first statement):
             ReplicasTooStale: no replica is fit, and the primary has as many such reads as it may have.
         """
-        want = self.router.want(self._asked(freshness, after), autocommit=autocommit)
-        return ReadSession(self.router, want, unit=unit)
+        return ReadSession(self.router, self._want(after, freshness, autocommit=autocommit), unit=unit)
 
     def write(self, *, unit: Unit | None = None) -> WriteSession:
         """Make a write session; it commits when its `async with` ends well.
@@ -209,7 +208,7 @@ class Cluster:
             attempts: how often it is tried at most; the last error is raised as it is.
             unit: what goes along with the session of each attempt.
         """
-        want = self.router.want(self._asked(freshness, after), autocommit=autocommit)
+        want = self._want(after, freshness, autocommit=autocommit)
         while True:
             session = ReadSession(self.router, want, unit=unit)
             attempts -= 1

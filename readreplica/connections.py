@@ -15,28 +15,30 @@ from readreplica.fate import SERVER
 from readreplica.lsn import Lsn
 from readreplica.token import Position
 
-# pg_walfile_name tells the timeline that the server writes on now; pg_control_checkpoint would tell that of
-# the last checkpoint, which after a promotion is still the old one. The start of its postmaster tells one
-# server from another, behind a pooler, for a fraction of what reading the control file takes; as a number,
-# for the text of a time depends on the session's settings.
+# The name of a WAL file begins with the timeline that the server writes on now; pg_control_checkpoint would
+# tell that of the last checkpoint, which after a promotion is still the old one. The start of its postmaster
+# tells one server from another, behind a pooler, for a fraction of what reading the control file takes; as a
+# number, for the text of a time depends on the session's settings.
+# It is planned anew with each COMMIT: with names to look up in the search path, and the timeline cut out
+# here, it would take as long again as COMMIT itself.
 _POSITION = """
-    SELECT pg_current_wal_insert_lsn(),
-           ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::bigint,
-           date_part('epoch', pg_postmaster_start_time())::text
+    SELECT pg_catalog.pg_current_wal_insert_lsn() AS lsn,
+           pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_insert_lsn()) AS file,
+           pg_catalog.date_part('epoch', pg_catalog.pg_postmaster_start_time()) AS started
 """
 # A simple query may hold several statements: COMMIT ends the transaction, and what follows it runs in one of
 # its own. The LSN must be read after COMMIT; before it, it is too early.
 _COMMIT = f"COMMIT; {_POSITION}".encode()
 _SERVER = f"""
-    SELECT system_identifier, wal_block_size, bytes_per_wal_segment, position.*
-    FROM pg_control_system(), pg_control_init(), ({_POSITION}) AS position (lsn, timeline, started)
+    SELECT system_identifier, wal_block_size, bytes_per_wal_segment, lsn, file, started::text
+    FROM pg_control_system(), pg_control_init(), ({_POSITION}) AS position
 """
 # A transaction that has written nothing has no id, and nothing of it can be in doubt.
 # Everything is asked anew: behind a pooler the server may be another one than at connect.
 _TRACE = f"""
     SELECT pg_current_xact_id_if_assigned()::text::bigint,
            pg_current_wal_insert_lsn(),
-           ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::bigint,
+           pg_walfile_name(pg_current_wal_insert_lsn()),
            {SERVER},
            (pg_control_system()).system_identifier
 """
@@ -58,6 +60,9 @@ class Doubt(NamedTuple):
     xid: int | None
     before: Position | None
     server: str | None
+
+
+_UNTRACED = Doubt(None, None, None)
 
 
 @dataclass
@@ -107,7 +112,7 @@ class WriterConnection(AsyncConnection[TupleRow]):
         outcome, self.outcome = self.outcome or Outcome(), None
         if self.guard is not None:
             self.guard()
-        doubt = await self._trace()
+        doubt = await self._trace() if self.traced else _UNTRACED
         try:
             told = await self._send_commit()
         except OperationalError:
@@ -117,10 +122,10 @@ class WriterConnection(AsyncConnection[TupleRow]):
         if told is None:
             outcome.committed = self.position._replace(system_identifier=UNKNOWN_SYSTEM)
             return
-        lsn, timeline, started = (str(told.get_value(0, column) or b"", "ascii") for column in range(3))
+        started = _text(told, 2)
         if started != self.server.started:
             await self._meet(started)
-        outcome.committed = self.server.position(Lsn.parse(lsn), int(timeline))
+        outcome.committed = self.server.position(_text(told, 0), file=_text(told, 1))
 
     async def _send_commit(self) -> PGresult | None:
         """Give the answer with the position; None where it is committed, and that was not told."""
@@ -148,7 +153,7 @@ class WriterConnection(AsyncConnection[TupleRow]):
         found = None
         try:
             await self.set_autocommit(True)
-            [(*server, _lsn, _timeline, now)] = await (await self.execute(_SERVER, prepare=False)).fetchall()
+            [(*server, _lsn, _file, now)] = await (await self.execute(_SERVER, prepare=False)).fetchall()
             found = Server._make((*server, now))
             await self.set_autocommit(False)
         except Error:
@@ -158,11 +163,11 @@ class WriterConnection(AsyncConnection[TupleRow]):
         self.server = found
 
     async def _trace(self) -> Doubt | None:
-        if not self.traced or self.pgconn.transaction_status != TransactionStatus.INTRANS:
-            return Doubt(None, None, None)
-        [(xid, lsn, timeline, started, system)] = await (await self.execute(_TRACE, prepare=False)).fetchall()
+        if self.pgconn.transaction_status != TransactionStatus.INTRANS:
+            return _UNTRACED
+        [(xid, lsn, file, started, system)] = await (await self.execute(_TRACE, prepare=False)).fetchall()
         server = self.server._replace(system_identifier=system)
-        return None if xid is None else Doubt(xid, server.position(Lsn.parse(lsn), timeline), started)
+        return None if xid is None else Doubt(xid, server.position(lsn, file=file), started)
 
 
 def _collect(pgconn: PGconn, answers: list[PGresult]) -> Generator[Any, Any, None]:
@@ -170,6 +175,10 @@ def _collect(pgconn: PGconn, answers: list[PGresult]) -> Generator[Any, Any, Non
     yield from generators.send(pgconn)
     while (answer := (yield from generators.fetch(pgconn))) is not None:
         answers.append(answer)
+
+
+def _text(answer: PGresult, column: int) -> str:
+    return str(answer.get_value(0, column) or b"", "ascii")
 
 
 class Server(NamedTuple):
@@ -181,10 +190,18 @@ class Server(NamedTuple):
     started: str
     """When its postmaster started."""
 
-    def position(self, lsn: Lsn, timeline: int) -> Position:
-        """Give the position of an LSN, in the history that this server writes."""
-        end = lsn.before_page_header(block_bytes=self.wal_block_bytes, segment_bytes=self.wal_segment_bytes)
-        return Position(self.system_identifier, timeline, end)
+    def position(self, lsn: str, *, file: str) -> Position:
+        """Give the position of an insert LSN, in the history that this server writes.
+
+        Parameters:
+            lsn: as PostgreSQL writes it.
+            file: the name of the WAL file that is written, which begins with the timeline.
+        """
+        insert = Lsn.parse(lsn)
+        end = insert.before_page_header(
+            block_bytes=self.wal_block_bytes, segment_bytes=self.wal_segment_bytes
+        )
+        return Position(self.system_identifier, int(file[:8], 16), end)
 
 
 async def open_writer(
@@ -222,9 +239,9 @@ async def _learn(connection: WriterConnection) -> None:
     except ObjectNotInPrerequisiteState as error:
         info = connection.info
         raise NotThePrimary(info.dbname, f"{info.host}:{info.port}", "it is in recovery") from error
-    [(*server, lsn, timeline, started)] = await cursor.fetchall()
+    [(*server, lsn, file, started)] = await cursor.fetchall()
     connection.server = Server._make((*server, started))
-    connection.position = connection.server.position(Lsn.parse(lsn), timeline)
+    connection.position = connection.server.position(lsn, file=file)
 
 
 class ReaderConnection(AsyncConnection[TupleRow]):

@@ -48,6 +48,8 @@ class Monitor:
         """
         self.cluster = cluster
         self.nodes = {node.name: node for node in nodes}
+        self.live: Sequence[Node] = tuple(nodes[1:])
+        """The replicas that are not out. Replaced as a whole, at each change: reads outnumber changes."""
         self.history = PrimaryHistory()
         self.primacy = Primacy(node=nodes[0].name)
         self._named = nodes[0].name
@@ -75,9 +77,11 @@ class Monitor:
 
     def add(self, node: Node) -> None:
         """Watch one more node."""
-        self._unheard.add(node.name)
-        self.nodes[node.name] = node
         self._watches[node.name] = self._watch_of(node)
+        with self._lock:
+            self._unheard.add(node.name)
+            self.nodes[node.name] = node
+            self._note_live()
         if self._started:
             self._watches[node.name].start()
         else:
@@ -121,7 +125,10 @@ class Monitor:
         """Take a replica out that failed a session; it comes in again when it answers well for a while."""
         if node.name != self.primacy.node:
             # One that has no slot left serves those who have one, and they go on.
-            self._set_health(node, Health(out=Fault.REFUSES if is_refusal(error) else Fault.UNREACHABLE))
+            with self._lock:
+                fault = Fault.REFUSES if is_refusal(error) else Fault.UNREACHABLE
+                self._set_health(node, Health(out=fault))
+                self._note_live()
             node.forget()
             self._watches[node.name].hurry()
 
@@ -196,6 +203,12 @@ class Monitor:
                 self._note_primary(node, said)
             else:
                 self._judge(node, said)
+            self._note_live()
+
+    def _note_live(self) -> None:
+        primary = self.primacy.node
+        nodes = self.nodes.values()
+        self.live = tuple(node for node in nodes if node.name != primary and node.health.out is None)
 
     def _elect(self) -> None:
         before = self.primacy

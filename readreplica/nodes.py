@@ -4,7 +4,7 @@ import math
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from readreplica.eviction import PoolEpoch
+from readreplica.eviction import epoch_of
 from readreplica.health import Health, Observation
 from readreplica.token import Position
 
@@ -16,7 +16,7 @@ class Node:
         self.name = name
         self.engine = engine
         self.bind = engine.sync_engine
-        self.epoch = PoolEpoch(self.bind)
+        self.epoch = epoch_of(self.bind)
         self.health = Health()
         self.judged_at = -math.inf
         self.seen: Observation | None = None

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from readreplica.appraisal import Verdict, appraise, clamped, is_beyond
 from readreplica.balancer import in_order_of_load
-from readreplica.bases import Pinned, Want
+from readreplica.bases import Want
 from readreplica.budget import FallbackBudget
 from readreplica.errors import NotThePrimary, ReplicasTooStale
 from readreplica.freshness import ANY, Freshness
@@ -17,10 +17,23 @@ from readreplica.metrics import ClusterMetrics, Reason
 from readreplica.monitor import Monitor
 from readreplica.nodes import Node
 from readreplica.options import ReplicaOptions
+from readreplica.token import Position
 
 PRIMARY = "primary"
 _WANT_ANYTHING = Want()
+_WANT_AUTOCOMMIT = Want(autocommit=True)
 _IN_RECOVERY = text("SELECT pg_is_in_recovery()")
+
+
+def _begin(session: Session, node: Node, want: Want) -> None:
+    """Bind a session to a node, and take the connection."""
+    bind = session.bind = node.bind
+    raw: Any = session.connection({"bind": bind}).connection
+    connection = raw.dbapi_connection
+    autocommit = want.autocommit and getattr(raw.driver_connection, "refuses_writes", False)
+    # Whoever gets the connection next puts it right: the pool may have no greenlet to do so.
+    if connection.autocommit is not autocommit:
+        connection.autocommit = autocommit
 
 
 def _is_standby(session: Session) -> bool:
@@ -60,7 +73,7 @@ class Router:
     def want(self, freshness: Freshness, *, autocommit: bool) -> Want:
         """Put together what a session asks for."""
         if freshness is ANY:
-            return Want(autocommit=True) if autocommit else _WANT_ANYTHING
+            return _WANT_AUTOCOMMIT if autocommit else _WANT_ANYTHING
         position = freshness.token.positions.get(self._cluster) if freshness.token else None
         if position is None:
             return Want(freshness, autocommit=autocommit)
@@ -107,48 +120,49 @@ class Router:
         self._metrics.token(Verdict.FROM_THE_FUTURE, 0.0)
         return want._replace(position=clamped(want.position, newest.position))
 
-    def pin(self, session: Session, want: Want, *, waited: bool) -> Pinned:
+    def pin(self, session: Session, want: Want, *, waited: bool) -> tuple[str, Reason]:
         """Bind a read session to a node that is fit, else to the primary within the budget."""
-        if not want.freshness.on_primary and len(self._nodes) > 1:
-            reason = Reason.WAITED if waited else Reason.FRESH
-            is_begun = session.in_transaction()
-            for node in self._by_load(self._fit(want)):
-                if self._bind(session, node, want, is_begun=is_begun):
-                    return self._pinned(node, reason)
-                reason = Reason.OTHER
-            self._take_from_budget(want)
-            return self._on_primary(session, want, Reason.FALLBACK)
-        return self._on_primary(session, want, Reason.PRIMARY)
+        if want.freshness.on_primary or len(self._nodes) < 2:
+            return self._on_primary(session, want, Reason.PRIMARY)
+        reason = Reason.WAITED if waited else Reason.FRESH
+        is_begun = want.position is not None and session.in_transaction()
+        self._turn += 1
+        for node in in_order_of_load(self._fit(want), turn=self._turn, load=Node.load):
+            try:
+                _begin(session, node, want)
+            except OperationalError as error:
+                self._monitor.doubt(node, error)
+            else:
+                if want.position is None or self._still_covers(node, want.position, session, is_begun):
+                    self._metrics.read(node.name, reason)
+                    return node.name, reason
+            reason = Reason.OTHER
+        self._take_from_budget(want)
+        return self._on_primary(session, want, Reason.FALLBACK)
 
-    def _bind(self, session: Session, node: Node, want: Want, *, is_begun: bool) -> bool:
-        session.bind = node.bind
-        try:
-            self._begin(session, want)
-        except OperationalError as error:
-            self._monitor.doubt(node, error)
-            return False
-        if want.position is None or node.covers(want.position):
+    def _still_covers(self, node: Node, wanted: Position, session: Session, is_begun: bool) -> bool:
+        """Look again once connected: if the pool replaced a connection, nobody knows what the node has."""
+        if node.covers(wanted):
             return True
-        # The pool has just replaced a connection that was lost: nobody knows what the node has by now.
         if is_begun:
             fault = f"{node.name} was connected to anew"
-            asked = str(want.position.lsn)
-            raise ReplicasTooStale(self._cluster, asked=asked, retry_after_seconds=1.0, fault=fault)
+            raise ReplicasTooStale(self._cluster, asked=str(wanted.lsn), retry_after_seconds=1.0, fault=fault)
         session.rollback()
         return False
 
-    def _on_primary(self, session: Session, want: Want, reason: Reason) -> Pinned:
+    def _on_primary(self, session: Session, want: Want, reason: Reason) -> tuple[str, Reason]:
         self._refuse_older_timeline(want)
         node = self._monitor.primary or self._nodes[0]
-        session.bind = node.bind
-        self._begin(session, want)
+        _begin(session, node, want)
         if _is_standby(session):
             session.close()
             session.bind = None
             self._monitor.suspect()
             fault = NotThePrimary(self._cluster, node.address, "it is in recovery")
             raise OperationalError("read on the primary", None, fault)
-        return self._pinned(node, reason)
+        name = PRIMARY if node.name == self._monitor.primacy.node else node.name
+        self._metrics.read(name, reason)
+        return name, reason
 
     def _refuse_older_timeline(self, want: Want) -> None:
         """Refuse a read of what a newer primary wrote while only the one before it is known here."""
@@ -166,20 +180,6 @@ class Router:
                 fault=f"the primary that is known here is on timeline {known.timeline}",
             )
 
-    @staticmethod
-    def _begin(session: Session, want: Want) -> None:
-        raw: Any = session.connection().connection
-        connection = raw.dbapi_connection
-        autocommit = want.autocommit and getattr(raw.driver_connection, "refuses_writes", False)
-        # Whoever gets the connection next puts it right: the pool may have no greenlet to do so.
-        if connection.autocommit is not autocommit:
-            connection.autocommit = autocommit
-
-    def _pinned(self, node: Node, reason: Reason) -> Pinned:
-        name = PRIMARY if node.name == self._monitor.primacy.node else node.name
-        self._metrics.read(name, reason)
-        return Pinned(name, reason)
-
     def _take_from_budget(self, want: Want) -> None:
         node = self._monitor.primary or self._nodes[0]
         wait_seconds = self._budget.take(now=self._clock(), in_use=node.load())
@@ -188,29 +188,19 @@ class Router:
             asked = str(want.position.lsn) if want.position else str(want.freshness)
             raise ReplicasTooStale(self._cluster, asked=asked, retry_after_seconds=wait_seconds)
 
-    def _live(self, want: Want) -> list[Node]:
-        """Give the replicas that are not out."""
-        primary, avoided = self._monitor.primacy.node, want.avoided
-        return [
-            node
-            for node in self._nodes
-            if node.name != primary and node.health.out is None and node.name not in avoided
-        ]
+    def _live(self, want: Want) -> Sequence[Node]:
+        """Give the replicas that are not out, without those to avoid."""
+        live = self._monitor.live
+        return [node for node in live if node.name not in want.avoided] if want.avoided else live
 
-    def _fit(self, want: Want) -> list[Node]:
+    def _fit(self, want: Want) -> Sequence[Node]:
+        if want is _WANT_ANYTHING:
+            return self._monitor.live
         live = self._live(want)
         position = want.position
-        if want.freshness is ANY:
-            return live
         if position is not None:
             live = [node for node in live if node.covers(position)]
         if want.freshness.is_bounded:
             now, lag = self._clock(), self._monitor.lag
             live = [node for node in live if want.freshness.fits(lag(node, now=now))]
         return live
-
-    def _by_load(self, nodes: list[Node]) -> list[Node]:
-        self._turn += 1
-        if len(nodes) < 2:
-            return nodes
-        return in_order_of_load(nodes, turn=self._turn, load=Node.load)

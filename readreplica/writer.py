@@ -3,6 +3,7 @@
 It listens to SQLAlchemy's events, so whoever holds the engine is served: a session, a relay, a directory.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from sqlalchemy import event
@@ -11,11 +12,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from readreplica.connections import WriterConnection
 from readreplica.errors import ClusterClosed, NotThePrimary, TwoPrimaries
-from readreplica.eviction import PoolEpoch
+from readreplica.eviction import epoch_of
 from readreplica.faults import OUTAGE_SQLSTATES, is_refusal
 from readreplica.monitor import Monitor
 from readreplica.nodes import Node
-from readreplica.primacy import may_write
+from readreplica.primacy import Primacy, may_write
 
 
 class Writer:
@@ -25,7 +26,7 @@ class Writer:
         self._cluster = cluster
         self._monitor = monitor
         bind = engine.sync_engine
-        self.epoch = PoolEpoch(bind)
+        self.epoch = epoch_of(bind)
         event.listen(bind, "do_connect", self._aim)
         event.listen(bind, "connect", self._admit)
         event.listen(bind, "handle_error", self._on_error)
@@ -78,18 +79,27 @@ class Writer:
         connection = getattr(dbapi_connection, "driver_connection", dbapi_connection)
         assert isinstance(connection, WriterConnection)
         try:
-            self._check(connection)
+            checked = self._check(connection)
         except NotThePrimary:
             dbapi_connection.close()
             self._monitor.suspect()
             raise
-        connection.guard = lambda: self._check(connection)
+        connection.guard = self._guard_of(connection, checked)
 
-    def _check(self, connection: WriterConnection) -> None:
+    def _guard_of(self, connection: WriterConnection, checked: Primacy) -> Callable[[], None]:
+        def guard() -> None:
+            # Each answer of a node makes a new Primacy; between them come many commits.
+            nonlocal checked
+            if self._monitor.primacy is not checked:
+                checked = self._check(connection)
+
+        return guard
+
+    def _check(self, connection: WriterConnection) -> Primacy:
         """Refuse a server of another system, or of an older timeline than the newest primary's."""
         known = self._monitor.primacy
         if may_write(known, connection.position):
-            return
+            return known
         fault = f"it is on timeline {connection.position.timeline}, and the primary on {known.timeline}"
         if connection.position.system_identifier != known.system_identifier:
             fault = f"its system identifier is {connection.position.system_identifier}"

@@ -46,7 +46,7 @@ class WriteGate:
         """Count its end."""
         with self._lock:
             self._writing -= 1
-            if self._writing == 0:
+            if self._writing == 0 and self._holds_writes:
                 self._is_drained.set()
 
     @contextmanager

@@ -112,7 +112,7 @@ def _commit(session: Session, cluster: str) -> Position | None:
     if not session.in_transaction():
         return None
     # After the commit the pool has the connection back, so it is looked up before.
-    connection = session.connection().connection.driver_connection
+    connection = session.connection({"bind": session.bind}).connection.driver_connection
     assert isinstance(connection, WriterConnection)
     outcome = connection.outcome = Outcome()
     try:

@@ -20,9 +20,10 @@ from readreplica.addresses import Address
 from readreplica.cluster import Cluster
 from readreplica.discovery import Discovery
 from readreplica.engines import reader_engine, writer_engine
-from readreplica.errors import ClusterClosed, CommitInDoubt
+from readreplica.errors import ClusterClosed, CommitInDoubt, ReplicasTooStale
 from readreplica.fate import Fate
 from readreplica.freshness import PRIMARY as ON_PRIMARY
+from readreplica.freshness import bounded
 from readreplica.health import Fault
 from readreplica.sessions import WriteSession
 from tests.integration.replicas_rig import (
@@ -87,6 +88,44 @@ async def test_a_full_server_costs_nobody_the_connection_that_he_has(postgres: P
                 await reader.execute(COUNT)
         async with cluster.write() as writer:
             assert (await writer.execute(BACKEND)).scalar_one() == first
+    finally:
+        await cluster.close()
+
+
+async def test_a_session_that_was_refused_a_node_has_none(postgres: PostgresServers) -> None:
+    make_table(postgres)
+    make_scarce(postgres)
+    url = url_of(postgres, postgres.primary_port).set(username="scarce", password="scarce")
+    options = replace(QUICK, fallback_per_second=0.001, fallback_burst=1, readmit_polls=10**6)
+    cluster = Cluster(
+        "main",
+        primary=writer_engine(url, application_name="test"),
+        primary_reader=reader_engine(url_of(postgres, postgres.primary_port), application_name="test"),
+        replicas={
+            "replica": reader_engine(
+                url.set(port=postgres.replica_port), application_name="test", pool_size=1
+            )
+        },
+        options=options,
+    )
+    try:
+        replica = cluster.monitor.nodes["replica"]
+        async with cluster.read(freshness=bounded(max_lag_bytes=0, max_lag_seconds=0)) as reader:
+            await reader.execute(COUNT)
+        assert reader.node == "primary"  # and the budget is used up
+        await until(lambda: replica.seen is not None, what="the replica is known")
+        with few_slots(postgres.primary, "scarce", slots=0):
+            postgres.wait_for_replica()
+            async with cluster.read() as reader:
+                with pytest.raises(ReplicasTooStale):
+                    await reader.execute(COUNT)
+                assert replica.health.out is Fault.REFUSES
+                with few_slots(postgres.primary, "scarce", slots=10):
+                    postgres.wait_for_replica()
+                    # The replica would answer now, and has not shown that it is fit.
+                    with pytest.raises(ReplicasTooStale):
+                        await reader.execute(COUNT)
+            assert reader.node is None
     finally:
         await cluster.close()
 
