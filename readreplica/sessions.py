@@ -70,7 +70,7 @@ class WriteSession(AsyncWriteBase):
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
         try:
-            if kind is None:
+            if kind is None and self.in_transaction():
                 await self.commit()
         finally:
             try:

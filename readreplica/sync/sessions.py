@@ -71,7 +71,7 @@ class WriteSession(WriteBase):
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
         try:
-            if kind is None:
+            if kind is None and self.in_transaction():
                 self.commit()
         finally:
             try:
