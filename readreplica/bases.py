@@ -6,14 +6,16 @@ An AsyncSession holds a Session that does the work; for threads that Session is 
 from collections.abc import Callable
 from typing import Any, Concatenate, NamedTuple, ParamSpec, Protocol, TypeVar
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, event
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, SessionTransaction
 from sqlalchemy.util import immutabledict
 
+from readreplica.errors import CommitInDoubt, NoTransaction, SessionNotEntered
+from readreplica.fate import Outcome
 from readreplica.freshness import ANY, Freshness
 from readreplica.metrics import Reason
-from readreplica.token import Position
+from readreplica.token import CausalToken, Position
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -43,6 +45,27 @@ class Router(Protocol):
         Takes the connection at once, so that a node that cannot be reached is found here. With asyncio it
         runs inside SQLAlchemy's greenlet.
         """
+
+
+class Gate(Protocol):
+    """What a write session passes at its begin and its end."""
+
+    name: str
+    is_open: bool
+    """Whether `open` was awaited once."""
+
+    committed: Callable[[CausalToken], None]
+    """Is told of each commit."""
+
+    def enter_write(self) -> None:
+        """Count a unit of writing, or refuse it.
+
+        Raises:
+            WritesRefused: a switch-over is under way.
+        """
+
+    def leave_write(self) -> None:
+        """Count its end."""
 
 
 class Unit(Protocol):
@@ -92,6 +115,11 @@ class PinnedSession(UnitSession):
         self._router = router
         self._want = want
 
+    @property
+    def wants_autocommit(self) -> bool:
+        """Whether the one snapshot was given up."""
+        return self._want.autocommit
+
     def adopt(self, want: Want, *, waited: bool) -> None:
         """Ask for this instead, and note whether the session has waited for it."""
         self._want, self._waited = want, waited
@@ -107,6 +135,85 @@ class PinnedSession(UnitSession):
                 raise
         # What SQLAlchemy's own would find out: a session with one bind has that.
         return self.bind or super().get_bind(*args, **options)
+
+
+@event.listens_for(PinnedSession, "after_begin")
+def _set_autocommit(session: PinnedSession, transaction: SessionTransaction, connection: Connection) -> None:
+    """Have each transaction of a session be of the kind that the session is.
+
+    Whoever has a connection puts it right, and nobody when it goes back: the pool may have no greenlet then.
+    """
+    if not transaction.nested:
+        raw: Any = connection.connection
+        dbapi_connection = raw.dbapi_connection
+        autocommit = session.wants_autocommit and getattr(raw.driver_connection, "refuses_writes", False)
+        if dbapi_connection.autocommit is not autocommit:
+            dbapi_connection.autocommit = autocommit
+
+
+class WritingSession(UnitSession):
+    """Knows what became of its commits, whichever way they are made: `commit`, or a block of `begin`."""
+
+    is_entered = False
+    """Whether it is inside its `async with`: outside of it nothing counts its writes."""
+
+    _outcome: Outcome | None = None
+    _token = CausalToken()
+
+    def __init__(self, bind: Engine, *, gate: Gate, unit: Unit | None = None, **options: Any) -> None:
+        super().__init__(bind, unit=unit, **options)
+        self._gate = gate
+
+    @property
+    def token(self) -> CausalToken:
+        """What a read must have seen to see this unit; empty before the commit, or without anything to do."""
+        self._note()
+        return self._token
+
+    @property
+    def doubt(self) -> CommitInDoubt | None:
+        """What `Cluster.resolve` takes, where a COMMIT was called off before its answer came."""
+        doubt = self._outcome.doubt if self._outcome is not None else None
+        return CommitInDoubt(self._gate.name, **doubt._asdict()) if doubt is not None else None
+
+    def get_bind(self, *_: Any, **__: Any) -> Engine | Connection:
+        """Give the primary's engine, to a session that has passed the gate."""
+        if not self.is_entered or self.bind is None:
+            raise SessionNotEntered(self._gate.name)
+        return self.bind
+
+    def close(self) -> None:
+        """Close, and tell what was committed though the answer was not awaited to its end."""
+        super().close()
+        self._note()
+
+    def _watch(self, outcome: Outcome) -> None:
+        self._note()
+        self._outcome = outcome
+
+    def _note(self) -> None:
+        outcome = self._outcome
+        if outcome is not None and outcome.committed is not None:
+            self._outcome = None
+            self._token = CausalToken({self._gate.name: outcome.committed})
+            self._gate.committed(self._token)
+
+
+@event.listens_for(WritingSession, "after_begin")
+def _watch_outcome(session: WritingSession, transaction: SessionTransaction, connection: Connection) -> None:
+    if transaction.nested:
+        return
+    # After the commit the pool has the connection back, so it is looked up before.
+    writer: Any = connection.connection.driver_connection
+    if writer.autocommit:
+        raise NoTransaction(session._gate.name)
+    writer.outcome = Outcome()
+    session._watch(writer.outcome)
+
+
+@event.listens_for(WritingSession, "after_commit")
+def _note_commit(session: WritingSession) -> None:
+    session._note()
 
 
 class AsyncReadBase(AsyncSession):
@@ -137,10 +244,21 @@ ReadBase = PinnedSession
 class AsyncWriteBase(AsyncSession):
     """A write session for asyncio."""
 
-    sync_session_class = UnitSession
+    sync_session: WritingSession
+    sync_session_class = WritingSession
+
+    @property
+    def token(self) -> CausalToken:
+        """What a read must have seen to see this unit; empty before the commit, or without anything to do."""
+        return self.sync_session.token
+
+    @property
+    def doubt(self) -> CommitInDoubt | None:
+        """What `Cluster.resolve` takes, where a COMMIT was called off before its answer came."""
+        return self.sync_session.doubt
 
 
-class WriteBase(UnitSession):
+class WriteBase(WritingSession):
     """A session for threads that is called as an AsyncSession is."""
 
     def run_sync(

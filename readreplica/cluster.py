@@ -22,6 +22,7 @@ from readreplica.freshness import ANY, Freshness
 from readreplica.freshness import PRIMARY as PRIMARY_ONLY
 from readreplica.gate import WriteGate
 from readreplica.health import Fault, Health
+from readreplica.lsn import Lsn
 from readreplica.metrics import ClusterMetrics
 from readreplica.monitor import Monitor
 from readreplica.nodes import Node
@@ -30,7 +31,7 @@ from readreplica.resolve import resolve
 from readreplica.retry import retry_unit
 from readreplica.router import PRIMARY, Router
 from readreplica.sessions import ReadSession, WriteSession
-from readreplica.token import CausalToken
+from readreplica.token import CausalToken, Position
 from readreplica.writer import Writer
 
 __all__ = ["PRIMARY", "Cluster"]
@@ -150,7 +151,8 @@ class Cluster:
         """Do a unit of work in a write session, again from its start if a concurrent transaction ended it.
 
         It is also done again, for `ReplicaOptions.failover_wait_seconds`, if the primary was lost before
-        COMMIT was sent: nothing of it can be committed then.
+        COMMIT was sent: nothing of it can be committed then. A unit that has committed by itself before it
+        failed is not done again; its error is the caller's.
 
         Parameters:
             work: is given a fresh write session at each attempt, and must have no effect outside of it.
@@ -165,19 +167,26 @@ class Cluster:
             CommitInDoubt: COMMIT was sent and its answer was lost. It is never done again.
         """
 
+        tried: list[WriteSession] = []
+
         async def attempt() -> T:
-            async with self.write(unit=unit) as session:
+            tried[:] = [self.write(unit=unit)]
+            async with tried[0] as session:
                 return await work(session)
+
+        def may_repeat() -> bool:
+            return not any(session.token for session in tried)
 
         give_up_at: float | None = None
         pause_seconds = OUTAGE_PAUSE_SECONDS
         while True:
             try:
-                return await retry_unit(self.name, attempt, attempts=attempts)
+                return await retry_unit(self.name, attempt, attempts=attempts, may_repeat=may_repeat)
             except (DBAPIError, WritesRefused) as error:
                 now = self._clock()
                 give_up_at = give_up_at or now + self.options.failover_wait_seconds
-                if now >= give_up_at or not (isinstance(error, WritesRefused) or is_outage(error)):
+                is_over = isinstance(error, WritesRefused) or is_outage(error)
+                if now >= give_up_at or not is_over or not may_repeat():
                     raise
             await self._pause(pause_seconds)
             pause_seconds = min(2 * pause_seconds, LONGEST_OUTAGE_PAUSE_SECONDS / 4)
@@ -239,12 +248,27 @@ class Cluster:
 
         Returns:
             COMMITTED or ABORTED: then it is known. Otherwise IN_PROGRESS after all that time, or UNKNOWN.
+            `token_of` gives the token of a unit that is committed.
         """
-        fate = await resolve(self.primary, doubt, timeout_seconds=timeout_seconds, clock=self._clock)
-        if fate is not Fate.UNKNOWN or lookup is None:
-            return fate
-        was_done = await self.transact_read(lookup, freshness=PRIMARY_ONLY)
-        return Fate.COMMITTED if was_done else Fate.ABORTED
+        fate, position = await resolve(
+            self.primary,
+            doubt,
+            was_standby=self.monitor.was_standby,
+            timeout_seconds=timeout_seconds,
+            clock=self._clock,
+        )
+        if fate is Fate.UNKNOWN and lookup is not None:
+            was_done = await self.transact_read(lookup, freshness=PRIMARY_ONLY)
+            fate = Fate.COMMITTED if was_done else Fate.ABORTED
+        if fate is Fate.COMMITTED and position is not None:
+            doubt.committed_at = position
+            self.gate.committed(self.token_of(doubt))
+        return fate
+
+    def token_of(self, doubt: CommitInDoubt) -> CausalToken:
+        """Give what a read must have seen to see a unit that `resolve` has found committed; empty before."""
+        at = doubt.committed_at
+        return CausalToken() if at is None else CausalToken({self.name: Position(at[0], at[1], Lsn(at[2]))})
 
     @asynccontextmanager
     async def drained(self, *, timeout_seconds: float) -> AsyncIterator[None]:

@@ -11,6 +11,8 @@ from contextlib import asynccontextmanager
 from threading import Lock
 from typing import Any
 
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
 from readreplica.sockets import shut
 
 __all__ = [
@@ -18,6 +20,7 @@ __all__ = [
     "Event",
     "Lock",
     "deadline",
+    "pool_wait",
     "resolve_name",
     "resolve_services",
     "run_all",
@@ -48,6 +51,20 @@ async def deadline(connection: Any, *, timeout_seconds: float) -> AsyncIterator[
         yield
     finally:
         timer.cancel()
+
+
+@asynccontextmanager
+async def pool_wait(*, timeout_seconds: float) -> AsyncIterator[None]:
+    """Wait no longer than this for a pool to give a connection.
+
+    Raises:
+        sqlalchemy.exc.TimeoutError: it gave none.
+    """
+    try:
+        async with asyncio.timeout(timeout_seconds):
+            yield
+    except TimeoutError as error:
+        raise PoolTimeout(f"no connection within {timeout_seconds:g} s") from error
 
 
 async def resolve_name(name: str, port: int) -> Sequence[str]:

@@ -161,16 +161,41 @@ class CommitInDoubt(Unavailable):
         Parameters:
             xid: the transaction's 64-bit id (xid8), if it is known.
             before: system identifier, timeline and LSN at a moment when the transaction had the xid already.
-            server: the start of the postmaster of the server that was to commit.
+            server: which life of which server was to commit.
         """
         self.cluster = cluster
         self.xid = xid
         self.before = before
         self.server = server
+        self.committed_at: tuple[int, int, int] | None = None
+        """Where the primary stood when `Cluster.resolve` found it committed: see `Cluster.token_of`."""
         named = "" if xid is None else f" of transaction {xid}"
         super().__init__(
             f"the answer to COMMIT{named} on {cluster} was lost: it may be committed; "
             "ask cluster.resolve(error) before doing it again"
+        )
+
+
+class SessionNotEntered(ReadReplicaError):
+    """A write session is used outside of its `async with`, where nothing counts its writes."""
+
+    def __init__(self, cluster: str) -> None:
+        """Name the cluster that would be written."""
+        self.cluster = cluster
+        super().__init__(
+            f"a write session of {cluster} is used outside of its block: write `async with ... as session`"
+        )
+
+
+class NoTransaction(ReadReplicaError):
+    """A write session was asked for AUTOCOMMIT."""
+
+    def __init__(self, cluster: str) -> None:
+        """Name the cluster that would be written."""
+        self.cluster = cluster
+        super().__init__(
+            f"AUTOCOMMIT in a write session of {cluster}: a unit of work is one transaction; "
+            "for a statement that cannot be in one take a connection of the engine `cluster.primary`"
         )
 
 

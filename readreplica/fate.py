@@ -5,6 +5,7 @@ that was promoted, or started after a crash, counts on where its own WAL ended. 
 only where the transaction's WAL is known to have survived; "aborted" holds either way.
 """
 
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -31,6 +32,25 @@ class Fate(StrEnum):
     """The server cannot tell; the unit's idempotency key can."""
 
 
+class Doubt(NamedTuple):
+    """What is known of a transaction whose COMMIT got no answer."""
+
+    xid: int | None
+    before: Position | None
+    server: str | None
+
+
+@dataclass
+class Outcome:
+    """What became of one transaction's COMMIT."""
+
+    committed: Position | None = None
+    """The position after it; None before it, and where there was nothing to commit."""
+
+    doubt: Doubt | None = None
+    """Set when it was sent and its answer was lost, or not awaited."""
+
+
 class Evidence(NamedTuple):
     """What the primary says now."""
 
@@ -44,8 +64,12 @@ class Evidence(NamedTuple):
     is_in_future: bool
     """The server has given out no such transaction id yet."""
 
-    forked_at: Lsn | None
-    """Where this server ended its recovery; None if it has been started since, or was never a standby."""
+    recovered_at: Lsn | None
+    """Where this server ended its last recovery; None if it began without one."""
+
+    was_promoted: bool
+    """That recovery ended in a promotion: this life of the server was seen as a standby. After the crash of a
+    server that had been promoted before, `recovered_at` is the end of crash recovery, far beyond the fork."""
 
     earlier_are_over: bool
     """Every transaction that was in progress when this was asked first has ended."""
@@ -64,7 +88,7 @@ def judge(*, xid: int | None, before: Position | None, server: str | None, seen:
         return Fate.UNKNOWN if seen.earlier_are_over else Fate.IN_PROGRESS
     if before.system_identifier != seen.position.system_identifier:
         return Fate.UNKNOWN
-    if seen.server != server and seen.forked_at is not None and seen.forked_at <= before.lsn:
+    if seen.server != server and seen.recovered_at is not None and seen.recovered_at <= before.lsn:
         return Fate.ABORTED  # its commit record, later than that, is not in this history
     if seen.is_in_future or seen.status == "aborted":
         return Fate.ABORTED
@@ -76,4 +100,4 @@ def judge(*, xid: int | None, before: Position | None, server: str | None, seen:
 def _has_its_wal(before: Position, server: str | None, seen: Evidence) -> bool:
     if seen.server == server:
         return True
-    return seen.forked_at is not None and seen.position.timeline == before.timeline + 1
+    return seen.was_promoted and seen.position.timeline == before.timeline + 1

@@ -25,7 +25,7 @@ class Observation:
     has_receiver: bool = False
     replay_paused: bool = False
     server: str = ""
-    """The start of its postmaster: tells two addresses of one server from two servers."""
+    """Its life (`fate.SERVER`): tells two addresses of one server from two servers."""
 
     server_version: int = 0
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from sqlalchemy import URL
 
+from readreplica.fate import SERVER
 from readreplica.health import Observation
 from readreplica.lsn import Lsn
 from readreplica.token import Position
@@ -16,7 +17,7 @@ WAITS_FOR_LSN = 190000
 # CASE keeps each function from where it raises: a primary has no replay to pause, a standby writes nowhere.
 # pg_walfile_name tells the timeline that is written now. In recovery the control file tells that of the last
 # restartpoint: it may be late, and is never ahead.
-_SEEN = """
+_SEEN = f"""
     SELECT in_recovery,
            system_identifier,
            CASE WHEN in_recovery
@@ -30,7 +31,7 @@ _SEEN = """
            (SELECT received_tli FROM pg_stat_wal_receiver),
            EXISTS (SELECT FROM pg_stat_wal_receiver),
            CASE WHEN in_recovery THEN pg_get_wal_replay_pause_state() <> 'not paused' ELSE false END,
-           pg_postmaster_start_time()::text
+           {SERVER}
     FROM pg_control_system(), pg_control_init(), (SELECT pg_is_in_recovery() AS in_recovery) AS role
 """
 

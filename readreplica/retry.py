@@ -19,8 +19,20 @@ __all__ = ["is_transient", "retry_unit", "sqlstate_of"]
 T = TypeVar("T")
 
 
-async def retry_unit(cluster: str, unit: Callable[[], Awaitable[T]], *, attempts: int) -> T:
+async def retry_unit(
+    cluster: str,
+    unit: Callable[[], Awaitable[T]],
+    *,
+    attempts: int,
+    may_repeat: Callable[[], bool] = lambda: True,
+) -> T:
     """Run a unit of work, again after a random pause if a concurrent transaction ended it.
+
+    Parameters:
+        cluster: where it runs.
+        unit: one attempt.
+        attempts: how often it is tried at most.
+        may_repeat: tells after an attempt that failed whether nothing of it is committed.
 
     Raises:
         RetriesExhausted: it was ended so at every attempt.
@@ -29,7 +41,7 @@ async def retry_unit(cluster: str, unit: Callable[[], Awaitable[T]], *, attempts
         stop=stop_after_attempt(attempts),
         # Random, or the two that met would meet again.
         wait=wait_random_exponential(multiplier=0.02, max=1.0),
-        retry=retry_if_exception(is_transient),
+        retry=retry_if_exception(lambda error: is_transient(error) and may_repeat()),
     )
     try:
         return await retrying(unit)

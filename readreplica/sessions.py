@@ -1,17 +1,11 @@
 """The two kinds of session. They are siblings, so that mypy refuses a reader where a writer is needed."""
 
-from collections.abc import Callable
 from types import TracebackType
 from typing import Protocol, Self, TypeAlias
 
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
-from sqlalchemy.orm import Session
 
-from readreplica.bases import AsyncReadBase, AsyncWriteBase, Router, Unit, Want
-from readreplica.connections import Outcome, WriterConnection
-from readreplica.errors import CommitInDoubt
-from readreplica.token import CausalToken, Position
+from readreplica.bases import AsyncReadBase, AsyncWriteBase, Gate, Router, Unit, Want
 
 
 class Waits(Router, Protocol):
@@ -21,28 +15,11 @@ class Waits(Router, Protocol):
         """Wait for replay, if that is asked for; give what is left to ask for, and whether it has waited."""
 
 
-class Gate(Protocol):
-    """What a write session passes at its begin and its end."""
-
-    name: str
-    is_open: bool
-    """Whether `open` was awaited once."""
-
-    committed: Callable[[CausalToken], None]
-    """Is told of each commit."""
+class Opens(Gate, Protocol):
+    """A gate that must be opened once."""
 
     async def open(self) -> None:
         """Find out who is the primary, before the first unit of writing."""
-
-    def enter_write(self) -> None:
-        """Count a unit of writing, or refuse it.
-
-        Raises:
-            WritesRefused: a switch-over is under way.
-        """
-
-    def leave_write(self) -> None:
-        """Count its end."""
 
 
 class ReadSession(AsyncReadBase):
@@ -67,61 +44,40 @@ class ReadSession(AsyncReadBase):
 class WriteSession(AsyncWriteBase):
     """A unit of writing on the primary: commits when its block ends well, and rolls back on an error.
 
-    Got from `Cluster.write` and used with `async with`; objects stay readable after it.
+    Got from `Cluster.write` and used with `async with`; objects stay readable after it, and `token` is what a
+    read must have seen to see the unit.
+
+    Whichever way it is committed (the end of the block, `commit`, a block of `begin`), it may raise:
+        CommitInDoubt: the answer was lost; ask `Cluster.resolve` before doing the unit again.
+
+    Where the block is called off (a timeout, Ctrl-C) while the answer is awaited, that goes on its way, and
+    `doubt` is what to ask `Cluster.resolve` about.
     """
 
-    token: CausalToken = CausalToken()
-    """What a read must have seen to see this unit; empty before the commit, or if there was none to do."""
-
-    def __init__(self, gate: Gate, engine: AsyncEngine, *, unit: Unit | None = None) -> None:
-        super().__init__(engine, unit=unit)
-        self._gate = gate
+    def __init__(self, gate: Opens, engine: AsyncEngine, *, unit: Unit | None = None) -> None:
+        super().__init__(engine, gate=gate, unit=unit)
+        self._opens = gate
 
     async def __aenter__(self) -> Self:
-        if not self._gate.is_open:
-            await self._gate.open()
-        self._gate.enter_write()
+        gate = self._opens
+        if not gate.is_open:
+            await gate.open()
+        gate.enter_write()
+        self.sync_session.is_entered = True
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
         try:
-            if kind is None:
+            if kind is None and self.in_transaction():
                 await self.commit()
         finally:
             try:
                 await super().__aexit__(kind, value, traceback)
             finally:
-                self._gate.leave_write()
-
-    async def commit(self) -> None:
-        """Commit, and set `token`.
-
-        Raises:
-            CommitInDoubt: the answer was lost; ask `Cluster.resolve` before doing the unit again.
-        """
-        position = await self.run_sync(_commit, self._gate.name)
-        if position is not None:
-            self.token = CausalToken({self._gate.name: position})
-            self._gate.committed(self.token)
-
-
-def _commit(session: Session, cluster: str) -> Position | None:
-    if not session.in_transaction():
-        return None
-    # After the commit the pool has the connection back, so it is looked up before.
-    connection = session.connection({"bind": session.bind}).connection.driver_connection
-    assert isinstance(connection, WriterConnection)
-    outcome = connection.outcome = Outcome()
-    try:
-        Session.commit(session)
-    except DBAPIError as error:
-        doubt = outcome.doubt
-        if doubt is None:
-            raise
-        raise CommitInDoubt(cluster, **doubt._asdict()) from error
-    return outcome.committed
+                self.sync_session.is_entered = False
+                self._opens.leave_write()
 
 
 AnySession: TypeAlias = ReadSession | WriteSession

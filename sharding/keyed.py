@@ -177,11 +177,20 @@ class KeyedSessions:
             InvalidShardKey: the key is no int, or does not fit int8.
             RetriesExhausted: every attempt ended in SQLSTATE 40001 or 40P01.
             OtherShard: it names a key of another shard.
-            BucketNotOwned: refused again, or there is no newer map.
+            BucketNotOwned: refused again, or there is no newer map, or after the unit committed a part by
+                itself.
         """
+        used: list[WriteSession] = []
+
+        async def noted(session: WriteSession) -> T:
+            used[:] = [session]
+            return await work(session)
+
         try:
-            return await self._transact_once(key, work, attempts)
+            return await self._transact_once(key, noted, attempts)
         except BucketNotOwned as refusal:
+            if any(session.token for session in used):
+                raise  # it has committed by itself before
             before = self.shard_map.version
             await self.wait_for_map(refusal.map_version)
             log.info("unit of work refused, doing it again", shard=refusal.shard, map_version=before)

@@ -76,11 +76,12 @@ RENAMED: Mapping[str, str] = {
     "asynccontextmanager": "contextmanager",
     "enter_async_context": "enter_context",
     "make_async_engine": "make_engine",
+    "wait_async": "wait",
 }
 # The result of a coroutine function is what a function gives.
 UNWRAPPED = frozenset({"Awaitable", "Coroutine"})
 # An AsyncEngine holds the Engine that a twin has already, and so with the others.
-DROPPED_ATTRIBUTES = frozenset({"sync_connection", "sync_engine"})
+DROPPED_ATTRIBUTES = frozenset({"sync_connection", "sync_engine", "sync_session"})
 RENAMED_TEXT: Mapping[str, str] = {
     "from sqlalchemy.ext.asyncio import Connection, Engine": "from sqlalchemy import Connection, Engine",
     "from sqlalchemy.ext.asyncio import Engine": "from sqlalchemy import Engine",

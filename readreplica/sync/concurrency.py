@@ -15,6 +15,7 @@ __all__ = [
     "Event",
     "Lock",
     "deadline",
+    "pool_wait",
     "resolve_name",
     "resolve_services",
     "run_all",
@@ -42,6 +43,12 @@ def deadline(connection: Any, *, timeout_seconds: float) -> Iterator[None]:
         yield
     finally:
         timer.cancel()
+
+
+@contextmanager
+def pool_wait(*, timeout_seconds: float) -> Iterator[None]:  # noqa: ARG001
+    """Let the pool's own timeout hold: a thread that waits for it cannot be called back."""
+    yield
 
 
 def resolve_name(name: str, port: int) -> Sequence[str]:

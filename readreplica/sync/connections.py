@@ -1,8 +1,7 @@
 # Generated from readreplica/connections.py by `make twins`: change that file, not this one.
 """The psycopg connections under the sessions: what they add to a transaction costs no round trip."""
 
-from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 from psycopg import Connection, DatabaseError, Error, IsolationLevel, OperationalError, generators
@@ -10,10 +9,12 @@ from psycopg.errors import InFailedSqlTransaction, ObjectNotInPrerequisiteState,
 from psycopg.pq import ExecStatus, TransactionStatus
 from psycopg.pq.abc import PGconn, PGresult
 from psycopg.rows import TupleRow
+from psycopg.waiting import wait
 
 from readreplica.errors import NotThePrimary
-from readreplica.fate import SERVER
+from readreplica.fate import SERVER, Doubt, Outcome
 from readreplica.lsn import Lsn
+from readreplica.sockets import shut
 from readreplica.token import Position
 
 # The name of a WAL file begins with the timeline that the server writes on now; pg_control_checkpoint would
@@ -55,33 +56,26 @@ _READ_ONLY = "default_transaction_read_only"
 READ_ONLY_OPTION = f"-c {_READ_ONLY}=on"
 
 
-class Doubt(NamedTuple):
-    """What is known of a transaction whose COMMIT got no answer."""
-
-    xid: int | None
-    before: Position | None
-    server: str | None
-
-
 _UNTRACED = Doubt(None, None, None)
+_LOOK_UP_SECONDS = 0.1
+"""How often a thread that waits looks for Ctrl-C; as psycopg has it."""
 
 
-@dataclass
-class Outcome:
-    """What became of one unit's COMMIT."""
+class AnswerLost(OperationalError):
+    """COMMIT was sent, and its answer was lost."""
 
-    committed: Position | None = None
-    """The position after it; None before it, and where there was nothing to commit."""
-
-    doubt: Doubt | None = None
-    """Set when it was sent and its answer was lost."""
+    def __init__(self, message: str, *, doubt: Doubt) -> None:
+        """Keep what is known of the transaction."""
+        super().__init__(message)
+        self.doubt = doubt
 
 
 class WriterConnection(Connection[TupleRow]):
     """A connection to a primary that knows where its last commit stands in the WAL."""
 
     outcome: Outcome | None = None
-    """Is told of the next commit. Each unit brings its own, and may look when the connection is another's."""
+    """Is told of the next commit. Each transaction brings its own, and may look when the connection is
+    another's."""
 
     traced: bool = False
     """Whether to ask for the transaction's id before COMMIT: one more round trip."""
@@ -100,10 +94,11 @@ class WriterConnection(Connection[TupleRow]):
 
         If the connection is lost before COMMIT is answered, or this is cancelled, nobody here knows whether
         the transaction was committed: `Outcome.doubt` tells what is known. What goes wrong after that
-        answer (a cancel that came while COMMIT was flushed ends the question for the position) changes
-        nothing: the transaction is committed, and whoever reads after it is sent to the primary.
+        answer changes nothing: the transaction is committed, and whoever reads after it is sent to the
+        primary.
 
         Raises:
+            AnswerLost: the connection was lost before the answer came.
             psycopg.errors.InFailedSqlTransaction: the server rolled back, because an earlier error was
                 swallowed. psycopg's own commit() says nothing then.
             NotThePrimary: the cluster has another primary by now; nothing was sent.
@@ -114,12 +109,22 @@ class WriterConnection(Connection[TupleRow]):
         if self.guard is not None:
             self.guard()
         doubt = self._trace() if self.traced else _UNTRACED
+        answers: list[PGresult] = []
         try:
-            told = self._send_commit()
-        except OperationalError:
+            self._send_commit(answers)
+        except OperationalError as error:
             # An error that leaves the connection in order is the server's answer: it has rolled back.
-            outcome.doubt = doubt if self.closed else None
+            if not self.closed or doubt is None:
+                raise
+            outcome.doubt = doubt
+            raise AnswerLost(str(error), doubt=doubt) from error
+        except BaseException as error:
+            if answers and not isinstance(error, Exception):
+                outcome.committed = self.position._replace(system_identifier=UNKNOWN_SYSTEM)
+            elif not isinstance(error, Exception):  # called off
+                outcome.doubt = doubt
             raise
+        told = _position_in(answers)
         if told is None:
             outcome.committed = self.position._replace(system_identifier=UNKNOWN_SYSTEM)
             return
@@ -128,22 +133,25 @@ class WriterConnection(Connection[TupleRow]):
             self._meet(started)
         outcome.committed = self.server.position(_text(told, 0), file=_text(told, 1))
 
-    def _send_commit(self) -> PGresult | None:
-        """Give the answer with the position; None where it is committed, and that was not told."""
-        answers: list[PGresult] = []
+    def _send_commit(self, answers: list[PGresult]) -> None:
+        """Send COMMIT with the question for the position, and keep what is answered."""
         # As psycopg's own commit() does it; a cursor would cost a twentieth of a small unit of work.
         with self.lock:
             self.pgconn.send_query(_COMMIT)
             try:
-                self.wait(_collect(self.pgconn, answers))
+                # Not by self.wait: called off, that would have the server cancel COMMIT. One that waits for
+                # its standby would let everybody see what no standby has.
+                wait(_collect(self.pgconn, answers), self.pgconn.socket, interval=_LOOK_UP_SECONDS)
             except DatabaseError:
                 if not answers:
                     raise
+            except BaseException:
+                shut(self)  # the answer may come yet, and would be taken for another's
+                raise
         if answers[0].command_status == b"ROLLBACK":
             raise InFailedSqlTransaction("COMMIT was answered by ROLLBACK: an earlier statement had failed")
         if answers[0].status == ExecStatus.FATAL_ERROR:
             raise error_from_result(answers[0])
-        return answers[1] if len(answers) > 1 and answers[1].status == ExecStatus.TUPLES_OK else None
 
     def _meet(self, started: str) -> None:
         """Learn whom a pooler has put behind this connection; one round trip, once for each server.
@@ -176,6 +184,11 @@ def _collect(pgconn: PGconn, answers: list[PGresult]) -> Generator[Any, Any, Non
     yield from generators.send(pgconn)
     while (answer := (yield from generators.fetch(pgconn))) is not None:
         answers.append(answer)
+
+
+def _position_in(answers: Sequence[PGresult]) -> PGresult | None:
+    """Give the answer with the position; None where it is committed, and that was not told."""
+    return answers[1] if len(answers) > 1 and answers[1].status == ExecStatus.TUPLES_OK else None
 
 
 def _text(answer: PGresult, column: int) -> str:

@@ -60,6 +60,7 @@ class Monitor:
         self._metrics = metrics
         self._on_new_primary = on_new_primary
         self._answers: dict[str, Observation] = {}
+        self._standbys: dict[str, str] = {}
         self._lock = Lock()
         self.is_closed = False
         self._started = False
@@ -133,6 +134,10 @@ class Monitor:
             node.forget()
             self._watches[node.name].hurry()
 
+    def was_standby(self, server: str) -> bool:
+        """Tell whether a life of a server (`fate.SERVER`) was seen in recovery."""
+        return server in self._standbys.values()
+
     def waiting(self, node: str) -> Sequence[Waiter]:
         """Give those who wait for a node's replay."""
         return self._watches[node].waiters
@@ -196,6 +201,8 @@ class Monitor:
             else:
                 node.seen = said
                 self._answers[node.name] = said
+                if said.in_recovery:
+                    self._standbys[node.name] = said.server
             self._unheard.discard(node.name)
             self._elect()
             if node.name == self.primacy.node:

@@ -2,26 +2,28 @@
 """Asks the primary of now what became of a COMMIT whose answer was lost."""
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from readreplica.errors import CommitInDoubt
 from readreplica.fate import SERVER, Evidence, Fate, judge
 from readreplica.faults import is_outage, sqlstate_of
 from readreplica.lsn import Lsn
-from readreplica.sync.concurrency import deadline, sleep
+from readreplica.sync.concurrency import deadline, pool_wait, sleep
 from readreplica.token import Position
 
 _STATUS = text("SELECT pg_xact_status(CAST(CAST(:xid AS text) AS xid8))")
-# The position of the end of recovery stays readable on a primary that was promoted, until it is restarted.
+# The position of the end of recovery stays readable on a primary that was promoted, or that crashed.
 _SITUATION = text(f"""
     SELECT system_identifier,
            ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::bigint AS timeline,
            pg_current_wal_insert_lsn()::text AS lsn,
-           pg_last_wal_replay_lsn()::text AS forked_at,
+           pg_last_wal_replay_lsn()::text AS recovered_at,
            {SERVER} AS server,
            pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS oldest
     FROM pg_control_system()
@@ -36,34 +38,46 @@ IN_FUTURE = "22023"  # invalid_parameter_value: transaction ID is in the future
 
 
 def resolve(
-    engine: Engine, doubt: CommitInDoubt, *, timeout_seconds: float, clock: Callable[[], float]
-) -> Fate:
+    engine: Engine,
+    doubt: CommitInDoubt,
+    *,
+    was_standby: Callable[[str], bool],
+    timeout_seconds: float,
+    clock: Callable[[], float],
+) -> tuple[Fate, Position | None]:
     """Ask until the transaction is no longer in progress.
 
     Parameters:
         engine: a writer engine, which finds the primary of now.
         doubt: what is in doubt.
+        was_standby: tells whether a life of a server (`fate.SERVER`) was seen in recovery.
         timeout_seconds: for how long it is asked, and asked once at least. A primary that takes the question
             and does not answer is given up then; one that takes no connection costs the time to find out.
         clock: a monotonic clock, in seconds.
+
+    Returns:
+        The fate, and where the primary stood when it told: whoever has replayed that has the transaction.
     """
     before = None
     if doubt.before is not None:
         system_identifier, timeline, lsn = doubt.before
         before = Position(system_identifier, timeline, Lsn(lsn))
-    fate = Fate.IN_PROGRESS
+    fate, position = Fate.IN_PROGRESS, None
     horizon = _Horizon()
     give_up_at = clock() + timeout_seconds
     while True:
         try:
             left = max(give_up_at - clock(), LEAST_SECONDS)
-            seen = _gather(engine, doubt, horizon, timeout_seconds=left)
+            seen = _gather(engine, doubt, horizon, was_standby, timeout_seconds=left)
             fate = judge(xid=doubt.xid, before=before, server=doubt.server, seen=seen)
+            position = seen.position
+        except PoolTimeout:
+            pass  # nobody could be asked; that says nothing about the transaction
         except DBAPIError as error:
             if clock() >= give_up_at or not is_outage(error):
                 raise
         if fate is not Fate.IN_PROGRESS or clock() >= give_up_at:
-            return fate
+            return fate, position
         sleep(PAUSE_SECONDS)
 
 
@@ -79,14 +93,25 @@ class _Horizon:
     xid: int = 0
 
 
-def _gather(engine: Engine, doubt: CommitInDoubt, horizon: _Horizon, *, timeout_seconds: float) -> Evidence:
-    with engine.connect() as connection:
+def _gather(
+    engine: Engine,
+    doubt: CommitInDoubt,
+    horizon: _Horizon,
+    was_standby: Callable[[str], bool],
+    *,
+    timeout_seconds: float,
+) -> Evidence:
+    with ExitStack() as stack:
+        with pool_wait(timeout_seconds=timeout_seconds):
+            connection = stack.enter_context(engine.connect())
         made: Any = getattr(connection, "sync_connection", connection)  # the twin's is one
         with deadline(made.connection.driver_connection, timeout_seconds=timeout_seconds):
-            return _ask(connection, doubt, horizon)
+            return _ask(connection, doubt, horizon, was_standby)
 
 
-def _ask(connection: Any, doubt: CommitInDoubt, horizon: _Horizon) -> Evidence:
+def _ask(
+    connection: Any, doubt: CommitInDoubt, horizon: _Horizon, was_standby: Callable[[str], bool]
+) -> Evidence:
     found = (connection.execute(_SITUATION)).one()
     status, is_in_future = None, False
     if doubt.xid is None and horizon.server != found.server:
@@ -103,6 +128,7 @@ def _ask(connection: Any, doubt: CommitInDoubt, horizon: _Horizon) -> Evidence:
         server=found.server,
         status=status,
         is_in_future=is_in_future,
-        forked_at=Lsn.parse(found.forked_at) if found.forked_at else None,
+        recovered_at=Lsn.parse(found.recovered_at) if found.recovered_at else None,
+        was_promoted=was_standby(found.server),
         earlier_are_over=found.oldest >= horizon.xid,
     )

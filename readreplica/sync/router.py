@@ -26,15 +26,10 @@ _WANT_AUTOCOMMIT = Want(autocommit=True)
 _IN_RECOVERY = text("SELECT pg_is_in_recovery()")
 
 
-def _begin(session: Session, node: Node, want: Want) -> None:
+def _begin(session: Session, node: Node) -> None:
     """Bind a session to a node, and take the connection."""
     bind = session.bind = node.bind
-    raw: Any = session.connection({"bind": bind}).connection
-    connection = raw.dbapi_connection
-    autocommit = want.autocommit and getattr(raw.driver_connection, "refuses_writes", False)
-    # Whoever gets the connection next puts it right: the pool may have no greenlet to do so.
-    if connection.autocommit is not autocommit:
-        connection.autocommit = autocommit
+    session.connection({"bind": bind})
 
 
 def _is_standby(session: Session) -> bool:
@@ -130,7 +125,7 @@ class Router:
         self._turn += 1
         for node in in_order_of_load(self._fit(want), turn=self._turn, load=Node.load):
             try:
-                _begin(session, node, want)
+                _begin(session, node)
             except OperationalError as error:
                 self._monitor.doubt(node, error)
             else:
@@ -154,7 +149,7 @@ class Router:
     def _on_primary(self, session: Session, want: Want, reason: Reason) -> tuple[str, Reason]:
         self._refuse_older_timeline(want)
         node = self._monitor.primary or self._nodes[0]
-        _begin(session, node, want)
+        _begin(session, node)
         if _is_standby(session):
             session.close()
             session.bind = None

@@ -10,11 +10,11 @@ from typing import Any
 from sqlalchemy import Engine, event
 from sqlalchemy.engine.interfaces import ExceptionContext
 
-from readreplica.errors import ClusterClosed, NotThePrimary, TwoPrimaries
+from readreplica.errors import ClusterClosed, CommitInDoubt, NotThePrimary, TwoPrimaries
 from readreplica.eviction import epoch_of
 from readreplica.faults import OUTAGE_SQLSTATES, is_refusal
 from readreplica.primacy import Primacy, may_write
-from readreplica.sync.connections import WriterConnection
+from readreplica.sync.connections import AnswerLost, WriterConnection
 from readreplica.sync.monitor import Monitor
 from readreplica.sync.nodes import Node
 
@@ -29,7 +29,7 @@ class Writer:
         self.epoch = epoch_of(bind)
         event.listen(bind, "do_connect", self._aim)
         event.listen(bind, "connect", self._admit)
-        event.listen(bind, "handle_error", self._on_error)
+        event.listen(bind, "handle_error", self._on_error, retval=True)
 
     def leave_old_primary(self) -> None:
         """Give up every connection, those in use too: what they do can no longer be committed.
@@ -106,14 +106,16 @@ class Writer:
         info = connection.info
         raise NotThePrimary(self._cluster, f"{info.host}:{info.port}", fault)
 
-    def _on_error(self, context: ExceptionContext) -> None:
+    def _on_error(self, context: ExceptionContext) -> CommitInDoubt | None:
         sqlstate = getattr(context.original_exception, "sqlstate", None)
         could_not_connect = sqlstate is None and context.connection is None
         if not (sqlstate in OUTAGE_SQLSTATES or context.is_disconnect or could_not_connect):
-            return  # the server's answer to a statement
+            return None  # the server's answer to a statement
         # A ping would pass on a demoted primary, and SQLAlchemy takes 25006 for the statement's fault.
         context.is_disconnect = True
         context.invalidate_pool_on_disconnect = False  # by the epoch, which knows no clock
         if not is_refusal(context.original_exception):
             self.epoch.evict()
         self._monitor.suspect()
+        lost = context.original_exception
+        return CommitInDoubt(self._cluster, **lost.doubt._asdict()) if isinstance(lost, AnswerLost) else None

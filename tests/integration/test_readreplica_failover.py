@@ -261,37 +261,38 @@ async def test_without_an_id_the_idempotency_key_tells(postgres: PostgresServers
 
 async def doubt_of_commit(cluster: Cluster, servers: PostgresServers, *, n: int) -> CommitInDoubt:
     """Cut the connection while the server waits for its standby in COMMIT."""
-    session = cluster.write()
-    driver = await begun(session, n)
+    connected: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
-    async def leave() -> None:
-        async with session:
-            pass
+    async def write() -> None:
+        async with cluster.write() as session:
+            connected.set_result(await begun(session, n))
 
-    commit = asyncio.create_task(leave())
+    writing = asyncio.create_task(write())
     with servers.primary.connect() as connection:
         waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
         await until(lambda: connection.execute(waiting).fetchone() == (1,), what="COMMIT waits")
-    shut(driver)
+    shut(await connected)
     with pytest.raises(CommitInDoubt) as caught:
-        await commit
+        await writing
     return caught.value
 
 
 async def doubt_of_commit_that_never_arrives(cluster: Cluster, *, n: int) -> CommitInDoubt:
     """Cut the connection at the very moment at which COMMIT is sent."""
-    session = cluster.write()
-    driver = await begun(session, n)
-    send_commit = driver._send_commit
 
-    async def cut() -> object:
-        shut(driver)
-        return await send_commit()
+    async def write() -> None:
+        async with cluster.write() as session:
+            driver = await begun(session, n)
+            send_commit = driver._send_commit
 
-    driver._send_commit = cut
+            async def cut(answers: list[Any]) -> None:
+                shut(driver)
+                await send_commit(answers)
+
+            driver._send_commit = cut
+
     with pytest.raises(CommitInDoubt) as caught:
-        async with session:
-            pass
+        await write()
     return caught.value
 
 

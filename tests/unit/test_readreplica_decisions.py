@@ -367,6 +367,8 @@ def test_a_clock_that_jumps_back_fills_no_budget() -> None:
 
 # What became of a COMMIT
 
+PROMOTED: dict[str, object] = {"server": "other", "position": at(300, timeline=2)}
+
 
 @pytest.mark.parametrize(
     ("changes", "fate"),
@@ -380,22 +382,24 @@ def test_a_clock_that_jumps_back_fills_no_budget() -> None:
         ({"server": "other"}, Fate.UNKNOWN),
         ({"server": "other", "status": "aborted"}, Fate.ABORTED),
         # Promoted: the fork tells whether the transaction's WAL came along.
-        ({"server": "other", "position": at(300, timeline=2), "forked_at": Lsn(200)}, Fate.COMMITTED),
-        ({"server": "other", "position": at(300, timeline=2), "forked_at": Lsn(99)}, Fate.ABORTED),
-        ({"server": "other", "position": at(300, timeline=2)}, Fate.UNKNOWN),
-        ({"server": "other", "position": at(300, timeline=3), "forked_at": Lsn(200)}, Fate.UNKNOWN),
+        (PROMOTED | {"recovered_at": Lsn(200), "was_promoted": True}, Fate.COMMITTED),
+        # Crashed after its promotion: that is the end of crash recovery, and nothing tells the fork.
+        (PROMOTED | {"recovered_at": Lsn(200)}, Fate.UNKNOWN),
+        (PROMOTED | {"recovered_at": Lsn(99), "was_promoted": True}, Fate.ABORTED),
+        (PROMOTED, Fate.UNKNOWN),
+        (PROMOTED | {"position": at(300, timeline=3), "was_promoted": True}, Fate.UNKNOWN),
         ({"position": at(300, system=8)}, Fate.UNKNOWN),
     ],
 )
 def test_the_fate_of_a_commit(changes: dict[str, object], fate: Fate) -> None:
-    evidence = Evidence(at(300), "s", "committed", False, None, False)
+    evidence = Evidence(at(300), "s", "committed", False, None, False, False)
     found = judge(xid=42, before=at(100), server="s", seen=evidence._replace(**changes))  # type: ignore[arg-type]
     assert found is fate
 
 
 @pytest.mark.parametrize(("are_over", "fate"), [(False, Fate.IN_PROGRESS), (True, Fate.UNKNOWN)])
 def test_without_an_id_only_the_end_of_all_transactions_is_known(are_over: bool, fate: Fate) -> None:
-    evidence = Evidence(at(300), "s", None, False, None, are_over)
+    evidence = Evidence(at(300), "s", None, False, None, False, are_over)
     assert judge(xid=None, before=None, server=None, seen=evidence) is fate
 
 

@@ -1,0 +1,233 @@
+"""Whichever way a unit commits, its token is known, and an answer that is lost is told as such."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import OperationalError
+
+from readreplica.errors import CommitInDoubt, NoTransaction, SessionNotEntered
+from readreplica.fate import Fate
+from readreplica.sessions import WriteSession
+from readreplica.sockets import shut
+from readreplica.token import CausalToken
+from tests.integration.replicas_rig import (
+    COUNT,
+    HAS,
+    INSERT,
+    QUICK,
+    cluster_at,
+    insert,
+    make_table,
+    parameters,
+    sync_cluster_at,
+)
+from tests.servers import PostgresServers
+
+CONFLICT = text("DO $$ BEGIN RAISE serialization_failure; END $$")
+PATIENT = QUICK.__class__(poll_seconds=0.05, replay_wait_seconds=10, failover_wait_seconds=20)
+
+
+def rows(servers: PostgresServers) -> int:
+    with servers.primary.connect() as connection:
+        [found] = connection.execute("SELECT count(*) FROM notes").fetchone() or [0]
+    return int(found)
+
+
+def lose_answer(session: Any) -> None:
+    """Have the server commit, and its answer be lost."""
+    session = getattr(session, "sync_session", session)
+    driver = session.connection().connection.driver_connection
+    send = driver._send_commit
+
+    async def lose(answers: list[Any]) -> None:
+        await send(answers)
+        answers.clear()
+        shut(driver)
+        await driver.execute("SELECT 1")
+
+    def lose_in_thread(answers: list[Any]) -> None:
+        send(answers)
+        answers.clear()
+        shut(driver)
+        driver.execute("SELECT 1")
+
+    driver._send_commit = lose if asyncio.iscoroutinefunction(send) else lose_in_thread
+
+
+async def in_a_block(session: WriteSession) -> None:
+    async with session.begin():
+        await session.execute(INSERT, {"n": 1})
+
+
+async def by_itself(session: WriteSession) -> None:
+    await session.execute(INSERT, {"n": 1})
+    await session.commit()
+
+
+async def inside(session: WriteSession) -> None:
+    await session.execute(INSERT, {"n": 1})
+    await session.run_sync(lambda session: session.commit())
+
+
+async def at_its_end(session: WriteSession) -> None:
+    await session.execute(INSERT, {"n": 1})
+
+
+WAYS = [in_a_block, by_itself, inside, at_its_end]
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_whichever_way_it_commits_the_token_is_known(
+    postgres: PostgresServers, way: Callable[[WriteSession], Awaitable[None]]
+) -> None:
+    make_table(postgres)
+    told: list[CausalToken] = []
+    async with cluster_at(postgres) as cluster:
+        cluster.carry(wanted=lambda: None, committed=told.append)
+        async with cluster.write() as session:
+            await way(session)
+            is_over = way is not at_its_end
+            assert bool(session.token) is is_over
+            assert bool(told) is is_over
+        assert told == [session.token]
+        async with cluster.read(after=session.token) as reader:
+            assert (await reader.execute(HAS, {"n": 1})).scalar_one() == 1
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_an_answer_that_is_lost_is_never_done_again(
+    postgres: PostgresServers, way: Callable[[WriteSession], Awaitable[None]]
+) -> None:
+    make_table(postgres)
+    calls = 0
+
+    async def work(session: WriteSession) -> None:
+        nonlocal calls
+        calls += 1
+        async with session.begin() if way is in_a_block else nullcontext():
+            await session.execute(INSERT, {"n": calls})
+            await session.run_sync(lose_answer)
+            if way in (by_itself, inside):
+                await session.commit()
+
+    async with cluster_at(postgres, options=PATIENT, traced=True) as cluster:
+        told: list[CausalToken] = []
+        cluster.carry(wanted=lambda: None, committed=told.append)
+        with pytest.raises(CommitInDoubt) as caught:
+            await cluster.transact(work)
+        assert (calls, rows(postgres)) == (1, 1)
+        assert await cluster.resolve(caught.value) is Fate.COMMITTED
+        # And who reads after it sees it.
+        assert told == [cluster.token_of(caught.value)]
+        async with cluster.read(after=told[0]) as reader:
+            assert (await reader.execute(COUNT)).scalar_one() == 1
+
+
+def test_in_threads_too(postgres: PostgresServers) -> None:
+    make_table(postgres)
+    calls = 0
+
+    def work(session: Any) -> None:
+        nonlocal calls
+        calls += 1
+        with session.begin():
+            session.execute(INSERT, {"n": calls})
+            lose_answer(session)
+
+    with sync_cluster_at(postgres, options=PATIENT) as cluster:
+        with pytest.raises(CommitInDoubt):
+            cluster.transact(work)
+        assert (calls, rows(postgres)) == (1, 1)
+        with cluster.write() as session, session.begin():
+            session.execute(INSERT, {"n": 7})
+        assert session.token
+
+
+async def test_a_unit_that_has_committed_by_itself_is_not_done_again(postgres: PostgresServers) -> None:
+    make_table(postgres)
+    calls = 0
+
+    async def work(session: WriteSession) -> None:
+        nonlocal calls
+        calls += 1
+        await session.execute(INSERT, {"n": calls})
+        await session.commit()
+        await session.execute(CONFLICT)
+
+    async with cluster_at(postgres) as cluster:
+        with pytest.raises(OperationalError, match="serialization_failure"):
+            await cluster.transact(work)
+    assert (calls, rows(postgres)) == (1, 1)
+
+
+async def test_a_commit_that_is_called_off_goes_on_its_way_and_can_be_asked_for(
+    postgres: PostgresServers,
+) -> None:
+    make_table(postgres)
+    async with cluster_at(postgres, traced=True) as cluster:
+        await insert(cluster, 1)
+        session = cluster.write()
+        with parameters(postgres.primary, synchronous_standby_names="nobody"):
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.5), session:
+                    await session.execute(INSERT, {"n": 2})
+            # Nobody sees yet what no standby has: the server was not told to give the wait up.
+            assert rows(postgres) == 1
+        assert not session.token
+        doubt = session.doubt
+        assert doubt is not None
+        assert await cluster.resolve(doubt) is Fate.COMMITTED
+        assert rows(postgres) == 2
+
+
+async def test_a_write_session_writes_inside_its_block_only(postgres: PostgresServers) -> None:
+    make_table(postgres)
+    async with cluster_at(postgres) as cluster:
+        session = cluster.write()
+        with pytest.raises(SessionNotEntered, match="main"):
+            await session.execute(INSERT, {"n": 1})
+        async with session:
+            await session.execute(INSERT, {"n": 1})
+        with pytest.raises(SessionNotEntered):
+            await session.execute(INSERT, {"n": 2})
+        # Whoever drains may rely on it.
+        async with cluster.drained(timeout_seconds=5):
+            with pytest.raises(SessionNotEntered):
+                await session.execute(INSERT, {"n": 2})
+    assert rows(postgres) == 1
+
+
+async def test_a_write_session_refuses_autocommit(postgres: PostgresServers) -> None:
+    make_table(postgres)
+    async with cluster_at(postgres) as cluster:
+        async with cluster.write() as session:
+            with pytest.raises(NoTransaction):
+                await session.connection(execution_options={"isolation_level": "AUTOCOMMIT"})
+        assert not session.token
+        await insert(cluster, 1)
+    assert rows(postgres) == 1
+
+
+async def test_each_transaction_of_a_snapshot_session_has_a_snapshot(postgres: PostgresServers) -> None:
+    make_table(postgres)
+    async with cluster_at(postgres, replicas={}) as cluster, cluster.read() as reader:
+        await reader.execute(COUNT)
+        await reader.rollback()
+        async with cluster.read(autocommit=True) as other:
+            await other.execute(COUNT)
+        assert (await reader.execute(COUNT)).scalar_one() == 0
+        await insert(cluster, 1)
+        assert (await reader.execute(COUNT)).scalar_one() == 0
+
+
+async def test_resolve_keeps_to_its_time_where_no_connection_is_to_be_had(postgres: PostgresServers) -> None:
+    make_table(postgres)
+    doubt = CommitInDoubt("main", xid=1, before=None, server=None)
+    async with cluster_at(postgres, pool_size=1, max_overflow=0) as cluster, cluster.write() as session:
+        await session.execute(COUNT)
+        async with asyncio.timeout(10):
+            assert await cluster.resolve(doubt, timeout_seconds=0.1) is Fate.IN_PROGRESS
