@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from redis.asyncio import Redis
 
 from app.background import Background
+from app.causality.store import open_learned
 from app.messaging.consumer import Consumer, Handler, Transact
 from app.messaging.relay import Relay
 from app.orders import AnyOrder, OrderModels
@@ -44,7 +45,15 @@ def start_delivery(
             retry_seconds=settings.redelivery_seconds,
         )
         background.start(f"relay {name}", relay.run)
-    consumer = Consumer(redis, service=models.service, inbox=models.inbox, transact=transact, handle=handle)
+    learned = open_learned(redis, models.service.value, keep_seconds=settings.token_seconds)
+    consumer = Consumer(
+        redis,
+        service=models.service,
+        inbox=models.inbox,
+        transact=transact,
+        handle=handle,
+        learned=lambda order_id, token: learned.keep(str(order_id), token),
+    )
     background.start("consumer", consumer.run)
 
 
