@@ -59,8 +59,8 @@ async def keep_going(
 async def _heeding_cancel(step: Callable[[], Awaitable[None]]) -> None:
     """Do a step, and end at its end if the task was cancelled meanwhile.
 
-    `asyncio.wait_for`, by which the Redis client sends, drops a cancellation that comes in the moment in which
-    it has done its work (Python before 3.12). The task goes on, and knows only by this count.
+    `asyncio.wait_for`, by which the Redis client sends, drops a cancellation that comes in the moment in
+    which it has done its work (Python before 3.12). The task goes on, and knows only by this count.
     """
     try:
         await step()
