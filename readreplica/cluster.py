@@ -6,16 +6,17 @@ and the same engines go on with the new one. See docs/replicas.md.
 
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import TypeVar
 
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from readreplica.bases import Unit
 from readreplica.concurrency import sleep
-from readreplica.errors import CommitInDoubt, WritesRefused
+from readreplica.errors import CommitInDoubt, CommitLost, ReadReplicaError, WritesRefused
 from readreplica.fate import Fate
 from readreplica.faults import is_outage, may_read_elsewhere
 from readreplica.freshness import ANY, Freshness
@@ -88,6 +89,7 @@ class Cluster:
             name, hear_all=partial(self.monitor.hear_all, timeout_seconds=2 * options.answer_seconds)
         )
         self._wanted: Callable[[], CausalToken | None] | None = None
+        self._settle_seconds: float | None = None
 
     def carry(
         self, *, wanted: Callable[[], CausalToken | None], committed: Callable[[CausalToken], None]
@@ -101,6 +103,18 @@ class Cluster:
         """
         self._wanted = wanted
         self.gate.committed = committed
+
+    def settle_doubts(self, *, within_seconds: float) -> None:
+        """Have `transact` find out by itself what became of a COMMIT whose answer was lost.
+
+        To be called before the first unit of writing. Each unit then asks for its transaction's id before
+        COMMIT, one more round trip.
+
+        Parameters:
+            within_seconds: how long the primary is asked, about. After that it is `CommitInDoubt` as before.
+        """
+        self._settle_seconds = within_seconds
+        self.writer.traced = True
 
     def _asked(self, freshness: Freshness, after: CausalToken | None) -> Freshness:
         if after is not None:
@@ -164,24 +178,49 @@ class Cluster:
         Raises:
             RetriesExhausted: every attempt ended in SQLSTATE 40001 or 40P01.
             CommitInDoubt: COMMIT was sent and its answer was lost. It is never done again.
+            CommitLost: the same, and nothing of it is there (only after `settle_doubts`).
         """
 
         async def attempt() -> T:
-            async with self.write(unit=unit) as session:
-                return await work(session)
+            session = self.write(unit=unit)
+            done: list[T] = []
+            try:
+                async with session:
+                    done.append(await work(session))
+            except CommitInDoubt as doubt:
+                if not done or self._settle_seconds is None:
+                    raise
+                await self._settle(doubt, session, within_seconds=self._settle_seconds)
+            return done[0]
 
         give_up_at: float | None = None
         pause_seconds = OUTAGE_PAUSE_SECONDS
         while True:
             try:
                 return await retry_unit(self.name, attempt, attempts=attempts)
-            except (DBAPIError, WritesRefused) as error:
+            except (DBAPIError, WritesRefused, CommitLost) as error:
                 now = self._clock()
                 give_up_at = give_up_at or now + self.options.failover_wait_seconds
-                if now >= give_up_at or not (isinstance(error, WritesRefused) or is_outage(error)):
+                nothing_done = isinstance(error, WritesRefused | CommitLost) or is_outage(error)
+                if now >= give_up_at or not nothing_done:
                     raise
             await self._pause(pause_seconds)
             pause_seconds = min(2 * pause_seconds, LONGEST_OUTAGE_PAUSE_SECONDS / 4)
+
+    async def _settle(self, doubt: CommitInDoubt, session: WriteSession, *, within_seconds: float) -> None:
+        """Find out what became of a session's COMMIT, and return if it is committed."""
+        try:
+            fate = await resolve(self.primary, doubt, timeout_seconds=within_seconds, clock=self._clock)
+        except SQLAlchemyError:
+            fate = Fate.UNKNOWN  # the primary stays away
+        if fate is Fate.ABORTED:
+            raise CommitLost(self.name) from doubt
+        if fate is not Fate.COMMITTED:
+            raise doubt
+        with suppress(SQLAlchemyError, ReadReplicaError):  # it is committed, whatever becomes of the question
+            async with self.write() as later:
+                await later.execute(text("SELECT 1"))
+            session.token = later.token
 
     async def _pause(self, pause_seconds: float) -> None:
         """Leave the looking to the monitor, and not to everybody who waits: it is cheaper, and as quick."""

@@ -174,6 +174,14 @@ class CommitInDoubt(Unavailable):
         )
 
 
+class CommitLost(Unavailable):
+    """COMMIT's answer was lost, and the primary was asked: nothing of the unit is there, nor will be."""
+
+    def __init__(self, cluster: str) -> None:
+        self.cluster = cluster
+        super().__init__(f"a transaction on {cluster} was lost with its COMMIT; nothing was written")
+
+
 class NothingDiscovered(ReadReplicaError):
     """A source of addresses gave none."""
 

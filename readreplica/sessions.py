@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from readreplica.bases import AsyncReadBase, AsyncWriteBase, Router, Unit, Want
 from readreplica.connections import Outcome, WriterConnection
 from readreplica.errors import CommitInDoubt
-from readreplica.token import CausalToken, Position
+from readreplica.token import UNKNOWN_POSITION, CausalToken, Position
 
 
 class Waits(Router, Protocol):
@@ -71,7 +71,10 @@ class WriteSession(AsyncWriteBase):
     """
 
     token: CausalToken = CausalToken()
-    """What a read must have seen to see this unit; empty before the commit, or if there was none to do."""
+    """What a read must have seen to see this unit; empty before the commit, or if there was none to do.
+
+    After a COMMIT in doubt it names no position, and sends the read to the primary.
+    """
 
     def __init__(self, gate: Gate, engine: AsyncEngine, *, unit: Unit | None = None) -> None:
         super().__init__(engine, unit=unit)
@@ -101,10 +104,17 @@ class WriteSession(AsyncWriteBase):
         Raises:
             CommitInDoubt: the answer was lost; ask `Cluster.resolve` before doing the unit again.
         """
-        position = await self.run_sync(_commit, self._gate.name)
+        try:
+            position = await self.run_sync(_commit, self._gate.name)
+        except CommitInDoubt:
+            self._note(UNKNOWN_POSITION)  # whoever looks for what became of it is sent to the primary
+            raise
         if position is not None:
-            self.token = CausalToken({self._gate.name: position})
-            self._gate.committed(self.token)
+            self._note(position)
+
+    def _note(self, position: Position) -> None:
+        self.token = CausalToken({self._gate.name: position})
+        self._gate.committed(self.token)
 
 
 def _commit(session: Session, cluster: str) -> Position | None:

@@ -24,6 +24,8 @@ class Writer:
     def __init__(self, cluster: str, engine: Engine, monitor: Monitor) -> None:
         self._cluster = cluster
         self._monitor = monitor
+        self.traced = False
+        """Whether connections that are made from now on ask for a transaction's id before its COMMIT."""
         bind = engine
         self.epoch = PoolEpoch(bind)
         event.listen(bind, "do_connect", self._aim)
@@ -83,6 +85,7 @@ class Writer:
             dbapi_connection.close()
             self._monitor.suspect()
             raise
+        connection.traced = connection.traced or self.traced
         connection.guard = lambda: self._check(connection)
 
     def _check(self, connection: WriterConnection) -> None:
