@@ -1,6 +1,8 @@
 """The inbox is pruned, and no message is handled twice for it."""
 
 import asyncio
+import json
+import sys
 from collections.abc import AsyncIterator
 from datetime import timedelta
 
@@ -149,3 +151,49 @@ async def test_it_works_beside_the_service_until_it_is_stopped(rig: Rig) -> None
 
     async with running(pruner(rig)):
         await until(is_pruned)
+
+
+# In a process of its own: the SDK can be installed once.
+TOLD = """
+import asyncio, json, sys
+from datetime import timedelta
+from pathlib import Path
+from opentelemetry import metrics
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+
+reader = InMemoryMetricReader()
+metrics.set_meter_provider(MeterProvider([reader]))
+from app.messaging.pruner import Pruner
+from app.models.crm import CrmInbox
+from sharding.engines import open_cluster
+from sharding.topology import Topology
+
+async def main():
+    topology = Topology.load(Path(sys.argv[1]))
+    async with open_cluster(topology, "crm", role="crm", application_name="test") as crm:
+        pruner = Pruner(crm, CrmInbox, database="crm", keep=timedelta(days=7), every_seconds=1)
+        await pruner.prune(asyncio.Event())
+    found = {}
+    for scope in reader.get_metrics_data().resource_metrics[0].scope_metrics:
+        for metric in scope.metrics:
+            [point] = metric.data.data_points
+            found[metric.name] = [dict(point.attributes), point.value]
+    print(json.dumps(found))
+
+asyncio.run(main())
+"""
+
+
+async def test_metrics_tell_of_it(rig: Rig, topology: Topology) -> None:
+    for _ in range(2):
+        await copies(rig, 1)
+        await pass_days(rig, 8)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", TOLD, str(topology.path), stdout=asyncio.subprocess.PIPE
+    )
+    told, _ = await process.communicate()
+    assert process.returncode == 0
+    found = json.loads(told.decode().splitlines()[-1])
+    assert found["app.inbox.pruned"] == [{"database": "crm"}, 1]
+    assert found["app.inbox.kept"] == [{"database": "crm"}, 1]
