@@ -17,6 +17,9 @@ from sharding.ids import IdGenerator
 from sharding.sessions import ShardedSessions, open_sessions
 from sharding.topology import Topology
 
+SETTLE_SECONDS = 3.0
+"""How long a unit asks what became of a COMMIT whose answer was lost. Its client waits meanwhile."""
+
 T = TypeVar("T")
 Work = Callable[[WriteSession], Awaitable[T]]
 """A unit of work: all that one transaction does. It may be run again, so it decides afresh each time."""
@@ -54,7 +57,7 @@ async def write(transact: Transact, work: Work[T]) -> Written[T]:
 async def open_database(topology: Topology, name: str) -> AsyncIterator[Cluster]:
     """Open the database of the Shop or the CRM; the role has the service's name."""
     async with open_cluster(topology, name, role=name, application_name=name) as cluster:
-        follow_causality(cluster)
+        _prepare(cluster)
         yield cluster
 
 
@@ -63,8 +66,13 @@ async def open_shards(topology: Topology, *, application_name: str) -> AsyncIter
     """Open the MES shards, for the MES itself, the pricing worker and the archive job."""
     async with open_sessions(topology, role="mes", application_name=application_name) as sessions:
         for cluster in sessions.clusters.values():
-            follow_causality(cluster)
+            _prepare(cluster)
         yield sessions
+
+
+def _prepare(cluster: Cluster) -> None:
+    follow_causality(cluster)
+    cluster.settle_doubts(within_seconds=SETTLE_SECONDS)
 
 
 @asynccontextmanager

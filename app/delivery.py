@@ -1,11 +1,14 @@
-"""Starts the relays and the consumer of a service as its background tasks."""
+"""Starts the relays, the consumer and the pruners of a service as its background tasks."""
 
 from collections.abc import Awaitable, Callable, Mapping
+from datetime import timedelta
 
 from redis.asyncio import Redis
 
 from app.background import Background
+from app.causality.store import open_learned
 from app.messaging.consumer import Consumer, Handler, Transact
+from app.messaging.pruner import Pruner
 from app.messaging.relay import Relay
 from app.orders import AnyOrder, OrderModels
 from app.settings import Settings
@@ -30,7 +33,8 @@ def start_delivery(
         models: the service's tables.
         settings: of this process.
         redis: from `app.messaging.streams.open_redis`; the caller closes it after the tasks have ended.
-        databases: the service's databases by name; each has an outbox, and so a relay.
+        databases: the service's databases by name; each has an outbox and an inbox, and so a relay
+            and a pruner.
         transact: runs a unit of work on the database that holds an order.
         handle: does what a message asks for.
     """
@@ -44,7 +48,23 @@ def start_delivery(
             retry_seconds=settings.redelivery_seconds,
         )
         background.start(f"relay {name}", relay.run)
-    consumer = Consumer(redis, service=models.service, inbox=models.inbox, transact=transact, handle=handle)
+        pruner = Pruner(
+            cluster,
+            models.inbox,
+            database=name,
+            keep=timedelta(seconds=settings.inbox_keep_seconds),
+            every_seconds=settings.inbox_prune_seconds,
+        )
+        background.start(f"pruner {name}", pruner.run)
+    learned = open_learned(redis, models.service.value, keep_seconds=settings.token_seconds)
+    consumer = Consumer(
+        redis,
+        service=models.service,
+        inbox=models.inbox,
+        transact=transact,
+        handle=handle,
+        learned=lambda order_id, token: learned.keep(str(order_id), token),
+    )
     background.start("consumer", consumer.run)
 
 

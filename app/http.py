@@ -3,20 +3,23 @@
 import re
 from typing import Annotated, Any
 
-from fastapi import Depends, Header, Path, Query
+from fastapi import Depends, Header, Path, Query, Request
 from pydantic import BeforeValidator, StringConstraints, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
+from app.causality.ambient import note
+from app.causality.store import TokenStore
 from app.causality.wire import TOKEN_HEADER
 from sharding.ids import MAX_ID
 
 _EXAMPLE_ID = "379218445107200001"
+_FIGURES = re.compile("[0-9]{1,19}")
 
 
 def _parse_order_id(value: Any) -> int:
     text = str(value)
     # The length first: Python refuses to read, and to print, a number of more than 4,300 figures.
-    if not re.fullmatch(r"[0-9]{1,19}", text) or not 1 <= int(text) <= MAX_ID:
+    if not _FIGURES.fullmatch(text) or not 1 <= int(text) <= MAX_ID:
         raise PydanticCustomError(
             "order_id",
             "an order id is a whole number from 1 to {largest}; '{given}' is not",
@@ -60,7 +63,8 @@ IdempotencyKey = Annotated[
 ]
 
 
-def _causal_token(
+async def _after_token(
+    request: Request,
     _: Annotated[
         str | None,
         Header(
@@ -70,10 +74,17 @@ def _causal_token(
         ),
     ] = None,
 ) -> None:
-    """Document the header. `app.causality.middleware` has read it, for every endpoint."""
+    """Have a read of an order see what messages have told of it, on whichever replica it is.
+
+    `app.causality.middleware` has read the header already, for every endpoint.
+    """
+    learned: TokenStore = request.app.state.learned
+    order_id = request.path_params.get("order_id", "")
+    if _FIGURES.fullmatch(order_id):
+        note(await learned.read(str(int(order_id))))
 
 
-AFTER_TOKEN = Depends(_causal_token)
+AFTER_TOKEN = Depends(_after_token)
 """A dependency of endpoints that read."""
 
 PageLimit = Annotated[int, Query(ge=1, le=200, description="The most orders on a page.")]

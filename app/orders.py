@@ -28,7 +28,7 @@ from app.models.mes import (
 )
 from app.models.messaging import InboxRow, OutboxRow
 from app.models.shop import ShopInbox, ShopOrder, ShopOrderEvent, ShopOutbox
-from app.models.status import Status
+from app.models.status import TRANSITIONS, IllegalTransition, Status
 from readreplica.sessions import WriteSession
 
 AnyOrder = TypeVar("AnyOrder", bound=OrderState)
@@ -179,6 +179,43 @@ async def apply_event(
         order.reason = event.reason
         detail = {"reason": event.reason}
     await advance_order(session, models, order, to=event.status, actor=event.actor, now=now, detail=detail)
+
+
+async def is_repeated(
+    session: WriteSession,
+    models: OrderModels[AnyOrder],
+    order: AnyOrder,
+    *,
+    wanted: Status,
+    actor: str,
+    detail: Mapping[str, Any] | None = None,
+) -> bool:
+    """Tell whether this actor has made this very change of a locked order already.
+
+    Who got no answer asks again, and the order may be further by then: the history tells who made the change.
+
+    Parameters:
+        wanted: the status that the order is to get.
+        actor: who asks.
+        detail: the facts that the change would put into the history.
+
+    Raises:
+        IllegalTransition: he has not, and the order cannot go from its status to `wanted`.
+    """
+    if wanted in TRANSITIONS[order.status]:
+        return False
+    line = await entry_into(session, models, order.order_id, wanted)
+    if line is None or (line.actor, line.detail) != (actor, dict(detail or {})):
+        raise IllegalTransition(order.order_id, order.status, wanted)
+    return True
+
+
+async def entry_into(
+    session: WriteSession, models: OrderModels[AnyOrder], order_id: int, status: Status
+) -> EventRow | None:
+    """Find the line of an order's history by which it came to a status; later ones say that it is there."""
+    of_status = select(models.event).where(models.event.order_id == order_id, models.event.status == status)
+    return (await session.scalars(of_status.order_by(models.event.event_no).limit(1))).one_or_none()
 
 
 async def announce(

@@ -26,6 +26,7 @@ from app.orders import UnknownOrder
 from app.problem_docs import MEDIA_TYPE, problem_type
 from readreplica.errors import (
     CommitInDoubt,
+    CommitLost,
     NotThePrimary,
     ReplicasTooStale,
     TokenMalformed,
@@ -180,6 +181,18 @@ class _Outage(NamedTuple):
     retry_after_seconds: float = RETRY_AFTER_SECONDS
 
 
+_OUTAGES: Mapping[type[object], _Outage] = {
+    NotThePrimary: _Outage("Not the primary", "the database has another primary by now; nothing was written"),
+    BucketNotOwned: _Outage(
+        "Bucket not owned", "the order is being moved to another shard; nothing was written"
+    ),
+    CommitLost: _Outage(
+        "Commit lost", "the database was lost while it committed, and has none of it; nothing was written"
+    ),
+}
+_AWAY = _Outage("Temporarily unavailable", "something that this needs cannot be reached; nothing is lost")
+
+
 def _outage(error: BaseException | None) -> _Outage:
     """Tell a client what an error means to it; addresses and positions are for the log."""
     match error:
@@ -194,16 +207,8 @@ def _outage(error: BaseException | None) -> _Outage:
         case TwoPrimaries():
             why = "two servers claim to hold the truth, and a person must decide; nothing was written"
             return _Outage("Two primaries", why, _PERSON_SECONDS)
-        case NotThePrimary():
-            return _Outage("Not the primary", "the database has another primary by now; nothing was written")
-        case BucketNotOwned():
-            return _Outage(
-                "Bucket not owned", "the order is being moved to another shard; nothing was written"
-            )
         case _:
-            return _Outage(
-                "Temporarily unavailable", "something that this needs cannot be reached; nothing is lost"
-            )
+            return _OUTAGES.get(type(error), _AWAY)
 
 
 async def _unavailable(request: Request, error: Exception) -> JSONResponse:
@@ -228,20 +233,19 @@ def _cause(error: Exception) -> BaseException | None:
 
 
 async def _in_doubt(request: Request, error: Exception) -> JSONResponse:
-    """Answer that nobody knows whether the request was carried out. Only one with a key is safe to repeat."""
+    """Answer that nobody knows whether the request was carried out: the unit has asked, and in vain.
+
+    To repeat it is safe. With its key, a request finds the order that it has made; and a change of an order
+    that its actor has made already is answered as it was (`app.orders.is_repeated`).
+    """
     log.error("commit in doubt", path=request.url.path, error=str(error))
-    detail = "the database's answer was lost while it committed, so it is unknown whether this was done: "
-    if "Idempotency-Key" not in request.headers:
-        detail += "look at the order before you repeat the request"
-        return _answer(request, status=503, name="Commit in doubt", detail=detail)
-    detail += (
-        f"repeat the request with the same Idempotency-Key in {RETRY_AFTER_SECONDS} seconds, and only so"
-    )
     return _answer(
         request,
         status=503,
         name="Commit in doubt",
-        detail=detail,
+        detail="the database's answer was lost while it committed, and it could not be asked since, so it is "
+        "unknown whether this was done: repeat the request as it was, with the same Idempotency-Key if it "
+        f"has one, in {RETRY_AFTER_SECONDS} seconds; what was done is not done twice",
         headers={"Retry-After": str(RETRY_AFTER_SECONDS)},
     )
 

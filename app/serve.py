@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from app import problem
 from app.background import Background
 from app.causality.middleware import CausalTokens, CookieOptions
-from app.causality.store import TokenStore
+from app.causality.store import open_callers, open_learned
 from app.causality.wire import TokenText, parse_keys
 from app.errors import AppError
 from app.limits import BodyLimit
@@ -66,7 +66,7 @@ def make_app(
         service: its name in the topology.
         description: for the OpenAPI document.
         settings: of this process.
-        redis_url: where tokens are kept for callers that keep none.
+        redis_url: where tokens are kept that clients cannot bring.
         router: the service's endpoints.
         statuses: the HTTP status of each error that only this service knows.
         parts: opens what the endpoints find as `app.state.parts`.
@@ -78,11 +78,15 @@ def make_app(
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         background = Background(stop_seconds=settings.stop_seconds)
         async with (
-            _open_token_store(settings, redis_url) as app.state.token_store,
+            open_redis(redis_url) as redis,
             parts(background) as opened,
             background,
         ):
             app.state.parts, app.state.background = opened, background
+            keep_seconds = settings.token_seconds
+            has_callers = settings.caller_header is not None
+            app.state.token_store = open_callers(redis, keep_seconds=keep_seconds) if has_callers else None
+            app.state.learned = open_learned(redis, service, keep_seconds=keep_seconds)
             if not text.is_signed:
                 fix = "set MES_STORAGE_TOKEN_KEYS in every process"
                 log.warning("causal tokens are not signed, and browsers have none", fix=fix)
@@ -110,15 +114,6 @@ def make_app(
     app.include_router(_common_routes(service))
     app.include_router(router)
     return app
-
-
-@asynccontextmanager
-async def _open_token_store(settings: Settings, redis_url: str) -> AsyncIterator[TokenStore | None]:
-    if settings.caller_header is None:
-        yield None
-        return
-    async with open_redis(redis_url) as redis:
-        yield TokenStore(redis, keep_seconds=settings.token_seconds)
 
 
 def _common_routes(service: str) -> APIRouter:

@@ -37,6 +37,12 @@ class Settings(BaseSettings):
     redelivery_seconds: PositiveFloat = 2.0
     """how long the relay waits for an acknowledgement before it sends again; doubled each time"""
 
+    inbox_keep_seconds: Annotated[int, Field(ge=2 * 24 * 3600)] = 7 * 24 * 3600
+    """how long what was handled is remembered at least: well beyond the day that a copy of a message lives"""
+
+    inbox_prune_seconds: PositiveInt = 6 * 3600
+    """how often what was handled is looked through for what may be forgotten"""
+
     stop_seconds: PositiveInt = 10
     """how long running requests and messages may take once the service was told to stop"""
 

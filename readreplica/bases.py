@@ -12,10 +12,10 @@ from sqlalchemy.orm import Session, SessionTransaction
 from sqlalchemy.util import immutabledict
 
 from readreplica.errors import CommitInDoubt, NoTransaction, SessionNotEntered
-from readreplica.fate import Outcome
+from readreplica.fate import Doubt, Outcome
 from readreplica.freshness import ANY, Freshness
 from readreplica.metrics import Reason
-from readreplica.token import CausalToken, Position
+from readreplica.token import UNKNOWN_POSITION, CausalToken, Position
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -157,7 +157,11 @@ class WritingSession(UnitSession):
     is_entered = False
     """Whether it is inside its `async with`: outside of it nothing counts its writes."""
 
+    has_committed = False
+    """Whether something of it is committed already, for certain."""
+
     _outcome: Outcome | None = None
+    _doubt: Doubt | None = None
     _token = CausalToken()
 
     def __init__(self, bind: Engine, *, gate: Gate, unit: Unit | None = None, **options: Any) -> None:
@@ -166,15 +170,24 @@ class WritingSession(UnitSession):
 
     @property
     def token(self) -> CausalToken:
-        """What a read must have seen to see this unit; empty before the commit, or without anything to do."""
+        """What a read must have seen to see this unit; empty before the commit, or without anything to do.
+
+        After a COMMIT in doubt it names no position, and sends the read to the primary.
+        """
         self._note()
         return self._token
 
     @property
     def doubt(self) -> CommitInDoubt | None:
         """What `Cluster.resolve` takes, where a COMMIT was called off before its answer came."""
-        doubt = self._outcome.doubt if self._outcome is not None else None
+        self._note()
+        doubt = self._doubt
         return CommitInDoubt(self._gate.name, **doubt._asdict()) if doubt is not None else None
+
+    def settle(self, position: Position) -> None:
+        """Take in where the primary stood when a COMMIT in doubt was found committed."""
+        self._outcome, self._doubt = Outcome(position), None
+        self._note()
 
     def get_bind(self, *_: Any, **__: Any) -> Engine | Connection:
         """Give the primary's engine, to a session that has passed the gate."""
@@ -193,9 +206,16 @@ class WritingSession(UnitSession):
 
     def _note(self) -> None:
         outcome = self._outcome
-        if outcome is not None and outcome.committed is not None:
+        if outcome is None:
+            return
+        position = outcome.committed
+        if position is not None:
+            self.has_committed = True
+        if outcome.doubt is not None:
+            self._doubt, position = outcome.doubt, UNKNOWN_POSITION
+        if position is not None:
             self._outcome = None
-            self._token = CausalToken({self._gate.name: outcome.committed})
+            self._token = CausalToken({self._gate.name: position})
             self._gate.committed(self._token)
 
 
@@ -256,6 +276,11 @@ class AsyncWriteBase(AsyncSession):
     def doubt(self) -> CommitInDoubt | None:
         """What `Cluster.resolve` takes, where a COMMIT was called off before its answer came."""
         return self.sync_session.doubt
+
+    @property
+    def has_committed(self) -> bool:
+        """Whether something of it is committed already, for certain."""
+        return self.sync_session.has_committed
 
 
 class WriteBase(WritingSession):

@@ -10,12 +10,12 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import TypeVar
 
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from readreplica.bases import Unit, Want
 from readreplica.concurrency import sleep
-from readreplica.errors import CommitInDoubt, WritesRefused
+from readreplica.errors import CommitInDoubt, CommitLost, WritesRefused
 from readreplica.fate import Fate
 from readreplica.faults import is_outage, may_read_elsewhere
 from readreplica.freshness import ANY, Freshness
@@ -89,6 +89,7 @@ class Cluster:
             name, hear_all=partial(self.monitor.hear_all, timeout_seconds=2 * options.answer_seconds)
         )
         self._wanted: Callable[[], CausalToken | None] | None = None
+        self._settle_seconds: float | None = None
 
     def carry(
         self, *, wanted: Callable[[], CausalToken | None], committed: Callable[[CausalToken], None]
@@ -102,6 +103,18 @@ class Cluster:
         """
         self._wanted = wanted
         self.gate.committed = committed
+
+    def settle_doubts(self, *, within_seconds: float) -> None:
+        """Have `transact` find out by itself what became of a COMMIT whose answer was lost.
+
+        To be called before the first unit of writing. Each unit then asks for its transaction's id before
+        COMMIT, one more round trip.
+
+        Parameters:
+            within_seconds: how long the primary is asked, about. After that it is `CommitInDoubt` as before.
+        """
+        self._settle_seconds = within_seconds
+        self.writer.traced = True
 
     def _want(self, after: CausalToken | None, freshness: Freshness, *, autocommit: bool) -> Want:
         if after is not None:
@@ -165,31 +178,53 @@ class Cluster:
         Raises:
             RetriesExhausted: every attempt ended in SQLSTATE 40001 or 40P01.
             CommitInDoubt: COMMIT was sent and its answer was lost. It is never done again.
+            CommitLost: the same, and nothing of it is there (only after `settle_doubts`).
         """
 
         tried: list[WriteSession] = []
 
         async def attempt() -> T:
-            tried[:] = [self.write(unit=unit)]
-            async with tried[0] as session:
-                return await work(session)
+            session = self.write(unit=unit)
+            tried[:] = [session]
+            done: list[T] = []
+            try:
+                async with session:
+                    done.append(await work(session))
+            except CommitInDoubt as doubt:
+                if not done or self._settle_seconds is None:
+                    raise
+                await self._settle(doubt, session, within_seconds=self._settle_seconds)
+            return done[0]
 
         def may_repeat() -> bool:
-            return not any(session.token for session in tried)
+            return not any(session.has_committed for session in tried)
 
         give_up_at: float | None = None
         pause_seconds = OUTAGE_PAUSE_SECONDS
         while True:
             try:
                 return await retry_unit(self.name, attempt, attempts=attempts, may_repeat=may_repeat)
-            except (DBAPIError, WritesRefused) as error:
+            except (DBAPIError, WritesRefused, CommitLost) as error:
                 now = self._clock()
                 give_up_at = give_up_at or now + self.options.failover_wait_seconds
-                is_over = isinstance(error, WritesRefused) or is_outage(error)
-                if now >= give_up_at or not is_over or not may_repeat():
+                nothing_done = isinstance(error, WritesRefused | CommitLost) or is_outage(error)
+                if now >= give_up_at or not nothing_done or not may_repeat():
                     raise
             await self._pause(pause_seconds)
             pause_seconds = min(2 * pause_seconds, LONGEST_OUTAGE_PAUSE_SECONDS / 4)
+
+    async def _settle(self, doubt: CommitInDoubt, session: WriteSession, *, within_seconds: float) -> None:
+        """Find out what became of a session's COMMIT, and return if it is committed."""
+        try:
+            fate = await self.resolve(doubt, timeout_seconds=within_seconds)
+        except SQLAlchemyError:
+            fate = Fate.UNKNOWN  # the primary stays away
+        if fate is Fate.ABORTED:
+            raise CommitLost(self.name) from doubt
+        position = self.token_of(doubt).positions.get(self.name)
+        if fate is not Fate.COMMITTED or position is None:
+            raise doubt
+        session.sync_session.settle(position)
 
     async def _pause(self, pause_seconds: float) -> None:
         """Leave the looking to the monitor, and not to everybody who waits: it is cheaper, and as quick."""

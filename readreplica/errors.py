@@ -176,6 +176,14 @@ class CommitInDoubt(Unavailable):
         )
 
 
+class CommitLost(Unavailable):
+    """COMMIT's answer was lost, and the primary was asked: nothing of the unit is there, nor will be."""
+
+    def __init__(self, cluster: str) -> None:
+        self.cluster = cluster
+        super().__init__(f"a transaction on {cluster} was lost with its COMMIT; nothing was written")
+
+
 class SessionNotEntered(ReadReplicaError):
     """A write session is used outside of its `async with`, where nothing counts its writes."""
 

@@ -38,6 +38,14 @@ class Position(NamedTuple):
         return self.timeline > wanted.timeline or self.lsn >= wanted.lsn
 
 
+UNKNOWN_SYSTEM = 0
+"""The system identifier of a position whose server could not be asked: whoever reads after it is sent to the
+primary."""
+
+UNKNOWN_POSITION = Position(UNKNOWN_SYSTEM, 0, Lsn(0))
+"""Of a commit of which nothing else is known."""
+
+
 @dataclass(frozen=True)
 class CausalToken:
     """An immutable token; the empty one asks for nothing.

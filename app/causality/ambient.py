@@ -15,14 +15,14 @@ from readreplica.token import CausalToken
 class Causality:
     """What one request must see, and what it has written so far."""
 
-    __slots__ = ("token", "written")
+    __slots__ = ("gained", "token")
 
     def __init__(self, came: CausalToken) -> None:
         self.token = came
         """All that a later read must have seen: what came with the request, and what it has written."""
 
-        self.written = CausalToken()
-        """What it has written."""
+        self.gained = CausalToken()
+        """What of it the request did not bring: what it has written, and learned on the way."""
 
 
 _HERE: ContextVar[Causality | None] = ContextVar("causality", default=None)
@@ -46,11 +46,12 @@ def wanted() -> CausalToken | None:
 
 
 def note(token: CausalToken) -> None:
-    """Add what was written here; nothing happens outside of every block."""
+    """Add what was written or learned here; nothing happens outside of every block."""
     here = _HERE.get()
-    if here is not None:
-        here.token = here.token.merge(token)
-        here.written = here.written.merge(token)
+    if here is None or (merged := here.token.merge(token)) == here.token:
+        return
+    here.token = merged
+    here.gained = here.gained.merge(token)
 
 
 def follow_causality(cluster: Cluster) -> None:

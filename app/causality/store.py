@@ -1,9 +1,10 @@
-"""Causal tokens in Redis, for callers that keep neither headers nor cookies."""
+"""Causal tokens in Redis: of callers that keep neither headers nor cookies, and of what messages brought."""
 
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from functools import partial
+from typing import TypeVar
 
 import structlog
 from redis.asyncio import Redis
@@ -14,7 +15,6 @@ from readreplica.token import CausalToken, Position
 
 T = TypeVar("T")
 
-_PREFIX = "causal:"
 _SYSTEM_DIGITS = 16
 _PAUSE_SECONDS = 1.0
 
@@ -36,12 +36,13 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("causality")
 
 
 class TokenStore:
-    """Keeps a token for each caller. Without Redis it keeps nothing, and says so once."""
+    """Keeps a token under each name. Without Redis it keeps nothing, and says so once."""
 
     def __init__(
         self,
         redis: Redis,
         *,
+        prefix: str,
         keep_seconds: int,
         answer_seconds: float = 0.25,
         clock: Callable[[], float] = time.monotonic,
@@ -50,36 +51,42 @@ class TokenStore:
 
         Parameters:
             redis: a client that decodes answers.
-            keep_seconds: how long a caller's token is kept after its last write.
+            prefix: what the keys begin with, of no other store.
+            keep_seconds: how long a token is kept after it was last added to.
             answer_seconds: how long a request waits for Redis at most.
             clock: a monotonic clock, in seconds.
         """
         self._redis = redis
+        self._prefix = prefix
         self._keep_seconds = keep_seconds
         self._answer_seconds = answer_seconds
         self._clock = clock
         self._merging = redis.register_script(_MERGE)
         self._away_until: float | None = None
 
-    async def read(self, caller: str) -> CausalToken:
-        """Give what a caller must see; the empty token if that is not known."""
+    async def read(self, name: str) -> CausalToken:
+        """Give what is kept under a name; the empty token if that is not known."""
 
         async def positions() -> CausalToken:
-            kept = await self._redis.hgetall(_PREFIX + caller)
+            kept = await self._redis.hgetall(self._prefix + name)
             return CausalToken({str(cluster): _position_of(str(text)) for cluster, text in kept.items()})
 
         return await self._ask(positions) or CausalToken()
 
-    async def merge(self, caller: str, token: CausalToken) -> None:
-        """Add to what a caller must see, in one round trip."""
+    async def merge(self, name: str, token: CausalToken) -> None:
+        """Add to what is kept under a name, in one round trip; without Redis, go on without."""
+        await self._ask(partial(self.keep, name, token))
+
+    async def keep(self, name: str, token: CausalToken) -> None:
+        """Add to what is kept under a name, in one round trip.
+
+        Raises:
+            RedisError, OSError: it may not be kept.
+        """
         words = [
             word for cluster, position in token.positions.items() for word in (cluster, _text_of(position))
         ]
-
-        async def merging() -> Any:
-            return await self._merging(keys=[_PREFIX + caller], args=[self._keep_seconds, *words])
-
-        await self._ask(merging)
+        await self._merging(keys=[self._prefix + name], args=[self._keep_seconds, *words])
 
     async def _ask(self, work: Callable[[], Awaitable[T]]) -> T | None:
         """Ask Redis, unless it was away a moment ago; None where it does not answer."""
@@ -90,13 +97,26 @@ class TokenStore:
                 answer = await work()
         except (RedisError, OSError, TimeoutError, ValueError) as error:
             if self._away_until is None:
-                log.warning(
-                    "token store away; callers without a token of their own may read stale", error=str(error)
-                )
+                fault = "token store away; who brings no token may read stale"
+                log.warning(fault, keys=self._prefix, error=str(error))
             self._away_until = self._clock() + _PAUSE_SECONDS
             return None
         self._away_until = None
         return answer
+
+
+def open_callers(redis: Redis, *, keep_seconds: int) -> TokenStore:
+    """Keep the tokens of callers by their names."""
+    return TokenStore(redis, prefix="causal:", keep_seconds=keep_seconds)
+
+
+def open_learned(redis: Redis, service: str, *, keep_seconds: int) -> TokenStore:
+    """Keep what a service has learned of each order, by the order's id.
+
+    A message's transaction is no client's request, so no client has its token; and only a node that has
+    replayed it knows the order, so the token cannot stand in the order's row.
+    """
+    return TokenStore(redis, prefix=f"causal-order:{service}:", keep_seconds=keep_seconds)
 
 
 def _text_of(position: Position) -> str:

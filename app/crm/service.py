@@ -10,8 +10,8 @@ from app.crm.errors import CancellationPending
 from app.crm.schemas import CancelOrder, CrmOrderDetail, CrmOrderPage, CrmOrderView, Decision
 from app.messaging.events import CancelRequested, OrderApproved, OrderClosed, StatusChanged
 from app.models.crm import CrmOrder
-from app.models.status import Status, check_transition
-from app.orders import CRM, announce, append_event, apply_event, lock_order
+from app.models.status import Status
+from app.orders import CRM, announce, append_event, apply_event, is_repeated, lock_order
 from readreplica.cluster import Cluster
 from readreplica.sessions import WriteSession
 
@@ -29,46 +29,58 @@ class CrmService:
     async def approve(self, order_id: int, decision: Decision) -> CrmOrderView:
         """Confirm a price, so that the order can be made; MES is told.
 
+        Asked again by the seller who has confirmed it, this changes nothing.
+
         Raises:
             UnknownOrder, IllegalTransition, CancellationPending: and nothing is changed.
         """
 
         async def approve(session: WriteSession, order: CrmOrder, now: datetime) -> None:
-            check_transition(order_id, order.status, Status.MANUFACTURING_APPROVED)
+            event = OrderApproved(actor=decision.actor)
+            if await is_repeated(session, CRM, order, wanted=event.status, actor=event.actor):
+                return
             if order.cancel_requested_at is not None:
                 raise CancellationPending(order_id, order.cancel_requested_at)
-            await _decide(session, order, OrderApproved(actor=decision.actor), now)
+            await _decide(session, order, event, now)
 
         return await self._change(order_id, approve)
 
     async def close(self, order_id: int, decision: Decision) -> CrmOrderView:
         """End an order that has been delivered; MES is told.
 
+        Asked again by the seller who has closed it, this changes nothing.
+
         Raises:
             UnknownOrder, IllegalTransition: and nothing is changed.
         """
 
         async def close(session: WriteSession, order: CrmOrder, now: datetime) -> None:
-            await _decide(session, order, OrderClosed(actor=decision.actor), now)
+            event = OrderClosed(actor=decision.actor)
+            if not await is_repeated(session, CRM, order, wanted=event.status, actor=event.actor):
+                await _decide(session, order, event, now)
 
         return await self._change(order_id, close)
 
     async def cancel(self, order_id: int, wish: CancelOrder) -> CrmOrderView:
         """Ask MES to call an order off. It decides, because an operator may be taking the order right now.
 
-        Asked again while MES has not answered, this changes nothing.
+        Asked again while MES has not answered, or after it has agreed, this changes nothing.
 
         Raises:
             UnknownOrder, IllegalTransition: and nothing is changed.
         """
 
         async def request(session: WriteSession, order: CrmOrder, now: datetime) -> None:
-            check_transition(order_id, order.status, Status.CANCELLED)
+            detail = {"reason": wish.reason}
+            if await is_repeated(
+                session, CRM, order, wanted=Status.CANCELLED, actor=wish.actor, detail=detail
+            ):
+                return
             if order.cancel_requested_at is not None:
                 return
             order.cancel_requested_at = now
-            detail = {"cancel_requested": wish.reason}
-            await append_event(session, CRM, order, actor=wish.actor, now=now, detail=detail)
+            requested = {"cancel_requested": wish.reason}
+            await append_event(session, CRM, order, actor=wish.actor, now=now, detail=requested)
             event = CancelRequested(actor=wish.actor, reason=wish.reason)
             await announce(session, CRM, order, event, now=now)
 

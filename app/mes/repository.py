@@ -108,14 +108,6 @@ async def lock(session: WriteSession, order_id: int, *, wanted: Status) -> MesOr
         raise IllegalTransition(order_id, archived.status, wanted) from None
 
 
-async def taken_at(session: AnySession, order_id: int) -> datetime:
-    """Tell when a taken order was taken."""
-    started = select(MesOrderEvent.at).where(
-        MesOrderEvent.order_id == order_id, MesOrderEvent.status == Status.MANUFACTURING_STARTED
-    )
-    return (await session.scalars(started.order_by(MesOrderEvent.event_no).limit(1))).one()
-
-
 async def reserve(session: WriteSession, request: PartnerRequest) -> PartnerRequest:
     """Keep a partner's request, or find the one that its key has made.
 

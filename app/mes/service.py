@@ -9,8 +9,8 @@ from app.mes.errors import NotTheHolder, TakenByAnother
 from app.mes.schemas import AdvanceOrder, MesOrderDetail, MesOrderPage, MesOrderView
 from app.messaging.events import PROGRESS, ManufacturingStarted, OrderRejected, StatusChanged
 from app.models.mes import MesOrder
-from app.models.status import Status, check_transition
-from app.orders import MES, announce, apply_event
+from app.models.status import Status
+from app.orders import MES, announce, apply_event, entry_into, is_repeated
 from readreplica.sessions import WriteSession
 from sharding.scatter import CursorKeys
 from sharding.sessions import ShardedSessions
@@ -65,13 +65,17 @@ class MesService:
                 order.operator = operator
                 await self._decide(session, order, ManufacturingStarted(actor=operator))
             elif order.operator != operator:
-                raise TakenByAnother(order_id, order.operator, await repository.taken_at(session, order_id))
+                taken = await entry_into(session, MES, order_id, Status.MANUFACTURING_STARTED)
+                assert taken is not None
+                raise TakenByAnother(order_id, order.operator, taken.at)
             return MesOrderView.model_validate(order)
 
         return await self._write(order_id, work)
 
     async def advance(self, order_id: int, step: AdvanceOrder) -> MesOrderView:
         """Record how far the operator who holds an order is with it.
+
+        Asked again by the one who has recorded it, this changes nothing.
 
         Raises:
             NotTheHolder: somebody else has taken it, or nobody has.
@@ -80,7 +84,9 @@ class MesService:
 
         async def work(session: WriteSession) -> MesOrderView:
             order = await repository.lock(session, order_id, wanted=step.to)
-            check_transition(order_id, order.status, step.to)
+            detail = {"reason": step.reason} if step.reason is not None else {}
+            if await is_repeated(session, MES, order, wanted=step.to, actor=step.operator, detail=detail):
+                return MesOrderView.model_validate(order)
             if order.operator != step.operator:
                 raise NotTheHolder(order_id, step.operator, order.operator)
             await self._decide(session, order, _event(step))

@@ -21,6 +21,7 @@ from app.messaging.streams import MAX_ENTRIES, acks_stream, entries_of, fields_o
 from app.messaging.verdict import reason_to_set_aside
 from app.models.messaging import InboxRow
 from readreplica.sessions import WriteSession
+from readreplica.token import CausalToken
 
 Handler = Callable[[WriteSession, Message], Awaitable[None]]
 """Does what a message asks for, in the transaction that it is given; must not commit."""
@@ -31,6 +32,14 @@ class Transact(Protocol):
 
     async def __call__(self, order_id: int, work: Callable[[WriteSession], Awaitable[bool]], /) -> bool:
         """Return what `work` returned, once it is committed."""
+
+
+Learned = Callable[[int, CausalToken], Awaitable[None]]
+"""Is told what a read must have seen to see what a message has told of an order."""
+
+
+async def _tell_nobody(_order_id: int, _token: CausalToken) -> None:
+    """Do nothing."""
 
 
 class Consumer:
@@ -52,6 +61,7 @@ class Consumer:
         inbox: type[InboxRow],
         transact: Transact,
         handle: Handler,
+        learned: Learned = _tell_nobody,
         concurrency: int = 8,
         max_attempts: int = 5,
         block_seconds: float = 0.5,
@@ -64,6 +74,7 @@ class Consumer:
             inbox: the inbox's model in the service's database.
             transact: runs a unit of work on the database that holds an order.
             handle: does what a message asks for.
+            learned: is told of each message, once it is committed.
             concurrency: the most messages handled at once; no more than the pool has connections.
             max_attempts: sendings after which an error that nobody foresaw sets a message aside.
             block_seconds: how long a stop may wait for an idle consumer.
@@ -74,6 +85,7 @@ class Consumer:
         self._inbox = inbox
         self._transact = transact
         self._handle = handle
+        self._learned = learned
         self._concurrency = concurrency
         self._max_attempts = max_attempts
         self._block_ms = max(1, round(block_seconds * 1000))
@@ -150,10 +162,12 @@ class Consumer:
             return Ack(UUID(entry["id"]), reason=str(error))
         try:
             # What the handler reads or asks for elsewhere is to be as new as what it was told.
-            with causality(message.token):
+            with causality(message.token) as here:
                 is_new = await self._transact(message.order_id, partial(self._once, message))
         except Exception as error:
             return self._refusal(message, error)
+        # Before the acknowledgement: a message that is not told of comes again, and is told of then.
+        await self._learned(message.order_id, here.token)
         self._log.info("message_handled" if is_new else "message_repeated")
         return Ack(message.id)
 

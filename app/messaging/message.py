@@ -16,6 +16,8 @@ from readreplica.token import CausalToken
 MAX_ORDER_ID = 2**63 - 1
 TOKEN = "causaltoken"
 """An extension attribute; CloudEvents wants its name in lower-case letters and figures."""
+SENT = "senttime"
+"""Another one."""
 
 
 def _read_token(given: Any) -> CausalToken:
@@ -31,6 +33,7 @@ class Message(Frozen):
 
     `source` is the database that owes it (shop, crm, mes_0, ...), `subject` the order's id as CloudEvents
     want it, a string. `attempt` counts how often the relay has sent it, from 1.
+    `sent` is when this copy was claimed, by the source's clock; None for what was never on a stream.
     `token` is what a read of the source must have seen to see what the message tells of.
     """
 
@@ -40,6 +43,7 @@ class Message(Frozen):
     time: AwareDatetime
     data: SerializeAsAny[Event]
     attempt: int = Field(default=1, ge=1)
+    sent: AwareDatetime | None = Field(default=None, alias=SENT)
     token: Annotated[CausalToken, PlainValidator(_read_token)] = Field(default=CausalToken(), alias=TOKEN)
 
     @property

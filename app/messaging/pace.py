@@ -40,7 +40,7 @@ async def keep_going(
     logged: type[Exception] | None = None
     while not stop.is_set():
         try:
-            await step()
+            await _heeding_cancel(step)
         except Exception as error:
             failures += 1
             if type(error) is not logged:
@@ -54,6 +54,20 @@ async def keep_going(
             if failures:
                 log.info("resumed", failures=failures)
             failures, logged = 0, None
+
+
+async def _heeding_cancel(step: Callable[[], Awaitable[None]]) -> None:
+    """Do a step, and end at its end if the task was cancelled meanwhile.
+
+    `asyncio.wait_for`, by which the Redis client sends, drops a cancellation that comes in the moment in
+    which it has done its work (Python before 3.12). The task goes on, and knows only by this count.
+    """
+    try:
+        await step()
+    finally:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise asyncio.CancelledError
 
 
 async def sleep_unless(stop: asyncio.Event, seconds: float) -> None:

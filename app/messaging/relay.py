@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 from sqlalchemy import func, select
 
 from app.messaging.acks import Ack
-from app.messaging.message import TOKEN, encode
+from app.messaging.message import SENT, TOKEN, encode
 from app.messaging.outbox import claim, settle
 from app.messaging.pace import delay_seconds, keep_going, sleep_unless
 from app.messaging.routing import Service
@@ -29,6 +29,7 @@ from readreplica.sessions import WriteSession
 
 # Any number will do, as long as every relay has the same; an advisory lock is its database's own.
 _LOCK = 0x6F7574626F78
+_BEGIN = select(func.pg_try_advisory_xact_lock(_LOCK), func.now())
 
 # Between two turns, so that acknowledgements gather and are settled together.
 _REST_SECONDS = 0.02
@@ -109,13 +110,14 @@ class Relay:
         received = await self._acknowledgements()
         lags = await stream_lags(self._redis, [service.value for service in Service])
         async with self._cluster.write() as session:
-            if not await session.scalar(select(func.pg_try_advisory_xact_lock(_LOCK))):
+            has_lock, now = (await session.execute(_BEGIN)).one()
+            if not has_lock:
                 return False
             await settle(session, self._outbox, self._understood(received))
             outgoing = await self._claim(session, lags)
         # Each message was committed before it was claimed: whoever sees this commit sees what it tells of.
-        token = session.token.encode()
-        await self._send([(stream, {**entry, TOKEN: token}) for stream, entry in outgoing], settled=received)
+        stamps = {TOKEN: session.token.encode(), SENT: now.isoformat()}
+        await self._send([(stream, {**entry, **stamps}) for stream, entry in outgoing], settled=received)
         return True
 
     async def _acknowledgements(self) -> list[Entry]:

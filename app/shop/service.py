@@ -9,7 +9,7 @@ from app.idempotency import IdempotencyKeyReused
 from app.messaging.events import Customer, Item, OrderSubmitted
 from app.models.shop import ShopOrder
 from app.models.status import Channel, Status, check_transition
-from app.orders import SHOP, advance_order, announce, append_event, apply_event, lock_order
+from app.orders import SHOP, advance_order, announce, append_event, apply_event, is_repeated, lock_order
 from app.shop import repository
 from app.shop.schemas import ShopOrderDetail, ShopOrderView, StartOrder
 from app.views import summarise
@@ -100,7 +100,7 @@ class ShopService:
             )
 
     async def submit(self, order_id: int) -> ShopOrderView:
-        """Order what was started and uploaded; MES and CRM are told.
+        """Order what was started and uploaded; MES and CRM are told. Asked again, this changes nothing.
 
         Raises:
             UnknownOrder, IllegalTransition: and nothing is changed.
@@ -108,7 +108,9 @@ class ShopService:
 
         async def work(session: WriteSession) -> ShopOrderView:
             order = await lock_order(session, SHOP, order_id)
-            check_transition(order_id, order.status, Status.SUBMITTED)
+            actor = order.customer_name
+            if await is_repeated(session, SHOP, order, wanted=Status.SUBMITTED, actor=actor):
+                return ShopOrderView.of(order)
             now = self.now()
             event = _submitted(order, at=now)
             await apply_event(session, SHOP, order, event, now=now)

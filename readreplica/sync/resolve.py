@@ -25,8 +25,10 @@ _SITUATION = text(f"""
            pg_current_wal_insert_lsn()::text AS lsn,
            pg_last_wal_replay_lsn()::text AS recovered_at,
            {SERVER} AS server,
-           pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS oldest
-    FROM pg_control_system()
+           pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS oldest,
+           wal_block_size,
+           bytes_per_wal_segment
+    FROM pg_control_system(), pg_control_init()
 """)
 # The snapshot's own upper bound will not do: it is the first id after those that have ended.
 _NEXT_XID = text("SELECT pg_current_xact_id()::text::bigint")
@@ -123,8 +125,11 @@ def _ask(
             if sqlstate_of(error) != IN_FUTURE:
                 raise
             is_in_future = True
+    end = Lsn.parse(found.lsn).before_page_header(
+        block_bytes=found.wal_block_size, segment_bytes=found.bytes_per_wal_segment
+    )
     return Evidence(
-        position=Position(found.system_identifier, found.timeline, Lsn.parse(found.lsn)),
+        position=Position(found.system_identifier, found.timeline, end),
         server=found.server,
         status=status,
         is_in_future=is_in_future,

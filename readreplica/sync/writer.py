@@ -25,6 +25,8 @@ class Writer:
     def __init__(self, cluster: str, engine: Engine, monitor: Monitor) -> None:
         self._cluster = cluster
         self._monitor = monitor
+        self.traced = False
+        """Whether connections that are made from now on ask for a transaction's id before its COMMIT."""
         bind = engine
         self.epoch = epoch_of(bind)
         event.listen(bind, "do_connect", self._aim)
@@ -84,6 +86,7 @@ class Writer:
             dbapi_connection.close()
             self._monitor.suspect()
             raise
+        connection.traced = connection.traced or self.traced
         connection.guard = self._guard_of(connection, checked)
 
     def _guard_of(self, connection: WriterConnection, checked: Primacy) -> Callable[[], None]:

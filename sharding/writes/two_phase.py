@@ -24,7 +24,7 @@ from sqlalchemy.orm import Session
 from readreplica.cluster import Cluster
 from readreplica.errors import ReadReplicaError
 from readreplica.sessions import WriteSession
-from readreplica.token import CausalToken
+from readreplica.token import UNKNOWN_POSITION, CausalToken, Position
 from sharding.errors import BucketNotOwned
 from sharding.writes.deadline import cut_after, driver_error, words_of
 from sharding.writes.decisions import Decision, Decisions
@@ -271,6 +271,8 @@ class _Ending:
                     await self._roll_back(shards)
                     raise
                 if time.monotonic() >= give_up_at:
+                    for shard in shards:
+                        self._note(shard, UNKNOWN_POSITION)
                     raise UnitInDoubt(unit_id, seconds=self._decision_seconds) from error
                 log.warning("decision in doubt", unit_id=unit_id, error=str(error))
             await asyncio.sleep(0.2)
@@ -278,6 +280,8 @@ class _Ending:
     async def _commit_all(self, shards: tuple[str, ...]) -> None:
         unfinished = []
         for shard in shards:
+            # Until its position is known: a read of it is sent to the primary.
+            self._note(shard, UNKNOWN_POSITION)
             if await self._end(shard, Verb.COMMIT):
                 self._report(f"committed {shard}")
                 await self._note_position(shard)
@@ -290,6 +294,13 @@ class _Ending:
             except _TROUBLE as error:
                 log.warning("end not noted", unit_id=self._unit.unit_id, error=words_of(error))
         self._report("finished")
+
+    def _note(self, shard: str, position: Position) -> None:
+        """Have reads of the unit's caller, and of whatever it is done in, see the unit."""
+        cluster = self._unit.cluster(shard)
+        token = CausalToken({cluster.name: position})
+        self._unit.token = self._unit.token.merge(token)
+        cluster.gate.committed(token)
 
     async def _note_position(self, shard: str) -> None:
         """Read the position behind COMMIT PREPARED: an empty write session's commit tells it."""

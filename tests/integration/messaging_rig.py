@@ -88,7 +88,7 @@ class Rig:
             longest_retry_seconds=max(retry_seconds, 0.2),
         )
 
-    def consumer(self, handle: Handler = note, *, max_attempts: int = 1000) -> Consumer:
+    def consumer(self, handle: Handler = note, *, max_attempts: int = 1000, **options: Any) -> Consumer:
         """Make the CRM's consumer."""
 
         async def transact(_: int, work: Callable[[WriteSession], Awaitable[bool]], /) -> bool:
@@ -103,6 +103,7 @@ class Rig:
             concurrency=4,
             max_attempts=max_attempts,
             block_seconds=0.05,
+            **options,
         )
 
     async def owe(self, order_id: int, *words: str) -> None:

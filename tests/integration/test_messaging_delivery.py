@@ -16,6 +16,7 @@ from app.models.crm import CrmInbox
 from app.models.shop import ShopOrder, ShopOutbox
 from app.models.status import Channel, IllegalTransition, Status
 from readreplica.sessions import WriteSession
+from readreplica.token import CausalToken
 from sharding.topology import Topology
 from tests.integration.messaging_rig import AT, STREAM, Rig, note, open_rig, owe, running, until
 
@@ -299,6 +300,22 @@ async def test_a_stop_lets_the_handler_finish(rig: Rig) -> None:
     assert await rig.history() == {1: ["a"]}
     await rig.relay().turn()
     assert await rig.owed() == []
+
+
+async def test_what_nobody_could_be_told_of_comes_again(rig: Rig) -> None:
+    told: list[CausalToken] = []
+
+    async def learned(order_id: int, token: CausalToken) -> None:
+        told.append(token)
+        if len(told) == 1:
+            raise ConnectionError("luck")
+
+    await rig.owe(1, "a")
+    async with running(rig.relay(), rig.consumer(learned=learned)):
+        await rig.until_settled()
+
+    assert await rig.history() == {1: ["a"]}
+    assert [set(token.positions) for token in told[:2]] == [{"shop"}, {"shop"}]
 
 
 async def test_a_slow_order_does_not_hold_up_the_others(rig: Rig) -> None:

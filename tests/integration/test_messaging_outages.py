@@ -137,3 +137,18 @@ async def test_redis_goes_away_and_comes_back(topology: Topology, tmp_path: Path
             assert await rig.history() == {1: ["a", "b"]}
     finally:
         server.stop()
+
+
+@pytest.mark.parametrize("part", ["relay", "consumer"])
+async def test_a_relay_or_a_consumer_that_is_cancelled_ends(rig: Rig, part: str) -> None:
+    dice = random.Random(part)
+    for _ in range(60):
+        stop = asyncio.Event()
+        worker = rig.relay() if part == "relay" else rig.consumer()
+        working = asyncio.create_task(worker.run(stop))
+        await asyncio.sleep(dice.random() / 20)  # whatever it is at
+        working.cancel()
+        done, _ = await asyncio.wait([working], timeout=10)
+        stop.set()  # or a worker that did not heed it would outlive the test
+        await asyncio.wait([working])
+        assert done

@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 from sqlalchemy.pool import NullPool
 
+from app.causality.ambient import causality, follow_causality
 from app.models.mes import MesOrder, MesOrderEvent, MesOrderItem
 from app.models.status import Channel, Status
 from readreplica.cluster import Cluster
 from readreplica.engines import reader_engine, writer_engine
+from readreplica.token import UNKNOWN_SYSTEM, CausalToken
 from sharding.ids import first_id_at
 from sharding.sessions import ShardedSessions
 from sharding.shard_map import ShardMap
@@ -471,7 +473,8 @@ async def test_a_commit_whose_answer_was_lost_is_repeated_or_in_doubt(
     cluster = Cluster(
         "mes_0", primary=writer_engine(url, **pool), primary_reader=reader_engine(url, **pool), replicas={}
     )
-    with wide.own_everything():
+    follow_causality(cluster)
+    with wide.own_everything(), causality(CausalToken()) as here:
         async with server:
             try:
                 report = await bulk(Alone(cluster), MesOrderItem, items(20), mode=mode, on_failure="go-on")
@@ -481,6 +484,9 @@ async def test_a_commit_whose_answer_was_lost_is_repeated_or_in_doubt(
     assert {name: getattr(told, name) for name in expected} == expected
     assert told.given == told.written + told.skipped + told.unwritten == 20
     assert len(wide.keys()["mes_0"]) == 20  # for the server had committed
+    # Rows in doubt are looked for on the primary.
+    is_known = here.gained.positions["mes_0"].system_identifier != UNKNOWN_SYSTEM
+    assert is_known is (told.in_doubt == 0)
 
 
 class Alone:

@@ -62,7 +62,7 @@ async def test_contexts_do_not_leak() -> None:
 
             await asyncio.gather(*(child(shard) for shard in range(1, 4)))
             assert wanted() == here.token
-            written = {name: position.lsn for name, position in here.written.positions.items()}
+            written = {name: position.lsn for name, position in here.gained.positions.items()}
             assert written == {f"mes_{shard}": 1000 + number for shard in range(1, 4)}
             assert here.token.positions["mes_0"].lsn == number
 
@@ -113,7 +113,7 @@ def test_a_service_calls_another_in_the_name_of_its_request() -> None:
     with causality(token("crm", 3)) as here:
         assert text.read_all(sent_by(client) or "") == token("crm", 3)
         client.keep_token(answer(text.write(token("mes_0", 8))))
-        assert here.written == token("mes_0", 8)
+        assert here.gained == token("mes_0", 8)
         client.keep_token(answer(TokenText(parse_keys(OLD)).write(token("mes_1", 8))))
         assert "mes_1" not in here.token.positions
     # Nothing of that request goes along with another's.
