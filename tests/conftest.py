@@ -1,17 +1,25 @@
 """Fixtures: real servers for each worker, and for each test databases of its own."""
 
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
 from sharding.topology import Topology
+from tests.memory import roomy_memory
 from tests.needs import require
 from tests.platform_topology import migrate_templates, write_topology
 from tests.pool import DatabasePool
 from tests.pooler import RunningPooler, run_pooler
 from tests.reaper import reaping
 from tests.servers import PostgresServers, ValkeyServer, run_postgres, run_valkey
+
+
+def pytest_configure() -> None:
+    """Have pytest make its folders in memory, unless somebody has said where."""
+    if folder := roomy_memory():
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(folder))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -23,7 +23,6 @@ from tests.contents import Contents, read_contents, restore
 from tests.fingerprint import Fingerprint, differences, read_local, read_shared
 from tests.servers import PostgresServers
 
-
 # Of all pools of a process: two of them may lend on one server.
 _NUMBERS = count(1)
 

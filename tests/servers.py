@@ -23,6 +23,9 @@ from ops.embedded.shape import ROLES
 from ops.embedded.tools import PostgresTools
 from ops.embedded.valkey import Valkey
 
+# The WAL of a long session would grow to a GB in each of the two, and may lie in memory.
+SETTINGS = {**UNSAFE, "max_wal_size": "256MB"}
+
 ACCESS = (access_line("all", ("all",)), access_line("replication", (REPLICATOR,)))
 
 
@@ -106,12 +109,12 @@ def run_postgres(folder: Path) -> Iterator[PostgresServers]:
 
 
 def _start_primary(primary: PostgresCluster, port: int) -> None:
-    primary.configure(port=port, access=ACCESS, settings=UNSAFE)
+    primary.configure(port=port, access=ACCESS, settings=SETTINGS)
     primary.start(port=port)
 
 
 def _start_replica(replica: Replica, primary_port: int, port: int) -> None:
-    replica.configure_following(primary_port=primary_port, port=port, access=ACCESS, settings=UNSAFE)
+    replica.configure_following(primary_port=primary_port, port=port, access=ACCESS, settings=SETTINGS)
     replica.start(port=port)
 
 
