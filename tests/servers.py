@@ -45,7 +45,7 @@ class PostgresServers:
         port = self.replica_port if replica else self.primary_port
         return make_conninfo(host=LOOPBACK, port=port, dbname=dbname, user=role, passfile=str(self.passfile))
 
-    def wait_for_replica(self, *, timeout_seconds: float = 20.0) -> None:
+    def wait_for_replica(self, *, timeout_seconds: float = 60.0) -> None:
         """Return when the replica shows everything that the primary has committed."""
         with self.primary.connect() as primary, self.replica.connect() as replica:
             [now] = primary.execute("SELECT pg_current_wal_insert_lsn()").fetchone() or [None]
@@ -71,7 +71,7 @@ class ValkeyServer:
 
     def flush(self) -> None:
         """Forget everything."""
-        with socket.create_connection((LOOPBACK, self.port), timeout=5) as connection:
+        with socket.create_connection((LOOPBACK, self.port), timeout=30) as connection:
             connection.sendall(b"FLUSHALL\r\n")
             answer = connection.recv(16)
         if not answer.startswith(b"+OK"):

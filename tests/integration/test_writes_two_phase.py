@@ -404,7 +404,7 @@ async def test_the_survey_tells_age_locks_and_who_waits_and_leaves_foreign_ones_
     waiter.start()
     try:
         ungranted = "SELECT 1 FROM pg_locks WHERE NOT granted"
-        assert wait_until(lambda: bool(wide.run("mes_0", ungranted)), timeout_seconds=30)
+        assert wait_until(lambda: bool(wide.run("mes_0", ungranted)), timeout_seconds=60)
         seen = await survey(wide_sessions.clusters, decisions, older_than_seconds=3600)
         found = {each.prepared.gid: each for each in seen.found}
         ours = found[f"mes-storage:{unit_id}:mes_0"]
@@ -423,7 +423,7 @@ async def test_the_survey_tells_age_locks_and_who_waits_and_leaves_foreign_ones_
         await end_all(wide_sessions, decisions)
         assert wide.prepared()["mes_0"] == ["bank:4711", f"mes-storage:{unit_id}:mes_9"]
     finally:
-        waiter.join(timeout=30)
+        waiter.join(timeout=60)
     assert waiter.exitcode == 0  # whoever waited goes on
 
 
