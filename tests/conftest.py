@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -69,9 +70,10 @@ def templates(
 
 
 @pytest.fixture(scope="session")
-def databases(postgres: PostgresServers, templates: Mapping[str, str]) -> DatabasePool:
+def databases(postgres: PostgresServers, templates: Mapping[str, str]) -> Iterator[DatabasePool]:
     """Keep migrated databases, which tests borrow and give back, for this worker."""
-    return DatabasePool(postgres, templates)
+    with closing(DatabasePool(postgres, templates)) as pool:
+        yield pool
 
 
 @pytest.fixture
