@@ -67,6 +67,7 @@ def starts_a_platform(page: Path) -> bool:
     return any(command.startswith("mesctl up") for command in typed_commands(page))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("page", [page for page in PAGES if typed_commands(page)], ids=lambda page: page.stem)
 def test_console_blocks_run_from_top_to_bottom(
     page: Path, home: Path, tmp_path: Path, request: pytest.FixtureRequest
