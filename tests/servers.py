@@ -104,10 +104,10 @@ def run_postgres(folder: Path) -> Iterator[PostgresServers]:
         primary.create(superuser_password=passwords[SUPERUSER], safe=False)
         primary_port = start_on_free_port(ports, partial(_start_primary, primary))
         with primary.connect() as connection:
+            _ease_passwords(connection, passwords[SUPERUSER])
             ensure_role(connection, REPLICATOR, passwords[REPLICATOR], replication=True)
             # Those two are there by now, and stay as they are.
             ensure_roles(connection, ROLES, passwords)
-            _ease_password(connection, SUPERUSER, passwords[SUPERUSER])
         replica.create_from(primary, safe=False)
         replica_port = start_on_free_port(ports, partial(_start_replica, replica, primary_port))
         yield PostgresServers(primary, replica, primary_port, replica_port, passfile, passwords)
@@ -118,12 +118,12 @@ def run_postgres(folder: Path) -> Iterator[PostgresServers]:
         shutil.rmtree(primary.data, ignore_errors=True)
 
 
-def _ease_password(connection: psycopg.Connection, role: str, password: str) -> None:
-    """Let a role connect in a third of the client's CPU: the pool does so several times for each test."""
+def _ease_passwords(connection: psycopg.Connection, superuser_password: str) -> None:
+    """Let the superuser, and roles that get a password later, connect in a third of the client's CPU."""
     if connection.info.server_version >= 160_000:
         connection.execute("SET scram_iterations = 1")
-        change = sql.SQL("ALTER ROLE {} PASSWORD {}")
-        connection.execute(change.format(sql.Identifier(role), sql.Literal(password)))
+    change = sql.SQL("ALTER ROLE {} PASSWORD {}")
+    connection.execute(change.format(sql.Identifier(SUPERUSER), sql.Literal(superuser_password)))
 
 
 def _start_primary(primary: PostgresCluster, port: int) -> None:
