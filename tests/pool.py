@@ -22,7 +22,7 @@ from ops.embedded.processes import wait_until
 from ops.embedded.shape import DATABASES, DatabaseShape
 from tests.contents import Contents, read_contents, restore
 from tests.fingerprint import Fingerprint, differences, read_local, read_shared
-from tests.servers import PostgresServers, wait_for_replay
+from tests.servers import PostgresServers
 
 # Of all pools of a process: two of them may lend on one server.
 _NUMBERS = count(1)
@@ -101,7 +101,7 @@ class DatabasePool:
         names = {shape.name: f"{prefix}_{shape.name}" for shape in self.shapes}
         server, replica = self._primary.get(), self._replica.get()
         lent = [self._find(server, shape, names[shape.name]) for shape in self.shapes]
-        wait_for_replay(server, replica)
+        self.servers.wait_for_replay(server, replica)
         # Who connected there again before it knew the new name.
         _end_sessions(replica, [database.oid for database in lent])
         try:

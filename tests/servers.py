@@ -50,21 +50,21 @@ class PostgresServers:
     def wait_for_replica(self, *, timeout_seconds: float = 60.0) -> None:
         """Return when the replica shows everything that the primary has committed."""
         with self.primary.connect() as primary, self.replica.connect() as replica:
-            wait_for_replay(primary, replica, timeout_seconds=timeout_seconds)
+            self.wait_for_replay(primary, replica, timeout_seconds=timeout_seconds)
 
+    @staticmethod
+    def wait_for_replay(
+        primary: psycopg.Connection, replica: psycopg.Connection, *, timeout_seconds: float = 60.0
+    ) -> None:
+        """Return when the replica shows everything that the primary has committed."""
+        [now] = primary.execute("SELECT pg_current_wal_insert_lsn()").fetchone() or [None]
 
-def wait_for_replay(
-    primary: psycopg.Connection, replica: psycopg.Connection, *, timeout_seconds: float = 60.0
-) -> None:
-    """Return when the replica shows everything that the primary has committed."""
-    [now] = primary.execute("SELECT pg_current_wal_insert_lsn()").fetchone() or [None]
+        def has_replayed() -> bool:
+            row = replica.execute("SELECT pg_last_wal_replay_lsn() >= %s::pg_lsn", [now]).fetchone()
+            return bool(row and row[0])
 
-    def has_replayed() -> bool:
-        row = replica.execute("SELECT pg_last_wal_replay_lsn() >= %s::pg_lsn", [now]).fetchone()
-        return bool(row and row[0])
-
-    if not wait_until(has_replayed, timeout_seconds=timeout_seconds, every_seconds=0.005):
-        raise TimeoutError(f"the replica has not replayed {now} in {timeout_seconds:g} s")
+        if not wait_until(has_replayed, timeout_seconds=timeout_seconds, every_seconds=0.005):
+            raise TimeoutError(f"the replica has not replayed {now} in {timeout_seconds:g} s")
 
 
 @dataclass(frozen=True)

@@ -349,7 +349,6 @@ async def test_a_read_that_replay_ends_is_done_again_on_another_node(postgres: P
 # Own writes
 
 
-@pytest.mark.long
 async def test_ten_thousand_reads_see_their_own_writes_under_lag(postgres: PostgresServers) -> None:
     make_table(postgres)
     options = ReplicaOptions(replay_wait_seconds=0.02, fallback_per_second=10**6, fallback_burst=10**6)
