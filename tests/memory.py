@@ -10,7 +10,7 @@ from pathlib import Path
 
 SHARED_MEMORY = Path("/dev/shm")
 ENOUGH_BYTES = 6 * 2**30
-"""Two test processes, each with a platform, were seen to use 1.3 GB at most."""
+"""Two test processes, each with a platform, were seen to use 1.6 GB at most."""
 
 
 def roomy_memory(folder: Path = SHARED_MEMORY, *, enough_bytes: int = ENOUGH_BYTES) -> Path | None:

@@ -36,14 +36,15 @@ def typed_commands(page: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def stopped_platform(tmp_path_factory: pytest.TempPathFactory) -> Home:
+def stopped_platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
     """Give the folder of a platform that was started once and stopped: its `up` has no data to make."""
     platform = Platform(tmp_path_factory.mktemp("stopped") / "platform", safe=False)
     try:
         platform.up(services=False)
-    finally:
         platform.down()
-    return platform.home
+        yield platform.home
+    finally:
+        platform.delete()
 
 
 @pytest.fixture
