@@ -1,17 +1,36 @@
 """Fixtures: real servers for each worker, and for each test databases of its own."""
 
+import os
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from sharding.topology import Topology
+from tests.memory import roomy_memory
 from tests.needs import require
 from tests.platform_topology import migrate_templates, write_topology
 from tests.pool import DatabasePool
 from tests.pooler import RunningPooler, run_pooler
 from tests.reaper import reaping
 from tests.servers import PostgresServers, ValkeyServer, run_postgres, run_valkey
+
+# How long an example takes says how busy the machine is, and nothing about what is proved.
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
+
+
+def pytest_configure() -> None:
+    """Have pytest make its folders in memory, unless somebody has said where."""
+    if folder := roomy_memory():
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(folder))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes long; the files stay as they are among each other."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -51,9 +70,10 @@ def templates(
 
 
 @pytest.fixture(scope="session")
-def databases(postgres: PostgresServers, templates: Mapping[str, str]) -> DatabasePool:
+def databases(postgres: PostgresServers, templates: Mapping[str, str]) -> Iterator[DatabasePool]:
     """Keep migrated databases, which tests borrow and give back, for this worker."""
-    return DatabasePool(postgres, templates)
+    with closing(DatabasePool(postgres, templates)) as pool:
+        yield pool
 
 
 @pytest.fixture

@@ -40,7 +40,7 @@ def _run(ip: Path, *words: str) -> None:
 
 def refusal(ip: Path) -> str | None:
     """Tell why namespaces cannot be made here; None when they can."""
-    name = "mes-storage-try"
+    name = f"mes-storage-try-{os.getpid()}"
     made = subprocess.run([str(ip), "netns", "add", name], capture_output=True, text=True, check=False)
     if made.returncode != 0:
         return made.stderr.strip()

@@ -246,5 +246,5 @@ def _start_etcd(store: Daemon, etcd: Path, folder: Path, *, port: int, peer_port
         except OSError:
             return False
 
-    if not wait_until(is_healthy, timeout_seconds=30):
+    if not wait_until(is_healthy, timeout_seconds=60):
         raise TimeoutError(f"etcd is not healthy: {store.log.read_text()[-2000:]}")

@@ -17,6 +17,7 @@ import psycopg
 from psycopg import sql
 
 from ops.embedded.bootstrap import grant_connect
+from ops.embedded.postgres import PostgresCluster
 from ops.embedded.processes import wait_until
 from ops.embedded.shape import DATABASES, DatabaseShape
 from tests.contents import Contents, read_contents, restore
@@ -40,6 +41,34 @@ class PooledDatabase:
     """What the server had counted of its use when it was lent; None when that is not known."""
 
 
+class LastingSession:
+    """A superuser's session that goes from one borrower to the next: to connect takes longer than to ask."""
+
+    def __init__(self, cluster: PostgresCluster) -> None:
+        self._cluster = cluster
+        self._session: psycopg.Connection | None = None
+
+    def get(self) -> psycopg.Connection:
+        """Give the session, another one if the server has ended it."""
+        if self._session is None or not _answers(self._session):
+            self._session = self._cluster.connect()
+        return self._session
+
+    def close(self) -> None:
+        """End the session."""
+        if self._session is not None:
+            self._session.close()
+
+
+def _answers(session: psycopg.Connection) -> bool:
+    try:
+        session.execute("SELECT 1")
+    except psycopg.OperationalError:
+        session.close()
+        return False
+    return True
+
+
 @dataclass
 class DatabasePool:
     """The clones of one pair of servers."""
@@ -54,6 +83,8 @@ class DatabasePool:
         self._free: dict[str, deque[PooledDatabase]] = {shape.name: deque() for shape in self.shapes}
         self._contents: dict[str, Contents] = {}
         self._fingerprints: dict[str, Fingerprint] = {}
+        self._primary = LastingSession(self.servers.primary)
+        self._replica = LastingSession(self.servers.replica)
         for shape in self.shapes:
             with self._connect(self.templates[shape.name]) as connection:
                 self._contents[shape.name] = read_contents(connection)
@@ -68,24 +99,27 @@ class DatabasePool:
         """
         prefix = prefix or f"t{next(_NUMBERS)}"
         names = {shape.name: f"{prefix}_{shape.name}" for shape in self.shapes}
-        with self.servers.primary.connect() as server:
-            lent = [self._find(server, shape, names[shape.name]) for shape in self.shapes]
-        self.servers.wait_for_replica()
-        with self.servers.replica.connect() as replica:
-            # Who connected there again before it knew the new name.
-            _end_sessions(replica, [database.oid for database in lent])
+        server, replica = self._primary.get(), self._replica.get()
+        lent = [self._find(server, shape, names[shape.name]) for shape in self.shapes]
+        self.servers.wait_for_replay(server, replica)
+        # Who connected there again before it knew the new name.
+        _end_sessions(replica, [database.oid for database in lent])
         try:
             yield names
         finally:
-            with self.servers.primary.connect() as server:
-                self._take_back(server, lent)
+            self._take_back(self._primary.get(), lent)
+
+    def drop_all(self) -> None:
+        """Drop what nobody has borrowed."""
+        server = self._primary.get()
+        for free in self._free.values():
+            while free:
+                drop(server, self.servers, free.pop().oid)
 
     def close(self) -> None:
-        """Drop what nobody has borrowed."""
-        with self.servers.primary.connect() as server:
-            for free in self._free.values():
-                while free:
-                    drop(server, self.servers, free.pop().oid)
+        """End the pool's own sessions; its databases end with the servers."""
+        self._primary.close()
+        self._replica.close()
 
     def _find(self, server: psycopg.Connection, shape: DatabaseShape, name: str) -> PooledDatabase:
         free = self._free[shape.name]
@@ -108,8 +142,7 @@ class DatabasePool:
 
     def _take_back(self, server: psycopg.Connection, lent: list[PooledDatabase]) -> None:
         oids = [database.oid for database in lent]
-        with self.servers.replica.connect() as replica:
-            _end_sessions(replica, oids)
+        _end_sessions(self._replica.get(), oids)
         _end_sessions(server, oids)
         _reset_roles(server)
         for database in lent:

@@ -13,5 +13,5 @@ def psql(conninfo: str, script: str) -> str:
     """
     program = str(postgres_bin() / "psql")
     command = [program, "-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", conninfo]
-    done = subprocess.run(command, input=script, text=True, capture_output=True, check=True, timeout=30)
+    done = subprocess.run(command, input=script, text=True, capture_output=True, check=True, timeout=60)
     return done.stdout

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import psycopg
+from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from ops.embedded.binaries import valkey_server
@@ -22,6 +24,9 @@ from ops.embedded.settings import UNSAFE, access_line
 from ops.embedded.shape import ROLES
 from ops.embedded.tools import PostgresTools
 from ops.embedded.valkey import Valkey
+
+# The WAL of a long session would grow to a GB in each of the two, and may lie in memory.
+SETTINGS = {**UNSAFE, "max_wal_size": "256MB"}
 
 ACCESS = (access_line("all", ("all",)), access_line("replication", (REPLICATOR,)))
 
@@ -42,17 +47,24 @@ class PostgresServers:
         port = self.replica_port if replica else self.primary_port
         return make_conninfo(host=LOOPBACK, port=port, dbname=dbname, user=role, passfile=str(self.passfile))
 
-    def wait_for_replica(self, *, timeout_seconds: float = 20.0) -> None:
+    def wait_for_replica(self, *, timeout_seconds: float = 60.0) -> None:
         """Return when the replica shows everything that the primary has committed."""
         with self.primary.connect() as primary, self.replica.connect() as replica:
-            [now] = primary.execute("SELECT pg_current_wal_insert_lsn()").fetchone() or [None]
+            self.wait_for_replay(primary, replica, timeout_seconds=timeout_seconds)
 
-            def has_replayed() -> bool:
-                row = replica.execute("SELECT pg_last_wal_replay_lsn() >= %s::pg_lsn", [now]).fetchone()
-                return bool(row and row[0])
+    @staticmethod
+    def wait_for_replay(
+        primary: psycopg.Connection, replica: psycopg.Connection, *, timeout_seconds: float = 60.0
+    ) -> None:
+        """Return when the replica shows everything that the primary has committed."""
+        [now] = primary.execute("SELECT pg_current_wal_insert_lsn()").fetchone() or [None]
 
-            if not wait_until(has_replayed, timeout_seconds=timeout_seconds, every_seconds=0.005):
-                raise TimeoutError(f"the replica has not replayed {now} in {timeout_seconds:g} s")
+        def has_replayed() -> bool:
+            row = replica.execute("SELECT pg_last_wal_replay_lsn() >= %s::pg_lsn", [now]).fetchone()
+            return bool(row and row[0])
+
+        if not wait_until(has_replayed, timeout_seconds=timeout_seconds, every_seconds=0.005):
+            raise TimeoutError(f"the replica has not replayed {now} in {timeout_seconds:g} s")
 
 
 @dataclass(frozen=True)
@@ -68,7 +80,7 @@ class ValkeyServer:
 
     def flush(self) -> None:
         """Forget everything."""
-        with socket.create_connection((LOOPBACK, self.port), timeout=5) as connection:
+        with socket.create_connection((LOOPBACK, self.port), timeout=30) as connection:
             connection.sendall(b"FLUSHALL\r\n")
             answer = connection.recv(16)
         if not answer.startswith(b"+OK"):
@@ -92,6 +104,7 @@ def run_postgres(folder: Path) -> Iterator[PostgresServers]:
         primary.create(superuser_password=passwords[SUPERUSER], safe=False)
         primary_port = start_on_free_port(ports, partial(_start_primary, primary))
         with primary.connect() as connection:
+            _ease_passwords(connection, passwords[SUPERUSER])
             ensure_role(connection, REPLICATOR, passwords[REPLICATOR], replication=True)
             # Those two are there by now, and stay as they are.
             ensure_roles(connection, ROLES, passwords)
@@ -105,13 +118,21 @@ def run_postgres(folder: Path) -> Iterator[PostgresServers]:
         shutil.rmtree(primary.data, ignore_errors=True)
 
 
+def _ease_passwords(connection: psycopg.Connection, superuser_password: str) -> None:
+    """Let the superuser, and roles that get a password later, connect in a third of the client's CPU."""
+    if connection.info.server_version >= 160_000:
+        connection.execute("SET scram_iterations = 1")
+    change = sql.SQL("ALTER ROLE {} PASSWORD {}")
+    connection.execute(change.format(sql.Identifier(SUPERUSER), sql.Literal(superuser_password)))
+
+
 def _start_primary(primary: PostgresCluster, port: int) -> None:
-    primary.configure(port=port, access=ACCESS, settings=UNSAFE)
+    primary.configure(port=port, access=ACCESS, settings=SETTINGS)
     primary.start(port=port)
 
 
 def _start_replica(replica: Replica, primary_port: int, port: int) -> None:
-    replica.configure_following(primary_port=primary_port, port=port, access=ACCESS, settings=UNSAFE)
+    replica.configure_following(primary_port=primary_port, port=port, access=ACCESS, settings=SETTINGS)
     replica.start(port=port)
 
 

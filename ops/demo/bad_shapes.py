@@ -3,6 +3,7 @@
 import io
 import math
 import zipfile
+from functools import cache
 
 from ops.demo.shape_formats import (
     Mesh,
@@ -20,8 +21,9 @@ NESTING = 40
 BOMB_BYTES = 300 * 2**20
 
 
+@cache
 def bad_shapes() -> tuple[Shape, ...]:
-    """Make one file of each kind; the name says what is wrong with it."""
+    """Make, once, one file of each kind; the name says what is wrong with it."""
     return tuple(Shape(name, suffix, data, good=False) for name, suffix, data in (*_broken(), *_hostile()))
 
 

@@ -6,91 +6,101 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import Engine, NullPool, create_engine, delete, insert, select
 
 from app.models.crm import CrmOrder
 from app.models.mes import MesArchivedOrder, MesOrder
+from ops import cli
+from ops.embedded.platform import Platform
 from sharding.topology import Topology
 from tests.platform_topology import name_shards
 
 HOME = Path("build/demo")
+pytestmark = pytest.mark.long
+
 ORDERS = 12
 INTERRUPTED = 130
 
 
-class Mesctl:
-    """Runs `mesctl` in a folder of the test's own."""
+class Demo:
+    """Runs `mesctl demo` in a folder of the test's own, and asks `mesctl` about its platform."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         self.folder = folder
+        self._home = folder / HOME
+        self._capsys = capsys
 
-    def command(self, *words: str) -> list[str]:
-        return [sys.executable, "-c", "from ops.cli import main; main()", *words]
-
-    def environment(self) -> dict[str, str]:
-        return {name: value for name, value in os.environ.items() if not name.startswith("MES_STORAGE_")}
-
-    def __call__(self, *words: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            self.command(*words),
+    @contextmanager
+    def running(self, *options: str) -> Iterator[subprocess.Popen[str]]:
+        """Run it as a process."""
+        known = {name: value for name, value in os.environ.items() if not name.startswith("MES_STORAGE_")}
+        with subprocess.Popen(
+            [sys.executable, "-c", "from ops.cli import main; main()", "demo", "--no-fsync", *options],
             cwd=self.folder,
-            env=self.environment(),
-            capture_output=True,
+            env=known,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            timeout=240,
-            check=False,
-        )
+        ) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
 
-    def start(self, *words: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            self.command(*words), cwd=self.folder, env=self.environment(), stderr=subprocess.PIPE, text=True
-        )
+    def ask(self, *words: str) -> tuple[int, Any]:
+        """Run another verb, in this process; give the exit status and the result for programs."""
+        self._capsys.readouterr()
+        status = cli.run(["--home", str(self._home), *words, "--json"])
+        return status, json.loads(self._capsys.readouterr().out)
 
     def audit(self) -> tuple[int, set[str]]:
         """Audit the demo's platform; give the exit status and the kinds of faults."""
-        done = self("--home", str(HOME), "orders", "audit", "--json")
-        faults = json.loads(done.stdout)["faults"]
-        return done.returncode, {fault for fault, count in faults.items() if count}
+        status, said = self.ask("orders", "audit")
+        return status, {fault for fault, count in said["faults"].items() if count}
 
 
 @pytest.fixture
-def mesctl(tmp_path: Path) -> Iterator[Mesctl]:
-    mesctl = Mesctl(tmp_path)
-    yield mesctl
-    if (tmp_path / HOME).exists():
-        mesctl("--home", str(HOME), "down", "--delete", "--yes")
+def demo(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Demo]:
+    monkeypatch.delenv("MES_STORAGE_TOPOLOGY", raising=False)
+    yield Demo(tmp_path, capsys)
+    Platform(tmp_path / HOME).delete()
 
 
-def test_every_order_is_accounted_for_and_the_audit_misses_one_that_is_taken_away(mesctl: Mesctl) -> None:
-    demo = mesctl("demo", "--orders", str(ORDERS), "--keep", "--no-fsync")
-    assert demo.returncode == 0, demo.stderr
-    assert "killed with SIGKILL" in demo.stderr
-    assert "MES is back" in demo.stderr
-    last_line = demo.stdout.splitlines()[-1]
+def test_every_order_is_accounted_for_and_the_audit_misses_one_that_is_taken_away(demo: Demo) -> None:
+    with demo.running("--orders", str(ORDERS), "--keep") as process:
+        printed, said = process.communicate(timeout=240)
+    assert process.returncode == 0, said
+    assert "killed with SIGKILL" in said
+    assert "MES is back" in said
+    last_line = printed.splitlines()[-1]
     assert last_line == f"{ORDERS} accepted, {ORDERS} accounted for, 0 lost, 0 duplicated"
 
-    assert mesctl.audit() == (0, set())
-    topology = Topology.load(mesctl.folder / HOME / "topology.toml")
+    assert demo.audit() == (0, set())
+    topology = Topology.load(demo.folder / HOME / "topology.toml")
     name_shards(topology)  # to own every bucket: a shard refuses a copy otherwise
     copy_to_other_shard(topology)
     delete_one_from_crm(topology)
     # The deleted order's history stays behind as an orphan.
-    assert mesctl.audit() == (1, {"duplicate", "wrong shard", "missing", "orphan"})
+    assert demo.audit() == (1, {"duplicate", "wrong shard", "missing", "orphan"})
 
 
-def test_a_demo_that_is_told_to_end_leaves_nothing_running(mesctl: Mesctl) -> None:
+def test_a_demo_that_is_told_to_end_leaves_nothing_running(demo: Demo) -> None:
     # More orders than can end before the signal comes.
-    demo = mesctl.start("demo", "--orders", "500", "--no-fsync")
-    assert demo.stderr is not None
-    said = next(line for line in demo.stderr if "ordered" in line)
-    assert "ended" in said
-    demo.send_signal(signal.SIGTERM)
-    demo.communicate(timeout=120)
-    assert demo.returncode == INTERRUPTED
-    status = json.loads(mesctl("--home", str(HOME), "status", "--json").stdout)
+    with demo.running("--orders", "500") as process:
+        assert process.stderr is not None
+        said = next(line for line in process.stderr if "ordered" in line)
+        assert "ended" in said
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=120)
+    assert process.returncode == INTERRUPTED
+    _, status = demo.ask("status")
     assert {component["state"] for component in status["components"]} == {"stopped"}
 
 

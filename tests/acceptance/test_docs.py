@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from sqlalchemy import insert
 
 from app.models.mes import MesOrder
 from app.models.status import Channel, Status
+from ops.embedded.home import Home
+from ops.embedded.platform import Platform
 from sharding.directory import Directory
 from sharding.engines import open_cluster
 from sharding.sessions import open_sessions
@@ -32,33 +35,61 @@ def typed_commands(page: Path) -> list[str]:
     return [line[2:] for block in fenced(page, "console") for line in block.splitlines() if line[:2] == "$ "]
 
 
+@pytest.fixture(scope="module")
+def stopped_platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
+    """Give the folder of a platform that was started once and stopped: its `up` has no data to make."""
+    platform = Platform(tmp_path_factory.mktemp("stopped") / "platform", safe=False)
+    try:
+        platform.up(services=False)
+        platform.down()
+        yield platform.home
+    finally:
+        platform.delete()
+
+
+@pytest.fixture
+def home(page: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
+    """Give the folder of the platform that a page starts; README's has to be made, as a reader's."""
+    home = tmp_path / "platform"
+    if page.stem != "README" and starts_a_platform(page):
+        copy_stopped(request.getfixturevalue("stopped_platform"), home)
+    yield home
+    Platform(home).down()
+
+
+def copy_stopped(original: Home, copy: Path) -> None:
+    """Copy a platform's folder; without the topology, which names its ports and its path."""
+    # cp: the owner of the data is who PostgreSQL ran as.
+    subprocess.run(["cp", "--archive", original.path, copy], check=True)
+    Home(copy).topology.unlink()
+
+
+def starts_a_platform(page: Path) -> bool:
+    return any(command.startswith("mesctl up") for command in typed_commands(page))
+
+
+@pytest.mark.long
 @pytest.mark.parametrize("page", [page for page in PAGES if typed_commands(page)], ids=lambda page: page.stem)
 def test_console_blocks_run_from_top_to_bottom(
-    page: Path, tmp_path: Path, request: pytest.FixtureRequest
+    page: Path, home: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     environment = os.environ | {
-        "MES_STORAGE_HOME": str(tmp_path / "platform"),
+        "MES_STORAGE_HOME": str(home),
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
     }
-    if not any(command.startswith("mesctl up") for command in typed_commands(page)):
+    if not starts_a_platform(page):
         # The page is about a platform that runs: databases of the pool will do.
         environment["MES_STORAGE_TOPOLOGY"] = str(request.getfixturevalue("topology_path"))
-    script = "\n".join(["set -e", *typed_commands(page)])
-    try:
-        done = subprocess.run(
-            ["bash", "-c", script],
-            env=environment,
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=240,
-            check=False,
-        )
-        assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
-    finally:
-        subprocess.run(
-            ["mesctl", "down"], env=environment, cwd=tmp_path, capture_output=True, timeout=60, check=False
-        )
+    done = subprocess.run(
+        ["bash", "-c", "\n".join(["set -e", *typed_commands(page)])],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if fenced(page, "sh")], ids=lambda page: page.stem)

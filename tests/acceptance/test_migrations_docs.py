@@ -7,12 +7,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.acceptance.test_docs import ROOT, fenced
 
 PACKAGES = ("app", "migrations", "ops", "partitions", "readreplica", "sharding")
 COLUMN = "    leased_by: Mapped[str | None] = mapped_column(Text)\n"
 
 
+@pytest.mark.long
 def test_a_revision_is_written_checked_run_and_frozen(topology_path: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     for package in PACKAGES:

@@ -46,7 +46,7 @@ def make_ids(
             # Until a lease must have run out: nobody could renew meanwhile.
             gone = "SELECT clock_timestamp() > %s + interval '1500 ms'"
             [since] = server.execute("SELECT clock_timestamp()").fetchone() or [None]
-            assert wait_until(lambda: server.execute(gone, [since]).fetchone() == (True,), timeout_seconds=30)
+            assert wait_until(lambda: server.execute(gone, [since]).fetchone() == (True,), timeout_seconds=60)
             _bring_back(server, dbname)
             _, said = rig.communicate(timeout=280)
             assert rig.returncode == 0, said.decode()[-2000:]

@@ -165,7 +165,7 @@ class Rig:
         return all(row.set_aside_at is not None for row in await self.owed())
 
 
-async def until(holds: Callable[[], Coroutine[Any, Any, bool]], *, seconds: float = 30.0) -> None:
+async def until(holds: Callable[[], Coroutine[Any, Any, bool]], *, seconds: float = 60.0) -> None:
     """Wait for a condition, looking often and not for ever."""
     async with asyncio.timeout(seconds):
         while not await holds():  # noqa: ASYNC110 (what is waited for is in another server)
@@ -176,7 +176,7 @@ async def until(holds: Callable[[], Coroutine[Any, Any, bool]], *, seconds: floa
 async def running(*parts: Part) -> AsyncIterator[None]:
     """Run relays and consumers for the time of a block, then stop them as a service does."""
     stop = asyncio.Event()
-    async with asyncio.timeout(60), asyncio.TaskGroup() as tasks:
+    async with asyncio.timeout(120), asyncio.TaskGroup() as tasks:
         for part in parts:
             tasks.create_task(part.run(stop))
         try:

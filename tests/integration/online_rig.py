@@ -122,14 +122,14 @@ def load_on(conninfo: str, *, workers: int = 3) -> Iterator[Load]:
     for thread in threads:
         thread.start()
     try:
-        assert wait_until(lambda: load.done > 50, timeout_seconds=20)
+        assert wait_until(lambda: load.done > 50, timeout_seconds=60)
         yield load
         so_far = load.done
-        assert wait_until(lambda: load.done > so_far + 50, timeout_seconds=20)
+        assert wait_until(lambda: load.done > so_far + 50, timeout_seconds=60)
     finally:
         load.stop.set()
         for thread in threads:
-            thread.join(timeout=30)
+            thread.join(timeout=60)
 
 
 def main(conninfo: str, change: str, commits: str) -> None:

@@ -106,7 +106,7 @@ async def check_own_writes(cluster: Cluster, *, units: range, reads: int) -> int
     return stale
 
 
-async def until(condition: Callable[[], bool], *, what: str, timeout_seconds: float = 30) -> None:
+async def until(condition: Callable[[], bool], *, what: str, timeout_seconds: float = 60) -> None:
     found = await asyncio.to_thread(
         wait_until, condition, timeout_seconds=timeout_seconds, every_seconds=0.01
     )

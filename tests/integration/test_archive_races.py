@@ -72,9 +72,9 @@ def test_job_that_is_killed_inside_a_batch_has_moved_nothing_of_it(
     with owner.connect() as gate:
         gate.exec_driver_sql(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
         with job(topology_path):
-            assert wait_until(lambda: waits_for_lock(gate), timeout_seconds=30)
+            assert wait_until(lambda: waits_for_lock(gate), timeout_seconds=60)
     with owner.connect() as connection:
-        assert wait_until(lambda: is_gone(connection), timeout_seconds=30)
+        assert wait_until(lambda: is_gone(connection), timeout_seconds=60)
     assert rows(owner, "orders") == Counter(IDS)
     assert_whole(owner, IDS)
     assert move(owner, ARCHIVE, NOW)["orders_done"] == len(IDS)
@@ -87,7 +87,7 @@ def test_job_that_is_killed_between_batches_is_taken_up_by_the_next(
     with job(topology_path) as printed:
         assert printed.readline() == "10\n"
     with owner.connect() as connection:
-        assert wait_until(lambda: is_gone(connection), timeout_seconds=30)
+        assert wait_until(lambda: is_gone(connection), timeout_seconds=60)
     left = rows(owner, "orders").total()
     assert left % 10 == 0
     assert left <= 50

@@ -150,7 +150,7 @@ def test_killed_run_is_seen_and_the_next_one_goes_on(fleet: Fleet) -> None:
     def is_seen() -> bool:
         return last_run_of(fleet, "mes_0") == "0001 up was killed; the next run settles it"
 
-    assert wait_until(is_seen, timeout_seconds=20)
+    assert wait_until(is_seen, timeout_seconds=60)
     fleet.versions.joinpath("0001.py").unlink()
     fleet.write("0001", TABLE)
     fleet.migrate()

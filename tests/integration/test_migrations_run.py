@@ -139,10 +139,10 @@ def test_second_migration_waits_for_the_first(topology: Topology, postgres: Post
             waiting = "SELECT FROM pg_stat_activity WHERE wait_event = 'advisory' AND datname = %s"
             return first.execute(waiting, [dbname]).fetchone() is not None
 
-        assert wait_until(is_waiting, timeout_seconds=20)
+        assert wait_until(is_waiting, timeout_seconds=60)
         assert tables(topology, "shop") == set()
         first.execute("SELECT pg_advisory_unlock(hashtext('mes-storage migrations'))")
-    upgrade.join(timeout=30)
+    upgrade.join(timeout=60)
     assert run.current(topology, "shop") == {"shop": run.head("shop")}
 
 

@@ -131,9 +131,9 @@ def test_two_runs_at_once_make_every_month_once(owner: Engine) -> None:
         runs = [threading.Thread(target=run) for _ in range(2)]
         for thread in runs:
             thread.start()
-        assert wait_until(lambda: _waiting(gate) == 2, timeout_seconds=20)
+        assert wait_until(lambda: _waiting(gate) == 2, timeout_seconds=60)
     for thread in runs:
-        thread.join(timeout=30)
+        thread.join(timeout=60)
     assert sorted(done) == [0, len(ARCHIVE_MONTHS) * len(MONTHS) + len(MES)]
 
 

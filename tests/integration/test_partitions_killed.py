@@ -156,7 +156,7 @@ def is_killed(owner: Engine, action: Action, point: int) -> bool:
     """Run an action in a process that kills itself before its statement number `point`; False if it ended."""
     child = FORK.Process(target=_victim, args=(owner, action, point))
     child.start()
-    child.join(timeout=30)
+    child.join(timeout=60)
     assert child.exitcode in {0, -signal.SIGKILL}
     return child.exitcode != 0
 

@@ -13,6 +13,7 @@ HERE = Path(__file__).parent
 FILES = ("test_partitions_actions.py", "test_partitions_killed.py", "test_partitions_online.py")
 
 
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_life_of_partitions_on_debians_postgresql_15() -> None:
     folder = require("postgresql-15").parent

@@ -1,6 +1,7 @@
 """The pool of databases: what one test leaves, the next one never sees."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 
 import psycopg
 import pytest
@@ -23,9 +24,9 @@ SIZES = """
 def pool(postgres: PostgresServers, templates: Mapping[str, str]) -> Iterator[DatabasePool]:
     """A pool of one shard, of which there is never more than one clone."""
     shapes = tuple(shape for shape in DATABASES if shape.name == "mes_0")
-    pool = DatabasePool(postgres, templates, shapes)
-    yield pool
-    pool.close()
+    with closing(DatabasePool(postgres, templates, shapes)) as pool:
+        yield pool
+        pool.drop_all()
 
 
 @pytest.fixture
@@ -203,3 +204,17 @@ def test_two_borrowers_at_a_time_get_two(pool: DatabasePool, connect: Connect) -
         assert first["mes_0"] != second["mes_0"]
         connect(first["mes_0"]).execute(ROW)
         assert connect(second["mes_0"]).execute("SELECT count(*) FROM outbox").fetchone() == (0,)
+
+
+def test_pool_goes_on_when_the_server_has_ended_its_session(
+    pool: DatabasePool, postgres: PostgresServers
+) -> None:
+    for server in (postgres.primary, postgres.replica):
+        with pool.borrow(), server.connect() as other:
+            ended = other.execute(
+                "SELECT pg_terminate_backend(pid, 20000) FROM pg_stat_activity"
+                " WHERE backend_type = 'client backend' AND datname = 'postgres' AND pid <> pg_backend_pid()"
+            )
+            assert ended.rowcount >= 1
+    with pool.borrow() as names:
+        assert names

@@ -34,4 +34,4 @@ def test_servers_end_with_the_killed_process_that_started_them(tmp_path: Path) -
         assert len(servers) == 3
         assert all(server.exists() for server in servers)
         victim.send_signal(signal.SIGKILL)
-    assert wait_until(lambda: not any(server.exists() for server in servers), timeout_seconds=20)
+    assert wait_until(lambda: not any(server.exists() for server in servers), timeout_seconds=60)

@@ -166,10 +166,10 @@ def test_writers_in_flight_are_committed_before_the_change_or_refused(
                     refusals.append(error.sqlstate)
 
     def more_refusals(than: int) -> bool:
-        return wait_until(lambda: len(refusals) > than + 20, timeout_seconds=30)
+        return wait_until(lambda: len(refusals) > than + 20, timeout_seconds=60)
 
     def more_orders(than: int) -> bool:
-        return wait_until(lambda: len(orders_on(topology, "mes_0")) > than + 20, timeout_seconds=30)
+        return wait_until(lambda: len(orders_on(topology, "mes_0")) > than + 20, timeout_seconds=60)
 
     writers = [threading.Thread(target=write) for _ in range(8)]
     for writer in writers:

@@ -126,7 +126,7 @@ def test_a_new_map_is_heard_of_and_a_session_keeps_its_shard(
     with sessions.read(OWN) as session:
         asyncio.run(save(topology, moved(EVEN, 3, "mes_1")))
         # Long before the next poll.
-        assert wait_until(lambda: sessions.shard_map.version == 2, timeout_seconds=30)
+        assert wait_until(lambda: sessions.shard_map.version == 2, timeout_seconds=60)
         assert session.scalar(DATABASE) == topology.database("mes_0").dbname
     assert sessions.shard_of(OWN) == "mes_1"
 
