@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import select, text
+from sqlalchemy import select, text, update
 
 from app.models.mes import MesOrder
 from ops.embedded.processes import wait_until
@@ -91,6 +91,17 @@ def test_a_refused_unit_is_done_again_on_the_shard_of_the_newer_map(
     unit.join(60)
     assert found == [topology.database("mes_1").dbname]
     assert (orders_on(topology, "mes_0"), orders_on(topology, "mes_1")) == (set(), {BESIDE})
+
+
+def test_an_update_that_finds_no_row_is_refused_once_the_bucket_has_gone(
+    sessions: ShardedSessions, topology: Topology
+) -> None:
+    change = update(MesOrder).where(MesOrder.order_id == OWN).values(summary="bangle")
+    with sessions.write(OWN) as writer:
+        writer.execute(change)
+    give(topology, moved(EVEN, 3, "mes_1"), "mes_0")
+    with pytest.raises(BucketNotOwned), sessions.write(OWN) as writer:
+        writer.execute(change)
 
 
 def test_a_second_refusal_is_a_clear_error(sessions: ShardedSessions, topology: Topology) -> None:
