@@ -2,7 +2,6 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
 from itertools import pairwise
 from typing import Any
 
@@ -25,7 +24,6 @@ from tests.integration.shards_rig import (
     EVEN,
     as_owner,
     give,
-    guarded_sessions,
     key_in,
     moved,
     new_order,
@@ -40,12 +38,6 @@ OWN, GONE, BESIDE = key_in(5), key_in(LOST), key_in(LOST, number=1)
 LINE = tuple_(MesOrderItem.line_no, MesOrderItem.order_id)
 REST = {"line_no": 1, "material": "brass", "finish": "matte", "model_key": "k", "model_name": "ring.stl"}
 PLACEHOLDER = select(ITEMS).where(ITEMS.c.order_id == GONE)
-
-
-@pytest.fixture
-async def sessions(topology: Topology) -> AsyncIterator[ShardedSessions]:
-    async with guarded_sessions(topology) as sessions:
-        yield sessions
 
 
 FINDS_NOTHING: dict[str, Any] = {

@@ -10,7 +10,6 @@ from sqlalchemy import select, text, update
 
 from app.models.mes import MesOrder
 from ops.embedded.processes import wait_until
-from ops.shard_guard import init_shards
 from readreplica.freshness import PRIMARY
 from readreplica.metrics import Reason
 from readreplica.sync import ReadSession, WriteSession
@@ -24,6 +23,7 @@ from tests.integration.shards_rig import (
     moved,
     new_order,
     orders_on,
+    put_in_force,
     save,
     slow_directory,
 )
@@ -34,8 +34,7 @@ DATABASE = text("SELECT current_database()")
 
 @pytest.fixture
 def sessions(topology: Topology) -> Iterator[ShardedSessions]:
-    asyncio.run(save(topology, EVEN))
-    init_shards(topology, EVEN)
+    asyncio.run(put_in_force(topology))
     with open_sessions(topology, role="mes", application_name="test", poll_seconds=60.0) as sessions:
         yield sessions
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("shard map")]
