@@ -67,7 +67,8 @@ def list_(context: typer.Context, older_than: OlderThan = SAFE_AGE) -> None:
     for unit in seen.lost:
         note(
             f"unit {unit.unit_id} ({unit.label}) was to commit {unit.age_seconds:.0f} s ago, and no shard "
-            f"has a part of it: compare its rows on {', '.join(unit.shards)}, then `mesctl shards in-doubt close`"
+            f"has a part of it: compare its rows on {', '.join(unit.shards)}, then "
+            "`mesctl shards in-doubt close`"
         )
     _tell_unreachable(seen)
     raise typer.Exit(ExitStatus.FAILED if old or seen.lost or seen.unreachable else ExitStatus.DONE)
