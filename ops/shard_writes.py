@@ -1,6 +1,6 @@
 """The databases that writes over shards are about: every MES shard, and the directory; and units in doubt."""
 
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -10,9 +10,9 @@ from ops.fleet import connect_line
 from readreplica.cluster import Cluster
 from sharding.engines import open_cluster
 from sharding.topology import Topology
-from sharding.writes.decisions import Decisions
-from sharding.writes.errors import ForeignTransaction, UnknownTransaction
-from sharding.writes.in_doubt import Ended, InDoubt, Survey, Verdict, chosen, resolve, survey
+from sharding.writes.decisions import Decisions, Unfinished
+from sharding.writes.errors import ForeignTransaction, NotClosable, UnknownTransaction
+from sharding.writes.in_doubt import Ended, InDoubt, Survey, Verdict, chosen, closable, resolve, survey
 from sharding.writes.prepared import Verb, end_statement
 from sharding.writes.reference import References
 
@@ -79,6 +79,36 @@ async def end(
         ended = await resolve(shards.clusters, shards.decisions, seen)
         await shards.decisions.purge(older_than=KEEP_DECISIONS)
     return seen, ended
+
+
+async def close(
+    topology: Topology, unit_ids: Collection[str], *, older_than: timedelta, dry_run: bool
+) -> list[Unfinished]:
+    """Note that units are finished which were to commit, and of which no shard has a part any more.
+
+    Raises:
+        Refused: a part of one may still be somewhere, or it was not left open; nothing was changed.
+    """
+    async with open_shards(topology) as shards:
+        seen = await _look(shards, (), older_than)
+        try:
+            units = closable(seen, unit_ids, shards=shards.clusters)
+        except NotClosable as error:
+            raise Refused(error) from error
+        for unit in () if dry_run else units:
+            await shards.decisions.finish(unit.unit_id)
+    return units
+
+
+def render_close(topology: Topology, units: Iterable[Unfinished]) -> str:
+    """Give what `close` would run, as psql accepts it."""
+    [directory] = topology.tree("directory").values()
+    lines = (
+        "UPDATE two_phase_decisions SET finished_at = clock_timestamp()\n"
+        f"    WHERE unit_id = '{unit.unit_id}' AND decision = 'commit' AND finished_at IS NULL;\n"
+        for unit in units
+    )
+    return connect_line(topology, directory, role=ROLE) + "".join(lines)
 
 
 async def _look(shards: Shards, gids: Collection[str], older_than: timedelta) -> Survey:

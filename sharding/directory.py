@@ -5,12 +5,18 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
 import structlog
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from sharding import directory_sql as sql
-from sharding.errors import NodesExhausted, ShardingError, ShardMapConflict, ShardMapInvalid
+from sharding.errors import (
+    NodesExhausted,
+    ShardingError,
+    ShardMapConflict,
+    ShardMapInvalid,
+    ShardMapNotConfirmed,
+)
 from sharding.ids import NODES, IdGenerator, NodeWindow, system_clock_ms
-from sharding.map_reader import MapReader
+from sharding.map_reader import ANSWER_SECONDS, MapReader
 from sharding.shard_map import ShardMap
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("directory")
@@ -29,6 +35,7 @@ class Directory(MapReader):
         Raises:
             ShardMapConflict: another version is in force.
             ShardMapInvalid: the new map's version does not follow the expected one.
+            ShardMapNotConfirmed: the directory was lost, or did not answer in time.
         """
         if shard_map.version != expected_version + 1:
             raise ShardMapInvalid(shard_map.version, f"it does not follow version {expected_version}")
@@ -37,10 +44,13 @@ class Directory(MapReader):
             "owners": ",".join(shard_map.owners),
             "expected_version": expected_version,
         }
-        async with self._engine.begin() as connection:
-            if (await connection.execute(sql.SAVE_MAP, values)).rowcount == 1:
-                await connection.execute(sql.TELL_MAP, {"version": shard_map.version})
-                return
+        try:
+            async with self._begin() as connection:
+                if (await connection.execute(sql.SAVE_MAP, values)).rowcount == 1:
+                    await connection.execute(sql.TELL_MAP, {"version": shard_map.version})
+                    return
+        except OperationalError as error:
+            raise ShardMapNotConfirmed(shard_map.version, seconds=ANSWER_SECONDS) from error
         found_version = (await self.load_map()).version
         raise ShardMapConflict(expected_version=expected_version, found_version=found_version)
 

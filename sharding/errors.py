@@ -63,6 +63,18 @@ class ShardMapConflict(ShardingError):
         )
 
 
+class ShardMapNotConfirmed(ShardingError):
+    """The directory was lost, or did not answer in time, while a map was saved; the cause is chained."""
+
+    def __init__(self, version: int, *, seconds: float) -> None:
+        self.version = version
+        self.seconds = seconds
+        super().__init__(
+            f"the directory did not confirm shard map version {version} within {seconds:g} s, so that it may "
+            "be in force or not: load the map to see. To save it again does no harm: it is refused if it is"
+        )
+
+
 class UnknownShard(ShardingError):
     """The shard map names a shard that the topology does not have."""
 

@@ -18,6 +18,20 @@ REFUSED = "MS001"
 """The SQLSTATE of a refused row; PostgreSQL leaves classes that begin with I-Z to implementations."""
 
 CHECK_NAME = "shard_owns_check"
+
+# What owns the bucket now, by the function, and what did in the snapshot of the transaction, by the table: a
+# REPEATABLE READ unit that began while the bucket was away does not see the rows that have come back.
+ASK_OWNERSHIP = """
+    SELECT bool_and(public.shard_owns(key)), bool_and(
+        CASE substr(owned, ((hashint8(key) + 2147483648) * length(owned) / 4294967296 + 1)::integer, 1)
+        WHEN '1' THEN true ELSE public.shard_refuse(key, length(owned), shard, map_version) END)
+    FROM public.shard_identity, unnest(%(keys)s::bigint[]) AS key
+"""
+"""Raises `REFUSED` for a key whose bucket the shard does not own.
+
+Asked after a statement that has locked a guarded table, for what the guard cannot see: absent rows. A change
+of ownership waits for that lock, so what this says holds until the transaction ends.
+"""
 FUNCTION = "public.shard_owns(bigint)"
 _BITS = re.compile(r"[01]+")
 

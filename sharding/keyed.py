@@ -54,6 +54,7 @@ class KeyedSessions:
         *,
         directory: MapReader | None = None,
         map_wait_seconds: float = 2.0,
+        ask_absent: bool = True,
     ) -> None:
         """Route by a shard map over open clusters, which must have every shard of the map.
 
@@ -62,12 +63,15 @@ class KeyedSessions:
             clusters: the shards, by name.
             directory: where newer maps are read; without it the map stays as it is.
             map_wait_seconds: how long a refused unit of work waits for the map that tells its new shard.
+            ask_absent: after an UPDATE that found no row, and after a DELETE, ask the shard whether it owns
+                the keys: one round trip more, and for these alone. See docs/adr/021.
         """
         self.clusters: Mapping[str, Cluster] = MappingProxyType(dict(clusters))
         self.map_wanted = Event()
         """Set when a newer map is wanted at once; `watching_map` waits for it."""
         self._directory = directory
         self._map_wait_seconds = map_wait_seconds
+        self._ask_absent = ask_absent
         self._refused: ShardMap | None = None
         self._changing = Lock()
         self._telemetry = Telemetry.if_wanted(lambda: self.shard_map.version)
@@ -163,7 +167,7 @@ class KeyedSessions:
         """
         routing = self._routing
         route = routing.route_of(key)
-        return route.cluster.write(unit=Unit(key, route, routing))
+        return route.cluster.write(unit=Unit(key, route, routing, asks=self._ask_absent))
 
     async def transact(
         self, key: int, work: Callable[[WriteSession], Awaitable[T]], *, attempts: int = 5
@@ -201,7 +205,8 @@ class KeyedSessions:
     ) -> T:
         routing = self._routing
         route = routing.route_of(key)
-        return await route.cluster.transact(work, attempts=attempts, unit=Unit(key, route, routing))
+        unit = Unit(key, route, routing, asks=self._ask_absent)
+        return await route.cluster.transact(work, attempts=attempts, unit=unit)
 
     async def transact_read(
         self,
@@ -278,7 +283,13 @@ class KeyedSessions:
 
 @asynccontextmanager
 async def open_keyed(
-    kind: type[S], topology: Topology, *, role: str, application_name: str, poll_seconds: float
+    kind: type[S],
+    topology: Topology,
+    *,
+    role: str,
+    application_name: str,
+    poll_seconds: float,
+    ask_absent: bool,
 ) -> AsyncIterator[S]:
     """Load the shard map and open a cluster for each shard; everything is closed at the end.
 
@@ -286,7 +297,7 @@ async def open_keyed(
 
     Parameters:
         kind: the class of the sessions to be made.
-        topology, role, application_name, poll_seconds: as for `open_sessions`.
+        topology, role, application_name, poll_seconds, ask_absent: as for `open_sessions`.
     """
     shards = topology.tree("mes")
     name = next(iter(topology.tree("directory")), "directory")
@@ -300,13 +311,13 @@ async def open_keyed(
         if topology.backend == "citus":
             # Citus finds the shard; the coordinator is asked for everything, and its map never changes.
             clusters = {shard: await opened(shard) for shard in shards}
-            yield kind(whole_map(topology), clusters)
+            yield kind(whole_map(topology), clusters, ask_absent=False)
             return
         directory = MapReader((await opened(name)).primary)
         shard_map = await directory.load_map()
         check_map(shard_map, shards=list(shards), buckets=topology.buckets)
         clusters = {shard: await opened(shard) for shard in shards}
-        sessions = kind(shard_map, clusters, directory=directory)
+        sessions = kind(shard_map, clusters, directory=directory, ask_absent=ask_absent)
         watch = watching_map(
             topology.url(name, role=role, direct=True),
             sessions.refresh,

@@ -123,7 +123,12 @@ class ShardedSessions(KeyedSessions):
 
 @asynccontextmanager
 async def open_sessions(
-    topology: Topology, *, role: str, application_name: str, poll_seconds: float = 5.0
+    topology: Topology,
+    *,
+    role: str,
+    application_name: str,
+    poll_seconds: float = 5.0,
+    ask_absent: bool = True,
 ) -> AsyncIterator[ShardedSessions]:
     """Load the shard map and open a cluster for each shard; everything is closed at the end.
 
@@ -139,6 +144,8 @@ async def open_sessions(
         role: the PostgreSQL role that connects, to the directory as well.
         application_name: what pg_stat_activity shows.
         poll_seconds: how long to trust that no notification of a new map was lost.
+        ask_absent: after an UPDATE that found no row, and after a DELETE, ask the shard whether it owns the
+            keys (docs/sharding.md).
 
     Raises:
         ShardMapMissing: the directory has no shard map.
@@ -151,5 +158,6 @@ async def open_sessions(
         role=role,
         application_name=application_name,
         poll_seconds=poll_seconds,
+        ask_absent=ask_absent,
     ) as sessions:
         yield sessions

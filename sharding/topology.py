@@ -9,16 +9,18 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, PrivateAttr, ValidationError
-from sqlalchemy import URL
 
 from readreplica.options import DEFAULTS
 from sharding.errors import TopologyError, UnknownDatabase
 from sharding.pooler import PgBouncer, pools_of
 from sharding.section import Count, Endpoint, Name, Section, Text
 from sharding.topology_faults import describe, find_conflicts
+
+if TYPE_CHECKING:
+    from sqlalchemy import URL
 
 Tree = Literal["shop", "crm", "mes", "directory"]
 
@@ -161,7 +163,7 @@ class Topology(Section):
         driver: str = "psycopg",
         service: str | None = None,
         direct: bool = False,
-    ) -> URL:
+    ) -> "URL":
         """Make the SQLAlchemy URL of a database for a role: to its pool, if the pooler has one.
 
         Parameters:
@@ -175,6 +177,8 @@ class Topology(Section):
         Raises:
             UnknownDatabase: there is no such database or replica.
         """
+        from sqlalchemy import URL  # who only reads the file does not wait for it
+
         found = self.database(database) if isinstance(database, str) else database
         endpoint: Endpoint = found.replica(replica) if replica else found.primary
         entry = None if direct else self._pool_entry(found, role, service, replica)

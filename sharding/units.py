@@ -21,6 +21,7 @@ from sharding.guard import REFUSED, read_refusal
 from sharding.keys import shard_key_of
 from sharding.routing import Route, Routing
 from sharding.telemetry import Started
+from sharding.unguarded import ask, is_unguarded
 
 _OPTION = "shard_unit"
 _NAMES_A_KEY = frozenset({operators.eq, operators.in_op, operators.is_not_distinct_from})
@@ -29,12 +30,15 @@ _NAMES_A_KEY = frozenset({operators.eq, operators.in_op, operators.is_not_distin
 class Unit:
     """A unit of work: the key that it was begun for, and the map and the shard that it began with.
 
+    With `asks` the shard is asked about the rows that a statement has not found (`sharding.unguarded`).
+
     A session takes it along (`readreplica.bases.Unit`).
     """
 
-    __slots__ = ("failed", "key", "route", "routing", "started", "statements")
+    __slots__ = ("asks", "failed", "key", "route", "routing", "started", "statements")
 
-    def __init__(self, key: int, route: Route[Any], routing: Routing[Any]) -> None:
+    def __init__(self, key: int, route: Route[Any], routing: Routing[Any], *, asks: bool = False) -> None:
+        self.asks = asks
         self.key = key
         self.route = route
         self.routing = routing
@@ -63,20 +67,12 @@ class Unit:
         for values in parameters:
             for bind, table, is_list, place in named:
                 if is_list:
-                    self._check_list(bind, values, table, place)
+                    for key in _listed(bind, values, place):
+                        self._check_key(key, table)
                     continue
                 value = values.get(bind)
                 if value is not None and value != self.key:
                     self._check_key(value, table)
-
-    def _check_list(self, bind: str, values: Mapping[str, Any], table: str, place: int) -> None:
-        # Each value of an IN has become a parameter of its own: NAME_1, NAME_2, ...; of tuples NAME_1_1, ...
-        for name, value in values.items():
-            of, _, number = name.rpartition("_")
-            if place:
-                of = of.rpartition("_")[0] if number == str(place) else ""
-            if of == bind:
-                self._check_key(value, table)
 
     def _check_key(self, key: Any, table: str) -> None:
         other = self.routing.route_of(key).shard
@@ -96,19 +92,67 @@ class NamedKey(NamedTuple):
     """Which value of each row is the key, from 1, if it is a list of tuples."""
 
 
+def _listed(bind: str, values: Mapping[str, Any], place: int) -> Iterator[Any]:
+    # Each value of an IN has become a parameter of its own: NAME_1, NAME_2, ...; of tuples NAME_1_1, ...
+    for name, value in values.items():
+        of, _, number = name.rpartition("_")
+        if place:
+            of = of.rpartition("_")[0] if number == str(place) else ""
+        if of == bind:
+            yield value
+
+
+def keys_of(named: Iterable[NamedKey], parameters: Iterable[Mapping[str, Any]]) -> Iterator[Any]:
+    """Give the keys that a statement has named; NULL is one that no row has."""
+    for values in parameters:
+        for bind, _table, is_list, place in named:
+            found = _listed(bind, values, place) if is_list else (values.get(bind),)
+            yield from (key for key in found if key is not None)
+
+
 def watch_units(engine: Engine) -> None:
     """Have an engine check the statements of units, and name the shard's refusals."""
     # The dialect's events. With one listener to the engine's own, each Connection would make itself
     # dispatchers for all of them: half of all that a routed read does beside a plain one.
-    event.listen(engine, "do_execute", _check_statement)
-    event.listen(engine, "do_executemany", _check_statement)
+    event.listen(engine, "do_execute", _execute)
+    event.listen(engine, "do_executemany", _execute_many)
     event.listen(engine, "handle_error", _name_refusal, retval=True)
 
 
-def _check_statement(_cursor: Any, _statement: str, _parameters: Any, context: Any) -> None:
-    unit = context.execution_options.get(_OPTION)
+def _execute(cursor: Any, statement: str, parameters: Any, context: Any) -> bool:
+    """Check a statement; one of a unit that asks is run here as well, to see what became of it."""
+    unit: Unit | None = context.execution_options.get(_OPTION)
     if unit is None:
-        return
+        return False
+    _check_statement(unit, context)
+    if not unit.asks:
+        return False
+    context.dialect.do_execute(cursor, statement, parameters, context)
+    if is_unguarded(cursor):
+        _ask(unit, context)
+    return True
+
+
+def _execute_many(cursor: Any, statement: str, parameters: Any, context: Any) -> bool:
+    """Do as `_execute` with a statement that is run for many sets of parameters."""
+    unit: Unit | None = context.execution_options.get(_OPTION)
+    if unit is None:
+        return False
+    _check_statement(unit, context)
+    if not unit.asks:
+        return False
+    context.dialect.do_executemany(cursor, statement, parameters, context)
+    if is_unguarded(cursor, sent=len(parameters)):
+        _ask(unit, context)
+    return True
+
+
+def _ask(unit: Unit, context: Any) -> None:
+    named = getattr(context.compiled, "shard_keys", ())
+    ask(context.root_connection, {unit.key, *keys_of(named, context.compiled_parameters if named else ())})
+
+
+def _check_statement(unit: Unit, context: Any) -> None:
     if unit.statements == 0 and unit.route.meter is not None:
         unit.started = unit.route.meter.begin()
     unit.statements += 1

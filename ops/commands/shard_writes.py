@@ -15,7 +15,8 @@ from ops.options import Options, note, options_of, print_json
 from ops.reference_tables import PRICE_LIST, Outcome, State, load, read_file, render_load, render_sync, sync
 from ops.reference_tables import check as check_references
 from ops.rows import show_rows
-from ops.shard_writes import end, look, render_end
+from ops.shard_writes import close, end, look, render_close, render_end
+from sharding.writes.decisions import Unfinished
 from sharding.writes.in_doubt import Ended, InDoubt, Survey, Verdict
 
 in_doubt = typer.Typer(
@@ -43,12 +44,19 @@ SAFE_AGE: Any = "10m"
 def list_(context: typer.Context, older_than: OlderThan = SAFE_AGE) -> None:
     """List prepared transactions: their decision, their age, which tables they lock, who waits for them.
 
-    Exit status 1 if one is older than --older-than, whosever it is (it holds back vacuum), or a shard cannot
-    be reached.
+    And units that were to commit, and of which no shard has a part any more. Exit status 1 if one is older
+    than --older-than, whosever it is (it holds back vacuum), or a shard cannot be reached.
     """
     options = options_of(context)
     seen = asyncio.run(look(options.topology(), (), older_than=older_than))
-    show_rows(options, [_facts(each, options) for each in seen.found], empty="no prepared transactions")
+    rows = [_facts(each, options) for each in seen.found]
+    lost = [_lost(each, options) for each in seen.lost]
+    if options.json:
+        print_json([*rows, *lost])
+    else:
+        show_rows(options, rows, empty="no prepared transactions")
+        if lost:
+            show_rows(options, lost, empty="")
     old = [each for each in seen.found if each.prepared.age_seconds >= older_than.total_seconds()]
     for each in old:
         age, xids = each.prepared.age_seconds, each.prepared.xid_age
@@ -56,8 +64,14 @@ def list_(context: typer.Context, older_than: OlderThan = SAFE_AGE) -> None:
             f"{each.prepared.shard}: {each.prepared.gid} is {age:.0f} s old: vacuum cannot clean up "
             f"behind it, {xids} transactions by now"
         )
+    for unit in seen.lost:
+        note(
+            f"unit {unit.unit_id} ({unit.label}) was to commit {unit.age_seconds:.0f} s ago, and no shard "
+            f"has a part of it: compare its rows on {', '.join(unit.shards)}, then "
+            "`mesctl shards in-doubt close`"
+        )
     _tell_unreachable(seen)
-    raise typer.Exit(ExitStatus.FAILED if old or seen.unreachable else ExitStatus.DONE)
+    raise typer.Exit(ExitStatus.FAILED if old or seen.lost or seen.unreachable else ExitStatus.DONE)
 
 
 @in_doubt.command("resolve")
@@ -92,6 +106,36 @@ def resolve_(
     raise typer.Exit(ExitStatus.FAILED if failed else ExitStatus.DONE)
 
 
+@in_doubt.command("close")
+def close_(
+    context: typer.Context,
+    unit_ids: Annotated[
+        list[str], typer.Argument(help="The units, as `list` names them.", show_default=False)
+    ],
+    older_than: OlderThan = SAFE_AGE,
+    dry_run: DryRun = False,
+) -> None:
+    """Note that units are finished which were to commit, and of which no shard has a part any more.
+
+    Compare their rows on each of their shards first: this changes no row. Refused with exit status 3 while a
+    part may still be somewhere: one is prepared, a shard cannot be reached, the unit is young.
+    """
+    options = options_of(context)
+    units = asyncio.run(close(options.topology(), unit_ids, older_than=older_than, dry_run=dry_run))
+    if dry_run:
+        print(render_close(options.topology(), units), end="")
+    else:
+        show_rows(options, [_lost(unit, options, verdict="closed") for unit in units], empty="nothing to do")
+
+
+def _lost(unit: Unfinished, options: Options, *, verdict: str = "lost") -> dict[str, Any]:
+    facts = asdict(unit)
+    facts["age_seconds"] = round(unit.age_seconds, 1)
+    if not options.json:
+        facts["shards"] = ", ".join(unit.shards)
+    return {**facts, "verdict": verdict}
+
+
 def _facts(each: InDoubt, options: Options) -> dict[str, Any]:
     facts = asdict(each.prepared)
     facts["age_seconds"] = round(each.prepared.age_seconds, 1)
@@ -103,7 +147,7 @@ def _facts(each: InDoubt, options: Options) -> dict[str, Any]:
 
 
 def _ended(each: Ended) -> dict[str, Any]:
-    done = "failed" if each.error else each.verb.value.lower()
+    done = "failed" if each.error else "was gone" if each.was_gone else each.verb.value.lower()
     return {"shard": each.prepared.shard, "gid": each.prepared.gid, "done": done, "error": each.error}
 
 

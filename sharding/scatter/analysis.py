@@ -5,6 +5,7 @@ SQLAlchemy's cache key, which is the same for statements that differ in paramete
 aliases is read each time: its aliases are objects of its own.
 """
 
+import re
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field, replace
@@ -14,7 +15,7 @@ from typing import Any
 from sqlalchemy import BindParameter, Column, Date, DateTime, Table, Time
 from sqlalchemy.orm import Mapper
 from sqlalchemy.sql import visitors
-from sqlalchemy.sql.elements import Grouping
+from sqlalchemy.sql.elements import ClauseList, Grouping
 
 from sharding.scatter.cursor import fingerprint_of
 from sharding.scatter.errors import ScatterRefused
@@ -25,7 +26,8 @@ from sharding.scatter.terms import resolve, split_order
 
 _KEPT = 512
 _TIMES = (Date, DateTime, Time)
-_MOVING = frozenset({"now", "today", "tomorrow", "yesterday"})
+_CLOCK = r"\s*([\d:.]*|allballs|zulu|utc|z)\s*"
+_MOVING = re.compile(rf"{_CLOCK}\b(now|today|tomorrow|yesterday)\b{_CLOCK}", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,8 @@ class Analysis:
     scope: Scope
     unique: tuple[Clause, ...]
     """Columns that together tell a row of the FROM clause from every other, on all shards."""
+    named: frozenset[Table]
+    """Every table that it names, in subqueries too."""
     sql: str
     has_local_groups: bool
     """Whether each group of its GROUP BY is on one shard: it has a shard key in it that is never NULL."""
@@ -45,7 +49,7 @@ class Analysis:
     def tables(self) -> frozenset[str]:
         """The names of its tables, as they stand in SQL."""
         format_table = DIALECT.identifier_preparer.format_table
-        return frozenset(format_table(source.table) for source in self.scope.sources.all)
+        return frozenset(format_table(table) for table in self.named)
 
     def may_be_null(self, clause: Clause) -> bool:
         """Tell whether an expression may be NULL; True if that is not known."""
@@ -109,14 +113,18 @@ def check_parameters(statement: Any) -> None:
     for parameter in cache_key.bindparams if cache_key else ():
         if parameter.required:
             raise ScatterRefused(f"the parameter {parameter.key} has no value: put the value into the SELECT")
-        # 'now', 'today' and 'yesterday' are values of these types, to each server at another instant.
-        if isinstance(parameter.effective_value, str) and (
-            isinstance(parameter.type, _TIMES) or parameter.effective_value.strip().lower() in _MOVING
-        ):
-            raise ScatterRefused(
-                f"{parameter.effective_value!r} is text for a value of time, which may be another on every "
-                "shard ('now'): give a date, time or datetime"
-            )
+        value = parameter.effective_value
+        for each in value if isinstance(value, list | tuple) else [value]:
+            _check_moving(each, parameter.type)
+
+
+def _check_moving(value: Any, type_: Any) -> None:
+    # 'now', 'today' and 'yesterday 10:00' are values of these types, to each server at another instant.
+    if isinstance(value, str) and (isinstance(type_, _TIMES) or _MOVING.fullmatch(value)):
+        raise ScatterRefused(
+            f"{value!r} is text for a value of time, which may be another on every shard ('now'): give a "
+            "date, time or datetime"
+        )
 
 
 def _read(statement: Any, key: str) -> Analysis:
@@ -125,6 +133,8 @@ def _read(statement: Any, key: str) -> Analysis:
     for mapper in mappers.values():
         _check_mapper(mapper)
     groups = [resolve(each, namer(statement)) for each in statement._group_by_clauses]
+    for each, group in zip(statement._group_by_clauses, groups, strict=True):
+        _check_group_name(each, group, scope)
     has_local_groups = any(
         is_key_of(group, source) and not source.is_nullable
         for group in groups
@@ -135,7 +145,13 @@ def _read(statement: Any, key: str) -> Analysis:
     unique = tuple(
         column for source in scope.sources.all for column in _unique_of(source, mappers.get(source.table))
     )
-    return Analysis(scope, unique, str(statement.compile(dialect=DIALECT)), has_local_groups)
+    named = {getattr(each.table, "element", each.table) for each in _columns_in(statement)}
+    tables = frozenset(each for each in named if isinstance(each, Table))
+    return Analysis(scope, unique, tables, str(statement.compile(dialect=DIALECT)), has_local_groups)
+
+
+def _columns_in(statement: Any) -> Iterable[Column[Any]]:
+    return (each for each in visitors.iterate(statement) if isinstance(each, Column))
 
 
 def _check_clauses(statement: Any, scope: Scope) -> None:
@@ -156,8 +172,24 @@ def _check_clauses(statement: Any, scope: Scope) -> None:
             check(clause, scope)
         elif not any(clause == source.selectable for source in scope.sources.all):
             raise ScatterRefused(f"it selects {clause}, which is no table of FROM")
+    for clause in ordered:
+        if isinstance(split_order(clause)[0], ClauseList):
+            raise ScatterRefused(f"it is ordered or grouped by {clause}, a composite: name its columns")
     for onclause in onclauses(scope.froms):
         check(onclause, scope)
+
+
+def _check_group_name(clause: Clause, group: Clause, scope: Scope) -> None:
+    """Refuse a name of a label that is a column too: PostgreSQL would group by the column."""
+    if clause.__visit_name__ != "textual_label_reference":
+        return
+    for source in scope.sources.all:
+        for column in source.selectable.columns:
+            if column.name == clause.element and not group.compare(column):
+                raise ScatterRefused(
+                    f"GROUP BY {clause.element!r} is a label and a column of {source.table.name}, by which "
+                    "the server would group: group by the expression, or name the label otherwise"
+                )
 
 
 def _check_no_position(clause: Clause) -> None:
@@ -171,9 +203,20 @@ def _check_no_position(clause: Clause) -> None:
 
 
 def namer(statement: Any) -> Callable[[str], Clause | None]:
-    """Give a function that finds a selected column by its name."""
-    found: Callable[[str], Clause | None] = statement.selected_columns.get
-    return found
+    """Give a function that finds a selected column by its name in SQL; an attribute's may be another."""
+    columns = [each for raw in statement._raw_columns for each in (raw.columns if is_table(raw) else [raw])]
+
+    def find(name: str) -> Clause | None:
+        found = [each for each in columns if getattr(each, "name", None) == name]
+        if not found:
+            return None
+        if not all(each.key == name and each.compare(found[0]) for each in found):
+            raise ScatterRefused(
+                f"{name!r} names several selected columns, or one by another name: use the column"
+            )
+        return found[0]
+
+    return find
 
 
 def selected(statement: Any) -> list[Clause]:

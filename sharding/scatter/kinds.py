@@ -56,20 +56,26 @@ def _names(text: str) -> frozenset[str]:
 
 def _instant(value: Any) -> Any:
     # Two aware datetimes of one zone are compared by the clock on the wall, which repeats an hour in autumn.
-    return value.astimezone(UTC) if value.tzinfo else value
+    return value.astimezone(UTC) if getattr(value, "tzinfo", None) else value
 
 
-INTEGER = Kind("bigint", _names("int2 int4 int8"), _as_is)
+INTEGER = Kind("bigint", _names("int2 int4 int8"), lambda clause: type_coerce(clause, BigInteger()))
 TEXT = Kind("text", _names("text varchar"), lambda clause: type_coerce(clause, Text()), is_text=True)
+# As the driver gives it: an expression that SQLAlchemy takes for numeric may be double precision to the
+# server (numeric * double), and as Numeric it would be rounded to ten digits: another place in the order.
 NUMERIC = Kind(
-    "numeric", _names("numeric int2 int4 int8"), lambda clause: type_coerce(clause, Numeric()), has_nan=True
+    "numeric",
+    _names("numeric int2 int4 int8"),
+    lambda clause: type_coerce(clause, types.NullType()),
+    has_nan=True,
 )
 # A real stands between two doubles: compared as double precision it is the same value on both sides.
 FLOAT = Kind("double precision", _names("float4 float8"), lambda clause: cast(clause, Double()), has_nan=True)
 BOOLEAN = Kind("boolean", _names("bool"), lambda clause: type_coerce(clause, types.Boolean()))
 UUID = Kind("uuid", _names("uuid"), lambda clause: type_coerce(clause, Uuid()))
 BYTEA = Kind("bytea", _names("bytea"), lambda clause: type_coerce(clause, LargeBinary()))
-DATE = Kind("date", _names("date"), lambda clause: type_coerce(clause, types.Date()))
+# An expression with a date first, such as coalesce(date, timestamp), is a Date to SQLAlchemy alone.
+DATE = Kind("date", _names("date"), lambda clause: type_coerce(clause, types.Date()), rank=_instant)
 TIME = Kind("time", _names("time"), lambda clause: type_coerce(clause, types.Time()))
 TIMESTAMP = Kind(
     "timestamp",

@@ -15,7 +15,7 @@ from sharding.scatter.analysis import Analysis, namer, selected
 from sharding.scatter.collation import Facts
 from sharding.scatter.errors import ScatterRefused
 from sharding.scatter.groups import GroupsPlan, plan_groups
-from sharding.scatter.kinds import FLOAT
+from sharding.scatter.kinds import FLOAT, NUMERIC
 from sharding.scatter.tables import Clause, is_table
 from sharding.scatter.terms import Term, make_terms, position_after, resolve
 
@@ -169,6 +169,8 @@ def _index_in(raw: Sequence[Clause], term: Term) -> int | None:
     """Find a term's value among the selected columns, where it is fetched as the server compares it."""
     found = term.clause.type
     is_changed = isinstance(found, (TypeDecorator, types.Enum)) or term.kind is FLOAT
+    # A column is what it is declared as; what an expression is, only the server knows.
+    is_changed = is_changed or (term.kind is NUMERIC and not isinstance(term.clause, Column))
     if is_changed or not getattr(found, "asdecimal", True) or not getattr(found, "as_uuid", True):
         return None
     plain = [each.element if isinstance(each, Label) else each for each in raw]

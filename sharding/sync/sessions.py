@@ -21,7 +21,12 @@ class ShardedSessions(KeyedSessions):
 
 @contextmanager
 def open_sessions(
-    topology: Topology, *, role: str, application_name: str, poll_seconds: float = 5.0
+    topology: Topology,
+    *,
+    role: str,
+    application_name: str,
+    poll_seconds: float = 5.0,
+    ask_absent: bool = True,
 ) -> Iterator[ShardedSessions]:
     """Load the shard map and open a cluster for each shard; everything is closed at the end.
 
@@ -37,6 +42,8 @@ def open_sessions(
         role: the PostgreSQL role that connects, to the directory as well.
         application_name: what pg_stat_activity shows.
         poll_seconds: how long to trust that no notification of a new map was lost.
+        ask_absent: after an UPDATE that found no row, and after a DELETE, ask the shard whether it owns the
+            keys (docs/sharding.md).
 
     Raises:
         ShardMapMissing: the directory has no shard map.
@@ -49,5 +56,6 @@ def open_sessions(
         role=role,
         application_name=application_name,
         poll_seconds=poll_seconds,
+        ask_absent=ask_absent,
     ) as sessions:
         yield sessions

@@ -6,7 +6,7 @@ the same key, so one of them is first, and the other obeys.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 
 from sqlalchemy import bindparam, text
@@ -24,6 +24,11 @@ _READ = text("SELECT decision FROM two_phase_decisions WHERE unit_id = :unit_id"
 _FIND = text("""
     SELECT unit_id, decision, label, shards FROM two_phase_decisions WHERE unit_id IN :unit_ids
 """).bindparams(bindparam("unit_ids", expanding=True))
+_UNFINISHED = text("""
+    SELECT unit_id, label, shards, decided_at,
+           extract(epoch FROM clock_timestamp() - decided_at)::float8 AS age_seconds
+    FROM two_phase_decisions WHERE decision = 'commit' AND finished_at IS NULL ORDER BY decided_at, unit_id
+""")
 _FINISH = text("""
     UPDATE two_phase_decisions SET finished_at = clock_timestamp()
     WHERE unit_id = :unit_id AND finished_at IS NULL
@@ -49,6 +54,17 @@ class Decided:
     decision: Decision
     label: str
     shards: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """A unit that was decided to commit, and of which nobody has noted that every shard has done so."""
+
+    unit_id: str
+    label: str
+    shards: tuple[str, ...]
+    decided_at: datetime
+    age_seconds: float
 
 
 class Decisions:
@@ -98,6 +114,15 @@ class Decisions:
             row.unit_id: Decided(Decision(row.decision), row.label, tuple(row.shards.split(",")))
             for row in rows
         }
+
+    async def unfinished(self) -> list[Unfinished]:
+        """Read which units were decided to commit and are not noted as finished, the oldest first."""
+        async with (
+            self._engine.connect() as connection,
+            cut_after(connection, shard=NAME, seconds=self._timeout_seconds),
+        ):
+            rows = (await connection.execute(_UNFINISHED)).mappings().all()
+        return [Unfinished(**{**row, "shards": tuple(row["shards"].split(","))}) for row in rows]
 
     async def finish(self, unit_id: str) -> None:
         """Note that no shard has the unit prepared any more."""

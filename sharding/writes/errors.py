@@ -175,6 +175,17 @@ class UnknownTransaction(TwoPhaseError):
         super().__init__(f"no shard has a prepared transaction {gid!r}: see `mesctl shards in-doubt list`")
 
 
+class NotClosable(WritesError):
+    """A unit cannot be noted as finished: a part of it may be somewhere, or it was not left open."""
+
+    def __init__(self, unit_id: str, why: str) -> None:
+        self.unit_id = unit_id
+        super().__init__(
+            f"the unit {unit_id} is left as it is: {why}; see `mesctl shards in-doubt list`, and end what is "
+            "prepared with `mesctl shards in-doubt resolve`"
+        )
+
+
 class ReferenceTableError(WritesError):
     """Base of what can go wrong with reference tables."""
 

@@ -15,8 +15,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from readreplica.cluster import Cluster
 from sharding.writes.deadline import words_of
-from sharding.writes.decisions import Decided, Decision, Decisions
-from sharding.writes.errors import ForeignTransaction, ShardTimedOut, UnknownTransaction
+from sharding.writes.decisions import Decided, Decision, Decisions, Unfinished
+from sharding.writes.errors import ForeignTransaction, NotClosable, ShardTimedOut, UnknownTransaction
 from sharding.writes.prepared import Prepared, Verb, end_prepared, list_prepared
 
 _TROUBLE = (SQLAlchemyError, psycopg.Error, ShardTimedOut, OSError)
@@ -46,19 +46,25 @@ class InDoubt:
 
 @dataclass(frozen=True)
 class Survey:
-    """Every prepared transaction that could be seen, and the shards that could not, with the reason."""
+    """What could be seen, and the shards that could not, with the reason."""
 
     found: Sequence[InDoubt]
     unreachable: Mapping[str, str]
+    lost: Sequence[Unfinished] = ()
+    """Units that were to commit long ago, and of which no shard that could be seen has a part."""
 
 
 @dataclass(frozen=True)
 class Ended:
-    """What became of one prepared transaction; `error` says why it is still there."""
+    """What became of one prepared transaction; `error` says why it is still there.
+
+    With `was_gone` it was not there any more: another recovery was faster, or a failover has lost it.
+    """
 
     prepared: Prepared
     verb: Verb
     error: str | None = None
+    was_gone: bool = False
 
 
 def judge(
@@ -114,7 +120,36 @@ async def survey(
             unreachable[shard] = words_of(error)
     # Asked after the shards: what is decided by now was prepared before.
     decided = await decisions.find(part.unit_id for part in found if part.unit_id)
-    return Survey(judge(found, decided, older_than_seconds=older_than_seconds), unreachable)
+    prepared = {part.unit_id for part in found}
+    lost = [
+        unit
+        for unit in await decisions.unfinished()
+        if unit.unit_id not in prepared and unit.age_seconds >= older_than_seconds
+    ]
+    return Survey(judge(found, decided, older_than_seconds=older_than_seconds), unreachable, lost)
+
+
+def closable(seen: Survey, unit_ids: Collection[str], *, shards: Collection[str]) -> list[Unfinished]:
+    """Leave only these units, which nothing can be done for any more. Pure.
+
+    Parameters:
+        seen: what `survey` has found.
+        unit_ids: the units that somebody has compared by hand.
+        shards: those that there are.
+
+    Raises:
+        NotClosable: a part of one may still be somewhere, or it is not one that was left open.
+    """
+    by_id = {unit.unit_id: unit for unit in seen.lost}
+    for unit_id in unit_ids:
+        if unit_id not in by_id:
+            raise NotClosable(
+                unit_id, "it is prepared somewhere, too young, finished, or was never to commit"
+            )
+        unseen = [s for s in by_id[unit_id].shards if s in seen.unreachable or s not in shards]
+        if unseen:
+            raise NotClosable(unit_id, f"{', '.join(unseen)} cannot be looked at and may have a part of it")
+    return [by_id[unit_id] for unit_id in unit_ids]
 
 
 def chosen(seen: Survey, gids: Collection[str]) -> Survey:
@@ -165,8 +200,10 @@ async def resolve(
         verb = await _verb_of(decisions, unit_id, parts)
         of_unit = [await _end(clusters, part.prepared, verb, timeout_seconds) for part in parts]
         ended += of_unit
-        # A shard that could not be seen may have a part of its own still.
-        if not seen.unreachable and all(each.error is None for each in of_unit):
+        # A shard that could not be seen may have a part of its own still, and one that has lost it has not
+        # committed: whoever ended it notes that, or the unit stays open, to be seen.
+        is_lost = verb is Verb.COMMIT and any(each.was_gone for each in of_unit)
+        if not (seen.unreachable or is_lost) and all(each.error is None for each in of_unit):
             await decisions.finish(unit_id)
     return ended
 
@@ -184,7 +221,9 @@ async def _end(
 ) -> Ended:
     engine = clusters[prepared.shard].primary
     try:
-        await end_prepared(engine, prepared.gid, verb, shard=prepared.shard, timeout_seconds=timeout_seconds)
+        ended = await end_prepared(
+            engine, prepared.gid, verb, shard=prepared.shard, timeout_seconds=timeout_seconds
+        )
     except _TROUBLE as error:
         return Ended(prepared, verb, words_of(error))
-    return Ended(prepared, verb)
+    return Ended(prepared, verb, was_gone=not ended)

@@ -5,20 +5,15 @@ from itertools import groupby
 from typing import Any
 
 import psycopg
-from sqlalchemy import Executable, and_, bindparam, cast, exists, select, text, update
+from sqlalchemy import Executable, and_, bindparam, cast, exists, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from sharding.guard import FUNCTION, REFUSED, read_refusal
+from sharding.guard import ASK_OWNERSHIP, REFUSED, read_refusal
 from sharding.keys import shard_key_of
 from sharding.writes.rows import Row
 from sharding.writes.target import Mode, Target
-
-# The statement before has locked the table, so what this says holds until the transaction ends.
-_OWNS = text(
-    f"SELECT bool_and({FUNCTION.replace('bigint', 'key')}) FROM unnest(CAST(:keys AS bigint[])) AS key"
-)
 
 
 async def write_rows(connection: AsyncConnection, target: Target, mode: Mode, rows: Sequence[Row]) -> int:
@@ -49,7 +44,7 @@ async def write_rows(connection: AsyncConnection, target: Target, mode: Mode, ro
             written += result.rowcount
     if written < len(rows) and shard_key_of(target.table) == target.key:
         # A row that is not there has perhaps moved away with its bucket, and the guard sees no such row.
-        await connection.execute(_OWNS, {"keys": [row.key for row in rows]})
+        await connection.exec_driver_sql(ASK_OWNERSHIP, {"keys": [row.key for row in rows]})
     return written
 
 

@@ -5,9 +5,18 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from sharding.sessions import ShardedSessions, open_sessions
+from sharding.topology import Topology
+from tests.integration.shards_rig import guarded_sessions
 from tests.integration.writes_rig import Wide, run_wide
 from tests.pool import DatabasePool
 from tests.servers import PostgresServers, ValkeyServer
+
+
+@pytest.fixture
+async def sessions(topology: Topology) -> AsyncIterator[ShardedSessions]:
+    """Open sessions over two shards that own what `EVEN` gives them, and refuse the rest."""
+    async with guarded_sessions(topology) as sessions:
+        yield sessions
 
 
 @pytest.fixture(scope="session")

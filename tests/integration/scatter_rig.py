@@ -36,7 +36,7 @@ from ops.embedded.ports import LOOPBACK
 from readreplica.cluster import Cluster
 from readreplica.engines import reader_engine, writer_engine
 from sharding.hashing import bucket_of
-from sharding.scatter import CursorKeys, Page, scatter
+from sharding.scatter import Bounds, CursorKeys, Page, scatter
 from sharding.scatter.kinds import DIALECT
 from sharding.shard_map import ShardMap
 from tests.servers import PostgresServers
@@ -45,6 +45,8 @@ SHARDS = ["s0", "s1", "s2", "s3"]
 WHOLE = "whole"
 OWNERS = ShardMap.even(SHARDS, 64).owners
 KEYS = CursorKeys(b"a key of at least sixteen bytes")
+# A busy machine is no fault of the SELECT.
+PATIENT = Bounds(timeout_seconds=120.0)
 
 
 class Finish(StrEnum):
@@ -149,7 +151,7 @@ class Rig:
 
     async def page(self, statement: Any, **options: Any) -> Page[Any]:
         """Run a SELECT over the shards."""
-        defaults = {"limit": 10_000, "shard_of": shard_of, "keys": KEYS}
+        defaults = {"limit": 10_000, "shard_of": shard_of, "keys": KEYS, "bounds": PATIENT}
         return await scatter(self.clusters, statement, **{**defaults, **options})
 
     async def pages(self, statement: Any, *, limit: int, **options: Any) -> list[Any]:

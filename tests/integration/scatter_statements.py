@@ -28,7 +28,7 @@ from sqlalchemy import (
     tuple_,
     type_coerce,
 )
-from sqlalchemy.orm import aliased
+from sqlalchemy.orm import aliased, registry
 from sqlalchemy.sql import operators
 
 from tests.integration.scatter_rig import Order, lines, materials, orders
@@ -61,7 +61,29 @@ class Folded(TypeDecorator[str]):
     comparator_factory = Comparator
 
 
+class Ranked(TypeDecorator[str]):
+    """A number to the server, and to Python a word whose order is another one."""
+
+    impl = Integer
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: object) -> int | None:
+        """Give the number of a word."""
+        return None if value is None else ["low", "high"].index(value)
+
+    def process_result_value(self, value: int | None, dialect: object) -> str | None:
+        """Give a word for a number."""
+        return None if value is None else "low" if value <= 0 else "high"
+
+
+class Crossed:
+    """Has attributes that are named like each other's columns."""
+
+
+registry().map_imperatively(Crossed, orders, properties={"n": o.small, "small": o.n})
+crossed: Any = Crossed
 folded = type_coerce(o.status, Folded)
+ranked = type_coerce(o.small, Ranked)
 autumn = datetime(2026, 10, 25, tzinfo=UTC)
 of_lines = select(o.order_id, li.line_no).outerjoin(lines, on)
 KEY = [o.order_id]
@@ -86,8 +108,30 @@ ANSWERED: Mapping[str, tuple[Any, Sequence[Any]]] = {
         [*KEY, other.c.order_id],
     ),
     "the same column twice": (select(o.n, o.n, o.order_id), KEY),
+    "an attribute that is another's column": (
+        select(crossed.order_id, crossed.n, crossed.small).order_by("n"),
+        KEY,
+    ),
     "order by a constant": (select(o.order_id).order_by(literal(1)), KEY),
     "operators of its type's own": (select(o.order_id).order_by(folded.desc()), [o.order_id.desc()]),
+    "a word that is kept as a number": (
+        select(o.order_id, ranked).order_by(ranked.desc()),
+        [o.order_id.desc()],
+    ),
+    "distinct words that are kept as numbers": (select(ranked.label("word")).distinct().order_by("word"), []),
+    "numeric to SQLAlchemy, and double to the server": (
+        select(o.order_id).order_by(o.price * o.weight / literal(1e13)),
+        KEY,
+    ),
+    "the same, selected": (
+        select(o.order_id, (o.price * o.weight / literal(1e13)).label("tiny")).order_by("tiny"),
+        KEY,
+    ),
+    "a case of numeric and double": (
+        select(o.order_id).order_by(case((o.n > 0, o.price), else_=o.weight / 3).desc()),
+        [o.order_id.desc()],
+    ),
+    "a date or a time": (select(o.order_id).order_by(func.coalesce(o.day, o.at)), KEY),
     "two entities": (
         select(Order, Twin).join(Twin, twin.order_id == key.order_id),
         [key.order_id, twin.order_id],

@@ -46,6 +46,12 @@ def moved(shard_map: ShardMap, bucket: int, to: str) -> ShardMap:
     return ShardMap(shard_map.version + 1, tuple(owners))
 
 
+async def put_in_force(topology: Topology, shard_map: ShardMap = EVEN) -> None:
+    """Save a map, and tell the shards of it."""
+    await save(topology, shard_map)
+    init_shards(topology, shard_map)
+
+
 async def save(topology: Topology, shard_map: ShardMap) -> None:
     async with open_cluster(topology, "directory", role="mes", application_name="test") as cluster:
         await Directory(cluster.primary).save_map(shard_map, expected_version=shard_map.version - 1)
@@ -94,8 +100,7 @@ async def guarded_sessions(
     topology: Topology, shard_map: ShardMap = EVEN, *, poll_seconds: float = 60.0
 ) -> AsyncIterator[ShardedSessions]:
     """Save a map, tell the shards of it, and open sessions; polling is out of the way."""
-    await save(topology, shard_map)
-    init_shards(topology, shard_map)
+    await put_in_force(topology, shard_map)
     async with open_sessions(
         topology, role="mes", application_name="test", poll_seconds=poll_seconds
     ) as sessions:

@@ -30,7 +30,7 @@ from sqlalchemy.exc import InvalidRequestError
 
 from sharding.scatter.errors import ScatterRefused
 from tests.integration.scatter_rig import Order, Rig, lines, materials, orders, run_rig, shard_of, shown
-from tests.integration.scatter_statements import ANSWERED
+from tests.integration.scatter_statements import ANSWERED, ranked
 from tests.servers import PostgresServers
 
 # Everything here is slow beside what hypothesis expects of an example.
@@ -123,6 +123,12 @@ SORTABLE = [o[name] for name in VALUES if name not in {"spent", "document", "tag
     case((o.small > 0, "much"), (o.small.is_(None), None), else_="little"),
     cast(o.finish, Text),
     o.at - timedelta(days=1),
+    # Numeric, Integer and Date to SQLAlchemy, and something else to the server.
+    o.price * o.weight,
+    case((o.is_rush, o.price), else_=o.weight),
+    func.coalesce(o.small, o.weight),
+    func.coalesce(o.day, o.at),
+    ranked,
 ]
 LINE_SORTABLE = [li.material, li.quantity, li.line_no, li.order_id]
 # An alias: where the query has lines of its own, SQLAlchemy would take those for the subquery's.

@@ -161,6 +161,10 @@ async def test_text_in_an_order_that_only_the_server_knows_is_refused(rig: Rig) 
     assert page.rows == ["a"] * 4 + ["b"] * 4
     with pytest.raises(ScatterRefused, match=r"collation 'own', which is lost"):
         await rig.page(select(func.max(odd.c.name)))
+    # Of a table that stands in a subquery only.
+    name_of = select(odd.c.name).where(odd.c.order_id == o.order_id).scalar_subquery()
+    with pytest.raises(ScatterRefused, match=r"collation 'own' .* order by collate"):
+        await rig.page(newest.order_by(None).order_by(name_of))
 
 
 async def test_a_column_that_is_another_type_than_declared_is_refused(rig: Rig) -> None:

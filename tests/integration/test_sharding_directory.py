@@ -9,7 +9,13 @@ from sqlalchemy.exc import OperationalError
 
 from sharding.directory import Directory
 from sharding.engines import open_cluster
-from sharding.errors import NodesExhausted, ShardMapConflict, ShardMapInvalid, ShardMapMissing
+from sharding.errors import (
+    NodesExhausted,
+    ShardMapConflict,
+    ShardMapInvalid,
+    ShardMapMissing,
+    ShardMapNotConfirmed,
+)
 from sharding.ids import NODES, system_clock_ms
 from sharding.shard_map import ShardMap
 from sharding.topology import Topology
@@ -52,6 +58,18 @@ async def test_a_map_is_not_saved_over_a_change_of_somebody_else(directory: Dire
     with pytest.raises(ShardMapConflict, match="at version 1, not 0") as caught:
         await directory.save_map(even(), expected_version=0)
     assert caught.value.found_version == 1
+
+
+async def test_a_map_that_a_silent_directory_does_not_confirm_is_told(
+    directory: Directory, topology: Topology
+) -> None:
+    await directory.save_map(even(), expected_version=0)
+    with slow_directory(topology, "shard_map_versions"):
+        # Far longer than it takes, and without an end if nobody watched the clock.
+        async with asyncio.timeout(20):
+            with pytest.raises(ShardMapNotConfirmed, match="confirm shard map version 2 within 2 s"):
+                await directory.save_map(even(2), expected_version=1)
+    await directory.save_map(even(2), expected_version=1)
 
 
 async def test_a_version_must_follow_the_expected_one(directory: Directory) -> None:

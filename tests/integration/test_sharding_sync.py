@@ -6,11 +6,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import select, text
+from sqlalchemy import select, text, update
 
 from app.models.mes import MesOrder
 from ops.embedded.processes import wait_until
-from ops.shard_guard import init_shards
 from readreplica.freshness import PRIMARY
 from readreplica.metrics import Reason
 from readreplica.sync import ReadSession, WriteSession
@@ -24,6 +23,7 @@ from tests.integration.shards_rig import (
     moved,
     new_order,
     orders_on,
+    put_in_force,
     save,
     slow_directory,
 )
@@ -34,8 +34,7 @@ DATABASE = text("SELECT current_database()")
 
 @pytest.fixture
 def sessions(topology: Topology) -> Iterator[ShardedSessions]:
-    asyncio.run(save(topology, EVEN))
-    init_shards(topology, EVEN)
+    asyncio.run(put_in_force(topology))
     with open_sessions(topology, role="mes", application_name="test", poll_seconds=60.0) as sessions:
         yield sessions
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("shard map")]
@@ -91,6 +90,17 @@ def test_a_refused_unit_is_done_again_on_the_shard_of_the_newer_map(
     unit.join(60)
     assert found == [topology.database("mes_1").dbname]
     assert (orders_on(topology, "mes_0"), orders_on(topology, "mes_1")) == (set(), {BESIDE})
+
+
+def test_an_update_that_finds_no_row_is_refused_once_the_bucket_has_gone(
+    sessions: ShardedSessions, topology: Topology
+) -> None:
+    change = update(MesOrder).where(MesOrder.order_id == OWN).values(summary="bangle")
+    with sessions.write(OWN) as writer:
+        writer.execute(change)
+    give(topology, moved(EVEN, 3, "mes_1"), "mes_0")
+    with pytest.raises(BucketNotOwned), sessions.write(OWN) as writer:
+        writer.execute(change)
 
 
 def test_a_second_refusal_is_a_clear_error(sessions: ShardedSessions, topology: Topology) -> None:

@@ -1,7 +1,7 @@
 """A unit of work stays on its shard, goes where its bucket has gone, and finds the right database."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +37,6 @@ ROW = {"status": Status.SUBMITTED, "channel": Channel.B2C, "summary": "ring", "v
 other = aliased(MesOrder)
 LINE = tuple_(MesOrderItem.order_id, MesOrderItem.line_no)
 Until = Callable[[], bool]
-
-
-@pytest.fixture
-async def sessions(topology: Topology) -> AsyncIterator[ShardedSessions]:
-    async with guarded_sessions(topology) as sessions:
-        yield sessions
 
 
 async def until(condition: Until, *, seconds: float = 30.0) -> None:

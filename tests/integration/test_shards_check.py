@@ -28,7 +28,6 @@ from tests.integration.shards_rig import (
     FIRST,
     as_owner,
     give,
-    guarded_sessions,
     key_in,
     moved,
     new_order,
@@ -142,12 +141,14 @@ def test_plan_weighs_rows_and_empties_a_shard(mesctl: Mesctl, topology: Topology
     assert 'mes_storage_shard_buckets{shard="mes_0"} 48' in with_metrics.read_text()
 
 
-async def test_writers_with_old_maps_misplace_nothing_while_buckets_move(topology: Topology) -> None:
+async def test_writers_with_old_maps_misplace_nothing_while_buckets_move(
+    sessions: ShardedSessions, topology: Topology
+) -> None:
     """Three processes' worth of routers, one of which never hears of a map until it is refused."""
     stop, written, refused = asyncio.Event(), set[int](), []
     numbers: Iterator[int] = iter(range(FIRST, FIRST + 10_000_000))
 
-    async def keep_writing(sessions: ShardedSessions) -> None:
+    async def keep_writing(router: ShardedSessions) -> None:
         while not stop.is_set():
             order_id = next(numbers)
 
@@ -155,7 +156,7 @@ async def test_writers_with_old_maps_misplace_nothing_while_buckets_move(topolog
                 session.add(new_order(order_id))
 
             try:
-                await sessions.transact(order_id, work)
+                await router.transact(order_id, work)
                 written.add(order_id)
             except BucketNotOwned as refusal:
                 refused.append(refusal)
@@ -172,12 +173,11 @@ async def test_writers_with_old_maps_misplace_nothing_while_buckets_move(topolog
         return shard_map
 
     async with (
-        guarded_sessions(topology) as hearing,
         open_sessions(topology, role="mes", application_name="polling", poll_seconds=0.3) as polling,
         open_cluster(topology, "directory", role="mes", application_name="deaf") as directory,
     ):
-        deaf = ShardedSessions(EVEN, hearing.clusters, directory=Directory(directory.primary))
-        routers = (hearing, polling, deaf)
+        deaf = ShardedSessions(EVEN, sessions.clusters, directory=Directory(directory.primary))
+        routers = (sessions, polling, deaf)
         writers = [asyncio.create_task(keep_writing(each)) for each in routers for _ in range(2)]
         try:
             last = await move_buckets()

@@ -8,6 +8,8 @@ import psycopg
 import pytest
 
 from ops.errors import ExitStatus
+from ops.shard_writes import open_shards
+from sharding.writes.in_doubt import resolve, survey
 from tests.integration.mesctl_rig import Mesctl, Said
 from tests.integration.writes_rig import OWN, SHARDS, Wide
 from tests.psql import psql
@@ -88,6 +90,68 @@ def test_a_decided_unit_is_committed_however_young(mesctl: Mesctl, left: Wide) -
     assert script.count("COMMIT PREPARED") == 2
     assert mesctl("shards", "in-doubt", "resolve", f"mes-storage:{UNIT}:mes_0").status == ExitStatus.DONE
     assert [len(keys) for keys in left.keys().values()] == [1, 1, 0]
+
+
+def decide(wide: Wide, unit_id: str, shards: str, *, age: str = "1 hour") -> None:
+    columns = "(unit_id, decision, label, shards, decided_at)"
+    values = f"('{unit_id}', 'commit', 'merge', '{shards}', now() - interval '{age}')"
+    wide.run("directory", f"INSERT INTO two_phase_decisions {columns} VALUES {values}")
+
+
+LOST, ELSEWHERE, YOUNG = "deadbeef" * 4, "deadbee0" * 4, "0badf00d" * 4
+
+
+def test_a_unit_that_no_shard_has_a_part_of_is_told_and_closed(mesctl: Mesctl, left: Wide) -> None:
+    decide(left, LOST, "mes_0,mes_2")
+    decide(left, YOUNG, "mes_0,mes_2", age="1 second")
+    said = mesctl("shards", "in-doubt", "list", "--json")
+    assert said.status == ExitStatus.FAILED
+    assert [row["verdict"] for row in said.json] == ["wait", "wait", "foreign", "lost"]
+    assert (said.json[3]["unit_id"], said.json[3]["label"]) == (LOST, "merge")
+    assert f"unit {LOST} (merge) was to commit 36" in said.err
+    assert "compare its rows on mes_0, mes_2" in said.err
+    assert LOST in mesctl("shards", "in-doubt", "list").out
+    script = mesctl("shards", "in-doubt", "close", LOST, "--dry-run").out
+    is_open = f"SELECT finished_at IS NULL FROM two_phase_decisions WHERE unit_id = '{LOST}'"
+    assert left.run("directory", is_open) == [(True,)]
+    psql(left.conninfo("directory"), script)
+    assert left.run("directory", is_open) == [(False,)]
+    left.run("directory", "UPDATE two_phase_decisions SET finished_at = NULL")
+    said = mesctl("shards", "in-doubt", "close", LOST, "--json")
+    assert (said.status, said.json[0]["verdict"]) == (ExitStatus.DONE, "closed")
+    assert left.run("directory", is_open) == [(False,)]
+    assert mesctl("shards", "in-doubt", "list").status == ExitStatus.DONE
+
+
+def test_a_unit_whose_parts_may_be_somewhere_is_not_closed(mesctl: Mesctl, left: Wide) -> None:
+    decide(left, UNIT, "mes_0,mes_1")
+    decide(left, YOUNG, "mes_0,mes_2", age="1 second")
+    decide(left, LOST, "mes_0,mes_2")
+    decide(left, ELSEWHERE, "mes_0,mes_9")
+    for unit_id in (UNIT, YOUNG, ELSEWHERE, "nothing"):
+        said = mesctl("shards", "in-doubt", "close", LOST, unit_id)
+        assert (said.status, f"the unit {unit_id} is left as it is" in said.err) == (ExitStatus.REFUSED, True)
+    assert "mes_9 cannot be looked at" in mesctl("shards", "in-doubt", "close", ELSEWHERE).err
+    left.own.cluster.stop()
+    try:
+        said = mesctl("shards", "in-doubt", "close", LOST)
+        assert (said.status, "mes_2 cannot be looked at" in said.err) == (ExitStatus.REFUSED, True)
+    finally:
+        left.own.start()
+    ended = "SELECT count(*) FROM two_phase_decisions WHERE finished_at IS NOT NULL"
+    assert left.run("directory", ended) == [(0,)]
+
+
+async def test_a_part_that_is_gone_before_it_is_committed_leaves_the_unit_open(left: Wide) -> None:
+    decide(left, UNIT, "mes_0,mes_1")
+    async with open_shards(left.topology) as shards:
+        seen = await survey(shards.clusters, shards.decisions)
+        with psycopg.connect(left.conninfo("mes_1"), autocommit=True) as connection:
+            connection.execute(f"ROLLBACK PREPARED 'mes-storage:{UNIT}:mes_1'".encode())
+        ended = await resolve(shards.clusters, shards.decisions, seen)
+        assert [(each.prepared.shard, each.was_gone) for each in ended] == [("mes_0", False), ("mes_1", True)]
+        seen = await survey(shards.clusters, shards.decisions)
+    assert [unit.unit_id for unit in seen.lost] == [UNIT]
 
 
 def test_psql_takes_the_script_of_an_abort(mesctl: Mesctl, left: Wide) -> None:

@@ -26,7 +26,6 @@ from tests.integration.shards_rig import (
     FIRST,
     as_owner,
     give,
-    guarded_sessions,
     key_in,
     moved,
     new_order,
@@ -88,10 +87,9 @@ def assert_adds_up(report: BulkReport, given_rows: int) -> None:
 
 
 @pytest.fixture
-async def sessions(topology: Topology) -> AsyncIterator[ShardedSessions]:
+def sessions(sessions: ShardedSessions) -> ShardedSessions:
     """Sessions that hear of a newer map only when they ask for it."""
-    async with guarded_sessions(topology) as hearing:
-        yield ShardedSessions(EVEN, hearing.clusters, directory=hearing._directory, map_wait_seconds=60.0)
+    return ShardedSessions(EVEN, sessions.clusters, directory=sessions._directory, map_wait_seconds=60.0)
 
 
 @pytest.mark.parametrize("mode", list(Mode))

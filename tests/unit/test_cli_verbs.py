@@ -6,6 +6,8 @@ import sys
 import pytest
 import typer
 
+import readreplica
+import sharding
 from ops import cli
 from ops.errors import ExitStatus
 from ops.verbs import VERBS
@@ -51,3 +53,21 @@ def test_help_and_slips_import_no_library(arguments: str) -> None:
     script = f"import sys; from ops import cli; cli.run([{arguments!r}]); print({heavy} & {{*sys.modules}})"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "set()"
+
+
+@pytest.mark.parametrize("verb", ["up", "down", "status"])
+def test_the_verbs_of_the_platform_wait_for_no_sqlalchemy(verb: str) -> None:
+    """They read the topology; `sharding` and `readreplica` import their sessions when these are asked for."""
+    script = (
+        f"import sys, ops.commands.{verb}, sharding, readreplica; print({{'sqlalchemy'}} & {{*sys.modules}});"
+        "print(sharding.open_sessions.__name__, readreplica.Cluster.__name__, 'sqlalchemy' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["set()", "open_sessions Cluster True"]
+
+
+def test_a_name_that_a_package_does_not_have_is_told_as_ever() -> None:
+    for package in (sharding, readreplica):
+        assert {*package.__all__} == {name for name in package.__all__ if getattr(package, name)}
+        with pytest.raises(AttributeError, match=f"module '{package.__name__}' has no attribute 'nothing'"):
+            _ = package.nothing

@@ -40,7 +40,16 @@ from sqlalchemy import (
     values,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, CITEXT, JSONB, distinct_on
-from sqlalchemy.orm import Bundle, DeclarativeBase, Mapped, aliased, joinedload, mapped_column, relationship
+from sqlalchemy.orm import (
+    Bundle,
+    DeclarativeBase,
+    Mapped,
+    aliased,
+    composite,
+    joinedload,
+    mapped_column,
+    relationship,
+)
 
 from app.mes.repository import newest as newest_of_the_mes
 from app.models.mes import MesOrder, MesOrderItem
@@ -119,6 +128,24 @@ class Part(Base):
     __tablename__ = "part"
     order_id: Mapped[int] = mapped_column(primary_key=True)
 
+
+class Sized:
+    """Has two columns as one value."""
+
+
+sized = Table(
+    "sized",
+    metadata,
+    Column("order_id", BigInteger, primary_key=True),
+    Column("width", Integer),
+    Column("height", Integer),
+)
+Base.registry.map_imperatively(
+    Sized,
+    sized,
+    properties={"size": composite(lambda *sizes: sizes, sized.c.width, sized.c.height)},
+)
+sized_class: Any = Sized
 
 o, li = orders.c, lines.c
 another = lines.alias("another").c
@@ -248,6 +275,23 @@ REFUSED: dict[str, tuple[Any, str]] = {
         "the position of a column",
     ),
     "text as time": (newest.where(o.made_at < "yesterday"), "'yesterday' is text for a value of time"),
+    "text as time, in a list": (
+        newest.where(o.made_at.in_(bindparam("days", ["today"], expanding=True, type_=DateTime))),
+        "'today' is text for a value of time",
+    ),
+    "text of a day and an hour": (
+        newest.where(o.made_at < cast("tomorrow 10:00", DateTime)),
+        "'tomorrow 10:00' is text for a value of time",
+    ),
+    "group by a label that is a column too": (
+        select((o.order_id % 3).label("price"), func.count()).group_by("price"),
+        "'price' is a label and a column of orders, by which the server would group",
+    ),
+    "order by a name of two columns": (
+        select(o.order_id, li.order_id).join(lines, bound).order_by("order_id"),
+        "'order_id' names several",
+    ),
+    "composite": (select(sized_class.order_id).order_by(sized_class.size), "a composite: name its columns"),
     "text cast to time": (
         newest.where(o.made_at < cast("now", DateTime)),
         "'now' is text for a value of time",
@@ -279,6 +323,9 @@ ALLOWED = {
     .join(lines, bound)
     .group_by(o.order_id),
     "averages": select(o.status, func.avg(cast(o.price, Double))).group_by(o.status).having(func.count() > 1),
+    "group by a label": select((o.order_id % 3).label("third"), func.count()).group_by("third"),
+    "group by the name of a column": select(o.status, func.count()).group_by("status"),
+    "text that holds a word of time": newest.where(o.status == "tomorrow or never"),
     "reference": select(materials).order_by(materials.c.material),
     "own key": select(requests).order_by(requests.c.order_id),
 }
