@@ -115,6 +115,7 @@ def _row(
         lag,
         system_identifier=known.system_identifier,
         primary_answers=known.answers,
+        primary_timeline=known.timeline,
         options=DEFAULTS,
     )
     role = "replica" if found.in_recovery else "rival"

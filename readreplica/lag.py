@@ -47,7 +47,8 @@ class PrimaryHistory:
         newest = self.newest
         if newest is None or newest.position.system_identifier != replayed.system_identifier:
             return Lag(None, None)
-        if replayed.timeline < newest.position.timeline:
+        # An older one may lack what was written since, and a newer one has left the primary's history.
+        if replayed.timeline != newest.position.timeline:
             return Lag(None, None)
         behind = max(0, newest.position.lsn - replayed.lsn)
         covered = self._last_covered_by(replayed.lsn)

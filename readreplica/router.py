@@ -142,7 +142,7 @@ class Router:
 
     def _still_covers(self, node: Node, wanted: Position, session: Session, is_begun: bool) -> bool:
         """Look again once connected: if the pool replaced a connection, nobody knows what the node has."""
-        if node.covers(wanted):
+        if self._monitor.covers(node, wanted):
             return True
         if is_begun:
             fault = f"{node.name} was connected to anew"
@@ -199,7 +199,8 @@ class Router:
         live = self._live(want)
         position = want.position
         if position is not None:
-            live = [node for node in live if node.covers(position)]
+            covers = self._monitor.covers
+            live = [node for node in live if covers(node, position)]
         if want.freshness.is_bounded:
             now, lag = self._clock(), self._monitor.lag
             live = [node for node in live if want.freshness.fits(lag(node, now=now))]

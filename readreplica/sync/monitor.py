@@ -74,6 +74,7 @@ class Monitor:
             clock=self._clock,
             report=self.report,
             is_urgent=self._is_urgent,
+            covers=self.covers,
         )
 
     def add(self, node: Node) -> None:
@@ -115,6 +116,10 @@ class Monitor:
         if node.seen is None or node.seen.position is None:
             return Lag(None, None)
         return self.history.lag(node.seen.position, now=now)
+
+    def covers(self, node: Node, wanted: Position) -> bool:
+        """Tell whether a node is known to have replayed a position."""
+        return node.covers(wanted, primary_timeline=self.primacy.timeline)
 
     def suspect(self) -> None:
         """Look for the primary at once, and quickly until it is found: a session could not write."""
@@ -253,6 +258,8 @@ class Monitor:
         if fault not in AT_ONCE and now - node.judged_at < self._options.poll_seconds / 2:
             return
         node.judged_at = now
+        if fault is Fault.NEWER_TIMELINE and not node.health.bad_polls:
+            self.suspect()  # it may follow a new primary, which is to be heard before this counts again
         self._set_health(node, after_poll(node.health, fault, self._options))
         if fault in AT_ONCE:
             node.forget()
@@ -265,6 +272,7 @@ class Monitor:
             lag,
             system_identifier=self.primacy.system_identifier,
             primary_answers=self.primacy.answers,
+            primary_timeline=self.primacy.timeline,
             options=self._options,
         )
 

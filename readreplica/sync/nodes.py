@@ -33,9 +33,9 @@ class Node:
         found: int = self._checkedout()
         return found
 
-    def covers(self, wanted: Position) -> bool:
+    def covers(self, wanted: Position, *, primary_timeline: int) -> bool:
         """Tell whether it is known to have replayed a position; it is, until a connection to it is lost."""
-        return self.seen is not None and self.seen.covers(wanted)
+        return self.seen is not None and self.seen.covers(wanted, primary_timeline=primary_timeline)
 
     def forget(self) -> None:
         """Forget what it said: it may come back rebuilt from an older copy."""

@@ -49,6 +49,7 @@ class NodeWatch:
         clock: Callable[[], float],
         report: Callable[[Node, Observation | Fault], None],
         is_urgent: Callable[[], bool],
+        covers: Callable[[Node, Position], bool],
     ) -> None:
         """Prepare to ask a node; `start` begins.
 
@@ -59,6 +60,7 @@ class NodeWatch:
             clock: a monotonic clock, in seconds.
             report: is given each answer, or why there was none.
             is_urgent: whether the cluster looks for its primary now.
+            covers: tells whether a node has replayed a position.
         """
         self.node = node
         self.answered = Event()
@@ -66,6 +68,7 @@ class NodeWatch:
         self._clock = clock
         self._report = report
         self._is_urgent = is_urgent
+        self._covers = covers
         self._arguments = connect_arguments(node.engine.url, application_name=f"{cluster} monitor")
         self._question = seen(timeout_seconds=options.answer_seconds)
         self._connection: Connection[TupleRow] | None = None
@@ -140,7 +143,7 @@ class NodeWatch:
             self._report(self.node, Fault.SILENT if is_silent or self._timed_out else refuses)
         self.answered.set()
         for waiter in list(self._waiters):
-            if self.node.covers(waiter.position):
+            if self._covers(self.node, waiter.position):
                 waiter.done.set()
                 self.remove(waiter)
 

@@ -99,6 +99,8 @@ def test_lag_behind_another_history_is_unknown() -> None:
     promoted.add(Sample(1.0, at(90, timeline=2)))
     assert promoted.lag(at(500), now=1.0) == Lag(None, None)
     assert promoted.lag(at(90, timeline=2), now=1.0) == Lag(0.0, 0)
+    # Promoted by mistake, and a standby again: it has left this history.
+    assert promoted.lag(at(500, timeline=3), now=1.0) == Lag(None, None)
     assert PrimaryHistory().lag(at(1), now=1.0) == Lag(None, None)
 
 
@@ -165,11 +167,32 @@ def test_a_token_from_the_future_asks_for_the_present() -> None:
 
 def test_a_walreceiver_on_the_new_timeline_proves_what_the_control_file_does_not_tell_yet() -> None:
     late = replica(120)
-    assert not late.covers(at(110, timeline=2))
-    assert replace(late, received_timeline=2).covers(at(110, timeline=2))
-    assert not replace(late, received_timeline=2).covers(at(121, timeline=2))
-    assert not replace(late, received_timeline=2).covers(at(110, timeline=3))
-    assert not replace(late, received_timeline=2).covers(at(110, timeline=2, system=8))
+    follows = replace(late, received_timeline=2)
+    assert not late.covers(at(110, timeline=2), primary_timeline=2)
+    assert follows.covers(at(110, timeline=2), primary_timeline=2)
+    assert not follows.covers(at(121, timeline=2), primary_timeline=2)
+    assert not follows.covers(at(110, timeline=3), primary_timeline=2)
+    assert not follows.covers(at(110, timeline=2, system=8), primary_timeline=2)
+
+
+@pytest.mark.parametrize(
+    ("said", "primary_timeline", "covered"),
+    [
+        (replica(500, timeline=2), 1, False),  # it left the primary's history
+        (replica(500, timeline=2), 2, True),
+        (replica(500, timeline=2), 3, True),
+        (replace(replica(500), received_timeline=2), 1, False),  # so did the one that it follows
+        # Before the primary is known nothing tells whether it came that way.
+        (replica(500, timeline=2), 0, False),
+        (replica(500), 0, True),
+        (replica(99), 0, False),
+        (replace(replica(), position=None), 1, False),
+    ],
+)
+def test_a_history_that_the_primary_has_not_come_covers_nothing(
+    said: Observation, primary_timeline: int, covered: bool
+) -> None:
+    assert said.covers(at(100), primary_timeline=primary_timeline) is covered
 
 
 # Who is fit
@@ -177,7 +200,12 @@ def test_a_walreceiver_on_the_new_timeline_proves_what_the_control_file_does_not
 
 def fault_of(seen_by: Observation, lag: Lag = Lag(0.0, 0), *, primary_answers: bool = True) -> Fault | None:  # noqa: B008 - immutable
     return find_fault(
-        seen_by, lag, system_identifier=SYSTEM, primary_answers=primary_answers, options=DEFAULTS
+        seen_by,
+        lag,
+        system_identifier=SYSTEM,
+        primary_answers=primary_answers,
+        primary_timeline=1,
+        options=DEFAULTS,
     )
 
 
@@ -190,6 +218,8 @@ def fault_of(seen_by: Observation, lag: Lag = Lag(0.0, 0), *, primary_answers: b
         (replace(replica(), has_receiver=False), Lag(0.5, 0), None),
         (replace(replica(), has_receiver=False), Lag(0.5, 8), Fault.NO_RECEIVER),
         (replace(replica(), position=None), Lag(None, None), Fault.LAG),
+        (replica(timeline=2), Lag(None, None), Fault.NEWER_TIMELINE),
+        (replace(replica(), received_timeline=2), Lag(None, None), Fault.NEWER_TIMELINE),
         (replica(), Lag(31.0, 0), Fault.LAG),
         (replica(), Lag(None, 1 << 30), Fault.LAG),
         (primary(), Lag(0.5, 0), Fault.NOT_A_REPLICA),
