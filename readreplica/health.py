@@ -27,6 +27,10 @@ class Observation:
     server: str = ""
     """The start of its postmaster: tells two addresses of one server from two servers."""
 
+    life: str = ""
+    """That, and when its statistics began: a postmaster that starts its processes anew after a crash keeps
+    its start. Empty where it was not told."""
+
     server_version: int = 0
 
     @property
@@ -68,6 +72,7 @@ class Fault(StrEnum):
     UNREACHABLE = "unreachable"
     REFUSES = "refuses connections"
     OTHER_SYSTEM = "other system"
+    OTHER_SERVER = "another server"
     NOT_A_REPLICA = "not a replica"
     OLDER_TIMELINE = "older timeline"
     NEWER_TIMELINE = "newer timeline"

@@ -17,7 +17,6 @@ from readreplica.metrics import ClusterMetrics, Reason
 from readreplica.monitor import Monitor
 from readreplica.nodes import Node
 from readreplica.options import ReplicaOptions
-from readreplica.token import Position
 
 PRIMARY = "primary"
 _WANT_ANYTHING = Want()
@@ -42,6 +41,10 @@ def _is_standby(session: Session) -> bool:
         return False
     # Asked, for a pooler repeats what a server told it before its promotion.
     return bool(session.connection().execute(_IN_RECOVERY).scalar_one())
+
+
+def _asked(want: Want) -> str:
+    return str(want.position.lsn) if want.position else str(want.freshness)
 
 
 class Router:
@@ -125,28 +128,30 @@ class Router:
         if want.freshness.on_primary or len(self._nodes) < 2:
             return self._on_primary(session, want, Reason.PRIMARY)
         reason = Reason.WAITED if waited else Reason.FRESH
-        is_begun = want.position is not None and session.in_transaction()
+        is_choosy = want.position is not None or want.freshness.is_bounded
+        is_begun = is_choosy and session.in_transaction()
         self._turn += 1
         for node in in_order_of_load(self._fit(want), turn=self._turn, load=Node.load):
+            era = node.era
             try:
                 _begin(session, node, want)
             except OperationalError as error:
                 self._monitor.doubt(node, error)
             else:
-                if want.position is None or self._still_covers(node, want.position, session, is_begun):
+                if not is_choosy or self._is_still_fit(node, want, session, era=era, is_begun=is_begun):
                     self._metrics.read(node.name, reason)
                     return node.name, reason
             reason = Reason.OTHER
         self._take_from_budget(want)
         return self._on_primary(session, want, Reason.FALLBACK)
 
-    def _still_covers(self, node: Node, wanted: Position, session: Session, is_begun: bool) -> bool:
+    def _is_still_fit(self, node: Node, want: Want, session: Session, *, era: int, is_begun: bool) -> bool:
         """Look again once connected: if the pool replaced a connection, nobody knows what the node has."""
-        if self._monitor.covers(node, wanted):
+        if node.era == era and self._fit_of((node,), want):
             return True
         if is_begun:
             fault = f"{node.name} was connected to anew"
-            raise ReplicasTooStale(self._cluster, asked=str(wanted.lsn), retry_after_seconds=1.0, fault=fault)
+            raise ReplicasTooStale(self._cluster, asked=_asked(want), retry_after_seconds=1.0, fault=fault)
         session.rollback()
         return False
 
@@ -185,8 +190,7 @@ class Router:
         wait_seconds = self._budget.take(now=self._clock(), in_use=node.load())
         if wait_seconds > 0:
             self._metrics.read(PRIMARY, Reason.REFUSED)
-            asked = str(want.position.lsn) if want.position else str(want.freshness)
-            raise ReplicasTooStale(self._cluster, asked=asked, retry_after_seconds=wait_seconds)
+            raise ReplicasTooStale(self._cluster, asked=_asked(want), retry_after_seconds=wait_seconds)
 
     def _live(self, want: Want) -> Sequence[Node]:
         """Give the replicas that are not out, without those to avoid."""
@@ -196,7 +200,9 @@ class Router:
     def _fit(self, want: Want) -> Sequence[Node]:
         if want is _WANT_ANYTHING:
             return self._monitor.live
-        live = self._live(want)
+        return self._fit_of(self._live(want), want)
+
+    def _fit_of(self, live: Sequence[Node], want: Want) -> Sequence[Node]:
         position = want.position
         if position is not None:
             covers = self._monitor.covers

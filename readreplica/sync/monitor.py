@@ -138,6 +138,16 @@ class Monitor:
             node.forget()
             self._watches[node.name].hurry()
 
+    def mistrust(self, node: Node) -> None:
+        """Take a node out whose address led to another server than before, and ask the one that is there."""
+        if node is self.primary:
+            self.suspect()
+            return
+        with self._lock:
+            self._set_health(node, Health(out=Fault.OTHER_SERVER))
+            self._note_live()
+        self.look(node)
+
     def waiting(self, node: str) -> Sequence[Waiter]:
         """Give those who wait for a node's replay."""
         return self._watches[node].waiters
@@ -193,13 +203,20 @@ class Monitor:
         watch.hurry()
         wait_for(watch.answered, timeout_seconds=timeout_seconds)
 
-    def report(self, node: Node, said: Observation | Fault) -> None:
-        """Take in what a node said, or why it did not. Called by the nodes' watches."""
+    def report(self, node: Node, said: Observation | Fault, *, era: int | None = None) -> None:
+        """Take in what a node said, or why it did not. Called by the nodes' watches.
+
+        Parameters:
+            node: the node.
+            said: its answer, or its fault.
+            era: the node's when it was asked; an answer to a question from before `forget` is dropped.
+        """
         with self._lock:
             if isinstance(said, Fault):
                 self._answers.pop(node.name, None)
+            elif not node.learn(said, era=node.era if era is None else era):
+                return
             else:
-                node.seen = said
                 self._answers[node.name] = said
             self._unheard.discard(node.name)
             self._elect()

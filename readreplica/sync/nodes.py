@@ -2,11 +2,13 @@
 """One node as a process sees it: how to reach it, what it said last, and whether it serves reads."""
 
 import math
+from typing import Any
 
 from sqlalchemy import Engine
 
 from readreplica.eviction import epoch_of
 from readreplica.health import Health, Observation
+from readreplica.sync.concurrency import Lock
 from readreplica.token import Position
 
 
@@ -21,6 +23,13 @@ class Node:
         self.health = Health()
         self.judged_at = -math.inf
         self.seen: Observation | None = None
+        self.life = ""
+        """Which server, and in which life, its newest connection led to: see `Observation.life`."""
+        self.moves = 0
+        """How often a reader's connection led to another server than those before."""
+        self.era = 0
+        """Grows with whatever makes void what it has said, and what it was asked before that."""
+        self._lock = Lock()
         self._checkedout = getattr(self.bind.pool, "checkedout", int)
 
     @property
@@ -39,4 +48,45 @@ class Node:
 
     def forget(self) -> None:
         """Forget what it said: it may come back rebuilt from an older copy."""
-        self.seen = None
+        with self._lock:
+            self.seen = None
+            self.era += 1
+
+    def learn(self, said: Observation, *, era: int) -> bool:
+        """Note an answer; False where what was asked is void by now.
+
+        Parameters:
+            said: the answer.
+            era: the node's, when it was asked.
+        """
+        with self._lock:
+            if era != self.era:
+                return False
+            if said.life and self.life and said.life != self.life:
+                # The readers' connections may lead to the server of before; what is known is not of it.
+                self.epoch.evict()
+                self.era += 1
+            self.life = said.life or self.life
+            self.seen = said
+        return True
+
+    def meet(self, life: str, record: Any) -> bool:
+        """Note where a reader's new connection leads to; False if that is another server than before.
+
+        The address was moved, or the server was started anew, and may have less than before. What was said is
+        forgotten then, and the pool replaces its other connections.
+
+        Parameters:
+            life: the server that is behind it.
+            record: the pool's, of the connection.
+        """
+        with self._lock:
+            known, self.life = self.life, life
+            if known in ("", life):
+                return True
+            self.moves += 1  # before the era: who asks in the new one must ask the new server
+            self.seen = None
+            self.era += 1
+            self.epoch.evict()
+            self.epoch.admit(record)
+        return False

@@ -1,11 +1,33 @@
 """What a process knows of its nodes, on servers that each test breaks: other histories, other servers."""
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
+from ops.embedded.ports import LOOPBACK
+from readreplica.cluster import PRIMARY
+from readreplica.freshness import ANY, Freshness, bounded
 from readreplica.health import Fault
-from tests.integration.replicas_rig import HAS, QUICK, cluster_at, insert, make_table, promote, until
-from tests.servers import run_postgres
+from tests.integration.replicas_rig import (
+    COUNT,
+    HAS,
+    QUICK,
+    cluster_at,
+    insert,
+    kill,
+    make_table,
+    promote,
+    set_parameters,
+    until,
+)
+from tests.servers import PostgresServers, run_postgres
+
+UNASKED = replace(QUICK, poll_seconds=60, replay_wait_seconds=0.05)
+"""The monitor asks once, and then only when it is told to."""
 
 
 async def test_a_standby_that_was_promoted_once_shows_nobody_less_than_he_wrote(tmp_path: Path) -> None:
@@ -25,3 +47,75 @@ async def test_a_standby_that_was_promoted_once_shows_nobody_less_than_he_wrote(
                     assert (await session.execute(HAS, {"n": n})).scalar_one() == 1, session.node
             node = cluster.monitor.nodes["replica"]
             await until(lambda: node.health.out is Fault.NEWER_TIMELINE, what="the replica is taken out")
+
+
+@pytest.mark.parametrize("freshness", [ANY, bounded(max_lag_bytes=0)])
+async def test_a_replica_that_was_started_anew_has_to_say_anew_what_it_has(
+    tmp_path: Path, freshness: Freshness
+) -> None:
+    with run_postgres(tmp_path) as servers:
+        make_table(servers)
+        async with cluster_at(servers, options=UNASKED) as cluster:
+            with servers.replica.connect() as connection:
+                connection.execute("CHECKPOINT")  # from where it replays again
+            token = await insert(cluster, 1)
+            servers.wait_for_replica()
+            if freshness.is_bounded:
+                async with cluster.read() as session:  # a connection, which the pool replaces afterwards
+                    await session.execute(COUNT)
+                    assert session.node == "replica"
+            await cluster.monitor.look_around(timeout_seconds=20)
+            # In place of a replay that takes long.
+            set_parameters(servers.replica, recovery_min_apply_delay="1h")
+            kill(servers.replica)
+            servers.replica.start(port=servers.replica_port)
+            after = None if freshness.is_bounded else token
+            async with cluster.read(after=after, freshness=freshness) as session:
+                assert (await session.execute(COUNT)).scalar_one() == 1
+                assert session.node == PRIMARY
+
+
+class Door:
+    """An address that leads to one server after another; who is inside stays where he is."""
+
+    def __init__(self, to_port: int) -> None:
+        self.to_port = to_port
+        self.port = 0
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[None]:
+        """Let people in, inside of the block."""
+        async with await asyncio.start_server(self._accept, LOOPBACK, 0) as server:
+            self.port = server.sockets[0].getsockname()[1]
+            yield
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        from_server, to_server = await asyncio.open_connection(LOOPBACK, self.to_port)
+        await asyncio.gather(_pass_on(reader, to_server), _pass_on(from_server, writer))
+
+
+async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with suppress(OSError):
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+    writer.close()
+
+
+async def test_an_address_that_was_moved_to_another_server_is_found_at_the_next_connection(
+    postgres: PostgresServers,
+) -> None:
+    make_table(postgres)
+    door = Door(postgres.replica_port)
+    async with door.open(), cluster_at(postgres, options=UNASKED, replicas={"replica": door.port}) as cluster:
+        token = await insert(cluster, 1)
+        postgres.wait_for_replica()
+        await cluster.monitor.look_around(timeout_seconds=20)
+        node = cluster.monitor.nodes["replica"]
+        assert cluster.monitor.covers(node, token.positions["main"])
+        door.to_port = postgres.primary_port  # the old server lives on, and so does the monitor's connection
+        async with cluster.read(after=token) as session:
+            await session.execute(COUNT)
+            assert session.node == PRIMARY
+        # It asks the server that is there now, and not the one that it was connected to.
+        await until(lambda: node.health.out is Fault.NOT_A_REPLICA, what="the other server is asked")

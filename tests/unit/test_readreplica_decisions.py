@@ -195,6 +195,42 @@ def test_a_history_that_the_primary_has_not_come_covers_nothing(
     assert said.covers(at(100), primary_timeline=primary_timeline) is covered
 
 
+def cluster_of(*replicas: str) -> Cluster:
+    """A cluster whose servers are nowhere: a test says what they say."""
+    return Cluster(
+        "main",
+        primary=writer_engine(NOWHERE, application_name="test"),
+        primary_reader=reader_engine(NOWHERE, application_name="test"),
+        replicas={name: reader_engine(NOWHERE, application_name="test") for name in replicas},
+    )
+
+
+def test_an_answer_to_a_question_from_before_is_no_longer_believed() -> None:
+    monitor = cluster_of("replica").monitor
+    node = monitor.nodes["replica"]
+    asked_in = node.era
+    monitor.report(node, replica(), era=asked_in)
+    assert node.seen == replica()
+    node.forget()  # a connection is lost while the next answer is under way
+    monitor.report(node, replica(), era=asked_in)
+    assert node.seen is None
+    monitor.report(node, replica(), era=node.era)
+    assert node.seen == replica()
+
+
+def test_another_server_behind_an_address_is_another_era() -> None:
+    node = cluster_of("replica").monitor.nodes["replica"]
+    assert node.learn(replace(replica(), life="1"), era=node.era)
+    before = node.era
+    assert node.learn(replace(replica(), life="1"), era=before)
+    assert node.era == before
+    # What it says now is known; a read whose connection was there before has to look again.
+    assert node.learn(replace(replica(), life="2"), era=before)
+    assert node.era > before
+    assert node.meet("2", None)
+    assert node.seen is not None
+
+
 # Who is fit
 
 
@@ -319,13 +355,7 @@ def test_a_rival_on_the_known_timeline_does_not_inherit_the_writes() -> None:
 
 
 def test_who_answers_first_does_not_decide_whose_cluster_it_is() -> None:
-    cluster = Cluster(
-        "main",
-        primary=writer_engine(NOWHERE, application_name="test"),
-        primary_reader=reader_engine(NOWHERE, application_name="test"),
-        replicas={name: reader_engine(NOWHERE, application_name="test") for name in ("stranger", "replica")},
-    )
-    monitor = cluster.monitor
+    monitor = cluster_of("stranger", "replica").monitor
     monitor.report(monitor.nodes["stranger"], primary(900, timeline=9, server="S", system=8))
     assert not monitor.primacy.answers
     monitor.report(monitor.nodes[NAMED], Fault.UNREACHABLE)
