@@ -19,8 +19,11 @@ _STARTED = "(date_part('epoch', pg_postmaster_start_time()) * 1000000)::bigint"
 _RESET = "(date_part('epoch', pg_stat_get_bgwriter_stat_reset_time()) * 1000000)::bigint"
 _LIFE = f"{_STARTED} || '.' || coalesce({_RESET}, 0)"
 
+TIMELINE = "('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::bigint"
+"""The SQL that tells which timeline a primary writes on; a standby raises."""
+
 # CASE keeps each function from where it raises: a primary has no replay to pause, a standby writes nowhere.
-# pg_walfile_name tells the timeline that is written now. In recovery the control file tells that of the last
+# In recovery the control file tells that of the last
 # restartpoint: it may be late, and is never ahead.
 _SEEN = f"""
     SELECT in_recovery,
@@ -28,7 +31,7 @@ _SEEN = f"""
            CASE WHEN in_recovery
                 THEN greatest((SELECT timeline_id FROM pg_control_checkpoint()),
                               (SELECT min_recovery_end_timeline FROM pg_control_recovery()))
-                ELSE ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::bigint
+                ELSE {TIMELINE}
            END,
            CASE WHEN in_recovery THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_insert_lsn() END,
            wal_block_size,

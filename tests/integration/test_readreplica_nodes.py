@@ -10,7 +10,9 @@ import pytest
 
 from ops.embedded.ports import LOOPBACK
 from readreplica.cluster import PRIMARY
+from readreplica.errors import ReplicasTooStale
 from readreplica.freshness import ANY, Freshness, bounded
+from readreplica.freshness import PRIMARY as ON_PRIMARY
 from readreplica.health import Fault
 from tests.integration.replicas_rig import (
     COUNT,
@@ -119,3 +121,26 @@ async def test_an_address_that_was_moved_to_another_server_is_found_at_the_next_
             assert session.node == PRIMARY
         # It asks the server that is there now, and not the one that it was connected to.
         await until(lambda: node.health.out is Fault.NOT_A_REPLICA, what="the other server is asked")
+
+
+@pytest.mark.parametrize("is_awaited", [True, False])
+async def test_a_process_that_starts_reads_no_primary_from_before_its_token(
+    tmp_path: Path, is_awaited: bool
+) -> None:
+    with run_postgres(tmp_path) as servers:
+        make_table(servers)
+        promote(servers.replica)  # and the old primary lives on, where the topology names it
+        async with cluster_at(servers) as cluster:
+            token = await insert(cluster, 1)
+        assert token.positions["main"].timeline == 2
+        for freshness in (ANY, ON_PRIMARY, ANY):
+            async with cluster_at(servers, options=replace(QUICK, replay_wait_seconds=0.005)) as cluster:
+                reader = cluster.read(after=token, freshness=freshness)
+                if is_awaited:
+                    async with reader as session:
+                        assert (await session.execute(HAS, {"n": 1})).scalar_one() == 1
+                    continue
+                # Nothing waits in here; a refusal is no lie.
+                with suppress(ReplicasTooStale):
+                    assert (await reader.execute(HAS, {"n": 1})).scalar_one() == 1
+                await reader.close()
