@@ -109,6 +109,15 @@ def test_an_answer_that_was_overtaken_is_not_noted() -> None:
     assert found.newest == Sample(1.0, at(200))
 
 
+def test_a_primary_that_crashed_goes_on_from_less() -> None:
+    found = history((1.0, 100), (2.0, 300), (3.0, 200))
+    assert found.newest == Sample(3.0, at(200))
+    # Who has all that is left is not behind.
+    assert found.lag(at(200), now=3.5) == Lag(0.5, 0)
+    assert found.lag(at(150), now=3.5) == Lag(2.5, 50)
+    assert found.age(Lsn(150), now=3.5) == 0.5
+
+
 @given(
     st.lists(st.tuples(st.floats(0, 100), st.integers(0, 1000)), min_size=1, max_size=20),
     st.integers(0, 1000),
