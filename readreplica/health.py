@@ -128,7 +128,11 @@ def find_fault(
 
 
 def _other_history(seen: Observation, primary_timeline: int) -> Fault | None:
-    return Fault.NEWER_TIMELINE if seen.timeline > primary_timeline > 0 else None
+    if seen.timeline > primary_timeline > 0:
+        return Fault.NEWER_TIMELINE
+    # Its own timeline is that of its last restartpoint; what its walreceiver follows is known at once.
+    follows_demoted = seen.received_timeline is not None and seen.received_timeline < primary_timeline
+    return Fault.OLDER_TIMELINE if follows_demoted else None
 
 
 def _behind(seen: Observation, lag: Lag, *, primary_answers: bool, options: ReplicaOptions) -> Fault | None:

@@ -243,13 +243,19 @@ def test_another_server_behind_an_address_is_another_era() -> None:
 # Who is fit
 
 
-def fault_of(seen_by: Observation, lag: Lag = Lag(0.0, 0), *, primary_answers: bool = True) -> Fault | None:  # noqa: B008 - immutable
+def fault_of(
+    seen_by: Observation,
+    lag: Lag = Lag(0.0, 0),  # noqa: B008 - immutable
+    *,
+    primary_answers: bool = True,
+    primary_timeline: int = 1,
+) -> Fault | None:
     return find_fault(
         seen_by,
         lag,
         system_identifier=SYSTEM,
         primary_answers=primary_answers,
-        primary_timeline=1,
+        primary_timeline=primary_timeline,
         options=DEFAULTS,
     )
 
@@ -265,6 +271,7 @@ def fault_of(seen_by: Observation, lag: Lag = Lag(0.0, 0), *, primary_answers: b
         (replace(replica(), position=None), Lag(None, None), Fault.LAG),
         (replica(timeline=2), Lag(None, None), Fault.NEWER_TIMELINE),
         (replace(replica(), received_timeline=2), Lag(None, None), Fault.NEWER_TIMELINE),
+        (replace(replica(), received_timeline=1), Lag(None, None), None),
         (replica(), Lag(31.0, 0), Fault.LAG),
         (replica(), Lag(None, 1 << 30), Fault.LAG),
         (primary(), Lag(0.5, 0), Fault.NOT_A_REPLICA),
@@ -273,6 +280,15 @@ def fault_of(seen_by: Observation, lag: Lag = Lag(0.0, 0), *, primary_answers: b
 )
 def test_what_is_wrong_with_a_replica_has_a_name(said: Observation, lag: Lag, fault: Fault | None) -> None:
     assert fault_of(said, lag) is fault
+
+
+def test_a_replica_that_follows_the_demoted_primary_is_at_fault() -> None:
+    follows = replace(replica(), received_timeline=1)
+    assert fault_of(follows, Lag(None, None), primary_timeline=2) is Fault.OLDER_TIMELINE
+    # Not so one that has followed the promotion and made no restartpoint, nor one that does not tell.
+    assert fault_of(replace(replica(), received_timeline=2), primary_timeline=2) is None
+    assert fault_of(replica(), Lag(None, None), primary_timeline=2) is None
+    assert fault_of(follows, Lag(None, None), primary_timeline=2, primary_answers=False) is None
 
 
 def test_without_a_primary_replicas_are_all_that_there_is() -> None:
