@@ -38,6 +38,15 @@ class Observation:
         """The newest timeline that it is on, or follows; 0 while it has replayed nothing."""
         return max(self.position.timeline, self.received_timeline or 0) if self.position else 0
 
+    @property
+    def reached(self) -> Position | None:
+        """Where it stands in the newest history that it is on or follows, for its lag.
+
+        As for `covers`: replay that is past a position of that history is on it, and replay that is before
+        all of them is no nearer for the name.
+        """
+        return self.position._replace(timeline=self.timeline) if self.position else None
+
     def covers(self, wanted: Position, *, primary_timeline: int) -> bool:
         """Tell whether the node has everything that `wanted` asks for.
 

@@ -113,9 +113,8 @@ class Monitor:
 
     def lag(self, node: Node, *, now: float) -> Lag:
         """Tell how far a node is behind."""
-        if node.seen is None or node.seen.position is None:
-            return Lag(None, None)
-        return self.history.lag(node.seen.position, now=now)
+        reached = node.seen.reached if node.seen is not None else None
+        return self.history.lag(reached, now=now) if reached is not None else Lag(None, None)
 
     def covers(self, node: Node, wanted: Position) -> bool:
         """Tell whether a node is known to have replayed a position."""
@@ -282,11 +281,10 @@ class Monitor:
             node.forget()
 
     def _fault_of(self, seen: Observation) -> Fault | None:
-        now = self._clock()
-        lag = self.history.lag(seen.position, now=now) if seen.position else Lag(None, None)
+        reached = seen.reached
         return find_fault(
             seen,
-            lag,
+            self.history.lag(reached, now=self._clock()) if reached is not None else Lag(None, None),
             system_identifier=self.primacy.system_identifier,
             primary_answers=self.primacy.answers,
             primary_timeline=self.primacy.timeline,

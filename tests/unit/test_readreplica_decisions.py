@@ -104,6 +104,22 @@ def test_lag_behind_another_history_is_unknown() -> None:
     assert PrimaryHistory().lag(at(1), now=1.0) == Lag(None, None)
 
 
+def test_after_a_promotion_the_followed_timeline_tells_the_lag() -> None:
+    promoted = PrimaryHistory()
+    promoted.add(Sample(1.0, at(100, timeline=2)))
+    promoted.add(Sample(2.0, at(200, timeline=2)))
+
+    def lag_of(lsn: int) -> Lag:
+        reached = replace(replica(lsn), received_timeline=2).reached
+        assert reached is not None
+        return promoted.lag(reached, now=2.5)
+
+    assert lag_of(200) == Lag(0.5, 0)
+    assert lag_of(150) == Lag(1.5, 50)
+    assert lag_of(90) == Lag(None, 110)  # not past the fork yet, perhaps
+    assert replace(replica(), position=None).reached is None
+
+
 def test_an_answer_that_was_overtaken_is_not_noted() -> None:
     found = history((1.0, 200), (0.5, 150))
     assert found.newest == Sample(1.0, at(200))
