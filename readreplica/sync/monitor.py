@@ -1,6 +1,7 @@
 # Generated from readreplica/monitor.py by `make twins`: change that file, not this one.
 """The monitor of one cluster in this process: finds the primary, takes replicas out and in."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
@@ -64,6 +65,8 @@ class Monitor:
         self.is_closed = False
         self._started = False
         self._suspected_at: float | None = None
+        self._heard_at = math.inf
+        """From when on the nodes that were not heard are waited for no longer."""
         self._watches = {node.name: self._watch_of(node) for node in nodes}
 
     def _watch_of(self, node: Node) -> NodeWatch:
@@ -94,6 +97,7 @@ class Monitor:
         if self._started or self.is_closed or len(self.nodes) < 2:
             return
         self._started = True
+        self._heard_at = self._clock() + 2 * self._options.answer_seconds
         show_lags(self._lags)
         for watch in self._watches.values():
             watch.start()
@@ -176,6 +180,10 @@ class Monitor:
         give_up_at = self._clock() + timeout_seconds
         for watch in list(self._watches.values()):
             wait_for(watch.answered, timeout_seconds=max(0.0, give_up_at - self._clock()))
+        if self.primacy.timeline == 0:
+            with self._lock:
+                self._elect()  # the time may be over, and nobody may answer who would have it noticed
+                self._note_live()
 
     def look_around(self, *, timeout_seconds: float) -> None:
         """Have every node tell now what it is, so that the primary is known by its role when this returns.
@@ -219,10 +227,10 @@ class Monitor:
                 self._answers[node.name] = said
             self._unheard.discard(node.name)
             self._elect()
-            if node.name == self.primacy.node:
-                self._note_primary(node, said)
-            else:
+            if node.name != self.primacy.node:
                 self._judge(node, said)
+            elif self.primacy.timeline:
+                self._note_primary(node, said)
             self._note_live()
 
     def _note_live(self) -> None:
@@ -237,6 +245,8 @@ class Monitor:
             return
         found = elect(known, self._answers)
         self.primacy = found
+        if before.timeline == 0 and found.answers and found.node is not None:
+            self._note_primary(self.nodes[found.node], self._answers[found.node])
         if found.rivals and found.rivals != before.rivals:
             log.error("two primaries", cluster=self.cluster, primary=found.node, rivals=found.rivals)
         is_first = before.timeline == 0
@@ -251,8 +261,12 @@ class Monitor:
         """Find out whose cluster this is, before anybody is elected; None while that has to wait.
 
         It is that of the node that was named as the primary. Where that one is away all others are heard
-        first: an address may be another cluster's by now, and who answers first must not decide.
+        first: an address may be another cluster's by now, and who answers first must not decide. Nor may he
+        decide who is the first primary: of two on one timeline neither is, and of two timelines the newer
+        one counts. So everybody is heard before that, or has had his time.
         """
+        if not known.timeline and self._unheard and self._clock() < self._heard_at:
+            return None
         if known.system_identifier is not None:
             return known
         named = self._answers.get(self._named)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from ops.embedded.ports import LOOPBACK
 from readreplica.cluster import PRIMARY
@@ -144,3 +145,17 @@ async def test_a_process_that_starts_reads_no_primary_from_before_its_token(
                 with suppress(ReplicasTooStale):
                     assert (await reader.execute(HAS, {"n": 1})).scalar_one() == 1
                 await reader.close()
+
+
+async def test_a_process_that_starts_writes_to_neither_of_two_primaries_on_one_timeline(
+    tmp_path: Path,
+) -> None:
+    with run_postgres(tmp_path) as servers:
+        make_table(servers)
+        servers.replica.stop()
+        (servers.replica.data / "standby.signal").unlink()
+        servers.replica.start(port=servers.replica_port)
+        for n in range(6):
+            async with cluster_at(servers) as cluster:
+                with pytest.raises(OperationalError, match="they all take writes on the same timeline"):
+                    await insert(cluster, n)

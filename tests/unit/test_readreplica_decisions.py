@@ -1,5 +1,6 @@
 """The decisions about nodes: who is fit, who is the primary, who goes out, what the primary may be asked."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -405,6 +406,30 @@ def test_who_answers_first_does_not_decide_whose_cluster_it_is() -> None:
     monitor.report(monitor.nodes[NAMED], primary(server="P"))
     assert (monitor.primacy.node, monitor.primacy.answers) == (NAMED, True)
     assert not monitor.primacy.rivals
+
+
+@pytest.mark.parametrize("order", [(NAMED, "rival", "replica"), ("rival", "replica", NAMED)])
+def test_who_answers_first_does_not_decide_who_is_the_primary(order: Sequence[str]) -> None:
+    monitor = cluster_of("rival", "replica").monitor
+    said = {
+        NAMED: primary(100, server="P"),
+        "rival": primary(900, server="R"),
+        "replica": replica(server="S"),
+    }
+    for name in order[:2]:
+        monitor.report(monitor.nodes[name], said[name])
+        assert not monitor.primacy.answers
+        assert monitor.history.newest is None  # nothing is dated by one who may not be it
+    monitor.report(monitor.nodes[order[2]], said[order[2]])
+    assert monitor.primacy.is_split
+
+
+def test_the_first_primary_is_noted_when_the_last_node_was_heard() -> None:
+    monitor = cluster_of("replica").monitor
+    monitor.report(monitor.nodes[NAMED], primary(100, server="P"))
+    monitor.report(monitor.nodes["replica"], Fault.UNREACHABLE)
+    assert (monitor.primacy.node, monitor.primacy.answers) == (NAMED, True)
+    assert monitor.history.newest == Sample(0.0, at(100))
 
 
 @given(
