@@ -3,8 +3,9 @@
 
 import math
 from typing import Any
+from weakref import WeakSet
 
-from sqlalchemy import Engine
+from sqlalchemy import Engine, QueuePool, event
 
 from readreplica.eviction import epoch_of
 from readreplica.health import Health, Observation
@@ -30,7 +31,9 @@ class Node:
         self.era = 0
         """Grows with whatever makes void what it has said, and what it was asked before that."""
         self._lock = Lock()
-        self._checkedout = getattr(self.bind.pool, "checkedout", int)
+        self._held: WeakSet[Any] = WeakSet()
+        if not isinstance(self.bind.pool, QueuePool):
+            self._count()
 
     @property
     def address(self) -> str:
@@ -39,8 +42,18 @@ class Node:
 
     def load(self) -> int:
         """Tell how many of this process's sessions it serves now."""
-        found: int = self._checkedout()
-        return found
+        pool = self.bind.pool  # looked up each time: dispose() makes another
+        return pool.checkedout() if isinstance(pool, QueuePool) else len(self._held)
+
+    def _count(self) -> None:
+        """Count what is held, for a pool that does not; from before it connects, or many would at once."""
+
+        def take(_: Any, record: Any, *_others: Any) -> None:
+            self._held.add(record)
+
+        event.listen(self.bind, "do_connect", take)
+        event.listen(self.bind, "checkout", take)
+        event.listen(self.bind, "checkin", lambda _, record: self._held.discard(record))
 
     def covers(self, wanted: Position, *, primary_timeline: int) -> bool:
         """Tell whether it is known to have replayed a position; it is, until a connection to it is lost."""

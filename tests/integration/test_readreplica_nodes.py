@@ -5,16 +5,21 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from sqlalchemy import NullPool, Pool
 from sqlalchemy.exc import OperationalError
 
 from ops.embedded.ports import LOOPBACK
-from readreplica.cluster import PRIMARY
+from readreplica.cluster import PRIMARY, Cluster
+from readreplica.engines import reader_engine, writer_engine
 from readreplica.errors import ReplicasTooStale
 from readreplica.freshness import ANY, Freshness, bounded
 from readreplica.freshness import PRIMARY as ON_PRIMARY
 from readreplica.health import Fault
+from readreplica.lsn import Lsn
+from readreplica.token import CausalToken, Position
 from tests.integration.replicas_rig import (
     COUNT,
     HAS,
@@ -26,6 +31,7 @@ from tests.integration.replicas_rig import (
     promote,
     set_parameters,
     until,
+    url_of,
 )
 from tests.servers import PostgresServers, run_postgres
 
@@ -159,3 +165,41 @@ async def test_a_process_that_starts_writes_to_neither_of_two_primaries_on_one_t
             async with cluster_at(servers) as cluster:
                 with pytest.raises(OperationalError, match="they all take writes on the same timeline"):
                     await insert(cluster, n)
+
+
+@pytest.mark.parametrize("poolclass", [None, NullPool])
+async def test_the_budget_bounds_what_is_held_with_any_pool(
+    postgres: PostgresServers, poolclass: type[Pool] | None
+) -> None:
+    make_table(postgres)
+    pool: dict[str, Any] = {"poolclass": poolclass} if poolclass else {}
+    url = url_of(postgres, postgres.primary_port)
+    cluster = Cluster(
+        "main",
+        primary=writer_engine(url, application_name="test"),
+        primary_reader=reader_engine(url, application_name="test", **pool),
+        replicas={"replica": reader_engine(url.set(port=postgres.replica_port), application_name="test")},
+        options=replace(UNASKED, fallback_concurrency=2),
+    )
+    foreign = CausalToken({"main": Position(1, 1, Lsn(1))})  # whose system nobody knows: for the primary
+
+    async def read() -> bool:
+        async with cluster.read(after=foreign) as session:
+            try:
+                await session.execute(COUNT)
+            except ReplicasTooStale:
+                return False
+            else:
+                await everybody.wait()
+                return True
+
+    try:
+        await insert(cluster, 1)
+        await cluster.monitor.nodes[PRIMARY].engine.dispose()  # which makes another pool
+        for _ in range(2):
+            everybody = asyncio.Barrier(2)
+            async with asyncio.timeout(60):
+                assert sorted(await asyncio.gather(*(read() for _ in range(12)))) == [False] * 10 + [True] * 2
+        assert cluster.monitor.nodes[PRIMARY].load() == 0
+    finally:
+        await cluster.close()
