@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import structlog
 
-from readreplica.concurrency import Lock, run_all, wait_for
+from readreplica.concurrency import Lock, home, run_all, wait_for
+from readreplica.errors import OtherEventLoop
 from readreplica.faults import is_refusal
 from readreplica.freshness import Lag
 from readreplica.health import AT_ONCE, Fault, Health, Observation, after_poll, find_fault
@@ -63,6 +64,7 @@ class Monitor:
         self._lock = Lock()
         self.is_closed = False
         self._started = False
+        self._home: object = None
         self._suspected_at: float | None = None
         self._heard_at = math.inf
         """From when on the nodes that were not heard are waited for no longer."""
@@ -81,25 +83,35 @@ class Monitor:
 
     def add(self, node: Node) -> None:
         """Watch one more node."""
-        self._watches[node.name] = self._watch_of(node)
+        watch = self._watch_of(node)
         with self._lock:
+            self._watches[node.name] = watch
             self._unheard.add(node.name)
             self.nodes[node.name] = node
             self._note_live()
-        if self._started:
-            self._watches[node.name].start()
-        else:
-            self.start()
+            if self._started:
+                watch.start()
+        self.start()
 
     def start(self) -> None:
-        """Begin to ask, once. A cluster of one node has nothing to choose and nothing to find."""
+        """Begin to ask, once. A cluster of one node has nothing to choose and nothing to find.
+
+        Raises:
+            OtherEventLoop: it began in another one, where nobody may run it any more.
+        """
+        if self._started and self._home is not home():
+            raise OtherEventLoop(self.cluster)
         if self._started or self.is_closed or len(self.nodes) < 2:
             return
-        self._started = True
-        self._heard_at = self._clock() + 2 * self._options.answer_seconds
-        show_lags(self._lags)
-        for watch in self._watches.values():
-            watch.start()
+        with self._lock:
+            if self._started:
+                return  # by another thread
+            self._home = home()
+            self._started = True
+            self._heard_at = self._clock() + 2 * self._options.answer_seconds
+            show_lags(self._lags)
+            for watch in self._watches.values():
+                watch.start()
 
     async def stop(self) -> None:
         """End asking, for good."""

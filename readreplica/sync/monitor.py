@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import structlog
 
+from readreplica.errors import OtherEventLoop
 from readreplica.faults import is_refusal
 from readreplica.freshness import Lag
 from readreplica.health import AT_ONCE, Fault, Health, Observation, after_poll, find_fault
@@ -14,7 +15,7 @@ from readreplica.lag import PrimaryHistory, Sample
 from readreplica.metrics import ClusterMetrics, hide_lags, show_lags
 from readreplica.options import ReplicaOptions
 from readreplica.primacy import Primacy, elect
-from readreplica.sync.concurrency import Lock, run_all, wait_for
+from readreplica.sync.concurrency import Lock, home, run_all, wait_for
 from readreplica.sync.nodes import Node
 from readreplica.sync.watch import NodeWatch, Waiter
 from readreplica.token import Position
@@ -64,6 +65,7 @@ class Monitor:
         self._lock = Lock()
         self.is_closed = False
         self._started = False
+        self._home: object = None
         self._suspected_at: float | None = None
         self._heard_at = math.inf
         """From when on the nodes that were not heard are waited for no longer."""
@@ -82,25 +84,35 @@ class Monitor:
 
     def add(self, node: Node) -> None:
         """Watch one more node."""
-        self._watches[node.name] = self._watch_of(node)
+        watch = self._watch_of(node)
         with self._lock:
+            self._watches[node.name] = watch
             self._unheard.add(node.name)
             self.nodes[node.name] = node
             self._note_live()
-        if self._started:
-            self._watches[node.name].start()
-        else:
-            self.start()
+            if self._started:
+                watch.start()
+        self.start()
 
     def start(self) -> None:
-        """Begin to ask, once. A cluster of one node has nothing to choose and nothing to find."""
+        """Begin to ask, once. A cluster of one node has nothing to choose and nothing to find.
+
+        Raises:
+            OtherEventLoop: it began in another one, where nobody may run it any more.
+        """
+        if self._started and self._home is not home():
+            raise OtherEventLoop(self.cluster)
         if self._started or self.is_closed or len(self.nodes) < 2:
             return
-        self._started = True
-        self._heard_at = self._clock() + 2 * self._options.answer_seconds
-        show_lags(self._lags)
-        for watch in self._watches.values():
-            watch.start()
+        with self._lock:
+            if self._started:
+                return  # by another thread
+            self._home = home()
+            self._started = True
+            self._heard_at = self._clock() + 2 * self._options.answer_seconds
+            show_lags(self._lags)
+            for watch in self._watches.values():
+                watch.start()
 
     def stop(self) -> None:
         """End asking, for good."""

@@ -12,9 +12,10 @@ from sqlalchemy import NullPool, Pool
 from sqlalchemy.exc import OperationalError
 
 from ops.embedded.ports import LOOPBACK
+from readreplica import engines
 from readreplica.cluster import PRIMARY, Cluster
 from readreplica.engines import reader_engine, writer_engine
-from readreplica.errors import ReplicasTooStale
+from readreplica.errors import OtherEventLoop, ReplicasTooStale
 from readreplica.freshness import ANY, Freshness, bounded
 from readreplica.freshness import PRIMARY as ON_PRIMARY
 from readreplica.health import Fault
@@ -28,6 +29,7 @@ from tests.integration.replicas_rig import (
     insert,
     kill,
     make_table,
+    parts,
     promote,
     set_parameters,
     until,
@@ -203,3 +205,19 @@ async def test_the_budget_bounds_what_is_held_with_any_pool(
         assert cluster.monitor.nodes[PRIMARY].load() == 0
     finally:
         await cluster.close()
+
+
+def test_a_cluster_in_a_second_event_loop_says_so_and_is_closed_in_a_third(postgres: PostgresServers) -> None:
+    make_table(postgres)
+    cluster = Cluster("main", options=QUICK, **parts(postgres, engines, {"replica": postgres.replica_port}))
+
+    async def use() -> None:
+        await insert(cluster, 1)
+
+    async def use_again() -> None:
+        await cluster.primary.dispose()  # its connections are of the first loop
+        with pytest.raises(OtherEventLoop, match="main belongs to the event loop in which it was used first"):
+            await insert(cluster, 2)
+
+    for unit in (use, use_again, cluster.close):
+        asyncio.run(unit())
