@@ -139,7 +139,7 @@ class OtherEventLoop(ReadReplicaError):
     def __init__(self, cluster: str) -> None:
         self.cluster = cluster
         super().__init__(
-            f"{cluster} belongs to the event loop in which it was used first; close it, and make a Cluster here"
+            f"{cluster} belongs to the event loop that used it first; make a Cluster in this one"
         )
 
 

@@ -270,7 +270,12 @@ class Cluster:
         Parameters:
             name: its name, of no other node here.
             engine: a reader engine to it; `close` disposes it.
+
+        Raises:
+            ValueError: there is a node of that name.
         """
+        if name in self.monitor.nodes:
+            raise ValueError(f"{self.name} has a node {name!r} already; give the new one a name of its own")
         node = Node(name, engine)
         # Out until polls have found it good: nobody has said that it is of this cluster at all.
         node.health = Health(out=Fault.UNREACHABLE)

@@ -1,7 +1,7 @@
 """What a process knows of its nodes, on servers that each test breaks: other histories, other servers."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -10,10 +10,13 @@ from typing import Any
 import pytest
 from sqlalchemy import NullPool, Pool
 from sqlalchemy.exc import OperationalError
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ops.embedded.ports import LOOPBACK
 from readreplica import engines
+from readreplica.addresses import Address
 from readreplica.cluster import PRIMARY, Cluster
+from readreplica.discovery import Discovery
 from readreplica.engines import reader_engine, writer_engine
 from readreplica.errors import OtherEventLoop, ReplicasTooStale
 from readreplica.freshness import ANY, Freshness, bounded
@@ -216,8 +219,30 @@ def test_a_cluster_in_a_second_event_loop_says_so_and_is_closed_in_a_third(postg
 
     async def use_again() -> None:
         await cluster.primary.dispose()  # its connections are of the first loop
-        with pytest.raises(OtherEventLoop, match="main belongs to the event loop in which it was used first"):
+        with pytest.raises(OtherEventLoop, match="main belongs to the event loop that used it first"):
             await insert(cluster, 2)
 
     for unit in (use, use_again, cluster.close):
         asyncio.run(unit())
+
+
+async def test_an_address_that_is_named_twice_is_one_node(postgres: PostgresServers) -> None:
+    make_table(postgres)
+    at_replica = Address(LOOPBACK, postgres.replica_port)
+
+    async def source() -> Sequence[Address]:
+        return [at_replica, at_replica]
+
+    def make_reader(address: Address) -> AsyncEngine:
+        return reader_engine(url_of(postgres, address.port), application_name="test")
+
+    async with cluster_at(postgres, replicas={}) as cluster:
+        discovery = Discovery(cluster, source, make_reader=make_reader)
+        assert await discovery.refresh() == [at_replica]
+        assert await discovery.refresh() == []
+        spare = make_reader(at_replica)
+        with pytest.raises(ValueError, match=r"main has a node .* already"):
+            cluster.add_replica(str(at_replica), spare)
+        await insert(cluster, 1)
+    # Nothing watches on.
+    assert asyncio.all_tasks() == {asyncio.current_task()}
