@@ -28,7 +28,7 @@ from readreplica.nodes import Node
 from readreplica.options import DEFAULTS, ReplicaOptions
 from readreplica.resolve import resolve
 from readreplica.retry import retry_unit
-from readreplica.router import PRIMARY, Router
+from readreplica.router import FORMER_PRIMARY, PRIMARY, Router
 from readreplica.sessions import ReadSession, WriteSession
 from readreplica.token import CausalToken
 from readreplica.writer import Writer
@@ -70,7 +70,7 @@ class Cluster:
         self.options = options
         self._clock = clock
         metrics = ClusterMetrics(name)
-        self._nodes = [Node(PRIMARY, primary_reader)]
+        self._nodes = [Node(PRIMARY, primary_reader, as_replica=FORMER_PRIMARY)]
         self._nodes += [Node(node, engine) for node, engine in replicas.items()]
         self.monitor = Monitor(
             name,

@@ -321,11 +321,12 @@ class Monitor:
     def _set_health(self, node: Node, health: Health) -> None:
         before, node.health = node.health, health
         if health.out and not before.out:
-            log.warning("replica taken out", cluster=self.cluster, replica=node.name, fault=health.out.value)
-            self._metrics.ejected(node.name, health.out.value)
+            fault = health.out.value
+            log.warning("replica taken out", cluster=self.cluster, replica=node.as_replica, fault=fault)
+            self._metrics.ejected(node.as_replica, fault)
             node.epoch.evict(abort=health.out in (Fault.SILENT, Fault.UNREACHABLE))
         elif before.out and not health.out:
-            log.info("replica taken in again", cluster=self.cluster, replica=node.name)
+            log.info("replica taken in again", cluster=self.cluster, replica=node.as_replica)
 
     def _is_urgent(self) -> bool:
         # Bounded: a primary that stays away is not asked twenty times a second for ever.
@@ -336,4 +337,4 @@ class Monitor:
         now = self._clock()
         for node in tuple(self.nodes.values()):
             if node.name != self.primacy.node:
-                yield (self.cluster, node.name, *self.lag(node, now=now))
+                yield (self.cluster, node.as_replica, *self.lag(node, now=now))

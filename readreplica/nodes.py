@@ -16,8 +16,16 @@ from readreplica.token import Position
 class Node:
     """A primary or a replica; which one it is may change, so it knows itself by name and address only."""
 
-    def __init__(self, name: str, engine: AsyncEngine) -> None:
+    def __init__(self, name: str, engine: AsyncEngine, *, as_replica: str | None = None) -> None:
+        """Note a node.
+
+        Parameters:
+            name: its name, which it keeps.
+            engine: a reader engine to it.
+            as_replica: what it is called to people and in metrics while it is a replica, if not by its name.
+        """
         self.name = name
+        self.as_replica = as_replica or name
         self.engine = engine
         self.bind = engine.sync_engine
         self.epoch = epoch_of(self.bind)

@@ -21,6 +21,11 @@ from readreplica.probe import TIMELINE
 from readreplica.token import Position
 
 PRIMARY = "primary"
+"""Whichever node is the primary now."""
+
+FORMER_PRIMARY = "former primary"
+"""The node that was named as the primary, while it is a replica."""
+
 _WANT_ANYTHING = Want()
 _WANT_AUTOCOMMIT = Want(autocommit=True)
 _IN_RECOVERY = text("SELECT pg_is_in_recovery()")
@@ -152,8 +157,8 @@ class Router:
                 self._monitor.doubt(node, error)
             else:
                 if not is_choosy or self._is_still_fit(node, want, session, era=era, is_begun=is_begun):
-                    self._metrics.read(node.name, reason)
-                    return node.name, reason
+                    self._metrics.read(node.as_replica, reason)
+                    return node.as_replica, reason
             reason = Reason.OTHER
         self._take_from_budget(want)
         return self._on_primary(session, want, Reason.FALLBACK)
@@ -219,7 +224,7 @@ class Router:
     def _live(self, want: Want) -> Sequence[Node]:
         """Give the replicas that are not out, without those to avoid."""
         live = self._monitor.live
-        return [node for node in live if node.name not in want.avoided] if want.avoided else live
+        return [node for node in live if node.as_replica not in want.avoided] if want.avoided else live
 
     def _fit(self, want: Want) -> Sequence[Node]:
         if want is _WANT_ANYTHING:

@@ -29,7 +29,7 @@ from readreplica.sync.monitor import Monitor
 from readreplica.sync.nodes import Node
 from readreplica.sync.resolve import resolve
 from readreplica.sync.retry import retry_unit
-from readreplica.sync.router import PRIMARY, Router
+from readreplica.sync.router import FORMER_PRIMARY, PRIMARY, Router
 from readreplica.sync.sessions import ReadSession, WriteSession
 from readreplica.sync.writer import Writer
 from readreplica.token import CausalToken
@@ -71,7 +71,7 @@ class Cluster:
         self.options = options
         self._clock = clock
         metrics = ClusterMetrics(name)
-        self._nodes = [Node(PRIMARY, primary_reader)]
+        self._nodes = [Node(PRIMARY, primary_reader, as_replica=FORMER_PRIMARY)]
         self._nodes += [Node(node, engine) for node, engine in replicas.items()]
         self.monitor = Monitor(
             name,
