@@ -109,12 +109,14 @@ def _row(
     timeline = found.position.timeline if found.position else None
     if place[1] == known.node and known.answers:
         return NodeRow(*place, "primary", "takes writes", timeline, None, None)
-    lag = history.lag(found.position, now=time.monotonic()) if found.position else Lag(None, None)
+    reached = found.reached
+    lag = history.lag(reached, now=time.monotonic()) if reached is not None else Lag(None, None)
     fault = find_fault(
         found,
         lag,
         system_identifier=known.system_identifier,
         primary_answers=known.answers,
+        primary_timeline=known.timeline,
         options=DEFAULTS,
     )
     role = "replica" if found.in_recovery else "rival"

@@ -4,6 +4,8 @@ Without it a fleet of replicas that fall behind would topple the primary, which 
 and the replicas would fall behind further.
 """
 
+from threading import Lock
+
 
 class FallbackBudget:
     """A token bucket. What may be held at a time is counted by whoever holds it, and passed in."""
@@ -14,6 +16,7 @@ class FallbackBudget:
         self._concurrency = concurrency
         self._left = self._burst
         self._counted_at: float | None = None
+        self._lock = Lock()
 
     def take(self, *, now: float, in_use: int) -> float:
         """Take one read out of the budget.
@@ -25,6 +28,10 @@ class FallbackBudget:
         Returns:
             0 if it may go on; otherwise after how many seconds it is worth asking again.
         """
+        with self._lock:
+            return self._take(now=now, in_use=in_use)
+
+    def _take(self, *, now: float, in_use: int) -> float:
         passed = 0.0 if self._counted_at is None else max(0.0, now - self._counted_at)
         self._counted_at = now
         self._left = min(self._burst, self._left + passed * self._per_second)

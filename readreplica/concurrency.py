@@ -20,6 +20,7 @@ __all__ = [
     "Event",
     "Lock",
     "deadline",
+    "home",
     "pool_wait",
     "resolve_name",
     "resolve_services",
@@ -29,6 +30,11 @@ __all__ = [
 ]
 
 sleep = asyncio.sleep
+
+
+def home() -> object:
+    """Give what everything that waits here belongs to: the event loop."""
+    return asyncio.get_running_loop()
 
 
 async def wait_for(event: Event, *, timeout_seconds: float) -> bool:
@@ -123,13 +129,18 @@ class Background:
 
     async def ended(self, *, timeout_seconds: float) -> bool:
         """Wait until it has ended by itself; False when it has not in time."""
-        if self._task is None:
+        if self._task is None or self._is_over(self._task):
             return True
         done, _ = await asyncio.wait([self._task], timeout=timeout_seconds)
         return bool(done)
 
     async def stop(self) -> None:
         """End it, and wait for that."""
-        if self._task is not None:
+        if self._task is not None and not self._is_over(self._task):
             self._task.cancel()
             await asyncio.wait([self._task])
+
+    @staticmethod
+    def _is_over(task: asyncio.Task[None]) -> bool:
+        # What belongs to an event loop that was closed cannot be waited for, and runs no more.
+        return task.done() or task.get_loop().is_closed()

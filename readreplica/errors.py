@@ -133,6 +133,16 @@ class ClusterClosed(ReadReplicaError):
         super().__init__(f"{cluster} was closed: end its sessions before, or make another Cluster")
 
 
+class OtherEventLoop(ReadReplicaError):
+    """A cluster is used in another event loop than its monitor, which waits in the first one for ever."""
+
+    def __init__(self, cluster: str) -> None:
+        self.cluster = cluster
+        super().__init__(
+            f"{cluster} belongs to the event loop that used it first; make a Cluster in this one"
+        )
+
+
 class SwitchoverFailed(ReadReplicaError):
     """A planned switch-over did not come to its end; writes go on where they were."""
 

@@ -56,6 +56,10 @@ class PoolEpoch:
         for connection in doomed:
             shut(connection)
 
+    def admit(self, record: Any) -> None:
+        """Count a connection that is being opened among those of now, after all others were evicted."""
+        record.info[_STAMP] = record.info[_STAMP]._replace(epoch=self._epoch)
+
     def _stamp(self, dbapi_connection: Any, record: Any) -> None:
         connection = getattr(dbapi_connection, "driver_connection", dbapi_connection)
         poll = select.poll()

@@ -14,7 +14,10 @@ from readreplica.token import Position
 
 # A postmaster that restarts its processes after a crash keeps its start; the statistics begin anew then
 # (src/backend/access/transam/xlog.c: pgstat_discard_stats). Where somebody resets them it is UNKNOWN, too.
-SERVER = "pg_postmaster_start_time()::text || coalesce(pg_stat_get_bgwriter_stat_reset_time()::text, '')"
+# As numbers, for the text of a time depends on the session's settings.
+STARTED = "(date_part('epoch', pg_postmaster_start_time()) * 1000000)::bigint"
+_RESET = "(date_part('epoch', pg_stat_get_bgwriter_stat_reset_time()) * 1000000)::bigint"
+LIFE = f"{STARTED} || '.' || coalesce({_RESET}, 0)"
 """The SQL that tells one life of a server from another."""
 
 
@@ -56,7 +59,7 @@ class Evidence(NamedTuple):
 
     position: Position
     server: str
-    """Which life of the server it is: see `SERVER`."""
+    """Which life of the server it is: see `LIFE`."""
 
     status: str | None
     """pg_xact_status: committed, aborted, in progress; None where it is too old to be told."""

@@ -25,26 +25,52 @@ class Observation:
     has_receiver: bool = False
     replay_paused: bool = False
     server: str = ""
-    """Its life (`fate.SERVER`): tells two addresses of one server from two servers."""
+    """The start of its postmaster: tells two addresses of one server from two servers."""
+
+    life: str = ""
+    """That, and when its statistics began: a postmaster that starts its processes anew after a crash keeps
+    its start. Empty where it was not told."""
 
     server_version: int = 0
 
-    def covers(self, wanted: Position) -> bool:
+    @property
+    def timeline(self) -> int:
+        """The newest timeline that it is on, or follows; 0 while it has replayed nothing."""
+        return max(self.position.timeline, self.received_timeline or 0) if self.position else 0
+
+    @property
+    def reached(self) -> Position | None:
+        """Where it stands in the newest history that it is on or follows, for its lag.
+
+        As for `covers`: replay that is past a position of that history is on it, and replay that is before
+        all of them is no nearer for the name.
+        """
+        return self.position._replace(timeline=self.timeline) if self.position else None
+
+    def covers(self, wanted: Position, *, primary_timeline: int) -> bool:
         """Tell whether the node has everything that `wanted` asks for.
 
         The control file tells the timeline of the last restartpoint, which is late after a promotion. A
         walreceiver that follows the wanted timeline, or a newer one, proves as much for a position that
         was written on it: replay that is past such a position is on the history of that timeline.
+
+        A newer timeline is past the fork only if the primary has come that way. A replica that was promoted
+        by mistake, and is a standby again, has a history of its own.
+
+        Parameters:
+            wanted: the position.
+            primary_timeline: the newest that a primary was seen on; 0 while it is unknown, and then only the
+                history that `wanted` names itself is believed in.
         """
-        if self.position is None:
+        position, newest = self.position, self.timeline
+        if position is None or newest > (primary_timeline or wanted.timeline):
             return False
-        if self.position.covers(wanted):
+        if position.covers(wanted):
             return True
         return (
-            self.received_timeline is not None
-            and self.position._replace(timeline=self.received_timeline).lsn >= wanted.lsn
-            and self.received_timeline >= wanted.timeline
-            and self.position.system_identifier == wanted.system_identifier
+            newest >= wanted.timeline
+            and position.lsn >= wanted.lsn
+            and position.system_identifier == wanted.system_identifier
         )
 
 
@@ -55,8 +81,10 @@ class Fault(StrEnum):
     UNREACHABLE = "unreachable"
     REFUSES = "refuses connections"
     OTHER_SYSTEM = "other system"
+    OTHER_SERVER = "another server"
     NOT_A_REPLICA = "not a replica"
     OLDER_TIMELINE = "older timeline"
+    NEWER_TIMELINE = "newer timeline"
     NO_RECEIVER = "no walreceiver"
     PAUSED = "replay paused"
     LAG = "lag"
@@ -83,6 +111,7 @@ def find_fault(
     *,
     system_identifier: int | None,
     primary_answers: bool,
+    primary_timeline: int,
     options: ReplicaOptions,
 ) -> Fault | None:
     """Tell what is wrong with a replica that answered.
@@ -93,6 +122,7 @@ def find_fault(
         system_identifier: the cluster's; None while it is unknown.
         primary_answers: whether the primary does. Without one no replica has a walreceiver, and what they
             have is all that there is.
+        primary_timeline: the newest that a primary was seen on; 0 while that is unknown.
         options: the bounds.
     """
     if seen.position is None:
@@ -101,6 +131,20 @@ def find_fault(
         return Fault.OTHER_SYSTEM
     if not seen.in_recovery:
         return Fault.NOT_A_REPLICA
+    if primary_answers and (fault := _other_history(seen, primary_timeline)):
+        return fault
+    return _behind(seen, lag, primary_answers=primary_answers, options=options)
+
+
+def _other_history(seen: Observation, primary_timeline: int) -> Fault | None:
+    if seen.timeline > primary_timeline > 0:
+        return Fault.NEWER_TIMELINE
+    # Its own timeline is that of its last restartpoint; what its walreceiver follows is known at once.
+    follows_demoted = seen.received_timeline is not None and seen.received_timeline < primary_timeline
+    return Fault.OLDER_TIMELINE if follows_demoted else None
+
+
+def _behind(seen: Observation, lag: Lag, *, primary_answers: bool, options: ReplicaOptions) -> Fault | None:
     if seen.replay_paused:
         return Fault.PAUSED
     if options.expect_walreceiver and primary_answers and not seen.has_receiver and lag.bytes != 0:

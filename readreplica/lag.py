@@ -34,12 +34,18 @@ class PrimaryHistory:
         return self._samples[-1] if self._samples else None
 
     def add(self, sample: Sample) -> None:
-        """Note a sample; another history of the cluster (a failover) begins anew."""
+        """Note a sample; another history of the cluster (a failover) begins anew.
+
+        A primary that crashed comes back without the WAL that it had not written out, on the same timeline:
+        what was seen of that is no more.
+        """
         newest = self.newest
         if newest is not None and newest.position[:2] != sample.position[:2]:
             self._samples.clear()
-        elif newest is not None and (sample.at < newest.at or sample.position.lsn < newest.position.lsn):
+        elif newest is not None and sample.at < newest.at:
             return  # an answer that was overtaken by another one
+        while self._samples and self._samples[-1].position.lsn > sample.position.lsn:
+            self._samples.pop()
         self._samples.append(sample)
 
     def lag(self, replayed: Position, *, now: float) -> Lag:
@@ -47,7 +53,8 @@ class PrimaryHistory:
         newest = self.newest
         if newest is None or newest.position.system_identifier != replayed.system_identifier:
             return Lag(None, None)
-        if replayed.timeline < newest.position.timeline:
+        # An older one may lack what was written since, and a newer one has left the primary's history.
+        if replayed.timeline != newest.position.timeline:
             return Lag(None, None)
         behind = max(0, newest.position.lsn - replayed.lsn)
         covered = self._last_covered_by(replayed.lsn)

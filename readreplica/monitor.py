@@ -1,11 +1,13 @@
 """The monitor of one cluster in this process: finds the primary, takes replicas out and in."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 import structlog
 
-from readreplica.concurrency import Lock, run_all, wait_for
+from readreplica.concurrency import Lock, home, run_all, wait_for
+from readreplica.errors import OtherEventLoop
 from readreplica.faults import is_refusal
 from readreplica.freshness import Lag
 from readreplica.health import AT_ONCE, Fault, Health, Observation, after_poll, find_fault
@@ -63,7 +65,10 @@ class Monitor:
         self._lock = Lock()
         self.is_closed = False
         self._started = False
+        self._home: object = None
         self._suspected_at: float | None = None
+        self._heard_at = math.inf
+        """From when on the nodes that were not heard are waited for no longer."""
         self._watches = {node.name: self._watch_of(node) for node in nodes}
 
     def _watch_of(self, node: Node) -> NodeWatch:
@@ -74,28 +79,40 @@ class Monitor:
             clock=self._clock,
             report=self.report,
             is_urgent=self._is_urgent,
+            covers=self.covers,
         )
 
     def add(self, node: Node) -> None:
         """Watch one more node."""
-        self._watches[node.name] = self._watch_of(node)
+        watch = self._watch_of(node)
         with self._lock:
+            self._watches[node.name] = watch
             self._unheard.add(node.name)
             self.nodes[node.name] = node
             self._note_live()
-        if self._started:
-            self._watches[node.name].start()
-        else:
-            self.start()
+            if self._started:
+                watch.start()
+        self.start()
 
     def start(self) -> None:
-        """Begin to ask, once. A cluster of one node has nothing to choose and nothing to find."""
+        """Begin to ask, once. A cluster of one node has nothing to choose and nothing to find.
+
+        Raises:
+            OtherEventLoop: it began in another one, where nobody may run it any more.
+        """
+        if self._started and self._home is not home():
+            raise OtherEventLoop(self.cluster)
         if self._started or self.is_closed or len(self.nodes) < 2:
             return
-        self._started = True
-        show_lags(self._lags)
-        for watch in self._watches.values():
-            watch.start()
+        with self._lock:
+            if self._started:
+                return  # by another thread
+            self._home = home()
+            self._started = True
+            self._heard_at = self._clock() + 2 * self._options.answer_seconds
+            show_lags(self._lags)
+            for watch in self._watches.values():
+                watch.start()
 
     async def stop(self) -> None:
         """End asking, for good."""
@@ -112,9 +129,12 @@ class Monitor:
 
     def lag(self, node: Node, *, now: float) -> Lag:
         """Tell how far a node is behind."""
-        if node.seen is None or node.seen.position is None:
-            return Lag(None, None)
-        return self.history.lag(node.seen.position, now=now)
+        reached = node.seen.reached if node.seen is not None else None
+        return self.history.lag(reached, now=now) if reached is not None else Lag(None, None)
+
+    def covers(self, node: Node, wanted: Position) -> bool:
+        """Tell whether a node is known to have replayed a position."""
+        return node.covers(wanted, primary_timeline=self.primacy.timeline)
 
     def suspect(self) -> None:
         """Look for the primary at once, and quickly until it is found: a session could not write."""
@@ -134,8 +154,18 @@ class Monitor:
             self._watches[node.name].hurry()
 
     def was_standby(self, server: str) -> bool:
-        """Tell whether a life of a server (`fate.SERVER`) was seen in recovery."""
+        """Tell whether a life of a server (`fate.LIFE`) was seen in recovery."""
         return server in self._standbys.values()
+
+    def mistrust(self, node: Node) -> None:
+        """Take a node out whose address led to another server than before, and ask the one that is there."""
+        if node is self.primary:
+            self.suspect()
+            return
+        with self._lock:
+            self._set_health(node, Health(out=Fault.OTHER_SERVER))
+            self._note_live()
+        self.look(node)
 
     def waiting(self, node: str) -> Sequence[Waiter]:
         """Give those who wait for a node's replay."""
@@ -168,6 +198,10 @@ class Monitor:
         give_up_at = self._clock() + timeout_seconds
         for watch in list(self._watches.values()):
             await wait_for(watch.answered, timeout_seconds=max(0.0, give_up_at - self._clock()))
+        if self.primacy.timeline == 0:
+            with self._lock:
+                self._elect()  # the time may be over, and nobody may answer who would have it noticed
+                self._note_live()
 
     async def look_around(self, *, timeout_seconds: float) -> None:
         """Have every node tell now what it is, so that the primary is known by its role when this returns.
@@ -194,22 +228,29 @@ class Monitor:
         watch.hurry()
         await wait_for(watch.answered, timeout_seconds=timeout_seconds)
 
-    def report(self, node: Node, said: Observation | Fault) -> None:
-        """Take in what a node said, or why it did not. Called by the nodes' watches."""
+    def report(self, node: Node, said: Observation | Fault, *, era: int | None = None) -> None:
+        """Take in what a node said, or why it did not. Called by the nodes' watches.
+
+        Parameters:
+            node: the node.
+            said: its answer, or its fault.
+            era: the node's when it was asked; an answer to a question from before `forget` is dropped.
+        """
         with self._lock:
             if isinstance(said, Fault):
                 self._answers.pop(node.name, None)
+            elif not node.learn(said, era=node.era if era is None else era):
+                return
             else:
-                node.seen = said
                 self._answers[node.name] = said
                 if said.in_recovery:
-                    self._standbys[node.name] = said.server
+                    self._standbys[node.name] = said.life
             self._unheard.discard(node.name)
             self._elect()
-            if node.name == self.primacy.node:
-                self._note_primary(node, said)
-            else:
+            if node.name != self.primacy.node:
                 self._judge(node, said)
+            elif self.primacy.timeline:
+                self._note_primary(node, said)
             self._note_live()
 
     def _note_live(self) -> None:
@@ -224,6 +265,8 @@ class Monitor:
             return
         found = elect(known, self._answers)
         self.primacy = found
+        if before.timeline == 0 and found.answers and found.node is not None:
+            self._note_primary(self.nodes[found.node], self._answers[found.node])
         if found.rivals and found.rivals != before.rivals:
             log.error("two primaries", cluster=self.cluster, primary=found.node, rivals=found.rivals)
         is_first = before.timeline == 0
@@ -238,8 +281,12 @@ class Monitor:
         """Find out whose cluster this is, before anybody is elected; None while that has to wait.
 
         It is that of the node that was named as the primary. Where that one is away all others are heard
-        first: an address may be another cluster's by now, and who answers first must not decide.
+        first: an address may be another cluster's by now, and who answers first must not decide. Nor may he
+        decide who is the first primary: of two on one timeline neither is, and of two timelines the newer
+        one counts. So everybody is heard before that, or has had his time.
         """
+        if not known.timeline and self._unheard and self._clock() < self._heard_at:
+            return None
         if known.system_identifier is not None:
             return known
         named = self._answers.get(self._named)
@@ -261,29 +308,32 @@ class Monitor:
         if fault not in AT_ONCE and now - node.judged_at < self._options.poll_seconds / 2:
             return
         node.judged_at = now
+        if fault is Fault.NEWER_TIMELINE and not node.health.bad_polls:
+            self.suspect()  # it may follow a new primary, which is to be heard before this counts again
         self._set_health(node, after_poll(node.health, fault, self._options))
         if fault in AT_ONCE:
             node.forget()
 
     def _fault_of(self, seen: Observation) -> Fault | None:
-        now = self._clock()
-        lag = self.history.lag(seen.position, now=now) if seen.position else Lag(None, None)
+        reached = seen.reached
         return find_fault(
             seen,
-            lag,
+            self.history.lag(reached, now=self._clock()) if reached is not None else Lag(None, None),
             system_identifier=self.primacy.system_identifier,
             primary_answers=self.primacy.answers,
+            primary_timeline=self.primacy.timeline,
             options=self._options,
         )
 
     def _set_health(self, node: Node, health: Health) -> None:
         before, node.health = node.health, health
         if health.out and not before.out:
-            log.warning("replica taken out", cluster=self.cluster, replica=node.name, fault=health.out.value)
-            self._metrics.ejected(node.name, health.out.value)
+            fault = health.out.value
+            log.warning("replica taken out", cluster=self.cluster, replica=node.as_replica, fault=fault)
+            self._metrics.ejected(node.as_replica, fault)
             node.epoch.evict(abort=health.out in (Fault.SILENT, Fault.UNREACHABLE))
         elif before.out and not health.out:
-            log.info("replica taken in again", cluster=self.cluster, replica=node.name)
+            log.info("replica taken in again", cluster=self.cluster, replica=node.as_replica)
 
     def _is_urgent(self) -> bool:
         # Bounded: a primary that stays away is not asked twenty times a second for ever.
@@ -294,4 +344,4 @@ class Monitor:
         now = self._clock()
         for node in tuple(self.nodes.values()):
             if node.name != self.primacy.node:
-                yield (self.cluster, node.name, *self.lag(node, now=now))
+                yield (self.cluster, node.as_replica, *self.lag(node, now=now))

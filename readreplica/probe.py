@@ -3,9 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import psycopg
 from sqlalchemy import URL
 
-from readreplica.fate import SERVER
+from readreplica.fate import LIFE, STARTED
 from readreplica.health import Observation
 from readreplica.lsn import Lsn
 from readreplica.token import Position
@@ -14,16 +15,18 @@ CONNECT_TIMEOUT_SECONDS = 3
 WAITS_FOR_LSN = 190000
 """The server version from which `WAIT FOR LSN` is there."""
 
+TIMELINE = "('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::bigint"
+"""The SQL that tells which timeline a primary writes on; a standby raises."""
+
 # CASE keeps each function from where it raises: a primary has no replay to pause, a standby writes nowhere.
-# pg_walfile_name tells the timeline that is written now. In recovery the control file tells that of the last
-# restartpoint: it may be late, and is never ahead.
+# In recovery the control file tells that of the last restartpoint: it may be late, and is never ahead.
 _SEEN = f"""
     SELECT in_recovery,
            system_identifier,
            CASE WHEN in_recovery
                 THEN greatest((SELECT timeline_id FROM pg_control_checkpoint()),
                               (SELECT min_recovery_end_timeline FROM pg_control_recovery()))
-                ELSE ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::bigint
+                ELSE {TIMELINE}
            END,
            CASE WHEN in_recovery THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_insert_lsn() END,
            wal_block_size,
@@ -31,7 +34,8 @@ _SEEN = f"""
            (SELECT received_tli FROM pg_stat_wal_receiver),
            EXISTS (SELECT FROM pg_stat_wal_receiver),
            CASE WHEN in_recovery THEN pg_get_wal_replay_pause_state() <> 'not paused' ELSE false END,
-           {SERVER}
+           ({STARTED})::text,
+           {LIFE}
     FROM pg_control_system(), pg_control_init(), (SELECT pg_is_in_recovery() AS in_recovery) AS role
 """
 
@@ -66,7 +70,7 @@ def read_answer(row: Sequence[Any], *, at: float, server_version: int) -> Observ
         at: when it was asked, by the monotonic clock.
         server_version: the server's version, as libpq tells it.
     """
-    in_recovery, system, timeline, lsn, block, segment, received, has_receiver, paused, server = row
+    in_recovery, system, timeline, lsn, block, segment, received, has_receiver, paused, server, life = row
     position = None
     if lsn is not None:
         found = Lsn.parse(lsn)
@@ -81,8 +85,33 @@ def read_answer(row: Sequence[Any], *, at: float, server_version: int) -> Observ
         has_receiver=has_receiver,
         replay_paused=paused,
         server=server,
+        life=life,
         server_version=server_version,
     )
+
+
+def life_of(connection: Any) -> str | None:
+    """Ask a new connection of a pool which server it leads to, and in which life: `Observation.life`.
+
+    One round trip, and nothing that a role may be denied by default. None where it is not told.
+
+    Parameters:
+        connection: the driver's, or SQLAlchemy's around an asynchronous one.
+    """
+    try:
+        connection.autocommit = True
+        cursor = connection.cursor()
+        cursor.execute(f"SELECT {LIFE}")
+        found: str = cursor.fetchone()[0]
+        cursor.close()
+        connection.autocommit = False
+    except psycopg.OperationalError:
+        connection.close()
+        raise
+    except psycopg.Error:
+        connection.autocommit = False
+        return None
+    return found
 
 
 def connect_arguments(url: URL, *, application_name: str) -> Mapping[str, Any]:

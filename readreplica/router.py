@@ -17,12 +17,19 @@ from readreplica.metrics import ClusterMetrics, Reason
 from readreplica.monitor import Monitor
 from readreplica.nodes import Node
 from readreplica.options import ReplicaOptions
+from readreplica.probe import TIMELINE
 from readreplica.token import Position
 
 PRIMARY = "primary"
+"""Whichever node is the primary now."""
+
+FORMER_PRIMARY = "former primary"
+"""The node that was named as the primary, while it is a replica."""
+
 _WANT_ANYTHING = Want()
 _WANT_AUTOCOMMIT = Want(autocommit=True)
 _IN_RECOVERY = text("SELECT pg_is_in_recovery()")
+_TIMELINE = text(f"SELECT {TIMELINE}")
 
 
 def _begin(session: Session, node: Node) -> None:
@@ -37,6 +44,10 @@ def _is_standby(session: Session) -> bool:
         return False
     # Asked, for a pooler repeats what a server told it before its promotion.
     return bool(session.connection().execute(_IN_RECOVERY).scalar_one())
+
+
+def _asked(want: Want) -> str:
+    return str(want.position.lsn) if want.position else str(want.freshness)
 
 
 class Router:
@@ -90,19 +101,29 @@ class Router:
         return want
 
     async def prepare(self, want: Want) -> tuple[Want, bool]:
-        """Wait, bounded, until a replica is fit for a read with a token."""
-        if want.position is None or want.freshness.on_primary or self._fit(want):
+        """Wait, bounded, until a replica is fit for a read with a token, or the primary is known."""
+        if want.position is None or (not want.freshness.on_primary and self._fit(want)):
             return want, False
-        if want.can_wait:
-            began = self._clock()
-            limit = self._options.replay_wait_seconds
-            candidates = in_order_of_load(self._live(want), turn=self._turn, load=Node.load)
-            if candidates:
-                await self._monitor.wait_for_replay(want.position, candidates, timeout_seconds=limit)
-                self._metrics.waited(self._clock() - began)
-            if not self._fit(want):
-                want = await self._checked(want)
-        return want, True
+        may_wait = want.can_wait and not want.freshness.on_primary
+        if may_wait:
+            await self._wait_for_replay(want.position, self._live(want))
+        if self._is_primary_unknown():
+            # As units of writing do: where the topology names it, one from before a failover may live on.
+            await self._monitor.hear_all(timeout_seconds=2 * self._options.answer_seconds)
+        if may_wait and not self._fit(want):
+            want = await self._checked(want)
+        return want, not want.freshness.on_primary
+
+    async def _wait_for_replay(self, wanted: Position, live: Sequence[Node]) -> None:
+        began = self._clock()
+        limit = self._options.replay_wait_seconds
+        candidates = in_order_of_load(live, turn=self._turn, load=Node.load)
+        if candidates:
+            await self._monitor.wait_for_replay(wanted, candidates, timeout_seconds=limit)
+            self._metrics.waited(self._clock() - began)
+
+    def _is_primary_unknown(self) -> bool:
+        return self._monitor.primacy.timeline == 0 and len(self._nodes) > 1
 
     async def _checked(self, want: Want) -> Want:
         """Before the primary is burdened: ask it whether it has ever written what the token names."""
@@ -120,34 +141,37 @@ class Router:
         if want.freshness.on_primary or len(self._nodes) < 2:
             return self._on_primary(session, want, Reason.PRIMARY)
         reason = Reason.WAITED if waited else Reason.FRESH
-        is_begun = want.position is not None and session.in_transaction()
+        is_choosy = want.position is not None or want.freshness.is_bounded
+        is_begun = is_choosy and session.in_transaction()
         self._turn += 1
         for node in in_order_of_load(self._fit(want), turn=self._turn, load=Node.load):
+            era = node.era
             try:
                 _begin(session, node)
             except OperationalError as error:
                 self._monitor.doubt(node, error)
             else:
-                if want.position is None or self._still_covers(node, want.position, session, is_begun):
-                    self._metrics.read(node.name, reason)
-                    return node.name, reason
+                if not is_choosy or self._is_still_fit(node, want, session, era=era, is_begun=is_begun):
+                    self._metrics.read(node.as_replica, reason)
+                    return node.as_replica, reason
             reason = Reason.OTHER
         self._take_from_budget(want)
         return self._on_primary(session, want, Reason.FALLBACK)
 
-    def _still_covers(self, node: Node, wanted: Position, session: Session, is_begun: bool) -> bool:
+    def _is_still_fit(self, node: Node, want: Want, session: Session, *, era: int, is_begun: bool) -> bool:
         """Look again once connected: if the pool replaced a connection, nobody knows what the node has."""
-        if node.covers(wanted):
+        if node.era == era and self._fit_of((node,), want):
             return True
         if is_begun:
             fault = f"{node.name} was connected to anew"
-            raise ReplicasTooStale(self._cluster, asked=str(wanted.lsn), retry_after_seconds=1.0, fault=fault)
+            raise ReplicasTooStale(self._cluster, asked=_asked(want), retry_after_seconds=1.0, fault=fault)
         session.rollback()
         return False
 
     def _on_primary(self, session: Session, want: Want, reason: Reason) -> tuple[str, Reason]:
         self._refuse_older_timeline(want)
         node = self._monitor.primary or self._nodes[0]
+        era, is_unknown = node.era, self._is_primary_unknown()
         _begin(session, node)
         if _is_standby(session):
             session.close()
@@ -155,6 +179,8 @@ class Router:
             self._monitor.suspect()
             fault = NotThePrimary(self._cluster, node.address, "it is in recovery")
             raise OperationalError("read on the primary", None, fault)
+        if want.position is not None and (is_unknown or node.era != era):
+            self._ask_timeline(session, node, want.position)
         name = PRIMARY if node.name == self._monitor.primacy.node else node.name
         self._metrics.read(name, reason)
         return name, reason
@@ -166,35 +192,45 @@ class Router:
         if position is None or position.system_identifier != known.system_identifier:
             return
         if 0 < known.timeline < position.timeline:
-            self._monitor.suspect()
-            self._metrics.read(PRIMARY, Reason.REFUSED)
-            raise ReplicasTooStale(
-                self._cluster,
-                asked=f"{position.lsn} of timeline {position.timeline}",
-                retry_after_seconds=1.0,
-                fault=f"the primary that is known here is on timeline {known.timeline}",
+            raise self._older(position, f"the primary that is known here is on timeline {known.timeline}")
+
+    def _ask_timeline(self, session: Session, node: Node, wanted: Position) -> None:
+        """Ask the server itself: no monitor has said yet that it is the primary of now."""
+        timeline = session.connection().execute(_TIMELINE).scalar_one()
+        if timeline < wanted.timeline:
+            session.close()
+            raise self._older(
+                wanted, f"{node.address}, the only primary known here, is on timeline {timeline}"
             )
+
+    def _older(self, wanted: Position, fault: str) -> ReplicasTooStale:
+        self._monitor.suspect()
+        self._metrics.read(PRIMARY, Reason.REFUSED)
+        asked = f"{wanted.lsn} of timeline {wanted.timeline}"
+        return ReplicasTooStale(self._cluster, asked=asked, retry_after_seconds=1.0, fault=fault)
 
     def _take_from_budget(self, want: Want) -> None:
         node = self._monitor.primary or self._nodes[0]
         wait_seconds = self._budget.take(now=self._clock(), in_use=node.load())
         if wait_seconds > 0:
             self._metrics.read(PRIMARY, Reason.REFUSED)
-            asked = str(want.position.lsn) if want.position else str(want.freshness)
-            raise ReplicasTooStale(self._cluster, asked=asked, retry_after_seconds=wait_seconds)
+            raise ReplicasTooStale(self._cluster, asked=_asked(want), retry_after_seconds=wait_seconds)
 
     def _live(self, want: Want) -> Sequence[Node]:
         """Give the replicas that are not out, without those to avoid."""
         live = self._monitor.live
-        return [node for node in live if node.name not in want.avoided] if want.avoided else live
+        return [node for node in live if node.as_replica not in want.avoided] if want.avoided else live
 
     def _fit(self, want: Want) -> Sequence[Node]:
         if want is _WANT_ANYTHING:
             return self._monitor.live
-        live = self._live(want)
+        return self._fit_of(self._live(want), want)
+
+    def _fit_of(self, live: Sequence[Node], want: Want) -> Sequence[Node]:
         position = want.position
         if position is not None:
-            live = [node for node in live if node.covers(position)]
+            covers = self._monitor.covers
+            live = [node for node in live if covers(node, position)]
         if want.freshness.is_bounded:
             now, lag = self._clock(), self._monitor.lag
             live = [node for node in live if want.freshness.fits(lag(node, now=now))]

@@ -17,6 +17,7 @@ from readreplica.faults import OUTAGE_SQLSTATES, is_refusal
 from readreplica.monitor import Monitor
 from readreplica.nodes import Node
 from readreplica.primacy import Primacy, may_write
+from readreplica.probe import life_of
 
 
 class Writer:
@@ -57,7 +58,15 @@ class Writer:
                 node.forget()
                 self._monitor.look(node)
 
+        def on_connected(connection: Any, record: Any) -> None:
+            # The monitor's connection may lead to another server: one from before a move, or a restart.
+            life = life_of(connection)
+            if life is not None and not node.meet(life, record):
+                self._monitor.mistrust(node)
+                node.epoch.admit(record)
+
         event.listen(node.bind, "do_connect", on_connect)
+        event.listen(node.bind, "connect", on_connected)
         event.listen(node.bind, "invalidate", on_invalidate)
         event.listen(node.bind, "handle_error", on_error)
 

@@ -30,7 +30,7 @@ from readreplica.sync.monitor import Monitor
 from readreplica.sync.nodes import Node
 from readreplica.sync.resolve import resolve
 from readreplica.sync.retry import retry_unit
-from readreplica.sync.router import PRIMARY, Router
+from readreplica.sync.router import FORMER_PRIMARY, PRIMARY, Router
 from readreplica.sync.sessions import ReadSession, WriteSession
 from readreplica.sync.writer import Writer
 from readreplica.token import CausalToken, Position
@@ -72,7 +72,7 @@ class Cluster:
         self.options = options
         self._clock = clock
         metrics = ClusterMetrics(name)
-        self._nodes = [Node(PRIMARY, primary_reader)]
+        self._nodes = [Node(PRIMARY, primary_reader, as_replica=FORMER_PRIMARY)]
         self._nodes += [Node(node, engine) for node, engine in replicas.items()]
         self.monitor = Monitor(
             name,
@@ -329,7 +329,12 @@ class Cluster:
         Parameters:
             name: its name, of no other node here.
             engine: a reader engine to it; `close` disposes it.
+
+        Raises:
+            ValueError: there is a node of that name.
         """
+        if name in self.monitor.nodes:
+            raise ValueError(f"{self.name} has a node {name!r} already; give the new one a name of its own")
         node = Node(name, engine)
         # Out until polls have found it good: nobody has said that it is of this cluster at all.
         node.health = Health(out=Fault.UNREACHABLE)

@@ -12,7 +12,7 @@ from psycopg.rows import TupleRow
 from psycopg.waiting import wait
 
 from readreplica.errors import NotThePrimary
-from readreplica.fate import SERVER, Doubt, Outcome
+from readreplica.fate import LIFE, Doubt, Outcome
 from readreplica.lsn import Lsn
 from readreplica.sockets import shut
 from readreplica.token import UNKNOWN_SYSTEM, Position
@@ -41,7 +41,7 @@ _TRACE = f"""
     SELECT pg_current_xact_id_if_assigned()::text::bigint,
            pg_current_wal_insert_lsn(),
            pg_walfile_name(pg_current_wal_insert_lsn()),
-           {SERVER},
+           {LIFE},
            (pg_control_system()).system_identifier
 """
 

@@ -101,7 +101,7 @@ class Discovery:
         except OSError as error:
             raise NothingDiscovered("the source of addresses", str(error)) from error
         known = self._cluster.addresses()
-        added = [address for address in announced if str(address) not in known]
+        added = [address for address in dict.fromkeys(announced) if str(address) not in known]
         for address in added:
             self._cluster.add_replica(str(address), self._make_reader(address))
         return added

@@ -11,7 +11,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from readreplica.errors import CommitInDoubt
-from readreplica.fate import SERVER, Evidence, Fate, judge
+from readreplica.fate import LIFE, Evidence, Fate, judge
 from readreplica.faults import is_outage, sqlstate_of
 from readreplica.lsn import Lsn
 from readreplica.sync.concurrency import deadline, pool_wait, sleep
@@ -24,7 +24,7 @@ _SITUATION = text(f"""
            ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::bigint AS timeline,
            pg_current_wal_insert_lsn()::text AS lsn,
            pg_last_wal_replay_lsn()::text AS recovered_at,
-           {SERVER} AS server,
+           {LIFE} AS server,
            pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS oldest,
            wal_block_size,
            bytes_per_wal_segment
@@ -52,7 +52,7 @@ def resolve(
     Parameters:
         engine: a writer engine, which finds the primary of now.
         doubt: what is in doubt.
-        was_standby: tells whether a life of a server (`fate.SERVER`) was seen in recovery.
+        was_standby: tells whether a life of a server (`fate.LIFE`) was seen in recovery.
         timeout_seconds: for how long it is asked, and asked once at least. A primary that takes the question
             and does not answer is given up then; one that takes no connection costs the time to find out.
         clock: a monotonic clock, in seconds.

@@ -7,6 +7,7 @@ All who wait for a node share its one connection and its one question, whatever 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import psycopg
 from psycopg import Connection
@@ -29,6 +30,13 @@ SERVER_WAIT_SECONDS = 0.05
 STOP_SECONDS = 0.5
 
 
+class Report(Protocol):
+    """Is told what a node said."""
+
+    def __call__(self, node: Node, said: Observation | Fault, *, era: int) -> None:
+        """Take it in; `era` is the node's when it was asked."""
+
+
 @dataclass(eq=False)
 class Waiter:
     """Somebody who waits for a position to be replayed, by any of the nodes that were told of it."""
@@ -47,8 +55,9 @@ class NodeWatch:
         cluster: str,
         options: ReplicaOptions,
         clock: Callable[[], float],
-        report: Callable[[Node, Observation | Fault], None],
+        report: Report,
         is_urgent: Callable[[], bool],
+        covers: Callable[[Node, Position], bool],
     ) -> None:
         """Prepare to ask a node; `start` begins.
 
@@ -59,6 +68,7 @@ class NodeWatch:
             clock: a monotonic clock, in seconds.
             report: is given each answer, or why there was none.
             is_urgent: whether the cluster looks for its primary now.
+            covers: tells whether a node has replayed a position.
         """
         self.node = node
         self.answered = Event()
@@ -66,9 +76,11 @@ class NodeWatch:
         self._clock = clock
         self._report = report
         self._is_urgent = is_urgent
+        self._covers = covers
         self._arguments = connect_arguments(node.engine.url, application_name=f"{cluster} monitor")
         self._question = seen(timeout_seconds=options.answer_seconds)
         self._connection: Connection[TupleRow] | None = None
+        self._moves = node.moves
         self._waiters: list[Waiter] = []
         self._wake = Event()
         self._timed_out = False
@@ -128,8 +140,9 @@ class NodeWatch:
             wait_for(self._wake, timeout_seconds=usual)
 
     def _ask(self) -> None:
+        era = self.node.era
         try:
-            self._report(self.node, self._answer())
+            self._report(self.node, self._answer(), era=era)
         except psycopg.Error as error:
             if self._stopping:
                 return
@@ -137,16 +150,20 @@ class NodeWatch:
             # Who took a connection and then said nothing is frozen or cut off; others refuse, or are gone.
             is_silent = isinstance(error, psycopg.errors.ConnectionTimeout | psycopg.errors.QueryCanceled)
             refuses = Fault.REFUSES if is_refusal(error) else Fault.UNREACHABLE
-            self._report(self.node, Fault.SILENT if is_silent or self._timed_out else refuses)
+            self._report(self.node, Fault.SILENT if is_silent or self._timed_out else refuses, era=era)
         self.answered.set()
         for waiter in list(self._waiters):
-            if self.node.covers(waiter.position):
+            if self._covers(self.node, waiter.position):
                 waiter.done.set()
                 self.remove(waiter)
 
     def _answer(self) -> Observation:
         asked_at = self._clock()
         self._timed_out = False
+        if self._moves != self.node.moves:
+            # The address leads to another server by now, and this connection may lead to the one before.
+            self._moves = self.node.moves
+            self._disconnect()
         if self._connection is None:
             self._connection = Connection.connect(**self._arguments)
             asked_at = self._clock()

@@ -14,6 +14,7 @@ from readreplica.errors import ClusterClosed, CommitInDoubt, NotThePrimary, TwoP
 from readreplica.eviction import epoch_of
 from readreplica.faults import OUTAGE_SQLSTATES, is_refusal
 from readreplica.primacy import Primacy, may_write
+from readreplica.probe import life_of
 from readreplica.sync.connections import AnswerLost, WriterConnection
 from readreplica.sync.monitor import Monitor
 from readreplica.sync.nodes import Node
@@ -57,7 +58,15 @@ class Writer:
                 node.forget()
                 self._monitor.look(node)
 
+        def on_connected(connection: Any, record: Any) -> None:
+            # The monitor's connection may lead to another server: one from before a move, or a restart.
+            life = life_of(connection)
+            if life is not None and not node.meet(life, record):
+                self._monitor.mistrust(node)
+                node.epoch.admit(record)
+
         event.listen(node.bind, "do_connect", on_connect)
+        event.listen(node.bind, "connect", on_connected)
         event.listen(node.bind, "invalidate", on_invalidate)
         event.listen(node.bind, "handle_error", on_error)
 

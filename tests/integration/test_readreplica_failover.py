@@ -113,6 +113,7 @@ async def test_the_primary_dies_under_load_and_comes_back_as_a_replica(servers: 
         async with cluster.read(after=token) as reader:
             assert (await reader.execute(HAS, {"n": -2})).scalar_one() == 1
             assert (await reader.execute(PORT)).scalar_one() == servers.primary_port
+        assert reader.node == "former primary"
 
 
 async def port_of_read_any(cluster: Cluster) -> int:

@@ -1,5 +1,6 @@
 """The decisions about nodes: who is fit, who is the primary, who goes out, what the primary may be asked."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -99,12 +100,39 @@ def test_lag_behind_another_history_is_unknown() -> None:
     promoted.add(Sample(1.0, at(90, timeline=2)))
     assert promoted.lag(at(500), now=1.0) == Lag(None, None)
     assert promoted.lag(at(90, timeline=2), now=1.0) == Lag(0.0, 0)
+    # Promoted by mistake, and a standby again: it has left this history.
+    assert promoted.lag(at(500, timeline=3), now=1.0) == Lag(None, None)
     assert PrimaryHistory().lag(at(1), now=1.0) == Lag(None, None)
+
+
+def test_after_a_promotion_the_followed_timeline_tells_the_lag() -> None:
+    promoted = PrimaryHistory()
+    promoted.add(Sample(1.0, at(100, timeline=2)))
+    promoted.add(Sample(2.0, at(200, timeline=2)))
+
+    def lag_of(lsn: int) -> Lag:
+        reached = replace(replica(lsn), received_timeline=2).reached
+        assert reached is not None
+        return promoted.lag(reached, now=2.5)
+
+    assert lag_of(200) == Lag(0.5, 0)
+    assert lag_of(150) == Lag(1.5, 50)
+    assert lag_of(90) == Lag(None, 110)  # not past the fork yet, perhaps
+    assert replace(replica(), position=None).reached is None
 
 
 def test_an_answer_that_was_overtaken_is_not_noted() -> None:
     found = history((1.0, 200), (0.5, 150))
     assert found.newest == Sample(1.0, at(200))
+
+
+def test_a_primary_that_crashed_goes_on_from_less() -> None:
+    found = history((1.0, 100), (2.0, 300), (3.0, 200))
+    assert found.newest == Sample(3.0, at(200))
+    # Who has all that is left is not behind.
+    assert found.lag(at(200), now=3.5) == Lag(0.5, 0)
+    assert found.lag(at(150), now=3.5) == Lag(2.5, 50)
+    assert found.age(Lsn(150), now=3.5) == 0.5
 
 
 @given(
@@ -165,19 +193,87 @@ def test_a_token_from_the_future_asks_for_the_present() -> None:
 
 def test_a_walreceiver_on_the_new_timeline_proves_what_the_control_file_does_not_tell_yet() -> None:
     late = replica(120)
-    assert not late.covers(at(110, timeline=2))
-    assert replace(late, received_timeline=2).covers(at(110, timeline=2))
-    assert not replace(late, received_timeline=2).covers(at(121, timeline=2))
-    assert not replace(late, received_timeline=2).covers(at(110, timeline=3))
-    assert not replace(late, received_timeline=2).covers(at(110, timeline=2, system=8))
+    follows = replace(late, received_timeline=2)
+    assert not late.covers(at(110, timeline=2), primary_timeline=2)
+    assert follows.covers(at(110, timeline=2), primary_timeline=2)
+    assert not follows.covers(at(121, timeline=2), primary_timeline=2)
+    assert not follows.covers(at(110, timeline=3), primary_timeline=2)
+    assert not follows.covers(at(110, timeline=2, system=8), primary_timeline=2)
+
+
+@pytest.mark.parametrize(
+    ("said", "primary_timeline", "covered"),
+    [
+        (replica(500, timeline=2), 1, False),  # it left the primary's history
+        (replica(500, timeline=2), 2, True),
+        (replica(500, timeline=2), 3, True),
+        (replace(replica(500), received_timeline=2), 1, False),  # so did the one that it follows
+        # Before the primary is known nothing tells whether it came that way.
+        (replica(500, timeline=2), 0, False),
+        (replica(500), 0, True),
+        (replica(99), 0, False),
+        (replace(replica(), position=None), 1, False),
+    ],
+)
+def test_a_history_that_the_primary_has_not_come_covers_nothing(
+    said: Observation, primary_timeline: int, covered: bool
+) -> None:
+    assert said.covers(at(100), primary_timeline=primary_timeline) is covered
+
+
+def cluster_of(*replicas: str) -> Cluster:
+    """A cluster whose servers are nowhere: a test says what they say."""
+    return Cluster(
+        "main",
+        primary=writer_engine(NOWHERE, application_name="test"),
+        primary_reader=reader_engine(NOWHERE, application_name="test"),
+        replicas={name: reader_engine(NOWHERE, application_name="test") for name in replicas},
+    )
+
+
+def test_an_answer_to_a_question_from_before_is_no_longer_believed() -> None:
+    monitor = cluster_of("replica").monitor
+    node = monitor.nodes["replica"]
+    asked_in = node.era
+    monitor.report(node, replica(), era=asked_in)
+    assert node.seen == replica()
+    node.forget()  # a connection is lost while the next answer is under way
+    monitor.report(node, replica(), era=asked_in)
+    assert node.seen is None
+    monitor.report(node, replica(), era=node.era)
+    assert node.seen == replica()
+
+
+def test_another_server_behind_an_address_is_another_era() -> None:
+    node = cluster_of("replica").monitor.nodes["replica"]
+    assert node.learn(replace(replica(), life="1"), era=node.era)
+    before = node.era
+    assert node.learn(replace(replica(), life="1"), era=before)
+    assert node.era == before
+    # What it says now is known; a read whose connection was there before has to look again.
+    assert node.learn(replace(replica(), life="2"), era=before)
+    assert node.era > before
+    assert node.meet("2", None)
+    assert node.seen is not None
 
 
 # Who is fit
 
 
-def fault_of(seen_by: Observation, lag: Lag = Lag(0.0, 0), *, primary_answers: bool = True) -> Fault | None:  # noqa: B008 - immutable
+def fault_of(
+    seen_by: Observation,
+    lag: Lag = Lag(0.0, 0),  # noqa: B008 - immutable
+    *,
+    primary_answers: bool = True,
+    primary_timeline: int = 1,
+) -> Fault | None:
     return find_fault(
-        seen_by, lag, system_identifier=SYSTEM, primary_answers=primary_answers, options=DEFAULTS
+        seen_by,
+        lag,
+        system_identifier=SYSTEM,
+        primary_answers=primary_answers,
+        primary_timeline=primary_timeline,
+        options=DEFAULTS,
     )
 
 
@@ -190,6 +286,9 @@ def fault_of(seen_by: Observation, lag: Lag = Lag(0.0, 0), *, primary_answers: b
         (replace(replica(), has_receiver=False), Lag(0.5, 0), None),
         (replace(replica(), has_receiver=False), Lag(0.5, 8), Fault.NO_RECEIVER),
         (replace(replica(), position=None), Lag(None, None), Fault.LAG),
+        (replica(timeline=2), Lag(None, None), Fault.NEWER_TIMELINE),
+        (replace(replica(), received_timeline=2), Lag(None, None), Fault.NEWER_TIMELINE),
+        (replace(replica(), received_timeline=1), Lag(None, None), None),
         (replica(), Lag(31.0, 0), Fault.LAG),
         (replica(), Lag(None, 1 << 30), Fault.LAG),
         (primary(), Lag(0.5, 0), Fault.NOT_A_REPLICA),
@@ -198,6 +297,15 @@ def fault_of(seen_by: Observation, lag: Lag = Lag(0.0, 0), *, primary_answers: b
 )
 def test_what_is_wrong_with_a_replica_has_a_name(said: Observation, lag: Lag, fault: Fault | None) -> None:
     assert fault_of(said, lag) is fault
+
+
+def test_a_replica_that_follows_the_demoted_primary_is_at_fault() -> None:
+    follows = replace(replica(), received_timeline=1)
+    assert fault_of(follows, Lag(None, None), primary_timeline=2) is Fault.OLDER_TIMELINE
+    # Not so one that has followed the promotion and made no restartpoint, nor one that does not tell.
+    assert fault_of(replace(replica(), received_timeline=2), primary_timeline=2) is None
+    assert fault_of(replica(), Lag(None, None), primary_timeline=2) is None
+    assert fault_of(follows, Lag(None, None), primary_timeline=2, primary_answers=False) is None
 
 
 def test_without_a_primary_replicas_are_all_that_there_is() -> None:
@@ -289,13 +397,7 @@ def test_a_rival_on_the_known_timeline_does_not_inherit_the_writes() -> None:
 
 
 def test_who_answers_first_does_not_decide_whose_cluster_it_is() -> None:
-    cluster = Cluster(
-        "main",
-        primary=writer_engine(NOWHERE, application_name="test"),
-        primary_reader=reader_engine(NOWHERE, application_name="test"),
-        replicas={name: reader_engine(NOWHERE, application_name="test") for name in ("stranger", "replica")},
-    )
-    monitor = cluster.monitor
+    monitor = cluster_of("stranger", "replica").monitor
     monitor.report(monitor.nodes["stranger"], primary(900, timeline=9, server="S", system=8))
     assert not monitor.primacy.answers
     monitor.report(monitor.nodes[NAMED], Fault.UNREACHABLE)
@@ -304,6 +406,30 @@ def test_who_answers_first_does_not_decide_whose_cluster_it_is() -> None:
     monitor.report(monitor.nodes[NAMED], primary(server="P"))
     assert (monitor.primacy.node, monitor.primacy.answers) == (NAMED, True)
     assert not monitor.primacy.rivals
+
+
+@pytest.mark.parametrize("order", [(NAMED, "rival", "replica"), ("rival", "replica", NAMED)])
+def test_who_answers_first_does_not_decide_who_is_the_primary(order: Sequence[str]) -> None:
+    monitor = cluster_of("rival", "replica").monitor
+    said = {
+        NAMED: primary(100, server="P"),
+        "rival": primary(900, server="R"),
+        "replica": replica(server="S"),
+    }
+    for name in order[:2]:
+        monitor.report(monitor.nodes[name], said[name])
+        assert not monitor.primacy.answers
+        assert monitor.history.newest is None  # nothing is dated by one who may not be it
+    monitor.report(monitor.nodes[order[2]], said[order[2]])
+    assert monitor.primacy.is_split
+
+
+def test_the_first_primary_is_noted_when_the_last_node_was_heard() -> None:
+    monitor = cluster_of("replica").monitor
+    monitor.report(monitor.nodes[NAMED], primary(100, server="P"))
+    monitor.report(monitor.nodes["replica"], Fault.UNREACHABLE)
+    assert (monitor.primacy.node, monitor.primacy.answers) == (NAMED, True)
+    assert monitor.history.newest == Sample(0.0, at(100))
 
 
 @given(
