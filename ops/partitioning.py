@@ -8,7 +8,7 @@ from functools import partial
 from typing import Generic, TypeVar
 
 import psycopg
-from sqlalchemy import Engine, event
+from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import DBAPIError
 
 import partitions
@@ -27,6 +27,8 @@ from sharding.topology import Database, Topology
 Result = TypeVar("Result")
 Report = Callable[[Database, Action], None]
 ReportRows = Callable[[Database, Progress], None]
+Choose = Callable[[Connection], list[Action]]
+"""Looks at a database, and gives what is to be done to it."""
 
 AT_ONCE = 8
 """How many shards are worked on at the same time."""
@@ -197,18 +199,31 @@ def apply_partitions(
     return on_every(topology, apply)
 
 
-def run_actions(
-    topology: Topology, planned: Iterable[tuple[Database, list[Action]]], *, waiting: Waiting | None = None
-) -> list[Outcome[list[Action]]]:
-    """Run what was asked for by hand, on each database its own actions."""
-    actions = {database.name: found for database, found in planned}
+def plan_chosen(topology: Topology, choose: Choose) -> list[Outcome[list[Action]]]:
+    """List what was asked for by hand, by database; what cannot be is refused."""
 
-    def run(database: Database, engine: Engine) -> list[Action]:
-        wanted = actions.get(database.name, [])
+    def plan(_: Database, engine: Engine) -> list[Action]:
+        with engine.connect() as connection:
+            return [fit(topology, action) for action in choose(connection)]
+
+    return on_every(topology, plan)
+
+
+def run_chosen(
+    topology: Topology, choose: Choose, *, waiting: Waiting | None = None
+) -> list[Outcome[list[Action]]]:
+    """Do what was asked for by hand, as `plan_chosen` lists it.
+
+    It is planned anew under the lock: another DBA may have had his turn since, and the plan that was shown
+    would undo what he did.
+    """
+
+    def run(_: Database, engine: Engine) -> list[Action]:
         with partitions.open_executor(engine, waiting) as executor:
-            for action in wanted:
+            actions = [fit(topology, action) for action in executor.ask(choose)]
+            for action in actions:
                 executor.run(action)
-        return wanted
+        return actions
 
     return on_every(topology, run)
 

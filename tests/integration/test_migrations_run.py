@@ -136,8 +136,9 @@ def test_second_migration_waits_for_the_first(topology: Topology, postgres: Post
         upgrade.start()
 
         def is_waiting() -> bool:
-            waiting = "SELECT FROM pg_stat_activity WHERE wait_event = 'advisory' AND datname = %s"
-            return first.execute(waiting, [dbname]).fetchone() is not None
+            waiting = "SELECT FROM pg_stat_activity WHERE starts_with(query, %s) AND datname = %s"
+            values = ["SELECT pg_try_advisory_lock", dbname]
+            return first.execute(waiting, values).fetchone() is not None
 
         assert wait_until(is_waiting, timeout_seconds=20)
         assert tables(topology, "shop") == set()
