@@ -19,6 +19,8 @@ LOCK_TIMEOUT_SECONDS = 3
 # A run that was killed must not go on holding its locks until its statement has ended; nor may one that is
 # frozen, or whose machine is gone, between two statements. A revision may compute there, for a moment.
 OPTIONS = (
+    # Not the role's own bounds, which are for queries: they would end the build of a large index each time.
+    "-c statement_timeout=0 -c idle_session_timeout=0 "
     f"-c lock_timeout={LOCK_TIMEOUT_SECONDS}s -c client_connection_check_interval=1s "
     "-c idle_in_transaction_session_timeout=60s"
 )

@@ -29,6 +29,13 @@ BUSY = frozenset({"55P03", "40P01", "57014"})
 """No lock in time, a deadlock, longer than statement_timeout: another attempt may do."""
 
 
+PATIENT = ("SET statement_timeout = 0", "SET idle_session_timeout = 0")
+"""Else a bound of the role or database would end each build of a large index, and each pause for a lock."""
+
+
+DISK_FULL = "53100"
+
+
 @dataclass(frozen=True)
 class Waiting:
     """How long the executor waits, and how often it tries.
@@ -155,6 +162,8 @@ def open_executor(engine: Engine, waiting: Waiting | None = None) -> Iterator[Ex
         connection.execution_options(isolation_level="AUTOCOMMIT", no_parameters=True)
         # Closed afterwards, not pooled: that is what releases the lock, come what may.
         connection.detach()
+        for line in PATIENT:
+            connection.exec_driver_sql(line)
         take_turn(connection, wait_seconds=waiting.others_seconds)
         yield Executor(engine, connection, waiting)
 
@@ -200,14 +209,17 @@ def apply(
 
 def render(actions: Iterable[Action], *, limits: Limits | None = None) -> str:
     """Give the script that the executor would run, as psql accepts it."""
-    return "\n".join(_script(action, limits or Limits()) for action in actions)
+    scripts = [_script(action, limits or Limits()) for action in actions]
+    return "\n".join(["".join(f"{line};\n" for line in PATIENT), *scripts]) if scripts else ""
 
 
 def reason_of(fault: DBAPIError) -> str:
     """Give in one line what PostgreSQL says, without the statement; what libpq says when it is silent."""
     said = getattr(fault.orig, "diag", None)
     words = [] if said is None else [said.message_primary, said.message_detail, said.message_hint]
-    return " ".join("; ".join(word for word in words if word).split()) or " ".join(str(fault.orig).split())
+    told = " ".join("; ".join(word for word in words if word).split()) or " ".join(str(fault.orig).split())
+    # PostgreSQL names a file, by numbers.
+    return f"the disk is full: {told}" if getattr(fault.orig, "sqlstate", None) == DISK_FULL else told
 
 
 def is_busy(fault: BaseException) -> bool:

@@ -65,9 +65,11 @@ def _leave(table: str, gone: list[str], *, drop_emptied: bool) -> Iterator[str]:
 
 def _move(table: str, key: str, move: Move, max_rows: int) -> str:
     source, target, values = move
-    rows_of, rows_to = identifier(source), identifier(target)
+    rows_of, rows_to, has_key = identifier(source), identifier(target), identifier(key)
     # Columns by name: a partition that was attached once may have them in another order.
-    begin = literal(f"WITH moved AS (DELETE FROM {rows_of} WHERE {key} IN ({value_list(values)}) RETURNING ")
+    begin = literal(
+        f"WITH moved AS (DELETE FROM {rows_of} WHERE {has_key} IN ({value_list(values)}) RETURNING "
+    )
     middle = literal(f") INSERT INTO {rows_to} (")
     refusal = literal(
         f"{source}: more than {max_rows} rows have {key} {' or '.join(values)}: too many to move "
@@ -81,7 +83,7 @@ DECLARE
     );
     found bigint := (
         SELECT count(*) FROM (
-            SELECT FROM {rows_of} WHERE {key} IN ({value_list(values)}) LIMIT {max_rows + 1}
+            SELECT FROM {rows_of} WHERE {has_key} IN ({value_list(values)}) LIMIT {max_rows + 1}
         ) AS few
     );
 BEGIN
