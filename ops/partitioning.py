@@ -236,10 +236,18 @@ def _read_catalog(database: Database, engine: Engine) -> Catalog:
 def _attempt(
     topology: Topology, stop: Stop, work: Callable[[Database, Engine], Result], database: Database
 ) -> Outcome[Result]:
-    try:
+    def connected() -> Result:
         with open_engine(topology, database, role=owner_of(database)) as engine:
             stop.watch(engine)
-            return Outcome(database, work(database, engine))
+            return work(database, engine)
+
+    return attempt(database, connected)
+
+
+def attempt(database: Database, work: Callable[[], Result]) -> Outcome[Result]:
+    """Do something to one database; what is wrong with it is told, and does not hold up the others."""
+    try:
+        return Outcome(database, work())
     except PartitionError as error:
         return Outcome(database, error=str(error), refused=isinstance(error, Refused))
     except Stopped as error:
