@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Generic, TypeVar
 
@@ -20,7 +20,7 @@ from partitions.actions import Action, DetachPartition
 from partitions.catalog import Catalog
 from partitions.check import Finding
 from partitions.deep import Progress, check_rows
-from partitions.errors import PartitionError, Refused
+from partitions.errors import ClockDiffers, PartitionError, Refused
 from partitions.months import Month
 from sharding.topology import Database, Topology
 
@@ -175,6 +175,7 @@ def apply_partitions(
     *,
     now: datetime,
     since: Month | None = None,
+    max_clock_difference: timedelta | None = None,
     waiting: Waiting | None = None,
     report: Report | None = None,
 ) -> list[Outcome[list[Action]]]:
@@ -184,6 +185,7 @@ def apply_partitions(
         topology: where the databases are.
         now: the current instant, with a time zone.
         since: the earliest month that must stand; None is the current one.
+        max_clock_difference: a server whose clock differs more from `now` is left alone; None does not ask.
         waiting: how long to wait for locks and for other runs.
         report: is told of each action that was done, from several threads.
 
@@ -192,6 +194,8 @@ def apply_partitions(
     """
 
     def apply(database: Database, engine: Engine) -> list[Action]:
+        if max_clock_difference is not None:
+            _compare_clocks(engine, now, max_clock_difference)
         tell = None if report is None else partial(report, database)
         policies, adapt = POLICIES[database.tree], partial(fit, topology)
         return partitions.apply(engine, policies, now, since=since, waiting=waiting, report=tell, adapt=adapt)
@@ -226,6 +230,13 @@ def run_chosen(
         return actions
 
     return on_every(topology, run)
+
+
+def _compare_clocks(engine: Engine, now: datetime, most: timedelta) -> None:
+    with engine.connect() as connection:
+        there: datetime = connection.exec_driver_sql("SELECT clock_timestamp()").scalar_one()
+    if abs(there - now) > most:
+        raise ClockDiffers(now, there.astimezone(UTC))
 
 
 def _read_catalog(database: Database, engine: Engine) -> Catalog:

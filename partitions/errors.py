@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 
 class PartitionError(Exception):
@@ -109,6 +109,18 @@ class MonthWithoutKeys(PartitionError):
         self.table = table
         self.month = month
         super().__init__(f"{table}: {month} has no keys: {reason}; is the clock of this machine right?")
+
+
+class ClockDiffers(PartitionError):
+    """This machine and the server do not agree what time it is: months would come, and leave, by mistake."""
+
+    def __init__(self, here: datetime, there: datetime) -> None:
+        self.here = here
+        self.there = there
+        super().__init__(
+            f"it is {here:%Y-%m-%d %H:%M} UTC here and {there:%Y-%m-%d %H:%M} UTC on the server: "
+            f"nothing was done; set the clock right that is wrong"
+        )
 
 
 class NameTaken(PartitionError):
