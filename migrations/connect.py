@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from psycopg.errors import LockNotAvailable
 from sqlalchemy import Connection, Engine, create_engine, text
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
 from migrations.errors import MigrationsBusy
+from partitions.turns import is_had
 from sharding.citus.reach import MIGRATING
 from sharding.topology import Topology, Tree
 
@@ -19,13 +19,14 @@ LOCK_TIMEOUT_SECONDS = 3
 # A run that was killed must not go on holding its locks until its statement has ended; nor may one that is
 # frozen, or whose machine is gone, between two statements. A revision may compute there, for a moment.
 OPTIONS = (
+    # Not the role's own bounds, which are for queries: they would end the build of a large index each time.
+    "-c statement_timeout=0 -c idle_session_timeout=0 "
     f"-c lock_timeout={LOCK_TIMEOUT_SECONDS}s -c client_connection_check_interval=1s "
     "-c idle_in_transaction_session_timeout=60s"
 )
 WAIT_SECONDS = 60.0
 _KEY = "hashtext('mes-storage migrations')"
-# Another migration of the same database is waited for, but not for ever.
-_LOCK = text(f"SELECT set_config('lock_timeout', :wait, true), pg_advisory_lock({_KEY})")
+_TRY = text(f"SELECT pg_try_advisory_lock({_KEY})")
 _IS_FREE = text(f"SELECT pg_try_advisory_xact_lock({_KEY})")
 
 
@@ -65,13 +66,14 @@ def take_lock(connection: Connection, database: str, *, wait_seconds: float = WA
     Raises:
         MigrationsBusy: it did not end in that time.
     """
-    try:
-        connection.execute(_LOCK, {"wait": f"{round(wait_seconds * 1000)}ms"})
-    except OperationalError as fault:
-        if isinstance(fault.orig, LockNotAvailable):
-            raise MigrationsBusy(database, waited_seconds=wait_seconds) from fault
-        raise
-    connection.commit()  # each migration has a transaction of its own; the lock outlives them
+
+    def try_once() -> bool:
+        had = bool(connection.scalar(_TRY))
+        connection.commit()  # each migration has a transaction of its own; the lock outlives them
+        return had
+
+    if not is_had(try_once, wait_seconds=wait_seconds):
+        raise MigrationsBusy(database, waited_seconds=wait_seconds)
 
 
 def is_being_migrated(connection: Connection) -> bool:

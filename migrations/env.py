@@ -8,6 +8,7 @@ The tree is the section of alembic.ini (`alembic -n mes ...`). The topology is h
 import io
 import os
 import sys
+from contextlib import redirect_stdout
 from functools import partial
 from logging.config import fileConfig
 from typing import TextIO
@@ -108,7 +109,8 @@ def run_offline() -> None:
         transaction_per_migration=True,
         output_buffer=OfflineScript(context.config.output_buffer or sys.stdout),
     )
-    with context.begin_transaction():
+    # What a revision prints is no SQL.
+    with context.begin_transaction(), redirect_stdout(sys.stderr):
         context.run_migrations()
 
 

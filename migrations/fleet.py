@@ -46,7 +46,10 @@ def _migrate_others(
         return [migrate_database(topology, name, request, report=report) for name in names]
     command = [sys.executable, "-m", "migrations.workers", request.model_dump_json()]
     done = subprocess.run(
-        [*command, str(topology.path), str(parallel), *names], stdout=subprocess.PIPE, text=True, check=False
+        [*command, str(topology.path), str(parallel), *names],
+        stdout=subprocess.PIPE,
+        encoding="utf-8",
+        check=False,
     )
     told = {
         outcome.database: outcome

@@ -1,7 +1,9 @@
 """The revisions of a tree, as they stand in its folder."""
 
 import io
+import sys
 from collections.abc import Collection
+from contextlib import redirect_stdout
 from pathlib import Path
 
 from alembic.config import Config
@@ -109,7 +111,8 @@ class Scripts:
 
         options = {"fn": only_this, "script": self._directory, "transaction_per_migration": True}
         context = MigrationContext.configure(connection, opts=options)
-        with Operations.context(context):
+        # Results go to stdout, of `mesctl migrate --json` for example; what a revision prints is none.
+        with redirect_stdout(sys.stderr), Operations.context(context):
             context.run_migrations()
 
 

@@ -6,12 +6,13 @@ a process for each is forked. That is safe in this program alone: it has one thr
 """
 
 import multiprocessing
+import os
 import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import NamedTuple
+from typing import NamedTuple, TextIO
 
 from migrations.outcome import Outcome, Request
 from migrations.single import migrate_database
@@ -72,9 +73,17 @@ def _tell(line: str) -> None:
     print(line, file=sys.stderr, flush=True)  # noqa: T201 (a process's progress)
 
 
+def _keep_stdout() -> TextIO:
+    """Give stdout as it is; what a revision or its programs print from here on goes to stderr."""
+    told = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    return told
+
+
 def main() -> None:
     """Do it as a process: progress on stderr, the outcomes as JSON on stdout, a line each."""
     request, topology, parallel, *databases = sys.argv[1:]
+    told = _keep_stdout()
     outcomes = migrate_each(
         Topology.load(topology),
         Request.model_validate_json(request),
@@ -82,8 +91,8 @@ def main() -> None:
         parallel=int(parallel),
     )
     for outcome in outcomes:
-        sys.stdout.write(f"{outcome.model_dump_json()}\n")
-        sys.stdout.flush()
+        told.write(f"{outcome.model_dump_json()}\n")
+        told.flush()
 
 
 if __name__ == "__main__":

@@ -3,12 +3,12 @@
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Generic, TypeVar
 
 import psycopg
-from sqlalchemy import Engine, event
+from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import DBAPIError
 
 import partitions
@@ -20,13 +20,15 @@ from partitions.actions import Action, DetachPartition
 from partitions.catalog import Catalog
 from partitions.check import Finding
 from partitions.deep import Progress, check_rows
-from partitions.errors import PartitionError, Refused
+from partitions.errors import ClockDiffers, PartitionError, Refused
 from partitions.months import Month
 from sharding.topology import Database, Topology
 
 Result = TypeVar("Result")
 Report = Callable[[Database, Action], None]
 ReportRows = Callable[[Database, Progress], None]
+Choose = Callable[[Connection], list[Action]]
+"""Looks at a database, and gives what is to be done to it."""
 
 AT_ONCE = 8
 """How many shards are worked on at the same time."""
@@ -173,6 +175,7 @@ def apply_partitions(
     *,
     now: datetime,
     since: Month | None = None,
+    max_clock_difference: timedelta | None = None,
     waiting: Waiting | None = None,
     report: Report | None = None,
 ) -> list[Outcome[list[Action]]]:
@@ -182,6 +185,7 @@ def apply_partitions(
         topology: where the databases are.
         now: the current instant, with a time zone.
         since: the earliest month that must stand; None is the current one.
+        max_clock_difference: a server whose clock differs more from `now` is left alone; None does not ask.
         waiting: how long to wait for locks and for other runs.
         report: is told of each action that was done, from several threads.
 
@@ -190,6 +194,8 @@ def apply_partitions(
     """
 
     def apply(database: Database, engine: Engine) -> list[Action]:
+        if max_clock_difference is not None:
+            _compare_clocks(engine, now, max_clock_difference)
         tell = None if report is None else partial(report, database)
         policies, adapt = POLICIES[database.tree], partial(fit, topology)
         return partitions.apply(engine, policies, now, since=since, waiting=waiting, report=tell, adapt=adapt)
@@ -197,20 +203,40 @@ def apply_partitions(
     return on_every(topology, apply)
 
 
-def run_actions(
-    topology: Topology, planned: Iterable[tuple[Database, list[Action]]], *, waiting: Waiting | None = None
-) -> list[Outcome[list[Action]]]:
-    """Run what was asked for by hand, on each database its own actions."""
-    actions = {database.name: found for database, found in planned}
+def plan_chosen(topology: Topology, choose: Choose) -> list[Outcome[list[Action]]]:
+    """List what was asked for by hand, by database; what cannot be is refused."""
 
-    def run(database: Database, engine: Engine) -> list[Action]:
-        wanted = actions.get(database.name, [])
+    def plan(_: Database, engine: Engine) -> list[Action]:
+        with engine.connect() as connection:
+            return [fit(topology, action) for action in choose(connection)]
+
+    return on_every(topology, plan)
+
+
+def run_chosen(
+    topology: Topology, choose: Choose, *, waiting: Waiting | None = None
+) -> list[Outcome[list[Action]]]:
+    """Do what was asked for by hand, as `plan_chosen` lists it.
+
+    It is planned anew under the lock: another DBA may have had his turn since, and the plan that was shown
+    would undo what he did.
+    """
+
+    def run(_: Database, engine: Engine) -> list[Action]:
         with partitions.open_executor(engine, waiting) as executor:
-            for action in wanted:
+            actions = [fit(topology, action) for action in executor.ask(choose)]
+            for action in actions:
                 executor.run(action)
-        return wanted
+        return actions
 
     return on_every(topology, run)
+
+
+def _compare_clocks(engine: Engine, now: datetime, most: timedelta) -> None:
+    with engine.connect() as connection:
+        there: datetime = connection.exec_driver_sql("SELECT clock_timestamp()").scalar_one()
+    if abs(there - now) > most:
+        raise ClockDiffers(now, there.astimezone(UTC))
 
 
 def _read_catalog(database: Database, engine: Engine) -> Catalog:
@@ -221,10 +247,18 @@ def _read_catalog(database: Database, engine: Engine) -> Catalog:
 def _attempt(
     topology: Topology, stop: Stop, work: Callable[[Database, Engine], Result], database: Database
 ) -> Outcome[Result]:
-    try:
+    def connected() -> Result:
         with open_engine(topology, database, role=owner_of(database)) as engine:
             stop.watch(engine)
-            return Outcome(database, work(database, engine))
+            return work(database, engine)
+
+    return attempt(database, connected)
+
+
+def attempt(database: Database, work: Callable[[], Result]) -> Outcome[Result]:
+    """Do something to one database; what is wrong with it is told, and does not hold up the others."""
+    try:
+        return Outcome(database, work())
     except PartitionError as error:
         return Outcome(database, error=str(error), refused=isinstance(error, Refused))
     except Stopped as error:

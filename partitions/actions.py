@@ -9,6 +9,7 @@ from partitions.bounds import Bound, ValueList, render_bound
 from partitions.leftovers import drop_leftovers
 from partitions.marks import Mark, State, unmark
 from partitions.months import KeyRange, Month
+from partitions.parent_checks import ParentCheck, adopt, finalize_without
 from partitions.sql import identifier, literal, regclass
 from partitions.steps import Step, Way, block, refuse_if
 
@@ -67,13 +68,14 @@ class CreateMonth(Action):
         """Render the SQL."""
         # Not TABLESPACE behind the table: the setting holds for its indexes as well.
         place = () if self.tablespace is None else _in_tablespace(self.tablespace, self.table)
+        key = identifier(self.key)
         create = (
             # The CHECK says what the bound says, so ATTACH scans nothing. It stays: a month that is
             # detached one day can be attached again without a scan.
             f"CREATE TABLE {identifier(self.partition)} (\n"
-            f"    LIKE {identifier(self.table)} INCLUDING ALL,\n"
+            f"    {copy_of(self.table)},\n"
             f"    CONSTRAINT {identifier(self.partition + '_month_check')}\n"
-            f"        CHECK ({self.key} >= {self.keys.start} AND {self.key} < {self.keys.end})\n"
+            f"        CHECK ({key} >= {self.keys.start} AND {key} < {self.keys.end})\n"
             f")"
         )
         return (Step((*place, create, attach(self.table, self.partition, self.keys))),)
@@ -106,7 +108,11 @@ class AttachPartition(Action):
         leave = (
             (block(drop_leftovers(self.table, self.partition)),) if isinstance(self.bound, ValueList) else ()
         )
-        return (Step((attach(self.table, self.partition, self.bound), *leave, unmark(self.partition))),)
+        return (
+            # Before that, for a valid CHECK scans the table.
+            Step((block(adopt(self.table, self.partition)),)),
+            Step((attach(self.table, self.partition, self.bound), *leave, unmark(self.partition))),
+        )
 
     def inverse(self) -> Action:
         """Detach it."""
@@ -157,11 +163,17 @@ class DetachPartition(Action):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinishDetach(Action):
-    """Finish a DETACH CONCURRENTLY that was cut off: until then its rows are in no query of the parent."""
+    """Finish a DETACH CONCURRENTLY that was cut off: until then its rows are in no query of the parent.
+
+    Parameters:
+        lacked: the CHECKs that the parent has got meanwhile. PostgreSQL 18 refuses to go on with them, so the
+            parent is without them for that moment, under ACCESS EXCLUSIVE.
+    """
 
     partition: str
     bound: Bound
     at: datetime
+    lacked: tuple[ParentCheck, ...] = ()
 
     @property
     def summary(self) -> str:
@@ -171,14 +183,40 @@ class FinishDetach(Action):
     def steps(self) -> tuple[Step, ...]:
         """Render the SQL."""
         mark = Mark(State.DETACHED, self.table, render_bound(self.bound), self.at)
+        end, done = finalize(self.table, self.partition), is_detached(self.partition)
+        if not self.lacked:
+            return (Step((mark.on(self.partition),)), Step((end,), way=Way.ALONE, done=done))
+        without = block(finalize_without(self.table, self.partition, end))
         return (
             Step((mark.on(self.partition),)),
-            Step((finalize(self.table, self.partition),), way=Way.ALONE, done=is_detached(self.partition)),
+            Step((without,), way=Way.EXCLUSIVE, done=done),
+            *(
+                Step((f"ALTER TABLE {identifier(self.table)} VALIDATE CONSTRAINT {identifier(check.name)}",))
+                for check in self.lacked
+                if check.valid
+            ),
         )
 
     def inverse(self) -> Action:
         """Attach it again."""
         return AttachPartition(table=self.table, partition=self.partition, bound=self.bound, at=self.at)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdoptChecks(Action):
+    """Give a table that waits, detached, the CHECKs that its partitioned table has got meanwhile."""
+
+    partition: str
+    lacked: tuple[ParentCheck, ...]
+
+    @property
+    def summary(self) -> str:
+        """What is done, in a few words."""
+        return f"{self.partition}: add {', '.join(check.name for check in self.lacked)}"
+
+    def steps(self) -> tuple[Step, ...]:
+        """Render the SQL."""
+        return (Step((block(adopt(self.table, self.partition)),)),)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -230,6 +268,12 @@ def _in_tablespace(name: str, table: str) -> tuple[str, ...]:
         ),
         f"SET LOCAL default_tablespace = {named}",
     )
+
+
+def copy_of(table: str) -> str:
+    """Render the columns, indexes and CHECKs of a partition to be, as they stand in CREATE TABLE."""
+    # A partition takes identity values from its parent; one with an identity of its own cannot be attached.
+    return f"LIKE {identifier(table)} INCLUDING ALL EXCLUDING IDENTITY"
 
 
 def attach(table: str, partition: str, bound: Bound) -> str:

@@ -25,14 +25,18 @@ _BLOCKING = text(_FACTS + "WHERE pid = ANY (pg_blocking_pids(:pid)) ORDER BY sec
 
 LOCK_KEY = "hashtext('mes-storage partitions')"
 
-_HOLDING = text(
-    _FACTS
-    + f"""JOIN pg_locks USING (pid)
+_OF_LOCK = f"""JOIN pg_locks USING (pid)
     WHERE locktype = 'advisory' AND granted AND objsubid = 1
       AND pg_locks.database = (SELECT oid FROM pg_database WHERE datname = current_database())
       AND (classid::bigint << 32 | objid::bigint) = {LOCK_KEY}::bigint
 """
-)
+_HOLDING = text(_FACTS + _OF_LOCK)
+
+# In words, for a script: as `str(Blocker)` says it.
+HOLDERS = f"""SELECT string_agg(concat(
+        'pid ', pid, ' (', role, ', ', coalesce(nullif(application, ''), 'no application_name'), '), ', state,
+        ' for ', round(seconds), ' s: ', query), '; ')
+    FROM ({_FACTS}{_OF_LOCK}) AS holder"""
 
 FIRST_LOOK_SECONDS = 0.1
 

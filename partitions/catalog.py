@@ -13,6 +13,8 @@ from partitions.errors import NotPartitioned
 from partitions.indexes import TableIndex
 from partitions.marks import Mark, read_mark
 from partitions.months import KeyRange
+from partitions.parent_checks import ParentCheck
+from partitions.sql import identifier
 
 __all__ = [
     "Bound",
@@ -41,6 +43,7 @@ class Partition:
         detach_pending: a DETACH CONCURRENTLY was cut off: its rows are in no query of the parent.
         leftover_checks: CHECKs of a change of values that was cut off, or of a DETACH CONCURRENTLY before the
             table was attached again: they refuse the values of a later change.
+        lacked_checks: the CHECKs that the table has got while the detach was pending.
     """
 
     name: str
@@ -51,14 +54,22 @@ class Partition:
     invalid_indexes: frozenset[str]
     detach_pending: bool = False
     leftover_checks: tuple[str, ...] = ()
+    lacked_checks: tuple[ParentCheck, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class LoneTable:
-    """A table that is no partition, but belongs to a partitioned one by its mark, or by its name."""
+    """A table that is no partition, but belongs to a partitioned one by its mark, or by its name.
+
+    Parameters:
+        name: the table's name.
+        mark: what its comment tells.
+        lacked_checks: the CHECKs that the partitioned table has got since.
+    """
 
     name: str
     mark: Mark | None
+    lacked_checks: tuple[ParentCheck, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,13 +119,14 @@ def read_catalog(connection: Connection, tables: Iterable[str]) -> Catalog:
         UnknownBound: a partition's bound is of a kind that is not used here.
     """
     wanted = list(tables)
-    parents = {row.name: row for row in connection.execute(sql.TABLES, {"tables": wanted})}
+    named = {"tables": [identifier(table) for table in wanted]}
+    parents = {row.name: row for row in connection.execute(sql.TABLES, named)}
     missing = [table for table in wanted if table not in parents]
     if missing:
         raise NotPartitioned(missing[0])
-    partitions = _grouped(connection.execute(sql.PARTITIONS, {"tables": wanted}), wanted)
-    lone = _grouped(connection.execute(sql.LONE_TABLES, {"tables": wanted}), wanted)
-    indexes = _grouped(connection.execute(sql.INDEXES, {"tables": wanted}), wanted)
+    partitions = _grouped(connection.execute(sql.PARTITIONS, named), wanted)
+    lone = _grouped(connection.execute(sql.LONE_TABLES, named), wanted)
+    indexes = _grouped(connection.execute(sql.INDEXES, named), wanted)
     return {
         table: PartitionedTable(
             table,
@@ -144,6 +156,7 @@ def _partition(row: Row[Any]) -> Partition:
         invalid_indexes=frozenset(row.invalid_indexes),
         detach_pending=row.detach_pending,
         leftover_checks=tuple(row.leftover_checks),
+        lacked_checks=_checks(row),
     )
 
 
@@ -151,7 +164,11 @@ def _lone(table: str, rows: Iterable[Row[Any]]) -> Iterable[LoneTable]:
     for row in rows:
         mark = read_mark(row.comment)
         if row.looks_like_month or (mark is not None and mark.table == table):
-            yield LoneTable(row.name, mark)
+            yield LoneTable(row.name, mark, _checks(row))
+
+
+def _checks(row: Row[Any]) -> tuple[ParentCheck, ...]:
+    return tuple(map(ParentCheck, row.lacked_names, row.lacked_valid))
 
 
 def definition_of(statement: str) -> str:

@@ -3,8 +3,19 @@
 from sqlalchemy import text
 
 from partitions.leftovers import leftover_checks
+from partitions.parent_checks import lacked_checks
 from partitions.regroup import CHECK_SUFFIX
 
+
+def _lacked(child: str) -> str:
+    lacked = lacked_checks("parent.oid", child)
+    return (
+        f"ARRAY(SELECT conname FROM ({lacked}) AS lacked) AS lacked_names,\n"
+        f"ARRAY(SELECT convalidated FROM ({lacked}) AS lacked) AS lacked_valid"
+    )
+
+
+# Of names as SQL has them.
 _WANTED = "ANY (SELECT to_regclass(name) FROM unnest(CAST(:tables AS text[])) AS name)"
 
 TABLES = text(f"""
@@ -27,9 +38,10 @@ PARTITIONS = text(f"""
                  WHERE conrelid = child.oid AND contype = 'c'
                    AND conname = child.relname || '{CHECK_SUFFIX}')
            || ARRAY({leftover_checks("parent.oid", "child.oid")}) AS leftover_checks,
-           ARRAY(SELECT indexrelid::regclass::text FROM pg_index
+           {_lacked("child.oid")},
+           ARRAY(SELECT relname::text FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid
                  WHERE indrelid = child.oid ORDER BY 1) AS indexes,
-           ARRAY(SELECT indexrelid::regclass::text FROM pg_index
+           ARRAY(SELECT relname::text FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid
                  WHERE indrelid = child.oid AND NOT indisvalid ORDER BY 1) AS invalid_indexes
     FROM pg_inherits
     JOIN pg_class AS parent ON parent.oid = inhparent
@@ -38,35 +50,40 @@ PARTITIONS = text(f"""
     ORDER BY parent.relname, child.relname
 """)
 
+_LOOKS_LIKE_MONTH = r"""(starts_with(lone.relname, parent.relname)
+            AND substr(lone.relname, length(parent.relname) + 1) ~ '^_[0-9]{4}_[0-9]{2}$')"""
+
 # A table with a comment in JSON may carry a mark of ours; one that is named like a month is in its way.
-LONE_TABLES = text(rf"""
+LONE_TABLES = text(f"""
     SELECT parent.relname AS table_name,
            lone.relname AS name,
            obj_description(lone.oid, 'pg_class') AS comment,
-           lone.relname ~ ('^' || parent.relname || '_[0-9]{{4}}_[0-9]{{2}}$') AS looks_like_month
+           {_lacked("lone.oid")},
+           {_LOOKS_LIKE_MONTH} AS looks_like_month
     FROM pg_class AS parent
     JOIN pg_class AS lone
         ON lone.relnamespace = parent.relnamespace AND lone.relkind IN ('r', 'p') AND NOT lone.relispartition
     WHERE parent.oid = {_WANTED}
-      AND (lone.relname ~ ('^' || parent.relname || '_[0-9]{{4}}_[0-9]{{2}}$')
+      AND ({_LOOKS_LIKE_MONTH}
            OR obj_description(lone.oid, 'pg_class') LIKE '{{%')
     ORDER BY parent.relname, lone.relname
 """)
 
 _PARTS = """FROM pg_inherits
                  JOIN pg_index AS part ON part.indexrelid = inhrelid
+                 JOIN pg_class AS part_name ON part_name.oid = inhrelid
                  JOIN pg_class AS child ON child.oid = part.indrelid
                  WHERE inhparent = whole.indexrelid ORDER BY child.relname"""
 
 INDEXES = text(f"""
     SELECT parent.relname AS table_name,
-           indexrelid::regclass::text AS name,
+           (SELECT relname FROM pg_class WHERE oid = indexrelid) AS name,
            -- it locks the table, so it is asked for only where the index must be built
            CASE WHEN NOT indisvalid THEN pg_get_indexdef(indexrelid) END AS definition,
            indisunique AS is_unique,
            indisvalid AS is_valid,
            ARRAY(SELECT child.relname::text {_PARTS}) AS part_tables,
-           ARRAY(SELECT part.indexrelid::regclass::text {_PARTS}) AS part_names
+           ARRAY(SELECT part_name.relname::text {_PARTS}) AS part_names
     FROM pg_index AS whole
     JOIN pg_class AS parent ON parent.oid = whole.indrelid
     WHERE parent.oid = {_WANTED}

@@ -86,7 +86,7 @@ def _check_months(policy: MonthlyRange, table: PartitionedTable, current: Month)
     for month in months_through(current, current.later(policy.months_ahead)):
         name = policy.partition_of(month)
         try:
-            if not stands(table.name, table.ranges(), month, month.keys(policy.key_at)):
+            if not stands(table.name, table.ranges(), month, policy.keys_of(month)):
                 yield Finding(table.name, name, f"{month} is missing", APPLY)
         except PartitionOverlap as overlap:
             fix = f"mesctl partitions detach {table.name} {overlap.partition}, once its rows are elsewhere"
@@ -109,6 +109,10 @@ def _check_partitions(table: PartitionedTable) -> Iterator[Finding]:
 
 
 def _check_lone(policy: Policy, table: PartitionedTable, lone: LoneTable) -> Iterator[Finding]:
+    if lone.mark is not None and lone.mark.state is State.DETACHED:
+        for lacked in lone.lacked_checks:
+            fault = f"it lacks the CHECK {lacked.name}, which its table got after it was detached"
+            yield Finding(table.name, lone.name, fault, APPLY)
     match lone.mark:
         case None:
             fault = "it looks like a partition, and is none"

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 
 class PartitionError(Exception):
@@ -61,6 +61,15 @@ class EmptyGroup(PolicyError):
         super().__init__(f"{table}: {partition} has no values: give it one, or leave the group out")
 
 
+class NameTooLong(PolicyError):
+    """PostgreSQL would cut the name off, and two partitions would have one."""
+
+    def __init__(self, table: str, partition: str) -> None:
+        self.table = table
+        self.partition = partition
+        super().__init__(f"{table}: {partition} has more than 63 bytes: give the table a shorter name")
+
+
 class NegativeMonths(PolicyError):
     """A number of months is less than none."""
 
@@ -91,6 +100,27 @@ class TwoPolicies(PolicyError):
     def __init__(self, table: str) -> None:
         self.table = table
         super().__init__(f"{table} has two policies: declare one")
+
+
+class MonthWithoutKeys(PartitionError):
+    """A month that is needed is before the first key, or after the last one."""
+
+    def __init__(self, table: str, month: str, reason: str) -> None:
+        self.table = table
+        self.month = month
+        super().__init__(f"{table}: {month} has no keys: {reason}; is the clock of this machine right?")
+
+
+class ClockDiffers(PartitionError):
+    """This machine and the server do not agree what time it is: months would come, and leave, by mistake."""
+
+    def __init__(self, here: datetime, there: datetime) -> None:
+        self.here = here
+        self.there = there
+        super().__init__(
+            f"it is {here:%Y-%m-%d %H:%M} UTC here and {there:%Y-%m-%d %H:%M} UTC on the server: "
+            f"nothing was done; set the clock right that is wrong"
+        )
 
 
 class NameTaken(PartitionError):

@@ -6,24 +6,34 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import TypeVar
 
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt
 
 from partitions.actions import Action
-from partitions.blockers import LOCK_KEY, Watch, holders_of_lock, watching
+from partitions.blockers import Watch, watching
 from partitions.catalog import Catalog, read_catalog
-from partitions.errors import ActionBlocked, ActionFailed, Occupied
+from partitions.errors import ActionBlocked, ActionFailed
 from partitions.months import Month
 from partitions.plan import plan
 from partitions.policy import Policy
 from partitions.steps import Limits, Step, alone, lines_of
+from partitions.turns import take_turn
 
 Report = Callable[[Action], None]
+Answer = TypeVar("Answer")
 
 BUSY = frozenset({"55P03", "40P01", "57014"})
 """No lock in time, a deadlock, longer than statement_timeout: another attempt may do."""
+
+
+PATIENT = ("SET statement_timeout = 0", "SET idle_session_timeout = 0")
+"""Else a bound of the role or database would end each build of a large index, and each pause for a lock."""
+
+
+DISK_FULL = "53100"
 
 
 @dataclass(frozen=True)
@@ -80,6 +90,10 @@ class Executor:
         """
         for step in action.steps():
             self._run_step(f"{action.table}: {action.summary}", step)
+
+    def ask(self, question: Callable[[Connection], Answer]) -> Answer:
+        """Let a question be asked, whose answer holds until the next action."""
+        return question(self._connection)
 
     def holds(self, query: str) -> bool:
         """Ask the database a question whose answer is yes or no."""
@@ -148,7 +162,9 @@ def open_executor(engine: Engine, waiting: Waiting | None = None) -> Iterator[Ex
         connection.execution_options(isolation_level="AUTOCOMMIT", no_parameters=True)
         # Closed afterwards, not pooled: that is what releases the lock, come what may.
         connection.detach()
-        _take_lock(connection, waiting.others_seconds)
+        for line in PATIENT:
+            connection.exec_driver_sql(line)
+        take_turn(connection, wait_seconds=waiting.others_seconds)
         yield Executor(engine, connection, waiting)
 
 
@@ -193,30 +209,22 @@ def apply(
 
 def render(actions: Iterable[Action], *, limits: Limits | None = None) -> str:
     """Give the script that the executor would run, as psql accepts it."""
-    return "\n".join(_script(action, limits or Limits()) for action in actions)
+    scripts = [_script(action, limits or Limits()) for action in actions]
+    return "\n".join(["".join(f"{line};\n" for line in PATIENT), *scripts]) if scripts else ""
 
 
 def reason_of(fault: DBAPIError) -> str:
     """Give in one line what PostgreSQL says, without the statement; what libpq says when it is silent."""
     said = getattr(fault.orig, "diag", None)
     words = [] if said is None else [said.message_primary, said.message_detail, said.message_hint]
-    return " ".join("; ".join(word for word in words if word).split()) or " ".join(str(fault.orig).split())
+    told = " ".join("; ".join(word for word in words if word).split()) or " ".join(str(fault.orig).split())
+    # PostgreSQL names a file, by numbers.
+    return f"the disk is full: {told}" if getattr(fault.orig, "sqlstate", None) == DISK_FULL else told
 
 
 def is_busy(fault: BaseException) -> bool:
     """Tell whether another attempt may do."""
     return isinstance(fault, DBAPIError) and getattr(fault.orig, "sqlstate", None) in BUSY
-
-
-def _take_lock(connection: Connection, wait_seconds: float) -> None:
-    try:
-        connection.exec_driver_sql(f"SET lock_timeout = '{max(1, round(wait_seconds * 1000))}ms'")
-        connection.exec_driver_sql(f"SELECT pg_advisory_lock({LOCK_KEY})")
-        connection.exec_driver_sql("RESET lock_timeout")
-    except DBAPIError as fault:
-        if not is_busy(fault):
-            raise
-        raise Occupied(holders_of_lock(connection), waited_seconds=wait_seconds) from fault
 
 
 def _script(action: Action, limits: Limits) -> str:

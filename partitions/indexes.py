@@ -8,16 +8,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from partitions.actions import Action
-from partitions.sql import identifier, literal, regclass
+from partitions.sql import cut, identifier, literal, regclass
 from partitions.steps import Step, Way, block, refuse_if
-
-MAX_NAME = 63
 
 
 def index_on(partition: str, table: str, index: str) -> str:
     """Name a partition's part of an index; PostgreSQL cuts names off behind 63 bytes."""
     stem = index.removeprefix(f"{table}_")
-    return f"{partition}_{stem}"[:MAX_NAME]
+    return cut(f"{partition}_{stem}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from partitions import plan_months
 from partitions.actions import (
     Action,
+    AdoptChecks,
     Analyze,
     AttachPartition,
     CreateMonth,
@@ -78,13 +79,28 @@ def _after_a_kill(table: PartitionedTable, now: datetime) -> Iterator[Action]:
     why = "left by a killed run"
     for found in table.partitions:
         if found.detach_pending:
-            yield FinishDetach(table=table.name, partition=found.name, bound=found.bound, at=now, why=why)
+            yield FinishDetach(
+                table=table.name,
+                partition=found.name,
+                bound=found.bound,
+                at=now,
+                lacked=found.lacked_checks,
+                why=why,
+            )
         else:
             for name in found.leftover_checks:
                 yield DropCheck(table=table.name, partition=found.name, name=name, why="refuses later values")
     for lone in table.lone:
         if lone.mark is not None and lone.mark.state is State.PREPARED:
             yield DropTable(table=table.name, partition=lone.name, why=why)
+        elif lone.mark is not None and lone.lacked_checks:
+            # Now, not when it is to come back: until then it would take rows that its table refuses.
+            yield AdoptChecks(
+                table=table.name,
+                partition=lone.name,
+                lacked=lone.lacked_checks,
+                why="its table has them by now",
+            )
 
 
 def _missing_values(policy: ListPartitions, table: PartitionedTable) -> Iterator[Action]:

@@ -6,7 +6,7 @@ from datetime import datetime
 from partitions.actions import Action, AttachPartition, CreateMonth, DetachPartition, DropTable
 from partitions.bounds import parse_bound
 from partitions.catalog import PartitionedTable
-from partitions.errors import DefaultInTheWay, NameTaken, PartitionOverlap
+from partitions.errors import DefaultInTheWay, MonthWithoutKeys, NameTaken, PartitionOverlap
 from partitions.marks import State
 from partitions.months import KeyRange, Month, months_through
 from partitions.policy import MonthlyRange
@@ -35,7 +35,7 @@ def _coming(
     for month in months_through(
         _first_month(policy, existing, needed, current), current.later(policy.months_ahead)
     ):
-        keys, name = month.keys(policy.key_at), policy.partition_of(month)
+        keys, name = policy.keys_of(month), policy.partition_of(month)
         if stands(policy.table, existing, month, keys):
             continue
         why = _why(month, current, since)
@@ -71,11 +71,19 @@ def _first_month(policy: MonthlyRange, existing: dict[str, KeyRange], needed: Mo
     first, limit = needed, policy.oldest_kept(current)
     if existing:
         oldest = min(existing.values()).start
-        while policy.key_at(first.start) > oldest and policy.key_at(first.previous.start) >= oldest:
+        while policy.keys_of(first).start > oldest and _begins_after(policy, first.previous, oldest):
             if limit is not None and first <= limit:
                 break
             first = first.previous
     return first
+
+
+def _begins_after(policy: MonthlyRange, month: Month, key: int) -> bool:
+    """Tell whether a month has keys, none of them before `key`."""
+    try:
+        return policy.keys_of(month).start >= key
+    except MonthWithoutKeys:  # somebody made a partition for keys that no instant has
+        return False
 
 
 def stands(table: str, existing: dict[str, KeyRange], month: Month, keys: KeyRange) -> bool:
@@ -120,8 +128,8 @@ def _is_past(policy: MonthlyRange, keys: KeyRange, now: datetime, since: Month |
     if oldest is None:
         return False
     try:
-        return keys.end <= policy.key_at(min(oldest, since or oldest).start)
-    except ValueError:  # that month is before the first key, and so before every partition
+        return keys.end <= policy.keys_of(min(oldest, since or oldest)).start
+    except MonthWithoutKeys:  # that month is before the first key, and so before every partition
         return False
 
 

@@ -8,12 +8,15 @@ from itertools import combinations
 
 from partitions.errors import (
     EmptyGroup,
+    MonthWithoutKeys,
+    NameTooLong,
     NegativeMonths,
     RetentionShorterThanGrace,
     TwoPolicies,
     ValueInTwoGroups,
 )
-from partitions.months import KeyAt, Month
+from partitions.months import KeyAt, KeyRange, Month
+from partitions.sql import cut
 
 SHORTEST_MONTH_DAYS = 28
 
@@ -45,6 +48,7 @@ class ListPartitions:
 
     Raises:
         ValueInTwoGroups: a value cannot be in two partitions.
+        NameTooLong: PostgreSQL would cut a partition's name off.
         EmptyGroup: a partition without values cannot be made.
     """
 
@@ -62,6 +66,7 @@ class ListPartitions:
         for name, values in self.groups.items():
             if not values:
                 raise EmptyGroup(self.table, name)
+            _refuse_long(self.table, name)
 
 
 @dataclass(frozen=True)
@@ -94,6 +99,7 @@ class MonthlyRange:
     Raises:
         NegativeMonths: `months_ahead`, or the months of `retention`, are less than none.
         RetentionShorterThanGrace: a month would leave before its last rows have come.
+        NameTooLong: PostgreSQL would cut the months' names off.
     """
 
     table: str
@@ -111,6 +117,18 @@ class MonthlyRange:
             raise NegativeMonths(self.table, min(self.months_ahead, kept))
         if self.retention is not None and timedelta(days=SHORTEST_MONTH_DAYS * kept) < self.grace:
             raise RetentionShorterThanGrace(self.table, months=kept, grace=self.grace)
+        _refuse_long(self.table, self.partition_of(Month(2024, 1)))
+
+    def keys_of(self, month: Month) -> KeyRange:
+        """Give the keys of a month.
+
+        Raises:
+            MonthWithoutKeys: there are none so early, or so late.
+        """
+        try:
+            return month.keys(self.key_at)
+        except (ValueError, OverflowError) as fault:
+            raise MonthWithoutKeys(self.table, str(month), str(fault)) from fault
 
     def partition_of(self, month: Month) -> str:
         """Name a month's partition, as in `orders_archive_2026_11`."""
@@ -122,6 +140,11 @@ class MonthlyRange:
 
 
 Policy = ListPartitions | MonthlyRange
+
+
+def _refuse_long(table: str, partition: str) -> None:
+    if cut(partition) != partition:
+        raise NameTooLong(table, partition)
 
 
 def validated(policies: Iterable[Policy]) -> tuple[Policy, ...]:

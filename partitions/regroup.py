@@ -9,11 +9,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from partitions.actions import Action, attach
+from partitions.actions import Action, attach, copy_of
 from partitions.bounds import ValueList, render_bound
 from partitions.leftovers import drop_leftovers
 from partitions.marks import Mark, State, unmark
-from partitions.sql import identifier, literal, value_list
+from partitions.sql import cut, identifier, literal, value_list
 from partitions.steps import Step, Way, block, refuse_if
 
 Values = frozenset[str]
@@ -125,13 +125,13 @@ class SplitPartition(_Regroup):
     def steps(self) -> tuple[Step, ...]:
         """Render the SQL."""
         small, big, values = identifier(self.small), identifier(self.big), value_list(self.moved)
-        bound = ValueList(self.moved)
+        bound, key = ValueList(self.moved), identifier(self.key)
         return (
             Step(
                 (
                     f"CREATE TABLE {small} (\n"
-                    f"    LIKE {identifier(self.table)} INCLUDING ALL,\n"
-                    f"    CONSTRAINT {identifier(check_name(self.small))} CHECK ({self.key} IN ({values}))\n"
+                    f"    {copy_of(self.table)},\n"
+                    f"    CONSTRAINT {identifier(check_name(self.small))} CHECK ({key} IN ({values}))\n"
                     f")",
                     *self.indexes,
                     Mark(State.PREPARED, self.table, render_bound(bound), self.at).on(self.small),
@@ -140,7 +140,7 @@ class SplitPartition(_Regroup):
             _exclusive(
                 _detach(self.table, self.big),
                 self._refuse_many(self.big),
-                f"WITH gone AS (DELETE FROM {big} WHERE {self.key} IN ({values}) RETURNING {self._names})\n"
+                f"WITH gone AS (DELETE FROM {big} WHERE {key} IN ({values}) RETURNING {self._names})\n"
                 f"    INSERT INTO {small} ({self._names}) SELECT {self._names} FROM gone",
                 # This one looks at every row that stays: a CHECK beforehand would have refused the others.
                 attach(self.table, self.big, ValueList(self.kept)),
@@ -216,7 +216,7 @@ def prove(key: str, partition: str, values: Values) -> tuple[Step, ...]:
     return (
         _exclusive(
             f"ALTER TABLE {table} DROP CONSTRAINT IF EXISTS {name},\n"
-            f"    ADD CONSTRAINT {name} CHECK ({key} IN ({value_list(values)})) NOT VALID"
+            f"    ADD CONSTRAINT {name} CHECK ({identifier(key)} IN ({value_list(values)})) NOT VALID"
         ),
         Step((f"ALTER TABLE {table} VALIDATE CONSTRAINT {name}",)),
     )
@@ -242,10 +242,20 @@ def indexes_for(small: str, big: str, moved: Iterable[str], definitions: Iterabl
     """
     wanted = [literal(value) for value in moved]
     return tuple(
-        definition.replace(big, small)
+        _renamed(definition, big, small)
         for definition in definitions
         if " WHERE " not in definition or any(value in definition.split(" WHERE ")[1] for value in wanted)
     )
+
+
+def _renamed(definition: str, big: str, small: str) -> str:
+    """Give a CREATE INDEX statement the names of another table; columns and predicate stay as they are."""
+    head, _, rest = definition.partition(" USING ")
+    before, _, _table = head.partition(" ON ")
+    kind, _, index = before.rpartition("INDEX ")
+    name = index.strip('"').replace('""', '"')
+    other = name.replace(big, small, 1) if big in name else f"{small}_{name}"
+    return f"{kind}INDEX {identifier(cut(other))} ON {identifier(small)} USING {rest}"
 
 
 def _exclusive(*statements: str) -> Step:

@@ -3,12 +3,22 @@
 import re
 from collections.abc import Iterable
 
+from sqlalchemy.dialects.postgresql.base import RESERVED_WORDS
+
 _PLAIN = re.compile(r"[a-z_][a-z0-9_]*")
+MAX_NAME_BYTES = 63
 
 
 def identifier(name: str) -> str:
-    """Write a name; in quotes when a person made it who likes capitals."""
-    return name if _PLAIN.fullmatch(name) else '"' + name.replace('"', '""') + '"'
+    """Write a name; in quotes when a person made it who likes capitals, or words of SQL."""
+    return (
+        name if _PLAIN.fullmatch(name) and name not in RESERVED_WORDS else '"' + name.replace('"', '""') + '"'
+    )
+
+
+def cut(name: str) -> str:
+    """Cut a name as PostgreSQL does, behind 63 bytes, and not within a letter."""
+    return name.encode()[:MAX_NAME_BYTES].decode(errors="ignore")
 
 
 def literal(value: str) -> str:

@@ -1,10 +1,11 @@
 """`mesctl archive`: move finished orders to their months, and see what waits."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Annotated, Any
 
 import typer
@@ -15,6 +16,7 @@ from app.models.policies import ARCHIVE
 from ops.archiving import ArchiveState, archive_shard, read_state, render_shard
 from ops.durations import format_duration, parse_duration
 from ops.options import note, options_of, print_json
+from ops.partitioning import attempt, raise_failures, results_of
 from ops.rows import print_table
 from partitions.archive.mover import Batch, Report
 from sharding.topology import Database
@@ -49,7 +51,7 @@ def run(
     """Move the orders that ended longer ago than the grace period, with their items and events.
 
     An order that still owes a message or waits for a price stays. Each batch is one transaction: the job may
-    be killed at any time, and the next run goes on.
+    be killed at any time, and the next run goes on. A shard that is down does not hold up the others.
     """
     options = options_of(context)
     topology, now, policy = options.topology(), datetime.now(UTC), replace(ARCHIVE, grace=grace)
@@ -58,17 +60,20 @@ def run(
         for database in shards:
             print(render_shard(topology, database, policy, now, batch_rows=batch))
         return
-    moved: dict[str, dict[str, int]] = {}
-    for database in shards:
+
+    def move(database: Database) -> Mapping[str, int]:
         waiting = read_state(topology, database, policy, now).waiting
         with _progress(database, waiting.rows) as report:
-            rows = archive_shard(topology, database, policy, now, batch_rows=batch, report=report)
-        moved[database.name] = dict(rows)
+            return archive_shard(topology, database, policy, now, batch_rows=batch, report=report)
+
+    outcomes = [attempt(database, partial(move, database)) for database in shards]
+    moved = {database.name: dict(rows) for database, rows in results_of(outcomes)}
     if options.json:
         print_json(moved)
     else:
         headers = ["database", *(f"{live} rows" for live in ARCHIVE.moves)]
         print_table(headers, [[name, *rows.values()] for name, rows in moved.items()])
+    raise_failures(outcomes)
 
 
 @app.command()

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
 import typer
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection
 
 from app.models.policies import POLICIES
 from ops import partitioning
@@ -171,25 +171,20 @@ def _run(context: typer.Context, table: str, choose: Choose, dry_run: bool) -> N
     topology = options.topology()
     _require_table(table)
 
-    def plan(_: Database, engine: Engine) -> list[Action]:
-        return [partitioning.fit(topology, action) for action in _choose(engine.connect(), table, choose)]
+    def choose_here(connection: Connection) -> list[Action]:
+        return choose(connection, read_catalog(connection, [table])[table])
 
-    planned = partitioning.on_every(topology, plan)
+    planned = partitioning.plan_chosen(topology, choose_here)
     if dry_run:
         print_script(topology, results_of(planned))
         raise_failures(planned)
         return
     raise_failures(planned)
-    done = partitioning.run_actions(topology, results_of(planned))
+    done = partitioning.run_chosen(topology, choose_here)
     rows = [describe_action(database, action) for database, actions in results_of(done) for action in actions]
     if rows or options.json:
         show_rows(options, rows, empty="")
     raise_failures(done)
-
-
-def _choose(connection: Connection, table: str, choose: Choose) -> list[Action]:
-    with connection:
-        return choose(connection, read_catalog(connection, [table])[table])
 
 
 def _require_table(table: str) -> None:

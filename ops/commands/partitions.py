@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,6 +27,10 @@ from sharding.topology import Database, Topology
 
 app = typer.Typer(help="Show, plan and change the partitions of every MES shard.", no_args_is_help=True)
 partition_verbs.register(app)
+
+
+CLOCKS_DIFFER = timedelta(hours=1)
+"""More than any clock drifts that somebody looks after. A wrong one would make months, or detach them."""
 
 
 def _parse_month(text: str) -> Month:
@@ -116,7 +120,9 @@ def apply(
             note(f"{database.name}: {action.table}: {action.summary}")
 
     waiting = Waiting(limits=Limits(lock_timeout_seconds=lock_timeout_seconds))
-    done = partitioning.apply_partitions(topology, now=now, since=since, waiting=waiting, report=tell)
+    done = partitioning.apply_partitions(
+        topology, now=now, since=since, max_clock_difference=CLOCKS_DIFFER, waiting=waiting, report=tell
+    )
     if metrics_file is not None:
         _write_metrics(metrics_file, topology, done)
     rows = [describe_action(database, action) for database, actions in results_of(done) for action in actions]

@@ -15,6 +15,7 @@ from partitions.archive import statements
 from partitions.archive.policy import ArchivePolicy
 from partitions.archive.statements import Columns
 from partitions.errors import ArchiveBatchFailed, ArchiveColumnsDiffer, ArchiveCountMismatch
+from partitions.execute import reason_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +141,7 @@ def _move_batch(
             locked = list(connection.scalars(lock, {"cutoff": cutoff, "batch_rows": batch_rows}))
             return Batch(len(locked), _move_locked(connection, policy, columns, cutoff, locked))
     except DBAPIError as fault:
-        raise ArchiveBatchFailed(policy.live, str(fault.orig).strip()) from fault
+        raise ArchiveBatchFailed(policy.live, reason_of(fault)) from fault
 
 
 def _move_locked(

@@ -81,7 +81,7 @@ def compare_partitions(
     policies = tuple(metadata.info.get(POLICIES, ()))
     standing = read_standing(connection)
     check_partition_keys(metadata, standing)
-    changes = list(regroupings(policies, read_lists(connection, policies, standing), standing.keys))
+    changes = list(regroupings(policies, read_lists(connection, policies, standing)))
     rewriter = _Rewriter(standing, metadata, policies, frozenset(_made(changes)))
     found = [*rewriter.rewrite(upgrade_ops.ops), *rewriter.new_groups(), *changes]
     upgrade_ops.ops[:] = sorted(found, key=rewriter.place)

@@ -47,7 +47,7 @@ class PartitionOperation(MigrateOperation):
         """Do it, or print it when alembic was called with `--sql`."""
         if parts := self.alone():
             if operations.get_context().as_sql:
-                print_alone(operations, list(script_of(parts, self.limits)))
+                print_alone(operations, script_of(parts, self.limits), self.limits)
             else:
                 name = str(getattr(self, fields(self)[0].name))
                 run_alone(operations, Alone(table=name, summary=self.verb, parts=parts), self.limits)
@@ -284,7 +284,7 @@ class CreateIndexOnPartitions(PartitionOperation):
         described = (self.name, self.table, self.columns, self.where)
         if operations.get_context().as_sql:
             lines = partition_indexes.script(*described, unique=self.unique, limits=self.limits)
-            print_alone(operations, list(lines))
+            print_alone(operations, lines, self.limits)
             return
         partitions = partition_indexes.partitions_of(operations.get_bind(), self.table)
         action = partition_indexes.create_index(*described, unique=self.unique, partitions=partitions)

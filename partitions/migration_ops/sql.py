@@ -43,9 +43,7 @@ def create(partition: str, parent: str, bound: Bound) -> tuple[str, ...]:
 
 def like(partition: str, parent: str, *, how: str = "") -> str:
     """Create a table that can become a partition."""
-    # A partition takes identity values from its parent; one with an identity of its own cannot be attached.
-    columns = f"(LIKE {identifier(parent)} INCLUDING ALL EXCLUDING IDENTITY)"
-    return f"CREATE TABLE {how}{identifier(partition)} {columns}"
+    return f"CREATE TABLE {how}{identifier(partition)} ({actions.copy_of(parent)})"
 
 
 def drop(partition: str, parent: str) -> tuple[str, ...]:
@@ -120,6 +118,7 @@ def rename_index(name: str, to: str) -> str:
 
 def condition(key: str, bound: Bound) -> str:
     """Say what a bound says as a CHECK, from which PostgreSQL proves that ATTACH need not scan."""
+    key = identifier(key)
     match bound:
         case ValueList(values):
             return f"{key} IS NOT NULL AND {key} IN ({value_list(values)})"

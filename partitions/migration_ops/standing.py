@@ -102,9 +102,7 @@ def read_lists(connection: Connection, policies: Iterable[Policy], standing: Sta
     )
 
 
-def regroupings(
-    policies: Iterable[Policy], catalog: Catalog, keys: Mapping[str, str]
-) -> Iterator[RegroupPartitions]:
+def regroupings(policies: Iterable[Policy], catalog: Catalog) -> Iterator[RegroupPartitions]:
     """Give what makes the groups of values equal to their policies. Pure."""
     for policy in lists(policies):
         if policy.table not in catalog:
@@ -112,8 +110,7 @@ def regroupings(
         was = _groups(catalog[policy.table])
         becomes = _becomes(policy, was)
         if becomes != was:
-            key = keys[policy.table].removeprefix("LIST (").removesuffix(")")
-            yield RegroupPartitions(policy.table, key=key, was=was, becomes=becomes)
+            yield RegroupPartitions(policy.table, key=policy.key, was=was, becomes=becomes)
 
 
 def _groups(table: PartitionedTable) -> dict[str, list[str]]:

@@ -1,6 +1,6 @@
 """How alembic runs an operation, or prints it: a part that must stand alone, then one in its transaction."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from alembic.operations import Operations
@@ -10,6 +10,7 @@ from partitions.actions import Action
 from partitions.execute import Executor, Waiting
 from partitions.sql import literal
 from partitions.steps import Limits, Step, lines_of
+from partitions.turns import release, take, turn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,29 +28,36 @@ class Alone(Action):
 def run_alone(operations: Operations, action: Action, limits: Limits) -> None:
     """Run steps in front of the transaction of a migration, by the executor, which names who is in the way.
 
-    Whatever the migration did before is committed by that.
+    Whatever the migration did before is committed by that, so that it holds no lock while it waits.
+
+    Raises:
+        Occupied: somebody else changes the partitions of this database, and did not end in time.
     """
     with operations.get_context().autocommit_block():
         connection = operations.get_bind()
         # As the executor has it: without parameters, % is a sign like any other.
         connection.execution_options(no_parameters=True)
+        waiting = Waiting(limits=limits)
         try:
-            Executor(connection.engine, connection, Waiting(limits=limits)).run(action)
+            with turn(connection, wait_seconds=waiting.others_seconds):
+                Executor(connection.engine, connection, waiting).run(action)
         finally:
             connection.execution_options(no_parameters=False)
 
 
-def print_alone(operations: Operations, lines: Sequence[str]) -> None:
+def print_alone(operations: Operations, lines: Iterable[str], limits: Limits) -> None:
     """Print lines in front of the transaction."""
     with operations.get_context().autocommit_block():
-        for line in lines:
+        for line in (take(limits, until_commit=False), *lines, release()):
             execute(operations, line)
 
 
 def run_together(operations: Operations, statements: Sequence[str], limits: Limits) -> None:
     """Run statements in the transaction of the migration, or print them."""
-    # The guard is that of any other step: half of the time for waiting, half for the work.
-    _begin, *lines, _commit = lines_of(Step(tuple(statements)), limits)
+    # The guard is that of any other step: half of the time for waiting, half for the work. Not longer for the
+    # turn: who has it may be waiting for what this transaction holds.
+    in_turn = (take(limits, until_commit=True), *statements)
+    _begin, *lines, _commit = lines_of(Step(in_turn), limits)
     for line in lines:
         execute(operations, line)
 

@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
 
+from partitions.execute import reason_of
 from partitions.online.change import Need
 from partitions.online.errors import NoPrimaryKey, OnlineChangeRefused, StepOutOfOrder
 
@@ -84,7 +85,8 @@ _KEY = text("""
     WHERE indrelid = CAST(:table AS regclass) AND indisprimary ORDER BY place
 """)
 
-_AGAIN = {"55P03", "40P01", "40001"}  # a row's lock, a deadlock, a row that moved to another partition
+# A row's lock, a deadlock, a row that moved to another partition, longer than the role's statement_timeout.
+_AGAIN = {"55P03", "40P01", "40001", "57014"}
 
 
 def backfill(
@@ -189,7 +191,7 @@ class _Size:
     def shrink(self, task: Backfill, fault: DBAPIError) -> None:
         self.rows, self._left = max(1, self.rows // 2), self._left - 1
         if self._left == 0 or getattr(fault.orig, "sqlstate", None) not in _AGAIN:
-            raise OnlineChangeRefused(task.table, f"backfill {task.name}", str(fault.orig).strip()) from fault
+            raise OnlineChangeRefused(task.table, f"backfill {task.name}", reason_of(fault)) from fault
 
 
 @dataclass(frozen=True, slots=True)

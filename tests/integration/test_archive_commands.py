@@ -76,3 +76,19 @@ def test_wrong_grace_is_wrong_usage(mesctl: Mesctl) -> None:
     said = mesctl("archive", "run", "--grace", "soon")
     assert said.status == ExitStatus.USAGE
     assert "'soon' is no duration: write it like 30d" in said.err
+
+
+def test_shard_that_is_down_does_not_hold_up_the_archive_of_the_other(
+    mesctl: Mesctl, topology: Topology, postgres: PostgresServers
+) -> None:
+    dbname = topology.databases["mes_0"].dbname
+    psql(postgres.conninfo(), f"ALTER DATABASE {dbname} ALLOW_CONNECTIONS false")
+    said = mesctl("archive", "run", "--grace", "5d", "--json")
+    assert said.status == ExitStatus.FAILED
+    assert "mesctl: mes_0: connection failed" in said.err
+    assert {name: moved["orders_done"] for name, moved in said.json.items()} == {"mes_1": 5}
+
+    psql(postgres.conninfo(), f"ALTER DATABASE {dbname} ALLOW_CONNECTIONS true")
+    again = mesctl("archive", "run", "--grace", "5d", "--json")
+    assert again.status == ExitStatus.DONE
+    assert {name: moved["orders_done"] for name, moved in again.json.items()} == {"mes_0": 7, "mes_1": 0}

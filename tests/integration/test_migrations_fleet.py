@@ -56,6 +56,20 @@ def test_every_shard_is_migrated_and_noted(fleet: Fleet) -> None:
     assert fleet.ledger("mes_3")[-1] == ("0002", "down", "done", None)
 
 
+def test_revision_that_prints_is_told_apart_from_its_outcome(
+    fleet: Fleet, capfd: pytest.CaptureFixture[str]
+) -> None:
+    fleet.write("0001", TABLE)
+    path = fleet.versions / "0001.py"
+    says = "def upgrade() -> None:\n    import os\n    print('{')\n    os.system('echo { >&1')\n"
+    path.write_text(path.read_text().replace("def upgrade() -> None:\n", says))
+    outcomes = fleet.migrate()
+    assert [each.revision for each in outcomes] == ["0001"] * len(fleet.shards)
+    printed = capfd.readouterr()
+    assert printed.out == "{\n"  # of the program that the canary's revision called, in this process
+    assert printed.err.count("{\n") == 2 * len(fleet.shards) - 1
+
+
 def test_failing_canary_stops_everything(fleet: Fleet) -> None:
     fleet.write("0001", "CREATE TABLE things (id int); SELECT 1/0")
     with pytest.raises(

@@ -8,16 +8,20 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from sqlalchemy import inspect
+from sqlalchemy import inspect, text
 from sqlalchemy.exc import DBAPIError
 
+import partitions
 from migrations import run
 from migrations.errors import FleetFailed
 from migrations.ledger import read_latest
 from migrations.trees import METADATA
 from ops.embedded.processes import wait_until
 from ops.fleet import open_engine, owner_of
+from partitions import byhand
 from sharding.topology import Topology
+from tests.integration.partitions_rig import MES, NOW, catalog_of
+from tests.integration.partitions_rig import run as run_action
 from tests.psql import psql
 from tests.servers import PostgresServers
 
@@ -136,8 +140,9 @@ def test_second_migration_waits_for_the_first(topology: Topology, postgres: Post
         upgrade.start()
 
         def is_waiting() -> bool:
-            waiting = "SELECT FROM pg_stat_activity WHERE wait_event = 'advisory' AND datname = %s"
-            return first.execute(waiting, [dbname]).fetchone() is not None
+            waiting = "SELECT FROM pg_stat_activity WHERE starts_with(query, %s) AND datname = %s"
+            values = ["SELECT pg_try_advisory_lock", dbname]
+            return first.execute(waiting, values).fetchone() is not None
 
         assert wait_until(is_waiting, timeout_seconds=60)
         assert tables(topology, "shop") == set()
@@ -168,3 +173,26 @@ def test_service_takes_a_number_of_the_outbox_without_a_right_on_its_sequence(to
         "VALUES (1, gen_random_uuid(), 'crm', 'order.closed', '{}')"
     )
     execute(topology, "mes_0", insert, role="mes")
+
+
+def test_partitions_that_were_away_when_the_guard_came_get_it_and_come_back(topology: Topology) -> None:
+    names = ("orders_archive_2026_12", "orders_hot", "orders_done")
+    run.downgrade(topology, "mes", "0001")
+    with open_engine(topology, topology.databases["mes_0"], role="mes_owner") as owner:
+        partitions.apply(owner, MES, NOW)
+        for table, name in zip(("orders_archive", "orders", "orders"), names, strict=True):
+            [detach] = byhand.detach(catalog_of(owner)[table], name, NOW)
+            run_action(owner, detach)
+        run.upgrade(topology, "mes")
+        partitions.apply(owner, MES, NOW)
+        for name in names[1:]:
+            [attach] = byhand.attach(catalog_of(owner)["orders"], name, NOW)
+            run_action(owner, attach)
+        assert partitions.check(MES, catalog_of(owner), NOW) == []
+        with owner.connect() as connection:
+            guards = text(
+                "SELECT conrelid::regclass::text, pg_get_constraintdef(oid) FROM pg_constraint "
+                "WHERE conname = 'shard_owns_check' AND conrelid::regclass::text = ANY (:names)"
+            )
+            found = {row[0]: row[1] for row in connection.execute(guards, {"names": list(names)})}
+    assert found == dict.fromkeys(names, "CHECK (shard_owns(order_id)) NOT VALID")

@@ -9,6 +9,11 @@ from alembic.operations import MigrateOperation
 from sqlalchemy import BigInteger, Column, Engine, Text, text
 from sqlalchemy.exc import DBAPIError
 
+from partitions import read_catalog
+from partitions.bounds import ValueList
+from partitions.byhand import add
+from partitions.catalog import PartitionedTable
+from partitions.errors import ActionFailed
 from partitions.migration_ops import (
     AttachPartition,
     CreateIndexOnPartitions,
@@ -22,6 +27,7 @@ from partitions.migration_ops import (
 )
 from partitions.migration_ops.sql import BoundMissing
 from tests.integration.operations_rig import facts, partition_of, run, scratch_database, script_of
+from tests.integration.partitions_rig import run as run_action
 from tests.psql import psql
 from tests.servers import PostgresServers
 
@@ -223,3 +229,30 @@ def test_lock_that_is_not_free_is_waited_for_briefly(database: tuple[Engine, str
 def test_bound_must_be_one_of_two(bound: dict[str, object]) -> None:
     with pytest.raises(BoundMissing, match=r"orders_new: give either values=\[...\] or keys"):
         CreatePartition("orders_new", of="orders", **bound).statements()  # type: ignore[arg-type]
+
+
+def test_regrouping_does_not_take_away_a_value_that_its_revision_does_not_know(
+    database: tuple[Engine, str],
+) -> None:
+    engine, conninfo = database
+    [change] = add(_orders(engine), "orders_hot", ["ON 'HOLD'"], key="status")
+    run_action(engine, change)
+    late = regroup({**GROUPS, "orders_hot": [*GROUPS["orders_hot"], "RETURNED"]})
+    before = facts(engine)
+    with pytest.raises(ActionFailed, match="orders_hot holds values that this revision does not name"):
+        run(engine, [late])
+    with pytest.raises(subprocess.CalledProcessError) as printed:
+        psql(conninfo, script_of([late]))
+    assert "does not name and would take away" in printed.value.stderr
+    assert facts(engine) == before
+    was = {**GROUPS, "orders_hot": [*GROUPS["orders_hot"], "ON 'HOLD'"]}
+    becomes = {**was, "orders_hot": [*was["orders_hot"], "RETURNED"]}
+    run(engine, [RegroupPartitions("orders", key="status", was=was, becomes=becomes)])
+    bound = _orders(engine).partition("orders_hot")
+    assert bound is not None
+    assert bound.bound == ValueList(frozenset(becomes["orders_hot"]))
+
+
+def _orders(engine: Engine) -> PartitionedTable:
+    with engine.connect() as connection:
+        return read_catalog(connection, ["orders"])["orders"]

@@ -139,7 +139,8 @@ def test_two_runs_at_once_make_every_month_once(owner: Engine) -> None:
 
 def _waiting(connection: Connection) -> int:
     waiting = text(
-        "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'advisory' AND datname = current_database()"
+        "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'SELECT pg_try_advisory_lock%' "
+        "AND datname = current_database()"
     )
     # A transaction sees one snapshot of the statistics, unless it is told to look again.
     connection.exec_driver_sql("SELECT pg_stat_clear_snapshot()")

@@ -1,12 +1,15 @@
 """`mesctl partitions` on all shards."""
 
+import re
 import signal
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+from ops import partitioning
 from ops.cli import INTERRUPTED
 from ops.embedded.processes import wait_until
 from ops.errors import ExitStatus
@@ -271,4 +274,18 @@ def test_deep_check_finds_an_id_in_two_partitions(mesctl: Mesctl, topology: Topo
     assert (row["database"], row["fault"]) == (
         "mes_1",
         "1 order_id stand in it more than once: 7",
+    )
+
+
+def test_clock_that_is_not_the_servers_makes_and_takes_no_month(topology: Topology) -> None:
+    an_hour = timedelta(hours=1)
+    for now in (datetime.now(UTC) + timedelta(days=10_000), datetime.now(UTC) - 2 * an_hour):
+        for outcome in partitioning.apply_partitions(topology, now=now, max_clock_difference=an_hour):
+            assert re.search(
+                "it is .* UTC here and .* UTC on the server: nothing was done", outcome.error or ""
+            )
+    assert all(
+        not each.result["orders_archive"].partitions
+        for each in partitioning.read_catalogs(topology)
+        if each.result
     )

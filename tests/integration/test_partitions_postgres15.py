@@ -10,7 +10,12 @@ import pytest
 from tests.needs import require
 
 HERE = Path(__file__).parent
-FILES = ("test_partitions_actions.py", "test_partitions_killed.py", "test_partitions_online.py")
+FILES = (
+    "test_partitions_actions.py",
+    "test_partitions_hostile.py",
+    "test_partitions_killed.py",
+    "test_partitions_online.py",
+)
 
 
 @pytest.mark.long
