@@ -13,6 +13,7 @@ from readreplica.bases import Pinned, Want
 from readreplica.budget import FallbackBudget
 from readreplica.errors import NotThePrimary, ReplicasTooStale
 from readreplica.freshness import ANY, Freshness
+from readreplica.lsn import Lsn
 from readreplica.metrics import ClusterMetrics, Reason
 from readreplica.monitor import Monitor
 from readreplica.nodes import Node
@@ -21,6 +22,9 @@ from readreplica.options import ReplicaOptions
 PRIMARY = "primary"
 _WANT_ANYTHING = Want()
 _IN_RECOVERY = text("SELECT pg_is_in_recovery()")
+_POSITION = text(
+    "SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_insert_lsn() END"
+)
 
 
 def _is_standby(session: Session) -> bool:
@@ -29,6 +33,30 @@ def _is_standby(session: Session) -> bool:
         return False
     # Asked, for a pooler repeats what a server told it before its promotion.
     return bool(session.connection().execute(_IN_RECOVERY).scalar_one())
+
+
+def _went_back(session: Session, node: Node) -> bool:
+    """Tell whether a node may have less than it said: it crashed, and is back before it has caught up.
+
+    A connection to the server itself is lost then. A pooler keeps its clients, so behind one it is asked, at
+    the price of a round trip.
+    """
+    raw: Any = session.connection().connection
+    if getattr(raw.driver_connection, "is_direct", True):
+        return False
+    seen, connection = node.seen, raw.dbapi_connection
+    was_autocommit, connection.autocommit = connection.autocommit, True  # the unit's snapshot comes after it
+    lsn = session.connection().execute(_POSITION).scalar_one()
+    connection.autocommit = was_autocommit
+    return seen is None or seen.position is None or Lsn.parse(lsn) < seen.position.lsn
+
+
+def _is_fit_still(node: Node, want: Want) -> bool:
+    return node.seen is not None and (want.position is None or node.seen.covers(want.position))
+
+
+def _asked(want: Want) -> str:
+    return str(want.position.lsn) if want.position else str(want.freshness)
 
 
 class Router:
@@ -124,16 +152,18 @@ class Router:
         session.bind = node.bind
         try:
             self._begin(session, want)
+            if want.freshness is not ANY and _went_back(session, node):
+                node.forget()
+                self._monitor.look(node)
         except OperationalError as error:
             self._monitor.doubt(node, error)
             return False
-        if want.position is None or node.covers(want.position):
+        if want.freshness is ANY or _is_fit_still(node, want):
             return True
         # The pool has just replaced a connection that was lost: nobody knows what the node has by now.
         if is_begun:
             fault = f"{node.name} was connected to anew"
-            asked = str(want.position.lsn)
-            raise ReplicasTooStale(self._cluster, asked=asked, retry_after_seconds=1.0, fault=fault)
+            raise ReplicasTooStale(self._cluster, asked=_asked(want), retry_after_seconds=1.0, fault=fault)
         session.rollback()
         return False
 
@@ -185,8 +215,7 @@ class Router:
         wait_seconds = self._budget.take(now=self._clock(), in_use=node.load())
         if wait_seconds > 0:
             self._metrics.read(PRIMARY, Reason.REFUSED)
-            asked = str(want.position.lsn) if want.position else str(want.freshness)
-            raise ReplicasTooStale(self._cluster, asked=asked, retry_after_seconds=wait_seconds)
+            raise ReplicasTooStale(self._cluster, asked=_asked(want), retry_after_seconds=wait_seconds)
 
     def _live(self, want: Want) -> list[Node]:
         """Give the replicas that are not out."""
