@@ -11,6 +11,7 @@ from sqlalchemy.exc import DBAPIError
 from ops.pgbouncer import admin
 from ops.pgbouncer.admin import Console, Place
 from ops.pgbouncer.errors import ConsoleSilent, PauseTimedOut
+from readreplica.sessions import WriteSession
 from sharding.directory import Directory
 from sharding.engines import open_cluster
 from sharding.sessions import ShardedSessions, open_sessions
@@ -116,20 +117,26 @@ async def test_a_full_pool_is_a_named_error_in_bounded_time(pooler: RunningPoole
     pooler.change("[pgbouncer]\n", f"{extra}[pgbouncer]\n{wait}")
     pooler.restart()
     try:
-        async with (
-            open_cluster(pooler.topology, "mes_0", role="mes", application_name="test") as cluster,
-            cluster.write() as first,
-            cluster.write() as second,
-        ):
-            await first.execute(SELECT)
-            await second.execute(SELECT)
-            async with asyncio.timeout(30):
-                with pytest.raises(DBAPIError, match="query_wait_timeout"):
-                    async with cluster.write() as third:
-                        await third.execute(SELECT)
+        async with open_cluster(pooler.topology, "mes_0", role="mes", application_name="test") as cluster:
+            async with cluster.write() as first, cluster.write() as second:
+                had = {await driver_of(first), await driver_of(second)}
+                async with asyncio.timeout(30):
+                    with pytest.raises(DBAPIError, match="query_wait_timeout"):
+                        async with cluster.write() as third:
+                            await third.execute(SELECT)
+            # It costs nobody the connection that he has: to make another would take a server's, too.
+            async with cluster.write() as first:
+                assert await driver_of(first) in had
     finally:
         pooler.change(pooler.path.read_text(), before)
         pooler.restart()
+
+
+async def driver_of(session: WriteSession) -> object:
+    """Give the connection under a session that has begun."""
+    await session.execute(SELECT)
+    raw = await (await session.connection()).get_raw_connection()
+    return raw.driver_connection
 
 
 def test_a_wrong_password_is_refused_by_the_pooler(pooler: RunningPooler) -> None:
