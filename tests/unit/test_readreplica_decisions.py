@@ -18,6 +18,7 @@ from readreplica.freshness import ANY, PRIMARY, Freshness, Lag, after, bounded
 from readreplica.health import Fault, Health, Observation, after_poll, find_fault
 from readreplica.lag import PrimaryHistory, Sample
 from readreplica.lsn import Lsn
+from readreplica.monitor import Monitor
 from readreplica.options import DEFAULTS
 from readreplica.primacy import Primacy, elect, may_write
 from readreplica.probe import seen, wait_statement
@@ -288,14 +289,31 @@ def test_a_rival_on_the_known_timeline_does_not_inherit_the_writes() -> None:
     assert elect(split, {"b": answers["b"]}).node == "b"
 
 
-def test_who_answers_first_does_not_decide_whose_cluster_it_is() -> None:
-    cluster = Cluster(
+def monitor_of(*replicas: str) -> Monitor:
+    """The monitor of a cluster of which nobody has answered yet."""
+    return Cluster(
         "main",
         primary=writer_engine(NOWHERE, application_name="test"),
         primary_reader=reader_engine(NOWHERE, application_name="test"),
-        replicas={name: reader_engine(NOWHERE, application_name="test") for name in ("stranger", "replica")},
-    )
-    monitor = cluster.monitor
+        replicas={name: reader_engine(NOWHERE, application_name="test") for name in replicas},
+    ).monitor
+
+
+def test_a_primary_before_the_promotion_serves_no_reads_until_it_has_said_what_it_is() -> None:
+    monitor = monitor_of("replica")
+    old = monitor.nodes[NAMED]
+    monitor.report(old, primary(server="P"))
+    # It hangs, or its pooler lets us wait: nothing more is heard of it.
+    monitor.report(monitor.nodes["replica"], primary(200, timeline=2, server="R"))
+    assert (monitor.primacy.node, monitor.primacy.rivals) == ("replica", ())
+    assert (old.health.out, old.seen) == (Fault.NOT_A_REPLICA, None)
+    monitor.report(old, primary(300, server="P"))
+    assert monitor.primacy.rivals == (NAMED,)
+    assert old.health.out is Fault.NOT_A_REPLICA
+
+
+def test_who_answers_first_does_not_decide_whose_cluster_it_is() -> None:
+    monitor = monitor_of("stranger", "replica")
     monitor.report(monitor.nodes["stranger"], primary(900, timeline=9, server="S", system=8))
     assert not monitor.primacy.answers
     monitor.report(monitor.nodes[NAMED], Fault.UNREACHABLE)
