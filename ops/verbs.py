@@ -43,7 +43,7 @@ VERBS: Mapping[str, Verb] = {
     ),
     "down": Verb(
         "down:down",
-        "Stop the services, the replicas, the primaries and Valkey, in this order. The data stay.",
+        "Stop services, pooler, replicas, primaries and Valkey, in this order. The data stay.",
     ),
     "status": Verb(
         "status:status",

@@ -9,9 +9,13 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 # a replica, when replay had to remove what the query still saw.
 TRANSIENT_SQLSTATES = frozenset({"40001", "40P01"})
 
+# protocol_violation: with this PgBouncer says all that it has to say itself, and hangs up.
+POOLER_SQLSTATE = "08P01"
+_POOL_IS_FULL = "query_wait_timeout"
+
 # read_only_sql_transaction: the primary was demoted under a pooler. admin_shutdown, crash_shutdown,
-# cannot_connect_now: it goes down, or comes up as something else.
-OUTAGE_SQLSTATES = frozenset({"25006", "57P01", "57P02", "57P03"})
+# cannot_connect_now: it goes down, or comes up as something else. A pooler's own: it has lost the server.
+OUTAGE_SQLSTATES = frozenset({"25006", "57P01", "57P02", "57P03", POOLER_SQLSTATE})
 
 
 # libpq gives no SQLSTATE for a connection that was not made. It writes what the server said as
@@ -22,14 +26,17 @@ _SERVER_SAID = re.compile(r"failed: [^\s:]+:  ")
 def is_refusal(error: BaseException | None) -> bool:
     """Tell whether a server took the connection and said no: wrong password, no slot left, starting up.
 
+    Or a pooler, whose pool is full.
+
     It is there, so what it does for others goes on: those connections are in order.
 
     Parameters:
         error: the driver's error, or SQLAlchemy's around it.
     """
     original = getattr(error, "orig", None) or error
-    if getattr(original, "sqlstate", None) is not None:
-        return False
+    sqlstate = getattr(original, "sqlstate", None)
+    if sqlstate is not None:
+        return sqlstate == POOLER_SQLSTATE and _POOL_IS_FULL in str(original)
     return _SERVER_SAID.search(str(original)) is not None
 
 

@@ -5,7 +5,7 @@ import shutil
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -41,6 +41,12 @@ class PostgresServers:
     replica_port: int
     passfile: Path
     passwords: Mapping[str, str]
+    ways: Mapping[int, int] = field(default_factory=dict)
+    """The port of the pooler in front of a server, by the server's own; empty where clients come directly."""
+
+    def way_to(self, port: int) -> int:
+        """Give the port by which clients reach the server at `port`."""
+        return self.ways.get(port, port)
 
     def conninfo(self, dbname: str = "postgres", *, role: str = SUPERUSER, replica: bool = False) -> str:
         """Give libpq's words for connecting to the primary or to the replica."""

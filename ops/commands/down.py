@@ -16,7 +16,7 @@ def down(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be stopped.")] = False,
 ) -> None:
-    """Stop the services, the replicas, the primaries and Valkey, in this order. The data stay."""
+    """Stop services, pooler, replicas, primaries and Valkey, in this order. The data stay."""
     platform = platform_of(context)
     steps = platform.plan_down()
     steps += [f"remove the data in {platform.home.path}"] if delete else []

@@ -14,6 +14,13 @@ def up(
     context: typer.Context,
     services: Annotated[bool, typer.Option(help="Start the services too, and not only the servers.")] = True,
     fsync: Annotated[bool, typer.Option(help="Wait for the disk at every commit.")] = True,
+    pgbouncer: Annotated[
+        bool | None,
+        typer.Option(
+            "--pgbouncer/--no-pgbouncer",
+            help="Have services connect through PgBouncer, or directly; without it, as it was.",
+        ),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be started.")] = False,
 ) -> None:
     """Start PostgreSQL (five clusters, two replicas), Valkey and the services on this machine.
@@ -23,9 +30,9 @@ def up(
     platform = platform_of(context, safe=fsync)
     as_json = options_of(context).json
     if dry_run:
-        _print_plan(platform.plan_up(services=services), as_json=as_json)
+        _print_plan(platform.plan_up(services=services, pgbouncer=pgbouncer), as_json=as_json)
         return
-    topology = platform.up(services=services)
+    topology = platform.up(services=services, pgbouncer=pgbouncer)
     _print_result(platform, topology, services=services, as_json=as_json)
 
 

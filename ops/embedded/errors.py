@@ -19,6 +19,15 @@ class BinaryMissing(EmbeddedError):
         super().__init__(f"{program} was not found (looked in {', '.join(looked_in)}): {remedy}")
 
 
+class PoolerMissing(BinaryMissing):
+    """A pooler is wanted, and PgBouncer is not on this machine."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "PgBouncer", ["PATH", "/usr/sbin"], "apt-get install pgbouncer, or `mesctl up --no-pgbouncer`"
+        )
+
+
 class ProcMissing(EmbeddedError):
     """A chroot without /proc: no process can be told from another."""
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from ops.embedded.errors import HomeBusy, NotOurFolder
 
 OURS = (
-    *("data", "valkey", "files", "logs", "run"),
+    *("data", "valkey", "files", "logs", "run", "pgbouncer"),
     *("topology.toml", "topology.partial", "pgpass", "pgpass.partial"),
     "platform.lock",
 )
@@ -29,6 +29,7 @@ class Home:
         self.passfile = self.path / "pgpass"
         self.files = self.path / "files"
         self.valkey = self.path / "valkey"
+        self.pooler = self.path / "pgbouncer"
         self._lock = self.path / "platform.lock"
         self._wanted = self.path / "run" / "wanted"
 

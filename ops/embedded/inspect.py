@@ -3,6 +3,8 @@
 import psycopg
 
 from ops.embedded.database import DatabaseServers
+from ops.embedded.pooler import PgBouncerProcess
+from ops.embedded.pooler import answers as is_listening
 from ops.embedded.postgres import PostgresCluster
 from ops.embedded.replica import Replica
 from ops.embedded.service import ServiceProcess, is_healthy
@@ -31,6 +33,18 @@ def inspect_valkey(valkey: Valkey, *, port: int | None, wanted: bool) -> Compone
         state, detail = "faulty", "does not answer"
     return ComponentState(
         name=valkey.name, kind="valkey", state=state, wanted=wanted, pid=pid, port=port, detail=detail
+    )
+
+
+def inspect_pooler(process: PgBouncerProcess, *, port: int | None, wanted: bool) -> ComponentState:
+    """Give the state of the pooler."""
+    pid = process.pid()
+    state: State = "stopped" if pid is None else "running"
+    detail = ""
+    if pid is not None and port is not None and not is_listening(port):
+        state, detail = "faulty", "does not answer"
+    return ComponentState(
+        name=process.name, kind="pooler", state=state, wanted=wanted, pid=pid, port=port, detail=detail
     )
 
 

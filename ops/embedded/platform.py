@@ -15,10 +15,20 @@ from ops.embedded.errors import NoPlatform, PasswordsLost, UnknownService
 from ops.embedded.home import EVERYTHING, SERVERS_ONLY, Home
 from ops.embedded.parallel import run_all
 from ops.embedded.pgpass import ensure_passwords
+from ops.embedded.pooling import CONSOLE_ROLE
 from ops.embedded.port_book import PortBook, Report
 from ops.embedded.ports import PortPicker
 from ops.embedded.service import ServiceProcess
-from ops.embedded.shape import HTTP_SERVICES, ROLES, SERVICES, SHARDS, VALKEY, ported_components, service_key
+from ops.embedded.shape import (
+    HTTP_SERVICES,
+    POOLER,
+    ROLES,
+    SERVICES,
+    SHARDS,
+    VALKEY,
+    ported_components,
+    service_key,
+)
 from ops.embedded.state import PlatformState, steps_down, steps_up
 from ops.embedded.tools import PostgresTools
 from ops.embedded.topology_file import read_ports, write_topology
@@ -69,11 +79,12 @@ class Platform:
             raise NoPlatform(self.home.path)
         return Topology.load(self.home.topology)
 
-    def up(self, *, services: bool = True) -> Topology:
+    def up(self, *, services: bool = True, pgbouncer: bool | None = None) -> Topology:
         """Have everything running; what runs already is left alone, what is half made is mended.
 
         Parameters:
             services: start the services too, and not only the servers.
+            pgbouncer: have a pooler between services and servers, or none; None leaves it as it is.
 
         Returns:
             the topology, as it is now.
@@ -84,12 +95,19 @@ class Platform:
         """
         self._tools.check()
         valkey = valkey_server()
+        pooler = self._components.pooler
+        pooled = pooler.is_on if pgbouncer is None else pgbouncer
+        if pooled:
+            pooler.program()
         self.home.make()
         with self.home.locked():
             book = self._open_book()
+            pooler.switch(book, on=pooled)
             everything = services or self.home.wanted() == EVERYTHING
             self.home.want(EVERYTHING if everything else SERVERS_ONLY)
             self._start_servers(book, valkey)
+            if pooled:
+                pooler.up(book)
             self._report("schemas: bringing every database to the newest")
             from ops.embedded.content import fill  # alembic and its like, which only `up` needs
 
@@ -123,7 +141,8 @@ class Platform:
         has_data = any(servers.primary.exists() for servers in self._components.databases)
         if has_data and not self.home.passfile.exists():
             raise PasswordsLost(self.home.passfile)
-        return ensure_passwords(self.home.passfile, ROLES)
+        # With the console's from the beginning: secrets are derived of them all, and must stay.
+        return ensure_passwords(self.home.passfile, (*ROLES, CONSOLE_ROLE))
 
     def _start_valkey(self, book: PortBook, program: Path) -> None:
         valkey = self._components.valkey
@@ -133,7 +152,7 @@ class Platform:
     def _services_to_start(self, book: PortBook, *, services: bool) -> list[ServiceProcess]:
         running = self._components.running_services()
         if book.moved:
-            # They have read the old ports.
+            # They have read the old topology.
             self._components.stop_services()
         return list(self._components.services.values()) if services else running
 
@@ -141,12 +160,12 @@ class Platform:
         run_all(partial(self._start_service, service, book) for service in services)
 
     def _start_service(self, service: ServiceProcess, book: PortBook) -> bool:
-        shards = [book[shard] for shard in SHARDS]
+        ways = [book[name] for name in (*SHARDS, POOLER) if name in book]
         if service.name in HTTP_SERVICES:
             key = service_key(service.name)
-            started = book.start(key, lambda port: service.start(port=port, databases=shards))
+            started = book.start(key, lambda port: service.start(port=port, databases=ways))
         else:
-            started = service.start(port=None, databases=shards)
+            started = service.start(port=None, databases=ways)
         self._report(f"{service.name} service: {'started' if started else 'runs already'}")
         return started
 
@@ -192,9 +211,9 @@ class Platform:
             home=str(self.home.path), components=tuple(components), topology=topology.masked()
         )
 
-    def plan_up(self, *, services: bool = True) -> list[str]:
+    def plan_up(self, *, services: bool = True, pgbouncer: bool | None = None) -> list[str]:
         """Say what `up` would create and start."""
-        return steps_up(self._components.inspect({}), services=services)
+        return steps_up(self._components.inspect({}, pooled=pgbouncer), services=services)
 
     def plan_down(self) -> list[str]:
         """Say what `down` would stop."""

@@ -27,6 +27,20 @@ class PortBook:
     def __getitem__(self, component: str) -> int:
         return self._ports[component]
 
+    def __contains__(self, component: str) -> bool:
+        return component in self._ports
+
+    def add(self, component: str) -> int:
+        """Give a port to a component that is new; whoever has read the topology has read it before."""
+        self._ports[component] = self._picker.pick()
+        self.moved.add(component)
+        return self._ports[component]
+
+    def remove(self, component: str) -> None:
+        """Forget a component."""
+        self._ports.pop(component, None)
+        self.moved.add(component)
+
     def start(self, component: str, start: Callable[[int], bool]) -> bool:
         """Call `start` with the component's port; give it another port if a stranger has that one.
 

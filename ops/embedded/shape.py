@@ -53,6 +53,7 @@ SHARDS = tuple(database.name for database in DATABASES if database.tree == "mes"
 HTTP_SERVICES = ("shop", "crm", "mes")
 SERVICES = (*HTTP_SERVICES, "pricing")
 VALKEY = "valkey"
+POOLER = "pgbouncer"
 
 ROLES = (
     SUPERUSER,
@@ -63,7 +64,7 @@ ROLES = (
 
 
 def ported_components() -> tuple[str, ...]:
-    """Name everything that listens on a port, as the keys of a table of ports.
+    """Name everything that always listens on a port, as the keys of a table of ports.
 
     A service and a database may have the same name: a service's key is `NAME service`.
     """

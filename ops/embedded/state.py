@@ -4,9 +4,9 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-Kind = Literal["primary", "replica", "valkey", "service"]
+Kind = Literal["primary", "replica", "valkey", "pooler", "service"]
 # A service must not lose its database, nor a primary wait for its replica.
-STOP_ORDER: tuple[Kind, ...] = ("service", "replica", "primary", "valkey")
+STOP_ORDER: tuple[Kind, ...] = ("service", "pooler", "replica", "primary", "valkey")
 State = Literal["running", "streaming", "stopped", "absent", "faulty"]
 
 

@@ -10,6 +10,7 @@ from ops.embedded.ports import LOOPBACK
 from ops.embedded.shape import (
     DATABASES,
     HTTP_SERVICES,
+    POOLER,
     VALKEY,
     DatabaseShape,
     ported_components,
@@ -71,11 +72,27 @@ def read_ports(topology: Topology) -> dict[str, int]:
     for name, database in topology.databases.items():
         ports[name] = database.primary.port
         ports |= {replica.name: replica.port for replica in database.replicas}
+    if topology.pgbouncer is not None:
+        ports[POOLER] = topology.pgbouncer.port
     ports[VALKEY] = urlsplit(topology.redis.url).port or 0
     missing = [name for name in ported_components() if not ports.get(name)]
     if missing:
         raise NotOurTopology(topology.path, missing)
     return ports
+
+
+def add_pooler(path: Path, *, port: int, version: str) -> None:
+    """Add the section of a pooler, with all that has a default left to it."""
+    section = f'[pgbouncer]\nhost = "{LOOPBACK}"\nport = {port}\nversion = "{version}"\n'
+    _replace(path, f"{path.read_text().rstrip()}\n\n{section}")
+
+
+def remove_pooler(path: Path) -> None:
+    """Remove the section of the pooler, and its services."""
+    # A table ends where the next one begins.
+    tables = re.split(r"(?m)^(?=\[)", path.read_text())
+    left = "".join(table for table in tables if not re.match(r"\[pgbouncer[\].]", table))
+    _replace(path, f"{left.rstrip()}\n")
 
 
 def move_port(path: Path, *, old: int, new: int) -> None:

@@ -258,6 +258,9 @@ def _learn(connection: WriterConnection) -> None:
 class ReaderConnection(Connection[TupleRow]):
     """A connection whose transactions are read only."""
 
+    is_direct: bool = False
+    """Whether the option of `open_reader` has reached the server, which a pooler keeps to itself."""
+
     @property
     def refuses_writes(self) -> bool:
         """Whether the server refuses writes outside of our transactions too, by its own word.
@@ -269,8 +272,11 @@ class ReaderConnection(Connection[TupleRow]):
 
     @property
     def seems_standby(self) -> bool:
-        """Whether the server has said that it is in recovery; PostgreSQL (14 and newer) says so unasked."""
-        return self.info.parameter_status("in_hot_standby") == "on"
+        """Whether the server may be in recovery; PostgreSQL (14 and newer) says so unasked.
+
+        What a pooler passes on was said by whatever server it had when it was asked first.
+        """
+        return not self.is_direct or self.info.parameter_status("in_hot_standby") == "on"
 
 
 def open_reader(*args: Any, greet: Greet | None = None, **options: Any) -> ReaderConnection:
@@ -288,6 +294,7 @@ def open_reader(*args: Any, greet: Greet | None = None, **options: Any) -> Reade
             connection.set_autocommit(True)
             greet(connection)
             connection.set_autocommit(False)
+        connection.is_direct = connection.refuses_writes
         connection.set_read_only(True)
         connection.set_isolation_level(IsolationLevel.REPEATABLE_READ)
     except BaseException:

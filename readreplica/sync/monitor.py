@@ -263,6 +263,9 @@ class Monitor:
         if known is None:
             return
         found = elect(known, self._answers)
+        if before.node is not None and found.node not in (None, before.node):
+            self._depose(self.nodes[before.node])
+            found = elect(known, self._answers)
         self.primacy = found
         if before.timeline == 0 and found.answers and found.node is not None:
             self._note_primary(self.nodes[found.node], self._answers[found.node])
@@ -275,6 +278,15 @@ class Monitor:
             log.warning("new primary", cluster=self.cluster, node=found.node, timeline=found.timeline)
             self._metrics.failed_over(found.node)
             self._on_new_primary()
+
+    def _depose(self, node: Node) -> None:
+        """Forget what a node said as the primary: now it may hang, or come back with a history of its own.
+
+        It serves no reads until polls have found it to be a good replica.
+        """
+        self._answers.pop(node.name, None)
+        node.forget()
+        self._set_health(node, Health(out=Fault.NOT_A_REPLICA))
 
     def _identified(self, known: Primacy) -> Primacy | None:
         """Find out whose cluster this is, before anybody is elected; None while that has to wait.
@@ -330,6 +342,7 @@ class Monitor:
             fault = health.out.value
             log.warning("replica taken out", cluster=self.cluster, replica=node.as_replica, fault=fault)
             self._metrics.ejected(node.as_replica, fault)
+        if health.out and health.out is not before.out:
             node.epoch.evict(abort=health.out in (Fault.SILENT, Fault.UNREACHABLE))
         elif before.out and not health.out:
             log.info("replica taken in again", cluster=self.cluster, replica=node.as_replica)

@@ -14,6 +14,7 @@ from readreplica.bases import Want
 from readreplica.budget import FallbackBudget
 from readreplica.errors import NotThePrimary, ReplicasTooStale
 from readreplica.freshness import ANY, Freshness
+from readreplica.lsn import Lsn
 from readreplica.metrics import ClusterMetrics, Reason
 from readreplica.options import ReplicaOptions
 from readreplica.probe import TIMELINE
@@ -31,6 +32,9 @@ _WANT_ANYTHING = Want()
 _WANT_AUTOCOMMIT = Want(autocommit=True)
 _IN_RECOVERY = text("SELECT pg_is_in_recovery()")
 _TIMELINE = text(f"SELECT {TIMELINE}")
+_POSITION = text(
+    "SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_insert_lsn() END"
+)
 
 
 def _begin(session: Session, node: Node) -> None:
@@ -45,6 +49,22 @@ def _is_standby(session: Session) -> bool:
         return False
     # Asked, for a pooler repeats what a server told it before its promotion.
     return bool(session.connection().execute(_IN_RECOVERY).scalar_one())
+
+
+def _went_back(session: Session, node: Node) -> bool:
+    """Tell whether a node may have less than it said: it crashed, and is back before it has caught up.
+
+    A connection to the server itself is lost then. A pooler keeps its clients, so behind one it is asked, at
+    the price of a round trip.
+    """
+    raw: Any = session.connection().connection
+    if getattr(raw.driver_connection, "is_direct", True):
+        return False
+    seen, connection = node.seen, raw.dbapi_connection
+    was_autocommit, connection.autocommit = connection.autocommit, True  # the unit's snapshot comes after it
+    lsn = session.connection().execute(_POSITION).scalar_one()
+    connection.autocommit = was_autocommit
+    return seen is None or seen.position is None or Lsn.parse(lsn) < seen.position.lsn
 
 
 def _asked(want: Want) -> str:
@@ -149,6 +169,9 @@ class Router:
             era = node.era
             try:
                 _begin(session, node)
+                if is_choosy and _went_back(session, node):
+                    node.forget()
+                    self._monitor.look(node)
             except OperationalError as error:
                 self._monitor.doubt(node, error)
             else:

@@ -11,13 +11,10 @@ from pathlib import Path
 from statistics import median
 from time import monotonic, perf_counter
 
-import psycopg
 from sqlalchemy import create_engine, text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
-from ops.embedded.ports import LOOPBACK
-from ops.embedded.processes import wait_until
 from readreplica.cluster import PRIMARY, Cluster
 from readreplica.engines import writer_engine
 from readreplica.errors import CommitInDoubt
@@ -29,6 +26,7 @@ from tests.integration.failover_rig import (
     Load,
     cluster_of,
     deeds_on,
+    first_write_on,
     go_on,
     longest_gap,
     make_deeds,
@@ -48,7 +46,7 @@ from tests.integration.replicas_rig import (
     url_of,
 )
 from tests.needs import NEEDS
-from tests.patroni import PatroniCluster, PatroniNode, run_patroni
+from tests.patroni import PatroniCluster, run_patroni
 from tests.servers import PostgresServers, run_postgres
 
 CHECKS = 200_000
@@ -312,7 +310,7 @@ async def _patroni_round(patroni: PatroniCluster) -> Failover:
             await go_on(account, writes=100)
             killed_at = monotonic()
             await asyncio.to_thread(kill, old.server)
-            accepts = asyncio.create_task(asyncio.to_thread(_probe, patroni, others))
+            accepts = asyncio.create_task(asyncio.to_thread(first_write_on, others))
             took = await accepts - killed_at
             await go_on(account, writes=100)
     wrong = account.wrong(deeds_on(patroni.leader))
@@ -325,31 +323,6 @@ async def _patroni_round(patroni: PatroniCluster) -> Failover:
         took_seconds=took,
         stall_seconds=longest_gap(account.acknowledged_at),
     )
-
-
-def _probe(patroni: PatroniCluster, nodes: Sequence[PatroniNode]) -> float:
-    """Tell when one of these nodes has taken a write: libpq's own search, again and again."""
-    where = psycopg.conninfo.make_conninfo(
-        host=",".join(LOOPBACK for _ in nodes),
-        port=",".join(str(node.port) for node in nodes),
-        user="postgres",
-        dbname="postgres",
-        passfile=str(patroni.passfile),
-        target_session_attrs="read-write",
-        connect_timeout=2,
-    )
-
-    def takes_a_write() -> bool:
-        try:
-            with psycopg.connect(where) as connection:
-                connection.execute("INSERT INTO deeds VALUES (-1)")
-        except psycopg.Error:
-            return False
-        return True
-
-    if not wait_until(takes_a_write, timeout_seconds=90, every_seconds=0.005):
-        raise TimeoutError("no node takes writes in 90 s")
-    return monotonic()
 
 
 async def _fail_over() -> Failover:

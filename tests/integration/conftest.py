@@ -1,15 +1,67 @@
-"""Fixtures of several shards, one of them in a server that tests stop and freeze."""
+"""Fixtures: the two ways to the servers; several shards, one of them on a server that tests stop, freeze."""
 
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 
 from sharding.sessions import ShardedSessions, open_sessions
 from sharding.topology import Topology
+from tests.integration.replicas_rig import make_table
 from tests.integration.shards_rig import guarded_sessions
+from tests.integration.ways import PGBOUNCER, ways_of
 from tests.integration.writes_rig import Wide, run_wide
+from tests.needs import require
+from tests.node_poolers import behind_poolers
 from tests.pool import DatabasePool
-from tests.servers import PostgresServers, ValkeyServer
+from tests.pooler import run_pooler
+from tests.servers import PostgresServers, ValkeyServer, run_postgres
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run each test that takes a way on all of its ways."""
+    if "way" in metafunc.fixturenames:
+        metafunc.parametrize("way", list(ways_of(metafunc.function.__name__)))
+
+
+@pytest.fixture(scope="session")
+def pooled_postgres(
+    postgres: PostgresServers, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[PostgresServers]:
+    """Give this worker's primary and replica, each behind a PgBouncer of its own."""
+    folder = tmp_path_factory.mktemp("node_poolers")
+    with behind_poolers(postgres, folder, program=require("pgbouncer")) as servers:
+        yield servers
+
+
+@pytest.fixture
+def nodes(way: str, request: pytest.FixtureRequest) -> PostgresServers:
+    """Give this worker's primary and replica, as this test's way leads to them."""
+    found = request.getfixturevalue("pooled_postgres" if way == PGBOUNCER else "postgres")
+    assert isinstance(found, PostgresServers)
+    return found
+
+
+@pytest.fixture
+def servers(way: str, tmp_path: Path) -> Iterator[PostgresServers]:
+    """Give a primary and a replica that the test may break, with an empty table `notes`."""
+    with run_postgres(tmp_path) as made:
+        make_table(made)
+        if way != PGBOUNCER:
+            yield made
+            return
+        with behind_poolers(made, tmp_path / "poolers", program=require("pgbouncer")) as servers:
+            yield servers
+
+
+@pytest.fixture
+def routed(way: str, topology_path: Path, tmp_path: Path) -> Iterator[Topology]:
+    """Give a topology of databases that are this test's own, with a pooler in it on that way."""
+    if way != PGBOUNCER:
+        yield Topology.load(topology_path)
+        return
+    with run_pooler(topology_path, tmp_path / "pgbouncer", program=require("pgbouncer")) as running:
+        yield running.topology
 
 
 @pytest.fixture

@@ -2,17 +2,22 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count, pairwise
 from time import monotonic
+from types import MappingProxyType
+from typing import Any
 
+import psycopg
+from psycopg.conninfo import make_conninfo
 from sqlalchemy import URL, text
 from sqlalchemy.exc import DBAPIError
 
 from ops.embedded.ports import LOOPBACK
+from ops.embedded.processes import wait_until
 from readreplica.addresses import Address, read_patroni
 from readreplica.cluster import Cluster
 from readreplica.discovery import Discovery
@@ -136,32 +141,39 @@ def longest_gap(times: list[float]) -> float:
 
 
 @asynccontextmanager
-async def cluster_of(patroni: PatroniCluster, *, traced: bool) -> AsyncIterator[Cluster]:
-    """A cluster that is told of one node, and finds the others by Patroni."""
+async def cluster_of(
+    patroni: PatroniCluster, *, traced: bool, ways: Mapping[int, int] = MappingProxyType({})
+) -> AsyncIterator[Cluster]:
+    """A cluster that is told of one node, and finds the others by Patroni.
+
+    Patroni announces servers. Where they have poolers the application knows those: `ways`, by servers' ports.
+    """
     first = patroni.leader
+    words: dict[str, Any] = {"application_name": "test", "prepare_threshold": None if ways else 5}
     url = URL.create(
         "postgresql+psycopg",
         username="postgres",
         host=LOOPBACK,
-        port=first.port,
+        port=ways.get(first.port, first.port),
         database="postgres",
         query={"passfile": str(patroni.passfile)},
     )
     cluster = Cluster(
         "main",
-        primary=writer_engine(url, application_name="test", traced=traced),
-        primary_reader=reader_engine(url, application_name="test"),
+        primary=writer_engine(url, traced=traced, **words),
+        primary_reader=reader_engine(url, **words),
         replicas={},
         options=PATIENT,
     )
 
     async def announced() -> list[Address]:
-        return list(read_patroni(await asyncio.to_thread(patroni.members)))
+        found = read_patroni(await asyncio.to_thread(patroni.members))
+        return [at._replace(port=ways.get(at.port, at.port)) for at in found]
 
     discovery = Discovery(
         cluster,
         announced,
-        make_reader=lambda at: reader_engine(url.set(host=at.host, port=at.port), application_name="test"),
+        make_reader=lambda at: reader_engine(url.set(host=at.host, port=at.port), **words),
         every_seconds=1,
     )
     discovery.start()
@@ -188,3 +200,28 @@ async def go_on(account: Account, *, writes: int) -> None:
     """Return when so many more writes are acknowledged."""
     wanted = len(account.acknowledged) + writes
     await until(lambda: len(account.acknowledged) >= wanted, what="writes", timeout_seconds=90)
+
+
+def first_write_on(nodes: Sequence[PatroniNode]) -> float:
+    """Tell when one of these nodes has taken a write: libpq's own search, again and again."""
+    where = make_conninfo(
+        host=",".join(LOOPBACK for _ in nodes),
+        port=",".join(str(node.port) for node in nodes),
+        user="postgres",
+        dbname="postgres",
+        passfile=str(nodes[0].passfile),
+        target_session_attrs="read-write",
+        connect_timeout=2,
+    )
+
+    def takes_a_write() -> bool:
+        try:
+            with psycopg.connect(where) as connection:
+                connection.execute("INSERT INTO deeds VALUES (-1)")
+        except psycopg.Error:
+            return False
+        return True
+
+    if not wait_until(takes_a_write, timeout_seconds=90, every_seconds=0.005):
+        raise TimeoutError("no node takes writes in 90 s")
+    return monotonic()

@@ -31,11 +31,12 @@ HAS = text("SELECT count(*) FROM notes WHERE n = :n")
 
 
 def url_of(servers: PostgresServers, port: int) -> URL:
+    """The way of clients to the server at a port: through its pooler, if it has one."""
     return URL.create(
         "postgresql+psycopg",
         username="postgres",
         host=LOOPBACK,
-        port=port,
+        port=servers.way_to(port),
         database="postgres",
         query={"passfile": str(servers.passfile)},
     )
@@ -44,14 +45,19 @@ def url_of(servers: PostgresServers, port: int) -> URL:
 def parts(servers: PostgresServers, make: Any, ports: Mapping[str, int], **options: Any) -> dict[str, Any]:
     """The engines of a cluster whose primary is the primary, with replicas at these ports."""
     url = url_of(servers, servers.primary_port)
+    words = engine_words(servers)
     return {
-        "primary": make.writer_engine(url, application_name="test", **options),
-        "primary_reader": make.reader_engine(url, application_name="test"),
+        "primary": make.writer_engine(url, **words, **options),
+        "primary_reader": make.reader_engine(url, **words),
         "replicas": {
-            name: make.reader_engine(url.set(port=port), application_name="test")
-            for name, port in ports.items()
+            name: make.reader_engine(url_of(servers, port), **words) for name, port in ports.items()
         },
     }
+
+
+def engine_words(servers: PostgresServers) -> dict[str, Any]:
+    """What every engine of a test is told; behind a pooler nothing may be prepared."""
+    return {"application_name": "test", "prepare_threshold": None if servers.ways else 5}
 
 
 @asynccontextmanager

@@ -2,21 +2,25 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 
 import psycopg
 import pytest
+from psycopg import sql
 from sqlalchemy import URL, text
 from sqlalchemy.exc import DBAPIError
 
 from ops.pgbouncer import admin
 from ops.pgbouncer.admin import Console, Place
 from ops.pgbouncer.errors import ConsoleSilent, PauseTimedOut
+from readreplica.sessions import WriteSession
 from sharding.directory import Directory
 from sharding.engines import open_cluster
 from sharding.sessions import ShardedSessions, open_sessions
 from sharding.shard_map import ShardMap
-from tests.pooler import RunningPooler
+from tests.pooler import RunningPooler, write_files
 from tests.pooler_load import Load, run_load
+from tests.servers import PostgresServers
 
 ENTRIES = ["mes_0.mes", "mes_1.mes"]
 SELECT = text("SELECT 1")
@@ -116,20 +120,26 @@ async def test_a_full_pool_is_a_named_error_in_bounded_time(pooler: RunningPoole
     pooler.change("[pgbouncer]\n", f"{extra}[pgbouncer]\n{wait}")
     pooler.restart()
     try:
-        async with (
-            open_cluster(pooler.topology, "mes_0", role="mes", application_name="test") as cluster,
-            cluster.write() as first,
-            cluster.write() as second,
-        ):
-            await first.execute(SELECT)
-            await second.execute(SELECT)
-            async with asyncio.timeout(30):
-                with pytest.raises(DBAPIError, match="query_wait_timeout"):
-                    async with cluster.write() as third:
-                        await third.execute(SELECT)
+        async with open_cluster(pooler.topology, "mes_0", role="mes", application_name="test") as cluster:
+            async with cluster.write() as first, cluster.write() as second:
+                had = {await driver_of(first), await driver_of(second)}
+                async with asyncio.timeout(30):
+                    with pytest.raises(DBAPIError, match="query_wait_timeout"):
+                        async with cluster.write() as third:
+                            await third.execute(SELECT)
+            # It costs nobody the connection that he has: to make another would take a server's, too.
+            async with cluster.write() as first:
+                assert await driver_of(first) in had
     finally:
         pooler.change(pooler.path.read_text(), before)
         pooler.restart()
+
+
+async def driver_of(session: WriteSession) -> object:
+    """Give the connection under a session that has begun."""
+    await session.execute(SELECT)
+    raw = await (await session.connection()).get_raw_connection()
+    return raw.driver_connection
 
 
 def test_a_wrong_password_is_refused_by_the_pooler(pooler: RunningPooler) -> None:
@@ -137,6 +147,54 @@ def test_a_wrong_password_is_refused_by_the_pooler(pooler: RunningPooler) -> Non
         psycopg.connect(host="127.0.0.1", port=pooler.port, dbname="mes_0.mes", user="mes", password="no")
     with pytest.raises(ConsoleSilent, match="does not answer"):
         Console(Place("127.0.0.1", pooler.port, "pgbouncer", "no")).show("VERSION")
+
+
+async def test_an_old_userlist_is_a_named_error_in_bounded_time_and_render_mends_it(
+    sessions: ShardedSessions, pooler: RunningPooler, postgres: PostgresServers
+) -> None:
+    [console] = pooler.pooler.consoles()
+    async with sessions.write(1) as session:
+        await session.execute(SELECT)
+    before = await asyncio.to_thread(change_secret, postgres, postgres.passwords["mes"])
+    try:
+        # Connections that there are go on; those that come are refused by the server.
+        async with sessions.write(1) as session:
+            await session.execute(SELECT)
+        await asyncio.to_thread(admin.reconnect, [console], ENTRIES, timeout_seconds=5)
+        async with asyncio.timeout(30):
+            with pytest.raises(DBAPIError, match=r"server login has been failing|authentication"):
+                async with sessions.write(1) as session:
+                    await session.execute(SELECT)
+        await asyncio.to_thread(write_files, pooler.topology, pooler.folder)
+        await asyncio.to_thread(console.run, "RELOAD")
+        await until(partial(logs_in, pooler))
+        async with sessions.write(1) as session:
+            await session.execute(SELECT)
+    finally:
+        await asyncio.to_thread(change_secret, postgres, before)
+        await asyncio.to_thread(write_files, pooler.topology, pooler.folder)
+        await asyncio.to_thread(pooler.restart)
+
+
+def change_secret(postgres: PostgresServers, password: str) -> str:
+    """Store a password, or a secret, of the role mes; give the secret that it had."""
+    with postgres.primary.connect() as connection:
+        query = "SELECT rolpassword FROM pg_authid WHERE rolname = 'mes'"
+        row = connection.execute(query).fetchone()
+        connection.execute(sql.SQL("ALTER ROLE mes PASSWORD {}").format(sql.Literal(password)))
+    postgres.wait_for_replica()
+    assert row is not None
+    return str(row[0])
+
+
+def logs_in(pooler: RunningPooler) -> bool:
+    """Whether the pooler has a connection for a client of mes_0."""
+    url = pooler.topology.url("mes_0", role="mes").set(drivername="postgresql")
+    try:
+        with psycopg.connect(url.render_as_string(hide_password=False)) as connection:
+            return connection.execute("SELECT 1").fetchone() == (1,)
+    except psycopg.OperationalError:
+        return False
 
 
 @pytest.mark.parametrize("dbname", ["crm.crm", "mes_0", "pgbouncer"])

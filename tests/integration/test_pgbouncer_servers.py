@@ -1,5 +1,6 @@
 """Two systems behind one pooler: one secret for both, and another server behind a client's connection."""
 
+import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +12,14 @@ from sqlalchemy import text
 
 from ops.embedded.ports import LOOPBACK
 from ops.errors import ExitStatus
+from ops.pgbouncer import admin
 from ops.pgbouncer.errors import SecretsDiffer
 from ops.pgbouncer.pooler import Pooler
 from readreplica.cluster import Cluster
 from readreplica.token import Position
 from sharding.engines import open_cluster
 from sharding.topology import Topology
+from tests.integration.cable import Cable
 from tests.integration.mesctl_rig import Mesctl
 from tests.pooler import RunningPooler, run_pooler
 from tests.servers import PostgresServers, run_postgres
@@ -39,6 +42,12 @@ class TwoSystems:
         self.pooler.change(f"port = {before} }} # mes_0", f"port = {port} }} # mes_0")
         for console in self.pooler.pooler.consoles():
             console.run("RELOAD")
+
+    def lead_to_own(self, port: int) -> None:
+        """Have it lead to a way to the own servers, which has their password."""
+        with (self.pooler.path.parent / "passwords").open("a") as passfile:
+            passfile.write(f"*:{port}:*:postgres:{self.own.passwords['postgres']}\n")
+        self.lead_to(port)
 
 
 @pytest.fixture(scope="module")
@@ -175,3 +184,26 @@ async def test_a_token_has_the_system_that_committed(systems: TwoSystems) -> Non
         assert system != before.system_identifier, "the pooler did not change the server"
         after = await commit(cluster)
     assert after.system_identifier == system
+
+
+async def test_behind_an_address_that_moved_reconnect_leads_to_the_new_primary(systems: TwoSystems) -> None:
+    """The pooler keeps its connections to the old primary, and would write there, as long as that lives."""
+    old, new = systems.own.primary_port, systems.own.replica_port
+    with systems.own.replica.connect() as connection:
+        if connection.execute("SELECT pg_is_in_recovery()").fetchone() == (True,):
+            connection.execute("SELECT pg_promote(true, 30)")
+    address = Cable(old)
+    listener = await asyncio.start_server(address.accept, LOOPBACK, 0)
+    [console] = systems.pooler.pooler.consoles()
+    async with (
+        listener,
+        open_cluster(systems.pooler.topology, "mes_0", role="mes", application_name="test") as cluster,
+    ):
+        await asyncio.to_thread(systems.lead_to_own, listener.sockets[0].getsockname()[1])
+        assert (await commit(cluster)).timeline == 1
+        address.lead_to(new)
+        assert (await commit(cluster)).timeline == 1
+        await asyncio.to_thread(admin.reconnect, [console], ["mes_0.mes"], timeout_seconds=10)
+        assert (await commit(cluster)).timeline == 2
+        await asyncio.to_thread(systems.lead_to, new)
+    await address.close()

@@ -77,20 +77,20 @@ async def at_its_end(session: WriteSession) -> None:
     await session.execute(INSERT, {"n": 1})
 
 
-WAYS = [in_a_block, by_itself, inside, at_its_end]
+WAYS_TO_COMMIT = [in_a_block, by_itself, inside, at_its_end]
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("commits", WAYS_TO_COMMIT)
 async def test_whichever_way_it_commits_the_token_is_known(
-    postgres: PostgresServers, way: Callable[[WriteSession], Awaitable[None]]
+    nodes: PostgresServers, commits: Callable[[WriteSession], Awaitable[None]]
 ) -> None:
-    make_table(postgres)
+    make_table(nodes)
     told: list[CausalToken] = []
-    async with cluster_at(postgres) as cluster:
+    async with cluster_at(nodes) as cluster:
         cluster.carry(wanted=lambda: None, committed=told.append)
         async with cluster.write() as session:
-            await way(session)
-            is_over = way is not at_its_end
+            await commits(session)
+            is_over = commits is not at_its_end
             assert bool(session.token) is is_over
             assert bool(told) is is_over
         assert told == [session.token]
@@ -98,28 +98,28 @@ async def test_whichever_way_it_commits_the_token_is_known(
             assert (await reader.execute(HAS, {"n": 1})).scalar_one() == 1
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("commits", WAYS_TO_COMMIT)
 async def test_an_answer_that_is_lost_is_never_done_again(
-    postgres: PostgresServers, way: Callable[[WriteSession], Awaitable[None]]
+    nodes: PostgresServers, commits: Callable[[WriteSession], Awaitable[None]]
 ) -> None:
-    make_table(postgres)
+    make_table(nodes)
     calls = 0
 
     async def work(session: WriteSession) -> None:
         nonlocal calls
         calls += 1
-        async with session.begin() if way is in_a_block else nullcontext():
+        async with session.begin() if commits is in_a_block else nullcontext():
             await session.execute(INSERT, {"n": calls})
             await session.run_sync(lose_answer)
-            if way in (by_itself, inside):
+            if commits in (by_itself, inside):
                 await session.commit()
 
-    async with cluster_at(postgres, options=PATIENT, traced=True) as cluster:
+    async with cluster_at(nodes, options=PATIENT, traced=True) as cluster:
         told: list[CausalToken] = []
         cluster.carry(wanted=lambda: None, committed=told.append)
         with pytest.raises(CommitInDoubt) as caught:
             await cluster.transact(work)
-        assert (calls, rows(postgres)) == (1, 1)
+        assert (calls, rows(nodes)) == (1, 1)
         assert await cluster.resolve(caught.value) is Fate.COMMITTED
         # Who reads before that is known is sent to the primary, and after it sees it anywhere.
         assert told == [CausalToken({"main": UNKNOWN_POSITION}), cluster.token_of(caught.value)]
@@ -127,8 +127,8 @@ async def test_an_answer_that_is_lost_is_never_done_again(
             assert (await reader.execute(COUNT)).scalar_one() == 1
 
 
-def test_in_threads_too(postgres: PostgresServers) -> None:
-    make_table(postgres)
+def test_in_threads_too(nodes: PostgresServers) -> None:
+    make_table(nodes)
     calls = 0
 
     def work(session: Any) -> None:
@@ -138,17 +138,17 @@ def test_in_threads_too(postgres: PostgresServers) -> None:
             session.execute(INSERT, {"n": calls})
             lose_answer(session)
 
-    with sync_cluster_at(postgres, options=PATIENT) as cluster:
+    with sync_cluster_at(nodes, options=PATIENT) as cluster:
         with pytest.raises(CommitInDoubt):
             cluster.transact(work)
-        assert (calls, rows(postgres)) == (1, 1)
+        assert (calls, rows(nodes)) == (1, 1)
         with cluster.write() as session, session.begin():
             session.execute(INSERT, {"n": 7})
         assert session.token
 
 
-async def test_a_unit_that_has_committed_by_itself_is_not_done_again(postgres: PostgresServers) -> None:
-    make_table(postgres)
+async def test_a_unit_that_has_committed_by_itself_is_not_done_again(nodes: PostgresServers) -> None:
+    make_table(nodes)
     calls = 0
 
     async def work(session: WriteSession) -> None:
@@ -158,35 +158,35 @@ async def test_a_unit_that_has_committed_by_itself_is_not_done_again(postgres: P
         await session.commit()
         await session.execute(CONFLICT)
 
-    async with cluster_at(postgres) as cluster:
+    async with cluster_at(nodes) as cluster:
         with pytest.raises(OperationalError, match="serialization_failure"):
             await cluster.transact(work)
-    assert (calls, rows(postgres)) == (1, 1)
+    assert (calls, rows(nodes)) == (1, 1)
 
 
 async def test_a_commit_that_is_called_off_goes_on_its_way_and_can_be_asked_for(
-    postgres: PostgresServers,
+    nodes: PostgresServers,
 ) -> None:
-    make_table(postgres)
-    async with cluster_at(postgres, traced=True) as cluster:
+    make_table(nodes)
+    async with cluster_at(nodes, traced=True) as cluster:
         await insert(cluster, 1)
         session = cluster.write()
-        with parameters(postgres.primary, synchronous_standby_names="nobody"):
+        with parameters(nodes.primary, synchronous_standby_names="nobody"):
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(0.5), session:
                     await session.execute(INSERT, {"n": 2})
             # Nobody sees yet what no standby has: the server was not told to give the wait up.
-            assert rows(postgres) == 1
+            assert rows(nodes) == 1
         assert session.token == CausalToken({"main": UNKNOWN_POSITION})
         doubt = session.doubt
         assert doubt is not None
         assert await cluster.resolve(doubt) is Fate.COMMITTED
-        assert rows(postgres) == 2
+        assert rows(nodes) == 2
 
 
-async def test_a_write_session_writes_inside_its_block_only(postgres: PostgresServers) -> None:
-    make_table(postgres)
-    async with cluster_at(postgres) as cluster:
+async def test_a_write_session_writes_inside_its_block_only(nodes: PostgresServers) -> None:
+    make_table(nodes)
+    async with cluster_at(nodes) as cluster:
         session = cluster.write()
         with pytest.raises(SessionNotEntered, match="main"):
             await session.execute(INSERT, {"n": 1})
@@ -198,23 +198,23 @@ async def test_a_write_session_writes_inside_its_block_only(postgres: PostgresSe
         async with cluster.drained(timeout_seconds=5):
             with pytest.raises(SessionNotEntered):
                 await session.execute(INSERT, {"n": 2})
-    assert rows(postgres) == 1
+    assert rows(nodes) == 1
 
 
-async def test_a_write_session_refuses_autocommit(postgres: PostgresServers) -> None:
-    make_table(postgres)
-    async with cluster_at(postgres) as cluster:
+async def test_a_write_session_refuses_autocommit(nodes: PostgresServers) -> None:
+    make_table(nodes)
+    async with cluster_at(nodes) as cluster:
         async with cluster.write() as session:
             with pytest.raises(NoTransaction):
                 await session.connection(execution_options={"isolation_level": "AUTOCOMMIT"})
         assert not session.token
         await insert(cluster, 1)
-    assert rows(postgres) == 1
+    assert rows(nodes) == 1
 
 
-async def test_each_transaction_of_a_snapshot_session_has_a_snapshot(postgres: PostgresServers) -> None:
-    make_table(postgres)
-    async with cluster_at(postgres, replicas={}) as cluster, cluster.read() as reader:
+async def test_each_transaction_of_a_snapshot_session_has_a_snapshot(nodes: PostgresServers) -> None:
+    make_table(nodes)
+    async with cluster_at(nodes, replicas={}) as cluster, cluster.read() as reader:
         await reader.execute(COUNT)
         await reader.rollback()
         async with cluster.read(autocommit=True) as other:
@@ -224,10 +224,10 @@ async def test_each_transaction_of_a_snapshot_session_has_a_snapshot(postgres: P
         assert (await reader.execute(COUNT)).scalar_one() == 0
 
 
-async def test_resolve_keeps_to_its_time_where_no_connection_is_to_be_had(postgres: PostgresServers) -> None:
-    make_table(postgres)
+async def test_resolve_keeps_to_its_time_where_no_connection_is_to_be_had(nodes: PostgresServers) -> None:
+    make_table(nodes)
     doubt = CommitInDoubt("main", xid=1, before=None, server=None)
-    async with cluster_at(postgres, pool_size=1, max_overflow=0) as cluster, cluster.write() as session:
+    async with cluster_at(nodes, pool_size=1, max_overflow=0) as cluster, cluster.write() as session:
         await session.execute(COUNT)
         async with asyncio.timeout(10):
             assert await cluster.resolve(doubt, timeout_seconds=0.1) is Fate.IN_PROGRESS

@@ -3,10 +3,8 @@
 import asyncio
 import os
 import signal
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,6 +21,7 @@ from readreplica.fate import Fate
 from readreplica.health import Fault
 from readreplica.sessions import ReadSession, WriteSession
 from readreplica.sockets import shut
+from tests.integration.cable import Cable
 from tests.integration.replicas_rig import (
     COUNT,
     HAS,
@@ -38,17 +37,10 @@ from tests.integration.replicas_rig import (
     sync_cluster_at,
     until,
 )
-from tests.servers import ACCESS, PostgresServers, run_postgres
+from tests.servers import ACCESS, PostgresServers
 
 PATIENT = replace(QUICK, failover_wait_seconds=60)
 PORT = text("SELECT inet_server_port()")
-
-
-@pytest.fixture
-def servers(tmp_path: Path) -> Iterator[PostgresServers]:
-    with run_postgres(tmp_path) as servers:
-        make_table(servers)
-        yield servers
 
 
 async def put(session: WriteSession, *, n: int) -> None:
@@ -204,14 +196,14 @@ async def test_a_process_that_starts_beside_a_demoted_primary_does_not_write_to_
 
 
 async def test_a_commit_whose_answer_is_lost_is_in_doubt_until_it_is_resolved(
-    postgres: PostgresServers,
+    nodes: PostgresServers,
 ) -> None:
-    make_table(postgres)
-    async with cluster_at(postgres, options=PATIENT, traced=True) as cluster:
+    make_table(nodes)
+    async with cluster_at(nodes, options=PATIENT, traced=True) as cluster:
         await insert(cluster, 0)
         # The standby that it must wait for is not there: COMMIT gets no answer.
-        with parameters(postgres.primary, synchronous_standby_names="nobody"):
-            doubt = await doubt_of_commit(cluster, postgres, n=1)
+        with parameters(nodes.primary, synchronous_standby_names="nobody"):
+            doubt = await doubt_of_commit(cluster, nodes, n=1)
             assert doubt.xid is not None
             assert await cluster.resolve(doubt, timeout_seconds=0.2) is Fate.IN_PROGRESS
         assert await cluster.resolve(doubt) is Fate.COMMITTED
@@ -239,20 +231,20 @@ async def test_after_a_crash_that_the_postmaster_survives_an_id_is_not_believed(
             assert connection.execute("SELECT pg_postmaster_start_time()").fetchone() == started
 
 
-async def test_without_an_id_the_idempotency_key_tells(postgres: PostgresServers) -> None:
-    make_table(postgres)
+async def test_without_an_id_the_idempotency_key_tells(nodes: PostgresServers) -> None:
+    make_table(nodes)
 
     async def is_there(session: ReadSession) -> bool:
         return bool((await session.execute(HAS, {"n": 1})).scalar_one())
 
-    async with cluster_at(postgres, options=PATIENT) as cluster:
+    async with cluster_at(nodes, options=PATIENT) as cluster:
         await insert(cluster, 0)
         lost = await doubt_of_commit_that_never_arrives(cluster, n=1)
         assert lost.xid is None
         assert await cluster.resolve(lost) is Fate.UNKNOWN
         # Whatever was in progress must have ended before anybody looks for its effects.
-        with parameters(postgres.primary, synchronous_standby_names="nobody"):
-            waiting = await doubt_of_commit(cluster, postgres, n=5)
+        with parameters(nodes.primary, synchronous_standby_names="nobody"):
+            waiting = await doubt_of_commit(cluster, nodes, n=5)
             assert waiting.xid is None
             assert await cluster.resolve(waiting, lookup=is_there, timeout_seconds=0.2) is Fate.IN_PROGRESS
         assert await cluster.resolve(lost, lookup=is_there) is Fate.ABORTED
@@ -350,43 +342,8 @@ async def test_two_primaries_on_one_timeline_do_not_move_the_writes(servers: Pos
             assert (await session.execute(PORT)).scalar_one() == servers.primary_port
 
 
-class Cable:
-    """A way to a server that can be cut: nothing passes any more, and nobody is told."""
-
-    def __init__(self, to_port: int) -> None:
-        self._to_port = to_port
-        self._is_whole = asyncio.Event()
-        self._is_whole.set()
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    def cut(self) -> None:
-        """Let nothing pass."""
-        self._is_whole.clear()
-
-    async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Serve one connection."""
-        await self._is_whole.wait()
-        to_reader, to_writer = await asyncio.open_connection(LOOPBACK, self._to_port)
-        for source, target in ((reader, to_writer), (to_reader, writer)):
-            self._tasks.add(asyncio.create_task(self._pass(source, target)))
-
-    async def _pass(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
-        try:
-            while data := await source.read(65536):
-                await self._is_whole.wait()
-                target.write(data)
-        finally:
-            target.close()
-
-    async def close(self) -> None:
-        """End every connection."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-
 async def test_a_primary_that_is_cut_off_holds_no_writer_up(servers: PostgresServers) -> None:
-    cable = Cable(servers.primary_port)
+    cable = Cable(servers.way_to(servers.primary_port))
     listener = await asyncio.start_server(cable.accept, LOOPBACK, 0)
     behind = replace(servers, primary_port=listener.sockets[0].getsockname()[1])
     attempts = []

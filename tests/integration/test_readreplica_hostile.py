@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import pytest
 from sqlalchemy import text
@@ -31,6 +30,7 @@ from tests.integration.replicas_rig import (
     INSERT,
     QUICK,
     cluster_at,
+    engine_words,
     frozen,
     insert,
     make_table,
@@ -39,7 +39,7 @@ from tests.integration.replicas_rig import (
     until,
     url_of,
 )
-from tests.servers import PostgresServers, run_postgres
+from tests.servers import PostgresServers
 
 BACKEND = text("SELECT pg_backend_pid()")
 
@@ -55,11 +55,11 @@ def few_slots(server: PostgresCluster, role: str, *, slots: int) -> Iterator[Non
             connection.execute(f"ALTER ROLE {role} CONNECTION LIMIT -1")
 
 
-async def test_a_full_server_costs_nobody_the_connection_that_he_has(postgres: PostgresServers) -> None:
-    make_table(postgres)
-    make_scarce(postgres)
-    url = url_of(postgres, postgres.primary_port).set(username="scarce", password="scarce")
-    at_replica = url.set(port=postgres.replica_port)
+async def test_a_full_server_costs_nobody_the_connection_that_he_has(nodes: PostgresServers) -> None:
+    make_table(nodes)
+    make_scarce(nodes)
+    url = url_of(nodes, nodes.primary_port).set(username="scarce", password="scarce")
+    at_replica = url.set(port=nodes.replica_port)
     cluster = Cluster(
         "main",
         primary=writer_engine(url, application_name="test"),
@@ -76,9 +76,9 @@ async def test_a_full_server_costs_nobody_the_connection_that_he_has(postgres: P
         async with cluster.write() as writer, cluster.read() as reader:
             first = (await writer.execute(BACKEND)).scalar_one()
             await reader.execute(COUNT)
-            postgres.wait_for_replica()
-            with few_slots(postgres.primary, "scarce", slots=1):
-                postgres.wait_for_replica()
+            nodes.wait_for_replica()
+            with few_slots(nodes.primary, "scarce", slots=1):
+                nodes.wait_for_replica()
                 with pytest.raises(OperationalError, match="too many connections"):
                     await insert(cluster, 1)
                 # The read goes to the primary, which is full as well; the one under way is not cut off.
@@ -147,13 +147,13 @@ def make_scarce(servers: PostgresServers) -> None:
     servers.wait_for_replica()
 
 
-async def test_a_wrong_password_is_told_and_ends(postgres: PostgresServers) -> None:
-    make_table(postgres)
-    url = url_of(postgres, postgres.primary_port).set(username="nobody_here", password="wrong")
+async def test_a_wrong_password_is_told_and_ends(nodes: PostgresServers) -> None:
+    make_table(nodes)
+    url = url_of(nodes, nodes.primary_port).set(username="nobody_here", password="wrong")
     cluster = Cluster(
         "main",
-        primary=writer_engine(url, application_name="test"),
-        primary_reader=reader_engine(url, application_name="test"),
+        primary=writer_engine(url, **engine_words(nodes)),
+        primary_reader=reader_engine(url, **engine_words(nodes)),
         replicas={},
         options=replace(QUICK, failover_wait_seconds=0.2),
     )
@@ -173,9 +173,9 @@ def nobody_listens() -> Iterator[int]:
         yield taken.getsockname()[1]
 
 
-async def test_with_everything_down_many_who_wait_cost_little(postgres: PostgresServers) -> None:
+async def test_with_everything_down_many_who_wait_cost_little(nodes: PostgresServers) -> None:
     with nobody_listens() as one, nobody_listens() as other:
-        behind = replace(postgres, primary_port=one, replica_port=other)
+        behind = replace(nodes, primary_port=one, replica_port=other)
         options = replace(QUICK, failover_wait_seconds=3)
         async with cluster_at(behind, options=options) as cluster:
             spent, began = time.process_time(), time.monotonic()
@@ -195,18 +195,18 @@ def _is_missed(cluster: Cluster) -> bool:
 
 
 async def test_closing_ends_who_waits_for_a_primary_and_leaves_no_connection(
-    postgres: PostgresServers,
+    nodes: PostgresServers,
 ) -> None:
-    make_table(postgres)
+    make_table(nodes)
     with nobody_listens() as one, nobody_listens() as other:
-        behind = replace(postgres, primary_port=one, replica_port=other)
+        behind = replace(nodes, primary_port=one, replica_port=other)
         async with cluster_at(behind, options=replace(QUICK, failover_wait_seconds=60)) as cluster:
             waiting = asyncio.create_task(cluster.transact(partial(put, n=1)))
             await until(partial(_is_missed, cluster), what="the primary is missed")
         async with asyncio.timeout(30):
             with pytest.raises(ClusterClosed):
                 await waiting
-    async with cluster_at(postgres) as cluster:
+    async with cluster_at(nodes) as cluster:
         writing, reading = cluster.write(), cluster.read()
         await writing.__aenter__()
         await writing.execute(INSERT, {"n": 1})
@@ -227,38 +227,38 @@ async def count_in(session: AnySession) -> None:
         await session.execute(COUNT)
 
 
-async def test_a_frozen_primary_does_not_hold_up_who_asks_for_a_fate(postgres: PostgresServers) -> None:
-    make_table(postgres)
+async def test_a_frozen_primary_does_not_hold_up_who_asks_for_a_fate(nodes: PostgresServers) -> None:
+    make_table(nodes)
     doubt = CommitInDoubt("main", xid=None, before=None, server=None)
-    async with cluster_at(postgres) as cluster:
+    async with cluster_at(nodes) as cluster:
         await insert(cluster, 1)
-        with frozen(postgres.primary):
+        with frozen(nodes.primary):
             began = time.monotonic()
             async with asyncio.timeout(60):
                 with pytest.raises(OperationalError):
                     await cluster.resolve(doubt, timeout_seconds=0.5)
             assert time.monotonic() - began < 15
-    with sync_cluster_at(postgres) as twin:
+    with sync_cluster_at(nodes) as twin:
         assert twin.resolve(doubt) is Fate.UNKNOWN
-        with frozen(postgres.primary), pytest.raises(OperationalError):
+        with frozen(nodes.primary), pytest.raises(OperationalError):
             twin.resolve(doubt, timeout_seconds=0.5)
 
 
-async def test_a_standby_that_is_taken_for_the_primary_answers_no_read_of_the_primary(tmp_path: Path) -> None:
+async def test_a_standby_that_is_taken_for_the_primary_answers_no_read_of_the_primary(
+    servers: PostgresServers,
+) -> None:
     # The monitor looks once a minute, so it knows nothing yet when the read comes.
-    with run_postgres(tmp_path) as servers:
-        make_table(servers)
-        async with cluster_at(servers, options=replace(QUICK, poll_seconds=60)) as cluster:
-            await insert(cluster, 1)
-            await until(lambda: cluster.monitor.primacy.answers, what="the primary is known")
-            become_standby(servers)
-            with pytest.raises(OperationalError, match="it is in recovery") as caught:
-                async with cluster.read(freshness=ON_PRIMARY) as session:
-                    await session.execute(COUNT)
-            assert caught.value.orig is not None
-            await until(lambda: cluster.monitor.primacy.timeline == 2, what="the new primary is found")
+    async with cluster_at(servers, options=replace(QUICK, poll_seconds=60)) as cluster:
+        await insert(cluster, 1)
+        await until(lambda: cluster.monitor.primacy.answers, what="the primary is known")
+        become_standby(servers)
+        with pytest.raises(OperationalError, match="it is in recovery") as caught:
             async with cluster.read(freshness=ON_PRIMARY) as session:
-                assert (await session.execute(COUNT)).scalar_one() == 2
+                await session.execute(COUNT)
+        assert caught.value.orig is not None
+        await until(lambda: cluster.monitor.primacy.timeline == 2, what="the new primary is found")
+        async with cluster.read(freshness=ON_PRIMARY) as session:
+            assert (await session.execute(COUNT)).scalar_one() == 2
 
 
 def become_standby(servers: PostgresServers) -> None:
@@ -272,23 +272,21 @@ def become_standby(servers: PostgresServers) -> None:
     servers.primary.start(port=servers.primary_port)
 
 
-async def test_a_rival_on_the_same_timeline_gets_no_writes_even_alone(tmp_path: Path) -> None:
-    with run_postgres(tmp_path) as servers:
-        make_table(servers)
-        async with cluster_at(servers) as cluster:
-            await insert(cluster, 1)
-            await until(lambda: cluster.monitor.primacy.answers, what="the primary is known")
-            servers.wait_for_replica()
-            servers.replica.stop()
-            (servers.replica.data / "standby.signal").unlink()
-            await insert(cluster, 2)
-            servers.primary.stop()
-            servers.replica.start(port=servers.replica_port)
-            await until(lambda: cluster.monitor.primacy.rivals == ("replica",), what="the rival is seen")
-            with pytest.raises(OperationalError):
-                await insert(cluster, 3)
-        with servers.replica.connect() as connection:
-            assert connection.execute("SELECT n FROM notes").fetchall() == [(1,)]
+async def test_a_rival_on_the_same_timeline_gets_no_writes_even_alone(servers: PostgresServers) -> None:
+    async with cluster_at(servers) as cluster:
+        await insert(cluster, 1)
+        await until(lambda: cluster.monitor.primacy.answers, what="the primary is known")
+        servers.wait_for_replica()
+        servers.replica.stop()
+        (servers.replica.data / "standby.signal").unlink()
+        await insert(cluster, 2)
+        servers.primary.stop()
+        servers.replica.start(port=servers.replica_port)
+        await until(lambda: cluster.monitor.primacy.rivals == ("replica",), what="the rival is seen")
+        with pytest.raises(OperationalError):
+            await insert(cluster, 3)
+    with servers.replica.connect() as connection:
+        assert connection.execute("SELECT n FROM notes").fetchall() == [(1,)]
 
 
 async def test_a_source_with_errors_of_its_own_is_asked_again(postgres: PostgresServers) -> None:

@@ -1,96 +1,31 @@
-"""The library through PgBouncer in transaction mode: one pooler in front of each server."""
+"""What is different through PgBouncer; what is not, is tested on both ways (tests/integration/ways.py)."""
 
 import asyncio
-import random
-from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from ops.embedded.ports import LOOPBACK, PortPicker, is_free, start_on_free_port
-from ops.embedded.postgres import SUPERUSER
-from ops.embedded.processes import Daemon, wait_until
-from ops.embedded.unprivileged import launch_prefix
 from readreplica.cluster import PRIMARY, Cluster
-from readreplica.engines import reader_engine, writer_engine
 from readreplica.freshness import PRIMARY as ON_PRIMARY
-from tests.integration.replicas_rig import COUNT, HAS, QUICK, check_own_writes, insert, make_table, url_of
+from tests.integration.failover_rig import MAKE_DEEDS, PATIENT, Load, go_on
+from tests.integration.replicas_rig import COUNT, HAS, check_own_writes, cluster_at, insert, make_table, until
 from tests.needs import require
+from tests.node_poolers import run_node_poolers, ways_through
 from tests.servers import PostgresServers
 
-INI = """
-[databases]
-postgres = host={host} port={server_port} dbname=postgres
-[pgbouncer]
-listen_addr = {host}
-listen_port = {port}
-unix_socket_dir =
-auth_type = plain
-auth_file = {users}
-pool_mode = transaction
-default_pool_size = 3
-logfile = {log}
-"""
 ISOLATION = text("SELECT current_setting('transaction_isolation')")
 
 
-@dataclass(frozen=True)
-class Poolers:
-    """Where the poolers of the primary and of the replica listen."""
-
-    primary: int
-    replica: int
-
-
-@contextmanager
-def pooler(folder: Path, servers: PostgresServers, server_port: int) -> Iterator[int]:
-    program = require("pgbouncer")
-    folder.mkdir(mode=0o755)
-    users = folder / "users.txt"
-    users.write_text(f'"{SUPERUSER}" "{servers.passwords[SUPERUSER]}"\n')
-    daemon = Daemon("pgbouncer", pidfile=folder / "pid", log=folder / "stdout")
-
-    def start(port: int) -> None:
-        words = {"host": LOOPBACK, "server_port": server_port, "port": port, "users": users}
-        (folder / "ini").write_text(INI.format(**words, log=folder / "log"))
-        daemon.launch([*launch_prefix(program), str(program), str(folder / "ini")])
-        assert wait_until(lambda: not is_free(port), timeout_seconds=20)
-
-    try:
-        yield start_on_free_port(PortPicker(random.Random()), start)
-    finally:
-        daemon.stop()
-
-
 @pytest.fixture
-def poolers(postgres: PostgresServers, tmp_path: Path) -> Iterator[Poolers]:
-    make_table(postgres)
-    with ExitStack() as stack:
-        yield Poolers(
-            stack.enter_context(pooler(tmp_path / "a", postgres, postgres.primary_port)),
-            stack.enter_context(pooler(tmp_path / "b", postgres, postgres.replica_port)),
-        )
-
-
-@pytest.fixture
-async def cluster(poolers: Poolers, postgres: PostgresServers) -> AsyncIterator[Cluster]:
-    words = {"application_name": "test", "prepare_threshold": None}
-    url = url_of(postgres, poolers.primary)
-    cluster = Cluster(
-        "main",
-        primary=writer_engine(url, **words),  # type: ignore[arg-type]
-        primary_reader=reader_engine(url, **words),  # type: ignore[arg-type]
-        replicas={"replica": reader_engine(url.set(port=poolers.replica), **words)},  # type: ignore[arg-type]
-        options=QUICK,
-    )
-    try:
+async def cluster(pooled_postgres: PostgresServers) -> AsyncIterator[Cluster]:
+    make_table(pooled_postgres)
+    async with cluster_at(pooled_postgres) as cluster:
         yield cluster
-    finally:
-        await cluster.close()
 
 
 async def test_own_writes_are_read_through_the_pooler(cluster: Cluster) -> None:
@@ -116,3 +51,32 @@ async def test_readers_cannot_write_and_do_not_spoil_the_pool_for_writers(
         await insert(cluster, n)
     async with cluster.write() as writer:
         assert (await writer.execute(COUNT)).scalar_one() == 5
+
+
+async def test_poolers_that_are_killed_under_load_lose_nothing_and_leave_nothing_in_doubt(
+    postgres: PostgresServers, tmp_path: Path
+) -> None:
+    with postgres.primary.connect() as connection:
+        connection.execute(f"{MAKE_DEEDS}; TRUNCATE deeds")
+    postgres.wait_for_replica()
+    ports = (postgres.primary_port, postgres.replica_port)
+    program, passwords = require("pgbouncer"), postgres.passwords
+    with run_node_poolers(tmp_path, ports, program=program, passwords=passwords) as poolers:
+        nodes = replace(postgres, ways=ways_through(poolers))
+        async with (
+            cluster_at(nodes, options=PATIENT, traced=True) as cluster,
+            Load(cluster).running() as account,
+        ):
+            await go_on(account, writes=100)
+            for port in (*ports, postgres.primary_port):
+                await asyncio.to_thread(poolers[port].kill)
+                await asyncio.to_thread(poolers[port].start)
+                await go_on(account, writes=100)
+                # One at a time, so that there is always somebody who can be read.
+                replica = cluster.monitor.nodes["replica"]
+                await until(lambda at=replica: at.health.out is None, what="the replica is in")  # type: ignore[misc]
+    with postgres.primary.connect() as connection:
+        done: dict[int, int] = dict(connection.execute("SELECT n, count(*) FROM deeds GROUP BY n").fetchall())
+        connection.execute("DROP TABLE deeds")
+    wrong = account.wrong(Counter(done))
+    assert not any(wrong.values()), wrong

@@ -23,8 +23,8 @@ SET_SUMMARY = text("UPDATE orders SET summary = summary || '!' WHERE order_id = 
 
 
 @pytest.fixture
-async def cluster(topology: Topology) -> AsyncIterator[Cluster]:
-    async with open_cluster(topology, "mes_0", role="mes", application_name="test") as cluster:
+async def cluster(routed: Topology) -> AsyncIterator[Cluster]:
+    async with open_cluster(routed, "mes_0", role="mes", application_name="test") as cluster:
         async with cluster.write() as session:
             for order_id in (1, 2):
                 session.add(

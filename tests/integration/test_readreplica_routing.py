@@ -1,8 +1,8 @@
 """Which node answers a read: replicas that are behind, gone, or of another history."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 
 import pytest
 from sqlalchemy import event, text
@@ -19,6 +19,7 @@ from readreplica.options import ReplicaOptions
 from readreplica.sessions import AnySession
 from readreplica.token import CausalToken
 from sharding.topology import Topology
+from tests.integration.replicas_rig import engine_words, paused_replay
 from tests.servers import PostgresServers
 
 COUNT = text("SELECT count(*) FROM pricing_jobs")
@@ -28,6 +29,7 @@ INSERT = text("INSERT INTO pricing_jobs (order_id) VALUES (:order_id)")
 @asynccontextmanager
 async def cluster_with(
     topology: Topology,
+    nodes: PostgresServers,
     replicas: Mapping[str, int | AsyncEngine],
     *,
     replay_wait_seconds: float = 10,
@@ -36,13 +38,13 @@ async def cluster_with(
 
     It waits long for replay, so that a slow machine does not send a test to the primary.
     """
-    url = topology.url("mes_0", role="mes")
+    url = topology.url("mes_0", role="mes").set(port=nodes.way_to(nodes.primary_port))
     cluster = Cluster(
         "mes_0",
-        primary=writer_engine(url, application_name="test"),
-        primary_reader=reader_engine(url, application_name="test"),
+        primary=writer_engine(url, **engine_words(nodes)),
+        primary_reader=reader_engine(url, **engine_words(nodes)),
         replicas={
-            name: reader_engine(url.set(port=at), application_name="test") if isinstance(at, int) else at
+            name: reader_at(topology, nodes, at) if isinstance(at, int) else at
             for name, at in replicas.items()
         },
         # Nobody but the test takes a replica out or in.
@@ -54,31 +56,24 @@ async def cluster_with(
         await cluster.close()
 
 
+def reader_at(topology: Topology, nodes: PostgresServers, port: int) -> AsyncEngine:
+    url = topology.url("mes_0", role="mes").set(port=nodes.way_to(port))
+    return reader_engine(url, **engine_words(nodes))
+
+
 @pytest.fixture
-async def cluster(topology: Topology, postgres: PostgresServers) -> AsyncIterator[Cluster]:
-    async with cluster_with(topology, {"replica": postgres.replica_port}) as cluster:
+async def cluster(topology: Topology, nodes: PostgresServers) -> AsyncIterator[Cluster]:
+    async with cluster_with(topology, nodes, {"replica": nodes.replica_port}) as cluster:
         yield cluster
 
 
 @pytest.fixture
-async def hasty(topology: Topology, postgres: PostgresServers) -> AsyncIterator[Cluster]:
+async def hasty(topology: Topology, nodes: PostgresServers) -> AsyncIterator[Cluster]:
     """A cluster that hardly waits for replay, but is connected already, so that it can ask in that time."""
-    replicas = {"replica": postgres.replica_port}
-    async with cluster_with(topology, replicas, replay_wait_seconds=0.05) as cluster:
+    replicas = {"replica": nodes.replica_port}
+    async with cluster_with(topology, nodes, replicas, replay_wait_seconds=0.05) as cluster:
         assert await node_of_read(cluster) == "replica"
         yield cluster
-
-
-@contextmanager
-def paused_replay(postgres: PostgresServers) -> Iterator[None]:
-    with postgres.replica.connect() as connection:
-        connection.execute("SELECT pg_wal_replay_pause()")
-        paused = "SELECT pg_get_wal_replay_pause_state() = 'paused'"
-        assert wait_until(lambda: connection.execute(paused).fetchone() == (True,), timeout_seconds=10)
-        try:
-            yield
-        finally:
-            connection.execute("SELECT pg_wal_replay_resume()")
 
 
 async def insert(cluster: Cluster, order_id: int) -> CausalToken:
@@ -97,37 +92,37 @@ async def node_of_read(cluster: Cluster, after: CausalToken | None = None) -> st
         return session.node
 
 
-async def test_without_a_token_replicas_take_turns(topology: Topology, postgres: PostgresServers) -> None:
-    ports = {"one": postgres.replica_port, "other": postgres.replica_port}
-    async with cluster_with(topology, ports) as cluster:
-        nodes = [await node_of_read(cluster) for _ in range(4)]
-    assert set(nodes[:2]) == {"one", "other"}
-    assert nodes[:2] == nodes[2:]
+async def test_without_a_token_replicas_take_turns(topology: Topology, nodes: PostgresServers) -> None:
+    ports = {"one": nodes.replica_port, "other": nodes.replica_port}
+    async with cluster_with(topology, nodes, ports) as cluster:
+        turns = [await node_of_read(cluster) for _ in range(4)]
+    assert set(turns[:2]) == {"one", "other"}
+    assert turns[:2] == turns[2:]
 
 
-async def test_with_a_token_replicas_take_turns_too(topology: Topology, postgres: PostgresServers) -> None:
-    ports = {"one": postgres.replica_port, "other": postgres.replica_port}
-    async with cluster_with(topology, ports) as cluster:
-        nodes = []
+async def test_with_a_token_replicas_take_turns_too(topology: Topology, nodes: PostgresServers) -> None:
+    ports = {"one": nodes.replica_port, "other": nodes.replica_port}
+    async with cluster_with(topology, nodes, ports) as cluster:
+        turns = []
         for order_id in range(1, 13):
             token = await insert(cluster, order_id)
-            postgres.wait_for_replica()
-            nodes.append(await node_of_read(cluster, token))
+            nodes.wait_for_replica()
+            turns.append(await node_of_read(cluster, token))
     # Both are asked at once, and the one that answers first serves, so the turns are not strict.
-    assert set(nodes) == {"one", "other"}
+    assert set(turns) == {"one", "other"}
 
 
-async def test_a_unit_stays_on_its_node(topology: Topology, postgres: PostgresServers) -> None:
-    ports = {"one": postgres.replica_port, "other": postgres.replica_port}
-    async with cluster_with(topology, ports) as cluster, cluster.read() as session:
+async def test_a_unit_stays_on_its_node(topology: Topology, nodes: PostgresServers) -> None:
+    ports = {"one": nodes.replica_port, "other": nodes.replica_port}
+    async with cluster_with(topology, nodes, ports) as cluster, cluster.read() as session:
         pid = text("SELECT pg_backend_pid()")
         assert len({(await session.execute(pid)).scalar_one() for _ in range(5)}) == 1
 
 
 async def test_a_replica_that_is_behind_is_passed_over(
-    cluster: Cluster, hasty: Cluster, postgres: PostgresServers
+    cluster: Cluster, hasty: Cluster, nodes: PostgresServers
 ) -> None:
-    with paused_replay(postgres):
+    with paused_replay(nodes):
         token = await insert(cluster, 1)
         async with hasty.read(after=token) as session:
             assert await count(session) == 1
@@ -138,9 +133,9 @@ async def test_a_replica_that_is_behind_is_passed_over(
 
 
 async def test_a_reader_waits_until_the_replica_has_replayed(
-    cluster: Cluster, postgres: PostgresServers
+    cluster: Cluster, nodes: PostgresServers
 ) -> None:
-    with paused_replay(postgres):
+    with paused_replay(nodes):
         token = await insert(cluster, 1)
         read = asyncio.create_task(node_of_read(cluster, token))
         # Something else is asked and answered meanwhile: the reader is waiting.
@@ -149,16 +144,13 @@ async def test_a_reader_waits_until_the_replica_has_replayed(
     assert await read == "replica"
 
 
-async def test_what_was_once_replayed_is_not_asked_again(
-    topology: Topology, postgres: PostgresServers
-) -> None:
-    url = topology.url("mes_0", role="mes").set(port=postgres.replica_port)
-    engine = reader_engine(url, application_name="test")
+async def test_what_was_once_replayed_is_not_asked_again(topology: Topology, nodes: PostgresServers) -> None:
+    engine = reader_at(topology, nodes, nodes.replica_port)
     taken: list[object] = []
     event.listen(engine.sync_engine, "checkout", lambda *_: taken.append(_))
-    async with cluster_with(topology, {"replica": engine}) as cluster:
+    async with cluster_with(topology, nodes, {"replica": engine}) as cluster:
         earlier, later = await insert(cluster, 1), await insert(cluster, 2)
-        postgres.wait_for_replica()
+        nodes.wait_for_replica()
         assert await node_of_read(cluster, later) == "replica"
         assert len(taken) == 1
         assert await node_of_read(cluster, earlier) == "replica"
@@ -202,7 +194,7 @@ async def test_a_token_of_a_newer_timeline_is_not_answered_by_the_primary_before
 
 
 async def test_a_token_at_the_end_of_a_page_is_reached_on_an_idle_primary(
-    cluster: Cluster, postgres: PostgresServers
+    cluster: Cluster, nodes: PostgresServers
 ) -> None:
     token = None
     for _ in range(200):
@@ -211,7 +203,7 @@ async def test_a_token_at_the_end_of_a_page_is_reached_on_an_idle_primary(
             break
     assert token, "no record ended with its page"
     replayed = f"SELECT pg_last_wal_replay_lsn() >= '{token.positions['mes_0'].lsn}'::pg_lsn"
-    with postgres.replica.connect() as replica:
+    with nodes.replica.connect() as replica:
         assert wait_until(lambda: replica.execute(replayed).fetchone() == (True,), timeout_seconds=20)
     assert await node_of_read(cluster, token) == "replica"
 
@@ -229,7 +221,9 @@ async def _commit_at_page_end(cluster: Cluster) -> CausalToken | None:
     return session.token if is_header else None
 
 
-async def test_a_replica_that_cannot_be_reached_is_left_alone_for_a_while(topology: Topology) -> None:
+async def test_a_replica_that_cannot_be_reached_is_left_alone_for_a_while(
+    topology: Topology, nodes: PostgresServers
+) -> None:
     attempts = 0
 
     def refuse(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -239,37 +233,41 @@ async def test_a_replica_that_cannot_be_reached_is_left_alone_for_a_while(topolo
 
     server = await asyncio.start_server(refuse, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    async with server, cluster_with(topology, {"gone": port}) as cluster:
+    async with server, cluster_with(topology, nodes, {"gone": port}) as cluster:
         assert [await node_of_read(cluster) for _ in range(20)] == [PRIMARY] * 20
         # One read, and the monitor when it begins and when that read has told it.
         assert 1 <= attempts <= 3
 
 
 async def test_another_replica_takes_over_from_one_that_is_gone(
-    topology: Topology, postgres: PostgresServers
+    topology: Topology, nodes: PostgresServers
 ) -> None:
     # Nothing listens on port 1.
-    async with cluster_with(topology, {"gone": 1, "replica": postgres.replica_port}) as cluster:
+    async with cluster_with(topology, nodes, {"gone": 1, "replica": nodes.replica_port}) as cluster:
         token = await insert(cluster, 1)
         assert {await node_of_read(cluster) for _ in range(4)} == {"replica"}
-        postgres.wait_for_replica()
+        nodes.wait_for_replica()
         assert await node_of_read(cluster, token) == "replica"
 
 
-async def test_a_read_with_a_token_survives_the_loss_of_every_replica(topology: Topology) -> None:
-    async with cluster_with(topology, {"gone": 1}) as cluster:
+async def test_a_read_with_a_token_survives_the_loss_of_every_replica(
+    topology: Topology, nodes: PostgresServers
+) -> None:
+    async with cluster_with(topology, nodes, {"gone": 1}) as cluster:
         token = await insert(cluster, 1)
         assert await node_of_read(cluster, token) == PRIMARY
 
 
-async def test_a_replica_that_does_not_answer_holds_a_read_up_for_a_bounded_time(topology: Topology) -> None:
+async def test_a_replica_that_does_not_answer_holds_a_read_up_for_a_bounded_time(
+    topology: Topology, nodes: PostgresServers
+) -> None:
     async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()
         writer.close()
 
     server = await asyncio.start_server(say_nothing, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    async with server, cluster_with(topology, {"silent": port}, replay_wait_seconds=0.05) as cluster:
+    async with server, cluster_with(topology, nodes, {"silent": port}, replay_wait_seconds=0.05) as cluster:
         token = await insert(cluster, 1)
         # The connect timeout is 3 s; the read must not wait for that.
         async with asyncio.timeout(2):

@@ -23,15 +23,15 @@ PID = text("SELECT pg_backend_pid()")
 
 
 @pytest.fixture
-async def cluster(topology: Topology) -> AsyncIterator[Cluster]:
-    async with open_cluster(topology, "mes_0", role="mes", application_name="test") as cluster:
+async def cluster(routed: Topology) -> AsyncIterator[Cluster]:
+    async with open_cluster(routed, "mes_0", role="mes", application_name="test") as cluster:
         yield cluster
 
 
 @pytest.fixture
-async def lonely(topology: Topology) -> AsyncIterator[Cluster]:
+async def lonely(routed: Topology) -> AsyncIterator[Cluster]:
     """A cluster without replicas: its reads go to the primary."""
-    async with open_cluster(topology, "crm", role="crm", application_name="test") as cluster:
+    async with open_cluster(routed, "crm", role="crm", application_name="test") as cluster:
         yield cluster
 
 
@@ -228,9 +228,9 @@ async def test_asking_a_replica_leaves_its_connections_as_they_were(cluster: Clu
 
 
 async def test_a_server_that_does_not_tell_its_position_refuses_before_any_work(
-    cluster: Cluster, postgres: PostgresServers, topology: Topology
+    cluster: Cluster, postgres: PostgresServers, routed: Topology
 ) -> None:
-    dbname = topology.databases["mes_0"].dbname
+    dbname = routed.databases["mes_0"].dbname
     with psycopg.connect(postgres.conninfo(dbname), autocommit=True) as superuser:
         superuser.execute("REVOKE EXECUTE ON FUNCTION pg_control_system() FROM public")
         with pytest.raises(DBAPIError, match="pg_control_system"):

@@ -30,22 +30,22 @@ TIMESTAMP = text("SELECT transaction_timestamp()")
 
 
 @pytest.fixture
-def cluster(postgres: PostgresServers) -> Iterator[Cluster]:
-    make_table(postgres)
-    with sync_cluster_at(postgres) as cluster:
+def cluster(nodes: PostgresServers) -> Iterator[Cluster]:
+    make_table(nodes)
+    with sync_cluster_at(nodes) as cluster:
         yield cluster
 
 
 def test_a_read_sees_what_was_written_before(cluster: Cluster) -> None:
-    nodes = set()
+    served = set()
     for n in range(100):
         with cluster.write() as session:
             session.execute(INSERT, {"n": n})
         assert session.token.positions["main"].timeline == 1
         with cluster.read(after=session.token) as reader:
             assert reader.execute(HAS, {"n": n}).scalar_one() == 1
-        nodes.add((reader.node, reader.reason))
-    assert nodes <= {("replica", Reason.WAITED), ("replica", Reason.FRESH)}
+        served.add((reader.node, reader.reason))
+    assert served <= {("replica", Reason.WAITED), ("replica", Reason.FRESH)}
 
 
 def test_the_token_is_of_this_unit_and_not_of_the_next_one_on_its_connection(cluster: Cluster) -> None:
@@ -90,9 +90,7 @@ def test_a_reader_cannot_write_and_has_the_snapshot_that_it_asked_for(
             session.execute(text("DELETE FROM notes"))
 
 
-def test_threads_wait_together_and_are_served_by_one_answer(
-    cluster: Cluster, postgres: PostgresServers
-) -> None:
+def test_threads_wait_together_and_are_served_by_one_answer(cluster: Cluster, nodes: PostgresServers) -> None:
     found: list[str | None] = []
     with cluster.read() as session:
         session.execute(COUNT)
@@ -102,7 +100,7 @@ def test_threads_wait_together_and_are_served_by_one_answer(
             reader.execute(COUNT)
         found.append(reader.node)
 
-    with paused_replay(postgres):
+    with paused_replay(nodes):
         with cluster.write() as writer:
             writer.execute(INSERT, {"n": 1})
         token = writer.token
@@ -115,20 +113,20 @@ def test_threads_wait_together_and_are_served_by_one_answer(
     assert set(found) <= {"replica", PRIMARY}
 
 
-def test_a_frozen_replica_holds_no_thread_up(postgres: PostgresServers) -> None:
-    make_table(postgres)
+def test_a_frozen_replica_holds_no_thread_up(nodes: PostgresServers) -> None:
+    make_table(nodes)
     options: ReplicaOptions = replace(QUICK, answer_seconds=0.3, replay_wait_seconds=0.05)
-    nodes = []
+    served = []
 
     def work(session: ReadSession) -> int:
         found = int(session.execute(COUNT).scalar_one())
-        nodes.append(session.node)
+        served.append(session.node)
         return found
 
-    with sync_cluster_at(postgres, options=options) as cluster:
+    with sync_cluster_at(nodes, options=options) as cluster:
         with cluster.read() as session:
             session.execute(COUNT)
-        with frozen(postgres.replica):
+        with frozen(nodes.replica):
             assert cluster.transact_read(work) == 0
-        assert nodes == [PRIMARY]
+        assert served == [PRIMARY]
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("watch of main")]

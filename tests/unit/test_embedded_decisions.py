@@ -12,12 +12,13 @@ from ops.embedded.ports import LOOPBACK, PortPicker, holder_of, is_free, start_o
 from ops.embedded.settings import quoted
 from ops.embedded.shape import DATABASES, ROLES, ported_components
 from ops.embedded.state import ComponentState, PlatformState, steps_down, steps_up
-from ops.embedded.topology_file import move_port, read_ports, write_topology
+from ops.embedded.topology_file import add_pooler, move_port, read_ports, remove_pooler, write_topology
 from sharding.topology import Topology
 
 PORTS = {name: 20_000 + number for number, name in enumerate(ported_components())}
 SHOP = ComponentState(name="shop", kind="primary", state="running", wanted=True, pid=11)
 REPLICA = ComponentState(name="mes_0_replica", kind="replica", state="absent", wanted=True)
+POOLER = ComponentState(name="pgbouncer", kind="pooler", state="running", wanted=True, pid=12)
 SERVICE = ComponentState(name="shop", kind="service", state="stopped", wanted=False)
 
 
@@ -40,6 +41,20 @@ def test_a_moved_port_leaves_comments_and_edits(tmp_path: Path) -> None:
     assert read_ports(topology) == {**PORTS, "valkey": 31_000}
     assert topology.pool.size == 3
     assert "# my laptop is small" in path.read_text()
+
+
+def test_a_pooler_comes_and_goes_and_leaves_edits(tmp_path: Path) -> None:
+    path = tmp_path / "topology.toml"
+    write_topology(path, PORTS, files=tmp_path / "files")
+    path.write_text(path.read_text() + "\n[pool]\nsize = 3  # my laptop is small\n")
+    before = path.read_text()
+    add_pooler(path, port=31_000, version="1.18")
+    pooled = Topology.load(path)
+    assert pooled.url("crm", role="crm").database == "crm.crm"
+    assert read_ports(pooled) == {**PORTS, "pgbouncer": 31_000}
+    path.write_text(path.read_text() + "\n[pgbouncer.services.crm]\nweight = 2\n")
+    remove_pooler(path)
+    assert path.read_text() == before
 
 
 def test_a_topology_without_a_component_is_refused_by_name(tmp_path: Path) -> None:
@@ -111,8 +126,9 @@ def test_plans_name_what_does_not_run_and_stop_services_first() -> None:
     running = ComponentState(name="shop", kind="service", state="running", wanted=True, pid=12)
     assert steps_up([SHOP, REPLICA, SERVICE], services=False) == ["create and start replica mes_0_replica"]
     assert "start service shop" in steps_up([SHOP, REPLICA, SERVICE], services=True)
-    assert steps_down([SHOP, REPLICA, running]) == [
+    assert steps_down([SHOP, REPLICA, POOLER, running]) == [
         "stop service shop (pid 12)",
+        "stop pooler pgbouncer (pid 12)",
         "stop primary shop (pid 11)",
     ]
 

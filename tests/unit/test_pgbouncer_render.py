@@ -8,6 +8,7 @@ import pytest
 
 from ops.errors import ExitStatus
 from ops.pgbouncer import files
+from ops.pgbouncer.admin import Row
 from ops.pgbouncer.check import Running, compare
 from ops.pgbouncer.errors import SecretsDiffer, SecretUnusable, UnknownVersion
 from ops.pgbouncer.passwords import password_for
@@ -248,6 +249,16 @@ def running(topology: Topology) -> Running:
 def test_a_pooler_that_is_as_it_should_be_has_no_findings(tmp_path: Path) -> None:
     topology = load(tmp_path)
     assert compare(wanted(topology), running(topology)) == []
+
+
+def test_prepared_statements_that_somebody_has_switched_off_are_found(tmp_path: Path) -> None:
+    """The library would prepare them, by the topology's version, and fail in the next transaction."""
+    target = wanted(load(tmp_path, 'version = "1.24"'), NEW)
+    settings = settings_of(target) | {"max_prepared_statements": "0"}
+    config: list[Row] = [{"key": key, "value": value, "changeable": "yes"} for key, value in settings.items()]
+    [found] = compare(target, replace(running(load(tmp_path)), version=NEW, config=config))
+    assert (found.about, found.found, found.wanted) == ("max_prepared_statements", "0", "200")
+    assert found.fix == "mesctl pgbouncer render, then mesctl pgbouncer reload"
 
 
 def test_each_difference_is_named_with_its_fix(tmp_path: Path) -> None:

@@ -396,6 +396,19 @@ def test_a_rival_on_the_known_timeline_does_not_inherit_the_writes() -> None:
     assert elect(split, {"b": answers["b"]}).node == "b"
 
 
+def test_a_primary_before_the_promotion_serves_no_reads_until_it_has_said_what_it_is() -> None:
+    monitor = cluster_of("replica").monitor
+    old = monitor.nodes[NAMED]
+    monitor.report(old, primary(server="P"))
+    # It hangs, or its pooler lets us wait: nothing more is heard of it.
+    monitor.report(monitor.nodes["replica"], primary(200, timeline=2, server="R"))
+    assert (monitor.primacy.node, monitor.primacy.rivals) == ("replica", ())
+    assert (old.health.out, old.seen) == (Fault.NOT_A_REPLICA, None)
+    monitor.report(old, primary(300, server="P"))
+    assert monitor.primacy.rivals == (NAMED,)
+    assert old.health.out is Fault.NOT_A_REPLICA
+
+
 def test_who_answers_first_does_not_decide_whose_cluster_it_is() -> None:
     monitor = cluster_of("stranger", "replica").monitor
     monitor.report(monitor.nodes["stranger"], primary(900, timeline=9, server="S", system=8))
