@@ -105,12 +105,12 @@ def life_of(connection: Any) -> str | None:
         found: str = cursor.fetchone()[0]
         cursor.close()
         connection.autocommit = False
-    except psycopg.OperationalError:
-        connection.close()
-        raise
-    except psycopg.Error:
+    except (psycopg.ProgrammingError, psycopg.NotSupportedError):
         connection.autocommit = False
         return None
+    except BaseException:
+        connection.close()  # nobody else has it yet
+        raise
     return found
 
 

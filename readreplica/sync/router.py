@@ -253,8 +253,8 @@ class Router:
     def _fit_of(self, live: Sequence[Node], want: Want) -> Sequence[Node]:
         position = want.position
         if position is not None:
-            covers = self._monitor.covers
-            live = [node for node in live if covers(node, position)]
+            timeline = self._monitor.primacy.timeline
+            live = [node for node in live if node.covers(position, primary_timeline=timeline)]
         if want.freshness.is_bounded:
             now, lag = self._clock(), self._monitor.lag
             live = [node for node in live if want.freshness.fits(lag(node, now=now))]

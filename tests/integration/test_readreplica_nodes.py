@@ -246,3 +246,45 @@ async def test_an_address_that_is_named_twice_is_one_node(postgres: PostgresServ
         await insert(cluster, 1)
     # Nothing watches on.
     assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_a_role_that_may_not_read_the_control_file_reads_all_the_same(
+    postgres: PostgresServers,
+) -> None:
+    make_table(postgres)
+    with postgres.primary.connect() as connection:
+        connection.execute(
+            """
+            DO $$ BEGIN
+                IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'modest') THEN
+                    CREATE ROLE modest LOGIN PASSWORD 'modest';
+                END IF;
+            END $$;
+            GRANT SELECT ON notes TO modest;
+            REVOKE EXECUTE ON FUNCTION pg_control_system() FROM PUBLIC
+            """
+        )
+    postgres.wait_for_replica()
+    url = url_of(postgres, postgres.primary_port)
+    modest = url.set(username="modest", password="modest")
+    cluster = Cluster(
+        "main",
+        primary=writer_engine(url, application_name="test"),
+        primary_reader=reader_engine(modest, application_name="test"),
+        replicas={"replica": reader_engine(modest.set(port=postgres.replica_port), application_name="test")},
+        options=UNASKED,
+    )
+    try:
+        token = await insert(cluster, 1)
+        for after in (None, token):
+            async with cluster.read(after=after) as session:
+                assert (await session.execute(COUNT)).scalar_one() == 1
+        # The monitor learns nothing, so the primary answers, and tells its timeline itself.
+        newer = token.positions["main"]._replace(timeline=99)
+        with pytest.raises(ReplicasTooStale, match="the only primary known here, is on timeline 1"):
+            async with cluster.read(after=CausalToken({"main": newer})) as session:
+                await session.execute(COUNT)
+    finally:
+        with postgres.primary.connect() as connection:
+            connection.execute("GRANT EXECUTE ON FUNCTION pg_control_system() TO PUBLIC")
+        await cluster.close()
