@@ -27,6 +27,8 @@ from ops.replicas import PRIMARY_NODE
 from readreplica.probe import connect_arguments
 from sharding.topology import Database, Topology
 
+IN_RECOVERY = "SELECT pg_is_in_recovery()"
+
 
 class SwitchoverRefused(OpsError):
     """A check says that the switch-over would go wrong; nothing was changed."""
@@ -56,8 +58,8 @@ class SwitchoverUnfinished(OpsError):
         self.old = old
         self.fault = " ".join(fault.split())
         super().__init__(
-            f"{database}: {self.fault}; {old} stays read-only: "
-            "ALTER SYSTEM RESET default_transaction_read_only there"
+            f"{database}: {self.fault}; {old} stays read-only, for two could take writes otherwise: "
+            'docs/runbooks/failover.md, "A switch-over did not end"'
         )
 
 
@@ -86,12 +88,14 @@ def switch_over(
 
     Raises:
         SwitchoverGivenUp: they took longer; writes go on where they were.
-        SwitchoverUnfinished: it could not be taken back.
+        SwitchoverUnfinished: nobody takes writes until a person has looked.
     """
     steps = _Steps(topology, plan, timeout_seconds, report)
-    with connect_node(topology, plan.database, plan.new) as new, steps.fenced():
-        ids = steps.catch_up(new)
-        report(f"{plan.new} is promoted")
+    with connect_node(topology, plan.database, plan.new) as new:
+        with steps.fenced():
+            ids = steps.catch_up(new)
+            report(f"{plan.new} is promoted")
+        # From here on two would take writes if the fence were taken back: a promotion cannot be.
         steps.promote(new)
     steps.look_behind(ids)
 
@@ -152,8 +156,19 @@ class _Steps:
             return ids
 
     def promote(self, new: psycopg.Connection) -> None:
-        """Promote the replica."""
-        self._wait(lambda: "" if ask_one(new, PROMOTE) else f"{self.plan.new} was not promoted")
+        """Promote the replica, and see it done: what was asked for goes on without us."""
+        database, old, name = self.plan.database.name, self.plan.old, self.plan.new
+        fault = f"{name} was to be promoted, and has not come out of recovery"
+        try:
+            try:
+                done = ask_one(new, PROMOTE)
+            except psycopg.Error as error:
+                done, fault = False, f"{fault}; pg_promote ended with: {error}"
+            if not done and not wait_until(self._is_promoted, timeout_seconds=self.timeout_seconds):
+                raise SwitchoverUnfinished(database, old=old, fault=fault)
+        except KeyboardInterrupt as error:
+            fault = f"interrupted while the promotion of {name} went on"
+            raise SwitchoverUnfinished(database, old=old, fault=fault) from error
 
     def look_behind(self, ids: str) -> None:
         """Tell of transactions that the old primary has finished behind the position that was replayed."""
@@ -191,6 +206,13 @@ class _Steps:
     def _open(self) -> str:
         with self._connect(self.plan.old) as connection:
             return "" if ask_one(connection, IN_FORCE) else f"{self.plan.old} did not become read-only"
+
+    def _is_promoted(self) -> bool:
+        try:
+            with self._connect(self.plan.new) as connection:
+                return not ask_one(connection, IN_RECOVERY)
+        except psycopg.Error:
+            return False
 
     def _connect(self, node: str) -> AbstractContextManager[psycopg.Connection]:
         return connect_node(self.topology, self.plan.database, node)

@@ -1,8 +1,10 @@
 """`mesctl replicas` on a primary and a replica of the test's own, which the switch-over changes."""
 
 import asyncio
+import os
+import signal
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,7 +16,7 @@ from sqlalchemy import text
 
 from ops.embedded.bootstrap import ensure_database
 from ops.embedded.processes import wait_until
-from ops.switchover import SwitchoverGivenUp, switch_over
+from ops.switchover import SwitchoverGivenUp, SwitchoverUnfinished, switch_over
 from ops.switchover_plan import plan_switchover
 from readreplica.sessions import WriteSession
 from sharding.topology import Topology
@@ -226,3 +228,45 @@ def test_the_script_stops_where_the_verb_waits(servers: PostgresServers, mesctl:
         unit.commit()
     assert wait_until(lambda: psql(servers.conninfo(), script).endswith("\nt\n"), timeout_seconds=60)
     assert rows(servers) == {1}
+
+
+def test_a_promotion_that_nobody_sees_the_end_of_leaves_the_old_one_fenced(
+    servers: PostgresServers, mesctl: Mesctl
+) -> None:
+    topology = Topology.load(mesctl.topology_path)
+    plan = plan_switchover(topology, "mes_0", to="mes_0_replica")
+    with servers.replica.connect() as connection:
+        [(startup,)] = connection.execute("SELECT pid FROM pg_stat_activity WHERE backend_type = 'startup'")
+    end = Thread(target=end_the_one_who_promotes, args=[servers])
+
+    def freeze(line: str) -> None:
+        if line.endswith("is promoted"):
+            os.kill(startup, signal.SIGSTOP)
+            end.start()
+
+    try:
+        with pytest.raises(SwitchoverUnfinished, match="primary stays read-only") as unfinished:
+            switch_over(topology, plan, timeout_seconds=1, report=freeze)
+        assert "terminating connection" in unfinished.value.fault
+        assert is_fenced(servers)
+    finally:
+        os.kill(startup, signal.SIGCONT)
+    end.join(timeout=60)
+
+    def is_promoted() -> bool:
+        with suppress(psycopg.Error), servers.replica.connect() as connection:
+            return connection.execute("SELECT pg_is_in_recovery()").fetchone() == (False,)
+        return False
+
+    # What was asked for goes on, and one of the two takes writes.
+    assert wait_until(is_promoted, timeout_seconds=60)
+    assert is_fenced(servers)
+
+
+def end_the_one_who_promotes(servers: PostgresServers) -> None:
+    with servers.replica.connect() as connection:
+        ended = """
+            SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+            WHERE query LIKE '%pg_promote%' AND wait_event = 'Promote'
+        """
+        assert wait_until(lambda: connection.execute(ended).fetchone() == (1,), timeout_seconds=60)
