@@ -13,7 +13,7 @@ from psycopg.rows import TupleRow
 from readreplica.errors import NotThePrimary
 from readreplica.fate import SERVER
 from readreplica.lsn import Lsn
-from readreplica.token import Position
+from readreplica.token import UNKNOWN_SYSTEM, Position
 
 # The name of a WAL file begins with the timeline that the server writes on now; pg_control_checkpoint would
 # tell that of the last checkpoint, which after a promotion is still the old one. The start of its postmaster
@@ -42,9 +42,6 @@ _TRACE = f"""
            {SERVER},
            (pg_control_system()).system_identifier
 """
-UNKNOWN_SYSTEM = 0
-"""The system identifier of a position whose server could not be asked: whoever reads after it is sent to the
-primary."""
 
 Greet: TypeAlias = Callable[[AsyncConnection[TupleRow]], Awaitable[None]]
 """Is given each new connection once, before any work; raises to refuse the server."""

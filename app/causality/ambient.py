@@ -15,14 +15,30 @@ from readreplica.token import CausalToken
 class Causality:
     """What one request must see, and what it has written so far."""
 
-    __slots__ = ("token", "written")
+    __slots__ = ("came", "learned", "token", "written")
 
     def __init__(self, came: CausalToken) -> None:
-        self.token = came
-        """All that a later read must have seen: what came with the request, and what it has written."""
+        self.came = came
+        """What came with the request."""
 
         self.written = CausalToken()
-        """What it has written."""
+        """What it has written. All of it comes after what came: a request brings what was acknowledged."""
+
+        self.learned = CausalToken()
+        """What others have told on the way."""
+
+        self.token = came
+        """All that a later read must have seen."""
+
+    def gained(self) -> CausalToken:
+        """Give what of the token did not come with the request."""
+        came = self.came.positions
+        gained = {name: at for name, at in self.token.positions.items() if came.get(name) != at}
+        return CausalToken(gained)
+
+    def put_together(self) -> None:
+        """Set the token anew. Tasks of one request commit side by side: those commits are only merged."""
+        self.token = self.came.followed_by(self.written).merge(self.learned)
 
 
 _HERE: ContextVar[Causality | None] = ContextVar("causality", default=None)
@@ -49,8 +65,16 @@ def note(token: CausalToken) -> None:
     """Add what was written here; nothing happens outside of every block."""
     here = _HERE.get()
     if here is not None:
-        here.token = here.token.merge(token)
         here.written = here.written.merge(token)
+        here.put_together()
+
+
+def learn(token: CausalToken) -> None:
+    """Add what others have written, before or after; nothing happens outside of every block."""
+    here = _HERE.get()
+    if here is not None:
+        here.learned = here.learned.merge(token)
+        here.put_together()
 
 
 def follow_causality(cluster: Cluster) -> None:

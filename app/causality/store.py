@@ -1,6 +1,7 @@
 """Causal tokens in Redis, for callers that keep neither headers nor cookies."""
 
 import asyncio
+import secrets
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
@@ -10,7 +11,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from readreplica.lsn import Lsn
-from readreplica.token import CausalToken, Position
+from readreplica.token import UNKNOWN_SYSTEM, CausalToken, Position
 
 T = TypeVar("T")
 
@@ -19,13 +20,19 @@ _SYSTEM_DIGITS = 16
 _PAUSE_SECONDS = 1.0
 
 # A hash of cluster -> position. Positions are written in figures of a fixed width, so the later of two is the
-# greater text; of two systems (the first 16 figures) the one that is told now is the one that lives.
+# greater text; of two systems (the first 16 figures) the one that is told now is the one that lives. One of
+# no known system stays, unless that very one was read before what is told now was begun.
 _MERGE = f"""
-for i = 2, #ARGV, 2 do
+local unknown = string.rep('0', {_SYSTEM_DIGITS})
+local system = function(position) return string.sub(position, 1, {_SYSTEM_DIGITS}) end
+for i = 2, #ARGV, 3 do
   local kept = redis.call('HGET', KEYS[1], ARGV[i])
-  local told = ARGV[i + 1]
-  local system = function(position) return string.sub(position, 1, {_SYSTEM_DIGITS}) end
-  if not kept or system(kept) ~= system(told) or kept < told then
+  local told, after = ARGV[i + 1], ARGV[i + 2]
+  local is_later = not kept or kept == after or system(told) == unknown
+  if not is_later and system(kept) ~= unknown then
+    is_later = system(kept) ~= system(told) or kept < told
+  end
+  if is_later then
     redis.call('HSET', KEYS[1], ARGV[i], told)
   end
 end
@@ -70,10 +77,18 @@ class TokenStore:
 
         return await self._ask(positions) or CausalToken()
 
-    async def merge(self, caller: str, token: CausalToken) -> None:
-        """Add to what a caller must see, in one round trip."""
+    async def merge(self, caller: str, token: CausalToken, *, after: CausalToken) -> None:
+        """Add to what a caller must see, in one round trip.
+
+        Parameters:
+            caller: the caller's name.
+            token: what is added.
+            after: what a position of no known system in it was replaced in; see `CausalToken.followed_by`.
+        """
         words = [
-            word for cluster, position in token.positions.items() for word in (cluster, _text_of(position))
+            word
+            for cluster, position in token.positions.items()
+            for word in (cluster, _new_text_of(position), _unknown_text_of(after.positions.get(cluster)))
         ]
 
         async def merging() -> Any:
@@ -97,6 +112,18 @@ class TokenStore:
             return None
         self._away_until = None
         return answer
+
+
+def _new_text_of(position: Position) -> str:
+    if position.system_identifier != UNKNOWN_SYSTEM:
+        return _text_of(position)
+    # What is not known has no place; instead the LSN tells one such commit from another.
+    return _text_of(position._replace(lsn=Lsn(secrets.randbits(64))))
+
+
+def _unknown_text_of(position: Position | None) -> str:
+    is_unknown = position is not None and position.system_identifier == UNKNOWN_SYSTEM
+    return _text_of(position) if position is not None and is_unknown else ""
 
 
 def _text_of(position: Position) -> str:

@@ -12,7 +12,7 @@ from app.models.mes import PricingJob
 from readreplica import connections
 from readreplica.cluster import PRIMARY, Cluster
 from readreplica.sessions import AnySession
-from readreplica.token import CausalToken
+from readreplica.token import UNKNOWN_SYSTEM, CausalToken
 from sharding.engines import open_cluster
 from sharding.topology import Topology
 from tests.servers import PostgresServers
@@ -123,13 +123,13 @@ async def test_what_ends_the_question_after_commit_does_not_make_the_unit_fail(
     with monkeypatch.context() as patch:
         patch.setattr(connections, "_COMMIT", f"COMMIT; {ending}".encode())
         token = await insert(cluster, 2)
-    assert token.positions["mes_0"].system_identifier == connections.UNKNOWN_SYSTEM
+    assert token.positions["mes_0"].system_identifier == UNKNOWN_SYSTEM
     async with cluster.read(after=token) as session:
         assert await count(session) == 2
         assert session.node == PRIMARY
     # Whoever gets the connection next has one that is in order, and a position again.
-    newer = token.merge(await insert(cluster, 3))
-    assert newer.positions["mes_0"].system_identifier != connections.UNKNOWN_SYSTEM
+    newer = token.followed_by(await insert(cluster, 3))
+    assert newer.positions["mes_0"].system_identifier != UNKNOWN_SYSTEM
     async with cluster.read(after=newer) as session:
         assert await count(session) == 3
 

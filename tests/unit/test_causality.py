@@ -6,14 +6,14 @@ import random
 import pytest
 from httpx import Request, Response
 
-from app.causality.ambient import causality, note, wanted
+from app.causality.ambient import causality, learn, note, wanted
 from app.causality.client import CausalClient
 from app.causality.wire import MOST_TOKENS, TOKEN_HEADER, TokenText, parse_keys
 from app.messaging.message import Message, decode
 from app.settings import SettingsInvalid, load_settings
 from readreplica.errors import TokenForged, TokenKeyUnknown, TokenMalformed, TokenUnsigned
 from readreplica.lsn import Lsn
-from readreplica.token import CausalToken, Position
+from readreplica.token import UNKNOWN_SYSTEM, CausalToken, Position
 
 OLD, NEW = "old=" + "o" * 16, "new=" + "n" * 16
 
@@ -62,7 +62,7 @@ async def test_contexts_do_not_leak() -> None:
 
             await asyncio.gather(*(child(shard) for shard in range(1, 4)))
             assert wanted() == here.token
-            written = {name: position.lsn for name, position in here.written.positions.items()}
+            written = {name: position.lsn for name, position in here.gained().positions.items()}
             assert written == {f"mes_{shard}": 1000 + number for shard in range(1, 4)}
             assert here.token.positions["mes_0"].lsn == number
 
@@ -72,8 +72,29 @@ async def test_contexts_do_not_leak() -> None:
     assert wanted() is None
 
 
-def answer(text: str) -> Response:
-    return Response(200, headers={TOKEN_HEADER: text})
+UNKNOWN = CausalToken({"mes_0": Position(UNKNOWN_SYSTEM, 1, Lsn(50))})
+
+
+def test_a_commit_of_the_request_comes_after_what_the_request_has_brought() -> None:
+    with causality(UNKNOWN) as here:
+        learn(token("mes_0", 5))
+        assert here.token == UNKNOWN
+        assert not here.gained()
+    with causality(UNKNOWN) as here:
+        note(token("mes_0", 60))
+        assert here.token == here.gained() == token("mes_0", 60)
+        # Two tasks of one request commit side by side: neither is known to be the later one.
+        note(UNKNOWN)
+        note(token("mes_0", 70))
+        assert here.token == UNKNOWN
+    with causality(token("mes_0", 5)) as here:
+        learn(UNKNOWN)
+        note(token("mes_0", 70))
+        assert here.token == here.gained() == UNKNOWN
+
+
+def answer(text: str, *, to: Request | None = None) -> Response:
+    return Response(200, headers={TOKEN_HEADER: text}, request=to)
 
 
 def sent_by(client: CausalClient) -> str | None:
@@ -96,6 +117,22 @@ def test_the_client_keeps_the_furthest_in_whatever_order_answers_come() -> None:
     assert {position.lsn for position in text.read_all(header).positions.values()} == {19}
 
 
+def test_the_client_gives_a_position_of_no_known_system_up_for_an_answer_to_a_request_with_it() -> None:
+    text, client = TokenText(parse_keys(NEW)), CausalClient()
+    early, late = Request("GET", "http://service/"), Request("GET", "http://service/")
+    client.send_token(early)
+    client.keep_token(answer(text.write(UNKNOWN)))
+    client.send_token(late)
+    # Begun before the commit was acknowledged: it may be of an older commit.
+    client.keep_token(answer(text.write(token("mes_0", 60)), to=early))
+    assert text.read_all(sent_by(client) or "") == UNKNOWN
+    client.keep_token(answer(text.write(token("mes_0", 70)), to=late))
+    assert text.read_all(sent_by(client) or "") == token("mes_0", 70)
+    client.keep_token(answer(text.write(UNKNOWN)))
+    client.keep_token(answer(text.write(token("mes_0", 80)), to=late))
+    assert text.read_all(sent_by(client) or "") == UNKNOWN
+
+
 def test_the_client_forgets_what_is_refused_and_follows_a_failover() -> None:
     text, client = TokenText(parse_keys(NEW)), CausalClient()
     client.keep_token(answer(text.write(token("mes_0", 900, timeline=1))))
@@ -113,7 +150,7 @@ def test_a_service_calls_another_in_the_name_of_its_request() -> None:
     with causality(token("crm", 3)) as here:
         assert text.read_all(sent_by(client) or "") == token("crm", 3)
         client.keep_token(answer(text.write(token("mes_0", 8))))
-        assert here.written == token("mes_0", 8)
+        assert here.gained() == token("mes_0", 8)
         client.keep_token(answer(TokenText(parse_keys(OLD)).write(token("mes_1", 8))))
         assert "mes_1" not in here.token.positions
     # Nothing of that request goes along with another's.
