@@ -1,6 +1,7 @@
 """Causal tokens in Redis, for callers that keep neither headers nor cookies."""
 
 import asyncio
+import re
 import secrets
 import time
 from collections.abc import Awaitable, Callable
@@ -11,24 +12,28 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from readreplica.lsn import Lsn
-from readreplica.token import UNKNOWN_SYSTEM, CausalToken, Position
+from readreplica.token import UNKNOWN_POSITION, UNKNOWN_SYSTEM, CausalToken, Position
 
 T = TypeVar("T")
 
 _PREFIX = "causal:"
 _SYSTEM_DIGITS = 16
+_TEXT = re.compile(r"([0-9a-f]{16})\.([0-9a-f]{8})\.([0-9a-f]{16})")
+_TEXT_LENGTH = 42
 _PAUSE_SECONDS = 1.0
 
 # A hash of cluster -> position. Positions are written in figures of a fixed width, so the later of two is the
 # greater text; of two systems (the first 16 figures) the one that is told now is the one that lives. One of
-# no known system stays, unless that very one was read before what is told now was begun.
+# no known system stays, unless that very one was read before what is told now was begun. What is no position
+# says nothing, and stands in nobody's way.
 _MERGE = f"""
 local unknown = string.rep('0', {_SYSTEM_DIGITS})
 local system = function(position) return string.sub(position, 1, {_SYSTEM_DIGITS}) end
 for i = 2, #ARGV, 3 do
   local kept = redis.call('HGET', KEYS[1], ARGV[i])
   local told, after = ARGV[i + 1], ARGV[i + 2]
-  local is_later = not kept or kept == after or system(told) == unknown
+  local is_readable = kept and #kept == {_TEXT_LENGTH} and string.match(kept, '^%x+%.%x+%.%x+$')
+  local is_later = not is_readable or kept == after or system(told) == unknown
   if not is_later and system(kept) ~= unknown then
     is_later = system(kept) ~= system(told) or kept < told
   end
@@ -75,7 +80,7 @@ class TokenStore:
             kept = await self._redis.hgetall(_PREFIX + caller)
             return CausalToken({str(cluster): _position_of(str(text)) for cluster, text in kept.items()})
 
-        return await self._ask(positions) or CausalToken()
+        return await self._ask(caller, positions) or CausalToken()
 
     async def merge(self, caller: str, token: CausalToken, *, after: CausalToken) -> None:
         """Add to what a caller must see, in one round trip.
@@ -94,9 +99,9 @@ class TokenStore:
         async def merging() -> Any:
             return await self._merging(keys=[_PREFIX + caller], args=[self._keep_seconds, *words])
 
-        await self._ask(merging)
+        await self._ask(caller, merging)
 
-    async def _ask(self, work: Callable[[], Awaitable[T]]) -> T | None:
+    async def _ask(self, caller: str, work: Callable[[], Awaitable[T]]) -> T | None:
         """Ask Redis, unless it was away a moment ago; None where it does not answer."""
         if self._away_until is not None and self._clock() < self._away_until:
             return None
@@ -104,6 +109,9 @@ class TokenStore:
             async with asyncio.timeout(self._answer_seconds):
                 answer = await work()
         except (RedisError, OSError, TimeoutError, ValueError) as error:
+            if _is_of_one_key(error):
+                log.warning("what is kept for a caller is no token", caller=caller, error=str(error))
+                return None
             if self._away_until is None:
                 log.warning(
                     "token store away; callers without a token of their own may read stale", error=str(error)
@@ -131,5 +139,14 @@ def _text_of(position: Position) -> str:
 
 
 def _position_of(text: str) -> Position:
-    system_identifier, timeline, lsn = text.split(".")
+    found = _TEXT.fullmatch(text)
+    if found is None:
+        log.warning("what is kept for a caller is no position; its reads go to the primary", text=text[:80])
+        return UNKNOWN_POSITION
+    system_identifier, timeline, lsn = found.groups()
     return Position(int(system_identifier, 16), int(timeline, 16), Lsn(lsn, 16))
+
+
+def _is_of_one_key(error: Exception) -> bool:
+    # A text that is not UTF-8, or a key that holds no hash: Redis is well, and the other callers' keys are.
+    return isinstance(error, ValueError) or "WRONGTYPE" in str(error)

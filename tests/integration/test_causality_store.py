@@ -64,3 +64,21 @@ async def test_a_position_of_no_known_system_is_kept_until_a_request_that_knew_i
     assert second != first
     await store.merge("nord", at(700), after=second)
     assert await store.read("nord") == at(700)
+
+
+async def test_what_is_no_token_concerns_its_caller_alone(store: TokenStore, redis: Redis) -> None:
+    await store.merge("alice", at(9), after=NOTHING)
+    await redis.hset("causal:bob", "main", "0000000000000007.00000001.0000000000000009.extra")
+    await redis.hset("causal:carol", "main", b"\xff")
+    await redis.set("causal:dave", "no hash")
+    assert is_unknown(await store.read("bob"))  # who cannot be told what he has seen is sent to the primary
+    for caller in ("carol", "dave"):
+        assert await store.read(caller) == NOTHING
+        await store.merge(caller, at(5), after=NOTHING)
+    assert await store.read("alice") == at(9)
+    await store.merge("alice", at(99), after=NOTHING)
+    assert await store.read("alice") == at(99)
+
+    # The next write puts it right.
+    await store.merge("bob", at(5), after=NOTHING)
+    assert await store.read("bob") == await store.read("carol") == at(5)
