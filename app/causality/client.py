@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from app.causality.ambient import learn, wanted
-from app.causality.wire import TOKEN_HEADER, TokenText
+from app.causality.wire import MOST_TOKENS, TOKEN_HEADER, TokenText
 from readreplica.errors import TokenMalformed
 from readreplica.token import UNKNOWN_SYSTEM, CausalToken, Position, both
 
@@ -32,7 +32,8 @@ class CausalClient:
     """Keeps, for one user of one or more clients, what later answers must have seen.
 
     It cannot sign, so it keeps texts as they came, for each database the one that is furthest. They go out
-    together, with commas between, and the service merges them: answers may come in any order.
+    together, with commas between, and the service merges them: answers may come in any order. Of more than a
+    header may hold the newest go out; the answer brings all of them as one, which leaves room for the others.
     """
 
     def __init__(self, *, text: TokenText | None = None) -> None:
@@ -61,7 +62,9 @@ class CausalClient:
         around = wanted() if self._text is not None else None
         if self._text is not None and around:
             texts[self._text.write(around)] = None
-        texts |= dict.fromkeys(kept.text for kept in self._kept.values())
+        newest = sorted(self._kept.values(), key=lambda kept: kept.turn, reverse=True)
+        room = MOST_TOKENS - sum(text.count(",") + 1 for text in texts)
+        texts |= dict.fromkeys(list(dict.fromkeys(kept.text for kept in newest))[: max(room, 0)])
         request.extensions[_TURN] = self._turn
         if texts:
             request.headers[TOKEN_HEADER] = ",".join(texts)

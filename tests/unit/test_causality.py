@@ -117,6 +117,27 @@ def test_the_client_keeps_the_furthest_in_whatever_order_answers_come() -> None:
     assert {position.lsn for position in text.read_all(header).positions.values()} == {19}
 
 
+def test_the_client_sends_what_a_header_may_hold() -> None:
+    text, client = TokenText(parse_keys(NEW)), CausalClient()
+    databases = [f"mes_{number}" for number in range(MOST_TOKENS + 1)]
+    for name in databases:
+        position = Position(2**63, 1, Lsn(2**40 - 1))
+        client.keep_token(answer(text.write(CausalToken({name: position}))))
+    header = sent_by(client) or ""
+    assert len(header) < 10_000
+    sent = text.read_all(header)
+    assert [*sent.positions] == databases[:0:-1]  # without the oldest
+    # The service answers with all of it as one text, and then there is room for the oldest.
+    some = CausalToken(dict([*sent.positions.items()][:50]))
+    client.keep_token(answer(text.write(some)))
+    assert text.read_all(sent_by(client) or "").positions.keys() == {*databases}
+
+    own = ",".join(text.write(token("crm", lsn)) for lsn in range(MOST_TOKENS - 1))
+    request = Request("GET", "http://service/", headers={TOKEN_HEADER: own})
+    client.send_token(request)
+    assert text.read_all(request.headers[TOKEN_HEADER]).positions.keys() == {"crm", *some.positions}
+
+
 def test_the_client_gives_a_position_of_no_known_system_up_for_an_answer_to_a_request_with_it() -> None:
     text, client = TokenText(parse_keys(NEW)), CausalClient()
     early, late = Request("GET", "http://service/"), Request("GET", "http://service/")
