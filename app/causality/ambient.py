@@ -4,9 +4,12 @@ Tasks that a request starts share what it has: their reads see what it has writt
 as its own. Another request's task has another context, and so another token.
 """
 
+import asyncio
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import reduce
 
 from readreplica.cluster import Cluster
 from readreplica.token import CausalToken
@@ -21,8 +24,8 @@ class Causality:
         self.came = came
         """What came with the request."""
 
-        self.written = CausalToken()
-        """What it has written. All of it comes after what came: a request brings what was acknowledged."""
+        self.written: dict[object, CausalToken] = {}
+        """What each of its tasks has written: all of it after what came, which was acknowledged by then."""
 
         self.learned = CausalToken()
         """What others have told on the way."""
@@ -30,15 +33,34 @@ class Causality:
         self.token = came
         """All that a later read must have seen."""
 
+    @property
     def gained(self) -> CausalToken:
-        """Give what of the token did not come with the request."""
+        """What of the token the request did not bring: what it has written, and learned on the way."""
         came = self.came.positions
         gained = {name: at for name, at in self.token.positions.items() if came.get(name) != at}
         return CausalToken(gained)
 
-    def put_together(self) -> None:
-        """Set the token anew. Tasks of one request commit side by side: those commits are only merged."""
-        self.token = self.came.followed_by(self.written).merge(self.learned)
+    def write(self, token: CausalToken) -> None:
+        """Add a commit. A task's own come one after the other, those of several tasks side by side."""
+        who = _who()
+        self.written[who] = self.written.get(who, CausalToken()).followed_by(token)
+        self._put_together()
+
+    def learn(self, token: CausalToken) -> None:
+        """Add what may be older than anything here."""
+        self.learned = self.learned.merge(token)
+        self._put_together()
+
+    def _put_together(self) -> None:
+        written = reduce(CausalToken.merge, list(self.written.values()), CausalToken())
+        self.token = self.came.followed_by(written).merge(self.learned)
+
+
+def _who() -> object:
+    try:
+        return asyncio.current_task()
+    except RuntimeError:  # a thread without a loop
+        return threading.get_ident()
 
 
 _HERE: ContextVar[Causality | None] = ContextVar("causality", default=None)
@@ -65,16 +87,14 @@ def note(token: CausalToken) -> None:
     """Add what was written here; nothing happens outside of every block."""
     here = _HERE.get()
     if here is not None:
-        here.written = here.written.merge(token)
-        here.put_together()
+        here.write(token)
 
 
 def learn(token: CausalToken) -> None:
     """Add what others have written, before or after; nothing happens outside of every block."""
     here = _HERE.get()
     if here is not None:
-        here.learned = here.learned.merge(token)
-        here.put_together()
+        here.learn(token)
 
 
 def follow_causality(cluster: Cluster) -> None:

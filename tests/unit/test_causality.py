@@ -62,7 +62,7 @@ async def test_contexts_do_not_leak() -> None:
 
             await asyncio.gather(*(child(shard) for shard in range(1, 4)))
             assert wanted() == here.token
-            written = {name: position.lsn for name, position in here.gained().positions.items()}
+            written = {name: position.lsn for name, position in here.gained.positions.items()}
             assert written == {f"mes_{shard}": 1000 + number for shard in range(1, 4)}
             assert here.token.positions["mes_0"].lsn == number
 
@@ -75,22 +75,30 @@ async def test_contexts_do_not_leak() -> None:
 UNKNOWN = CausalToken({"mes_0": Position(UNKNOWN_SYSTEM, 1, Lsn(50))})
 
 
-def test_a_commit_of_the_request_comes_after_what_the_request_has_brought() -> None:
+async def noted(token: CausalToken) -> None:
+    note(token)
+
+
+async def test_a_commit_of_the_request_comes_after_what_the_request_has_brought() -> None:
     with causality(UNKNOWN) as here:
         learn(token("mes_0", 5))
         assert here.token == UNKNOWN
-        assert not here.gained()
+        assert not here.gained
     with causality(UNKNOWN) as here:
         note(token("mes_0", 60))
-        assert here.token == here.gained() == token("mes_0", 60)
+        assert here.token == here.gained == token("mes_0", 60)
         # Two tasks of one request commit side by side: neither is known to be the later one.
-        note(UNKNOWN)
-        note(token("mes_0", 70))
+        await asyncio.gather(noted(UNKNOWN), noted(token("mes_0", 70)))
         assert here.token == UNKNOWN
+    with causality(CausalToken()) as here:
+        note(UNKNOWN)
+        assert here.token == here.gained == UNKNOWN
+        note(token("mes_0", 60))
+        assert here.token == here.gained == token("mes_0", 60)
     with causality(token("mes_0", 5)) as here:
         learn(UNKNOWN)
         note(token("mes_0", 70))
-        assert here.token == here.gained() == UNKNOWN
+        assert here.token == here.gained == UNKNOWN
 
 
 def answer(text: str, *, to: Request | None = None) -> Response:
@@ -171,7 +179,7 @@ def test_a_service_calls_another_in_the_name_of_its_request() -> None:
     with causality(token("crm", 3)) as here:
         assert text.read_all(sent_by(client) or "") == token("crm", 3)
         client.keep_token(answer(text.write(token("mes_0", 8))))
-        assert here.gained() == token("mes_0", 8)
+        assert here.gained == token("mes_0", 8)
         client.keep_token(answer(TokenText(parse_keys(OLD)).write(token("mes_1", 8))))
         assert "mes_1" not in here.token.positions
     # Nothing of that request goes along with another's.
