@@ -7,7 +7,7 @@ from fastapi import Depends, Header, Path, Query, Request
 from pydantic import BeforeValidator, StringConstraints, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-from app.causality.ambient import note
+from app.causality.ambient import learn
 from app.causality.store import TokenStore
 from app.causality.wire import TOKEN_HEADER
 from sharding.ids import MAX_ID
@@ -81,7 +81,7 @@ async def _after_token(
     learned: TokenStore = request.app.state.learned
     order_id = request.path_params.get("order_id", "")
     if _FIGURES.fullmatch(order_id):
-        note(await learned.read(str(int(order_id))))
+        learn(await learned.read(str(int(order_id))))
 
 
 AFTER_TOKEN = Depends(_after_token)

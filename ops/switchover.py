@@ -1,31 +1,33 @@
 """A planned switch-over of a database to one of its replicas: drain, catch up, promote."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import psycopg
 
 from ops.embedded.postgres import SUPERUSER
 from ops.embedded.processes import wait_until
 from ops.errors import ExitStatus, OpsError
-from ops.fleet import connect_line
-from ops.replicas import PRIMARY_NODE, Watcher
+from ops.fence import (
+    FENCE,
+    IDS,
+    IN_FORCE,
+    NOW,
+    POSITION,
+    PROMOTE,
+    RELOAD,
+    REPLAYED,
+    UNDER_WAY,
+    UNFENCE,
+    ask,
+    ask_one,
+)
+from ops.replicas import PRIMARY_NODE
 from readreplica.probe import connect_arguments
 from sharding.topology import Database, Topology
 
-MAX_LAG_BYTES = 16 << 20
-"""A replica that is further behind is not switched to: the writes would be held up for too long."""
-
-FENCE = "ALTER SYSTEM SET default_transaction_read_only = on"
-UNFENCE = "ALTER SYSTEM RESET default_transaction_read_only"
-RELOAD = "SELECT pg_reload_conf()"
-PROMOTE = "SELECT pg_promote(true, 60)"
-WRITERS = """
-    SELECT count(*) FROM pg_stat_activity
-    WHERE backend_xid IS NOT NULL AND backend_type = 'client backend' AND pid <> pg_backend_pid()
-"""
+IN_RECOVERY = "SELECT pg_is_in_recovery()"
 
 
 class SwitchoverRefused(OpsError):
@@ -48,6 +50,19 @@ class SwitchoverGivenUp(OpsError):
         super().__init__(f"{database} was not switched over: {fault}; its primary takes writes again")
 
 
+class SwitchoverUnfinished(OpsError):
+    """The switch-over was begun, and is neither done nor taken back: the old primary refuses writes."""
+
+    def __init__(self, database: str, *, old: str, fault: str) -> None:
+        self.database = database
+        self.old = old
+        self.fault = " ".join(fault.split())
+        super().__init__(
+            f"{database}: {self.fault}; {old} stays read-only, for two could take writes otherwise: "
+            'docs/runbooks/failover.md, "A switch-over did not end"'
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Switchover:
     """A planned switch-over: from which node to which."""
@@ -55,39 +70,6 @@ class Switchover:
     database: Database
     old: str
     new: str
-
-
-def plan_switchover(topology: Topology, name: str, *, to: str) -> Switchover:
-    """Check that a database can be switched over to a replica.
-
-    Raises:
-        SwitchoverRefused: it cannot, or had better not.
-        UnknownDatabase: there is no such database.
-    """
-    rows = {row.node: row for row in Watcher(topology, [name]).look()}
-    if to not in rows:
-        raise SwitchoverRefused(name, f"it has no node {to!r}; it has {', '.join(rows)}")
-    old = next((row.node for row in rows.values() if row.role == "primary"), None)
-    if old is None:
-        raise SwitchoverRefused(name, "its primary does not answer; that is a failover, not a switch-over")
-    target = rows[to]
-    if target.role == "primary":
-        raise SwitchoverRefused(name, f"{to} is its primary already")
-    if target.role != "replica" or target.state != "serves reads":
-        raise SwitchoverRefused(name, f"{to} is no replica in order: {target.state}")
-    if target.lag_bytes is None or target.lag_bytes > MAX_LAG_BYTES:
-        raise SwitchoverRefused(name, f"{to} is {target.lag_bytes} bytes behind; wait until it has caught up")
-    return Switchover(topology.database(name), old, to)
-
-
-def switchover_script(topology: Topology, plan: Switchover) -> str:
-    """Give what `switch_over` does as a script for psql; between the parts a person has to look."""
-    old, new = (_connect_line(topology, plan.database, node) for node in (plan.old, plan.new))
-    waits = "-- wait until this is 0, and until the replica has replayed what the next line gives\n"
-    return (
-        f"{old}{FENCE};\n{RELOAD};\n{waits}{' '.join(WRITERS.split())};\n"
-        f"SELECT pg_current_wal_insert_lsn();\n{new}SELECT pg_last_wal_replay_lsn();\n{PROMOTE};\n"
-    )
 
 
 def switch_over(
@@ -101,66 +83,145 @@ def switch_over(
     Parameters:
         topology: where the database is.
         plan: what `plan_switchover` gave.
-        timeout_seconds: how long writes under way, and then replay, may take.
+        timeout_seconds: how long transactions under way, then replay, then the promotion may take.
         report: is told of each step.
 
     Raises:
         SwitchoverGivenUp: they took longer; writes go on where they were.
+        SwitchoverUnfinished: nobody takes writes until a person has looked.
     """
-    database = plan.database
-    with _connect(topology, database, plan.old) as old, _connect(topology, database, plan.new) as new:
-        patience = Patience(database.name, timeout_seconds)
-        report(f"{plan.old} takes no new writes")
-        old.execute(FENCE)
-        old.execute(RELOAD)
-        try:
-            patience.wait(old, WRITERS, lambda count: count == 0, what="writes were under way")
-            lsn = _one(old, "SELECT pg_current_wal_insert_lsn()")
-            report(f"{plan.new} replays up to {lsn}")
-            # The insert position may stand behind the header of a page that has no record yet.
-            replayed = f"SELECT pg_last_wal_replay_lsn() >= '{lsn}'::pg_lsn - 64"
-            patience.wait(new, replayed, bool, what=f"{plan.new} had not replayed {lsn}")
+    steps = _Steps(topology, plan, timeout_seconds, report)
+    with connect_node(topology, plan.database, plan.new) as new:
+        with steps.fenced():
+            ids = steps.catch_up(new)
             report(f"{plan.new} is promoted")
-            patience.wait(new, PROMOTE, bool, what=f"{plan.new} was not promoted")
-        except BaseException:
-            old.execute(UNFENCE)
-            old.execute(RELOAD)
-            raise
+        # From here on two would take writes if the fence were taken back: a promotion cannot be.
+        steps.promote(new)
+    steps.look_behind(ids)
 
 
 @dataclass(frozen=True)
-class Patience:
-    """How long a step of a switch-over may take."""
+class _Steps:
+    """The steps of one switch-over."""
 
-    database: str
+    topology: Topology
+    plan: Switchover
     timeout_seconds: float
+    report: Callable[[str], None]
 
-    def wait(
-        self, connection: psycopg.Connection, query: str, is_enough: Callable[[Any], bool], *, what: str
-    ) -> None:
-        """Ask until the answer is enough.
+    @contextmanager
+    def fenced(self) -> Iterator[None]:
+        """Hold writes back, and let them go again where the block ends with an error."""
+        database, old = self.plan.database.name, self.plan.old
+        self.report(f"{old} takes no new writes")
+        try:
+            self._set_fence(FENCE)
+            yield
+        except BaseException as error:
+            try:
+                self._set_fence(UNFENCE)
+            except psycopg.Error as fault:
+                raise SwitchoverUnfinished(database, old=old, fault=f"{error}; then {fault}") from error
+            if isinstance(error, psycopg.Error):
+                raise SwitchoverGivenUp(database, " ".join(str(error).split())) from error
+            raise
 
-        Raises:
-            SwitchoverGivenUp: it was not, in time.
-        """
-        if not wait_until(lambda: is_enough(_one(connection, query)), timeout_seconds=self.timeout_seconds):
-            raise SwitchoverGivenUp(self.database, f"{what} still after {self.timeout_seconds:g} s")
+    def catch_up(self, new: psycopg.Connection) -> str:
+        """Wait until the replica has all that the primary will have written; give the primary's next id."""
+        self._wait(self._open)
+        with self._connect(self.plan.old) as old:
+            fence = ask_one(old, NOW)
+            told: set[str] = set()
 
+            def under_way() -> str:
+                found = ask(old, UNDER_WAY, fence=fence)
+                for who in sorted({*found} - told):
+                    self.report(f"waits for {who}")
+                told.update(found)
+                return f"under way: {', '.join(found)}" if found else ""
 
-def _one(connection: psycopg.Connection, query: str) -> Any:
-    row = connection.execute(query.encode()).fetchone()
-    return row[0] if row else None
+            self._wait(under_way)
+            self.report(f"{self.plan.new} replays what {self.plan.old} has written")
+            ids = ""
+
+            def behind() -> str:
+                nonlocal ids
+                ids, position = ask_one(old, IDS), ask_one(old, POSITION)
+                if not ask_one(new, REPLAYED, position=position):
+                    return under_way() or f"{self.plan.new} had not replayed {position}"
+                # Who takes himself out of the fence is seen here, before it is too late.
+                return under_way() or ("" if ask_one(old, IDS) == ids else "others went on to write")
+
+            self._wait(behind)
+            return ids
+
+    def promote(self, new: psycopg.Connection) -> None:
+        """Promote the replica, and see it done: what was asked for goes on without us."""
+        database, old, name = self.plan.database.name, self.plan.old, self.plan.new
+        fault = f"{name} was to be promoted, and has not come out of recovery"
+        try:
+            try:
+                done = ask_one(new, PROMOTE)
+            except psycopg.Error as error:
+                done, fault = False, f"{fault}; pg_promote ended with: {error}"
+            if not done and not wait_until(self._is_promoted, timeout_seconds=self.timeout_seconds):
+                raise SwitchoverUnfinished(database, old=old, fault=fault)
+        except KeyboardInterrupt as error:
+            fault = f"interrupted while the promotion of {name} went on"
+            raise SwitchoverUnfinished(database, old=old, fault=fault) from error
+
+    def look_behind(self, ids: str) -> None:
+        """Tell of transactions that the old primary has finished behind the position that was replayed."""
+        old = self.plan.old
+        try:
+            with self._connect(old) as connection:
+                count = int(ask_one(connection, IDS)) - int(ids)
+        except psycopg.Error as error:
+            self.report(f"look: {old} did not tell whether it has written since: {error}")
+            return
+        if count:
+            self.report(
+                f"look: {old} has finished up to {count} transactions that {self.plan.new} may lack: "
+                "autovacuum's, or of who takes himself out of the fence; compare before you rewind it"
+            )
+
+    def _wait(self, in_the_way: Callable[[], str]) -> None:
+        found = ""
+
+        def is_free() -> bool:
+            nonlocal found
+            found = in_the_way()
+            return not found
+
+        if not wait_until(is_free, timeout_seconds=self.timeout_seconds):
+            fault = f"{found}, still after {self.timeout_seconds:g} s"
+            raise SwitchoverGivenUp(self.plan.database.name, fault)
+
+    def _set_fence(self, change: str) -> None:
+        # A connection for itself: another one may be what has failed.
+        with self._connect(self.plan.old) as connection:
+            connection.execute(change.encode())
+            connection.execute(RELOAD)
+
+    def _open(self) -> str:
+        with self._connect(self.plan.old) as connection:
+            return "" if ask_one(connection, IN_FORCE) else f"{self.plan.old} did not become read-only"
+
+    def _is_promoted(self) -> bool:
+        try:
+            with self._connect(self.plan.new) as connection:
+                return not ask_one(connection, IN_RECOVERY)
+        except psycopg.Error:
+            return False
+
+    def _connect(self, node: str) -> AbstractContextManager[psycopg.Connection]:
+        return connect_node(self.topology, self.plan.database, node)
 
 
 @contextmanager
-def _connect(topology: Topology, database: Database, node: str) -> Iterator[psycopg.Connection]:
-    url = topology.url(database, role=SUPERUSER, replica=None if node == PRIMARY_NODE else node)
+def connect_node(topology: Topology, database: Database, node: str) -> Iterator[psycopg.Connection]:
+    """Connect to a node itself as superuser: a pooler's connections would not show a new setting."""
+    replica = None if node == PRIMARY_NODE else node
+    url = topology.url(database, role=SUPERUSER, replica=replica, direct=True)
     with psycopg.connect(**connect_arguments(url, application_name="mesctl")) as connection:
         yield connection
-
-
-def _connect_line(topology: Topology, database: Database, node: str) -> str:
-    if node == PRIMARY_NODE:
-        return connect_line(topology, database, role=SUPERUSER)
-    moved = database.model_copy(update={"primary": database.replica(node)})
-    return connect_line(topology, moved, role=SUPERUSER)

@@ -66,6 +66,8 @@ class KeyRing:
         if found is None:
             raise TokenUnsigned(text)
         body, name, mac = found.groups()
+        if not body.isascii():  # no token is, and a lone surrogate has no bytes to compare a MAC of
+            raise TokenMalformed(text, "it is not ASCII")
         key = self._keys.get(name)
         if key is None:
             raise TokenKeyUnknown(text, name)

@@ -46,6 +46,13 @@ UNKNOWN_POSITION = Position(UNKNOWN_SYSTEM, 0, Lsn(0))
 """Of a commit of which nothing else is known."""
 
 
+def both(one: Position, other: Position) -> Position:
+    """Give the position that asks for what two positions of one cluster ask for; see `CausalToken.merge`."""
+    if one.system_identifier == other.system_identifier:
+        return max(one, other)
+    return one if one.system_identifier == UNKNOWN_SYSTEM else other
+
+
 @dataclass(frozen=True)
 class CausalToken:
     """An immutable token; the empty one asks for nothing.
@@ -69,14 +76,32 @@ class CausalToken:
         """Ask for everything that either token asks for.
 
         Within one timeline the higher LSN wins, and the newer timeline wins over the older. If a cluster
-        was made anew (another system identifier), `other` is taken as the later knowledge.
+        was made anew (another system identifier), `other` is taken as the later knowledge. A position of no
+        known system stays: nothing here tells whether the other one is behind it (see `followed_by`).
         """
         merged = dict(self.positions)
         for cluster, position in other.positions.items():
             mine = merged.get(cluster)
-            if mine is None or mine.system_identifier != position.system_identifier or mine < position:
-                merged[cluster] = position
+            merged[cluster] = position if mine is None else both(mine, position)
         return CausalToken(merged)
+
+    def followed_by(self, commits: "CausalToken") -> "CausalToken":
+        """Ask for everything that either asks for, where `commits` are known to come after all of this.
+
+        They do if each was begun once all that this stands for had been acknowledged: the primary does one
+        after the other, so a later one has the earlier ones before it in the WAL. Then it stands for a
+        position of no known system too, unless that one's server wrote a newer timeline: the commit of an
+        old primary has nothing of the new one's before it.
+        """
+        merged = self.merge(commits)
+        covered = {
+            cluster: position
+            for cluster, position in commits.positions.items()
+            if (mine := self.positions.get(cluster))
+            and mine.system_identifier == UNKNOWN_SYSTEM
+            and position.timeline >= mine.timeline
+        }
+        return CausalToken({**merged.positions, **covered}) if covered else merged
 
     def encode(self) -> str:
         """Write the token as a short text that is safe in headers, cookies and URLs.

@@ -4,9 +4,12 @@ Tasks that a request starts share what it has: their reads see what it has writt
 as its own. Another request's task has another context, and so another token.
 """
 
+import asyncio
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import reduce
 
 from readreplica.cluster import Cluster
 from readreplica.token import CausalToken
@@ -15,14 +18,49 @@ from readreplica.token import CausalToken
 class Causality:
     """What one request must see, and what it has written so far."""
 
-    __slots__ = ("gained", "token")
+    __slots__ = ("came", "learned", "token", "written")
 
     def __init__(self, came: CausalToken) -> None:
-        self.token = came
-        """All that a later read must have seen: what came with the request, and what it has written."""
+        self.came = came
+        """What came with the request."""
 
-        self.gained = CausalToken()
-        """What of it the request did not bring: what it has written, and learned on the way."""
+        self.written: dict[object, CausalToken] = {}
+        """What each of its tasks has written: all of it after what came, which was acknowledged by then."""
+
+        self.learned = CausalToken()
+        """What others have told on the way."""
+
+        self.token = came
+        """All that a later read must have seen."""
+
+    @property
+    def gained(self) -> CausalToken:
+        """What of the token the request did not bring: what it has written, and learned on the way."""
+        came = self.came.positions
+        gained = {name: at for name, at in self.token.positions.items() if came.get(name) != at}
+        return CausalToken(gained)
+
+    def write(self, token: CausalToken) -> None:
+        """Add a commit. A task's own come one after the other, those of several tasks side by side."""
+        who = _who()
+        self.written[who] = self.written.get(who, CausalToken()).followed_by(token)
+        self._put_together()
+
+    def learn(self, token: CausalToken) -> None:
+        """Add what may be older than anything here."""
+        self.learned = self.learned.merge(token)
+        self._put_together()
+
+    def _put_together(self) -> None:
+        written = reduce(CausalToken.merge, list(self.written.values()), CausalToken())
+        self.token = self.came.followed_by(written).merge(self.learned)
+
+
+def _who() -> object:
+    try:
+        return asyncio.current_task()
+    except RuntimeError:  # a thread without a loop
+        return threading.get_ident()
 
 
 _HERE: ContextVar[Causality | None] = ContextVar("causality", default=None)
@@ -48,10 +86,15 @@ def wanted() -> CausalToken | None:
 def note(token: CausalToken) -> None:
     """Add what was written or learned here; nothing happens outside of every block."""
     here = _HERE.get()
-    if here is None or (merged := here.token.merge(token)) == here.token:
-        return
-    here.token = merged
-    here.gained = here.gained.merge(token)
+    if here is not None:
+        here.write(token)
+
+
+def learn(token: CausalToken) -> None:
+    """Add what others have written, before or after; nothing happens outside of every block."""
+    here = _HERE.get()
+    if here is not None:
+        here.learn(token)
 
 
 def follow_causality(cluster: Cluster) -> None:

@@ -5,22 +5,35 @@ client = AsyncClient(base_url=..., event_hooks=CausalClient().async_hooks())
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from app.causality.ambient import note, wanted
-from app.causality.wire import TOKEN_HEADER, TokenText
+from app.causality.ambient import learn, wanted
+from app.causality.wire import MOST_TOKENS, TOKEN_HEADER, TokenText
 from readreplica.errors import TokenMalformed
-from readreplica.token import CausalToken, Position
+from readreplica.token import UNKNOWN_SYSTEM, CausalToken, Position, both
 
 if TYPE_CHECKING:
     from httpx import Request, Response
+
+
+_TURN = "causal_turn"
+
+
+class _Kept(NamedTuple):
+    """What an answer has brought for one database."""
+
+    position: Position
+    text: str
+    turn: int
+    """How many answers had come by then."""
 
 
 class CausalClient:
     """Keeps, for one user of one or more clients, what later answers must have seen.
 
     It cannot sign, so it keeps texts as they came, for each database the one that is furthest. They go out
-    together, with commas between, and the service merges them: answers may come in any order.
+    together, with commas between, and the service merges them: answers may come in any order. Of more than a
+    header may hold the newest go out; the answer brings all of them as one, which leaves room for the others.
     """
 
     def __init__(self, *, text: TokenText | None = None) -> None:
@@ -31,7 +44,8 @@ class CausalClient:
                 the call is made for, adds what comes back to it, and keeps nothing between calls.
         """
         self._text = text
-        self._kept: dict[str, tuple[Position, str]] = {}
+        self._kept: dict[str, _Kept] = {}
+        self._turn = 0
 
     def hooks(self) -> dict[str, list[Any]]:
         """Give `event_hooks` for an `httpx.Client`."""
@@ -48,7 +62,10 @@ class CausalClient:
         around = wanted() if self._text is not None else None
         if self._text is not None and around:
             texts[self._text.write(around)] = None
-        texts |= dict.fromkeys(text for _, text in self._kept.values())
+        newest = sorted(self._kept.values(), key=lambda kept: kept.turn, reverse=True)
+        room = MOST_TOKENS - sum(text.count(",") + 1 for text in texts)
+        texts |= dict.fromkeys(list(dict.fromkeys(kept.text for kept in newest))[: max(room, 0)])
+        request.extensions[_TURN] = self._turn
         if texts:
             request.headers[TOKEN_HEADER] = ",".join(texts)
 
@@ -58,7 +75,7 @@ class CausalClient:
         if text == "":
             self._kept.clear()
         elif text:
-            self._keep(text)
+            self._keep(text, sent_at=_sent_at(response))
 
     async def send_token_async(self, request: Request) -> None:
         """Do the same for an AsyncClient."""
@@ -68,15 +85,34 @@ class CausalClient:
         """Do the same for an AsyncClient."""
         self.keep_token(response)
 
-    def _keep(self, text: str) -> None:
+    def _keep(self, text: str, *, sent_at: int) -> None:
         try:
             token = self._text.read(text) if self._text else CausalToken.decode(text.partition("!")[0])
         except TokenMalformed:
             return  # of a later version, or of another key: this client does without
         if self._text is not None:
-            note(token)  # each call carries what its own caller has seen, and nothing of another's
+            learn(token)  # each call carries what its own caller has seen, and nothing of another's
             return
+        self._turn += 1
         for cluster, position in token.positions.items():
             mine = self._kept.get(cluster)
-            if mine is None or mine[0].system_identifier != position.system_identifier or mine[0] < position:
-                self._kept[cluster] = (position, text)
+            if mine is None or _is_newer(position, mine, sent_at=sent_at):
+                self._kept[cluster] = _Kept(position, text, self._turn)
+
+
+def _sent_at(response: Response) -> int:
+    try:
+        return int(response.request.extensions.get(_TURN, 0))
+    except RuntimeError:  # it answers no request
+        return 0
+
+
+def _is_newer(position: Position, mine: _Kept, *, sent_at: int) -> bool:
+    """Tell whether an answer's position stands for what is kept as well.
+
+    A position of no known system is given up only for the answer to a request that has carried it.
+    """
+    if UNKNOWN_SYSTEM in (position.system_identifier, mine.position.system_identifier):
+        was_sent = mine.turn <= sent_at and position.timeline >= mine.position.timeline
+        return position.system_identifier == UNKNOWN_SYSTEM or was_sent
+    return both(mine.position, position) == position

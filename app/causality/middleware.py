@@ -85,9 +85,9 @@ class CausalTokens:
 
             async def sending(message: Message) -> None:
                 if message["type"] == "http.response.start":
-                    if store is not None and came.caller and here.gained:
+                    if store is not None and came.caller and (gained := here.gained):
                         # Before the answer: the caller's next request may be here at once.
-                        await store.merge(came.caller, here.gained)
+                        await store.merge(came.caller, gained, after=token)
                     self._stamp(message, came, here)
                 await send(message)
 

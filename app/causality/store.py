@@ -1,6 +1,8 @@
 """Causal tokens in Redis: of callers that keep neither headers nor cookies, and of what messages brought."""
 
 import asyncio
+import re
+import secrets
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -11,21 +13,31 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from readreplica.lsn import Lsn
-from readreplica.token import CausalToken, Position
+from readreplica.token import UNKNOWN_POSITION, UNKNOWN_SYSTEM, CausalToken, Position
 
 T = TypeVar("T")
 
 _SYSTEM_DIGITS = 16
+_TEXT = re.compile(r"([0-9a-f]{16})\.([0-9a-f]{8})\.([0-9a-f]{16})")
+_TEXT_LENGTH = 42
 _PAUSE_SECONDS = 1.0
 
 # A hash of cluster -> position. Positions are written in figures of a fixed width, so the later of two is the
-# greater text; of two systems (the first 16 figures) the one that is told now is the one that lives.
+# greater text; of two systems (the first 16 figures) the one that is told now is the one that lives. One of
+# no known system stays, unless that very one was read before what is told now was begun. What is no position
+# says nothing, and stands in nobody's way.
 _MERGE = f"""
-for i = 2, #ARGV, 2 do
+local unknown = string.rep('0', {_SYSTEM_DIGITS})
+local system = function(position) return string.sub(position, 1, {_SYSTEM_DIGITS}) end
+for i = 2, #ARGV, 3 do
   local kept = redis.call('HGET', KEYS[1], ARGV[i])
-  local told = ARGV[i + 1]
-  local system = function(position) return string.sub(position, 1, {_SYSTEM_DIGITS}) end
-  if not kept or system(kept) ~= system(told) or kept < told then
+  local told, after = ARGV[i + 1], ARGV[i + 2]
+  local is_readable = kept and #kept == {_TEXT_LENGTH} and string.match(kept, '^%x+%.%x+%.%x+$')
+  local is_later = not is_readable or kept == after or system(told) == unknown
+  if not is_later and system(kept) ~= unknown then
+    is_later = system(kept) ~= system(told) or kept < told
+  end
+  if is_later then
     redis.call('HSET', KEYS[1], ARGV[i], told)
   end
 end
@@ -71,24 +83,35 @@ class TokenStore:
             kept = await self._redis.hgetall(self._prefix + name)
             return CausalToken({str(cluster): _position_of(str(text)) for cluster, text in kept.items()})
 
-        return await self._ask(positions) or CausalToken()
+        return await self._ask(name, positions) or CausalToken()
 
-    async def merge(self, name: str, token: CausalToken) -> None:
-        """Add to what is kept under a name, in one round trip; without Redis, go on without."""
-        await self._ask(partial(self.keep, name, token))
+    async def merge(self, name: str, token: CausalToken, *, after: CausalToken) -> None:
+        """Add to what is kept under a name, in one round trip; without Redis, go on without.
 
-    async def keep(self, name: str, token: CausalToken) -> None:
+        Parameters: as for `keep`.
+        """
+        await self._ask(name, partial(self.keep, name, token, after=after))
+
+    async def keep(self, name: str, token: CausalToken, *, after: CausalToken | None = None) -> None:
         """Add to what is kept under a name, in one round trip.
+
+        Parameters:
+            name: a caller's, or an order's id.
+            token: what is added.
+            after: what a position of no known system in it was replaced in; see `CausalToken.followed_by`.
 
         Raises:
             RedisError, OSError: it may not be kept.
         """
+        before = after.positions if after is not None else {}
         words = [
-            word for cluster, position in token.positions.items() for word in (cluster, _text_of(position))
+            word
+            for cluster, position in token.positions.items()
+            for word in (cluster, _new_text_of(position), _unknown_text_of(before.get(cluster)))
         ]
         await self._merging(keys=[self._prefix + name], args=[self._keep_seconds, *words])
 
-    async def _ask(self, work: Callable[[], Awaitable[T]]) -> T | None:
+    async def _ask(self, name: str, work: Callable[[], Awaitable[T]]) -> T | None:
         """Ask Redis, unless it was away a moment ago; None where it does not answer."""
         if self._away_until is not None and self._clock() < self._away_until:
             return None
@@ -96,6 +119,9 @@ class TokenStore:
             async with asyncio.timeout(self._answer_seconds):
                 answer = await work()
         except (RedisError, OSError, TimeoutError, ValueError) as error:
+            if _is_of_one_key(error):
+                log.warning("what is kept is no token", keys=self._prefix, name=name, error=str(error))
+                return None
             if self._away_until is None:
                 fault = "token store away; who brings no token may read stale"
                 log.warning(fault, keys=self._prefix, error=str(error))
@@ -119,10 +145,31 @@ def open_learned(redis: Redis, service: str, *, keep_seconds: int) -> TokenStore
     return TokenStore(redis, prefix=f"causal-order:{service}:", keep_seconds=keep_seconds)
 
 
+def _new_text_of(position: Position) -> str:
+    if position.system_identifier != UNKNOWN_SYSTEM:
+        return _text_of(position)
+    # What is not known has no place; instead the LSN tells one such commit from another.
+    return _text_of(position._replace(lsn=Lsn(secrets.randbits(64))))
+
+
+def _unknown_text_of(position: Position | None) -> str:
+    is_unknown = position is not None and position.system_identifier == UNKNOWN_SYSTEM
+    return _text_of(position) if position is not None and is_unknown else ""
+
+
 def _text_of(position: Position) -> str:
     return f"{position.system_identifier:016x}.{position.timeline:08x}.{position.lsn:016x}"
 
 
 def _position_of(text: str) -> Position:
-    system_identifier, timeline, lsn = text.split(".")
+    found = _TEXT.fullmatch(text)
+    if found is None:
+        log.warning("what is kept for a caller is no position; its reads go to the primary", text=text[:80])
+        return UNKNOWN_POSITION
+    system_identifier, timeline, lsn = found.groups()
     return Position(int(system_identifier, 16), int(timeline, 16), Lsn(lsn, 16))
+
+
+def _is_of_one_key(error: Exception) -> bool:
+    # A text that is not UTF-8, or a key that holds no hash: Redis is well, and the other callers' keys are.
+    return isinstance(error, ValueError) or "WRONGTYPE" in str(error)

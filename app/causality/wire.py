@@ -5,8 +5,9 @@ from readreplica.signing import KeyRing
 from readreplica.token import CausalToken
 
 TOKEN_HEADER = "Causal-Token"
-MOST_TOKENS = 32
-"""How many texts one header may hold. A client needs one for each database at most."""
+MOST_TOKENS = 100
+"""How many texts one header may hold: a client needs one for each database at most, and one text has room
+for about as many. So many of one database each are less than 10 kB; a gateway in front must let them by."""
 
 
 def parse_keys(text: str) -> KeyRing | None:

@@ -13,7 +13,8 @@ from rich.table import Table
 
 from ops.options import note, options_of, print_json
 from ops.replicas import NodeRow, Watcher
-from ops.switchover import plan_switchover, switch_over, switchover_script
+from ops.switchover import switch_over
+from ops.switchover_plan import plan_switchover, switchover_script
 from sharding.topology import Topology
 
 app = typer.Typer(help="Show the replicas, and switch over to one.", no_args_is_help=True)

@@ -128,7 +128,7 @@ async def test_what_ends_the_question_after_commit_does_not_make_the_unit_fail(
         assert await count(session) == 2
         assert session.node == PRIMARY
     # Whoever gets the connection next has one that is in order, and a position again.
-    newer = token.merge(await insert(cluster, 3))
+    newer = token.followed_by(await insert(cluster, 3))
     assert newer.positions["mes_0"].system_identifier != UNKNOWN_SYSTEM
     async with cluster.read(after=newer) as session:
         assert await count(session) == 3

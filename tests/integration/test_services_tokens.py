@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 
 from app.causality.client import CausalClient
 from app.causality.middleware import COOKIE
-from app.causality.wire import TOKEN_HEADER, TokenText, parse_keys
+from app.causality.wire import MOST_TOKENS, TOKEN_HEADER, TokenText, parse_keys
 from app.delivery import in_one
 from app.mes.application import build as build_mes
 from app.messaging.consumer import Consumer
@@ -178,7 +178,7 @@ async def test_tokens_that_are_not_good_are_refused_by_name(mes_app: FastAPI) ->
             (forged, "token-forged"),
             (token.encode(), "token-unsigned"),
             ("yesterday", "token-unsigned"),
-            (",".join([TEXT.write(token)] * 40), "token-malformed"),
+            (",".join([TEXT.write(token)] * (MOST_TOKENS + 1)), "token-malformed"),
         ):
             answer = await client.get("/v1/orders", headers={TOKEN_HEADER: text})
             refused = problem(answer, 400)

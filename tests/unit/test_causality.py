@@ -6,14 +6,14 @@ import random
 import pytest
 from httpx import Request, Response
 
-from app.causality.ambient import causality, note, wanted
+from app.causality.ambient import causality, learn, note, wanted
 from app.causality.client import CausalClient
 from app.causality.wire import MOST_TOKENS, TOKEN_HEADER, TokenText, parse_keys
 from app.messaging.message import Message, decode
 from app.settings import SettingsInvalid, load_settings
 from readreplica.errors import TokenForged, TokenKeyUnknown, TokenMalformed, TokenUnsigned
 from readreplica.lsn import Lsn
-from readreplica.token import CausalToken, Position
+from readreplica.token import UNKNOWN_SYSTEM, CausalToken, Position
 
 OLD, NEW = "old=" + "o" * 16, "new=" + "n" * 16
 
@@ -72,8 +72,37 @@ async def test_contexts_do_not_leak() -> None:
     assert wanted() is None
 
 
-def answer(text: str) -> Response:
-    return Response(200, headers={TOKEN_HEADER: text})
+UNKNOWN = CausalToken({"mes_0": Position(UNKNOWN_SYSTEM, 1, Lsn(50))})
+
+
+async def noted(token: CausalToken) -> None:
+    note(token)
+
+
+async def test_a_commit_of_the_request_comes_after_what_the_request_has_brought() -> None:
+    with causality(UNKNOWN) as here:
+        learn(token("mes_0", 5))
+        assert here.token == UNKNOWN
+        assert not here.gained
+    with causality(UNKNOWN) as here:
+        note(token("mes_0", 60))
+        assert here.token == here.gained == token("mes_0", 60)
+        # Two tasks of one request commit side by side: neither is known to be the later one.
+        await asyncio.gather(noted(UNKNOWN), noted(token("mes_0", 70)))
+        assert here.token == UNKNOWN
+    with causality(CausalToken()) as here:
+        note(UNKNOWN)
+        assert here.token == here.gained == UNKNOWN
+        note(token("mes_0", 60))
+        assert here.token == here.gained == token("mes_0", 60)
+    with causality(token("mes_0", 5)) as here:
+        learn(UNKNOWN)
+        note(token("mes_0", 70))
+        assert here.token == here.gained == UNKNOWN
+
+
+def answer(text: str, *, to: Request | None = None) -> Response:
+    return Response(200, headers={TOKEN_HEADER: text}, request=to)
 
 
 def sent_by(client: CausalClient) -> str | None:
@@ -94,6 +123,43 @@ def test_the_client_keeps_the_furthest_in_whatever_order_answers_come() -> None:
     assert header is not None
     assert header.count(",") == 2
     assert {position.lsn for position in text.read_all(header).positions.values()} == {19}
+
+
+def test_the_client_sends_what_a_header_may_hold() -> None:
+    text, client = TokenText(parse_keys(NEW)), CausalClient()
+    databases = [f"mes_{number}" for number in range(MOST_TOKENS + 1)]
+    for name in databases:
+        position = Position(2**63, 1, Lsn(2**40 - 1))
+        client.keep_token(answer(text.write(CausalToken({name: position}))))
+    header = sent_by(client) or ""
+    assert len(header) < 10_000
+    sent = text.read_all(header)
+    assert [*sent.positions] == databases[:0:-1]  # without the oldest
+    # The service answers with all of it as one text, and then there is room for the oldest.
+    some = CausalToken(dict([*sent.positions.items()][:50]))
+    client.keep_token(answer(text.write(some)))
+    assert text.read_all(sent_by(client) or "").positions.keys() == {*databases}
+
+    own = ",".join(text.write(token("crm", lsn)) for lsn in range(MOST_TOKENS - 1))
+    request = Request("GET", "http://service/", headers={TOKEN_HEADER: own})
+    client.send_token(request)
+    assert text.read_all(request.headers[TOKEN_HEADER]).positions.keys() == {"crm", *some.positions}
+
+
+def test_the_client_gives_a_position_of_no_known_system_up_for_an_answer_to_a_request_with_it() -> None:
+    text, client = TokenText(parse_keys(NEW)), CausalClient()
+    early, late = Request("GET", "http://service/"), Request("GET", "http://service/")
+    client.send_token(early)
+    client.keep_token(answer(text.write(UNKNOWN)))
+    client.send_token(late)
+    # Begun before the commit was acknowledged: it may be of an older commit.
+    client.keep_token(answer(text.write(token("mes_0", 60)), to=early))
+    assert text.read_all(sent_by(client) or "") == UNKNOWN
+    client.keep_token(answer(text.write(token("mes_0", 70)), to=late))
+    assert text.read_all(sent_by(client) or "") == token("mes_0", 70)
+    client.keep_token(answer(text.write(UNKNOWN)))
+    client.keep_token(answer(text.write(token("mes_0", 80)), to=late))
+    assert text.read_all(sent_by(client) or "") == UNKNOWN
 
 
 def test_the_client_forgets_what_is_refused_and_follows_a_failover() -> None:

@@ -67,6 +67,8 @@ def test_no_character_can_be_changed(data: st.DataObject) -> None:
         ("1!k1." + "A" * 22, TokenForged),
         ("1!k1." + "A" * 21 + "é", TokenUnsigned),
         ("1" * 5000, TokenMalformed),
+        ("\ud800!k1." + "A" * 22, TokenMalformed),
+        ("é!k9." + "A" * 22, TokenMalformed),
     ],
 )
 def test_each_failure_has_its_name(text: str, error: type[ReadReplicaError]) -> None:

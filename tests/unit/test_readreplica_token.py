@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from readreplica.errors import LsnMalformed, TokenMalformed
 from readreplica.lsn import Lsn
-from readreplica.token import CausalToken, Position
+from readreplica.token import UNKNOWN_SYSTEM, CausalToken, Position
 
 MEGABYTE = 1 << 20
 POSITIONS = st.builds(
@@ -123,6 +123,24 @@ def test_of_one_cluster_the_later_position_wins(
     one: CausalToken, other: CausalToken, merged: CausalToken
 ) -> None:
     assert one.merge(other) == merged
+
+
+UNKNOWN = at(50, system=UNKNOWN_SYSTEM)
+
+
+@pytest.mark.parametrize("real", [at(5), at(500), at(5, timeline=2), at(5, system=8)])
+def test_a_position_of_no_known_system_stays_in_a_merge(real: CausalToken) -> None:
+    assert UNKNOWN.merge(real) == real.merge(UNKNOWN) == UNKNOWN
+
+
+def test_a_commit_known_to_come_after_it_stands_for_a_position_of_no_known_system() -> None:
+    assert UNKNOWN.followed_by(at(5)) == at(5)
+    assert UNKNOWN.followed_by(at(5, timeline=2)) == at(5, timeline=2)
+    newer = at(50, timeline=2, system=UNKNOWN_SYSTEM)
+    assert newer.followed_by(at(500)) == newer
+    assert at(500).followed_by(UNKNOWN) == UNKNOWN
+    assert at(9).followed_by(at(5)) == at(9)
+    assert UNKNOWN.followed_by(CausalToken()) == UNKNOWN
 
 
 @pytest.mark.parametrize(
