@@ -174,20 +174,20 @@ class WritingSession(UnitSession):
 
         After a COMMIT in doubt it names no position, and sends the read to the primary.
         """
-        self._note()
+        self.note_outcome()
         return self._token
 
     @property
     def doubt(self) -> CommitInDoubt | None:
         """What `Cluster.resolve` takes, where a COMMIT was called off before its answer came."""
-        self._note()
+        self.note_outcome()
         doubt = self._doubt
         return CommitInDoubt(self._gate.name, **doubt._asdict()) if doubt is not None else None
 
     def settle(self, position: Position) -> None:
         """Take in where the primary stood when a COMMIT in doubt was found committed."""
         self._outcome, self._doubt = Outcome(position), None
-        self._note()
+        self.note_outcome()
 
     def get_bind(self, *_: Any, **__: Any) -> Engine | Connection:
         """Give the primary's engine, to a session that has passed the gate."""
@@ -198,13 +198,14 @@ class WritingSession(UnitSession):
     def close(self) -> None:
         """Close, and tell what was committed though the answer was not awaited to its end."""
         super().close()
-        self._note()
+        self.note_outcome()
 
     def _watch(self, outcome: Outcome) -> None:
-        self._note()
+        self.note_outcome()
         self._outcome = outcome
 
-    def _note(self) -> None:
+    def note_outcome(self) -> None:
+        """Tell what is known by now of the last COMMIT, once."""
         outcome = self._outcome
         if outcome is None:
             return
@@ -233,7 +234,7 @@ def _watch_outcome(session: WritingSession, transaction: SessionTransaction, con
 
 @event.listens_for(WritingSession, "after_commit")
 def _note_commit(session: WritingSession) -> None:
-    session._note()
+    session.note_outcome()
 
 
 class AsyncReadBase(AsyncSession):

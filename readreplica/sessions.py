@@ -74,6 +74,8 @@ class WriteSession(AsyncWriteBase):
                 await self.commit()
         finally:
             try:
+                # Told by this task, for SQLAlchemy closes in one of its own.
+                self.sync_session.note_outcome()
                 await super().__aexit__(kind, value, traceback)
             finally:
                 self.sync_session.is_entered = False

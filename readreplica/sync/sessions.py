@@ -75,6 +75,8 @@ class WriteSession(WriteBase):
                 self.commit()
         finally:
             try:
+                # Told by this task, for SQLAlchemy closes in one of its own.
+                self.note_outcome()
                 super().__exit__(kind, value, traceback)
             finally:
                 self.is_entered = False

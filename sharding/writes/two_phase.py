@@ -310,7 +310,7 @@ class _Ending:
                 async with cut_after(connection, shard=shard, seconds=self._timeout_seconds):
                     await connection.execute(text("SELECT 1"))
                     await session.commit()
-            self._unit.token = self._unit.token.merge(session.token)
+            self._unit.token = self._unit.token.followed_by(session.token)
         except (*_TROUBLE, ReadReplicaError) as error:
             log.warning("no token", unit_id=self._unit.unit_id, shard=shard, error=words_of(error))
 
