@@ -10,7 +10,6 @@ from ops.embedded.port_book import PortBook, Report
 from ops.embedded.shape import POOLER
 from ops.embedded.topology_file import add_pooler, remove_pooler
 from ops.pgbouncer import files
-from ops.pgbouncer.pooler import Pooler
 from ops.pgbouncer.versions import ask_version, find_program
 from sharding.topology import Topology
 
@@ -68,6 +67,10 @@ class PlatformPooler:
         self._report(f"{POOLER}: {'started on' if started else 'runs already,'} port {book[POOLER]}")
 
     def _start(self, port: int) -> bool:
+        from ops.pgbouncer.pooler import (
+            Pooler,
+        )  # brings SQLAlchemy, which the verbs of others do not wait for
+
         pooler = Pooler(Topology.load(self._home.topology))
         # Every server made its own salt for a role, and a userlist has one line for it.
         pooler.equalise(dry_run=False)
