@@ -115,11 +115,6 @@ class PinnedSession(UnitSession):
         self._router = router
         self._want = want
 
-    @property
-    def wants_autocommit(self) -> bool:
-        """Whether the one snapshot was given up."""
-        return self._want.autocommit
-
     def adopt(self, want: Want, *, waited: bool) -> None:
         """Ask for this instead, and note whether the session has waited for it."""
         self._want, self._waited = want, waited
@@ -146,7 +141,7 @@ def _set_autocommit(session: PinnedSession, transaction: SessionTransaction, con
     if not transaction.nested:
         raw: Any = connection.connection
         dbapi_connection = raw.dbapi_connection
-        autocommit = session.wants_autocommit and getattr(raw.driver_connection, "refuses_writes", False)
+        autocommit = session._want.autocommit and getattr(raw.driver_connection, "refuses_writes", False)
         if dbapi_connection.autocommit is not autocommit:
             dbapi_connection.autocommit = autocommit
 

@@ -28,7 +28,7 @@ PRIMARY = "primary"
 FORMER_PRIMARY = "former primary"
 """The node that was named as the primary, while it is a replica."""
 
-_WANT_ANYTHING = Want()
+WANT_ANYTHING = Want()
 _WANT_AUTOCOMMIT = Want(autocommit=True)
 _IN_RECOVERY = text("SELECT pg_is_in_recovery()")
 _TIMELINE = text(f"SELECT {TIMELINE}")
@@ -100,7 +100,7 @@ class Router:
     def want(self, freshness: Freshness, *, autocommit: bool) -> Want:
         """Put together what a session asks for."""
         if freshness is ANY:
-            return _WANT_AUTOCOMMIT if autocommit else _WANT_ANYTHING
+            return _WANT_AUTOCOMMIT if autocommit else WANT_ANYTHING
         position = freshness.token.positions.get(self._cluster) if freshness.token else None
         if position is None:
             return Want(freshness, autocommit=autocommit)
@@ -162,10 +162,13 @@ class Router:
         if want.freshness.on_primary or len(self._nodes) < 2:
             return self._on_primary(session, want, Reason.PRIMARY)
         reason = Reason.WAITED if waited else Reason.FRESH
-        is_choosy = want.position is not None or want.freshness.is_bounded
+        is_choosy = want.freshness is not ANY
         is_begun = is_choosy and session.in_transaction()
+        nodes = self._fit(want) if is_choosy or want.avoided else self._monitor.live
         self._turn += 1
-        for node in in_order_of_load(self._fit(want), turn=self._turn, load=Node.load):
+        if len(nodes) > 1:
+            nodes = in_order_of_load(nodes, turn=self._turn, load=Node.load)
+        for node in nodes:
             era = node.era
             try:
                 _begin(session, node)
@@ -246,8 +249,6 @@ class Router:
         return [node for node in live if node.as_replica not in want.avoided] if want.avoided else live
 
     def _fit(self, want: Want) -> Sequence[Node]:
-        if want is _WANT_ANYTHING:
-            return self._monitor.live
         return self._fit_of(self._live(want), want)
 
     def _fit_of(self, live: Sequence[Node], want: Want) -> Sequence[Node]:
