@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ops.embedded.pooler import PgBouncerProcess
-from ops.embedded.ports import LOOPBACK, PortPicker, start_on_free_port
+from ops.embedded.ports import LOOPBACK, PortPicker, is_free, start_on_free_port
+from ops.embedded.processes import wait_until
 from tests.servers import PostgresServers
 
 # As `mesctl pgbouncer render` sets them, but for the entry: tests come with databases of their own.
@@ -41,7 +42,8 @@ class NodePooler:
         assert self.process.kill() is not None
 
     def start(self) -> None:
-        """Start it again."""
+        """Start it again; who calls an end that is gone may get its port for a moment, as his own."""
+        assert wait_until(lambda: is_free(self.port), timeout_seconds=20)
         assert self.process.start(program=self.program, port=self.port)
 
 

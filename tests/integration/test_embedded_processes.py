@@ -150,14 +150,20 @@ def test_a_broken_cluster_shows_the_servers_last_words(cluster: PostgresCluster)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root has to become another user")
-@pytest.mark.parametrize("way", list(WAYS))
-def test_root_runs_postgresql_either_way(way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MES_STORAGE_LEAVE_ROOT", way)
+@pytest.mark.parametrize("launch", list(WAYS))
+def test_root_runs_postgresql_either_way(
+    launch: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MES_STORAGE_LEAVE_ROOT", launch)
     launch_prefix.cache_clear()
     passfile = tmp_path / "pgpass"
     password = ensure_passwords(passfile, [SUPERUSER])[SUPERUSER]
     cluster = PostgresCluster(
-        way, tools=PostgresTools(), data=tmp_path / way, log=tmp_path / f"{way}.log", passfile=passfile
+        launch,
+        tools=PostgresTools(),
+        data=tmp_path / launch,
+        log=tmp_path / f"{launch}.log",
+        passfile=passfile,
     )
     try:
         cluster.create(superuser_password=password, safe=False)
