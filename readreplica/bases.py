@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session, SessionTransaction
 from sqlalchemy.util import immutabledict
 
 from readreplica.errors import CommitInDoubt, NoTransaction, SessionNotEntered
-from readreplica.fate import Doubt, Outcome
+from readreplica.fate import Outcome
 from readreplica.freshness import ANY, Freshness
 from readreplica.metrics import Reason
 from readreplica.token import UNKNOWN_POSITION, CausalToken, Position
@@ -156,7 +156,7 @@ class WritingSession(UnitSession):
     """Whether something of it is committed already, for certain."""
 
     _outcome: Outcome | None = None
-    _doubt: Doubt | None = None
+    _doubt: CommitInDoubt | None = None
     _token = CausalToken()
 
     def __init__(self, bind: Engine, *, gate: Gate, unit: Unit | None = None, **options: Any) -> None:
@@ -176,11 +176,10 @@ class WritingSession(UnitSession):
     def doubt(self) -> CommitInDoubt | None:
         """What `Cluster.resolve` takes, where a COMMIT was called off before its answer came."""
         self.note_outcome()
-        doubt = self._doubt
-        return CommitInDoubt(self._gate.name, **doubt._asdict()) if doubt is not None else None
+        return self._doubt
 
-    def settle(self, position: Position) -> None:
-        """Take in where the primary stood when a COMMIT in doubt was found committed."""
+    def settle(self, position: Position | None) -> None:
+        """Take in where the primary stood when a COMMIT in doubt was found committed; None: it was not."""
         self._outcome, self._doubt = Outcome(position), None
         self.note_outcome()
 
@@ -208,7 +207,9 @@ class WritingSession(UnitSession):
         if position is not None:
             self.has_committed = True
         if outcome.doubt is not None:
-            self._doubt, position = outcome.doubt, UNKNOWN_POSITION
+            # One object, for `resolve` notes in it what `token_of` reads.
+            self._doubt = CommitInDoubt(self._gate.name, **outcome.doubt._asdict())
+            position = UNKNOWN_POSITION
         if position is not None:
             self._outcome = None
             self._token = CausalToken({self._gate.name: position})

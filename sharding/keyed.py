@@ -193,7 +193,7 @@ class KeyedSessions:
         try:
             return await self._transact_once(key, noted, attempts)
         except BucketNotOwned as refusal:
-            if any(session.has_committed for session in used):
+            if any(session.has_committed or session.doubt for session in used):
                 raise  # it has committed by itself before
             before = self.shard_map.version
             await self.wait_for_map(refusal.map_version)

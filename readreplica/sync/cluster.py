@@ -200,7 +200,7 @@ class Cluster:
             return done[0]
 
         def may_repeat() -> bool:
-            return not any(session.has_committed for session in tried)
+            return not any(session.has_committed or session.doubt for session in tried)
 
         give_up_at: float | None = None
         pause_seconds = OUTAGE_PAUSE_SECONDS
@@ -223,6 +223,7 @@ class Cluster:
         except SQLAlchemyError:
             fate = Fate.UNKNOWN  # the primary stays away
         if fate is Fate.ABORTED:
+            session.settle(None)
             raise CommitLost(self.name) from doubt
         position = self.token_of(doubt).positions.get(self.name)
         if fate is not Fate.COMMITTED or position is None:

@@ -100,9 +100,10 @@ class WriterConnection(Connection[TupleRow]):
                 swallowed. psycopg's own commit() says nothing then.
             NotThePrimary: the cluster has another primary by now; nothing was sent.
         """
+        watched, self.outcome = self.outcome, None
         if self.pgconn.transaction_status == TransactionStatus.IDLE:
             return
-        outcome, self.outcome = self.outcome or Outcome(), None
+        outcome = watched or Outcome()
         if self.guard is not None:
             self.guard()
         doubt = self._trace() if self.traced else _UNTRACED
@@ -111,7 +112,7 @@ class WriterConnection(Connection[TupleRow]):
             self._send_commit(answers)
         except OperationalError as error:
             # An error that leaves the connection in order is the server's answer: it has rolled back.
-            if not self.closed or doubt is None:
+            if not self.closed or doubt is None or watched is None:
                 raise
             outcome.doubt = doubt
             raise AnswerLost(str(error), doubt=doubt) from error
@@ -122,13 +123,18 @@ class WriterConnection(Connection[TupleRow]):
                 outcome.doubt = doubt
             raise
         told = _position_in(answers)
+        outcome.committed = self.position._replace(system_identifier=UNKNOWN_SYSTEM)
         if told is None:
-            outcome.committed = self.position._replace(system_identifier=UNKNOWN_SYSTEM)
             return
         started = _text(told, 2)
         if started != self.server.started:
             self._meet(started)
         outcome.committed = self.server.position(_text(told, 0), file=_text(told, 1))
+
+    def rollback(self) -> None:
+        """Roll back; whoever commits next on this connection is somebody else."""
+        self.outcome = None
+        super().rollback()
 
     def _send_commit(self, answers: list[PGresult]) -> None:
         """Send COMMIT with the question for the position, and keep what is answered."""

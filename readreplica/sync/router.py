@@ -162,7 +162,7 @@ class Router:
         if want.freshness.on_primary or len(self._nodes) < 2:
             return self._on_primary(session, want, Reason.PRIMARY)
         reason = Reason.WAITED if waited else Reason.FRESH
-        is_choosy = want.freshness is not ANY
+        is_choosy = want.freshness is not ANY and (want.position is not None or want.freshness.is_bounded)
         is_begun = is_choosy and session.in_transaction()
         nodes = self._fit(want) if is_choosy or want.avoided else self._monitor.live
         self._turn += 1

@@ -52,7 +52,9 @@ class Writer:
             if context.is_disconnect and node is not self._monitor.primary:
                 self._monitor.look(node)
 
-        def on_invalidate(*_: Any) -> None:
+        def on_invalidate(_connection: Any, _record: Any, error: BaseException | None) -> None:
+            if error is not None and not isinstance(error, Exception):
+                return  # called off: that says nothing of the server
             # A standby that crashed comes back with less than it had replayed: what it said holds no more.
             if node is not self._monitor.primary:
                 node.forget()
@@ -123,6 +125,8 @@ class Writer:
         could_not_connect = sqlstate is None and context.connection is None
         if not (sqlstate in OUTAGE_SQLSTATES or context.is_disconnect or could_not_connect):
             return None  # the server's answer to a statement
+        if not isinstance(context.original_exception, Exception):
+            return None  # called off: that says nothing of the server
         # A ping would pass on a demoted primary, and SQLAlchemy takes 25006 for the statement's fault.
         context.is_disconnect = True
         context.invalidate_pool_on_disconnect = False  # by the epoch, which knows no clock

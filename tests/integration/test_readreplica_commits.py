@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from typing import Any
 
 import pytest
@@ -40,7 +40,11 @@ def rows(servers: PostgresServers) -> int:
 def lose_answer(session: Any) -> None:
     """Have the server commit, and its answer be lost."""
     session = getattr(session, "sync_session", session)
-    driver = session.connection().connection.driver_connection
+    lose_next(session.connection().connection.driver_connection)
+
+
+def lose_next(driver: Any) -> None:
+    """Have the server do the next COMMIT of a connection, and its answer be lost."""
     send = driver._send_commit
 
     async def lose(answers: list[Any]) -> None:
@@ -181,6 +185,7 @@ async def test_a_commit_that_is_called_off_goes_on_its_way_and_can_be_asked_for(
         doubt = session.doubt
         assert doubt is not None
         assert await cluster.resolve(doubt) is Fate.COMMITTED
+        assert cluster.token_of(session.doubt) == cluster.token_of(doubt) != CausalToken()  # type: ignore[arg-type]
         assert rows(nodes) == 2
 
 
@@ -231,3 +236,66 @@ async def test_resolve_keeps_to_its_time_where_no_connection_is_to_be_had(nodes:
         await session.execute(COUNT)
         async with asyncio.timeout(10):
             assert await cluster.resolve(doubt, timeout_seconds=0.1) is Fate.IN_PROGRESS
+
+
+async def test_who_commits_without_a_session_hears_that_the_connection_was_lost(
+    nodes: PostgresServers,
+) -> None:
+    # A directory, a decision: they know what to do then, and nobody there asks for a fate.
+    make_table(nodes)
+    async with cluster_at(nodes) as cluster, cluster.primary.connect() as connection:
+        await connection.execute(INSERT, {"n": 1})
+        lose_next((await connection.get_raw_connection()).driver_connection)
+        with pytest.raises(OperationalError):
+            await connection.commit()
+    assert rows(nodes) == 1
+
+
+async def test_what_is_committed_on_a_connection_later_is_not_told_as_a_units_that_was_rolled_back(
+    nodes: PostgresServers,
+) -> None:
+    make_table(nodes)
+    async with cluster_at(nodes, pool_size=1, max_overflow=0) as cluster, cluster.write() as session:
+        await session.execute(INSERT, {"n": 1})
+        await session.rollback()
+        async with cluster.primary.begin() as connection:
+            await connection.execute(INSERT, {"n": 2})
+        assert (session.token, session.has_committed) == (CausalToken(), False)
+
+
+async def test_what_is_called_off_says_nothing_of_the_server(nodes: PostgresServers) -> None:
+    make_table(nodes)
+    backend, slow = text("SELECT pg_backend_pid()"), text("SELECT pg_sleep(30)")
+    async with cluster_at(nodes) as cluster:
+        token = await insert(cluster, 1)
+        async with cluster.read(after=token) as reader, cluster.write() as writer:
+            await reader.execute(COUNT)
+            first = (await writer.execute(backend)).scalar_one()
+            for session in (cluster.read(), cluster.write()):
+                with pytest.raises(TimeoutError):
+                    async with asyncio.timeout(0.2), session:
+                        await session.execute(slow)
+        assert cluster.monitor.nodes["replica"].era == 0
+        async with cluster.write() as one, cluster.write() as other:
+            backends = [(await each.execute(backend)).scalar_one() for each in (one, other)]
+        assert first in backends
+
+
+async def test_a_unit_whose_own_commit_is_in_doubt_is_not_done_again(nodes: PostgresServers) -> None:
+    make_table(nodes)
+    calls = 0
+
+    async def work(session: WriteSession) -> None:
+        nonlocal calls
+        calls += 1
+        await session.execute(INSERT, {"n": calls})
+        await session.run_sync(lose_answer)
+        with suppress(CommitInDoubt):
+            await session.commit()
+        await session.rollback()
+        await session.execute(CONFLICT)
+
+    async with cluster_at(nodes, options=PATIENT) as cluster:
+        with pytest.raises(OperationalError, match="serialization_failure"):
+            await cluster.transact(work)
+    assert (calls, rows(nodes)) == (1, 1)

@@ -16,7 +16,8 @@ from sqlalchemy import text
 
 from app.models.mes import MesOrderItem
 from ops.embedded.processes import wait_until
-from readreplica.engines import writer_engine
+from readreplica.cluster import Cluster
+from readreplica.engines import reader_engine, writer_engine
 from sharding.engines import open_cluster
 from sharding.sessions import ShardedSessions, open_sessions
 from sharding.topology import Topology
@@ -338,12 +339,14 @@ async def losing(wide: Wide, *, down_after: bool) -> AsyncIterator[tuple[Directo
     line = Directory(wide.servers.primary_port, down_after=down_after)
     server = await asyncio.start_server(line.serve, "127.0.0.1", 0)
     url = wide.topology.url("directory", role="mes").set(port=server.sockets[0].getsockname()[1])
-    engine = writer_engine(url, application_name="test")
+    # As in the services: what a cluster makes of a lost answer comes in between.
+    engine, reader = (make(url, application_name="test") for make in (writer_engine, reader_engine))
+    cluster = Cluster("directory", primary=engine, primary_reader=reader, replicas={})
     async with server:
         try:
-            yield line, Decisions(engine)
+            yield line, Decisions(cluster.primary)
         finally:
-            await engine.dispose()
+            await cluster.close()
 
 
 async def test_a_decision_whose_answer_was_lost_is_read_back(
