@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -179,9 +179,9 @@ def frozen(server: PostgresCluster) -> Iterator[None]:
 
 def kill(server: PostgresCluster) -> None:
     """End a server as a power cut would."""
-    pids = processes_of(server)
-    for pid in pids:
-        os.kill(pid, signal.SIGKILL)
+    for pid in processes_of(server):
+        with suppress(ProcessLookupError):  # one of its children has just ended by itself
+            os.kill(pid, signal.SIGKILL)
     assert wait_until(lambda: server.pid() is None, timeout_seconds=20)
 
 
