@@ -24,6 +24,7 @@ from readreplica.sessions import WriteSession
 from tests.benchmarks.harness import Comparison, Measured, benchmark, compare
 from tests.integration.failover_rig import (
     Load,
+    all_serve,
     cluster_of,
     deeds_on,
     first_write_on,
@@ -305,7 +306,7 @@ async def _patroni_round(patroni: PatroniCluster) -> Failover:
     old = patroni.leader
     others = [node for node in patroni.nodes if node is not old]
     async with cluster_of(patroni, traced=True) as cluster:
-        await until(lambda: len(cluster.monitor.nodes) == 3 and cluster.monitor.primacy.answers, what="nodes")
+        await until(lambda: all_serve(cluster) and cluster.monitor.primacy.answers, what="all nodes serve")
         async with Load(cluster).running() as account:
             await go_on(account, writes=100)
             killed_at = monotonic()

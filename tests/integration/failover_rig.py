@@ -128,6 +128,12 @@ class Load:
                 self.account.stale.append(n)
 
 
+def all_serve(cluster: Cluster) -> bool:
+    """Tell whether all three nodes are known, and none of them is out."""
+    nodes = cluster.monitor.nodes.values()
+    return len(nodes) == 3 and all(node.health.out is None for node in nodes)
+
+
 async def _do(n: int, session: WriteSession) -> CausalToken:
     await session.execute(DO, {"n": n})
     await session.commit()

@@ -10,10 +10,11 @@ import pytest
 
 from ops.embedded.pgpass import read_passwords
 from ops.embedded.ports import LOOPBACK
-from readreplica.cluster import PRIMARY, Cluster
+from readreplica.cluster import PRIMARY
 from readreplica.engines import CONNECT_TIMEOUT_SECONDS
 from tests.integration.failover_rig import (
     Load,
+    all_serve,
     cluster_of,
     deeds_on,
     first_write_on,
@@ -67,7 +68,7 @@ async def fail_over(
     make_deeds(patroni)
     old = patroni.leader
     async with cluster_of(patroni, traced=traced, ways=ways) as cluster:
-        await until(lambda: _all_serve(cluster), what="all three nodes serve", timeout_seconds=60)
+        await until(lambda: all_serve(cluster), what="all three nodes serve", timeout_seconds=60)
         timeline = cluster.monitor.primacy.timeline
         async with Load(cluster).running() as account:
             await go_on(account, writes=100)
@@ -99,11 +100,6 @@ async def fail_over(
     assert [at for at in account.reads_at if broken_at + 0.05 < at < found_at], "nobody could read meanwhile"
     assert patroni.leader is not old
     return old, late
-
-
-def _all_serve(cluster: Cluster) -> bool:
-    nodes = cluster.monitor.nodes.values()
-    return len(nodes) == 3 and all(node.health.out is None for node in nodes)
 
 
 async def test_the_leaders_postmaster_is_killed(patroni: PatroniCluster, ways: Mapping[int, int]) -> None:
