@@ -1,5 +1,7 @@
 """How each component is: asked of pid files and of the servers themselves, without changing anything."""
 
+from collections.abc import Callable
+
 import psycopg
 
 from ops.embedded.database import DatabaseServers
@@ -8,7 +10,7 @@ from ops.embedded.pooler import answers as is_listening
 from ops.embedded.postgres import PostgresCluster
 from ops.embedded.replica import Replica
 from ops.embedded.service import ServiceProcess, is_healthy
-from ops.embedded.state import ComponentState, State
+from ops.embedded.state import ComponentState, Kind, State
 from ops.embedded.valkey import Valkey, answers
 
 REPLICATION = """
@@ -26,37 +28,35 @@ def inspect_database(servers: DatabaseServers, *, wanted: bool) -> list[Componen
 
 def inspect_valkey(valkey: Valkey, *, port: int | None, wanted: bool) -> ComponentState:
     """Give the state of Valkey."""
-    pid = valkey.pid()
-    state: State = "stopped" if pid is None else "running"
-    detail = ""
-    if pid is not None and port is not None and not answers(port):
-        state, detail = "faulty", "does not answer"
-    return ComponentState(
-        name=valkey.name, kind="valkey", state=state, wanted=wanted, pid=pid, port=port, detail=detail
-    )
+    return _state_of(valkey, "valkey", answers, "does not answer", port=port, wanted=wanted)
 
 
 def inspect_pooler(process: PgBouncerProcess, *, port: int | None, wanted: bool) -> ComponentState:
     """Give the state of the pooler."""
-    pid = process.pid()
-    state: State = "stopped" if pid is None else "running"
-    detail = ""
-    if pid is not None and port is not None and not is_listening(port):
-        state, detail = "faulty", "does not answer"
-    return ComponentState(
-        name=process.name, kind="pooler", state=state, wanted=wanted, pid=pid, port=port, detail=detail
-    )
+    return _state_of(process, "pooler", is_listening, "does not answer", port=port, wanted=wanted)
 
 
 def inspect_service(service: ServiceProcess, *, port: int | None, wanted: bool) -> ComponentState:
     """Give the state of a service; its health is what it says itself."""
-    pid = service.pid()
+    return _state_of(service, "service", is_healthy, "not healthy; see its log", port=port, wanted=wanted)
+
+
+def _state_of(
+    process: Valkey | PgBouncerProcess | ServiceProcess,
+    kind: Kind,
+    is_well: Callable[[int], bool],
+    fault: str,
+    *,
+    port: int | None,
+    wanted: bool,
+) -> ComponentState:
+    pid = process.pid()
     state: State = "stopped" if pid is None else "running"
     detail = ""
-    if pid is not None and port is not None and not is_healthy(port):
-        state, detail = "faulty", "not healthy; see its log"
+    if pid is not None and port is not None and not is_well(port):
+        state, detail = "faulty", fault
     return ComponentState(
-        name=service.name, kind="service", state=state, wanted=wanted, pid=pid, port=port, detail=detail
+        name=process.name, kind=kind, state=state, wanted=wanted, pid=pid, port=port, detail=detail
     )
 
 
