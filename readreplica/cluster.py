@@ -29,7 +29,7 @@ from readreplica.nodes import Node
 from readreplica.options import DEFAULTS, ReplicaOptions
 from readreplica.resolve import resolve
 from readreplica.retry import retry_unit
-from readreplica.router import FORMER_PRIMARY, PRIMARY, WANT_ANYTHING, Router
+from readreplica.router import FORMER_PRIMARY, PRIMARY, Router
 from readreplica.sessions import ReadSession, WriteSession
 from readreplica.token import CausalToken, Position
 from readreplica.writer import Writer
@@ -121,8 +121,6 @@ class Cluster:
             freshness = freshness.with_token(after)
         if self._wanted is not None:
             freshness = freshness.with_token(self._wanted())
-        if freshness is ANY and not autocommit:
-            return WANT_ANYTHING
         return self.router.want(freshness, autocommit=autocommit)
 
     def read(

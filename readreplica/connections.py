@@ -115,20 +115,27 @@ class WriterConnection(AsyncConnection[TupleRow]):
                 raise
             outcome.doubt = doubt
             raise AnswerLost(str(error), doubt=doubt) from error
-        except BaseException as error:
-            if answers and not isinstance(error, Exception):
-                outcome.committed = self.position._replace(system_identifier=UNKNOWN_SYSTEM)
-            elif not isinstance(error, Exception):  # called off
+        except Exception:
+            raise  # the server's answer as well
+        except BaseException:  # called off
+            if answers:
+                outcome.committed = self._somewhere()
+            else:
                 outcome.doubt = doubt
             raise
         told = _position_in(answers)
-        outcome.committed = self.position._replace(system_identifier=UNKNOWN_SYSTEM)
         if told is None:
+            outcome.committed = self._somewhere()
             return
         started = _text(told, 2)
         if started != self.server.started:
+            outcome.committed = self._somewhere()  # stands if this is called off while it asks
             await self._meet(started)
         outcome.committed = self.server.position(_text(told, 0), file=_text(told, 1))
+
+    def _somewhere(self) -> Position:
+        """Give the position of a commit whose place is not told: who reads after it goes to the primary."""
+        return self.position._replace(system_identifier=UNKNOWN_SYSTEM)
 
     async def rollback(self) -> None:
         """Roll back; whoever commits next on this connection is somebody else."""

@@ -30,7 +30,7 @@ from readreplica.sync.monitor import Monitor
 from readreplica.sync.nodes import Node
 from readreplica.sync.resolve import resolve
 from readreplica.sync.retry import retry_unit
-from readreplica.sync.router import FORMER_PRIMARY, PRIMARY, WANT_ANYTHING, Router
+from readreplica.sync.router import FORMER_PRIMARY, PRIMARY, Router
 from readreplica.sync.sessions import ReadSession, WriteSession
 from readreplica.sync.writer import Writer
 from readreplica.token import CausalToken, Position
@@ -122,8 +122,6 @@ class Cluster:
             freshness = freshness.with_token(after)
         if self._wanted is not None:
             freshness = freshness.with_token(self._wanted())
-        if freshness is ANY and not autocommit:
-            return WANT_ANYTHING
         return self.router.want(freshness, autocommit=autocommit)
 
     def read(

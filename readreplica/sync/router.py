@@ -28,7 +28,7 @@ PRIMARY = "primary"
 FORMER_PRIMARY = "former primary"
 """The node that was named as the primary, while it is a replica."""
 
-WANT_ANYTHING = Want()
+_WANT_ANYTHING = Want()
 _WANT_AUTOCOMMIT = Want(autocommit=True)
 _IN_RECOVERY = text("SELECT pg_is_in_recovery()")
 _TIMELINE = text(f"SELECT {TIMELINE}")
@@ -100,7 +100,7 @@ class Router:
     def want(self, freshness: Freshness, *, autocommit: bool) -> Want:
         """Put together what a session asks for."""
         if freshness is ANY:
-            return _WANT_AUTOCOMMIT if autocommit else WANT_ANYTHING
+            return _WANT_AUTOCOMMIT if autocommit else _WANT_ANYTHING
         position = freshness.token.positions.get(self._cluster) if freshness.token else None
         if position is None:
             return Want(freshness, autocommit=autocommit)
@@ -202,7 +202,6 @@ class Router:
         _begin(session, node)
         if _is_standby(session):
             session.close()
-            session.bind = None
             self._monitor.suspect()
             fault = NotThePrimary(self._cluster, node.address, "it is in recovery")
             raise OperationalError("read on the primary", None, fault)
