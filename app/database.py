@@ -64,7 +64,7 @@ async def open_database(topology: Topology, name: str) -> AsyncIterator[Cluster]
 @asynccontextmanager
 async def open_shards(topology: Topology, *, application_name: str) -> AsyncIterator[ShardedSessions]:
     """Open the MES shards, for the MES itself, the pricing worker and the archive job."""
-    async with open_sessions(topology, role="mes", application_name=application_name) as sessions:
+    async with open_sessions(topology, tree="mes", application_name=application_name) as sessions:
         for cluster in sessions.clusters.values():
             _prepare(cluster)
         yield sessions
@@ -76,15 +76,17 @@ def _prepare(cluster: Cluster) -> None:
 
 
 @asynccontextmanager
-async def open_ids(topology: Topology, *, role: str) -> AsyncIterator[IdGenerator]:
-    """Lease a node number from the directory, and make order ids with it.
+async def open_ids(topology: Topology, *, tree: str) -> AsyncIterator[IdGenerator]:
+    """Lease a node number from the directory of a tree, and make order ids with it.
 
     Parameters:
-        role: the service that makes orders; the lease shows it with this host and process.
+        tree: whose service makes orders; the lease shows its role with this host and process.
     """
+    place, section = topology.directory_of(tree).name, topology.trees[tree]
+    role, space = section.role, section.id_space
     holder = f"{role}@{socket.gethostname()}:{os.getpid()}"
     async with (
-        open_cluster(topology, "directory", role=role, application_name=f"{role}-ids") as cluster,
-        open_id_generator(Directory(cluster.primary), holder=holder) as ids,
+        open_cluster(topology, place, role=role, application_name=f"{role}-ids") as cluster,
+        open_id_generator(Directory(cluster.primary, tree, id_space=space), holder=holder) as ids,
     ):
         yield ids

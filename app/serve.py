@@ -21,6 +21,7 @@ from app.messaging.streams import open_redis
 from app.problem_docs import described
 from app.process import configure, leave_on_signals, open_patiently, refuse, run_to_the_end
 from app.settings import Settings
+from app.topology import services_of
 from sharding.topology import Topology
 
 _FORM_OVERHEAD_BYTES = 64 * 1024
@@ -143,7 +144,7 @@ def run(service: str, build: Build) -> NoReturn:
     # then, with messages half handled.
     leave_on_signals()
     settings, topology = configure(service)
-    address = topology.services.get(service)
+    address = services_of(topology).get(service)
     if address is None:
         refuse(service, f"{settings.topology} has no [services.{service}]: add it, with host and port")
     app = build(settings, topology)

@@ -6,7 +6,7 @@ import sqlalchemy as sa
 from alembic import op
 ${imports if imports else ""}
 % else:
-from migrations import frozen
+from ops.migrate import frozen
 
 % endif
 revision = ${repr(up_revision)}

@@ -6,7 +6,7 @@ from datetime import datetime
 
 import partitions
 from app.models.policies import ARCHIVE_MONTHS
-from ops.fleet import connect_line, open_engine, owner_of
+from ops.fleet import connect_line, open_engine
 from partitions import Month
 from partitions.archive.mover import (
     Report,
@@ -32,7 +32,7 @@ class ArchiveState:
 
 def read_state(topology: Topology, database: Database, policy: ArchivePolicy, now: datetime) -> ArchiveState:
     """Count what is past the grace period and what is archived."""
-    with open_engine(topology, database, role=database.tree) as engine, engine.connect() as connection:
+    with open_engine(topology, database, role=database.role) as engine, engine.connect() as connection:
         return ArchiveState(read_waiting(connection, policy, now), count_archived(connection, policy))
 
 
@@ -62,9 +62,9 @@ def archive_shard(
         PartitionError: a month or a batch was refused; the batches before it stay.
     """
     state = read_state(topology, database, policy, now)
-    with open_engine(topology, database, role=owner_of(database)) as owner:
+    with open_engine(topology, database, role=database.owner) as owner:
         partitions.apply(owner, ARCHIVE_MONTHS, now, since=earliest_month(state.waiting))
-    with open_engine(topology, database, role=database.tree) as service:
+    with open_engine(topology, database, role=database.role) as service:
         return move(service, policy, now, batch_rows=batch_rows, report=report)
 
 
@@ -73,7 +73,7 @@ def render_shard(
 ) -> str:
     """Give what `archive_shard` would run, as psql accepts it; the batch stands there once."""
     waiting = read_state(topology, database, policy, now).waiting
-    with open_engine(topology, database, role=owner_of(database)) as owner, owner.connect() as connection:
+    with open_engine(topology, database, role=database.owner) as owner, owner.connect() as connection:
         catalog = partitions.read_catalog(connection, [months.table for months in ARCHIVE_MONTHS])
         columns = read_columns(connection, policy)
     actions = partitions.plan(ARCHIVE_MONTHS, catalog, now, since=earliest_month(waiting))
@@ -81,9 +81,9 @@ def render_shard(
     return "\n".join(
         (
             f"-- {database.name}: {waiting.rows} orders wait, {waiting.owed} are held back",
-            connect_line(topology, database, role=owner_of(database)) + partitions.render(actions),
+            connect_line(topology, database, role=database.owner) + partitions.render(actions),
             "-- one batch of many: it is repeated until it is short",
-            connect_line(topology, database, role=database.tree)
+            connect_line(topology, database, role=database.role)
             + script(policy, columns, cutoff=cutoff, batch_rows=batch_rows),
         )
     )

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Engine, func, select
 from app.models.distribution import MES_DISTRIBUTION
 from app.models.mes import MesOrder
 from app.models.policies import ARCHIVE
-from ops.fleet import connect_line, open_engine, owner_of
+from ops.fleet import connect_line, open_engine
 from sharding.citus import columnar, moving
 from sharding.citus.catalog import locate, require_citus
 from sharding.citus.coordinator import coordinator_of
@@ -46,7 +46,7 @@ def open_coordinator(topology: Topology, *, role: str | None = None) -> Iterator
     if topology.backend != "citus":
         raise NotOnCitus(topology.backend)
     database = coordinator_of(topology)
-    with open_engine(topology, database, role=role or owner_of(database)) as opened:
+    with open_engine(topology, database, role=role or database.owner) as opened:
         engine = opened.execution_options(isolation_level="AUTOCOMMIT")
         with engine.connect() as connection:
             require_citus(connection, database.name)
@@ -56,7 +56,7 @@ def open_coordinator(topology: Topology, *, role: str | None = None) -> Iterator
 def script(topology: Topology, statement: str, *, role: str | None = None) -> str:
     """Give a statement for the coordinator as a script for psql."""
     database = coordinator_of(topology)
-    return f"{connect_line(topology, database, role=role or owner_of(database))}{statement};\n"
+    return f"{connect_line(topology, database, role=role or database.owner)}{statement};\n"
 
 
 def locate_order(topology: Topology, order_id: int) -> ShardRange:
@@ -188,9 +188,9 @@ def preflight(topology: Topology, *, statements: Path | None = None) -> dict[str
         statements: a file of SQL, a `;` at the end of a line behind each statement.
     """
     found = {}
-    for name, database in topology.tree("mes").items():
+    for name, database in topology.databases_of("mes").items():
         with (
-            open_engine(topology, database, role=owner_of(database)) as engine,
+            open_engine(topology, database, role=database.owner) as engine,
             engine.connect() as connection,
         ):
             schema = read_schema(connection)

@@ -22,18 +22,13 @@ def open_engine(topology: Topology, database: Database, *, role: str) -> Iterato
     """
     url = topology.url(database, role=role, direct=True)
     words = {"application_name": "mesctl"}
-    if topology.backend == "citus" and database.tree == "mes":
+    if database.is_coordinator:
         words["options"] = REACHING
     engine = create_engine(url, poolclass=NullPool, connect_args=words)
     try:
         yield engine
     finally:
         engine.dispose()
-
-
-def owner_of(database: Database) -> str:
-    """Name the role that owns a database: schema changes are made as it."""
-    return f"{database.tree}_owner"
 
 
 def connect_line(topology: Topology, database: Database, *, role: str) -> str:

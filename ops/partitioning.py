@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError
 import partitions
 from app.models.policies import ARCHIVES, POLICIES
 from ops.errors import ExitStatus, OpsError
-from ops.fleet import open_engine, owner_of
+from ops.fleet import open_engine
 from partitions import Waiting
 from partitions.actions import Action, DetachPartition
 from partitions.catalog import Catalog
@@ -91,7 +91,7 @@ class Stop:
 
 def partitioned(topology: Topology) -> list[Database]:
     """List the databases whose tree has partitioned tables, in name order."""
-    return [database for tree in POLICIES for database in topology.tree(tree).values()]
+    return [database for tree in POLICIES for database in topology.databases_of(tree).values()]
 
 
 def on_every(topology: Topology, work: Callable[[Database, Engine], Result]) -> list[Outcome[Result]]:
@@ -248,7 +248,7 @@ def _attempt(
     topology: Topology, stop: Stop, work: Callable[[Database, Engine], Result], database: Database
 ) -> Outcome[Result]:
     def connected() -> Result:
-        with open_engine(topology, database, role=owner_of(database)) as engine:
+        with open_engine(topology, database, role=database.owner) as engine:
             stop.watch(engine)
             return work(database, engine)
 

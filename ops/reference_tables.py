@@ -177,9 +177,9 @@ async def render_load(topology: Topology, rows: Rows) -> str:
     scripts = []
     for content, is_new in contents:
         if is_new:
-            [directory] = topology.tree("directory").values()
+            [directory] = topology.databases_of("directory").values()
             scripts.append(connect_line(topology, directory, role=ROLE) + _publishing(content))
-        scripts.append(_render(topology, content, list(topology.tree("mes"))))
+        scripts.append(_render(topology, content, list(topology.databases_of("mes"))))
     return "".join(scripts)
 
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import psycopg
 
-from ops.fleet import owner_of
 from readreplica.freshness import Lag
 from readreplica.health import Observation, find_fault
 from readreplica.lag import PrimaryHistory, Sample
@@ -82,7 +81,7 @@ def nodes_of(database: Database) -> list[str]:
 
 
 def _ask(topology: Topology, database: Database, *, replica: str | None) -> Observation | str:
-    url = topology.url(database, role=owner_of(database), replica=replica)
+    url = topology.url(database, role=database.owner, replica=replica)
     arguments = connect_arguments(url, application_name="mesctl")
     at = time.monotonic()
     try:

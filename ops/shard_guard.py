@@ -7,7 +7,7 @@ from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.models.mes import MesBase
-from ops.fleet import connect_line, open_engine, owner_of
+from ops.fleet import connect_line, open_engine
 from partitions.sql import identifier
 from sharding.errors import ShardingError
 from sharding.guard import GuardedTable, Ownership, bucket_sql
@@ -18,8 +18,7 @@ from sharding.topology import Topology
 
 Report = Callable[[str], None]
 
-_PARTITIONS = [name for name, table in MesBase.metadata.tables.items() if "partition_of" in table.info]
-GUARDED = guarded_tables(MesBase.metadata, apart=_PARTITIONS)
+GUARDED = guarded_tables(MesBase.metadata)
 """The guarded tables of a MES shard; a partitioned one stands for its partitions."""
 
 EXAMPLES = 5
@@ -56,11 +55,11 @@ def init_shards(
         WrongShard, OwnershipConflict, OwnershipNotChanged: the shards before this one were told of what they
             lose, and if all of them were, the shards before this one of all that they own.
     """
-    shards = [Ownership.of(shard_map, shard) for shard in topology.tree("mes")]
+    shards = [Ownership.of(shard_map, shard) for shard in topology.databases_of("mes")]
 
     def tell_shard(told: Ownership, *, only_less: bool) -> bool:
         database = topology.database(told.shard)
-        with open_engine(topology, database, role=owner_of(database)) as engine:
+        with open_engine(topology, database, role=database.owner) as engine:
             less = _less(engine, told) if only_less else told
             return less is not None and tell(
                 engine,
@@ -96,11 +95,11 @@ def _less(engine: Engine, told: Ownership) -> Ownership | None:
 def script_init(topology: Topology, shard_map: ShardMap) -> str:
     """Give `init_shards` as a script for psql, in the same order; what is lost is read from the shards."""
     lost, got = [], []
-    for shard, database in topology.tree("mes").items():
+    for shard, database in topology.databases_of("mes").items():
         told = Ownership.of(shard_map, shard)
-        with open_engine(topology, database, role=owner_of(database)) as engine:
+        with open_engine(topology, database, role=database.owner) as engine:
             less = _less(engine, told)
-        line = connect_line(topology, database, role=owner_of(database))
+        line = connect_line(topology, database, role=database.owner)
         if less is not None:
             lost.append(line + _script(less))
         got.append(line + _script(told))
@@ -139,7 +138,7 @@ def check_shards(topology: Topology, shard_map: ShardMap, *, report: Report = la
     One aggregate for each table, on the server. What cannot be looked at is a finding as well.
     """
     rows, findings = 0, []
-    for shard in topology.tree("mes"):
+    for shard in topology.databases_of("mes"):
         told = Ownership.of(shard_map, shard)
         try:
             seen, found = _check_shard(topology, told, report)
@@ -156,7 +155,7 @@ def check_shards(topology: Topology, shard_map: ShardMap, *, report: Report = la
 
 def _check_shard(topology: Topology, told: Ownership, report: Report) -> tuple[int, list[Finding]]:
     database, rows = topology.database(told.shard), 0
-    with open_engine(topology, database, role=database.tree) as engine, engine.connect() as connection:
+    with open_engine(topology, database, role=database.role) as engine, engine.connect() as connection:
         # One snapshot: a row that moves from table to table is seen once.
         connection.execution_options(isolation_level="REPEATABLE READ")
         findings = list(_check_identity(connection, told))

@@ -37,8 +37,8 @@ def weigh_buckets(topology: Topology, shard_map: ShardMap, by: By) -> list[float
         by: rows and bytes of all tables, or the changes of orders within the last day.
     """
     weights: Counter[int] = Counter()
-    for database in topology.tree("mes").values():
-        with open_engine(topology, database, role=database.tree) as engine, engine.connect() as connection:
+    for database in topology.databases_of("mes").values():
+        with open_engine(topology, database, role=database.role) as engine, engine.connect() as connection:
             for guarded in [_LOAD] if by is By.LOAD else GUARDED:
                 weights.update(_weigh(connection, guarded, shard_map.buckets, by))
     return [float(weights[bucket]) for bucket in range(shard_map.buckets)]

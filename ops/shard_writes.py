@@ -44,14 +44,14 @@ class Shards:
 @asynccontextmanager
 async def open_shards(topology: Topology) -> AsyncIterator[Shards]:
     """Open every shard and the directory; nothing is connected to before it is asked."""
-    [directory] = topology.tree("directory")
+    [directory] = topology.databases_of("directory")
     async with AsyncExitStack() as stack:
 
         async def opened(name: str) -> Cluster:
             cluster = open_cluster(topology, name, role=ROLE, application_name="mesctl")
             return await stack.enter_async_context(cluster)
 
-        clusters = {name: await opened(name) for name in topology.tree("mes")}
+        clusters = {name: await opened(name) for name in topology.databases_of("mes")}
         engine = (await opened(directory)).primary
         yield Shards(clusters, Decisions(engine), References(engine))
 
@@ -102,7 +102,7 @@ async def close(
 
 def render_close(topology: Topology, units: Iterable[Unfinished]) -> str:
     """Give what `close` would run, as psql accepts it."""
-    [directory] = topology.tree("directory").values()
+    [directory] = topology.databases_of("directory").values()
     lines = (
         "UPDATE two_phase_decisions SET finished_at = clock_timestamp()\n"
         f"    WHERE unit_id = '{unit.unit_id}' AND decision = 'commit' AND finished_at IS NULL;\n"
@@ -135,7 +135,7 @@ def _render_unit(topology: Topology, unit_id: str, parts: Sequence[InDoubt]) -> 
     verb = Verb.COMMIT if verdict is Verdict.COMMIT else Verb.ROLLBACK
     lines = [f"-- unit {unit_id}: {verdict.value}\n"]
     if verdict is Verdict.PRESUME_ABORT:
-        [directory] = topology.tree("directory").values()
+        [directory] = topology.databases_of("directory").values()
         shards = ",".join(each.prepared.shard for each in parts)
         lines += [
             connect_line(topology, directory, role=ROLE),

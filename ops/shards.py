@@ -70,7 +70,7 @@ async def load_shard_map(topology: Topology) -> ShardMap:
     """
     if topology.backend == "citus":
         return whole_map(topology)
-    (name,) = topology.tree("directory")
+    (name,) = topology.databases_of("directory")
     async with open_cluster(topology, name, role="mes", application_name="mesctl", direct=True) as cluster:
         return await Directory(cluster.primary).load_map()
 
@@ -93,8 +93,8 @@ def list_shards(topology: Topology, shard_map: ShardMap, *, exact: bool) -> list
     """
     rows = []
     # A shard that owns nothing yet, or nothing any more, is one all the same.
-    for shard, database in topology.tree("mes").items():
-        with open_engine(topology, database, role=database.tree) as engine, engine.connect() as connection:
+    for shard, database in topology.databases_of("mes").items():
+        with open_engine(topology, database, role=database.role) as engine, engine.connect() as connection:
             live, archived = (_count(connection, model, exact) for model in (MesOrder, MesArchivedOrder))
             size = connection.scalar(text("SELECT pg_database_size(current_database())")) or 0
             told = read_identity(connection)

@@ -1,4 +1,4 @@
-"""The directory: the small unsharded database that keeps the shard map and the node leases."""
+"""The directory: the small unsharded database that keeps the shard maps and the node leases."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager, suppress
 
 import structlog
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from sharding import directory_sql as sql
 from sharding.errors import (
@@ -18,12 +19,23 @@ from sharding.errors import (
 from sharding.ids import NODES, IdGenerator, NodeWindow, system_clock_ms
 from sharding.map_reader import ANSWER_SECONDS, MapReader
 from sharding.shard_map import ShardMap
+from sharding.topology import DEFAULT_ID_SPACE
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("directory")
 
 
 class Directory(MapReader):
-    """The shard map and the node leases, in the database behind `engine`."""
+    """The shard map of a tree and the node leases of an id space, in the database behind `engine`.
+
+    Parameters:
+        engine: of the directory.
+        tree: whose shard map it is; several sharded trees may share a directory.
+        id_space: whose node numbers are leased. Trees that share it make no id twice.
+    """
+
+    def __init__(self, engine: AsyncEngine, tree: str, *, id_space: str = DEFAULT_ID_SPACE) -> None:
+        super().__init__(engine, tree)
+        self.id_space = id_space
 
     async def save_map(self, shard_map: ShardMap, *, expected_version: int) -> None:
         """Put a shard map in force, if the one in force is still the expected one, and tell who listens.
@@ -40,6 +52,7 @@ class Directory(MapReader):
         if shard_map.version != expected_version + 1:
             raise ShardMapInvalid(shard_map.version, f"it does not follow version {expected_version}")
         values = {
+            "tree": self.tree,
             "version": shard_map.version,
             "owners": ",".join(shard_map.owners),
             "expected_version": expected_version,
@@ -47,7 +60,7 @@ class Directory(MapReader):
         try:
             async with self._begin() as connection:
                 if (await connection.execute(sql.SAVE_MAP, values)).rowcount == 1:
-                    await connection.execute(sql.TELL_MAP, {"version": shard_map.version})
+                    await connection.execute(sql.TELL_MAP, {"tree": self.tree})
                     return
         except OperationalError as error:
             raise ShardMapNotConfirmed(shard_map.version, seconds=ANSWER_SECONDS) from error
@@ -70,14 +83,16 @@ class Directory(MapReader):
         Raises:
             NodesExhausted: all of them are held.
         """
-        values = {"holder": holder, "window_ms": round(window_seconds * 1000)}
+        values = {"id_space": self.id_space, "holder": holder, "window_ms": round(window_seconds * 1000)}
         while True:
             async with self._begin() as connection:
                 for take in (sql.TAKE_EXPIRED_NODE, sql.TAKE_NEW_NODE):
                     row = (await connection.execute(take, values)).one_or_none()
                     if row is not None:
                         return NodeWindow(node=row[0], floor_ms=row[1], ceiling_ms=row[2])
-                if (await connection.execute(sql.COUNT_NODES)).scalar_one() >= NODES:
+                if (
+                    await connection.execute(sql.COUNT_NODES, {"id_space": self.id_space})
+                ).scalar_one() >= NODES:
                     raise NodesExhausted(NODES)
             # Somebody else inserted the same number first: there are others.
 
@@ -88,6 +103,7 @@ class Directory(MapReader):
             The longer window, or None if the lease was lost to another holder.
         """
         values = {
+            "id_space": self.id_space,
             "node": window.node,
             "ceiling_ms": window.ceiling_ms,
             "window_ms": round(window_seconds * 1000),
@@ -100,7 +116,12 @@ class Directory(MapReader):
 
     async def release_node(self, window: NodeWindow, *, unused_ms: int) -> None:
         """Give a leased node back; its id time from `unused_ms` on was not used, and is free for others."""
-        values = {"node": window.node, "ceiling_ms": window.ceiling_ms, "unused_ms": unused_ms}
+        values = {
+            "id_space": self.id_space,
+            "node": window.node,
+            "ceiling_ms": window.ceiling_ms,
+            "unused_ms": unused_ms,
+        }
         async with self._begin() as connection:
             await connection.execute(sql.RELEASE_NODE, values)
 

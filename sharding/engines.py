@@ -40,7 +40,8 @@ async def open_cluster(
 
 
 def _build(topology: Topology, database: str, *, role: str, application_name: str, direct: bool) -> Cluster:
-    is_shard = topology.database(database).tree == "mes"
+    tree = topology.tree_of(database)
+    is_shard = tree.kind == "sharded"
     pooler = None if direct else topology.pgbouncer
     prepares = pooler is None or pooler.keeps_prepared_statements
 
@@ -48,7 +49,7 @@ def _build(topology: Topology, database: str, *, role: str, application_name: st
         url = topology.url(database, role=role, service=application_name, direct=direct, replica=replica)
         address = f"{url.host}:{url.port}/{url.database}"
         greet = expect_shard(database, address=address) if is_shard else None
-        if greet and topology.backend == "citus" and pooler is None:
+        if greet and tree.backend == "citus" and pooler is None:
             greet = reaching_workers(greet)
         made = make(
             url,

@@ -26,6 +26,47 @@ class UnknownDatabase(ShardingError):
         super().__init__(f"the topology has no {name!r}; it has {', '.join(self.known) or 'none'}")
 
 
+class UnknownTree(ShardingError):
+    """The topology has no tree of this name and kind."""
+
+    def __init__(self, name: str, known: Iterable[str], *, kind: str = "") -> None:
+        self.name = name
+        self.known = tuple(known)
+        trees = f"{kind} tree".strip()
+        super().__init__(f"the topology has no {trees} {name!r}; it has {', '.join(self.known) or 'none'}")
+
+
+class TreeUnclear(ShardingError):
+    """A tree must be named, because there is not exactly one that could be meant."""
+
+    def __init__(self, known: Iterable[str], *, kind: str) -> None:
+        self.known = tuple(known)
+        self.kind = kind
+        fault = (
+            f"has the {kind} trees {', '.join(self.known)}: name one" if self.known else f"has no {kind} tree"
+        )
+        super().__init__(f"the topology {fault}")
+
+
+class DirectoryMissing(ShardingError):
+    """A tree has no directory, and one is needed."""
+
+    def __init__(self, tree: str) -> None:
+        self.tree = tree
+        super().__init__(
+            f"the tree {tree!r} has no directory, which keeps the shard map, the node leases and the ledger: "
+            'add [trees.directory] with kind = "directory", and a database with tree = "directory"'
+        )
+
+
+class SectionMissing(TopologyError):
+    """The topology file lacks a table that the application needs."""
+
+    def __init__(self, path: Path, name: str) -> None:
+        self.name = name
+        super().__init__(path, [f"{name}: missing table; add [{name}]"])
+
+
 class InvalidShardKey(ShardingError, TypeError):
     """A shard key is a whole number that fits PostgreSQL's int8, and nothing that only looks like one."""
 
@@ -45,10 +86,13 @@ class ShardMapInvalid(ShardingError):
 
 
 class ShardMapMissing(ShardingError):
-    """The directory holds no shard map yet."""
+    """The directory holds no shard map of a tree yet."""
 
-    def __init__(self) -> None:
-        super().__init__("the directory holds no shard map: save one with Directory.save_map")
+    def __init__(self, tree: str) -> None:
+        self.tree = tree
+        super().__init__(
+            f"the directory holds no shard map of the tree {tree}: save one with Directory.save_map"
+        )
 
 
 class ShardMapConflict(ShardingError):

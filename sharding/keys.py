@@ -8,8 +8,6 @@ or `__table_args__ = ({"info": shard_key("order_id")},)`. A table of which every
 nobody's to route (its rows belong to no key), and is not checked.
 """
 
-from collections.abc import Iterable
-
 from sqlalchemy import MetaData, Table
 
 from sharding.guard import GuardedTable
@@ -44,13 +42,16 @@ def reference_tables(metadata: MetaData) -> list[Table]:
     return [table for table in metadata.tables.values() if is_reference(table)]
 
 
-def guarded_tables(metadata: MetaData, *, apart: Iterable[str] = ()) -> list[GuardedTable]:
+def is_partition(table: object) -> bool:
+    """Return whether a table is declared as a partition of another, by `info={"partition_of": PARENT}`."""
+    return "partition_of" in getattr(table, "info", {})
+
+
+def guarded_tables(metadata: MetaData) -> list[GuardedTable]:
     """List the tables that have a shard key, in the order of their declaration.
 
-    Parameters:
-        metadata: the tables of a tree.
-        apart: names to leave out: partitions, whose parent stands for them.
+    A partitioned table stands for its partitions.
     """
-    left_out = set(apart)
-    found = ((table.name, shard_key_of(table)) for table in metadata.tables.values())
-    return [GuardedTable(name, key) for name, key in found if key and name not in left_out]
+    whole = (table for table in metadata.tables.values() if not is_partition(table))
+    found = ((table.name, shard_key_of(table)) for table in whole)
+    return [GuardedTable(name, key) for name, key in found if key]

@@ -13,7 +13,7 @@ import psycopg
 import structlog
 from sqlalchemy import URL
 
-from sharding.directory_sql import MAP_CHANNEL
+from sharding.directory_sql import MAP_CHANNEL, is_about
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("shard map")
 
@@ -25,6 +25,7 @@ async def watching_map(
     url: URL,
     look: Look,
     *,
+    tree: str,
     wanted: asyncio.Event,
     poll_seconds: float = 5.0,
     max_pause_seconds: float = 30.0,
@@ -35,6 +36,7 @@ async def watching_map(
     Parameters:
         url: the directory itself; a pooler in transaction mode would drop the LISTEN.
         look: reads the map; its errors are logged, once until it succeeds again.
+        tree: whose map it is; changes of the others in the same directory are left alone.
         wanted: somebody wants a look now: set it, and it is cleared by the look.
         poll_seconds: how long to trust that no notification was lost.
         max_pause_seconds: the longest pause before the directory is tried again.
@@ -43,6 +45,7 @@ async def watching_map(
     watch = _Watch(
         url,
         look,
+        tree=tree,
         wanted=wanted,
         poll_seconds=poll_seconds,
         max_pause_seconds=max_pause_seconds,
@@ -63,6 +66,7 @@ class _Watch:
         url: URL,
         look: Look,
         *,
+        tree: str,
         wanted: asyncio.Event,
         poll_seconds: float,
         max_pause_seconds: float,
@@ -70,6 +74,7 @@ class _Watch:
     ) -> None:
         self._conninfo = url.set(drivername="postgresql").render_as_string(hide_password=False)
         self._look = look
+        self._tree = tree
         self._wanted = wanted
         self._poll_seconds = poll_seconds
         self._max_pause_seconds = max_pause_seconds
@@ -103,8 +108,9 @@ class _Watch:
                     # What was changed before the LISTEN was told to nobody here.
                     self._wanted.set()
                     pause = 0.2
-                    async for _ in connection.notifies():
-                        self._wanted.set()
+                    async for heard in connection.notifies():
+                        if is_about(heard.payload, self._tree):
+                            self._wanted.set()
             except (psycopg.Error, OSError) as error:
                 log.info("no word of the shard map for now", error=str(error))
             # Random, or a directory that comes back would be met by all processes at once.

@@ -10,15 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 from pydantic import Field
 
-from sharding.section import Count, Endpoint, Name, Section, Text
+from sharding.section import Count, Endpoint, Name, Section, Text, Tls
 
 if TYPE_CHECKING:
     from sharding.topology import Topology
 
 Positive = Annotated[int, Field(strict=True, ge=1)]
 Seconds = Annotated[float, Field(gt=0)]
-DIRECTORY = "directory"
-
 PREPARES_FROM = (1, 22)
 """1.21 follows prepared statements in transaction mode, 1.22 also the DEALLOCATE ALL that psycopg sends
 (PgBouncer's changelog; psycopg's page on prepared statements)."""
@@ -52,6 +50,7 @@ class PgBouncer(Endpoint):
     idle_transaction_seconds: Seconds = 60
     client_login_seconds: Seconds = 15
     services: dict[Name, PooledService] = Field(default_factory=dict)
+    tls: Tls | None = None
 
     @property
     def keeps_prepared_statements(self) -> bool:
@@ -98,19 +97,20 @@ def pools_of(topology: "Topology") -> list[Pool]:
 
 
 def _services(topology: "Topology") -> dict[str, PooledService]:
-    """Give the services; when none is told, each tree's own."""
+    """Return the services; without any in the file, one for each tree, which has the name of its role."""
     if topology.pgbouncer is None:
         return {}
-    trees = sorted({database.tree for database in topology.databases.values()} - {DIRECTORY})
-    return topology.pgbouncer.services or {tree: PooledService() for tree in trees}
+    roles = sorted({tree.role for tree in topology.trees.values() if tree.kind != "directory"})
+    return topology.pgbouncer.services or {role: PooledService() for role in roles}
 
 
 def _databases(topology: "Topology", name: str, service: PooledService) -> list[str]:
+    """List the databases of a service: its trees' own, in name order, and behind them their directories."""
     if service.databases is not None:
         return list(service.databases)
-    own = [key for key, database in sorted(topology.databases.items()) if database.tree == name]
-    shared = [key for key, database in sorted(topology.databases.items()) if database.tree == DIRECTORY]
-    return [*own, *shared] if own else []
+    users = {key: topology.users_of(key) for key in sorted(topology.databases)}
+    own = [key for key, roles in users.items() if (service.role or name) in roles]
+    return sorted(own, key=lambda key: topology.tree_of(key).kind == "directory")
 
 
 def find_pooler_faults(topology: "Topology") -> Iterator[str]:
@@ -131,7 +131,7 @@ def _service_faults(topology: "Topology") -> Iterator[str]:
     for name, service in _services(topology).items():
         key = f"pgbouncer.services.{name}.databases"
         if not _databases(topology, name, service):
-            yield f"{key}: missing key; no tree is named {name!r}, so list the databases that it uses"
+            yield f"{key}: missing key; no tree has the role {name!r}, so list the databases that it uses"
         for database in service.databases or ():
             if database not in topology.databases:
                 yield f"{key}: {database!r} is no database of this file; add or remove it"

@@ -1,6 +1,6 @@
 """What the sections of a topology file are made of."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -22,3 +22,12 @@ class Endpoint(Section):
 
     host: Text
     port: Port
+
+
+class Tls(Section):
+    """How connections are encrypted and proved: libpq's keywords, with paths from the topology file."""
+
+    sslmode: Literal["disable", "allow", "prefer", "require", "verify-ca", "verify-full"] | None = None
+    sslrootcert: Text | None = None
+    sslcert: Text | None = None
+    sslkey: Text | None = None

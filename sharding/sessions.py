@@ -1,6 +1,6 @@
 """From a key to a session on its shard: what a service team works with.
 
-async with open_sessions(topology, role="mes", application_name="mes") as sessions:
+async with open_sessions(topology, application_name="orders") as sessions:
     async with sessions.write(order_id) as session:
         ...
 """
@@ -125,7 +125,8 @@ class ShardedSessions(KeyedSessions):
 async def open_sessions(
     topology: Topology,
     *,
-    role: str,
+    tree: str | None = None,
+    role: str | None = None,
     application_name: str,
     poll_seconds: float = 5.0,
     ask_absent: bool = True,
@@ -141,20 +142,24 @@ async def open_sessions(
 
     Parameters:
         topology: where everything is.
-        role: the PostgreSQL role that connects, to the directory as well.
+        tree: the sharded tree; without it, the only one.
+        role: the PostgreSQL role that connects, to the directory as well; without it, the tree's.
         application_name: what pg_stat_activity shows.
         poll_seconds: how long to trust that no notification of a new map was lost.
         ask_absent: after an UPDATE that found no row, and after a DELETE, ask the shard whether it owns the
             keys (docs/sharding.md).
 
     Raises:
-        ShardMapMissing: the directory has no shard map.
+        TreeUnclear: no tree was named, and there is none, or several.
+        UnknownTree: the topology has no such sharded tree.
+        ShardMapMissing: the directory has no shard map of the tree.
         ShardMapInvalid: it is no map, or its number of buckets is not the topology's.
         UnknownShard: the map names a shard that the topology lacks.
     """
     async with open_keyed(
         ShardedSessions,
         topology,
+        tree=tree,
         role=role,
         application_name=application_name,
         poll_seconds=poll_seconds,

@@ -7,22 +7,49 @@ from the environment, `MES_STORAGE_PASSWORD_<ROLE>`.
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import Field, PrivateAttr, ValidationError
+from pydantic import BaseModel, Field, PrivateAttr, ValidationError
 
 from readreplica.options import DEFAULTS
-from sharding.errors import TopologyError, UnknownDatabase
+from sharding.errors import (
+    DirectoryMissing,
+    SectionMissing,
+    TopologyError,
+    TreeUnclear,
+    UnknownDatabase,
+    UnknownTree,
+)
 from sharding.pooler import PgBouncer, pools_of
-from sharding.section import Count, Endpoint, Name, Section, Text
-from sharding.topology_faults import describe, find_conflicts
+from sharding.section import Count, Endpoint, Name, Section, Text, Tls
+from sharding.topology_faults import describe, find_conflicts, find_layout_faults
 
 if TYPE_CHECKING:
     from sqlalchemy import URL
 
-Tree = Literal["shop", "crm", "mes", "directory"]
+S = TypeVar("S", bound=BaseModel)
+
+DEFAULT_ID_SPACE = "default"
+
+
+class Tree(Section):
+    """The databases of one schema: what they are to each other, and the roles that they have.
+
+    `role` is the one that services connect as, `owner` the one that changes the schema; without them they are
+    the tree's name and `NAME_owner`. `directory` names the tree of kind `directory` that keeps the shard map,
+    the node leases and the ledger; without it, the only one. Trees that share an `id_space` share the node
+    numbers of their ids, so no id is made twice in them.
+    """
+
+    kind: Literal["single", "sharded", "directory"]
+    directory: Name | None = None
+    owner: Name
+    role: Name
+    buckets: Annotated[int, Field(strict=True)] = 64
+    backend: Literal["postgresql", "citus"] = "postgresql"
+    id_space: Name = DEFAULT_ID_SPACE
 
 
 class Replica(Endpoint):
@@ -34,16 +61,38 @@ class Replica(Endpoint):
 class Database(Section):
     """One database: its migration tree, its primary and its replicas. `name` is its key in the file."""
 
-    tree: Tree
+    tree: Name
     dbname: Text
     primary: Endpoint
     replicas: tuple[Replica, ...] = ()
+    tls: Tls | None = None
     _name: str = PrivateAttr(default="")
+    _section: Tree = PrivateAttr()
 
     @property
     def name(self) -> str:
         """The database's name in the topology."""
         return self._name
+
+    @property
+    def owner(self) -> str:
+        """The role that owns the database: schema changes are made as it."""
+        return self._section.owner
+
+    @property
+    def role(self) -> str:
+        """The role that the services of its tree connect as."""
+        return self._section.role
+
+    @property
+    def is_shard(self) -> bool:
+        """Whether its tree is sharded."""
+        return self._section.kind == "sharded"
+
+    @property
+    def is_coordinator(self) -> bool:
+        """Whether Citus keeps the shards of its tree."""
+        return self._section.backend == "citus"
 
     def replica(self, name: str) -> Replica:
         """Find a replica by its name.
@@ -76,37 +125,22 @@ class Replicas(Section):
     failover_wait_seconds: Annotated[float, Field(ge=0)] = DEFAULTS.failover_wait_seconds
 
 
-class Location(Section):
-    """Something that is found by a URL."""
-
-    url: Text
-
-
-class Service(Endpoint):
-    """Where a service listens."""
-
-    @property
-    def url(self) -> str:
-        """The service's base URL."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"http://{host}:{self.port}"
-
-
 class Topology(Section):
-    """The whole platform, as one file describes it."""
+    """The whole platform, as one file describes it.
 
-    backend: Literal["postgresql", "citus"] = "postgresql"
-    buckets: Annotated[int, Field(strict=True)] = 64
-    passfile: Text | None = None
+    A table of the file that is none of these belongs to the application: `section` reads it.
+    """
+
+    trees: dict[Name, Tree]
     databases: dict[Name, Database]
+    passfile: Text | None = None
+    tls: Tls = Tls()
     pool: Pool = Pool()
     replicas: Replicas = Replicas()
     pgbouncer: PgBouncer | None = None
-    redis: Location
-    files: Location
-    services: dict[Name, Service] = Field(default_factory=dict)
     _path: Path = PrivateAttr(default=Path())
     _environ: Mapping[str, str] = PrivateAttr(default_factory=dict)
+    _sections: Mapping[str, dict[str, Any]] = PrivateAttr(default_factory=dict)
 
     @classmethod
     def load(cls, path: str | Path, *, environ: Mapping[str, str] = os.environ) -> Self:
@@ -121,17 +155,22 @@ class Topology(Section):
         """
         path = Path(path)
         content = _read_toml(path)
+        faults = find_layout_faults(content, known=cls.model_fields)
+        if faults:
+            raise TopologyError(path, faults)
+        own = {key: value for key, value in content.items() if key in cls.model_fields}
         try:
-            topology = cls.model_validate(content)
+            topology = cls.model_validate(own | {"trees": _with_roles(own.get("trees"))})
         except ValidationError as error:
             raise TopologyError(path, describe(cls, error)) from None
         for name, database in topology.databases.items():
-            database._name = name
+            database._name, database._section = name, topology.trees[database.tree]
         conflicts = find_conflicts(topology)
         if conflicts:
             raise TopologyError(path, conflicts)
         topology._path = path.resolve()
         topology._environ = environ
+        topology._sections = {key: value for key, value in content.items() if key not in own}
         return topology
 
     @property
@@ -139,9 +178,93 @@ class Topology(Section):
         """The file that was read."""
         return self._path
 
-    def tree(self, tree: Tree) -> dict[str, Database]:
-        """Give the databases of a migration tree by name, in name order; for `mes` they are the shards."""
+    def databases_of(self, tree: str) -> dict[str, Database]:
+        """Return the databases of a tree by name, in name order; those of a sharded tree are its shards."""
         return {name: base for name, base in sorted(self.databases.items()) if base.tree == tree}
+
+    def tree_of(self, database: str | Database) -> Tree:
+        """Return the tree of a database.
+
+        Raises:
+            UnknownDatabase: there is none of that name.
+        """
+        found = self.database(database) if isinstance(database, str) else database
+        return self.trees[found.tree]
+
+    def names_of_kind(self, kind: Literal["single", "sharded", "directory"]) -> list[str]:
+        """List the trees of a kind, in the order of the file."""
+        return [name for name, tree in self.trees.items() if tree.kind == kind]
+
+    def sharded_tree(self, name: str | None = None) -> str:
+        """Return the name of a sharded tree: the given one, or the only one that there is.
+
+        Raises:
+            UnknownTree: there is none of that name, or it is not sharded.
+            TreeUnclear: none was named, and there is none, or several.
+        """
+        known = self.names_of_kind("sharded")
+        if name is not None:
+            if name not in known:
+                raise UnknownTree(name, known, kind="sharded")
+            return name
+        if len(known) != 1:
+            raise TreeUnclear(known, kind="sharded")
+        return known[0]
+
+    def directory_of(self, tree: str) -> Database:
+        """Return the directory of a tree: the database of its shard map, node leases and ledger.
+
+        Raises:
+            UnknownTree: there is no such tree.
+            DirectoryMissing: the tree has none.
+        """
+        if tree not in self.trees:
+            raise UnknownTree(tree, self.trees)
+        known = self.names_of_kind("directory")
+        name = tree if tree in known else self.trees[tree].directory or (known[0] if known else None)
+        found = self.databases_of(name) if name else {}
+        if not found:
+            raise DirectoryMissing(tree)
+        return next(iter(found.values()))
+
+    def users_of(self, database: str | Database) -> list[str]:
+        """List the roles that services connect to a database as, sorted.
+
+        To a directory connect the roles of all trees whose directory it is.
+        """
+        found = self.database(database) if isinstance(database, str) else database
+        if self.trees[found.tree].kind != "directory":
+            return [self.trees[found.tree].role]
+        return sorted({self.trees[name].role for name in self._trees_with(found)})
+
+    def _trees_with(self, directory: Database) -> Iterator[str]:
+        for name, tree in self.trees.items():
+            if tree.kind != "directory" and self.directory_of(name).name == directory.name:
+                yield name
+
+    def section(self, name: str, model: type[S]) -> S:
+        """Read a table of the file that belongs to the application.
+
+        Parameters:
+            name: the table's name.
+            model: what it must be; a pydantic model, best a `sharding.section.Section`.
+
+        Raises:
+            SectionMissing: the file has no such table.
+            TopologyError: it is wrong; one line per fault.
+        """
+        if name not in self._sections:
+            raise SectionMissing(self._path, name)
+        try:
+            return model.model_validate(self._sections[name])
+        except ValidationError as error:
+            faults = [f"{name}.{line}" for line in describe(model, error)]
+            raise TopologyError(self._path, faults) from None
+
+    @property
+    def sections(self) -> Mapping[str, dict[str, Any]]:
+        """The tables of the file that belong to the application, as they stand there."""
+        return self._sections
 
     def database(self, name: str) -> Database:
         """Find a database by its name.
@@ -191,8 +314,18 @@ class Topology(Section):
             host=endpoint.host,
             port=endpoint.port,
             database=entry or found.dbname,
-            query={"passfile": str(self._path.parent / self.passfile)} if self.passfile else {},
+            query=self._query(found, pooled=endpoint is self.pgbouncer),
         )
+
+    def _query(self, database: Database, *, pooled: bool) -> dict[str, str]:
+        own = self.pgbouncer.tls if pooled and self.pgbouncer else database.tls
+        words = (own or self.tls).model_dump(exclude_none=True)
+        if self.passfile:
+            words["passfile"] = self.passfile
+        # Paths are told from the file, wherever the process was started.
+        return {
+            key: value if key == "sslmode" else str(self._path.parent / value) for key, value in words.items()
+        }
 
     def password(self, role: str) -> str | None:
         """Give the password of a role, if the environment has it."""
@@ -209,11 +342,30 @@ class Topology(Section):
         return entries.get(service or role) or entries.get(role)
 
     def masked(self) -> dict[str, Any]:
-        """Give everything that was understood, with the passwords inside URLs masked, for `mesctl status`."""
-        shown = self.model_dump()
-        for section in (shown["redis"], shown["files"]):
-            section["url"] = re.sub(r"(?<=://)([^/@:]*):[^/@]+@", r"\1:***@", section["url"])
+        """Return everything that was understood, for people, with the passwords inside URLs masked."""
+        shown: dict[str, Any] = _mask(self.model_dump() | dict(self._sections))
         return shown
+
+
+def _mask(value: Any) -> Any:
+    match value:
+        case dict():
+            return {key: _mask(part) for key, part in value.items()}
+        case list() | tuple():
+            return [_mask(part) for part in value]
+        case str():
+            return re.sub(r"(?<=://)([^/@:]*):[^/@]+@", r"\1:***@", value)
+    return value
+
+
+def _with_roles(trees: Any) -> Any:
+    """Add the roles that follow from a tree's name where the file has none."""
+    if not isinstance(trees, dict):
+        return trees
+    return {
+        name: {"owner": f"{name}_owner", "role": name} | tree if isinstance(tree, dict) else tree
+        for name, tree in trees.items()
+    }
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """What is wrong with a topology, in words: one line per fault, with the key and the fix. Pure."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from types import UnionType
 from typing import TYPE_CHECKING, Any, get_args, get_origin
@@ -12,7 +12,7 @@ from pydantic_core import ErrorDetails
 from sharding.pooler import find_pooler_faults
 
 if TYPE_CHECKING:
-    from sharding.topology import Topology
+    from sharding.topology import Topology, Tree
 
 Location = tuple[int | str, ...]
 _HASHES = 1 << 32
@@ -72,20 +72,103 @@ def _without_none(kind: Any) -> Any:
     return get_args(kind)[0] if get_origin(kind) is UnionType else kind
 
 
+def find_layout_faults(content: Mapping[str, Any], *, known: Iterable[str]) -> list[str]:
+    """Find what stands at the top of the file and cannot be there: other faults would only follow from it.
+
+    Parameters:
+        content: the file.
+        known: the keys of a topology. A table of another name belongs to the application, unless its name
+            looks like one of these.
+    """
+    return [*_top_faults(content, list(known)), *_tree_faults(content)]
+
+
+def _top_faults(content: Mapping[str, Any], known: list[str]) -> Iterator[str]:
+    for key, value in content.items():
+        if key in {"backend", "buckets"}:
+            yield f"{key}: belongs to a tree; move it into [trees.NAME]"
+        elif key not in known and (
+            not isinstance(value, dict) or get_close_matches(key, known, n=1, cutoff=0.8)
+        ):
+            yield f"{key}: unknown key; {_advice(key, known)}"
+
+
+def _tree_faults(content: Mapping[str, Any]) -> Iterator[str]:
+    """Find trees without a section. None is guessed: read as `single`, the shards would lose their guard."""
+    trees, databases = content.get("trees", {}), content.get("databases", {})
+    if not isinstance(trees, dict) or not isinstance(databases, dict):
+        return
+    wanted = [base.get("tree") for base in databases.values() if isinstance(base, dict)]
+    names = {name for name in wanted if isinstance(name, str)} - trees.keys()
+    for name in sorted(names):
+        yield (
+            f'trees.{name}: missing section; add [trees.{name}] with kind = "single", "sharded" or '
+            '"directory"'
+        )
+
+
 def find_conflicts(topology: "Topology") -> list[str]:
     """Find what is well formed but cannot work: names, places or numbers that contradict each other."""
+    trees = list(_kind_faults(topology))
     return [
-        *_bucket_faults(topology.buckets),
+        *trees,
+        *_bucket_faults(topology),
         *_place_faults(topology),
         *_replica_faults(topology),
         *_citus_faults(topology),
-        *find_pooler_faults(topology),
+        # Whose databases a service uses, the trees say.
+        *(() if trees else find_pooler_faults(topology)),
     ]
 
 
-def _bucket_faults(buckets: int) -> Iterator[str]:
-    if not 1 <= buckets <= _HASHES or buckets & (buckets - 1):
-        yield f"buckets: {buckets} does not divide the hash range; use a power of two, such as 64"
+def _kind_faults(topology: "Topology") -> Iterator[str]:
+    directories = topology.names_of_kind("directory")
+    for name, tree in topology.trees.items():
+        databases = topology.databases_of(name)
+        if not databases:
+            yield (
+                f"trees.{name}: no database has this tree; add [databases.NAME] with tree = {name!r}, "
+                "or remove it"
+            )
+        if tree.kind == "directory" and len(databases) > 1:
+            yield (
+                f"trees.{name}: a directory is one database, and {', '.join(databases)} are {len(databases)}; "
+                "give the others trees of their own"
+            )
+        if tree.kind == "single" and len(databases) > 1:
+            yield (
+                f"trees.{name}.kind: {', '.join(databases)} are {len(databases)} databases, and 'single' has "
+                "one; give the others trees of their own, or make it 'sharded'"
+            )
+        yield from _directory_faults(name, tree, directories)
+
+
+def _directory_faults(name: str, tree: "Tree", directories: list[str]) -> Iterator[str]:
+    key = f"trees.{name}.directory"
+    if tree.kind == "directory":
+        if tree.directory is not None:
+            yield f"{key}: a directory has none itself; remove the key"
+    elif tree.directory is not None:
+        if tree.directory not in directories:
+            known = ", ".join(directories) or "none"
+            yield f"{key}: {tree.directory!r} is no tree of kind 'directory'; known are {known}"
+    elif len(directories) > 1:
+        yield f"{key}: missing key; there are several directories, so name one of {', '.join(directories)}"
+    elif not directories and tree.kind == "sharded" and tree.backend != "citus":
+        yield (
+            f"{key}: a sharded tree needs a directory, which keeps its shard map; add [trees.directory] with "
+            'kind = "directory", and a database with tree = "directory"'
+        )
+
+
+def _bucket_faults(topology: "Topology") -> Iterator[str]:
+    for name, tree in topology.trees.items():
+        buckets = tree.buckets
+        if not 1 <= buckets <= _HASHES or buckets & (buckets - 1):
+            yield (
+                f"trees.{name}.buckets: {buckets} does not divide the hash range; use a power of two, "
+                "such as 64"
+            )
 
 
 def _place_faults(topology: "Topology") -> Iterator[str]:
@@ -113,17 +196,21 @@ def _replica_faults(topology: "Topology") -> Iterator[str]:
 
 def _citus_faults(topology: "Topology") -> Iterator[str]:
     """With Citus there is one database to talk to, the coordinator; it knows the workers."""
-    if topology.backend != "citus":
-        return
-    shards = topology.tree("mes")
-    if len(shards) != 1:
-        yield (
-            f"backend: with 'citus' one database has the tree 'mes', the coordinator, and not {len(shards)} "
-            f"({', '.join(shards) or 'none'}): it knows its workers itself"
-        )
-    for name, database in shards.items():
-        if database.replicas:
+    for name, tree in topology.trees.items():
+        if tree.backend != "citus":
+            continue
+        if tree.kind != "sharded":
+            yield f"trees.{name}.backend: 'citus' is for a tree of kind 'sharded'; remove the key"
+            continue
+        shards = topology.databases_of(name)
+        if len(shards) > 1:
             yield (
-                f"databases.{name}.replicas: with 'citus' the rows are on the workers, and a replica of the "
-                "coordinator would tell nothing about how fresh they are: remove it"
+                f"trees.{name}.backend: with 'citus' a tree has one database, the coordinator, and not "
+                f"{len(shards)} ({', '.join(shards)}): it knows its workers itself"
             )
+        for shard, database in shards.items():
+            if database.replicas:
+                yield (
+                    f"databases.{shard}.replicas: with 'citus' the rows are on the workers, and a replica of "
+                    "the coordinator would tell nothing about how fresh they are: remove it"
+                )

@@ -21,10 +21,10 @@ from ops.embedded.ports import LOOPBACK, PortPicker, start_on_free_port
 from ops.embedded.postgres import SUPERUSER, PostgresCluster
 from ops.embedded.replica import REPLICATOR
 from ops.embedded.settings import UNSAFE
-from ops.embedded.shape import DATABASES, HTTP_SERVICES, ROLES
 from ops.embedded.tools import PostgresTools
 from sharding.topology import Topology
 from tests.needs import require
+from tests.project import DATABASES, HTTP_SERVICES, ROLES
 
 DBNAME = "mes"
 SHARD_COUNT = 8

@@ -7,15 +7,15 @@ from pathlib import Path
 
 from psycopg import sql
 
-from migrations import run
 from ops.embedded.bootstrap import ensure_database, grant_connect
 from ops.embedded.ports import LOOPBACK, PortPicker
-from ops.embedded.shape import DATABASES, HTTP_SERVICES, TREES, DatabaseShape
-from ops.fleet import open_engine, owner_of
-from ops.shard_guard import GUARDED
+from ops.embedded.shape import DatabaseShape
+from ops.fleet import open_engine
+from ops.migrate import run
 from sharding.guard import Ownership
 from sharding.ownership import tell
-from sharding.topology import Topology
+from sharding.topology import Topology, Tree
+from tests.project import DATABASES, GUARDED, HTTP_SERVICES, PROJECT, TEMPLATE
 from tests.servers import PostgresServers, ValkeyServer
 
 
@@ -26,7 +26,7 @@ def migrate_templates(servers: PostgresServers, valkey: ValkeyServer, folder: Pa
         for shape in DATABASES:
             ensure_database(connection, templates[shape.name], owner=shape.owner, services=shape.services)
     topology = Topology.load(write_topology(folder / "templates.toml", templates, servers, valkey))
-    for tree in TREES:
+    for tree in PROJECT.trees.values():
         run.upgrade(topology, tree)
     name_shards(topology)
     return templates
@@ -34,9 +34,9 @@ def migrate_templates(servers: PostgresServers, valkey: ValkeyServer, folder: Pa
 
 def name_shards(topology: Topology) -> None:
     """Tell each shard its name, and to take every order: tests of the guard tell it less."""
-    for shard, database in topology.tree("mes").items():
-        with open_engine(topology, database, role=owner_of(database)) as engine:
-            tell(engine, Ownership(shard, 1, "1" * topology.buckets), tables=GUARDED)
+    for shard, database in topology.databases_of("mes").items():
+        with open_engine(topology, database, role=database.owner) as engine:
+            tell(engine, Ownership(shard, 1, "1" * topology.trees["mes"].buckets), tables=GUARDED)
 
 
 @contextmanager
@@ -68,9 +68,8 @@ def write_topology(
 ) -> Path:
     """Write the topology file of these databases; all replicas are the one replica."""
     ports = PortPicker(random.Random())
+    trees = [_tree(name, tree) for name, tree in TEMPLATE.trees.items()]
     head = f"""\
-backend = "postgresql"
-buckets = 64
 passfile = "{servers.passfile}"
 [pool]
 size = 5
@@ -83,8 +82,13 @@ url = "{(path.parent / "files").as_uri()}"
 """
     databases = [_database(shape, dbnames[shape.name], servers) for shape in DATABASES]
     services = [f'[services.{name}]\nhost = "{LOOPBACK}"\nport = {ports.pick()}\n' for name in HTTP_SERVICES]
-    path.write_text("".join([head, *databases, *services]))
+    path.write_text("".join([head, *trees, *databases, *services]))
     return path
+
+
+def _tree(name: str, tree: Tree) -> str:
+    buckets = f"buckets = {tree.buckets}\n" if tree.kind == "sharded" else ""
+    return f'[trees.{name}]\nkind = "{tree.kind}"\n{buckets}'
 
 
 def _database(shape: DatabaseShape, dbname: str, servers: PostgresServers) -> str:

@@ -19,9 +19,10 @@ from psycopg import sql
 from ops.embedded.bootstrap import grant_connect
 from ops.embedded.postgres import PostgresCluster
 from ops.embedded.processes import wait_until
-from ops.embedded.shape import DATABASES, DatabaseShape
+from ops.embedded.shape import DatabaseShape
 from tests.contents import Contents, read_contents, restore
 from tests.fingerprint import Fingerprint, differences, read_local, read_shared
+from tests.project import DATABASES
 from tests.servers import PostgresServers
 
 # Of all pools of a process: two of them may lend on one server.

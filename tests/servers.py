@@ -21,9 +21,9 @@ from ops.embedded.postgres import SUPERUSER, PostgresCluster
 from ops.embedded.processes import wait_until
 from ops.embedded.replica import REPLICATOR, Replica
 from ops.embedded.settings import UNSAFE, access_line
-from ops.embedded.shape import ROLES
 from ops.embedded.tools import PostgresTools
 from ops.embedded.valkey import Valkey
+from tests.project import ROLES
 
 # The WAL of a long session would grow to a GB in each of the two, and may lie in memory.
 SETTINGS = {**UNSAFE, "max_wal_size": "256MB"}

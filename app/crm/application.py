@@ -17,6 +17,7 @@ from app.messaging.streams import open_redis
 from app.orders import CRM
 from app.serve import make_app
 from app.settings import Settings
+from app.topology import redis_url
 from sharding.topology import Topology
 
 
@@ -25,7 +26,7 @@ def build(settings: Settings, topology: Topology) -> FastAPI:
 
     @asynccontextmanager
     async def parts(background: Background) -> AsyncIterator[CrmService]:
-        async with open_database(topology, "crm") as orders, open_redis(topology.redis.url) as redis:
+        async with open_database(topology, "crm") as orders, open_redis(redis_url(topology)) as redis:
             start_delivery(
                 background,
                 CRM,
@@ -41,7 +42,7 @@ def build(settings: Settings, topology: Topology) -> FastAPI:
         "crm",
         description="Sellers confirm prices, close orders, and ask to call them off.",
         settings=settings,
-        redis_url=topology.redis.url,
+        redis_url=redis_url(topology),
         router=router,
         statuses=STATUSES,
         parts=parts,

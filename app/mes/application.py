@@ -20,6 +20,7 @@ from app.messaging.streams import open_redis
 from app.orders import MES
 from app.serve import make_app
 from app.settings import Settings
+from app.topology import files_url, redis_url
 from sharding.scatter import CursorKeys
 from sharding.topology import Topology
 
@@ -32,11 +33,11 @@ def build(settings: Settings, topology: Topology) -> FastAPI:
     @asynccontextmanager
     async def parts(background: Background) -> AsyncIterator[MesParts]:
         # Before any task is started that would have to be stopped: this fails if the topology is wrong.
-        models = ModelStore.open(topology.files.url)
+        models = ModelStore.open(files_url(topology))
         async with (
             open_shards(topology, application_name="mes") as sessions,
-            open_ids(topology, role="mes") as ids,
-            open_redis(topology.redis.url) as redis,
+            open_ids(topology, tree="mes") as ids,
+            open_redis(redis_url(topology)) as redis,
         ):
             start_delivery(
                 background,
@@ -62,7 +63,7 @@ def build(settings: Settings, topology: Topology) -> FastAPI:
         "mes",
         description="Partners order here; operators list, take and advance orders.",
         settings=settings,
-        redis_url=topology.redis.url,
+        redis_url=redis_url(topology),
         router=router,
         statuses=STATUSES,
         parts=parts,

@@ -1,4 +1,4 @@
-"""The directory: small, unsharded, and read by every service. The shard map and the node leases live here.
+"""The directory: small, unsharded, and read by every service. Shard maps and node leases live here.
 
 So does the ledger of migrations, which is for those who migrate.
 """
@@ -20,10 +20,11 @@ class DirectoryBase(DeclarativeBase):
 
 
 class ShardMapVersion(DirectoryBase):
-    """A version of the shard map: `owners[i]` is the shard of bucket `i`. The highest version is in force."""
+    """A version of a tree's shard map: `owners[i]` is the shard of bucket `i`. The highest is in force."""
 
     __tablename__ = "shard_map_versions"
 
+    tree: Mapped[str] = mapped_column(Text, primary_key=True)
     version: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
     # A whole map in one row: a reader never sees half of a change, and history costs 64 words a version.
     owners: Mapped[str] = mapped_column(Text)
@@ -38,6 +39,7 @@ class NodeLease(DirectoryBase):
 
     __tablename__ = "node_leases"
 
+    id_space: Mapped[str] = mapped_column(Text, primary_key=True, server_default="default")
     node: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
     holder: Mapped[str] = mapped_column(Text)
     ceiling_ms: Mapped[int] = mapped_column(BigInteger)
@@ -68,6 +70,7 @@ class TwoPhaseDecision(DirectoryBase):
     __tablename__ = "two_phase_decisions"
 
     unit_id: Mapped[str] = mapped_column(Text, primary_key=True)
+    tree: Mapped[str] = mapped_column(Text)
     decision: Mapped[str] = mapped_column(Text)
     label: Mapped[str] = mapped_column(Text)
     shards: Mapped[str] = mapped_column(Text)
@@ -80,6 +83,7 @@ class ReferenceContent(DirectoryBase):
 
     __tablename__ = "reference_contents"
 
+    tree: Mapped[str] = mapped_column(Text, primary_key=True)
     table_name: Mapped[str] = mapped_column(Text, primary_key=True)
     version: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
     rows: Mapped[list[dict[str, Any]]] = mapped_column(JSONB)

@@ -1,8 +1,6 @@
 """How the MES tables are partitioned and archived: `mesctl partitions` and `mesctl archive` obey this."""
 
-from collections.abc import Mapping
 from datetime import timedelta
-from types import MappingProxyType
 
 from sqlalchemy import Index
 from sqlalchemy.dialects import postgresql
@@ -13,7 +11,6 @@ from app.models.status import DONE, HOT
 from partitions.archive.policy import ArchivePolicy
 from partitions.policy import DeclaredIndex, ListPartitions, MonthlyRange, Policy
 from sharding.ids import first_id_at
-from sharding.topology import Tree
 
 _GROUPS = {"orders_hot": HOT, "orders_done": DONE}
 
@@ -53,8 +50,8 @@ ARCHIVE_MONTHS = tuple(
 )
 """The archive by the month in which an order was made, which its id tells."""
 
-POLICIES: Mapping[Tree, tuple[Policy, ...]] = MappingProxyType({"mes": (ORDERS, *ARCHIVE_MONTHS)})
-"""The policies of each migration tree that has partitioned tables."""
+POLICIES: tuple[Policy, ...] = (ORDERS, *ARCHIVE_MONTHS)
+"""How the tables of the MES shards are partitioned."""
 
-ARCHIVES: Mapping[Tree, tuple[ArchivePolicy, ...]] = MappingProxyType({"mes": (ARCHIVE,)})
-"""What is archived in each migration tree, and what belongs to it."""
+ARCHIVES: tuple[ArchivePolicy, ...] = (ARCHIVE,)
+"""What is archived there, and what belongs to it."""

@@ -14,6 +14,7 @@ from app.pricing.sandbox import Sandbox
 from app.pricing.worker import Pace, Worker
 from app.process import configure, leave_on_signals, open_patiently, run_to_the_end
 from app.settings import Settings
+from app.topology import files_url
 from sharding.topology import Topology
 
 MAX_ATTEMPTS = 3
@@ -28,7 +29,7 @@ def main() -> None:
 
 async def work(settings: Settings, topology: Topology) -> None:
     """Run a worker with everything that it needs."""
-    models = ModelStore.open(topology.files.url)
+    models = ModelStore.open(files_url(topology))
     pace = Pace(stop_seconds=settings.stop_seconds)
     async with AsyncExitStack() as opened:
         sessions = await open_patiently(opened, lambda: open_shards(topology, application_name="pricing"))

@@ -17,6 +17,7 @@ from app.settings import Settings
 from app.shop.endpoints import router
 from app.shop.handlers import handle
 from app.shop.service import ShopService
+from app.topology import files_url, redis_url
 from sharding.topology import Topology
 
 
@@ -26,11 +27,11 @@ def build(settings: Settings, topology: Topology) -> FastAPI:
     @asynccontextmanager
     async def parts(background: Background) -> AsyncIterator[ShopService]:
         # Before any task is started that would have to be stopped: this fails if the topology is wrong.
-        models = ModelStore.open(topology.files.url)
+        models = ModelStore.open(files_url(topology))
         async with (
             open_database(topology, "shop") as orders,
-            open_ids(topology, role="shop") as ids,
-            open_redis(topology.redis.url) as redis,
+            open_ids(topology, tree="shop") as ids,
+            open_redis(redis_url(topology)) as redis,
         ):
             start_delivery(
                 background,
@@ -53,7 +54,7 @@ def build(settings: Settings, topology: Topology) -> FastAPI:
         "shop",
         description="Customers start orders, upload 3D models and submit them.",
         settings=settings,
-        redis_url=topology.redis.url,
+        redis_url=redis_url(topology),
         router=router,
         statuses={},
         parts=parts,

@@ -55,7 +55,7 @@ def run(
     """
     options = options_of(context)
     topology, now, policy = options.topology(), datetime.now(UTC), replace(ARCHIVE, grace=grace)
-    shards = topology.tree("mes").values()
+    shards = topology.databases_of("mes").values()
     if dry_run:
         for database in shards:
             print(render_shard(topology, database, policy, now, batch_rows=batch))
@@ -82,7 +82,8 @@ def status(context: typer.Context, grace: Grace = DEFAULT_GRACE) -> None:
     options = options_of(context)
     topology, now, policy = options.topology(), datetime.now(UTC), replace(ARCHIVE, grace=grace)
     states = {
-        name: read_state(topology, database, policy, now) for name, database in topology.tree("mes").items()
+        name: read_state(topology, database, policy, now)
+        for name, database in topology.databases_of("mes").items()
     }
     if options.json:
         print_json({name: _as_json(state) for name, state in states.items()})

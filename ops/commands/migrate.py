@@ -5,16 +5,16 @@ from typing import Annotated
 
 import typer
 
-from migrations import run
-from migrations.drift import find_drift
-from migrations.errors import FleetFailed, PhaseOrder
-from migrations.fleet import PARALLEL
-from migrations.lint import lint_tree
-from migrations.outcome import Direction, Outcome
-from migrations.phases import Marked, Phase
-from migrations.state import DatabaseState, last_run, read_ledger, read_states
 from ops.errors import ExitStatus, OpsError
-from ops.fleet import connect_line, owner_of
+from ops.fleet import connect_line
+from ops.migrate import run
+from ops.migrate.drift import find_drift
+from ops.migrate.errors import FleetFailed, PhaseOrder
+from ops.migrate.fleet import PARALLEL
+from ops.migrate.lint import lint_tree
+from ops.migrate.outcome import Direction, Outcome
+from ops.migrate.phases import Marked, Phase
+from ops.migrate.state import DatabaseState, last_run, read_ledger, read_states
 from ops.options import Options, note, options_of
 from ops.rows import show_rows
 from sharding.topology import Topology, Tree
@@ -120,7 +120,7 @@ def downgrade(
         _fail_if_any_is_down(states)
         return
     if not yes:
-        names = ", ".join(topology.tree(tree))
+        names = ", ".join(topology.databases_of(tree))
         typer.confirm(f"Take {names} back to {revision} and lose what came later?", abort=True, err=True)
     _migrate(options, topology, (tree,), "down", revision, parallel=parallel)
 
@@ -234,4 +234,4 @@ def _fail_if_any_is_down(states: Sequence[DatabaseState]) -> None:
 def _print_script(topology: Topology, state: DatabaseState, script: str) -> None:
     database = topology.database(state.database)
     if script:
-        print(f"-- {state.database}\n{connect_line(topology, database, role=owner_of(database))}{script}")
+        print(f"-- {state.database}\n{connect_line(topology, database, role=database.owner)}{script}")

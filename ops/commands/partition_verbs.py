@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 from app.models.policies import POLICIES
 from ops import partitioning
 from ops.errors import ExitStatus, OpsError
-from ops.fleet import connect_line, owner_of
+from ops.fleet import connect_line
 from ops.options import options_of
 from ops.partitioning import raise_failures, results_of
 from ops.rows import show_rows
@@ -161,7 +161,7 @@ def print_script(topology: Topology, planned: Iterable[tuple[Database, list[Acti
     for database, actions in planned:
         print(f"-- {database.name}: {len(actions)} actions")
         if actions:
-            print(connect_line(topology, database, role=owner_of(database)), end="")
+            print(connect_line(topology, database, role=database.owner), end="")
             print(render(actions))
 
 

@@ -153,7 +153,7 @@ def plan(
     options = options_of(context)
     topology = options.topology()
     shard_map = asyncio.run(load_shard_map(topology))
-    shards = [shard for shard in topology.tree("mes") if shard not in (without or ())]
+    shards = [shard for shard in topology.databases_of("mes") if shard not in (without or ())]
     for shard in without or ():
         topology.database(shard)
     weights = weigh_buckets(topology, shard_map, by)

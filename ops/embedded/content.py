@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
-from migrations import run
 from ops import reference_tables
 from ops.embedded.shape import TREES
+from ops.migrate import run
 from ops.partitioning import apply_partitions, raise_failures
 from ops.shard_guard import init_shards
 from sharding.directory import Directory
@@ -35,9 +35,11 @@ async def _ensure_reference_tables(topology: Topology) -> None:
 
 
 async def _ensure_shard_map(topology: Topology) -> ShardMap:
-    [(name, directory)] = topology.tree("directory").items()
+    [(name, directory)] = topology.databases_of("directory").items()
     engine = create_async_engine(topology.url(name, role=f"{directory.tree}_owner"), poolclass=NullPool)
     try:
-        return await Directory(engine).ensure_map(ShardMap.even(list(topology.tree("mes")), topology.buckets))
+        return await Directory(engine).ensure_map(
+            ShardMap.even(list(topology.databases_of("mes")), topology.buckets)
+        )
     finally:
         await engine.dispose()

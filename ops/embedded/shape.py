@@ -1,11 +1,12 @@
-"""What the embedded topology consists of. Pure."""
+"""What the embedded platform consists of: the parts of a topology that are on this machine. Pure."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ops.embedded.postgres import SUPERUSER
 from ops.embedded.replica import REPLICATOR
 from ops.embedded.settings import access_line
-from sharding.topology import Tree
+from sharding.topology import Topology
 
 
 @dataclass(frozen=True)
@@ -16,14 +17,10 @@ class DatabaseShape:
     """
 
     name: str
-    tree: Tree
+    tree: str
+    owner: str
     services: tuple[str, ...]
     replicas: tuple[str, ...] = ()
-
-    @property
-    def owner(self) -> str:
-        """The role that owns the database and changes its schema."""
-        return f"{self.tree}_owner"
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -40,38 +37,29 @@ class DatabaseShape:
         )
 
 
-DATABASES = (
-    DatabaseShape("shop", "shop", ("shop",)),
-    DatabaseShape("crm", "crm", ("crm",)),
-    DatabaseShape("directory", "directory", ("shop", "crm", "mes")),
-    DatabaseShape("mes_0", "mes", ("mes",), ("mes_0_replica",)),
-    DatabaseShape("mes_1", "mes", ("mes",), ("mes_1_replica",)),
-)
-
-TREES: tuple[Tree, ...] = ("directory", "shop", "crm", "mes")
-SHARDS = tuple(database.name for database in DATABASES if database.tree == "mes")
-HTTP_SERVICES = ("shop", "crm", "mes")
-SERVICES = (*HTTP_SERVICES, "pricing")
 VALKEY = "valkey"
 POOLER = "pgbouncer"
 
-ROLES = (
-    SUPERUSER,
-    REPLICATOR,
-    *sorted({role for database in DATABASES for role in database.roles}),
-)
-"""Every role that has a password."""
+
+def shapes_of(topology: Topology) -> tuple[DatabaseShape, ...]:
+    """Return the databases of a topology, in its order."""
+    return tuple(
+        DatabaseShape(
+            name=name,
+            tree=database.tree,
+            owner=database.owner,
+            services=tuple(topology.users_of(name)),
+            replicas=tuple(replica.name for replica in database.replicas),
+        )
+        for name, database in topology.databases.items()
+    )
 
 
-def ported_components() -> tuple[str, ...]:
-    """Name everything that always listens on a port, as the keys of a table of ports.
-
-    A service and a database may have the same name: a service's key is `NAME service`.
-    """
-    servers = (name for database in DATABASES for name in (database.name, *database.replicas))
-    return (*servers, VALKEY, *map(service_key, HTTP_SERVICES))
+def roles_of(shapes: Iterable[DatabaseShape]) -> tuple[str, ...]:
+    """List every role that has a password."""
+    return (SUPERUSER, REPLICATOR, *sorted({role for shape in shapes for role in shape.roles}))
 
 
 def service_key(service: str) -> str:
-    """Give the key of a service in a table of ports."""
+    """Return the key of a service in a table of ports: a service and a database may have the same name."""
     return f"{service} service"

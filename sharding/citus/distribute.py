@@ -2,11 +2,15 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Self
+
+from sqlalchemy import MetaData
 
 from partitions.sql import identifier, literal
 from sharding.citus.catalog import CitusTable
 from sharding.citus.errors import DistributionConflict
 from sharding.guard import GuardedTable
+from sharding.keys import guarded_tables, is_partition, is_reference
 
 ALONE = "none"
 """Citus' word for a table that is in a group with no other."""
@@ -17,23 +21,31 @@ class Distribution:
     """How the tables of a tree are to be placed.
 
     Parameters:
-        keyed: the tables that have a shard key; a partitioned one stands for its partitions.
-        together: the key whose tables stand together: the rows of one value are on one node.
+        keyed: the tables that have a shard key; a partitioned one stands for its partitions. Those whose keys
+            have one name stand together: the rows of one value are on one node.
         references: tables that are copied to every node.
         local: tables that stay on the coordinator, and are meant to.
     """
 
     keyed: tuple[GuardedTable, ...]
-    together: str
     references: frozenset[str] = field(default=frozenset())
     local: frozenset[str] = field(default=frozenset())
 
+    @classmethod
+    def of(cls, metadata: MetaData) -> Self:
+        """Return what the tables of a tree declare by their `info`; one that declares nothing stays local."""
+        keyed = tuple(guarded_tables(metadata))
+        whole = {name: table for name, table in metadata.tables.items() if not is_partition(table)}
+        references = frozenset(name for name, table in whole.items() if is_reference(table))
+        local = whole.keys() - references - {each.table for each in keyed}
+        return cls(keyed=keyed, references=references, local=frozenset(local))
+
     def placements(self) -> Iterator["Placement"]:
         """Give what is declared, in the order in which it can be done."""
-        leader = next((each.table for each in self.keyed if each.key == self.together), None)
+        leaders: dict[str, str] = {}
         for table, key in self.keyed:
-            is_first = key != self.together or table == leader
-            yield Placement(table, key, ALONE if is_first else leader)
+            leader = leaders.setdefault(key, table)
+            yield Placement(table, key, ALONE if table == leader else leader)
         for table in sorted(self.references):
             yield Placement(table, None, None)
 

@@ -283,7 +283,8 @@ def open_keyed(
     kind: type[S],
     topology: Topology,
     *,
-    role: str,
+    tree: str | None,
+    role: str | None,
     application_name: str,
     poll_seconds: float,
     ask_absent: bool,
@@ -294,30 +295,33 @@ def open_keyed(
 
     Parameters:
         kind: the class of the sessions to be made.
-        topology, role, application_name, poll_seconds, ask_absent: as for `open_sessions`.
+        topology, tree, role, application_name, poll_seconds, ask_absent: as for `open_sessions`.
     """
-    shards = topology.tree("mes")
-    name = next(iter(topology.tree("directory")), "directory")
+    name = topology.sharded_tree(tree)
+    shards, section = topology.databases_of(name), topology.trees[name]
+    user = role or section.role
     with ExitStack() as stack:
 
         def opened(database: str) -> Cluster:
             return stack.enter_context(
-                open_cluster(topology, database, role=role, application_name=application_name)
+                open_cluster(topology, database, role=user, application_name=application_name)
             )
 
-        if topology.backend == "citus":
+        if section.backend == "citus":
             # Citus finds the shard; the coordinator is asked for everything, and its map never changes.
             clusters = {shard: opened(shard) for shard in shards}
-            yield kind(whole_map(topology), clusters, ask_absent=False)
+            yield kind(whole_map(topology, name), clusters, ask_absent=False)
             return
-        directory = MapReader((opened(name)).primary)
+        place = topology.directory_of(name).name
+        directory = MapReader((opened(place)).primary, name)
         shard_map = directory.load_map()
-        check_map(shard_map, shards=list(shards), buckets=topology.buckets)
+        check_map(shard_map, shards=list(shards), buckets=section.buckets)
         clusters = {shard: opened(shard) for shard in shards}
         sessions = kind(shard_map, clusters, directory=directory, ask_absent=ask_absent)
         watch = watching_map(
-            topology.url(name, role=role, direct=True),
+            topology.url(place, role=user, direct=True),
             sessions.refresh,
+            tree=name,
             wanted=sessions.map_wanted,
             poll_seconds=poll_seconds,
         )

@@ -17,9 +17,10 @@ ANSWER_SECONDS = 2.0
 
 
 class MapReader:
-    """The shard map, in the database behind `engine`."""
+    """The shard map of a tree, in the directory behind `engine`."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, tree: str) -> None:
+        self.tree = tree
         self._engine = engine
 
     def load_map(self) -> ShardMap:
@@ -31,9 +32,9 @@ class MapReader:
             sqlalchemy.exc.DBAPIError: the directory cannot be reached, or did not answer in time.
         """
         with self._begin() as connection:
-            row = (connection.execute(sql.LOAD_MAP)).one_or_none()
+            row = (connection.execute(sql.LOAD_MAP, {"tree": self.tree})).one_or_none()
         if row is None:
-            raise ShardMapMissing
+            raise ShardMapMissing(self.tree)
         return ShardMap(row.version, tuple(row.owners.split(",")))
 
     @contextmanager

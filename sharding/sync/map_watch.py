@@ -14,7 +14,7 @@ import structlog
 from sqlalchemy import URL
 
 from readreplica.sockets import shut
-from sharding.directory_sql import MAP_CHANNEL
+from sharding.directory_sql import MAP_CHANNEL, is_about
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("shard map")
 
@@ -28,6 +28,7 @@ def watching_map(
     url: URL,
     look: Look,
     *,
+    tree: str,
     wanted: Event,
     poll_seconds: float = 5.0,
     max_pause_seconds: float = 30.0,
@@ -40,6 +41,7 @@ def watching_map(
     watch = _Watch(
         url,
         look,
+        tree=tree,
         wanted=wanted,
         poll_seconds=poll_seconds,
         max_pause_seconds=max_pause_seconds,
@@ -65,6 +67,7 @@ class _Watch:
         url: URL,
         look: Look,
         *,
+        tree: str,
         wanted: Event,
         poll_seconds: float,
         max_pause_seconds: float,
@@ -72,6 +75,7 @@ class _Watch:
     ) -> None:
         self._conninfo = url.set(drivername="postgresql").render_as_string(hide_password=False)
         self._look = look
+        self._tree = tree
         self._wanted = wanted
         self._poll_seconds = poll_seconds
         self._max_pause_seconds = max_pause_seconds
@@ -125,5 +129,6 @@ class _Watch:
     def _hear(self, connection: psycopg.Connection) -> None:
         # With an end, for `end` may have come before there was a connection to shut.
         while not self._ended.is_set():
-            for _ in connection.notifies(timeout=5.0):
-                self._wanted.set()
+            for heard in connection.notifies(timeout=5.0):
+                if is_about(heard.payload, self._tree):
+                    self._wanted.set()

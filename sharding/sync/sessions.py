@@ -1,6 +1,6 @@
 """From a key to a session on its shard, for threads; written by hand.
 
-with open_sessions(topology, role="mes", application_name="mes") as sessions:
+with open_sessions(topology, application_name="orders") as sessions:
     with sessions.write(order_id) as session:
         ...
 
@@ -23,7 +23,8 @@ class ShardedSessions(KeyedSessions):
 def open_sessions(
     topology: Topology,
     *,
-    role: str,
+    tree: str | None = None,
+    role: str | None = None,
     application_name: str,
     poll_seconds: float = 5.0,
     ask_absent: bool = True,
@@ -39,20 +40,24 @@ def open_sessions(
 
     Parameters:
         topology: where everything is.
-        role: the PostgreSQL role that connects, to the directory as well.
+        tree: the sharded tree; without it, the only one.
+        role: the PostgreSQL role that connects, to the directory as well; without it, the tree's.
         application_name: what pg_stat_activity shows.
         poll_seconds: how long to trust that no notification of a new map was lost.
         ask_absent: after an UPDATE that found no row, and after a DELETE, ask the shard whether it owns the
             keys (docs/sharding.md).
 
     Raises:
-        ShardMapMissing: the directory has no shard map.
+        TreeUnclear: no tree was named, and there is none, or several.
+        UnknownTree: the topology has no such sharded tree.
+        ShardMapMissing: the directory has no shard map of the tree.
         ShardMapInvalid: it is no map, or its number of buckets is not the topology's.
         UnknownShard: the map names a shard that the topology lacks.
     """
     with open_keyed(
         ShardedSessions,
         topology,
+        tree=tree,
         role=role,
         application_name=application_name,
         poll_seconds=poll_seconds,

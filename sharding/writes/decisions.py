@@ -17,8 +17,8 @@ from sharding.writes.deadline import cut_after, is_lost
 from sharding.writes.errors import DecisionLost, ShardTimedOut
 
 _DECIDE = text("""
-    INSERT INTO two_phase_decisions (unit_id, decision, label, shards)
-    VALUES (:unit_id, :decision, :label, :shards) ON CONFLICT (unit_id) DO NOTHING
+    INSERT INTO two_phase_decisions (tree, unit_id, decision, label, shards)
+    VALUES (:tree, :unit_id, :decision, :label, :shards) ON CONFLICT (unit_id) DO NOTHING
 """)
 _READ = text("SELECT decision FROM two_phase_decisions WHERE unit_id = :unit_id")
 _FIND = text("""
@@ -27,15 +27,17 @@ _FIND = text("""
 _UNFINISHED = text("""
     SELECT unit_id, label, shards, decided_at,
            extract(epoch FROM clock_timestamp() - decided_at)::float8 AS age_seconds
-    FROM two_phase_decisions WHERE decision = 'commit' AND finished_at IS NULL ORDER BY decided_at, unit_id
+    FROM two_phase_decisions WHERE tree = :tree AND decision = 'commit' AND finished_at IS NULL
+    ORDER BY decided_at, unit_id
 """)
 _FINISH = text("""
     UPDATE two_phase_decisions SET finished_at = clock_timestamp()
     WHERE unit_id = :unit_id AND finished_at IS NULL
 """)
-_PURGE = text(
-    "DELETE FROM two_phase_decisions WHERE finished_at < clock_timestamp() - CAST(:age AS interval)"
-)
+_PURGE = text("""
+    DELETE FROM two_phase_decisions
+    WHERE tree = :tree AND finished_at < clock_timestamp() - CAST(:age AS interval)
+""")
 
 NAME = "directory"
 
@@ -68,9 +70,10 @@ class Unfinished:
 
 
 class Decisions:
-    """The decisions, in the directory behind `engine`."""
+    """The decisions on units of a tree, in the directory behind `engine`."""
 
-    def __init__(self, engine: AsyncEngine, *, timeout_seconds: float = 10.0) -> None:
+    def __init__(self, engine: AsyncEngine, tree: str, *, timeout_seconds: float = 10.0) -> None:
+        self.tree = tree
         self._engine = engine
         self._timeout_seconds = timeout_seconds
 
@@ -87,7 +90,13 @@ class Decisions:
                 Asking again does no harm.
             DBAPIError: the directory cannot be reached, or has refused; nothing was decided by this call.
         """
-        row = {"unit_id": unit_id, "decision": decision.value, "label": label, "shards": ",".join(shards)}
+        row = {
+            "tree": self.tree,
+            "unit_id": unit_id,
+            "decision": decision.value,
+            "label": label,
+            "shards": ",".join(shards),
+        }
         async with self._engine.connect() as connection:
             try:
                 async with cut_after(connection, shard=NAME, seconds=self._timeout_seconds):
@@ -121,7 +130,7 @@ class Decisions:
             self._engine.connect() as connection,
             cut_after(connection, shard=NAME, seconds=self._timeout_seconds),
         ):
-            rows = (await connection.execute(_UNFINISHED)).mappings().all()
+            rows = (await connection.execute(_UNFINISHED, {"tree": self.tree})).mappings().all()
         return [Unfinished(**{**row, "shards": tuple(row["shards"].split(","))}) for row in rows]
 
     async def finish(self, unit_id: str) -> None:
@@ -139,6 +148,6 @@ class Decisions:
             self._engine.connect() as connection,
             cut_after(connection, shard=NAME, seconds=self._timeout_seconds),
         ):
-            forgotten = (await connection.execute(_PURGE, {"age": older_than})).rowcount
+            forgotten = (await connection.execute(_PURGE, {"tree": self.tree, "age": older_than})).rowcount
             await connection.commit()
         return forgotten

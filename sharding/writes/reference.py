@@ -70,9 +70,10 @@ class Difference:
 
 
 class References:
-    """The published contents, in the directory behind `engine`."""
+    """The published contents of a tree's tables, in the directory behind `engine`."""
 
-    def __init__(self, engine: AsyncEngine, *, timeout_seconds: float = 10.0) -> None:
+    def __init__(self, engine: AsyncEngine, tree: str, *, timeout_seconds: float = 10.0) -> None:
+        self.tree = tree
         self._engine = engine
         self._timeout_seconds = timeout_seconds
 
@@ -82,7 +83,7 @@ class References:
             self._engine.connect() as connection,
             cut_after(connection, shard=DIRECTORY, seconds=self._timeout_seconds),
         ):
-            row = (await connection.execute(sql.NEWEST, {"table": table})).one_or_none()
+            row = (await connection.execute(sql.NEWEST, {"tree": self.tree, "table": table})).one_or_none()
         return None if row is None else Content(table, row.version, row.rows, row.checksum)
 
     async def publish(self, content: Content) -> None:
@@ -92,6 +93,7 @@ class References:
             ReferenceConflict: somebody else has published this version.
         """
         values = {
+            "tree": self.tree,
             "table": content.table,
             "version": content.version,
             "rows": content.rows_json,

@@ -10,12 +10,12 @@ _QUOTE = postgresql.dialect().identifier_preparer  # type: ignore[no-untyped-cal
 
 NEWEST = text("""
     SELECT version, CAST(rows AS text) AS rows, checksum FROM reference_contents
-    WHERE table_name = :table ORDER BY version DESC LIMIT 1
+    WHERE tree = :tree AND table_name = :table ORDER BY version DESC LIMIT 1
 """)
 PUBLISH = text("""
-    INSERT INTO reference_contents (table_name, version, rows, checksum)
-    VALUES (:table, :version, CAST(:rows AS jsonb), :checksum)
-""").bindparams(bindparam("table", type_=Text), bindparam("rows", type_=Text))
+    INSERT INTO reference_contents (tree, table_name, version, rows, checksum)
+    VALUES (:tree, :table, :version, CAST(:rows AS jsonb), :checksum)
+""").bindparams(bindparam("tree", type_=Text), bindparam("table", type_=Text), bindparam("rows", type_=Text))
 
 # One shard's row is written by one run at a time; a run with an older version finds the newer one.
 TAKE_VERSION = text("""

@@ -102,7 +102,9 @@ def test_make_targets_exist(page: Path) -> None:
 
 async def test_the_ten_lines_of_the_readme_work(topology: Topology, topology_path: Path) -> None:
     async with open_cluster(topology, "directory", role="mes", application_name="test") as directory:
-        await Directory(directory.primary).ensure_map(ShardMap.even(["mes_0", "mes_1"], topology.buckets))
+        await Directory(directory.primary, "mes").ensure_map(
+            ShardMap.even(["mes_0", "mes_1"], topology.trees["mes"].buckets)
+        )
     ring = {"status": Status.SUBMITTED, "channel": Channel.B2B, "summary": "ring", "version": 1}
     async with (
         open_sessions(topology, role="mes", application_name="test") as sessions,

@@ -13,9 +13,10 @@ import pytest
 import pytest_asyncio
 from httpx import AsyncClient
 
+from app.console.demo.shape_formats import stl_binary
+from app.console.demo.shapes import band_ring
+from app.topology import services_of
 from ops import cli
-from ops.demo.shape_formats import stl_binary
-from ops.demo.shapes import band_ring
 from ops.embedded.platform import Platform
 from ops.embedded.processes import is_alive, wait_until
 from ops.errors import ExitStatus
@@ -46,7 +47,7 @@ async def services(platform: Platform) -> AsyncIterator[Services]:
     topology = platform.topology()
     async with AsyncExitStack() as stack:
         shop, crm, mes = [
-            await stack.enter_async_context(AsyncClient(base_url=topology.services[name].url, timeout=30))
+            await stack.enter_async_context(AsyncClient(base_url=services_of(topology)[name].url, timeout=30))
             for name in ("shop", "crm", "mes")
         ]
         shards = await stack.enter_async_context(open_sessions(topology, role="mes", application_name="test"))

@@ -19,7 +19,9 @@ from tests.acceptance.test_docs import ROOT, fenced
 
 async def test_python_of_the_page_runs_from_top_to_bottom(topology: Topology) -> None:
     async with open_cluster(topology, "directory", role="mes", application_name="test") as directory:
-        await Directory(directory.primary).ensure_map(ShardMap.even(["mes_0", "mes_1"], topology.buckets))
+        await Directory(directory.primary, "mes").ensure_map(
+            ShardMap.even(["mes_0", "mes_1"], topology.trees["mes"].buckets)
+        )
     blocks = fenced(ROOT / "docs" / "scatter.md", "python")
     assert len(blocks) == 5
     body = textwrap.indent("\n".join([*blocks, "return locals()"]), "    ")

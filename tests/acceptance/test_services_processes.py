@@ -16,6 +16,7 @@ import httpx
 import pytest
 import pytest_asyncio
 
+from app.topology import services_of
 from ops.embedded.ports import PortPicker
 from ops.embedded.processes import wait_until
 from sharding.topology import Topology
@@ -129,7 +130,7 @@ async def test_a_service_waits_for_the_directory_and_starts_when_it_is_there(
     def waits() -> bool:
         return b"start_waits" in log.read_bytes()
 
-    url = platform.services["shop"].url
+    url = services_of(platform)["shop"].url
     with process("shop", away, log) as shop:
         assert await asyncio.to_thread(wait_until, waits, timeout_seconds=60)
         async with forwarded(port, platform.databases["directory"].primary.port):
@@ -148,7 +149,7 @@ async def test_a_service_waits_for_the_directory_and_starts_when_it_is_there(
 
 def test_services_serve_until_they_are_told_to_stop(platform: Topology, tmp_path: Path) -> None:
     log = tmp_path / "mes.log"
-    url = platform.services["mes"].url
+    url = services_of(platform)["mes"].url
     # Without these the service warns.
     secrets = {"MES_STORAGE_CURSOR_KEY": "c" * 32, "MES_STORAGE_TOKEN_KEYS": f"test={'t' * 32}"}
     with process("mes", platform.path, log, **secrets) as mes:

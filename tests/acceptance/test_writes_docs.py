@@ -18,7 +18,9 @@ async def test_python_of_the_page_runs_from_top_to_bottom(topology: Topology) ->
     scope: dict[str, object] = {}
     exec(compile(source, "writes-over-shards.md", "exec"), scope)
     async with open_cluster(topology, "directory", role="mes", application_name="test") as directory:
-        await Directory(directory.primary).ensure_map(ShardMap.even(["mes_0", "mes_1"], topology.buckets))
+        await Directory(directory.primary, "mes").ensure_map(
+            ShardMap.even(["mes_0", "mes_1"], topology.trees["mes"].buckets)
+        )
         async with open_sessions(topology, role="mes", application_name="test") as sessions:
             report, unit, order_id = await scope["main"](sessions, directory.primary)  # type: ignore[operator]
     assert (report.written, order_id) == (5_000, 0)

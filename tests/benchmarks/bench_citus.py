@@ -11,9 +11,9 @@ from psycopg.conninfo import make_conninfo
 
 from app.models.mes import MesOrder
 from app.models.status import Channel, Status
-from migrations import run
 from ops.embedded.bootstrap import ensure_database
 from ops.embedded.ports import LOOPBACK
+from ops.migrate import run
 from sharding.directory import Directory
 from sharding.engines import open_cluster
 from sharding.sessions import ShardedSessions, open_sessions
@@ -24,6 +24,7 @@ from tests.benchmarks.harness import CannotRun, Comparison, Measured, benchmark,
 from tests.citus_servers import CitusServers, run_citus
 from tests.needs import NEEDS
 from tests.platform_topology import name_shards
+from tests.project import PROJECT
 
 IDS = [ORDER_ID + (number << 12) for number in range(64)]
 POINT = "SELECT order_id, status, version FROM orders WHERE order_id = %s AND status = 'SUBMITTED'"
@@ -71,7 +72,7 @@ def plain_shards(citus: CitusServers, folder: Path) -> Topology:
     path = folder / "plain.toml"
     path.write_text(f"{head}{tail}")
     topology = Topology.load(path)
-    run.upgrade(topology, "mes")
+    run.upgrade(topology, PROJECT.tree("mes"))
     name_shards(topology)
     return topology
 
@@ -80,9 +81,11 @@ def plain_shards(citus: CitusServers, folder: Path) -> Topology:
 async def opened(topology: Topology) -> AsyncIterator[ShardedSessions]:
     """Open sessions, with some orders."""
     async with open_cluster(topology, "directory", role="mes", application_name="bench") as cluster:
-        shards = list(topology.tree("mes"))
-        if topology.backend != "citus":
-            await Directory(cluster.primary).ensure_map(ShardMap.even(shards, topology.buckets))
+        shards = list(topology.databases_of("mes"))
+        if topology.trees["mes"].backend != "citus":
+            await Directory(cluster.primary, "mes").ensure_map(
+                ShardMap.even(shards, topology.trees["mes"].buckets)
+            )
     async with open_sessions(topology, role="mes", application_name="bench") as sessions:
         for order_id in IDS:
             async with sessions.write(order_id) as session:
@@ -101,7 +104,9 @@ async def compare_drivers(routed: ShardedSessions, plain: Topology, citus: Citus
             words = make_conninfo(host=LOOPBACK, port=port, dbname=dbname, user="mes")
             return stack.enter_context(psycopg.connect(words, autocommit=True, prepare_threshold=0))
 
-        shards = {name: connect(base.dbname, base.primary.port) for name, base in plain.tree("mes").items()}
+        shards = {
+            name: connect(base.dbname, base.primary.port) for name, base in plain.databases_of("mes").items()
+        }
         coordinator = connect("mes", citus.ports["coordinator"])
         by_route = reader(lambda key: shards[routed.shard_of(key)])
         return await compare(by_route, reader(lambda _: coordinator), rounds=300, calls=20)

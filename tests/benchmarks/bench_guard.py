@@ -7,12 +7,12 @@ from time import perf_counter
 
 import psycopg
 
-from ops.fleet import open_engine, owner_of
-from ops.shard_guard import GUARDED
+from ops.fleet import open_engine
 from sharding.guard import Ownership
 from sharding.ownership import tell
 from sharding.topology import Topology
 from tests.benchmarks.harness import Measured, benchmark, platform
+from tests.project import GUARDED
 
 ROWS = 200_000
 ROUNDS = 9
@@ -94,5 +94,5 @@ def shard() -> Iterator[tuple[psycopg.Connection, psycopg.Connection]]:
 
 def _guard(topology: Topology) -> None:
     database = topology.database("mes_0")
-    with open_engine(topology, database, role=owner_of(database)) as engine:
-        tell(engine, Ownership("mes_0", 1, "1" * topology.buckets), tables=GUARDED)
+    with open_engine(topology, database, role=database.owner) as engine:
+        tell(engine, Ownership("mes_0", 1, "1" * topology.trees["mes"].buckets), tables=GUARDED)

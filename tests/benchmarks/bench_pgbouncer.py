@@ -41,5 +41,5 @@ async def pgbouncer_errors() -> Measured:
 
 async def _save_map(topology: Topology) -> None:
     async with open_cluster(topology, "directory", role="mes", application_name="bench") as cluster:
-        shard_map = ShardMap.even(["mes_0", "mes_1"], topology.buckets)
-        await Directory(cluster.primary).save_map(shard_map, expected_version=0)
+        shard_map = ShardMap.even(["mes_0", "mes_1"], topology.trees["mes"].buckets)
+        await Directory(cluster.primary, "mes").save_map(shard_map, expected_version=0)

@@ -83,7 +83,9 @@ async def routed_sessions() -> AsyncIterator[tuple[ShardedSessions, Topology]]:
     """Give sessions that route to one shard, with one order on it that its replica has as well."""
     with platform() as topology:
         async with open_cluster(topology, "mes_0", role="mes", application_name="bench") as cluster:
-            sessions = ShardedSessions(ShardMap.even(["mes_0"], topology.buckets), {"mes_0": cluster})
+            sessions = ShardedSessions(
+                ShardMap.even(["mes_0"], topology.trees["mes"].buckets), {"mes_0": cluster}
+            )
             async with sessions.write(ORDER_ID) as session:
                 session.add(
                     MesOrder(order_id=ORDER_ID, status=Status.SUBMITTED, channel=Channel.B2C, summary="ring")

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import Any
 
-from ops.demo.client import PatientClient
+from app.console.demo.client import PatientClient
 
 Reply = tuple[int, Any] | None
 """A status and a JSON body; None breaks the connection once the request was read."""

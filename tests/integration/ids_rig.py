@@ -54,7 +54,7 @@ async def make(topology: Topology, folder: Path, *, count: int, seconds: float, 
     async with open_cluster(topology, "directory", role="mes", application_name="ids") as cluster:
         for life in range(1, LIVES + 1):
             # A new life takes a node that has run out, such as one of a process that is frozen now.
-            async with _leased(Directory(cluster.primary), number, clock_ms) as ids:
+            async with _leased(Directory(cluster.primary, "mes"), number, clock_ms) as ids:
                 (folder / f"{number}.leased").touch()
                 await _until(folder / GO)
                 pause = seconds / (count / CHUNK)

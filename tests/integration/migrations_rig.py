@@ -12,11 +12,11 @@ from psycopg import sql
 
 import partitions
 from app.models.policies import POLICIES
-from migrations import run
-from migrations.connect import open_owner
-from migrations.outcome import Direction, Outcome
 from ops.embedded.bootstrap import ensure_database
 from ops.embedded.ports import LOOPBACK
+from ops.migrate import run
+from ops.migrate.connect import open_owner
+from ops.migrate.outcome import Direction, Outcome
 from sharding.topology import Topology
 from tests.servers import PostgresServers
 
@@ -134,6 +134,6 @@ def run_fleet(servers: PostgresServers, folder: Path, *, prefix: str, shards: in
 def make_partitions(topology: Topology, *, now: datetime) -> None:
     """Make the partitions that the policies want in every database."""
     for tree, policies in POLICIES.items():
-        for name in topology.tree(tree):
+        for name in topology.databases_of(tree):
             with open_owner(topology, name) as engine:
                 partitions.apply(engine, policies, now)

@@ -14,7 +14,7 @@ from partitions.catalog import Catalog
 from partitions.indexes import CreateIndex
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
-MES = POLICIES["mes"]
+MES = POLICIES
 
 
 def catalog_of(engine: Engine) -> Catalog:

@@ -17,10 +17,10 @@ from ops.embedded.ports import PortPicker, start_on_free_port
 from ops.embedded.postgres import SUPERUSER, PostgresCluster
 from ops.embedded.processes import run_command
 from ops.embedded.settings import UNSAFE
-from ops.embedded.shape import ROLES
 from ops.embedded.tools import PostgresTools
 from ops.embedded.unprivileged import launch_prefix
 from tests.platform_topology import cloned
+from tests.project import ROLES
 from tests.servers import ACCESS, PostgresServers
 
 

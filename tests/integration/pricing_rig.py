@@ -11,6 +11,7 @@ from uuid import uuid4
 
 from sqlalchemy import delete, func, select, update
 
+from app.console.demo.shapes import Shape
 from app.files import ModelStore
 from app.mes.intake import place
 from app.messaging.events import Customer, Item, OrderSubmitted
@@ -21,7 +22,7 @@ from app.pricing.measurement import Outcome
 from app.pricing.pricer import Pricer
 from app.pricing.sandbox import Sandbox
 from app.pricing.worker import Pace, Worker
-from ops.demo.shapes import Shape
+from app.topology import files_url
 from readreplica.sessions import WriteSession
 from sharding.sessions import ShardedSessions, open_sessions
 from sharding.topology import Topology
@@ -202,5 +203,5 @@ async def open_rig(topology: Topology) -> AsyncIterator[Rig]:
     """Connect to the shards and the model store."""
     await save_map(topology)
     async with open_sessions(topology, role="mes", application_name="test") as sessions:
-        models = await asyncio.to_thread(ModelStore.open, topology.files.url)
+        models = await asyncio.to_thread(ModelStore.open, files_url(topology))
         yield Rig(topology, sessions, models)

@@ -160,8 +160,8 @@ async def save_map(topology: Topology) -> None:
     async with open_cluster(
         topology, "directory", role="directory_owner", application_name="test"
     ) as directory:
-        shards = ShardMap.even(list(topology.tree("mes")), topology.buckets)
-        await Directory(directory.primary).ensure_map(shards)
+        shards = ShardMap.even(list(topology.databases_of("mes")), topology.trees["mes"].buckets)
+        await Directory(directory.primary, "mes").ensure_map(shards)
 
 
 @asynccontextmanager

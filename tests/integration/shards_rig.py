@@ -8,8 +8,8 @@ from sqlalchemy import Connection, text
 
 from app.models.mes import MesOrder
 from app.models.status import Channel, Status
-from ops.fleet import open_engine, owner_of
-from ops.shard_guard import GUARDED, init_shards
+from ops.fleet import open_engine
+from ops.shard_guard import init_shards
 from sharding.directory import Directory
 from sharding.engines import open_cluster
 from sharding.guard import Ownership
@@ -19,6 +19,7 @@ from sharding.ownership import tell
 from sharding.sessions import ShardedSessions, open_sessions
 from sharding.shard_map import ShardMap
 from sharding.topology import Topology
+from tests.project import GUARDED
 
 FIRST = first_id_at(datetime(2026, 3, 1, tzinfo=UTC))
 EVEN = ShardMap.even(["mes_0", "mes_1"], 64)
@@ -54,7 +55,7 @@ async def put_in_force(topology: Topology, shard_map: ShardMap = EVEN) -> None:
 
 async def save(topology: Topology, shard_map: ShardMap) -> None:
     async with open_cluster(topology, "directory", role="mes", application_name="test") as cluster:
-        await Directory(cluster.primary).save_map(shard_map, expected_version=shard_map.version - 1)
+        await Directory(cluster.primary, "mes").save_map(shard_map, expected_version=shard_map.version - 1)
 
 
 def give(
@@ -63,7 +64,7 @@ def give(
     """Tell shards what a map gives them."""
     for shard in shards:
         database = topology.database(shard)
-        with open_engine(topology, database, role=owner_of(database)) as engine:
+        with open_engine(topology, database, role=database.owner) as engine:
             tell(
                 engine,
                 Ownership.of(shard_map, shard),
@@ -77,7 +78,7 @@ def give(
 def as_owner(topology: Topology, shard: str) -> Iterator[Connection]:
     """Connect to a shard as its owner."""
     database = topology.database(shard)
-    with open_engine(topology, database, role=owner_of(database)) as engine, engine.connect() as connection:
+    with open_engine(topology, database, role=database.owner) as engine, engine.connect() as connection:
         yield connection
 
 
@@ -85,7 +86,7 @@ def as_owner(topology: Topology, shard: str) -> Iterator[Connection]:
 def slow_directory(topology: Topology, table: str) -> Iterator[None]:
     """Have whoever asks the directory for a table wait until the block ends."""
     database = topology.database("directory")
-    with open_engine(topology, database, role=owner_of(database)) as engine, engine.begin() as connection:
+    with open_engine(topology, database, role=database.owner) as engine, engine.begin() as connection:
         connection.exec_driver_sql(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
         yield
 

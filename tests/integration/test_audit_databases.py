@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 from sqlalchemy import delete, insert, update
 
+from app.console.audit.books import Books
+from app.console.audit.facts import OrderFacts
+from app.console.audit.judge import Fault
+from app.console.audit.run import AuditReport, audit
+from app.console.audit.trace import trace
 from app.models import crm, mes, shop
 from app.models.status import Status
-from ops.audit.books import Books
-from ops.audit.facts import OrderFacts
-from ops.audit.judge import Fault
-from ops.audit.run import AuditReport, audit
-from ops.audit.trace import trace
 from sharding.ids import first_id_at
 from sharding.topology import Topology
 from tests.integration.audit_rig import MADE_AT, SHARDS, Clerk, order_row, owed, shop_order

@@ -17,16 +17,16 @@ from sqlalchemy.exc import DBAPIError
 
 from app.messaging.acks import Ack
 from app.messaging.outbox import claim, settle
-from app.models.distribution import MES_DISTRIBUTION
 from app.models.mes import MesOrder, MesOrderEvent, MesOutbox
 from app.models.status import Channel, Status
-from migrations import citus as after_upgrade
-from migrations import run
-from migrations.drift import find_drift
 from ops.citus import open_coordinator, run_watched
+from ops.migrate import citus as after_upgrade
+from ops.migrate import run
+from ops.migrate.drift import find_drift
 from partitions.months import Month
 from readreplica.sessions import WriteSession
 from sharding.citus.catalog import locate, read_nodes, read_ranges, read_tables
+from sharding.citus.distribute import Distribution
 from sharding.citus.moving import read_job
 from sharding.citus.placement import fresh_index, is_fresh
 from sharding.citus.preflight import check_schema
@@ -37,6 +37,7 @@ from sharding.ids import first_id_at
 from sharding.sessions import ShardedSessions, open_sessions
 from tests.citus_servers import DBNAME, SHARD_COUNT, CitusServers, run_citus
 from tests.integration.mesctl_rig import Mesctl, Said
+from tests.project import MES, PROJECT
 from tests.psql import psql
 
 OLD = Month(2026, 3)
@@ -85,31 +86,35 @@ def done(said: Said) -> Said:
 def test_every_table_stands_where_it_is_declared(citus: CitusServers) -> None:
     with open_coordinator(citus.topology) as engine, engine.connect() as connection:
         found = read_tables(connection)
-    groups = {found[table].colocation_id for table, key in MES_DISTRIBUTION.keyed if key == "order_id"}
+    groups = {
+        found[table].colocation_id for table, key in Distribution.of(MES.metadata).keyed if key == "order_id"
+    }
     assert len(groups) == 1
-    assert {name for name, table in found.items() if table.kind == "reference"} == MES_DISTRIBUTION.references
-    for table, key in MES_DISTRIBUTION.keyed:
+    assert {name for name, table in found.items() if table.kind == "reference"} == Distribution.of(
+        MES.metadata
+    ).references
+    for table, key in Distribution.of(MES.metadata).keyed:
         assert (found[table].kind, found[table].key) == ("distributed", key)
-    assert not MES_DISTRIBUTION.local & found.keys()
+    assert not Distribution.of(MES.metadata).local & found.keys()
 
 
 def test_a_downgrade_takes_the_tables_off_the_workers_and_an_upgrade_brings_them_back(
     citus: CitusServers,
 ) -> None:
-    run.downgrade(citus.topology, "mes", "base")
+    run.downgrade(citus.topology, PROJECT.tree("mes"), "base")
     with open_coordinator(citus.topology) as engine, engine.connect() as connection:
         assert read_tables(connection) == {}
-    run.upgrade(citus.topology, "mes")
+    run.upgrade(citus.topology, PROJECT.tree("mes"))
     with open_coordinator(citus.topology) as engine, engine.connect() as connection:
-        assert len(read_tables(connection)) >= len(MES_DISTRIBUTION.keyed)
+        assert len(read_tables(connection)) >= len(Distribution.of(MES.metadata).keyed)
 
 
 def test_an_upgrade_again_changes_nothing_and_drift_finds_nothing(citus: CitusServers) -> None:
-    [outcome] = run.migrate(citus.topology, "mes", "up", "head")
+    [outcome] = run.migrate(citus.topology, PROJECT.tree("mes"), "up", "head")
     assert outcome.done
     with open_coordinator(citus.topology) as engine, engine.connect() as connection:
         assert after_upgrade.distribute(connection, citus.topology, report=pytest.fail) == []
-    [drift] = find_drift(citus.topology, "mes")
+    [drift] = find_drift(citus.topology, PROJECT.tree("mes"))
     assert drift.unreachable is None
     assert list(drift.differences) == []
 
@@ -177,7 +182,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("rule", REFUSED)
 def test_what_the_preflight_objects_to_is_what_citus_refuses(citus: CitusServers, rule: str) -> None:
-    declared = replace(MES_DISTRIBUTION, keyed=(GuardedTable("t", "order_id"),))
+    declared = replace(Distribution.of(MES.metadata), keyed=(GuardedTable("t", "order_id"),))
     beside = "p" if "TABLE p " in REFUSED[rule] else "none"
     with open_coordinator(citus.topology) as engine, engine.connect() as connection:
         connection.exec_driver_sql("BEGIN")
@@ -314,7 +319,9 @@ def test_health_and_placements_of_a_citus_that_is_well(
         connection.execute("ANALYZE orders")
     coordinator, *workers = done(mesctl("shards", "citus", "placements", "--json")).json
     assert coordinator["shards"] == 0
-    assert {node["copies"] for node in (coordinator, *workers)} == {len(MES_DISTRIBUTION.references)}
+    assert {node["copies"] for node in (coordinator, *workers)} == {
+        len(Distribution.of(MES.metadata).references)
+    }
     assert sum(node["rows"] for node in workers) >= len(IDS)
     assert sum(node["bytes_share"] for node in (coordinator, *workers)) == pytest.approx(1, abs=0.001)
 

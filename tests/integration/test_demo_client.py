@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from ops.demo.client import PatientClient
-from ops.demo.errors import NotNow, Refused
+from app.console.demo.client import PatientClient
+from app.console.demo.errors import NotNow, Refused
 from tests.integration.demo_rig import client_of
 
 ORDER = "/v1/orders/1"

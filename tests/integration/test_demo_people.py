@@ -2,14 +2,14 @@
 
 import pytest
 
+from app.console.demo.buyers import Customer, Partner
+from app.console.demo.client import PatientClient
+from app.console.demo.errors import PromiseBroken
+from app.console.demo.ledger import Ledger
+from app.console.demo.plan import Errand, Twist
+from app.console.demo.shapes import Shape
+from app.console.demo.staff import Operator
 from app.models.status import Channel
-from ops.demo.buyers import Customer, Partner
-from ops.demo.client import PatientClient
-from ops.demo.errors import PromiseBroken
-from ops.demo.ledger import Ledger
-from ops.demo.plan import Errand, Twist
-from ops.demo.shapes import Shape
-from ops.demo.staff import Operator
 from tests.integration.demo_rig import Reply, client_of
 
 TAKEN = (200, {"order_id": "7"})

@@ -4,12 +4,12 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from app.console.audit.books import Books
+from app.console.demo.census import Census
+from app.console.demo.ledger import Ledger
+from app.console.demo.plan import Errand, plan_day
+from app.console.demo.watcher import Watcher
 from app.models.status import Status
-from ops.audit.books import Books
-from ops.demo.census import Census
-from ops.demo.ledger import Ledger
-from ops.demo.plan import Errand, plan_day
-from ops.demo.watcher import Watcher
 from sharding.topology import Topology
 from tests.integration.audit_rig import SHARDS, Clerk, owed
 

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from migrations import run
-from migrations.errors import FleetFailed
-from migrations.ledger import KILLED
-from migrations.outcome import Request
-from migrations.single import migrate_database
-from migrations.state import last_run, read_ledger, read_states
 from ops.embedded.processes import wait_until
+from ops.migrate import run
+from ops.migrate.errors import FleetFailed
+from ops.migrate.ledger import KILLED
+from ops.migrate.outcome import Request
+from ops.migrate.single import migrate_database
+from ops.migrate.state import last_run, read_ledger, read_states
 from tests.integration.migrations_rig import Fleet, run_fleet
 from tests.servers import PostgresServers
 
@@ -150,7 +150,7 @@ def test_lock_that_is_never_had_is_given_up(fleet: Fleet) -> None:
 def test_killed_run_is_seen_and_the_next_one_goes_on(fleet: Fleet) -> None:
     fleet.write("0001", "SELECT pg_sleep(60)")
     request = Request(tree="mes", direction="up", target="head", versions=str(fleet.versions))
-    command = [sys.executable, "-m", "migrations.workers", request.model_dump_json()]
+    command = [sys.executable, "-m", "ops.migrate.workers", request.model_dump_json()]
     victim = subprocess.Popen(
         [*command, str(fleet.topology.path), "1", "mes_0"], stdout=subprocess.DEVNULL, start_new_session=True
     )

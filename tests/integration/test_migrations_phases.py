@@ -14,12 +14,12 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.types import TypeEngine
 
 from app.models.base import EnumText
-from migrations import run
-from migrations.errors import FleetFailed
-from migrations.phases import before_deployment
-from migrations.scripts import HERE
-from migrations.trees import METADATA
 from ops.fleet import open_engine
+from ops.migrate import run
+from ops.migrate.errors import FleetFailed
+from ops.migrate.phases import before_deployment
+from ops.migrate.scripts import HERE
+from ops.migrate.trees import METADATA
 from sharding.ids import first_id_at
 from sharding.topology import Topology, Tree
 from tests.integration.migrations_rig import Fleet, make_partitions, run_fleet
@@ -56,7 +56,7 @@ def use(connection: Connection, table: Table) -> None:
 
 def use_all(topology: Topology, tree: Tree) -> None:
     """Use every table that the models of a tree declare."""
-    database = next(iter(topology.tree(tree).values()))
+    database = next(iter(topology.databases_of(tree).values()))
     with open_engine(topology, database, role=f"{tree}_owner") as engine, engine.begin() as connection:
         for table in METADATA[tree].tables.values():
             use(connection, table)

@@ -12,16 +12,17 @@ from sqlalchemy import inspect, text
 from sqlalchemy.exc import DBAPIError
 
 import partitions
-from migrations import run
-from migrations.errors import FleetFailed
-from migrations.ledger import read_latest
-from migrations.trees import METADATA
 from ops.embedded.processes import wait_until
-from ops.fleet import open_engine, owner_of
+from ops.fleet import open_engine
+from ops.migrate import run
+from ops.migrate.errors import FleetFailed
+from ops.migrate.ledger import read_latest
+from ops.migrate.trees import METADATA
 from partitions import byhand
 from sharding.topology import Topology
 from tests.integration.partitions_rig import MES, NOW, catalog_of
 from tests.integration.partitions_rig import run as run_action
+from tests.project import PROJECT
 from tests.psql import psql
 from tests.servers import PostgresServers
 
@@ -30,7 +31,7 @@ ROOT = Path(run.__file__).parent.parent
 
 def tables(topology: Topology, name: str) -> set[str]:
     database = topology.databases[name]
-    with open_engine(topology, database, role=owner_of(database)) as engine:
+    with open_engine(topology, database, role=database.owner) as engine:
         return set(inspect(engine).get_table_names()) - {"alembic_version"}
 
 
@@ -54,7 +55,7 @@ def alembic(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
 
 def test_down_to_nothing_and_up_again(topology: Topology) -> None:
     for tree in METADATA:
-        names = list(topology.tree(tree))
+        names = list(topology.databases_of(tree))
         before = [tables(topology, name) for name in names]
         assert run.current(topology, tree) == dict.fromkeys(names, run.head(tree))
 
@@ -67,10 +68,13 @@ def test_down_to_nothing_and_up_again(topology: Topology) -> None:
 
 
 def test_alembic_reaches_every_shard(topology: Topology, topology_path: Path) -> None:
-    run.downgrade(topology, "mes", "base")
+    run.downgrade(topology, PROJECT.tree("mes"), "base")
     done = alembic("-n", "mes", "upgrade", "head", MES_STORAGE_TOPOLOGY=str(topology_path))
     assert done.returncode == 0, done.stderr
-    assert run.current(topology, "mes") == {"mes_0": run.head("mes"), "mes_1": run.head("mes")}
+    assert run.current(topology, PROJECT.tree("mes")) == {
+        "mes_0": run.head(PROJECT.tree("mes")),
+        "mes_1": run.head(PROJECT.tree("mes")),
+    }
     assert {name: entry.state for name, entry in read_latest(topology).items() if "mes" in name} == {
         "mes_0": "done",
         "mes_1": "done",
@@ -102,7 +106,7 @@ def test_wrong_use_gets_one_clear_line(arguments: list[str], clue: str) -> None:
 
 def test_psql_runs_the_offline_script(topology: Topology, postgres: PostgresServers) -> None:
     for tree in METADATA:
-        name, database = next(iter(topology.tree(tree).items()))
+        name, database = next(iter(topology.databases_of(tree).items()))
         before = tables(topology, name)
         run.downgrade(topology, tree, "base")
         execute(topology, name, "DROP TABLE alembic_version", role=f"{tree}_owner")
@@ -114,25 +118,28 @@ def test_psql_runs_the_offline_script(topology: Topology, postgres: PostgresServ
 def test_psql_runs_alembics_own_script_on_a_database_that_went_back(
     topology: Topology, topology_path: Path, postgres: PostgresServers
 ) -> None:
-    run.downgrade(topology, "crm", "base")  # alembic's own table stays, empty
+    run.downgrade(topology, PROJECT.tree("crm"), "base")  # alembic's own table stays, empty
     script = alembic("-n", "crm", "upgrade", "head", "--sql", MES_STORAGE_TOPOLOGY=str(topology_path))
     assert script.returncode == 0, script.stderr
     psql(postgres.conninfo(topology.databases["crm"].dbname, role="crm_owner"), script.stdout)
-    assert run.current(topology, "crm") == {"crm": run.head("crm")}
+    assert run.current(topology, PROJECT.tree("crm")) == {"crm": run.head(PROJECT.tree("crm"))}
 
 
 def test_migration_that_fails_leaves_nothing(topology: Topology) -> None:
-    run.downgrade(topology, "mes", "base")
+    run.downgrade(topology, PROJECT.tree("mes"), "base")
     # The last table that the migration makes is in its way.
     execute(topology, "mes_1", "CREATE TABLE inbox ()", role="mes_owner")
     with pytest.raises(FleetFailed, match='mes_1 failed in 0001: relation "inbox" already exists'):
-        run.upgrade(topology, "mes")
+        run.upgrade(topology, PROJECT.tree("mes"))
     assert tables(topology, "mes_1") == {"inbox"}
-    assert run.current(topology, "mes") == {"mes_0": run.head("mes"), "mes_1": None}
+    assert run.current(topology, PROJECT.tree("mes")) == {
+        "mes_0": run.head(PROJECT.tree("mes")),
+        "mes_1": None,
+    }
 
 
 def test_second_migration_waits_for_the_first(topology: Topology, postgres: PostgresServers) -> None:
-    run.downgrade(topology, "shop", "base")
+    run.downgrade(topology, PROJECT.tree("shop"), "base")
     dbname = topology.databases["shop"].dbname
     upgrade = threading.Thread(target=run.upgrade, args=(topology, "shop"))
     with psycopg.connect(postgres.conninfo(dbname), autocommit=True) as first:
@@ -148,7 +155,7 @@ def test_second_migration_waits_for_the_first(topology: Topology, postgres: Post
         assert tables(topology, "shop") == set()
         first.execute("SELECT pg_advisory_unlock(hashtext('mes-storage migrations'))")
     upgrade.join(timeout=60)
-    assert run.current(topology, "shop") == {"shop": run.head("shop")}
+    assert run.current(topology, PROJECT.tree("shop")) == {"shop": run.head(PROJECT.tree("shop"))}
 
 
 def test_services_have_rights_on_data_only(topology: Topology) -> None:
@@ -177,13 +184,13 @@ def test_service_takes_a_number_of_the_outbox_without_a_right_on_its_sequence(to
 
 def test_partitions_that_were_away_when_the_guard_came_get_it_and_come_back(topology: Topology) -> None:
     names = ("orders_archive_2026_12", "orders_hot", "orders_done")
-    run.downgrade(topology, "mes", "0001")
+    run.downgrade(topology, PROJECT.tree("mes"), "0001")
     with open_engine(topology, topology.databases["mes_0"], role="mes_owner") as owner:
         partitions.apply(owner, MES, NOW)
         for table, name in zip(("orders_archive", "orders", "orders"), names, strict=True):
             [detach] = byhand.detach(catalog_of(owner)[table], name, NOW)
             run_action(owner, detach)
-        run.upgrade(topology, "mes")
+        run.upgrade(topology, PROJECT.tree("mes"))
         partitions.apply(owner, MES, NOW)
         for name in names[1:]:
             [attach] = byhand.attach(catalog_of(owner)["orders"], name, NOW)

@@ -12,17 +12,18 @@ import pytest
 from sqlalchemy import Engine, create_engine, event
 
 import partitions
-from migrations import run
-from migrations.drift import find_drift
-from migrations.outcome import Outcome, Request
-from migrations.scripts import versions_of
-from migrations.single import migrate_database
 from ops.fleet import open_engine
+from ops.migrate import run
+from ops.migrate.drift import find_drift
+from ops.migrate.outcome import Outcome, Request
+from ops.migrate.scripts import versions_of
+from ops.migrate.single import migrate_database
 from partitions.online import add_foreign_key, apply, require_not_null
 from partitions.steps import Limits
 from sharding.topology import Topology
 from tests.integration.partitions_load import under_load
 from tests.integration.partitions_rig import MES, NOW, catalog_of
+from tests.project import PROJECT
 
 LOCK_TIMEOUT_SECONDS = 2.0
 FORK = multiprocessing.get_context("fork")
@@ -82,7 +83,7 @@ CHANGES = {
 def versions(tmp_path: Path) -> Path:
     """Give the revisions of MES, with one more for each operation."""
     shutil.copytree(versions_of("mes").parent, tmp_path, dirs_exist_ok=True)
-    before = run.head("mes")
+    before = run.head(PROJECT.tree("mes"))
     for name, (verb, what, back, what_back) in CHANGES.items():
         text = REVISION.format(
             name=name,
@@ -124,26 +125,28 @@ def test_no_query_fails_or_waits_longer_than_lock_timeout(
     not_null = require_not_null("orders", "channel")
     foreign_key = add_foreign_key("orders", ["channel"], references="channels", referenced=["channel"])
     with under_load(service, NOW, report_seconds=0.5) as load:
-        run.migrate(topology, "mes", "up", "head", versions=versions)
+        run.migrate(topology, PROJECT.tree("mes"), "up", "head", versions=versions)
         load.wait_for_more(20)
         for change in (not_null.reverse(), not_null, foreign_key, foreign_key.reverse()):
             apply(owner, change, waiting=waiting)
             load.wait_for_more(20)
-        run.migrate(topology, "mes", "down", str(run.head("mes")), versions=versions)
+        run.migrate(
+            topology, PROJECT.tree("mes"), "down", str(run.head(PROJECT.tree("mes"))), versions=versions
+        )
         load.wait_for_more(20)
     assert load.errors == []
     assert load.longest_seconds <= LOCK_TIMEOUT_SECONDS
     assert load.orders > 0
     with owner.begin() as connection:
         connection.exec_driver_sql("DROP TABLE channels")
-    assert [each.differences for each in find_drift(topology, "mes")] == [(), ()]
+    assert [each.differences for each in find_drift(topology, PROJECT.tree("mes"))] == [(), ()]
     assert partitions.check(MES, catalog_of(owner), NOW) == []
 
 
 def test_killed_before_any_statement_the_next_upgrade_ends_clean(
     topology: Topology, owner: Engine, versions: Path
 ) -> None:
-    before = str(run.head("mes"))
+    before = str(run.head(PROJECT.tree("mes")))
     for name in CHANGES:
         kills = 0
         while is_killed(topology, versions, name, statement=kills):
@@ -155,8 +158,8 @@ def test_killed_before_any_statement_the_next_upgrade_ends_clean(
         assert catalog_of(owner) == whole
         before = name
     assert all(index.valid for index in catalog_of(owner)["orders"].indexes)
-    assert migrate(topology, versions, "down", str(run.head("mes"))).done
-    mes_0, _ = find_drift(topology, "mes")
+    assert migrate(topology, versions, "down", str(run.head(PROJECT.tree("mes")))).done
+    mes_0, _ = find_drift(topology, PROJECT.tree("mes"))
     assert mes_0.differences == ()
 
 

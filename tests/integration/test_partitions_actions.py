@@ -32,7 +32,7 @@ from tests.integration.partitions_rig import (
 from tests.psql import psql
 from tests.servers import PostgresServers
 
-MES = POLICIES["mes"]
+MES = POLICIES
 BRIEF = Waiting(
     limits=Limits(lock_timeout_seconds=0.4, patience_seconds=0.4), attempts=2, sleep=lambda _: None
 )

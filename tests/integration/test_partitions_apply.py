@@ -23,7 +23,7 @@ from tests.servers import PostgresServers
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 MONTHS = ["2026_11", "2026_12", "2027_01", "2027_02"]
-MES = POLICIES["mes"]
+MES = POLICIES
 
 
 @pytest.fixture

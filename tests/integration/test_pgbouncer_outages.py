@@ -29,7 +29,9 @@ SELECT = text("SELECT 1")
 @pytest.fixture(scope="module")
 async def sessions(pooler: RunningPooler) -> AsyncIterator[ShardedSessions]:
     async with open_cluster(pooler.topology, "directory", role="mes", application_name="test") as cluster:
-        await Directory(cluster.primary).save_map(ShardMap.even(["mes_0", "mes_1"], 64), expected_version=0)
+        await Directory(cluster.primary, "mes").save_map(
+            ShardMap.even(["mes_0", "mes_1"], 64), expected_version=0
+        )
     async with open_sessions(pooler.topology, role="mes", application_name="test") as sessions:
         yield sessions
 

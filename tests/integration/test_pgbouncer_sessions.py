@@ -24,7 +24,9 @@ async def many(pooler: RunningPooler) -> AsyncIterator[ShardedSessions]:
     pooler.change("[pgbouncer]", f"{SMALL}[pgbouncer]")
     pooler.restart()
     async with open_cluster(pooler.topology, "directory", role="mes", application_name="test") as cluster:
-        await Directory(cluster.primary).save_map(ShardMap.even(["mes_0", "mes_1"], 64), expected_version=0)
+        await Directory(cluster.primary, "mes").save_map(
+            ShardMap.even(["mes_0", "mes_1"], 64), expected_version=0
+        )
     async with open_sessions(pooler.topology, role="mes", application_name="test") as sessions:
         yield sessions
 

@@ -6,9 +6,9 @@ from contextlib import closing
 import psycopg
 import pytest
 
-from ops.embedded.shape import DATABASES
 from tests.contents import read_contents
 from tests.pool import DatabasePool
+from tests.project import DATABASES
 from tests.servers import PostgresServers
 
 ROW = (

@@ -5,9 +5,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from app.console.demo.shapes import Shape
 from app.pricing import jobs
 from app.pricing.jobs import Lease
-from ops.demo.shapes import Shape
 from sharding.topology import Topology
 from tests.integration.pricing_rig import Rig, open_rig
 

@@ -11,13 +11,13 @@ from pathlib import Path
 import psutil
 import pytest
 
+from app.console.demo.bad_shapes import bad_shapes
+from app.console.demo.shape_formats import obj, stl_binary, threemf
+from app.console.demo.shapes import Shape, good_shapes, round_ring
 from app.pricing import sandbox as sandboxing
 from app.pricing.errors import SandboxUnavailable
 from app.pricing.measurement import Measurement, Outcome, Unmeasurable
 from app.pricing.sandbox import Limits, Sandbox
-from ops.demo.bad_shapes import bad_shapes
-from ops.demo.shape_formats import obj, stl_binary, threemf
-from ops.demo.shapes import Shape, good_shapes, round_ring
 from tests.integration.messaging_rig import until
 
 GOOD = list(islice(good_shapes(seed=3), 20))

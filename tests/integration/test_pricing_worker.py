@@ -15,14 +15,15 @@ from pathlib import Path
 import pytest
 from psycopg import sql
 
+from app.console.demo.bad_shapes import bad_shapes
+from app.console.demo.shapes import Shape, good_shapes
 from app.models.status import Channel, Status
 from app.pricing.errors import AttemptsExhausted
 from app.pricing.measure import measure
 from app.pricing.measurement import Measurement
 from app.pricing.sandbox import Limits, Sandbox
 from app.pricing.tariff import Price, price
-from ops.demo.bad_shapes import bad_shapes
-from ops.demo.shapes import Shape, good_shapes
+from app.topology import files_url
 from sharding.topology import Topology
 from tests.integration.messaging_rig import running
 from tests.integration.pricing_rig import (
@@ -188,7 +189,7 @@ async def test_an_outage_of_the_file_store_counts_against_nobody(rig: Rig, sandb
 
 
 def file_of(rig: Rig, key: str) -> Path:
-    return Path(rig.topology.files.url.removeprefix("file://")) / key
+    return Path(files_url(rig.topology).removeprefix("file://")) / key
 
 
 async def test_a_shard_that_is_away_does_not_hold_up_the_others(

@@ -18,6 +18,7 @@ from app.materials import Finish, Material
 from app.mes.intake import PartnerIntake
 from app.mes.schemas import PartnerOrder
 from app.models.mes import MesOrder
+from app.topology import files_url
 from readreplica.sessions import WriteSession
 from sharding.sessions import ShardedSessions
 from sharding.topology import Topology
@@ -125,11 +126,11 @@ async def test_a_retry_finishes_what_a_killed_process_began(
 ) -> None:
     key = new_key()
     wish = PartnerOrder(partner="atelier-nord", material=Material.BRASS, finish=Finish.MATTE, quantity=3)
-    async with open_ids(topology, role="mes") as ids:
+    async with open_ids(topology, tree="mes") as ids:
         dying = PartnerIntake(
             sessions=DyingSessions(services.shards, transactions=transactions),
             ids=ids,
-            models=ModelStore.open(topology.files.url),
+            models=ModelStore.open(files_url(topology)),
             max_upload_bytes=1000,
             now=utc_now,
         )

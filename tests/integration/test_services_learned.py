@@ -14,6 +14,7 @@ from app.crm.application import build as build_crm
 from app.mes.application import build as build_mes
 from app.messaging.streams import open_redis
 from app.models.crm import CrmOrder
+from app.topology import redis_url
 from readreplica.cluster import Cluster
 from sharding.engines import open_cluster
 from sharding.topology import Topology
@@ -93,7 +94,7 @@ async def open_rig(topology: Topology) -> AsyncIterator[Rig]:
             await stack.enter_async_context(client_of(build_mes(settings, topology))),
             await stack.enter_async_context(client_of(build_crm(settings, topology))),
             await stack.enter_async_context(open_cluster(topology, "crm", role="crm", application_name="t")),
-            await stack.enter_async_context(open_redis(topology.redis.url)),
+            await stack.enter_async_context(open_redis(redis_url(topology))),
         )
 
 

@@ -15,6 +15,7 @@ from app.mes.application import build as build_mes
 from app.models.shop import ShopOrder, ShopOrderEvent, ShopOutbox
 from app.problem_docs import MEDIA_TYPE
 from app.shop.application import build as build_shop
+from app.topology import files_url
 from sharding.engines import open_cluster
 from sharding.topology import Topology
 from tests.integration.services_rig import (
@@ -115,7 +116,7 @@ async def test_oversize_upload_that_says_its_length(services: Services, topology
 
 
 def stored_files(topology: Topology) -> list[Path]:
-    folder = Path(topology.files.url.removeprefix("file://"))
+    folder = Path(files_url(topology).removeprefix("file://"))
     return [path for path in folder.rglob("*") if path.is_file()]
 
 

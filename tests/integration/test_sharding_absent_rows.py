@@ -9,7 +9,6 @@ import pytest
 from sqlalchemy import Connection, bindparam, delete, func, insert, select, text, tuple_, update
 
 from app.models.mes import MesBase, MesOrder, MesOrderItem
-from ops.shard_guard import GUARDED
 from readreplica.sessions import WriteSession
 from sharding.errors import BucketNotOwned
 from sharding.guard import Ownership
@@ -29,6 +28,7 @@ from tests.integration.shards_rig import (
     new_order,
     save,
 )
+from tests.project import GUARDED
 
 ITEMS = MesBase.metadata.tables["order_items"]
 LOST = 3
@@ -161,7 +161,7 @@ async def test_a_snapshot_of_while_the_bucket_was_away_is_refused_when_it_is_bac
 async def test_a_two_phase_unit_is_refused(sessions: ShardedSessions, topology: Topology) -> None:
     give(topology, moved(EVEN, LOST, "mes_1"), "mes_0", "mes_1")
     old = ShardedSessions(EVEN, sessions.clusters, map_wait_seconds=0.1)
-    decisions = Decisions(sessions.clusters["mes_0"].primary)
+    decisions = Decisions(sessions.clusters["mes_0"].primary, "mes")
     with pytest.raises(UnitRefused):
         async with old.two_phase([GONE, key_in(40)], decisions=decisions, label="test") as unit:
             await unit.session(GONE).execute(delete(MesOrder).where(MesOrder.order_id == GONE))

@@ -26,7 +26,7 @@ from tests.servers import PostgresServers
 @pytest.fixture
 async def directory(topology: Topology) -> AsyncIterator[Directory]:
     async with open_cluster(topology, "directory", role="mes", application_name="test") as cluster:
-        yield Directory(cluster.primary)
+        yield Directory(cluster.primary, "mes")
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ from sqlalchemy import text
 from ops.embedded.binaries import postgres_bin
 from ops.embedded.processes import wait_until
 from ops.fleet import open_engine
-from ops.shard_guard import GUARDED
 from sharding.errors import OwnershipConflict, OwnershipNotChanged, WrongShard
 from sharding.guard import REFUSED, GuardedTable, Ownership, bucket_sql, read_refusal
 from sharding.hashing import bucket_of
@@ -21,6 +20,7 @@ from sharding.ownership import read_guard, read_identity, tell
 from sharding.shard_map import ShardMap
 from sharding.topology import Topology
 from tests.integration.shards_rig import EVEN, as_owner, give, key_in, moved, orders_on
+from tests.project import GUARDED
 from tests.psql import psql
 from tests.servers import PostgresServers
 

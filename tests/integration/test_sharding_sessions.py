@@ -37,7 +37,7 @@ newest = select(MesOrder).order_by(MesOrder.order_id.desc())
 
 async def save_map(topology: Topology, shard_map: ShardMap) -> None:
     async with open_cluster(topology, "directory", role="mes", application_name="test") as cluster:
-        await Directory(cluster.primary).save_map(shard_map, expected_version=shard_map.version - 1)
+        await Directory(cluster.primary, "mes").save_map(shard_map, expected_version=shard_map.version - 1)
 
 
 @pytest.fixture

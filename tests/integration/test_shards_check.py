@@ -176,7 +176,7 @@ async def test_writers_with_old_maps_misplace_nothing_while_buckets_move(
         open_sessions(topology, role="mes", application_name="polling", poll_seconds=0.3) as polling,
         open_cluster(topology, "directory", role="mes", application_name="deaf") as directory,
     ):
-        deaf = ShardedSessions(EVEN, sessions.clusters, directory=Directory(directory.primary))
+        deaf = ShardedSessions(EVEN, sessions.clusters, directory=Directory(directory.primary, "mes"))
         routers = (sessions, polling, deaf)
         writers = [asyncio.create_task(keep_writing(each)) for each in routers for _ in range(2)]
         try:

@@ -20,17 +20,17 @@ ROWS: list[Row] = [{"finish": "matte", "eur_per_cm2": "0.9"}]
 
 
 async def finish(wide: Wide, engine: AsyncEngine) -> None:
-    await Decisions(engine, timeout_seconds=1).finish("ab" * 16)
+    await Decisions(engine, "mes", timeout_seconds=1).finish("ab" * 16)
 
 
 async def purge(wide: Wide, engine: AsyncEngine) -> None:
-    await Decisions(engine, timeout_seconds=1).purge(older_than=timedelta(days=1))
+    await Decisions(engine, "mes", timeout_seconds=1).purge(older_than=timedelta(days=1))
 
 
 async def publish(wide: Wide, engine: AsyncEngine) -> None:
     async with own_engine(wide) as shard:
         content = await shape(shard, FINISHES, ROWS, version=1)
-    await References(engine, timeout_seconds=1).publish(content)
+    await References(engine, "mes", timeout_seconds=1).publish(content)
 
 
 async def bring(wide: Wide, engine: AsyncEngine) -> None:

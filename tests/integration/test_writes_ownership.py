@@ -50,7 +50,7 @@ def item(order_id: int, quantity: int = 1) -> dict[str, Any]:
 def held(topology: Topology) -> dict[str, dict[int, int]]:
     """The items of each shard: quantities by key."""
     found = {}
-    for shard in topology.tree("mes"):
+    for shard in topology.databases_of("mes"):
         with as_owner(topology, shard) as connection:
             rows = connection.execute(select(ITEMS.c.order_id, ITEMS.c.quantity))
             found[shard] = {row.order_id: row.quantity for row in rows}
@@ -71,7 +71,7 @@ def carry(topology: Topology, bucket: int, source: str, target: str) -> None:
 
 def assert_in_place(topology: Topology, shard_map: ShardMap, quantities: Mapping[int, int]) -> None:
     """Every row is there, once, on the shard that owns it; and `mesctl shards check` says so too."""
-    expected: dict[str, dict[int, int]] = {shard: {} for shard in topology.tree("mes")}
+    expected: dict[str, dict[int, int]] = {shard: {} for shard in topology.databases_of("mes")}
     for key, quantity in quantities.items():
         expected[shard_map.shard_of(key)][key] = quantity
     assert held(topology) == expected
@@ -256,7 +256,7 @@ async def _write_while_moving(
 @pytest.fixture
 async def decisions(topology: Topology) -> AsyncIterator[Decisions]:
     async with open_cluster(topology, "directory", role="mes", application_name="test") as cluster:
-        yield Decisions(cluster.primary)
+        yield Decisions(cluster.primary, "mes")
 
 
 async def test_a_refused_unit_ends_on_every_shard_and_can_be_run_again(

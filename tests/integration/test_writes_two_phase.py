@@ -68,7 +68,7 @@ def add_everywhere(unit: TwoPhaseUnit, keys: dict[str, int]) -> None:
 @asynccontextmanager
 async def open_decisions(topology: Topology) -> AsyncIterator[Decisions]:
     async with open_cluster(topology, "directory", role="mes", application_name="test") as cluster:
-        yield Decisions(cluster.primary)
+        yield Decisions(cluster.primary, "mes")
 
 
 @pytest.fixture
@@ -344,7 +344,7 @@ async def losing(wide: Wide, *, down_after: bool) -> AsyncIterator[tuple[Directo
     cluster = Cluster("directory", primary=engine, primary_reader=reader, replicas={})
     async with server:
         try:
-            yield line, Decisions(cluster.primary)
+            yield line, Decisions(cluster.primary, "mes")
         finally:
             await cluster.close()
 
@@ -379,7 +379,9 @@ async def test_a_directory_that_cannot_be_reached_takes_the_unit_back(
 ) -> None:
     engine = writer_engine(wide.topology.url("directory", role="mes").set(port=1), application_name="test")
     with pytest.raises(Exception, match="onnection refused"):
-        async with two_phase(wide_sessions, keys.values(), decisions=Decisions(engine), label="x") as unit:
+        async with two_phase(
+            wide_sessions, keys.values(), decisions=Decisions(engine, "mes"), label="x"
+        ) as unit:
             add_everywhere(unit, keys)
     assert counts(wide) == [0, 0, 0]
     assert not any(wide.prepared().values())

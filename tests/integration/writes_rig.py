@@ -23,10 +23,9 @@ from ops.embedded.ports import LOOPBACK, PortPicker, start_on_free_port
 from ops.embedded.postgres import SUPERUSER, PostgresCluster
 from ops.embedded.processes import send_signal
 from ops.embedded.settings import UNSAFE, access_line
-from ops.embedded.shape import ROLES
 from ops.embedded.tools import PostgresTools
-from ops.fleet import open_engine, owner_of
-from ops.shard_guard import GUARDED, init_shards
+from ops.fleet import open_engine
+from ops.shard_guard import init_shards
 from sharding.directory import Directory
 from sharding.engines import open_cluster
 from sharding.guard import Ownership
@@ -35,6 +34,7 @@ from sharding.shard_map import ShardMap
 from sharding.topology import Topology
 from tests.platform_topology import write_topology
 from tests.pool import DatabasePool
+from tests.project import GUARDED, ROLES
 from tests.psql import psql
 from tests.servers import PostgresServers, ValkeyServer
 
@@ -175,7 +175,7 @@ class Wide:
 
     def _tell(self, told: Ownership) -> None:
         database = self.topology.database(told.shard)
-        with open_engine(self.topology, database, role=owner_of(database)) as engine:
+        with open_engine(self.topology, database, role=database.owner) as engine:
             tell(engine, told, tables=GUARDED)
 
     def prepared(self) -> dict[str, list[str]]:
@@ -220,4 +220,4 @@ def run_wide(
 
 async def _save_map(topology: Topology) -> None:
     async with open_cluster(topology, "directory", role="mes", application_name="test") as cluster:
-        await Directory(cluster.primary).save_map(MAP, expected_version=0)
+        await Directory(cluster.primary, "mes").save_map(MAP, expected_version=0)

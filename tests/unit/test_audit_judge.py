@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.console.audit.facts import Child, Copy, Message, OrderFacts, Place, Row, Service, gather
+from app.console.audit.judge import Fault, judge
 from app.models.status import Channel, Status
-from ops.audit.facts import Child, Copy, Message, OrderFacts, Place, Row, Service, gather
-from ops.audit.judge import Fault, judge
 
 SHOP = Place(Service.SHOP, "shop", "orders", "orders")
 CRM = Place(Service.CRM, "crm", "orders", "orders")

@@ -10,18 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.models.distribution import MES_DISTRIBUTION
 from app.models.mes import MesBase
-from migrations import run
-from migrations.citus import script
 from ops.citus import job_line, progress_line
+from ops.migrate import run
+from ops.migrate.citus import script
 from partitions.actions import DetachPartition
 from partitions.months import KeyRange
 from sharding.citus import moving
 from sharding.citus.catalog import CitusTable, Node
 from sharding.citus.columnar import Stored, refusal
 from sharding.citus.coordinator import whole_map
-from sharding.citus.distribute import missing
+from sharding.citus.distribute import Distribution, missing
 from sharding.citus.errors import DistributionConflict, MoveRefused, UnknownNode
 from sharding.citus.health import Facts, judge
 from sharding.citus.placement import ShardRange, find_range, fresh_index, fresh_ranges, is_fresh
@@ -36,6 +35,7 @@ from sharding.citus.preflight import (
 from sharding.errors import TopologyError
 from sharding.hashing import bucket_of
 from sharding.topology import Topology
+from tests.project import MES
 
 KEYS = st.integers(-(2**63), 2**63 - 1)
 
@@ -75,22 +75,22 @@ def test_a_split_table_is_not_fresh() -> None:
 
 
 def test_every_keyed_table_of_the_models_is_placed_beside_the_orders_or_alone() -> None:
-    placements = {placement.table: placement for placement in MES_DISTRIBUTION.placements()}
+    placements = {placement.table: placement for placement in Distribution.of(MES.metadata).placements()}
     assert placements["orders"].beside == "none"
     assert placements["order_items"].beside == "orders"
     assert placements["model_measurements"].beside == "none"
-    declared = placements.keys() | MES_DISTRIBUTION.local
+    declared = placements.keys() | Distribution.of(MES.metadata).local
     partitions = {name for name, table in MesBase.metadata.tables.items() if "partition_of" in table.info}
     assert MesBase.metadata.tables.keys() - partitions <= declared
 
 
 def test_what_is_placed_is_left_alone_and_what_is_placed_otherwise_is_refused() -> None:
     placed = {"orders": CitusTable("orders", 1, "distributed", "order_id")}
-    left = missing(MES_DISTRIBUTION, present=["orders", "inbox", "materials"], placed=placed)
+    left = missing(Distribution.of(MES.metadata), present=["orders", "inbox", "materials"], placed=placed)
     assert [placement.table for placement in left] == ["inbox", "materials"]
     wrong = {"orders": CitusTable("orders", 1, "distributed", "status")}
     with pytest.raises(DistributionConflict, match="orders is distributed by status"):
-        missing(MES_DISTRIBUTION, present=["orders"], placed=wrong)
+        missing(Distribution.of(MES.metadata), present=["orders"], placed=wrong)
 
 
 # The topology
@@ -147,7 +147,7 @@ ITEMS = SchemaTable("order_items", unique=(UniqueKey("pk", ("order_id", "line_no
 
 
 def rules(*tables: SchemaTable) -> list[tuple[str, str]]:
-    found = check_schema({table.name: table for table in tables}, MES_DISTRIBUTION)
+    found = check_schema({table.name: table for table in tables}, Distribution.of(MES.metadata))
     return [(each.where, each.rule) for each in found]
 
 
@@ -204,7 +204,9 @@ def test_a_key_of_the_parent_is_told_once_and_a_reference_may_be_pointed_to() ->
     ],
 )
 def test_statements_that_citus_refuses_are_named(statement: str, rule: str | None) -> None:
-    assert [each.rule for each in check_statements([statement], MES_DISTRIBUTION)] == ([rule] if rule else [])
+    assert [each.rule for each in check_statements([statement], Distribution.of(MES.metadata))] == (
+        [rule] if rule else []
+    )
 
 
 def test_a_columnar_table_that_is_still_written_is_named() -> None:

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.console.audit.facts import Copy, OrderFacts, Place, Service
+from app.console.audit.judge import Fault, Finding
+from app.console.demo.figures import PriceRange, StageTime, percentile, price_ranges, stage_times
+from app.console.demo.report import describe_stuck
+from app.console.demo.verdict import account
 from app.models.status import Channel, Status
-from ops.audit.facts import Copy, OrderFacts, Place, Service
-from ops.audit.judge import Fault, Finding
-from ops.demo.figures import PriceRange, StageTime, percentile, price_ranges, stage_times
-from ops.demo.report import describe_stuck
-from ops.demo.verdict import account
 
 START = datetime(2026, 3, 10, 12, tzinfo=UTC)
 

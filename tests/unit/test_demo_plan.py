@@ -4,8 +4,8 @@ from collections import Counter
 
 import pytest
 
+from app.console.demo.plan import Twist, plan_day
 from app.models.status import Channel
-from ops.demo.plan import Twist, plan_day
 
 
 def test_the_same_seed_plans_the_same_day() -> None:

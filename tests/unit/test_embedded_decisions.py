@@ -10,10 +10,11 @@ from ops.embedded.errors import NoFreePort, NotOurTopology, PortTaken
 from ops.embedded.pgpass import ensure_passwords, read_passwords
 from ops.embedded.ports import LOOPBACK, PortPicker, holder_of, is_free, start_on_free_port
 from ops.embedded.settings import quoted
-from ops.embedded.shape import DATABASES, ROLES, ported_components
+from ops.embedded.shape import ported_components
 from ops.embedded.state import ComponentState, PlatformState, steps_down, steps_up
 from ops.embedded.topology_file import add_pooler, move_port, read_ports, remove_pooler, write_topology
 from sharding.topology import Topology
+from tests.project import DATABASES, ROLES
 
 PORTS = {name: 20_000 + number for number, name in enumerate(ported_components())}
 SHOP = ComponentState(name="shop", kind="primary", state="running", wanted=True, pid=11)

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from migrations.lint import lint_tree
-from migrations.trees import METADATA
 from ops import cli
 from ops.errors import ExitStatus
+from ops.migrate.lint import lint_tree
+from ops.migrate.trees import METADATA
 from sharding.topology import Tree
 
 HEAD = '''"""A revision."""

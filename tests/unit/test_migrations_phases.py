@@ -4,11 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from migrations.errors import PhaseOrder, UnmarkedRevision
-from migrations.phases import Marked, Phase, before_deployment, in_phase, read_marks
-from migrations.run import pending
-from migrations.scripts import Scripts, versions_of
-from migrations.trees import METADATA
+from ops.migrate.errors import PhaseOrder, UnmarkedRevision
+from ops.migrate.phases import Marked, Phase, before_deployment, in_phase, read_marks
+from ops.migrate.run import pending
+from ops.migrate.scripts import Scripts, versions_of
+from ops.migrate.trees import METADATA
 
 PHASES: tuple[Phase, ...] = ("pre", "post")
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from migrations.errors import UnknownRevision
-from migrations.outcome import Direction
-from migrations.scripts import Scripts
+from ops.migrate.errors import UnknownRevision
+from ops.migrate.outcome import Direction
+from ops.migrate.scripts import Scripts
 
 
 @pytest.fixture

@@ -9,12 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.files import MODEL_SUFFIXES
-from app.pricing import measure as measuring
-from app.pricing.measure import measure
-from app.pricing.measurement import Measurement, Outcome, Unmeasurable
-from ops.demo.bad_shapes import bad_shapes
-from ops.demo.shape_formats import (
+from app.console.demo.bad_shapes import bad_shapes
+from app.console.demo.shape_formats import (
     Mesh,
     obj,
     stl_ascii,
@@ -23,7 +19,11 @@ from ops.demo.shape_formats import (
     threemf_model,
     threemf_package,
 )
-from ops.demo.shapes import Shape, band_ring, good_shapes, round_ring
+from app.console.demo.shapes import Shape, band_ring, good_shapes, round_ring
+from app.files import MODEL_SUFFIXES
+from app.pricing import measure as measuring
+from app.pricing.measure import measure
+from app.pricing.measurement import Measurement, Outcome, Unmeasurable
 
 RING = round_ring(radius_mm=9, wire_mm=2)
 BOX: Mesh = (

@@ -7,10 +7,9 @@ from itertools import islice
 
 import pytest
 
-from app.files import MODEL_SUFFIXES
-from ops.demo.bad_shapes import bad_shapes
-from ops.demo.shape_formats import Mesh, stl_binary
-from ops.demo.shapes import (
+from app.console.demo.bad_shapes import bad_shapes
+from app.console.demo.shape_formats import Mesh, stl_binary
+from app.console.demo.shapes import (
     band_ring,
     disc_pendant,
     flower_pendant,
@@ -19,6 +18,7 @@ from ops.demo.shapes import (
     signet_ring,
     wave_ring,
 )
+from app.files import MODEL_SUFFIXES
 
 PIECES = {
     "round": round_ring(radius_mm=9, wire_mm=2),

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from app.topology import files_url, services_of
 from sharding.errors import TopologyError, UnknownDatabase
 from sharding.topology import Topology
 
@@ -59,14 +60,14 @@ def faults_of(tmp_path: Path, text: str) -> tuple[str, ...]:
 
 
 def test_databases_of_one_tree_are_its_shards_in_name_order(tmp_path: Path) -> None:
-    assert list(load(tmp_path).tree("mes")) == ["mes_0", "mes_1"]
+    assert list(load(tmp_path).databases_of("mes")) == ["mes_0", "mes_1"]
 
 
 def test_places_are_read(tmp_path: Path) -> None:
     topology = load(tmp_path)
     assert topology.databases["mes_0"].name == "mes_0"
-    assert topology.services["shop"].url == "http://127.0.0.1:41001"
-    assert topology.files.url == "file:///srv/files"
+    assert services_of(topology)["shop"].url == "http://127.0.0.1:41001"
+    assert files_url(topology) == "file:///srv/files"
     assert (topology.pool.size, topology.pool.max_overflow, topology.pool.timeout_seconds) == (3, 0, 2.0)
 
 
@@ -103,7 +104,7 @@ def test_what_is_shown_has_no_password(tmp_path: Path) -> None:
 
 def test_pool_services_and_buckets_have_defaults(tmp_path: Path) -> None:
     topology = load(tmp_path, '[databases]\n[redis]\nurl = "redis://r"\n[files]\nurl = "memory:///"\n')
-    assert (topology.buckets, topology.pool.size, topology.services) == (64, 10, {})
+    assert (topology.trees["mes"].buckets, topology.pool.size, services_of(topology)) == (64, 10, {})
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """The CRM's orders, their history, outbox and inbox."""
 
-from migrations import frozen
+from ops.migrate import frozen
 
 revision = "0001"
 down_revision = None

@@ -1,6 +1,6 @@
 """The shard map and the node leases."""
 
-from migrations import frozen
+from ops.migrate import frozen
 
 revision = "0001"
 down_revision = None

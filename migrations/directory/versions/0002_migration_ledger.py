@@ -1,6 +1,6 @@
 """The ledger of migrations."""
 
-from migrations import frozen
+from ops.migrate import frozen
 
 revision = "0002"
 down_revision = "0001"

@@ -1,6 +1,6 @@
 """Decisions on two-phase units, and the content of reference tables."""
 
-from migrations import frozen
+from ops.migrate import frozen
 
 revision = "0003"
 down_revision = "0002"

@@ -1,6 +1,6 @@
 """Orders by status, their archive by month, pricing, outbox and inbox."""
 
-from migrations import frozen
+from ops.migrate import frozen
 
 revision = "0001"
 down_revision = None

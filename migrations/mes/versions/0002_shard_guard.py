@@ -1,6 +1,6 @@
 """Each shard knows its name and its buckets, and refuses what belongs to another."""
 
-from migrations import frozen
+from ops.migrate import frozen
 
 revision = "0002"
 down_revision = "0001"

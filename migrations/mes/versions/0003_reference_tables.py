@@ -1,6 +1,6 @@
 """Materials, finishes and tariffs on every shard."""
 
-from migrations import frozen
+from ops.migrate import frozen
 
 revision = "0003"
 down_revision = "0002"

@@ -1,0 +1,191 @@
+"""Reads what the services' databases hold, as streams sorted by order id, in bounded memory.
+
+Each database is read in one REPEATABLE READ transaction through server-side cursors, so its streams agree
+with each other. Every database is opened with the role of its own service: no superuser is needed.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Engine,
+    NullPool,
+    Row,
+    Select,
+    Table,
+    case,
+    create_engine,
+    exists,
+    literal,
+    literal_column,
+    select,
+)
+
+from app.console.audit.facts import Child, Copy, Message, OrderFacts, Place, Service, gather
+from app.console.audit.facts import Row as Fact
+from app.models import crm, mes, shop
+from app.models.status import Status
+from sharding.topology import Topology
+
+FETCH_ROWS = 1_000
+"""Rows that one cursor brings per round trip: what the audit's memory is made of, times about 25 cursors."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The tables of one service: where orders stand, what is keyed beside them, and what is owed."""
+
+    orders: tuple[Any, ...]
+    children: tuple[tuple[Any, str], ...]
+    outbox: Any
+    events: Any
+
+
+LAYOUTS: Mapping[Service, Layout] = {
+    Service.SHOP: Layout(
+        orders=(shop.ShopOrder,),
+        children=((shop.ShopOrderEvent, "orders"),),
+        outbox=shop.ShopOutbox,
+        events=shop.ShopOrderEvent,
+    ),
+    Service.CRM: Layout(
+        orders=(crm.CrmOrder,),
+        children=((crm.CrmOrderEvent, "orders"),),
+        outbox=crm.CrmOutbox,
+        events=crm.CrmOrderEvent,
+    ),
+    Service.MES: Layout(
+        orders=(mes.MesOrder, mes.MesArchivedOrder),
+        children=(
+            (mes.MesOrderItem, "orders"),
+            (mes.MesOrderEvent, "orders"),
+            (mes.PricingJob, "orders"),
+            (mes.MesArchivedOrderItem, "orders_archive"),
+            (mes.MesArchivedOrderEvent, "orders_archive"),
+        ),
+        outbox=mes.MesOutbox,
+        events=mes.MesOrderEvent,
+    ),
+}
+
+
+class Books:
+    """Every database of a topology that holds orders, ready to be read.
+
+    Parameters:
+        topology: where the databases are; each is opened with the role of its own service.
+    """
+
+    def __init__(self, topology: Topology) -> None:
+        self.services: dict[str, Service] = {
+            name: Service(database.tree)
+            for name, database in topology.databases.items()
+            if database.tree in set(Service)
+        }
+        self.engines: dict[str, Engine] = {
+            name: create_engine(
+                topology.url(name, role=service.value, direct=True),
+                isolation_level="REPEATABLE READ",
+                poolclass=NullPool,
+                execution_options={"postgresql_readonly": True},
+            )
+            for name, service in self.services.items()
+        }
+
+    @contextmanager
+    def open(self, order_ids: Sequence[int] | None = None) -> Iterator[Iterator[OrderFacts]]:
+        """Take a snapshot of every database and give the facts of all orders, or of `order_ids` only.
+
+        As long as it is open, vacuum cannot remove what was deleted meanwhile, like in any long read.
+
+        Yields:
+            The facts by ascending id; they must be consumed inside the `with` block.
+        """
+        with ExitStack() as stack:
+            streams: list[Iterator[Fact]] = []
+            for name, engine in self.engines.items():
+                # The snapshot is taken with the first cursor: declare all of them before any is read.
+                streams += _streams(
+                    name, self.services[name], stack.enter_context(engine.connect()), order_ids
+                )
+            yield gather(streams)
+
+
+def _streams(
+    database: str, service: Service, connection: Connection, order_ids: Sequence[int] | None
+) -> list[Iterator[Fact]]:
+    layout = LAYOUTS[service]
+    queries: list[tuple[Select[Any], Any]] = [
+        (_copies(model, layout), partial(_copy, service, database, model.__tablename__))
+        for model in layout.orders
+    ]
+    for model, parent in layout.children:
+        queries.append((_children(model), partial(_child, service, database, model.__tablename__, parent)))
+    queries.append((_messages(layout.outbox), partial(_message, service)))
+    return [_stream(connection, query, make, order_ids) for query, make in queries]
+
+
+def _stream(
+    connection: Connection, query: Select[Any], make: Any, order_ids: Sequence[int] | None
+) -> Iterator[Fact]:
+    order_id = query.selected_columns.order_id
+    query = query.order_by(order_id)
+    if order_ids is not None:
+        query = query.where(order_id.in_(order_ids))
+    rows = connection.execution_options(yield_per=FETCH_ROWS).execute(query)
+    return map(make, rows)
+
+
+def _copies(model: Any, layout: Layout) -> Select[Any]:
+    # Drafts concern nobody but the Shop. Of a cancelled order only the history says whether it had been one.
+    was_submitted = exists().where(
+        layout.events.order_id == model.order_id, layout.events.status == literal(Status.SUBMITTED)
+    )
+    drafts = (Status.INITIATED, Status.FILE_UPLOADED)
+    submitted: ColumnElement[bool] = (
+        case((model.status == Status.CANCELLED, was_submitted), else_=model.status.not_in(drafts))
+        if model is shop.ShopOrder
+        else literal(True)
+    )
+    return select(
+        model.order_id,
+        partition_of(model.__table__).label("partition"),
+        model.status,
+        model.channel,
+        model.price,
+        submitted.label("submitted"),
+    )
+
+
+def _children(model: Any) -> Select[Any]:
+    return select(model.order_id).distinct()
+
+
+def _messages(outbox: Any) -> Select[Any]:
+    return select(
+        outbox.order_id, outbox.destination, outbox.type, outbox.set_aside_at, outbox.set_aside_reason
+    )
+
+
+def partition_of(table: Table) -> ColumnElement[str]:
+    """Return the SQL that names the partition (or the plain table) in which a row of `table` stands."""
+    return literal_column(f"{table.name}.tableoid::regclass::text")
+
+
+def _copy(service: Service, database: str, table: str, row: Row[Any]) -> Copy:
+    place = Place(service, database, table, row.partition)
+    return Copy(row.order_id, place, row.status, row.channel, row.price, row.submitted)
+
+
+def _child(service: Service, database: str, table: str, parent: str, row: Row[Any]) -> Child:
+    return Child(row.order_id, Place(service, database, table, table), parent)
+
+
+def _message(source: Service, row: Row[Any]) -> Message:
+    reason = None if row.set_aside_at is None else row.set_aside_reason or "no reason given"
+    return Message(row.order_id, source, row.destination, row.type, reason)

@@ -1,0 +1,17 @@
+"""Trees and id spaces in a shared directory."""
+
+from ops.migrate import frozen
+
+revision = "0004"
+down_revision = "0003"
+phase = "pre"
+
+
+def upgrade() -> None:
+    """Run the frozen SQL upwards."""
+    frozen.run(__file__, "up")
+
+
+def downgrade() -> None:
+    """Run the frozen SQL downwards."""
+    frozen.run(__file__, "down")

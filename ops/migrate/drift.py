@@ -1,0 +1,165 @@
+"""Drift: what stands in a database although no migration made it, and what a migration made and is gone.
+
+The measure is `TREE/schema.json`: the catalogue of a database that was migrated from nothing to the head,
+frozen beside the revisions. A scratch database on the server itself would need a right that owners of
+production databases do not have, and the models do not tell of grants, triggers and functions.
+"""
+
+import json
+from collections.abc import Collection, Iterator
+from typing import NamedTuple
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from ops.migrate.catalogue import UNDER_WAY, Fact, fingerprint, read_catalogue
+from ops.migrate.citus import is_on_citus
+from ops.migrate.connect import open_owner, words_of
+from ops.migrate.scripts import read_revision
+from ops.project import ProjectTree
+from sharding.topology import Topology
+
+CITUS = frozenset({"citus", "citus_columnar"})
+
+
+class Drift(NamedTuple):
+    """A difference: the object, what is wrong with it, and what mends it."""
+
+    object: str
+    problem: str
+    fix: str
+
+
+class Snapshot(NamedTuple):
+    """What a tree's migrations make, up to a revision."""
+
+    revision: str
+    facts: Collection[Fact]
+
+
+class DatabaseDrift(NamedTuple):
+    """What differs in one database, or why that cannot be told."""
+
+    database: str
+    revision: str | None
+    fingerprint: str | None
+    differences: Collection[Drift]
+    unreachable: str | None = None
+
+
+def load_snapshot(tree: ProjectTree) -> Snapshot:
+    """Read what the migrations of a tree make."""
+    content = json.loads((tree.revisions.parent / "schema.json").read_text(encoding="utf-8"))
+    return Snapshot(content["revision"], [Fact(*fact) for fact in content["facts"]])
+
+
+def dump_snapshot(tree: ProjectTree, snapshot: Snapshot) -> None:
+    """Write what the migrations of a tree make, a line for each object: a review sees what changes."""
+    lines = ",\n".join(f"    {json.dumps(fact)}" for fact in sorted(snapshot.facts))
+    content = f'{{\n  "revision": {json.dumps(snapshot.revision)},\n  "facts": [\n{lines}\n  ]\n}}\n'
+    (tree.revisions.parent / "schema.json").write_text(content, encoding="utf-8")
+
+
+def compare(found: Collection[Fact], expected: Collection[Fact]) -> Iterator[Drift]:
+    """List the differences; a table that is surplus or gone is told once, without what belongs to it.
+
+    Parameters:
+        found: what stands in a database.
+        expected: what its migrations make.
+    """
+    standing, wanted = _by_object(found), _by_object(expected)
+    tables_found, tables_wanted = ({fact.table for fact in facts} for facts in (found, expected))
+    for key in sorted(standing.keys() | wanted.keys()):
+        ours, theirs = standing.get(key), wanted.get(key)
+        if ours == theirs or _told_by_table(key, tables_found, tables_wanted):
+            continue
+        yield _difference(ours, theirs)
+
+
+_Key = tuple[str, str, str]
+
+
+def _by_object(facts: Collection[Fact]) -> dict[_Key, Fact]:
+    return {(fact.kind, fact.table, fact.name): fact for fact in facts}
+
+
+def _told_by_table(key: _Key, tables_found: Collection[str], tables_wanted: Collection[str]) -> bool:
+    _, table, name = key
+    # A trigger may stand on a partition, which no snapshot has: it is told for itself.
+    return table != name and key[0] != "trigger" and not (table in tables_found and table in tables_wanted)
+
+
+def _difference(found: Fact | None, expected: Fact | None) -> Drift:
+    match found, expected:
+        case Fact(definition=definition), _ if UNDER_WAY in definition:
+            change = definition.partition(UNDER_WAY)[2]
+            problem = f"belongs to the online change `{change}`, which is under way"
+            return Drift(_name(found), problem, "finish that change, or undo it (docs/online-changes.md)")
+        case Fact(), Fact():
+            problem = f"is {found.definition or 'plain'}; migrations make {expected.definition or 'plain'}"
+            return Drift(_name(found), problem, _redo(found, expected))
+        case Fact(kind="index", definition=definition), _ if definition.endswith(" INVALID"):
+            problem = "is being built concurrently, or a build of it was cut short; no migration made it"
+            return Drift(_name(found), problem, f"wait for its end, or {_removal(found)}")
+        case Fact(), _:
+            return Drift(
+                _name(found), "no migration made it", f"{_removal(found)}, or write a migration for it"
+            )
+        case _, Fact():
+            made = f"make it again: {expected.definition}" if expected.definition else "make it again"
+            return Drift(_name(expected), "a migration made it, and it is gone", made)
+    raise AssertionError("one of the two is there")
+
+
+def _name(fact: Fact) -> str:
+    return (
+        f"{fact.kind} {fact.name}" if fact.table == fact.name else f"{fact.kind} {fact.name} of {fact.table}"
+    )
+
+
+def _redo(found: Fact, expected: Fact) -> str:
+    if found.definition == f"{expected.definition} INVALID":
+        return f"a concurrent build was cut short: REINDEX INDEX CONCURRENTLY {found.name}"
+    return "change it back, or write a migration that changes it everywhere"
+
+
+def _removal(fact: Fact) -> str:
+    match fact.kind:
+        case "column" | "constraint":
+            return f"ALTER TABLE {fact.table} DROP {fact.kind.upper()} {fact.name}"
+        case "index":
+            return f"DROP INDEX CONCURRENTLY {fact.name}"
+        case "trigger":
+            return f"DROP TRIGGER {fact.name} ON {fact.table}"
+        case "grant":
+            return f"REVOKE {fact.definition} ON {fact.table} FROM {fact.name}"
+    return f"DROP {fact.kind.upper()} {fact.name}"
+
+
+def find_drift(
+    topology: Topology, tree: ProjectTree, snapshot: Snapshot | None = None
+) -> Iterator[DatabaseDrift]:
+    """Compare the databases of a tree with what its migrations make.
+
+    A database that is not at the snapshot's revision is compared with the first one of its own revision:
+    databases that had the same migrations must be the same.
+
+    Parameters:
+        topology: where the databases are.
+        tree: whose databases are compared.
+        snapshot: what the migrations make; without it, what is frozen beside them.
+    """
+    snapshot = snapshot or load_snapshot(tree)
+    peers: dict[str | None, Collection[Fact]] = {}
+    for name in topology.databases_of(tree.name):
+        try:
+            with open_owner(topology, name) as engine, engine.connect() as connection:
+                revision, facts = read_revision(connection), read_catalogue(connection)
+                if is_on_citus(topology, tree.name):
+                    # The administrator's: it must be there before any migration.
+                    facts = [fact for fact in facts if fact.kind != "extension" or fact.name not in CITUS]
+        except SQLAlchemyError as fault:
+            yield DatabaseDrift(name, None, None, (), words_of(fault))
+            continue
+        peers.setdefault(revision, facts)
+        expected = snapshot.facts if revision == snapshot.revision else peers[revision]
+        yield DatabaseDrift(name, revision, fingerprint(facts), tuple(compare(facts, expected)))

@@ -1,0 +1,146 @@
+"""What alembic runs, whichever the tree: all databases of the tree, each under a lock.
+
+The tree is the section of alembic.ini (`alembic -n mes ...`). The topology is handed over by a program as
+`config.attributes["topology"]`, or named by `-x topology=PATH`, or by MES_STORAGE_TOPOLOGY. `upgrade` and
+`downgrade` do what `mesctl migrate` does; other commands visit one database after another.
+"""
+
+import io
+import os
+import sys
+from contextlib import redirect_stdout
+from functools import partial
+from logging.config import fileConfig
+from pathlib import Path
+from typing import TextIO
+
+from alembic import command, context
+from alembic.util import CommandError
+from sqlalchemy import Connection
+
+from ops.errors import OpsError
+from ops.migrate.compare import (
+    PLUGINS,
+    ignore_undeclared_partitions,
+    metadata_of,
+    reading_unvalidated_checks,
+)
+from ops.migrate.connect import open_owner, take_lock
+from ops.migrate.outcome import Direction
+from ops.migrate.run import migrate
+from ops.project import Project, ProjectTree
+from sharding.errors import TopologyError
+from sharding.topology import Topology
+
+DIRECTIONS: dict[object, Direction] = {command.upgrade: "up", command.downgrade: "down"}
+
+
+def the_project() -> Project:
+    """Return the project: handed over, or found from the folder of alembic.ini upwards."""
+    given = context.config.attributes.get("project")
+    if isinstance(given, Project):
+        return given
+    ini = context.config.config_file_name
+    try:
+        return Project.find(Path(ini).parent if ini else Path())
+    except OpsError as fault:
+        raise CommandError(str(fault)) from fault
+
+
+def the_tree() -> ProjectTree:
+    """Return the tree whose section of alembic.ini is in use; without `-n`, the only tree."""
+    trees, section = the_project().trees, context.config.config_ini_section
+    if section in trees:
+        return trees[section]
+    if section == "alembic" and len(trees) == 1:
+        return next(iter(trees.values()))
+    name = next(iter(trees))
+    raise CommandError(f"no tree {section!r}: name one of {', '.join(trees)}, as in `alembic -n {name} ...`")
+
+
+def the_topology() -> Topology:
+    """Find the topology: handed over, by -x, or by the environment."""
+    given = context.config.attributes.get("topology")
+    if isinstance(given, Topology):
+        return given
+    path = context.get_x_argument(as_dictionary=True).get("topology") or os.environ.get(
+        "MES_STORAGE_TOPOLOGY"
+    )
+    if not isinstance(path, str) or not path:
+        raise CommandError("no topology: set MES_STORAGE_TOPOLOGY, or give `-x topology=PATH`")
+    try:
+        return Topology.load(path)
+    except TopologyError as fault:
+        raise CommandError(str(fault)) from fault
+
+
+def the_fleet_command() -> tuple[Direction, str] | None:
+    """Tell the direction and the target, if this is `alembic upgrade` or `alembic downgrade`."""
+    options = context.config.cmd_opts
+    direction = DIRECTIONS.get(options.cmd[0]) if options else None
+    return (direction, options.revision) if options and direction else None
+
+
+def visit(connection: Connection, database: str, tree: ProjectTree) -> None:
+    """Run the command in one database; a migration of it waits meanwhile."""
+    take_lock(connection, database)
+    metadata = metadata_of(tree)
+    context.configure(
+        connection=connection,
+        target_metadata=metadata,
+        transaction_per_migration=True,
+        include_name=ignore_undeclared_partitions(connection, metadata),
+        autogenerate_plugins=PLUGINS,
+        compare_server_default=True,
+    )
+    with context.begin_transaction(), reading_unvalidated_checks():
+        context.run_migrations()
+
+
+def run_online() -> None:
+    """Run the command in every database of the tree."""
+    tree, topology, asked = the_tree(), the_topology(), the_fleet_command()
+    if asked is not None:
+        direction, target = asked
+        migrate(topology, tree, direction, target, report=partial(context.config.print_stdout, "%s"))
+        return
+    for name in topology.databases_of(tree.name):
+        context.config.print_stdout("%s: %s", tree.name, name)
+        with open_owner(topology, name) as engine, engine.connect() as connection:
+            visit(connection, name, tree)
+
+
+class OfflineScript(io.StringIO):
+    """Takes alembic's script on its way out. A database that went back to base still has alembic's table."""
+
+    def __init__(self, out: TextIO) -> None:
+        super().__init__()
+        self._out = out
+
+    def write(self, text: str) -> int:
+        """Pass a statement on."""
+        create = "CREATE TABLE alembic_version"
+        return self._out.write(text.replace(create, create.replace("TABLE", "TABLE IF NOT EXISTS")))
+
+
+def run_offline() -> None:
+    """Print one script; it is the same for every database of the tree."""
+    context.configure(
+        dialect_name="postgresql",
+        target_metadata=metadata_of(the_tree()),
+        transaction_per_migration=True,
+        output_buffer=OfflineScript(context.config.output_buffer or sys.stdout),
+    )
+    # What a revision prints is no SQL.
+    with context.begin_transaction(), redirect_stdout(sys.stderr):
+        context.run_migrations()
+
+
+def run() -> None:
+    """Do what alembic was asked for; a team's env.py calls this."""
+    if context.config.config_file_name is not None:
+        fileConfig(context.config.config_file_name, disable_existing_loggers=False)
+    if context.is_offline_mode():
+        run_offline()
+    else:
+        run_online()

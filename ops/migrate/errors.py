@@ -1,0 +1,109 @@
+"""What can go wrong with a migration, each fault with its facts."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from alembic.util import CommandError
+
+from partitions.errors import Blocker
+
+if TYPE_CHECKING:
+    from ops.migrate.outcome import Outcome
+
+
+class MigrationError(CommandError):
+    """Base of every error that this package raises; `alembic` and `mesctl` print it as one line."""
+
+
+class LedgerUnreachable(MigrationError):
+    """The directory cannot be written, so that nobody would know what was done."""
+
+    def __init__(self, directory: str, reason: str) -> None:
+        self.directory = directory
+        self.reason = reason
+        super().__init__(
+            f"the migration ledger in {directory} cannot be written, nothing was begun: {reason}"
+        )
+
+
+class MigrationsBusy(MigrationError):
+    """Another run holds the lock of a database."""
+
+    def __init__(self, database: str, *, waited_seconds: float) -> None:
+        self.database = database
+        super().__init__(
+            f"{database}: another migration still runs after {waited_seconds:g} s; "
+            "try again when it has ended (`mesctl migrate status` shows it)"
+        )
+
+
+class LockNotHad(MigrationError):
+    """A revision waited in vain for a lock, again and again; nothing of its transaction stayed."""
+
+    def __init__(self, revision: str, reason: str, *, attempts: int, blockers: Sequence[Blocker]) -> None:
+        self.revision = revision
+        self.blockers = tuple(blockers)
+        who = "; ".join(map(str, blockers)) or "nobody that was seen"
+        super().__init__(
+            f"{reason}, {attempts} times. In the way: {who}. Wait for it or end it, and run this again"
+        )
+
+
+class UnknownRevision(MigrationError):
+    """No way leads from a revision to another: one of them is not in this version of the project."""
+
+    def __init__(self, tree: str, *, current: str | None, target: str, reason: str) -> None:
+        self.current = current
+        self.target = target
+        super().__init__(
+            f"no way from {current or 'base'} to {target} in the tree {tree}: {reason}. "
+            "If the database is newer than this project, use the version that migrated it"
+        )
+
+
+class UnmarkedRevision(MigrationError):
+    """A revision does not say whether it runs before or after the deployment."""
+
+    def __init__(self, path: str, found: object) -> None:
+        self.path = path
+        self.found = found
+        super().__init__(
+            f'{path}: phase is {found!r}: write `phase = "pre"` if the code that runs now works with what '
+            'the revision leaves, `phase = "post"` if it needs the new code'
+        )
+
+
+class PhaseOrder(MigrationError):
+    """A phase cannot run, because revisions of the other one stand in front."""
+
+    def __init__(self, *, wanted: str, blocked_by: str, behind: str) -> None:
+        self.wanted = wanted
+        self.blocked_by = blocked_by
+        self.behind = behind
+        if wanted == "pre":
+            fix = (
+                f"{behind} (pre) stands behind {blocked_by} (post) of an earlier release: finish that with "
+                "`mesctl migrate upgrade --phase post`; a database that nobody uses needs no phases"
+            )
+        else:
+            fix = (
+                f"{blocked_by} (pre) was not run yet: run `mesctl migrate upgrade --phase pre`, "
+                "deploy, and then the post phase"
+            )
+        super().__init__(f"nothing was run: {fix}")
+
+
+class SquawkMissing(MigrationError):
+    """The linter is not installed."""
+
+    def __init__(self) -> None:
+        super().__init__("squawk is not installed: it is in the extra `dev` (`pip install squawk-cli`)")
+
+
+class FleetFailed(MigrationError):
+    """At least one database of a tree was not brought to where it should be."""
+
+    def __init__(self, outcomes: Sequence["Outcome"]) -> None:
+        self.outcomes = tuple(outcomes)
+        lines = "; ".join(outcome.line for outcome in outcomes if not outcome.done)
+        super().__init__(f"{lines}. The same command again goes on where this one stopped")

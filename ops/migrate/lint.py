@@ -1,0 +1,103 @@
+"""Lint: the SQL of every revision, as it would run, against squawk's rules and our own. Needs no server."""
+
+import io
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from alembic import command
+from alembic.script import Script
+
+from ops.migrate import rules
+from ops.migrate.errors import UnmarkedRevision
+from ops.migrate.phases import read_marks
+from ops.migrate.scripts import Scripts, alembic_config
+from ops.migrate.squawk import Complaint, Node, complaints, parse
+from ops.project import ProjectTree
+from sharding.keys import guarded_tables
+
+
+class Finding(NamedTuple):
+    """What is wrong with a revision."""
+
+    tree: str
+    revision: str
+    rule: str
+    problem: str
+    statement: str
+
+
+class Segment(NamedTuple):
+    """The statements of one transaction, or one statement that stands alone."""
+
+    statements: list[Node]
+    in_transaction: bool
+
+
+def lint_tree(tree: ProjectTree, versions: Path | None = None) -> Iterator[Finding]:
+    """Lint the revisions of a tree, oldest first.
+
+    A revision may allow itself what a rule refuses: `lint_allows = {"RULE": "why it does no harm here"}`. An
+    allowance that nothing needs is a finding as well.
+
+    Parameters:
+        tree: the migration tree.
+        versions: the folder of the revisions; without it, the project's own.
+    """
+    folder = versions or tree.revisions
+    tables = rules.Tables()
+    for script in Scripts(tree, folder).line():
+        allowed: Mapping[str, str] = getattr(script.module, "lint_allows", {})
+        used: set[str] = set()
+        for complaint in _lint_revision(tree, folder, script, tables):
+            if allowed.get(complaint.rule):
+                used.add(complaint.rule)
+            else:
+                yield Finding(tree.name, script.revision, *complaint)
+        for rule in allowed.keys() - used:
+            unused = "lint_allows names it without need or without a reason: remove it, or give the reason"
+            yield Finding(tree.name, script.revision, rule, unused, "")
+
+
+def segments(statements: list[Node]) -> Iterator[Segment]:
+    """Split a script at its transactions.
+
+    An autocommit block stands between a COMMIT and a BEGIN. Read as one script, what was set in the
+    transaction before would seem to hold in the block and behind it, and a linter would be content.
+    """
+    inside: list[Node] | None = None
+    for statement in statements:
+        match statement.kind:
+            case "BEGIN":
+                inside = []
+            case "COMMIT_TRANSACTION":
+                if inside:
+                    yield Segment(inside, in_transaction=True)
+                inside = None
+            case _ if inside is None:
+                yield Segment([statement], in_transaction=False)
+            case _:
+                inside.append(statement)
+
+
+def _lint_revision(
+    tree: ProjectTree, versions: Path, script: Script, tables: rules.Tables
+) -> Iterator[Complaint]:
+    try:
+        read_marks([script])
+    except UnmarkedRevision as fault:
+        yield Complaint("phase-is-marked", str(fault), "")
+    statements = [
+        each for each in parse(_render(tree, versions, script)) if "alembic_version" not in each.text
+    ]
+    for segment in segments(statements):
+        text = "\n".join(each.text for each in segment.statements)
+        yield from complaints(text, in_transaction=segment.in_transaction)
+    yield from rules.check(statements, tables, sharded=bool(guarded_tables(tree.metadata)))
+
+
+def _render(tree: ProjectTree, versions: Path, script: Script) -> str:
+    output = io.StringIO()
+    config = alembic_config(tree, versions, output)
+    command.upgrade(config, f"{script.down_revision or 'base'}:{script.revision}", sql=True)
+    return output.getvalue()

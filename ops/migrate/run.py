@@ -1,0 +1,136 @@
+"""Migrations for programs: what `alembic -n TREE ...` does, for a topology that is at hand."""
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+
+from alembic import command
+
+from ops.migrate import citus
+from ops.migrate.connect import open_owner
+from ops.migrate.errors import FleetFailed
+from ops.migrate.fleet import PARALLEL, migrate_tree
+from ops.migrate.outcome import Direction, Outcome, Request
+from ops.migrate.phases import Marked, Phase, in_phase, read_marks
+from ops.migrate.scripts import Scripts, alembic_config, read_revision
+from ops.migrate.single import Report
+from ops.project import ProjectTree
+from sharding.topology import Topology
+
+
+def upgrade(topology: Topology, tree: ProjectTree, revision: str = "head") -> None:
+    """Bring every database of a tree up to a revision, one transaction for each migration.
+
+    Parameters:
+        topology: where the databases are.
+        tree: the migration tree.
+        revision: as alembic takes it: `head`, `0002`, `+1`.
+
+    Raises:
+        FleetFailed: at least one database is not there; the same call again goes on.
+    """
+    migrate(topology, tree, "up", revision)
+
+
+def downgrade(topology: Topology, tree: ProjectTree, revision: str) -> None:
+    """Take every database of a tree back to a revision; `base` drops everything. Raises: as `upgrade`."""
+    migrate(topology, tree, "down", revision)
+
+
+def migrate(
+    topology: Topology,
+    tree: ProjectTree,
+    direction: Direction,
+    target: str,
+    *,
+    versions: Path | None = None,
+    phase: Phase | None = None,
+    parallel: int = PARALLEL,
+    report: Report = lambda _line: None,
+) -> list[Outcome]:
+    """Bring every database of a tree to a revision: the canary first, then several at once.
+
+    Parameters:
+        topology: where the databases are.
+        tree: the migration tree.
+        direction: which way.
+        target: the revision, as alembic takes it.
+        versions: the folder of the revisions; without it, the project's own.
+        phase: only the revisions of this phase of a deployment; upwards alone.
+        parallel: how many databases at once, after the canary.
+        report: is told of progress, a line each.
+
+    Returns:
+        an outcome for each database.
+
+    Raises:
+        FleetFailed: at least one database is not there; the error has all outcomes.
+    """
+    request = Request(
+        project=str(tree.project.path),
+        tree=tree.name,
+        direction=direction,
+        target=target,
+        versions=str(versions or tree.revisions),
+        phase=phase,
+    )
+    outcomes = migrate_tree(topology, request, parallel=parallel, report=report)
+    if not all(outcome.done for outcome in outcomes):
+        raise FleetFailed(outcomes)
+    return outcomes
+
+
+def render_upgrade(tree: ProjectTree, revision: str = "head", *, start: str | None = None) -> str:
+    """Give the script that `upgrade` would run, as psql accepts it.
+
+    Parameters:
+        tree: the migration tree.
+        revision: where to end.
+        start: the revision of the database; None is one that was never migrated.
+    """
+    script = io.StringIO()
+    config = alembic_config(tree, tree.revisions, script)
+    command.upgrade(config, f"{start or 'base'}:{revision}", sql=True)
+    return script.getvalue()
+
+
+def render_distribution(topology: Topology, tree: ProjectTree) -> str:
+    """Give the script of what comes after an upgrade where Citus keeps the shards; elsewhere, none."""
+    return citus.script(topology, tree) if citus.is_on_citus(topology, tree.name) else ""
+
+
+def render_downgrade(tree: ProjectTree, revision: str, *, start: str) -> str:
+    """Give the script that `downgrade` would run on a database of revision `start`, as psql accepts it."""
+    script = io.StringIO()
+    config = alembic_config(tree, tree.revisions, script)
+    command.downgrade(config, f"{start}:{revision}", sql=True)
+    return script.getvalue()
+
+
+def current(topology: Topology, tree: ProjectTree) -> Mapping[str, str | None]:
+    """Read the revision of every database of a tree; None is a database that was never migrated."""
+    found: dict[str, str | None] = {}
+    for name in topology.databases_of(tree.name):
+        with open_owner(topology, name) as engine, engine.connect() as connection:
+            found[name] = read_revision(connection)
+    return found
+
+
+def head(tree: ProjectTree) -> str | None:
+    """Name the newest revision of a tree."""
+    return Scripts(tree, tree.revisions).head
+
+
+def pending(tree: ProjectTree, start: str | None, *, phase: Phase | None = None) -> list[Marked]:
+    """List the revisions that a database of revision `start` lacks, oldest first.
+
+    Parameters:
+        tree: the migration tree.
+        start: the revision of the database.
+        phase: only those that this phase of a deployment would run.
+
+    Raises:
+        PhaseOrder: the phase cannot run.
+    """
+    lacking = read_marks(Scripts(tree, tree.revisions).lacking(start))
+    return lacking if phase is None else in_phase(lacking, phase)

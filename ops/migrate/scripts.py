@@ -1,0 +1,120 @@
+"""The revisions of a tree, as they stand in its folder."""
+
+import io
+import sys
+from collections.abc import Collection
+from contextlib import redirect_stdout
+from pathlib import Path
+
+from alembic.config import Config
+from alembic.operations import Operations
+from alembic.runtime.migration import MigrationContext, MigrationStep, RevisionStep
+from alembic.script import Script, ScriptDirectory
+from alembic.script.revision import RevisionError
+from sqlalchemy import Connection
+
+import partitions.migration_ops  # noqa: F401 (makes op.create_partition and its like exist for revisions)
+from ops.migrate.errors import UnknownRevision
+from ops.migrate.outcome import Direction, Step
+from ops.project import ProjectTree
+
+SCRIPT_LOCATION = Path(__file__).parent / "script"
+"""An env.py that does what a team's does: the engine needs none of theirs."""
+
+
+def alembic_config(tree: ProjectTree, versions: str | Path, output: io.StringIO | None = None) -> Config:
+    """Make alembic's configuration; an installed package has no alembic.ini.
+
+    Parameters:
+        tree: the migration tree; env.py finds it in the section's name.
+        versions: the folder of its revisions.
+        output: where an offline script goes.
+    """
+    config = Config(ini_section=tree.name, stdout=io.StringIO(), output_buffer=output)
+    config.set_main_option("script_location", str(SCRIPT_LOCATION))
+    config.set_main_option("version_locations", str(versions).replace("%", "%%"))
+    config.set_main_option("path_separator", "newline")
+    config.attributes["project"] = tree.project
+    return config
+
+
+class Scripts:
+    """The revisions of one tree: a line, oldest to newest."""
+
+    def __init__(self, tree: ProjectTree, versions: str | Path) -> None:
+        self.tree = tree
+        self._directory = ScriptDirectory.from_config(alembic_config(tree, versions))
+
+    @property
+    def head(self) -> str | None:
+        """The newest revision.
+
+        Raises:
+            CommandError: the line has branches.
+        """
+        return self._directory.get_current_head()
+
+    def line(self) -> list[Script]:
+        """List all revisions, oldest first."""
+        return list(reversed(list(self._directory.walk_revisions())))
+
+    def applied(self, current: str | None) -> Collection[str]:
+        """List the revisions that a database of revision `current` has had. Raises: as `steps`."""
+        if current is None:
+            return frozenset()
+        return frozenset(
+            script.revision for script in self._between(current, "base", lower="base", upper=current)
+        )
+
+    def steps(self, current: str | None, target: str, direction: Direction) -> list[Step]:
+        """List what to run, in order, to take a database from `current` to `target`.
+
+        Raises:
+            UnknownRevision: one of the two is not in the tree.
+        """
+        if direction == "up":
+            return [Step(script.revision, "up") for script in self.lacking(current, target)]
+        if current is None:
+            return []
+        scripts = self._between(current, target, lower=target, upper=current, select_for_downgrade=True)
+        return [Step(script.revision, "down") for script in scripts]
+
+    def lacking(self, current: str | None, target: str = "head") -> list[Script]:
+        """List the revisions that lie between `current` and `target`, oldest first. Raises: as `steps`."""
+        applied = self.applied(current)
+        scripts = self._between(current, target, lower=current or "base", upper=target, implicit_base=True)
+        return [script for script in reversed(scripts) if script.revision not in applied]
+
+    def _between(
+        self, current: str | None, target: str, *, lower: str, upper: str, **options: bool
+    ) -> list[Script]:
+        try:
+            return list(self._directory.iterate_revisions(upper, lower, **options))
+        except RevisionError as fault:
+            raise UnknownRevision(
+                self.tree.name, current=current, target=target, reason=str(fault)
+            ) from fault
+
+    def run(self, connection: Connection, step: Step) -> None:
+        """Run one revision, in a transaction of its own.
+
+        This does what `alembic` does for one step, but without env.py: that is under way already when
+        `alembic -n TREE upgrade` called us, and alembic cannot run it within itself.
+        """
+
+        def only_this(_heads: object, _context: object) -> list[RevisionStep]:
+            script = self._directory.get_revision(step.revision)
+            up, down = MigrationStep.upgrade_from_script, MigrationStep.downgrade_from_script
+            make = up if step.direction == "up" else down
+            return [make(self._directory.revision_map, script)]
+
+        options = {"fn": only_this, "script": self._directory, "transaction_per_migration": True}
+        context = MigrationContext.configure(connection, opts=options)
+        # Results go to stdout, of `mesctl migrate --json` for example; what a revision prints is none.
+        with redirect_stdout(sys.stderr), Operations.context(context):
+            context.run_migrations()
+
+
+def read_revision(connection: Connection) -> str | None:
+    """Read the revision of a database; None is one that was never migrated."""
+    return MigrationContext.configure(connection).get_current_revision()

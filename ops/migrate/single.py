@@ -1,0 +1,169 @@
+"""One database: its lock, the revisions that it lacks, each in a transaction, each noted in the ledger.
+
+alembic's `op` is one for the process: two databases at once need two processes (`ops.migrate.workers`).
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+from psycopg.errors import DeadlockDetected, LockNotAvailable
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+
+from ops.migrate.citus import distribute, is_on_citus
+from ops.migrate.connect import open_owner, take_lock, words_of
+from ops.migrate.errors import LockNotHad
+from ops.migrate.ledger import Ledger, open_ledger
+from ops.migrate.outcome import Outcome, Request, Step
+from ops.migrate.phases import in_phase, read_marks
+from ops.migrate.scripts import Scripts, read_revision
+from ops.project import Project
+from partitions.blockers import Watch, watching
+from sharding.topology import Topology
+
+Report = Callable[[str], None]
+
+
+def migrate_database(topology: Topology, database: str, request: Request, *, report: Report) -> Outcome:
+    """Do what is asked with one database, and tell what became of it.
+
+    Parameters:
+        topology: where the databases are.
+        database: one of them.
+        request: what to bring it to.
+        report: is told a line about each revision.
+
+    Returns:
+        the outcome; an error is in it.
+    """
+    run = _Run(database, request, lambda line: report(f"{database}: {line}"))
+    started = time.monotonic()
+    error: str | None = None
+    try:
+        with (
+            open_ledger(topology, database) as ledger,
+            open_owner(topology, database) as engine,
+            engine.connect() as connection,
+        ):
+            run.all_steps(connection, ledger)
+            if request.direction == "up" and is_on_citus(topology, request.tree):
+                run.distribute(connection, topology)
+    except Exception as fault:  # whatever a revision raises is the outcome of this database, not of the fleet
+        error = words_of(fault)
+        report(f"{database}: {run.doing or 'start'}: failed: {error}")
+    return Outcome(
+        database=database,
+        tree=request.tree,
+        state="failed" if error else "done",
+        revision=run.at,
+        ran=tuple(run.ran),
+        failed_in=run.doing if error else None,
+        duration_seconds=round(time.monotonic() - started, 3),
+        error=error,
+    )
+
+
+class _Run:
+    def __init__(self, database: str, request: Request, report: Report) -> None:
+        self.at: str | None = None
+        self.ran: list[str] = []
+        self.doing: str | None = None
+        self._database = database
+        self._request = request
+        self._report = report
+        self._tree = Project.load(Path(request.project)).tree(request.tree)
+        self._scripts = Scripts(self._tree, request.versions)
+
+    def all_steps(self, connection: Connection, ledger: Ledger) -> None:
+        """Run what the database lacks."""
+        take_lock(connection, self._database)
+        self.at = read_revision(connection)
+        connection.rollback()
+        for line in ledger.settle(self._scripts.applied(self.at)):
+            self._report(line)
+        for step in self._steps():
+            self.doing = step.revision
+            self._noted(connection, ledger, step)
+            self.at = read_revision(connection)
+            connection.rollback()
+            self.ran.append(step.revision)
+            self.doing = None
+
+    def distribute(self, connection: Connection, topology: Topology) -> None:
+        """Have Citus distribute what the revisions have made."""
+        self.doing = "distribution"
+        distribute(connection, topology, self._tree, report=self._report)
+        self.doing = None
+
+    def _steps(self) -> list[Step]:
+        request = self._request
+        if request.phase is None:
+            return self._scripts.steps(self.at, request.target, request.direction)
+        lacking = read_marks(self._scripts.lacking(self.at, request.target))
+        return [Step(each.revision, "up") for each in in_phase(lacking, request.phase)]
+
+    def _noted(self, connection: Connection, ledger: Ledger, step: Step) -> None:
+        entry_id = ledger.begin(step)
+        started = time.monotonic()
+        try:
+            self._with_retries(connection, step)
+        except BaseException as fault:  # Ctrl-C too must not leave an entry that still runs
+            self._end(ledger, entry_id, step, started, error=words_of(fault))
+            raise
+        self._report(f"{step.revision} {step.direction}: done in {time.monotonic() - started:.1f} s")
+        self._end(ledger, entry_id, step, started, error=None)
+
+    def _end(
+        self, ledger: Ledger, entry_id: int | None, step: Step, started: float, error: str | None
+    ) -> None:
+        try:
+            ledger.end(entry_id, step, seconds=time.monotonic() - started, error=error)
+        except SQLAlchemyError as fault:
+            # The migration stands as it is; the entry that still says `running` is settled by the next run.
+            self._report(f"{step.revision}: its end is not in the ledger: {words_of(fault)}")
+
+    def _with_retries(self, connection: Connection, step: Step) -> None:
+        """Run a revision anew, the whole transaction, as long as it waits in vain for a lock."""
+        attempts, seen = self._request.attempts, Watch()
+
+        def again(state: RetryCallState) -> None:
+            fault = state.outcome and state.outcome.exception()
+            pause = state.next_action.sleep if state.next_action else 0.0
+            self._report(f"{step.revision}: {words_of(fault) if fault else ''}; again in {pause:.1f} s")
+
+        try:
+            # The pause lets those go on who queue behind us; it is random, or two runs would meet again.
+            for attempt in Retrying(
+                retry=retry_if_exception(waited_in_vain),
+                stop=stop_after_attempt(attempts),
+                wait=wait_random_exponential(multiplier=0.5, max=10),
+                before_sleep=again,
+                reraise=True,
+            ):
+                # Watched from the second attempt on: a revision that had its locks may run for hours.
+                is_late = attempt.retry_state.attempt_number > 1
+                with attempt, _watched(connection) if is_late else nullcontext(seen) as seen:
+                    self._scripts.run(connection, step)
+        except DBAPIError as fault:
+            if not waited_in_vain(fault):
+                raise
+            reason = words_of(fault)
+            raise LockNotHad(step.revision, reason, attempts=attempts, blockers=seen.seen) from fault
+
+
+@contextmanager
+def _watched(connection: Connection) -> Iterator[Watch]:
+    """Look from another session for who holds up this one."""
+    connection.rollback()  # what the attempt before has left
+    pid = connection.execute(text("SELECT pg_backend_pid()")).scalar_one()
+    connection.rollback()
+    with watching(connection.engine, pid) as watch:
+        yield watch
+
+
+def waited_in_vain(fault: BaseException) -> bool:
+    """Whether an error is a lock that was not had in time: the same again may well succeed."""
+    return isinstance(fault, DBAPIError) and isinstance(fault.orig, LockNotAvailable | DeadlockDetected)
