@@ -11,7 +11,6 @@ from readreplica.options import ReplicaOptions
 from sharding.citus.reach import reaching_workers
 from sharding.identity import expect_shard
 from sharding.topology import Topology
-from sharding.units import watch_units
 
 MakeEngine = Callable[..., AsyncEngine]
 
@@ -50,7 +49,7 @@ def _build(topology: Topology, database: str, *, role: str, application_name: st
         greet = expect_shard(database, address=address) if is_shard else None
         if greet and topology.backend == "citus" and pooler is None:
             greet = reaching_workers(greet)
-        made = make(
+        return make(
             url,
             application_name=application_name,
             greet=greet,
@@ -60,9 +59,6 @@ def _build(topology: Topology, database: str, *, role: str, application_name: st
             # Behind such a pooler the next transaction may have another server, which knows none of them.
             prepare_threshold=5 if prepares else None,
         )
-        if is_shard:
-            watch_units(made.sync_engine)
-        return made
 
     return Cluster(
         database,

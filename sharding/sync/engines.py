@@ -12,7 +12,6 @@ from readreplica.sync.engines import reader_engine, writer_engine
 from sharding.sync.identity import expect_shard
 from sharding.sync.reach import reaching_workers
 from sharding.topology import Topology
-from sharding.units import watch_units
 
 MakeEngine = Callable[..., Engine]
 
@@ -51,7 +50,7 @@ def _build(topology: Topology, database: str, *, role: str, application_name: st
         greet = expect_shard(database, address=address) if is_shard else None
         if greet and topology.backend == "citus" and pooler is None:
             greet = reaching_workers(greet)
-        made = make(
+        return make(
             url,
             application_name=application_name,
             greet=greet,
@@ -61,9 +60,6 @@ def _build(topology: Topology, database: str, *, role: str, application_name: st
             # Behind such a pooler the next transaction may have another server, which knows none of them.
             prepare_threshold=5 if prepares else None,
         )
-        if is_shard:
-            watch_units(made)
-        return made
 
     return Cluster(
         database,

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import TypeVar
 
 import structlog
+from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 from tenacity import (
     RetryError,
@@ -37,7 +38,7 @@ from sharding.sync.map_reader import MapReader
 from sharding.sync.map_watch import watching_map
 from sharding.telemetry import Telemetry
 from sharding.topology import Topology
-from sharding.units import Unit
+from sharding.units import Unit, watch_units
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("sharding")
 
@@ -68,6 +69,8 @@ class KeyedSessions:
                 the keys: one round trip more, and for these alone. See docs/adr/021.
         """
         self.clusters: Mapping[str, Cluster] = MappingProxyType(dict(clusters))
+        for cluster in self.clusters.values():
+            cluster.on_engine(_watch_units)
         self.map_wanted = Event()
         """Set when a newer map is wanted at once; `watching_map` waits for it."""
         self._directory = directory
@@ -276,6 +279,10 @@ class KeyedSessions:
             InvalidShardKey: the key is no int, or does not fit int8.
         """
         return self._routing.route_of(key).shard
+
+
+def _watch_units(engine: Engine) -> None:
+    watch_units(engine)
 
 
 @contextmanager
