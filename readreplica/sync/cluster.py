@@ -353,7 +353,7 @@ class Cluster:
                     f"{self.name} has a node {name!r} already; give the new one a name of its own"
                 )
             node = Node(name, engine)
-            # Out until polls have found it good: nobody has said that it is of this cluster at all.
+            # Out until polls have found it good: it may be of another cluster.
             node.health = Health(out=Fault.UNREACHABLE)
             self.writer.watch_reader(node)
             for listener in self._listeners:
