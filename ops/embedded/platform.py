@@ -121,7 +121,7 @@ class Platform:
             self._running().stop()
         self._source.write(draft, shape, PortPicker(self._rng))
         for line in draft.notes:
-            self._report(line)
+            self._report(f"{self.topology_path.name}: {line}")
         pooled = self.home.pooler.is_dir()
         if pooled and shape.pooler is None:
             self._running().stop("pooler")
@@ -255,6 +255,11 @@ class Platform:
         self.home.want(None)
         self._running().stop()
 
+    def urls(self, topology: Topology) -> dict[str, str]:
+        """Return where the services of this machine answer, by name."""
+        places = {service.name: service.place for service in self._shape(topology).services}
+        return {name: place.url for name, place in places.items() if place}
+
     def status(self) -> PlatformState:
         """Find out how every component is, without changing anything.
 
@@ -274,7 +279,8 @@ class Platform:
         """Say what `up` would write, create and start."""
         draft, topology = self._source.preview(pgbouncer=pgbouncer)
         states = self._components(topology).inspect()
-        return [*(f"write {line}" for line in draft.notes), *steps_up(states, services=services)]
+        edits = [f"{line}: {self.topology_path}" for line in draft.notes]
+        return [*edits, *steps_up(states, services=services)]
 
     def plan_down(self) -> list[str]:
         """Say what `down` would stop."""

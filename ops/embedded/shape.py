@@ -42,6 +42,11 @@ class Place:
     port: int
     keys: tuple[Key, ...]
 
+    @property
+    def url(self) -> str:
+        """The base URL of a service there."""
+        return f"http://[{self.host}]:{self.port}" if ":" in self.host else f"http://{self.host}:{self.port}"
+
 
 @dataclass(frozen=True)
 class DatabaseShape:

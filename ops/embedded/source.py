@@ -35,8 +35,7 @@ class TopologySource:
     def __init__(self, project: Project, home: Home) -> None:
         self._project = project
         self._home = home
-        named = project.file.topology
-        self.path = project.root / named if named else home.topology
+        self.path = project.topology_path or home.topology
         self.is_ours = self.path.resolve() == home.topology.resolve()
         template = project.file.up.template
         self.template = project.root / template if template else None
@@ -83,9 +82,10 @@ class TopologySource:
     def _draft(self) -> Draft:
         if self.path.exists():
             return draft_mended(self.path, self.template)
-        if self.template is None:
+        named = self._project.file.up.template
+        if self.template is None or named is None:
             raise NoTopology(self._project.path)
-        return draft_new(self.template)
+        return draft_new(self.template, named=named)
 
     @staticmethod
     def _switch(draft: Draft, pgbouncer: bool | None) -> Draft:

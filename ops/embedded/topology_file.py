@@ -33,7 +33,7 @@ class Draft:
     """The text of the topology file as it should be.
 
     `added` are the tables that it did not have, whose ports are still those of the template; `notes` says in
-    a line each what was changed.
+    a line each what is to change.
     """
 
     text: str
@@ -45,11 +45,15 @@ class Draft:
         return any(key[: len(table)] == table for key in place.keys for table in self.added)
 
 
-def draft_new(template: Path) -> Draft:
-    """Draft the topology of a new platform: the template, under a head of our own."""
+def draft_new(template: Path, *, named: str) -> Draft:
+    """Draft the topology of a new platform: the template, under a head of our own.
+
+    Parameters:
+        named: how the project names the template.
+    """
     text = re.sub(r"\A(?:#.*\n|\s*\n)+", "", template.read_text(encoding="utf-8"))
     passfile = "" if "passfile" in tomllib.loads(text) else f'passfile = "{PASSFILE}"\n'
-    return Draft(f"{HEAD.format(template=template.name)}{passfile}{text}", added=((),))
+    return Draft(f"{HEAD.format(template=named)}{passfile}{text}", ((),), (f"write it from {named}",))
 
 
 def draft_mended(path: Path, template: Path | None) -> Draft:
@@ -66,8 +70,8 @@ def draft_mended(path: Path, template: Path | None) -> Draft:
         text = _without_line(text, key, path)
     tables = dict(_lacking(content, pattern, moved))
     text = "\n".join([text, *(_table(key, table) for key, table in tables.items())])
-    notes = [f"{path.name}: added [{'.'.join(map(str, key))}]" for key in tables]
-    notes += [f"{path.name}: moved {key} into the sharded trees" for key in moved]
+    notes = [f"add [{'.'.join(map(str, key))}]" for key in tables]
+    notes += [f"move {key} into the sharded trees" for key in moved]
     return Draft(text, tuple(tables), tuple(notes))
 
 
