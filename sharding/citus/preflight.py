@@ -114,7 +114,7 @@ def _undeclared(table: SchemaTable) -> Objection:
         table.name,
         "undeclared",
         "it stays on the coordinator alone, and a join with a distributed table is slow or refused",
-        "declare it in app/models/distribution.py: its shard key, or among references or local",
+        "declare it by the table's `info` (sharding.keys): its shard key, or that it is a reference table",
     )
 
 
