@@ -1,5 +1,6 @@
 """`mesctl`: the parser, and the one place where an error becomes a line on stderr and an exit status."""
 
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -8,14 +9,16 @@ from typing import Annotated
 import typer
 from typer.exceptions import TyperException
 
+from ops.advice import command_for
 from ops.errors import ExitStatus, OpsError
 from ops.options import Options
-from ops.verbs import LazyVerbs
+from ops.project_file import ProjectInvalid, ProjectMissing, find_file, read_section
+from ops.verbs import PROJECT_FILE, LazyVerbs
 
 app = typer.Typer(
     name="mesctl",
     cls=LazyVerbs,  # the verbs are listed in ops.verbs
-    help="Run and change the order platform's databases. The options may stand before or after the verb.",
+    help="Run and change the databases of a project. The options may stand before or after the verb.",
     epilog="Exit status: 0 done, 1 failed, 2 wrong usage, 3 nothing was changed because a check refused it.",
     no_args_is_help=True,
     add_completion=False,
@@ -23,7 +26,7 @@ app = typer.Typer(
 )
 
 GLOBAL_FLAGS = ("--json",)
-GLOBAL_VALUES = ("--home", "--topology")
+GLOBAL_VALUES = ("--home", "--topology", "--project")
 
 EXPECTED = (
     "partitions.errors:PartitionError",
@@ -38,6 +41,9 @@ EXPECTED = (
 
 STATUSES = {
     "sharding.errors:TopologyError": ExitStatus.USAGE,
+    "sharding.errors:TreeUnclear": ExitStatus.USAGE,
+    "sharding.errors:UnknownTree": ExitStatus.USAGE,
+    "sharding.errors:DirectoryMissing": ExitStatus.USAGE,
     "sharding.citus.errors:CitusRefused": ExitStatus.REFUSED,
 }
 """Of those, the ones with another status than FAILED."""
@@ -49,19 +55,31 @@ INTERRUPTED = 130
 @app.callback()
 def choose(
     context: typer.Context,
+    project: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="MES_STORAGE_PROJECT",
+            help="The project file, mes-storage.toml or pyproject.toml; else the nearest from here upwards.",
+        ),
+    ] = None,
     home: Annotated[
-        Path, typer.Option(envvar="MES_STORAGE_HOME", help="The folder of the embedded platform.")
-    ] = Path(".platform"),
+        Path | None,
+        typer.Option(
+            envvar="MES_STORAGE_HOME",
+            help="The folder of the embedded platform; else .platform beside the project file.",
+        ),
+    ] = None,
     topology: Annotated[
         Path | None,
         typer.Option(
-            envvar="MES_STORAGE_TOPOLOGY", help="The file that describes the platform; HOME/topology.toml."
+            envvar="MES_STORAGE_TOPOLOGY",
+            help="The file that describes the platform; else the project's, or HOME/topology.toml.",
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result for programs.")] = False,
 ) -> None:
     """Remember what holds for every verb."""
-    context.obj = Options(home=home, topology_path=topology or home / "topology.toml", json=as_json)
+    context.obj = Options(json=as_json, named_home=home, named_topology=topology, named_project=project)
 
 
 def main() -> None:
@@ -79,16 +97,38 @@ def run(arguments: Sequence[str]) -> int:
         Exception: only one that nobody foresaw; its traceback is what we want to see.
     """
     try:
-        status = app(args=globals_first(arguments), prog_name="mesctl", standalone_mode=False)
+        words = globals_first(arguments)
+        PROJECT_FILE.set(project_file_of(words))
+        status = app(args=words, prog_name="mesctl", standalone_mode=False)
     except (Exception, KeyboardInterrupt) as error:
         exit_status = exit_status_of(error)
         if exit_status is None:
             raise
-        message = message_of(error)
+        message = with_command(message_of(error), error)
         if message:  # none where the help was shown instead
             print(f"mesctl: {message}", file=sys.stderr)
         return exit_status
     return status if isinstance(status, int) else ExitStatus.DONE
+
+
+def project_file_of(words: Sequence[str]) -> Path | None:
+    """Return the project file of this run, for the verbs that it adds; None where there is none to be read.
+
+    Parameters:
+        words: the arguments, with the options of every verb before the verb.
+    """
+    named = os.environ.get("MES_STORAGE_PROJECT")
+    for option, value in zip(words, [*words[1:], ""], strict=True):
+        if option == "--project":
+            named = value
+        elif option.startswith("--project="):
+            named = option.partition("=")[2]
+    try:
+        path = Path(named) if named else find_file(Path())
+        read_section(path)
+    except (ProjectMissing, ProjectInvalid):
+        return None  # help and `init` do without; a verb that needs it says what is wrong
+    return path
 
 
 def exit_status_of(error: BaseException) -> int | None:
@@ -133,6 +173,12 @@ def message_of(error: BaseException) -> str:
         # SQLAlchemy's own text adds the statement and a link; the driver's says what is wrong.
         return " ".join(str(getattr(error, "orig", error)).split())
     return str(error)
+
+
+def with_command(message: str, error: BaseException) -> str:
+    """Add the command that helps, if there is one."""
+    command = command_for(error)
+    return f"{message} ({command})" if command else message
 
 
 def globals_first(arguments: Sequence[str]) -> list[str]:

@@ -3,10 +3,13 @@
 import json
 import sys
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
+
+from ops.project_file import ProjectMissing, find_file
 
 if TYPE_CHECKING:
     from ops.project import Project
@@ -17,24 +20,55 @@ if TYPE_CHECKING:
 class Options:
     """What the person at the terminal chose for all verbs.
 
-    `home` is the folder of the embedded platform, `topology_path` the file that describes the platform to
-    work on, and `json` whether the result is for programs.
+    `named_home` is the folder of the embedded platform, `named_topology` the file that describes the platform
+    to work on, `named_project` the project file, each None where the person named none; `json` is whether the
+    result is for programs.
     """
 
-    home: Path
-    topology_path: Path
     json: bool
-    project_path: Path | None = None
+    named_home: Path | None = None
+    named_topology: Path | None = None
+    named_project: Path | None = None
 
     def project(self) -> "Project":
-        """Read the project file.
+        """Return the project: of the file that was named, or of the nearest one.
 
         Raises:
             ProjectMissing, ProjectInvalid: there is none, or it is wrong.
         """
-        from ops.project import Project
+        return self._project
 
-        return Project.find(self.project_path or Path())
+    @cached_property
+    def _project(self) -> "Project":
+        from ops.project import Project  # pydantic takes a while, and `--help` does not need it
+
+        return Project.load(self.named_project) if self.named_project else Project.find(Path())
+
+    @property
+    def home(self) -> Path:
+        """The folder of the embedded platform: the one that was named, or `.platform` beside the project."""
+        return self.named_home or self._beside_project / ".platform"
+
+    @property
+    def topology_path(self) -> Path:
+        """The topology that was named, or the project's; without one, that of the embedded platform."""
+        if self.named_topology is not None:
+            return self.named_topology
+        return self._project_topology or self.home / "topology.toml"
+
+    @property
+    def _project_topology(self) -> Path | None:
+        try:
+            return self.project().topology_path
+        except ProjectMissing:
+            return None
+
+    @property
+    def _beside_project(self) -> Path:
+        try:
+            return self.named_project.parent if self.named_project else find_file(Path()).parent
+        except ProjectMissing:
+            return Path()
 
     def topology(self) -> "Topology":
         """Read the topology.

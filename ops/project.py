@@ -13,8 +13,8 @@ It is `[tool.mes-storage]` in pyproject.toml, or `mes-storage.toml`, searched fr
 A reference `module:name` is imported when it is used first. Paths are told from the folder of the file.
 """
 
+import re
 import sys
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,9 +22,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
+from pydantic_core import PydanticCustomError
 
 from ops.errors import ExitStatus, OpsError
+from ops.project_file import SECTION, ProjectInvalid, find_file, line_of, read_section
 from sharding.section import Name, Section, Text
 from sharding.topology_faults import describe
 
@@ -34,10 +36,14 @@ if TYPE_CHECKING:
     from partitions.archive.policy import ArchivePolicy
     from partitions.policy import Policy
 
-FILE = "mes-storage.toml"
-PYPROJECT = "pyproject.toml"
 
-Reference = Annotated[str, Field(strict=True, pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$")]
+def _checked(reference: str) -> str:
+    if not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", reference):
+        raise PydanticCustomError("reference", "Input should be a reference, MODULE:NAME")
+    return reference
+
+
+Reference = Annotated[str, Field(strict=True), AfterValidator(_checked)]
 
 
 class TreeEntry(Section):
@@ -94,28 +100,15 @@ class ProjectFile(Section):
     up: UpEntry = UpEntry()
 
 
-class ProjectInvalid(OpsError):
-    """The project file cannot be used; one line per fault."""
+class ReferenceBroken(ProjectInvalid):
+    """A reference of the project file leads nowhere."""
 
-    exit_status = ExitStatus.USAGE
-
-    def __init__(self, path: Path, faults: Sequence[str]) -> None:
-        self.path = path
-        self.faults = tuple(faults)
-        super().__init__("\n".join(f"{path.name}: {fault}" for fault in self.faults))
-
-
-class ProjectMissing(OpsError):
-    """No project file was found."""
-
-    exit_status = ExitStatus.USAGE
-
-    def __init__(self, start: Path) -> None:
-        self.start = start
-        super().__init__(
-            f"no project file: neither [tool.mes-storage] in a {PYPROJECT} nor a {FILE} stands in {start} or a "
-            "folder above it; `mesctl init` writes one"
-        )
+    def __init__(self, path: Path, key: str, reference: str, cause: Exception) -> None:
+        self.key = key
+        self.line = line_of(path, key)
+        self.problem = f"{reference!r} cannot be imported: {type(cause).__name__}: {cause}"
+        where = f"line {self.line}: " if self.line else ""
+        super().__init__(path, [f"{where}{key}: {self.problem}"])
 
 
 class UnknownProjectTree(OpsError):
@@ -189,6 +182,11 @@ class Project:
         """The folder of the project file."""
         return self.path.parent
 
+    @property
+    def topology_path(self) -> Path | None:
+        """The topology that the project names."""
+        return self.root / self.file.topology if self.file.topology else None
+
     @classmethod
     def find(cls, start: Path) -> Self:
         """Find the project file in a folder or the nearest one above it, and read it.
@@ -197,12 +195,7 @@ class Project:
             ProjectMissing: there is none.
             ProjectInvalid: it is wrong.
         """
-        start = start.resolve()
-        for folder in (start, *start.parents):
-            for path in (folder / FILE, folder / PYPROJECT):
-                if path.is_file() and _section(path) is not None:
-                    return cls.load(path)
-        raise ProjectMissing(start)
+        return cls.load(find_file(start))
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -212,9 +205,9 @@ class Project:
             ProjectInvalid: it is wrong; one line per fault.
         """
         path = path.resolve()
-        section = _section(path)
+        section = read_section(path)
         if section is None:
-            raise ProjectInvalid(path, ["tool.mes-storage: missing section; `mesctl init` writes one"])
+            raise ProjectInvalid(path, [f"{SECTION}: missing section; `mesctl init` writes one"])
         try:
             file = ProjectFile.model_validate(section)
         except ValidationError as error:
@@ -243,7 +236,7 @@ class Project:
             reference: `module:name`; names may be joined by dots.
 
         Raises:
-            ProjectInvalid: it does not import, or has no such name.
+            ReferenceBroken: it does not import, or has no such name.
         """
         module, _, names = reference.partition(":")
         try:
@@ -251,17 +244,5 @@ class Project:
             for name in names.split("."):
                 found = getattr(found, name)
         except Exception as error:  # a module may raise anything while it is imported
-            fault = f"{key}: {reference!r} cannot be imported: {type(error).__name__}: {error}"
-            raise ProjectInvalid(self.path, [fault]) from error
+            raise ReferenceBroken(self.path, key, reference, error) from error
         return found
-
-
-def _section(path: Path) -> dict[str, Any] | None:
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ProjectInvalid(path, [f"cannot be read: {error}"]) from error
-    found: dict[str, Any] | None = content
-    if path.name != FILE:
-        found = content.get("tool", {}).get("mes-storage")
-    return found

@@ -1,30 +1,35 @@
 """The verbs of `mesctl`, each imported when it is run: a verb pays for what it needs, and help for none."""
 
 from collections.abc import Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command, get_group
 
+from ops.project_file import read_commands
+
 
 @dataclass(frozen=True)
 class Verb:
     """Where a verb is, and its line in the help of `mesctl`.
 
-    `place` is MODULE:NAME below ops.commands; what stands there is a function or, for a group of verbs, a
-    `typer.Typer`. `summary` is the first sentence of its own help (a test compares them).
+    `place` is MODULE:NAME; what stands there is a function or, for a group of verbs, a `typer.Typer`.
+    `summary` is the first sentence of its own help (a test compares them).
     """
 
     place: str
     summary: str
+    project_file: Path | None = None
+    """For a verb of the project: the file that names it."""
 
     def load(self, name: str) -> TyperCommand | TyperGroup:
         """Import the verb and make the parser of its arguments."""
-        module, _, attribute = self.place.partition(":")
-        found = getattr(import_module(f"ops.commands.{module}"), attribute)
+        found = self._import(name)
         if isinstance(found, typer.Typer):
             group = get_group(found)
             group.name = name
@@ -35,46 +40,70 @@ class Verb:
         assert isinstance(command, TyperCommand)
         return command
 
+    def _import(self, name: str) -> Any:
+        if self.project_file is not None:
+            from ops.project import Project
+
+            return Project.load(self.project_file).resolve(f"commands.{name}.run", self.place)
+        module, _, attribute = self.place.partition(":")
+        return getattr(import_module(module), attribute)
+
 
 VERBS: Mapping[str, Verb] = {
     "up": Verb(
-        "up:up",
+        "ops.commands.up:up",
         "Start PostgreSQL (five clusters, two replicas), Valkey and the services on this machine.",
     ),
     "down": Verb(
-        "down:down",
+        "ops.commands.down:down",
         "Stop services, pooler, replicas, primaries and Valkey, in this order. The data stay.",
     ),
     "status": Verb(
-        "status:status",
+        "ops.commands.status:status",
         "Show the topology (passwords masked) and the state of every component that mesctl runs.",
     ),
-    "migrate": Verb("migrate:app", "Show and change the schema of every database."),
-    "partitions": Verb("partitions:app", "Show, plan and change the partitions of every MES shard."),
-    "archive": Verb("archive:app", "Move finished orders out of the live tables of every MES shard."),
-    "shards": Verb("shards:app", "Show, check and plan the shard map."),
-    "replicas": Verb("replicas:app", "Show the replicas, and switch over to one."),
-    "pgbouncer": Verb("pgbouncer:app", "Write, check and steer the pooler in front of the databases."),
-    "orders": Verb("orders:app", "Find orders, and prove that none is lost."),
-    "demo": Verb(
-        "demo:demo",
-        "Take orders from the customer's click to the archive, kill the MES on the way, and look for "
-        "every one.",
+    "migrate": Verb("ops.commands.migrate:app", "Show and change the schema of every database."),
+    "partitions": Verb(
+        "ops.commands.partitions:app", "Show, plan and change the partitions of every MES shard."
     ),
+    "archive": Verb(
+        "ops.commands.archive:app", "Move finished orders out of the live tables of every MES shard."
+    ),
+    "shards": Verb("ops.commands.shards:app", "Show, check and plan the shard map."),
+    "replicas": Verb("ops.commands.replicas:app", "Show the replicas, and switch over to one."),
+    "pgbouncer": Verb(
+        "ops.commands.pgbouncer:app", "Write, check and steer the pooler in front of the databases."
+    ),
+    "init": Verb("ops.commands.init:init", "Write the files that a project begins with."),
+    "doctor": Verb("ops.commands.doctor:doctor", "Check every reference of the project and every database."),
 }
-"""In the order of the help. A verb that a module adds to the `typer.Typer` itself comes behind them."""
+"""In the order of the help; those of the project come behind them."""
+
+
+PROJECT_FILE: ContextVar[Path | None] = ContextVar("PROJECT_FILE", default=None)
+"""The project file of this run of `mesctl`; the parser is made before any option is read."""
+
+
+def known_verbs() -> Mapping[str, Verb]:
+    """Return the verbs of `mesctl`, and behind them those of the project, none of which hides one."""
+    path = PROJECT_FILE.get()
+    if path is None:
+        return VERBS
+    own = {name: Verb(*entry, project_file=path) for name, entry in read_commands(path).items()}
+    return {**VERBS, **{name: verb for name, verb in own.items() if name not in VERBS}}
 
 
 class LazyVerbs(TyperGroup):
     """A group that knows the names and summaries of its verbs, and imports the one that is run."""
 
     def __init__(self, *, commands: Any = None, **attributes: Any) -> None:
-        named = {name: TyperCommand(name, help=verb.summary) for name, verb in VERBS.items()}
+        self._verbs = known_verbs()
+        named = {name: TyperCommand(name, help=verb.summary) for name, verb in self._verbs.items()}
         super().__init__(commands={**named, **(commands or {})}, **attributes)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Find the verb that `args` begin with; a wrong name is told with those that are near it."""
         name, command, rest = super().resolve_command(ctx, args)
-        if name is not None and name in VERBS:
-            command = VERBS[name].load(name)
+        if name is not None and name in self._verbs:
+            command = self._verbs[name].load(name)
         return name, command, rest

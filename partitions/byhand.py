@@ -50,7 +50,7 @@ def drop(table: PartitionedTable, partition: str, now: datetime, *, delay: timed
         raise NotDroppable(partition, "it is attached; detach it first")
     mark = _mark(table, partition)
     if now - mark.at < delay:
-        reason = f"it was detached {mark.at:%Y-%m-%d %H:%M}, less than {delay.days} days ago (--delay-days)"
+        reason = f"it was detached {mark.at:%Y-%m-%d %H:%M}, less than {delay.days} days ago"
         raise NotDroppable(partition, reason)
     return [DropTable(table=table.name, partition=partition)]
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 
 from partitions.bounds import ValueList
 from partitions.catalog import Catalog, LoneTable, PartitionedTable
@@ -14,6 +15,17 @@ from partitions.plan_months import stands
 from partitions.policy import ListPartitions, MonthlyRange, Policy, validated
 
 
+class Remedy(StrEnum):
+    """What mends a finding: an operation of this package, or something that only a person can decide."""
+
+    APPLY = "apply"
+    MERGE = "merge"
+    DETACH = "detach"
+    ATTACH_OR_DROP = "attach or drop"
+    MIGRATE = "migrate"
+    BY_HAND = "by hand"
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """Something that differs from the policy, and how it is mended."""
@@ -22,10 +34,10 @@ class Finding:
     partition: str
     fault: str
     fix: str
+    remedy: Remedy = Remedy.BY_HAND
 
 
-MIGRATE = "migrate the database"
-APPLY = "mesctl partitions apply"
+APPLY = "apply the policies"
 
 
 def check(policies: Iterable[Policy], catalog: Catalog, now: datetime) -> list[Finding]:
@@ -54,24 +66,26 @@ def check(policies: Iterable[Policy], catalog: Catalog, now: datetime) -> list[F
 
 def _not_analyzed(table: PartitionedTable) -> Finding:
     when = "was never analyzed" if table.analyzed_at is None else f"was analyzed {table.analyzed_at:%Y-%m-%d}"
-    return Finding(table.name, "", f"the table as a whole {when}; autovacuum does not", APPLY)
+    return Finding(table.name, "", f"the table as a whole {when}; autovacuum does not", APPLY, Remedy.APPLY)
 
 
 def _check_groups(policy: ListPartitions, table: PartitionedTable) -> Iterator[Finding]:
     for name, values in policy.groups.items():
         partition = table.partition(name)
         if partition is None:
-            yield Finding(table.name, name, "the partition is missing", MIGRATE)
+            yield Finding(
+                table.name, name, "the partition is missing", "migrate the database", Remedy.MIGRATE
+            )
             continue
         if partition.bound != ValueList(values):
-            fix = f"{APPLY} adds values; mesctl partitions split and merge move them"
-            yield Finding(table.name, name, _difference(values, partition.bound), fix)
+            fix = f"{APPLY}, which adds values; split and merge move them"
+            yield Finding(table.name, name, _difference(values, partition.bound), fix, Remedy.APPLY)
         for index in sorted(policy.indexes.get(name, {}).keys() - partition.indexes):
-            yield Finding(table.name, name, f"the index {index} is missing", APPLY)
+            yield Finding(table.name, name, f"the index {index} is missing", APPLY, Remedy.APPLY)
     for partition in table.partitions:
         if partition.name not in policy.groups and partition != table.default:
-            fix = f"declare it, or: mesctl partitions merge {table.name} {partition.name} --into PARTITION"
-            yield Finding(table.name, partition.name, "no policy names this partition", fix)
+            fix = "declare it, or merge it into another"
+            yield Finding(table.name, partition.name, "no policy names this partition", fix, Remedy.MERGE)
 
 
 def _difference(wanted: frozenset[str], found: object) -> str:
@@ -87,21 +101,23 @@ def _check_months(policy: MonthlyRange, table: PartitionedTable, current: Month)
         name = policy.partition_of(month)
         try:
             if not stands(table.name, table.ranges(), month, policy.keys_of(month)):
-                yield Finding(table.name, name, f"{month} is missing", APPLY)
+                yield Finding(table.name, name, f"{month} is missing", APPLY, Remedy.APPLY)
         except PartitionOverlap as overlap:
-            fix = f"mesctl partitions detach {table.name} {overlap.partition}, once its rows are elsewhere"
-            yield Finding(table.name, overlap.partition, f"it covers a part of {month} only", fix)
+            fault = f"it covers a part of {month} only"
+            yield Finding(
+                table.name, overlap.partition, fault, "detach it, once its rows are elsewhere", Remedy.DETACH
+            )
 
 
 def _check_partitions(table: PartitionedTable) -> Iterator[Finding]:
     for partition in table.partitions:
         if partition.detach_pending:
             fault = "its detach was cut off: its rows are in no query of the table"
-            yield Finding(table.name, partition.name, fault, APPLY)
+            yield Finding(table.name, partition.name, fault, APPLY, Remedy.APPLY)
             continue
         for name in partition.leftover_checks:
             fault = f"its CHECK {name} was left by a change or a detach, and refuses values of a later one"
-            yield Finding(table.name, partition.name, fault, APPLY)
+            yield Finding(table.name, partition.name, fault, APPLY, Remedy.APPLY)
     if table.default is not None:
         fault = f"a DEFAULT partition stops every attach and detach; {table.default.rows or 'no known'} rows"
         fix = way_out_of_default(table.name, table.default.name)
@@ -112,24 +128,29 @@ def _check_lone(policy: Policy, table: PartitionedTable, lone: LoneTable) -> Ite
     if lone.mark is not None and lone.mark.state is State.DETACHED:
         for lacked in lone.lacked_checks:
             fault = f"it lacks the CHECK {lacked.name}, which its table got after it was detached"
-            yield Finding(table.name, lone.name, fault, APPLY)
+            yield Finding(table.name, lone.name, fault, APPLY, Remedy.APPLY)
     match lone.mark:
         case None:
             fault = "it looks like a partition, and is none"
             yield Finding(table.name, lone.name, fault, "attach it by hand, rename it, or drop it")
         case mark if mark.state is State.PREPARED:
-            yield Finding(table.name, lone.name, "it was to become a partition: a run was killed", APPLY)
+            yield Finding(
+                table.name,
+                lone.name,
+                "it was to become a partition: a run was killed",
+                APPLY,
+                Remedy.APPLY,
+            )
         case mark if isinstance(policy, ListPartitions) or policy.retention is None:
             fault = f"it was detached {mark.at:%Y-%m-%d %H:%M}, and nothing will drop it"
-            words = f"{table.name} {lone.name}"
-            fix = f"mesctl partitions attach {words}, or mesctl partitions drop {words}"
-            yield Finding(table.name, lone.name, fault, fix)
+            yield Finding(table.name, lone.name, fault, "attach it again, or drop it", Remedy.ATTACH_OR_DROP)
 
 
 def _check_indexes(table: PartitionedTable) -> Iterator[Finding]:
     for partition in table.partitions:
         for index in sorted(partition.invalid_indexes):
-            yield Finding(table.name, partition.name, f"the index {index} is invalid", APPLY)
+            yield Finding(table.name, partition.name, f"the index {index} is invalid", APPLY, Remedy.APPLY)
     for whole in table.indexes:
         if not whole.valid:
-            yield Finding(table.name, "", f"the index {whole.name} is not on every partition", APPLY)
+            fault = f"the index {whole.name} is not on every partition"
+            yield Finding(table.name, "", fault, APPLY, Remedy.APPLY)

@@ -152,8 +152,8 @@ class DefaultInTheWay(PartitionError):
 def way_out_of_default(table: str, partition: str) -> str:
     """Tell how to be rid of a DEFAULT partition that has rows."""
     return (
-        f"ALTER TABLE {table} DETACH PARTITION {partition}; then mesctl partitions apply (--since YYYY-MM "
-        f"for older rows); then INSERT INTO {table} SELECT * FROM {partition}, in no query meanwhile"
+        f"ALTER TABLE {table} DETACH PARTITION {partition}; then apply the policies (from an earlier month "
+        f"on for older rows); then INSERT INTO {table} SELECT * FROM {partition}, in no query meanwhile"
     )
 
 
@@ -196,8 +196,8 @@ class ValueHeld(Refused):
         self.value = value
         self.partition = partition
         super().__init__(
-            f"{table}: {value} is in {partition} already: to move it with its rows, "
-            f"mesctl partitions split {table} {partition} --value {value} --into NEW, then merge"
+            f"{table}: {value} is in {partition} already: to move it with its rows, split "
+            f"{partition} by it, then merge"
         )
 
 
@@ -215,8 +215,8 @@ class IndexExists(Refused):
     def __init__(self, table: str, index: str, *, valid: bool) -> None:
         self.table = table
         self.index = index
-        way = "choose another name" if valid else "mesctl partitions apply finishes it"
-        super().__init__(f"{table} has an index {index} already: {way}, or drop it: --drop")
+        way = "choose another name" if valid else "to apply the policies finishes it"
+        super().__init__(f"{table} has an index {index} already: {way}, or drop it")
 
 
 class TooManyRows(Refused):
@@ -228,7 +228,7 @@ class TooManyRows(Refused):
         self.max_rows = max_rows
         super().__init__(
             f"{partition}: {rows} rows would move while everybody waits, and {max_rows} are allowed: "
-            f"do it when there are fewer, or allow more with --max-rows {rows}"
+            f"do it when there are fewer, or allow {rows}"
         )
 
 

@@ -163,8 +163,7 @@ class BucketNotOwned(ShardingError):
         self.map_version = map_version
         super().__init__(
             f"shard {shard} refused key {key}: by map version {map_version} it does not own bucket {bucket}; "
-            "nothing was committed, so run the unit of work again (`sessions.transact` does), "
-            "and see `mesctl shards check` if it is refused again"
+            "nothing was committed, so run the unit of work again (`sessions.transact` does)"
         )
 
 
@@ -188,8 +187,8 @@ class ShardUnnamed(ShardingError):
         self.expected = expected
         self.address = address
         super().__init__(
-            f"{address} should be shard {expected}, but was never told so: run `mesctl migrate upgrade`, "
-            "then `mesctl shards init`"
+            f"{address} should be shard {expected}, but its shard_identity has no row: give the shard its name "
+            "and its buckets (`sharding.ownership.tell`)"
         )
 
 

@@ -159,8 +159,10 @@ class Topology(Section):
         if faults:
             raise TopologyError(path, faults)
         own = {key: value for key, value in content.items() if key in cls.model_fields}
+        if isinstance(own.get("trees"), dict):
+            own["trees"] = {name: _with_roles(name, tree) for name, tree in own["trees"].items()}
         try:
-            topology = cls.model_validate(own | {"trees": _with_roles(own.get("trees"))})
+            topology = cls.model_validate(own)
         except ValidationError as error:
             raise TopologyError(path, describe(cls, error)) from None
         for name, database in topology.databases.items():
@@ -358,14 +360,9 @@ def _mask(value: Any) -> Any:
     return value
 
 
-def _with_roles(trees: Any) -> Any:
+def _with_roles(name: str, tree: Any) -> Any:
     """Add the roles that follow from a tree's name where the file has none."""
-    if not isinstance(trees, dict):
-        return trees
-    return {
-        name: {"owner": f"{name}_owner", "role": name} | tree if isinstance(tree, dict) else tree
-        for name, tree in trees.items()
-    }
+    return {"owner": f"{name}_owner", "role": name} | tree if isinstance(tree, dict) else tree
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

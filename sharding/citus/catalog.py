@@ -122,5 +122,7 @@ def locate(connection: Connection, table: str, key: int) -> ShardRange:
     """
     found = find_range(read_ranges(connection, table), key)
     if found is None:
-        raise UnknownPlacement(f"shard of {table} for {key}", fix="run `mesctl migrate upgrade`")
+        raise UnknownPlacement(
+            f"shard of {table} for {key}", fix="distribute it (`sharding.citus.distribute`)"
+        )
     return found

@@ -76,7 +76,7 @@ def refusal(
     if live_orders:
         return (
             f"{live_orders} orders of that month are still live, and the archive job will write them there; "
-            "columnar refuses UPDATE and DELETE, and `mesctl orders audit` names those that are stuck"
+            "columnar refuses UPDATE and DELETE"
         )
     return None
 

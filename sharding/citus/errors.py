@@ -18,9 +18,7 @@ class NotOnCitus(CitusRefused):
 
     def __init__(self, backend: str) -> None:
         self.backend = backend
-        super().__init__(
-            f'the topology\'s backend is {backend!r}: `mesctl shards citus` works on `backend = "citus"`'
-        )
+        super().__init__(f'the tree\'s backend is {backend!r}, and this needs `backend = "citus"`')
 
 
 class CitusMissing(CitusRefused):
@@ -44,7 +42,7 @@ class DistributionConflict(CitusRefused):
         self.declared = declared
         super().__init__(
             f"{table} is {found}, and should be {declared}: `SELECT undistribute_table('{table}')` on the "
-            "coordinator, which copies its rows back, then `mesctl migrate upgrade`"
+            "coordinator, which copies its rows back, then upgrade again"
         )
 
 
@@ -89,9 +87,7 @@ class AdministratorNeeded(CitusRefused):
     def __init__(self, what: str, *, role: str) -> None:
         self.what = what
         self.role = role
-        super().__init__(
-            f"Citus lets only a superuser {what}, and {role} is none: say `--role` with the name of one"
-        )
+        super().__init__(f"Citus lets only a superuser {what}, and {role} is none: connect as one")
 
 
 class RebalanceFailed(CitusError):

@@ -100,7 +100,11 @@ def _nodes(nodes: Iterable[Node]) -> Iterator[Finding]:
             "SELECT citus_set_coordinator_host(HOST, PORT)",
         )
     if not any(node.should_have_shards and node.active for node in found):
-        yield Finding("nodes", "none may hold shards", "mesctl shards citus undrain HOST:PORT")
+        yield Finding(
+            "nodes",
+            "none may hold shards",
+            "SELECT citus_set_node_property(HOST, PORT, 'shouldhaveshards', true)",
+        )
     for node in found:
         name = f"'{node.host}', {node.port}"
         if not node.active:

@@ -173,9 +173,7 @@ def check_move(connection: Connection, nodes: list[Node], shard_id: int, target:
     """
     found, to = connection.execute(_WHERE, {"shard_id": shard_id}).first(), find_node(nodes, target)
     if found is None:
-        raise UnknownPlacement(
-            f"shard {shard_id}", fix="`mesctl shards citus placements --shards` lists them"
-        )
+        raise UnknownPlacement(f"shard {shard_id}", fix="pg_dist_shard lists them")
     source = next(node for node in nodes if node.node_id == found.node_id)
     what = f"shard {shard_id} of {found.table_name}"
     if found.kind == "reference":
@@ -183,7 +181,7 @@ def check_move(connection: Connection, nodes: list[Node], shard_id: int, target:
     if source is to:
         raise MoveRefused(what, f"it is on {target} already")
     if not (to.active and to.should_have_shards):
-        raise MoveRefused(what, f"{target} takes no shards; `mesctl shards citus undrain {target}` lets it")
+        raise MoveRefused(what, f"{target} takes no shards: its shouldhaveshards is false")
     return source, to
 
 

@@ -114,7 +114,7 @@ def _undeclared(table: SchemaTable) -> Objection:
         table.name,
         "undeclared",
         "it stays on the coordinator alone, and a join with a distributed table is slow or refused",
-        "declare it by the table's `info` (sharding.keys): its shard key, or that it is a reference table",
+        "declare its shard key, or that it is a reference table, in its `Table.info` (sharding.keys)",
     )
 
 
@@ -247,7 +247,7 @@ def _detach(statement: str, _keys: list[str]) -> Iterator[Objection]:
             _shown(statement),
             "detach concurrently",
             "Citus refuses DETACH PARTITION ... CONCURRENTLY",
-            "a plain DETACH under a short lock_timeout, as `mesctl partitions detach` does on this backend",
+            "a plain DETACH under a short lock_timeout",
         )
 
 
@@ -305,7 +305,7 @@ def check_columnar(schema: Schema, *, written: Iterable[str]) -> list[Objection]
             table.name,
             "columnar",
             "a table stored by column refuses UPDATE and DELETE, and takes single rows badly",
-            f"mesctl shards citus columnar {table.name} --heap",
+            "SELECT alter_table_set_access_method('" + table.name + "', 'heap')",
         )
         for table in schema.values()
         if table.access_method == "columnar" and {table.name, table.parent} & busy

@@ -98,7 +98,7 @@ class PreparedDisabled(TwoPhaseError):
         self.said = said
         super().__init__(
             f"shard {shard} cannot prepare a transaction ({said}): set max_prepared_transactions on it and "
-            "on its replicas to at least max_connections, restart, and look at `mesctl shards in-doubt list`"
+            "on its replicas to at least max_connections, restart, and look for units that are in doubt"
         )
 
 
@@ -122,12 +122,12 @@ class UnitRefused(TwoPhaseError):
         super().__init__(
             f"two-phase unit {unit_id} is rolled back on every shard: {refusal.shard} no longer owns bucket "
             f"{refusal.bucket}, of key {refusal.key}, by map version {refusal.map_version}; "
-            "read the map again and run it again, and see `mesctl shards check` if that is refused too"
+            "read the map again and run it again"
         )
 
 
 class UnitAborted(TwoPhaseError):
-    """`mesctl shards in-doubt resolve` gave the unit up while it was preparing: nothing was written."""
+    """A recovery gave the unit up while it was preparing: nothing was written."""
 
     def __init__(self, unit_id: str) -> None:
         self.unit_id = unit_id
@@ -152,7 +152,7 @@ class UnitInDoubt(TwoPhaseError):
         self.unit_id = unit_id
         super().__init__(
             f"two-phase unit {unit_id} is in doubt: its decision could not be written or read back within "
-            f"{seconds:g} s; every shard keeps it prepared until `mesctl shards in-doubt resolve` ends it"
+            f"{seconds:g} s; every shard keeps it prepared until a recovery ends it"
         )
 
 
@@ -172,7 +172,7 @@ class UnknownTransaction(TwoPhaseError):
 
     def __init__(self, gid: str) -> None:
         self.gid = gid
-        super().__init__(f"no shard has a prepared transaction {gid!r}: see `mesctl shards in-doubt list`")
+        super().__init__(f"no shard has a prepared transaction {gid!r}")
 
 
 class NotClosable(WritesError):
@@ -180,10 +180,7 @@ class NotClosable(WritesError):
 
     def __init__(self, unit_id: str, why: str) -> None:
         self.unit_id = unit_id
-        super().__init__(
-            f"the unit {unit_id} is left as it is: {why}; see `mesctl shards in-doubt list`, and end what is "
-            "prepared with `mesctl shards in-doubt resolve`"
-        )
+        super().__init__(f"the unit {unit_id} is left as it is: {why}; end what is prepared first")
 
 
 class ReferenceTableError(WritesError):
@@ -240,5 +237,5 @@ class ReferenceMismatch(ReferenceTableError):
         self.shard = shard
         super().__init__(
             f"shard {shard} would not hold version {version} of reference table {table} as published: is its "
-            "schema that of the others, does a trigger change rows? See `mesctl migrate drift`"
+            "schema that of the others, does a trigger change rows?"
         )

@@ -4,7 +4,7 @@ async with two_phase(sessions, [order_id, other_id], decisions=decisions, label=
     ...  # unit.session(order_id), unit.session(other_id)
 
 For the rare case: it holds locks on every shard while it asks the directory, and a crash leaves them held
-until `mesctl shards in-doubt resolve`. Most work belongs on one shard, or into messages.
+until a recovery (`sharding.writes.in_doubt`). Most work belongs on one shard, or into messages.
 """
 
 import asyncio

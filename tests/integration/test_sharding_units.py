@@ -245,7 +245,9 @@ async def test_without_the_directory_it_goes_on_and_hears_of_what_it_missed(
         with psycopg.connect(postgres.conninfo(dbname), autocommit=True) as directory:
             owners = ",".join(moved(EVEN, 3, "mes_1").owners)
             # Written by hand: nobody is notified, and polling finds it.
-            directory.execute("INSERT INTO shard_map_versions (tree, version, owners) VALUES ('mes', 2, %s)", [owners])
+            directory.execute(
+                "INSERT INTO shard_map_versions (tree, version, owners) VALUES ('mes', 2, %s)", [owners]
+            )
         await until(lambda: sessions.shard_map.version == 2)
 
 

@@ -1,0 +1,62 @@
+"""`mesctl init`: the files that a project begins with."""
+
+import random
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError
+
+from ops.embedded.ports import PortPicker
+from ops.options import note, options_of, print_json
+from ops.scaffold import draft_files, refuse_second, start_files
+
+
+def init(
+    context: typer.Context,
+    folder: Annotated[Path, typer.Argument(help="Where the project is to be.")] = Path(),
+    tree: Annotated[str, typer.Option(help="The name of its first tree.")] = "main",
+    from_database: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Draft them from this database; it is only read."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the files; write nothing.")] = False,
+) -> None:
+    """Write the files that a project begins with.
+
+    A file that is there already is left alone. What was written works at once: `mesctl up` starts the database
+    and `mesctl migrate upgrade` makes its tables.
+    """
+    refuse_second(folder)
+    if not tree.isidentifier() or tree != tree.lower():
+        raise typer.BadParameter(f"{tree!r} is no name; use a-z, 0-9 and _, beginning with a letter")
+    if from_database is None:
+        files = start_files(tree, port=PortPicker(random.Random()).pick())
+    else:
+        try:
+            url = make_url(from_database)
+        except ArgumentError as fault:
+            raise typer.BadParameter("--from-database takes postgresql://ROLE@HOST:PORT/DATABASE") from fault
+        files = draft_files(tree, url)
+    if dry_run:
+        for name, content in files.items():
+            print(f"# {folder / name}\n{content}")
+        return
+    written = [name for name, content in files.items() if _write(folder / name, content)]
+    if options_of(context).json:
+        print_json({"written": written, "left alone": sorted(files.keys() - set(written))})
+    else:
+        print("\n".join(str(folder / name) for name in written))
+    note("next: mesctl doctor" if from_database else "next: mesctl up, mesctl migrate upgrade, mesctl doctor")
+
+
+def _write(path: Path, content: str) -> bool:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(content)
+    except FileExistsError:
+        note(f"{path}: is there, and was left alone")
+        return False
+    return True
