@@ -19,6 +19,7 @@ from ops.project_file import line_of
 from ops.verbs import VERBS
 from partitions.archive.policy import ArchivePolicy
 from partitions.policy import ListPartitions, MonthlyRange
+from sharding.guard import GuardedTable
 from sharding.keys import guarded_tables
 from sharding.topology import Database, Topology
 
@@ -64,7 +65,9 @@ def check_topology(project: Project, topology: Topology) -> Iterator[Finding]:
             fix = f"add [trees.{name}] to {project.path.name}, or take the tree out of {file}"
             yield Finding(f"{file}: trees.{name}", "the project does not name this tree", fix)
             continue
-        keyed = guarded_tables(project.trees[name].metadata)
+        keyed = _keyed_tables(project.trees[name])
+        if keyed is None:
+            continue  # `check_project` says why
         if tree.kind == "sharded" and not keyed:
             fix = 'declare it: Table(..., info=shard_key("COLUMN"))'
             yield Finding(f"{file}: trees.{name}.kind", "no table of a sharded tree has a shard key", fix)
@@ -75,6 +78,14 @@ def check_topology(project: Project, topology: Topology) -> Iterator[Finding]:
     for name in project.trees.keys() - topology.trees.keys():
         fix = f"add [trees.{name}] and a database, or take the tree out of {project.path.name}"
         yield Finding(f"{project.path.name}: trees.{name}", f"{file} has no such tree", fix)
+
+
+def _keyed_tables(tree: ProjectTree) -> list[GuardedTable] | None:
+    try:
+        metadata: object = tree.metadata
+    except ReferenceBroken:
+        return None
+    return guarded_tables(metadata) if isinstance(metadata, MetaData) else None
 
 
 def check_databases(topology: Topology) -> Iterator[Finding]:

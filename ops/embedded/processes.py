@@ -4,13 +4,13 @@ import os
 import re
 import signal
 import subprocess
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import psutil
 
 from ops.embedded.errors import CommandFailed, StartFailed, StopFailed
+from ops.waiting import wait_until as wait_until  # noqa: PLC0414 - exported from here as well
 
 # The child writes its pid before it becomes the program: whoever started it may be killed at any moment,
 # and the pid file still tells of every daemon. Field 22 of `stat` is when the process started, in clock
@@ -58,16 +58,6 @@ def _complaint(said: str) -> str:
     lines = [line.strip() for line in said.splitlines()]
     complaints = [line for line in lines if COMPLAINT.search(line)]
     return " ".join(complaints[:3] or lines[-3:])
-
-
-def wait_until(condition: Callable[[], bool], *, timeout_seconds: float, every_seconds: float = 0.02) -> bool:
-    """Poll `condition` until it holds; False when it does not hold in time."""
-    deadline = time.monotonic() + timeout_seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(every_seconds)
-    return True
 
 
 def is_alive(pid: int) -> bool:

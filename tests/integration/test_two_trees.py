@@ -140,7 +140,8 @@ async def test_each_guard_goes_by_its_own_map(with_maps: Topology, postgres: Pos
             pytest.raises(psycopg.Error, match=f"shard {own} does not own bucket") as refused,
         ):
             connection.execute(
-                "INSERT INTO order_items (order_id, line_no, model_key, model_name, material, finish, quantity)"
+                "INSERT INTO order_items"
+                " (order_id, line_no, model_key, model_name, material, finish, quantity)"
                 " VALUES (%s, 1, 'k', 'ring', 'gold', 'none', 1)",
                 [foreign],
             )

@@ -109,7 +109,8 @@ def test_a_team_does_not_hide_a_library(project: Project) -> None:
         ),
         (
             ("payments_tables:Base.metadata", "payments_tables"),
-            "trees.payments.metadata: input should be a reference, MODULE:NAME; it is 'payments_tables' (str)",
+            "trees.payments.metadata: input should be a reference, MODULE:NAME; "
+            "it is 'payments_tables' (str)",
         ),
         (("[trees.payments]", "[tree.payments]"), "tree: unknown key; did you mean 'trees'?"),
     ],

@@ -255,8 +255,8 @@ def test_a_table_of_the_application_is_read_by_its_model(tmp_path: Path) -> None
         ),
         (
             ('tree = "shop"', 'tree = "directory"'),
-            "trees.directory: a directory is one database, and directory, shop are 2; give the others trees of "
-            "their own",
+            "trees.directory: a directory is one database, and directory, shop are 2; give the others trees "
+            "of their own",
         ),
         (
             ('tree = "shop"', 'tree = "mes"'),

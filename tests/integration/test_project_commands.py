@@ -1,0 +1,214 @@
+"""`mesctl init` and `mesctl doctor`: a project from nothing, from a live database, and its faults."""
+
+import json
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from ops.project import Project
+from partitions.bounds import ValueList
+from partitions.catalog import read_catalog
+from sharding.topology import Topology
+from tests.integration.shards_rig import as_owner
+from tests.project import PROJECT, ROOT
+
+MESCTL = Path(sys.executable).with_name("mesctl")
+
+
+class Ended(NamedTuple):
+    """How a process ended, and what it printed."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def findings(self) -> dict[str, str]:
+        """The problems of `doctor --json`, by place."""
+        return {each["where"]: each["problem"] for each in json.loads(self.out)}
+
+
+def mesctl(folder: Path, *words: str) -> Ended:
+    """Run `mesctl` in a folder, as a process: it imports a team's modules."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("MES_STORAGE_")}
+    done = subprocess.run(
+        [MESCTL, *words], cwd=folder, env=clean, capture_output=True, text=True, timeout=120, check=False
+    )
+    return Ended(done.returncode, done.stdout, done.stderr)
+
+
+@pytest.fixture
+def started(tmp_path: Path) -> Path:
+    """Give a folder in which `mesctl init` was run."""
+    assert mesctl(tmp_path, "init", "--tree", "payments").status == 0
+    return tmp_path
+
+
+def test_init_writes_what_works(started: Path) -> None:
+    assert sorted(str(path.relative_to(started)) for path in started.rglob("*") if path.is_file()) == [
+        "alembic.ini",
+        "mes-storage.toml",
+        "migrations/env.py",
+        "migrations/payments/versions/0001_start.py",
+        "payments_models.py",
+        "topology.toml",
+    ]
+    said = mesctl(started, "doctor", "--no-databases")
+    assert (said.status, said.out) == (0, "nothing is wrong\n")
+    plan = mesctl(started, "migrate", "lint")
+    assert (plan.status, plan.out) == (0, "no revision breaks a rule\n"), plan.err
+
+
+def test_init_touches_nothing_that_is_there(tmp_path: Path) -> None:
+    (tmp_path / "alembic.ini").write_text("[mine]\n")
+    said = mesctl(tmp_path, "init", "--json")
+    assert json.loads(said.out)["left alone"] == ["alembic.ini"]
+    assert "alembic.ini: is there, and was left alone" in said.err
+    assert (tmp_path / "alembic.ini").read_text() == "[mine]\n"
+    before = {path: path.read_text() for path in tmp_path.rglob("*") if path.is_file()}
+    again = mesctl(tmp_path, "init")
+    assert (again.status, again.out) == (3, "")
+    assert "is a project already" in again.err
+    assert {path: path.read_text() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_init_dry_run_writes_nothing(tmp_path: Path) -> None:
+    said = mesctl(tmp_path, "init", "--dry-run")
+    assert said.status == 0
+    assert "[trees.main]" in said.out
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("words", [["--tree", "Pay-ments"], ["--from-database", "payments"]])
+def test_init_refuses_what_it_cannot_use(tmp_path: Path, words: list[str]) -> None:
+    said = mesctl(tmp_path, "init", *words)
+    assert said.status == 2
+    assert said.err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_init_drafts_from_a_live_catalogue(topology: Topology, tmp_path: Path) -> None:
+    folder = tmp_path / "team"
+    folder.mkdir()
+    url = topology.url("mes_0", role="mes", direct=True).set(drivername="postgresql")
+    said = mesctl(
+        folder, "init", "--tree", "orders", "--from-database", url.render_as_string(hide_password=False)
+    )
+    assert said.status == 0, said.err
+    drafted = tomllib.loads((folder / "topology.toml").read_text())
+    database = topology.database("mes_0")
+    assert drafted["trees"]["orders"] == {"kind": "single", "owner": "mes_owner", "role": "mes"}
+    assert drafted["databases"]["orders"]["dbname"] == database.dbname
+    assert drafted["databases"]["orders"]["primary"]["port"] == database.primary.port
+    scope: dict[str, object] = {}
+    exec((folder / "orders_policies.py").read_text(), scope)
+    [policy] = scope["POLICIES"]  # type: ignore[misc]
+    with as_owner(topology, "mes_0") as connection:
+        standing = read_catalog(connection, ["orders"])["orders"]
+    bounds = {each.name: each.bound for each in standing.partitions}
+    assert {name: ValueList(values) for name, values in policy.groups.items()} == bounds
+    assert (policy.key, policy.row_id) == ("status", "order_id")
+    assert "orders_archive is PARTITION BY RANGE (order_id)" in (folder / "orders_policies.py").read_text()
+    # What a draft cannot know is found by doctor, with its line.
+    assert any("trees.orders.metadata" in where for where in mesctl(folder, "doctor", "--json").findings)
+
+
+def test_init_from_a_database_that_does_not_answer_writes_nothing(tmp_path: Path) -> None:
+    said = mesctl(tmp_path, "init", "--from-database", "postgresql://u@127.0.0.1:1/x")
+    assert said.status == 1
+    assert said.err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_our_own_project_has_nothing_wrong(topology: Topology) -> None:
+    said = mesctl(ROOT, "doctor", "--topology", str(topology.path))
+    assert (said.status, said.out) == (0, "nothing is wrong\n"), said.err
+
+
+@pytest.mark.parametrize(
+    ("path", "change", "where", "problem"),
+    [
+        (
+            "mes-storage.toml",
+            ("payments_models:Base.metadata", "payments_models:Bas.metadata"),
+            "mes-storage.toml:5 trees.payments.metadata",
+            "has no attribute 'Bas'",
+        ),
+        (
+            "mes-storage.toml",
+            ("payments_models:Base.metadata", "payments_models:Note"),
+            "mes-storage.toml:5 trees.payments.metadata",
+            "and no MetaData",
+        ),
+        (
+            "mes-storage.toml",
+            ("migrations/payments", "migrations/paymints"),
+            "mes-storage.toml:6 trees.payments.revisions",
+            "there is no folder",
+        ),
+        (
+            "mes-storage.toml",
+            ('# policies = "payments_policies:POLICIES"', 'policies = "payments_models:Note"'),
+            "mes-storage.toml:7 trees.payments.policies",
+            "not iterable",
+        ),
+        (
+            "migrations/payments/versions/0001_start.py",
+            ('phase = "pre"', 'phase = "now"'),
+            "mes-storage.toml:6 trees.payments.revisions",
+            "phase is 'now'",
+        ),
+        (
+            "topology.toml",
+            ("trees.payments]", 'trees.other]\nkind = "single"\n[databases.other]\ntree = "other"\ndbname = "o"\n'
+             'primary = { host = "127.0.0.1", port = 1 }\n[trees.payments]'),
+            "topology.toml: trees.other",
+            "the project does not name this tree",
+        ),
+        (
+            "payments_models.py",
+            ('__tablename__ = "notes"', '__tablename__ = "notes"\n    __table_args__ = {"info": {"shard_key": "note_id"}}'),
+            "topology.toml: trees.payments.kind",
+            "'single' tree, and notes have shard keys",
+        ),
+    ],
+)  # fmt: skip
+def test_doctor_names_the_line_at_fault(
+    started: Path, path: str, change: tuple[str, str], where: str, problem: str
+) -> None:
+    text = (started / path).read_text()
+    assert change[0] in text
+    (started / path).write_text(text.replace(*change))
+    said = mesctl(started, "doctor", "--no-databases", "--json")
+    assert said.status == 1
+    assert problem in said.findings[where]
+
+
+def test_doctor_finds_a_package_of_our_name(started: Path) -> None:
+    (started / "ops").mkdir()
+    (started / "ops" / "__init__.py").write_text("raise RuntimeError('the wrong ops')\n")
+    (started / "sharding.py").touch()
+    said = mesctl(started, "doctor", "--no-databases", "--json")
+    assert {Path(where).name: problem for where, problem in said.findings.items()} == {
+        "ops": "has the name of mesctl's own package 'ops'",
+        "sharding.py": "has the name of mesctl's own package 'sharding'",
+    }
+
+
+def test_doctor_names_every_database_that_does_not_answer(started: Path) -> None:
+    said = mesctl(started, "doctor", "--json")
+    assert said.status == 1
+    assert sorted(said.findings) == ["payments as payments", "payments as payments_owner"]
+    assert all("cannot be connected to" in problem for problem in said.findings.values())
+
+
+def test_every_tree_of_ours_has_revisions_and_models() -> None:
+    for tree in PROJECT.trees.values():
+        assert tree.metadata.tables
+        assert list(tree.revisions.glob("0001_*.py"))
+    assert isinstance(PROJECT, Project)
