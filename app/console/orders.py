@@ -19,6 +19,7 @@ from ops.options import options_of, print_json
 from ops.shards import load_shard_map, locate
 from sharding.ids import MAX_ID
 
+app = typer.Typer(help="Find orders, and prove that none is lost.", no_args_is_help=True)
 
 OrderId = Annotated[int, typer.Argument(min=0, max=MAX_ID, help="The order's id.", show_default=False)]
 
