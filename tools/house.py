@@ -56,7 +56,7 @@ class Module:
         """Return the modules that it imports, wherever the statement stands.
 
         Parameters:
-            known: the modules that there are: they tell whether `from a import b` means `a.b` or a name in `a`.
+            known: the modules that there are: they say if `from a import b` means `a.b` or a name in `a`.
         """
         for node in ast.walk(self.tree):
             match node:

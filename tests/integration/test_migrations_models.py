@@ -39,7 +39,7 @@ def check(topology: Topology) -> Callable[[Tree], None]:
 
 
 def test_check_is_clean(check: Callable[[Tree], None], topology: Topology) -> None:
-    apply_partitions(topology, now=NOW)
+    apply_partitions(topology, PROJECT, now=NOW)
     for tree in METADATA:
         check(tree)
 
