@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 if TYPE_CHECKING:
+    from ops.project import Project
     from sharding.topology import Topology
 
 
@@ -23,6 +24,7 @@ class Options:
     home: Path
     topology_path: Path
     json: bool
+    project_path: Path | None = None
 
     def topology(self) -> "Topology":
         """Read the topology.
@@ -33,6 +35,16 @@ class Options:
         from sharding.topology import Topology  # half a second of imports, which `--help` does not need
 
         return Topology.load(self.topology_path)
+
+    def project(self) -> "Project":
+        """Read the project file.
+
+        Raises:
+            ProjectMissing, ProjectInvalid: there is none, or it is wrong.
+        """
+        from ops.project import Project
+
+        return Project.find(self.project_path or Path())
 
 
 def options_of(context: typer.Context) -> Options:

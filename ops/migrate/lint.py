@@ -88,7 +88,7 @@ def _lint_revision(
     except UnmarkedRevision as fault:
         yield Complaint("phase-is-marked", str(fault), "")
     statements = [
-        each for each in parse(_render(tree, versions, script)) if "alembic_version" not in each.text
+        each for each in parse(_render(tree, versions, script)) if tree.version_table not in each.text
     ]
     for segment in segments(statements):
         text = "\n".join(each.text for each in segment.statements)
