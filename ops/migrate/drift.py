@@ -10,11 +10,12 @@ from typing import NamedTuple
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from ops.migrate.catalogue import UNDER_WAY, Fact, fingerprint
+from ops.migrate.catalogue import PER_SHARD, UNDER_WAY, Fact, fingerprint
 from ops.migrate.connect import open_owner, words_of
 from ops.migrate.errors import SeveralRevisions, SnapshotMissing
 from ops.migrate.snapshot import BASE, Snapshot, load_snapshot, read_snapshot
 from ops.project import ProjectTree
+from partitions.sql import literal
 from sharding.topology import Topology
 
 
@@ -96,6 +97,9 @@ def _name(fact: Fact) -> str:
 def _redo(found: Fact, expected: Fact) -> str:
     if found.definition == f"{expected.definition} INVALID":
         return f"a concurrent build was cut short: REINDEX INDEX CONCURRENTLY {found.name}"
+    if found.kind == "function" and expected.definition.startswith("per shard"):
+        comment = f"COMMENT ON FUNCTION {found.name} IS {literal(PER_SHARD)}"
+        return f"{comment}; a restore without comments has lost it"
     return "change it back, or write a migration that changes it everywhere"
 
 

@@ -159,7 +159,8 @@ def run_offline() -> None:
 
 def run() -> None:
     """Do what alembic was asked for; a team's env.py calls this."""
-    if context.config.config_file_name is not None:
+    if context.config.file_config.has_section("loggers"):
+        assert context.config.config_file_name is not None
         fileConfig(context.config.config_file_name, disable_existing_loggers=False)
     try:
         if context.is_offline_mode():
