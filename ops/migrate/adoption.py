@@ -4,14 +4,14 @@ A revision alone proves nothing: another project has a "0001" of its own. Nothin
 that is not one of the tree.
 """
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
 from sqlalchemy import Connection
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, OperationalError
 
-from ops.migrate.connect import open_owner, take_lock
+from ops.migrate.connect import open_owner, take_lock, words_of
 from ops.migrate.drift import Drift, compare
 from ops.migrate.errors import (
     DatabaseRefused,
@@ -19,7 +19,7 @@ from ops.migrate.errors import (
     SeveralRevisions,
     SnapshotMissing,
 )
-from ops.migrate.mark import Mark, read_marks, read_objects, removal, statement, write_mark
+from ops.migrate.mark import find_foreign, read_marks, read_objects, removal, statement, write_mark
 from ops.migrate.scripts import read_revision
 from ops.migrate.snapshot import load_snapshot, read_snapshot
 from ops.project import ProjectTree
@@ -78,7 +78,7 @@ def examine(connection: Connection, topology: Topology, tree: ProjectTree, datab
         return Examination(database, tree.name, None, "unknown revision", reason=str(fault))
     marks = read_marks(connection, tree)
     if marks:
-        foreign = _foreign(marks, tree)
+        foreign = find_foreign(marks, tree)
         return Examination(
             database, tree.name, revision, "other tree" if foreign else "marked", reason=foreign or ""
         )
@@ -100,26 +100,31 @@ def examine(connection: Connection, topology: Topology, tree: ProjectTree, datab
     return Examination(database, tree.name, revision, belonging, tuple(differences))
 
 
-def examine_all(topology: Topology, trees: Iterable[ProjectTree]) -> Iterator[Examination]:
-    """Find out what every database of some trees is to its tree; those that do not answer are left out."""
-    for tree in trees:
-        for name in topology.databases_of(tree.name):
-            try:
-                with open_owner(topology, name) as engine, engine.connect() as connection:
-                    yield examine(connection, topology, tree, name)
-            except SQLAlchemyError:
-                continue  # who goes on to change it meets the same fault, and reports it
-
-
 def refuse_others(topology: Topology, trees: Iterable[ProjectTree]) -> None:
-    """Refuse to go on if a database is not one of its tree.
+    """Refuse to go on if a database is not one of its tree; one that does not answer is no reason.
 
     Raises:
         DatabasesRefused: with a line for each.
     """
-    refused = [found.refusal for found in examine_all(topology, trees) if not found.is_ours]
+    refused = [
+        refusal
+        for tree in trees
+        for name in topology.databases_of(tree.name)
+        if (refusal := _refusal(topology, tree, name))
+    ]
     if refused:
         raise DatabasesRefused(refused)
+
+
+def _refusal(topology: Topology, tree: ProjectTree, database: str) -> DatabaseRefused | None:
+    try:
+        with open_owner(topology, database) as engine, engine.connect() as connection:
+            found = examine(connection, topology, tree, database)
+    except OperationalError:
+        return None  # it does not answer; the run itself meets the same fault, and reports it
+    except DBAPIError as fault:
+        return DatabaseRefused(database, tree.name, f"it cannot be examined: {words_of(fault)}")
+    return None if found.is_ours else found.refusal
 
 
 def claim(connection: Connection, topology: Topology, tree: ProjectTree, database: str) -> str | None:
@@ -182,22 +187,6 @@ def script(found: Examination, tree: ProjectTree) -> str:
         f"(version_num VARCHAR(32) NOT NULL, CONSTRAINT {key} PRIMARY KEY (version_num))"
     )
     return f"{create};\n\n{statement(tree)};\n\n"
-
-
-def _foreign(marks: Iterable[Mark], tree: ProjectTree) -> str | None:
-    """Say why the marks of a database are not the tree's; None if they are."""
-    for mark in marks:
-        if mark.tree != tree.name:
-            return (
-                f"its table {mark.table} says that it is of the tree {mark.tree!r}: correct the topology, "
-                f"or, if that tree is gone, run COMMENT ON TABLE {mark.table} IS NULL in it"
-            )
-        if not mark.is_own:
-            return (
-                f"its version table is {mark.table}, and the project says {tree.version_table}: "
-                f"correct version_table of the tree {tree.name}"
-            )
-    return None
 
 
 def _stray(name: str) -> Drift:

@@ -13,6 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from ops.migrate.catalogue import PER_SHARD, UNDER_WAY, Fact, fingerprint
 from ops.migrate.connect import open_owner, words_of
 from ops.migrate.errors import SeveralRevisions, SnapshotMissing
+from ops.migrate.mark import find_foreign, read_marks
 from ops.migrate.snapshot import BASE, Snapshot, load_snapshot, read_snapshot
 from ops.project import ProjectTree
 from partitions.sql import literal
@@ -129,14 +130,17 @@ def find_drift(
     for name in topology.databases_of(tree.name):
         try:
             with open_owner(topology, name) as engine, engine.connect() as connection:
+                foreign = find_foreign(read_marks(connection, tree), tree)
                 found = read_snapshot(connection, topology, tree)
         except SQLAlchemyError as fault:
             yield DatabaseDrift(name, None, None, (), f"did not answer: {words_of(fault)}")
-            continue
         except SeveralRevisions as fault:
             yield DatabaseDrift(name, None, None, (), f"was not compared: {fault}")
-            continue
-        yield _compared(name, found, snapshot, tree)
+        else:
+            if foreign:
+                yield DatabaseDrift(name, found.revision, None, (), f"was not compared: {foreign}")
+            else:
+                yield _compared(name, found, snapshot, tree)
 
 
 def _compared(name: str, found: Snapshot, snapshot: Snapshot | None, tree: ProjectTree) -> DatabaseDrift:

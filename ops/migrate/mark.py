@@ -4,7 +4,7 @@ alembic knows a database by its revision alone, and every project's first one ma
 no table and no right but the owner's, goes along in dumps and to replicas, and is no drift of the schema.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from alembic.runtime.migration import MigrationContext
@@ -57,6 +57,22 @@ def read_marks(connection: Connection, tree: ProjectTree) -> Sequence[Mark]:
     }
     # A table that does not exist is no table's own: NULL.
     return [Mark(bool(own), table, name) for own, table, name in connection.execute(_MARKS, values)]
+
+
+def find_foreign(marks: Iterable[Mark], tree: ProjectTree) -> str | None:
+    """Say why the marks of a database are not the tree's; None if they are."""
+    for mark in marks:
+        if mark.tree != tree.name:
+            return (
+                f"its table {mark.table} says that it is of the tree {mark.tree!r}: correct the topology, "
+                f"or, if that tree is gone, run COMMENT ON TABLE {mark.table} IS NULL in it"
+            )
+        if not mark.is_own:
+            return (
+                f"its version table is {mark.table}, and the project says {tree.version_table}: "
+                f"correct version_table of the tree {tree.name}"
+            )
+    return None
 
 
 def read_objects(connection: Connection, tree: ProjectTree) -> list[str]:

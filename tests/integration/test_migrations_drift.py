@@ -20,7 +20,7 @@ from partitions.online import apply, backfill, change_type, read_column, require
 from partitions.online.errors import OnlineChangeRefused
 from sharding.topology import Topology
 from tests.integration.mesctl_rig import Mesctl
-from tests.integration.migrations_rig import make_partitions
+from tests.integration.migrations_rig import NOWHERE, make_partitions
 from tests.project import PROJECT
 
 NOW = datetime(2026, 11, 23, tzinfo=UTC)
@@ -207,6 +207,60 @@ def test_database_at_base_has_nothing(topology: Topology) -> None:
     execute(topology, "mes_1", "CREATE TABLE stray (id int)")
     _, mes_1 = find_drift(topology, PROJECT.tree("mes"))
     assert [each.object for each in mes_1.differences] == ["table stray"]
+
+
+VERSION = "UPDATE alembic_version SET version_num = {!r}"
+
+
+@pytest.mark.parametrize(
+    ("change", "object_", "problem"),
+    [
+        (
+            VERSION.format("0999"),
+            "database",
+            "was not compared: it is at 0999, which is no revision of the tree mes",
+        ),
+        (
+            "INSERT INTO alembic_version VALUES ('0999')",
+            "database",
+            "was not compared: its alembic_version has 2",
+        ),
+        (
+            "COMMENT ON TABLE alembic_version IS 'mes-storage tree: shop'",
+            "database",
+            "was not compared: its table alembic_version says that it is of the tree 'shop'",
+        ),
+        ("DELETE FROM alembic_version", "table orders", "no migration made it"),
+    ],
+)
+def test_database_that_is_not_where_it_says_is_no_match(
+    *,
+    topology: Topology,
+    topology_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    change: str,
+    object_: str,
+    problem: str,
+) -> None:
+    execute(topology, "mes_1", change)
+    said = Mesctl(topology_path, capsys)("migrate", "drift", "--json")
+    assert said.status == ExitStatus.FAILED
+    assert {row["database"] for row in said.json} == {"mes_1"}
+    [found] = [row["problem"] for row in said.json if row["object"] == object_]
+    assert found.startswith(problem)
+
+
+def test_databases_that_do_not_answer_are_named_and_nothing_is_claimed(
+    topology_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "down.toml"
+    path.write_text(re.sub(r"(primary = .*port = )\d+", rf"\g<1>{NOWHERE}", topology_path.read_text()))
+    said = Mesctl(path, capsys)("migrate", "drift", "--json")
+    assert said.status == ExitStatus.FAILED
+    names = ["directory", "shop", "crm", "mes_0", "mes_1"]
+    assert [row["database"] for row in said.json] == names
+    assert all(row["problem"].startswith("did not answer: connection failed") for row in said.json)
+    assert "as its migrations make it" not in Mesctl(path, capsys)("migrate", "drift").out
 
 
 def test_mesctl_reports_drift(
