@@ -76,6 +76,7 @@ def test_console_blocks_run_from_top_to_bottom(
 ) -> None:
     environment = os.environ | {
         "MES_STORAGE_HOME": str(home),
+        "MES_STORAGE_PROJECT": str(PROJECT.path),
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
     }
     if not starts_a_platform(page):
