@@ -238,7 +238,7 @@ def _replicas(databases: Iterable[Database], elsewhere: list[ComponentState]) ->
 def _left_alone(database: Database, why: str) -> Iterator[ComponentState]:
     yield _elsewhere(database.name, "primary", database.primary, why)
     for replica in database.replicas:
-        yield _elsewhere(replica.name, "replica", replica, why or "so is its primary")
+        yield _elsewhere(replica.name, "replica", replica, why or "its primary is elsewhere")
 
 
 def _elsewhere(name: str, kind: Kind, endpoint: Endpoint | SplitResult, why: str = "") -> ComponentState:
