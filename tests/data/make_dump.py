@@ -17,16 +17,17 @@ from psycopg.conninfo import make_conninfo
 from rich.console import Console
 from sqlalchemy import insert
 
+from app.console.demo.run import DemoWish, run_demo
+from app.console.demo.shapes import Shape, good_shapes
 from app.models.mes import MesOrder, MesOrderItem
 from app.models.policies import ARCHIVE
 from app.models.status import DONE, Status
-from ops.archiving import archive_shard
-from ops.demo.run import DemoWish, run_demo
-from ops.demo.shapes import Shape, good_shapes
+from app.topology import services_of
+from ops.archiving import archive_database
 from ops.embedded.platform import Platform
 from ops.embedded.postgres import SUPERUSER
-from ops.embedded.shape import DATABASES
 from ops.embedded.tools import PostgresTools
+from ops.fleet import members
 from sharding.engines import open_cluster
 from sharding.sessions import open_sessions
 from sharding.topology import Topology
@@ -35,6 +36,7 @@ from sharding.writes.decisions import Decision
 from tests.integration.audit_rig import SHARDS, Clerk
 from tests.integration.services_rig import Services, ok
 from tests.integration.upgrade_rig import wait_for_acknowledgements
+from tests.project import DATABASES, PROJECT
 
 HERE = Path(__file__).parent
 HOME = HERE.parents[1] / "build" / "dump"
@@ -55,9 +57,9 @@ def make(folder: Path, console: Console) -> None:
     """
     if folder.exists():
         raise FileExistsError(folder)
-    platform = Platform(HOME, safe=False)
+    platform = Platform(HOME, PROJECT, safe=False)
     try:
-        report = run_demo(DemoWish(home=HOME, orders=16, keep=True, safe=False), console=console)
+        report = run_demo(DemoWish(home=HOME, orders=16, keep=True, safe=False), PROJECT, console=console)
         if not report.good:
             raise RuntimeError(report.verdict.line)
         topology = platform.topology()
@@ -80,8 +82,8 @@ def archive_old_orders(topology: Topology) -> None:
         line = insert(MesOrderItem).values(order_id=order_id, unit_price=90, **piece, **model)
         clerk.write(SHARDS.shard_of(order_id), line)
     ended = replace(ARCHIVE, grace=timedelta(0))
-    for database in topology.tree("mes").values():
-        archive_shard(topology, database, ended, datetime.now(UTC))
+    for member in members(topology, PROJECT, tree="mes"):
+        archive_database(topology, member, ended, datetime.now(UTC))
 
 
 async def leave_work(platform: Platform, topology: Topology) -> None:
@@ -111,7 +113,7 @@ async def leave_work(platform: Platform, topology: Topology) -> None:
 @asynccontextmanager
 async def open_services(topology: Topology) -> AsyncIterator[Services]:
     """Give clients of the platform's own services."""
-    shop, crm, mes = (topology.services[name].url for name in ("shop", "crm", "mes"))
+    shop, crm, mes = (services_of(topology)[name].url for name in ("shop", "crm", "mes"))
     async with (
         AsyncClient(base_url=shop) as shop_client,
         AsyncClient(base_url=crm) as crm_client,
@@ -189,7 +191,7 @@ async def rename_on_both_shards(services: Services, topology: Topology) -> None:
         await bring(services, str(order_id), Status.PRICE_CALCULATED)
     keys = of_shard.values()
     async with open_cluster(topology, "directory", role="mes", application_name="dump") as directory:
-        decisions = Decisions(directory.primary)
+        decisions = Decisions(directory.primary, "mes")
         async with two_phase(services.shards, keys, decisions=decisions, label="rename a collection") as unit:
             for key in keys:
                 order = await unit.session(key).get_one(MesOrder, key)

@@ -7,10 +7,10 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from app.console.audit.books import Books
+from app.console.audit.run import audit
 from app.models.mes import MesArchivedOrder, MesOrder
 from app.models.status import Channel, Status
-from ops.audit.books import Books
-from ops.audit.run import audit
 from ops.shards import load_shard_map
 from sharding.directory import Directory, open_id_generator
 from sharding.engines import open_cluster
@@ -109,7 +109,7 @@ async def test_shard_map_is_read_and_ids_are_leased(databases_of: Upgraded) -> N
     rows = databases_of.query("directory", "SELECT version, owners FROM shard_map_versions ORDER BY version")
     known = {order_id for (order_id,) in databases_of.query_shards("SELECT order_id FROM orders")}
     async with open_cluster(topology, "directory", role="mes", application_name="test") as cluster:
-        directory = Directory(cluster.primary)
+        directory = Directory(cluster.primary, "mes")
         version, owners = rows[-1]
         assert await directory.load_map() == ShardMap(version, tuple(owners.split(",")))
         async with open_id_generator(directory, holder="test") as ids:
@@ -117,7 +117,7 @@ async def test_shard_map_is_read_and_ids_are_leased(databases_of: Upgraded) -> N
 
 
 def test_shard_refuses_what_belongs_to_another(databases_of: Upgraded) -> None:
-    names = list(databases_of.topology.tree("mes"))
+    names = list(databases_of.topology.databases_of("mes"))
     for name, other in zip(names, reversed(names), strict=True):
         [(foreign,), *_] = databases_of.query(other, "SELECT order_id FROM orders_hot")
         with pytest.raises(psycopg.Error) as caught:
@@ -145,6 +145,6 @@ async def test_services_go_on_with_what_was_under_way(databases_of: Upgraded) ->
         ok(await services.shop.post(f"/v1/orders/{order_id}/submit"))
         await services.shows(services.crm, order_id, Status.SUBMITTED)
         await asyncio.to_thread(wait_for_acknowledgements, topology)
-    shard_map = await load_shard_map(topology)
+    shard_map = await load_shard_map(topology, "mes")
     report = await asyncio.to_thread(audit, Books(topology), shard_of=shard_map.shard_of)
     assert (report.clean, report.in_flight) == (True, 0), report.findings

@@ -9,15 +9,15 @@ from typing import Any, NamedTuple
 import psycopg
 from psycopg import sql
 
-from migrations import run
-from migrations.drift import Drift, find_drift
-from ops.audit.books import Books
-from ops.demo.census import take_census
+from app.console.audit.books import Books
+from app.console.demo.census import take_census
 from ops.embedded.bootstrap import ensure_database
 from ops.embedded.processes import wait_until
-from ops.embedded.shape import DATABASES, TREES
+from ops.migrate import run
+from ops.migrate.drift import Drift, find_drift
 from sharding.topology import Topology
 from tests.platform_topology import write_topology
+from tests.project import DATABASES, PROJECT
 from tests.psql import psql
 from tests.servers import PostgresServers, ValkeyServer
 
@@ -39,7 +39,7 @@ class Revisions(NamedTuple):
 
 def upgrade_all(topology: Topology) -> None:
     """Bring every database to the newest schema, as `mesctl migrate upgrade` does."""
-    for tree in TREES:
+    for tree in PROJECT.trees.values():
         run.upgrade(topology, tree)
 
 
@@ -47,7 +47,7 @@ def read_revisions(topology: Topology) -> dict[str, Revisions]:
     """Read the revision of every database, beside the newest of its tree."""
     return {
         name: Revisions(current, run.head(tree))
-        for tree in TREES
+        for tree in PROJECT.trees.values()
         for name, current in run.current(topology, tree).items()
     }
 
@@ -55,8 +55,8 @@ def read_revisions(topology: Topology) -> dict[str, Revisions]:
 def read_drift(topology: Topology) -> dict[str, list[Drift] | str | None]:
     """Compare every database with what migrations from nothing make; a text says why one was not read."""
     return {
-        found.database: found.unreachable or list(found.differences)
-        for tree in TREES
+        found.database: found.uncompared or list(found.differences)
+        for tree in PROJECT.trees.values()
         for found in find_drift(topology, tree)
     }
 
@@ -80,7 +80,7 @@ class Upgraded:
 
     def query_shards(self, statement: str) -> list[tuple[Any, ...]]:
         """Read from every shard."""
-        return [row for name in self.topology.tree("mes") for row in self.query(name, statement)]
+        return [row for name in self.topology.databases_of("mes") for row in self.query(name, statement)]
 
 
 @contextmanager

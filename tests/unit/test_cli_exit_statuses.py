@@ -83,7 +83,8 @@ def test_status_shows_a_topology_of_others_with_passwords_masked(
 ) -> None:
     path = tmp_path / "production.toml"
     path.write_text(
-        '[trees.shop]\nkind = "single"\n[databases.shop]\ntree = "shop"\ndbname = "shop_prod"\nprimary = { host = "db1", port = 5432 }\n'
+        '[trees.shop]\nkind = "single"\n'
+        '[databases.shop]\ntree = "shop"\ndbname = "shop_prod"\nprimary = { host = "db1", port = 5432 }\n'
         '[redis]\nurl = "redis://default:secret@cache:6379/0"\n[files]\nurl = "s3://models"\n'
     )
     assert cli.run(["status", "--topology", str(path)]) == ExitStatus.DONE
