@@ -32,7 +32,7 @@ SAVE_MAP = text("""
 # node's ceiling there, because every later window of the node would have to lie beyond it.
 _NOW_MS = f"((extract(epoch FROM clock_timestamp()) * 1000)::bigint - {EPOCH_UNIX_MS})"
 _EXPIRES_AT = "clock_timestamp() + :window_ms * interval '1 millisecond'"
-# MATERIALIZED: as a subquery it may be run once for each lease that the UPDATE looks at, and would take one each.
+# MATERIALIZED: a subquery may be run once for each lease that the UPDATE looks at, and would take one each.
 TAKE_EXPIRED_NODE = text(f"""
     WITH free AS MATERIALIZED (
         SELECT node, ceiling_ms FROM node_leases
