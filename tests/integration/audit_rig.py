@@ -52,7 +52,7 @@ class Clerk:
 
     def shard_map(self) -> None:
         """Have the map in the directory."""
-        row = {"version": SHARDS.version, "owners": ",".join(SHARDS.owners)}
+        row = {"tree": "mes", "version": SHARDS.version, "owners": ",".join(SHARDS.owners)}
         url = self._topology.url("directory", role="directory_owner")
         with create_engine(url, poolclass=NullPool).begin() as connection:
             connection.execute(insert(ShardMapVersion).values(**row))

@@ -281,7 +281,8 @@ def test_deep_check_finds_an_id_in_two_partitions(mesctl: Mesctl, topology: Topo
 def test_clock_that_is_not_the_servers_makes_and_takes_no_month(topology: Topology) -> None:
     an_hour = timedelta(hours=1)
     for now in (datetime.now(UTC) + timedelta(days=10_000), datetime.now(UTC) - 2 * an_hour):
-        for outcome in partitioning.apply_partitions(topology, PROJECT, now=now, max_clock_difference=an_hour):
+        done = partitioning.apply_partitions(topology, PROJECT, now=now, max_clock_difference=an_hour)
+        for outcome in done:
             assert re.search(
                 "it is .* UTC here and .* UTC on the server: nothing was done", outcome.error or ""
             )
