@@ -52,7 +52,8 @@ class Verb:
 VERBS: Mapping[str, Verb] = {
     "up": Verb(
         "ops.commands.up:up",
-        "Start PostgreSQL (five clusters, two replicas), Valkey and the services on this machine.",
+        "Start what the topology has on this machine: PostgreSQL, PgBouncer,"
+        " Valkey, and the project's services.",
     ),
     "down": Verb(
         "ops.commands.down:down",

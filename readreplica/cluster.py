@@ -14,8 +14,9 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from readreplica.bases import Unit, Want
-from readreplica.concurrency import sleep
-from readreplica.errors import CommitInDoubt, CommitLost, WritesRefused
+from readreplica.concurrency import Lock, sleep
+from readreplica.engines import reader_engine, writer_engine
+from readreplica.errors import CommitInDoubt, CommitLost, WritesRefused, WrongEngine
 from readreplica.fate import Fate
 from readreplica.faults import is_outage, may_read_elsewhere
 from readreplica.freshness import ANY, Freshness
@@ -23,6 +24,7 @@ from readreplica.freshness import PRIMARY as PRIMARY_ONLY
 from readreplica.gate import WriteGate
 from readreplica.health import Fault, Health
 from readreplica.lsn import Lsn
+from readreplica.making import EngineKind, kind_of
 from readreplica.metrics import ClusterMetrics
 from readreplica.monitor import Monitor
 from readreplica.nodes import Node
@@ -65,7 +67,14 @@ class Cluster:
             replicas: reader engines to the replicas, by name.
             options: periods, bounds and budgets.
             clock: a monotonic clock, in seconds.
+
+        Raises:
+            WrongEngine: an engine is of another kind, or not of `readreplica.engines`.
         """
+        _check_kind(primary, EngineKind.WRITER, cluster=name, role="primary")
+        _check_kind(primary_reader, EngineKind.READER, cluster=name, role="primary_reader")
+        for replica, engine in replicas.items():
+            _check_kind(engine, EngineKind.READER, cluster=name, role=f"replica {replica!r}")
         self.name = name
         self.primary = primary
         self.options = options
@@ -90,6 +99,8 @@ class Cluster:
         )
         self._wanted: Callable[[], CausalToken | None] | None = None
         self._settle_seconds: float | None = None
+        self._listeners: list[Callable[[AsyncEngine], None]] = []
+        self._adding = Lock()
 
     def carry(
         self, *, wanted: Callable[[], CausalToken | None], committed: Callable[[CausalToken], None]
@@ -332,15 +343,36 @@ class Cluster:
 
         Raises:
             ValueError: there is a node of that name.
+            WrongEngine: it is no reader engine.
         """
-        if name in self.monitor.nodes:
-            raise ValueError(f"{self.name} has a node {name!r} already; give the new one a name of its own")
-        node = Node(name, engine)
-        # Out until polls have found it good: nobody has said that it is of this cluster at all.
-        node.health = Health(out=Fault.UNREACHABLE)
-        self.writer.watch_reader(node)
-        self.monitor.add(node)
-        self._nodes.append(node)
+        _check_kind(engine, EngineKind.READER, cluster=self.name, role=f"replica {name!r}")
+        with self._adding:
+            if name in self.monitor.nodes:
+                raise ValueError(
+                    f"{self.name} has a node {name!r} already; give the new one a name of its own"
+                )
+            node = Node(name, engine)
+            # Out until polls have found it good: it may be of another cluster.
+            node.health = Health(out=Fault.UNREACHABLE)
+            self.writer.watch_reader(node)
+            for listener in self._listeners:
+                listener(engine)
+            self.monitor.add(node)
+            self._nodes.append(node)
+
+    def on_engine(self, listener: Callable[[AsyncEngine], None]) -> None:
+        """Call a listener with each engine, and with each that `add_replica` brings, before that one is used.
+
+        Parameters:
+            listener: called once for each engine, however often it is given here. It may listen to the
+                engine's events, and must not add a replica.
+        """
+        with self._adding:
+            if listener in self._listeners:
+                return
+            self._listeners.append(listener)
+            for engine in (self.primary, *(node.engine for node in self._nodes)):
+                listener(engine)
 
     def addresses(self) -> frozenset[str]:
         """Give where the known nodes listen, as HOST:PORT."""
@@ -359,3 +391,17 @@ class Cluster:
 
     def _on_new_primary(self) -> None:
         self.writer.leave_old_primary()
+
+
+def _check_kind(engine: AsyncEngine, kind: EngineKind, *, cluster: str, role: str) -> None:
+    """Refuse an engine at once: what it lacks would be missed in the midst of a unit of work."""
+    found = kind_of(engine.sync_engine) if isinstance(engine, AsyncEngine) else None
+    if found is not kind:
+        make = writer_engine if kind is EngineKind.WRITER else reader_engine
+        raise WrongEngine(
+            cluster,
+            role=role,
+            found=f"a {found} engine" if found else f"another {type(engine).__name__}",
+            needed=kind,
+            make=f"{make.__module__}.{make.__name__}",
+        )

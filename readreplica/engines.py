@@ -7,7 +7,7 @@ from sqlalchemy import URL
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from readreplica.connections import Greet, open_reader, open_writer
-from readreplica.making import make_async_engine
+from readreplica.making import EngineKind, make_async_engine
 
 CONNECT_TIMEOUT_SECONDS = 3
 
@@ -33,7 +33,13 @@ def writer_engine(
         pool: options of SQLAlchemy's pool (pool_size, max_overflow, pool_timeout).
     """
     connect = partial(open_writer, greet=greet, traced=traced)
-    return make_async_engine(url, connect, arguments=_arguments(application_name, prepare_threshold), **pool)
+    return make_async_engine(
+        url,
+        connect,
+        kind=EngineKind.WRITER,
+        arguments=_arguments(application_name, prepare_threshold),
+        **pool,
+    )
 
 
 def reader_engine(
@@ -49,7 +55,13 @@ def reader_engine(
     Parameters: as for `writer_engine`.
     """
     connect = partial(open_reader, greet=greet)
-    return make_async_engine(url, connect, arguments=_arguments(application_name, prepare_threshold), **pool)
+    return make_async_engine(
+        url,
+        connect,
+        kind=EngineKind.READER,
+        arguments=_arguments(application_name, prepare_threshold),
+        **pool,
+    )
 
 
 def _arguments(application_name: str, prepare_threshold: int | None) -> dict[str, Any]:

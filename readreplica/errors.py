@@ -125,6 +125,18 @@ class WritesRefused(Unavailable):
         )
 
 
+class WrongEngine(ReadReplicaError, TypeError):
+    """A cluster was given an engine that cannot do what it is there for."""
+
+    def __init__(self, cluster: str, *, role: str, found: str, needed: str, make: str) -> None:
+        self.cluster = cluster
+        self.role = role
+        super().__init__(
+            f"the {role} of cluster {cluster} needs a {needed} engine, and this is {found}: make it with "
+            f"{make}(url, application_name=...)"
+        )
+
+
 class ClusterClosed(ReadReplicaError):
     """A session of a cluster that was closed needs a connection, and gets none."""
 

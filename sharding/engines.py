@@ -33,10 +33,22 @@ async def open_cluster(
         UnknownDatabase: the topology has no such database.
     """
     cluster = _build(topology, database, role=role, application_name=application_name, direct=direct)
+    if topology.database(database).is_shard:
+        # Without sessions over it, too: its refusals have a name.
+        watch_cluster(cluster)
     try:
         yield cluster
     finally:
         await cluster.close()
+
+
+def watch_cluster(cluster: Cluster) -> None:
+    """Have the engines of a shard check the statements of units, those too that discovery adds later."""
+    cluster.on_engine(_watch)
+
+
+def _watch(engine: AsyncEngine) -> None:
+    watch_units(engine.sync_engine)
 
 
 def _build(topology: Topology, database: str, *, role: str, application_name: str, direct: bool) -> Cluster:
@@ -51,7 +63,7 @@ def _build(topology: Topology, database: str, *, role: str, application_name: st
         greet = expect_shard(database, address=address) if is_shard else None
         if greet and tree.backend == "citus" and pooler is None:
             greet = reaching_workers(greet)
-        made = make(
+        return make(
             url,
             application_name=application_name,
             greet=greet,
@@ -61,9 +73,6 @@ def _build(topology: Topology, database: str, *, role: str, application_name: st
             # Behind such a pooler the next transaction may have another server, which knows none of them.
             prepare_threshold=5 if prepares else None,
         )
-        if is_shard:
-            watch_units(made.sync_engine)
-        return made
 
     return Cluster(
         database,

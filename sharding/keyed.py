@@ -27,7 +27,7 @@ from readreplica.freshness import ANY, Freshness
 from readreplica.sessions import ReadSession, WriteSession
 from readreplica.token import CausalToken
 from sharding.citus.coordinator import whole_map
-from sharding.engines import open_cluster
+from sharding.engines import open_cluster, watch_cluster
 from sharding.errors import BucketNotOwned, ShardingError
 from sharding.map_check import check_map, check_successor
 from sharding.map_reader import MapReader
@@ -67,6 +67,8 @@ class KeyedSessions:
                 the keys: one round trip more, and for these alone. See docs/adr/021.
         """
         self.clusters: Mapping[str, Cluster] = MappingProxyType(dict(clusters))
+        for cluster in self.clusters.values():
+            watch_cluster(cluster)
         self.map_wanted = Event()
         """Set when a newer map is wanted at once; `watching_map` waits for it."""
         self._directory = directory

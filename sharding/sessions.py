@@ -14,7 +14,7 @@ from sqlalchemy import Select, Table
 from readreplica.freshness import ANY, Freshness
 from readreplica.token import CausalToken
 from sharding.keyed import KeyedSessions, open_keyed
-from sharding.scatter import KEY, AnySelect, Bounds, CursorKeys, Page, scatter
+from sharding.scatter import AnySelect, Bounds, CursorKeys, Page, scatter
 from sharding.topology import Topology
 from sharding.writes.bulk import BulkOptions, Rows, bulk
 from sharding.writes.decisions import Decisions
@@ -41,7 +41,7 @@ class ShardedSessions(KeyedSessions):
         after: CausalToken | None = None,
         freshness: Freshness = ANY,
         allow_missing: bool = False,
-        key: str = KEY,
+        key: str | None = None,
         keys: CursorKeys | None = None,
         bounds: Bounds | None = None,
     ) -> Page[T]: ...
@@ -56,7 +56,7 @@ class ShardedSessions(KeyedSessions):
         after: CausalToken | None = None,
         freshness: Freshness = ANY,
         allow_missing: bool = False,
-        key: str = KEY,
+        key: str | None = None,
         keys: CursorKeys | None = None,
         bounds: Bounds | None = None,
     ) -> Page[tuple[T1, T2, *Ts]]: ...
@@ -70,7 +70,7 @@ class ShardedSessions(KeyedSessions):
         after: CausalToken | None = None,
         freshness: Freshness = ANY,
         allow_missing: bool = False,
-        key: str = KEY,
+        key: str | None = None,
         keys: CursorKeys | None = None,
         bounds: Bounds | None = None,
     ) -> Page[Any]:

@@ -111,7 +111,7 @@ def keys_of(named: Iterable[NamedKey], parameters: Iterable[Mapping[str, Any]]) 
 
 
 def watch_units(engine: Engine) -> None:
-    """Have an engine check the statements of units, and name the shard's refusals."""
+    """Have an engine check the statements of units, and name the shard's refusals; again, it does nothing."""
     # The dialect's events. With one listener to the engine's own, each Connection would make itself
     # dispatchers for all of them: half of all that a routed read does beside a plain one.
     event.listen(engine, "do_execute", _execute)

@@ -32,7 +32,7 @@ from app.models.base import MONEY, EventRow, OrderState, new_metadata
 from app.models.messaging import InboxRow, OutboxRow
 from app.models.status import HOT, Status
 from sharding.guard import CHECK_NAME
-from sharding.keys import change_log, shard_key
+from sharding.keys import change_log, shard_key, shard_key_of
 
 
 class MesBase(DeclarativeBase):
@@ -221,8 +221,9 @@ def _declare_guard() -> None:
     for table in MesBase.metadata.tables.values():
         first, *_ = table.primary_key.columns
         if isinstance(first.type, BigInteger):
-            table.info |= shard_key(first.name)
-            check = f"ADD CONSTRAINT {CHECK_NAME} CHECK (shard_owns({first.name})) NOT VALID"
+            key = shard_key_of(table) or first.name
+            table.info |= shard_key(key)
+            check = f"ADD CONSTRAINT {CHECK_NAME} CHECK (shard_owns({key})) NOT VALID"
             event.listen(table, "after_create", ddl(f"ALTER TABLE {table.name} {check}"))
     owns = "CREATE OR REPLACE FUNCTION shard_owns(shard_key bigint) RETURNS boolean"
     event.listen(MesBase.metadata, "before_create", ddl(f"{owns} LANGUAGE sql IMMUTABLE RETURN true"))

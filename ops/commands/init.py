@@ -25,8 +25,8 @@ def init(
 ) -> None:
     """Write the files that a project begins with.
 
-    A file that is there already is left alone. What was written works at once: `mesctl up` starts the database
-    and `mesctl migrate upgrade` makes its tables.
+    A file that is there already is left alone. What was written works at once: `mesctl up` starts the
+    database and `mesctl migrate upgrade` makes its tables.
     """
     refuse_second(folder)
     if not tree.isidentifier() or tree != tree.lower():

@@ -31,6 +31,8 @@ def grant_connect(connection: psycopg.Connection, dbname: str, services: Sequenc
     """Let `services` connect to a database, and nobody else but its owner."""
     revoke = sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC")
     connection.execute(revoke.format(sql.Identifier(dbname)))
+    if not services:
+        return
     grant = sql.SQL("GRANT CONNECT ON DATABASE {} TO {}")
     roles = sql.SQL(", ").join(map(sql.Identifier, services))
     connection.execute(grant.format(sql.Identifier(dbname), roles))

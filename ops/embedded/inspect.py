@@ -1,6 +1,7 @@
 """How each component is: asked of pid files and of the servers themselves, without changing anything."""
 
 from collections.abc import Callable
+from functools import partial
 
 import psycopg
 
@@ -9,7 +10,7 @@ from ops.embedded.pooler import PgBouncerProcess
 from ops.embedded.pooler import answers as is_listening
 from ops.embedded.postgres import PostgresCluster
 from ops.embedded.replica import Replica
-from ops.embedded.service import ServiceProcess, is_healthy
+from ops.embedded.service import ServiceProcess
 from ops.embedded.state import ComponentState, Kind, State
 from ops.embedded.valkey import Valkey, answers
 
@@ -28,17 +29,22 @@ def inspect_database(servers: DatabaseServers, *, wanted: bool) -> list[Componen
 
 def inspect_valkey(valkey: Valkey, *, port: int | None, wanted: bool) -> ComponentState:
     """Give the state of Valkey."""
-    return _state_of(valkey, "valkey", answers, "does not answer", port=port, wanted=wanted)
+    is_well = partial(answers, host=valkey.host)
+    return _state_of(valkey, "valkey", is_well, "does not answer", port=port, wanted=wanted)
 
 
 def inspect_pooler(process: PgBouncerProcess, *, port: int | None, wanted: bool) -> ComponentState:
     """Give the state of the pooler."""
-    return _state_of(process, "pooler", is_listening, "does not answer", port=port, wanted=wanted)
+    is_well = partial(is_listening, host=process.host)
+    return _state_of(process, "pooler", is_well, "does not answer", port=port, wanted=wanted)
 
 
-def inspect_service(service: ServiceProcess, *, port: int | None, wanted: bool) -> ComponentState:
+def inspect_service(service: ServiceProcess, *, wanted: bool) -> ComponentState:
     """Give the state of a service; its health is what it says itself."""
-    return _state_of(service, "service", is_healthy, "not healthy; see its log", port=port, wanted=wanted)
+    port = service.shape.place.port if service.shape.place else None
+    return _state_of(
+        service, "service", service.is_healthy, "not healthy; see its log", port=port, wanted=wanted
+    )
 
 
 def _state_of(

@@ -122,6 +122,15 @@ def end_processes_naming(path: Path, *, timeout_seconds: float = 5.0) -> list[in
     return sorted(found)
 
 
+def listening_ports(pid: int) -> set[int]:
+    """Find the TCP ports on which a process of this user listens."""
+    try:
+        connections = psutil.Process(pid).net_connections(kind="tcp")
+    except psutil.Error:
+        return set()
+    return {connection.laddr[1] for connection in connections if connection.status == psutil.CONN_LISTEN}
+
+
 class Daemon:
     """A program that runs on its own, in a session of its own, known by its pid file.
 
@@ -141,6 +150,20 @@ class Daemon:
         except (OSError, ValueError):
             return None
         return pid if _start_ticks(pid) == started and is_alive(pid) else None
+
+    def stop_unless_on(self, port: int) -> bool:
+        """Stop the daemon if it listens, but not on `port`: the topology names another by now.
+
+        Returns:
+            whether it runs.
+
+        Raises:
+            StopFailed: it survived.
+        """
+        pid = self.pid()
+        if pid is not None and port not in (ports := listening_ports(pid)) and ports:
+            self.stop()
+        return self.pid() is not None
 
     def launch(self, command: Sequence[str], *, environment: Mapping[str, str] | None = None) -> int:
         """Start the program in the background and give its pid.

@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import URL, Engine
 
-from readreplica.making import make_engine
+from readreplica.making import EngineKind, make_engine
 from readreplica.sync.connections import Greet, open_reader, open_writer
 
 CONNECT_TIMEOUT_SECONDS = 3
@@ -33,7 +33,13 @@ def writer_engine(
         pool: options of SQLAlchemy's pool (pool_size, max_overflow, pool_timeout).
     """
     connect = partial(open_writer, greet=greet, traced=traced)
-    return make_engine(url, connect, arguments=_arguments(application_name, prepare_threshold), **pool)
+    return make_engine(
+        url,
+        connect,
+        kind=EngineKind.WRITER,
+        arguments=_arguments(application_name, prepare_threshold),
+        **pool,
+    )
 
 
 def reader_engine(
@@ -49,7 +55,13 @@ def reader_engine(
     Parameters: as for `writer_engine`.
     """
     connect = partial(open_reader, greet=greet)
-    return make_engine(url, connect, arguments=_arguments(application_name, prepare_threshold), **pool)
+    return make_engine(
+        url,
+        connect,
+        kind=EngineKind.READER,
+        arguments=_arguments(application_name, prepare_threshold),
+        **pool,
+    )
 
 
 def _arguments(application_name: str, prepare_threshold: int | None) -> dict[str, Any]:

@@ -66,7 +66,7 @@ class Analysis:
 _analyses: OrderedDict[Hashable, Analysis] = OrderedDict()
 
 
-def analyse(statement: Any, *, key: str) -> Analysis:
+def analyse(statement: Any, *, key: str | None) -> Analysis:
     """Read a SELECT.
 
     Parameters:
@@ -127,7 +127,7 @@ def _check_moving(value: Any, type_: Any) -> None:
         )
 
 
-def _read(statement: Any, key: str) -> Analysis:
+def _read(statement: Any, key: str | None) -> Analysis:
     scope = open_scope(statement, key=key)
     mappers = _mappers(statement)
     for mapper in mappers.values():

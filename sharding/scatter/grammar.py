@@ -40,7 +40,7 @@ _EXTENSIONS = ("_pre_columns_clause", "_post_select_clause", "_post_criteria_cla
 class Scope:
     """The tables that an expression may name, and how far its rows reach."""
 
-    key: str
+    key: str | None
     froms: tuple[FromClause, ...]
     sources: Sources
     outer: "Scope | None" = None
@@ -55,7 +55,7 @@ class Scope:
             scope = scope.outer
 
 
-def open_scope(statement: Any, *, key: str) -> Scope:
+def open_scope(statement: Any, *, key: str | None) -> Scope:
     """Read the FROM clause of the SELECT as a whole.
 
     Raises:

@@ -8,7 +8,6 @@ from sqlalchemy import Select
 
 T = TypeVar("T")
 AnySelect: TypeAlias = Select[*tuple[Any, ...]]
-KEY = "order_id"
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from sharding.scatter.errors import ScatterFailed, ScatterRefused, TooManyGroups
 from sharding.scatter.groups import GroupsPlan
 from sharding.scatter.lanes import Lane, all_of, is_down
 from sharding.scatter.merge import Run, merge, share
-from sharding.scatter.page import KEY, AnySelect, Bounds, Page
+from sharding.scatter.page import AnySelect, Bounds, Page
 from sharding.scatter.plan import RowsPlan, plan
 from sharding.scatter.split import split
 
@@ -30,7 +30,7 @@ async def scatter(
     after: CausalToken | None = None,
     freshness: Freshness = ANY,
     allow_missing: bool = False,
-    key: str = KEY,
+    key: str | None = None,
     shard_of: Callable[[int], str] | None = None,
     keys: CursorKeys | None = None,
     bounds: Bounds | None = None,
@@ -45,7 +45,7 @@ async def scatter(
         after: what the reads must have seen.
         freshness: a policy of `readreplica.freshness`, for every shard; it holds together with `after`.
         allow_missing: give what the other shards have when some do not answer; the page names these.
-        key: the column by which tables are sharded that do not declare another.
+        key: the column by which tables are sharded that declare none; it must be of their primary key.
         shard_of: tells the shard of a key, so that `key IN (...)` asks only the shards of its keys.
         keys: what signs cursors. None for a key that no other process has.
         bounds: how much this call may take.

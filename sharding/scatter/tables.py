@@ -1,7 +1,7 @@
 """The tables of a FROM clause: by which column each is sharded, and whether their rows meet on one shard.
 
-A table is sharded by the key that the caller names, or by the one that its declaration names:
-`Table(..., info=shard_key("request_key"))`. A table that every shard holds a copy of says
+A table is sharded by the key that its declaration names, `Table(..., info=shard_key("request_key"))`, or else
+by the one that the caller names. A table that every shard holds a copy of says
 `info=reference_table()`; both are of `sharding.keys`.
 """
 
@@ -55,7 +55,7 @@ class Sources:
         return [source for source in self.all if source.key is not None]
 
 
-def collect(froms: Iterable[FromClause], *, key: str) -> Sources:
+def collect(froms: Iterable[FromClause], *, key: str | None) -> Sources:
     """List the tables of a FROM clause.
 
     Raises:
@@ -68,7 +68,7 @@ def collect(froms: Iterable[FromClause], *, key: str) -> Sources:
 
 
 def _add(
-    found: Sources, from_: FromClause, key: str, *, is_nullable: bool, below_outer: bool
+    found: Sources, from_: FromClause, key: str | None, *, is_nullable: bool, below_outer: bool
 ) -> list[Source]:
     if isinstance(from_, Join):
         return _add_join(found, from_, key, is_nullable=is_nullable, below_outer=below_outer)
@@ -77,7 +77,9 @@ def _add(
     return [source]
 
 
-def _add_join(found: Sources, join: Join, key: str, *, is_nullable: bool, below_outer: bool) -> list[Source]:
+def _add_join(
+    found: Sources, join: Join, key: str | None, *, is_nullable: bool, below_outer: bool
+) -> list[Source]:
     is_outer = join.isouter or join.full
     below = below_outer or is_outer
     left = _add(found, join.left, key, is_nullable=is_nullable or join.full, below_outer=below)
@@ -105,14 +107,14 @@ def _check_join(
         )
 
 
-def _source_of(from_: FromClause, key: str, *, is_nullable: bool) -> Source:
+def _source_of(from_: FromClause, key: str | None, *, is_nullable: bool) -> Source:
     table = from_.element if isinstance(from_, Alias) else from_
     if not isinstance(table, Table):
         what = WHAT.get(getattr(from_, "__visit_name__", ""), type(from_).__name__)
         raise ScatterRefused(f"FROM holds {what}; tables, their aliases and joins of these can be scattered")
     if is_reference(table):
         return Source(from_, table, None, is_nullable)
-    return Source(from_, table, _declared_key(table, key), is_nullable)
+    return Source(from_, table, _key_of(table, key), is_nullable)
 
 
 WHAT = {
@@ -126,9 +128,14 @@ WHAT = {
 }
 
 
-def _declared_key(table: Table, default: str) -> str:
+def _key_of(table: Table, given: str | None) -> str:
     declared = shard_key_of(table)
-    name: str = declared or default
+    name = declared or given
+    if name is None:
+        raise ScatterRefused(
+            f"table {table.name} declares no shard key: declare it with info=shard_key(COLUMN), or "
+            "info=reference_table() if every shard holds a copy of it, or give key="
+        )
     if name not in {column.name for column in table.columns}:
         raise ScatterRefused(
             f"table {table.name} has no column {name}: name its shard key by info=shard_key(...), or "

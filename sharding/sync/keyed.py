@@ -32,7 +32,7 @@ from sharding.errors import BucketNotOwned, ShardingError
 from sharding.map_check import check_map, check_successor
 from sharding.routing import Routing
 from sharding.shard_map import ShardMap
-from sharding.sync.engines import open_cluster
+from sharding.sync.engines import open_cluster, watch_cluster
 from sharding.sync.map_reader import MapReader
 from sharding.sync.map_watch import watching_map
 from sharding.telemetry import Telemetry
@@ -68,6 +68,8 @@ class KeyedSessions:
                 the keys: one round trip more, and for these alone. See docs/adr/021.
         """
         self.clusters: Mapping[str, Cluster] = MappingProxyType(dict(clusters))
+        for cluster in self.clusters.values():
+            watch_cluster(cluster)
         self.map_wanted = Event()
         """Set when a newer map is wanted at once; `watching_map` waits for it."""
         self._directory = directory

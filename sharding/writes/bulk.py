@@ -70,7 +70,7 @@ async def bulk(
         entity: a mapped class or a table, placed by one int8 column.
         rows: mappings or mapped objects; a list, a generator, or an asynchronous one.
         mode: insert, insert what is not there, or update by key.
-        key: the column that places a row; without it, the first of the primary key.
+        key: the column that places a row, of a table that does not declare it (`sharding.keys.shard_key`).
         chunk_rows: rows of a transaction at most.
         chunk_bytes: about how large these may be together.
         concurrency: shards written at the same time.
@@ -87,7 +87,8 @@ async def bulk(
         what became of the rows, by shard.
 
     Raises:
-        TargetRefused: the entity is no table that can be routed.
+        TargetRefused: the entity is no table, declares no shard key or another one than `key`, or is a
+            reference table.
         BulkFailed: something failed, and `on_failure` is `stop`; it has the report.
     """
     target = target_of(entity, key=key)

@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from sqlalchemy import Table
+
 from sharding.errors import BucketNotOwned, ShardingError
 
 if TYPE_CHECKING:
@@ -28,7 +30,9 @@ class TargetRefused(WritesError, ValueError):
     def __init__(self, entity: object, fault: str) -> None:
         self.entity = entity
         self.fault = fault
-        super().__init__(f"{entity!r} cannot be written in bulk: {fault}")
+        # The repr of a table lists all of its columns.
+        name = f"table {entity.fullname}" if isinstance(entity, Table) else repr(entity)
+        super().__init__(f"{name} cannot be written in bulk: {fault}")
 
 
 class BulkFailed(WritesError):

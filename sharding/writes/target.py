@@ -9,6 +9,7 @@ from sqlalchemy import Column, Table, inspect
 from sqlalchemy.exc import NoInspectionAvailable
 from sqlalchemy.orm import Mapper
 
+from sharding.keys import is_reference, shard_key_of
 from sharding.writes.errors import TargetRefused
 
 
@@ -58,17 +59,16 @@ def target_of(entity: type[Any] | Table, *, key: str | None = None) -> Target:
 
     Parameters:
         entity: the mapped class, or the table.
-        key: the column that places a row; without it, the first of the primary key.
+        key: the column that places a row, of a table that does not declare it.
 
     Raises:
-        TargetRefused: it is neither, has no primary key, or not this column.
+        TargetRefused: it is neither, has no primary key, no shard key or another one, or every shard has a
+            whole copy of it.
     """
     table, mapper = _table_of(entity)
     if not table.primary_key.columns:
         raise TargetRefused(entity, "it has no primary key, so that no row can be told from another")
-    key = key or next(iter(table.primary_key.columns)).name
-    if key not in table.c:
-        raise TargetRefused(entity, f"it has no column {key!r}")
+    key = _key_of(entity, table, given=key)
     identity = mapper.primary_key if mapper else tuple(table.primary_key.columns)
     version = mapper.version_id_col if mapper else None
     return Target(
@@ -78,6 +78,28 @@ def target_of(entity: type[Any] | Table, *, key: str | None = None) -> Target:
         version=None if version is None else version.name,
         columns=_names(table, mapper),
     )
+
+
+def _key_of(entity: type[Any] | Table, table: Table, *, given: str | None) -> str:
+    if is_reference(table):
+        raise TargetRefused(
+            entity, "every shard has a whole copy of it: publish its content by sharding.writes.References"
+        )
+    declared = shard_key_of(table)
+    key = declared or given
+    if key is None:
+        raise TargetRefused(
+            entity, "it declares no shard key: give key=, or declare it with info=shard_key(COLUMN)"
+        )
+    if given not in (None, key):
+        raise TargetRefused(
+            entity,
+            f"it declares the shard key {declared!r}, and key={given!r} would place rows where nothing finds "
+            "them: leave key= out, or correct the declaration",
+        )
+    if key not in table.c:
+        raise TargetRefused(entity, f"it has no column {key!r}")
+    return key
 
 
 def _table_of(entity: type[Any] | Table) -> tuple[Table, Mapper[Any] | None]:

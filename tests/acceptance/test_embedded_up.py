@@ -21,6 +21,7 @@ from ops.embedded.platform import Platform
 from ops.embedded.processes import is_alive, wait_until
 from ops.errors import ExitStatus
 from sharding.topology import Topology
+from tests.project import PROJECT
 
 MESCTL = Path(sys.executable).with_name("mesctl")
 SERVERS = ("shop", "crm", "directory", "mes_0", "mes_0_replica", "mes_1", "mes_1_replica", "valkey")
@@ -33,7 +34,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     try:
         yield home
     finally:
-        Platform(home).delete()
+        Platform(home, PROJECT).delete()
 
 
 @pytest.fixture
@@ -45,7 +46,7 @@ def said() -> list[str]:
 @pytest.fixture
 def platform(home: Path, said: list[str]) -> Platform:
     """Give a platform whose servers run."""
-    platform = Platform(home, safe=False, report=said.append)
+    platform = Platform(home, PROJECT, safe=False, report=said.append)
     # To migrate what is migrated takes a second; most tests leave everything as it was.
     if not (platform.home.exists() and platform.home.wanted() and platform.status().is_right):
         platform.up(services=False)
@@ -255,7 +256,7 @@ def test_an_up_that_was_killed_midway_is_completed_by_the_next(tmp_path: Path) -
     home = Home(tmp_path / "home")
     command = [str(MESCTL), "--home", str(home.path), "up", "--no-services", "--no-fsync"]
     said: list[str] = []
-    platform = Platform(home.path, safe=False, report=said.append)
+    platform = Platform(home.path, PROJECT, safe=False, report=said.append)
     try:
         with subprocess.Popen(command, stderr=subprocess.DEVNULL) as mesctl:
             # As soon as initdb is at work.

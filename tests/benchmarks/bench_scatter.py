@@ -18,6 +18,7 @@ from sqlalchemy import BigInteger, Column, DateTime, MetaData, Table, Text, sele
 
 from app.models.base import CHANNEL, MONEY, STATUS
 from readreplica.cluster import Cluster
+from sharding.keys import shard_key
 from sharding.scatter import CursorKeys, Page, scatter
 from tests.benchmarks.harness import Measured, benchmark, compare
 from tests.integration.scatter_rig import SHARDS, open_one, shard_of
@@ -55,6 +56,7 @@ def declare(name: str) -> Table:
         Column("changed_at", DateTime(timezone=True)),
         Column("partner", Text),
         Column("operator", Text),
+        info=shard_key("order_id"),
     )
 
 

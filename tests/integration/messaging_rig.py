@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from redis.asyncio import Redis
 from sqlalchemy import func, insert, select, text, update
 
+from app import topology as sections
 from app.messaging.consumer import Consumer, Handler
 from app.messaging.events import OrderShipped
 from app.messaging.message import Message

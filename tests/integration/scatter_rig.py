@@ -36,6 +36,7 @@ from ops.embedded.ports import LOOPBACK
 from readreplica.cluster import Cluster
 from readreplica.engines import reader_engine, writer_engine
 from sharding.hashing import bucket_of
+from sharding.keys import reference_table, shard_key, shard_key_of
 from sharding.scatter import Bounds, CursorKeys, Page, scatter
 from sharding.scatter.kinds import DIALECT
 from sharding.shard_map import ShardMap
@@ -84,6 +85,7 @@ orders = Table(
     Column("spent", INTERVAL),
     Column("document", JSONB),
     Column("tags", ARRAY(Text)),
+    info=shard_key("order_id"),
 )
 lines = Table(
     "lines",
@@ -92,20 +94,21 @@ lines = Table(
     Column("line_no", Integer, primary_key=True, autoincrement=False),
     Column("material", Text),
     Column("quantity", Integer),
+    info=shard_key("order_id"),
 )
 materials = Table(
     "materials",
     metadata,
     Column("material", Text, primary_key=True),
     Column("density", Numeric),
-    info={"reference": True},
+    info=reference_table(),
 )
 requests = Table(
     "requests",
     metadata,
     Column("request_key", BigInteger, primary_key=True, autoincrement=False),
     Column("order_id", BigInteger, nullable=False),
-    info={"shard_key": "request_key"},
+    info=shard_key("request_key"),
 )
 
 
@@ -145,9 +148,8 @@ class Rig:
 
     @staticmethod
     def _shard_of(table: Table, row: Mapping[str, Any]) -> str | None:
-        if table.info.get("reference"):
-            return None
-        return shard_of(row[table.info.get("shard_key", "order_id")])
+        key = shard_key_of(table)
+        return None if key is None else shard_of(row[key])
 
     async def page(self, statement: Any, **options: Any) -> Page[Any]:
         """Run a SELECT over the shards."""

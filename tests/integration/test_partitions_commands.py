@@ -79,7 +79,7 @@ def test_check_names_what_differs_and_the_way_out(mesctl: Mesctl, topology: Topo
             "table": "orders",
             "partition": "orders_hot",
             "fault": "the index orders_hot_packaging_idx is missing",
-            "fix": "apply the policies (mesctl partitions apply)",
+            "fix": "mesctl partitions apply",
         }
     ]
 
@@ -281,8 +281,9 @@ def test_deep_check_finds_an_id_in_two_partitions(mesctl: Mesctl, topology: Topo
 def test_clock_that_is_not_the_servers_makes_and_takes_no_month(topology: Topology) -> None:
     an_hour = timedelta(hours=1)
     for now in (datetime.now(UTC) + timedelta(days=10_000), datetime.now(UTC) - 2 * an_hour):
-        done = partitioning.apply_partitions(topology, PROJECT, now=now, max_clock_difference=an_hour)
-        for outcome in done:
+        for outcome in partitioning.apply_partitions(
+            topology, PROJECT, now=now, max_clock_difference=an_hour
+        ):
             assert re.search(
                 "it is .* UTC here and .* UTC on the server: nothing was done", outcome.error or ""
             )

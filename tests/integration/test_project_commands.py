@@ -20,6 +20,17 @@ from tests.project import PROJECT, ROOT
 MESCTL = Path(sys.executable).with_name("mesctl")
 
 
+OTHER_TREE = """\
+[trees.other]
+kind = "single"
+[databases.other]
+tree = "other"
+dbname = "o"
+primary = { host = "127.0.0.1", port = 1 }
+"""
+SHARD_KEY = '{"info": {"shard_key": "note_id"}}'
+
+
 class Ended(NamedTuple):
     """How a process ended, and what it printed."""
 
@@ -107,7 +118,9 @@ def test_init_drafts_from_a_live_catalogue(topology: Topology, tmp_path: Path) -
     assert drafted["databases"]["orders"]["primary"]["port"] == database.primary.port
     scope: dict[str, object] = {}
     exec((folder / "orders_policies.py").read_text(), scope)
-    [policy] = scope["POLICIES"]  # type: ignore[misc]
+    policies = scope["POLICIES"]
+    assert isinstance(policies, tuple)
+    [policy] = policies
     with as_owner(topology, "mes_0") as connection:
         standing = read_catalog(connection, ["orders"])["orders"]
     bounds = {each.name: each.bound for each in standing.partitions}
@@ -165,19 +178,18 @@ def test_our_own_project_has_nothing_wrong(topology: Topology) -> None:
         ),
         (
             "topology.toml",
-            ("trees.payments]", 'trees.other]\nkind = "single"\n[databases.other]\ntree = "other"\ndbname = "o"\n'
-             'primary = { host = "127.0.0.1", port = 1 }\n[trees.payments]'),
+            ("[trees.payments]", f"{OTHER_TREE}[trees.payments]"),
             "topology.toml: trees.other",
             "the project does not name this tree",
         ),
         (
             "payments_models.py",
-            ('__tablename__ = "notes"', '__tablename__ = "notes"\n    __table_args__ = {"info": {"shard_key": "note_id"}}'),
+            ('__tablename__ = "notes"', f'__tablename__ = "notes"\n    __table_args__ = ({SHARD_KEY},)'),
             "topology.toml: trees.payments.kind",
             "'single' tree, and notes have shard keys",
         ),
     ],
-)  # fmt: skip
+)
 def test_doctor_names_the_line_at_fault(
     started: Path, path: str, change: tuple[str, str], where: str, problem: str
 ) -> None:

@@ -31,6 +31,7 @@ from sqlalchemy import (
 from ops.embedded.processes import wait_until
 from readreplica.cluster import Cluster
 from sharding.errors import InvalidShardKey
+from sharding.keys import shard_key
 from sharding.scatter import Bounds, CursorKeys, scatter
 from sharding.scatter.errors import (
     CursorMalformed,
@@ -57,7 +58,11 @@ newest = select(o.order_id).order_by(o.order_id.desc())
 COUNT = 400
 # The view waits for long where it is told to; a SELECT of its own may hold no pg_sleep.
 waiting = Table(
-    "waiting", MetaData(), Column("order_id", BigInteger, primary_key=True), Column("status", Text)
+    "waiting",
+    MetaData(),
+    Column("order_id", BigInteger, primary_key=True),
+    Column("status", Text),
+    info=shard_key("order_id"),
 )
 WAITING = "CREATE VIEW waiting AS SELECT orders.* FROM (SELECT pg_sleep(600) OFFSET 0) AS once, orders"
 
@@ -148,7 +153,8 @@ async def test_one_shard_after_the_other_gives_the_same(rig: Rig) -> None:
 
 
 async def test_text_in_an_order_that_only_the_server_knows_is_refused(rig: Rig) -> None:
-    odd = Table("odd", MetaData(), Column("order_id", BigInteger, primary_key=True), Column("name", Text))
+    key = Column("order_id", BigInteger, primary_key=True)
+    odd = Table("odd", MetaData(), key, Column("name", Text), info=shard_key("order_id"))
     for name in SHARDS:
         rig.writers[name].execute("CREATE COLLATION own (provider = libc, locale = 'C.UTF-8')")
         rig.writers[name].execute("CREATE TABLE odd (order_id bigint PRIMARY KEY, name text COLLATE own)")
@@ -169,7 +175,8 @@ async def test_text_in_an_order_that_only_the_server_knows_is_refused(rig: Rig) 
 
 async def test_a_column_that_is_another_type_than_declared_is_refused(rig: Rig) -> None:
     declared = [Column("name", Text), Column("mood", Text), Column("price", Double), Column("day", Date)]
-    bad = Table("bad", MetaData(), Column("order_id", BigInteger, primary_key=True), *declared)
+    key = Column("order_id", BigInteger, primary_key=True)
+    bad = Table("bad", MetaData(), key, *declared, info=shard_key("order_id"))
     for name in SHARDS:
         rig.writers[name].execute("CREATE TYPE mood AS ENUM ('sad', 'glad')")
         rig.writers[name].execute(
@@ -199,7 +206,8 @@ async def test_a_key_whose_type_sends_another_value_is_asked_of_all_shards(rig: 
         def process_bind_param(self, value: int | None, dialect: object) -> int | None:
             return None if value is None else value - 1_000
 
-    shifted = Table("orders", MetaData(), Column("order_id", Shifted, primary_key=True)).c.order_id
+    key = Column("order_id", Shifted, primary_key=True)
+    shifted = Table("orders", MetaData(), key, info=shard_key("order_id")).c.order_id
     assert (await rig.page(select(shifted).where(shifted.in_([1_000, 1_001, 1_002])))).rows == [0, 1, 2]
     assert (await rig.page(select(func.count()).where(shifted == 1_007))).rows == [1]
 
@@ -207,7 +215,7 @@ async def test_a_key_whose_type_sends_another_value_is_asked_of_all_shards(rig: 
 async def test_a_shard_that_refuses_the_statement_is_never_merely_missing(rig: Rig) -> None:
     none = Table("none_such", MetaData(), Column("order_id", BigInteger, primary_key=True))
     with pytest.raises(ScatterFailed, match="does not exist"):
-        await rig.page(select(none), allow_missing=True)
+        await rig.page(select(none), allow_missing=True, key="order_id")
 
 
 # A shard of its own server, for stopping and freezing.

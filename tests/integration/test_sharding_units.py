@@ -278,6 +278,6 @@ async def test_a_shard_that_was_never_named_is_refused(topology: Topology) -> No
         connection.execute(text("DELETE FROM shard_identity"))
         connection.commit()
     async with open_sessions(topology, role="mes", application_name="test") as sessions:
-        with pytest.raises(ShardUnnamed, match="mesctl shards init"):
+        with pytest.raises(ShardUnnamed, match="its shard_identity has no row"):
             async with sessions.write(OWN) as session:
                 await session.get(MesOrder, OWN)

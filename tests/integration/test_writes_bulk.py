@@ -8,6 +8,7 @@ from itertools import count
 from typing import Any
 
 import pytest
+from sqlalchemy import BigInteger, Column, Integer, MetaData, Table
 from sqlalchemy.pool import NullPool
 
 from app.causality.ambient import causality, follow_causality
@@ -17,6 +18,7 @@ from readreplica.cluster import Cluster
 from readreplica.engines import reader_engine, writer_engine
 from readreplica.token import UNKNOWN_SYSTEM, CausalToken
 from sharding.ids import first_id_at
+from sharding.keys import shard_key
 from sharding.sessions import ShardedSessions
 from sharding.shard_map import ShardMap
 from sharding.writes import BulkReport, Mode, bulk
@@ -234,8 +236,32 @@ async def test_what_is_no_table_is_refused(sessions: ShardedSessions) -> None:
     for entity in (int, Status):
         with pytest.raises(TargetRefused):
             await bulk(sessions, entity, [])
-    with pytest.raises(TargetRefused, match="no column 'x'"):
-        await bulk(sessions, MesOrderItem, [], key="x")
+    with pytest.raises(TargetRefused, match="declares the shard key 'order_id'"):
+        await bulk(sessions, MesOrderItem, [], key="line_no")
+
+
+@pytest.fixture
+def parcels(wide: Wide) -> Iterator[None]:
+    """A table without the guard, which would refuse what stands on a wrong shard."""
+    columns = "parcel_no bigint, order_id bigint, weight int, PRIMARY KEY (parcel_no, order_id)"
+    for shard in SHARDS:
+        wide.run(shard, f"CREATE TABLE parcels ({columns}); GRANT ALL ON parcels TO mes")
+    yield
+    for shard in SHARDS:
+        wide.run(shard, "DROP TABLE parcels")
+
+
+@pytest.mark.usefixtures("parcels")
+async def test_a_declared_key_places_the_rows_though_another_column_comes_first(
+    sessions: ShardedSessions, wide: Wide
+) -> None:
+    keys = [Column(name, BigInteger, primary_key=True) for name in ("parcel_no", "order_id")]
+    table = Table("parcels", MetaData(), *keys, Column("weight", Integer), info=shard_key("order_id"))
+    rows = [{"parcel_no": number, "order_id": key} for number, key in enumerate(KEYS[:200])]
+    assert (await bulk(sessions, table, rows)).written == 200
+    assert wide.keys("parcels") == belongs(sessions, KEYS[:200])
+    heavier = await bulk(sessions, table, [{**row, "weight": 7} for row in rows], mode=Mode.UPDATE)
+    assert heavier.written == 200
 
 
 async def test_an_update_that_sets_nothing_is_refused(sessions: ShardedSessions) -> None:

@@ -364,7 +364,7 @@ async def test_a_decision_that_cannot_be_read_back_leaves_the_unit_to_the_recove
     wide: Wide, wide_sessions: ShardedSessions, decisions: Decisions, keys: dict[str, int]
 ) -> None:
     async with losing(wide, down_after=True) as (line, through):
-        with pytest.raises(UnitInDoubt, match="keeps it prepared until a recovery ends it"):
+        with pytest.raises(UnitInDoubt, match="until a recovery ends it"):
             async with two_phase(
                 wide_sessions, keys.values(), decisions=through, label="x", decision_seconds=0.5
             ) as unit:

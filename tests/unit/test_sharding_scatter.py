@@ -54,6 +54,7 @@ from sqlalchemy.orm import (
 from app.mes.repository import newest as newest_of_the_mes
 from app.models.mes import MesOrder, MesOrderItem
 from app.models.status import Status
+from sharding.keys import reference_table, shard_key
 from sharding.scatter import scatter
 from sharding.scatter.errors import ScatterRefused
 
@@ -85,6 +86,7 @@ orders = Table(
     Column("mood", Enum("sad", "glad", name="mood")),
     Column("made_at", DateTime),
     Column("shouted", Shouted),
+    info=shard_key("order_id"),
 )
 lines = Table(
     "lines",
@@ -92,20 +94,27 @@ lines = Table(
     Column("order_id", BigInteger, primary_key=True),
     Column("line_no", Integer, primary_key=True),
     Column("material", Text),
+    info=shard_key("order_id"),
 )
-materials = Table("materials", metadata, Column("material", Text, primary_key=True), info={"reference": True})
-partners = Table("partners", metadata, Column("partner", Text, primary_key=True))
+materials = Table("materials", metadata, Column("material", Text, primary_key=True), info=reference_table())
+partners = Table(
+    "partners", metadata, Column("partner_key", BigInteger, primary_key=True), Column("partner", Text)
+)
 requests = Table(
     "requests",
     metadata,
     Column("request_key", BigInteger, primary_key=True),
     Column("order_id", BigInteger),
-    info={"shard_key": "request_key"},
+    Column("partner_key", BigInteger),
+    info=shard_key("request_key"),
 )
 undeclared = Table(
-    "undeclared", metadata, Column("id", BigInteger, primary_key=True), Column("order_id", BigInteger)
+    "undeclared",
+    metadata,
+    Column("id", BigInteger, primary_key=True),
+    Column("order_id", BigInteger, primary_key=True),
 )
-keyless = Table("keyless", metadata, Column("order_id", BigInteger), info={"shard_key": "order_id"})
+keyless = Table("keyless", metadata, Column("order_id", BigInteger), info=shard_key("order_id"))
 
 
 class Base(DeclarativeBase):
@@ -116,6 +125,7 @@ class Eager(Base):
     """Loads its parts along."""
 
     __tablename__ = "eager"
+    __table_args__ = ({"info": shard_key("order_id")},)
     order_id: Mapped[int] = mapped_column(primary_key=True)
     parts: Mapped[list["Part"]] = relationship(
         lazy="joined", primaryjoin="Eager.order_id == foreign(Part.order_id)", viewonly=True
@@ -126,6 +136,7 @@ class Part(Base):
     """A part of it."""
 
     __tablename__ = "part"
+    __table_args__ = ({"info": shard_key("order_id")},)
     order_id: Mapped[int] = mapped_column(primary_key=True)
 
 
@@ -139,6 +150,7 @@ sized = Table(
     Column("order_id", BigInteger, primary_key=True),
     Column("width", Integer),
     Column("height", Integer),
+    info=shard_key("order_id"),
 )
 Base.registry.map_imperatively(
     Sized,
@@ -230,8 +242,8 @@ REFUSED: dict[str, tuple[Any, str]] = {
         select(o.order_id).join(requests, requests.c.order_id == o.order_id),
         "not joined on their shard keys",
     ),
-    "key not primary": (select(undeclared.c.id), "not in the primary key"),
-    "no shard key": (select(partners), "has no column order_id"),
+    "a column of our name": (select(undeclared.c.id), "table undeclared declares no shard key"),
+    "no shard key": (select(partners), "table partners declares no shard key: .* or give key="),
     "no primary key": (select(keyless.c.order_id), "has no primary key"),
     "uncorrelated": (newest.where(alone), "is not bound to the row outside by the shard key"),
     "correlated otherwise": (
@@ -310,6 +322,16 @@ async def test_what_cannot_be_answered_exactly_is_refused_by_name(name: str) -> 
     statement, reason = REFUSED[name]
     with pytest.raises(ScatterRefused, match=reason):
         await scatter({}, statement, limit=10)
+
+
+async def test_a_key_that_is_given_is_of_tables_that_declare_none() -> None:
+    both = select(partners.c.partner).join(requests, requests.c.partner_key == partners.c.partner_key)
+    with pytest.raises(ScatterRefused, match="not joined on their shard keys"):
+        await scatter({}, both, limit=10, key="partner_key")
+    assert (await scatter({}, select(partners.c.partner), limit=10, key="partner_key")).rows == []
+    for key, reason in {"partner": "not in the primary key", "x": "has no column x"}.items():
+        with pytest.raises(ScatterRefused, match=reason):
+            await scatter({}, select(partners.c.partner), limit=10, key=key)
 
 
 a_line = aliased(MesOrderItem)

@@ -1,17 +1,20 @@
 """Whatever the rows are: every one is in one chunk, of its shard, in its order, within the bounds."""
 
 from collections import defaultdict
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlalchemy import BigInteger, Column, MetaData, Table
 
 from app.models.mes import MesOrder, MesOrderItem
 from app.models.status import Channel, Status
 from sharding.hashing import bucket_of
+from sharding.keys import reference_table, shard_key
 from sharding.shard_map import ShardMap
 from sharding.writes.chunks import Chunk, Chunker, regroup
-from sharding.writes.errors import RowRefused
+from sharding.writes.errors import RowRefused, TargetRefused
 from sharding.writes.rows import Row, read_row
 from sharding.writes.target import Mode, target_of
 
@@ -68,6 +71,44 @@ def test_a_mapped_class_tells_its_key_its_identity_and_its_version() -> None:
     assert (orders.primary_key, orders.is_narrow) == (("order_id", "status"), True)
     assert (items.identity, items.version, items.is_narrow) == (("order_id", "line_no"), None, False)
     assert target_of(MesOrderItem.metadata.tables["order_items"]).identity == ("order_id", "line_no")
+
+
+def parcels(**info: Any) -> Table:
+    """A table whose first column is not what places its rows."""
+    columns = [Column(name, BigInteger, primary_key=True) for name in ("parcel_no", "order_id")]
+    return Table("parcels", MetaData(), *columns, **info)
+
+
+def test_a_row_is_placed_by_the_declared_key_wherever_that_stands() -> None:
+    declared = parcels(info=shard_key("order_id"))
+    assert target_of(declared).key == "order_id"
+    assert target_of(declared, key="order_id").key == "order_id"
+    assert target_of(parcels(), key="order_id").key == "order_id"
+
+
+@pytest.mark.parametrize(
+    ("table", "key", "fault"),
+    [
+        (
+            parcels(),
+            None,
+            r"table parcels .* declares no shard key: give key=, or declare it with info=shard",
+        ),
+        (parcels(), "x", "table parcels .* it has no column 'x'"),
+        (
+            parcels(info=shard_key("order_id")),
+            "parcel_no",
+            "table parcels .* declares the shard key 'order_id', and key='parcel_no' would place rows",
+        ),
+        (parcels(info=reference_table()), None, "table parcels .* every shard has a whole copy of it"),
+        (parcels(info=reference_table()), "order_id", "every shard has a whole copy of it"),
+    ],
+)
+def test_a_table_whose_rows_have_no_certain_place_is_refused(
+    table: Table, key: str | None, fault: str
+) -> None:
+    with pytest.raises(TargetRefused, match=fault):
+        target_of(table, key=key)
 
 
 def test_an_object_gives_what_was_set_and_the_first_version() -> None:
