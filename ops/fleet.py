@@ -11,6 +11,7 @@ from sqlalchemy import Engine, create_engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
+from ops.advice import command_for
 from ops.errors import ExitStatus, OpsError
 from ops.project import Project, ProjectTree
 from partitions.errors import PartitionError, Refused
@@ -99,7 +100,9 @@ def attempt(database: Database, work: Callable[[], Result]) -> Outcome[Result]:
     try:
         return Outcome(database, work())
     except (PartitionError, ShardingError, OpsError) as error:
-        return Outcome(database, error=str(error), refused=isinstance(error, Refused))
+        command = command_for(error)
+        words = f"{error} ({command})" if command else str(error)
+        return Outcome(database, error=words, refused=isinstance(error, Refused))
     except (DBAPIError, psycopg.Error) as error:
         return Outcome(database, error=one_line(error))
 

@@ -119,8 +119,10 @@ def locate(tree: ProjectTree, shard_map: ShardMap, key: int, *, now: datetime) -
 
 
 def _archive_months(tree: ProjectTree) -> MonthlyRange | None:
+    """Return the months of the first archive that goes by the key by which its rows are placed."""
+    shard_keys = {guarded.table: guarded.key for guarded in guarded_tables(tree.metadata)}
     months = (monthly for archive in tree.archives for monthly in months_of(tree, archive))
-    return next(months, None)
+    return next((monthly for monthly in months if shard_keys.get(monthly.table) == monthly.key), None)
 
 
 def list_shards(

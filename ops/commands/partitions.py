@@ -1,7 +1,6 @@
 """`mesctl partitions`: what partitions there are, what is missing, and making it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from ops import partitioning
+from ops.advice import command_of
 from ops.commands import partition_verbs
 from ops.commands.partition_progress import progress_of_rows
 from ops.commands.partition_verbs import OnlyTree, describe_action, print_script
@@ -20,6 +20,7 @@ from ops.rows import show_rows
 from partitions import Waiting
 from partitions.actions import Action
 from partitions.bounds import Bound, DefaultBound, ValueList
+from partitions.check import Finding
 from partitions.months import Month
 from partitions.steps import Limits
 from sharding.ids import first_id_at, instant_of
@@ -187,13 +188,23 @@ def check(
             options.topology(), options.project(), now=datetime.now(UTC), tree=tree, deep=deep, report=report
         )
     rows: list[dict[str, Any]] = [
-        {"database": database.name, **asdict(finding)}
+        {"database": database.name, **_facts(finding)}
         for database, findings in results_of(found)
         for finding in findings
     ]
     _show(options, rows, found, empty="every partition is as the policies want it")
     if rows:
         raise typer.Exit(ExitStatus.FAILED)
+
+
+def _facts(finding: Finding) -> dict[str, str]:
+    command = command_of(finding)
+    return {
+        "table": finding.table,
+        "partition": finding.partition,
+        "fault": finding.fault,
+        "fix": f"{finding.fix} ({command})" if command else finding.fix,
+    }
 
 
 def describe_bound(bound: Bound) -> str:

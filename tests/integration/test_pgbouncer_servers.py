@@ -92,6 +92,14 @@ def write_topology(folder: Path, own: PostgresServers, shared: PostgresServers) 
     passfile = write_passfile(folder / "passwords", own, shared)
     path.write_text(f"""\
 passfile = "{passfile}"
+[trees.directory]
+kind = "directory"
+[trees.mes]
+kind = "sharded"
+[databases.directory]
+tree = "directory"
+dbname = "directory"
+primary = {{ host = "{LOOPBACK}", port = {shared.primary_port} }}
 [databases.mes_0]
 tree = "mes"
 dbname = "postgres"

@@ -21,6 +21,12 @@ from sharding.errors import TopologyError
 from sharding.topology import Topology
 
 TOPOLOGY = """
+[trees.directory]
+kind = "directory"
+[trees.shop]
+kind = "single"
+[trees.mes]
+kind = "sharded"
 [databases.shop]
 tree = "shop"
 dbname = "shop_prod"
@@ -77,6 +83,17 @@ def test_a_pool_for_each_service_node_and_role(tmp_path: Path) -> None:
     assert '"shop" "pass""word"\n' in texts["userlist.txt"]
 
 
+def test_roles_and_databases_of_any_trees_have_their_pools(tmp_path: Path) -> None:
+    tree = '[trees.ledger]\nkind = "single"\nrole = "books"\n[trees.cash]\nkind = "single"\nrole = "books"\n'
+    databases = "".join(
+        f'[databases.{name}]\ntree = "{name}"\ndbname = "{name}"\nprimary = {{ host = "db3", port = 5432 }}\n'
+        for name in ("ledger", "cash")
+    )
+    pools = wanted(load(tmp_path, tree + databases)).pools
+    found = {(each.pool.entry, each.pool.role) for each in pools if each.pool.service == "books"}
+    assert found == {("cash.books", "books"), ("directory.books", "books"), ("ledger.books", "books")}
+
+
 def test_the_same_topology_gives_the_same_text(tmp_path: Path) -> None:
     folder = Path("/etc/pgbouncer")
     assert render(wanted(load(tmp_path)), SECRETS, folder=folder) == render(
@@ -123,7 +140,7 @@ def test_several_processes_share_a_port_and_pass_on_cancel_requests(tmp_path: Pa
             "pgbouncer.services.mes.wieght: unknown key; did you mean 'weight'?",
         ),
         ("processes = 2", "pgbouncer.socket_dir: missing key; 2 processes share one port"),
-        ("[pgbouncer.services.pricing]\nrole = 'mes'", "pgbouncer.services.pricing.databases: missing key"),
+        ("[pgbouncer.services.pricing]\nweight = 2", "pgbouncer.services.pricing.databases: missing key"),
         (
             "[pgbouncer.services.mes]\ndatabases = ['mes_7']",
             "pgbouncer.services.mes.databases: 'mes_7' is no database of this file",

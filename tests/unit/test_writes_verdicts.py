@@ -5,12 +5,13 @@ from datetime import UTC, datetime
 import pytest
 
 from app.pricing.tariff import TARIFF
-from ops.reference_tables import PRICE_LIST, read_file
+from ops.reference_tables import read_file
 from sharding.writes.decisions import Decided, Decision
 from sharding.writes.errors import ReferenceAhead
 from sharding.writes.in_doubt import Verdict, judge
 from sharding.writes.prepared import Prepared, gid_of
 from sharding.writes.reference import Content, Copy, fault_of, next_version
+from tests.project import PRICE_LIST
 
 UNIT = "0123456789abcdef" * 2
 CONTENT = Content("finishes", 4, "[]", "sum")
