@@ -80,6 +80,16 @@ class Options:
 
         return Topology.load(self.topology_path)
 
+    def project(self) -> "Project":
+        """Read the project file.
+
+        Raises:
+            ProjectMissing, ProjectInvalid: there is none, or it is wrong.
+        """
+        from ops.project import Project
+
+        return Project.find(self.project_path or Path())
+
 
 def options_of(context: typer.Context) -> Options:
     """Give the options of this run of `mesctl`, in any of its verbs."""

@@ -14,7 +14,7 @@ from alembic.script.revision import RevisionError
 from sqlalchemy import Connection
 
 import partitions.migration_ops  # noqa: F401 (makes op.create_partition and its like exist for revisions)
-from ops.migrate.errors import UnknownRevision
+from ops.migrate.errors import SeveralRevisions, UnknownRevision
 from ops.migrate.outcome import Direction, Step
 from ops.project import ProjectTree
 
@@ -108,13 +108,26 @@ class Scripts:
             make = up if step.direction == "up" else down
             return [make(self._directory.revision_map, script)]
 
-        options = {"fn": only_this, "script": self._directory, "transaction_per_migration": True}
+        options = {
+            "fn": only_this,
+            "script": self._directory,
+            "transaction_per_migration": True,
+            "version_table": self.tree.version_table,
+        }
         context = MigrationContext.configure(connection, opts=options)
         # Results go to stdout, of `mesctl migrate --json` for example; what a revision prints is none.
         with redirect_stdout(sys.stderr), Operations.context(context):
             context.run_migrations()
 
 
-def read_revision(connection: Connection) -> str | None:
-    """Read the revision of a database; None is one that was never migrated."""
-    return MigrationContext.configure(connection).get_current_revision()
+def read_revision(connection: Connection, tree: ProjectTree) -> str | None:
+    """Read the revision of a database; None is one that was never migrated.
+
+    Raises:
+        SeveralRevisions: it has more than one, which no tree leaves behind.
+    """
+    options = {"version_table": tree.version_table}
+    heads = MigrationContext.configure(connection, opts=options).get_current_heads()
+    if len(heads) > 1:
+        raise SeveralRevisions(tree.version_table, sorted(heads))
+    return heads[0] if heads else None

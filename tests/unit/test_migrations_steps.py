@@ -7,6 +7,7 @@ import pytest
 from ops.migrate.errors import UnknownRevision
 from ops.migrate.outcome import Direction
 from ops.migrate.scripts import Scripts
+from tests.project import MES
 
 
 @pytest.fixture
@@ -14,7 +15,7 @@ def scripts(tmp_path: Path) -> Scripts:
     """Give a line of three revisions."""
     for revision, down in (("0001", None), ("0002", "0001"), ("0003", "0002")):
         (tmp_path / f"{revision}.py").write_text(f"revision = {revision!r}\ndown_revision = {down!r}\n")
-    return Scripts("mes", tmp_path)
+    return Scripts(MES, tmp_path)
 
 
 @pytest.mark.parametrize(
