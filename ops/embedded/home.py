@@ -58,7 +58,8 @@ class Home:
             NotOurFolder: it holds other things: data would be mixed, and later removed, with them.
         """
         self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if not self.exists() and any(self.path.iterdir()):
+        # The passwords may be there already: another home may have them in this one.
+        if not self.exists() and {entry.name for entry in self.path.iterdir()} - {self.passfile.name}:
             raise NotOurFolder(self.path)
 
     @contextmanager

@@ -67,6 +67,7 @@ def _unescape(field: str) -> str:
 
 
 def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     partial.unlink(missing_ok=True)
     # libpq ignores a password file that others may read.

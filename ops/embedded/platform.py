@@ -115,7 +115,7 @@ class Platform:
         return shape_of(topology, self.project.file.services)
 
     def _write_topology(self, draft: Draft, shape: PlatformShape) -> list[str]:
-        """Have the file as it was drafted; give the components that others find in another way by that."""
+        """Have the file as it was drafted; give what services that run have read in another way."""
         if self._source.is_ours and not self.topology_path.exists():
             # Whatever runs, runs on ports that are written nowhere any more.
             self._running().stop()
@@ -126,7 +126,7 @@ class Platform:
         if pooled and shape.pooler is None:
             self._running().stop("pooler")
             shutil.rmtree(self.home.pooler)
-        return [POOLER] if pooled != (shape.pooler is not None) else []
+        return [*draft.notes, *([POOLER] if pooled != (shape.pooler is not None) else [])]
 
     def _open(self, *, changed: Iterable[str] = ()) -> tuple[Components, PortBook]:
         topology = self.topology()

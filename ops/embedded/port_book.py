@@ -20,7 +20,7 @@ class PortBook:
     Parameters:
         topology: the file.
         picker: picks other ports; None leaves the file as it is.
-        changed: components that the file named in another way before.
+        changed: what the file said in another way before.
     """
 
     def __init__(

@@ -80,6 +80,8 @@ class TopologySource:
         return self.path.parent / (topology.passfile or self._home.passfile.name)
 
     def _draft(self) -> Draft:
+        if self.template is not None:
+            Topology.load(self.template)  # what is wrong with it must not come to be written
         if self.path.exists():
             return draft_mended(self.path, self.template)
         named = self._project.file.up.template

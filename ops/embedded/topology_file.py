@@ -62,39 +62,49 @@ def draft_mended(path: Path, template: Path | None) -> Draft:
     A file of release 0.1 has no trees, and `backend` and `buckets` for all of them.
     """
     text = path.read_text(encoding="utf-8")
-    if template is None:
+    if template is None or not _is_toml(text):  # who reads it says what is wrong
         return Draft(text, added=())
     content, pattern = tomllib.loads(text), tomllib.loads(template.read_text(encoding="utf-8"))
     moved = {} if "trees" in content else {key: content[key] for key in ONCE_GLOBAL if key in content}
     for key in moved:
         text = _without_line(text, key, path)
     tables = dict(_lacking(content, pattern, moved))
-    text = "\n".join([text, *(_table(key, table) for key, table in tables.items())])
+    mended = "\n".join([text, *(_table(key, table) for key, table in tables.items())])
+    if not _is_toml(mended):
+        return Draft(text, added=())
     notes = [f"add [{'.'.join(map(str, key))}]" for key in tables]
     notes += [f"move {key} into the sharded trees" for key in moved]
-    return Draft(text, tuple(tables), tuple(notes))
+    return Draft(mended, tuple(tables), tuple(notes))
 
 
 def _lacking(
     content: Mapping[str, Any], pattern: Mapping[str, Any], moved: Mapping[str, Any]
 ) -> Iterator[tuple[Key, Mapping[str, Any]]]:
     """Find the tables of the template that a file needs: whole trees, and what belongs to the application."""
-    with_databases = {base.get("tree") for base in content.get("databases", {}).values()}
-    for name, tree in pattern.get("trees", {}).items():
-        if name in content.get("trees", {}):
+    with_databases = {base.get("tree") for base in _tables(content, "databases").values()}
+    for name, tree in _tables(pattern, "trees").items():
+        if name in _tables(content, "trees"):
             continue
-        yield ("trees", name), tree | (moved if tree.get("kind") == "sharded" else {})
-        for database, base in pattern.get("databases", {}).items():
-            if base.get("tree") == name and name not in with_databases:
+        yield ("trees", name), tree | (dict(moved) if tree["kind"] == "sharded" else {})
+        for database, base in _tables(pattern, "databases").items():
+            if base["tree"] == name and name not in with_databases:
                 yield ("databases", database), base
     for name, table in pattern.items():
         if name in Topology.model_fields:
             continue
         if name == "services":
-            missing = table.keys() - content.get(name, {}).keys()
-            yield from (((name, key), table[key]) for key in table if key in missing)
+            there = _tables(content, name)
+            yield from (((name, key), table[key]) for key in table if key not in there)
         elif name not in content:
             yield (name,), table
+
+
+def _tables(content: Mapping[str, Any], name: str) -> dict[str, dict[str, Any]]:
+    """Return the tables below a key of the file; what is none is for the reader to refuse."""
+    found = content.get(name, {})
+    if not isinstance(found, dict):
+        return {}
+    return {key: table for key, table in found.items() if isinstance(table, dict)}
 
 
 def with_free_ports(draft: Draft, places: Iterable[Place], picker: PortPicker, path: Path) -> str:
@@ -152,6 +162,14 @@ def _means(text: str, content: Mapping[str, Any]) -> bool:
         return tomllib.loads(text) == content
     except tomllib.TOMLDecodeError:
         return False
+
+
+def _is_toml(text: str) -> bool:
+    try:
+        tomllib.loads(text)
+    except tomllib.TOMLDecodeError:
+        return False
+    return True
 
 
 def _without_line(text: str, key: str, path: Path) -> str:

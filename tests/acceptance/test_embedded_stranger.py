@@ -226,6 +226,19 @@ def test_a_port_that_is_taken_is_named_before_anything_is_started(stranger: Stra
     assert states(mesctl) == {"strangers_notes": ("stopped", None)}
 
 
+def test_a_topology_that_does_not_say_where_passwords_are_is_refused(
+    stranger: Stranger, mesctl: Mesctl
+) -> None:
+    text = stranger.topology_path.read_text()
+    stranger.topology_path.write_text(text.replace("passfile", "# passfile"))
+    try:
+        refused = mesctl("up")
+        assert refused.status == ExitStatus.USAGE
+        assert 'passfile: missing key; add passfile = ".platform/pgpass"' in refused.err
+    finally:
+        stranger.topology_path.write_text(text)
+
+
 def test_a_pooler_is_not_written_into_the_teams_file(stranger: Stranger, mesctl: Mesctl) -> None:
     before = stranger.topology_path.read_text()
     refused = mesctl("up", "--pgbouncer")

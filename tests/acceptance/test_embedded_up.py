@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -211,6 +212,23 @@ def _has_processes(folder: Path) -> bool:
     # The children of a killed postmaster end within moments.
     working = (link for link in Path("/proc").glob("[0-9]*/cwd") if link.exists())
     return any(link.resolve() == folder for link in working)
+
+
+def test_a_topology_of_release_0_1_is_mended_and_nothing_is_started_anew(
+    platform: Platform, mesctl: Mesctl, said: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    before, text = pids(platform), platform.home.topology.read_text()
+    head, *tables = re.split(r"(?m)^(?=\[)", text)
+    kept = "".join(table for table in tables if not table.startswith("[trees."))
+    platform.home.topology.write_text(f'backend = "postgresql"\nbuckets = 64\n{head}{kept}# mine\n')
+    assert mesctl("status") == ExitStatus.USAGE
+    assert "buckets: belongs to a tree; move it into [trees.NAME]" in capsys.readouterr().err
+    platform.up(services=False)
+    assert "topology.toml: add [trees.mes]" in said
+    assert "topology.toml: move buckets into the sharded trees" in said
+    assert platform.topology().trees["mes"].buckets == 64
+    assert "# mine\n" in platform.home.topology.read_text()
+    assert pids(platform) == before
 
 
 def test_two_ups_at_once_are_refused(

@@ -142,6 +142,14 @@ def test_a_file_of_release_0_1_gets_the_trees_of_the_template(path: Path) -> Non
     assert "# my laptop is small" in path.read_text()
 
 
+@pytest.mark.parametrize("wrong", ["databases = 3", "this is no TOML", "[trees]\nmes = 1"])
+def test_a_file_that_cannot_be_mended_is_left_to_its_reader(tmp_path: Path, wrong: str) -> None:
+    path = tmp_path / "topology.toml"
+    path.write_text(wrong)
+    with pytest.raises(TopologyError, match=r"topology\.toml: "):
+        load_text(draft_mended(path, TEMPLATE_FILE).text, path.name)
+
+
 def test_a_tree_that_was_added_to_the_template_comes_with_free_ports(path: Path, tmp_path: Path) -> None:
     template = tmp_path / "template.toml"
     template.write_text(
