@@ -89,21 +89,14 @@ primary = {{ host = "127.0.0.1", port = {port} }}
         "alembic.ini": f"""\
 # `alembic upgrade head` does what `mesctl migrate upgrade` does.
 [{tree}]
-script_location = %(here)s/migrations
+script_location = ops.migrate:script
 version_locations = %(here)s/migrations/{tree}/versions
 path_separator = os
-prepend_sys_path = %(here)s
 
 [alembic]
-script_location = %(here)s/migrations
+script_location = ops.migrate:script
 version_locations = %(here)s/migrations/{tree}/versions
 path_separator = os
-prepend_sys_path = %(here)s
-""",
-        "migrations/env.py": """\
-from ops.migrate.env import run
-
-run()
 """,
         f"{tree}_models.py": f'''\
 """The tables of the tree {tree}."""

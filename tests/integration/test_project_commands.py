@@ -64,7 +64,6 @@ def test_init_writes_what_works(started: Path) -> None:
     assert sorted(str(path.relative_to(started)) for path in started.rglob("*") if path.is_file()) == [
         "alembic.ini",
         "mes-storage.toml",
-        "migrations/env.py",
         "migrations/payments/versions/0001_start.py",
         "payments_models.py",
         "topology.toml",
