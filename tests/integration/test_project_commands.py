@@ -223,3 +223,26 @@ def test_every_tree_of_ours_has_revisions_and_models() -> None:
         assert tree.metadata.tables
         assert list(tree.revisions.glob("0001_*.py"))
     assert isinstance(PROJECT, Project)
+
+
+@pytest.mark.long
+def test_what_init_writes_goes_all_the_way(started: Path) -> None:
+    try:
+        assert mesctl(started, "up", "--no-fsync").status == 0
+        [row] = json.loads(mesctl(started, "migrate", "status", "--json").out)
+        assert (row["database"], row["revision"], row["current"]) == ("payments", "0001", True)
+        said = mesctl(started, "doctor")
+        assert (said.status, said.out) == (0, "nothing is wrong\n"), said.err
+        alembic = subprocess.run(
+            [MESCTL.with_name("alembic"), "check"],
+            cwd=started,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert alembic.returncode == 0, alembic.stderr
+        again = mesctl(started, "up", "--no-fsync")
+        assert "payments: runs already" in again.err
+    finally:
+        assert mesctl(started, "down").status == 0
