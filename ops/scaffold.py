@@ -89,26 +89,19 @@ primary = {{ host = "127.0.0.1", port = {port} }}
         "alembic.ini": f"""\
 # `alembic upgrade head` does what `mesctl migrate upgrade` does.
 [{tree}]
-script_location = %(here)s/migrations
+script_location = ops.migrate:script
 version_locations = %(here)s/migrations/{tree}/versions
 path_separator = os
-prepend_sys_path = %(here)s
 
 [alembic]
-script_location = %(here)s/migrations
+script_location = ops.migrate:script
 version_locations = %(here)s/migrations/{tree}/versions
 path_separator = os
-prepend_sys_path = %(here)s
-""",
-        "migrations/env.py": """\
-from ops.migrate.env import run
-
-run()
 """,
         f"{tree}_models.py": f'''\
 """The tables of the tree {tree}."""
 
-from sqlalchemy import Text
+from sqlalchemy import BigInteger, Identity, Text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 
@@ -121,7 +114,7 @@ class Note(Base):
 
     __tablename__ = "notes"
 
-    note_id: Mapped[int] = mapped_column(primary_key=True)
+    note_id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
     words: Mapped[str] = mapped_column(Text)
 ''',
         f"migrations/{tree}/versions/0001_start.py": '''\
@@ -140,7 +133,7 @@ def upgrade() -> None:
     op.execute("SET LOCAL lock_timeout = '3s'")
     op.create_table(
         "notes",
-        sa.Column("note_id", sa.Integer, primary_key=True),
+        sa.Column("note_id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
         sa.Column("words", sa.Text, nullable=False),
     )
 

@@ -1,6 +1,6 @@
 """`mesctl migrate adopt`: a database that was made by other means is one of a tree from now on."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated
 
 import typer
@@ -47,7 +47,7 @@ def adopt(
     if dry_run:
         for state in found:
             assert state.found is not None
-            _print(topology, state, adoption.script(state.found, state.tree))
+            print_script(topology, state, adoption.script(state.found, state.tree))
         return
     _confirm(found, "Give {} the name of its tree, and let the tree's revisions run there?", yes=yes)
     for state in found:
@@ -64,7 +64,7 @@ def _undo(
     found = [state for state in states if state.found and state.found.belonging == "marked"]
     if dry_run:
         for state in found:
-            _print(topology, state, f"{removal(state.tree)};\n\n")
+            print_script(topology, state, f"{removal(state.tree)};\n\n")
         return
     _confirm(found, "Take the name of its tree from {}?", yes=yes)
     for state in found:
@@ -94,7 +94,7 @@ def _chosen(
 
 
 def _refuse(options: Options, states: Sequence[DatabaseState], *, accept_differences: bool) -> None:
-    """Show what differs; refuse what cannot be adopted, and differences that were not accepted."""
+    """Show what was found; refuse what cannot be adopted, and differences that were not accepted."""
     found = [state.found for state in states if state.found]
     refused = [each.refusal for each in found if each.belonging not in ADOPTABLE]
     if refused:
@@ -102,17 +102,19 @@ def _refuse(options: Options, states: Sequence[DatabaseState], *, accept_differe
     for each in found:
         note(_line(each))
     differing = [each for each in found if each.belonging == "unmarked"]
+    if differing and not accept_differences:
+        rows = [row for each in differing for row in _differences(each)]
+        show_rows(options, rows, empty="there is no frozen schema to compare with")
+        raise AdoptionRefused([each.database for each in differing])
     for each in differing:
         for difference in each.differences:
             note(f"{each.database}: {difference.object}: {difference.problem}")
-    if differing and not accept_differences:
-        rows = [
-            {"database": each.database, "tree": each.tree, "revision": each.revision, **difference._asdict()}
-            for each in differing
-            for difference in each.differences
-        ]
-        show_rows(options, rows, empty="their revisions have no frozen schema to compare with")
-        raise AdoptionRefused([each.database for each in differing])
+
+
+def _differences(found: Examination) -> Iterator[dict[str, str | None]]:
+    for difference in found.differences:
+        begin = {"database": found.database, "tree": found.tree, "revision": found.revision}
+        yield {**begin, **difference._asdict()}
 
 
 def _line(found: Examination) -> str:
@@ -147,7 +149,8 @@ def _show(options: Options, states: Sequence[DatabaseState], state_word: str, *,
     show_rows(options, rows, empty=empty)
 
 
-def _print(topology: Topology, state: DatabaseState, script: str) -> None:
+def print_script(topology: Topology, state: DatabaseState, script: str) -> None:
+    """Print what psql does in a database, if anything, behind the line that connects to it."""
     database = topology.database(state.database)
     if script:
         print(f"-- {state.database}\n{connect_line(topology, database, role=database.owner)}{script}")

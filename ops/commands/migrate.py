@@ -5,9 +5,8 @@ from typing import Annotated
 
 import typer
 
-from ops.commands.adopt import adopt
+from ops.commands.adopt import adopt, print_script
 from ops.errors import ExitStatus, OpsError
-from ops.fleet import connect_line
 from ops.migrate import adoption, run, snapshot
 from ops.migrate.drift import DatabaseDrift, find_drift
 from ops.migrate.errors import DatabaseRefused, DatabasesRefused, FleetFailed, PhaseOrder
@@ -94,11 +93,11 @@ def upgrade(
     if dry_run:
         states = _ours(topology, trees)
         for state in states:
-            _print_script(topology, state, _upgrade_script(topology, state, phase))
+            print_script(topology, state, _upgrade_script(topology, state, phase))
         _fail_if_any_is_down(states)
         return
     if phase is not None:  # refuse before the first database is touched, not at the second
-        for state in _states(topology, trees):
+        for state in _ours(topology, trees):
             _pending(state, phase)
     try:
         outcomes = run.upgrade_all(topology, trees, phase=phase, parallel=parallel, report=note)
@@ -127,7 +126,7 @@ def downgrade(
         for state in states:
             if state.revision is not None:
                 script = run.render_downgrade(chosen, revision, start=state.revision)
-                _print_script(topology, state, script)
+                print_script(topology, state, script)
         _fail_if_any_is_down(states)
         return
     adoption.refuse_others(topology, [chosen])
@@ -282,9 +281,3 @@ def _fail_if_any_is_down(states: Sequence[DatabaseState]) -> None:
         note(f"mesctl: {state.database} cannot be reached: {state.unreachable}")
     if down:
         raise typer.Exit(ExitStatus.FAILED)
-
-
-def _print_script(topology: Topology, state: DatabaseState, script: str) -> None:
-    database = topology.database(state.database)
-    if script:
-        print(f"-- {state.database}\n{connect_line(topology, database, role=database.owner)}{script}")

@@ -64,7 +64,6 @@ def test_init_writes_what_works(started: Path) -> None:
     assert sorted(str(path.relative_to(started)) for path in started.rglob("*") if path.is_file()) == [
         "alembic.ini",
         "mes-storage.toml",
-        "migrations/env.py",
         "migrations/payments/versions/0001_start.py",
         "payments_models.py",
         "topology.toml",
@@ -224,3 +223,26 @@ def test_every_tree_of_ours_has_revisions_and_models() -> None:
         assert tree.metadata.tables
         assert list(tree.revisions.glob("0001_*.py"))
     assert isinstance(PROJECT, Project)
+
+
+@pytest.mark.long
+def test_what_init_writes_goes_all_the_way(started: Path) -> None:
+    try:
+        assert mesctl(started, "up", "--no-fsync").status == 0
+        [row] = json.loads(mesctl(started, "migrate", "status", "--json").out)
+        assert (row["database"], row["revision"], row["current"]) == ("payments", "0001", True)
+        said = mesctl(started, "doctor")
+        assert (said.status, said.out) == (0, "nothing is wrong\n"), said.err
+        alembic = subprocess.run(
+            [MESCTL.with_name("alembic"), "check"],
+            cwd=started,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert alembic.returncode == 0, alembic.stderr
+        again = mesctl(started, "up", "--no-fsync")
+        assert "payments: runs already" in again.err
+    finally:
+        assert mesctl(started, "down").status == 0
