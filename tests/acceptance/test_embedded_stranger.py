@@ -389,9 +389,8 @@ import psycopg
 def fill(project, topology):
     url = topology.url("bakers_shop", role="bakers_shop_owner").set(drivername="postgresql")
     with psycopg.connect(url.render_as_string(hide_password=False)) as connection:
-        connection.execute(
-            "INSERT INTO notes (note_id, words) VALUES (1, %s) ON CONFLICT DO NOTHING", [project.path.name]
-        )
+        insert = "INSERT INTO notes (words) SELECT %s WHERE NOT EXISTS (SELECT FROM notes)"
+        connection.execute(insert, [project.path.name])
 """
 MORE_BREAD = """
 [trees.bakers_mill]
