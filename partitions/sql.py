@@ -10,22 +10,22 @@ from sqlalchemy.dialects.postgresql.base import RESERVED_WORDS
 _PLAIN = re.compile(r"[a-z_][a-z0-9_]*")
 _QUOTED = r'"(?:[^"]|"")+"'
 _DOTTED = re.compile(rf'(?:({_QUOTED}|[^".]+)\.)?({_QUOTED}|[^".]+)', re.DOTALL)
-# Words that may name a column, and yet begin something else in an expression: `row::bigint`.
-_COLUMN_WORDS = re.compile(
-    "between|bigint|bit|boolean|char|character|coalesce|dec|decimal|exists|extract|float|"
-    "greatest|grouping|inout|int|integer|interval|json|json_array|json_arrayagg|json_exists|"
-    "json_object|json_objectagg|json_query|json_scalar|json_serialize|json_table|json_value|"
-    "least|merge_action|national|nchar|none|normalize|nullif|numeric|out|overlay|position|"
-    "precision|real|row|setof|smallint|substring|time|timestamp|treat|trim|values|varchar|"
-    "xmlattributes|xmlconcat|xmlelement|xmlexists|xmlforest|xmlnamespaces|xmlparse|xmlpi|"
-    "xmlroot|xmlserialize|xmltable"
+# Words that SQLAlchemy leaves out: some name a column, and yet begin something else (`row::bigint`).
+_MORE_WORDS = re.compile(
+    "bigint|bit|boolean|char|character|coalesce|collation|concurrently|dec|decimal|exists|"
+    "extract|float|greatest|grouping|inout|int|integer|interval|json|json_array|"
+    "json_arrayagg|json_exists|json_object|json_objectagg|json_query|json_scalar|json_serialize|"
+    "json_table|json_value|lateral|least|merge_action|national|nchar|none|normalize|nullif|"
+    "numeric|out|overlay|position|precision|real|row|setof|smallint|substring|system_user|"
+    "tablesample|time|timestamp|treat|trim|values|varchar|xmlattributes|xmlconcat|xmlelement|"
+    "xmlexists|xmlforest|xmlnamespaces|xmlparse|xmlpi|xmlroot|xmlserialize|xmltable"
 )
 MAX_NAME_BYTES = 63
 
 
 def identifier(name: str) -> str:
     """Write a name; in quotes when a person made it who likes capitals, or words of SQL."""
-    is_word = name in RESERVED_WORDS or _COLUMN_WORDS.fullmatch(name) is not None
+    is_word = name in RESERVED_WORDS or _MORE_WORDS.fullmatch(name) is not None
     return name if _PLAIN.fullmatch(name) and not is_word else '"' + name.replace('"', '""') + '"'
 
 

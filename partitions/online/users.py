@@ -30,6 +30,7 @@ def users(table: RelationName, column: str) -> str:
         root AS (SELECT * FROM part WHERE level = 0)
         SELECT CASE WHEN rulename = '_RETURN' THEN pg_describe_object('pg_class'::regclass, ev_class, 0)
                WHEN adrelid IS NOT NULL THEN pg_describe_object('pg_class'::regclass, adrelid, adnum)
+               WHEN owner.oid IS NOT NULL THEN pg_describe_object('pg_constraint'::regclass, owner.oid, 0)
                ELSE pg_describe_object(classid, objid, objsubid) END AS found
         FROM part JOIN pg_depend d
             ON refclassid = 'pg_class'::regclass AND refobjid = part.oid AND refobjsubid = attnum
@@ -38,11 +39,12 @@ def users(table: RelationName, column: str) -> str:
         LEFT JOIN pg_constraint k ON classid = 'pg_constraint'::regclass AND k.oid = objid
         LEFT JOIN pg_trigger t ON classid = 'pg_trigger'::regclass AND t.oid = objid
         LEFT JOIN pg_class c ON classid = 'pg_class'::regclass AND objsubid = 0 AND c.oid = objid
+        LEFT JOIN pg_constraint owner ON owner.conindid = c.oid AND owner.contype IN ('p', 'u', 'x')
         WHERE NOT coalesce(adrelid = part.oid AND adnum = attnum, false)
           AND coalesce(c.relkind, '') <> 'S'
-          AND NOT coalesce(contype = 'n' AND convalidated AND NOT connoinherit, false)
+          AND NOT coalesce(k.contype = 'n' AND k.convalidated AND NOT k.connoinherit, false)
           -- a partition has it from its parent, which is named
-          AND coalesce(conparentid, 0) = 0 AND NOT coalesce(coninhcount > 0 AND NOT conislocal, false)
+          AND coalesce(k.conparentid, 0) = 0 AND NOT coalesce(k.coninhcount > 0 AND NOT k.conislocal, false)
           AND coalesce(tgparentid, 0) = 0 AND NOT coalesce(c.relispartition, false)
         UNION SELECT pg_describe_object('pg_rewrite'::regclass, r.oid, 0)
             FROM part JOIN pg_rewrite r ON ev_class = part.oid AND rulename <> '_RETURN'
