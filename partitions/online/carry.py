@@ -20,9 +20,10 @@ def carry_storage(table: RelationName, column: str, new: str) -> str:
         IF coalesce(part.attstattarget, -1) >= 0 THEN
             EXECUTE format('%s SET STATISTICS %s', alter, part.attstattarget);
         END IF;
-        IF part.attoptions IS NOT NULL THEN
-            EXECUTE format('%s SET (%s)', alter, array_to_string(part.attoptions, ', '));
-        END IF;
+        -- A server may keep options of its own there: Debian's 15.20 has pg_attver.
+        FOR item IN SELECT o FROM unnest(part.attoptions) AS o WHERE starts_with(o, 'n_distinct') LOOP
+            EXECUTE format('%s SET (%s)', alter, item.o);
+        END LOOP;
         IF {_storage("becomes")} <> 'p' THEN
             IF part.attstorage <> {_storage("was")} THEN
                 EXECUTE format('%s SET STORAGE %s', alter, CASE part.attstorage
