@@ -161,15 +161,15 @@ def backfill(
 def _may_begin(engine: Engine, task: Backfill) -> bool:
     """Tell whether there is anything left to do."""
     with engine.connect() as connection:
-        if task.over is not None and _run_plain(connection, task.over).scalar():
+        if task.over is not None and run_plain(connection, task.over).scalar():
             return False
-        unmet = first_unmet(lambda query: _run_plain(connection, query).scalar(), task.needs)
+        unmet = first_unmet(lambda query: run_plain(connection, query).scalar(), task.needs)
     if unmet is not None:
         raise StepOutOfOrder(task.table, f"backfill {task.name}", unmet)
     return True
 
 
-def _run_plain(connection: Connection, sql: str) -> CursorResult[Any]:
+def run_plain(connection: Connection, sql: str) -> CursorResult[Any]:
     """Run SQL of which no part is a parameter: names may have any sign in them."""
     return connection.exec_driver_sql(sql, execution_options={"no_parameters": True})
 
@@ -258,7 +258,7 @@ def _run_batch(
 def _write(
     connection: Connection, task: Backfill, key: _Key, rows: int, last_key: Sequence[str] | None
 ) -> BackfillResult:
-    batch = _run_plain(connection, render_batch(task, key, last_key, rows)).one()
+    batch = run_plain(connection, render_batch(task, key, last_key, rows)).one()
     finished = batch.seen < rows
     saved = {"name": task.name, "last_key": batch.last_key, "seen": batch.seen, "finished": finished}
     connection.execute(_SAVE, saved)

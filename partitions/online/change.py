@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
-from partitions.sql import RelationName, identifier, literal
+from partitions.sql import RelationName, dollar_quoted, identifier, literal
 from partitions.steps import refuse_if
 
 MARK = "mes-storage: online change: "
@@ -108,6 +108,15 @@ def _reversed(names: Names) -> Names:
     return replace(names, choose=choose)
 
 
+def name_is_free(taken: str) -> Need:
+    """Return the need that nothing else has the name of what a change makes.
+
+    Parameters:
+        taken: gives what has it; see `Names`.
+    """
+    return Need(f"SELECT ({taken}) IS NULL", "nothing was done: the name is taken by ", detail=taken)
+
+
 def first_unmet(ask: Callable[[str], object], needs: Iterable[Need]) -> str | None:
     """Return what is wrong first; None when all needs hold.
 
@@ -122,8 +131,10 @@ def first_unmet(ask: Callable[[str], object], needs: Iterable[Need]) -> str | No
 
 
 def refuse_unmet(need: Need) -> str:
-    """Render the statement for a block that ends everything with an error unless a need holds."""
-    return refuse_if(f"NOT ({need.query})", need.otherwise, detail=need.detail)
+    """Render the statement that ends everything with an error unless a need holds."""
+    refuse = refuse_if(f"NOT ({need.query})", need.otherwise, detail=need.detail)
+    # A column may be called `found`, which is PL/pgSQL's as well.
+    return "DO " + dollar_quoted(f"\n#variable_conflict use_column\nBEGIN\n    {refuse};\nEND ", "need")
 
 
 def mark(kind: str, name: str, change: str) -> str:

@@ -10,7 +10,7 @@ from typing import Literal
 
 from sqlalchemy import Connection, text
 
-from partitions.online.backfill import CREATE_PROGRESS, PROGRESS_TABLE, Backfill
+from partitions.online.backfill import CREATE_PROGRESS, PROGRESS_TABLE, Backfill, run_plain
 from partitions.online.carry import carry_grants, carry_rest, carry_storage, uncover_comment
 from partitions.online.change import (
     MARK,
@@ -95,15 +95,15 @@ def read_column(connection: Connection, table: str, column: str) -> ColumnFacts:
     if facts is None:
         raise NoSuchColumn(table, column)
     columns = connection.execute(text(_COLUMNS), {"table": str(name)})
-    plain = connection.execution_options(no_parameters=True)
-    triggers = plain.exec_driver_sql(
+    triggers = run_plain(
+        connection,
         f"WITH RECURSIVE {tree(name)} SELECT tgname, obj_description(t.oid, 'pg_trigger') "
-        f"FROM tree JOIN pg_trigger t ON tgrelid = relid WHERE {BEFORE_ROW} ORDER BY level DESC"
+        f"FROM tree JOIN pg_trigger t ON tgrelid = relid WHERE {BEFORE_ROW} ORDER BY level DESC",
     )
     return ColumnFacts(
         facts.not_null,
         facts.default,
-        tuple(plain.exec_driver_sql(users(name, column)).scalars()),
+        tuple(run_plain(connection, users(name, column)).scalars()),
         facts.citus,
         facts.keyed,
         RelationName(facts.relname, facts.nspname),
@@ -158,13 +158,15 @@ def change_type(
         NoPrimaryKey: there is nothing that a backfill could go along.
     """
     column = unquoted(column)
-    if facts.users and (facts.type is None or not may_be_same(to, facts.type)):
+    parts = _Parts(table, column, to, using, facts, dual_write)
+    # When it has begun, or is done, the parts themselves say what is in their way; the way back is open.
+    is_new = parts.new not in facts.columns and (facts.type is None or not may_be_same(to, facts.type))
+    if facts.users and is_new:
         raise ColumnInUse(table, column, facts.users)
     if facts.citus and dual_write == "trigger":
         raise TriggersRefused(table)
     if not facts.keyed:
         raise NoPrimaryKey(table)
-    parts = _Parts(table, column, to, using, facts, dual_write)
     return TypeChange(parts.expand(), parts.backfill(), parts.swap(0), parts.contract())
 
 
@@ -310,7 +312,7 @@ class _Parts:
             (
                 f"LOCK TABLE {self.table} IN ACCESS EXCLUSIVE MODE",
                 # Since the change began, or a moment ago, somebody may have made a view.
-                block(refuse_unmet(self._unused())),
+                refuse_unmet(self._unused()),
                 *self._write_one(),
                 carry_storage(self.table, self.column, self.new),
                 carry_rest(self.table, self.column, self.new, self.to, self.name),
@@ -329,7 +331,14 @@ class _Parts:
             self.shown,
             f"{self.column} to {self.to}: swap",
             steps=(*(before if self.facts.not_null else ()), rename),
-            needs=(self.begun, self._filled(), self._unused(), *self._written(), self._same()),
+            needs=(
+                self.begun,
+                self._filled(),
+                self._unused(),
+                *self._as_planned(),
+                *self._written(),
+                self._same(),
+            ),
             names=Names(
                 f"SELECT CASE WHEN NOT ({swapped}) THEN ({not_null.names.taken}) END"
                 if not_null.names and self.facts.not_null
@@ -420,10 +429,26 @@ class _Parts:
         yield self._unused()
         if self.dual_write == "trigger":
             yield self._last()
-        if self.facts.default is not None:
+        yield from self._as_planned()
+
+    def _as_planned(self) -> Iterator[Need]:
+        """Give what the plan takes from its facts: NOT NULL and the default, which must go over."""
+        facts = self.facts
+        if facts.type is not None:
+            default = "NULL" if facts.default is None else literal(facts.default)
             yield Need(
-                self._gives_default(self.facts.default),
-                f"its default {self.facts.default} is not what `{self.using}` gives of it: "
+                has_columns(
+                    self.table,
+                    self.column,
+                    f"attnotnull = {facts.not_null} AND (SELECT pg_get_expr(adbin, adrelid) FROM pg_attrdef "
+                    f"WHERE adrelid = attrelid AND adnum = attnum) IS NOT DISTINCT FROM {default}",
+                ),
+                f"{self.column} has another default or NOT NULL than its facts: read them, and plan again",
+            )
+        if facts.default is not None:
+            yield Need(
+                self._gives_default(facts.default),
+                f"its default {facts.default} is not what `{self.using}` gives of it: "
                 f"drop the default first, and set the right one after the swap",
             )
 

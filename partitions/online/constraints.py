@@ -12,8 +12,10 @@ from partitions.online.change import (
     has_constraint,
     is_not_null,
     mark,
+    name_is_free,
     negated,
     quoted,
+    refuse_unmet,
     unmark,
 )
 from partitions.sql import RelationName, identifier, literal, object_name, texts, unquoted
@@ -42,8 +44,14 @@ def plan_not_null(table: RelationName, column: str, *, shown: str | None = None,
     quoted_check = identifier(check)
     definition = f"format('CHECK ((%I IS NOT NULL))', {literal(column)})"
     already, stands = is_not_null(table, column), has_constraint(table, definition, name=check)
+    # Somebody's own CHECK of that name, were it the same, is not there to be dropped.
+    own = (
+        f"pg_get_constraintdef(oid) IN ({definition}, {definition} || ' NOT VALID') "
+        f"AND starts_with(obj_description(oid, 'pg_constraint'), {literal(MARK)})"
+    )
+    taken = _constraint_taken(table, check, own)
     drop = f"ALTER TABLE {table} DROP CONSTRAINT IF EXISTS {quoted_check}"
-    forget = Step(f"drop {check}", (drop,), done=negated(stands))
+    forget = Step(f"drop {check}", (refuse_unmet(name_is_free(taken)), drop), done=negated(stands))
     steps = (
         Step(
             f"add {check}, not validated",
@@ -71,18 +79,13 @@ def plan_not_null(table: RelationName, column: str, *, shown: str | None = None,
         (f"ALTER TABLE {table} ALTER COLUMN {identifier(column)} DROP NOT NULL",),
         done=negated(has_columns(table, column, "attnotnull")),
     )
-    # Somebody's own CHECK of that name, were it the same, is not there to be dropped.
-    own = (
-        f"pg_get_constraintdef(oid) IN ({definition}, {definition} || ' NOT VALID') "
-        f"AND starts_with(obj_description(oid, 'pg_constraint'), {literal(MARK)})"
-    )
     return Change(
         shown,
         f"{column} not null",
         steps=steps,
         undo=(allow, forget),
         names=Names(
-            _constraint_taken(table, check, own),
+            taken,
             lambda found, other: plan_not_null(found, column, shown=shown, number=other),
         ),
     )
@@ -184,6 +187,15 @@ def _plan_unique(
         f"(SELECT format('%I.%I', nspname, t.relname) FROM pg_class t "
         f"JOIN pg_namespace n ON n.oid = t.relnamespace WHERE t.oid = indrelid), {_quoted_list(columns)})"
     )
+    other_relation = f"""
+        SELECT concat(pg_describe_object('pg_class'::regclass, c.oid, 0), ': ' || pg_get_indexdef(indexrelid))
+        FROM pg_class c LEFT JOIN pg_index ON indexrelid = c.oid
+        WHERE relname = {literal(constraint)}
+          AND relnamespace = (SELECT relnamespace FROM pg_class WHERE oid = {table.regclass})
+          AND NOT coalesce(indrelid = {table.regclass} AND {own_index}, false)
+    """
+    other_constraint = _constraint_taken(table, constraint, f"pg_get_constraintdef(oid) = {definition}")
+    taken = f"SELECT coalesce(({other_constraint}), ({other_relation}))"
     built = (
         f"SELECT EXISTS (SELECT FROM pg_index JOIN pg_class c ON c.oid = indexrelid "
         f"WHERE indrelid = {table.regclass} AND relname = {literal(constraint)} AND indisvalid "
@@ -204,6 +216,7 @@ def _plan_unique(
         Step(
             f"make {constraint} a constraint",
             (
+                refuse_unmet(name_is_free(taken)),
                 unmark("INDEX", str(index)),
                 f"ALTER TABLE {table} ADD CONSTRAINT {quoted_constraint} "
                 f"UNIQUE USING INDEX {quoted_constraint}",
@@ -223,20 +236,12 @@ def _plan_unique(
             return None
         return _plan_unique(found, columns, name, shown=shown, number=other)
 
-    other_relation = f"""
-        SELECT concat(pg_describe_object('pg_class'::regclass, c.oid, 0), ': ' || pg_get_indexdef(indexrelid))
-        FROM pg_class c LEFT JOIN pg_index ON indexrelid = c.oid
-        WHERE relname = {literal(constraint)}
-          AND relnamespace = (SELECT relnamespace FROM pg_class WHERE oid = {table.regclass})
-          AND NOT coalesce(indrelid = {table.regclass} AND {own_index}, false)
-    """
-    other_constraint = _constraint_taken(table, constraint, f"pg_get_constraintdef(oid) = {definition}")
     return Change(
         shown,
         f"unique {constraint}",
         steps=steps,
         undo=(_drop(table, constraint, stands), unbuild),
-        names=Names(f"SELECT coalesce(({other_constraint}), ({other_relation}))", choose),
+        names=Names(taken, choose),
     )
 
 

@@ -11,10 +11,10 @@ from sqlalchemy.exc import DBAPIError
 from partitions.actions import Action
 from partitions.errors import ActionBlocked, ActionFailed
 from partitions.execute import Executor, Waiting, open_executor, reason_of
-from partitions.online.change import Change, Step, first_unmet, refuse_unmet
+from partitions.online.change import Change, Step, first_unmet, name_is_free, refuse_unmet
 from partitions.online.errors import NameTaken, OnlineChangeRefused, StepOutOfOrder, TableBusy
 from partitions.sql import RelationName
-from partitions.steps import Limits, Way, block, lines_of
+from partitions.steps import Limits, Way, lines_of
 from partitions.steps import Step as SqlStep
 
 Report = Callable[[Step], None]
@@ -120,7 +120,8 @@ def _find(table: RelationName, connection: Connection) -> RelationName:
 def render(change: Change, *, lock_timeout_seconds: float = 3.0) -> str:
     """Give the script that `apply` would run on a table of which nothing is done yet, as psql accepts it."""
     limits = Limits(lock_timeout_seconds=lock_timeout_seconds)
-    guards = [block(refuse_unmet(need)) for need in change.needs]
+    free = [] if change.names is None else [name_is_free(change.names.taken)]
+    guards = [refuse_unmet(need) for need in (*free, *change.needs)]
     parts = [
         *([(f"may {change.summary} begin?", tuple(guards))] if guards else []),
         *((step.summary, _lines(change, step, limits)) for step in change.steps),

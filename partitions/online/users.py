@@ -31,7 +31,7 @@ def users(table: RelationName, column: str) -> str:
         SELECT CASE WHEN rulename = '_RETURN' THEN pg_describe_object('pg_class'::regclass, ev_class, 0)
                WHEN adrelid IS NOT NULL THEN pg_describe_object('pg_class'::regclass, adrelid, adnum)
                WHEN owner.oid IS NOT NULL THEN pg_describe_object('pg_constraint'::regclass, owner.oid, 0)
-               ELSE pg_describe_object(classid, objid, objsubid) END AS found
+               ELSE pg_describe_object(classid, objid, objsubid) END AS named
         FROM part JOIN pg_depend d
             ON refclassid = 'pg_class'::regclass AND refobjid = part.oid AND refobjsubid = attnum
         LEFT JOIN pg_rewrite r ON classid = 'pg_rewrite'::regclass AND r.oid = objid
@@ -83,7 +83,7 @@ def users(table: RelationName, column: str) -> str:
 
 def users_text(table: RelationName, column: str) -> str:
     """Render the query that gives them in one line; NULL when there are none."""
-    return f"SELECT string_agg(found, ', ') FROM ({users(table, column)}) AS users"
+    return f"SELECT string_agg(named, ', ') FROM ({users(table, column)}) AS users"
 
 
 def later_triggers(table: RelationName, trigger: str) -> str:

@@ -11,6 +11,7 @@ from sqlalchemy import Engine, event
 from partitions.errors import PartitionError
 from partitions.online import (
     Backfill,
+    Step,
     TypeChange,
     add_foreign_key,
     add_unique,
@@ -313,8 +314,102 @@ def test_view_that_is_made_meanwhile_keeps_the_swap_from_its_first_step(
     with pytest.raises(subprocess.CalledProcessError):
         psql(postgres.conninfo("operations"), render(plan.swap))
     assert rows(connection, EVERYTHING) == before
+    # The way back is open, to those as well who plan again now.
+    apply(engine, plan_of(engine, "items", "quantity", "bigint").expand.reverse())
+    ddl(connection, "DROP VIEW v")
+    assert change(engine) > 0
+
+
+def test_view_that_is_made_at_the_last_moment_is_seen_under_the_lock(
+    postgres: PostgresServers, database: tuple[Engine, psycopg.Connection]
+) -> None:
+    engine, connection = database
+    plan = plan_of(engine, "items", "quantity", "bigint")
+    apply(engine, plan.expand)
+    backfill(engine, plan.backfill)
+    late = "CREATE VIEW v AS SELECT quantity FROM items"
+
+    def make_a_view(step: Step) -> None:
+        if step.summary.startswith("set"):
+            ddl(connection, late)
+
+    with pytest.raises(OnlineChangeRefused, match="on the new column: view v"):
+        apply(engine, plan.swap, report=make_a_view)
+    assert column_of(connection) == ("integer", True, "1")
     ddl(connection, "DROP VIEW v")
     apply(engine, plan.swap)
+
+
+@pytest.mark.parametrize(
+    "meanwhile",
+    ["ALTER TABLE items ALTER quantity SET DEFAULT 2", "ALTER TABLE items ALTER quantity DROP NOT NULL"],
+)
+def test_default_that_is_changed_meanwhile_is_planned_again(
+    database: tuple[Engine, psycopg.Connection], meanwhile: str
+) -> None:
+    engine, connection = database
+    plan = plan_of(engine, "items", "quantity", "bigint")
+    apply(engine, plan.expand)
+    backfill(engine, plan.backfill)
+    ddl(connection, meanwhile)
+    _, not_null, default = column_of(connection)
+    with pytest.raises(StepOutOfOrder, match="plan again"):
+        apply(engine, plan.swap)
+    apply(engine, plan_of(engine, "items", "quantity", "bigint").swap)
+    assert column_of(connection) == ("bigint", not_null, f"({default})::bigint")
+
+
+def test_objects_of_the_application_that_writes_both_stay(
+    database: tuple[Engine, psycopg.Connection],
+) -> None:
+    engine, connection = database
+    ddl(connection, "GRANT UPDATE (quantity) ON items TO public")
+    with engine.connect() as reader:
+        facts = read_column(reader, "items", "quantity")
+    plan = change_type("items", "quantity", "bigint", facts=facts, dual_write="application")
+    apply(engine, plan.expand)
+    granted = "SELECT attacl IS NOT NULL FROM pg_attribute WHERE attname = 'quantity_new'"
+    assert rows(connection, granted) == [(True,)]
+    ddl(
+        connection,
+        "CREATE FUNCTION items_quantity_dual_write() RETURNS trigger LANGUAGE plpgsql AS "
+        "'BEGIN NEW.quantity_new := NEW.quantity; RETURN NEW; END'; CREATE TRIGGER items_quantity_dual_write "
+        "BEFORE INSERT OR UPDATE ON items FOR EACH ROW EXECUTE FUNCTION items_quantity_dual_write()",
+    )
+    backfill(engine, plan.backfill)
+    apply(engine, plan.swap)
+    assert rows(connection, "SELECT proname FROM pg_proc WHERE proname LIKE 'items%'") == [
+        ("items_quantity_dual_write",)
+    ]
+
+
+def test_application_that_writes_one_column_alone_is_found_out(
+    database: tuple[Engine, psycopg.Connection],
+) -> None:
+    engine, connection = database
+    with engine.connect() as reader:
+        facts = read_column(reader, "items", "quantity")
+    plan = change_type("items", "quantity", "bigint", facts=facts, dual_write="application")
+    apply(engine, plan.expand)
+    backfill(engine, plan.backfill)
+    ddl(connection, "UPDATE items SET quantity = 69 WHERE id = 5")
+    with pytest.raises(StepOutOfOrder, match="something wrote quantity alone"):
+        apply(engine, plan.swap)
+
+
+def test_partition_has_a_trigger_that_writes_the_column(database: tuple[Engine, psycopg.Connection]) -> None:
+    engine, connection = database
+    ddl(connection, PARTITIONED)
+    ddl(connection, CLAMP.format("zzz_clamp").replace("ON items", "ON items_1"))
+    plan = plan_of(engine, "items", "quantity", "bigint")
+    apply(engine, plan.expand)
+    ddl(connection, "INSERT INTO items VALUES (0, 66), (1000, 66)")
+    backfill(engine, plan.backfill)
+    apply(engine, plan.swap)
+    assert rows(connection, "SELECT id, quantity FROM items WHERE id IN (0, 1000) ORDER BY id") == [
+        (0, 10),
+        (1000, 66),
+    ]
 
 
 def test_trigger_that_is_made_meanwhile_is_named(database: tuple[Engine, psycopg.Connection]) -> None:
@@ -390,11 +485,15 @@ def uniques(connection: psycopg.Connection) -> set[str]:
 
 
 def test_index_of_that_name_on_another_column_is_left_alone(
+    postgres: PostgresServers,
     database: tuple[Engine, psycopg.Connection],
 ) -> None:
     engine, connection = database
     ddl(connection, "ALTER TABLE items ADD serial integer, ADD b integer")
     ddl(connection, "CREATE UNIQUE INDEX items_serial_key ON items (b)")
+    with pytest.raises(subprocess.CalledProcessError):
+        psql(postgres.conninfo("operations"), render(add_unique("items", ["serial"])))
+    assert uniques(connection) == set()
     assert len(apply(engine, add_unique("items", ["serial"]))) == 2
     assert uniques(connection) == {"UNIQUE (serial)"}
     assert apply(engine, add_unique("items", ["serial"])) == []
@@ -690,6 +789,11 @@ def test_every_name_works(
     name, quoted = str(RelationName.of(table)), identifier(column)
     ddl(connection, f"CREATE TABLE {name} (id bigint PRIMARY KEY, {quoted} integer DEFAULT 1)")
     ddl(connection, f"INSERT INTO {name} SELECT id, id FROM generate_series(1, 100) AS id")
+    plan = plan_of(engine, table, column, "bigint")
+    apply(engine, plan.expand)
+    backfill(engine, plan.backfill, batch_rows=30)
+    psql(postgres.conninfo("operations"), render(plan.swap) + render(plan.contract))
+    ddl(connection, f"ALTER TABLE {name} ALTER {quoted} SET DEFAULT 1")
     changes = [
         require_not_null(table, column),
         add_unique(table, [column]),
@@ -705,11 +809,11 @@ def test_every_name_works(
     assert [apply(engine, each) for each in changes] == [[], [], []]
     for each in reversed(changes[1:]):
         apply(engine, each.reverse())
-    assert change(engine, table, column) > 0
-    assert change(engine, table, column) == 0
+    assert change(engine, table, column, "numeric(12)") > 0
+    assert change(engine, table, column, "decimal(12,0)") == 0
     ddl(connection, f"INSERT INTO {name} (id) VALUES (1000)")
     total = rows(connection, f"SELECT sum({quoted}), count(*), pg_typeof(min({quoted}))::text FROM {name}")
-    assert total == [(5051, 101, "bigint")]
+    assert total == [(5051, 101, "numeric")]
 
 
 def test_schema_of_the_table_counts_and_not_the_first_of_the_path(
