@@ -11,6 +11,7 @@ from sqlalchemy import Engine, event
 from partitions.errors import PartitionError
 from partitions.online import (
     Backfill,
+    Change,
     Step,
     TypeChange,
     add_foreign_key,
@@ -965,6 +966,17 @@ def test_every_word_of_sql_is_quoted_as_postgresql_does(
     _, connection = database
     words = rows(connection, "SELECT word, quote_ident(word) FROM pg_get_keywords() WHERE catcode <> 'U'")
     assert {identifier(str(word)) for word, _ in words} == {quoted for _, quoted in words}
+
+
+def test_step_that_the_catalogue_does_not_show_is_no_success(
+    database: tuple[Engine, psycopg.Connection],
+) -> None:
+    engine, _ = database
+    step = Step("do nothing", ("SELECT 1",), done="SELECT false")
+    with pytest.raises(
+        OnlineChangeRefused, match="items: do nothing: it ran, and the catalogue does not show"
+    ):
+        apply(engine, Change("items", "nothing", (step,)))
 
 
 def test_names_are_unique_within_63_bytes() -> None:
