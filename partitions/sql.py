@@ -30,8 +30,8 @@ def identifier(name: str) -> str:
 
 
 def unquoted(name: str) -> str:
-    """Read a name that may stand in SQL's quotes."""
-    return name[1:-1].replace('""', '"') if re.fullmatch(_QUOTED, name, re.DOTALL) else name
+    """Read a name that may stand in SQL's quotes, as far as PostgreSQL does."""
+    return cut(name[1:-1].replace('""', '"') if re.fullmatch(_QUOTED, name, re.DOTALL) else name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class RelationName:
         """Read a name as the catalogue has it, or in SQL's quotes, with or without a schema before a dot."""
         found = _DOTTED.fullmatch(written)
         if found is None:
-            return cls(written)
+            return cls(cut(written))
         schema, name = found.groups()
         return cls(unquoted(name), None if schema is None else unquoted(schema))
 

@@ -216,8 +216,10 @@ class _Parts:
     @property
     def trigger(self) -> str:
         """The trigger's name, which is the last one: it takes the value that the other triggers leave."""
-        own = next((name for name, comment in self.facts.triggers.items() if self._is_own(comment)), None)
-        others = [name.encode() for name in self.facts.triggers if name != own]
+        triggers = self.facts.triggers
+        own = next((name for name, comment in triggers.items() if self._is_own(comment)), None)
+        # Another column's change writes its own new column, and no other.
+        others = [name.encode() for name in triggers if not (triggers[name] or "").startswith(MARK)]
         names = self._trigger_names(max(others, default=b"").decode())
         last = (name for name in names if all(name.encode() > other for other in others))
         return own or next(last, self.function.name)

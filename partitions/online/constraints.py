@@ -105,7 +105,8 @@ def add_foreign_key(
             the same key under any name is enough.
     """
     to = RelationName.of(references), _columns(referenced)
-    return _plan_foreign_key(RelationName.of(table), _columns(columns), *to, name, shown=table, number=0)
+    chosen = None if name is None else unquoted(name)
+    return _plan_foreign_key(RelationName.of(table), _columns(columns), *to, chosen, shown=table, number=0)
 
 
 def _plan_foreign_key(
@@ -172,7 +173,8 @@ def add_unique(table: str, columns: Sequence[str], *, name: str | None = None) -
         name: the constraint's; None is PostgreSQL's default, with a number when that is another's, and then
             the same constraint under any name is enough.
     """
-    return _plan_unique(RelationName.of(table), _columns(columns), name, shown=table, number=0)
+    chosen = None if name is None else unquoted(name)
+    return _plan_unique(RelationName.of(table), _columns(columns), chosen, shown=table, number=0)
 
 
 def _plan_unique(

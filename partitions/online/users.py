@@ -1,5 +1,6 @@
 """What uses a column: all of it that does not go over to another column, as a query. Pure."""
 
+from partitions.online.change import MARK
 from partitions.sql import RelationName, literal
 
 
@@ -96,6 +97,8 @@ def later_triggers(table: RelationName, trigger: str) -> str:
         SELECT string_agg(pg_describe_object('pg_trigger'::regclass, t.oid, 0), ', ')
         FROM tree JOIN pg_trigger t ON tgrelid = relid
         WHERE tgparentid = 0 AND {BEFORE_ROW} AND tgname > {literal(trigger)}
+          -- another column's change writes its own new column, and no other
+          AND NOT starts_with(coalesce(obj_description(t.oid, 'pg_trigger'), ''), {literal(MARK)})
     """.strip()
 
 

@@ -791,7 +791,7 @@ def test_every_name_works(
     ddl(connection, f"CREATE TABLE {name} (id bigint PRIMARY KEY, {quoted} integer DEFAULT 1)")
     ddl(connection, f"INSERT INTO {name} SELECT id, id FROM generate_series(1, 100) AS id")
     plan = plan_of(engine, table, column, "bigint")
-    apply(engine, plan.expand)
+    psql(postgres.conninfo("operations"), render(plan.expand))
     backfill(engine, plan.backfill, batch_rows=30)
     psql(postgres.conninfo("operations"), render(plan.swap) + render(plan.contract))
     ddl(connection, f"ALTER TABLE {name} ALTER {quoted} SET DEFAULT 1")
@@ -977,6 +977,106 @@ def test_step_that_the_catalogue_does_not_show_is_no_success(
         OnlineChangeRefused, match="items: do nothing: it ran, and the catalogue does not show"
     ):
         apply(engine, Change("items", "nothing", (step,)))
+
+
+def test_names_that_a_person_chose_and_that_are_alike_in_63_bytes(
+    database: tuple[Engine, psycopg.Connection],
+) -> None:
+    engine, connection = database
+    ddl(connection, "ALTER TABLE items ADD a integer, ADD b integer")
+    first, second = (add_unique("items", [column], name="c" * 63 + column) for column in "ab")
+    assert len(apply(engine, first)) == 2
+    assert apply(engine, first) == []
+    with pytest.raises(NameTaken, match=r"UNIQUE \(a\): give another name"):
+        apply(engine, second)
+    assert uniques(connection) == {"UNIQUE (a)"}
+
+
+def test_two_columns_change_at_the_same_time(database: tuple[Engine, psycopg.Connection]) -> None:
+    engine, connection = database
+    columns = [*("c" * 60 + end for end in ("a", "b", "abc")), "quantity_new"]
+    for column in columns:
+        ddl(connection, f"ALTER TABLE items ADD {column} integer DEFAULT 1")
+    ddl(connection, CLAMP.format("zz_clamp"))
+    columns.append("quantity")
+    plans = []
+    for column in columns:
+        plans.append(plan_of(engine, "items", column, "bigint"))
+        apply(engine, plans[-1].expand)
+    ddl(connection, "INSERT INTO items (id, quantity) VALUES (1000, 66)")
+    for plan in plans:
+        assert backfill(engine, plan.backfill).finished
+    for plan in plans:
+        apply(engine, plan.swap)
+    for plan in plans:
+        apply(engine, plan.contract)
+    assert {column_of(connection, column)[0] for column in columns} == {"bigint"}
+    assert rows(connection, "SELECT quantity FROM items WHERE id = 1000") == [(10,)]
+    assert rows(connection, "SELECT FROM pg_trigger WHERE tgname LIKE '%dual_write'") == []
+    assert rows(connection, "SELECT FROM pg_proc WHERE proname LIKE '%dual_write'") == []
+
+
+def test_trigger_behind_which_there_is_no_name_is_refused(
+    database: tuple[Engine, psycopg.Connection],
+) -> None:
+    engine, connection = database
+    ddl(connection, CLAMP.format('"' + "~" * 63 + '"'))
+    before = rows(connection, EVERYTHING)
+    with pytest.raises(StepOutOfOrder, match=r"RENAME TO a name that comes before it: trigger .~~~"):
+        change(engine)
+    assert rows(connection, EVERYTHING) == before
+
+
+def test_column_that_is_made_after_the_plan_is_left_alone(
+    database: tuple[Engine, psycopg.Connection],
+) -> None:
+    engine, connection = database
+    plan = plan_of(engine, "items", "quantity", "bigint")
+    ddl(connection, "ALTER TABLE items ADD quantity_new integer")
+    before = rows(connection, EVERYTHING)
+    with pytest.raises(StepOutOfOrder, match="there is a column quantity_new already"):
+        apply(engine, plan.expand)
+    with pytest.raises(StepOutOfOrder, match="apply `expand` first"):
+        backfill(engine, plan.backfill)
+    assert apply(engine, plan.expand.reverse()) == []
+    assert rows(connection, EVERYTHING) == before
+
+
+def test_another_type_while_a_change_is_under_way_is_refused(
+    database: tuple[Engine, psycopg.Connection],
+) -> None:
+    engine, connection = database
+    plan = plan_of(engine, "items", "quantity", "bigint")
+    apply(engine, plan.expand)
+    before = rows(connection, EVERYTHING)
+    other = plan_of(engine, "items", "quantity", "numeric")
+    with pytest.raises(StepOutOfOrder, match="another change of quantity is under way"):
+        apply(engine, other.expand)
+    for part in (other.swap, other.contract):
+        with pytest.raises(StepOutOfOrder):
+            apply(engine, part)
+    assert rows(connection, EVERYTHING) == before
+    again = plan_of(engine, "public.items", "quantity", "int8")
+    assert apply(engine, again.expand) == []
+    backfill(engine, again.backfill)
+    apply(engine, again.swap)
+    apply(engine, plan_of(engine, "items", "quantity", "pg_catalog.int8").contract)
+    assert column_of(connection) == ("bigint", True, "(1)::bigint")
+
+
+def test_keys_of_every_name_and_value_are_gone_along(database: tuple[Engine, psycopg.Connection]) -> None:
+    engine, connection = database
+    ddl(
+        connection,
+        'CREATE TABLE "Odd %s" ("Part :x" text COLLATE "C", "order" date, done integer, '
+        'PRIMARY KEY ("Part :x", "order"))',
+    )
+    values = ["a\\b", "it's", "100%", ":x", "%(a)s", '"', "$$", "", "я", "\\", "a:b::c"]
+    for value in values:
+        connection.execute("INSERT INTO \"Odd %%s\" VALUES (%s, '2024-01-01')", [value])
+    task = Backfill("odd: %s 'x'", table="Odd %s", assign="done = 7 % 4", where="done IS NULL")
+    assert backfill(engine, task, batch_rows=1).rows_written == len(values)
+    assert rows(connection, 'SELECT DISTINCT done FROM "Odd %s"') == [(3,)]
 
 
 def test_names_are_unique_within_63_bytes() -> None:
