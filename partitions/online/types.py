@@ -78,6 +78,18 @@ def _put(name: str, sizes: str) -> str:
     return f"{word}({sizes}){space}{zone}" if zone.endswith("time zone") else f"{name}({sizes})"
 
 
+def cut_by(kind: str, value: str) -> str | None:
+    """Render the condition that a cast to a type cuts a value, or fills it up; None when it never does.
+
+    ALTER COLUMN ... TYPE refuses such a value, and `::` does not.
+    """
+    found = re.fullmatch(r"(character|bit)( varying)?\((\d+)\)", canonical(kind))
+    if found is None:
+        return None
+    wrong = "<>" if found[1] == "bit" and not found[2] else ">"
+    return f"length(CAST({value} AS text)) {wrong} {found[3]}"
+
+
 def may_be_same(kind: str, other: str) -> bool:
     """Tell whether two spellings could mean one type; what a schema hides, only the catalogue knows."""
     if canonical(kind) == canonical(other):

@@ -15,6 +15,7 @@ from partitions.online import (
     Backfill,
     BackfillResult,
     Change,
+    ColumnFacts,
     add_unique,
     apply,
     backfill,
@@ -23,7 +24,6 @@ from partitions.online import (
     render,
     require_not_null,
 )
-from partitions.online.column_type import ColumnFacts
 from partitions.online.errors import (
     ColumnInUse,
     NoPrimaryKey,

@@ -1079,6 +1079,31 @@ def test_keys_of_every_name_and_value_are_gone_along(database: tuple[Engine, psy
     assert rows(connection, 'SELECT DISTINCT done FROM "Odd %s"') == [(3,)]
 
 
+CUTS = [("text", "varchar(3)"), ("text", "char(3)"), ("bit varying", "bit(5)"), ("varbit", "varbit(3)")]
+
+
+@pytest.mark.parametrize(("kind", "to"), CUTS)
+def test_value_that_would_be_cut_is_refused(
+    database: tuple[Engine, psycopg.Connection], kind: str, to: str
+) -> None:
+    engine, connection = database
+    ddl(connection, f"CREATE TABLE notes (id bigint PRIMARY KEY, note {kind})")
+    ddl(connection, "INSERT INTO notes VALUES (1, '1011'), (2, NULL)")
+    before = rows(connection, EVERYTHING)
+    with pytest.raises(StepOutOfOrder, match="would cut a value of note"):
+        change(engine, "notes", "note", to)
+    assert rows(connection, EVERYTHING) == before
+    ddl(connection, "DELETE FROM notes WHERE id = 1")
+    plan = plan_of(engine, "notes", "note", to)
+    apply(engine, plan.expand)
+    backfill(engine, plan.backfill)
+    ddl(connection, "INSERT INTO notes VALUES (1, '1011')")
+    with pytest.raises(StepOutOfOrder, match="would cut a value of note"):
+        apply(engine, plan.swap)
+    apply(engine, plan.expand.reverse())
+    change(engine, "notes", "note", to, using=f"note::{to}")
+
+
 def test_names_are_unique_within_63_bytes() -> None:
     stems = ["т" * length for length in range(25, 70)] + ["a" + "т" * length for length in range(25, 70)]
     names = [object_name(stem, "_not_null_check", number=number) for stem in stems for number in (0, 1, 10)]
