@@ -69,7 +69,8 @@ def same_predicates(
         "pg_get_viewdef('pg_temp.mes_storage_probe'::regclass)",
         lacking=lacking,
     )
-    given = f"ARRAY[{literal(wanted)}] || ARRAY(SELECT DISTINCT predicate FROM ({candidates}) AS these (predicate))"
+    distinct = f"SELECT DISTINCT predicate FROM ({candidates}) AS these (predicate)"
+    given = f"ARRAY[{literal(wanted)}] || ARRAY({distinct})"
     return f"""DECLARE
         given constant text[] := {given};
         forms text[] := '{{}}';

@@ -18,8 +18,7 @@ from partitions.errors import PartitionError
 from partitions.indexes import build_concurrently, drop_concurrently
 from partitions.migration_ops import partition_indexes, sql
 from partitions.migration_ops.regroup import proofs, regroup
-from partitions.migration_ops.replace_index import Replacement
-from partitions.migration_ops.replace_index import replace as replace_index
+from partitions.migration_ops.replace_index import Replacement, replace_index
 from partitions.migration_ops.steps import Alone, print_alone, run_alone, run_together, script_of
 from partitions.sql import identifier, qualified
 from partitions.steps import Limits, Step
@@ -218,16 +217,13 @@ class CreatePartialIndex(_PartialIndex):
 
     def plainly(self) -> str:
         """Render the statement that stops writers."""
-        kind = "UNIQUE INDEX" if self.unique else "INDEX"
-        return f"CREATE {kind} {identifier(self.name)} ON {qualified(self.table, self.schema)} {self._tail}"
+        described = (self.name, self.table, self.columns, self.where)
+        return sql.index(*described, unique=self.unique, schema=self.schema)
 
     def slowly(self) -> tuple[Step, ...]:
         """Render the steps that stop nobody."""
-        return build_concurrently(self.name, self.table, self._tail, unique=self.unique, schema=self.schema)
-
-    @property
-    def _tail(self) -> str:
-        return sql.definition(self.columns, self.where)
+        definition = sql.definition(self.columns, self.where)
+        return build_concurrently(self.name, self.table, definition, unique=self.unique, schema=self.schema)
 
     def reverse(self) -> "DropPartialIndex":
         """Drop it again."""
@@ -260,7 +256,7 @@ class ReplacePartialIndex(PartitionOperation):
     """Change an index's predicate from `was` to `where`, None for all rows; all else of it stays.
 
     The old index serves until the new one is valid and has its name. That of a partitioned table is built on
-    each partition. `columns` and `unique` are what earlier revisions say; the index that stands tells them.
+    each partition. `columns` and `unique` are for a database that has no such index: there it is made of them.
     """
 
     verb = "replace_partial_index"
@@ -276,12 +272,22 @@ class ReplacePartialIndex(PartitionOperation):
 
     def run(self, operations: Operations) -> None:
         """Ask the database for the index, and build it anew; a script asks by itself."""
+        otherwise = sql.index(
+            self.name,
+            self.table,
+            self.columns,
+            self.where,
+            unique=self.unique,
+            schema=self.schema,
+            how="CONCURRENTLY " if self.concurrently else "",
+        )
         replacement = Replacement(
             index=self.name,
             table=self.table,
             schema=self.schema,
             where=self.where,
             concurrently=self.concurrently,
+            otherwise=otherwise if self.columns else None,
         )
         replace_index(operations, replacement, self.limits)
 

@@ -1,4 +1,4 @@
-"""An index gets another predicate, and nothing else of it changes: its own definition is what is built anew.
+"""An index gets another predicate, and all else of it stays: its own definition is what is built anew.
 
 Each phase is a query whose rows are statements: what is still missing, as the catalogue shows it. Online they are
 asked for and run one by one; a script lets psql do both. So a run that was killed goes on where it stopped:
@@ -12,6 +12,7 @@ asked for and run one by one; a script lets psql do both. So a run that was kill
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from alembic.operations import Operations
@@ -19,6 +20,7 @@ from sqlalchemy import Connection, Row
 
 from partitions.deparse import definition_sql, predicate_sql, same_predicates
 from partitions.errors import ActionFailed
+from partitions.execute import Executor
 from partitions.migration_ops.steps import (
     Alone,
     alone,
@@ -33,6 +35,10 @@ from partitions.steps import Limits, Step, Way, block, lines_of
 
 _SAME = "mes_storage.same_predicates"
 """The session's setting that has the predicates which say what is wanted."""
+
+_VIEW = "mes_storage_replaced_index"
+_NODES = f"pg_temp.{_VIEW} AS node"
+"""The session's view of the index on its table, and of its parts on the partitions."""
 
 FRESH, RETIRED = "new", "old"
 """Words in the name of the index that is built, and of the one that it has replaced."""
@@ -70,51 +76,75 @@ class Phase:
 
 @dataclass(frozen=True, slots=True)
 class Replacement:
-    """The replacement of an index; `where` is None for an index of all rows."""
+    """The replacement of an index.
+
+    Parameters:
+        index: its name.
+        table: its table, which may be a partitioned one.
+        schema: their schema; without it, PostgreSQL looks along its search path.
+        where: the new predicate; None for an index of all rows.
+        concurrently: no writer is stopped.
+        otherwise: the CREATE INDEX for a database that has no such index; without it, that is refused.
+    """
 
     index: str
     table: str
     schema: str | None
     where: str | None
     concurrently: bool
+    otherwise: str | None = None
 
     @property
     def summary(self) -> str:
         """What is done, in a few words."""
         return f"replace index {self.index}"
 
-    def checks(self) -> str:
+    def absent(self) -> Iterator[Phase]:
+        """Give the phase that makes an index which is not there at all."""
+        if self.otherwise is not None:
+            found = f"SELECT {_own(regclass(self.table, self.schema), literal(cut(self.index)))} IS NULL"
+            query = f"SELECT {literal(self.otherwise)} AS statement, NULL AS builds WHERE ({found})"
+            yield Phase(query, self._slow)
+
+    def begin(self) -> tuple[str, ...]:
         """Render what refuses an index that cannot be replaced, and finds out what stands of the new one."""
         candidates = (
-            f"{self._tree()} SELECT {predicate_sql('found')} FROM tree JOIN pg_index AS found "
-            "ON found.indexrelid IN (tree.standing, tree.fresh)"
+            f"SELECT {predicate_sql('found')} FROM {_NODES} JOIN pg_index AS found "
+            "ON found.indexrelid IN (standing, fresh)"
         )
         same = same_predicates(
             self.table, self.schema, self.where or "", candidates, setting=_SAME, may_lack=False
         )
-        return block(same, self._refusals())
+        return (f"CREATE OR REPLACE TEMP VIEW {_VIEW} AS {self._nodes()}", block(same, self._refusals()))
+
+    def end(self) -> str:
+        """Render the end of what `begin` has made in the session."""
+        return f"DROP VIEW pg_temp.{_VIEW}"
 
     def phases(self) -> Iterator[Phase]:
         """Give the phases, in their order."""
-        slow = Way.ALONE if self.concurrently else Way.TRANSACTION
         yield from self.drops()
         yield Phase(self._create_on_parents(), Way.TRANSACTION)
-        yield Phase(self._build(), slow)
+        yield Phase(self._build(), self._slow)
         yield Phase(self._attach(), Way.TRANSACTION)
         yield Phase(self._carry_over(), Way.TRANSACTION)
         # The planner knows nothing yet of what the expressions of a new index give.
-        yield Phase(self._analyze(), slow)
+        yield Phase(self._analyze(), self._slow)
         yield Phase(self._swap(), Way.TRANSACTION, together=True)
         yield from self.drops()
 
     def drops(self) -> Iterator[Phase]:
         """Give the phases that drop what was replaced, and what a failed or killed build left."""
-        yield Phase(self._drop("i"), Way.ALONE if self.concurrently else Way.TRANSACTION)
+        yield Phase(self._drop("i"), self._slow)
         # CONCURRENTLY is refused for the index of a partitioned table.
         yield Phase(self._drop("I"), Way.EXCLUSIVE if self.concurrently else Way.TRANSACTION)
 
-    def _tree(self) -> str:
-        """Render the WITH of the table and its partitions, and of the indexes that are concerned.
+    @property
+    def _slow(self) -> Way:
+        return Way.ALONE if self.concurrently else Way.TRANSACTION
+
+    def _nodes(self) -> str:
+        """Render the query of the table and its partitions, and of the indexes that are concerned.
 
         `standing` is the index that serves, `fresh` the one that is built, `retired` one that was replaced.
         """
@@ -139,29 +169,25 @@ class Replacement:
         (child.relname || '_' || {literal(cut(self.index))})::name::text) AS base) AS named
 ),
 whole AS (
-    SELECT standing AS root, fresh AS fresh_root,
+    SELECT standing AS root,
            indisvalid AND {predicate_sql("pg_index")} = ANY (current_setting('{_SAME}', true)::text[]) AS is_done
     FROM tree JOIN pg_index ON indexrelid = standing WHERE depth = 0
-),
-node AS (
-    SELECT tree.*, whole.*, pg_class.relkind AS kind, quote_ident(nspname) AS space,
-           quote_ident(nspname) || '.' || quote_ident(pg_class.relname) AS table_name,
-           {_side_name("base", FRESH)} AS fresh_name, {_side_name("base", RETIRED)} AS retired_name
-    FROM tree CROSS JOIN whole JOIN pg_class ON pg_class.oid = tab
-    JOIN pg_namespace ON pg_namespace.oid = pg_class.relnamespace
 )
-"""
+SELECT tree.*, whole.*, pg_class.relkind AS kind, quote_ident(nspname) AS space,
+       quote_ident(nspname) || '.' || quote_ident(pg_class.relname) AS table_name,
+       {_side_name("base", FRESH)} AS fresh_name, {_side_name("base", RETIRED)} AS retired_name
+FROM tree CROSS JOIN whole JOIN pg_class ON pg_class.oid = tab
+JOIN pg_namespace ON pg_namespace.oid = pg_class.relnamespace"""
 
     def _refusals(self) -> str:
-        name = literal(self.index)
         absent = literal(f"{self.table} has no index {self.index}")
         faults = [
             "SELECT format('%s is a part of the index %s: replace that one', base, inhparent::regclass) "
-            "FROM node JOIN pg_inherits ON inhrelid = standing WHERE depth = 0",
+            f"FROM {_NODES} JOIN pg_inherits ON inhrelid = standing WHERE depth = 0",
             "SELECT format('%s belongs to the constraint %I of %s: drop the constraint first', base, conname, "
-            "conrelid::regclass) FROM node JOIN pg_constraint ON conindid = standing",
-            f"SELECT format('%s exists and is no index of %s: rename it, the index %s needs the name', relname, "
-            f"table_name, {name}) FROM node JOIN pg_class ON relname IN (fresh_name, retired_name) "
+            f"conrelid::regclass) FROM {_NODES} JOIN pg_constraint ON conindid = standing",
+            "SELECT format('%s exists and is no index of %s: rename it, the index %s needs the name', relname, "
+            f"table_name, base) FROM {_NODES} JOIN pg_class ON relname IN (fresh_name, retired_name) "
             "WHERE relnamespace = (SELECT relnamespace FROM pg_class WHERE oid = tab) "
             "AND NOT EXISTS (SELECT FROM pg_index WHERE indexrelid = pg_class.oid AND indrelid = tab)",
         ]
@@ -169,17 +195,17 @@ node AS (
             faults.append(
                 "SELECT format('%s is the %s of %s, which no partial index can be: choose another one first', "
                 "base, CASE WHEN indisclustered THEN 'CLUSTER mark' ELSE 'replica identity' END, table_name) "
-                "FROM node JOIN pg_index ON indexrelid = standing "
+                f"FROM {_NODES} JOIN pg_index ON indexrelid = standing "
                 # The mark alone outlives a change to another replica identity.
                 "JOIN pg_class ON pg_class.oid = tab "
                 "WHERE NOT is_done AND (indisclustered OR indisreplident AND relreplident = 'i')"
             )
         found = " UNION ALL ".join(f"({fault})" for fault in faults)
         return f"""DECLARE fault text; BEGIN
-        IF NOT EXISTS ({self._tree()} SELECT FROM node) THEN
+        IF NOT EXISTS (SELECT FROM {_NODES}) THEN
             RAISE EXCEPTION USING MESSAGE = {absent};
         END IF;
-        {self._tree()} SELECT * INTO fault FROM ({found}) AS faults LIMIT 1;
+        SELECT * INTO fault FROM ({found}) AS faults LIMIT 1;
         IF fault IS NOT NULL THEN
             RAISE EXCEPTION USING MESSAGE = fault;
         END IF;
@@ -189,9 +215,8 @@ node AS (
         """Render the drop of what was replaced, and of what was built and is of no use."""
         how = "CONCURRENTLY " if self.concurrently and kind == "i" else ""
         wanted = f"{predicate_sql('found')} = ANY (current_setting('{_SAME}', true)::text[])"
-        return f"""{self._tree()}
-SELECT 'DROP INDEX {how}IF EXISTS ' || space || '.' || quote_ident(relname) AS statement, NULL AS builds
-FROM node JOIN pg_index AS found ON indexrelid IN (fresh, retired) AND indrelid = tab
+        return f"""SELECT 'DROP INDEX {how}IF EXISTS ' || {_name("indexrelid")} AS statement, NULL AS builds
+FROM {_NODES} JOIN pg_index AS found ON indexrelid IN (fresh, retired) AND indrelid = tab
 JOIN pg_class ON pg_class.oid = indexrelid AND relkind = '{kind}' AND NOT relispartition
 WHERE indexrelid = retired AND standing IS NOT NULL
    OR indexrelid = fresh AND (is_done OR NOT {wanted} OR relkind = 'i' AND NOT indisvalid)
@@ -205,27 +230,24 @@ ORDER BY depth, relname"""
 
     def _create(self, condition: str, how: str, only: str) -> str:
         where = literal("" if self.where is None else f" WHERE {self.where}")
-        return f"""{self._tree()}
-SELECT concat('CREATE ', CASE WHEN indisunique THEN 'UNIQUE ' END, 'INDEX {how}', quote_ident(fresh_name),
-              ' ON {only}', table_name, ' ', {_body("source")}, {where}) AS statement,
+        return f"""SELECT concat('CREATE ', CASE WHEN indisunique THEN 'UNIQUE ' END, 'INDEX {how}',
+              quote_ident(fresh_name), ' ON {only}', table_name, ' ', {_body("source")}, {where}) AS statement,
        space || '.' || quote_ident(fresh_name) AS builds
-FROM node JOIN pg_index AS source ON source.indexrelid = coalesce(standing, root)
+FROM {_NODES} JOIN pg_index AS source ON source.indexrelid = coalesce(standing, root)
 WHERE fresh IS NULL AND NOT is_done AND {condition}
 ORDER BY depth, table_name"""
 
     def _attach(self) -> str:
-        return f"""{self._tree()}
-SELECT format('ALTER INDEX %s ATTACH PARTITION %s', {_name("fresh_above")}, {_name("fresh")}) AS statement,
-       NULL AS builds
-FROM node WHERE depth > 0 AND NOT is_done AND fresh IS NOT NULL
+        parts = f"{_name('fresh_above')}, {_name('fresh')}"
+        return f"""SELECT format('ALTER INDEX %s ATTACH PARTITION %s', {parts}) AS statement, NULL AS builds
+FROM {_NODES} WHERE depth > 0 AND NOT is_done AND fresh IS NOT NULL
   AND NOT EXISTS (SELECT FROM pg_inherits WHERE inhrelid = fresh)
 ORDER BY depth DESC, table_name"""
 
     def _carry_over(self) -> str:
         """Render what CREATE INDEX cannot say."""
         index = _name("fresh")
-        return f"""{self._tree()}
-SELECT statement, NULL AS builds FROM node CROSS JOIN LATERAL (
+        return f"""SELECT statement, NULL AS builds FROM {_NODES} CROSS JOIN LATERAL (
     SELECT format('COMMENT ON INDEX %s IS %L', {index}, description) AS statement
     FROM pg_description WHERE objoid = standing AND classoid = 'pg_class'::regclass AND objsubid = 0
     UNION ALL
@@ -239,9 +261,8 @@ SELECT statement, NULL AS builds FROM node CROSS JOIN LATERAL (
 ORDER BY depth, table_name, statement"""
 
     def _analyze(self) -> str:
-        return f"""{self._tree()}
-SELECT 'ANALYZE ' || table_name AS statement, NULL AS builds
-FROM node JOIN pg_index ON indexrelid = fresh
+        return f"""SELECT 'ANALYZE ' || table_name AS statement, NULL AS builds
+FROM {_NODES} JOIN pg_index ON indexrelid = fresh
 WHERE NOT is_done AND kind <> 'p' AND indexprs IS NOT NULL ORDER BY table_name"""
 
     def _swap(self) -> str:
@@ -252,8 +273,7 @@ WHERE NOT is_done AND kind <> 'p' AND indexprs IS NOT NULL ORDER BY table_name""
                 + literal(f"the new index {self.index} is not valid: a partition came or went; run it again")
             )
         )
-        return f"""{self._tree()}
-SELECT statement, NULL AS builds FROM node CROSS JOIN LATERAL (
+        return f"""SELECT statement, NULL AS builds FROM {_NODES} CROSS JOIN LATERAL (
     SELECT 0 AS place, {unfinished} AS statement
     WHERE depth = 0 AND NOT coalesce((SELECT indisvalid FROM pg_index WHERE indexrelid = fresh), false)
     UNION ALL
@@ -275,7 +295,8 @@ def _side_name(base: str, word: str) -> str:
 def _own(table: str, name: str) -> str:
     """Write the oid of an index by its table and name."""
     return (
-        "(SELECT own.indexrelid FROM pg_index AS own JOIN pg_class AS own_name ON own_name.oid = own.indexrelid\n"
+        "(SELECT own.indexrelid FROM pg_index AS own\n"
+        "            JOIN pg_class AS own_name ON own_name.oid = own.indexrelid\n"
         f"            WHERE own.indrelid = {table} AND own_name.relname = {name})"
     )
 
@@ -304,7 +325,7 @@ def _body(source: str) -> str:
 
 
 def _tablespace(source: str) -> str:
-    """Write the tablespace, which a definition does not have; the setting default_tablespace does not count."""
+    """Write the tablespace, which no definition has; the setting default_tablespace does not count."""
     return f"""coalesce((SELECT ' TABLESPACE ' || quote_ident(spcname) FROM pg_class AS placed
         JOIN pg_tablespace ON pg_tablespace.oid = coalesce(nullif(placed.reltablespace, 0),
             CASE WHEN placed.relkind = 'i' THEN
@@ -312,45 +333,63 @@ def _tablespace(source: str) -> str:
         WHERE placed.oid = {source}.indexrelid), '')"""
 
 
-def replace(operations: Operations, replacement: Replacement, limits: Limits) -> None:
-    """Replace an index, or print how; concurrently in front of the migration's transaction, otherwise in it."""
+def replace_index(operations: Operations, replacement: Replacement, limits: Limits) -> None:
+    """Replace an index or print how: concurrently in front of the migration's transaction, else in it."""
     as_sql = operations.get_context().as_sql
-    if replacement.concurrently:
-        if as_sql:
-            print_alone(operations, _script(replacement, limits), limits)
-        else:
-            _replace_alone(operations, replacement, limits)
-        return
-    run_together(operations, (replacement.checks(),), limits)
-    for phase in replacement.phases():
-        if as_sql:
-            execute(operations, phase.script())
-        else:
-            for row in ask(operations, phase.query):
-                execute(operations, row.statement)
+    if replacement.concurrently and as_sql:
+        print_alone(operations, _script(replacement, limits), limits)
+    elif replacement.concurrently:
+        with alone(operations, limits) as executor:
+            _replace_alone(executor, replacement)
+    else:
+        _replace_together(operations, replacement, limits)
 
 
-def _replace_alone(operations: Operations, replacement: Replacement, limits: Limits) -> None:
-    with alone(operations, limits) as executor:
+def _replace_alone(executor: Executor, replacement: Replacement) -> None:
+    def run(*steps: Step) -> None:
+        executor.run(Alone(table=replacement.table, summary=replacement.summary, parts=steps))
 
-        def run(steps: Iterable[Step]) -> None:
-            executor.run(Alone(table=replacement.table, summary=replacement.summary, parts=tuple(steps)))
+    def run_all(phases: Iterable[Phase]) -> None:
+        for phase in phases:
+            run(*phase.steps(executor.ask(phase.ask)))
 
-        run([Step((replacement.checks(),))])
-        try:
-            for phase in replacement.phases():
-                run(phase.steps(executor.ask(phase.ask)))
-        except ActionFailed:
-            # Duplicates, say: what is INVALID now would refuse the rows of the application.
-            for phase in replacement.drops():
-                run(phase.steps(executor.ask(phase.ask)))
-            raise
+    run_all(replacement.absent())
+    run(Step(replacement.begin()))
+    try:
+        run_all(replacement.phases())
+    except ActionFailed:
+        # Duplicates, say: what is INVALID now would refuse the rows of the application.
+        run_all(replacement.drops())
+        raise
+    run(Step((replacement.end(),)))
+
+
+def _replace_together(operations: Operations, replacement: Replacement, limits: Limits) -> None:
+    def run_all(phases: Iterable[Phase]) -> None:
+        for phase in phases:
+            if operations.get_context().as_sql:
+                execute(operations, phase.script())
+            else:
+                for row in ask(operations, phase.query).all():
+                    execute(operations, row.statement)
+
+    run_together(operations, (), limits)
+    run_all(replacement.absent())
+    for statement in replacement.begin():
+        execute(operations, statement)
+    run_all(replacement.phases())
+    execute(operations, replacement.end())
 
 
 def _script(replacement: Replacement, limits: Limits) -> Iterator[str]:
-    yield from lines_of(Step((replacement.checks(),)), limits)
-    for phase in replacement.phases():
-        yield from lines_of(Step((phase.script(),), way=phase.way), limits)
+    yield from chain.from_iterable(_lines(phase, limits) for phase in replacement.absent())
+    yield from lines_of(Step(replacement.begin()), limits)
+    yield from chain.from_iterable(_lines(phase, limits) for phase in replacement.phases())
+    yield from lines_of(Step((replacement.end(),)), limits)
+
+
+def _lines(phase: Phase, limits: Limits) -> tuple[str, ...]:
+    return lines_of(Step((phase.script(),), way=phase.way), limits)
 
 
 def _step(way: Way, statement: str, builds: str | None) -> Step:

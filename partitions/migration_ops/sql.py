@@ -7,7 +7,7 @@ from partitions import actions
 from partitions.bounds import ValueList
 from partitions.errors import PartitionError
 from partitions.months import KeyRange
-from partitions.sql import identifier, value_list
+from partitions.sql import identifier, qualified, value_list
 from partitions.steps import Step, block, refuse_if
 
 Groups = Mapping[str, Sequence[str]]
@@ -79,6 +79,22 @@ def detach_concurrently(partition: str, parent: str, bound: Bound) -> tuple[Step
     """Detach a partition, or finish what a killed run left pending."""
     _mark, *steps = actions.DetachPartition(table=parent, partition=partition, bound=bound, at=NEVER).steps()
     return tuple(steps)
+
+
+def index(
+    name: str,
+    table: str,
+    columns: Sequence[str],
+    where: str | None,
+    *,
+    unique: bool,
+    schema: str | None,
+    how: str = "",
+) -> str:
+    """Render CREATE INDEX on one table."""
+    kind = "UNIQUE INDEX" if unique else "INDEX"
+    on = qualified(table, schema)
+    return f"CREATE {kind} {how}{identifier(name)} ON {on} {definition(columns, where)}"
 
 
 def definition(columns: Sequence[str], where: str | None) -> str:

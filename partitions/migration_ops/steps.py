@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from alembic.operations import Operations
-from sqlalchemy import Row, TextClause, text
+from sqlalchemy import CursorResult
 
 from partitions.actions import Action
 from partitions.execute import Executor, Waiting
@@ -88,15 +88,14 @@ def generated(query: str) -> str:
 
 
 def execute(operations: Operations, sql: str) -> None:
-    """Run or print a statement."""
-    operations.execute(_plain(sql))
+    """Run or print a statement as it is: % and : are signs like any other, in a script too."""
+    context = operations.get_context()
+    if context.as_sql:
+        context.impl.static_output(f"{sql}{context.impl.command_terminator}")
+    else:
+        ask(operations, sql)
 
 
-def ask(operations: Operations, sql: str) -> Sequence[Row[Any]]:
-    """Run a query in the transaction of the migration."""
-    return operations.get_bind().execute(_plain(sql)).all()
-
-
-def _plain(sql: str) -> TextClause:
-    # text() takes ":name" for a parameter; these statements have none.
-    return text(sql.replace(":", r"\:"))
+def ask(operations: Operations, sql: str) -> CursorResult[Any]:
+    """Run a statement in the transaction of the migration."""
+    return operations.get_bind().exec_driver_sql(sql, execution_options={"no_parameters": True})
