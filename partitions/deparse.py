@@ -97,9 +97,7 @@ def refuse_other(index: str, table: str, schema: str | None, definition: str, *,
         definition_sql("to_regclass('pg_temp.mes_storage_probe_' || round)"),
         prepare=f"CREATE TEMP TABLE {probe} (LIKE {qualified(table, schema)});",
     )
-    fault = literal(
-        f"{index} exists and is another index of {table} than the {kind} {definition}: drop or rename it"
-    )
+    fault = literal(f"{index} exists and is not the {kind} {definition} of {table}: drop or rename it")
     return f"""DECLARE
         given text[];
         forms text[] := '{{}}';

@@ -69,11 +69,13 @@ def changed_predicates(
             table=table.name,
             where=where or None,
             concurrently=True,
-            was=standing[name][1] or None,
+            was=_legible(connection, table, *standing[name]) or None,
             schema=table.schema,
         )
         for name, where in sorted(declared.items())
-        if name in standing and _differs(connection, table, standing[name], where)
+        if name in standing
+        and where not in standing[name]
+        and not _same(connection, table, where, standing[name][0])
     ]
 
 
@@ -88,21 +90,20 @@ def _read_predicates(connection: Connection, table: Table) -> Mapping[str, tuple
     return {row.relname: (row.whole, row.pretty) for row in connection.execute(query)}
 
 
-def _differs(connection: Connection, table: Table, standing: tuple[str, str], where: str) -> bool:
-    if where in standing or not where or not standing[0]:
-        return where not in standing
-    find = same_predicates(
-        table.name,
-        table.schema,
-        where,
-        f"SELECT {literal(standing[0])}",
-        setting=_SAME,
-        # The revision may be about to add the column.
-        may_lack=True,
-    )
+def _legible(connection: Connection, table: Table, whole: str, pretty: str) -> str:
+    """Choose what a revision says: what is printed for a reader may lack parentheses that make a difference."""
+    return pretty if _same(connection, table, pretty, whole) else whole
+
+
+def _same(connection: Connection, table: Table, one: str, standing: str) -> bool:
+    """Tell whether PostgreSQL reads two predicates as the same; `one` may need what is yet to be added."""
+    if not one or not standing:
+        return one == standing
+    candidates = f"SELECT {literal(standing)}"
+    find = same_predicates(table.name, table.schema, one, candidates, setting=_SAME, may_lack=True)
     connection.exec_driver_sql(block(find), execution_options={"no_parameters": True})
-    query = text(f"SELECT :standing = ANY (current_setting('{_SAME}')::text[])".replace("::", r"\:\:"))
-    return not connection.scalar(query, {"standing": standing[0]})
+    query = f"SELECT current_setting('{_SAME}')::text[]"
+    return standing in connection.exec_driver_sql(query).scalar_one()
 
 
 def online(operation: CreateIndexOp | DropIndexOp, standing: Standing) -> MigrateOperation:

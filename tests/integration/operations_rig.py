@@ -32,12 +32,14 @@ START = """
 
 
 @contextmanager
-def scratch_database(postgres: PostgresServers, script: str = START) -> Iterator[tuple[Engine, str]]:
+def scratch_database(
+    postgres: PostgresServers, script: str = START, *, name: str = "operations"
+) -> Iterator[tuple[Engine, str]]:
     """Give a database that holds what the script makes, as an engine and as libpq's words."""
     with postgres.primary.connect() as server:
-        server.execute("CREATE DATABASE operations")
+        server.execute(f"CREATE DATABASE {name}")
         try:
-            conninfo = postgres.conninfo("operations")
+            conninfo = postgres.conninfo(name)
             engine = create_engine(
                 "postgresql+psycopg://", creator=lambda: psycopg.connect(conninfo), poolclass=NullPool
             )
@@ -45,7 +47,7 @@ def scratch_database(postgres: PostgresServers, script: str = START) -> Iterator
                 connection.exec_driver_sql(script)
             yield engine, conninfo
         finally:
-            server.execute("DROP DATABASE operations WITH (FORCE)")
+            server.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 def migrate(engine: Engine, work: Callable[[Operations], object]) -> None:
