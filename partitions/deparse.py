@@ -1,7 +1,7 @@
 """Indexes and predicates as PostgreSQL prints them, so that two spellings of one thing can be compared.
 
-PostgreSQL does the reading: a text is made an object of, printed, and the object is taken back. What it prints
-need not stand still at once (`varchar IN (...)` gets other casts each time), so it is printed until it does.
+PostgreSQL does the reading: an object is made of a text, printed, and taken back. What it prints may change
+when it is read again (`varchar IN (...)` gets other casts), so it is read until it stands still.
 """
 
 from partitions.sql import literal, qualified, regclass
@@ -19,8 +19,8 @@ def definition_sql(index: str) -> str:
         index: an SQL expression, the index's oid.
     """
     head = (
-        "concat('CREATE ', CASE WHEN made.indisunique THEN 'UNIQUE ' END, 'INDEX ', quote_ident(named.relname), "
-        "' ON ', CASE WHEN named.relkind = 'I' THEN 'ONLY ' END, "
+        "concat('CREATE ', CASE WHEN made.indisunique THEN 'UNIQUE ' END, 'INDEX ', "
+        "quote_ident(named.relname), ' ON ', CASE WHEN named.relkind = 'I' THEN 'ONLY ' END, "
         "CASE WHEN pg_namespace.oid = pg_my_temp_schema() THEN 'pg_temp' ELSE quote_ident(nspname) END, '.', "
         "quote_ident(of_table.relname), ' ')"
     )
@@ -88,7 +88,7 @@ def same_predicates(
 
 
 def refuse_other(index: str, table: str, schema: str | None, definition: str, *, unique: bool) -> str:
-    """Render a statement for `block` that refuses an index of another definition which has the name already."""
+    """Render a statement for `block` that refuses an index of the name which has another definition."""
     # LIKE gives columns of the same types; the name, for a predicate may say it in front of a column.
     probe = qualified(table, "pg_temp")
     kind = "UNIQUE INDEX" if unique else "INDEX"

@@ -91,7 +91,7 @@ def _read_predicates(connection: Connection, table: Table) -> Mapping[str, tuple
 
 
 def _legible(connection: Connection, table: Table, whole: str, pretty: str) -> str:
-    """Choose what a revision says: what is printed for a reader may lack parentheses that make a difference."""
+    """Choose what a revision says: printed for a reader, a predicate may lack parentheses that matter."""
     return pretty if _same(connection, table, pretty, whole) else whole
 
 

@@ -256,7 +256,7 @@ class ReplacePartialIndex(PartitionOperation):
     """Change an index's predicate from `was` to `where`, None for all rows; all else of it stays.
 
     The old index serves until the new one is valid and has its name. That of a partitioned table is built on
-    each partition. `columns` and `unique` are for a database that has no such index: there it is made of them.
+    each partition. `columns` and `unique` are for a database that has no such index: they make it.
     """
 
     verb = "replace_partial_index"

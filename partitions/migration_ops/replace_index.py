@@ -1,7 +1,7 @@
 """An index gets another predicate, and all else of it stays: its own definition is what is built anew.
 
-Each phase is a query whose rows are statements: what is still missing, as the catalogue shows it. Online they are
-asked for and run one by one; a script lets psql do both. So a run that was killed goes on where it stopped:
+Each phase is a query whose rows are statements: what is still missing, as the catalogue shows it. Online they
+are asked for and run one by one; a script lets psql do both. So a killed run goes on where it stopped:
 
 1. what earlier runs left is dropped;
 2. an index of another name is built, of a partitioned table ON ONLY it and on each partition, and attached;
@@ -169,8 +169,7 @@ class Replacement:
         (child.relname || '_' || {literal(cut(self.index))})::name::text) AS base) AS named
 ),
 whole AS (
-    SELECT standing AS root,
-           indisvalid AND {predicate_sql("pg_index")} = ANY (current_setting('{_SAME}', true)::text[]) AS is_done
+    SELECT standing AS root, indisvalid AND {_is_wanted("pg_index")} AS is_done
     FROM tree JOIN pg_index ON indexrelid = standing WHERE depth = 0
 )
 SELECT tree.*, whole.*, pg_class.relkind AS kind, quote_ident(nspname) AS space,
@@ -184,16 +183,16 @@ JOIN pg_namespace ON pg_namespace.oid = pg_class.relnamespace"""
         faults = [
             "SELECT format('%s is a part of the index %s: replace that one', base, inhparent::regclass) "
             f"FROM {_NODES} JOIN pg_inherits ON inhrelid = standing WHERE depth = 0",
-            "SELECT format('%s belongs to the constraint %I of %s: drop the constraint first', base, conname, "
-            f"conrelid::regclass) FROM {_NODES} JOIN pg_constraint ON conindid = standing",
-            "SELECT format('%s exists and is no index of %s: rename it, the index %s needs the name', relname, "
-            f"table_name, base) FROM {_NODES} JOIN pg_class ON relname IN (fresh_name, retired_name) "
+            "SELECT format('%s belongs to the constraint %I of %s: drop that first', base, "
+            f"conname, conrelid::regclass) FROM {_NODES} JOIN pg_constraint ON conindid = standing",
+            "SELECT format('%s exists and is no index of %s: rename it, %s needs the name', "
+            f"relname, table_name, base) FROM {_NODES} JOIN pg_class ON relname IN (fresh_name, retired_name) "
             "WHERE relnamespace = (SELECT relnamespace FROM pg_class WHERE oid = tab) "
             "AND NOT EXISTS (SELECT FROM pg_index WHERE indexrelid = pg_class.oid AND indrelid = tab)",
         ]
         if self.where is not None:
             faults.append(
-                "SELECT format('%s is the %s of %s, which no partial index can be: choose another one first', "
+                "SELECT format('%s is the %s of %s, which no partial index can be: choose another first', "
                 "base, CASE WHEN indisclustered THEN 'CLUSTER mark' ELSE 'replica identity' END, table_name) "
                 f"FROM {_NODES} JOIN pg_index ON indexrelid = standing "
                 # The mark alone outlives a change to another replica identity.
@@ -214,12 +213,11 @@ JOIN pg_namespace ON pg_namespace.oid = pg_class.relnamespace"""
     def _drop(self, kind: str) -> str:
         """Render the drop of what was replaced, and of what was built and is of no use."""
         how = "CONCURRENTLY " if self.concurrently and kind == "i" else ""
-        wanted = f"{predicate_sql('found')} = ANY (current_setting('{_SAME}', true)::text[])"
         return f"""SELECT 'DROP INDEX {how}IF EXISTS ' || {_name("indexrelid")} AS statement, NULL AS builds
 FROM {_NODES} JOIN pg_index AS found ON indexrelid IN (fresh, retired) AND indrelid = tab
 JOIN pg_class ON pg_class.oid = indexrelid AND relkind = '{kind}' AND NOT relispartition
 WHERE indexrelid = retired AND standing IS NOT NULL
-   OR indexrelid = fresh AND (is_done OR NOT {wanted} OR relkind = 'i' AND NOT indisvalid)
+   OR indexrelid = fresh AND (is_done OR NOT {_is_wanted("found")} OR relkind = 'i' AND NOT indisvalid)
 ORDER BY depth, relname"""
 
     def _create_on_parents(self) -> str:
@@ -231,7 +229,8 @@ ORDER BY depth, relname"""
     def _create(self, condition: str, how: str, only: str) -> str:
         where = literal("" if self.where is None else f" WHERE {self.where}")
         return f"""SELECT concat('CREATE ', CASE WHEN indisunique THEN 'UNIQUE ' END, 'INDEX {how}',
-              quote_ident(fresh_name), ' ON {only}', table_name, ' ', {_body("source")}, {where}) AS statement,
+              quote_ident(fresh_name), ' ON {only}', table_name, ' ',
+              {_body("source")}, {where}) AS statement,
        space || '.' || quote_ident(fresh_name) AS builds
 FROM {_NODES} JOIN pg_index AS source ON source.indexrelid = coalesce(standing, root)
 WHERE fresh IS NULL AND NOT is_done AND {condition}
@@ -314,6 +313,11 @@ def _name(index: str) -> str:
         "(SELECT quote_ident(nspname) || '.' || quote_ident(relname) FROM pg_class "
         f"JOIN pg_namespace ON pg_namespace.oid = relnamespace WHERE pg_class.oid = {index})"
     )
+
+
+def _is_wanted(index: str) -> str:
+    """Write whether an index has the predicate that is wanted."""
+    return f"{predicate_sql(index)} = ANY (current_setting('{_SAME}', true)::text[])"
 
 
 def _body(source: str) -> str:
