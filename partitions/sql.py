@@ -21,6 +21,7 @@ _MORE_WORDS = re.compile(
     "xmlexists|xmlforest|xmlnamespaces|xmlparse|xmlpi|xmlroot|xmlserialize|xmltable"
 )
 MAX_NAME_BYTES = 63
+HASH_LETTERS = 8
 
 
 def identifier(name: str) -> str:
@@ -63,9 +64,9 @@ class RelationName:
         return ".".join(identifier(part) for part in (self.schema, self.name) if part is not None)
 
 
-def cut(name: str, max_bytes: int = MAX_NAME_BYTES) -> str:
-    """Cut a name as PostgreSQL does, behind 63 bytes, and not within a letter."""
-    return name.encode()[:max_bytes].decode(errors="ignore")
+def cut(name: str, *, room_bytes: int = 0) -> str:
+    """Cut a name as PostgreSQL does, behind 63 bytes, and not within a letter; `room_bytes` are kept free."""
+    return name.encode()[: MAX_NAME_BYTES - room_bytes].decode(errors="ignore")
 
 
 def object_name(stem: str, suffix: str = "", *, number: int = 0) -> str:
@@ -79,8 +80,29 @@ def object_name(stem: str, suffix: str = "", *, number: int = 0) -> str:
     ending = f"{suffix}{number or ''}"
     if len((stem + ending).encode()) <= MAX_NAME_BYTES:
         return stem + ending
-    ending = f"_{hashlib.sha256(stem.encode()).hexdigest()[:8]}{ending}"
-    return cut(stem, MAX_NAME_BYTES - len(ending.encode())) + ending
+    ending = f"_{hashlib.sha256(stem.encode()).hexdigest()[:HASH_LETTERS]}{ending}"
+    return cut(stem, room_bytes=len(ending.encode())) + ending
+
+
+def unique_name_sql(name: str) -> str:
+    """Write `object_name` of a text in SQL."""
+    short = f"{cut_sql(name, room_bytes=1 + HASH_LETTERS)} || '_' || {hash_sql(name)}"
+    return f"CASE WHEN octet_length({name}) <= {MAX_NAME_BYTES} THEN {name} ELSE {short} END"
+
+
+def cut_sql(name: str, *, room_bytes: int) -> str:
+    """Write `cut` of a text in SQL: the cast to name cuts, and what fills the room in front goes again."""
+    return f"substr((repeat('x', {room_bytes}) || {name})::name::text, {room_bytes + 1})"
+
+
+def hash_sql(value: str) -> str:
+    """Write a few letters that differ with a text, in SQL."""
+    return f"left(encode(sha256(convert_to({value}, 'UTF8')), 'hex'), {HASH_LETTERS})"
+
+
+def qualified(name: str, schema: str | None) -> str:
+    """Write the name of a relation with its schema; without one, PostgreSQL looks along its search path."""
+    return str(RelationName(name, schema))
 
 
 def literal(value: str) -> str:
@@ -107,6 +129,6 @@ def value_list(values: Iterable[str]) -> str:
     return ", ".join(literal(value) for value in sorted(values))
 
 
-def regclass(name: str) -> str:
+def regclass(name: str, schema: str | None = None) -> str:
     """Write a name as the oid of its relation; NULL when there is none."""
-    return f"to_regclass({literal(identifier(name))})"
+    return f"to_regclass({literal(qualified(name, schema))})"
