@@ -15,6 +15,7 @@ from app.background import Background
 from app.causality.middleware import CausalTokens, CookieOptions
 from app.causality.store import open_callers, open_learned
 from app.causality.wire import TokenText, parse_keys
+from app.edge import HeadAsGet, WellFormed
 from app.errors import AppError
 from app.limits import BodyLimit
 from app.messaging.streams import open_redis
@@ -98,9 +99,9 @@ def make_app(
         version="1",
         description=description,
         lifespan=lifespan,
-        # As many as the largest form has: of a field that is sent twice, nobody can say which one counts.
-        form_limits={"max_files": 1, "max_fields": 3, "max_part_size": 4096},
+        redirect_slashes=False,  # such a redirect has the host that the client names
     )
+    app.state.max_json_bytes, app.state.request_seconds = settings.max_json_bytes, settings.request_seconds
     app.add_middleware(BodyLimit, max_bytes=settings.max_upload_bytes + _FORM_OVERHEAD_BYTES)
     app.add_middleware(
         CausalTokens,
@@ -111,6 +112,8 @@ def make_app(
         ),
         caller_header=settings.caller_header,
     )
+    app.add_middleware(HeadAsGet)
+    app.add_middleware(WellFormed)  # the last one is the first that sees a request
     problem.install(app, {Unhealthy: 503, **statuses})
     app.include_router(_common_routes(service))
     app.include_router(router)

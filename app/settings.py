@@ -31,6 +31,18 @@ class Settings(BaseSettings):
     max_upload_bytes: PositiveInt = 20 * 1024 * 1024
     """the size of the largest 3D model that is accepted"""
 
+    max_json_bytes: Annotated[int, Field(ge=1024)] = 64 * 1024
+    """the size of the largest body that is no file"""
+
+    request_seconds: PositiveFloat = 10.0
+    """how long a request may take from the end of its body; after that it is ended, and answered by 503"""
+
+    statement_seconds: PositiveFloat = 5.0
+    """how long PostgreSQL may take for one statement, waiting for locks included"""
+
+    queue_seconds: PositiveFloat = 1.0
+    """how long a request may wait for a free connection to a database before it is answered by 503"""
+
     relay_poll_seconds: PositiveFloat = 0.1
     """how long a message may lie in the outbox before the relay sees it"""
 
