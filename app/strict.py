@@ -12,7 +12,7 @@ from fastapi import params
 from fastapi.routing import APIRoute
 from starlette.datastructures import FormData
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from app.causality.ambient import has_written
@@ -153,6 +153,17 @@ class StrictRequest(Request):
             self._body = b"".join(chunks)
         return self._body
 
+    async def read_body(self) -> None:
+        """Read a body that is no form; `body` gives it.
+
+        Raises:
+            BodyTooLarge, BodyMalformed: it is too large, or ended too soon.
+        """
+        try:
+            await self.body()
+        except ClientDisconnect:
+            raise BodyMalformed("body: it did not come to its end") from None
+
     async def json(self) -> Any:
         """Read JSON.
 
@@ -197,7 +208,7 @@ class StrictRoute(APIRoute):
             if has_form:
                 await strict.read_form()
             elif self.body_field is not None:
-                await strict.body()
+                await strict.read_body()
             return await in_time(answer(strict), seconds=request.app.state.request_seconds)
 
         return strictly
