@@ -17,6 +17,7 @@ from app.causality.middleware import CausalTokens, CookieOptions
 from app.causality.store import open_callers, open_learned
 from app.causality.wire import TokenText, parse_keys
 from app.connections import ConnectionLimits, TooFewFiles, limited, make_room_for_files, quiet_accept
+from app.database import Patience
 from app.edge import HeadAsGet, WellFormed
 from app.errors import AppError
 from app.limits import BodyLimit
@@ -123,6 +124,11 @@ def make_app(
     app.include_router(_common_routes(service))
     app.include_router(router)
     return app
+
+
+def patience_of(settings: Settings) -> Patience:
+    """Return how long a service's requests wait for a database."""
+    return Patience(statement_seconds=settings.statement_seconds, queue_seconds=settings.queue_seconds)
 
 
 def _common_routes(service: str) -> APIRouter:
