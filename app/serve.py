@@ -1,5 +1,6 @@
 """What the three services share in becoming a process: an application, its health, its start and its end."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import NoReturn
@@ -15,6 +16,9 @@ from app.background import Background
 from app.causality.middleware import CausalTokens, CookieOptions
 from app.causality.store import open_callers, open_learned
 from app.causality.wire import TokenText, parse_keys
+from app.connections import ConnectionLimits, TooFewFiles, limited, make_room_for_files, quiet_accept
+from app.database import Patience
+from app.edge import HeadAsGet, WellFormed
 from app.errors import AppError
 from app.limits import BodyLimit
 from app.messaging.streams import open_redis
@@ -25,6 +29,9 @@ from app.topology import services_of
 from sharding.topology import Topology
 
 _FORM_OVERHEAD_BYTES = 64 * 1024
+_LONGEST_HEADER_BYTES = 16 * 1024
+# As many as wait are looked at in one go, also when none can be accepted.
+_BACKLOG = 512
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("serve")
 
@@ -98,9 +105,9 @@ def make_app(
         version="1",
         description=description,
         lifespan=lifespan,
-        # As many as the largest form has: of a field that is sent twice, nobody can say which one counts.
-        form_limits={"max_files": 1, "max_fields": 3, "max_part_size": 4096},
+        redirect_slashes=False,  # such a redirect has the host that the client names
     )
+    app.state.max_json_bytes, app.state.request_seconds = settings.max_json_bytes, settings.request_seconds
     app.add_middleware(BodyLimit, max_bytes=settings.max_upload_bytes + _FORM_OVERHEAD_BYTES)
     app.add_middleware(
         CausalTokens,
@@ -111,10 +118,17 @@ def make_app(
         ),
         caller_header=settings.caller_header,
     )
+    app.add_middleware(HeadAsGet)
+    app.add_middleware(WellFormed)  # the last one is the first that sees a request
     problem.install(app, {Unhealthy: 503, **statuses})
     app.include_router(_common_routes(service))
     app.include_router(router)
     return app
+
+
+def patience_of(settings: Settings) -> Patience:
+    """Return how long a service's requests wait for a database."""
+    return Patience(statement_seconds=settings.statement_seconds, queue_seconds=settings.queue_seconds)
 
 
 def _common_routes(service: str) -> APIRouter:
@@ -147,21 +161,44 @@ def run(service: str, build: Build) -> NoReturn:
     address = services_of(topology).get(service)
     if address is None:
         refuse(service, f"{settings.topology} has no [services.{service}]: add it, with host and port")
+    try:
+        make_room_for_files(settings.max_connections)
+    except TooFewFiles as error:
+        refuse(service, str(error))
     app = build(settings, topology)
-    config = uvicorn.Config(
+    server = uvicorn.Server(server_config(app, settings, host=address.host, port=address.port))
+    run_to_the_end(service, _serve(app, server))
+
+
+def server_config(app: FastAPI, settings: Settings, *, host: str, port: int) -> uvicorn.Config:
+    """Say how uvicorn is to serve an application; connections are limited by `app.connections`."""
+    limits = ConnectionLimits(
+        connections=settings.max_connections,
+        header_seconds=settings.header_seconds,
+        body_seconds=settings.body_seconds,
+        answer_seconds=settings.answer_seconds,
+    )
+    return uvicorn.Config(
         app,
-        host=address.host,
-        port=address.port,
+        host=host,
+        port=port,
+        http=limited(limits),
+        ws="none",
         lifespan="off",
+        backlog=_BACKLOG,
+        h11_max_incomplete_event_size=_LONGEST_HEADER_BYTES,
+        timeout_keep_alive=settings.idle_seconds,
         timeout_graceful_shutdown=settings.stop_seconds,
+        proxy_headers=bool(settings.trusted_proxies),
+        forwarded_allow_ips=settings.trusted_proxies,
         log_config=None,
         server_header=False,
     )
-    run_to_the_end(service, _serve(app, uvicorn.Server(config)))
 
 
 async def _serve(app: FastAPI, server: uvicorn.Server) -> None:
     """Open what the service works with, and serve. uvicorn's own lifespan would turn errors into text."""
+    asyncio.get_running_loop().set_exception_handler(quiet_accept)
     async with AsyncExitStack() as opened:
         await open_patiently(opened, lambda: app.router.lifespan_context(app))
         await server.serve()

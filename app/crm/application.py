@@ -15,7 +15,7 @@ from app.database import open_database
 from app.delivery import in_one, start_delivery
 from app.messaging.streams import open_redis
 from app.orders import CRM
-from app.serve import make_app
+from app.serve import make_app, patience_of
 from app.settings import Settings
 from app.topology import redis_url
 from sharding.topology import Topology
@@ -26,7 +26,10 @@ def build(settings: Settings, topology: Topology) -> FastAPI:
 
     @asynccontextmanager
     async def parts(background: Background) -> AsyncIterator[CrmService]:
-        async with open_database(topology, "crm") as orders, open_redis(redis_url(topology)) as redis:
+        async with (
+            open_database(topology, "crm", patience=patience_of(settings)) as orders,
+            open_redis(redis_url(topology)) as redis,
+        ):
             start_delivery(
                 background,
                 CRM,
