@@ -3,10 +3,12 @@
 `mesctl shards reference load` writes them; docs/writes-over-shards.md says how.
 """
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 
-from sqlalchemy import DateTime, Integer, Numeric, Text, func
+from sqlalchemy import CheckConstraint, DateTime, Integer, Numeric, Table, Text, func
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.models.base import MONEY
@@ -16,11 +18,76 @@ from sharding.keys import reference_table, reference_tables
 RATE = Numeric(10, 4)
 
 
+@dataclass(frozen=True)
+class Bounds:
+    """What a number of the price list may be: finite, at least `least` and below `below`."""
+
+    least: Decimal
+    below: Decimal
+
+    def fault(self, number: Decimal) -> str | None:
+        """Say what is wrong with a number; None if nothing is."""
+        if not number.is_finite():
+            return f"is {number}, and must be a number"
+        if not self.least <= number < self.below:
+            return f"is {number}, and must be at least {self.least} and below {self.below}"
+        return None
+
+
+PRICE = Bounds(Decimal(0), Decimal(100_000))
+BOUNDS: Mapping[str, Mapping[str, Bounds]] = {
+    "materials": {
+        # A metal that weighs nothing would cost nothing; the densest has 22.6 g/cm³.
+        "density_g_per_cm3": Bounds(Decimal(1), Decimal(30)),
+        "eur_per_g": PRICE,
+        # What is melted for a gram of the piece.
+        "loss": Bounds(Decimal(1), Decimal(100)),
+    },
+    "finishes": {"eur_per_cm2": PRICE},
+    "tariffs": {
+        "tree_eur_per_cm3": PRICE,
+        "machine_seconds_per_1000_polygons": PRICE,
+        "machine_eur_per_hour": PRICE,
+        "minimum_eur": PRICE,
+    },
+}
+"""The numbers of the price list, by table and column; the tables have the same as CHECKs."""
+
+
+def _checks(table: str) -> tuple[CheckConstraint, ...]:
+    # PostgreSQL has NaN above all numbers, so the upper bound refuses it.
+    return tuple(
+        CheckConstraint(f"{column} >= {bounds.least} AND {column} < {bounds.below}", name=f"{column}_bounds")
+        for column, bounds in BOUNDS[table].items()
+    )
+
+
+def fault_of_number(table: Table, column: str, value: object) -> str | None:
+    """Say what is wrong with a number that is to be written to the price list; None if nothing is.
+
+    A value that is no number yet is for PostgreSQL to judge, which knows the column's type.
+    """
+    bounds = BOUNDS.get(table.name, {}).get(column)
+    if bounds is None or value is None:
+        return None
+    if isinstance(value, bool):
+        return f"is {str(value).lower()}, and must be a number"
+    try:
+        number = Decimal(str(value))
+    except ArithmeticError:
+        return None
+    kind = table.c[column].type
+    assert isinstance(kind, Numeric)
+    if (fault := bounds.fault(number)) is None and round(number, kind.scale or 0) != number:
+        return f"is {number}, and is kept with {kind.scale} decimals only"
+    return fault
+
+
 class MesMaterial(MesBase):
     """A metal that the factory casts, and what it costs."""
 
     __tablename__ = "materials"
-    __table_args__ = {"info": reference_table()}  # noqa: RUF012
+    __table_args__ = (*_checks("materials"), {"info": reference_table()})
 
     material: Mapped[str] = mapped_column(Text, primary_key=True)
     density_g_per_cm3: Mapped[Decimal] = mapped_column(RATE)
@@ -32,7 +99,7 @@ class MesFinish(MesBase):
     """How the surface is worked after casting, and what that costs."""
 
     __tablename__ = "finishes"
-    __table_args__ = {"info": reference_table()}  # noqa: RUF012
+    __table_args__ = (*_checks("finishes"), {"info": reference_table()})
 
     finish: Mapped[str] = mapped_column(Text, primary_key=True)
     eur_per_cm2: Mapped[Decimal] = mapped_column(RATE)
@@ -42,7 +109,7 @@ class MesTariff(MesBase):
     """The rates that do not depend on material and finish."""
 
     __tablename__ = "tariffs"
-    __table_args__ = {"info": reference_table()}  # noqa: RUF012
+    __table_args__ = (*_checks("tariffs"), {"info": reference_table()})
 
     tariff: Mapped[str] = mapped_column(Text, primary_key=True)
     tree_eur_per_cm3: Mapped[Decimal] = mapped_column(RATE)
