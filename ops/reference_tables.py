@@ -12,7 +12,7 @@ from sqlalchemy import Table, TextClause
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.models.reference import REFERENCE_TABLES
+from app.models.reference import REFERENCE_TABLES, fault_of_number
 from ops.errors import ExitStatus, OpsError
 from ops.fleet import connect_line
 from ops.shard_writes import ROLE, Refused, Shards, open_shards
@@ -120,6 +120,8 @@ def read_file(path: Path) -> Rows:
             raise UnknownReference(table, TABLES)
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
             raise FileUnusable(path, f"{table} must be an array of tables: write [[{table}]] before each row")
+        if fault := _fault_in(TABLES[table], rows):
+            raise FileUnusable(path, f"{table}, {fault}")
     return content
 
 
@@ -200,10 +202,21 @@ async def is_unpublished(topology: Topology) -> bool:
         return not any([await shards.references.newest(name) for name in TABLES])
 
 
+def _fault_in(table: Table, rows: Sequence[Mapping[str, Any]]) -> str | None:
+    """Say what is wrong with the first number that no shard would take; None if nothing is."""
+    for number, row in enumerate(rows, start=1):
+        for column, value in row.items():
+            if fault := fault_of_number(table, column, value):
+                return f"row {number}: {column} {fault}"
+    return None
+
+
 async def _contents(shards: Shards, rows: Rows) -> list[tuple[Content, bool]]:
     """Make every content before anything is written: what is wrong in the last table stops the first."""
     contents = []
     for name in filter(rows.__contains__, TABLES):
+        if fault := _fault_in(TABLES[name], rows[name]):
+            raise Refused(ReferenceInvalid(name, fault))
         newest = await shards.references.newest(name)
         copies, engine_of = [], None
         for shard, cluster in shards.clusters.items():
