@@ -17,6 +17,7 @@ from sqlalchemy.exc import DBAPIError
 
 from app.messaging.acks import Ack
 from app.messaging.outbox import claim, settle
+from app.messaging.streams import Destinations
 from app.models.mes import MesOrder, MesOrderEvent, MesOutbox
 from app.models.status import Channel, Status
 from ops.citus import open_coordinator, run_watched
@@ -259,7 +260,13 @@ async def test_a_relay_takes_what_is_owed_and_settles_it(sessions: ShardedSessio
             for _ in range(2):
                 session.add(owed(order_id))
     async with cluster.write() as session:
-        rows = await claim(session, MesOutbox, lags={}, limit=10, retry_after_seconds=lambda _: 60.0)
+        rows = await claim(
+            session,
+            MesOutbox,
+            destinations=Destinations({}, {}),
+            limit=10,
+            retry_after_seconds=lambda _: 60.0,
+        )
         # The first of each order, for the second has to wait for it.
         assert sorted(row.order_id for row in rows) == IDS[10:14]
         acks = [Ack(row.message_id, None) for row in rows]
