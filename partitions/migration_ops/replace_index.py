@@ -186,7 +186,8 @@ JOIN pg_namespace ON pg_namespace.oid = pg_class.relnamespace"""
             "SELECT format('%s belongs to the constraint %I of %s: drop that first', base, "
             f"conname, conrelid::regclass) FROM {_NODES} JOIN pg_constraint ON conindid = standing",
             "SELECT format('%s exists and is no index of %s: rename it, %s needs the name', "
-            f"relname, table_name, base) FROM {_NODES} JOIN pg_class ON relname IN (fresh_name, retired_name) "
+            f"relname, table_name, base) FROM {_NODES} "
+            "JOIN pg_class ON relname IN (fresh_name, retired_name) "
             "WHERE relnamespace = (SELECT relnamespace FROM pg_class WHERE oid = tab) "
             "AND NOT EXISTS (SELECT FROM pg_index WHERE indexrelid = pg_class.oid AND indrelid = tab)",
         ]
