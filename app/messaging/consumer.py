@@ -123,8 +123,8 @@ class Consumer:
         try:
             return await self._read(count)
         except ResponseError as error:
-            # Nobody has read here yet, or Redis was wiped, perhaps while this waited (UNBLOCKED).
-            if not str(error).startswith(("NOGROUP", "UNBLOCKED")):
+            # Nobody has read here yet, or Redis was wiped, perhaps while this waited (UNBLOCKED) or just now.
+            if not str(error).startswith(("NOGROUP", "UNBLOCKED", "no such key")):
                 raise StreamUnusable(self._stream, str(error)) from error
         await self._create_group()
         return []

@@ -112,6 +112,14 @@ class _Call:
     seal: Callable[[Sequence[Any]], str]
     lanes: dict[str, Lane] = field(default_factory=dict)
     missing: dict[str, ScatterFailed] = field(default_factory=dict)
+    first_facts: collation.Facts | None = None
+
+    async def facts_of(self, lane: Lane) -> collation.Facts:
+        """Give what a shard says of the tables; its settings are those of the shards that have answered."""
+        facts = await collation.facts_of(lane.cluster, self.analysis.tables, lane.ask)
+        self.first_facts = self.first_facts or facts
+        collation.check_settings(facts, self.first_facts, shard=lane.shard)
+        return facts
 
     async def each(self, shards: Sequence[str], ask: Callable[[Lane], Any]) -> None:
         """Ask several shards at once; one that is down is noted as missing, where that is allowed."""
@@ -144,10 +152,8 @@ async def _rows(call: _Call, how: RowsPlan, parts: Mapping[str, Any]) -> Page[An
     # Made once for all that are asked the same: SQLAlchemy keeps with a statement what finds it in its cache.
     firsts = {id(each): how.part(each, after=call.position, limit=count) for each in _different(parts)}
 
-    tables = call.analysis.tables
-
     async def first(lane: Lane) -> None:
-        facts = await collation.facts_of(lane.cluster, tables, lane.ask)
+        facts = await call.facts_of(lane)
         if facts not in how.checked:
             collation.check_order(how.terms, facts, shard=lane.shard)
             how.checked.add(facts)
@@ -213,7 +219,8 @@ async def _groups(call: _Call, how: GroupsPlan, parts: Mapping[str, Any], bounds
     facts: dict[str, collation.Facts] = {}
 
     async def ask(lane: Lane) -> None:
-        facts[lane.shard] = await collation.facts_of(lane.cluster, call.analysis.tables, lane.ask)
+        facts[lane.shard] = await call.facts_of(lane)
+        collation.check_legible(facts[lane.shard], shard=lane.shard)
         rows = await lane.fetch(how.part(parts[lane.shard], limit=bounds.groups + 1))
         if len(rows) > bounds.groups:
             raise TooManyGroups(lane.shard, groups=bounds.groups)

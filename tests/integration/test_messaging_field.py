@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,10 @@ from sqlalchemy import text, update
 from structlog.testing import capture_logs
 
 from app.messaging.errors import shortened
+from app.messaging.pruner import Pruner
 from app.messaging.routing import Service
 from app.messaging.streams import fields_of
+from app.models.crm import CrmInbox
 from app.models.shop import ShopOutbox
 from ops.embedded.binaries import valkey_server
 from ops.embedded.ports import PortPicker
@@ -484,3 +487,17 @@ async def test_a_stream_that_becomes_no_stream_while_it_is_waited_for(rig: Rig) 
         await until(lambda: knows(rig, 2))
 
     assert await rig.history() == {1: ["a"], 2: ["x"]}
+
+
+@pytest.mark.parametrize("at", ["infinity", "-infinity", "0044-03-15 BC", "10000-01-01"])
+async def test_the_pruner_passes_by_what_was_received_at_no_time(rig: Rig, at: str) -> None:
+    columns = "order_id, message_id, source, type, received_at"
+    old = "(2, gen_random_uuid(), 'shop', 'x', now() - interval '9 days')"
+    older = "(2, gen_random_uuid(), 'shop', 'x', now() - interval '12 days')"
+    odd = f"(1, gen_random_uuid(), 'shop', 'x', '{at}')"
+    async with rig.crm.write() as session:
+        await session.execute(text(f"INSERT INTO inbox ({columns}) VALUES {odd}, {old}, {older}"))
+
+    pruner = Pruner(rig.worker_crm, CrmInbox, database="crm", keep=timedelta(days=7), every_seconds=1)
+
+    assert await pruner.prune(asyncio.Event()) == 1

@@ -9,8 +9,9 @@ from sqlalchemy import Text, cast, distinct, func, select
 from sqlalchemy.exc import DataError
 from sqlalchemy.orm import registry
 
+from sharding.scatter import scatter
 from sharding.scatter.errors import ScatterRefused, ValueUnreadable
-from tests.integration.scatter_rig import Rig, orders, run_rig, shown
+from tests.integration.scatter_rig import Rig, open_one, orders, run_rig, shown
 from tests.servers import PostgresServers
 
 pytestmark = pytest.mark.field
@@ -192,3 +193,44 @@ async def test_entities_are_given_up_to_the_first_that_python_cannot_read(rig: R
     assert [each.order_id for each in (await rig.page(asked, limit=3)).rows] == [16, 51, 44]
     with pytest.raises(ValueUnreadable):
         await rig.page(asked, limit=50)
+
+
+SETTINGS = {"TimeZone": "Asia/Kolkata", "DateStyle": "SQL, DMY", "IntervalStyle": "sql_standard"}
+SETTINGS |= {"extra_float_digits": "0"}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+async def test_shards_that_write_values_otherwise_are_refused(
+    rig: Rig, postgres: PostgresServers, name: str
+) -> None:
+    database = rig.dbnames["s2"]
+    rig.writers["s2"].execute(f"ALTER DATABASE {database} SET {name} = '{SETTINGS[name]}'")
+    other = open_one(postgres, "s2", database)
+    clusters = {**rig.clusters, "s2": other}
+    try:
+        for asked in (
+            select(o.order_id).order_by(o.odd_at),
+            select(o.odd_day, func.count()).group_by(o.odd_day),
+        ):
+            with pytest.raises(ScatterRefused, match=f"{name} is .* on shard s"):
+                await scatter(clusters, asked, limit=5)
+    finally:
+        rig.writers["s2"].execute(f"ALTER DATABASE {database} RESET {name}")
+        await other.close()
+
+
+@pytest.mark.parametrize("name", ["DateStyle", "extra_float_digits"])
+async def test_groups_whose_text_is_not_the_whole_value_are_refused(
+    rig: Rig, postgres: PostgresServers, name: str
+) -> None:
+    database = rig.dbnames["s2"]
+    rig.writers["s2"].execute(f"ALTER DATABASE {database} SET {name} = '{SETTINGS[name]}'")
+    other = open_one(postgres, "s2", database)
+    try:
+        with pytest.raises(ScatterRefused, match=f"{name} is .* on shard s2, which"):
+            await scatter({"s2": other}, select(o.odd_day, func.count()).group_by(o.odd_day), limit=5)
+        page = await scatter({"s2": other}, select(o.order_id).order_by(o.odd_at), limit=ROWS)
+        assert len(page.rows) > 5
+    finally:
+        rig.writers["s2"].execute(f"ALTER DATABASE {database} RESET {name}")
+        await other.close()
