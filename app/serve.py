@@ -1,15 +1,14 @@
 """What the three services share in becoming a process: an application, its health, its start and its end."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import NoReturn
 
 import structlog
 import uvicorn
-from fastapi import APIRouter, FastAPI, Request
+from fastapi import APIRouter, FastAPI
 from fastapi.responses import RedirectResponse
-from pydantic import BaseModel
 
 from app import problem
 from app.background import Background
@@ -19,10 +18,9 @@ from app.causality.wire import TokenText, parse_keys
 from app.connections import ConnectionLimits, TooFewFiles, limited, make_room_for_files, quiet_accept
 from app.database import Patience
 from app.edge import HeadAsGet, WellFormed
-from app.errors import AppError
+from app.health import NotReady, Readiness, health_routes
 from app.limits import BodyLimit
 from app.messaging.streams import open_redis
-from app.problem_docs import described
 from app.process import configure, leave_on_signals, open_patiently, refuse, run_to_the_end
 from app.settings import Settings
 from app.topology import services_of
@@ -38,24 +36,9 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("serve")
 Build = Callable[[Settings, Topology], FastAPI]
 """Makes a service's application; it connects to nothing before its lifespan begins."""
 
-Parts = Callable[[Background], AbstractAsyncContextManager[object]]
-"""Opens what a service works with, starts its background tasks, and closes it all at the end."""
-
-
-class Health(BaseModel):
-    """A service that does all of its work."""
-
-    service: str
-    status: str = "ok"
-
-
-class Unhealthy(AppError):
-    """A background task of the service is down, so messages wait; it is being restarted."""
-
-    def __init__(self, service: str, down: Mapping[str, str]) -> None:
-        self.service = service
-        self.down = sorted(down)
-        super().__init__(f"{service}: {', '.join(self.down)} has died and is being restarted; see the log")
+Parts = Callable[[Background, Readiness], AbstractAsyncContextManager[object]]
+"""Opens what a service works with, starts its background tasks, says what it cannot do without, and closes
+it all at the end."""
 
 
 def make_app(
@@ -85,12 +68,13 @@ def make_app(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         background = Background(stop_seconds=settings.stop_seconds)
+        readiness = Readiness(service)
         async with (
             open_redis(redis_url) as redis,
-            parts(background) as opened,
+            parts(background, readiness) as opened,
             background,
         ):
-            app.state.parts, app.state.background = opened, background
+            app.state.parts, app.state.background, app.state.readiness = opened, background, readiness
             keep_seconds = settings.token_seconds
             has_callers = settings.caller_header is not None
             app.state.token_store = open_callers(redis, keep_seconds=keep_seconds) if has_callers else None
@@ -120,8 +104,9 @@ def make_app(
     )
     app.add_middleware(HeadAsGet)
     app.add_middleware(WellFormed)  # the last one is the first that sees a request
-    problem.install(app, {Unhealthy: 503, **statuses})
-    app.include_router(_common_routes(service))
+    problem.install(app, {NotReady: 503, **statuses})
+    app.include_router(_common_routes())
+    app.include_router(health_routes(service))
     app.include_router(router)
     return app
 
@@ -131,20 +116,12 @@ def patience_of(settings: Settings) -> Patience:
     return Patience(statement_seconds=settings.statement_seconds, queue_seconds=settings.queue_seconds)
 
 
-def _common_routes(service: str) -> APIRouter:
+def _common_routes() -> APIRouter:
     router = APIRouter()
 
     @router.get("/", include_in_schema=False)
     async def to_the_documentation() -> RedirectResponse:
         return RedirectResponse("docs")
-
-    @router.get("/healthz", tags=["health"], responses={503: described(503)})
-    async def health(request: Request) -> Health:
-        """Say whether the service does all of its work, background tasks included."""
-        background: Background = request.app.state.background
-        if background.down:
-            raise Unhealthy(service, background.down)
-        return Health(service=service)
 
     return router
 

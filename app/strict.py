@@ -1,13 +1,11 @@
 """Routes that read a request strictly and answer it in time: small JSON, each key once, a deadline."""
 
-import asyncio
 import json
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any, NoReturn
 from urllib.parse import parse_qsl
 
-import structlog
 from fastapi import params
 from fastapi.routing import APIRoute
 from starlette.datastructures import FormData
@@ -16,6 +14,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from app.causality.ambient import has_written
+from app.deadline import within
 from app.errors import AppError
 from app.limits import BodyTooLarge, content_length
 
@@ -30,11 +29,7 @@ LONGEST_NUMBER = 40
 
 # One more field and file than the largest form has, so that one which is sent twice has a name in the answer.
 _FORM_LIMITS: Mapping[str, int] = {"max_files": 2, "max_fields": 4, "max_part_size": 4096}
-_GRACE_SECONDS = 0.1
 _LONGEST_SHOWN = 60
-
-log: structlog.stdlib.BoundLogger = structlog.get_logger("strict")
-_abandoned: set[asyncio.Task[Response]] = set()
 
 
 class BodyMalformed(HTTPException):
@@ -209,37 +204,10 @@ class StrictRoute(APIRoute):
                 await strict.read_form()
             elif self.body_field is not None:
                 await strict.read_body()
-            return await in_time(answer(strict), seconds=request.app.state.request_seconds)
+            seconds: float = request.app.state.request_seconds
+            try:
+                return await within(answer(strict), seconds=seconds)
+            except TimeoutError:
+                raise RequestTimedOut(seconds, in_doubt=has_written()) from None
 
         return strictly
-
-
-async def in_time(work: Coroutine[Any, Any, Response], *, seconds: float) -> Response:
-    """Return what `work` returns, or end it.
-
-    It may not end at once: a statement is cancelled on the server first, which may be frozen. So it is left
-    behind then, and it cannot commit any more.
-
-    Raises:
-        RequestTimedOut: all that time has passed.
-    """
-    task = asyncio.create_task(work)
-    try:
-        done, _ = await asyncio.wait({task}, timeout=seconds)
-        if not done:
-            task.cancel()
-            done, _ = await asyncio.wait({task}, timeout=_GRACE_SECONDS)
-            if not (done and not task.cancelled() and task.exception() is None):
-                raise RequestTimedOut(seconds, in_doubt=has_written())
-        return task.result()
-    finally:
-        if not task.done():  # also where the client has gone
-            task.cancel()
-            _abandoned.add(task)
-            task.add_done_callback(_forget)
-
-
-def _forget(task: asyncio.Task[Response]) -> None:
-    _abandoned.discard(task)
-    if not task.cancelled() and (error := task.exception()) is not None:
-        log.info("late_request_ended", error=repr(error))

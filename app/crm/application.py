@@ -13,6 +13,7 @@ from app.crm.handlers import handle
 from app.crm.service import CrmService
 from app.database import open_database
 from app.delivery import in_one, start_delivery
+from app.health import Readiness
 from app.messaging.streams import open_redis
 from app.orders import CRM
 from app.serve import make_app, patience_of
@@ -25,11 +26,13 @@ def build(settings: Settings, topology: Topology) -> FastAPI:
     """Make the CRM's application."""
 
     @asynccontextmanager
-    async def parts(background: Background) -> AsyncIterator[CrmService]:
+    async def parts(background: Background, readiness: Readiness) -> AsyncIterator[CrmService]:
         async with (
             open_database(topology, "crm", patience=patience_of(settings)) as orders,
             open_redis(redis_url(topology)) as redis,
         ):
+            readiness.need_databases({"crm": orders})
+            readiness.need_streams(redis, "crm")
             start_delivery(
                 background,
                 CRM,

@@ -11,6 +11,7 @@ from app.clock import utc_now
 from app.database import open_ids, open_shards
 from app.delivery import start_delivery
 from app.files import ModelStore
+from app.health import Readiness
 from app.mes.endpoints import MesParts, router
 from app.mes.errors import STATUSES
 from app.mes.handlers import MesHandlers
@@ -31,7 +32,7 @@ def build(settings: Settings, topology: Topology) -> FastAPI:
     """Make the MES's application."""
 
     @asynccontextmanager
-    async def parts(background: Background) -> AsyncIterator[MesParts]:
+    async def parts(background: Background, readiness: Readiness) -> AsyncIterator[MesParts]:
         # Before any task is started that would have to be stopped: this fails if the topology is wrong.
         models = ModelStore.open(files_url(topology))
         async with (
@@ -39,6 +40,9 @@ def build(settings: Settings, topology: Topology) -> FastAPI:
             open_ids(topology, tree="mes") as ids,
             open_redis(redis_url(topology)) as redis,
         ):
+            readiness.need_databases(sessions.clusters)
+            readiness.need_ids(ids)
+            readiness.need_streams(redis, "mes")
             start_delivery(
                 background,
                 MES,

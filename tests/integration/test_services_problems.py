@@ -206,10 +206,12 @@ async def test_unknown_path_and_method(services: Services) -> None:
 async def test_pages_for_people(services: Services) -> None:
     for name, client in (("shop", services.shop), ("crm", services.crm), ("mes", services.mes)):
         assert (await client.get("/")).headers["Location"] == "docs"
-        assert ok(await client.get("/healthz")) == {"service": name, "status": "ok"}
+        for path in ("/healthz", "/readyz"):
+            assert ok(await client.get(path)) == {"service": name, "status": "ok", "away": []}
+        assert ok(await client.get("/livez")) == {"service": name, "status": "ok"}
         described = ok(await client.get("/openapi.json"))
-        for path in described["paths"].values():
-            for operation in path.values():
+        for path, operations in described["paths"].items():
+            for operation in operations.values() if path != "/livez" else ():
                 unavailable = operation["responses"]["503"]["content"]
                 assert list(unavailable) == [MEDIA_TYPE]
 
