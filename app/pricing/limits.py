@@ -12,6 +12,8 @@ MAX_DEPTH = 100
 """Objects of a 3MF, each inside the other."""
 MAX_OTHERS = 1_000_000
 """Elements of a 3MF that are neither points nor triangles: colours, textures, notes."""
+MAX_TAG_BYTES = 256 * 2**10
+"""One tag or comment of a 3MF: expat reads it again with each chunk, as long as it has no end."""
 MAX_MEMBERS = 5_000
 """Files in the archive of a 3MF."""
 MAX_UNPACKED_BYTES = 256 * 2**20

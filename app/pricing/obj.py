@@ -113,10 +113,9 @@ def _joined(points: Floats, outlines: _Outlines) -> Mesh:
         corners = np.frombuffer(numbers, dtype=np.int64).reshape(-1, size) - 1
         if size > 3:
             check_polygons(points[corners])
-        fans = [
-            np.stack([corners[:, 0], corners[:, k], corners[:, k + 1]], axis=1) for k in range(1, size - 1)
-        ]
-        faces.append(np.stack(fans, axis=1).reshape(-1, 3))
+        inner = corners[:, 1:-1]
+        fans = np.stack([np.broadcast_to(corners[:, :1], inner.shape), inner, corners[:, 2:]], axis=2)
+        faces.append(fans.reshape(-1, 3))
         polygons.append(np.repeat(np.arange(begin, begin + len(corners)), size - 2))
         begin += len(corners)
     return Mesh(points, np.concatenate(faces), np.concatenate(polygons))

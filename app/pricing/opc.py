@@ -130,8 +130,12 @@ class Package:
         try:
             # To its end, where zipfile compares the checksum.
             with self._archive.open(self._members[name]) as part:
+                read_bytes = 0
                 while chunk := part.read(CHUNK_BYTES):
                     parser.Parse(chunk, False)
+                    read_bytes += len(chunk)
+                    pending_bytes = read_bytes - parser.CurrentByteIndex
+                    refuse_above(limits.MAX_TAG_BYTES, pending_bytes, "bytes in one of its tags")
             parser.Parse(b"", True)
         except expat.ExpatError as error:
             if error.code == expat.errors.codes[expat.errors.XML_ERROR_NO_MEMORY]:

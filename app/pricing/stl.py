@@ -18,6 +18,7 @@ IS_TEXT = re.compile(rb"\s*+solid(?!\S)", re.IGNORECASE)
 # The name of a solid is the rest of its line, whatever words are in it.
 SOLID = re.compile(rb"\s*+solid(?!\S)[^\r\n]*+", re.IGNORECASE)
 END = re.compile(rb"\s*+endsolid(?!\S)[^\r\n]*+", re.IGNORECASE)
+ANY_END = re.compile(rb"\bendsolid\b", re.IGNORECASE)
 # The normal follows from the corners, and is rubbish in many files.
 FACET = re.compile(
     rb"\s*+facet\s++normal(?:\s++\S++){3}\s++outer\s++loop"
@@ -86,7 +87,7 @@ def _read_solid(text: bytes, position: int, corners: "array[float]") -> int:
             raise TooManyPolygons(len(corners) // 9, limits.MAX_POLYGONS)
     if end := END.match(text, position):
         return end.end()
-    if not re.search(rb"^\s*endsolid\b", text[position:], re.IGNORECASE | re.MULTILINE):
+    if not ANY_END.search(text, position):
         raise CutOff("stl", f"the solid of line {line_number(text, begin):,} has no end")
     return _refuse(text, position)
 

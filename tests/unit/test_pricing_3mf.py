@@ -537,6 +537,17 @@ def test_millions_of_elements_are_not_read(kind: str) -> None:
     assert time.process_time() - before < 2
 
 
+@pytest.mark.parametrize(
+    "resource",
+    ['<object id="1" name="%s"/>', "<!--%s-->", "<?note %s?>", '<x:%s xmlns:x="u"/>', '<x:a xmlns:x="%s"/>'],
+)
+def test_a_tag_of_a_hundred_megabytes_is_not_read(resource: str) -> None:
+    data = package({ROOT: model(resource % ("a" * 100_000_000))})
+    before = time.process_time()
+    assert "more than 262,144 bytes in one of its tags" in reason(data)
+    assert time.process_time() - before < 1
+
+
 def test_thousands_of_levels_are_not_followed() -> None:
     chain = "".join(of_components(n, f'objectid="{n - 1}"') for n in range(2, 4_000))
     data = package({ROOT: model(an_object(1, HALF) + chain, build('objectid="3999"'))})

@@ -121,6 +121,12 @@ class TestTextStl:
         assert "more than 10,000 solids" in reason(data, "stl")
         assert time.process_time() - before < 1
 
+    @pytest.mark.parametrize("filler", [b" " * 100 + b"\n", b"facet ", b"endsoli "])
+    def test_millions_of_words_without_an_end(self, filler: bytes) -> None:
+        before = time.process_time()
+        assert "is cut off" in reason(b"solid a\n" + filler * 500_000, "stl")
+        assert time.process_time() - before < 2
+
     def test_a_number_of_a_million_digits_takes_no_time(self) -> None:
         data = TEXT.replace("vertex 10 0 0", f"vertex {'1' * 1_000_000}x 0 0", 1)
         before = time.process_time()
