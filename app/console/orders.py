@@ -15,6 +15,7 @@ from app.console.audit.run import AuditReport
 from app.console.audit.run import audit as compare
 from app.console.audit.trace import trace as read_trace
 from ops.errors import ExitStatus, OpsError
+from ops.fleet import raise_failures
 from ops.options import options_of, print_json
 from ops.shards import load_shard_map, locate
 from sharding.ids import MAX_ID
@@ -73,10 +74,13 @@ def trace(context: typer.Context, order_id: OrderId) -> None:
     topology = options.topology()
     told = read_trace(Books(topology), order_id)
     if not told.known:
+        raise_failures(told.unread)
         raise UnknownOrder(order_id)
     if options.json:
         print_json(told.as_json())
+        raise_failures(told.unread)
         return
     shard_map = asyncio.run(load_shard_map(topology, Service.MES))
     place = locate(options.project().tree(Service.MES), shard_map, order_id, now=datetime.now(UTC))
     print_trace(Console(), told, place)
+    raise_failures(told.unread)

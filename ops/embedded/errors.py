@@ -65,6 +65,15 @@ class StartFailed(EmbeddedError):
         super().__init__(f"{name} did not start: {reason}; the last lines of {log}:\n{last_lines}")
 
 
+class ClusterSilent(EmbeddedError):
+    """A PostgreSQL server that runs does not answer."""
+
+    def __init__(self, name: str, port: int | None, said: str) -> None:
+        self.name = name
+        self.port = port
+        super().__init__(f"{name} (port {port}): {said}")
+
+
 class StopFailed(EmbeddedError):
     """A component did not end in time."""
 

@@ -7,6 +7,7 @@ from functools import partial
 import psycopg
 
 from ops.embedded.database import DatabaseServers
+from ops.embedded.errors import ClusterSilent
 from ops.embedded.pooler import PgBouncerProcess
 from ops.embedded.pooler import answers as is_listening
 from ops.embedded.postgres import PostgresCluster
@@ -74,9 +75,9 @@ def _ask_primary(primary: PostgresCluster) -> tuple[dict[str, tuple[str, int | N
     if primary.pid() is None:
         return {}, ""
     try:
-        with primary.connect(timeout_seconds=2) as connection:
+        with primary.connect() as connection:
             rows = connection.execute(REPLICATION).fetchall()
-    except psycopg.Error as error:
+    except (ClusterSilent, psycopg.Error) as error:
         return {}, " ".join(str(error).split())
     return {name: (state, lag) for name, state, lag in rows}, ""
 

@@ -76,6 +76,16 @@ def send_signal(pid: int, signal_number: int) -> None:
         return
 
 
+def resume(pid: int) -> None:
+    """Have a process and its children go on, should they be frozen (SIGSTOP): they heed no other signal."""
+    try:
+        process = psutil.Process(pid)
+        for each in (*process.children(recursive=True), process):
+            each.resume()
+    except psutil.NoSuchProcess:
+        return
+
+
 def _start_ticks(pid: int) -> int | None:
     # Not psutil's create_time: that is a wall-clock time, which moves when the clock is set.
     try:
@@ -198,6 +208,7 @@ class Daemon:
             self.pidfile.unlink(missing_ok=True)
             return False
         send_signal(pid, signal.SIGTERM)
+        resume(pid)
         wait_until(lambda: not is_alive(pid), timeout_seconds=timeout_seconds)
         self._kill_session(pid)
         if not wait_until(lambda: not is_alive(pid), timeout_seconds=5):

@@ -5,7 +5,7 @@ with each other. Every database is opened with the role of its own service: no s
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -13,13 +13,10 @@ from typing import Any
 from sqlalchemy import (
     ColumnElement,
     Connection,
-    Engine,
-    NullPool,
     Row,
     Select,
     Table,
     case,
-    create_engine,
     exists,
     literal,
     literal_column,
@@ -30,7 +27,8 @@ from app.console.audit.facts import Child, Copy, Message, OrderFacts, Place, Ser
 from app.console.audit.facts import Row as Fact
 from app.models import crm, mes, shop
 from app.models.status import Status
-from sharding.topology import Topology
+from ops.fleet import naming, open_engine
+from sharding.topology import Database, Topology
 
 FETCH_ROWS = 1_000
 """Rows that one cursor brings per round trip: what the audit's memory is made of, times about 25 cursors."""
@@ -87,15 +85,22 @@ class Books:
             for name, database in topology.databases.items()
             if database.tree in set(Service)
         }
-        self.engines: dict[str, Engine] = {
-            name: create_engine(
-                topology.url(name, role=service.value, direct=True),
-                isolation_level="REPEATABLE READ",
-                poolclass=NullPool,
-                execution_options={"postgresql_readonly": True},
-            )
-            for name, service in self.services.items()
-        }
+        self.topology = topology
+
+    @contextmanager
+    def connect(self, name: str) -> Iterator[Connection]:
+        """Connect to a database; what is read there is of one moment.
+
+        Raises:
+            DatabasesFailed: it does not answer.
+        """
+        database, role = self.topology.database(name), self.services[name].value
+        options = {"isolation_level": "REPEATABLE READ", "execution_options": {"postgresql_readonly": True}}
+        with open_engine(self.topology, database, role=role, **options) as engine:
+            with naming(database):
+                connection = engine.connect()
+            with closing(connection):
+                yield connection
 
     @contextmanager
     def open(self, order_ids: Sequence[int] | None = None) -> Iterator[Iterator[OrderFacts]]:
@@ -105,15 +110,25 @@ class Books:
 
         Yields:
             The facts by ascending id; they must be consumed inside the `with` block.
+
+        Raises:
+            DatabasesFailed: a database does not answer, or no longer.
         """
         with ExitStack() as stack:
             streams: list[Iterator[Fact]] = []
-            for name, engine in self.engines.items():
+            for name, service in self.services.items():
+                connection = stack.enter_context(self.connect(name))
                 # The snapshot is taken with the first cursor: declare all of them before any is read.
-                streams += _streams(
-                    name, self.services[name], stack.enter_context(engine.connect()), order_ids
-                )
+                with naming(self.topology.database(name)):
+                    found = _streams(name, service, connection, order_ids)
+                streams += [_named(self.topology.database(name), each) for each in found]
             yield gather(streams)
+
+
+def _named(database: Database, stream: Iterator[Fact]) -> Iterator[Fact]:
+    """Have an error of a stream carry the name of its database: many are read at the same time."""
+    with naming(database):
+        yield from stream
 
 
 def _streams(
