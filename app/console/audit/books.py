@@ -13,6 +13,7 @@ from typing import Any
 from sqlalchemy import (
     ColumnElement,
     Connection,
+    CursorResult,
     Row,
     Select,
     Table,
@@ -121,7 +122,9 @@ class Books:
                 # The snapshot is taken with the first cursor: declare all of them before any is read.
                 with naming(self.topology.database(name)):
                     found = _streams(name, service, connection, order_ids)
-                streams += [_named(self.topology.database(name), each) for each in found]
+                for rows, make in found:
+                    stack.enter_context(closing(rows))  # also where another database fails
+                    streams.append(_named(self.topology.database(name), map(make, rows)))
             yield gather(streams)
 
 
@@ -133,7 +136,7 @@ def _named(database: Database, stream: Iterator[Fact]) -> Iterator[Fact]:
 
 def _streams(
     database: str, service: Service, connection: Connection, order_ids: Sequence[int] | None
-) -> list[Iterator[Fact]]:
+) -> list[tuple[CursorResult[Any], Any]]:
     layout = LAYOUTS[service]
     queries: list[tuple[Select[Any], Any]] = [
         (_copies(model, layout), partial(_copy, service, database, model.__tablename__))
@@ -142,18 +145,17 @@ def _streams(
     for model, parent in layout.children:
         queries.append((_children(model), partial(_child, service, database, model.__tablename__, parent)))
     queries.append((_messages(layout.outbox), partial(_message, service)))
-    return [_stream(connection, query, make, order_ids) for query, make in queries]
+    return [(_execute(connection, query, order_ids), make) for query, make in queries]
 
 
-def _stream(
-    connection: Connection, query: Select[Any], make: Any, order_ids: Sequence[int] | None
-) -> Iterator[Fact]:
+def _execute(
+    connection: Connection, query: Select[Any], order_ids: Sequence[int] | None
+) -> CursorResult[Any]:
     order_id = query.selected_columns.order_id
     query = query.order_by(order_id)
     if order_ids is not None:
         query = query.where(order_id.in_(order_ids))
-    rows = connection.execution_options(yield_per=FETCH_ROWS).execute(query)
-    return map(make, rows)
+    return connection.execution_options(yield_per=FETCH_ROWS).execute(query)
 
 
 def _copies(model: Any, layout: Layout) -> Select[Any]:
