@@ -90,6 +90,7 @@ class Platform:
         Raises:
             ProcMissing, BinaryMissing, NoUnprivilegedUser, HomeBusy, NotOurFolder, NoTopology, TeamsTopology,
             PassfileMissing, PortsTaken, TopologyError: nothing was changed.
+            NotStreaming: all runs, but a replica has not caught up with its primary.
             EmbeddedError: a component did not come up; others may run. `up` again continues.
         """
         self._tools.check()
@@ -109,6 +110,8 @@ class Platform:
                 components.pooler.up(book)
             self._fill(components.shape)
             self._start_services(components, book, services=services)
+            # At last: the services do without a replica, and a person must know of it.
+            run_all(servers.check_streaming for servers in components.databases)
             return self.topology()
 
     def _shape(self, topology: Topology) -> PlatformShape:
@@ -208,9 +211,11 @@ class Platform:
 
     def _start_services(self, components: Components, book: PortBook, *, services: bool) -> None:
         chosen = list(components.services.values()) if services else components.running_services()
-        if book.moved:
-            # They have read the old topology.
-            self._running().stop("service")
+        read_at = self.topology_path.stat().st_mtime
+        late = [each for each in components.running_services() if book.moved or each.is_older(read_at)]
+        for service in late:
+            self._report(f"{service.name} service: starting anew, for it has read the topology as it was")
+        run_all(service.stop for service in late)
         run_all(partial(self._start_service, service, book) for service in chosen)
 
     def _start_service(self, service: ServiceProcess, book: PortBook) -> bool:

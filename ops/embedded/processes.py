@@ -161,6 +161,11 @@ class Daemon:
             return None
         return pid if _start_ticks(pid) == started and is_alive(pid) else None
 
+    def ports(self) -> set[int]:
+        """Find the TCP ports on which the daemon listens."""
+        pid = self.pid()
+        return listening_ports(pid) if pid is not None else set()
+
     def stop_unless_on(self, port: int) -> bool:
         """Stop the daemon if it listens, but not on `port`: the topology names another by now.
 
