@@ -32,12 +32,10 @@ class DatabaseServers:
         tools: PostgresTools,
         report: Report,
         safe: bool,
-        stream_seconds: float = STREAM_SECONDS,
     ) -> None:
         self.shape = shape
         self._report = report
         self._safe = safe
-        self._stream_seconds = stream_seconds
         self._settings = {} if safe else UNSAFE
         self.primary = PostgresCluster(
             shape.name,
@@ -131,7 +129,7 @@ class DatabaseServers:
         with self.primary.connect() as primary:
             if wait_until(
                 lambda: replica.is_streaming(primary),
-                timeout_seconds=self._stream_seconds if replica.is_standby() else 0,
+                timeout_seconds=STREAM_SECONDS if replica.is_standby() else 0,
                 every_seconds=0.05,
             ):
                 return

@@ -14,6 +14,7 @@ from ops.embedded.binaries import valkey_server
 from ops.embedded.components import Components
 from ops.embedded.errors import PasswordsLost, PortsTaken, UnknownService
 from ops.embedded.home import EVERYTHING, SERVERS_ONLY, Home
+from ops.embedded.logs import rotate
 from ops.embedded.parallel import run_all
 from ops.embedded.pgpass import ensure_passwords, read_passwords
 from ops.embedded.pooling import CONSOLE_ROLE, pooler_program
@@ -101,6 +102,7 @@ class Platform:
             pooler_program()
         self.home.make()
         with self.home.locked():
+            self._rotate_logs()
             changed = self._write_topology(draft, shape)
             components, book = self._open(changed=changed)
             everything = services or self.home.wanted() == EVERYTHING
@@ -266,19 +268,24 @@ class Platform:
         return {name: place.url for name, place in places.items() if place}
 
     def status(self) -> PlatformState:
-        """Find out how every component is, without changing anything.
+        """Find out how every component is, without changing anything but logs that have grown too large.
 
         Raises:
             NoPlatform: `up` was never called here.
             TopologyError: the topology file is wrong.
         """
         topology = self.topology()
+        self._rotate_logs()
         components = self._components(topology).inspect()
         known = {(component.name, component.kind) for component in components}
         others = [state for state in self._running().states() if (state.name, state.kind) not in known]
         return PlatformState(
             home=str(self.home.path), components=(*components, *others), topology=topology.masked()
         )
+
+    def _rotate_logs(self) -> None:
+        for log in rotate(self.home.logs):
+            self._report(f"{log}: has grown too large; its end is in {log.name}.1")
 
     def plan_up(self, *, services: bool = True, pgbouncer: bool | None = None) -> list[str]:
         """Say what `up` would write, create and start."""

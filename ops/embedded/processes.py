@@ -100,7 +100,7 @@ def last_lines(path: Path, *, count: int = 8, from_byte: int = 0) -> str:
     """Give the end of a log file, indented for a message."""
     try:
         with path.open("rb") as log:
-            log.seek(from_byte)
+            log.seek(from_byte if size_of(path) >= from_byte else 0)  # it may have been rotated
             lines = log.read().decode(errors="replace").splitlines()
     except OSError as error:
         return f"  ({error})"
