@@ -89,15 +89,19 @@ class Books:
         self.topology = topology
 
     @contextmanager
-    def connect(self, name: str) -> Iterator[Connection]:
+    def connect(self, name: str, *, role: str | None = None) -> Iterator[Connection]:
         """Connect to a database; what is read there is of one moment.
+
+        Parameters:
+            name: the database.
+            role: who reads; without it, the role of the service.
 
         Raises:
             DatabasesFailed: it does not answer.
         """
-        database, role = self.topology.database(name), self.services[name].value
+        database, reader = self.topology.database(name), role or self.services[name].value
         options = {"isolation_level": "REPEATABLE READ", "execution_options": {"postgresql_readonly": True}}
-        with open_engine(self.topology, database, role=role, **options) as engine:
+        with open_engine(self.topology, database, role=reader, **options) as engine:
             with naming(database):
                 connection = engine.connect()
             with closing(connection):
