@@ -1,4 +1,4 @@
-"""`mesctl` and a server that has stopped answering: it is named, and nothing waits for it without end."""
+"""`mesctl` and a server that is down or has stopped answering: it is named, and no verb waits without end."""
 
 import socket
 import time
@@ -42,12 +42,73 @@ def half_frozen(topology_path: Path, frozen_port: int) -> Path:
     clerk = Clerk(topology)
     clerk.shard_map()
     clerk.orders(1)
-    head, name, rest = topology_path.read_text().partition("[databases.mes_1]")
-    own, replicas, others = rest.partition("replicas")
-    port = str(topology.database("mes_1").primary.port)
-    assert own.count(port) == 1
-    topology_path.write_text(head + name + own.replace(port, str(frozen_port)) + replicas + others)
+    move_primary(topology, "mes_1", frozen_port)
     return topology_path
+
+
+def move_primary(topology: Topology, database: str, port: int) -> None:
+    """Have the topology file name another port for a database's primary."""
+    head, name, rest = topology.path.read_text().partition(f"[databases.{database}]")
+    old = f"port = {topology.database(database).primary.port}"
+    assert old in rest
+    topology.path.write_text(head + name + rest.replace(old, f"port = {port}", 1))
+
+
+@pytest.fixture
+def closed_port() -> Iterator[int]:
+    """Give a port at which nothing listens."""
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        yield int(holder.getsockname()[1])
+
+
+@pytest.mark.parametrize(
+    ("database", "verb"),
+    [
+        ("directory", "shards list"),
+        ("directory", "shards in-doubt list"),
+        ("directory", "migrate status"),
+        ("mes_1", "shards list"),
+        ("mes_1", "partitions check"),
+        ("mes_1", "archive run"),
+        ("shop", "orders audit"),
+        ("shop", "orders trace 1"),
+        ("mes_1", "orders audit"),
+    ],
+)
+def test_a_database_that_is_down_is_named(
+    topology: Topology, closed_port: int, capsys: pytest.CaptureFixture[str], database: str, verb: str
+) -> None:
+    Clerk(topology).shard_map()
+    move_primary(topology, database, closed_port)
+    said = Mesctl(topology.path, capsys)(*verb.split())
+    assert said.status == 1
+    last = said.err.splitlines()[-1]
+    assert last.startswith(f"mesctl: {database}")
+    assert "Connection refused" in last
+
+
+def test_the_list_of_replicas_fails_when_nothing_answers(
+    topology: Topology, closed_port: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert Mesctl(topology.path, capsys)("replicas", "list").status == 0
+    text = topology.path.read_text()
+    for database in topology.databases.values():
+        for place in (database.primary, *database.replicas):
+            text = text.replace(f"port = {place.port}", f"port = {closed_port}")
+    topology.path.write_text(text)
+    for verb in (["list"], ["lag", "--looks", "2", "--every-seconds", "0.05"]):
+        said = Mesctl(topology.path, capsys)("replicas", *verb, "--json")
+        assert said.status == 1
+        assert {row["role"] for row in said.json} == {"-"}
+
+
+def test_the_list_of_replicas_fails_when_a_database_has_no_primary(
+    topology: Topology, closed_port: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    move_primary(topology, "mes_0", closed_port)
+    said = Mesctl(topology.path, capsys)("replicas", "list", "mes_0", "--json")
+    assert (said.status, [row["role"] for row in said.json]) == (1, ["-", "replica"])
 
 
 @pytest.mark.parametrize(
