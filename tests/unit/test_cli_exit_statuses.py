@@ -50,8 +50,10 @@ def test_help_is_shown_without_a_verb(capsys: pytest.CaptureFixture[str]) -> Non
 
 @pytest.mark.parametrize(
     "verb",
-    ["status", "shards list", "partitions list", "archive run", "migrate status", "replicas list"]
-    + ["pgbouncer check", "orders audit", "orders sweep-files"],
+    [
+        *("status", "shards list", "partitions list", "archive run", "migrate status", "replicas list"),
+        *("pgbouncer check", "orders audit", "orders sweep-files"),
+    ],
 )
 def test_every_verb_without_a_platform_is_1_and_says_how_one_is_made(
     verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
