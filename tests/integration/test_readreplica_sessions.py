@@ -12,7 +12,8 @@ from app.models.mes import PricingJob
 from readreplica import connections
 from readreplica.cluster import PRIMARY, Cluster
 from readreplica.sessions import AnySession
-from readreplica.token import UNKNOWN_SYSTEM, CausalToken
+from readreplica.token import CausalToken
+from readreplica.wal import UNKNOWN_SYSTEM
 from sharding.engines import open_cluster
 from sharding.topology import Topology
 from tests.servers import PostgresServers

@@ -4,18 +4,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from readreplica.health import Observation
-from readreplica.token import Position
+from readreplica.wal import Position
 
 
 @dataclass(frozen=True)
-class Primacy:
+class PrimaryState:
     """What is known of the primary. `timeline` is the newest that any primary was seen on."""
 
     node: str | None = None
-    """Where it is, or was when it last answered; None before it was found, or where two claim to be it."""
+    """Its node, or the one that it had when it last answered; None before it was found, or where two claim to
+    be it."""
 
     answers: bool = False
-    """Whether it answered last time it was asked."""
+    """Whether it answered its last poll."""
 
     system_identifier: int | None = None
     timeline: int = 0
@@ -25,25 +26,25 @@ class Primacy:
 
     @property
     def is_split(self) -> bool:
-        """Whether several nodes claim to be the primary, and nothing tells which one is."""
+        """Whether several nodes claim to be the primary, and nothing shows which one is."""
         return self.node is None and bool(self.rivals)
 
 
-def elect(known: Primacy, answers: Mapping[str, Observation]) -> Primacy:
-    """Find the primary among the newest answers of the nodes.
+def elect(known: PrimaryState, answers: Mapping[str, Observation]) -> PrimaryState:
+    """Return the primary among the nodes, by their newest answers.
 
     - Of two on different timelines the newer one is the primary: the older one was there before the
       promotion, and what is written to it is lost when it is rewound.
     - Of two on the same timeline (a replica whose standby.signal was removed, or two promoted apart) the
-      known one stays, for whoever wrote there writes on. If none is known, there is none: nothing tells
-      which one holds the truth, and a wrong guess loses writes.
-    - One that was never known as the primary does not become it on the known timeline, even if nobody else
+      known one stays, for its clients write on. If none is known, there is none: nothing shows which one
+      is right, and a wrong guess loses writes.
+    - One that was never known as the primary does not become it on the known timeline, even if no other node
       answers: a promotion begins a new timeline, so its history is another one, without what was written.
     - While the cluster's system identifier is unknown, and nodes disagree about it, there is none.
-    - A timeline that is older than the newest one seen never gets writes, even if nobody else answers.
+    - A timeline that is older than the newest one seen never gets writes, even if no other node answers.
 
     Parameters:
-        known: what was known before.
+        known: the state before.
         answers: by node; nodes that do not answer are not in it.
     """
     able = {
@@ -62,17 +63,17 @@ def elect(known: Primacy, answers: Mapping[str, Observation]) -> Primacy:
     if chosen is None and known.node is not None and newest == known.timeline:
         return replace(known, answers=False, rivals=tuple(sorted(able)))
     if chosen is None:
-        return Primacy(None, False, known.system_identifier, newest, "", tuple(sorted(able)))
+        return PrimaryState(None, False, known.system_identifier, newest, "", tuple(sorted(able)))
     seen, position = able[chosen]
     rivals = tuple(sorted(name for name in able if able[name][0].server != seen.server))
-    return Primacy(chosen, True, position.system_identifier, newest, seen.server, rivals)
+    return PrimaryState(chosen, True, position.system_identifier, newest, seen.server, rivals)
 
 
-def _belongs(known: Primacy, position: Position) -> bool:
+def _belongs(known: PrimaryState, position: Position) -> bool:
     return known.system_identifier in (None, position.system_identifier)
 
 
-def _choose(known: Primacy, newest: int, first: Mapping[str, Observation]) -> str | None:
+def _choose(known: PrimaryState, newest: int, first: Mapping[str, Observation]) -> str | None:
     if newest == known.timeline and known.node in first:
         return known.node
     if newest == known.timeline and known.server:
@@ -82,6 +83,6 @@ def _choose(known: Primacy, newest: int, first: Mapping[str, Observation]) -> st
     return None
 
 
-def may_write(known: Primacy, position: Position) -> bool:
-    """Tell whether a server that stands here may get writes, as far as this process knows."""
+def may_write(known: PrimaryState, position: Position) -> bool:
+    """Return whether a server at this position may get writes, as far as this process knows."""
     return _belongs(known, position) and position.timeline >= known.timeline
