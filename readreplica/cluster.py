@@ -116,7 +116,7 @@ class Cluster:
         self.gate.after_commit = after_commit
 
     def resolve_commits(self, *, within_seconds: float) -> None:
-        """Have `transact` find out by itself what became of a COMMIT whose answer was lost.
+        """Make `transact` find out by itself what became of a COMMIT whose answer was lost.
 
         To be called before the first unit of writing. Each unit then asks for its transaction's id before
         COMMIT, one more round trip.
@@ -147,7 +147,7 @@ class Cluster:
         Parameters:
             after: what the read must have seen. Without it any replica will do.
             freshness: a policy of `readreplica.freshness`; it holds together with `after`.
-            autocommit: give up the one snapshot: each statement sees what is committed by then, and costs
+            autocommit: without the one snapshot: each statement sees what is committed by then, and costs
                 no BEGIN and no ROLLBACK. Where the server cannot be held to refuse writes in this way, the
                 session has a snapshot all the same.
             hooks: what goes along with the session.

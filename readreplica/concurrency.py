@@ -78,10 +78,10 @@ async def deadline(connection: Any, *, timeout_seconds: float) -> AsyncIterator[
 
 @asynccontextmanager
 async def pool_wait(*, timeout_seconds: float) -> AsyncIterator[None]:
-    """Wait no longer than this for a pool to give a connection.
+    """Wait no longer than this for a connection of a pool.
 
     Raises:
-        sqlalchemy.exc.TimeoutError: it gave none.
+        sqlalchemy.exc.TimeoutError: there was none in time.
     """
     try:
         async with asyncio.timeout(timeout_seconds):

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 from readreplica.health import Observation
 from readreplica.wal import Position
@@ -30,6 +31,10 @@ class PrimaryState:
         return self.node is None and bool(self.rivals)
 
 
+Writable: TypeAlias = Mapping[str, tuple[Observation, Position]]
+"""Nodes of the cluster that are not in recovery, by name."""
+
+
 def elect(known: PrimaryState, answers: Mapping[str, Observation]) -> PrimaryState:
     """Return the primary among the nodes, by their newest answers.
 
@@ -47,40 +52,47 @@ def elect(known: PrimaryState, answers: Mapping[str, Observation]) -> PrimarySta
         known: the state before.
         answers: by node; nodes that do not answer are not in it.
     """
-    able = {
+    able = _writable(known, answers)
+    names = tuple(sorted(able))
+    newest = max((position.timeline for _, position in able.values()), default=0)
+    if not able or newest < known.timeline or _is_unclear(known, answers):
+        return replace(known, answers=False, rivals=names)
+    chosen = _choose(known, newest, able)
+    if chosen is not None:
+        seen, position = able[chosen]
+        rivals = tuple(name for name in names if able[name][0].server != seen.server)
+        return PrimaryState(chosen, True, position.system_identifier, newest, seen.server, rivals)
+    if known.node is not None and newest == known.timeline:
+        return replace(known, answers=False, rivals=names)
+    return PrimaryState(None, False, known.system_identifier, newest, "", names)
+
+
+def _writable(known: PrimaryState, answers: Mapping[str, Observation]) -> Writable:
+    return {
         name: (seen, seen.position)
         for name, seen in answers.items()
         if not seen.in_recovery and seen.position is not None and _belongs(known, seen.position)
     }
+
+
+def _is_unclear(known: PrimaryState, answers: Mapping[str, Observation]) -> bool:
+    """Return whether the cluster's system identifier is unknown, and the nodes disagree about it."""
     systems = {seen.position.system_identifier for seen in answers.values() if seen.position is not None}
-    if known.system_identifier is None and len(systems) > 1:
-        return replace(known, answers=False, rivals=tuple(sorted(able)))
-    newest = max((position.timeline for _, position in able.values()), default=0)
-    if not able or newest < known.timeline:
-        return replace(known, answers=False, rivals=tuple(sorted(able)))
-    first = {name: seen for name, (seen, _) in able.items() if able[name][1].timeline == newest}
-    chosen = _choose(known, newest, first)
-    if chosen is None and known.node is not None and newest == known.timeline:
-        return replace(known, answers=False, rivals=tuple(sorted(able)))
-    if chosen is None:
-        return PrimaryState(None, False, known.system_identifier, newest, "", tuple(sorted(able)))
-    seen, position = able[chosen]
-    rivals = tuple(sorted(name for name in able if able[name][0].server != seen.server))
-    return PrimaryState(chosen, True, position.system_identifier, newest, seen.server, rivals)
+    return known.system_identifier is None and len(systems) > 1
 
 
 def _belongs(known: PrimaryState, position: Position) -> bool:
     return known.system_identifier in (None, position.system_identifier)
 
 
-def _choose(known: PrimaryState, newest: int, first: Mapping[str, Observation]) -> str | None:
-    if newest == known.timeline and known.node in first:
+def _choose(known: PrimaryState, newest: int, able: Writable) -> str | None:
+    servers = {name: seen.server for name, (seen, position) in able.items() if position.timeline == newest}
+    if newest == known.timeline and known.node in servers:
         return known.node
     if newest == known.timeline and known.server:
-        return min((name for name, seen in first.items() if seen.server == known.server), default=None)
-    if len({seen.server for seen in first.values()}) == 1:
-        return min(first)  # one server, perhaps under several addresses
-    return None
+        return min((name for name, server in servers.items() if server == known.server), default=None)
+    # One server, perhaps under several addresses.
+    return min(servers) if len(set(servers.values())) == 1 else None
 
 
 def may_write(known: PrimaryState, position: Position) -> bool:

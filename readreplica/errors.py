@@ -32,7 +32,7 @@ class TokenUnsigned(TokenMalformed):
 
 
 class TokenKeyUnknown(TokenMalformed):
-    """The token was signed with a key that is not in the ring: it was taken out, or is another service's."""
+    """The token was signed with a key that is not in the ring: it was removed, or is another service's."""
 
     def __init__(self, text: str, key: str) -> None:
         self.key = key
@@ -217,7 +217,6 @@ class SessionNotEntered(ReadReplicaError):
     """A write session is used outside of its `async with`, where its writes are not counted."""
 
     def __init__(self, cluster: str) -> None:
-        """Name the cluster that would be written."""
         self.cluster = cluster
         super().__init__(
             f"a write session of {cluster} is used outside of its block: write `async with ... as session`"
@@ -228,7 +227,6 @@ class NoTransaction(ReadReplicaError):
     """A write session was asked for AUTOCOMMIT."""
 
     def __init__(self, cluster: str) -> None:
-        """Name the cluster that would be written."""
         self.cluster = cluster
         super().__init__(
             f"AUTOCOMMIT in a write session of {cluster}: a unit of work is one transaction; "

@@ -97,7 +97,7 @@ class PoolGeneration:
             raise DisconnectionError
 
     def close(self) -> None:
-        """Have each connection that is in use closed when it comes back, instead of pooled."""
+        """Close each connection that is in use when it comes back, instead of pooling it."""
         engine = self._engine()
         if engine is not None:
             event.listen(engine, "checkin", _invalidate)
@@ -131,7 +131,7 @@ _kinds: WeakKeyDictionary[Dialect, EngineKind] = WeakKeyDictionary()
 
 
 def register_engine(engine: Engine, kind: EngineKind) -> None:
-    """Note the kind of a new engine, and begin the generation of its pool."""
+    """Record the kind of a new engine, and begin the generation of its pool."""
     pool_generation_of(engine)
     _kinds[engine.dialect] = kind
 

@@ -205,7 +205,7 @@ class WriteGate:
         """
         with self._lock:
             if self._holds_writes:
-                raise SwitchoverFailed(self.name, "another switch-over of it is under way in this process")
+                raise SwitchoverFailed(self.name, "another switchover of it is under way in this process")
             self._holds_writes = True
             self._is_drained.clear()
             if self._writing == 0:
