@@ -309,9 +309,9 @@ class Router:
     def _live(self, request: ReadRequest) -> Sequence[ClusterNode]:
         """Return the replicas that are not ejected, without those that the request excludes."""
         live = self._monitor.live
-        return (
-            [node for node in live if node.replica_name not in request.excluded] if request.excluded else live
-        )
+        if not request.excluded:
+            return live
+        return [node for node in live if node.replica_name not in request.excluded]
 
     def _fit(self, request: ReadRequest) -> Sequence[ClusterNode]:
         return self._fit_of(self._live(request), request)
