@@ -112,9 +112,8 @@ class UnitOfWork(Generic[T]):
             try:
                 await self._run_once(attempt)
             except (DBAPIError, WritesRefused, CommitLost) as error:
-                if not attempt.may_repeat:
+                if not (attempt.may_repeat and await self._pause_after(error)):
                     raise
-                await self._pause_after(error)
             else:
                 return Committed(attempt.value, attempt.session.token)
 
@@ -126,12 +125,14 @@ class UnitOfWork(Generic[T]):
                 raise
             await self._resolve(error, attempt.session)
 
-    async def _pause_after(self, error: Exception) -> None:
-        """Pause before the next attempt; raise if there is to be none."""
+    async def _pause_after(self, error: Exception) -> bool:
+        """Pause before the next attempt; False at once if there is to be none."""
         if is_conflict(error):
             await self._pause_after_conflict(error)
-        else:
-            await self._pause_after_outage(error)
+            return True
+        self._conflicts = 0
+        nothing_done = isinstance(error, WritesRefused | CommitLost) or is_outage(error)
+        return nothing_done and await self._pause_after_outage()
 
     async def _pause_after_conflict(self, error: Exception) -> None:
         self._conflicts += 1
@@ -142,13 +143,11 @@ class UnitOfWork(Generic[T]):
         # Random, or the two that met would meet again.
         await sleep(random.uniform(0, min(longest, LONGEST_CONFLICT_PAUSE_SECONDS)))
 
-    async def _pause_after_outage(self, error: Exception) -> None:
-        self._conflicts = 0
+    async def _pause_after_outage(self) -> bool:
         now = self._clock()
         self._give_up_at = self._give_up_at or now + self._failover_wait_seconds
-        nothing_done = isinstance(error, WritesRefused | CommitLost) or is_outage(error)
-        if now >= self._give_up_at or not nothing_done:
-            raise error
+        if now >= self._give_up_at:
+            return False
         pause_seconds = self._outage_pause_seconds
         self._outage_pause_seconds = min(2 * pause_seconds, LONGEST_OUTAGE_PAUSE_SECONDS)
         longest = now + LONGEST_ELECTION_WAIT_SECONDS
@@ -157,3 +156,4 @@ class UnitOfWork(Generic[T]):
         # role may lack what the writers' has.
         while not self._monitor.primary_state.answers and self._clock() < longest:
             await sleep(OUTAGE_PAUSE_SECONDS)
+        return True

@@ -113,9 +113,8 @@ class UnitOfWork(Generic[T]):
             try:
                 self._run_once(attempt)
             except (DBAPIError, WritesRefused, CommitLost) as error:
-                if not attempt.may_repeat:
+                if not (attempt.may_repeat and self._pause_after(error)):
                     raise
-                self._pause_after(error)
             else:
                 return Committed(attempt.value, attempt.session.token)
 
@@ -127,12 +126,14 @@ class UnitOfWork(Generic[T]):
                 raise
             self._resolve(error, attempt.session)
 
-    def _pause_after(self, error: Exception) -> None:
-        """Pause before the next attempt; raise if there is to be none."""
+    def _pause_after(self, error: Exception) -> bool:
+        """Pause before the next attempt; False at once if there is to be none."""
         if is_conflict(error):
             self._pause_after_conflict(error)
-        else:
-            self._pause_after_outage(error)
+            return True
+        self._conflicts = 0
+        nothing_done = isinstance(error, WritesRefused | CommitLost) or is_outage(error)
+        return nothing_done and self._pause_after_outage()
 
     def _pause_after_conflict(self, error: Exception) -> None:
         self._conflicts += 1
@@ -143,13 +144,11 @@ class UnitOfWork(Generic[T]):
         # Random, or the two that met would meet again.
         sleep(random.uniform(0, min(longest, LONGEST_CONFLICT_PAUSE_SECONDS)))
 
-    def _pause_after_outage(self, error: Exception) -> None:
-        self._conflicts = 0
+    def _pause_after_outage(self) -> bool:
         now = self._clock()
         self._give_up_at = self._give_up_at or now + self._failover_wait_seconds
-        nothing_done = isinstance(error, WritesRefused | CommitLost) or is_outage(error)
-        if now >= self._give_up_at or not nothing_done:
-            raise error
+        if now >= self._give_up_at:
+            return False
         pause_seconds = self._outage_pause_seconds
         self._outage_pause_seconds = min(2 * pause_seconds, LONGEST_OUTAGE_PAUSE_SECONDS)
         longest = now + LONGEST_ELECTION_WAIT_SECONDS
@@ -158,3 +157,4 @@ class UnitOfWork(Generic[T]):
         # role may lack what the writers' has.
         while not self._monitor.primary_state.answers and self._clock() < longest:
             sleep(OUTAGE_PAUSE_SECONDS)
+        return True
