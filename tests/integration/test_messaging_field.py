@@ -377,6 +377,19 @@ async def test_a_new_message_goes_whenever_it_is_said_to_be_due(rig: Rig, due: s
     assert await rig.history() == {1: ["a"]}
 
 
+@pytest.mark.parametrize("attempts", [-(2**31), -1, 2**31 - 1])
+async def test_attempts_that_were_never_made_stop_no_other_message(rig: Rig, attempts: int) -> None:
+    await rig.owe(1, "a")
+    async with rig.shop.write() as session:
+        await session.execute(update(ShopOutbox).values(attempts=attempts))
+    await rig.owe(2, "x")
+
+    async with running(rig.relay(), rig.consumer()):
+        await rig.until_settled()
+
+    assert (await rig.history())[2] == ["x"]
+
+
 async def owes_nothing(rig: Rig) -> bool:
     async with rig.shop.write() as session:
         return bool(await session.scalar(text("SELECT count(*) = 0 FROM outbox")))
