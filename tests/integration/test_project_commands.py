@@ -212,7 +212,7 @@ def test_our_own_project_has_nothing_wrong(topology: Topology) -> None:
             "mes-storage.toml",
             ('# policies = "payments_policies:POLICIES"', 'policies = "payments_models:Note"'),
             "mes-storage.toml:7 trees.payments.policies",
-            "not iterable",
+            "and no tuple of policies",
         ),
         (
             "migrations/payments/versions/0001_start.py",

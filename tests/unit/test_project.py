@@ -139,6 +139,23 @@ def test_a_reference_that_does_not_import_is_named_with_its_line(
     assert str(caught.value).startswith("mes-storage.toml: line 4: trees.payments.metadata: ")
 
 
+def test_a_reference_to_something_else_is_named_with_its_line(project: Project) -> None:
+    changed = GOOD.replace("Base.metadata", "Base").replace("POLICIES", "count")
+    tree = Project.load(written(project.root, changed)).tree("payments")
+    with pytest.raises(ReferenceBroken, match=r"line 4: trees\.payments\.metadata: .* and no MetaData"):
+        _ = tree.metadata
+    with pytest.raises(
+        ReferenceBroken, match=r"line 6: trees\.payments\.policies: .* and no tuple of policies"
+    ):
+        _ = tree.policies
+
+
+def test_a_module_that_ends_the_process_is_a_broken_reference(project: Project) -> None:
+    (project.root / "payments_script.py").write_text("import sys\nsys.exit(0)\n")
+    with pytest.raises(ReferenceBroken, match="SystemExit: 0"):
+        project.resolve("up.fill", "payments_script:fill")
+
+
 def test_lines_of_keys() -> None:
     lines = (ROOT / "pyproject.toml").read_text().splitlines()
     for key, value in (("trees.mes.policies", "policies"), ("up.fill", "fill"), ("commands.demo.run", "run")):
