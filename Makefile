@@ -1,6 +1,6 @@
 # The stable verbs. Each works from a bare clone: Python 3.11+ with venv, and make.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check twins format bench soak up down lock clean
+.PHONY: help demo test test-field check twins format bench soak up down lock clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -11,7 +11,7 @@ export UV_PYTHON_DOWNLOADS := never
 unexport PYTHONDONTWRITEBYTECODE
 
 help:  ## show this help
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
 
 # pip is used once, to bring in the pinned uv; everything else comes from the hashed lock file.
 $(VENV)/.ready: requirements.lock pyproject.toml setup.py tools/build_backend.py
@@ -26,6 +26,9 @@ demo: $(VENV)/.ready  ## take 200 orders through everything, then prove that non
 
 test: $(VENV)/.ready  ## all tests: no Docker, no root
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not bench and not soak"
+
+test-field: $(VENV)/.ready  ## the tests whose inputs are from public reports of other projects
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m field
 
 check: $(VENV)/.ready  ## format, lint, types, import contracts, migrations
 	$(BIN)/ruff format --check .

@@ -4,7 +4,12 @@ import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import TypeVar
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+
+from sqlalchemy import event
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.causality.ambient import follow_causality
 from readreplica.cluster import Cluster
@@ -23,26 +28,63 @@ Work = Callable[[WriteSession], Awaitable[T]]
 """A unit of work: all that one transaction does. It may be run again, so it decides afresh each time."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Patience:
+    """How long a request may wait for a database."""
+
+    statement_seconds: float
+    """For one statement. The server ends it; behind a pooler, which passes no options on, the role's own
+    `statement_timeout` does."""
+
+    queue_seconds: float
+    """For a free connection of the pool."""
+
+
 @asynccontextmanager
-async def open_database(topology: Topology, name: str) -> AsyncIterator[Cluster]:
+async def open_database(topology: Topology, name: str, *, patience: Patience) -> AsyncIterator[Cluster]:
     """Open the database of the Shop or the CRM; the role has the service's name."""
-    async with open_cluster(topology, name, role=name, application_name=name) as cluster:
-        _prepare(cluster)
+    hasty = _hasty(topology, patience)
+    async with open_cluster(hasty, name, role=name, application_name=name) as cluster:
+        _prepare(cluster, topology, patience)
         yield cluster
 
 
 @asynccontextmanager
-async def open_shards(topology: Topology, *, application_name: str) -> AsyncIterator[ShardedSessions]:
-    """Open the MES shards, for the MES itself, the pricing worker and the archive job."""
-    async with open_sessions(topology, tree="mes", application_name=application_name) as sessions:
+async def open_shards(
+    topology: Topology, *, application_name: str, patience: Patience | None = None
+) -> AsyncIterator[ShardedSessions]:
+    """Open the MES shards, for the MES itself, the pricing worker and the archive job.
+
+    Parameters:
+        topology: where they are.
+        application_name: what pg_stat_activity shows.
+        patience: how long to wait for a shard; as long as the topology says, without it.
+    """
+    hasty = _hasty(topology, patience) if patience is not None else topology
+    async with open_sessions(hasty, tree="mes", application_name=application_name) as sessions:
         for cluster in sessions.clusters.values():
-            _prepare(cluster)
+            _prepare(cluster, topology, patience)
         yield sessions
 
 
-def _prepare(cluster: Cluster) -> None:
+def _hasty(topology: Topology, patience: Patience) -> Topology:
+    pool = topology.pool.model_copy(update={"timeout_seconds": patience.queue_seconds})
+    return topology.model_copy(update={"pool": pool})
+
+
+def _prepare(cluster: Cluster, topology: Topology, patience: Patience | None) -> None:
     follow_causality(cluster)
     cluster.resolve_commits(within_seconds=SETTLE_SECONDS)
+    if patience is not None and topology.pgbouncer is None:
+        cluster.on_engine(partial(_limit_statements, seconds=patience.statement_seconds))
+
+
+def _limit_statements(engine: AsyncEngine, *, seconds: float) -> None:
+    def limit(_dialect: Any, _record: Any, _arguments: Any, options: dict[str, Any]) -> None:
+        limit = f"-c statement_timeout={round(seconds * 1000)}"
+        options["options"] = f"{options.get('options', '')} {limit}".strip()
+
+    event.listen(engine.sync_engine, "do_connect", limit)
 
 
 @asynccontextmanager

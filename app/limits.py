@@ -12,7 +12,7 @@ class BodyTooLarge(HTTPException):
     """
 
     def __init__(self, max_bytes: int) -> None:
-        super().__init__(413, f"the request body is larger than {max_bytes} bytes: send a smaller file")
+        super().__init__(413, f"the request body is larger than {max_bytes} bytes: send less")
 
 
 class BodyLimit:
@@ -30,7 +30,7 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        declared = _content_length(scope)
+        declared = content_length(scope)
         received = 0
 
         async def limited() -> Message:
@@ -48,8 +48,8 @@ class BodyLimit:
             raise BodyTooLarge(self._max_bytes)
 
 
-def _content_length(scope: Scope) -> int:
-    """What the client says that it will send; 0 if it does not say, or not in figures."""
+def content_length(scope: Scope) -> int:
+    """Return what the client says that it will send; 0 if it does not say, or not in figures."""
     try:
         return int(Headers(scope=scope).get("content-length", "0"))
     except ValueError:

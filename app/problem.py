@@ -24,6 +24,7 @@ from app.idempotency import IdempotencyKeyReused
 from app.models.status import IllegalTransition
 from app.orders import UnknownOrder
 from app.problem_docs import MEDIA_TYPE, problem_type
+from app.strict import RequestTimedOut, printable
 from readreplica.errors import (
     CommitInDoubt,
     CommitLost,
@@ -40,7 +41,6 @@ from sharding.scatter.errors import CursorMalformed, ScatterFailed, ShardTimedOu
 RETRY_AFTER_SECONDS = 2
 _PERSON_SECONDS = 60
 _MOST_FAULTS = 20
-_LONGEST_WHERE = 200
 _READ_ONLY = "25006"
 
 Statuses = Mapping[type[Exception], int]
@@ -86,6 +86,7 @@ def install(app: FastAPI, statuses: Statuses) -> None:
     for unavailable in _UNAVAILABLE:
         app.add_exception_handler(unavailable, _unavailable)
     app.add_exception_handler(CommitInDoubt, _in_doubt)
+    app.add_exception_handler(RequestTimedOut, _timed_out)
     for misrouted in (OtherShard, InvalidShardKey):
         app.add_exception_handler(misrouted, _misrouted)
     app.add_exception_handler(Exception, _unforeseen)
@@ -107,7 +108,7 @@ def _answer(
         "title": name,
         "status": status,
         "detail": detail,
-        "instance": request.url.path,
+        "instance": printable(request.scope["path"]),
     }
     return JSONResponse(content, status, headers=headers, media_type=MEDIA_TYPE)
 
@@ -138,7 +139,8 @@ async def _http(request: Request, error: Exception) -> JSONResponse:
     phrase = HTTPStatus(error.status_code).phrase
     detail = error.detail
     if detail == phrase:  # the framework's own text, which says nothing
-        detail = f"{request.method} {request.url.path}: {phrase.lower()}; see /docs for what there is"
+        path = printable(request.scope["path"])
+        detail = f"{request.method} {path}: {phrase.lower()}; see /docs for what there is"
     return _answer(
         request, status=error.status_code, name=phrase.capitalize(), detail=detail, headers=error.headers
     )
@@ -163,7 +165,7 @@ async def _invalid(request: Request, error: Exception) -> JSONResponse:
 def _where(location: Sequence[str | int]) -> str:
     """Name the place of a fault, cut off: an unknown key is the client's, and may be as long as a body."""
     place = " ".join([str(location[0]), ".".join(str(part) for part in location[1:])]).strip()
-    return place[:_LONGEST_WHERE]
+    return printable(place)
 
 
 def _say(fault: Mapping[str, Any]) -> str:
@@ -189,6 +191,12 @@ _OUTAGES: Mapping[type[object], _Outage] = {
     CommitLost: _Outage(
         "Commit lost", "the database was lost while it committed, and has none of it; nothing was written"
     ),
+    PoolTimeout: _Outage(
+        "Overloaded", "more is asked of the service than it can do now; nothing was written"
+    ),
+    RequestTimedOut: _Outage(
+        "Request timed out", "something that this needs did not answer in time; nothing was written"
+    ),
 }
 _AWAY = _Outage("Temporarily unavailable", "something that this needs cannot be reached; nothing is lost")
 
@@ -213,7 +221,7 @@ def _outage(error: BaseException | None) -> _Outage:
 
 async def _unavailable(request: Request, error: Exception) -> JSONResponse:
     """Answer that something this service needs is away; the details are for the log."""
-    log.warning("unavailable", path=request.url.path, error=str(error))
+    log.warning("unavailable", path=request.scope["path"], error=str(error))
     outage = _outage(_cause(error))
     seconds = max(1, math.ceil(outage.retry_after_seconds))
     return _answer(
@@ -238,21 +246,27 @@ async def _in_doubt(request: Request, error: Exception) -> JSONResponse:
     To repeat it is safe. With its key, a request finds the order that it has made; and a change of an order
     that its actor has made already is answered as it was (`app.orders.is_repeated`).
     """
-    log.error("commit in doubt", path=request.url.path, error=str(error))
+    log.error("commit in doubt", path=request.scope["path"], error=str(error))
     return _answer(
         request,
         status=503,
         name="Commit in doubt",
-        detail="the database's answer was lost while it committed, and it could not be asked since, so it is "
-        "unknown whether this was done: repeat the request as it was, with the same Idempotency-Key if it "
+        detail="the database did not answer while it committed, and it could not be asked since, so it "
+        "is unknown whether this was done: repeat the request as it was, with the same Idempotency-Key if it "
         f"has one, in {RETRY_AFTER_SECONDS} seconds; what was done is not done twice",
         headers={"Retry-After": str(RETRY_AFTER_SECONDS)},
     )
 
 
+async def _timed_out(request: Request, error: Exception) -> JSONResponse:
+    """Answer that the request took too long; it was ended, unless it had begun to commit."""
+    assert isinstance(error, RequestTimedOut)
+    return await (_in_doubt if error.in_doubt else _unavailable)(request, error)
+
+
 async def _misrouted(request: Request, error: Exception) -> JSONResponse:
     """Answer a unit of work that named a key of another shard: a fault of ours, which repeating keeps."""
-    log.error("misrouted", path=request.url.path, exc_info=error)
+    log.error("misrouted", path=request.scope["path"], exc_info=error)
     return await _unforeseen(request, error)
 
 
@@ -263,11 +277,16 @@ def refused_token(request: Request, fault: TokenMalformed, *, header: str) -> JS
     return _answer(request, status=400, name=_name(fault), detail=detail, facts=facts, headers={header: ""})
 
 
+def refused(request: Request, detail: str, *, headers: Mapping[str, str]) -> JSONResponse:
+    """Answer a request that cannot be read, outside of every route."""
+    return _answer(request, status=400, name="Malformed request", detail=detail, headers=headers)
+
+
 async def _database(request: Request, error: Exception) -> JSONResponse:
     """Answer a database error: what heals by itself is a 503, anything else is a bug."""
     if _heals(error.__cause__ if isinstance(error, ScatterFailed) else error):
         return await _unavailable(request, error)
-    log.error("unforeseen", path=request.url.path, exc_info=error)
+    log.error("unforeseen", path=request.scope["path"], exc_info=error)
     return await _unforeseen(request, error)
 
 

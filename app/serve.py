@@ -1,54 +1,44 @@
 """What the three services share in becoming a process: an application, its health, its start and its end."""
 
-from collections.abc import AsyncIterator, Callable, Mapping
+import asyncio
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import NoReturn
 
 import structlog
 import uvicorn
-from fastapi import APIRouter, FastAPI, Request
+from fastapi import APIRouter, FastAPI
 from fastapi.responses import RedirectResponse
-from pydantic import BaseModel
 
 from app import problem
 from app.background import Background
 from app.causality.middleware import CausalTokens, CookieOptions
 from app.causality.store import open_callers, open_learned
 from app.causality.wire import TokenText, parse_keys
-from app.errors import AppError
+from app.connections import ConnectionLimits, TooFewFiles, limited, make_room_for_files, quiet_accept
+from app.database import Patience
+from app.edge import HeadAsGet, WellFormed
+from app.health import NotReady, Readiness, health_routes
 from app.limits import BodyLimit
 from app.messaging.streams import open_redis
-from app.problem_docs import described
 from app.process import configure, leave_on_signals, open_patiently, refuse, run_to_the_end
 from app.settings import Settings
 from app.topology import services_of
 from sharding.topology import Topology
 
 _FORM_OVERHEAD_BYTES = 64 * 1024
+_LONGEST_HEADER_BYTES = 16 * 1024
+# As many as wait are looked at in one go, also when none can be accepted.
+_BACKLOG = 512
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("serve")
 
 Build = Callable[[Settings, Topology], FastAPI]
 """Makes a service's application; it connects to nothing before its lifespan begins."""
 
-Parts = Callable[[Background], AbstractAsyncContextManager[object]]
-"""Opens what a service works with, starts its background tasks, and closes it all at the end."""
-
-
-class Health(BaseModel):
-    """A service that does all of its work."""
-
-    service: str
-    status: str = "ok"
-
-
-class Unhealthy(AppError):
-    """A background task of the service is down, so messages wait; it is being restarted."""
-
-    def __init__(self, service: str, down: Mapping[str, str]) -> None:
-        self.service = service
-        self.down = sorted(down)
-        super().__init__(f"{service}: {', '.join(self.down)} has died and is being restarted; see the log")
+Parts = Callable[[Background, Readiness], AbstractAsyncContextManager[object]]
+"""Opens what a service works with, starts its background tasks, says what it cannot do without, and closes
+it all at the end."""
 
 
 def make_app(
@@ -78,12 +68,13 @@ def make_app(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         background = Background(stop_seconds=settings.stop_seconds)
+        readiness = Readiness(service)
         async with (
             open_redis(redis_url) as redis,
-            parts(background) as opened,
+            parts(background, readiness) as opened,
             background,
         ):
-            app.state.parts, app.state.background = opened, background
+            app.state.parts, app.state.background, app.state.readiness = opened, background, readiness
             keep_seconds = settings.token_seconds
             has_callers = settings.caller_header is not None
             app.state.token_store = open_callers(redis, keep_seconds=keep_seconds) if has_callers else None
@@ -98,9 +89,9 @@ def make_app(
         version="1",
         description=description,
         lifespan=lifespan,
-        # As many as the largest form has: of a field that is sent twice, nobody can say which one counts.
-        form_limits={"max_files": 1, "max_fields": 3, "max_part_size": 4096},
+        redirect_slashes=False,  # such a redirect has the host that the client names
     )
+    app.state.max_json_bytes, app.state.request_seconds = settings.max_json_bytes, settings.request_seconds
     app.add_middleware(BodyLimit, max_bytes=settings.max_upload_bytes + _FORM_OVERHEAD_BYTES)
     app.add_middleware(
         CausalTokens,
@@ -111,26 +102,26 @@ def make_app(
         ),
         caller_header=settings.caller_header,
     )
-    problem.install(app, {Unhealthy: 503, **statuses})
-    app.include_router(_common_routes(service))
+    app.add_middleware(HeadAsGet)
+    app.add_middleware(WellFormed)  # the last one is the first that sees a request
+    problem.install(app, {NotReady: 503, **statuses})
+    app.include_router(_common_routes())
+    app.include_router(health_routes(service))
     app.include_router(router)
     return app
 
 
-def _common_routes(service: str) -> APIRouter:
+def patience_of(settings: Settings) -> Patience:
+    """Return how long a service's requests wait for a database."""
+    return Patience(statement_seconds=settings.statement_seconds, queue_seconds=settings.queue_seconds)
+
+
+def _common_routes() -> APIRouter:
     router = APIRouter()
 
     @router.get("/", include_in_schema=False)
     async def to_the_documentation() -> RedirectResponse:
         return RedirectResponse("docs")
-
-    @router.get("/healthz", tags=["health"], responses={503: described(503)})
-    async def health(request: Request) -> Health:
-        """Say whether the service does all of its work, background tasks included."""
-        background: Background = request.app.state.background
-        if background.down:
-            raise Unhealthy(service, background.down)
-        return Health(service=service)
 
     return router
 
@@ -147,21 +138,44 @@ def run(service: str, build: Build) -> NoReturn:
     address = services_of(topology).get(service)
     if address is None:
         refuse(service, f"{settings.topology} has no [services.{service}]: add it, with host and port")
+    try:
+        make_room_for_files(settings.max_connections)
+    except TooFewFiles as error:
+        refuse(service, str(error))
     app = build(settings, topology)
-    config = uvicorn.Config(
+    server = uvicorn.Server(server_config(app, settings, host=address.host, port=address.port))
+    run_to_the_end(service, _serve(app, server))
+
+
+def server_config(app: FastAPI, settings: Settings, *, host: str, port: int) -> uvicorn.Config:
+    """Say how uvicorn is to serve an application; connections are limited by `app.connections`."""
+    limits = ConnectionLimits(
+        connections=settings.max_connections,
+        header_seconds=settings.header_seconds,
+        body_seconds=settings.body_seconds,
+        answer_seconds=settings.answer_seconds,
+    )
+    return uvicorn.Config(
         app,
-        host=address.host,
-        port=address.port,
+        host=host,
+        port=port,
+        http=limited(limits),
+        ws="none",
         lifespan="off",
+        backlog=_BACKLOG,
+        h11_max_incomplete_event_size=_LONGEST_HEADER_BYTES,
+        timeout_keep_alive=settings.idle_seconds,
         timeout_graceful_shutdown=settings.stop_seconds,
+        proxy_headers=bool(settings.trusted_proxies),
+        forwarded_allow_ips=settings.trusted_proxies,
         log_config=None,
         server_header=False,
     )
-    run_to_the_end(service, _serve(app, uvicorn.Server(config)))
 
 
 async def _serve(app: FastAPI, server: uvicorn.Server) -> None:
     """Open what the service works with, and serve. uvicorn's own lifespan would turn errors into text."""
+    asyncio.get_running_loop().set_exception_handler(quiet_accept)
     async with AsyncExitStack() as opened:
         await open_patiently(opened, lambda: app.router.lifespan_context(app))
         await server.serve()

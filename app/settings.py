@@ -1,15 +1,18 @@
 """What the environment tells a service; everything about databases stands in the topology file."""
 
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, ValidationError, field_validator
+from pydantic import Field, PositiveInt, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.causality.wire import parse_keys
 from app.errors import AppError
 
 PREFIX = "MES_STORAGE_"
+
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class SettingsInvalid(AppError):
@@ -31,10 +34,40 @@ class Settings(BaseSettings):
     max_upload_bytes: PositiveInt = 20 * 1024 * 1024
     """the size of the largest 3D model that is accepted"""
 
-    relay_poll_seconds: PositiveFloat = 0.1
+    max_json_bytes: Annotated[int, Field(ge=1024)] = 64 * 1024
+    """the size of the largest body that is no file"""
+
+    max_connections: Annotated[int, Field(ge=1, le=100_000)] = 512
+    """how many connections clients may have at once; requests on more are answered by 503"""
+
+    header_seconds: Seconds = 10.0
+    """how long a client may take to send the header of a request"""
+
+    body_seconds: Seconds = 20.0
+    """how long a client may take to send the body of a request, beside a second for each 16 KiB of it"""
+
+    answer_seconds: Seconds = 30.0
+    """how long a client may take to read an answer"""
+
+    idle_seconds: PositiveInt = 60
+    """how long a connection may stay open without a request"""
+
+    trusted_proxies: str = ""
+    """the addresses or networks of the proxies whose X-Forwarded-For and -Proto are believed, with commas"""
+
+    request_seconds: Seconds = 10.0
+    """how long a request may take from the end of its body; after that it is ended, and answered by 503"""
+
+    statement_seconds: Seconds = 5.0
+    """how long PostgreSQL may take for one statement, waiting for locks included"""
+
+    queue_seconds: Seconds = 1.0
+    """how long a request may wait for a free connection to a database before it is answered by 503"""
+
+    relay_poll_seconds: Seconds = 0.1
     """how long a message may lie in the outbox before the relay sees it"""
 
-    redelivery_seconds: PositiveFloat = 2.0
+    redelivery_seconds: Seconds = 2.0
     """how long the relay waits for an acknowledgement before it sends again; doubled each time"""
 
     inbox_keep_seconds: Annotated[int, Field(ge=2 * 24 * 3600)] = 7 * 24 * 3600
@@ -66,6 +99,21 @@ class Settings(BaseSettings):
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """the least severe log line that is written"""
+
+    @field_validator("statement_seconds")
+    @classmethod
+    def _is_within_the_request(cls, seconds: float, info: ValidationInfo) -> float:
+        most = info.data.get("request_seconds", seconds)
+        if seconds > most:
+            raise ValueError(f"a statement may not take longer than the request, {most:g} s")
+        return seconds
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _are_networks(cls, proxies: str) -> str:
+        for proxy in filter(None, map(str.strip, proxies.split(","))):
+            ip_network(proxy)
+        return proxies
 
     @field_validator("token_keys")
     @classmethod

@@ -35,6 +35,7 @@ from sharding.writes.reference import (
     Difference,
     apply,
     fault_of,
+    fault_of_number,
     next_version,
     read_copy,
     read_differences,
@@ -105,12 +106,18 @@ def tables_of(tree: ProjectTree) -> Mapping[str, Table]:
     return {table.name: table for table in reference_tables(tree.metadata)}
 
 
-def read_file(path: Path) -> Rows:
+def read_file(path: Path, tree: ProjectTree) -> Rows:
     """Read rows from a TOML file: an array of tables for each reference table. Numbers stay exact.
 
+    Parameters:
+        path: the file.
+        tree: whose reference tables these are.
+
     Raises:
-        FileUnusable: it cannot be read, or is something else.
+        FileUnusable: it cannot be read, is something else, or has a number that its column does not take.
+        UnknownReference: it names a table that is no reference table of the tree.
     """
+    tables = tables_of(tree)
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"), parse_float=Decimal)
     except OSError as error:
@@ -120,6 +127,10 @@ def read_file(path: Path) -> Rows:
     for table, rows in content.items():
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
             raise FileUnusable(path, f"{table} must be an array of tables: write [[{table}]] before each row")
+        if table not in tables:
+            raise UnknownReference(table, tables)
+        if fault := _fault_in(tables[table], rows):
+            raise FileUnusable(path, f"{table}, {fault}")
     return content
 
 
@@ -233,6 +244,15 @@ async def is_unpublished(topology: Topology, tree: ProjectTree) -> bool:
         return not any([await references.newest(name) for name in references.tables])
 
 
+def _fault_in(table: Table, rows: Sequence[Mapping[str, Any]]) -> str | None:
+    """Return what is wrong with the first number that no shard would take; None if nothing is."""
+    for number, row in enumerate(rows, start=1):
+        for name in row.keys() & table.c.keys():
+            if fault := fault_of_number(table.c[name], row[name]):
+                return f"row {number}: {name} {fault}"
+    return None
+
+
 async def _contents(references: _References, rows: Rows) -> list[tuple[Content, bool]]:
     """Make every content before anything is written: what is wrong in the last table stops the first."""
     for name in rows:
@@ -241,6 +261,8 @@ async def _contents(references: _References, rows: Rows) -> list[tuple[Content, 
     contents = []
     for name in filter(rows.__contains__, references.tables):
         table, newest = references.tables[name], await references.newest(name)
+        if fault := _fault_in(table, rows[name]):
+            raise Refused(ReferenceInvalid(name, fault))
         copies, engine_of = [], None
         for shard, cluster in references.shards.clusters.items():
             try:

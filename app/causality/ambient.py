@@ -83,6 +83,12 @@ def wanted() -> CausalToken | None:
     return here.token if here is not None else None
 
 
+def has_written() -> bool:
+    """Return whether a commit was made here, or may have been; False outside of every block."""
+    here = _HERE.get()
+    return here is not None and bool(here.written)
+
+
 def note(token: CausalToken) -> None:
     """Add what was written or learned here; nothing happens outside of every block."""
     here = _HERE.get()

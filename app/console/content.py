@@ -23,5 +23,5 @@ def fill(project: Project, topology: Topology) -> None:
 
 async def _ensure_prices(topology: Topology, tree: ProjectTree) -> None:
     if await reference_tables.is_unpublished(topology, tree):
-        content = reference_tables.read_file(PRICE_LIST)
+        content = reference_tables.read_file(PRICE_LIST, tree)
         reference_tables.raise_failures(await reference_tables.load(topology, tree, content))

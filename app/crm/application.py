@@ -13,9 +13,10 @@ from app.crm.handlers import handle
 from app.crm.service import CrmService
 from app.database import open_database
 from app.delivery import in_one, start_delivery
+from app.health import Readiness
 from app.messaging.streams import open_redis
 from app.orders import CRM
-from app.serve import make_app
+from app.serve import make_app, patience_of
 from app.settings import Settings
 from app.topology import redis_url
 from sharding.topology import Topology
@@ -25,8 +26,13 @@ def build(settings: Settings, topology: Topology) -> FastAPI:
     """Make the CRM's application."""
 
     @asynccontextmanager
-    async def parts(background: Background) -> AsyncIterator[CrmService]:
-        async with open_database(topology, "crm") as orders, open_redis(redis_url(topology)) as redis:
+    async def parts(background: Background, readiness: Readiness) -> AsyncIterator[CrmService]:
+        async with (
+            open_database(topology, "crm", patience=patience_of(settings)) as orders,
+            open_redis(redis_url(topology)) as redis,
+        ):
+            readiness.need_databases({"crm": orders})
+            readiness.need_streams(redis, "crm")
             start_delivery(
                 background,
                 CRM,

@@ -9,8 +9,9 @@ from app.crm.service import CrmService
 from app.http import AFTER_TOKEN, OrderId, OrderIdPath, PageLimit
 from app.models.status import Status
 from app.problem_docs import documented
+from app.strict import StrictRoute
 
-router = APIRouter(prefix="/v1/orders", tags=["orders"])
+router = APIRouter(prefix="/v1/orders", tags=["orders"], route_class=StrictRoute)
 
 
 def _crm(request: Request) -> CrmService:

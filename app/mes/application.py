@@ -11,6 +11,7 @@ from app.clock import utc_now
 from app.database import open_ids, open_shards
 from app.delivery import start_delivery
 from app.files import ModelStore
+from app.health import Readiness
 from app.mes.endpoints import MesParts, router
 from app.mes.errors import STATUSES
 from app.mes.handlers import MesHandlers
@@ -18,7 +19,7 @@ from app.mes.intake import PartnerIntake
 from app.mes.service import MesService
 from app.messaging.streams import open_redis
 from app.orders import MES
-from app.serve import make_app
+from app.serve import make_app, patience_of
 from app.settings import Settings
 from app.topology import files_url, redis_url
 from sharding.scatter import CursorKeys
@@ -31,14 +32,17 @@ def build(settings: Settings, topology: Topology) -> FastAPI:
     """Make the MES's application."""
 
     @asynccontextmanager
-    async def parts(background: Background) -> AsyncIterator[MesParts]:
+    async def parts(background: Background, readiness: Readiness) -> AsyncIterator[MesParts]:
         # Before any task is started that would have to be stopped: this fails if the topology is wrong.
         models = ModelStore.open(files_url(topology))
         async with (
-            open_shards(topology, application_name="mes") as sessions,
+            open_shards(topology, application_name="mes", patience=patience_of(settings)) as sessions,
             open_ids(topology, tree="mes") as ids,
             open_redis(redis_url(topology)) as redis,
         ):
+            readiness.need_databases(sessions.clusters)
+            readiness.need_ids(ids)
+            readiness.need_streams(redis, "mes")
             start_delivery(
                 background,
                 MES,

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Form, Path, Query, Request, Response, UploadFile, status
 
-from app.http import AFTER_TOKEN, IdempotencyKey, Line, OrderIdPath, PageCursor, PageLimit
+from app.http import AFTER_TOKEN, IdempotencyKey, Line, OrderIdPath, PageCursor, PageLimit, Whole
 from app.materials import Finish, Material
 from app.mes.intake import PartnerIntake
 from app.mes.schemas import (
@@ -20,8 +20,9 @@ from app.mes.schemas import (
 from app.mes.service import MesService
 from app.models.status import Status
 from app.problem_docs import documented
+from app.strict import StrictRoute
 
-router = APIRouter(prefix="/v1")
+router = APIRouter(prefix="/v1", route_class=StrictRoute)
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ def _partner_order(
     partner: Annotated[Line, Path(description="The partner's name.", examples=["atelier-nord"])],
     material: Annotated[Material, Form()],
     finish: Annotated[Finish, Form()],
-    quantity: Annotated[int, Form(ge=1, le=1000)],
+    quantity: Annotated[Whole, Form(ge=1, le=1000)],
 ) -> PartnerOrder:
     return PartnerOrder(partner=partner, material=material, finish=finish, quantity=quantity)
 

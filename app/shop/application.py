@@ -10,9 +10,10 @@ from app.clock import utc_now
 from app.database import open_database, open_ids
 from app.delivery import in_one, start_delivery
 from app.files import ModelStore
+from app.health import Readiness
 from app.messaging.streams import open_redis
 from app.orders import SHOP
-from app.serve import make_app
+from app.serve import make_app, patience_of
 from app.settings import Settings
 from app.shop.endpoints import router
 from app.shop.handlers import handle
@@ -25,14 +26,17 @@ def build(settings: Settings, topology: Topology) -> FastAPI:
     """Make the Shop's application."""
 
     @asynccontextmanager
-    async def parts(background: Background) -> AsyncIterator[ShopService]:
+    async def parts(background: Background, readiness: Readiness) -> AsyncIterator[ShopService]:
         # Before any task is started that would have to be stopped: this fails if the topology is wrong.
         models = ModelStore.open(files_url(topology))
         async with (
-            open_database(topology, "shop") as orders,
+            open_database(topology, "shop", patience=patience_of(settings)) as orders,
             open_ids(topology, tree="shop") as ids,
             open_redis(redis_url(topology)) as redis,
         ):
+            readiness.need_databases({"shop": orders})
+            readiness.need_ids(ids)
+            readiness.need_streams(redis, "shop")
             start_delivery(
                 background,
                 SHOP,

@@ -8,8 +8,9 @@ from app.http import AFTER_TOKEN, IdempotencyKey, OrderIdPath
 from app.problem_docs import documented
 from app.shop.schemas import ShopOrderDetail, ShopOrderView, StartOrder
 from app.shop.service import ShopService
+from app.strict import StrictRoute
 
-router = APIRouter(prefix="/v1/orders", tags=["orders"])
+router = APIRouter(prefix="/v1/orders", tags=["orders"], route_class=StrictRoute)
 
 
 def _shop(request: Request) -> ShopService:

@@ -220,7 +220,8 @@ def load_(
     it is, and so does one whose rows are the same. A shard that cannot be reached is behind until `sync`; the
     exit status is 1 then.
     """
-    found, rows = sharded(context, tree), read_file(file)
+    found = sharded(context, tree)
+    rows = read_file(file, found[-1])
     if dry_run:
         print(asyncio.run(render_load(*found, rows)), end="")
         return

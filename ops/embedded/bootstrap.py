@@ -22,8 +22,10 @@ def ensure_database(
 ) -> None:
     """Have a database that its owner changes and `services` connect to; no other role can."""
     if not connection.execute("SELECT FROM pg_database WHERE datname = %s", [dbname]).rowcount:
-        create = sql.SQL("CREATE DATABASE {} OWNER {}")
-        connection.execute(create.format(sql.Identifier(dbname), sql.Identifier(owner)))
+        connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(dbname)))
+    # Also of one that was there before: `postgres` is in every cluster.
+    change = sql.SQL("ALTER DATABASE {} OWNER TO {}")
+    connection.execute(change.format(sql.Identifier(dbname), sql.Identifier(owner)))
     grant_connect(connection, dbname, services)
 
 

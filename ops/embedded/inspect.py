@@ -1,6 +1,7 @@
 """How each component is: asked of pid files and of the servers themselves, without changing anything."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import psycopg
@@ -23,7 +24,10 @@ REPLICATION = """
 def inspect_database(servers: DatabaseServers, *, wanted: bool) -> list[ComponentState]:
     """Give the state of a primary and of its replicas."""
     following, fault = _ask_primary(servers.primary)
+    names = [database.name for database in servers.shape.databases]
     primary = _cluster(servers.primary, "running", wanted=wanted, fault=fault)
+    if len(names) > 1 and not primary.detail:
+        primary = replace(primary, detail=f"has {', '.join(names)}")
     return [primary, *(_replica(replica, following, wanted=wanted) for replica in servers.replicas)]
 
 

@@ -279,7 +279,7 @@ class Platform:
         """Say what `up` would write, create and start."""
         draft, topology = self._source.preview(pgbouncer=pgbouncer)
         states = self._components(topology).inspect()
-        edits = [f"{line}: {self.topology_path}" for line in draft.notes]
+        edits = [f"change {self.topology_path.name}: {line}" for line in draft.notes]
         return [*edits, *steps_up(states, services=services)]
 
     def plan_down(self) -> list[str]:

@@ -1,5 +1,6 @@
 """What the embedded platform consists of: the parts of a topology that are on this machine. Pure."""
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -28,6 +29,7 @@ Key = tuple[str | int, ...]
 VALKEY = "[redis]"
 POOLER = "[pgbouncer]"
 REDIS_PORT = 6379
+HBA_WORDS = {"all", "replication", "sameuser", "samerole", "samegroup"}
 REDIS_KEY: Key = ("redis", "url")
 
 
@@ -97,7 +99,10 @@ class ServerShape:
         return (
             access_line("all", (SUPERUSER,), host=host),
             access_line("replication", (REPLICATOR,), host=host),
-            *(access_line(database.dbname, database.roles, host=host) for database in self.databases),
+            *(
+                access_line(_in_hba(database.dbname), database.roles, host=host)
+                for database in self.databases
+            ),
         )
 
 
@@ -183,6 +188,12 @@ def roles_of(shapes: Iterable[DatabaseShape]) -> tuple[str, ...]:
 def service_key(service: str) -> str:
     """Return the key of a service in a table of ports: a service and a database may have the same name."""
     return f"{service} service"
+
+
+def _in_hba(dbname: str) -> str:
+    """Write the name of a database for pg_hba.conf, where some words and characters mean something else."""
+    is_plain = re.fullmatch(r"[a-z0-9_]+", dbname) and dbname not in HBA_WORDS
+    return dbname if is_plain else f'"{dbname}"'
 
 
 def _database(database: Database, topology: Topology) -> DatabaseShape:

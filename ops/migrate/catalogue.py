@@ -32,7 +32,9 @@ class Fact(NamedTuple):
 
 def _change(comment: str) -> str:
     """Render the online change that an object's comment names, as it stands behind its definition."""
-    name = f"substring({comment} FROM {literal(f'^{MARK}(.*)$')})"
+    # In its first line: a column's own comment may stand below.
+    first_line = literal(f"^{MARK}([^\n]*)")
+    name = f"substring({comment} FROM {first_line})"
     return f"coalesce({literal(UNDER_WAY)} || {name}, '')"
 
 

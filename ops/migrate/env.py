@@ -62,16 +62,19 @@ def the_tree() -> ProjectTree:
 
 
 def the_topology() -> Topology:
-    """Find the topology: handed over, by -x, or by the environment."""
+    """Find the topology: handed over, by -x, by the environment, or in the project file."""
     given = context.config.attributes.get("topology")
     if isinstance(given, Topology):
         return given
     path = context.get_x_argument(as_dictionary=True).get("topology") or os.environ.get(
         "MES_STORAGE_TOPOLOGY"
     )
-    if not isinstance(path, str) or not path:
-        raise CommandError("no topology: set MES_STORAGE_TOPOLOGY, or give `-x topology=PATH`")
-    return Topology.load(path)
+    own = the_project().topology_path
+    if not path and own is None:
+        raise CommandError(
+            "no topology: the project file names none; set MES_STORAGE_TOPOLOGY, or give `-x topology=PATH`"
+        )
+    return Topology.load(str(path or own))
 
 
 def the_command() -> object:

@@ -3,12 +3,14 @@
 import json
 import os
 import random
+import re
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import httpx
 import psycopg
 import pytest
 
@@ -133,11 +135,11 @@ class Said(NamedTuple):
 class Stranger:
     """A project of another team in a folder."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, tree: str) -> None:
         self.root = root
         self.ports = PortPicker(random.Random())
         self.topology_path = root / "topology.toml"
-        self.write(start_files("strangers_notes", port=self.ports.pick()))
+        self.write(start_files(tree, port=self.ports.pick()))
 
     def write(self, files: Any) -> None:
         """Write files of the project, by path."""
@@ -166,7 +168,7 @@ class Stranger:
 @pytest.fixture(scope="module")
 def stranger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stranger]:
     """Give a project; whatever it runs at the end is stopped, and the data removed."""
-    stranger = Stranger(tmp_path_factory.mktemp("stranger"))
+    stranger = Stranger(tmp_path_factory.mktemp("stranger"), tree="strangers_notes")
     try:
         yield stranger
     finally:
@@ -317,3 +319,146 @@ def test_what_was_taken_out_of_the_topology_is_shown_and_stopped(stranger: Stran
     assert mesctl("down").status == ExitStatus.DONE
     stranger.topology_path.write_text(text)
     assert {state for state, pid in states(mesctl).values()} == {"stopped", "elsewhere"}
+
+
+BAKERS_PROJECT = """
+[trees.bakers_shop]
+metadata = "bakers_shop_models:Base.metadata"
+revisions = "migrations/bakers_shop/versions"
+
+[services.counter]
+module = "bakers_counter"
+health = "/up"
+
+[services.oven]
+module = "bakers_oven"
+
+[up]
+template = "dev/template.toml"
+fill = "bakers_content:fill"
+
+[up.environment]
+BAKERS_KEY = "key={secret:till}"
+"""
+BAKERS_TEMPLATE = """
+# This comment is the template's own.
+
+[trees.bakers_shop]
+kind = "single"
+
+[databases.bakers_shop]
+tree = "bakers_shop"
+dbname = "postgres"
+primary = { host = "localhost", port = 5432 }  # this one goes along
+
+[services.counter]
+host = "127.0.0.1"
+port = 8000
+"""
+COUNTER = """
+import os, tomllib
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+place = tomllib.loads(Path(os.environ["MES_STORAGE_TOPOLOGY"]).read_text())["services"]["counter"]
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200 if self.path == "/up" else 404)
+        self.end_headers()
+        self.wfile.write(os.environ["BAKERS_KEY"].encode())
+
+
+HTTPServer((place["host"], place["port"]), Handler).serve_forever()
+"""
+OVEN = """
+import os, threading
+import psycopg
+from sharding.topology import Topology
+
+url = Topology.load(os.environ["MES_STORAGE_TOPOLOGY"]).url("bakers_shop", role="bakers_shop_owner")
+with psycopg.connect(url.set(drivername="postgresql").render_as_string(hide_password=False)) as connection:
+    connection.execute("SELECT 1")
+    threading.Event().wait()
+"""
+CONTENT = """
+import psycopg
+
+
+def fill(project, topology):
+    url = topology.url("bakers_shop", role="bakers_shop_owner").set(drivername="postgresql")
+    with psycopg.connect(url.render_as_string(hide_password=False)) as connection:
+        insert = "INSERT INTO notes (words) SELECT %s WHERE NOT EXISTS (SELECT FROM notes)"
+        connection.execute(insert, [project.path.name])
+"""
+MORE_BREAD = """
+[trees.bakers_mill]
+kind = "single"
+
+[databases.bakers_mill]
+tree = "bakers_mill"
+dbname = "bakers_mill"
+primary = { host = "127.0.0.1", port = 5433 }
+"""
+
+
+@pytest.fixture(scope="module")
+def baker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stranger]:
+    """Give a project with a template, services and content of its own."""
+    baker = Stranger(tmp_path_factory.mktemp("baker"), tree="bakers_shop")
+    baker.write(
+        {
+            "mes-storage.toml": BAKERS_PROJECT,
+            "dev/template.toml": BAKERS_TEMPLATE,
+            "bakers_counter.py": COUNTER,
+            "bakers_oven.py": OVEN,
+            "bakers_content.py": CONTENT,
+        }
+    )
+    baker.topology_path.unlink()
+    baker.topology_path = baker.root / ".platform" / "topology.toml"
+    try:
+        yield baker
+    finally:
+        Platform(baker.root / ".platform", Project.load(baker.root / "mes-storage.toml")).delete()
+
+
+def test_a_template_with_services_and_content_is_brought_up_and_grows(
+    baker: Stranger, monkeypatch: pytest.MonkeyPatch, mesctl: Mesctl
+) -> None:
+    monkeypatch.chdir(baker.root)
+    plan = mesctl("up", "--dry-run").out.splitlines()
+    assert plan == [
+        "would change topology.toml: write it from dev/template.toml",
+        "would create and start primary bakers_shop",
+        "would start service counter",
+        "would start service oven",
+    ]
+    up = mesctl("up", "--no-fsync", "--json")
+    assert up.status == ExitStatus.DONE, up.err
+    text = baker.topology_path.read_text()
+    assert text.startswith("# Written by `mesctl up` from dev/template.toml.\n")
+    assert "template's own" not in text
+    assert "# this one goes along" in text
+    assert baker.ask("bakers_shop", "SELECT words FROM notes") == ("mes-storage.toml",)
+    key = httpx.get(f"{json.loads(up.out)['urls']['counter']}/up").text
+    assert re.fullmatch("key=[0-9a-f]{64}", key)
+    before = states(mesctl)
+    assert {name: state for name, (state, _) in before.items()} == dict.fromkeys(
+        ["bakers_shop", "counter", "oven"], "running"
+    )
+
+    baker.append("dev/template.toml", MORE_BREAD)
+    up = mesctl("up", "--no-fsync", "--json")
+    assert up.status == ExitStatus.DONE, up.err
+    assert "topology.toml: add [trees.bakers_mill]" in up.err
+    assert "tree bakers_mill: its schema is left alone, for mes-storage.toml has no such tree" in up.err
+    assert baker.ask("bakers_mill", "SELECT current_user", role="bakers_mill") == ("bakers_mill",)
+    assert httpx.get(f"{json.loads(up.out)['urls']['counter']}/up").text == key
+    after = states(mesctl)
+    assert after.keys() == {*before, "bakers_mill"}
+    assert after["bakers_shop"] == before["bakers_shop"]
+    assert after["oven"] != before["oven"], "it had read the topology without the new tree"
+    assert mesctl("down", "--delete", "--yes").status == ExitStatus.DONE
+    assert not (baker.root / ".platform").exists()

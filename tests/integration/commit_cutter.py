@@ -18,6 +18,7 @@ class Cut(Enum):
     BEFORE = "the server never hears of COMMIT"
     AFTER = "the server has answered, and the answer is lost"
     FOR_GOOD = "as AFTER, and nobody gets through any more"
+    SILENT = "the server has answered, and the connection stays and says nothing"
 
 
 @dataclass
@@ -49,13 +50,15 @@ class Cutter:
                 is_marked = is_marked or (self._armed is not None and self._armed[1] in data)
                 if is_marked and self._armed is not None and _COMMIT in data:
                     (cut, _), self._armed = self._armed, None
+                    self.is_open = cut is not Cut.FOR_GOOD
                     answers.cancel()
                     await asyncio.wait([answers])
                     if cut is not Cut.BEFORE:
                         to_server.write(data)
                         assert await from_server.read(65536)
-                    self.is_open = cut is not Cut.FOR_GOOD
                     self.cuts += 1
+                    if cut is Cut.SILENT:
+                        await reader.read()  # until the client has gone
                     break
                 to_server.write(data)
         except ConnectionError:
@@ -75,8 +78,7 @@ async def _pass(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> N
             target.write(data)
     except ConnectionError:
         pass
-    finally:
-        target.close()
+    target.close()  # not if this was cancelled: then `accept` ends both
 
 
 @asynccontextmanager

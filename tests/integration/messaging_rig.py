@@ -1,7 +1,7 @@
 """From the shop's outbox to the CRM's history: real databases and a real Redis, with small delays."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -49,14 +49,16 @@ async def note(session: WriteSession, message: Message) -> None:
     )
 
 
-async def owe(session: WriteSession, order_id: int, word: str) -> None:
+async def owe(
+    session: WriteSession, order_id: int, word: str, destinations: Collection[Service] = (Service.CRM,)
+) -> None:
     """Write one message into the shop's outbox; its word is the event's actor."""
     await publish(
         session,
         ShopOutbox,
         order_id=order_id,
         event=OrderShipped(actor=word),
-        destinations=[Service.CRM],
+        destinations=destinations,
         at=AT,
     )
 

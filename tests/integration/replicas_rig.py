@@ -169,12 +169,14 @@ def frozen(server: PostgresCluster) -> Iterator[None]:
     stopped = []
     try:
         for pid in processes_of(server):
-            os.kill(pid, signal.SIGSTOP)
-            stopped.append(pid)
+            with suppress(ProcessLookupError):  # one of its children has just ended by itself
+                os.kill(pid, signal.SIGSTOP)
+                stopped.append(pid)
         yield
     finally:
         for pid in stopped:
-            os.kill(pid, signal.SIGCONT)
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
 
 
 def kill(server: PostgresCluster) -> None:

@@ -187,10 +187,10 @@ def fast_settings(topology: Topology) -> Settings:
 
 
 @asynccontextmanager
-async def open_services(topology: Topology) -> AsyncIterator[Services]:
-    """Run the three services."""
+async def open_services(topology: Topology, **changes: Any) -> AsyncIterator[Services]:
+    """Run the three services, with some settings of the test's own."""
     await save_map(topology)
-    settings = fast_settings(topology)
+    settings = fast_settings(topology).model_copy(update=changes)
     async with (
         client_of(build_shop(settings, topology)) as shop,
         client_of(build_crm(settings, topology)) as crm,

@@ -92,7 +92,7 @@ def test_alembic_takes_the_topology_as_an_argument(topology_path: Path) -> None:
     ("arguments", "clue"),
     [
         (["upgrade", "head"], "no tree 'alembic': name one of directory, shop, crm, mes"),
-        (["-n", "mes", "upgrade", "head"], "no topology: set MES_STORAGE_TOPOLOGY"),
+        (["-n", "mes", "upgrade", "head"], "no topology: the project file names none"),
         (["-n", "mes", "-x", "topology=absent.toml", "current"], "absent.toml: cannot be read"),
     ],
 )

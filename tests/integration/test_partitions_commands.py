@@ -79,7 +79,7 @@ def test_check_names_what_differs_and_the_way_out(mesctl: Mesctl, topology: Topo
             "table": "orders",
             "partition": "orders_hot",
             "fault": "the index orders_hot_packaging_idx is missing",
-            "fix": "mesctl partitions apply",
+            "fix": "apply the policies (mesctl partitions apply)",
         }
     ]
 

@@ -17,7 +17,7 @@ from sqlalchemy import text
 from ops.embedded.bootstrap import ensure_database, ensure_role
 from ops.embedded.pgpass import ensure_passwords
 from ops.embedded.processes import wait_until
-from ops.switchover import SwitchoverGivenUp, SwitchoverUnfinished, switch_over
+from ops.switchover import SwitchoverGivenUp, SwitchoverUnfinished, connect_node, switch_over
 from ops.switchover_plan import plan_switchover
 from readreplica.sessions import WriteSession
 from sharding.topology import Topology
@@ -56,6 +56,17 @@ def mesctl(servers: PostgresServers, tmp_path: Path, capsys: pytest.CaptureFixtu
         TOPOLOGY.format(passfile=servers.passfile, primary=servers.primary_port, replica=servers.replica_port)
     )
     return Mesctl(path, capsys)
+
+
+def test_a_node_that_does_not_answer_is_named_with_its_database(tmp_path: Path) -> None:
+    path = tmp_path / "topology.toml"
+    path.write_text(TOPOLOGY.format(passfile="pgpass", primary=1, replica=2))
+    topology = Topology.load(path)
+    with (
+        pytest.raises(psycopg.OperationalError, match=r"^ledger: ledger_replica: connection failed"),
+        connect_node(topology, topology.database("ledger"), "ledger_replica", role="postgres"),
+    ):
+        pass
 
 
 async def put(session: WriteSession, *, n: int) -> None:

@@ -120,7 +120,7 @@ def stored_files(topology: Topology) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file()]
 
 
-MALFORMED = [b'{"customer": ', b"\xff\xfe", b"[" * 100_000]
+MALFORMED = [b'{"customer": ', b"\xff\xfe", b"[" * 50_000]
 """Cut off, not UTF-8, too deep."""
 
 INVALID: list[tuple[dict[str, Any], str]] = [
@@ -156,7 +156,7 @@ async def test_invalid_body(services: Services) -> None:
 
 
 async def test_an_answer_is_short_however_much_is_wrong(services: Services) -> None:
-    for faulty in ({"k" * 100_000: 1}, {f"k{number}": 1 for number in range(10_000)}):
+    for faulty in ({"k" * 60_000: 1}, {f"k{number}": 1 for number in range(90)}):
         headers = {"Idempotency-Key": new_key()}
         refused = await services.shop.post("/v1/orders", headers=headers, json=START | faulty)
         assert "body k" in problem(refused, 422)["detail"]
@@ -165,7 +165,7 @@ async def test_an_answer_is_short_however_much_is_wrong(services: Services) -> N
 
 async def test_a_field_that_is_sent_twice(services: Services) -> None:
     refused = problem(await services.b2b_response(quantity=["3", "7"]), 400)
-    assert "Too many fields" in refused["detail"]
+    assert "'quantity' is given 2 times" in refused["detail"]
 
 
 async def test_unknown_material_of_a_partner(services: Services) -> None:
@@ -206,10 +206,12 @@ async def test_unknown_path_and_method(services: Services) -> None:
 async def test_pages_for_people(services: Services) -> None:
     for name, client in (("shop", services.shop), ("crm", services.crm), ("mes", services.mes)):
         assert (await client.get("/")).headers["Location"] == "docs"
-        assert ok(await client.get("/healthz")) == {"service": name, "status": "ok"}
+        for path in ("/healthz", "/readyz"):
+            assert ok(await client.get(path)) == {"service": name, "status": "ok", "away": []}
+        assert ok(await client.get("/livez")) == {"service": name, "status": "ok"}
         described = ok(await client.get("/openapi.json"))
-        for path in described["paths"].values():
-            for operation in path.values():
+        for path, operations in described["paths"].items():
+            for operation in operations.values() if path != "/livez" else ():
                 unavailable = operation["responses"]["503"]["content"]
                 assert list(unavailable) == [MEDIA_TYPE]
 

@@ -28,7 +28,7 @@ async def test_every_shard_prices_by_what_was_loaded(wide: Wide, wide_sessions: 
         return found
 
     assert await tariffs() == [TARIFF] * 3  # nothing was loaded yet
-    rows = reference_tables.read_file(PRICE_LIST)
+    rows = reference_tables.read_file(PRICE_LIST, MES)
     await reference_tables.load(wide.topology, MES, rows)
     assert (
         await tariffs()
@@ -49,7 +49,7 @@ async def test_every_shard_prices_by_what_was_loaded(wide: Wide, wide_sessions: 
 
 
 async def test_a_scattered_select_joins_the_price_list(wide: Wide, wide_sessions: ShardedSessions) -> None:
-    await reference_tables.load(wide.topology, MES, reference_tables.read_file(PRICE_LIST))
+    await reference_tables.load(wide.topology, MES, reference_tables.read_file(PRICE_LIST, MES))
     rest = {"line_no": 1, "finish": "matte", "quantity": 1, "model_key": "k", "model_name": "ring.stl"}
     metals = ["brass", "gold_18k"] * 20
     items = [{"order_id": key, "material": metal, **rest} for key, metal in enumerate(metals)]

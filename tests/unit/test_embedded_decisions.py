@@ -214,7 +214,7 @@ primary = { host = "127.0.0.1", port = 5432 }
 replicas = [ { name = "pay_1_near", host = "127.0.0.1", port = 5441 } ]
 [databases.pay_2]
 tree = "pay"
-dbname = "three"
+dbname = "all"
 primary = { host = "::1", port = 5432 }
 [redis]
 url = "rediss://127.0.0.1"
@@ -236,7 +236,7 @@ def test_what_is_on_loopback_is_started_and_the_rest_is_shown(tmp_path: Path) ->
     # Two databases of one address are in one server, and have one replica.
     assert [[database.dbname for database in server.databases] for server in shape.servers] == [
         ["one", "two"],
-        ["three"],
+        ["all"],
     ]
     assert {name: (place.host, place.port) for name, place in shape.places.items()} == {
         "pay_0": (LOOPBACK, 5432),
@@ -256,7 +256,7 @@ def test_what_is_on_loopback_is_started_and_the_rest_is_shown(tmp_path: Path) ->
         ("service api", "api.example.org:80"),
     }
     assert len(shape.places["pay_0_near"].keys) == 2
-    assert shape.servers[1].access("::1")[-1] == "host three pay_owner,pay ::1/128 scram-sha-256"
+    assert shape.servers[1].access("::1")[-1] == 'host "all" pay_owner,pay ::1/128 scram-sha-256'
 
 
 def test_a_replica_with_the_name_of_a_database_is_refused(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The text of the pooler's files, the secrets in them, and what is found when a running pooler differs."""
 
+import re
 import stat
 from dataclasses import replace
 from pathlib import Path
@@ -10,9 +11,10 @@ from ops.errors import ExitStatus
 from ops.pgbouncer import files
 from ops.pgbouncer.admin import Row
 from ops.pgbouncer.check import Running, compare
-from ops.pgbouncer.errors import SecretsDiffer, SecretUnusable, UnknownVersion
+from ops.pgbouncer.errors import PoolsDoNotFit, SecretsDiffer, SecretUnusable, ServerSilent, UnknownVersion
 from ops.pgbouncer.passwords import password_for
 from ops.pgbouncer.plan import Limits, Server, plan_pools, servers_of
+from ops.pgbouncer.pooler import Pooler
 from ops.pgbouncer.render import Wanted, render, settings_of
 from ops.pgbouncer.scram import fits, make_secret
 from ops.pgbouncer.userlist import common_secrets, kept_secret, unequal_roles
@@ -81,6 +83,18 @@ def test_a_pool_for_each_service_node_and_role(tmp_path: Path) -> None:
     assert "; db0:5432: 100 max_connections - 3 superuser - 20 reserve = 77" in texts["pgbouncer.ini"]
     assert 'host "mes_0.mes" mes 127.0.0.1/32 scram-sha-256\n' in texts["hba.conf"]
     assert '"shop" "pass""word"\n' in texts["userlist.txt"]
+
+
+def test_a_silent_server_is_named_with_its_databases(tmp_path: Path) -> None:
+    path = tmp_path / "topology.toml"
+    path.write_text(re.sub(r'"db\d", port = 5432', '"127.0.0.1", port = 1', TOPOLOGY))
+    pooler = Pooler(Topology.load(path, environ={}))
+    with pytest.raises(
+        ServerSilent, match=r"127\.0\.0\.1:1 \(directory, mes_0, mes_0r, shop\) does not answer"
+    ):
+        pooler.wanted(NEW)
+    with pytest.raises(PoolsDoNotFit, match=r"127\.0\.0\.1:1 \(directory, mes_0, mes_0r, shop\)"):
+        pooler.wanted(NEW, max_connections=24)
 
 
 def test_roles_and_databases_of_any_trees_have_their_pools(tmp_path: Path) -> None:

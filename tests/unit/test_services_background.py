@@ -10,6 +10,7 @@ from fastapi import APIRouter
 from httpx import ASGITransport, AsyncClient
 
 from app.background import Background
+from app.health import Readiness
 from app.serve import make_app
 from app.settings import Settings
 from tests.integration.messaging_rig import until
@@ -77,7 +78,7 @@ async def test_a_task_that_does_not_stop_is_cancelled() -> None:
 
 async def test_health_tells_of_a_task_that_is_down() -> None:
     @asynccontextmanager
-    async def parts(background: Background) -> AsyncIterator[None]:
+    async def parts(background: Background, readiness: Readiness) -> AsyncIterator[None]:
         async def die(_stop: asyncio.Event) -> None:
             raise RuntimeError("out of memory")
 
@@ -99,5 +100,5 @@ async def test_health_tells_of_a_task_that_is_down() -> None:
             answer = await client.get("/healthz")
     assert answer.status_code == 503
     assert answer.headers["content-type"] == "application/problem+json"
-    assert answer.json()["down"] == ["relay mes_0"]
+    assert answer.json()["missing"] == ["relay mes_0"]
     assert "out of memory" not in answer.text  # internals are for the log

@@ -1,0 +1,103 @@
+"""A fault that goes on happening is logged once a minute, with a count."""
+
+import io
+import json
+import logging
+import sys
+from collections.abc import Iterator
+
+import pytest
+import structlog
+
+from app.logs import QuietHandler, Repeats, configure_logging
+
+pytestmark = pytest.mark.field
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def restored() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level, config = root.handlers[:], root.level, structlog.get_config()
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    structlog.configure(**config)
+
+
+def quiet(clock: Clock) -> tuple[logging.Logger, io.StringIO, QuietHandler]:
+    stream, logger = io.StringIO(), logging.Logger("test")
+    handler = QuietHandler(stream, Repeats(quiet_seconds=60, clock=clock))
+    logger.addHandler(handler)
+    return logger, stream, handler
+
+
+def test_a_fault_is_written_once_and_then_counted() -> None:
+    clock = Clock()
+    logger, stream, _ = quiet(clock)
+    for _ in range(1000):
+        logger.warning("away: %s", 1)
+    assert stream.getvalue() == "away: 1\n"
+    clock.now = 61
+    logger.info("another thing")
+    assert stream.getvalue().splitlines() == ["away: 1", "away: 1", "another thing"]
+    logger.warning("away: %s", 1)
+    assert len(stream.getvalue().splitlines()) == 3
+    clock.now = 200
+    logger.warning("gone: %s", 2)
+    assert stream.getvalue().splitlines()[3:] == ["away: 1", "gone: 2"]
+
+
+def test_what_was_counted_is_written_at_the_end() -> None:
+    logger, stream, handler = quiet(Clock())
+    for _ in range(3):
+        logger.error("away")
+    handler.close()
+    assert stream.getvalue().splitlines() == ["away", "away"]
+
+
+def test_other_faults_and_news_are_written_each_time() -> None:
+    logger, stream, _ = quiet(Clock())
+    for number in range(3):
+        logger.info("news")
+        logger.warning(f"fault {number}")
+        logger.error("died", exc_info=ValueError(number))
+    assert stream.getvalue().count("news\n") == 3
+    assert stream.getvalue().count("fault ") == 3
+    assert stream.getvalue().count("ValueError: ") == 3
+
+
+def test_faults_of_many_kinds_take_no_more_memory() -> None:
+    logger, stream, handler = quiet(Clock())
+    for number in range(5000):
+        logger.warning(f"fault {number}")
+    assert stream.getvalue().count("fault") == 5000
+    assert len(handler._repeats._kinds) == 1000
+
+
+@pytest.mark.usefixtures("restored")
+def test_lines_tell_how_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    configure_logging("shop", level="info")
+    log = structlog.get_logger("problem")
+    for number in range(5):
+        log.warning("unavailable", path=f"/v1/orders/{number}", error="away")
+    logging.getLogger("uvicorn.error").warning("Invalid HTTP request received.")
+    logging.getLogger("uvicorn.error").warning("Invalid HTTP request received.")
+    for handler in logging.getLogger().handlers:
+        handler.close()
+    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert [(line["event"], line.get("repeated")) for line in lines] == [
+        ("unavailable", None),
+        ("Invalid HTTP request received.", None),
+        ("unavailable", 4),
+        ("Invalid HTTP request received.", 1),
+    ]
+    assert lines[2]["path"] == "/v1/orders/4"
