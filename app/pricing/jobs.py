@@ -59,6 +59,21 @@ async def lease(session: WriteSession, *, holder: str, lease_seconds: float) -> 
     return row and Lease(order_id=row.order_id, holder=holder, attempt=row.attempts)
 
 
+async def renew(session: WriteSession, held: Lease, *, lease_seconds: float) -> bool:
+    """Keep a job for as long again, while its holder is at work.
+
+    Returns:
+        False if another worker has the job, because the lease had expired.
+    """
+    renewed = await session.execute(
+        update(PricingJob)
+        .where(_is(held))
+        .values(lease_expires_at=func.now() + timedelta(seconds=lease_seconds))
+        .returning(PricingJob.order_id)
+    )
+    return renewed.first() is not None
+
+
 async def finish(session: WriteSession, held: Lease) -> bool:
     """Delete the job, in the transaction that settles its order.
 

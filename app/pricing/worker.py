@@ -24,14 +24,15 @@ class Pace:
     Parameters:
         concurrency: orders at once; one measurement keeps one core busy.
         poll_seconds: how long a new job may lie before it is seen.
-        lease_seconds: how long an order may take; longer than the sandbox lets any measurement run.
+        lease_seconds: after how long others take the job of a worker that is dead or frozen. One at work
+            renews its lease three times as often.
         retry_seconds: how long a job rests after an attempt that came to nothing.
         stop_seconds: how long orders in hand may take once the worker is told to stop.
     """
 
     concurrency: int = 2
     poll_seconds: float = 0.2
-    lease_seconds: float = 300.0
+    lease_seconds: float = 15.0
     retry_seconds: float = 5.0
     stop_seconds: float = 10.0
 
@@ -71,17 +72,32 @@ class Worker:
         held, after = leased.value, leased.token
         try:
             async with asyncio.timeout(None) as patience:
-                hurry = asyncio.create_task(self._hurry(stop, patience))
+                beside = [
+                    asyncio.create_task(self._hurry(stop, patience)),
+                    asyncio.create_task(self._keep(held)),
+                ]
                 try:
                     await self._attempt(held, after)
                 finally:
-                    hurry.cancel()
+                    for task in beside:
+                        task.cancel()
         except TimeoutError:
             await self._give_back(held, "the worker stops", rest_seconds=0, counted=False)
 
     async def _hurry(self, stop: asyncio.Event, patience: asyncio.Timeout) -> None:
         await stop.wait()
         patience.reschedule(asyncio.get_running_loop().time() + self._pace.stop_seconds)
+
+    async def _keep(self, held: Lease) -> None:
+        """Renew a lease while its order is worked on. If it is lost all the same, nothing is settled by it."""
+        renew = partial(jobs.renew, held=held, lease_seconds=self._pace.lease_seconds)
+        while True:
+            await asyncio.sleep(self._pace.lease_seconds / 3)
+            try:
+                if not (await self._sessions.transact(held.order_id, renew)).value:
+                    return  # it is settled, or another worker has it, which `finish` finds out
+            except OUTAGES as error:
+                log.warning("lease_not_renewed", order_id=held.order_id, error=first_line(error))
 
     async def _lease(self) -> Committed[Lease] | None:
         """Ask the shards for a job, each time beginning with the next one."""
