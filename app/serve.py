@@ -23,6 +23,7 @@ from app.messaging.streams import open_redis
 from app.pages import pages
 from app.process import configure, leave_on_signals, open_patiently, refuse, run_to_the_end
 from app.settings import Settings
+from app.strict import Room
 from app.topology import services_of
 from sharding.topology import Topology
 
@@ -94,6 +95,7 @@ def make_app(
         redirect_slashes=False,  # such a redirect has the host that the client names
     )
     app.state.max_json_bytes, app.state.request_seconds = settings.max_json_bytes, settings.request_seconds
+    app.state.room = Room(settings.max_requests)
     app.add_middleware(BodyLimit, max_bytes=settings.max_upload_bytes + _FORM_OVERHEAD_BYTES)
     app.add_middleware(
         CausalTokens,

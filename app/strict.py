@@ -2,7 +2,8 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NoReturn
 from urllib.parse import parse_qsl
 
@@ -49,6 +50,37 @@ class RequestTimedOut(AppError):
         self.seconds = seconds
         self.in_doubt = in_doubt
         super().__init__(f"the request was not answered within {seconds:g} s")
+
+
+class Overloaded(AppError):
+    """As many requests are worked on as may be; nothing of this one was done."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        super().__init__(f"{most} requests are worked on, and no more may be")
+
+
+class Room:
+    """How many requests are worked on at once; one too many is refused before it costs anything."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._taken = 0
+
+    @contextmanager
+    def taken(self) -> Iterator[None]:
+        """Take a place for the block.
+
+        Raises:
+            Overloaded: there is none.
+        """
+        if self._taken >= self._most:
+            raise Overloaded(self._most)
+        self._taken += 1
+        try:
+            yield
+        finally:
+            self._taken -= 1
 
 
 def parse_json(content: bytes) -> Any:
@@ -196,7 +228,10 @@ class StrictRequest(Request):
 
 
 class StrictRoute(APIRoute):
-    """A route that reads strictly, and answers within `app.state.request_seconds` from the body's end."""
+    """A route that reads strictly, and answers within `app.state.request_seconds` from the body's end.
+
+    `app.state.room` says how many of its like do so at once.
+    """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Return what answers a request to this route."""
@@ -215,8 +250,11 @@ class StrictRoute(APIRoute):
             elif self.body_field is not None:
                 await strict.read_body()
             seconds: float = request.app.state.request_seconds
+            room: Room = request.app.state.room
             try:
-                return await within(answer(strict), seconds=seconds)
+                # Not around the reading: slow clients would take the places of all others.
+                with room.taken():
+                    return await within(answer(strict), seconds=seconds)
             except TimeoutError:
                 raise RequestTimedOut(seconds, in_doubt=has_written()) from None
 

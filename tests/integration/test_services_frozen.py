@@ -134,6 +134,25 @@ async def test_connections_that_are_all_taken_are_waited_for_a_moment(
     assert await approvals(orders) == 1
 
 
+async def test_one_request_too_many_is_refused_at_once(topology: Topology, orders: Cluster) -> None:
+    patient = {"statement_seconds": 30.0, "request_seconds": 30.0, "queue_seconds": 30.0, "max_requests": 5}
+    settings = fast_settings(topology).model_copy(update=patient)
+    async with client_of(build_crm(settings, topology)) as crm:
+        async with orders.write() as session:
+            await session.execute(select(CrmOrder).where(CrmOrder.order_id == ORDER_ID).with_for_update())
+            waiting = [asyncio.create_task(approve(crm)) for _ in range(30)]
+            done, rest = await asyncio.wait(waiting, timeout=1.0)
+            assert len(done) == 25
+            for answered in done:
+                assert problem(answered.result(), 503)["title"] == "Overloaded"
+                assert answered.result().headers["Retry-After"] == "2"
+            ok(await crm.get("/readyz"))
+        for answered in rest:
+            ok(await answered)
+        ok(await crm.get(f"/v1/orders/{ORDER_ID}"))
+    assert await approvals(orders) == 1
+
+
 async def test_a_slow_upload_is_no_slow_request(topology: Topology) -> None:
     async with open_services(topology, request_seconds=0.5) as services:
         order_id = ok(await services.start(), 201)["order_id"]
