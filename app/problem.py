@@ -193,9 +193,8 @@ _OUTAGES: Mapping[type[object], _Outage] = {
     CommitLost: _Outage(
         "Commit lost", "the database was lost while it committed, and has none of it; nothing was written"
     ),
-    PoolTimeout: _Outage(
-        "Overloaded", "more is asked of the service than it can do now; nothing was written"
-    ),
+    Overloaded: _BUSY,
+    PoolTimeout: _BUSY,
     RequestTimedOut: _Outage(
         "Request timed out", "something that this needs did not answer in time; nothing was written"
     ),

@@ -9,7 +9,7 @@ from app.settings import Settings
 PAGE = Path(__file__).parents[2] / "docs" / "services.md"
 EDGE = {
     "max_connections": 512,
-    "max_requests": 128,
+    "max_requests": 64,
     "max_json_bytes": 65536,
     "header_seconds": 10,
     "body_seconds": 20,
