@@ -27,7 +27,7 @@ demo: $(VENV)/.ready  ## take 200 orders through everything, then prove that non
 test: $(VENV)/.ready  ## all tests: no Docker, no root
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not bench and not soak"
 
-test-field: $(VENV)/.ready  ## inputs from public reports of other projects
+test-field: $(VENV)/.ready  ## the tests whose inputs are from public reports of other projects
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m field
 
 check: $(VENV)/.ready  ## format, lint, types, import contracts, migrations

@@ -1,4 +1,4 @@
-"""The order system's own tables of the topology file: where Redis, the customers' files and the services are."""
+"""The order system's own tables of the topology file: where Redis, the models and the services are."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING

@@ -1,13 +1,13 @@
-"""What `mesctl archive` does to one MES shard: months by the owner, rows by the service's own role."""
+"""What `mesctl archive` does to one database: months by the owner, rows by the service's own role."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
 import partitions
-from app.models.policies import ARCHIVE_MONTHS
-from ops.fleet import connect_line, open_engine
-from partitions import Month
+from ops.fleet import Member, connect_line, open_engine
+from ops.project import ProjectTree
+from partitions import Month, MonthlyRange
 from partitions.archive.mover import (
     Report,
     Waiting,
@@ -18,42 +18,62 @@ from partitions.archive.mover import (
 )
 from partitions.archive.policy import ArchivePolicy
 from partitions.archive.statements import script
-from sharding.ids import instant_of
-from sharding.topology import Database, Topology
+from partitions.errors import MonthWithoutKeys
+from sharding.topology import Topology
 
 
 @dataclass(frozen=True, slots=True)
 class ArchiveState:
-    """What waits for the archive of a shard, and what is in it, by partition."""
+    """What waits for an archive, and what is in it, by partition."""
 
     waiting: Waiting
     archived: Mapping[str, int]
 
 
-def read_state(topology: Topology, database: Database, policy: ArchivePolicy, now: datetime) -> ArchiveState:
+def months_of(tree: ProjectTree, policy: ArchivePolicy) -> tuple[MonthlyRange, ...]:
+    """Return the monthly policies of the tables that an archive fills, its own table's first."""
+    monthly = {each.table: each for each in tree.policies if isinstance(each, MonthlyRange)}
+    return tuple(monthly[table] for table in policy.moves.values() if table in monthly)
+
+
+def month_of(monthly: MonthlyRange, key: int, *, latest: Month) -> Month | None:
+    """Return the month that holds a key; None if it is none up to `latest`."""
+    month = latest
+    while True:
+        try:
+            keys = monthly.keys_of(month)
+        except MonthWithoutKeys:
+            return None
+        if keys.start <= key:
+            return month if key < keys.end else None
+        month = month.previous
+
+
+def read_state(topology: Topology, member: Member, policy: ArchivePolicy, now: datetime) -> ArchiveState:
     """Count what is past the grace period and what is archived."""
+    database = member.database
     with open_engine(topology, database, role=database.role) as engine, engine.connect() as connection:
         return ArchiveState(read_waiting(connection, policy, now), count_archived(connection, policy))
 
 
-def archive_shard(
+def archive_database(
     topology: Topology,
-    database: Database,
+    member: Member,
     policy: ArchivePolicy,
     now: datetime,
     *,
     batch_rows: int = 500,
     report: Report | None = None,
 ) -> Mapping[str, int]:
-    """Make the months that the due orders need, then move the orders.
+    """Make the months that the due rows need, then move the rows.
 
     Parameters:
         topology: where the databases are.
-        database: an MES shard.
-        policy: what is archived, and after which grace period.
+        member: a database, and its tree.
+        policy: what is archived, and after which grace period; one of the tree's archives.
         now: the current instant, with a time zone.
-        batch_rows: how many orders a transaction moves at most.
-        report: is told of each batch once it is committed.
+        batch_rows: how many rows of the live table a transaction moves at most.
+        report: is called with each batch once it is committed.
 
     Returns:
         the rows moved, by live table.
@@ -61,26 +81,28 @@ def archive_shard(
     Raises:
         PartitionError: a month or a batch was refused; the batches before it stay.
     """
-    state = read_state(topology, database, policy, now)
+    database, months = member.database, months_of(member.tree, policy)
+    waiting = read_state(topology, member, policy, now).waiting
     with open_engine(topology, database, role=database.owner) as owner:
-        partitions.apply(owner, ARCHIVE_MONTHS, now, since=earliest_month(state.waiting))
+        partitions.apply(owner, months, now, since=earliest_month(months, waiting, now))
     with open_engine(topology, database, role=database.role) as service:
         return move(service, policy, now, batch_rows=batch_rows, report=report)
 
 
-def render_shard(
-    topology: Topology, database: Database, policy: ArchivePolicy, now: datetime, *, batch_rows: int
+def render_database(
+    topology: Topology, member: Member, policy: ArchivePolicy, now: datetime, *, batch_rows: int
 ) -> str:
-    """Give what `archive_shard` would run, as psql accepts it; the batch stands there once."""
-    waiting = read_state(topology, database, policy, now).waiting
+    """Return what `archive_database` would run, as psql accepts it; the batch stands there once."""
+    database, months = member.database, months_of(member.tree, policy)
+    waiting = read_state(topology, member, policy, now).waiting
     with open_engine(topology, database, role=database.owner) as owner, owner.connect() as connection:
-        catalog = partitions.read_catalog(connection, [months.table for months in ARCHIVE_MONTHS])
+        catalog = partitions.read_catalog(connection, [each.table for each in months])
         columns = read_columns(connection, policy)
-    actions = partitions.plan(ARCHIVE_MONTHS, catalog, now, since=earliest_month(waiting))
+    actions = partitions.plan(months, catalog, now, since=earliest_month(months, waiting, now))
     cutoff = f"'{(now - policy.grace).isoformat()}'"
     return "\n".join(
         (
-            f"-- {database.name}: {waiting.rows} orders wait, {waiting.owed} are held back",
+            f"-- {database.name}: {waiting.rows} rows of {policy.live} wait, {waiting.owed} are held back",
             connect_line(topology, database, role=database.owner) + partitions.render(actions),
             "-- one batch of many: it is repeated until it is short",
             connect_line(topology, database, role=database.role)
@@ -89,6 +111,8 @@ def render_shard(
     )
 
 
-def earliest_month(waiting: Waiting) -> Month | None:
-    """Tell the month of the oldest order that waits; its id tells it."""
-    return None if waiting.oldest_key is None else Month.of(instant_of(waiting.oldest_key))
+def earliest_month(months: tuple[MonthlyRange, ...], waiting: Waiting, now: datetime) -> Month | None:
+    """Return the month that the oldest waiting row needs; None if nothing waits, or there are no months."""
+    if waiting.oldest_key is None or not months:
+        return None
+    return month_of(months[0], waiting.oldest_key, latest=Month.of(now))

@@ -1,4 +1,4 @@
-"""What `mesctl shards citus` does: reads and tells the coordinator, and shows how far a move is."""
+"""What `mesctl shards citus` does: reads and changes the coordinator, and shows how far a move is."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -8,61 +8,69 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from sqlalchemy import Connection, Engine, func, select
+from sqlalchemy import Connection, Engine, text
 
-from app.models.distribution import MES_DISTRIBUTION
-from app.models.mes import MesOrder
-from app.models.policies import ARCHIVE
-from ops.fleet import connect_line, open_engine
+from ops.archiving import month_of, months_of
+from ops.fleet import connect_line, naming, open_engine
+from ops.project import ProjectTree
+from ops.shards import live_tables
+from partitions.archive.policy import ArchivePolicy
+from partitions.months import Month
+from partitions.sql import identifier
 from sharding.citus import columnar, moving
 from sharding.citus.catalog import locate, require_citus
 from sharding.citus.coordinator import coordinator_of
+from sharding.citus.distribute import Distribution
 from sharding.citus.errors import ColumnarRefused, NotOnCitus, RebalanceFailed
 from sharding.citus.moving import Job, Mode, Progress
 from sharding.citus.placement import ShardRange
 from sharding.citus.preflight import Objection, check_columnar, check_schema, check_statements
 from sharding.citus.schema import read_schema
-from sharding.ids import instant_of
 from sharding.topology import Topology
 
 Report = Callable[[str], None]
 LOOK_EVERY_SECONDS = 0.5
-WRITTEN = ("orders", "order_items", "order_events", "pricing_jobs", "outbox", "inbox")
-"""Tables whose rows change at any time; archive months are only added to, until they are at rest."""
 
 
 @contextmanager
-def open_coordinator(topology: Topology, *, role: str | None = None) -> Iterator[Engine]:
-    """Open an engine on the coordinator whose statements are transactions of their own.
+def open_coordinator(topology: Topology, tree: str, *, role: str | None = None) -> Iterator[Engine]:
+    """Open an engine on the coordinator of a tree, whose statements are transactions of their own.
 
     Parameters:
         topology: where it is.
+        tree: a sharded tree.
         role: who connects; without it the owner of the tables.
 
     Raises:
-        NotOnCitus: the topology's backend is another.
+        NotOnCitus: the tree's backend is another.
         CitusMissing: the database has no Citus.
+        DatabasesFailed: it does not answer.
     """
-    if topology.backend != "citus":
-        raise NotOnCitus(topology.backend)
-    database = coordinator_of(topology)
+    if topology.trees[tree].backend != "citus":
+        raise NotOnCitus(topology.trees[tree].backend)
+    database = coordinator_of(topology, tree)
     with open_engine(topology, database, role=role or database.owner) as opened:
         engine = opened.execution_options(isolation_level="AUTOCOMMIT")
-        with engine.connect() as connection:
+        with naming(database), engine.connect() as connection:
             require_citus(connection, database.name)
         yield engine
 
 
-def script(topology: Topology, statement: str, *, role: str | None = None) -> str:
-    """Give a statement for the coordinator as a script for psql."""
-    database = coordinator_of(topology)
+def script(topology: Topology, tree: str, statement: str, *, role: str | None = None) -> str:
+    """Return a statement for the coordinator of a tree as a script for psql."""
+    database = coordinator_of(topology, tree)
     return f"{connect_line(topology, database, role=role or database.owner)}{statement};\n"
 
 
-def locate_order(topology: Topology, order_id: int) -> ShardRange:
-    """Ask Citus where an order belongs now; after a split or an isolation only it knows."""
-    with open_coordinator(topology) as engine, engine.connect() as connection:
-        return locate(connection, MesOrder.__tablename__, order_id)
+def leading_table(tree: ProjectTree) -> str:
+    """Return the table that verbs are about which name none: the first one of live rows."""
+    return live_tables(tree)[0]
+
+
+def locate_key(topology: Topology, tree: ProjectTree, key: int) -> ShardRange:
+    """Ask Citus where a key of the leading table belongs now; after a split or an isolation only it knows."""
+    with open_coordinator(topology, tree.name) as engine, engine.connect() as connection:
+        return locate(connection, leading_table(tree), key)
 
 
 def run_watched(engine: Engine, statement: str, *, report: Report) -> object:
@@ -149,7 +157,7 @@ class StoredAs:
     bytes_after: int
 
 
-def check_store(engine: Engine, partition: str, *, to: str, now: datetime) -> None:
+def check_store(engine: Engine, tree: ProjectTree, partition: str, *, to: str, now: datetime) -> None:
     """Refuse to store a month otherwise while that would hurt.
 
     Raises:
@@ -158,16 +166,37 @@ def check_store(engine: Engine, partition: str, *, to: str, now: datetime) -> No
     """
     with engine.connect() as connection:
         stored = columnar.read_stored(connection, partition)
-        if stored.parent not in ARCHIVE.moves.values():
-            raise ColumnarRefused(partition, f"{stored.parent} is no table that the archive job fills")
+        policy = _archive_of(tree, stored)
         columnar.require_columnar(connection, engine.url.database or "")
-        in_month = MesOrder.order_id.between(stored.keys.start, stored.keys.end - 1)
-        live = connection.scalar(select(func.count()).select_from(MesOrder).where(in_month)) or 0
-    reason = columnar.refusal(
-        stored, to=to, ended_at=instant_of(stored.keys.end), now=now, grace=ARCHIVE.grace, live_orders=live
-    )
+        # Month and rows by the keys: what is still live will be written there.
+        in_month = text(
+            f"SELECT count(*) FROM {identifier(policy.tree)} "
+            f"WHERE {identifier(policy.key)} >= :start AND {identifier(policy.key)} < :end"
+        )
+        bounds = {"start": stored.keys.start, "end": stored.keys.end}
+        live = connection.scalar(in_month, bounds) or 0
+    ended_at = _end_of(tree, policy, stored, now)
+    reason = columnar.refusal(stored, to=to, ended_at=ended_at, now=now, grace=policy.grace, live_orders=live)
     if reason is not None:
         raise ColumnarRefused(partition, reason)
+
+
+def _archive_of(tree: ProjectTree, stored: columnar.Stored) -> ArchivePolicy:
+    for policy in tree.archives:
+        if stored.parent in policy.moves.values():
+            return policy
+    raise ColumnarRefused(stored.name, f"{stored.parent} is no table that the archive job fills")
+
+
+def _end_of(tree: ProjectTree, policy: ArchivePolicy, stored: columnar.Stored, now: datetime) -> datetime:
+    for monthly in months_of(tree, policy):
+        latest = Month.of(now).later(monthly.months_ahead)
+        month = (
+            month_of(monthly, stored.keys.end - 1, latest=latest) if monthly.table == stored.parent else None
+        )
+        if month is not None:
+            return month.next.start
+    raise ColumnarRefused(stored.name, f"its keys are no month of {stored.parent} that has begun")
 
 
 def store(engine: Engine, partition: str, *, to: str, lock_timeout_seconds: float = 10.0) -> StoredAs:
@@ -180,22 +209,37 @@ def store(engine: Engine, partition: str, *, to: str, lock_timeout_seconds: floa
         return StoredAs(partition, to, before, columnar.read_size(connection, partition))
 
 
-def preflight(topology: Topology, *, statements: Path | None = None) -> dict[str, list[Objection]]:
+def preflight(
+    topology: Topology, tree: ProjectTree, *, statements: Path | None = None
+) -> dict[str, list[Objection]]:
     """List what Citus would refuse, by database; of plain shards too, that is where it is needed.
 
     Parameters:
-        topology: where the MES databases are.
+        topology: where the databases of the tree are.
+        tree: declares how its tables are to be placed.
         statements: a file of SQL, a `;` at the end of a line behind each statement.
+
+    Raises:
+        DatabasesFailed: a database does not answer.
     """
     found = {}
-    for name, database in topology.databases_of("mes").items():
+    declared = Distribution.of(tree.metadata)
+    for name, database in topology.databases_of(tree.name).items():
         with (
+            naming(database),
             open_engine(topology, database, role=database.owner) as engine,
             engine.connect() as connection,
         ):
             schema = read_schema(connection)
-        found[name] = check_schema(schema, MES_DISTRIBUTION) + check_columnar(schema, written=WRITTEN)
+        ours = {table: facts for table, facts in schema.items() if table != tree.version_table}
+        found[name] = check_schema(ours, declared) + check_columnar(ours, written=written_tables(tree))
     if statements is not None:
         sql = statements.read_text(encoding="utf-8").split(";\n")
-        found[statements.name] = check_statements(filter(str.strip, sql), MES_DISTRIBUTION)
+        found[statements.name] = check_statements(filter(str.strip, sql), declared)
     return found
+
+
+def written_tables(tree: ProjectTree) -> list[str]:
+    """List the tables whose rows change at any time; archives are only added to, until they are at rest."""
+    filled = {table for archive in tree.archives for table in archive.moves.values()}
+    return [table.name for table in tree.metadata.tables.values() if table.name not in filled]

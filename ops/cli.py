@@ -118,7 +118,7 @@ def project_file_of(words: Sequence[str]) -> Path | None:
         words: the arguments, with the options of every verb before the verb.
     """
     named = os.environ.get("MES_STORAGE_PROJECT")
-    for option, value in zip(words, [*words[1:], ""], strict=True):
+    for option, value in zip(words, [*words[1:], ""], strict=False):
         if option == "--project":
             named = value
         elif option.startswith("--project="):

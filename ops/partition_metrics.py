@@ -7,8 +7,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from app.models.policies import POLICIES
-from ops.partitioning import Outcome
+from ops.fleet import Outcome
+from ops.project import Project
 from partitions.catalog import Catalog, PartitionedTable
 from partitions.months import Month
 from partitions.policy import MonthlyRange
@@ -34,11 +34,17 @@ HELP = {
 
 
 def render_metrics(
-    catalogs: Iterable[Outcome[Catalog]], succeeded: Iterable[str], *, now: datetime, before: str = ""
+    project: Project,
+    catalogs: Iterable[Outcome[Catalog]],
+    succeeded: Iterable[str],
+    *,
+    now: datetime,
+    before: str = "",
 ) -> str:
-    """Give the file.
+    """Return the text of the file.
 
     Parameters:
+        project: has the policies.
         catalogs: what stands in each database, after the run.
         succeeded: the names of the databases in which the run did everything.
         now: the current instant.
@@ -46,7 +52,7 @@ def render_metrics(
     """
     last = {name: float(value) for name, value in _LAST.findall(before)}
     last |= dict.fromkeys(succeeded, now.timestamp())
-    samples = [sample for each in catalogs if each.result for sample in _samples(each, now)]
+    samples = [sample for each in catalogs if each.result for sample in _samples(project, each, now)]
     samples += [Sample(LAST_SUCCESS, {"database": name}, at) for name, at in sorted(last.items())]
     return "".join(_metric(name, samples) for name in HELP)
 
@@ -61,9 +67,9 @@ def write_atomically(path: Path, content: str) -> None:
 _LAST = re.compile(rf'^{LAST_SUCCESS}{{database="([^"]*)"}} (\S+)$', re.MULTILINE)
 
 
-def _samples(outcome: Outcome[Catalog], now: datetime) -> Iterator[Sample]:
+def _samples(project: Project, outcome: Outcome[Catalog], now: datetime) -> Iterator[Sample]:
     database, catalog = outcome.database, outcome.result or {}
-    for policy in POLICIES[database.tree]:
+    for policy in project.tree(database.tree).policies:
         table = catalog[policy.table]
         labels = {"database": database.name, "table": table.name}
         if isinstance(policy, MonthlyRange):

@@ -1,26 +1,25 @@
-"""Partitions over the fleet: every shard at once, and one that is down does not hold up the others."""
+"""Partitions over the fleet: several databases at once, and one that is down does not hold up the others."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 import psycopg
 from sqlalchemy import Connection, Engine, event
-from sqlalchemy.exc import DBAPIError
 
 import partitions
-from app.models.policies import ARCHIVES, POLICIES
-from ops.errors import ExitStatus, OpsError
-from ops.fleet import open_engine
+from ops.errors import OpsError
+from ops.fleet import Member, Outcome, attempt, members, open_engine
+from ops.project import Project
 from partitions import Waiting
 from partitions.actions import Action, DetachPartition
 from partitions.catalog import Catalog
 from partitions.check import Finding
 from partitions.deep import Progress, check_rows
-from partitions.errors import ClockDiffers, PartitionError, Refused
+from partitions.errors import ClockDiffers
 from partitions.months import Month
 from sharding.topology import Database, Topology
 
@@ -31,28 +30,7 @@ Choose = Callable[[Connection], list[Action]]
 """Looks at a database, and gives what is to be done to it."""
 
 AT_ONCE = 8
-"""How many shards are worked on at the same time."""
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome(Generic[Result]):
-    """What came of the work on one database: a result, or an error of one line; `refused` changed nothing."""
-
-    database: Database
-    result: Result | None = None
-    error: str | None = None
-    refused: bool = False
-
-
-class ShardsFailed(OpsError):
-    """Some databases could not be worked on; the others are done, and the same command does the rest."""
-
-    def __init__(self, outcomes: Iterable[Outcome[Result]]) -> None:
-        failed = [each for each in outcomes if each.error is not None]
-        self.errors = {each.database.name: each.error for each in failed}
-        if all(each.refused for each in failed):
-            self.exit_status = ExitStatus.REFUSED
-        super().__init__("\nmesctl: ".join(f"{name}: {error}" for name, error in self.errors.items()))
+"""How many databases are worked on at the same time."""
 
 
 class Stopped(OpsError):
@@ -89,91 +67,107 @@ class Stop:
             raise Stopped
 
 
-def partitioned(topology: Topology) -> list[Database]:
-    """List the databases whose tree has partitioned tables, in name order."""
-    return [database for tree in POLICIES for database in topology.databases_of(tree).values()]
+def partitioned(
+    topology: Topology, project: Project, *, tree: str | None = None, table: str | None = None
+) -> list[Member]:
+    """List the databases whose tree has partitioned tables, tree by tree and in name order.
+
+    Parameters:
+        topology: where the databases are.
+        project: says how the tables of its trees are partitioned.
+        tree: only the databases of this tree.
+        table: only those that have this partitioned table.
+
+    Raises:
+        UnknownProjectTree: the project has no such tree.
+    """
+    return [
+        each
+        for each in members(topology, project, tree=tree)
+        if any(table in (None, policy.table) for policy in each.tree.policies)
+    ]
 
 
-def on_every(topology: Topology, work: Callable[[Database, Engine], Result]) -> list[Outcome[Result]]:
-    """Do something to every partitioned database, as its owner; give what came of it in name order."""
+def on_every(
+    topology: Topology, chosen: Sequence[Member], work: Callable[[Member, Engine], Result]
+) -> list[Outcome[Result]]:
+    """Do something to some databases, as their owners; return what came of it in the same order."""
     stop = Stop()
     with ThreadPoolExecutor(max_workers=AT_ONCE) as pool:
         try:
-            return list(pool.map(partial(_attempt, topology, stop, work), partitioned(topology)))
+            return list(pool.map(partial(_attempt, topology, stop, work), chosen))
         except KeyboardInterrupt:
             stop()
             raise
 
 
-def results_of(outcomes: Iterable[Outcome[Result]]) -> list[tuple[Database, Result]]:
-    """Give the results of those that did not fail."""
-    return [(each.database, each.result) for each in outcomes if each.result is not None]
+def read_catalogs(topology: Topology, project: Project, *, tree: str | None = None) -> list[Outcome[Catalog]]:
+    """Read the partitioned tables of every database, or of those of one tree."""
+    return on_every(topology, partitioned(topology, project, tree=tree), _read_catalog)
 
 
-def raise_failures(outcomes: Iterable[Outcome[Result]]) -> None:
-    """Tell of those that failed.
-
-    Raises:
-        ShardsFailed: one line for each.
-    """
-    failed = [each for each in outcomes if each.error is not None]
-    if failed:
-        raise ShardsFailed(failed)
-
-
-def read_catalogs(topology: Topology) -> list[Outcome[Catalog]]:
-    """Read the partitioned tables of every database."""
-    return on_every(topology, _read_catalog)
-
-
-def fit(topology: Topology, action: Action) -> Action:
+def fit(database: Database, action: Action) -> Action:
     """Change an action to what the backend can do: Citus refuses DETACH CONCURRENTLY."""
-    if topology.backend == "citus" and isinstance(action, DetachPartition):
+    if database.is_coordinator and isinstance(action, DetachPartition):
         return replace(action, concurrently=False)
     return action
 
 
 def plan_partitions(
-    topology: Topology, *, now: datetime, since: Month | None = None
+    topology: Topology,
+    project: Project,
+    *,
+    now: datetime,
+    tree: str | None = None,
+    since: Month | None = None,
 ) -> list[Outcome[list[Action]]]:
     """List what `apply_partitions` would do, by database."""
 
-    def plan(database: Database, engine: Engine) -> list[Action]:
-        catalog = _read_catalog(database, engine)
-        planned = partitions.plan(POLICIES[database.tree], catalog, now, since=since)
-        return [fit(topology, action) for action in planned]
+    def plan(member: Member, engine: Engine) -> list[Action]:
+        planned = partitions.plan(member.tree.policies, _read_catalog(member, engine), now, since=since)
+        return [fit(member.database, action) for action in planned]
 
-    return on_every(topology, plan)
+    return on_every(topology, partitioned(topology, project, tree=tree), plan)
 
 
 def check_partitions(
-    topology: Topology, *, now: datetime, deep: bool = False, report: ReportRows | None = None
+    topology: Topology,
+    project: Project,
+    *,
+    now: datetime,
+    tree: str | None = None,
+    deep: bool = False,
+    report: ReportRows | None = None,
 ) -> list[Outcome[list[Finding]]]:
     """List what differs from the policies, by database.
 
     Parameters:
         topology: where the databases are.
+        project: has the policies.
         now: the current instant, with a time zone.
+        tree: only the databases of this tree.
         deep: read every row too.
-        report: is told how far a deep check is, from several threads.
+        report: is called with how far a deep check is, from several threads.
     """
 
-    def check(database: Database, engine: Engine) -> list[Finding]:
-        policies = POLICIES[database.tree]
-        findings = partitions.check(policies, _read_catalog(database, engine), now)
+    def check(member: Member, engine: Engine) -> list[Finding]:
+        policies, archives = member.tree.policies, member.tree.archives
+        findings = partitions.check(policies, _read_catalog(member, engine), now)
         if deep:
-            tell = None if report is None else partial(report, database)
+            progress = None if report is None else partial(report, member.database)
             with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-                findings += check_rows(connection, policies, ARCHIVES[database.tree], report=tell)
+                findings += check_rows(connection, policies, archives, report=progress)
         return findings
 
-    return on_every(topology, check)
+    return on_every(topology, partitioned(topology, project, tree=tree), check)
 
 
 def apply_partitions(
     topology: Topology,
+    project: Project,
     *,
     now: datetime,
+    tree: str | None = None,
     since: Month | None = None,
     max_clock_difference: timedelta | None = None,
     waiting: Waiting | None = None,
@@ -183,38 +177,40 @@ def apply_partitions(
 
     Parameters:
         topology: where the databases are.
+        project: has the policies.
         now: the current instant, with a time zone.
+        tree: only the databases of this tree.
         since: the earliest month that must stand; None is the current one.
         max_clock_difference: a server whose clock differs more from `now` is left alone; None does not ask.
         waiting: how long to wait for locks and for other runs.
-        report: is told of each action that was done, from several threads.
+        report: is called with each action that was done, from several threads.
 
     Returns:
         what was done, by database; nothing when all stood already.
     """
 
-    def apply(database: Database, engine: Engine) -> list[Action]:
+    def apply(member: Member, engine: Engine) -> list[Action]:
         if max_clock_difference is not None:
             _compare_clocks(engine, now, max_clock_difference)
-        tell = None if report is None else partial(report, database)
-        policies, adapt = POLICIES[database.tree], partial(fit, topology)
-        return partitions.apply(engine, policies, now, since=since, waiting=waiting, report=tell, adapt=adapt)
+        done = None if report is None else partial(report, member.database)
+        policies, adapt = member.tree.policies, partial(fit, member.database)
+        return partitions.apply(engine, policies, now, since=since, waiting=waiting, report=done, adapt=adapt)
 
-    return on_every(topology, apply)
+    return on_every(topology, partitioned(topology, project, tree=tree), apply)
 
 
-def plan_chosen(topology: Topology, choose: Choose) -> list[Outcome[list[Action]]]:
+def plan_chosen(topology: Topology, chosen: Sequence[Member], choose: Choose) -> list[Outcome[list[Action]]]:
     """List what was asked for by hand, by database; what cannot be is refused."""
 
-    def plan(_: Database, engine: Engine) -> list[Action]:
+    def plan(member: Member, engine: Engine) -> list[Action]:
         with engine.connect() as connection:
-            return [fit(topology, action) for action in choose(connection)]
+            return [fit(member.database, action) for action in choose(connection)]
 
-    return on_every(topology, plan)
+    return on_every(topology, chosen, plan)
 
 
 def run_chosen(
-    topology: Topology, choose: Choose, *, waiting: Waiting | None = None
+    topology: Topology, chosen: Sequence[Member], choose: Choose, *, waiting: Waiting | None = None
 ) -> list[Outcome[list[Action]]]:
     """Do what was asked for by hand, as `plan_chosen` lists it.
 
@@ -222,14 +218,14 @@ def run_chosen(
     would undo what he did.
     """
 
-    def run(_: Database, engine: Engine) -> list[Action]:
+    def run(member: Member, engine: Engine) -> list[Action]:
         with partitions.open_executor(engine, waiting) as executor:
-            actions = [fit(topology, action) for action in executor.ask(choose)]
+            actions = [fit(member.database, action) for action in executor.ask(choose)]
             for action in actions:
                 executor.run(action)
         return actions
 
-    return on_every(topology, run)
+    return on_every(topology, chosen, run)
 
 
 def _compare_clocks(engine: Engine, now: datetime, most: timedelta) -> None:
@@ -239,29 +235,17 @@ def _compare_clocks(engine: Engine, now: datetime, most: timedelta) -> None:
         raise ClockDiffers(now, there.astimezone(UTC))
 
 
-def _read_catalog(database: Database, engine: Engine) -> Catalog:
+def _read_catalog(member: Member, engine: Engine) -> Catalog:
     with engine.connect() as connection:
-        return partitions.read_catalog(connection, [policy.table for policy in POLICIES[database.tree]])
+        return partitions.read_catalog(connection, [policy.table for policy in member.tree.policies])
 
 
 def _attempt(
-    topology: Topology, stop: Stop, work: Callable[[Database, Engine], Result], database: Database
+    topology: Topology, stop: Stop, work: Callable[[Member, Engine], Result], member: Member
 ) -> Outcome[Result]:
     def connected() -> Result:
-        with open_engine(topology, database, role=database.owner) as engine:
+        with open_engine(topology, member.database, role=member.database.owner) as engine:
             stop.watch(engine)
-            return work(database, engine)
+            return work(member, engine)
 
-    return attempt(database, connected)
-
-
-def attempt(database: Database, work: Callable[[], Result]) -> Outcome[Result]:
-    """Do something to one database; what is wrong with it is told, and does not hold up the others."""
-    try:
-        return Outcome(database, work())
-    except PartitionError as error:
-        return Outcome(database, error=str(error), refused=isinstance(error, Refused))
-    except Stopped as error:
-        return Outcome(database, error=str(error))
-    except DBAPIError as error:
-        return Outcome(database, error=" ".join(str(error.orig).split()))
+    return attempt(member.database, connected)

@@ -1,7 +1,8 @@
 """What `mesctl shards reference` does: publish a version, bring every shard to it, compare."""
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
@@ -12,11 +13,12 @@ from sqlalchemy import Table, TextClause
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.models.reference import REFERENCE_TABLES
 from ops.errors import ExitStatus, OpsError
-from ops.fleet import connect_line
-from ops.shard_writes import ROLE, Refused, Shards, open_shards
-from sharding.topology import Topology
+from ops.fleet import connect_line, naming
+from ops.project import ProjectTree
+from ops.shard_writes import Refused, Shards, connect_directory, open_shards
+from sharding.keys import reference_tables
+from sharding.topology import Database, Topology
 from sharding.writes import reference_sql as sql
 from sharding.writes.deadline import words_of
 from sharding.writes.errors import (
@@ -33,15 +35,12 @@ from sharding.writes.reference import (
     Difference,
     apply,
     fault_of,
+    fault_of_number,
     next_version,
     read_copy,
     read_differences,
     shape,
 )
-
-TABLES: Mapping[str, Table] = {table.name: table for table in REFERENCE_TABLES}
-PRICE_LIST = Path(__file__).with_name("price_list.toml")
-"""What a new platform starts with."""
 
 SECONDS = 15.0
 Rows: TypeAlias = Mapping[str, Sequence[Mapping[str, Any]]]
@@ -102,13 +101,23 @@ class Outcome:
     error: str | None = None
 
 
-def read_file(path: Path) -> Rows:
+def tables_of(tree: ProjectTree) -> Mapping[str, Table]:
+    """Return the reference tables of a tree by name, as its models declare them, in the order of loading."""
+    return {table.name: table for table in reference_tables(tree.metadata)}
+
+
+def read_file(path: Path, tree: ProjectTree) -> Rows:
     """Read rows from a TOML file: an array of tables for each reference table. Numbers stay exact.
 
+    Parameters:
+        path: the file.
+        tree: whose reference tables these are.
+
     Raises:
-        FileUnusable: it cannot be read, or is something else.
-        UnknownReference: it names another table.
+        FileUnusable: it cannot be read, is something else, or has a number that its column does not take.
+        UnknownReference: it names a table that is no reference table of the tree.
     """
+    tables = tables_of(tree)
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"), parse_float=Decimal)
     except OSError as error:
@@ -116,70 +125,105 @@ def read_file(path: Path) -> Rows:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise FileUnusable(path, f"is not TOML: {error}") from error
     for table, rows in content.items():
-        if table not in TABLES:
-            raise UnknownReference(table, TABLES)
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
             raise FileUnusable(path, f"{table} must be an array of tables: write [[{table}]] before each row")
+        if table not in tables:
+            raise UnknownReference(table, tables)
+        if fault := _fault_in(tables[table], rows):
+            raise FileUnusable(path, f"{table}, {fault}")
     return content
 
 
-async def check(topology: Topology, *, limit: int) -> list[State]:
-    """Compare every copy on every shard with what is published; give `limit` differing rows of each."""
-    async with open_shards(topology) as shards:
+@dataclass(frozen=True)
+class _References:
+    """The reference tables of a tree, its open shards, and what its directory has published."""
+
+    tables: Mapping[str, Table]
+    shards: Shards
+    directory: Database
+
+    async def newest(self, table: str) -> Content | None:
+        with naming(self.directory):
+            return await self.shards.references.newest(table)
+
+    async def publish(self, content: Content) -> None:
+        with naming(self.directory):
+            await self.shards.references.publish(content)
+
+
+@asynccontextmanager
+async def _open(topology: Topology, tree: ProjectTree) -> AsyncIterator[_References]:
+    async with open_shards(topology, tree.name) as shards:
+        yield _References(tables_of(tree), shards, topology.directory_of(tree.name))
+
+
+async def check(topology: Topology, tree: ProjectTree, *, limit: int) -> list[State]:
+    """Compare every copy on every shard with what is published; return `limit` differing rows of each.
+
+    Raises:
+        DatabasesFailed: the directory does not answer.
+    """
+    async with _open(topology, tree) as references:
         return [
-            await _state(shards, shard, table, await shards.references.newest(name), limit)
-            for name, table in TABLES.items()
-            for shard in shards.clusters
+            await _state(references.shards, shard, table, await references.newest(name), limit)
+            for name, table in references.tables.items()
+            for shard in references.shards.clusters
         ]
 
 
-async def sync(topology: Topology) -> list[Outcome]:
+async def sync(topology: Topology, tree: ProjectTree) -> list[Outcome]:
     """Bring every copy that is behind, or was changed by hand, to what is published.
 
     Raises:
         Refused: a shard is ahead of the directory; nothing was changed.
+        DatabasesFailed: the directory does not answer.
     """
-    async with open_shards(topology) as shards:
-        wanting = await _wanting(shards)
-        return [await _apply(shards, shard, content) for content, names in wanting for shard in names]
+    async with _open(topology, tree) as references:
+        wanting = await _wanting(references)
+        return [await _apply(references, shard, content) for content, names in wanting for shard in names]
 
 
-async def render_sync(topology: Topology) -> str:
-    """Give what `sync` would run, as psql accepts it."""
-    async with open_shards(topology) as shards:
-        wanting = await _wanting(shards)
-    return "".join(_render(topology, content, names) for content, names in wanting) or "-- nothing to do\n"
+async def render_sync(topology: Topology, tree: ProjectTree) -> str:
+    """Return what `sync` would run, as psql accepts it."""
+    async with _open(topology, tree) as references:
+        wanting = await _wanting(references)
+    scripts = [
+        _render(topology, references.tables[content.table], content, names) for content, names in wanting
+    ]
+    return "".join(scripts) or "-- nothing to do\n"
 
 
-async def load(topology: Topology, rows: Rows) -> list[Outcome]:
+async def load(topology: Topology, tree: ProjectTree, rows: Rows) -> list[Outcome]:
     """Publish rows as the next versions of their tables, where they are new, and bring every shard to them.
 
     Raises:
+        UnknownReference: the rows are of a table that is no reference table of the tree.
         Refused: the rows cannot be the content of their table, or somebody else published one meanwhile.
         NoShard: no shard can be asked.
+        DatabasesFailed: the directory does not answer.
     """
     outcomes: list[Outcome] = []
-    async with open_shards(topology) as shards:
-        for content, is_new in await _contents(shards, rows):
+    async with _open(topology, tree) as references:
+        for content, is_new in await _contents(references, rows):
             if is_new:
                 try:
-                    await shards.references.publish(content)
+                    await references.publish(content)
                 except ReferenceConflict as error:
                     raise Refused(error) from error
-            outcomes += [await _apply(shards, shard, content) for shard in shards.clusters]
+            outcomes += [await _apply(references, shard, content) for shard in references.shards.clusters]
     return outcomes
 
 
-async def render_load(topology: Topology, rows: Rows) -> str:
-    """Give what `load` would run, as psql accepts it."""
-    async with open_shards(topology) as shards:
-        contents = await _contents(shards, rows)
+async def render_load(topology: Topology, tree: ProjectTree, rows: Rows) -> str:
+    """Return what `load` would run, as psql accepts it."""
+    async with _open(topology, tree) as references:
+        contents = await _contents(references, rows)
     scripts = []
     for content, is_new in contents:
         if is_new:
-            [directory] = topology.databases_of("directory").values()
-            scripts.append(connect_line(topology, directory, role=ROLE) + _publishing(content))
-        scripts.append(_render(topology, content, list(topology.databases_of("mes"))))
+            scripts.append(connect_directory(topology, tree.name) + _publishing(tree.name, content))
+        shards = list(topology.databases_of(tree.name))
+        scripts.append(_render(topology, references.tables[content.table], content, shards))
     return "".join(scripts)
 
 
@@ -194,29 +238,43 @@ def raise_failures(outcomes: Sequence[Outcome]) -> None:
         raise NotEverywhere(failed)
 
 
-async def is_unpublished(topology: Topology) -> bool:
-    """Tell whether no reference table was ever published."""
-    async with open_shards(topology) as shards:
-        return not any([await shards.references.newest(name) for name in TABLES])
+async def is_unpublished(topology: Topology, tree: ProjectTree) -> bool:
+    """Return whether no reference table of the tree was ever published."""
+    async with _open(topology, tree) as references:
+        return not any([await references.newest(name) for name in references.tables])
 
 
-async def _contents(shards: Shards, rows: Rows) -> list[tuple[Content, bool]]:
+def _fault_in(table: Table, rows: Sequence[Mapping[str, Any]]) -> str | None:
+    """Return what is wrong with the first number that no shard would take; None if nothing is."""
+    for number, row in enumerate(rows, start=1):
+        for name in row.keys() & table.c.keys():
+            if fault := fault_of_number(table.c[name], row[name]):
+                return f"row {number}: {name} {fault}"
+    return None
+
+
+async def _contents(references: _References, rows: Rows) -> list[tuple[Content, bool]]:
     """Make every content before anything is written: what is wrong in the last table stops the first."""
+    for name in rows:
+        if name not in references.tables:
+            raise UnknownReference(name, references.tables)
     contents = []
-    for name in filter(rows.__contains__, TABLES):
-        newest = await shards.references.newest(name)
+    for name in filter(rows.__contains__, references.tables):
+        table, newest = references.tables[name], await references.newest(name)
+        if fault := _fault_in(table, rows[name]):
+            raise Refused(ReferenceInvalid(name, fault))
         copies, engine_of = [], None
-        for shard, cluster in shards.clusters.items():
+        for shard, cluster in references.shards.clusters.items():
             try:
-                copies.append(await read_copy(cluster.primary, TABLES[name], shard=shard, seconds=SECONDS))
+                copies.append(await read_copy(cluster.primary, table, shard=shard, seconds=SECONDS))
                 engine_of = engine_of or cluster.primary
             except _TROUBLE:
-                continue  # it is told of when it is written to
+                continue  # it is reported when it is written to
         if engine_of is None:
             raise NoShard(name)
         version = next_version(newest, copies)
         try:
-            content = await shape(engine_of, TABLES[name], rows[name], version=version)
+            content = await shape(engine_of, table, rows[name], version=version)
         except ReferenceInvalid as error:
             raise Refused(error) from error
         is_same = newest is not None and newest.checksum == content.checksum and newest.version == version - 1
@@ -246,15 +304,15 @@ def _fault(copy: Copy, content: Content | None) -> str | None:
         return str(error)
 
 
-async def _wanting(shards: Shards) -> list[tuple[Content, list[str]]]:
+async def _wanting(references: _References) -> list[tuple[Content, list[str]]]:
     """Find the shards that are not as published, or cannot tell."""
     wanting = []
-    for name, table in TABLES.items():
-        content = await shards.references.newest(name)
+    for name, table in references.tables.items():
+        content = await references.newest(name)
         if content is None:
             continue
         names = []
-        for shard, cluster in shards.clusters.items():
+        for shard, cluster in references.shards.clusters.items():
             try:
                 copy = await read_copy(cluster.primary, table, shard=shard, seconds=SECONDS)
                 if fault_of(copy, content):
@@ -267,8 +325,8 @@ async def _wanting(shards: Shards) -> list[tuple[Content, list[str]]]:
     return wanting
 
 
-async def _apply(shards: Shards, shard: str, content: Content) -> Outcome:
-    engine, table = shards.clusters[shard].primary, TABLES[content.table]
+async def _apply(references: _References, shard: str, content: Content) -> Outcome:
+    engine, table = references.shards.clusters[shard].primary, references.tables[content.table]
     try:
         done = await apply(engine, table, content, shard=shard, seconds=SECONDS)
     except _TROUBLE as error:
@@ -276,8 +334,8 @@ async def _apply(shards: Shards, shard: str, content: Content) -> Outcome:
     return Outcome(content.table, shard, content.version, "as published" if done else "later already")
 
 
-def _render(topology: Topology, content: Content, names: Sequence[str]) -> str:
-    table, rows = TABLES[content.table], {"rows": content.rows_json}
+def _render(topology: Topology, table: Table, content: Content, shards: Sequence[str]) -> str:
+    rows = {"rows": content.rows_json}
     noted = {"table": content.table, "version": content.version, "checksum": content.checksum}
     statements = [
         _literal(sql.remove_others(table), rows),
@@ -286,11 +344,13 @@ def _render(topology: Topology, content: Content, names: Sequence[str]) -> str:
         _literal(sql.NOTE_VERSION, noted),
     ]
     body = "".join(["BEGIN;\n", *(f"{statement};\n" for statement in statements), "COMMIT;\n"])
-    return "".join(connect_line(topology, topology.database(name), role=ROLE) + body for name in names)
+    databases = map(topology.database, shards)
+    return "".join(connect_line(topology, base, role=base.role) + body for base in databases)
 
 
-def _publishing(content: Content) -> str:
+def _publishing(tree: str, content: Content) -> str:
     values = {
+        "tree": tree,
         "table": content.table,
         "version": content.version,
         "rows": content.rows_json,

@@ -1,5 +1,6 @@
 """The files that a project begins with: written from nothing, or drafted from a database that is there."""
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -89,26 +90,19 @@ primary = {{ host = "127.0.0.1", port = {port} }}
         "alembic.ini": f"""\
 # `alembic upgrade head` does what `mesctl migrate upgrade` does.
 [{tree}]
-script_location = %(here)s/migrations
+script_location = ops.migrate:script
 version_locations = %(here)s/migrations/{tree}/versions
 path_separator = os
-prepend_sys_path = %(here)s
 
 [alembic]
-script_location = %(here)s/migrations
+script_location = ops.migrate:script
 version_locations = %(here)s/migrations/{tree}/versions
 path_separator = os
-prepend_sys_path = %(here)s
-""",
-        "migrations/env.py": """\
-from ops.migrate.env import run
-
-run()
 """,
         f"{tree}_models.py": f'''\
 """The tables of the tree {tree}."""
 
-from sqlalchemy import Text
+from sqlalchemy import BigInteger, Identity, Text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 
@@ -121,7 +115,7 @@ class Note(Base):
 
     __tablename__ = "notes"
 
-    note_id: Mapped[int] = mapped_column(primary_key=True)
+    note_id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
     words: Mapped[str] = mapped_column(Text)
 ''',
         f"migrations/{tree}/versions/0001_start.py": '''\
@@ -140,7 +134,7 @@ def upgrade() -> None:
     op.execute("SET LOCAL lock_timeout = '3s'")
     op.create_table(
         "notes",
-        sa.Column("note_id", sa.Integer, primary_key=True),
+        sa.Column("note_id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
         sa.Column("words", sa.Text, nullable=False),
     )
 
@@ -202,21 +196,26 @@ def _draft_topology(connection: Connection, tree: str, url: URL) -> str:
         for each in connection.execute(_REPLICAS)
     )
     return f"""\
-# Drafted from {facts.dbname} at {host}:{port}.
+# Drafted from {_quoted(facts.dbname)} at {host}:{port}.
 [trees.{tree}]
 kind = "single"   # TO DECIDE: "sharded", if it is to be spread over several databases
-owner = "{facts.owner}"
-role = "{facts.role}"   # TO DECIDE: the role that your services connect as
+owner = {_quoted(facts.owner)}
+role = {_quoted(facts.role)}   # TO DECIDE: the role that your services connect as
 
 [databases.{tree}]
 tree = "{tree}"
-dbname = "{facts.dbname}"
+dbname = {_quoted(facts.dbname)}
 primary = {{ host = "{host}", port = {port} }}
 """ + (f"replicas = [\n{replicas}]\n" if replicas else "")
 
 
+def _quoted(words: str) -> str:
+    """Write a name of PostgreSQL's as a string of TOML: it may have quotes and line ends."""
+    return json.dumps(words, ensure_ascii=False)
+
+
 def _name(words: str) -> str:
-    kept = "".join(letter if letter.isalnum() else "_" for letter in words.lower())
+    kept = "".join(letter if letter.isascii() and letter.isalnum() else "_" for letter in words.lower())
     return kept if kept[:1].isalpha() else f"replica_{kept}"
 
 

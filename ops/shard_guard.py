@@ -1,13 +1,13 @@
 """Who each shard is told to be, and the proof that it holds what it owns and nothing else."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from sqlalchemy import Connection, Engine, text
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError
 
-from app.models.mes import MesBase
-from ops.fleet import connect_line, open_engine
+from ops.fleet import connect_line, naming, one_line, open_engine
+from ops.project import ProjectTree
 from partitions.sql import identifier
 from sharding.errors import ShardingError
 from sharding.guard import GuardedTable, Ownership, bucket_sql
@@ -17,9 +17,6 @@ from sharding.shard_map import ShardMap
 from sharding.topology import Topology
 
 Report = Callable[[str], None]
-
-GUARDED = guarded_tables(MesBase.metadata)
-"""The guarded tables of a MES shard; a partitioned one stands for its partitions."""
 
 EXAMPLES = 5
 
@@ -36,35 +33,38 @@ class Told:
 
 def init_shards(
     topology: Topology,
+    tree: ProjectTree,
     shard_map: ShardMap,
     *,
     lock_timeout_seconds: float = 1.0,
     attempts: int = 10,
     report: Report = lambda _line: None,
 ) -> list[Told]:
-    """Tell every shard of the topology its name and what the map gives it; repeatable.
+    """Tell every shard of a tree its name and what the map gives it; repeatable.
 
     In two passes, so that no two shards own a bucket at any moment: whatever the map takes away is
     taken from all shards before any of them is given anything.
 
     Parameters:
-        topology, shard_map: the shards, and what each is to own.
+        topology, tree, shard_map: the shards, their guarded tables, and what each is to own.
         lock_timeout_seconds, attempts, report: as for `sharding.ownership.tell`.
 
     Raises:
         WrongShard, OwnershipConflict, OwnershipNotChanged: the shards before this one were told of what they
             lose, and if all of them were, the shards before this one of all that they own.
+        DatabasesFailed: likewise, and this one does not answer.
     """
-    shards = [Ownership.of(shard_map, shard) for shard in topology.databases_of("mes")]
+    guarded = guarded_tables(tree.metadata)
+    shards = [Ownership.of(shard_map, shard) for shard in topology.databases_of(tree.name)]
 
     def tell_shard(told: Ownership, *, only_less: bool) -> bool:
         database = topology.database(told.shard)
-        with open_engine(topology, database, role=database.owner) as engine:
+        with naming(database), open_engine(topology, database, role=database.owner) as engine:
             less = _less(engine, told) if only_less else told
             return less is not None and tell(
                 engine,
                 less,
-                tables=GUARDED,
+                tables=guarded,
                 lock_timeout_seconds=lock_timeout_seconds,
                 attempts=attempts,
                 report=report,
@@ -92,22 +92,22 @@ def _less(engine: Engine, told: Ownership) -> Ownership | None:
     return None if left == bits else replace(told, owned=left)
 
 
-def script_init(topology: Topology, shard_map: ShardMap) -> str:
-    """Give `init_shards` as a script for psql, in the same order; what is lost is read from the shards."""
-    lost, got = [], []
-    for shard, database in topology.databases_of("mes").items():
+def script_init(topology: Topology, tree: ProjectTree, shard_map: ShardMap) -> str:
+    """Return `init_shards` as a script for psql, in the same order; what is lost is read from the shards."""
+    lost, got, guarded = [], [], guarded_tables(tree.metadata)
+    for shard, database in topology.databases_of(tree.name).items():
         told = Ownership.of(shard_map, shard)
-        with open_engine(topology, database, role=database.owner) as engine:
+        with naming(database), open_engine(topology, database, role=database.owner) as engine:
             less = _less(engine, told)
         line = connect_line(topology, database, role=database.owner)
         if less is not None:
-            lost.append(line + _script(less))
-        got.append(line + _script(told))
+            lost.append(line + _script(less, guarded))
+        got.append(line + _script(told, guarded))
     return "".join(lost + got)
 
 
-def _script(told: Ownership) -> str:
-    lines = statements(told, GUARDED, lock_timeout_ms=1000)
+def _script(told: Ownership, guarded: Sequence[GuardedTable]) -> str:
+    lines = statements(told, guarded, lock_timeout_ms=1000)
     return "".join(f"{statement};\n" for statement in ("BEGIN", *lines, "COMMIT"))
 
 
@@ -132,18 +132,20 @@ class Checked:
     findings: tuple[Finding, ...]
 
 
-def check_shards(topology: Topology, shard_map: ShardMap, *, report: Report = lambda _line: None) -> Checked:
+def check_shards(
+    topology: Topology, tree: ProjectTree, shard_map: ShardMap, *, report: Report = lambda _line: None
+) -> Checked:
     """Prove that every row of every shard is in a bucket that the shard owns, and that its guard says so too.
 
     One aggregate for each table, on the server. What cannot be looked at is a finding as well.
     """
     rows, findings = 0, []
-    for shard in topology.databases_of("mes"):
+    for shard in topology.databases_of(tree.name):
         told = Ownership.of(shard_map, shard)
         try:
-            seen, found = _check_shard(topology, told, report)
-        except (SQLAlchemyError, ShardingError) as error:
-            words = str(getattr(error, "orig", error)).splitlines()[0]
+            seen, found = _check_shard(topology, tree, told, report)
+        except (DBAPIError, ShardingError) as error:
+            words = one_line(error) if isinstance(error, DBAPIError) else str(error)
             seen, found = (
                 0,
                 [_finding(shard, f"cannot be looked at: {words}", "bring it up, then check again")],
@@ -153,24 +155,25 @@ def check_shards(topology: Topology, shard_map: ShardMap, *, report: Report = la
     return Checked(shard_map.version, rows, tuple(findings))
 
 
-def _check_shard(topology: Topology, told: Ownership, report: Report) -> tuple[int, list[Finding]]:
+def _check_shard(
+    topology: Topology, tree: ProjectTree, told: Ownership, report: Report
+) -> tuple[int, list[Finding]]:
     database, rows = topology.database(told.shard), 0
     with open_engine(topology, database, role=database.role) as engine, engine.connect() as connection:
         # One snapshot: a row that moves from table to table is seen once.
         connection.execution_options(isolation_level="REPEATABLE READ")
-        findings = list(_check_identity(connection, told))
-        for guarded in GUARDED:
+        findings = list(_check_identity(connection, told, again=f"mesctl shards init{_of(topology, tree)}"))
+        for guarded in guarded_tables(tree.metadata):
             counted, misplaced = _count(connection, guarded, told)
             report(f"{told.shard}: {guarded.table}: {counted} rows, {misplaced} misplaced")
             rows += counted
             if misplaced:
-                findings.append(_misplaced(connection, guarded, told, misplaced))
+                findings.append(_misplaced(connection, guarded, told, misplaced, of_tree=_of(topology, tree)))
     return rows, findings
 
 
-def _check_identity(connection: Connection, told: Ownership) -> Iterator[Finding]:
+def _check_identity(connection: Connection, told: Ownership, *, again: str) -> Iterator[Finding]:
     found, bits = read_identity(connection), read_guard(connection)
-    again = "mesctl shards init"
     if found is None:
         yield _finding(told.shard, "was never told its name, and refuses nothing", again)
         return
@@ -199,17 +202,28 @@ def _strange(guarded: GuardedTable, told: Ownership) -> str:
 
 
 def _count(connection: Connection, guarded: GuardedTable, told: Ownership) -> tuple[int, int]:
-    query = f"SELECT count(*), count(*) FILTER (WHERE {_strange(guarded, told)}) FROM {guarded.table}"
+    query = (
+        f"SELECT count(*), count(*) FILTER (WHERE {_strange(guarded, told)}) FROM {identifier(guarded.table)}"
+    )
     rows, misplaced = connection.execute(text(query), {"owned": told.owned}).one()
     return rows, misplaced
 
 
-def _misplaced(connection: Connection, guarded: GuardedTable, told: Ownership, count: int) -> Finding:
+def _of(topology: Topology, tree: ProjectTree) -> str:
+    """Return the option that a verb needs where there are several sharded trees."""
+    return f" --tree {tree.name}" if len(topology.names_of_kind("sharded")) > 1 else ""
+
+
+def _misplaced(
+    connection: Connection, guarded: GuardedTable, told: Ownership, count: int, *, of_tree: str
+) -> Finding:
     query = (
-        f"SELECT DISTINCT {guarded.key} FROM {guarded.table} WHERE {_strange(guarded, told)} LIMIT {EXAMPLES}"
+        f"SELECT DISTINCT {identifier(guarded.key)} FROM {identifier(guarded.table)} "
+        f"WHERE {_strange(guarded, told)} LIMIT {EXAMPLES}"
     )
     keys = tuple(str(key) for key in connection.scalars(text(query), {"owned": told.owned}))
-    fix = f"`mesctl shards locate {keys[0]}` names the shard; move the rows there, or their bucket here"
+    verb = f"mesctl shards locate {keys[0]}{of_tree}"
+    fix = f"`{verb}` names the shard; move the rows there, or their bucket here"
     return Finding(
         told.shard, guarded.table, f"{count} rows in buckets that it does not own", count, keys, fix
     )

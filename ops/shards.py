@@ -1,31 +1,40 @@
-"""What `mesctl shards` shows: who owns which share of the orders, its size, where an order belongs."""
+"""What `mesctl shards` shows: who owns which share of the rows, its size, where a key belongs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 
-from sqlalchemy import Connection, func, select, text
+from sqlalchemy import Connection, text
 
-from app.models.mes import MesArchivedOrder, MesOrder
-from ops.fleet import open_engine
+from ops.archiving import month_of, months_of
+from ops.fleet import Outcome, attempt, naming, open_engine
+from ops.project import ProjectTree
+from partitions.months import Month
+from partitions.policy import ListPartitions, MonthlyRange
+from partitions.sql import identifier
 from sharding.citus.coordinator import whole_map
 from sharding.directory import Directory
 from sharding.engines import open_cluster
 from sharding.hashing import bucket_of
-from sharding.ids import instant_of
+from sharding.ids import first_id_at, instant_of
+from sharding.keys import guarded_tables
 from sharding.ownership import read_identity
 from sharding.shard_map import ShardMap
-from sharding.topology import Topology
+from sharding.topology import Database, Topology
 
 EXACT_BELOW_ROWS = 1_000_000
 """Smaller tables are counted; counting a larger one takes longer than anybody wants to wait for a list."""
 
+STORED_IN = """
+    (SELECT relid FROM pg_partition_tree(CAST(:name AS regclass)) WHERE isleaf
+     UNION SELECT CAST(:name AS regclass)) AS stored
+"""
+"""The tables in which the rows of a table are: its partitions, or itself; a partitioned one adds nothing."""
+
 # PostgreSQL keeps these numbers up as transactions end, a moment late; a crash resets them.
-ESTIMATE = text("""
-    SELECT coalesce(sum(n_live_tup), 0)
-    FROM pg_partition_tree(CAST(:parent AS regclass)) AS part
-    JOIN pg_stat_user_tables AS stat ON stat.relid = part.relid
-    WHERE part.isleaf
+ESTIMATE = text(f"""
+    SELECT coalesce(sum(n_live_tup), 0) FROM {STORED_IN} JOIN pg_stat_user_tables AS stat USING (relid)
 """)
 
 
@@ -40,86 +49,120 @@ class ShardRow:
     shard: str
     address: str
     buckets: int
-    live_orders: int
-    archived_orders: int
+    live_rows: int
+    archived_rows: int
     exact: bool
     bytes: int
     map_version: int | None
 
 
 @dataclass(frozen=True, slots=True)
-class OrderPlace:
-    """Where an order belongs. `made_at` is told by the id, and its month is the archive partition's."""
+class KeyPlace:
+    """Where a key belongs.
 
-    order_id: int
+    `month` is the partition of an archive that holds it, as YYYY-MM, and `made_at` when it was made; None
+    where no archive of the tree goes by such keys, or the key does not say.
+    """
+
+    tree: str
+    key: int
     bucket: int
     shard: str
-    made_at: datetime
-
-    @property
-    def month(self) -> str:
-        """The month in which the order was made, in UTC, as YYYY-MM."""
-        return f"{self.made_at:%Y-%m}"
+    month: str | None = None
+    made_at: datetime | None = None
 
 
-async def load_shard_map(topology: Topology) -> ShardMap:
-    """Load the shard map that is in force; with Citus it is one that gives everything to the coordinator.
+def live_tables(tree: ProjectTree) -> list[str]:
+    """List the tables whose rows are the live ones; without a policy, all that have a shard key."""
+    lists = [policy.table for policy in tree.policies if isinstance(policy, ListPartitions)]
+    found = dict.fromkeys([*lists, *(archive.tree for archive in tree.archives)])
+    return list(found) or [guarded.table for guarded in guarded_tables(tree.metadata)]
+
+
+def archive_tables(tree: ProjectTree) -> list[str]:
+    """List the tables that the archives of a tree fill with live rows; not those of their children."""
+    return list(dict.fromkeys(archive.archive for archive in tree.archives))
+
+
+async def load_shard_map(topology: Topology, tree: str) -> ShardMap:
+    """Load the shard map of a tree; with Citus it is one that gives everything to the coordinator.
 
     Raises:
+        DirectoryMissing: the tree has no directory.
         ShardMapMissing: the directory holds none.
+        DatabasesFailed: the directory does not answer.
     """
-    if topology.backend == "citus":
-        return whole_map(topology)
-    (name,) = topology.databases_of("directory")
-    async with open_cluster(topology, name, role="mes", application_name="mesctl", direct=True) as cluster:
-        return await Directory(cluster.primary).load_map()
+    if topology.trees[tree].backend == "citus":
+        return whole_map(topology, tree)
+    directory, role = topology.directory_of(tree), topology.trees[tree].role
+    with naming(directory):
+        async with open_cluster(
+            topology, directory.name, role=role, application_name="mesctl", direct=True
+        ) as cluster:
+            return await Directory(cluster.primary, tree).load_map()
 
 
-def locate(shard_map: ShardMap, order_id: int) -> OrderPlace:
-    """Tell where an order belongs, whether or not it exists.
+def locate(tree: ProjectTree, shard_map: ShardMap, key: int, *, now: datetime) -> KeyPlace:
+    """Return where a key belongs, whether or not there are rows of it."""
+    monthly = _archive_months(tree)
+    latest = Month.of(now).later(monthly.months_ahead) if monthly else None
+    month = month_of(monthly, key, latest=latest) if monthly and latest else None
+    is_ours = month is not None and monthly is not None and monthly.key_at is first_id_at
+    return KeyPlace(
+        tree.name,
+        key,
+        bucket_of(key, shard_map.buckets),
+        shard_map.shard_of(key),
+        month=None if month is None else str(month),
+        made_at=instant_of(key) if is_ours else None,
+    )
 
-    Raises:
-        ValueError: the number is no order id.
-    """
-    made_at = instant_of(order_id)
-    return OrderPlace(order_id, bucket_of(order_id, shard_map.buckets), shard_map.shard_of(order_id), made_at)
+
+def _archive_months(tree: ProjectTree) -> MonthlyRange | None:
+    """Return the months of the first archive that goes by the key by which its rows are placed."""
+    shard_keys = {guarded.table: guarded.key for guarded in guarded_tables(tree.metadata)}
+    months = (monthly for archive in tree.archives for monthly in months_of(tree, archive))
+    return next((monthly for monthly in months if shard_keys.get(monthly.table) == monthly.key), None)
 
 
-def list_shards(topology: Topology, shard_map: ShardMap, *, exact: bool) -> list[ShardRow]:
-    """List the shards of the map with their orders.
+def list_shards(
+    topology: Topology, tree: ProjectTree, shard_map: ShardMap, *, exact: bool
+) -> list[Outcome[ShardRow]]:
+    """List the shards of a tree with their rows.
 
     Parameters:
+        topology: where the shards are. One that owns nothing yet, or nothing any more, is one all the same.
+        tree: says which tables are counted.
+        shard_map: who owns what.
         exact: count large tables too, and do not believe PostgreSQL's statistics.
     """
-    rows = []
-    # A shard that owns nothing yet, or nothing any more, is one all the same.
-    for shard, database in topology.databases_of("mes").items():
+
+    def look(database: Database) -> ShardRow:
         with open_engine(topology, database, role=database.role) as engine, engine.connect() as connection:
-            live, archived = (_count(connection, model, exact) for model in (MesOrder, MesArchivedOrder))
-            size = connection.scalar(text("SELECT pg_database_size(current_database())")) or 0
-            told = read_identity(connection)
-        address = f"{database.primary.host}:{database.primary.port}"
-        counted = live.exact and archived.exact
-        buckets = shard_map.owners.count(shard)
-        rows.append(
-            ShardRow(
-                shard,
-                address,
-                buckets,
-                live.rows,
-                archived.rows,
-                exact=counted,
-                bytes=size,
-                map_version=told.map_version if told else None,
+            live, archived = (
+                _count_all(connection, tables, exact) for tables in (live_tables(tree), archive_tables(tree))
             )
+            size = connection.scalar(text("SELECT pg_database_size(current_database())")) or 0
+            known = read_identity(connection)
+        return ShardRow(
+            database.name,
+            f"{database.primary.host}:{database.primary.port}",
+            shard_map.owners.count(database.name),
+            live.rows,
+            archived.rows,
+            exact=live.exact and archived.exact,
+            bytes=size,
+            map_version=known.map_version if known else None,
         )
-    return rows
+
+    databases = topology.databases_of(tree.name).values()
+    return [attempt(database, partial(look, database)) for database in databases]
 
 
 def skew(rows: Sequence[ShardRow]) -> float:
-    """Give the orders of the fullest shard as a multiple of the mean; 1 is even."""
-    orders = [row.live_orders + row.archived_orders for row in rows]
-    return max(orders) * len(orders) / sum(orders) if any(orders) else 1.0
+    """Return the rows of the fullest shard as a multiple of the mean; 1 is even."""
+    counts = [row.live_rows + row.archived_rows for row in rows]
+    return max(counts) * len(counts) / sum(counts) if any(counts) else 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +171,14 @@ class _Count:
     exact: bool
 
 
-def _count(connection: Connection, model: type[MesOrder | MesArchivedOrder], exact: bool) -> _Count:
-    estimate = int(connection.scalar(ESTIMATE, {"parent": model.__tablename__}) or 0)
+def _count_all(connection: Connection, tables: Sequence[str], exact: bool) -> _Count:
+    counts = [_count(connection, table, exact) for table in tables]
+    return _Count(sum(each.rows for each in counts), all(each.exact for each in counts))
+
+
+def _count(connection: Connection, table: str, exact: bool) -> _Count:
+    estimate = int(connection.scalar(ESTIMATE, {"name": identifier(table)}) or 0)
     if not exact and estimate >= EXACT_BELOW_ROWS:
         return _Count(estimate, exact=False)
-    return _Count(connection.scalar(select(func.count()).select_from(model)) or 0, exact=True)
+    counted = connection.scalar(text(f"SELECT count(*) FROM {identifier(table)}")) or 0
+    return _Count(counted, exact=True)

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 
 import psycopg
 
-from ops.embedded.postgres import SUPERUSER
-from ops.embedded.processes import wait_until
 from ops.errors import ExitStatus, OpsError
 from ops.fence import (
     FENCE,
@@ -24,7 +22,8 @@ from ops.fence import (
     ask_one,
 )
 from ops.replicas import PRIMARY_NODE
-from readreplica.probe import connect_arguments
+from ops.waiting import wait_until
+from readreplica.poller import connect_arguments
 from sharding.topology import Database, Topology
 
 IN_RECOVERY = "SELECT pg_is_in_recovery()"
@@ -65,11 +64,12 @@ class SwitchoverUnfinished(OpsError):
 
 @dataclass(frozen=True, slots=True)
 class Switchover:
-    """A planned switch-over: from which node to which."""
+    """A planned switch-over: from which node to which, and the superuser that does it."""
 
     database: Database
     old: str
     new: str
+    superuser: str
 
 
 def switch_over(
@@ -91,7 +91,7 @@ def switch_over(
         SwitchoverUnfinished: nobody takes writes until a person has looked.
     """
     steps = _Steps(topology, plan, timeout_seconds, report)
-    with connect_node(topology, plan.database, plan.new) as new:
+    with connect_node(topology, plan.database, plan.new, role=plan.superuser) as new:
         with steps.fenced():
             ids = steps.catch_up(new)
             report(f"{plan.new} is promoted")
@@ -215,13 +215,23 @@ class _Steps:
             return False
 
     def _connect(self, node: str) -> AbstractContextManager[psycopg.Connection]:
-        return connect_node(self.topology, self.plan.database, node)
+        return connect_node(self.topology, self.plan.database, node, role=self.plan.superuser)
 
 
 @contextmanager
-def connect_node(topology: Topology, database: Database, node: str) -> Iterator[psycopg.Connection]:
-    """Connect to a node itself as superuser: a pooler's connections would not show a new setting."""
+def connect_node(
+    topology: Topology, database: Database, node: str, *, role: str
+) -> Iterator[psycopg.Connection]:
+    """Connect to a node itself: a pooler's connections would not show a new setting.
+
+    Raises:
+        psycopg.OperationalError: it cannot be reached; the message names database and node.
+    """
     replica = None if node == PRIMARY_NODE else node
-    url = topology.url(database, role=SUPERUSER, replica=replica, direct=True)
-    with psycopg.connect(**connect_arguments(url, application_name="mesctl")) as connection:
+    url = topology.url(database, role=role, replica=replica, direct=True)
+    try:
+        connected = psycopg.connect(**connect_arguments(url, application_name="mesctl"))
+    except psycopg.OperationalError as error:
+        raise psycopg.OperationalError(f"{database.name}: {node}: {error}") from error
+    with connected as connection:
         yield connection

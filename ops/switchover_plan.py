@@ -1,6 +1,5 @@
 """What a planned switch-over checks before it changes anything, and its script for psql."""
 
-from ops.embedded.postgres import SUPERUSER
 from ops.fence import (
     EXCEPTED,
     FENCE,
@@ -18,13 +17,13 @@ from ops.fence import (
 from ops.fleet import connect_line
 from ops.replicas import PRIMARY_NODE, Watcher
 from ops.switchover import Switchover, SwitchoverRefused, connect_node
-from sharding.topology import Database, Topology
+from sharding.topology import Topology
 
 MAX_LAG_BYTES = 16 << 20
 """A replica that is further behind is not switched to: the writes would be held up for too long."""
 
 
-def plan_switchover(topology: Topology, name: str, *, to: str) -> Switchover:
+def plan_switchover(topology: Topology, name: str, *, to: str, superuser: str = "postgres") -> Switchover:
     """Check that a database can be switched over to a replica.
 
     Raises:
@@ -44,8 +43,8 @@ def plan_switchover(topology: Topology, name: str, *, to: str) -> Switchover:
         raise SwitchoverRefused(name, f"{to} is no replica in order: {target.state}")
     if target.lag_bytes is None or target.lag_bytes > MAX_LAG_BYTES:
         raise SwitchoverRefused(name, f"{to} is {target.lag_bytes} bytes behind; wait until it has caught up")
-    plan = Switchover(topology.database(name), old, to)
-    with connect_node(topology, plan.database, old) as connection:
+    plan = Switchover(topology.database(name), old, to, superuser)
+    with connect_node(topology, plan.database, old, role=superuser) as connection:
         excepted = ", ".join(ask(connection, EXCEPTED))
     if excepted:
         fault = f"default_transaction_read_only is off for {excepted}, whose writes nothing would hold back"
@@ -58,7 +57,7 @@ def switchover_script(topology: Topology, plan: Switchover) -> str:
 
     Where `switch_over` waits, the script looks once and stops: run again, it goes on.
     """
-    old, new = (_connect_line(topology, plan.database, node) for node in (plan.old, plan.new))
+    old, new = (_connect_line(topology, plan, node) for node in (plan.old, plan.new))
     who = _on_one_line(UNDER_WAY.format(fence=":'fence'"))
     nobody = _or_stop(f"SELECT count(*) = 0 AS nobody FROM ({who}) AS who", "nobody")
     position = f"SELECT position FROM ({_on_one_line(POSITION)}) AS server(position)"
@@ -90,8 +89,8 @@ def _on_one_line(query: str) -> str:
     return " ".join(query.split())
 
 
-def _connect_line(topology: Topology, database: Database, node: str) -> str:
-    if node == PRIMARY_NODE:
-        return connect_line(topology, database, role=SUPERUSER)
-    moved = database.model_copy(update={"primary": database.replica(node)})
-    return connect_line(topology, moved, role=SUPERUSER)
+def _connect_line(topology: Topology, plan: Switchover, node: str) -> str:
+    database = plan.database
+    if node != PRIMARY_NODE:
+        database = database.model_copy(update={"primary": database.replica(node)})
+    return connect_line(topology, database, role=plan.superuser)

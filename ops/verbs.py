@@ -52,7 +52,8 @@ class Verb:
 VERBS: Mapping[str, Verb] = {
     "up": Verb(
         "ops.commands.up:up",
-        "Start PostgreSQL (five clusters, two replicas), Valkey and the services on this machine.",
+        "Start what the topology has on this machine: PostgreSQL, PgBouncer,"
+        " Valkey, and the project's services.",
     ),
     "down": Verb(
         "ops.commands.down:down",
@@ -64,10 +65,10 @@ VERBS: Mapping[str, Verb] = {
     ),
     "migrate": Verb("ops.commands.migrate:app", "Show and change the schema of every database."),
     "partitions": Verb(
-        "ops.commands.partitions:app", "Show, plan and change the partitions of every MES shard."
+        "ops.commands.partitions:app", "Show, plan and change the partitions of every database."
     ),
     "archive": Verb(
-        "ops.commands.archive:app", "Move finished orders out of the live tables of every MES shard."
+        "ops.commands.archive:app", "Move finished rows out of the live tables of every database."
     ),
     "shards": Verb("ops.commands.shards:app", "Show, check and plan the shard map."),
     "replicas": Verb("ops.commands.replicas:app", "Show the replicas, and switch over to one."),

@@ -9,7 +9,8 @@ from sqlalchemy import Connection, text
 from partitions import catalog_sql
 from partitions.actions import Action, AttachPartition, DetachPartition, DropTable
 from partitions.bounds import ValueList, parse_bound
-from partitions.catalog import LoneTable, Partition, PartitionedTable, definition_of
+from partitions.catalog import LoneTable, Partition, PartitionedTable
+from partitions.deparse import definition_sql
 from partitions.errors import (
     BadName,
     IndexExists,
@@ -199,11 +200,13 @@ def drop_index(connection: Connection, table: PartitionedTable, name: str) -> Dr
     there = {found.name: found for found in table.indexes}
     if name not in there:
         raise NoSuchPartition(table.name, f"index {name}", sorted(there))
-    statement = connection.scalar(text("SELECT pg_get_indexdef(to_regclass(:name))"), {"name": name})
+    definition = connection.scalar(
+        text(f"SELECT {definition_sql('to_regclass(:name)')}"), {"name": identifier(name)}
+    )
     return DropIndex(
         table=table.name,
         index=name,
-        definition=definition_of(str(statement)),
+        definition=str(definition),
         partitions=tuple(there[name].parts),
         unique=there[name].unique,
     )

@@ -171,15 +171,10 @@ def _checks(row: Row[Any]) -> tuple[ParentCheck, ...]:
     return tuple(map(ParentCheck, row.lacked_names, row.lacked_valid))
 
 
-def definition_of(statement: str) -> str:
-    """Cut a CREATE INDEX statement down to what stands behind the table's name."""
-    return statement[statement.index(" USING ") + 1 :]
-
-
 def _index(row: Row[Any]) -> TableIndex:
     return TableIndex(
         name=row.name,
-        definition=None if row.definition is None else definition_of(row.definition),
+        definition=row.definition,
         unique=row.is_unique,
         valid=row.is_valid,
         parts=dict(zip(row.part_tables, row.part_names, strict=True)),

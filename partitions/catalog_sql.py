@@ -2,6 +2,7 @@
 
 from sqlalchemy import text
 
+from partitions.deparse import definition_sql
 from partitions.leftovers import leftover_checks
 from partitions.parent_checks import lacked_checks
 from partitions.regroup import CHECK_SUFFIX
@@ -79,7 +80,7 @@ INDEXES = text(f"""
     SELECT parent.relname AS table_name,
            (SELECT relname FROM pg_class WHERE oid = indexrelid) AS name,
            -- it locks the table, so it is asked for only where the index must be built
-           CASE WHEN NOT indisvalid THEN pg_get_indexdef(indexrelid) END AS definition,
+           CASE WHEN NOT indisvalid THEN {definition_sql("whole.indexrelid")} END AS definition,
            indisunique AS is_unique,
            indisvalid AS is_valid,
            ARRAY(SELECT child.relname::text {_PARTS}) AS part_tables,

@@ -97,7 +97,11 @@ class Executor:
 
     def holds(self, query: str) -> bool:
         """Ask the database a question whose answer is yes or no."""
-        return bool(self._connection.exec_driver_sql(query).scalar_one())
+        return bool(self.value(query))
+
+    def value(self, query: str) -> object:
+        """Return the one value of a query; None when it gives no row."""
+        return self._connection.exec_driver_sql(query).scalar()
 
     def _run_step(self, name: str, step: Step) -> None:
         watch = Watch()

@@ -1,38 +1,58 @@
-"""Indexes of a partitioned table, built while it is in use.
+"""Indexes of a partitioned table and of its partitions, built while they are in use.
 
 CREATE INDEX CONCURRENTLY is refused on a partitioned table (0A000): the parent's index is made ON ONLY it,
 invalid, each partition's concurrently, and attached; with the last one the parent's becomes valid.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from partitions.actions import Action
-from partitions.sql import cut, identifier, literal, regclass
+from partitions.deparse import refuse_other
+from partitions.sql import cut, identifier, literal, object_name, qualified, regclass
 from partitions.steps import Step, Way, block, refuse_if
+
+REINDEX_SUFFIX = "_ccnew"
+"""How REINDEX CONCURRENTLY names the index that it builds."""
 
 
 def index_on(partition: str, table: str, index: str) -> str:
-    """Name a partition's part of an index; PostgreSQL cuts names off behind 63 bytes."""
-    stem = index.removeprefix(f"{table}_")
-    return cut(f"{partition}_{stem}")
+    """Name a partition's part of an index."""
+    return object_name(partition + suffix_of(table, index))
+
+
+def suffix_of(table: str, index: str) -> str:
+    """Give what the names of an index's parts have behind that of their partition."""
+    return "_" + index.removeprefix(f"{table}_")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CreateIndex(Action):
-    """Build an index on a table and all its partitions; run again, it builds what is left.
+class _IndexAction(Action):
+    """An index that is made or dropped: either knows all that the other must know.
 
     Parameters:
         index: its name.
         definition: what stands behind the table's name: `USING btree (partner)`.
-        partitions: the partitions that lack it.
-        unique: whether it is UNIQUE; PostgreSQL wants the partition key in it.
+        unique: whether it is UNIQUE; on a partitioned table, PostgreSQL wants the partition key in it.
     """
 
     index: str
     definition: str
-    partitions: tuple[str, ...]
     unique: bool = False
+
+    def _as(self, kind: type[Action]) -> Action:
+        return kind(**{each.name: getattr(self, each.name) for each in fields(self) if each.name != "why"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreateIndex(_IndexAction):
+    """Build an index on a table and all its partitions; run again, it builds what is left.
+
+    Parameters:
+        partitions: the partitions that lack it.
+    """
+
+    partitions: tuple[str, ...]
 
     @property
     def summary(self) -> str:
@@ -48,12 +68,15 @@ class CreateIndex(Action):
             f"CREATE {kind} IF NOT EXISTS {identifier(self.index)}\n"
             f"    ON ONLY {identifier(self.table)} {self.definition}"
         )
-        taken = [refuse_taken(self.index, self.table)] + [
-            refuse_taken(index_on(partition, self.table, self.index), partition)
-            for partition in self.partitions
-        ]
-        built = [step for partition in self.partitions for step in self._on(partition, kind)]
-        return (Step((block(*taken), on_parent)), *built, Step((block(self._attach_again()),)))
+        checks = [refusals(self.index, self.table, self.definition, unique=self.unique)]
+        built: list[Step] = []
+        for partition in self.partitions:
+            part = index_on(partition, self.table, self.index)
+            check, build = build_concurrently(part, partition, self.definition, unique=self.unique)
+            attach = f"ALTER INDEX {identifier(self.index)} ATTACH PARTITION {identifier(part)}"
+            checks.extend(check.statements)
+            built.extend((build, Step((attach,))))
+        return (Step((*checks, on_parent)), *built, Step((block(self._attach_again()),)))
 
     def _attach_again(self) -> str:
         """Let PostgreSQL look once more whether every partition has it.
@@ -69,44 +92,19 @@ class CreateIndex(Action):
             "    END"
         )
 
-    def _on(self, partition: str, kind: str) -> tuple[Step, ...]:
-        part = index_on(partition, self.table, self.index)
-        return (
-            Step(
-                (
-                    f"CREATE {kind} CONCURRENTLY IF NOT EXISTS {identifier(part)}\n"
-                    f"    ON {identifier(partition)} {self.definition}",
-                ),
-                way=Way.ALONE,
-                done=is_valid(part),
-                # A build that was cut off leaves its index INVALID; IF NOT EXISTS would be content with it.
-                cleanup=(f"DROP INDEX CONCURRENTLY IF EXISTS {identifier(part)}",),
-            ),
-            Step((f"ALTER INDEX {identifier(self.index)} ATTACH PARTITION {identifier(part)}",)),
-        )
-
     def inverse(self) -> Action:
         """Drop it everywhere."""
-        return DropIndex(
-            table=self.table,
-            index=self.index,
-            definition=self.definition,
-            partitions=self.partitions,
-            unique=self.unique,
-        )
+        return self._as(DropIndex)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DropIndex(Action):
+class DropIndex(_IndexAction):
     """Drop an index of a table and of all its partitions.
 
     CONCURRENTLY is refused for it (0A000): it locks everything for the moment that a drop takes.
     """
 
-    index: str
-    definition: str
     partitions: tuple[str, ...]
-    unique: bool = False
 
     @property
     def summary(self) -> str:
@@ -119,13 +117,47 @@ class DropIndex(Action):
 
     def inverse(self) -> Action:
         """Build it again."""
-        return CreateIndex(
-            table=self.table,
-            index=self.index,
-            definition=self.definition,
-            partitions=self.partitions,
-            unique=self.unique,
-        )
+        return self._as(CreateIndex)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreatePartitionIndex(_IndexAction):
+    """Build an index of one partition concurrently, which its parent does not have."""
+
+    partition: str
+
+    @property
+    def summary(self) -> str:
+        """What is done, in a few words."""
+        return f"create index {self.index} on {self.partition}"
+
+    def steps(self) -> tuple[Step, ...]:
+        """Render the SQL."""
+        return build_concurrently(self.index, self.partition, self.definition, unique=self.unique)
+
+    def inverse(self) -> Action:
+        """Drop it."""
+        return self._as(DropPartitionIndex)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DropPartitionIndex(_IndexAction):
+    """Drop an index of one partition, concurrently."""
+
+    partition: str
+
+    @property
+    def summary(self) -> str:
+        """What is done, in a few words."""
+        return f"drop index {self.index}"
+
+    def steps(self) -> tuple[Step, ...]:
+        """Render the SQL."""
+        return (drop_concurrently(self.index),)
+
+    def inverse(self) -> Action:
+        """Build it again."""
+        return self._as(CreatePartitionIndex)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,12 +174,14 @@ class RepairIndex(Action):
 
     def steps(self) -> tuple[Step, ...]:
         """Render the SQL."""
+        # PostgreSQL cuts the name so that the suffix has room.
+        leftover = cut(self.index, room_bytes=len(REINDEX_SUFFIX)) + REINDEX_SUFFIX
         return (
             Step(
                 (f"REINDEX INDEX CONCURRENTLY {identifier(self.index)}",),
                 way=Way.ALONE,
                 done=is_valid(self.index),
-                cleanup=(f"DROP INDEX CONCURRENTLY IF EXISTS {identifier(self.index + '_ccnew')}",),
+                cleanup=drop_concurrently(leftover).statements,
             ),
         )
 
@@ -166,7 +200,7 @@ class DropLeftoverIndex(Action):
 
     def steps(self) -> tuple[Step, ...]:
         """Render the SQL."""
-        return (Step((f"DROP INDEX CONCURRENTLY IF EXISTS {identifier(self.index)}",), way=Way.ALONE),)
+        return (drop_concurrently(self.index),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,13 +222,46 @@ class TableIndex:
     parts: Mapping[str, str] = field(default_factory=dict)
 
 
-def refuse_taken(index: str, table: str) -> str:
+def build_concurrently(
+    index: str, table: str, definition: str, *, unique: bool, schema: str | None = None
+) -> tuple[Step, Step]:
+    """Render the check of a name, and the build of an index that stops no writer; what stands stays."""
+    kind = "UNIQUE INDEX" if unique else "INDEX"
+    return (
+        Step((refusals(index, table, definition, unique=unique, schema=schema),)),
+        Step(
+            (
+                f"CREATE {kind} CONCURRENTLY IF NOT EXISTS {identifier(index)}\n"
+                f"    ON {qualified(table, schema)} {definition}",
+            ),
+            way=Way.ALONE,
+            done=is_valid(index, schema),
+            # A build that was cut off leaves its index INVALID; IF NOT EXISTS would be content with it.
+            cleanup=drop_concurrently(index, schema).statements,
+        ),
+    )
+
+
+def drop_concurrently(index: str, schema: str | None = None) -> Step:
+    """Render the drop of an index that stops nobody."""
+    return Step((f"DROP INDEX CONCURRENTLY IF EXISTS {qualified(index, schema)}",), way=Way.ALONE)
+
+
+def refusals(index: str, table: str, definition: str, *, unique: bool, schema: str | None = None) -> str:
+    """Render the statement that refuses a name which another relation has, or another index of the table."""
+    return block(
+        refuse_taken(index, table, schema), refuse_other(index, table, schema, definition, unique=unique)
+    )
+
+
+def refuse_taken(index: str, table: str, schema: str | None = None) -> str:
     """Render a statement for `block`: IF NOT EXISTS is content with any relation that has the name."""
-    own = f"SELECT FROM pg_index WHERE indexrelid = pg_class.oid AND indrelid = {regclass(table)}"
-    taken = f"EXISTS (SELECT FROM pg_class WHERE oid = {regclass(index)} AND NOT EXISTS ({own}))"
+    own = f"SELECT FROM pg_index WHERE indexrelid = pg_class.oid AND indrelid = {regclass(table, schema)}"
+    taken = f"EXISTS (SELECT FROM pg_class WHERE oid = {regclass(index, schema)} AND NOT EXISTS ({own}))"
     return refuse_if(taken, f"{index} exists and is no index of {table}: rename it, the index needs the name")
 
 
-def is_valid(index: str) -> str:
+def is_valid(index: str, schema: str | None = None) -> str:
     """Render the query whether an index stands and can be used."""
-    return f"SELECT EXISTS (SELECT FROM pg_index WHERE indexrelid = {regclass(index)} AND indisvalid)"
+    found = f"SELECT FROM pg_index WHERE indexrelid = {regclass(index, schema)} AND indisvalid"
+    return f"SELECT EXISTS ({found})"

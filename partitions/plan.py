@@ -1,5 +1,6 @@
 """From what is wanted and what stands to what must be done. Pure: no database, no clock."""
 
+import re
 from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 
@@ -16,14 +17,13 @@ from partitions.actions import (
 )
 from partitions.bounds import ValueList
 from partitions.catalog import Catalog, PartitionedTable
-from partitions.indexes import CreateIndex, DropLeftoverIndex, RepairIndex
+from partitions.indexes import CreateIndex, CreatePartitionIndex, DropLeftoverIndex, RepairIndex
 from partitions.marks import State
 from partitions.months import Month
-from partitions.own_indexes import CreatePartitionIndex
 from partitions.policy import ListPartitions, MonthlyRange, Policy, validated
 from partitions.regroup import ChangeValues, DropCheck
 
-LEFTOVER_SUFFIXES = ("_ccnew", "_ccold")
+_LEFTOVER = re.compile(r"_cc(new|old)\d*$")
 """How REINDEX CONCURRENTLY names the index that it builds, and the one that it replaces."""
 
 
@@ -159,5 +159,5 @@ def _indexes(table: PartitionedTable, changes: list[Action]) -> Iterator[Action]
             )
     for found in attached:
         for index in sorted(found.invalid_indexes):
-            kind = DropLeftoverIndex if index.endswith(LEFTOVER_SUFFIXES) else RepairIndex
+            kind = DropLeftoverIndex if _LEFTOVER.search(index) else RepairIndex
             yield kind(table=table.name, partition=found.name, index=index, why="invalid, so never used")

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from partitions.sql import literal
+from partitions.sql import dollar_quoted, literal
 
 
 class Way(Enum):
@@ -79,12 +79,19 @@ def alone(statements: tuple[str, ...], limits: Limits) -> tuple[str, ...]:
 def block(*statements: str) -> str:
     """Make one statement of several, so that one statement_timeout bounds them all."""
     body = "".join(f"    {statement};\n" for statement in statements)
-    return f"DO $block$ BEGIN\n{body}END $block$"
+    return "DO " + dollar_quoted(f" BEGIN\n{body}END ", "block")
 
 
-def refuse_if(condition: str, message: str) -> str:
-    """Render a statement for `block` that ends everything with an error when a condition holds."""
-    return f"IF {condition} THEN\n        RAISE EXCEPTION USING MESSAGE = {literal(message)};\n    END IF"
+def refuse_if(condition: str, message: str, *, detail: str | None = None) -> str:
+    """Render a statement for `block` that ends everything with an error when a condition holds.
+
+    Parameters:
+        condition: what must not be.
+        message: what is wrong.
+        detail: a query that gives the end of the message.
+    """
+    text = literal(message) if detail is None else f"concat({literal(message)}, ({detail}))"
+    return f"IF {condition} THEN\n        RAISE EXCEPTION USING MESSAGE = {text};\n    END IF"
 
 
 def _longest_pause(limits: Limits) -> float:

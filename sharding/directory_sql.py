@@ -32,14 +32,18 @@ SAVE_MAP = text("""
 # node's ceiling there, because every later window of the node would have to lie beyond it.
 _NOW_MS = f"((extract(epoch FROM clock_timestamp()) * 1000)::bigint - {EPOCH_UNIX_MS})"
 _EXPIRES_AT = "clock_timestamp() + :window_ms * interval '1 millisecond'"
+# MATERIALIZED: a subquery may be run once for each lease that the UPDATE looks at, and would take one each.
 TAKE_EXPIRED_NODE = text(f"""
+    WITH free AS MATERIALIZED (
+        SELECT node, ceiling_ms FROM node_leases
+        WHERE id_space = :id_space AND expires_at <= clock_timestamp()
+        ORDER BY ceiling_ms LIMIT 1 FOR UPDATE SKIP LOCKED
+    )
     UPDATE node_leases AS lease
     SET holder = :holder,
         ceiling_ms = greatest(free.ceiling_ms, {_NOW_MS}) + :window_ms,
         expires_at = {_EXPIRES_AT}
-    FROM (SELECT node, ceiling_ms FROM node_leases
-          WHERE id_space = :id_space AND expires_at <= clock_timestamp()
-          ORDER BY ceiling_ms LIMIT 1 FOR UPDATE SKIP LOCKED) AS free
+    FROM free
     WHERE lease.id_space = :id_space AND lease.node = free.node
     RETURNING lease.node, lease.ceiling_ms - :window_ms, lease.ceiling_ms
 """)

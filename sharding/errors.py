@@ -187,8 +187,8 @@ class ShardUnnamed(ShardingError):
         self.expected = expected
         self.address = address
         super().__init__(
-            f"{address} should be shard {expected}, but its shard_identity has no row: give the shard its name "
-            "and its buckets (`sharding.ownership.tell`)"
+            f"{address} should be shard {expected}, but its shard_identity has no row: give the shard its "
+            "name and its buckets (`sharding.ownership.tell`)"
         )
 
 

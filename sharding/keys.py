@@ -14,6 +14,7 @@ from sharding.guard import GuardedTable
 
 _INFO = "shard_key"
 _REFERENCE = "reference"
+_CHANGES = "changes_at"
 
 
 def shard_key(column: str) -> dict[str, str]:
@@ -25,6 +26,20 @@ def shard_key_of(table: object) -> str | None:
     """Name the shard key of a table; None when it has none, or is no table."""
     key: str | None = getattr(table, "info", {}).get(_INFO)
     return key
+
+
+def change_log(column: str) -> dict[str, str]:
+    """Make the entry of `Table.info` that says that each row is a change, made at the time in a column.
+
+    How many changes a bucket had lately is its load, by which shards can be evened out.
+    """
+    return {_CHANGES: column}
+
+
+def change_log_of(table: object) -> str | None:
+    """Name the column that says when a row, which is a change, was made; None if rows are no changes."""
+    column: str | None = getattr(table, "info", {}).get(_CHANGES)
+    return column
 
 
 def reference_table() -> dict[str, bool]:

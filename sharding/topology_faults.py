@@ -132,8 +132,8 @@ def _kind_faults(topology: "Topology") -> Iterator[str]:
             )
         if tree.kind == "directory" and len(databases) > 1:
             yield (
-                f"trees.{name}: a directory is one database, and {', '.join(databases)} are {len(databases)}; "
-                "give the others trees of their own"
+                f"trees.{name}: a directory is one database, and {', '.join(databases)} are "
+                f"{len(databases)}; give the others trees of their own"
             )
         if tree.kind == "single" and len(databases) > 1:
             yield (

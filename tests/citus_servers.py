@@ -24,7 +24,7 @@ from ops.embedded.settings import UNSAFE
 from ops.embedded.tools import PostgresTools
 from sharding.topology import Topology
 from tests.needs import require
-from tests.project import DATABASES, HTTP_SERVICES, ROLES
+from tests.project import DATABASES, HTTP_SERVICES, ROLES, TEMPLATE
 
 DBNAME = "mes"
 SHARD_COUNT = 8
@@ -157,7 +157,12 @@ def _write_topology(path: Path, ports: dict[str, int], passfile: Path) -> Path:
     databases.append(f'[databases.mes]\ntree = "mes"\ndbname = "{DBNAME}"\n{here}\n')
     picker = PortPicker(random.Random())
     services = [f'[services.{name}]\nhost = "{LOOPBACK}"\nport = {picker.pick()}\n' for name in HTTP_SERVICES]
-    head = f'backend = "citus"\nbuckets = 64\npassfile = "{passfile}"\n'
+    head = f'passfile = "{passfile}"\n'
+    trees = [
+        f'[trees.{name}]\nkind = "{tree.kind}"\n'
+        + ('backend = "citus"\nbuckets = 64\n' if tree.kind == "sharded" else "")
+        for name, tree in TEMPLATE.trees.items()
+    ]
     rest = f'[redis]\nurl = "redis://{LOOPBACK}:1/0"\n[files]\nurl = "{(path.parent / "files").as_uri()}"\n'
-    path.write_text("\n".join([head, *databases, rest, *services]))
+    path.write_text("\n".join([head, *trees, *databases, rest, *services]))
     return path

@@ -18,5 +18,6 @@ DATABASES = shapes_of(TEMPLATE)
 ROLES = roles_of(DATABASES)
 TREES = tuple(PROJECT.trees)
 HTTP_SERVICES = tuple(TEMPLATE.sections["services"])
+PRICE_LIST = ROOT / "app" / "console" / "price_list.toml"
 GUARDED = guarded_tables(MES.metadata)
 """The guarded tables of a MES shard."""

@@ -1,6 +1,7 @@
 """`mesctl orders`: where an order is, and whether every order is where it must be."""
 
 import asyncio
+from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
@@ -8,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from app.console.audit.books import Books
+from app.console.audit.facts import Service
 from app.console.audit.page import print_trace
 from app.console.audit.run import AuditReport
 from app.console.audit.run import audit as compare
@@ -44,7 +46,7 @@ def audit(
     """
     options = options_of(context)
     topology = options.topology()
-    shard_map = asyncio.run(load_shard_map(topology))
+    shard_map = asyncio.run(load_shard_map(topology, Service.MES))
     report = compare(Books(topology), shard_of=shard_map.shard_of, keep_findings=limit)
     if options.json:
         print_json(report.as_json())
@@ -75,5 +77,6 @@ def trace(context: typer.Context, order_id: OrderId) -> None:
     if options.json:
         print_json(told.as_json())
         return
-    shard_map = asyncio.run(load_shard_map(topology))
-    print_trace(Console(), told, locate(shard_map, order_id))
+    shard_map = asyncio.run(load_shard_map(topology, Service.MES))
+    place = locate(options.project().tree(Service.MES), shard_map, order_id, now=datetime.now(UTC))
+    print_trace(Console(), told, place)

@@ -39,4 +39,5 @@ class Ack:
 
 def _legible(reason: str) -> str:
     """Drop what PostgreSQL or UTF-8 refuse (NUL, lone surrogates): a reason must not stop the relay."""
-    return "".join(sign for sign in reason if sign.isprintable() or sign == "\n")[:_LONGEST_REASON]
+    # Cut first: it may be megabytes.
+    return "".join(sign for sign in reason[:_LONGEST_REASON] if sign.isprintable() or sign == "\n")

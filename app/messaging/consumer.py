@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Protocol
-from uuid import UUID
 
 import structlog
 from redis.asyncio import Redis
@@ -12,16 +11,25 @@ from redis.exceptions import ResponseError
 
 from app.causality.ambient import causality
 from app.messaging.acks import Ack
-from app.messaging.errors import MessageMalformed
+from app.messaging.errors import MessageMalformed, StreamUnusable, shortened
 from app.messaging.inbox import record
-from app.messaging.message import Message, decode
+from app.messaging.message import Message, decode, sender_of
 from app.messaging.pace import keep_going
 from app.messaging.routing import Service
-from app.messaging.streams import MAX_ENTRIES, acks_stream, entries_of, fields_of, id_after, orders_stream
+from app.messaging.streams import (
+    MAX_ENTRIES,
+    FaultLog,
+    acks_stream,
+    entries_of,
+    fields_of,
+    id_after,
+    id_of,
+    orders_stream,
+)
 from app.messaging.verdict import reason_to_set_aside
 from app.models.messaging import InboxRow
 from readreplica.sessions import WriteSession
-from readreplica.token import CausalToken
+from readreplica.token import CausalToken, Committed
 
 Handler = Callable[[WriteSession, Message], Awaitable[None]]
 """Does what a message asks for, in the transaction that it is given; must not commit."""
@@ -30,7 +38,9 @@ Handler = Callable[[WriteSession, Message], Awaitable[None]]
 class Transact(Protocol):
     """Runs `work` in a transaction on the database of the order, and repeats it on 40001."""
 
-    async def __call__(self, order_id: int, work: Callable[[WriteSession], Awaitable[bool]], /) -> bool:
+    async def __call__(
+        self, order_id: int, work: Callable[[WriteSession], Awaitable[bool]], /
+    ) -> Committed[bool]:
         """Return what `work` returned, once it is committed."""
 
 
@@ -91,6 +101,7 @@ class Consumer:
         self._block_ms = max(1, round(block_seconds * 1000))
         self._running: set[asyncio.Task[None]] = set()
         self._log: structlog.stdlib.BoundLogger = structlog.get_logger("consumer").bind(service=service.value)
+        self._faults = FaultLog(self._log)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set, then finish what was begun. Outages of Redis are waited out."""
@@ -106,70 +117,103 @@ class Consumer:
             task.add_done_callback(self._running.discard)
 
     async def _take(self, count: int) -> list[Mapping[str, str]]:
-        """Wait for entries and take them out of the stream."""
+        """Wait for entries and take them out of the stream.
+
+        Raises:
+            StreamUnusable: the stream's key is of another type, or Redis refuses to read it.
+        """
         try:
-            reply = await self._redis.xreadgroup(
-                # Every process may bear one name: it matters to the pending list only.
-                self._group,
-                self._group,
-                {self._stream: ">"},
-                count=count,
-                block=self._block_ms,
-                noack=True,
-            )
+            return await self._read(count)
         except ResponseError as error:
-            # Nobody has read here yet, or Redis was wiped, perhaps while this waited (UNBLOCKED).
-            if not str(error).startswith(("NOGROUP", "UNBLOCKED")):
-                raise
-            await self._create_group()
-            return []
+            # Nobody has read here yet, or Redis was wiped, perhaps while this waited (UNBLOCKED) or just now.
+            if not str(error).startswith(("NOGROUP", "UNBLOCKED", "no such key")):
+                raise StreamUnusable(self._stream, str(error)) from error
+        await self._create_group()
+        return []
+
+    async def _read(self, count: int) -> list[Mapping[str, str]]:
+        reply = await self._redis.xreadgroup(
+            # Every process may bear one name: it matters to the pending list only.
+            self._group,
+            self._group,
+            {self._stream: ">"},
+            count=count,
+            block=self._block_ms,
+            noack=True,
+        )
         entries = entries_of(reply)
         if entries:
             # Whatever is before these was received as well, perhaps by a process that was killed just then.
             first_kept = id_after(entries[-1][0])
             await self._redis.xtrim(self._stream, minid=first_kept, approximate=False)
+        elif await self._redis.xlen(self._stream):
+            await self._heed_position()
         return [fields for _, fields in entries]
+
+    async def _heed_position(self) -> None:
+        """Begin again where the group stands beyond the stream's last id: it would get nothing.
+
+        Only a hand sets it so. What it has received before is received again, and the inbox knows it.
+        """
+        last = id_of((await self._redis.xinfo_stream(self._stream))["last-generated-id"])
+        for group in await self._redis.xinfo_groups(self._stream):
+            if group["name"] == self._group and id_of(group["last-delivered-id"]) > last:
+                self._log.warning("group_beyond_its_stream", position=group["last-delivered-id"])
+                await self._redis.xgroup_setid(self._stream, self._group, "0")
 
     async def _create_group(self) -> None:
         try:
             # From 0: what was sent before the group was there is for it as well.
             await self._redis.xgroup_create(self._stream, self._group, id="0", mkstream=True)
         except ResponseError as error:
-            if not str(error).startswith("BUSYGROUP"):
-                raise  # BUSYGROUP: another process was faster
+            if not str(error).startswith("BUSYGROUP"):  # another process was faster
+                raise StreamUnusable(self._stream, str(error)) from error
 
     async def _process(self, entry: Mapping[str, str]) -> None:
         """Handle one entry and answer for it. Never raises: an unanswered message comes again."""
         known = {"order_id": "subject", "message_id": "id", "message_type": "type"}
-        with structlog.contextvars.bound_contextvars(**{name: entry.get(key) for name, key in known.items()}):
+        bound = {name: shortened(entry.get(key, "")) for name, key in known.items()}
+        with structlog.contextvars.bound_contextvars(**bound):
             try:
                 ack = await self._outcome(entry)
                 if ack is not None:
-                    await self._redis.xadd(
-                        acks_stream(entry["source"]),
-                        fields_of(ack.encode()),
-                        maxlen=MAX_ENTRIES,
-                        approximate=True,
-                    )
+                    await self._answer(acks_stream(entry["source"]), ack)
             except Exception as error:
-                self._log.warning("message_unanswered", error=str(error))
+                self._log.warning("message_unanswered", error=shortened(str(error)))
+
+    async def _answer(self, stream: str, ack: Ack) -> None:
+        try:
+            await self._redis.xadd(stream, fields_of(ack.encode()), maxlen=MAX_ENTRIES, approximate=True)
+        except ResponseError as fault:
+            self._faults.note(stream, "write", fault)
+        else:
+            self._faults.note(stream, "write", None)
 
     async def _outcome(self, entry: Mapping[str, str]) -> Ack | None:
-        """Handle one entry; None if it is to come again."""
+        """Handle one entry; None if it is to come again, or no relay could be answered."""
         try:
             message = decode(entry)
         except MessageMalformed as error:
-            return Ack(UUID(entry["id"]), reason=str(error))
+            return self._unread(entry, error)
         try:
             # What the handler reads or asks for elsewhere is to be as new as what it was told.
             with causality(message.token) as here:
-                is_new = await self._transact(message.order_id, partial(self._once, message))
+                done = await self._transact(message.order_id, partial(self._once, message))
         except Exception as error:
             return self._refusal(message, error)
         # Before the acknowledgement: a message that is not told of comes again, and is told of then.
         await self._learned(message.order_id, here.token)
-        self._log.info("message_handled" if is_new else "message_repeated")
+        self._log.info("message_handled" if done.value else "message_repeated")
         return Ack(message.id)
+
+    def _unread(self, entry: Mapping[str, str], error: MessageMalformed) -> Ack | None:
+        sender = sender_of(entry)
+        if sender is None:
+            # No relay has sent it, so none waits for an answer.
+            self._log.warning("message_dropped", error=str(error))
+            return None
+        self._log.error("message_refused", reason=str(error))
+        return Ack(sender[1], reason=str(error))
 
     async def _once(self, message: Message, session: WriteSession) -> bool:
         if not await record(session, self._inbox, message):

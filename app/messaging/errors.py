@@ -2,14 +2,24 @@
 
 from app.errors import AppError
 
+_LONGEST_SHOWN = 200
+
+
+def shortened(text: str) -> str:
+    """Cut what came from outside before it is logged or stored: it may be megabytes."""
+    if len(text) <= _LONGEST_SHOWN:
+        return text
+    return f"{text[:_LONGEST_SHOWN]}... ({len(text)} characters)"
+
 
 class MessageMalformed(AppError):
     """An entry of a stream is not a message that this version understands."""
 
     def __init__(self, message_id: str | None, fault: str) -> None:
         self.message_id = message_id
-        self.fault = fault
-        super().__init__(f"message {message_id or 'without id'} is malformed: {fault}")
+        self.fault = shortened(fault)
+        named = shortened(message_id) if message_id else "without id"
+        super().__init__(f"message {named} is malformed: {self.fault}")
 
 
 class NotYet(AppError):
@@ -19,6 +29,15 @@ class NotYet(AppError):
         self.order_id = order_id
         self.waits_for = waits_for
         super().__init__(f"order {order_id}: waits for {waits_for}")
+
+
+class StreamUnusable(AppError):
+    """Redis refuses to work with one stream: its key holds another type, say. What goes there waits."""
+
+    def __init__(self, stream: str, fault: str) -> None:
+        self.stream = stream
+        self.fault = shortened(fault)
+        super().__init__(f"stream {stream} is unusable: {self.fault}")
 
 
 class UnroutedEvent(AppError):

@@ -1,15 +1,15 @@
 """A message on a stream: CloudEvents attributes around one event."""
 
-import json
+import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any
 from uuid import UUID
 
 from pydantic import AwareDatetime, Field, PlainValidator, SerializeAsAny, ValidationError
 
-from app.messaging.errors import MessageMalformed
+from app.messaging.errors import MessageMalformed, shortened
 from app.messaging.events import EVENTS, Event, Frozen
-from app.models.messaging import OutboxRow
 from readreplica.errors import TokenMalformed
 from readreplica.token import CausalToken
 
@@ -18,6 +18,7 @@ TOKEN = "causaltoken"
 """An extension attribute; CloudEvents wants its name in lower-case letters and figures."""
 SENT = "senttime"
 """Another one."""
+_DATABASE = re.compile(r"[a-z][a-z0-9_]{0,62}")
 
 
 def _read_token(given: Any) -> CausalToken:
@@ -38,7 +39,7 @@ class Message(Frozen):
     """
 
     id: UUID
-    source: str
+    source: str = Field(pattern=f"^{_DATABASE.pattern}$")
     subject: str = Field(pattern=r"^[0-9]{1,19}$")
     time: AwareDatetime
     data: SerializeAsAny[Event]
@@ -57,24 +58,41 @@ class Message(Frozen):
         return int(self.subject)
 
 
-def encode(row: OutboxRow, *, source: str) -> dict[str, str]:
+@dataclass(frozen=True)
+class Dispatch:
+    """A row of an outbox on its way to a stream.
+
+    `time` and `data` are JSON as the database writes it: a row may hold what Python has no value for, and one
+    such row must not stop those behind it.
+    """
+
+    order_id: int
+    message_id: UUID
+    destination: str
+    type: str
+    time: str
+    data: str
+    attempt: int
+
+
+def encode(message: Dispatch, *, source: str) -> dict[str, str]:
     """Make the stream entry of an outbox row.
 
     The row is not validated here: what is wrong with it is for the consumer to say, so that it is set
     aside and the relay goes on.
 
     Parameters:
-        row: the message, with `attempts` already counted up for this sending.
+        message: the row, with this sending counted.
         source: the database that it lies in.
     """
     return {
-        "id": str(row.message_id),
+        "id": str(message.message_id),
         "source": source,
-        "type": row.type,
-        "subject": str(row.order_id),
-        "time": row.created_at.isoformat(),
-        "data": json.dumps(row.data),
-        "attempt": str(row.attempts),
+        "type": message.type,
+        "subject": str(message.order_id),
+        "time": message.time,
+        "data": message.data,
+        "attempt": str(message.attempt),
     }
 
 
@@ -87,7 +105,7 @@ def decode(entry: Mapping[str, str]) -> Message:
     attributes = dict(entry)
     event = EVENTS.get(attributes.pop("type", ""))
     if event is None:
-        raise MessageMalformed(entry.get("id"), f"unknown type {entry.get('type')!r}")
+        raise MessageMalformed(entry.get("id"), f"unknown type {shortened(entry.get('type', ''))!r}")
     try:
         data = event.model_validate_json(attributes.pop("data", ""))
         message = Message.model_validate({**attributes, "data": data})
@@ -96,6 +114,16 @@ def decode(entry: Mapping[str, str]) -> Message:
     if message.order_id > MAX_ORDER_ID:
         raise MessageMalformed(entry.get("id"), f"subject {message.subject} is no order id")
     return message
+
+
+def sender_of(entry: Mapping[str, str]) -> tuple[str, UUID] | None:
+    """Read which database sent an entry, and the message's id there; None if it names no such thing."""
+    try:
+        message_id = UUID(entry.get("id", ""))
+    except ValueError:
+        return None
+    source = entry.get("source", "")
+    return (source, message_id) if _DATABASE.fullmatch(source) else None
 
 
 def _first_fault(error: ValidationError) -> str:

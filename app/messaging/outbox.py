@@ -1,17 +1,23 @@
 """The sending side: what an order's change owes to others, written in the transaction of that change."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime, timedelta
+from typing import Any
 from uuid import uuid4
 
-from sqlalchemy import Select, case, delete, func, insert, select, update
+from sqlalchemy import Select, Text, case, cast, delete, func, insert, select, update
 from sqlalchemy.orm import aliased
 
 from app.messaging.acks import Ack
 from app.messaging.events import Event
+from app.messaging.message import Dispatch
 from app.messaging.routing import Service
+from app.messaging.streams import Destinations
 from app.models.messaging import OutboxRow
 from readreplica.sessions import WriteSession
+
+_MOST_ATTEMPTS = 2**31 - 1
+"""What the column holds. A hand may have written it, and one row must not stop the others."""
 
 
 async def publish(
@@ -56,16 +62,16 @@ async def claim(
     session: WriteSession,
     outbox: type[OutboxRow],
     *,
-    lags: Mapping[str, timedelta],
+    destinations: Destinations,
     limit: int,
     retry_after_seconds: Callable[[int], float],
-) -> Sequence[OutboxRow]:
+) -> Sequence[Dispatch]:
     """Take the messages that are to be sent now, and put off their next sending.
 
     Parameters:
         session: the transaction of the one relay that is at work.
         outbox: the outbox of its database.
-        lags: by destination, how long its oldest message has been waiting to be received.
+        destinations: how the streams stand; nothing is taken for one that is unusable.
         limit: how many to take at most.
         retry_after_seconds: how long to wait for an acknowledgement, from the number of sendings so far.
 
@@ -74,14 +80,34 @@ async def claim(
     """
     # The database's clock alone decides what is due: every relay agrees with it.
     now = (await session.execute(select(func.now()))).scalar_one()
-    rows: Sequence[OutboxRow] = (await session.scalars(_due(outbox, lags, limit))).all()
-    for row in rows:
-        row.attempts += 1
-        row.next_attempt_at = now + timedelta(seconds=retry_after_seconds(row.attempts))
-    return rows
+    rows = (await session.execute(_due(outbox, destinations, limit))).all()
+    attempts = {row.sequence: min(row.attempts + 1, _MOST_ATTEMPTS) for row in rows}
+    counted = [
+        {
+            "order_id": row.order_id,
+            "sequence": row.sequence,
+            "attempts": attempts[row.sequence],
+            "next_attempt_at": now + timedelta(seconds=retry_after_seconds(attempts[row.sequence])),
+        }
+        for row in rows
+    ]
+    if counted:
+        await session.execute(update(outbox), counted)
+    return [
+        Dispatch(
+            order_id=row.order_id,
+            message_id=row.message_id,
+            destination=row.destination,
+            type=row.type,
+            time=row.time,
+            data=row.data,
+            attempt=attempts[row.sequence],
+        )
+        for row in rows
+    ]
 
 
-def _due(outbox: type[OutboxRow], lags: Mapping[str, timedelta], limit: int) -> Select[OutboxRow]:
+def _due(outbox: type[OutboxRow], destinations: Destinations, limit: int) -> Select[Any]:
     """Select the oldest message of each order and destination, unless it is set aside or was just sent.
 
     No cursor remembers what was sent, so a row that commits late is found later. A message that is set
@@ -91,7 +117,8 @@ def _due(outbox: type[OutboxRow], lags: Mapping[str, timedelta], limit: int) -> 
     a lag ago is still waiting in the stream. Without this a slow consumer would get ever more copies and
     become ever slower.
     """
-    lag = case(lags, value=outbox.destination, else_=timedelta(0)) if lags else timedelta(0)
+    lags, none = destinations.lags, timedelta(0)
+    lag = case(lags, value=outbox.destination, else_=none) if lags else none
     # Whatever the time: this server's clock may stand behind the one that wrote the row (a failover, or a
     # step back), and an order would be stuck until it has caught up.
     is_new = outbox.attempts == 0
@@ -106,9 +133,19 @@ def _due(outbox: type[OutboxRow], lags: Mapping[str, timedelta], limit: int) -> 
         .exists()
     )
     return (
-        select(outbox)
+        select(
+            outbox.order_id,
+            outbox.sequence,
+            outbox.message_id,
+            outbox.destination,
+            outbox.type,
+            func.btrim(cast(func.to_json(outbox.created_at), Text), '"').label("time"),
+            cast(outbox.data, Text).label("data"),
+            outbox.attempts,
+        )
         .where(
             outbox.set_aside_at.is_(None),
+            outbox.destination.not_in(destinations.unusable),
             is_new | (outbox.next_attempt_at <= func.now() - lag),
             ~is_behind,
         )

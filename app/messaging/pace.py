@@ -4,10 +4,12 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 import structlog
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 from sqlalchemy.exc import SQLAlchemyError
 
-_FORESEEN = (RedisError, SQLAlchemyError, OSError)
+from app.messaging.errors import StreamUnusable
+
+_FORESEEN = (RedisError, SQLAlchemyError, OSError, StreamUnusable)
 
 
 def delay_seconds(attempts: int, *, base_seconds: float, cap_seconds: float, jitter: float) -> float:
@@ -37,15 +39,15 @@ async def keep_going(
     An outage is logged when it begins, when it changes its kind, and when it is over.
     """
     failures = 0
-    logged: type[Exception] | None = None
+    logged: tuple[type[Exception], str] | None = None
     while not stop.is_set():
         try:
             await _heeding_cancel(step)
         except Exception as error:
             failures += 1
-            if type(error) is not logged:
+            if _kind_of(error) != logged:
                 log.warning("interrupted", error=str(error), exc_info=not isinstance(error, _FORESEEN))
-                logged = type(error)
+                logged = _kind_of(error)
             pause = delay_seconds(
                 failures, base_seconds=first_pause_seconds, cap_seconds=longest_pause_seconds, jitter=0
             )
@@ -54,6 +56,12 @@ async def keep_going(
             if failures:
                 log.info("resumed", failures=failures)
             failures, logged = 0, None
+
+
+def _kind_of(error: Exception) -> tuple[type[Exception], str]:
+    """Tell outages apart. Redis says all of OOM, MISCONF and WRONGTYPE by one class and by these words."""
+    said = str(error) if isinstance(error, (ResponseError, StreamUnusable)) else ""
+    return type(error), said
 
 
 async def _heeding_cancel(step: Callable[[], Awaitable[None]]) -> None:

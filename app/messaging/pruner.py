@@ -10,7 +10,7 @@ and stays: its relay may have been away ever since.
 import asyncio
 import random
 from collections.abc import Callable, Iterable, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 from uuid import UUID
 
@@ -26,6 +26,9 @@ from readreplica.sessions import WriteSession
 CLOCK_STEP = timedelta(minutes=10)
 """Of two messages that were received within this, nobody can say which was first: a clock may have stepped
 back, or a failover brought another one."""
+
+# What Python has in every time zone.
+_FIRST, _LAST = datetime(2, 1, 1, tzinfo=UTC), datetime(9999, 1, 1, tzinfo=UTC)
 
 _meter = get_meter("app.messaging")
 _pruned = _meter.create_counter("app.inbox.pruned", unit="{message}")
@@ -135,13 +138,14 @@ class Pruner:
                 await session.execute(delete(self._inbox).where(key.in_(named)))
             return len(whole), len(gone), last
 
-        return await self._cluster.transact(work)
+        return (await self._cluster.transact(work)).value
 
     async def _read(self, session: WriteSession, after: int) -> Sequence[Handled]:
         inbox = self._inbox
         following = (
             select(inbox.order_id, inbox.message_id, inbox.source, inbox.received_at)
-            .where(inbox.order_id > after)
+            # What was received at a time that Python has not, such as infinity, is kept.
+            .where(inbox.order_id > after, inbox.received_at.between(_FIRST, _LAST))
             .order_by(inbox.order_id, inbox.message_id)
             .limit(self._batch)
         )

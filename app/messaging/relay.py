@@ -2,26 +2,29 @@
 
 import asyncio
 import random
-from collections.abc import Callable, Mapping, Sequence
-from datetime import timedelta
+from collections.abc import Callable, Sequence
 
 import structlog
 from redis.asyncio import Redis
+from redis.exceptions import ResponseError
 from sqlalchemy import func, select
 
 from app.messaging.acks import Ack
+from app.messaging.errors import shortened
 from app.messaging.message import SENT, TOKEN, encode
 from app.messaging.outbox import claim, settle
 from app.messaging.pace import delay_seconds, keep_going, sleep_unless
 from app.messaging.routing import Service
 from app.messaging.streams import (
     MAX_ENTRIES,
+    Destinations,
     Entry,
+    FaultLog,
     acks_stream,
     entries_of,
     fields_of,
+    look_at,
     orders_stream,
-    stream_lags,
 )
 from app.models.messaging import OutboxRow
 from readreplica.cluster import Cluster
@@ -43,7 +46,8 @@ class Relay:
 
     A turn has three parts, and a crash between any two of them loses nothing:
 
-    1. Read from Redis the acknowledgements, and how far each destination lags behind.
+    1. Read from Redis the acknowledgements, and how far each destination lags behind. What is owed to one
+       whose stream cannot be read waits.
     2. In one transaction settle them and claim what is due: sendings are counted and put off.
     3. Send what was claimed, and delete the acknowledgements.
 
@@ -91,6 +95,7 @@ class Relay:
         self._batch = batch
         self._jitter = jitter
         self._log: structlog.stdlib.BoundLogger = structlog.get_logger("relay").bind(database=source)
+        self._faults = FaultLog(self._log)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set. Outages of Redis and of the database are waited out."""
@@ -108,45 +113,62 @@ class Relay:
             False if another relay has the lock, so that nothing was done.
         """
         received = await self._acknowledgements()
-        lags = await stream_lags(self._redis, [service.value for service in Service])
+        destinations = await self._look()
         async with self._cluster.write() as session:
             has_lock, now = (await session.execute(_BEGIN)).one()
             if not has_lock:
                 return False
             await settle(session, self._outbox, self._understood(received))
-            outgoing = await self._claim(session, lags)
+            outgoing = await self._claim(session, destinations)
         # Each message was committed before it was claimed: whoever sees this commit sees what it tells of.
         stamps = {TOKEN: session.token.encode(), SENT: now.isoformat()}
         await self._send([(stream, {**entry, **stamps}) for stream, entry in outgoing], settled=received)
         return True
 
     async def _acknowledgements(self) -> list[Entry]:
-        """Wait for acknowledgements: one that comes lets the next message of its order go at once."""
+        """Wait for acknowledgements: one that comes lets the next message of its order go at once.
+
+        Without them nothing is settled, but what is due is sent all the same.
+        """
         stream = acks_stream(self._source)
         block_ms = max(1, round(self._poll_seconds * 1000))
-        return entries_of(await self._redis.xread({stream: "0"}, count=self._batch, block=block_ms))
+        try:
+            reply = await self._redis.xread({stream: "0"}, count=self._batch, block=block_ms)
+        except ResponseError as fault:
+            self._faults.note(stream, "read", fault)
+            await asyncio.sleep(self._poll_seconds)
+            return []
+        self._faults.note(stream, "read", None)
+        return entries_of(reply)
+
+    async def _look(self) -> Destinations:
+        destinations = await look_at(self._redis, [service.value for service in Service])
+        for service in Service:
+            self._faults.note(orders_stream(service), "read", destinations.unusable.get(service.value))
+        return destinations
 
     def _understood(self, received: Sequence[Entry]) -> list[Ack]:
-        acks = []
-        for _, entry in received:
-            ack = Ack.decode(entry)
-            if ack is None:
-                self._log.warning("ack_malformed", entry=entry)
-                continue
+        read = [(entry, Ack.decode(entry)) for _, entry in received]
+        malformed = [entry for entry, ack in read if ack is None]
+        if malformed:
+            # One line, however many: they are deleted with those that were understood.
+            first = " ".join(f"{name}={value}" for name, value in malformed[0].items())
+            self._log.warning("acks_malformed", count=len(malformed), first=shortened(first))
+        acks = [ack for _, ack in read if ack is not None]
+        for ack in acks:
             if ack.reason is not None:
                 self._log.error("message_set_aside", message_id=str(ack.message_id), reason=ack.reason)
-            acks.append(ack)
         return acks
 
-    async def _claim(self, session: WriteSession, lags: Mapping[str, timedelta]) -> list[Outgoing]:
-        rows = await claim(
+    async def _claim(self, session: WriteSession, destinations: Destinations) -> list[Outgoing]:
+        messages = await claim(
             session,
             self._outbox,
-            lags=lags,
+            destinations=destinations,
             limit=self._batch,
             retry_after_seconds=self._retry_after_seconds,
         )
-        return [(orders_stream(row.destination), encode(row, source=self._source)) for row in rows]
+        return [(orders_stream(each.destination), encode(each, source=self._source)) for each in messages]
 
     def _retry_after_seconds(self, attempts: int) -> float:
         return delay_seconds(
@@ -164,13 +186,26 @@ class Relay:
             pipeline.xadd(stream, fields_of(entry), maxlen=MAX_ENTRIES, approximate=True)
         if settled:
             pipeline.xdel(acks_stream(self._source), *(entry_id for entry_id, _ in settled))
-        await pipeline.execute()
-        for stream, entry in outgoing:
-            self._log.debug(
-                "message_sent",
-                stream=stream,
-                order_id=entry["subject"],
-                message_id=entry["id"],
-                message_type=entry["type"],
-                attempt=entry["attempt"],
-            )
+        # What Redis refuses for one stream is no matter of the others.
+        replies = await pipeline.execute(raise_on_error=False)
+        faults: dict[str, ResponseError | None] = dict.fromkeys(stream for stream, _ in outgoing)
+        for (stream, entry), reply in zip(outgoing, replies, strict=False):
+            if isinstance(reply, ResponseError):
+                faults[stream] = reply
+            else:
+                self._tell_sent(stream, entry)
+        if settled:
+            is_deleted = not isinstance(replies[-1], ResponseError)
+            faults[acks_stream(self._source)] = None if is_deleted else replies[-1]
+        for stream, fault in faults.items():
+            self._faults.note(stream, "write", fault)
+
+    def _tell_sent(self, stream: str, entry: dict[str, str]) -> None:
+        self._log.debug(
+            "message_sent",
+            stream=stream,
+            order_id=entry["subject"],
+            message_id=entry["id"],
+            message_type=entry["type"],
+            attempt=entry["attempt"],
+        )

@@ -1,22 +1,27 @@
 """Redis as the services use it: the names of the streams, and a client that fails fast."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
+import structlog
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ResponseError
 from redis.typing import EncodableT, FieldT
 
-from app.messaging.errors import RedisUrlInvalid
+from app.messaging.errors import RedisUrlInvalid, shortened
 
 MAX_ENTRIES = 100_000
 """About how long a stream may grow. What is trimmed is not lost: the outbox has it and sends it again."""
 
 Entry = tuple[str, dict[str, str]]
 """An entry's id in its stream, and its fields."""
+
+_LAST = 2**64 - 1
+"""The greatest number in either half of an entry's id."""
 
 
 def orders_stream(destination: str) -> str:
@@ -46,6 +51,9 @@ def open_redis(url: str, *, timeout_seconds: float = 5.0) -> Redis:
         return Redis.from_url(
             url,
             decode_responses=True,
+            # Anyone may write to a stream. What is no UTF-8 becomes text that is no id and no JSON, and is
+            # refused as such; an error here would come of every later reading of the entry.
+            encoding_errors="backslashreplace",
             socket_timeout=timeout_seconds,
             socket_connect_timeout=timeout_seconds,
             retry=Retry(NoBackoff(), 1),
@@ -64,24 +72,47 @@ def fields_of(entry: Mapping[str, str]) -> dict[FieldT, EncodableT]:
     return dict(entry.items())
 
 
-async def stream_lags(redis: Redis, services: Sequence[str]) -> dict[str, timedelta]:
-    """Tell how long the oldest entry that was not received has been waiting in each service's stream.
+@dataclass(frozen=True)
+class Destinations:
+    """How the services' streams stand.
 
-    Entries are received in their order, so whatever was sent longer ago than this has been received, or
-    was lost with Redis. All times are from Redis's clock. An empty stream has no lag.
+    `lags`: how long the oldest entry that was not received has been waiting; an empty stream has none.
+    `unusable`: what Redis says of those that it cannot read; what is owed to these services waits.
+    """
+
+    lags: Mapping[str, timedelta]
+    unusable: Mapping[str, ResponseError]
+
+
+async def look_at(redis: Redis, services: Sequence[str]) -> Destinations:
+    """Read how far each service lags behind in its stream.
+
+    Entries are received in their order, so whatever was sent longer ago than a lag has been received, or
+    was lost with Redis. All times are from Redis's clock.
     """
     received = await _last_received(redis, services)
     pipeline = redis.pipeline(transaction=False)
     pipeline.time()
     for service in services:
         pipeline.xrange(orders_stream(service), min=f"({received.get(service, '0-0')}", count=1)
-    (seconds, microseconds), *waiting = await pipeline.execute()
-    now = timedelta(seconds=seconds, microseconds=microseconds)
-    return {
-        service: max(timedelta(0), now - timedelta(milliseconds=int(entries[0][0].split("-")[0])))
-        for service, entries in zip(services, waiting, strict=True)
-        if entries
-    }
+    now, *waiting = await pipeline.execute(raise_on_error=False)
+    if isinstance(now, ResponseError):
+        raise now
+    replies = dict(zip(services, waiting, strict=True))
+    return Destinations(
+        lags={
+            service: _age(entries[0][0], *now)
+            for service, entries in replies.items()
+            if entries and not isinstance(entries, ResponseError)
+        },
+        unusable={service: reply for service, reply in replies.items() if isinstance(reply, ResponseError)},
+    )
+
+
+def _age(entry_id: str, seconds: int, microseconds: int) -> timedelta:
+    """Compute how old an entry is. Its id may lie far in the future, beyond what a timedelta holds."""
+    now_ms = seconds * 1000 + microseconds // 1000
+    return timedelta(milliseconds=max(0, now_ms - id_of(entry_id)[0]))
 
 
 async def _last_received(redis: Redis, services: Sequence[str]) -> dict[str, str]:
@@ -100,7 +131,41 @@ async def _last_received(redis: Redis, services: Sequence[str]) -> dict[str, str
     }
 
 
-def id_after(entry_id: str) -> str:
-    """Give the smallest id that an entry behind this one can have."""
+def id_of(entry_id: str) -> tuple[int, int]:
+    """Split an entry's id into milliseconds and number, by which ids are ordered."""
     milliseconds, number = entry_id.split("-")
-    return f"{milliseconds}-{int(number) + 1}"
+    return int(milliseconds), int(number)
+
+
+def id_after(entry_id: str) -> str:
+    """Return the smallest id that an entry behind this one can have; of the greatest id, that id."""
+    milliseconds, number = id_of(entry_id)
+    if number < _LAST:
+        return f"{milliseconds}-{number + 1}"
+    return f"{milliseconds + 1}-0" if milliseconds < _LAST else entry_id
+
+
+@dataclass
+class FaultLog:
+    """Logs what is wrong with a stream when that begins or changes, and when it is over."""
+
+    log: structlog.stdlib.BoundLogger
+    _known: dict[tuple[str, str], str] = field(default_factory=dict)
+
+    def note(self, stream: str, doing: str, fault: ResponseError | None) -> None:
+        """Note how a command went.
+
+        Parameters:
+            stream: the key.
+            doing: what was tried, "read" or "write": one may go when the other does not.
+            fault: what Redis said; None if it did it.
+        """
+        said = None if fault is None else shortened(str(fault))
+        if said == self._known.get((stream, doing)):
+            return
+        if said is None:
+            del self._known[stream, doing]
+            self.log.info("stream_usable", stream=stream, doing=doing)
+        else:
+            self._known[stream, doing] = said
+            self.log.warning("stream_unusable", stream=stream, doing=doing, error=said)

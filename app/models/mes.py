@@ -32,7 +32,7 @@ from app.models.base import MONEY, EventRow, OrderState, new_metadata
 from app.models.messaging import InboxRow, OutboxRow
 from app.models.status import HOT, Status
 from sharding.guard import CHECK_NAME
-from sharding.keys import shard_key, shard_key_of
+from sharding.keys import change_log, shard_key, shard_key_of
 
 
 class MesBase(DeclarativeBase):
@@ -98,6 +98,7 @@ class MesOrderEvent(EventRow, MesBase):
     """The history of a live order."""
 
     __tablename__ = "order_events"
+    __table_args__ = ({"info": change_log("at")},)
 
 
 class MesArchivedOrderEvent(EventRow, MesBase):

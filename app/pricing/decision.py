@@ -5,9 +5,9 @@ from decimal import Decimal
 
 from app.messaging.events import ItemPrice, OrderRejected, PriceCalculated
 from app.models.mes import MesOrderItem
-from app.pricing.errors import NothingOrdered, PricingError
+from app.pricing.errors import NothingOrdered, PricingError, TooExpensive
 from app.pricing.measurement import Outcome, Unmeasurable
-from app.pricing.tariff import TARIFF, Price, Tariff, price
+from app.pricing.tariff import LIMIT_EUR, TARIFF, Price, Tariff, price
 
 ACTOR = "pricing"
 
@@ -37,6 +37,8 @@ def decide(
             total += line.total_eur
     if faults or not items:
         return rejected(" ".join(faults) or str(NothingOrdered()))
+    if total >= LIMIT_EUR:
+        return rejected(str(TooExpensive(LIMIT_EUR)))
     return PriceCalculated(actor=ACTOR, price=total, items=tuple(priced))
 
 

@@ -10,6 +10,11 @@ def _count(number: float) -> str:
     return f"{number:,.2f}".rstrip("0").rstrip(".") if 1 <= number < 1e9 else f"{number:.2g}"
 
 
+def _quote(text: str) -> str:
+    """Show a piece of a stranger's file: short, and without control characters."""
+    return ascii(text if len(text) <= 80 else f"{text[:80]}...")
+
+
 class PricingError(AppError):
     """Base of every error of pricing. Unless it says otherwise, its message is for the customer to read."""
 
@@ -65,13 +70,140 @@ class TooManyBodies(ModelFault):
         )
 
 
-class NestedBodies(ModelFault):
-    """Objects within objects that could not all be found."""
+class TooMany(ModelFault):
+    """More of something than is read."""
 
-    def __init__(self, found: int, placed: int) -> None:
+    def __init__(self, what: str, limit: int) -> None:
         super().__init__(
-            f"The 3MF file places {placed:,} bodies, of which {found:,} could be found. "
-            "Export it as one mesh."
+            f"The file holds more than {limit:,} {what}, which is the most that is read. Simplify it."
+        )
+
+
+class CutOff(ModelFault):
+    """The file ends before what it has begun."""
+
+    def __init__(self, suffix: str, lacking: str) -> None:
+        super().__init__(f"The {suffix.upper()} file is cut off: {lacking}. Export it again and upload it.")
+
+
+class WrongLength(ModelFault):
+    """A binary STL whose length and whose count of triangles disagree."""
+
+    def __init__(self, triangles: int, *, needed_bytes: int, found_bytes: int) -> None:
+        kind = "is cut off" if found_bytes < needed_bytes else "goes on behind its end"
+        super().__init__(
+            f"The STL file {kind}: its {triangles:,} triangles take {needed_bytes:,} bytes, "
+            f"and it has {found_bytes:,}. Export it again and upload it."
+        )
+
+
+class BadLine(ModelFault):
+    """A line of text that the format does not know."""
+
+    def __init__(self, suffix: str, number: int, line: str, why: str = "is not understood") -> None:
+        super().__init__(
+            f"Line {number:,} of the {suffix.upper()} file {why}: {_quote(line.strip())}. Export it again."
+        )
+
+
+class PointMissing(ModelFault):
+    """A face refers to a point that does not exist."""
+
+    def __init__(self, point: int, points: int) -> None:
+        super().__init__(
+            f"A face refers to point {point:,}, and there are {points:,}: the file is damaged or cut off. "
+            "Export it again and upload it."
+        )
+
+
+class NotFlat(ModelFault):
+    """A polygon of four corners or more that lies in no plane: its surface can be read in several ways."""
+
+    def __init__(self, polygons: int, worst_mm: float, limit_mm: float) -> None:
+        super().__init__(
+            f"The model has {polygons:,} polygons that are not flat, by up to {_count(worst_mm)} mm "
+            f"({limit_mm:g} mm are allowed). Export it in triangles."
+        )
+
+
+class SelfIntersecting(ModelFault):
+    """The outline of a polygon crosses itself, so that it has no definite inside."""
+
+    def __init__(self, polygons: int) -> None:
+        super().__init__(
+            f"The model has {polygons:,} polygons whose outline crosses itself. Export it in triangles."
+        )
+
+
+class BadPackage(ModelFault):
+    """The 3MF archive or its XML breaks a rule of the format."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"The 3MF file cannot be read: {why}. Export it again and upload it.")
+
+
+class PartMissing(ModelFault):
+    """A 3MF file names a part that is not in it."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"The 3MF file lacks its part {_quote(name)}: it is incomplete. Export it again and upload it."
+        )
+
+
+class ObjectMissing(ModelFault):
+    """A 3MF file refers to an object that does not exist."""
+
+    def __init__(self, number: int, part: str) -> None:
+        super().__init__(
+            f"The 3MF file refers to object {number}, which its part {_quote(part)} does not hold. "
+            "Export it again and upload it."
+        )
+
+
+class ContainsItself(ModelFault):
+    """An object of a 3MF that is placed inside itself."""
+
+    def __init__(self, number: int, part: str) -> None:
+        super().__init__(
+            f"Object {number} of the 3MF file's part {_quote(part)} contains itself. Export it as one mesh."
+        )
+
+
+class UnknownExtension(ModelFault):
+    """A 3MF file that cannot be understood without an extension of the format that is not read here."""
+
+    def __init__(self, prefix: str, namespace: str | None) -> None:
+        named = _quote(prefix) if namespace is None else f"{_quote(prefix)} ({_quote(namespace)})"
+        super().__init__(
+            f"The 3MF file needs the extension {named}, which is not read here. Export it as a plain mesh."
+        )
+
+
+class Encrypted(ModelFault):
+    """A 3MF file whose content is locked."""
+
+    def __init__(self) -> None:
+        super().__init__("The 3MF file is encrypted. Export it without protection and upload it.")
+
+
+class NothingBuilt(ModelFault):
+    """A 3MF file whose build section places no model."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The 3MF file builds nothing: no model is placed in its build section. "
+            "Place the piece on the plate and export it again."
+        )
+
+
+class NotASolid(ModelFault):
+    """A 3MF file builds an object that is no body by its own word."""
+
+    def __init__(self, number: int, kind: str) -> None:
+        super().__init__(
+            f"Object {number} of the 3MF file is of type {_quote(kind)} and no solid body. "
+            "Export the piece as a model."
         )
 
 
@@ -173,6 +305,16 @@ class InsideOut(ModelFault):
         )
 
 
+class FlatBodies(ModelFault):
+    """Surfaces that lie upon each other and enclose nothing, such as faces that are there twice."""
+
+    def __init__(self, bodies: int) -> None:
+        super().__init__(
+            f"{bodies:,} parts of the model enclose nothing: surfaces without a thickness, or faces that "
+            "are there twice. Remove them or give them a thickness."
+        )
+
+
 class NoVolume(ModelFault):
     """A closed surface around nothing."""
 
@@ -198,6 +340,20 @@ class UnknownChoice(PricingError):
 
     def __init__(self, what: str, choice: str, known: Iterable[str]) -> None:
         super().__init__(f"There is no {what} {choice!r}. Choose one of {', '.join(known)}.")
+
+
+class TooExpensive(PricingError):
+    """A price beyond what an order can have."""
+
+    def __init__(self, limit_eur: int) -> None:
+        super().__init__(f"The order would cost {limit_eur:,} EUR or more. Order fewer pieces.")
+
+
+class BadRate(PricingError):
+    """A rate of the price list is no usable number; this one is for the log, and not for a customer."""
+
+    def __init__(self, name: str, fault: str) -> None:
+        super().__init__(f"the price list cannot be used: {name} {fault}")
 
 
 class NothingOrdered(PricingError):

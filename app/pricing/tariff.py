@@ -11,7 +11,8 @@ from types import MappingProxyType
 from typing import TypeVar
 
 from app.materials import Finish, Material
-from app.pricing.errors import UnknownChoice
+from app.models.reference import BOUNDS
+from app.pricing.errors import BadRate, TooExpensive, UnknownChoice
 from app.pricing.measurement import Measurement
 
 CENT = Decimal("0.01")
@@ -19,6 +20,8 @@ MEASURED = Decimal("0.001")
 """Measures count to a thousandth of a mm, mm² or mm³: what is beyond is the mesh's rounding."""
 MM2_PER_CM2 = Decimal(100)
 MM3_PER_CM3 = Decimal(1000)
+LIMIT_EUR = 10**10
+"""What the order's price has no room for: NUMERIC(12, 2)."""
 
 Rate = TypeVar("Rate")
 
@@ -36,6 +39,14 @@ class Metal:
     density_g_per_cm3: Decimal
     eur_per_g: Decimal
     loss: Decimal
+
+    def __post_init__(self) -> None:
+        """Refuse a number that would make prices nonsense.
+
+        Raises:
+            BadRate: it is not finite, or out of bounds.
+        """
+        _check("materials", vars(self))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +69,16 @@ class Tariff:
     machine_eur_per_hour: Decimal
     minimum_eur: Decimal
 
+    def __post_init__(self) -> None:
+        """Refuse a number that would make prices nonsense.
+
+        Raises:
+            BadRate: it is not finite, or out of bounds.
+        """
+        _check("tariffs", vars(self))
+        for finish, rate in self.finish_eur_per_cm2.items():
+            _check("finishes", {"eur_per_cm2": rate}, of=f"{finish}: ")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Price:
@@ -74,6 +95,14 @@ class Price:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "total_eur", self.unit_eur * self.quantity)
+
+
+def _check(table: str, rates: Mapping[str, object], *, of: str = "") -> None:
+    for name, bounds in BOUNDS[table].items():
+        rate = rates[name]
+        assert isinstance(rate, Decimal)
+        if fault := bounds.fault(rate):
+            raise BadRate(f"{of}{name}", fault)
 
 
 def _metal(density_g_per_cm3: str, eur_per_g: str, loss: str) -> Metal:
@@ -125,6 +154,7 @@ def price(
 
     Raises:
         UnknownChoice: the tariff has no such material or finish.
+        TooExpensive: the line costs more than can be written down.
     """
     metal = _chosen("material", material, tariff.metals)
     rate_eur_per_cm2 = _chosen("finish", finish, tariff.finish_eur_per_cm2)
@@ -135,6 +165,8 @@ def price(
         + machine_eur(measured, tariff)
     )
     unit_eur = max(unit, tariff.minimum_eur).quantize(CENT, rounding=ROUND_HALF_UP)
+    if unit_eur * quantity >= LIMIT_EUR:
+        raise TooExpensive(LIMIT_EUR)
     return Price(unit_eur=unit_eur, quantity=quantity)
 
 

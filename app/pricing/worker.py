@@ -6,13 +6,12 @@ from functools import partial
 
 import structlog
 
-from app.database import Written, write
 from app.messaging.pace import keep_going, sleep_unless
 from app.pricing import jobs
 from app.pricing.jobs import Lease
 from app.pricing.outages import OUTAGES, first_line
 from app.pricing.pricer import Pricer
-from readreplica.token import CausalToken
+from readreplica.token import CausalToken, Committed
 from sharding.sessions import ShardedSessions
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("pricing")
@@ -84,7 +83,7 @@ class Worker:
         await stop.wait()
         patience.reschedule(asyncio.get_running_loop().time() + self._pace.stop_seconds)
 
-    async def _lease(self) -> Written[Lease] | None:
+    async def _lease(self) -> Committed[Lease] | None:
         """Ask the shards for a job, each time beginning with the next one."""
         shards = sorted(self._sessions.clusters)
         self._turn += 1
@@ -94,11 +93,11 @@ class Worker:
                 return leased
         return None
 
-    async def _lease_on(self, shard: str) -> Written[Lease] | None:
+    async def _lease_on(self, shard: str) -> Committed[Lease] | None:
         """Take a job from one shard. One that is away costs a log line, and not the others' orders."""
         take = partial(jobs.lease, holder=self._holder, lease_seconds=self._pace.lease_seconds)
         try:
-            written = await write(self._sessions.clusters[shard].transact, take)
+            leased = await self._sessions.clusters[shard].transact(take)
         except OUTAGES as error:
             if shard not in self._shards_away:
                 log.warning("shard_away", shard=shard, error=first_line(error))
@@ -107,7 +106,7 @@ class Worker:
         if shard in self._shards_away:
             log.info("shard_back", shard=shard)
             self._shards_away.remove(shard)
-        return None if written.value is None else Written(written.value, written.token)
+        return None if leased.value is None else Committed(leased.value, leased.token)
 
     async def _attempt(self, held: Lease, after: CausalToken) -> None:
         """Price a leased order; in the end it is settled, given back, or its lease expires."""

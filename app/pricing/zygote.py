@@ -10,20 +10,23 @@ worker is gone, however it died: the zygote kills its child and leaves.
 
 import contextlib
 import gc
+import io
 import json
 import os
 import resource
 import select
 import signal
 import sys
+import zipfile
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
-import trimesh
-
 from app.pricing.measure import measure
 from app.pricing.measurement import Unmeasurable
+from app.pricing.opc import CONTENT_TYPES, MODEL_TYPE, RELATIONSHIPS, START
+from app.pricing.threemf import CORE
 
 MAX_ANSWER_BYTES = 4096
 STDIN, STDOUT, STDERR = 0, 1, 2
@@ -45,17 +48,63 @@ def _reply(facts: dict[str, Any]) -> None:
 
 
 def _warm_up() -> None:
-    """Measure a box in every format.
+    """Measure a piece in every format.
 
     What is imported late is imported now, for the children open no file. And an installation that cannot
     read a format is found out here, instead of calling every customer's file damaged.
     """
-    box = trimesh.creation.box(extents=(10.0, 10.0, 10.0))
-    for suffix in ("stl", "obj", "3mf"):
-        content = box.export(file_type=suffix)
-        outcome = measure(content.encode() if isinstance(content, str) else content, suffix=suffix)
+    for suffix, content in SAMPLES.items():
+        outcome = measure(content(), suffix=suffix)
         if isinstance(outcome, Unmeasurable):
-            sys.exit(f"the mesh libraries cannot read a box as {suffix}: {outcome.reason}")
+            sys.exit(f"the mesh libraries cannot read a wedge as {suffix}: {outcome.reason}")
+
+
+POINTS = ((0, 0, 0), (9, 0, 0), (0, 9, 0), (0, 0, 9))
+FACES = ((0, 2, 1), (0, 1, 3), (0, 3, 2), (1, 2, 3))
+
+
+def _stl() -> bytes:
+    corners = "".join(
+        "facet normal 0 0 0 outer loop {} endloop endfacet\n".format(
+            " ".join("vertex {} {} {}".format(*POINTS[corner]) for corner in face)
+        )
+        for face in FACES
+    )
+    return f"solid wedge\n{corners}endsolid wedge\n".encode()
+
+
+def _obj() -> bytes:
+    # An arrow: concave polygons are looked at by a library of their own.
+    flat = ((0, 0), (9, 0), (3, 3), (0, 9))
+    points = [f"v {x} {y} {z}" for z in (0, 5) for x, y in flat]
+    faces = ["f 4 3 2 1", "f 5 6 7 8", "f 1 2 6 5", "f 2 3 7 6", "f 3 4 8 7", "f 4 1 5 8"]
+    return "\n".join([*points, *faces, ""]).encode()
+
+
+def _3mf() -> bytes:
+    points = "".join('<vertex x="{}" y="{}" z="{}"/>'.format(*point) for point in POINTS)
+    faces = "".join('<triangle v1="{}" v2="{}" v3="{}"/>'.format(*face) for face in FACES)
+    mesh = f"<mesh><vertices>{points}</vertices><triangles>{faces}</triangles></mesh>"
+    package = io.BytesIO()
+    with zipfile.ZipFile(package, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(
+            "[Content_Types].xml",
+            f'<Types xmlns="{CONTENT_TYPES}"><Default Extension="model" ContentType="{MODEL_TYPE}"/></Types>',
+        )
+        archive.writestr(
+            "_rels/.rels",
+            f'<Relationships xmlns="{RELATIONSHIPS}"><Relationship Id="m" Target="/m.model" Type="{START}"/>'
+            "</Relationships>",
+        )
+        archive.writestr(
+            "m.model",
+            f'<model xmlns="{CORE}"><resources><object id="1">{mesh}</object></resources>'
+            '<build><item objectid="1"/></build></model>',
+        )
+    return package.getvalue()
+
+
+SAMPLES: Mapping[str, Callable[[], bytes]] = {"stl": _stl, "obj": _obj, "3mf": _3mf}
 
 
 def _measure_in_child(request: dict[str, Any]) -> tuple[int, bytes]:

@@ -1,4 +1,4 @@
-"""`mesctl archive`: move finished orders to their months, and see what waits."""
+"""`mesctl archive`: move finished rows to their months, and see what waits."""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -12,29 +12,27 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from app.models.policies import ARCHIVE
-from ops.archiving import ArchiveState, archive_shard, read_state, render_shard
-from ops.durations import format_duration, parse_duration
+from ops.archiving import ArchiveState, archive_database, read_state, render_database
+from ops.durations import parse_duration
+from ops.fleet import Member, attempt, members, raise_failures, results_of
 from ops.options import note, options_of, print_json
-from ops.partitioning import attempt, raise_failures, results_of
-from ops.rows import print_table
+from ops.project import Project
+from ops.rows import show_rows
 from partitions.archive.mover import Batch, Report
-from sharding.topology import Database
+from partitions.archive.policy import ArchivePolicy
+from sharding.topology import Database, Topology
 
-app = typer.Typer(
-    help="Move finished orders out of the live tables of every MES shard.", no_args_is_help=True
-)
+app = typer.Typer(help="Move finished rows out of the live tables of every database.", no_args_is_help=True)
 
 Grace = Annotated[
-    timedelta,
+    timedelta | None,
     typer.Option(
         parser=parse_duration,
         metavar="DURATION",
-        help="How long a finished order stays live, like 30d or 12h.",
+        help="How long a finished row stays live, like 30d or 12h; without it, as its policy says.",
     ),
 ]
-# As text: typer parses a default like any other value.
-DEFAULT_GRACE: Any = format_duration(ARCHIVE.grace)
+OnlyTree = Annotated[str | None, typer.Option("--tree", help="Only the databases of this tree.")]
 
 LINE_EVERY_SECONDS = 5.0
 
@@ -42,100 +40,143 @@ LINE_EVERY_SECONDS = 5.0
 @app.command()
 def run(
     context: typer.Context,
-    grace: Grace = DEFAULT_GRACE,
-    batch: Annotated[int, typer.Option(min=1, help="Orders in one transaction at most.")] = 500,
+    grace: Grace = None,
+    batch: Annotated[int, typer.Option(min=1, help="Finished rows in one transaction at most.")] = 500,
+    tree: OnlyTree = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the SQL for psql; change nothing.")
     ] = False,
 ) -> None:
-    """Move the orders that ended longer ago than the grace period, with their items and events.
+    """Move the rows that were finished longer ago than the grace period, with the rows that belong to them.
 
-    An order that still owes a message or waits for a price stays. Each batch is one transaction: the job may
-    be killed at any time, and the next run goes on. A shard that is down does not hold up the others.
+    A row for which work is still owed stays. Each batch is one transaction: the job may be killed at any
+    time, and the next run goes on. A database that is down does not stop the others.
     """
     options = options_of(context)
-    topology, now, policy = options.topology(), datetime.now(UTC), replace(ARCHIVE, grace=grace)
-    shards = topology.databases_of("mes").values()
+    topology, now = options.topology(), datetime.now(UTC)
+    chosen = _archived(topology, options.project(), tree)
+
+    def render(member: Member) -> str:
+        policies = _policies(member, grace)
+        return "\n".join(render_database(topology, member, each, now, batch_rows=batch) for each in policies)
+
+    def move(member: Member) -> Mapping[str, int]:
+        moved: dict[str, int] = {}
+        for policy in _policies(member, grace):
+            waiting = read_state(topology, member, policy, now).waiting
+            with _progress(member.database, policy, waiting.rows) as report:
+                moved |= archive_database(topology, member, policy, now, batch_rows=batch, report=report)
+        return moved
+
     if dry_run:
-        for database in shards:
-            print(render_shard(topology, database, policy, now, batch_rows=batch))
+        scripts = [attempt(member.database, partial(render, member)) for member in chosen]
+        for _, text in results_of(scripts):
+            print(text)
+        raise_failures(scripts)
         return
-
-    def move(database: Database) -> Mapping[str, int]:
-        waiting = read_state(topology, database, policy, now).waiting
-        with _progress(database, waiting.rows) as report:
-            return archive_shard(topology, database, policy, now, batch_rows=batch, report=report)
-
-    outcomes = [attempt(database, partial(move, database)) for database in shards]
+    outcomes = [attempt(member.database, partial(move, member)) for member in chosen]
     moved = {database.name: dict(rows) for database, rows in results_of(outcomes)}
     if options.json:
         print_json(moved)
-    else:
-        headers = ["database", *(f"{live} rows" for live in ARCHIVE.moves)]
-        print_table(headers, [[name, *rows.values()] for name, rows in moved.items()])
+    elif moved or not outcomes:
+        rows = [
+            {"database": name, "table": table, "rows": count}
+            for name, tables in moved.items()
+            for table, count in tables.items()
+        ]
+        show_rows(options, rows, empty="no archives")
     raise_failures(outcomes)
 
 
 @app.command()
-def status(context: typer.Context, grace: Grace = DEFAULT_GRACE) -> None:
-    """Show how many orders wait for the archive, how many are held back, and what is archived by month."""
+def status(context: typer.Context, grace: Grace = None, tree: OnlyTree = None) -> None:
+    """Show how many rows wait for each archive, how many are held back, and what is archived by partition."""
     options = options_of(context)
-    topology, now, policy = options.topology(), datetime.now(UTC), replace(ARCHIVE, grace=grace)
-    states = {
-        name: read_state(topology, database, policy, now)
-        for name, database in topology.databases_of("mes").items()
-    }
+    topology, now = options.topology(), datetime.now(UTC)
+
+    def read(member: Member) -> Mapping[str, ArchiveState]:
+        return {
+            policy.archive: read_state(topology, member, policy, now) for policy in _policies(member, grace)
+        }
+
+    chosen = _archived(topology, options.project(), tree)
+    outcomes = [attempt(member.database, partial(read, member)) for member in chosen]
+    states = {database.name: found for database, found in results_of(outcomes)}
     if options.json:
-        print_json({name: _as_json(state) for name, state in states.items()})
-    else:
-        _print_states(states)
+        print_json({name: _as_json(found) for name, found in states.items()})
+    elif states or not outcomes:
+        rows = [row for name, found in states.items() for row in _status_rows(name, found)]
+        show_rows(options, rows, empty="no archives")
+    raise_failures(outcomes)
 
 
-def _as_json(state: ArchiveState) -> dict[str, Any]:
-    return {"waiting": state.waiting.rows, "held_back": state.waiting.owed, "archived": dict(state.archived)}
+def _archived(topology: Topology, project: Project, tree: str | None) -> list[Member]:
+    return [member for member in members(topology, project, tree=tree) if member.tree.archives]
 
 
-def _print_states(states: dict[str, ArchiveState]) -> None:
-    rows: list[list[Any]] = []
-    for name, state in states.items():
-        of_shard = [name, state.waiting.rows, state.waiting.owed]
+def _policies(member: Member, grace: timedelta | None) -> list[ArchivePolicy]:
+    if grace is None:
+        return list(member.tree.archives)
+    return [replace(policy, grace=grace) for policy in member.tree.archives]
+
+
+def _as_json(found: Mapping[str, ArchiveState]) -> dict[str, Any]:
+    return {
+        archive: {
+            "waiting": state.waiting.rows,
+            "held_back": state.waiting.owed,
+            "archived": dict(state.archived),
+        }
+        for archive, state in found.items()
+    }
+
+
+def _status_rows(database: str, found: Mapping[str, ArchiveState]) -> Iterator[dict[str, Any]]:
+    for archive, state in found.items():
+        facts: dict[str, Any] = {
+            "database": database,
+            "archive": archive,
+            "waiting": state.waiting.rows,
+            "held_back": state.waiting.owed,
+        }
         for partition, count in state.archived.items() or [("", 0)]:
-            rows.append([*of_shard, count, partition])
-            of_shard = ["", "", ""]  # a shard is named once, beside its first month
-    print_table(["database", "waiting", "held back", "archived", "partition"], rows)
+            yield {**facts, "archived": count, "partition": partition}
+            facts = dict.fromkeys(facts, "")  # an archive is named once, beside its first partition
 
 
 @contextmanager
-def _progress(database: Database, rows: int) -> Iterator[Report]:
-    """Show how far a shard is: a bar on a terminal, a line now and then elsewhere."""
+def _progress(database: Database, policy: ArchivePolicy, rows: int) -> Iterator[Report]:
+    """Show how far a database is: a bar on a terminal, a line now and then elsewhere."""
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield _lines(database, rows)
+        yield _lines(database, policy, rows)
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(
         *columns, TextColumn("{task.fields[rate]}"), TimeRemainingColumn(), console=console
     ) as bars:
-        task = bars.add_task(database.name, total=rows, rate="")
+        task = bars.add_task(f"{database.name}: {policy.live}", total=rows, rate="")
 
         def advance(batch: Batch) -> None:
-            bars.advance(task, batch.rows[ARCHIVE.live])
-            bars.update(task, rate=f"{bars.tasks[task].speed or 0:.0f} orders/s")
+            bars.advance(task, batch.rows[policy.live])
+            bars.update(task, rate=f"{bars.tasks[task].speed or 0:.0f} rows/s")
 
         yield advance
 
 
-def _lines(database: Database, rows: int) -> Report:
+def _lines(database: Database, policy: ArchivePolicy, rows: int) -> Report:
     started = said = time.monotonic()
     done = 0
 
-    def tell(batch: Batch) -> None:
+    def say(batch: Batch) -> None:
         nonlocal said, done
-        done += batch.rows[ARCHIVE.live]
+        done += batch.rows[policy.live]
         now = time.monotonic()
         if now - said >= LINE_EVERY_SECONDS or done >= rows:
             said, rate = now, done / max(now - started, 0.001)
             left = max(rows - done, 0) / max(rate, 0.001)
-            note(f"{database.name}: {done} of {rows} orders, {rate:.0f} orders/s, {left:.0f} s left")
+            note(
+                f"{database.name}: {policy.live}: {done} of {rows} rows, {rate:.0f} rows/s, {left:.0f} s left"
+            )
 
-    return tell
+    return say

@@ -2,37 +2,46 @@
 
 import typer
 
+from ops.embedded.home import Home
 from ops.embedded.platform import Platform
+from ops.embedded.source import TopologySource
 from ops.errors import ExitStatus, OpsError
 from ops.options import Options, note, options_of
+from ops.project_file import ProjectMissing
 
 
 class ForeignTopology(OpsError):
-    """The topology belongs to servers that mesctl does not run."""
+    """The topology that was named is not the one of the embedded platform."""
 
     exit_status = ExitStatus.USAGE
 
     def __init__(self, options: Options) -> None:
         self.options = options
         super().__init__(
-            f"the embedded platform in {options.home} has its own topology file, and you named "
-            f"{options.topology_path}: leave out --topology (and unset MES_STORAGE_TOPOLOGY)"
+            f"the embedded platform in {options.home} goes by another topology file than "
+            f"{options.topology_path}, which you named: leave out --topology (and unset MES_STORAGE_TOPOLOGY)"
         )
 
 
 def is_embedded(options: Options) -> bool:
     """Whether the topology is the one of the embedded platform in the home folder."""
-    own = Platform(options.home).topology_path
-    return options.topology_path.resolve() == own.resolve()
+    if options.named_topology is None:
+        return True
+    try:
+        own = TopologySource(options.project(), Home(options.home)).path
+    except ProjectMissing:
+        return False
+    return options.named_topology.resolve() == own.resolve()
 
 
 def platform_of(context: typer.Context, *, safe: bool = True) -> Platform:
-    """Give the embedded platform of the home folder; it tells of its progress on stderr.
+    """Return the embedded platform of the home folder; it reports its progress on stderr.
 
     Raises:
         ForeignTopology: another topology file was named.
+        ProjectMissing, ProjectInvalid: there is no project, or its file is wrong.
     """
     options = options_of(context)
     if not is_embedded(options):
         raise ForeignTopology(options)
-    return Platform(options.home, report=note, safe=safe)
+    return Platform(options.home, options.project(), report=note, safe=safe)

@@ -1,56 +1,60 @@
 """`mesctl migrate`: the schema of every database, by the same migrations as `alembic -n TREE`."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated
 
 import typer
 
+from ops.commands.adopt import adopt, print_script
 from ops.errors import ExitStatus, OpsError
-from ops.fleet import connect_line
-from ops.migrate import run
-from ops.migrate.drift import find_drift
-from ops.migrate.errors import FleetFailed, PhaseOrder
+from ops.migrate import adoption, run, snapshot
+from ops.migrate.drift import DatabaseDrift, find_drift
+from ops.migrate.errors import DatabaseRefused, DatabasesRefused, FleetFailed, PhaseOrder
 from ops.migrate.fleet import PARALLEL
 from ops.migrate.lint import lint_tree
-from ops.migrate.outcome import Direction, Outcome
+from ops.migrate.outcome import Outcome
 from ops.migrate.phases import Marked, Phase
 from ops.migrate.state import DatabaseState, last_run, read_ledger, read_states
 from ops.options import Options, note, options_of
+from ops.project import ProjectTree
 from ops.rows import show_rows
-from sharding.topology import Topology, Tree
+from sharding.topology import Topology
 
 app = typer.Typer(help="Show and change the schema of every database.", no_args_is_help=True)
+app.command()(adopt)
 
-# The directory first: it has the ledger. The others' order is free: no service reads another's database.
-TREES: tuple[Tree, ...] = ("directory", "shop", "crm", "mes")
-
-OnlyTree = Annotated[Tree | None, typer.Option("--tree", help="Only the databases of this tree.")]
+OnlyTree = Annotated[str | None, typer.Option("--tree", help="Only the databases of this tree.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the SQL for psql; change nothing.")]
 OnlyPhase = Annotated[
     Phase | None, typer.Option("--phase", help="Only what belongs before, or after, the deployment.")
 ]
 Parallel = Annotated[int, typer.Option(min=1, help="Databases at once, after the first of a tree.")]
 
+NO_DATABASE = "the topology has no such database"
+
 
 @app.command()
 def status(context: typer.Context, tree: OnlyTree = None) -> None:
-    """Show the revision of every database, and how the latest run on it ended."""
+    """Show the revision of every database, whether it is its tree's, and how the latest run on it ended."""
     options = options_of(context)
     topology = options.topology()
     ledger = read_ledger(topology)
-    states = _states(topology, tree)
+    states = _states(topology, run.trees_of(options.project(), topology, tree))
     rows = [
         {
             "database": state.database,
-            "tree": state.tree,
+            "tree": state.tree.name,
             "revision": state.revision,
             "head": run.head(state.tree),
-            "current": state.unreachable is None and state.revision == run.head(state.tree),
+            "current": bool(state.found and state.found.is_ours) and state.revision == run.head(state.tree),
+            "mark": state.found and state.found.belonging,
             "last_run": state.unreachable or last_run(ledger.get(state.database), state),
         }
         for state in states
     ]
-    show_rows(options, rows, empty="the topology has no such database")
+    show_rows(options, rows, empty=NO_DATABASE)
+    for refusal in _refusals(states):
+        note(f"mesctl: {refusal}")
     _fail_if_any_is_down(states)
 
 
@@ -58,9 +62,10 @@ def status(context: typer.Context, tree: OnlyTree = None) -> None:
 def plan(context: typer.Context, tree: OnlyTree = None, phase: OnlyPhase = None) -> None:
     """List the revisions that each database lacks, in the order in which `upgrade` would run them."""
     options = options_of(context)
-    states = _states(options.topology(), tree)
+    topology = options.topology()
+    states = _ours(topology, run.trees_of(options.project(), topology, tree))
     rows = [
-        {"database": state.database, "tree": state.tree, **lacking._asdict()}
+        {"database": state.database, "tree": state.tree.name, **lacking._asdict()}
         for state in states
         for lacking in _pending(state, phase)
     ]
@@ -79,24 +84,27 @@ def upgrade(
     """Bring every database to its newest revision. May be called at any time.
 
     Of each tree the first database goes alone; if it fails, everything stops. Then the others go, several at
-    once; if one of them fails, the rest goes on. The same command again continues.
+    once; if one of them fails, the rest goes on. The same command again continues. A database that is not its
+    tree's is refused before anything is changed.
     """
     options = options_of(context)
     topology = options.topology()
+    trees = run.trees_of(options.project(), topology, tree)
     if dry_run:
-        states = _states(topology, tree)
+        states = _ours(topology, trees)
         for state in states:
-            lacking = _pending(state, phase)
-            script = "" if state.unreachable else run.render_distribution(topology, state.tree)
-            if lacking:
-                script = run.render_upgrade(state.tree, lacking[-1].revision, start=state.revision) + script
-            _print_script(topology, state, script)
+            print_script(topology, state, _upgrade_script(topology, state, phase))
         _fail_if_any_is_down(states)
         return
     if phase is not None:  # refuse before the first database is touched, not at the second
-        for state in _states(topology, tree):
+        for state in _ours(topology, trees):
             _pending(state, phase)
-    _migrate(options, topology, _chosen(tree), "up", "head", phase=phase, parallel=parallel)
+    try:
+        outcomes = run.upgrade_all(topology, trees, phase=phase, parallel=parallel, report=note)
+    except FleetFailed as failed:
+        _show_outcomes(options, failed.outcomes)
+        raise
+    _show_outcomes(options, outcomes)
 
 
 @app.command()
@@ -104,7 +112,7 @@ def downgrade(
     context: typer.Context,
     *,
     revision: Annotated[str, typer.Argument(help="Where to go back to; `base` drops everything.")],
-    tree: Annotated[Tree, typer.Option("--tree", help="The tree whose databases go back.")],
+    tree: Annotated[str, typer.Option("--tree", help="The tree whose databases go back.")],
     parallel: Parallel = PARALLEL,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     dry_run: DryRun = False,
@@ -112,39 +120,54 @@ def downgrade(
     """Take the databases of one tree back to a revision; what came later is dropped, with its data."""
     options = options_of(context)
     topology = options.topology()
+    [chosen] = run.trees_of(options.project(), topology, tree)
     if dry_run:
-        states = _states(topology, tree)
+        states = _ours(topology, [chosen])
         for state in states:
             if state.revision is not None:
-                _print_script(topology, state, run.render_downgrade(tree, revision, start=state.revision))
+                script = run.render_downgrade(chosen, revision, start=state.revision)
+                print_script(topology, state, script)
         _fail_if_any_is_down(states)
         return
+    adoption.refuse_others(topology, [chosen])
     if not yes:
         names = ", ".join(topology.databases_of(tree))
         typer.confirm(f"Take {names} back to {revision} and lose what came later?", abort=True, err=True)
-    _migrate(options, topology, (tree,), "down", revision, parallel=parallel)
+    try:
+        outcomes = run.migrate(topology, chosen, "down", revision, parallel=parallel, report=note)
+    except FleetFailed as failed:
+        _show_outcomes(options, failed.outcomes)
+        raise
+    _show_outcomes(options, outcomes)
 
 
 @app.command()
 def drift(context: typer.Context, tree: OnlyTree = None) -> None:
     """List what no migration made, and what a migration made and is gone. Exit status 1 if anything differs.
 
-    Partitions are the policies' business: `mesctl partitions check` compares them.
+    A database that does not answer, or whose revision has no frozen schema, is listed as well. Partitions are
+    the policies' business: `mesctl partitions check` compares them.
     """
     options = options_of(context)
     topology = options.topology()
-    found = [each for one in _chosen(tree) for each in find_drift(topology, one)]
+    trees = run.trees_of(options.project(), topology, tree)
+    found = [each for one in trees for each in find_drift(topology, one)]
     for each in found:
-        at = each.unreachable or f"at {each.revision or 'base'}, fingerprint {each.fingerprint}"
+        at = each.uncompared or f"at {each.revision}, fingerprint {each.fingerprint}"
         note(f"{each.database}: {at}")
-    rows = [
-        {"database": each.database, "fingerprint": each.fingerprint, **difference._asdict()}
-        for each in found
-        for difference in each.differences
-    ]
-    show_rows(options, rows, empty="every database that answers is as its migrations make it")
-    if rows or any(each.unreachable for each in found):
+    rows = [row for each in found for row in _drift_rows(each)]
+    same = "every database is as its migrations make it"
+    show_rows(options, rows, empty=same if found else NO_DATABASE)
+    if rows:
         raise typer.Exit(ExitStatus.FAILED)
+
+
+def _drift_rows(found: DatabaseDrift) -> Iterator[dict[str, str | None]]:
+    begin = {"database": found.database, "fingerprint": found.fingerprint}
+    if found.uncompared:
+        yield {**begin, "object": "database", "problem": found.uncompared, "fix": None}
+    for difference in found.differences:
+        yield {**begin, **difference._asdict()}
 
 
 @app.command()
@@ -153,32 +176,43 @@ def lint(context: typer.Context, tree: OnlyTree = None) -> None:
 
     Exit status 1 if a rule is broken.
     """
-    rows = [finding._asdict() for each in _chosen(tree) for finding in lint_tree(each)]
-    show_rows(options_of(context), rows, empty="no revision breaks a rule")
+    options = options_of(context)
+    project = options.project()
+    trees = project.trees.values() if tree is None else [project.tree(tree)]
+    rows = [finding._asdict() for each in trees for finding in lint_tree(each)]
+    show_rows(options, rows, empty="no revision breaks a rule")
     if rows:
         raise typer.Exit(ExitStatus.FAILED)
 
 
-def _migrate(
-    options: Options,
-    topology: Topology,
-    trees: Sequence[Tree],
-    direction: Direction,
-    target: str,
-    *,
-    parallel: int,
-    phase: Phase | None = None,
+@app.command()
+def freeze(
+    context: typer.Context,
+    tree: OnlyTree = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be written; write nothing.")
+    ] = False,
 ) -> None:
-    outcomes: list[Outcome] = []
-    for tree in trees:
-        try:
-            outcomes += run.migrate(
-                topology, tree, direction, target, phase=phase, parallel=parallel, report=note
-            )
-        except FleetFailed as failed:
-            outcomes += failed.outcomes
-            if not failed.outcomes[0].done:  # the canary: whatever is wrong may be wrong everywhere
-                break
+    """Write what the revisions make, as it stands in freshly migrated databases, beside the revisions.
+
+    `drift` measures by it. Refused if a database is not at the head, or differs from the others of its tree.
+    """
+    options = options_of(context)
+    topology = options.topology()
+    trees = run.trees_of(options.project(), topology, tree)
+    adoption.refuse_others(topology, trees)
+    made = [(each, snapshot.freezable(topology, each)) for each in trees if topology.databases_of(each.name)]
+    rows = []
+    for each, content in made:
+        file = snapshot.file_of(each, content.revision)
+        is_new = not file.exists() or file.read_text(encoding="utf-8") != snapshot.render(content)
+        if is_new and not dry_run:
+            snapshot.dump_snapshot(each, content)
+        rows.append({"tree": each.name, "revision": content.revision, "file": str(file), "changed": is_new})
+    show_rows(options, rows, empty=NO_DATABASE)
+
+
+def _show_outcomes(options: Options, outcomes: Sequence[Outcome]) -> None:
     rows = [
         {
             "database": outcome.database,
@@ -191,9 +225,7 @@ def _migrate(
         }
         for outcome in outcomes
     ]
-    show_rows(options, rows, empty="the topology has no such database")
-    if not all(outcome.done for outcome in outcomes):
-        raise FleetFailed(outcomes)
+    show_rows(options, rows, empty=NO_DATABASE)
 
 
 class PhaseRefused(OpsError):
@@ -215,12 +247,32 @@ def _pending(state: DatabaseState, phase: Phase | None) -> list[Marked]:
         raise PhaseRefused(state.database, reason) from reason
 
 
-def _chosen(tree: Tree | None) -> tuple[Tree, ...]:
-    return TREES if tree is None else (tree,)
+def _states(topology: Topology, trees: Sequence[ProjectTree]) -> list[DatabaseState]:
+    return [state for each in trees for state in read_states(topology, each)]
 
 
-def _states(topology: Topology, tree: Tree | None) -> list[DatabaseState]:
-    return [state for each in _chosen(tree) for state in read_states(topology, each)]
+def _refusals(states: Sequence[DatabaseState]) -> list[DatabaseRefused]:
+    return [state.found.refusal for state in states if state.found and not state.found.is_ours]
+
+
+def _ours(topology: Topology, trees: Sequence[ProjectTree]) -> list[DatabaseState]:
+    """Examine the databases, and refuse to go on if one is not its tree's."""
+    states = _states(topology, trees)
+    if refused := _refusals(states):
+        raise DatabasesRefused(refused)
+    return states
+
+
+def _upgrade_script(topology: Topology, state: DatabaseState, phase: Phase | None) -> str:
+    """Render what `upgrade` would do in a database."""
+    if state.found is None:
+        return ""
+    lacking = _pending(state, phase)
+    # Where the revisions begin with the version table, they mark it themselves.
+    begin = adoption.script(state.found, state.tree) if state.found.belonging == "as frozen" else ""
+    if lacking:
+        begin += run.render_upgrade(state.tree, lacking[-1].revision, start=state.revision)
+    return begin + run.render_distribution(topology, state.tree)
 
 
 def _fail_if_any_is_down(states: Sequence[DatabaseState]) -> None:
@@ -229,9 +281,3 @@ def _fail_if_any_is_down(states: Sequence[DatabaseState]) -> None:
         note(f"mesctl: {state.database} cannot be reached: {state.unreachable}")
     if down:
         raise typer.Exit(ExitStatus.FAILED)
-
-
-def _print_script(topology: Topology, state: DatabaseState, script: str) -> None:
-    database = topology.database(state.database)
-    if script:
-        print(f"-- {state.database}\n{connect_line(topology, database, role=database.owner)}{script}")

@@ -1,7 +1,6 @@
 """`mesctl partitions`: what partitions there are, what is missing, and making it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,23 +8,25 @@ from typing import Annotated, Any
 import typer
 
 from ops import partitioning
+from ops.advice import command_of
 from ops.commands import partition_verbs
 from ops.commands.partition_progress import progress_of_rows
-from ops.commands.partition_verbs import describe_action, print_script
+from ops.commands.partition_verbs import OnlyTree, describe_action, print_script
 from ops.errors import ExitStatus
+from ops.fleet import Outcome, raise_failures, results_of
 from ops.options import Options, note, options_of, print_json
 from ops.partition_metrics import render_metrics, write_atomically
-from ops.partitioning import Outcome, raise_failures, results_of
 from ops.rows import show_rows
 from partitions import Waiting
 from partitions.actions import Action
 from partitions.bounds import Bound, DefaultBound, ValueList
+from partitions.check import Finding
 from partitions.months import Month
 from partitions.steps import Limits
 from sharding.ids import first_id_at, instant_of
-from sharding.topology import Database, Topology
+from sharding.topology import Database
 
-app = typer.Typer(help="Show, plan and change the partitions of every MES shard.", no_args_is_help=True)
+app = typer.Typer(help="Show, plan and change the partitions of every database.", no_args_is_help=True)
 partition_verbs.register(app)
 
 
@@ -53,10 +54,10 @@ Since = Annotated[
 
 
 @app.command("list")
-def list_(context: typer.Context) -> None:
+def list_(context: typer.Context, tree: OnlyTree = None) -> None:
     """List every partition with its bound, PostgreSQL's estimate of its rows, and its size."""
     options = options_of(context)
-    outcomes = partitioning.read_catalogs(options.topology())
+    outcomes = partitioning.read_catalogs(options.topology(), options.project(), tree=tree)
     rows = [
         {
             "database": database.name,
@@ -74,10 +75,12 @@ def list_(context: typer.Context) -> None:
 
 
 @app.command()
-def plan(context: typer.Context, since: Since = None) -> None:
+def plan(context: typer.Context, since: Since = None, tree: OnlyTree = None) -> None:
     """List what `apply` would do, and why."""
     options = options_of(context)
-    planned = partitioning.plan_partitions(options.topology(), now=datetime.now(UTC), since=since)
+    planned = partitioning.plan_partitions(
+        options.topology(), options.project(), now=datetime.now(UTC), tree=tree, since=since
+    )
     rows = [
         describe_action(database, action) for database, actions in results_of(planned) for action in actions
     ]
@@ -99,32 +102,40 @@ def apply(
         float, typer.Option(min=0.01, help="How long the application may be held up at most.")
     ] = 3.0,
     since: Since = None,
+    tree: OnlyTree = None,
 ) -> None:
     """Make the months that are missing, take away those past their retention, mend what a kill left.
 
-    Nobody who uses the tables is held up. May be called at any time: what stands is left alone. A shard that
-    is down does not hold up the others; the exit status is 1 then, and the next run does the rest.
+    The application goes on meanwhile. May be called at any time: what stands is left alone. A database that
+    is down does not stop the others; the exit status is 1 then, and the next run does the rest.
     """
     options = options_of(context)
-    topology, now = options.topology(), datetime.now(UTC)
+    topology, project, now = options.topology(), options.project(), datetime.now(UTC)
     if metrics_file is not None and not metrics_file.parent.is_dir():
         raise typer.BadParameter(f"--metrics-file: there is no folder {metrics_file.parent}")
     if dry_run:
-        planned = partitioning.plan_partitions(topology, now=now, since=since)
+        planned = partitioning.plan_partitions(topology, project, now=now, tree=tree, since=since)
         print_script(topology, results_of(planned))
         raise_failures(planned)
         return
 
-    def tell(database: Database, action: Action) -> None:
+    def say(database: Database, action: Action) -> None:
         if not quiet:
             note(f"{database.name}: {action.table}: {action.summary}")
 
     waiting = Waiting(limits=Limits(lock_timeout_seconds=lock_timeout_seconds))
     done = partitioning.apply_partitions(
-        topology, now=now, since=since, max_clock_difference=CLOCKS_DIFFER, waiting=waiting, report=tell
+        topology,
+        project,
+        now=now,
+        tree=tree,
+        since=since,
+        max_clock_difference=CLOCKS_DIFFER,
+        waiting=waiting,
+        report=say,
     )
     if metrics_file is not None:
-        _write_metrics(metrics_file, topology, done)
+        _write_metrics(metrics_file, options, tree, results_of(done))
     rows = [describe_action(database, action) for database, actions in results_of(done) for action in actions]
     if options.json:
         print_json(rows)
@@ -136,16 +147,20 @@ def apply(
 def _show(
     options: Options, rows: Sequence[Mapping[str, Any]], outcomes: Sequence[Outcome[Any]], *, empty: str
 ) -> None:
-    """Show what came of all shards; that there is nothing is said only when each has answered."""
+    """Show what came of all databases; that there is nothing is said only when each has answered."""
     if rows or options.json or len(results_of(outcomes)) == len(outcomes):
         show_rows(options, rows, empty=empty)
     raise_failures(outcomes)
 
 
-def _write_metrics(path: Path, topology: Topology, done: Sequence[Outcome[list[Action]]]) -> None:
+def _write_metrics(
+    path: Path, options: Options, tree: str | None, done: Sequence[tuple[Database, list[Action]]]
+) -> None:
+    topology, project = options.topology(), options.project()
     content = render_metrics(
-        partitioning.read_catalogs(topology),
-        [database.name for database, _ in results_of(done)],
+        project,
+        partitioning.read_catalogs(topology, project, tree=tree),
+        [database.name for database, _ in done],
         now=datetime.now(UTC),
         before=path.read_text() if path.exists() else "",
     )
@@ -158,9 +173,10 @@ def check(
     deep: Annotated[
         bool,
         typer.Option(
-            "--deep", help="Read every row: misplaced, twice, live and archived, without its order."
+            "--deep", help="Read every row: misplaced, twice, live and archived, a child without its row."
         ),
     ] = False,
+    tree: OnlyTree = None,
 ) -> None:
     """Compare the partitions with the policies. Exit status 1 if anything differs.
 
@@ -169,16 +185,26 @@ def check(
     options = options_of(context)
     with progress_of_rows() as report:
         found = partitioning.check_partitions(
-            options.topology(), now=datetime.now(UTC), deep=deep, report=report
+            options.topology(), options.project(), now=datetime.now(UTC), tree=tree, deep=deep, report=report
         )
     rows: list[dict[str, Any]] = [
-        {"database": database.name, **asdict(finding)}
+        {"database": database.name, **_facts(finding)}
         for database, findings in results_of(found)
         for finding in findings
     ]
     _show(options, rows, found, empty="every partition is as the policies want it")
     if rows:
         raise typer.Exit(ExitStatus.FAILED)
+
+
+def _facts(finding: Finding) -> dict[str, str]:
+    command = command_of(finding)
+    return {
+        "table": finding.table,
+        "partition": finding.partition,
+        "fault": finding.fault,
+        "fix": f"{finding.fix} ({command})" if command else finding.fix,
+    }
 
 
 def describe_bound(bound: Bound) -> str:

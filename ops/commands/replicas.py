@@ -88,6 +88,7 @@ def watch(
 def switchover(
     context: typer.Context,
     database: Annotated[str, typer.Argument(help="The database.", show_default=False)],
+    *,
     to: Annotated[str, typer.Option("--to", help="The replica to promote.", show_default=False)],
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the script for psql; change nothing.")
@@ -95,6 +96,7 @@ def switchover(
     timeout_seconds: Annotated[
         float, typer.Option(min=0.1, help="How long writes and replay may take.")
     ] = 30.0,
+    superuser: Annotated[str, typer.Option(help="The role that fences and promotes.")] = "postgres",
 ) -> None:
     """Promote a replica in good order: no new writes, those under way end, it replays all, and takes over.
 
@@ -102,7 +104,7 @@ def switchover(
     way back is the same verb with the other node.
     """
     topology = options_of(context).topology()
-    plan = plan_switchover(topology, database, to=to)
+    plan = plan_switchover(topology, database, to=to, superuser=superuser)
     if dry_run:
         print(switchover_script(topology, plan), end="")
         return

@@ -9,10 +9,11 @@ from typing import Annotated, Any
 
 import typer
 
+from ops.commands.sharded import TreeName, sharded
 from ops.durations import parse_duration
 from ops.errors import ExitStatus
 from ops.options import Options, note, options_of, print_json
-from ops.reference_tables import PRICE_LIST, Outcome, State, load, read_file, render_load, render_sync, sync
+from ops.reference_tables import Outcome, State, load, read_file, render_load, render_sync, sync
 from ops.reference_tables import check as check_references
 from ops.rows import show_rows
 from ops.shard_writes import close, end, look, render_close, render_end
@@ -41,14 +42,15 @@ SAFE_AGE: Any = "10m"
 
 
 @in_doubt.command("list")
-def list_(context: typer.Context, older_than: OlderThan = SAFE_AGE) -> None:
+def list_(context: typer.Context, older_than: OlderThan = SAFE_AGE, tree: TreeName = None) -> None:
     """List prepared transactions: their decision, their age, which tables they lock, who waits for them.
 
     And units that were to commit, and of which no shard has a part any more. Exit status 1 if one is older
     than --older-than, whosever it is (it holds back vacuum), or a shard cannot be reached.
     """
     options = options_of(context)
-    seen = asyncio.run(look(options.topology(), (), older_than=older_than))
+    found = sharded(context, tree)
+    seen = asyncio.run(look(found.topology, found.tree.name, (), older_than=older_than))
     rows = [_facts(each, options) for each in seen.found]
     lost = [_lost(each, options) for each in seen.lost]
     if options.json:
@@ -70,7 +72,7 @@ def list_(context: typer.Context, older_than: OlderThan = SAFE_AGE) -> None:
             f"has a part of it: compare its rows on {', '.join(unit.shards)}, then "
             "`mesctl shards in-doubt close`"
         )
-    _tell_unreachable(seen)
+    _note_unreachable(seen)
     raise typer.Exit(ExitStatus.FAILED if old or seen.lost or seen.unreachable else ExitStatus.DONE)
 
 
@@ -82,6 +84,7 @@ def resolve_(
         typer.Argument(help="Only the units of these prepared transactions.", show_default=False),
     ] = None,
     older_than: OlderThan = SAFE_AGE,
+    tree: TreeName = None,
     dry_run: DryRun = False,
 ) -> None:
     """End prepared transactions, each unit on all its shards the same way.
@@ -90,18 +93,19 @@ def resolve_(
     when it is older than --older-than, and left alone before. Prepared transactions of others are never
     touched: naming one is refused with exit status 3.
     """
-    options, named = options_of(context), gids or ()
+    found, named = sharded(context, tree), gids or ()
+    topology, name = found.topology, found.tree.name
     if dry_run:
-        seen = asyncio.run(look(options.topology(), named, older_than=older_than))
-        print(render_end(options.topology(), seen), end="")
+        seen = asyncio.run(look(topology, name, named, older_than=older_than))
+        print(render_end(topology, name, seen), end="")
         return
-    seen, ended = asyncio.run(end(options.topology(), named, older_than=older_than))
-    show_rows(options, [_ended(each) for each in ended], empty="nothing was to be done")
+    seen, ended = asyncio.run(end(topology, name, named, older_than=older_than))
+    show_rows(options_of(context), [_ended(each) for each in ended], empty="nothing was to be done")
     for each in seen.found:
         if each.verdict in {Verdict.WAIT, Verdict.FOREIGN}:
             why = "its unit is young and undecided" if each.verdict is Verdict.WAIT else "not one of ours"
             note(f"{each.prepared.shard}: {each.prepared.gid} is left alone: {why}")
-    _tell_unreachable(seen)
+    _note_unreachable(seen)
     failed = seen.unreachable or any(each.error for each in ended)
     raise typer.Exit(ExitStatus.FAILED if failed else ExitStatus.DONE)
 
@@ -113,6 +117,7 @@ def close_(
         list[str], typer.Argument(help="The units, as `list` names them.", show_default=False)
     ],
     older_than: OlderThan = SAFE_AGE,
+    tree: TreeName = None,
     dry_run: DryRun = False,
 ) -> None:
     """Note that units are finished which were to commit, and of which no shard has a part any more.
@@ -121,9 +126,11 @@ def close_(
     part may still be somewhere: one is prepared, a shard cannot be reached, the unit is young.
     """
     options = options_of(context)
-    units = asyncio.run(close(options.topology(), unit_ids, older_than=older_than, dry_run=dry_run))
+    found = sharded(context, tree)
+    topology, name = found.topology, found.tree.name
+    units = asyncio.run(close(topology, name, unit_ids, older_than=older_than, dry_run=dry_run))
     if dry_run:
-        print(render_close(options.topology(), units), end="")
+        print(render_close(topology, name, units), end="")
     else:
         show_rows(options, [_lost(unit, options, verdict="closed") for unit in units], empty="nothing to do")
 
@@ -151,7 +158,7 @@ def _ended(each: Ended) -> dict[str, Any]:
     return {"shard": each.prepared.shard, "gid": each.prepared.gid, "done": done, "error": each.error}
 
 
-def _tell_unreachable(seen: Survey) -> None:
+def _note_unreachable(seen: Survey) -> None:
     for shard, why in seen.unreachable.items():
         note(f"{shard}: cannot be looked at: {why}")
 
@@ -160,10 +167,11 @@ def _tell_unreachable(seen: Survey) -> None:
 def check(
     context: typer.Context,
     rows: Annotated[int, typer.Option(min=0, help="Differing rows to show of each copy.")] = 10,
+    tree: TreeName = None,
 ) -> None:
     """Prove that every copy on every shard is what was published; exit status 1 if one is not."""
     options = options_of(context)
-    states = asyncio.run(check_references(options.topology(), limit=rows))
+    states = asyncio.run(check_references(*sharded(context, tree), limit=rows))
     if options.json:
         print_json([asdict(state) for state in states])
     else:
@@ -188,21 +196,22 @@ def _row(row: Any) -> str:
 
 
 @reference.command("sync")
-def sync_(context: typer.Context, dry_run: DryRun = False) -> None:
+def sync_(context: typer.Context, tree: TreeName = None, dry_run: DryRun = False) -> None:
     """Bring every copy that is behind, or was changed by hand, to what was published last."""
-    options = options_of(context)
+    found = sharded(context, tree)
     if dry_run:
-        print(asyncio.run(render_sync(options.topology())), end="")
+        print(asyncio.run(render_sync(*found)), end="")
         return
-    _tell(options, asyncio.run(sync(options.topology())), empty="every copy is as published")
+    _show_outcomes(options_of(context), asyncio.run(sync(*found)), empty="every copy is as published")
 
 
 @reference.command("load")
 def load_(
     context: typer.Context,
     file: Annotated[
-        Path, typer.Argument(help="TOML: [[materials]], [[finishes]], [[tariffs]], a row each.")
-    ] = PRICE_LIST,
+        Path, typer.Argument(help="TOML: an array [[TABLE]] for each table, a row each.", show_default=False)
+    ],
+    tree: TreeName = None,
     dry_run: DryRun = False,
 ) -> None:
     """Publish the rows of a file as the next version of their tables, and bring every shard to it.
@@ -211,14 +220,14 @@ def load_(
     it is, and so does one whose rows are the same. A shard that cannot be reached is behind until `sync`; the
     exit status is 1 then.
     """
-    options = options_of(context)
-    rows = read_file(file)
+    found = sharded(context, tree)
+    rows = read_file(file, found[-1])
     if dry_run:
-        print(asyncio.run(render_load(options.topology(), rows)), end="")
+        print(asyncio.run(render_load(*found, rows)), end="")
         return
-    _tell(options, asyncio.run(load(options.topology(), rows)), empty="the file has no rows")
+    _show_outcomes(options_of(context), asyncio.run(load(*found, rows)), empty="the file has no rows")
 
 
-def _tell(options: Options, outcomes: Sequence[Outcome], *, empty: str) -> None:
+def _show_outcomes(options: Options, outcomes: Sequence[Outcome], *, empty: str) -> None:
     show_rows(options, [asdict(each) for each in outcomes], empty=empty)
     raise typer.Exit(ExitStatus.FAILED if any(each.error for each in outcomes) else ExitStatus.DONE)

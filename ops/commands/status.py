@@ -11,8 +11,12 @@ from ops.commands.home import is_embedded, platform_of
 from ops.embedded.state import ComponentState
 from ops.errors import ExitStatus
 from ops.options import Options, options_of, print_json
+from sharding.topology import Topology
 
-COLOURS = {"running": "green", "streaming": "green", "stopped": "dim", "absent": "dim", "faulty": "red"}
+COLOURS = {
+    **{"running": "green", "streaming": "green", "faulty": "red"},
+    **{"stopped": "dim", "absent": "dim", "elsewhere": "dim"},
+}
 
 
 def status(context: typer.Context) -> None:
@@ -49,15 +53,22 @@ def _print_topology(topology: Mapping[str, Any]) -> None:
 
 
 def _describe(topology: Mapping[str, Any]) -> Iterator[str]:
-    yield f"backend    {topology['backend']}, {topology['buckets']} buckets"
+    for name, tree in topology["trees"].items():
+        spread = f", {tree['buckets']} buckets on {tree['backend']}" if tree["kind"] == "sharded" else ""
+        yield f"tree       {name}: {tree['kind']}{spread}"
     for name, database in topology["databases"].items():
         replicas = [f"{replica['name']} {_place(replica)}" for replica in database["replicas"]]
         places = ", replica ".join([_place(database["primary"]), *replicas])
         yield f"database   {name}: {database['dbname']} (tree {database['tree']}) at {places}"
-    yield f"redis      {topology['redis']['url']}"
-    yield f"files      {topology['files']['url']}"
-    for name, service in topology["services"].items():
-        yield f"service    {name}: http://{_place(service)}"
+    if topology["pgbouncer"]:
+        yield f"pgbouncer  {_place(topology['pgbouncer'])}"
+    for name in (name for name in topology if name not in Topology.model_fields):
+        for key, value in topology[name].items():
+            yield f"{name:<10} {key}: {_place(value) if _is_place(value) else value}"
+
+
+def _is_place(value: Any) -> bool:
+    return isinstance(value, dict) and {"host", "port"} <= value.keys()
 
 
 def _place(endpoint: Mapping[str, Any]) -> str:

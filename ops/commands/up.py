@@ -23,9 +23,11 @@ def up(
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be started.")] = False,
 ) -> None:
-    """Start PostgreSQL (five clusters, two replicas), Valkey and the services on this machine.
+    """Start what the topology has on this machine: PostgreSQL, PgBouncer, Valkey, and the project's services.
 
-    May be called again at any time: what runs is left alone, what is missing or half made is mended.
+    A topology that the project names is started as it stands; without one, HOME/topology.toml is written from
+    the project's template, with ports that are free. What is elsewhere is left alone. May be called
+    again at any time: what runs is left alone, what is missing or half made is mended.
     """
     platform = platform_of(context, safe=fsync)
     as_json = options_of(context).json
@@ -44,11 +46,11 @@ def _print_plan(steps: list[str], *, as_json: bool) -> None:
 
 
 def _print_result(platform: Platform, topology: Topology, *, services: bool, as_json: bool) -> None:
-    urls = {name: service.url for name, service in topology.services.items()} if services else {}
+    urls = platform.urls(topology) if services else {}
     if as_json:
         print_json({"topology": str(platform.topology_path), "urls": urls})
         return
     for name, url in urls.items():
-        print(f"{name:<5} {url}   (documentation: {url}/docs)")
+        print(f"{name:<10} {url}")
     print(f"topology: {platform.topology_path}")
     note("stop it with `mesctl down`")

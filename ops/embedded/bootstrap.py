@@ -22,8 +22,10 @@ def ensure_database(
 ) -> None:
     """Have a database that its owner changes and `services` connect to; no other role can."""
     if not connection.execute("SELECT FROM pg_database WHERE datname = %s", [dbname]).rowcount:
-        create = sql.SQL("CREATE DATABASE {} OWNER {}")
-        connection.execute(create.format(sql.Identifier(dbname), sql.Identifier(owner)))
+        connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(dbname)))
+    # Also of one that was there before: `postgres` is in every cluster.
+    change = sql.SQL("ALTER DATABASE {} OWNER TO {}")
+    connection.execute(change.format(sql.Identifier(dbname), sql.Identifier(owner)))
     grant_connect(connection, dbname, services)
 
 
@@ -31,6 +33,8 @@ def grant_connect(connection: psycopg.Connection, dbname: str, services: Sequenc
     """Let `services` connect to a database, and nobody else but its owner."""
     revoke = sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC")
     connection.execute(revoke.format(sql.Identifier(dbname)))
+    if not services:
+        return
     grant = sql.SQL("GRANT CONNECT ON DATABASE {} TO {}")
     roles = sql.SQL(", ").join(map(sql.Identifier, services))
     connection.execute(grant.format(sql.Identifier(dbname), roles))

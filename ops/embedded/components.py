@@ -1,86 +1,93 @@
-"""Every component of the platform in a folder, and what is done to all of them."""
+"""Every component of the platform in a folder, made of its shape."""
 
-from collections.abc import Mapping
-from functools import partial
-from typing import TypeVar
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from ops.embedded.database import DatabaseServers
 from ops.embedded.home import EVERYTHING, Home
 from ops.embedded.inspect import inspect_database, inspect_pooler, inspect_service, inspect_valkey
-from ops.embedded.parallel import run_all
-from ops.embedded.pooler import PgBouncerProcess
 from ops.embedded.pooling import PlatformPooler
 from ops.embedded.port_book import Report
-from ops.embedded.postgres import PostgresCluster
 from ops.embedded.service import ServiceProcess
-from ops.embedded.shape import DATABASES, POOLER, SERVICES, VALKEY, service_key
+from ops.embedded.shape import PlatformShape, ServiceShape
 from ops.embedded.state import ComponentState
 from ops.embedded.tools import PostgresTools
 from ops.embedded.valkey import Valkey
 
-Stoppable = TypeVar("Stoppable", PostgresCluster, Valkey, PgBouncerProcess, ServiceProcess)
-
 
 class Components:
-    """The servers and services, each known by what is on disk."""
+    """The servers and services that a topology has on this machine, each known by what is on disk.
 
-    def __init__(self, home: Home, *, tools: PostgresTools, report: Report, safe: bool) -> None:
+    Parameters:
+        shape: what there is to be.
+        topology: the topology file.
+        passfile: the file with the passwords of the roles.
+        environment: gives that of the services, when one is started.
+    """
+
+    def __init__(
+        self,
+        home: Home,
+        shape: PlatformShape,
+        *,
+        topology: Path,
+        passfile: Path,
+        environment: Callable[[], Mapping[str, str]],
+        tools: PostgresTools,
+        report: Report,
+        safe: bool,
+    ) -> None:
+        self.shape = shape
         self._home = home
-        self._report = report
+        self._environment = environment
         self.databases = [
-            DatabaseServers(shape, home=home, tools=tools, report=report, safe=safe) for shape in DATABASES
+            DatabaseServers(server, home=home, passfile=passfile, tools=tools, report=report, safe=safe)
+            for server in shape.servers
         ]
-        self.valkey = Valkey(folder=home.valkey, pidfile=home.pidfile(VALKEY), log=home.log(VALKEY))
-        self.pooler = PlatformPooler(home, report=report)
-        self.services = {name: self._service(name) for name in SERVICES}
-
-    def _service(self, name: str) -> ServiceProcess:
-        # The database of the same name has a log, too.
-        file = f"{name}-service"
-        return ServiceProcess(
-            name, pidfile=self._home.pidfile(file), log=self._home.log(file), topology=self._home.topology
+        self.valkey = (
+            Valkey(
+                folder=home.valkey,
+                pidfile=home.pidfile(Valkey.name),
+                log=home.log(Valkey.name),
+                host=shape.valkey.host,
+            )
+            if shape.valkey
+            else None
         )
+        self.pooler = (
+            PlatformPooler(home, host=shape.pooler.host, topology=topology, report=report)
+            if shape.pooler
+            else None
+        )
+        self.services = {service.name: self._service(service) for service in shape.services}
 
-    def stop_all(self) -> None:
-        """Stop everything that runs: services, the pooler, replicas, primaries, Valkey."""
-        self.stop_services()
-        self._stop(self.pooler.process)
-        self._stop(*(replica for servers in self.databases for replica in servers.replicas))
-        self._stop(*(servers.primary for servers in self.databases))
-        self._stop(self.valkey)
-
-    def stop_services(self) -> None:
-        """Stop the services that run."""
-        self._stop(*self.services.values())
-
-    def _stop(self, *components: Stoppable) -> None:
-        run_all(partial(self._stop_one, component) for component in components)
-
-    def _stop_one(self, component: Stoppable) -> None:
-        if component.stop():
-            kind = " service" if isinstance(component, ServiceProcess) else ""
-            self._report(f"{component.name}{kind}: stopped")
+    def _service(self, shape: ServiceShape) -> ServiceProcess:
+        # The database of the same name has a log, too.
+        file = f"{shape.name}-service"
+        return ServiceProcess(
+            shape,
+            pidfile=self._home.pidfile(file),
+            log=self._home.log(file),
+            environment=self._environment,
+        )
 
     def running_services(self) -> list[ServiceProcess]:
         """Give the services that run."""
         return [service for service in self.services.values() if service.pid() is not None]
 
-    def inspect(self, ports: Mapping[str, int], *, pooled: bool | None = None) -> list[ComponentState]:
-        """Find out how each component is.
-
-        Parameters:
-            ports: of the components that have one; may be empty when there is no topology.
-            pooled: whether there is to be a pooler; None: as it is.
-        """
+    def inspect(self) -> list[ComponentState]:
+        """Find out how each component is; those elsewhere are named only."""
         wanted = self._home.wanted()
         states: list[ComponentState] = []
         for servers in self.databases:
             states += inspect_database(servers, wanted=wanted is not None)
-        states.append(inspect_valkey(self.valkey, port=ports.get(VALKEY), wanted=wanted is not None))
-        if self.pooler.is_on if pooled is None else pooled:
-            port = ports.get(POOLER)
+        if self.valkey and self.shape.valkey:
+            port = self.shape.valkey.port
+            states.append(inspect_valkey(self.valkey, port=port, wanted=wanted is not None))
+        if self.pooler and self.shape.pooler:
+            port = self.shape.pooler.port
             states.append(inspect_pooler(self.pooler.process, port=port, wanted=wanted is not None))
-        for name, service in self.services.items():
-            port = ports.get(service_key(name))
-            states.append(inspect_service(service, port=port, wanted=wanted == EVERYTHING))
-        return states
+        states += [
+            inspect_service(service, wanted=wanted == EVERYTHING) for service in self.services.values()
+        ]
+        return [*states, *self.shape.elsewhere]

@@ -1,45 +1,85 @@
-"""What must be in the databases before a service may start: schemas, partitions, the first shard map,
-each shard's name."""
+"""What must be in the databases before a service may start.
+
+Schemas, partitions, the first shard map and each shard's name. The project's hook brings the rest.
+"""
 
 import asyncio
+from collections.abc import Iterable
+from contextlib import suppress
 from datetime import UTC, datetime
 
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
-from ops import reference_tables
-from ops.embedded.shape import TREES
+from ops.embedded.port_book import Report
+from ops.embedded.shape import PlatformShape
+from ops.fleet import raise_failures
 from ops.migrate import run
-from ops.partitioning import apply_partitions, raise_failures
+from ops.partitioning import apply_partitions
+from ops.project import Project
 from ops.shard_guard import init_shards
 from sharding.directory import Directory
+from sharding.errors import DirectoryMissing
 from sharding.shard_map import ShardMap
 from sharding.topology import Topology
 
 
-def fill(topology: Topology) -> None:
-    """Bring every database to the newest schema, with its partitions and the shard map; repeatable."""
-    for tree in TREES:
-        run.upgrade(topology, tree)
-    raise_failures(apply_partitions(topology, now=datetime.now(UTC)))
-    init_shards(topology, asyncio.run(_ensure_shard_map(topology)))
-    asyncio.run(_ensure_reference_tables(topology))
+def fill(project: Project, topology: Topology, shape: PlatformShape, *, report: Report) -> None:
+    """Bring every tree to its newest schema, with its partitions and its shard map; repeatable.
+
+    A tree of which a part is elsewhere is left alone, and so is one that the project does not have. The
+    project's own hook is called when nothing is elsewhere: it may reach for every database.
+    """
+    away = {name: elsewhere for name in topology.trees if (elsewhere := _elsewhere(topology, name, shape))}
+    for name, databases in away.items():
+        report(f"tree {name}: its schema is left alone, for {', '.join(databases)} is elsewhere")
+    for name in sorted(topology.trees.keys() - project.trees.keys()):
+        report(f"tree {name}: its schema is left alone, for {project.path.name} has no such tree")
+    here = _only(project, topology.trees.keys() - away.keys())
+    _bring_up(here, topology, report)
+    if project.file.up.fill is None:
+        return
+    if away:
+        report(f"{project.file.up.fill}: not called, for a part of the topology is elsewhere")
+    else:
+        project.resolve("up.fill", project.file.up.fill)(project, topology)
 
 
-async def _ensure_reference_tables(topology: Topology) -> None:
-    if await reference_tables.is_unpublished(topology):
-        outcomes = await reference_tables.load(
-            topology, reference_tables.read_file(reference_tables.PRICE_LIST)
-        )
-        reference_tables.raise_failures(outcomes)
+def _elsewhere(topology: Topology, tree: str, shape: PlatformShape) -> list[str]:
+    """List the databases of a tree, its directory among them, that are not on this machine."""
+    needed = [*topology.databases_of(tree)]
+    with suppress(DirectoryMissing):  # a tree may do without
+        needed.append(topology.directory_of(tree).name)
+    here = {database.name for database in shape.databases}
+    return [name for name in dict.fromkeys(needed) if name not in here]
 
 
-async def _ensure_shard_map(topology: Topology) -> ShardMap:
-    [(name, directory)] = topology.databases_of("directory").items()
-    engine = create_async_engine(topology.url(name, role=f"{directory.tree}_owner"), poolclass=NullPool)
+def _only(project: Project, trees: Iterable[str]) -> Project:
+    """Return the project with some of its trees."""
+    chosen = {name: entry for name, entry in project.file.trees.items() if name in trees}
+    return Project(project.path, project.file.model_copy(update={"trees": chosen}))
+
+
+def _bring_up(project: Project, topology: Topology, report: Report) -> None:
+    kinds = {name: topology.trees[name].kind for name in project.trees}
+    report("schemas: bringing every database to the newest")
+    # The ledger of the others is in a directory.
+    for name in sorted(kinds, key=lambda name: kinds[name] != "directory"):
+        run.upgrade(topology, project.tree(name))
+    raise_failures(apply_partitions(topology, project, now=datetime.now(UTC)))
+    for name, kind in kinds.items():
+        if kind == "sharded":
+            shard_map = asyncio.run(_ensure_shard_map(topology, name))
+            init_shards(topology, project.tree(name), shard_map)
+
+
+async def _ensure_shard_map(topology: Topology, tree: str) -> ShardMap:
+    directory = topology.directory_of(tree)
+    engine = create_async_engine(
+        topology.url(directory, role=directory.owner, direct=True), poolclass=NullPool
+    )
+    first = ShardMap.even(list(topology.databases_of(tree)), topology.trees[tree].buckets)
     try:
-        return await Directory(engine).ensure_map(
-            ShardMap.even(list(topology.databases_of("mes")), topology.buckets)
-        )
+        return await Directory(engine, tree).ensure_map(first)
     finally:
         await engine.dispose()

@@ -1,8 +1,9 @@
-"""One database of the platform: its cluster and its replicas, from nothing to running."""
+"""One cluster of the platform with its databases and its replicas, from nothing to running."""
 
 import shutil
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 
 from ops.embedded.bootstrap import ensure_database, ensure_role, ensure_roles, let_see_queries
 from ops.embedded.home import Home
@@ -10,15 +11,22 @@ from ops.embedded.port_book import PortBook, Report
 from ops.embedded.postgres import SUPERUSER, PostgresCluster
 from ops.embedded.replica import REPLICATOR, Replica
 from ops.embedded.settings import UNSAFE
-from ops.embedded.shape import DatabaseShape
+from ops.embedded.shape import ServerShape
 from ops.embedded.tools import PostgresTools
 
 
 class DatabaseServers:
-    """The servers of one database. Every step may be repeated: it does what is left to do."""
+    """A primary and its replicas. Every step may be repeated: it does what is left to do."""
 
     def __init__(
-        self, shape: DatabaseShape, *, home: Home, tools: PostgresTools, report: Report, safe: bool
+        self,
+        shape: ServerShape,
+        *,
+        home: Home,
+        passfile: Path,
+        tools: PostgresTools,
+        report: Report,
+        safe: bool,
     ) -> None:
         self.shape = shape
         self._report = report
@@ -29,11 +37,19 @@ class DatabaseServers:
             tools=tools,
             data=home.data(shape.name),
             log=home.log(shape.name),
-            passfile=home.passfile,
+            passfile=passfile,
+            host=shape.place.host,
         )
         self.replicas = [
-            Replica(name, tools=tools, data=home.data(name), log=home.log(name), passfile=home.passfile)
-            for name in shape.replicas
+            Replica(
+                replica.name,
+                tools=tools,
+                data=home.data(replica.name),
+                log=home.log(replica.name),
+                passfile=passfile,
+                host=replica.place.host,
+            )
+            for replica in shape.replicas
         ]
 
     @property
@@ -42,7 +58,7 @@ class DatabaseServers:
         return [self.primary, *self.replicas]
 
     def up(self, book: PortBook, passwords: Mapping[str, str]) -> None:
-        """Have the primary and its replicas running, with the database and its roles.
+        """Have the primary and its replicas running, with the databases and their roles.
 
         Raises:
             StartFailed, CommandFailed: a server did not come up.
@@ -50,10 +66,10 @@ class DatabaseServers:
         self._remove_leftovers()
         if not self.primary.exists():
             self._create_primary(passwords)
-        self._start(self.primary, book, self._configure_primary)
+        started = self._start(self.primary, book, self._configure_primary)
         self._bootstrap(passwords)
         for replica in self.replicas:
-            self._raise_replica(replica, book)
+            self._raise_replica(replica, book, primary_started=started)
 
     def _remove_leftovers(self) -> None:
         for cluster in self.clusters:
@@ -71,25 +87,29 @@ class DatabaseServers:
     def _bootstrap(self, passwords: Mapping[str, str]) -> None:
         with self.primary.connect() as connection:
             ensure_role(connection, REPLICATOR, passwords[REPLICATOR], replication=True)
-            ensure_roles(connection, self.shape.roles, passwords)
-            let_see_queries(connection, self.shape.owner)
-            ensure_database(connection, self.shape.name, owner=self.shape.owner, services=self.shape.services)
+            for database in self.shape.databases:
+                ensure_roles(connection, database.roles, passwords)
+                let_see_queries(connection, database.owner)
+                ensure_database(connection, database.dbname, owner=database.owner, services=database.services)
 
-    def _raise_replica(self, replica: Replica, book: PortBook) -> None:
+    def _raise_replica(self, replica: Replica, book: PortBook, *, primary_started: bool) -> None:
         replica.ensure_slot(self.primary)
         if not replica.exists():
             self._report(f"{replica.name}: copying {self.primary.name}")
             replica.create_from(self.primary, safe=self._safe)
         configure = partial(self._configure_replica, replica, book)
-        if self.primary.name in book.moved and replica.pid() is not None:
+        if primary_started and replica.pid() is not None:
+            # The primary may have another port than the replica knows.
             configure(book[replica.name])
             replica.reload()
         self._start(replica, book, configure)
 
-    def _start(self, cluster: PostgresCluster, book: PortBook, configure: Callable[[int], None]) -> None:
-        if cluster.settle() and cluster.port() == book[cluster.name]:
+    def _start(self, cluster: PostgresCluster, book: PortBook, configure: Callable[[int], None]) -> bool:
+        if cluster.settle() and cluster.is_on(book[cluster.name]):
             self._report(f"{cluster.name}: runs already, port {book[cluster.name]}")
-            return
+            if cluster.allow(self.shape.access(cluster.host)):
+                self._report(f"{cluster.name}: lets the roles in that the topology has by now")
+            return False
         # If it runs, then on a port that the topology no longer names.
         cluster.stop()
 
@@ -98,15 +118,18 @@ class DatabaseServers:
             self._report(f"{cluster.name}: starting on port {port}")
             return cluster.start(port=port)
 
-        book.start(cluster.name, start)
+        return book.start(cluster.name, start)
 
     def _configure_primary(self, port: int) -> None:
-        self.primary.configure(port=port, access=self.shape.access, settings=self._settings)
+        self.primary.configure(
+            port=port, access=self.shape.access(self.primary.host), settings=self._settings
+        )
 
     def _configure_replica(self, replica: Replica, book: PortBook, port: int) -> None:
         replica.configure_following(
+            primary_host=self.primary.host,
             primary_port=book[self.primary.name],
             port=port,
-            access=self.shape.access,
+            access=self.shape.access(replica.host),
             settings=self._settings,
         )

@@ -1,5 +1,6 @@
 """What can go wrong with the embedded topology, and what to do about it."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -118,16 +119,71 @@ class NoPlatform(EmbeddedError):
         super().__init__(f"there is no platform in {home}: `mesctl up` makes one")
 
 
-class NotOurTopology(EmbeddedError):
-    """The topology file lacks a component of the embedded platform."""
+class NoTopology(EmbeddedError):
+    """The project says neither which topology to start nor of what to make one."""
 
-    def __init__(self, path: Path, missing: Sequence[str]) -> None:
-        self.path = path
-        self.missing = tuple(missing)
+    exit_status = ExitStatus.USAGE
+
+    def __init__(self, project: Path) -> None:
+        self.project = project
         super().__init__(
-            f"{path} has no port for {', '.join(missing)}: add it, or remove the file and let `mesctl up` "
-            "write a new one"
+            f'{project.name}: no topology to start: add `topology = "FILE"`, or [up] with '
+            '`template = "FILE"`, a topology whose ports `mesctl up` chooses anew'
         )
+
+
+class PassfileMissing(EmbeddedError):
+    """The topology does not say where passwords are, so what `up` makes would be found by no one else."""
+
+    exit_status = ExitStatus.USAGE
+
+    def __init__(self, path: Path, passfile: Path) -> None:
+        self.path = path
+        where = os.path.relpath(passfile, path.parent.resolve())
+        super().__init__(
+            f'{path.name}: passfile: missing key; add passfile = "{where}", where `up` writes it'
+        )
+
+
+class NameTaken(EmbeddedError):
+    """A replica and a database have one name, and would have one data folder."""
+
+    exit_status = ExitStatus.USAGE
+
+    def __init__(self, path: Path, key: str, name: str) -> None:
+        self.key = key
+        self.name = name
+        super().__init__(f"{path.name}: {key}: {name!r} is a database, too; rename the replica")
+
+
+class PortsTaken(EmbeddedError):
+    """Other programs listen where the team's topology has components; that file is not ours to edit."""
+
+    exit_status = ExitStatus.REFUSED
+
+    def __init__(self, path: Path, faults: Sequence[str]) -> None:
+        self.path = path
+        self.faults = tuple(faults)
+        super().__init__("\nmesctl: ".join(f"{path.name}: {fault}" for fault in self.faults))
+
+
+class TopologyNotEdited(EmbeddedError):
+    """A value does not stand in the topology file in a way that we can change."""
+
+    def __init__(self, path: Path, key: str, wanted: str) -> None:
+        self.path = path
+        self.key = key
+        super().__init__(f"{path.name}: {key} could not be changed: write {wanted} there yourself")
+
+
+class TeamsTopology(EmbeddedError):
+    """The topology file is the team's own, which is never edited."""
+
+    exit_status = ExitStatus.USAGE
+
+    def __init__(self, path: Path, change: str) -> None:
+        self.path = path
+        super().__init__(f"{path.name} is not edited by `mesctl up`: {change}")
 
 
 class PasswordsLost(EmbeddedError):

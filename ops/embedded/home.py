@@ -14,7 +14,10 @@ OURS = (
     *("topology.toml", "topology.partial", "pgpass", "pgpass.partial"),
     "platform.lock",
 )
-"""Everything that `up` makes there; the lock comes last, for it marks the folder as ours."""
+"""Everything that `up` makes there, or the services (files: `[files]` of the order system).
+
+The lock comes last, for it marks the folder as ours.
+"""
 
 SERVERS_ONLY = "servers"
 EVERYTHING = "everything"
@@ -27,7 +30,6 @@ class Home:
         self.path = path.absolute()
         self.topology = self.path / "topology.toml"
         self.passfile = self.path / "pgpass"
-        self.files = self.path / "files"
         self.valkey = self.path / "valkey"
         self.pooler = self.path / "pgbouncer"
         self._lock = self.path / "platform.lock"
@@ -56,7 +58,8 @@ class Home:
             NotOurFolder: it holds other things: data would be mixed, and later removed, with them.
         """
         self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if not self.exists() and any(self.path.iterdir()):
+        # The passwords may be there already: another home may have them in this one.
+        if not self.exists() and {entry.name for entry in self.path.iterdir()} - {self.passfile.name}:
             raise NotOurFolder(self.path)
 
     @contextmanager

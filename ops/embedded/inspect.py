@@ -1,6 +1,8 @@
 """How each component is: asked of pid files and of the servers themselves, without changing anything."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 
 import psycopg
 
@@ -9,7 +11,7 @@ from ops.embedded.pooler import PgBouncerProcess
 from ops.embedded.pooler import answers as is_listening
 from ops.embedded.postgres import PostgresCluster
 from ops.embedded.replica import Replica
-from ops.embedded.service import ServiceProcess, is_healthy
+from ops.embedded.service import ServiceProcess
 from ops.embedded.state import ComponentState, Kind, State
 from ops.embedded.valkey import Valkey, answers
 
@@ -22,23 +24,31 @@ REPLICATION = """
 def inspect_database(servers: DatabaseServers, *, wanted: bool) -> list[ComponentState]:
     """Give the state of a primary and of its replicas."""
     following, fault = _ask_primary(servers.primary)
+    names = [database.name for database in servers.shape.databases]
     primary = _cluster(servers.primary, "running", wanted=wanted, fault=fault)
+    if len(names) > 1 and not primary.detail:
+        primary = replace(primary, detail=f"has {', '.join(names)}")
     return [primary, *(_replica(replica, following, wanted=wanted) for replica in servers.replicas)]
 
 
 def inspect_valkey(valkey: Valkey, *, port: int | None, wanted: bool) -> ComponentState:
     """Give the state of Valkey."""
-    return _state_of(valkey, "valkey", answers, "does not answer", port=port, wanted=wanted)
+    is_well = partial(answers, host=valkey.host)
+    return _state_of(valkey, "valkey", is_well, "does not answer", port=port, wanted=wanted)
 
 
 def inspect_pooler(process: PgBouncerProcess, *, port: int | None, wanted: bool) -> ComponentState:
     """Give the state of the pooler."""
-    return _state_of(process, "pooler", is_listening, "does not answer", port=port, wanted=wanted)
+    is_well = partial(is_listening, host=process.host)
+    return _state_of(process, "pooler", is_well, "does not answer", port=port, wanted=wanted)
 
 
-def inspect_service(service: ServiceProcess, *, port: int | None, wanted: bool) -> ComponentState:
+def inspect_service(service: ServiceProcess, *, wanted: bool) -> ComponentState:
     """Give the state of a service; its health is what it says itself."""
-    return _state_of(service, "service", is_healthy, "not healthy; see its log", port=port, wanted=wanted)
+    port = service.shape.place.port if service.shape.place else None
+    return _state_of(
+        service, "service", service.is_healthy, "not healthy; see its log", port=port, wanted=wanted
+    )
 
 
 def _state_of(

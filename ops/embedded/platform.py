@@ -1,37 +1,33 @@
-"""The embedded platform as a whole: every server and service of the project, on this machine.
+"""The embedded platform as a whole: what a topology has on this machine, and the services of the project.
 
 No supervisor stays behind. What there is, is read each time from the folder, the pid files and the servers;
 so a killed `mesctl` leaves nothing that the next one cannot see.
 """
 
 import random
+import shutil
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
 from ops.embedded.binaries import valkey_server
 from ops.embedded.components import Components
-from ops.embedded.errors import NoPlatform, PasswordsLost, UnknownService
+from ops.embedded.errors import PasswordsLost, PortsTaken, UnknownService
 from ops.embedded.home import EVERYTHING, SERVERS_ONLY, Home
 from ops.embedded.parallel import run_all
-from ops.embedded.pgpass import ensure_passwords
-from ops.embedded.pooling import CONSOLE_ROLE
-from ops.embedded.port_book import PortBook, Report
-from ops.embedded.ports import PortPicker
-from ops.embedded.service import ServiceProcess
-from ops.embedded.shape import (
-    HTTP_SERVICES,
-    POOLER,
-    ROLES,
-    SERVICES,
-    SHARDS,
-    VALKEY,
-    ported_components,
-    service_key,
-)
+from ops.embedded.pgpass import ensure_passwords, read_passwords
+from ops.embedded.pooling import CONSOLE_ROLE, pooler_program
+from ops.embedded.port_book import PortBook, Report, fault_of
+from ops.embedded.ports import PortPicker, holder_of, is_free
+from ops.embedded.postgres import SUPERUSER
+from ops.embedded.running import Running
+from ops.embedded.service import ServiceProcess, environment_of
+from ops.embedded.shape import POOLER, VALKEY, PlatformShape, roles_of, service_key, shape_of
+from ops.embedded.source import TopologySource
 from ops.embedded.state import PlatformState, steps_down, steps_up
 from ops.embedded.tools import PostgresTools
-from ops.embedded.topology_file import read_ports, write_topology
+from ops.embedded.topology_file import Draft
+from ops.project import Project
 from sharding.topology import Topology
 
 
@@ -44,6 +40,7 @@ class Platform:
 
     Parameters:
         home: the folder; `up` makes it.
+        project: says which topology it is, and has the trees and the services.
         report: is told in a line of each thing that is done, from several threads.
         safe: wait for the disk at every commit; False is for tests, where a power cut may cost everything.
         rng: picks ports.
@@ -52,21 +49,24 @@ class Platform:
     def __init__(
         self,
         home: Path,
+        project: Project,
         *,
         report: Report = _quiet,
         safe: bool = True,
         rng: random.Random | None = None,
     ) -> None:
         self.home = Home(home)
+        self.project = project
         self._report = report
+        self._safe = safe
         self._rng = rng or random.Random()
         self._tools = PostgresTools()
-        self._components = Components(self.home, tools=self._tools, report=report, safe=safe)
+        self._source = TopologySource(project, self.home)
 
     @property
     def topology_path(self) -> Path:
         """Where the platform's topology file is."""
-        return self.home.topology
+        return self._source.path
 
     def topology(self) -> Topology:
         """Read the platform's topology.
@@ -75,9 +75,7 @@ class Platform:
             NoPlatform: `up` was never called here.
             TopologyError: the file was edited into something wrong.
         """
-        if not self.home.topology.exists():
-            raise NoPlatform(self.home.path)
-        return Topology.load(self.home.topology)
+        return self._source.load()
 
     def up(self, *, services: bool = True, pgbouncer: bool | None = None) -> Topology:
         """Have everything running; what runs already is left alone, what is half made is mended.
@@ -90,78 +88,137 @@ class Platform:
             the topology, as it is now.
 
         Raises:
-            ProcMissing, BinaryMissing, NoUnprivilegedUser, HomeBusy, NotOurFolder: nothing was changed.
+            ProcMissing, BinaryMissing, NoUnprivilegedUser, HomeBusy, NotOurFolder, NoTopology, TeamsTopology,
+            PassfileMissing, PortsTaken, TopologyError: nothing was changed.
             EmbeddedError: a component did not come up; others may run. `up` again continues.
         """
         self._tools.check()
-        valkey = valkey_server()
-        pooler = self._components.pooler
-        pooled = pooler.is_on if pgbouncer is None else pgbouncer
-        if pooled:
-            pooler.program()
+        draft, topology = self._source.preview(pgbouncer=pgbouncer)
+        shape = self._shape(topology)
+        valkey = valkey_server() if shape.valkey else None
+        if shape.pooler:
+            pooler_program()
         self.home.make()
         with self.home.locked():
-            book = self._open_book()
-            pooler.switch(book, on=pooled)
+            changed = self._write_topology(draft, shape)
+            components, book = self._open(changed=changed)
             everything = services or self.home.wanted() == EVERYTHING
             self.home.want(EVERYTHING if everything else SERVERS_ONLY)
-            self._start_servers(book, valkey)
-            if pooled:
-                pooler.up(book)
-            self._report("schemas: bringing every database to the newest")
-            from ops.embedded.content import fill  # alembic and its like, which only `up` needs
-
-            fill(self.topology())
-            self._start_services(book, self._services_to_start(book, services=services))
+            self._start_servers(components, book, valkey)
+            if components.pooler:
+                components.pooler.up(book)
+            self._fill(components.shape)
+            self._start_services(components, book, services=services)
             return self.topology()
 
-    def _open_book(self) -> PortBook:
-        picker = PortPicker(self._rng)
-        if not self.home.topology.exists():
-            # Whatever runs, runs on ports that are written nowhere any more.
-            self._components.stop_all()
-            ports = {component: picker.pick() for component in ported_components()}
-            write_topology(self.home.topology, ports, files=self.home.files)
-        ports = read_ports(self.topology())
-        picker.avoid(ports.values())
-        return PortBook(ports, topology=self.home.topology, picker=picker, report=self._report)
+    def _shape(self, topology: Topology) -> PlatformShape:
+        return shape_of(topology, self.project.file.services)
 
-    def _start_servers(self, book: PortBook, valkey: Path) -> None:
-        passwords = self._passwords()
-        self.home.files.mkdir(exist_ok=True)
-        databases = self._components.databases
-        run_all(
-            [
-                partial(self._start_valkey, book, valkey),
-                *(partial(servers.up, book, passwords) for servers in databases),
-            ]
+    def _write_topology(self, draft: Draft, shape: PlatformShape) -> list[str]:
+        """Have the file as it was drafted; give what services that run have read in another way."""
+        if self._source.is_ours and not self.topology_path.exists():
+            # Whatever runs, runs on ports that are written nowhere any more.
+            self._running().stop()
+        self._source.write(draft, shape, PortPicker(self._rng))
+        for line in draft.notes:
+            self._report(f"{self.topology_path.name}: {line}")
+        pooled = self.home.pooler.is_dir()
+        if pooled and shape.pooler is None:
+            self._running().stop("pooler")
+            shutil.rmtree(self.home.pooler)
+        return [*draft.notes, *([POOLER] if pooled != (shape.pooler is not None) else [])]
+
+    def _open(self, *, changed: Iterable[str] = ()) -> tuple[Components, PortBook]:
+        topology = self.topology()
+        components = self._components(topology)
+        places = components.shape.places
+        picker = None
+        if self._source.is_ours:
+            picker = PortPicker(self._rng)
+            picker.avoid(place.port for place in places.values())
+        else:
+            self._refuse_taken(components.shape)
+        return components, PortBook(
+            places, topology=self.topology_path, picker=picker, report=self._report, changed=changed
         )
 
-    def _passwords(self) -> dict[str, str]:
-        has_data = any(servers.primary.exists() for servers in self._components.databases)
-        if has_data and not self.home.passfile.exists():
-            raise PasswordsLost(self.home.passfile)
-        # With the console's from the beginning: secrets are derived of them all, and must stay.
-        return ensure_passwords(self.home.passfile, (*ROLES, CONSOLE_ROLE))
+    def _refuse_taken(self, shape: PlatformShape) -> None:
+        """Find every port of the team's topology that is taken, before anything is started."""
+        ours = self._running().ports()
+        faults = [
+            fault_of(place, holder_of(place.port))
+            for place in shape.places.values()
+            if place.port not in ours and not is_free(place.port, place.host)
+        ]
+        if faults:
+            raise PortsTaken(self.topology_path, faults)
 
-    def _start_valkey(self, book: PortBook, program: Path) -> None:
-        valkey = self._components.valkey
+    def _components(self, topology: Topology) -> Components:
+        passfile = self._source.passfile(topology)
+        return Components(
+            self.home,
+            self._shape(topology),
+            topology=self.topology_path,
+            passfile=passfile,
+            environment=partial(
+                environment_of,
+                self.project.file.up.environment,
+                topology=self.topology_path,
+                root=self.project.root,
+                passfile=passfile,
+            ),
+            tools=self._tools,
+            report=self._report,
+            safe=self._safe,
+        )
+
+    def _running(self) -> Running:
+        return Running(self.home, tools=self._tools, report=self._report)
+
+    def _start_servers(self, components: Components, book: PortBook, valkey: Path | None) -> None:
+        passwords = self._passwords(components)
+        starts = [partial(servers.up, book, passwords) for servers in components.databases]
+        if valkey:
+            starts.append(partial(self._start_valkey, components, book, valkey))
+        run_all(starts)
+
+    def _passwords(self, components: Components) -> dict[str, str]:
+        topology = self.topology()
+        passfile = self._source.passfile(topology)
+        has_data = any(servers.primary.exists() for servers in components.databases)
+        if has_data and SUPERUSER not in read_passwords(passfile):
+            raise PasswordsLost(passfile)
+        # With the console's from the beginning: secrets are derived of those that are there then.
+        roles = (*roles_of(components.shape.databases), CONSOLE_ROLE)
+        if topology.pgbouncer:
+            roles = (*roles, topology.pgbouncer.admin)
+        known = {role: password for role in roles if (password := topology.password(role))}
+        return ensure_passwords(passfile, roles, known=known)
+
+    def _start_valkey(self, components: Components, book: PortBook, program: Path) -> None:
+        valkey = components.valkey
+        assert valkey is not None
         started = book.start(VALKEY, lambda port: valkey.start(program=program, port=port))
-        self._report(f"{VALKEY}: {'started on' if started else 'runs already,'} port {book[VALKEY]}")
+        self._report(f"{valkey.name}: {'started on' if started else 'runs already,'} port {book[VALKEY]}")
 
-    def _services_to_start(self, book: PortBook, *, services: bool) -> list[ServiceProcess]:
-        running = self._components.running_services()
+    def _fill(self, shape: PlatformShape) -> None:
+        from ops.embedded.content import fill  # alembic and its like, which only `up` needs
+
+        fill(self.project, self.topology(), shape, report=self._report)
+
+    def _start_services(self, components: Components, book: PortBook, *, services: bool) -> None:
+        chosen = list(components.services.values()) if services else components.running_services()
         if book.moved:
             # They have read the old topology.
-            self._components.stop_services()
-        return list(self._components.services.values()) if services else running
-
-    def _start_services(self, book: PortBook, services: Iterable[ServiceProcess]) -> None:
-        run_all(partial(self._start_service, service, book) for service in services)
+            self._running().stop("service")
+        run_all(partial(self._start_service, service, book) for service in chosen)
 
     def _start_service(self, service: ServiceProcess, book: PortBook) -> bool:
-        ways = [book[name] for name in (*SHARDS, POOLER) if name in book]
-        if service.name in HTTP_SERVICES:
+        topology = self.topology()
+        ways = [database.primary.port for database in topology.databases.values()]
+        if topology.pgbouncer:
+            ways.append(topology.pgbouncer.port)
+        if service.shape.place:
             key = service_key(service.name)
             started = book.start(key, lambda port: service.start(port=port, databases=ways))
         else:
@@ -196,28 +253,38 @@ class Platform:
 
     def _stop(self) -> None:
         self.home.want(None)
-        self._components.stop_all()
+        self._running().stop()
+
+    def urls(self, topology: Topology) -> dict[str, str]:
+        """Return where the services of this machine answer, by name."""
+        places = {service.name: service.place for service in self._shape(topology).services}
+        return {name: place.url for name, place in places.items() if place}
 
     def status(self) -> PlatformState:
         """Find out how every component is, without changing anything.
 
         Raises:
             NoPlatform: `up` was never called here.
-            TopologyError, NotOurTopology: the topology file is wrong.
+            TopologyError: the topology file is wrong.
         """
         topology = self.topology()
-        components = self._components.inspect(read_ports(topology))
+        components = self._components(topology).inspect()
+        known = {(component.name, component.kind) for component in components}
+        others = [state for state in self._running().states() if (state.name, state.kind) not in known]
         return PlatformState(
-            home=str(self.home.path), components=tuple(components), topology=topology.masked()
+            home=str(self.home.path), components=(*components, *others), topology=topology.masked()
         )
 
     def plan_up(self, *, services: bool = True, pgbouncer: bool | None = None) -> list[str]:
-        """Say what `up` would create and start."""
-        return steps_up(self._components.inspect({}, pooled=pgbouncer), services=services)
+        """Say what `up` would write, create and start."""
+        draft, topology = self._source.preview(pgbouncer=pgbouncer)
+        states = self._components(topology).inspect()
+        edits = [f"change {self.topology_path.name}: {line}" for line in draft.notes]
+        return [*edits, *steps_up(states, services=services)]
 
     def plan_down(self) -> list[str]:
         """Say what `down` would stop."""
-        return steps_down(self._components.inspect({}))
+        return steps_down(self._running().states())
 
     def kill_service(self, name: str) -> int | None:
         """Kill a service with SIGKILL, as a crash would; give its pid, None if it did not run.
@@ -225,7 +292,7 @@ class Platform:
         Raises:
             UnknownService: there is none of that name.
         """
-        return self._find_service(name).kill()
+        return self._find_service(self._components(self.topology()), name).kill()
 
     def start_service(self, name: str) -> bool:
         """Start a service and wait until it is healthy; False when it ran already.
@@ -236,12 +303,13 @@ class Platform:
             HomeBusy: another process is changing the platform.
             StartFailed: it did not come up.
         """
-        service = self._find_service(name)
         self.topology()
         with self.home.locked():
-            return self._start_service(service, self._open_book())
+            components, book = self._open()
+            return self._start_service(self._find_service(components, name), book)
 
-    def _find_service(self, name: str) -> ServiceProcess:
-        if name not in self._components.services:
-            raise UnknownService(name, SERVICES)
-        return self._components.services[name]
+    @staticmethod
+    def _find_service(components: Components, name: str) -> ServiceProcess:
+        if name not in components.services:
+            raise UnknownService(name, tuple(components.services))
+        return components.services[name]

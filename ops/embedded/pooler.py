@@ -14,7 +14,8 @@ class PgBouncerProcess:
 
     name = "pgbouncer"
 
-    def __init__(self, *, ini: Path, pidfile: Path, log: Path) -> None:
+    def __init__(self, *, ini: Path, pidfile: Path, log: Path, host: str = LOOPBACK) -> None:
+        self.host = host
         self._ini = ini
         self.daemon = Daemon(self.name, pidfile=pidfile, log=log)
 
@@ -37,12 +38,12 @@ class PgBouncerProcess:
         """
         if self.pid() is not None:
             return False
-        if not shared and not is_free(port):
+        if not shared and not is_free(port, self.host):
             raise PortTaken(self.name, port, holder_of(port))
         log_start = size_of(self.daemon.log)
         self.daemon.launch([*launch_prefix(program), str(program), str(self._ini)])
-        wait_until(lambda: self.pid() is None or answers(port), timeout_seconds=timeout_seconds)
-        if self.pid() is None or not answers(port):
+        wait_until(lambda: self.pid() is None or answers(port, self.host), timeout_seconds=timeout_seconds)
+        if self.pid() is None or not answers(port, self.host):
             self.stop()
             said = last_lines(self.daemon.log, from_byte=log_start)
             raise StartFailed(self.name, f"no answer on port {port}", self.daemon.log, said)
@@ -57,10 +58,10 @@ class PgBouncerProcess:
         return self.daemon.kill()
 
 
-def answers(port: int) -> bool:
+def answers(port: int, host: str = LOOPBACK) -> bool:
     """Whether something listens on `port`."""
     try:
-        with socket.create_connection((LOOPBACK, port), timeout=1):
+        with socket.create_connection((host, port), timeout=1):
             return True
     except OSError:
         return False

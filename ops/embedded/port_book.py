@@ -1,45 +1,49 @@
 """Which component has which port, and the move to another when a port was lost to a stranger."""
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
-from ops.embedded.errors import NoFreePort, PortTaken
+from ops.embedded.errors import NoFreePort, PortsTaken, PortTaken
 from ops.embedded.ports import START_ATTEMPTS, PortPicker
-from ops.embedded.topology_file import move_port
+from ops.embedded.shape import Place
+from ops.embedded.topology_file import replace as replace_file
+from ops.embedded.topology_file import with_port
 
 Report = Callable[[str], None]
 
 
 class PortBook:
-    """The ports of a platform, as its topology file has them; components start in parallel."""
+    """The places of a platform's components, as its topology file has them; components start in parallel.
+
+    Parameters:
+        topology: the file.
+        picker: picks other ports; None leaves the file as it is.
+        changed: what the file said in another way before.
+    """
 
     def __init__(
-        self, ports: Mapping[str, int], *, topology: Path, picker: PortPicker, report: Report
+        self,
+        places: Mapping[str, Place],
+        *,
+        topology: Path,
+        picker: PortPicker | None,
+        report: Report,
+        changed: Iterable[str] = (),
     ) -> None:
-        self._ports = dict(ports)
+        self._places = dict(places)
         self._topology = topology
         self._picker = picker
         self._report = report
         self._lock = threading.Lock()
-        self.moved: set[str] = set()
+        self.moved: set[str] = set(changed)
 
     def __getitem__(self, component: str) -> int:
-        return self._ports[component]
+        return self._places[component].port
 
     def __contains__(self, component: str) -> bool:
-        return component in self._ports
-
-    def add(self, component: str) -> int:
-        """Give a port to a component that is new; whoever has read the topology has read it before."""
-        self._ports[component] = self._picker.pick()
-        self.moved.add(component)
-        return self._ports[component]
-
-    def remove(self, component: str) -> None:
-        """Forget a component."""
-        self._ports.pop(component, None)
-        self.moved.add(component)
+        return component in self._places
 
     def start(self, component: str, start: Callable[[int], bool]) -> bool:
         """Call `start` with the component's port; give it another port if a stranger has that one.
@@ -49,6 +53,7 @@ class PortBook:
 
         Raises:
             NoFreePort: several ports were lost in a row.
+            PortsTaken: the port is lost, and the file is not ours to edit.
         """
         for _ in range(START_ATTEMPTS):
             try:
@@ -59,8 +64,18 @@ class PortBook:
 
     def _move(self, component: str, taken: PortTaken) -> None:
         with self._lock:
-            old, new = self[component], self._picker.pick()
-            move_port(self._topology, old=old, new=new)
-            self._ports[component] = new
+            old = self._places[component]
+            if self._picker is None:
+                raise PortsTaken(self._topology, [fault_of(old, taken.holder)]) from taken
+            new = self._picker.pick(old.host)
+            text = self._topology.read_text(encoding="utf-8")
+            replace_file(self._topology, with_port(text, old, new, self._topology))
+            self._places[component] = replace(old, port=new)
             self.moved.add(component)
-        self._report(f"{component}: port {old} is taken by {taken.holder}; moved to port {new}")
+        self._report(f"{component}: port {old.port} is taken by {taken.holder}; moved to port {new}")
+
+
+def fault_of(place: Place, holder: str) -> str:
+    """Say in a line who has the port that a key of the topology names."""
+    key = ".".join(map(str, place.keys[0]))
+    return f"{key}: port {place.port} on {place.host} is taken by {holder}: stop that, or name another port"

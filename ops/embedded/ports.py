@@ -17,13 +17,14 @@ ATTEMPTS = 200
 START_ATTEMPTS = 5
 
 
-def is_free(port: int) -> bool:
-    """Whether a server could listen on `port` now."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+def is_free(port: int, host: str = LOOPBACK) -> bool:
+    """Whether a server could listen on `port` of a loopback address now."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
         # As servers do: connections of an earlier server in TIME_WAIT are no hindrance.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((LOOPBACK, port))
+            probe.bind((host, port))
         except OSError:
             return False
     return True
@@ -40,15 +41,15 @@ class PortPicker:
         """Never pick these ports: they are promised to someone who does not listen now."""
         self._given.update(ports)
 
-    def pick(self) -> int:
-        """Pick a port that is free now.
+    def pick(self, host: str = LOOPBACK) -> int:
+        """Pick a port that is free now at a loopback address.
 
         Raises:
             NoFreePort: none of many was free.
         """
         for _ in range(ATTEMPTS):
             port = self._rng.choice(CANDIDATES)
-            if port not in self._given and is_free(port):
+            if port not in self._given and is_free(port, host):
                 self._given.add(port)
                 return port
         raise NoFreePort(ATTEMPTS)

@@ -27,8 +27,18 @@ SUPERUSER = "postgres"
 class PostgresCluster:
     """A cluster, known by its data folder. Nothing is remembered: what runs is read from postmaster.pid."""
 
-    def __init__(self, name: str, *, tools: PostgresTools, data: Path, log: Path, passfile: Path) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        tools: PostgresTools,
+        data: Path,
+        log: Path,
+        passfile: Path,
+        host: str = LOOPBACK,
+    ) -> None:
         self.name = name
+        self.host = host
         self.data = data
         self.log = log
         self.passfile = passfile
@@ -84,9 +94,33 @@ class PostgresCluster:
             access: lines of pg_hba.conf.
             settings: beside the usual ones.
         """
-        own = {"port": str(port), "cluster_name": self.name, **(settings or {})}
-        write_own_settings(self.data, own)
-        (self.data / "pg_hba.conf").write_text("".join(f"{line}\n" for line in access))
+        own = {"listen_addresses": self.host, "port": str(port), "cluster_name": self.name}
+        write_own_settings(self.data, own | dict(settings or {}))
+        self._access_file.write_text(_lines(access))
+
+    @property
+    def _access_file(self) -> Path:
+        return self.data / "pg_hba.conf"
+
+    def allow(self, access: Sequence[str], *, timeout_seconds: float = 10.0) -> bool:
+        """Have a running server go by these lines of pg_hba.conf; False when it does already.
+
+        Raises:
+            CommandFailed: it does not read them.
+        """
+        if self._access_file.read_text() == _lines(access):
+            return False
+        before = self._loaded_at()
+        self._access_file.write_text(_lines(access))
+        self.reload()
+        if not wait_until(lambda: self._loaded_at() != before, timeout_seconds=timeout_seconds):
+            raise CommandFailed("postgres", "pg_hba.conf was not read again", self.name)
+        return True
+
+    def _loaded_at(self) -> object:
+        # Of a new session: it goes by what the postmaster has read when it began.
+        with self.connect() as connection:
+            return connection.execute("SELECT pg_conf_load_time()").fetchone()
 
     def start(self, *, port: int, timeout_seconds: float = 60.0) -> bool:
         """Start the server, configured for `port`, and wait until it is ready; False when it ran already.
@@ -97,7 +131,7 @@ class PostgresCluster:
         """
         if self.pid() is not None:
             return False
-        if not is_free(port):
+        if not is_free(port, self.host):
             raise PortTaken(self.name, port, holder_of(port))
         self._clear_after_crash()
         self.log.parent.mkdir(parents=True, exist_ok=True)
@@ -155,6 +189,11 @@ class PostgresCluster:
         """Give the port of the running server, None when it does not run."""
         return self._pidfile_line(3) if self.pid() is not None else None
 
+    def is_on(self, port: int) -> bool:
+        """Whether the running server listens on `port` of its host."""
+        # Line 6 is the first of listen_addresses.
+        return self.port() == port and "".join(self._pidfile_lines()[5:6]).strip() == self.host
+
     def _pidfile_line(self, number: int) -> int | None:
         lines = self._pidfile_lines()
         return int(lines[number]) if len(lines) > number else None
@@ -172,7 +211,7 @@ class PostgresCluster:
     def connect(self, *, timeout_seconds: int = 10) -> psycopg.Connection:
         """Connect to the database `postgres` as superuser; each statement is a transaction of its own."""
         return psycopg.connect(
-            host=LOOPBACK,
+            host=self.host,
             port=self.port(),
             dbname="postgres",
             user=SUPERUSER,
@@ -207,6 +246,10 @@ class PostgresCluster:
     def _has_processes(self) -> bool:
         data = str(self.data.resolve())
         return any(process.info["cwd"] == data for process in psutil.process_iter(["cwd"]))
+
+
+def _lines(access: Sequence[str]) -> str:
+    return "".join(f"{line}\n" for line in access)
 
 
 def _removed(folder: Path) -> bool:

@@ -4,13 +4,13 @@ import os
 import re
 import signal
 import subprocess
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import psutil
 
 from ops.embedded.errors import CommandFailed, StartFailed, StopFailed
+from ops.waiting import wait_until as wait_until  # noqa: PLC0414 - exported from here as well
 
 # The child writes its pid before it becomes the program: whoever started it may be killed at any moment,
 # and the pid file still tells of every daemon. Field 22 of `stat` is when the process started, in clock
@@ -58,16 +58,6 @@ def _complaint(said: str) -> str:
     lines = [line.strip() for line in said.splitlines()]
     complaints = [line for line in lines if COMPLAINT.search(line)]
     return " ".join(complaints[:3] or lines[-3:])
-
-
-def wait_until(condition: Callable[[], bool], *, timeout_seconds: float, every_seconds: float = 0.02) -> bool:
-    """Poll `condition` until it holds; False when it does not hold in time."""
-    deadline = time.monotonic() + timeout_seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(every_seconds)
-    return True
 
 
 def is_alive(pid: int) -> bool:
@@ -132,6 +122,15 @@ def end_processes_naming(path: Path, *, timeout_seconds: float = 5.0) -> list[in
     return sorted(found)
 
 
+def listening_ports(pid: int) -> set[int]:
+    """Find the TCP ports on which a process of this user listens."""
+    try:
+        connections = psutil.Process(pid).net_connections(kind="tcp")
+    except psutil.Error:
+        return set()
+    return {connection.laddr[1] for connection in connections if connection.status == psutil.CONN_LISTEN}
+
+
 class Daemon:
     """A program that runs on its own, in a session of its own, known by its pid file.
 
@@ -151,6 +150,20 @@ class Daemon:
         except (OSError, ValueError):
             return None
         return pid if _start_ticks(pid) == started and is_alive(pid) else None
+
+    def stop_unless_on(self, port: int) -> bool:
+        """Stop the daemon if it listens, but not on `port`: the topology names another by now.
+
+        Returns:
+            whether it runs.
+
+        Raises:
+            StopFailed: it survived.
+        """
+        pid = self.pid()
+        if pid is not None and port not in (ports := listening_ports(pid)) and ports:
+            self.stop()
+        return self.pid() is not None
 
     def launch(self, command: Sequence[str], *, environment: Mapping[str, str] | None = None) -> int:
         """Start the program in the background and give its pid.

@@ -24,7 +24,7 @@ class Replica(PostgresCluster):
         """
         self.ensure_slot(primary)
         self.data.parent.mkdir(parents=True, exist_ok=True)
-        source = ["--host", LOOPBACK, "--port", str(primary.port()), "--username", REPLICATOR]
+        source = ["--host", primary.host, "--port", str(primary.port()), "--username", REPLICATOR]
         how = ["--no-password", "--checkpoint=fast", "--wal-method=stream", "--slot", self.name]
         how += [] if safe else ["--no-sync"]
         target = ["--pgdata", str(self.partial)]
@@ -44,6 +44,7 @@ class Replica(PostgresCluster):
     def configure_following(
         self,
         *,
+        primary_host: str = LOOPBACK,
         primary_port: int,
         port: int,
         access: Sequence[str],
@@ -51,7 +52,7 @@ class Replica(PostgresCluster):
     ) -> None:
         """Write the settings, among them where the primary is; they hold from the next start."""
         conninfo = make_conninfo(
-            host=LOOPBACK,
+            host=primary_host,
             port=primary_port,
             user=REPLICATOR,
             application_name=self.name,

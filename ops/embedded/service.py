@@ -1,8 +1,9 @@
-"""A service of the platform, as a process: `python -m app.NAME`."""
+"""A service of the platform, as a process: `python -m MODULE`."""
 
 import os
+import re
 import sys
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
@@ -11,21 +12,32 @@ from pathlib import Path
 import psutil
 
 from ops.embedded.errors import PortTaken, StartFailed
-from ops.embedded.pgpass import derived_secret
+from ops.embedded.pgpass import derived_secret, read_passwords
 from ops.embedded.ports import LOOPBACK, holder_of, is_free
 from ops.embedded.processes import Daemon, last_lines, size_of, wait_until
+from ops.embedded.shape import ServiceShape
 
 STOP_SECONDS = 15.0
 """A service takes up to 10 s to end what it has begun."""
 
+SECRET = re.compile(r"\{secret:([^}]+)\}")
+
 
 class ServiceProcess:
-    """One service, known by its pid file."""
+    """One service, known by its pid file; `environment` gives what it has beside ours when it is started."""
 
-    def __init__(self, name: str, *, pidfile: Path, log: Path, topology: Path) -> None:
-        self.name = name
-        self._topology = topology
-        self._daemon = Daemon(name, pidfile=pidfile, log=log)
+    def __init__(
+        self,
+        shape: ServiceShape,
+        *,
+        pidfile: Path,
+        log: Path,
+        environment: Callable[[], Mapping[str, str]],
+    ) -> None:
+        self.name = shape.name
+        self.shape = shape
+        self._environment = environment
+        self._daemon = Daemon(shape.name, pidfile=pidfile, log=log)
 
     def pid(self) -> int | None:
         """Give the service's pid, None when it does not run."""
@@ -43,10 +55,10 @@ class ServiceProcess:
             StartFailed: it ended, or was not at work in time.
         """
         log_start = size_of(self._daemon.log)
-        launched = self.pid() is None
-        if launched:
+        runs = self.pid() is not None if port is None else self._daemon.stop_unless_on(port)
+        if not runs:
             self._launch(port)
-        works = partial(self._is_connected, databases) if port is None else partial(is_healthy, port)
+        works = partial(self._is_connected, databases) if port is None else partial(self.is_healthy, port)
         in_time = wait_until(
             lambda: self.pid() is None or works(), timeout_seconds=timeout_seconds, every_seconds=0.05
         )
@@ -54,29 +66,16 @@ class ServiceProcess:
             why = "it ended" if self.pid() is None else f"it was not at work after {timeout_seconds:g} s"
             said = last_lines(self._daemon.log, from_byte=log_start)
             raise StartFailed(self.name, why, self._daemon.log, said)
-        return launched
+        return not runs
 
     def _launch(self, port: int | None) -> None:
-        if port is not None and not is_free(port):
+        if port is not None and not is_free(port, self._host):
             raise PortTaken(self.name, port, holder_of(port))
-        command = [sys.executable, "-m", f"app.{self.name}"]
-        environment = {"MES_STORAGE_TOPOLOGY": str(self._topology)}
-        environment |= self._secrets()
-        self._daemon.launch(command, environment=environment)
+        self._daemon.launch([sys.executable, "-m", self.shape.module], environment=self._environment())
 
-    def _secrets(self) -> dict[str, str]:
-        """Give what the environment does not set itself."""
-        pgpass = self._topology.with_name("pgpass")
-        cursors = derived_secret(pgpass, purpose="page cursors")
-        tokens = derived_secret(pgpass, purpose="causal tokens")
-        if cursors is None or tokens is None:
-            return {}
-        secrets = {
-            "MES_STORAGE_CURSOR_KEY": cursors,
-            "MES_STORAGE_TOKEN_KEYS": f"platform={tokens}",
-            "MES_STORAGE_COOKIE_SECURE": "false",  # there is no TLS on loopback
-        }
-        return {name: value for name, value in secrets.items() if name not in os.environ}
+    @property
+    def _host(self) -> str:
+        return self.shape.place.host if self.shape.place else LOOPBACK
 
     def _is_connected(self, databases: Collection[int]) -> bool:
         pid = self.pid()
@@ -87,6 +86,18 @@ class ServiceProcess:
         except psutil.Error:
             return False
         return any(connection.raddr[1:] == (port,) for connection in connections for port in databases)
+
+    def is_healthy(self, port: int) -> bool:
+        """Whether the service says that it does all of its work."""
+        # Not httpx: its client reads the certificates of the world first, and this is asked often.
+        connection = HTTPConnection(self._host, port, timeout=2)
+        try:
+            connection.request("GET", self.shape.health)
+            return connection.getresponse().status == HTTPStatus.OK
+        except (OSError, HTTPException):
+            return False
+        finally:
+            connection.close()
 
     def stop(self) -> bool:
         """Let the service end what it has begun, and stop it; False when it did not run.
@@ -101,14 +112,24 @@ class ServiceProcess:
         return self._daemon.kill()
 
 
-def is_healthy(port: int) -> bool:
-    """Whether the service on `port` says that it does all of its work."""
-    # Not httpx: its client reads the certificates of the world first, and this is asked many times a second.
-    connection = HTTPConnection(LOOPBACK, port, timeout=2)
-    try:
-        connection.request("GET", "/healthz")
-        return connection.getresponse().status == HTTPStatus.OK
-    except (OSError, HTTPException):
-        return False
-    finally:
-        connection.close()
+def environment_of(
+    wanted: Mapping[str, str], *, topology: Path, root: Path, passfile: Path
+) -> dict[str, str]:
+    """Give what the environment of a service has beside ours.
+
+    Parameters:
+        wanted: `[up.environment]` of the project; what our own environment sets is left out, and so is all of
+            it when there are no passwords, of which to derive secrets.
+        topology: the topology file.
+        root: the folder of the project, from which its modules are imported.
+        passfile: of what its secrets are derived.
+    """
+    paths = (os.environ.get("PYTHONPATH"), str(root))
+    own = {"MES_STORAGE_TOPOLOGY": str(topology), "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    if read_passwords(passfile):
+        own |= {
+            name: SECRET.sub(lambda found: derived_secret(passfile, purpose=found[1]), value)
+            for name, value in wanted.items()
+            if name not in os.environ
+        }
+    return own

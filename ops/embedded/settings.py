@@ -44,6 +44,18 @@ def quoted(value: str) -> str:
     return f"'{escaped}'"
 
 
-def access_line(database: str, roles: tuple[str, ...]) -> str:
-    """Give a line of pg_hba.conf: `roles` may connect to `database`, from this machine, with a password."""
-    return f"host {database} {','.join(roles)} {LOOPBACK}/32 scram-sha-256"
+def access_line(database: str, roles: tuple[str, ...], *, host: str = LOOPBACK) -> str:
+    """Give a line of pg_hba.conf: `roles` may connect to `database`, from this machine, with a password.
+
+    Parameters:
+        host: the address at which the server listens.
+    """
+    return f"host {database} {','.join(roles)} {_clients_of(host)} scram-sha-256"
+
+
+def _clients_of(host: str) -> str:
+    """Return the addresses from which a client on this machine may come to `host`."""
+    if host == LOOPBACK:
+        return f"{LOOPBACK}/32"
+    # Beside 127.0.0.1, the kernel chooses which of 127.0.0.0/8 a connection comes from.
+    return f"{host}/128" if ":" in host else "127.0.0.0/8"

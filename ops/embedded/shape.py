@@ -1,22 +1,64 @@
 """What the embedded platform consists of: the parts of a topology that are on this machine. Pure."""
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import TYPE_CHECKING
+from urllib.parse import SplitResult, urlsplit
 
+from pydantic import ConfigDict, ValidationError
+
+from ops.embedded.errors import NameTaken
+from ops.embedded.ports import LOOPBACK
 from ops.embedded.postgres import SUPERUSER
 from ops.embedded.replica import REPLICATOR
 from ops.embedded.settings import access_line
-from sharding.topology import Topology
+from ops.embedded.state import ComponentState, Kind
+from sharding.errors import TopologyError
+from sharding.section import Endpoint
+from sharding.topology import Database, Topology
+from sharding.topology_faults import describe
+
+if TYPE_CHECKING:
+    from ops.project import ServiceEntry
+
+Key = tuple[str | int, ...]
+"""Where a value stands in the topology file: `("databases", "shop", "primary", "port")`."""
+
+VALKEY = "[redis]"
+POOLER = "[pgbouncer]"
+REDIS_PORT = 6379
+HBA_WORDS = {"all", "replication", "sameuser", "samerole", "samegroup"}
+REDIS_KEY: Key = ("redis", "url")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a component listens on this machine, and the keys of the topology file that say so.
+
+    The value of a key is the port, or a URL that holds it.
+    """
+
+    host: str
+    port: int
+    keys: tuple[Key, ...]
+
+    @property
+    def url(self) -> str:
+        """The base URL of a service there."""
+        return f"http://[{self.host}]:{self.port}" if ":" in self.host else f"http://{self.host}:{self.port}"
 
 
 @dataclass(frozen=True)
 class DatabaseShape:
-    """A database, in a PostgreSQL cluster of its own and of the same name.
+    """A database of the topology: its roles, and the names of its replicas.
 
-    `services` are the roles that may connect, beside the owner; `replicas` are the names of its replicas.
+    `services` are the roles that may connect, beside the owner.
     """
 
     name: str
+    dbname: str
     tree: str
     owner: str
     services: tuple[str, ...]
@@ -24,35 +66,118 @@ class DatabaseShape:
 
     @property
     def roles(self) -> tuple[str, ...]:
-        """The roles of this database; no others exist in its cluster, but for ours."""
-        return (self.owner, *self.services)
+        """The roles of this database."""
+        return tuple(dict.fromkeys((self.owner, *self.services)))
+
+
+@dataclass(frozen=True)
+class ReplicaShape:
+    """A replica on this machine."""
+
+    name: str
+    place: Place
+
+
+@dataclass(frozen=True)
+class ServerShape:
+    """A PostgreSQL cluster: one for each primary, with the databases that the topology has there.
+
+    It bears the name of the first of them.
+    """
+
+    place: Place
+    databases: tuple[DatabaseShape, ...]
+    replicas: tuple[ReplicaShape, ...] = ()
 
     @property
-    def access(self) -> tuple[str, ...]:
-        """The lines of pg_hba.conf: its own roles to its own database, and ours."""
+    def name(self) -> str:
+        """The name of the cluster."""
+        return self.databases[0].name
+
+    def access(self, host: str) -> tuple[str, ...]:
+        """Give the lines of pg_hba.conf of a server at `host`: a database's roles to it alone, and ours."""
         return (
-            access_line("all", (SUPERUSER,)),
-            access_line("replication", (REPLICATOR,)),
-            access_line(self.name, self.roles),
+            access_line("all", (SUPERUSER,), host=host),
+            access_line("replication", (REPLICATOR,), host=host),
+            *(
+                access_line(_in_hba(database.dbname), database.roles, host=host)
+                for database in self.databases
+            ),
         )
 
 
-VALKEY = "valkey"
-POOLER = "pgbouncer"
+@dataclass(frozen=True)
+class ServiceShape:
+    """A service of the project; one without a place is a worker."""
+
+    name: str
+    module: str
+    health: str
+    place: Place | None
+
+
+@dataclass(frozen=True)
+class PlatformShape:
+    """What `up` starts, and what it leaves alone."""
+
+    servers: tuple[ServerShape, ...]
+    valkey: Place | None
+    pooler: Place | None
+    services: tuple[ServiceShape, ...]
+    elsewhere: tuple[ComponentState, ...]
+
+    @property
+    def places(self) -> dict[str, Place]:
+        """Where every component listens."""
+        places = {server.name: server.place for server in self.servers}
+        places |= {replica.name: replica.place for server in self.servers for replica in server.replicas}
+        places |= {service_key(each.name): each.place for each in self.services if each.place}
+        places |= {VALKEY: self.valkey} if self.valkey else {}
+        return places | ({POOLER: self.pooler} if self.pooler else {})
+
+    @property
+    def databases(self) -> tuple[DatabaseShape, ...]:
+        """The databases on this machine."""
+        return tuple(database for server in self.servers for database in server.databases)
+
+
+def shape_of(topology: Topology, services: Mapping[str, "ServiceEntry"]) -> PlatformShape:
+    """Find what of a topology is on this machine.
+
+    Parameters:
+        topology: any.
+        services: of the project, by name.
+
+    Raises:
+        TopologyError: a service's section is wrong.
+        NameTaken: two servers would share a folder.
+    """
+    _refuse_shared_names(topology)
+    elsewhere: list[ComponentState] = []
+    servers = tuple(_servers(topology, elsewhere))
+    return PlatformShape(
+        servers=servers,
+        valkey=_valkey(topology, elsewhere),
+        pooler=_pooler(topology, servers, elsewhere),
+        services=tuple(_services(topology, services, elsewhere)),
+        elsewhere=tuple(elsewhere),
+    )
+
+
+def address_of(host: str) -> str | None:
+    """Return the loopback address of a host of the topology, None if it is elsewhere."""
+    if host.lower() == "localhost":
+        return LOOPBACK
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return None
+    return str(address) if address.is_loopback else None
 
 
 def shapes_of(topology: Topology) -> tuple[DatabaseShape, ...]:
     """Return the databases of a topology, in its order."""
-    return tuple(
-        DatabaseShape(
-            name=name,
-            tree=database.tree,
-            owner=database.owner,
-            services=tuple(topology.users_of(name)),
-            replicas=tuple(replica.name for replica in database.replicas),
-        )
-        for name, database in topology.databases.items()
-    )
+    return tuple(_database(database, topology) for database in topology.databases.values())
 
 
 def roles_of(shapes: Iterable[DatabaseShape]) -> tuple[str, ...]:
@@ -63,3 +188,130 @@ def roles_of(shapes: Iterable[DatabaseShape]) -> tuple[str, ...]:
 def service_key(service: str) -> str:
     """Return the key of a service in a table of ports: a service and a database may have the same name."""
     return f"{service} service"
+
+
+def _in_hba(dbname: str) -> str:
+    """Write the name of a database for pg_hba.conf, where some words and characters mean something else."""
+    is_plain = re.fullmatch(r"[a-z0-9_]+", dbname) and dbname not in HBA_WORDS
+    return dbname if is_plain else f'"{dbname}"'
+
+
+def _database(database: Database, topology: Topology) -> DatabaseShape:
+    return DatabaseShape(
+        name=database.name,
+        dbname=database.dbname,
+        tree=database.tree,
+        owner=database.owner,
+        services=tuple(topology.users_of(database)),
+        replicas=tuple(replica.name for replica in database.replicas),
+    )
+
+
+def _refuse_shared_names(topology: Topology) -> None:
+    for name, database in topology.databases.items():
+        for index, replica in enumerate(database.replicas):
+            if replica.name in topology.databases:
+                raise NameTaken(topology.path, f"databases.{name}.replicas.{index}.name", replica.name)
+
+
+def _servers(topology: Topology, elsewhere: list[ComponentState]) -> Iterator[ServerShape]:
+    groups: dict[tuple[str, int], list[Database]] = {}
+    for database in topology.databases.values():
+        host = address_of(database.primary.host)
+        if host is None or database.is_coordinator:
+            elsewhere += _left_alone(database, "" if host is None else "Citus is not started by mesctl")
+        else:
+            groups.setdefault((host, database.primary.port), []).append(database)
+    for (host, port), databases in groups.items():
+        keys = tuple(("databases", each.name, "primary", "port") for each in databases)
+        yield ServerShape(
+            place=Place(host, port, keys),
+            databases=tuple(_database(each, topology) for each in databases),
+            replicas=tuple(_replicas(databases, elsewhere)),
+        )
+
+
+def _replicas(databases: Iterable[Database], elsewhere: list[ComponentState]) -> Iterator[ReplicaShape]:
+    """Find the replicas of a cluster: databases of one primary may share a replica, each by its name."""
+    found: dict[tuple[str, int], tuple[str, list[Key]]] = {}
+    for database in databases:
+        for index, replica in enumerate(database.replicas):
+            host = address_of(replica.host)
+            if host is None:
+                elsewhere.append(_elsewhere(replica.name, "replica", replica))
+                continue
+            _, keys = found.setdefault((host, replica.port), (replica.name, []))
+            keys.append(("databases", database.name, "replicas", index, "port"))
+    for (host, port), (name, keys) in found.items():
+        yield ReplicaShape(name, Place(host, port, tuple(keys)))
+
+
+def _left_alone(database: Database, why: str) -> Iterator[ComponentState]:
+    yield _elsewhere(database.name, "primary", database.primary, why)
+    for replica in database.replicas:
+        yield _elsewhere(replica.name, "replica", replica, why or "its primary is elsewhere")
+
+
+def _elsewhere(name: str, kind: Kind, endpoint: Endpoint | SplitResult, why: str = "") -> ComponentState:
+    host = endpoint.host if isinstance(endpoint, Endpoint) else endpoint.hostname
+    detail = f"{host}:{endpoint.port}" if endpoint.port else str(host)
+    detail += f" ({why})" if why else ""
+    return ComponentState(name=name, kind=kind, state="elsewhere", wanted=False, detail=detail)
+
+
+def _valkey(topology: Topology, elsewhere: list[ComponentState]) -> Place | None:
+    url = topology.sections.get("redis", {}).get("url")
+    if not isinstance(url, str):
+        return None
+    parts = urlsplit(url)
+    host = address_of(parts.hostname or "")
+    # Ours has neither TLS nor a password.
+    if host is None or parts.scheme not in {"redis", "valkey"} or parts.password is not None:
+        elsewhere.append(_elsewhere("valkey", "valkey", parts))
+        return None
+    return Place(host, parts.port or REDIS_PORT, (REDIS_KEY,))
+
+
+def _pooler(
+    topology: Topology, servers: Iterable[ServerShape], elsewhere: list[ComponentState]
+) -> Place | None:
+    section = topology.pgbouncer
+    if section is None:
+        return None
+    here = {database.name for server in servers for database in server.databases}
+    others = sorted(topology.databases.keys() - here)
+    host = address_of(section.host)
+    if host is not None and not others:
+        return Place(host, section.port, (("pgbouncer", "port"),))
+    why = f"so is {', '.join(others)}" if host is not None else ""
+    elsewhere.append(_elsewhere("pgbouncer", "pooler", section, why))
+    return None
+
+
+class _Listening(Endpoint):
+    """What `[services.NAME]` says for us; the other keys are the service's own."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+def _services(
+    topology: Topology, services: Mapping[str, "ServiceEntry"], elsewhere: list[ComponentState]
+) -> Iterator[ServiceShape]:
+    sections = topology.sections.get("services", {})
+    for name, entry in services.items():
+        endpoint = _listening(topology, name, sections[name]) if name in sections else None
+        host = address_of(endpoint.host) if endpoint else None
+        if endpoint and not host:
+            elsewhere.append(_elsewhere(name, "service", endpoint))
+            continue
+        keys: tuple[Key, ...] = (("services", name, "port"),)
+        place = Place(host, endpoint.port, keys) if endpoint and host else None
+        yield ServiceShape(name, entry.module, entry.health, place)
+
+
+def _listening(topology: Topology, name: str, section: object) -> Endpoint:
+    try:
+        return _Listening.model_validate(section)
+    except ValidationError as error:
+        faults = [f"services.{name}.{line}" for line in describe(_Listening, error)]
+        raise TopologyError(topology.path, faults) from None

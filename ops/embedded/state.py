@@ -7,7 +7,7 @@ from typing import Any, Literal
 Kind = Literal["primary", "replica", "valkey", "pooler", "service"]
 # A service must not lose its database, nor a primary wait for its replica.
 STOP_ORDER: tuple[Kind, ...] = ("service", "pooler", "replica", "primary", "valkey")
-State = Literal["running", "streaming", "stopped", "absent", "faulty"]
+State = Literal["running", "streaming", "stopped", "absent", "faulty", "elsewhere"]
 
 
 @dataclass(frozen=True)

@@ -1,107 +1,233 @@
-"""The topology file of the embedded platform: written once, and edited where a port moves."""
+"""The topology file of the embedded platform: written from the project's template, and edited key by key.
 
+An edit is tried on the text and proved by the parser: exactly the wanted value changes, and comments stay.
+"""
+
+import json
 import re
-from collections.abc import Mapping
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
+from copy import deepcopy
+from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 from urllib.parse import urlsplit
 
-from ops.embedded.errors import NotOurTopology
-from ops.embedded.ports import LOOPBACK
-from ops.embedded.shape import (
-    DATABASES,
-    HTTP_SERVICES,
-    POOLER,
-    VALKEY,
-    DatabaseShape,
-    ported_components,
-    service_key,
-)
+from ops.embedded.errors import TopologyNotEdited
+from ops.embedded.ports import LOOPBACK, PortPicker
+from ops.embedded.shape import Key, Place
 from sharding.topology import Topology
 
 HEAD = """\
-# Written by `mesctl up`. Edit what you like; a port that is found taken is replaced, and nothing else.
-backend = "postgresql"
-buckets = 64
-passfile = "pgpass"
+# Written by `mesctl up` from {template}.
+# Edit what you like; a port that is found taken is replaced, and nothing else.
 """
+PASSFILE = "pgpass"
+ONCE_GLOBAL = ("backend", "buckets")
+"""Keys that stood at the top of the file in release 0.1, and belong to the sharded trees."""
 
 
-def write_topology(path: Path, ports: Mapping[str, int], *, files: Path) -> None:
-    """Write the topology of a new platform.
+@dataclass(frozen=True)
+class Draft:
+    """The text of the topology file as it should be.
+
+    `added` are the tables that it did not have, whose ports are still those of the template; `notes` says in
+    a line each what is to change.
+    """
+
+    text: str
+    added: tuple[Key, ...]
+    notes: tuple[str, ...] = ()
+
+    def is_new(self, place: Place) -> bool:
+        """Whether a place stands in a table that was added."""
+        return any(key[: len(table)] == table for key in place.keys for table in self.added)
+
+
+def draft_new(template: Path, *, named: str) -> Draft:
+    """Draft the topology of a new platform: the template, under a head of our own.
 
     Parameters:
-        path: the file; it appears only when it is complete.
-        ports: the port of each component (`shape.ported_components`).
-        files: the folder of the customers' models.
+        named: how the project names the template.
     """
-    blocks = [
-        HEAD,
-        *(_database(database, ports) for database in DATABASES),
-        f'[redis]\nurl = "redis://{LOOPBACK}:{ports[VALKEY]}/0"\n',
-        f'[files]\nurl = "{files.as_uri()}"\n',
-        *(_service(service, ports[service_key(service)]) for service in HTTP_SERVICES),
-    ]
-    _replace(path, "\n".join(blocks))
+    text = re.sub(r"\A(?:#.*\n|\s*\n)+", "", template.read_text(encoding="utf-8"))
+    passfile = "" if "passfile" in tomllib.loads(text) else f'passfile = "{PASSFILE}"\n'
+    return Draft(f"{HEAD.format(template=named)}{passfile}{text}", ((),), (f"write it from {named}",))
 
 
-def _database(database: DatabaseShape, ports: Mapping[str, int]) -> str:
-    replicas = ", ".join(
-        f'{{ name = "{name}", host = "{LOOPBACK}", port = {ports[name]} }}' for name in database.replicas
-    )
-    lines = [
-        f"[databases.{database.name}]",
-        f'tree = "{database.tree}"',
-        f'dbname = "{database.name}"',
-        f'primary = {{ host = "{LOOPBACK}", port = {ports[database.name]} }}',
-        *([f"replicas = [ {replicas} ]"] if replicas else ()),
-    ]
-    return "\n".join(lines) + "\n"
+def draft_mended(path: Path, template: Path | None) -> Draft:
+    """Draft the file as it is, with the trees and the application's tables that it lacks of the template.
+
+    A file of release 0.1 has no trees, and `backend` and `buckets` for all of them.
+    """
+    text = path.read_text(encoding="utf-8")
+    if template is None or not _is_toml(text):  # who reads it says what is wrong
+        return Draft(text, added=())
+    content, pattern = tomllib.loads(text), tomllib.loads(template.read_text(encoding="utf-8"))
+    moved = {} if "trees" in content else {key: content[key] for key in ONCE_GLOBAL if key in content}
+    for key in moved:
+        text = _without_line(text, key, path)
+    tables = dict(_lacking(content, pattern, moved))
+    mended = "\n".join([text, *(_table(key, table) for key, table in tables.items())])
+    if not _is_toml(mended):
+        return Draft(text, added=())
+    notes = [f"add [{'.'.join(map(str, key))}]" for key in tables]
+    notes += [f"move {key} into the sharded trees" for key in moved]
+    return Draft(mended, tuple(tables), tuple(notes))
 
 
-def _service(name: str, port: int) -> str:
-    return f'[services.{name}]\nhost = "{LOOPBACK}"\nport = {port}\n'
+def _lacking(
+    content: Mapping[str, Any], pattern: Mapping[str, Any], moved: Mapping[str, Any]
+) -> Iterator[tuple[Key, Mapping[str, Any]]]:
+    """Find the tables of the template that a file needs: whole trees, and what belongs to the application."""
+    with_databases = {base.get("tree") for base in _tables(content, "databases").values()}
+    for name, tree in _tables(pattern, "trees").items():
+        if name in _tables(content, "trees"):
+            continue
+        yield ("trees", name), tree | (dict(moved) if tree["kind"] == "sharded" else {})
+        for database, base in _tables(pattern, "databases").items():
+            if base["tree"] == name and name not in with_databases:
+                yield ("databases", database), base
+    for name, table in pattern.items():
+        if name in Topology.model_fields:
+            continue
+        if name == "services":
+            there = _tables(content, name)
+            yield from (((name, key), table[key]) for key in table if key not in there)
+        elif name not in content:
+            yield (name,), table
 
 
-def read_ports(topology: Topology) -> dict[str, int]:
-    """Give the port of each component.
+def _tables(content: Mapping[str, Any], name: str) -> dict[str, dict[str, Any]]:
+    """Return the tables below a key of the file; what is none is for the reader to refuse."""
+    found = content.get(name, {})
+    if not isinstance(found, dict):
+        return {}
+    return {key: table for key, table in found.items() if isinstance(table, dict)}
+
+
+def with_free_ports(draft: Draft, places: Iterable[Place], picker: PortPicker, path: Path) -> str:
+    """Give every new place of a draft a port that is free.
 
     Raises:
-        NotOurTopology: a component of the embedded platform is missing.
+        NoFreePort: there is none.
+        TopologyNotEdited: the file writes a port in a way that is not understood.
     """
-    ports = {service_key(name): service.port for name, service in topology.services.items()}
-    for name, database in topology.databases.items():
-        ports[name] = database.primary.port
-        ports |= {replica.name: replica.port for replica in database.replicas}
-    if topology.pgbouncer is not None:
-        ports[POOLER] = topology.pgbouncer.port
-    ports[VALKEY] = urlsplit(topology.redis.url).port or 0
-    missing = [name for name in ported_components() if not ports.get(name)]
-    if missing:
-        raise NotOurTopology(topology.path, missing)
-    return ports
+    text = draft.text
+    for place in places:
+        if draft.is_new(place):
+            text = with_port(text, place, picker.pick(place.host), path)
+    return text
 
 
-def add_pooler(path: Path, *, port: int, version: str) -> None:
+def with_port(text: str, place: Place, port: int, path: Path) -> str:
+    """Give a place another port, and leave the rest of the text as it is.
+
+    Raises:
+        TopologyNotEdited: the file writes the port in a way that is not understood.
+    """
+    for key in place.keys:
+        text = _with_value(text, key, port, path)
+    return text
+
+
+def _with_value(text: str, key: Key, port: int, path: Path) -> str:
+    content = tomllib.loads(text)
+    wanted = deepcopy(content)
+    *way, last = key
+    table: Any = wanted
+    for part in way:
+        table = table[part]
+    old = table[last]
+    table[last] = _url_with_port(old, port) if isinstance(old, str) else port
+    if table[last] == old:
+        return text
+    for match in re.finditer(rf"(?<!\w){re.escape(str(old))}(?!\w)", text):
+        changed = f"{text[: match.start()]}{table[last]}{text[match.end() :]}"
+        if _means(changed, wanted):
+            return changed
+    raise TopologyNotEdited(path, ".".join(map(str, key)), repr(table[last]))
+
+
+def _url_with_port(url: str, port: int) -> str:
+    parts = urlsplit(url)
+    user = f"{parts.username}@" if parts.username else ""
+    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+    return parts._replace(netloc=f"{user}{host}:{port}").geturl()
+
+
+def _means(text: str, content: Mapping[str, Any]) -> bool:
+    try:
+        return tomllib.loads(text) == content
+    except tomllib.TOMLDecodeError:
+        return False
+
+
+def _is_toml(text: str) -> bool:
+    try:
+        tomllib.loads(text)
+    except tomllib.TOMLDecodeError:
+        return False
+    return True
+
+
+def _without_line(text: str, key: str, path: Path) -> str:
+    changed = re.sub(rf"(?m)^{key}\s*=.*\n?", "", text, count=1)
+    if not _means(changed, {name: value for name, value in tomllib.loads(text).items() if name != key}):
+        raise TopologyNotEdited(path, key, "it into [trees.NAME] of the sharded trees")
+    return changed
+
+
+def _table(key: Key, table: Mapping[str, Any]) -> str:
+    lines = [f"{name} = {_value(value)}\n" for name, value in table.items()]
+    return f"[{'.'.join(map(str, key))}]\n{''.join(lines)}"
+
+
+def _value(value: Any) -> str:
+    match value:
+        case dict():
+            return (
+                f"{{ {', '.join(f'{json.dumps(name)} = {_value(part)}' for name, part in value.items())} }}"
+            )
+        case list():
+            return f"[ {', '.join(map(_value, value))} ]"
+        case str() | bool():
+            return json.dumps(value, ensure_ascii=False)
+    return str(value)
+
+
+def load_text(text: str, name: str) -> Topology:
+    """Read a topology that stands in no file yet.
+
+    Parameters:
+        name: of the file, for errors.
+
+    Raises:
+        TopologyError: it is wrong.
+    """
+    with TemporaryDirectory() as folder:
+        path = Path(folder, name)
+        path.write_text(text, encoding="utf-8")
+        return Topology.load(path)
+
+
+def with_pooler(text: str, *, port: int, version: str) -> str:
     """Add the section of a pooler, with all that has a default left to it."""
     section = f'[pgbouncer]\nhost = "{LOOPBACK}"\nport = {port}\nversion = "{version}"\n'
-    _replace(path, f"{path.read_text().rstrip()}\n\n{section}")
+    return f"{text.rstrip()}\n\n{section}"
 
 
-def remove_pooler(path: Path) -> None:
+def without_pooler(text: str) -> str:
     """Remove the section of the pooler, and its services."""
     # A table ends where the next one begins.
-    tables = re.split(r"(?m)^(?=\[)", path.read_text())
+    tables = re.split(r"(?m)^(?=\[)", text)
     left = "".join(table for table in tables if not re.match(r"\[pgbouncer[\].]", table))
-    _replace(path, f"{left.rstrip()}\n")
+    return f"{left.rstrip()}\n"
 
 
-def move_port(path: Path, *, old: int, new: int) -> None:
-    """Replace a port in the file; its comments and the user's other edits stay."""
-    # Ports of the platform differ from each other and are above 10,000: no other number equals one.
-    _replace(path, re.sub(rf"\b{old}\b", str(new), path.read_text()))
-
-
-def _replace(path: Path, text: str) -> None:
+def replace(path: Path, text: str) -> None:
+    """Write the file; it appears only when it is complete."""
     partial = path.with_suffix(".partial")
-    partial.write_text(text)
+    partial.write_text(text, encoding="utf-8")
     partial.rename(path)

@@ -13,8 +13,9 @@ class Valkey:
 
     name = "valkey"
 
-    def __init__(self, *, folder: Path, pidfile: Path, log: Path) -> None:
+    def __init__(self, *, folder: Path, pidfile: Path, log: Path, host: str = LOOPBACK) -> None:
         self._folder = folder
+        self.host = host
         self.daemon = Daemon(self.name, pidfile=pidfile, log=log)
 
     def pid(self) -> int | None:
@@ -28,16 +29,16 @@ class Valkey:
             PortTaken: another program listens on `port`.
             StartFailed: it did not answer in time.
         """
-        if self.pid() is not None:
+        if self.daemon.stop_unless_on(port):
             return False
-        if not is_free(port):
+        if not is_free(port, self.host):
             raise PortTaken(self.name, port, holder_of(port))
         self._folder.mkdir(parents=True, exist_ok=True)
         log_start = size_of(self.daemon.log)
-        command = [str(program), "--port", str(port), "--bind", LOOPBACK, "--dir", str(self._folder)]
+        command = [str(program), "--port", str(port), "--bind", self.host, "--dir", str(self._folder)]
         self.daemon.launch([*command, "--save", "", "--appendonly", "no", "--daemonize", "no"])
-        wait_until(lambda: self.pid() is None or answers(port), timeout_seconds=timeout_seconds)
-        if self.pid() is None or not answers(port):
+        wait_until(lambda: self.pid() is None or answers(port, self.host), timeout_seconds=timeout_seconds)
+        if self.pid() is None or not answers(port, self.host):
             self.stop()
             said = last_lines(self.daemon.log, from_byte=log_start)
             if "Address already in use" in said:
@@ -50,10 +51,10 @@ class Valkey:
         return self.daemon.stop()
 
 
-def answers(port: int) -> bool:
+def answers(port: int, host: str = LOOPBACK) -> bool:
     """Whether a server on `port` speaks the protocol."""
     try:
-        with socket.create_connection((LOOPBACK, port), timeout=1) as connection:
+        with socket.create_connection((host, port), timeout=1) as connection:
             connection.sendall(b"PING\r\n")
             return connection.recv(16).startswith(b"+PONG")
     except OSError:

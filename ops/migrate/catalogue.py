@@ -32,7 +32,9 @@ class Fact(NamedTuple):
 
 def _change(comment: str) -> str:
     """Render the online change that an object's comment names, as it stands behind its definition."""
-    name = f"substring({comment} FROM {literal(f'^{MARK}(.*)$')})"
+    # In its first line: a column's own comment may stand below.
+    first_line = literal(f"^{MARK}([^\n]*)")
+    name = f"substring({comment} FROM {first_line})"
     return f"coalesce({literal(UNDER_WAY)} || {name}, '')"
 
 
@@ -40,7 +42,7 @@ _OURS = f"""
     ours AS (
         SELECT c.* FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
         WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
-          AND c.relname NOT IN ('alembic_version', '{PROGRESS_TABLE}')
+          AND c.relname NOT IN (:version_table, '{PROGRESS_TABLE}')
           AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid
                           AND d.deptype = 'e')
           -- a partition that waits, detached, for its end, and tells so: it is the policies' as well
@@ -118,9 +120,9 @@ _FACTS = text(f"""
 """)
 
 
-def read_catalogue(connection: Connection) -> list[Fact]:
-    """Read what stands in a database, sorted."""
-    return sorted(Fact(*row) for row in connection.execute(_FACTS))
+def read_catalogue(connection: Connection, *, version_table: str) -> list[Fact]:
+    """Read what stands in a database beside alembic's version table, sorted."""
+    return sorted(Fact(*row) for row in connection.execute(_FACTS, {"version_table": version_table}))
 
 
 def fingerprint(facts: Collection[Fact]) -> str:

@@ -1,24 +1,23 @@
 """Drift: what stands in a database although no migration made it, and what a migration made and is gone.
 
-The measure is `TREE/schema.json`: the catalogue of a database that was migrated from nothing to the head,
-frozen beside the revisions. A scratch database on the server itself would need a right that owners of
+The measure is `TREE/schema/REVISION.json`: the catalogue of a database that was migrated from nothing to that
+revision, frozen beside it. A scratch database on the server itself would need a right that owners of
 production databases do not have, and the models do not tell of grants, triggers and functions.
 """
 
-import json
 from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from ops.migrate.catalogue import UNDER_WAY, Fact, fingerprint, read_catalogue
-from ops.migrate.citus import is_on_citus
+from ops.migrate.catalogue import PER_SHARD, UNDER_WAY, Fact, fingerprint
 from ops.migrate.connect import open_owner, words_of
-from ops.migrate.scripts import read_revision
+from ops.migrate.errors import SeveralRevisions, SnapshotMissing
+from ops.migrate.mark import find_foreign, read_marks
+from ops.migrate.snapshot import BASE, Snapshot, load_snapshot, read_snapshot
 from ops.project import ProjectTree
+from partitions.sql import literal
 from sharding.topology import Topology
-
-CITUS = frozenset({"citus", "citus_columnar"})
 
 
 class Drift(NamedTuple):
@@ -29,34 +28,14 @@ class Drift(NamedTuple):
     fix: str
 
 
-class Snapshot(NamedTuple):
-    """What a tree's migrations make, up to a revision."""
-
-    revision: str
-    facts: Collection[Fact]
-
-
 class DatabaseDrift(NamedTuple):
-    """What differs in one database, or why that cannot be told."""
+    """What differs in one database, or why it was compared with nothing."""
 
     database: str
     revision: str | None
     fingerprint: str | None
     differences: Collection[Drift]
-    unreachable: str | None = None
-
-
-def load_snapshot(tree: ProjectTree) -> Snapshot:
-    """Read what the migrations of a tree make."""
-    content = json.loads((tree.revisions.parent / "schema.json").read_text(encoding="utf-8"))
-    return Snapshot(content["revision"], [Fact(*fact) for fact in content["facts"]])
-
-
-def dump_snapshot(tree: ProjectTree, snapshot: Snapshot) -> None:
-    """Write what the migrations of a tree make, a line for each object: a review sees what changes."""
-    lines = ",\n".join(f"    {json.dumps(fact)}" for fact in sorted(snapshot.facts))
-    content = f'{{\n  "revision": {json.dumps(snapshot.revision)},\n  "facts": [\n{lines}\n  ]\n}}\n'
-    (tree.revisions.parent / "schema.json").write_text(content, encoding="utf-8")
+    uncompared: str | None = None
 
 
 def compare(found: Collection[Fact], expected: Collection[Fact]) -> Iterator[Drift]:
@@ -119,6 +98,9 @@ def _name(fact: Fact) -> str:
 def _redo(found: Fact, expected: Fact) -> str:
     if found.definition == f"{expected.definition} INVALID":
         return f"a concurrent build was cut short: REINDEX INDEX CONCURRENTLY {found.name}"
+    if found.kind == "function" and expected.definition.startswith("per shard"):
+        comment = f"COMMENT ON FUNCTION {found.name} IS {literal(PER_SHARD)}"
+        return f"{comment}; a restore without comments has lost it"
     return "change it back, or write a migration that changes it everywhere"
 
 
@@ -138,28 +120,35 @@ def _removal(fact: Fact) -> str:
 def find_drift(
     topology: Topology, tree: ProjectTree, snapshot: Snapshot | None = None
 ) -> Iterator[DatabaseDrift]:
-    """Compare the databases of a tree with what its migrations make.
-
-    A database that is not at the snapshot's revision is compared with the first one of its own revision:
-    databases that had the same migrations must be the same.
+    """Compare the databases of a tree with what its migrations make up to their revisions.
 
     Parameters:
         topology: where the databases are.
         tree: whose databases are compared.
-        snapshot: what the migrations make; without it, what is frozen beside them.
+        snapshot: what the migrations make up to its revision; without it, what is frozen beside them.
     """
-    snapshot = snapshot or load_snapshot(tree)
-    peers: dict[str | None, Collection[Fact]] = {}
     for name in topology.databases_of(tree.name):
         try:
             with open_owner(topology, name) as engine, engine.connect() as connection:
-                revision, facts = read_revision(connection), read_catalogue(connection)
-                if is_on_citus(topology, tree.name):
-                    # The administrator's: it must be there before any migration.
-                    facts = [fact for fact in facts if fact.kind != "extension" or fact.name not in CITUS]
+                foreign = find_foreign(read_marks(connection, tree), tree)
+                found = read_snapshot(connection, topology, tree)
         except SQLAlchemyError as fault:
-            yield DatabaseDrift(name, None, None, (), words_of(fault))
-            continue
-        peers.setdefault(revision, facts)
-        expected = snapshot.facts if revision == snapshot.revision else peers[revision]
-        yield DatabaseDrift(name, revision, fingerprint(facts), tuple(compare(facts, expected)))
+            yield DatabaseDrift(name, None, None, (), f"did not answer: {words_of(fault)}")
+        except SeveralRevisions as fault:
+            yield DatabaseDrift(name, None, None, (), f"was not compared: {fault}")
+        else:
+            if foreign:
+                yield DatabaseDrift(name, found.revision, None, (), f"was not compared: {foreign}")
+            else:
+                yield _compared(name, found, snapshot, tree)
+
+
+def _compared(name: str, found: Snapshot, snapshot: Snapshot | None, tree: ProjectTree) -> DatabaseDrift:
+    word, differences, uncompared = fingerprint(found.facts), tuple[Drift, ...](), None
+    try:
+        if snapshot is None or snapshot.revision != found.revision:
+            snapshot = load_snapshot(tree, None if found.revision == BASE else found.revision)
+        differences = tuple(compare(found.facts, snapshot.facts))
+    except SnapshotMissing as fault:
+        uncompared = f"was not compared: it is {fault}"
+    return DatabaseDrift(name, found.revision, word, differences, uncompared)

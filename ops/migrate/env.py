@@ -1,8 +1,9 @@
 """What alembic runs, whichever the tree: all databases of the tree, each under a lock.
 
-The tree is the section of alembic.ini (`alembic -n mes ...`). The topology is handed over by a program as
-`config.attributes["topology"]`, or named by `-x topology=PATH`, or by MES_STORAGE_TOPOLOGY. `upgrade` and
-`downgrade` do what `mesctl migrate` does; other commands visit one database after another.
+The tree is the section of alembic.ini (`alembic -n TREE ...`), or the only one of the project. The topology
+is handed over by a program as `config.attributes["topology"]`, or named by `-x topology=PATH`, or by
+MES_STORAGE_TOPOLOGY. `upgrade` and `downgrade` do what `mesctl migrate` does; other commands visit one
+database after another.
 """
 
 import io
@@ -19,6 +20,8 @@ from alembic.util import CommandError
 from sqlalchemy import Connection
 
 from ops.errors import OpsError
+from ops.migrate import mark
+from ops.migrate.adoption import claim, examine
 from ops.migrate.compare import (
     PLUGINS,
     ignore_undeclared_partitions,
@@ -29,10 +32,13 @@ from ops.migrate.connect import open_owner, take_lock
 from ops.migrate.outcome import Direction
 from ops.migrate.run import migrate
 from ops.project import Project, ProjectTree
-from sharding.errors import TopologyError
+from partitions.sql import identifier
+from sharding.errors import ShardingError
 from sharding.topology import Topology
 
 DIRECTIONS: dict[object, Direction] = {command.upgrade: "up", command.downgrade: "down"}
+READING = {command.current, command.check, command.revision}
+"""Commands that change no database."""
 
 
 def the_project() -> Project:
@@ -41,10 +47,7 @@ def the_project() -> Project:
     if isinstance(given, Project):
         return given
     ini = context.config.config_file_name
-    try:
-        return Project.find(Path(ini).parent if ini else Path())
-    except OpsError as fault:
-        raise CommandError(str(fault)) from fault
+    return Project.find(Path(ini).parent if ini else Path())
 
 
 def the_tree() -> ProjectTree:
@@ -59,35 +62,47 @@ def the_tree() -> ProjectTree:
 
 
 def the_topology() -> Topology:
-    """Find the topology: handed over, by -x, or by the environment."""
+    """Find the topology: handed over, by -x, by the environment, or in the project file."""
     given = context.config.attributes.get("topology")
     if isinstance(given, Topology):
         return given
     path = context.get_x_argument(as_dictionary=True).get("topology") or os.environ.get(
         "MES_STORAGE_TOPOLOGY"
     )
-    if not isinstance(path, str) or not path:
-        raise CommandError("no topology: set MES_STORAGE_TOPOLOGY, or give `-x topology=PATH`")
-    try:
-        return Topology.load(path)
-    except TopologyError as fault:
-        raise CommandError(str(fault)) from fault
+    own = the_project().topology_path
+    if not path and own is None:
+        raise CommandError(
+            "no topology: the project file names none; set MES_STORAGE_TOPOLOGY, or give `-x topology=PATH`"
+        )
+    return Topology.load(str(path or own))
+
+
+def the_command() -> object:
+    """Return the function of `alembic.command` that was typed; None if a program called it."""
+    options = context.config.cmd_opts
+    return options.cmd[0] if options else None
 
 
 def the_fleet_command() -> tuple[Direction, str] | None:
-    """Tell the direction and the target, if this is `alembic upgrade` or `alembic downgrade`."""
+    """Return the direction and the target, if this is `alembic upgrade` or `alembic downgrade`."""
+    direction = DIRECTIONS.get(the_command())
     options = context.config.cmd_opts
-    direction = DIRECTIONS.get(options.cmd[0]) if options else None
     return (direction, options.revision) if options and direction else None
 
 
-def visit(connection: Connection, database: str, tree: ProjectTree) -> None:
-    """Run the command in one database; a migration of it waits meanwhile."""
+def visit(connection: Connection, topology: Topology, database: str, tree: ProjectTree) -> None:
+    """Run the command in one database, if it is one of the tree; a migration of it waits meanwhile."""
     take_lock(connection, database)
+    if the_command() not in READING:
+        claim(connection, topology, tree, database)
+    elif not (found := examine(connection, topology, tree, database)).is_ours:
+        raise found.refusal
+    connection.rollback()
     metadata = metadata_of(tree)
     context.configure(
         connection=connection,
         target_metadata=metadata,
+        version_table=tree.version_table,
         transaction_per_migration=True,
         include_name=ignore_undeclared_partitions(connection, metadata),
         autogenerate_plugins=PLUGINS,
@@ -107,29 +122,38 @@ def run_online() -> None:
     for name in topology.databases_of(tree.name):
         context.config.print_stdout("%s: %s", tree.name, name)
         with open_owner(topology, name) as engine, engine.connect() as connection:
-            visit(connection, name, tree)
+            visit(connection, topology, name, tree)
 
 
 class OfflineScript(io.StringIO):
-    """Takes alembic's script on its way out. A database that went back to base still has alembic's table."""
+    """Takes alembic's script on its way out.
 
-    def __init__(self, out: TextIO) -> None:
+    A database that went back to base still has the version table; one that has none gets it with its mark.
+    """
+
+    def __init__(self, out: TextIO, tree: ProjectTree) -> None:
         super().__init__()
         self._out = out
+        self._tree = tree
 
     def write(self, text: str) -> int:
         """Pass a statement on."""
-        create = "CREATE TABLE alembic_version"
-        return self._out.write(text.replace(create, create.replace("TABLE", "TABLE IF NOT EXISTS")))
+        create = f"CREATE TABLE {identifier(self._tree.version_table)} ("
+        if not text.startswith(create):
+            return self._out.write(text)
+        made = text.replace("CREATE TABLE", "CREATE TABLE IF NOT EXISTS", 1)
+        return self._out.write(f"{made}{mark.statement(self._tree)};\n\n")
 
 
 def run_offline() -> None:
     """Print one script; it is the same for every database of the tree."""
+    tree = the_tree()
     context.configure(
         dialect_name="postgresql",
-        target_metadata=metadata_of(the_tree()),
+        target_metadata=metadata_of(tree),
+        version_table=tree.version_table,
         transaction_per_migration=True,
-        output_buffer=OfflineScript(context.config.output_buffer or sys.stdout),
+        output_buffer=OfflineScript(context.config.output_buffer or sys.stdout, tree),
     )
     # What a revision prints is no SQL.
     with context.begin_transaction(), redirect_stdout(sys.stderr):
@@ -138,9 +162,15 @@ def run_offline() -> None:
 
 def run() -> None:
     """Do what alembic was asked for; a team's env.py calls this."""
-    if context.config.config_file_name is not None:
+    if context.config.file_config.has_section("loggers"):
+        assert context.config.config_file_name is not None
         fileConfig(context.config.config_file_name, disable_existing_loggers=False)
-    if context.is_offline_mode():
-        run_offline()
-    else:
-        run_online()
+    try:
+        if context.is_offline_mode():
+            run_offline()
+        else:
+            run_online()
+    except (OpsError, ShardingError) as fault:
+        if isinstance(fault, CommandError):
+            raise
+        raise CommandError(str(fault)) from fault

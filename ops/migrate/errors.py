@@ -1,17 +1,19 @@
 """What can go wrong with a migration, each fault with its facts."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alembic.util import CommandError
 
+from ops.errors import ExitStatus, OpsError
 from partitions.errors import Blocker
 
 if TYPE_CHECKING:
     from ops.migrate.outcome import Outcome
 
 
-class MigrationError(CommandError):
+class MigrationError(OpsError, CommandError):
     """Base of every error that this package raises; `alembic` and `mesctl` print it as one line."""
 
 
@@ -61,6 +63,15 @@ class UnknownRevision(MigrationError):
         )
 
 
+class RevisionsInvalid(MigrationError):
+    """The folder of a tree's revisions is not there, or what stands in it cannot be imported."""
+
+    def __init__(self, folder: Path, reason: str) -> None:
+        self.folder = folder
+        self.reason = reason
+        super().__init__(f"{folder}: {reason}")
+
+
 class UnmarkedRevision(MigrationError):
     """A revision does not say whether it runs before or after the deployment."""
 
@@ -100,10 +111,92 @@ class SquawkMissing(MigrationError):
         super().__init__("squawk is not installed: it is in the extra `dev` (`pip install squawk-cli`)")
 
 
+class SeveralRevisions(MigrationError):
+    """The version table of a database has several rows; the revisions of a tree are one line."""
+
+    def __init__(self, version_table: str, revisions: Sequence[str]) -> None:
+        self.revisions = tuple(revisions)
+        super().__init__(
+            f"its {version_table} has {len(revisions)} revisions, {', '.join(revisions)}: those of a tree "
+            "are one line, so it is another project's"
+        )
+
+
+class SnapshotMissing(MigrationError):
+    """No schema is frozen for a revision; `known` is whether the tree has the revision at all."""
+
+    def __init__(self, tree: str, revision: str, *, known: bool) -> None:
+        self.revision = revision
+        self.known = known
+        why = (
+            f"of which no schema is frozen: run `mesctl migrate freeze --tree {tree}` on databases that "
+            "were migrated from nothing"
+            if known
+            else f"which is no revision of the tree {tree} in this version of the project"
+        )
+        super().__init__(f"at {revision}, {why}")
+
+
+class SnapshotInvalid(MigrationError):
+    """The file of a frozen schema is none."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        self.path = path
+        super().__init__(f"{path}: is no frozen schema: {reason}. Put it back as it was committed")
+
+
+class NotFreezable(MigrationError):
+    """What stands in a database is not what the tree's revisions make."""
+
+    exit_status = ExitStatus.REFUSED
+
+    def __init__(self, database: str, reason: str) -> None:
+        self.database = database
+        super().__init__(f"nothing was written: {database} {reason}")
+
+
+class DatabaseRefused(MigrationError):
+    """A database is not one of the tree; nothing was changed in it."""
+
+    exit_status = ExitStatus.REFUSED
+
+    def __init__(self, database: str, tree: str, reason: str) -> None:
+        self.database = database
+        self.tree = tree
+        self.reason = reason
+        super().__init__(f"{database} is refused as a database of the tree {tree}: {reason}")
+
+
+class DatabasesRefused(MigrationError):
+    """At least one database is not one of its tree; nothing was changed in any."""
+
+    exit_status = ExitStatus.REFUSED
+
+    def __init__(self, refused: Sequence[DatabaseRefused]) -> None:
+        self.refused = tuple(refused)
+        super().__init__("nothing was changed: " + "; ".join(map(str, refused)))
+
+
+class AdoptionRefused(MigrationError):
+    """Databases differ from what their trees make, and that was not accepted."""
+
+    exit_status = ExitStatus.REFUSED
+
+    def __init__(self, databases: Sequence[str]) -> None:
+        self.databases = tuple(databases)
+        super().__init__(
+            f"nothing was changed: not as the revisions make it: {', '.join(databases)}. Mend what is "
+            "listed, or give --accept-differences: later revisions may fail there, and `mesctl migrate "
+            "drift` goes on listing it"
+        )
+
+
 class FleetFailed(MigrationError):
     """At least one database of a tree was not brought to where it should be."""
 
     def __init__(self, outcomes: Sequence["Outcome"]) -> None:
         self.outcomes = tuple(outcomes)
         lines = "; ".join(outcome.line for outcome in outcomes if not outcome.done)
+        if not any(outcome.ran or outcome.state == "failed" for outcome in outcomes):
+            self.exit_status = ExitStatus.REFUSED
         super().__init__(f"{lines}. The same command again goes on where this one stopped")

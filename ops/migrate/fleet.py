@@ -44,7 +44,8 @@ def _migrate_others(
 ) -> list[Outcome]:
     if min(parallel, len(names)) <= 1:
         return [migrate_database(topology, name, request, report=report) for name in names]
-    command = [sys.executable, "-m", "ops.migrate.workers", request.model_dump_json()]
+    # -P: or a folder `ops` in the working directory would be imported instead of this one.
+    command = [sys.executable, "-P", "-m", "ops.migrate.workers", request.model_dump_json()]
     done = subprocess.run(
         [*command, str(topology.path), str(parallel), *names],
         stdout=subprocess.PIPE,

@@ -1,6 +1,7 @@
 """Lint: the SQL of every revision, as it would run, against squawk's rules and our own. Needs no server."""
 
 import io
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -87,9 +88,8 @@ def _lint_revision(
         read_marks([script])
     except UnmarkedRevision as fault:
         yield Complaint("phase-is-marked", str(fault), "")
-    statements = [
-        each for each in parse(_render(tree, versions, script)) if "alembic_version" not in each.text
-    ]
+    is_alembics = re.compile(rf"\b{tree.version_table}\b").search
+    statements = [each for each in parse(_render(tree, versions, script)) if not is_alembics(each.text)]
     for segment in segments(statements):
         text = "\n".join(each.text for each in segment.statements)
         yield from complaints(text, in_transaction=segment.in_transaction)

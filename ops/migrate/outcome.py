@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 Direction = Literal["up", "down"]
-State = Literal["done", "failed", "not started"]
+State = Literal["done", "failed", "refused", "not started"]
 
 
 class _Value(BaseModel):
@@ -16,9 +16,9 @@ class _Value(BaseModel):
 class Request(_Value):
     """Bring the databases of a tree to a revision.
 
-    `project` is the project file. `target` is as alembic takes it: `head`, `0002`, `+1`, `base`. `versions` is the folder of the tree's
-    revisions. `phase` leaves out those of the other phase, None runs both. `attempts` is how often a
-    migration is begun that waits too long for a lock.
+    `project` is the project file. `target` is as alembic takes it: `head`, `0002`, `+1`, `base`. `versions`
+    is the folder of the tree's revisions. `phase` leaves out those of the other phase, None runs both.
+    `attempts` is how often a migration is begun that waits too long for a lock.
     """
 
     project: str
@@ -34,7 +34,8 @@ class Outcome(_Value):
     """What became of one database.
 
     `revision` is where it stands now, `ran` the revisions that this run did, `failed_in` the one that failed
-    with `error`; without it the run failed before its first revision.
+    with `error`; without it the run failed before its first revision. `refused` is a database that is not
+    one of the tree, in which nothing was changed.
     """
 
     database: str
@@ -57,6 +58,8 @@ class Outcome(_Value):
         match self.state:
             case "not started":
                 return f"{self.database} was not started"
+            case "refused":
+                return str(self.error)
             case "failed":
                 return (
                     f"{self.database} failed{f' in {self.failed_in}' if self.failed_in else ''}: {self.error}"

@@ -76,7 +76,7 @@ def no_update_cascade(statement: Node, _tables: Tables) -> Iterator[str]:
     """Refuse ON UPDATE CASCADE: Citus does."""
     for clause in statement.find("ON_UPDATE_ACTION"):
         if clause.has("CASCADE_KW", "CASCADE"):
-            yield "Citus refuses ON UPDATE CASCADE: keys of orders do not change"
+            yield "Citus refuses ON UPDATE CASCADE: let keys never change"
 
 
 EVERYWHERE: Mapping[str, Rule] = {

@@ -1,12 +1,13 @@
 """Migrations for programs: what `alembic -n TREE ...` does, for a topology that is at hand."""
 
 import io
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from alembic import command
 
 from ops.migrate import citus
+from ops.migrate.adoption import refuse_others
 from ops.migrate.connect import open_owner
 from ops.migrate.errors import FleetFailed
 from ops.migrate.fleet import PARALLEL, migrate_tree
@@ -14,8 +15,30 @@ from ops.migrate.outcome import Direction, Outcome, Request
 from ops.migrate.phases import Marked, Phase, in_phase, read_marks
 from ops.migrate.scripts import Scripts, alembic_config, read_revision
 from ops.migrate.single import Report
-from ops.project import ProjectTree
+from ops.project import Project, ProjectTree
 from sharding.topology import Topology
+
+
+def trees_of(project: Project, topology: Topology, name: str | None = None) -> list[ProjectTree]:
+    """List the trees to migrate: directories first, which have the ledger, then in the order of the project.
+
+    A tree of the project without a database in the topology is left out.
+
+    Parameters:
+        project: the project file.
+        topology: where the databases are.
+        name: only this tree.
+
+    Raises:
+        UnknownProjectTree: the project has no tree of that name, or lacks one of the topology.
+    """
+    if name is not None:
+        return [project.tree(name)]
+    for wanted in topology.trees:
+        project.tree(wanted)
+    directories = topology.names_of_kind("directory")
+    known = [tree for tree in project.trees.values() if tree.name in topology.trees]
+    return sorted(known, key=lambda tree: tree.name not in directories)
 
 
 def upgrade(topology: Topology, tree: ProjectTree, revision: str = "head") -> None:
@@ -64,9 +87,49 @@ def migrate(
         an outcome for each database.
 
     Raises:
+        DatabasesRefused: at least one is not of the tree; nothing was changed.
         FleetFailed: at least one database is not there; the error has all outcomes.
     """
-    request = Request(
+    refuse_others(topology, [tree])
+    request = _request(tree, direction, target, versions=versions, phase=phase)
+    outcomes = migrate_tree(topology, request, parallel=parallel, report=report)
+    return _all_done(outcomes)
+
+
+def upgrade_all(
+    topology: Topology,
+    trees: Iterable[ProjectTree],
+    *,
+    phase: Phase | None = None,
+    parallel: int = PARALLEL,
+    report: Report = lambda _line: None,
+) -> list[Outcome]:
+    """Bring every database of several trees to its newest revision, one tree after another.
+
+    If the canary of a tree fails, the trees behind it are not touched. Parameters, result and errors are
+    those of `migrate`.
+    """
+    trees = list(trees)
+    refuse_others(topology, trees)
+    outcomes: list[Outcome] = []
+    for tree in trees:
+        request = _request(tree, "up", "head", phase=phase)
+        found = migrate_tree(topology, request, parallel=parallel, report=report)
+        outcomes += found
+        if found and not found[0].done:  # the canary: what is wrong may be wrong everywhere
+            break
+    return _all_done(outcomes)
+
+
+def _request(
+    tree: ProjectTree,
+    direction: Direction,
+    target: str,
+    *,
+    versions: Path | None = None,
+    phase: Phase | None = None,
+) -> Request:
+    return Request(
         project=str(tree.project.path),
         tree=tree.name,
         direction=direction,
@@ -74,7 +137,9 @@ def migrate(
         versions=str(versions or tree.revisions),
         phase=phase,
     )
-    outcomes = migrate_tree(topology, request, parallel=parallel, report=report)
+
+
+def _all_done(outcomes: list[Outcome]) -> list[Outcome]:
     if not all(outcome.done for outcome in outcomes):
         raise FleetFailed(outcomes)
     return outcomes
@@ -112,7 +177,7 @@ def current(topology: Topology, tree: ProjectTree) -> Mapping[str, str | None]:
     found: dict[str, str | None] = {}
     for name in topology.databases_of(tree.name):
         with open_owner(topology, name) as engine, engine.connect() as connection:
-            found[name] = read_revision(connection)
+            found[name] = read_revision(connection, tree)
     return found
 
 

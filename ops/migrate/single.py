@@ -13,11 +13,12 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
+from ops.migrate.adoption import claim
 from ops.migrate.citus import distribute, is_on_citus
 from ops.migrate.connect import open_owner, take_lock, words_of
-from ops.migrate.errors import LockNotHad
+from ops.migrate.errors import DatabaseRefused, LockNotHad
 from ops.migrate.ledger import Ledger, open_ledger
-from ops.migrate.outcome import Outcome, Request, Step
+from ops.migrate.outcome import Outcome, Request, State, Step
 from ops.migrate.phases import in_phase, read_marks
 from ops.migrate.scripts import Scripts, read_revision
 from ops.project import Project
@@ -42,22 +43,25 @@ def migrate_database(topology: Topology, database: str, request: Request, *, rep
     run = _Run(database, request, lambda line: report(f"{database}: {line}"))
     started = time.monotonic()
     error: str | None = None
+    state: State = "done"
     try:
         with (
             open_ledger(topology, database) as ledger,
             open_owner(topology, database) as engine,
             engine.connect() as connection,
         ):
-            run.all_steps(connection, ledger)
+            run.all_steps(connection, topology, ledger)
             if request.direction == "up" and is_on_citus(topology, request.tree):
                 run.distribute(connection, topology)
+    except DatabaseRefused as refusal:
+        state, error = "refused", str(refusal)
     except Exception as fault:  # whatever a revision raises is the outcome of this database, not of the fleet
-        error = words_of(fault)
+        state, error = "failed", words_of(fault)
         report(f"{database}: {run.doing or 'start'}: failed: {error}")
     return Outcome(
         database=database,
         tree=request.tree,
-        state="failed" if error else "done",
+        state=state,
         revision=run.at,
         ran=tuple(run.ran),
         failed_in=run.doing if error else None,
@@ -77,17 +81,17 @@ class _Run:
         self._tree = Project.load(Path(request.project)).tree(request.tree)
         self._scripts = Scripts(self._tree, request.versions)
 
-    def all_steps(self, connection: Connection, ledger: Ledger) -> None:
-        """Run what the database lacks."""
+    def all_steps(self, connection: Connection, topology: Topology, ledger: Ledger) -> None:
+        """Run what the database lacks, if it is one of the tree."""
+        self._scripts.line()  # revisions that cannot be read mark no database
         take_lock(connection, self._database)
-        self.at = read_revision(connection)
-        connection.rollback()
+        self.at = claim(connection, topology, self._tree, self._database)
         for line in ledger.settle(self._scripts.applied(self.at)):
             self._report(line)
         for step in self._steps():
             self.doing = step.revision
             self._noted(connection, ledger, step)
-            self.at = read_revision(connection)
+            self.at = read_revision(connection, self._tree)
             connection.rollback()
             self.ran.append(step.revision)
             self.doing = None

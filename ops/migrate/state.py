@@ -5,31 +5,37 @@ from dataclasses import dataclass
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from ops.migrate.adoption import Examination, examine
 from ops.migrate.connect import is_being_migrated, open_owner, words_of
 from ops.migrate.ledger import Entry, read_latest
-from ops.migrate.scripts import read_revision
+from ops.project import ProjectTree
 from sharding.topology import Topology
 
 
 @dataclass(frozen=True)
 class DatabaseState:
-    """A database's revision, or why it cannot be told; `busy` is whether a run holds its lock."""
+    """What was found in a database, or why it could not be read; `busy` is whether a run holds its lock."""
 
     database: str
-    tree: str
-    revision: str | None = None
+    tree: ProjectTree
+    found: Examination | None = None
     busy: bool = False
     unreachable: str | None = None
 
+    @property
+    def revision(self) -> str | None:
+        """The database's revision; None at base, and where it could not be read."""
+        return self.found.revision if self.found else None
 
-def read_states(topology: Topology, tree: str) -> Iterator[DatabaseState]:
-    """Read the revision of every database of a tree; one that is down does not hide the others."""
-    for name in topology.databases_of(tree):
+
+def read_states(topology: Topology, tree: ProjectTree) -> Iterator[DatabaseState]:
+    """Examine every database of a tree; one that is down does not hide the others."""
+    for name in topology.databases_of(tree.name):
         try:
             with open_owner(topology, name) as engine, engine.connect() as connection:
-                revision = read_revision(connection)
+                found = examine(connection, topology, tree, name)
                 connection.rollback()
-                yield DatabaseState(name, tree, revision, is_being_migrated(connection))
+                yield DatabaseState(name, tree, found, is_being_migrated(connection))
         except SQLAlchemyError as fault:
             yield DatabaseState(name, tree, unreachable=words_of(fault))
 

@@ -1,4 +1,4 @@
-"""`python -m ops.migrate.workers REQUEST TOPOLOGY PARALLEL DATABASE...`: several databases at once.
+"""`python -P -m ops.migrate.workers REQUEST TOPOLOGY PARALLEL DATABASE...`: several databases at once.
 
 alembic's `op` is one for the process, so each database needs a process of its own. To load alembic,
 SQLAlchemy and the rest takes more CPU than most migrations (2.4 s, measured), so it is loaded once, here, and

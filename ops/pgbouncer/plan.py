@@ -84,6 +84,12 @@ def servers_of(topology: Topology) -> dict[Server, list[tuple[Pool, str]]]:
     return found
 
 
+def named(server: Server, pools: Sequence[tuple[Pool, str]]) -> str:
+    """Return a server with the databases and replicas that its pools lead to, for people."""
+    nodes = sorted({pool.node for pool, _ in pools})
+    return f"{server} ({', '.join(nodes)})"
+
+
 def plan_pools(
     servers: Mapping[Server, Sequence[tuple[Pool, str]]],
     limits: Mapping[Server, Limits],
@@ -116,18 +122,18 @@ def _plan_server(empty: ServerPlan, pools: Sequence[tuple[Pool, str]]) -> Server
         (share - fixed) * pool.weight // weights if pool.size is None else pool.size for pool, _ in pools
     ]
     if sum(sizes) > share:
-        raise _misfit(empty, f"the pool sizes sum up to {fixed}")
+        raise _misfit(empty, pools, f"the pool sizes sum up to {fixed}")
     for (pool, _), size in zip(pools, sizes, strict=True):
         if pool.size is None and size < SMALLEST_POOL:
-            raise _misfit(empty, f"{pool.entry} would get {size} of them, and needs {SMALLEST_POOL}")
+            raise _misfit(empty, pools, f"{pool.entry} would get {size} of them, and needs {SMALLEST_POOL}")
     sized = tuple(
         SizedPool(pool, empty.server, dbname, size) for (pool, dbname), size in zip(pools, sizes, strict=True)
     )
     return ServerPlan(empty.server, empty.limits, empty.reserve, empty.processes, sized)
 
 
-def _misfit(plan: ServerPlan, needed: str) -> PoolsDoNotFit:
-    return PoolsDoNotFit(str(plan.server), arithmetic=plan.arithmetic, needed=needed)
+def _misfit(plan: ServerPlan, pools: Sequence[tuple[Pool, str]], needed: str) -> PoolsDoNotFit:
+    return PoolsDoNotFit(named(plan.server, pools), arithmetic=plan.arithmetic, needed=needed)
 
 
 def explain(plans: Sequence[ServerPlan]) -> list[str]:

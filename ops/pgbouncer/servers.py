@@ -8,7 +8,7 @@ from psycopg import sql
 from sqlalchemy import URL
 
 from ops.pgbouncer.errors import ServerSilent
-from ops.pgbouncer.plan import Limits, Server
+from ops.pgbouncer.plan import Limits, Server, named
 from sharding.pooler import Pool
 from sharding.topology import Topology
 
@@ -99,4 +99,6 @@ class Servers:
             ) as connection:
                 yield connection
         except psycopg.Error as error:
-            raise ServerSilent(str(server), role=role, said=" ".join(str(error).split())) from error
+            raise ServerSilent(
+                named(server, self._pools[server]), role=role, said=" ".join(str(error).split())
+            ) from error

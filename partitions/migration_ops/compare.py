@@ -22,8 +22,13 @@ from alembic.runtime.plugins import Plugin
 from alembic.util import DispatchPriority, PriorityDispatchResult
 from sqlalchemy import Connection, Index, MetaData, Table, text
 
-from partitions.migration_ops.indexes import changed_predicate, columns_of, online, predicate_of
-from partitions.migration_ops.operations import CreatePartition, CreatePartitionedTable, RegroupPartitions
+from partitions.migration_ops.indexes import changed_predicates, columns_of, online, predicate_of
+from partitions.migration_ops.operations import (
+    CreatePartition,
+    CreatePartitionedTable,
+    RegroupPartitions,
+    ReplacePartialIndex,
+)
 from partitions.migration_ops.standing import (
     Standing,
     check_partition_keys,
@@ -54,7 +59,7 @@ def ignore_undeclared_partitions(connection: Connection, metadata: MetaData) -> 
 
 
 def compare_predicates(
-    _context: AutogenContext,
+    context: AutogenContext,
     modify_ops: ModifyTableOps,
     _schema: str | None,
     _name: str,
@@ -62,12 +67,11 @@ def compare_predicates(
     metadata_table: Table | None,
 ) -> PriorityDispatchResult:
     """Find indexes whose predicate differs; alembic compares their columns only."""
-    if conn_table is not None and metadata_table is not None:
-        existing = {index.name: index for index in conn_table.indexes}
-        for wanted in sorted(metadata_table.indexes, key=lambda index: str(index.name)):
-            found = existing.get(wanted.name)
-            if found is not None and (change := changed_predicate(found, wanted)):
-                modify_ops.ops.append(change)
+    if context.connection is not None and conn_table is not None and metadata_table is not None:
+        changed = frozenset(
+            op.index_name for op in modify_ops.ops if isinstance(op, CreateIndexOp | DropIndexOp)
+        )
+        modify_ops.ops.extend(changed_predicates(context.connection, metadata_table, changed))
     return PriorityDispatchResult.CONTINUE
 
 
@@ -104,6 +108,9 @@ class _Rewriter:
     def rewrite(self, operations: Iterable[MigrateOperation]) -> Iterator[MigrateOperation]:
         for operation in operations:
             match operation:
+                # Partitions and policies are those of the current schema.
+                case CreateTableOp() | DropTableOp() | ModifyTableOps() if operation.schema is not None:
+                    yield operation
                 case CreateTableOp():
                     yield from self._created(operation)
                 case DropTableOp() if self._stays(operation.table_name):
@@ -157,6 +164,8 @@ class _Rewriter:
             return False  # an online change has made it so, and is not done yet
         if isinstance(change, DropIndexOp):
             return change.index_name not in self.standing.inherited_indexes
+        if isinstance(change, ReplacePartialIndex):
+            return change.name not in self.standing.inherited_indexes
         parent = (
             self.metadata.tables[table].info.get("partition_of") if table in self.metadata.tables else None
         )

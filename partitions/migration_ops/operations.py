@@ -14,12 +14,23 @@ from alembic.operations.ops import CreateTableOp
 from sqlalchemy import Table
 from sqlalchemy.schema import SchemaItem
 
-from partitions.indexes import DropIndex
+from partitions.errors import PartitionError
+from partitions.indexes import build_concurrently, drop_concurrently
 from partitions.migration_ops import partition_indexes, sql
 from partitions.migration_ops.regroup import proofs, regroup
+from partitions.migration_ops.replace_index import Replacement, replace_index
 from partitions.migration_ops.steps import Alone, print_alone, run_alone, run_together, script_of
-from partitions.sql import identifier
+from partitions.sql import identifier, qualified
 from partitions.steps import Limits, Step
+
+
+class PredicateMissing(PartitionError):
+    """A partial index has no predicate: it would be an index of all rows."""
+
+    def __init__(self, index: str) -> None:
+        self.index = index
+        super().__init__(f"index {index} has no predicate: use op.create_index for an index of all rows")
+
 
 P = TypeVar("P", bound="PartitionOperation")
 
@@ -170,32 +181,31 @@ class _PartialIndex(PartitionOperation):
     name: str
     table: str
     columns: Sequence[str]
-    where: str | None = None
+    where: str
     unique: bool = False
     concurrently: bool = False
+    schema: str | None = None
     lock_timeout_seconds: float = 3.0
 
+    def __post_init__(self) -> None:
+        if not self.where:
+            raise PredicateMissing(self.name)
+
     def statements(self) -> tuple[str, ...]:
-        """Render the SQL."""
-        return () if self.concurrently else self.plainly()
+        """Render what stops writers, in the transaction."""
+        return () if self.concurrently else (self.plainly(),)
 
     def alone(self) -> tuple[Step, ...]:
-        """Render the SQL."""
+        """Render what stops nobody, outside of it."""
         return self.slowly() if self.concurrently else ()
 
-    def plainly(self) -> tuple[str, ...]:
-        """Render what stops writers, in the transaction."""
+    def plainly(self) -> str:
+        """Render the statement that stops writers."""
         raise NotImplementedError
 
     def slowly(self) -> tuple[Step, ...]:
-        """Render what stops nobody, outside of it."""
+        """Render the steps that stop nobody."""
         raise NotImplementedError
-
-    def _create(self, name: str) -> str:
-        return sql.index(name, self.table, self.columns, self.where, unique=self.unique)
-
-    def _build(self, name: str) -> Step:
-        return sql.index_concurrently(name, self.table, self.columns, self.where, unique=self.unique)
 
 
 @_operation
@@ -205,13 +215,15 @@ class CreatePartialIndex(_PartialIndex):
 
     verb = "create_partial_index"
 
-    def plainly(self) -> tuple[str, ...]:
-        """Render what stops writers, in the transaction."""
-        return (self._create(self.name),)
+    def plainly(self) -> str:
+        """Render the statement that stops writers."""
+        described = (self.name, self.table, self.columns, self.where)
+        return sql.index(*described, unique=self.unique, schema=self.schema)
 
     def slowly(self) -> tuple[Step, ...]:
-        """Render what stops nobody, outside of it."""
-        return (self._build(self.name),)
+        """Render the steps that stop nobody."""
+        definition = sql.definition(self.columns, self.where)
+        return build_concurrently(self.name, self.table, definition, unique=self.unique, schema=self.schema)
 
     def reverse(self) -> "DropPartialIndex":
         """Drop it again."""
@@ -225,13 +237,13 @@ class DropPartialIndex(_PartialIndex):
 
     verb = "drop_partial_index"
 
-    def plainly(self) -> tuple[str, ...]:
-        """Render what stops writers, in the transaction."""
-        return (f"DROP INDEX {identifier(self.name)}",)
+    def plainly(self) -> str:
+        """Render the statement that stops writers."""
+        return f"DROP INDEX {qualified(self.name, self.schema)}"
 
     def slowly(self) -> tuple[Step, ...]:
-        """Render what stops nobody, outside of it."""
-        return (sql.drop_index_concurrently(self.name),)
+        """Render the steps that stop nobody."""
+        return (drop_concurrently(self.name, self.schema),)
 
     def reverse(self) -> CreatePartialIndex:
         """Create it again."""
@@ -240,44 +252,66 @@ class DropPartialIndex(_PartialIndex):
 
 @_operation
 @dataclass(frozen=True)
-class ReplacePartialIndex(_PartialIndex):
-    """Change an index's predicate from `was` to `where`; the old one serves until the new one stands."""
+class ReplacePartialIndex(PartitionOperation):
+    """Change an index's predicate from `was` to `where`, None for all rows; all else of it stays.
+
+    The old index serves until the new one is valid and has its name. That of a partitioned table is built on
+    each partition. `columns` and `unique` are for a database that has no such index: they make it.
+    """
 
     verb = "replace_partial_index"
+    name: str
+    table: str
+    columns: Sequence[str] = ()
+    where: str | None = None
+    unique: bool = False
+    concurrently: bool = False
     was: str | None = None
+    schema: str | None = None
+    lock_timeout_seconds: float = 3.0
 
-    def plainly(self) -> tuple[str, ...]:
-        """Render what stops writers, in the transaction."""
-        fresh = f"{self.name}_new"
-        return (
-            self._create(fresh),
-            f"DROP INDEX {identifier(self.name)}",
-            sql.rename_index(fresh, self.name),
+    def run(self, operations: Operations) -> None:
+        """Ask the database for the index, and build it anew; a script asks by itself."""
+        otherwise = sql.index(
+            self.name,
+            self.table,
+            self.columns,
+            self.where,
+            unique=self.unique,
+            schema=self.schema,
+            how="CONCURRENTLY " if self.concurrently else "",
         )
-
-    def slowly(self) -> tuple[Step, ...]:
-        """Render what stops nobody, outside of it."""
-        fresh = f"{self.name}_new"
-        rename = Step((sql.rename_index(fresh, self.name),))
-        return (self._build(fresh), sql.drop_index_concurrently(self.name), rename)
+        replacement = Replacement(
+            index=self.name,
+            table=self.table,
+            schema=self.schema,
+            where=self.where,
+            concurrently=self.concurrently,
+            otherwise=otherwise if self.columns else None,
+        )
+        replace_index(operations, replacement, self.limits)
 
     def reverse(self) -> "ReplacePartialIndex":
         """Give it its old predicate."""
         return replace(self, where=self.was, was=self.where)
 
 
-@_operation
 @dataclass(frozen=True)
-class CreateIndexOnPartitions(PartitionOperation):
-    """Create an index on a partitioned table and on each partition, concurrently."""
-
-    verb = "create_index_on_partitions"
+class _IndexOnPartitions(PartitionOperation):
     name: str
     table: str
     columns: Sequence[str]
     where: str | None = None
     unique: bool = False
     lock_timeout_seconds: float = 3.0
+
+
+@_operation
+@dataclass(frozen=True)
+class CreateIndexOnPartitions(_IndexOnPartitions):
+    """Create an index on a partitioned table and on each partition, concurrently."""
+
+    verb = "create_index_on_partitions"
 
     def run(self, operations: Operations) -> None:
         """Build it on the partitions that stand; a script looks for them by itself."""
@@ -297,27 +331,14 @@ class CreateIndexOnPartitions(PartitionOperation):
 
 @_operation
 @dataclass(frozen=True)
-class DropIndexOnPartitions(PartitionOperation):
+class DropIndexOnPartitions(_IndexOnPartitions):
     """Drop an index of a partitioned table and of each partition, under a short lock of them all."""
 
     verb = "drop_index_on_partitions"
-    name: str
-    table: str
-    columns: Sequence[str]
-    where: str | None = None
-    unique: bool = False
-    lock_timeout_seconds: float = 3.0
 
     def statements(self) -> tuple[str, ...]:
         """Render the SQL."""
-        drop = DropIndex(
-            table=self.table,
-            index=self.name,
-            definition=sql.definition(self.columns, self.where),
-            partitions=(),
-            unique=self.unique,
-        )
-        return drop.statements()
+        return (f"DROP INDEX {identifier(self.name)}",)
 
     def reverse(self) -> CreateIndexOnPartitions:
         """Create it again everywhere."""

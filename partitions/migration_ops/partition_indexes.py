@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 
 from sqlalchemy import Connection, text
 
-from partitions.indexes import CreateIndex, index_on
+from partitions.indexes import CreateIndex, index_on, suffix_of
 from partitions.migration_ops.sql import definition
 from partitions.migration_ops.steps import generated
-from partitions.sql import identifier, literal, regclass
+from partitions.sql import identifier, literal, regclass, unique_name_sql
 from partitions.steps import Limits, Step, Way, lines_of
 
 _ANY = "?"
@@ -73,11 +73,10 @@ def _each(table: str, name: str, state: str, statement: str) -> str:
         f"replace(replace({literal(statement)}, {literal(of_index)}, quote_ident(index_name)),\n"
         f"    {literal(of_partition)}, quote_ident(partition))"
     )
-    suffix = literal(index_on("", table, name))
-    # The cast cuts a name off behind 63 bytes, as PostgreSQL does.
+    full_name = f"child.relname || {literal(suffix_of(table, name))}"
     return generated(f"""SELECT {filled}
 FROM (
-    SELECT child.relname::text AS partition, (child.relname || {suffix})::name::text AS index_name
+    SELECT child.relname::text AS partition, {unique_name_sql(f"({full_name})")} AS index_name
     FROM pg_inherits JOIN pg_class AS child ON child.oid = inhrelid
     WHERE inhparent = {regclass(table)} AND child.relkind = 'r'
 ) AS wanted

@@ -7,8 +7,8 @@ from partitions import actions
 from partitions.bounds import ValueList
 from partitions.errors import PartitionError
 from partitions.months import KeyRange
-from partitions.sql import identifier, value_list
-from partitions.steps import Step, Way, block, refuse_if
+from partitions.sql import identifier, qualified, value_list
+from partitions.steps import Step, block, refuse_if
 
 Groups = Mapping[str, Sequence[str]]
 Bound = ValueList | KeyRange
@@ -82,38 +82,24 @@ def detach_concurrently(partition: str, parent: str, bound: Bound) -> tuple[Step
 
 
 def index(
-    name: str, table: str, columns: Sequence[str], where: str | None, *, unique: bool, how: str = ""
+    name: str,
+    table: str,
+    columns: Sequence[str],
+    where: str | None,
+    *,
+    unique: bool,
+    schema: str | None,
+    how: str = "",
 ) -> str:
     """Render CREATE INDEX on one table."""
     kind = "UNIQUE INDEX" if unique else "INDEX"
-    return f"CREATE {kind} {how}{identifier(name)} ON {identifier(table)} {definition(columns, where)}"
+    on = qualified(table, schema)
+    return f"CREATE {kind} {how}{identifier(name)} ON {on} {definition(columns, where)}"
 
 
 def definition(columns: Sequence[str], where: str | None) -> str:
     """Render what stands behind the table's name."""
     return f"({', '.join(columns)})" + (f" WHERE {where}" if where else "")
-
-
-def index_concurrently(
-    name: str, table: str, columns: Sequence[str], where: str | None, *, unique: bool
-) -> Step:
-    """Build an index without stopping writers."""
-    return Step(
-        (index(name, table, columns, where, unique=unique, how="CONCURRENTLY "),),
-        way=Way.ALONE,
-        # What a killed run left is INVALID; and what it finished may be another one of that name.
-        cleanup=(f"DROP INDEX CONCURRENTLY IF EXISTS {identifier(name)}",),
-    )
-
-
-def drop_index_concurrently(name: str) -> Step:
-    """Drop an index without stopping anybody."""
-    return Step((f"DROP INDEX CONCURRENTLY IF EXISTS {identifier(name)}",), way=Way.ALONE)
-
-
-def rename_index(name: str, to: str) -> str:
-    """Rename an index."""
-    return f"ALTER INDEX {identifier(name)} RENAME TO {identifier(to)}"
 
 
 def condition(key: str, bound: Bound) -> str:

@@ -1,10 +1,12 @@
 """How alembic runs an operation, or prints it: a part that must stand alone, then one in its transaction."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from alembic.operations import Operations
-from sqlalchemy import TextClause, text
+from sqlalchemy import CursorResult
 
 from partitions.actions import Action
 from partitions.execute import Executor, Waiting
@@ -26,7 +28,14 @@ class Alone(Action):
 
 
 def run_alone(operations: Operations, action: Action, limits: Limits) -> None:
-    """Run steps in front of the transaction of a migration, by the executor, which names who is in the way.
+    """Run an action in front of the transaction of a migration; see `alone`."""
+    with alone(operations, limits) as executor:
+        executor.run(action)
+
+
+@contextmanager
+def alone(operations: Operations, limits: Limits) -> Iterator[Executor]:
+    """Give the executor, which names who is in the way, in front of the transaction of a migration.
 
     Whatever the migration did before is committed by that, so that it holds no lock while it waits.
 
@@ -40,7 +49,7 @@ def run_alone(operations: Operations, action: Action, limits: Limits) -> None:
         waiting = Waiting(limits=limits)
         try:
             with turn(connection, wait_seconds=waiting.others_seconds):
-                Executor(connection.engine, connection, waiting).run(action)
+                yield Executor(connection.engine, connection, waiting)
         finally:
             connection.execution_options(no_parameters=False)
 
@@ -79,10 +88,14 @@ def generated(query: str) -> str:
 
 
 def execute(operations: Operations, sql: str) -> None:
-    """Run or print a statement."""
-    operations.execute(_plain(sql))
+    """Run or print a statement as it is: % and : are signs like any other, in a script too."""
+    context = operations.get_context()
+    if context.as_sql:
+        context.impl.static_output(f"{sql}{context.impl.command_terminator}")
+    else:
+        ask(operations, sql)
 
 
-def _plain(sql: str) -> TextClause:
-    # text() takes ":name" for a parameter; these statements have none.
-    return text(sql.replace(":", r"\:"))
+def ask(operations: Operations, sql: str) -> CursorResult[Any]:
+    """Run a statement in the transaction of the migration."""
+    return operations.get_bind().exec_driver_sql(sql, execution_options={"no_parameters": True})

@@ -11,9 +11,10 @@ Every change is planned purely; `apply` skips the steps that the catalogue shows
 
 from partitions.online.backfill import Backfill, BackfillResult, Lag, backfill
 from partitions.online.change import Change, Need, Step
-from partitions.online.column_type import ColumnFacts, TypeChange, change_type, read_column
+from partitions.online.column_type import TypeChange, change_type
 from partitions.online.constraints import add_foreign_key, add_unique, require_not_null
 from partitions.online.execute import apply, render
+from partitions.online.facts import ColumnFacts, read_column
 
 __all__ = [
     "Backfill",

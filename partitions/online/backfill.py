@@ -7,12 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, CursorResult, Engine, text
 from sqlalchemy.exc import DBAPIError
 
 from partitions.execute import reason_of
-from partitions.online.change import Need
+from partitions.online.change import Need, first_unmet
 from partitions.online.errors import NoPrimaryKey, OnlineChangeRefused, StepOutOfOrder
+from partitions.sql import RelationName, identifier, literal
 
 PROGRESS_TABLE = "backfill_progress"
 """Where a backfill stands; it is no part of the models' schema."""
@@ -24,7 +25,7 @@ class Backfill:
 
     Parameters:
         name: names the work in `backfill_progress`; a run of the same name resumes it.
-        table: the table.
+        table: the table, as the catalogue has its name or as SQL has it.
         assign: what stands behind SET: `quantity_new = quantity::bigint`.
         where: which rows need it; a row that is right already is not written again.
         over: a query that gives true when nobody needs it any more, whatever `backfill_progress` says.
@@ -82,7 +83,7 @@ _KEY = text("""
     SELECT attname, format_type(atttypid, atttypmod) AS type
     FROM pg_index CROSS JOIN unnest(indkey) WITH ORDINALITY AS part (attnum, place)
     JOIN pg_attribute ON attrelid = indrelid AND pg_attribute.attnum = part.attnum
-    WHERE indrelid = CAST(:table AS regclass) AND indisprimary ORDER BY place
+    WHERE indrelid = to_regclass(:table) AND indisprimary AND place <= indnkeyatts ORDER BY place
 """)
 
 # A row's lock, a deadlock, a row that moved to another partition, longer than the role's statement_timeout.
@@ -160,17 +161,17 @@ def backfill(
 def _may_begin(engine: Engine, task: Backfill) -> bool:
     """Tell whether there is anything left to do."""
     with engine.connect() as connection:
-        if task.over is not None and connection.scalar(text(_plain(task.over))):
+        if task.over is not None and run_plain(connection, task.over).scalar():
             return False
-        for need in task.needs:
-            if not connection.scalar(text(_plain(need.query))):
-                raise StepOutOfOrder(task.table, f"backfill {task.name}", need.otherwise)
+        unmet = first_unmet(lambda query: run_plain(connection, query).scalar(), task.needs)
+    if unmet is not None:
+        raise StepOutOfOrder(task.table, f"backfill {task.name}", unmet)
     return True
 
 
-def _plain(sql: str) -> str:
-    # text() takes ":name" for a parameter.
-    return sql.replace(":", r"\:")
+def run_plain(connection: Connection, sql: str) -> CursorResult[Any]:
+    """Run SQL of which no part is a parameter: names may have any sign in them."""
+    return connection.exec_driver_sql(sql, execution_options={"no_parameters": True})
 
 
 def _is_beyond(lag: Callable[[], Lag] | None, max_lag_bytes: int, max_lag_seconds: float) -> bool:
@@ -200,22 +201,31 @@ class _Key:
     types: Sequence[str]
 
 
-def render_batch(task: Backfill, key: Sequence[str], types: Sequence[str], *, is_first: bool) -> str:
-    """Render one batch: the next rows along the key, of which those are written that need it."""
-    names = ", ".join(key)
+def render_batch(task: Backfill, key: _Key, last_key: Sequence[str] | None, rows: int) -> str:
+    """Render one batch: the next rows along the key, of which those are written that need it.
+
+    Parameters:
+        task: what is written to which rows.
+        key: the primary key.
+        last_key: the key of the last row before, each part as text; None begins at the first row.
+        rows: how many rows it looks at.
+    """
+    table, columns = RelationName.of(task.table), [identifier(name) for name in key.names]
+    names = ", ".join(columns)
     # Names of their own: `assign` and `where` may say a key column without its table.
-    aliases = [f"backfill_key{place}" for place in range(len(key))]
-    chosen = ", ".join(f"{name} AS {alias}" for name, alias in zip(key, aliases, strict=True))
-    after = ", ".join(f"CAST(:key{place} AS {kind})" for place, kind in enumerate(types))
-    beyond = "" if is_first else f"WHERE ({names}) > ({after})"
-    same = " AND ".join(f"target.{name} = {alias}" for name, alias in zip(key, aliases, strict=True))
+    aliases = [f"backfill_key{place}" for place in range(len(columns))]
+    chosen = ", ".join(f"{name} AS {alias}" for name, alias in zip(columns, aliases, strict=True))
+    after = ", ".join(
+        f"CAST({literal(part)} AS {kind})" for part, kind in zip(last_key or (), key.types, strict=False)
+    )
+    beyond = "" if last_key is None else f"WHERE ({names}) > ({after})"
+    same = " AND ".join(f"target.{name} = {alias}" for name, alias in zip(columns, aliases, strict=True))
     texts = ", ".join(f"CAST({alias} AS text)" for alias in aliases)
     last = ", ".join(f"{alias} DESC" for alias in aliases)
-    assign, where = map(_plain, (task.assign, task.where))
     return f"""
-        WITH batch AS (SELECT {chosen} FROM {task.table} {beyond} ORDER BY {names} LIMIT :rows),
+        WITH batch AS (SELECT {chosen} FROM {table} {beyond} ORDER BY {names} LIMIT {rows}),
         changed AS (
-            UPDATE {task.table} AS target SET {assign} FROM batch WHERE {same} AND ({where}) RETURNING 1
+            UPDATE {table} AS target SET {task.assign} FROM batch WHERE {same} AND ({task.where}) RETURNING 1
         )
         SELECT (SELECT count(*) FROM batch) AS seen, (SELECT count(*) FROM changed) AS written,
                (SELECT ARRAY[{texts}] FROM batch ORDER BY {last} LIMIT 1) AS last_key
@@ -224,7 +234,7 @@ def render_batch(task: Backfill, key: Sequence[str], types: Sequence[str], *, is
 
 def _prepare(engine: Engine, task: Backfill) -> _Key:
     with engine.begin() as connection:
-        key = connection.execute(_KEY, {"table": task.table}).all()
+        key = connection.execute(_KEY, {"table": str(RelationName.of(task.table))}).all()
         if not key:
             raise NoPrimaryKey(task.table)
         connection.exec_driver_sql(CREATE_PROGRESS)
@@ -237,6 +247,8 @@ def _run_batch(
 ) -> BackfillResult:
     with engine.begin() as connection:
         connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{round(lock_timeout_seconds * 1000)}ms'")
+        # Rows that a policy hides from this role are an error, and not left out.
+        connection.exec_driver_sql("SET LOCAL row_security = off")
         last_key, finished_at = connection.execute(_READ, {"name": task.name}).one()
         if finished_at is not None:
             return BackfillResult(0, 0, finished=True)
@@ -246,9 +258,7 @@ def _run_batch(
 def _write(
     connection: Connection, task: Backfill, key: _Key, rows: int, last_key: Sequence[str] | None
 ) -> BackfillResult:
-    sql = render_batch(task, key.names, key.types, is_first=last_key is None)
-    values: dict[str, Any] = {f"key{place}": part for place, part in enumerate(last_key or ())}
-    batch = connection.execute(text(sql), {"rows": rows, **values}).one()
+    batch = run_plain(connection, render_batch(task, key, last_key, rows)).one()
     finished = batch.seen < rows
     saved = {"name": task.name, "last_key": batch.last_key, "seen": batch.seen, "finished": finished}
     connection.execute(_SAVE, saved)

@@ -3,16 +3,22 @@
 from collections.abc import Sequence
 
 from partitions.online.change import (
+    MARK,
     Change,
+    Names,
     Step,
     either,
+    has_columns,
     has_constraint,
     is_not_null,
     mark,
+    name_is_free,
     negated,
+    quoted,
+    refuse_unmet,
     unmark,
 )
-from partitions.sql import literal
+from partitions.sql import RelationName, identifier, literal, object_name, texts, unquoted
 
 
 def require_not_null(table: str, column: str) -> Change:
@@ -21,38 +27,68 @@ def require_not_null(table: str, column: str) -> Change:
     SET NOT NULL alone scans the table under ACCESS EXCLUSIVE. With a validated CHECK PostgreSQL knows that
     there is nothing to look for; VALIDATE scans while everybody reads and writes.
     """
-    check = f"{table}_{column}_not_null_check"
-    already, stands = is_not_null(table, column), has_constraint(table, check)
-    forget = Step(
-        f"drop {check}", (f"ALTER TABLE {table} DROP CONSTRAINT IF EXISTS {check}",), done=negated(stands)
+    return plan_not_null(RelationName.of(table), unquoted(column), shown=table)
+
+
+def plan_not_null(table: RelationName, column: str, *, shown: str | None = None, number: int = 0) -> Change:
+    """Plan NOT NULL, with a CHECK of that number until it is there.
+
+    Parameters:
+        table: the table.
+        column: the column, as the catalogue has it.
+        shown: the table as it is named in reports.
+        number: tells the CHECK's name from others.
+    """
+    shown = shown or str(table)
+    check = object_name(f"{table.name}_{column}", "_not_null_check", number=number)
+    quoted_check = identifier(check)
+    definition = f"format('CHECK ((%I IS NOT NULL))', {literal(column)})"
+    already, stands = is_not_null(table, column), has_constraint(table, definition, name=check)
+    # Somebody's own CHECK of that name, were it the same, is not there to be dropped.
+    own = (
+        f"pg_get_constraintdef(oid) IN ({definition}, {definition} || ' NOT VALID') "
+        f"AND starts_with(obj_description(oid, 'pg_constraint'), {literal(MARK)})"
     )
+    taken = _constraint_taken(table, check, own)
+    drop = f"ALTER TABLE {table} DROP CONSTRAINT IF EXISTS {quoted_check}"
+    forget = Step(f"drop {check}", (refuse_unmet(name_is_free(taken)), drop), done=negated(stands))
     steps = (
         Step(
             f"add {check}, not validated",
             (
-                f"ALTER TABLE {table} ADD CONSTRAINT {check} CHECK ({column} IS NOT NULL) NOT VALID",
-                mark("CONSTRAINT", f"{check} ON {table}", f"{table}.{column} not null"),
+                f"ALTER TABLE {table} ADD CONSTRAINT {quoted_check} "
+                f"CHECK ({identifier(column)} IS NOT NULL) NOT VALID",
+                mark("CONSTRAINT", f"{quoted_check} ON {table}", f"{shown}.{column} not null"),
             ),
             done=either(already, stands),
         ),
         Step(
             f"validate {check}",
-            (f"ALTER TABLE {table} VALIDATE CONSTRAINT {check}",),
-            done=either(already, has_constraint(table, check, validated=True)),
+            (f"ALTER TABLE {table} VALIDATE CONSTRAINT {quoted_check}",),
+            done=either(already, has_constraint(table, definition, name=check, validated=True)),
         ),
         Step(
             f"set {column} not null",
-            (f"ALTER TABLE {table} ALTER COLUMN {column} SET NOT NULL",),
+            (f"ALTER TABLE {table} ALTER COLUMN {identifier(column)} SET NOT NULL",),
             done=already,
         ),
         forget,
     )
     allow = Step(
         f"allow null in {column}",
-        (f"ALTER TABLE {table} ALTER COLUMN {column} DROP NOT NULL",),
-        done=negated(already),
+        (f"ALTER TABLE {table} ALTER COLUMN {identifier(column)} DROP NOT NULL",),
+        done=negated(has_columns(table, column, "attnotnull")),
     )
-    return Change(table, f"{column} not null", steps=steps, undo=(allow, forget))
+    return Change(
+        shown,
+        f"{column} not null",
+        steps=steps,
+        undo=(allow, forget),
+        names=Names(
+            taken,
+            lambda found, other: plan_not_null(found, column, shown=shown, number=other),
+        ),
+    )
 
 
 def add_foreign_key(
@@ -65,75 +101,176 @@ def add_foreign_key(
         columns: the columns that refer.
         references: the table that they refer to.
         referenced: its columns, which need a unique key.
-        name: the constraint's; PostgreSQL's default when None.
+        name: the constraint's; None is PostgreSQL's default, with a number when that is another's, and then
+            the same key under any name is enough.
     """
-    constraint = name or f"{table}_{'_'.join(columns)}_fkey"
-    keys = f"FOREIGN KEY ({', '.join(columns)}) REFERENCES {references} ({', '.join(referenced)})"
+    to = RelationName.of(references), _columns(referenced)
+    chosen = None if name is None else unquoted(name)
+    return _plan_foreign_key(RelationName.of(table), _columns(columns), *to, chosen, shown=table, number=0)
+
+
+def _plan_foreign_key(
+    table: RelationName,
+    columns: tuple[str, ...],
+    references: RelationName,
+    referenced: tuple[str, ...],
+    name: str | None,
+    *,
+    shown: str,
+    number: int,
+) -> Change:
+    constraint = name or object_name(f"{table.name}_{'_'.join(columns)}", "_fkey", number=number)
+    quoted_constraint = identifier(constraint)
+    definition = (
+        f"format('FOREIGN KEY (%s) REFERENCES %s(%s)', {_quoted_list(columns)}, "
+        f"{references.regclass}::regclass, {_quoted_list(referenced)})"
+    )
+    keys = f"FOREIGN KEY ({quoted(columns)}) REFERENCES {references} ({quoted(referenced)})"
+    stands = has_constraint(table, definition, name=constraint)
+    valid = has_constraint(table, definition, name=name, validated=True)
     steps = (
         Step(
             f"add {constraint}, not validated",
             (
-                f"ALTER TABLE {table} ADD CONSTRAINT {constraint} {keys} NOT VALID",
-                mark("CONSTRAINT", f"{constraint} ON {table}", f"{table} foreign key {constraint}"),
+                f"ALTER TABLE {table} ADD CONSTRAINT {quoted_constraint} {keys} NOT VALID",
+                mark("CONSTRAINT", f"{quoted_constraint} ON {table}", f"{shown} foreign key {constraint}"),
             ),
-            done=has_constraint(table, constraint),
+            done=either(valid, stands),
         ),
         Step(
             f"validate {constraint}",
             (
-                f"ALTER TABLE {table} VALIDATE CONSTRAINT {constraint}",
-                unmark("CONSTRAINT", f"{constraint} ON {table}"),
+                f"ALTER TABLE {table} VALIDATE CONSTRAINT {quoted_constraint}",
+                unmark("CONSTRAINT", f"{quoted_constraint} ON {table}"),
             ),
-            done=has_constraint(table, constraint, validated=True),
+            done=valid,
         ),
     )
-    return Change(table, f"foreign key {constraint}", steps=steps, undo=(_drop(table, constraint),))
+
+    def choose(found: RelationName, other: int) -> Change | None:
+        if name is not None and other:
+            return None
+        return _plan_foreign_key(found, columns, references, referenced, name, shown=shown, number=other)
+
+    own = f"replace(pg_get_constraintdef(oid), ' NOT VALID', '') = {definition}"
+    return Change(
+        shown,
+        f"foreign key {constraint}",
+        steps=steps,
+        undo=(_drop(table, constraint, has_constraint(table, definition, name=name)),),
+        names=Names(_constraint_taken(table, constraint, own), choose),
+    )
 
 
 def add_unique(table: str, columns: Sequence[str], *, name: str | None = None) -> Change:
     """Add a unique constraint by an index that is built concurrently.
 
     Not for a partitioned table (0A000): build a unique index with `op.create_index_on_partitions`.
+
+    Parameters:
+        table: the table.
+        columns: the columns.
+        name: the constraint's; None is PostgreSQL's default, with a number when that is another's, and then
+            the same constraint under any name is enough.
     """
-    constraint = name or f"{table}_{'_'.join(columns)}_key"
-    stands = has_constraint(table, constraint)
+    chosen = None if name is None else unquoted(name)
+    return _plan_unique(RelationName.of(table), _columns(columns), chosen, shown=table, number=0)
+
+
+def _plan_unique(
+    table: RelationName, columns: tuple[str, ...], name: str | None, *, shown: str, number: int
+) -> Change:
+    constraint = name or object_name(f"{table.name}_{'_'.join(columns)}", "_key", number=number)
+    quoted_constraint, index = identifier(constraint), table.beside(constraint)
+    definition = f"format('UNIQUE (%s)', {_quoted_list(columns)})"
+    stands = has_constraint(table, definition, name=name)
+    own_index = (
+        f"pg_get_indexdef(indexrelid) = format('CREATE UNIQUE INDEX %I ON %s USING btree (%s)', relname, "
+        f"(SELECT format('%I.%I', nspname, t.relname) FROM pg_class t "
+        f"JOIN pg_namespace n ON n.oid = t.relnamespace WHERE t.oid = indrelid), {_quoted_list(columns)})"
+    )
+    other_relation = f"""
+        SELECT concat(pg_describe_object('pg_class'::regclass, c.oid, 0), ': ' || pg_get_indexdef(indexrelid))
+        FROM pg_class c LEFT JOIN pg_index ON indexrelid = c.oid
+        WHERE relname = {literal(constraint)}
+          AND relnamespace = (SELECT relnamespace FROM pg_class WHERE oid = {table.regclass})
+          AND NOT coalesce(indrelid = {table.regclass} AND {own_index}, false)
+    """
+    other_constraint = _constraint_taken(table, constraint, f"pg_get_constraintdef(oid) = {definition}")
+    taken = f"SELECT coalesce(({other_constraint}), ({other_relation}))"
+    built = (
+        f"SELECT EXISTS (SELECT FROM pg_index JOIN pg_class c ON c.oid = indexrelid "
+        f"WHERE indrelid = {table.regclass} AND relname = {literal(constraint)} AND indisvalid "
+        f"AND {own_index})"
+    )
     steps = (
         Step(
             f"build {constraint}",
             (
-                f"CREATE UNIQUE INDEX CONCURRENTLY {constraint} ON {table} ({', '.join(columns)})",
-                mark("INDEX", constraint, f"{table} unique {constraint}"),
+                f"CREATE UNIQUE INDEX CONCURRENTLY {quoted_constraint} ON {table} ({quoted(columns)})",
+                mark("INDEX", str(index), f"{shown} unique {constraint}"),
             ),
-            done=either(
-                stands,
-                "SELECT EXISTS (SELECT FROM pg_index "
-                f"WHERE indexrelid = to_regclass({literal(constraint)}) AND indisvalid AND indisunique)",
-            ),
+            done=either(stands, built),
             alone=True,
             # A build that was cut off, or that met a duplicate, leaves its index INVALID.
-            cleanup=(f"DROP INDEX CONCURRENTLY IF EXISTS {constraint}",),
+            cleanup=(f"DROP INDEX CONCURRENTLY IF EXISTS {index}",),
         ),
         Step(
             f"make {constraint} a constraint",
             (
-                unmark("INDEX", constraint),
-                f"ALTER TABLE {table} ADD CONSTRAINT {constraint} UNIQUE USING INDEX {constraint}",
+                refuse_unmet(name_is_free(taken)),
+                unmark("INDEX", str(index)),
+                f"ALTER TABLE {table} ADD CONSTRAINT {quoted_constraint} "
+                f"UNIQUE USING INDEX {quoted_constraint}",
             ),
             done=stands,
         ),
     )
     unbuild = Step(
         f"drop the index {constraint}",
-        (f"DROP INDEX CONCURRENTLY IF EXISTS {constraint}",),
-        done=f"SELECT to_regclass({literal(constraint)}) IS NULL",
+        (f"DROP INDEX CONCURRENTLY IF EXISTS {index}",),
+        done=f"SELECT {index.regclass} IS NULL",
         alone=True,
     )
-    return Change(table, f"unique {constraint}", steps=steps, undo=(_drop(table, constraint), unbuild))
+
+    def choose(found: RelationName, other: int) -> Change | None:
+        if name is not None and other:
+            return None
+        return _plan_unique(found, columns, name, shown=shown, number=other)
+
+    return Change(
+        shown,
+        f"unique {constraint}",
+        steps=steps,
+        undo=(_drop(table, constraint, stands), unbuild),
+        names=Names(taken, choose),
+    )
 
 
-def _drop(table: str, constraint: str) -> Step:
+def _columns(names: Sequence[str]) -> tuple[str, ...]:
+    return tuple(map(unquoted, names))
+
+
+def _quoted_list(columns: tuple[str, ...]) -> str:
+    """Render an expression that gives columns as PostgreSQL prints them."""
+    return (
+        "(SELECT string_agg(quote_ident(name), ', ' ORDER BY place) "
+        f"FROM unnest({texts(columns)}) WITH ORDINALITY AS part (name, place))"
+    )
+
+
+def _constraint_taken(table: RelationName, constraint: str, own: str) -> str:
+    """Render the query that gives the constraint which has a name, when it is not the change's."""
+    return (
+        f"SELECT concat('constraint ', quote_ident(conname), ': ', pg_get_constraintdef(oid)) "
+        f"FROM pg_constraint WHERE conrelid = {table.regclass} AND conname = {literal(constraint)} "
+        f"AND NOT coalesce({own}, false)"
+    )
+
+
+def _drop(table: RelationName, constraint: str, stands: str) -> Step:
     return Step(
         f"drop {constraint}",
-        (f"ALTER TABLE {table} DROP CONSTRAINT IF EXISTS {constraint}",),
-        done=negated(has_constraint(table, constraint)),
+        (f"ALTER TABLE {table} DROP CONSTRAINT IF EXISTS {identifier(constraint)}",),
+        done=negated(stands),
     )

@@ -16,13 +16,25 @@ class OnlineChangeRefused(PartitionError):
 
 
 class StepOutOfOrder(PartitionError):
-    """A part of a change was asked for too early, or too late; nothing was done."""
+    """What a part of a change needs does not hold, or it was asked for too early; nothing was done."""
 
     def __init__(self, table: str, wanted: str, otherwise: str) -> None:
         self.table = table
         self.wanted = wanted
         self.otherwise = otherwise
         super().__init__(f"{table}: {wanted}: nothing was done: {otherwise}")
+
+
+class NameTaken(PartitionError):
+    """What a change makes would have a name that another object has; nothing was done."""
+
+    def __init__(self, table: str, change: str, found: str) -> None:
+        self.table = table
+        self.change = change
+        self.found = found
+        super().__init__(
+            f"{table}: {change}: nothing was done: the name is taken by {found}: give another name"
+        )
 
 
 class TableBusy(PartitionError):
@@ -47,7 +59,7 @@ class NoSuchColumn(PartitionError):
 
 
 class ColumnInUse(PartitionError):
-    """Indexes or constraints use a column, and would be lost with it."""
+    """Views, policies, indexes, constraints and the like use a column, and would be lost with it."""
 
     def __init__(self, table: str, column: str, users: Collection[str]) -> None:
         self.table = table

@@ -1,4 +1,4 @@
-"""In which order the servers put text: asked of each shard once, and kept.
+"""In which order the servers put text, and how they write values: asked of each shard once, and kept.
 
 Python compares code points, as the collation "C" and its kin do. Any other collation has an order that only
 the server knows.
@@ -25,10 +25,14 @@ from sharding.scatter.terms import Term
 # glibc's C.UTF-8 compares code points since 2.35, and so did Debian's before.
 _CODE_POINTS = re.compile(r"c|posix|ucs_basic|pg_c_utf8|pg_unicode_fast|c\.utf-?8", re.IGNORECASE)
 
+# What the value of an expression, or its text, may depend on.
+_SETTINGS = ["TimeZone", "DateStyle", "IntervalStyle", "extra_float_digits"]
+
 # datlocale is called daticulocale before PostgreSQL 17.
 _ASKED = text("""
     SELECT concat_ws(' ', d.datlocprovider, coalesce(to_jsonb(d)->>'datlocale', to_jsonb(d)->>'daticulocale',
                      d.datcollate)) AS database, pg_encoding_to_char(d.encoding) AS encoding,
+           (SELECT jsonb_object_agg(s, current_setting(s)) FROM unnest(:settings) AS s) AS settings,
            c.asked, c.attname, coalesce(b.typname, t.typname) AS typname, t.typtype, l.collname
     FROM pg_database AS d
     LEFT JOIN LATERAL (
@@ -40,7 +44,7 @@ _ASKED = text("""
     LEFT JOIN pg_type AS b ON b.oid = t.typbasetype
     LEFT JOIN pg_collation AS l ON l.oid = c.attcollation
     WHERE d.datname = current_database()
-""").bindparams(bindparam("tables", type_=ARRAY(Text)))
+""").bindparams(bindparam("tables", type_=ARRAY(Text)), bindparam("settings", _SETTINGS, ARRAY(Text)))
 
 Ask = Callable[[Any], Awaitable[Sequence[Any]]]
 
@@ -55,10 +59,11 @@ class Stored(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Facts:
-    """What a shard says: its default collation and encoding; of columns their types and collations."""
+    """What a shard says: its default collation, encoding, settings; of columns their types and collations."""
 
     database: str
     encoding: str
+    settings: Mapping[str, str]
     columns: Mapping[tuple[str, str], "Stored"]
 
 
@@ -81,7 +86,7 @@ async def facts_of(cluster: Cluster, tables: frozenset[str], ask: Ask) -> Facts:
             for row in rows
             if row.asked
         }
-        known[tables] = Facts(rows[0].database, rows[0].encoding, columns)
+        known[tables] = Facts(rows[0].database, rows[0].encoding, rows[0].settings, columns)
     return known[tables]
 
 
@@ -106,6 +111,35 @@ def check_order(terms: Iterable[Term], facts: Facts, *, shard: str) -> None:
                     f"{clause} is ordered by the collation {name!r} ({facts.encoding}) on shard {shard}, and "
                     f'only the server knows that order: order by collate({clause}, "C")'
                 )
+
+
+def check_settings(facts: Facts, first: Facts, *, shard: str) -> None:
+    """Refuse shards that give one expression different values.
+
+    Raises:
+        ScatterRefused: it names the setting.
+    """
+    for name, value in facts.settings.items():
+        if value != first.settings[name]:
+            raise ScatterRefused(
+                f"{name} is {value!r} on shard {shard} and {first.settings[name]!r} on another: "
+                "ALTER DATABASE or ALTER ROLE ... SET makes them the same"
+            )
+
+
+def check_legible(facts: Facts, *, shard: str) -> None:
+    """Refuse settings under which the text of a value is not the whole of it: groups are sent as text.
+
+    Raises:
+        ScatterRefused: it names the setting.
+    """
+    style, digits = facts.settings["DateStyle"], facts.settings["extra_float_digits"]
+    if not style.startswith("ISO"):
+        raise ScatterRefused(
+            f"DateStyle is {style!r} on shard {shard}, which names zones by letters: set ISO"
+        )
+    if int(digits) < 1:
+        raise ScatterRefused(f"extra_float_digits is {digits} on shard {shard}, which rounds floats: set 1")
 
 
 def check_defaults(clauses: Iterable[Clause], facts: Facts, first: Facts, *, shard: str) -> None:

@@ -11,7 +11,6 @@ import secrets
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from types import MappingProxyType
 from typing import Any, Self
@@ -19,7 +18,7 @@ from uuid import UUID
 
 from sharding.scatter.errors import CursorMalformed, CursorOfAnotherQuery
 
-VERSION = 1
+VERSION = 2
 FINGERPRINT_BYTES = 12
 _MAC_BYTES = 16
 _SHORTEST_KEY = 16
@@ -102,18 +101,10 @@ def _unpack(value: Any) -> Any:
     return _READERS[value[0]](value[1]) if isinstance(value, list) else value
 
 
-def _write_datetime(value: datetime) -> str:
-    # In UTC: an offset alone does not tell the zone, and the instant is all that counts.
-    return (value.astimezone(UTC) if value.tzinfo else value).isoformat()
-
-
 _WRITERS: Mapping[type, tuple[str, Callable[[Any], str]]] = MappingProxyType(
     {
         Decimal: ("n", str),
         float: ("f", float.hex),
-        datetime: ("t", _write_datetime),
-        date: ("d", date.isoformat),
-        time: ("c", time.isoformat),
         UUID: ("u", str),
         bytes: ("b", bytes.hex),
     }
@@ -122,9 +113,6 @@ _READERS: Mapping[str, Callable[[str], Any]] = MappingProxyType(
     {
         "n": Decimal,
         "f": float.fromhex,
-        "t": datetime.fromisoformat,
-        "d": date.fromisoformat,
-        "c": time.fromisoformat,
         "u": UUID,
         "b": bytes.fromhex,
     }

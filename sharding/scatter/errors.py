@@ -19,6 +19,16 @@ class ScatterFailed(ShardingError):
         super().__init__(f"shard {shard} failed its part of the SELECT: {cause}")
 
 
+class ValueUnreadable(ScatterFailed):
+    """The page holds a value that PostgreSQL has and Python has not, such as infinity in a date.
+
+    One database gives such a page no more than several do.
+    """
+
+    def __init__(self, shard: str, cause: BaseException | str) -> None:
+        super().__init__(shard, f"Python has no such value, so cast it to Text: {cause}")
+
+
 class ShardTimedOut(ScatterFailed):
     """A shard did not answer in time; its query is cancelled, or its connection is closed."""
 

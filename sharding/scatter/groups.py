@@ -95,6 +95,10 @@ class GroupsPlan:
         whole = whole.add_columns(*(each for term in terms for each in _position(term.clause)))
         return whole.order_by(*(term.ordered() for term in terms)).limit(limit)
 
+    def has_more(self, rows: Sequence[Sequence[str]], *, after: Sequence[Any]) -> Any:
+        """Make what asks whether there is a group after a position."""
+        return select(self.whole(rows, after=after, limit=1).exists())
+
     def values(self, row: Sequence[Any]) -> list[Any]:
         """Give the position of a row of `whole`: of each term its text, and the name of its type."""
         return list(row[self.width :])

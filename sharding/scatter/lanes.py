@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from typing import Any
 
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DataError, DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolExhausted
 from sqlalchemy.orm import Session
 
@@ -15,7 +15,7 @@ from readreplica.cluster import Cluster
 from readreplica.freshness import Freshness
 from readreplica.sessions import ReadSession
 from readreplica.token import CausalToken
-from sharding.scatter.errors import ScatterFailed, ShardTimedOut
+from sharding.scatter.errors import ScatterFailed, ShardTimedOut, ValueUnreadable
 
 _GRACE_SECONDS = 0.5
 _leftovers: set[asyncio.Task[Any]] = set()
@@ -62,6 +62,7 @@ class Lane:
         Raises:
             ScatterFailed: it failed; the cause is chained.
             ShardTimedOut: it did not answer in time.
+            ValueUnreadable: it answered with a value that Python has not; it may be asked for others.
         """
         async with self._slots:
             try:
@@ -69,7 +70,8 @@ class Lane:
             except ScatterFailed:
                 raise
             except Exception as error:
-                raise ScatterFailed(self.shard, error) from error
+                failed = ValueUnreadable if _is_unreadable(error) else ScatterFailed
+                raise failed(self.shard, error) from error
         return rows
 
     async def fetch(self, statement: Any) -> Sequence[Any]:
@@ -165,6 +167,11 @@ def _forget(task: asyncio.Task[Any]) -> None:
     _leftovers.discard(task)
     if not task.cancelled():
         task.exception()
+
+
+def _is_unreadable(error: Exception) -> bool:
+    """Tell a value that the driver could not read from one that the server refused."""
+    return isinstance(error, DataError) and getattr(error.orig, "sqlstate", None) is None
 
 
 def is_down(error: ScatterFailed) -> bool:

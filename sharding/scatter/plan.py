@@ -1,13 +1,13 @@
 """How a SELECT is answered: by merging the shards' ordered rows, or by aggregating their aggregates."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from operator import itemgetter
 from typing import Any
 from weakref import WeakSet
 
-from sqlalchemy import Column, Label, TypeDecorator, types
+from sqlalchemy import Column, Label, TypeDecorator, select, types
 from sqlalchemy.sql.functions import FunctionElement
 
 from sharding.scatter import words
@@ -15,9 +15,15 @@ from sharding.scatter.analysis import Analysis, namer, selected
 from sharding.scatter.collation import Facts
 from sharding.scatter.errors import ScatterRefused
 from sharding.scatter.groups import GroupsPlan, plan_groups
-from sharding.scatter.kinds import FLOAT, NUMERIC
+from sharding.scatter.kinds import NUMERIC
 from sharding.scatter.tables import Clause, is_table
 from sharding.scatter.terms import Term, make_terms, position_after, resolve
+
+
+class Unread(tuple[Any, ...]):
+    """A row of which only the sort values were fetched; the rest is None."""
+
+    __slots__ = ()
 
 
 @dataclass(frozen=True)
@@ -44,11 +50,28 @@ class RowsPlan:
 
     def part(self, statement: Any, *, after: Sequence[Any] | None, limit: int) -> Any:
         """Make what one shard is asked: its first rows after a position."""
+        return self._ordered(statement, after).add_columns(*self.extras).limit(limit)
+
+    def order_alone(self, statement: Any, *, after: Sequence[Any] | None, limit: int) -> Any:
+        """Make what asks for the sort values alone of the rows of `part`, for `unread`."""
+        bare = [term.bare.label(f"scatter_{i}") for i, term in enumerate(self.terms)]
+        rows = self._ordered(statement, after).add_columns(*bare).limit(limit).subquery()
+        terms = [replace(term, clause=rows.c[f"scatter_{i}"]) for i, term in enumerate(self.terms)]
+        values = (term.kind.raw(term.clause) for term in terms if term.kind is not None)
+        return select(*values).order_by(*(term.ordered() for term in terms))
+
+    def unread(self, values: Sequence[Any]) -> Unread:
+        """Put the sort values of a row where they stand in a row of `part`."""
+        row: list[Any] = [None] * (self.width + len(self.extras))
+        for index, value in zip(self.indexes, values, strict=True):
+            row[index] = value
+        return Unread(row)
+
+    def _ordered(self, statement: Any, after: Sequence[Any] | None) -> Any:
         if after is not None:
             beyond = position_after(self.terms, after)
             statement = statement.having(beyond) if self.is_grouped else statement.where(beyond)
-        ordered = statement.order_by(None).order_by(*(term.ordered() for term in self.terms))
-        return ordered.add_columns(*self.extras).limit(limit)
+        return statement.order_by(None).order_by(*(term.ordered() for term in self.terms))
 
     def values(self, row: Sequence[Any]) -> list[Any]:
         """Give the position of a row in the order."""
@@ -168,7 +191,8 @@ def _with_values(statement: Any, terms: Sequence[Term], *, is_distinct: bool, is
 def _index_in(raw: Sequence[Clause], term: Term) -> int | None:
     """Find a term's value among the selected columns, where it is fetched as the server compares it."""
     found = term.clause.type
-    is_changed = isinstance(found, (TypeDecorator, types.Enum)) or term.kind is FLOAT
+    assert term.kind is not None
+    is_changed = isinstance(found, (TypeDecorator, types.Enum)) or term.kind.is_encoded
     # A column is what it is declared as; what an expression is, only the server knows.
     is_changed = is_changed or (term.kind is NUMERIC and not isinstance(term.clause, Column))
     if is_changed or not getattr(found, "asdecimal", True) or not getattr(found, "as_uuid", True):

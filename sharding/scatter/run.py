@@ -12,12 +12,12 @@ from readreplica.token import CausalToken
 from sharding.scatter import collation
 from sharding.scatter.analysis import Analysis, analyse, check_parameters, fingerprint
 from sharding.scatter.cursor import CursorKeys
-from sharding.scatter.errors import ScatterFailed, ScatterRefused, TooManyGroups
+from sharding.scatter.errors import ScatterFailed, ScatterRefused, TooManyGroups, ValueUnreadable
 from sharding.scatter.groups import GroupsPlan
 from sharding.scatter.lanes import Lane, all_of, is_down
 from sharding.scatter.merge import Run, merge, share
 from sharding.scatter.page import AnySelect, Bounds, Page
-from sharding.scatter.plan import RowsPlan, plan
+from sharding.scatter.plan import RowsPlan, Unread, plan
 from sharding.scatter.split import split
 
 
@@ -57,6 +57,7 @@ async def scatter(
     Raises:
         ScatterRefused: the SELECT cannot be answered exactly from the shards' answers.
         ScatterFailed: a shard failed, or did not answer in time; the error names it.
+        ValueUnreadable: the page holds a value that Python has not.
         CursorMalformed: the cursor is forged, or one of another query.
         TooManyGroups: a GROUP BY has more groups than `bounds` allows.
         InvalidShardKey: the SELECT asks for a shard key that is none.
@@ -111,6 +112,14 @@ class _Call:
     seal: Callable[[Sequence[Any]], str]
     lanes: dict[str, Lane] = field(default_factory=dict)
     missing: dict[str, ScatterFailed] = field(default_factory=dict)
+    first_facts: collation.Facts | None = None
+
+    async def facts_of(self, lane: Lane) -> collation.Facts:
+        """Give what a shard says of the tables; its settings are those of the shards that have answered."""
+        facts = await collation.facts_of(lane.cluster, self.analysis.tables, lane.ask)
+        self.first_facts = self.first_facts or facts
+        collation.check_settings(facts, self.first_facts, shard=lane.shard)
+        return facts
 
     async def each(self, shards: Sequence[str], ask: Callable[[Lane], Any]) -> None:
         """Ask several shards at once; one that is down is noted as missing, where that is allowed."""
@@ -143,21 +152,22 @@ async def _rows(call: _Call, how: RowsPlan, parts: Mapping[str, Any]) -> Page[An
     # Made once for all that are asked the same: SQLAlchemy keeps with a statement what finds it in its cache.
     firsts = {id(each): how.part(each, after=call.position, limit=count) for each in _different(parts)}
 
-    tables = call.analysis.tables
-
     async def first(lane: Lane) -> None:
-        facts = await collation.facts_of(lane.cluster, tables, lane.ask)
+        facts = await call.facts_of(lane)
         if facts not in how.checked:
             collation.check_order(how.terms, facts, shard=lane.shard)
             how.checked.add(facts)
-        runs[lane.shard].add(await lane.fetch(firsts[id(parts[lane.shard])]), asked=count)
+        part = parts[lane.shard]
+        order = partial(how.order_alone, part, after=call.position, limit=count)
+        runs[lane.shard].add(await _fetch(lane, how, firsts[id(part)], order), asked=count)
 
     async def again(lane: Lane) -> None:
         run, more = runs[lane.shard], wanting[lane.shard]
         # If it is missing now, it is not asked a third time.
         run.is_open = False
-        rest = how.part(parts[lane.shard], after=how.values(run.rows[-1]), limit=more)
-        run.add(await lane.fetch(rest), asked=more)
+        part, last = parts[lane.shard], how.values(run.rows[-1])
+        order = partial(how.order_alone, part, after=last, limit=more)
+        run.add(await _fetch(lane, how, how.part(part, after=last, limit=more), order), asked=more)
 
     await call.each(list(parts), first)
     while True:
@@ -165,8 +175,39 @@ async def _rows(call: _Call, how: RowsPlan, parts: Mapping[str, Any]) -> Page[An
         merged = merge(how, list(runs.values()), wanted=wanted)
         wanting = {shards[i]: more for i, more in merged.wanting.items()}
         if not wanting:
-            return call.page(merged.rows[:wanted])
+            return call.page(await _read(call, how, parts, runs, merged.rows[:wanted]))
         await call.each(list(wanting), again)
+
+
+async def _fetch(lane: Lane, how: RowsPlan, asked: Any, order: Callable[[], Any]) -> Sequence[Any]:
+    """Fetch rows, or, where Python has not all of their values, their order alone.
+
+    More is fetched than the page holds, and what is not on it must not fail it.
+    """
+    try:
+        return await lane.fetch(asked)
+    except ValueUnreadable:
+        return [how.unread(values) for values in await lane.fetch(order())]
+
+
+async def _read(
+    call: _Call, how: RowsPlan, parts: Mapping[str, Any], runs: Mapping[str, Run], rows: Sequence[Any]
+) -> Sequence[Any]:
+    """Fetch the rows of the page of which only the order is known: the first of each shard's snapshot."""
+    unread = {id(row) for row in rows[: call.limit] if isinstance(row, Unread)}
+    counts = {shard: _last_of(run.rows, unread) for shard, run in runs.items()}
+    found: dict[int, Any] = {}
+
+    async def read(lane: Lane) -> None:
+        asked = how.part(parts[lane.shard], after=call.position, limit=counts[lane.shard])
+        found.update(zip(map(id, runs[lane.shard].rows), await lane.fetch(asked), strict=False))
+
+    await all_of([partial(read, call.lanes[shard]) for shard, count in counts.items() if count])
+    return [found[id(row)] if id(row) in unread else row for row in rows]
+
+
+def _last_of(rows: Sequence[Any], wanted: set[int]) -> int:
+    return max((i + 1 for i, row in enumerate(rows) if id(row) in wanted), default=0)
 
 
 def _different(parts: Mapping[str, Any]) -> list[Any]:
@@ -178,7 +219,8 @@ async def _groups(call: _Call, how: GroupsPlan, parts: Mapping[str, Any], bounds
     facts: dict[str, collation.Facts] = {}
 
     async def ask(lane: Lane) -> None:
-        facts[lane.shard] = await collation.facts_of(lane.cluster, call.analysis.tables, lane.ask)
+        facts[lane.shard] = await call.facts_of(lane)
+        collation.check_legible(facts[lane.shard], shard=lane.shard)
         rows = await lane.fetch(how.part(parts[lane.shard], limit=bounds.groups + 1))
         if len(rows) > bounds.groups:
             raise TooManyGroups(lane.shard, groups=bounds.groups)
@@ -191,8 +233,21 @@ async def _groups(call: _Call, how: GroupsPlan, parts: Mapping[str, Any], bounds
     rows = [row for shard in parts if shard in sent for row in sent[shard]]
     if not rows:
         return call.page([])
-    whole = how.whole(rows, after=call.position, limit=call.limit + 1)
-    return call.page(await _by_one_of(call, list(sent), whole))
+    return call.page(await _whole(call, how, list(sent), rows))
+
+
+async def _whole(call: _Call, how: GroupsPlan, shards: Sequence[str], rows: Sequence[Any]) -> Sequence[Any]:
+    """Have the groups put together: those of the page, and something in place of a next one."""
+    whole = partial(how.whole, rows, after=call.position)
+    try:
+        return await _by_one_of(call, shards, whole(limit=call.limit + 1))
+    except ValueUnreadable:
+        # Perhaps in the group behind the page, of which nothing is given.
+        found = await _by_one_of(call, shards, whole(limit=call.limit))
+    if len(found) < call.limit:
+        return found
+    [[has_more]] = await _by_one_of(call, shards, how.has_more(rows, after=how.values(found[-1])))
+    return [*found, None] if has_more else found
 
 
 async def _by_one_of(call: _Call, shards: Sequence[str], whole: Any) -> Sequence[Any]:

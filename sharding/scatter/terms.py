@@ -40,12 +40,13 @@ class Term:
     is_nullable: bool
     kind: Kind | None = None
     bind: Callable[[Any], Clause] = bound
+    """Makes a parameter of a fetched value."""
 
     @property
     def bare(self) -> Clause:
         """The expression without the operators of a type of the caller's own, which may compare otherwise."""
         if self.kind is not None and isinstance(self.clause.type, TypeDecorator):
-            return self.kind.raw(self.clause)
+            return self.kind.plain(self.clause)
         return self.clause
 
     def ordered(self) -> Clause:
@@ -131,13 +132,18 @@ def make_terms(
     for element in ordered:
         clause, direction = split_order(element)
         if not any(term.clause.compare(clause) for term in terms):
-            terms.append(Term(clause, direction, may_be_null(clause), kind_of(clause)))
+            terms.append(_term(clause, direction, may_be_null))
     # In the direction of the last term: an index on both is then read one way.
     onwards = Direction(direction.is_descending)
     for clause in unique:
         if not any(term.clause.compare(clause) for term in terms):
-            terms.append(Term(clause, onwards, may_be_null(clause), kind_of(clause)))
+            terms.append(_term(clause, onwards, may_be_null))
     return terms
+
+
+def _term(clause: Clause, direction: Direction, may_be_null: Callable[[Clause], bool]) -> Term:
+    kind = kind_of(clause)
+    return Term(clause, direction, may_be_null(clause), kind, kind.bind)
 
 
 def position_after(terms: Sequence[Term], values: Sequence[Any]) -> Clause:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import Table, text
+from sqlalchemy import Column, Numeric, Table, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -26,6 +26,53 @@ from sharding.writes.errors import (
 
 Row = Mapping[str, Any]
 DIRECTORY = "directory"
+
+
+_BOUNDS = "bounds"
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What a number of a reference table may be: finite, at least `least` and below `below`."""
+
+    least: Decimal
+    below: Decimal
+
+    def as_info(self) -> dict[str, "Bounds"]:
+        """Return the entry of `Column.info` that declares the bounds of a column."""
+        return {_BOUNDS: self}
+
+    def as_check(self, column: str) -> str:
+        """Write the CHECK of a column. PostgreSQL has NaN above all numbers: the upper bound refuses it."""
+        return f"{column} >= {self.least} AND {column} < {self.below}"
+
+    def fault(self, number: Decimal) -> str | None:
+        """Return what is wrong with a number; None if nothing is."""
+        if not number.is_finite():
+            return f"is {number}, and must be a number"
+        if not self.least <= number < self.below:
+            return f"is {number}, and must be at least {self.least} and below {self.below}"
+        return None
+
+
+def fault_of_number(column: Column[Any], value: object) -> str | None:
+    """Return what is wrong with a number that is to be written to a column with bounds; None if nothing is.
+
+    A value that is no number yet is for PostgreSQL to judge, which knows the column's type.
+    """
+    bounds: Bounds | None = column.info.get(_BOUNDS)
+    if bounds is None or value is None:
+        return None
+    if isinstance(value, bool):
+        return f"is {str(value).lower()}, and must be a number"
+    try:
+        number = Decimal(str(value))
+    except ArithmeticError:
+        return None
+    scale = column.type.scale if isinstance(column.type, Numeric) else None
+    if (fault := bounds.fault(number)) is None and scale is not None and round(number, scale) != number:
+        return f"is {number}, and is kept with {scale} decimals only"
+    return fault
 
 
 @dataclass(frozen=True)

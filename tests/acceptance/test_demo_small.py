@@ -19,6 +19,7 @@ from ops import cli
 from ops.embedded.platform import Platform
 from sharding.topology import Topology
 from tests.platform_topology import name_shards
+from tests.project import PROJECT
 
 HOME = Path("build/demo")
 pytestmark = pytest.mark.long
@@ -42,7 +43,7 @@ class Demo:
         with subprocess.Popen(
             [sys.executable, "-c", "from ops.cli import main; main()", "demo", "--no-fsync", *options],
             cwd=self.folder,
-            env=known,
+            env={**known, "MES_STORAGE_PROJECT": str(PROJECT.path)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -70,7 +71,7 @@ def demo(
 ) -> Iterator[Demo]:
     monkeypatch.delenv("MES_STORAGE_TOPOLOGY", raising=False)
     yield Demo(tmp_path, capsys)
-    Platform(tmp_path / HOME).delete()
+    Platform(tmp_path / HOME, PROJECT).delete()
 
 
 def test_every_order_is_accounted_for_and_the_audit_misses_one_that_is_taken_away(demo: Demo) -> None:

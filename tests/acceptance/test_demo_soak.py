@@ -1,10 +1,13 @@
 """Hours, not minutes: the demo at ten times its size, on days that go differently."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.project import PROJECT
 
 ORDERS = 2000
 
@@ -17,6 +20,7 @@ def test_a_long_day_loses_nothing(seed: int, tmp_path: Path) -> None:
     done = subprocess.run(
         [*demo, "--orders", str(ORDERS), "--seed", str(seed)],
         cwd=tmp_path,
+        env={**os.environ, "MES_STORAGE_PROJECT": str(PROJECT.path)},
         capture_output=True,
         text=True,
         timeout=3500,

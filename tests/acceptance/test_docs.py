@@ -20,6 +20,7 @@ from sharding.engines import open_cluster
 from sharding.sessions import open_sessions
 from sharding.shard_map import ShardMap
 from sharding.topology import Topology
+from tests.project import PROJECT
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -38,7 +39,7 @@ def typed_commands(page: Path) -> list[str]:
 @pytest.fixture(scope="module")
 def stopped_platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
     """Give the folder of a platform that was started once and stopped: its `up` has no data to make."""
-    platform = Platform(tmp_path_factory.mktemp("stopped") / "platform", safe=False)
+    platform = Platform(tmp_path_factory.mktemp("stopped") / "platform", PROJECT, safe=False)
     try:
         platform.up(services=False)
         platform.down()
@@ -54,7 +55,7 @@ def home(page: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator
     if page.stem != "README" and starts_a_platform(page):
         copy_stopped(request.getfixturevalue("stopped_platform"), home)
     yield home
-    Platform(home).down()
+    Platform(home, PROJECT).down()
 
 
 def copy_stopped(original: Home, copy: Path) -> None:
@@ -75,6 +76,7 @@ def test_console_blocks_run_from_top_to_bottom(
 ) -> None:
     environment = os.environ | {
         "MES_STORAGE_HOME": str(home),
+        "MES_STORAGE_PROJECT": str(PROJECT.path),
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
     }
     if not starts_a_platform(page):

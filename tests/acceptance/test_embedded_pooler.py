@@ -24,6 +24,7 @@ from ops.pgbouncer.pooler import Pooler
 from sharding.sessions import open_sessions
 from tests.integration.services_rig import Services, ok
 from tests.needs import require
+from tests.project import PROJECT
 
 RING = stl_binary(band_ring(radius_mm=8.5, width_mm=4.0, thickness_mm=1.5))
 MADE = ("MANUFACTURING_COMPLETED", "PACKAGING", "SHIPPED")
@@ -33,7 +34,7 @@ MADE = ("MANUFACTURING_COMPLETED", "PACKAGING", "SHIPPED")
 def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     """Give a platform in which everything runs, behind a pooler."""
     require("pgbouncer")
-    platform = Platform(tmp_path_factory.mktemp("platform") / "home", safe=False)
+    platform = Platform(tmp_path_factory.mktemp("platform") / "home", PROJECT, safe=False)
     try:
         platform.up(pgbouncer=True)
         yield platform

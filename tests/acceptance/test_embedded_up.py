@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -21,6 +22,7 @@ from ops.embedded.platform import Platform
 from ops.embedded.processes import is_alive, wait_until
 from ops.errors import ExitStatus
 from sharding.topology import Topology
+from tests.project import PROJECT
 
 MESCTL = Path(sys.executable).with_name("mesctl")
 SERVERS = ("shop", "crm", "directory", "mes_0", "mes_0_replica", "mes_1", "mes_1_replica", "valkey")
@@ -33,7 +35,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     try:
         yield home
     finally:
-        Platform(home).delete()
+        Platform(home, PROJECT).delete()
 
 
 @pytest.fixture
@@ -45,7 +47,7 @@ def said() -> list[str]:
 @pytest.fixture
 def platform(home: Path, said: list[str]) -> Platform:
     """Give a platform whose servers run."""
-    platform = Platform(home, safe=False, report=said.append)
+    platform = Platform(home, PROJECT, safe=False, report=said.append)
     # To migrate what is migrated takes a second; most tests leave everything as it was.
     if not (platform.home.exists() and platform.home.wanted() and platform.status().is_right):
         platform.up(services=False)
@@ -212,6 +214,23 @@ def _has_processes(folder: Path) -> bool:
     return any(link.resolve() == folder for link in working)
 
 
+def test_a_topology_of_release_0_1_is_mended_and_nothing_is_started_anew(
+    platform: Platform, mesctl: Mesctl, said: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    before, text = pids(platform), platform.home.topology.read_text()
+    head, *tables = re.split(r"(?m)^(?=\[)", text)
+    kept = "".join(table for table in tables if not table.startswith("[trees."))
+    platform.home.topology.write_text(f'backend = "postgresql"\nbuckets = 64\n{head}{kept}# mine\n')
+    assert mesctl("status") == ExitStatus.USAGE
+    assert "buckets: belongs to a tree; move it into [trees.NAME]" in capsys.readouterr().err
+    platform.up(services=False)
+    assert "topology.toml: add [trees.mes]" in said
+    assert "topology.toml: move buckets into the sharded trees" in said
+    assert platform.topology().trees["mes"].buckets == 64
+    assert "# mine\n" in platform.home.topology.read_text()
+    assert pids(platform) == before
+
+
 def test_two_ups_at_once_are_refused(
     platform: Platform, mesctl: Mesctl, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -255,7 +274,7 @@ def test_an_up_that_was_killed_midway_is_completed_by_the_next(tmp_path: Path) -
     home = Home(tmp_path / "home")
     command = [str(MESCTL), "--home", str(home.path), "up", "--no-services", "--no-fsync"]
     said: list[str] = []
-    platform = Platform(home.path, safe=False, report=said.append)
+    platform = Platform(home.path, PROJECT, safe=False, report=said.append)
     try:
         with subprocess.Popen(command, stderr=subprocess.DEVNULL) as mesctl:
             # As soon as initdb is at work.

@@ -74,7 +74,6 @@ def test_a_wrong_configuration_is_one_line_and_exit_status_2(tmp_path: Path) -> 
 
 DIRECTORY = r"\[databases\.directory\]\n(.+\n){4}"
 WRONG = [
-    (DIRECTORY, "", "the topology has no 'directory'"),
     (r'url = "file:.*"', 'url = "ftp://models"', "[files] url is of no use"),
     (r'url = "redis:.*"', 'url = "http://valkey"', "[redis] url is of no use"),
     ("buckets = 64", "buckets = 32", "it has 64 buckets, but the topology says 32"),

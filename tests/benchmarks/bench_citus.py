@@ -41,7 +41,7 @@ async def citus_point_read() -> Measured:
         raise CannotRun(f"no server here offers Citus ({NEEDS['citus'].package})")
     with tempfile.TemporaryDirectory(prefix="mes-storage-bench-") as folder, run_citus(Path(folder)) as citus:
         for tree in ("directory", "mes"):
-            run.upgrade(citus.topology, tree)
+            run.upgrade(citus.topology, PROJECT.tree(tree))
         plain = plain_shards(citus, Path(folder))
         async with (
             opened(plain) as routed,

@@ -33,9 +33,9 @@ class Clerk:
             for statement in statements:
                 connection.execute(statement)
 
-    def orders(self, count: int, *, status: Status = Status.SHIPPED) -> list[int]:
+    def orders(self, count: int, *, status: Status = Status.SHIPPED, made: datetime = MADE_AT) -> list[int]:
         """Have B2C orders in all three services, spread over both shards; give their ids."""
-        order_ids = [first_id_at(MADE_AT) + number for number in range(count)]
+        order_ids = [first_id_at(made) + number for number in range(count)]
         rows = [order_row(order_id, status) for order_id in order_ids]
         self.write(
             "shop", insert(shop.ShopOrder).values([shop_order(order_id, status) for order_id in order_ids])
@@ -45,14 +45,14 @@ class Clerk:
             own = [row for row in rows if SHARDS.shard_of(row["order_id"]) == shard]
             if not own:
                 continue
-            step = {"event_no": 1, "status": status, "at": MADE_AT, "actor": "Rosa"}
+            step = {"event_no": 1, "status": status, "at": made, "actor": "Rosa"}
             events = [{"order_id": row["order_id"], **step} for row in own]
             self.write(shard, insert(mes.MesOrder).values(own), insert(mes.MesOrderEvent).values(events))
         return order_ids
 
     def shard_map(self) -> None:
         """Have the map in the directory."""
-        row = {"version": SHARDS.version, "owners": ",".join(SHARDS.owners)}
+        row = {"tree": "mes", "version": SHARDS.version, "owners": ",".join(SHARDS.owners)}
         url = self._topology.url("directory", role="directory_owner")
         with create_engine(url, poolclass=NullPool).begin() as connection:
             connection.execute(insert(ShardMapVersion).values(**row))

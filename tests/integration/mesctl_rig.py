@@ -25,13 +25,15 @@ class Said(NamedTuple):
 
 @dataclass(frozen=True)
 class Mesctl:
-    """`mesctl` on the databases of a topology file."""
+    """`mesctl` on the databases of a topology file, with this project or another."""
 
     topology_path: Path
     capsys: pytest.CaptureFixture[str]
+    project_path: Path | None = None
 
     def __call__(self, *arguments: str) -> Said:
         """Run a verb."""
-        status = cli.run(["--topology", str(self.topology_path), *arguments])
+        project = ["--project", str(self.project_path)] if self.project_path else []
+        status = cli.run(["--topology", str(self.topology_path), *project, *arguments])
         printed = self.capsys.readouterr()
         return Said(status, printed.out, printed.err)

@@ -1,7 +1,7 @@
 """From the shop's outbox to the CRM's history: real databases and a real Redis, with small delays."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from redis.asyncio import Redis
 from sqlalchemy import func, insert, select, text, update
 
+from app import topology as sections
 from app.messaging.consumer import Consumer, Handler
 from app.messaging.events import OrderShipped
 from app.messaging.message import Message
@@ -21,6 +22,7 @@ from app.models.crm import CrmInbox, CrmOrderEvent
 from app.models.shop import ShopOutbox
 from readreplica.cluster import Cluster
 from readreplica.sessions import WriteSession
+from readreplica.token import Committed
 from sharding.engines import open_cluster
 from sharding.topology import Topology
 
@@ -47,14 +49,16 @@ async def note(session: WriteSession, message: Message) -> None:
     )
 
 
-async def owe(session: WriteSession, order_id: int, word: str) -> None:
+async def owe(
+    session: WriteSession, order_id: int, word: str, destinations: Collection[Service] = (Service.CRM,)
+) -> None:
     """Write one message into the shop's outbox; its word is the event's actor."""
     await publish(
         session,
         ShopOutbox,
         order_id=order_id,
         event=OrderShipped(actor=word),
-        destinations=[Service.CRM],
+        destinations=destinations,
         at=AT,
     )
 
@@ -91,7 +95,7 @@ class Rig:
     def consumer(self, handle: Handler = note, *, max_attempts: int = 1000, **options: Any) -> Consumer:
         """Make the CRM's consumer."""
 
-        async def transact(_: int, work: Callable[[WriteSession], Awaitable[bool]], /) -> bool:
+        async def transact(_: int, work: Callable[[WriteSession], Awaitable[bool]], /) -> Committed[bool]:
             return await self.worker_crm.transact(work)
 
         return Consumer(

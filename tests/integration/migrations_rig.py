@@ -11,13 +11,14 @@ import psycopg
 from psycopg import sql
 
 import partitions
-from app.models.policies import POLICIES
 from ops.embedded.bootstrap import ensure_database
 from ops.embedded.ports import LOOPBACK
 from ops.migrate import run
 from ops.migrate.connect import open_owner
+from ops.migrate.mark import write_mark
 from ops.migrate.outcome import Direction, Outcome
 from sharding.topology import Topology
+from tests.project import MES, PROJECT
 from tests.servers import PostgresServers
 
 NOWHERE = 1
@@ -61,8 +62,10 @@ class Fleet:
     def topology(self) -> Topology:
         """The topology; the shards in `down` cannot be reached."""
         path = self.folder / "topology.toml"
-        head = f'passfile = "{self.servers.passfile}"\n[redis]\nurl = "redis://h/0"\n[files]\nurl = "file:///f"\n'
-        path.write_text(head + "".join(map(self._section, ["directory", *self.shards])))
+        path.write_text(
+            f'passfile = "{self.servers.passfile}"\n[trees.directory]\nkind = "directory"\n'
+            f'[trees.mes]\nkind = "sharded"\n{"".join(map(self._section, ["directory", *self.shards]))}'
+        )
         return Topology.load(path)
 
     def _section(self, name: str) -> str:
@@ -86,7 +89,7 @@ class Fleet:
         """Bring the shards to a revision."""
         return run.migrate(
             self.topology,
-            "mes",
+            MES,
             direction,
             target,
             versions=self.versions,
@@ -106,6 +109,11 @@ class Fleet:
             cursor = connection.execute(statement)
             return cursor.fetchall() if cursor.description else []
 
+    def mark(self, name: str) -> None:
+        """Mark a shard as one of MES, which is not migrated yet."""
+        with open_owner(self.topology, name) as engine, engine.connect() as connection:
+            write_mark(connection, MES)
+
     def ledger(self, database: str) -> list[tuple[Any, ...]]:
         """Give a database's revisions and how they ended, oldest first."""
         columns = "revision, direction, state, error"
@@ -123,7 +131,7 @@ def run_fleet(servers: PostgresServers, folder: Path, *, prefix: str, shards: in
             tree = name.partition("_")[0]
             ensure_database(connection, f"{prefix}_{name}", owner=f"{tree}_owner", services=("mes",))
         try:
-            run.upgrade(fleet.topology, "directory")
+            run.upgrade(fleet.topology, PROJECT.tree("directory"))
             yield fleet
         finally:
             for name in names:
@@ -133,7 +141,7 @@ def run_fleet(servers: PostgresServers, folder: Path, *, prefix: str, shards: in
 
 def make_partitions(topology: Topology, *, now: datetime) -> None:
     """Make the partitions that the policies want in every database."""
-    for tree, policies in POLICIES.items():
-        for name in topology.databases_of(tree):
+    for tree in PROJECT.trees.values():
+        for name in topology.databases_of(tree.name):
             with open_owner(topology, name) as engine:
-                partitions.apply(engine, policies, now)
+                partitions.apply(engine, tree.policies, now)

@@ -1,15 +1,21 @@
 """A database with one table partitioned by status, and alembic's operations on it."""
 
 import io
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
+import alembic
 import psycopg
+import sqlalchemy
+from alembic.autogenerate import compare_metadata, produce_migrations, render_python_code
 from alembic.operations import MigrateOperation, Operations
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import Connection, Engine, create_engine, text
+from sqlalchemy import Connection, Engine, MetaData, create_engine, text
 from sqlalchemy.pool import NullPool
 
+from partitions.migration_ops import PLUGINS, ignore_undeclared_partitions
 from tests.servers import PostgresServers
 
 START = """
@@ -26,12 +32,14 @@ START = """
 
 
 @contextmanager
-def scratch_database(postgres: PostgresServers, script: str = START) -> Iterator[tuple[Engine, str]]:
+def scratch_database(
+    postgres: PostgresServers, script: str = START, *, name: str = "operations"
+) -> Iterator[tuple[Engine, str]]:
     """Give a database that holds what the script makes, as an engine and as libpq's words."""
     with postgres.primary.connect() as server:
-        server.execute("CREATE DATABASE operations")
+        server.execute(f"CREATE DATABASE {name}")
         try:
-            conninfo = postgres.conninfo("operations")
+            conninfo = postgres.conninfo(name)
             engine = create_engine(
                 "postgresql+psycopg://", creator=lambda: psycopg.connect(conninfo), poolclass=NullPool
             )
@@ -39,7 +47,7 @@ def scratch_database(postgres: PostgresServers, script: str = START) -> Iterator
                 connection.exec_driver_sql(script)
             yield engine, conninfo
         finally:
-            server.execute("DROP DATABASE operations WITH (FORCE)")
+            server.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 def migrate(engine: Engine, work: Callable[[Operations], object]) -> None:
@@ -53,6 +61,44 @@ def migrate(engine: Engine, work: Callable[[Operations], object]) -> None:
 def run(engine: Engine, operations: Sequence[MigrateOperation]) -> None:
     """Run operations as alembic runs one migration."""
     migrate(engine, lambda op: [op.invoke(operation) for operation in operations])
+
+
+def autogenerate(engine: Engine, metadata: MetaData, *, include_schemas: bool = False) -> tuple[str, str]:
+    """Give the upgrade and the downgrade that alembic would write into a new revision."""
+    with engine.connect() as connection:
+        script = produce_migrations(_context(connection, metadata, include_schemas=include_schemas), metadata)
+    assert script.upgrade_ops is not None
+    assert script.downgrade_ops is not None
+    # It renders the body of a function, whose first line is indented by the template.
+    upgrade, downgrade = render_python_code(script.upgrade_ops), render_python_code(script.downgrade_ops)
+    return textwrap.dedent(f"    {upgrade}"), textwrap.dedent(f"    {downgrade}")
+
+
+def differences(engine: Engine, metadata: MetaData, *, include_schemas: bool = False) -> list[object]:
+    with engine.connect() as connection:
+        return list(
+            compare_metadata(_context(connection, metadata, include_schemas=include_schemas), metadata)
+        )
+
+
+def _context(connection: Connection, metadata: MetaData, *, include_schemas: bool) -> MigrationContext:
+    options: dict[str, Any] = {
+        "autogenerate_plugins": PLUGINS,
+        "include_schemas": include_schemas,
+        "target_metadata": metadata,
+        "include_name": ignore_undeclared_partitions(connection, metadata),
+    }
+    return MigrationContext.configure(connection, opts=options)
+
+
+def execute(engine: Engine, code: str) -> None:
+    """Run rendered code as a revision would."""
+
+    def work(operations: Operations) -> None:
+        with Operations.context(operations.migration_context):
+            exec(code, {"op": alembic.op, "sa": sqlalchemy})
+
+    migrate(engine, work)
 
 
 def script_of(operations: Sequence[MigrateOperation]) -> str:

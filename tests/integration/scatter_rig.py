@@ -24,6 +24,7 @@ from sqlalchemy import (
     SmallInteger,
     Table,
     Text,
+    Time,
     Uuid,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, INTERVAL, JSONB
@@ -83,10 +84,18 @@ orders = Table(
     Column("uid", Uuid),
     Column("raw", LargeBinary),
     Column("spent", INTERVAL),
+    # Of values that Python has not, such as infinity.
+    Column("odd_at", DateTime(timezone=True)),
+    Column("odd_local_at", DateTime),
+    Column("odd_day", Date),
+    Column("odd_clock", Time),
+    Column("odd_zoned", Time(timezone=True)),
+    Column("odd_spent", INTERVAL),
     Column("document", JSONB),
     Column("tags", ARRAY(Text)),
     info=shard_key("order_id"),
 )
+ODD = [column.name for column in orders.columns if column.name.startswith("odd_")]
 lines = Table(
     "lines",
     metadata,
@@ -113,9 +122,10 @@ requests = Table(
 
 
 class Order(Base):
-    """An order as an entity."""
+    """An order as an entity, with what Python can read."""
 
     __table__ = orders
+    __mapper_args__ = {"exclude_properties": ODD}  # noqa: RUF012 (SQLAlchemy's own declaration)
 
 
 def shard_of(key: int) -> str:
@@ -224,7 +234,7 @@ def _drop(admin: psycopg.Connection[Any], dbnames: Iterable[str]) -> None:
         admin.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(dbname)))
 
 
-VALUES_OF_AN_ORDER = tuple(column.key for column in orders.columns)
+VALUES_OF_AN_ORDER = tuple(column.key for column in orders.columns if column.key not in ODD)
 
 
 def shown(rows: Iterable[Any]) -> list[str]:

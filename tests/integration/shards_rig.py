@@ -19,7 +19,7 @@ from sharding.ownership import tell
 from sharding.sessions import ShardedSessions, open_sessions
 from sharding.shard_map import ShardMap
 from sharding.topology import Topology
-from tests.project import GUARDED
+from tests.project import GUARDED, MES
 
 FIRST = first_id_at(datetime(2026, 3, 1, tzinfo=UTC))
 EVEN = ShardMap.even(["mes_0", "mes_1"], 64)
@@ -50,7 +50,7 @@ def moved(shard_map: ShardMap, bucket: int, to: str) -> ShardMap:
 async def put_in_force(topology: Topology, shard_map: ShardMap = EVEN) -> None:
     """Save a map, and tell the shards of it."""
     await save(topology, shard_map)
-    init_shards(topology, shard_map)
+    init_shards(topology, MES, shard_map)
 
 
 async def save(topology: Topology, shard_map: ShardMap) -> None:

@@ -33,7 +33,7 @@ def mesctl(topology_path: Path, topology: Topology, capsys: pytest.CaptureFixtur
 def test_orders_past_the_grace_period_go_from_every_shard(mesctl: Mesctl, topology: Topology) -> None:
     assert mesctl("archive", "run", "--json").json["mes_0"]["orders_done"] == 0  # they ended 10 days ago
     waiting = mesctl("archive", "status", "--grace", "5d", "--json").json
-    assert waiting["mes_0"] == {"waiting": 7, "held_back": 0, "archived": {}}
+    assert waiting["mes_0"] == {"orders_archive": {"waiting": 7, "held_back": 0, "archived": {}}}
 
     said = mesctl("archive", "run", "--grace", "5d", "--batch", "3", "--json")
 
@@ -42,10 +42,10 @@ def test_orders_past_the_grace_period_go_from_every_shard(mesctl: Mesctl, topolo
         "mes_0": {"orders_done": 7, "order_items": 14, "order_events": 21},
         "mes_1": {"orders_done": 5, "order_items": 10, "order_events": 15},
     }
-    assert "mes_0: 7 of 7 orders" in said.err
+    assert "mes_0: orders_done: 7 of 7 rows" in said.err
     assert mesctl("archive", "status", "--json").json == {
-        "mes_0": {"waiting": 0, "held_back": 0, "archived": {MONTH: 7}},
-        "mes_1": {"waiting": 0, "held_back": 0, "archived": {MONTH: 5}},
+        "mes_0": {"orders_archive": {"waiting": 0, "held_back": 0, "archived": {MONTH: 7}}},
+        "mes_1": {"orders_archive": {"waiting": 0, "held_back": 0, "archived": {MONTH: 5}}},
     }
     for name, ids in (("mes_0", IDS[:7]), ("mes_1", IDS[7:])):
         with shard(topology, name) as engine:
@@ -57,7 +57,7 @@ def test_order_that_is_held_back_is_counted(mesctl: Mesctl, topology: Topology) 
     with shard(topology) as engine, engine.begin() as connection:
         connection.exec_driver_sql(f"INSERT INTO pricing_jobs (order_id) VALUES ({IDS[0]})")
     mesctl("archive", "run", "--grace", "5d")
-    found = mesctl("archive", "status", "--grace", "5d", "--json").json["mes_0"]
+    found = mesctl("archive", "status", "--grace", "5d", "--json").json["mes_0"]["orders_archive"]
     assert (found["waiting"], found["held_back"]) == (0, 1)
 
 
@@ -88,6 +88,11 @@ def test_shard_that_is_down_does_not_hold_up_the_archive_of_the_other(
     assert "mesctl: mes_0: connection failed" in said.err
     assert {name: moved["orders_done"] for name, moved in said.json.items()} == {"mes_1": 5}
 
+    for words in (("status",), ("run", "--dry-run")):
+        said = mesctl("archive", *words, "--grace", "5d")
+        assert said.status == ExitStatus.FAILED
+        assert "mesctl: mes_0: connection failed" in said.err
+        assert "mes_1" in said.out
     psql(postgres.conninfo(), f"ALTER DATABASE {dbname} ALLOW_CONNECTIONS true")
     again = mesctl("archive", "run", "--grace", "5d", "--json")
     assert again.status == ExitStatus.DONE

@@ -17,6 +17,7 @@ from sqlalchemy.exc import DBAPIError
 
 from app.messaging.acks import Ack
 from app.messaging.outbox import claim, settle
+from app.messaging.streams import Destinations
 from app.models.mes import MesOrder, MesOrderEvent, MesOutbox
 from app.models.status import Channel, Status
 from ops.citus import open_coordinator, run_watched
@@ -49,7 +50,7 @@ IDS = [FIRST + (number << 12) for number in range(40)]
 def citus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CitusServers]:
     with run_citus(tmp_path_factory.mktemp("citus")) as servers:
         for tree in ("directory", "mes"):
-            run.upgrade(servers.topology, tree)
+            run.upgrade(servers.topology, PROJECT.tree(tree))
         yield servers
 
 
@@ -84,7 +85,7 @@ def done(said: Said) -> Said:
 
 
 def test_every_table_stands_where_it_is_declared(citus: CitusServers) -> None:
-    with open_coordinator(citus.topology) as engine, engine.connect() as connection:
+    with open_coordinator(citus.topology, "mes") as engine, engine.connect() as connection:
         found = read_tables(connection)
     groups = {
         found[table].colocation_id for table, key in Distribution.of(MES.metadata).keyed if key == "order_id"
@@ -102,20 +103,20 @@ def test_a_downgrade_takes_the_tables_off_the_workers_and_an_upgrade_brings_them
     citus: CitusServers,
 ) -> None:
     run.downgrade(citus.topology, PROJECT.tree("mes"), "base")
-    with open_coordinator(citus.topology) as engine, engine.connect() as connection:
+    with open_coordinator(citus.topology, "mes") as engine, engine.connect() as connection:
         assert read_tables(connection) == {}
     run.upgrade(citus.topology, PROJECT.tree("mes"))
-    with open_coordinator(citus.topology) as engine, engine.connect() as connection:
+    with open_coordinator(citus.topology, "mes") as engine, engine.connect() as connection:
         assert len(read_tables(connection)) >= len(Distribution.of(MES.metadata).keyed)
 
 
 def test_an_upgrade_again_changes_nothing_and_drift_finds_nothing(citus: CitusServers) -> None:
     [outcome] = run.migrate(citus.topology, PROJECT.tree("mes"), "up", "head")
     assert outcome.done
-    with open_coordinator(citus.topology) as engine, engine.connect() as connection:
-        assert after_upgrade.distribute(connection, citus.topology, report=pytest.fail) == []
+    with open_coordinator(citus.topology, "mes") as engine, engine.connect() as connection:
+        assert after_upgrade.distribute(connection, citus.topology, MES, report=pytest.fail) == []
     [drift] = find_drift(citus.topology, PROJECT.tree("mes"))
-    assert drift.unreachable is None
+    assert drift.uncompared is None
     assert list(drift.differences) == []
 
 
@@ -184,7 +185,7 @@ REFUSED = {
 def test_what_the_preflight_objects_to_is_what_citus_refuses(citus: CitusServers, rule: str) -> None:
     declared = replace(Distribution.of(MES.metadata), keyed=(GuardedTable("t", "order_id"),))
     beside = "p" if "TABLE p " in REFUSED[rule] else "none"
-    with open_coordinator(citus.topology) as engine, engine.connect() as connection:
+    with open_coordinator(citus.topology, "mes") as engine, engine.connect() as connection:
         connection.exec_driver_sql("BEGIN")
         for statement in REFUSED[rule].split(";;"):
             connection.exec_driver_sql(statement)
@@ -259,7 +260,13 @@ async def test_a_relay_takes_what_is_owed_and_settles_it(sessions: ShardedSessio
             for _ in range(2):
                 session.add(owed(order_id))
     async with cluster.write() as session:
-        rows = await claim(session, MesOutbox, lags={}, limit=10, retry_after_seconds=lambda _: 60.0)
+        rows = await claim(
+            session,
+            MesOutbox,
+            destinations=Destinations({}, {}),
+            limit=10,
+            retry_after_seconds=lambda _: 60.0,
+        )
         # The first of each order, for the second has to wait for it.
         assert sorted(row.order_id for row in rows) == IDS[10:14]
         acks = [Ack(row.message_id, None) for row in rows]
@@ -298,7 +305,7 @@ def test_reference_tables_are_loaded_once_and_are_on_every_node(
 
 
 def test_a_fresh_table_places_keys_as_computed(citus: CitusServers) -> None:
-    with open_coordinator(citus.topology) as engine, engine.connect() as connection:
+    with open_coordinator(citus.topology, "mes") as engine, engine.connect() as connection:
         ranges = read_ranges(connection, "orders")
         ask = text("SELECT get_shard_id_for_distribution_column('orders', :key)")
         assert is_fresh(ranges)
@@ -356,7 +363,7 @@ def test_an_interrupt_cancels_what_it_watched(citus: CitusServers) -> None:
     def interrupt(line: str) -> None:
         raise KeyboardInterrupt(line)
 
-    with open_coordinator(citus.topology) as engine:
+    with open_coordinator(citus.topology, "mes") as engine:
         with pytest.raises(KeyboardInterrupt):
             run_watched(engine, "SELECT pg_sleep(250)", report=interrupt)
         with engine.connect() as connection:
@@ -381,7 +388,7 @@ def test_a_rebalance_is_stopped(citus: CitusServers, mesctl: Mesctl, sessions: S
         done(mesctl("shards", "citus", "rebalance", "--no-wait", *mode))
         assert done(mesctl(*stop)).out == "stopped\n"
         holder.execute("ROLLBACK")
-    with open_coordinator(citus.topology) as engine, engine.connect() as connection:
+    with open_coordinator(citus.topology, "mes") as engine, engine.connect() as connection:
         found = locate(connection, "orders", IDS[0])
         job = read_job(connection)
     assert found.node == target
@@ -406,7 +413,7 @@ def test_a_node_is_drained_by_a_superuser_only_and_undrained(
     assert mesctl("shards", "citus", "drain", worker(citus, 0), "--role", "postgres").status == 3
     done(mesctl("shards", "citus", "undrain", node, "--role", "postgres"))
     done(mesctl("shards", "citus", "rebalance", "--mode", "block_writes"))
-    with open_coordinator(citus.topology) as engine, engine.connect() as connection:
+    with open_coordinator(citus.topology, "mes") as engine, engine.connect() as connection:
         assert {each.node for each in read_ranges(connection, "orders")} == {worker(citus, 0), node}
         assert all(each.should_have_shards for each in read_nodes(connection) if not each.is_coordinator)
     assert count_orders(citus) == len(IDS)
@@ -420,7 +427,7 @@ def test_an_isolated_key_is_found_where_the_catalogue_has_it(
     [row] = done(mesctl(*asked, "--json")).json
     assert row["shard"] != row["shard_before"]
     assert mesctl(*asked).status == 3
-    with open_coordinator(citus.topology) as engine, engine.connect() as connection:
+    with open_coordinator(citus.topology, "mes") as engine, engine.connect() as connection:
         found, ranges = locate(connection, "orders", order_id), read_ranges(connection, "orders")
         assert found.lowest == found.highest == hashint8(order_id)
         assert not is_fresh(ranges)
@@ -447,7 +454,7 @@ def test_months_are_made_detached_and_attached_on_citus(citus: CitusServers, mes
     script = done(mesctl("partitions", "detach", "orders_archive", last, "--dry-run")).out
     assert "CONCURRENTLY" not in script
     done(mesctl("partitions", "detach", "orders_archive", last))
-    with open_coordinator(citus.topology) as engine, engine.connect() as connection:
+    with open_coordinator(citus.topology, "mes") as engine, engine.connect() as connection:
         assert last in read_tables(connection)
     done(mesctl("partitions", "attach", "orders_archive", last))
     assert done(mesctl("partitions", "check", "--json")).json == []

@@ -1,12 +1,18 @@
 """`mesctl shards citus` on plain shards: the preflight works there, everything else says what is missing."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from ops.citus import check_store, written_tables
+from partitions import Month
+from sharding.citus.errors import CitusMissing, ColumnarRefused
+from sharding.ids import first_id_at
 from sharding.topology import Topology
 from tests.integration.mesctl_rig import Mesctl
 from tests.integration.shards_rig import as_owner
+from tests.project import MES
 
 
 @pytest.fixture
@@ -52,3 +58,28 @@ def test_the_preflight_objects_to_nothing_of_ours_and_to_what_a_hand_has_made(
         ("mes_1", "pricing_jobs", "trigger"),
         ("application.sql", "SELECT 1 FROM orders FOR UPDATE SKIP LOCKED", "lock over shards"),
     }
+
+
+def test_which_month_may_be_stored_by_column_follows_from_the_archives(topology: Topology) -> None:
+    now, month = datetime.now(UTC), Month.of(datetime.now(UTC)).previous
+    partition = f"orders_archive_{month}".replace("-", "_")
+    keys = month.keys(first_id_at)
+    with as_owner(topology, "mes_0") as connection:
+        bound = f"FOR VALUES FROM ({keys.start}) TO ({keys.end})"
+        connection.exec_driver_sql(f"CREATE TABLE {partition} PARTITION OF orders_archive {bound}")
+        connection.exec_driver_sql("CREATE TABLE others (id bigint) PARTITION BY RANGE (id)")
+        connection.exec_driver_sql("CREATE TABLE others_1 PARTITION OF others FOR VALUES FROM (0) TO (9)")
+        connection.commit()
+        for name, fault, words in (
+            ("orders_hot", ColumnarRefused, "it is no month of an archive"),
+            ("others_1", ColumnarRefused, "others is no table that the archive job fills"),
+            (partition, CitusMissing, "citus_columnar"),
+        ):
+            with pytest.raises(fault, match=words):
+                check_store(connection.engine, MES, name, to="columnar", now=now)
+
+
+def test_archives_are_not_among_the_tables_that_change_at_any_time() -> None:
+    written = written_tables(MES)
+    assert {"orders", "order_items", "order_events", "pricing_jobs", "outbox", "inbox"} <= set(written)
+    assert not {"orders_archive", "order_items_archive", "order_events_archive"} & set(written)

@@ -18,6 +18,7 @@ from ops.embedded.postgres import SUPERUSER, PostgresCluster
 from ops.embedded.processes import Daemon, end_processes_naming, is_alive, wait_until
 from ops.embedded.service import ServiceProcess
 from ops.embedded.settings import UNSAFE, access_line
+from ops.embedded.shape import ServiceShape
 from ops.embedded.tools import PostgresTools
 from ops.embedded.unprivileged import WAYS, launch_prefix
 
@@ -63,7 +64,10 @@ def test_a_daemon_ends_with_its_children(daemon: Daemon) -> None:
 
 def test_a_service_that_dies_early_shows_its_last_words(tmp_path: Path) -> None:
     service = ServiceProcess(
-        "bakery", pidfile=tmp_path / "bakery.pid", log=tmp_path / "bakery.log", topology=tmp_path / "none"
+        ServiceShape("bakery", module="app.bakery", health="/healthz", place=None),
+        pidfile=tmp_path / "bakery.pid",
+        log=tmp_path / "bakery.log",
+        environment=dict,
     )
     with pytest.raises(StartFailed, match=r"(?s)bakery did not start: it ended.*No module named app.bakery"):
         service.start(port=None, databases=[1])

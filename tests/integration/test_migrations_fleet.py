@@ -18,6 +18,7 @@ from ops.migrate.outcome import Request
 from ops.migrate.single import migrate_database
 from ops.migrate.state import last_run, read_ledger, read_states
 from tests.integration.migrations_rig import Fleet, run_fleet
+from tests.project import MES, PROJECT
 from tests.servers import PostgresServers
 
 _numbers = count(1)
@@ -36,6 +37,17 @@ def fleet(postgres: PostgresServers, tmp_path: Path) -> Iterator[Fleet]:
     """Give four empty shards and a migrated directory."""
     with run_fleet(postgres, tmp_path, prefix=f"fleet{next(_numbers)}") as made:
         yield made
+
+
+def request_for(fleet: Fleet, *, attempts: int = 8) -> Request:
+    return Request(
+        project=str(PROJECT.path),
+        tree="mes",
+        direction="up",
+        target="head",
+        versions=str(fleet.versions),
+        attempts=attempts,
+    )
 
 
 def states(failed: FleetFailed) -> list[str]:
@@ -84,6 +96,7 @@ def test_failing_canary_stops_everything(fleet: Fleet) -> None:
 
 def test_later_failure_lets_the_others_end_and_the_next_run_goes_on_there(fleet: Fleet) -> None:
     fleet.write("0001", TABLE)
+    fleet.mark("mes_2")
     fleet.query("mes_2", TABLE)
     with pytest.raises(FleetFailed, match='mes_2 failed in 0001: relation "things" already exists') as it:
         fleet.migrate()
@@ -99,7 +112,7 @@ def test_shard_that_is_down_does_not_keep_the_others(fleet: Fleet) -> None:
         FleetFailed, match=r"mes_1 failed: connection failed.* goes on where this one stopped"
     ):
         fleet.migrate()
-    found = {state.database: state for state in read_states(fleet.topology, "mes")}
+    found = {state.database: state for state in read_states(fleet.topology, MES)}
     assert [found[name].revision for name in fleet.shards] == ["0001", None, "0001", "0001"]
     assert "refused" in (found["mes_1"].unreachable or "")
     fleet.down = set()
@@ -118,7 +131,7 @@ def test_lock_that_is_not_had_in_time_is_tried_again(fleet: Fleet) -> None:
     fleet.write("0001", TABLE)
     fleet.migrate()
     fleet.write("0002", "SET LOCAL lock_timeout = '50ms'; ALTER TABLE things ADD COLUMN note text")
-    request = Request(tree="mes", direction="up", target="head", versions=str(fleet.versions))
+    request = request_for(fleet)
     with fleet.connect("mes_0") as reader:
         reader.execute("BEGIN; SELECT FROM things")
 
@@ -137,7 +150,7 @@ def test_lock_that_is_never_had_is_given_up(fleet: Fleet) -> None:
     fleet.write("0001", TABLE)
     fleet.migrate()
     fleet.write("0002", "SET LOCAL lock_timeout = '500ms'; ALTER TABLE things ADD COLUMN note text")
-    request = Request(tree="mes", direction="up", target="head", versions=str(fleet.versions), attempts=2)
+    request = request_for(fleet, attempts=2)
     with fleet.connect("mes_0") as reader:
         reader.execute("BEGIN; SELECT count(*) FROM things")
         outcome = migrate_database(fleet.topology, "mes_0", request, report=fleet.said.append)
@@ -149,8 +162,8 @@ def test_lock_that_is_never_had_is_given_up(fleet: Fleet) -> None:
 
 def test_killed_run_is_seen_and_the_next_one_goes_on(fleet: Fleet) -> None:
     fleet.write("0001", "SELECT pg_sleep(60)")
-    request = Request(tree="mes", direction="up", target="head", versions=str(fleet.versions))
-    command = [sys.executable, "-m", "ops.migrate.workers", request.model_dump_json()]
+    request = request_for(fleet)
+    command = [sys.executable, "-P", "-m", "ops.migrate.workers", request.model_dump_json()]
     victim = subprocess.Popen(
         [*command, str(fleet.topology.path), "1", "mes_0"], stdout=subprocess.DEVNULL, start_new_session=True
     )
@@ -188,13 +201,13 @@ def test_process_that_is_killed_is_one_failure_and_the_others_end(fleet: Fleet) 
 
 
 def last_run_of(fleet: Fleet, database: str) -> str | None:
-    states = {state.database: state for state in read_states(fleet.topology, "mes")}
+    states = {state.database: state for state in read_states(fleet.topology, MES)}
     return last_run(read_ledger(fleet.topology).get(database), states[database])
 
 
 def test_directory_notes_its_own_first_migration(fleet: Fleet) -> None:
-    run.downgrade(fleet.topology, "directory", "base")
-    run.upgrade(fleet.topology, "directory")
+    run.downgrade(fleet.topology, PROJECT.tree("directory"), "base")
+    run.upgrade(fleet.topology, PROJECT.tree("directory"))
     noted = fleet.ledger("directory")
     assert noted[:2] == [("0001", "up", "done", None), ("0002", "up", "done", None)]
     assert {entry[1:] for entry in noted} == {("up", "done", None)}

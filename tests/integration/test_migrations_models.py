@@ -16,21 +16,20 @@ from sqlalchemy.pool import NullPool
 
 from ops.fleet import open_engine
 from ops.migrate import run
-from ops.migrate.scripts import versions_of
-from ops.migrate.trees import METADATA
 from ops.partitioning import apply_partitions
-from sharding.topology import Topology, Tree
-from tests.project import PROJECT
+from ops.project import ProjectTree
+from sharding.topology import Topology
+from tests.project import MES, PROJECT
 from tests.servers import PostgresServers
 
 NOW = datetime(2026, 11, 23, tzinfo=UTC)
 
 
 @pytest.fixture
-def check(topology: Topology) -> Callable[[Tree], None]:
+def check(topology: Topology) -> Callable[[str], None]:
     """Give `alembic -n TREE check` on this test's databases."""
 
-    def run(tree: Tree) -> None:
+    def run(tree: str) -> None:
         config = Config("alembic.ini", ini_section=tree)
         config.attributes["topology"] = topology
         command.check(config)
@@ -38,10 +37,10 @@ def check(topology: Topology) -> Callable[[Tree], None]:
     return run
 
 
-def test_check_is_clean(check: Callable[[Tree], None], topology: Topology) -> None:
-    apply_partitions(topology, now=NOW)
-    for tree in METADATA:
-        check(tree)
+def test_check_is_clean(check: Callable[[str], None], topology: Topology) -> None:
+    apply_partitions(topology, PROJECT, now=NOW)
+    for tree in PROJECT.trees.values():
+        check(tree.name)
 
 
 # A change of the schema, and what the check must name.
@@ -66,7 +65,7 @@ CHANGES = {
 }
 
 
-def test_check_finds_every_difference_on_any_shard(check: Callable[[Tree], None], topology: Topology) -> None:
+def test_check_finds_every_difference_on_any_shard(check: Callable[[str], None], topology: Topology) -> None:
     owner = open_engine(topology, topology.databases["mes_1"], role="mes_owner")
     with owner as engine, engine.begin() as mes_1:
         for change in CHANGES:
@@ -77,7 +76,7 @@ def test_check_finds_every_difference_on_any_shard(check: Callable[[Tree], None]
     assert "orders_hot_price_calculated_idx" not in str(found.value)
 
 
-def test_check_finds_a_partition_that_is_gone(check: Callable[[Tree], None], topology: Topology) -> None:
+def test_check_finds_a_partition_that_is_gone(check: Callable[[str], None], topology: Topology) -> None:
     owner = open_engine(topology, topology.databases["mes_0"], role="mes_owner")
     with owner as engine, engine.begin() as mes_0:
         mes_0.exec_driver_sql("DROP TABLE orders_done")
@@ -115,7 +114,7 @@ def catalogue(connection: Connection) -> Mapping[str, set[tuple[object, ...]]]:
 
 
 @contextmanager
-def created_from_models(postgres: PostgresServers, tree: Tree) -> Iterator[Connection]:
+def created_from_models(postgres: PostgresServers, tree: ProjectTree) -> Iterator[Connection]:
     """Give a database in which the models themselves have made their tables."""
     with postgres.primary.connect() as server:
         server.execute("CREATE DATABASE from_models")
@@ -124,7 +123,7 @@ def created_from_models(postgres: PostgresServers, tree: Tree) -> Iterator[Conne
             engine = create_engine(
                 "postgresql+psycopg://", creator=lambda: psycopg.connect(conninfo), poolclass=NullPool
             )
-            METADATA[tree].create_all(engine)
+            tree.metadata.create_all(engine)
             with engine.connect() as connection:
                 yield connection
         finally:
@@ -134,8 +133,8 @@ def created_from_models(postgres: PostgresServers, tree: Tree) -> Iterator[Conne
 def test_migrated_database_is_what_the_models_would_create(
     topology: Topology, postgres: PostgresServers
 ) -> None:
-    for tree in METADATA:
-        database = next(iter(topology.databases_of(tree).values()))
+    for tree in PROJECT.trees.values():
+        database = next(iter(topology.databases_of(tree.name).values()))
         with (
             open_engine(topology, database, role=database.owner) as engine,
             engine.connect() as migrated,
@@ -143,14 +142,14 @@ def test_migrated_database_is_what_the_models_would_create(
         ):
             found, wanted = catalogue(migrated), catalogue(created)
         for kind in CATALOGUE:
-            assert found[kind] == wanted[kind], (tree, kind)
+            assert found[kind] == wanted[kind], (tree.name, kind)
 
 
 def test_autogenerate_writes_a_revision_that_mends_the_difference(topology: Topology, tmp_path: Path) -> None:
     for database in topology.databases_of("mes").values():
         with open_engine(topology, database, role="mes_owner") as engine, engine.begin() as connection:
             connection.exec_driver_sql("DROP INDEX outbox_message_id_idx")
-    shutil.copytree(versions_of("mes").parent, tmp_path, dirs_exist_ok=True)
+    shutil.copytree(MES.revisions.parent, tmp_path, dirs_exist_ok=True)
     versions = tmp_path / "versions"
     config = Config("alembic.ini", ini_section="mes")
     config.set_main_option("version_locations", str(versions))

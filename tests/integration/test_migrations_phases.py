@@ -18,11 +18,11 @@ from ops.fleet import open_engine
 from ops.migrate import run
 from ops.migrate.errors import FleetFailed
 from ops.migrate.phases import before_deployment
-from ops.migrate.scripts import HERE
-from ops.migrate.trees import METADATA
+from ops.project import ProjectTree
 from sharding.ids import first_id_at
-from sharding.topology import Topology, Tree
+from sharding.topology import Topology
 from tests.integration.migrations_rig import Fleet, make_partitions, run_fleet
+from tests.project import MES, PROJECT
 from tests.servers import PostgresServers
 
 NOW = datetime(2026, 11, 23, tzinfo=UTC)
@@ -54,16 +54,16 @@ def use(connection: Connection, table: Table) -> None:
     connection.execute(delete(table))
 
 
-def use_all(topology: Topology, tree: Tree) -> None:
+def use_all(topology: Topology, tree: ProjectTree) -> None:
     """Use every table that the models of a tree declare."""
-    database = next(iter(topology.databases_of(tree).values()))
-    with open_engine(topology, database, role=f"{tree}_owner") as engine, engine.begin() as connection:
-        for table in METADATA[tree].tables.values():
+    database = next(iter(topology.databases_of(tree.name).values()))
+    with open_engine(topology, database, role=database.owner) as engine, engine.begin() as connection:
+        for table in tree.metadata.tables.values():
             use(connection, table)
 
 
-@pytest.mark.parametrize("tree", METADATA)
-def test_models_work_with_only_pre_applied(topology: Topology, tree: Tree) -> None:
+@pytest.mark.parametrize("tree", PROJECT.trees.values(), ids=PROJECT.trees)
+def test_models_work_with_only_pre_applied(topology: Topology, tree: ProjectTree) -> None:
     make_partitions(topology, now=NOW)
     run.downgrade(topology, tree, before_deployment(run.pending(tree, None)))
     use_all(topology, tree)
@@ -73,8 +73,8 @@ def test_models_work_with_only_pre_applied(topology: Topology, tree: Tree) -> No
 def fleet(postgres: PostgresServers, tmp_path: Path) -> Iterator[Fleet]:
     """Give one shard, with a copy of the real revisions."""
     with run_fleet(postgres, tmp_path, prefix="phases", shards=1) as made:
-        shutil.copytree(HERE / "mes" / "sql", tmp_path / "sql")
-        shutil.copytree(HERE / "mes" / "versions", made.versions)
+        shutil.copytree(MES.revisions.parent / "sql", tmp_path / "sql")
+        shutil.copytree(MES.revisions, made.versions)
         yield made
 
 
@@ -83,7 +83,7 @@ def test_pre_that_breaks_the_models_would_be_found(fleet: Fleet) -> None:
     fleet.migrate()
     make_partitions(fleet.topology, now=NOW)
     with pytest.raises(IntegrityError, match="lane"):
-        use_all(fleet.topology, "mes")
+        use_all(fleet.topology, MES)
 
 
 def test_phases_run_their_parts_on_databases(fleet: Fleet) -> None:

@@ -17,7 +17,6 @@ from ops.fleet import open_engine
 from ops.migrate import run
 from ops.migrate.errors import FleetFailed
 from ops.migrate.ledger import read_latest
-from ops.migrate.trees import METADATA
 from partitions import byhand
 from sharding.topology import Topology
 from tests.integration.partitions_rig import MES, NOW, catalog_of
@@ -26,7 +25,7 @@ from tests.project import PROJECT
 from tests.psql import psql
 from tests.servers import PostgresServers
 
-ROOT = Path(run.__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def tables(topology: Topology, name: str) -> set[str]:
@@ -54,8 +53,8 @@ def alembic(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
 
 
 def test_down_to_nothing_and_up_again(topology: Topology) -> None:
-    for tree in METADATA:
-        names = list(topology.databases_of(tree))
+    for tree in PROJECT.trees.values():
+        names = list(topology.databases_of(tree.name))
         before = [tables(topology, name) for name in names]
         assert run.current(topology, tree) == dict.fromkeys(names, run.head(tree))
 
@@ -92,8 +91,8 @@ def test_alembic_takes_the_topology_as_an_argument(topology_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "clue"),
     [
-        (["upgrade", "head"], "no tree 'alembic': name one of shop, crm, mes, directory"),
-        (["-n", "mes", "upgrade", "head"], "no topology: set MES_STORAGE_TOPOLOGY"),
+        (["upgrade", "head"], "no tree 'alembic': name one of directory, shop, crm, mes"),
+        (["-n", "mes", "upgrade", "head"], "no topology: the project file names none"),
         (["-n", "mes", "-x", "topology=absent.toml", "current"], "absent.toml: cannot be read"),
     ],
 )
@@ -105,12 +104,12 @@ def test_wrong_use_gets_one_clear_line(arguments: list[str], clue: str) -> None:
 
 
 def test_psql_runs_the_offline_script(topology: Topology, postgres: PostgresServers) -> None:
-    for tree in METADATA:
-        name, database = next(iter(topology.databases_of(tree).items()))
+    for tree in PROJECT.trees.values():
+        name, database = next(iter(topology.databases_of(tree.name).items()))
         before = tables(topology, name)
         run.downgrade(topology, tree, "base")
-        execute(topology, name, "DROP TABLE alembic_version", role=f"{tree}_owner")
-        psql(postgres.conninfo(database.dbname, role=f"{tree}_owner"), run.render_upgrade(tree))
+        execute(topology, name, "DROP TABLE alembic_version", role=database.owner)
+        psql(postgres.conninfo(database.dbname, role=database.owner), run.render_upgrade(tree))
         assert tables(topology, name) == before
         assert run.current(topology, tree)[name] == run.head(tree)
 
@@ -141,7 +140,7 @@ def test_migration_that_fails_leaves_nothing(topology: Topology) -> None:
 def test_second_migration_waits_for_the_first(topology: Topology, postgres: PostgresServers) -> None:
     run.downgrade(topology, PROJECT.tree("shop"), "base")
     dbname = topology.databases["shop"].dbname
-    upgrade = threading.Thread(target=run.upgrade, args=(topology, "shop"))
+    upgrade = threading.Thread(target=run.upgrade, args=(topology, PROJECT.tree("shop")))
     with psycopg.connect(postgres.conninfo(dbname), autocommit=True) as first:
         first.execute("SELECT pg_advisory_lock(hashtext('mes-storage migrations'))")
         upgrade.start()

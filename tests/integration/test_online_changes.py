@@ -15,6 +15,7 @@ from partitions.online import (
     Backfill,
     BackfillResult,
     Change,
+    ColumnFacts,
     add_unique,
     apply,
     backfill,
@@ -23,7 +24,6 @@ from partitions.online import (
     render,
     require_not_null,
 )
-from partitions.online.column_type import ColumnFacts
 from partitions.online.errors import (
     ColumnInUse,
     NoPrimaryKey,
@@ -251,7 +251,7 @@ def test_column_that_an_index_uses_is_refused(database: tuple[Engine, str]) -> N
         facts = read_column(connection, "items", "quantity")
         with pytest.raises(NoSuchColumn, match="items has no column colour"):
             read_column(connection, "items", "colour")
-    with pytest.raises(ColumnInUse, match=r"items.quantity is used by items_some_idx, which"):
+    with pytest.raises(ColumnInUse, match=r"items.quantity is used by index items_some_idx, which"):
         change_type("items", "quantity", "bigint", facts=facts)
 
 

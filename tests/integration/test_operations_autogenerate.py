@@ -1,22 +1,26 @@
 """Autogenerate: what changed in models and policies is rendered, runs, and leaves nothing to do."""
 
-import textwrap
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import alembic
 import pytest
 import sqlalchemy
-from alembic.autogenerate import compare_metadata, produce_migrations, render_python_code
-from alembic.operations import Operations
+from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import BigInteger, Column, Engine, Index, MetaData, Table, Text, text
 
 from partitions import ListPartitions, MonthlyRange
-from partitions.migration_ops import PLUGINS, POLICIES, ignore_undeclared_partitions
+from partitions.migration_ops import PLUGINS, POLICIES
 from partitions.migration_ops.standing import PartitionKeyDiffers
 from sharding.ids import first_id_at
-from tests.integration.operations_rig import facts, migrate, partition_of, scratch_database
+from tests.integration.operations_rig import (
+    autogenerate,
+    differences,
+    execute,
+    facts,
+    partition_of,
+    scratch_database,
+)
 from tests.servers import PostgresServers
 
 HOT, DONE = ["NEW", "PACKING", "SHIPPED"], ["CLOSED"]
@@ -67,41 +71,6 @@ def engine(postgres: PostgresServers) -> Iterator[Engine]:
     """Give an empty database."""
     with scratch_database(postgres, "") as (found, _):
         yield found
-
-
-def autogenerate(engine: Engine, metadata: MetaData) -> tuple[str, str]:
-    """Give the upgrade and the downgrade that alembic would write into a new revision."""
-    with engine.connect() as connection:
-        script = produce_migrations(_context(connection, metadata), metadata)
-    assert script.upgrade_ops is not None
-    assert script.downgrade_ops is not None
-    # It renders the body of a function, whose first line is indented by the template.
-    upgrade, downgrade = render_python_code(script.upgrade_ops), render_python_code(script.downgrade_ops)
-    return textwrap.dedent(f"    {upgrade}"), textwrap.dedent(f"    {downgrade}")
-
-
-def differences(engine: Engine, metadata: MetaData) -> list[object]:
-    with engine.connect() as connection:
-        return list(compare_metadata(_context(connection, metadata), metadata))
-
-
-def _context(connection: sqlalchemy.Connection, metadata: MetaData) -> MigrationContext:
-    options = {
-        "autogenerate_plugins": PLUGINS,
-        "target_metadata": metadata,
-        "include_name": ignore_undeclared_partitions(connection, metadata),
-    }
-    return MigrationContext.configure(connection, opts=options)
-
-
-def execute(engine: Engine, code: str) -> None:
-    """Run rendered code as a revision would."""
-
-    def work(operations: Operations) -> None:
-        with Operations.context(operations.migration_context):
-            exec(code, {"op": alembic.op, "sa": sqlalchemy})
-
-    migrate(engine, work)
 
 
 @pytest.fixture

@@ -15,8 +15,7 @@ import partitions
 from ops.fleet import open_engine
 from ops.migrate import run
 from ops.migrate.drift import find_drift
-from ops.migrate.outcome import Outcome, Request
-from ops.migrate.scripts import versions_of
+from ops.migrate.outcome import Direction, Outcome, Request
 from ops.migrate.single import migrate_database
 from partitions.online import add_foreign_key, apply, require_not_null
 from partitions.steps import Limits
@@ -82,7 +81,7 @@ CHANGES = {
 @pytest.fixture
 def versions(tmp_path: Path) -> Path:
     """Give the revisions of MES, with one more for each operation."""
-    shutil.copytree(versions_of("mes").parent, tmp_path, dirs_exist_ok=True)
+    shutil.copytree(PROJECT.tree("mes").revisions.parent, tmp_path, dirs_exist_ok=True)
     before = run.head(PROJECT.tree("mes"))
     for name, (verb, what, back, what_back) in CHANGES.items():
         text = REVISION.format(
@@ -163,9 +162,15 @@ def test_killed_before_any_statement_the_next_upgrade_ends_clean(
     assert mes_0.differences == ()
 
 
-def migrate(topology: Topology, versions: Path, direction: str, target: str) -> Outcome:
+def migrate(topology: Topology, versions: Path, direction: Direction, target: str) -> Outcome:
     request = Request.model_validate(
-        {"tree": "mes", "direction": direction, "target": target, "versions": str(versions)}
+        {
+            "project": str(PROJECT.path),
+            "tree": "mes",
+            "direction": direction,
+            "target": target,
+            "versions": str(versions),
+        }
     )
     outcome = migrate_database(topology, "mes_0", request, report=lambda _line: None)
     assert outcome.done, outcome.error

@@ -19,6 +19,7 @@ from tests.integration.mesctl_rig import Mesctl
 from tests.integration.partitions_rig import insert_order
 from tests.platform_topology import write_topology
 from tests.pool import DatabasePool
+from tests.project import PROJECT
 from tests.psql import psql
 from tests.servers import PostgresServers, ValkeyServer
 
@@ -78,7 +79,7 @@ def test_check_names_what_differs_and_the_way_out(mesctl: Mesctl, topology: Topo
             "table": "orders",
             "partition": "orders_hot",
             "fault": "the index orders_hot_packaging_idx is missing",
-            "fix": "mesctl partitions apply",
+            "fix": "apply the policies (mesctl partitions apply)",
         }
     ]
 
@@ -280,12 +281,14 @@ def test_deep_check_finds_an_id_in_two_partitions(mesctl: Mesctl, topology: Topo
 def test_clock_that_is_not_the_servers_makes_and_takes_no_month(topology: Topology) -> None:
     an_hour = timedelta(hours=1)
     for now in (datetime.now(UTC) + timedelta(days=10_000), datetime.now(UTC) - 2 * an_hour):
-        for outcome in partitioning.apply_partitions(topology, now=now, max_clock_difference=an_hour):
+        for outcome in partitioning.apply_partitions(
+            topology, PROJECT, now=now, max_clock_difference=an_hour
+        ):
             assert re.search(
                 "it is .* UTC here and .* UTC on the server: nothing was done", outcome.error or ""
             )
     assert all(
         not each.result["orders_archive"].partitions
-        for each in partitioning.read_catalogs(topology)
+        for each in partitioning.read_catalogs(topology, PROJECT)
         if each.result
     )

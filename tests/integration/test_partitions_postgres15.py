@@ -11,6 +11,7 @@ from tests.needs import require
 
 HERE = Path(__file__).parent
 FILES = (
+    "test_online_field.py",
     "test_partitions_actions.py",
     "test_partitions_hostile.py",
     "test_partitions_killed.py",

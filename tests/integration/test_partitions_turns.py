@@ -19,6 +19,7 @@ from partitions.bounds import ValueList
 from partitions.migration_ops import CreateIndexOnPartitions, CreatePartialIndex, CreatePartition
 from sharding.topology import Topology
 from tests.integration.operations_rig import run, scratch_database, script_of
+from tests.project import PROJECT
 from tests.psql import psql
 from tests.servers import PostgresServers
 
@@ -108,13 +109,13 @@ def test_two_dbas_add_a_value_each_and_none_is_lost(topology: Topology, owner: E
             orders = partitions.read_catalog(connection, ["orders"])["orders"]
             return byhand.add(orders, "orders_hot", [value], key="status")
 
-        return lambda: partitioning.run_chosen(topology, choose)
+        return lambda: partitioning.run_chosen(topology, partitioning.partitioned(topology, PROJECT), choose)
 
     with occupied(owner) as holder, together(add("ON_HOLD"), add("LOST")) as errors:
         assert wait_until(lambda: are_waiting(holder, 2), timeout_seconds=20)
         give_back(holder)
     assert errors == []
-    for each in partitioning.read_catalogs(topology):
+    for each in partitioning.read_catalogs(topology, PROJECT):
         assert each.result is not None
         hot = each.result["orders"].partition("orders_hot")
         assert hot is not None

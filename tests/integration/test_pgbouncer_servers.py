@@ -16,7 +16,7 @@ from ops.pgbouncer import admin
 from ops.pgbouncer.errors import SecretsDiffer
 from ops.pgbouncer.pooler import Pooler
 from readreplica.cluster import Cluster
-from readreplica.token import Position
+from readreplica.wal import Position
 from sharding.engines import open_cluster
 from sharding.topology import Topology
 from tests.integration.cable import Cable
@@ -92,6 +92,14 @@ def write_topology(folder: Path, own: PostgresServers, shared: PostgresServers) 
     passfile = write_passfile(folder / "passwords", own, shared)
     path.write_text(f"""\
 passfile = "{passfile}"
+[trees.directory]
+kind = "directory"
+[trees.mes]
+kind = "sharded"
+[databases.directory]
+tree = "directory"
+dbname = "directory"
+primary = {{ host = "{LOOPBACK}", port = {shared.primary_port} }}
 [databases.mes_0]
 tree = "mes"
 dbname = "postgres"

@@ -9,15 +9,31 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from psycopg import sql
+from sqlalchemy import URL
 
+from ops.embedded.ports import LOOPBACK
+from ops.embedded.postgres import SUPERUSER
 from ops.project import Project
 from partitions.bounds import ValueList
 from partitions.catalog import read_catalog
 from sharding.topology import Topology
 from tests.integration.shards_rig import as_owner
 from tests.project import PROJECT, ROOT
+from tests.servers import PostgresServers
 
 MESCTL = Path(sys.executable).with_name("mesctl")
+
+
+OTHER_TREE = """\
+[trees.other]
+kind = "single"
+[databases.other]
+tree = "other"
+dbname = "o"
+primary = { host = "127.0.0.1", port = 1 }
+"""
+SHARD_KEY = '{"info": {"shard_key": "note_id"}}'
 
 
 class Ended(NamedTuple):
@@ -53,7 +69,6 @@ def test_init_writes_what_works(started: Path) -> None:
     assert sorted(str(path.relative_to(started)) for path in started.rglob("*") if path.is_file()) == [
         "alembic.ini",
         "mes-storage.toml",
-        "migrations/env.py",
         "migrations/payments/versions/0001_start.py",
         "payments_models.py",
         "topology.toml",
@@ -84,12 +99,52 @@ def test_init_dry_run_writes_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("words", [["--tree", "Pay-ments"], ["--from-database", "payments"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--tree", "Pay-ments"],
+        ["--tree", "über"],
+        ["--tree", "_payments"],
+        ["--tree", "p" * 58],  # its owner would be PPP_owner, of 64
+        ["--from-database", "payments"],
+        ["--from-database", "postgresql://payments@127.0.0.1:port/payments"],
+    ],
+)
 def test_init_refuses_what_it_cannot_use(tmp_path: Path, words: list[str]) -> None:
     said = mesctl(tmp_path, "init", *words)
     assert said.status == 2
     assert said.err.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_longest_name_of_a_tree_makes_a_project(tmp_path: Path) -> None:
+    assert mesctl(tmp_path, "init", "--tree", "p" * 57).status == 0
+    assert mesctl(tmp_path, "doctor", "--no-databases").out == "nothing is wrong\n"
+
+
+def test_init_that_failed_halfway_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "migrations").touch()
+    assert mesctl(tmp_path, "init").status == 1
+    (tmp_path / "migrations").unlink()
+    again = mesctl(tmp_path, "init")
+    assert again.status == 0, again.err
+    assert mesctl(tmp_path, "doctor", "--no-databases").out == "nothing is wrong\n"
+
+
+def test_init_drafts_from_a_database_of_any_name(postgres: PostgresServers, tmp_path: Path) -> None:
+    dbname = 'pay"ments\\ 50%\nof = üs'
+    with postgres.primary.connect() as connection:
+        connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(dbname)))
+    try:
+        password = postgres.passwords[SUPERUSER]
+        url = URL.create("postgresql", SUPERUSER, password, LOOPBACK, postgres.primary_port, dbname)
+        said = mesctl(tmp_path, "init", "--from-database", url.render_as_string(hide_password=False))
+        assert said.status == 0, said.err
+    finally:
+        with postgres.primary.connect() as connection:
+            connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(dbname)))
+    drafted = tomllib.loads((tmp_path / "topology.toml").read_text())
+    assert drafted["databases"]["main"]["dbname"] == dbname
 
 
 def test_init_drafts_from_a_live_catalogue(topology: Topology, tmp_path: Path) -> None:
@@ -107,7 +162,9 @@ def test_init_drafts_from_a_live_catalogue(topology: Topology, tmp_path: Path) -
     assert drafted["databases"]["orders"]["primary"]["port"] == database.primary.port
     scope: dict[str, object] = {}
     exec((folder / "orders_policies.py").read_text(), scope)
-    [policy] = scope["POLICIES"]  # type: ignore[misc]
+    policies = scope["POLICIES"]
+    assert isinstance(policies, tuple)
+    [policy] = policies
     with as_owner(topology, "mes_0") as connection:
         standing = read_catalog(connection, ["orders"])["orders"]
     bounds = {each.name: each.bound for each in standing.partitions}
@@ -155,7 +212,7 @@ def test_our_own_project_has_nothing_wrong(topology: Topology) -> None:
             "mes-storage.toml",
             ('# policies = "payments_policies:POLICIES"', 'policies = "payments_models:Note"'),
             "mes-storage.toml:7 trees.payments.policies",
-            "not iterable",
+            "and no tuple of policies",
         ),
         (
             "migrations/payments/versions/0001_start.py",
@@ -165,19 +222,18 @@ def test_our_own_project_has_nothing_wrong(topology: Topology) -> None:
         ),
         (
             "topology.toml",
-            ("trees.payments]", 'trees.other]\nkind = "single"\n[databases.other]\ntree = "other"\ndbname = "o"\n'
-             'primary = { host = "127.0.0.1", port = 1 }\n[trees.payments]'),
+            ("[trees.payments]", f"{OTHER_TREE}[trees.payments]"),
             "topology.toml: trees.other",
             "the project does not name this tree",
         ),
         (
             "payments_models.py",
-            ('__tablename__ = "notes"', '__tablename__ = "notes"\n    __table_args__ = {"info": {"shard_key": "note_id"}}'),
+            ('__tablename__ = "notes"', f'__tablename__ = "notes"\n    __table_args__ = ({SHARD_KEY},)'),
             "topology.toml: trees.payments.kind",
             "'single' tree, and notes have shard keys",
         ),
     ],
-)  # fmt: skip
+)
 def test_doctor_names_the_line_at_fault(
     started: Path, path: str, change: tuple[str, str], where: str, problem: str
 ) -> None:
@@ -212,3 +268,26 @@ def test_every_tree_of_ours_has_revisions_and_models() -> None:
         assert tree.metadata.tables
         assert list(tree.revisions.glob("0001_*.py"))
     assert isinstance(PROJECT, Project)
+
+
+@pytest.mark.long
+def test_what_init_writes_goes_all_the_way(started: Path) -> None:
+    try:
+        assert mesctl(started, "up", "--no-fsync").status == 0
+        [row] = json.loads(mesctl(started, "migrate", "status", "--json").out)
+        assert (row["database"], row["revision"], row["current"]) == ("payments", "0001", True)
+        said = mesctl(started, "doctor")
+        assert (said.status, said.out) == (0, "nothing is wrong\n"), said.err
+        alembic = subprocess.run(
+            [MESCTL.with_name("alembic"), "check"],
+            cwd=started,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert alembic.returncode == 0, alembic.stderr
+        again = mesctl(started, "up", "--no-fsync")
+        assert "payments: runs already" in again.err
+    finally:
+        assert mesctl(started, "down").status == 0

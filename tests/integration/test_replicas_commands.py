@@ -14,9 +14,10 @@ import psycopg
 import pytest
 from sqlalchemy import text
 
-from ops.embedded.bootstrap import ensure_database
+from ops.embedded.bootstrap import ensure_database, ensure_role
+from ops.embedded.pgpass import ensure_passwords
 from ops.embedded.processes import wait_until
-from ops.switchover import SwitchoverGivenUp, SwitchoverUnfinished, switch_over
+from ops.switchover import SwitchoverGivenUp, SwitchoverUnfinished, connect_node, switch_over
 from ops.switchover_plan import plan_switchover
 from readreplica.sessions import WriteSession
 from sharding.topology import Topology
@@ -27,17 +28,13 @@ from tests.servers import PostgresServers, run_postgres
 
 TOPOLOGY = """
 passfile = "{passfile}"
-redis = {{ url = "redis://127.0.0.1:1/0" }}
-files = {{ url = "file:///nowhere" }}
-[databases.mes_0]
-tree = "mes"
-dbname = "mes_0"
+[trees.books]
+kind = "single"
+[databases.ledger]
+tree = "books"
+dbname = "ledger"
 primary = {{ host = "127.0.0.1", port = {primary} }}
-replicas = [ {{ name = "mes_0_replica", host = "127.0.0.1", port = {replica} }} ]
-[databases.directory]
-tree = "directory"
-dbname = "directory"
-primary = {{ host = "127.0.0.1", port = {primary} }}
+replicas = [ {{ name = "ledger_replica", host = "127.0.0.1", port = {replica} }} ]
 """
 
 
@@ -45,7 +42,9 @@ primary = {{ host = "127.0.0.1", port = {primary} }}
 def servers(tmp_path: Path) -> Iterator[PostgresServers]:
     with run_postgres(tmp_path) as servers:
         with servers.primary.connect() as connection:
-            ensure_database(connection, "mes_0", owner="mes_owner", services=["mes"])
+            for role, password in ensure_passwords(servers.passfile, ("books", "books_owner")).items():
+                ensure_role(connection, role, password)
+            ensure_database(connection, "ledger", owner="books_owner", services=["books"])
         make_table(servers)
         yield servers
 
@@ -59,6 +58,17 @@ def mesctl(servers: PostgresServers, tmp_path: Path, capsys: pytest.CaptureFixtu
     return Mesctl(path, capsys)
 
 
+def test_a_node_that_does_not_answer_is_named_with_its_database(tmp_path: Path) -> None:
+    path = tmp_path / "topology.toml"
+    path.write_text(TOPOLOGY.format(passfile="pgpass", primary=1, replica=2))
+    topology = Topology.load(path)
+    with (
+        pytest.raises(psycopg.OperationalError, match=r"^ledger: ledger_replica: connection failed"),
+        connect_node(topology, topology.database("ledger"), "ledger_replica", role="postgres"),
+    ):
+        pass
+
+
 async def put(session: WriteSession, *, n: int) -> None:
     await session.execute(INSERT, {"n": n})
 
@@ -67,11 +77,11 @@ def test_list_lag_watch_and_a_switch_over_under_writes(servers: PostgresServers,
     found = {row["node"]: row for row in mesctl("replicas", "list", "--json").json}
     assert {node: row["role"] for node, row in found.items()} == {
         "primary": "primary",
-        "mes_0_replica": "replica",
+        "ledger_replica": "replica",
     }
-    assert "mes_0_replica" in mesctl("replicas", "list").out
+    assert "ledger_replica" in mesctl("replicas", "list").out
 
-    [row] = mesctl("replicas", "lag", "mes_0", "--every-seconds", "0.1", "--json").json
+    [row] = mesctl("replicas", "lag", "ledger", "--every-seconds", "0.1", "--json").json
     assert (row["lag_bytes"], row["state"]) == (0, "serves reads")
     assert 0 <= row["lag_seconds"] < 30
     with paused_replay(servers):
@@ -80,13 +90,13 @@ def test_list_lag_watch_and_a_switch_over_under_writes(servers: PostgresServers,
         said = mesctl("replicas", "watch", "--count", "2", "--every-seconds", "0.05").out.splitlines()
         assert len(said) == 4
         assert "state='replay paused'" in said[-1]
-        refused = mesctl("replicas", "switchover", "mes_0", "--to", "mes_0_replica")
+        refused = mesctl("replicas", "switchover", "ledger", "--to", "ledger_replica")
         assert refused.status == 3
-        assert "mes_0_replica is no replica in order: replay paused" in refused.err
+        assert "ledger_replica is no replica in order: replay paused" in refused.err
 
-    assert mesctl("replicas", "switchover", "mes_0", "--to", "nobody").status == 3
+    assert mesctl("replicas", "switchover", "ledger", "--to", "nobody").status == 3
     servers.wait_for_replica()
-    script = mesctl("replicas", "switchover", "mes_0", "--to", "mes_0_replica", "--dry-run")
+    script = mesctl("replicas", "switchover", "ledger", "--to", "ledger_replica", "--dry-run")
     assert script.status == 0
     assert "pg_promote" in script.out
 
@@ -98,7 +108,7 @@ def test_list_lag_watch_and_a_switch_over_under_writes(servers: PostgresServers,
     assert set(acknowledged) <= there
     mesctl.capsys.readouterr()  # what the library has logged meanwhile
     rows = {row["node"]: row for row in mesctl("replicas", "list", "--json").json}
-    assert (rows["mes_0_replica"]["role"], rows["primary"]["role"]) == ("primary", "rival")
+    assert (rows["ledger_replica"]["role"], rows["primary"]["role"]) == ("primary", "rival")
 
 
 async def write_during_a_switch_over(servers: PostgresServers, mesctl: Mesctl) -> list[int]:
@@ -114,9 +124,9 @@ async def write_during_a_switch_over(servers: PostgresServers, mesctl: Mesctl) -
 
     async with cluster_at(servers, options=replace(QUICK, failover_wait_seconds=60)) as cluster:
         writer = asyncio.create_task(write())
-        done = await asyncio.to_thread(mesctl, "replicas", "switchover", "mes_0", "--to", "mes_0_replica")
+        done = await asyncio.to_thread(mesctl, "replicas", "switchover", "ledger", "--to", "ledger_replica")
         assert done.status == 0, done.err
-        assert "mes_0_replica is the primary" in done.out
+        assert "ledger_replica is the primary" in done.out
         so_far = len(acknowledged)
         async with asyncio.timeout(60):
             while len(acknowledged) < so_far + 20:
@@ -151,7 +161,7 @@ class Reports:
 
 def test_who_has_begun_and_not_written_yet_is_waited_for(servers: PostgresServers, mesctl: Mesctl) -> None:
     topology = Topology.load(mesctl.topology_path)
-    plan = plan_switchover(topology, "mes_0", to="mes_0_replica")
+    plan = plan_switchover(topology, "ledger", to="ledger_replica")
     with (
         closing(psycopg.connect(servers.conninfo())) as unit,
         closing(psycopg.connect(servers.conninfo())) as two,
@@ -184,7 +194,7 @@ def test_who_has_begun_and_not_written_yet_is_waited_for(servers: PostgresServer
 
 def test_who_takes_himself_out_of_the_fence_is_seen(servers: PostgresServers, mesctl: Mesctl) -> None:
     topology = Topology.load(mesctl.topology_path)
-    plan = plan_switchover(topology, "mes_0", to="mes_0_replica")
+    plan = plan_switchover(topology, "ledger", to="ledger_replica")
     with closing(psycopg.connect(servers.conninfo())) as unit:
 
         def report(line: str) -> None:
@@ -210,14 +220,14 @@ def test_who_takes_himself_out_of_the_fence_is_seen(servers: PostgresServers, me
 
 def test_a_setting_that_outweighs_the_fence_is_refused(servers: PostgresServers, mesctl: Mesctl) -> None:
     with servers.primary.connect() as connection:
-        connection.execute("ALTER ROLE mes IN DATABASE mes_0 SET default_transaction_read_only = off")
-    refused = mesctl("replicas", "switchover", "mes_0", "--to", "mes_0_replica", "--dry-run")
+        connection.execute("ALTER ROLE books IN DATABASE ledger SET default_transaction_read_only = off")
+    refused = mesctl("replicas", "switchover", "ledger", "--to", "ledger_replica", "--dry-run")
     assert refused.status == 3
-    assert "default_transaction_read_only is off for mes in mes_0" in refused.err
+    assert "default_transaction_read_only is off for books in ledger" in refused.err
 
 
 def test_the_script_stops_where_the_verb_waits(servers: PostgresServers, mesctl: Mesctl) -> None:
-    script = mesctl("replicas", "switchover", "mes_0", "--to", "mes_0_replica", "--dry-run").out
+    script = mesctl("replicas", "switchover", "ledger", "--to", "ledger_replica", "--dry-run").out
     with closing(psycopg.connect(servers.conninfo())) as unit:
         unit.execute("SELECT 1")
         said = psql(servers.conninfo(), script)
@@ -234,7 +244,7 @@ def test_a_promotion_that_nobody_sees_the_end_of_leaves_the_old_one_fenced(
     servers: PostgresServers, mesctl: Mesctl
 ) -> None:
     topology = Topology.load(mesctl.topology_path)
-    plan = plan_switchover(topology, "mes_0", to="mes_0_replica")
+    plan = plan_switchover(topology, "ledger", to="ledger_replica")
     with servers.replica.connect() as connection:
         [(startup,)] = connection.execute("SELECT pid FROM pg_stat_activity WHERE backend_type = 'startup'")
     end = Thread(target=end_the_one_who_promotes, args=[servers])

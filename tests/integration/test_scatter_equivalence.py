@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import (
+    DateTime,
     Integer,
     Numeric,
     Table,
@@ -21,6 +22,7 @@ from sqlalchemy import (
     collate,
     distinct,
     exists,
+    extract,
     func,
     not_,
     or_,
@@ -29,7 +31,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import InvalidRequestError
 
 from sharding.scatter.errors import ScatterRefused
-from tests.integration.scatter_rig import Order, Rig, lines, materials, orders, run_rig, shard_of, shown
+from tests.integration.scatter_rig import ODD, Order, Rig, lines, materials, orders, run_rig, shard_of, shown
 from tests.integration.scatter_statements import ANSWERED, ranked
 from tests.servers import PostgresServers
 
@@ -76,6 +78,31 @@ VALUES: Mapping[str, Sequence[Any]] = {
     "uid": [None, UUID(int=0), UUID(int=1), UUID(int=2**127)],
     "raw": [None, b"", b"\x00", b"\x00\xff", b"\xff"],
     "spent": [None, timedelta(0), timedelta(days=40), timedelta(seconds=1)],
+    # Text for the server: Python has no such values.
+    "odd_at": [
+        *(None, "infinity", "-infinity", "2026-10-25 00:00+00", "0044-03-15 12:00 BC", "9999-12-31 23:59+00"),
+        *("10000-01-01 00:00+00", "294276-12-31 23:59:59.999999+00", "4714-11-24 00:00:00+00 BC"),
+    ],
+    "odd_local_at": [
+        None,
+        "infinity",
+        "-infinity",
+        "0001-12-31 BC",
+        "0001-01-01",
+        "12026-06-01 10:00:00.000001",
+    ],
+    "odd_day": [
+        None,
+        "infinity",
+        "-infinity",
+        "4714-11-24 BC",
+        "0001-02-29 BC",
+        "2000-02-29",
+        "5874897-12-31",
+    ],
+    "odd_clock": [None, "24:00", "23:59:59.999999", "00:00", "00:00:00.000001"],
+    "odd_zoned": [None, "24:00-15:59", "00:00+15:59", "12:00+00", "13:00+01", "11:00-01"],
+    "odd_spent": [None, "1 mon", "30 days", "-1 mon 31 days", "720:00:01", "178000000 years", "0"],
     "document": [None],
     "tags": [None],
 }
@@ -112,7 +139,8 @@ def contents(draw: st.DrawFn) -> Rows:
 
 o, li, m = orders.c, lines.c, materials.c
 another = orders.alias("another")
-SORTABLE = [o[name] for name in VALUES if name not in {"spent", "document", "tags"}] + [
+UNSORTABLE = {"spent", "document", "tags", "odd_zoned", "odd_spent"}
+SORTABLE = [o[name] for name in VALUES if name not in UNSORTABLE] + [
     o.order_id,
     o.n % 3,
     cast(o.n, Numeric) * o.price,
@@ -128,6 +156,8 @@ SORTABLE = [o[name] for name in VALUES if name not in {"spent", "document", "tag
     case((o.is_rush, o.price), else_=o.weight),
     func.coalesce(o.small, o.weight),
     func.coalesce(o.day, o.at),
+    func.coalesce(o.day, o.odd_at),
+    func.date_trunc("day", o.odd_at, type_=DateTime(timezone=True)),
     ranked,
 ]
 LINE_SORTABLE = [li.material, li.quantity, li.line_no, li.order_id]
@@ -145,6 +175,8 @@ CONDITIONS = [
     o.exact == Decimal("NaN"),
     o.weight > 0,
     o.at < AUTUMN,
+    o.odd_at > AUTUMN,
+    o.odd_day.is_not(None),
     o.uid.is_not(None),
     o.small.is_distinct_from(0),
     o.order_id.in_([1, 2, 3, 4, 5, 30]),
@@ -182,6 +214,13 @@ AGGREGATES: Sequence[Callable[[], Any]] = [
     lambda: func.max(o.at),
     lambda: func.min(o.day),
     lambda: func.max(o.spent),
+    lambda: cast(func.max(o.odd_at), Text),
+    lambda: cast(func.min(o.odd_local_at), Text),
+    lambda: cast(func.min(o.odd_day), Text),
+    lambda: cast(func.max(o.odd_clock), Text),
+    lambda: cast(func.max(o.odd_zoned), Text),
+    lambda: func.count(o.odd_at),
+    lambda: func.sum(extract("epoch", o.odd_spent)),
     lambda: func.bool_and(o.is_rush),
     lambda: func.every(o.n > 0),
     lambda: func.count().filter(o.n > 0),
@@ -191,6 +230,7 @@ AGGREGATES: Sequence[Callable[[], Any]] = [
     lambda: func.coalesce(func.sum(o.price), 0) / (func.count() + 1),
 ]
 GROUPS = [o.status, o.finish, o.small, o.price, o.day, o.spent, o.raw, o.is_rush, o.n % 2, o.uid, o.at]
+GROUPS += [o.exact, o.weight, o.odd_at, o.odd_local_at, o.odd_day, o.odd_clock, o.odd_zoned]
 
 predicates: st.SearchStrategy[Any] = st.recursive(
     st.sampled_from(CONDITIONS),
@@ -201,6 +241,11 @@ predicates: st.SearchStrategy[Any] = st.recursive(
     ),
     max_leaves=3,
 )
+
+
+def readable(column: Any) -> Any:
+    """Select what Python cannot read as text."""
+    return cast(column, Text) if getattr(column, "name", None) in ODD else column
 
 
 def directed(expressions: Sequence[Any]) -> st.SearchStrategy[tuple[Any, bool]]:
@@ -240,7 +285,7 @@ def row_queries(draw: st.DrawFn, shape: str) -> tuple[Any, Any]:
         statement, sortable, unique = select(Order), SORTABLE, [o.order_id]
     else:
         columns = draw(st.lists(st.sampled_from([*VALUES, "order_id"]), min_size=1, max_size=4, unique=True))
-        statement = select(*(o[name] for name in columns))
+        statement = select(*(readable(o[name]) for name in columns))
         sortable, unique = SORTABLE, [o.order_id]
     if shape in {"join", "outer", "reference"}:
         statement = statement.add_columns(li.line_no, li.material)
@@ -269,7 +314,8 @@ def group_queries(draw: st.DrawFn) -> tuple[Any, Any]:
         groups = [*groups, o.order_id]
     makers = draw(st.lists(st.sampled_from(AGGREGATES), min_size=1, max_size=3))
     aggregates = [make().label(f"a{i}") for i, make in enumerate(makers)]
-    columns = [*groups, *aggregates] if draw(st.booleans()) else [*aggregates, *groups]
+    shown_groups = [readable(group) for group in groups]
+    columns = [*shown_groups, *aggregates] if draw(st.booleans()) else [*aggregates, *shown_groups]
     # A mere count(*) names no table.
     statement = select(*columns).select_from(orders).group_by(*groups)
     for condition in draw(st.lists(predicates, max_size=2)):
@@ -283,8 +329,8 @@ def group_queries(draw: st.DrawFn) -> tuple[Any, Any]:
         st.lists(directed([func.count(), *groups] if is_local else [*aggregates, *groups]), max_size=2)
     )
     if is_local:
-        ordered = [each for each in ordered if "spent" not in str(each[0])]
-        if any(group is o.spent for group in groups):
+        ordered = [each for each in ordered if not any(name in str(each[0]) for name in UNSORTABLE)]
+        if any(group is o.spent or group is o.odd_zoned for group in groups):
             return select(o.order_id), select(o.order_id).order_by(o.order_id)
     asked = statement.order_by(*(element for element, _ in ordered)) if ordered else statement
     total = totally(statement, ordered, groups)

@@ -17,7 +17,8 @@ from app.models.status import Channel, Status
 from app.orders import CRM, add_order
 from app.settings import Settings
 from readreplica.cluster import Cluster
-from readreplica.token import UNKNOWN_SYSTEM, CausalToken
+from readreplica.token import CausalToken
+from readreplica.wal import UNKNOWN_SYSTEM
 from sharding.engines import open_cluster
 from sharding.topology import Topology
 from tests.integration.commit_cutter import Cut, cutter_to

@@ -98,6 +98,19 @@ async def test_twenty_processes_lease_twenty_nodes(directory: Directory) -> None
     assert all(abs(window.floor_ms - system_clock_ms()) < 30_000 for window in windows)
 
 
+@pytest.mark.parametrize("leases", [2, 3, 20])
+async def test_one_of_several_expired_leases_is_taken(
+    directory: Directory, tables: psycopg.Connection, leases: int
+) -> None:
+    for number in range(leases):
+        await directory.lease_node(holder=f"gone {number}", window_seconds=60)
+    tables.execute("UPDATE node_leases SET expires_at = now()")
+    tables.execute("REINDEX TABLE node_leases")  # counts the rows; how many there are decides the plan
+    window = await directory.lease_node(holder="next", window_seconds=60)
+    taken = tables.execute("SELECT node FROM node_leases WHERE holder = 'next'").fetchall()
+    assert taken == [(window.node,)]
+
+
 async def test_the_windows_of_a_node_never_overlap(directory: Directory, tables: psycopg.Connection) -> None:
     earlier = await directory.lease_node(holder="frozen", window_seconds=60)
     tables.execute("UPDATE node_leases SET expires_at = now()")

@@ -34,6 +34,7 @@ from tests.integration.shards_rig import (
     orders_on,
     save,
 )
+from tests.project import MES
 from tests.psql import psql
 from tests.servers import PostgresServers
 
@@ -99,13 +100,13 @@ def test_a_bucket_is_taken_from_all_before_it_is_given_to_anybody(
     mesctl: Mesctl, topology: Topology, postgres: PostgresServers
 ) -> None:
     """The winner comes first by name, and the loser cannot be told: a writer has its tables."""
-    init_shards(topology, EVEN)
+    init_shards(topology, MES, EVEN)
     later = moved(EVEN, 40, "mes_0")
     conninfo = postgres.conninfo(topology.database("mes_1").dbname, role="mes")
     with psycopg.connect(conninfo) as writer:
         writer.execute("INSERT INTO pricing_jobs (order_id) VALUES (%s)", [key_in(40)])
         with pytest.raises(OwnershipNotChanged, match="mes_1"):
-            init_shards(topology, later, lock_timeout_seconds=0.2, attempts=1)
+            init_shards(topology, MES, later, lock_timeout_seconds=0.2, attempts=1)
         with as_owner(topology, "mes_0") as connection:
             assert read_identity(connection) == Ownership.of(EVEN, "mes_0")
             assert read_guard(connection) == Ownership.of(EVEN, "mes_0").owned
@@ -115,7 +116,7 @@ def test_a_bucket_is_taken_from_all_before_it_is_given_to_anybody(
     names = [topology.database(shard).dbname for shard in ("mes_1", "mes_0", "mes_1")]
     connects = [line for line in lines if line.startswith("\\connect")]
     assert [name in line for name, line in zip(names, connects, strict=True)] == [True] * 3
-    assert [told.changed for told in init_shards(topology, later)] == [True, True]
+    assert [told.changed for told in init_shards(topology, MES, later)] == [True, True]
     for shard in ("mes_0", "mes_1"):
         with as_owner(topology, shard) as connection:
             assert read_identity(connection) == Ownership.of(later, shard)
@@ -138,7 +139,7 @@ def test_plan_weighs_rows_and_empties_a_shard(mesctl: Mesctl, topology: Topology
     assert mesctl("shards", "plan", "--without", "mes_7").status == ExitStatus.FAILED
     with_metrics = topology.path.with_name("shards.prom")
     assert mesctl("shards", "list", "--metrics-file", str(with_metrics)).status == ExitStatus.DONE
-    assert 'mes_storage_shard_buckets{shard="mes_0"} 48' in with_metrics.read_text()
+    assert 'mes_storage_shard_buckets{tree="mes",shard="mes_0"} 48' in with_metrics.read_text()
 
 
 async def test_writers_with_old_maps_misplace_nothing_while_buckets_move(
@@ -184,7 +185,7 @@ async def test_writers_with_old_maps_misplace_nothing_while_buckets_move(
         finally:
             stop.set()
             await asyncio.gather(*writers)
-    assert check_shards(topology, last).findings == ()
+    assert check_shards(topology, MES, last).findings == ()
     on_mes_0, on_mes_1 = orders_on(topology, "mes_0"), orders_on(topology, "mes_1")
     assert on_mes_0 | on_mes_1 == written
     assert not on_mes_0 & on_mes_1

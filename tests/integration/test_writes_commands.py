@@ -12,6 +12,7 @@ from ops.shard_writes import open_shards
 from sharding.writes.in_doubt import resolve, survey
 from tests.integration.mesctl_rig import Mesctl, Said
 from tests.integration.writes_rig import OWN, SHARDS, Wide
+from tests.project import PRICE_LIST
 from tests.psql import psql
 
 UNIT = "c0ffee00" * 4
@@ -84,8 +85,8 @@ def test_a_young_unit_is_left_alone_and_an_old_one_is_aborted(mesctl: Mesctl, le
 
 
 def test_a_decided_unit_is_committed_however_young(mesctl: Mesctl, left: Wide) -> None:
-    decide = "INSERT INTO two_phase_decisions (unit_id, decision, label, shards) VALUES"
-    left.run("directory", f"{decide} ('{UNIT}', 'commit', 'merge', 'mes_0,mes_1')")
+    decide = "INSERT INTO two_phase_decisions (tree, unit_id, decision, label, shards) VALUES"
+    left.run("directory", f"{decide} ('mes', '{UNIT}', 'commit', 'merge', 'mes_0,mes_1')")
     script = mesctl("shards", "in-doubt", "resolve", "--dry-run").out
     assert script.count("COMMIT PREPARED") == 2
     assert mesctl("shards", "in-doubt", "resolve", f"mes-storage:{UNIT}:mes_0").status == ExitStatus.DONE
@@ -93,8 +94,8 @@ def test_a_decided_unit_is_committed_however_young(mesctl: Mesctl, left: Wide) -
 
 
 def decide(wide: Wide, unit_id: str, shards: str, *, age: str = "1 hour") -> None:
-    columns = "(unit_id, decision, label, shards, decided_at)"
-    values = f"('{unit_id}', 'commit', 'merge', '{shards}', now() - interval '{age}')"
+    columns = "(tree, unit_id, decision, label, shards, decided_at)"
+    values = f"('mes', '{unit_id}', 'commit', 'merge', '{shards}', now() - interval '{age}')"
     wide.run("directory", f"INSERT INTO two_phase_decisions {columns} VALUES {values}")
 
 
@@ -144,7 +145,7 @@ def test_a_unit_whose_parts_may_be_somewhere_is_not_closed(mesctl: Mesctl, left:
 
 async def test_a_part_that_is_gone_before_it_is_committed_leaves_the_unit_open(left: Wide) -> None:
     decide(left, UNIT, "mes_0,mes_1")
-    async with open_shards(left.topology) as shards:
+    async with open_shards(left.topology, "mes") as shards:
         seen = await survey(shards.clusters, shards.decisions)
         with psycopg.connect(left.conninfo("mes_1"), autocommit=True) as connection:
             connection.execute(f"ROLLBACK PREPARED 'mes-storage:{UNIT}:mes_1'".encode())
@@ -182,7 +183,7 @@ def faults(said: Said) -> dict[tuple[str, str], str]:
 
 def test_reference_tables_are_loaded_everywhere_and_agree(mesctl: Mesctl, wide: Wide, rows: Path) -> None:
     assert mesctl("shards", "reference", "check").status == ExitStatus.DONE
-    said = mesctl("shards", "reference", "load", "--json")
+    said = mesctl("shards", "reference", "load", str(PRICE_LIST), "--json")
     assert said.status == ExitStatus.DONE
     assert len(said.json) == 3 * 3
     said = mesctl("shards", "reference", "check", "--json")
@@ -201,7 +202,7 @@ def test_reference_tables_are_loaded_everywhere_and_agree(mesctl: Mesctl, wide: 
 
 
 def test_a_change_by_hand_is_found_row_by_row_and_mended(mesctl: Mesctl, wide: Wide) -> None:
-    mesctl("shards", "reference", "load")
+    mesctl("shards", "reference", "load", str(PRICE_LIST))
     wide.run("mes_1", "UPDATE finishes SET eur_per_cm2 = 99 WHERE finish = 'matte'")
     wide.run("mes_1", "DELETE FROM materials WHERE material = 'brass'")
     wide.run(OWN, "INSERT INTO finishes VALUES ('rough', 1)")
@@ -222,7 +223,7 @@ def test_a_change_by_hand_is_found_row_by_row_and_mended(mesctl: Mesctl, wide: W
 
 
 def test_a_shard_that_was_down_is_behind_and_catches_up(mesctl: Mesctl, wide: Wide, rows: Path) -> None:
-    mesctl("shards", "reference", "load")
+    mesctl("shards", "reference", "load", str(PRICE_LIST))
     wide.own.cluster.stop()
     try:
         said = mesctl("shards", "reference", "load", str(rows), "--json")
@@ -238,7 +239,7 @@ def test_a_shard_that_was_down_is_behind_and_catches_up(mesctl: Mesctl, wide: Wi
 
 
 def test_a_shard_ahead_of_the_directory_is_not_overwritten(mesctl: Mesctl, wide: Wide, rows: Path) -> None:
-    mesctl("shards", "reference", "load")
+    mesctl("shards", "reference", "load", str(PRICE_LIST))
     wide.run("mes_0", "UPDATE reference_versions SET version = 7 WHERE table_name = 'finishes'")
     assert "mes_0 has version 7" in mesctl("shards", "reference", "check").out
     said = mesctl("shards", "reference", "sync")

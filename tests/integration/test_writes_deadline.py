@@ -8,14 +8,15 @@ from datetime import timedelta
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from ops.reference_tables import TABLES
+from ops.reference_tables import tables_of
 from readreplica.engines import writer_engine
 from sharding.writes import Decisions
 from sharding.writes.errors import ShardTimedOut
 from sharding.writes.reference import References, Row, apply, shape
 from tests.integration.writes_rig import Wide
+from tests.project import MES
 
-FINISHES = TABLES["finishes"]
+FINISHES = tables_of(MES)["finishes"]
 ROWS: list[Row] = [{"finish": "matte", "eur_per_cm2": "0.9"}]
 
 

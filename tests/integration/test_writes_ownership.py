@@ -32,6 +32,7 @@ from tests.integration.shards_rig import (
     orders_on,
     save,
 )
+from tests.project import MES
 
 ITEMS = MesBase.metadata.tables["order_items"]
 LOST = 3
@@ -75,7 +76,7 @@ def assert_in_place(topology: Topology, shard_map: ShardMap, quantities: Mapping
     for key, quantity in quantities.items():
         expected[shard_map.shard_of(key)][key] = quantity
     assert held(topology) == expected
-    checked = check_shards(topology, shard_map)
+    checked = check_shards(topology, MES, shard_map)
     assert (checked.findings, checked.rows) == ((), len(quantities))
 
 
@@ -278,7 +279,7 @@ async def test_a_refused_unit_ends_on_every_shard_and_can_be_run_again(
     assert (orders_on(topology, "mes_0"), orders_on(topology, "mes_1")) == (set(), set())
     assert await unit() == ("mes_0", "mes_1")
     assert (orders_on(topology, "mes_0"), orders_on(topology, "mes_1")) == ({keys[1]}, {keys[0], keys[2]})
-    assert check_shards(topology, later).findings == ()
+    assert check_shards(topology, MES, later).findings == ()
 
 
 async def test_a_session_of_a_unit_stays_on_its_shard(

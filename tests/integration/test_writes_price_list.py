@@ -14,6 +14,7 @@ from app.pricing.tariff import TARIFF, price
 from ops import reference_tables
 from sharding.sessions import ShardedSessions
 from tests.integration.writes_rig import SHARDS, Wide
+from tests.project import MES, PRICE_LIST
 
 CUBE = Measurement(volume_mm3=1000.0, area_mm2=600.0, extents_mm=(10.0, 10.0, 10.0), polygons=12)
 
@@ -27,8 +28,8 @@ async def test_every_shard_prices_by_what_was_loaded(wide: Wide, wide_sessions: 
         return found
 
     assert await tariffs() == [TARIFF] * 3  # nothing was loaded yet
-    rows = reference_tables.read_file(reference_tables.PRICE_LIST)
-    await reference_tables.load(wide.topology, rows)
+    rows = reference_tables.read_file(PRICE_LIST, MES)
+    await reference_tables.load(wide.topology, MES, rows)
     assert (
         await tariffs()
         == [replace(TARIFF, metals=dict(TARIFF.metals), finish_eur_per_cm2=dict(TARIFF.finish_eur_per_cm2))]
@@ -38,7 +39,7 @@ async def test_every_shard_prices_by_what_was_loaded(wide: Wide, wide_sessions: 
         {**row, "eur_per_g": Decimal(2) if row["material"] == "brass" else row["eur_per_g"]}
         for row in rows["materials"]
     ]
-    await reference_tables.load(wide.topology, {"materials": dearer})
+    await reference_tables.load(wide.topology, MES, {"materials": dearer})
     before = price(CUBE, material="brass", finish="matte", quantity=1)
     for tariff in await tariffs():
         after = price(CUBE, material="brass", finish="matte", quantity=1, tariff=tariff)
@@ -48,7 +49,7 @@ async def test_every_shard_prices_by_what_was_loaded(wide: Wide, wide_sessions: 
 
 
 async def test_a_scattered_select_joins_the_price_list(wide: Wide, wide_sessions: ShardedSessions) -> None:
-    await reference_tables.load(wide.topology, reference_tables.read_file(reference_tables.PRICE_LIST))
+    await reference_tables.load(wide.topology, MES, reference_tables.read_file(PRICE_LIST, MES))
     rest = {"line_no": 1, "finish": "matte", "quantity": 1, "model_key": "k", "model_name": "ring.stl"}
     metals = ["brass", "gold_18k"] * 20
     items = [{"order_id": key, "material": metal, **rest} for key, metal in enumerate(metals)]

@@ -34,7 +34,7 @@ from sharding.shard_map import ShardMap
 from sharding.topology import Topology
 from tests.platform_topology import write_topology
 from tests.pool import DatabasePool
-from tests.project import GUARDED, ROLES
+from tests.project import GUARDED, MES, ROLES
 from tests.psql import psql
 from tests.servers import PostgresServers, ValkeyServer
 
@@ -171,7 +171,7 @@ class Wide:
         try:
             yield
         finally:
-            init_shards(self.topology, MAP)
+            init_shards(self.topology, MES, MAP)
 
     def _tell(self, told: Ownership) -> None:
         database = self.topology.database(told.shard)
@@ -210,7 +210,7 @@ def run_wide(
         path.write_text(path.read_text() + section(OWN, MIGRATED, own.port))
         topology = Topology.load(path)
         asyncio.run(_save_map(topology))
-        init_shards(topology, MAP)
+        init_shards(topology, MES, MAP)
         wide = Wide(topology, own, servers)
         try:
             yield wide

@@ -35,7 +35,7 @@ from sharding.citus.preflight import (
 from sharding.errors import TopologyError
 from sharding.hashing import bucket_of
 from sharding.topology import Topology
-from tests.project import MES
+from tests.project import MES, PROJECT, TEMPLATE
 
 KEYS = st.integers(-(2**63), 2**63 - 1)
 
@@ -96,6 +96,8 @@ def test_what_is_placed_is_left_alone_and_what_is_placed_otherwise_is_refused() 
 # The topology
 
 TOPOLOGY = """
+[trees.mes]
+kind = "sharded"
 backend = "citus"
 buckets = 64
 [databases.mes]
@@ -117,13 +119,13 @@ def load(tmp_path: Path, text: str) -> Topology:
 
 def test_the_coordinator_owns_every_bucket(tmp_path: Path) -> None:
     topology = load(tmp_path, TOPOLOGY)
-    assert whole_map(topology).owners == ("mes",) * 64
+    assert whole_map(topology, "mes").owners == ("mes",) * 64
 
 
 def test_a_second_coordinator_and_a_replica_are_refused(tmp_path: Path) -> None:
     section = TOPOLOGY[TOPOLOGY.index("[databases") : TOPOLOGY.index("[redis]")]
     second = TOPOLOGY + section.replace("mes]", "m2]")
-    with pytest.raises(TopologyError, match="one database has the tree 'mes', the coordinator, and not 2"):
+    with pytest.raises(TopologyError, match="a tree has one database, the coordinator, and not 2"):
         load(tmp_path, second.replace('dbname = "mes"', 'dbname = "m2"', 1))
     replica = 'tree = "mes"\nreplicas = [{ name = "r", host = "127.0.0.1", port = 5433 }]'
     with pytest.raises(TopologyError, match=r"databases\.mes\.replicas"):
@@ -132,11 +134,10 @@ def test_a_second_coordinator_and_a_replica_are_refused(tmp_path: Path) -> None:
 
 def test_only_citus_has_a_script_behind_the_revisions(tmp_path: Path) -> None:
     topology = load(tmp_path, TOPOLOGY)
-    assert run.render_distribution(topology, "mes") == script(topology)
-    assert run.render_distribution(topology, "shop") == ""
-    plain = load(tmp_path, TOPOLOGY.replace('"citus"', '"postgresql"'))
-    assert run.render_distribution(plain, "mes") == ""
-    assert "create_reference_table('materials')" in script(topology)
+    assert run.render_distribution(topology, MES) == script(topology, MES)
+    for tree in PROJECT.trees.values():
+        assert run.render_distribution(TEMPLATE, tree) == ""
+    assert "create_reference_table('materials')" in script(topology, MES)
 
 
 # The preflight

@@ -64,10 +64,11 @@ def test_unknown_topology_key_is_2_and_names_the_right_one(
 ) -> None:
     path = tmp_path / "topology.toml"
     path.write_text(
-        'bukets = 64\n[databases]\n[redis]\nurl = "redis://h/0"\n[files]\nurl = "file:///tmp/files"\n'
+        '[trees.shop]\nkind = "single"\nbukets = 64\n[databases.shop]\ntree = "shop"\ndbname = "shop"\n'
+        'primary = { host = "db1", port = 5432 }\n'
     )
     assert cli.run(["--home", str(tmp_path), "status"]) == ExitStatus.USAGE
-    assert "bukets: unknown key; did you mean 'buckets'?" in only_line(capsys)
+    assert "trees.shop.bukets: unknown key; did you mean 'buckets'?" in only_line(capsys)
 
 
 def test_up_refuses_a_topology_of_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -82,6 +83,7 @@ def test_status_shows_a_topology_of_others_with_passwords_masked(
 ) -> None:
     path = tmp_path / "production.toml"
     path.write_text(
+        '[trees.shop]\nkind = "single"\n'
         '[databases.shop]\ntree = "shop"\ndbname = "shop_prod"\nprimary = { host = "db1", port = 5432 }\n'
         '[redis]\nurl = "redis://default:secret@cache:6379/0"\n[files]\nurl = "s3://models"\n'
     )

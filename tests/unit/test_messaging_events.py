@@ -1,11 +1,13 @@
 """What stands on the wire, and who is told what."""
 
-import json
+from contextlib import suppress
 from datetime import UTC, datetime
 from decimal import Decimal
 from uuid import UUID
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from app.messaging.errors import MessageMalformed, UnroutedEvent
@@ -23,11 +25,11 @@ from app.messaging.events import (
     OrderSubmitted,
     PriceCalculated,
 )
-from app.messaging.message import decode, encode
+from app.messaging.message import MAX_ORDER_ID, Dispatch, decode, encode, sender_of
 from app.messaging.routing import Service, route
-from app.models.mes import MesOutbox
 from app.models.status import Channel, Status
 
+ATTRIBUTES = ["id", "source", "type", "subject", "time", "data", "attempt"]
 AT = datetime(2026, 11, 3, 9, 30, tzinfo=UTC)
 RING = Item(
     line_no=1,
@@ -58,16 +60,15 @@ SAMPLES: tuple[Event, ...] = (
 )
 
 
-def outbox_row(event: Event) -> MesOutbox:
-    return MesOutbox(
+def dispatch(event: Event) -> Dispatch:
+    return Dispatch(
         order_id=2**62,
-        sequence=1,
         message_id=UUID(int=7),
         destination="crm",
         type=event.type,
-        data=json.loads(event.model_dump_json()),
-        created_at=AT,
-        attempts=3,
+        time=AT.isoformat(),
+        data=event.model_dump_json(),
+        attempt=3,
     )
 
 
@@ -77,7 +78,7 @@ def test_samples_cover_every_event() -> None:
 
 @pytest.mark.parametrize("event", SAMPLES, ids=lambda event: event.type)
 def test_an_event_survives_the_wire(event: Event) -> None:
-    message = decode(encode(outbox_row(event), source="mes_0"))
+    message = decode(encode(dispatch(event), source="mes_0"))
 
     assert message.data == event
     assert (message.id, message.source, message.type) == (UUID(int=7), "mes_0", event.type)
@@ -99,15 +100,44 @@ def test_an_event_survives_the_wire(event: Event) -> None:
     ],
 )
 def test_a_malformed_entry_is_named(change: dict[str, str], named: str) -> None:
-    entry = encode(outbox_row(CancelRequested(actor="Ana", reason="dear")), source="crm")
+    entry = encode(dispatch(CancelRequested(actor="Ana", reason="dear")), source="crm")
 
     with pytest.raises(MessageMalformed, match=named):
         decode(entry | change)
 
 
+@given(
+    entry=st.dictionaries(st.sampled_from([*ATTRIBUTES, "colour"]), st.text()),
+    kept=st.sets(st.sampled_from(ATTRIBUTES)),
+)
+def test_whatever_stands_on_a_stream_is_a_message_or_malformed(entry: dict[str, str], kept: set[str]) -> None:
+    genuine = encode(dispatch(CancelRequested(actor="Ana", reason="dear")), source="crm")
+    given_entry = entry | {name: genuine[name] for name in kept}
+    with suppress(MessageMalformed):
+        assert decode(given_entry).order_id <= MAX_ORDER_ID
+
+
+@pytest.mark.parametrize(
+    ("change", "sender"),
+    [
+        ({}, ("crm", UUID(int=7))),
+        ({"id": "7"}, None),
+        ({"id": "x" * 10_000_000}, None),
+        ({"source": ""}, None),
+        ({"source": "crm\n"}, None),
+        ({"source": "crm\\xff"}, None),
+        ({"source": "c" * 64}, None),
+    ],
+)
+def test_a_sender_is_a_database_and_an_id(change: dict[str, str], sender: tuple[str, UUID] | None) -> None:
+    entry = encode(dispatch(CancelRequested(actor="Ana", reason="dear")), source="crm")
+
+    assert sender_of(entry | change) == sender
+
+
 @pytest.mark.parametrize("missing", ["id", "source", "type", "subject", "time", "data"])
 def test_every_attribute_is_needed(missing: str) -> None:
-    entry = encode(outbox_row(CancelRequested(actor="Ana", reason="dear")), source="crm")
+    entry = encode(dispatch(CancelRequested(actor="Ana", reason="dear")), source="crm")
     del entry[missing]
 
     with pytest.raises(MessageMalformed):

@@ -7,8 +7,7 @@ import pytest
 from ops import cli
 from ops.errors import ExitStatus
 from ops.migrate.lint import lint_tree
-from ops.migrate.trees import METADATA
-from sharding.topology import Tree
+from tests.project import PROJECT
 
 HEAD = '''"""A revision."""
 
@@ -39,8 +38,8 @@ def run_sql(*statements: str) -> list[str]:
     return [f"op.execute({statement!r})" for statement in statements]
 
 
-def broken(folder: Path, tree: Tree = "mes") -> list[tuple[str, str]]:
-    return [(finding.revision, finding.rule) for finding in lint_tree(tree, folder)]
+def broken(folder: Path, tree: str = "mes") -> list[tuple[str, str]]:
+    return [(finding.revision, finding.rule) for finding in lint_tree(PROJECT.tree(tree), folder)]
 
 
 @pytest.mark.parametrize(
@@ -139,7 +138,7 @@ def test_unmarked_revision_is_found(tmp_path: Path) -> None:
 
 
 def test_revisions_of_the_project_break_no_rule() -> None:
-    assert [finding for tree in METADATA for finding in lint_tree(tree)] == []
+    assert [finding for tree in PROJECT.trees.values() for finding in lint_tree(tree)] == []
 
 
 def test_mesctl_lints_without_a_topology(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from ops.migrate.errors import PhaseOrder, UnmarkedRevision
 from ops.migrate.phases import Marked, Phase, before_deployment, in_phase, read_marks
 from ops.migrate.run import pending
-from ops.migrate.scripts import Scripts, versions_of
-from ops.migrate.trees import METADATA
+from ops.migrate.scripts import Scripts
+from tests.project import PROJECT
 
 PHASES: tuple[Phase, ...] = ("pre", "post")
 
@@ -62,9 +62,9 @@ def test_schema_at_deployment_lacks_the_last_posts_only() -> None:
 
 
 def test_revision_without_a_mark_is_named() -> None:
-    for tree in METADATA:
+    for tree in PROJECT.trees.values():
         assert pending(tree, None)
-        scripts = Scripts(tree, versions_of(tree)).line()
+        scripts = Scripts(tree, tree.revisions).line()
         del scripts[0].module.phase
         with pytest.raises(UnmarkedRevision, match=r"0001_\w+\.py: phase is None: write `phase = \"pre\"`"):
             read_marks(scripts)

@@ -30,7 +30,7 @@ from partitions.errors import (
     TwoPolicies,
     ValueInTwoGroups,
 )
-from partitions.indexes import CreateIndex, RepairIndex, TableIndex
+from partitions.indexes import CreateIndex, DropLeftoverIndex, RepairIndex, TableIndex
 from partitions.marks import Mark, State
 from partitions.months import Month
 from partitions.plan import plan
@@ -203,6 +203,25 @@ def test_indexes_that_a_kill_left_are_completed_and_rebuilt() -> None:
     assert isinstance(create, CreateIndex)
     assert create.partitions == (month.name,)
     assert isinstance(repair, RepairIndex)
+
+
+@pytest.mark.parametrize("name", ["bad", "b" * 63, "ä" * 31])
+def test_repair_clears_away_what_reindex_left_and_never_the_index(name: str) -> None:
+    [step] = RepairIndex(table="archive", partition="archive_1", index=name).steps()
+    [drop] = step.cleanup
+    left = drop.removeprefix("DROP INDEX CONCURRENTLY IF EXISTS ").strip('"')
+    assert left.endswith("_ccnew")
+    assert len(left.encode()) <= 63
+    assert left.removesuffix("_ccnew") == name[: len(left) - len("_ccnew")]
+
+
+@pytest.mark.parametrize("suffix", ["_ccnew", "_ccold", "_ccnew1", "_ccold12"])
+def test_leftover_of_a_reindex_is_dropped_whatever_its_number(suffix: str) -> None:
+    names = frozenset({f"archive_idx{suffix}"})
+    month = replace(month_of(CURRENT), indexes=names, invalid_indexes=names)
+    table = PartitionedTable("archive", (month,), analyzed_at=NOW)
+    [drop] = plan([policy_of(ahead=0)], {"archive": table}, NOW)
+    assert isinstance(drop, DropLeftoverIndex)
 
 
 def test_policies_that_cannot_be_are_refused_by_name() -> None:

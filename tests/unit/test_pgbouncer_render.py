@@ -1,5 +1,6 @@
 """The text of the pooler's files, the secrets in them, and what is found when a running pooler differs."""
 
+import re
 import stat
 from dataclasses import replace
 from pathlib import Path
@@ -10,9 +11,10 @@ from ops.errors import ExitStatus
 from ops.pgbouncer import files
 from ops.pgbouncer.admin import Row
 from ops.pgbouncer.check import Running, compare
-from ops.pgbouncer.errors import SecretsDiffer, SecretUnusable, UnknownVersion
+from ops.pgbouncer.errors import PoolsDoNotFit, SecretsDiffer, SecretUnusable, ServerSilent, UnknownVersion
 from ops.pgbouncer.passwords import password_for
 from ops.pgbouncer.plan import Limits, Server, plan_pools, servers_of
+from ops.pgbouncer.pooler import Pooler
 from ops.pgbouncer.render import Wanted, render, settings_of
 from ops.pgbouncer.scram import fits, make_secret
 from ops.pgbouncer.userlist import common_secrets, kept_secret, unequal_roles
@@ -21,6 +23,12 @@ from sharding.errors import TopologyError
 from sharding.topology import Topology
 
 TOPOLOGY = """
+[trees.directory]
+kind = "directory"
+[trees.shop]
+kind = "single"
+[trees.mes]
+kind = "sharded"
 [databases.shop]
 tree = "shop"
 dbname = "shop_prod"
@@ -77,6 +85,29 @@ def test_a_pool_for_each_service_node_and_role(tmp_path: Path) -> None:
     assert '"shop" "pass""word"\n' in texts["userlist.txt"]
 
 
+def test_a_silent_server_is_named_with_its_databases(tmp_path: Path) -> None:
+    path = tmp_path / "topology.toml"
+    path.write_text(re.sub(r'"db\d", port = 5432', '"127.0.0.1", port = 1', TOPOLOGY))
+    pooler = Pooler(Topology.load(path, environ={}))
+    with pytest.raises(
+        ServerSilent, match=r"127\.0\.0\.1:1 \(directory, mes_0, mes_0r, shop\) does not answer"
+    ):
+        pooler.wanted(NEW)
+    with pytest.raises(PoolsDoNotFit, match=r"127\.0\.0\.1:1 \(directory, mes_0, mes_0r, shop\)"):
+        pooler.wanted(NEW, max_connections=24)
+
+
+def test_roles_and_databases_of_any_trees_have_their_pools(tmp_path: Path) -> None:
+    tree = '[trees.ledger]\nkind = "single"\nrole = "books"\n[trees.cash]\nkind = "single"\nrole = "books"\n'
+    databases = "".join(
+        f'[databases.{name}]\ntree = "{name}"\ndbname = "{name}"\nprimary = {{ host = "db3", port = 5432 }}\n'
+        for name in ("ledger", "cash")
+    )
+    pools = wanted(load(tmp_path, tree + databases)).pools
+    found = {(each.pool.entry, each.pool.role) for each in pools if each.pool.service == "books"}
+    assert found == {("cash.books", "books"), ("directory.books", "books"), ("ledger.books", "books")}
+
+
 def test_the_same_topology_gives_the_same_text(tmp_path: Path) -> None:
     folder = Path("/etc/pgbouncer")
     assert render(wanted(load(tmp_path)), SECRETS, folder=folder) == render(
@@ -123,7 +154,7 @@ def test_several_processes_share_a_port_and_pass_on_cancel_requests(tmp_path: Pa
             "pgbouncer.services.mes.wieght: unknown key; did you mean 'weight'?",
         ),
         ("processes = 2", "pgbouncer.socket_dir: missing key; 2 processes share one port"),
-        ("[pgbouncer.services.pricing]\nrole = 'mes'", "pgbouncer.services.pricing.databases: missing key"),
+        ("[pgbouncer.services.pricing]\nweight = 2", "pgbouncer.services.pricing.databases: missing key"),
         (
             "[pgbouncer.services.mes]\ndatabases = ['mes_7']",
             "pgbouncer.services.mes.databases: 'mes_7' is no database of this file",

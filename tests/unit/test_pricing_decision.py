@@ -8,7 +8,8 @@ from app.materials import Material
 from app.messaging.events import ItemPrice, OrderRejected, PriceCalculated
 from app.models.mes import MesOrderItem
 from app.pricing.decision import decide
-from app.pricing.measure import LONGEST_MM, MAX_POLYGONS
+from app.pricing.limits import MAX_POLYGONS
+from app.pricing.measure import LONGEST_MM
 from app.pricing.measurement import Measurement, Unmeasurable
 from app.pricing.sandbox import Limits, judge
 from app.pricing.tariff import price

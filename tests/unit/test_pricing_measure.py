@@ -21,7 +21,7 @@ from app.console.demo.shape_formats import (
 )
 from app.console.demo.shapes import Shape, band_ring, good_shapes, round_ring
 from app.files import MODEL_SUFFIXES
-from app.pricing import measure as measuring
+from app.pricing import limits
 from app.pricing.measure import measure
 from app.pricing.measurement import Measurement, Outcome, Unmeasurable
 
@@ -150,14 +150,18 @@ def threemf_model_of(mesh: Mesh) -> str:
     return f'<object id="1"><mesh><vertices>{points}</vertices><triangles>{faces}</triangles></mesh></object>'
 
 
-def test_an_assembly_that_cannot_be_followed_to_its_end_is_not_sold_in_part() -> None:
-    """trimesh gives up after a while; here 125 placements in 15 components."""
+def test_an_assembly_of_many_levels_is_followed_to_its_end() -> None:
     levels = [threemf_model_of(BOX)]
-    for number in (2, 3, 4):
-        parts = f'<component objectid="{number - 1}"/>' * 5
+    for number, step in ((2, "11 0 0"), (3, "0 21 0"), (4, "0 0 31")):
+        shifts = (" ".join(str(int(side) * turn) for side in step.split()) for turn in range(5))
+        parts = "".join(
+            f'<component objectid="{number - 1}" transform="1 0 0 0 1 0 0 0 1 {shift}"/>' for shift in shifts
+        )
         levels.append(f'<object id="{number}"><components>{parts}</components></object>')
-    package = threemf_package(threemf_model("".join(levels), '<item objectid="4"/>'))
-    assert reason(measure(package, suffix="3mf")).startswith("The 3MF file places 125 bodies, of which ")
+    half = '<item objectid="4" transform="0.5 0 0 0 0.5 0 0 0 0.5 7 7 7"/>'
+    found = measured(measure(threemf_package(threemf_model("".join(levels), half)), suffix="3mf"))
+    assert found.volume_mm3 == pytest.approx(125 * 6000 / 8)
+    assert found.extents_mm == pytest.approx((27, 52, 77))
 
 
 def test_one_skin_in_several_groups_is_one_skin() -> None:
@@ -188,7 +192,7 @@ def test_degenerate_faces_of_an_exporter_are_overlooked() -> None:
 
 
 def test_too_many_polygons_are_counted_before_they_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measuring, "MAX_POLYGONS", 11)
+    monkeypatch.setattr(limits, "MAX_POLYGONS", 11)
     assert reason(measure(stl_binary(BOX), suffix="stl")) == (
         "The model has 12 polygons; reduce it to at most 11."
     )
@@ -199,7 +203,7 @@ def test_too_many_polygons_are_counted_before_they_are_looked_at(monkeypatch: py
     [
         ("empty", "stl", "The file is empty. Upload it again."),
         ("cut-off", "3mf", "The file is damaged or cut off, or its content is not 3MF."),
-        ("a-letter", "stl", "No surface was found in the STL file: it is cut off, or holds no mesh."),
+        ("a-letter", "stl", "The file is damaged or cut off, or its content is not STL."),
         ("points-only", "obj", "No surface was found in the OBJ file"),
         ("holes", "stl", "The model has holes: 16 edges belong to one face only."),
         ("doubled", "stl", "Surfaces touch or repeat: 6,912 edges belong to more than two faces."),
@@ -216,7 +220,7 @@ def test_too_many_polygons_are_counted_before_they_are_looked_at(monkeypatch: py
         ("beyond-numbers", "obj", "The model is 2e+301 mm long"),
         ("component-bomb", "3mf", "The 3MF file places 1.1e+12 bodies; at most 1,000 are read."),
         ("zip-bomb", "3mf", "The 3MF file unpacks to 300 MiB; at most 256 MiB are read."),
-        ("entity-bomb", "3mf", "The file is damaged or cut off, or its content is not 3MF."),
+        ("entity-bomb", "3mf", "The 3MF file cannot be read: it has a document type declaration"),
     ],
 )
 def test_the_customer_reads_what_is_wrong(name: str, suffix: str, said: str) -> None:

@@ -1,7 +1,6 @@
 """Only a cursor that was handed out for this very query is taken."""
 
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
@@ -19,7 +18,7 @@ KEYS = CursorKeys(b"the key of these tests")
 QUERY = fingerprint_of("SELECT 1")
 VALUES = [
     *(None, True, 0, -(2**63), "é", Decimal("1.10"), Decimal("-Infinity"), 0.1, float("inf"), b"\x00\xff"),
-    *(datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 1), date(1, 1, 1), time(1, 2, 3, 4), UUID(int=5)),
+    UUID(int=5),
 ]
 
 

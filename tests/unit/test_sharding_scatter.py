@@ -1,8 +1,11 @@
 """What cannot be answered exactly from the shards' answers is refused before any of them is asked."""
 
+from datetime import date, datetime, time, timedelta
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from sqlalchemy import (
     CHAR,
     BigInteger,
@@ -18,6 +21,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    Time,
     TypeDecorator,
     bindparam,
     cast,
@@ -57,6 +61,7 @@ from app.models.status import Status
 from sharding.keys import reference_table, shard_key
 from sharding.scatter import scatter
 from sharding.scatter.errors import ScatterRefused
+from sharding.scatter.kinds import INFINITY, clock_text, instant_text
 
 
 class Shouted(TypeDecorator[str]):
@@ -79,6 +84,7 @@ orders = Table(
     Column("price", Numeric),
     Column("is_rush", Boolean),
     Column("spent", Interval),
+    Column("zoned", Time(timezone=True)),
     Column("document", JSONB),
     Column("tags", ARRAY(Text)),
     Column("folded", CITEXT),
@@ -216,6 +222,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "bare column": (newest.where(column("status") == "a"), "is text or belongs to no table"),
     "order of a name": (select(o.order_id).order_by("nothing"), "label reference .* 'nothing'"),
     "distinct and other order": (select(o.status).distinct().order_by(o.price), "which is not selected"),
+    "time with a zone": (select(o.order_id).order_by(o.zoned), "ordered by both of them"),
     "interval": (select(o.order_id).order_by(o.spent), "a month has no fixed length"),
     "jsonb": (select(o.order_id).order_by(o.document), "JSON has no order"),
     "array": (select(o.order_id).order_by(o.tags), "compared element by element"),
@@ -363,3 +370,36 @@ async def test_what_can_be_answered_is_not_refused(name: str) -> None:
 async def test_a_page_has_a_size(limit: int) -> None:
     with pytest.raises(ScatterRefused, match=f"limit is {limit}; a page has from 1 to 10000 rows"):
         await scatter({}, newest, limit=limit)
+
+
+@given(st.datetimes())
+def test_an_instant_is_written_as_python_writes_it_where_python_has_it(at: datetime) -> None:
+    microseconds = (at - datetime(2000, 1, 1)) // timedelta(microseconds=1)
+    assert instant_text(microseconds) == f"{at.isoformat(sep=' ', timespec='microseconds')}+00"
+
+
+DAY = 86_400_000_000
+JULIAN_2000 = 2_451_545
+
+
+@pytest.mark.parametrize(
+    ("microseconds", "text"),
+    [
+        (INFINITY, "infinity"),
+        (-INFINITY, "-infinity"),
+        (-JULIAN_2000 * DAY, "4714-11-24 00:00:00.000000+00 BC"),
+        (-730_119 * DAY - 1, "0001-12-31 23:59:59.999999+00 BC"),
+        ((2_147_483_493 - JULIAN_2000) * DAY, "5874897-12-31 00:00:00.000000+00"),
+    ],
+)
+def test_an_instant_that_python_has_not_is_written_as_postgresql_reads_it(
+    microseconds: int, text: str
+) -> None:
+    assert instant_text(microseconds) == text
+
+
+@given(st.times())
+def test_a_time_is_written_as_python_writes_it(at: time) -> None:
+    since_midnight = datetime.combine(date.min, at) - datetime.combine(date.min, time())
+    assert clock_text(since_midnight // timedelta(microseconds=1)) == at.isoformat(timespec="microseconds")
+    assert clock_text(DAY) == "24:00:00.000000"

@@ -5,12 +5,13 @@ from datetime import UTC, datetime
 import pytest
 
 from app.pricing.tariff import TARIFF
-from ops.reference_tables import PRICE_LIST, read_file
+from ops.reference_tables import read_file
 from sharding.writes.decisions import Decided, Decision
 from sharding.writes.errors import ReferenceAhead
 from sharding.writes.in_doubt import Verdict, judge
 from sharding.writes.prepared import Prepared, gid_of
 from sharding.writes.reference import Content, Copy, fault_of, next_version
+from tests.project import MES, PRICE_LIST
 
 UNIT = "0123456789abcdef" * 2
 CONTENT = Content("finishes", 4, "[]", "sum")
@@ -77,7 +78,7 @@ def test_the_next_version_is_beyond_all_that_are_known() -> None:
 
 
 def test_the_shipped_price_list_is_the_tariff_that_prices() -> None:
-    rows = read_file(PRICE_LIST)
+    rows = read_file(PRICE_LIST, MES)
     assert {row["finish"]: row["eur_per_cm2"] for row in rows["finishes"]} == TARIFF.finish_eur_per_cm2
     metals = {name: vars(metal) for name, metal in TARIFF.metals.items()}
     assert {

@@ -34,12 +34,12 @@ def demo(
     signal.signal(signal.SIGTERM, _interrupt)
     # A shell without job control starts what stands before & with SIGINT ignored, and Python leaves it so.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    as_json = options_of(context).json
+    options = options_of(context)
     wish = DemoWish(home=HOME, orders=orders, seed=seed, keep=keep, safe=fsync)
-    report = run_demo(wish, console=Console(stderr=True))
+    report = run_demo(wish, options.project(), console=Console(stderr=True))
     if keep:
         note(f"the platform still runs: stop it with `mesctl --home {HOME} down`")
-    if as_json:
+    if options.json:
         print_json(report.as_json())
     else:
         print_report(Console(), report)

@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from app.console.audit.books import Books
-from app.console.audit.facts import OrderFacts
+from app.console.audit.facts import OrderFacts, Service
 from app.console.audit.run import audit
 from app.console.demo.census import read_reached, take_census
 from app.console.demo.day import Day
@@ -21,8 +21,10 @@ from app.console.demo.progress import open_display
 from app.console.demo.report import DayReport, describe_stuck, order_prices
 from app.console.demo.verdict import account
 from app.models.policies import ARCHIVE
-from ops.archiving import archive_shard
+from ops.archiving import archive_database
 from ops.embedded.platform import Platform
+from ops.fleet import members
+from ops.project import Project
 from ops.shards import load_shard_map
 from sharding.topology import Topology
 
@@ -66,14 +68,15 @@ class Backstage:
     def archive(self) -> int:
         """Archive what has ended so far, as `mesctl archive run --grace 0s` does; return how many orders."""
         ended, now = replace(ARCHIVE, grace=timedelta(0)), datetime.now(UTC)
-        shards = self._topology.databases_of("mes").values()
-        return sum(archive_shard(self._topology, shard, ended, now)[ended.live] for shard in shards)
+        shards = members(self._topology, self._platform.project, tree=Service.MES)
+        return sum(archive_database(self._topology, shard, ended, now)[ended.live] for shard in shards)
 
 
-def run_demo(wish: DemoWish, *, console: Console) -> DayReport:
+def run_demo(wish: DemoWish, project: Project, *, console: Console) -> DayReport:
     """Run the demo.
 
     Parameters:
+        project: has the template of the platform.
         console: where the progress is shown; the report is the caller's to print.
 
     Returns:
@@ -84,7 +87,7 @@ def run_demo(wish: DemoWish, *, console: Console) -> DayReport:
         DemoError: a client was refused what it must get, or a service was away for too long.
     """
     errands = plan_day(orders=wish.orders, seed=wish.seed)
-    with _platform(wish, console) as platform, open_display(console, orders=wish.orders) as display:
+    with _platform(wish, project, console) as platform, open_display(console, orders=wish.orders) as display:
         topology = platform.topology()
         day = Day(
             topology=topology,
@@ -107,9 +110,9 @@ def _first_of(failed: ExceptionGroup[Exception]) -> Exception:
 
 
 @contextmanager
-def _platform(wish: DemoWish, console: Console) -> Iterator[Platform]:
+def _platform(wish: DemoWish, project: Project, console: Console) -> Iterator[Platform]:
     """Have a fresh platform, and stop it whatever happens."""
-    platform = Platform(wish.home, safe=wish.safe)
+    platform = Platform(wish.home, project, safe=wish.safe)
     if platform.home.exists():
         platform.delete()
     try:
@@ -126,7 +129,7 @@ def make_report(topology: Topology, day: Day) -> DayReport:
     """Compare the three services' databases with the clients' own list, and put the last page together."""
     books = Books(topology)
     orders: list[OrderFacts] = []
-    shard_map = asyncio.run(load_shard_map(topology))
+    shard_map = asyncio.run(load_shard_map(topology, Service.MES))
     # The verdict is made of the findings: it wants them all.
     found = audit(books, shard_of=shard_map.shard_of, keep_findings=sys.maxsize, seen=orders.append)
     verdict = account([int(order_id) for order_id in day.ledger.accepted], orders, found.findings)

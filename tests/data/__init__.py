@@ -1,0 +1,1 @@
+"""What earlier releases have left behind, and the program that made it."""

@@ -1,0 +1,194 @@
+"""`python -m tools.house`: count what makes the code hard to find one's way in.
+
+Counted are the packages that ship, without generated files and revisions. `make bench ONLY=house` holds the
+counts against their targets.
+"""
+
+import ast
+import re
+from collections import defaultdict
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+from statistics import median, quantiles
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("partitions", "readreplica", "sharding", "app", "ops", "tools")
+GENERATED = "# Generated from "
+SMALL_LINES = 50
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+@dataclass(frozen=True)
+class Module:
+    """A file of Python: its dotted name and its text."""
+
+    name: str
+    path: Path
+    text: str
+
+    @cached_property
+    def tree(self) -> ast.Module:
+        """The syntax tree."""
+        return ast.parse(self.text)
+
+    @property
+    def lines(self) -> int:
+        """How many lines it has."""
+        return self.text.count("\n")
+
+    @property
+    def functions(self) -> Iterator[Function]:
+        """Every function and method, also those inside of others."""
+        return (node for node in ast.walk(self.tree) if isinstance(node, Function))
+
+    @property
+    def public_classes(self) -> Iterator[str]:
+        """The names of its classes that begin with no underscore."""
+        return (
+            node.name for node in self.tree.body if isinstance(node, ast.ClassDef) and node.name[0] != "_"
+        )
+
+    def imports(self, known: Container[str]) -> Iterator[str]:
+        """Return the modules that it imports, wherever the statement stands.
+
+        Parameters:
+            known: the modules that there are: they say if `from a import b` means `a.b` or a name in `a`.
+        """
+        for node in ast.walk(self.tree):
+            match node:
+                case ast.Import():
+                    yield from (alias.name for alias in node.names)
+                case ast.ImportFrom(module=str() as module):
+                    names = (f"{module}.{alias.name}" for alias in node.names)
+                    yield from (name if name in known else module for name in names)
+
+
+def read_modules(root: Path = ROOT, packages: Iterable[str] = PACKAGES) -> list[Module]:
+    """Read the modules of some packages, without generated ones."""
+    found = []
+    for path in sorted(path for package in packages for path in (root / package).rglob("*.py")):
+        text = path.read_text(encoding="utf-8")
+        name = ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
+        if not text.startswith(GENERATED):
+            found.append(Module(name, path.relative_to(root), text))
+    return found
+
+
+def classes_in_two_modules(modules: Iterable[Module]) -> Mapping[str, Sequence[str]]:
+    """Return the names of public classes that stand in two modules or more, with these modules."""
+    places: dict[str, list[str]] = defaultdict(list)
+    for module in modules:
+        for name in module.public_classes:
+            places[name].append(module.name)
+    return {name: where for name, where in sorted(places.items()) if len(where) > 1}
+
+
+def import_cycles(modules: Iterable[Module]) -> list[Sequence[str]]:
+    """Return one cycle after another, each broken where it was found, until none is left.
+
+    All imports count, those for the type checker and those inside of functions too.
+    """
+    known = {module.name: module for module in modules}
+    graph = {
+        name: {each for each in module.imports(known) if each in known and each != name}
+        for name, module in known.items()
+    }
+    cycles: list[Sequence[str]] = []
+    while True:
+        try:
+            TopologicalSorter(graph).prepare()
+        except CycleError as error:
+            cycle: list[str] = error.args[1]
+            cycles.append(cycle)
+            graph[cycle[1]].discard(cycle[0])
+        else:
+            return cycles
+
+
+def length_of(function: Function) -> int:
+    """Count the lines of a function without its docstring and its decorators."""
+    first = function.body[0]
+    is_docstring = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)
+    documented = (first.end_lineno or 0) - first.lineno + 1 if is_docstring else 0
+    return (function.end_lineno or 0) - function.lineno + 1 - documented
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How large modules and functions are, in lines."""
+
+    modules: int
+    small_modules: int
+    largest_module: int
+    function_median: float
+    function_p90: float
+    function_max: int
+
+
+def sizes_of(modules: Sequence[Module]) -> Sizes:
+    """Measure modules; an `__init__` is none of them, since it only names what a package gives."""
+    counted = [module for module in modules if module.path.name != "__init__.py"]
+    lengths = [length_of(function) for module in modules for function in module.functions]
+    return Sizes(
+        modules=len(counted),
+        small_modules=sum(module.lines < SMALL_LINES for module in counted),
+        largest_module=max(module.lines for module in counted),
+        function_median=median(lengths),
+        function_p90=quantiles(lengths, n=10)[-1],
+        function_max=max(lengths),
+    )
+
+
+CONCEPTS: Mapping[str, str] = {
+    "what an outage is (SQLSTATE classes)": r"57P0[1-3]",
+    "what a conflict is (SQLSTATE)": r'"40001"',
+    "how an advisory lock is taken": r"pg_(try_)?advisory",
+    "how long a connection may take": r"CONNECT_TIMEOUT_SECONDS\s*=",
+    "the LSN and timeline of a server": r"pg_(current|last)_wal|pg_control_checkpoint",
+    "what lag means": r"pg_last_xact_replay_timestamp|^class ReplicaLag\b",
+    "the hash of a shard key": r"^def hashint8\b",
+    "the bucket of a key in SQL": r"^def bucket_sql\b",
+    "the time inside an id": r"^def id_time_ms\b",
+    "the transition table of statuses": r"^def check_transition\b",
+    "how an identifier is quoted": r"^def identifier\b",
+    "an error on one line": r"^def words_of\b|^def one_line\b|^def _words\b",
+    "how a socket is cut": r"\.shutdown\(socket\.SHUT_RDWR\)",
+    "the SQLSTATE of a refused row": r'"MS001"',
+    "the exit statuses": r"^class ExitStatus\b",
+    "problem+json": r"application/problem\+json",
+    "what a partition bound is": r"^class KeyRange\b",
+    "the price formula": r"eur_per_hour \*|\* eur_per_hour",
+    "the mark on a detached partition": r"^class Mark\b",
+    "which node is the primary": r"^def elect\b",
+}
+"""Twenty things that somebody may want to change, and the text by which their one place is known."""
+
+
+def places_of_concepts(modules: Iterable[Module]) -> Mapping[str, Sequence[str]]:
+    """Return the modules in which each concept stands."""
+    texts = [module for module in modules if module.path.name != Path(__file__).name]
+    return {
+        concept: [module.name for module in texts if re.search(pattern, module.text, re.MULTILINE)]
+        for concept, pattern in CONCEPTS.items()
+    }
+
+
+def main() -> None:
+    """Print every count, with the names behind those that should be none."""
+    modules = read_modules()
+    print(sizes_of(modules))
+    for name, where in classes_in_two_modules(modules).items():
+        print(f"class {name}: {', '.join(where)}")
+    for cycle in import_cycles(modules):
+        print(f"cycle: {' <- '.join(cycle)}")
+    for concept, where in places_of_concepts(modules).items():
+        if len(where) != 1:
+            print(f"{concept}: {', '.join(where) or 'nowhere'}")
+
+
+if __name__ == "__main__":
+    main()
