@@ -86,7 +86,9 @@ def archive_database(
     with open_engine(topology, database, role=database.owner) as owner:
         partitions.apply(owner, months, now, since=earliest_month(months, waiting, now))
     with open_engine(topology, database, role=database.role) as service:
-        return move(service, policy, now, batch_rows=batch_rows, report=report)
+        # Citus locks rows of one shard at a time.
+        by_key = database.is_coordinator
+        return move(service, policy, now, batch_rows=batch_rows, lock_by_key=by_key, report=report)
 
 
 def render_database(
@@ -106,7 +108,9 @@ def render_database(
             connect_line(topology, database, role=database.owner) + partitions.render(actions),
             "-- one batch of many: it is repeated until it is short",
             connect_line(topology, database, role=database.role)
-            + script(policy, columns, cutoff=cutoff, batch_rows=batch_rows),
+            + script(
+                policy, columns, cutoff=cutoff, batch_rows=batch_rows, lock_by_key=database.is_coordinator
+            ),
         )
     )
 

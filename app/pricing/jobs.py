@@ -61,15 +61,15 @@ async def _waiting(session: WriteSession, *, but: Collection[int]) -> Sequence[i
 async def _take(session: WriteSession, order_id: int, *, holder: str, lease_seconds: float) -> Lease | None:
     """Take a job, unless another worker has taken it since, or is about to: workers never queue for a row.
 
-    Locked by its key: Citus refuses a lock that may be on any shard.
+    Both rows are named by the key, for Citus locks rows of one shard only.
     """
-    of_order = PricingJob.order_id == order_id
-    locked = select(PricingJob.order_id).where(of_order, _IS_FREE).with_for_update(skip_locked=True)
-    if await session.scalar(locked) is None:
-        return None
+    locked = select(PricingJob.order_id).where(PricingJob.order_id == order_id, _IS_FREE)
     attempt = await session.scalar(
         update(PricingJob)
-        .where(of_order)
+        .where(
+            PricingJob.order_id == order_id,
+            PricingJob.order_id == locked.with_for_update(skip_locked=True).scalar_subquery(),
+        )
         .values(
             leased_by=holder,
             lease_expires_at=func.now() + timedelta(seconds=lease_seconds),
@@ -77,8 +77,7 @@ async def _take(session: WriteSession, order_id: int, *, holder: str, lease_seco
         )
         .returning(PricingJob.attempts)
     )
-    assert attempt is not None
-    return Lease(order_id=order_id, holder=holder, attempt=attempt)
+    return None if attempt is None else Lease(order_id=order_id, holder=holder, attempt=attempt)
 
 
 async def finish(session: WriteSession, held: Lease) -> bool:
