@@ -1,5 +1,6 @@
 """The files that a project begins with: written from nothing, or drafted from a database that is there."""
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -195,21 +196,26 @@ def _draft_topology(connection: Connection, tree: str, url: URL) -> str:
         for each in connection.execute(_REPLICAS)
     )
     return f"""\
-# Drafted from {facts.dbname} at {host}:{port}.
+# Drafted from {_quoted(facts.dbname)} at {host}:{port}.
 [trees.{tree}]
 kind = "single"   # TO DECIDE: "sharded", if it is to be spread over several databases
-owner = "{facts.owner}"
-role = "{facts.role}"   # TO DECIDE: the role that your services connect as
+owner = {_quoted(facts.owner)}
+role = {_quoted(facts.role)}   # TO DECIDE: the role that your services connect as
 
 [databases.{tree}]
 tree = "{tree}"
-dbname = "{facts.dbname}"
+dbname = {_quoted(facts.dbname)}
 primary = {{ host = "{host}", port = {port} }}
 """ + (f"replicas = [\n{replicas}]\n" if replicas else "")
 
 
+def _quoted(words: str) -> str:
+    """Write a name of PostgreSQL's as a string of TOML: it may have quotes and line ends."""
+    return json.dumps(words, ensure_ascii=False)
+
+
 def _name(words: str) -> str:
-    kept = "".join(letter if letter.isalnum() else "_" for letter in words.lower())
+    kept = "".join(letter if letter.isascii() and letter.isalnum() else "_" for letter in words.lower())
     return kept if kept[:1].isalpha() else f"replica_{kept}"
 
 

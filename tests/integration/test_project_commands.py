@@ -9,13 +9,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from psycopg import sql
+from sqlalchemy import URL
 
+from ops.embedded.ports import LOOPBACK
+from ops.embedded.postgres import SUPERUSER
 from ops.project import Project
 from partitions.bounds import ValueList
 from partitions.catalog import read_catalog
 from sharding.topology import Topology
 from tests.integration.shards_rig import as_owner
 from tests.project import PROJECT, ROOT
+from tests.servers import PostgresServers
 
 MESCTL = Path(sys.executable).with_name("mesctl")
 
@@ -94,12 +99,52 @@ def test_init_dry_run_writes_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("words", [["--tree", "Pay-ments"], ["--from-database", "payments"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--tree", "Pay-ments"],
+        ["--tree", "über"],
+        ["--tree", "_payments"],
+        ["--tree", "p" * 58],  # its owner would be PPP_owner, of 64
+        ["--from-database", "payments"],
+        ["--from-database", "postgresql://payments@127.0.0.1:port/payments"],
+    ],
+)
 def test_init_refuses_what_it_cannot_use(tmp_path: Path, words: list[str]) -> None:
     said = mesctl(tmp_path, "init", *words)
     assert said.status == 2
     assert said.err.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_longest_name_of_a_tree_makes_a_project(tmp_path: Path) -> None:
+    assert mesctl(tmp_path, "init", "--tree", "p" * 57).status == 0
+    assert mesctl(tmp_path, "doctor", "--no-databases").out == "nothing is wrong\n"
+
+
+def test_init_that_failed_halfway_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "migrations").touch()
+    assert mesctl(tmp_path, "init").status == 1
+    (tmp_path / "migrations").unlink()
+    again = mesctl(tmp_path, "init")
+    assert again.status == 0, again.err
+    assert mesctl(tmp_path, "doctor", "--no-databases").out == "nothing is wrong\n"
+
+
+def test_init_drafts_from_a_database_of_any_name(postgres: PostgresServers, tmp_path: Path) -> None:
+    dbname = 'pay"ments\\ 50%\nof = üs'
+    with postgres.primary.connect() as connection:
+        connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(dbname)))
+    try:
+        password = postgres.passwords[SUPERUSER]
+        url = URL.create("postgresql", SUPERUSER, password, LOOPBACK, postgres.primary_port, dbname)
+        said = mesctl(tmp_path, "init", "--from-database", url.render_as_string(hide_password=False))
+        assert said.status == 0, said.err
+    finally:
+        with postgres.primary.connect() as connection:
+            connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(dbname)))
+    drafted = tomllib.loads((tmp_path / "topology.toml").read_text())
+    assert drafted["databases"]["main"]["dbname"] == dbname
 
 
 def test_init_drafts_from_a_live_catalogue(topology: Topology, tmp_path: Path) -> None:

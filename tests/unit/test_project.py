@@ -176,6 +176,26 @@ def test_a_verb_of_ours_is_not_hidden(
     assert "mesctl has a verb of this name" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('[tool]\nmes-storage = "payments"\n', "tool.mes-storage: is 'payments'; make it a table"),
+        ("tool = 3\n", "no project file"),
+        ("tool.mes-storage.commands = 3\n", "commands: input should be a valid dictionary"),
+        ('[tool.mes-storage.commands.count]\nrun = "a:b"\nsummary = 5\n', "commands.count.summary"),
+    ],
+)
+def test_what_is_no_project_at_all_is_told_and_help_is_there(
+    tmp_path: Path, text: str, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    written(tmp_path, text, name="pyproject.toml")
+    monkeypatch.chdir(tmp_path)
+    assert cli.run(["--help"]) == ExitStatus.DONE
+    assert "Usage: mesctl" in capsys.readouterr().out
+    assert cli.run(["doctor"]) == ExitStatus.USAGE
+    assert said in capsys.readouterr().err
+
+
 def test_a_verb_whose_reference_is_broken_is_one_line(
     project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
