@@ -306,6 +306,15 @@ def is_outage(error: BaseException) -> bool:
     return isinstance(error, OperationalError) and sqlstate_of(error) is None
 
 
+def is_unsupported(error: BaseException) -> bool:
+    """Return whether the server refused a statement as something that it cannot do: no wait mends that.
+
+    A statement that was prepared before its columns changed gets the same SQLSTATE, and works once it is
+    prepared again.
+    """
+    return sqlstate_of(error) == "0A000" and "cached plan must not change" not in str(error)
+
+
 def is_retryable_read(error: BaseException) -> bool:
     """Return whether a unit of reading may be done again, on another node.
 

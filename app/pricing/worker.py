@@ -11,6 +11,7 @@ from app.pricing import jobs
 from app.pricing.jobs import Lease
 from app.pricing.outages import OUTAGES, first_line
 from app.pricing.pricer import Pricer
+from readreplica.errors import is_unsupported
 from readreplica.token import CausalToken, Committed
 from sharding.sessions import ShardedSessions
 
@@ -59,10 +60,17 @@ class Worker:
         self._shards_away: set[str] = set()
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Work until `stop` is set, and then give back what cannot be finished in time."""
+        """Work until `stop` is set, and then give back what cannot be finished in time.
+
+        Raises:
+            ExceptionGroup: the server does not support one of our statements. That is no outage: the process
+                ends with it, and does not idle until somebody looks.
+        """
         async with asyncio.TaskGroup() as tasks:
             for _ in range(self._pace.concurrency):
-                tasks.create_task(keep_going(partial(self._step, stop), stop=stop, log=log))
+                tasks.create_task(
+                    keep_going(partial(self._step, stop), stop=stop, log=log, ends_on=is_unsupported)
+                )
 
     async def _step(self, stop: asyncio.Event) -> None:
         """Price one order, or wait a little if no shard has any."""
@@ -115,6 +123,8 @@ class Worker:
         try:
             leased = await self._sessions.clusters[shard].transact(take)
         except OUTAGES as error:
+            if is_unsupported(error):
+                raise
             if shard not in self._shards_away:
                 log.warning("shard_away", shard=shard, error=first_line(error))
                 self._shards_away.add(shard)
@@ -132,6 +142,8 @@ class Worker:
                 await self._give_back(held, "no answer yet", rest_seconds=rest_seconds, counted=True)
         except OUTAGES as error:
             await self._give_back(held, first_line(error), rest_seconds=rest_seconds, counted=False)
+            if is_unsupported(error):
+                raise
         except Exception as error:
             log.exception("pricing_failed", order_id=held.order_id, attempt=held.attempt)
             await self._give_back(held, repr(error), rest_seconds=rest_seconds, counted=True)

@@ -17,6 +17,7 @@ from typing import Self
 
 import pytest
 from psycopg import sql
+from sqlalchemy.exc import NotSupportedError
 
 from app.console.demo.bad_shapes import bad_shapes
 from app.console.demo.shapes import Shape, good_shapes
@@ -28,6 +29,7 @@ from app.pricing.sandbox import Limits, Sandbox
 from app.pricing.tariff import Price, price
 from app.topology import files_url
 from sharding.topology import Topology
+from tests.integration.archive_rig import shard
 from tests.integration.messaging_rig import running, until
 from tests.integration.pricing_rig import (
     SETTLED,
@@ -220,6 +222,45 @@ def closed(postgres: PostgresServers, dbname: str) -> Iterator[None]:
             yield
         finally:
             connection.execute(change.format(sql.Identifier(dbname), sql.SQL("true")))
+
+
+@pytest.mark.parametrize(
+    "refused",
+    [
+        "UPDATE ON pricing_jobs FOR EACH ROW WHEN (NEW.leased_by IS NOT NULL)",
+        "INSERT ON order_events FOR EACH ROW",
+    ],
+    ids=["lease", "settle"],
+)
+async def test_a_statement_that_the_server_does_not_support_ends_the_worker(
+    rig: Rig, sandbox: Sandbox, refused: str
+) -> None:
+    """It is no outage, which the worker would wait out, and no fault of the order, which it would reject."""
+    order_id = await rig.submit(RING, shard="mes_0")
+    with unsupported(rig.topology, refused):
+        worker = rig.worker(sandbox)
+        with pytest.raises(ExceptionGroup) as ended:
+            await asyncio.wait_for(worker.run(asyncio.Event()), 60)
+    assert ended.group_contains(NotSupportedError, match="feature_not_supported")
+    seen = await rig.see(order_id)
+    assert seen.order.status is Status.SUBMITTED
+    assert seen.job is not None
+    assert (seen.job.leased_by, seen.job.attempts) == (None, 0)
+
+
+@contextmanager
+def unsupported(topology: Topology, refused: str) -> Iterator[None]:
+    """Have a shard refuse something as a server that cannot do it: `refused` is what a trigger is behind."""
+    raising = "RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE feature_not_supported; END'"
+    with shard(topology, role="mes_owner") as owner:
+        with owner.begin() as connection:
+            connection.exec_driver_sql(f"CREATE FUNCTION unsupported() {raising}")
+            connection.exec_driver_sql(f"CREATE TRIGGER t BEFORE {refused} EXECUTE FUNCTION unsupported()")
+        try:
+            yield
+        finally:
+            with owner.begin() as connection:
+                connection.exec_driver_sql("DROP FUNCTION unsupported CASCADE")
 
 
 async def test_a_worker_that_stops_gives_its_jobs_back(rig: Rig) -> None:
