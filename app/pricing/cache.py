@@ -15,7 +15,7 @@ from sqlalchemy.dialects.postgresql import insert
 from app.models.mes import ModelMeasurement
 from app.pricing.measurement import Measurement, Outcome, Unmeasurable
 from app.pricing.outages import DATABASE_AWAY, first_line
-from readreplica.faults import is_unsupported
+from readreplica.errors import is_unsupported
 from readreplica.sessions import WriteSession
 from readreplica.token import CausalToken
 from sharding.hashing import key_of_text

@@ -97,7 +97,7 @@ class Worker:
         patience.reschedule(asyncio.get_running_loop().time() + self._pace.stop_seconds)
 
     async def _keep(self, held: Lease) -> None:
-        """Renew a lease while its order is worked on. If it is lost all the same, nothing is settled by it."""
+        """Renew a lease while its order is worked on. One that is lost all the same settles nothing."""
         renew = partial(jobs.renew, held=held, lease_seconds=self._pace.lease_seconds)
         while True:
             await asyncio.sleep(self._pace.lease_seconds / 3)
