@@ -56,7 +56,8 @@ class TreeEntry(Section):
     revisions: Text
     policies: Reference | None = None
     archives: Reference | None = None
-    version_table: Name = "alembic_version"
+    # Its primary key has four letters more, and PostgreSQL's names have 63.
+    version_table: Annotated[Name, Field(max_length=59)] = "alembic_version"
 
 
 class CommandEntry(Section):

@@ -112,6 +112,11 @@ def test_a_team_does_not_hide_a_library(project: Project) -> None:
             "trees.payments.metadata: input should be a reference, MODULE:NAME; "
             "it is 'payments_tables' (str)",
         ),
+        (
+            ("policies =", f'version_table = "{"v" * 60}"\npolicies ='),
+            "trees.payments.version_table: string should have at most 59 characters; "
+            f"it is '{'v' * 60}' (str)",
+        ),
         (("[trees.payments]", "[tree.payments]"), "tree: unknown key; did you mean 'trees'?"),
     ],
 )
@@ -174,6 +179,12 @@ def test_a_verb_of_the_project(
     assert "Count the payments." in capsys.readouterr().out
     assert cli.run(["count"]) == ExitStatus.DONE
     assert capsys.readouterr().out == "3 payments\n"
+
+
+def test_an_interrupted_verb_is_one_line(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    (project.root / "payments_tables.py").write_text("def count() -> None:\n    raise KeyboardInterrupt\n")
+    assert cli.run(["count", "--project", str(project.path)]) == cli.INTERRUPTED
+    assert capsys.readouterr().err == "mesctl: interrupted; the same command again continues\n"
 
 
 def test_the_project_may_be_named_from_elsewhere(
