@@ -57,12 +57,14 @@ def refuse_second(folder: Path) -> None:
         return
 
 
-def start_files(tree: str, *, port: int) -> Mapping[str, str]:
+def start_files(tree: str, *, port: int, revision: str) -> Mapping[str, str]:
     """Return the files of a project with one tree in one database, by path: it works as it is.
 
     Parameters:
         tree: the name of the tree, and of its database.
         port: where the database listens on this machine.
+        revision: the id of the first revision; no other project may have it, or databases of the two, whose
+            trees may have one name, could be taken for each other's.
     """
     return {
         FILE: f"""\
@@ -118,13 +120,13 @@ class Note(Base):
     note_id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
     words: Mapped[str] = mapped_column(Text)
 ''',
-        f"migrations/{tree}/versions/0001_start.py": '''\
+        f"migrations/{tree}/versions/{revision}_start.py": f'''\
 """The first table."""
 
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0001"
+revision = "{revision}"
 down_revision = None
 phase = "pre"  # or "post": before or after the deployment of the code
 
