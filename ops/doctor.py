@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from alembic.util import CommandError
-from sqlalchemy import MetaData, create_engine, text
+from sqlalchemy import MetaData, text
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.pool import NullPool
 
+from ops.fleet import open_watched
 from ops.migrate.phases import read_marks
 from ops.migrate.scripts import Scripts
 from ops.project import Project, ProjectTree, ReferenceBroken
@@ -23,7 +23,6 @@ from sharding.guard import GuardedTable
 from sharding.keys import guarded_tables
 from sharding.topology import Database, Topology
 
-CONNECT_TIMEOUT_SECONDS = 3
 OLDEST_SERVER = 150000
 OURS = ("ops", "partitions", "readreplica", "sharding")
 """The top-level packages of mesctl and its libraries."""
@@ -162,14 +161,12 @@ def _check_up(project: Project) -> Iterator[Finding]:
 
 
 def _check_connection(topology: Topology, database: Database, role: str) -> Iterator[Finding]:
-    engine = create_engine(
-        topology.url(database, role=role, direct=True),
-        poolclass=NullPool,
-        connect_args={"connect_timeout": CONNECT_TIMEOUT_SECONDS, "application_name": "mesctl doctor"},
-    )
-    where = f"{database.name} as {role}"
+    url, where = topology.url(database, role=role, direct=True), f"{database.name} as {role}"
     try:
-        with engine.connect() as connection:
+        with (
+            open_watched(url, {"application_name": "mesctl doctor"}) as engine,
+            engine.connect() as connection,
+        ):
             version = int(connection.scalar(text("SHOW server_version_num")) or 0)
     except SQLAlchemyError as fault:
         said = " ".join(str(getattr(fault, "orig", fault)).split())

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import psycopg
 
+from ops.connect import cut_after, open_connection
 from readreplica.election import PrimaryState, elect
 from readreplica.freshness import PrimaryHistory, PrimarySample, ReplicaLag
 from readreplica.health import Observation, find_fault, read_observation
@@ -15,6 +16,7 @@ from readreplica.wal import poll_statement
 from sharding.topology import Database, Topology
 
 ANSWER_SECONDS = 2.0
+NO_ROLE = "-"
 PRIMARY_NODE = "primary"
 """The name of the node that the topology gives as the primary, whatever its role is now."""
 
@@ -34,6 +36,11 @@ class NodeRow:
     lag_bytes: int | None
     lag_seconds: float | None
     """Proven by positions and this machine's clock; None where the last look does not prove a time."""
+
+    @property
+    def answers(self) -> bool:
+        """Whether the node has answered."""
+        return self.role != NO_ROLE
 
 
 class Watcher:
@@ -85,7 +92,11 @@ def _ask(topology: Topology, database: Database, *, replica: str | None) -> Obse
     arguments = connect_arguments(url, application_name="mesctl")
     at = time.monotonic()
     try:
-        with psycopg.connect(**arguments) as connection:
+        with (
+            open_connection(**arguments) as connection,
+            # The server's own limit is of no use where the server is frozen.
+            cut_after(connection, seconds=ANSWER_SECONDS + 1),
+        ):
             cursor = connection.execute(poll_statement(timeout_seconds=ANSWER_SECONDS).encode())
             while cursor.description is None:
                 cursor.nextset()
@@ -104,7 +115,7 @@ def _row(
     place: tuple[str, str, str], found: Observation | str, known: PrimaryState, history: PrimaryHistory
 ) -> NodeRow:
     if isinstance(found, str):
-        return NodeRow(*place, "-", f"no answer: {found}", None, None, None)
+        return NodeRow(*place, NO_ROLE, f"no answer: {found}", None, None, None)
     timeline = found.position.timeline if found.position else None
     if place[1] == known.node and known.answers:
         return NodeRow(*place, "primary", "takes writes", timeline, None, None)

@@ -4,16 +4,14 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from sqlalchemy import URL, Connection, create_engine, text
-from sqlalchemy.pool import NullPool
+from sqlalchemy import URL, Connection, text
 
 from ops.errors import ExitStatus, OpsError
+from ops.fleet import open_watched
 from ops.project_file import FILE, ProjectMissing, find_file
 from partitions.bounds import ValueList
 from partitions.catalog import PartitionedTable, read_catalog
 from partitions.sql import identifier
-
-CONNECT_TIMEOUT_SECONDS = 5
 
 _PARTITIONED = text("""
     SELECT c.relname AS name, k.attname AS key, ARRAY(
@@ -161,17 +159,10 @@ def draft_files(tree: str, url: URL) -> Mapping[str, str]:
     Raises:
         sqlalchemy.exc.OperationalError: it cannot be reached.
     """
-    engine = create_engine(
-        url.set(drivername="postgresql+psycopg"),
-        poolclass=NullPool,
-        connect_args={"connect_timeout": CONNECT_TIMEOUT_SECONDS, "application_name": "mesctl init"},
-    )
-    try:
-        with engine.connect() as connection:
-            files = {"topology.toml": _draft_topology(connection, tree, url)}
-            policies = _draft_policies(connection)
-    finally:
-        engine.dispose()
+    place, words = url.set(drivername="postgresql+psycopg"), {"application_name": "mesctl init"}
+    with open_watched(place, words) as engine, engine.connect() as connection:
+        files = {"topology.toml": _draft_topology(connection, tree, url)}
+        policies = _draft_policies(connection)
     if policies:
         files[f"{tree}_policies.py"] = policies
     return {FILE: _draft_project(tree, has_policies=bool(policies)), **files}
