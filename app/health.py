@@ -142,13 +142,14 @@ async def _fault(name: str, check: Check) -> bool:
     try:
         await within(check(), seconds=ANSWER_SECONDS)
     except Exception as error:  # whatever it is, this cannot be used
-        log.warning("not_ready", missing=name, error=str(error).partition("\n")[0] or type(error).__name__)
+        said = str(error).partition("\n")[0] or type(error).__name__
+        log.warning("not_ready", missing=name, error=said)
         return True
     return False
 
 
 def _probe(cluster: Cluster) -> Check:
-    """Ask a cluster's primary, by a connection of its own: a pool that is in use says nothing of the server."""
+    """Ask a cluster's primary, by a connection of its own: a pool in use says nothing of the server."""
 
     async def check() -> None:
         node = cluster.monitor.primary

@@ -14,7 +14,7 @@ from typing import Any, Self
 import psycopg
 from psycopg.errors import ConnectionTimeout
 
-from readreplica.sockets import shut
+from readreplica.pool import shut
 
 CONNECT_SECONDS = 4
 """How long a server has to take a new connection."""

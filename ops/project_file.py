@@ -60,7 +60,7 @@ def read_section(path: Path) -> dict[str, Any] | None:
     """Read what a file says of the project; None is a pyproject.toml that says nothing.
 
     Raises:
-        ProjectInvalid: it cannot be read, or is no TOML.
+        ProjectInvalid: it cannot be read, is no TOML, or has something else where the section should be.
     """
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -68,9 +68,12 @@ def read_section(path: Path) -> dict[str, Any] | None:
         raise ProjectInvalid(path, [f"cannot be read at {path}: {error.strerror}"]) from error
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ProjectInvalid(path, [f"is not TOML: {error}"]) from error
-    found: dict[str, Any] | None = content
-    if path.name == PYPROJECT:
-        found = content.get("tool", {}).get("mes-storage")
+    if path.name != PYPROJECT:
+        return content
+    tools = content.get("tool")
+    found = tools.get("mes-storage") if isinstance(tools, dict) else None
+    if found is not None and not isinstance(found, dict):
+        raise ProjectInvalid(path, [f"{SECTION}: is {found!r}; make it a table, [{SECTION}]"])
     return found
 
 
@@ -83,7 +86,7 @@ def read_commands(path: Path) -> dict[str, tuple[str, str]]:
     return {
         name: (entry["run"], entry["summary"])
         for name, entry in (commands.items() if isinstance(commands, dict) else ())
-        if isinstance(entry, dict) and {"run", "summary"} <= entry.keys()
+        if isinstance(entry, dict) and all(isinstance(entry.get(key), str) for key in ("run", "summary"))
     }
 
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import psycopg
 
 from ops.connect import cut_after, open_connection
-from readreplica.freshness import Lag
-from readreplica.health import Observation, find_fault
-from readreplica.lag import PrimaryHistory, Sample
+from readreplica.election import PrimaryState, elect
+from readreplica.freshness import PrimaryHistory, PrimarySample, ReplicaLag
+from readreplica.health import Observation, find_fault, read_observation
 from readreplica.options import DEFAULTS
-from readreplica.primacy import Primacy, elect
-from readreplica.probe import connect_arguments, read_answer, seen
+from readreplica.poller import connect_arguments
+from readreplica.wal import poll_statement
 from sharding.topology import Database, Topology
 
 ANSWER_SECONDS = 2.0
@@ -54,7 +54,7 @@ class Watcher:
         """
         self._topology = topology
         self._databases = [topology.database(name) for name in names]
-        self._known = {base.name: Primacy(PRIMARY_NODE) for base in self._databases}
+        self._known = {base.name: PrimaryState(PRIMARY_NODE) for base in self._databases}
         self._histories = {base.name: PrimaryHistory() for base in self._databases}
 
     def look(self) -> list[NodeRow]:
@@ -76,7 +76,7 @@ class Watcher:
         history = self._histories[database.name]
         leader = answers.get(known.node or "") if known.answers else None
         if leader is not None and leader.position is not None:
-            history.add(Sample(leader.at, leader.position))
+            history.add(PrimarySample(leader.at, leader.position))
         for node, found in said.items():
             address = _address(self._topology, database, node)
             yield _row((database.name, node, address), found, known, history)
@@ -97,11 +97,11 @@ def _ask(topology: Topology, database: Database, *, replica: str | None) -> Obse
             # The server's own limit is of no use where the server is frozen.
             cut_after(connection, seconds=ANSWER_SECONDS + 1),
         ):
-            cursor = connection.execute(seen(timeout_seconds=ANSWER_SECONDS).encode())
+            cursor = connection.execute(poll_statement(timeout_seconds=ANSWER_SECONDS).encode())
             while cursor.description is None:
                 cursor.nextset()
             [row] = cursor.fetchall()
-            return read_answer(row, at=at, server_version=connection.info.server_version)
+            return read_observation(row, at=at, server_version=connection.info.server_version)
     except psycopg.Error as error:
         return str(error).strip().splitlines()[0]
 
@@ -112,7 +112,7 @@ def _address(topology: Topology, database: Database, node: str) -> str:
 
 
 def _row(
-    place: tuple[str, str, str], found: Observation | str, known: Primacy, history: PrimaryHistory
+    place: tuple[str, str, str], found: Observation | str, known: PrimaryState, history: PrimaryHistory
 ) -> NodeRow:
     if isinstance(found, str):
         return NodeRow(*place, NO_ROLE, f"no answer: {found}", None, None, None)
@@ -120,7 +120,7 @@ def _row(
     if place[1] == known.node and known.answers:
         return NodeRow(*place, "primary", "takes writes", timeline, None, None)
     reached = found.reached
-    lag = history.lag(reached, now=time.monotonic()) if reached is not None else Lag(None, None)
+    lag = history.lag(reached, now=time.monotonic()) if reached is not None else ReplicaLag(None, None)
     fault = find_fault(
         found,
         lag,

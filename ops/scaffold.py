@@ -1,5 +1,6 @@
 """The files that a project begins with: written from nothing, or drafted from a database that is there."""
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -54,12 +55,14 @@ def refuse_second(folder: Path) -> None:
         return
 
 
-def start_files(tree: str, *, port: int) -> Mapping[str, str]:
+def start_files(tree: str, *, port: int, revision: str) -> Mapping[str, str]:
     """Return the files of a project with one tree in one database, by path: it works as it is.
 
     Parameters:
         tree: the name of the tree, and of its database.
         port: where the database listens on this machine.
+        revision: the id of the first revision; no other project may have it, or databases of the two, whose
+            trees may have one name, could be taken for each other's.
     """
     return {
         FILE: f"""\
@@ -115,13 +118,13 @@ class Note(Base):
     note_id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
     words: Mapped[str] = mapped_column(Text)
 ''',
-        f"migrations/{tree}/versions/0001_start.py": '''\
+        f"migrations/{tree}/versions/{revision}_start.py": f'''\
 """The first table."""
 
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0001"
+revision = "{revision}"
 down_revision = None
 phase = "pre"  # or "post": before or after the deployment of the code
 
@@ -186,21 +189,26 @@ def _draft_topology(connection: Connection, tree: str, url: URL) -> str:
         for each in connection.execute(_REPLICAS)
     )
     return f"""\
-# Drafted from {facts.dbname} at {host}:{port}.
+# Drafted from {_quoted(facts.dbname)} at {host}:{port}.
 [trees.{tree}]
 kind = "single"   # TO DECIDE: "sharded", if it is to be spread over several databases
-owner = "{facts.owner}"
-role = "{facts.role}"   # TO DECIDE: the role that your services connect as
+owner = {_quoted(facts.owner)}
+role = {_quoted(facts.role)}   # TO DECIDE: the role that your services connect as
 
 [databases.{tree}]
 tree = "{tree}"
-dbname = "{facts.dbname}"
+dbname = {_quoted(facts.dbname)}
 primary = {{ host = "{host}", port = {port} }}
 """ + (f"replicas = [\n{replicas}]\n" if replicas else "")
 
 
+def _quoted(words: str) -> str:
+    """Write a name of PostgreSQL's as a string of TOML: it may have quotes and line ends."""
+    return json.dumps(words, ensure_ascii=False)
+
+
 def _name(words: str) -> str:
-    kept = "".join(letter if letter.isalnum() else "_" for letter in words.lower())
+    kept = "".join(letter if letter.isascii() and letter.isalnum() else "_" for letter in words.lower())
     return kept if kept[:1].isalpha() else f"replica_{kept}"
 
 

@@ -24,7 +24,7 @@ from ops.fence import (
 )
 from ops.replicas import PRIMARY_NODE
 from ops.waiting import wait_until
-from readreplica.probe import connect_arguments
+from readreplica.poller import connect_arguments
 from sharding.topology import Database, Topology
 
 IN_RECOVERY = "SELECT pg_is_in_recovery()"

@@ -16,6 +16,9 @@ from app.messaging.streams import Destinations
 from app.models.messaging import OutboxRow
 from readreplica.sessions import WriteSession
 
+_MOST_ATTEMPTS = 2**31 - 1
+"""What the column holds. A hand may have written it, and one row must not stop the others."""
+
 
 async def publish(
     session: WriteSession,
@@ -78,7 +81,7 @@ async def claim(
     # The database's clock alone decides what is due: every relay agrees with it.
     now = (await session.execute(select(func.now()))).scalar_one()
     rows = (await session.execute(_due(outbox, destinations, limit))).all()
-    attempts = {row.sequence: row.attempts + 1 for row in rows}
+    attempts = {row.sequence: min(row.attempts + 1, _MOST_ATTEMPTS) for row in rows}
     counted = [
         {
             "order_id": row.order_id,

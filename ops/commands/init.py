@@ -1,6 +1,8 @@
 """`mesctl init`: the files that a project begins with."""
 
 import random
+import re
+import secrets
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +12,11 @@ from sqlalchemy.exc import ArgumentError
 
 from ops.embedded.ports import PortPicker
 from ops.options import note, options_of, print_json
+from ops.project_file import FILE
 from ops.scaffold import draft_files, refuse_second, start_files
+
+TREE = r"[a-z][a-z0-9_]{0,56}"
+"""A tree's name: `NAME_owner` is a role, of at most 63 characters."""
 
 
 def init(
@@ -29,21 +35,29 @@ def init(
     database and `mesctl migrate upgrade` makes its tables.
     """
     refuse_second(folder)
-    if not tree.isidentifier() or tree != tree.lower():
-        raise typer.BadParameter(f"{tree!r} is no name; use a-z, 0-9 and _, beginning with a letter")
+    if not re.fullmatch(TREE, tree):
+        raise typer.BadParameter(
+            f"{tree!r} is no name; use a-z, 0-9 and _, beginning with a letter, 57 of them at most"
+        )
+    if tree == "alembic":
+        raise typer.BadParameter(
+            "'alembic' is the section that alembic.ini has already; name the tree otherwise"
+        )
     if from_database is None:
-        files = start_files(tree, port=PortPicker(random.Random()).pick())
+        files = start_files(tree, port=PortPicker(random.Random()).pick(), revision=secrets.token_hex(6))
     else:
         try:
             url = make_url(from_database)
-        except ArgumentError as fault:
+        except (ArgumentError, ValueError) as fault:  # the latter for a port that is no number
             raise typer.BadParameter("--from-database takes postgresql://ROLE@HOST:PORT/DATABASE") from fault
         files = draft_files(tree, url)
     if dry_run:
         for name, content in files.items():
             print(f"# {folder / name}\n{content}")
         return
-    written = [name for name, content in files.items() if _write(folder / name, content)]
+    # The project file last: with it the project is begun, and `init` would not write what is missing.
+    names = sorted(files, key=lambda name: name == FILE)
+    written = [name for name in names if _write(folder / name, files[name])]
     if options_of(context).json:
         print_json({"written": written, "left alone": sorted(files.keys() - set(written))})
     else:

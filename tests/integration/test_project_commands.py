@@ -9,13 +9,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from psycopg import sql
+from sqlalchemy import URL
 
+from ops.embedded.ports import LOOPBACK
+from ops.embedded.postgres import SUPERUSER
 from ops.project import Project
 from partitions.bounds import ValueList
 from partitions.catalog import read_catalog
 from sharding.topology import Topology
 from tests.integration.shards_rig import as_owner
 from tests.project import PROJECT, ROOT
+from tests.servers import PostgresServers
 
 MESCTL = Path(sys.executable).with_name("mesctl")
 
@@ -28,6 +33,7 @@ tree = "other"
 dbname = "o"
 primary = { host = "127.0.0.1", port = 1 }
 """
+FIRST = "the first revision"
 SHARD_KEY = '{"info": {"shard_key": "note_id"}}'
 
 
@@ -60,11 +66,24 @@ def started(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def first_revision(folder: Path) -> str:
+    """Return the id of the one revision that `mesctl init` has written."""
+    [path] = (folder / "migrations" / "payments" / "versions").glob("*_start.py")
+    return path.name.removesuffix("_start.py")
+
+
+def test_two_projects_have_two_first_revisions(tmp_path: Path) -> None:
+    """Else the trees of two teams, both called main, could be taken for each other."""
+    for name in ("one", "other"):
+        assert mesctl(tmp_path, "init", name, "--tree", "payments").status == 0
+    assert first_revision(tmp_path / "one") != first_revision(tmp_path / "other")
+
+
 def test_init_writes_what_works(started: Path) -> None:
     assert sorted(str(path.relative_to(started)) for path in started.rglob("*") if path.is_file()) == [
         "alembic.ini",
         "mes-storage.toml",
-        "migrations/payments/versions/0001_start.py",
+        f"migrations/payments/versions/{first_revision(started)}_start.py",
         "payments_models.py",
         "topology.toml",
     ]
@@ -94,12 +113,52 @@ def test_init_dry_run_writes_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("words", [["--tree", "Pay-ments"], ["--from-database", "payments"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--tree", "Pay-ments"],
+        ["--tree", "über"],
+        ["--tree", "_payments"],
+        ["--tree", "p" * 58],  # its owner would be PPP_owner, of 64
+        ["--from-database", "payments"],
+        ["--from-database", "postgresql://payments@127.0.0.1:port/payments"],
+    ],
+)
 def test_init_refuses_what_it_cannot_use(tmp_path: Path, words: list[str]) -> None:
     said = mesctl(tmp_path, "init", *words)
     assert said.status == 2
     assert said.err.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_longest_name_of_a_tree_makes_a_project(tmp_path: Path) -> None:
+    assert mesctl(tmp_path, "init", "--tree", "p" * 57).status == 0
+    assert mesctl(tmp_path, "doctor", "--no-databases").out == "nothing is wrong\n"
+
+
+def test_init_that_failed_halfway_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "migrations").touch()
+    assert mesctl(tmp_path, "init").status == 1
+    (tmp_path / "migrations").unlink()
+    again = mesctl(tmp_path, "init")
+    assert again.status == 0, again.err
+    assert mesctl(tmp_path, "doctor", "--no-databases").out == "nothing is wrong\n"
+
+
+def test_init_drafts_from_a_database_of_any_name(postgres: PostgresServers, tmp_path: Path) -> None:
+    dbname = 'pay"ments\\ 50%\nof = üs'
+    with postgres.primary.connect() as connection:
+        connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(dbname)))
+    try:
+        password = postgres.passwords[SUPERUSER]
+        url = URL.create("postgresql", SUPERUSER, password, LOOPBACK, postgres.primary_port, dbname)
+        said = mesctl(tmp_path, "init", "--from-database", url.render_as_string(hide_password=False))
+        assert said.status == 0, said.err
+    finally:
+        with postgres.primary.connect() as connection:
+            connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(dbname)))
+    drafted = tomllib.loads((tmp_path / "topology.toml").read_text())
+    assert drafted["databases"]["main"]["dbname"] == dbname
 
 
 def test_init_drafts_from_a_live_catalogue(topology: Topology, tmp_path: Path) -> None:
@@ -167,10 +226,10 @@ def test_our_own_project_has_nothing_wrong(topology: Topology) -> None:
             "mes-storage.toml",
             ('# policies = "payments_policies:POLICIES"', 'policies = "payments_models:Note"'),
             "mes-storage.toml:7 trees.payments.policies",
-            "not iterable",
+            "and no tuple of policies",
         ),
         (
-            "migrations/payments/versions/0001_start.py",
+            FIRST,
             ('phase = "pre"', 'phase = "now"'),
             "mes-storage.toml:6 trees.payments.revisions",
             "phase is 'now'",
@@ -192,6 +251,8 @@ def test_our_own_project_has_nothing_wrong(topology: Topology) -> None:
 def test_doctor_names_the_line_at_fault(
     started: Path, path: str, change: tuple[str, str], where: str, problem: str
 ) -> None:
+    if path == FIRST:
+        path = f"migrations/payments/versions/{first_revision(started)}_start.py"
     text = (started / path).read_text()
     assert change[0] in text
     (started / path).write_text(text.replace(*change))
@@ -230,7 +291,11 @@ def test_what_init_writes_goes_all_the_way(started: Path) -> None:
     try:
         assert mesctl(started, "up", "--no-fsync").status == 0
         [row] = json.loads(mesctl(started, "migrate", "status", "--json").out)
-        assert (row["database"], row["revision"], row["current"]) == ("payments", "0001", True)
+        assert (row["database"], row["revision"], row["current"]) == (
+            "payments",
+            first_revision(started),
+            True,
+        )
         said = mesctl(started, "doctor")
         assert (said.status, said.out) == (0, "nothing is wrong\n"), said.err
         alembic = subprocess.run(
