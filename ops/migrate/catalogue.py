@@ -1,7 +1,7 @@
 """Everything that stands in a database, as PostgreSQL describes it, in a form that can be compared.
 
-It walks the system catalogues as pg_dump does. The partitions of a range come and go by policy, so they
-are not facts themselves: what is, is where one differs from its table. docs/migrations.md says what is left out.
+It walks the system catalogues as pg_dump does; docs/migrations.md says what is left out. The partitions of a
+range come and go by policy, so they are no facts themselves: it is one where they differ from their table.
 """
 
 import hashlib
@@ -36,7 +36,7 @@ class Fact(NamedTuple):
 
 
 class _Row(NamedTuple):
-    """A fact; of a range's partition, also the table to compare with, and the name of the same object there."""
+    """A fact; of a range's partition, also the table to compare with, and the object's name there."""
 
     fact: Fact
     measured_by: str | None

@@ -20,7 +20,7 @@ UNDER_WAY = " -- online change: "
 """Stands in a definition behind what PostgreSQL says, and before the name of the change."""
 
 FIRST_OID = 16384
-"""The first oid that initdb does not give away: all below are PostgreSQL's own objects, as pg_dump holds too."""
+"""The first oid of a user's object; those below are PostgreSQL's own, for pg_dump as well."""
 
 
 def _change(comment: str) -> str:
@@ -31,16 +31,23 @@ def _change(comment: str) -> str:
     return f"coalesce({literal(UNDER_WAY)} || {name}, '')"
 
 
+def _comment(part: str, catalog: str) -> str:
+    """Render the comment of a partition's index or trigger; an online change marks only the table's."""
+    return f"coalesce(obj_description({part}.oid, '{catalog}'), obj_description(whole.oid, '{catalog}'))"
+
+
 def _owner(column: str) -> str:
-    """Render the owner of an object, unless it is the one who migrates, whose name each installation chooses."""
+    """Render an object's owner, unless it is the role that migrates, which each installation names."""
     return f"CASE WHEN {column} <> (SELECT oid FROM migrating) THEN 'OWNER ' || {column}::regrole END"
 
 
 def _by_hand(catalog: str, oid: str) -> str:
-    """Render whether an object is neither PostgreSQL's own nor a member of an extension."""
+    """Render whether an object is not PostgreSQL's own, and comes with no extension and no type."""
+    # A sequence that comes with a column is a fact; the functions and casts of a range are none.
+    kinds = "'e'" if catalog == "pg_class" else "'e', 'i'"
     member = (
         f"EXISTS (SELECT FROM pg_depend WHERE classid = '{catalog}'::regclass AND objid = {oid} "
-        "AND deptype = 'e')"
+        f"AND deptype IN ({kinds}))"
     )
     return f"{oid} >= {FIRST_OID} AND NOT {member}"
 
@@ -114,8 +121,8 @@ _TABLES = f"""
                -- of a month it is the policy's
                (SELECT 'TABLESPACE ' || quote_ident(spcname) FROM pg_tablespace s
                 WHERE s.oid = reltablespace AND measured_by IS NULL),
-               CASE relreplident WHEN 'n' THEN 'REPLICA IDENTITY NOTHING' WHEN 'f' THEN 'REPLICA IDENTITY FULL'
-                                 WHEN 'i' THEN 'REPLICA IDENTITY USING INDEX' END,
+               'REPLICA IDENTITY ' || CASE relreplident WHEN 'n' THEN 'NOTHING' WHEN 'f' THEN 'FULL'
+                                                        WHEN 'i' THEN 'USING INDEX' END,
                CASE WHEN relrowsecurity THEN 'ROW LEVEL SECURITY' END,
                CASE WHEN relforcerowsecurity THEN 'FORCE ROW LEVEL SECURITY' END,
                {_owner("relowner")}) AS definition,
@@ -162,7 +169,7 @@ _COLUMNS = f"""
     WHERE t.relkind <> 'v' OR d.adbin IS NOT NULL
 """
 
-# Apart from the column: CREATE TABLE ... LIKE, which makes the months, copies none of these, or not to old ones.
+# Apart from the column: months, which CREATE TABLE ... LIKE makes, do not have all that their table has.
 # Debian's PostgreSQL 15 keeps a note of its own in attoptions.
 _COLUMN_OPTIONS = """
     SELECT 'column options', label, a.attname, o.words, measured_by, NULL
@@ -176,21 +183,28 @@ _COLUMN_OPTIONS = """
 """
 
 # A CHECK of a month that says what its bound says is made by policy, or left by a detach, and does no harm.
-_WORDS = r"regexp_replace(replace({text}, '(' || quote_ident(key.attname) || ' IS NOT NULL) AND ', ''), {noise}, '', 'g')"
-_NOISE = literal(r"[()'']|::[a-z ]+|^CHECK ").replace("''''", "''")
+_NOISE = literal(r"[()']|::[a-z ]+|^CHECK ")
+
+
+def _words(definition: str) -> str:
+    """Render a condition on the partition key without what PostgreSQL writes around its words."""
+    not_null = "'(' || quote_ident(key.attname) || ' IS NOT NULL) AND '"
+    return f"regexp_replace(replace({definition}, {not_null}, ''), {_NOISE}, '', 'g')"
+
+
 _SAYS_BOUND = f"""
     contype = 'c' AND EXISTS (
         SELECT FROM pg_inherits JOIN pg_partitioned_table ON partrelid = inhparent
         JOIN pg_attribute key ON key.attrelid = partrelid AND key.attnum = partattrs[0]
         WHERE inhrelid = t.oid
-          AND {_WORDS.format(text="pg_get_constraintdef(k.oid)", noise=_NOISE)}
-              = {_WORDS.format(text="pg_get_partition_constraintdef(t.oid)", noise=_NOISE)})
+          AND {_words("pg_get_constraintdef(k.oid)")} = {_words("pg_get_partition_constraintdef(t.oid)")})
 """
 
 # What a partition has inherited cannot be changed there.
 _CONSTRAINTS = f"""
     SELECT 'constraint', label, conname,
-           pg_get_constraintdef(k.oid) || {_change("obj_description(k.oid, 'pg_constraint')")}, measured_by, NULL
+           pg_get_constraintdef(k.oid) || {_change("obj_description(k.oid, 'pg_constraint')")},
+           measured_by, NULL
     FROM tables t JOIN pg_constraint k ON k.conrelid = t.oid
     WHERE contype NOT IN ('n', 't') AND conparentid = 0 AND NOT (relispartition AND coninhcount > 0)
       AND NOT (measured_by IS NOT NULL AND {_SAYS_BOUND})
@@ -199,7 +213,8 @@ _CONSTRAINTS = f"""
 _INDEXES = f"""
     SELECT 'index', label, i.relname,
            replace(pg_get_indexdef(i.oid), ' ON ONLY ', ' ON ') || more.words
-           || {_change("coalesce(obj_description(i.oid, 'pg_class'), obj_description(whole.oid, 'pg_class'))")}, measured_by, whole.relname
+           || {_change(_comment("i", "pg_class"))},
+           measured_by, whole.relname
     FROM tables t JOIN pg_index x ON x.indrelid = t.oid JOIN pg_class i ON i.oid = x.indexrelid
     LEFT JOIN pg_inherits h ON h.inhrelid = i.oid LEFT JOIN pg_class whole ON whole.oid = h.inhparent
     CROSS JOIN LATERAL (SELECT concat(
@@ -218,7 +233,8 @@ _TRIGGERS = f"""
     SELECT 'trigger', label, g.tgname,
            pg_get_triggerdef(g.oid)
            || CASE g.tgenabled WHEN 'O' THEN '' ELSE ' (enabled: ' || g.tgenabled::text || ')' END
-           || {_change("coalesce(obj_description(g.oid, 'pg_trigger'), obj_description(whole.oid, 'pg_trigger'))")}, measured_by, whole.tgname
+           || {_change(_comment("g", "pg_trigger"))},
+           measured_by, whole.tgname
     FROM ours t JOIN pg_trigger g ON g.tgrelid = t.oid LEFT JOIN pg_trigger whole ON whole.oid = g.tgparentid
     WHERE NOT g.tgisinternal AND (measured_by IS NULL OR whole.tgenabled IS DISTINCT FROM g.tgenabled)
     UNION ALL
@@ -228,7 +244,8 @@ _TRIGGERS = f"""
     WHERE tgisinternal AND tgenabled <> 'O' GROUP BY 1, 2, 3, 5
     UNION ALL
     SELECT 'rule', label, rulename,
-           pg_get_ruledef(r.oid) || CASE ev_enabled WHEN 'O' THEN '' ELSE ' (enabled: ' || ev_enabled::text || ')' END,
+           pg_get_ruledef(r.oid)
+           || CASE ev_enabled WHEN 'O' THEN '' ELSE ' (enabled: ' || ev_enabled::text || ')' END,
            measured_by, NULL
     FROM ours t JOIN pg_rewrite r ON r.ev_class = t.oid WHERE rulename <> '_RETURN' OR ev_enabled <> 'O'
     UNION ALL
@@ -236,14 +253,16 @@ _TRIGGERS = f"""
            concat_ws(' ', CASE WHEN polpermissive THEN 'PERMISSIVE' ELSE 'RESTRICTIVE' END,
                'FOR ' || CASE polcmd WHEN 'r' THEN 'SELECT' WHEN 'a' THEN 'INSERT' WHEN 'w' THEN 'UPDATE'
                                      WHEN 'd' THEN 'DELETE' ELSE 'ALL' END,
-               'TO ' || (SELECT string_agg(coalesce(nullif(role, 0)::regrole::text, 'PUBLIC'), ', ' ORDER BY 1)
+               'TO ' || (SELECT string_agg(coalesce(nullif(role, 0)::regrole::text, 'PUBLIC'), ', '
+                                           ORDER BY nullif(role, 0)::regrole::text)
                          FROM unnest(polroles) AS role),
                'USING (' || pg_get_expr(polqual, polrelid) || ')',
                'WITH CHECK (' || pg_get_expr(polwithcheck, polrelid) || ')'), measured_by, NULL
     FROM ours t JOIN pg_policy p ON p.polrelid = t.oid
     UNION ALL
     SELECT 'statistics', label, {_named("stxname")},
-           concat_ws(' ', array_to_string(stxkind::text[], ', '), 'ON', pg_get_statisticsobjdef_columns(o.oid),
+           concat_ws(' ', array_to_string(stxkind::text[], ', '),
+                     'ON ' || pg_get_statisticsobjdef_columns(o.oid),
                      'STATISTICS ' || nullif(stxstattarget, -1), {_owner("stxowner")}), measured_by, NULL
     FROM tables t JOIN pg_statistic_ext o ON o.stxrelid = t.oid JOIN pg_namespace n ON n.oid = stxnamespace
 """
@@ -306,15 +325,19 @@ _TYPES = f"""
         WHEN 'e' THEN 'ENUM (' || (SELECT string_agg(enumlabel, ', ' ORDER BY enumsortorder)
                                    FROM pg_enum WHERE enumtypid = o.oid) || ')'
         WHEN 'c' THEN '(' || (SELECT string_agg(concat_ws(' ', quote_ident(attname),
-                                  format_type(atttypid, atttypmod), 'COLLATE ' || nullif(attcollation, 100)::regcollation),
+                                  format_type(atttypid, atttypmod),
+                                  'COLLATE ' || nullif(attcollation, 100)::regcollation),
                                   ', ' ORDER BY attnum)
-                              FROM pg_attribute WHERE attrelid = typrelid AND attnum > 0 AND NOT attisdropped) || ')'
-        WHEN 'r' THEN (SELECT concat_ws(' ', 'RANGE OF', rngsubtype::regtype, 'MULTIRANGE', rngmultitypid::regtype,
-                           nullif(rngcollation, 0)::regcollation, opcname, nullif(rngcanonical, 0), nullif(rngsubdiff, 0))
+                              FROM pg_attribute
+                              WHERE attrelid = typrelid AND attnum > 0 AND NOT attisdropped) || ')'
+        WHEN 'r' THEN (SELECT concat_ws(' ', 'RANGE OF', rngsubtype::regtype,
+                           'MULTIRANGE', rngmultitypid::regtype, nullif(rngcollation, 0)::regcollation,
+                           opcname, nullif(rngcanonical, 0), nullif(rngsubdiff, 0))
                        FROM pg_range JOIN pg_opclass c ON c.oid = rngsubopc WHERE rngtypid = o.oid)
-        WHEN 'b' THEN concat_ws(' ', 'BASE', typlen, typbyval, typalign::text, typstorage::text, typcategory::text,
-                                typispreferred, typdelim::text, typinput, typoutput, typreceive, typsend, typmodin,
-                                typmodout, typanalyze, nullif(typelem, 0)::regtype)
+        WHEN 'b' THEN concat_ws(' ', 'BASE', typlen, typbyval, typalign::text, typstorage::text,
+                                typcategory::text, typispreferred, typdelim::text, typinput, typoutput,
+                                typreceive, typsend, typmodin, typmodout, typanalyze,
+                                nullif(typelem, 0)::regtype)
         WHEN 'd' THEN concat_ws(' ', 'DOMAIN', format_type(typbasetype, typtypmod),
                                 (SELECT 'COLLATE ' || o.typcollation::regcollation FROM pg_type base
                                  WHERE base.oid = o.typbasetype AND base.typcollation <> o.typcollation),
@@ -331,7 +354,7 @@ _TYPES = f"""
            OR typtype = 'c' AND EXISTS (SELECT FROM pg_class WHERE pg_class.oid = typrelid AND relkind = 'c'))
 """
 
-_IN_PUBLIC = "(SELECT oid FROM pg_roles WHERE rolname = 'pg_database_owner')"
+_DATABASE_OWNER = "(SELECT oid FROM pg_roles WHERE rolname = 'pg_database_owner')"
 
 _SINGLE = (
     _single(
@@ -340,12 +363,9 @@ _SINGLE = (
         f"concat({_owner('nspowner')})",
         f"schemas o WHERE nspname <> 'public' AND {_by_hand('pg_namespace', 'o.oid')}",
     ),
-    _single(
-        "schema",
-        "'public'",
-        f"concat({_owner('nspowner')})",
-        f"schemas WHERE nspname = 'public' AND nspowner NOT IN ({_IN_PUBLIC}, (SELECT oid FROM migrating))",
-    ),
+    # It stands in every database, so it is no fact itself.
+    "SELECT 'owner', 'schema public', nspowner::regrole::text, '', NULL, NULL FROM schemas "
+    f"WHERE nspname = 'public' AND nspowner NOT IN ({_DATABASE_OWNER}, (SELECT oid FROM migrating))",
     _single("extension", "quote_ident(extname)", "''", "pg_extension WHERE extname <> 'plpgsql'"),
     _single(
         "operator",
@@ -399,21 +419,24 @@ _SINGLE = (
     _single(
         "text search configuration",
         "o.oid::regconfig::text",
-        "concat_ws(' ', prsname, (SELECT string_agg(concat_ws(' ', maptokentype, mapdict::regdictionary), ', ' "
-        f"ORDER BY maptokentype, mapseqno) FROM pg_ts_config_map WHERE mapcfg = o.oid), {_owner('cfgowner')})",
+        "concat_ws(' ', prsname, (SELECT string_agg(concat_ws(' ', maptokentype, mapdict::regdictionary), "
+        "', ' ORDER BY maptokentype, mapseqno) FROM pg_ts_config_map WHERE mapcfg = o.oid), "
+        f"{_owner('cfgowner')})",
         f"pg_ts_config o JOIN pg_ts_parser p ON p.oid = cfgparser WHERE {_in_schema('pg_ts_config', 'cfg')}",
     ),
     _single(
         "text search dictionary",
         "o.oid::regdictionary::text",
         f"concat_ws(' ', tmplname, dictinitoption, {_owner('dictowner')})",
-        f"pg_ts_dict o JOIN pg_ts_template t ON t.oid = dicttemplate WHERE {_in_schema('pg_ts_dict', 'dict')}",
+        "pg_ts_dict o JOIN pg_ts_template t ON t.oid = dicttemplate "
+        f"WHERE {_in_schema('pg_ts_dict', 'dict')}",
     ),
     _single(
         "text search parser",
         _named("prsname"),
         "concat_ws(' ', prsstart, prstoken, prsend, prsheadline, prslextype)",
-        f"pg_ts_parser o JOIN pg_namespace n ON n.oid = prsnamespace WHERE {_in_schema('pg_ts_parser', 'prs')}",
+        "pg_ts_parser o JOIN pg_namespace n ON n.oid = prsnamespace "
+        f"WHERE {_in_schema('pg_ts_parser', 'prs')}",
     ),
     _single(
         "text search template",
@@ -425,7 +448,8 @@ _SINGLE = (
     _single(
         "language",
         "quote_ident(lanname)",
-        f"concat_ws(' ', lanplcallfoid::regproc, CASE WHEN lanpltrusted THEN 'TRUSTED' END, {_owner('lanowner')})",
+        "concat_ws(' ', lanplcallfoid::regproc, CASE WHEN lanpltrusted THEN 'TRUSTED' END, "
+        f"{_owner('lanowner')})",
         f"pg_language o WHERE {_by_hand('pg_language', 'o.oid')}",
     ),
     _single(
@@ -444,7 +468,8 @@ _SINGLE = (
         "event trigger",
         "quote_ident(evtname)",
         "concat_ws(' ', 'ON', evtevent, '(' || array_to_string(evttags, ', ') || ')', evtfoid::regprocedure, "
-        f"CASE WHEN evtenabled <> 'O' THEN '(enabled: ' || evtenabled::text || ')' END, {_owner('evtowner')})",
+        "CASE WHEN evtenabled <> 'O' THEN '(enabled: ' || evtenabled::text || ')' END, "
+        f"{_owner('evtowner')})",
         f"pg_event_trigger o WHERE {_by_hand('pg_event_trigger', 'o.oid')}",
     ),
     _single(
@@ -493,7 +518,8 @@ _SETTINGS = """
 _GRANTS = f"""
     SELECT a.kind, a."table", g.grantee,
            CASE WHEN a.object = 'r' AND g.count = (SELECT count(*) FROM aclexplode(acldefault('r', a.owner)))
-                     AND NOT g.any_revoked THEN 'ALL' || g.grantable ELSE g.privileges END, a.measured_by, NULL
+                     AND NOT g.any_revoked THEN 'ALL' || g.grantable ELSE g.privileges END,
+           a.measured_by, NULL
     FROM (
         SELECT 'grant' AS kind, label AS "table", relowner AS owner, relacl AS acl,
                CASE relkind WHEN 'S' THEN 's' ELSE 'r' END AS object,
@@ -508,30 +534,33 @@ _GRANTS = f"""
         FROM pg_type o WHERE typacl IS NOT NULL AND {_in_schema("pg_type", "typ")}
         UNION ALL
         SELECT 'grant on schema', quote_ident(nspname), nspowner, nspacl, 'n',
-               coalesce((SELECT initprivs FROM pg_init_privs WHERE classoid = 'pg_namespace'::regclass
-                         AND objoid = o.oid AND privtype = 'i'), acldefault('n', nspowner)), NULL
+               acldefault('n', nspowner) || CASE WHEN nspname = 'public'
+                   THEN ARRAY[makeaclitem(0, nspowner, 'USAGE', false)] ELSE '{{}}'::aclitem[] END, NULL
         FROM schemas o
         WHERE NOT EXISTS (SELECT FROM pg_depend WHERE classid = 'pg_namespace'::regclass AND objid = o.oid
                           AND deptype = 'e')
         UNION ALL
-        SELECT 'grant on language', quote_ident(lanname), lanowner, lanacl, 'l', acldefault('l', lanowner), NULL
+        SELECT 'grant on language', quote_ident(lanname), lanowner, lanacl, 'l',
+               acldefault('l', lanowner), NULL
         FROM pg_language
         UNION ALL
         SELECT 'grant on foreign data wrapper', quote_ident(fdwname), fdwowner, fdwacl, 'F',
                acldefault('F', fdwowner), NULL
         FROM pg_foreign_data_wrapper
         UNION ALL
-        SELECT 'grant on foreign server', quote_ident(srvname), srvowner, srvacl, 'S', acldefault('S', srvowner), NULL
+        SELECT 'grant on foreign server', quote_ident(srvname), srvowner, srvacl, 'S',
+               acldefault('S', srvowner), NULL
         FROM pg_foreign_server
         UNION ALL
         -- one of a schema comes on top of what holds everywhere
         SELECT 'default privileges', concat_ws(' ',
-                   CASE defaclobjtype WHEN 'r' THEN 'TABLES' WHEN 'S' THEN 'SEQUENCES' WHEN 'f' THEN 'FUNCTIONS'
-                                      WHEN 'T' THEN 'TYPES' WHEN 'n' THEN 'SCHEMAS' ELSE defaclobjtype::text END,
+                   CASE WHEN defaclrole <> (SELECT oid FROM migrating)
+                        THEN 'FOR ROLE ' || defaclrole::regrole END,
                    'IN SCHEMA ' || nullif(defaclnamespace, 0)::regnamespace,
-                   CASE WHEN defaclrole <> (SELECT oid FROM migrating) THEN 'FOR ROLE ' || defaclrole::regrole END),
+                   CASE defaclobjtype WHEN 'r' THEN 'TABLES' WHEN 'S' THEN 'SEQUENCES'
+                                      WHEN 'f' THEN 'FUNCTIONS' WHEN 'T' THEN 'TYPES' ELSE 'SCHEMAS' END),
                defaclrole, defaclacl, defaclobjtype::text,
-               CASE WHEN defaclnamespace <> 0 THEN '{{}}'::aclitem[] ELSE acldefault(
+               CASE WHEN defaclnamespace = 0 THEN acldefault(
                    CASE defaclobjtype WHEN 'S' THEN 's' ELSE defaclobjtype END::"char", defaclrole) END, NULL
         FROM pg_default_acl WHERE defaclobjtype IN ('r', 'S', 'f', 'T', 'n')
     ) a CROSS JOIN LATERAL (

@@ -71,7 +71,7 @@ def _by_object(facts: Collection[Fact]) -> dict[_Key, Fact]:
 
 
 def _tables(facts: Collection[Fact]) -> set[str]:
-    """Give everything that others may belong to, but for a range's partitions, which differ each for itself."""
+    """Give what others may belong to; not the partitions of a range, which differ each for itself."""
     return {fact.table for fact in facts if fact.table == fact.name and DIFFERS not in fact.definition}
 
 
@@ -131,43 +131,44 @@ def _redo(found: Fact, expected: Fact) -> str:
     return _CHANGE_BACK
 
 
+_REMOVALS = {
+    "column": "ALTER TABLE {table} DROP COLUMN {name}",
+    "column options": "ALTER TABLE {table} ALTER COLUMN {name} takes {definition} back",
+    "constraint": "ALTER TABLE {table} DROP CONSTRAINT {name}",
+    "index": "DROP INDEX CONCURRENTLY {name}",
+    "trigger": "DROP TRIGGER {name} ON {table}",
+    "rule": "DROP RULE {name} ON {table}",
+    "policy": "DROP POLICY {name} ON {table}",
+    "disabled constraint trigger": "ALTER TABLE {table} ENABLE TRIGGER ALL",
+    "partition": "ALTER TABLE {table} DETACH PARTITION {name} CONCURRENTLY",
+    "owner": "ALTER SCHEMA public OWNER TO pg_database_owner",
+    "setting": "RESET {name} where it is set, by ALTER DATABASE or by ALTER ROLE ... IN DATABASE",
+    "security label": "SECURITY LABEL FOR {name} ... IS NULL",
+}
+"""What removes an object, where that is not plain DROP."""
+
+
 def _removal(fact: Fact) -> str:
-    kind = fact.kind.upper()
-    match fact.kind:
-        case "column" | "constraint":
-            return f"ALTER TABLE {fact.table} DROP {kind} {fact.name}"
-        case "index":
-            return f"DROP INDEX CONCURRENTLY {fact.name}"
-        case "trigger" | "rule" | "policy":
-            return f"DROP {kind} {fact.name} ON {fact.table}"
-        case "disabled constraint trigger":
-            return f"ALTER TABLE {fact.table} ENABLE TRIGGER ALL"
-        case "column options":
-            return f"ALTER TABLE {fact.table} ALTER COLUMN {fact.name} back to its type's: {fact.definition}"
-        case "setting":
-            where = "ROLE ... IN DATABASE" if fact.table.startswith("database of role") else "DATABASE"
-            return f"ALTER {where} ... RESET {fact.name}"
-        case "schema" if fact.name == "public":
-            return "ALTER SCHEMA public OWNER TO pg_database_owner"
-        case "partition":
-            return f"ALTER TABLE {fact.table} DETACH PARTITION {fact.name} CONCURRENTLY"
-        case "security label":
-            return f"SECURITY LABEL FOR {fact.name} ON ... IS NULL"
     if "grant" in fact.kind or fact.kind == "default privileges":
         return _revocation(fact)
-    return f"DROP {kind} {fact.name}"
+    return _REMOVALS.get(fact.kind, f"DROP {fact.kind.upper()} {{name}}").format(**fact._asdict())
 
 
 def _revocation(fact: Fact) -> str:
     """Return what takes a grant back, or gives again what was revoked from its default."""
+    scope, on = "", fact.table
     if fact.kind == "default privileges":
-        return f"ALTER DEFAULT PRIVILEGES back to none on {fact.table} for {fact.name}: {fact.definition}"
-    on = fact.kind.removeprefix("grant on ").upper() + " " if fact.kind.startswith("grant on ") else ""
-    role = "its owner" if fact.name == "OWNER" else fact.name
-    privileges = fact.definition.replace(" WITH GRANT OPTION", "")
-    if "no " in privileges:
-        return f"GRANT again what is missing, and REVOKE the rest, ON {on}{fact.table}, of {role}: {privileges}"
-    return f"REVOKE {privileges} ON {on}{fact.table} FROM {role}"
+        scope, _, on = f"ALTER DEFAULT PRIVILEGES {fact.table}".rpartition(" ")
+        scope += " "
+    elif fact.kind.startswith("grant on "):
+        on = f"{fact.kind.removeprefix('grant on ').upper()} {fact.table}"
+    role = "CURRENT_USER" if fact.name == "OWNER" else fact.name
+    privileges = fact.definition.replace(" WITH GRANT OPTION", "").split(", ")
+    surplus = ", ".join(each for each in privileges if not each.startswith("no "))
+    missing = ", ".join(each.removeprefix("no ") for each in privileges if each.startswith("no "))
+    revoke = [f"{scope}REVOKE {surplus} ON {on} FROM {role}"] if surplus else []
+    grant = [f"{scope}GRANT {missing} ON {on} TO {role}"] if missing else []
+    return "; ".join(revoke + grant)
 
 
 def find_drift(
