@@ -47,6 +47,8 @@ class Cutter:
         is_marked = False
         try:
             while data := await reader.read(65536):
+                if not self.is_open:
+                    break  # a connection from before the cut gets through no more than a new one
                 is_marked = is_marked or (self._armed is not None and self._armed[1] in data)
                 if is_marked and self._armed is not None and _COMMIT in data:
                     (cut, _), self._armed = self._armed, None
