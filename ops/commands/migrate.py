@@ -145,8 +145,8 @@ def downgrade(
 def drift(context: typer.Context, tree: OnlyTree = None) -> None:
     """List what no migration made, and what a migration made and is gone. Exit status 1 if anything differs.
 
-    A database that does not answer, or whose revision has no frozen schema, is listed as well. Partitions are
-    the policies' business: `mesctl partitions check` compares them.
+    A database that does not answer, or whose revision has no frozen schema, is listed as well. Which
+    partitions a table has is its policy's business: `mesctl partitions check` compares that.
     """
     options = options_of(context)
     topology = options.topology()

@@ -47,10 +47,15 @@ def lint_tree(tree: ProjectTree, versions: Path | None = None) -> Iterator[Findi
     """
     folder = versions or tree.revisions
     tables = rules.Tables()
-    for script in Scripts(tree, folder).line():
+    line = list(Scripts(tree, folder).line())
+    found = {script.revision: list(_lint_revision(tree, folder, script, tables)) for script in line}
+    guarded = [each.table for each in guarded_tables(tree.metadata)]
+    for revision, complaint in rules.unguarded(tables, guarded):
+        found[revision].append(complaint)
+    for script in line:
         allowed: Mapping[str, str] = getattr(script.module, "lint_allows", {})
         used: set[str] = set()
-        for complaint in _lint_revision(tree, folder, script, tables):
+        for complaint in found[script.revision]:
             if allowed.get(complaint.rule):
                 used.add(complaint.rule)
             else:
@@ -93,6 +98,7 @@ def _lint_revision(
     for segment in segments(statements):
         text = "\n".join(each.text for each in segment.statements)
         yield from complaints(text, in_transaction=segment.in_transaction)
+    tables.revision = script.revision
     yield from rules.check(statements, tables, sharded=bool(guarded_tables(tree.metadata)))
 
 

@@ -58,7 +58,7 @@ class Node:
     @property
     def name(self) -> str:
         """The plain name of a table, column or index, without its schema."""
-        [*_, last] = self.find("IDENT")
+        *_, last = self, *self.find("IDENT")  # a word that is also a keyword is no IDENT
         return last.text.strip('"') if last.text.startswith('"') else last.text.lower()
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from ops.fleet import open_engine
 from ops.migrate.drift import find_drift
+from ops.migrate.snapshot import take_snapshot
 from sharding.topology import Topology
 from tests.integration.migrations_rig import make_partitions
 from tests.integration.test_migrations_drift import NOW
@@ -262,9 +263,11 @@ BY_SUPERUSER: Changes = {
 }
 
 
-def execute(topology: Topology, role: str, *statements: str) -> None:
-    database = topology.databases["mes_1"]
-    with open_engine(topology, database, role=role) as engine, engine.connect() as connection:
+def execute(topology: Topology, role: str, *statements: str, database: str = "mes_1") -> None:
+    with (
+        open_engine(topology, topology.databases[database], role=role) as engine,
+        engine.connect() as connection,
+    ):
         alone = connection.execution_options(isolation_level="AUTOCOMMIT")
         for statement in statements:
             alone.exec_driver_sql(statement.replace("%", "%%"))
@@ -296,6 +299,36 @@ def test_what_is_changed_by_hand_is_named(topology: Topology, role: str, changes
     assert_told(topology, {})
     execute(topology, role, *changes)
     assert_told(topology, changes)
+
+
+LANES = (
+    "CREATE TABLE lanes (lane text PRIMARY KEY) PARTITION BY LIST (lane)",
+    "CREATE TABLE lanes_a PARTITION OF lanes FOR VALUES IN ('a')",
+    "CREATE TABLE lanes_b PARTITION OF lanes FOR VALUES IN ('b')",
+    "CREATE TABLE lanes_c PARTITION OF lanes FOR VALUES IN ('c')",
+)
+
+
+def test_which_partitions_there_are_is_drift_unless_a_policy_says_it(topology: Topology) -> None:
+    for name in ("mes_0", "mes_1"):
+        execute(topology, "mes_owner", *LANES, database=name)
+    frozen = take_snapshot(topology, MES)
+    of_policy = "CREATE TABLE orders_held PARTITION OF orders FOR VALUES IN ('HELD')"
+    execute(
+        topology,
+        "mes_owner",
+        of_policy,
+        "ALTER TABLE lanes DETACH PARTITION lanes_a",
+        "DROP TABLE lanes_b",
+        "ALTER TABLE lanes DETACH PARTITION lanes_c",
+        "ALTER TABLE lanes ATTACH PARTITION lanes_c FOR VALUES IN ('d')",
+    )
+    _, mes_1 = find_drift(topology, MES, frozen)
+    told = {each.object: each.problem for each in mes_1.differences}
+    assert told["partition lanes_a of lanes"] == "a migration made it, and it is gone"
+    assert told["table lanes_b"] == "a migration made it, and it is gone"
+    assert told["partition lanes_c of lanes"].startswith("is FOR VALUES IN ('d'); migrations make")
+    assert [name for name in told if "orders_held" in name] == []
 
 
 @pytest.mark.long

@@ -49,7 +49,8 @@ WAS = {"orders_hot": HOT, "orders_done": DONE}
 BECOMES = {**WAS, "orders_hot": [*HOT, "ON_HOLD"]}
 HELD = "'orders_held', of='orders', values=['HELD'], key='status', concurrently=True"
 FEW = "'few_idx', table='orders_hot', columns=['partner'], where=\"status = 'SUBMITTED'\", concurrently=True"
-ALL = "'orders_partner_idx', table='orders', columns=['partner']"
+# Of another column: ATTACH, in a regrouping, takes whichever index of the partition equals the table's.
+ALL = "'orders_operator_idx', table='orders', columns=['operator']"
 
 # A name, the operation, and what undoes it.
 CHANGES = {

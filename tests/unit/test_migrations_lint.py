@@ -22,8 +22,9 @@ def upgrade() -> None:
 '''
 TIMEOUT = "SET LOCAL lock_timeout = '3s'"
 PHASE = 'phase = "pre"'
+GUARD = "CONSTRAINT shard_owns_check CHECK (shard_owns(order_id))"
 ORDERS = (
-    "CREATE TABLE orders (order_id bigint, status text, PRIMARY KEY (order_id, status)) "
+    f"CREATE TABLE orders (order_id bigint, status text, PRIMARY KEY (order_id, status), {GUARD}) "
     "PARTITION BY LIST (status)"
 )
 
@@ -92,6 +93,111 @@ def test_a_key_that_is_added_in_the_same_revision_is_enough(tmp_path: Path) -> N
     add_key = "ALTER TABLE a ADD PRIMARY KEY (id)"
     write(tmp_path, "0001", *run_sql(TIMEOUT, "CREATE TABLE a (id bigint NOT NULL)", add_key))
     assert ("0001", "table-has-primary-key") not in broken(tmp_path)
+
+
+INBOX = f"CREATE TABLE inbox (order_id bigint PRIMARY KEY, {GUARD})"
+KEYLESS = "CREATE TABLE old (order_id bigint NOT NULL, status text) PARTITION BY LIST (status)"
+ALLOWED = "lint_allows = {'table-has-primary-key': 'of an earlier time'}"
+
+
+@pytest.mark.field
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "CREATE TABLE a AS SELECT 1 AS id",
+        "CREATE TABLE IF NOT EXISTS a AS TABLE inbox WITH NO DATA",
+        "CREATE TABLE a AS EXECUTE old_query",
+        "SELECT 1 AS id INTO a",
+        "WITH one AS (SELECT 1 AS id) SELECT * INTO a FROM one",
+        "CREATE TABLE a (LIKE inbox)",
+        "CREATE TABLE a (LIKE inbox INCLUDING DEFAULTS INCLUDING CONSTRAINTS)",
+        "CREATE TABLE a (LIKE inbox INCLUDING ALL EXCLUDING INDEXES)",
+        "CREATE TABLE a (LIKE old INCLUDING ALL)",
+        "CREATE TABLE a (note text) INHERITS (inbox)",
+        "CREATE TABLE a OF pair",
+        "CREATE TABLE a PARTITION OF old FOR VALUES IN ('x')",
+        "ALTER TABLE inbox DROP CONSTRAINT inbox_pkey",
+        "ALTER TABLE inbox DROP COLUMN order_id",
+        "ALTER TABLE inbox RENAME CONSTRAINT inbox_pkey TO one; ALTER TABLE inbox DROP CONSTRAINT one",
+        "ALTER TABLE inbox RENAME order_id TO id; ALTER TABLE inbox DROP id",
+        "ALTER TABLE inbox RENAME TO b; ALTER TABLE b DROP CONSTRAINT inbox_pkey",
+        "ALTER TABLE months DROP CONSTRAINT months_pkey CASCADE",
+    ],
+)
+def test_table_without_a_primary_key_is_found_however_it_comes_about(tmp_path: Path, statement: str) -> None:
+    write(tmp_path, "0001", *run_sql(TIMEOUT, INBOX, KEYLESS), more=f"{PHASE}\n{ALLOWED}")
+    write(tmp_path, "0002", *run_sql(TIMEOUT, *statement.split("; ")), down="0001")
+    assert [found for found in broken(tmp_path) if found[1] == "table-has-primary-key"] == [
+        ("0002", "table-has-primary-key")
+    ]
+
+
+@pytest.mark.field
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "CREATE TEMP TABLE a AS SELECT 1 AS id",
+        "SELECT 1 AS id INTO TEMPORARY a",
+        "CREATE TABLE a AS SELECT 1 AS id; ALTER TABLE a ADD PRIMARY KEY (id)",
+        "CREATE TABLE a AS SELECT 1 AS id; DROP TABLE a",
+        "CREATE TABLE a (LIKE inbox INCLUDING ALL)",
+        "CREATE TABLE a (LIKE inbox INCLUDING INDEXES)",
+        "CREATE TABLE a OF pair (PRIMARY KEY (id))",
+        "CREATE TABLE a PARTITION OF old FOR VALUES IN ('x'); "
+        "ALTER TABLE old ADD PRIMARY KEY (order_id, status)",
+        "CREATE TABLE a PARTITION OF months FOR VALUES FROM (1) TO (2)",
+        "ALTER TABLE inbox DROP CONSTRAINT inbox_pkey, ADD CONSTRAINT one PRIMARY KEY USING INDEX other",
+        "ALTER TABLE inbox DROP CONSTRAINT inbox_pkey; ALTER TABLE inbox ADD PRIMARY KEY (order_id)",
+        "CREATE MATERIALIZED VIEW a AS SELECT 1 AS id",
+    ],
+)
+def test_table_with_a_primary_key_is_let_alone(tmp_path: Path, statement: str) -> None:
+    write(tmp_path, "0001", *run_sql(TIMEOUT, INBOX, KEYLESS), more=f"{PHASE}\n{ALLOWED}")
+    write(tmp_path, "0002", *run_sql(TIMEOUT, *statement.split("; ")), down="0001")
+    assert "table-has-primary-key" not in [rule for _, rule in broken(tmp_path)]
+
+
+@pytest.mark.field
+def test_what_alembic_itself_makes_needs_a_primary_key(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        "0001",
+        *run_sql(TIMEOUT),
+        "from sqlalchemy import Column, Integer",
+        "op.create_table('a', Column('id', Integer))",
+    )
+    assert ("0001", "table-has-primary-key") in broken(tmp_path)
+    write(tmp_path, "0001", *run_sql(TIMEOUT, INBOX), "op.drop_constraint('inbox_pkey', 'inbox')")
+    assert ("0001", "table-has-primary-key") in broken(tmp_path)
+
+
+@pytest.mark.field
+@pytest.mark.parametrize("tree", ["mes", "crm"])
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "CREATE UNLOGGED TABLE a (id bigint PRIMARY KEY)",
+        "ALTER TABLE inbox SET UNLOGGED",
+        "CREATE UNLOGGED TABLE a AS SELECT 1 AS id",
+        "SELECT 1 AS id INTO UNLOGGED a",
+    ],
+)
+def test_unlogged_table_is_on_no_replica(tmp_path: Path, tree: str, statement: str) -> None:
+    write(tmp_path, "0001", *run_sql(TIMEOUT, INBOX, statement))
+    assert ("0001", "table-is-logged") in broken(tmp_path, tree)
+
+
+@pytest.mark.field
+def test_table_with_a_shard_key_needs_its_guard_by_the_head(tmp_path: Path) -> None:
+    plain = "CREATE TABLE inbox (order_id bigint PRIMARY KEY)"
+    write(tmp_path, "0001", *run_sql(TIMEOUT, plain))
+    assert broken(tmp_path, "mes") == [("0001", "table-has-guard")]
+    assert broken(tmp_path, "crm") == []
+    later = f"ALTER TABLE inbox ADD {GUARD} NOT VALID"
+    write(tmp_path, "0002", *run_sql(TIMEOUT, later), down="0001")
+    assert broken(tmp_path, "mes") == []
+    write(tmp_path, "0002", *run_sql(TIMEOUT, "CREATE TABLE outbox (LIKE inbox INCLUDING ALL)"), down="0001")
+    assert broken(tmp_path, "mes") == [("0001", "table-has-guard"), ("0002", "table-has-guard")]
 
 
 def test_citus_rules_are_for_sharded_trees(tmp_path: Path) -> None:
