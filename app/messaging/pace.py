@@ -8,7 +8,7 @@ from redis.exceptions import RedisError, ResponseError
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.messaging.errors import StreamUnusable
-from readreplica.faults import is_unsupported
+from readreplica.errors import is_unsupported
 
 _FORESEEN = (RedisError, SQLAlchemyError, OSError, StreamUnusable)
 

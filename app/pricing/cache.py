@@ -6,18 +6,16 @@ The cache saves work and nothing depends on it: while the shard of a digest is a
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from functools import partial
 from weakref import WeakValueDictionary
 
 import structlog
 from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert
 
-from app.database import write
 from app.models.mes import ModelMeasurement
 from app.pricing.measurement import Measurement, Outcome, Unmeasurable
 from app.pricing.outages import DATABASE_AWAY, first_line
-from readreplica.faults import is_unsupported
+from readreplica.errors import is_unsupported
 from readreplica.sessions import WriteSession
 from readreplica.token import CausalToken
 from sharding.hashing import key_of_text
@@ -84,7 +82,7 @@ class MeasurementCache:
             await session.execute(insert(ModelMeasurement).values(row).on_conflict_do_nothing())
 
         try:
-            written = await write(partial(self._sessions.transact, key), work)
+            written = await self._sessions.transact(key, work)
         except DATABASE_AWAY as error:
             if is_unsupported(error):
                 raise

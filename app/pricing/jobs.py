@@ -80,6 +80,21 @@ async def _take(session: WriteSession, order_id: int, *, holder: str, lease_seco
     return None if attempt is None else Lease(order_id=order_id, holder=holder, attempt=attempt)
 
 
+async def renew(session: WriteSession, held: Lease, *, lease_seconds: float) -> bool:
+    """Keep a job for as long again, while its holder is at work.
+
+    Returns:
+        False if another worker has the job, because the lease had expired.
+    """
+    renewed = await session.execute(
+        update(PricingJob)
+        .where(_is(held))
+        .values(lease_expires_at=func.now() + timedelta(seconds=lease_seconds))
+        .returning(PricingJob.order_id)
+    )
+    return renewed.first() is not None
+
+
 async def finish(session: WriteSession, held: Lease) -> bool:
     """Delete the job, in the transaction that settles its order.
 

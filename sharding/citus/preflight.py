@@ -136,7 +136,7 @@ def _triggers(subject: _Subject) -> Iterator[Objection]:
             table.name,
             "trigger",
             f"Citus refuses to distribute a table with a trigger ({name})",
-            "do its work in the writer's transaction (app/orders.py), or in a job",
+            "do its work in the writer's transaction, or in a job",
         )
 
 

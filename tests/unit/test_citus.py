@@ -321,7 +321,7 @@ GRACE = timedelta(days=30)
     [
         (MARCH, "columnar", ENDED + GRACE, 0, None),
         (MARCH, "columnar", ENDED + GRACE - timedelta(seconds=1), 0, "may still come"),
-        (MARCH, "columnar", ENDED + timedelta(days=300), 2, "2 orders of that month are still live"),
+        (MARCH, "columnar", ENDED + timedelta(days=300), 2, "2 rows of that month are still live"),
         (replace(MARCH, access_method="columnar"), "columnar", ENDED + GRACE, 0, "columnar already"),
         (replace(MARCH, access_method="columnar"), "heap", ENDED, 5, None),
         (MARCH, "heap", ENDED + GRACE, 0, "heap already"),

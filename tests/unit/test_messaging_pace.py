@@ -9,7 +9,7 @@ from psycopg.errors import FeatureNotSupported, UndefinedTable
 from sqlalchemy.exc import DBAPIError
 
 from app.messaging.pace import keep_going
-from readreplica.faults import is_outage, is_unsupported
+from readreplica.errors import is_outage, is_unsupported
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("test")
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ops.migrate.errors import UnknownRevision
+from ops.migrate.errors import RevisionsInvalid, UnknownRevision
 from ops.migrate.frozen import split
 from ops.migrate.outcome import Direction
 from ops.migrate.scripts import Scripts
@@ -59,3 +59,24 @@ def test_a_frozen_text_is_sent_statement_by_statement() -> None:
     assert first.endswith("""SELECT ';', "a;b" FROM t""")
     assert second.endswith("$f$ BEGIN RETURN $$;$$::text; END $f$")
     assert third == "SELECT 1 - 2 / 3, 'it''s; $$'"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("import x y\n", r"SyntaxError: invalid syntax \(0004\.py, line 1\)"),
+        ("\nrevision = nothing\n", r"0004\.py:2: NameError: name 'nothing' is not defined"),
+        ("revision = '0004'\ndown_revision = '0999'\n", "no revision '0999', and another names it"),
+    ],
+)
+def test_revision_that_cannot_be_read_is_named(
+    scripts: Scripts, tmp_path: Path, text: str, said: str
+) -> None:
+    (tmp_path / "0004.py").write_text(text)
+    with pytest.raises(RevisionsInvalid, match=said):
+        _ = scripts.head
+
+
+def test_folder_that_is_not_there_is_no_tree_without_revisions(tmp_path: Path) -> None:
+    with pytest.raises(RevisionsInvalid, match="there is no such folder of revisions"):
+        Scripts(MES, tmp_path / "versoins").lacking(None)
