@@ -19,8 +19,10 @@ REACHING = "-c citus.propagate_set_commands=local"
 """For libpq's `options`: of a session that sends one statement at a time."""
 
 MIGRATING = f"{REACHING} -c citus.multi_shard_modify_mode=sequential"
-"""For libpq's `options`: of a migration, which sends its frozen SQL statement by statement. Sequential, because
-a transaction that changes tables and a function of theirs is refused otherwise."""
+"""For libpq's `options`: of a migration, which sends its frozen SQL one statement at a time.
+
+Sequential, because a transaction that changes tables and a function of theirs is refused otherwise.
+"""
 
 
 def reaching_workers(greet: Greeting) -> Greeting:
