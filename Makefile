@@ -38,13 +38,14 @@ test-quick: $(VENV)/.ready  ## a developer's minutes: units, and the main way of
 test-field: $(VENV)/.ready  ## the tests whose inputs are from public reports of other projects
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m field
 
-check: $(VENV)/.ready  ## format, lint, types, import contracts, migrations
+check: $(VENV)/.ready  ## format, lint, types, import contracts, migrations, statements
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m tests.sync_twins --check
 	$(BIN)/mesctl migrate lint
+	$(BIN)/mesctl shards citus preflight --offline --tree mes --statements tests/integration/mes_statements.sql
 
 twins: $(VENV)/.ready  ## write what is generated for threads from what is written for asyncio
 	$(BIN)/python -m tests.sync_twins

@@ -234,9 +234,19 @@ def preflight(
         ours = {table: facts for table, facts in schema.items() if table != tree.version_table}
         found[name] = check_schema(ours, declared) + check_columnar(ours, written=written_tables(tree))
     if statements is not None:
-        sql = statements.read_text(encoding="utf-8").split(";\n")
-        found[statements.name] = check_statements(filter(str.strip, sql), declared)
+        found[statements.name] = check_file(tree, statements)
     return found
+
+
+def check_file(tree: ProjectTree, statements: Path) -> list[Objection]:
+    """List what Citus would refuse of the statements in a file.
+
+    Parameters:
+        tree: declares how its tables are to be placed.
+        statements: SQL, a `;` at the end of a line behind each statement.
+    """
+    sql = statements.read_text(encoding="utf-8").split(";\n")
+    return check_statements(filter(str.strip, sql), Distribution.of(tree.metadata))
 
 
 def written_tables(tree: ProjectTree) -> list[str]:

@@ -272,6 +272,10 @@ def preflight(
     statements: Annotated[
         Path | None, typer.Option(help="SQL of an application, to look through as well.", dir_okay=False)
     ] = None,
+    offline: Annotated[
+        bool,
+        typer.Option("--offline", help="Only look through --statements, for --tree; connect to nothing."),
+    ] = False,
     tree: TreeName = None,
 ) -> None:
     """List what Citus would refuse of each shard; works on plain PostgreSQL, before a move.
@@ -279,7 +283,12 @@ def preflight(
     Exit status 1 if there is anything.
     """
     options = options_of(context)
-    objections = work.preflight(*sharded(context, tree), statements=statements)
+    if offline:
+        if statements is None or tree is None:
+            raise typer.BadParameter("it needs --statements FILE and --tree NAME", param_hint="--offline")
+        objections = {statements.name: work.check_file(options.project().tree(tree), statements)}
+    else:
+        objections = work.preflight(*sharded(context, tree), statements=statements)
     rows = [{"database": name, **asdict(each)} for name, found in objections.items() for each in found]
     show_rows(options, rows, empty="Citus would refuse nothing of what was looked at")
     if rows:

@@ -17,9 +17,11 @@ from sharding.identity import Greeting
 REACHING = "-c citus.propagate_set_commands=local"
 """For libpq's `options`: of a session that sends one statement at a time."""
 
-MIGRATING = "-c citus.propagate_set_commands=none -c citus.multi_shard_modify_mode=sequential"
-"""For libpq's `options`: of a migration, whose frozen SQL is one text. Sequential, because a transaction that
-changes tables and a function of theirs is refused otherwise."""
+MIGRATING = f"{REACHING} -c citus.multi_shard_modify_mode=sequential"
+"""For libpq's `options`: of a migration, which sends its frozen SQL one statement at a time.
+
+Sequential, because a transaction that changes tables and a function of theirs is refused otherwise.
+"""
 
 
 def reaching_workers(greet: Greeting) -> Greeting:

@@ -24,6 +24,7 @@ from ops.citus import open_coordinator, run_watched
 from ops.migrate import citus as after_upgrade
 from ops.migrate import run
 from ops.migrate.drift import find_drift
+from ops.migrate.errors import FleetFailed
 from partitions.months import Month
 from readreplica.sessions import WriteSession
 from sharding.citus.catalog import locate, read_nodes, read_ranges, read_tables
@@ -108,6 +109,24 @@ def test_a_downgrade_takes_the_tables_off_the_workers_and_an_upgrade_brings_them
     run.upgrade(citus.topology, PROJECT.tree("mes"))
     with open_coordinator(citus.topology, "mes") as engine, engine.connect() as connection:
         assert len(read_tables(connection)) >= len(Distribution.of(MES.metadata).keyed)
+
+
+SHARD_OF_FINISHES = r"SELECT relname FROM pg_class WHERE relname ~ '^finishes_\d+$'"
+
+
+def test_a_migration_waits_for_a_lock_on_a_worker_no_longer_than_its_lock_timeout(
+    citus: CitusServers,
+) -> None:
+    with citus.connect("worker_0") as holder:
+        holder.execute("SET citus.override_table_visibility = off")
+        [shard] = holder.execute(SHARD_OF_FINISHES).fetchone() or [""]
+        holder.execute("BEGIN")
+        holder.execute(f"SELECT FROM {shard}")
+        with pytest.raises(FleetFailed, match="lock timeout"):
+            run.downgrade(citus.topology, PROJECT.tree("mes"), "0003")
+        holder.execute("ROLLBACK")
+    [outcome] = run.migrate(citus.topology, PROJECT.tree("mes"), "up", "head")
+    assert outcome.ran == ()
 
 
 def test_an_upgrade_again_changes_nothing_and_drift_finds_nothing(citus: CitusServers) -> None:

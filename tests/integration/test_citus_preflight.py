@@ -12,7 +12,7 @@ from sharding.ids import first_id_at
 from sharding.topology import Topology
 from tests.integration.mesctl_rig import Mesctl
 from tests.integration.shards_rig import as_owner
-from tests.project import MES
+from tests.project import MES, PROJECT
 
 
 @pytest.fixture
@@ -58,6 +58,22 @@ def test_the_preflight_objects_to_nothing_of_ours_and_to_what_a_hand_has_made(
         ("mes_1", "pricing_jobs", "trigger"),
         ("application.sql", "SELECT 1 FROM orders FOR UPDATE SKIP LOCKED", "lock over shards"),
     }
+
+
+def test_a_file_of_statements_is_looked_through_without_a_database(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "application.sql"
+    file.write_text(
+        "SELECT 1 FROM orders WHERE order_id = $1 FOR UPDATE;\nSELECT 1 FROM orders FOR UPDATE;\n"
+    )
+    mesctl = Mesctl(tmp_path / "none.toml", capsys, PROJECT.path)
+    preflight = ("shards", "citus", "preflight", "--offline", "--json")
+    said = mesctl(*preflight, "--tree", "mes", "--statements", str(file))
+    assert said.status == 1
+    [found] = said.json
+    assert (found["where"], found["rule"]) == ("SELECT 1 FROM orders FOR UPDATE", "lock over shards")
+    assert mesctl(*preflight, "--tree", "mes").status == 2
 
 
 def test_which_month_may_be_stored_by_column_follows_from_the_archives(topology: Topology) -> None:

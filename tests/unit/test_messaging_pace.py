@@ -4,8 +4,12 @@ import asyncio
 
 import pytest
 import structlog
+from psycopg import Error
+from psycopg.errors import FeatureNotSupported, UndefinedTable
+from sqlalchemy.exc import DBAPIError
 
 from app.messaging.pace import keep_going
+from readreplica.errors import is_outage, is_unsupported
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("test")
 
@@ -34,3 +38,28 @@ async def test_a_cancellation_that_a_step_has_swallowed_ends_the_work(fails: boo
     await asyncio.wait([working], timeout=10)
     assert working.cancelled()
     assert steps == 1
+
+
+async def test_what_no_wait_mends_ends_the_work() -> None:
+    async def step() -> None:
+        raise LookupError
+
+    keep = keep_going(
+        step, stop=asyncio.Event(), log=log, ends_on=lambda error: isinstance(error, LookupError)
+    )
+    with pytest.raises(LookupError):
+        await asyncio.wait_for(keep, timeout=10)
+
+
+@pytest.mark.parametrize(
+    ("fault", "expected"),
+    [
+        (FeatureNotSupported("subqueries are not supported within INSERT queries"), True),
+        (FeatureNotSupported("cached plan must not change result type"), False),
+        (UndefinedTable("relation does not exist"), False),
+    ],
+)
+def test_what_the_server_does_not_support_is_no_outage(fault: Error, expected: bool) -> None:
+    error = DBAPIError("SELECT 1", {}, fault)
+    assert is_unsupported(error) is expected
+    assert not is_outage(error)

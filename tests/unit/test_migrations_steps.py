@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from ops.migrate.errors import RevisionsInvalid, UnknownRevision
+from ops.migrate.frozen import split
 from ops.migrate.outcome import Direction
 from ops.migrate.scripts import Scripts
 from tests.project import MES
@@ -44,6 +45,20 @@ def test_revision_of_another_version_is_refused(scripts: Scripts) -> None:
         scripts.steps("0001", "0999", "up")
     with pytest.raises(UnknownRevision, match=r"no way from 0999 to base.*use the version that migrated it"):
         scripts.lacking("0999")
+
+
+def test_a_frozen_text_is_sent_statement_by_statement() -> None:
+    text = """
+        -- Two statements; with a comment
+        SELECT ';', "a;b" FROM t; /* ; */
+        CREATE FUNCTION f() RETURNS int LANGUAGE plpgsql AS $f$ BEGIN RETURN $$;$$::text; END $f$;
+        SELECT 1 - 2 / 3, 'it''s; $$';
+        -- the end;
+    """
+    first, second, third = split(text)
+    assert first.endswith("""SELECT ';', "a;b" FROM t""")
+    assert second.endswith("$f$ BEGIN RETURN $$;$$::text; END $f$")
+    assert third == "SELECT 1 - 2 / 3, 'it''s; $$'"
 
 
 @pytest.mark.parametrize(

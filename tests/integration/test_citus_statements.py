@@ -1,0 +1,129 @@
+"""What the order system sends to its shards, collected from real orders: `make check` reads it."""
+
+import asyncio
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from sqlalchemy import Engine, event
+
+import partitions
+from app.clock import utc_now
+from app.database import open_shards
+from app.files import ModelStore
+from app.messaging.acks import Ack
+from app.messaging.outbox import settle
+from app.messaging.pruner import Pruner
+from app.models.mes import MesInbox, MesOutbox
+from app.models.policies import ARCHIVE
+from app.pricing import jobs
+from app.pricing.jobs import Lease
+from app.pricing.pricer import Pricer
+from app.pricing.sandbox import Sandbox
+from app.pricing.worker import Worker
+from app.topology import files_url
+from ops.archiving import months_of
+from ops.fleet import members, open_engine
+from partitions.archive.mover import move
+from sharding.citus.distribute import Distribution
+from sharding.citus.preflight import check_statements
+from sharding.topology import Topology
+from tests.integration.life_rig import make_and_close, submit
+from tests.integration.messaging_rig import running
+from tests.integration.pricing_rig import SOON
+from tests.integration.services_rig import Services, ok, open_services
+from tests.project import MES, PROJECT
+
+FILE = Path(__file__).with_name("mes_statements.sql")
+"""Statements that write or lock, without their parameters; what only reads Citus takes."""
+
+_PARAMETER = re.compile(r"%\(\w+\)s(?:::\w+(?: WITH TIME ZONE)?(?:\([\d, ]+\))?)?")
+
+
+def shape(statement: str) -> str:
+    """Put a statement on one line, and a list of values for any number of them."""
+    plain = _PARAMETER.sub("%s", " ".join(statement.split()))
+    plain = re.sub(r"\(%s(?:, %s)+\)", "(%s)", plain)
+    return re.sub(r"(\((?:%s|\(%s\))\))(?:, \1)+", r"\1", plain)
+
+
+def script(statements: Iterable[str]) -> str:
+    return "".join(f"{statement};\n" for statement in sorted(statements))
+
+
+def writes_or_locks(statement: str) -> bool:
+    return not statement.startswith(("SELECT", "SHOW", "SET")) or "FOR UPDATE" in statement
+
+
+@contextmanager
+def recording(topology: Topology) -> Iterator[list[str]]:
+    """Record what the services send to the MES shards."""
+    shards = {database.dbname for database in topology.databases_of("mes").values()}
+    sent: list[str] = []
+
+    def note(connection: Any, _cursor: object, statement: str, *_: object) -> None:
+        url = connection.engine.url
+        if url.database in shards and url.username == "mes":
+            sent.append(statement)
+
+    event.listen(Engine, "before_cursor_execute", note)
+    try:
+        yield sent
+    finally:
+        event.remove(Engine, "before_cursor_execute", note)
+
+
+async def test_the_preflight_reads_every_statement_that_the_order_system_sends(topology: Topology) -> None:
+    with recording(topology) as sent:
+        async with open_services(topology) as services:
+            await live(topology, services)
+        await tend(topology)
+        await asyncio.to_thread(archive, topology)
+    found = {statement for statement in map(shape, sent) if writes_or_locks(statement)}
+    lines = FILE.read_text(encoding="utf-8").splitlines()
+    known = {line.removesuffix(";") for line in lines if not line.startswith("--")}
+    assert check_statements(sent, Distribution.of(MES.metadata)) == []
+    assert not found - known, f"add to {FILE.name}:\n{script(found - known)}"
+    assert not known - found, f"take out of {FILE.name}:\n{script(known - found)}"
+
+
+async def live(topology: Topology, services: Services) -> None:
+    """Take orders to their ends: closed, cancelled, and rejected by an operator."""
+    models = await asyncio.to_thread(ModelStore.open, files_url(topology))
+    async with Sandbox() as sandbox, open_shards(topology, application_name="pricing") as sessions:
+        pricer = Pricer(sessions, models, sandbox, now=utc_now, max_attempts=3)
+        async with running(Worker(sessions, pricer, holder="test", pace=SOON)):
+            for channel in ("B2C", "B2B"):
+                await make_and_close(services, await submit(services, channel))
+            cancelled = await submit(services, "B2B")
+            await services.shows(services.crm, cancelled, "PRICE_CALCULATED")
+            wish = {"actor": "Sara", "reason": "she changed her mind"}
+            ok(await services.crm.post(f"/v1/orders/{cancelled}/cancel", json=wish), 202)
+            await services.shows(services.crm, cancelled, "CANCELLED")
+
+
+async def tend(topology: Topology) -> None:
+    """Do what is done beside the orders: a lease given back, a message set aside, the inbox pruned."""
+    async with open_shards(topology, application_name="test") as sessions:
+        [(name, cluster), *_] = sessions.clusters.items()
+        pruner = Pruner(cluster, MesInbox, database=name, keep=timedelta(0), every_seconds=1)
+        async with cluster.write() as session:
+            held = Lease(order_id=1, holder="test", attempt=1)
+            await jobs.give_back(session, held, rest_seconds=1, counted=True)
+            await settle(session, MesOutbox, [Ack(uuid4(), "no reason")])
+        await pruner.prune(asyncio.Event())
+
+
+def archive(topology: Topology) -> None:
+    """Archive what has ended, as it is done on Citus."""
+    policy = replace(ARCHIVE, grace=timedelta(0))
+    for member in members(topology, PROJECT, tree="mes"):
+        with open_engine(topology, member.database, role="mes_owner") as owner:
+            partitions.apply(owner, months_of(member.tree, policy), utc_now())
+        with open_engine(topology, member.database, role="mes") as engine:
+            move(engine, policy, utc_now(), lock_by_key=True)
