@@ -13,7 +13,8 @@ from app.messaging.routing import Service
 from app.models.crm import CrmInbox
 from readreplica.sessions import WriteSession
 from sharding.topology import Topology
-from tests.integration.messaging_rig import note, open_rig
+from tests.integration.messaging_rig import anything, note, open_rig
+from tests.message_keys import signer_of
 
 
 def die() -> None:
@@ -37,7 +38,13 @@ async def main(point: str, topology_path: Path) -> None:
             return is_new
 
         consumer = Consumer(
-            rig.redis, service=Service.CRM, inbox=CrmInbox, transact=transact, handle=handle, concurrency=1
+            rig.redis,
+            signer=signer_of(Service.CRM),
+            inbox=CrmInbox,
+            transact=transact,
+            handle=handle,
+            may_send=anything,
+            concurrency=1,
         )
         await consumer.run(asyncio.Event())
 

@@ -19,6 +19,7 @@ from app.mes.application import build as build_mes
 from app.messaging.consumer import Consumer
 from app.messaging.message import Message
 from app.messaging.routing import Service
+from app.messaging.signing import EntrySigner, parse_peer_keys
 from app.messaging.streams import open_redis
 from app.models.crm import CrmInbox
 from app.topology import redis_url
@@ -30,6 +31,7 @@ from sharding.topology import Topology
 from tests.integration.messaging_rig import running, until
 from tests.integration.replicas_rig import parameters
 from tests.integration.services_rig import MODEL, fast_settings, new_key, ok, problem, save_map
+from tests.message_keys import ALL_KEYS
 from tests.servers import PostgresServers
 
 KEYS = "test=" + "k" * 32
@@ -277,7 +279,7 @@ async def test_what_a_message_tells_of_is_there_to_read(
 
         consumer = Consumer(
             redis,
-            service=Service.CRM,
+            signer=EntrySigner(Service.CRM, parse_peer_keys(ALL_KEYS)),
             inbox=CrmInbox,
             transact=in_one(crm),
             handle=ask_back,
