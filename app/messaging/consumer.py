@@ -162,19 +162,25 @@ class Consumer:
             first_kept = id_after(entries[-1][0])
             await self._redis.xtrim(self._stream, minid=first_kept, approximate=False)
         elif await self._redis.xlen(self._stream):
-            await self._heed_position()
+            await self._tidy()
         return [fields for _, fields in entries]
 
-    async def _heed_position(self) -> None:
-        """Begin again where the group stands beyond the stream's last id: it would get nothing.
+    async def _tidy(self) -> None:
+        """Take out what was received and stayed, as by a killed process: relays would think that it waits.
 
-        Only a hand sets it so. What it has received before is received again, and the inbox knows it.
+        Where the group stands beyond the stream's last id, it would get nothing: then begin again. Only a
+        hand sets it so. What it has received before is received again, and the inbox knows it.
         """
         last = id_of((await self._redis.xinfo_stream(self._stream))["last-generated-id"])
         for group in await self._redis.xinfo_groups(self._stream):
-            if group["name"] == self._group and id_of(group["last-delivered-id"]) > last:
-                self._log.warning("group_beyond_its_stream", position=group["last-delivered-id"])
+            if group["name"] != self._group:
+                continue
+            position = str(group["last-delivered-id"])
+            if id_of(position) > last:
+                self._log.warning("group_beyond_its_stream", position=position)
                 await self._redis.xgroup_setid(self._stream, self._group, "0")
+            else:
+                await self._redis.xtrim(self._stream, minid=id_after(position), approximate=False)
 
     async def _create_group(self) -> None:
         try:

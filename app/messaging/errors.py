@@ -129,3 +129,17 @@ class RedisUrlInvalid(AppError):
     def __init__(self, fault: str) -> None:
         self.fault = fault
         super().__init__(f"[redis] url is of no use: {fault}")
+
+
+class RedisRefuses(AppError):
+    """Redis does not let a service in."""
+
+    def __init__(self, address: str, user: str | None, fault: str) -> None:
+        self.address = address
+        self.user = user
+        self.fault = shortened(fault)
+        variable = f"MES_STORAGE_PASSWORD_REDIS_{user.upper()}" if user else "a password"
+        super().__init__(
+            f"Redis at {address} refuses {f'user {user}' if user else 'a client without a password'} "
+            f"({self.fault}): set {variable}, or the line redis_{user or 'USER'} of the topology's passfile"
+        )

@@ -232,6 +232,6 @@ async def open_rig(topology: Topology, *, redis_url: str | None = None) -> Async
         open_cluster(topology, "crm", role="crm", application_name="test") as crm,
         open_cluster(topology, "shop", role="shop", application_name=WORKER) as worker_shop,
         open_cluster(topology, "crm", role="crm", application_name=WORKER) as worker_crm,
-        open_redis(redis_url or sections.redis_url(topology)) as redis,
+        open_redis(redis_url or sections.redis_url(topology, "test")) as redis,
     ):
         yield Rig(shop, crm, worker_shop, worker_crm, redis)

@@ -52,7 +52,7 @@ def approval(order_id: str) -> dict[str, str]:
 async def test_an_approval_by_hand_changes_nothing_and_is_named(topology: Topology) -> None:
     """Unsigned; by the CRM's name with a key that is not its own; and truly signed, by a stolen Shop."""
     stolen = EntrySigner(Service.SHOP, parse_peer_keys(ALL_KEYS))
-    async with open_services(topology) as services, open_redis(sections.redis_url(topology)) as redis:
+    async with open_services(topology) as services, open_redis(sections.redis_url(topology, "test")) as redis:
         order_id = await services.b2b()
         await services.price(order_id)
         await services.shows(services.mes, order_id, "PRICE_CALCULATED")

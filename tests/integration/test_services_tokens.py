@@ -149,7 +149,7 @@ async def test_redis_for_callers_that_keep_nothing(
             made = await order(one, **{CALLER: "nord"})
             assert await sees(other, made, **{CALLER: "nord"}) == 200
             assert await sees(other, made, **{CALLER: "sud"}) == 404
-    async with open_redis(redis_url(module_topology)) as redis:
+    async with open_redis(redis_url(module_topology, "test")) as redis:
         assert 0 < await redis.ttl("causal:nord") <= 3600
 
 
@@ -210,7 +210,7 @@ async def test_redis_that_is_away_is_gone_on_without(module_topology: Topology) 
     settings = fast_settings(module_topology).model_copy(update={"caller_header": CALLER})
     path = module_topology.path.with_name("no-redis.toml")
     path.write_text(
-        module_topology.path.read_text().replace(redis_url(module_topology), "redis://127.0.0.1:1/0")
+        module_topology.path.read_text().replace(redis_url(module_topology, "test"), "redis://127.0.0.1:1/0")
     )
     gone = Topology.load(path)
     app = build_mes(settings, gone)
@@ -267,7 +267,7 @@ async def test_what_a_message_tells_of_is_there_to_read(
         crm = await stack.enter_async_context(
             open_cluster(module_topology, "crm", role="crm", application_name="test")
         )
-        redis: Redis = await stack.enter_async_context(open_redis(redis_url(module_topology)))
+        redis: Redis = await stack.enter_async_context(open_redis(redis_url(module_topology, "test")))
         hooks = CausalClient(text=TEXT).async_hooks()
         caller = await stack.enter_async_context(client_to(mes_app, event_hooks=hooks))
         stranger = await stack.enter_async_context(client_to(mes_app))
