@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 import structlog
+from opentelemetry.metrics import get_meter
 from structlog.stdlib import BoundLogger
 
 from app.messaging.errors import (
@@ -29,6 +30,8 @@ SIGNER = "signer"
 DESTINATION = "destination"
 SIGNATURE = "signature"
 _OWN = (SIGNER, DESTINATION, SIGNATURE)
+
+_refused = get_meter("app.messaging").create_counter("app.entries.refused", unit="{entry}")
 
 Kind = Literal["message", "acknowledgement"]
 PeerKeys = Mapping[Service, KeyRing]
@@ -115,7 +118,7 @@ def _canonical(signed: Mapping[str, str], kind: Kind, peer: Service) -> str:
 
 
 class Refusals:
-    """Counts what was refused, by its kind; logs the first of each kind, the tenth, the hundredth, and so on.
+    """Counts what was refused, by the reason; logs the first of each, the tenth, the hundredth, and so on.
 
     Who can write to a stream could otherwise fill the log as well.
     """
@@ -127,6 +130,7 @@ class Refusals:
     def note(self, error: EntryRefused) -> None:
         """Count one."""
         self.counts[error.reason] += 1
+        _refused.add(1, {"reason": error.reason, "kind": error.kind})
         count = self.counts[error.reason]
         if str(count).strip("0") == "1":
             self._log.error("entry_refused", reason=error.reason, error=str(error), count=count)
