@@ -1,6 +1,6 @@
 # The stable verbs. Each works from a bare clone: Python 3.11+ with venv, and make.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-field check twins format bench soak up down lock clean
+.PHONY: help demo test test-quick test-field check twins format bench soak up down lock clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -26,6 +26,14 @@ demo: $(VENV)/.ready  ## take 200 orders through everything, then prove that non
 
 test: $(VENV)/.ready  ## all tests: no Docker, no root
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not bench and not soak"
+
+# One file for each area, and every unit test.
+QUICK := tests/unit $(addprefix tests/integration/test_,sharding_directory.py sharding_sessions.py \
+	readreplica_sessions.py partitions_apply.py migrations_run.py messaging_delivery.py services_flow.py \
+	pricing_jobs.py project_commands.py)
+
+test-quick: $(VENV)/.ready  ## a developer's minutes: units, and the main way of each area
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not bench and not soak and not long" $(QUICK)
 
 test-field: $(VENV)/.ready  ## the tests whose inputs are from public reports of other projects
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m field

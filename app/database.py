@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -14,7 +14,6 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.causality.ambient import follow_causality
 from readreplica.cluster import Cluster
 from readreplica.sessions import WriteSession
-from readreplica.token import CausalToken
 from sharding.directory import Directory, open_id_generator
 from sharding.engines import open_cluster
 from sharding.ids import IdGenerator
@@ -27,34 +26,6 @@ SETTLE_SECONDS = 3.0
 T = TypeVar("T")
 Work = Callable[[WriteSession], Awaitable[T]]
 """A unit of work: all that one transaction does. It may be run again, so it decides afresh each time."""
-
-
-@dataclass(frozen=True)
-class Written(Generic[T]):
-    """What a transaction gave back, and the token with which a later read is sure to see it."""
-
-    value: T
-    token: CausalToken
-
-
-class Transact(Protocol):
-    """Runs a unit of work in a transaction, and again after a conflict with another one."""
-
-    async def __call__(self, work: Work[T], /) -> T:
-        """Return what `work` returned, once it is committed."""
-
-
-async def write(transact: Transact, work: Work[T]) -> Written[T]:
-    """Run a unit of work and return its result together with its causal token."""
-    used: list[WriteSession] = []
-
-    async def remembered(session: WriteSession) -> T:
-        used.append(session)
-        return await work(session)
-
-    value = await transact(remembered)
-    # The last one is the one that committed; the earlier ones met conflicts.
-    return Written(value, used[-1].token)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +74,7 @@ def _hasty(topology: Topology, patience: Patience) -> Topology:
 
 def _prepare(cluster: Cluster, topology: Topology, patience: Patience | None) -> None:
     follow_causality(cluster)
-    cluster.settle_doubts(within_seconds=SETTLE_SECONDS)
+    cluster.resolve_commits(within_seconds=SETTLE_SECONDS)
     if patience is not None and topology.pgbouncer is None:
         cluster.on_engine(partial(_limit_statements, seconds=patience.statement_seconds))
 

@@ -15,6 +15,7 @@ from app.orders import AnyOrder, OrderModels
 from app.settings import Settings
 from readreplica.cluster import Cluster
 from readreplica.sessions import WriteSession
+from readreplica.token import Committed
 
 
 def start_delivery(
@@ -77,7 +78,7 @@ def start_delivery(
 def in_one(cluster: Cluster) -> Transact:
     """Run units of work on one database, which holds every order."""
 
-    async def transact(_order_id: int, work: Callable[[WriteSession], Awaitable[bool]], /) -> bool:
+    async def transact(_order_id: int, work: Callable[[WriteSession], Awaitable[bool]], /) -> Committed[bool]:
         return await cluster.transact(work)
 
     return transact

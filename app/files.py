@@ -5,7 +5,9 @@ uploaded, a stored model never changes, and whoever prices it can trust the key.
 """
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path, PurePosixPath
 from tempfile import SpooledTemporaryFile
 from typing import IO, Protocol, Self
@@ -18,6 +20,7 @@ from app.errors import AppError
 
 MODEL_SUFFIXES = ("stl", "3mf", "obj")
 MAX_NAME_CHARACTERS = 200
+FOLDER = "models"
 _CHUNK_BYTES = 1 << 20
 _IN_MEMORY_BYTES = 1 << 20
 
@@ -91,6 +94,15 @@ class StoredModel:
     size: int
 
 
+@dataclass(frozen=True, slots=True)
+class StoredObject:
+    """A model as the store lists it; `stored_at` is when its content was last uploaded."""
+
+    key: str
+    size_bytes: int
+    stored_at: datetime
+
+
 def model_suffix(name: str) -> str:
     """Return the suffix of a model's file name, in small letters and without its dot.
 
@@ -143,13 +155,42 @@ class ModelStore:
         """
         with SpooledTemporaryFile(max_size=_IN_MEMORY_BYTES) as staged:
             digest, size = await _stage(stream, staged, max_bytes)
-            key = f"models/{digest}.{suffix}"
+            key = f"{FOLDER}/{digest}.{suffix}"
             try:
                 # Atomic: the key shows the whole content or does not exist.
                 await obstore.put_async(self._store, key, staged)
             except (BaseError, OSError) as error:
                 raise FilesUnavailable(error) from error
         return StoredModel(key=key, digest=digest, size=size)
+
+    def listed(self) -> Iterator[StoredObject]:
+        """List all models.
+
+        Raises:
+            FilesUnavailable: the store did not answer.
+        """
+        try:
+            for batch in obstore.list(self._store, prefix=FOLDER):
+                for found in batch:
+                    yield StoredObject(found["path"], found["size"], found["last_modified"])
+        except (BaseError, OSError) as error:
+            raise FilesUnavailable(error) from error
+
+    def delete(self, key: str, *, stored_before: datetime) -> bool:
+        """Delete a model; False if it is gone, or was uploaded again since.
+
+        Raises:
+            FilesUnavailable: the store did not answer.
+        """
+        try:
+            if obstore.head(self._store, key)["last_modified"] >= stored_before:
+                return False
+            obstore.delete(self._store, key)
+        except FileNotFoundError:
+            return False
+        except (BaseError, OSError) as error:
+            raise FilesUnavailable(error) from error
+        return True
 
     async def fetch(self, key: str, to_path: Path) -> None:
         """Write the model under `key` to a local file.

@@ -149,7 +149,7 @@ async def _fault(name: str, check: Check) -> bool:
 
 
 def _probe(cluster: Cluster) -> Check:
-    """Ask a cluster's primary, by a connection of its own: a pool that is in use says nothing of the server."""
+    """Ask a cluster's primary, by a connection of its own: a pool in use says nothing of the server."""
 
     async def check() -> None:
         node = cluster.monitor.primary

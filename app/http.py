@@ -3,6 +3,7 @@
 import re
 from typing import Annotated, Any
 
+from annotated_types import Ge, Le
 from fastapi import Depends, Header, Path, Query, Request
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, WithJsonSchema
 from pydantic_core import PydanticCustomError
@@ -52,8 +53,14 @@ def _parse_whole(value: Any) -> Any:
     return int(value)
 
 
-Whole = Annotated[int, BeforeValidator(_parse_whole)]
-"""A whole number in a form or a query, as strict as in JSON: figures, and no zero before others."""
+_WHOLE_NUMBER = BeforeValidator(_parse_whole)
+"""Whole numbers in a form or a query, as strict as in JSON: figures, and no zero before others.
+
+It stands after the bounds, or they would be missing in the API's description.
+"""
+
+Quantity = Annotated[int, Ge(1), Le(1000), _WHOLE_NUMBER]
+"""How many pieces are ordered."""
 
 # What cannot be seen: control characters, separators of lines, half surrogates, Unicode's
 # Default_Ignorable_Code_Point (zero width, direction, variation, tags), annotations, and blanks that are no
@@ -175,7 +182,7 @@ async def _after_token(
 AFTER_TOKEN = Depends(_after_token)
 """A dependency of endpoints that read."""
 
-PageLimit = Annotated[Whole, Query(ge=1, le=200, description="The most orders on a page.")]
+PageLimit = Annotated[int, Ge(1), Le(200), _WHOLE_NUMBER, Query(description="The most orders on a page.")]
 
 PageCursor = Annotated[
     str | None, Query(max_length=500, description="`next_cursor` of the page before; none for the first.")

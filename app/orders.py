@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Generic, TypeVar
 
-from sqlalchemy import func, insert, select
+from sqlalchemy import BigInteger, DateTime, Text, func, insert, literal, select
+from sqlalchemy.dialects.postgresql import JSONB
 
 from app.errors import AppError
 from app.messaging.events import Event, OrderCancelled, OrderRejected, PriceCalculated, StatusChanged
 from app.messaging.outbox import publish
 from app.messaging.routing import Service, route
-from app.models.base import EventRow, OrderState
+from app.models.base import STATUS, EventRow, OrderState
 from app.models.crm import CrmInbox, CrmOrder, CrmOrderEvent, CrmOutbox
 from app.models.mes import (
     MesArchivedOrder,
@@ -137,19 +138,17 @@ async def append_event(
     detail: Mapping[str, Any] | None = None,
 ) -> None:
     """Append a line to the history of a locked order, whether or not its status has changed."""
-    last = select(func.coalesce(func.max(models.event.event_no), 0)).where(
-        models.event.order_id == order.order_id
-    )
-    await session.execute(
-        insert(models.event).values(
-            order_id=order.order_id,
-            event_no=last.scalar_subquery() + 1,
-            status=order.status,
-            at=now,
-            actor=actor,
-            detail=dict(detail or {}),
-        )
-    )
+    # A SELECT and no VALUES: Citus refuses a subquery in VALUES. The aggregate returns one row in any case.
+    line = select(
+        literal(order.order_id, BigInteger),
+        func.coalesce(func.max(models.event.event_no), 0) + 1,
+        literal(order.status, STATUS),
+        literal(now, DateTime(timezone=True)),
+        literal(actor, Text),
+        literal(dict(detail or {}), JSONB),
+    ).where(models.event.order_id == order.order_id)
+    columns = ["order_id", "event_no", "status", "at", "actor", "detail"]
+    await session.execute(insert(models.event).from_select(columns, line))
 
 
 async def apply_event(

@@ -24,7 +24,7 @@ from app.idempotency import IdempotencyKeyReused
 from app.models.status import IllegalTransition
 from app.orders import UnknownOrder
 from app.problem_docs import MEDIA_TYPE, problem_type
-from app.strict import RequestTimedOut, printable
+from app.strict import Overloaded, RequestTimedOut, printable
 from readreplica.errors import (
     CommitInDoubt,
     CommitLost,
@@ -58,6 +58,7 @@ STATUSES: Statuses = {
 _UNAVAILABLE = (
     OperationalError,
     PoolTimeout,
+    Overloaded,
     FilesUnavailable,
     NodeLeaseExpired,
     NodesExhausted,
@@ -183,6 +184,7 @@ class _Outage(NamedTuple):
     retry_after_seconds: float = RETRY_AFTER_SECONDS
 
 
+_BUSY = _Outage("Overloaded", "more is asked of the service than it can do now; nothing was written")
 _OUTAGES: Mapping[type[object], _Outage] = {
     NotThePrimary: _Outage("Not the primary", "the database has another primary by now; nothing was written"),
     BucketNotOwned: _Outage(
@@ -191,9 +193,8 @@ _OUTAGES: Mapping[type[object], _Outage] = {
     CommitLost: _Outage(
         "Commit lost", "the database was lost while it committed, and has none of it; nothing was written"
     ),
-    PoolTimeout: _Outage(
-        "Overloaded", "more is asked of the service than it can do now; nothing was written"
-    ),
+    Overloaded: _BUSY,
+    PoolTimeout: _BUSY,
     RequestTimedOut: _Outage(
         "Request timed out", "something that this needs did not answer in time; nothing was written"
     ),

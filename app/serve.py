@@ -8,7 +8,6 @@ from typing import NoReturn
 import structlog
 import uvicorn
 from fastapi import APIRouter, FastAPI
-from fastapi.responses import RedirectResponse
 
 from app import problem
 from app.background import Background
@@ -21,8 +20,10 @@ from app.edge import HeadAsGet, WellFormed
 from app.health import NotReady, Readiness, health_routes
 from app.limits import BodyLimit
 from app.messaging.streams import connect_redis
+from app.pages import pages
 from app.process import configure, leave_on_signals, open_patiently, refuse, run_to_the_end
 from app.settings import Settings
+from app.strict import Room
 from app.topology import services_of
 from sharding.topology import Topology
 
@@ -89,9 +90,12 @@ def make_app(
         version="1",
         description=description,
         lifespan=lifespan,
+        docs_url=None,  # its page loads scripts from elsewhere; ours is in `app.pages`
+        redoc_url=None,
         redirect_slashes=False,  # such a redirect has the host that the client names
     )
     app.state.max_json_bytes, app.state.request_seconds = settings.max_json_bytes, settings.request_seconds
+    app.state.room = Room(settings.max_requests)
     app.add_middleware(BodyLimit, max_bytes=settings.max_upload_bytes + _FORM_OVERHEAD_BYTES)
     app.add_middleware(
         CausalTokens,
@@ -105,25 +109,23 @@ def make_app(
     app.add_middleware(HeadAsGet)
     app.add_middleware(WellFormed)  # the last one is the first that sees a request
     problem.install(app, {NotReady: 503, **statuses})
-    app.include_router(_common_routes())
+    app.include_router(pages(service))
     app.include_router(health_routes(service))
     app.include_router(router)
+    _describe_forms(app)
     return app
+
+
+def _describe_forms(app: FastAPI) -> None:
+    """Have the API's description say that a form has no other fields: `app.strict` refuses them."""
+    for name, schema in app.openapi()["components"]["schemas"].items():
+        if name.startswith("Body_"):
+            schema["additionalProperties"] = False
 
 
 def patience_of(settings: Settings) -> Patience:
     """Return how long a service's requests wait for a database."""
     return Patience(statement_seconds=settings.statement_seconds, queue_seconds=settings.queue_seconds)
-
-
-def _common_routes() -> APIRouter:
-    router = APIRouter()
-
-    @router.get("/", include_in_schema=False)
-    async def to_the_documentation() -> RedirectResponse:
-        return RedirectResponse("docs")
-
-    return router
 
 
 def run(service: str, build: Build) -> NoReturn:

@@ -41,6 +41,9 @@ class Settings(BaseSettings):
     max_connections: Annotated[int, Field(ge=1, le=100_000)] = 512
     """how many connections clients may have at once; requests on more are answered by 503"""
 
+    max_requests: PositiveInt = 64
+    """how many requests are worked on at once; one more is answered by 503 at once"""
+
     header_seconds: Seconds = 10.0
     """how long a client may take to send the header of a request"""
 

@@ -2,7 +2,8 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NoReturn
 from urllib.parse import parse_qsl
 
@@ -49,6 +50,37 @@ class RequestTimedOut(AppError):
         self.seconds = seconds
         self.in_doubt = in_doubt
         super().__init__(f"the request was not answered within {seconds:g} s")
+
+
+class Overloaded(AppError):
+    """As many requests are worked on as may be; nothing of this one was done."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        super().__init__(f"{most} requests are worked on, and no more may be")
+
+
+class Room:
+    """How many requests are worked on at once; one too many is refused before it costs anything."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._taken = 0
+
+    @contextmanager
+    def taken(self) -> Iterator[None]:
+        """Take a place for the block.
+
+        Raises:
+            Overloaded: there is none.
+        """
+        if self._taken >= self._most:
+            raise Overloaded(self._most)
+        self._taken += 1
+        try:
+            yield
+        finally:
+            self._taken -= 1
 
 
 def parse_json(content: bytes) -> Any:
@@ -119,6 +151,12 @@ def refuse_repeated(where: str, names: Iterable[str]) -> None:
             raise BodyMalformed(f"{where}: {printable(name)!r} is given {times} times: send it once")
 
 
+def _refuse_unknown(form: FormData, fields: Iterable[str]) -> None:
+    for name in form.keys() - set(fields):
+        known = ", ".join(sorted(fields))
+        raise BodyMalformed(f"body: there is no field {printable(name)!r}, but {known}")
+
+
 def printable(text: str) -> str:
     """Return a client's text, fit for an answer: short, and UTF-8."""
     return text[:_LONGEST_SHOWN].encode("utf-8", "replace").decode()
@@ -169,11 +207,11 @@ class StrictRequest(Request):
             self._json = parse_json(await self.body())
         return self._json
 
-    async def read_form(self) -> None:
+    async def read_form(self, fields: Iterable[str]) -> None:
         """Read a form; `form` gives it.
 
         Raises:
-            BodyMalformed, HTTPException: it is malformed, or has a field twice.
+            BodyMalformed, HTTPException: it is malformed, or has a field twice or one that is not known.
         """
         try:
             form: FormData = await self._get_form(**_FORM_LIMITS)
@@ -183,30 +221,40 @@ class StrictRequest(Request):
             raise BodyMalformed(f"body: this is no form that can be read: {error}") from error
         try:
             refuse_repeated("body", (name for name, _ in form.multi_items()))
+            _refuse_unknown(form, fields)
         except BodyMalformed:
             await form.close()
             raise
 
 
 class StrictRoute(APIRoute):
-    """A route that reads strictly, and answers within `app.state.request_seconds` from the body's end."""
+    """A route that reads strictly, and answers within `app.state.request_seconds` from the body's end.
+
+    `app.state.room` says how many of its like do so at once.
+    """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Return what answers a request to this route."""
         answer = super().get_route_handler()
-        has_form = self.body_field is not None and isinstance(self.body_field.field_info, params.Form)
+        form = self.body_field.field_info if self.body_field is not None else None
+        has_form = isinstance(form, params.Form)
+        # FastAPI makes a model of a form's fields.
+        fields: Mapping[str, Any] = getattr(getattr(form, "annotation", None), "model_fields", {})
 
         async def strictly(request: Request) -> Response:
             strict = StrictRequest(request.scope, request.receive)
             query = request.scope["query_string"].decode("latin-1")
             refuse_repeated("query", (name for name, _ in parse_qsl(query, keep_blank_values=True)))
             if has_form:
-                await strict.read_form()
+                await strict.read_form(fields)
             elif self.body_field is not None:
                 await strict.read_body()
             seconds: float = request.app.state.request_seconds
+            room: Room = request.app.state.room
             try:
-                return await within(answer(strict), seconds=seconds)
+                # Not around the reading: slow clients would take the places of all others.
+                with room.taken():
+                    return await within(answer(strict), seconds=seconds)
             except TimeoutError:
                 raise RequestTimedOut(seconds, in_doubt=has_written()) from None
 

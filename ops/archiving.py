@@ -1,5 +1,6 @@
 """What `mesctl archive` does to one database: months by the owner, rows by the service's own role."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,6 +20,7 @@ from partitions.archive.mover import (
 from partitions.archive.policy import ArchivePolicy
 from partitions.archive.statements import script
 from partitions.errors import MonthWithoutKeys
+from sharding.citus.catalog import read_shards
 from sharding.topology import Topology
 
 
@@ -53,7 +55,18 @@ def read_state(topology: Topology, member: Member, policy: ArchivePolicy, now: d
     """Count what is past the grace period and what is archived."""
     database = member.database
     with open_engine(topology, database, role=database.role) as engine, engine.connect() as connection:
-        return ArchiveState(read_waiting(connection, policy, now), count_archived(connection, policy))
+        archived = count_archived(connection, policy)
+        if database.is_coordinator:
+            archived = _by_table(archived, read_shards(connection))
+        return ArchiveState(read_waiting(connection, policy, now), archived)
+
+
+def _by_table(archived: Mapping[str, int], shards: Mapping[str, str]) -> Mapping[str, int]:
+    """Add up what the shards of each partition hold."""
+    counts: Counter[str] = Counter()
+    for shard, rows in archived.items():
+        counts[shards.get(shard, shard)] += rows
+    return counts
 
 
 def archive_database(
@@ -86,7 +99,9 @@ def archive_database(
     with open_engine(topology, database, role=database.owner) as owner:
         partitions.apply(owner, months, now, since=earliest_month(months, waiting, now))
     with open_engine(topology, database, role=database.role) as service:
-        return move(service, policy, now, batch_rows=batch_rows, report=report)
+        # Citus locks rows of one shard at a time.
+        by_key = database.is_coordinator
+        return move(service, policy, now, batch_rows=batch_rows, lock_by_key=by_key, report=report)
 
 
 def render_database(
@@ -106,7 +121,9 @@ def render_database(
             connect_line(topology, database, role=database.owner) + partitions.render(actions),
             "-- one batch of many: it is repeated until it is short",
             connect_line(topology, database, role=database.role)
-            + script(policy, columns, cutoff=cutoff, batch_rows=batch_rows),
+            + script(
+                policy, columns, cutoff=cutoff, batch_rows=batch_rows, lock_by_key=database.is_coordinator
+            ),
         )
     )
 

@@ -108,6 +108,8 @@ def run(arguments: Sequence[str]) -> int:
         if message:  # none where the help was shown instead
             print(f"mesctl: {message}", file=sys.stderr)
         return exit_status
+    if status == INTERRUPTED:  # typer makes this of a KeyboardInterrupt in a verb
+        print(f"mesctl: {message_of(KeyboardInterrupt())}", file=sys.stderr)
     return status if isinstance(status, int) else ExitStatus.DONE
 
 

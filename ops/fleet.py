@@ -1,17 +1,19 @@
 """Every database of a topology: what is done to one is done to all, and one that is down stops no other."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Generic, NamedTuple, TypeVar
+from functools import partial
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import psycopg
 from psycopg.conninfo import make_conninfo
-from sqlalchemy import Engine, create_engine
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import URL, Engine, ExceptionContext, create_engine, event
+from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.pool import NullPool
 
 from ops.advice import command_for
+from ops.connect import SILENT_SECONDS, NoAnswer, Watch, open_connection
 from ops.errors import ExitStatus, OpsError
 from ops.project import Project, ProjectTree
 from partitions.errors import PartitionError, Refused
@@ -23,23 +25,54 @@ Result = TypeVar("Result")
 
 
 @contextmanager
-def open_engine(topology: Topology, database: Database, *, role: str) -> Iterator[Engine]:
+def open_engine(topology: Topology, database: Database, *, role: str, **options: Any) -> Iterator[Engine]:
     """Open an engine on a database's primary; it keeps no connection between uses.
 
     Parameters:
         topology: where the databases are.
         database: one of them.
         role: the PostgreSQL role that connects.
+        options: of `create_engine`.
     """
-    url = topology.url(database, role=role, direct=True)
     words = {"application_name": "mesctl"}
     if database.is_coordinator:
         words["options"] = REACHING
-    engine = create_engine(url, poolclass=NullPool, connect_args=words)
-    try:
+    with open_watched(topology.url(database, role=role, direct=True), words, **options) as engine:
         yield engine
-    finally:
-        engine.dispose()
+
+
+@contextmanager
+def open_watched(url: URL, words: Mapping[str, Any], **options: Any) -> Iterator[Engine]:
+    """Open an engine whose connections are cut when the server no longer answers; see `ops.connect`.
+
+    Parameters:
+        url: the server and its database.
+        words: psycopg's, beside those of the URL.
+        options: of `create_engine`.
+    """
+    engine = create_engine(url, poolclass=NullPool, connect_args=dict(words), **options)
+    arguments, named = engine.dialect.create_connect_args(url)
+    again = partial(open_connection, *arguments, **{**named, **words, "autocommit": True})
+
+    def connect(_dialect: object, _record: object, cargs: list[Any], cparams: dict[str, Any]) -> object:
+        connection = open_connection(*cargs, **cparams)
+        watch.add(connection)
+        return connection
+
+    def explain(context: ExceptionContext) -> BaseException | None:
+        error = context.original_exception
+        if not watch.has_cut or not isinstance(error, psycopg.OperationalError):
+            return None
+        silent = NoAnswer(SILENT_SECONDS)
+        return OperationalError(context.statement, None, silent, connection_invalidated=True)
+
+    event.listen(engine, "do_connect", connect)
+    event.listen(engine, "handle_error", explain, retval=True)
+    with Watch(again) as watch:
+        try:
+            yield engine
+        finally:
+            engine.dispose()
 
 
 def connect_line(topology: Topology, database: Database, *, role: str) -> str:
@@ -99,6 +132,8 @@ def attempt(database: Database, work: Callable[[], Result]) -> Outcome[Result]:
     """Do something to one database; what is wrong with it is the outcome, and does not stop the others."""
     try:
         return Outcome(database, work())
+    except DatabasesFailed as error:
+        return Outcome(database, error=error.errors.get(database.name) or str(error))
     except (PartitionError, ShardingError, OpsError) as error:
         command = command_for(error)
         words = f"{error} ({command})" if command else str(error)
@@ -118,6 +153,8 @@ def naming(database: Database) -> Iterator[None]:
         yield
     except (DBAPIError, psycopg.Error) as error:
         raise DatabasesFailed([Outcome(database, error=one_line(error))]) from error
+    except TimeoutError as error:
+        raise DatabasesFailed([Outcome(database, error="it does not answer in time")]) from error
 
 
 def one_line(error: DBAPIError | psycopg.Error) -> str:

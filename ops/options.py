@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from ops.embedded.errors import NoPlatform
 from ops.project_file import ProjectMissing, find_file
 
 if TYPE_CHECKING:
@@ -74,11 +75,15 @@ class Options:
         """Read the topology.
 
         Raises:
+            NoPlatform: none was named, and `mesctl up` has made none.
             TopologyError: the file cannot be read or is wrong; one line per fault.
         """
+        path = self.topology_path
+        if self.named_topology is None and self._project_topology is None and not path.exists():
+            raise NoPlatform(self.home)
         from sharding.topology import Topology  # half a second of imports, which `--help` does not need
 
-        return Topology.load(self.topology_path)
+        return Topology.load(path)
 
 
 def options_of(context: typer.Context) -> Options:

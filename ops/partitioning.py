@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -29,6 +30,7 @@ ReportRows = Callable[[Database, Progress], None]
 Choose = Callable[[Connection], list[Action]]
 """Looks at a database, and gives what is to be done to it."""
 
+CANCEL_SECONDS = 2.0
 AT_ONCE = 8
 """How many databases are worked on at the same time."""
 
@@ -57,7 +59,8 @@ class Stop:
         self._is_called = True
         for connection in self._connections:
             if not connection.closed:
-                connection.cancel()
+                with suppress(psycopg.Error):  # it does not answer; its watch cuts it
+                    connection.cancel_safe(timeout=CANCEL_SECONDS)
 
     def _remember(self, connection: psycopg.Connection, _record: object) -> None:
         self._connections.append(connection)

@@ -15,7 +15,7 @@ A reference `module:name` is imported when it is used first. Paths are told from
 
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
@@ -56,7 +56,8 @@ class TreeEntry(Section):
     revisions: Text
     policies: Reference | None = None
     archives: Reference | None = None
-    version_table: Name = "alembic_version"
+    # Its primary key has four letters more, and PostgreSQL's names have 63.
+    version_table: Annotated[Name, Field(max_length=59)] = "alembic_version"
 
 
 class CommandEntry(Section):
@@ -106,12 +107,12 @@ class ProjectFile(Section):
 
 
 class ReferenceBroken(ProjectInvalid):
-    """A reference of the project file leads nowhere."""
+    """A reference of the project file leads nowhere, or to something else than its key is for."""
 
-    def __init__(self, path: Path, key: str, reference: str, cause: Exception) -> None:
+    def __init__(self, path: Path, key: str, problem: str) -> None:
         self.key = key
         self.line = line_of(path, key)
-        self.problem = f"{reference!r} cannot be imported: {type(cause).__name__}: {cause}"
+        self.problem = problem
         where = f"line {self.line}: " if self.line else ""
         super().__init__(path, [f"{where}{key}: {self.problem}"])
 
@@ -139,8 +140,20 @@ class ProjectTree:
 
     @cached_property
     def metadata(self) -> "MetaData":
-        """What the models declare; a migrated database must equal it."""
-        found: MetaData = self.project.resolve(f"trees.{self.name}.metadata", self.entry.metadata)
+        """What the models declare; a migrated database must equal it.
+
+        Raises:
+            ReferenceBroken: it does not import, or is something else.
+        """
+        from sqlalchemy import MetaData  # a while of imports, which reading the file does not need
+
+        key, reference = f"trees.{self.name}.metadata", self.entry.metadata
+        found = self.project.resolve(key, reference)
+        if not isinstance(found, MetaData):
+            problem = (
+                f"{reference!r} is a {type(found).__name__} and no MetaData, as `module:Base.metadata` is"
+            )
+            raise ReferenceBroken(self.project.path, key, problem)
         return found
 
     @cached_property
@@ -169,7 +182,14 @@ class ProjectTree:
         return self.entry.version_table
 
     def _all(self, key: str, reference: str | None) -> tuple[Any, ...]:
-        return () if reference is None else tuple(self.project.resolve(f"trees.{self.name}.{key}", reference))
+        if reference is None:
+            return ()
+        key = f"trees.{self.name}.{key}"
+        found = self.project.resolve(key, reference)
+        if not isinstance(found, Iterable):
+            problem = f"{reference!r} is a {type(found).__name__} and no tuple of policies"
+            raise ReferenceBroken(self.project.path, key, problem)
+        return tuple(found)
 
 
 class Project:
@@ -248,6 +268,7 @@ class Project:
             found: Any = import_module(module)
             for name in names.split("."):
                 found = getattr(found, name)
-        except Exception as error:  # a module may raise anything while it is imported
-            raise ReferenceBroken(self.path, key, reference, error) from error
+        except (Exception, SystemExit) as error:  # a module may raise anything while it is imported
+            problem = f"{reference!r} cannot be imported: {type(error).__name__}: {error}"
+            raise ReferenceBroken(self.path, key, problem) from error
         return found

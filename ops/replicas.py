@@ -6,15 +6,17 @@ from dataclasses import dataclass
 
 import psycopg
 
-from readreplica.freshness import Lag
-from readreplica.health import Observation, find_fault
-from readreplica.lag import PrimaryHistory, Sample
+from ops.connect import cut_after, open_connection
+from readreplica.election import PrimaryState, elect
+from readreplica.freshness import PrimaryHistory, PrimarySample, ReplicaLag
+from readreplica.health import Observation, find_fault, read_observation
 from readreplica.options import DEFAULTS
-from readreplica.primacy import Primacy, elect
-from readreplica.probe import connect_arguments, read_answer, seen
+from readreplica.poller import connect_arguments
+from readreplica.wal import poll_statement
 from sharding.topology import Database, Topology
 
 ANSWER_SECONDS = 2.0
+NO_ROLE = "-"
 PRIMARY_NODE = "primary"
 """The name of the node that the topology gives as the primary, whatever its role is now."""
 
@@ -35,6 +37,11 @@ class NodeRow:
     lag_seconds: float | None
     """Proven by positions and this machine's clock; None where the last look does not prove a time."""
 
+    @property
+    def answers(self) -> bool:
+        """Whether the node has answered."""
+        return self.role != NO_ROLE
+
 
 class Watcher:
     """Looks at the nodes of databases again and again; what it saw before dates what it sees now."""
@@ -47,7 +54,7 @@ class Watcher:
         """
         self._topology = topology
         self._databases = [topology.database(name) for name in names]
-        self._known = {base.name: Primacy(PRIMARY_NODE) for base in self._databases}
+        self._known = {base.name: PrimaryState(PRIMARY_NODE) for base in self._databases}
         self._histories = {base.name: PrimaryHistory() for base in self._databases}
 
     def look(self) -> list[NodeRow]:
@@ -69,7 +76,7 @@ class Watcher:
         history = self._histories[database.name]
         leader = answers.get(known.node or "") if known.answers else None
         if leader is not None and leader.position is not None:
-            history.add(Sample(leader.at, leader.position))
+            history.add(PrimarySample(leader.at, leader.position))
         for node, found in said.items():
             address = _address(self._topology, database, node)
             yield _row((database.name, node, address), found, known, history)
@@ -85,12 +92,16 @@ def _ask(topology: Topology, database: Database, *, replica: str | None) -> Obse
     arguments = connect_arguments(url, application_name="mesctl")
     at = time.monotonic()
     try:
-        with psycopg.connect(**arguments) as connection:
-            cursor = connection.execute(seen(timeout_seconds=ANSWER_SECONDS).encode())
+        with (
+            open_connection(**arguments) as connection,
+            # The server's own limit is of no use where the server is frozen.
+            cut_after(connection, seconds=ANSWER_SECONDS + 1),
+        ):
+            cursor = connection.execute(poll_statement(timeout_seconds=ANSWER_SECONDS).encode())
             while cursor.description is None:
                 cursor.nextset()
             [row] = cursor.fetchall()
-            return read_answer(row, at=at, server_version=connection.info.server_version)
+            return read_observation(row, at=at, server_version=connection.info.server_version)
     except psycopg.Error as error:
         return str(error).strip().splitlines()[0]
 
@@ -101,15 +112,15 @@ def _address(topology: Topology, database: Database, node: str) -> str:
 
 
 def _row(
-    place: tuple[str, str, str], found: Observation | str, known: Primacy, history: PrimaryHistory
+    place: tuple[str, str, str], found: Observation | str, known: PrimaryState, history: PrimaryHistory
 ) -> NodeRow:
     if isinstance(found, str):
-        return NodeRow(*place, "-", f"no answer: {found}", None, None, None)
+        return NodeRow(*place, NO_ROLE, f"no answer: {found}", None, None, None)
     timeline = found.position.timeline if found.position else None
     if place[1] == known.node and known.answers:
         return NodeRow(*place, "primary", "takes writes", timeline, None, None)
     reached = found.reached
-    lag = history.lag(reached, now=time.monotonic()) if reached is not None else Lag(None, None)
+    lag = history.lag(reached, now=time.monotonic()) if reached is not None else ReplicaLag(None, None)
     fault = find_fault(
         found,
         lag,

@@ -4,16 +4,14 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from sqlalchemy import URL, Connection, create_engine, text
-from sqlalchemy.pool import NullPool
+from sqlalchemy import URL, Connection, text
 
 from ops.errors import ExitStatus, OpsError
+from ops.fleet import open_watched
 from ops.project_file import FILE, ProjectMissing, find_file
 from partitions.bounds import ValueList
 from partitions.catalog import PartitionedTable, read_catalog
 from partitions.sql import identifier
-
-CONNECT_TIMEOUT_SECONDS = 5
 
 _PARTITIONED = text("""
     SELECT c.relname AS name, k.attname AS key, ARRAY(
@@ -57,12 +55,14 @@ def refuse_second(folder: Path) -> None:
         return
 
 
-def start_files(tree: str, *, port: int) -> Mapping[str, str]:
+def start_files(tree: str, *, port: int, revision: str) -> Mapping[str, str]:
     """Return the files of a project with one tree in one database, by path: it works as it is.
 
     Parameters:
         tree: the name of the tree, and of its database.
         port: where the database listens on this machine.
+        revision: the id of the first revision; no other project may have it, or databases of the two, whose
+            trees may have one name, could be taken for each other's.
     """
     return {
         FILE: f"""\
@@ -118,13 +118,13 @@ class Note(Base):
     note_id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
     words: Mapped[str] = mapped_column(Text)
 ''',
-        f"migrations/{tree}/versions/0001_start.py": '''\
+        f"migrations/{tree}/versions/{revision}_start.py": f'''\
 """The first table."""
 
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0001"
+revision = "{revision}"
 down_revision = None
 phase = "pre"  # or "post": before or after the deployment of the code
 
@@ -159,17 +159,10 @@ def draft_files(tree: str, url: URL) -> Mapping[str, str]:
     Raises:
         sqlalchemy.exc.OperationalError: it cannot be reached.
     """
-    engine = create_engine(
-        url.set(drivername="postgresql+psycopg"),
-        poolclass=NullPool,
-        connect_args={"connect_timeout": CONNECT_TIMEOUT_SECONDS, "application_name": "mesctl init"},
-    )
-    try:
-        with engine.connect() as connection:
-            files = {"topology.toml": _draft_topology(connection, tree, url)}
-            policies = _draft_policies(connection)
-    finally:
-        engine.dispose()
+    place, words = url.set(drivername="postgresql+psycopg"), {"application_name": "mesctl init"}
+    with open_watched(place, words) as engine, engine.connect() as connection:
+        files = {"topology.toml": _draft_topology(connection, tree, url)}
+        policies = _draft_policies(connection)
     if policies:
         files[f"{tree}_policies.py"] = policies
     return {FILE: _draft_project(tree, has_policies=bool(policies)), **files}

@@ -1,5 +1,6 @@
 """What `mesctl shards` shows: who owns which share of the rows, its size, where a key belongs."""
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -23,6 +24,7 @@ from sharding.ownership import read_identity
 from sharding.shard_map import ShardMap
 from sharding.topology import Database, Topology
 
+MAP_SECONDS = 6.0
 EXACT_BELOW_ROWS = 1_000_000
 """Smaller tables are counted; counting a larger one takes longer than anybody wants to wait for a list."""
 
@@ -96,9 +98,13 @@ async def load_shard_map(topology: Topology, tree: str) -> ShardMap:
         return whole_map(topology, tree)
     directory, role = topology.directory_of(tree), topology.trees[tree].role
     with naming(directory):
-        async with open_cluster(
-            topology, directory.name, role=role, application_name="mesctl", direct=True
-        ) as cluster:
+        # A map is small. Its server may freeze between the connection and the answer.
+        async with (
+            asyncio.timeout(MAP_SECONDS),
+            open_cluster(
+                topology, directory.name, role=role, application_name="mesctl", direct=True
+            ) as cluster,
+        ):
             return await Directory(cluster.primary, tree).load_map()
 
 

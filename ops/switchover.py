@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import psycopg
 
+from ops.connect import NoAnswer, connected
 from ops.errors import ExitStatus, OpsError
 from ops.fence import (
     FENCE,
@@ -23,7 +24,7 @@ from ops.fence import (
 )
 from ops.replicas import PRIMARY_NODE
 from ops.waiting import wait_until
-from readreplica.probe import connect_arguments
+from readreplica.poller import connect_arguments
 from sharding.topology import Database, Topology
 
 IN_RECOVERY = "SELECT pg_is_in_recovery()"
@@ -225,13 +226,17 @@ def connect_node(
     """Connect to a node itself: a pooler's connections would not show a new setting.
 
     Raises:
-        psycopg.OperationalError: it cannot be reached; the message names database and node.
+        psycopg.OperationalError: it cannot be reached, or no longer answers; the message names database and
+            node.
     """
     replica = None if node == PRIMARY_NODE else node
     url = topology.url(database, role=role, replica=replica, direct=True)
+    is_open = False
     try:
-        connected = psycopg.connect(**connect_arguments(url, application_name="mesctl"))
+        with connected(**connect_arguments(url, application_name="mesctl")) as connection:
+            is_open = True
+            yield connection
     except psycopg.OperationalError as error:
+        if is_open and not isinstance(error, NoAnswer):
+            raise  # an error of a statement, or of another node
         raise psycopg.OperationalError(f"{database.name}: {node}: {error}") from error
-    with connected as connection:
-        yield connection

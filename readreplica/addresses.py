@@ -1,4 +1,4 @@
-"""Where servers listen, and what Patroni says about that. Pure."""
+"""Where servers listen, and what Patroni says about that. Pure, and shared by asyncio and threads."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -23,7 +23,7 @@ class Address(NamedTuple):
 def read_patroni(document: Mapping[str, Any]) -> Sequence[Address]:
     """Read the answer to Patroni's `GET /cluster`.
 
-    Who is the leader is left aside: the servers are asked themselves, and Patroni may be late or cut off.
+    Its leader is ignored: the servers are asked themselves, and Patroni may be late or cut off.
 
     Raises:
         NothingDiscovered: it names no member that runs.

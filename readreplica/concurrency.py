@@ -1,30 +1,33 @@
-"""What asyncio gives to this package, in words that threads have too.
+"""What differs between asyncio and threads: the side of asyncio.
 
-`sync.concurrency` is the twin, written by hand.
+`readreplica.sync.concurrency` has the same names for threads, written by hand.
 """
 
 import asyncio
 import socket
 from asyncio import Event
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from threading import Lock
 from typing import Any
 
+from sqlalchemy import URL
 from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from readreplica.sockets import shut
+from readreplica.pool import shut
 
 __all__ = [
-    "Background",
+    "BackgroundLoop",
     "Event",
     "Lock",
     "deadline",
-    "home",
+    "make_engine",
     "pool_wait",
     "resolve_name",
     "resolve_services",
     "run_all",
+    "running_loop",
     "sleep",
     "wait_for",
 ]
@@ -32,8 +35,8 @@ __all__ = [
 sleep = asyncio.sleep
 
 
-def home() -> object:
-    """Give what everything that waits here belongs to: the event loop."""
+def running_loop() -> object:
+    """Return the running event loop, which everything that waits here belongs to."""
     return asyncio.get_running_loop()
 
 
@@ -49,6 +52,20 @@ async def wait_for(event: Event, *, timeout_seconds: float) -> bool:
     return True
 
 
+def make_engine(
+    url: URL, connect: Callable[..., Any], *, connect_args: Mapping[str, Any], **pool: Any
+) -> AsyncEngine:
+    """Return an engine whose connections `connect` opens.
+
+    Parameters:
+        url: the database.
+        connect: opens a driver's connection.
+        connect_args: passed to it, with what the URL says.
+        pool: options of SQLAlchemy's pool.
+    """
+    return create_async_engine(url, connect_args={**connect_args, "async_creator_fn": connect}, **pool)
+
+
 @asynccontextmanager
 async def deadline(connection: Any, *, timeout_seconds: float) -> AsyncIterator[None]:
     """Shut the connection if the block takes longer; what waits in it fails with OperationalError."""
@@ -61,10 +78,10 @@ async def deadline(connection: Any, *, timeout_seconds: float) -> AsyncIterator[
 
 @asynccontextmanager
 async def pool_wait(*, timeout_seconds: float) -> AsyncIterator[None]:
-    """Wait no longer than this for a pool to give a connection.
+    """Wait no longer than this for a connection of a pool.
 
     Raises:
-        sqlalchemy.exc.TimeoutError: it gave none.
+        sqlalchemy.exc.TimeoutError: there was none in time.
     """
     try:
         async with asyncio.timeout(timeout_seconds):
@@ -89,7 +106,7 @@ async def resolve_services(
     """Ask DNS for a name's SRV records: hosts and ports, those to be preferred first.
 
     Raises:
-        OSError: there are none, nobody answers, or dnspython is not installed.
+        OSError: there are none, no server answers, or dnspython is not installed.
     """
     try:
         import dns.asyncresolver as resolvers
@@ -108,15 +125,15 @@ async def resolve_services(
     return [(str(record.target).rstrip("."), int(record.port)) for record in found]
 
 
-async def run_all(*units: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Run units at the same time, and return when all have ended."""
+async def run_all(*functions: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run functions at the same time, and return when all have ended."""
     async with asyncio.TaskGroup() as group:
-        for unit in units:
-            group.create_task(unit())
+        for function in functions:
+            group.create_task(function())
 
 
-class Background:
-    """A loop that runs beside everything else, until it is stopped."""
+class BackgroundLoop:
+    """A function that runs in the background, until it ends or is stopped."""
 
     def __init__(self, run: Callable[[], Coroutine[Any, Any, None]], *, name: str) -> None:
         self._run = run

@@ -1,7 +1,7 @@
 """The psycopg connections under the sessions: what they add to a transaction costs no round trip."""
 
 from collections.abc import Awaitable, Callable, Generator, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 from psycopg import AsyncConnection, DatabaseError, Error, IsolationLevel, OperationalError, generators
 from psycopg.errors import InFailedSqlTransaction, ObjectNotInPrerequisiteState, error_from_result
@@ -11,76 +11,54 @@ from psycopg.rows import TupleRow
 from psycopg.waiting import wait_async
 
 from readreplica.errors import NotThePrimary
-from readreplica.fate import LIFE, Doubt, Outcome
-from readreplica.lsn import Lsn
-from readreplica.sockets import shut
-from readreplica.token import UNKNOWN_SYSTEM, Position
+from readreplica.pool import shut
+from readreplica.transaction_status import CommitOutcome, InDoubtTransaction
+from readreplica.wal import (
+    COMMIT_WITH_POSITION,
+    IDENTIFY_SERVER,
+    IDENTIFY_TRANSACTION,
+    UNKNOWN_SYSTEM,
+    Position,
+    ServerIdentity,
+)
 
-# The name of a WAL file begins with the timeline that the server writes on now; pg_control_checkpoint would
-# tell that of the last checkpoint, which after a promotion is still the old one. The start of its postmaster
-# tells one server from another, behind a pooler, for a fraction of what reading the control file takes; as a
-# number, for the text of a time depends on the session's settings.
-# It is planned anew with each COMMIT: with names to look up in the search path, and the timeline cut out
-# here, it would take as long again as COMMIT itself.
-_POSITION = """
-    SELECT pg_catalog.pg_current_wal_insert_lsn() AS lsn,
-           pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_insert_lsn()) AS file,
-           pg_catalog.date_part('epoch', pg_catalog.pg_postmaster_start_time()) AS started
-"""
-# A simple query may hold several statements: COMMIT ends the transaction, and what follows it runs in one of
-# its own. The LSN must be read after COMMIT; before it, it is too early.
-_COMMIT = f"COMMIT; {_POSITION}".encode()
-_SERVER = f"""
-    SELECT system_identifier, wal_block_size, bytes_per_wal_segment, lsn, file, started::text
-    FROM pg_control_system(), pg_control_init(), ({_POSITION}) AS position
-"""
-# A transaction that has written nothing has no id, and nothing of it can be in doubt.
-# Everything is asked anew: behind a pooler the server may be another one than at connect.
-_TRACE = f"""
-    SELECT pg_current_xact_id_if_assigned()::text::bigint,
-           pg_current_wal_insert_lsn(),
-           pg_walfile_name(pg_current_wal_insert_lsn()),
-           {LIFE},
-           (pg_control_system()).system_identifier
-"""
-
-Greet: TypeAlias = Callable[[AsyncConnection[TupleRow]], Awaitable[None]]
-"""Is given each new connection once, before any work; raises to refuse the server."""
+Configure: TypeAlias = Callable[[AsyncConnection[TupleRow]], Awaitable[None]]
+"""Called with each new connection before any work, as `configure` of psycopg_pool; raises to refuse it."""
 
 # Reported by the server itself since PostgreSQL 14, and so known without asking.
 _READ_ONLY = "default_transaction_read_only"
 READ_ONLY_OPTION = f"-c {_READ_ONLY}=on"
 
 
-_UNTRACED = Doubt(None, None, None)
-_LOOK_UP_SECONDS = 0.1
-"""How often a thread that waits looks for Ctrl-C; as psycopg has it."""
+_NOT_RECORDED = InDoubtTransaction(None, None, None)
+_INTERRUPT_CHECK_SECONDS = 0.1
+"""How often a waiting thread checks for Ctrl-C; as psycopg has it."""
 
 
-class AnswerLost(OperationalError):
+class CommitAnswerLost(OperationalError):
     """COMMIT was sent, and its answer was lost."""
 
-    def __init__(self, message: str, *, doubt: Doubt) -> None:
+    def __init__(self, message: str, *, in_doubt: InDoubtTransaction) -> None:
         """Keep what is known of the transaction."""
         super().__init__(message)
-        self.doubt = doubt
+        self.in_doubt = in_doubt
 
 
 class WriterConnection(AsyncConnection[TupleRow]):
-    """A connection to a primary that knows where its last commit stands in the WAL."""
+    """A connection to a primary that reads the WAL position of each commit with COMMIT itself."""
 
-    outcome: Outcome | None = None
-    """Is told of the next commit. Each transaction brings its own, and may look when the connection is
-    another's."""
+    outcome: CommitOutcome | None = None
+    """Set to what becomes of the next commit. Each transaction brings its own, which stays readable when the
+    connection is another transaction's."""
 
-    traced: bool = False
+    record_xid: bool = False
     """Whether to ask for the transaction's id before COMMIT: one more round trip."""
 
     guard: Callable[[], None] | None = None
     """Called before COMMIT; raises NotThePrimary where another primary was found since this connected."""
 
-    server: "Server"
-    """What is known of the server behind this: of the one at connect, or that committed last."""
+    server: ServerIdentity
+    """The server behind this: the one at connect, or the one that committed last."""
 
     position: Position
     """Where the server stood when this connected."""
@@ -88,13 +66,14 @@ class WriterConnection(AsyncConnection[TupleRow]):
     async def commit(self) -> None:
         """Commit, and note the WAL position after it, in one round trip.
 
-        If the connection is lost before COMMIT is answered, or this is cancelled, nobody here knows whether
-        the transaction was committed: `Outcome.doubt` tells what is known. What goes wrong after that
-        answer changes nothing: the transaction is committed, and whoever reads after it is sent to the
-        primary.
+        If the connection is lost before COMMIT is answered, or this is cancelled, it is unknown whether the
+        transaction was committed: `CommitOutcome.in_doubt` has what is known. What goes wrong after that
+        answer changes nothing: the transaction is committed, and a read after it goes to the primary.
+
+        Cancelling the task does not cancel COMMIT on the server.
 
         Raises:
-            AnswerLost: the connection was lost before the answer came.
+            CommitAnswerLost: the connection was lost before the answer came.
             psycopg.errors.InFailedSqlTransaction: the server rolled back, because an earlier error was
                 swallowed. psycopg's own commit() says nothing then.
             NotThePrimary: the cluster has another primary by now; nothing was sent.
@@ -102,43 +81,46 @@ class WriterConnection(AsyncConnection[TupleRow]):
         watched, self.outcome = self.outcome, None
         if self.pgconn.transaction_status == TransactionStatus.IDLE:
             return
-        outcome = watched or Outcome()
+        outcome = watched or CommitOutcome()
         if self.guard is not None:
             self.guard()
-        doubt = await self._trace() if self.traced else _UNTRACED
+        in_doubt = await self._identify_transaction() if self.record_xid else _NOT_RECORDED
         answers: list[PGresult] = []
         try:
             await self._send_commit(answers)
         except OperationalError as error:
             # An error that leaves the connection in order is the server's answer: it has rolled back.
-            if not self.closed or doubt is None or watched is None:
+            if not self.closed or in_doubt is None or watched is None:
                 raise
-            outcome.doubt = doubt
-            raise AnswerLost(str(error), doubt=doubt) from error
+            outcome.in_doubt = in_doubt
+            raise CommitAnswerLost(str(error), in_doubt=in_doubt) from error
         except Exception:
             raise  # the server's answer as well
-        except BaseException:  # called off
+        except BaseException:  # cancelled
             if answers:
-                outcome.committed = self._somewhere()
+                outcome.committed = self._unknown_position()
             else:
-                outcome.doubt = doubt
+                outcome.in_doubt = in_doubt
             raise
-        told = _position_in(answers)
-        if told is None:
-            outcome.committed = self._somewhere()
-            return
-        started = _text(told, 2)
-        if started != self.server.started:
-            outcome.committed = self._somewhere()  # stands if this is called off while it asks
-            await self._meet(started)
-        outcome.committed = self.server.position(_text(told, 0), file=_text(told, 1))
+        await self._note_position(answers, outcome)
 
-    def _somewhere(self) -> Position:
-        """Give the position of a commit whose place is not told: who reads after it goes to the primary."""
+    async def _note_position(self, answers: Sequence[PGresult], outcome: CommitOutcome) -> None:
+        # Stands where the position was not returned, and if this is cancelled while it asks.
+        outcome.committed = self._unknown_position()
+        answer = _position_in(answers)
+        if answer is None:
+            return
+        started = _text(answer, 2)
+        if started != self.server.started:
+            await self._identify_new_server(started)
+        outcome.committed = self.server.position(_text(answer, 0), file=_text(answer, 1))
+
+    def _unknown_position(self) -> Position:
+        """Return the position of a commit whose place is unknown: a read after it goes to the primary."""
         return self.position._replace(system_identifier=UNKNOWN_SYSTEM)
 
     async def rollback(self) -> None:
-        """Roll back; whoever commits next on this connection is somebody else."""
+        """Roll back; the next commit on this connection is of another transaction."""
         self.outcome = None
         await super().rollback()
 
@@ -146,12 +128,12 @@ class WriterConnection(AsyncConnection[TupleRow]):
         """Send COMMIT with the question for the position, and keep what is answered."""
         # As psycopg's own commit() does it; a cursor would cost a twentieth of a small unit of work.
         async with self.lock:
-            self.pgconn.send_query(_COMMIT)
+            self.pgconn.send_query(COMMIT_WITH_POSITION)
             try:
-                # Not by self.wait: called off, that would have the server cancel COMMIT. One that waits for
-                # its standby would let everybody see what no standby has.
+                # Not by self.wait: cancelled, that would have the server cancel COMMIT. One that waits for
+                # its standby would then be visible to all, and be on no standby.
                 await wait_async(
-                    _collect(self.pgconn, answers), self.pgconn.socket, interval=_LOOK_UP_SECONDS
+                    _collect(self.pgconn, answers), self.pgconn.socket, interval=_INTERRUPT_CHECK_SECONDS
                 )
             except DatabaseError:
                 if not answers:
@@ -164,17 +146,19 @@ class WriterConnection(AsyncConnection[TupleRow]):
         if answers[0].status == ExecStatus.FATAL_ERROR:
             raise error_from_result(answers[0])
 
-    async def _meet(self, started: str) -> None:
-        """Learn whom a pooler has put behind this connection; one round trip, once for each server.
+    async def _identify_new_server(self, started: str) -> None:
+        """Identify the server that a pooler has put behind this connection; one round trip for each server.
 
-        The transaction is committed, so this says nothing when it fails; nor can it be known who committed
-        if the pooler has changed the server again.
+        The transaction is committed, so this raises nothing when it fails; nor can it be known which server
+        committed if the pooler has changed it again.
         """
         found = None
         try:
             await self.set_autocommit(True)
-            [(*server, _lsn, _file, now)] = await (await self.execute(_SERVER, prepare=False)).fetchall()
-            found = Server._make((*server, now))
+            [(*server, _lsn, _file, now)] = await (
+                await self.execute(IDENTIFY_SERVER, prepare=False)
+            ).fetchall()
+            found = ServerIdentity._make((*server, now))
             await self.set_autocommit(False)
         except Error:
             await self.close()
@@ -182,12 +166,14 @@ class WriterConnection(AsyncConnection[TupleRow]):
             found = self.server._replace(system_identifier=UNKNOWN_SYSTEM, started=started)
         self.server = found
 
-    async def _trace(self) -> Doubt | None:
+    async def _identify_transaction(self) -> InDoubtTransaction | None:
+        # One that has written nothing has no id, and nothing of it can be in doubt.
         if self.pgconn.transaction_status != TransactionStatus.INTRANS:
-            return _UNTRACED
-        [(xid, lsn, file, started, system)] = await (await self.execute(_TRACE, prepare=False)).fetchall()
+            return _NOT_RECORDED
+        cursor = await self.execute(IDENTIFY_TRANSACTION, prepare=False)
+        [(xid, lsn, file, incarnation, system)] = await cursor.fetchall()
         server = self.server._replace(system_identifier=system)
-        return None if xid is None else Doubt(xid, server.position(lsn, file=file), started)
+        return None if xid is None else InDoubtTransaction(xid, server.position(lsn, file=file), incarnation)
 
 
 def _collect(pgconn: PGconn, answers: list[PGresult]) -> Generator[Any, Any, None]:
@@ -198,7 +184,7 @@ def _collect(pgconn: PGconn, answers: list[PGresult]) -> Generator[Any, Any, Non
 
 
 def _position_in(answers: Sequence[PGresult]) -> PGresult | None:
-    """Give the answer with the position; None where it is committed, and that was not told."""
+    """Return the answer with the position; None if COMMIT was answered, and the position was not returned."""
     return answers[1] if len(answers) > 1 and answers[1].status == ExecStatus.TUPLES_OK else None
 
 
@@ -206,38 +192,15 @@ def _text(answer: PGresult, column: int) -> str:
     return str(answer.get_value(0, column) or b"", "ascii")
 
 
-class Server(NamedTuple):
-    """What never changes while a server runs: it is read once."""
-
-    system_identifier: int
-    wal_block_bytes: int
-    wal_segment_bytes: int
-    started: str
-    """When its postmaster started."""
-
-    def position(self, lsn: str, *, file: str) -> Position:
-        """Give the position of an insert LSN, in the history that this server writes.
-
-        Parameters:
-            lsn: as PostgreSQL writes it.
-            file: the name of the WAL file that is written, which begins with the timeline.
-        """
-        insert = Lsn.parse(lsn)
-        end = insert.before_page_header(
-            block_bytes=self.wal_block_bytes, segment_bytes=self.wal_segment_bytes
-        )
-        return Position(self.system_identifier, int(file[:8], 16), end)
-
-
 async def open_writer(
-    *args: Any, greet: Greet | None = None, traced: bool = False, **options: Any
+    *args: Any, configure: Configure | None = None, record_xid: bool = False, **options: Any
 ) -> WriterConnection:
-    """Connect, and read a position once: a server that refuses to tell must refuse before any work is done.
+    """Connect, and read a position once: a server that refuses that must refuse before any work is done.
 
     Parameters:
         args, options: psycopg's.
-        greet: is given the connection once.
-        traced: see `WriterConnection.traced`.
+        configure: called with the connection once.
+        record_xid: see `WriterConnection.record_xid`.
 
     Raises:
         NotThePrimary: the server is a standby.
@@ -247,10 +210,10 @@ async def open_writer(
     connection = await WriterConnection.connect(*args, **options)
     try:
         await connection.set_autocommit(True)  # one statement, and no transaction left open
-        await _learn(connection)
-        connection.traced = traced
-        if greet is not None:
-            await greet(connection)
+        await _identify_server(connection)
+        connection.record_xid = record_xid
+        if configure is not None:
+            await configure(connection)
         await connection.set_autocommit(False)
     except BaseException:
         await connection.close()
@@ -258,14 +221,14 @@ async def open_writer(
     return connection
 
 
-async def _learn(connection: WriterConnection) -> None:
+async def _identify_server(connection: WriterConnection) -> None:
     try:
-        cursor = await connection.execute(_SERVER)
+        cursor = await connection.execute(IDENTIFY_SERVER)
     except ObjectNotInPrerequisiteState as error:
         info = connection.info
         raise NotThePrimary(info.dbname, f"{info.host}:{info.port}", "it is in recovery") from error
     [(*server, lsn, file, started)] = await cursor.fetchall()
-    connection.server = Server._make((*server, started))
+    connection.server = ServerIdentity._make((*server, started))
     connection.position = connection.server.position(lsn, file=file)
 
 
@@ -277,36 +240,36 @@ class ReaderConnection(AsyncConnection[TupleRow]):
 
     @property
     def refuses_writes(self) -> bool:
-        """Whether the server refuses writes outside of our transactions too, by its own word.
+        """Whether the server reports that it refuses writes outside of our transactions too.
 
-        It does where the option of `open_reader` has reached it, and says so. A pooler that drops the option
-        is found out by this, and then a unit of reading gets a transaction that says READ ONLY.
+        It does where the option of `open_reader` has reached it. Behind a pooler that drops the option it
+        does not, and then a unit of reading gets a transaction that says READ ONLY.
         """
         return self.info.parameter_status(_READ_ONLY) == "on"
 
     @property
     def seems_standby(self) -> bool:
-        """Whether the server may be in recovery; PostgreSQL (14 and newer) says so unasked.
+        """Whether the server may be in recovery; PostgreSQL (14 and newer) reports it by itself.
 
-        What a pooler passes on was said by whatever server it had when it was asked first.
+        A pooler passes on what its first server reported.
         """
         return not self.is_direct or self.info.parameter_status("in_hot_standby") == "on"
 
 
-async def open_reader(*args: Any, greet: Greet | None = None, **options: Any) -> ReaderConnection:
+async def open_reader(*args: Any, configure: Configure | None = None, **options: Any) -> ReaderConnection:
     """Connect, and have psycopg begin each transaction with `READ ONLY, ISOLATION LEVEL REPEATABLE READ`.
 
     These are words in BEGIN: no round trip, no SET that a pooler in transaction mode would leak or lose.
 
     Parameters:
         args, options: psycopg's.
-        greet: is given the connection once.
+        configure: called with the connection once.
     """
     connection = await _connect_reader(*args, **options)
     try:
-        if greet is not None:
+        if configure is not None:
             await connection.set_autocommit(True)
-            await greet(connection)
+            await configure(connection)
             await connection.set_autocommit(False)
         connection.is_direct = connection.refuses_writes
         await connection.set_read_only(True)

@@ -1,6 +1,6 @@
 """Finds the nodes of a cluster where they are announced: in DNS, by Patroni, or by what else names them.
 
-It only adds. A node that is gone is taken out by the monitor, and so is one whose address has gone to another
+It only adds. A node that is gone is ejected by the monitor, and so is one whose address has gone to another
 cluster: its system identifier is another.
 """
 
@@ -12,17 +12,17 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from readreplica.addresses import Address
 from readreplica.cluster import Cluster
-from readreplica.concurrency import Background, Event, resolve_name, resolve_services, wait_for
+from readreplica.concurrency import BackgroundLoop, Event, resolve_name, resolve_services, wait_for
 from readreplica.errors import NothingDiscovered
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("readreplica")
 
-Source: TypeAlias = Callable[[], Awaitable[Sequence[Address]]]
-"""Gives the addresses that are announced now; raises NothingDiscovered or OSError."""
+AddressSource: TypeAlias = Callable[[], Awaitable[Sequence[Address]]]
+"""Returns the addresses that are announced now; raises NothingDiscovered or OSError."""
 
 
 async def addresses_of(name: str, *, port: int) -> Sequence[Address]:
-    """Give the addresses that DNS has for a name (A and AAAA records), as the system's resolver does.
+    """Return the addresses that DNS has for a name (A and AAAA records), as the system's resolver does.
 
     Raises:
         NothingDiscovered: there is no such name, or it has no address.
@@ -37,11 +37,11 @@ async def addresses_of(name: str, *, port: int) -> Sequence[Address]:
 async def services_of(
     name: str, *, timeout_seconds: float = 5.0, nameserver: tuple[str, int] | None = None
 ) -> Sequence[Address]:
-    """Give the hosts and ports that DNS has for a service (SRV records), as `_postgresql._tcp.db.example`.
+    """Return the hosts and ports that DNS has for a service (SRV records), as `_postgresql._tcp.db.example`.
 
     Parameters:
         name: the service's name.
-        timeout_seconds: how long it is asked, with every try.
+        timeout_seconds: how long DNS is asked, with every try.
         nameserver: the address and port of the server to ask; the system's ones by default.
 
     Raises:
@@ -55,42 +55,42 @@ async def services_of(
 
 
 class Discovery:
-    """Looks at a source again and again, and adds what is new to a cluster."""
+    """Reads a source again and again, and adds what is new to a cluster."""
 
     def __init__(
         self,
         cluster: Cluster,
-        source: Source,
+        source: AddressSource,
         *,
         make_reader: Callable[[Address], AsyncEngine],
         every_seconds: float = 30.0,
     ) -> None:
-        """Prepare to look; `start` begins, `refresh` looks once.
+        """Prepare to read; `start` begins, `refresh` reads once.
 
         Parameters:
             cluster: what nodes are added to.
             source: where they are announced.
-            make_reader: makes a reader engine for an address; the cluster closes it.
-            every_seconds: how often it is looked.
+            make_reader: returns a reader engine for an address; the cluster disposes it.
+            every_seconds: how often the source is read.
         """
         self._cluster = cluster
         self._source = source
         self._make_reader = make_reader
         self._every_seconds = every_seconds
         self._stopping = Event()
-        self._background = Background(self._run, name=f"discovery of {cluster.name}")
+        self._background = BackgroundLoop(self._run, name=f"discovery of {cluster.name}")
 
     def start(self) -> None:
-        """Begin to look."""
+        """Begin to read."""
         self._background.start()
 
     async def stop(self) -> None:
-        """End looking."""
+        """End reading."""
         self._stopping.set()
         await self._background.stop()
 
     async def refresh(self) -> Sequence[Address]:
-        """Look once, and give what was added.
+        """Read once, and return what was added.
 
         Raises:
             NothingDiscovered: the source named nothing; the nodes known before stay.
@@ -114,6 +114,6 @@ class Discovery:
             except NothingDiscovered as error:
                 log.warning("no nodes found", cluster=self._cluster.name, error=str(error))
             except Exception as error:
-                # An HTTP client's own error is no OSError. Whatever it is, the next look may go well.
+                # An HTTP client's own error is no OSError. Any error may be gone at the next time.
                 log.warning("no nodes found", cluster=self._cluster.name, error=repr(error))
             await wait_for(self._stopping, timeout_seconds=self._every_seconds)

@@ -1,8 +1,14 @@
-"""What can go wrong between a session and its cluster. SQLAlchemy's own errors pass through as they are."""
+"""What can go wrong between a session and its cluster, and what an error of the driver says.
 
+SQLAlchemy's own errors pass through as they are. What a conflict is and what an outage is, by SQLSTATE, is
+decided here and nowhere else.
+"""
+
+import re
 from collections.abc import Sequence
 
 import psycopg
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 
 class ReadReplicaError(Exception):
@@ -26,7 +32,7 @@ class TokenUnsigned(TokenMalformed):
 
 
 class TokenKeyUnknown(TokenMalformed):
-    """The token was signed with a key that is not in the ring: it was taken out, or is another service's."""
+    """The token was signed with a key that is not in the ring: it was removed, or is another service's."""
 
     def __init__(self, text: str, key: str) -> None:
         self.key = key
@@ -34,7 +40,7 @@ class TokenKeyUnknown(TokenMalformed):
 
 
 class TokenForged(TokenMalformed):
-    """The token's signature is not that of its text: somebody made it up or changed it."""
+    """The token's signature is not that of its text: it was made up or changed."""
 
     def __init__(self, text: str, key: str) -> None:
         self.key = key
@@ -105,16 +111,16 @@ class NotThePrimary(ReadReplicaError, psycopg.OperationalError):
 
 
 class TwoPrimaries(NotThePrimary):
-    """Several nodes claim to be the primary on one timeline, and nothing tells which one holds the truth."""
+    """Several nodes claim to be the primary on one timeline, and nothing shows which one is right."""
 
     def __init__(self, cluster: str, nodes: Sequence[str]) -> None:
         self.nodes = tuple(nodes)
-        fault = "they all take writes on the same timeline; stop all but the one that holds the truth"
+        fault = "they all take writes on the same timeline; stop all but the one whose data is to be kept"
         super().__init__(cluster, " and ".join(nodes), fault)
 
 
 class WritesRefused(Unavailable):
-    """Writes are held back for a planned switch-over."""
+    """Writes are held back for a planned switchover."""
 
     def __init__(self, cluster: str, *, retry_after_seconds: float) -> None:
         self.cluster = cluster
@@ -138,7 +144,7 @@ class WrongEngine(ReadReplicaError, TypeError):
 
 
 class ClusterClosed(ReadReplicaError):
-    """A session of a cluster that was closed needs a connection, and gets none."""
+    """A session needs a connection of a cluster that was closed."""
 
     def __init__(self, cluster: str) -> None:
         self.cluster = cluster
@@ -146,7 +152,7 @@ class ClusterClosed(ReadReplicaError):
 
 
 class OtherEventLoop(ReadReplicaError):
-    """A cluster is used in another event loop than its monitor, which waits in the first one for ever."""
+    """A cluster is used in another event loop than the one in which its monitor runs."""
 
     def __init__(self, cluster: str) -> None:
         self.cluster = cluster
@@ -156,7 +162,7 @@ class OtherEventLoop(ReadReplicaError):
 
 
 class SwitchoverFailed(ReadReplicaError):
-    """A planned switch-over did not come to its end; writes go on where they were."""
+    """A planned switchover did not end; writes go on where they were."""
 
     def __init__(self, cluster: str, fault: str) -> None:
         self.cluster = cluster
@@ -181,9 +187,10 @@ class CommitInDoubt(Unavailable):
         """Keep what `Cluster.resolve` needs.
 
         Parameters:
+            cluster: its name.
             xid: the transaction's 64-bit id (xid8), if it is known.
             before: system identifier, timeline and LSN at a moment when the transaction had the xid already.
-            server: which life of which server was to commit.
+            server: the incarnation of the server that was to commit.
         """
         self.cluster = cluster
         self.xid = xid
@@ -207,10 +214,9 @@ class CommitLost(Unavailable):
 
 
 class SessionNotEntered(ReadReplicaError):
-    """A write session is used outside of its `async with`, where nothing counts its writes."""
+    """A write session is used outside of its `async with`, where its writes are not counted."""
 
     def __init__(self, cluster: str) -> None:
-        """Name the cluster that would be written."""
         self.cluster = cluster
         super().__init__(
             f"a write session of {cluster} is used outside of its block: write `async with ... as session`"
@@ -221,7 +227,6 @@ class NoTransaction(ReadReplicaError):
     """A write session was asked for AUTOCOMMIT."""
 
     def __init__(self, cluster: str) -> None:
-        """Name the cluster that would be written."""
         self.cluster = cluster
         super().__init__(
             f"AUTOCOMMIT in a write session of {cluster}: a unit of work is one transaction; "
@@ -236,3 +241,101 @@ class NothingDiscovered(ReadReplicaError):
         self.source = source
         self.fault = fault
         super().__init__(f"{source} named no server: {fault}; the addresses known before stay in use")
+
+
+# PostgreSQL: serialization_failure, deadlock_detected. Nothing was committed, so doing it again is safe.
+# The first also comes in READ COMMITTED, when another transaction moved the row to another partition, and on
+# a replica, when replay had to remove what the query still saw.
+CONFLICT_SQLSTATES = frozenset({"40001", "40P01"})
+
+# protocol_violation: with this PgBouncer says all that it has to say itself, and hangs up.
+POOLER_SQLSTATE = "08P01"
+_POOL_IS_FULL = "query_wait_timeout"
+
+# admin_shutdown, crash_shutdown, cannot_connect_now: the server goes down, or comes up as something else.
+SHUTDOWN_SQLSTATES = frozenset({"57P01", "57P02", "57P03"})
+
+# read_only_sql_transaction: the primary was demoted under a pooler. A pooler's own: it has lost the server.
+OUTAGE_SQLSTATES = SHUTDOWN_SQLSTATES | {"25006", POOLER_SQLSTATE}
+
+# idle_session_timeout ends the connection too, and is no outage.
+_DISCONNECTED_SQLSTATES = SHUTDOWN_SQLSTATES | {"57P05"}
+_CONNECTION_EXCEPTION = "08"
+
+
+# libpq returns no SQLSTATE for a connection that was not made. It writes the server's message as
+# "SEVERITY:  text" (fe-protocol3.c; the severity may be translated), its own faults without the two spaces.
+_SERVER_MESSAGE = re.compile(r"failed: [^\s:]+:  ")
+
+
+def is_rejection(error: BaseException | None) -> bool:
+    """Return whether a server rejected a new connection: wrong password, no slot left, starting up.
+
+    Or a pooler, whose pool is full. Existing pooled connections to it stay open.
+
+    Parameters:
+        error: the driver's error, or SQLAlchemy's around it.
+    """
+    original = getattr(error, "orig", None) or error
+    sqlstate = getattr(original, "sqlstate", None)
+    if sqlstate is not None:
+        return sqlstate == POOLER_SQLSTATE and _POOL_IS_FULL in str(original)
+    return _SERVER_MESSAGE.search(str(original)) is not None
+
+
+def sqlstate_of(error: BaseException) -> str | None:
+    """Return the SQLSTATE behind an error of SQLAlchemy, if it has one."""
+    return getattr(error.orig, "sqlstate", None) if isinstance(error, DBAPIError) else None
+
+
+def is_conflict(error: BaseException) -> bool:
+    """Return whether a concurrent transaction ended this one, which may simply be done again."""
+    return sqlstate_of(error) in CONFLICT_SQLSTATES
+
+
+def is_outage(error: BaseException) -> bool:
+    """Return whether the primary is away, or is no longer the primary; nothing was committed then.
+
+    A COMMIT that got no answer is no such error: it is `CommitInDoubt`.
+    """
+    if not isinstance(error, DBAPIError):
+        return False
+    if error.connection_invalidated or sqlstate_of(error) in OUTAGE_SQLSTATES:
+        return True
+    # A connection that could not be made has no SQLSTATE: no server answered, or not with one.
+    return isinstance(error, OperationalError) and sqlstate_of(error) is None
+
+
+def is_unsupported(error: BaseException) -> bool:
+    """Return whether the server refused a statement as something that it cannot do: no wait mends that.
+
+    A statement that was prepared before its columns changed gets the same SQLSTATE, and works once it is
+    prepared again.
+    """
+    return sqlstate_of(error) == "0A000" and "cached plan must not change" not in str(error)
+
+
+def is_retryable_read(error: BaseException) -> bool:
+    """Return whether a unit of reading may be done again, on another node.
+
+    query_canceled stands for a statement_timeout and for a user's cancel as well, which are to be obeyed;
+    older servers use it for conflicts with recovery too, with another text.
+    """
+    if is_conflict(error) or is_outage(error):
+        return True
+    return sqlstate_of(error) == "57014" and "conflict with recovery" in str(error)
+
+
+def driver_error(error: BaseException) -> psycopg.Error | None:
+    """Return the driver's error behind an error of SQLAlchemy, or the driver's own."""
+    found = error.orig if isinstance(error, DBAPIError) else error
+    return found if isinstance(found, psycopg.Error) else None
+
+
+def is_connection_lost(error: BaseException) -> bool:
+    """Return whether an error is about the connection, so that the server's answer may not have arrived."""
+    found = driver_error(error)
+    if not isinstance(found, psycopg.OperationalError | psycopg.InterfaceError):
+        return False
+    state = found.sqlstate
+    return state is None or state.startswith(_CONNECTION_EXCEPTION) or state in _DISCONNECTED_SQLSTATES

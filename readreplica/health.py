@@ -1,19 +1,21 @@
-"""What a node said, whether that is a fault, and when a replica goes out and comes in. Pure."""
+"""What a poll of a node showed, whether it is a fault, and when replicas are ejected and readmitted. Pure."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Any
 
-from readreplica.freshness import Lag
+from readreplica.freshness import ReplicaLag
 from readreplica.options import ReplicaOptions
-from readreplica.token import Position
+from readreplica.wal import Lsn, Position
 
 
 @dataclass(frozen=True, kw_only=True)
 class Observation:
-    """One answer of a node."""
+    """The answer of a node to one poll."""
 
     at: float
-    """When it was asked, by this process's monotonic clock."""
+    """When it was polled, by this process's monotonic clock."""
 
     in_recovery: bool
     position: Position | None
@@ -25,11 +27,11 @@ class Observation:
     has_receiver: bool = False
     replay_paused: bool = False
     server: str = ""
-    """The start of its postmaster: tells two addresses of one server from two servers."""
+    """The start of its postmaster: two addresses of one server have the same."""
 
-    life: str = ""
+    incarnation: str = ""
     """That, and when its statistics began: a postmaster that starts its processes anew after a crash keeps
-    its start. Empty where it was not told."""
+    its start. Empty where it is unknown."""
 
     server_version: int = 0
 
@@ -48,9 +50,9 @@ class Observation:
         return self.position._replace(timeline=self.timeline) if self.position else None
 
     def covers(self, wanted: Position, *, primary_timeline: int) -> bool:
-        """Tell whether the node has everything that `wanted` asks for.
+        """Return whether the node has everything that `wanted` asks for.
 
-        The control file tells the timeline of the last restartpoint, which is late after a promotion. A
+        The control file has the timeline of the last restartpoint, which is late after a promotion. A
         walreceiver that follows the wanted timeline, or a newer one, proves as much for a position that
         was written on it: replay that is past such a position is on the history of that timeline.
 
@@ -60,7 +62,7 @@ class Observation:
         Parameters:
             wanted: the position.
             primary_timeline: the newest that a primary was seen on; 0 while it is unknown, and then only the
-                history that `wanted` names itself is believed in.
+                history that `wanted` names itself counts.
         """
         position, newest = self.position, self.timeline
         if position is None or newest > (primary_timeline or wanted.timeline):
@@ -74,7 +76,35 @@ class Observation:
         )
 
 
-class Fault(StrEnum):
+def read_observation(row: Sequence[Any], *, at: float, server_version: int) -> Observation:
+    """Read the answer to `readreplica.wal.poll_statement`.
+
+    Parameters:
+        row: its one row.
+        at: when it was asked, by the monotonic clock, in seconds.
+        server_version: the server's version, as libpq returns it.
+    """
+    in_recovery, system, timeline, lsn, block, segment, received, receiver, paused, server, incarnation = row
+    position = None
+    if lsn is not None:
+        found = Lsn.parse(lsn)
+        if not in_recovery:
+            found = found.before_page_header(block_bytes=block, segment_bytes=segment)
+        position = Position(system, timeline, found)
+    return Observation(
+        at=at,
+        in_recovery=in_recovery,
+        position=position,
+        received_timeline=received,
+        has_receiver=receiver,
+        replay_paused=paused,
+        server=server,
+        incarnation=incarnation,
+        server_version=server_version,
+    )
+
+
+class NodeFault(StrEnum):
     """Why a replica does not serve reads."""
 
     SILENT = "silent"
@@ -90,31 +120,35 @@ class Fault(StrEnum):
     LAG = "lag"
 
 
-AT_ONCE = frozenset({Fault.UNREACHABLE, Fault.REFUSES, Fault.OTHER_SYSTEM, Fault.NOT_A_REPLICA})
+IMMEDIATE_FAULTS = frozenset(
+    {NodeFault.UNREACHABLE, NodeFault.REFUSES, NodeFault.OTHER_SYSTEM, NodeFault.NOT_A_REPLICA}
+)
 """Faults that one poll proves. Of the others a single poll may be an accident."""
 
 
 @dataclass(frozen=True)
-class Health:
-    """Whether a replica is out, and what its last polls were like."""
+class NodeHealth:
+    """Whether a replica is ejected, and what its last polls were like."""
 
-    out: Fault | None = None
+    ejected: NodeFault | None = None
+    """Why it serves no reads; None while it does."""
+
     bad_polls: int = 0
     good_polls: int = 0
-    out_after: int = 0
-    """How many bad polls it took to take it out."""
+    ejected_after: int = 0
+    """How many bad polls it took to eject it."""
 
 
 def find_fault(
     seen: Observation,
-    lag: Lag,
+    lag: ReplicaLag,
     *,
     system_identifier: int | None,
     primary_answers: bool,
     primary_timeline: int,
     options: ReplicaOptions,
-) -> Fault | None:
-    """Tell what is wrong with a replica that answered.
+) -> NodeFault | None:
+    """Return what is wrong with a replica that answered; None if it is in order.
 
     Parameters:
         seen: its answer.
@@ -126,45 +160,47 @@ def find_fault(
         options: the bounds.
     """
     if seen.position is None:
-        return Fault.LAG
+        return NodeFault.LAG
     if system_identifier is not None and seen.position.system_identifier != system_identifier:
-        return Fault.OTHER_SYSTEM
+        return NodeFault.OTHER_SYSTEM
     if not seen.in_recovery:
-        return Fault.NOT_A_REPLICA
+        return NodeFault.NOT_A_REPLICA
     if primary_answers and (fault := _other_history(seen, primary_timeline)):
         return fault
     return _behind(seen, lag, primary_answers=primary_answers, options=options)
 
 
-def _other_history(seen: Observation, primary_timeline: int) -> Fault | None:
+def _other_history(seen: Observation, primary_timeline: int) -> NodeFault | None:
     if seen.timeline > primary_timeline > 0:
-        return Fault.NEWER_TIMELINE
+        return NodeFault.NEWER_TIMELINE
     # Its own timeline is that of its last restartpoint; what its walreceiver follows is known at once.
     follows_demoted = seen.received_timeline is not None and seen.received_timeline < primary_timeline
-    return Fault.OLDER_TIMELINE if follows_demoted else None
+    return NodeFault.OLDER_TIMELINE if follows_demoted else None
 
 
-def _behind(seen: Observation, lag: Lag, *, primary_answers: bool, options: ReplicaOptions) -> Fault | None:
+def _behind(
+    seen: Observation, lag: ReplicaLag, *, primary_answers: bool, options: ReplicaOptions
+) -> NodeFault | None:
     if seen.replay_paused:
-        return Fault.PAUSED
+        return NodeFault.PAUSED
     if options.expect_walreceiver and primary_answers and not seen.has_receiver and lag.bytes != 0:
-        return Fault.NO_RECEIVER
-    return Fault.LAG if _is_late(lag, options) and primary_answers else None
+        return NodeFault.NO_RECEIVER
+    return NodeFault.LAG if _is_late(lag, options) and primary_answers else None
 
 
-def _is_late(lag: Lag, options: ReplicaOptions) -> bool:
+def _is_late(lag: ReplicaLag, options: ReplicaOptions) -> bool:
     by_time = lag.seconds is not None and lag.seconds > options.eject_lag_seconds
     return by_time or (lag.bytes is not None and lag.bytes > options.eject_lag_bytes)
 
 
-def after_poll(health: Health, fault: Fault | None, options: ReplicaOptions) -> Health:
-    """Give a replica's health after one more poll: out fast, in slowly."""
+def after_poll(health: NodeHealth, fault: NodeFault | None, options: ReplicaOptions) -> NodeHealth:
+    """Return a replica's health after one more poll: it is ejected fast, and readmitted slowly."""
     if fault is None:
         good = health.good_polls + 1
-        if health.out is not None and good < options.readmit_polls:
+        if health.ejected is not None and good < options.readmit_polls:
             return replace(health, bad_polls=0, good_polls=good)
-        return Health(good_polls=good)
+        return NodeHealth(good_polls=good)
     bad = health.bad_polls + 1
-    if health.out is not None or fault in AT_ONCE or bad >= options.eject_polls:
-        return Health(out=fault, bad_polls=bad, out_after=health.out_after or bad)
-    return Health(bad_polls=bad)
+    if health.ejected is not None or fault in IMMEDIATE_FAULTS or bad >= options.eject_polls:
+        return NodeHealth(ejected=fault, bad_polls=bad, ejected_after=health.ejected_after or bad)
+    return NodeHealth(bad_polls=bad)

@@ -1,4 +1,4 @@
-"""What a cluster tells OpenTelemetry. Without its SDK in the process every call here does nothing.
+"""A cluster's metrics for OpenTelemetry. Without its SDK in the process every call here does nothing.
 
 | instrument | what |
 | --- | --- |
@@ -7,7 +7,7 @@
 | `readreplica.token.age` | how old the tokens are that reads bring, in seconds |
 | `readreplica.token.verdicts` | tokens that were not simply current, by verdict |
 | `readreplica.lag.seconds`, `readreplica.lag.bytes` | how far each replica is behind, proven |
-| `readreplica.ejections`, `readreplica.failovers` | replicas taken out, by fault; primaries found anew |
+| `readreplica.ejections`, `readreplica.failovers` | replicas ejected, by fault; new primaries |
 """
 
 from collections.abc import Callable, Iterable
@@ -24,7 +24,7 @@ _ejections = _meter.create_counter("readreplica.ejections", unit="{replica}")
 _failovers = _meter.create_counter("readreplica.failovers", unit="{failover}")
 
 Lags = Callable[[], Iterable[tuple[str, str, float | None, int | None]]]
-"""Gives cluster, node, lag in seconds and lag in bytes, for all replicas of this process."""
+"""Returns cluster, node, lag in seconds and lag in bytes, for all replicas of this process."""
 
 
 class Reason(StrEnum):
@@ -43,7 +43,7 @@ class Reason(StrEnum):
     """The primary, because no replica was fit."""
 
     REFUSED = "refused"
-    """Nowhere: no replica was fit, and the budget was used up."""
+    """No node: no replica was fit, and the budget was used up."""
 
     PRIMARY = "primary"
     """The primary, because the read asked for it or there are no replicas."""
@@ -67,17 +67,17 @@ class ClusterMetrics:
         _reads.add(1, attributes)
 
     def waited(self, seconds: float) -> None:
-        """Note a wait for replay."""
+        """Record a wait for replay."""
         _waits.record(seconds, {"cluster": self._cluster})
 
     def token(self, verdict: str, age_seconds: float) -> None:
-        """Note a token that a read brought."""
+        """Record a token that a read brought."""
         _ages.record(age_seconds, {"cluster": self._cluster})
         if verdict != "current":
             _verdicts.add(1, {"cluster": self._cluster, "verdict": verdict})
 
     def ejected(self, node: str, fault: str) -> None:
-        """Count a replica that was taken out."""
+        """Count a replica that was ejected."""
         _ejections.add(1, {"cluster": self._cluster, "node": node, "fault": fault})
 
     def failed_over(self, node: str) -> None:
@@ -89,12 +89,12 @@ _lags: set[Lags] = set()
 
 
 def show_lags(lags: Lags) -> None:
-    """Have the lag gauges ask this too."""
+    """Add a source of the lag gauges."""
     _lags.add(lags)
 
 
 def hide_lags(lags: Lags) -> None:
-    """Ask it no longer."""
+    """Remove a source of the lag gauges."""
     _lags.discard(lags)
 
 

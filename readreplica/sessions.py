@@ -1,68 +1,60 @@
 """The two kinds of session. They are siblings, so that mypy refuses a reader where a writer is needed."""
 
 from types import TracebackType
-from typing import Protocol, Self, TypeAlias
+from typing import Self, TypeAlias
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from readreplica.bases import AsyncReadBase, AsyncWriteBase, Gate, Router, Unit, Want
-
-
-class Waits(Router, Protocol):
-    """A router that a session can wait for."""
-
-    async def prepare(self, want: Want) -> tuple[Want, bool]:
-        """Wait for replay, if that is asked for; give what is left to ask for, and whether it has waited."""
-
-
-class Opens(Gate, Protocol):
-    """A gate that must be opened once."""
-
-    async def open(self) -> None:
-        """Find out who is the primary, before the first unit of writing."""
+from readreplica.freshness import ReadRequest
+from readreplica.routing import Router
+from readreplica.session_base import AsyncReadBase, AsyncWriteBase, SessionHooks
+from readreplica.writer import WriteGate
 
 
 class ReadSession(AsyncReadBase):
     """A unit of reading on one node, and the server refuses to write.
 
-    It has one snapshot, unless autocommit was asked for. Got from `Cluster.read` and used with `async with`;
+    It has one snapshot, unless autocommit was asked for. Made by `Cluster.read` and used with `async with`;
     objects stay readable after it.
     """
 
-    def __init__(self, router: Waits, want: Want, *, unit: Unit | None = None) -> None:
-        super().__init__(router=router, want=want, unit=unit)
-        self._waits = router
-        self._wanted = want
+    _router: Router
+
+    def __init__(self, router: Router, request: ReadRequest, *, hooks: SessionHooks | None = None) -> None:
+        super().__init__(router=router, request=request, hooks=hooks)
+        self._router = router
 
     async def __aenter__(self) -> Self:
-        if self._wanted.position is not None:
-            want, waited = await self._waits.prepare(self._wanted)
-            self.adopt(want, waited=waited)
+        session = self.sync_session
+        if session.request.position is not None:
+            session.request, session.waited = await self._router.prepare(session.request)
         return self
 
 
 class WriteSession(AsyncWriteBase):
     """A unit of writing on the primary: commits when its block ends well, and rolls back on an error.
 
-    Got from `Cluster.write` and used with `async with`; objects stay readable after it, and `token` is what a
+    Made by `Cluster.write` and used with `async with`; objects stay readable after it, and `token` is what a
     read must have seen to see the unit.
 
     Whichever way it is committed (the end of the block, `commit`, a block of `begin`), it may raise:
         CommitInDoubt: the answer was lost; ask `Cluster.resolve` before doing the unit again.
 
-    Where the block is called off (a timeout, Ctrl-C) while the answer is awaited, that goes on its way, and
-    `doubt` is what to ask `Cluster.resolve` about.
+    Cancelling the task (a timeout, Ctrl-C) does not cancel COMMIT on the server; `in_doubt` is then what
+    `Cluster.resolve` takes.
     """
 
-    def __init__(self, gate: Opens, engine: AsyncEngine, *, unit: Unit | None = None) -> None:
-        super().__init__(engine, gate=gate, unit=unit)
-        self._opens = gate
+    _gate: WriteGate
+
+    def __init__(self, gate: WriteGate, engine: AsyncEngine, *, hooks: SessionHooks | None = None) -> None:
+        super().__init__(engine, gate=gate, hooks=hooks)
+        self._gate = gate
 
     async def __aenter__(self) -> Self:
-        gate = self._opens
+        gate = self._gate
         if not gate.is_open:
             await gate.open()
-        gate.enter_write()
+        gate.begin_write()
         self.sync_session.is_entered = True
         return self
 
@@ -74,12 +66,12 @@ class WriteSession(AsyncWriteBase):
                 await self.commit()
         finally:
             try:
-                # Told by this task, for SQLAlchemy closes in one of its own.
-                self.sync_session.note_outcome()
+                # Recorded in this task, for SQLAlchemy closes in one of its own.
+                self.sync_session.record_outcome()
                 await super().__aexit__(kind, value, traceback)
             finally:
                 self.sync_session.is_entered = False
-                self._opens.leave_write()
+                self._gate.end_write()
 
 
 AnySession: TypeAlias = ReadSession | WriteSession

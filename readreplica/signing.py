@@ -1,6 +1,6 @@
 """Signed tokens, for texts that pass through the hands of clients: headers, cookies, URLs.
 
-A token that a client makes up cannot show anybody what they may not see, but it can drive that client's reads
+A token that a client makes up shows nothing that the client may not see, but it can drive that client's reads
 to the primary. So what comes from outside is signed: `TEXT!KEY.MAC`, where TEXT is `CausalToken.encode()`,
 KEY the name of the key, and MAC the first 16 bytes of HMAC-SHA256 over `TEXT!KEY` (RFC 2104, section 5,
 allows half).
@@ -26,9 +26,9 @@ class KeyRing:
     """The keys that tokens, or other texts, are signed with: the first signs, all verify."""
 
     def __init__(self, keys: Mapping[str, bytes]) -> None:
-        """Take keys by name, the one that signs first.
+        """Make a ring of keys by name, the one that signs first.
 
-        A key that is taken out ends every token that it signed, so it stays for as long as tokens live.
+        A key that is removed ends every token that it signed, so it stays for as long as tokens live.
 
         Raises:
             ValueError: there is no key, a name is not plain, or a key has fewer than 16 bytes.

@@ -8,49 +8,16 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import NamedTuple, Self
+from typing import Generic, Self, TypeVar
 
 from readreplica.errors import TokenMalformed
-from readreplica.lsn import Lsn
+from readreplica.wal import UNKNOWN_SYSTEM, Lsn, Position, merge_positions
 
 VERSION = "1"
 MAX_LENGTH = 4096
 _POSITION = re.compile(r"([a-z][a-z0-9_]{0,62})\.([0-9a-f]{1,16})\.([0-9a-f]{1,8})\.([0-9a-f]{1,16})")
 
-
-class Position(NamedTuple):
-    """A place in the history of one cluster."""
-
-    system_identifier: int
-    timeline: int
-    lsn: Lsn
-
-    def covers(self, wanted: "Position") -> bool:
-        """Tell whether a node that stands here has everything that `wanted` asks for.
-
-        A node on a newer timeline has all that survived of the older one, whatever its LSN: a token of an
-        older timeline asks for nothing more there. What it named beyond the fork was lost in the failover,
-        and waiting would not bring it back. A node on an older timeline may have the same LSN with other
-        content, so it covers nothing.
-        """
-        if self.system_identifier != wanted.system_identifier or self.timeline < wanted.timeline:
-            return False
-        return self.timeline > wanted.timeline or self.lsn >= wanted.lsn
-
-
-UNKNOWN_SYSTEM = 0
-"""The system identifier of a position whose server could not be asked: whoever reads after it is sent to the
-primary."""
-
-UNKNOWN_POSITION = Position(UNKNOWN_SYSTEM, 0, Lsn(0))
-"""Of a commit of which nothing else is known."""
-
-
-def both(one: Position, other: Position) -> Position:
-    """Give the position that asks for what two positions of one cluster ask for; see `CausalToken.merge`."""
-    if one.system_identifier == other.system_identifier:
-        return max(one, other)
-    return one if one.system_identifier == UNKNOWN_SYSTEM else other
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -63,7 +30,7 @@ class CausalToken:
     positions: Mapping[str, Position] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Keep a copy that nobody can change."""
+        """Keep a copy that cannot be changed."""
         object.__setattr__(self, "positions", MappingProxyType(dict(self.positions)))
 
     def __bool__(self) -> bool:
@@ -73,25 +40,25 @@ class CausalToken:
         return hash(frozenset(self.positions.items()))
 
     def merge(self, other: "CausalToken") -> "CausalToken":
-        """Ask for everything that either token asks for.
+        """Return the token that asks for everything that either token asks for.
 
         Within one timeline the higher LSN wins, and the newer timeline wins over the older. If a cluster
-        was made anew (another system identifier), `other` is taken as the later knowledge. A position of no
-        known system stays: nothing here tells whether the other one is behind it (see `followed_by`).
+        was made anew (another system identifier), `other` is taken as the later knowledge. `merge()` keeps an
+        unknown position, for the other one may be before it; only `followed_by()` replaces it.
         """
         merged = dict(self.positions)
         for cluster, position in other.positions.items():
             mine = merged.get(cluster)
-            merged[cluster] = position if mine is None else both(mine, position)
+            merged[cluster] = position if mine is None else merge_positions(mine, position)
         return CausalToken(merged)
 
     def followed_by(self, commits: "CausalToken") -> "CausalToken":
-        """Ask for everything that either asks for, where `commits` are known to come after all of this.
+        """Return what either asks for, where `commits` are known to come after all of this.
 
         They do if each was begun once all that this stands for had been acknowledged: the primary does one
-        after the other, so a later one has the earlier ones before it in the WAL. Then it stands for a
-        position of no known system too, unless that one's server wrote a newer timeline: the commit of an
-        old primary has nothing of the new one's before it.
+        after the other, so a later one has the earlier ones before it in the WAL. Then it replaces an unknown
+        position too, unless that one's server wrote a newer timeline: the commit of an old primary has
+        nothing of the new one's before it.
         """
         merged = self.merge(commits)
         covered = {
@@ -104,7 +71,7 @@ class CausalToken:
         return CausalToken({**merged.positions, **covered}) if covered else merged
 
     def encode(self) -> str:
-        """Write the token as a short text that is safe in headers, cookies and URLs.
+        """Return the token as a short text that is safe in headers, cookies and URLs.
 
         The text is not signed; see `readreplica.signing` for texts that pass through the hands of clients.
         """
@@ -137,3 +104,11 @@ def _decode_position(text: str, part: str) -> tuple[str, Position]:
         raise TokenMalformed(text, f"{part[:40]!r} is not cluster.system.timeline.lsn")
     name, system_identifier, timeline, lsn = found.groups()
     return name, Position(int(system_identifier, 16), int(timeline, 16), Lsn(lsn, 16))
+
+
+@dataclass(frozen=True)
+class Committed(Generic[T]):
+    """What a unit of work returned that is committed, and the token with which a read is sure to see it."""
+
+    value: T
+    token: CausalToken

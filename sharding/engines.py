@@ -66,7 +66,7 @@ def _build(topology: Topology, database: str, *, role: str, application_name: st
         return make(
             url,
             application_name=application_name,
-            greet=greet,
+            configure=greet,
             pool_size=topology.pool.size,
             max_overflow=topology.pool.max_overflow,
             pool_timeout=topology.pool.timeout_seconds,

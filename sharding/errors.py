@@ -140,7 +140,7 @@ class NodeLeaseExpired(ShardingError):
         self.now_ms = now_ms
         self.ceiling_ms = ceiling_ms
         super().__init__(
-            f"no order id can be made: the lease of node {node} ends at {ceiling_ms} ms of id time and the "
+            f"no id can be made: the lease of node {node} ends at {ceiling_ms} ms of id time and the "
             f"clock is at {now_ms} ms; it was not renewed (is the directory up?), or this clock is ahead"
         )
 
@@ -150,7 +150,7 @@ class NodesExhausted(ShardingError):
 
     def __init__(self, nodes: int) -> None:
         self.nodes = nodes
-        super().__init__(f"all {nodes} node numbers are leased: stop a process that makes order ids, or wait")
+        super().__init__(f"all {nodes} node numbers are leased: stop a process that makes ids, or wait")
 
 
 class BucketNotOwned(ShardingError):

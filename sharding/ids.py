@@ -37,7 +37,7 @@ def id_time_ms(instant: datetime) -> int:
         raise ValueError(f"{instant} has no time zone: an id's time is UTC")
     milliseconds = (instant - EPOCH) // _MILLISECOND
     if not 0 <= milliseconds <= _MAX_MS:
-        raise ValueError(f"{instant} is outside the time of order ids: {EPOCH} to {instant_of(MAX_ID)}")
+        raise ValueError(f"{instant} is outside the time of ids: {EPOCH} to {instant_of(MAX_ID)}")
     return milliseconds
 
 
@@ -53,7 +53,7 @@ def instant_of(order_id: int) -> datetime:
         ValueError: the number is no order id.
     """
     if not 0 <= order_id <= MAX_ID:
-        raise ValueError(f"{order_id} is no order id: ids go from 0 to 2**63 - 1")
+        raise ValueError(f"{order_id} is no id: they go from 0 to 2**63 - 1")
     return EPOCH + timedelta(milliseconds=order_id >> TIME_SHIFT)
 
 

@@ -22,10 +22,11 @@ from tenacity import (
 from readreplica.cluster import Cluster
 from readreplica.concurrency import Event, Lock
 from readreplica.errors import CommitInDoubt
-from readreplica.fate import Fate
 from readreplica.freshness import ANY, Freshness
+from readreplica.retry import UnitOfWork
 from readreplica.sessions import ReadSession, WriteSession
-from readreplica.token import CausalToken
+from readreplica.token import CausalToken, Committed
+from readreplica.transaction_status import TransactionStatus
 from sharding.citus.coordinator import whole_map
 from sharding.engines import open_cluster, watch_cluster
 from sharding.errors import BucketNotOwned, ShardingError
@@ -155,7 +156,7 @@ class KeyedSessions:
         routing = self._routing
         route = routing.route_of(key)
         return route.cluster.read(
-            after=after, freshness=freshness, autocommit=autocommit, unit=Unit(key, route, routing)
+            after=after, freshness=freshness, autocommit=autocommit, hooks=Unit(key, route, routing)
         )
 
     def write(self, key: int) -> WriteSession:
@@ -169,15 +170,18 @@ class KeyedSessions:
         """
         routing = self._routing
         route = routing.route_of(key)
-        return route.cluster.write(unit=Unit(key, route, routing, asks=self._ask_absent))
+        return route.cluster.write(hooks=Unit(key, route, routing, asks=self._ask_absent))
 
     async def transact(
         self, key: int, work: Callable[[WriteSession], Awaitable[T]], *, attempts: int = 5
-    ) -> T:
+    ) -> Committed[T]:
         """Do a unit of work on the key's shard, again if a concurrent transaction ended it.
 
         If the shard refuses because it has lost the key's bucket, the map is read again, and the unit is done
         once more on the shard that the newer map names. See `Cluster.transact`.
+
+        Returns:
+            What `work` returned, and the token with which a read sees it.
 
         Raises:
             InvalidShardKey: the key is no int, or does not fit int8.
@@ -186,29 +190,24 @@ class KeyedSessions:
             BucketNotOwned: refused again, or there is no newer map, or after the unit committed a part by
                 itself.
         """
-        used: list[WriteSession] = []
-
-        async def noted(session: WriteSession) -> T:
-            used[:] = [session]
-            return await work(session)
-
+        unit = self._unit_of_work(key, work, attempts)
         try:
-            return await self._transact_once(key, noted, attempts)
+            return await unit.run()
         except BucketNotOwned as refusal:
-            if any(session.has_committed or session.doubt for session in used):
+            if not unit.may_repeat:
                 raise  # it has committed by itself before
             before = self.shard_map.version
             await self.wait_for_map(refusal.map_version)
             log.info("unit of work refused, doing it again", shard=refusal.shard, map_version=before)
-        return await self._transact_once(key, work, attempts)
+        return await self._unit_of_work(key, work, attempts).run()
 
-    async def _transact_once(
+    def _unit_of_work(
         self, key: int, work: Callable[[WriteSession], Awaitable[T]], attempts: int
-    ) -> T:
+    ) -> UnitOfWork[T]:
         routing = self._routing
         route = routing.route_of(key)
-        unit = Unit(key, route, routing, asks=self._ask_absent)
-        return await route.cluster.transact(work, attempts=attempts, unit=unit)
+        hooks = Unit(key, route, routing, asks=self._ask_absent)
+        return route.cluster.unit_of_work(work, attempts=attempts, hooks=hooks)
 
     async def transact_read(
         self,
@@ -236,22 +235,22 @@ class KeyedSessions:
             freshness=freshness,
             autocommit=autocommit,
             attempts=attempts,
-            unit=Unit(key, route, routing),
+            hooks=Unit(key, route, routing),
         )
 
     async def resolve(
         self,
-        doubt: CommitInDoubt,
+        in_doubt: CommitInDoubt,
         *,
         lookup: Callable[[ReadSession], Awaitable[bool]] | None = None,
         timeout_seconds: float = 30.0,
-    ) -> Fate:
+    ) -> TransactionStatus:
         """Find out what became of a COMMIT whose answer was lost, on the shard where it was sent.
 
         See `Cluster.resolve`.
         """
-        cluster = self.clusters[doubt.cluster]
-        return await cluster.resolve(doubt, lookup=lookup, timeout_seconds=timeout_seconds)
+        cluster = self.clusters[in_doubt.cluster]
+        return await cluster.resolve(in_doubt, lookup=lookup, timeout_seconds=timeout_seconds)
 
     async def wait_for_map(self, version: int) -> None:
         """Read the map until it is of a version or newer, for a moment at most.

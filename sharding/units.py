@@ -32,7 +32,7 @@ class Unit:
 
     With `asks` the shard is asked about the rows that a statement has not found (`sharding.unguarded`).
 
-    A session takes it along (`readreplica.bases.Unit`).
+    A session takes it along (`readreplica.session_base.SessionHooks`).
     """
 
     __slots__ = ("asks", "failed", "key", "route", "routing", "started", "statements")

@@ -74,8 +74,13 @@ class CitusServers:
 
 
 @contextmanager
-def run_citus(folder: Path) -> Iterator[CitusServers]:
-    """Run a coordinator and two workers in `folder`; all are stopped and removed at the end."""
+def run_citus(folder: Path, *, redis_url: str = f"redis://{LOOPBACK}:1/0") -> Iterator[CitusServers]:
+    """Run a coordinator and two workers in `folder`; all are stopped and removed at the end.
+
+    Parameters:
+        folder: where their data are.
+        redis_url: the broker of the topology, which only a test that runs the services needs.
+    """
     tools, passfile = _tools(require("citus")), folder / "pgpass"
     passwords = ensure_passwords(passfile, ROLES)
     names = ("coordinator", "worker_0", "worker_1")
@@ -98,7 +103,7 @@ def run_citus(folder: Path) -> Iterator[CitusServers]:
         for name, node in nodes.items():
             ports[name] = start_on_free_port(PortPicker(random.Random()), partial(_start, node))
             _fill(node, passwords, alone=name != "coordinator")
-        path = _write_topology(folder / "topology.toml", ports, passfile)
+        path = _write_topology(folder / "topology.toml", ports, passfile, redis_url)
         coordinator, *workers = nodes.values()
         servers = CitusServers(coordinator, tuple(workers), ports, passfile, path)
         _join(servers)
@@ -147,7 +152,7 @@ def _join(servers: CitusServers) -> None:
             connection.execute("SELECT citus_add_node(%s, %s)", [LOOPBACK, servers.ports[worker.name]])
 
 
-def _write_topology(path: Path, ports: dict[str, int], passfile: Path) -> Path:
+def _write_topology(path: Path, ports: dict[str, int], passfile: Path, redis_url: str) -> Path:
     here = f'primary = {{ host = "{LOOPBACK}", port = {ports["coordinator"]} }}'
     databases = [
         f'[databases.{shape.name}]\ntree = "{shape.tree}"\ndbname = "{shape.name}"\n{here}\n'
@@ -163,6 +168,6 @@ def _write_topology(path: Path, ports: dict[str, int], passfile: Path) -> Path:
         + ('backend = "citus"\nbuckets = 64\n' if tree.kind == "sharded" else "")
         for name, tree in TEMPLATE.trees.items()
     ]
-    rest = f'[redis]\nurl = "redis://{LOOPBACK}:1/0"\n[files]\nurl = "{(path.parent / "files").as_uri()}"\n'
+    rest = f'[redis]\nurl = "{redis_url}"\n[files]\nurl = "{(path.parent / "files").as_uri()}"\n'
     path.write_text("\n".join([head, *trees, *databases, rest, *services]))
     return path

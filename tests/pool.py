@@ -17,7 +17,7 @@ import psycopg
 from psycopg import sql
 
 from ops.embedded.bootstrap import grant_connect
-from ops.embedded.postgres import PostgresCluster
+from ops.embedded.postgres import SUPERUSER, PostgresCluster
 from ops.embedded.processes import wait_until
 from ops.embedded.shape import DatabaseShape
 from tests.contents import Contents, read_contents, restore
@@ -52,7 +52,15 @@ class LastingSession:
     def get(self) -> psycopg.Connection:
         """Give the session, another one if the server has ended it."""
         if self._session is None or not _answers(self._session):
-            self._session = self._cluster.connect()
+            cluster = self._cluster
+            self._session = psycopg.connect(
+                host=cluster.host,
+                port=cluster.port(),
+                dbname="postgres",
+                user=SUPERUSER,
+                passfile=str(cluster.passfile),
+                autocommit=True,
+            )
         return self._session
 
     def close(self) -> None:

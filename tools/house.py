@@ -149,7 +149,7 @@ CONCEPTS: Mapping[str, str] = {
     "how an advisory lock is taken": r"pg_(try_)?advisory",
     "how long a connection may take": r"CONNECT_TIMEOUT_SECONDS\s*=",
     "the LSN and timeline of a server": r"pg_(current|last)_wal|pg_control_checkpoint",
-    "what lag means": r"pg_last_xact_replay_timestamp|^class Lag\b",
+    "what lag means": r"pg_last_xact_replay_timestamp|^class ReplicaLag\b",
     "the hash of a shard key": r"^def hashint8\b",
     "the bucket of a key in SQL": r"^def bucket_sql\b",
     "the time inside an id": r"^def id_time_ms\b",

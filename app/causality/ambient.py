@@ -105,4 +105,4 @@ def learn(token: CausalToken) -> None:
 
 def follow_causality(cluster: Cluster) -> None:
     """Have the sessions of a cluster read after, and add to, the token of whatever they are used in."""
-    cluster.carry(wanted=wanted, committed=note)
+    cluster.set_token_hooks(before_read=wanted, after_commit=note)

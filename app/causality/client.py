@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from app.causality.ambient import learn, wanted
 from app.causality.wire import MOST_TOKENS, TOKEN_HEADER, TokenText
 from readreplica.errors import TokenMalformed
-from readreplica.token import UNKNOWN_SYSTEM, CausalToken, Position, both
+from readreplica.token import CausalToken
+from readreplica.wal import UNKNOWN_SYSTEM, Position, merge_positions
 
 if TYPE_CHECKING:
     from httpx import Request, Response
@@ -115,4 +116,4 @@ def _is_newer(position: Position, mine: _Kept, *, sent_at: int) -> bool:
     if UNKNOWN_SYSTEM in (position.system_identifier, mine.position.system_identifier):
         was_sent = mine.turn <= sent_at and position.timeline >= mine.position.timeline
         return position.system_identifier == UNKNOWN_SYSTEM or was_sent
-    return both(mine.position, position) == position
+    return merge_positions(mine.position, position) == position

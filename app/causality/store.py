@@ -12,8 +12,8 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from readreplica.lsn import Lsn
-from readreplica.token import UNKNOWN_POSITION, UNKNOWN_SYSTEM, CausalToken, Position
+from readreplica.token import CausalToken
+from readreplica.wal import UNKNOWN_POSITION, UNKNOWN_SYSTEM, Lsn, Position
 
 T = TypeVar("T")
 

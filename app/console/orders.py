@@ -1,7 +1,7 @@
 """`mesctl orders`: where an order is, and whether every order is where it must be."""
 
 import asyncio
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 import typer
@@ -14,12 +14,20 @@ from app.console.audit.page import print_trace
 from app.console.audit.run import AuditReport
 from app.console.audit.run import audit as compare
 from app.console.audit.trace import trace as read_trace
+from app.console.sweep import delete_unnamed, find_unnamed, naming_store
+from app.files import ModelStore
+from app.topology import files_url
+from ops.durations import format_duration, parse_duration
 from ops.errors import ExitStatus, OpsError
+from ops.fleet import raise_failures
 from ops.options import options_of, print_json
 from ops.shards import load_shard_map, locate
 from sharding.ids import MAX_ID
 
 app = typer.Typer(help="Find orders, and prove that none is lost.", no_args_is_help=True)
+
+DEFAULT_GRACE = "7d"
+MIN_GRACE = timedelta(hours=1)
 
 OrderId = Annotated[int, typer.Argument(min=0, max=MAX_ID, help="The order's id.", show_default=False)]
 
@@ -66,6 +74,47 @@ def _print_report(report: AuditReport) -> None:
     print(f"{report.orders} orders compared, {faults}, {report.in_flight} in flight")
 
 
+def _grace(duration: str) -> timedelta:
+    found = parse_duration(duration)
+    if found < MIN_GRACE:
+        least = format_duration(MIN_GRACE)
+        raise typer.BadParameter(f"an upload may be under way for longer: give {least} or more")
+    return found
+
+
+@app.command("sweep-files")
+def sweep_files(
+    context: typer.Context,
+    older_than: Annotated[
+        timedelta,
+        typer.Option(parser=_grace, metavar="DURATION", help="Leave alone what was uploaded since."),
+    ] = DEFAULT_GRACE,  # type: ignore[assignment]  # typer parses the text
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List what would be deleted; change nothing.")
+    ] = False,
+) -> None:
+    """Delete the 3D models that no order names: those that were replaced before their orders were submitted.
+
+    Drafts name theirs, and so do archived orders. Nothing is deleted while a database does not answer.
+    """
+    options = options_of(context)
+    topology, before = options.topology(), datetime.now(UTC) - older_than
+    with naming_store():
+        store = ModelStore.open(files_url(topology))
+        found = find_unnamed(store, Books(topology), before=before)
+        gone = found.unnamed if dry_run else tuple(delete_unnamed(store, found, before=before))
+    size_bytes = sum(each.size_bytes for each in gone)
+    if options.json:
+        keys = [each.key for each in gone]
+        facts = {"objects": found.objects, "deleted": 0 if dry_run else len(gone), "unnamed": len(gone)}
+        print_json({**facts, "bytes": size_bytes, "dry_run": dry_run, "keys": keys})
+        return
+    for each in gone if dry_run else ():
+        print(f"{each.key} {each.size_bytes} bytes, stored {each.stored_at:%Y-%m-%d %H:%M}")
+    verb = "would be deleted" if dry_run else "deleted"
+    print(f"{len(gone)} of {found.objects} models {verb}, {size_bytes} bytes")
+
+
 @app.command("trace")
 def trace(context: typer.Context, order_id: OrderId) -> None:
     """Tell where an order is: in every service, with its whole history and what is under way for it."""
@@ -73,10 +122,13 @@ def trace(context: typer.Context, order_id: OrderId) -> None:
     topology = options.topology()
     told = read_trace(Books(topology), order_id)
     if not told.known:
+        raise_failures(told.unread)
         raise UnknownOrder(order_id)
     if options.json:
         print_json(told.as_json())
+        raise_failures(told.unread)
         return
     shard_map = asyncio.run(load_shard_map(topology, Service.MES))
     place = locate(options.project().tree(Service.MES), shard_map, order_id, now=datetime.now(UTC))
     print_trace(Console(), told, place)
+    raise_failures(told.unread)

@@ -92,7 +92,7 @@ class CrmService:
             await change(session, order, self.now())
             return CrmOrderView.of(order)
 
-        return await self.orders.transact(work)
+        return (await self.orders.transact(work)).value
 
     async def show(self, order_id: int) -> CrmOrderDetail:
         """Read an order with its history.

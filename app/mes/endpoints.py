@@ -5,7 +5,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Form, Path, Query, Request, Response, UploadFile, status
 
-from app.http import AFTER_TOKEN, IdempotencyKey, Line, OrderIdPath, PageCursor, PageLimit, Whole
+from app.http import AFTER_TOKEN, IdempotencyKey, Line, OrderIdPath, PageCursor, PageLimit, Quantity
 from app.materials import Finish, Material
 from app.mes.intake import PartnerIntake
 from app.mes.schemas import (
@@ -45,7 +45,7 @@ def _partner_order(
     partner: Annotated[Line, Path(description="The partner's name.", examples=["atelier-nord"])],
     material: Annotated[Material, Form()],
     finish: Annotated[Finish, Form()],
-    quantity: Annotated[Whole, Form(ge=1, le=1000)],
+    quantity: Annotated[Quantity, Form()],
 ) -> PartnerOrder:
     return PartnerOrder(partner=partner, material=material, finish=finish, quantity=quantity)
 

@@ -96,9 +96,8 @@ class PartnerIntake:
             time=submitted.submitted_at,
             data=submitted,
         )
-        return await self.sessions.transact(
-            reserved.order_id, partial(_place_once, message=message, submitted=submitted)
-        )
+        place_once = partial(_place_once, message=message, submitted=submitted)
+        return (await self.sessions.transact(reserved.order_id, place_once)).value
 
     async def _reserve(self, partner: str, key: str, digest: str) -> PartnerRequest:
         request_key = key_of_text(f"{partner}\n{key}")
@@ -110,7 +109,8 @@ class PartnerIntake:
             order_id=self.ids.next_id(),
             message_id=uuid4(),
         )
-        return await self.sessions.transact(request_key, partial(repository.reserve, request=request))
+        reserve = partial(repository.reserve, request=request)
+        return (await self.sessions.transact(request_key, reserve)).value
 
 
 async def _place_once(session: WriteSession, message: Message, submitted: OrderSubmitted) -> Placed:

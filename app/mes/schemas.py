@@ -4,7 +4,8 @@ from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from typing import Annotated, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic.config import JsonDict
 from pydantic_core import PydanticCustomError
 
 from app.http import Line, Reason
@@ -38,13 +39,28 @@ def _one_of(allowed: Sequence[Status], why: str) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _enumerated(allowed: Sequence[Status]) -> WithJsonSchema:
+    return WithJsonSchema({"type": "string", "enum": list(allowed)})
+
+
 ListedStatus = Annotated[
     Status,
     _one_of(LISTED, "the list holds orders that wait for somebody; one that has ended is found by its id"),
+    _enumerated(LISTED),
 ]
 """A status whose orders the MES lists. Finished orders are the many, and no operator works on them."""
 
-OperatorStatus = Annotated[Status, _one_of(SET_BY_OPERATORS, "the other changes are not an operator's")]
+OperatorStatus = Annotated[
+    Status,
+    _one_of(SET_BY_OPERATORS, "the other changes are not an operator's"),
+    _enumerated(SET_BY_OPERATORS),
+]
+
+_REASON_WITH_REJECTION: JsonDict = {
+    "if": {"properties": {"to": {"const": Status.REJECTED}}},
+    "then": {"properties": {"reason": {"type": "string"}}, "required": ["reason"]},
+    "else": {"properties": {"reason": {"type": "null"}}},
+}
 
 
 class TakeOrder(BaseModel):
@@ -57,6 +73,8 @@ class TakeOrder(BaseModel):
 
 class AdvanceOrder(TakeOrder):
     """How far an operator is; a rejection needs a reason that the customer understands."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=_REASON_WITH_REJECTION)
 
     to: OperatorStatus = Field(examples=[Status.MANUFACTURING_COMPLETED])
     reason: Reason | None = Field(default=None, examples=[None])

@@ -100,7 +100,7 @@ class MesService:
         await announce(session, MES, order, event, now=now)
 
     async def _write(self, order_id: int, work: Work[MesOrderView]) -> MesOrderView:
-        return await self.sessions.transact(order_id, work)
+        return (await self.sessions.transact(order_id, work)).value
 
 
 def _event(step: AdvanceOrder) -> StatusChanged:

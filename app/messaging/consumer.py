@@ -38,7 +38,7 @@ from app.messaging.streams import (
 from app.messaging.verdict import reason_to_set_aside
 from app.models.messaging import InboxRow
 from readreplica.sessions import WriteSession
-from readreplica.token import CausalToken
+from readreplica.token import CausalToken, Committed
 
 Handler = Callable[[WriteSession, Message], Awaitable[None]]
 """Does what a message asks for, in the transaction that it is given; must not commit."""
@@ -47,7 +47,9 @@ Handler = Callable[[WriteSession, Message], Awaitable[None]]
 class Transact(Protocol):
     """Runs `work` in a transaction on the database of the order, and repeats it on 40001."""
 
-    async def __call__(self, order_id: int, work: Callable[[WriteSession], Awaitable[bool]], /) -> bool:
+    async def __call__(
+        self, order_id: int, work: Callable[[WriteSession], Awaitable[bool]], /
+    ) -> Committed[bool]:
         """Return what `work` returned, once it is committed."""
 
 
@@ -224,12 +226,12 @@ class Consumer:
         try:
             # What the handler reads or asks for elsewhere is to be as new as what it was told.
             with causality(message.token) as here:
-                is_new = await self._transact(message.order_id, partial(self._once, message))
+                done = await self._transact(message.order_id, partial(self._once, message))
         except Exception as error:
             return self._refusal(message, error)
         # Before the acknowledgement: a message that is not told of comes again, and is told of then.
         await self._learned(message.order_id, here.token)
-        self._log.info("message_handled" if is_new else "message_repeated")
+        self._log.info("message_handled" if done.value else "message_repeated")
         return Ack(message.id, self._group)
 
     def _message(self, sender: Service, entry: Mapping[str, str]) -> Message:

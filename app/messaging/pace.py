@@ -8,6 +8,7 @@ from redis.exceptions import RedisError, ResponseError
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.messaging.errors import StreamUnusable
+from readreplica.errors import is_unsupported
 
 _FORESEEN = (RedisError, SQLAlchemyError, OSError, StreamUnusable)
 
@@ -33,8 +34,9 @@ async def keep_going(
     log: structlog.stdlib.BoundLogger,
     first_pause_seconds: float = 0.1,
     longest_pause_seconds: float = 5.0,
+    ends_on: Callable[[Exception], bool] = lambda _: False,
 ) -> None:
-    """Repeat `step` until `stop` is set; an error pauses it and never ends it.
+    """Repeat `step` until `stop` is set; an error pauses it, and ends it only if `ends_on` says so of it.
 
     An outage is logged when it begins, when it changes its kind, and when it is over.
     """
@@ -44,9 +46,12 @@ async def keep_going(
         try:
             await _heeding_cancel(step)
         except Exception as error:
+            if ends_on(error):
+                log.critical("given_up", error=str(error), exc_info=True)
+                raise
             failures += 1
             if _kind_of(error) != logged:
-                log.warning("interrupted", error=str(error), exc_info=not isinstance(error, _FORESEEN))
+                log.warning("interrupted", error=str(error), exc_info=not _is_foreseen(error))
                 logged = _kind_of(error)
             pause = delay_seconds(
                 failures, base_seconds=first_pause_seconds, cap_seconds=longest_pause_seconds, jitter=0
@@ -56,6 +61,10 @@ async def keep_going(
             if failures:
                 log.info("resumed", failures=failures)
             failures, logged = 0, None
+
+
+def _is_foreseen(error: Exception) -> bool:
+    return isinstance(error, _FORESEEN) and not is_unsupported(error)
 
 
 def _kind_of(error: Exception) -> tuple[type[Exception], str]:

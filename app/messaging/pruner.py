@@ -138,7 +138,7 @@ class Pruner:
                 await session.execute(delete(self._inbox).where(key.in_(named)))
             return len(whole), len(gone), last
 
-        return await self._cluster.transact(work)
+        return (await self._cluster.transact(work)).value
 
     async def _read(self, session: WriteSession, after: int) -> Sequence[Handled]:
         inbox = self._inbox

@@ -6,17 +6,16 @@ The cache saves work and nothing depends on it: while the shard of a digest is a
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from functools import partial
 from weakref import WeakValueDictionary
 
 import structlog
 from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert
 
-from app.database import write
 from app.models.mes import ModelMeasurement
 from app.pricing.measurement import Measurement, Outcome, Unmeasurable
 from app.pricing.outages import DATABASE_AWAY, first_line
+from readreplica.errors import is_unsupported
 from readreplica.sessions import WriteSession
 from readreplica.token import CausalToken
 from sharding.hashing import key_of_text
@@ -69,6 +68,8 @@ class MeasurementCache:
             async with self._sessions.read(key, after=self._written) as session:
                 row = await session.scalar(named)
         except DATABASE_AWAY as error:
+            if is_unsupported(error):
+                raise
             log.warning("cache_not_read", digest=digest, error=first_line(error))
             return None
         return None if row is None else _outcome(row)
@@ -81,8 +82,10 @@ class MeasurementCache:
             await session.execute(insert(ModelMeasurement).values(row).on_conflict_do_nothing())
 
         try:
-            written = await write(partial(self._sessions.transact, key), work)
+            written = await self._sessions.transact(key, work)
         except DATABASE_AWAY as error:
+            if is_unsupported(error):
+                raise
             log.warning("cache_not_written", digest=digest, error=first_line(error))
         else:
             self._written = self._written.merge(written.token)

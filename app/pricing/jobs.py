@@ -5,6 +5,7 @@ transaction held that long stops vacuum. A worker that is killed lets its lease 
 leases, and so tells a stale holder from the present one as well.
 """
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -12,6 +13,10 @@ from sqlalchemy import ColumnElement, and_, delete, func, select, update
 
 from app.models.mes import PricingJob
 from readreplica.sessions import WriteSession
+
+# Of those that others are taking at this moment, the next one is tried.
+_CHOICE = 8
+_IS_FREE = PricingJob.lease_expires_at <= func.now()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,26 +42,57 @@ async def lease(session: WriteSession, *, holder: str, lease_seconds: float) -> 
         holder: the worker.
         lease_seconds: when others may take the job again.
     """
-    # Jobs that another worker is about to take are skipped, so that workers never queue for one row.
-    longest_waiting = (
-        select(PricingJob.order_id)
-        .where(PricingJob.lease_expires_at <= func.now())
-        .order_by(PricingJob.lease_expires_at)
-        .limit(1)
-        .with_for_update(skip_locked=True)
-    )
-    taken = await session.execute(
+    tried: list[int] = []
+    while waiting := await _waiting(session, but=tried):
+        for order_id in waiting:
+            taken = await _take(session, order_id, holder=holder, lease_seconds=lease_seconds)
+            if taken is not None:
+                return taken
+        tried += waiting
+    return None
+
+
+async def _waiting(session: WriteSession, *, but: Collection[int]) -> Sequence[int]:
+    """Select a few of the jobs that may be taken, the one that has waited longest first, without a lock."""
+    free = select(PricingJob.order_id).where(_IS_FREE).order_by(PricingJob.lease_expires_at).limit(_CHOICE)
+    return (await session.scalars(free.where(PricingJob.order_id.not_in(but)) if but else free)).all()
+
+
+async def _take(session: WriteSession, order_id: int, *, holder: str, lease_seconds: float) -> Lease | None:
+    """Take a job, unless another worker has taken it since, or is about to: workers never queue for a row.
+
+    Both rows are named by the key, for Citus locks rows of one shard only.
+    """
+    locked = select(PricingJob.order_id).where(PricingJob.order_id == order_id, _IS_FREE)
+    attempt = await session.scalar(
         update(PricingJob)
-        .where(PricingJob.order_id == longest_waiting.scalar_subquery())
+        .where(
+            PricingJob.order_id == order_id,
+            PricingJob.order_id == locked.with_for_update(skip_locked=True).scalar_subquery(),
+        )
         .values(
             leased_by=holder,
             lease_expires_at=func.now() + timedelta(seconds=lease_seconds),
             attempts=PricingJob.attempts + 1,
         )
-        .returning(PricingJob.order_id, PricingJob.attempts)
+        .returning(PricingJob.attempts)
     )
-    row = taken.one_or_none()
-    return row and Lease(order_id=row.order_id, holder=holder, attempt=row.attempts)
+    return None if attempt is None else Lease(order_id=order_id, holder=holder, attempt=attempt)
+
+
+async def renew(session: WriteSession, held: Lease, *, lease_seconds: float) -> bool:
+    """Keep a job for as long again, while its holder is at work.
+
+    Returns:
+        False if another worker has the job, because the lease had expired.
+    """
+    renewed = await session.execute(
+        update(PricingJob)
+        .where(_is(held))
+        .values(lease_expires_at=func.now() + timedelta(seconds=lease_seconds))
+        .returning(PricingJob.order_id)
+    )
+    return renewed.first() is not None
 
 
 async def finish(session: WriteSession, held: Lease) -> bool:

@@ -73,9 +73,12 @@ class Pricer:
         verdict = await self._consider(held, after)
         if verdict is None:
             return False
-        outcome = await self._sessions.transact(held.order_id, partial(self._settle, held, verdict))
+        settled = await self._sessions.transact(held.order_id, partial(self._settle, held, verdict))
         log.info(
-            outcome, order_id=held.order_id, attempt=held.attempt, verdict=verdict.model_dump(mode="json")
+            settled.value,
+            order_id=held.order_id,
+            attempt=held.attempt,
+            verdict=verdict.model_dump(mode="json"),
         )
         return True
 

@@ -6,13 +6,13 @@ from functools import partial
 
 import structlog
 
-from app.database import Written, write
 from app.messaging.pace import keep_going, sleep_unless
 from app.pricing import jobs
 from app.pricing.jobs import Lease
 from app.pricing.outages import OUTAGES, first_line
 from app.pricing.pricer import Pricer
-from readreplica.token import CausalToken
+from readreplica.errors import is_unsupported
+from readreplica.token import CausalToken, Committed
 from sharding.sessions import ShardedSessions
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("pricing")
@@ -25,14 +25,15 @@ class Pace:
     Parameters:
         concurrency: orders at once; one measurement keeps one core busy.
         poll_seconds: how long a new job may lie before it is seen.
-        lease_seconds: how long an order may take; longer than the sandbox lets any measurement run.
+        lease_seconds: after how long others take the job of a worker that is dead or frozen. One at work
+            renews its lease three times as often.
         retry_seconds: how long a job rests after an attempt that came to nothing.
         stop_seconds: how long orders in hand may take once the worker is told to stop.
     """
 
     concurrency: int = 2
     poll_seconds: float = 0.2
-    lease_seconds: float = 300.0
+    lease_seconds: float = 15.0
     retry_seconds: float = 5.0
     stop_seconds: float = 10.0
 
@@ -59,10 +60,17 @@ class Worker:
         self._shards_away: set[str] = set()
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Work until `stop` is set, and then give back what cannot be finished in time."""
+        """Work until `stop` is set, and then give back what cannot be finished in time.
+
+        Raises:
+            ExceptionGroup: the server does not support one of our statements. That is no outage: the process
+                ends with it, and does not idle until somebody looks.
+        """
         async with asyncio.TaskGroup() as tasks:
             for _ in range(self._pace.concurrency):
-                tasks.create_task(keep_going(partial(self._step, stop), stop=stop, log=log))
+                tasks.create_task(
+                    keep_going(partial(self._step, stop), stop=stop, log=log, ends_on=is_unsupported)
+                )
 
     async def _step(self, stop: asyncio.Event) -> None:
         """Price one order, or wait a little if no shard has any."""
@@ -72,11 +80,15 @@ class Worker:
         held, after = leased.value, leased.token
         try:
             async with asyncio.timeout(None) as patience:
-                hurry = asyncio.create_task(self._hurry(stop, patience))
+                beside = [
+                    asyncio.create_task(self._hurry(stop, patience)),
+                    asyncio.create_task(self._keep(held)),
+                ]
                 try:
                     await self._attempt(held, after)
                 finally:
-                    hurry.cancel()
+                    for task in beside:
+                        task.cancel()
         except TimeoutError:
             await self._give_back(held, "the worker stops", rest_seconds=0, counted=False)
 
@@ -84,7 +96,18 @@ class Worker:
         await stop.wait()
         patience.reschedule(asyncio.get_running_loop().time() + self._pace.stop_seconds)
 
-    async def _lease(self) -> Written[Lease] | None:
+    async def _keep(self, held: Lease) -> None:
+        """Renew a lease while its order is worked on. One that is lost all the same settles nothing."""
+        renew = partial(jobs.renew, held=held, lease_seconds=self._pace.lease_seconds)
+        while True:
+            await asyncio.sleep(self._pace.lease_seconds / 3)
+            try:
+                if not (await self._sessions.transact(held.order_id, renew)).value:
+                    return  # it is settled, or another worker has it, which `finish` finds out
+            except OUTAGES as error:
+                log.warning("lease_not_renewed", order_id=held.order_id, error=first_line(error))
+
+    async def _lease(self) -> Committed[Lease] | None:
         """Ask the shards for a job, each time beginning with the next one."""
         shards = sorted(self._sessions.clusters)
         self._turn += 1
@@ -94,12 +117,14 @@ class Worker:
                 return leased
         return None
 
-    async def _lease_on(self, shard: str) -> Written[Lease] | None:
+    async def _lease_on(self, shard: str) -> Committed[Lease] | None:
         """Take a job from one shard. One that is away costs a log line, and not the others' orders."""
         take = partial(jobs.lease, holder=self._holder, lease_seconds=self._pace.lease_seconds)
         try:
-            written = await write(self._sessions.clusters[shard].transact, take)
+            leased = await self._sessions.clusters[shard].transact(take)
         except OUTAGES as error:
+            if is_unsupported(error):
+                raise
             if shard not in self._shards_away:
                 log.warning("shard_away", shard=shard, error=first_line(error))
                 self._shards_away.add(shard)
@@ -107,7 +132,7 @@ class Worker:
         if shard in self._shards_away:
             log.info("shard_back", shard=shard)
             self._shards_away.remove(shard)
-        return None if written.value is None else Written(written.value, written.token)
+        return None if leased.value is None else Committed(leased.value, leased.token)
 
     async def _attempt(self, held: Lease, after: CausalToken) -> None:
         """Price a leased order; in the end it is settled, given back, or its lease expires."""
@@ -117,6 +142,8 @@ class Worker:
                 await self._give_back(held, "no answer yet", rest_seconds=rest_seconds, counted=True)
         except OUTAGES as error:
             await self._give_back(held, first_line(error), rest_seconds=rest_seconds, counted=False)
+            if is_unsupported(error):
+                raise
         except Exception as error:
             log.exception("pricing_failed", order_id=held.order_id, attempt=held.attempt)
             await self._give_back(held, repr(error), rest_seconds=rest_seconds, counted=True)

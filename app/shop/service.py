@@ -62,7 +62,7 @@ class ShopService:
                 raise IdempotencyKeyReused(key, order.order_id)
             return Started(ShopOrderView.of(order), created)
 
-        return await self.orders.transact(work)
+        return (await self.orders.transact(work)).value
 
     async def upload(self, order_id: int, file: Upload) -> ShopOrderView:
         """Store the 3D model of an order; until the order is submitted, a new upload replaces the old.
@@ -83,7 +83,7 @@ class ShopService:
             await self._attach(session, order, stored, name)
             return ShopOrderView.of(order)
 
-        return await self.orders.transact(work)
+        return (await self.orders.transact(work)).value
 
     async def _attach(self, session: WriteSession, order: ShopOrder, stored: StoredModel, name: str) -> None:
         now, actor, detail = self.now(), order.customer_name, {"model": name, "digest": stored.digest}
@@ -117,7 +117,7 @@ class ShopService:
             await announce(session, SHOP, order, event, now=now)
             return ShopOrderView.of(order)
 
-        return await self.orders.transact(work)
+        return (await self.orders.transact(work)).value
 
     async def show(self, order_id: int) -> ShopOrderDetail:
         """Read an order with its history.

@@ -2,6 +2,7 @@
 
 import random
 import re
+import secrets
 from pathlib import Path
 from typing import Annotated
 
@@ -38,8 +39,12 @@ def init(
         raise typer.BadParameter(
             f"{tree!r} is no name; use a-z, 0-9 and _, beginning with a letter, 57 of them at most"
         )
+    if tree == "alembic":
+        raise typer.BadParameter(
+            "'alembic' is the section that alembic.ini has already; name the tree otherwise"
+        )
     if from_database is None:
-        files = start_files(tree, port=PortPicker(random.Random()).pick())
+        files = start_files(tree, port=PortPicker(random.Random()).pick(), revision=secrets.token_hex(6))
     else:
         try:
             url = make_url(from_database)

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from ops.errors import ExitStatus
 from ops.options import note, options_of, print_json
 from ops.replicas import NodeRow, Watcher
 from ops.switchover import switch_over
@@ -29,15 +30,19 @@ Names = Annotated[
 
 @app.command("list")
 def list_(context: typer.Context, databases: Names = None) -> None:
-    """List the nodes: address, role by the server's own word, timeline, and whether they serve."""
+    """List the nodes: address, role by the server's own word, timeline, and whether they serve.
+
+    Exit status 1 if a node does not answer, or a database has no primary.
+    """
     rows = _watcher(context, databases).look()
     if options_of(context).json:
         print_json([asdict(row) for row in rows])
-        return
-    table = Table("database", "node", "address", "role", "timeline", "state", box=None, pad_edge=False)
-    for row in rows:
-        table.add_row(row.database, row.node, row.address, row.role, _shown(row.timeline), row.state)
-    Console().print(table)
+    else:
+        table = Table("database", "node", "address", "role", "timeline", "state", box=None, pad_edge=False)
+        for row in rows:
+            table.add_row(row.database, row.node, row.address, row.role, _shown(row.timeline), row.state)
+        Console().print(table)
+    _fail_unless_answered(rows)
 
 
 @app.command("lag")
@@ -51,6 +56,7 @@ def lag(
 
     The seconds are proven: a replica that has replayed where the primary stood at a look has everything that
     was committed before it. An idle primary makes nobody late. Lag older than the first look has no seconds.
+    Exit status 1 if a node does not answer, or a database has no primary.
     """
     watcher = _watcher(context, databases)
     rows = watcher.look()
@@ -62,6 +68,7 @@ def lag(
         print_json([asdict(row) for row in replicas])
     else:
         Console().print(_lag_table(replicas))
+    _fail_unless_answered(rows)
 
 
 @app.command("watch")
@@ -120,6 +127,12 @@ def switchover(
 def _watcher(context: typer.Context, databases: Sequence[str] | None) -> Watcher:
     topology = options_of(context).topology()
     return Watcher(topology, databases or _replicated(topology))
+
+
+def _fail_unless_answered(rows: Sequence[NodeRow]) -> None:
+    led = {row.database for row in rows if row.role == "primary"}
+    if not all(row.answers and row.database in led for row in rows):
+        raise typer.Exit(ExitStatus.FAILED)
 
 
 def _replicated(topology: Topology) -> list[str]:

@@ -8,17 +8,16 @@ from collections.abc import Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
 
-from sqlalchemy.ext.asyncio import create_async_engine
-from sqlalchemy.pool import NullPool
-
 from ops.embedded.port_book import Report
 from ops.embedded.shape import PlatformShape
-from ops.fleet import raise_failures
+from ops.fleet import naming, raise_failures
 from ops.migrate import run
 from ops.partitioning import apply_partitions
 from ops.project import Project
 from ops.shard_guard import init_shards
+from ops.shards import MAP_SECONDS
 from sharding.directory import Directory
+from sharding.engines import open_cluster
 from sharding.errors import DirectoryMissing
 from sharding.shard_map import ShardMap
 from sharding.topology import Topology
@@ -75,11 +74,13 @@ def _bring_up(project: Project, topology: Topology, report: Report) -> None:
 
 async def _ensure_shard_map(topology: Topology, tree: str) -> ShardMap:
     directory = topology.directory_of(tree)
-    engine = create_async_engine(
-        topology.url(directory, role=directory.owner, direct=True), poolclass=NullPool
-    )
+    owner = directory.owner
     first = ShardMap.even(list(topology.databases_of(tree)), topology.trees[tree].buckets)
-    try:
-        return await Directory(engine, tree).ensure_map(first)
-    finally:
-        await engine.dispose()
+    with naming(directory):
+        async with (
+            asyncio.timeout(MAP_SECONDS),
+            open_cluster(
+                topology, directory.name, role=owner, application_name="mesctl", direct=True
+            ) as cluster,
+        ):
+            return await Directory(cluster.primary, tree).ensure_map(first)

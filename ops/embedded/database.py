@@ -6,13 +6,18 @@ from functools import partial
 from pathlib import Path
 
 from ops.embedded.bootstrap import ensure_database, ensure_role, ensure_roles, let_see_queries
+from ops.embedded.errors import NotPrimary, NotStreaming
 from ops.embedded.home import Home
 from ops.embedded.port_book import PortBook, Report
 from ops.embedded.postgres import SUPERUSER, PostgresCluster
+from ops.embedded.processes import last_lines, size_of, wait_until
 from ops.embedded.replica import REPLICATOR, Replica
 from ops.embedded.settings import UNSAFE
 from ops.embedded.shape import ServerShape
 from ops.embedded.tools import PostgresTools
+
+STREAM_SECONDS = 30.0
+"""How long a replica that runs is waited for until it streams."""
 
 
 class DatabaseServers:
@@ -62,14 +67,16 @@ class DatabaseServers:
 
         Raises:
             StartFailed, CommandFailed: a server did not come up.
+            ClusterSilent: one runs and does not answer.
+            NotPrimary: the primary follows another server.
         """
         self._remove_leftovers()
         if not self.primary.exists():
             self._create_primary(passwords)
-        started = self._start(self.primary, book, self._configure_primary)
+        self._start(self.primary, book, self._configure_primary)
         self._bootstrap(passwords)
         for replica in self.replicas:
-            self._raise_replica(replica, book, primary_started=started)
+            self._raise_replica(replica, book)
 
     def _remove_leftovers(self) -> None:
         for cluster in self.clusters:
@@ -86,23 +93,48 @@ class DatabaseServers:
 
     def _bootstrap(self, passwords: Mapping[str, str]) -> None:
         with self.primary.connect() as connection:
+            if connection.execute("SELECT WHERE pg_is_in_recovery()").rowcount:
+                raise NotPrimary(self.primary.name, self.primary.data)
             ensure_role(connection, REPLICATOR, passwords[REPLICATOR], replication=True)
             for database in self.shape.databases:
                 ensure_roles(connection, database.roles, passwords)
                 let_see_queries(connection, database.owner)
                 ensure_database(connection, database.dbname, owner=database.owner, services=database.services)
 
-    def _raise_replica(self, replica: Replica, book: PortBook, *, primary_started: bool) -> None:
+    def _raise_replica(self, replica: Replica, book: PortBook) -> None:
         replica.ensure_slot(self.primary)
         if not replica.exists():
             self._report(f"{replica.name}: copying {self.primary.name}")
             replica.create_from(self.primary, safe=self._safe)
         configure = partial(self._configure_replica, replica, book)
-        if primary_started and replica.pid() is not None:
-            # The primary may have another port than the replica knows.
+        if self._start(replica, book, configure):
+            return
+        port = book[self.primary.name]
+        if not replica.goes_by(primary_host=self.primary.host, primary_port=port):
+            self._report(f"{replica.name}: follows its primary to port {port}")
             configure(book[replica.name])
             replica.reload()
-        self._start(replica, book, configure)
+
+    def check_streaming(self) -> None:
+        """Wait until each replica has caught up with the primary.
+
+        Raises:
+            NotStreaming: one does not.
+        """
+        for replica in self.replicas:
+            self._await_streaming(replica)
+
+    def _await_streaming(self, replica: Replica) -> None:
+        log_start = size_of(replica.log)
+        with self.primary.connect() as primary:
+            if wait_until(
+                lambda: replica.is_streaming(primary),
+                timeout_seconds=STREAM_SECONDS if replica.is_standby() else 0,
+                every_seconds=0.05,
+            ):
+                return
+        said = last_lines(replica.log, from_byte=log_start)
+        raise NotStreaming(replica.name, replica.data, said, promoted=not replica.is_standby())
 
     def _start(self, cluster: PostgresCluster, book: PortBook, configure: Callable[[int], None]) -> bool:
         if cluster.settle() and cluster.is_on(book[cluster.name]):

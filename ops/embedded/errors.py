@@ -65,6 +65,47 @@ class StartFailed(EmbeddedError):
         super().__init__(f"{name} did not start: {reason}; the last lines of {log}:\n{last_lines}")
 
 
+class ClusterSilent(EmbeddedError):
+    """A PostgreSQL server that runs does not answer."""
+
+    def __init__(self, name: str, port: int | None, said: str) -> None:
+        self.name = name
+        self.port = port
+        super().__init__(f"{name} (port {port}): {said}")
+
+
+class NotStreaming(EmbeddedError):
+    """A replica runs, and its primary does not send to it; or it was promoted, and is none any more."""
+
+    def __init__(self, name: str, data: Path, last_lines: str, *, promoted: bool) -> None:
+        self.name = name
+        self.promoted = promoted
+        anew = f"to have it copied anew, `mesctl down`, remove {data}, and `mesctl up`"
+        if promoted:
+            super().__init__(f"{name} was promoted, and follows no primary any more: {anew}")
+        else:
+            super().__init__(f"{name} runs, and does not stream from its primary; {anew}:\n{last_lines}")
+
+
+class NotPrimary(EmbeddedError):
+    """The server that the topology has as a primary follows another one."""
+
+    def __init__(self, name: str, data: Path) -> None:
+        self.name = name
+        super().__init__(
+            f"{name} is a standby, and a primary by the topology: promote it (`pg_ctl promote -D {data}`), "
+            "or correct the topology"
+        )
+
+
+class SeveralFailed(EmbeddedError):
+    """Several components did not come up."""
+
+    def __init__(self, errors: Sequence[OpsError]) -> None:
+        self.errors = tuple(errors)
+        super().__init__("\nmesctl: ".join(map(str, errors)))
+
+
 class StopFailed(EmbeddedError):
     """A component did not end in time."""
 

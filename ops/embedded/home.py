@@ -41,7 +41,12 @@ class Home:
 
     def log(self, component: str) -> Path:
         """Where a component writes its log."""
-        return self.path / "logs" / f"{component}.log"
+        return self.logs / f"{component}.log"
+
+    @property
+    def logs(self) -> Path:
+        """The folder of all logs."""
+        return self.path / "logs"
 
     def pidfile(self, component: str) -> Path:
         """Where the pid of a daemon stands."""

@@ -14,6 +14,7 @@ from ops.embedded.binaries import valkey_server
 from ops.embedded.components import Components
 from ops.embedded.errors import PasswordsLost, PortsTaken, UnknownService
 from ops.embedded.home import EVERYTHING, SERVERS_ONLY, Home
+from ops.embedded.logs import rotate
 from ops.embedded.parallel import run_all
 from ops.embedded.pgpass import ensure_passwords, read_passwords
 from ops.embedded.pooling import CONSOLE_ROLE, pooler_program
@@ -91,6 +92,7 @@ class Platform:
         Raises:
             ProcMissing, BinaryMissing, NoUnprivilegedUser, HomeBusy, NotOurFolder, NoTopology, TeamsTopology,
             PassfileMissing, PortsTaken, TopologyError: nothing was changed.
+            NotStreaming: all runs, but a replica has not caught up with its primary.
             EmbeddedError: a component did not come up; others may run. `up` again continues.
         """
         self._tools.check()
@@ -101,6 +103,7 @@ class Platform:
             pooler_program()
         self.home.make()
         with self.home.locked():
+            self._rotate_logs()
             changed = self._write_topology(draft, shape)
             components, book = self._open(changed=changed)
             everything = services or self.home.wanted() == EVERYTHING
@@ -110,6 +113,8 @@ class Platform:
                 components.pooler.up(book)
             self._fill(components.shape)
             self._start_services(components, book, services=services)
+            # At last: the services do without a replica, and a person must know of it.
+            run_all(servers.check_streaming for servers in components.databases)
             return self.topology()
 
     def _shape(self, topology: Topology) -> PlatformShape:
@@ -218,9 +223,11 @@ class Platform:
 
     def _start_services(self, components: Components, book: PortBook, *, services: bool) -> None:
         chosen = list(components.services.values()) if services else components.running_services()
-        if book.moved:
-            # They have read the old topology.
-            self._running().stop("service")
+        read_at = self.topology_path.stat().st_mtime
+        late = [each for each in components.running_services() if book.moved or each.is_older(read_at)]
+        for service in late:
+            self._report(f"{service.name} service: starting anew, for it has read the topology as it was")
+        run_all(service.stop for service in late)
         run_all(partial(self._start_service, service, book) for service in chosen)
 
     def _start_service(self, service: ServiceProcess, book: PortBook) -> bool:
@@ -271,19 +278,24 @@ class Platform:
         return {name: place.url for name, place in places.items() if place}
 
     def status(self) -> PlatformState:
-        """Find out how every component is, without changing anything.
+        """Find out how every component is, without changing anything but logs that have grown too large.
 
         Raises:
             NoPlatform: `up` was never called here.
             TopologyError: the topology file is wrong.
         """
         topology = self.topology()
+        self._rotate_logs()
         components = self._components(topology).inspect()
         known = {(component.name, component.kind) for component in components}
         others = [state for state in self._running().states() if (state.name, state.kind) not in known]
         return PlatformState(
             home=str(self.home.path), components=(*components, *others), topology=topology.masked()
         )
+
+    def _rotate_logs(self) -> None:
+        for log in rotate(self.home.logs):
+            self._report(f"{log}: has grown too large; its end is in {log.name}.1")
 
     def plan_up(self, *, services: bool = True, pgbouncer: bool | None = None) -> list[str]:
         """Say what `up` would write, create and start."""

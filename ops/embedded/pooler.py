@@ -23,6 +23,10 @@ class PgBouncerProcess:
         """Give the pooler's pid, None when it does not run."""
         return self.daemon.pid()
 
+    def ports(self) -> set[int]:
+        """Find the ports on which it listens."""
+        return self.daemon.ports()
+
     def start(self, *, program: Path, port: int, shared: bool = False, timeout_seconds: float = 20.0) -> bool:
         """Start the pooler and wait until it answers; False when it ran already.
 

@@ -2,18 +2,21 @@
 
 import shutil
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 import psycopg
 
-from ops.embedded.errors import CommandFailed, PortTaken, StartFailed, StopFailed
+from ops.connect import NoAnswer, connected
+from ops.embedded.errors import ClusterSilent, CommandFailed, PortTaken, StartFailed, StopFailed
 from ops.embedded.ports import LOOPBACK, holder_of, is_free
 from ops.embedded.processes import (
     end_processes_naming,
     is_alive,
     last_lines,
+    resume,
     send_signal,
     size_of,
     wait_until,
@@ -162,6 +165,7 @@ class PostgresCluster:
         # SIGINT is a fast shutdown, SIGQUIT an immediate one (recovery at the next start).
         for shutdown in (signal.SIGINT, signal.SIGQUIT):
             send_signal(pid, shutdown)
+            resume(pid)
             if wait_until(lambda: not is_alive(pid), timeout_seconds=timeout_seconds):
                 return True
         raise StopFailed(self.name, pid, 2 * timeout_seconds)
@@ -208,18 +212,29 @@ class PostgresCluster:
         except OSError:
             return []
 
-    def connect(self, *, timeout_seconds: int = 10) -> psycopg.Connection:
-        """Connect to the database `postgres` as superuser; each statement is a transaction of its own."""
-        return psycopg.connect(
-            host=self.host,
-            port=self.port(),
-            dbname="postgres",
-            user=SUPERUSER,
-            passfile=str(self.passfile),
-            application_name="mesctl",
-            connect_timeout=timeout_seconds,
-            autocommit=True,
-        )
+    @contextmanager
+    def connect(self) -> Iterator[psycopg.Connection]:
+        """Connect to the database `postgres` as superuser; each statement is a transaction of its own.
+
+        Raises:
+            ClusterSilent: the server cannot be connected to, or has stopped answering.
+        """
+        is_open = False
+        try:
+            with connected(
+                host=self.host,
+                port=self.port(),
+                dbname="postgres",
+                user=SUPERUSER,
+                passfile=str(self.passfile),
+                application_name="mesctl",
+            ) as connection:
+                is_open = True
+                yield connection
+        except psycopg.OperationalError as error:
+            if is_open and not isinstance(error, NoAnswer):
+                raise  # an error of a statement
+            raise ClusterSilent(self.name, self.port(), " ".join(str(error).split())) from error
 
     def _is_own(self, pid: int) -> bool:
         # The pid of a killed postmaster may be anybody's by now. A postmaster works in its data folder;

@@ -76,6 +76,16 @@ def send_signal(pid: int, signal_number: int) -> None:
         return
 
 
+def resume(pid: int) -> None:
+    """Have a process and its children go on, should they be frozen (SIGSTOP): they heed no other signal."""
+    try:
+        process = psutil.Process(pid)
+        for each in (*process.children(recursive=True), process):
+            each.resume()
+    except psutil.NoSuchProcess:
+        return
+
+
 def _start_ticks(pid: int) -> int | None:
     # Not psutil's create_time: that is a wall-clock time, which moves when the clock is set.
     try:
@@ -90,7 +100,7 @@ def last_lines(path: Path, *, count: int = 8, from_byte: int = 0) -> str:
     """Give the end of a log file, indented for a message."""
     try:
         with path.open("rb") as log:
-            log.seek(from_byte)
+            log.seek(from_byte if size_of(path) >= from_byte else 0)  # it may have been rotated
             lines = log.read().decode(errors="replace").splitlines()
     except OSError as error:
         return f"  ({error})"
@@ -151,6 +161,11 @@ class Daemon:
             return None
         return pid if _start_ticks(pid) == started and is_alive(pid) else None
 
+    def ports(self) -> set[int]:
+        """Find the TCP ports on which the daemon listens."""
+        pid = self.pid()
+        return listening_ports(pid) if pid is not None else set()
+
     def stop_unless_on(self, port: int) -> bool:
         """Stop the daemon if it listens, but not on `port`: the topology names another by now.
 
@@ -198,6 +213,7 @@ class Daemon:
             self.pidfile.unlink(missing_ok=True)
             return False
         send_signal(pid, signal.SIGTERM)
+        resume(pid)
         wait_until(lambda: not is_alive(pid), timeout_seconds=timeout_seconds)
         self._kill_session(pid)
         if not wait_until(lambda: not is_alive(pid), timeout_seconds=5):

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+import psycopg
 from psycopg.conninfo import make_conninfo
 
 from ops.embedded.ports import LOOPBACK
@@ -50,13 +51,38 @@ class Replica(PostgresCluster):
         access: Sequence[str],
         settings: Mapping[str, str] | None = None,
     ) -> None:
-        """Write the settings, among them where the primary is; they hold from the next start."""
+        """Write the settings, among them where the primary is; they hold from the next start or reload."""
+        following = self._following(primary_host, primary_port)
+        self.configure(port=port, access=access, settings={**following, **(settings or {})})
+
+    def _following(self, host: str, port: int) -> dict[str, str]:
         conninfo = make_conninfo(
-            host=primary_host,
-            port=primary_port,
+            host=host,
+            port=port,
             user=REPLICATOR,
             application_name=self.name,
             passfile=str(self.passfile),
         )
-        following = {"primary_conninfo": conninfo, "primary_slot_name": self.name}
-        self.configure(port=port, access=access, settings={**following, **(settings or {})})
+        return {"primary_conninfo": conninfo, "primary_slot_name": self.name}
+
+    def goes_by(self, *, primary_host: str = LOOPBACK, primary_port: int) -> bool:
+        """Whether the running server has these settings for its primary in force.
+
+        Raises:
+            ClusterSilent: it does not answer.
+        """
+        wanted = self._following(primary_host, primary_port)
+        with self.connect() as connection:
+            rows = connection.execute(
+                "SELECT name, setting FROM pg_settings WHERE name = ANY(%s)", [list(wanted)]
+            )
+            return dict(rows.fetchall()) == wanted
+
+    def is_standby(self) -> bool:
+        """Whether the data folder is one of a standby: it is none any more once it was promoted."""
+        return (self.data / "standby.signal").exists()
+
+    def is_streaming(self, primary: psycopg.Connection) -> bool:
+        """Whether the primary sends to this replica, which has caught up with it."""
+        query = "SELECT FROM pg_stat_replication WHERE application_name = %s AND state = 'streaming'"
+        return primary.execute(query, [self.name]).rowcount > 0

@@ -70,12 +70,13 @@ class ServiceProcess:
         return not runs
 
     def _launch(self, port: int | None) -> None:
-        if port is not None and not is_free(port, self._host):
+        if port is not None and not is_free(port, self.host):
             raise PortTaken(self.name, port, holder_of(port))
         self._daemon.launch([sys.executable, "-m", self.shape.module], environment=self._environment())
 
     @property
-    def _host(self) -> str:
+    def host(self) -> str:
+        """The address at which it answers."""
         return self.shape.place.host if self.shape.place else LOOPBACK
 
     def _is_connected(self, databases: Collection[int]) -> bool:
@@ -91,7 +92,7 @@ class ServiceProcess:
     def is_healthy(self, port: int) -> bool:
         """Whether the service says that it does all of its work."""
         # Not httpx: its client reads the certificates of the world first, and this is asked often.
-        connection = HTTPConnection(self._host, port, timeout=2)
+        connection = HTTPConnection(self.host, port, timeout=2)
         try:
             connection.request("GET", self.shape.health)
             return connection.getresponse().status == HTTPStatus.OK
@@ -99,6 +100,14 @@ class ServiceProcess:
             return False
         finally:
             connection.close()
+
+    def is_older(self, at: float) -> bool:
+        """Whether it runs, and was started before a time (of the file system's clock)."""
+        return self.pid() is not None and self._daemon.pidfile.stat().st_mtime < at
+
+    def ports(self) -> set[int]:
+        """Find the ports on which it listens."""
+        return self._daemon.ports()
 
     def stop(self) -> bool:
         """Let the service end what it has begun, and stop it; False when it did not run.

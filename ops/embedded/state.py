@@ -22,6 +22,8 @@ class ComponentState:
     port: int | None = None
     lag_bytes: int | None = None
     detail: str = ""
+    should_port: int | None = None
+    """The port that the topology has for it; None if it has none."""
 
     @property
     def title(self) -> str:
@@ -32,6 +34,15 @@ class ComponentState:
     def is_stopped(self) -> bool:
         """Whether it does not run."""
         return self.state in {"stopped", "absent"}
+
+    @property
+    def is_misplaced(self) -> bool:
+        """Whether it runs on another port than the topology has for it."""
+        return (
+            not self.is_stopped
+            and None not in (self.port, self.should_port)
+            and self.port != self.should_port
+        )
 
     @property
     def is_wrong(self) -> bool:
@@ -62,8 +73,10 @@ def steps_up(components: Iterable[ComponentState], *, services: bool) -> list[st
     verbs = {"absent": "create and start", "stopped": "start"}
     return [
         f"{verbs[component.state]} {component.title}"
+        if component.is_stopped
+        else f"restart {component.title} on port {component.should_port}"
         for component in components
-        if component.is_stopped and (services or component.kind != "service")
+        if component.is_misplaced or (component.is_stopped and (services or component.kind != "service"))
     ]
 
 

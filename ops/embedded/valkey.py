@@ -33,6 +33,10 @@ class Valkey:
         """Give the server's pid, None when it does not run."""
         return self.daemon.pid()
 
+    def ports(self) -> set[int]:
+        """Find the ports on which it listens."""
+        return self.daemon.ports()
+
     def start(
         self, *, program: Path, port: int, users: Sequence[str] = (), timeout_seconds: float = 10.0
     ) -> bool:

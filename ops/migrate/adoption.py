@@ -92,7 +92,7 @@ def examine(connection: Connection, topology: Topology, tree: ProjectTree, datab
         belonging: Belonging = "unmarked" if fault.known else "unknown revision"
         return Examination(database, tree.name, revision, belonging, reason=reason)
     found = read_snapshot(connection, topology, tree)
-    differences = list(compare(found.facts, expected.facts))
+    differences = list(compare(found.facts, expected.facts, tree))
     if revision is None and not differences:
         # Such as sequences of another schema: nothing that a revision makes.
         differences = [_stray(name) for name in read_objects(connection, tree)]

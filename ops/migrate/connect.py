@@ -3,16 +3,15 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from sqlalchemy import Connection, Engine, create_engine, text
+from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.pool import NullPool
 
+from ops.fleet import open_watched
 from ops.migrate.errors import MigrationsBusy
 from partitions.turns import is_had
 from sharding.citus.reach import MIGRATING
 from sharding.topology import Topology
 
-CONNECT_TIMEOUT_SECONDS = 5
 LOCK_TIMEOUT_SECONDS = 3
 """How long a statement may queue for a table lock, and the application behind it; a revision may set less."""
 
@@ -34,19 +33,12 @@ _IS_FREE = text(f"SELECT pg_try_advisory_xact_lock({_KEY})")
 def open_owner(topology: Topology, database: str) -> Iterator[Engine]:
     """Open an engine on a database's primary as its owner; it keeps no connection between uses."""
     tree = topology.tree_of(database)
-    engine = create_engine(
-        topology.url(database, role=tree.owner, direct=True),
-        poolclass=NullPool,
-        connect_args={
-            "application_name": "mesctl migrate",
-            "connect_timeout": CONNECT_TIMEOUT_SECONDS,
-            "options": f"{OPTIONS} {MIGRATING}" if tree.backend == "citus" else OPTIONS,
-        },
-    )
-    try:
+    words = {
+        "application_name": "mesctl migrate",
+        "options": f"{OPTIONS} {MIGRATING}" if tree.backend == "citus" else OPTIONS,
+    }
+    with open_watched(topology.url(database, role=tree.owner, direct=True), words) as engine:
         yield engine
-    finally:
-        engine.dispose()
 
 
 def take_lock(connection: Connection, database: str, *, wait_seconds: float = WAIT_SECONDS) -> None:

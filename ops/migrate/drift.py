@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from ops.migrate.catalogue import PER_SHARD, UNDER_WAY, Fact, fingerprint
+from ops.migrate.catalogue import DIFFERS, PER_SHARD, UNDER_WAY, Fact, fingerprint
 from ops.migrate.connect import open_owner, words_of
 from ops.migrate.errors import SeveralRevisions, SnapshotMissing
 from ops.migrate.mark import find_foreign, read_marks
@@ -38,20 +38,29 @@ class DatabaseDrift(NamedTuple):
     uncompared: str | None = None
 
 
-def compare(found: Collection[Fact], expected: Collection[Fact]) -> Iterator[Drift]:
+def compare(found: Collection[Fact], expected: Collection[Fact], tree: ProjectTree) -> Iterator[Drift]:
     """List the differences; a table that is surplus or gone is told once, without what belongs to it.
+
+    Which partitions a table of the tree's policies has, and with which values, is the policies' affair.
 
     Parameters:
         found: what stands in a database.
         expected: what its migrations make.
+        tree: whose migrations they are.
     """
     standing, wanted = _by_object(found), _by_object(expected)
-    tables_found, tables_wanted = ({fact.table for fact in facts} for facts in (found, expected))
+    on_one_side = _tables(found) ^ _tables(expected)
+    governed = {policy.table for policy in tree.policies}
+    by_policy = {
+        fact.name for fact in (*found, *expected) if fact.kind == "partition" and fact.table in governed
+    }
     for key in sorted(standing.keys() | wanted.keys()):
-        ours, theirs = standing.get(key), wanted.get(key)
-        if ours == theirs or _told_by_table(key, tables_found, tables_wanted):
+        kind, table, name = key
+        if standing.get(key) == wanted.get(key) or (kind == "partition" and name in by_policy):
             continue
-        yield _difference(ours, theirs)
+        if table in on_one_side and (table in by_policy or _belongs_to_table(key)):
+            continue
+        yield _difference(standing.get(key), wanted.get(key))
 
 
 _Key = tuple[str, str, str]
@@ -61,10 +70,14 @@ def _by_object(facts: Collection[Fact]) -> dict[_Key, Fact]:
     return {(fact.kind, fact.table, fact.name): fact for fact in facts}
 
 
-def _told_by_table(key: _Key, tables_found: Collection[str], tables_wanted: Collection[str]) -> bool:
+def _tables(facts: Collection[Fact]) -> set[str]:
+    """Give what others may belong to; not the partitions of a range, which differ each for itself."""
+    return {fact.table for fact in facts if fact.table == fact.name and DIFFERS not in fact.definition}
+
+
+def _belongs_to_table(key: _Key) -> bool:
     _, table, name = key
-    # A trigger may stand on a partition, which no snapshot has: it is told for itself.
-    return table != name and key[0] != "trigger" and not (table in tables_found and table in tables_wanted)
+    return table != name
 
 
 def _difference(found: Fact | None, expected: Fact | None) -> Drift:
@@ -73,6 +86,8 @@ def _difference(found: Fact | None, expected: Fact | None) -> Drift:
             change = definition.partition(UNDER_WAY)[2]
             problem = f"belongs to the online change `{change}`, which is under way"
             return Drift(_name(found), problem, "finish that change, or undo it (docs/online-changes.md)")
+        case Fact(definition=definition), _ if DIFFERS in definition:
+            return _differs_from_its_table(found)
         case Fact(), Fact():
             problem = f"is {found.definition or 'plain'}; migrations make {expected.definition or 'plain'}"
             return Drift(_name(found), problem, _redo(found, expected))
@@ -89,6 +104,18 @@ def _difference(found: Fact | None, expected: Fact | None) -> Drift:
     raise AssertionError("one of the two is there")
 
 
+def _differs_from_its_table(found: Fact) -> Drift:
+    definition, _, against = found.definition.partition(DIFFERS)
+    table, _, wanted = against.partition(": ")
+    if wanted or found.table == found.name:
+        return Drift(_name(found), f"is {definition}; {table} has {wanted or 'none of it'}", _CHANGE_BACK)
+    made = found._replace(definition=definition)
+    return Drift(_name(found), f"is {definition or 'there'}; {table} has none", _removal(made))
+
+
+_CHANGE_BACK = "change it back, or write a migration that changes it everywhere"
+
+
 def _name(fact: Fact) -> str:
     return (
         f"{fact.kind} {fact.name}" if fact.table == fact.name else f"{fact.kind} {fact.name} of {fact.table}"
@@ -101,20 +128,47 @@ def _redo(found: Fact, expected: Fact) -> str:
     if found.kind == "function" and expected.definition.startswith("per shard"):
         comment = f"COMMENT ON FUNCTION {found.name} IS {literal(PER_SHARD)}"
         return f"{comment}; a restore without comments has lost it"
-    return "change it back, or write a migration that changes it everywhere"
+    return _CHANGE_BACK
+
+
+_REMOVALS = {
+    "column": "ALTER TABLE {table} DROP COLUMN {name}",
+    "column options": "ALTER TABLE {table} ALTER COLUMN {name} takes {definition} back",
+    "constraint": "ALTER TABLE {table} DROP CONSTRAINT {name}",
+    "index": "DROP INDEX CONCURRENTLY {name}",
+    "trigger": "DROP TRIGGER {name} ON {table}",
+    "rule": "DROP RULE {name} ON {table}",
+    "policy": "DROP POLICY {name} ON {table}",
+    "disabled constraint trigger": "ALTER TABLE {table} ENABLE TRIGGER ALL",
+    "partition": "ALTER TABLE {table} DETACH PARTITION {name} CONCURRENTLY",
+    "owner": "ALTER SCHEMA public OWNER TO pg_database_owner",
+    "setting": "RESET {name} where it is set, by ALTER DATABASE or by ALTER ROLE ... IN DATABASE",
+    "security label": "SECURITY LABEL FOR {name} ... IS NULL",
+}
+"""What removes an object, where that is not plain DROP."""
 
 
 def _removal(fact: Fact) -> str:
-    match fact.kind:
-        case "column" | "constraint":
-            return f"ALTER TABLE {fact.table} DROP {fact.kind.upper()} {fact.name}"
-        case "index":
-            return f"DROP INDEX CONCURRENTLY {fact.name}"
-        case "trigger":
-            return f"DROP TRIGGER {fact.name} ON {fact.table}"
-        case "grant":
-            return f"REVOKE {fact.definition} ON {fact.table} FROM {fact.name}"
-    return f"DROP {fact.kind.upper()} {fact.name}"
+    if "grant" in fact.kind or fact.kind == "default privileges":
+        return _revocation(fact)
+    return _REMOVALS.get(fact.kind, f"DROP {fact.kind.upper()} {{name}}").format(**fact._asdict())
+
+
+def _revocation(fact: Fact) -> str:
+    """Return what takes a grant back, or gives again what was revoked from its default."""
+    scope, on = "", fact.table
+    if fact.kind == "default privileges":
+        scope, _, on = f"ALTER DEFAULT PRIVILEGES {fact.table}".rpartition(" ")
+        scope += " "
+    elif fact.kind.startswith("grant on "):
+        on = f"{fact.kind.removeprefix('grant on ').upper()} {fact.table}"
+    role = "CURRENT_USER" if fact.name == "OWNER" else fact.name
+    privileges = fact.definition.replace(" WITH GRANT OPTION", "").split(", ")
+    surplus = ", ".join(each for each in privileges if not each.startswith("no "))
+    missing = ", ".join(each.removeprefix("no ") for each in privileges if each.startswith("no "))
+    revoke = [f"{scope}REVOKE {surplus} ON {on} FROM {role}"] if surplus else []
+    grant = [f"{scope}GRANT {missing} ON {on} TO {role}"] if missing else []
+    return "; ".join(revoke + grant)
 
 
 def find_drift(
@@ -148,7 +202,7 @@ def _compared(name: str, found: Snapshot, snapshot: Snapshot | None, tree: Proje
     try:
         if snapshot is None or snapshot.revision != found.revision:
             snapshot = load_snapshot(tree, None if found.revision == BASE else found.revision)
-        differences = tuple(compare(found.facts, snapshot.facts))
+        differences = tuple(compare(found.facts, snapshot.facts, tree))
     except SnapshotMissing as fault:
         uncompared = f"was not compared: it is {fault}"
     return DatabaseDrift(name, found.revision, word, differences, uncompared)

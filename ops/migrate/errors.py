@@ -1,6 +1,7 @@
 """What can go wrong with a migration, each fault with its facts."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alembic.util import CommandError
@@ -60,6 +61,15 @@ class UnknownRevision(MigrationError):
             f"no way from {current or 'base'} to {target} in the tree {tree}: {reason}. "
             "If the database is newer than this project, use the version that migrated it"
         )
+
+
+class RevisionsInvalid(MigrationError):
+    """The folder of a tree's revisions is not there, or what stands in it cannot be imported."""
+
+    def __init__(self, folder: Path, reason: str) -> None:
+        self.folder = folder
+        self.reason = reason
+        super().__init__(f"{folder}: {reason}")
 
 
 class UnmarkedRevision(MigrationError):
@@ -125,6 +135,14 @@ class SnapshotMissing(MigrationError):
             else f"which is no revision of the tree {tree} in this version of the project"
         )
         super().__init__(f"at {revision}, {why}")
+
+
+class SnapshotInvalid(MigrationError):
+    """The file of a frozen schema is none."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        self.path = path
+        super().__init__(f"{path}: is no frozen schema: {reason}. Put it back as it was committed")
 
 
 class NotFreezable(MigrationError):

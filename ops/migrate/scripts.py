@@ -2,8 +2,11 @@
 
 import io
 import sys
+import traceback
+import warnings
 from collections.abc import Collection
 from contextlib import redirect_stdout
+from functools import cached_property
 from pathlib import Path
 
 from alembic.config import Config
@@ -11,10 +14,11 @@ from alembic.operations import Operations
 from alembic.runtime.migration import MigrationContext, MigrationStep, RevisionStep
 from alembic.script import Script, ScriptDirectory
 from alembic.script.revision import RevisionError
+from alembic.util import CommandError
 from sqlalchemy import Connection
 
 import partitions.migration_ops  # noqa: F401 (makes op.create_partition and its like exist for revisions)
-from ops.migrate.errors import SeveralRevisions, UnknownRevision
+from ops.migrate.errors import RevisionsInvalid, SeveralRevisions, UnknownRevision
 from ops.migrate.outcome import Direction, Step
 from ops.project import ProjectTree
 
@@ -31,7 +35,7 @@ def alembic_config(tree: ProjectTree, versions: str | Path, output: io.StringIO 
         output: where an offline script goes.
     """
     config = Config(ini_section=tree.name, stdout=io.StringIO(), output_buffer=output)
-    config.set_main_option("script_location", str(SCRIPT_LOCATION))
+    config.set_main_option("script_location", str(SCRIPT_LOCATION).replace("%", "%%"))
     config.set_main_option("version_locations", str(versions).replace("%", "%%"))
     config.set_main_option("path_separator", "newline")
     config.attributes["project"] = tree.project
@@ -43,13 +47,34 @@ class Scripts:
 
     def __init__(self, tree: ProjectTree, versions: str | Path) -> None:
         self.tree = tree
-        self._directory = ScriptDirectory.from_config(alembic_config(tree, versions))
+        self._versions = Path(versions)
+        self._unread = ScriptDirectory.from_config(alembic_config(tree, versions))
+
+    @cached_property
+    def _directory(self) -> ScriptDirectory:
+        """The folder, with its revisions imported.
+
+        Raises:
+            RevisionsInvalid: it is not there, or one cannot be imported.
+        """
+        if not self._versions.is_dir():
+            raise RevisionsInvalid(self._versions, "there is no such folder of revisions")
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="Revision .* is not present")  # it fails as well
+                self._unread.get_heads()
+        except CommandError:
+            raise
+        except Exception as fault:  # a revision may raise anything while it is imported
+            raise RevisionsInvalid(self._versions, _words_of(fault, self._versions)) from fault
+        return self._unread
 
     @property
     def head(self) -> str | None:
         """The newest revision.
 
         Raises:
+            RevisionsInvalid: the revisions cannot be read.
             CommandError: the line has branches.
         """
         return self._directory.get_current_head()
@@ -70,6 +95,7 @@ class Scripts:
         """List what to run, in order, to take a database from `current` to `target`.
 
         Raises:
+            RevisionsInvalid: the revisions cannot be read.
             UnknownRevision: one of the two is not in the tree.
         """
         if direction == "up":
@@ -118,6 +144,19 @@ class Scripts:
         # Results go to stdout, of `mesctl migrate --json` for example; what a revision prints is none.
         with redirect_stdout(sys.stderr), Operations.context(context):
             context.run_migrations()
+
+
+def _words_of(fault: Exception, folder: Path) -> str:
+    """Say in one line why revisions cannot be imported, and where."""
+    frames = traceback.extract_tb(fault.__traceback__)
+    places = [
+        f"{Path(each.filename).name}:{each.lineno}: "
+        for each in frames
+        if Path(each.filename).parent == folder
+    ]
+    if isinstance(fault, KeyError) and not places:  # alembic's own
+        return f"no revision {fault}, and another names it as its down_revision"
+    return f"{''.join(places[-1:])}{type(fault).__name__}: {fault}"
 
 
 def read_revision(connection: Connection, tree: ProjectTree) -> str | None:

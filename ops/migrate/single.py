@@ -83,6 +83,7 @@ class _Run:
 
     def all_steps(self, connection: Connection, topology: Topology, ledger: Ledger) -> None:
         """Run what the database lacks, if it is one of the tree."""
+        self._scripts.line()  # revisions that cannot be read mark no database
         take_lock(connection, self._database)
         self.at = claim(connection, topology, self._tree, self._database)
         for line in ledger.settle(self._scripts.applied(self.at)):

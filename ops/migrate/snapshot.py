@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 from ops.migrate.catalogue import Fact, read_catalogue
 from ops.migrate.citus import is_on_citus
 from ops.migrate.connect import open_owner
-from ops.migrate.errors import NotFreezable, SnapshotMissing
+from ops.migrate.errors import NotFreezable, SnapshotInvalid, SnapshotMissing
 from ops.migrate.scripts import Scripts, read_revision
 from ops.project import ProjectTree
 from sharding.topology import Topology
@@ -39,15 +39,19 @@ def load_snapshot(tree: ProjectTree, revision: str | None) -> Snapshot:
 
     Raises:
         SnapshotMissing: no schema is frozen for it.
+        SnapshotInvalid: its file is none.
     """
     if revision is None:
         return Snapshot(BASE, [])
+    path = file_of(tree, revision)
     try:
-        content = json.loads(file_of(tree, revision).read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return Snapshot(content["revision"], [Fact(*fact) for fact in content["facts"]])
     except FileNotFoundError:
         known = revision in {script.revision for script in Scripts(tree, tree.revisions).line()}
         raise SnapshotMissing(tree.name, revision, known=known) from None
-    return Snapshot(content["revision"], [Fact(*fact) for fact in content["facts"]])
+    except (ValueError, KeyError, TypeError) as fault:  # half of a merge, or an empty file
+        raise SnapshotInvalid(path, f"{type(fault).__name__}: {fault}") from fault
 
 
 def render(snapshot: Snapshot) -> str:

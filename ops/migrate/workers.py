@@ -7,9 +7,11 @@ a process for each is forked. That is safe in this program alone: it has one thr
 
 import multiprocessing
 import os
+import signal
 import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import NamedTuple, TextIO
@@ -54,7 +56,8 @@ def _start(topology: Topology, request: Request, database: str) -> tuple[Connect
 
 
 def _migrate(topology: Topology, request: Request, database: str, sender: Connection) -> None:
-    sender.send(migrate_database(topology, database, request, report=_tell))
+    with _interruptible():
+        sender.send(migrate_database(topology, database, request, report=_tell))
 
 
 def _outcome(receiver: Connection, child: _Child, request: Request) -> Outcome:
@@ -67,6 +70,15 @@ def _outcome(receiver: Connection, child: _Child, request: Request) -> Outcome:
         return outcome
     error = f"its process ended with status {child.process.exitcode} and told no outcome"
     return Outcome(database=child.database, tree=request.tree, state="failed", error=error)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """End the process without a traceback at Ctrl-C, which reaches all of them: `mesctl` says it once."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
 
 
 def _tell(line: str) -> None:
@@ -90,9 +102,10 @@ def main() -> None:
         databases,
         parallel=int(parallel),
     )
-    for outcome in outcomes:
-        told.write(f"{outcome.model_dump_json()}\n")
-        told.flush()
+    with _interruptible():
+        for outcome in outcomes:
+            told.write(f"{outcome.model_dump_json()}\n")
+            told.flush()
 
 
 if __name__ == "__main__":

@@ -14,10 +14,11 @@ from psycopg.pq import ExecStatus
 from psycopg.pq.abc import PGconn
 from psycopg.rows import dict_row
 
+from ops.connect import CONNECT_SECONDS, cut_after
 from ops.pgbouncer.errors import CommandRefused, ConsoleSilent, PauseTimedOut
 
 DBNAME = "pgbouncer"
-CONNECT_TIMEOUT_SECONDS = 5
+ANSWER_SECONDS = 10.0
 Row = dict[str, object]
 
 
@@ -48,7 +49,8 @@ class Console:
         """
         with self._connect() as connection:
             try:
-                return connection.execute(f"SHOW {what}".encode()).fetchall()
+                with cut_after(connection, seconds=ANSWER_SECONDS):
+                    return connection.execute(f"SHOW {what}".encode()).fetchall()
             except psycopg.Error as error:
                 raise CommandRefused(f"SHOW {what}", str(self.place), _words(error)) from error
 
@@ -61,7 +63,8 @@ class Console:
         """
         with self._connect() as connection:
             try:
-                connection.execute(statement(command, entry).encode())
+                with cut_after(connection, seconds=ANSWER_SECONDS):
+                    connection.execute(statement(command, entry).encode())
             except psycopg.Error as error:
                 raise CommandRefused(statement(command, entry), str(self.place), _words(error)) from error
 
@@ -79,7 +82,7 @@ def _open(place: Place) -> psycopg.Connection[Row]:
             user=place.user,
             password=place.password,
             dbname=DBNAME,
-            connect_timeout=CONNECT_TIMEOUT_SECONDS,
+            connect_timeout=CONNECT_SECONDS,
             autocommit=True,
             prepare_threshold=None,
             cursor_factory=psycopg.ClientCursor,

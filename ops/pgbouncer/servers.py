@@ -7,12 +7,12 @@ import psycopg
 from psycopg import sql
 from sqlalchemy import URL
 
+from ops.connect import connected
 from ops.pgbouncer.errors import ServerSilent
 from ops.pgbouncer.plan import Limits, Server, named
 from sharding.pooler import Pool
 from sharding.topology import Topology
 
-CONNECT_TIMEOUT_SECONDS = 5
 # reserved_connections came with PostgreSQL 16; current_setting(..., true) is NULL before.
 _LIMITS = """
     SELECT current_setting('max_connections')::int,
@@ -86,16 +86,14 @@ class Servers:
         url = self.url(server, role)
         words = {key: str(value) for key, value in url.query.items()}
         try:
-            with psycopg.connect(
+            with connected(
                 host=url.host,
                 port=url.port,
                 dbname=url.database,
                 user=url.username,
                 password=url.password,
-                connect_timeout=CONNECT_TIMEOUT_SECONDS,
                 application_name="mesctl pgbouncer",
-                autocommit=True,
-                **words,  # type: ignore[arg-type]  # passfile, which libpq reads
+                **words,  # passfile, which libpq reads
             ) as connection:
                 yield connection
         except psycopg.Error as error:

@@ -5,8 +5,9 @@ the next run goes on with what is left.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
@@ -48,6 +49,7 @@ def move(
     now: datetime,
     *,
     batch_rows: int = 500,
+    lock_by_key: bool = False,
     report: Report | None = None,
 ) -> Mapping[str, int]:
     """Move everything that is due now. The archive must have the months that the rows need.
@@ -57,7 +59,9 @@ def move(
         policy: what is archived.
         now: the current instant; rows that were finished before `now - policy.grace` are due.
         batch_rows: how many rows of the live table a transaction moves at most.
-        report: is told of each batch once it is committed.
+        lock_by_key: choose the rows of a batch without a lock, and lock each by a statement of its own: for a
+            database that refuses a lock over many shards, as Citus does.
+        report: is called with each batch once it is committed.
 
     Returns:
         the rows moved, by live table.
@@ -69,11 +73,12 @@ def move(
     """
     cutoff = now - policy.grace
     totals = dict.fromkeys(policy.moves, 0)
+    lock = _EachByKey(policy, cutoff) if lock_by_key else _AllAtOnce(policy, cutoff)
     with engine.connect() as connection:
         columns = read_columns(connection, policy)
         connection.rollback()
         while True:
-            batch = _move_batch(connection, policy, columns, cutoff, batch_rows)
+            batch = _move_batch(connection, policy, columns, cutoff, partial(lock, batch_rows=batch_rows))
             for live, rows in batch.rows.items():
                 totals[live] += rows
             if report is not None and batch.locked:
@@ -132,13 +137,53 @@ def _columns_of(connection: Connection, table: str) -> tuple[str, ...]:
     return tuple(connection.scalars(_COLUMNS, {"table": table}))
 
 
+@dataclass(frozen=True)
+class _AllAtOnce:
+    """Locks the rows of a batch by one statement."""
+
+    policy: ArchivePolicy
+    cutoff: datetime
+
+    def __call__(self, connection: Connection, *, batch_rows: int) -> list[int]:
+        lock = text(statements.lock_batch(self.policy, cutoff=":cutoff", batch_rows=":batch_rows"))
+        return list(connection.scalars(lock, {"cutoff": self.cutoff, "batch_rows": batch_rows}))
+
+
+@dataclass(frozen=True)
+class _EachByKey:
+    """Locks each row of a batch by a statement of its own; `held` are those that others have locked."""
+
+    policy: ArchivePolicy
+    cutoff: datetime
+    held: list[int] = field(default_factory=list)
+
+    def __call__(self, connection: Connection, *, batch_rows: int) -> list[int]:
+        locked: list[int] = []
+        while chosen := self._choose(connection, locked, batch_rows - len(locked)):
+            for key in chosen:
+                (locked if self._lock(connection, key) else self.held).append(key)
+        return locked
+
+    def _choose(self, connection: Connection, locked: list[int], rows: int) -> list[int]:
+        statement = statements.choose(self.policy, cutoff=":cutoff", batch_rows=":rows", but=":but")
+        values = {"cutoff": self.cutoff, "rows": rows, "but": [*locked, *self.held]}
+        return list(connection.scalars(text(statement), values))
+
+    def _lock(self, connection: Connection, key: int) -> bool:
+        lock = text(statements.lock_key(self.policy, cutoff=":cutoff", key=":key"))
+        return connection.execute(lock, {"cutoff": self.cutoff, "key": key}).first() is not None
+
+
 def _move_batch(
-    connection: Connection, policy: ArchivePolicy, columns: Columns, cutoff: datetime, batch_rows: int
+    connection: Connection,
+    policy: ArchivePolicy,
+    columns: Columns,
+    cutoff: datetime,
+    lock: Callable[[Connection], list[int]],
 ) -> Batch:
     try:
         with connection.begin():
-            lock = text(statements.lock_batch(policy, cutoff=":cutoff", batch_rows=":batch_rows"))
-            locked = list(connection.scalars(lock, {"cutoff": cutoff, "batch_rows": batch_rows}))
+            locked = lock(connection)
             return Batch(len(locked), _move_locked(connection, policy, columns, cutoff, locked))
     except DBAPIError as fault:
         raise ArchiveBatchFailed(policy.live, reason_of(fault)) from fault

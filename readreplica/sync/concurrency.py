@@ -1,25 +1,28 @@
-"""What threads give to this package, in the words of `readreplica.concurrency`; written by hand."""
+"""What differs between asyncio and threads: the side of threads, written by hand."""
 
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from threading import Event, Lock
 from typing import Any
 
-from readreplica.sockets import shut
+from sqlalchemy import URL, Engine, create_engine
+
+from readreplica.pool import shut
 
 __all__ = [
-    "Background",
+    "BackgroundLoop",
     "Event",
     "Lock",
     "deadline",
-    "home",
+    "make_engine",
     "pool_wait",
     "resolve_name",
     "resolve_services",
     "run_all",
+    "running_loop",
     "sleep",
     "wait_for",
 ]
@@ -29,14 +32,32 @@ STOP_TIMEOUT_SECONDS = 10.0
 sleep = time.sleep
 
 
-def home() -> object:
-    """Give what everything that waits here belongs to: threads are all the same."""
+def running_loop() -> object:
+    """Return None: what waits here belongs to no loop, and any thread may wait."""
     return None
 
 
 def wait_for(event: Event, *, timeout_seconds: float) -> bool:
     """Wait until the event is set; False when that did not happen in time."""
     return event.wait(timeout_seconds)
+
+
+def make_engine(
+    url: URL, connect: Callable[..., Any], *, connect_args: Mapping[str, Any], **pool: Any
+) -> Engine:
+    """Return an engine whose connections `connect` opens.
+
+    Parameters:
+        url: the database.
+        connect: opens a driver's connection.
+        connect_args: passed to it, with what the URL says.
+        pool: options of SQLAlchemy's pool.
+    """
+    engine = create_engine(url, connect_args=dict(connect_args), **pool)
+    # In place of the driver's. Not by the event do_connect: a listener to that may aim the engine elsewhere,
+    # and is added later.
+    engine.dialect.connect = connect  # type: ignore[method-assign]
+    return engine
 
 
 @contextmanager
@@ -53,7 +74,7 @@ def deadline(connection: Any, *, timeout_seconds: float) -> Iterator[None]:
 
 @contextmanager
 def pool_wait(*, timeout_seconds: float) -> Iterator[None]:  # noqa: ARG001
-    """Let the pool's own timeout hold: a thread that waits for it cannot be called back."""
+    """Let the pool's own timeout hold: a thread that waits for it cannot be cancelled."""
     yield
 
 
@@ -73,7 +94,7 @@ def resolve_services(
     """Ask DNS for a name's SRV records: hosts and ports, those to be preferred first.
 
     Raises:
-        OSError: there are none, nobody answers, or dnspython is not installed.
+        OSError: there are none, no server answers, or dnspython is not installed.
     """
     try:
         import dns.resolver as resolvers
@@ -92,17 +113,17 @@ def resolve_services(
     return [(str(record.target).rstrip("."), int(record.port)) for record in found]
 
 
-def run_all(*units: Callable[[], None]) -> None:
-    """Run units at the same time, and return when all have ended."""
-    threads = [threading.Thread(target=unit, daemon=True) for unit in units]
+def run_all(*functions: Callable[[], None]) -> None:
+    """Run functions at the same time, and return when all have ended."""
+    threads = [threading.Thread(target=function, daemon=True) for function in functions]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
 
 
-class Background:
-    """A loop that runs beside everything else, until it is stopped."""
+class BackgroundLoop:
+    """A function that runs in the background, until it ends or is stopped."""
 
     def __init__(self, run: Callable[[], None], *, name: str) -> None:
         self._run = run
@@ -122,6 +143,6 @@ class Background:
         return not self._thread.is_alive()
 
     def stop(self) -> None:
-        """Wait for its end; whoever calls this has told it to end."""
+        """Wait for its end, 10 s at most; it must have been asked to end before."""
         if self._thread is not None:
             self._thread.join(STOP_TIMEOUT_SECONDS)

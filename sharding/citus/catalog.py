@@ -36,6 +36,10 @@ _TABLES = text("""
     FROM pg_dist_partition p ORDER BY 1
 """)
 
+_SHARDS = text("""
+    SELECT shard_name(logicalrelid, shardid) AS shard, logicalrelid::regclass::text AS name FROM pg_dist_shard
+""")
+
 
 @dataclass(frozen=True, slots=True)
 class Node:
@@ -107,6 +111,11 @@ def find_node(nodes: list[Node], name: str) -> Node:
 def read_tables(connection: Connection) -> dict[str, CitusTable]:
     """Read the tables that Citus manages, by name."""
     return {row.name: CitusTable(**row._mapping) for row in connection.execute(_TABLES)}
+
+
+def read_shards(connection: Connection) -> dict[str, str]:
+    """Read which table each shard is a part of, by the name that the shard has on its node."""
+    return {row.shard: row.name for row in connection.execute(_SHARDS)}
 
 
 def read_ranges(connection: Connection, table: str) -> list[ShardRange]:

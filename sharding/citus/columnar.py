@@ -70,12 +70,12 @@ def refusal(
         return None
     if now < ended_at + grace:
         return (
-            f"orders of it may still come: the month ended {ended_at:%Y-%m-%d}, and the archive job moves "
+            f"rows of it may still come: the month ended {ended_at:%Y-%m-%d}, and the archive job moves "
             f"them {grace.days} days after they are finished"
         )
     if live_orders:
         return (
-            f"{live_orders} orders of that month are still live, and the archive job will write them there; "
+            f"{live_orders} rows of that month are still live, and the archive job will write them there; "
             "columnar refuses UPDATE and DELETE"
         )
     return None

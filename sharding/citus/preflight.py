@@ -136,7 +136,7 @@ def _triggers(subject: _Subject) -> Iterator[Objection]:
             table.name,
             "trigger",
             f"Citus refuses to distribute a table with a trigger ({name})",
-            "do its work in the writer's transaction (app/orders.py), or in a job",
+            "do its work in the writer's transaction, or in a job",
         )
 
 
@@ -224,39 +224,60 @@ def check_statements(statements: Iterable[str], declared: Distribution) -> list[
         statements: SQL, each as it is sent.
         declared: how the tables are to be placed.
     """
-    keys = sorted({table.key for table in declared.keyed})
     found: list[Objection] = []
     for statement in statements:
         plain = " ".join(_COMMENT.sub(" ", statement).split())
-        for look in (_detach, _skip_locked, _lock_timeout, _key_update):
-            found += look(plain, keys)
+        text = _Text(plain, _STRING.sub("''", plain), declared)
+        for look in (_detach, _lock_over_shards, _subquery_in_values, _lock_timeout, _key_update):
+            found += look(text)
     return found
 
 
 _COMMENT = re.compile(r"--[^\n]*|/\*.*?\*/", re.DOTALL)
+_STRING = re.compile(r"'(?:[^']|'')*'")
 _SHOWN = 120
 
 
-def _shown(statement: str) -> str:
-    return statement if len(statement) <= _SHOWN else f"{statement[: _SHOWN - 3]}..."
+class _Text(NamedTuple):
+    """A statement under a rule: as it is shown, as it is searched (without what stands in strings), and where
+    the tables are."""
+
+    plain: str
+    bare: str
+    declared: Distribution
+
+    @property
+    def shown(self) -> str:
+        return self.plain if len(self.plain) <= _SHOWN else f"{self.plain[: _SHOWN - 3]}..."
+
+    @property
+    def keys(self) -> list[str]:
+        return sorted({table.key for table in self.declared.keyed})
 
 
-def _detach(statement: str, _keys: list[str]) -> Iterator[Objection]:
-    if re.search(r"\bDETACH PARTITION\b.*\bCONCURRENTLY\b", statement, re.IGNORECASE):
+def _detach(text: _Text) -> Iterator[Objection]:
+    if re.search(r"\bDETACH PARTITION\b.*\bCONCURRENTLY\b", text.bare, re.IGNORECASE):
         yield Objection(
-            _shown(statement),
+            text.shown,
             "detach concurrently",
             "Citus refuses DETACH PARTITION ... CONCURRENTLY",
             "a plain DETACH under a short lock_timeout",
         )
 
 
-def _skip_locked(statement: str, keys: list[str]) -> Iterator[Objection]:
-    if re.search(r"\bFOR (NO KEY )?(UPDATE|SHARE|KEY SHARE)\b", statement, re.IGNORECASE) and not any(
-        _names_one_key(statement, key) for key in keys
-    ):
+_LOCK = re.compile(r"\bFOR (NO KEY )?(UPDATE|SHARE|KEY SHARE)\b", re.IGNORECASE)
+_TABLE = re.compile(r"\b(?:FROM|JOIN) (?:ONLY )?(?:\w+\.)?\"?(\w+)", re.IGNORECASE)
+
+
+def _lock_over_shards(text: _Text) -> Iterator[Objection]:
+    whole = text.declared.references | text.declared.local
+    for lock in _LOCK.finditer(text.bare):
+        query = _query_around(text.bare, lock.start())
+        tables = set(_TABLE.findall(query))
+        if (tables and tables <= whole) or any(_names_one_key(query, key) for key in text.keys):
+            continue
         yield Objection(
-            _shown(statement),
+            text.shown,
             "lock over shards",
             "Citus locks rows of one shard only: SELECT ... FOR UPDATE, SKIP LOCKED or not, without a shard "
             "key is refused",
@@ -264,14 +285,35 @@ def _skip_locked(statement: str, keys: list[str]) -> Iterator[Objection]:
         )
 
 
-def _names_one_key(statement: str, key: str) -> bool:
-    return bool(re.search(rf"\b{re.escape(key)}\s*=\s*(?!ANY\b)\S", statement, re.IGNORECASE))
+def _query_around(statement: str, position: int) -> str:
+    """Cut out the query that a word belongs to: what stands in the same parentheses."""
+    depth, start = 0, position
+    while start > 0 and depth >= 0:
+        start -= 1
+        depth += (statement[start] == ")") - (statement[start] == "(")
+    return statement[start:position]
 
 
-def _lock_timeout(statement: str, _keys: list[str]) -> Iterator[Objection]:
-    if re.match(r"SET (SESSION )?lock_timeout\b", statement, re.IGNORECASE):
+def _names_one_key(query: str, key: str) -> bool:
+    """Whether a value is given for the key: a parameter or a literal, and neither a subquery nor a column."""
+    given = rf"\b{re.escape(key)}\"? = (?:CAST ?\( ?)?(?:\$\d|%|:\w|'|-?\d)"
+    return bool(re.search(given, re.sub(r" ?= ?", " = ", query), re.IGNORECASE))
+
+
+def _subquery_in_values(text: _Text) -> Iterator[Objection]:
+    if re.search(r"\bINSERT INTO\b.*\bVALUES\b.*\( ?SELECT\b", text.bare, re.IGNORECASE):
         yield Objection(
-            _shown(statement),
+            text.shown,
+            "subquery in values",
+            "Citus refuses a subquery in the VALUES of an INSERT into a distributed table",
+            "INSERT ... SELECT, or read the value before",
+        )
+
+
+def _lock_timeout(text: _Text) -> Iterator[Objection]:
+    if re.match(r"SET (SESSION )?lock_timeout\b", text.bare, re.IGNORECASE):
+        yield Objection(
+            text.shown,
             "lock_timeout",
             "it stays on the coordinator: a lock on a worker is waited for without end",
             "SET LOCAL lock_timeout in the transaction, as a statement of its own, in a session with "
@@ -279,13 +321,13 @@ def _lock_timeout(statement: str, _keys: list[str]) -> Iterator[Objection]:
         )
 
 
-def _key_update(statement: str, keys: list[str]) -> Iterator[Objection]:
-    if not statement.upper().startswith("UPDATE"):
+def _key_update(text: _Text) -> Iterator[Objection]:
+    if not text.bare.upper().startswith("UPDATE"):
         return
-    for key in keys:
-        if re.search(rf"\bSET\b(?:(?!\bWHERE\b).)*?[\s,(]{re.escape(key)}\s*=", statement, re.IGNORECASE):
+    for key in text.keys:
+        if re.search(rf"\bSET\b(?:(?!\bWHERE\b).)*?[\s,(]{re.escape(key)}\s*=", text.bare, re.IGNORECASE):
             yield Objection(
-                _shown(statement),
+                text.shown,
                 "key update",
                 f"{key} decides where a row is, and Citus refuses to change it",
                 "delete the row and insert it under its new key",

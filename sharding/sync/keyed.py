@@ -21,12 +21,13 @@ from tenacity import (
 )
 
 from readreplica.errors import CommitInDoubt
-from readreplica.fate import Fate
 from readreplica.freshness import ANY, Freshness
 from readreplica.sync.cluster import Cluster
 from readreplica.sync.concurrency import Event, Lock
+from readreplica.sync.retry import UnitOfWork
 from readreplica.sync.sessions import ReadSession, WriteSession
-from readreplica.token import CausalToken
+from readreplica.token import CausalToken, Committed
+from readreplica.transaction_status import TransactionStatus
 from sharding.citus.coordinator import whole_map
 from sharding.errors import BucketNotOwned, ShardingError
 from sharding.map_check import check_map, check_successor
@@ -156,7 +157,7 @@ class KeyedSessions:
         routing = self._routing
         route = routing.route_of(key)
         return route.cluster.read(
-            after=after, freshness=freshness, autocommit=autocommit, unit=Unit(key, route, routing)
+            after=after, freshness=freshness, autocommit=autocommit, hooks=Unit(key, route, routing)
         )
 
     def write(self, key: int) -> WriteSession:
@@ -170,13 +171,16 @@ class KeyedSessions:
         """
         routing = self._routing
         route = routing.route_of(key)
-        return route.cluster.write(unit=Unit(key, route, routing, asks=self._ask_absent))
+        return route.cluster.write(hooks=Unit(key, route, routing, asks=self._ask_absent))
 
-    def transact(self, key: int, work: Callable[[WriteSession], T], *, attempts: int = 5) -> T:
+    def transact(self, key: int, work: Callable[[WriteSession], T], *, attempts: int = 5) -> Committed[T]:
         """Do a unit of work on the key's shard, again if a concurrent transaction ended it.
 
         If the shard refuses because it has lost the key's bucket, the map is read again, and the unit is done
         once more on the shard that the newer map names. See `Cluster.transact`.
+
+        Returns:
+            What `work` returned, and the token with which a read sees it.
 
         Raises:
             InvalidShardKey: the key is no int, or does not fit int8.
@@ -185,27 +189,22 @@ class KeyedSessions:
             BucketNotOwned: refused again, or there is no newer map, or after the unit committed a part by
                 itself.
         """
-        used: list[WriteSession] = []
-
-        def noted(session: WriteSession) -> T:
-            used[:] = [session]
-            return work(session)
-
+        unit = self._unit_of_work(key, work, attempts)
         try:
-            return self._transact_once(key, noted, attempts)
+            return unit.run()
         except BucketNotOwned as refusal:
-            if any(session.has_committed or session.doubt for session in used):
+            if not unit.may_repeat:
                 raise  # it has committed by itself before
             before = self.shard_map.version
             self.wait_for_map(refusal.map_version)
             log.info("unit of work refused, doing it again", shard=refusal.shard, map_version=before)
-        return self._transact_once(key, work, attempts)
+        return self._unit_of_work(key, work, attempts).run()
 
-    def _transact_once(self, key: int, work: Callable[[WriteSession], T], attempts: int) -> T:
+    def _unit_of_work(self, key: int, work: Callable[[WriteSession], T], attempts: int) -> UnitOfWork[T]:
         routing = self._routing
         route = routing.route_of(key)
-        unit = Unit(key, route, routing, asks=self._ask_absent)
-        return route.cluster.transact(work, attempts=attempts, unit=unit)
+        hooks = Unit(key, route, routing, asks=self._ask_absent)
+        return route.cluster.unit_of_work(work, attempts=attempts, hooks=hooks)
 
     def transact_read(
         self,
@@ -233,22 +232,22 @@ class KeyedSessions:
             freshness=freshness,
             autocommit=autocommit,
             attempts=attempts,
-            unit=Unit(key, route, routing),
+            hooks=Unit(key, route, routing),
         )
 
     def resolve(
         self,
-        doubt: CommitInDoubt,
+        in_doubt: CommitInDoubt,
         *,
         lookup: Callable[[ReadSession], bool] | None = None,
         timeout_seconds: float = 30.0,
-    ) -> Fate:
+    ) -> TransactionStatus:
         """Find out what became of a COMMIT whose answer was lost, on the shard where it was sent.
 
         See `Cluster.resolve`.
         """
-        cluster = self.clusters[doubt.cluster]
-        return cluster.resolve(doubt, lookup=lookup, timeout_seconds=timeout_seconds)
+        cluster = self.clusters[in_doubt.cluster]
+        return cluster.resolve(in_doubt, lookup=lookup, timeout_seconds=timeout_seconds)
 
     def wait_for_map(self, version: int) -> None:
         """Read the map until it is of a version or newer, for a moment at most.

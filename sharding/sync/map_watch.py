@@ -13,7 +13,7 @@ import psycopg
 import structlog
 from sqlalchemy import URL
 
-from readreplica.sockets import shut
+from readreplica.pool import shut
 from sharding.directory_sql import MAP_CHANNEL, is_about
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("shard map")

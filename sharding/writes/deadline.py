@@ -1,4 +1,4 @@
-"""A time limit that holds even when the server is frozen, and what an error says about the connection.
+"""A time limit that holds even when the server is frozen, and an error on one line.
 
 Cancelling a query asks the server for its help, which a frozen server does not give: psycopg then waits ten
 seconds more. So the socket is cut: the driver sees the connection end at once, and the server rolls back when
@@ -15,10 +15,8 @@ import psycopg
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from readreplica.errors import driver_error
 from sharding.writes.errors import ShardTimedOut
-
-# PostgreSQL's class 57P: the server is going down, or coming up.
-_GOING = ("57P01", "57P02", "57P03", "57P05")
 
 
 @asynccontextmanager
@@ -55,20 +53,6 @@ class _Cut:
         self.done = True
         with suppress(OSError):  # it has ended by itself
             self._line.shutdown(socket.SHUT_RDWR)
-
-
-def driver_error(error: BaseException) -> psycopg.Error | None:
-    """Give the driver's error behind an error of SQLAlchemy, or the driver's own."""
-    found = error.orig if isinstance(error, DBAPIError) else error
-    return found if isinstance(found, psycopg.Error) else None
-
-
-def is_lost(error: BaseException) -> bool:
-    """Tell whether an error is about the connection, so that the server's answer may simply not have come."""
-    found = driver_error(error)
-    if not isinstance(found, psycopg.OperationalError | psycopg.InterfaceError):
-        return False
-    return found.sqlstate is None or found.sqlstate.startswith("08") or found.sqlstate in _GOING
 
 
 def words_of(error: BaseException) -> str:

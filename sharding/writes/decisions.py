@@ -13,7 +13,8 @@ from sqlalchemy import bindparam, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from sharding.writes.deadline import cut_after, is_lost
+from readreplica.errors import is_connection_lost
+from sharding.writes.deadline import cut_after
 from sharding.writes.errors import DecisionLost, ShardTimedOut
 
 _DECIDE = text("""
@@ -104,7 +105,7 @@ class Decisions:
                     stands = (await connection.execute(_READ, {"unit_id": unit_id})).scalar_one()
                     await connection.commit()
             except (DBAPIError, ShardTimedOut) as error:
-                if isinstance(error, ShardTimedOut) or is_lost(error):
+                if isinstance(error, ShardTimedOut) or is_connection_lost(error):
                     raise DecisionLost(unit_id) from error
                 raise
         return Decision(stands)

@@ -55,7 +55,7 @@ class ShardTimedOut(WritesError):
         super().__init__(f"shard {shard} did not answer within {seconds:g} s: its connection was cut")
 
 
-class CommitInDoubt(WritesError):
+class ChunkInDoubt(WritesError):
     """The connection was lost while a COMMIT was under way: the transaction is there, or it is not."""
 
     def __init__(self, shard: str) -> None:

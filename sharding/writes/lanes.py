@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias
 
 from readreplica.cluster import Cluster
+from readreplica.errors import driver_error, is_connection_lost
 from sharding.errors import BucketNotOwned
 from sharding.guard import REFUSED
 from sharding.shard_map import ShardMap
 from sharding.writes.chunks import Chunk, regroup
-from sharding.writes.deadline import driver_error, is_lost, words_of
-from sharding.writes.errors import CommitInDoubt, ShardTimedOut
+from sharding.writes.deadline import words_of
+from sharding.writes.errors import ChunkInDoubt, ShardTimedOut
 from sharding.writes.one_chunk import write_chunk
 from sharding.writes.report import BulkReport
 from sharding.writes.target import Mode, Target
@@ -123,7 +124,7 @@ class Lanes:
             )
         except ShardTimedOut as error:
             self._give_up(chunk, otherwise, error)
-        except CommitInDoubt as error:
+        except ChunkInDoubt as error:
             if again and mode is not Mode.INSERT:  # the others may be repeated, whatever became of the first
                 await self._write(chunk, again=False, otherwise="in_doubt")
             else:
@@ -133,14 +134,14 @@ class Lanes:
         else:
             report = self.report.of(chunk.shard)
             report.chunks += 1
-            report.written += written.rows
-            report.skipped += len(chunk.rows) - written.rows
+            report.written += written.value
+            report.skipped += len(chunk.rows) - written.value
             report.token = report.token.merge(written.token)
 
     async def _refused(self, chunk: Chunk, error: Exception, *, again: bool, otherwise: Outcome) -> None:
         if again and is_refusal(error):
             await self._reroute(chunk, version=getattr(error, "map_version", 0))
-        elif not is_lost(error):
+        elif not is_connection_lost(error):
             self._leave(chunk, otherwise, error)
         elif again:  # a server that was restarted closes its connections, and is there again
             await self._write(chunk, again=False)

@@ -11,7 +11,8 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from sharding.writes.deadline import cut_after, driver_error
+from readreplica.errors import driver_error
+from sharding.writes.deadline import cut_after
 
 PREFIX = "mes-storage"
 _GID = re.compile(rf"{PREFIX}:([0-9a-f]{{32}}):([a-z][a-z0-9_]{{0,62}})")

@@ -22,11 +22,12 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from readreplica.cluster import Cluster
-from readreplica.errors import ReadReplicaError
+from readreplica.errors import ReadReplicaError, driver_error
 from readreplica.sessions import WriteSession
-from readreplica.token import UNKNOWN_POSITION, CausalToken, Position
+from readreplica.token import CausalToken
+from readreplica.wal import UNKNOWN_POSITION, Position
 from sharding.errors import BucketNotOwned
-from sharding.writes.deadline import cut_after, driver_error, words_of
+from sharding.writes.deadline import cut_after, words_of
 from sharding.writes.decisions import Decision, Decisions
 from sharding.writes.errors import (
     CommitInsideUnit,
@@ -300,7 +301,7 @@ class _Ending:
         cluster = self._unit.cluster(shard)
         token = CausalToken({cluster.name: position})
         self._unit.token = self._unit.token.merge(token)
-        cluster.gate.committed(token)
+        cluster.gate.after_commit(token)
 
     async def _note_position(self, shard: str) -> None:
         """Read the position behind COMMIT PREPARED: an empty write session's commit tells it."""

@@ -139,7 +139,7 @@ class Stranger:
         self.root = root
         self.ports = PortPicker(random.Random())
         self.topology_path = root / "topology.toml"
-        self.write(start_files(tree, port=self.ports.pick()))
+        self.write(start_files(tree, port=self.ports.pick(), revision="0001"))
 
     def write(self, files: Any) -> None:
         """Write files of the project, by path."""

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import re
 import shutil
 import signal
@@ -19,12 +20,17 @@ import pytest
 from redis import Redis
 from redis.exceptions import AuthenticationError
 
+from app.topology import redis_url
 from ops import cli
+from ops.embedded import database as servers
 from ops.embedded.binaries import valkey_server
 from ops.embedded.home import Home
 from ops.embedded.pgpass import derived_secret, read_passwords
 from ops.embedded.platform import Platform
+from ops.embedded.ports import PortPicker
+from ops.embedded.postgres import PostgresCluster
 from ops.embedded.processes import is_alive, wait_until
+from ops.embedded.tools import PostgresTools
 from ops.embedded.valkey import Valkey
 from ops.errors import ExitStatus
 from sharding.topology import Topology
@@ -202,6 +208,96 @@ def test_a_stolen_port_is_given_up_and_the_replica_follows(platform: Platform, s
     assert pids(platform)["mes_0_replica"] == replica, "the replica was told, not started again"
 
 
+def cluster_of(platform: Platform, name: str) -> PostgresCluster:
+    """Give one of the platform's clusters."""
+    home = platform.home
+    data, log = home.data(name), home.log(name)
+    return PostgresCluster(name, tools=PostgresTools(), data=data, log=log, passfile=home.passfile)
+
+
+@pytest.fixture
+def left_behind(platform: Platform) -> int:
+    """Give mes_0's new port: it was edited, and `up` was killed before it came to the replica."""
+    topology = platform.topology()
+    old, new = topology.databases["mes_0"].primary.port, PortPicker(random.Random()).pick()
+    text = platform.topology_path.read_text()
+    platform.topology_path.write_text(re.sub(rf"\b{old}\b", str(new), text))
+    primary = cluster_of(platform, "mes_0")
+    primary.stop()
+    settings = primary.data / "platform.conf"
+    settings.write_text(re.sub(rf"\b{old}\b", str(new), settings.read_text()))
+    primary.start(port=new)
+    return new
+
+
+def test_a_replica_that_was_left_behind_by_a_killed_up_follows_its_primary_after_the_next(
+    platform: Platform, left_behind: int, mesctl: Mesctl, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert mesctl("status") == ExitStatus.FAILED
+    assert mesctl("up", "--no-services", "--no-fsync") == ExitStatus.DONE
+    said = capsys.readouterr().err
+    assert f"mes_0_replica: follows its primary to port {left_behind}" in said
+    assert platform.status().is_right
+
+
+def test_up_fails_for_as_long_as_a_replica_does_not_stream(
+    platform: Platform, mesctl: Mesctl, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(servers, "STREAM_SECONDS", 1.0)
+    end = "SELECT pg_terminate_backend(pid) FROM pg_stat_replication"
+    with cluster_of(platform, "mes_0").connect() as connection:
+        connection.execute("ALTER ROLE replicator NOLOGIN")
+        connection.execute(end)
+        try:
+            assert mesctl("up", "--no-services", "--no-fsync") == ExitStatus.FAILED
+            said = capsys.readouterr().err
+            assert "mesctl: mes_0_replica runs, and does not stream from its primary" in said
+            assert 'role "replicator" is not permitted to log in' in said
+        finally:
+            connection.execute("ALTER ROLE replicator LOGIN")
+    monkeypatch.undo()
+    platform.up(services=False)
+    assert platform.status().is_right
+
+
+def test_status_and_the_plan_say_what_runs_on_another_port_than_the_topology_has(
+    platform: Platform, mesctl: Mesctl, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text, topology = platform.topology_path.read_text(), platform.topology()
+    picker, moved = PortPicker(random.Random()), text
+    replica, valkey = (
+        topology.database("mes_1").replicas[0].port,
+        urlsplit(redis_url(topology, "mesctl")).port,
+    )
+    wanted = {replica: picker.pick(), valkey: picker.pick()}
+    for old, new in wanted.items():
+        moved = re.sub(rf"\b{old}\b", str(new), moved)
+    platform.topology_path.write_text(moved)
+    try:
+        assert mesctl("status", "--json") == ExitStatus.FAILED
+        states = {each["name"]: each for each in json.loads(capsys.readouterr().out)["components"]}
+        for name, old in (("mes_1_replica", replica), ("valkey", valkey)):
+            assert (states[name]["state"], states[name]["port"]) == ("faulty", old)
+            assert f"listens on port {old}, and the topology has port {wanted[old]}" in states[name]["detail"]
+        assert mesctl("up", "--no-services", "--dry-run") == ExitStatus.DONE
+        assert capsys.readouterr().out.splitlines() == [
+            f"would restart replica mes_1_replica on port {wanted[replica]}",
+            f"would restart valkey on port {wanted[valkey]}",
+        ]
+    finally:
+        platform.topology_path.write_text(text)
+    assert platform.status().is_right
+
+
+def test_status_says_who_has_the_port_of_what_does_not_run(platform: Platform) -> None:
+    port = platform.topology().databases["crm"].primary.port
+    crash(pids(platform)["crm"])
+    with closing(socket.create_server(("127.0.0.1", port))):
+        [crm] = [each for each in platform.status().components if each.title == "primary crm"]
+    assert f"port {port} is taken by " in crm.detail
+    platform.up(services=False)
+
+
 def test_a_half_made_data_folder_is_made_anew(platform: Platform, said: list[str]) -> None:
     crash(pids(platform)["mes_1_replica"])
     whole = platform.home.data("mes_1_replica")
@@ -348,5 +444,16 @@ def test_services_are_started_killed_and_started_again(
     assert platform.start_service("mes")
     assert not platform.start_service("mes"), "it runs already"
     assert platform.status().is_right
+    before = {each.name: each.pid for each in platform.status().components if each.kind == "service"}
+    with platform.topology_path.open("a") as topology:
+        topology.write("# edited\n")
+    said.clear()
+    platform.up()
+    assert "mes service: starting anew, for it has read the topology as it was" in said
+    after = {each.name: each.pid for each in platform.status().components if each.kind == "service"}
+    assert not before.items() & after.items()
+    said.clear()
+    platform.up()
+    assert "mes service: runs already" in said
     platform.down()
     assert not any(state.pid for state in platform.status().components)

@@ -18,9 +18,9 @@ from sqlalchemy.orm import Session
 from readreplica.cluster import PRIMARY, Cluster
 from readreplica.engines import writer_engine
 from readreplica.errors import CommitInDoubt
-from readreplica.fate import Fate
 from readreplica.options import ReplicaOptions
 from readreplica.sessions import WriteSession
+from readreplica.transaction_status import TransactionStatus
 from tests.benchmarks.harness import Comparison, Measured, benchmark, compare
 from tests.integration.failover_rig import (
     Load,
@@ -163,7 +163,7 @@ async def token_cost() -> Measured:
         async with (
             cluster_at(servers) as cluster,
             plain_engine(servers, servers.primary_port) as engine,
-            _traced(servers) as traced,
+            _recording_xid(servers) as recording,
         ):
             numbers = iter(range(10_000, 10**9))
 
@@ -176,9 +176,9 @@ async def token_cost() -> Measured:
                     await session.commit()
 
             found = await compare(partial(by_session, cluster), plain, rounds=150, calls=4)
-            dearer = await compare(partial(by_session, traced), plain, rounds=60, calls=4)
+            dearer = await compare(partial(by_session, recording), plain, rounds=60, calls=4)
     measured = told(found, "with token", "without")
-    return measured._replace(detail=f"{measured.detail}; {dearer.ratio:.3f} where the writer is traced")
+    return measured._replace(detail=f"{measured.detail}; {dearer.ratio:.3f} where the writer records the xid")
 
 
 def _make_durable(servers: PostgresServers) -> None:
@@ -186,8 +186,8 @@ def _make_durable(servers: PostgresServers) -> None:
 
 
 @asynccontextmanager
-async def _traced(servers: PostgresServers) -> AsyncIterator[Cluster]:
-    async with cluster_at(servers, traced=True) as cluster:
+async def _recording_xid(servers: PostgresServers) -> AsyncIterator[Cluster]:
+    async with cluster_at(servers, record_xid=True) as cluster:
         yield cluster
 
 
@@ -305,8 +305,10 @@ async def _patroni_round(patroni: PatroniCluster) -> Failover:
     make_deeds(patroni)
     old = patroni.leader
     others = [node for node in patroni.nodes if node is not old]
-    async with cluster_of(patroni, traced=True) as cluster:
-        await until(lambda: all_serve(cluster) and cluster.monitor.primacy.answers, what="all nodes serve")
+    async with cluster_of(patroni, record_xid=True) as cluster:
+        await until(
+            lambda: all_serve(cluster) and cluster.monitor.primary_state.answers, what="all nodes serve"
+        )
         async with Load(cluster).running() as account:
             await go_on(account, writes=100)
             killed_at = monotonic()
@@ -331,7 +333,7 @@ async def _fail_over() -> Failover:
     options = ReplicaOptions(failover_wait_seconds=60)
     with servers_with_notes() as servers:
         set_parameters(servers.primary, synchronous_standby_names="*")
-        async with cluster_at(servers, options=options, traced=True) as cluster:
+        async with cluster_at(servers, options=options, record_xid=True) as cluster:
             stop = asyncio.Event()
             writers = [asyncio.create_task(_write(cluster, found, k, stop)) for k in range(4)]
             await until(lambda: len(found.acknowledged) > 100, what="writes")
@@ -375,7 +377,7 @@ async def _write(cluster: Cluster, found: Failover, writer: int, stop: asyncio.E
             await cluster.transact(partial(_put, n))
         except CommitInDoubt as doubt:
             found.in_doubt += 1
-            if await cluster.resolve(doubt) is not Fate.COMMITTED:
+            if await cluster.resolve(doubt) is not TransactionStatus.COMMITTED:
                 continue
         found.acknowledged.append(n)
         found.at.append(monotonic())
@@ -419,7 +421,7 @@ async def eject_polls() -> Measured:
                 with parameters(servers.replica, recovery_min_apply_delay="1h"):
                     for n in range(20):
                         await insert(cluster, 10**6 + number * 100 + n)
-                    await until(lambda: replica.health.out is not None, what="the replica is out")
-                    worst = max(worst, replica.health.out_after)
-                await until(lambda: replica.health.out is None, what="the replica is in")
+                    await until(lambda: replica.health.ejected is not None, what="the replica is out")
+                    worst = max(worst, replica.health.ejected_after)
+                await until(lambda: replica.health.ejected is None, what="the replica is in")
     return Measured(worst, "apply delay of an hour, ten times")

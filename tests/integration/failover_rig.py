@@ -23,10 +23,10 @@ from readreplica.cluster import Cluster
 from readreplica.discovery import Discovery
 from readreplica.engines import reader_engine, writer_engine
 from readreplica.errors import CommitInDoubt, ReplicasTooStale
-from readreplica.fate import Fate
 from readreplica.options import ReplicaOptions
 from readreplica.sessions import ReadSession, WriteSession
 from readreplica.token import CausalToken
+from readreplica.transaction_status import TransactionStatus
 from tests.integration.replicas_rig import until
 from tests.patroni import PatroniCluster, PatroniNode
 
@@ -46,7 +46,7 @@ class Account:
 
     acknowledged: list[int] = field(default_factory=list)
     acknowledged_at: list[float] = field(default_factory=list)
-    told: dict[int, Fate] = field(default_factory=dict)
+    told: dict[int, TransactionStatus] = field(default_factory=dict)
     """What became of those in doubt."""
 
     reads_at: list[float] = field(default_factory=list)
@@ -59,14 +59,14 @@ class Account:
             "lost": sorted(n for n in self.acknowledged if not done[n]),
             "twice": sorted(n for n, times in done.items() if times > 1 and n > 0),
             "said to be aborted": sorted(
-                n for n, fate in self.told.items() if fate is Fate.ABORTED and done[n]
+                n for n, fate in self.told.items() if fate is TransactionStatus.ABORTED and done[n]
             ),
             "of unknown fate": sorted(n for n, fate in self.told.items() if fate not in _KNOWN),
             "stale": self.stale,
         }
 
 
-_KNOWN = (Fate.COMMITTED, Fate.ABORTED)
+_KNOWN = (TransactionStatus.COMMITTED, TransactionStatus.ABORTED)
 
 
 class Load:
@@ -103,11 +103,11 @@ class Load:
 
     async def _do(self, n: int) -> CausalToken | None:
         try:
-            return await self._cluster.transact(partial(_do, n))
+            return (await self._cluster.transact(partial(_do, n))).value
         except CommitInDoubt as doubt:
             fate = await self._cluster.resolve(doubt, lookup=partial(_is_done, n), timeout_seconds=90)
             self.account.told[n] = fate
-            return CausalToken() if fate is Fate.COMMITTED else None
+            return CausalToken() if fate is TransactionStatus.COMMITTED else None
 
     async def _read(self) -> None:
         while not self._stop.is_set():
@@ -131,7 +131,7 @@ class Load:
 def all_serve(cluster: Cluster) -> bool:
     """Tell whether all three nodes are known, and none of them is out."""
     nodes = cluster.monitor.nodes.values()
-    return len(nodes) == 3 and all(node.health.out is None for node in nodes)
+    return len(nodes) == 3 and all(node.health.ejected is None for node in nodes)
 
 
 async def _do(n: int, session: WriteSession) -> CausalToken:
@@ -151,7 +151,7 @@ def longest_gap(times: list[float]) -> float:
 
 @asynccontextmanager
 async def cluster_of(
-    patroni: PatroniCluster, *, traced: bool, ways: Mapping[int, int] = MappingProxyType({})
+    patroni: PatroniCluster, *, record_xid: bool, ways: Mapping[int, int] = MappingProxyType({})
 ) -> AsyncIterator[Cluster]:
     """A cluster that is told of one node, and finds the others by Patroni.
 
@@ -169,7 +169,7 @@ async def cluster_of(
     )
     cluster = Cluster(
         "main",
-        primary=writer_engine(url, traced=traced, **words),
+        primary=writer_engine(url, record_xid=record_xid, **words),
         primary_reader=reader_engine(url, **words),
         replicas={},
         options=PATIENT,

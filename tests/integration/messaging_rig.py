@@ -23,6 +23,7 @@ from app.models.crm import CrmInbox, CrmOrderEvent
 from app.models.shop import ShopOutbox
 from readreplica.cluster import Cluster
 from readreplica.sessions import WriteSession
+from readreplica.token import Committed
 from sharding.engines import open_cluster
 from sharding.topology import Topology
 from tests.message_keys import signer_of
@@ -130,7 +131,7 @@ class Rig:
     ) -> Consumer:
         """Make the CRM's consumer."""
 
-        async def transact(_: int, work: Callable[[WriteSession], Awaitable[bool]], /) -> bool:
+        async def transact(_: int, work: Callable[[WriteSession], Awaitable[bool]], /) -> Committed[bool]:
             return await self.worker_crm.transact(work)
 
         return Consumer(

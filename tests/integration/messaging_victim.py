@@ -12,6 +12,7 @@ from app.messaging.message import Message
 from app.messaging.routing import Service
 from app.models.crm import CrmInbox
 from readreplica.sessions import WriteSession
+from readreplica.token import Committed
 from sharding.topology import Topology
 from tests.integration.messaging_rig import anything, note, open_rig
 from tests.message_keys import signer_of
@@ -31,11 +32,11 @@ async def main(point: str, topology_path: Path) -> None:
             if point == "handled":
                 die()
 
-        async def transact(_: int, work: Callable[[WriteSession], Awaitable[bool]], /) -> bool:
-            is_new = await rig.worker_crm.transact(work)
+        async def transact(_: int, work: Callable[[WriteSession], Awaitable[bool]], /) -> Committed[bool]:
+            done = await rig.worker_crm.transact(work)
             if point == "committed":
                 die()
-            return is_new
+            return done
 
         consumer = Consumer(
             rig.redis,

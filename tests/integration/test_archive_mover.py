@@ -20,6 +20,8 @@ from tests.psql import psql
 from tests.servers import PostgresServers
 
 FIRST_MONTH = Month(2026, 9)
+BOTH_WAYS = pytest.mark.parametrize("by_key", [False, True], ids=["at once", "by key"])
+"""A batch is locked by one statement, or row by row, as Citus wants it."""
 
 
 @pytest.fixture
@@ -97,34 +99,48 @@ def test_order_that_still_owes_something_stays(mes: Engine, owed: str) -> None:
     assert_whole(mes, ids)
 
 
-def test_batches_are_full_until_the_last(mes: Engine) -> None:
+@BOTH_WAYS
+def test_batches_are_full_until_the_last(mes: Engine, by_key: bool) -> None:
     ids, batches = order_ids(25), list[Batch]()
     with mes.begin() as connection:
         add_orders(connection, ids)
-    move(mes, ARCHIVE, NOW, batch_rows=10, report=batches.append)
+    move(mes, ARCHIVE, NOW, batch_rows=10, lock_by_key=by_key, report=batches.append)
     assert [batch.locked for batch in batches] == [10, 10, 5]
     assert_whole(mes, ids)
     assert move(mes, ARCHIVE, NOW) == {"orders_done": 0, "order_items": 0, "order_events": 0}
 
 
-def test_orders_that_ended_first_go_first(mes: Engine) -> None:
+@BOTH_WAYS
+def test_orders_that_ended_first_go_first(mes: Engine, by_key: bool) -> None:
     ids, batches = order_ids(3), list[Counter[int]]()
     with mes.begin() as connection:
         for days, order_id in zip((1, 3, 2), ids, strict=True):
             add_orders(connection, [order_id], changed_at=LONG_AGO - timedelta(days=days))
-    move(mes, ARCHIVE, NOW, batch_rows=1, report=lambda _: batches.append(rows(mes, "orders_archive")))
+    move(
+        mes,
+        ARCHIVE,
+        NOW,
+        batch_rows=1,
+        lock_by_key=by_key,
+        report=lambda _: batches.append(rows(mes, "orders_archive")),
+    )
     assert batches == [Counter([ids[1]]), Counter(ids[1:]), Counter(ids)]
 
 
-def test_order_that_somebody_holds_is_left_for_the_next_run(mes: Engine) -> None:
+@BOTH_WAYS
+@pytest.mark.parametrize("batch_rows", [1, 500])
+def test_order_that_somebody_holds_is_left_for_the_next_run(
+    mes: Engine, by_key: bool, batch_rows: int
+) -> None:
     ids = order_ids(4)
     with mes.begin() as connection:
         add_orders(connection, ids)
     with mes.connect() as holder:
         holder.exec_driver_sql(f"SELECT FROM orders WHERE order_id = {ids[2]} FOR UPDATE")
-        assert move(mes, ARCHIVE, NOW)["orders_done"] == 3
+        moved = move(mes, ARCHIVE, NOW, batch_rows=batch_rows, lock_by_key=by_key)
+        assert moved["orders_done"] == 3
         assert rows(mes, "orders") == Counter([ids[2]])
-    assert move(mes, ARCHIVE, NOW)["orders_done"] == 1
+    assert move(mes, ARCHIVE, NOW, lock_by_key=by_key)["orders_done"] == 1
     assert_whole(mes, ids)
 
 
@@ -192,12 +208,16 @@ def test_grace_period_is_the_policys(mes: Engine) -> None:
     assert move(mes, replace(ARCHIVE, grace=timedelta(hours=1)), NOW)["orders_done"] == 1
 
 
-def test_psql_runs_what_a_dry_run_prints(mes: Engine, topology: Topology, postgres: PostgresServers) -> None:
+@BOTH_WAYS
+def test_psql_runs_what_a_dry_run_prints(
+    mes: Engine, topology: Topology, postgres: PostgresServers, by_key: bool
+) -> None:
     ids = order_ids(12)
     with mes.begin() as connection:
         add_orders(connection, ids)
         columns = read_columns(connection, ARCHIVE)
-    batch = script(ARCHIVE, columns, cutoff=f"'{NOW - ARCHIVE.grace}'", batch_rows=10)
+    cutoff = f"'{NOW - ARCHIVE.grace}'"
+    batch = script(ARCHIVE, columns, cutoff=cutoff, batch_rows=10, lock_by_key=by_key)
     for left in (2, 0, 0):
         psql(postgres.conninfo(topology.databases["mes_0"].dbname, role="mes"), batch)
         assert rows(mes, "orders").total() == left

@@ -96,12 +96,14 @@ def test_job_that_is_killed_between_batches_is_taken_up_by_the_next(
     assert_whole(owner, IDS)
 
 
-def test_two_jobs_at_once_share_the_work(owner: Engine) -> None:
+@pytest.mark.parametrize("by_key", [False, True], ids=["at once", "by key"])
+def test_two_jobs_at_once_share_the_work(owner: Engine, by_key: bool) -> None:
     moved: list[int] = []
-    jobs = [
-        threading.Thread(target=lambda: moved.append(move(owner, ARCHIVE, NOW, batch_rows=3)["orders_done"]))
-        for _ in range(2)
-    ]
+
+    def run() -> None:
+        moved.append(move(owner, ARCHIVE, NOW, batch_rows=3, lock_by_key=by_key)["orders_done"])
+
+    jobs = [threading.Thread(target=run) for _ in range(2)]
     for thread in jobs:
         thread.start()
     for thread in jobs:

@@ -6,8 +6,8 @@ import pytest
 from redis.asyncio import Redis
 
 from app.causality.store import TokenStore
-from readreplica.lsn import Lsn
-from readreplica.token import UNKNOWN_SYSTEM, CausalToken, Position
+from readreplica.token import CausalToken
+from readreplica.wal import UNKNOWN_SYSTEM, Lsn, Position
 from tests.servers import ValkeyServer
 
 

@@ -5,6 +5,7 @@ import random
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,10 +13,11 @@ import psutil
 import pytest
 
 from ops.embedded.errors import PortTaken, StartFailed
+from ops.embedded.logs import rotate
 from ops.embedded.pgpass import ensure_passwords
 from ops.embedded.ports import PortPicker
 from ops.embedded.postgres import SUPERUSER, PostgresCluster
-from ops.embedded.processes import Daemon, end_processes_naming, is_alive, wait_until
+from ops.embedded.processes import Daemon, end_processes_naming, is_alive, size_of, wait_until
 from ops.embedded.service import ServiceProcess
 from ops.embedded.settings import UNSAFE, access_line
 from ops.embedded.shape import ServiceShape
@@ -41,6 +43,43 @@ def test_a_daemon_is_found_again_by_its_pid_file(daemon: Daemon) -> None:
     assert again.stop()
     assert not is_alive(pid)
     assert not again.stop()
+
+
+def test_a_log_is_kept_within_bounds_while_its_writer_goes_on(daemon: Daemon) -> None:
+    log = daemon.log
+    write = (
+        "import time\nprint(9_999 * 'x')\nwhile True:\n    print('on', flush=True)\n    time.sleep(0.01)\n"
+    )
+    daemon.launch([sys.executable, "-c", write])
+    assert wait_until(lambda: size_of(log) > 10_000, timeout_seconds=60)
+    for _ in range(3):
+        assert wait_until(lambda: size_of(log) > 100, timeout_seconds=60)
+        assert rotate(log.parent, max_bytes=100, kept=2) == [log]
+    assert wait_until(lambda: log.read_text().startswith("on\n"), timeout_seconds=60), "no hole, no old line"
+    found = sorted(path.name for path in log.parent.glob("sleeper.log*"))
+    assert found == ["sleeper.log", "sleeper.log.1", "sleeper.log.2"]
+    assert all(size_of(log.with_name(name)) <= 100 for name in found[1:])
+    assert (log.parent / "sleeper.log.1").read_text().splitlines()[0] == "on", "whole lines"
+    assert rotate(log.parent) == [], "it is small enough"
+
+
+def test_a_frozen_process_is_stopped_at_once(daemon: Daemon) -> None:
+    pid = daemon.launch(SLEEPER)
+    os.kill(pid, signal.SIGSTOP)
+    began = time.monotonic()
+    assert daemon.stop(timeout_seconds=60)
+    assert time.monotonic() - began < 30
+
+
+def test_a_frozen_cluster_is_stopped_at_once(cluster: PostgresCluster) -> None:
+    start(cluster)
+    pid = cluster.pid()
+    assert pid is not None
+    for each in (*psutil.Process(pid).children(), psutil.Process(pid)):
+        each.suspend()
+    began = time.monotonic()
+    assert cluster.stop(timeout_seconds=60)
+    assert time.monotonic() - began < 50
 
 
 def test_a_process_that_got_the_pid_of_a_dead_daemon_is_left_alone(daemon: Daemon) -> None:

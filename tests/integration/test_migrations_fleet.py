@@ -185,6 +185,28 @@ def test_killed_run_is_seen_and_the_next_one_goes_on(fleet: Fleet) -> None:
     assert fleet.ledger("mes_0") == [("0001", "up", "failed", KILLED), ("0001", "up", "done", None)]
 
 
+def test_interrupt_ends_all_processes_without_a_traceback(fleet: Fleet) -> None:
+    fleet.write("0001", "SELECT pg_sleep(60)")
+    command = [sys.executable, "-P", "-m", "ops.migrate.workers", request_for(fleet).model_dump_json()]
+    run_of_all = subprocess.Popen(
+        [*command, str(fleet.topology.path), "2", "mes_0", "mes_1"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        text=True,
+    )
+    asleep = "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = current_database()"
+    try:
+        assert wait_until(
+            lambda: all(fleet.query(name, asleep) for name in ("mes_0", "mes_1")), timeout_seconds=60
+        )
+    finally:
+        os.killpg(run_of_all.pid, signal.SIGINT)
+        _, said = run_of_all.communicate(timeout=60)
+    assert (run_of_all.returncode, said) == (128 + signal.SIGINT, "")
+    assert [entry[2] for name in ("mes_0", "mes_1") for entry in fleet.ledger(name)] == ["failed", "failed"]
+
+
 def test_process_that_is_killed_is_one_failure_and_the_others_end(fleet: Fleet) -> None:
     fleet.write("0001", TABLE)
     fleet.migrate()

@@ -97,6 +97,27 @@ def test_freeze_writes_nothing_dry_and_nothing_of_what_is_behind(pair: Team, mes
     assert "payments: was not compared: it is at 0001, of which no schema is frozen" in drift.err
 
 
+@pytest.mark.parametrize("text", ["", '{"revision": "0001"}', "[]", "<<<<<<< ours\n"])
+def test_frozen_schema_that_is_none_is_one_line(pair: Team, mesctl: Mesctl, text: str) -> None:
+    mesctl("migrate", "upgrade")
+    mesctl("migrate", "freeze")
+    (pair.root / "migrations" / "payments" / "schema" / "0001.json").write_text(text)
+    drift = mesctl("migrate", "drift")
+    assert (drift.status, drift.out) == (ExitStatus.FAILED, "")
+    [line] = drift.err.splitlines()
+    assert "payments/schema/0001.json: is no frozen schema: " in line
+
+
+def test_revisions_in_a_folder_that_is_not_there_mark_no_database(pair: Team, mesctl: Mesctl) -> None:
+    file = pair.root / "mes-storage.toml"
+    file.write_text(file.read_text().replace("migrations/payments/", "migrations/paymints/"))
+    ran = mesctl("migrate", "upgrade", "--tree", "payments")
+    assert ran.status == ExitStatus.FAILED
+    assert "migrations/paymints/versions: there is no such folder of revisions" in ran.err
+    assert pair.query("payments", TABLES) == []
+    assert mesctl("migrate", "lint").status == ExitStatus.FAILED
+
+
 def test_databases_of_two_trees_that_were_exchanged_are_refused(pair: Team, mesctl: Mesctl) -> None:
     mesctl("migrate", "upgrade")
     pair.write_topology(invoices="payments", payments="invoices")

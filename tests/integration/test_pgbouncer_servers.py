@@ -16,7 +16,7 @@ from ops.pgbouncer import admin
 from ops.pgbouncer.errors import SecretsDiffer
 from ops.pgbouncer.pooler import Pooler
 from readreplica.cluster import Cluster
-from readreplica.token import Position
+from readreplica.wal import Position
 from sharding.engines import open_cluster
 from sharding.topology import Topology
 from tests.integration.cable import Cable

@@ -9,23 +9,28 @@ from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
+from datetime import datetime
+from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import Self
 
 import pytest
 from psycopg import sql
+from sqlalchemy.exc import NotSupportedError
 
 from app.console.demo.bad_shapes import bad_shapes
 from app.console.demo.shapes import Shape, good_shapes
 from app.models.status import Channel, Status
 from app.pricing.errors import AttemptsExhausted
 from app.pricing.measure import measure
-from app.pricing.measurement import Measurement
+from app.pricing.measurement import Measurement, Outcome
 from app.pricing.sandbox import Limits, Sandbox
 from app.pricing.tariff import Price, price
 from app.topology import files_url
 from sharding.topology import Topology
-from tests.integration.messaging_rig import running
+from tests.integration.archive_rig import shard
+from tests.integration.messaging_rig import running, until
 from tests.integration.pricing_rig import (
     SETTLED,
     SOON,
@@ -219,6 +224,45 @@ def closed(postgres: PostgresServers, dbname: str) -> Iterator[None]:
             connection.execute(change.format(sql.Identifier(dbname), sql.SQL("true")))
 
 
+@pytest.mark.parametrize(
+    "refused",
+    [
+        "UPDATE ON pricing_jobs FOR EACH ROW WHEN (NEW.leased_by IS NOT NULL)",
+        "INSERT ON order_events FOR EACH ROW",
+    ],
+    ids=["lease", "settle"],
+)
+async def test_a_statement_that_the_server_does_not_support_ends_the_worker(
+    rig: Rig, sandbox: Sandbox, refused: str
+) -> None:
+    """It is no outage, which the worker would wait out, and no fault of the order, which it would reject."""
+    order_id = await rig.submit(RING, shard="mes_0")
+    with unsupported(rig.topology, refused):
+        worker = rig.worker(sandbox)
+        with pytest.raises(ExceptionGroup) as ended:
+            await asyncio.wait_for(worker.run(asyncio.Event()), 60)
+    assert ended.group_contains(NotSupportedError, match="feature_not_supported")
+    seen = await rig.see(order_id)
+    assert seen.order.status is Status.SUBMITTED
+    assert seen.job is not None
+    assert (seen.job.leased_by, seen.job.attempts) == (None, 0)
+
+
+@contextmanager
+def unsupported(topology: Topology, refused: str) -> Iterator[None]:
+    """Have a shard refuse something as a server that cannot do it: `refused` is what a trigger is behind."""
+    raising = "RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE feature_not_supported; END'"
+    with shard(topology, role="mes_owner") as owner:
+        with owner.begin() as connection:
+            connection.exec_driver_sql(f"CREATE FUNCTION unsupported() {raising}")
+            connection.exec_driver_sql(f"CREATE TRIGGER t BEFORE {refused} EXECUTE FUNCTION unsupported()")
+        try:
+            yield
+        finally:
+            with owner.begin() as connection:
+                connection.exec_driver_sql("DROP FUNCTION unsupported CASCADE")
+
+
 async def test_a_worker_that_stops_gives_its_jobs_back(rig: Rig) -> None:
     order_id = await rig.submit(SLOW)
     async with Sandbox() as sandbox:
@@ -240,6 +284,41 @@ async def test_a_worker_that_lost_its_lease_changes_nothing(rig: Rig, sandbox: S
     assert seen.order.status is Status.SUBMITTED
     assert seen.job is not None
     assert seen.job.attempts == 7
+
+
+class HeldSandbox(Sandbox):
+    """A sandbox that measures when it is let."""
+
+    async def __aenter__(self) -> Self:
+        self.let = asyncio.Event()
+        return await super().__aenter__()
+
+    async def measure(self, path: Path, *, suffix: str) -> Outcome:
+        await self.let.wait()
+        return await super().measure(path, suffix=suffix)
+
+
+async def test_a_worker_at_work_keeps_its_job_beyond_the_lease(rig: Rig, sandbox: CountingSandbox) -> None:
+    pace, measured = replace(SOON, lease_seconds=3.0, stop_seconds=30), [*sandbox.measured]
+    order_id = await rig.submit(RING)
+
+    async def ends() -> datetime:
+        job = await rig.job(order_id)
+        assert job is not None
+        assert (job.leased_by, job.attempts) == ("at work", 1)
+        return job.lease_expires_at
+
+    async def is_renewed(before: datetime) -> bool:
+        return await ends() > before
+
+    async with HeldSandbox() as held, running(rig.worker(held, holder="at work", pace=pace)):
+        await until_leased(rig, order_id)
+        async with running(rig.worker(sandbox, holder="idle", pace=pace)):
+            for _ in range(3):
+                await until(partial(is_renewed, await ends()))
+            held.let.set()
+            await rig.until_done(order_id)
+    assert sandbox.measured == measured
 
 
 @asynccontextmanager
@@ -283,9 +362,9 @@ async def test_a_killed_process_loses_no_order(rig: Rig) -> None:
     left = await rig.job(order_id)
     assert left is not None
     assert left.leased_by is not None
-    await rig.expire(order_id)
     async with Sandbox(limits=Limits(cpu_seconds=1)) as sandbox:
-        (seen,) = await rig.price(rig.worker(sandbox), order_id)
+        async with asyncio.timeout(60):  # the lease of the dead one ends by itself
+            (seen,) = await rig.price(rig.worker(sandbox), order_id)
     assert seen.order.status is Status.REJECTED
     assert seen.order.reason is not None
     assert seen.order.reason.startswith("The model is too complex: measuring it took more than 1 s.")

@@ -33,6 +33,7 @@ tree = "other"
 dbname = "o"
 primary = { host = "127.0.0.1", port = 1 }
 """
+FIRST = "the first revision"
 SHARD_KEY = '{"info": {"shard_key": "note_id"}}'
 
 
@@ -65,11 +66,24 @@ def started(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def first_revision(folder: Path) -> str:
+    """Return the id of the one revision that `mesctl init` has written."""
+    [path] = (folder / "migrations" / "payments" / "versions").glob("*_start.py")
+    return path.name.removesuffix("_start.py")
+
+
+def test_two_projects_have_two_first_revisions(tmp_path: Path) -> None:
+    """Else the trees of two teams, both called main, could be taken for each other."""
+    for name in ("one", "other"):
+        assert mesctl(tmp_path, "init", name, "--tree", "payments").status == 0
+    assert first_revision(tmp_path / "one") != first_revision(tmp_path / "other")
+
+
 def test_init_writes_what_works(started: Path) -> None:
     assert sorted(str(path.relative_to(started)) for path in started.rglob("*") if path.is_file()) == [
         "alembic.ini",
         "mes-storage.toml",
-        "migrations/payments/versions/0001_start.py",
+        f"migrations/payments/versions/{first_revision(started)}_start.py",
         "payments_models.py",
         "topology.toml",
     ]
@@ -212,10 +226,10 @@ def test_our_own_project_has_nothing_wrong(topology: Topology) -> None:
             "mes-storage.toml",
             ('# policies = "payments_policies:POLICIES"', 'policies = "payments_models:Note"'),
             "mes-storage.toml:7 trees.payments.policies",
-            "not iterable",
+            "and no tuple of policies",
         ),
         (
-            "migrations/payments/versions/0001_start.py",
+            FIRST,
             ('phase = "pre"', 'phase = "now"'),
             "mes-storage.toml:6 trees.payments.revisions",
             "phase is 'now'",
@@ -237,6 +251,8 @@ def test_our_own_project_has_nothing_wrong(topology: Topology) -> None:
 def test_doctor_names_the_line_at_fault(
     started: Path, path: str, change: tuple[str, str], where: str, problem: str
 ) -> None:
+    if path == FIRST:
+        path = f"migrations/payments/versions/{first_revision(started)}_start.py"
     text = (started / path).read_text()
     assert change[0] in text
     (started / path).write_text(text.replace(*change))
@@ -275,7 +291,11 @@ def test_what_init_writes_goes_all_the_way(started: Path) -> None:
     try:
         assert mesctl(started, "up", "--no-fsync").status == 0
         [row] = json.loads(mesctl(started, "migrate", "status", "--json").out)
-        assert (row["database"], row["revision"], row["current"]) == ("payments", "0001", True)
+        assert (row["database"], row["revision"], row["current"]) == (
+            "payments",
+            first_revision(started),
+            True,
+        )
         said = mesctl(started, "doctor")
         assert (said.status, said.out) == (0, "nothing is wrong\n"), said.err
         alembic = subprocess.run(

@@ -10,10 +10,11 @@ from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
 from readreplica.errors import CommitInDoubt, NoTransaction, SessionNotEntered
-from readreplica.fate import Fate
+from readreplica.pool import shut
 from readreplica.sessions import WriteSession
-from readreplica.sockets import shut
-from readreplica.token import UNKNOWN_POSITION, CausalToken
+from readreplica.token import CausalToken
+from readreplica.transaction_status import TransactionStatus
+from readreplica.wal import UNKNOWN_POSITION
 from tests.integration.replicas_rig import (
     COUNT,
     HAS,
@@ -91,7 +92,7 @@ async def test_whichever_way_it_commits_the_token_is_known(
     make_table(nodes)
     told: list[CausalToken] = []
     async with cluster_at(nodes) as cluster:
-        cluster.carry(wanted=lambda: None, committed=told.append)
+        cluster.set_token_hooks(before_read=lambda: None, after_commit=told.append)
         async with cluster.write() as session:
             await commits(session)
             is_over = commits is not at_its_end
@@ -118,13 +119,13 @@ async def test_an_answer_that_is_lost_is_never_done_again(
             if commits in (by_itself, inside):
                 await session.commit()
 
-    async with cluster_at(nodes, options=PATIENT, traced=True) as cluster:
+    async with cluster_at(nodes, options=PATIENT, record_xid=True) as cluster:
         told: list[CausalToken] = []
-        cluster.carry(wanted=lambda: None, committed=told.append)
+        cluster.set_token_hooks(before_read=lambda: None, after_commit=told.append)
         with pytest.raises(CommitInDoubt) as caught:
             await cluster.transact(work)
         assert (calls, rows(nodes)) == (1, 1)
-        assert await cluster.resolve(caught.value) is Fate.COMMITTED
+        assert await cluster.resolve(caught.value) is TransactionStatus.COMMITTED
         # Who reads before that is known is sent to the primary, and after it sees it anywhere.
         assert told == [CausalToken({"main": UNKNOWN_POSITION}), cluster.token_of(caught.value)]
         async with cluster.read(after=told[1]) as reader:
@@ -172,7 +173,7 @@ async def test_a_commit_that_is_called_off_goes_on_its_way_and_can_be_asked_for(
     nodes: PostgresServers,
 ) -> None:
     make_table(nodes)
-    async with cluster_at(nodes, traced=True) as cluster:
+    async with cluster_at(nodes, record_xid=True) as cluster:
         await insert(cluster, 1)
         session = cluster.write()
         with parameters(nodes.primary, synchronous_standby_names="nobody"):
@@ -182,10 +183,10 @@ async def test_a_commit_that_is_called_off_goes_on_its_way_and_can_be_asked_for(
             # Nobody sees yet what no standby has: the server was not told to give the wait up.
             assert rows(nodes) == 1
         assert session.token == CausalToken({"main": UNKNOWN_POSITION})
-        doubt = session.doubt
+        doubt = session.in_doubt
         assert doubt is not None
-        assert await cluster.resolve(doubt) is Fate.COMMITTED
-        assert cluster.token_of(session.doubt) == cluster.token_of(doubt) != CausalToken()  # type: ignore[arg-type]
+        assert await cluster.resolve(doubt) is TransactionStatus.COMMITTED
+        assert cluster.token_of(session.in_doubt) == cluster.token_of(doubt) != CausalToken()  # type: ignore[arg-type]
         assert rows(nodes) == 2
 
 
@@ -235,7 +236,7 @@ async def test_resolve_keeps_to_its_time_where_no_connection_is_to_be_had(nodes:
     async with cluster_at(nodes, pool_size=1, max_overflow=0) as cluster, cluster.write() as session:
         await session.execute(COUNT)
         async with asyncio.timeout(10):
-            assert await cluster.resolve(doubt, timeout_seconds=0.1) is Fate.IN_PROGRESS
+            assert await cluster.resolve(doubt, timeout_seconds=0.1) is TransactionStatus.IN_PROGRESS
 
 
 async def test_who_commits_without_a_session_hears_that_the_connection_was_lost(
@@ -275,7 +276,7 @@ async def test_what_is_called_off_says_nothing_of_the_server(nodes: PostgresServ
                 with pytest.raises(TimeoutError):
                     async with asyncio.timeout(0.2), session:
                         await session.execute(slow)
-        assert cluster.monitor.nodes["replica"].era == 0
+        assert cluster.monitor.nodes["replica"].generation == 0
         async with cluster.write() as one, cluster.write() as other:
             backends = [(await each.execute(backend)).scalar_one() for each in (one, other)]
         assert first in backends

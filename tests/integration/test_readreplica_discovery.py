@@ -99,7 +99,7 @@ async def test_a_replica_that_patroni_announces_serves_reads(
     assert await discovery.refresh() == [Address(LOOPBACK, postgres.replica_port)]
     assert await discovery.refresh() == []
     name = f"{LOOPBACK}:{postgres.replica_port}"
-    await until(lambda: lonely.monitor.nodes[name].health.out is None, what="the replica is taken in")
+    await until(lambda: lonely.monitor.nodes[name].health.ejected is None, what="the replica is taken in")
     async with lonely.read(after=await insert(lonely, 1)) as session:
         assert (await session.execute(COUNT)).scalar_one() == 1
     assert session.node == name
@@ -191,7 +191,7 @@ async def test_services_are_found_in_dns_and_a_mute_server_takes_nothing_away(
     with pytest.raises(NothingDiscovered, match="the addresses known before stay in use"):
         await discovery.refresh()
     name = str(found[1])
-    await until(lambda: lonely.monitor.nodes[name].health.out is None, what="the replica is taken in")
+    await until(lambda: lonely.monitor.nodes[name].health.ejected is None, what="the replica is taken in")
     async with lonely.read(after=await insert(lonely, 1)) as session:
         assert (await session.execute(COUNT)).scalar_one() == 1
     assert session.node == name

@@ -17,10 +17,10 @@ from ops.embedded.settings import UNSAFE
 from ops.embedded.tools import PostgresTools
 from readreplica.cluster import PRIMARY, Cluster
 from readreplica.errors import CommitInDoubt, NotThePrimary, SwitchoverFailed, WritesRefused
-from readreplica.fate import Fate
-from readreplica.health import Fault
+from readreplica.health import NodeFault
+from readreplica.pool import shut
 from readreplica.sessions import ReadSession, WriteSession
-from readreplica.sockets import shut
+from readreplica.transaction_status import TransactionStatus
 from tests.integration.cable import Cable
 from tests.integration.replicas_rig import (
     COUNT,
@@ -64,7 +64,7 @@ async def write_until(cluster: Cluster, stop: asyncio.Event, acknowledged: list[
             await cluster.transact(partial(put, n=n))
         except CommitInDoubt as doubt:
             # With the id known, a promotion tells: the row is there or it never will be.
-            if await cluster.resolve(doubt) is not Fate.COMMITTED:
+            if await cluster.resolve(doubt) is not TransactionStatus.COMMITTED:
                 continue
         acknowledged.append(n)
 
@@ -73,7 +73,7 @@ async def test_the_primary_dies_under_load_and_comes_back_as_a_replica(servers: 
     acknowledged: list[int] = []
     stop = asyncio.Event()
     set_parameters(servers.primary, synchronous_standby_names="*")
-    async with cluster_at(servers, options=PATIENT, traced=True) as cluster:
+    async with cluster_at(servers, options=PATIENT, record_xid=True) as cluster:
         load = asyncio.create_task(write_until(cluster, stop, acknowledged))
         await until(lambda: len(acknowledged) > 20, what="writes")
         kill(servers.primary)
@@ -90,7 +90,7 @@ async def test_the_primary_dies_under_load_and_comes_back_as_a_replica(servers: 
 
         # The old one comes back as if nothing had happened: it takes writes, and gets none.
         servers.primary.start(port=servers.primary_port)
-        await until(lambda: cluster.monitor.primacy.rivals == (PRIMARY,), what="the rival is seen")
+        await until(lambda: cluster.monitor.primary_state.rivals == (PRIMARY,), what="the rival is seen")
         assert {await port_of_write(cluster) for _ in range(3)} == {servers.replica_port}
         assert {await port_of_read_any(cluster) for _ in range(3)} == {servers.replica_port}
 
@@ -98,7 +98,9 @@ async def test_the_primary_dies_under_load_and_comes_back_as_a_replica(servers: 
         rejoin(servers)
         old = cluster.monitor.nodes[PRIMARY]
         await until(
-            lambda: old.health.out is None and old.seen is not None and old.seen.in_recovery,
+            lambda: (
+                old.health.ejected is None and old.observation is not None and old.observation.in_recovery
+            ),
             what="the old primary is taken in as a replica",
         )
         token = await insert(cluster, -2)
@@ -138,7 +140,7 @@ async def test_a_primary_of_an_older_timeline_gets_no_writes_even_alone(servers:
     async with cluster_at(servers) as cluster:
         await insert(cluster, 1)
         promote(servers.replica)
-        await until(lambda: cluster.monitor.primacy.timeline == 2, what="the promotion is seen")
+        await until(lambda: cluster.monitor.primary_state.timeline == 2, what="the promotion is seen")
         assert await port_of_write(cluster) == servers.replica_port
         servers.replica.stop()
         with pytest.raises(OperationalError):
@@ -157,7 +159,7 @@ async def test_a_unit_that_began_before_the_promotion_is_not_committed_on_the_ol
             async with session:
                 await session.execute(INSERT, {"n": 1})
                 promote(servers.replica)
-                await until(lambda: cluster.monitor.primacy.timeline == 2, what="the promotion is seen")
+                await until(lambda: cluster.monitor.primary_state.timeline == 2, what="the promotion is seen")
 
         with pytest.raises(OperationalError, match="nothing was written") as caught:
             await unit()
@@ -199,18 +201,18 @@ async def test_a_commit_whose_answer_is_lost_is_in_doubt_until_it_is_resolved(
     nodes: PostgresServers,
 ) -> None:
     make_table(nodes)
-    async with cluster_at(nodes, options=PATIENT, traced=True) as cluster:
+    async with cluster_at(nodes, options=PATIENT, record_xid=True) as cluster:
         await insert(cluster, 0)
         # The standby that it must wait for is not there: COMMIT gets no answer.
         with parameters(nodes.primary, synchronous_standby_names="nobody"):
             doubt = await doubt_of_commit(cluster, nodes, n=1)
             assert doubt.xid is not None
-            assert await cluster.resolve(doubt, timeout_seconds=0.2) is Fate.IN_PROGRESS
-        assert await cluster.resolve(doubt) is Fate.COMMITTED
+            assert await cluster.resolve(doubt, timeout_seconds=0.2) is TransactionStatus.IN_PROGRESS
+        assert await cluster.resolve(doubt) is TransactionStatus.COMMITTED
         assert "it may be committed" in str(doubt)
 
         lost = await doubt_of_commit_that_never_arrives(cluster, n=2)
-        assert await cluster.resolve(lost) is Fate.ABORTED
+        assert await cluster.resolve(lost) is TransactionStatus.ABORTED
         async with cluster.write() as session:
             assert set((await session.execute(text("SELECT n FROM notes"))).scalars()) == {0, 1}
 
@@ -218,7 +220,7 @@ async def test_a_commit_whose_answer_is_lost_is_in_doubt_until_it_is_resolved(
 async def test_after_a_crash_that_the_postmaster_survives_an_id_is_not_believed(
     servers: PostgresServers,
 ) -> None:
-    async with cluster_at(servers, options=PATIENT, traced=True) as cluster:
+    async with cluster_at(servers, options=PATIENT, record_xid=True) as cluster:
         await insert(cluster, 0)
         with parameters(servers.primary, synchronous_standby_names="nobody"):
             doubt = await doubt_of_commit(cluster, servers, n=1)
@@ -226,7 +228,7 @@ async def test_after_a_crash_that_the_postmaster_survives_an_id_is_not_believed(
                 started = connection.execute("SELECT pg_postmaster_start_time()").fetchone()
                 os.kill(connection.info.backend_pid, signal.SIGKILL)
             # It may be another transaction's by now.
-            assert await cluster.resolve(doubt) is Fate.UNKNOWN
+            assert await cluster.resolve(doubt) is TransactionStatus.UNKNOWN
         with servers.primary.connect() as connection:
             assert connection.execute("SELECT pg_postmaster_start_time()").fetchone() == started
 
@@ -241,15 +243,18 @@ async def test_without_an_id_the_idempotency_key_tells(nodes: PostgresServers) -
         await insert(cluster, 0)
         lost = await doubt_of_commit_that_never_arrives(cluster, n=1)
         assert lost.xid is None
-        assert await cluster.resolve(lost) is Fate.UNKNOWN
+        assert await cluster.resolve(lost) is TransactionStatus.UNKNOWN
         # Whatever was in progress must have ended before anybody looks for its effects.
         with parameters(nodes.primary, synchronous_standby_names="nobody"):
             waiting = await doubt_of_commit(cluster, nodes, n=5)
             assert waiting.xid is None
-            assert await cluster.resolve(waiting, lookup=is_there, timeout_seconds=0.2) is Fate.IN_PROGRESS
-        assert await cluster.resolve(lost, lookup=is_there) is Fate.ABORTED
+            assert (
+                await cluster.resolve(waiting, lookup=is_there, timeout_seconds=0.2)
+                is TransactionStatus.IN_PROGRESS
+            )
+        assert await cluster.resolve(lost, lookup=is_there) is TransactionStatus.ABORTED
         await insert(cluster, 1)
-        assert await cluster.resolve(lost, lookup=is_there) is Fate.COMMITTED
+        assert await cluster.resolve(lost, lookup=is_there) is TransactionStatus.COMMITTED
 
 
 async def doubt_of_commit(cluster: Cluster, servers: PostgresServers, *, n: int) -> CommitInDoubt:
@@ -329,14 +334,14 @@ async def test_a_planned_switch_over_drains_first(servers: PostgresServers) -> N
 async def test_two_primaries_on_one_timeline_do_not_move_the_writes(servers: PostgresServers) -> None:
     async with cluster_at(servers) as cluster:
         await insert(cluster, 1)
-        await until(lambda: cluster.monitor.primacy.answers, what="the primary is known")
+        await until(lambda: cluster.monitor.primary_state.answers, what="the primary is known")
         servers.wait_for_replica()
         servers.replica.stop()
         # As a hand would that takes it for a copy to play with: started without standby.signal.
         (servers.replica.data / "standby.signal").unlink()
         servers.replica.start(port=servers.replica_port)
-        await until(lambda: cluster.monitor.primacy.rivals == ("replica",), what="the rival is seen")
-        assert cluster.monitor.nodes["replica"].health.out is Fault.NOT_A_REPLICA
+        await until(lambda: cluster.monitor.primary_state.rivals == ("replica",), what="the rival is seen")
+        assert cluster.monitor.nodes["replica"].health.ejected is NodeFault.NOT_A_REPLICA
         assert {await port_of_write(cluster) for _ in range(3)} == {servers.primary_port}
         async with cluster.read() as session:
             assert (await session.execute(PORT)).scalar_one() == servers.primary_port
@@ -359,7 +364,7 @@ async def test_a_primary_that_is_cut_off_holds_no_writer_up(servers: PostgresSer
     async with listener:
         async with cluster_at(behind, options=replace(PATIENT, answer_seconds=0.3)) as cluster:
             await insert(cluster, 1)
-            await until(lambda: cluster.monitor.primacy.answers, what="the primary is known")
+            await until(lambda: cluster.monitor.primary_state.answers, what="the primary is known")
             servers.wait_for_replica()
             async with asyncio.timeout(60):
                 await cluster.transact(work)

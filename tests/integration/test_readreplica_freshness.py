@@ -20,12 +20,12 @@ from readreplica.cluster import PRIMARY, Cluster
 from readreplica.errors import ReplicasTooStale
 from readreplica.freshness import ANY, Freshness, bounded
 from readreplica.freshness import PRIMARY as ON_PRIMARY
-from readreplica.health import Fault
-from readreplica.lsn import Lsn
+from readreplica.health import NodeFault
 from readreplica.metrics import Reason
 from readreplica.options import ReplicaOptions
 from readreplica.sessions import ReadSession
 from readreplica.token import CausalToken
+from readreplica.wal import Lsn
 from tests.integration.replicas_rig import (
     COUNT,
     QUICK,
@@ -60,7 +60,9 @@ async def hasty(nodes: PostgresServers) -> AsyncIterator[Cluster]:
     make_table(nodes)
     async with cluster_at(nodes, options=HASTY) as cluster:
         await read(cluster)
-        await until(lambda: all(node.seen for node in cluster.monitor.nodes.values()), what="all answer")
+        await until(
+            lambda: all(node.observation for node in cluster.monitor.nodes.values()), what="all answer"
+        )
         yield cluster
 
 
@@ -72,8 +74,8 @@ async def read(
     return session.node, session.reason
 
 
-def is_out(cluster: Cluster, fault: Fault) -> Callable[[], bool]:
-    return lambda: cluster.monitor.nodes["replica"].health.out is fault
+def is_out(cluster: Cluster, fault: NodeFault) -> Callable[[], bool]:
+    return lambda: cluster.monitor.nodes["replica"].health.ejected is fault
 
 
 # Autocommit
@@ -201,9 +203,9 @@ async def test_a_replica_that_lost_a_connection_has_to_say_anew_what_it_has(
             assert session.node == "replica"
         # As after its crash: it has said that it has more than it has.
         node, position = cluster.monitor.nodes["replica"], token.positions["main"]
-        assert node.seen is not None
+        assert node.observation is not None
         beyond = position._replace(lsn=Lsn(position.lsn + (1 << 20)))
-        node.seen = replace(node.seen, position=beyond)
+        node.observation = replace(node.observation, position=beyond)
         with nodes.replica.connect() as connection:
             connection.execute("SELECT pg_terminate_backend(%s, 5000)", [pid])
         assert await read(cluster, after=CausalToken({"main": beyond})) == (PRIMARY, Reason.FALLBACK)
@@ -225,11 +227,11 @@ async def test_many_readers_wait_with_one_connection(nodes: PostgresServers) -> 
         with paused_replay(nodes):
             token = await insert(cluster, 1)
             readers = [asyncio.create_task(read(cluster, after=token)) for _ in range(8)]
-            await until(lambda: len(cluster.monitor.waiting("replica")) == 8, what="all wait")
+            await until(lambda: len(cluster.monitor.waiters("replica")) == 8, what="all wait")
             with nodes.replica.connect() as connection:
                 assert connection.execute(asking, [began]).fetchone() == (1,)
         assert {await reader for reader in readers} == {("replica", Reason.WAITED)}
-        assert not cluster.monitor.waiting("replica")
+        assert not cluster.monitor.waiters("replica")
 
 
 # The monitor
@@ -242,10 +244,10 @@ async def test_a_paused_replica_is_out_within_two_polls_and_comes_back_slowly(
     async with cluster_at(nodes, options=HASTY) as cluster:
         await read(cluster)
         with paused_replay(nodes):
-            await until(is_out(cluster, Fault.PAUSED), what="out")
+            await until(is_out(cluster, NodeFault.PAUSED), what="out")
             assert cluster.monitor.nodes["replica"].health.bad_polls >= 2
             assert await read(cluster) == (PRIMARY, Reason.FALLBACK)
-        await until(lambda: cluster.monitor.nodes["replica"].health.out is None, what="in again")
+        await until(lambda: cluster.monitor.nodes["replica"].health.ejected is None, what="in again")
         assert (await read(cluster))[0] == "replica"
 
 
@@ -258,8 +260,8 @@ async def test_a_dead_walreceiver_is_found(nodes: PostgresServers) -> None:
             with nodes.replica.connect() as connection:
                 await until(lambda: connection.execute(gone).fetchone() == (0,), what="no walreceiver")
             await insert(cluster, 1)
-            await until(is_out(cluster, Fault.NO_RECEIVER), what="out")
-        await until(lambda: cluster.monitor.nodes["replica"].health.out is None, what="in again")
+            await until(is_out(cluster, NodeFault.NO_RECEIVER), what="out")
+        await until(lambda: cluster.monitor.nodes["replica"].health.ejected is None, what="in again")
 
 
 async def test_a_frozen_replica_is_out_and_its_readers_are_served_elsewhere(
@@ -286,8 +288,8 @@ async def test_a_frozen_replica_is_out_and_its_readers_are_served_elsewhere(
         with frozen(nodes.replica):
             assert await asyncio.wait_for(unit, 60) == 1
             assert served == ["replica", PRIMARY]
-            await until(lambda: cluster.monitor.nodes["replica"].health.out is not None, what="out")
-        await until(lambda: cluster.monitor.nodes["replica"].health.out is None, what="in again")
+            await until(lambda: cluster.monitor.nodes["replica"].health.ejected is not None, what="out")
+        await until(lambda: cluster.monitor.nodes["replica"].health.ejected is None, what="in again")
 
 
 @pytest.fixture
@@ -317,7 +319,7 @@ async def test_a_server_of_another_system_serves_nothing(nodes: PostgresServers,
     async with cluster_at(nodes, options=HASTY, replicas={"stranger": stranger_port}) as cluster:
         await insert(cluster, 1)
         stranger = cluster.monitor.nodes["stranger"]
-        await until(lambda: stranger.health.out is Fault.OTHER_SYSTEM, what="out")
+        await until(lambda: stranger.health.ejected is NodeFault.OTHER_SYSTEM, what="out")
         assert await read(cluster) == (PRIMARY, Reason.FALLBACK)
 
 

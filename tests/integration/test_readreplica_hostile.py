@@ -20,11 +20,11 @@ from readreplica.cluster import Cluster
 from readreplica.discovery import Discovery
 from readreplica.engines import reader_engine, writer_engine
 from readreplica.errors import ClusterClosed, CommitInDoubt, ReplicasTooStale
-from readreplica.fate import Fate
 from readreplica.freshness import PRIMARY as ON_PRIMARY
 from readreplica.freshness import bounded
-from readreplica.health import Fault
+from readreplica.health import NodeFault
 from readreplica.sessions import AnySession, WriteSession
+from readreplica.transaction_status import TransactionStatus
 from tests.integration.replicas_rig import (
     COUNT,
     INSERT,
@@ -71,7 +71,8 @@ async def test_a_full_server_costs_nobody_the_connection_that_he_has(nodes: Post
         await insert(cluster, 0)
         replica = cluster.monitor.nodes["replica"]
         await until(
-            lambda: replica.seen is not None and cluster.monitor.primacy.answers, what="both are known"
+            lambda: replica.observation is not None and cluster.monitor.primary_state.answers,
+            what="both are known",
         )
         async with cluster.write() as writer, cluster.read() as reader:
             first = (await writer.execute(BACKEND)).scalar_one()
@@ -84,7 +85,7 @@ async def test_a_full_server_costs_nobody_the_connection_that_he_has(nodes: Post
                 # The read goes to the primary, which is full as well; the one under way is not cut off.
                 with pytest.raises(OperationalError, match="too many connections"):
                     await cluster.transact_read(lambda session: session.execute(COUNT))
-                assert replica.health.out is Fault.REFUSES
+                assert replica.health.ejected is NodeFault.REFUSES
                 await reader.execute(COUNT)
         async with cluster.write() as writer:
             assert (await writer.execute(BACKEND)).scalar_one() == first
@@ -113,13 +114,13 @@ async def test_a_session_that_was_refused_a_node_has_none(postgres: PostgresServ
         async with cluster.read(freshness=bounded(max_lag_bytes=0, max_lag_seconds=0)) as reader:
             await reader.execute(COUNT)
         assert reader.node == "primary"  # and the budget is used up
-        await until(lambda: replica.seen is not None, what="the replica is known")
+        await until(lambda: replica.observation is not None, what="the replica is known")
         with few_slots(postgres.primary, "scarce", slots=0):
             postgres.wait_for_replica()
             async with cluster.read() as reader:
                 with pytest.raises(ReplicasTooStale):
                     await reader.execute(COUNT)
-                assert replica.health.out is Fault.REFUSES
+                assert replica.health.ejected is NodeFault.REFUSES
                 with few_slots(postgres.primary, "scarce", slots=10):
                     postgres.wait_for_replica()
                     # The replica would answer now, and has not shown that it is fit.
@@ -191,7 +192,10 @@ async def put(session: WriteSession, *, n: int) -> None:
 
 
 def _is_missed(cluster: Cluster) -> bool:
-    return not cluster.monitor.primacy.answers and cluster.monitor.nodes["replica"].health.out is not None
+    return (
+        not cluster.monitor.primary_state.answers
+        and cluster.monitor.nodes["replica"].health.ejected is not None
+    )
 
 
 async def test_closing_ends_who_waits_for_a_primary_and_leaves_no_connection(
@@ -239,7 +243,7 @@ async def test_a_frozen_primary_does_not_hold_up_who_asks_for_a_fate(nodes: Post
                     await cluster.resolve(doubt, timeout_seconds=0.5)
             assert time.monotonic() - began < 15
     with sync_cluster_at(nodes) as twin:
-        assert twin.resolve(doubt) is Fate.UNKNOWN
+        assert twin.resolve(doubt) is TransactionStatus.UNKNOWN
         with frozen(nodes.primary), pytest.raises(OperationalError):
             twin.resolve(doubt, timeout_seconds=0.5)
 
@@ -250,13 +254,13 @@ async def test_a_standby_that_is_taken_for_the_primary_answers_no_read_of_the_pr
     # The monitor looks once a minute, so it knows nothing yet when the read comes.
     async with cluster_at(servers, options=replace(QUICK, poll_seconds=60)) as cluster:
         await insert(cluster, 1)
-        await until(lambda: cluster.monitor.primacy.answers, what="the primary is known")
+        await until(lambda: cluster.monitor.primary_state.answers, what="the primary is known")
         become_standby(servers)
         with pytest.raises(OperationalError, match="it is in recovery") as caught:
             async with cluster.read(freshness=ON_PRIMARY) as session:
                 await session.execute(COUNT)
         assert caught.value.orig is not None
-        await until(lambda: cluster.monitor.primacy.timeline == 2, what="the new primary is found")
+        await until(lambda: cluster.monitor.primary_state.timeline == 2, what="the new primary is found")
         async with cluster.read(freshness=ON_PRIMARY) as session:
             assert (await session.execute(COUNT)).scalar_one() == 2
 
@@ -275,14 +279,14 @@ def become_standby(servers: PostgresServers) -> None:
 async def test_a_rival_on_the_same_timeline_gets_no_writes_even_alone(servers: PostgresServers) -> None:
     async with cluster_at(servers) as cluster:
         await insert(cluster, 1)
-        await until(lambda: cluster.monitor.primacy.answers, what="the primary is known")
+        await until(lambda: cluster.monitor.primary_state.answers, what="the primary is known")
         servers.wait_for_replica()
         servers.replica.stop()
         (servers.replica.data / "standby.signal").unlink()
         await insert(cluster, 2)
         servers.primary.stop()
         servers.replica.start(port=servers.replica_port)
-        await until(lambda: cluster.monitor.primacy.rivals == ("replica",), what="the rival is seen")
+        await until(lambda: cluster.monitor.primary_state.rivals == ("replica",), what="the rival is seen")
         with pytest.raises(OperationalError):
             await insert(cluster, 3)
     with servers.replica.connect() as connection:

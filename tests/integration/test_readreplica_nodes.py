@@ -21,9 +21,9 @@ from readreplica.engines import reader_engine, writer_engine
 from readreplica.errors import OtherEventLoop, ReplicasTooStale
 from readreplica.freshness import ANY, Freshness, bounded
 from readreplica.freshness import PRIMARY as ON_PRIMARY
-from readreplica.health import Fault
-from readreplica.lsn import Lsn
-from readreplica.token import CausalToken, Position
+from readreplica.health import NodeFault
+from readreplica.token import CausalToken
+from readreplica.wal import Lsn, Position
 from tests.integration.replicas_rig import (
     COUNT,
     HAS,
@@ -60,7 +60,9 @@ async def test_a_standby_that_was_promoted_once_shows_nobody_less_than_he_wrote(
                 async with cluster.read(after=token) as session:
                     assert (await session.execute(HAS, {"n": n})).scalar_one() == 1, session.node
             node = cluster.monitor.nodes["replica"]
-            await until(lambda: node.health.out is Fault.NEWER_TIMELINE, what="the replica is taken out")
+            await until(
+                lambda: node.health.ejected is NodeFault.NEWER_TIMELINE, what="the replica is taken out"
+            )
 
 
 @pytest.mark.parametrize("freshness", [ANY, bounded(max_lag_bytes=0)])
@@ -78,7 +80,7 @@ async def test_a_replica_that_was_started_anew_has_to_say_anew_what_it_has(
                 async with cluster.read() as session:  # a connection, which the pool replaces afterwards
                     await session.execute(COUNT)
                     assert session.node == "replica"
-            await cluster.monitor.look_around(timeout_seconds=20)
+            await cluster.monitor.poll_all(timeout_seconds=20)
             # In place of a replay that takes long.
             set_parameters(servers.replica, recovery_min_apply_delay="1h")
             kill(servers.replica)
@@ -124,7 +126,7 @@ async def test_an_address_that_was_moved_to_another_server_is_found_at_the_next_
     async with door.open(), cluster_at(postgres, options=UNASKED, replicas={"replica": door.port}) as cluster:
         token = await insert(cluster, 1)
         postgres.wait_for_replica()
-        await cluster.monitor.look_around(timeout_seconds=20)
+        await cluster.monitor.poll_all(timeout_seconds=20)
         node = cluster.monitor.nodes["replica"]
         assert cluster.monitor.covers(node, token.positions["main"])
         door.to_port = postgres.primary_port  # the old server lives on, and so does the monitor's connection
@@ -132,7 +134,7 @@ async def test_an_address_that_was_moved_to_another_server_is_found_at_the_next_
             await session.execute(COUNT)
             assert session.node == PRIMARY
         # It asks the server that is there now, and not the one that it was connected to.
-        await until(lambda: node.health.out is Fault.NOT_A_REPLICA, what="the other server is asked")
+        await until(lambda: node.health.ejected is NodeFault.NOT_A_REPLICA, what="the other server is asked")
 
 
 @pytest.mark.parametrize("is_awaited", [True, False])
@@ -200,7 +202,7 @@ async def test_the_budget_bounds_what_is_held_with_any_pool(
 
     try:
         await insert(cluster, 1)
-        await cluster.monitor.nodes[PRIMARY].engine.dispose()  # which makes another pool
+        await AsyncEngine(cluster.monitor.nodes[PRIMARY].engine).dispose()  # which makes another pool
         for _ in range(2):
             everybody = asyncio.Barrier(2)
             async with asyncio.timeout(60):

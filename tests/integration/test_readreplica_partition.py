@@ -103,7 +103,7 @@ def cluster_on(primary: Placed, replica: Placed) -> Cluster:
     url, at_replica = primary.url(), replica.url()
     return Cluster(
         "main",
-        primary=writer_engine(url, application_name="test", traced=True),
+        primary=writer_engine(url, application_name="test", record_xid=True),
         primary_reader=reader_engine(url, application_name="test"),
         replicas={"replica": reader_engine(at_replica, application_name="test")},
         options=replace(PATIENT, answer_seconds=0.5),
@@ -124,14 +124,16 @@ async def test_a_primary_that_is_cut_off_and_lives_on_is_not_written_to(
                 await asyncio.to_thread(dba.execute, "SELECT pg_promote(true, 60)")
                 dba.execute("ALTER SYSTEM SET synchronous_standby_names = ''")
                 dba.execute("SELECT pg_reload_conf()")
-                await until(lambda: cluster.monitor.primacy.timeline == 2, what="the promotion is seen")
+                await until(lambda: cluster.monitor.primary_state.timeline == 2, what="the promotion is seen")
                 late = len(account.acknowledged) + 4  # each of the four may have got its answer just then
                 await go_on(account, writes=100)
                 # A client on the other side of the cut writes to the old primary, which takes it.
                 mine = "SET synchronous_commit = local; INSERT INTO deeds VALUES (-1)"
                 await asyncio.to_thread(old.ask, mine)
                 await asyncio.to_thread(old.host.heal)
-                await until(lambda: cluster.monitor.primacy.rivals == (PRIMARY,), what="the rival is seen")
+                await until(
+                    lambda: cluster.monitor.primary_state.rivals == (PRIMARY,), what="the rival is seen"
+                )
                 await go_on(account, writes=100)
         finally:
             await cluster.close()

@@ -11,7 +11,7 @@ import pytest
 from ops.embedded.pgpass import read_passwords
 from ops.embedded.ports import LOOPBACK
 from readreplica.cluster import PRIMARY
-from readreplica.engines import CONNECT_TIMEOUT_SECONDS
+from readreplica.options import CONNECT_TIMEOUT_SECONDS
 from tests.integration.failover_rig import (
     Load,
     all_serve,
@@ -61,15 +61,15 @@ async def fail_over(
     patroni: PatroniCluster,
     break_leader: Callable[[PatroniNode], None],
     *,
-    traced: bool,
+    record_xid: bool,
     ways: Mapping[int, int],
 ) -> tuple[PatroniNode, set[int]]:
     """Break the leader under load, and see that all goes on; give it, and what was written after it."""
     make_deeds(patroni)
     old = patroni.leader
-    async with cluster_of(patroni, traced=traced, ways=ways) as cluster:
+    async with cluster_of(patroni, record_xid=record_xid, ways=ways) as cluster:
         await until(lambda: all_serve(cluster), what="all three nodes serve", timeout_seconds=60)
-        timeline = cluster.monitor.primacy.timeline
+        timeline = cluster.monitor.primary_state.timeline
         async with Load(cluster).running() as account:
             await go_on(account, writes=100)
             broken_at = monotonic()
@@ -77,7 +77,10 @@ async def fail_over(
             others = [node for node in patroni.nodes if node is not old]
             accepted_at = await asyncio.to_thread(first_write_on, others)
             await until(
-                lambda: cluster.monitor.primacy.answers and cluster.monitor.primacy.timeline > timeline,
+                lambda: (
+                    cluster.monitor.primary_state.answers
+                    and cluster.monitor.primary_state.timeline > timeline
+                ),
                 what="a new primary",
                 timeout_seconds=90,
             )
@@ -89,7 +92,8 @@ async def fail_over(
                 await asyncio.to_thread(old.server.start, port=old.port)
                 rival = f"{LOOPBACK}:{ways.get(old.port, old.port)}"
                 await until(
-                    lambda: {PRIMARY, rival} & set(cluster.monitor.primacy.rivals) != set(), what="the rival"
+                    lambda: {PRIMARY, rival} & set(cluster.monitor.primary_state.rivals) != set(),
+                    what="the rival",
                 )
                 await go_on(account, writes=100)
     late = set(account.acknowledged[before + 4 :])  # each of the four may have got its answer just then
@@ -103,7 +107,7 @@ async def fail_over(
 
 
 async def test_the_leaders_postmaster_is_killed(patroni: PatroniCluster, ways: Mapping[int, int]) -> None:
-    old, _ = await fail_over(patroni, lambda node: kill(node.server), traced=True, ways=ways)
+    old, _ = await fail_over(patroni, lambda node: kill(node.server), record_xid=True, ways=ways)
     patroni.wait_until_whole()
     assert deeds_on(old) == deeds_on(patroni.leader)  # Patroni has rewound it
 
@@ -116,7 +120,7 @@ async def test_the_leader_is_killed_with_its_patroni_and_comes_back_alone(
         kill(node.server)
         patroni.expire_leader()
 
-    old, late = await fail_over(patroni, cut_power, traced=False, ways=ways)
+    old, late = await fail_over(patroni, cut_power, record_xid=False, ways=ways)
     assert not late & set(deeds_on(old))
     old.server.stop()
     old.start()
@@ -130,7 +134,7 @@ async def test_the_leaders_patroni_is_frozen_and_its_server_goes_on(
         send(node, signal.SIGSTOP)
         patroni.expire_leader()
 
-    old, late = await fail_over(patroni, freeze, traced=True, ways=ways)
+    old, late = await fail_over(patroni, freeze, record_xid=True, ways=ways)
     assert not late & set(deeds_on(old))
     send(old, signal.SIGCONT)
     patroni.wait_until_whole()
@@ -157,7 +161,7 @@ async def test_leaders_are_killed_again_and_again_and_leases_run_out(
 
     for number in range(12):
         break_leader = (cut_power, freeze, lambda node: kill(node.server))[number % 3]
-        old, late = await fail_over(patroni, break_leader, traced=bool(number % 2), ways=ways)
+        old, late = await fail_over(patroni, break_leader, record_xid=bool(number % 2), ways=ways)
         if break_leader is not cut_power and old.patroni.pid() is not None:
             send(old, signal.SIGCONT)
         if break_leader is cut_power:

@@ -64,7 +64,7 @@ async def test_poolers_that_are_killed_under_load_lose_nothing_and_leave_nothing
     with run_node_poolers(tmp_path, ports, program=program, passwords=passwords) as poolers:
         nodes = replace(postgres, ways=ways_through(poolers))
         async with (
-            cluster_at(nodes, options=PATIENT, traced=True) as cluster,
+            cluster_at(nodes, options=PATIENT, record_xid=True) as cluster,
             Load(cluster).running() as account,
         ):
             await go_on(account, writes=100)
@@ -74,7 +74,7 @@ async def test_poolers_that_are_killed_under_load_lose_nothing_and_leave_nothing
                 await go_on(account, writes=100)
                 # One at a time, so that there is always somebody who can be read.
                 replica = cluster.monitor.nodes["replica"]
-                await until(lambda at=replica: at.health.out is None, what="the replica is in")  # type: ignore[misc]
+                await until(lambda at=replica: at.health.ejected is None, what="the replica is in")  # type: ignore[misc]
     with postgres.primary.connect() as connection:
         done: dict[int, int] = dict(connection.execute("SELECT n, count(*) FROM deeds GROUP BY n").fetchall())
         connection.execute("DROP TABLE deeds")

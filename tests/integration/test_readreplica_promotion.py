@@ -7,7 +7,7 @@ from sqlalchemy import URL, text
 from ops.embedded.ports import LOOPBACK
 from readreplica.cluster import Cluster
 from readreplica.engines import reader_engine, writer_engine
-from readreplica.token import Position
+from readreplica.wal import Position
 from tests.servers import PostgresServers, run_postgres
 
 

@@ -62,7 +62,7 @@ async def test_a_row_that_moved_to_another_partition_is_found_by_the_next_attemp
         await mover.execute(SET_STATUS, {"order_id": 1, "status": "CLOSED"})
         unit = asyncio.create_task(cluster.transact(work))
         await until_somebody_waits(postgres)
-    assert await unit == "done"
+    assert (await unit).value == "done"
     assert attempts == 2
     assert await summary_of(cluster, 1) == "ring!"
 
@@ -115,11 +115,13 @@ async def test_any_other_error_ends_the_unit_at_once(cluster: Cluster) -> None:
     assert attempts == 1
 
 
-async def test_the_session_that_work_was_given_has_the_token(cluster: Cluster) -> None:
+async def test_what_work_returned_comes_with_the_token_of_its_commit(cluster: Cluster) -> None:
     async def work(session: WriteSession) -> WriteSession:
         await session.execute(SET_SUMMARY, {"order_id": 1})
         return session
 
-    session = await cluster.transact(work)
-    async with cluster.read(after=session.token) as reader:
+    done = await cluster.transact(work)
+    assert done.token
+    assert done.token == done.value.token
+    async with cluster.read(after=done.token) as reader:
         assert (await reader.get_one(MesOrder, 1)).summary == "ring!"

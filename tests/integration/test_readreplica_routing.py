@@ -14,10 +14,10 @@ from readreplica.engines import reader_engine, writer_engine
 from readreplica.errors import ReplicasTooStale
 from readreplica.freshness import ANY, Freshness
 from readreplica.freshness import PRIMARY as ON_PRIMARY
-from readreplica.lsn import Lsn
 from readreplica.options import ReplicaOptions
 from readreplica.sessions import AnySession
 from readreplica.token import CausalToken
+from readreplica.wal import Lsn
 from sharding.topology import Topology
 from tests.integration.replicas_rig import engine_words, paused_replay
 from tests.servers import PostgresServers
@@ -181,13 +181,13 @@ async def test_a_token_of_a_newer_timeline_is_not_answered_by_the_primary_before
     promoted = CausalToken({"mes_0": position._replace(timeline=position.timeline + 1)})
     assert await node_of_read(hasty) is not None  # the monitor looks from the first read on
     assert await asyncio.to_thread(
-        wait_until, lambda: hasty.monitor.primacy.timeline == position.timeline, timeout_seconds=20
+        wait_until, lambda: hasty.monitor.primary_state.timeline == position.timeline, timeout_seconds=20
     )
     with pytest.raises(ReplicasTooStale, match="the primary that is known here is on timeline 1"):
         async with hasty.read(after=promoted, freshness=freshness) as session:
             await count(session)
     # A token that surrounds the unit says so too.
-    hasty.carry(wanted=lambda: promoted, committed=lambda _token: None)
+    hasty.set_token_hooks(before_read=lambda: promoted, after_commit=lambda _token: None)
     with pytest.raises(ReplicasTooStale):
         async with hasty.read(freshness=freshness) as session:
             await count(session)

@@ -12,7 +12,8 @@ from app.models.mes import PricingJob
 from readreplica import connections
 from readreplica.cluster import PRIMARY, Cluster
 from readreplica.sessions import AnySession
-from readreplica.token import UNKNOWN_SYSTEM, CausalToken
+from readreplica.token import CausalToken
+from readreplica.wal import UNKNOWN_SYSTEM
 from sharding.engines import open_cluster
 from sharding.topology import Topology
 from tests.servers import PostgresServers
@@ -121,7 +122,7 @@ async def test_what_ends_the_question_after_commit_does_not_make_the_unit_fail(
 ) -> None:
     await insert(cluster, 1)
     with monkeypatch.context() as patch:
-        patch.setattr(connections, "_COMMIT", f"COMMIT; {ending}".encode())
+        patch.setattr(connections, "COMMIT_WITH_POSITION", f"COMMIT; {ending}".encode())
         token = await insert(cluster, 2)
     assert token.positions["mes_0"].system_identifier == UNKNOWN_SYSTEM
     async with cluster.read(after=token) as session:

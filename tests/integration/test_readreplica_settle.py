@@ -32,7 +32,7 @@ async def cut_cluster(
         behind = replace(postgres, primary_port=cutter.port)
         async with cluster_at(behind, options=options) as cluster:
             if settles:
-                cluster.settle_doubts(within_seconds=3)
+                cluster.resolve_commits(within_seconds=3)
             yield cluster, cutter
 
 
@@ -50,7 +50,7 @@ async def test_a_unit_that_is_committed_returns_and_has_a_token(postgres: Postgr
             return await put(session, n=1)
 
         cutter.arm(Cut.AFTER, mark=MARK)
-        assert await cluster.transact(work) == 1
+        assert (await cluster.transact(work)).value == 1
         assert (cutter.cuts, len(used)) == (1, 1)
         async with cluster.read(after=used[0].token) as reader:
             assert (await reader.execute(COUNT)).scalar_one() == 1
@@ -65,7 +65,7 @@ async def test_a_unit_that_is_lost_is_told_or_done_again(postgres: PostgresServe
     patient = replace(QUICK, failover_wait_seconds=30)
     async with cut_cluster(postgres, options=patient) as (cluster, cutter):
         cutter.arm(Cut.BEFORE, mark=MARK)
-        assert await cluster.transact(partial(put, n=1)) == 1
+        assert (await cluster.transact(partial(put, n=1))).value == 1
         assert (cutter.cuts, await count(cluster)) == (1, 1)
 
 

@@ -20,7 +20,7 @@ from app.connections import _RESERVE
 from app.edge import HeadAsGet, WellFormed
 from app.serve import server_config
 from app.settings import Settings
-from app.strict import StrictRoute
+from app.strict import Room, StrictRoute
 from ops.embedded.ports import LOOPBACK
 
 pytestmark = pytest.mark.field
@@ -69,6 +69,7 @@ def application(bodies: list[int]) -> FastAPI:
 
     app.include_router(router)
     app.state.max_json_bytes, app.state.request_seconds = 64 * 1024, 5.0
+    app.state.room = Room(10)
     app.add_middleware(HeadAsGet)
     app.add_middleware(WellFormed)
     problem.install(app, {})

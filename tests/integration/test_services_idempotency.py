@@ -20,6 +20,7 @@ from app.mes.schemas import PartnerOrder
 from app.models.mes import MesOrder
 from app.topology import files_url
 from readreplica.sessions import WriteSession
+from readreplica.token import Committed
 from sharding.sessions import ShardedSessions
 from sharding.topology import Topology
 from tests.integration.services_rig import MODEL, Services, new_key, ok, open_services, problem
@@ -113,7 +114,7 @@ class DyingSessions(ShardedSessions):
 
     async def transact(
         self, key: int, work: Callable[[WriteSession], Awaitable[T]], *, attempts: int = 5
-    ) -> T:
+    ) -> Committed[T]:
         if self._left == 0:
             raise Killed
         self._left -= 1

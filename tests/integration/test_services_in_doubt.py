@@ -17,7 +17,8 @@ from app.models.status import Channel, Status
 from app.orders import CRM, add_order
 from app.shop.application import build as build_shop
 from readreplica.cluster import Cluster
-from readreplica.token import UNKNOWN_SYSTEM, CausalToken
+from readreplica.token import CausalToken
+from readreplica.wal import UNKNOWN_SYSTEM
 from sharding.engines import open_cluster
 from sharding.topology import Topology
 from tests.integration.commit_cutter import Cut, Cutter, cutter_to

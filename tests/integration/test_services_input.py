@@ -120,6 +120,8 @@ async def test_a_name_that_stands_twice_in_a_form_or_a_query(services: Services)
         for query in ("limit=1&limit=2", "limit=1&lim%69t=2", "status=SUBMITTED&status=", "x=1&x=2"):
             refused = problem(await client.get(f"/v1/orders?{query}"), 400)
             assert "is given 2 times" in refused["detail"]
+    refused = problem(await services.b2b_response(quantit_y="7"), 400)
+    assert "there is no field 'quantit_y', but file, finish, material, quantity" in refused["detail"]
     two_files = [("file", ("a.stl", b"a")), ("file", ("b.stl", b"b"))]
     answer = await services.shop.put("/v1/orders/17/model", files=two_files)
     assert "'file' is given 2 times" in problem(answer, 400)["detail"]

@@ -23,9 +23,9 @@ from app.messaging.signing import EntrySigner, parse_peer_keys
 from app.messaging.streams import open_redis
 from app.models.crm import CrmInbox
 from app.topology import redis_url
-from readreplica.lsn import Lsn
 from readreplica.sessions import WriteSession
 from readreplica.token import CausalToken
+from readreplica.wal import Lsn
 from sharding.engines import open_cluster
 from sharding.topology import Topology
 from tests.integration.messaging_rig import running, until

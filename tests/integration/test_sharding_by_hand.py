@@ -118,7 +118,7 @@ async def test_a_replica_that_is_discovered_later_is_watched_too(
     discovery = Discovery(clusters["mes_0"], source, make_reader=lambda _: engines.reader_engine(url, **POOL))
     (found,) = await discovery.refresh()
     node = clusters["mes_0"].monitor.nodes[str(found)]
-    await until(lambda: node.health.out is None, what="the replica is taken in")
+    await until(lambda: node.health.ejected is None, what="the replica is taken in")
     async with sessions.read(OWN) as session:
         with pytest.raises(OtherShard):
             await session.get(MesOrder, FOREIGN)
@@ -132,8 +132,8 @@ async def test_two_sessions_objects_over_one_cluster_check_a_statement_once(
     for sessions in (first, second):
         async with sessions.read(OWN) as session:
             await session.execute(select(MesOrder).where(MesOrder.order_id == OWN))
-            assert session.sync_session.unit is not None
-            assert session.sync_session.unit.statements == 1  # type: ignore[attr-defined]
+            assert session.sync_session.hooks is not None
+            assert session.sync_session.hooks.statements == 1  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("name", FOREIGN_WRITES)
@@ -160,7 +160,7 @@ async def test_a_replica_that_a_thread_discovers_later_is_watched_too(
     )
     assert discovery.refresh() == [address]
     node = sync_clusters["mes_0"].monitor.nodes[str(address)]
-    await until(lambda: node.health.out is None, what="the replica is taken in")
+    await until(lambda: node.health.ejected is None, what="the replica is taken in")
     with sessions.read(OWN) as session:
         with pytest.raises(OtherShard):
             session.get(MesOrder, FOREIGN)

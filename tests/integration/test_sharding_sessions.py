@@ -77,8 +77,8 @@ async def test_a_unit_of_work_runs_on_the_shard_of_its_key(
     async def work(session: WriteSession) -> str:
         return str((await session.execute(DATABASE)).scalar_one())
 
-    dbname = await sessions.transact(IDS[0], work)
-    assert dbname == topology.database(sessions.shard_of(IDS[0])).dbname
+    found = await sessions.transact(IDS[0], work)
+    assert found.value == topology.database(sessions.shard_of(IDS[0])).dbname
 
 
 @pytest.mark.parametrize("key", [True, "1", None, 1.0, 2**63, -(2**63) - 1])

@@ -84,7 +84,7 @@ def test_a_refused_unit_is_done_again_on_the_shard_of_the_newer_map(
     later = moved(EVEN, 3, "mes_1")
     give(topology, later, "mes_0", "mes_1")
     found: list[str] = []
-    unit = threading.Thread(target=lambda: found.append(sessions.transact(BESIDE, adding(BESIDE))))
+    unit = threading.Thread(target=lambda: found.append(sessions.transact(BESIDE, adding(BESIDE)).value))
     unit.start()
     asyncio.run(save(topology, later))
     unit.join(60)

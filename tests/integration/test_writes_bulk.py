@@ -16,7 +16,8 @@ from app.models.mes import MesOrder, MesOrderEvent, MesOrderItem
 from app.models.status import Channel, Status
 from readreplica.cluster import Cluster
 from readreplica.engines import reader_engine, writer_engine
-from readreplica.token import UNKNOWN_SYSTEM, CausalToken
+from readreplica.token import CausalToken
+from readreplica.wal import UNKNOWN_SYSTEM
 from sharding.ids import first_id_at
 from sharding.keys import shard_key
 from sharding.sessions import ShardedSessions

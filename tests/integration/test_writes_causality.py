@@ -5,7 +5,8 @@ from collections.abc import Mapping
 
 from app.causality.ambient import causality, follow_causality
 from app.models.mes import MesOrderItem
-from readreplica.token import UNKNOWN_SYSTEM, CausalToken
+from readreplica.token import CausalToken
+from readreplica.wal import UNKNOWN_SYSTEM
 from sharding.sessions import ShardedSessions
 from sharding.writes import Decisions, Mode, two_phase
 from tests.integration.test_writes_two_phase import decisions, keys, new_item

@@ -12,8 +12,8 @@ from app.causality.wire import MOST_TOKENS, TOKEN_HEADER, TokenText, parse_keys
 from app.messaging.message import Message, decode
 from app.settings import SettingsInvalid, load_settings
 from readreplica.errors import TokenForged, TokenKeyUnknown, TokenMalformed, TokenUnsigned
-from readreplica.lsn import Lsn
-from readreplica.token import UNKNOWN_SYSTEM, CausalToken, Position
+from readreplica.token import CausalToken
+from readreplica.wal import UNKNOWN_SYSTEM, Lsn, Position
 
 OLD, NEW = "old=" + "o" * 16, "new=" + "n" * 16
 

@@ -195,10 +195,28 @@ def test_a_key_of_the_parent_is_told_once_and_a_reference_may_be_pointed_to() ->
         ),
         ("SELECT order_id FROM pricing_jobs ORDER BY 1 LIMIT 1 FOR UPDATE SKIP LOCKED", "lock over shards"),
         ("SELECT 1 FROM orders WHERE order_id = ANY ($1) FOR NO KEY UPDATE", "lock over shards"),
+        (
+            "UPDATE pricing_jobs SET leased_by = $1 WHERE order_id = (SELECT order_id FROM pricing_jobs"
+            " ORDER BY lease_expires_at LIMIT 1 FOR UPDATE SKIP LOCKED)",
+            "lock over shards",
+        ),
+        (
+            "SELECT 1 FROM orders JOIN order_items ON orders.order_id = order_items.order_id FOR UPDATE",
+            "lock over shards",
+        ),
+        (
+            "INSERT INTO order_events (order_id, event_no) VALUES"
+            " ($1, (SELECT max(event_no) FROM order_events WHERE order_id = $1) + 1)",
+            "subquery in values",
+        ),
         ("SET lock_timeout = '3s'", "lock_timeout"),
         ("UPDATE orders SET status = 'X', order_id = 5 WHERE order_id = 4", "key update"),
         ("ALTER TABLE orders DETACH PARTITION a", None),
         ("SELECT 1 FROM orders WHERE order_id = $1 FOR UPDATE", None),
+        ("SELECT 1 FROM orders WHERE orders.order_id=%(order_id_1)s::BIGINT FOR UPDATE", None),
+        ("SELECT version FROM reference_versions WHERE table_name = $1 FOR UPDATE", None),
+        ("INSERT INTO order_events (order_id) VALUES ('(SELECT 1)')", None),
+        ("INSERT INTO order_events (order_id, event_no) SELECT $1, max(event_no) FROM order_events", None),
         ("SET LOCAL lock_timeout = '3s'", None),
         ("UPDATE orders SET status = 'X' WHERE order_id = 4", None),
         ("-- FOR UPDATE\nSELECT 1 FROM orders", None),
@@ -303,7 +321,7 @@ GRACE = timedelta(days=30)
     [
         (MARCH, "columnar", ENDED + GRACE, 0, None),
         (MARCH, "columnar", ENDED + GRACE - timedelta(seconds=1), 0, "may still come"),
-        (MARCH, "columnar", ENDED + timedelta(days=300), 2, "2 orders of that month are still live"),
+        (MARCH, "columnar", ENDED + timedelta(days=300), 2, "2 rows of that month are still live"),
         (replace(MARCH, access_method="columnar"), "columnar", ENDED + GRACE, 0, "columnar already"),
         (replace(MARCH, access_method="columnar"), "heap", ENDED, 5, None),
         (MARCH, "heap", ENDED + GRACE, 0, "heap already"),

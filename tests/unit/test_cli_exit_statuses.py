@@ -48,9 +48,19 @@ def test_help_is_shown_without_a_verb(capsys: pytest.CaptureFixture[str]) -> Non
     assert cli.run(["--help"]) == ExitStatus.DONE
 
 
-def test_status_without_a_platform_is_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.run(["--home", str(tmp_path / "none"), "status"]) == ExitStatus.FAILED
-    assert "`mesctl up` makes one" in only_line(capsys)
+@pytest.mark.parametrize(
+    "verb",
+    [
+        *("status", "shards list", "partitions list", "archive run", "migrate status", "replicas list"),
+        *("pgbouncer check", "orders audit", "orders sweep-files"),
+    ],
+)
+def test_every_verb_without_a_platform_is_1_and_says_how_one_is_made(
+    verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = tmp_path / "none"
+    assert cli.run(["--home", str(home), *verb.split()]) == ExitStatus.FAILED
+    assert only_line(capsys) == f"mesctl: there is no platform in {home}: `mesctl up` makes one"
 
 
 def test_down_without_a_platform_is_done(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

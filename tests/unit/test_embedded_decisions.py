@@ -5,6 +5,7 @@ import hmac
 import random
 import re
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -399,6 +400,9 @@ def test_plans_name_what_does_not_run_and_stop_services_first() -> None:
     running = ComponentState(name="shop", kind="service", state="running", wanted=True, pid=12)
     assert steps_up([SHOP, REPLICA, SERVICE], services=False) == ["create and start replica mes_0_replica"]
     assert "start service shop" in steps_up([SHOP, REPLICA, SERVICE], services=True)
+    moved = replace(SHOP, port=1, should_port=2)
+    assert steps_up([moved], services=False) == ["restart primary shop on port 2"]
+    assert steps_up([replace(moved, port=2)], services=False) == []
     assert steps_down([SHOP, REPLICA, PGBOUNCER, running]) == [
         "stop service shop (pid 12)",
         "stop pooler pgbouncer (pid 12)",

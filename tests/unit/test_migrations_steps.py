@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ops.migrate.errors import UnknownRevision
+from ops.migrate.errors import RevisionsInvalid, UnknownRevision
 from ops.migrate.outcome import Direction
 from ops.migrate.scripts import Scripts
 from tests.project import MES
@@ -44,3 +44,24 @@ def test_revision_of_another_version_is_refused(scripts: Scripts) -> None:
         scripts.steps("0001", "0999", "up")
     with pytest.raises(UnknownRevision, match=r"no way from 0999 to base.*use the version that migrated it"):
         scripts.lacking("0999")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("import x y\n", r"SyntaxError: invalid syntax \(0004\.py, line 1\)"),
+        ("\nrevision = nothing\n", r"0004\.py:2: NameError: name 'nothing' is not defined"),
+        ("revision = '0004'\ndown_revision = '0999'\n", "no revision '0999', and another names it"),
+    ],
+)
+def test_revision_that_cannot_be_read_is_named(
+    scripts: Scripts, tmp_path: Path, text: str, said: str
+) -> None:
+    (tmp_path / "0004.py").write_text(text)
+    with pytest.raises(RevisionsInvalid, match=said):
+        _ = scripts.head
+
+
+def test_folder_that_is_not_there_is_no_tree_without_revisions(tmp_path: Path) -> None:
+    with pytest.raises(RevisionsInvalid, match="there is no such folder of revisions"):
+        Scripts(MES, tmp_path / "versoins").lacking(None)

@@ -112,6 +112,11 @@ def test_a_team_does_not_hide_a_library(project: Project) -> None:
             "trees.payments.metadata: input should be a reference, MODULE:NAME; "
             "it is 'payments_tables' (str)",
         ),
+        (
+            ("policies =", f'version_table = "{"v" * 60}"\npolicies ='),
+            "trees.payments.version_table: string should have at most 59 characters; "
+            f"it is '{'v' * 60}' (str)",
+        ),
         (("[trees.payments]", "[tree.payments]"), "tree: unknown key; did you mean 'trees'?"),
     ],
 )
@@ -139,6 +144,23 @@ def test_a_reference_that_does_not_import_is_named_with_its_line(
     assert str(caught.value).startswith("mes-storage.toml: line 4: trees.payments.metadata: ")
 
 
+def test_a_reference_to_something_else_is_named_with_its_line(project: Project) -> None:
+    changed = GOOD.replace("Base.metadata", "Base").replace("POLICIES", "count")
+    tree = Project.load(written(project.root, changed)).tree("payments")
+    with pytest.raises(ReferenceBroken, match=r"line 4: trees\.payments\.metadata: .* and no MetaData"):
+        _ = tree.metadata
+    with pytest.raises(
+        ReferenceBroken, match=r"line 6: trees\.payments\.policies: .* and no tuple of policies"
+    ):
+        _ = tree.policies
+
+
+def test_a_module_that_ends_the_process_is_a_broken_reference(project: Project) -> None:
+    (project.root / "payments_script.py").write_text("import sys\nsys.exit(0)\n")
+    with pytest.raises(ReferenceBroken, match="SystemExit: 0"):
+        project.resolve("up.fill", "payments_script:fill")
+
+
 def test_lines_of_keys() -> None:
     lines = (ROOT / "pyproject.toml").read_text().splitlines()
     for key, value in (("trees.mes.policies", "policies"), ("up.fill", "fill"), ("commands.demo.run", "run")):
@@ -157,6 +179,12 @@ def test_a_verb_of_the_project(
     assert "Count the payments." in capsys.readouterr().out
     assert cli.run(["count"]) == ExitStatus.DONE
     assert capsys.readouterr().out == "3 payments\n"
+
+
+def test_an_interrupted_verb_is_one_line(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    (project.root / "payments_tables.py").write_text("def count() -> None:\n    raise KeyboardInterrupt\n")
+    assert cli.run(["count", "--project", str(project.path)]) == cli.INTERRUPTED
+    assert capsys.readouterr().err == "mesctl: interrupted; the same command again continues\n"
 
 
 def test_the_project_may_be_named_from_elsewhere(

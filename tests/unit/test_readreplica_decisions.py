@@ -8,21 +8,30 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import URL
 
-from readreplica.appraisal import Verdict, appraise, clamped, is_beyond
-from readreplica.balancer import in_order_of_load
-from readreplica.budget import FallbackBudget
 from readreplica.cluster import PRIMARY as NAMED
 from readreplica.cluster import Cluster
+from readreplica.election import PrimaryState, elect, may_write
 from readreplica.engines import reader_engine, writer_engine
-from readreplica.fate import Evidence, Fate, judge
-from readreplica.freshness import ANY, PRIMARY, Freshness, Lag, after, bounded
-from readreplica.health import Fault, Health, Observation, after_poll, find_fault
-from readreplica.lag import PrimaryHistory, Sample
-from readreplica.lsn import Lsn
+from readreplica.freshness import (
+    ANY,
+    PRIMARY,
+    Freshness,
+    PositionStatus,
+    PrimaryHistory,
+    PrimarySample,
+    ReplicaLag,
+    after,
+    bounded,
+    check_position,
+    clamped,
+    is_beyond,
+)
+from readreplica.health import NodeFault, NodeHealth, Observation, after_poll, find_fault
 from readreplica.options import DEFAULTS
-from readreplica.primacy import Primacy, elect, may_write
-from readreplica.probe import seen, wait_statement
-from readreplica.token import CausalToken, Position
+from readreplica.routing import FallbackBudget, in_order_of_load
+from readreplica.token import CausalToken
+from readreplica.transaction_status import Evidence, TransactionStatus, judge
+from readreplica.wal import Lsn, Position, poll_statement, wait_statement
 
 SYSTEM = 7
 
@@ -47,16 +56,18 @@ def replica(lsn: int = 100, *, timeline: int = 1, server: str = "r") -> Observat
 @pytest.mark.parametrize(
     ("policy", "lag", "fits"),
     [
-        (ANY, Lag(None, None), True),
-        (bounded(max_lag_seconds=2), Lag(2.0, 10**9), True),
-        (bounded(max_lag_seconds=2), Lag(2.1, 0), False),
-        (bounded(max_lag_seconds=2), Lag(None, 0), False),
-        (bounded(max_lag_bytes=100), Lag(None, 100), True),
-        (bounded(max_lag_bytes=100), Lag(0.0, 101), False),
-        (bounded(max_lag_seconds=2, max_lag_bytes=100), Lag(1.0, 101), False),
+        (ANY, ReplicaLag(None, None), True),
+        (bounded(max_lag_seconds=2), ReplicaLag(2.0, 10**9), True),
+        (bounded(max_lag_seconds=2), ReplicaLag(2.1, 0), False),
+        (bounded(max_lag_seconds=2), ReplicaLag(None, 0), False),
+        (bounded(max_lag_bytes=100), ReplicaLag(None, 100), True),
+        (bounded(max_lag_bytes=100), ReplicaLag(0.0, 101), False),
+        (bounded(max_lag_seconds=2, max_lag_bytes=100), ReplicaLag(1.0, 101), False),
     ],
 )
-def test_a_bound_holds_and_what_is_unknown_does_not_fit_it(policy: Freshness, lag: Lag, fits: bool) -> None:
+def test_a_bound_holds_and_what_is_unknown_does_not_fit_it(
+    policy: Freshness, lag: ReplicaLag, fits: bool
+) -> None:
     assert policy.fits(lag) is fits
 
 
@@ -78,60 +89,60 @@ def test_a_policy_and_a_token_hold_together() -> None:
 def history(*samples: tuple[float, int]) -> PrimaryHistory:
     found = PrimaryHistory()
     for moment, lsn in samples:
-        found.add(Sample(moment, at(lsn)))
+        found.add(PrimarySample(moment, at(lsn)))
     return found
 
 
 def test_an_idle_primary_makes_nobody_late() -> None:
     idle = history((0.0, 100), (1.0, 100), (3600.0, 100))
-    assert idle.lag(at(100), now=3600.5) == Lag(0.5, 0)
+    assert idle.lag(at(100), now=3600.5) == ReplicaLag(0.5, 0)
 
 
 def test_lag_is_dated_by_the_last_position_that_was_replayed() -> None:
     busy = history((0.0, 100), (1.0, 200), (2.0, 300))
-    assert busy.lag(at(250), now=2.5) == Lag(1.5, 50)
-    assert busy.lag(at(300), now=2.5) == Lag(0.5, 0)
+    assert busy.lag(at(250), now=2.5) == ReplicaLag(1.5, 50)
+    assert busy.lag(at(300), now=2.5) == ReplicaLag(0.5, 0)
     # Further behind than anything that was seen: nothing proves how old that is.
-    assert busy.lag(at(99), now=2.5) == Lag(None, 201)
+    assert busy.lag(at(99), now=2.5) == ReplicaLag(None, 201)
 
 
 def test_lag_behind_another_history_is_unknown() -> None:
     promoted = history((0.0, 100))
-    promoted.add(Sample(1.0, at(90, timeline=2)))
-    assert promoted.lag(at(500), now=1.0) == Lag(None, None)
-    assert promoted.lag(at(90, timeline=2), now=1.0) == Lag(0.0, 0)
+    promoted.add(PrimarySample(1.0, at(90, timeline=2)))
+    assert promoted.lag(at(500), now=1.0) == ReplicaLag(None, None)
+    assert promoted.lag(at(90, timeline=2), now=1.0) == ReplicaLag(0.0, 0)
     # Promoted by mistake, and a standby again: it has left this history.
-    assert promoted.lag(at(500, timeline=3), now=1.0) == Lag(None, None)
-    assert PrimaryHistory().lag(at(1), now=1.0) == Lag(None, None)
+    assert promoted.lag(at(500, timeline=3), now=1.0) == ReplicaLag(None, None)
+    assert PrimaryHistory().lag(at(1), now=1.0) == ReplicaLag(None, None)
 
 
 def test_after_a_promotion_the_followed_timeline_tells_the_lag() -> None:
     promoted = PrimaryHistory()
-    promoted.add(Sample(1.0, at(100, timeline=2)))
-    promoted.add(Sample(2.0, at(200, timeline=2)))
+    promoted.add(PrimarySample(1.0, at(100, timeline=2)))
+    promoted.add(PrimarySample(2.0, at(200, timeline=2)))
 
-    def lag_of(lsn: int) -> Lag:
+    def lag_of(lsn: int) -> ReplicaLag:
         reached = replace(replica(lsn), received_timeline=2).reached
         assert reached is not None
         return promoted.lag(reached, now=2.5)
 
-    assert lag_of(200) == Lag(0.5, 0)
-    assert lag_of(150) == Lag(1.5, 50)
-    assert lag_of(90) == Lag(None, 110)  # not past the fork yet, perhaps
+    assert lag_of(200) == ReplicaLag(0.5, 0)
+    assert lag_of(150) == ReplicaLag(1.5, 50)
+    assert lag_of(90) == ReplicaLag(None, 110)  # not past the fork yet, perhaps
     assert replace(replica(), position=None).reached is None
 
 
 def test_an_answer_that_was_overtaken_is_not_noted() -> None:
     found = history((1.0, 200), (0.5, 150))
-    assert found.newest == Sample(1.0, at(200))
+    assert found.newest == PrimarySample(1.0, at(200))
 
 
 def test_a_primary_that_crashed_goes_on_from_less() -> None:
     found = history((1.0, 100), (2.0, 300), (3.0, 200))
-    assert found.newest == Sample(3.0, at(200))
+    assert found.newest == PrimarySample(3.0, at(200))
     # Who has all that is left is not behind.
-    assert found.lag(at(200), now=3.5) == Lag(0.5, 0)
-    assert found.lag(at(150), now=3.5) == Lag(2.5, 50)
+    assert found.lag(at(200), now=3.5) == ReplicaLag(0.5, 0)
+    assert found.lag(at(150), now=3.5) == ReplicaLag(2.5, 50)
     assert found.age(Lsn(150), now=3.5) == 0.5
 
 
@@ -162,24 +173,24 @@ def test_the_age_of_a_token_is_told() -> None:
 @pytest.mark.parametrize(
     ("wanted", "verdict"),
     [
-        (at(100), Verdict.CURRENT),
-        (at(100 + 2**33), Verdict.CURRENT),
-        (at(100 + 2**40), Verdict.FROM_THE_FUTURE),
-        (at(2**64 - 1), Verdict.FROM_THE_FUTURE),
-        (at(2**63, timeline=1), Verdict.FROM_THE_FUTURE),
-        (at(1, timeline=3), Verdict.AHEAD),
-        (at(1, system=8), Verdict.UNKNOWN_SYSTEM),
+        (at(100), PositionStatus.CURRENT),
+        (at(100 + 2**33), PositionStatus.CURRENT),
+        (at(100 + 2**40), PositionStatus.FROM_THE_FUTURE),
+        (at(2**64 - 1), PositionStatus.FROM_THE_FUTURE),
+        (at(2**63, timeline=1), PositionStatus.FROM_THE_FUTURE),
+        (at(1, timeline=3), PositionStatus.AHEAD),
+        (at(1, system=8), PositionStatus.UNKNOWN_SYSTEM),
     ],
 )
-def test_a_position_is_named(wanted: Position, verdict: Verdict) -> None:
-    newest = Sample(10.0, at(100))
-    assert appraise(wanted, newest, now=11.0, options=DEFAULTS) is verdict
-    assert appraise(wanted, None, now=11.0, options=DEFAULTS) is Verdict.CURRENT
+def test_a_position_is_named(wanted: Position, verdict: PositionStatus) -> None:
+    newest = PrimarySample(10.0, at(100))
+    assert check_position(wanted, newest, now=11.0, options=DEFAULTS) is verdict
+    assert check_position(wanted, None, now=11.0, options=DEFAULTS) is PositionStatus.CURRENT
 
 
 def test_an_older_timeline_is_superseded_however_far_it_goes() -> None:
-    newest = Sample(10.0, at(100, timeline=2))
-    assert appraise(at(2**60), newest, now=11.0, options=DEFAULTS) is Verdict.SUPERSEDED
+    newest = PrimarySample(10.0, at(100, timeline=2))
+    assert check_position(at(2**60), newest, now=11.0, options=DEFAULTS) is PositionStatus.SUPERSEDED
     # A node that has passed the fork has what survived.
     assert at(101, timeline=2).covers(at(2**60))
 
@@ -234,27 +245,27 @@ def cluster_of(*replicas: str) -> Cluster:
 def test_an_answer_to_a_question_from_before_is_no_longer_believed() -> None:
     monitor = cluster_of("replica").monitor
     node = monitor.nodes["replica"]
-    asked_in = node.era
-    monitor.report(node, replica(), era=asked_in)
-    assert node.seen == replica()
+    asked_in = node.generation
+    monitor.report(node, replica(), generation=asked_in)
+    assert node.observation == replica()
     node.forget()  # a connection is lost while the next answer is under way
-    monitor.report(node, replica(), era=asked_in)
-    assert node.seen is None
-    monitor.report(node, replica(), era=node.era)
-    assert node.seen == replica()
+    monitor.report(node, replica(), generation=asked_in)
+    assert node.observation is None
+    monitor.report(node, replica(), generation=node.generation)
+    assert node.observation == replica()
 
 
 def test_another_server_behind_an_address_is_another_era() -> None:
     node = cluster_of("replica").monitor.nodes["replica"]
-    assert node.learn(replace(replica(), life="1"), era=node.era)
-    before = node.era
-    assert node.learn(replace(replica(), life="1"), era=before)
-    assert node.era == before
+    assert node.record(replace(replica(), incarnation="1"), generation=node.generation)
+    before = node.generation
+    assert node.record(replace(replica(), incarnation="1"), generation=before)
+    assert node.generation == before
     # What it says now is known; a read whose connection was there before has to look again.
-    assert node.learn(replace(replica(), life="2"), era=before)
-    assert node.era > before
-    assert node.meet("2", None)
-    assert node.seen is not None
+    assert node.record(replace(replica(), incarnation="2"), generation=before)
+    assert node.generation > before
+    assert node.record_connection("2", None)
+    assert node.observation is not None
 
 
 # Who is fit
@@ -262,11 +273,11 @@ def test_another_server_behind_an_address_is_another_era() -> None:
 
 def fault_of(
     seen_by: Observation,
-    lag: Lag = Lag(0.0, 0),  # noqa: B008 - immutable
+    lag: ReplicaLag = ReplicaLag(0.0, 0),  # noqa: B008 - immutable
     *,
     primary_answers: bool = True,
     primary_timeline: int = 1,
-) -> Fault | None:
+) -> NodeFault | None:
     return find_fault(
         seen_by,
         lag,
@@ -280,71 +291,73 @@ def fault_of(
 @pytest.mark.parametrize(
     ("said", "lag", "fault"),
     [
-        (replica(), Lag(0.5, 0), None),
-        (replica(), Lag(None, None), None),
-        (replace(replica(), replay_paused=True), Lag(0.5, 0), Fault.PAUSED),
-        (replace(replica(), has_receiver=False), Lag(0.5, 0), None),
-        (replace(replica(), has_receiver=False), Lag(0.5, 8), Fault.NO_RECEIVER),
-        (replace(replica(), position=None), Lag(None, None), Fault.LAG),
-        (replica(timeline=2), Lag(None, None), Fault.NEWER_TIMELINE),
-        (replace(replica(), received_timeline=2), Lag(None, None), Fault.NEWER_TIMELINE),
-        (replace(replica(), received_timeline=1), Lag(None, None), None),
-        (replica(), Lag(31.0, 0), Fault.LAG),
-        (replica(), Lag(None, 1 << 30), Fault.LAG),
-        (primary(), Lag(0.5, 0), Fault.NOT_A_REPLICA),
-        (primary(system=8), Lag(None, None), Fault.OTHER_SYSTEM),
+        (replica(), ReplicaLag(0.5, 0), None),
+        (replica(), ReplicaLag(None, None), None),
+        (replace(replica(), replay_paused=True), ReplicaLag(0.5, 0), NodeFault.PAUSED),
+        (replace(replica(), has_receiver=False), ReplicaLag(0.5, 0), None),
+        (replace(replica(), has_receiver=False), ReplicaLag(0.5, 8), NodeFault.NO_RECEIVER),
+        (replace(replica(), position=None), ReplicaLag(None, None), NodeFault.LAG),
+        (replica(timeline=2), ReplicaLag(None, None), NodeFault.NEWER_TIMELINE),
+        (replace(replica(), received_timeline=2), ReplicaLag(None, None), NodeFault.NEWER_TIMELINE),
+        (replace(replica(), received_timeline=1), ReplicaLag(None, None), None),
+        (replica(), ReplicaLag(31.0, 0), NodeFault.LAG),
+        (replica(), ReplicaLag(None, 1 << 30), NodeFault.LAG),
+        (primary(), ReplicaLag(0.5, 0), NodeFault.NOT_A_REPLICA),
+        (primary(system=8), ReplicaLag(None, None), NodeFault.OTHER_SYSTEM),
     ],
 )
-def test_what_is_wrong_with_a_replica_has_a_name(said: Observation, lag: Lag, fault: Fault | None) -> None:
+def test_what_is_wrong_with_a_replica_has_a_name(
+    said: Observation, lag: ReplicaLag, fault: NodeFault | None
+) -> None:
     assert fault_of(said, lag) is fault
 
 
 def test_a_replica_that_follows_the_demoted_primary_is_at_fault() -> None:
     follows = replace(replica(), received_timeline=1)
-    assert fault_of(follows, Lag(None, None), primary_timeline=2) is Fault.OLDER_TIMELINE
+    assert fault_of(follows, ReplicaLag(None, None), primary_timeline=2) is NodeFault.OLDER_TIMELINE
     # Not so one that has followed the promotion and made no restartpoint, nor one that does not tell.
     assert fault_of(replace(replica(), received_timeline=2), primary_timeline=2) is None
-    assert fault_of(replica(), Lag(None, None), primary_timeline=2) is None
-    assert fault_of(follows, Lag(None, None), primary_timeline=2, primary_answers=False) is None
+    assert fault_of(replica(), ReplicaLag(None, None), primary_timeline=2) is None
+    assert fault_of(follows, ReplicaLag(None, None), primary_timeline=2, primary_answers=False) is None
 
 
 def test_without_a_primary_replicas_are_all_that_there_is() -> None:
     orphan = replace(replica(), has_receiver=False)
-    assert fault_of(orphan, Lag(3600.0, 8), primary_answers=False) is None
+    assert fault_of(orphan, ReplicaLag(3600.0, 8), primary_answers=False) is None
 
 
-def polls(health: Health, *faults: Fault | None) -> Health:
+def polls(health: NodeHealth, *faults: NodeFault | None) -> NodeHealth:
     for fault in faults:
         health = after_poll(health, fault, DEFAULTS)
     return health
 
 
 def test_a_lagging_replica_is_out_after_two_polls_and_a_single_one_is_an_accident() -> None:
-    assert polls(Health(), Fault.LAG).out is None
-    assert polls(Health(), Fault.LAG, None, Fault.LAG).out is None
-    assert polls(Health(), Fault.LAG, Fault.LAG).out is Fault.LAG
+    assert polls(NodeHealth(), NodeFault.LAG).ejected is None
+    assert polls(NodeHealth(), NodeFault.LAG, None, NodeFault.LAG).ejected is None
+    assert polls(NodeHealth(), NodeFault.LAG, NodeFault.LAG).ejected is NodeFault.LAG
 
 
-@pytest.mark.parametrize("fault", [Fault.OTHER_SYSTEM, Fault.NOT_A_REPLICA, Fault.UNREACHABLE])
-def test_some_faults_need_no_second_poll(fault: Fault) -> None:
-    assert polls(Health(), fault).out is fault
+@pytest.mark.parametrize("fault", [NodeFault.OTHER_SYSTEM, NodeFault.NOT_A_REPLICA, NodeFault.UNREACHABLE])
+def test_some_faults_need_no_second_poll(fault: NodeFault) -> None:
+    assert polls(NodeHealth(), fault).ejected is fault
 
 
 def test_a_replica_comes_back_slowly() -> None:
-    out = Health(out=Fault.LAG)
-    assert polls(out, None, None).out is Fault.LAG
-    assert polls(out, None, None, Fault.LAG, None, None).out is Fault.LAG
-    assert polls(out, None, None, None).out is None
+    out = NodeHealth(ejected=NodeFault.LAG)
+    assert polls(out, None, None).ejected is NodeFault.LAG
+    assert polls(out, None, None, NodeFault.LAG, None, None).ejected is NodeFault.LAG
+    assert polls(out, None, None, None).ejected is None
 
 
 # Who is the primary
 
 NOWHERE = URL.create("postgresql+psycopg", host="127.0.0.1", port=1)
-KNOWN = Primacy("a", True, SYSTEM, 1, "A", ())
+KNOWN = PrimaryState("a", True, SYSTEM, 1, "A", ())
 
 
 def test_the_primary_is_found_by_its_role() -> None:
-    found = elect(Primacy("a"), {"a": replica(server="A"), "b": primary(server="B")})
+    found = elect(PrimaryState("a"), {"a": replica(server="A"), "b": primary(server="B")})
     assert (found.node, found.answers, found.timeline) == ("b", True, 1)
 
 
@@ -378,7 +391,7 @@ def test_of_two_on_one_timeline_none_is_guessed() -> None:
 
 def test_one_server_under_two_addresses_is_one_primary() -> None:
     answers = {"x": primary(server="A"), "y": primary(server="A")}
-    found = elect(Primacy("x"), answers)
+    found = elect(PrimaryState("x"), answers)
     assert (found.node, found.rivals) == ("x", ())
 
 
@@ -402,23 +415,23 @@ def test_a_primary_before_the_promotion_serves_no_reads_until_it_has_said_what_i
     monitor.report(old, primary(server="P"))
     # It hangs, or its pooler lets us wait: nothing more is heard of it.
     monitor.report(monitor.nodes["replica"], primary(200, timeline=2, server="R"))
-    assert (monitor.primacy.node, monitor.primacy.rivals) == ("replica", ())
-    assert (old.health.out, old.seen) == (Fault.NOT_A_REPLICA, None)
+    assert (monitor.primary_state.node, monitor.primary_state.rivals) == ("replica", ())
+    assert (old.health.ejected, old.observation) == (NodeFault.NOT_A_REPLICA, None)
     monitor.report(old, primary(300, server="P"))
-    assert monitor.primacy.rivals == (NAMED,)
-    assert old.health.out is Fault.NOT_A_REPLICA
+    assert monitor.primary_state.rivals == (NAMED,)
+    assert old.health.ejected is NodeFault.NOT_A_REPLICA
 
 
 def test_who_answers_first_does_not_decide_whose_cluster_it_is() -> None:
     monitor = cluster_of("stranger", "replica").monitor
     monitor.report(monitor.nodes["stranger"], primary(900, timeline=9, server="S", system=8))
-    assert not monitor.primacy.answers
-    monitor.report(monitor.nodes[NAMED], Fault.UNREACHABLE)
+    assert not monitor.primary_state.answers
+    monitor.report(monitor.nodes[NAMED], NodeFault.UNREACHABLE)
     monitor.report(monitor.nodes["replica"], replica(server="R"))
-    assert (monitor.primacy.node, monitor.primacy.answers) == (NAMED, False)
+    assert (monitor.primary_state.node, monitor.primary_state.answers) == (NAMED, False)
     monitor.report(monitor.nodes[NAMED], primary(server="P"))
-    assert (monitor.primacy.node, monitor.primacy.answers) == (NAMED, True)
-    assert not monitor.primacy.rivals
+    assert (monitor.primary_state.node, monitor.primary_state.answers) == (NAMED, True)
+    assert not monitor.primary_state.rivals
 
 
 @pytest.mark.parametrize("order", [(NAMED, "rival", "replica"), ("rival", "replica", NAMED)])
@@ -431,18 +444,18 @@ def test_who_answers_first_does_not_decide_who_is_the_primary(order: Sequence[st
     }
     for name in order[:2]:
         monitor.report(monitor.nodes[name], said[name])
-        assert not monitor.primacy.answers
+        assert not monitor.primary_state.answers
         assert monitor.history.newest is None  # nothing is dated by one who may not be it
     monitor.report(monitor.nodes[order[2]], said[order[2]])
-    assert monitor.primacy.is_split
+    assert monitor.primary_state.is_split
 
 
 def test_the_first_primary_is_noted_when_the_last_node_was_heard() -> None:
     monitor = cluster_of("replica").monitor
     monitor.report(monitor.nodes[NAMED], primary(100, server="P"))
-    monitor.report(monitor.nodes["replica"], Fault.UNREACHABLE)
-    assert (monitor.primacy.node, monitor.primacy.answers) == (NAMED, True)
-    assert monitor.history.newest == Sample(0.0, at(100))
+    monitor.report(monitor.nodes["replica"], NodeFault.UNREACHABLE)
+    assert (monitor.primary_state.node, monitor.primary_state.answers) == (NAMED, True)
+    assert monitor.history.newest == PrimarySample(0.0, at(100))
 
 
 @given(
@@ -512,32 +525,36 @@ PROMOTED: dict[str, object] = {"server": "other", "position": at(300, timeline=2
 @pytest.mark.parametrize(
     ("changes", "fate"),
     [
-        ({}, Fate.COMMITTED),
-        ({"status": "aborted"}, Fate.ABORTED),
-        ({"status": "in progress"}, Fate.IN_PROGRESS),
-        ({"status": None}, Fate.UNKNOWN),
-        ({"is_in_future": True, "status": None}, Fate.ABORTED),
+        ({}, TransactionStatus.COMMITTED),
+        ({"status": "aborted"}, TransactionStatus.ABORTED),
+        ({"status": "in progress"}, TransactionStatus.IN_PROGRESS),
+        ({"status": None}, TransactionStatus.UNKNOWN),
+        ({"is_in_future": True, "status": None}, TransactionStatus.ABORTED),
         # Started anew: the id may be another transaction's by now, but "aborted" is true either way.
-        ({"server": "other"}, Fate.UNKNOWN),
-        ({"server": "other", "status": "aborted"}, Fate.ABORTED),
+        ({"server": "other"}, TransactionStatus.UNKNOWN),
+        ({"server": "other", "status": "aborted"}, TransactionStatus.ABORTED),
         # Promoted: the fork tells whether the transaction's WAL came along.
-        (PROMOTED | {"recovered_at": Lsn(200), "was_promoted": True}, Fate.COMMITTED),
+        (PROMOTED | {"recovered_at": Lsn(200), "was_promoted": True}, TransactionStatus.COMMITTED),
         # Crashed after its promotion: that is the end of crash recovery, and nothing tells the fork.
-        (PROMOTED | {"recovered_at": Lsn(200)}, Fate.UNKNOWN),
-        (PROMOTED | {"recovered_at": Lsn(99), "was_promoted": True}, Fate.ABORTED),
-        (PROMOTED, Fate.UNKNOWN),
-        (PROMOTED | {"position": at(300, timeline=3), "was_promoted": True}, Fate.UNKNOWN),
-        ({"position": at(300, system=8)}, Fate.UNKNOWN),
+        (PROMOTED | {"recovered_at": Lsn(200)}, TransactionStatus.UNKNOWN),
+        (PROMOTED | {"recovered_at": Lsn(99), "was_promoted": True}, TransactionStatus.ABORTED),
+        (PROMOTED, TransactionStatus.UNKNOWN),
+        (PROMOTED | {"position": at(300, timeline=3), "was_promoted": True}, TransactionStatus.UNKNOWN),
+        ({"position": at(300, system=8)}, TransactionStatus.UNKNOWN),
     ],
 )
-def test_the_fate_of_a_commit(changes: dict[str, object], fate: Fate) -> None:
+def test_the_fate_of_a_commit(changes: dict[str, object], fate: TransactionStatus) -> None:
     evidence = Evidence(at(300), "s", "committed", False, None, False, False)
     found = judge(xid=42, before=at(100), server="s", seen=evidence._replace(**changes))  # type: ignore[arg-type]
     assert found is fate
 
 
-@pytest.mark.parametrize(("are_over", "fate"), [(False, Fate.IN_PROGRESS), (True, Fate.UNKNOWN)])
-def test_without_an_id_only_the_end_of_all_transactions_is_known(are_over: bool, fate: Fate) -> None:
+@pytest.mark.parametrize(
+    ("are_over", "fate"), [(False, TransactionStatus.IN_PROGRESS), (True, TransactionStatus.UNKNOWN)]
+)
+def test_without_an_id_only_the_end_of_all_transactions_is_known(
+    are_over: bool, fate: TransactionStatus
+) -> None:
     evidence = Evidence(at(300), "s", None, False, None, False, are_over)
     assert judge(xid=None, before=None, server=None, seen=evidence) is fate
 
@@ -553,4 +570,6 @@ def test_the_server_waits_from_postgresql_19_on() -> None:
 
 
 def test_the_monitor_limits_its_statement_within_its_own_transaction() -> None:
-    assert seen(timeout_seconds=0.25).startswith("BEGIN READ ONLY; SET LOCAL statement_timeout = 250; ")
+    assert poll_statement(timeout_seconds=0.25).startswith(
+        "BEGIN READ ONLY; SET LOCAL statement_timeout = 250; "
+    )

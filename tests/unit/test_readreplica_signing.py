@@ -11,9 +11,9 @@ from readreplica.errors import (
     TokenMalformed,
     TokenUnsigned,
 )
-from readreplica.lsn import Lsn
 from readreplica.signing import KeyRing
-from readreplica.token import CausalToken, Position
+from readreplica.token import CausalToken
+from readreplica.wal import Lsn, Position
 
 TOKEN = CausalToken({"mes_0": Position(0x6B04, 1, Lsn(0x45450B8)), "crm": Position(9, 2, Lsn(1))})
 OLD, NEW = b"o" * 32, b"n" * 32

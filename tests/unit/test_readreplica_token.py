@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from readreplica.errors import LsnMalformed, TokenMalformed
-from readreplica.lsn import Lsn
-from readreplica.token import UNKNOWN_SYSTEM, CausalToken, Position
+from readreplica.token import CausalToken
+from readreplica.wal import UNKNOWN_SYSTEM, Lsn, Position
 
 MEGABYTE = 1 << 20
 POSITIONS = st.builds(

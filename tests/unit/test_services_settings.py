@@ -31,6 +31,7 @@ def test_every_fault_has_a_line_that_names_its_variable(monkeypatch: pytest.Monk
 WRONG = [
     ("MAX_JSON_BYTES", "100", "input should be greater than or equal to 1024"),
     ("MAX_CONNECTIONS", "0", "input should be greater than or equal to 1"),
+    ("MAX_REQUESTS", "0", "input should be greater than 0"),
     ("HEADER_SECONDS", "0", "input should be greater than 0"),
     ("BODY_SECONDS", "-1", "input should be greater than 0"),
     ("ANSWER_SECONDS", "soon", "input should be a valid number"),

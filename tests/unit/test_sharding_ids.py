@@ -45,7 +45,7 @@ def test_the_first_id_of_an_instant_is_its_smallest() -> None:
 
 def test_the_last_id_fits_int8() -> None:
     assert instant_of(MAX_ID).year == 2093
-    with pytest.raises(ValueError, match="no order id"):
+    with pytest.raises(ValueError, match="is no id"):
         instant_of(MAX_ID + 1)
 
 

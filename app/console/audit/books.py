@@ -5,7 +5,7 @@ with each other. Every database is opened with the role of its own service: no s
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -13,13 +13,11 @@ from typing import Any
 from sqlalchemy import (
     ColumnElement,
     Connection,
-    Engine,
-    NullPool,
+    CursorResult,
     Row,
     Select,
     Table,
     case,
-    create_engine,
     exists,
     literal,
     literal_column,
@@ -30,7 +28,8 @@ from app.console.audit.facts import Child, Copy, Message, OrderFacts, Place, Ser
 from app.console.audit.facts import Row as Fact
 from app.models import crm, mes, shop
 from app.models.status import Status
-from sharding.topology import Topology
+from ops.fleet import naming, open_engine
+from sharding.topology import Database, Topology
 
 FETCH_ROWS = 1_000
 """Rows that one cursor brings per round trip: what the audit's memory is made of, times about 25 cursors."""
@@ -87,15 +86,26 @@ class Books:
             for name, database in topology.databases.items()
             if database.tree in set(Service)
         }
-        self.engines: dict[str, Engine] = {
-            name: create_engine(
-                topology.url(name, role=service.value, direct=True),
-                isolation_level="REPEATABLE READ",
-                poolclass=NullPool,
-                execution_options={"postgresql_readonly": True},
-            )
-            for name, service in self.services.items()
-        }
+        self.topology = topology
+
+    @contextmanager
+    def connect(self, name: str, *, role: str | None = None) -> Iterator[Connection]:
+        """Connect to a database; what is read there is of one moment.
+
+        Parameters:
+            name: the database.
+            role: who reads; without it, the role of the service.
+
+        Raises:
+            DatabasesFailed: it does not answer.
+        """
+        database, reader = self.topology.database(name), role or self.services[name].value
+        options = {"isolation_level": "REPEATABLE READ", "execution_options": {"postgresql_readonly": True}}
+        with open_engine(self.topology, database, role=reader, **options) as engine:
+            with naming(database):
+                connection = engine.connect()
+            with closing(connection):
+                yield connection
 
     @contextmanager
     def open(self, order_ids: Sequence[int] | None = None) -> Iterator[Iterator[OrderFacts]]:
@@ -105,20 +115,32 @@ class Books:
 
         Yields:
             The facts by ascending id; they must be consumed inside the `with` block.
+
+        Raises:
+            DatabasesFailed: a database does not answer, or no longer.
         """
         with ExitStack() as stack:
             streams: list[Iterator[Fact]] = []
-            for name, engine in self.engines.items():
+            for name, service in self.services.items():
+                connection = stack.enter_context(self.connect(name))
                 # The snapshot is taken with the first cursor: declare all of them before any is read.
-                streams += _streams(
-                    name, self.services[name], stack.enter_context(engine.connect()), order_ids
-                )
+                with naming(self.topology.database(name)):
+                    found = _streams(name, service, connection, order_ids)
+                for rows, make in found:
+                    stack.enter_context(closing(rows))  # also where another database fails
+                    streams.append(_named(self.topology.database(name), map(make, rows)))
             yield gather(streams)
+
+
+def _named(database: Database, stream: Iterator[Fact]) -> Iterator[Fact]:
+    """Have an error of a stream carry the name of its database: many are read at the same time."""
+    with naming(database):
+        yield from stream
 
 
 def _streams(
     database: str, service: Service, connection: Connection, order_ids: Sequence[int] | None
-) -> list[Iterator[Fact]]:
+) -> list[tuple[CursorResult[Any], Any]]:
     layout = LAYOUTS[service]
     queries: list[tuple[Select[Any], Any]] = [
         (_copies(model, layout), partial(_copy, service, database, model.__tablename__))
@@ -127,18 +149,17 @@ def _streams(
     for model, parent in layout.children:
         queries.append((_children(model), partial(_child, service, database, model.__tablename__, parent)))
     queries.append((_messages(layout.outbox), partial(_message, service)))
-    return [_stream(connection, query, make, order_ids) for query, make in queries]
+    return [(_execute(connection, query, order_ids), make) for query, make in queries]
 
 
-def _stream(
-    connection: Connection, query: Select[Any], make: Any, order_ids: Sequence[int] | None
-) -> Iterator[Fact]:
+def _execute(
+    connection: Connection, query: Select[Any], order_ids: Sequence[int] | None
+) -> CursorResult[Any]:
     order_id = query.selected_columns.order_id
     query = query.order_by(order_id)
     if order_ids is not None:
         query = query.where(order_id.in_(order_ids))
-    rows = connection.execution_options(yield_per=FETCH_ROWS).execute(query)
-    return map(make, rows)
+    return connection.execution_options(yield_per=FETCH_ROWS).execute(query)
 
 
 def _copies(model: Any, layout: Layout) -> Select[Any]:

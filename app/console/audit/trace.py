@@ -1,9 +1,10 @@
 """Where is my order? Everything that all services know of one order, read in one go and told by time."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection, select
@@ -12,6 +13,7 @@ from app.console.audit.books import LAYOUTS, Books, partition_of
 from app.console.audit.facts import Place, Service
 from app.models import mes
 from app.models.status import Status
+from ops.fleet import Outcome, attempt, results_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,8 @@ class Trace:
     history: tuple[Step, ...]
     letters: tuple[Letter, ...]
     jobs: tuple[Job, ...]
+    unread: tuple[Outcome[Any], ...] = ()
+    """The databases that did not answer, of which nothing is known."""
 
     @property
     def known(self) -> bool:
@@ -77,16 +81,23 @@ class Trace:
 
     def as_json(self) -> dict[str, Any]:
         """Return the trace as JSON has it: the id is a string, for JavaScript loses integers above 2^53."""
-        return {**asdict(self), "order_id": str(self.order_id)}
+        unread = {each.database.name: each.error for each in self.unread}
+        return {**asdict(replace(self, unread=())), "order_id": str(self.order_id), "unread": unread}
 
 
 def trace(books: Books, order_id: int) -> Trace:
-    """Read all that there is about an order; an unknown one gives a trace whose `known` is false."""
-    parts: list[Any] = []
-    for name, engine in books.engines.items():
-        with engine.connect() as connection:
-            parts += _read(connection, name, books.services[name], order_id)
-    return assemble(order_id, parts)
+    """Read all that there is about an order; an unknown one gives a trace whose `known` is false.
+
+    A database that does not answer hides nothing of the others.
+    """
+
+    def read(name: str) -> list[Standing | Step | Letter | Job]:
+        with books.connect(name) as connection:
+            return list(_read(connection, name, books.services[name], order_id))
+
+    outcomes = [attempt(books.topology.database(name), partial(read, name)) for name in books.services]
+    found = assemble(order_id, [part for _, parts in results_of(outcomes) for part in parts])
+    return replace(found, unread=tuple(each for each in outcomes if each.error is not None))
 
 
 def assemble(order_id: int, parts: Iterable[Standing | Step | Letter | Job]) -> Trace:

@@ -54,9 +54,8 @@ def take_census(books: Books) -> Census:
     """Count every database."""
     orders: Counter[tuple[Place, Status]] = Counter()
     owed = 0
-    for name, engine in books.engines.items():
-        service = books.services[name]
-        with engine.connect() as connection:
+    for name, service in books.services.items():
+        with books.connect(name) as connection:
             orders.update(dict(_count_orders(connection, service, name)))
             outbox = LAYOUTS[service].outbox
             owed += connection.scalar(select(func.count()).select_from(outbox)) or 0
@@ -66,9 +65,9 @@ def take_census(books: Books) -> Census:
 def read_reached(books: Books) -> list[dict[Status, datetime]]:
     """Read for every order when it first reached each status; a follower's history repeats the decider's."""
     reached: dict[int, dict[Status, datetime]] = {}
-    for name, engine in books.engines.items():
-        with engine.connect() as connection:
-            for model in EVENTS[books.services[name]]:
+    for name, service in books.services.items():
+        with books.connect(name) as connection:
+            for model in EVENTS[service]:
                 query = select(model.order_id, model.status, func.min(model.at))
                 for order_id, status, at in connection.execute(query.group_by(model.order_id, model.status)):
                     times = reached.setdefault(order_id, {})

@@ -1,10 +1,10 @@
-"""What sessions inherit, for asyncio and for threads. Written by hand, for here SQLAlchemy itself differs.
+"""The base classes of sessions, for asyncio and for threads. Written by hand: here SQLAlchemy itself differs.
 
 An AsyncSession holds a Session that does the work; for threads that Session is the session.
 """
 
 from collections.abc import Callable
-from typing import Any, Concatenate, NamedTuple, ParamSpec, Protocol, TypeVar
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -12,90 +12,67 @@ from sqlalchemy.orm import Session, SessionTransaction
 from sqlalchemy.util import immutabledict
 
 from readreplica.errors import CommitInDoubt, NoTransaction, SessionNotEntered
-from readreplica.fate import Outcome
-from readreplica.freshness import ANY, Freshness
+from readreplica.freshness import ReadRequest
 from readreplica.metrics import Reason
-from readreplica.token import UNKNOWN_POSITION, CausalToken, Position
+from readreplica.token import CausalToken
+from readreplica.transaction_status import CommitOutcome
+from readreplica.wal import UNKNOWN_POSITION, Position
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class Want(NamedTuple):
-    """What one read session asks for."""
+class ReadRouter(Protocol):
+    """What a read session needs of its router."""
 
-    freshness: Freshness = ANY
-    position: Position | None = None
-    """What the node must have replayed: the token's position in this cluster."""
-
-    can_wait: bool = False
-    """Whether waiting for replay may help."""
-
-    autocommit: bool = False
-    avoided: frozenset[str] = frozenset()
-    """Nodes that failed this unit before."""
-
-
-class Router(Protocol):
-    """Finds the node for a read session; a cluster is one."""
-
-    def pin(self, session: Session, want: Want, *, waited: bool) -> tuple[str, Reason]:
-        """Bind the session to a node that is fit; give the node's name and why it is that one.
+    def pin(self, session: Session, request: ReadRequest, *, waited: bool) -> tuple[str, Reason]:
+        """Bind the session to a node that is fit; return the node's name and why it is that one.
 
         Takes the connection at once, so that a node that cannot be reached is found here. With asyncio it
         runs inside SQLAlchemy's greenlet.
         """
 
 
-class Gate(Protocol):
-    """What a write session passes at its begin and its end."""
+class CommitListener(Protocol):
+    """What a write session needs of the gate that it passes."""
 
     name: str
-    is_open: bool
-    """Whether `open` was awaited once."""
+    """The cluster's."""
 
-    committed: Callable[[CausalToken], None]
-    """Is told of each commit."""
-
-    def enter_write(self) -> None:
-        """Count a unit of writing, or refuse it.
-
-        Raises:
-            WritesRefused: a switch-over is under way.
-        """
-
-    def leave_write(self) -> None:
-        """Count its end."""
+    after_commit: Callable[[CausalToken], None]
+    """Called with the token of each commit."""
 
 
-class Unit(Protocol):
-    """What goes along with a session for whoever asked for the session; this package only hands it on."""
+class SessionHooks(Protocol):
+    """What goes along with a session for its caller; this package calls it, and reads nothing of it."""
 
     @property
     def options(self) -> immutabledict[str, Any]:
         """Execution options for every statement of the session."""
 
     def close(self) -> None:
-        """Hear that the session has closed; it may be told so again."""
+        """Called when the session has closed; it may be called again."""
 
 
-class UnitSession(Session):
-    """A session that a unit may go along with."""
+class HookedSession(Session):
+    """A session that hooks may go along with."""
 
-    def __init__(self, bind: Engine | None = None, *, unit: Unit | None = None, **options: Any) -> None:
+    def __init__(
+        self, bind: Engine | None = None, *, hooks: SessionHooks | None = None, **options: Any
+    ) -> None:
         super().__init__(bind, expire_on_commit=False, **options)
-        self.unit = unit
-        if unit is not None:
-            self.execution_options = unit.options
+        self.hooks = hooks
+        if hooks is not None:
+            self.execution_options = hooks.options
 
     def close(self) -> None:
-        """Close, and tell the unit."""
+        """Close, and call the hook for that."""
         super().close()
-        if self.unit is not None:
-            self.unit.close()
+        if self.hooks is not None:
+            self.hooks.close()
 
 
-class PinnedSession(UnitSession):
+class PinnedSession(HookedSession):
     """Takes its node when the first statement needs a connection, and keeps it.
 
     SQLAlchemy asks `get_bind` inside the greenlet of that statement; a greenlet of our own for the
@@ -104,50 +81,49 @@ class PinnedSession(UnitSession):
 
     node: str | None = None
     reason: Reason | None = None
-    _waited = False
+    waited = False
+    """Whether it has waited for replay."""
 
-    def __init__(self, *, router: Router, want: Want, unit: Unit | None = None, **options: Any) -> None:
-        # Past UnitSession's own: a point read is a few hundred calls, and this is made for each.
+    def __init__(
+        self, *, router: ReadRouter, request: ReadRequest, hooks: SessionHooks | None = None, **options: Any
+    ) -> None:
+        # Past HookedSession's own: a point read is a few hundred calls, and this is made for each.
         Session.__init__(self, expire_on_commit=False, **options)
-        self.unit = unit
-        if unit is not None:
-            self.execution_options = unit.options
+        self.hooks = hooks
+        if hooks is not None:
+            self.execution_options = hooks.options
         self._router = router
-        self._want = want
-
-    def adopt(self, want: Want, *, waited: bool) -> None:
-        """Ask for this instead, and note whether the session has waited for it."""
-        self._want, self._waited = want, waited
+        self.request = request
 
     def get_bind(self, *args: Any, **options: Any) -> Engine | Connection:
-        """Give the node's engine; the first call finds the node."""
+        """Return the node's engine; the first call finds the node."""
         if self.bind is None:
             try:
-                self.node, self.reason = self._router.pin(self, self._want, waited=self._waited)
+                self.node, self.reason = self._router.pin(self, self.request, waited=self.waited)
             except BaseException:
-                # Or the next statement would go to whichever node was tried last, fit or not.
+                # Or the next statement would go to the node that was tried last, fit or not.
                 self.bind = None
                 raise
-        # What SQLAlchemy's own would find out: a session with one bind has that.
+        # What SQLAlchemy's own would return: a session with one bind has that.
         return self.bind or super().get_bind(*args, **options)
 
 
 @event.listens_for(PinnedSession, "after_begin")
 def _set_autocommit(session: PinnedSession, transaction: SessionTransaction, connection: Connection) -> None:
-    """Have each transaction of a session be of the kind that the session is.
+    """Set each transaction's connection to the session's autocommit.
 
-    Whoever has a connection puts it right, and nobody when it goes back: the pool may have no greenlet then.
+    Each session sets it, and none resets it: when a connection goes back, the pool may have no greenlet.
     """
     if not transaction.nested:
         raw: Any = connection.connection
         dbapi_connection = raw.dbapi_connection
-        autocommit = session._want.autocommit and getattr(raw.driver_connection, "refuses_writes", False)
+        autocommit = session.request.autocommit and getattr(raw.driver_connection, "refuses_writes", False)
         if dbapi_connection.autocommit is not autocommit:
             dbapi_connection.autocommit = autocommit
 
 
-class WritingSession(UnitSession):
-    """Knows what became of its commits, whichever way they are made: `commit`, or a block of `begin`."""
+class WritingSession(HookedSession):
+    """Keeps what became of its commits, whichever way they are made: `commit`, or a block of `begin`."""
 
     is_entered = False
     """Whether it is inside its `async with`: outside of it nothing counts its writes."""
@@ -155,12 +131,14 @@ class WritingSession(UnitSession):
     has_committed = False
     """Whether something of it is committed already, for certain."""
 
-    _outcome: Outcome | None = None
-    _doubt: CommitInDoubt | None = None
+    _outcome: CommitOutcome | None = None
+    _in_doubt: CommitInDoubt | None = None
     _token = CausalToken()
 
-    def __init__(self, bind: Engine, *, gate: Gate, unit: Unit | None = None, **options: Any) -> None:
-        super().__init__(bind, unit=unit, **options)
+    def __init__(
+        self, bind: Engine, *, gate: CommitListener, hooks: SessionHooks | None = None, **options: Any
+    ) -> None:
+        super().__init__(bind, hooks=hooks, **options)
         self._gate = gate
 
     @property
@@ -169,51 +147,51 @@ class WritingSession(UnitSession):
 
         After a COMMIT in doubt it names no position, and sends the read to the primary.
         """
-        self.note_outcome()
+        self.record_outcome()
         return self._token
 
     @property
-    def doubt(self) -> CommitInDoubt | None:
-        """What `Cluster.resolve` takes, where a COMMIT was called off before its answer came."""
-        self.note_outcome()
-        return self._doubt
+    def in_doubt(self) -> CommitInDoubt | None:
+        """What `Cluster.resolve` takes, where the task was cancelled before COMMIT was answered."""
+        self.record_outcome()
+        return self._in_doubt
 
-    def settle(self, position: Position | None) -> None:
-        """Take in where the primary stood when a COMMIT in doubt was found committed; None: it was not."""
-        self._outcome, self._doubt = Outcome(position), None
-        self.note_outcome()
+    def resolve_commit(self, position: Position | None) -> None:
+        """Record where the primary stood when a COMMIT in doubt was found committed; None: it was aborted."""
+        self._outcome, self._in_doubt = CommitOutcome(position), None
+        self.record_outcome()
 
     def get_bind(self, *_: Any, **__: Any) -> Engine | Connection:
-        """Give the primary's engine, to a session that has passed the gate."""
+        """Return the primary's engine, to a session that has passed the gate."""
         if not self.is_entered or self.bind is None:
             raise SessionNotEntered(self._gate.name)
         return self.bind
 
     def close(self) -> None:
-        """Close, and tell what was committed though the answer was not awaited to its end."""
+        """Close, and record what was committed though the answer was not awaited to its end."""
         super().close()
-        self.note_outcome()
+        self.record_outcome()
 
-    def _watch(self, outcome: Outcome) -> None:
-        self.note_outcome()
+    def _watch(self, outcome: CommitOutcome) -> None:
+        self.record_outcome()
         self._outcome = outcome
 
-    def note_outcome(self) -> None:
-        """Tell what is known by now of the last COMMIT, once."""
+    def record_outcome(self) -> None:
+        """Record what is known by now of the last COMMIT, and call the gate's listener once."""
         outcome = self._outcome
         if outcome is None:
             return
         position = outcome.committed
         if position is not None:
             self.has_committed = True
-        if outcome.doubt is not None:
+        if outcome.in_doubt is not None:
             # One object, for `resolve` notes in it what `token_of` reads.
-            self._doubt = CommitInDoubt(self._gate.name, **outcome.doubt._asdict())
+            self._in_doubt = CommitInDoubt(self._gate.name, **outcome.in_doubt._asdict())
             position = UNKNOWN_POSITION
         if position is not None:
             self._outcome = None
             self._token = CausalToken({self._gate.name: position})
-            self._gate.committed(self._token)
+            self._gate.after_commit(self._token)
 
 
 @event.listens_for(WritingSession, "after_begin")
@@ -224,13 +202,13 @@ def _watch_outcome(session: WritingSession, transaction: SessionTransaction, con
     writer: Any = connection.connection.driver_connection
     if writer.autocommit:
         raise NoTransaction(session._gate.name)
-    writer.outcome = Outcome()
+    writer.outcome = CommitOutcome()
     session._watch(writer.outcome)
 
 
 @event.listens_for(WritingSession, "after_commit")
 def _note_commit(session: WritingSession) -> None:
-    session.note_outcome()
+    session.record_outcome()
 
 
 class AsyncReadBase(AsyncSession):
@@ -249,10 +227,6 @@ class AsyncReadBase(AsyncSession):
         """Why it went to that node; None before the first statement."""
         return self.sync_session.reason
 
-    def adopt(self, want: Want, *, waited: bool) -> None:
-        """Ask for this instead, and note whether the session has waited for it."""
-        self.sync_session.adopt(want, waited=waited)
-
 
 ReadBase = PinnedSession
 """A pinned session for threads."""
@@ -270,9 +244,9 @@ class AsyncWriteBase(AsyncSession):
         return self.sync_session.token
 
     @property
-    def doubt(self) -> CommitInDoubt | None:
-        """What `Cluster.resolve` takes, where a COMMIT was called off before its answer came."""
-        return self.sync_session.doubt
+    def in_doubt(self) -> CommitInDoubt | None:
+        """What `Cluster.resolve` takes, where the task was cancelled before COMMIT was answered."""
+        return self.sync_session.in_doubt
 
     @property
     def has_committed(self) -> bool:

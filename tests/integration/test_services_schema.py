@@ -1,0 +1,190 @@
+"""The APIs do what their descriptions say: valid requests are taken, what is refused is described."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any, TypeAlias, cast
+
+import httpx
+import pytest
+import schemathesis
+import uvicorn
+from fastapi import FastAPI
+from hypothesis import assume, given, seed, settings
+from hypothesis.errors import Unsatisfiable
+from schemathesis.checks import CheckFunction, not_a_server_error
+from schemathesis.generation import GenerationMode
+from schemathesis.specs.openapi.checks import (
+    allow_header_conformance,
+    content_type_conformance,
+    missing_required_header,
+    negative_data_rejection,
+    positive_data_acceptance,
+    response_headers_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+    unsupported_method,
+)
+
+from app.crm.application import build as build_crm
+from app.mes.application import build as build_mes
+from app.serve import server_config
+from app.settings import Settings
+from app.shop.application import build as build_shop
+from ops.embedded.ports import LOOPBACK
+from ops.embedded.processes import wait_until
+from sharding.topology import Topology
+from tests.integration.services_rig import fast_settings, new_key, save_map
+
+pytestmark = [pytest.mark.field, pytest.mark.long]
+BUILDS: Mapping[str, Callable[[Settings, Topology], FastAPI]] = {
+    "shop": build_shop,
+    "crm": build_crm,
+    "mes": build_mes,
+}
+EXAMPLES = 25
+Case: TypeAlias = "schemathesis.Case[Any]"
+CHECKS: list[CheckFunction] = [
+    allow_header_conformance,
+    content_type_conformance,
+    missing_required_header,
+    negative_data_rejection,
+    not_a_server_error,
+    positive_data_acceptance,
+    response_headers_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+    unsupported_method,
+]
+
+
+@contextmanager
+def served(app: FastAPI, settings: Settings) -> Iterator[str]:
+    """Serve an application on a loop of its own; give its URL."""
+    server = uvicorn.Server(server_config(app, settings, host=LOOPBACK, port=0))
+
+    async def serve() -> None:
+        async with app.router.lifespan_context(app):
+            await server.serve()
+
+    thread = threading.Thread(target=asyncio.run, args=[serve()])
+    thread.start()
+    try:
+        assert wait_until(lambda: server.started, timeout_seconds=60)
+        yield f"http://{LOOPBACK}:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def urls(module_topology: Topology) -> Iterator[Mapping[str, str]]:
+    """Serve the three services; give where they are."""
+    asyncio.run(save_map(module_topology))
+    made = fast_settings(module_topology)
+    with ExitStack() as stack:
+        yield {
+            name: stack.enter_context(served(build(made, module_topology), made))
+            for name, build in BUILDS.items()
+        }
+
+
+def said_otherwise(case: Case) -> bool:
+    """Return whether a case is refused by what no schema can say, and the text of the description does."""
+    body = case.body if isinstance(case.body, dict) else {}
+    # Of a whole number JSON Schema says nothing about how it is written.
+    return isinstance(body.get("quantity"), float)
+
+
+@pytest.mark.parametrize("mode", GenerationMode)
+@pytest.mark.parametrize("service", BUILDS)
+def test_what_the_description_says_holds(urls: Mapping[str, str], service: str, mode: GenerationMode) -> None:
+    schema = schemathesis.openapi.from_url(f"{urls[service]}/openapi.json")
+    tried = 0
+    for operation in (cast("Any", found).ok() for found in schema.get_all_operations()):
+
+        @seed(16)
+        @settings(max_examples=EXAMPLES, database=None)
+        @given(case=operation.as_strategy(generation_mode=mode))
+        def holds(case: Case) -> None:
+            assume(not said_otherwise(case))
+            case.headers.pop("Causal-Token", None)  # nor what is a signature
+            if service == "mes":
+                case.query.pop("cursor", None)
+            if mode is GenerationMode.POSITIVE and "Idempotency-Key" in case.headers:
+                case.headers["Idempotency-Key"] = new_key()  # nor that one key is for one request
+            answer = case.call()
+            # Nor how a file's name ends; all of them end wrongly here.
+            is_file = case.media_type == "multipart/form-data" and answer.status_code == 415
+            checks = [check for check in CHECKS if not (is_file and check is positive_data_acceptance)]
+            case.validate_response(answer, checks=checks)
+
+        with suppress(Unsatisfiable):  # of an operation without parameters there is no wrong request
+            holds()
+            tried += 1
+    assert tried > 3
+
+
+@pytest.mark.parametrize("service", BUILDS)
+def test_methods(urls: Mapping[str, str], service: str) -> None:
+    url = urls[service]
+    for path in ("/healthz", "/livez", "/docs", "/openapi.json", "/"):
+        assert httpx.request("TRACE", url + path).status_code == 405
+        assert httpx.request("FOO", url + path).status_code == 405
+        got, head = httpx.get(url + path), httpx.head(url + path)
+        assert (head.status_code, head.content) == (got.status_code, b"")
+        for name in ("content-type", "content-length"):
+            assert head.headers.get(name) == got.headers.get(name)
+    assert httpx.head(f"{url}/v1/orders/17").status_code == 404
+    assert httpx.head(f"{url}/v1/orders/17").content == b""
+    refused = httpx.post(f"{url}/v1/orders/17")
+    assert refused.status_code == 405
+    assert set(refused.headers["allow"].split(", ")) == {"GET", "HEAD"}
+
+
+@pytest.mark.parametrize("service", BUILDS)
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:80@", "[::1", "evil.example/x?y#"])
+def test_the_host_that_a_client_names_is_in_no_answer(
+    urls: Mapping[str, str], service: str, host: str
+) -> None:
+    headers = {"Host": host, "X-Forwarded-Host": "evil.example", "X-Forwarded-Proto": "evil"}
+    for path in (
+        "/",
+        "/docs",
+        "/docs/",
+        "/v1/orders/",
+        "/v1/orders/17",
+        "/nowhere",
+        "/openapi.json",
+        "/healthz",
+    ):
+        answer = httpx.get(urls[service] + path, headers=headers)
+        assert answer.status_code in {200, 307, 400, 404}, answer.text
+        assert "evil" not in answer.text
+        assert "evil" not in str(answer.headers)
+        assert "://" not in answer.headers.get("location", "")
+
+
+@pytest.mark.parametrize("service", BUILDS)
+def test_the_page_for_people_needs_nothing_from_elsewhere(urls: Mapping[str, str], service: str) -> None:
+    page = httpx.get(f"{urls[service]}/", follow_redirects=True)
+    assert page.url.path == "/docs"
+    assert "http" not in page.text
+    policy = page.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    assert "http" not in policy
+    assert "<script>" not in page.text
+    assert "style=" not in page.text
+    for address, kind in (
+        ("docs/swagger-ui.css", "text/css"),
+        ("docs/swagger-ui-bundle.js", "text/javascript"),
+        ("docs/start.js", "text/javascript"),
+    ):
+        assert address in page.text
+        asset = httpx.get(f"{urls[service]}/{address}")
+        assert asset.status_code == 200
+        assert asset.headers["content-type"].startswith(kind)
+        assert len(asset.content) > 50
+    assert httpx.get(f"{urls[service]}/redoc").status_code == 404
