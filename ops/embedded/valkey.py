@@ -60,6 +60,7 @@ class Valkey:
         log_start = size_of(self.daemon.log)
         command = [str(program), "--port", str(port), "--bind", self.host, "--dir", str(self._folder)]
         command += ["--save", "", "--appendonly", "no", "--daemonize", "no"]
+        self._users.unlink(missing_ok=True)
         if users:
             self._write_users(users)
             command += ["--aclfile", str(self._users)]

@@ -15,6 +15,7 @@ from app.crm.application import build as build_crm
 from app.messaging.errors import RedisRefuses
 from app.messaging.routing import Service, destinations_of
 from ops.embedded.binaries import valkey_server
+from ops.embedded.errors import StartFailed
 from ops.embedded.ports import LOOPBACK, PortPicker
 from ops.embedded.valkey import Valkey
 from ops.embedded.valkey_users import acl_of, password_name, users_of
@@ -177,6 +178,19 @@ def test_users_are_changed_and_removed_while_it_runs(own: Server) -> None:
         assert redis.ping()
     with own.client("crm") as redis, pytest.raises(NoPermissionError):
         redis.xlen("orders:crm")
+
+
+def test_a_project_without_rules_has_a_server_that_lets_everybody_in(own: Server) -> None:
+    own.start()
+    assert own.start(users=())
+    with own.client() as redis:
+        assert redis.ping()
+    assert not own.start(users=()), "it was not started anew again"
+
+
+def test_a_rule_that_valkey_does_not_know_is_named(own: Server) -> None:
+    with pytest.raises(StartFailed, match=r"(?s)valkey did not start.*Unknown command or category"):
+        own.start(acl_of({"shop": ("+xadd +melt",)}, PASSWORDS))
 
 
 def test_a_server_whose_password_is_lost_is_started_anew(own: Server) -> None:
