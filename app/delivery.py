@@ -10,6 +10,7 @@ from app.causality.store import open_learned
 from app.messaging.consumer import Consumer, Handler, Transact
 from app.messaging.pruner import Pruner
 from app.messaging.relay import Relay
+from app.messaging.signing import EntrySigner, parse_peer_keys
 from app.orders import AnyOrder, OrderModels
 from app.settings import Settings
 from readreplica.cluster import Cluster
@@ -38,13 +39,18 @@ def start_delivery(
             and a pruner.
         transact: runs a unit of work on the database that holds an order.
         handle: does what a message asks for.
+
+    Raises:
+        MessageKeysMissing: nothing was started; messages could be neither signed nor verified.
     """
+    signer = EntrySigner(models.service, parse_peer_keys(settings.message_keys.get_secret_value()))
     for name, cluster in databases.items():
         relay = Relay(
             cluster,
             redis,
             models.outbox,
             source=name,
+            signer=signer,
             poll_seconds=settings.relay_poll_seconds,
             retry_seconds=settings.redelivery_seconds,
         )
@@ -60,7 +66,7 @@ def start_delivery(
     learned = open_learned(redis, models.service.value, keep_seconds=settings.token_seconds)
     consumer = Consumer(
         redis,
-        service=models.service,
+        signer=signer,
         inbox=models.inbox,
         transact=transact,
         handle=handle,

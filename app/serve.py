@@ -19,7 +19,7 @@ from app.database import Patience
 from app.edge import HeadAsGet, WellFormed
 from app.health import NotReady, Readiness, health_routes
 from app.limits import BodyLimit
-from app.messaging.streams import open_redis
+from app.messaging.streams import connect_redis
 from app.pages import pages
 from app.process import configure, leave_on_signals, open_patiently, refuse, run_to_the_end
 from app.settings import Settings
@@ -71,7 +71,7 @@ def make_app(
         background = Background(stop_seconds=settings.stop_seconds)
         readiness = Readiness(service)
         async with (
-            open_redis(redis_url) as redis,
+            connect_redis(redis_url) as redis,
             parts(background, readiness) as opened,
             background,
         ):

@@ -9,6 +9,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.causality.wire import parse_keys
 from app.errors import AppError
+from app.messaging.signing import parse_peer_keys
 
 PREFIX = "MES_STORAGE_"
 
@@ -91,6 +92,10 @@ class Settings(BaseSettings):
     token_keys: SecretStr = SecretStr("")
     """the secrets that sign causal tokens, NAME=SECRET,NAME=SECRET; the first one signs, all are taken"""
 
+    message_keys: SecretStr = SecretStr("")
+    """the secrets that this service shares with each other one, PEER:NAME=SECRET,...; of each peer the first
+    one signs messages, all are taken"""
+
     token_seconds: PositiveInt = 3600
     """how long a browser's cookie and Redis keep a causal token; longer than any replica may be behind"""
 
@@ -122,6 +127,12 @@ class Settings(BaseSettings):
     @classmethod
     def _are_keys(cls, keys: SecretStr) -> SecretStr:
         parse_keys(keys.get_secret_value())
+        return keys
+
+    @field_validator("message_keys")
+    @classmethod
+    def _are_keys_of_peers(cls, keys: SecretStr) -> SecretStr:
+        parse_peer_keys(keys.get_secret_value())
         return keys
 
 

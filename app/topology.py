@@ -1,7 +1,9 @@
 """The order system's own tables of the topology file: where Redis, the models and the services are."""
 
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
+from urllib.parse import quote, urlsplit
 
 from pydantic import Field, RootModel
 
@@ -31,13 +33,35 @@ class _Services(RootModel[dict[Name, Service]]):
     root: dict[Name, Service] = Field(default_factory=dict)
 
 
-def redis_url(topology: "Topology") -> str:
-    """Return where Redis is: `[redis] url`.
+def redis_url(topology: "Topology", user: str) -> str:
+    """Return where Redis is, `[redis] url`, and how a user of it comes in.
+
+    The password is that of `redis_USER`: in MES_STORAGE_PASSWORD_REDIS_<USER>, or in the topology's passfile,
+    on the line `*:*:*:redis_USER`. Where there is none, or the URL names a user, it is the URL as it stands.
 
     Raises:
         TopologyError: the file does not say, or wrongly.
     """
-    return topology.section("redis", Location).url
+    url = topology.section("redis", Location).url
+    name = f"redis_{user}"
+    password = topology.password(name) or _password_in_file(topology, name)
+    parts = urlsplit(url)
+    if password is None or "@" in parts.netloc:
+        return url
+    return parts._replace(netloc=f"{user}:{quote(password, safe='')}@{parts.netloc}").geturl()
+
+
+def _password_in_file(topology: "Topology", name: str) -> str | None:
+    """Read a password from the topology's passfile, which is libpq's and has `:` and a backslash escaped."""
+    if topology.passfile is None:
+        return None
+    try:
+        lines = (topology.path.parent / topology.passfile).read_text().splitlines()
+    except FileNotFoundError:
+        return None
+    head = f"*:*:*:{name}:"
+    found = (line.removeprefix(head) for line in lines if line.startswith(head))
+    return next((re.sub(r"\\(.)", r"\1", password) for password in found), None)
 
 
 def files_url(topology: "Topology") -> str:

@@ -72,10 +72,15 @@ class ServiceEntry(Section):
 
     With a section `[services.NAME]` in the topology it listens there, and answers `health` with 200 when it
     does its work; without one it is a worker, which works as soon as it is connected to a database.
+
+    `redis` are the rules of its user of the platform's Valkey, in the words of `ACL SETUSER`; `environment`
+    is given to this service alone, as `up.environment` is to all of them.
     """
 
     module: Text
     health: Text = "/healthz"
+    redis: tuple[Text, ...] = ()
+    environment: dict[str, str] = Field(default_factory=dict)
 
 
 class UpEntry(Section):

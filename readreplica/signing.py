@@ -23,7 +23,7 @@ _SIGNED = re.compile(r"([^!]*)!([A-Za-z0-9_-]{1,32})\.([A-Za-z0-9_-]{22})")
 
 
 class KeyRing:
-    """The keys that tokens are signed with: the first signs, all verify."""
+    """The keys that tokens, or other texts, are signed with: the first signs, all verify."""
 
     def __init__(self, keys: Mapping[str, bytes]) -> None:
         """Make a ring of keys by name, the one that signs first.
@@ -48,8 +48,24 @@ class KeyRing:
 
     def sign(self, token: CausalToken) -> str:
         """Write a token as a signed text."""
-        body = f"{token.encode()}!{self._signs_with}"
-        return f"{body}.{_mac(self._keys[self._signs_with], body)}"
+        text = token.encode()
+        return f"{text}!{self.signature(text)}"
+
+    def signature(self, text: str) -> str:
+        """Sign any text; return `KEY.MAC`, which stands beside the text."""
+        name = self._signs_with
+        return f"{name}.{_mac(self._keys[name], f'{text}!{name}')}"
+
+    def knows(self, signature: str) -> bool:
+        """Whether the key that a `KEY.MAC` names is in the ring."""
+        return signature.partition(".")[0] in self._keys
+
+    def is_signature(self, signature: str, *, of: str) -> bool:
+        """Whether `signature` made this `KEY.MAC` of a text, with any key of the ring."""
+        name, _, mac = signature.partition(".")
+        key = self._keys.get(name)
+        # Compared as bytes: a MAC that was made up may be no ASCII.
+        return key is not None and hmac.compare_digest(_mac(key, f"{of}!{name}").encode(), mac.encode())
 
     def verify(self, text: str) -> CausalToken:
         """Read what `sign` wrote.
@@ -68,10 +84,9 @@ class KeyRing:
         body, name, mac = found.groups()
         if not body.isascii():  # no token is, and a lone surrogate has no bytes to compare a MAC of
             raise TokenMalformed(text, "it is not ASCII")
-        key = self._keys.get(name)
-        if key is None:
+        if name not in self._keys:
             raise TokenKeyUnknown(text, name)
-        if not hmac.compare_digest(_mac(key, f"{body}!{name}"), mac):
+        if not self.is_signature(f"{name}.{mac}", of=body):
             raise TokenForged(text, name)
         return CausalToken.decode(body)
 

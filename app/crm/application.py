@@ -29,7 +29,7 @@ def build(settings: Settings, topology: Topology) -> FastAPI:
     async def parts(background: Background, readiness: Readiness) -> AsyncIterator[CrmService]:
         async with (
             open_database(topology, "crm", patience=patience_of(settings)) as orders,
-            open_redis(redis_url(topology)) as redis,
+            open_redis(redis_url(topology, "crm")) as redis,
         ):
             readiness.need_databases({"crm": orders})
             readiness.need_streams(redis, "crm")
@@ -48,7 +48,7 @@ def build(settings: Settings, topology: Topology) -> FastAPI:
         "crm",
         description="Sellers confirm prices, close orders, and ask to call them off.",
         settings=settings,
-        redis_url=redis_url(topology),
+        redis_url=redis_url(topology, "crm"),
         router=router,
         statuses=STATUSES,
         parts=parts,

@@ -38,7 +38,7 @@ def build(settings: Settings, topology: Topology) -> FastAPI:
         async with (
             open_shards(topology, application_name="mes", patience=patience_of(settings)) as sessions,
             open_ids(topology, tree="mes") as ids,
-            open_redis(redis_url(topology)) as redis,
+            open_redis(redis_url(topology, "mes")) as redis,
         ):
             readiness.need_databases(sessions.clusters)
             readiness.need_ids(ids)
@@ -67,7 +67,7 @@ def build(settings: Settings, topology: Topology) -> FastAPI:
         "mes",
         description="Partners order here; operators list, take and advance orders.",
         settings=settings,
-        redis_url=redis_url(topology),
+        redis_url=redis_url(topology, "mes"),
         router=router,
         statuses=STATUSES,
         parts=parts,

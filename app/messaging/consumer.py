@@ -10,12 +10,21 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from app.causality.ambient import causality
+from app.errors import AppError
 from app.messaging.acks import Ack
-from app.messaging.errors import MessageMalformed, StreamUnusable, shortened
+from app.messaging.errors import (
+    EntryRefused,
+    MessageMalformed,
+    MessageNotAllowed,
+    StreamUnusable,
+    shortened,
+)
+from app.messaging.events import Event
 from app.messaging.inbox import record
 from app.messaging.message import Message, decode, sender_of
 from app.messaging.pace import keep_going
-from app.messaging.routing import Service
+from app.messaging.routing import Service, may_send
+from app.messaging.signing import EntrySigner, Refusals
 from app.messaging.streams import (
     MAX_ENTRIES,
     FaultLog,
@@ -44,6 +53,9 @@ class Transact(Protocol):
         """Return what `work` returned, once it is committed."""
 
 
+MaySend = Callable[[Service, Event, Service], bool]
+"""Says whether a service may tell another one of an event; see `app.messaging.routing.may_send`."""
+
 Learned = Callable[[int, CausalToken], Awaitable[None]]
 """Is told what a read must have seen to see what a message has told of an order."""
 
@@ -67,11 +79,12 @@ class Consumer:
         self,
         redis: Redis,
         *,
-        service: Service,
+        signer: EntrySigner,
         inbox: type[InboxRow],
         transact: Transact,
         handle: Handler,
         learned: Learned = _tell_nobody,
+        may_send: MaySend = may_send,
         concurrency: int = 8,
         max_attempts: int = 5,
         block_seconds: float = 0.5,
@@ -80,28 +93,32 @@ class Consumer:
 
         Parameters:
             redis: a client made by `open_redis`.
-            service: who receives; its name is the stream's and the group's.
+            signer: of the service that receives, whose name is the stream's and the group's.
             inbox: the inbox's model in the service's database.
             transact: runs a unit of work on the database that holds an order.
             handle: does what a message asks for.
             learned: is told of each message, once it is committed.
+            may_send: says which events are taken of whom.
             concurrency: the most messages handled at once; no more than the pool has connections.
             max_attempts: sendings after which an error that nobody foresaw sets a message aside.
             block_seconds: how long a stop may wait for an idle consumer.
         """
         self._redis = redis
-        self._group = service.value
-        self._stream = orders_stream(service)
+        self._signer = signer
+        self._group = signer.service.value
+        self._stream = orders_stream(signer.service)
         self._inbox = inbox
         self._transact = transact
         self._handle = handle
         self._learned = learned
+        self._may_send = may_send
         self._concurrency = concurrency
         self._max_attempts = max_attempts
         self._block_ms = max(1, round(block_seconds * 1000))
         self._running: set[asyncio.Task[None]] = set()
-        self._log: structlog.stdlib.BoundLogger = structlog.get_logger("consumer").bind(service=service.value)
+        self._log: structlog.stdlib.BoundLogger = structlog.get_logger("consumer").bind(service=self._group)
         self._faults = FaultLog(self._log)
+        self.refusals = Refusals(self._log)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set, then finish what was begun. Outages of Redis are waited out."""
@@ -147,19 +164,25 @@ class Consumer:
             first_kept = id_after(entries[-1][0])
             await self._redis.xtrim(self._stream, minid=first_kept, approximate=False)
         elif await self._redis.xlen(self._stream):
-            await self._heed_position()
+            await self._tidy()
         return [fields for _, fields in entries]
 
-    async def _heed_position(self) -> None:
-        """Begin again where the group stands beyond the stream's last id: it would get nothing.
+    async def _tidy(self) -> None:
+        """Take out what was received and stayed, as by a killed process: relays would think that it waits.
 
-        Only a hand sets it so. What it has received before is received again, and the inbox knows it.
+        Where the group stands beyond the stream's last id, it would get nothing: then begin again. Only a
+        hand sets it so. What it has received before is received again, and the inbox knows it.
         """
         last = id_of((await self._redis.xinfo_stream(self._stream))["last-generated-id"])
         for group in await self._redis.xinfo_groups(self._stream):
-            if group["name"] == self._group and id_of(group["last-delivered-id"]) > last:
-                self._log.warning("group_beyond_its_stream", position=group["last-delivered-id"])
+            if group["name"] != self._group:
+                continue
+            position = str(group["last-delivered-id"])
+            if id_of(position) > last:
+                self._log.warning("group_beyond_its_stream", position=position)
                 await self._redis.xgroup_setid(self._stream, self._group, "0")
+            else:
+                await self._redis.xtrim(self._stream, minid=id_after(position), approximate=False)
 
     async def _create_group(self) -> None:
         try:
@@ -175,25 +198,30 @@ class Consumer:
         bound = {name: shortened(entry.get(key, "")) for name, key in known.items()}
         with structlog.contextvars.bound_contextvars(**bound):
             try:
-                ack = await self._outcome(entry)
+                sender, entry = self._signer.verify(entry, kind="message", destination=self._group)
+                ack = await self._outcome(sender, entry)
                 if ack is not None:
-                    await self._answer(acks_stream(entry["source"]), ack)
+                    await self._answer(sender, entry["source"], ack)
+            except EntryRefused as error:
+                self.refusals.note(error)
             except Exception as error:
                 self._log.warning("message_unanswered", error=shortened(str(error)))
 
-    async def _answer(self, stream: str, ack: Ack) -> None:
+    async def _answer(self, sender: Service, source: str, ack: Ack) -> None:
+        stream = acks_stream(source)
+        signed = self._signer.sign(ack.encode(), kind="acknowledgement", destination=source, peer=sender)
         try:
-            await self._redis.xadd(stream, fields_of(ack.encode()), maxlen=MAX_ENTRIES, approximate=True)
+            await self._redis.xadd(stream, fields_of(signed), maxlen=MAX_ENTRIES, approximate=True)
         except ResponseError as fault:
             self._faults.note(stream, "write", fault)
         else:
             self._faults.note(stream, "write", None)
 
-    async def _outcome(self, entry: Mapping[str, str]) -> Ack | None:
+    async def _outcome(self, sender: Service, entry: Mapping[str, str]) -> Ack | None:
         """Handle one entry; None if it is to come again, or no relay could be answered."""
         try:
-            message = decode(entry)
-        except MessageMalformed as error:
+            message = self._message(sender, entry)
+        except (MessageMalformed, MessageNotAllowed) as error:
             return self._unread(entry, error)
         try:
             # What the handler reads or asks for elsewhere is to be as new as what it was told.
@@ -204,16 +232,22 @@ class Consumer:
         # Before the acknowledgement: a message that is not told of comes again, and is told of then.
         await self._learned(message.order_id, here.token)
         self._log.info("message_handled" if done.value else "message_repeated")
-        return Ack(message.id)
+        return Ack(message.id, self._group)
 
-    def _unread(self, entry: Mapping[str, str], error: MessageMalformed) -> Ack | None:
+    def _message(self, sender: Service, entry: Mapping[str, str]) -> Message:
+        message = decode(entry)
+        if not self._may_send(sender, message.data, self._signer.service):
+            raise MessageNotAllowed(sender, message.type, self._group)
+        return message
+
+    def _unread(self, entry: Mapping[str, str], error: AppError) -> Ack | None:
         sender = sender_of(entry)
         if sender is None:
             # No relay has sent it, so none waits for an answer.
             self._log.warning("message_dropped", error=str(error))
             return None
         self._log.error("message_refused", reason=str(error))
-        return Ack(sender[1], reason=str(error))
+        return Ack(sender[1], self._group, reason=str(error))
 
     async def _once(self, message: Message, session: WriteSession) -> bool:
         if not await record(session, self._inbox, message):
@@ -225,6 +259,6 @@ class Consumer:
         reason = reason_to_set_aside(error, attempt=message.attempt, max_attempts=self._max_attempts)
         if reason is not None:
             self._log.error("message_refused", reason=reason, exc_info=error)
-            return Ack(message.id, reason=reason)
+            return Ack(message.id, self._group, reason=reason)
         self._log.warning("message_postponed", attempt=message.attempt, error=repr(error))
         return None

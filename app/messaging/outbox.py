@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Sequence
 from datetime import datetime, timedelta
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 from sqlalchemy import Select, Text, case, cast, delete, func, insert, select, update
 from sqlalchemy.orm import aliased
@@ -157,15 +157,24 @@ def _due(outbox: type[OutboxRow], destinations: Destinations, limit: int) -> Sel
 async def settle(session: WriteSession, outbox: type[OutboxRow], acks: Collection[Ack]) -> None:
     """Delete the messages that were handled and set aside those that cannot be.
 
-    An acknowledgement may come twice, or after the row has gone: both change nothing.
+    An acknowledgement may come twice, or after the row has gone: both change nothing. Nor does one of a
+    service to which the message is not owed.
     """
+    handled: dict[str, list[UUID]] = {}
     for ack in acks:
-        if ack.reason is not None:
-            await session.execute(
-                update(outbox)
-                .where(outbox.message_id == ack.message_id, outbox.set_aside_at.is_(None))
-                .values(set_aside_at=func.now(), set_aside_reason=ack.reason)
+        if ack.reason is None:
+            handled.setdefault(ack.consumer, []).append(ack.message_id)
+            continue
+        await session.execute(
+            update(outbox)
+            .where(
+                outbox.message_id == ack.message_id,
+                outbox.destination == ack.consumer,
+                outbox.set_aside_at.is_(None),
             )
-    handled = [ack.message_id for ack in acks if ack.reason is None]
-    if handled:
-        await session.execute(delete(outbox).where(outbox.message_id.in_(handled)))
+            .values(set_aside_at=func.now(), set_aside_reason=ack.reason)
+        )
+    for consumer, ids in handled.items():
+        await session.execute(
+            delete(outbox).where(outbox.message_id.in_(ids), outbox.destination == consumer)
+        )

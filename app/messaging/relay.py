@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import structlog
 from redis.asyncio import Redis
@@ -10,11 +10,12 @@ from redis.exceptions import ResponseError
 from sqlalchemy import func, select
 
 from app.messaging.acks import Ack
-from app.messaging.errors import shortened
+from app.messaging.errors import EntryRefused, shortened
 from app.messaging.message import SENT, TOKEN, encode
 from app.messaging.outbox import claim, settle
 from app.messaging.pace import delay_seconds, keep_going, sleep_unless
-from app.messaging.routing import Service
+from app.messaging.routing import Service, destinations_of
+from app.messaging.signing import EntrySigner, Refusals
 from app.messaging.streams import (
     MAX_ENTRIES,
     Destinations,
@@ -38,7 +39,7 @@ _BEGIN = select(func.pg_try_advisory_xact_lock(_LOCK), func.now())
 _REST_SECONDS = 0.02
 
 Outgoing = tuple[str, dict[str, str]]
-"""A stream, and the entry that goes to it."""
+"""The service that an entry goes to, and the entry."""
 
 
 class Relay:
@@ -66,6 +67,7 @@ class Relay:
         outbox: type[OutboxRow],
         *,
         source: str,
+        signer: EntrySigner,
         poll_seconds: float = 0.1,
         retry_seconds: float = 2.0,
         longest_retry_seconds: float = 60.0,
@@ -79,6 +81,7 @@ class Relay:
             redis: a client made by `open_redis`.
             outbox: the outbox's model.
             source: the database's name in the topology, which is the messages' `source`.
+            signer: signs the messages of the service whose database it is, and verifies acknowledgements.
             poll_seconds: how long a new message may lie before it is seen.
             retry_seconds: how long the first sending waits for its acknowledgement; doubled each time.
             longest_retry_seconds: where the doubling ends.
@@ -89,6 +92,8 @@ class Relay:
         self._redis = redis
         self._outbox = outbox
         self._source = source
+        self._signer = signer
+        self._destinations = sorted(service.value for service in destinations_of(signer.service))
         self._poll_seconds = poll_seconds
         self._retry_seconds = retry_seconds
         self._longest_retry_seconds = longest_retry_seconds
@@ -96,6 +101,7 @@ class Relay:
         self._jitter = jitter
         self._log: structlog.stdlib.BoundLogger = structlog.get_logger("relay").bind(database=source)
         self._faults = FaultLog(self._log)
+        self.refusals = Refusals(self._log)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set. Outages of Redis and of the database are waited out."""
@@ -122,8 +128,13 @@ class Relay:
             outgoing = await self._claim(session, destinations)
         # Each message was committed before it was claimed: whoever sees this commit sees what it tells of.
         stamps = {TOKEN: session.token.encode(), SENT: now.isoformat()}
-        await self._send([(stream, {**entry, **stamps}) for stream, entry in outgoing], settled=received)
+        await self._send([self._signed(to, {**entry, **stamps}) for to, entry in outgoing], settled=received)
         return True
+
+    def _signed(self, destination: str, entry: dict[str, str]) -> Outgoing:
+        return orders_stream(destination), self._signer.sign(
+            entry, kind="message", destination=destination, peer=Service(destination)
+        )
 
     async def _acknowledgements(self) -> list[Entry]:
         """Wait for acknowledgements: one that comes lets the next message of its order go at once.
@@ -142,13 +153,13 @@ class Relay:
         return entries_of(reply)
 
     async def _look(self) -> Destinations:
-        destinations = await look_at(self._redis, [service.value for service in Service])
-        for service in Service:
-            self._faults.note(orders_stream(service), "read", destinations.unusable.get(service.value))
+        destinations = await look_at(self._redis, self._destinations)
+        for service in self._destinations:
+            self._faults.note(orders_stream(service), "read", destinations.unusable.get(service))
         return destinations
 
     def _understood(self, received: Sequence[Entry]) -> list[Ack]:
-        read = [(entry, Ack.decode(entry)) for _, entry in received]
+        read = [(entry, Ack.decode(entry, consumer=consumer)) for consumer, entry in self._verified(received)]
         malformed = [entry for entry, ack in read if ack is None]
         if malformed:
             # One line, however many: they are deleted with those that were understood.
@@ -160,6 +171,13 @@ class Relay:
                 self._log.error("message_set_aside", message_id=str(ack.message_id), reason=ack.reason)
         return acks
 
+    def _verified(self, received: Sequence[Entry]) -> Iterator[tuple[Service, dict[str, str]]]:
+        for _, entry in received:
+            try:
+                yield self._signer.verify(entry, kind="acknowledgement", destination=self._source)
+            except EntryRefused as error:
+                self.refusals.note(error)
+
     async def _claim(self, session: WriteSession, destinations: Destinations) -> list[Outgoing]:
         messages = await claim(
             session,
@@ -168,7 +186,14 @@ class Relay:
             limit=self._batch,
             retry_after_seconds=self._retry_after_seconds,
         )
-        return [(orders_stream(each.destination), encode(each, source=self._source)) for each in messages]
+        # A hand may have written a destination; a message to no service must not stop the others.
+        strange = [each for each in messages if each.destination not in self._destinations]
+        for each in strange:
+            said = {"message_id": str(each.message_id), "destination": shortened(each.destination)}
+            self._log.error("message_without_destination", order_id=str(each.order_id), **said)
+        return [
+            (each.destination, encode(each, source=self._source)) for each in messages if each not in strange
+        ]
 
     def _retry_after_seconds(self, attempts: int) -> float:
         return delay_seconds(

@@ -75,3 +75,23 @@ def route(source: Service, event: Event, channel: Channel) -> tuple[Service, ...
         return ROUTES[source, channel][type(event)]
     except KeyError:
         raise UnroutedEvent(source, event.type, channel) from None
+
+
+def destinations_of(source: Service) -> set[Service]:
+    """List the services to which a service sends anything."""
+    routes = [routes for (sender, _), routes in ROUTES.items() if sender == source]
+    return {destination for each in routes for told in each.values() for destination in told}
+
+
+def peers_of(service: Service) -> set[Service]:
+    """List the services that a service sends to or hears from."""
+    return destinations_of(service) | {each for each in Service if service in destinations_of(each)}
+
+
+def may_send(source: Service, event: Event, destination: Service) -> bool:
+    """Whether `source` may tell `destination` of such an event, of an order of any channel."""
+    return any(
+        destination in routes.get(type(event), ())
+        for (sender, _), routes in ROUTES.items()
+        if sender == source
+    )

@@ -1,6 +1,8 @@
 """Redis as the services use it: the names of the streams, and a client that fails fast."""
 
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -9,10 +11,12 @@ import structlog
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import ResponseError
+from redis.exceptions import AuthenticationError, RedisError, ResponseError
 from redis.typing import EncodableT, FieldT
 
-from app.messaging.errors import RedisUrlInvalid, shortened
+from app.messaging.errors import RedisRefuses, RedisUrlInvalid, shortened
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("redis")
 
 MAX_ENTRIES = 100_000
 """About how long a stream may grow. What is trimmed is not lost: the outbox has it and sends it again."""
@@ -62,6 +66,33 @@ def open_redis(url: str, *, timeout_seconds: float = 5.0) -> Redis:
         raise RedisUrlInvalid(str(error)) from error
 
 
+@asynccontextmanager
+async def connect_redis(url: str, *, answer_seconds: float = 2.0) -> AsyncIterator[Redis]:
+    """Open a client as `open_redis` does, and be sure that Redis, where it answers, lets it in.
+
+    That it is away is no matter here: relay and consumer wait for it.
+
+    Parameters:
+        url: as for `open_redis`.
+        answer_seconds: how long to wait for the answer.
+
+    Raises:
+        RedisUrlInvalid: the URL is none of Redis.
+        RedisRefuses: the password is missing, or wrong.
+    """
+    async with open_redis(url) as redis:
+        try:
+            async with asyncio.timeout(answer_seconds):
+                await redis.ping()
+        except AuthenticationError as error:
+            words = redis.connection_pool.connection_kwargs
+            address = f"{words.get('host')}:{words.get('port', 6379)}"
+            raise RedisRefuses(address, words.get("username"), str(error)) from error
+        except (RedisError, OSError, TimeoutError) as error:
+            log.warning("redis_away", error=str(error))
+        yield redis
+
+
 def entries_of(reply: Any) -> list[Entry]:
     """Unpack the reply of XREAD or XREADGROUP on one stream; no reply is no entries."""
     return [(entry_id, fields) for _, entries in reply or () for entry_id, fields in entries]
@@ -76,7 +107,7 @@ def fields_of(entry: Mapping[str, str]) -> dict[FieldT, EncodableT]:
 class Destinations:
     """How the services' streams stand.
 
-    `lags`: how long the oldest entry that was not received has been waiting; an empty stream has none.
+    `lags`: how long ago the last entry was sent that was received, where others wait behind it.
     `unusable`: what Redis says of those that it cannot read; what is owed to these services waits.
     """
 
@@ -85,28 +116,30 @@ class Destinations:
 
 
 async def look_at(redis: Redis, services: Sequence[str]) -> Destinations:
-    """Read how far each service lags behind in its stream.
+    """Read how far each service lags behind in its stream, and none of what is in there.
 
     Entries are received in their order, so whatever was sent longer ago than a lag has been received, or
     was lost with Redis. All times are from Redis's clock.
     """
-    received = await _last_received(redis, services)
     pipeline = redis.pipeline(transaction=False)
     pipeline.time()
     for service in services:
-        pipeline.xrange(orders_stream(service), min=f"({received.get(service, '0-0')}", count=1)
-    now, *waiting = await pipeline.execute(raise_on_error=False)
+        pipeline.xlen(orders_stream(service))
+        # A stream that is not there yet is an error to Redis, and nothing received to us.
+        pipeline.xinfo_groups(orders_stream(service))
+    now, *replies = await pipeline.execute(raise_on_error=False)
     if isinstance(now, ResponseError):
         raise now
-    replies = dict(zip(services, waiting, strict=True))
-    return Destinations(
-        lags={
-            service: _age(entries[0][0], *now)
-            for service, entries in replies.items()
-            if entries and not isinstance(entries, ResponseError)
-        },
-        unusable={service: reply for service, reply in replies.items() if isinstance(reply, ResponseError)},
-    )
+    lags: dict[str, timedelta] = {}
+    unusable: dict[str, ResponseError] = {}
+    for service, length, groups in zip(services, replies[::2], replies[1::2], strict=True):
+        if isinstance(length, ResponseError):
+            unusable[service] = length
+        elif length:
+            received = _last_received(service, () if isinstance(groups, ResponseError) else groups)
+            if received is not None:
+                lags[service] = _age(received, *now)
+    return Destinations(lags, unusable)
 
 
 def _age(entry_id: str, seconds: int, microseconds: int) -> timedelta:
@@ -115,20 +148,15 @@ def _age(entry_id: str, seconds: int, microseconds: int) -> timedelta:
     return timedelta(milliseconds=max(0, now_ms - id_of(entry_id)[0]))
 
 
-async def _last_received(redis: Redis, services: Sequence[str]) -> dict[str, str]:
-    """Read how far each service has got: a killed consumer may leave entries that it had received."""
-    pipeline = redis.pipeline(transaction=False)
-    for service in services:
-        pipeline.xinfo_groups(orders_stream(service))
-    # A stream that is not there yet is an error to Redis, and nothing received to us.
-    replies = await pipeline.execute(raise_on_error=False)
-    return {
-        service: group["last-delivered-id"]
-        for service, groups in zip(services, replies, strict=True)
-        if not isinstance(groups, ResponseError)
-        for group in groups
-        if group["name"] == service
-    }
+def _last_received(service: str, groups: Iterable[Mapping[str, Any]]) -> str | None:
+    """Return the entry behind which a service has received nothing yet; None if it has received everything.
+
+    A killed consumer may leave entries that it had received, and then the stream is not empty.
+    """
+    for group in groups:
+        if group["name"] == service:
+            return None if group.get("lag") == 0 else str(group["last-delivered-id"])
+    return "0-0"
 
 
 def id_of(entry_id: str) -> tuple[int, int]:

@@ -32,7 +32,7 @@ def build(settings: Settings, topology: Topology) -> FastAPI:
         async with (
             open_database(topology, "shop", patience=patience_of(settings)) as orders,
             open_ids(topology, tree="shop") as ids,
-            open_redis(redis_url(topology)) as redis,
+            open_redis(redis_url(topology, "shop")) as redis,
         ):
             readiness.need_databases({"shop": orders})
             readiness.need_ids(ids)
@@ -58,7 +58,7 @@ def build(settings: Settings, topology: Topology) -> FastAPI:
         "shop",
         description="Customers start orders, upload 3D models and submit them.",
         settings=settings,
-        redis_url=redis_url(topology),
+        redis_url=redis_url(topology, "shop"),
         router=router,
         statuses={},
         parts=parts,

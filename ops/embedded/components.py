@@ -1,11 +1,13 @@
 """Every component of the platform in a folder, made of its shape."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 from ops.embedded.database import DatabaseServers
 from ops.embedded.home import EVERYTHING, Home
 from ops.embedded.inspect import inspect_database, inspect_pooler, inspect_service, inspect_valkey
+from ops.embedded.pgpass import read_passwords
 from ops.embedded.pooling import PlatformPooler
 from ops.embedded.port_book import Report
 from ops.embedded.service import ServiceProcess
@@ -13,6 +15,7 @@ from ops.embedded.shape import PlatformShape, ServiceShape
 from ops.embedded.state import ComponentState
 from ops.embedded.tools import PostgresTools
 from ops.embedded.valkey import Valkey
+from ops.embedded.valkey_users import ADMIN, password_name
 
 
 class Components:
@@ -22,7 +25,7 @@ class Components:
         shape: what there is to be.
         topology: the topology file.
         passfile: the file with the passwords of the roles.
-        environment: gives that of the services, when one is started.
+        environment: gives that of a service, when it is started.
     """
 
     def __init__(
@@ -32,7 +35,7 @@ class Components:
         *,
         topology: Path,
         passfile: Path,
-        environment: Callable[[], Mapping[str, str]],
+        environment: Callable[[ServiceShape], Mapping[str, str]],
         tools: PostgresTools,
         report: Report,
         safe: bool,
@@ -50,6 +53,7 @@ class Components:
                 pidfile=home.pidfile(Valkey.name),
                 log=home.log(Valkey.name),
                 host=shape.valkey.host,
+                password=read_passwords(passfile).get(password_name(ADMIN)),
             )
             if shape.valkey
             else None
@@ -68,7 +72,7 @@ class Components:
             shape,
             pidfile=self._home.pidfile(file),
             log=self._home.log(file),
-            environment=self._environment,
+            environment=partial(self._environment, shape),
         )
 
     def running_services(self) -> list[ServiceProcess]:

@@ -15,7 +15,7 @@ from ops.embedded.postgres import PostgresCluster
 from ops.embedded.replica import Replica
 from ops.embedded.service import ServiceProcess
 from ops.embedded.state import ComponentState, Kind, State
-from ops.embedded.valkey import Valkey, answers
+from ops.embedded.valkey import Valkey
 
 REPLICATION = """
     SELECT application_name, state, pg_wal_lsn_diff(pg_current_wal_lsn(), replay_lsn)::bigint
@@ -40,8 +40,8 @@ def inspect_database(servers: DatabaseServers, *, wanted: bool) -> list[Componen
 
 def inspect_valkey(valkey: Valkey, *, port: int | None, wanted: bool) -> ComponentState:
     """Give the state of Valkey."""
-    is_well = partial(answers, host=valkey.host)
-    return _state_of(valkey, "valkey", is_well, "does not answer", port=port, wanted=wanted)
+    fault = "does not answer, or not to our password"
+    return _state_of(valkey, "valkey", valkey.answers, fault, port=port, wanted=wanted)
 
 
 def inspect_pooler(process: PgBouncerProcess, *, port: int | None, wanted: bool) -> ComponentState:

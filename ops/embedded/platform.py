@@ -6,7 +6,7 @@ so a killed `mesctl` leaves nothing that the next one cannot see.
 
 import random
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from ops.embedded.source import TopologySource
 from ops.embedded.state import PlatformState, steps_down, steps_up
 from ops.embedded.tools import PostgresTools
 from ops.embedded.topology_file import Draft
+from ops.embedded.valkey_users import acl_of, password_name, users_of
 from ops.project import Project
 from sharding.topology import Topology
 
@@ -165,9 +166,9 @@ class Platform:
             self._shape(topology),
             topology=self.topology_path,
             passfile=passfile,
-            environment=partial(
-                environment_of,
+            environment=lambda service: environment_of(
                 self.project.file.up.environment,
+                service.environment,
                 topology=self.topology_path,
                 root=self.project.root,
                 passfile=passfile,
@@ -184,7 +185,8 @@ class Platform:
         passwords = self._passwords(components)
         starts = [partial(servers.up, book, passwords) for servers in components.databases]
         if valkey:
-            starts.append(partial(self._start_valkey, components, book, valkey))
+            users = acl_of(components.shape.redis_rules, passwords)
+            starts.append(partial(self._start_valkey, book, valkey, users))
         run_all(starts)
 
     def _passwords(self, components: Components) -> dict[str, str]:
@@ -194,16 +196,24 @@ class Platform:
         if has_data and SUPERUSER not in read_passwords(passfile):
             raise PasswordsLost(passfile)
         # With the console's from the beginning: secrets are derived of those that are there then.
-        roles = (*roles_of(components.shape.databases), CONSOLE_ROLE)
+        users = map(password_name, users_of(components.shape.redis_rules))
+        roles = (*roles_of(components.shape.databases), CONSOLE_ROLE, *users)
         if topology.pgbouncer:
             roles = (*roles, topology.pgbouncer.admin)
         known = {role: password for role in roles if (password := topology.password(role))}
         return ensure_passwords(passfile, roles, known=known)
 
-    def _start_valkey(self, components: Components, book: PortBook, program: Path) -> None:
-        valkey = components.valkey
+    def _start_valkey(self, book: PortBook, program: Path, users: Sequence[str]) -> None:
+        # Made anew: our own password may be new.
+        valkey = self._components(self.topology()).valkey
         assert valkey is not None
-        started = book.start(VALKEY, lambda port: valkey.start(program=program, port=port))
+        is_changed = not valkey.has_users(users)
+        started = book.start(VALKEY, lambda port: valkey.start(program=program, port=port, users=users))
+        if is_changed:
+            # Services that run have come in by no password, or by another one.
+            book.moved.add(VALKEY)
+        if is_changed and not started:
+            self._report(f"{valkey.name}: has the users {', '.join(line.split()[1] for line in users)}")
         self._report(f"{valkey.name}: {'started on' if started else 'runs already,'} port {book[VALKEY]}")
 
     def _fill(self, shape: PlatformShape) -> None:

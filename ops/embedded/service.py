@@ -8,6 +8,7 @@ from functools import partial
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
+from types import MappingProxyType
 
 import psutil
 
@@ -122,23 +123,29 @@ class ServiceProcess:
 
 
 def environment_of(
-    wanted: Mapping[str, str], *, topology: Path, root: Path, passfile: Path
+    wanted: Mapping[str, str],
+    own: Mapping[str, str] = MappingProxyType({}),
+    *,
+    topology: Path,
+    root: Path,
+    passfile: Path,
 ) -> dict[str, str]:
     """Give what the environment of a service has beside ours.
 
     Parameters:
-        wanted: `[up.environment]` of the project; what our own environment sets is left out, and so is all of
-            it when there are no passwords, of which to derive secrets.
+        wanted: `[up.environment]` of the project; what our own environment sets is left out.
+        own: `[services.NAME.environment]`, of this service alone. This and `wanted` are left out when there
+            are no passwords, of which to derive secrets.
         topology: the topology file.
         root: the folder of the project, from which its modules are imported.
         passfile: of what its secrets are derived.
     """
     paths = (os.environ.get("PYTHONPATH"), str(root))
-    own = {"MES_STORAGE_TOPOLOGY": str(topology), "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    found = {"MES_STORAGE_TOPOLOGY": str(topology), "PYTHONPATH": os.pathsep.join(filter(None, paths))}
     if read_passwords(passfile):
-        own |= {
-            name: SECRET.sub(lambda found: derived_secret(passfile, purpose=found[1]), value)
-            for name, value in wanted.items()
-            if name not in os.environ
+        shared = {name: value for name, value in wanted.items() if name not in os.environ}
+        found |= {
+            name: SECRET.sub(lambda match: derived_secret(passfile, purpose=match[1]), value)
+            for name, value in (shared | dict(own)).items()
         }
-    return own
+    return found

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, urlsplit
@@ -108,12 +108,17 @@ class ServerShape:
 
 @dataclass(frozen=True)
 class ServiceShape:
-    """A service of the project; one without a place is a worker."""
+    """A service of the project; one without a place is a worker.
+
+    `redis` are the rules of its user of Valkey, `environment` is its own part of the environment.
+    """
 
     name: str
     module: str
     health: str
     place: Place | None
+    redis: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -134,6 +139,11 @@ class PlatformShape:
         places |= {service_key(each.name): each.place for each in self.services if each.place}
         places |= {VALKEY: self.valkey} if self.valkey else {}
         return places | ({POOLER: self.pooler} if self.pooler else {})
+
+    @property
+    def redis_rules(self) -> dict[str, tuple[str, ...]]:
+        """The rules of Valkey's users, by service; none where Valkey is elsewhere."""
+        return {service.name: service.redis for service in self.services} if self.valkey else {}
 
     @property
     def databases(self) -> tuple[DatabaseShape, ...]:
@@ -265,7 +275,7 @@ def _valkey(topology: Topology, elsewhere: list[ComponentState]) -> Place | None
         return None
     parts = urlsplit(url)
     host = address_of(parts.hostname or "")
-    # Ours has neither TLS nor a password.
+    # Ours has no TLS, and a password of its own for each service.
     if host is None or parts.scheme not in {"redis", "valkey"} or parts.password is not None:
         elsewhere.append(_elsewhere("valkey", "valkey", parts))
         return None
@@ -306,7 +316,7 @@ def _services(
             continue
         keys: tuple[Key, ...] = (("services", name, "port"),)
         place = Place(host, endpoint.port, keys) if endpoint and host else None
-        yield ServiceShape(name, entry.module, entry.health, place)
+        yield ServiceShape(name, entry.module, entry.health, place, entry.redis, entry.environment)
 
 
 def _listening(topology: Topology, name: str, section: object) -> Endpoint:

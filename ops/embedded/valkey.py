@@ -1,20 +1,31 @@
 """Valkey on loopback: carries messages between services and keeps nothing that a database does not hold."""
 
+import os
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 
 from ops.embedded.errors import PortTaken, StartFailed
 from ops.embedded.ports import LOOPBACK, holder_of, is_free
 from ops.embedded.processes import Daemon, last_lines, size_of, wait_until
+from ops.embedded.valkey_users import ADMIN
 
 
 class Valkey:
-    """One Valkey server, without persistence: the outboxes send again what it loses."""
+    """One Valkey server, without persistence: the outboxes send again what it loses.
+
+    Parameters:
+        password: of our own user; None where the server has no users.
+    """
 
     name = "valkey"
 
-    def __init__(self, *, folder: Path, pidfile: Path, log: Path, host: str = LOOPBACK) -> None:
+    def __init__(
+        self, *, folder: Path, pidfile: Path, log: Path, host: str = LOOPBACK, password: str | None = None
+    ) -> None:
         self._folder = folder
+        self._users = folder / "users.acl"
+        self._password = password
         self.host = host
         self.daemon = Daemon(self.name, pidfile=pidfile, log=log)
 
@@ -26,23 +37,36 @@ class Valkey:
         """Find the ports on which it listens."""
         return self.daemon.ports()
 
-    def start(self, *, program: Path, port: int, timeout_seconds: float = 10.0) -> bool:
+    def start(
+        self, *, program: Path, port: int, users: Sequence[str] = (), timeout_seconds: float = 10.0
+    ) -> bool:
         """Start the server and wait until it answers; False when it ran already.
+
+        One that runs goes on with the users that it is to have: nothing in it is lost.
+
+        Parameters:
+            users: the lines of its ACL file; without them it lets everybody in.
 
         Raises:
             PortTaken: another program listens on `port`.
-            StartFailed: it did not answer in time.
+            StartFailed: it did not answer in time, or does not take the users.
         """
-        if self.daemon.stop_unless_on(port):
+        if self.daemon.stop_unless_on(port) and self._takes_users(port, users):
             return False
+        self.stop()
         if not is_free(port, self.host):
             raise PortTaken(self.name, port, holder_of(port))
         self._folder.mkdir(parents=True, exist_ok=True)
         log_start = size_of(self.daemon.log)
         command = [str(program), "--port", str(port), "--bind", self.host, "--dir", str(self._folder)]
-        self.daemon.launch([*command, "--save", "", "--appendonly", "no", "--daemonize", "no"])
-        wait_until(lambda: self.pid() is None or answers(port, self.host), timeout_seconds=timeout_seconds)
-        if self.pid() is None or not answers(port, self.host):
+        command += ["--save", "", "--appendonly", "no", "--daemonize", "no"]
+        self._users.unlink(missing_ok=True)
+        if users:
+            self._write_users(users)
+            command += ["--aclfile", str(self._users)]
+        self.daemon.launch(command)
+        wait_until(lambda: self.pid() is None or self.answers(port), timeout_seconds=timeout_seconds)
+        if self.pid() is None or not self.answers(port):
             self.stop()
             said = last_lines(self.daemon.log, from_byte=log_start)
             if "Address already in use" in said:
@@ -50,16 +74,66 @@ class Valkey:
             raise StartFailed(self.name, f"no answer on port {port}", self.daemon.log, said)
         return True
 
+    def has_users(self, users: Sequence[str]) -> bool:
+        """Whether these were the users when it was started, or was given them last."""
+        return self._written() == _text_of(users)
+
+    def _takes_users(self, port: int, users: Sequence[str]) -> bool:
+        """Give the running server its users; False if it must be started anew for them."""
+        if self.has_users(users):
+            return True
+        if not users:
+            return False
+        given = [("ACL", "SETUSER", *line.split()[1:]) for line in users]
+        gone = sorted(_names(self._written().splitlines()) - _names(users))
+        if gone:
+            given.append(("ACL", "DELUSER", *gone))
+        if not all(answer[:1] in (b"+", b":") for answer in self._ask(port, *given)):
+            return False
+        self._write_users(users)
+        return True
+
+    def _written(self) -> str:
+        return self._users.read_text() if self._users.exists() else ""
+
+    def _write_users(self, users: Sequence[str]) -> None:
+        partial = self._users.with_suffix(".partial")
+        partial.unlink(missing_ok=True)
+        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(_text_of(users))
+        partial.rename(self._users)
+
+    def answers(self, port: int) -> bool:
+        """Whether a server on `port` speaks the protocol, and lets us in."""
+        return self._ask(port, ("PING",)) == [b"+PONG"]
+
+    def _ask(self, port: int, *commands: tuple[str, ...]) -> list[bytes]:
+        """Send commands as our own user, each of which is answered by a line; give the answers to them."""
+        # A server that has no users yet does not know us, and lets us in all the same.
+        login = [("AUTH", ADMIN, self._password)] if self._password else []
+        try:
+            with socket.create_connection((self.host, port), timeout=1) as connection:
+                connection.sendall(b"".join(map(_written_out, (*login, *commands))))
+                with connection.makefile("rb") as answers:
+                    said = [answers.readline().rstrip() for _ in (*login, *commands)]
+        except OSError:
+            return [b""] * len(commands)
+        return said[len(login) :]
+
     def stop(self) -> bool:
         """Stop the server; False when it did not run."""
         return self.daemon.stop()
 
 
-def answers(port: int, host: str = LOOPBACK) -> bool:
-    """Whether a server on `port` speaks the protocol."""
-    try:
-        with socket.create_connection((host, port), timeout=1) as connection:
-            connection.sendall(b"PING\r\n")
-            return connection.recv(16).startswith(b"+PONG")
-    except OSError:
-        return False
+def _written_out(words: Sequence[str]) -> bytes:
+    """Write a command as the protocol wants it; a word may hold anything."""
+    parts = [word.encode() for word in words]
+    return b"*%d\r\n" % len(parts) + b"".join(b"$%d\r\n%s\r\n" % (len(part), part) for part in parts)
+
+
+def _text_of(users: Sequence[str]) -> str:
+    return "".join(f"{line}\n" for line in users)
+
+
+def _names(lines: Sequence[str]) -> set[str]:
+    return {line.split()[1] for line in lines}

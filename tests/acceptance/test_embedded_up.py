@@ -17,16 +17,21 @@ from urllib.parse import urlsplit
 
 import psycopg
 import pytest
+from redis import Redis
+from redis.exceptions import AuthenticationError
 
 from app.topology import redis_url
 from ops import cli
 from ops.embedded import database as servers
+from ops.embedded.binaries import valkey_server
 from ops.embedded.home import Home
+from ops.embedded.pgpass import derived_secret, read_passwords
 from ops.embedded.platform import Platform
 from ops.embedded.ports import PortPicker
 from ops.embedded.postgres import PostgresCluster
 from ops.embedded.processes import is_alive, wait_until
 from ops.embedded.tools import PostgresTools
+from ops.embedded.valkey import Valkey
 from ops.errors import ExitStatus
 from sharding.topology import Topology
 from tests.project import PROJECT
@@ -260,7 +265,10 @@ def test_status_and_the_plan_say_what_runs_on_another_port_than_the_topology_has
 ) -> None:
     text, topology = platform.topology_path.read_text(), platform.topology()
     picker, moved = PortPicker(random.Random()), text
-    replica, valkey = topology.database("mes_1").replicas[0].port, urlsplit(redis_url(topology)).port
+    replica, valkey = (
+        topology.database("mes_1").replicas[0].port,
+        urlsplit(redis_url(topology, "mesctl")).port,
+    )
     wanted = {replica: picker.pick(), valkey: picker.pick()}
     for old, new in wanted.items():
         moved = re.sub(rf"\b{old}\b", str(new), moved)
@@ -323,6 +331,43 @@ def test_a_topology_of_release_0_1_is_mended_and_nothing_is_started_anew(
     assert platform.topology().trees["mes"].buckets == 64
     assert "# mine\n" in platform.home.topology.read_text()
     assert pids(platform) == before
+
+
+def test_an_older_platform_gets_the_users_of_valkey_and_loses_nothing(
+    platform: Platform, said: list[str]
+) -> None:
+    """As release 0.1 left it: Valkey lets everybody in, and there are no passwords of its users."""
+    home, url = platform.home, urlsplit(platform.topology().sections["redis"]["url"])
+    assert url.username is url.password is None
+    assert url.port is not None
+    secret = derived_secret(home.passfile, purpose="page cursors")
+    valkey = Valkey(folder=home.valkey, pidfile=home.pidfile("valkey"), log=home.log("valkey"))
+    valkey.stop()
+    (home.valkey / "users.acl").unlink()
+    lines = home.passfile.read_text().splitlines(keepends=True)
+    kept = [line for line in lines if not line.startswith("*:*:*:redis_")]
+    home.passfile.write_text("".join(kept))
+    valkey.start(program=valkey_server(), port=url.port)
+    with Redis(port=url.port) as redis:
+        redis.set("learned", "1")
+    before = pids(platform)
+    assert platform.status().is_right
+
+    platform.up(services=False)
+
+    assert "valkey: has the users mesctl, shop, crm, mes, default" in said
+    assert pids(platform) == before
+    assert platform.status().is_right
+    passwords = read_passwords(home.passfile)
+    with Redis(port=url.port, username="mesctl", password=passwords["redis_mesctl"]) as redis:
+        assert redis.get("learned") == b"1"
+    with Redis(port=url.port) as redis, pytest.raises(AuthenticationError):
+        redis.ping()
+    # Put back what the other passwords were derived of: services have secrets of it.
+    home.passfile.write_text("".join(lines))
+    assert derived_secret(home.passfile, purpose="page cursors") == secret
+    platform.up(services=False)
+    assert platform.status().is_right
 
 
 def test_two_ups_at_once_are_refused(

@@ -21,6 +21,7 @@ from ops.embedded.ports import PortPicker
 from ops.embedded.processes import wait_until
 from sharding.topology import Topology
 from tests.integration.services_rig import ok, problem, save_map
+from tests.message_keys import ALL_KEYS
 
 MODEL = b"solid ring\nendsolid ring\n"
 
@@ -31,7 +32,7 @@ def process(
 ) -> Iterator[subprocess.Popen[bytes]]:
     known = {name: value for name, value in os.environ.items() if not name.startswith("MES_STORAGE_")}
     if topology is not None:
-        known["MES_STORAGE_TOPOLOGY"] = str(topology)
+        known |= {"MES_STORAGE_TOPOLOGY": str(topology), "MES_STORAGE_MESSAGE_KEYS": ALL_KEYS}
     with log.open("wb") as stderr:
         running = subprocess.Popen(
             [sys.executable, "-m", f"app.{service}"], env=known | environment, stderr=stderr

@@ -12,11 +12,12 @@ from sqlalchemy import func, insert, select, text, update
 
 from app import topology as sections
 from app.messaging.consumer import Consumer, Handler
-from app.messaging.events import OrderShipped
+from app.messaging.events import Event, OrderShipped
 from app.messaging.message import Message
 from app.messaging.outbox import publish
 from app.messaging.relay import Relay
 from app.messaging.routing import Service
+from app.messaging.signing import DESTINATION, SIGNATURE, SIGNER, EntrySigner, Kind
 from app.messaging.streams import open_redis
 from app.models.crm import CrmInbox, CrmOrderEvent
 from app.models.shop import ShopOutbox
@@ -25,9 +26,11 @@ from readreplica.sessions import WriteSession
 from readreplica.token import Committed
 from sharding.engines import open_cluster
 from sharding.topology import Topology
+from tests.message_keys import signer_of
 
 AT = datetime(2026, 11, 3, 9, 30, tzinfo=UTC)
 STREAM = "orders:crm"
+Fields = dict[Any, Any]
 WORKER = "worker"
 """The application name of relays and consumers, whose connections a test may break."""
 
@@ -63,6 +66,31 @@ async def owe(
     )
 
 
+def anything(_sender: Service, _event: Event, _receiver: Service) -> bool:
+    """Let the Shop send what only the MES may: `note` needs a short event."""
+    return True
+
+
+def signed_copy(fields: Fields, *, destination: str = "crm") -> Fields:
+    """Sign a copy of a message as the Shop; bytes as the CRM's client reads them."""
+    return _signed(fields, signer_of(Service.SHOP), "message", destination, Service(destination))
+
+
+def signed_ack(fields: Fields) -> Fields:
+    """Sign an acknowledgement to the Shop as the CRM."""
+    return _signed(fields, signer_of(Service.CRM), "acknowledgement", "shop", Service.SHOP)
+
+
+def _signed(fields: Fields, signer: EntrySigner, kind: Kind, destination: str, peer: Service) -> Fields:
+    text = {_as_read(key): _as_read(value) for key, value in fields.items() if key != SIGNATURE}
+    signed = signer.sign(text, kind=kind, destination=destination, peer=peer)
+    return fields | {key: signed[key] for key in (SIGNER, DESTINATION, SIGNATURE)}
+
+
+def _as_read(given: Any) -> str:
+    return given.decode(errors="backslashreplace") if isinstance(given, bytes) else str(given)
+
+
 class Part(Protocol):
     """A relay or a consumer."""
 
@@ -80,19 +108,27 @@ class Rig:
     worker_crm: Cluster
     redis: Redis
 
-    def relay(self, *, retry_seconds: float = 0.05) -> Relay:
+    def relay(self, *, retry_seconds: float = 0.05, signer: EntrySigner | None = None) -> Relay:
         """Make a relay of the shop's outbox."""
         return Relay(
             self.worker_shop,
             self.redis,
             ShopOutbox,
             source="shop",
+            signer=signer or signer_of(Service.SHOP),
             poll_seconds=0.02,
             retry_seconds=retry_seconds,
             longest_retry_seconds=max(retry_seconds, 0.2),
         )
 
-    def consumer(self, handle: Handler = note, *, max_attempts: int = 1000, **options: Any) -> Consumer:
+    def consumer(
+        self,
+        handle: Handler = note,
+        *,
+        signer: EntrySigner | None = None,
+        max_attempts: int = 1000,
+        **options: Any,
+    ) -> Consumer:
         """Make the CRM's consumer."""
 
         async def transact(_: int, work: Callable[[WriteSession], Awaitable[bool]], /) -> Committed[bool]:
@@ -100,14 +136,14 @@ class Rig:
 
         return Consumer(
             self.redis,
-            service=Service.CRM,
+            signer=signer or signer_of(Service.CRM),
             inbox=CrmInbox,
             transact=transact,
             handle=handle,
             concurrency=4,
             max_attempts=max_attempts,
             block_seconds=0.05,
-            **options,
+            **{"may_send": anything, **options},
         )
 
     async def owe(self, order_id: int, *words: str) -> None:
@@ -197,6 +233,6 @@ async def open_rig(topology: Topology, *, redis_url: str | None = None) -> Async
         open_cluster(topology, "crm", role="crm", application_name="test") as crm,
         open_cluster(topology, "shop", role="shop", application_name=WORKER) as worker_shop,
         open_cluster(topology, "crm", role="crm", application_name=WORKER) as worker_crm,
-        open_redis(redis_url or sections.redis_url(topology)) as redis,
+        open_redis(redis_url or sections.redis_url(topology, "test")) as redis,
     ):
         yield Rig(shop, crm, worker_shop, worker_crm, redis)

@@ -14,7 +14,8 @@ from app.models.crm import CrmInbox
 from readreplica.sessions import WriteSession
 from readreplica.token import Committed
 from sharding.topology import Topology
-from tests.integration.messaging_rig import note, open_rig
+from tests.integration.messaging_rig import anything, note, open_rig
+from tests.message_keys import signer_of
 
 
 def die() -> None:
@@ -38,7 +39,13 @@ async def main(point: str, topology_path: Path) -> None:
             return done
 
         consumer = Consumer(
-            rig.redis, service=Service.CRM, inbox=CrmInbox, transact=transact, handle=handle, concurrency=1
+            rig.redis,
+            signer=signer_of(Service.CRM),
+            inbox=CrmInbox,
+            transact=transact,
+            handle=handle,
+            may_send=anything,
+            concurrency=1,
         )
         await consumer.run(asyncio.Event())
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from httpx import ASGITransport, AsyncClient, Response
+from pydantic import SecretStr
 from sqlalchemy import delete
 
 from app.clock import utc_now
@@ -27,6 +28,7 @@ from sharding.engines import open_cluster
 from sharding.sessions import ShardedSessions, open_sessions
 from sharding.shard_map import ShardMap
 from sharding.topology import Topology
+from tests.message_keys import ALL_KEYS
 
 Json = dict[str, Any]
 MODEL = b"solid ring\nendsolid ring\n"
@@ -183,6 +185,7 @@ def fast_settings(topology: Topology) -> Settings:
         max_upload_bytes=MAX_UPLOAD_BYTES,
         relay_poll_seconds=0.02,
         redelivery_seconds=0.2,
+        message_keys=SecretStr(ALL_KEYS),
     )
 
 

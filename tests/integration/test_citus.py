@@ -288,7 +288,7 @@ async def test_a_relay_takes_what_is_owed_and_settles_it(sessions: ShardedSessio
         )
         # The first of each order, for the second has to wait for it.
         assert sorted(row.order_id for row in rows) == IDS[10:14]
-        acks = [Ack(row.message_id, None) for row in rows]
+        acks = [Ack(row.message_id, "crm") for row in rows]
     async with cluster.write() as session:
         await settle(session, MesOutbox, acks)
     async with cluster.read() as session:

@@ -17,14 +17,23 @@ from structlog.testing import capture_logs
 from app.messaging.errors import shortened
 from app.messaging.pruner import Pruner
 from app.messaging.routing import Service
-from app.messaging.streams import fields_of
 from app.models.crm import CrmInbox
 from app.models.shop import ShopOutbox
 from ops.embedded.binaries import valkey_server
 from ops.embedded.ports import PortPicker
 from ops.embedded.valkey import Valkey
 from sharding.topology import Topology
-from tests.integration.messaging_rig import STREAM, Rig, open_rig, owe, running, until
+from tests.integration.messaging_rig import (
+    STREAM,
+    Fields,
+    Rig,
+    open_rig,
+    owe,
+    running,
+    signed_ack,
+    signed_copy,
+    until,
+)
 
 pytestmark = pytest.mark.field
 
@@ -33,7 +42,6 @@ MES = "orders:mes"
 HUGE = "x" * 10_000_000
 BAD = b"\xff\xfe"
 LAST_ID = "18446744073709551615-18446744073709551615"
-Fields = dict[Any, Any]
 
 
 @pytest.fixture
@@ -82,7 +90,7 @@ BAD_ACKS: Mapping[str, Fields] = {
 
 @pytest.mark.parametrize("name", BAD_ACKS)
 async def test_a_bad_acknowledgement_is_dropped(rig: Rig, name: str) -> None:
-    await rig.redis.xadd(ACKS, dict(BAD_ACKS[name]))
+    await rig.redis.xadd(ACKS, signed_ack(BAD_ACKS[name]))
     await rig.owe(1, "a", "b")
 
     with capture_logs() as logs:
@@ -100,7 +108,7 @@ async def is_empty(rig: Rig, stream: str) -> bool:
 
 async def test_many_bad_acknowledgements_are_one_line_of_the_log(rig: Rig) -> None:
     for _ in range(300):
-        await rig.redis.xadd(ACKS, {"id": "7"})
+        await rig.redis.xadd(ACKS, signed_ack({"id": "7"}))
 
     with capture_logs() as logs:
         await rig.relay().turn()
@@ -142,7 +150,7 @@ BAD_COPIES: Mapping[str, Fields] = {
 
 @pytest.mark.parametrize("name", BAD_COPIES)
 async def test_a_bad_message_is_dropped_or_set_aside(rig: Rig, name: str) -> None:
-    await rig.redis.xadd(STREAM, dict(BAD_COPIES[name]))
+    await rig.redis.xadd(STREAM, signed_copy(BAD_COPIES[name]))
     await rig.owe(1, "a", "b")
 
     with capture_logs() as logs:
@@ -162,7 +170,7 @@ def without_trace(logs: list[Any]) -> list[dict[str, Any]]:
 
 
 async def test_of_a_key_that_is_given_twice_the_last_counts(rig: Rig) -> None:
-    twice = copy(data='{"actor": "Ana", "actor": "Rosa"}')
+    twice = signed_copy(copy(data='{"actor": "Ana", "actor": "Rosa"}'))
     fields = [part for item in twice.items() for part in item]
     redis: Any = rig.redis
     await redis.execute_command("XADD", STREAM, "*", "subject", "8", *fields)
@@ -475,7 +483,7 @@ async def test_a_redis_that_refuses_is_named_and_waited_for(
 
 
 async def test_a_foreign_copy_is_answered_where_it_names_a_database(rig: Rig) -> None:
-    await rig.redis.xadd(STREAM, fields_of({**copy(type="order.melted", source="mes_0")}))
+    await rig.redis.xadd(STREAM, signed_copy(copy(type="order.melted", source="mes_0")))
 
     async with running(rig.consumer()):
         await until(lambda: is_answered(rig))

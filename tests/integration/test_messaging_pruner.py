@@ -15,7 +15,7 @@ from app.messaging.pruner import Pruner
 from app.messaging.streams import fields_of
 from app.models.crm import CrmInbox
 from sharding.topology import Topology
-from tests.integration.messaging_rig import STREAM, Rig, open_rig, running, until
+from tests.integration.messaging_rig import STREAM, Rig, open_rig, running, signed_copy, until
 
 KEEP = timedelta(days=7)
 
@@ -82,7 +82,7 @@ async def test_copies_of_what_is_forgotten_are_refused(rig: Rig) -> None:
     assert await rig.history() == {1: ["word", "word"]}
 
     # As by a relay or a consumer that slept since then with a copy in its hands.
-    slept = {**forgotten, SENT: (await _days_ago(rig, 9))}
+    slept = signed_copy({**forgotten, SENT: (await _days_ago(rig, 9))})
     assert forgotten["id"] != last["id"]
     with capture_logs() as logs:
         async with running(rig.consumer()):

@@ -94,7 +94,7 @@ async def open_rig(topology: Topology) -> AsyncIterator[Rig]:
             await stack.enter_async_context(client_of(build_mes(settings, topology))),
             await stack.enter_async_context(client_of(build_crm(settings, topology))),
             await stack.enter_async_context(open_cluster(topology, "crm", role="crm", application_name="t")),
-            await stack.enter_async_context(open_redis(redis_url(topology))),
+            await stack.enter_async_context(open_redis(redis_url(topology, "test"))),
         )
 
 

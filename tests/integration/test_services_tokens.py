@@ -19,6 +19,7 @@ from app.mes.application import build as build_mes
 from app.messaging.consumer import Consumer
 from app.messaging.message import Message
 from app.messaging.routing import Service
+from app.messaging.signing import EntrySigner, parse_peer_keys
 from app.messaging.streams import open_redis
 from app.models.crm import CrmInbox
 from app.topology import redis_url
@@ -30,6 +31,7 @@ from sharding.topology import Topology
 from tests.integration.messaging_rig import running, until
 from tests.integration.replicas_rig import parameters
 from tests.integration.services_rig import MODEL, fast_settings, new_key, ok, problem, save_map
+from tests.message_keys import ALL_KEYS
 from tests.servers import PostgresServers
 
 KEYS = "test=" + "k" * 32
@@ -147,7 +149,7 @@ async def test_redis_for_callers_that_keep_nothing(
             made = await order(one, **{CALLER: "nord"})
             assert await sees(other, made, **{CALLER: "nord"}) == 200
             assert await sees(other, made, **{CALLER: "sud"}) == 404
-    async with open_redis(redis_url(module_topology)) as redis:
+    async with open_redis(redis_url(module_topology, "test")) as redis:
         assert 0 < await redis.ttl("causal:nord") <= 3600
 
 
@@ -208,7 +210,7 @@ async def test_redis_that_is_away_is_gone_on_without(module_topology: Topology) 
     settings = fast_settings(module_topology).model_copy(update={"caller_header": CALLER})
     path = module_topology.path.with_name("no-redis.toml")
     path.write_text(
-        module_topology.path.read_text().replace(redis_url(module_topology), "redis://127.0.0.1:1/0")
+        module_topology.path.read_text().replace(redis_url(module_topology, "test"), "redis://127.0.0.1:1/0")
     )
     gone = Topology.load(path)
     app = build_mes(settings, gone)
@@ -265,7 +267,7 @@ async def test_what_a_message_tells_of_is_there_to_read(
         crm = await stack.enter_async_context(
             open_cluster(module_topology, "crm", role="crm", application_name="test")
         )
-        redis: Redis = await stack.enter_async_context(open_redis(redis_url(module_topology)))
+        redis: Redis = await stack.enter_async_context(open_redis(redis_url(module_topology, "test")))
         hooks = CausalClient(text=TEXT).async_hooks()
         caller = await stack.enter_async_context(client_to(mes_app, event_hooks=hooks))
         stranger = await stack.enter_async_context(client_to(mes_app))
@@ -277,7 +279,7 @@ async def test_what_a_message_tells_of_is_there_to_read(
 
         consumer = Consumer(
             redis,
-            service=Service.CRM,
+            signer=EntrySigner(Service.CRM, parse_peer_keys(ALL_KEYS)),
             inbox=CrmInbox,
             transact=in_one(crm),
             handle=ask_back,

@@ -1,5 +1,6 @@
 """The embedded platform's decisions that need no server."""
 
+import hashlib
 import hmac
 import random
 import re
@@ -26,6 +27,7 @@ from ops.embedded.topology_file import (
     with_port,
     without_pooler,
 )
+from ops.embedded.valkey_users import acl_of, users_of
 from ops.project import ServiceEntry
 from sharding.errors import TopologyError
 from sharding.topology import Topology
@@ -313,17 +315,45 @@ def test_the_environment_of_a_service_has_the_secrets_that_the_project_asks_for(
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", "/elsewhere")
     monkeypatch.setenv("MINE", "kept")
+    monkeypatch.setenv("ALONE", "of all services")
     wanted = {"KEYS": "a={secret:one},b={secret:two}", "PLAIN": "false", "MINE": "replaced"}
+    own = {"ALONE": "c={secret:two}"}
     passfile, topology = tmp_path / "pgpass", tmp_path / "topology.toml"
 
     def environment() -> dict[str, str]:
-        return environment_of(wanted, topology=topology, root=tmp_path, passfile=passfile)
+        return environment_of(wanted, own, topology=topology, root=tmp_path, passfile=passfile)
 
     base = {"MES_STORAGE_TOPOLOGY": str(topology), "PYTHONPATH": f"/elsewhere:{tmp_path}"}
     assert environment() == base
     ensure_passwords(passfile, ["shop"])
     one, two = (derived_secret(passfile, purpose=purpose) for purpose in ("one", "two"))
-    assert environment() == base | {"KEYS": f"a={one},b={two}", "PLAIN": "false"}
+    assert environment() == base | {"KEYS": f"a={one},b={two}", "PLAIN": "false", "ALONE": f"c={two}"}
+
+
+def test_only_the_services_that_have_rules_come_into_valkey() -> None:
+    rules = {"shop": ("+ping", "(~orders:shop +xlen)"), "pricing": ()}
+    assert users_of(rules) == ("mesctl", "shop")
+    lines = acl_of(rules, {"redis_mesctl": "a", "redis_shop": "b"})
+    assert [line.split()[:4] for line in lines] == [
+        ["user", "mesctl", "reset", "on"],
+        ["user", "shop", "reset", "on"],
+        ["user", "default", "reset"],
+    ]
+    assert lines[1].endswith(" +ping (~orders:shop +xlen)")
+    assert hashlib.sha256(b"b").hexdigest() in lines[1]
+    assert acl_of({"pricing": ()}, {}) == ()
+
+
+def test_both_sides_of_each_pair_of_services_get_the_same_key_and_the_third_gets_another() -> None:
+    keys = {
+        name: entry.environment.get("MES_STORAGE_MESSAGE_KEYS", "")
+        for name, entry in PROJECT.file.services.items()
+    }
+    pairs = [(name, *part.split(":", 1)) for name, text in keys.items() for part in text.split(",") if part]
+    secrets = {(name, peer): secret for name, peer, secret in pairs}
+    assert len(secrets) == 6
+    assert all(secrets[peer, name] == secret for (name, peer), secret in secrets.items())
+    assert len(set(secrets.values())) == 3
 
 
 def test_a_picked_port_is_free_and_never_given_twice() -> None:

@@ -59,9 +59,9 @@ def test_jitter_takes_at_most_a_quarter(attempts: int, jitter: float) -> None:
 
 @given(reason=st.none() | st.text(max_size=2000))
 def test_an_ack_survives_the_wire_and_can_be_stored(reason: str | None) -> None:
-    ack = Ack(UUID(int=7), reason)
+    ack = Ack(UUID(int=7), "crm", reason)
 
-    read = Ack.decode({key: value.encode().decode() for key, value in ack.encode().items()})
+    read = Ack.decode({key: value.encode().decode() for key, value in ack.encode().items()}, consumer="crm")
 
     assert read is not None
     assert read.message_id == ack.message_id
@@ -73,7 +73,7 @@ def test_an_ack_survives_the_wire_and_can_be_stored(reason: str | None) -> None:
     "entry", [{}, {"id": "7", "outcome": "done"}, {"id": str(UUID(int=7)), "outcome": "?"}]
 )
 def test_what_is_no_ack_is_not_taken_for_one(entry: dict[str, str]) -> None:
-    assert Ack.decode(entry) is None
+    assert Ack.decode(entry, consumer="crm") is None
 
 
 async def test_an_outage_is_logged_once_and_waited_out() -> None:

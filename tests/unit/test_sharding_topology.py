@@ -102,6 +102,23 @@ def test_a_url_of_a_replica(tmp_path: Path) -> None:
     assert (url.host, url.port) == ("db0r", 40006)
 
 
+def test_the_password_of_a_user_of_redis_is_not_in_the_topology(tmp_path: Path) -> None:
+    text = GOOD.replace("redis://:secret@127.0.0.1:40010/0", "redis://cache:40010/0")
+    assert redis_url(load(tmp_path, text), "shop") == "redis://cache:40010/0"
+
+    (tmp_path / "pgpass").write_text("*:*:*:redis_crm:other\n*:*:*:redis_shop:a\\:b/\\\\\n")
+    assert redis_url(load(tmp_path, text), "shop") == "redis://shop:a%3Ab%2F%5C@cache:40010/0"
+    assert redis_url(load(tmp_path, GOOD), "shop") == "redis://:secret@127.0.0.1:40010/0"
+
+    environ = {"MES_STORAGE_PASSWORD_REDIS_SHOP": "of the environment"}
+    topology = Topology.load(tmp_path / "topology.toml", environ=environ)
+    assert redis_url(topology, "shop") == "redis://:secret@127.0.0.1:40010/0"
+    (tmp_path / "topology.toml").write_text(text)
+    topology = Topology.load(tmp_path / "topology.toml", environ=environ)
+    assert redis_url(topology, "shop") == "redis://shop:of%20the%20environment@cache:40010/0"
+    assert topology.masked()["redis"]["url"] == "redis://cache:40010/0"
+
+
 @pytest.mark.parametrize(("database", "replica"), [("mes_9", None), ("mes_0", "mes_1_replica")])
 def test_an_unknown_name_is_refused(tmp_path: Path, database: str, replica: str | None) -> None:
     with pytest.raises(UnknownDatabase, match="mes_0"):
@@ -214,9 +231,9 @@ def test_tls_by_libpqs_keywords(tmp_path: Path) -> None:
 
 def test_a_table_of_the_application_is_read_by_its_model(tmp_path: Path) -> None:
     with pytest.raises(TopologyError, match=r"redis: missing table; add \[redis\]"):
-        redis_url(load(tmp_path, GOOD.replace("[redis]", "[cache]")))
+        redis_url(load(tmp_path, GOOD.replace("[redis]", "[cache]")), "shop")
     with pytest.raises(TopologyError, match=r"redis.ulr: unknown key; did you mean 'url'\?"):
-        redis_url(load(tmp_path, GOOD.replace('url = "redis', 'ulr = "redis')))
+        redis_url(load(tmp_path, GOOD.replace('url = "redis', 'ulr = "redis')), "shop")
     assert (
         files_url(load(tmp_path, GOOD.replace("file:///srv/files", "files"))) == (tmp_path / "files").as_uri()
     )

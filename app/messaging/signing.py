@@ -1,0 +1,136 @@
+"""Signed entries: who reaches Redis can neither give an order to a service nor acknowledge for one.
+
+Each two services share keys, which no third one has. An entry says who signed it (`signer`), what it is
+addressed to (`destination`), and bears `signature = KEY.MAC`, with the MAC over these and everything else in
+it. So what was copied to another stream, or changed, is refused, and a service that is in strange hands can
+say what that service may say, and nothing in the name of another.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from typing import Literal
+
+import structlog
+from opentelemetry.metrics import get_meter
+from structlog.stdlib import BoundLogger
+
+from app.messaging.errors import (
+    EntryForged,
+    EntryMisdirected,
+    EntryRefused,
+    EntryUnsigned,
+    MessageKeysMissing,
+    SigningKeyUnknown,
+)
+from app.messaging.routing import Service, peers_of
+from readreplica.signing import KeyRing
+
+SIGNER = "signer"
+DESTINATION = "destination"
+SIGNATURE = "signature"
+_OWN = (SIGNER, DESTINATION, SIGNATURE)
+
+_refused = get_meter("app.messaging").create_counter("app.entries.refused", unit="{entry}")
+
+Kind = Literal["message", "acknowledgement"]
+PeerKeys = Mapping[Service, KeyRing]
+
+
+def parse_peer_keys(text: str) -> PeerKeys:
+    """Read keys, written as PEER:NAME=SECRET,PEER:NAME=SECRET, of each peer the one that signs first.
+
+    Raises:
+        ValueError: it is not written so, or a key is too short. The message shows no secret.
+    """
+    keys: dict[Service, dict[str, bytes]] = {}
+    for part in filter(None, map(str.strip, text.split(","))):
+        named, is_pair, secret = part.partition("=")
+        peer, is_named, name = named.partition(":")
+        if not is_pair or not is_named or peer not in set(Service) or name in keys.get(Service(peer), {}):
+            services = ", ".join(Service)
+            raise ValueError(
+                f"write PEER:NAME=SECRET,PEER:NAME=SECRET with PEER one of {services}, each name once, "
+                "of each peer the key that signs first"
+            )
+        keys.setdefault(Service(peer), {})[name] = secret.encode()
+    return {peer: KeyRing(named) for peer, named in keys.items()}
+
+
+class EntrySigner:
+    """Signs what a service sends, and verifies what it receives."""
+
+    def __init__(self, service: Service, keys: PeerKeys) -> None:
+        """Take the keys that `service` shares with each of the others.
+
+        Raises:
+            MessageKeysMissing: it has none in common with one to which it sends, or from which it hears.
+        """
+        peers = peers_of(service)
+        missing = sorted(peers - keys.keys())
+        if missing:
+            raise MessageKeysMissing(service, missing)
+        self.service = service
+        self._keys = {peer: keys[peer] for peer in peers}
+
+    def sign(
+        self, entry: Mapping[str, str], *, kind: Kind, destination: str, peer: Service
+    ) -> dict[str, str]:
+        """Return an entry with its signature.
+
+        Parameters:
+            entry: its fields.
+            kind: what it is.
+            destination: the service, or for an acknowledgement the database, whose stream it goes to.
+            peer: the service that will verify it.
+        """
+        signed = {**entry, SIGNER: self.service.value, DESTINATION: destination}
+        return {**signed, SIGNATURE: self._keys[peer].signature(_canonical(signed, kind, peer))}
+
+    def verify(
+        self, entry: Mapping[str, str], *, kind: Kind, destination: str
+    ) -> tuple[Service, dict[str, str]]:
+        """Return who signed an entry, and the entry without its signature.
+
+        Raises:
+            EntryUnsigned: it bears no signature, or none of a service that this one hears from.
+            EntryMisdirected: it was signed for another stream.
+            SigningKeyUnknown: its key is not, or no longer, among those that are shared with the signer.
+            EntryForged: the signature is not that of the entry.
+        """
+        signed = {name: value for name, value in entry.items() if name != SIGNATURE}
+        signer, signature = signed.get(SIGNER, ""), entry.get(SIGNATURE, "")
+        if signer not in set(self._keys) or not signature:
+            raise EntryUnsigned(kind, entry)
+        if signed.get(DESTINATION) != destination:
+            raise EntryMisdirected(kind, entry)
+        ring = self._keys[Service(signer)]
+        if not ring.knows(signature):
+            raise SigningKeyUnknown(kind, entry)
+        if not ring.is_signature(signature, of=_canonical(signed, kind, self.service)):
+            raise EntryForged(kind, entry)
+        return Service(signer), {name: value for name, value in signed.items() if name not in _OWN}
+
+
+def _canonical(signed: Mapping[str, str], kind: Kind, peer: Service) -> str:
+    """Write what is signed as one text; no other entry, kind or verifier has the same."""
+    return json.dumps([kind, peer.value, sorted(signed.items())])
+
+
+class Refusals:
+    """Counts what was refused, by the reason; logs the first of each, the tenth, the hundredth, and so on.
+
+    Who can write to a stream could otherwise fill the log as well.
+    """
+
+    def __init__(self, log: BoundLogger | None = None) -> None:
+        self._log: BoundLogger = log or structlog.get_logger("messaging")
+        self.counts: Counter[str] = Counter()
+
+    def note(self, error: EntryRefused) -> None:
+        """Count one."""
+        self.counts[error.reason] += 1
+        _refused.add(1, {"reason": error.reason, "kind": error.kind})
+        count = self.counts[error.reason]
+        if str(count).strip("0") == "1":
+            self._log.error("entry_refused", reason=error.reason, error=str(error), count=count)
