@@ -135,7 +135,7 @@ _PARTITIONS = """
     FROM tables t JOIN pg_inherits ON inhrelid = t.oid WHERE relispartition AND measured_by IS NULL
 """
 
-# NOT NULL has constraints since PostgreSQL 18; the columns tell it already. An identity belongs to the
+# NOT NULL has constraints since PostgreSQL 18; the columns say it already. An identity belongs to the
 # partitioned table, and since PostgreSQL 17 its partitions show it as well.
 _COLUMNS = f"""
     SELECT 'column', label, a.attname,
