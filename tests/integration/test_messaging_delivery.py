@@ -236,6 +236,9 @@ async def test_what_is_not_acknowledged_is_sent_again_later_and_later(rig: Rig) 
     await relay.turn()
     assert await rig.redis.xlen(STREAM) == 1
 
+    # As by a consumer that was killed as soon as it had received it.
+    await rig.redis.xgroup_create(STREAM, "crm", id="0")
+    await rig.redis.xreadgroup("crm", "crm", {STREAM: ">"}, noack=True)
     await rig.make_due()
     await relay.turn()
     [row] = await rig.owed()
