@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from decimal import Decimal
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,12 @@ def value_of(kind: TypeEngine[Any]) -> object:
         return next(iter(members))
     if isinstance(kind, JSON):
         return {}
-    special: dict[type, object] = {datetime: NOW, int: first_id_at(NOW), UUID: UUID(int=1)}
+    special: dict[type, object] = {
+        datetime: NOW,
+        int: first_id_at(NOW),
+        UUID: UUID(int=1),
+        Decimal: Decimal(1),
+    }
     return special.get(kind.python_type) or kind.python_type()
 
 
