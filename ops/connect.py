@@ -14,8 +14,6 @@ from typing import Any, Self
 import psycopg
 from psycopg.errors import ConnectionTimeout
 
-from readreplica.pool import shut
-
 CONNECT_SECONDS = 4
 """How long a server has to take a new connection."""
 
@@ -32,6 +30,12 @@ WORDS: Mapping[str, int] = {
     "keepalives_count": 4,
     "tcp_user_timeout": int(SILENT_SECONDS * 1000),
 }
+
+
+def _cut(connection: Any) -> None:
+    from readreplica.pool import shut  # with SQLAlchemy, which `up`, `down` and `status` do without
+
+    shut(connection)
 
 
 class NoAnswer(psycopg.OperationalError):
@@ -70,7 +74,7 @@ def cut_after(connection: psycopg.Connection[Any], *, seconds: float) -> Iterato
 
     def end() -> None:
         cut.set()
-        shut(connection)
+        _cut(connection)
 
     timer = threading.Timer(seconds, end)
     timer.daemon = True
@@ -137,7 +141,7 @@ class Watch:
         with self._lock:
             self.has_cut = True
             for connection in self._watched:
-                shut(connection)
+                _cut(connection)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 -- What the order system sends to its shards where Citus keeps them: every statement that writes or locks, without
 -- its parameters. tests/integration/test_citus_statements.py collects it and says what to add or take out;
 -- `make check` has the preflight read it.
-DELETE FROM outbox WHERE outbox.message_id IN (%s);
+DELETE FROM outbox WHERE outbox.message_id IN (%s) AND outbox.destination = %s;
 DELETE FROM pricing_jobs WHERE pricing_jobs.order_id = %s;
 DELETE FROM pricing_jobs WHERE pricing_jobs.order_id = %s AND pricing_jobs.leased_by = %s AND pricing_jobs.attempts = %s RETURNING pricing_jobs.order_id;
 INSERT INTO inbox (order_id, message_id, source, type) VALUES (%s) ON CONFLICT DO NOTHING RETURNING inbox.message_id;
@@ -21,7 +21,6 @@ UPDATE orders SET status=%s, price=%s, version=%s, changed_at=%s WHERE orders.or
 UPDATE orders SET status=%s, reason=%s, version=%s, changed_at=%s WHERE orders.order_id = %s AND orders.status = %s AND orders.version = %s;
 UPDATE orders SET status=%s, version=%s, changed_at=%s WHERE orders.order_id = %s AND orders.status = %s AND orders.version = %s;
 UPDATE outbox SET attempts=%s, next_attempt_at=%s WHERE outbox.order_id = %s AND outbox.sequence = %s;
-UPDATE outbox SET set_aside_at=now(), set_aside_reason=%s WHERE outbox.message_id = %s AND outbox.set_aside_at IS NULL;
 UPDATE pricing_jobs SET attempts=%s, leased_by=%s, lease_expires_at=(now() + %s) WHERE pricing_jobs.order_id = %s AND pricing_jobs.leased_by = %s AND pricing_jobs.attempts = %s;
 UPDATE pricing_jobs SET attempts=(pricing_jobs.attempts + %s), leased_by=%s, lease_expires_at=(now() + %s) WHERE pricing_jobs.order_id = %s AND pricing_jobs.order_id = (SELECT pricing_jobs.order_id FROM pricing_jobs WHERE pricing_jobs.order_id = %s AND pricing_jobs.lease_expires_at <= now() FOR UPDATE SKIP LOCKED) RETURNING pricing_jobs.order_id, pricing_jobs.attempts;
 WITH gone AS ( DELETE FROM order_events AS live WHERE live.order_id = ANY (CAST(%s AS bigint[])) RETURNING order_id, event_no, status, at, actor, detail ), kept AS ( INSERT INTO order_events_archive (order_id, event_no, status, at, actor, detail) SELECT order_id, event_no, status, at, actor, detail FROM gone RETURNING order_id ) SELECT (SELECT count(*) FROM gone) AS deleted, (SELECT count(*) FROM kept) AS inserted, ARRAY(SELECT order_id FROM kept) AS keys;

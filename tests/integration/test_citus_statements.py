@@ -97,7 +97,7 @@ async def live(topology: Topology, services: Services) -> None:
     models = await asyncio.to_thread(ModelStore.open, files_url(topology))
     async with Sandbox() as sandbox, open_shards(topology, application_name="pricing") as sessions:
         pricer = Pricer(sessions, models, sandbox, now=utc_now, max_attempts=3)
-        async with running(Worker(sessions, pricer, holder="test", pace=SOON)):
+        async with running(Worker(sessions, pricer, holder="test", pace=replace(SOON, lease_seconds=600))):
             for channel in ("B2C", "B2B"):
                 await make_and_close(services, await submit(services, channel))
             cancelled = await submit(services, "B2B")

@@ -197,7 +197,7 @@ def test_check_finds_an_index_that_is_not_valid(
     psql(postgres.conninfo(topology.databases["mes_0"].dbname), mark)
     findings = partitions.check(MES, catalog(owner), NOW)
     assert [(found.fault, found.fix) for found in findings] == [
-        ("the index orders_hot_shipped_idx is invalid", "mesctl partitions apply")
+        ("the index orders_hot_shipped_idx is invalid", "apply the policies")
     ]
     partitions.apply(owner, MES, NOW)
     assert partitions.check(MES, catalog(owner), NOW) == []

@@ -270,6 +270,6 @@ async def test_nothing_is_half_written_after_refusals(services: Services, topolo
 async def refuse_all(shop: AsyncClient, order_id: str) -> None:
     problem(await shop.post(f"/v1/orders/{order_id}/submit"), 409)
     problem(await shop.put(f"/v1/orders/{order_id}/model", files={"file": ("ring.doc", b"")}), 415)
-    problem(await shop.put(f"/v1/orders/{order_id}/model", files={"model": ("ring.stl", b"")}), 422)
+    problem(await shop.put(f"/v1/orders/{order_id}/model", files={"model": ("ring.stl", b"")}), 400)
     problem(await shop.put(f"/v1/orders/{order_id}/model", json={"file": "ring.stl"}), 422)
     problem(await shop.post("/v1/orders", json={}, headers={"Idempotency-Key": new_key()}), 422)
