@@ -194,6 +194,8 @@ def test_interrupt_ends_all_processes_without_a_traceback(fleet: Fleet) -> None:
         stderr=subprocess.PIPE,
         start_new_session=True,
         text=True,
+        # A shell has what it starts in the background ignore the signal, and that is inherited.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 (no threads here)
     )
     asleep = "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = current_database()"
     try:
