@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ops.embedded.pooler import PgBouncerProcess
 from ops.embedded.ports import LOOPBACK, PortPicker, is_free, start_on_free_port
-from ops.embedded.processes import wait_until
+from ops.waiting import wait_until
 from tests.servers import PostgresServers
 
 # As `mesctl pgbouncer render` sets them, but for the entry: tests come with databases of their own.

@@ -16,10 +16,11 @@ from ops.embedded.binaries import postgres_bin
 from ops.embedded.pgpass import ensure_passwords
 from ops.embedded.ports import LOOPBACK, PortPicker
 from ops.embedded.postgres import SUPERUSER, PostgresCluster
-from ops.embedded.processes import Daemon, wait_until
+from ops.embedded.processes import Daemon
 from ops.embedded.replica import REPLICATOR
 from ops.embedded.tools import PostgresTools
 from ops.embedded.unprivileged import launch_prefix
+from ops.waiting import wait_until
 
 SCOPE = "main"
 TTL_SECONDS = 20

@@ -18,8 +18,8 @@ from psycopg import sql
 
 from ops.embedded.bootstrap import grant_connect
 from ops.embedded.postgres import SUPERUSER, PostgresCluster
-from ops.embedded.processes import wait_until
 from ops.embedded.shape import DatabaseShape
+from ops.waiting import wait_until
 from tests.contents import Contents, read_contents, restore
 from tests.fingerprint import Fingerprint, differences, read_local, read_shared
 from tests.project import DATABASES

@@ -18,11 +18,11 @@ from ops.embedded.bootstrap import ensure_role, ensure_roles
 from ops.embedded.pgpass import ensure_passwords
 from ops.embedded.ports import LOOPBACK, PortPicker, start_on_free_port
 from ops.embedded.postgres import SUPERUSER, PostgresCluster
-from ops.embedded.processes import wait_until
 from ops.embedded.replica import REPLICATOR, Replica
 from ops.embedded.settings import UNSAFE, access_line
 from ops.embedded.tools import PostgresTools
 from ops.embedded.valkey import Valkey
+from ops.waiting import wait_until
 from tests.project import ROLES
 
 # The WAL of a long session would grow to a GB in each of the two, and may lie in memory.

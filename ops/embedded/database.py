@@ -10,11 +10,12 @@ from ops.embedded.errors import NotPrimary, NotStreaming
 from ops.embedded.home import Home
 from ops.embedded.port_book import PortBook, Report
 from ops.embedded.postgres import SUPERUSER, PostgresCluster
-from ops.embedded.processes import last_lines, size_of, wait_until
+from ops.embedded.processes import last_lines, size_of
 from ops.embedded.replica import REPLICATOR, Replica
 from ops.embedded.settings import UNSAFE
 from ops.embedded.shape import ServerShape
 from ops.embedded.tools import PostgresTools
+from ops.waiting import wait_until
 
 STREAM_SECONDS = 30.0
 """How long a replica that runs is waited for until it streams."""

@@ -5,8 +5,9 @@ from pathlib import Path
 
 from ops.embedded.errors import PortTaken, StartFailed
 from ops.embedded.ports import LOOPBACK, holder_of, is_free
-from ops.embedded.processes import Daemon, last_lines, size_of, wait_until
+from ops.embedded.processes import Daemon, last_lines, size_of
 from ops.embedded.unprivileged import launch_prefix
+from ops.waiting import wait_until
 
 
 class PgBouncerProcess:

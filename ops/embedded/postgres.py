@@ -12,17 +12,10 @@ import psycopg
 from ops.connect import NoAnswer, connected
 from ops.embedded.errors import ClusterSilent, CommandFailed, PortTaken, StartFailed, StopFailed
 from ops.embedded.ports import LOOPBACK, holder_of, is_free
-from ops.embedded.processes import (
-    end_processes_naming,
-    is_alive,
-    last_lines,
-    resume,
-    send_signal,
-    size_of,
-    wait_until,
-)
+from ops.embedded.processes import end_processes_naming, is_alive, last_lines, resume, send_signal, size_of
 from ops.embedded.settings import include_own_settings, write_own_settings
 from ops.embedded.tools import PostgresTools
+from ops.waiting import wait_until
 
 SUPERUSER = "postgres"
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 
 from ops.embedded.errors import CommandFailed, StartFailed, StopFailed
-from ops.waiting import wait_until as wait_until  # noqa: PLC0414 - exported from here as well
+from ops.waiting import wait_until
 
 # The child writes its pid before it becomes the program: whoever started it may be killed at any moment,
 # and the pid file still tells of every daemon. Field 22 of `stat` is when the process started, in clock

@@ -15,8 +15,9 @@ import psutil
 from ops.embedded.errors import PortTaken, StartFailed
 from ops.embedded.pgpass import derived_secret, read_passwords
 from ops.embedded.ports import LOOPBACK, holder_of, is_free
-from ops.embedded.processes import Daemon, last_lines, size_of, wait_until
+from ops.embedded.processes import Daemon, last_lines, size_of
 from ops.embedded.shape import ServiceShape
+from ops.waiting import wait_until
 
 STOP_SECONDS = 15.0
 """A service takes up to 10 s to end what it has begun."""

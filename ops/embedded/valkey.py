@@ -7,8 +7,9 @@ from pathlib import Path
 
 from ops.embedded.errors import PortTaken, StartFailed
 from ops.embedded.ports import LOOPBACK, holder_of, is_free
-from ops.embedded.processes import Daemon, last_lines, size_of, wait_until
+from ops.embedded.processes import Daemon, last_lines, size_of
 from ops.embedded.valkey_users import ADMIN
+from ops.waiting import wait_until
 
 
 class Valkey:

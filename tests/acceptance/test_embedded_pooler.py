@@ -18,9 +18,10 @@ from app.console.demo.shapes import band_ring
 from app.topology import services_of
 from ops import cli
 from ops.embedded.platform import Platform
-from ops.embedded.processes import is_alive, wait_until
+from ops.embedded.processes import is_alive
 from ops.errors import ExitStatus
 from ops.pgbouncer.pooler import Pooler
+from ops.waiting import wait_until
 from sharding.sessions import open_sessions
 from tests.integration.services_rig import Services, ok
 from tests.needs import require

@@ -29,10 +29,11 @@ from ops.embedded.pgpass import derived_secret, read_passwords
 from ops.embedded.platform import Platform
 from ops.embedded.ports import PortPicker
 from ops.embedded.postgres import PostgresCluster
-from ops.embedded.processes import is_alive, wait_until
+from ops.embedded.processes import is_alive
 from ops.embedded.tools import PostgresTools
 from ops.embedded.valkey import Valkey
 from ops.errors import ExitStatus
+from ops.waiting import wait_until
 from sharding.topology import Topology
 from tests.project import PROJECT
 

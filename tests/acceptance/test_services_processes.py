@@ -18,7 +18,7 @@ import pytest_asyncio
 
 from app.topology import services_of
 from ops.embedded.ports import PortPicker
-from ops.embedded.processes import wait_until
+from ops.waiting import wait_until
 from sharding.topology import Topology
 from tests.integration.services_rig import ok, problem, save_map
 from tests.message_keys import ALL_KEYS

@@ -17,7 +17,7 @@ from sqlalchemy import URL, text
 from sqlalchemy.exc import DBAPIError
 
 from ops.embedded.ports import LOOPBACK
-from ops.embedded.processes import wait_until
+from ops.waiting import wait_until
 from readreplica.addresses import Address, read_patroni
 from readreplica.cluster import Cluster
 from readreplica.discovery import Discovery

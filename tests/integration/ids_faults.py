@@ -10,7 +10,7 @@ from typing import TypeAlias
 import numpy as np
 import psycopg
 
-from ops.embedded.processes import wait_until
+from ops.waiting import wait_until
 from sharding.ids import NODE_BITS, SEQUENCE_BITS
 from tests.integration.ids_rig import GO
 

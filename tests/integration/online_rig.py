@@ -17,7 +17,7 @@ import psycopg
 from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.pool import NullPool
 
-from ops.embedded.processes import wait_until
+from ops.waiting import wait_until
 from partitions.online import (
     Change,
     TypeChange,

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Engine, Executable, text
 
 from app.mes.repository import newest
 from app.models.status import Status
-from ops.embedded.processes import wait_until
+from ops.waiting import wait_until
 from sharding.ids import first_id_at
 
 LIFE = [

@@ -13,7 +13,7 @@ from sqlalchemy import URL, text
 
 from ops.embedded.ports import LOOPBACK
 from ops.embedded.postgres import PostgresCluster
-from ops.embedded.processes import wait_until
+from ops.waiting import wait_until
 from readreplica import engines
 from readreplica.cluster import Cluster
 from readreplica.options import ReplicaOptions

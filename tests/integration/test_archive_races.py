@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Engine, event
 
 import partitions
 from app.models.policies import ARCHIVE, ARCHIVE_MONTHS
-from ops.embedded.processes import wait_until
+from ops.waiting import wait_until
 from partitions import Month
 from partitions.archive.mover import move
 from sharding.topology import Topology

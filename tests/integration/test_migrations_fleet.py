@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from ops.embedded.processes import wait_until
 from ops.migrate import run
 from ops.migrate.errors import FleetFailed
 from ops.migrate.ledger import KILLED
 from ops.migrate.outcome import Request
 from ops.migrate.single import migrate_database
 from ops.migrate.state import last_run, read_ledger, read_states
+from ops.waiting import wait_until
 from tests.integration.migrations_rig import Fleet, run_fleet
 from tests.project import MES, PROJECT
 from tests.servers import PostgresServers

@@ -12,11 +12,11 @@ from sqlalchemy import inspect, text
 from sqlalchemy.exc import DBAPIError
 
 import partitions
-from ops.embedded.processes import wait_until
 from ops.fleet import open_engine
 from ops.migrate import run
 from ops.migrate.errors import FleetFailed
 from ops.migrate.ledger import read_latest
+from ops.waiting import wait_until
 from partitions import byhand
 from sharding.topology import Topology
 from tests.integration.partitions_rig import MES, NOW, catalog_of

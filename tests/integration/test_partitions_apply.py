@@ -9,8 +9,8 @@ from sqlalchemy import Connection, Engine, text
 
 import partitions
 from app.models.policies import ARCHIVE_MONTHS, ORDERS, POLICIES
-from ops.embedded.processes import wait_until
 from ops.fleet import open_engine
+from ops.waiting import wait_until
 from partitions import Month, MonthlyRange, Waiting
 from partitions.actions import Action, Analyze
 from partitions.catalog import Catalog

@@ -11,9 +11,9 @@ import pytest
 
 from ops import partitioning
 from ops.cli import INTERRUPTED
-from ops.embedded.processes import wait_until
 from ops.errors import ExitStatus
 from ops.fleet import open_engine
+from ops.waiting import wait_until
 from sharding.topology import Topology
 from tests.integration.mesctl_rig import Mesctl
 from tests.integration.partitions_rig import insert_order

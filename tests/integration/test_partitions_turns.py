@@ -11,8 +11,8 @@ from sqlalchemy.exc import DBAPIError
 
 import partitions
 from ops import partitioning
-from ops.embedded.processes import wait_until
 from ops.fleet import open_engine
+from ops.waiting import wait_until
 from partitions import Waiting, byhand
 from partitions.actions import Action
 from partitions.bounds import ValueList

@@ -14,8 +14,8 @@ from psycopg import sql
 
 from ops.embedded.pooler import PgBouncerProcess
 from ops.embedded.ports import PortPicker
-from ops.embedded.processes import wait_until
 from ops.errors import ExitStatus
+from ops.waiting import wait_until
 from tests.integration.mesctl_rig import Mesctl
 from tests.pooler import RunningPooler
 from tests.servers import PostgresServers

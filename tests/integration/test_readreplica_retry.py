@@ -9,7 +9,7 @@ from sqlalchemy.exc import IntegrityError
 
 from app.models.mes import MesOrder
 from app.models.status import Channel, Status
-from ops.embedded.processes import wait_until
+from ops.waiting import wait_until
 from readreplica.cluster import Cluster
 from readreplica.errors import RetriesExhausted
 from readreplica.sessions import WriteSession

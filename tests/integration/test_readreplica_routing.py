@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import event, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from ops.embedded.processes import wait_until
+from ops.waiting import wait_until
 from readreplica.cluster import PRIMARY, Cluster
 from readreplica.engines import reader_engine, writer_engine
 from readreplica.errors import ReplicasTooStale

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from ops.embedded.processes import wait_until
+from ops.waiting import wait_until
 
 VICTIM = """
 import sys

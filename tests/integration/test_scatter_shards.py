@@ -28,7 +28,7 @@ from sqlalchemy import (
     type_coerce,
 )
 
-from ops.embedded.processes import wait_until
+from ops.waiting import wait_until
 from readreplica.cluster import Cluster
 from sharding.errors import InvalidShardKey
 from sharding.keys import shard_key

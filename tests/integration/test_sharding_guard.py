@@ -10,8 +10,8 @@ from psycopg import sql
 from sqlalchemy import text
 
 from ops.embedded.binaries import postgres_bin
-from ops.embedded.processes import wait_until
 from ops.fleet import open_engine
+from ops.waiting import wait_until
 from sharding.errors import OwnershipConflict, OwnershipNotChanged, WrongShard
 from sharding.guard import REFUSED, GuardedTable, Ownership, bucket_sql, read_refusal
 from sharding.hashing import bucket_of

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import select, text, update
 
 from app.models.mes import MesOrder
-from ops.embedded.processes import wait_until
+from ops.waiting import wait_until
 from readreplica.freshness import PRIMARY
 from readreplica.metrics import Reason
 from readreplica.sync import ReadSession, WriteSession

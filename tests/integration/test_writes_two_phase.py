@@ -15,7 +15,7 @@ from psycopg import sql
 from sqlalchemy import text
 
 from app.models.mes import MesOrderItem
-from ops.embedded.processes import wait_until
+from ops.waiting import wait_until
 from readreplica.cluster import Cluster
 from readreplica.engines import reader_engine, writer_engine
 from sharding.engines import open_cluster

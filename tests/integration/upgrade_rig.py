@@ -12,9 +12,9 @@ from psycopg import sql
 from app.console.audit.books import Books
 from app.console.demo.census import take_census
 from ops.embedded.bootstrap import ensure_database
-from ops.embedded.processes import wait_until
 from ops.migrate import run
 from ops.migrate.drift import Drift, find_drift
+from ops.waiting import wait_until
 from sharding.topology import Topology
 from tests.platform_topology import write_topology
 from tests.project import DATABASES, PROJECT
