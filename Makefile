@@ -1,6 +1,6 @@
 # The stable verbs. Each works from a bare clone: Python 3.11+ with venv, and make.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-quick test-field check twins format bench soak up down lock clean
+.PHONY: help demo test test-quick test-field check sync format bench soak up down lock clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -43,12 +43,12 @@ check: $(VENV)/.ready  ## format, lint, types, import contracts, migrations, sta
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m tests.sync_twins --check
+	$(BIN)/python -m tools.async_to_sync --check
 	$(BIN)/mesctl migrate lint
 	$(BIN)/mesctl shards citus preflight --offline --tree mes --statements tests/integration/mes_statements.sql
 
-twins: $(VENV)/.ready  ## write what is generated for threads from what is written for asyncio
-	$(BIN)/python -m tests.sync_twins
+sync: $(VENV)/.ready  ## write what is generated for threads from what is written for asyncio
+	$(BIN)/python -m tools.async_to_sync
 
 format: $(VENV)/.ready  ## format and fix what can be fixed
 	$(BIN)/ruff format .

@@ -332,6 +332,14 @@ def driver_error(error: BaseException) -> psycopg.Error | None:
     return found if isinstance(found, psycopg.Error) else None
 
 
+def one_line(error: BaseException) -> str:
+    """Return an error's message on one line: the server's or the driver's where it has one.
+
+    The text of SQLAlchemy adds the statement and a link.
+    """
+    return " ".join(str(driver_error(error) or error).split()) or type(error).__name__
+
+
 def is_connection_lost(error: BaseException) -> bool:
     """Return whether an error is about the connection, so that the server's answer may not have arrived."""
     found = driver_error(error)

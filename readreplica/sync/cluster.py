@@ -1,4 +1,4 @@
-# Generated from readreplica/cluster.py by `make twins`: change that file, not this one.
+# Generated from readreplica/cluster.py by `make sync`: change that file, not this one.
 """A cluster: one primary with its streaming replicas, and the sessions on them.
 
 Which node is the primary is found by role and timeline, never by name: after a failover the same `Cluster`

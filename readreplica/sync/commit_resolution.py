@@ -1,4 +1,4 @@
-# Generated from readreplica/commit_resolution.py by `make twins`: change that file, not this one.
+# Generated from readreplica/commit_resolution.py by `make sync`: change that file, not this one.
 """Asks the present primary for the status of a transaction whose COMMIT got no answer."""
 
 from collections.abc import Callable

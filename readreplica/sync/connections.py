@@ -1,4 +1,4 @@
-# Generated from readreplica/connections.py by `make twins`: change that file, not this one.
+# Generated from readreplica/connections.py by `make sync`: change that file, not this one.
 """The psycopg connections under the sessions: what they add to a transaction costs no round trip."""
 
 from collections.abc import Callable, Generator, Sequence

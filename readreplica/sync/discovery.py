@@ -1,4 +1,4 @@
-# Generated from readreplica/discovery.py by `make twins`: change that file, not this one.
+# Generated from readreplica/discovery.py by `make sync`: change that file, not this one.
 """Finds the nodes of a cluster where they are announced: in DNS, by Patroni, or by what else names them.
 
 It only adds. A node that is gone is ejected by the monitor, and so is one whose address has gone to another

@@ -1,4 +1,4 @@
-# Generated from readreplica/engines.py by `make twins`: change that file, not this one.
+# Generated from readreplica/engines.py by `make sync`: change that file, not this one.
 """Engines for the sessions: one that writes, one that only reads. A cluster is built of these."""
 
 from functools import partial

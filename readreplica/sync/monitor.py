@@ -1,4 +1,4 @@
-# Generated from readreplica/monitor.py by `make twins`: change that file, not this one.
+# Generated from readreplica/monitor.py by `make sync`: change that file, not this one.
 """The monitor of one cluster in this process: finds the primary, ejects and readmits replicas."""
 
 import math

@@ -1,4 +1,4 @@
-# Generated from readreplica/poller.py by `make twins`: change that file, not this one.
+# Generated from readreplica/poller.py by `make sync`: change that file, not this one.
 """Polls one node: every `poll_seconds` for the monitor, quickly while reads wait for replay.
 
 All reads that wait for a node share its one connection and its one poll, whatever their number.

@@ -1,4 +1,4 @@
-# Generated from readreplica/retry.py by `make twins`: change that file, not this one.
+# Generated from readreplica/retry.py by `make sync`: change that file, not this one.
 """Runs a unit of work, and again after a conflict with a concurrent transaction, or after an outage.
 
 Both end it before anything of it is committed. A unit that has committed by itself is never run again.

@@ -1,4 +1,4 @@
-# Generated from readreplica/routing.py by `make twins`: change that file, not this one.
+# Generated from readreplica/routing.py by `make sync`: change that file, not this one.
 """Finds the node for each read session: which nodes are fit, and whether the primary may be asked."""
 
 from collections.abc import Callable, Sequence

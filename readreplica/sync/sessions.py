@@ -1,4 +1,4 @@
-# Generated from readreplica/sessions.py by `make twins`: change that file, not this one.
+# Generated from readreplica/sessions.py by `make sync`: change that file, not this one.
 """The two kinds of session. They are siblings, so that mypy refuses a reader where a writer is needed."""
 
 from types import TracebackType

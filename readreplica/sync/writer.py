@@ -1,4 +1,4 @@
-# Generated from readreplica/writer.py by `make twins`: change that file, not this one.
+# Generated from readreplica/writer.py by `make sync`: change that file, not this one.
 """Connects the writer engine to the primary and to no other server, and counts the writes of this process.
 
 `Writer` listens to SQLAlchemy's events, so every user of the engine is served: a session,

@@ -1,4 +1,4 @@
-# Generated from sharding/engines.py by `make twins`: change that file, not this one.
+# Generated from sharding/engines.py by `make sync`: change that file, not this one.
 """From a topology to clusters with open engines."""
 
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-# Generated from sharding/keyed.py by `make twins`: change that file, not this one.
+# Generated from sharding/keyed.py by `make sync`: change that file, not this one.
 """Sessions by shard key over open clusters, and the opening of them. `sharding.sync.keyed` is the twin.
 
 What is here has a twin for threads; `sharding.sessions` adds what asyncio alone has.

@@ -1,4 +1,4 @@
-# Generated from sharding/map_reader.py by `make twins`: change that file, not this one.
+# Generated from sharding/map_reader.py by `make sync`: change that file, not this one.
 """Reading the shard map that is in force: all that routing needs of the directory."""
 
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-# Generated from sharding/citus/reach.py by `make twins`: change that file, not this one.
+# Generated from sharding/citus/reach.py by `make sync`: change that file, not this one.
 """How `SET LOCAL` reaches the workers.
 
 Without more, `SET LOCAL lock_timeout` holds on the coordinator only, and a row that is locked on a worker is

@@ -1,8 +1,8 @@
-"""`python -m tests.sync_twins [--check]`: write the twins for threads of what is written for asyncio.
+"""`python -m tools.async_to_sync [--check]`: write the sync version of what is written for asyncio.
 
 One source, two packages: a token that has to do with asyncio is dropped or renamed, everything else (comments
 too) stays. What differs by more than words is in files written by hand, which both import by the same name.
-`make twins` writes them; `make check` fails when one differs from what would be written.
+`make sync` writes them; `make check` fails when one differs from what would be written.
 """
 
 import argparse
@@ -16,12 +16,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 RUFF = Path(sys.executable).with_name("ruff")
-NOTICE = "# Generated from {source} by `make twins`: change that file, not this one.\n"
+NOTICE = "# Generated from {source} by `make sync`: change that file, not this one.\n"
 
 
 @dataclass(frozen=True)
-class Twins:
-    """The modules of one package that have a twin, and where it is."""
+class SyncPackage:
+    """The modules of one package that have a sync version, and the package of these."""
 
     package: str
     target: str
@@ -30,8 +30,8 @@ class Twins:
     """Modules of the target that have a counterpart of the same name in the package, written by hand."""
 
 
-TWINS = (
-    Twins(
+SYNC_PACKAGES = (
+    SyncPackage(
         package="readreplica",
         target="readreplica.sync",
         modules=(
@@ -49,13 +49,13 @@ TWINS = (
         ),
         by_hand=("concurrency",),
     ),
-    Twins(
+    SyncPackage(
         package="sharding",
         target="sharding.sync",
         modules=("engines", "identity", "keyed", "map_reader"),
         by_hand=("map_watch", "sessions"),
     ),
-    Twins(package="sharding.citus", target="sharding.sync", modules=("reach",)),
+    SyncPackage(package="sharding.citus", target="sharding.sync", modules=("reach",)),
 )
 
 DROPPED = frozenset({"async", "await"})
@@ -75,9 +75,9 @@ RENAMED: Mapping[str, str] = {
     "enter_async_context": "enter_context",
     "wait_async": "wait",
 }
-# The result of a coroutine function is what a function gives.
+# The result of a coroutine function is what a function returns.
 UNWRAPPED = frozenset({"Awaitable", "Coroutine"})
-# An AsyncEngine holds the Engine that a twin has already, and so with the others.
+# An AsyncEngine holds the Engine that a sync version has already, and so with the others.
 DROPPED_ATTRIBUTES = frozenset({"sync_connection", "sync_engine", "sync_session"})
 RENAMED_TEXT: Mapping[str, str] = {
     "from sqlalchemy.ext.asyncio import Connection, Engine": "from sqlalchemy import Connection, Engine",
@@ -87,25 +87,25 @@ RENAMED_TEXT: Mapping[str, str] = {
 }
 
 
-def twin_of(source: str, twins: Sequence[Twins], *, named: str) -> str:
-    """Give a module's twin.
+def sync_version(source: str, packages: Sequence[SyncPackage], *, named: str) -> str:
+    """Return the sync version of a module.
 
     Parameters:
         source: the module for asyncio.
-        twins: every package that has twins: imports between them are of twins, too.
+        packages: every package that has sync versions: imports between them are of sync versions, too.
         named: the file that the source comes from, for the notice at the top.
     """
     words = "".join(_rewritten(source))
     for before, after in RENAMED_TEXT.items():
         words = words.replace(before, after)
-    for each in twins:
+    for each in packages:
         for module in (*each.modules, *each.by_hand):
             words = words.replace(f"{each.package}.{module} import", f"{each.target}.{module} import")
     return NOTICE.format(source=named) + words
 
 
 def _rewritten(source: str) -> Iterator[str]:
-    """Give the source piece by piece, each with the space before it, without what only asyncio has."""
+    """Yield the source piece by piece, each with the space before it, without what only asyncio has."""
     lines = source.splitlines(keepends=True)
     tokens = [token for token in tokenize.generate_tokens(io.StringIO(source).readline) if token.string]
     row, column = 1, 0
@@ -173,26 +173,30 @@ def _run(command: Sequence[str], text: str) -> str:
     return subprocess.run(command, input=text, capture_output=True, text=True, check=True, cwd=ROOT).stdout
 
 
-def written(twins: Sequence[Twins]) -> Iterator[tuple[Path, str]]:
-    """Give every generated file with its content."""
-    for each in twins:
+def generated_files(packages: Sequence[SyncPackage]) -> Iterator[tuple[Path, str]]:
+    """Yield every generated file with its content."""
+    for each in packages:
         for module in each.modules:
             source = ROOT.joinpath(*each.package.split("."), f"{module}.py")
             target = ROOT.joinpath(*each.target.split("."), f"{module}.py")
             named = source.relative_to(ROOT).as_posix()
-            yield target, tidied(twin_of(source.read_text(), twins, named=named), target)
+            yield target, tidied(sync_version(source.read_text(), packages, named=named), target)
 
 
 def main() -> int:
-    """Write the twins, or tell which of them are not what they should be."""
-    parser = argparse.ArgumentParser(prog="make twins", description="Write the twins for threads.")
-    parser.add_argument("--check", action="store_true", help="write nothing; fail if a twin differs")
+    """Write the sync versions, or name those that differ from what would be written."""
+    parser = argparse.ArgumentParser(prog="make sync", description="Write the sync versions.")
+    parser.add_argument("--check", action="store_true", help="write nothing; fail if a file differs")
     is_check = parser.parse_args().check
-    stale = [(path, text) for path, text in written(TWINS) if not path.exists() or path.read_text() != text]
+    stale = [
+        (path, text)
+        for path, text in generated_files(SYNC_PACKAGES)
+        if not path.exists() or path.read_text() != text
+    ]
     for path, text in stale:
         name = path.relative_to(ROOT)
         if is_check:
-            print(f"{name} is not the twin of its source: run `make twins`", file=sys.stderr)
+            print(f"{name} is not the sync version of its source: run `make sync`", file=sys.stderr)
         else:
             path.write_text(text)
             print(f"wrote {name}")

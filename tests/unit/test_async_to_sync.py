@@ -1,6 +1,6 @@
-"""The generator of the twins for threads, and whether they are up to date."""
+"""The generator of the sync versions, and whether they are up to date."""
 
-from tests.sync_twins import TWINS, Twins, twin_of, written
+from tools.async_to_sync import SYNC_PACKAGES, SyncPackage, generated_files, sync_version
 
 SOURCE = '''\
 """Reads."""
@@ -26,8 +26,8 @@ class Reader:
     def run(self, unit: Callable[[], Coroutine[Any, Any, None]]) -> None: ...
 '''
 
-TWIN = '''\
-# Generated from shop/reader.py by `make twins`: change that file, not this one.
+SYNC_SOURCE = '''\
+# Generated from shop/reader.py by `make sync`: change that file, not this one.
 """Reads."""
 
 from collections.abc import Awaitable, Callable, Coroutine
@@ -53,10 +53,10 @@ class Reader:
 
 
 def test_what_has_to_do_with_asyncio_is_dropped_or_renamed_and_the_rest_stays() -> None:
-    twins = [Twins(package="shop", target="shop.sync", modules=("cart", "reader"))]
-    assert twin_of(SOURCE, twins, named="shop/reader.py") == TWIN
+    packages = [SyncPackage(package="shop", target="shop.sync", modules=("cart", "reader"))]
+    assert sync_version(SOURCE, packages, named="shop/reader.py") == SYNC_SOURCE
 
 
-def test_every_twin_is_what_would_be_written() -> None:
-    stale = [path.name for path, text in written(TWINS) if path.read_text() != text]
-    assert not stale, "run `make twins`"
+def test_every_sync_version_is_what_would_be_written() -> None:
+    stale = [path.name for path, text in generated_files(SYNC_PACKAGES) if path.read_text() != text]
+    assert not stale, "run `make sync`"
