@@ -8,13 +8,20 @@ or `__table_args__ = ({"info": shard_key("order_id")},)`. A table of which every
 nobody's to route (its rows belong to no key), and is not checked.
 """
 
-from sqlalchemy import MetaData, Table
+from typing import NamedTuple
 
-from sharding.guard import GuardedTable
+from sqlalchemy import MetaData, Table
 
 _INFO = "shard_key"
 _REFERENCE = "reference"
 _CHANGES = "changes_at"
+
+
+class GuardedTable(NamedTuple):
+    """A table whose rows are guarded, and the column by which they are placed."""
+
+    table: str
+    key: str
 
 
 def shard_key(column: str) -> dict[str, str]:

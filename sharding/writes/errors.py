@@ -1,14 +1,10 @@
 """What can go wrong with a write over several shards. Each error names the object and the way out."""
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 from sqlalchemy import Table
 
 from sharding.errors import BucketNotOwned, ShardingError
-
-if TYPE_CHECKING:
-    from sharding.writes.report import BulkReport
 
 
 class WritesError(ShardingError):
@@ -33,26 +29,6 @@ class TargetRefused(WritesError, ValueError):
         # The repr of a table lists all of its columns.
         name = f"table {entity.fullname}" if isinstance(entity, Table) else repr(entity)
         super().__init__(f"{name} cannot be written in bulk: {fault}")
-
-
-class BulkFailed(WritesError):
-    """A bulk write stopped at its first failure; `report` has what was written, the failure is chained."""
-
-    def __init__(self, report: "BulkReport") -> None:
-        self.report = report
-        super().__init__(
-            f"the bulk write stopped: {report.summary()}; what is written stays, "
-            "so go on with mode `insert-ignore`, or with `update`"
-        )
-
-
-class ShardTimedOut(WritesError):
-    """A shard did not answer in time; its connection was cut."""
-
-    def __init__(self, shard: str, *, seconds: float) -> None:
-        self.shard = shard
-        self.seconds = seconds
-        super().__init__(f"shard {shard} did not answer within {seconds:g} s: its connection was cut")
 
 
 class ChunkInDoubt(WritesError):
