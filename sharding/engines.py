@@ -53,8 +53,8 @@ def propagate_set_local(configure: Configure) -> Configure:
     is waited for without end. With `citus.propagate_set_commands = 'local'` Citus sends it along: the whole
     text that the server was sent. So it is a setting of sessions that send one statement at a time, as ours
     do, and not of the database: `SET LOCAL ...; UPDATE ...` in one text would be sent to the workers as well,
-    UPDATE and all. (Source: PostprocessVariableSetStmt in src/backend/distributed/commands/variableset.c of Citus is
-    given the query string.)
+    UPDATE and all. (Source: PostprocessVariableSetStmt in src/backend/distributed/commands/variableset.c of
+    Citus is given the query string.)
     """
 
     async def configure_and_set(connection: AsyncConnection[Any]) -> None:
