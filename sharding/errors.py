@@ -96,7 +96,7 @@ class ShardMapMissing(ShardingError):
 
 
 class ShardMapConflict(ShardingError):
-    """Somebody else changed the shard map first."""
+    """The shard map was changed meanwhile."""
 
     def __init__(self, *, expected_version: int, found_version: int) -> None:
         self.expected_version = expected_version
@@ -181,7 +181,7 @@ class WrongShard(ShardingError):
 
 
 class ShardUnnamed(ShardingError):
-    """The database at the address of a shard was never told which shard it is."""
+    """The database at the address of a shard has no record of which shard it is."""
 
     def __init__(self, *, expected: str, address: str) -> None:
         self.expected = expected
@@ -193,7 +193,7 @@ class ShardUnnamed(ShardingError):
 
 
 class OwnershipConflict(ShardingError):
-    """A shard was told of a newer map than the one that is to be told now."""
+    """A shard has the ownership of a newer map than the one that is to be set."""
 
     def __init__(self, shard: str, *, found_version: int, version: int) -> None:
         self.shard = shard

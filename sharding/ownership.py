@@ -103,7 +103,7 @@ def replace_guard(ownership: Ownership) -> str:
     """
     shard, version = ownership.shard.replace("'", "''"), ownership.map_version
     return f"""\
-CREATE OR REPLACE GUARD_FUNCTION {GUARD_FUNCTION.replace("bigint", "shard_key bigint")} RETURNS boolean
+CREATE OR REPLACE FUNCTION {GUARD_FUNCTION.replace("bigint", "shard_key bigint")} RETURNS boolean
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN CASE WHEN get_bit(B'{ownership.owned}', {bucket_sql("shard_key", ownership.buckets)}) = 1 THEN true
             ELSE public.shard_refuse(shard_key, {ownership.buckets}, '{shard}', {version}) END"""

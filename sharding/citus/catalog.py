@@ -28,7 +28,7 @@ class ShardRange:
     node: str
 
     def holds(self, key: int) -> bool:
-        """Tell whether the rows of a key are here."""
+        """Return whether the rows of a key are here."""
         return self.lowest <= hashint8(key) <= self.highest
 
 
@@ -46,7 +46,7 @@ def fresh_index(key: int, shards: int) -> int:
 
 
 def fresh_ranges(shards: int) -> list[tuple[int, int]]:
-    """Give the lowest and the highest hash of each shard of a fresh table."""
+    """Return the lowest and the highest hash of each shard of a fresh table."""
     width = _HASHES // shards
     lows = [_LOWEST + number * width for number in range(shards)]
     return [(low, low + width - 1) for low in lows[:-1]] + [(lows[-1], _HIGHEST)]
@@ -58,7 +58,7 @@ def find_range(ranges: Iterable[ShardRange], key: int) -> ShardRange | None:
 
 
 def is_fresh(ranges: Iterable[ShardRange]) -> bool:
-    """Tell whether nothing was split or isolated, so that `fresh_index` may be believed."""
+    """Return whether nothing was split or isolated, so that `fresh_index` holds."""
     found = sorted((each.lowest, each.highest) for each in ranges)
     return bool(found) and found == fresh_ranges(len(found))
 

@@ -193,10 +193,10 @@ def _foreign_keys(subject: _Subject) -> Iterator[Objection]:
 
 def _unique(subject: _Subject) -> Iterator[Objection]:
     table, shard_key = subject.table, subject.placement.key
-    # A partition has its parent's keys, and is told of once.
-    told = {key.columns for key in subject.parent.unique} if subject.parent else set()
+    # A partition has its parent's keys, which are listed once.
+    listed = {key.columns for key in subject.parent.unique} if subject.parent else set()
     for key in table.unique:
-        if shard_key and shard_key not in key.columns and key.columns not in told:
+        if shard_key and shard_key not in key.columns and key.columns not in listed:
             yield Objection(
                 table.name,
                 "unique key",
@@ -338,7 +338,7 @@ def _key_update(text: _Text) -> Iterator[Objection]:
 
 
 def check_columnar(schema: Schema, *, written: Iterable[str]) -> list[Objection]:
-    """List the tables stored by column that somebody still changes.
+    """List the tables stored by column that are still changed.
 
     Parameters:
         schema: what stands.

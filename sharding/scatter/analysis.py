@@ -36,7 +36,7 @@ class Analysis:
 
     scope: Scope
     unique: tuple[Clause, ...]
-    """Columns that together tell a row of the FROM clause from every other, on all shards."""
+    """Columns that together identify a row of the FROM clause, on all shards."""
     named: frozenset[Table]
     """Every table that it names, in subqueries too."""
     sql: str
@@ -52,7 +52,7 @@ class Analysis:
         return frozenset(format_table(table) for table in self.named)
 
     def may_be_null(self, clause: Clause) -> bool:
-        """Tell whether an expression may be NULL; True if that is not known."""
+        """Return whether an expression may be NULL; True if that is not known."""
         source = self.source_of(clause)
         return source is None or source.is_nullable or clause.nullable
 
@@ -203,7 +203,7 @@ def _check_no_position(clause: Clause) -> None:
 
 
 def namer(statement: Any) -> Callable[[str], Clause | None]:
-    """Give a function that finds a selected column by its name in SQL; an attribute's may be another."""
+    """Return a function that finds a selected column by its name in SQL; an attribute's may be another."""
     columns = [each for raw in statement._raw_columns for each in (raw.columns if is_table(raw) else [raw])]
 
     def find(name: str) -> Clause | None:
@@ -220,7 +220,7 @@ def namer(statement: Any) -> Callable[[str], Clause | None]:
 
 
 def selected(statement: Any) -> list[Clause]:
-    """Give what a row holds: an entity is one thing, a table's columns are many."""
+    """Return what a row holds: an entity is one element, a table's columns are many."""
     found: list[Clause] = []
     for each in statement._raw_columns:
         is_entity = "parententity" in getattr(each, "_annotations", {})
@@ -250,14 +250,14 @@ def _check_mapper(mapper: Mapper[Any]) -> None:
 
 
 def _unique_of(source: Source, mapper: Mapper[Any] | None) -> list[Clause]:
-    """Give a table's primary key, as the mapper has it if there is one; with the shard key if it lacks it."""
+    """Return a table's primary key, or its mapper's if it has one; with the shard key if it lacks it."""
     primary = list(mapper.primary_key if mapper is not None else source.table.primary_key)
     if not primary:
         raise ScatterRefused(
             f"table {source.table.name} has no primary key, so its pages would not be stable"
         )
     names = [column.name for column in primary]
-    # Unique on each shard is not unique on all, unless the key that tells the shard is a part of it.
+    # Unique on each shard is not unique on all, unless the shard key is a part of it.
     if source.key is not None and source.key not in names:
         names.insert(0, source.key)
     columns = {column.name: column for column in source.selectable.columns}
@@ -273,7 +273,7 @@ def split(
         statement: the SELECT.
         scope: its tables.
         shards: every shard.
-        shard_of: tells the shard of a key; None asks all shards for all keys.
+        shard_of: returns the shard of a key; None asks all shards for all keys.
 
     Returns:
         The statement of each shard that is asked; of one at least, for even a count of nothing is 0.
@@ -295,7 +295,7 @@ def split(
 
 
 def _keys(clause: Clause, scope: Scope) -> list[Any] | None:
-    """Give the keys that a condition names, if it names some."""
+    """Return the keys that a condition names; None if it names none."""
     if not (isinstance(clause, BinaryExpression) and isinstance(clause.right, BindParameter)):
         return None
     if not any(is_key_of(clause.left, source) for source in scope.sources.sharded):

@@ -169,7 +169,7 @@ class Scope:
     """Whether all rows that an aggregate sees here are on one shard."""
 
     def chain(self) -> "Iterator[Scope]":
-        """Give this scope and those around it."""
+        """Yield this scope and those around it."""
         scope: Scope | None = self
         while scope is not None:
             yield scope
@@ -391,7 +391,7 @@ def _froms_of(statement: Any) -> list[FromClause]:
     try:
         return list(statement.get_final_froms())
     except SQLAlchemyError as error:
-        raise ScatterRefused(f"its FROM cannot be told: {error}") from error
+        raise ScatterRefused(f"its FROM cannot be read: {error}") from error
 
 
 def _own_froms(select: Any, outer: Scope) -> list[FromClause]:
@@ -419,7 +419,7 @@ def _flat(froms: Iterable[FromClause]) -> set[FromClause]:
 
 
 def onclauses(froms: Iterable[FromClause]) -> Iterator[Clause]:
-    """Give the conditions of all joins in a FROM clause."""
+    """Yield the conditions of all joins in a FROM clause."""
     for each in froms:
         if isinstance(each, Join):
             yield each.onclause

@@ -165,7 +165,7 @@ class Named(UserDefinedType[Any]):
         self.name = name
 
     def get_col_spec(self, **_: Any) -> str:
-        """Give the name, which the server has quoted if it must be."""
+        """Return the name, which the server has quoted if it must be."""
         return self.name
 
 
@@ -189,7 +189,7 @@ class GroupsPlan:
         return len(self.columns)
 
     def compared(self) -> Sequence[Clause]:
-        """Give the expressions whose collation may matter to the second stage."""
+        """Return the expressions whose collation may matter to the second stage."""
         return self.parts.clauses
 
     def part(self, statement: Any, *, limit: int) -> Any:
@@ -232,11 +232,11 @@ class GroupsPlan:
         return select(self.whole(rows, after=after, limit=1).exists())
 
     def values(self, row: Sequence[Any]) -> list[Any]:
-        """Give the position of a row of `whole`: of each term its text, and the name of its type."""
+        """Return the position of a row of `whole`: of each term its text, and the name of its type."""
         return list(row[self.width :])
 
     def given(self, rows: Sequence[Any]) -> list[Any]:
-        """Give the caller's part of each row."""
+        """Return the caller's columns of each row."""
         return list(map(itemgetter(0 if self.width == 1 else slice(self.width)), rows))
 
 

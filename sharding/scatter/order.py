@@ -36,7 +36,7 @@ from sharding.scatter.tables import Clause
 
 @dataclass(frozen=True)
 class Direction:
-    """Which way a term goes. PostgreSQL counts NULL as the greatest value unless it is told otherwise."""
+    """The direction of a term. PostgreSQL sorts NULL as the greatest value without NULLS FIRST or LAST."""
 
     is_descending: bool = False
     nulls_first: bool | None = None
@@ -71,7 +71,7 @@ class Term:
         return self.clause
 
     def ordered(self) -> Clause:
-        """Give the element of ORDER BY."""
+        """Return the element of ORDER BY."""
         clause = self.bare.desc() if self.direction.is_descending else self.bare.asc()
         match self.direction.nulls_first:
             case None:
@@ -82,7 +82,7 @@ class Term:
                 return clause.nulls_last()
 
     def after(self, value: Any) -> Clause:
-        """Give the condition that a row's value comes after a value."""
+        """Return the condition that a row's value comes after a value."""
         if value is None:
             return self.clause.is_not(None) if self.direction.nulls_are_first else false()
         than = self.bind(value)
@@ -92,11 +92,11 @@ class Term:
         return beyond
 
     def equals(self, value: Any) -> Clause:
-        """Give the condition that a row's value is this one."""
+        """Return the condition that a row's value is this one."""
         return self.clause.is_(None) if value is None else self.bare == self.bind(value)
 
     def sorter(self, index: int) -> Callable[[Any], Any]:
-        """Give the key function for rows that have this term's value at `index`."""
+        """Return the key function for rows that have this term's value at `index`."""
         assert self.kind is not None
         return ranker(
             self.kind, index, is_nullable=self.is_nullable, nulls_greatest=self.direction.nulls_greatest
@@ -143,7 +143,7 @@ def make_terms(
     Parameters:
         ordered: the resolved elements of ORDER BY.
         unique: expressions that together tell a row from every other.
-        may_be_null: tells of an expression whether it may be NULL.
+        may_be_null: returns whether an expression may be NULL.
 
     Raises:
         ScatterRefused: a value cannot be compared as PostgreSQL does.
@@ -168,7 +168,7 @@ def _term(clause: Clause, direction: Direction, may_be_null: Callable[[Clause], 
 
 
 def position_after(terms: Sequence[Term], values: Sequence[Any]) -> Clause:
-    """Give the condition that a row comes after a position of the order.
+    """Return the condition that a row comes after a position of the order.
 
     One comparison of rows where that says the same, for an index serves it; else term by term.
     """
@@ -239,7 +239,7 @@ _facts: WeakKeyDictionary[Cluster, dict[frozenset[str], ShardFacts]] = WeakKeyDi
 
 
 async def facts_of(cluster: Cluster, tables: frozenset[str], ask: Ask) -> ShardFacts:
-    """Give what a shard says of some tables.
+    """Return the types, collations and settings of a shard for some tables.
 
     Parameters:
         cluster: the shard.

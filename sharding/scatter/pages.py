@@ -91,7 +91,7 @@ class CursorKeys:
         return urlsafe_b64encode(_mac(self.current, payload) + payload).rstrip(b"=").decode()
 
     def open(self, cursor: str, fingerprint: bytes) -> list[Any]:
-        """Give the values of a cursor.
+        """Return the values of a cursor.
 
         Raises:
             CursorMalformed: neither key has signed it.

@@ -80,7 +80,7 @@ class RowsPlan:
         return statement.order_by(None).order_by(*(term.ordered() for term in self.terms))
 
     def values(self, row: Sequence[Any]) -> list[Any]:
-        """Give the position of a row in the order."""
+        """Return the position of a row in the order."""
         return [row[index] for index in self.indexes]
 
     @cached_property
@@ -98,11 +98,11 @@ class RowsPlan:
             rows.sort(key=key, reverse=is_descending)
 
     def identity(self, row: Sequence[Any]) -> tuple[Any, ...]:
-        """Give what is equal for rows that the server takes for equal."""
+        """Return a key that is equal for rows that the server takes for equal."""
         return tuple(key(row) for key, _ in self.sorters)
 
     def given(self, rows: Sequence[Any]) -> list[Any]:
-        """Give the caller's part of each row."""
+        """Return the caller's columns of each row."""
         return list(map(itemgetter(0 if self.width == 1 else slice(self.width)), rows))
 
 
@@ -229,7 +229,7 @@ class Run:
 
 
 def share(wanted: int, shards: int) -> int:
-    """Tell how many rows to ask one shard for at first."""
+    """Return how many rows to ask one shard for at first."""
     mean = wanted / shards
     deviation = math.sqrt(mean * (1 - 1 / shards))
     return min(wanted, math.ceil(mean + _DEVIATIONS * deviation) + (shards > 1))
@@ -247,10 +247,10 @@ class Merged:
 
 
 def merge(plan: RowsPlan, runs: Sequence[Run], *, wanted: int) -> Merged:
-    """Merge runs, and tell what is missing for so many rows.
+    """Merge runs, and find what is missing for so many rows.
 
     Parameters:
-        plan: sorts the rows, and tells equal ones if the SELECT is DISTINCT.
+        plan: has the order of the rows, and which are equal if the SELECT is DISTINCT.
         runs: what each shard has sent.
         wanted: how many rows there should be.
     """

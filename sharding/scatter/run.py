@@ -39,7 +39,7 @@ async def scatter(
     keys: CursorKeys | None = None,
     bounds: Bounds | None = None,
 ) -> Page[Any]:
-    """Run a SELECT on all shards at once, and give what one database with all rows would give.
+    """Run a SELECT on all shards at once, and return what one database with all rows would return.
 
     Parameters:
         clusters: the shards, by name.
@@ -48,15 +48,15 @@ async def scatter(
         cursor: `next_cursor` of the page before; None for the first page.
         after: what the reads must have seen.
         freshness: a policy of `readreplica.freshness`, for every shard; it holds together with `after`.
-        allow_missing: give what the other shards have when some do not answer; the page names these.
+        allow_missing: return what the other shards have when some do not answer; the page names these.
         key: the column by which tables are sharded that declare none; it must be of their primary key.
-        shard_of: tells the shard of a key, so that `key IN (...)` asks only the shards of its keys.
+        shard_of: returns the shard of a key, so that `key IN (...)` asks only the shards of its keys.
         keys: what signs cursors. None for a key that no other process has.
         bounds: how much this call may take.
 
     Returns:
         The page. A SELECT of one entity or column gives these, one of several gives tuples. Equal rows of
-        the order are told apart by the primary keys, so that pages neither miss nor repeat a row.
+        the order are ordered by their primary keys, so that pages neither miss nor repeat a row.
 
     Raises:
         ScatterRefused: the SELECT cannot be answered exactly from the shards' answers.
@@ -100,7 +100,7 @@ async def scatter(
 
 @cache
 def process_keys() -> CursorKeys:
-    """Give the key of this process alone: any other process refuses cursors that it signed."""
+    """Return a key of this process alone: any other process refuses cursors that it signed."""
     return CursorKeys.random()
 
 
@@ -119,7 +119,7 @@ class _Call:
     first_facts: ShardFacts | None = None
 
     async def shard_facts(self, reader: ShardReader) -> ShardFacts:
-        """Give what a shard says of the tables; its settings are those of the shards that have answered."""
+        """Return the facts of a shard; its settings must be those of the shards that have answered."""
         facts = await facts_of(reader.cluster, self.analysis.tables, reader.ask)
         self.first_facts = self.first_facts or facts
         check_settings(facts, self.first_facts, shard=reader.shard)
@@ -141,7 +141,7 @@ class _Call:
             self.missing[reader.shard] = error
 
     def page(self, rows: Sequence[Any]) -> Page[Any]:
-        """Make the page of rows of which one more than the page holds tells of a next one."""
+        """Make the page; one row more than it holds means that there is a next one."""
         given = self.plan.given(rows[: self.limit])
         is_last = len(rows) <= self.limit
         next_cursor = None if is_last else self.seal(self.plan.values(rows[self.limit - 1]))

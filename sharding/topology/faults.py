@@ -19,7 +19,7 @@ def describe(model: type[BaseModel], error: ValidationError) -> list[str]:
     """Put pydantic's findings into one line each.
 
     Parameters:
-        model: the model that was to be read; it tells which keys there could be.
+        model: the model that was to be read; it has the keys that there could be.
         error: what pydantic found.
 
     Returns:

@@ -37,7 +37,7 @@ Outcome: TypeAlias = Literal["failed", "in_doubt", "not_tried"]
 """What rows are that were not written; the name of their count in the report."""
 
 Refresh: TypeAlias = Callable[[int], Awaitable[object]]
-"""Loads the shard map again; is given the version that the refusing shard knows, 0 if it did not tell."""
+"""Loads the shard map again; called with the map version of the shard that refused, 0 if it is unknown."""
 
 
 class BulkFailed(WritesError):
@@ -122,8 +122,8 @@ async def bulk(
         refresh: loads the shard map again, until it is of this version or newer. Called when a shard refuses
             a row of a bucket that it does not own (SQLSTATE MS001); the chunk is then cut anew and tried once
             more. `ShardedSessions.bulk` has it.
-        progress: is told after each chunk; the report is the one that will be returned.
-        unwritten: is given the shard and the rows of each chunk that is not known to be written.
+        progress: called after each chunk with the report that will be returned.
+        unwritten: called with the shard and the rows of each chunk that is not known to be written.
         clock: a monotonic clock, in seconds.
 
     Returns:
@@ -173,7 +173,7 @@ async def _feed(
         except (RowRefused, InvalidShardKey) as refusal:
             _refuse(writer, number, refusal)
             continue
-        # By one map to the end, so that a key stays in its lane: by a newer one, its later rows would
+        # By one map to the end, so that a key stays in its queue: by a newer one, its later rows would
         # overtake the earlier ones, which their shard refuses first.
         if full := chunker.add(began_with.shard_of(row.key), row):
             await writer.put(full)
@@ -227,7 +227,7 @@ class BulkWriter:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def put(self, chunk: Chunk) -> None:
-        """Hand a chunk over; waits while the lane is full, so that memory stays bounded."""
+        """Queue a chunk; waits while the shard's queue is full, so that memory stays bounded."""
         if chunk.shard not in self._queues:
             queue = self._queues[chunk.shard] = asyncio.Queue(maxsize=1)
             self._tasks.append(asyncio.create_task(self._drive(queue), name=f"bulk {chunk.shard}"))
@@ -235,7 +235,7 @@ class BulkWriter:
         await self._queues[chunk.shard].put(chunk)
 
     async def close(self) -> None:
-        """Wait until every lane has done what it was given."""
+        """Wait until every queued chunk is done."""
         for queue in self._queues.values():
             await queue.put(None)
         await asyncio.gather(*self._tasks)
@@ -249,7 +249,9 @@ class BulkWriter:
         while chunk := await queue.get():
             try:
                 await self._account(chunk)
-            except Exception as error:  # of a callback: a lane that ended would leave the feed waiting
+            except (
+                Exception
+            ) as error:  # of a callback: without a reader of the queue `put` would wait for ever
                 self.failure, self.is_stopping = self.failure or error, True
 
     async def _account(self, chunk: Chunk) -> None:
@@ -338,6 +340,6 @@ class BulkWriter:
 
 
 def is_refusal(error: Exception) -> bool:
-    """Tell whether a shard refused a row because it does not own its bucket."""
+    """Return whether a shard refused a row because it does not own its bucket."""
     found = driver_error(error)
     return isinstance(error, BucketNotOwned) or (found is not None and found.sqlstate == REFUSED)

@@ -41,7 +41,7 @@ class Chunk:
 
 @dataclass
 class Chunker:
-    """Gathers rows by shard, and gives a chunk when one more row would make it too large.
+    """Gathers rows by shard, and returns a chunk when one more row would make it too large.
 
     It holds at most one chunk for each shard, however long the input is.
 
@@ -56,7 +56,7 @@ class Chunker:
     _bytes: dict[str, int] = field(default_factory=dict)
 
     def add(self, shard: str, row: Row) -> Chunk | None:
-        """Take a row; give the shard's chunk if it is full without it."""
+        """Add a row; return the shard's chunk if it is full without it."""
         rows, held = self._open.get(shard, []), self._bytes.get(shard, 0)
         if rows and (len(rows) >= self.max_rows or held + row.size_bytes > self.max_bytes):
             self._open[shard], self._bytes[shard] = [row], row.size_bytes
@@ -66,7 +66,7 @@ class Chunker:
         return None
 
     def rest(self) -> Iterator[Chunk]:
-        """Give what is left, after the last row."""
+        """Yield what is left, after the last row."""
         for shard, rows in self._open.items():
             yield Chunk(shard, rows)
         self._open, self._bytes = {}, {}
@@ -108,7 +108,7 @@ async def write_chunk(
 
 
 async def commit(session: WriteSession, *, shard: str) -> None:
-    """Commit; tell it apart when nobody knows whether it was done.
+    """Commit, with an error of its own for a COMMIT that was not answered.
 
     Raises:
         ChunkInDoubt: the connection was lost before the server answered.
@@ -181,7 +181,7 @@ async def _copy(
 def _bound(
     connection: AsyncConnection, target: Target, columns: Sequence[str], rows: Sequence[Sequence[Any]]
 ) -> Iterator[Sequence[Any]]:
-    """Give values as the column types send them (an enum's text, JSON): COPY knows no types."""
+    """Yield values as the column types send them (an enum's text, JSON): COPY knows no types."""
     processors: list[Callable[[Any], Any] | None] = []
     for name in columns:
         kind = target.table.c[name].type.dialect_impl(connection.dialect)

@@ -21,7 +21,7 @@ class RowRefused(WritesError, ValueError):
 
 
 class TargetRefused(WritesError, ValueError):
-    """What `bulk` was told to write to is no table that it can route."""
+    """The entity of a bulk write is no table that it can route."""
 
     def __init__(self, entity: object, fault: str) -> None:
         self.entity = entity
@@ -118,7 +118,7 @@ class UnitAborted(TwoPhaseError):
 
 
 class DecisionLost(TwoPhaseError):
-    """The directory was lost while a decision was written; asking again tells what stands."""
+    """The directory was lost while a decision was written; asking again returns the decision."""
 
     def __init__(self, unit_id: str) -> None:
         self.unit_id = unit_id
@@ -137,7 +137,7 @@ class UnitInDoubt(TwoPhaseError):
 
 
 class ForeignTransaction(TwoPhaseError):
-    """A prepared transaction that is not one of ours: whoever made it must end it."""
+    """A prepared transaction that is not one of ours: its maker must end it."""
 
     def __init__(self, gid: str) -> None:
         self.gid = gid
@@ -192,7 +192,7 @@ class ReferenceConflict(ReferenceTableError):
         self.table = table
         self.version = version
         super().__init__(
-            f"version {version} of reference table {table} was published by somebody else meanwhile: "
+            f"version {version} of reference table {table} was published by another run meanwhile: "
             "look at it, and repeat the change"
         )
 

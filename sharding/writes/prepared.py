@@ -23,7 +23,7 @@ from sharding.writes.errors import DecisionLost
 PREFIX = "mes-storage"
 _GID = re.compile(rf"{PREFIX}:([0-9a-f]{{32}}):([a-z][a-z0-9_]{{0,62}})")
 
-# A prepared transaction has no process. Its lock on its own number tells the virtual transaction (that of the
+# A prepared transaction has no process. Its lock on its own number has the virtual transaction (that of the
 # session that prepared it; after a restart, one of its own) under which its other locks stand.
 _LIST = text("""
     WITH held AS (
@@ -90,7 +90,7 @@ def gid_of(unit_id: str, shard: str) -> str:
 
 
 def end_statement(verb: str, gid: str) -> str:
-    """Give the statement that names a prepared transaction as its object."""
+    """Return the statement that names a prepared transaction as its object."""
     quoted = gid.replace("'", "''")
     return f"{verb} '{quoted}'"
 
@@ -117,7 +117,7 @@ async def end_prepared(
     """Commit or roll back a prepared transaction.
 
     Returns:
-        False if there is none of this name: somebody else has ended it, or a failover has lost it.
+        False if there is none of this name: another recovery has ended it, or a failover has lost it.
 
     Raises:
         DBAPIError: the shard refused, or cannot be reached. Trying again does no harm.
@@ -182,7 +182,7 @@ class Decided:
 
 @dataclass(frozen=True)
 class Unfinished:
-    """A unit that was decided to commit, and of which nobody has noted that every shard has done so."""
+    """A unit whose decision is to commit, without a record that every shard has done so."""
 
     unit_id: str
     label: str
@@ -208,7 +208,7 @@ class Decisions:
             the decision that stands; it is durable.
 
         Raises:
-            DecisionLost: the directory was lost while it was told, so that it may have been told or not.
+            DecisionLost: the directory was lost meanwhile, so that the decision may be written or not.
                 Asking again does no harm.
             DBAPIError: the directory cannot be reached, or has refused; nothing was decided by this call.
         """

@@ -48,7 +48,7 @@ _IN_UTC = text("SET LOCAL timezone = 'UTC'")
 
 
 def _quoted(names: Iterable[str], prefix: str = "") -> str:
-    """Give column names for a statement, separated by commas."""
+    """Return column names for a statement, separated by commas."""
     return ", ".join(prefix + _QUOTE.quote(name) for name in names)
 
 
@@ -144,7 +144,7 @@ class NumberBounds:
         return {_BOUNDS: self}
 
     def as_check(self, column: str) -> str:
-        """Write the CHECK of a column. PostgreSQL has NaN above all numbers: the upper bound refuses it."""
+        """Return the CHECK of a column. PostgreSQL has NaN above all numbers: the upper bound refuses it."""
         return f"{column} >= {self.least} AND {column} < {self.below}"
 
     def fault(self, number: Decimal) -> str | None:
@@ -238,7 +238,7 @@ class References:
         """Publish a version.
 
         Raises:
-            ReferenceConflict: somebody else has published this version.
+            ReferenceConflict: another run has published this version.
         """
         values = {
             "tree": self.tree,
@@ -259,7 +259,7 @@ class References:
 
 
 async def shape(engine: AsyncEngine, table: Table, rows: Sequence[Row], *, version: int) -> Content:
-    """Give rows the form in which every shard will show them, by asking one; nothing is written.
+    """Return rows in the form in which every shard will show them, as one computes it; nothing is written.
 
     Parameters:
         engine: of any shard.
@@ -336,7 +336,7 @@ async def read_copy(engine: AsyncEngine, table: Table, *, shard: str, seconds: f
 async def read_differences(
     engine: AsyncEngine, table: Table, content: Content, *, shard: str, seconds: float, limit: int
 ) -> list[Difference]:
-    """Compare a shard's rows with a version, one by one; give `limit` differences at most."""
+    """Compare a shard's rows with a version, one by one; return `limit` differences at most."""
     async with engine.connect() as connection, cut_after(connection, shard=shard, seconds=seconds):
         await connection.execute(_IN_UTC)
         values = {"rows": content.rows_json, "limit": limit}
@@ -345,12 +345,12 @@ async def read_differences(
 
 
 def next_version(newest: Content | None, copies: Iterable[ReferenceCopy]) -> int:
-    """Tell the version that comes next: beyond the directory's, and beyond every shard's. Pure."""
+    """Return the version that comes next: beyond the directory's, and beyond every shard's. Pure."""
     return max([newest.version if newest else 0, *(copy.version for copy in copies)]) + 1
 
 
 def fault_of(copy: ReferenceCopy, content: Content | None) -> str | None:
-    """Say what is wrong with a shard's copy; None if it is as published. Pure.
+    """Return what is wrong with a shard's copy; None if it is as published. Pure.
 
     Raises:
         ReferenceAhead: the shard has a version that the directory does not know.

@@ -68,7 +68,7 @@ def target_of(entity: type[Any] | Table, *, key: str | None = None) -> Target:
     """
     table, mapper = _table_of(entity)
     if not table.primary_key.columns:
-        raise TargetRefused(entity, "it has no primary key, so that no row can be told from another")
+        raise TargetRefused(entity, "it has no primary key, so that no row can be identified")
     key = _key_of(entity, table, given=key)
     identity = mapper.primary_key if mapper else tuple(table.primary_key.columns)
     version = mapper.version_id_col if mapper else None
@@ -245,7 +245,7 @@ class ShardReport:
         self.unwritten_keys = min(low, keys[0]), max(high, keys[1])
 
     def as_facts(self) -> dict[str, Any]:
-        """Give it for JSON: keys as text, because JavaScript loses integers above 2^53."""
+        """Return it for JSON: keys as text, because JavaScript loses integers above 2^53."""
         keys = self.unwritten_keys
         return {
             **{name: value for name, value in vars(self).items() if name not in {"token", "unwritten_keys"}},
@@ -269,7 +269,7 @@ class BulkReport:
     first_refusal: str | None = None
 
     def of(self, shard: str) -> ShardReport:
-        """Give the report of a shard."""
+        """Return the report of a shard."""
         return self.shards.setdefault(shard, ShardReport(shard))
 
     @property
@@ -291,7 +291,7 @@ class BulkReport:
         return token
 
     def summary(self) -> str:
-        """Tell in one line what was written, and what was not."""
+        """Return one line: what was written, and what was not."""
         parts = [_words_of(report) for _, report in sorted(self.shards.items())]
         if self.refused:
             parts.append(f"{self.refused} rows refused ({self.first_refusal})")

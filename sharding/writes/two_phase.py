@@ -82,7 +82,7 @@ class TwoPhaseUnit:
         self._open = {shard: self._new(shard, first_keys[shard]) for shard in self.shards}
 
     def session(self, key: int) -> WriteSession:
-        """Give the session on the shard of a key.
+        """Return the session on the shard of a key.
 
         Raises:
             KeyOutsideUnit: the unit was not opened for this shard.
@@ -93,11 +93,11 @@ class TwoPhaseUnit:
         return self._open[shard]
 
     def cluster(self, shard: str) -> Cluster:
-        """Give the cluster of a shard."""
+        """Return the cluster of a shard."""
         return self._sessions.clusters[shard]
 
     def by_shard(self) -> dict[str, WriteSession]:
-        """Give every session, in the order of the shards' names."""
+        """Return every session, in the order of the shards' names."""
         return dict(self._open)
 
     async def close(self) -> None:
@@ -141,10 +141,10 @@ async def two_phase(
         sessions: the shards.
         keys: every key that the unit writes.
         decisions: where the decision is kept.
-        label: what the unit is for, to be read by whoever finds it in doubt.
+        label: what the unit is for, for people who find it in doubt.
         timeout_seconds: how long a shard may take for a step.
         decision_seconds: how long the directory is asked again, if it is lost during the decision.
-        report: is told of each step once it is done.
+        report: called after each step.
         new_unit_id: makes a name of 32 hexadecimal digits that was never used.
 
     Raises:
@@ -153,7 +153,7 @@ async def two_phase(
         PrepareFailed: a shard could not prepare; nothing was written.
         PreparedDisabled: the shard's max_prepared_transactions does not allow it; nothing was written.
         UnitAborted: a recovery gave the unit up meanwhile; nothing was written.
-        UnitInDoubt: the decision could not be told; the recovery will end the unit, one way or the other.
+        UnitInDoubt: the decision could not be written or read; the recovery will commit or abort the unit.
         CommitInsideUnit: the block committed one of the sessions.
     """
     unit = TwoPhaseUnit(sessions, keys, unit_id=new_unit_id())
@@ -264,7 +264,7 @@ class _Ending:
         await session.close()
 
     async def _decide(self, shards: tuple[str, ...]) -> CommitDecision:
-        """Decide to commit. Once a message may have arrived, only an answer tells what stands."""
+        """Decide to commit. Once the decision may be written, only the directory's answer counts."""
         unit_id, give_up_at, lost = self._unit.unit_id, time.monotonic() + self._decision_seconds, False
         while True:
             try:
@@ -309,7 +309,7 @@ class _Ending:
         cluster.gate.after_commit(token)
 
     async def _note_position(self, shard: str) -> None:
-        """Read the position behind COMMIT PREPARED: an empty write session's commit tells it."""
+        """Read the position behind COMMIT PREPARED: an empty write session's commit returns it."""
         try:
             async with self._unit.cluster(shard).write() as session:
                 connection = await connect(session, shard=shard, seconds=self._timeout_seconds)
