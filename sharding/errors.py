@@ -243,11 +243,11 @@ class ScatterRefused(ShardingError):
 
 
 class ShardFailed(ShardingError):
-    """A shard could not answer its part of a scattered SELECT; the cause is chained."""
+    """A shard could not do its part of a call; the cause is chained."""
 
-    def __init__(self, shard: str, cause: BaseException | str) -> None:
+    def __init__(self, shard: str, fault: object) -> None:
         self.shard = shard
-        super().__init__(f"shard {shard} failed its part of the SELECT: {cause}")
+        super().__init__(f"shard {shard} failed: {fault}")
 
 
 class ValueUnreadable(ShardFailed):
@@ -256,7 +256,7 @@ class ValueUnreadable(ShardFailed):
     One database gives such a page no more than several do.
     """
 
-    def __init__(self, shard: str, cause: BaseException | str) -> None:
+    def __init__(self, shard: str, cause: object) -> None:
         super().__init__(shard, f"Python has no such value, so cast it to Text: {cause}")
 
 
@@ -264,9 +264,8 @@ class ShardTimedOut(ShardFailed):
     """A shard, or the directory, did not answer in time: its query was cancelled, or its connection shut."""
 
     def __init__(self, shard: str, *, timeout_seconds: float) -> None:
-        self.shard = shard
         self.timeout_seconds = timeout_seconds
-        ShardingError.__init__(self, f"shard {shard} did not answer within {timeout_seconds:g} s")
+        super().__init__(shard, f"it did not answer within {timeout_seconds:g} s")
 
 
 class TooManyGroups(ShardingError):
@@ -337,7 +336,7 @@ class DistributionConflict(CitusRefused):
         self.declared = declared
         super().__init__(
             f"{table} is {found}, and should be {declared}: `SELECT undistribute_table('{table}')` on the "
-            "coordinator, which copies its rows back, then upgrade again"
+            "coordinator copies its rows back"
         )
 
 
