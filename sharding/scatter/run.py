@@ -60,7 +60,7 @@ async def scatter(
 
     Raises:
         ScatterRefused: the SELECT cannot be answered exactly from the shards' answers.
-        ScatterFailed: a shard failed, or did not answer in time; the error names it.
+        ShardFailed: a shard failed, or did not answer in time; the error names it.
         ValueUnreadable: the page holds a value that Python has not.
         CursorMalformed: the cursor is forged, or one of another query.
         TooManyGroups: a GROUP BY has more groups than `bounds` allows.

@@ -28,7 +28,7 @@ from sharding.writes.prepared import (
     list_prepared,
 )
 
-_TROUBLE = (SQLAlchemyError, psycopg.Error, ShardTimedOut, OSError)
+_SHARD_ERRORS = (SQLAlchemyError, psycopg.Error, ShardTimedOut, OSError)
 
 SAFE_AGE_SECONDS = 600.0
 """Longer than any coordinator takes: its own time limits end it before."""
@@ -125,7 +125,7 @@ async def survey(
     for shard, cluster in sorted(clusters.items()):
         try:
             found += await list_prepared(cluster.primary, shard=shard, timeout_seconds=timeout_seconds)
-        except _TROUBLE as error:
+        except _SHARD_ERRORS as error:
             unreachable[shard] = one_line(error)
     # Asked after the shards: what is decided by now was prepared before.
     decided = await decisions.find(part.unit_id for part in found if part.unit_id)
@@ -235,6 +235,6 @@ async def _end(
         ended = await end_prepared(
             engine, prepared.gid, verb, shard=prepared.shard, timeout_seconds=timeout_seconds
         )
-    except _TROUBLE as error:
+    except _SHARD_ERRORS as error:
         return Ended(prepared, verb, one_line(error))
     return Ended(prepared, verb, was_gone=not ended)

@@ -51,7 +51,7 @@ from sharding.writes.prepared import (
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("two_phase")
 
-_TROUBLE = (SQLAlchemyError, psycopg.Error, ShardTimedOut, OSError)
+_SHARD_ERRORS = (SQLAlchemyError, psycopg.Error, ShardTimedOut, OSError)
 _ATTEMPTS = 3
 
 
@@ -246,7 +246,7 @@ class _Ending:
         except BaseException as error:
             # Nothing is decided, so nothing is committed. The one that failed may be prepared all the same.
             await self._roll_back(tried)
-            if isinstance(error, _TROUBLE):
+            if isinstance(error, _SHARD_ERRORS):
                 raise _named(self._unit.unit_id, tried[-1], error) from error
             raise
 
@@ -271,7 +271,7 @@ class _Ending:
                 return await self._decisions.decide(
                     unit_id, CommitDecision.COMMIT, label=self._label, shards=shards
                 )
-            except (DecisionLost, *_TROUBLE) as error:
+            except (DecisionLost, *_SHARD_ERRORS) as error:
                 lost = lost or isinstance(error, DecisionLost)
                 if not lost:
                     await self._roll_back(shards)
@@ -297,7 +297,7 @@ class _Ending:
         if not unfinished:
             try:
                 await self._decisions.finish(self._unit.unit_id)
-            except _TROUBLE as error:
+            except _SHARD_ERRORS as error:
                 log.warning("end not noted", unit_id=self._unit.unit_id, error=one_line(error))
         self._report("finished")
 
@@ -317,7 +317,7 @@ class _Ending:
                     await connection.execute(text("SELECT 1"))
                     await session.commit()
             self._unit.token = self._unit.token.followed_by(session.token)
-        except (*_TROUBLE, ReadReplicaError) as error:
+        except (*_SHARD_ERRORS, ReadReplicaError) as error:
             log.warning("no token", unit_id=self._unit.unit_id, shard=shard, error=one_line(error))
 
     async def _roll_back(self, shards: Iterable[str]) -> None:
@@ -345,7 +345,7 @@ class _Ending:
             except ShardTimedOut as error:
                 said = one_line(error)
                 break
-            except _TROUBLE as error:
+            except _SHARD_ERRORS as error:
                 said = one_line(error)
                 await asyncio.sleep(0.1 * attempt)
         log.warning("not ended", unit_id=self._unit.unit_id, shard=shard, verb=verb.value, error=said)
