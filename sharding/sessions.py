@@ -121,3 +121,4 @@ class ShardedSessions(KeyedSessions):
 
 
 open_sessions = ShardedSessions.open
+"""`ShardedSessions.open`: what most services begin with."""

@@ -2,7 +2,7 @@
 
 The content of a version is published in the directory, whole and once; then each shard is brought to it in a
 transaction of its own. A shard that is down, or a run that is killed, is behind and is caught up by the next
-run: there is nothing in between. docs/adr/010-reference-tables-by-version.md has the reasons. Everything is
+run: there is nothing in between. docs/adr/016-reference-tables-by-version.md has the reasons. Everything is
 computed on the server, so that all shards compute alike.
 """
 
