@@ -1,20 +1,28 @@
-"""The options that every verb of `mesctl` has, and how a verb prints its result."""
+"""The options that all commands of `mesctl` share, and durations as they are typed."""
 
-import json
-import sys
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
-from ops.embedded.errors import NoPlatform
-from ops.project_file import ProjectMissing, find_file
+from ops.errors import OpsError
+from ops.project.file import ProjectMissing, find_file
 
 if TYPE_CHECKING:
-    from ops.project import Project
+    from ops.project.project import Project
     from sharding.topology import Topology
+import re
+from datetime import timedelta
+
+
+class NoPlatform(OpsError):
+    """No platform was ever made in this folder."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        super().__init__(f"there is no platform in {home}: `mesctl up` makes one")
 
 
 @dataclass(frozen=True)
@@ -41,7 +49,7 @@ class Options:
 
     @cached_property
     def _project(self) -> "Project":
-        from ops.project import Project  # pydantic takes a while, and `--help` does not need it
+        from ops.project.project import Project
 
         return Project.load(self.named_project) if self.named_project else Project.find(Path())
 
@@ -92,12 +100,27 @@ def options_of(context: typer.Context) -> Options:
     return found
 
 
-def print_json(value: Any) -> None:
-    """Print a result for programs; what JSON does not know is printed as text."""
-    print(json.dumps(value, indent=2, default=str))
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+_TEXT = re.compile(r"(\d{1,6})([smhdw])")
 
 
-def note(line: str) -> None:
-    """Tell the person of progress, on stderr: stdout is for the result."""
-    # One write: several threads report at the same time.
-    sys.stderr.write(f"{line}\n")
+def parse_duration(text: str) -> timedelta:
+    """Read `30d`, `12h`, `90m` or `0s`.
+
+    Raises:
+        BadParameter: the text is no duration.
+    """
+    found = _TEXT.fullmatch(text)
+    if found is None:
+        raise typer.BadParameter(f"{text!r} is no duration: write it like 30d, 12h, 90m or 0s")
+    return timedelta(**{_UNITS[found[2]]: int(found[1])})
+
+
+def format_duration(duration: timedelta) -> str:
+    """Write a duration so that `parse_duration` reads it back; parts of a second are dropped."""
+    seconds = int(duration.total_seconds())
+    for unit, size in (("w", 604_800), ("d", 86_400), ("h", 3_600), ("m", 60)):
+        if seconds and seconds % size == 0:
+            return f"{seconds // size}{unit}"
+    return f"{seconds}s"

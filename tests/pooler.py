@@ -8,10 +8,10 @@ from pathlib import Path
 
 from ops.embedded.pgpass import ensure_passwords
 from ops.embedded.pooler import PgBouncerProcess
-from ops.embedded.ports import LOOPBACK, PortPicker, start_on_free_port
 from ops.pgbouncer import files
 from ops.pgbouncer.pooler import Pooler
 from ops.pgbouncer.versions import ask_version
+from ops.ports import LOOPBACK, PortPicker, start_on_free_port
 from sharding.topology import Topology
 
 

@@ -6,8 +6,8 @@ from urllib.parse import unquote, urlsplit
 
 from app.console.audit.facts import Service
 from app.topology import files_url
-from ops import reference_tables
-from ops.project import Project, ProjectTree
+from ops.project.project import Project, ProjectTree
+from ops.shards import reference_tables
 from sharding.topology import Topology
 
 PRICE_LIST = Path(__file__).with_name("price_list.toml")
@@ -24,4 +24,4 @@ def fill(project: Project, topology: Topology) -> None:
 async def _ensure_prices(topology: Topology, tree: ProjectTree) -> None:
     if await reference_tables.is_unpublished(topology, tree):
         content = reference_tables.read_file(PRICE_LIST, tree)
-        reference_tables.raise_failures(await reference_tables.load(topology, tree, content))
+        reference_tables.raise_failed_copies(await reference_tables.load(topology, tree, content))

@@ -115,23 +115,6 @@ class StopFailed(EmbeddedError):
         super().__init__(f"{name} (pid {pid}) did not stop within {timeout_seconds:g} s")
 
 
-class PortTaken(EmbeddedError):
-    """Another program listens on the port that a component wants."""
-
-    def __init__(self, name: str, port: int, holder: str) -> None:
-        self.name = name
-        self.port = port
-        self.holder = holder
-        super().__init__(f"{name} cannot listen on port {port}: {holder} has it")
-
-
-class NoFreePort(EmbeddedError):
-    """Every port that was tried is taken."""
-
-    def __init__(self, tried: int) -> None:
-        super().__init__(f"no free port on 127.0.0.1 ({tried} were tried)")
-
-
 class HomeBusy(EmbeddedError):
     """Another mesctl is changing the same folder."""
 
@@ -150,14 +133,6 @@ class NotOurFolder(EmbeddedError):
     def __init__(self, home: Path) -> None:
         self.home = home
         super().__init__(f"{home} is not empty and was not made by `mesctl up`: name another with --home")
-
-
-class NoPlatform(EmbeddedError):
-    """No platform was ever made in this folder."""
-
-    def __init__(self, home: Path) -> None:
-        self.home = home
-        super().__init__(f"there is no platform in {home}: `mesctl up` makes one")
 
 
 class NoTopology(EmbeddedError):
@@ -186,7 +161,7 @@ class PassfileMissing(EmbeddedError):
         )
 
 
-class NameTaken(EmbeddedError):
+class ReplicaNameTaken(EmbeddedError):
     """A replica and a database have one name, and would have one data folder."""
 
     exit_status = ExitStatus.USAGE

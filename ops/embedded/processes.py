@@ -4,12 +4,13 @@ import os
 import re
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
 
-from ops.embedded.errors import CommandFailed, StartFailed, StopFailed
+from ops.embedded.errors import CommandFailed, EmbeddedError, SeveralFailed, StartFailed, StopFailed
 from ops.waiting import wait_until
 
 # The child writes its pid before it becomes the program: whoever started it may be killed at any moment,
@@ -236,3 +237,22 @@ class Daemon:
             os.killpg(session, signal.SIGKILL)
         except ProcessLookupError:
             return
+
+
+def run_all(tasks: Iterable[Callable[[], object]]) -> None:
+    """Run all tasks at the same time and wait for all, also when one fails; then raise what failed.
+
+    Raises:
+        SeveralFailed: several errors of the embedded topology.
+    """
+    tasks = list(tasks)
+    if not tasks:
+        return
+    with ThreadPoolExecutor(max_workers=len(tasks)) as pool:
+        futures = [pool.submit(task) for task in tasks]
+    errors = [error for future in futures if (error := future.exception())]
+    for error in errors:
+        if len(errors) == 1 or not isinstance(error, EmbeddedError):
+            raise error
+    if errors:
+        raise SeveralFailed([error for error in errors if isinstance(error, EmbeddedError)])

@@ -22,7 +22,7 @@ from ops.migrate.errors import (
 from ops.migrate.mark import find_foreign, read_marks, read_objects, removal, statement, write_mark
 from ops.migrate.scripts import read_revision
 from ops.migrate.snapshot import load_snapshot, read_snapshot
-from ops.project import ProjectTree
+from ops.project.project import ProjectTree
 from partitions.sql import identifier
 from sharding.topology import Topology
 

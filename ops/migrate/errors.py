@@ -2,15 +2,12 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from alembic.util import CommandError
 
 from ops.errors import ExitStatus, OpsError
+from ops.migrate.outcome import MigrationOutcome
 from partitions.errors import Blocker
-
-if TYPE_CHECKING:
-    from ops.migrate.outcome import Outcome
 
 
 class MigrationError(OpsError, CommandError):
@@ -194,7 +191,7 @@ class AdoptionRefused(MigrationError):
 class FleetFailed(MigrationError):
     """At least one database of a tree was not brought to where it should be."""
 
-    def __init__(self, outcomes: Sequence["Outcome"]) -> None:
+    def __init__(self, outcomes: Sequence[MigrationOutcome]) -> None:
         self.outcomes = tuple(outcomes)
         lines = "; ".join(outcome.line for outcome in outcomes if not outcome.done)
         if not any(outcome.ran or outcome.state == "failed" for outcome in outcomes):

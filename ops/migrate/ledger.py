@@ -15,7 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from ops.migrate.connect import open_owner, words_of
 from ops.migrate.errors import LedgerUnreachable
-from ops.migrate.outcome import Direction, Step
+from ops.migrate.outcome import Direction, PlannedRevision
 from sharding.errors import DirectoryMissing
 from sharding.topology import Topology
 
@@ -60,7 +60,7 @@ class Entry:
     error: str | None
 
 
-def settle(step: Step, applied: Collection[str]) -> tuple[str, str | None]:
+def settle(step: PlannedRevision, applied: Collection[str]) -> tuple[str, str | None]:
     """Tell how a migration ended whose run was killed.
 
     Parameters:
@@ -87,7 +87,7 @@ class Ledger:
         self._of = {"database": database, "tree": tree}
         self._early: list[Mapping[str, Any]] = []
 
-    def begin(self, step: Step) -> int | None:
+    def begin(self, step: PlannedRevision) -> int | None:
         """Note that a migration starts.
 
         Returns:
@@ -103,7 +103,9 @@ class Ledger:
         except SQLAlchemyError as fault:
             raise LedgerUnreachable(self._directory, words_of(fault)) from fault
 
-    def end(self, entry_id: int | None, step: Step, *, seconds: float, error: str | None = None) -> None:
+    def end(
+        self, entry_id: int | None, step: PlannedRevision, *, seconds: float, error: str | None = None
+    ) -> None:
         """Note how a migration ended.
 
         Parameters:
@@ -141,7 +143,7 @@ class Ledger:
 
     def _settle(self, connection: Connection, applied: Collection[str]) -> Iterator[str]:
         for row in connection.execute(_LEFT_RUNNING, self._of).all():
-            state, error = settle(Step(row.revision, row.direction), applied)
+            state, error = settle(PlannedRevision(row.revision, row.direction), applied)
             connection.execute(_SETTLE, {"entry_id": row.entry_id, "state": state, "error": error})
             yield f"{row.revision} {row.direction}: a run was killed; the revision was {_ENDED[state]}"
 

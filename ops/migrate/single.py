@@ -1,6 +1,6 @@
 """One database: its lock, the revisions that it lacks, each in a transaction, each noted in the ledger.
 
-alembic's `op` is one for the process: two databases at once need two processes (`ops.migrate.workers`).
+alembic's `op` is one for the process: two databases at once need two processes (`ops.migrate.fleet`).
 """
 
 import time
@@ -18,17 +18,19 @@ from ops.migrate.citus import distribute, is_on_citus
 from ops.migrate.connect import open_owner, take_lock, words_of
 from ops.migrate.errors import DatabaseRefused, LockNotHad
 from ops.migrate.ledger import Ledger, open_ledger
-from ops.migrate.outcome import Outcome, Request, State, Step
-from ops.migrate.phases import in_phase, read_marks
+from ops.migrate.outcome import MigrationOutcome, MigrationState, PlannedRevision, Request
+from ops.migrate.phases import in_phase, read_phases
 from ops.migrate.scripts import Scripts, read_revision
-from ops.project import Project
+from ops.project.project import Project
 from partitions.blockers import Watch, watching
 from sharding.topology import Topology
 
 Report = Callable[[str], None]
 
 
-def migrate_database(topology: Topology, database: str, request: Request, *, report: Report) -> Outcome:
+def migrate_database(
+    topology: Topology, database: str, request: Request, *, report: Report
+) -> MigrationOutcome:
     """Do what is asked with one database, and tell what became of it.
 
     Parameters:
@@ -43,7 +45,7 @@ def migrate_database(topology: Topology, database: str, request: Request, *, rep
     run = _Run(database, request, lambda line: report(f"{database}: {line}"))
     started = time.monotonic()
     error: str | None = None
-    state: State = "done"
+    state: MigrationState = "done"
     try:
         with (
             open_ledger(topology, database) as ledger,
@@ -58,7 +60,7 @@ def migrate_database(topology: Topology, database: str, request: Request, *, rep
     except Exception as fault:  # whatever a revision raises is the outcome of this database, not of the fleet
         state, error = "failed", words_of(fault)
         report(f"{database}: {run.doing or 'start'}: failed: {error}")
-    return Outcome(
+    return MigrationOutcome(
         database=database,
         tree=request.tree,
         state=state,
@@ -102,14 +104,14 @@ class _Run:
         distribute(connection, topology, self._tree, report=self._report)
         self.doing = None
 
-    def _steps(self) -> list[Step]:
+    def _steps(self) -> list[PlannedRevision]:
         request = self._request
         if request.phase is None:
             return self._scripts.steps(self.at, request.target, request.direction)
-        lacking = read_marks(self._scripts.lacking(self.at, request.target))
-        return [Step(each.revision, "up") for each in in_phase(lacking, request.phase)]
+        lacking = read_phases(self._scripts.lacking(self.at, request.target))
+        return [PlannedRevision(each.revision, "up") for each in in_phase(lacking, request.phase)]
 
-    def _noted(self, connection: Connection, ledger: Ledger, step: Step) -> None:
+    def _noted(self, connection: Connection, ledger: Ledger, step: PlannedRevision) -> None:
         entry_id = ledger.begin(step)
         started = time.monotonic()
         try:
@@ -121,7 +123,7 @@ class _Run:
         self._end(ledger, entry_id, step, started, error=None)
 
     def _end(
-        self, ledger: Ledger, entry_id: int | None, step: Step, started: float, error: str | None
+        self, ledger: Ledger, entry_id: int | None, step: PlannedRevision, started: float, error: str | None
     ) -> None:
         try:
             ledger.end(entry_id, step, seconds=time.monotonic() - started, error=error)
@@ -129,7 +131,7 @@ class _Run:
             # The migration stands as it is; the entry that still says `running` is settled by the next run.
             self._report(f"{step.revision}: its end is not in the ledger: {words_of(fault)}")
 
-    def _with_retries(self, connection: Connection, step: Step) -> None:
+    def _with_retries(self, connection: Connection, step: PlannedRevision) -> None:
         """Run a revision anew, the whole transaction, as long as it waits in vain for a lock."""
         attempts, seen = self._request.attempts, Watch()
 

@@ -28,7 +28,7 @@ class Server(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Limits:
+class ServerLimits:
     """What a server gives: max_connections, less the slots that only superusers or named roles get."""
 
     max_connections: int
@@ -51,7 +51,7 @@ class ServerPlan:
     """One server's connections, and how they are divided."""
 
     server: Server
-    limits: Limits
+    limits: ServerLimits
     reserve: int
     processes: int
     pools: tuple[SizedPool, ...]
@@ -92,7 +92,7 @@ def named(server: Server, pools: Sequence[tuple[Pool, str]]) -> str:
 
 def plan_pools(
     servers: Mapping[Server, Sequence[tuple[Pool, str]]],
-    limits: Mapping[Server, Limits],
+    limits: Mapping[Server, ServerLimits],
     *,
     reserve: int,
     processes: int,

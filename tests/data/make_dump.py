@@ -23,11 +23,11 @@ from app.models.mes import MesOrder, MesOrderItem
 from app.models.policies import ARCHIVE
 from app.models.status import DONE, Status
 from app.topology import services_of
-from ops.archiving import archive_database
 from ops.embedded.platform import Platform
 from ops.embedded.postgres import SUPERUSER
-from ops.embedded.tools import PostgresTools
+from ops.embedded.programs import PostgresTools
 from ops.fleet import members
+from ops.partitions.archiving import archive_database
 from sharding.engines import open_cluster
 from sharding.sessions import open_sessions
 from sharding.topology import Topology

@@ -12,17 +12,15 @@ from pathlib import Path
 import psutil
 import pytest
 
-from ops.embedded.errors import PortTaken, StartFailed
-from ops.embedded.logs import rotate
+from ops.embedded.errors import StartFailed
+from ops.embedded.home import rotate
 from ops.embedded.pgpass import ensure_passwords
-from ops.embedded.ports import PortPicker
-from ops.embedded.postgres import SUPERUSER, PostgresCluster
+from ops.embedded.postgres import SUPERUSER, UNSAFE, PostgresCluster, access_line
 from ops.embedded.processes import Daemon, end_processes_naming, is_alive, size_of
+from ops.embedded.programs import WAYS, PostgresTools, launch_prefix
 from ops.embedded.service import ServiceProcess
-from ops.embedded.settings import UNSAFE, access_line
 from ops.embedded.shape import ServiceShape
-from ops.embedded.tools import PostgresTools
-from ops.embedded.unprivileged import WAYS, launch_prefix
+from ops.ports import PortPicker, PortTaken
 from ops.waiting import wait_until
 
 SLEEPER = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(600)"]

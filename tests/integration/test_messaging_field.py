@@ -19,9 +19,9 @@ from app.messaging.pruner import Pruner
 from app.messaging.routing import Service
 from app.models.crm import CrmInbox
 from app.models.shop import ShopOutbox
-from ops.embedded.binaries import valkey_server
-from ops.embedded.ports import PortPicker
+from ops.embedded.programs import valkey_server
 from ops.embedded.valkey import Valkey
+from ops.ports import PortPicker
 from sharding.topology import Topology
 from tests.integration.messaging_rig import (
     STREAM,

@@ -21,7 +21,7 @@ from app.edge import HeadAsGet, WellFormed
 from app.serve import server_config
 from app.settings import Settings
 from app.strict import Room, StrictRoute
-from ops.embedded.ports import LOOPBACK
+from ops.ports import LOOPBACK
 
 pytestmark = pytest.mark.field
 LARGE = 30_000_000

@@ -11,7 +11,7 @@ from app.models.reference import MesFinish, MesMaterial
 from app.pricing.measurement import Measurement
 from app.pricing.price_list import read_tariff
 from app.pricing.tariff import TARIFF, price
-from ops import reference_tables
+from ops.shards import reference_tables
 from sharding.sessions import ShardedSessions
 from tests.integration.writes_rig import SHARDS, Wide
 from tests.project import MES, PRICE_LIST

@@ -10,12 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from ops.embedded.errors import NameTaken, NoFreePort, PortTaken, TopologyNotEdited
+from ops.embedded.errors import ReplicaNameTaken, TopologyNotEdited
 from ops.embedded.pgpass import derived_secret, ensure_passwords, read_passwords
-from ops.embedded.ports import LOOPBACK, PortPicker, holder_of, is_free, start_on_free_port
+from ops.embedded.postgres import quoted
 from ops.embedded.service import environment_of
-from ops.embedded.settings import quoted
-from ops.embedded.shape import POOLER, VALKEY, Place, shape_of
+from ops.embedded.shape import POOLER, VALKEY, ListenAddress, shape_of
 from ops.embedded.state import ComponentState, PlatformState, steps_down, steps_up
 from ops.embedded.topology_file import (
     Draft,
@@ -27,8 +26,9 @@ from ops.embedded.topology_file import (
     with_port,
     without_pooler,
 )
-from ops.embedded.valkey_users import acl_of, users_of
-from ops.project import ServiceEntry
+from ops.embedded.valkey import acl_of, users_of
+from ops.ports import LOOPBACK, NoFreePort, PortPicker, PortTaken, holder_of, is_free, start_on_free_port
+from ops.project.project import ServiceEntry
 from sharding.errors import TopologyError
 from sharding.topology import Topology
 from tests.project import PROJECT, ROLES, ROOT, TEMPLATE
@@ -59,7 +59,7 @@ def path(tmp_path: Path) -> Path:
     return path
 
 
-def places_in(topology: Topology) -> dict[str, Place]:
+def places_in(topology: Topology) -> dict[str, ListenAddress]:
     """Give where everything listens."""
     return shape_of(topology, PROJECT.file.services).places
 
@@ -265,7 +265,9 @@ def test_what_is_on_loopback_is_started_and_the_rest_is_shown(tmp_path: Path) ->
 def test_a_replica_with_the_name_of_a_database_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "topology.toml"
     path.write_text(STRANGERS.replace('name = "far"', 'name = "pay_2"'))
-    with pytest.raises(NameTaken, match=r"databases.pay_0.replicas.1.name: 'pay_2' is a database, too"):
+    with pytest.raises(
+        ReplicaNameTaken, match=r"databases.pay_0.replicas.1.name: 'pay_2' is a database, too"
+    ):
         shape_of(Topology.load(path), SERVICES)
 
 

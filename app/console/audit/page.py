@@ -9,13 +9,13 @@ from rich.console import Console
 from rich.table import Table
 
 from app.console.audit.trace import Letter, Standing, Step, Trace
-from ops.shards import KeyPlace
+from ops.shards.service import KeyLocation
 from sharding.ids import instant_of
 
 SHORT = 60
 
 
-def print_trace(console: Console, told: Trace, place: KeyPlace) -> None:
+def print_trace(console: Console, told: Trace, place: KeyLocation) -> None:
     """Print where an order is, what happened to it, and what it waits for."""
     belongs = f"bucket {place.bucket} on {place.shard}, made {_time(instant_of(told.order_id))}"
     console.print(f"order {told.order_id} ({belongs})", highlight=False, soft_wrap=True)

@@ -11,7 +11,8 @@ from rich.console import Console
 from app.console.demo.report import print_report
 from app.console.demo.run import DemoWish, run_demo
 from ops.errors import ExitStatus
-from ops.options import note, options_of, print_json
+from ops.options import options_of
+from ops.output import note, print_json
 
 HOME = Path("build/demo")
 """Never the user's own platform, for a demo begins by deleting the one before."""

@@ -21,11 +21,11 @@ from app.console.demo.progress import open_display
 from app.console.demo.report import DayReport, describe_stuck, order_prices
 from app.console.demo.verdict import account
 from app.models.policies import ARCHIVE
-from ops.archiving import archive_database
 from ops.embedded.platform import Platform
 from ops.fleet import members
-from ops.project import Project
-from ops.shards import load_shard_map
+from ops.partitions.archiving import archive_database
+from ops.project.project import Project
+from ops.shards.service import load_shard_map
 from sharding.topology import Topology
 
 

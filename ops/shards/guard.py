@@ -1,0 +1,229 @@
+"""Who each shard is told to be, and the proof that it holds what it owns and nothing else."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from sqlalchemy import Connection, Engine, text
+from sqlalchemy.exc import DBAPIError
+
+from ops.fleet import connect_line, naming, one_line, open_engine
+from ops.project.project import ProjectTree
+from partitions.sql import identifier
+from sharding.errors import ShardingError
+from sharding.guard import GuardedTable, Ownership, bucket_sql
+from sharding.keys import guarded_tables
+from sharding.ownership import read_guard, read_identity, statements, tell
+from sharding.shard_map import ShardMap
+from sharding.topology import Topology
+
+Report = Callable[[str], None]
+
+EXAMPLES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class InitializedShard:
+    """What a shard was told; `changed` is false if it knew."""
+
+    shard: str
+    map_version: int
+    buckets: int
+    changed: bool
+
+
+def init_shards(
+    topology: Topology,
+    tree: ProjectTree,
+    shard_map: ShardMap,
+    *,
+    lock_timeout_seconds: float = 1.0,
+    attempts: int = 10,
+    report: Report = lambda _line: None,
+) -> list[InitializedShard]:
+    """Tell every shard of a tree its name and what the map gives it; repeatable.
+
+    In two passes, so that no two shards own a bucket at any moment: whatever the map takes away is
+    taken from all shards before any of them is given anything.
+
+    Parameters:
+        topology, tree, shard_map: the shards, their guarded tables, and what each is to own.
+        lock_timeout_seconds, attempts, report: as for `sharding.ownership.tell`.
+
+    Raises:
+        WrongShard, OwnershipConflict, OwnershipNotChanged: the shards before this one were told of what they
+            lose, and if all of them were, the shards before this one of all that they own.
+        DatabasesFailed: likewise, and this one does not answer.
+    """
+    guarded = guarded_tables(tree.metadata)
+    shards = [Ownership.of(shard_map, shard) for shard in topology.databases_of(tree.name)]
+
+    def tell_shard(told: Ownership, *, only_less: bool) -> bool:
+        database = topology.database(told.shard)
+        with naming(database), open_engine(topology, database, role=database.owner) as engine:
+            less = _less(engine, told) if only_less else told
+            return less is not None and tell(
+                engine,
+                less,
+                tables=guarded,
+                lock_timeout_seconds=lock_timeout_seconds,
+                attempts=attempts,
+                report=report,
+            )
+
+    lost = [tell_shard(told, only_less=True) for told in shards]
+    got = [tell_shard(told, only_less=False) for told in shards]
+    return [
+        InitializedShard(told.shard, told.map_version, told.owned.count("1"), any(changed))
+        for told, *changed in zip(shards, lost, got, strict=True)
+    ]
+
+
+def _less(engine: Engine, told: Ownership) -> Ownership | None:
+    """Give what is left of what a shard goes by now; None if it loses nothing, or was never told anything."""
+    with engine.connect() as connection:
+        found, bits = read_identity(connection), read_guard(connection)
+    if found is None:
+        return None
+    bits = bits or "1" * found.buckets
+    if len(bits) != told.buckets:
+        # Bits that cannot be compared: nothing is safe to keep.
+        return replace(told, owned="0" * told.buckets)
+    left = "".join(min(pair) for pair in zip(bits, told.owned, strict=True))
+    return None if left == bits else replace(told, owned=left)
+
+
+def script_init(topology: Topology, tree: ProjectTree, shard_map: ShardMap) -> str:
+    """Return `init_shards` as a script for psql, in the same order; what is lost is read from the shards."""
+    lost, got, guarded = [], [], guarded_tables(tree.metadata)
+    for shard, database in topology.databases_of(tree.name).items():
+        told = Ownership.of(shard_map, shard)
+        with naming(database), open_engine(topology, database, role=database.owner) as engine:
+            less = _less(engine, told)
+        line = connect_line(topology, database, role=database.owner)
+        if less is not None:
+            lost.append(line + _script(less, guarded))
+        got.append(line + _script(told, guarded))
+    return "".join(lost + got)
+
+
+def _script(told: Ownership, guarded: Sequence[GuardedTable]) -> str:
+    lines = statements(told, guarded, lock_timeout_ms=1000)
+    return "".join(f"{statement};\n" for statement in ("BEGIN", *lines, "COMMIT"))
+
+
+@dataclass(frozen=True, slots=True)
+class ShardFinding:
+    """One thing that is wrong with a shard, and what to do about it."""
+
+    shard: str
+    table: str | None
+    problem: str
+    misplaced: int
+    examples: tuple[str, ...]
+    fix: str
+
+
+@dataclass(frozen=True, slots=True)
+class ShardCheck:
+    """How many rows were looked at, and what was found."""
+
+    map_version: int
+    rows: int
+    findings: tuple[ShardFinding, ...]
+
+
+def check_shards(
+    topology: Topology, tree: ProjectTree, shard_map: ShardMap, *, report: Report = lambda _line: None
+) -> ShardCheck:
+    """Prove that every row of every shard is in a bucket that the shard owns, and that its guard says so too.
+
+    One aggregate for each table, on the server. What cannot be looked at is a finding as well.
+    """
+    rows, findings = 0, []
+    for shard in topology.databases_of(tree.name):
+        told = Ownership.of(shard_map, shard)
+        try:
+            seen, found = _check_shard(topology, tree, told, report)
+        except (DBAPIError, ShardingError) as error:
+            words = one_line(error) if isinstance(error, DBAPIError) else str(error)
+            seen, found = (
+                0,
+                [_finding(shard, f"cannot be looked at: {words}", "bring it up, then check again")],
+            )
+        rows += seen
+        findings += found
+    return ShardCheck(shard_map.version, rows, tuple(findings))
+
+
+def _check_shard(
+    topology: Topology, tree: ProjectTree, told: Ownership, report: Report
+) -> tuple[int, list[ShardFinding]]:
+    database, rows = topology.database(told.shard), 0
+    with open_engine(topology, database, role=database.role) as engine, engine.connect() as connection:
+        # One snapshot: a row that moves from table to table is seen once.
+        connection.execution_options(isolation_level="REPEATABLE READ")
+        findings = list(_check_identity(connection, told, again=f"mesctl shards init{_of(topology, tree)}"))
+        for guarded in guarded_tables(tree.metadata):
+            counted, misplaced = _count(connection, guarded, told)
+            report(f"{told.shard}: {guarded.table}: {counted} rows, {misplaced} misplaced")
+            rows += counted
+            if misplaced:
+                findings.append(_misplaced(connection, guarded, told, misplaced, of_tree=_of(topology, tree)))
+    return rows, findings
+
+
+def _check_identity(connection: Connection, told: Ownership, *, again: str) -> Iterator[ShardFinding]:
+    found, bits = read_identity(connection), read_guard(connection)
+    if found is None:
+        yield _finding(told.shard, "was never told its name, and refuses nothing", again)
+        return
+    if found.shard != told.shard:
+        fix = f"correct [databases.{told.shard}] in the topology"
+        yield _finding(told.shard, f"is the database of shard {found.shard}", fix)
+        return
+    if (found.map_version, found.owned) != (told.map_version, told.owned):
+        problem = f"was told of map version {found.map_version}, and {told.map_version} is in force"
+        if found.map_version == told.map_version:
+            problem = f"was told of other buckets than version {told.map_version} gives it"
+        yield _finding(told.shard, problem, again)
+    if (bits or "1" * found.buckets) != found.owned:
+        yield _finding(told.shard, "has a guard that goes by other buckets than it was told of", again)
+
+
+def _finding(shard: str, problem: str, fix: str) -> ShardFinding:
+    return ShardFinding(shard, None, problem, 0, (), fix)
+
+
+_STRANGE = "get_bit(CAST(:owned AS text)::varbit, {bucket}) = 0"
+
+
+def _strange(guarded: GuardedTable, told: Ownership) -> str:
+    return _STRANGE.format(bucket=bucket_sql(identifier(guarded.key), told.buckets)).replace("::", r"\:\:")
+
+
+def _count(connection: Connection, guarded: GuardedTable, told: Ownership) -> tuple[int, int]:
+    query = (
+        f"SELECT count(*), count(*) FILTER (WHERE {_strange(guarded, told)}) FROM {identifier(guarded.table)}"
+    )
+    rows, misplaced = connection.execute(text(query), {"owned": told.owned}).one()
+    return rows, misplaced
+
+
+def _of(topology: Topology, tree: ProjectTree) -> str:
+    """Return the option that a verb needs where there are several sharded trees."""
+    return f" --tree {tree.name}" if len(topology.names_of_kind("sharded")) > 1 else ""
+
+
+def _misplaced(
+    connection: Connection, guarded: GuardedTable, told: Ownership, count: int, *, of_tree: str
+) -> ShardFinding:
+    query = (
+        f"SELECT DISTINCT {identifier(guarded.key)} FROM {identifier(guarded.table)} "
+        f"WHERE {_strange(guarded, told)} LIMIT {EXAMPLES}"
+    )
+    keys = tuple(str(key) for key in connection.scalars(text(query), {"owned": told.owned}))
+    verb = f"mesctl shards locate {keys[0]}{of_tree}"
+    fix = f"`{verb}` names the shard; move the rows there, or their bucket here"
+    return ShardFinding(
+        told.shard, guarded.table, f"{count} rows in buckets that it does not own", count, keys, fix
+    )
