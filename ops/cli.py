@@ -11,8 +11,8 @@ from typer.exceptions import TyperException
 
 from ops.errors import ExitStatus, OpsError, command_for
 from ops.options import Options
-from ops.project.file import ProjectInvalid, ProjectMissing, find_file, read_section
-from ops.verbs import PROJECT_FILE, LazyGroup
+from ops.project.file import ProjectInvalid, ProjectMissing, ProjectSection, find_section, read_section
+from ops.verbs import PROJECT, LazyGroup
 
 app = typer.Typer(
     name="mesctl",
@@ -78,7 +78,13 @@ def choose(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result for programs.")] = False,
 ) -> None:
     """Remember what holds for every verb."""
-    context.obj = Options(json=as_json, named_home=home, named_topology=topology, named_project=project)
+    context.obj = Options(
+        json=as_json,
+        named_home=home,
+        named_topology=topology,
+        named_project=project,
+        section=PROJECT.get(),
+    )
 
 
 def main() -> None:
@@ -97,7 +103,7 @@ def run(arguments: Sequence[str]) -> int:
     """
     try:
         words = globals_first(arguments)
-        PROJECT_FILE.set(project_file_of(words))
+        PROJECT.set(project_of(words))
         status = app(args=words, prog_name="mesctl", standalone_mode=False)
     except (Exception, KeyboardInterrupt) as error:
         exit_status = exit_status_of(error)
@@ -112,8 +118,8 @@ def run(arguments: Sequence[str]) -> int:
     return status if isinstance(status, int) else ExitStatus.DONE
 
 
-def project_file_of(words: Sequence[str]) -> Path | None:
-    """Return the project file of this run, for the verbs that it adds; None where there is none to be read.
+def project_of(words: Sequence[str]) -> ProjectSection | None:
+    """Read the project file of this run; None where there is none, or none that can be read.
 
     Parameters:
         words: the arguments, with the options of every verb before the verb.
@@ -125,11 +131,9 @@ def project_file_of(words: Sequence[str]) -> Path | None:
         elif option.startswith("--project="):
             named = option.partition("=")[2]
     try:
-        path = Path(named) if named else find_file(Path())
-        read_section(path)
+        return read_section(Path(named)) if named else find_section(Path())
     except (ProjectMissing, ProjectInvalid):
-        return None  # help and `init` do without; a verb that needs it says what is wrong
-    return path
+        return None  # help and `init` do without; a command that needs it says what is wrong
 
 
 def exit_status_of(error: BaseException) -> int | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from ops.errors import OpsError
-from ops.project.file import ProjectMissing, find_file
+from ops.project.file import ProjectMissing, ProjectSection, find_section
 
 if TYPE_CHECKING:
     from ops.project.project import Project
@@ -31,13 +31,14 @@ class Options:
 
     `named_home` is the folder of the embedded platform, `named_topology` the file that describes the platform
     to work on, `named_project` the project file, each None where the person named none; `json` is whether the
-    result is for programs.
+    result is for programs. `section` is the project file, where it was read already.
     """
 
     json: bool
     named_home: Path | None = None
     named_topology: Path | None = None
     named_project: Path | None = None
+    section: ProjectSection | None = None
 
     def project(self) -> "Project":
         """Return the project: of the file that was named, or of the nearest one.
@@ -51,6 +52,8 @@ class Options:
     def _project(self) -> "Project":
         from ops.project.project import Project
 
+        if self.section is not None:
+            return Project.of(self.section)
         return Project.load(self.named_project) if self.named_project else Project.find(Path())
 
     @property
@@ -74,8 +77,10 @@ class Options:
 
     @property
     def _beside_project(self) -> Path:
+        if self.named_project:
+            return self.named_project.parent
         try:
-            return self.named_project.parent if self.named_project else find_file(Path()).parent
+            return (self.section or find_section(Path())).path.parent
         except ProjectMissing:
             return Path()
 

@@ -4,14 +4,13 @@ from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command, get_group
 
-from ops.project.file import read_commands
+from ops.project.file import ProjectSection, commands_of
 
 
 @dataclass(frozen=True)
@@ -24,8 +23,8 @@ class LazyCommand:
 
     place: str
     summary: str
-    project_file: Path | None = None
-    """For a verb of the project: the file that names it."""
+    section: ProjectSection | None = None
+    """For a command of the project: the file that adds it."""
 
     def load(self, name: str) -> TyperCommand | TyperGroup:
         """Import the verb and make the parser of its arguments."""
@@ -41,10 +40,10 @@ class LazyCommand:
         return command
 
     def _import(self, name: str) -> Any:
-        if self.project_file is not None:
+        if self.section is not None:
             from ops.project.project import Project
 
-            return Project.load(self.project_file).resolve(f"commands.{name}.run", self.place)
+            return Project.of(self.section).resolve(f"commands.{name}.run", self.place)
         module, _, attribute = self.place.partition(":")
         return getattr(import_module(module), attribute)
 
@@ -83,16 +82,16 @@ VERBS: Mapping[str, LazyCommand] = {
 """In the order of the help; those of the project come behind them."""
 
 
-PROJECT_FILE: ContextVar[Path | None] = ContextVar("PROJECT_FILE", default=None)
-"""The project file of this run of `mesctl`; the parser is made before any option is read."""
+PROJECT: ContextVar[ProjectSection | None] = ContextVar("PROJECT", default=None)
+"""The project file of this run of `mesctl`, read once; the parser is made before any option is read."""
 
 
 def known_verbs() -> Mapping[str, LazyCommand]:
     """Return the verbs of `mesctl`, and behind them those of the project, none of which hides one."""
-    path = PROJECT_FILE.get()
-    if path is None:
+    section = PROJECT.get()
+    if section is None:
         return VERBS
-    own = {name: LazyCommand(*entry, project_file=path) for name, entry in read_commands(path).items()}
+    own = {name: LazyCommand(*entry, section=section) for name, entry in commands_of(section).items()}
     return {**VERBS, **{name: verb for name, verb in own.items() if name not in VERBS}}
 
 

@@ -1,12 +1,13 @@
-"""Where the project file is, and the verbs that it adds: all that `mesctl --help` needs of it.
+"""Where the project file is, and the commands that it adds: all that `mesctl --help` needs of it.
 
 It is `[tool.mes-storage]` in pyproject.toml, or `mes-storage.toml`, searched from a folder upwards.
-`ops.project` reads the rest; it imports pydantic, which help does not wait for.
+`ops.project.project` makes sense of the rest; it imports pydantic, which help does not wait for.
 """
 
 import re
 import tomllib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +44,16 @@ class ProjectInvalid(OpsError):
         super().__init__("\n".join(f"{path.name}: {fault}" for fault in self.faults))
 
 
-def find_file(start: Path) -> Path:
-    """Find the project file in a folder, or in the nearest one above it.
+@dataclass(frozen=True)
+class ProjectSection:
+    """The keys of a project file, as TOML has them, and the path of the file, which is absolute."""
+
+    path: Path
+    content: dict[str, Any]
+
+
+def find_section(start: Path) -> ProjectSection:
+    """Read the project file of a folder, or of the nearest one above it that has one.
 
     Raises:
         ProjectMissing: there is none.
@@ -53,17 +62,18 @@ def find_file(start: Path) -> Path:
     start = start.resolve()
     for folder in (start, *start.parents):
         for path in (folder / FILE, folder / PYPROJECT):
-            if path.is_file() and read_section(path) is not None:
-                return path
+            if path.is_file() and (found := read_section(path)):
+                return found
     raise ProjectMissing(start)
 
 
-def read_section(path: Path) -> dict[str, Any] | None:
-    """Read what a file says of the project; None is a pyproject.toml that says nothing.
+def read_section(path: Path) -> ProjectSection | None:
+    """Read the keys of a project file; None for a pyproject.toml without `[tool.mes-storage]`.
 
     Raises:
         ProjectInvalid: it cannot be read, is no TOML, or has something else where the section should be.
     """
+    path = path.resolve()
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -71,20 +81,20 @@ def read_section(path: Path) -> dict[str, Any] | None:
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ProjectInvalid(path, [f"is not TOML: {error}"]) from error
     if path.name != PYPROJECT:
-        return content
+        return ProjectSection(path, content)
     tools = content.get("tool")
     found = tools.get("mes-storage") if isinstance(tools, dict) else None
     if found is not None and not isinstance(found, dict):
         raise ProjectInvalid(path, [f"{SECTION}: is {found!r}; make it a table, [{SECTION}]"])
-    return found
+    return None if found is None else ProjectSection(path, found)
 
 
-def read_commands(path: Path) -> dict[str, tuple[str, str]]:
-    """Return the verbs that a project adds: their references and summaries, by name.
+def commands_of(section: ProjectSection) -> dict[str, tuple[str, str]]:
+    """Return the commands that a project adds: their references and summaries, by name.
 
-    An entry that is wrong is left out: `ops.project` names its fault when the file is used.
+    An entry that is wrong is left out: `ops.project.project` reports its fault when the file is used.
     """
-    commands = (read_section(path) or {}).get("commands", {})
+    commands = section.content.get("commands", {})
     return {
         name: (entry["run"], entry["summary"])
         for name, entry in (commands.items() if isinstance(commands, dict) else ())

@@ -17,7 +17,7 @@ from ops.fleet import open_watched
 from ops.options import options_of
 from ops.output import note, print_json
 from ops.ports import PortPicker
-from ops.project.file import FILE, ProjectMissing, find_file
+from ops.project.file import FILE, ProjectMissing, find_section
 from partitions.bounds import ValueList
 from partitions.catalog import PartitionedTable, read_catalog
 from partitions.sql import identifier
@@ -61,7 +61,7 @@ def refuse_second(folder: Path) -> None:
         ProjectExists: it does.
     """
     try:
-        raise ProjectExists(find_file(folder))
+        raise ProjectExists(find_section(folder).path)
     except ProjectMissing:
         return
 

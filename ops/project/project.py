@@ -26,7 +26,7 @@ from pydantic import AfterValidator, Field, ValidationError
 from pydantic_core import PydanticCustomError
 
 from ops.errors import ExitStatus, OpsError
-from ops.project.file import SECTION, ProjectInvalid, find_file, line_of, read_section
+from ops.project.file import SECTION, ProjectInvalid, ProjectSection, find_section, line_of, read_section
 from sharding.section import Name, Section, Text
 from sharding.topology_faults import describe
 
@@ -220,27 +220,35 @@ class Project:
             ProjectMissing: there is none.
             ProjectInvalid: it is wrong.
         """
-        return cls.load(find_file(start))
+        return cls.of(find_section(start))
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read a project file, and let its modules be imported from its folder.
+        """Read a project file; see `of`.
 
         Raises:
             ProjectInvalid: it is wrong; one line per fault.
         """
-        path = path.resolve()
         section = read_section(path)
         if section is None:
             raise ProjectInvalid(path, [f"{SECTION}: missing section; `mesctl init` writes one"])
+        return cls.of(section)
+
+    @classmethod
+    def of(cls, section: ProjectSection) -> Self:
+        """Return the project of a file that was read, and let its modules be imported from its folder.
+
+        Raises:
+            ProjectInvalid: the file is wrong; one line per fault.
+        """
         try:
-            file = ProjectFile.model_validate(section)
+            file = ProjectFile.model_validate(section.content)
         except ValidationError as error:
-            raise ProjectInvalid(path, describe(ProjectFile, error)) from None
+            raise ProjectInvalid(section.path, describe(ProjectFile, error)) from None
         # Behind what is installed: a team's folder must not hide a library.
-        if str(path.parent) not in sys.path:
-            sys.path.append(str(path.parent))
-        return cls(path, file)
+        if (folder := str(section.path.parent)) not in sys.path:
+            sys.path.append(folder)
+        return cls(section.path, file)
 
     def tree(self, name: str) -> ProjectTree:
         """Find a tree.
