@@ -175,8 +175,9 @@ def message_of(error: BaseException) -> str:
         case KeyboardInterrupt():
             return "interrupted; the same command again continues"
     if is_a(error, "sqlalchemy.exc:DBAPIError", "psycopg:Error"):
-        # SQLAlchemy's own text adds the statement and a link; the driver's says what is wrong.
-        return " ".join(str(getattr(error, "orig", error)).split())
+        from readreplica.errors import one_line  # with SQLAlchemy, which help does without
+
+        return one_line(error)
     return str(error)
 
 

@@ -16,6 +16,7 @@ from ops.connect import SILENT_SECONDS, ServerUnresponsive, Watchdog, open_conne
 from ops.errors import ExitStatus, OpsError, command_for
 from ops.project.project import Project, ProjectTree
 from partitions.errors import PartitionError, Refused
+from readreplica.errors import one_line
 from sharding.citus.reach import REACHING
 from sharding.errors import ShardingError, UnknownTree
 from sharding.topology import Database, Topology
@@ -154,11 +155,6 @@ def naming(database: Database) -> Iterator[None]:
         raise DatabasesFailed([Outcome(database, error=one_line(error))]) from error
     except TimeoutError as error:
         raise DatabasesFailed([Outcome(database, error="it does not answer in time")]) from error
-
-
-def one_line(error: DBAPIError | psycopg.Error) -> str:
-    """Return what the driver says; SQLAlchemy's own text adds the statement and a link."""
-    return " ".join(str(getattr(error, "orig", error)).split())
 
 
 def results_of(outcomes: Iterable[Outcome[Result]]) -> list[tuple[Database, Result]]:

@@ -23,11 +23,6 @@ from ops.embedded.topology_file import Report
 from ops.embedded.valkey import ADMIN, Valkey, password_name
 from ops.ports import holder_of, is_free
 
-REPLICATION = """
-    SELECT application_name, state, pg_wal_lsn_diff(pg_current_wal_lsn(), replay_lsn)::bigint
-    FROM pg_stat_replication
-"""
-
 
 def inspect_database(servers: DatabaseServers, *, wanted: bool) -> list[ComponentState]:
     """Give the state of a primary and of its replicas."""
@@ -106,11 +101,13 @@ def _stranger(port: int, host: str) -> str:
 
 
 def _ask_primary(primary: PostgresCluster) -> tuple[dict[str, tuple[str, int | None]], str]:
+    from readreplica.wal import SELECT_REPLICATION  # with SQLAlchemy, which `up` and `down` do without
+
     if primary.pid() is None:
         return {}, ""
     try:
         with primary.connect() as connection:
-            rows = connection.execute(REPLICATION).fetchall()
+            rows = connection.execute(SELECT_REPLICATION).fetchall()
     except (ClusterSilent, psycopg.Error) as error:
         return {}, " ".join(str(error).split())
     return {name: (state, lag) for name, state, lag in rows}, ""

@@ -11,7 +11,7 @@ from typing import Literal
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError, OperationalError
 
-from ops.migrate.connect import open_owner, take_lock, words_of
+from ops.migrate.connect import open_owner, take_lock
 from ops.migrate.drift import Drift, compare
 from ops.migrate.errors import (
     DatabaseRefused,
@@ -24,6 +24,7 @@ from ops.migrate.scripts import read_revision
 from ops.migrate.snapshot import load_snapshot, read_snapshot
 from ops.project.project import ProjectTree
 from partitions.sql import identifier
+from readreplica.errors import one_line
 from sharding.topology import Topology
 
 Belonging = Literal["marked", "empty", "as frozen", "unmarked", "unknown revision", "other tree"]
@@ -123,7 +124,7 @@ def _refusal(topology: Topology, tree: ProjectTree, database: str) -> DatabaseRe
     except OperationalError:
         return None  # it does not answer; the run itself meets the same fault, and reports it
     except DBAPIError as fault:
-        return DatabaseRefused(database, tree.name, f"it cannot be examined: {words_of(fault)}")
+        return DatabaseRefused(database, tree.name, f"it cannot be examined: {one_line(fault)}")
     return None if found.is_ours else found.refusal
 
 

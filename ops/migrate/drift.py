@@ -12,12 +12,13 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from ops.migrate.catalogue.facts import DIFFERS, Fact, fingerprint
 from ops.migrate.catalogue.fragments import PER_SHARD, UNDER_WAY
-from ops.migrate.connect import open_owner, words_of
+from ops.migrate.connect import open_owner
 from ops.migrate.errors import SeveralRevisions, SnapshotMissing
 from ops.migrate.mark import find_foreign, read_marks
 from ops.migrate.snapshot import BASE, Snapshot, load_snapshot, read_snapshot
 from ops.project.project import ProjectTree
 from partitions.sql import literal
+from readreplica.errors import one_line
 from sharding.topology import Topology
 
 
@@ -188,7 +189,7 @@ def find_drift(
                 foreign = find_foreign(read_marks(connection, tree), tree)
                 found = read_snapshot(connection, topology, tree)
         except SQLAlchemyError as fault:
-            yield DatabaseDrift(name, None, None, (), f"did not answer: {words_of(fault)}")
+            yield DatabaseDrift(name, None, None, (), f"did not answer: {one_line(fault)}")
         except SeveralRevisions as fault:
             yield DatabaseDrift(name, None, None, (), f"was not compared: {fault}")
         else:

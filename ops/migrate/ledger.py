@@ -13,9 +13,10 @@ from typing import Any
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from ops.migrate.connect import open_owner, words_of
+from ops.migrate.connect import open_owner
 from ops.migrate.errors import LedgerUnreachable
 from ops.migrate.outcome import Direction, PlannedRevision
+from readreplica.errors import one_line
 from sharding.errors import DirectoryMissing
 from sharding.topology import Topology
 
@@ -101,7 +102,7 @@ class Ledger:
                 values = {**self._of, "revision": step.revision, "direction": step.direction}
                 return connection.scalar(_BEGIN, values) if connection else None
         except SQLAlchemyError as fault:
-            raise LedgerUnreachable(self._directory, words_of(fault)) from fault
+            raise LedgerUnreachable(self._directory, one_line(fault)) from fault
 
     def end(
         self, entry_id: int | None, step: PlannedRevision, *, seconds: float, error: str | None = None
@@ -139,7 +140,7 @@ class Ledger:
             with self._connect() as connection:
                 return [] if connection is None else list(self._settle(connection, applied))
         except SQLAlchemyError as fault:
-            raise LedgerUnreachable(self._directory, words_of(fault)) from fault
+            raise LedgerUnreachable(self._directory, one_line(fault)) from fault
 
     def _settle(self, connection: Connection, applied: Collection[str]) -> Iterator[str]:
         for row in connection.execute(_LEFT_RUNNING, self._of).all():

@@ -10,7 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from ops.migrate import citus
 from ops.migrate.adoption import Examination, examine, refuse_others
-from ops.migrate.connect import is_being_migrated, open_owner, words_of
+from ops.migrate.connect import is_being_migrated, open_owner
 from ops.migrate.errors import FleetFailed
 from ops.migrate.fleet import PARALLEL, migrate_tree
 from ops.migrate.ledger import Entry, read_latest
@@ -19,6 +19,7 @@ from ops.migrate.phases import Phase, PhasedRevision, in_phase, read_phases
 from ops.migrate.scripts import Scripts, alembic_config, read_revision
 from ops.migrate.single import Report
 from ops.project.project import Project, ProjectTree
+from readreplica.errors import one_line
 from sharding.topology import Topology
 
 
@@ -229,7 +230,7 @@ def read_states(topology: Topology, tree: ProjectTree) -> Iterator[DatabaseState
                 connection.rollback()
                 yield DatabaseState(name, tree, found, is_being_migrated(connection))
         except SQLAlchemyError as fault:
-            yield DatabaseState(name, tree, unreachable=words_of(fault))
+            yield DatabaseState(name, tree, unreachable=one_line(fault))
 
 
 def read_ledger(topology: Topology) -> Mapping[str, Entry]:

@@ -15,7 +15,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_at
 
 from ops.migrate.adoption import claim
 from ops.migrate.citus import distribute, is_on_citus
-from ops.migrate.connect import open_owner, take_lock, words_of
+from ops.migrate.connect import open_owner, take_lock
 from ops.migrate.errors import DatabaseRefused, LockNotHad
 from ops.migrate.ledger import Ledger, open_ledger
 from ops.migrate.outcome import MigrationOutcome, MigrationState, PlannedRevision, Request
@@ -23,6 +23,7 @@ from ops.migrate.phases import in_phase, read_phases
 from ops.migrate.scripts import Scripts, read_revision
 from ops.project.project import Project
 from partitions.blockers import Watch, watching
+from readreplica.errors import one_line
 from sharding.topology import Topology
 
 Report = Callable[[str], None]
@@ -58,7 +59,7 @@ def migrate_database(
     except DatabaseRefused as refusal:
         state, error = "refused", str(refusal)
     except Exception as fault:  # whatever a revision raises is the outcome of this database, not of the fleet
-        state, error = "failed", words_of(fault)
+        state, error = "failed", one_line(fault)
         report(f"{database}: {run.doing or 'start'}: failed: {error}")
     return MigrationOutcome(
         database=database,
@@ -117,7 +118,7 @@ class _Run:
         try:
             self._with_retries(connection, step)
         except BaseException as fault:  # Ctrl-C too must not leave an entry that still runs
-            self._end(ledger, entry_id, step, started, error=words_of(fault))
+            self._end(ledger, entry_id, step, started, error=one_line(fault))
             raise
         self._report(f"{step.revision} {step.direction}: done in {time.monotonic() - started:.1f} s")
         self._end(ledger, entry_id, step, started, error=None)
@@ -129,7 +130,7 @@ class _Run:
             ledger.end(entry_id, step, seconds=time.monotonic() - started, error=error)
         except SQLAlchemyError as fault:
             # The migration stands as it is; the entry that still says `running` is settled by the next run.
-            self._report(f"{step.revision}: its end is not in the ledger: {words_of(fault)}")
+            self._report(f"{step.revision}: its end is not in the ledger: {one_line(fault)}")
 
     def _with_retries(self, connection: Connection, step: PlannedRevision) -> None:
         """Run a revision anew, the whole transaction, as long as it waits in vain for a lock."""
@@ -138,7 +139,7 @@ class _Run:
         def again(state: RetryCallState) -> None:
             fault = state.outcome and state.outcome.exception()
             pause = state.next_action.sleep if state.next_action else 0.0
-            self._report(f"{step.revision}: {words_of(fault) if fault else ''}; again in {pause:.1f} s")
+            self._report(f"{step.revision}: {one_line(fault) if fault else ''}; again in {pause:.1f} s")
 
         try:
             # The pause lets those go on who queue behind us; it is random, or two runs would meet again.
@@ -156,7 +157,7 @@ class _Run:
         except DBAPIError as fault:
             if not waited_in_vain(fault):
                 raise
-            reason = words_of(fault)
+            reason = one_line(fault)
             raise LockNotHad(step.revision, reason, attempts=attempts, blockers=seen.seen) from fault
 
 

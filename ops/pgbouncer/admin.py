@@ -16,6 +16,7 @@ from psycopg.rows import dict_row
 
 from ops.connect import CONNECT_SECONDS, shut_after
 from ops.pgbouncer.errors import CommandRefused, ConsoleSilent, PauseTimedOut
+from readreplica.errors import one_line
 
 DBNAME = "pgbouncer"
 ANSWER_SECONDS = 10.0
@@ -52,7 +53,7 @@ class Console:
                 with shut_after(connection, seconds=ANSWER_SECONDS):
                     return connection.execute(f"SHOW {what}".encode()).fetchall()
             except psycopg.Error as error:
-                raise CommandRefused(f"SHOW {what}", str(self.place), _words(error)) from error
+                raise CommandRefused(f"SHOW {what}", str(self.place), one_line(error)) from error
 
     def run(self, command: str, entry: str | None = None) -> None:
         """Run a command, of all entries or of one: RELOAD, RESUME, RECONNECT, KILL, DISABLE, ENABLE.
@@ -66,7 +67,7 @@ class Console:
                 with shut_after(connection, seconds=ANSWER_SECONDS):
                     connection.execute(statement(command, entry).encode())
             except psycopg.Error as error:
-                raise CommandRefused(statement(command, entry), str(self.place), _words(error)) from error
+                raise CommandRefused(statement(command, entry), str(self.place), one_line(error)) from error
 
     @contextmanager
     def _connect(self) -> Iterator[psycopg.Connection[Row]]:
@@ -89,7 +90,7 @@ def _open(place: ConsoleAddress) -> psycopg.Connection[Row]:
             row_factory=dict_row,
         )
     except psycopg.Error as error:
-        raise ConsoleSilent(str(place), _words(error)) from error
+        raise ConsoleSilent(str(place), one_line(error)) from error
 
 
 def statement(command: str, entry: str | None = None) -> str:
@@ -206,7 +207,3 @@ def _logins(console: Console, entry: str) -> int:
 def is_paused(row: Row) -> bool:
     """Whether a row of SHOW DATABASES is of a paused entry."""
     return str(row.get("paused", "0")) not in ("0", "no")
-
-
-def _words(error: psycopg.Error) -> str:
-    return " ".join(str(error).split())

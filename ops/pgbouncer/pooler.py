@@ -24,6 +24,7 @@ from ops.pgbouncer.userlist import (
     unequal_roles,
 )
 from ops.pgbouncer.versions import Version, ask_version, find_program, parse_version
+from readreplica.errors import one_line
 from sharding.pooler import PgBouncer, Pool, pools_of
 from sharding.topology import Topology
 
@@ -112,9 +113,7 @@ class Servers:
             ) as connection:
                 yield connection
         except psycopg.Error as error:
-            raise ServerSilent(
-                named(server, self._pools[server]), role=role, said=" ".join(str(error).split())
-            ) from error
+            raise ServerSilent(named(server, self._pools[server]), role=role, said=one_line(error)) from error
 
 
 class Pooler:

@@ -23,6 +23,7 @@ from ops.project.project import Project, ProjectTree, ReferenceBroken
 from ops.verbs import VERBS
 from partitions.archive.policy import ArchivePolicy
 from partitions.policy import ListPartitions, MonthlyRange
+from readreplica.errors import one_line
 from sharding.guard import GuardedTable
 from sharding.keys import guarded_tables
 from sharding.topology import Database, Topology
@@ -174,9 +175,10 @@ def _check_connection(topology: Topology, database: Database, role: str) -> Iter
         ):
             version = int(connection.scalar(text("SHOW server_version_num")) or 0)
     except SQLAlchemyError as fault:
-        said = " ".join(str(getattr(fault, "orig", fault)).split())
         yield Finding(
-            where, f"cannot be connected to: {said}", "start it, or correct address, role or password"
+            where,
+            f"cannot be connected to: {one_line(fault)}",
+            "start it, or correct address, role or password",
         )
         return
     if version < OLDEST_SERVER:

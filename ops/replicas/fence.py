@@ -38,18 +38,6 @@ UNDER_WAY = """
 # Past every id that a finished transaction had. Reading may write WAL too (pruning, hint bits), and has none.
 IDS = "SELECT pg_snapshot_xmax(pg_current_snapshot())::text"
 
-# Where a record ends with its page, the insert position stands behind the header of the next one (24 bytes,
-# 40 at the begin of a segment), and replay does not. A commit may be as short: nothing else is let off.
-POSITION = """
-    SELECT insert_lsn - CASE WHEN (insert_lsn - '0/0') % segment_bytes = 40 THEN 40
-                             WHEN (insert_lsn - '0/0') % block_bytes = 24 THEN 24 ELSE 0 END
-    FROM (SELECT pg_current_wal_insert_lsn() AS insert_lsn,
-                 current_setting('wal_block_size')::numeric AS block_bytes,
-                 pg_size_bytes(current_setting('wal_segment_size'))::numeric AS segment_bytes) AS server
-"""
-
-REPLAYED = "SELECT pg_last_wal_replay_lsn() >= {position}::pg_lsn"
-
 EXCEPTED = """
     SELECT concat_ws(' in ', rolname, datname)
     FROM pg_db_role_setting

@@ -15,10 +15,8 @@ from ops.replicas.fence import (
     IDS,
     IN_FORCE,
     NOW,
-    POSITION,
     PROMOTE,
     RELOAD,
-    REPLAYED,
     UNDER_WAY,
     UNFENCE,
     query_column,
@@ -26,10 +24,10 @@ from ops.replicas.fence import (
 )
 from ops.replicas.nodes import PRIMARY_NODE, NodeWatcher
 from ops.waiting import wait_until
+from readreplica.errors import one_line
 from readreplica.poller import connect_arguments
+from readreplica.wal import SELECT_HAS_REPLAYED, SELECT_IN_RECOVERY, SELECT_RECORD_END
 from sharding.topology import Database, Topology
-
-IN_RECOVERY = "SELECT pg_is_in_recovery()"
 
 
 class SwitchoverRefused(OpsError):
@@ -126,7 +124,7 @@ class _Steps:
             except psycopg.Error as fault:
                 raise SwitchoverUnfinished(database, old=old, fault=f"{error}; then {fault}") from error
             if isinstance(error, psycopg.Error):
-                raise SwitchoverGivenUp(database, " ".join(str(error).split())) from error
+                raise SwitchoverGivenUp(database, one_line(error)) from error
             raise
 
     def catch_up(self, new: psycopg.Connection) -> str:
@@ -149,8 +147,8 @@ class _Steps:
 
             def behind() -> str:
                 nonlocal ids
-                ids, position = query_value(old, IDS), query_value(old, POSITION)
-                if not query_value(new, REPLAYED, position=position):
+                ids, position = query_value(old, IDS), query_value(old, SELECT_RECORD_END)
+                if not query_value(new, SELECT_HAS_REPLAYED, position=position):
                     return under_way() or f"{self.plan.new} had not replayed {position}"
                 # Who takes himself out of the fence is seen here, before it is too late.
                 return under_way() or ("" if query_value(old, IDS) == ids else "others went on to write")
@@ -213,7 +211,7 @@ class _Steps:
     def _is_promoted(self) -> bool:
         try:
             with self._connect(self.plan.new) as connection:
-                return not query_value(connection, IN_RECOVERY)
+                return not query_value(connection, SELECT_IN_RECOVERY)
         except psycopg.Error:
             return False
 
@@ -285,8 +283,8 @@ def switchover_script(topology: Topology, plan: Switchover) -> str:
     old, new = (_connect_line(topology, plan, node) for node in (plan.old, plan.new))
     who = _on_one_line(UNDER_WAY.format(fence=":'fence'"))
     nobody = _or_stop(f"SELECT count(*) = 0 AS nobody FROM ({who}) AS who", "nobody")
-    position = f"SELECT position FROM ({_on_one_line(POSITION)}) AS server(position)"
-    replayed = REPLAYED.format(position=":'position'")
+    position = f"SELECT position FROM ({_on_one_line(SELECT_RECORD_END)}) AS server(position)"
+    replayed = SELECT_HAS_REPLAYED.format(position=":'position'")
     unchanged = f"SELECT ({IDS}) = :'ids' AS unchanged"
     parts = [
         f"\\set ON_ERROR_STOP on\n-- {plan.old} takes no new writes.\n",

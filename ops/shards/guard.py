@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
 
-from ops.fleet import connect_line, naming, one_line, open_engine
+from ops.fleet import connect_line, naming, open_engine
 from ops.project.project import ProjectTree
 from partitions.sql import identifier
+from readreplica.errors import one_line
 from sharding.errors import ShardingError
 from sharding.guard import GuardedTable, Ownership, bucket_sql
 from sharding.keys import guarded_tables
