@@ -93,13 +93,13 @@ def main() -> None:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run `mesctl` and give its exit status; an error is one line on stderr.
+    """Run `mesctl` and return its exit status; an error is one line on stderr.
 
     Parameters:
         arguments: what stands behind `mesctl`.
 
     Raises:
-        Exception: only one that nobody foresaw; its traceback is what we want to see.
+        Exception: one that is a bug; its traceback is shown.
     """
     try:
         words = globals_first(arguments)
@@ -137,7 +137,7 @@ def project_of(words: Sequence[str]) -> ProjectSection | None:
 
 
 def exit_status_of(error: BaseException) -> int | None:
-    """Give the exit status of an error, None for one that is a bug."""
+    """Return the exit status of an error, None for one that is a bug."""
     match error:
         case TyperException():
             return error.exit_code
@@ -154,9 +154,9 @@ def exit_status_of(error: BaseException) -> int | None:
 
 
 def is_a(error: BaseException, *places: str) -> bool:
-    """Tell whether an error is of one of these classes, MODULE:NAME each.
+    """Return whether an error is of one of these classes, MODULE:NAME each.
 
-    None is imported for it: an error of a module that nobody has imported cannot have been raised.
+    None is imported for it: an error of a module that was not imported cannot have been raised.
     """
     named = (place.split(":") for place in places)
     found = [getattr(sys.modules[module], name) for module, name in named if module in sys.modules]
@@ -164,7 +164,7 @@ def is_a(error: BaseException, *places: str) -> bool:
 
 
 def message_of(error: BaseException) -> str:
-    """Give the words of an error for the person at the terminal."""
+    """Return the message of an error for the terminal."""
     match error:
         case TyperException():
             return error.format_message()

@@ -20,9 +20,9 @@ CONNECT_SECONDS = 4
 SILENT_SECONDS = 5.0
 """How long a server has to answer SELECT 1 while it is at work for us."""
 
-LOOK_EVERY_SECONDS = 1.0
+PROBE_EVERY_SECONDS = 1.0
 
-WORDS: Mapping[str, int] = {
+CONNECT_ARGUMENTS: Mapping[str, int] = {
     "connect_timeout": CONNECT_SECONDS,
     # For a machine that is gone, whose kernel acknowledges nothing.
     "keepalives_idle": 2,
@@ -32,7 +32,7 @@ WORDS: Mapping[str, int] = {
 }
 
 
-def _cut(connection: Any) -> None:
+def _shut(connection: Any) -> None:
     from readreplica.pool import shut  # with SQLAlchemy, which `up`, `down` and `status` do without
 
     shut(connection)
@@ -54,11 +54,11 @@ def open_connection(conninfo: str = "", **words: Any) -> psycopg.Connection:
         words: psycopg's, which may override ours.
 
     Raises:
-        NoAnswer: nothing came in time.
+        ServerUnresponsive: nothing came in time.
         psycopg.OperationalError: it refuses.
     """
     try:
-        return psycopg.connect(conninfo, **{**WORDS, **words})
+        return psycopg.connect(conninfo, **{**CONNECT_ARGUMENTS, **words})
     except ConnectionTimeout as error:
         raise ServerUnresponsive(float(words.get("connect_timeout", CONNECT_SECONDS))) from error
 
@@ -68,13 +68,13 @@ def shut_after(connection: psycopg.Connection[Any], *, seconds: float) -> Iterat
     """Cut a connection that is still busy after so many seconds.
 
     Raises:
-        NoAnswer: it was cut.
+        ServerUnresponsive: the time was over.
     """
     cut = threading.Event()
 
     def end() -> None:
         cut.set()
-        _cut(connection)
+        _shut(connection)
 
     timer = threading.Timer(seconds, end)
     timer.daemon = True
@@ -94,11 +94,11 @@ class Watchdog:
 
     Parameters:
         connect: opens one more connection to the same server. It is not called before there is something to
-            watch for as long as `LOOK_EVERY_SECONDS`.
+            watch for as long as `PROBE_EVERY_SECONDS`.
     """
 
     def __init__(self, connect: Callable[[], psycopg.Connection]) -> None:
-        self.has_cut = False
+        self.has_shut = False
         self._connect = connect
         self._watched: list[psycopg.Connection] = []
         self._lock = threading.Lock()
@@ -119,29 +119,29 @@ class Watchdog:
             self._watched = [each for each in self._watched if not each.closed]
             self._watched.append(connection)
             if self._thread is None or not self._thread.is_alive():
-                self._thread = threading.Thread(target=self._look_on, name="mesctl watch", daemon=True)
+                self._thread = threading.Thread(target=self._probe, name="mesctl watch", daemon=True)
                 self._thread.start()
 
-    def _look_on(self) -> None:
+    def _probe(self) -> None:
         probe: psycopg.Connection | None = None
-        while not self._ended.wait(LOOK_EVERY_SECONDS):
+        while not self._ended.wait(PROBE_EVERY_SECONDS):
             try:
                 probe = probe or self._connect()
                 with shut_after(probe, seconds=SILENT_SECONDS):
                     probe.execute("SELECT 1")
             except ServerUnresponsive:
-                self._cut()
+                self._shut_all()
                 break
             except psycopg.Error:
                 probe = None  # it refuses, which is an answer; or it has gone, which every socket shows
         if probe is not None:
             probe.close()
 
-    def _cut(self) -> None:
+    def _shut_all(self) -> None:
         with self._lock:
-            self.has_cut = True
+            self.has_shut = True
             for connection in self._watched:
-                _cut(connection)
+                _shut(connection)
 
 
 @contextmanager
@@ -152,7 +152,7 @@ def connected(**words: Any) -> Iterator[psycopg.Connection]:
         words: psycopg's.
 
     Raises:
-        NoAnswer: the server does not answer, or no longer.
+        ServerUnresponsive: the server does not answer, or no longer.
         psycopg.Error: it refuses.
     """
     again = partial(open_connection, **{**words, "autocommit": True})
@@ -161,6 +161,6 @@ def connected(**words: Any) -> Iterator[psycopg.Connection]:
         try:
             yield connection
         except psycopg.Error as error:
-            if watch.has_cut and not isinstance(error, ServerUnresponsive):
+            if watch.has_shut and not isinstance(error, ServerUnresponsive):
                 raise ServerUnresponsive(SILENT_SECONDS) from error
             raise

@@ -61,7 +61,7 @@ def open_watched(url: URL, words: Mapping[str, Any], **options: Any) -> Iterator
 
     def explain(context: ExceptionContext) -> BaseException | None:
         error = context.original_exception
-        if not watch.has_cut or not isinstance(error, psycopg.OperationalError):
+        if not watch.has_shut or not isinstance(error, psycopg.OperationalError):
             return None
         silent = ServerUnresponsive(SILENT_SECONDS)
         return OperationalError(context.statement, None, silent, connection_invalidated=True)
@@ -144,7 +144,7 @@ def attempt(database: Database, work: Callable[[], Result]) -> Outcome[Result]:
 
 @contextmanager
 def naming(database: Database) -> Iterator[None]:
-    """Have an error of a database's server carry the name of the database.
+    """Raise an error of a database's server with the name of the database.
 
     Raises:
         DatabasesFailed: the server does not answer, or has refused.

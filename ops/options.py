@@ -100,7 +100,7 @@ class Options:
 
 
 def options_of(context: typer.Context) -> Options:
-    """Give the options of this run of `mesctl`, in any of its verbs."""
+    """Return the options of this run of `mesctl`, in any of its verbs."""
     found: Options = context.find_root().obj
     return found
 

@@ -17,7 +17,7 @@ def print_json(value: Any) -> None:
 
 
 def note(line: str) -> None:
-    """Tell the person of progress, on stderr: stdout is for the result."""
+    """Report progress on stderr: stdout is for the result."""
     # One write: several threads report at the same time.
     sys.stderr.write(f"{line}\n")
 

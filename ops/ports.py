@@ -94,7 +94,7 @@ def start_on_free_port(ports: PortPicker, start: Callable[[int], object]) -> int
 
 
 def holder_of(port: int) -> str:
-    """Say who listens on `port`, as far as this user may know."""
+    """Return the name and the pid of the process that listens on `port`, as far as this user may know."""
     try:
         connections = psutil.net_connections(kind="tcp")
     except psutil.AccessDenied:

@@ -17,11 +17,11 @@ from ops.project.file import ProjectSection, commands_of
 class LazyCommand:
     """Where a verb is, and its line in the help of `mesctl`.
 
-    `place` is MODULE:NAME; what stands there is a function or, for a group of verbs, a `typer.Typer`.
+    `reference` is MODULE:NAME; what stands there is a function or, for a group of verbs, a `typer.Typer`.
     `summary` is the first sentence of its own help (a test compares them).
     """
 
-    place: str
+    reference: str
     summary: str
     section: ProjectSection | None = None
     """For a command of the project: the file that adds it."""
@@ -43,8 +43,8 @@ class LazyCommand:
         if self.section is not None:
             from ops.project.project import Project
 
-            return Project.of(self.section).resolve(f"commands.{name}.run", self.place)
-        module, _, attribute = self.place.partition(":")
+            return Project.of(self.section).resolve(f"commands.{name}.run", self.reference)
+        module, _, attribute = self.reference.partition(":")
         return getattr(import_module(module), attribute)
 
 
@@ -104,7 +104,7 @@ class LazyGroup(TyperGroup):
         super().__init__(commands={**named, **(commands or {})}, **attributes)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Find the verb that `args` begin with; a wrong name is told with those that are near it."""
+        """Find the verb that `args` begin with; an error on a wrong name has those that are near it."""
         name, command, rest = super().resolve_command(ctx, args)
         if name is not None and name in self._verbs:
             command = self._verbs[name].load(name)

@@ -52,7 +52,7 @@ class RunningPooler:
 def write_files(topology: Topology, folder: Path) -> None:
     """Do as `mesctl pgbouncer render`."""
     pooler = Pooler(topology)
-    files.write(folder, pooler.files(pooler.wanted(pooler.version()), folder))
+    files.write(folder, pooler.files(pooler.config(pooler.version()), folder))
 
 
 @contextmanager

@@ -75,7 +75,7 @@ def locate_key(topology: Topology, tree: ProjectTree, key: int) -> ShardRange:
 
 
 def run_watched(engine: Engine, statement: str, *, report: Report) -> object:
-    """Run a statement that moves shards, and tell how far it is; Ctrl-C cancels it there too."""
+    """Run a statement that moves shards, and report its progress; Ctrl-C cancels it on the server too."""
     with engine.connect() as connection, engine.connect() as watcher, ThreadPoolExecutor(1) as pool:
         running: Future[object] = pool.submit(lambda: connection.exec_driver_sql(statement).scalar())
         try:
@@ -99,7 +99,7 @@ def _until_done(running: Future[object], watcher: Connection, report: Report) ->
 
 
 def progress_line(progress: Progress, *, seconds: float) -> str:
-    """Say how far the moves are: shards, bytes, rate and time left. Pure."""
+    """Return the progress of moves in one line: shards, bytes, rate and time left. Pure."""
     if not progress.shards:
         return "waiting for Citus to begin"
     rate = progress.copied / seconds if seconds else 0.0
@@ -112,7 +112,7 @@ def progress_line(progress: Progress, *, seconds: float) -> str:
 
 
 def start_rebalance(engine: Engine, mode: Mode) -> int | None:
-    """Have Citus rebalance in the background; give the job's id, None when there is nothing to move."""
+    """Start a rebalance in the background; return the id of its job, None when there is nothing to move."""
     with engine.connect() as connection:
         job_id: int | None = connection.exec_driver_sql(moving.rebalance_statement(mode)).scalar()
         return job_id
@@ -121,7 +121,7 @@ def start_rebalance(engine: Engine, mode: Mode) -> int | None:
 def wait_for_job(
     engine: Engine, job_id: int, *, report: Report, sleep: Callable[[float], None] = time.sleep
 ) -> Job:
-    """Tell how far a background job is, until it has ended.
+    """Report the progress of a background job until it has ended.
 
     Raises:
         RebalanceFailed: it ended, and not well.
@@ -144,7 +144,7 @@ def wait_for_job(
 
 
 def job_line(job: Job) -> str:
-    """Say how far a job is, in moves. Pure."""
+    """Return the progress of a job in one line, in moves. Pure."""
     return f"job {job.job_id} {job.state}, {job.counts.get('done', 0)} of {job.moves} moves"
 
 

@@ -169,21 +169,21 @@ def _describe(topology: Mapping[str, Any]) -> Iterator[str]:
         spread = f", {tree['buckets']} buckets on {tree['backend']}" if tree["kind"] == "sharded" else ""
         yield f"tree       {name}: {tree['kind']}{spread}"
     for name, database in topology["databases"].items():
-        replicas = [f"{replica['name']} {_place(replica)}" for replica in database["replicas"]]
-        places = ", replica ".join([_place(database["primary"]), *replicas])
-        yield f"database   {name}: {database['dbname']} (tree {database['tree']}) at {places}"
+        replicas = [f"{replica['name']} {_host_port(replica)}" for replica in database["replicas"]]
+        addresses = ", replica ".join([_host_port(database["primary"]), *replicas])
+        yield f"database   {name}: {database['dbname']} (tree {database['tree']}) at {addresses}"
     if topology["pgbouncer"]:
-        yield f"pgbouncer  {_place(topology['pgbouncer'])}"
+        yield f"pgbouncer  {_host_port(topology['pgbouncer'])}"
     for name in (name for name in topology if name not in Topology.model_fields):
         for key, value in topology[name].items():
-            yield f"{name:<10} {key}: {_place(value) if _is_place(value) else value}"
+            yield f"{name:<10} {key}: {_host_port(value) if _is_endpoint(value) else value}"
 
 
-def _is_place(value: Any) -> bool:
+def _is_endpoint(value: Any) -> bool:
     return isinstance(value, dict) and {"host", "port"} <= value.keys()
 
 
-def _place(endpoint: Mapping[str, Any]) -> str:
+def _host_port(endpoint: Mapping[str, Any]) -> str:
     return f"{endpoint['host']}:{endpoint['port']}"
 
 

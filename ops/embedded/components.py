@@ -25,35 +25,35 @@ from ops.ports import holder_of, is_free
 
 
 def inspect_database(servers: DatabaseServers, *, wanted: bool) -> list[ComponentState]:
-    """Give the state of a primary and of its replicas."""
+    """Return the state of a primary and of its replicas."""
     following, fault = _ask_primary(servers.primary)
     names = [database.name for database in servers.shape.databases]
-    port = servers.shape.place.port
+    port = servers.shape.address.port
     primary = _cluster(servers.primary, "running", wanted=wanted, port=port, fault=fault)
     if len(names) > 1 and not primary.detail:
         primary = replace(primary, detail=f"has {', '.join(names)}")
     replicas = zip(servers.replicas, servers.shape.replicas, strict=True)
     return [
         primary,
-        *(_replica(each, following, wanted=wanted, port=shape.place.port) for each, shape in replicas),
+        *(_replica(each, following, wanted=wanted, port=shape.address.port) for each, shape in replicas),
     ]
 
 
 def inspect_valkey(valkey: Valkey, *, port: int | None, wanted: bool) -> ComponentState:
-    """Give the state of Valkey."""
+    """Return the state of Valkey."""
     fault = "does not answer, or not to our password"
     return _state_of(valkey, "valkey", valkey.answers, fault, port=port, wanted=wanted)
 
 
 def inspect_pooler(process: PgBouncerProcess, *, port: int | None, wanted: bool) -> ComponentState:
-    """Give the state of the pooler."""
+    """Return the state of the pooler."""
     is_well = partial(is_listening, host=process.host)
     return _state_of(process, "pooler", is_well, "does not answer", port=port, wanted=wanted)
 
 
 def inspect_service(service: ServiceProcess, *, wanted: bool) -> ComponentState:
-    """Give the state of a service; its health is what it says itself."""
-    port = service.shape.place.port if service.shape.place else None
+    """Return the state of a service; its health is what it says itself."""
+    port = service.shape.address.port if service.shape.address else None
     return _state_of(
         service, "service", service.is_healthy, "not healthy; see its log", port=port, wanted=wanted
     )
@@ -72,11 +72,11 @@ def _state_of(
     state: State = "stopped" if pid is None else "running"
     detail, found = "", port
     if port is not None and pid is None:
-        detail = _stranger(port, process.host)
+        detail = _port_conflict(port, process.host)
     elif port is not None and not is_well(port):
         ports = process.ports()
         found = port if port in ports else min(ports, default=None)
-        state, detail = "faulty", fault if found == port else _misplaced(found, port)
+        state, detail = "faulty", fault if found == port else _wrong_port(found, port)
     return ComponentState(
         name=process.name,
         kind=kind,
@@ -89,14 +89,14 @@ def _state_of(
     )
 
 
-def _misplaced(found: int | None, port: int) -> str:
-    """Say that a process does not listen where the topology has it."""
+def _wrong_port(found: int | None, port: int) -> str:
+    """Describe a process that does not listen where the topology has it."""
     where = "listens nowhere" if found is None else f"listens on port {found}"
     return f"{where}, and the topology has port {port}: `mesctl up` starts it there"
 
 
-def _stranger(port: int, host: str) -> str:
-    """Say who has the port of a component that does not run; nothing if it is free."""
+def _port_conflict(port: int, host: str) -> str:
+    """Describe what has the port of a component that does not run; nothing if the port is free."""
     return "" if is_free(port, host) else f"port {port} is taken by {holder_of(port)}"
 
 
@@ -137,9 +137,9 @@ def _cluster(
     pid = cluster.pid()
     state: State = right
     if pid is None:
-        state, fault = ("stopped" if cluster.exists() else "absent"), _stranger(port, cluster.host)
+        state, fault = ("stopped" if cluster.exists() else "absent"), _port_conflict(port, cluster.host)
     elif not cluster.is_on(port):
-        state, fault = "faulty", _misplaced(cluster.port(), port)
+        state, fault = "faulty", _wrong_port(cluster.port(), port)
     elif fault:
         state = "faulty"
     return ComponentState(
@@ -213,11 +213,11 @@ class Components:
         )
 
     def running_services(self) -> list[ServiceProcess]:
-        """Give the services that run."""
+        """Return the services that run."""
         return [service for service in self.services.values() if service.pid() is not None]
 
     def inspect(self) -> list[ComponentState]:
-        """Find out how each component is; those elsewhere are named only."""
+        """Return the state of each component; of those elsewhere, only where they are."""
         wanted = self._home.wanted()
         states: list[ComponentState] = []
         for servers in self.databases:
@@ -246,7 +246,7 @@ class RunningComponents:
         self._found = [(kind, component) for kind, component in there if component.pid() is not None]
 
     def states(self) -> list[ComponentState]:
-        """Give the state of each."""
+        """Return the state of each."""
         return [
             ComponentState(component.name, kind, "running", wanted=False, pid=component.pid())
             for kind, component in self._found

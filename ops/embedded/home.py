@@ -59,7 +59,7 @@ class Home:
         return self._lock.exists()
 
     def make(self) -> None:
-        """Have the folder.
+        """Create the folder, if it is not there.
 
         Raises:
             NotOurFolder: it holds other things: data would be mixed, and later removed, with them.
@@ -71,7 +71,7 @@ class Home:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the right to change the platform; the kernel takes it back from a killed process.
+        """Hold the lock of the platform; the kernel releases that of a killed process.
 
         Raises:
             HomeBusy: another process holds it.
@@ -88,7 +88,7 @@ class Home:
             yield
 
     def want(self, what: str | None) -> None:
-        """Remember what should run: SERVERS_ONLY, EVERYTHING, or nothing."""
+        """Store what should run: SERVERS_ONLY, EVERYTHING, or nothing."""
         if what is None:
             self._wanted.unlink(missing_ok=True)
             return
@@ -96,7 +96,7 @@ class Home:
         self._wanted.write_text(what)
 
     def wanted(self) -> str | None:
-        """Tell what should run."""
+        """Return what should run; None for nothing."""
         return self._wanted.read_text() if self._wanted.exists() else None
 
     def delete(self) -> None:
@@ -118,7 +118,7 @@ KEPT = 3
 
 
 def rotate(folder: Path, *, max_bytes: int = MAX_BYTES, kept: int = KEPT) -> list[Path]:
-    """Have no log in a folder larger than a limit; what is older than the older files is dropped.
+    """Rotate the logs of a folder that are larger than a limit; the oldest file of each is removed.
 
     Parameters:
         folder: with logs, *.log; it may be missing.

@@ -27,7 +27,7 @@ class PgBouncerProcess:
         self.daemon = Daemon(self.name, pidfile=pidfile, log=log)
 
     def pid(self) -> int | None:
-        """Give the pooler's pid, None when it does not run."""
+        """Return the pooler's pid, None when it does not run."""
         return self.daemon.pid()
 
     def ports(self) -> set[int]:
@@ -108,16 +108,16 @@ class PlatformPooler:
             host=host,
         )
 
-    def up(self, book: ComponentPorts) -> None:
-        """Have it running, on files that fit the topology and the servers.
+    def up(self, ports: ComponentPorts) -> None:
+        """Start the pooler, if it does not run, on files that fit the topology and the servers.
 
         Raises:
-            PgBouncerError: the pools do not fit the servers, or a server does not tell its secrets.
+            PgBouncerError: the pools do not fit the servers, or the secrets of a server cannot be read.
             StartFailed: it did not come up.
         """
         self._home.pooler.mkdir(mode=0o700, exist_ok=True)
-        started = book.start(POOLER, self._start)
-        self._report(f"pgbouncer: {'started on' if started else 'runs already,'} port {book[POOLER]}")
+        started = ports.start(POOLER, self._start)
+        self._report(f"pgbouncer: {'started on' if started else 'runs already,'} port {ports[POOLER]}")
 
     def _start(self, port: int) -> bool:
         # It brings SQLAlchemy, which the verbs of others do not wait for.
@@ -126,7 +126,7 @@ class PlatformPooler:
         pooler = Pooler(Topology.load(self._topology))
         # Every server made its own salt for a role, and a userlist has one line for it.
         pooler.equalise(dry_run=False)
-        texts = pooler.files(pooler.wanted(pooler.version()), self._home.pooler)
+        texts = pooler.files(pooler.config(pooler.version()), self._home.pooler)
         if files.changes(self._home.pooler, texts):
             self.process.stop()
             files.write(self._home.pooler, texts)

@@ -38,7 +38,7 @@ UNSAFE: Mapping[str, str] = {"fsync": "off", "full_page_writes": "off"}
 
 
 def include_own_settings(data: Path) -> None:
-    """Let the server read `OWN_FILE` after everything that initdb wrote."""
+    """Include `OWN_FILE` behind everything that initdb wrote to postgresql.conf."""
     with (data / "postgresql.conf").open("a") as settings:
         settings.write(f"\ninclude '{OWN_FILE}'  # written by mesctl\n")
 
@@ -56,7 +56,7 @@ def quoted(value: str) -> str:
 
 
 def access_line(database: str, roles: tuple[str, ...], *, host: str = LOOPBACK) -> str:
-    """Give a line of pg_hba.conf: `roles` may connect to `database`, from this machine, with a password.
+    """Return a line of pg_hba.conf: `roles` may connect to `database`, from this machine, with a password.
 
     Parameters:
         host: the address at which the server listens.
@@ -156,7 +156,7 @@ class PostgresCluster:
         return self.data / "pg_hba.conf"
 
     def allow(self, access: Sequence[str], *, timeout_seconds: float = 10.0) -> bool:
-        """Have a running server go by these lines of pg_hba.conf; False when it does already.
+        """Load these lines of pg_hba.conf into the running server; return False when it has them already.
 
         Raises:
             CommandFailed: it does not read them.
@@ -223,24 +223,27 @@ class PostgresCluster:
     def settle(self, *, timeout_seconds: float = 60.0) -> bool:
         """Wait until a server that is starting is ready, or one that is stopping has stopped.
 
-        For what a killed mesctl began and did not see through. Tells whether the server runs.
+        For what a killed mesctl has begun.
+
+        Returns:
+            whether the server runs.
         """
         wait_until(lambda: self.pid() is None or self._status() == "ready", timeout_seconds=timeout_seconds)
         return self.pid() is not None
 
     def reload(self) -> None:
-        """Let the running server read its settings again."""
+        """Reload the configuration of the running server."""
         pid = self.pid()
         if pid is not None:
             send_signal(pid, signal.SIGHUP)
 
     def pid(self) -> int | None:
-        """Give the postmaster's pid, None when the server does not run."""
+        """Return the postmaster's pid, None when the server does not run."""
         pid = self._pidfile_line(0)
         return pid if pid is not None and is_alive(pid) and self._is_own(pid) else None
 
     def port(self) -> int | None:
-        """Give the port of the running server, None when it does not run."""
+        """Return the port of the running server, None when it does not run."""
         return self._pidfile_line(3) if self.pid() is not None else None
 
     def is_on(self, port: int) -> bool:
@@ -304,7 +307,7 @@ class PostgresCluster:
             return
         wait_until(lambda: not self._has_processes(), timeout_seconds=10)
         # PostgreSQL replaces the file of a dead pid. But it believes a pid that another program has by now,
-        # and one that is a zombie because nobody asks for its end (a container without an init).
+        # and one that is a zombie because no parent waits for it (a container without an init).
         if psutil.pid_exists(pid):
             (self.data / "postmaster.pid").unlink()
 

@@ -73,11 +73,11 @@ def _is_program(path: Path) -> bool:
 NOBODY = 65534
 
 WAYS: dict[str, tuple[str, ...]] = {
-    # In a user namespace of its own, root's files belong to nobody and nobody is who we are: nothing
-    # needs another owner, and process ids stay what they are outside.
+    # In a user namespace of its own, root is mapped to the user `nobody`, as are its files: nothing needs
+    # another owner, and process ids stay what they are outside.
     "unshare": ("unshare", "--user", f"--map-user={NOBODY}", f"--map-group={NOBODY}"),
-    # A chroot refuses user namespaces. CAP_DAC_OVERRIDE lets nobody through folders below root's home;
-    # what PostgreSQL's programs create belongs to nobody, which is what the server checks.
+    # A chroot refuses user namespaces. CAP_DAC_OVERRIDE lets the user `nobody` through folders below root's
+    # home; it owns what PostgreSQL's programs create, which is what the server checks.
     "setpriv": (
         "setpriv",
         f"--reuid={NOBODY}",
@@ -120,7 +120,7 @@ class PostgresTools:
     """The folder of PostgreSQL's programs, and the words that let root run them; found at first use."""
 
     def check(self) -> None:
-        """Find out now whether PostgreSQL can be run here.
+        """Check that PostgreSQL can be run here.
 
         Raises:
             ProcMissing: processes cannot be found again.
@@ -146,7 +146,7 @@ class PostgresTools:
         return run_command(command, timeout_seconds=timeout_seconds, environment=environment)
 
     def locale_options(self) -> list[str]:
-        """Give initdb's options for C.UTF-8: order by code point, which no library update changes."""
+        """Return initdb's options for C.UTF-8: order by code point, which no library update changes."""
         # Debian's reads: postgres (PostgreSQL) 15.14 (Debian 15.14-0+deb12u1)
         version = self.run("postgres", "--version", timeout_seconds=10).split()[2]
         if int(version.split(".")[0]) < 17:

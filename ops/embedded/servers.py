@@ -23,7 +23,7 @@ from ops.waiting import wait_until
 def ensure_role(
     connection: psycopg.Connection, role: str, password: str, *, replication: bool = False
 ) -> None:
-    """Have a role that may log in, and nothing more unless `replication`."""
+    """Create a role that may log in, and replicate if `replication`, unless it exists."""
     if connection.execute("SELECT FROM pg_roles WHERE rolname = %s", [role]).rowcount:
         return
     attribute = sql.SQL("REPLICATION" if replication else "NOREPLICATION")
@@ -34,7 +34,7 @@ def ensure_role(
 def ensure_database(
     connection: psycopg.Connection, dbname: str, *, owner: str, services: Sequence[str]
 ) -> None:
-    """Have a database that its owner changes and `services` connect to; no other role can."""
+    """Create a database, unless it exists; its owner and `services` may connect, and no other role."""
     if not connection.execute("SELECT FROM pg_database WHERE datname = %s", [dbname]).rowcount:
         connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(dbname)))
     # Also of one that was there before: `postgres` is in every cluster.
@@ -44,7 +44,7 @@ def ensure_database(
 
 
 def grant_connect(connection: psycopg.Connection, dbname: str, services: Sequence[str]) -> None:
-    """Let `services` connect to a database, and nobody else but its owner."""
+    """Grant CONNECT on a database to `services`, and revoke it from PUBLIC."""
     revoke = sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC")
     connection.execute(revoke.format(sql.Identifier(dbname)))
     if not services:
@@ -55,12 +55,12 @@ def grant_connect(connection: psycopg.Connection, dbname: str, services: Sequenc
 
 
 def grant_read_stats(connection: psycopg.Connection, role: str) -> None:
-    """Let an owner see what the sessions run that are in the way of a change; it sees statistics, no data."""
+    """Grant an owner `pg_read_all_stats`: it sees what the sessions run that block a change, and no data."""
     connection.execute(sql.SQL("GRANT pg_read_all_stats TO {}").format(sql.Identifier(role)))
 
 
 def ensure_roles(connection: psycopg.Connection, roles: Sequence[str], passwords: Mapping[str, str]) -> None:
-    """Have several roles, each with its password."""
+    """Create several roles, each with its password, unless they exist."""
     for role in roles:
         ensure_role(connection, role, passwords[role])
 
@@ -88,7 +88,7 @@ class StandbyCluster(PostgresCluster):
         self.partial.rename(self.data)
 
     def ensure_slot(self, primary: PostgresCluster) -> None:
-        """Have the primary keep the WAL that this replica has not got yet."""
+        """Create the replica's slot on the primary, which keeps the WAL that the replica still needs."""
         with primary.connect() as connection:
             connection.execute(
                 "SELECT pg_create_physical_replication_slot(%(name)s, true) WHERE NOT EXISTS"
@@ -119,7 +119,7 @@ class StandbyCluster(PostgresCluster):
         )
         return {"primary_conninfo": conninfo, "primary_slot_name": self.name}
 
-    def goes_by(self, *, primary_host: str = LOOPBACK, primary_port: int) -> bool:
+    def is_configured_for(self, *, primary_host: str = LOOPBACK, primary_port: int) -> bool:
         """Whether the running server has these settings for its primary in force.
 
         Raises:
@@ -169,7 +169,7 @@ class DatabaseServers:
             data=home.data(shape.name),
             log=home.log(shape.name),
             passfile=passfile,
-            host=shape.place.host,
+            host=shape.address.host,
         )
         self.replicas = [
             StandbyCluster(
@@ -178,7 +178,7 @@ class DatabaseServers:
                 data=home.data(replica.name),
                 log=home.log(replica.name),
                 passfile=passfile,
-                host=replica.place.host,
+                host=replica.address.host,
             )
             for replica in shape.replicas
         ]
@@ -188,8 +188,8 @@ class DatabaseServers:
         """The primary and the replicas."""
         return [self.primary, *self.replicas]
 
-    def up(self, book: ComponentPorts, passwords: Mapping[str, str]) -> None:
-        """Have the primary and its replicas running, with the databases and their roles.
+    def up(self, ports: ComponentPorts, passwords: Mapping[str, str]) -> None:
+        """Start the primary and its replicas, and create the databases and their roles.
 
         Raises:
             StartFailed, CommandFailed: a server did not come up.
@@ -199,10 +199,10 @@ class DatabaseServers:
         self._remove_leftovers()
         if not self.primary.exists():
             self._create_primary(passwords)
-        self._start(self.primary, book, self._configure_primary)
+        self._start(self.primary, ports, self._configure_primary)
         self._bootstrap(passwords)
         for replica in self.replicas:
-            self._raise_replica(replica, book)
+            self._start_replica(replica, ports)
 
     def _remove_leftovers(self) -> None:
         for cluster in self.clusters:
@@ -227,18 +227,18 @@ class DatabaseServers:
                 grant_read_stats(connection, database.owner)
                 ensure_database(connection, database.dbname, owner=database.owner, services=database.services)
 
-    def _raise_replica(self, replica: StandbyCluster, book: ComponentPorts) -> None:
+    def _start_replica(self, replica: StandbyCluster, ports: ComponentPorts) -> None:
         replica.ensure_slot(self.primary)
         if not replica.exists():
             self._report(f"{replica.name}: copying {self.primary.name}")
             replica.create_from(self.primary, safe=self._safe)
-        configure = partial(self._configure_replica, replica, book)
-        if self._start(replica, book, configure):
+        configure = partial(self._configure_replica, replica, ports)
+        if self._start(replica, ports, configure):
             return
-        port = book[self.primary.name]
-        if not replica.goes_by(primary_host=self.primary.host, primary_port=port):
+        port = ports[self.primary.name]
+        if not replica.is_configured_for(primary_host=self.primary.host, primary_port=port):
             self._report(f"{replica.name}: follows its primary to port {port}")
-            configure(book[replica.name])
+            configure(ports[replica.name])
             replica.reload()
 
     def check_streaming(self) -> None:
@@ -263,10 +263,10 @@ class DatabaseServers:
         raise NotStreaming(replica.name, replica.data, said, promoted=not replica.is_standby())
 
     def _start(
-        self, cluster: PostgresCluster, book: ComponentPorts, configure: Callable[[int], None]
+        self, cluster: PostgresCluster, ports: ComponentPorts, configure: Callable[[int], None]
     ) -> bool:
-        if cluster.settle() and cluster.is_on(book[cluster.name]):
-            self._report(f"{cluster.name}: runs already, port {book[cluster.name]}")
+        if cluster.settle() and cluster.is_on(ports[cluster.name]):
+            self._report(f"{cluster.name}: runs already, port {ports[cluster.name]}")
             if cluster.allow(self.shape.access(cluster.host)):
                 self._report(f"{cluster.name}: lets the roles in that the topology has by now")
             return False
@@ -278,17 +278,17 @@ class DatabaseServers:
             self._report(f"{cluster.name}: starting on port {port}")
             return cluster.start(port=port)
 
-        return book.start(cluster.name, start)
+        return ports.start(cluster.name, start)
 
     def _configure_primary(self, port: int) -> None:
         self.primary.configure(
             port=port, access=self.shape.access(self.primary.host), settings=self._settings
         )
 
-    def _configure_replica(self, replica: StandbyCluster, book: ComponentPorts, port: int) -> None:
+    def _configure_replica(self, replica: StandbyCluster, ports: ComponentPorts, port: int) -> None:
         replica.configure_following(
             primary_host=self.primary.host,
-            primary_port=book[self.primary.name],
+            primary_port=ports[self.primary.name],
             port=port,
             access=self.shape.access(replica.host),
             settings=self._settings,

@@ -73,7 +73,7 @@ class ReplicaShape:
     """A replica on this machine."""
 
     name: str
-    place: ListenAddress
+    address: ListenAddress
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class ServerShape:
     It bears the name of the first of them.
     """
 
-    place: ListenAddress
+    address: ListenAddress
     databases: tuple[DatabaseShape, ...]
     replicas: tuple[ReplicaShape, ...] = ()
 
@@ -93,7 +93,7 @@ class ServerShape:
         return self.databases[0].name
 
     def access(self, host: str) -> tuple[str, ...]:
-        """Give the lines of pg_hba.conf of a server at `host`: a database's roles to it alone, and ours."""
+        """Return the lines of pg_hba.conf of a server at `host`: a database's roles to it alone, and ours."""
         return (
             access_line("all", (SUPERUSER,), host=host),
             access_line("replication", (REPLICATOR,), host=host),
@@ -106,7 +106,7 @@ class ServerShape:
 
 @dataclass(frozen=True)
 class ServiceShape:
-    """A service of the project; one without a place is a worker.
+    """A service of the project; one without an address is a worker.
 
     `redis` are the rules of its user of Valkey, `environment` is its own part of the environment.
     """
@@ -114,7 +114,7 @@ class ServiceShape:
     name: str
     module: str
     health: str
-    place: ListenAddress | None
+    address: ListenAddress | None
     redis: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
 
@@ -130,13 +130,13 @@ class PlatformShape:
     elsewhere: tuple[ComponentState, ...]
 
     @property
-    def places(self) -> dict[str, ListenAddress]:
+    def addresses(self) -> dict[str, ListenAddress]:
         """Where every component listens."""
-        places = {server.name: server.place for server in self.servers}
-        places |= {replica.name: replica.place for server in self.servers for replica in server.replicas}
-        places |= {service_key(each.name): each.place for each in self.services if each.place}
-        places |= {VALKEY: self.valkey} if self.valkey else {}
-        return places | ({POOLER: self.pooler} if self.pooler else {})
+        addresses = {server.name: server.address for server in self.servers}
+        addresses |= {replica.name: replica.address for server in self.servers for replica in server.replicas}
+        addresses |= {service_key(each.name): each.address for each in self.services if each.address}
+        addresses |= {VALKEY: self.valkey} if self.valkey else {}
+        return addresses | ({POOLER: self.pooler} if self.pooler else {})
 
     @property
     def redis_rules(self) -> dict[str, tuple[str, ...]]:
@@ -158,7 +158,7 @@ def shape_of(topology: Topology, services: Mapping[str, "ServiceEntry"]) -> Plat
 
     Raises:
         TopologyError: a service's section is wrong.
-        NameTaken: two servers would share a folder.
+        ReplicaNameTaken: two servers would share a folder.
     """
     _refuse_shared_names(topology)
     elsewhere: list[ComponentState] = []
@@ -233,7 +233,7 @@ def _servers(topology: Topology, elsewhere: list[ComponentState]) -> Iterator[Se
     for (host, port), databases in groups.items():
         keys = tuple(("databases", each.name, "primary", "port") for each in databases)
         yield ServerShape(
-            place=ListenAddress(host, port, keys),
+            address=ListenAddress(host, port, keys),
             databases=tuple(_database(each, topology) for each in databases),
             replicas=tuple(_replicas(databases, elsewhere)),
         )
@@ -313,8 +313,8 @@ def _services(
             elsewhere.append(_elsewhere(name, "service", endpoint))
             continue
         keys: tuple[Key, ...] = (("services", name, "port"),)
-        place = ListenAddress(host, endpoint.port, keys) if endpoint and host else None
-        yield ServiceShape(name, entry.module, entry.health, place, entry.redis, entry.environment)
+        address = ListenAddress(host, endpoint.port, keys) if endpoint and host else None
+        yield ServiceShape(name, entry.module, entry.health, address, entry.redis, entry.environment)
 
 
 def _listening(topology: Topology, name: str, section: object) -> Endpoint:

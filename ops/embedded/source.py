@@ -115,6 +115,6 @@ class TopologySource:
         """
         if self.path.exists() and draft.text == self.path.read_text(encoding="utf-8"):
             return False
-        picker.avoid(place.port for place in shape.places.values() if not draft.is_new(place))
-        replace_file(self.path, with_free_ports(draft, shape.places.values(), picker, self.path))
+        picker.avoid(address.port for address in shape.addresses.values() if not draft.is_new(address))
+        replace_file(self.path, with_free_ports(draft, shape.addresses.values(), picker, self.path))
         return True

@@ -44,9 +44,9 @@ class Draft:
     added: tuple[Key, ...]
     notes: tuple[str, ...] = ()
 
-    def is_new(self, place: ListenAddress) -> bool:
-        """Whether a place stands in a table that was added."""
-        return any(key[: len(table)] == table for key in place.keys for table in self.added)
+    def is_new(self, address: ListenAddress) -> bool:
+        """Whether an address stands in a table that was added."""
+        return any(key[: len(table)] == table for key in address.keys for table in self.added)
 
 
 def draft_new(template: Path, *, named: str) -> Draft:
@@ -111,27 +111,27 @@ def _tables(content: Mapping[str, Any], name: str) -> dict[str, dict[str, Any]]:
     return {key: table for key, table in found.items() if isinstance(table, dict)}
 
 
-def with_free_ports(draft: Draft, places: Iterable[ListenAddress], picker: PortPicker, path: Path) -> str:
-    """Give every new place of a draft a port that is free.
+def with_free_ports(draft: Draft, addresses: Iterable[ListenAddress], picker: PortPicker, path: Path) -> str:
+    """Replace the port of every new address of a draft by one that is free.
 
     Raises:
         NoFreePort: there is none.
         TopologyNotEdited: the file writes a port in a way that is not understood.
     """
     text = draft.text
-    for place in places:
-        if draft.is_new(place):
-            text = with_port(text, place, picker.pick(place.host), path)
+    for address in addresses:
+        if draft.is_new(address):
+            text = with_port(text, address, picker.pick(address.host), path)
     return text
 
 
-def with_port(text: str, place: ListenAddress, port: int, path: Path) -> str:
-    """Give a place another port, and leave the rest of the text as it is.
+def with_port(text: str, address: ListenAddress, port: int, path: Path) -> str:
+    """Replace the port of an address, and leave the rest of the text as it is.
 
     Raises:
         TopologyNotEdited: the file writes the port in a way that is not understood.
     """
-    for key in place.keys:
+    for key in address.keys:
         text = _with_value(text, key, port, path)
     return text
 
@@ -241,7 +241,7 @@ Report = Callable[[str], None]
 
 
 class ComponentPorts:
-    """The places of a platform's components, as its topology file has them; components start in parallel.
+    """The addresses of a platform's components, as its topology file has them; components start in parallel.
 
     Parameters:
         topology: the file.
@@ -251,14 +251,14 @@ class ComponentPorts:
 
     def __init__(
         self,
-        places: Mapping[str, ListenAddress],
+        addresses: Mapping[str, ListenAddress],
         *,
         topology: Path,
         picker: PortPicker | None,
         report: Report,
         changed: Iterable[str] = (),
     ) -> None:
-        self._places = dict(places)
+        self._places = dict(addresses)
         self._topology = topology
         self._picker = picker
         self._report = report
@@ -292,7 +292,7 @@ class ComponentPorts:
         with self._lock:
             old = self._places[component]
             if self._picker is None:
-                raise PortsTaken(self._topology, [fault_of(old, taken.holder)]) from taken
+                raise PortsTaken(self._topology, fault_of(old, taken.holder)) from taken
             new = self._picker.pick(old.host)
             text = self._topology.read_text(encoding="utf-8")
             replace_file(self._topology, with_port(text, old, new, self._topology))
@@ -301,7 +301,9 @@ class ComponentPorts:
         self._report(f"{component}: port {old.port} is taken by {taken.holder}; moved to port {new}")
 
 
-def fault_of(place: ListenAddress, holder: str) -> str:
-    """Say in a line who has the port that a key of the topology names."""
-    key = ".".join(map(str, place.keys[0]))
-    return f"{key}: port {place.port} on {place.host} is taken by {holder}: stop that, or name another port"
+def fault_of(address: ListenAddress, holder: str) -> str:
+    """Describe what has the port that a key of the topology names, in one line."""
+    key = ".".join(map(str, address.keys[0]))
+    return (
+        f"{key}: port {address.port} on {address.host} is taken by {holder}: stop that, or name another port"
+    )

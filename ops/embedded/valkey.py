@@ -67,7 +67,7 @@ class Valkey:
         self.daemon = Daemon(self.name, pidfile=pidfile, log=log)
 
     def pid(self) -> int | None:
-        """Give the server's pid, None when it does not run."""
+        """Return the server's pid, None when it does not run."""
         return self.daemon.pid()
 
     def ports(self) -> set[int]:
@@ -116,7 +116,7 @@ class Valkey:
         return self._written() == _text_of(users)
 
     def _takes_users(self, port: int, users: Sequence[str]) -> bool:
-        """Give the running server its users; False if it must be started anew for them."""
+        """Set the users of the running server; return False if it must be started anew for them."""
         if self.has_users(users):
             return True
         if not users:

@@ -72,7 +72,7 @@ class Examination:
 
 
 def examine(connection: Connection, topology: Topology, tree: ProjectTree, database: str) -> Examination:
-    """Find out what a database is to a tree; changes nothing."""
+    """Return what a database is to a tree; nothing is changed."""
     try:
         revision = read_revision(connection, tree)
     except SeveralRevisions as fault:

@@ -62,7 +62,7 @@ def take_lock(connection: Connection, database: str, *, wait_seconds: float = WA
 
 
 def is_being_migrated(connection: Connection) -> bool:
-    """Tell whether some run holds the lock of a database at this moment."""
+    """Return whether some run holds the lock of a database at this moment."""
     free = connection.execute(_IS_FREE).scalar_one()
     connection.rollback()
     return not free

@@ -2,7 +2,7 @@
 
 The measure is `TREE/schema/REVISION.json`: the catalogue of a database that was migrated from nothing to that
 revision, frozen beside it. A scratch database on the server itself would need a right that owners of
-production databases do not have, and the models do not tell of grants, triggers and functions.
+production databases do not have, and the models have no grants, triggers and functions.
 """
 
 from collections.abc import Collection, Iterator
@@ -41,7 +41,7 @@ class DatabaseDrift(NamedTuple):
 
 
 def compare(found: Collection[Fact], expected: Collection[Fact], tree: ProjectTree) -> Iterator[Drift]:
-    """List the differences; a table that is surplus or gone is told once, without what belongs to it.
+    """List the differences; a table that is surplus or missing is listed once, without what belongs to it.
 
     Which partitions a table of the tree's policies has, and with which values, is the policies' affair.
 
@@ -73,7 +73,7 @@ def _by_object(facts: Collection[Fact]) -> dict[_Key, Fact]:
 
 
 def _tables(facts: Collection[Fact]) -> set[str]:
-    """Give what others may belong to; not the partitions of a range, which differ each for itself."""
+    """Return what others may belong to; not the partitions of a range, which differ each for itself."""
     return {fact.table for fact in facts if fact.table == fact.name and DIFFERS not in fact.definition}
 
 

@@ -15,7 +15,7 @@ class MigrationError(OpsError, CommandError):
 
 
 class LedgerUnreachable(MigrationError):
-    """The directory cannot be written, so that nobody would know what was done."""
+    """The directory cannot be written, so that what is done would not be recorded."""
 
     def __init__(self, directory: str, reason: str) -> None:
         self.directory = directory
@@ -36,7 +36,7 @@ class MigrationsBusy(MigrationError):
         )
 
 
-class LockNotHad(MigrationError):
+class LockNotAcquired(MigrationError):
     """A revision waited in vain for a lock, again and again; nothing of its transaction stayed."""
 
     def __init__(self, revision: str, reason: str, *, attempts: int, blockers: Sequence[Blocker]) -> None:

@@ -32,7 +32,7 @@ def migrate_tree(
         topology: where the databases are.
         request: what to bring them to.
         parallel: how many databases at once, after the canary.
-        report: is told a line about each revision and each database.
+        report: is called with a line about each revision and each database.
 
     Returns:
         an outcome for each database, in name order.
@@ -60,15 +60,15 @@ def _migrate_others(
         encoding="utf-8",
         check=False,
     )
-    told = {
+    outcomes = {
         outcome.database: outcome
         for outcome in map(MigrationOutcome.model_validate_json, done.stdout.split("\n")[:-1])
     }
-    return [told.get(name) or _untold(name, request, done.returncode) for name in names]
+    return [outcomes.get(name) or _unreported(name, request, done.returncode) for name in names]
 
 
-def _untold(name: str, request: Request, status: int) -> MigrationOutcome:
-    error = f"the process of all databases ended with status {status} before it told of this one"
+def _unreported(name: str, request: Request, status: int) -> MigrationOutcome:
+    error = f"the process of all databases ended with status {status} before it reported on this one"
     return MigrationOutcome(database=name, tree=request.tree, state="failed", error=error)
 
 
@@ -113,7 +113,7 @@ def _start(topology: Topology, request: Request, database: str) -> tuple[Connect
 
 def _migrate(topology: Topology, request: Request, database: str, sender: Connection) -> None:
     with _interruptible():
-        sender.send(migrate_database(topology, database, request, report=_tell))
+        sender.send(migrate_database(topology, database, request, report=_report))
 
 
 def _outcome(receiver: Connection, child: _Child, request: Request) -> MigrationOutcome:
@@ -124,7 +124,7 @@ def _outcome(receiver: Connection, child: _Child, request: Request) -> Migration
     child.process.join()
     if isinstance(outcome, MigrationOutcome):
         return outcome
-    error = f"its process ended with status {child.process.exitcode} and told no outcome"
+    error = f"its process ended with status {child.process.exitcode} and reported no outcome"
     return MigrationOutcome(database=child.database, tree=request.tree, state="failed", error=error)
 
 
@@ -137,21 +137,21 @@ def _interruptible() -> Iterator[None]:
         sys.exit(128 + signal.SIGINT)
 
 
-def _tell(line: str) -> None:
+def _report(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
 def _keep_stdout() -> TextIO:
-    """Give stdout as it is; what a revision or its programs print from here on goes to stderr."""
-    told = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
+    """Return a copy of stdout; what a revision or its programs print from here on goes to stderr."""
+    stdout = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    return told
+    return stdout
 
 
 def main() -> None:
     """Do it as a process: progress on stderr, the outcomes as JSON on stdout, a line each."""
     request, topology, parallel, *databases = sys.argv[1:]
-    told = _keep_stdout()
+    stdout = _keep_stdout()
     outcomes = migrate_each(
         Topology.load(topology),
         Request.model_validate_json(request),
@@ -160,8 +160,8 @@ def main() -> None:
     )
     with _interruptible():
         for outcome in outcomes:
-            told.write(f"{outcome.model_dump_json()}\n")
-            told.flush()
+            stdout.write(f"{outcome.model_dump_json()}\n")
+            stdout.flush()
 
 
 if __name__ == "__main__":

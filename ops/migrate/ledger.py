@@ -1,7 +1,7 @@
 """The ledger: what was run where, how long it took and how it ended. It is a table in the directory.
 
-What a database has had is told by its own `alembic_version`, in the transaction of the migration itself.
-The ledger is beside it, for people, and so that a run that was killed is seen.
+`alembic_version` is authoritative: it is written in the transaction of the migration itself. The ledger is an
+audit log, which also shows a run that was killed.
 """
 
 from collections.abc import Collection, Iterator, Mapping
@@ -40,7 +40,7 @@ _LEFT_RUNNING = text("""
     SELECT entry_id, revision, direction FROM migration_ledger
     WHERE database = :database AND state = 'running'
 """)
-_SETTLE = text("UPDATE migration_ledger SET state = :state, error = :error WHERE entry_id = :entry_id")
+_CLOSE = text("UPDATE migration_ledger SET state = :state, error = :error WHERE entry_id = :entry_id")
 _LATEST = text("""
     SELECT DISTINCT ON (database) database, revision, direction, state, started_at, duration_seconds, error
     FROM migration_ledger ORDER BY database, entry_id DESC
@@ -61,8 +61,8 @@ class Entry:
     error: str | None
 
 
-def settle(step: PlannedRevision, applied: Collection[str]) -> tuple[str, str | None]:
-    """Tell how a migration ended whose run was killed.
+def end_of_killed(step: PlannedRevision, applied: Collection[str]) -> tuple[str, str | None]:
+    """Return how a migration ended whose run was killed.
 
     Parameters:
         step: what was running.
@@ -89,7 +89,7 @@ class Ledger:
         self._early: list[Mapping[str, Any]] = []
 
     def begin(self, step: PlannedRevision) -> int | None:
-        """Note that a migration starts.
+        """Record the start of a migration.
 
         Returns:
             the entry's number; None where there is no ledger yet.
@@ -107,7 +107,7 @@ class Ledger:
     def end(
         self, entry_id: int | None, step: PlannedRevision, *, seconds: float, error: str | None = None
     ) -> None:
-        """Note how a migration ended.
+        """Record how a migration ended.
 
         Parameters:
             entry_id: what `begin` gave.
@@ -127,8 +127,8 @@ class Ledger:
                 connection.execute(_RECORD, self._early)
                 self._early = []
 
-    def settle(self, applied: Collection[str]) -> list[str]:
-        """Close the entries of runs that were killed; only whoever holds the database's lock may ask.
+    def close_killed(self, applied: Collection[str]) -> list[str]:
+        """Close the entries of runs that were killed; only for the holder of the database's lock.
 
         Returns:
             a line about each.
@@ -138,14 +138,14 @@ class Ledger:
         """
         try:
             with self._connect() as connection:
-                return [] if connection is None else list(self._settle(connection, applied))
+                return [] if connection is None else list(self._close_killed(connection, applied))
         except SQLAlchemyError as fault:
             raise LedgerUnreachable(self._directory, one_line(fault)) from fault
 
-    def _settle(self, connection: Connection, applied: Collection[str]) -> Iterator[str]:
+    def _close_killed(self, connection: Connection, applied: Collection[str]) -> Iterator[str]:
         for row in connection.execute(_LEFT_RUNNING, self._of).all():
-            state, error = settle(PlannedRevision(row.revision, row.direction), applied)
-            connection.execute(_SETTLE, {"entry_id": row.entry_id, "state": state, "error": error})
+            state, error = end_of_killed(PlannedRevision(row.revision, row.direction), applied)
+            connection.execute(_CLOSE, {"entry_id": row.entry_id, "state": state, "error": error})
             yield f"{row.revision} {row.direction}: a run was killed; the revision was {_ENDED[state]}"
 
     @contextmanager

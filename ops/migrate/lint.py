@@ -117,7 +117,7 @@ class Tables:
         return self.known.get(name) or Table(PrimaryKey(default_name(name)))
 
     def take_without_key(self) -> Iterator[tuple[str, str]]:
-        """Give the tables that the revision leaves without a primary key, with the line that does; once."""
+        """Yield the tables that the revision leaves without a primary key, with the line that does; once."""
         for name, table in self.known.items():
             # A key that the whole table has got since is its partitions' as well.
             if table.lost_key and not (table.parent and self._known(table.parent).primary_key):
@@ -260,16 +260,16 @@ def lint_tree(tree: ProjectTree, versions: Path | None = None) -> Iterator[LintF
     line = list(Scripts(tree, folder).line())
     found = {script.revision: list(_lint_revision(tree, folder, script, tables)) for script in line}
     guarded = [each.table for each in guarded_tables(tree.metadata)]
-    for revision, complaint in missing_guards(tables, guarded):
-        found[revision].append(complaint)
+    for revision, violation in missing_guards(tables, guarded):
+        found[revision].append(violation)
     for script in line:
         allowed: Mapping[str, str] = getattr(script.module, "lint_allows", {})
         used: set[str] = set()
-        for complaint in found[script.revision]:
-            if allowed.get(complaint.rule):
-                used.add(complaint.rule)
+        for violation in found[script.revision]:
+            if allowed.get(violation.rule):
+                used.add(violation.rule)
             else:
-                yield LintFinding(tree.name, script.revision, *complaint)
+                yield LintFinding(tree.name, script.revision, *violation)
         for rule in allowed.keys() - used:
             unused = "lint_allows names it without need or without a reason: remove it, or give the reason"
             yield LintFinding(tree.name, script.revision, rule, unused, "")

@@ -60,7 +60,7 @@ def read_marks(connection: Connection, tree: ProjectTree) -> Sequence[TreeMark]:
 
 
 def find_foreign(marks: Iterable[TreeMark], tree: ProjectTree) -> str | None:
-    """Say why the marks of a database are not the tree's; None if they are."""
+    """Return why the marks of a database are not the tree's; None if they are."""
     for mark in marks:
         if mark.tree != tree.name:
             return (

@@ -54,7 +54,7 @@ class MigrationOutcome(_Value):
 
     @property
     def line(self) -> str:
-        """Say it to a person."""
+        """The outcome in one line, for people."""
         match self.state:
             case "not started":
                 return f"{self.database} was not started"

@@ -62,7 +62,7 @@ def in_phase(lacking: Sequence[PhasedRevision], phase: Phase) -> list[PhasedRevi
 
 
 def before_deployment(line: Sequence[PhasedRevision]) -> str:
-    """Name the revision that databases have when the newest code starts: all but the last `post` ones."""
+    """Return the revision that databases have when the newest code starts: all but the last `post` ones."""
     posts = list(takewhile(lambda each: each.phase == "post", reversed(line)))
     kept = line[: len(line) - len(posts)]
     return kept[-1].revision if kept else "base"

@@ -85,7 +85,7 @@ def migrate(
         versions: the folder of the revisions; without it, the project's own.
         phase: only the revisions of this phase of a deployment; upwards alone.
         parallel: how many databases at once, after the canary.
-        report: is told of progress, a line each.
+        report: is called with progress, a line each.
 
     Returns:
         an outcome for each database.
@@ -150,7 +150,7 @@ def _all_done(outcomes: list[MigrationOutcome]) -> list[MigrationOutcome]:
 
 
 def render_upgrade(tree: ProjectTree, revision: str = "head", *, start: str | None = None) -> str:
-    """Give the script that `upgrade` would run, as psql accepts it.
+    """Return the script that `upgrade` would run, as psql accepts it.
 
     Parameters:
         tree: the migration tree.
@@ -164,12 +164,12 @@ def render_upgrade(tree: ProjectTree, revision: str = "head", *, start: str | No
 
 
 def render_distribution(topology: Topology, tree: ProjectTree) -> str:
-    """Give the script of what comes after an upgrade where Citus keeps the shards; elsewhere, none."""
+    """Return the script of what comes after an upgrade where Citus keeps the shards; elsewhere, none."""
     return citus.script(topology, tree) if citus.is_on_citus(topology, tree.name) else ""
 
 
 def render_downgrade(tree: ProjectTree, revision: str, *, start: str) -> str:
-    """Give the script that `downgrade` would run on a database of revision `start`, as psql accepts it."""
+    """Return the script that `downgrade` would run on a database of revision `start`, as psql accepts it."""
     script = io.StringIO()
     config = alembic_config(tree, tree.revisions, script)
     command.downgrade(config, f"{start}:{revision}", sql=True)
@@ -186,7 +186,7 @@ def current(topology: Topology, tree: ProjectTree) -> Mapping[str, str | None]:
 
 
 def head(tree: ProjectTree) -> str | None:
-    """Name the newest revision of a tree."""
+    """Return the newest revision of a tree."""
     return Scripts(tree, tree.revisions).head
 
 
@@ -242,7 +242,7 @@ def read_ledger(topology: Topology) -> Mapping[str, Entry]:
 
 
 def last_run(entry: Entry | None, state: DatabaseState) -> str | None:
-    """Tell how the latest run on a database ended."""
+    """Return how the latest run on a database ended; None where there was none."""
     if entry is None:
         return None
     what = f"{entry.revision} {entry.direction}"

@@ -147,7 +147,7 @@ class Scripts:
 
 
 def _words_of(fault: Exception, folder: Path) -> str:
-    """Say in one line why revisions cannot be imported, and where."""
+    """Return why revisions cannot be imported, and where, on one line."""
     frames = traceback.extract_tb(fault.__traceback__)
     places = [
         f"{Path(each.filename).name}:{each.lineno}: "

@@ -16,7 +16,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_at
 from ops.migrate.adoption import claim
 from ops.migrate.citus import distribute, is_on_citus
 from ops.migrate.connect import open_owner, take_lock
-from ops.migrate.errors import DatabaseRefused, LockNotHad
+from ops.migrate.errors import DatabaseRefused, LockNotAcquired
 from ops.migrate.ledger import Ledger, open_ledger
 from ops.migrate.outcome import MigrationOutcome, MigrationState, PlannedRevision, Request
 from ops.migrate.phases import in_phase, read_phases
@@ -32,13 +32,13 @@ Report = Callable[[str], None]
 def migrate_database(
     topology: Topology, database: str, request: Request, *, report: Report
 ) -> MigrationOutcome:
-    """Do what is asked with one database, and tell what became of it.
+    """Bring one database to the requested revision.
 
     Parameters:
         topology: where the databases are.
         database: one of them.
         request: what to bring it to.
-        report: is told a line about each revision.
+        report: is called with a line about each revision.
 
     Returns:
         the outcome; an error is in it.
@@ -89,7 +89,7 @@ class _Run:
         self._scripts.line()  # revisions that cannot be read mark no database
         take_lock(connection, self._database)
         self.at = claim(connection, topology, self._tree, self._database)
-        for line in ledger.settle(self._scripts.applied(self.at)):
+        for line in ledger.close_killed(self._scripts.applied(self.at)):
             self._report(line)
         for step in self._steps():
             self.doing = step.revision
@@ -100,7 +100,7 @@ class _Run:
             self.doing = None
 
     def distribute(self, connection: Connection, topology: Topology) -> None:
-        """Have Citus distribute what the revisions have made."""
+        """Distribute the tables that the revisions have made."""
         self.doing = "distribution"
         distribute(connection, topology, self._tree, report=self._report)
         self.doing = None
@@ -144,7 +144,7 @@ class _Run:
         try:
             # The pause lets those go on who queue behind us; it is random, or two runs would meet again.
             for attempt in Retrying(
-                retry=retry_if_exception(waited_in_vain),
+                retry=retry_if_exception(is_lock_failure),
                 stop=stop_after_attempt(attempts),
                 wait=wait_random_exponential(multiplier=0.5, max=10),
                 before_sleep=again,
@@ -155,10 +155,10 @@ class _Run:
                 with attempt, _watched(connection) if is_late else nullcontext(seen) as seen:
                     self._scripts.run(connection, step)
         except DBAPIError as fault:
-            if not waited_in_vain(fault):
+            if not is_lock_failure(fault):
                 raise
             reason = one_line(fault)
-            raise LockNotHad(step.revision, reason, attempts=attempts, blockers=seen.seen) from fault
+            raise LockNotAcquired(step.revision, reason, attempts=attempts, blockers=seen.seen) from fault
 
 
 @contextmanager
@@ -171,6 +171,6 @@ def _watched(connection: Connection) -> Iterator[Watch]:
         yield watch
 
 
-def waited_in_vain(fault: BaseException) -> bool:
+def is_lock_failure(fault: BaseException) -> bool:
     """Whether an error is a lock that was not had in time: the same again may well succeed."""
     return isinstance(fault, DBAPIError) and isinstance(fault.orig, LockNotAvailable | DeadlockDetected)

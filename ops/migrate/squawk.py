@@ -47,7 +47,7 @@ class SyntaxNode:
     parts: tuple["SyntaxNode", ...]
 
     def find(self, *kinds: str) -> Iterator["SyntaxNode"]:
-        """Give every part of some kinds, however deep, in the order of the text."""
+        """Yield every part of some kinds, however deep, in the order of the text."""
         for part in self.parts:
             if part.kind in kinds:
                 yield part
@@ -65,7 +65,7 @@ class SyntaxNode:
 
 
 def parse(script: str) -> list[SyntaxNode]:
-    """Give the statements of a script.
+    """Return the statements of a script.
 
     Raises:
         SquawkMissing: squawk is not installed.
@@ -82,7 +82,7 @@ def parse(script: str) -> list[SyntaxNode]:
 
 
 def violations(script: str, *, in_transaction: bool) -> Iterator[Violation]:
-    """Give what squawk says against the statements of one transaction, or against one that stands alone."""
+    """Yield squawk's violations in the statements of one transaction, or in one that stands alone."""
     excluded = [*EXCLUDED, *(() if in_transaction else EXCLUDED_ALONE)]
     mode = "--assume-in-transaction" if in_transaction else "--no-assume-in-transaction"
     options = ["--reporter", "json", "--pg-version", "15", "--exclude", ",".join(excluded), mode]
@@ -125,7 +125,7 @@ _NAMED_BY = dict.fromkeys(CREATIONS, "TABLE_NAME") | {"DROP_TABLE": "TABLE_NAME_
 
 
 def table_of(statement: SyntaxNode) -> str | None:
-    """Name the table that a statement is about."""
+    """Return the table that a statement is about."""
     relation = next(statement.find(_NAMED_BY.get(statement.kind, "TABLE_RELATION_NAME")), None)
     return relation.name if relation and relation.text else None
 
@@ -136,7 +136,7 @@ def is_temporary(statement: SyntaxNode) -> bool:
 
 
 def copied(statement: SyntaxNode, what: str) -> Iterator[str]:
-    """Give the tables of which a CREATE TABLE ... LIKE copies the `INDEXES`, or the `CONSTRAINTS`."""
+    """Yield the tables of which a CREATE TABLE ... LIKE copies the `INDEXES`, or the `CONSTRAINTS`."""
     for clause in statement.find("LIKE_CLAUSE"):
         last = None
         for option in clause.find("INCLUDING_PROPERTY", "EXCLUDING_PROPERTY"):
@@ -147,7 +147,7 @@ def copied(statement: SyntaxNode, what: str) -> Iterator[str]:
 
 
 def parents(statement: SyntaxNode) -> Iterator[str]:
-    """Give the table that a CREATE TABLE makes a partition of: its keys come along. INHERITS brings none."""
+    """Yield the table that a CREATE TABLE makes a partition of: its keys come along. INHERITS brings none."""
     for clause in statement.find("PARTITION_OF"):
         yield next(clause.find("TABLE_NAME_REF")).name
 
@@ -192,7 +192,7 @@ def default_name(table: str) -> str:
 
 
 def unique_keys(statement: SyntaxNode) -> Iterator[frozenset[str]]:
-    """Give the columns of every unique key that a statement makes."""
+    """Yield the columns of every unique key that a statement makes."""
     if statement.kind == "CREATE_INDEX" and any(part.kind == "UNIQUE_KW" for part in statement.parts):
         yield names(statement, "PARTITION_ITEM")
     for column in statement.find("COLUMN"):
@@ -203,7 +203,7 @@ def unique_keys(statement: SyntaxNode) -> Iterator[frozenset[str]]:
 
 
 def names(node: SyntaxNode, kind: str) -> frozenset[str]:
-    """Give the names of a node's parts of one kind."""
+    """Return the names of a node's parts of one kind."""
     return frozenset(part.name for part in node.find(kind) if part.text)
 
 

@@ -217,7 +217,7 @@ def _facts(finding: Finding) -> dict[str, str]:
 
 
 def describe_bound(bound: Bound) -> str:
-    """Give a bound as a person reads it: values, or the months of the ids."""
+    """Return a bound for people: its values, or the months of its ids."""
     match bound:
         case ValueList(values):
             return ", ".join(sorted(values))
@@ -270,7 +270,7 @@ def _lines() -> ReportRows:
     started = time.monotonic()
     said: dict[str, float] = {}
 
-    def tell(database: Database, rows: Rows) -> None:
+    def report(database: Database, rows: Rows) -> None:
         now = time.monotonic()
         if now - said.get(database.name, started) < LINE_EVERY_SECONDS:
             return
@@ -281,4 +281,4 @@ def _lines() -> ReportRows:
             f"{rate:.0f} rows/s, {left:.0f} s left"
         )
 
-    return tell
+    return report

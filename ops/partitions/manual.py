@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from sqlalchemy import Connection
 
-from ops.errors import ExitStatus, OpsError
+from ops.errors import ChangeRefused, ExitStatus, OpsError
 from ops.fleet import Member, connect_line, raise_failures, results_of
 from ops.options import Options, options_of
 from ops.output import show_rows
@@ -35,16 +35,6 @@ OnlyTree = Annotated[str | None, typer.Option("--tree", help="Only the databases
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the SQL for psql; change nothing.")]
 
 Choose = Callable[[Connection, PartitionedTable], list[Action]]
-
-
-class TableRefused(OpsError):
-    """The verb is not for that table."""
-
-    exit_status = ExitStatus.REFUSED
-
-    def __init__(self, reason: NoSuchTable) -> None:
-        self.table = reason.table
-        super().__init__(str(reason))
 
 
 class TableUnclear(OpsError):
@@ -188,7 +178,7 @@ def analyze(context: typer.Context, table: Table, tree: OnlyTree = None, dry_run
 
 
 def describe_action(database: Database, action: Action) -> dict[str, Any]:
-    """Give an action as a row."""
+    """Return an action as a row of a table."""
     return {
         "database": database.name,
         "table": action.table,
@@ -219,12 +209,12 @@ class _Target:
         """Return the partition key of a table that is partitioned by lists of values.
 
         Raises:
-            TableRefused: it is not.
+            ChangeRefused: it is not.
         """
         if not isinstance(self.policy, ListPartitions):
             there = [each for each in self.chosen[0].tree.policies if isinstance(each, ListPartitions)]
             names = sorted(each.table for each in there)
-            raise TableRefused(NoSuchTable(self.policy.table, " by lists of values", names))
+            raise ChangeRefused(NoSuchTable(self.policy.table, " by lists of values", names))
         return self.policy.key
 
     def run(self, choose: Choose, dry_run: bool) -> None:
@@ -251,7 +241,7 @@ def _target(context: typer.Context, table: str, tree: str | None) -> _Target:
     """Find the tree that has a partitioned table of this name.
 
     Raises:
-        TableRefused: none has.
+        ChangeRefused: none has.
         TableUnclear: several have.
     """
     options = options_of(context)
@@ -261,7 +251,7 @@ def _target(context: typer.Context, table: str, tree: str | None) -> _Target:
     if not trees:
         every = service.partitioned(topology, project, tree=tree)
         names = dict.fromkeys(policy.table for each in every for policy in each.tree.policies)
-        raise TableRefused(NoSuchTable(table, "", list(names)))
+        raise ChangeRefused(NoSuchTable(table, "", list(names)))
     if len(trees) > 1:
         raise TableUnclear(table, trees)
     [policy] = [each for each in found[0].tree.policies if each.table == table]

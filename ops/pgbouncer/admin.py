@@ -38,14 +38,14 @@ class ConsoleAddress(NamedTuple):
 class Console:
     """The console of one process of the pooler."""
 
-    def __init__(self, place: ConsoleAddress) -> None:
-        self.place = place
+    def __init__(self, address: ConsoleAddress) -> None:
+        self.address = address
 
     def show(self, what: str) -> list[Row]:
-        """Give the rows of `SHOW what`.
+        """Return the rows of `SHOW what`.
 
         Raises:
-            ConsoleSilent: nobody answers, or the user is refused.
+            ConsoleSilent: no answer, or the user is refused.
             CommandRefused: there is nothing of that name.
         """
         with self._connect() as connection:
@@ -53,13 +53,13 @@ class Console:
                 with shut_after(connection, seconds=ANSWER_SECONDS):
                     return connection.execute(f"SHOW {what}".encode()).fetchall()
             except psycopg.Error as error:
-                raise CommandRefused(f"SHOW {what}", str(self.place), one_line(error)) from error
+                raise CommandRefused(f"SHOW {what}", str(self.address), one_line(error)) from error
 
     def run(self, command: str, entry: str | None = None) -> None:
         """Run a command, of all entries or of one: RELOAD, RESUME, RECONNECT, KILL, DISABLE, ENABLE.
 
         Raises:
-            ConsoleSilent: nobody answers, or the user is refused.
+            ConsoleSilent: no answer, or the user is refused.
             CommandRefused: PgBouncer does not do it.
         """
         with self._connect() as connection:
@@ -67,21 +67,21 @@ class Console:
                 with shut_after(connection, seconds=ANSWER_SECONDS):
                     connection.execute(statement(command, entry).encode())
             except psycopg.Error as error:
-                raise CommandRefused(statement(command, entry), str(self.place), one_line(error)) from error
+                raise CommandRefused(statement(command, entry), str(self.address), one_line(error)) from error
 
     @contextmanager
     def _connect(self) -> Iterator[psycopg.Connection[Row]]:
-        with _open(self.place) as connection:
+        with _open(self.address) as connection:
             yield connection
 
 
-def _open(place: ConsoleAddress) -> psycopg.Connection[Row]:
+def _open(address: ConsoleAddress) -> psycopg.Connection[Row]:
     try:
         return psycopg.connect(
-            host=place.host,
-            port=place.port,
-            user=place.user,
-            password=place.password,
+            host=address.host,
+            port=address.port,
+            user=address.user,
+            password=address.password,
             dbname=DBNAME,
             connect_timeout=CONNECT_SECONDS,
             autocommit=True,
@@ -90,7 +90,7 @@ def _open(place: ConsoleAddress) -> psycopg.Connection[Row]:
             row_factory=dict_row,
         )
     except psycopg.Error as error:
-        raise ConsoleSilent(str(place), one_line(error)) from error
+        raise ConsoleSilent(str(address), one_line(error)) from error
 
 
 def statement(command: str, entry: str | None = None) -> str:
@@ -116,7 +116,7 @@ def pause(consoles: Sequence[Console], entries: Sequence[str], *, timeout_second
     try:
         _pause_all(consoles, entries, time.monotonic() + timeout_seconds, timeout_seconds)
     except BaseException:
-        # Also after Ctrl-C: nobody must find the pools held later.
+        # Also after Ctrl-C: no pool may stay paused.
         with suppress(ConsoleSilent):
             resume(consoles, entries)
         raise
@@ -128,7 +128,7 @@ def _pause_all(
     with ExitStack() as stack:
         # Closed, and not left as a context manager: that would send COMMIT behind a PAUSE that still waits.
         waiting = [
-            (console, entry, stack.enter_context(closing(_open(console.place))))
+            (console, entry, stack.enter_context(closing(_open(console.address))))
             for console in consoles
             for entry in entries
         ]
@@ -139,7 +139,7 @@ def _pause_all(
             if not _answered(connection.pgconn, deadline):
                 late.append(entry)
             else:
-                _check(connection.pgconn, statement("PAUSE", entry), console.place)
+                _check(connection.pgconn, statement("PAUSE", entry), console.address)
         if late:
             raise PauseTimedOut(late, timeout_seconds)
 
@@ -154,14 +154,14 @@ def _answered(connection: PGconn, deadline: float) -> bool:
     return True
 
 
-def _check(connection: PGconn, command: str, place: ConsoleAddress) -> None:
+def _check(connection: PGconn, command: str, address: ConsoleAddress) -> None:
     result = connection.get_result()
     if result is not None and result.status == ExecStatus.FATAL_ERROR:
-        raise CommandRefused(command, str(place), result.get_error_message().strip())
+        raise CommandRefused(command, str(address), result.get_error_message().strip())
 
 
 def resume(consoles: Sequence[Console], entries: Sequence[str]) -> list[str]:
-    """Let the pools' clients go on.
+    """Resume the pools.
 
     Returns:
         The entries that had been paused; the others needed nothing.
@@ -179,9 +179,9 @@ def resume(consoles: Sequence[Console], entries: Sequence[str]) -> list[str]:
 
 
 def reconnect(consoles: Sequence[Console], entries: Sequence[str], *, timeout_seconds: float) -> None:
-    """Have pools replace their server connections as transactions end.
+    """Replace the server connections of pools as transactions end.
 
-    RECONNECT also breaks off a login that is under way, and PgBouncer then tells waiting clients that "server
+    RECONNECT also breaks off a login that is under way, and PgBouncer then answers waiting clients "server
     login has been failing": so it is sent at a moment without one.
 
     Parameters:

@@ -37,7 +37,7 @@ class RunningPooler:
 
 
 def compare(wanted: PoolerConfig, running: RunningPooler) -> list[PoolerFinding]:
-    """Name every difference between the running pooler and the wanted one, and every pool in trouble."""
+    """Return where the running pooler differs from the wanted one, and every pool whose clients wait."""
     return [
         *_version(wanted, running),
         *_settings(wanted, running),

@@ -47,7 +47,7 @@ def render(
     """Write the pooler's files from the topology; what stands already is left alone."""
     options = options_of(context)
     pooler = Pooler(options.topology(), superuser=superuser)
-    wanted = pooler.wanted(pooler.version(for_version), max_connections=max_connections)
+    wanted = pooler.config(pooler.version(for_version), max_connections=max_connections)
     if explain:
         print_json(_arithmetic(wanted)) if options.json else print("\n".join(explain_plans(wanted.plans)))
         return
@@ -119,7 +119,7 @@ def check(
     """Compare the running pooler with what `render` would write, and look for clients that wait."""
     options = options_of(context)
     pooler = Pooler(options.topology())
-    wanted = pooler.wanted(pooler.version(for_version), max_connections=max_connections)
+    wanted = pooler.config(pooler.version(for_version), max_connections=max_connections)
     _show_findings(context, pooler.check(wanted))
 
 
@@ -139,7 +139,7 @@ def reload(
 ) -> None:
     """Let the running pooler read its files again, and check what it made of them."""
     pooler = Pooler(options_of(context).topology())
-    wanted = pooler.wanted(pooler.version(for_version), max_connections=max_connections)
+    wanted = pooler.config(pooler.version(for_version), max_connections=max_connections)
     before = pooler.check(wanted)
     if dry_run:
         _print_script(pooler, ["RELOAD"])
@@ -201,8 +201,8 @@ def _show_entries(context: typer.Context, entries: list[str], state: str) -> Non
 
 def _print_script(pooler: Pooler, statements: list[str]) -> None:
     for console in pooler.consoles():
-        place = console.place
-        print(_connect(host=place.host, port=place.port, dbname=admin.DBNAME, user=place.user))
+        address = console.address
+        print(_connect(host=address.host, port=address.port, dbname=admin.DBNAME, user=address.user))
         print("".join(f"{each};\n" for each in statements), end="")
 
 

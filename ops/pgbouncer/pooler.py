@@ -81,7 +81,7 @@ class Servers:
             return dict(connection.execute(_SECRETS, [sorted(roles)]).fetchall())
 
     def set_secret(self, server: Server, role: str, secret: str) -> None:
-        """Store a secret for a role; whoever knows the password that it was made of still logs in.
+        """Store a secret for a role; the password that it was made of still logs in.
 
         Raises:
             ServerSilent: it does not answer, or refuses.
@@ -91,7 +91,7 @@ class Servers:
             connection.execute(change.format(sql.Identifier(role), sql.Literal(secret)))
 
     def url(self, server: Server, role: str) -> URL:
-        """Give the URL of a server for a role."""
+        """Return the URL of a server for a role."""
         own = [pool for pool, _ in self._pools[server]]
         # The role's own database, where it has one: another may refuse it.
         pool = next((pool for pool in own if pool.role == role), own[0])
@@ -135,16 +135,16 @@ class Pooler:
         self.servers = servers_of(topology)
         self._ask = Servers(topology, self.servers, superuser=superuser)
 
-    def version(self, told: str | None = None) -> Version:
-        """Tell for which version to write: what was told, else the topology's, else the program's.
+    def version(self, requested: str | None = None) -> Version:
+        """Return the version to write for: the requested one, else the topology's, else the program's.
 
         Raises:
-            UnknownVersion: nobody says.
+            UnknownVersion: none of them has one.
         """
-        said = told or self.section.version
+        said = requested or self.section.version
         return parse_version(said) if said else ask_version(find_program())
 
-    def wanted(self, version: Version, *, max_connections: int | None = None) -> PoolerConfig:
+    def config(self, version: Version, *, max_connections: int | None = None) -> PoolerConfig:
         """Work out what the pooler should be.
 
         Parameters:
@@ -168,10 +168,10 @@ class Pooler:
         return PoolerConfig(self.section, version, tuple(plans))
 
     def files(self, wanted: PoolerConfig, folder: Path) -> dict[str, str]:
-        """Give the text of every file.
+        """Return the text of every file.
 
         Raises:
-            ServerSilent: a server does not tell its secrets.
+            ServerSilent: a server does not answer, or refuses.
             SecretsDiffer, SecretUnusable, PasswordMissing: a role cannot log in through the pooler.
         """
         standing = existing_secrets(folder)
@@ -199,7 +199,7 @@ class Pooler:
         }
 
     def equalise(self, *, dry_run: bool) -> dict[str, list[Server]]:
-        """Give one SCRAM secret to every role that has several; its password stays what it is.
+        """Store one SCRAM secret for every role that has several; its password stays what it is.
 
         Returns:
             The servers of each role that was changed, or would be.
@@ -245,7 +245,7 @@ class Pooler:
         return password
 
     def consoles(self) -> list[Console]:
-        """Give the console of each process of the pooler."""
+        """Return the console of each process of the pooler."""
         section, password = self.section, self._admin_password()
         hosts = [section.host]
         if section.processes > 1:
@@ -277,7 +277,7 @@ def inspect(console: Console) -> RunningPooler:
     """Ask a console for all that `compare` looks at."""
     [version] = console.show("VERSION")
     return RunningPooler(
-        str(console.place),
+        str(console.address),
         parse_version(str(version["version"])),
         *(console.show(what) for what in ("CONFIG", "DATABASES", "POOLS", "USERS")),
     )

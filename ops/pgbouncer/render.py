@@ -32,7 +32,7 @@ class PoolerConfig:
 
 
 def settings_of(wanted: PoolerConfig) -> Settings:
-    """Give the settings that `check` can compare: all but the places of files."""
+    """Return the settings that `check` can compare: all but the places of files."""
     section = wanted.section
     settings = {
         "listen_addr": section.listen or section.host,
@@ -77,7 +77,7 @@ def render(wanted: PoolerConfig, secrets: Mapping[str, str], *, folder: Path) ->
 
 
 def socket_dir(section: PgBouncer, number: int) -> str:
-    """Name the folder of the socket of one of several processes."""
+    """Return the folder of the socket of one of several processes."""
     return f"{section.socket_dir}/{number}"
 
 

@@ -38,7 +38,7 @@ def make_secret(role: str, password: str) -> str:
 
 
 def fits(secret: str, password: str) -> bool:
-    """Tell whether a secret was made of this password.
+    """Return whether a secret was made of this password.
 
     A password beyond ASCII is not compared (SASLprep would have to normalise it): it does not fit.
     """
@@ -56,7 +56,7 @@ StoredSecrets = Mapping[str, Mapping[Server, str | None]]
 
 
 def common_secrets(found: StoredSecrets) -> dict[str, str]:
-    """Give the secret of each role, which must be the same on all of its servers.
+    """Return the secret of each role, which must be the same on all of its servers.
 
     Raises:
         SecretUnusable: a role has no SCRAM secret on a server.
@@ -77,7 +77,7 @@ def _common(role: str, secrets: Mapping[Server, str | None]) -> str:
 
 
 def unequal_roles(found: StoredSecrets) -> list[str]:
-    """Name the roles that have not the same SCRAM secret everywhere."""
+    """Return the roles that have not the same SCRAM secret everywhere."""
     return [
         role
         for role, secrets in sorted(found.items())
@@ -86,7 +86,7 @@ def unequal_roles(found: StoredSecrets) -> list[str]:
 
 
 def kept_secret(standing: str | None, role: str, password: str) -> str:
-    """Give the secret of a role that logs in to the pooler only: the standing one, as long as it fits.
+    """Return the secret of a role that logs in to the pooler only: the existing one, as long as it fits.
 
     A new one has a new salt, and the file would change each time that it is written.
     """
@@ -99,7 +99,7 @@ _FIELD = re.compile(r"((?:\\.|[^:\\])*)(?::|$)")
 
 
 def password_for(url: URL) -> str | None:
-    """Give the password with which libpq would connect; None when nobody tells it.
+    """Return the password with which libpq would connect; None when neither has it.
 
     Parameters:
         url: of `Topology.url`: it has the password of the environment, or the name of the file.

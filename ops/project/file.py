@@ -105,7 +105,7 @@ def commands_of(section: ProjectSection) -> dict[str, tuple[str, str]]:
 def line_of(path: Path, key: str) -> int | None:
     """Return the number of the line at which a key stands, from 1; None where it is not found.
 
-    tomllib tells no lines, so this searches the text: for the header of the table, then for the key's name.
+    tomllib keeps no line numbers, so this searches the text for the header of the table, then for the key.
 
     Parameters:
         path: the project file.

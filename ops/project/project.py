@@ -10,7 +10,7 @@ It is `[tool.mes-storage]` in pyproject.toml, or `mes-storage.toml`, searched fr
     policies = "payments.policies:POLICIES"
     revisions = "migrations/payments/versions"
 
-A reference `module:name` is imported when it is used first. Paths are told from the folder of the file.
+A reference `module:name` is imported when it is used first. Paths are relative to the folder of the file.
 """
 
 import re

@@ -34,7 +34,7 @@ def list_(context: typer.Context, databases: Names = None) -> None:
 
     Exit status 1 if a node does not answer, or a database has no primary.
     """
-    rows = _watcher(context, databases).look()
+    rows = _watcher(context, databases).poll()
     if options_of(context).json:
         print_json([asdict(row) for row in rows])
     else:
@@ -59,10 +59,10 @@ def lag(
     Exit status 1 if a node does not answer, or a database has no primary.
     """
     watcher = _watcher(context, databases)
-    rows = watcher.look()
+    rows = watcher.poll()
     for _ in range(looks - 1):
         time.sleep(every_seconds)
-        rows = watcher.look()
+        rows = watcher.poll()
     replicas = [row for row in rows if row.role != "primary"]
     if options_of(context).json:
         print_json([asdict(row) for row in replicas])
@@ -82,12 +82,12 @@ def watch(
     watcher = _watcher(context, databases)
     as_json = options_of(context).json
     if as_json or not sys.stdout.isatty():
-        for rows in _looks(watcher, every_seconds, count):
+        for rows in _polls(watcher, every_seconds, count):
             for row in rows:
                 print_json(asdict(row)) if as_json else print(_line(row), flush=True)
         return
     with Live(_lag_table([]), auto_refresh=False) as live:
-        for rows in _looks(watcher, every_seconds, count):
+        for rows in _polls(watcher, every_seconds, count):
             live.update(_lag_table(rows), refresh=True)
 
 
@@ -139,10 +139,10 @@ def _replicated(topology: Topology) -> list[str]:
     return [name for name, database in sorted(topology.databases.items()) if database.replicas]
 
 
-def _looks(watcher: NodeWatcher, every_seconds: float, count: int) -> Iterator[list[NodeRow]]:
+def _polls(watcher: NodeWatcher, every_seconds: float, count: int) -> Iterator[list[NodeRow]]:
     done = 0
     while True:
-        yield watcher.look()
+        yield watcher.poll()
         done += 1
         if done == count:
             return

@@ -1,8 +1,8 @@
-"""What is asked of, and told to, the servers of a switch-over.
+"""The statements that fence a primary, and those that show whether the fence holds.
 
 `default_transaction_read_only` is a default for transactions that begin: one that had begun writes on, and
-may take its id only then. So whoever was under way when it came into force has to end. Nor does it bind those
-who say READ WRITE themselves, and COMMIT PREPARED is no write to it.
+may take its id only then. So every transaction that was under way when it came into force has to end. Nor
+does it bind those that say READ WRITE themselves, and COMMIT PREPARED is no write to it.
 """
 
 from typing import Any
@@ -15,15 +15,15 @@ UNFENCE = "ALTER SYSTEM RESET default_transaction_read_only"
 
 RELOAD = "SELECT pg_reload_conf()"
 
-# The postmaster tells its children before it makes another: asked over a new connection, `on` means that
-# every process was told, and each one reads it before its next command.
+# The postmaster signals its children before it starts another: asked over a new connection, `on` means that
+# every process was signalled, and each one reads the setting before its next command.
 IN_FORCE = "SELECT current_setting('default_transaction_read_only')::boolean"
 
 NOW = "SELECT clock_timestamp()::text"
 
 # One message may hold several transactions (CALL, or a simple query with COMMIT in it), and settings are read
-# between messages: so the statement's begin counts beside the transaction's. Who hides what he does
-# (track_activities = off) counts always. Autovacuum's writes are nobody's.
+# between messages: so the statement's begin counts beside the transaction's. A session that hides what
+# it does (track_activities = off) counts always. Autovacuum's writes are no client's.
 UNDER_WAY = """
     SELECT concat('pid ', pid, ' of ', usename, ' (', coalesce(state, backend_type), ' since ',
                   to_char(coalesce(xact_start, query_start), 'HH24:MI:SS'), ')') AS who
@@ -51,12 +51,12 @@ PROMOTE = "SELECT pg_promote(true, 60)"
 
 
 def query_column(connection: psycopg.Connection, query: str, **values: str) -> list[Any]:
-    """Give the first column of the answer to a query, with values at its {names}."""
+    """Return the first column of the answer to a query, with values at its {names}."""
     text = query.format(**{name: f"%({name})s" for name in values}) if values else query
     return [row[0] for row in connection.execute(text.encode(), values or None).fetchall()]
 
 
 def query_value(connection: psycopg.Connection, query: str, **values: str) -> Any:
-    """Give the one value that a query answers."""
+    """Return the one value that a query answers."""
     [value] = query_column(connection, query, **values)
     return value

@@ -59,19 +59,19 @@ class NodeWatcher:
         self._known = {base.name: PrimaryState(PRIMARY_NODE) for base in self._databases}
         self._histories = {base.name: PrimaryHistory() for base in self._databases}
 
-    def look(self) -> list[NodeRow]:
+    def poll(self) -> list[NodeRow]:
         """Ask every node once."""
-        return [row for database in self._databases for row in self._look_at(database)]
+        return [row for database in self._databases for row in self._poll_database(database)]
 
-    def answers(self, database: Database) -> Mapping[str, Observation | str]:
+    def observe(self, database: Database) -> Mapping[str, Observation | str]:
         """Ask the nodes of a database; one that does not answer has its fault for an answer."""
         return {
             node: _ask(self._topology, database, replica=None if node == PRIMARY_NODE else node)
             for node in nodes_of(database)
         }
 
-    def _look_at(self, database: Database) -> Iterator[NodeRow]:
-        said = self.answers(database)
+    def _poll_database(self, database: Database) -> Iterator[NodeRow]:
+        said = self.observe(database)
         answers = {node: found for node, found in said.items() if isinstance(found, Observation)}
         known = elect(self._known[database.name], answers)
         self._known[database.name] = known
@@ -85,7 +85,7 @@ class NodeWatcher:
 
 
 def nodes_of(database: Database) -> list[str]:
-    """Name the nodes of a database, the one that the topology gives as the primary first."""
+    """Return the nodes of a database, the one that the topology has as the primary first."""
     return [PRIMARY_NODE, *(replica.name for replica in database.replicas)]
 
 

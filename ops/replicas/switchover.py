@@ -30,36 +30,43 @@ from readreplica.wal import SELECT_HAS_REPLAYED, SELECT_IN_RECOVERY, SELECT_RECO
 from sharding.topology import Database, Topology
 
 
-class SwitchoverRefused(OpsError):
+class SwitchoverError(OpsError):
+    """Base of the ways in which a switch-over does not happen."""
+
+    def __init__(self, database: str, fault: str, message: str) -> None:
+        self.database = database
+        self.fault = fault
+        super().__init__(message)
+
+
+class SwitchoverRefused(SwitchoverError):
     """A check says that the switch-over would go wrong; nothing was changed."""
 
     exit_status = ExitStatus.REFUSED
 
     def __init__(self, database: str, fault: str) -> None:
-        self.database = database
-        self.fault = fault
-        super().__init__(f"{database} is not switched over: {fault}")
+        super().__init__(database, fault, f"{database} is not switched over: {fault}")
 
 
-class SwitchoverGivenUp(OpsError):
+class SwitchoverGivenUp(SwitchoverError):
     """The switch-over was begun and taken back: the old primary takes writes again."""
 
     def __init__(self, database: str, fault: str) -> None:
-        self.database = database
-        self.fault = fault
-        super().__init__(f"{database} was not switched over: {fault}; its primary takes writes again")
+        message = f"{database} was not switched over: {fault}; its primary takes writes again"
+        super().__init__(database, fault, message)
 
 
-class SwitchoverUnfinished(OpsError):
+class SwitchoverUnfinished(SwitchoverError):
     """The switch-over was begun, and is neither done nor taken back: the old primary refuses writes."""
 
     def __init__(self, database: str, *, old: str, fault: str) -> None:
-        self.database = database
         self.old = old
-        self.fault = " ".join(fault.split())
+        line = " ".join(fault.split())
         super().__init__(
-            f"{database}: {self.fault}; {old} stays read-only, for two could take writes otherwise: "
-            'docs/runbooks/failover.md, "A switch-over did not end"'
+            database,
+            line,
+            f"{database}: {line}; {old} stays read-only, for two could take writes otherwise: "
+            'docs/runbooks/failover.md, "A switch-over did not end"',
         )
 
 
@@ -85,11 +92,11 @@ def switch_over(
         topology: where the database is.
         plan: what `plan_switchover` gave.
         timeout_seconds: how long transactions under way, then replay, then the promotion may take.
-        report: is told of each step.
+        report: is called with a line for each step.
 
     Raises:
         SwitchoverGivenUp: they took longer; writes go on where they were.
-        SwitchoverUnfinished: nobody takes writes until a person has looked.
+        SwitchoverUnfinished: no node takes writes until an administrator has resolved it.
     """
     steps = _Steps(topology, plan, timeout_seconds, report)
     with connect_node(topology, plan.database, plan.new, role=plan.superuser) as new:
@@ -98,7 +105,7 @@ def switch_over(
             report(f"{plan.new} is promoted")
         # From here on two would take writes if the fence were taken back: a promotion cannot be.
         steps.promote(new)
-    steps.look_behind(ids)
+    steps.report_late_writes(ids)
 
 
 @dataclass(frozen=True)
@@ -132,13 +139,13 @@ class _Steps:
         self._wait(self._open)
         with self._connect(self.plan.old) as old:
             fence = query_value(old, NOW)
-            told: set[str] = set()
+            reported: set[str] = set()
 
             def under_way() -> str:
                 found = query_column(old, UNDER_WAY, fence=fence)
-                for who in sorted({*found} - told):
+                for who in sorted({*found} - reported):
                     self.report(f"waits for {who}")
-                told.update(found)
+                reported.update(found)
                 return f"under way: {', '.join(found)}" if found else ""
 
             self._wait(under_way)
@@ -171,8 +178,8 @@ class _Steps:
             fault = f"interrupted while the promotion of {name} went on"
             raise SwitchoverUnfinished(database, old=old, fault=fault) from error
 
-    def look_behind(self, ids: str) -> None:
-        """Tell of transactions that the old primary has finished behind the position that was replayed."""
+    def report_late_writes(self, ids: str) -> None:
+        """Report transactions that the old primary has finished behind the position that was replayed."""
         old = self.plan.old
         try:
             with self._connect(old) as connection:
@@ -253,7 +260,7 @@ def plan_switchover(topology: Topology, name: str, *, to: str, superuser: str = 
         SwitchoverRefused: it cannot, or had better not.
         UnknownDatabase: there is no such database.
     """
-    rows = {row.node: row for row in NodeWatcher(topology, [name]).look()}
+    rows = {row.node: row for row in NodeWatcher(topology, [name]).poll()}
     if to not in rows:
         raise SwitchoverRefused(name, f"it has no node {to!r}; it has {', '.join(rows)}")
     old = next((row.node for row in rows.values() if row.role == "primary"), None)
@@ -276,7 +283,7 @@ def plan_switchover(topology: Topology, name: str, *, to: str, superuser: str = 
 
 
 def switchover_script(topology: Topology, plan: Switchover) -> str:
-    """Give what `switch_over` does as a script for psql.
+    """Return what `switch_over` does as a script for psql.
 
     Where `switch_over` waits, the script looks once and stops: run again, it goes on.
     """
@@ -303,7 +310,7 @@ def switchover_script(topology: Topology, plan: Switchover) -> str:
 
 
 def _or_stop(query: str, name: str) -> str:
-    """Give lines that stop the script unless a query is true."""
+    """Return lines that stop the script unless a query is true."""
     stop = f"\\echo 'not {name}: run this again, or take the fence back'\n\\quit\n"
     return f"{query} \\gset\n\\if :{name}\n\\else\n{stop}\\endif\n"
 

@@ -129,8 +129,8 @@ def init(
     if dry_run:
         print(script_init(*found, shard_map), end="")
         return
-    told = init_shards(*found, shard_map, report=note)
-    show_rows(options_of(context), [asdict(row) for row in told], empty="the tree has no shard")
+    initialized = init_shards(*found, shard_map, report=note)
+    show_rows(options_of(context), [asdict(row) for row in initialized], empty="the tree has no shard")
 
 
 @app.command("check")

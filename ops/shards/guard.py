@@ -1,4 +1,4 @@
-"""Who each shard is told to be, and the proof that it holds what it owns and nothing else."""
+"""The ownership of each shard, and the proof that it holds what it owns and nothing else."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -24,7 +24,7 @@ EXAMPLES = 5
 
 @dataclass(frozen=True, slots=True)
 class InitializedShard:
-    """What a shard was told; `changed` is false if it knew."""
+    """What was set on a shard; `changed` is false if it was so already."""
 
     shard: str
     map_version: int
@@ -41,7 +41,7 @@ def init_shards(
     attempts: int = 10,
     report: Report = lambda _line: None,
 ) -> list[InitializedShard]:
-    """Tell every shard of a tree its name and what the map gives it; repeatable.
+    """Set the name and the ownership of every shard of a tree, as the map has them; repeatable.
 
     In two passes, so that no two shards own a bucket at any moment: whatever the map takes away is
     taken from all shards before any of them is given anything.
@@ -51,17 +51,17 @@ def init_shards(
         lock_timeout_seconds, attempts, report: as for `sharding.ownership.tell`.
 
     Raises:
-        WrongShard, OwnershipConflict, OwnershipNotChanged: the shards before this one were told of what they
-            lose, and if all of them were, the shards before this one of all that they own.
+        WrongShard, OwnershipConflict, OwnershipNotChanged: the shards before this one have lost what the map
+            takes from them, and if all have, the shards before this one own what it gives them.
         DatabasesFailed: likewise, and this one does not answer.
     """
     guarded = guarded_tables(tree.metadata)
     shards = [Ownership.of(shard_map, shard) for shard in topology.databases_of(tree.name)]
 
-    def tell_shard(told: Ownership, *, only_less: bool) -> bool:
-        database = topology.database(told.shard)
+    def set_on_shard(wanted: Ownership, *, only_less: bool) -> bool:
+        database = topology.database(wanted.shard)
         with naming(database), open_engine(topology, database, role=database.owner) as engine:
-            less = _less(engine, told) if only_less else told
+            less = _less(engine, wanted) if only_less else wanted
             return less is not None and tell(
                 engine,
                 less,
@@ -71,44 +71,44 @@ def init_shards(
                 report=report,
             )
 
-    lost = [tell_shard(told, only_less=True) for told in shards]
-    got = [tell_shard(told, only_less=False) for told in shards]
+    lost = [set_on_shard(wanted, only_less=True) for wanted in shards]
+    got = [set_on_shard(wanted, only_less=False) for wanted in shards]
     return [
-        InitializedShard(told.shard, told.map_version, told.owned.count("1"), any(changed))
-        for told, *changed in zip(shards, lost, got, strict=True)
+        InitializedShard(wanted.shard, wanted.map_version, wanted.owned.count("1"), any(changed))
+        for wanted, *changed in zip(shards, lost, got, strict=True)
     ]
 
 
-def _less(engine: Engine, told: Ownership) -> Ownership | None:
-    """Give what is left of what a shard goes by now; None if it loses nothing, or was never told anything."""
+def _less(engine: Engine, wanted: Ownership) -> Ownership | None:
+    """Return what a shard keeps of what it owns now; None if it loses nothing, or was not initialised."""
     with engine.connect() as connection:
         found, bits = read_identity(connection), read_guard(connection)
     if found is None:
         return None
     bits = bits or "1" * found.buckets
-    if len(bits) != told.buckets:
+    if len(bits) != wanted.buckets:
         # Bits that cannot be compared: nothing is safe to keep.
-        return replace(told, owned="0" * told.buckets)
-    left = "".join(min(pair) for pair in zip(bits, told.owned, strict=True))
-    return None if left == bits else replace(told, owned=left)
+        return replace(wanted, owned="0" * wanted.buckets)
+    left = "".join(min(pair) for pair in zip(bits, wanted.owned, strict=True))
+    return None if left == bits else replace(wanted, owned=left)
 
 
 def script_init(topology: Topology, tree: ProjectTree, shard_map: ShardMap) -> str:
     """Return `init_shards` as a script for psql, in the same order; what is lost is read from the shards."""
     lost, got, guarded = [], [], guarded_tables(tree.metadata)
     for shard, database in topology.databases_of(tree.name).items():
-        told = Ownership.of(shard_map, shard)
+        wanted = Ownership.of(shard_map, shard)
         with naming(database), open_engine(topology, database, role=database.owner) as engine:
-            less = _less(engine, told)
+            less = _less(engine, wanted)
         line = connect_line(topology, database, role=database.owner)
         if less is not None:
             lost.append(line + _script(less, guarded))
-        got.append(line + _script(told, guarded))
+        got.append(line + _script(wanted, guarded))
     return "".join(lost + got)
 
 
-def _script(told: Ownership, guarded: Sequence[GuardedTable]) -> str:
-    lines = statements(told, guarded, lock_timeout_ms=1000)
+def _script(wanted: Ownership, guarded: Sequence[GuardedTable]) -> str:
+    lines = statements(wanted, guarded, lock_timeout_ms=1000)
     return "".join(f"{statement};\n" for statement in ("BEGIN", *lines, "COMMIT"))
 
 
@@ -142,9 +142,9 @@ def check_shards(
     """
     rows, findings = 0, []
     for shard in topology.databases_of(tree.name):
-        told = Ownership.of(shard_map, shard)
+        wanted = Ownership.of(shard_map, shard)
         try:
-            seen, found = _check_shard(topology, tree, told, report)
+            seen, found = _check_shard(topology, tree, wanted, report)
         except (DBAPIError, ShardingError) as error:
             words = one_line(error) if isinstance(error, DBAPIError) else str(error)
             seen, found = (
@@ -157,38 +157,40 @@ def check_shards(
 
 
 def _check_shard(
-    topology: Topology, tree: ProjectTree, told: Ownership, report: Report
+    topology: Topology, tree: ProjectTree, wanted: Ownership, report: Report
 ) -> tuple[int, list[ShardFinding]]:
-    database, rows = topology.database(told.shard), 0
+    database, rows = topology.database(wanted.shard), 0
     with open_engine(topology, database, role=database.role) as engine, engine.connect() as connection:
         # One snapshot: a row that moves from table to table is seen once.
         connection.execution_options(isolation_level="REPEATABLE READ")
-        findings = list(_check_identity(connection, told, again=f"mesctl shards init{_of(topology, tree)}"))
+        findings = list(_check_identity(connection, wanted, again=f"mesctl shards init{_of(topology, tree)}"))
         for guarded in guarded_tables(tree.metadata):
-            counted, misplaced = _count(connection, guarded, told)
-            report(f"{told.shard}: {guarded.table}: {counted} rows, {misplaced} misplaced")
+            counted, misplaced = _count(connection, guarded, wanted)
+            report(f"{wanted.shard}: {guarded.table}: {counted} rows, {misplaced} misplaced")
             rows += counted
             if misplaced:
-                findings.append(_misplaced(connection, guarded, told, misplaced, of_tree=_of(topology, tree)))
+                findings.append(
+                    _misplaced(connection, guarded, wanted, misplaced, of_tree=_of(topology, tree))
+                )
     return rows, findings
 
 
-def _check_identity(connection: Connection, told: Ownership, *, again: str) -> Iterator[ShardFinding]:
+def _check_identity(connection: Connection, wanted: Ownership, *, again: str) -> Iterator[ShardFinding]:
     found, bits = read_identity(connection), read_guard(connection)
     if found is None:
-        yield _finding(told.shard, "was never told its name, and refuses nothing", again)
+        yield _finding(wanted.shard, "was never told its name, and refuses nothing", again)
         return
-    if found.shard != told.shard:
-        fix = f"correct [databases.{told.shard}] in the topology"
-        yield _finding(told.shard, f"is the database of shard {found.shard}", fix)
+    if found.shard != wanted.shard:
+        fix = f"correct [databases.{wanted.shard}] in the topology"
+        yield _finding(wanted.shard, f"is the database of shard {found.shard}", fix)
         return
-    if (found.map_version, found.owned) != (told.map_version, told.owned):
-        problem = f"was told of map version {found.map_version}, and {told.map_version} is in force"
-        if found.map_version == told.map_version:
-            problem = f"was told of other buckets than version {told.map_version} gives it"
-        yield _finding(told.shard, problem, again)
+    if (found.map_version, found.owned) != (wanted.map_version, wanted.owned):
+        problem = f"was told of map version {found.map_version}, and {wanted.map_version} is in force"
+        if found.map_version == wanted.map_version:
+            problem = f"was told of other buckets than version {wanted.map_version} gives it"
+        yield _finding(wanted.shard, problem, again)
     if (bits or "1" * found.buckets) != found.owned:
-        yield _finding(told.shard, "has a guard that goes by other buckets than it was told of", again)
+        yield _finding(wanted.shard, "has a guard that goes by other buckets than it was told of", again)
 
 
 def _finding(shard: str, problem: str, fix: str) -> ShardFinding:
@@ -198,15 +200,14 @@ def _finding(shard: str, problem: str, fix: str) -> ShardFinding:
 _STRANGE = "get_bit(CAST(:owned AS text)::varbit, {bucket}) = 0"
 
 
-def _strange(guarded: GuardedTable, told: Ownership) -> str:
-    return _STRANGE.format(bucket=bucket_sql(identifier(guarded.key), told.buckets)).replace("::", r"\:\:")
+def _strange(guarded: GuardedTable, wanted: Ownership) -> str:
+    return _STRANGE.format(bucket=bucket_sql(identifier(guarded.key), wanted.buckets)).replace("::", r"\:\:")
 
 
-def _count(connection: Connection, guarded: GuardedTable, told: Ownership) -> tuple[int, int]:
-    query = (
-        f"SELECT count(*), count(*) FILTER (WHERE {_strange(guarded, told)}) FROM {identifier(guarded.table)}"
-    )
-    rows, misplaced = connection.execute(text(query), {"owned": told.owned}).one()
+def _count(connection: Connection, guarded: GuardedTable, wanted: Ownership) -> tuple[int, int]:
+    misplaced_rows = f"count(*) FILTER (WHERE {_strange(guarded, wanted)})"
+    query = f"SELECT count(*), {misplaced_rows} FROM {identifier(guarded.table)}"
+    rows, misplaced = connection.execute(text(query), {"owned": wanted.owned}).one()
     return rows, misplaced
 
 
@@ -216,15 +217,15 @@ def _of(topology: Topology, tree: ProjectTree) -> str:
 
 
 def _misplaced(
-    connection: Connection, guarded: GuardedTable, told: Ownership, count: int, *, of_tree: str
+    connection: Connection, guarded: GuardedTable, wanted: Ownership, count: int, *, of_tree: str
 ) -> ShardFinding:
     query = (
         f"SELECT DISTINCT {identifier(guarded.key)} FROM {identifier(guarded.table)} "
-        f"WHERE {_strange(guarded, told)} LIMIT {EXAMPLES}"
+        f"WHERE {_strange(guarded, wanted)} LIMIT {EXAMPLES}"
     )
-    keys = tuple(str(key) for key in connection.scalars(text(query), {"owned": told.owned}))
+    keys = tuple(str(key) for key in connection.scalars(text(query), {"owned": wanted.owned}))
     verb = f"mesctl shards locate {keys[0]}{of_tree}"
     fix = f"`{verb}` names the shard; move the rows there, or their bucket here"
     return ShardFinding(
-        told.shard, guarded.table, f"{count} rows in buckets that it does not own", count, keys, fix
+        wanted.shard, guarded.table, f"{count} rows in buckets that it does not own", count, keys, fix
     )

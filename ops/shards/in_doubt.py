@@ -53,7 +53,7 @@ async def look(topology: Topology, tree: str, gids: Collection[str], *, older_th
     """Look at the prepared transactions of every shard, or at some of them.
 
     Raises:
-        Refused: one of `gids` is not ours, or not there.
+        ChangeRefused: one of `gids` is not ours, or not there.
         DatabasesFailed: the directory does not answer.
     """
     with naming(topology.directory_of(tree)):
@@ -67,7 +67,7 @@ async def end(
     """End what can be ended of the prepared transactions of every shard, or of some units.
 
     Raises:
-        Refused: one of `gids` is not ours, or not there; nothing was changed.
+        ChangeRefused: one of `gids` is not ours, or not there; nothing was changed.
         DatabasesFailed: the directory does not answer.
     """
     with naming(topology.directory_of(tree)):
@@ -81,10 +81,10 @@ async def end(
 async def close(
     topology: Topology, tree: str, unit_ids: Collection[str], *, older_than: timedelta, dry_run: bool
 ) -> list[Unfinished]:
-    """Note that units are finished which were to commit, and of which no shard has a part any more.
+    """Record as finished units which were to commit, and of which no shard has a part any more.
 
     Raises:
-        Refused: a part of one may still be somewhere, or it was not left open; nothing was changed.
+        ChangeRefused: a part of one may still be somewhere, or it was not left open; nothing was changed.
         DatabasesFailed: the directory does not answer.
     """
     with naming(topology.directory_of(tree)):

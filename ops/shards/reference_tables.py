@@ -177,7 +177,7 @@ async def sync(topology: Topology, tree: ProjectTree) -> list[CopyOutcome]:
     """Bring every copy that is behind, or was changed by hand, to what is published.
 
     Raises:
-        Refused: a shard is ahead of the directory; nothing was changed.
+        ChangeRefused: a shard is ahead of the directory; nothing was changed.
         DatabasesFailed: the directory does not answer.
     """
     async with _open(topology, tree) as references:
@@ -200,7 +200,7 @@ async def load(topology: Topology, tree: ProjectTree, rows: Rows) -> list[CopyOu
 
     Raises:
         UnknownReference: the rows are of a table that is no reference table of the tree.
-        Refused: the rows cannot be the content of their table, or somebody else published one meanwhile.
+        ChangeRefused: the rows cannot be the content of their table, or somebody else published one meanwhile.
         NoShard: no shard can be asked.
         DatabasesFailed: the directory does not answer.
     """
@@ -309,7 +309,7 @@ def _fault(copy: Copy, content: Content | None) -> str | None:
 
 
 async def _wanting(references: _References) -> list[tuple[Content, list[str]]]:
-    """Find the shards that are not as published, or cannot tell."""
+    """Return the shards that are not as published, or do not answer."""
     wanting = []
     for name, table in references.tables.items():
         content = await references.newest(name)

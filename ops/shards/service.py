@@ -50,7 +50,7 @@ class ShardRow:
     """One shard as `mesctl shards list` shows it.
 
     `exact` is false if an estimate is among the numbers, `bytes` is the whole database, and `map_version` is
-    what the shard was told of last; None when it was never told its name.
+    what was set on the shard last; None for a shard that was never initialised.
     """
 
     shard: str

@@ -246,7 +246,7 @@ def test_a_pooler_is_not_written_into_the_teams_file(stranger: Stranger, mesctl:
     refused = mesctl("up", "--pgbouncer")
     assert refused.status == ExitStatus.USAGE
     assert refused.err == (
-        "mesctl: topology.toml is not edited by `mesctl up`: add a section [pgbouncer] with host and port "
+        "mesctl: topology.toml: is not edited by `mesctl up`: add a section [pgbouncer] with host and port "
         "yourself\n"
     )
     assert stranger.topology_path.read_text() == before

@@ -102,7 +102,7 @@ def test_a_daemon_ends_with_its_children(daemon: Daemon) -> None:
 
 def test_a_service_that_dies_early_shows_its_last_words(tmp_path: Path) -> None:
     service = ServiceProcess(
-        ServiceShape("bakery", module="app.bakery", health="/healthz", place=None),
+        ServiceShape("bakery", module="app.bakery", health="/healthz", address=None),
         pidfile=tmp_path / "bakery.pid",
         log=tmp_path / "bakery.log",
         environment=dict,

@@ -90,9 +90,9 @@ def test_a_silent_server_is_named_with_its_databases(tmp_path: Path) -> None:
     with pytest.raises(
         ServerSilent, match=r"127\.0\.0\.1:1 \(directory, mes_0, mes_0r, shop\) does not answer"
     ):
-        pooler.wanted(NEW)
+        pooler.config(NEW)
     with pytest.raises(PoolsDoNotFit, match=r"127\.0\.0\.1:1 \(directory, mes_0, mes_0r, shop\)"):
-        pooler.wanted(NEW, max_connections=24)
+        pooler.config(NEW, max_connections=24)
 
 
 def test_roles_and_databases_of_any_trees_have_their_pools(tmp_path: Path) -> None:

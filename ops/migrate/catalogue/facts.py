@@ -60,7 +60,7 @@ def read_catalogue(connection: Connection, *, version_table: str) -> list[Fact]:
 
 
 def _measured(rows: Collection[_Row]) -> Iterator[Fact]:
-    """Give the facts, those of a range's partitions only where they differ from its table's."""
+    """Yield the facts, those of a range's partitions only where they differ from its table's."""
     facts = [row.fact for row in rows if row.measured_by is None]
     yield from facts
     of_tables = {(fact.kind, fact.table, fact.name): fact.definition for fact in facts}
@@ -82,6 +82,6 @@ def _is_like(fact: Fact, wanted: str | None) -> bool:
 
 
 def fingerprint(facts: Iterable[Fact]) -> str:
-    """Give a short word that is the same for the same schema."""
+    """Return a fingerprint that is the same for the same schema."""
     lines = "\n".join("\t".join(fact) for fact in sorted(facts))
     return hashlib.sha256(lines.encode()).hexdigest()[:12]
