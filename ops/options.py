@@ -1,6 +1,8 @@
 """The options that all commands of `mesctl` share, and durations as they are typed."""
 
+import re
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,8 +15,11 @@ from ops.project.file import ProjectMissing, ProjectSection, find_section
 if TYPE_CHECKING:
     from ops.project.project import Project
     from sharding.topology import Topology
-import re
-from datetime import timedelta
+
+
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+_TEXT = re.compile(r"(\d{1,6})([smhdw])")
 
 
 class NoPlatform(OpsError):
@@ -50,7 +55,7 @@ class Options:
 
     @cached_property
     def _project(self) -> "Project":
-        from ops.project.project import Project
+        from ops.project.project import Project  # pydantic takes a while, and `--help` does not need it
 
         if self.section is not None:
             return Project.of(self.section)
@@ -103,11 +108,6 @@ def options_of(context: typer.Context) -> Options:
     """Return the options of this run of `mesctl`, in any of its verbs."""
     found: Options = context.find_root().obj
     return found
-
-
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
-
-_TEXT = re.compile(r"(\d{1,6})([smhdw])")
 
 
 def parse_duration(text: str) -> timedelta:

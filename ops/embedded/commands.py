@@ -17,6 +17,11 @@ from ops.output import note, print_json
 from ops.project.file import ProjectMissing
 from sharding.topology import Topology
 
+COLOURS = {
+    **{"running": "green", "streaming": "green", "faulty": "red"},
+    **{"stopped": "dim", "absent": "dim", "elsewhere": "dim"},
+}
+
 
 class ForeignTopology(OpsError):
     """The topology that was named is not the one of the embedded platform."""
@@ -123,12 +128,6 @@ def down(
         print_json({"steps": steps})
     elif dry_run or not steps:
         print("\n".join(f"would {step}" for step in steps) or "nothing runs")
-
-
-COLOURS = {
-    **{"running": "green", "streaming": "green", "faulty": "red"},
-    **{"stopped": "dim", "absent": "dim", "elsewhere": "dim"},
-}
 
 
 def status(context: typer.Context) -> None:

@@ -25,6 +25,12 @@ SERVERS_ONLY = "servers"
 EVERYTHING = "everything"
 
 
+MAX_BYTES = 10 * 2**20
+
+KEPT = 3
+"""How many older files there are of a log: NAME.log.1 is the newest of them."""
+
+
 class Home:
     """The paths of a platform's folder, and its lock."""
 
@@ -109,12 +115,6 @@ class Home:
                 entry.unlink(missing_ok=True)
         if not any(self.path.iterdir()):
             self.path.rmdir()
-
-
-MAX_BYTES = 10 * 2**20
-
-KEPT = 3
-"""How many older files there are of a log: NAME.log.1 is the newest of them."""
 
 
 def rotate(folder: Path, *, max_bytes: int = MAX_BYTES, kept: int = KEPT) -> list[Path]:

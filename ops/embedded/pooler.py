@@ -15,6 +15,9 @@ from ops.ports import LOOPBACK, PortTaken, holder_of, is_free
 from ops.waiting import wait_until
 from sharding.topology import Topology
 
+CONSOLE_ROLE = "pgbouncer"
+"""Who may use the console; no server knows this role."""
+
 
 class PgBouncerProcess:
     """One process of the pooler, known by its pid file."""
@@ -76,10 +79,6 @@ def answers(port: int, host: str = LOOPBACK) -> bool:
             return True
     except OSError:
         return False
-
-
-CONSOLE_ROLE = "pgbouncer"
-"""Who may use the console; no server knows this role."""
 
 
 def pooler_program() -> Path:

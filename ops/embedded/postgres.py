@@ -37,6 +37,11 @@ UNSAFE: Mapping[str, str] = {"fsync": "off", "full_page_writes": "off"}
 """For tests: nothing waits for the disk, and a power cut loses the cluster."""
 
 
+REPLICATOR = "replicator"
+
+SUPERUSER = "postgres"
+
+
 def include_own_settings(data: Path) -> None:
     """Include `OWN_FILE` behind everything that initdb wrote to postgresql.conf."""
     with (data / "postgresql.conf").open("a") as settings:
@@ -70,11 +75,6 @@ def _clients_of(host: str) -> str:
         return f"{LOOPBACK}/32"
     # Beside 127.0.0.1, the kernel chooses which of 127.0.0.0/8 a connection comes from.
     return f"{host}/128" if ":" in host else "127.0.0.0/8"
-
-
-REPLICATOR = "replicator"
-
-SUPERUSER = "postgres"
 
 
 class PostgresCluster:

@@ -16,6 +16,25 @@ POSTGRES_PROGRAMS = ("initdb", "pg_basebackup", "pg_ctl", "postgres")
 REMEDY = "install the locked dependencies with `make test`, or "
 
 
+NOBODY = 65534
+
+WAYS: dict[str, tuple[str, ...]] = {
+    # In a user namespace of its own, root is mapped to the user `nobody`, as are its files: nothing needs
+    # another owner, and process ids stay what they are outside.
+    "unshare": ("unshare", "--user", f"--map-user={NOBODY}", f"--map-group={NOBODY}"),
+    # A chroot refuses user namespaces. CAP_DAC_OVERRIDE lets the user `nobody` through folders below root's
+    # home; it owns what PostgreSQL's programs create, which is what the server checks.
+    "setpriv": (
+        "setpriv",
+        f"--reuid={NOBODY}",
+        f"--regid={NOBODY}",
+        "--clear-groups",
+        "--inh-caps=+dac_override",
+        "--ambient-caps=+dac_override",
+    ),
+}
+
+
 def postgres_bin(debian: Path = Path("/usr/lib/postgresql")) -> Path:
     """Find the folder of PostgreSQL's programs.
 
@@ -68,25 +87,6 @@ def _in_wheel(package: str, *inside: str) -> list[Path]:
 
 def _is_program(path: Path) -> bool:
     return path.is_file() and os.access(path, os.X_OK)
-
-
-NOBODY = 65534
-
-WAYS: dict[str, tuple[str, ...]] = {
-    # In a user namespace of its own, root is mapped to the user `nobody`, as are its files: nothing needs
-    # another owner, and process ids stay what they are outside.
-    "unshare": ("unshare", "--user", f"--map-user={NOBODY}", f"--map-group={NOBODY}"),
-    # A chroot refuses user namespaces. CAP_DAC_OVERRIDE lets the user `nobody` through folders below root's
-    # home; it owns what PostgreSQL's programs create, which is what the server checks.
-    "setpriv": (
-        "setpriv",
-        f"--reuid={NOBODY}",
-        f"--regid={NOBODY}",
-        "--clear-groups",
-        "--inh-caps=+dac_override",
-        "--ambient-caps=+dac_override",
-    ),
-}
 
 
 @cache

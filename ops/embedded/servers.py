@@ -19,6 +19,9 @@ from ops.embedded.topology_file import ComponentPorts, Report
 from ops.ports import LOOPBACK
 from ops.waiting import wait_until
 
+STREAM_SECONDS = 30.0
+"""How long a replica that runs is waited for until it streams."""
+
 
 def ensure_role(
     connection: psycopg.Connection, role: str, password: str, *, replication: bool = False
@@ -140,10 +143,6 @@ class StandbyCluster(PostgresCluster):
         """Whether the primary sends to this replica, which has caught up with it."""
         query = "SELECT FROM pg_stat_replication WHERE application_name = %s AND state = 'streaming'"
         return primary.execute(query, [self.name]).rowcount > 0
-
-
-STREAM_SECONDS = 30.0
-"""How long a replica that runs is waited for until it streams."""
 
 
 class DatabaseServers:

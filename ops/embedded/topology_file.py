@@ -32,6 +32,9 @@ ONCE_GLOBAL = ("backend", "buckets")
 """Keys that stood at the top of the file in release 0.1, and belong to the sharded trees."""
 
 
+Report = Callable[[str], None]
+
+
 @dataclass(frozen=True)
 class Draft:
     """The text of the topology file as it should be.
@@ -235,9 +238,6 @@ def replace_file(path: Path, text: str) -> None:
     partial = path.with_suffix(".partial")
     partial.write_text(text, encoding="utf-8")
     partial.rename(path)
-
-
-Report = Callable[[str], None]
 
 
 class ComponentPorts:

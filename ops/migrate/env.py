@@ -27,6 +27,11 @@ from partitions.sql import identifier
 from sharding.errors import ShardingError
 from sharding.topology import Topology
 
+DIRECTIONS: dict[object, Direction] = {command.upgrade: "up", command.downgrade: "down"}
+
+READING = {command.current, command.check, command.revision}
+"""Commands that change no database."""
+
 
 @contextmanager
 def reading_unvalidated_checks() -> Iterator[None]:
@@ -40,12 +45,6 @@ def metadata_of(tree: ProjectTree) -> MetaData:
     """Return what the models of a tree declare, with its policies where autogenerate finds them."""
     tree.metadata.info[POLICIES] = tree.policies
     return tree.metadata
-
-
-DIRECTIONS: dict[object, Direction] = {command.upgrade: "up", command.downgrade: "down"}
-
-READING = {command.current, command.check, command.revision}
-"""Commands that change no database."""
 
 
 def the_project() -> Project:

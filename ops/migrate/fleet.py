@@ -19,6 +19,9 @@ from sharding.topology import Topology
 PARALLEL = 4
 
 
+FORK = multiprocessing.get_context("fork")
+
+
 def migrate_tree(
     topology: Topology, request: Request, *, parallel: int = PARALLEL, report: Report
 ) -> list[MigrationOutcome]:
@@ -74,9 +77,6 @@ def _unreported(name: str, request: Request, status: int) -> MigrationOutcome:
 
 def _not_started(database: str, request: Request) -> MigrationOutcome:
     return MigrationOutcome(database=database, tree=request.tree, state="not started")
-
-
-FORK = multiprocessing.get_context("fork")
 
 
 class _Child(NamedTuple):

@@ -30,6 +30,11 @@ EXCLUDED_ALONE = {
 }
 
 
+CREATIONS = frozenset({"CREATE_TABLE", "CREATE_TABLE_AS", "SELECT_INTO"})
+
+_NAMED_BY = dict.fromkeys(CREATIONS, "TABLE_NAME") | {"DROP_TABLE": "TABLE_NAME_REF"}
+
+
 class Violation(NamedTuple):
     """What a rule says against a statement."""
 
@@ -117,11 +122,6 @@ class PrimaryKey(NamedTuple):
 
     name: str
     columns: frozenset[str] = frozenset()
-
-
-CREATIONS = frozenset({"CREATE_TABLE", "CREATE_TABLE_AS", "SELECT_INTO"})
-
-_NAMED_BY = dict.fromkeys(CREATIONS, "TABLE_NAME") | {"DROP_TABLE": "TABLE_NAME_REF"}
 
 
 def table_of(statement: SyntaxNode) -> str | None:

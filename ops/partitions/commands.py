@@ -1,11 +1,15 @@
 """`mesctl partitions`: what partitions there are, what is missing, and making it."""
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from ops.errors import ExitStatus
 from ops.fleet import Outcome, raise_failures, results_of
@@ -14,26 +18,16 @@ from ops.output import note, print_json, show_rows
 from ops.partitions import manual, service
 from ops.partitions.manual import OnlyTree, describe_action, print_script
 from ops.partitions.metrics import render_metrics, write_atomically
+from ops.partitions.service import ReportRows
 from partitions import Waiting
 from partitions.actions import Action
 from partitions.bounds import Bound, DefaultBound, ValueList
 from partitions.check import Finding
+from partitions.deep import Progress as Rows
 from partitions.months import Month
 from partitions.steps import Limits
 from sharding.ids import first_id_at, instant_of
 from sharding.topology import Database
-
-if TYPE_CHECKING:
-    from partitions.check import Finding
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-
-from ops.partitions.service import ReportRows
-from partitions.deep import Progress as Rows
 
 app = typer.Typer(help="Show, plan and change the partitions of every database.", no_args_is_help=True)
 
@@ -41,6 +35,9 @@ manual.register(app)
 
 CLOCKS_DIFFER = timedelta(hours=1)
 """More than any clock drifts that somebody looks after. A wrong one would make months, or detach them."""
+
+
+LINE_EVERY_SECONDS = 5.0
 
 
 def _parse_month(text: str) -> Month:
@@ -230,7 +227,7 @@ def describe_bound(bound: Bound) -> str:
     return str(first) if first == last else f"{first} to {last}"
 
 
-def command_of(finding: "Finding") -> str | None:
+def command_of(finding: Finding) -> str | None:
     """Return the command that mends what `partitions.check` found, if there is one."""
     words = f"{finding.table} {finding.partition}"
     return {
@@ -240,9 +237,6 @@ def command_of(finding: "Finding") -> str | None:
         "attach or drop": f"mesctl partitions attach {words}, or mesctl partitions drop {words}",
         "migrate": "mesctl migrate upgrade",
     }.get(finding.remedy)
-
-
-LINE_EVERY_SECONDS = 5.0
 
 
 @contextmanager

@@ -24,6 +24,12 @@ from ops.pgbouncer.plan import Server
 _SECRET = re.compile(r"SCRAM-SHA-256\$(\d+):([^$]+)\$([^:]+):(.+)")
 
 
+StoredSecrets = Mapping[str, Mapping[Server, str | None]]
+"""The stored secret of each role on each server where it has a pool."""
+
+_FIELD = re.compile(r"((?:\\.|[^:\\])*)(?::|$)")
+
+
 def is_scram(secret: str | None) -> bool:
     """Whether this is a SCRAM secret, and not an MD5 hash, a password, or nothing."""
     return secret is not None and _SECRET.fullmatch(secret) is not None
@@ -49,10 +55,6 @@ def fits(secret: str, password: str) -> bool:
     client_key = hmac.digest(salted, b"Client Key", "sha256")
     stored_key = base64.b64decode(found[3])
     return hmac.compare_digest(hashlib.sha256(client_key).digest(), stored_key)
-
-
-StoredSecrets = Mapping[str, Mapping[Server, str | None]]
-"""The stored secret of each role on each server where it has a pool."""
 
 
 def common_secrets(found: StoredSecrets) -> dict[str, str]:
@@ -93,9 +95,6 @@ def kept_secret(standing: str | None, role: str, password: str) -> str:
     if standing is not None and fits(standing, password):
         return standing
     return make_secret(role, password)
-
-
-_FIELD = re.compile(r"((?:\\.|[^:\\])*)(?::|$)")
 
 
 def password_for(url: URL) -> str | None:

@@ -44,6 +44,10 @@ _REPLICAS = text("""
 """)
 
 
+TREE = r"[a-z][a-z0-9_]{0,56}"
+"""A tree's name: `NAME_owner` is a role, of at most 63 characters."""
+
+
 class ProjectExists(OpsError):
     """There is a project here already."""
 
@@ -261,10 +265,6 @@ def _draft_list(table: PartitionedTable, key: str, others: Sequence[str]) -> str
 def _draft_range(table: PartitionedTable, key: str) -> str:
     what = f"{identifier(table.name)} is PARTITION BY RANGE ({identifier(key)})"
     return f"    # TO DECIDE: {what}: a MonthlyRange, if the key is an integer that rises with time.\n"
-
-
-TREE = r"[a-z][a-z0-9_]{0,56}"
-"""A tree's name: `NAME_owner` is a role, of at most 63 characters."""
 
 
 def init(

@@ -29,6 +29,9 @@ from readreplica.poller import connect_arguments
 from readreplica.wal import SELECT_HAS_REPLAYED, SELECT_IN_RECOVERY, SELECT_RECORD_END
 from sharding.topology import Database, Topology
 
+MAX_LAG_BYTES = 16 << 20
+"""A replica that is further behind is not switched to: the writes would be held up for too long."""
+
 
 class SwitchoverError(OpsError):
     """Base of the ways in which a switch-over does not happen."""
@@ -247,10 +250,6 @@ def connect_node(
         if is_open and not isinstance(error, ServerUnresponsive):
             raise  # an error of a statement, or of another node
         raise psycopg.OperationalError(f"{database.name}: {node}: {error}") from error
-
-
-MAX_LAG_BYTES = 16 << 20
-"""A replica that is further behind is not switched to: the writes would be held up for too long."""
 
 
 def plan_switchover(topology: Topology, name: str, *, to: str, superuser: str = "postgres") -> Switchover:

@@ -200,7 +200,7 @@ async def load(topology: Topology, tree: ProjectTree, rows: Rows) -> list[CopyOu
 
     Raises:
         UnknownReference: the rows are of a table that is no reference table of the tree.
-        ChangeRefused: the rows cannot be the content of their table, or somebody else published one meanwhile.
+        ChangeRefused: the rows cannot be the content of their table, or another one was published meanwhile.
         NoShard: no shard can be asked.
         DatabasesFailed: the directory does not answer.
     """

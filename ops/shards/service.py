@@ -45,6 +45,17 @@ ESTIMATE = text(f"""
 """)
 
 
+# A row's share of its table with indexes and TOAST; rows of one table are much alike.
+_BYTES = text(f"SELECT coalesce(sum(pg_total_relation_size(relid)), 0) FROM {STORED_IN}")
+
+_HELP = {
+    "rows": "Rows, live and archived.",
+    "bytes": "Size of the database.",
+    "buckets": "Buckets that the map gives to the shard.",
+    "told_map_version": "The map version that the shard was told of last.",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class ShardRow:
     """One shard as `mesctl shards list` shows it.
@@ -216,10 +227,6 @@ class LoadUnknown(OpsError):
         )
 
 
-# A row's share of its table with indexes and TOAST; rows of one table are much alike.
-_BYTES = text(f"SELECT coalesce(sum(pg_total_relation_size(relid)), 0) FROM {STORED_IN}")
-
-
 def weigh_buckets(topology: Topology, tree: ProjectTree, shard_map: ShardMap, by: WeightBy) -> list[float]:
     """Weigh the buckets of a map: one query for each table, on each shard.
 
@@ -279,14 +286,6 @@ def _weigh(
     size = connection.scalar(_BYTES, {"name": table}) or 0
     total = sum(rows.values())
     return {bucket: count * int(size) // total for bucket, count in rows.items()}
-
-
-_HELP = {
-    "rows": "Rows, live and archived.",
-    "bytes": "Size of the database.",
-    "buckets": "Buckets that the map gives to the shard.",
-    "told_map_version": "The map version that the shard was told of last.",
-}
 
 
 def render_shard_metrics(tree: str, shard_map: ShardMap, rows: Sequence[ShardRow]) -> str:
