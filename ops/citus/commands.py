@@ -218,7 +218,14 @@ def move(
     show_rows(options, [{"shard": shard, "source": source.name, "target": target.name}], empty="")
 
 
-@app.command(context_settings=TAKES_KEY)
+ISOLATE_HELP = """\
+Give one key shards of its own, which can then be moved alone. Citus cannot merge shards again.
+
+All tables that stand together with the table follow.
+"""
+
+
+@app.command(context_settings=TAKES_KEY, help=ISOLATE_HELP)
 def isolate(
     context: typer.Context,
     key: Key,
@@ -228,10 +235,7 @@ def isolate(
     tree: TreeName = None,
     dry_run: DryRun = False,
 ) -> None:
-    """Give one key shards of its own, which can then be moved alone. Citus cannot merge shards again.
-
-    All tables that stand together with the table follow.
-    """
+    """Isolate one key in shards of its own."""
     options = options_of(context)
     found = sharded(context, tree)
     table = table or service.leading_table(found.tree)

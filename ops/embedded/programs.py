@@ -19,10 +19,10 @@ REMEDY = "install the locked dependencies with `make test`, or "
 NOBODY = 65534
 
 WAYS: dict[str, tuple[str, ...]] = {
-    # In a user namespace of its own, root is mapped to the user `nobody`, as are its files: nothing needs
+    # In a user namespace of its own, root is mapped to user 65534, as are its files: nothing needs
     # another owner, and process ids stay what they are outside.
     "unshare": ("unshare", "--user", f"--map-user={NOBODY}", f"--map-group={NOBODY}"),
-    # A chroot refuses user namespaces. CAP_DAC_OVERRIDE lets the user `nobody` through folders below root's
+    # A chroot refuses user namespaces. CAP_DAC_OVERRIDE lets user 65534 through folders below root's
     # home; it owns what PostgreSQL's programs create, which is what the server checks.
     "setpriv": (
         "setpriv",

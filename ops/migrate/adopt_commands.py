@@ -16,6 +16,13 @@ from ops.options import Options, options_of
 from ops.output import note, show_rows
 from sharding.topology import Topology
 
+ADOPT_HELP = """\
+Give databases the name of their tree, so that its revisions may run in them.
+
+First it shows what differs from what the tree's revisions make. Databases that are empty, or as the
+revisions make them, get the name from `upgrade` by themselves.
+"""
+
 
 def adopt(
     context: typer.Context,
@@ -31,11 +38,7 @@ def adopt(
         bool, typer.Option("--dry-run", help="Print the SQL for psql; change nothing.")
     ] = False,
 ) -> None:
-    """Give databases the name of their tree, so that its revisions may run in them.
-
-    First it shows what differs from what the tree's revisions make. Databases that are empty, or as the
-    revisions make them, get the name from `upgrade` by themselves.
-    """
+    """Mark databases as those of their tree, so that its revisions may run in them."""
     options = options_of(context)
     topology = options.topology()
     states = _chosen(options, topology, tree, database)

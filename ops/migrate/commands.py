@@ -7,7 +7,7 @@ import typer
 
 from ops.errors import ExitStatus, OpsError
 from ops.migrate import adoption, run, snapshot
-from ops.migrate.adopt_commands import adopt, print_script
+from ops.migrate.adopt_commands import ADOPT_HELP, adopt, print_script
 from ops.migrate.drift import DatabaseDrift, find_drift
 from ops.migrate.errors import DatabaseRefused, DatabasesRefused, FleetFailed, PhaseOrder
 from ops.migrate.fleet import PARALLEL
@@ -22,7 +22,7 @@ from sharding.topology import Topology
 
 app = typer.Typer(help="Show and change the schema of every database.", no_args_is_help=True)
 
-app.command()(adopt)
+app.command(help=ADOPT_HELP)(adopt)
 
 OnlyTree = Annotated[str | None, typer.Option("--tree", help="Only the databases of this tree.")]
 

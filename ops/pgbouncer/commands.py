@@ -89,12 +89,16 @@ def _arithmetic(wanted: PoolerConfig) -> list[dict[str, Any]]:
     ]
 
 
-@app.command()
-def secrets(context: typer.Context, superuser: Superuser = "postgres", dry_run: DryRun = False) -> None:
-    """Give every role the same SCRAM secret on all of its servers; no password changes.
+SECRETS_HELP = """\
+Give every role the same SCRAM secret on all of its servers; no password changes.
 
-    PgBouncer logs in to a server with the very secret that is stored there, and knows one for each role.
-    """
+PgBouncer logs in to a server with the very secret that is stored there, and knows one for each role.
+"""
+
+
+@app.command(help=SECRETS_HELP)
+def secrets(context: typer.Context, superuser: Superuser = "postgres", dry_run: DryRun = False) -> None:
+    """Store one SCRAM secret for each role on all of its servers."""
     options = options_of(context)
     changed = Pooler(options.topology(), superuser=superuser).equalise(dry_run=dry_run)
     rows = [

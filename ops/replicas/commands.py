@@ -45,19 +45,23 @@ def list_(context: typer.Context, databases: Names = None) -> None:
     _fail_unless_answered(rows)
 
 
-@app.command("lag")
+LAG_HELP = """\
+Tell how far each replica is behind, in bytes and in seconds.
+
+The seconds are proven: a replica that has replayed where the primary stood at a look has everything that
+was committed before it. An idle primary makes nobody late. Lag older than the first look has no seconds.
+Exit status 1 if a node does not answer, or a database has no primary.
+"""
+
+
+@app.command("lag", help=LAG_HELP)
 def lag(
     context: typer.Context,
     databases: Names = None,
     looks: Annotated[int, typer.Option(min=2, help="How often to look: more looks date more lag.")] = 3,
     every_seconds: Annotated[float, typer.Option(min=0.05, help="The pause between two looks.")] = 0.5,
 ) -> None:
-    """Tell how far each replica is behind, in bytes and in seconds.
-
-    The seconds are proven: a replica that has replayed where the primary stood at a look has everything that
-    was committed before it. An idle primary makes nobody late. Lag older than the first look has no seconds.
-    Exit status 1 if a node does not answer, or a database has no primary.
-    """
+    """Print how far each replica is behind."""
     watcher = _watcher(context, databases)
     rows = watcher.poll()
     for _ in range(looks - 1):

@@ -114,16 +114,20 @@ def locate(context: typer.Context, key: Key, tree: TreeName = None) -> None:
         print(f"key {key} of {place.tree}: bucket {place.bucket} on {where}{month}")
 
 
-@app.command("init")
+INIT_HELP = """\
+Tell every shard its name and the buckets that the map gives it; what it knows is left alone.
+
+From then on it refuses rows of other buckets. Writers wait for a moment, readers do not.
+"""
+
+
+@app.command("init", help=INIT_HELP)
 def init(
     context: typer.Context,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what psql would run.")] = False,
     tree: TreeName = None,
 ) -> None:
-    """Tell every shard its name and the buckets that the map gives it; what it knows is left alone.
-
-    From then on it refuses rows of other buckets. Writers wait for a moment, readers do not.
-    """
+    """Set the name and the ownership of every shard."""
     found = sharded(context, tree)
     shard_map = _load_map(found)
     if dry_run:
