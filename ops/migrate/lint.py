@@ -37,7 +37,7 @@ from ops.migrate.squawk import (
     violations,
 )
 from ops.project.project import ProjectTree
-from sharding.guard import CHECK_NAME
+from sharding.ownership import CHECK_NAME
 from sharding.keys import guarded_tables
 
 

@@ -25,7 +25,7 @@ from ops.pgbouncer.userlist import (
 )
 from ops.pgbouncer.versions import Version, ask_version, find_program, parse_version
 from readreplica.errors import one_line
-from sharding.pooler import PgBouncer, Pool, pools_of
+from sharding.topology import PgBouncer, ServicePool, pools_of
 from sharding.topology import Topology
 
 # reserved_connections came with PostgreSQL 16; current_setting(..., true) is NULL before.
@@ -48,7 +48,7 @@ class Servers:
     """
 
     def __init__(
-        self, topology: Topology, pools: dict[Server, list[tuple[Pool, str]]], *, superuser: str
+        self, topology: Topology, pools: dict[Server, list[tuple[ServicePool, str]]], *, superuser: str
     ) -> None:
         self._topology = topology
         self._pools = pools

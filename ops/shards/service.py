@@ -17,11 +17,12 @@ from ops.project.project import ProjectTree
 from partitions.months import Month
 from partitions.policy import ListPartitions, MonthlyRange
 from partitions.sql import identifier
-from sharding.citus.coordinator import whole_map
+from sharding.citus.distribute import coordinator_map
 from sharding.directory import Directory
 from sharding.engines import open_cluster
-from sharding.guard import GuardedTable, bucket_sql
-from sharding.hashing import bucket_of
+from sharding.keys import GuardedTable
+from sharding.ownership import bucket_sql
+from sharding.shard_map import bucket_of
 from sharding.ids import first_id_at, instant_of
 from sharding.keys import change_log_of, guarded_tables
 from sharding.ownership import read_identity
@@ -111,7 +112,7 @@ async def load_shard_map(topology: Topology, tree: str) -> ShardMap:
         DatabasesFailed: the directory does not answer.
     """
     if topology.trees[tree].backend == "citus":
-        return whole_map(topology, tree)
+        return coordinator_map(topology, tree)
     directory, role = topology.directory_of(tree), topology.trees[tree].role
     with naming(directory):
         # A map is small. Its server may freeze between the connection and the answer.

@@ -14,7 +14,7 @@ from ops.migrate.catalogue.fragments import (
     user_made,
 )
 from partitions.sql import literal
-from sharding.guard import FUNCTION as GUARD
+from sharding.ownership import GUARD_FUNCTION as GUARD
 
 # A body that is parsed already is no text: the guard of a shard has one, and each shard another.
 _FUNCTIONS = f"""
