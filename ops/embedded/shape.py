@@ -14,9 +14,7 @@ from ops.embedded.postgres import REPLICATOR, SUPERUSER, access_line
 from ops.embedded.state import ComponentState, Kind
 from ops.ports import LOOPBACK
 from sharding.errors import TopologyError
-from sharding.topology import Endpoint
-from sharding.topology import Database, Topology
-from sharding.topology import describe
+from sharding.topology import Database, Endpoint, Topology, describe
 
 if TYPE_CHECKING:
     from ops.project.project import ServiceEntry

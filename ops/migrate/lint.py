@@ -37,8 +37,8 @@ from ops.migrate.squawk import (
     violations,
 )
 from ops.project.project import ProjectTree
-from sharding.ownership import CHECK_NAME
 from sharding.keys import guarded_tables
+from sharding.ownership import CHECK_NAME
 
 
 @dataclass

@@ -25,8 +25,7 @@ from ops.pgbouncer.userlist import (
 )
 from ops.pgbouncer.versions import Version, ask_version, find_program, parse_version
 from readreplica.errors import one_line
-from sharding.topology import PgBouncer, ServicePool, pools_of
-from sharding.topology import Topology
+from sharding.topology import PgBouncer, ServicePool, Topology, pools_of
 
 # reserved_connections came with PostgreSQL 16; current_setting(..., true) is NULL before.
 _LIMITS = """

@@ -11,10 +11,15 @@ from ops.project.project import ProjectTree
 from partitions.sql import identifier
 from readreplica.errors import one_line
 from sharding.errors import ShardingError
-from sharding.keys import GuardedTable
-from sharding.ownership import Ownership, bucket_sql
-from sharding.keys import guarded_tables
-from sharding.ownership import read_guard, read_identity, ownership_statements, set_ownership
+from sharding.keys import GuardedTable, guarded_tables
+from sharding.ownership import (
+    Ownership,
+    bucket_sql,
+    ownership_statements,
+    read_guard,
+    read_identity,
+    set_ownership,
+)
 from sharding.shard_map import ShardMap
 from sharding.topology import Topology
 

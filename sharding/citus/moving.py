@@ -1,4 +1,4 @@
-"""Moving shards between nodes: what Citus would do, what it is told to do, and how far it is.
+"""Moving shards between nodes: what Citus would do, the statements for it, and how far it is.
 
 Every statement here is Citus' own; the decisions before it are ours, so that what cannot work is refused
 before anything is moved.
@@ -11,9 +11,8 @@ from typing import Literal
 from sqlalchemy import Connection, text
 
 from partitions.sql import literal
-from sharding.citus.catalog import Node, find_node, locate
-from sharding.citus.errors import AdministratorNeeded, MoveRefused, UnknownPlacement
-from sharding.citus.placement import ShardRange
+from sharding.citus.catalog import Node, ShardRange, find_node, locate
+from sharding.errors import AdministratorNeeded, MoveRefused, UnknownPlacement
 
 Mode = Literal["auto", "force_logical", "block_writes"]
 """auto and force_logical follow the writes meanwhile; block_writes copies faster, and writers wait."""
@@ -67,7 +66,7 @@ class PlannedMove:
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class MoveProgress:
     """How far the moves of this moment are."""
 
     bytes: int
@@ -78,7 +77,7 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class RebalanceJob:
     """A rebalance that Citus does in the background: its state, and how many moves are in which."""
 
     job_id: int
@@ -103,12 +102,12 @@ def read_plan(connection: Connection, *, drain_only: bool = False) -> list[Plann
     return [PlannedMove(**row._mapping) for row in rows]
 
 
-def read_progress(connection: Connection) -> Progress:
+def read_progress(connection: Connection) -> MoveProgress:
     """Read how far the moves of this moment are; all zeros when nothing moves."""
-    return Progress(**connection.execute(_PROGRESS).one()._mapping)
+    return MoveProgress(**connection.execute(_PROGRESS).one()._mapping)
 
 
-def read_job(connection: Connection, job_id: int | None = None) -> Job | None:
+def read_job(connection: Connection, job_id: int | None = None) -> RebalanceJob | None:
     """Read the state of a rebalance, of the latest one without an id; None when there was none."""
     if job_id is None:
         job_id = connection.scalar(_LATEST_JOB)
@@ -116,11 +115,11 @@ def read_job(connection: Connection, job_id: int | None = None) -> Job | None:
     if row is None:
         return None
     messages = tuple(task["message"] for task in row.tasks or () if task.get("message"))
-    return Job(row.job_id, row.state, row.counts or {}, messages)
+    return RebalanceJob(row.job_id, row.state, row.counts or {}, messages)
 
 
 def rebalance_statement(mode: Mode) -> str:
-    """Write the statement that has Citus move shards in the background; it gives the job's id, or NULL."""
+    """Return the statement that has Citus move shards in the background; it returns the job's id, or NULL."""
     return f"SELECT citus_rebalance_start(shard_transfer_mode => {literal(mode)})"
 
 
@@ -129,23 +128,23 @@ STOP = "SELECT citus_rebalance_stop()"
 
 
 def drain_statement(node: Node, mode: Mode) -> str:
-    """Write the statement that moves everything off a node, which gets no shards from then on."""
+    """Return the statement that moves everything off a node, which gets no shards from then on."""
     return f"SELECT citus_drain_node({literal(node.host)}, {node.port}, {literal(mode)})"
 
 
 def undrain_statement(node: Node) -> str:
-    """Write the statement that lets a node hold shards again; a rebalance then brings some."""
+    """Return the statement that lets a node hold shards again; a rebalance then brings some."""
     return f"SELECT citus_set_node_property({literal(node.host)}, {node.port}, 'shouldhaveshards', true)"
 
 
 def move_statement(shard_id: int, source: Node, target: Node, mode: Mode) -> str:
-    """Write the statement that moves a shard and all that are colocated with it."""
+    """Return the statement that moves a shard and all that are colocated with it."""
     words = f"{shard_id}, {source.node_id}, {target.node_id}, {literal(mode)}"
     return f"SELECT citus_move_shard_placement({words})"
 
 
 def isolate_statement(table: str, key: int, mode: Mode) -> str:
-    """Write the statement that gives one key shards of its own, in every table that stands together."""
+    """Return the statement that gives one key shards of its own, in every table that stands together."""
     words = f"{literal(table)}, {key}::bigint, 'CASCADE', {literal(mode)}"
     return f"SELECT isolate_tenant_to_new_shard({words})"
 

@@ -22,31 +22,36 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from readreplica.cluster import Cluster
-from readreplica.errors import ReadReplicaError, driver_error
+from readreplica.errors import ReadReplicaError, driver_error, one_line
 from readreplica.sessions import WriteSession
 from readreplica.token import CausalToken
 from readreplica.wal import UNKNOWN_POSITION, Position
-from sharding.errors import BucketNotOwned
-from sharding.writes.deadline import cut_after, words_of
-from sharding.writes.decisions import Decision, Decisions
+from sharding.errors import BucketNotOwned, ShardTimedOut
+from sharding.shard_call import connect, cut_after
+from sharding.writes.bulk import Sessions
+from sharding.writes.chunks import commit
 from sharding.writes.errors import (
     CommitInsideUnit,
     DecisionLost,
     KeyOutsideUnit,
     PreparedDisabled,
     PrepareFailed,
-    ShardTimedOut,
     UnitAborted,
     UnitInDoubt,
     UnitRefused,
 )
-from sharding.writes.lanes import Sessions
-from sharding.writes.one_chunk import commit, connect
-from sharding.writes.prepared import Verb, end_prepared, end_statement, gid_of
+from sharding.writes.prepared import (
+    CommitDecision,
+    Decisions,
+    PreparedCommand,
+    end_prepared,
+    end_statement,
+    gid_of,
+)
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("two_phase")
 
-_TROUBLE = (SQLAlchemyError, psycopg.Error, ShardTimedOut, OSError)
+_SHARD_ERRORS = (SQLAlchemyError, psycopg.Error, ShardTimedOut, OSError)
 _ATTEMPTS = 3
 
 
@@ -77,7 +82,7 @@ class TwoPhaseUnit:
         self._open = {shard: self._new(shard, first_keys[shard]) for shard in self.shards}
 
     def session(self, key: int) -> WriteSession:
-        """Give the session on the shard of a key.
+        """Return the session on the shard of a key.
 
         Raises:
             KeyOutsideUnit: the unit was not opened for this shard.
@@ -88,11 +93,11 @@ class TwoPhaseUnit:
         return self._open[shard]
 
     def cluster(self, shard: str) -> Cluster:
-        """Give the cluster of a shard."""
+        """Return the cluster of a shard."""
         return self._sessions.clusters[shard]
 
     def by_shard(self) -> dict[str, WriteSession]:
-        """Give every session, in the order of the shards' names."""
+        """Return every session, in the order of the shards' names."""
         return dict(self._open)
 
     async def close(self) -> None:
@@ -136,10 +141,10 @@ async def two_phase(
         sessions: the shards.
         keys: every key that the unit writes.
         decisions: where the decision is kept.
-        label: what the unit is for, to be read by whoever finds it in doubt.
+        label: what the unit is for, for people who find it in doubt.
         timeout_seconds: how long a shard may take for a step.
         decision_seconds: how long the directory is asked again, if it is lost during the decision.
-        report: is told of each step once it is done.
+        report: called after each step.
         new_unit_id: makes a name of 32 hexadecimal digits that was never used.
 
     Raises:
@@ -148,7 +153,7 @@ async def two_phase(
         PrepareFailed: a shard could not prepare; nothing was written.
         PreparedDisabled: the shard's max_prepared_transactions does not allow it; nothing was written.
         UnitAborted: a recovery gave the unit up meanwhile; nothing was written.
-        UnitInDoubt: the decision could not be told; the recovery will end the unit, one way or the other.
+        UnitInDoubt: the decision could not be written or read; the recovery will commit or abort the unit.
         CommitInsideUnit: the block committed one of the sessions.
     """
     unit = TwoPhaseUnit(sessions, keys, unit_id=new_unit_id())
@@ -207,7 +212,7 @@ class _Ending:
         await self._prepare_all(parts)
         decision = await self._decide(tuple(parts))
         self._report("decided")
-        if decision is Decision.ABORT:
+        if decision is CommitDecision.ABORT:
             await self._roll_back(parts)
             raise UnitAborted(self._unit.unit_id)
         await self._commit_all(tuple(parts))
@@ -241,7 +246,7 @@ class _Ending:
         except BaseException as error:
             # Nothing is decided, so nothing is committed. The one that failed may be prepared all the same.
             await self._roll_back(tried)
-            if isinstance(error, _TROUBLE):
+            if isinstance(error, _SHARD_ERRORS):
                 raise _named(self._unit.unit_id, tried[-1], error) from error
             raise
 
@@ -258,15 +263,15 @@ class _Ending:
         # The server's transaction is off this connection now: closing has nothing to roll back.
         await session.close()
 
-    async def _decide(self, shards: tuple[str, ...]) -> Decision:
-        """Decide to commit. Once a message may have arrived, only an answer tells what stands."""
+    async def _decide(self, shards: tuple[str, ...]) -> CommitDecision:
+        """Decide to commit. Once the decision may be written, only the directory's answer counts."""
         unit_id, give_up_at, lost = self._unit.unit_id, time.monotonic() + self._decision_seconds, False
         while True:
             try:
                 return await self._decisions.decide(
-                    unit_id, Decision.COMMIT, label=self._label, shards=shards
+                    unit_id, CommitDecision.COMMIT, label=self._label, shards=shards
                 )
-            except (DecisionLost, *_TROUBLE) as error:
+            except (DecisionLost, *_SHARD_ERRORS) as error:
                 lost = lost or isinstance(error, DecisionLost)
                 if not lost:
                     await self._roll_back(shards)
@@ -283,7 +288,7 @@ class _Ending:
         for shard in shards:
             # Until its position is known: a read of it is sent to the primary.
             self._note(shard, UNKNOWN_POSITION)
-            if await self._end(shard, Verb.COMMIT):
+            if await self._end(shard, PreparedCommand.COMMIT):
                 self._report(f"committed {shard}")
                 await self._note_position(shard)
             else:
@@ -292,8 +297,8 @@ class _Ending:
         if not unfinished:
             try:
                 await self._decisions.finish(self._unit.unit_id)
-            except _TROUBLE as error:
-                log.warning("end not noted", unit_id=self._unit.unit_id, error=words_of(error))
+            except _SHARD_ERRORS as error:
+                log.warning("end not noted", unit_id=self._unit.unit_id, error=one_line(error))
         self._report("finished")
 
     def _note(self, shard: str, position: Position) -> None:
@@ -304,7 +309,7 @@ class _Ending:
         cluster.gate.after_commit(token)
 
     async def _note_position(self, shard: str) -> None:
-        """Read the position behind COMMIT PREPARED: an empty write session's commit tells it."""
+        """Read the position behind COMMIT PREPARED: an empty write session's commit returns it."""
         try:
             async with self._unit.cluster(shard).write() as session:
                 connection = await connect(session, shard=shard, seconds=self._timeout_seconds)
@@ -312,19 +317,19 @@ class _Ending:
                     await connection.execute(text("SELECT 1"))
                     await session.commit()
             self._unit.token = self._unit.token.followed_by(session.token)
-        except (*_TROUBLE, ReadReplicaError) as error:
-            log.warning("no token", unit_id=self._unit.unit_id, shard=shard, error=words_of(error))
+        except (*_SHARD_ERRORS, ReadReplicaError) as error:
+            log.warning("no token", unit_id=self._unit.unit_id, shard=shard, error=one_line(error))
 
     async def _roll_back(self, shards: Iterable[str]) -> None:
         for shard in shards:
             await self._unit.by_shard()[shard].close()
-            await self._end(shard, Verb.ROLLBACK)
+            await self._end(shard, PreparedCommand.ROLLBACK)
 
-    async def _end(self, shard: str, verb: Verb) -> bool:
+    async def _end(self, shard: str, verb: PreparedCommand) -> bool:
         """End a part, with patience; what does not end now is ended by the recovery."""
         gid = gid_of(self._unit.unit_id, shard)
         # Nobody needs a rollback at once as he needs a commit.
-        for attempt in range(_ATTEMPTS if verb is Verb.COMMIT else 1):
+        for attempt in range(_ATTEMPTS if verb is PreparedCommand.COMMIT else 1):
             try:
                 ended = await end_prepared(
                     self._unit.cluster(shard).primary,
@@ -333,15 +338,15 @@ class _Ending:
                     shard=shard,
                     timeout_seconds=self._timeout_seconds,
                 )
-                if ended or verb is Verb.ROLLBACK:
+                if ended or verb is PreparedCommand.ROLLBACK:
                     return True
                 said = "it is not prepared there: a recovery was faster, or a failover has lost it"
                 break
             except ShardTimedOut as error:
-                said = words_of(error)
+                said = one_line(error)
                 break
-            except _TROUBLE as error:
-                said = words_of(error)
+            except _SHARD_ERRORS as error:
+                said = one_line(error)
                 await asyncio.sleep(0.1 * attempt)
         log.warning("not ended", unit_id=self._unit.unit_id, shard=shard, verb=verb.value, error=said)
         return False
@@ -352,4 +357,4 @@ def _named(unit_id: str, shard: str, error: BaseException) -> Exception:
     # "prepared transactions are disabled", and "maximum number of prepared transactions reached"
     if isinstance(found, ObjectNotInPrerequisiteState | OutOfMemory):
         return PreparedDisabled(shard, str(found.diag.message_primary))
-    return PrepareFailed(unit_id, shard, words_of(error))
+    return PrepareFailed(unit_id, shard, one_line(error))
