@@ -1,4 +1,8 @@
-"""The components of a platform: those of a topology with their states, and those that run."""
+"""The components of a platform: those of a topology with their states, and those that run.
+
+What runs is found by data folders and pid files, whatever the topology says: so `down` needs no topology, and
+ends also what was taken out of it. States are asked of pid files and servers, without changing anything.
+"""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace

@@ -1,4 +1,9 @@
-"""The folder of the embedded platform: its paths, its lock, and its logs."""
+"""The folder of the embedded platform: its paths, its lock, and its logs.
+
+Logs are kept within bounds while their writers run: copy, then truncate. Every component appends to its file
+(O_APPEND), so after a truncation it goes on at the beginning. Lines that are written between copy and
+truncation are lost; a rename would lose all that come after it.
+"""
 
 import fcntl
 import os

@@ -1,4 +1,7 @@
-"""The server programs of this machine: where they are, and how root runs them, whom PostgreSQL refuses."""
+"""The server programs of this machine: where they are, and how root runs them, whom PostgreSQL refuses.
+
+They are where the environment says, in the locked wheels, or in Debian's place.
+"""
 
 import os
 import platform

@@ -1,6 +1,7 @@
-"""The users of the embedded Valkey: one for each service that has rules in the project file, and our own.
+"""Valkey on loopback: carries messages between services and keeps nothing that a database does not hold.
 
-As soon as one service has rules, there is no way in without a password.
+It has a user for each service that has rules in the project file, and our own. As soon as one service has
+rules, there is no way in without a password.
 """
 
 import hashlib

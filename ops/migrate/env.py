@@ -1,4 +1,10 @@
-"""What autogenerate compares here: the metadata of a tree, with the policies of its tables."""
+"""What alembic runs, whichever the tree: all databases of the tree, each under a lock.
+
+The tree is the section of alembic.ini (`alembic -n TREE ...`), or the only one of the project. The topology
+is handed over by a program as `config.attributes["topology"]`, or named by `-x topology=PATH`, or by
+MES_STORAGE_TOPOLOGY. `upgrade` and `downgrade` do what `mesctl migrate` does; other commands visit one
+database after another. Autogenerate compares the metadata of the tree, with the policies of its tables.
+"""
 
 import io
 import os

@@ -1,4 +1,10 @@
-"""All databases of a tree: the canary first, then the others, several at once."""
+"""All databases of a tree: the canary first, then the others, several at once.
+
+`python -P -m ops.migrate.fleet REQUEST TOPOLOGY PARALLEL DATABASE...` migrates the others: alembic's `op` is
+one for the process, so each database needs a process of its own. To load alembic, SQLAlchemy and the rest
+takes more CPU than most migrations (2.4 s, measured), so it is loaded once, there, and a process for each is
+forked. That is safe in this program alone: it has one thread and no connection.
+"""
 
 import multiprocessing
 import os

@@ -1,4 +1,4 @@
-"""What the PostgreSQL servers behind the pooler say of themselves: their limits, and the secrets of roles."""
+"""The pooler of a topology: what it should be, its files and its consoles, and the servers behind it."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress

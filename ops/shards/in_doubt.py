@@ -1,4 +1,4 @@
-"""The databases that writes over shards are about: a tree's shards and its directory; and units in doubt."""
+"""Transactions in doubt on the shards of a tree: found, ended, and recorded as finished."""
 
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
