@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.causality.ambient import follow_causality
+from app.causality.context import follow_causality
 from readreplica.cluster import Cluster
 from readreplica.sessions import WriteSession
 from sharding.directory import Directory, open_id_generator

@@ -9,21 +9,23 @@ import structlog
 import uvicorn
 from fastapi import APIRouter, FastAPI
 
-from app import problem
-from app.background import Background
 from app.causality.middleware import CausalTokens, CookieOptions
 from app.causality.store import open_callers, open_learned
 from app.causality.wire import TokenText, parse_keys
-from app.connections import ConnectionLimits, TooFewFiles, limited, make_room_for_files, quiet_accept
 from app.database import Patience
-from app.edge import HeadAsGet, WellFormed
-from app.health import NotReady, Readiness, health_routes
-from app.limits import BodyLimit
+from app.files import ModelTooLarge, UnsupportedModelType
+from app.kit import problem
+from app.kit.connections import ConnectionLimits, TooFewFiles, limited, make_room_for_files, quiet_accept
+from app.kit.health import NotReady, Readiness, health_routes
+from app.kit.middleware import BodyLimit, HeadAsGet, WellFormed
+from app.kit.pages import pages
+from app.kit.process import leave_on_signals, open_patiently, refuse, run_to_the_end
+from app.kit.strict import Room
+from app.kit.tasks import Background
 from app.messaging.streams import connect_redis
-from app.pages import pages
-from app.process import configure, leave_on_signals, open_patiently, refuse, run_to_the_end
-from app.settings import Settings
-from app.strict import Room
+from app.models.status import IllegalTransition
+from app.orders import IdempotencyKeyReused, UnknownOrder
+from app.settings import Settings, configure
 from app.topology import services_of
 from sharding.topology import Topology
 
@@ -36,6 +38,16 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("serve")
 
 Build = Callable[[Settings, Topology], FastAPI]
 """Makes a service's application; it connects to nothing before its lifespan begins."""
+
+STATUSES: problem.Statuses = {
+    UnknownOrder: 404,
+    IllegalTransition: 409,
+    ModelTooLarge: 413,
+    UnsupportedModelType: 415,
+    IdempotencyKeyReused: 422,
+    NotReady: 503,
+}
+"""The HTTP status of each error that more than one service knows; a service adds its own."""
 
 Parts = Callable[[Background, Readiness], AbstractAsyncContextManager[object]]
 """Opens what a service works with, starts its background tasks, says what it cannot do without, and closes
@@ -90,7 +102,7 @@ def make_app(
         version="1",
         description=description,
         lifespan=lifespan,
-        docs_url=None,  # its page loads scripts from elsewhere; ours is in `app.pages`
+        docs_url=None,  # its page loads scripts from elsewhere; ours is in `app.kit.pages`
         redoc_url=None,
         redirect_slashes=False,  # such a redirect has the host that the client names
     )
@@ -108,7 +120,7 @@ def make_app(
     )
     app.add_middleware(HeadAsGet)
     app.add_middleware(WellFormed)  # the last one is the first that sees a request
-    problem.install(app, {NotReady: 503, **statuses})
+    problem.install(app, {**STATUSES, **statuses})
     app.include_router(pages(service))
     app.include_router(health_routes(service))
     app.include_router(router)
@@ -117,7 +129,7 @@ def make_app(
 
 
 def _describe_forms(app: FastAPI) -> None:
-    """Have the API's description say that a form has no other fields: `app.strict` refuses them."""
+    """Have the API's description say that a form has no other fields: `app.kit.strict` refuses them."""
     for name, schema in app.openapi()["components"]["schemas"].items():
         if name.startswith("Body_"):
             schema["additionalProperties"] = False
@@ -150,7 +162,7 @@ def run(service: str, build: Build) -> NoReturn:
 
 
 def server_config(app: FastAPI, settings: Settings, *, host: str, port: int) -> uvicorn.Config:
-    """Say how uvicorn is to serve an application; connections are limited by `app.connections`."""
+    """Say how uvicorn is to serve an application; connections are limited by `app.kit.connections`."""
     limits = ConnectionLimits(
         connections=settings.max_connections,
         header_seconds=settings.header_seconds,

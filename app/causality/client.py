@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from app.causality.ambient import learn, wanted
+from app.causality.context import learn, required_token
 from app.causality.wire import MOST_TOKENS, TOKEN_HEADER, TokenText
 from readreplica.errors import TokenMalformed
 from readreplica.token import CausalToken
@@ -60,7 +60,7 @@ class CausalClient:
         """Put what is kept into a request, beside what its caller put there."""
         own = request.headers.get(TOKEN_HEADER)
         texts = dict.fromkeys([own] if own else [])
-        around = wanted() if self._text is not None else None
+        around = required_token() if self._text is not None else None
         if self._text is not None and around:
             texts[self._text.write(around)] = None
         newest = sorted(self._kept.values(), key=lambda kept: kept.turn, reverse=True)

@@ -7,10 +7,10 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import HTTPConnection, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app import problem
-from app.causality.ambient import Causality, causality
+from app.causality.context import Causality, causality
 from app.causality.store import TokenStore
 from app.causality.wire import TOKEN_HEADER, TokenText
+from app.kit import problem
 from readreplica.errors import TokenMalformed
 from readreplica.token import CausalToken
 

@@ -4,7 +4,7 @@ import asyncio
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from app.console.audit.facts import Service
+from app.messaging.routing import ServiceName
 from app.topology import files_url
 from ops import reference_tables
 from ops.project import Project, ProjectTree
@@ -18,7 +18,7 @@ def fill(project: Project, topology: Topology) -> None:
     files = urlsplit(files_url(topology))
     if files.scheme == "file":
         Path(unquote(files.path)).mkdir(parents=True, exist_ok=True)
-    asyncio.run(_ensure_prices(topology, project.tree(Service.MES)))
+    asyncio.run(_ensure_prices(topology, project.tree(ServiceName.MES)))
 
 
 async def _ensure_prices(topology: Topology, tree: ProjectTree) -> None:

@@ -11,13 +11,13 @@ from datetime import datetime
 
 from sqlalchemy import Connection, text
 
-from app.console.audit.books import FETCH_ROWS, Books
-from app.console.audit.facts import Service
+from app.console.audit.databases import FETCH_ROWS, OrderDatabases
 from app.files import FilesError, ModelStore, StoredObject
+from app.messaging.routing import ServiceName
 from ops.errors import ExitStatus, OpsError
 from ops.fleet import naming
 
-NAMING = (Service.SHOP, Service.MES)
+NAMING = (ServiceName.SHOP, ServiceName.MES)
 """The services whose order lines name models."""
 
 # Whatever names a model, also what was archived, or detached from its table; no partition twice.
@@ -55,7 +55,7 @@ class ServiceMissing(OpsError):
 
     exit_status = ExitStatus.REFUSED
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: ServiceName) -> None:
         self.service = service
         super().__init__(f"the topology has no database of {service}: nothing was deleted")
 
@@ -73,7 +73,7 @@ class Sweep:
         return sum(each.size_bytes for each in self.unnamed)
 
 
-def find_unnamed(store: ModelStore, books: Books, *, before: datetime) -> Sweep:
+def find_unnamed(store: ModelStore, books: OrderDatabases, *, before: datetime) -> Sweep:
     """Find the models that no order names.
 
     Parameters:
@@ -123,7 +123,7 @@ def naming_store() -> Iterator[None]:
 
 
 @contextmanager
-def _names(books: Books) -> Iterator[Iterator[str]]:
+def _names(books: OrderDatabases) -> Iterator[Iterator[str]]:
     """Give the names of models in every database, each read in one snapshot, as long as the block lasts."""
     chosen = [name for name, service in books.services.items() if service in NAMING]
     for service in NAMING:
@@ -140,7 +140,7 @@ def _names(books: Books) -> Iterator[Iterator[str]]:
         yield (key for name in chosen for key in _read(books, name, opened[name], tables[name]))
 
 
-def _read(books: Books, name: str, connection: Connection, tables: list[str]) -> Iterator[str]:
+def _read(books: OrderDatabases, name: str, connection: Connection, tables: list[str]) -> Iterator[str]:
     with naming(books.topology.database(name)):
         for table in tables:
             query = text(f"SELECT DISTINCT model_key FROM {table} WHERE model_key IS NOT NULL")

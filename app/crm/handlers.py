@@ -1,10 +1,9 @@
-"""What the CRM learns from others: new orders from Shop (B2C) and MES (B2B), and their progress from MES."""
+"""The messages that the CRM handles: new orders from Shop (B2C) and MES (B2B), and their progress."""
 
-from app.follow import follow, lock_known
 from app.messaging.events import CancelRefused, OrderSubmitted
 from app.messaging.message import Message
 from app.models.crm import CrmOrder
-from app.orders import CRM, add_order, append_event
+from app.orders import CRM, add_order, append_event, follow, lock_known
 from readreplica.sessions import WriteSession
 
 

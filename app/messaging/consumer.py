@@ -6,24 +6,28 @@ from functools import partial
 from typing import Protocol
 
 import structlog
+from psycopg.errors import ReadOnlySqlTransaction
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.orm.exc import StaleDataError
 
-from app.causality.ambient import causality
-from app.errors import AppError
-from app.messaging.acks import Ack
+from app.causality.context import causality
+from app.kit.errors import AppError
+from app.messaging.backoff import keep_going
 from app.messaging.errors import (
     EntryRefused,
     MessageMalformed,
     MessageNotAllowed,
+    NotYet,
     StreamUnusable,
     shortened,
 )
 from app.messaging.events import Event
 from app.messaging.inbox import record
-from app.messaging.message import Message, decode, sender_of
-from app.messaging.pace import keep_going
-from app.messaging.routing import Service, may_send
+from app.messaging.message import Ack, Message, decode, sender_of
+from app.messaging.routing import ServiceName, may_send
 from app.messaging.signing import EntrySigner, Refusals
 from app.messaging.streams import (
     MAX_ENTRIES,
@@ -35,8 +39,9 @@ from app.messaging.streams import (
     id_of,
     orders_stream,
 )
-from app.messaging.verdict import reason_to_set_aside
-from app.models.messaging import InboxRow
+from app.models.base import InboxRow
+from app.models.status import IllegalTransition
+from readreplica.errors import Unavailable
 from readreplica.sessions import WriteSession
 from readreplica.token import CausalToken, Committed
 
@@ -53,7 +58,7 @@ class Transact(Protocol):
         """Return what `work` returned, once it is committed."""
 
 
-MaySend = Callable[[Service, Event, Service], bool]
+MaySend = Callable[[ServiceName, Event, ServiceName], bool]
 """Says whether a service may tell another one of an event; see `app.messaging.routing.may_send`."""
 
 Learned = Callable[[int, CausalToken], Awaitable[None]]
@@ -207,7 +212,7 @@ class Consumer:
             except Exception as error:
                 self._log.warning("message_unanswered", error=shortened(str(error)))
 
-    async def _answer(self, sender: Service, source: str, ack: Ack) -> None:
+    async def _answer(self, sender: ServiceName, source: str, ack: Ack) -> None:
         stream = acks_stream(source)
         signed = self._signer.sign(ack.encode(), kind="acknowledgement", destination=source, peer=sender)
         try:
@@ -217,7 +222,7 @@ class Consumer:
         else:
             self._faults.note(stream, "write", None)
 
-    async def _outcome(self, sender: Service, entry: Mapping[str, str]) -> Ack | None:
+    async def _outcome(self, sender: ServiceName, entry: Mapping[str, str]) -> Ack | None:
         """Handle one entry; None if it is to come again, or no relay could be answered."""
         try:
             message = self._message(sender, entry)
@@ -234,7 +239,7 @@ class Consumer:
         self._log.info("message_handled" if done.value else "message_repeated")
         return Ack(message.id, self._group)
 
-    def _message(self, sender: Service, entry: Mapping[str, str]) -> Message:
+    def _message(self, sender: ServiceName, entry: Mapping[str, str]) -> Message:
         message = decode(entry)
         if not self._may_send(sender, message.data, self._signer.service):
             raise MessageNotAllowed(sender, message.type, self._group)
@@ -256,9 +261,47 @@ class Consumer:
         return True
 
     def _refusal(self, message: Message, error: Exception) -> Ack | None:
-        reason = reason_to_set_aside(error, attempt=message.attempt, max_attempts=self._max_attempts)
+        reason = dead_letter_reason(error, attempt=message.attempt, max_attempts=self._max_attempts)
         if reason is not None:
             self._log.error("message_refused", reason=reason, exc_info=error)
             return Ack(message.id, self._group, reason=reason)
         self._log.warning("message_postponed", attempt=message.attempt, error=repr(error))
         return None
+
+
+# psycopg's OperationalError covers a lost connection, a full server, a lock that was not granted, a deadlock
+# and a failed serialization (classes 08, 53, 55, 57, 40).
+_PASSING = (
+    NotYet,
+    Unavailable,
+    OperationalError,
+    InterfaceError,
+    PoolTimeoutError,
+    StaleDataError,
+    ConnectionError,
+    TimeoutError,
+)
+_FINAL = (AppError, IllegalTransition)
+
+
+def dead_letter_reason(error: Exception, *, attempt: int, max_attempts: int) -> str | None:
+    """Say why a message is given up; None if it is to come again.
+
+    What will pass by itself is tried for ever, and what the rules forbid is not tried again. Of the rest,
+    which nobody foresaw, nobody knows: it has a few attempts.
+
+    Parameters:
+        error: what the handler, or the transaction around it, raised.
+        attempt: how often the message has been sent, from 1.
+        max_attempts: how often an unforeseen error may happen.
+    """
+    if isinstance(error, _PASSING) or _is_demoted_primary(error):
+        return None
+    if isinstance(error, _FINAL):
+        return str(error)
+    return f"{type(error).__name__}: {error}" if attempt >= max_attempts else None
+
+
+def _is_demoted_primary(error: Exception) -> bool:
+    """A failover is under way: the pool still holds connections to a server that turned read-only."""
+    return isinstance(error, DBAPIError) and isinstance(error.orig, ReadOnlySqlTransaction)

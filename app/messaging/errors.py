@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import ClassVar
 
-from app.errors import AppError
+from app.kit.errors import AppError
 
 _LONGEST_SHOWN = 200
 

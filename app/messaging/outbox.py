@@ -8,12 +8,11 @@ from uuid import UUID, uuid4
 from sqlalchemy import Select, Text, case, cast, delete, func, insert, select, update
 from sqlalchemy.orm import aliased
 
-from app.messaging.acks import Ack
 from app.messaging.events import Event
-from app.messaging.message import Dispatch
-from app.messaging.routing import Service
+from app.messaging.message import Ack, Dispatch
+from app.messaging.routing import ServiceName
 from app.messaging.streams import Destinations
-from app.models.messaging import OutboxRow
+from app.models.base import OutboxRow
 from readreplica.sessions import WriteSession
 
 _MOST_ATTEMPTS = 2**31 - 1
@@ -26,7 +25,7 @@ async def publish(
     *,
     order_id: int,
     event: Event,
-    destinations: Collection[Service],
+    destinations: Collection[ServiceName],
     at: datetime,
 ) -> None:
     """Owe `event` to each destination; it is sent when, and only if, the session commits.

@@ -28,8 +28,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from app.models.base import MONEY, EventRow, OrderState, new_metadata
-from app.models.messaging import InboxRow, OutboxRow
+from app.models.base import MONEY, EventRow, InboxRow, OrderState, OutboxRow, new_metadata
 from app.models.status import HOT, Status
 from sharding.guard import CHECK_NAME
 from sharding.keys import change_log, shard_key, shard_key_of

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import trimesh
 
-from app.pricing import limits
+from app.pricing import reading
 from app.pricing.errors import (
     DamagedFile,
     EmptyFile,
@@ -82,8 +82,8 @@ def _survey(meshes: list[Mesh], suffix: str) -> Measurement:
     polygons = sum(len(mesh.faces) for mesh in meshes)
     if not polygons:
         raise NoTriangles(suffix)
-    if polygons > limits.MAX_POLYGONS:
-        raise TooManyPolygons(polygons, limits.MAX_POLYGONS)
+    if polygons > reading.MAX_POLYGONS:
+        raise TooManyPolygons(polygons, reading.MAX_POLYGONS)
     meshes = [mesh for mesh in meshes if len(mesh.faces)]
     low, high = _bounds(meshes)
     solids = [_solid(mesh, (low + high) / 2) for mesh in meshes]

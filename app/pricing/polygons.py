@@ -7,9 +7,9 @@ only be mistaken for edges. What has to be sure is that the outline means one su
 import mapbox_earcut
 import numpy as np
 
-from app.pricing import limits
+from app.pricing import reading
 from app.pricing.errors import NotFlat, SelfIntersecting
-from app.pricing.limits import refuse_above
+from app.pricing.reading import refuse_above
 from app.pricing.surface import Floats, Ints
 
 FLAT_MM = 0.01
@@ -44,7 +44,7 @@ def check_polygons(corners: Floats) -> None:
         raise NotFlat(int(crooked.sum()), float(heights.max()), FLAT_MM)
     outlines = _flattened(corners, normals)
     concave = outlines[~_is_convex(outlines)]
-    refuse_above(limits.MAX_EDGE_PAIRS, len(concave) * concave.shape[1] ** 2, "pairs of edges in polygons")
+    refuse_above(reading.MAX_EDGE_PAIRS, len(concave) * concave.shape[1] ** 2, "pairs of edges in polygons")
     wrong = sum(not _has_inside(outline) for outline in concave)
     if wrong:
         raise SelfIntersecting(wrong)

@@ -18,7 +18,7 @@ from typing import Any, Self
 
 from pydantic import TypeAdapter, ValidationError
 
-from app.pricing.errors import NoAnswer, ReaderCrashed, SandboxUnavailable, TooLong, TooMuchMemory
+from app.pricing.errors import ReaderCrashed, SandboxTimedOut, SandboxUnavailable, TooLong, TooMuchMemory
 from app.pricing.measurement import Outcome, Unmeasurable
 
 START_SECONDS = 60.0
@@ -39,7 +39,7 @@ ANSWER: TypeAdapter[Outcome] = TypeAdapter(Outcome)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Limits:
+class SandboxLimits:
     """What one file may cost.
 
     Parameters:
@@ -59,14 +59,14 @@ class Sandbox:
     Use it as an async context manager: leaving ends every process that it started.
     """
 
-    def __init__(self, *, limits: Limits | None = None, concurrency: int = 2) -> None:
+    def __init__(self, *, limits: SandboxLimits | None = None, concurrency: int = 2) -> None:
         """Set up a sandbox without starting anything.
 
         Parameters:
             limits: what one file may cost.
             concurrency: how many files are measured at once; more wait.
         """
-        self._limits = limits or Limits()
+        self._limits = limits or SandboxLimits()
         self._turn = asyncio.Semaphore(concurrency)
         self._idle: list[_Zygote] = []
 
@@ -99,7 +99,7 @@ class Sandbox:
                     exit_code, answer = await zygote.measure(path, suffix, self._limits)
             except (TimeoutError, EOFError, OSError):  # somebody killed or stopped it
                 await zygote.kill()
-                return Unmeasurable(reason=str(NoAnswer()), final=False)
+                return Unmeasurable(reason=str(SandboxTimedOut()), final=False)
             except BaseException:
                 await zygote.kill()
                 raise
@@ -107,7 +107,7 @@ class Sandbox:
         return judge(exit_code, answer, self._limits)
 
 
-def judge(exit_code: int, answer: str, limits: Limits) -> Outcome:
+def judge(exit_code: int, answer: str, limits: SandboxLimits) -> Outcome:
     """Decide what the end of a child means.
 
     Parameters:
@@ -123,7 +123,7 @@ def judge(exit_code: int, answer: str, limits: Limits) -> Outcome:
     if exit_code == LOADER_OUT_OF_MEMORY:
         return Unmeasurable(reason=str(TooMuchMemory()))
     if exit_code in MACHINE_AT_FAULT:
-        return Unmeasurable(reason=str(NoAnswer()), final=False)
+        return Unmeasurable(reason=str(SandboxTimedOut()), final=False)
     return Unmeasurable(reason=str(ReaderCrashed()))
 
 
@@ -164,7 +164,7 @@ class _Zygote:
             raise
         return zygote
 
-    async def measure(self, path: Path, suffix: str, limits: Limits) -> tuple[int, str]:
+    async def measure(self, path: Path, suffix: str, limits: SandboxLimits) -> tuple[int, str]:
         """Ask for one file; return the child's exit code and answer.
 
         Raises:

@@ -4,11 +4,10 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from app.console.audit.books import Books
+from app.console.audit.databases import OrderDatabases
 from app.console.demo.census import Census
-from app.console.demo.ledger import Ledger
-from app.console.demo.plan import Errand, plan_day
-from app.console.demo.watcher import Watcher
+from app.console.demo.day import DayMonitor
+from app.console.demo.plan import AcceptedOrders, Errand, plan_day
 from app.models.status import Status
 from sharding.topology import Topology
 from tests.integration.audit_rig import SHARDS, Clerk, owed
@@ -42,11 +41,13 @@ class Silence:
         pass
 
 
-def watcher_of(topology: Topology, order_ids: list[int], stage: QuietStage) -> Watcher:
+def watcher_of(topology: Topology, order_ids: list[int], stage: QuietStage) -> DayMonitor:
     errands: list[Errand] = plan_day(orders=len(order_ids), seed=1)
-    ledger = Ledger({str(order_id): errand for order_id, errand in zip(order_ids, errands, strict=True)})
-    return Watcher(
-        books=Books(topology),
+    ledger = AcceptedOrders(
+        {str(order_id): errand for order_id, errand in zip(order_ids, errands, strict=True)}
+    )
+    return DayMonitor(
+        books=OrderDatabases(topology),
         errands=errands,
         ledger=ledger,
         backstage=stage,

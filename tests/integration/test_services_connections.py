@@ -15,12 +15,12 @@ import uvicorn
 from fastapi import APIRouter, FastAPI, Request
 from structlog.testing import capture_logs
 
-from app import problem
-from app.connections import _RESERVE
-from app.edge import HeadAsGet, WellFormed
+from app.kit import problem
+from app.kit.connections import _RESERVE
+from app.kit.middleware import HeadAsGet, WellFormed
+from app.kit.strict import Room, StrictRoute
 from app.serve import server_config
 from app.settings import Settings
-from app.strict import Room, StrictRoute
 from ops.embedded.ports import LOOPBACK
 
 pytestmark = pytest.mark.field
@@ -280,8 +280,8 @@ WITHOUT_FILES = """
 import asyncio, os, resource, sys
 import uvicorn
 from pathlib import Path
-from app.connections import quiet_accept
-from app.logs import configure_logging
+from app.kit.connections import quiet_accept
+from app.kit.logs import configure_logging
 from app.serve import server_config
 from app.settings import Settings
 from tests.integration.test_services_connections import application
@@ -347,7 +347,7 @@ async def test_without_files_clients_wait_and_the_log_is_short(tmp_path: Path) -
 
 ROOM = """
 import resource, sys
-from app.connections import TooFewFiles, make_room_for_files
+from app.kit.connections import TooFewFiles, make_room_for_files
 resource.setrlimit(resource.RLIMIT_NOFILE, (int(sys.argv[1]), int(sys.argv[2])))
 try:
     make_room_for_files(512)

@@ -8,7 +8,7 @@ from psycopg import Error
 from psycopg.errors import FeatureNotSupported, UndefinedTable
 from sqlalchemy.exc import DBAPIError
 
-from app.messaging.pace import keep_going
+from app.messaging.backoff import keep_going
 from readreplica.errors import is_outage, is_unsupported
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("test")

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
-from app.messaging.pruner import CLOCK_STEP, Handled, forgettable
+from app.messaging.inbox import CLOCK_STEP, Handled, forgettable
 
 NOW = datetime(2026, 11, 20, tzinfo=UTC)
 HOUR = timedelta(hours=1)

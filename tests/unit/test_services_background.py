@@ -9,8 +9,8 @@ import pytest
 from fastapi import APIRouter
 from httpx import ASGITransport, AsyncClient
 
-from app.background import Background
-from app.health import Readiness
+from app.kit.health import Readiness
+from app.kit.tasks import Background
 from app.serve import make_app
 from app.settings import Settings
 from tests.integration.messaging_rig import until

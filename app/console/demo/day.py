@@ -1,22 +1,121 @@
-"""The day itself: all clients at work at once, each on its own."""
+"""The day itself: all clients at work at once, and the monitor that counts the orders and ends it."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Protocol
 
-from app.console.audit.books import Books
-from app.console.demo.buyers import Customer, Partner
-from app.console.demo.client import PatientClient
-from app.console.demo.ledger import Ledger
-from app.console.demo.plan import Errand
+from app.console.audit.databases import OrderDatabases
+from app.console.demo.census import Census, take_census
+from app.console.demo.client import RetryingClient
+from app.console.demo.people import Operator, Partner, Seller, ShopCustomer
+from app.console.demo.plan import AcceptedOrders, Errand
 from app.console.demo.progress import Display
-from app.console.demo.staff import Operator, Seller
-from app.console.demo.watcher import Backstage, Watcher
+from app.messaging.routing import ServiceName
 from app.models.status import Channel
 from app.topology import services_of
 from sharding.topology import Topology
+
+CRASH_SHARE = 0.4
+"""The MES is killed when this share of the orders has ended: the others are then at every stage."""
+ARCHIVE_SHARE = 0.6
+"""The archive job runs when this share has ended, beside the traffic of the others."""
+OUTAGE_SECONDS = 1.0
+CENSUS_EVERY_SECONDS = 0.5
+
+
+class PlatformControl(Protocol):
+    """What is done to the platform behind the clients' backs. Every call blocks."""
+
+    def crash_mes(self) -> int | None:
+        """Kill the MES process with SIGKILL and return its pid."""
+
+    def start_mes(self) -> None:
+        """Start the MES process again, and wait until it is healthy."""
+
+    def archive(self) -> int:
+        """Archive the orders that have ended so far, and return how many."""
+
+
+@dataclass(kw_only=True)
+class DayMonitor:
+    """Watches one day.
+
+    Parameters:
+        books: the services' databases, where the orders are counted.
+        errands: what was to be ordered.
+        ledger: what was accepted.
+        stall_seconds: the day is given up when nothing at all has changed for so long.
+        notes: after the day, sentences about what happened.
+    """
+
+    books: OrderDatabases
+    errands: Sequence[Errand]
+    ledger: AcceptedOrders
+    backstage: PlatformControl
+    display: Display
+    stall_seconds: float
+    notes: list[str] = field(default_factory=list)
+
+    async def watch(self) -> bool:
+        """Show the progress and let things happen on the way, until all is settled or nothing moves.
+
+        Returns:
+            Whether all is settled.
+        """
+        coming = [(CRASH_SHARE, self._crash), (ARCHIVE_SHARE, self._archive)]
+        async with asyncio.TaskGroup() as happening:
+            async for census in self._censuses():
+                self.display.show(census)
+                while coming and census.ended(ServiceName.MES) >= coming[0][0] * len(self.errands):
+                    happening.create_task(coming.pop(0)[1](census))
+                if self._is_settled(census):
+                    return True
+        self.notes.append(f"nothing moved for {self.stall_seconds:.0f} s, and not everything was settled")
+        return False
+
+    async def _censuses(self) -> AsyncIterator[Census]:
+        """Count again and again, for as long as something changes."""
+        last: Census | None = None
+        changed_at = time.monotonic()
+        while time.monotonic() < changed_at + self.stall_seconds:
+            census = await asyncio.to_thread(take_census, self.books)
+            if census != last:
+                last, changed_at = census, time.monotonic()
+            yield census
+            await asyncio.sleep(CENSUS_EVERY_SECONDS)
+
+    def _is_settled(self, census: Census) -> bool:
+        """Whether every order was accepted, has ended wherever it must stand, and no message is owed."""
+        b2c = sum(errand.channel is Channel.B2C for errand in self.errands)
+        wanted = {
+            ServiceName.SHOP: b2c,
+            ServiceName.CRM: len(self.errands),
+            ServiceName.MES: len(self.errands),
+        }
+        ended = all(census.ended(service) >= count for service, count in wanted.items())
+        return ended and census.owed == 0 and len(self.ledger.accepted) == len(self.errands)
+
+    async def _crash(self, census: Census) -> None:
+        ended = census.ended(ServiceName.MES)
+        started = time.monotonic()
+        pid = await asyncio.to_thread(self.backstage.crash_mes)
+        self.display.say(f"MES (pid {pid}) killed with SIGKILL, {ended} of {len(self.errands)} orders ended")
+        await asyncio.sleep(OUTAGE_SECONDS)
+        await asyncio.to_thread(self.backstage.start_mes)
+        away = time.monotonic() - started
+        self.display.say(f"MES is back after {away:.1f} s")
+        self.notes.append(f"MES was killed when {ended} orders had ended, and was away for {away:.1f} s")
+
+    async def _archive(self, census: Census) -> None:
+        under_way = len(self.errands) - census.ended(ServiceName.MES)
+        moved = await asyncio.to_thread(self.backstage.archive)
+        self.display.say(f"archive job: {moved} orders moved to their months")
+        self.notes.append(f"the archive job moved {moved} orders beside the traffic of {under_way} others")
+
 
 BUYERS_AT_ONCE = 8
 SELLERS = ("Nadia", "Oskar", "Petra")
@@ -36,10 +135,10 @@ class Day:
 
     topology: Topology
     errands: Sequence[Errand]
-    backstage: Backstage
+    backstage: PlatformControl
     display: Display
     stall_seconds: float
-    ledger: Ledger = field(default_factory=Ledger)
+    ledger: AcceptedOrders = field(default_factory=AcceptedOrders)
     notes: list[str] = field(default_factory=list)
 
     async def live(self) -> None:
@@ -59,21 +158,21 @@ class Day:
         self.notes.append(f"{self.ledger.races} orders were taken by two operators at once: each went to one")
 
     @asynccontextmanager
-    async def _clients(self) -> AsyncIterator[tuple[PatientClient, PatientClient, PatientClient]]:
+    async def _clients(self) -> AsyncIterator[tuple[RetryingClient, RetryingClient, RetryingClient]]:
         async with AsyncExitStack() as stack:
             shop, crm, mes = [
-                await stack.enter_async_context(PatientClient(services_of(self.topology)[service].url))
+                await stack.enter_async_context(RetryingClient(services_of(self.topology)[service].url))
                 for service in ("shop", "crm", "mes")
             ]
             yield shop, crm, mes
 
-    async def _buy(self, shop: PatientClient, mes: PatientClient) -> None:
+    async def _buy(self, shop: RetryingClient, mes: RetryingClient) -> None:
         room = asyncio.Semaphore(BUYERS_AT_ONCE)
 
         async def visit(errand: Errand) -> None:
             async with room:
                 if errand.channel is Channel.B2C:
-                    await Customer(errand, shop=shop, ledger=self.ledger).visit()
+                    await ShopCustomer(errand, shop=shop, ledger=self.ledger).visit()
                 else:
                     await Partner(errand, mes=mes, ledger=self.ledger).visit()
 
@@ -81,16 +180,16 @@ class Day:
             for errand in self.errands:
                 tasks.create_task(visit(errand))
 
-    def _staff(self, crm: PatientClient, mes: PatientClient) -> list[Seller | Operator]:
+    def _staff(self, crm: RetryingClient, mes: RetryingClient) -> list[Seller | Operator]:
         sellers = [Seller(name, crm=crm, ledger=self.ledger) for name in SELLERS]
         operators = [Operator(name, mes=mes, ledger=self.ledger) for name in OPERATORS]
         for operator, colleague in pairwise([*operators, operators[0]]):
             operator.colleague = colleague
         return [*sellers, *operators]
 
-    def _watcher(self) -> Watcher:
-        return Watcher(
-            books=Books(self.topology),
+    def _watcher(self) -> DayMonitor:
+        return DayMonitor(
+            books=OrderDatabases(self.topology),
             errands=self.errands,
             ledger=self.ledger,
             backstage=self.backstage,

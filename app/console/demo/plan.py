@@ -1,7 +1,7 @@
 """What the day will bring: who orders what, and what happens to it. Pure: the same seed, the same day."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import chain, islice, repeat
 from random import Random
@@ -110,3 +110,27 @@ def _deal(random: Random, count: int, shares: Mapping[T, float], otherwise: T) -
     dealt = (dealt + [otherwise] * count)[:count]
     random.shuffle(dealt)
     return dealt
+
+
+@dataclass(slots=True)
+class AcceptedOrders:
+    """The clients' own book.
+
+    Parameters:
+        accepted: each order for which the client got a 2xx, with what was wanted.
+        races: how often two operators took the same order at once, and one of them got it.
+    """
+
+    accepted: dict[str, Errand] = field(default_factory=dict)
+    races: int = 0
+    _claims: set[tuple[str, str]] = field(default_factory=set)
+
+    def accept(self, order_id: str, errand: Errand) -> None:
+        """Note that a service has promised to make an order."""
+        self.accepted[order_id] = errand
+
+    def claim(self, order_id: str, work: str) -> bool:
+        """Say "mine" to the colleagues at the same desk; False when one of them was faster."""
+        mine = (order_id, work) not in self._claims
+        self._claims.add((order_id, work))
+        return mine

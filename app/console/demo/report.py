@@ -7,12 +7,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from app.console.audit.facts import OrderFacts, Service
-from app.console.audit.run import AuditReport
+from app.console.audit.report import AuditReport
+from app.console.audit.rules import OrderFacts
 from app.console.demo.census import Census
-from app.console.demo.figures import PriceRange, StageTime
-from app.console.demo.ledger import Ledger
-from app.console.demo.verdict import Verdict
+from app.console.demo.figures import PriceRange, Reconciliation, StageTime
+from app.console.demo.plan import AcceptedOrders
+from app.messaging.routing import ServiceName
 
 SHOWN = 20
 """How many findings or unfinished orders are printed; `mesctl orders audit` lists all."""
@@ -28,7 +28,7 @@ class DayReport:
     notes: Sequence[str]
     audit: AuditReport
     stuck: Sequence[str]
-    verdict: Verdict
+    verdict: Reconciliation
 
     @property
     def good(self) -> bool:
@@ -52,12 +52,12 @@ class DayReport:
         }
 
 
-def order_prices(ledger: Ledger, orders: Iterable[OrderFacts]) -> list[tuple[str, Any]]:
+def order_prices(ledger: AcceptedOrders, orders: Iterable[OrderFacts]) -> list[tuple[str, Any]]:
     """Pair what the client ordered with what MES asks for it: (material, price of the order)."""
     return [
         (ledger.accepted[str(facts.order_id)].material, copy.price)
         for facts in orders
-        for copy in facts.copies_of(Service.MES)
+        for copy in facts.copies_of(ServiceName.MES)
         if str(facts.order_id) in ledger.accepted and copy.price is not None
     ]
 

@@ -9,13 +9,10 @@ import structlog
 from fastapi import APIRouter, Request
 from psycopg import AsyncConnection
 from pydantic import BaseModel, Field
-from redis.asyncio import Redis
 
-from app.background import Background
-from app.deadline import within
-from app.errors import AppError
-from app.messaging.streams import acks_stream, orders_stream
-from app.problem_docs import described
+from app.kit.errors import AppError
+from app.kit.problem import described
+from app.kit.tasks import Background, within
 from readreplica.cluster import Cluster
 from readreplica.errors import NotThePrimary
 from sharding.ids import IdGenerator
@@ -28,13 +25,6 @@ Check = Callable[[], Coroutine[Any, Any, object]]
 """Raises if something cannot be used."""
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("health")
-
-
-class StreamUnusable(AppError):
-    """A key in Redis that should be a stream holds something else."""
-
-    def __init__(self, stream: str, found: str) -> None:
-        super().__init__(f"{stream} is a {found}, and no stream")
 
 
 class NotReady(AppError):
@@ -94,22 +84,6 @@ class Readiness:
             ids.next_id()
 
         self.need("order ids", check)
-
-    def need_streams(self, redis: Redis, service: str) -> None:
-        """Be ready only while Redis takes writes, and the service's streams are streams."""
-
-        async def check() -> None:
-            streams = [orders_stream(service), *map(acks_stream, self._databases)]
-            pipeline = redis.pipeline(transaction=False)
-            pipeline.set(f"ready:{service}", "1", ex=60)
-            for stream in streams:
-                pipeline.type(stream)
-            _, *kinds = await pipeline.execute()
-            for stream, kind in zip(streams, kinds, strict=True):
-                if kind not in ("stream", "none"):
-                    raise StreamUnusable(stream, kind)
-
-        self.need("streams in Redis", check)
 
     async def ask(self, background: Background) -> list[str]:
         """Return which databases are away.

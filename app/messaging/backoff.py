@@ -7,6 +7,7 @@ import structlog
 from redis.exceptions import RedisError, ResponseError
 from sqlalchemy.exc import SQLAlchemyError
 
+from app.kit.tasks import sleep_unless
 from app.messaging.errors import StreamUnusable
 from readreplica.errors import is_unsupported
 
@@ -85,12 +86,3 @@ async def _heeding_cancel(step: Callable[[], Awaitable[None]]) -> None:
         task = asyncio.current_task()
         if task is not None and task.cancelling():
             raise asyncio.CancelledError
-
-
-async def sleep_unless(stop: asyncio.Event, seconds: float) -> None:
-    """Sleep, but wake at once when `stop` is set."""
-    try:
-        async with asyncio.timeout(seconds):
-            await stop.wait()
-    except TimeoutError:
-        return

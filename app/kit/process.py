@@ -12,11 +12,8 @@ import structlog
 from sqlalchemy.exc import OperationalError, ProgrammingError
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_exponential
 
-from app.errors import AppError
-from app.logs import configure_logging
-from app.settings import Settings, SettingsInvalid, load_settings
+from app.kit.errors import AppError
 from sharding.errors import NodesExhausted, ShardingError
-from sharding.topology import Topology
 
 T = TypeVar("T")
 
@@ -29,17 +26,6 @@ _PASSING = (OperationalError, NodesExhausted)
 _WRONG = (AppError, ShardingError, ProgrammingError)
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("process")
-
-
-def configure(process: str) -> tuple[Settings, Topology]:
-    """Read the settings and the topology, and set up logging; exit with status 2 if they are wrong."""
-    try:
-        settings = load_settings()
-        topology = Topology.load(settings.topology)
-    except (SettingsInvalid, ShardingError) as error:
-        refuse(process, str(error))
-    configure_logging(process, level=settings.log_level)
-    return settings, topology
 
 
 def leave_on_signals() -> None:

@@ -14,8 +14,8 @@ import structlog
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from app.errors import AppError
-from app.problem_docs import MEDIA_TYPE, problem_type
+from app.kit.errors import AppError
+from app.kit.problem import MEDIA_TYPE, problem_type
 
 RETRY_AFTER_SECONDS = 1
 _HEALTH = frozenset({"/livez", "/readyz", "/healthz"})

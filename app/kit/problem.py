@@ -1,7 +1,7 @@
 """The one place where errors become answers: problem+json, as RFC 9457 has it.
 
 `type` and `title` come from the error's class, `detail` is its message, and the facts that it carries
-stand beside them. What an error is worth in HTTP is in `STATUSES`, and in each service's own table.
+stand beside them. The HTTP status of a service's own errors is in the table that `install` is given.
 """
 
 import math
@@ -14,17 +14,14 @@ import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict
 from pydantic_core import to_jsonable_python
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 
-from app.files import FilesUnavailable, ModelTooLarge, UnsupportedModelType
-from app.idempotency import IdempotencyKeyReused
-from app.models.status import IllegalTransition
-from app.orders import UnknownOrder
-from app.problem_docs import MEDIA_TYPE, problem_type
-from app.strict import Overloaded, RequestTimedOut, printable
+from app.kit.errors import DependencyUnavailable
+from app.kit.strict import Overloaded, RequestTimedOut, printable
 from readreplica.errors import (
     CommitInDoubt,
     CommitLost,
@@ -38,6 +35,56 @@ from readreplica.errors import (
 from sharding.errors import BucketNotOwned, InvalidShardKey, NodeLeaseExpired, NodesExhausted, OtherShard
 from sharding.scatter.errors import CursorMalformed, ScatterFailed, ShardTimedOut
 
+MEDIA_TYPE = "application/problem+json"
+
+
+def problem_type(title: str) -> str:
+    """Make the `type` of a problem: a name that programs compare, not an address."""
+    return f"urn:mes-storage:problem:{title.lower().replace(' ', '-')}"
+
+
+class Problem(BaseModel):
+    """An error, as the client gets it; facts about it may stand beside these fields."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str
+
+
+_EXAMPLES: Mapping[int, tuple[str, str]] = {
+    400: ("Malformed request", "header Idempotency-Key: Field required"),
+    404: ("Unknown order", "there is no order 17: check the id"),
+    409: ("Illegal transition", "order 17 is SHIPPED and cannot become PACKAGING"),
+    413: ("Model too large", "the model is larger than 20971520 bytes"),
+    415: ("Unsupported model type", "'ring.step' is not a 3D model"),
+    422: ("Invalid request", "body quantity: Input should be greater than or equal to 1"),
+    503: ("Temporarily unavailable", "something that this needs cannot be reached"),
+}
+
+
+def described(status: int) -> dict[str, Any]:
+    """Describe an error answer for the OpenAPI document."""
+    title, detail = _EXAMPLES[status]
+    example = {
+        "type": problem_type(title),
+        "title": title,
+        "status": status,
+        "detail": detail,
+        "instance": "/v1/orders/17",
+    }
+    content = {MEDIA_TYPE: {"schema": Problem.model_json_schema(), "example": example}}
+    return {"description": HTTPStatus(status).phrase, "content": content}
+
+
+def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Describe the error answers of an endpoint; 400, 422 and 503 can always come."""
+    return {status: described(status) for status in sorted({*statuses, 400, 422, 503})}
+
+
 RETRY_AFTER_SECONDS = 2
 _PERSON_SECONDS = 60
 _MOST_FAULTS = 20
@@ -45,21 +92,11 @@ _READ_ONLY = "25006"
 
 Statuses = Mapping[type[Exception], int]
 
-STATUSES: Statuses = {
-    UnknownOrder: 404,
-    IllegalTransition: 409,
-    ModelTooLarge: 413,
-    UnsupportedModelType: 415,
-    IdempotencyKeyReused: 422,
-    CursorMalformed: 422,
-}
-"""What the errors of shared modules are worth; a service adds its own."""
 
 _UNAVAILABLE = (
     OperationalError,
     PoolTimeout,
-    Overloaded,
-    FilesUnavailable,
+    DependencyUnavailable,
     NodeLeaseExpired,
     NodesExhausted,
     ShardTimedOut,
@@ -76,9 +113,9 @@ def install(app: FastAPI, statuses: Statuses) -> None:
 
     Parameters:
         app: the application.
-        statuses: the HTTP status of each error that only this service knows.
+        statuses: the HTTP status of each error that the application raises on purpose.
     """
-    for error, status in {**STATUSES, **statuses}.items():
+    for error, status in {CursorMalformed: 422, **statuses}.items():
         app.add_exception_handler(error, _foreseen(status))
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(RequestValidationError, _invalid)

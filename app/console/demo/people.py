@@ -1,13 +1,95 @@
-"""Those who work on orders: a seller at the CRM, and an operator at the MES."""
+"""The people of the demo: customers and partners who order, sellers at the CRM, operators at the MES."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Self
 
-from app.console.demo.client import Json, PatientClient
-from app.console.demo.errors import PromiseBroken, Refused
-from app.console.demo.ledger import Ledger
-from app.console.demo.plan import Twist
+from app.console.demo.client import GuaranteeViolated, HttpRefusal, Json, RetryingClient
+from app.console.demo.plan import AcceptedOrders, Errand, Twist
 from app.models.status import DONE, Status
+
+DRAFTS = frozenset({Status.INITIATED, Status.FILE_UPLOADED})
+
+
+class ShopCustomer:
+    """Wants one piece, and orders it in the Shop."""
+
+    def __init__(self, errand: Errand, *, shop: RetryingClient, ledger: AcceptedOrders) -> None:
+        self._errand = errand
+        self._shop = shop
+        self._ledger = ledger
+
+    async def visit(self) -> None:
+        """Start an order, upload the model, order it."""
+        order_id = await _order_once(self._start, impatient=self._errand.impatient)
+        await self._upload(order_id)
+        await self._submit(order_id)
+        self._ledger.accept(order_id, self._errand)
+
+    async def _start(self) -> str:
+        errand = self._errand
+        wanted = {
+            "customer": {
+                "name": errand.buyer,
+                "email": f"{errand.buyer.replace(' ', '.').lower()}@example.org",
+            },
+            "material": errand.material,
+            "finish": errand.finish,
+            "quantity": errand.quantity,
+        }
+        order = await self._shop.send(
+            "POST", "/v1/orders", json=wanted, headers={"Idempotency-Key": errand.key}
+        )
+        return str(order["order_id"])
+
+    async def _upload(self, order_id: str) -> None:
+        await self._shop.send("PUT", f"/v1/orders/{order_id}/model", files=_file(self._errand))
+
+    async def _submit(self, order_id: str) -> None:
+        order = f"/v1/orders/{order_id}"
+        await self._shop.change(f"{order}/submit", {}, look=order, done=_is_submitted)
+
+
+class Partner:
+    """Orders for its own customers, by a program that calls the MES API."""
+
+    def __init__(self, errand: Errand, *, mes: RetryingClient, ledger: AcceptedOrders) -> None:
+        self._errand = errand
+        self._mes = mes
+        self._ledger = ledger
+
+    async def visit(self) -> None:
+        """Post the order; when the answer is lost, post it again with the same key."""
+        order_id = await _order_once(self._post, impatient=self._errand.impatient)
+        self._ledger.accept(order_id, self._errand)
+
+    async def _post(self) -> str:
+        errand = self._errand
+        order = await self._mes.send(
+            "POST",
+            f"/v1/partners/{errand.buyer}/orders",
+            data={"material": errand.material, "finish": errand.finish, "quantity": str(errand.quantity)},
+            files=_file(errand),
+            headers={"Idempotency-Key": errand.key},
+        )
+        return str(order["order_id"])
+
+
+async def _order_once(order: Callable[[], Awaitable[str]], *, impatient: bool) -> str:
+    """Order; an impatient buyer does so twice at once, and must get one order all the same."""
+    order_ids = set(await asyncio.gather(order(), order())) if impatient else {await order()}
+    if len(order_ids) > 1:
+        raise GuaranteeViolated(sorted(order_ids), "one idempotency key made more than one order")
+    return order_ids.pop()
+
+
+def _file(errand: Errand) -> dict[str, tuple[str, bytes]]:
+    return {"file": (f"{errand.shape.name}.{errand.shape.suffix}", errand.shape.data)}
+
+
+def _is_submitted(order: Json) -> bool:
+    return Status(order["status"]) not in DRAFTS
+
 
 LOOK_EVERY_SECONDS = 0.5
 """How often a person looks at an empty list again."""
@@ -30,7 +112,7 @@ async def pause(day_over: asyncio.Event) -> None:
 class Seller:
     """Confirms prices with the buyers, and closes what was delivered."""
 
-    def __init__(self, name: str, *, crm: PatientClient, ledger: Ledger) -> None:
+    def __init__(self, name: str, *, crm: RetryingClient, ledger: AcceptedOrders) -> None:
         self._name = name
         self._crm = crm
         self._ledger = ledger
@@ -69,10 +151,10 @@ class Seller:
 
     async def _cancel(self, order_id: str, reason: str) -> None:
         # A repeated request does no harm: the CRM asks MES once. MES decides, and may have begun already.
-        wish = {"actor": self._name, "reason": reason}
+        request = {"actor": self._name, "reason": reason}
         try:
-            await self._crm.send("POST", f"/v1/orders/{order_id}/cancel", json=wish)
-        except Refused as refused:
+            await self._crm.send("POST", f"/v1/orders/{order_id}/cancel", json=request)
+        except HttpRefusal as refused:
             if refused.status != CONFLICT:
                 raise
 
@@ -89,7 +171,7 @@ class Operator:
     `colleague` is who reaches for a contested order at the same moment.
     """
 
-    def __init__(self, name: str, *, mes: PatientClient, ledger: Ledger) -> None:
+    def __init__(self, name: str, *, mes: RetryingClient, ledger: AcceptedOrders) -> None:
         self.name = name
         self._mes = mes
         self._ledger = ledger
@@ -114,7 +196,7 @@ class Operator:
         order = f"/v1/orders/{order_id}"
         try:
             await self._mes.change(f"{order}/take", {"operator": self.name}, look=order, done=self._have_it)
-        except Refused as refused:
+        except HttpRefusal as refused:
             if refused.status == CONFLICT:
                 return False
             raise
@@ -136,7 +218,7 @@ class Operator:
         mine, theirs = await asyncio.gather(self.take(order_id), colleague.take(order_id))
         if mine == theirs:
             what = "was given to both" if mine else "was refused to both"
-            raise PromiseBroken([order_id], f"{what}, {self.name} and {colleague.name}")
+            raise GuaranteeViolated([order_id], f"{what}, {self.name} and {colleague.name}")
         self._ledger.races += 1
         return self if mine else colleague
 

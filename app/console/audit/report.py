@@ -11,9 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from app.console.audit.books import Books
-from app.console.audit.facts import OrderFacts
-from app.console.audit.judge import Fault, Finding, judge
+from app.console.audit.databases import OrderDatabases
+from app.console.audit.rules import AuditFinding, Fault, OrderFacts, judge
 
 SUSPECTS_PER_LOOK = 500
 """How many orders a second look reads at once: few enough for one IN list, and for memory."""
@@ -25,7 +24,7 @@ class AuditReport:
 
     orders: int = 0
     counts: Counter[Fault] = field(default_factory=Counter)
-    findings: list[Finding] = field(default_factory=list)
+    findings: list[AuditFinding] = field(default_factory=list)
 
     @property
     def in_flight(self) -> int:
@@ -57,7 +56,7 @@ class AuditReport:
 
 
 def audit(
-    books: Books,
+    books: OrderDatabases,
     *,
     shard_of: Callable[[int], str],
     keep_findings: int = 1_000,
@@ -75,7 +74,7 @@ def audit(
         The report; `report.clean` says whether all is well.
     """
     report = AuditReport()
-    suspects: dict[int, list[Finding]] = {}
+    suspects: dict[int, list[AuditFinding]] = {}
 
     def look_again() -> None:
         for found in _confirmed(books, suspects, shard_of):
@@ -98,8 +97,8 @@ def audit(
 
 
 def _confirmed(
-    books: Books, suspects: dict[int, list[Finding]], shard_of: Callable[[int], str]
-) -> list[Finding]:
+    books: OrderDatabases, suspects: dict[int, list[AuditFinding]], shard_of: Callable[[int], str]
+) -> list[AuditFinding]:
     """Return what the second look sees as the first did. In flight needs no second witness."""
     with books.open(list(suspects)) as orders:
         return [

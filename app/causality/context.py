@@ -77,7 +77,7 @@ def causality(came: CausalToken) -> Iterator[Causality]:
         _HERE.reset(before)
 
 
-def wanted() -> CausalToken | None:
+def required_token() -> CausalToken | None:
     """Give what a read must have seen here; None outside of every block."""
     here = _HERE.get()
     return here.token if here is not None else None
@@ -89,7 +89,7 @@ def has_written() -> bool:
     return here is not None and bool(here.written)
 
 
-def note(token: CausalToken) -> None:
+def record_commit(token: CausalToken) -> None:
     """Add what was written or learned here; nothing happens outside of every block."""
     here = _HERE.get()
     if here is not None:
@@ -105,4 +105,4 @@ def learn(token: CausalToken) -> None:
 
 def follow_causality(cluster: Cluster) -> None:
     """Have the sessions of a cluster read after, and add to, the token of whatever they are used in."""
-    cluster.set_token_hooks(before_read=wanted, after_commit=note)
+    cluster.set_token_hooks(before_read=required_token, after_commit=record_commit)
