@@ -120,15 +120,15 @@ def trace(context: typer.Context, order_id: OrderId) -> None:
     """Tell where an order is: in every service, with its whole history and what is under way for it."""
     options = options_of(context)
     topology = options.topology()
-    told = read_trace(OrderDatabases(topology), order_id)
-    if not told.known:
-        raise_failures(told.unread)
+    found = read_trace(OrderDatabases(topology), order_id)
+    if not found.known:
+        raise_failures(found.unread)
         raise OrderNotFound(order_id)
     if options.json:
-        print_json(told.as_json())
-        raise_failures(told.unread)
+        print_json(found.as_json())
+        raise_failures(found.unread)
         return
     shard_map = asyncio.run(load_shard_map(topology, ServiceName.MES))
     place = locate(options.project().tree(ServiceName.MES), shard_map, order_id, now=datetime.now(UTC))
-    print_trace(Console(), told, place)
-    raise_failures(told.unread)
+    print_trace(Console(), found, place)
+    raise_failures(found.unread)

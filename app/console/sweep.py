@@ -73,12 +73,12 @@ class Sweep:
         return sum(each.size_bytes for each in self.unnamed)
 
 
-def find_unnamed(store: ModelStore, books: OrderDatabases, *, before: datetime) -> Sweep:
+def find_unnamed(store: ModelStore, databases: OrderDatabases, *, before: datetime) -> Sweep:
     """Find the models that no order names.
 
     Parameters:
         store: the models.
-        books: the databases.
+        databases: the databases.
         before: only those that were stored before.
 
     Raises:
@@ -91,7 +91,7 @@ def find_unnamed(store: ModelStore, books: OrderDatabases, *, before: datetime) 
     named = False
     # Twice: a line that is moved from one database to another may be seen in neither of two snapshots.
     for _ in range(2):
-        with _names(books) as names:
+        with _names(databases) as names:
             for key in names:
                 named = True
                 left.pop(key, None)
@@ -123,25 +123,25 @@ def naming_store() -> Iterator[None]:
 
 
 @contextmanager
-def _names(books: OrderDatabases) -> Iterator[Iterator[str]]:
+def _names(databases: OrderDatabases) -> Iterator[Iterator[str]]:
     """Give the names of models in every database, each read in one snapshot, as long as the block lasts."""
-    chosen = [name for name, service in books.services.items() if service in NAMING]
+    chosen = [name for name, service in databases.services.items() if service in NAMING]
     for service in NAMING:
-        if service not in {books.services[name] for name in chosen}:
+        if service not in {databases.services[name] for name in chosen}:
             raise ServiceMissing(service)
     with ExitStack() as stack:
         # A detached partition is its owner's alone.
-        owners = {name: books.topology.database(name).owner for name in chosen}
-        opened = {name: stack.enter_context(books.connect(name, role=owners[name])) for name in chosen}
+        owners = {name: databases.topology.database(name).owner for name in chosen}
+        opened = {name: stack.enter_context(databases.connect(name, role=owners[name])) for name in chosen}
         tables = {}
         for name, connection in opened.items():
-            with naming(books.topology.database(name)):
+            with naming(databases.topology.database(name)):
                 tables[name] = list(connection.scalars(_TABLES))  # all snapshots are taken before any is read
-        yield (key for name in chosen for key in _read(books, name, opened[name], tables[name]))
+        yield (key for name in chosen for key in _read(databases, name, opened[name], tables[name]))
 
 
-def _read(books: OrderDatabases, name: str, connection: Connection, tables: list[str]) -> Iterator[str]:
-    with naming(books.topology.database(name)):
+def _read(databases: OrderDatabases, name: str, connection: Connection, tables: list[str]) -> Iterator[str]:
+    with naming(databases.topology.database(name)):
         for table in tables:
             query = text(f"SELECT DISTINCT model_key FROM {table} WHERE model_key IS NOT NULL")
             with connection.execution_options(yield_per=FETCH_ROWS).execute(query) as rows:

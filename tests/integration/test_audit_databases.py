@@ -30,8 +30,8 @@ def order_ids(clerk: Clerk) -> list[int]:
 
 @pytest.fixture
 def run(topology: Topology) -> Callable[[], AuditReport]:
-    books = OrderDatabases(topology)
-    return lambda: audit(books, shard_of=SHARDS.shard_of)
+    databases = OrderDatabases(topology)
+    return lambda: audit(databases, shard_of=SHARDS.shard_of)
 
 
 Run = Callable[[], AuditReport]
@@ -138,15 +138,15 @@ def test_a_trace_tells_where_the_order_is_and_what_is_under_way(
     order_id = order_ids[9]
     shard = SHARDS.shard_of(order_id)
     clerk.write(shard, owed(order_id), insert(mes.PricingJob).values(order_id=order_id))
-    told = trace(OrderDatabases(topology), order_id)
-    assert [str(standing.place) for standing in told.standings] == [
+    found = trace(OrderDatabases(topology), order_id)
+    assert [str(standing.place) for standing in found.standings] == [
         "shop.orders",
         "crm.orders",
         f"{shard}.orders_hot",
     ]
-    assert [(step.status, step.actor) for step in told.history] == [(Status.SHIPPED, "Rosa")]
-    assert [(letter.source, letter.destination) for letter in told.letters] == [(shard, "shop")]
-    assert [job.database for job in told.jobs] == [shard]
+    assert [(step.status, step.actor) for step in found.history] == [(Status.SHIPPED, "Rosa")]
+    assert [(letter.source, letter.destination) for letter in found.letters] == [(shard, "shop")]
+    assert [job.database for job in found.jobs] == [shard]
 
 
 def test_an_unknown_order_is_known_to_nobody(topology: Topology, order_ids: list[int]) -> None:

@@ -56,7 +56,7 @@ class AuditReport:
 
 
 def audit(
-    books: OrderDatabases,
+    databases: OrderDatabases,
     *,
     shard_of: Callable[[int], str],
     keep_findings: int = 1_000,
@@ -65,7 +65,7 @@ def audit(
     """Compare what all services hold.
 
     Parameters:
-        books: the databases.
+        databases: the databases.
         shard_of: the shard map.
         keep_findings: how many findings are listed; all are counted.
         seen: called with the facts of each order as the first look saw them.
@@ -77,13 +77,13 @@ def audit(
     suspects: dict[int, list[AuditFinding]] = {}
 
     def look_again() -> None:
-        for found in _confirmed(books, suspects, shard_of):
+        for found in _confirmed(databases, suspects, shard_of):
             report.counts[found.fault] += 1
             if len(report.findings) < keep_findings:
                 report.findings.append(found)
         suspects.clear()
 
-    with books.open() as orders:
+    with databases.open() as orders:
         for facts in orders:
             report.orders += 1
             seen(facts)
@@ -97,10 +97,10 @@ def audit(
 
 
 def _confirmed(
-    books: OrderDatabases, suspects: dict[int, list[AuditFinding]], shard_of: Callable[[int], str]
+    databases: OrderDatabases, suspects: dict[int, list[AuditFinding]], shard_of: Callable[[int], str]
 ) -> list[AuditFinding]:
     """Return what the second look sees as the first did. In flight needs no second witness."""
-    with books.open(list(suspects)) as orders:
+    with databases.open(list(suspects)) as orders:
         return [
             found
             for facts in orders

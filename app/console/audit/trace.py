@@ -91,17 +91,19 @@ class Trace:
         return {**asdict(replace(self, unread=())), "order_id": str(self.order_id), "unread": unread}
 
 
-def trace(books: OrderDatabases, order_id: int) -> Trace:
+def trace(databases: OrderDatabases, order_id: int) -> Trace:
     """Read all that there is about an order; an unknown one gives a trace whose `known` is false.
 
     A database that does not answer hides nothing of the others.
     """
 
     def read(name: str) -> list[CurrentState | HistoryEntry | PendingMessage | PendingJob]:
-        with books.connect(name) as connection:
-            return list(_read(connection, name, books.services[name], order_id))
+        with databases.connect(name) as connection:
+            return list(_read(connection, name, databases.services[name], order_id))
 
-    outcomes = [attempt(books.topology.database(name), partial(read, name)) for name in books.services]
+    outcomes = [
+        attempt(databases.topology.database(name), partial(read, name)) for name in databases.services
+    ]
     found = assemble(order_id, [part for _, parts in results_of(outcomes) for part in parts])
     return replace(found, unread=tuple(each for each in outcomes if each.error is not None))
 
@@ -173,19 +175,19 @@ def _jobs(connection: Connection, database: str, order_id: int) -> Iterator[Pend
 SHORT = 60
 
 
-def print_trace(console: Console, told: Trace, place: KeyPlace) -> None:
+def print_trace(console: Console, found: Trace, place: KeyPlace) -> None:
     """Print where an order is, what happened to it, and what it waits for."""
-    belongs = f"bucket {place.bucket} on {place.shard}, made {_time(instant_of(told.order_id))}"
-    console.print(f"order {told.order_id} ({belongs})", highlight=False, soft_wrap=True)
-    for table in (_states_table(told), _history_table(told)):
+    belongs = f"bucket {place.bucket} on {place.shard}, made {_time(instant_of(found.order_id))}"
+    console.print(f"order {found.order_id} ({belongs})", highlight=False, soft_wrap=True)
+    for table in (_states_table(found), _history_table(found)):
         console.print(table)
-    for line in _waits(told):
+    for line in _waits(found):
         console.print(line, highlight=False, soft_wrap=True)
 
 
-def _states_table(told: Trace) -> Table:
+def _states_table(found: Trace) -> Table:
     table = _table("service", "stands in", "status", "price", "since", "")
-    for standing in told.standings:
+    for standing in found.standings:
         price = "" if standing.price is None else f"{standing.price} EUR"
         since = _time(standing.changed_at)
         table.add_row(
@@ -199,9 +201,9 @@ def _remark(standing: CurrentState) -> str:
     return ", ".join(remark for remark in remarks if remark)
 
 
-def _history_table(told: Trace) -> Table:
+def _history_table(found: Trace) -> Table:
     table = _table("at", "status", "by", "known to", "")
-    for steps in _same_steps(told.history):
+    for steps in _same_steps(found.history):
         first = steps[0]
         services = ", ".join(dict.fromkeys(step.service.value for step in steps))
         facts = _facts({name: fact for step in steps for name, fact in step.detail.items()})
@@ -222,15 +224,15 @@ def _facts(detail: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {fact}" for name, fact in short.items() if len(fact) <= SHORT)
 
 
-def _waits(told: Trace) -> Iterator[str]:
-    for job in told.jobs:
+def _waits(found: Trace) -> Iterator[str]:
+    for job in found.jobs:
         worker = (
             f"{job.leased_by} has it until {_time(job.lease_expires_at)}" if job.leased_by else "it waits"
         )
         yield f"pricing job on {job.database}: {worker}, {job.attempts} attempts so far"
-    for letter in told.letters:
+    for letter in found.letters:
         yield f"{letter.type} from {letter.source} to {letter.destination}: {_delivery(letter)}"
-    if not told.jobs and not told.letters:
+    if not found.jobs and not found.letters:
         yield "no message is under way, no price is owed"
 
 

@@ -51,23 +51,23 @@ class Census:
         )
 
 
-def take_census(books: OrderDatabases) -> Census:
+def take_census(databases: OrderDatabases) -> Census:
     """Count every database."""
     orders: Counter[tuple[RowLocation, Status]] = Counter()
     owed = 0
-    for name, service in books.services.items():
-        with books.connect(name) as connection:
+    for name, service in databases.services.items():
+        with databases.connect(name) as connection:
             orders.update(dict(_count_orders(connection, service, name)))
             outbox = SERVICE_TABLES[service].outbox
             owed += connection.scalar(select(func.count()).select_from(outbox)) or 0
     return Census(orders, owed)
 
 
-def read_reached(books: OrderDatabases) -> list[dict[Status, datetime]]:
+def read_reached(databases: OrderDatabases) -> list[dict[Status, datetime]]:
     """Read for every order when it first reached each status; a follower's history repeats the decider's."""
     reached: dict[int, dict[Status, datetime]] = {}
-    for name, service in books.services.items():
-        with books.connect(name) as connection:
+    for name, service in databases.services.items():
+        with databases.connect(name) as connection:
             for model in EVENTS[service]:
                 query = select(model.order_id, model.status, func.min(model.at))
                 for order_id, status, at in connection.execute(query.group_by(model.order_id, model.status)):

@@ -92,7 +92,7 @@ def run_demo(chosen: DemoOptions, project: Project, *, console: Console) -> DayR
         EmbeddedError: the platform did not come up.
         DemoError: a client was refused what it must get, or a service was away for too long.
     """
-    errands = plan_day(orders=chosen.orders, seed=chosen.seed)
+    planned_orders = plan_day(orders=chosen.orders, seed=chosen.seed)
     with (
         _platform(chosen, project, console) as platform,
         open_display(console, orders=chosen.orders) as display,
@@ -100,8 +100,8 @@ def run_demo(chosen: DemoOptions, project: Project, *, console: Console) -> DayR
         topology = platform.topology()
         day = Day(
             topology=topology,
-            errands=errands,
-            backstage=EmbeddedControl(platform, topology),
+            planned_orders=planned_orders,
+            control=EmbeddedControl(platform, topology),
             display=display,
             stall_seconds=chosen.stall_seconds,
         )
@@ -136,16 +136,16 @@ def _platform(chosen: DemoOptions, project: Project, console: Console) -> Iterat
 
 def make_report(topology: Topology, day: Day) -> DayReport:
     """Compare the three services' databases with the clients' own list, and put the last page together."""
-    books = OrderDatabases(topology)
+    databases = OrderDatabases(topology)
     orders: list[OrderFacts] = []
     shard_map = asyncio.run(load_shard_map(topology, ServiceName.MES))
     # The verdict is made of the findings: it wants them all.
-    found = audit(books, shard_of=shard_map.shard_of, keep_findings=sys.maxsize, seen=orders.append)
-    verdict = reconcile([int(order_id) for order_id in day.ledger.accepted], orders, found.findings)
+    found = audit(databases, shard_of=shard_map.shard_of, keep_findings=sys.maxsize, seen=orders.append)
+    verdict = reconcile([int(order_id) for order_id in day.accepted.by_id], orders, found.findings)
     return DayReport(
-        census=take_census(books),
-        prices=price_ranges(order_prices(day.ledger, orders)),
-        stages=stage_times(read_reached(books)),
+        census=take_census(databases),
+        prices=price_ranges(order_prices(day.accepted, orders)),
+        stages=stage_times(read_reached(databases)),
         notes=day.notes,
         audit=found,
         stuck=describe_stuck(orders, verdict.unfinished),

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from typing import Self
 
 from app.console.demo.client import GuaranteeViolated, HttpRefusal, Json, RetryingClient
-from app.console.demo.plan import AcceptedOrders, Errand, Twist
+from app.console.demo.plan import AcceptedOrders, Deviation, PlannedOrder
 from app.models.status import DONE, Status
 
 DRAFTS = frozenset({Status.INITIATED, Status.FILE_UPLOADED})
@@ -14,36 +14,36 @@ DRAFTS = frozenset({Status.INITIATED, Status.FILE_UPLOADED})
 class ShopCustomer:
     """Wants one piece, and orders it in the Shop."""
 
-    def __init__(self, errand: Errand, *, shop: RetryingClient, ledger: AcceptedOrders) -> None:
-        self._errand = errand
+    def __init__(self, planned: PlannedOrder, *, shop: RetryingClient, accepted: AcceptedOrders) -> None:
+        self._planned = planned
         self._shop = shop
-        self._ledger = ledger
+        self._accepted = accepted
 
     async def visit(self) -> None:
         """Start an order, upload the model, order it."""
-        order_id = await _order_once(self._start, impatient=self._errand.impatient)
+        order_id = await _order_once(self._start, impatient=self._planned.impatient)
         await self._upload(order_id)
         await self._submit(order_id)
-        self._ledger.accept(order_id, self._errand)
+        self._accepted.accept(order_id, self._planned)
 
     async def _start(self) -> str:
-        errand = self._errand
+        planned = self._planned
         wanted = {
             "customer": {
-                "name": errand.buyer,
-                "email": f"{errand.buyer.replace(' ', '.').lower()}@example.org",
+                "name": planned.buyer,
+                "email": f"{planned.buyer.replace(' ', '.').lower()}@example.org",
             },
-            "material": errand.material,
-            "finish": errand.finish,
-            "quantity": errand.quantity,
+            "material": planned.material,
+            "finish": planned.finish,
+            "quantity": planned.quantity,
         }
         order = await self._shop.send(
-            "POST", "/v1/orders", json=wanted, headers={"Idempotency-Key": errand.key}
+            "POST", "/v1/orders", json=wanted, headers={"Idempotency-Key": planned.key}
         )
         return str(order["order_id"])
 
     async def _upload(self, order_id: str) -> None:
-        await self._shop.send("PUT", f"/v1/orders/{order_id}/model", files=_file(self._errand))
+        await self._shop.send("PUT", f"/v1/orders/{order_id}/model", files=_file(self._planned))
 
     async def _submit(self, order_id: str) -> None:
         order = f"/v1/orders/{order_id}"
@@ -53,24 +53,24 @@ class ShopCustomer:
 class Partner:
     """Orders for its own customers, by a program that calls the MES API."""
 
-    def __init__(self, errand: Errand, *, mes: RetryingClient, ledger: AcceptedOrders) -> None:
-        self._errand = errand
+    def __init__(self, planned: PlannedOrder, *, mes: RetryingClient, accepted: AcceptedOrders) -> None:
+        self._planned = planned
         self._mes = mes
-        self._ledger = ledger
+        self._accepted = accepted
 
     async def visit(self) -> None:
         """Post the order; when the answer is lost, post it again with the same key."""
-        order_id = await _order_once(self._post, impatient=self._errand.impatient)
-        self._ledger.accept(order_id, self._errand)
+        order_id = await _order_once(self._post, impatient=self._planned.impatient)
+        self._accepted.accept(order_id, self._planned)
 
     async def _post(self) -> str:
-        errand = self._errand
+        planned = self._planned
         order = await self._mes.send(
             "POST",
-            f"/v1/partners/{errand.buyer}/orders",
-            data={"material": errand.material, "finish": errand.finish, "quantity": str(errand.quantity)},
-            files=_file(errand),
-            headers={"Idempotency-Key": errand.key},
+            f"/v1/partners/{planned.buyer}/orders",
+            data={"material": planned.material, "finish": planned.finish, "quantity": str(planned.quantity)},
+            files=_file(planned),
+            headers={"Idempotency-Key": planned.key},
         )
         return str(order["order_id"])
 
@@ -83,8 +83,8 @@ async def _order_once(order: Callable[[], Awaitable[str]], *, impatient: bool) -
     return order_ids.pop()
 
 
-def _file(errand: Errand) -> dict[str, tuple[str, bytes]]:
-    return {"file": (f"{errand.shape.name}.{errand.shape.suffix}", errand.shape.data)}
+def _file(planned: PlannedOrder) -> dict[str, tuple[str, bytes]]:
+    return {"file": (f"{planned.shape.name}.{planned.shape.suffix}", planned.shape.data)}
 
 
 def _is_submitted(order: Json) -> bool:
@@ -112,10 +112,10 @@ async def pause(day_over: asyncio.Event) -> None:
 class Seller:
     """Confirms prices with the buyers, and closes what was delivered."""
 
-    def __init__(self, name: str, *, crm: RetryingClient, ledger: AcceptedOrders) -> None:
+    def __init__(self, name: str, *, crm: RetryingClient, accepted: AcceptedOrders) -> None:
         self._name = name
         self._crm = crm
-        self._ledger = ledger
+        self._accepted = accepted
 
     async def day(self, day_over: asyncio.Event) -> None:
         """Go through the list of priced orders, then the delivered ones, until the day is over."""
@@ -135,18 +135,18 @@ class Seller:
         pile: list[str] = []
         for order_id in (str(order["order_id"]) for order in page["orders"]):
             # A buyer who has not got an answer yet cannot be called: the order waits for the next look.
-            known = order_id in self._ledger.accepted
-            if len(pile) < PILE and known and self._ledger.claim(order_id, status):
+            known = order_id in self._accepted.by_id
+            if len(pile) < PILE and known and self._accepted.claim(order_id, status):
                 pile.append(order_id)
         return pile
 
     async def _call_buyer(self, order_id: str) -> None:
-        twist = self._ledger.accepted[order_id].twist
-        if twist is Twist.DECLINES:
+        deviation = self._accepted.by_id[order_id].deviation
+        if deviation is Deviation.DECLINES:
             await self._cancel(order_id, "too expensive")
             return
         await self._change(order_id, "approve", done=set(Status) - {Status.PRICE_CALCULATED})
-        if twist is Twist.CALLS_OFF:
+        if deviation is Deviation.CALLS_OFF:
             await self._cancel(order_id, "changed their mind")
 
     async def _cancel(self, order_id: str, reason: str) -> None:
@@ -171,10 +171,10 @@ class Operator:
     `colleague` is who reaches for a contested order at the same moment.
     """
 
-    def __init__(self, name: str, *, mes: RetryingClient, ledger: AcceptedOrders) -> None:
+    def __init__(self, name: str, *, mes: RetryingClient, accepted: AcceptedOrders) -> None:
         self.name = name
         self._mes = mes
-        self._ledger = ledger
+        self._accepted = accepted
         self.colleague: Self | None = None
 
     async def day(self, day_over: asyncio.Event) -> None:
@@ -205,12 +205,12 @@ class Operator:
     async def _newest(self) -> str | None:
         page = await self._mes.get("/v1/orders", status=Status.MANUFACTURING_APPROVED.value, limit=LIST_LIMIT)
         order_ids = (str(order["order_id"]) for order in page["orders"])
-        return next((order_id for order_id in order_ids if self._ledger.claim(order_id, "take")), None)
+        return next((order_id for order_id in order_ids if self._accepted.claim(order_id, "take")), None)
 
     async def get_hold_of(self, order_id: str) -> Self | None:
         """Take an order, a contested one against a colleague; return who has it now, if one of the two."""
-        errand = self._ledger.accepted.get(order_id)
-        if self.colleague is not None and errand is not None and errand.twist is Twist.CONTESTED:
+        planned = self._accepted.by_id.get(order_id)
+        if self.colleague is not None and planned is not None and planned.deviation is Deviation.CONTESTED:
             return await self._race(order_id, self.colleague)
         return self if await self.take(order_id) else None
 
@@ -219,7 +219,7 @@ class Operator:
         if mine == theirs:
             what = "was given to both" if mine else "was refused to both"
             raise GuaranteeViolated([order_id], f"{what}, {self.name} and {colleague.name}")
-        self._ledger.races += 1
+        self._accepted.races += 1
         return self if mine else colleague
 
     async def _advance(self, order_id: str, to: Status) -> None:

@@ -33,7 +33,7 @@ IMPATIENT_SHARE = 0.1
 T = TypeVar("T")
 
 
-class Twist(StrEnum):
+class Deviation(StrEnum):
     """What makes an order's life a story; most have none."""
 
     NONE = "none"
@@ -46,12 +46,17 @@ class Twist(StrEnum):
     """Two operators reach for it at the same moment."""
 
 
-TWIST_SHARES = {Twist.BAD_MODEL: 0.04, Twist.DECLINES: 0.05, Twist.CALLS_OFF: 0.03, Twist.CONTESTED: 0.1}
+DEVIATION_SHARES = {
+    Deviation.BAD_MODEL: 0.04,
+    Deviation.DECLINES: 0.05,
+    Deviation.CALLS_OFF: 0.03,
+    Deviation.CONTESTED: 0.1,
+}
 CHANNEL_SHARES = {Channel.B2C: 0.6}
 
 
 @dataclass(frozen=True, slots=True)
-class Errand:
+class PlannedOrder:
     """One order as its buyer has it in mind.
 
     Parameters:
@@ -66,11 +71,11 @@ class Errand:
     material: str
     finish: str
     quantity: int
-    twist: Twist = Twist.NONE
+    deviation: Deviation = Deviation.NONE
     impatient: bool = False
 
 
-def plan_day(*, orders: int, seed: int) -> list[Errand]:
+def plan_day(*, orders: int, seed: int) -> list[PlannedOrder]:
     """Draw the day's orders.
 
     Parameters:
@@ -78,23 +83,23 @@ def plan_day(*, orders: int, seed: int) -> list[Errand]:
         seed: the same seed gives the same day.
     """
     random = Random(seed)
-    twists = _deal(random, orders, TWIST_SHARES, Twist.NONE)
+    deviations = _deal(random, orders, DEVIATION_SHARES, Deviation.NONE)
     channels = _deal(random, orders, CHANNEL_SHARES, Channel.B2B)
     good = _good_models(random, distinct=max(1, round(orders * DISTINCT_SHARE)))
     bad = [shape for shape in bad_shapes() if shape.name in BAD_MODELS]
     return [
-        Errand(
+        PlannedOrder(
             key=f"demo-{seed}-{number}",
             channel=channel,
             buyer=random.choice(CUSTOMERS if channel is Channel.B2C else PARTNERS),
-            shape=random.choice(bad) if twist is Twist.BAD_MODEL else next(good),
+            shape=random.choice(bad) if deviation is Deviation.BAD_MODEL else next(good),
             material=random.choice(MATERIALS),
             finish=random.choice(FINISHES),
             quantity=random.choice((1, 1, 1, 2, 3)),
-            twist=twist,
+            deviation=deviation,
             impatient=random.random() < IMPATIENT_SHARE,
         )
-        for number, (twist, channel) in enumerate(zip(twists, channels, strict=True))
+        for number, (deviation, channel) in enumerate(zip(deviations, channels, strict=True))
     ]
 
 
@@ -117,17 +122,17 @@ class AcceptedOrders:
     """The clients' own book.
 
     Parameters:
-        accepted: each order for which the client got a 2xx, with what was wanted.
+        by_id: each order for which the client got a 2xx, with what was wanted.
         races: how often two operators took the same order at once, and one of them got it.
     """
 
-    accepted: dict[str, Errand] = field(default_factory=dict)
+    by_id: dict[str, PlannedOrder] = field(default_factory=dict)
     races: int = 0
     _claims: set[tuple[str, str]] = field(default_factory=set)
 
-    def accept(self, order_id: str, errand: Errand) -> None:
+    def accept(self, order_id: str, planned: PlannedOrder) -> None:
         """Note that a service has promised to make an order."""
-        self.accepted[order_id] = errand
+        self.by_id[order_id] = planned
 
     def claim(self, order_id: str, work: str) -> bool:
         """Say "mine" to the colleagues at the same desk; False when one of them was faster."""

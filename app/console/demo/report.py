@@ -52,13 +52,13 @@ class DayReport:
         }
 
 
-def order_prices(ledger: AcceptedOrders, orders: Iterable[OrderFacts]) -> list[tuple[str, Any]]:
+def order_prices(accepted: AcceptedOrders, orders: Iterable[OrderFacts]) -> list[tuple[str, Any]]:
     """Pair what the client ordered with what MES asks for it: (material, price of the order)."""
     return [
-        (ledger.accepted[str(facts.order_id)].material, copy.price)
+        (accepted.by_id[str(facts.order_id)].material, copy.price)
         for facts in orders
         for copy in facts.copies_of(ServiceName.MES)
-        if str(facts.order_id) in ledger.accepted and copy.price is not None
+        if str(facts.order_id) in accepted.by_id and copy.price is not None
     ]
 
 
