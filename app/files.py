@@ -1,7 +1,7 @@
 """Where 3D models are kept: a local folder by default, S3 (or another object store) by the topology's URL.
 
 A model is stored under the digest of its content, so the same file is kept once however often it is
-uploaded, a stored model never changes, and whoever prices it can trust the key.
+uploaded, a stored model never changes, and the pricing worker can trust the key.
 """
 
 import hashlib

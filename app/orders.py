@@ -104,7 +104,7 @@ async def read_history(
 async def lock_order(session: WriteSession, models: OrderModels[AnyOrder], order_id: int) -> AnyOrder:
     """Read an order and hold its row until the transaction ends.
 
-    Whoever waits here while the order moves to another partition gets 40001 even in READ COMMITTED
+    If the order moves to another partition while this waits, it is 40001 even in READ COMMITTED
     (PostgreSQL cannot follow a row across partitions): run the unit of work by `transact`, which repeats it.
 
     Raises:
@@ -201,7 +201,7 @@ async def apply_event(
     *,
     now: datetime,
 ) -> None:
-    """Do to a locked order what an event says: its facts, its status, a line of its history.
+    """Apply an event to a locked order: its facts, its status, a line of its history.
 
     The service that decides and the services that follow call this with the same event.
 
@@ -231,9 +231,10 @@ async def is_repeated(
     actor: str,
     detail: Mapping[str, Any] | None = None,
 ) -> bool:
-    """Tell whether this actor has made this very change of a locked order already.
+    """Return whether this actor has made this very change of a locked order already.
 
-    Who got no answer asks again, and the order may be further by then: the history tells who made the change.
+    A client that got no answer repeats its request, and the order may be further by then: the history says
+    who made the change.
 
     Parameters:
         wanted: the status that the order is to get.
@@ -241,7 +242,7 @@ async def is_repeated(
         detail: the facts that the change would put into the history.
 
     Raises:
-        IllegalTransition: he has not, and the order cannot go from its status to `wanted`.
+        IllegalTransition: it has not, and the order cannot go from its status to `wanted`.
     """
     if wanted in TRANSITIONS[order.status]:
         return False
@@ -267,7 +268,7 @@ async def record_event(
     *,
     now: datetime,
 ) -> None:
-    """Do what this service has decided to a locked order, and owe the event to the others.
+    """Apply an event that this service has decided to a locked order, and publish it.
 
     Parameters:
         event: the change; its actor is the one in the history.
@@ -283,7 +284,7 @@ async def record_event(
 async def announce(
     session: WriteSession, models: OrderModels[AnyOrder], order: AnyOrder, event: Event, *, now: datetime
 ) -> None:
-    """Owe an event of a locked order to everyone whom the routing table names for this service."""
+    """Publish an event of a locked order to the services that the routing table names for this one."""
     await publish(
         session,
         models.outbox,

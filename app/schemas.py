@@ -182,7 +182,7 @@ async def _after_token(
         ),
     ] = None,
 ) -> None:
-    """Have a read of an order see what messages have told of it, on whichever replica it is.
+    """Make a read of an order see what messages have changed of it, on whichever replica it is.
 
     `app.causality.middleware` has read the header already, for every endpoint.
     """
@@ -245,5 +245,5 @@ def shown_history(events: Iterable[EventRow]) -> list[HistoryLine]:
 
 
 def summarise(*, quantity: int, model_name: str, material: str, finish: str) -> str:
-    """Say in one line what is ordered, for lists."""
+    """Return in one line what is ordered, for lists."""
     return f"{quantity} x {model_name}, {material}, {finish}"

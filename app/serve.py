@@ -129,7 +129,7 @@ def make_app(
 
 
 def _describe_forms(app: FastAPI) -> None:
-    """Have the API's description say that a form has no other fields: `app.kit.strict` refuses them."""
+    """Add to the API's description that a form has no other fields: `app.kit.strict` refuses them."""
     for name, schema in app.openapi()["components"]["schemas"].items():
         if name.startswith("Body_"):
             schema["additionalProperties"] = False
@@ -162,7 +162,7 @@ def run(service: str, build: Build) -> NoReturn:
 
 
 def server_config(app: FastAPI, settings: Settings, *, host: str, port: int) -> uvicorn.Config:
-    """Say how uvicorn is to serve an application; connections are limited by `app.kit.connections`."""
+    """Return how uvicorn serves an application; connections are limited by `app.kit.connections`."""
     limits = ConnectionLimits(
         connections=settings.max_connections,
         header_seconds=settings.header_seconds,

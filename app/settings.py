@@ -1,4 +1,4 @@
-"""What the environment tells a service; everything about databases stands in the topology file."""
+"""The settings in a process's environment; everything about databases stands in the topology file."""
 
 from ipaddress import ip_network
 from pathlib import Path

@@ -49,11 +49,11 @@ class CausalClient:
         self._turn = 0
 
     def hooks(self) -> dict[str, list[Any]]:
-        """Give `event_hooks` for an `httpx.Client`."""
+        """Return `event_hooks` for an `httpx.Client`."""
         return {"request": [self.send_token], "response": [self.keep_token]}
 
     def async_hooks(self) -> dict[str, list[Any]]:
-        """Give `event_hooks` for an `httpx.AsyncClient`."""
+        """Return `event_hooks` for an `httpx.AsyncClient`."""
         return {"request": [self.send_token_async], "response": [self.keep_token_async]}
 
     def send_token(self, request: Request) -> None:
@@ -79,11 +79,11 @@ class CausalClient:
             self._keep(text, sent_at=_sent_at(response))
 
     async def send_token_async(self, request: Request) -> None:
-        """Do the same for an AsyncClient."""
+        """Call `send_token`, for an `AsyncClient`."""
         self.send_token(request)
 
     async def keep_token_async(self, response: Response) -> None:
-        """Do the same for an AsyncClient."""
+        """Call `keep_token`, for an `AsyncClient`."""
         self.keep_token(response)
 
     def _keep(self, text: str, *, sent_at: int) -> None:
@@ -109,7 +109,7 @@ def _sent_at(response: Response) -> int:
 
 
 def _is_newer(position: Position, mine: _Kept, *, sent_at: int) -> bool:
-    """Tell whether an answer's position stands for what is kept as well.
+    """Return whether an answer's position replaces the one that is kept.
 
     A position of no known system is given up only for the answer to a request that has carried it.
     """

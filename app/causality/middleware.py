@@ -48,7 +48,7 @@ class CausalTokens:
 
     A token comes in the header `Causal-Token`, in a signed cookie, or, for a caller that keeps neither, from
     Redis. One in the header that is not good is refused: a program has sent it. One in a cookie is replaced:
-    nobody can tell a browser to forget it.
+    a browser cannot be asked to forget it.
     """
 
     def __init__(

@@ -14,7 +14,7 @@ PRICE_LIST = Path(__file__).with_name("price_list.toml")
 
 
 def fill(project: Project, topology: Topology) -> None:
-    """Have the folder of the customers' models, and publish the price list if none was ever; repeatable."""
+    """Create the folder of the customers' models, and publish the price list if none was ever; repeatable."""
     files = urlsplit(files_url(topology))
     if files.scheme == "file":
         Path(unquote(files.path)).mkdir(parents=True, exist_ok=True)

@@ -33,7 +33,7 @@ OrderId = Annotated[int, typer.Argument(min=0, max=MAX_ID, help="The order's id.
 
 
 class OrderNotFound(OpsError):
-    """No service has ever heard of the order."""
+    """No service holds the order."""
 
     def __init__(self, order_id: int) -> None:
         self.order_id = order_id

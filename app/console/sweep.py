@@ -101,7 +101,7 @@ def find_unnamed(store: ModelStore, databases: OrderDatabases, *, before: dateti
 
 
 def delete_unnamed(store: ModelStore, found: Sweep, *, before: datetime) -> Iterator[StoredObject]:
-    """Delete what was found, but what was uploaded again since; give each that is gone.
+    """Delete what was found, but what was uploaded again since; yield each that is gone.
 
     Raises:
         FilesUnavailable: the store does not answer; the same again goes on.
@@ -111,7 +111,7 @@ def delete_unnamed(store: ModelStore, found: Sweep, *, before: datetime) -> Iter
 
 @contextmanager
 def naming_store() -> Iterator[None]:
-    """Have an error of the store be one of mesctl's.
+    """Raise an error of the store as one of mesctl's.
 
     Raises:
         StoreFailed: the store does not answer.
@@ -124,7 +124,7 @@ def naming_store() -> Iterator[None]:
 
 @contextmanager
 def _names(databases: OrderDatabases) -> Iterator[Iterator[str]]:
-    """Give the names of models in every database, each read in one snapshot, as long as the block lasts."""
+    """Yield the names of models in every database, each read in one snapshot, as long as the block lasts."""
     chosen = [name for name, service in databases.services.items() if service in NAMING]
     for service in NAMING:
         if service not in {databases.services[name] for name in chosen}:

@@ -8,7 +8,7 @@ from readreplica.sessions import WriteSession
 
 
 async def handle(session: WriteSession, message: Message) -> None:
-    """Do what a message says."""
+    """Apply a message to the order that it is about."""
     match message.data:
         case OrderSubmitted() as submitted:
             await _learn(session, message, submitted)
@@ -33,7 +33,7 @@ async def _learn(session: WriteSession, message: Message, submitted: OrderSubmit
 
 
 async def _reopen(session: WriteSession, message: Message, refused: CancelRefused) -> None:
-    """Go on with an order that MES will not call off."""
+    """Go on with an order that MES will not cancel."""
     order = await lock_known(session, CRM, message)
     order.cancel_requested_at = None
     detail = {"cancel_refused": refused.reason}

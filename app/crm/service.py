@@ -32,7 +32,7 @@ class CrmService:
     now: Clock
 
     async def approve(self, order_id: int, decision: Decision) -> CrmOrderView:
-        """Confirm a price, so that the order can be made; MES is told.
+        """Confirm a price, so that the order can be made; MES gets a message.
 
         Asked again by the seller who has confirmed it, this changes nothing.
 
@@ -52,7 +52,7 @@ class CrmService:
         return CrmOrderView.of(order)
 
     async def close(self, order_id: int, decision: Decision) -> CrmOrderView:
-        """End an order that has been delivered; MES is told.
+        """End an order that has been delivered; MES gets a message.
 
         Asked again by the seller who has closed it, this changes nothing.
 
@@ -70,7 +70,7 @@ class CrmService:
         return CrmOrderView.of(order)
 
     async def cancel(self, order_id: int, request: CancelOrder) -> CrmOrderView:
-        """Ask MES to call an order off. It decides, because an operator may be taking the order right now.
+        """Ask MES to cancel an order. It decides, because an operator may be taking the order right now.
 
         Asked again while MES has not answered, or after it has agreed, this changes nothing.
 
@@ -116,7 +116,7 @@ class CrmService:
             below: the last order's id of the page before.
         """
         async with self.orders.read() as session:
-            # One more than asked for tells whether there is another page.
+            # One more than asked for: then there is another page.
             found = await session.scalars(repository.newest(status=status, below=below).limit(limit + 1))
             orders = [CrmOrderView.of(order) for order in found]
         more = len(orders) > limit

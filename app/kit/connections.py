@@ -78,7 +78,7 @@ def make_room_for_files(connections: int) -> None:
 
 
 def quiet_accept(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """Say in one line that no connection can be accepted; asyncio tries again each second.
+    """Log in one line that no connection can be accepted; asyncio tries again each second.
 
     Without this it writes a traceback for each waiting client, and that each second.
     """
@@ -105,7 +105,7 @@ class LimitedProtocol(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for a header; refuse a connection that is one too many."""
         super().connection_made(transport)
-        # So that the protocol hears whenever something waits to be taken by the client.
+        # So that `pause_writing` is called whenever something waits to be taken by the client.
         transport.set_write_buffer_limits(high=0)
         surplus = len(self.connections) - self.limits.connections
         if surplus > 0:
@@ -123,7 +123,7 @@ class LimitedProtocol(H11Protocol):
         super().data_received(data)
 
     def handle_events(self) -> None:
-        """Do what was read, and see which stage the connection has come to."""
+        """Handle what was read, and set the deadline of the stage that the connection has reached."""
         super().handle_events()
         stage = self.conn.their_state
         if self.transport.is_closing() or stage not in (h11.IDLE, h11.SEND_BODY):

@@ -36,6 +36,13 @@ from sharding.errors import BucketNotOwned, InvalidShardKey, NodeLeaseExpired, N
 from sharding.scatter.errors import CursorMalformed, ScatterFailed, ShardTimedOut
 
 MEDIA_TYPE = "application/problem+json"
+RETRY_AFTER_SECONDS = 2
+_PERSON_SECONDS = 60
+_MOST_FAULTS = 20
+_READ_ONLY = "25006"
+
+Statuses = Mapping[type[Exception], int]
+"""The HTTP status of errors that are raised on purpose."""
 
 
 def problem_type(title: str) -> str:
@@ -85,13 +92,7 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: described(status) for status in sorted({*statuses, 400, 422, 503})}
 
 
-RETRY_AFTER_SECONDS = 2
-_PERSON_SECONDS = 60
-_MOST_FAULTS = 20
-_READ_ONLY = "25006"
-
-Statuses = Mapping[type[Exception], int]
-
+_OF_LIBRARIES: Statuses = {CursorMalformed: 422}
 
 _UNAVAILABLE = (
     OperationalError,
@@ -115,7 +116,7 @@ def install(app: FastAPI, statuses: Statuses) -> None:
         app: the application.
         statuses: the HTTP status of each error that the application raises on purpose.
     """
-    for error, status in {CursorMalformed: 422, **statuses}.items():
+    for error, status in {**_OF_LIBRARIES, **statuses}.items():
         app.add_exception_handler(error, _foreseen(status))
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(RequestValidationError, _invalid)
@@ -240,7 +241,7 @@ _AWAY = _Outage("Temporarily unavailable", "something that this needs cannot be 
 
 
 def _outage(error: BaseException | None) -> _Outage:
-    """Tell a client what an error means to it; addresses and positions are for the log."""
+    """Return what an error means to a client; addresses and positions are for the log."""
     match error:
         case ReplicasTooStale(retry_after_seconds=seconds):
             why = (
@@ -279,7 +280,7 @@ def _cause(error: Exception) -> BaseException | None:
 
 
 async def _in_doubt(request: Request, error: Exception) -> JSONResponse:
-    """Answer that nobody knows whether the request was carried out: the unit has asked, and in vain.
+    """Answer that it is unknown whether the request was carried out: the primary did not answer that either.
 
     To repeat it is safe. With its key, a request finds the order that it has made; and a change of an order
     that its actor has made already is answered as it was (`app.orders.is_repeated`).
@@ -309,7 +310,7 @@ async def _misrouted(request: Request, error: Exception) -> JSONResponse:
 
 
 def refused_token(request: Request, fault: TokenMalformed, *, header: str) -> JSONResponse:
-    """Answer a causal token that is not good. The empty header tells a client to forget it."""
+    """Answer a causal token that is not good. The empty header asks the client to forget it."""
     detail = f"header {header}: {fault}, or leave it out"
     facts = {"fault": fault.fault}
     return _answer(request, status=400, name=_name(fault), detail=detail, facts=facts, headers={header: ""})
@@ -329,7 +330,7 @@ async def _database(request: Request, error: Exception) -> JSONResponse:
 
 
 def _heals(error: BaseException | None) -> bool:
-    """Tell a lost connection, or a primary that was just demoted, from a wrong statement."""
+    """Return whether it is a lost connection, or a primary that was just demoted, and no wrong statement."""
     if isinstance(error, DBAPIError):
         demoted = getattr(error.orig, "sqlstate", None) == _READ_ONLY
         return demoted or error.connection_invalidated or isinstance(error, OperationalError)

@@ -20,7 +20,7 @@ T = TypeVar("T")
 _WRONG_USAGE = 2
 _LONGEST_PAUSE_SECONDS = 2.0
 
-# psycopg's OperationalError: the directory cannot be reached, or does not let anybody in yet.
+# psycopg's OperationalError: the directory cannot be reached, or does not accept connections yet.
 _PASSING = (OperationalError, NodesExhausted)
 # ProgrammingError: the database has no such table, so it was not migrated.
 _WRONG = (AppError, ShardingError, ProgrammingError)
@@ -29,7 +29,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("process")
 
 
 def leave_on_signals() -> None:
-    """Have SIGTERM and SIGINT end the process with status 0, until something else handles them."""
+    """Make SIGTERM and SIGINT end the process with status 0, until something else handles them."""
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, _leave)
 
@@ -50,7 +50,7 @@ async def open_patiently(opened: AsyncExitStack, what: Callable[[], AbstractAsyn
 
 
 def run_to_the_end(process: str, work: Coroutine[None, None, None]) -> NoReturn:
-    """Do the work and exit: with status 0, or 2 and one line if what it needs is wrong."""
+    """Run the work and exit: with status 0, or 2 and one line if what it needs is wrong."""
     try:
         asyncio.run(work)
     except _WRONG as error:
@@ -60,7 +60,7 @@ def run_to_the_end(process: str, work: Coroutine[None, None, None]) -> NoReturn:
 
 
 def refuse(process: str, fault: str) -> NoReturn:
-    """Say what is wrong, a line for each fault, and exit with status 2."""
+    """Print what is wrong, a line for each fault, and exit with status 2."""
     sys.stderr.write("".join(f"{process}: {line}\n" for line in fault.splitlines()))
     sys.exit(_WRONG_USAGE)
 

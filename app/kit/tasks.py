@@ -53,7 +53,7 @@ class Background:
             del self._down[name]
 
     async def _run(self, name: str, work: Work) -> str | None:
-        """Run once; None if it ended because it was told to."""
+        """Run once; None if it ended because the block ends."""
         try:
             await work(self._stop)
         except Exception as error:
@@ -62,7 +62,7 @@ class Background:
         if self._stop.is_set():
             return None
         log.error("background_task_ended", task=name)
-        return "it ended although nobody stopped it"
+        return "it ended although it was not stopped"
 
     async def __aenter__(self) -> Self:
         return self

@@ -41,7 +41,7 @@ class MesHandlers:
     now: Clock
 
     async def handle(self, session: WriteSession, message: Message) -> None:
-        """Do what a message says."""
+        """Apply a message to the order that it is about."""
         match message.data:
             case OrderSubmitted() as submitted:
                 await place(session, message, submitted)
@@ -51,7 +51,7 @@ class MesHandlers:
                 raise UnexpectedEvent(MES.service, message)
 
     async def _apply(self, session: WriteSession, message: Message) -> None:
-        """Do what the CRM wants with an order, live or archived."""
+        """Apply a decision or a request of the CRM to an order, live or archived."""
         try:
             await self._apply_to(session, MES, message)
         except NotYet:
@@ -75,7 +75,7 @@ class MesHandlers:
         order: AnyMesOrder,
         request: CancelRequested,
     ) -> None:
-        """Call an order off, unless somebody is already making it."""
+        """Cancel an order, unless it is already being made."""
         now = self.now()
         if Status.CANCELLED not in TRANSITIONS[order.status]:
             await _refuse(session, models, order, request, now)

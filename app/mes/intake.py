@@ -39,13 +39,13 @@ async def place(session: WriteSession, message: Message, submitted: OrderSubmitt
     await add_order(session, MES, order, actor=submitted.actor, now=message.time)
     session.add_all(MesOrderItem(order_id=order.order_id, **item.model_dump()) for item in submitted.items)
     session.add(PricingJob(order_id=order.order_id))
-    if order.channel is Channel.B2B:  # the CRM has heard of a B2C order from the Shop
+    if order.channel is Channel.B2B:  # the Shop sends a B2C order to the CRM itself
         await announce(session, MES, order, submitted, now=message.time)
 
 
 @dataclass(frozen=True)
 class PlacedOrder:
-    """The order of a partner's idempotency key; `created` tells whether this request made it."""
+    """The order of a partner's idempotency key; `created`: whether this request made it."""
 
     order: MesOrderView
     created: bool
@@ -74,8 +74,8 @@ class PartnerIntake:
 
         The key and the order usually lie on different shards. So the key first reserves the order's id and
         a message id, in a transaction of its own; then the order's shard makes the order together with an
-        inbox row of that message id. Whoever repeats the request, after a crash anywhere in between or at
-        the same time, comes to the same two ids, and the inbox lets one of them make the order.
+        inbox row of that message id. A repeated request, after a crash anywhere in between or at the
+        same time, finds the same two ids, and the inbox lets one of them make the order.
 
         Raises:
             UnsupportedModelType, ModelTooLarge: and nothing is stored.
@@ -120,7 +120,7 @@ async def _place_once(session: WriteSession, message: Message, submitted: OrderS
 
 
 def _digest(request: PartnerOrder, stored: StoredModel) -> str:
-    """Tell one request from another; the model counts by its content."""
+    """Return what is the same for equal requests only; the model counts by its content."""
     return sha256(json.dumps([request.model_dump(mode="json"), stored.key]).encode()).hexdigest()
 
 

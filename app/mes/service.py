@@ -50,7 +50,7 @@ class MesService:
         return MesOrderDetail.of(found.order, found.items, found.events)
 
     async def take(self, order_id: int, operator: str) -> MesOrderView:
-        """Give an approved order to an operator: to one, however many ask at once.
+        """Assign an approved order to an operator: to one, however many ask at once.
 
         Asked again by the operator who has it, this changes nothing.
 
@@ -79,7 +79,7 @@ class MesService:
         Asked again by the one who has recorded it, this changes nothing.
 
         Raises:
-            NotTheHolder: somebody else has taken it, or nobody has.
+            NotTheHolder: this operator has not taken it.
             UnknownOrder, IllegalTransition: and nothing is changed.
         """
 

@@ -1,4 +1,4 @@
-"""The consumer: hands each message to its service once, and says so to the relay that sent it."""
+"""The consumer: hands each message to its service once, and acknowledges it to the relay that sent it."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
@@ -59,14 +59,14 @@ class Transact(Protocol):
 
 
 MaySend = Callable[[ServiceName, Event, ServiceName], bool]
-"""Says whether a service may tell another one of an event; see `app.messaging.routing.may_send`."""
+"""Returns whether a service may send an event to another; see `app.messaging.routing.may_send`."""
 
 Learned = Callable[[int, CausalToken], Awaitable[None]]
-"""Is told what a read must have seen to see what a message has told of an order."""
+"""Called with an order's id and the token that a read must have seen to see what a message has changed."""
 
 
-async def _tell_nobody(_order_id: int, _token: CausalToken) -> None:
-    """Do nothing."""
+async def _keep_nothing(_order_id: int, _token: CausalToken) -> None:
+    """Keep no token."""
 
 
 class Consumer:
@@ -88,7 +88,7 @@ class Consumer:
         inbox: type[InboxRow],
         transact: Transact,
         handle: Handler,
-        learned: Learned = _tell_nobody,
+        learned: Learned = _keep_nothing,
         may_send: MaySend = may_send,
         concurrency: int = 8,
         max_attempts: int = 5,
@@ -102,10 +102,10 @@ class Consumer:
             inbox: the inbox's model in the service's database.
             transact: runs a unit of work on the database that holds an order.
             handle: does what a message asks for.
-            learned: is told of each message, once it is committed.
+            learned: called for each message, once it is committed.
             may_send: says which events are taken of whom.
             concurrency: the most messages handled at once; no more than the pool has connections.
-            max_attempts: sendings after which an error that nobody foresaw sets a message aside.
+            max_attempts: sendings after which an unforeseen error makes a message a dead letter.
             block_seconds: how long a stop may wait for an idle consumer.
         """
         self._redis = redis
@@ -147,7 +147,7 @@ class Consumer:
         try:
             return await self._read(count)
         except ResponseError as error:
-            # Nobody has read here yet, or Redis was wiped, perhaps while this waited (UNBLOCKED) or just now.
+            # There is no group yet, or Redis was wiped, perhaps while this waited (UNBLOCKED) or just now.
             if not str(error).startswith(("NOGROUP", "UNBLOCKED", "no such key")):
                 raise StreamUnusable(self._stream, str(error)) from error
         await self._create_group()
@@ -229,12 +229,12 @@ class Consumer:
         except (MessageMalformed, MessageNotAllowed) as error:
             return self._unread(entry, error)
         try:
-            # What the handler reads or asks for elsewhere is to be as new as what it was told.
+            # What the handler reads or asks for elsewhere is to be as new as the message.
             with causality(message.token) as here:
                 done = await self._transact(message.order_id, partial(self._once, message))
         except Exception as error:
             return self._refusal(message, error)
-        # Before the acknowledgement: a message that is not told of comes again, and is told of then.
+        # Before the acknowledgement: a message whose token was not kept comes again, and it is kept then.
         await self._learned(message.order_id, here.token)
         self._log.info("message_handled" if done.value else "message_repeated")
         return Ack(message.id, self._group)
@@ -285,10 +285,10 @@ _FINAL = (AppError, IllegalTransition)
 
 
 def dead_letter_reason(error: Exception, *, attempt: int, max_attempts: int) -> str | None:
-    """Say why a message is given up; None if it is to come again.
+    """Return why a message is a dead letter, to be set aside; None if it is to come again.
 
-    What will pass by itself is tried for ever, and what the rules forbid is not tried again. Of the rest,
-    which nobody foresaw, nobody knows: it has a few attempts.
+    What will pass by itself is tried for ever, and what the rules forbid is not tried again. The rest is
+    unforeseen, and has a few attempts.
 
     Parameters:
         error: what the handler, or the transaction around it, raised.

@@ -1,4 +1,4 @@
-"""What the services tell each other: one class for each type of event, and nothing else is shared."""
+"""What the services send each other: one class for each type of event, and nothing else is shared."""
 
 from collections.abc import Mapping
 from decimal import Decimal
@@ -98,7 +98,7 @@ class OrderRejected(StatusChanged):
 
 
 class OrderCancelled(StatusChanged):
-    """It was called off, and MES agreed."""
+    """Its cancellation was requested, and MES agreed."""
 
     type: ClassVar[str] = "order.cancelled"
     status: ClassVar[Status] = Status.CANCELLED
@@ -153,7 +153,7 @@ class OrderClosed(ProgressEvent):
 
 
 class CancelRequested(Event):
-    """The customer or a seller wants to call it off; MES decides."""
+    """The customer or a seller wants to cancel it; MES decides."""
 
     type: ClassVar[str] = "order.cancel_requested"
 
@@ -162,7 +162,7 @@ class CancelRequested(Event):
 
 
 class CancelRefused(Event):
-    """MES did not call it off, because it was already in `status`."""
+    """MES did not cancel it, because it was already in `status`."""
 
     type: ClassVar[str] = "order.cancel_refused"
 

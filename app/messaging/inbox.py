@@ -56,7 +56,7 @@ async def record(session: WriteSession, inbox: type[InboxRow], message: Message)
 
 
 async def _now(session: WriteSession) -> datetime:
-    """Tell the time after the row was written, and not of the transaction, which may have begun long before.
+    """Return the time after the row was written, not of the transaction, which may have begun long before.
 
     In a statement of its own: Citus has no volatile function in RETURNING.
     """
@@ -65,7 +65,7 @@ async def _now(session: WriteSession) -> datetime:
 
 
 CLOCK_STEP = timedelta(minutes=10)
-"""Of two messages that were received within this, nobody can say which was first: a clock may have stepped
+"""Of two messages that were received within this, it is unknown which was first: a clock may have stepped
 back, or a failover brought another one."""
 
 # What Python has in every time zone.
@@ -151,7 +151,7 @@ class Pruner:
         await keep_going(turn, stop=stop, log=self._log)
 
     async def prune(self, stop: asyncio.Event) -> int:
-        """Look through the inbox once, or until `stop` is set; tell how many messages were forgotten."""
+        """Look through the inbox once, or until `stop` is set; return how many messages were deleted."""
         pruned = kept = 0
         after: int | None = -1
         while after is not None and not stop.is_set():

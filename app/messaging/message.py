@@ -35,7 +35,7 @@ class Message(Frozen):
     `source` is the database that owes it (shop, crm, mes_0, ...), `subject` the order's id as CloudEvents
     want it, a string. `attempt` counts how often the relay has sent it, from 1.
     `sent` is when this copy was claimed, by the source's clock; None for what was never on a stream.
-    `token` is what a read of the source must have seen to see what the message tells of.
+    `token` is what a read of the source must have seen to see what the message is about.
     """
 
     id: UUID

@@ -126,7 +126,7 @@ class Relay:
                 return False
             await settle(session, self._outbox, self._understood(received))
             outgoing = await self._claim(session, destinations)
-        # Each message was committed before it was claimed: whoever sees this commit sees what it tells of.
+        # Each message was committed before it was claimed: what sees this commit sees it.
         stamps = {TOKEN: session.token.encode(), SENT: now.isoformat()}
         await self._send([self._signed(to, {**entry, **stamps}) for to, entry in outgoing], settled=received)
         return True

@@ -1,4 +1,4 @@
-"""Who is told what: one table, as drawn in docs/architecture.md, section Messages."""
+"""Who gets which event: one table, as drawn in docs/architecture.md, section Messages."""
 
 from collections.abc import Mapping
 from enum import StrEnum
@@ -55,7 +55,7 @@ ROUTES: Mapping[tuple[ServiceName, Channel], Routes] = {
         **dict.fromkeys(_CRM_DECIDES, (ServiceName.SHOP,)),
         CancelRefused: (ServiceName.CRM,),
     },
-    # The Shop never heard of a partner's order, and the CRM hears of it from MES.
+    # The Shop has no partner's order, and the CRM gets it from MES.
     (ServiceName.MES, Channel.B2B): {
         OrderSubmitted: (ServiceName.CRM,),
         **dict.fromkeys(_MES_DECIDES, (ServiceName.CRM,)),
@@ -66,7 +66,7 @@ ROUTES: Mapping[tuple[ServiceName, Channel], Routes] = {
 
 
 def route(source: ServiceName, event: Event, channel: Channel) -> tuple[ServiceName, ...]:
-    """Say who is told of `event` when `source` publishes it; nobody is a valid answer.
+    """Return who gets `event` when `source` publishes it; there may be no one.
 
     Raises:
         UnroutedEvent: `source` has no business to publish it.
@@ -80,16 +80,16 @@ def route(source: ServiceName, event: Event, channel: Channel) -> tuple[ServiceN
 def destinations_of(source: ServiceName) -> set[ServiceName]:
     """List the services to which a service sends anything."""
     routes = [routes for (sender, _), routes in ROUTES.items() if sender == source]
-    return {destination for each in routes for told in each.values() for destination in told}
+    return {destination for each in routes for services in each.values() for destination in services}
 
 
 def peers_of(service: ServiceName) -> set[ServiceName]:
-    """List the services that a service sends to or hears from."""
+    """List the services that a service sends to or receives from."""
     return destinations_of(service) | {each for each in ServiceName if service in destinations_of(each)}
 
 
 def may_send(source: ServiceName, event: Event, destination: ServiceName) -> bool:
-    """Whether `source` may tell `destination` of such an event, of an order of any channel."""
+    """Return whether `source` may send such an event to `destination`, about an order of any channel."""
     return any(
         destination in routes.get(type(event), ())
         for (sender, _), routes in ROUTES.items()

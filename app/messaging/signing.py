@@ -69,7 +69,7 @@ class EntrySigner:
         """Take the keys that `service` shares with each of the others.
 
         Raises:
-            MessageKeysMissing: it has none in common with one to which it sends, or from which it hears.
+            MessageKeysMissing: it has none in common with one to which it sends, or from which it receives.
         """
         peers = peers_of(service)
         missing = sorted(peers - keys.keys())
@@ -98,7 +98,7 @@ class EntrySigner:
         """Return who signed an entry, and the entry without its signature.
 
         Raises:
-            EntryUnsigned: it bears no signature, or none of a service that this one hears from.
+            EntryUnsigned: it bears no signature, or none of a service that sends to this one.
             EntryMisdirected: it was signed for another stream.
             SigningKeyUnknown: its key is not, or no longer, among those that are shared with the signer.
             EntryForged: the signature is not that of the entry.

@@ -122,7 +122,7 @@ def entries_of(reply: Any) -> list[Entry]:
 
 
 def fields_of(entry: Mapping[str, str]) -> dict[FieldT, EncodableT]:
-    """Give an entry the type that the client wants: a dict is invariant, so its own does not do."""
+    """Return an entry as the type that the client wants: a dict is invariant, so its own does not do."""
     return dict(entry.items())
 
 

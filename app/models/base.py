@@ -59,7 +59,7 @@ class EnumText(TypeDecorator[E], Generic[E]):
         return None if value is None else self.enum(value).value
 
     def process_result_value(self, value: Any | None, dialect: Dialect) -> E | None:  # noqa: ARG002 (SQLAlchemy's signature)
-        """Give the enum's member back."""
+        """Return the enum's member."""
         return None if value is None else self.enum(value)
 
 

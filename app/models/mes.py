@@ -163,7 +163,7 @@ class MesInbox(InboxRow, MesBase):
 class ShardIdentity(MesBase):
     """Which shard this database is, and what it owns: a 0 or 1 in `owned` for each bucket. One row.
 
-    Without it the shard was not told its name yet, and owns everything.
+    Without it the shard has no name yet, and owns everything.
     """
 
     __tablename__ = "shard_identity"
@@ -179,7 +179,7 @@ class ShardIdentity(MesBase):
 
 
 def _declare_partition(name: str) -> Any:
-    """Tell the metadata of a partition of `orders`, for it carries indexes that its parent has not."""
+    """Add a partition of `orders` to the metadata, for it carries indexes that its parent has not."""
     # Through object: the declarative class types its table as FromClause.
     orders: Any = MesOrder.__table__
     partition = orders.to_metadata(MesBase.metadata, name=name)

@@ -21,7 +21,7 @@ MAX_ATTEMPTS = 3
 
 
 def main() -> None:
-    """Work until told to stop; exit with status 2 if the configuration is wrong."""
+    """Work until SIGTERM or SIGINT; exit with status 2 if the configuration is wrong."""
     leave_on_signals()
     settings, topology = configure("pricing")
     run_to_the_end("pricing", work(settings, topology))

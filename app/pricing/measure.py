@@ -1,6 +1,6 @@
 """Measure a model file: bytes in, measures or a reason out. Runs in the children of `app.pricing.zygote`.
 
-A reader for each format gives what the file says, or refuses it; trimesh merges corners; whether that is a
+A reader for each format returns what the file says, or refuses it; trimesh merges corners; whether that is a
 solid is for `app.pricing.surface` to say. The file comes from a stranger, so no reader opens what
 it refers to.
 """
@@ -117,7 +117,7 @@ def _bounds(meshes: list[Mesh]) -> tuple[Floats, Floats]:
 
 
 def _solid(surface: Mesh, middle: Floats) -> tuple[float, float]:
-    """Give the volume in mm³ and the surface in mm² of one mesh, which may hold several bodies."""
+    """Return the volume in mm³ and the surface in mm² of one mesh, which may hold several bodies."""
     mesh = trimesh.Trimesh(surface.points - middle, surface.faces, process=False)
     mesh.merge_vertices(digits_vertex=SAME_POINT_DIGITS)
     faces, polygons = np.asarray(mesh.faces), surface.polygons

@@ -70,7 +70,7 @@ class _Outlines:
             raise BadLine("obj", number, line.decode(errors="replace"))
 
     def _add_point(self, words: Sequence[bytes], line: bytes, number: int) -> None:
-        # Four numbers: the last is a weight, which some readers divide by. Five: nobody knows.
+        # Four numbers: the last is a weight, which some readers divide by. Five: unknown.
         if not POINT.fullmatch(line) or len(words) == 6 or (len(words) == 5 and float(words[4]) != 1):
             raise BadLine("obj", number, line.decode(errors="replace"))
         self.points.extend(map(float, words[1:4]))

@@ -168,7 +168,7 @@ class _ContentTypes:
 
 
 def part_name(name: str) -> str:
-    """Give the one form of a part's name: with a slash in front, percent-decoded, A to Z in lower case.
+    """Return the one form of a part's name: with a slash in front, percent-decoded, A to Z in lower case.
 
     Raises:
         BadPackage: what is encoded is no character, or a slash.
@@ -183,7 +183,7 @@ def part_name(name: str) -> str:
 
 
 def resolve(target: str, *, base: str) -> str:
-    """Give the name of the part that a reference means.
+    """Return the name of the part that a reference means.
 
     Parameters:
         target: a URI, absolute or relative.

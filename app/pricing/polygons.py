@@ -65,7 +65,7 @@ def _refuse_crooked(corners: Floats, empty: "np.typing.NDArray[np.bool_]") -> No
 
 
 def _flattened(corners: Floats, normals: Floats) -> Floats:
-    """Give (m, n, 2) positions in each polygon's plane; its outline runs counter-clockwise there."""
+    """Return (m, n, 2) positions in each polygon's plane; its outline runs counter-clockwise there."""
     # The axis that the normal points along least is the best to make a right angle with.
     axis = np.eye(3)[np.abs(normals).argmin(axis=1)]
     right = np.cross(axis, normals)
@@ -85,7 +85,7 @@ def _is_convex(outlines: Floats) -> "np.typing.NDArray[np.bool_]":
 
 
 def _has_inside(outline: Floats) -> bool:
-    """Tell whether an outline is one of a polygon; it may touch itself, as where it leads to a hole and back.
+    """Return whether an outline is a polygon's; it may touch itself, as where it leads to a hole and back.
 
     Either check alone has its gap: triangles cover what overlaps itself twice over, and an outline can change
     its sense at a corner without a crossing.
@@ -103,7 +103,7 @@ def _triangles_fill(outline: Floats) -> bool:
 
 
 def _crosses(outline: Floats) -> bool:
-    """Tell whether two edges cross between their ends."""
+    """Return whether two edges cross between their ends."""
     begin, end = outline, np.roll(outline, -1, axis=0)
     rows = max(1, PAIRS_AT_ONCE // len(outline))
     return any(

@@ -29,7 +29,7 @@ GRACE_SECONDS = 10.0
 # The child reads what strangers wrote; it has no need of the worker's passwords.
 ENVIRONMENT = ("PATH", "PYTHONPATH", "LANG", "LC_ALL")
 
-# The clock ran out, somebody killed the child, or it could not even begin.
+# The clock ran out, the child was killed, or it could not even begin.
 MACHINE_AT_FAULT = {-signal.SIGALRM, -signal.SIGKILL, -signal.SIGTERM, os.EX_OSERR}
 
 # "cannot allocate memory for thread-local data": the dynamic loader's way to say that memory has run out.
@@ -87,7 +87,7 @@ class Sandbox:
             suffix: its format: `stl`, `obj` or `3mf`.
 
         Returns:
-            the measures, or why there are none; `final` tells a fault of the file from one of the machine.
+            the measures, or why there are none; `final` says that the file is at fault.
 
         Raises:
             SandboxUnavailable: no file can be measured here.
@@ -97,7 +97,7 @@ class Sandbox:
             try:
                 async with asyncio.timeout(self._limits.wall_seconds + GRACE_SECONDS):
                     exit_code, answer = await zygote.measure(path, suffix, self._limits)
-            except (TimeoutError, EOFError, OSError):  # somebody killed or stopped it
+            except (TimeoutError, EOFError, OSError):  # it was killed or stopped
                 await zygote.kill()
                 return Unmeasurable(reason=str(SandboxTimedOut()), final=False)
             except BaseException:

@@ -42,7 +42,7 @@ def _announced(data: bytes) -> int:
 
 
 def _is_binary(data: bytes) -> bool:
-    """Tell binary from text by the length, for the header of a binary file may begin with "solid" as well.
+    """Return whether it is binary, by its length: the header of a binary file may begin with "solid" too.
 
     Text never has the length that its bytes 80 to 83 announce: read as a number they are above 150 million.
     """

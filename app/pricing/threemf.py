@@ -107,7 +107,7 @@ class Object:
     components: list[Occurrence] | None = None
 
     def mesh(self) -> Mesh:
-        """Give its mesh, in the unit of the file."""
+        """Return its mesh, in the unit of the file."""
         points = np.frombuffer(self.points or b"").reshape(-1, 3)
         faces = np.frombuffer(self.corners or b"", dtype=np.int64).reshape(-1, 3)
         return Mesh.of_triangles(points, faces)

@@ -34,7 +34,7 @@ class WorkerOptions:
         lease_seconds: after how long others take the job of a worker that is dead or frozen. One at work
             renews its lease three times as often.
         retry_seconds: how long a job rests after an attempt that came to nothing.
-        stop_seconds: how long orders in hand may take once the worker is told to stop.
+        stop_seconds: how long orders in hand may take once the worker is to stop.
     """
 
     concurrency: int = 2
@@ -70,7 +70,7 @@ class Worker:
 
         Raises:
             ExceptionGroup: the server does not support one of our statements. That is no outage: the process
-                ends with it, and does not idle until somebody looks.
+                ends with it, and does not idle unseen.
         """
         async with asyncio.TaskGroup() as tasks:
             for _ in range(self._options.concurrency):
@@ -155,7 +155,7 @@ class Worker:
             await self._give_back(held, repr(error), rest_seconds=rest_seconds, counted=True)
 
     async def _give_back(self, held: Lease, why: str, *, rest_seconds: float, counted: bool) -> None:
-        """Let a job go; should that fail too, its lease expires by itself."""
+        """End a lease; should that fail too, it expires by itself."""
         log.warning("job_given_back", order_id=held.order_id, attempt=held.attempt, why=why, counted=counted)
         release = partial(jobs.give_back, held=held, rest_seconds=rest_seconds, counted=counted)
         try:

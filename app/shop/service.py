@@ -29,7 +29,7 @@ from sharding.ids import IdGenerator
 
 @dataclass(frozen=True)
 class StartedOrder:
-    """The order of an idempotency key; `created` tells whether this request made it."""
+    """The order of an idempotency key; `created`: whether this request made it."""
 
     order: ShopOrderView
     created: bool
@@ -109,7 +109,7 @@ class ShopService:
             )
 
     async def submit(self, order_id: int) -> ShopOrderView:
-        """Order what was started and uploaded; MES and CRM are told. Asked again, this changes nothing.
+        """Order what was started and uploaded; MES and CRM get a message. Asked again, this changes nothing.
 
         Raises:
             UnknownOrder, IllegalTransition: and nothing is changed.
@@ -139,7 +139,7 @@ class ShopService:
 
 
 def _asked_for(order: ShopOrder, request: StartOrder) -> bool:
-    """Tell whether an order is what a request asks for."""
+    """Return whether an order is what a request asks for."""
     made = (order.customer_name, order.customer_email, order.material, order.finish, order.quantity)
     customer = request.customer
     return made == (customer.name, customer.email, request.material, request.finish, request.quantity)

@@ -109,7 +109,7 @@ class OrderDatabases:
 
     @contextmanager
     def open(self, order_ids: Sequence[int] | None = None) -> Iterator[Iterator[OrderFacts]]:
-        """Take a snapshot of every database and give the facts of all orders, or of `order_ids` only.
+        """Take a snapshot of every database and yield the facts of all orders, or of `order_ids` only.
 
         As long as it is open, vacuum cannot remove what was deleted meanwhile, like in any long read.
 
@@ -133,7 +133,7 @@ class OrderDatabases:
 
 
 def _named(database: Database, stream: Iterator[Fact]) -> Iterator[Fact]:
-    """Have an error of a stream carry the name of its database: many are read at the same time."""
+    """Yield a stream, and name its database in an error: many are read at the same time."""
     with naming(database):
         yield from stream
 
@@ -163,7 +163,7 @@ def _execute(
 
 
 def _copies(model: Any, layout: ServiceTables) -> Select[Any]:
-    # Drafts concern nobody but the Shop. Of a cancelled order only the history says whether it had been one.
+    # Drafts concern the Shop alone. Of a cancelled order only the history says whether it had been one.
     was_submitted = exists().where(
         layout.events.order_id == model.order_id, layout.events.status == literal(Status.SUBMITTED)
     )

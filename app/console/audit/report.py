@@ -33,7 +33,7 @@ class AuditReport:
 
     @property
     def faults(self) -> int:
-        """Everything that somebody must look at."""
+        """How many findings need a person."""
         return self.counts.total() - self.in_flight
 
     @property

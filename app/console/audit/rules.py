@@ -1,6 +1,6 @@
 """What the audit reads of one order, and its decisions about it: pure, so that each rule can be tried alone.
 
-MES is the hub: it hears of every order, decides every race, and is the only one that the Shop listens to.
+MES is the hub: it holds every order, decides every race, and is the only one whose messages the Shop handles.
 So the Shop and the CRM are each compared with MES, and a difference is excused only by a message that is
 under way between the two. A message that was set aside excuses nothing: it waits for a person.
 """
@@ -131,11 +131,11 @@ MAKES_KNOWN: Mapping[ServiceName, frozenset[ServiceName]] = {
     ServiceName.CRM: frozenset({ServiceName.SHOP, ServiceName.MES}),
     ServiceName.MES: frozenset({ServiceName.SHOP}),
 }
-"""Who can still tell a service of an order that it does not hold. Nobody tells the Shop: it starts them."""
+"""Whose message can still bring an order to a service. None brings one to the Shop, which starts them."""
 
 
 def judge(facts: OrderFacts, *, shard_of: Callable[[int], str]) -> list[AuditFinding]:
-    """Say what is wrong with an order.
+    """Return what is wrong with an order.
 
     Parameters:
         facts: what all databases hold of it.

@@ -1,4 +1,4 @@
-"""Where is my order? Everything that all services know of one order, read in one go and told by time."""
+"""Where is my order? Everything that all services know of one order, read in one go and sorted by time."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace

@@ -29,7 +29,7 @@ class Census:
         return sum(count for (place, _), count in self.orders.items() if place.service == service)
 
     def ended(self, service: ServiceName) -> int:
-        """Count the orders of one service with which nobody has anything to do any more."""
+        """Count the orders of one service that have ended."""
         return self._count(service, DONE)
 
     def reached(self, status: Status) -> int:

@@ -57,7 +57,7 @@ class DemoOptions:
 
 
 class EmbeddedControl:
-    """What happens to the platform behind the clients' backs."""
+    """Controls the embedded platform."""
 
     def __init__(self, platform: Platform, topology: Topology) -> None:
         self._platform = platform
@@ -120,7 +120,7 @@ def _first_of(failed: ExceptionGroup[Exception]) -> Exception:
 
 @contextmanager
 def _platform(chosen: DemoOptions, project: Project, console: Console) -> Iterator[Platform]:
-    """Have a fresh platform, and stop it whatever happens."""
+    """Start a fresh platform, and stop it at the end, also after an error."""
     platform = Platform(chosen.home, project, safe=chosen.safe)
     if platform.home.exists():
         platform.delete()
@@ -170,7 +170,7 @@ def demo(
     compares the clients' list of accepted orders with the databases of all services; exit status 1 unless
     every order is accounted for.
     """
-    # Whoever ends us by SIGTERM wants everything stopped too, just as at Ctrl-C.
+    # SIGTERM stops everything too, as Ctrl-C does.
     signal.signal(signal.SIGTERM, _interrupt)
     # A shell without job control starts what stands before & with SIGINT ignored, and Python leaves it so.
     signal.signal(signal.SIGINT, signal.default_int_handler)

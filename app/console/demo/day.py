@@ -28,7 +28,7 @@ CENSUS_EVERY_SECONDS = 0.5
 
 
 class PlatformControl(Protocol):
-    """What is done to the platform behind the clients' backs. Every call blocks."""
+    """What is done to the platform while the clients work. Every call blocks."""
 
     def crash_mes(self) -> int | None:
         """Kill the MES process with SIGKILL and return its pid."""
@@ -61,7 +61,7 @@ class DayMonitor:
     notes: list[str] = field(default_factory=list)
 
     async def watch(self) -> bool:
-        """Show the progress and let things happen on the way, until all is settled or nothing moves.
+        """Show the progress, kill the MES and archive on the way, until all is settled or nothing changes.
 
         Returns:
             Whether all is settled.
@@ -144,7 +144,7 @@ class Day:
     notes: list[str] = field(default_factory=list)
 
     async def live(self) -> None:
-        """Let everybody work until every order has ended, or nothing moves any more."""
+        """Run all clients until every order has ended, or nothing changes any more."""
         over = asyncio.Event()
         async with self._clients() as (shop, crm, mes), asyncio.TaskGroup() as tasks:
             work = [self._buy(shop, mes), *(person.day(over) for person in self._staff(crm, mes))]

@@ -34,12 +34,12 @@ T = TypeVar("T")
 
 
 class Deviation(StrEnum):
-    """What makes an order's life a story; most have none."""
+    """How an order differs from the plain case; most do not."""
 
     NONE = "none"
     BAD_MODEL = "bad model"
     DECLINES = "declines"
-    """The buyer hears the price and does not want it."""
+    """The buyer does not want it at this price."""
     CALLS_OFF = "calls off"
     """The buyer agrees, and regrets it at once: MES decides whether that was in time."""
     CONTESTED = "contested"
@@ -104,7 +104,7 @@ def plan_day(*, orders: int, seed: int) -> list[PlannedOrder]:
 
 
 def _good_models(random: Random, *, distinct: int) -> Iterator[Shape]:
-    """Give each distinct model once, then any of them again without end."""
+    """Yield each distinct model once, then any of them again without end."""
     models = list(islice(good_shapes(seed=random.randrange(2**32)), distinct))
     return chain(models, (random.choice(models) for _ in repeat(None)))
 
@@ -135,7 +135,7 @@ class AcceptedOrders:
         self.by_id[order_id] = planned
 
     def claim(self, order_id: str, work: str) -> bool:
-        """Say "mine" to the colleagues at the same desk; False when one of them was faster."""
+        """Reserve an order for one person's work; False if a colleague has reserved it."""
         mine = (order_id, work) not in self._claims
         self._claims.add((order_id, work))
         return mine

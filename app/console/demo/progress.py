@@ -32,7 +32,7 @@ class Display(Protocol):
         """Show how far the orders are."""
 
     def say(self, what: str) -> None:
-        """Tell of something that happened."""
+        """Show that something happened."""
 
 
 class Bars:

@@ -20,7 +20,7 @@ SHOWN = 20
 
 @dataclass(frozen=True, slots=True)
 class DayReport:
-    """Everything that the last page shows. `notes` tell what happened on the way."""
+    """Everything that the last page shows. `notes` are sentences about what happened on the way."""
 
     census: Census
     prices: Sequence[PriceRange]
@@ -63,7 +63,7 @@ def order_prices(accepted: AcceptedOrders, orders: Iterable[OrderFacts]) -> list
 
 
 def describe_stuck(orders: Iterable[OrderFacts], unfinished: Collection[int]) -> list[str]:
-    """Say of each unfinished order where it stands, and what is owed."""
+    """Return a line for each unfinished order: where it stands, and what is owed."""
     return [
         f"order {facts.order_id} has not ended: "
         + ", ".join(f"{copy.place} {copy.status}" for copy in facts.copies)
