@@ -12,15 +12,15 @@ from fastapi import APIRouter, FastAPI
 from app.causality.middleware import CausalTokens, CookieOptions
 from app.causality.store import open_callers, open_learned
 from app.causality.wire import TokenText, parse_keys
-from app.database import Patience
+from app.database import DatabaseTimeouts
 from app.files import ModelTooLarge, UnsupportedModelType
 from app.kit import problem
-from app.kit.connections import ConnectionLimits, TooFewFiles, limited, make_room_for_files, quiet_accept
+from app.kit.connections import ConnectionLimits, TooFewFiles, limited, log_accept_errors, raise_file_limit
 from app.kit.health import NotReady, Readiness, health_routes
 from app.kit.middleware import BodyLimit, HeadAsGet, WellFormed
 from app.kit.pages import pages
-from app.kit.process import leave_on_signals, open_patiently, refuse, run_to_the_end
-from app.kit.strict import Room
+from app.kit.process import enter_with_retries, exit_on_signals, exit_with_fault, run_and_exit
+from app.kit.strict import RequestLimit
 from app.kit.tasks import Background
 from app.messaging.streams import connect_redis
 from app.models.status import IllegalTransition
@@ -107,7 +107,7 @@ def make_app(
         redirect_slashes=False,  # such a redirect has the host that the client names
     )
     app.state.max_json_bytes, app.state.request_seconds = settings.max_json_bytes, settings.request_seconds
-    app.state.room = Room(settings.max_requests)
+    app.state.request_limit = RequestLimit(settings.max_requests)
     app.add_middleware(BodyLimit, max_bytes=settings.max_upload_bytes + _FORM_OVERHEAD_BYTES)
     app.add_middleware(
         CausalTokens,
@@ -135,9 +135,11 @@ def _describe_forms(app: FastAPI) -> None:
             schema["additionalProperties"] = False
 
 
-def patience_of(settings: Settings) -> Patience:
+def timeouts_of(settings: Settings) -> DatabaseTimeouts:
     """Return how long a service's requests wait for a database."""
-    return Patience(statement_seconds=settings.statement_seconds, queue_seconds=settings.queue_seconds)
+    return DatabaseTimeouts(
+        statement_seconds=settings.statement_seconds, queue_seconds=settings.queue_seconds
+    )
 
 
 def run(service: str, build: Build) -> NoReturn:
@@ -147,18 +149,20 @@ def run(service: str, build: Build) -> NoReturn:
     """
     # uvicorn raises the signal again once it has stopped. By default that would kill the process there and
     # then, with messages half handled.
-    leave_on_signals()
+    exit_on_signals()
     settings, topology = configure(service)
     address = services_of(topology).get(service)
     if address is None:
-        refuse(service, f"{settings.topology} has no [services.{service}]: add it, with host and port")
+        exit_with_fault(
+            service, f"{settings.topology} has no [services.{service}]: add it, with host and port"
+        )
     try:
-        make_room_for_files(settings.max_connections)
+        raise_file_limit(settings.max_connections)
     except TooFewFiles as error:
-        refuse(service, str(error))
+        exit_with_fault(service, str(error))
     app = build(settings, topology)
     server = uvicorn.Server(server_config(app, settings, host=address.host, port=address.port))
-    run_to_the_end(service, _serve(app, server))
+    run_and_exit(service, _serve(app, server))
 
 
 def server_config(app: FastAPI, settings: Settings, *, host: str, port: int) -> uvicorn.Config:
@@ -189,7 +193,7 @@ def server_config(app: FastAPI, settings: Settings, *, host: str, port: int) -> 
 
 async def _serve(app: FastAPI, server: uvicorn.Server) -> None:
     """Open what the service works with, and serve. uvicorn's own lifespan would turn errors into text."""
-    asyncio.get_running_loop().set_exception_handler(quiet_accept)
+    asyncio.get_running_loop().set_exception_handler(log_accept_errors)
     async with AsyncExitStack() as opened:
-        await open_patiently(opened, lambda: app.router.lifespan_context(app))
+        await enter_with_retries(opened, lambda: app.router.lifespan_context(app))
         await server.serve()

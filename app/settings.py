@@ -10,7 +10,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from app.causality.wire import parse_keys
 from app.kit.errors import AppError
 from app.kit.logs import configure_logging
-from app.kit.process import refuse
+from app.kit.process import exit_with_fault
 from app.messaging.signing import parse_peer_keys
 from sharding.errors import ShardingError
 from sharding.topology import Topology
@@ -167,6 +167,6 @@ def configure(process: str) -> tuple[Settings, Topology]:
         settings = load_settings()
         topology = Topology.load(settings.topology)
     except (SettingsInvalid, ShardingError) as error:
-        refuse(process, str(error))
+        exit_with_fault(process, str(error))
     configure_logging(process, level=settings.log_level)
     return settings, topology

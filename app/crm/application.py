@@ -15,7 +15,7 @@ from app.kit.clock import utc_now
 from app.kit.health import Readiness
 from app.kit.tasks import Background
 from app.orders import CRM
-from app.serve import make_app, patience_of
+from app.serve import make_app, timeouts_of
 from app.settings import Settings
 from app.topology import redis_url
 from sharding.topology import Topology
@@ -27,7 +27,7 @@ def build(settings: Settings, topology: Topology) -> FastAPI:
     @asynccontextmanager
     async def parts(background: Background, readiness: Readiness) -> AsyncIterator[CrmService]:
         async with (
-            open_database(topology, "crm", patience=patience_of(settings)) as orders,
+            open_database(topology, "crm", timeouts=timeouts_of(settings)) as orders,
             delivering(
                 CRM,
                 background,

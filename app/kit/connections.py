@@ -59,7 +59,7 @@ class ConnectionLimits:
     bytes_per_second: int = 16 * 1024
 
 
-def make_room_for_files(connections: int) -> None:
+def raise_file_limit(connections: int) -> None:
     """Raise this process's limit of open files as far as it may, for so many connections.
 
     Without room the server cannot accept, and every client hangs.
@@ -77,7 +77,7 @@ def make_room_for_files(connections: int) -> None:
         raise TooFewFiles(soft, needed)
 
 
-def quiet_accept(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+def log_accept_errors(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     """Log in one line that no connection can be accepted; asyncio tries again each second.
 
     Without this it writes a traceback for each waiting client, and that each second.

@@ -28,13 +28,13 @@ _WRONG = (AppError, ShardingError, ProgrammingError)
 log: structlog.stdlib.BoundLogger = structlog.get_logger("process")
 
 
-def leave_on_signals() -> None:
+def exit_on_signals() -> None:
     """Make SIGTERM and SIGINT end the process with status 0, until something else handles them."""
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, _leave)
 
 
-async def open_patiently(opened: AsyncExitStack, what: Callable[[], AbstractAsyncContextManager[T]]) -> T:
+async def enter_with_retries(opened: AsyncExitStack, what: Callable[[], AbstractAsyncContextManager[T]]) -> T:
     """Enter a context, again and again while a database that it needs is away; say so once."""
 
     async def enter() -> T:
@@ -49,17 +49,17 @@ async def open_patiently(opened: AsyncExitStack, what: Callable[[], AbstractAsyn
     return await patiently(enter)
 
 
-def run_to_the_end(process: str, work: Coroutine[None, None, None]) -> NoReturn:
+def run_and_exit(process: str, work: Coroutine[None, None, None]) -> NoReturn:
     """Run the work and exit: with status 0, or 2 and one line if what it needs is wrong."""
     try:
         asyncio.run(work)
     except _WRONG as error:
         # The first line of it: SQLAlchemy's go on with the statement and a link.
-        refuse(process, f"cannot start: {str(error).partition(chr(10))[0]}")
+        exit_with_fault(process, f"cannot start: {str(error).partition(chr(10))[0]}")
     sys.exit(0)
 
 
-def refuse(process: str, fault: str) -> NoReturn:
+def exit_with_fault(process: str, fault: str) -> NoReturn:
     """Print what is wrong, a line for each fault, and exit with status 2."""
     sys.stderr.write("".join(f"{process}: {line}\n" for line in fault.splitlines()))
     sys.exit(_WRONG_USAGE)

@@ -70,7 +70,7 @@ class Overloaded(DependencyUnavailable):
         super().__init__(f"{most} requests are worked on, and no more may be")
 
 
-class Room:
+class RequestLimit:
     """How many requests are worked on at once; one too many is refused before it costs anything."""
 
     def __init__(self, most: int) -> None:
@@ -248,7 +248,7 @@ class StrictRequest(Request):
 class StrictRoute(APIRoute):
     """A route that reads strictly, and answers within `app.state.request_seconds` from the body's end.
 
-    `app.state.room` says how many of its like do so at once.
+    `app.state.request_limit` says how many of its like do so at once.
     """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -268,10 +268,10 @@ class StrictRoute(APIRoute):
             elif self.body_field is not None:
                 await strict.read_body()
             seconds: float = request.app.state.request_seconds
-            room: Room = request.app.state.room
+            limit: RequestLimit = request.app.state.request_limit
             try:
                 # Not around the reading: slow clients would take the places of all others.
-                with room.taken():
+                with limit.taken():
                     return await within(answer(strict), seconds=seconds)
             except TimeoutError:
                 raise RequestTimedOut(seconds, in_doubt=has_written()) from None

@@ -18,7 +18,7 @@ from app.mes.handlers import MesHandlers
 from app.mes.intake import PartnerIntake
 from app.mes.service import MesService
 from app.orders import MES
-from app.serve import make_app, patience_of
+from app.serve import make_app, timeouts_of
 from app.settings import Settings
 from app.topology import files_url, redis_url
 from sharding.scatter import CursorKeys
@@ -35,7 +35,7 @@ def build(settings: Settings, topology: Topology) -> FastAPI:
         # Before any task is started that would have to be stopped: this fails if the topology is wrong.
         models = ModelStore.open(files_url(topology))
         async with (
-            open_shards(topology, application_name="mes", patience=patience_of(settings)) as sessions,
+            open_shards(topology, application_name="mes", timeouts=timeouts_of(settings)) as sessions,
             open_ids(topology, tree="mes") as ids,
         ):
             readiness.need_ids(ids)

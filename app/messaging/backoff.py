@@ -28,7 +28,7 @@ def delay_seconds(attempts: int, *, base_seconds: float, cap_seconds: float, jit
     return min(doubled, cap_seconds) * (1 - jitter / 4)
 
 
-async def keep_going(
+async def repeat_with_backoff(
     step: Callable[[], Awaitable[None]],
     *,
     stop: asyncio.Event,

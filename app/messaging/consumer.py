@@ -15,7 +15,7 @@ from sqlalchemy.orm.exc import StaleDataError
 
 from app.causality.context import causality
 from app.kit.errors import AppError
-from app.messaging.backoff import keep_going
+from app.messaging.backoff import repeat_with_backoff
 from app.messaging.errors import (
     EntryRefused,
     MessageMalformed,
@@ -128,7 +128,7 @@ class Consumer:
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set, then finish what was begun. Outages of Redis are waited out."""
         async with asyncio.TaskGroup() as tasks:
-            await keep_going(partial(self._receive, tasks), stop=stop, log=self._log)
+            await repeat_with_backoff(partial(self._receive, tasks), stop=stop, log=self._log)
 
     async def _receive(self, tasks: asyncio.TaskGroup) -> None:
         if len(self._running) >= self._concurrency:

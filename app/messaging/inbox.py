@@ -20,7 +20,7 @@ from sqlalchemy import delete, func, select, tuple_
 from sqlalchemy.dialects.postgresql import insert
 
 from app.kit.tasks import sleep_unless
-from app.messaging.backoff import keep_going
+from app.messaging.backoff import repeat_with_backoff
 from app.messaging.errors import NotYet
 from app.messaging.message import Message
 from app.models.base import InboxRow
@@ -76,7 +76,7 @@ _pruned = _meter.create_counter("app.inbox.pruned", unit="{message}")
 _kept = _meter.create_gauge("app.inbox.kept", unit="{message}")
 
 
-class Handled(NamedTuple):
+class HandledMessage(NamedTuple):
     """A message that was handled."""
 
     order_id: int
@@ -85,7 +85,7 @@ class Handled(NamedTuple):
     received_at: datetime
 
 
-def forgettable(handled: Iterable[Handled], *, before: datetime) -> list[Handled]:
+def prunable(handled: Iterable[HandledMessage], *, before: datetime) -> list[HandledMessage]:
     """Choose those that were followed by another message about their order, from their source. Pure.
 
     Parameters:
@@ -148,7 +148,7 @@ class Pruner:
             await self.prune(stop)
             await sleep_unless(stop, self._every_seconds * (1 - self._jitter() / 4))
 
-        await keep_going(turn, stop=stop, log=self._log)
+        await repeat_with_backoff(turn, stop=stop, log=self._log)
 
     async def prune(self, stop: asyncio.Event) -> int:
         """Look through the inbox once, or until `stop` is set; return how many messages were deleted."""
@@ -172,7 +172,7 @@ class Pruner:
             whole, last = _whole_orders(handled, is_cut=len(handled) == self._batch)
             # The database's clock, by which they were received.
             now: datetime = (await session.execute(select(func.now()))).scalar_one()
-            gone = forgettable(whole, before=now - self._keep)
+            gone = prunable(whole, before=now - self._keep)
             if gone:
                 key = tuple_(self._inbox.order_id, self._inbox.message_id)
                 named = [(message.order_id, message.message_id) for message in gone]
@@ -181,7 +181,7 @@ class Pruner:
 
         return (await self._cluster.transact(work)).value
 
-    async def _read(self, session: WriteSession, after: int) -> Sequence[Handled]:
+    async def _read(self, session: WriteSession, after: int) -> Sequence[HandledMessage]:
         inbox = self._inbox
         following = (
             select(inbox.order_id, inbox.message_id, inbox.source, inbox.received_at)
@@ -190,10 +190,12 @@ class Pruner:
             .order_by(inbox.order_id, inbox.message_id)
             .limit(self._batch)
         )
-        return [Handled._make(row) for row in await session.execute(following)]
+        return [HandledMessage._make(row) for row in await session.execute(following)]
 
 
-def _whole_orders(handled: Sequence[Handled], *, is_cut: bool) -> tuple[Sequence[Handled], int | None]:
+def _whole_orders(
+    handled: Sequence[HandledMessage], *, is_cut: bool
+) -> tuple[Sequence[HandledMessage], int | None]:
     """Leave the last order to the next slice, which has all of it; None as the last order at the end."""
     if not is_cut:
         return handled, None

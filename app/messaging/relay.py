@@ -10,7 +10,7 @@ from redis.exceptions import ResponseError
 from sqlalchemy import func, select
 
 from app.kit.tasks import sleep_unless
-from app.messaging.backoff import delay_seconds, keep_going
+from app.messaging.backoff import delay_seconds, repeat_with_backoff
 from app.messaging.errors import EntryRefused, shortened
 from app.messaging.message import SENT, TOKEN, Ack, encode
 from app.messaging.outbox import claim, settle
@@ -110,7 +110,7 @@ class Relay:
             # Another relay may work here, and then the acknowledgements that end our wait are for it.
             await sleep_unless(stop, _REST_SECONDS if await self.turn() else self._poll_seconds)
 
-        await keep_going(turn, stop=stop, log=self._log)
+        await repeat_with_backoff(turn, stop=stop, log=self._log)
 
     async def turn(self) -> bool:
         """Settle and send once, after waiting up to `poll_seconds` for an acknowledgement.

@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack
 from app.database import open_shards
 from app.files import ModelStore
 from app.kit.clock import utc_now
-from app.kit.process import leave_on_signals, open_patiently, run_to_the_end
+from app.kit.process import enter_with_retries, exit_on_signals, run_and_exit
 from app.pricing.pricer import Pricer
 from app.pricing.sandbox import Sandbox
 from app.pricing.worker import Worker, WorkerOptions
@@ -22,9 +22,9 @@ MAX_ATTEMPTS = 3
 
 def main() -> None:
     """Work until SIGTERM or SIGINT; exit with status 2 if the configuration is wrong."""
-    leave_on_signals()
+    exit_on_signals()
     settings, topology = configure("pricing")
-    run_to_the_end("pricing", work(settings, topology))
+    run_and_exit("pricing", work(settings, topology))
 
 
 async def work(settings: Settings, topology: Topology) -> None:
@@ -32,7 +32,7 @@ async def work(settings: Settings, topology: Topology) -> None:
     models = ModelStore.open(files_url(topology))
     options = WorkerOptions(stop_seconds=settings.stop_seconds)
     async with AsyncExitStack() as opened:
-        sessions = await open_patiently(opened, lambda: open_shards(topology, application_name="pricing"))
+        sessions = await enter_with_retries(opened, lambda: open_shards(topology, application_name="pricing"))
         # Leases are to be returned from here on: a signal no longer ends the process at once.
         stop = asyncio.Event()
         for signum in (signal.SIGTERM, signal.SIGINT):

@@ -8,7 +8,7 @@ import structlog
 
 from app.files import FilesUnavailable
 from app.kit.tasks import sleep_unless
-from app.messaging.backoff import keep_going
+from app.messaging.backoff import repeat_with_backoff
 from app.pricing import jobs
 from app.pricing.cache import DATABASE_AWAY
 from app.pricing.errors import BadRate, SandboxUnavailable
@@ -75,7 +75,7 @@ class Worker:
         async with asyncio.TaskGroup() as tasks:
             for _ in range(self._options.concurrency):
                 tasks.create_task(
-                    keep_going(partial(self._step, stop), stop=stop, log=log, ends_on=is_unsupported)
+                    repeat_with_backoff(partial(self._step, stop), stop=stop, log=log, ends_on=is_unsupported)
                 )
 
     async def _step(self, stop: asyncio.Event) -> None:

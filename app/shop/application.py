@@ -12,7 +12,7 @@ from app.kit.clock import utc_now
 from app.kit.health import Readiness
 from app.kit.tasks import Background
 from app.orders import SHOP
-from app.serve import make_app, patience_of
+from app.serve import make_app, timeouts_of
 from app.settings import Settings
 from app.shop.endpoints import router
 from app.shop.handlers import handle
@@ -29,7 +29,7 @@ def build(settings: Settings, topology: Topology) -> FastAPI:
         # Before any task is started that would have to be stopped: this fails if the topology is wrong.
         models = ModelStore.open(files_url(topology))
         async with (
-            open_database(topology, "shop", patience=patience_of(settings)) as orders,
+            open_database(topology, "shop", timeouts=timeouts_of(settings)) as orders,
             open_ids(topology, tree="shop") as ids,
         ):
             readiness.need_ids(ids)

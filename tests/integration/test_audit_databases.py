@@ -96,7 +96,7 @@ def test_a_difference_is_a_fault_unless_its_message_is_under_way(
 
     aside = update(mes.MesOutbox).values(set_aside_at=MADE_AT, set_aside_reason="unknown field")
     clerk.write(SHARDS.shard_of(victim), aside)
-    assert set(run().counts) == {Fault.STATUS_DIFFERS, Fault.SET_ASIDE}
+    assert set(run().counts) == {Fault.STATUS_DIFFERS, Fault.DEAD_LETTER}
 
 
 def test_an_order_that_moves_on_between_the_looks_is_no_fault(

@@ -26,7 +26,7 @@ async def race(client: RetryingClient) -> tuple[AcceptedOrders, Operator | None]
     accepted.accept("7", planned(deviation=Deviation.CONTESTED))
     rosa, sam = (Operator(name, mes=client, accepted=accepted) for name in ("Rosa", "Sam"))
     rosa.colleague = sam
-    return accepted, await rosa.get_hold_of("7")
+    return accepted, await rosa.take_or_race("7")
 
 
 @pytest.mark.parametrize("replies", [(TAKEN, NO), (NO, TAKEN)], ids=["first", "second"])

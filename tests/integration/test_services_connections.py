@@ -18,7 +18,7 @@ from structlog.testing import capture_logs
 from app.kit import problem
 from app.kit.connections import _RESERVE
 from app.kit.middleware import HeadAsGet, WellFormed
-from app.kit.strict import Room, StrictRoute
+from app.kit.strict import RequestLimit, StrictRoute
 from app.serve import server_config
 from app.settings import Settings
 from ops.embedded.ports import LOOPBACK
@@ -69,7 +69,7 @@ def application(bodies: list[int]) -> FastAPI:
 
     app.include_router(router)
     app.state.max_json_bytes, app.state.request_seconds = 64 * 1024, 5.0
-    app.state.room = Room(100)
+    app.state.request_limit = RequestLimit(100)
     app.add_middleware(HeadAsGet)
     app.add_middleware(WellFormed)
     problem.install(app, {})

@@ -112,10 +112,10 @@ def test_prices_must_agree_to_the_cent() -> None:
 def test_a_message_that_was_set_aside_is_a_fault_and_excuses_nothing() -> None:
     behind = (copy(SHOP, Status.PRICE_CALCULATED), copy(CRM), copy(HOT))
     aside = owed(ServiceName.MES, ServiceName.SHOP, aside="refused")
-    assert set(faults(*behind, aside)) == {Fault.STATUS_DIFFERS, Fault.SET_ASIDE}
+    assert set(faults(*behind, aside)) == {Fault.STATUS_DIFFERS, Fault.DEAD_LETTER}
     assert set(faults(*behind, aside, owed(ServiceName.MES, ServiceName.SHOP))) == {
         Fault.STATUS_DIFFERS,
-        Fault.SET_ASIDE,
+        Fault.DEAD_LETTER,
     }
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sqlalchemy.exc import InternalError, OperationalError
 
 from app.kit.errors import AppError
-from app.messaging.backoff import delay_seconds, keep_going
+from app.messaging.backoff import delay_seconds, repeat_with_backoff
 from app.messaging.consumer import dead_letter_reason
 from app.messaging.errors import NotYet
 from app.messaging.message import Ack
@@ -88,7 +88,7 @@ async def test_an_outage_is_logged_once_and_waited_out() -> None:
             raise error
 
     with structlog.testing.capture_logs() as logs:
-        await keep_going(
+        await repeat_with_backoff(
             step,
             stop=stop,
             log=structlog.get_logger(),

@@ -14,7 +14,7 @@ from typing import Any
 from app.console.audit.databases import OrderDatabases
 from app.console.audit.rules import AuditFinding, Fault, OrderFacts, judge
 
-SUSPECTS_PER_LOOK = 500
+RECHECK_BATCH = 500
 """How many orders a second look reads at once: few enough for one IN list, and for memory."""
 
 
@@ -76,7 +76,7 @@ def audit(
     report = AuditReport()
     suspects: dict[int, list[AuditFinding]] = {}
 
-    def look_again() -> None:
+    def recheck() -> None:
         for found in _confirmed(databases, suspects, shard_of):
             report.counts[found.fault] += 1
             if len(report.findings) < keep_findings:
@@ -89,10 +89,10 @@ def audit(
             seen(facts)
             if findings := judge(facts, shard_of=shard_of):
                 suspects[facts.order_id] = findings
-            if len(suspects) >= SUSPECTS_PER_LOOK:
-                look_again()
+            if len(suspects) >= RECHECK_BATCH:
+                recheck()
     if suspects:
-        look_again()
+        recheck()
     return report
 
 

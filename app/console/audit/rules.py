@@ -111,7 +111,7 @@ class Fault(StrEnum):
     WRONG_SHARD = "wrong shard"
     STATUS_DIFFERS = "status differs"
     PRICE_DIFFERS = "price differs"
-    SET_ASIDE = "message set aside"
+    DEAD_LETTER = "message set aside"
     ORPHAN = "orphan"
     IN_FLIGHT = "in flight"
     """Not a fault: services differ, and the message that will make them agree is under way."""
@@ -149,7 +149,7 @@ def judge(facts: OrderFacts, *, shard_of: Callable[[int], str]) -> list[AuditFin
         *_misplaced(facts, shard_of),
         *_missing(facts),
         *_differing(facts),
-        *_set_aside(facts),
+        *_dead_letters(facts),
         *_orphans(facts),
     ]
     # Several services may wait for messages of one order: that is still one order in flight.
@@ -213,11 +213,11 @@ def _differences(hub: OrderCopy, copy: OrderCopy) -> Iterator[AuditFinding]:
         yield AuditFinding(hub.order_id, Fault.PRICE_DIFFERS, detail)
 
 
-def _set_aside(facts: OrderFacts) -> Iterator[AuditFinding]:
+def _dead_letters(facts: OrderFacts) -> Iterator[AuditFinding]:
     for message in facts.messages:
         if message.set_aside_reason is not None:
             detail = f"{message.type}, {message.source} to {message.destination}: {message.set_aside_reason}"
-            yield AuditFinding(facts.order_id, Fault.SET_ASIDE, detail)
+            yield AuditFinding(facts.order_id, Fault.DEAD_LETTER, detail)
 
 
 def _orphans(facts: OrderFacts) -> Iterator[AuditFinding]:

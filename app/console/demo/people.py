@@ -183,7 +183,7 @@ class Operator:
             order_id = await self._newest()
             if order_id is None:
                 await pause(day_over)
-            elif (maker := await self.get_hold_of(order_id)) is not None:
+            elif (maker := await self.take_or_race(order_id)) is not None:
                 await maker.make(order_id)
 
     async def make(self, order_id: str) -> None:
@@ -207,7 +207,7 @@ class Operator:
         order_ids = (str(order["order_id"]) for order in page["orders"])
         return next((order_id for order_id in order_ids if self._accepted.claim(order_id, "take")), None)
 
-    async def get_hold_of(self, order_id: str) -> Self | None:
+    async def take_or_race(self, order_id: str) -> Self | None:
         """Take an order, a contested one against a colleague; return who has it now, if one of the two."""
         planned = self._accepted.by_id.get(order_id)
         if self.colleague is not None and planned is not None and planned.deviation is Deviation.CONTESTED:
