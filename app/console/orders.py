@@ -117,7 +117,7 @@ def sweep_files(
 
 @app.command("trace")
 def trace(context: typer.Context, order_id: OrderId) -> None:
-    """Tell where an order is: in every service, with its whole history and what is under way for it."""
+    """Show where an order is: in every service, with its whole history and what is under way for it."""
     options = options_of(context)
     topology = options.topology()
     found = read_trace(OrderDatabases(topology), order_id)

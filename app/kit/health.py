@@ -14,7 +14,7 @@ from app.kit.errors import AppError
 from app.kit.problem import described
 from app.kit.tasks import Background, within
 from readreplica.cluster import Cluster
-from readreplica.errors import NotThePrimary
+from readreplica.errors import NotThePrimary, one_line
 from sharding.ids import IdGenerator
 
 ANSWER_SECONDS = 1.0
@@ -116,8 +116,7 @@ async def _fault(name: str, check: Check) -> bool:
     try:
         await within(check(), seconds=ANSWER_SECONDS)
     except Exception as error:  # whatever it is, this cannot be used
-        said = str(error).partition("\n")[0] or type(error).__name__
-        log.warning("not_ready", missing=name, error=said)
+        log.warning("not_ready", missing=name, error=one_line(error))
         return True
     return False
 
@@ -142,18 +141,28 @@ def health_routes(service: str) -> APIRouter:
     """Make the routes that say how a service is; `app.state` has its `readiness` and its `background`."""
     router = APIRouter(tags=["health"])
 
-    @router.get("/livez")
+    @router.get("/livez", description="Say that the process answers. Where this does not, restart it.")
     async def live() -> Life:
-        """Say that the process answers. Where this does not, restart it."""
+        """Return that the process answers."""
         return Life(service=service)
 
     async def ready(request: Request) -> Health:
-        """Say whether the service can do its work. Where this is 503, send it no requests."""
+        """Return whether the service can do its work.
+
+        Raises:
+            NotReady: it cannot.
+        """
         readiness: Readiness = request.app.state.readiness
         away = await readiness.ask(request.app.state.background)
         return Health(service=service, status="degraded" if away else "ok", away=away)
 
     answers: Mapping[int | str, dict[str, Any]] = {503: described(503)}
     for path in ("/readyz", "/healthz"):
-        router.add_api_route(path, ready, name=path.strip("/"), responses=dict(answers))
+        router.add_api_route(
+            path,
+            ready,
+            name=path.strip("/"),
+            description="Say whether the service can do its work. Where this is 503, send it no requests.",
+            responses=dict(answers),
+        )
     return router

@@ -13,6 +13,7 @@ from sqlalchemy.exc import OperationalError, ProgrammingError
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_exponential
 
 from app.kit.errors import AppError
+from readreplica.errors import one_line
 from sharding.errors import NodesExhausted, ShardingError
 
 T = TypeVar("T")
@@ -66,8 +67,9 @@ def exit_with_fault(process: str, fault: str) -> NoReturn:
 
 
 def _say_once(state: RetryCallState) -> None:
-    if state.attempt_number == 1 and state.outcome is not None:
-        log.warning("start_waits", error=str(state.outcome.exception()).partition("\n")[0])
+    error = state.outcome.exception() if state.outcome is not None else None
+    if state.attempt_number == 1 and error is not None:
+        log.warning("start_waits", error=one_line(error))
 
 
 def _leave(_signum: int, _frame: FrameType | None) -> NoReturn:

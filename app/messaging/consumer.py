@@ -45,6 +45,20 @@ from readreplica.errors import Unavailable
 from readreplica.sessions import WriteSession
 from readreplica.token import CausalToken, Committed
 
+# psycopg's OperationalError covers a lost connection, a full server, a lock that was not granted, a deadlock
+# and a failed serialization (classes 08, 53, 55, 57, 40).
+_PASSING = (
+    NotYet,
+    Unavailable,
+    OperationalError,
+    InterfaceError,
+    PoolTimeoutError,
+    StaleDataError,
+    ConnectionError,
+    TimeoutError,
+)
+_FINAL = (AppError, IllegalTransition)
+
 Handler = Callable[[WriteSession, Message], Awaitable[None]]
 """Does what a message asks for, in the transaction that it is given; must not commit."""
 
@@ -267,21 +281,6 @@ class Consumer:
             return Ack(message.id, self._group, reason=reason)
         self._log.warning("message_postponed", attempt=message.attempt, error=repr(error))
         return None
-
-
-# psycopg's OperationalError covers a lost connection, a full server, a lock that was not granted, a deadlock
-# and a failed serialization (classes 08, 53, 55, 57, 40).
-_PASSING = (
-    NotYet,
-    Unavailable,
-    OperationalError,
-    InterfaceError,
-    PoolTimeoutError,
-    StaleDataError,
-    ConnectionError,
-    TimeoutError,
-)
-_FINAL = (AppError, IllegalTransition)
 
 
 def dead_letter_reason(error: Exception, *, attempt: int, max_attempts: int) -> str | None:

@@ -28,7 +28,18 @@ from readreplica.cluster import Cluster
 from readreplica.sessions import WriteSession
 
 LONGEST_COPY = timedelta(days=1)
-"""How old a copy of a message may be when it is handled. `app.messaging.inbox` counts on it."""
+"""How old a copy of a message may be when it is handled. `Pruner` counts on it."""
+
+CLOCK_STEP = timedelta(minutes=10)
+"""Of two messages that were received within this, it is unknown which was first: a clock may have stepped
+back, or a failover brought another one."""
+
+# What Python has in every time zone.
+_FIRST, _LAST = datetime(2, 1, 1, tzinfo=UTC), datetime(9999, 1, 1, tzinfo=UTC)
+
+_meter = get_meter("app.messaging")
+_pruned = _meter.create_counter("app.inbox.pruned", unit="{message}")
+_kept = _meter.create_gauge("app.inbox.kept", unit="{message}")
 
 
 async def record(session: WriteSession, inbox: type[InboxRow], message: Message) -> bool:
@@ -62,18 +73,6 @@ async def _now(session: WriteSession) -> datetime:
     """
     now: datetime = (await session.execute(select(func.clock_timestamp()))).scalar_one()
     return now
-
-
-CLOCK_STEP = timedelta(minutes=10)
-"""Of two messages that were received within this, it is unknown which was first: a clock may have stepped
-back, or a failover brought another one."""
-
-# What Python has in every time zone.
-_FIRST, _LAST = datetime(2, 1, 1, tzinfo=UTC), datetime(9999, 1, 1, tzinfo=UTC)
-
-_meter = get_meter("app.messaging")
-_pruned = _meter.create_counter("app.inbox.pruned", unit="{message}")
-_kept = _meter.create_gauge("app.inbox.kept", unit="{message}")
 
 
 class HandledMessage(NamedTuple):

@@ -280,14 +280,14 @@ WITHOUT_FILES = """
 import asyncio, os, resource, sys
 import uvicorn
 from pathlib import Path
-from app.kit.connections import quiet_accept
+from app.kit.connections import log_accept_errors
 from app.kit.logs import configure_logging
 from app.serve import server_config
 from app.settings import Settings
 from tests.integration.test_services_connections import application
 
 async def main():
-    asyncio.get_running_loop().set_exception_handler(quiet_accept)
+    asyncio.get_running_loop().set_exception_handler(log_accept_errors)
     config = server_config(application([]), Settings(topology=Path("x")), host="127.0.0.1", port=0)
     server = uvicorn.Server(config)
     config.load()
@@ -347,10 +347,10 @@ async def test_without_files_clients_wait_and_the_log_is_short(tmp_path: Path) -
 
 ROOM = """
 import resource, sys
-from app.kit.connections import TooFewFiles, make_room_for_files
+from app.kit.connections import TooFewFiles, raise_file_limit
 resource.setrlimit(resource.RLIMIT_NOFILE, (int(sys.argv[1]), int(sys.argv[2])))
 try:
-    make_room_for_files(512)
+    raise_file_limit(512)
     print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 except TooFewFiles as error:
     print(error)

@@ -38,7 +38,7 @@ async def test_a_task_that_ends_is_reported_and_started_again(dies: bool) -> Non
     async with Background(restart_after_seconds=0.01) as background:
         background.start("relay", work)
         await until_down(background, is_down=True)
-        expected = "RuntimeError: out of memory" if dies else "it ended although nobody stopped it"
+        expected = "RuntimeError: out of memory" if dies else "it ended although it was not stopped"
         assert background.down == {"relay": expected}
         await until_down(background, is_down=False)
     assert starts == [0, 1]

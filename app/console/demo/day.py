@@ -19,6 +19,10 @@ from app.models.status import Channel
 from app.topology import services_of
 from sharding.topology import Topology
 
+BUYERS_AT_ONCE = 8
+SELLERS = ("Nadia", "Oskar", "Petra")
+OPERATORS = ("Rosa", "Sam", "Tomas", "Uma", "Viktor", "Wanda")
+
 CRASH_SHARE = 0.4
 """The MES is killed when this share of the orders has ended: the others are then at every stage."""
 ARCHIVE_SHARE = 0.6
@@ -117,11 +121,6 @@ class DayMonitor:
         moved = await asyncio.to_thread(self.control.archive)
         self.display.say(f"archive job: {moved} orders moved to their months")
         self.notes.append(f"the archive job moved {moved} orders beside the traffic of {under_way} others")
-
-
-BUYERS_AT_ONCE = 8
-SELLERS = ("Nadia", "Oskar", "Petra")
-OPERATORS = ("Rosa", "Sam", "Tomas", "Uma", "Viktor", "Wanda")
 
 
 @dataclass(kw_only=True)

@@ -8,6 +8,14 @@ from app.console.demo.client import GuaranteeViolated, HttpRefusal, Json, Retryi
 from app.console.demo.plan import AcceptedOrders, Deviation, PlannedOrder
 from app.models.status import DONE, Status
 
+LOOK_EVERY_SECONDS = 0.5
+"""How often a person looks at an empty list again."""
+LIST_LIMIT = 50
+PILE = 5
+"""How many orders a seller takes from a list at a time; the others are the colleagues'."""
+CONFLICT = 409
+MAKING = (Status.MANUFACTURING_COMPLETED, Status.PACKAGING, Status.SHIPPED)
+"""An operator's steps once the order is taken."""
 DRAFTS = frozenset({Status.INITIATED, Status.FILE_UPLOADED})
 
 
@@ -89,16 +97,6 @@ def _file(planned: PlannedOrder) -> dict[str, tuple[str, bytes]]:
 
 def _is_submitted(order: Json) -> bool:
     return Status(order["status"]) not in DRAFTS
-
-
-LOOK_EVERY_SECONDS = 0.5
-"""How often a person looks at an empty list again."""
-LIST_LIMIT = 50
-PILE = 5
-"""How many orders a seller takes from a list at a time; the others are the colleagues'."""
-CONFLICT = 409
-MAKING = (Status.MANUFACTURING_COMPLETED, Status.PACKAGING, Status.SHIPPED)
-"""An operator's steps once the order is taken."""
 
 
 async def pause(day_over: asyncio.Event) -> None:
