@@ -30,4 +30,5 @@ async def order_way_read() -> Measured:
 
 
 def _measured(way: OrderWay, order_id: str) -> Measured:
-    return Measured(len(way.modules(int(order_id))), way.describe(int(order_id)).replace("\n", "; "))
+    lines = way.describe(int(order_id)).splitlines()
+    return Measured(len(way.modules(int(order_id))), "; ".join(line.strip() for line in lines))
