@@ -13,7 +13,6 @@ import psycopg
 import structlog
 from sqlalchemy import URL
 
-from sharding.directory_sql import MAP_CHANNEL, is_about
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("shard map")
 
@@ -21,7 +20,7 @@ Look = Callable[[], Awaitable[object]]
 
 
 @asynccontextmanager
-async def watching_map(
+async def watch_map(
     url: URL,
     look: Look,
     *,

@@ -18,7 +18,7 @@ from app.pricing.measurement import Measurement, Outcome, Unmeasurable
 from readreplica.errors import Unavailable, is_unsupported, one_line
 from readreplica.sessions import WriteSession
 from readreplica.token import CausalToken
-from sharding.hashing import key_of_text
+from sharding.shard_map import key_of_text
 from sharding.sessions import ShardedSessions
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("pricing")

@@ -10,7 +10,7 @@ from sqlalchemy import URL
 from ops.connect import connected
 from ops.pgbouncer.errors import ServerSilent
 from ops.pgbouncer.plan import Limits, Server, named
-from sharding.pooler import Pool
+from sharding.topology import ServicePool
 from sharding.topology import Topology
 
 # reserved_connections came with PostgreSQL 16; current_setting(..., true) is NULL before.
@@ -32,7 +32,7 @@ class Servers:
     """
 
     def __init__(
-        self, topology: Topology, pools: dict[Server, list[tuple[Pool, str]]], *, superuser: str
+        self, topology: Topology, pools: dict[Server, list[tuple[ServicePool, str]]], *, superuser: str
     ) -> None:
         self._topology = topology
         self._pools = pools

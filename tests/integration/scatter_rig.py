@@ -36,7 +36,7 @@ from app.models.base import EnumText
 from ops.embedded.ports import LOOPBACK
 from readreplica.cluster import Cluster
 from readreplica.engines import reader_engine, writer_engine
-from sharding.hashing import bucket_of
+from sharding.shard_map import bucket_of
 from sharding.keys import reference_table, shard_key, shard_key_of
 from sharding.scatter import Bounds, CursorKeys, Page, scatter
 from sharding.scatter.kinds import DIALECT

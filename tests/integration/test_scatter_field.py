@@ -10,7 +10,7 @@ from sqlalchemy.exc import DataError
 from sqlalchemy.orm import registry
 
 from sharding.scatter import scatter
-from sharding.scatter.errors import ScatterRefused, ValueUnreadable
+from sharding.errors import ScatterRefused, ValueUnreadable
 from tests.integration.scatter_rig import Rig, open_one, orders, run_rig, shown
 from tests.servers import PostgresServers
 

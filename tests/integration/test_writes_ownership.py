@@ -15,7 +15,7 @@ from app.models.mes import MesBase, MesOrder, MesOrderItem
 from ops.shard_guard import check_shards
 from sharding.engines import open_cluster
 from sharding.errors import OtherShard
-from sharding.hashing import bucket_of
+from sharding.shard_map import bucket_of
 from sharding.sessions import ShardedSessions, open_sessions
 from sharding.shard_map import ShardMap
 from sharding.topology import Topology

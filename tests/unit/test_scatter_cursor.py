@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from sqlalchemy import BigInteger, Column, MetaData, Table, Text, select
 
 from sharding.scatter.analysis import analyse, fingerprint
-from sharding.scatter.cursor import CursorKeys, fingerprint_of
-from sharding.scatter.errors import CursorMalformed, CursorOfAnotherQuery
+from sharding.scatter.pages import CursorKeys, fingerprint_of
+from sharding.errors import CursorMalformed, CursorOfAnotherQuery
 
 KEYS = CursorKeys(b"the key of these tests")
 QUERY = fingerprint_of("SELECT 1")

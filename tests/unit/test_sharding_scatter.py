@@ -60,7 +60,7 @@ from app.models.mes import MesOrder, MesOrderItem
 from app.models.status import Status
 from sharding.keys import reference_table, shard_key
 from sharding.scatter import scatter
-from sharding.scatter.errors import ScatterRefused
+from sharding.errors import ScatterRefused
 from sharding.scatter.kinds import INFINITY, clock_text, instant_text
 
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sharding.errors import ShardMapInvalid
-from sharding.hashing import bucket_of
+from sharding.shard_map import bucket_of
 from sharding.shard_map import ShardMap
 
 
