@@ -18,14 +18,11 @@ from partitions.archive.policy import ArchivePolicy
 from partitions.months import Month
 from partitions.sql import identifier
 from sharding.citus import columnar, moving
-from sharding.citus.catalog import locate, require_citus
-
+from sharding.citus.catalog import ShardRange, locate, require_citus
 from sharding.citus.distribute import Distribution
+from sharding.citus.moving import Mode, MoveProgress, RebalanceJob
+from sharding.citus.preflight import Objection, check_columnar, check_schema, check_statements, read_schema
 from sharding.errors import ColumnarRefused, NotOnCitus, RebalanceFailed
-from sharding.citus.moving import RebalanceJob, Mode, MoveProgress
-from sharding.citus.catalog import ShardRange
-from sharding.citus.preflight import Objection, check_columnar, check_schema, check_statements
-from sharding.citus.preflight import read_schema
 from sharding.topology import Topology
 
 Report = Callable[[str], None]
@@ -188,7 +185,9 @@ def _archive_of(tree: ProjectTree, stored: columnar.StoredPartition) -> ArchiveP
     raise ColumnarRefused(stored.name, f"{stored.parent} is no table that the archive job fills")
 
 
-def _end_of(tree: ProjectTree, policy: ArchivePolicy, stored: columnar.StoredPartition, now: datetime) -> datetime:
+def _end_of(
+    tree: ProjectTree, policy: ArchivePolicy, stored: columnar.StoredPartition, now: datetime
+) -> datetime:
     for monthly in months_of(tree, policy):
         latest = Month.of(now).later(monthly.months_ahead)
         month = (

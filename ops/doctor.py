@@ -19,8 +19,7 @@ from ops.project_file import line_of
 from ops.verbs import VERBS
 from partitions.archive.policy import ArchivePolicy
 from partitions.policy import ListPartitions, MonthlyRange
-from sharding.keys import GuardedTable
-from sharding.keys import guarded_tables
+from sharding.keys import GuardedTable, guarded_tables
 from sharding.topology import Database, Topology
 
 OLDEST_SERVER = 150000

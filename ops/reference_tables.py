@@ -17,13 +17,34 @@ from ops.errors import ExitStatus, OpsError
 from ops.fleet import connect_line, naming
 from ops.project import ProjectTree
 from ops.shard_writes import Refused, Shards, connect_directory, open_shards
+from readreplica.errors import one_line
+from sharding.errors import ShardTimedOut
 from sharding.keys import reference_tables
 from sharding.topology import Database, Topology
-from sharding.writes.reference import LOCK_VERSION, PUBLISH, RECORD_VERSION, remove_others, upsert
-from readreplica.errors import one_line
-from sharding.writes.errors import ReferenceAhead, ReferenceConflict, ReferenceInvalid, ReferenceMismatch, UnknownReference
-from sharding.errors import ShardTimedOut
-from sharding.writes.reference import Content, ReferenceCopy, Difference, apply, fault_of, fault_of_number, next_version, read_copy, read_differences, shape
+from sharding.writes.errors import (
+    ReferenceAhead,
+    ReferenceConflict,
+    ReferenceInvalid,
+    ReferenceMismatch,
+    UnknownReference,
+)
+from sharding.writes.reference import (
+    LOCK_VERSION,
+    PUBLISH,
+    RECORD_VERSION,
+    Content,
+    Difference,
+    ReferenceCopy,
+    apply,
+    fault_of,
+    fault_of_number,
+    next_version,
+    read_copy,
+    read_differences,
+    remove_others,
+    shape,
+    upsert,
+)
 
 SECONDS = 15.0
 Rows: TypeAlias = Mapping[str, Sequence[Mapping[str, Any]]]

@@ -10,10 +10,15 @@ from ops.fleet import connect_line, naming, one_line, open_engine
 from ops.project import ProjectTree
 from partitions.sql import identifier
 from sharding.errors import ShardingError
-from sharding.keys import GuardedTable
-from sharding.ownership import Ownership, bucket_sql
-from sharding.keys import guarded_tables
-from sharding.ownership import read_guard, read_identity, ownership_statements, set_ownership
+from sharding.keys import GuardedTable, guarded_tables
+from sharding.ownership import (
+    Ownership,
+    bucket_sql,
+    ownership_statements,
+    read_guard,
+    read_identity,
+    set_ownership,
+)
 from sharding.shard_map import ShardMap
 from sharding.topology import Topology
 

@@ -10,10 +10,9 @@ from ops.fleet import connect_line, naming
 from readreplica.cluster import Cluster
 from sharding.engines import open_cluster
 from sharding.topology import Topology
-from sharding.writes.prepared import Decisions, Unfinished
 from sharding.writes.errors import ForeignTransaction, NotClosable, UnknownTransaction
-from sharding.writes.in_doubt import Ended, InDoubt, Survey, RecoveryAction, chosen, closable, resolve, survey
-from sharding.writes.prepared import PreparedCommand, end_statement
+from sharding.writes.in_doubt import Ended, InDoubt, RecoveryAction, Survey, chosen, closable, resolve, survey
+from sharding.writes.prepared import Decisions, PreparedCommand, Unfinished, end_statement
 from sharding.writes.reference import References
 
 KEEP_DECISIONS = timedelta(days=30)

@@ -17,11 +17,10 @@ from partitions.sql import identifier
 from sharding.citus.distribute import coordinator_map
 from sharding.directory import Directory
 from sharding.engines import open_cluster
-from sharding.shard_map import bucket_of
 from sharding.ids import first_id_at, instant_of
 from sharding.keys import guarded_tables
 from sharding.ownership import read_identity
-from sharding.shard_map import ShardMap
+from sharding.shard_map import ShardMap, bucket_of
 from sharding.topology import Database, Topology
 
 MAP_SECONDS = 6.0

@@ -12,8 +12,7 @@ from ops.embedded.ports import LOOPBACK, PortPicker
 from ops.embedded.shape import DatabaseShape
 from ops.fleet import open_engine
 from ops.migrate import run
-from sharding.ownership import Ownership
-from sharding.ownership import set_ownership
+from sharding.ownership import Ownership, set_ownership
 from sharding.topology import Topology, Tree
 from tests.project import DATABASES, GUARDED, HTTP_SERVICES, PROJECT, TEMPLATE
 from tests.servers import PostgresServers, ValkeyServer

@@ -32,8 +32,16 @@ from readreplica.errors import (
     Unavailable,
     WritesRefused,
 )
-from sharding.errors import BucketNotOwned, InvalidShardKey, NodeLeaseExpired, NodesExhausted, OtherShard
-from sharding.errors import CursorMalformed, ShardFailed, ShardTimedOut
+from sharding.errors import (
+    BucketNotOwned,
+    CursorMalformed,
+    InvalidShardKey,
+    NodeLeaseExpired,
+    NodesExhausted,
+    OtherShard,
+    ShardFailed,
+    ShardTimedOut,
+)
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_SECONDS = 2

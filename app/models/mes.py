@@ -30,8 +30,8 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from app.models.base import MONEY, EventRow, InboxRow, OrderState, OutboxRow, new_metadata
 from app.models.status import HOT, Status
-from sharding.ownership import CHECK_NAME
 from sharding.keys import change_log, shard_key, shard_key_of
+from sharding.ownership import CHECK_NAME
 
 
 class MesBase(DeclarativeBase):

@@ -18,8 +18,8 @@ from app.pricing.measurement import Measurement, Outcome, Unmeasurable
 from readreplica.errors import Unavailable, is_unsupported, one_line
 from readreplica.sessions import WriteSession
 from readreplica.token import CausalToken
-from sharding.shard_map import key_of_text
 from sharding.sessions import ShardedSessions
+from sharding.shard_map import key_of_text
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("pricing")
 

@@ -15,11 +15,17 @@ from ops.errors import ExitStatus
 from ops.options import Options, note, options_of, print_json
 from ops.rows import show_rows
 from sharding.citus import moving
-from sharding.citus.catalog import find_node, locate, read_nodes, read_tables
+from sharding.citus.catalog import (
+    find_node,
+    locate,
+    read_node_usage,
+    read_nodes,
+    read_table_shards,
+    read_tables,
+)
 from sharding.citus.columnar import store_statement
 from sharding.citus.health import judge, read_health
 from sharding.citus.moving import Mode
-from sharding.citus.catalog import read_node_usage, read_table_shards
 
 app = typer.Typer(
     help='Look after the shards where Citus keeps them (`backend = "citus"`).', no_args_is_help=True

@@ -10,8 +10,7 @@ from sqlalchemy import Connection, text
 
 from ops.project import ProjectTree
 from sharding.citus.catalog import read_tables, require_citus
-from sharding.citus.distribute import coordinator_ownership
-from sharding.citus.distribute import Distribution, missing
+from sharding.citus.distribute import Distribution, coordinator_ownership, missing
 from sharding.ownership import record_identity
 from sharding.topology import Topology
 

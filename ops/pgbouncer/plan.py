@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ops.pgbouncer.errors import PoolsDoNotFit
-from sharding.topology import ServicePool, pools_of
-from sharding.topology import Topology
+from sharding.topology import ServicePool, Topology, pools_of
 
 SMALLEST_POOL = 2
 """A unit of work that reads in another session while it writes needs two; with one it waits for itself."""

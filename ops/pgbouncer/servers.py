@@ -10,8 +10,7 @@ from sqlalchemy import URL
 from ops.connect import connected
 from ops.pgbouncer.errors import ServerSilent
 from ops.pgbouncer.plan import Limits, Server, named
-from sharding.topology import ServicePool
-from sharding.topology import Topology
+from sharding.topology import ServicePool, Topology
 
 # reserved_connections came with PostgreSQL 16; current_setting(..., true) is NULL before.
 _LIMITS = """

@@ -134,7 +134,9 @@ def _shards(facts: CitusHealth) -> Iterator[CitusFinding]:
                 source, f"cannot connect to {target}", f"let it in: pg_hba.conf and passwords of {target}"
             )
     for shard in facts.lost_shards:
-        yield CitusFinding(shard, "has no active placement: its rows cannot be read", "restore it from a backup")
+        yield CitusFinding(
+            shard, "has no active placement: its rows cannot be read", "restore it from a backup"
+        )
     for name, node in facts.orphans:
         yield CitusFinding(
             name, f"is left over on {node} from a move or a split", "CALL citus_cleanup_orphaned_resources()"

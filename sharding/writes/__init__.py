@@ -3,8 +3,7 @@
 from sharding.writes.bulk import bulk
 from sharding.writes.prepared import Decisions
 from sharding.writes.reference import References
-from sharding.writes.rows import BulkReport, ShardReport
-from sharding.writes.rows import Mode
+from sharding.writes.rows import BulkReport, Mode, ShardReport
 from sharding.writes.two_phase import TwoPhaseUnit, two_phase
 
 __all__ = [

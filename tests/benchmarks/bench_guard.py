@@ -8,8 +8,7 @@ from time import perf_counter
 import psycopg
 
 from ops.fleet import open_engine
-from sharding.ownership import Ownership
-from sharding.ownership import set_ownership
+from sharding.ownership import Ownership, set_ownership
 from sharding.topology import Topology
 from tests.benchmarks.harness import Measured, benchmark, platform
 from tests.project import GUARDED

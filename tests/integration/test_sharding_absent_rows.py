@@ -11,11 +11,9 @@ from sqlalchemy import Connection, bindparam, delete, func, insert, select, text
 from app.models.mes import MesBase, MesOrder, MesOrderItem
 from readreplica.sessions import WriteSession
 from sharding.errors import BucketNotOwned
-from sharding.ownership import Ownership
-from sharding.shard_map import bucket_of
-from sharding.ownership import ownership_statements
+from sharding.ownership import Ownership, ownership_statements
 from sharding.sessions import ShardedSessions
-from sharding.shard_map import ShardMap
+from sharding.shard_map import ShardMap, bucket_of
 from sharding.topology import Topology
 from sharding.writes import Decisions
 from sharding.writes.errors import UnitRefused

@@ -13,12 +13,18 @@ from ops.embedded.binaries import postgres_bin
 from ops.fleet import open_engine
 from ops.waiting import wait_until
 from sharding.errors import OwnershipConflict, OwnershipNotChanged, WrongShard
-from sharding.ownership import REFUSED, Ownership, bucket_sql, read_refusal
-from sharding.keys import GuardedTable
-from sharding.shard_map import bucket_of
 from sharding.ids import instant_of
-from sharding.ownership import read_guard, read_identity, set_ownership
-from sharding.shard_map import ShardMap
+from sharding.keys import GuardedTable
+from sharding.ownership import (
+    REFUSED,
+    Ownership,
+    bucket_sql,
+    read_guard,
+    read_identity,
+    read_refusal,
+    set_ownership,
+)
+from sharding.shard_map import ShardMap, bucket_of
 from sharding.topology import Topology
 from tests.integration.shards_rig import EVEN, as_owner, give, key_in, moved, orders_on
 from tests.project import GUARDED

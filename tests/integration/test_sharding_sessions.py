@@ -18,12 +18,12 @@ from sharding.directory import Directory
 from sharding.engines import open_cluster
 from sharding.errors import (
     InvalidShardKey,
+    ShardFailed,
     ShardMapInvalid,
     ShardMapMissing,
     UnknownShard,
 )
 from sharding.ids import first_id_at
-from sharding.errors import ShardFailed
 from sharding.sessions import ShardedSessions, open_sessions
 from sharding.shard_map import ShardMap
 from sharding.topology import Topology

@@ -11,11 +11,10 @@ from sqlalchemy import text
 from ops.fleet import open_engine
 from readreplica.cluster import Cluster
 from sharding.directory import Directory, open_id_generator
-from sharding.map_watch import MAP_CHANNEL, is_about
 from sharding.engines import open_cluster
 from sharding.errors import BucketNotOwned, ShardMapConflict, TreeUnclear
-from sharding.ownership import REFUSED, Ownership
-from sharding.ownership import set_ownership
+from sharding.map_watch import MAP_CHANNEL, is_about
+from sharding.ownership import REFUSED, Ownership, set_ownership
 from sharding.sessions import open_sessions
 from sharding.shard_map import ShardMap
 from sharding.topology import Topology

@@ -22,7 +22,6 @@ from sharding.engines import open_cluster
 from sharding.sessions import ShardedSessions, open_sessions
 from sharding.topology import Topology
 from sharding.writes import Decisions, TwoPhaseUnit, two_phase
-from sharding.writes.prepared import CommitDecision
 from sharding.writes.errors import (
     CommitInsideUnit,
     ForeignTransaction,
@@ -34,6 +33,7 @@ from sharding.writes.errors import (
     UnknownTransaction,
 )
 from sharding.writes.in_doubt import RecoveryAction, chosen, resolve, survey
+from sharding.writes.prepared import CommitDecision
 from tests.integration.writes_rig import OWN, SHARDS, Wide
 
 FORK = multiprocessing.get_context("fork")
@@ -240,7 +240,9 @@ async def test_a_slow_coordinator_obeys_the_recovery_that_gave_it_up(
         async with two_phase(wide_sessions, keys.values(), decisions=decisions, label="slow") as unit:
             add_everywhere(unit, keys)
             # As `resolve` decides, when it finds an old part: it was first.
-            stands = await decisions.decide(unit.unit_id, CommitDecision.ABORT, label="presumed", shards=["mes_0"])
+            stands = await decisions.decide(
+                unit.unit_id, CommitDecision.ABORT, label="presumed", shards=["mes_0"]
+            )
             assert stands is CommitDecision.ABORT
     assert (counts(wide), decided(wide)) == ([0, 0, 0], [("abort", "presumed", "mes_0", False)])
     assert not any(wide.prepared().values())
@@ -283,7 +285,10 @@ async def test_a_part_that_is_lost_after_the_decision_is_not_told_as_done(
 async def test_a_shard_that_is_frozen_while_it_prepares_takes_the_unit_back(
     wide: Wide, wide_sessions: ShardedSessions, decisions: Decisions, keys: dict[str, int]
 ) -> None:
-    with wide.own.freezing() as freeze, pytest.raises(PrepareFailed, match="mes_2 did not answer within 3 s"):
+    with (
+        wide.own.freezing() as freeze,
+        pytest.raises(PrepareFailed, match="mes_2 failed: it did not answer within 3 s"),
+    ):
         async with (
             asyncio.timeout(60),
             two_phase(

@@ -28,8 +28,7 @@ from ops.fleet import open_engine
 from ops.shard_guard import init_shards
 from sharding.directory import Directory
 from sharding.engines import open_cluster
-from sharding.ownership import Ownership
-from sharding.ownership import set_ownership
+from sharding.ownership import Ownership, set_ownership
 from sharding.shard_map import ShardMap
 from sharding.topology import Topology
 from tests.platform_topology import write_topology

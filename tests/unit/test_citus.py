@@ -17,13 +17,18 @@ from ops.migrate.citus import script
 from partitions.actions import DetachPartition
 from partitions.months import KeyRange
 from sharding.citus import moving
-from sharding.citus.catalog import CitusTable, Node
+from sharding.citus.catalog import (
+    CitusTable,
+    Node,
+    ShardRange,
+    find_range,
+    fresh_index,
+    fresh_ranges,
+    is_fresh,
+)
 from sharding.citus.columnar import StoredPartition, refusal
-from sharding.citus.distribute import coordinator_map
-from sharding.citus.distribute import Distribution, missing
-from sharding.errors import DistributionConflict, MoveRefused, UnknownNode
+from sharding.citus.distribute import Distribution, coordinator_map, missing
 from sharding.citus.health import CitusHealth, judge
-from sharding.citus.catalog import ShardRange, find_range, fresh_index, fresh_ranges, is_fresh
 from sharding.citus.preflight import (
     ForeignKey,
     SchemaTable,
@@ -32,7 +37,7 @@ from sharding.citus.preflight import (
     check_schema,
     check_statements,
 )
-from sharding.errors import TopologyError
+from sharding.errors import DistributionConflict, MoveRefused, TopologyError, UnknownNode
 from sharding.shard_map import bucket_of
 from sharding.topology import Topology
 from tests.project import MES, PROJECT, TEMPLATE

@@ -16,7 +16,9 @@ def pool(service: str, *, weight: int = 1, size: int | None = None) -> tuple[Ser
     return ServicePool(service, service, "orders", None, weight, size), "orders"
 
 
-def sizes(*pools: tuple[ServicePool, str], limits: Limits, reserve: int = 20, processes: int = 1) -> dict[str, int]:
+def sizes(
+    *pools: tuple[ServicePool, str], limits: Limits, reserve: int = 20, processes: int = 1
+) -> dict[str, int]:
     [plan] = plan_pools({DB: pools}, {DB: limits}, reserve=reserve, processes=processes)
     return {sized.pool.service: sized.size for sized in plan.pools}
 

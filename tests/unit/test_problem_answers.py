@@ -16,8 +16,7 @@ from readreplica.errors import (
     TwoPrimaries,
     WritesRefused,
 )
-from sharding.errors import BucketNotOwned, InvalidShardKey, OtherShard
-from sharding.errors import ShardFailed
+from sharding.errors import BucketNotOwned, InvalidShardKey, OtherShard, ShardFailed
 
 STALE = ReplicasTooStale("mes_0", asked="0/45450B8", retry_after_seconds=3.2)
 NOT_PRIMARY = NotThePrimary("mes_0", "10.0.0.7:5432", "it is in recovery")

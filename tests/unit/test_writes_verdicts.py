@@ -6,10 +6,9 @@ import pytest
 
 from app.pricing.tariff import TARIFF
 from ops.reference_tables import read_file
-from sharding.writes.prepared import Decided, CommitDecision
 from sharding.writes.errors import ReferenceAhead
 from sharding.writes.in_doubt import RecoveryAction, judge
-from sharding.writes.prepared import Prepared, gid_of
+from sharding.writes.prepared import CommitDecision, Decided, Prepared, gid_of
 from sharding.writes.reference import Content, ReferenceCopy, fault_of, next_version
 from tests.project import MES, PRICE_LIST
 
@@ -24,7 +23,10 @@ def part(gid: str, *, shard: str = "mes_0", age: float = 0.0) -> Prepared:
 
 def test_a_decision_is_done_whatever_the_age() -> None:
     parts = [part(gid_of(UNIT, shard), shard=shard) for shard in ("mes_0", "mes_1")]
-    for decision, verdict in ((CommitDecision.COMMIT, RecoveryAction.COMMIT), (CommitDecision.ABORT, RecoveryAction.ABORT)):
+    for decision, verdict in (
+        (CommitDecision.COMMIT, RecoveryAction.COMMIT),
+        (CommitDecision.ABORT, RecoveryAction.ABORT),
+    ):
         decided = {UNIT: Decided(decision, "merge", ("mes_0", "mes_1"))}
         assert {each.verdict for each in judge(parts, decided, older_than_seconds=600)} == {verdict}
 
