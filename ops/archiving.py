@@ -7,7 +7,7 @@ from datetime import datetime
 
 import partitions
 from ops.fleet import Member, connect_line, open_engine
-from ops.project import ProjectTree
+from ops.project.project import ProjectTree
 from partitions import Month, MonthlyRange
 from partitions.archive.mover import (
     Report,

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from sqlalchemy import Connection, Engine, text
 
-from ops.archiving import month_of, months_of
+from ops.partitions.archiving import month_of, months_of
 from ops.fleet import connect_line, naming, open_engine
-from ops.project import ProjectTree
-from ops.shards import live_tables
+from ops.project.project import ProjectTree
+from ops.shards.service import live_tables
 from partitions.archive.policy import ArchivePolicy
 from partitions.months import Month
 from partitions.sql import identifier

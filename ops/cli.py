@@ -9,15 +9,15 @@ from typing import Annotated
 import typer
 from typer.exceptions import TyperException
 
-from ops.advice import command_for
+from ops.errors import command_for
 from ops.errors import ExitStatus, OpsError
 from ops.options import Options
-from ops.project_file import ProjectInvalid, ProjectMissing, find_file, read_section
-from ops.verbs import PROJECT_FILE, LazyVerbs
+from ops.project.file import ProjectInvalid, ProjectMissing, find_file, read_section
+from ops.verbs import PROJECT, LazyGroup
 
 app = typer.Typer(
     name="mesctl",
-    cls=LazyVerbs,  # the verbs are listed in ops.verbs
+    cls=LazyGroup,  # the verbs are listed in ops.verbs
     help="Run and change the databases of a project. The options may stand before or after the verb.",
     epilog="Exit status: 0 done, 1 failed, 2 wrong usage, 3 nothing was changed because a check refused it.",
     no_args_is_help=True,
@@ -98,7 +98,7 @@ def run(arguments: Sequence[str]) -> int:
     """
     try:
         words = globals_first(arguments)
-        PROJECT_FILE.set(project_file_of(words))
+        PROJECT.set(project_file_of(words))
         status = app(args=words, prog_name="mesctl", standalone_mode=False)
     except (Exception, KeyboardInterrupt) as error:
         exit_status = exit_status_of(error)

@@ -38,7 +38,7 @@ def _cut(connection: Any) -> None:
     shut(connection)
 
 
-class NoAnswer(psycopg.OperationalError):
+class ServerUnresponsive(psycopg.OperationalError):
     """A server answers nothing, though its kernel may: it is frozen, or cannot be reached."""
 
     def __init__(self, seconds: float) -> None:
@@ -60,11 +60,11 @@ def open_connection(conninfo: str = "", **words: Any) -> psycopg.Connection:
     try:
         return psycopg.connect(conninfo, **{**WORDS, **words})
     except ConnectionTimeout as error:
-        raise NoAnswer(float(words.get("connect_timeout", CONNECT_SECONDS))) from error
+        raise ServerUnresponsive(float(words.get("connect_timeout", CONNECT_SECONDS))) from error
 
 
 @contextmanager
-def cut_after(connection: psycopg.Connection[Any], *, seconds: float) -> Iterator[None]:
+def shut_after(connection: psycopg.Connection[Any], *, seconds: float) -> Iterator[None]:
     """Cut a connection that is still busy after so many seconds.
 
     Raises:
@@ -83,13 +83,13 @@ def cut_after(connection: psycopg.Connection[Any], *, seconds: float) -> Iterato
         yield
     except psycopg.Error as error:
         if cut.is_set():
-            raise NoAnswer(seconds) from error
+            raise ServerUnresponsive(seconds) from error
         raise
     finally:
         timer.cancel()
 
 
-class Watch:
+class Watchdog:
     """Cuts the connections to a server when it no longer answers; used with `with`.
 
     Parameters:
@@ -98,7 +98,7 @@ class Watch:
     """
 
     def __init__(self, connect: Callable[[], psycopg.Connection]) -> None:
-        self.has_cut = False
+        self.has_shut = False
         self._connect = connect
         self._watched: list[psycopg.Connection] = []
         self._lock = threading.Lock()
@@ -127,9 +127,9 @@ class Watch:
         while not self._ended.wait(LOOK_EVERY_SECONDS):
             try:
                 probe = probe or self._connect()
-                with cut_after(probe, seconds=SILENT_SECONDS):
+                with shut_after(probe, seconds=SILENT_SECONDS):
                     probe.execute("SELECT 1")
-            except NoAnswer:
+            except ServerUnresponsive:
                 self._cut()
                 break
             except psycopg.Error:
@@ -139,7 +139,7 @@ class Watch:
 
     def _cut(self) -> None:
         with self._lock:
-            self.has_cut = True
+            self.has_shut = True
             for connection in self._watched:
                 _cut(connection)
 
@@ -156,11 +156,11 @@ def connected(**words: Any) -> Iterator[psycopg.Connection]:
         psycopg.Error: it refuses.
     """
     again = partial(open_connection, **{**words, "autocommit": True})
-    with Watch(again) as watch, again() as connection:
+    with Watchdog(again) as watch, again() as connection:
         watch.add(connection)
         try:
             yield connection
         except psycopg.Error as error:
-            if watch.has_cut and not isinstance(error, NoAnswer):
-                raise NoAnswer(SILENT_SECONDS) from error
+            if watch.has_shut and not isinstance(error, ServerUnresponsive):
+                raise ServerUnresponsive(SILENT_SECONDS) from error
             raise

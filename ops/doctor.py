@@ -12,10 +12,10 @@ from sqlalchemy import MetaData, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from ops.fleet import open_watched
-from ops.migrate.phases import read_marks
+from ops.migrate.phases import read_phases
 from ops.migrate.scripts import Scripts
-from ops.project import Project, ProjectTree, ReferenceBroken
-from ops.project_file import line_of
+from ops.project.project import Project, ProjectTree, ReferenceBroken
+from ops.project.file import line_of
 from ops.verbs import VERBS
 from partitions.archive.policy import ArchivePolicy
 from partitions.policy import ListPartitions, MonthlyRange
@@ -143,7 +143,7 @@ def _check_revisions(project: Project, tree: ProjectTree) -> Iterator[Finding]:
         yield _at(project, key, f"there is no folder {tree.revisions}", "make it, or correct the path")
         return
     try:
-        read_marks(Scripts(tree, tree.revisions).line())
+        read_phases(Scripts(tree, tree.revisions).line())
     except CommandError as fault:
         yield _at(project, key, str(fault), "correct the revision")
 

@@ -12,10 +12,10 @@ from sqlalchemy import URL, Engine, ExceptionContext, create_engine, event
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.pool import NullPool
 
-from ops.advice import command_for
-from ops.connect import SILENT_SECONDS, NoAnswer, Watch, open_connection
+from ops.errors import command_for
+from ops.connect import SILENT_SECONDS, ServerUnresponsive, Watchdog, open_connection
 from ops.errors import ExitStatus, OpsError
-from ops.project import Project, ProjectTree
+from ops.project.project import Project, ProjectTree
 from partitions.errors import PartitionError, Refused
 from sharding.citus.distribute import PROPAGATE_SET_LOCAL
 from sharding.errors import ShardingError, UnknownTree
@@ -61,14 +61,14 @@ def open_watched(url: URL, words: Mapping[str, Any], **options: Any) -> Iterator
 
     def explain(context: ExceptionContext) -> BaseException | None:
         error = context.original_exception
-        if not watch.has_cut or not isinstance(error, psycopg.OperationalError):
+        if not watch.has_shut or not isinstance(error, psycopg.OperationalError):
             return None
-        silent = NoAnswer(SILENT_SECONDS)
+        silent = ServerUnresponsive(SILENT_SECONDS)
         return OperationalError(context.statement, None, silent, connection_invalidated=True)
 
     event.listen(engine, "do_connect", connect)
     event.listen(engine, "handle_error", explain, retval=True)
-    with Watch(again) as watch:
+    with Watchdog(again) as watch:
         try:
             yield engine
         finally:

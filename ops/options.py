@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from ops.embedded.errors import NoPlatform
-from ops.project_file import ProjectMissing, find_file
+from ops.project.file import ProjectMissing, find_file
 
 if TYPE_CHECKING:
-    from ops.project import Project
+    from ops.project.project import Project
     from sharding.topology import Topology
 
 
@@ -41,7 +40,7 @@ class Options:
 
     @cached_property
     def _project(self) -> "Project":
-        from ops.project import Project  # pydantic takes a while, and `--help` does not need it
+        from ops.project.project import Project
 
         return Project.load(self.named_project) if self.named_project else Project.find(Path())
 

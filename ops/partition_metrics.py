@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ops.fleet import Outcome
-from ops.project import Project
+from ops.project.project import Project
 from partitions.catalog import Catalog, PartitionedTable
 from partitions.months import Month
 from partitions.policy import MonthlyRange

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Engine, event
 import partitions
 from ops.errors import OpsError
 from ops.fleet import Member, Outcome, attempt, members, open_engine
-from ops.project import Project
+from ops.project.project import Project
 from partitions import Waiting
 from partitions.actions import Action, DetachPartition
 from partitions.catalog import Catalog

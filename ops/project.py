@@ -26,7 +26,7 @@ from pydantic import AfterValidator, Field, ValidationError
 from pydantic_core import PydanticCustomError
 
 from ops.errors import ExitStatus, OpsError
-from ops.project_file import SECTION, ProjectInvalid, find_file, line_of, read_section
+from ops.project.file import SECTION, ProjectInvalid, find_file, line_of, read_section
 from sharding.topology import Name, Section, Text, describe
 
 if TYPE_CHECKING:

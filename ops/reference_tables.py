@@ -15,8 +15,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from ops.errors import ExitStatus, OpsError
 from ops.fleet import connect_line, naming
-from ops.project import ProjectTree
-from ops.shard_writes import Refused, Shards, connect_directory, open_shards
+from ops.project.project import ProjectTree
+from ops.errors import ChangeRefused
+from ops.shards.in_doubt import OpenShards, connect_directory, open_shards
 from readreplica.errors import one_line
 from sharding.errors import ShardTimedOut
 from sharding.keys import reference_tables
@@ -143,7 +144,7 @@ class _References:
     """The reference tables of a tree, its open shards, and what its directory has published."""
 
     tables: Mapping[str, Table]
-    shards: Shards
+    shards: OpenShards
     directory: Database
 
     async def newest(self, table: str) -> Content | None:
@@ -213,7 +214,7 @@ async def load(topology: Topology, tree: ProjectTree, rows: Rows) -> list[Outcom
                 try:
                     await references.publish(content)
                 except ReferenceConflict as error:
-                    raise Refused(error) from error
+                    raise ChangeRefused(error) from error
             outcomes += [await _apply(references, shard, content) for shard in references.shards.clusters]
     return outcomes
 
@@ -266,7 +267,7 @@ async def _contents(references: _References, rows: Rows) -> list[tuple[Content, 
     for name in filter(rows.__contains__, references.tables):
         table, newest = references.tables[name], await references.newest(name)
         if fault := _fault_in(table, rows[name]):
-            raise Refused(ReferenceInvalid(name, fault))
+            raise ChangeRefused(ReferenceInvalid(name, fault))
         copies, engine_of = [], None
         for shard, cluster in references.shards.clusters.items():
             try:
@@ -280,13 +281,13 @@ async def _contents(references: _References, rows: Rows) -> list[tuple[Content, 
         try:
             content = await shape(engine_of, table, rows[name], version=version)
         except ReferenceInvalid as error:
-            raise Refused(error) from error
+            raise ChangeRefused(error) from error
         is_same = newest is not None and newest.checksum == content.checksum and newest.version == version - 1
         contents.append((newest, False) if is_same and newest else (content, True))
     return contents
 
 
-async def _state(shards: Shards, shard: str, table: Table, content: Content | None, limit: int) -> State:
+async def _state(shards: OpenShards, shard: str, table: Table, content: Content | None, limit: int) -> State:
     engine, published = shards.clusters[shard].primary, content.version if content else 0
     try:
         copy = await read_copy(engine, table, shard=shard, seconds=SECONDS)
@@ -322,7 +323,7 @@ async def _wanting(references: _References) -> list[tuple[Content, list[str]]]:
                 if fault_of(copy, content):
                     names.append(shard)
             except ReferenceAhead as error:
-                raise Refused(error) from error
+                raise ChangeRefused(error) from error
             except _TROUBLE:
                 names.append(shard)
         wanting.append((content, names))

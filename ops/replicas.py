@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import psycopg
 
-from ops.connect import cut_after, open_connection
+from ops.connect import shut_after, open_connection
 from readreplica.election import PrimaryState, elect
 from readreplica.freshness import PrimaryHistory, PrimarySample, ReplicaLag
 from readreplica.health import Observation, find_fault, read_observation
@@ -95,7 +95,7 @@ def _ask(topology: Topology, database: Database, *, replica: str | None) -> Obse
         with (
             open_connection(**arguments) as connection,
             # The server's own limit is of no use where the server is frozen.
-            cut_after(connection, seconds=ANSWER_SECONDS + 1),
+            shut_after(connection, seconds=ANSWER_SECONDS + 1),
         ):
             cursor = connection.execute(poll_statement(timeout_seconds=ANSWER_SECONDS).encode())
             while cursor.description is None:

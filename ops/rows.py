@@ -6,7 +6,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Column, Table
 
-from ops.options import Options, print_json
+from ops.options import Options
+from ops.output import print_json
 
 
 def show_rows(options: Options, rows: Sequence[Mapping[str, Any]], *, empty: str) -> None:

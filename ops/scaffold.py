@@ -8,7 +8,7 @@ from sqlalchemy import URL, Connection, text
 
 from ops.errors import ExitStatus, OpsError
 from ops.fleet import open_watched
-from ops.project_file import FILE, ProjectMissing, find_file
+from ops.project.file import FILE, ProjectMissing, find_file
 from partitions.bounds import ValueList
 from partitions.catalog import PartitionedTable, read_catalog
 from partitions.sql import identifier

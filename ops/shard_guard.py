@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
 
-from ops.fleet import connect_line, naming, one_line, open_engine
-from ops.project import ProjectTree
+from ops.fleet import connect_line, naming, open_engine
+from readreplica.errors import one_line
+from ops.project.project import ProjectTree
 from partitions.sql import identifier
 from sharding.errors import ShardingError
 from sharding.keys import GuardedTable, guarded_tables

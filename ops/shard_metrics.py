@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from ops.shards import ShardRow, skew
+from ops.shards.service import ShardRow, skew
 from sharding.shard_map import ShardMap
 
 _HELP = {

@@ -8,8 +8,8 @@ from sqlalchemy import Connection, text
 
 from ops.errors import ExitStatus, OpsError
 from ops.fleet import naming, open_engine
-from ops.project import ProjectTree
-from ops.shards import STORED_IN
+from ops.project.project import ProjectTree
+from ops.shards.service import STORED_IN
 from partitions.sql import identifier
 from sharding.keys import GuardedTable, change_log_of, guarded_tables
 from sharding.ownership import bucket_sql

@@ -8,9 +8,9 @@ from functools import partial
 
 from sqlalchemy import Connection, text
 
-from ops.archiving import month_of, months_of
+from ops.partitions.archiving import month_of, months_of
 from ops.fleet import Outcome, attempt, naming, open_engine
-from ops.project import ProjectTree
+from ops.project.project import ProjectTree
 from partitions.months import Month
 from partitions.policy import ListPartitions, MonthlyRange
 from partitions.sql import identifier

@@ -6,23 +6,11 @@ from dataclasses import dataclass
 
 import psycopg
 
-from ops.connect import NoAnswer, connected
+from ops.connect import ServerUnresponsive, connected
 from ops.errors import ExitStatus, OpsError
-from ops.fence import (
-    FENCE,
-    IDS,
-    IN_FORCE,
-    NOW,
-    POSITION,
-    PROMOTE,
-    RELOAD,
-    REPLAYED,
-    UNDER_WAY,
-    UNFENCE,
-    ask,
-    ask_one,
-)
-from ops.replicas import PRIMARY_NODE
+from ops.replicas.switchover import FENCE, IDS, IN_FORCE, NOW, PROMOTE, RELOAD, UNDER_WAY, UNFENCE, query_column, query_value
+from readreplica.wal import SELECT_RECORD_END, SELECT_HAS_REPLAYED
+from ops.replicas.nodes import PRIMARY_NODE
 from ops.waiting import wait_until
 from readreplica.poller import connect_arguments
 from sharding.topology import Database, Topology
@@ -131,11 +119,11 @@ class _Steps:
         """Wait until the replica has all that the primary will have written; give the primary's next id."""
         self._wait(self._open)
         with self._connect(self.plan.old) as old:
-            fence = ask_one(old, NOW)
+            fence = query_value(old, NOW)
             told: set[str] = set()
 
             def under_way() -> str:
-                found = ask(old, UNDER_WAY, fence=fence)
+                found = query_column(old, UNDER_WAY, fence=fence)
                 for who in sorted({*found} - told):
                     self.report(f"waits for {who}")
                 told.update(found)
@@ -147,11 +135,11 @@ class _Steps:
 
             def behind() -> str:
                 nonlocal ids
-                ids, position = ask_one(old, IDS), ask_one(old, POSITION)
-                if not ask_one(new, REPLAYED, position=position):
+                ids, position = query_value(old, IDS), query_value(old, SELECT_RECORD_END)
+                if not query_value(new, SELECT_HAS_REPLAYED, position=position):
                     return under_way() or f"{self.plan.new} had not replayed {position}"
                 # Who takes himself out of the fence is seen here, before it is too late.
-                return under_way() or ("" if ask_one(old, IDS) == ids else "others went on to write")
+                return under_way() or ("" if query_value(old, IDS) == ids else "others went on to write")
 
             self._wait(behind)
             return ids
@@ -162,7 +150,7 @@ class _Steps:
         fault = f"{name} was to be promoted, and has not come out of recovery"
         try:
             try:
-                done = ask_one(new, PROMOTE)
+                done = query_value(new, PROMOTE)
             except psycopg.Error as error:
                 done, fault = False, f"{fault}; pg_promote ended with: {error}"
             if not done and not wait_until(self._is_promoted, timeout_seconds=self.timeout_seconds):
@@ -176,7 +164,7 @@ class _Steps:
         old = self.plan.old
         try:
             with self._connect(old) as connection:
-                count = int(ask_one(connection, IDS)) - int(ids)
+                count = int(query_value(connection, IDS)) - int(ids)
         except psycopg.Error as error:
             self.report(f"look: {old} did not tell whether it has written since: {error}")
             return
@@ -206,12 +194,12 @@ class _Steps:
 
     def _open(self) -> str:
         with self._connect(self.plan.old) as connection:
-            return "" if ask_one(connection, IN_FORCE) else f"{self.plan.old} did not become read-only"
+            return "" if query_value(connection, IN_FORCE) else f"{self.plan.old} did not become read-only"
 
     def _is_promoted(self) -> bool:
         try:
             with self._connect(self.plan.new) as connection:
-                return not ask_one(connection, IN_RECOVERY)
+                return not query_value(connection, IN_RECOVERY)
         except psycopg.Error:
             return False
 
@@ -237,6 +225,6 @@ def connect_node(
             is_open = True
             yield connection
     except psycopg.OperationalError as error:
-        if is_open and not isinstance(error, NoAnswer):
+        if is_open and not isinstance(error, ServerUnresponsive):
             raise  # an error of a statement, or of another node
         raise psycopg.OperationalError(f"{database.name}: {node}: {error}") from error

@@ -1,22 +1,10 @@
 """What a planned switch-over checks before it changes anything, and its script for psql."""
 
-from ops.fence import (
-    EXCEPTED,
-    FENCE,
-    IDS,
-    IN_FORCE,
-    NOW,
-    POSITION,
-    PROMOTE,
-    RELOAD,
-    REPLAYED,
-    UNDER_WAY,
-    UNFENCE,
-    ask,
-)
+from ops.replicas.switchover import EXCEPTED, FENCE, IDS, IN_FORCE, NOW, PROMOTE, RELOAD, UNDER_WAY, UNFENCE, query_column
+from readreplica.wal import SELECT_RECORD_END, SELECT_HAS_REPLAYED
 from ops.fleet import connect_line
-from ops.replicas import PRIMARY_NODE, Watcher
-from ops.switchover import Switchover, SwitchoverRefused, connect_node
+from ops.replicas.nodes import PRIMARY_NODE, NodeWatcher
+from ops.replicas.switchover import Switchover, SwitchoverRefused, connect_node
 from sharding.topology import Topology
 
 MAX_LAG_BYTES = 16 << 20
@@ -30,7 +18,7 @@ def plan_switchover(topology: Topology, name: str, *, to: str, superuser: str = 
         SwitchoverRefused: it cannot, or had better not.
         UnknownDatabase: there is no such database.
     """
-    rows = {row.node: row for row in Watcher(topology, [name]).look()}
+    rows = {row.node: row for row in NodeWatcher(topology, [name]).look()}
     if to not in rows:
         raise SwitchoverRefused(name, f"it has no node {to!r}; it has {', '.join(rows)}")
     old = next((row.node for row in rows.values() if row.role == "primary"), None)
@@ -45,7 +33,7 @@ def plan_switchover(topology: Topology, name: str, *, to: str, superuser: str = 
         raise SwitchoverRefused(name, f"{to} is {target.lag_bytes} bytes behind; wait until it has caught up")
     plan = Switchover(topology.database(name), old, to, superuser)
     with connect_node(topology, plan.database, old, role=superuser) as connection:
-        excepted = ", ".join(ask(connection, EXCEPTED))
+        excepted = ", ".join(query_column(connection, EXCEPTED))
     if excepted:
         fault = f"default_transaction_read_only is off for {excepted}, whose writes nothing would hold back"
         raise SwitchoverRefused(name, f"{fault}; ALTER ROLE or ALTER DATABASE ... RESET it")
@@ -61,7 +49,7 @@ def switchover_script(topology: Topology, plan: Switchover) -> str:
     who = _on_one_line(UNDER_WAY.format(fence=":'fence'"))
     nobody = _or_stop(f"SELECT count(*) = 0 AS nobody FROM ({who}) AS who", "nobody")
     position = f"SELECT position FROM ({_on_one_line(POSITION)}) AS server(position)"
-    replayed = REPLAYED.format(position=":'position'")
+    replayed = SELECT_HAS_REPLAYED.format(position=":'position'")
     unchanged = f"SELECT ({IDS}) = :'ids' AS unchanged"
     parts = [
         f"\\set ON_ERROR_STOP on\n-- {plan.old} takes no new writes.\n",

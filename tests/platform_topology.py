@@ -7,8 +7,8 @@ from pathlib import Path
 
 from psycopg import sql
 
-from ops.embedded.bootstrap import ensure_database, grant_connect
-from ops.embedded.ports import LOOPBACK, PortPicker
+from ops.embedded.servers import ensure_database, grant_connect
+from ops.ports import LOOPBACK, PortPicker
 from ops.embedded.shape import DatabaseShape
 from ops.fleet import open_engine
 from ops.migrate import run

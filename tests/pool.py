@@ -16,7 +16,7 @@ from itertools import count
 import psycopg
 from psycopg import sql
 
-from ops.embedded.bootstrap import grant_connect
+from ops.embedded.servers import grant_connect
 from ops.embedded.postgres import SUPERUSER, PostgresCluster
 from ops.embedded.shape import DatabaseShape
 from ops.waiting import wait_until

@@ -6,8 +6,8 @@ from urllib.parse import unquote, urlsplit
 
 from app.messaging.routing import ServiceName
 from app.topology import files_url
-from ops import reference_tables
-from ops.project import Project, ProjectTree
+from ops.shards import reference_tables
+from ops.project.project import Project, ProjectTree
 from sharding.topology import Topology
 
 PRICE_LIST = Path(__file__).with_name("price_list.toml")

@@ -17,11 +17,12 @@ from app.console.sweep import delete_unnamed, find_unnamed, naming_store
 from app.files import ModelStore
 from app.messaging.routing import ServiceName
 from app.topology import files_url
-from ops.durations import format_duration, parse_duration
+from ops.options import format_duration, parse_duration
 from ops.errors import ExitStatus, OpsError
 from ops.fleet import raise_failures
-from ops.options import options_of, print_json
-from ops.shards import load_shard_map, locate
+from ops.options import options_of
+from ops.output import print_json
+from ops.shards.service import load_shard_map, locate
 from sharding.ids import MAX_ID
 
 app = typer.Typer(help="Find orders, and prove that none is lost.", no_args_is_help=True)

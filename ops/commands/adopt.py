@@ -11,9 +11,10 @@ from ops.migrate import adoption, run
 from ops.migrate.adoption import ADOPTABLE, Examination
 from ops.migrate.errors import AdoptionRefused, DatabasesRefused
 from ops.migrate.mark import removal
-from ops.migrate.state import DatabaseState, read_states
-from ops.options import Options, note, options_of
-from ops.rows import show_rows
+from ops.migrate.run import DatabaseState, read_states
+from ops.options import Options, options_of
+from ops.output import note
+from ops.output import show_rows
 from sharding.topology import Topology
 
 

@@ -12,12 +12,13 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ops.archiving import ArchiveState, archive_database, read_state, render_database
-from ops.durations import parse_duration
+from ops.partitions.archiving import ArchiveState, archive_database, read_state, render_database
+from ops.options import parse_duration
 from ops.fleet import Member, attempt, members, raise_failures, results_of
-from ops.options import note, options_of, print_json
-from ops.project import Project
-from ops.rows import show_rows
+from ops.output import note, print_json
+from ops.options import options_of
+from ops.project.project import Project
+from ops.output import show_rows
 from partitions.archive.mover import Batch, Report
 from partitions.archive.policy import ArchivePolicy
 from sharding.topology import Database, Topology

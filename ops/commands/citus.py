@@ -10,10 +10,11 @@ import typer
 from sqlalchemy import Engine
 
 from ops import citus as work
-from ops.commands.sharded import TAKES_KEY, Key, Sharded, TreeName, sharded
+from ops.shards.options import TAKES_KEY, Key, Sharded, TreeName, sharded
 from ops.errors import ExitStatus
-from ops.options import Options, note, options_of, print_json
-from ops.rows import show_rows
+from ops.options import Options, options_of
+from ops.output import note, print_json
+from ops.output import show_rows
 from sharding.citus import moving
 from sharding.citus.catalog import (
     find_node,

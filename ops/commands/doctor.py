@@ -5,10 +5,11 @@ from typing import Annotated
 
 import typer
 
-from ops.doctor import check_databases, check_project, check_topology
+from ops.project.doctor import check_databases, check_project, check_topology
 from ops.errors import ExitStatus
-from ops.options import note, options_of
-from ops.rows import show_rows
+from ops.output import note
+from ops.options import options_of
+from ops.output import show_rows
 
 
 def doctor(

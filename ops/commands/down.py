@@ -4,8 +4,9 @@ from typing import Annotated
 
 import typer
 
-from ops.commands.home import platform_of
-from ops.options import options_of, print_json
+from ops.embedded.commands import platform_of
+from ops.options import options_of
+from ops.output import print_json
 
 
 def down(

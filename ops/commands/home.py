@@ -6,8 +6,9 @@ from ops.embedded.home import Home
 from ops.embedded.platform import Platform
 from ops.embedded.source import TopologySource
 from ops.errors import ExitStatus, OpsError
-from ops.options import Options, note, options_of
-from ops.project_file import ProjectMissing
+from ops.options import Options, options_of
+from ops.output import note
+from ops.project.file import ProjectMissing
 
 
 class ForeignTopology(OpsError):

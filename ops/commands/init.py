@@ -10,10 +10,11 @@ import typer
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
-from ops.embedded.ports import PortPicker
-from ops.options import note, options_of, print_json
-from ops.project_file import FILE
-from ops.scaffold import draft_files, refuse_second, start_files
+from ops.ports import PortPicker
+from ops.output import note, print_json
+from ops.options import options_of
+from ops.project.file import FILE
+from ops.project.init import draft_files, refuse_second, start_files
 
 TREE = r"[a-z][a-z0-9_]{0,56}"
 """A tree's name: `NAME_owner` is a role, of at most 63 characters."""

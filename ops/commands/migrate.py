@@ -5,19 +5,20 @@ from typing import Annotated
 
 import typer
 
-from ops.commands.adopt import adopt, print_script
+from ops.migrate.adopt_commands import adopt, print_script
 from ops.errors import ExitStatus, OpsError
 from ops.migrate import adoption, run, snapshot
 from ops.migrate.drift import DatabaseDrift, find_drift
 from ops.migrate.errors import DatabaseRefused, DatabasesRefused, FleetFailed, PhaseOrder
 from ops.migrate.fleet import PARALLEL
 from ops.migrate.lint import lint_tree
-from ops.migrate.outcome import Outcome
-from ops.migrate.phases import Marked, Phase
-from ops.migrate.state import DatabaseState, last_run, read_ledger, read_states
-from ops.options import Options, note, options_of
-from ops.project import ProjectTree
-from ops.rows import show_rows
+from ops.migrate.outcome import MigrationOutcome
+from ops.migrate.phases import PhasedRevision, Phase
+from ops.migrate.run import DatabaseState, last_run, read_ledger, read_states
+from ops.options import Options, options_of
+from ops.output import note
+from ops.project.project import ProjectTree
+from ops.output import show_rows
 from sharding.topology import Topology
 
 app = typer.Typer(help="Show and change the schema of every database.", no_args_is_help=True)
@@ -212,7 +213,7 @@ def freeze(
     show_rows(options, rows, empty=NO_DATABASE)
 
 
-def _show_outcomes(options: Options, outcomes: Sequence[Outcome]) -> None:
+def _show_outcomes(options: Options, outcomes: Sequence[MigrationOutcome]) -> None:
     rows = [
         {
             "database": outcome.database,
@@ -238,7 +239,7 @@ class PhaseRefused(OpsError):
         super().__init__(f"{database}: {reason}")
 
 
-def _pending(state: DatabaseState, phase: Phase | None) -> list[Marked]:
+def _pending(state: DatabaseState, phase: Phase | None) -> list[PhasedRevision]:
     if state.unreachable is not None:
         return []
     try:

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from ops.options import note
-from ops.partitioning import ReportRows
+from ops.output import note
+from ops.partitions.service import ReportRows
 from partitions.deep import Progress as Rows
 from sharding.topology import Database
 

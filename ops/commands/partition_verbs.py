@@ -8,11 +8,11 @@ from typing import Annotated, Any
 import typer
 from sqlalchemy import Connection
 
-from ops import partitioning
+from ops.partitions import service
 from ops.errors import ExitStatus, OpsError
 from ops.fleet import Member, connect_line, raise_failures, results_of
 from ops.options import Options, options_of
-from ops.rows import show_rows
+from ops.output import show_rows
 from partitions import byhand, read_catalog, render
 from partitions.actions import Action, Analyze
 from partitions.catalog import PartitionedTable
@@ -228,13 +228,13 @@ class _Target:
         def choose_here(connection: Connection) -> list[Action]:
             return choose(connection, read_catalog(connection, [table])[table])
 
-        planned = partitioning.plan_chosen(self.topology, self.chosen, choose_here)
+        planned = service.plan_chosen(self.topology, self.chosen, choose_here)
         if dry_run:
             print_script(self.topology, results_of(planned))
             raise_failures(planned)
             return
         raise_failures(planned)
-        done = partitioning.run_chosen(self.topology, self.chosen, choose_here)
+        done = service.run_chosen(self.topology, self.chosen, choose_here)
         rows = [describe_action(base, action) for base, actions in results_of(done) for action in actions]
         if rows or self.options.json:
             show_rows(self.options, rows, empty="")
@@ -250,10 +250,10 @@ def _target(context: typer.Context, table: str, tree: str | None) -> _Target:
     """
     options = options_of(context)
     topology, project = options.topology(), options.project()
-    found = partitioning.partitioned(topology, project, tree=tree, table=table)
+    found = service.partitioned(topology, project, tree=tree, table=table)
     trees = list(dict.fromkeys(each.tree.name for each in found))
     if not trees:
-        every = partitioning.partitioned(topology, project, tree=tree)
+        every = service.partitioned(topology, project, tree=tree)
         names = dict.fromkeys(policy.table for each in every for policy in each.tree.policies)
         raise TableRefused(NoSuchTable(table, "", list(names)))
     if len(trees) > 1:

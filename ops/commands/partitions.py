@@ -7,16 +7,17 @@ from typing import Annotated, Any
 
 import typer
 
-from ops import partitioning
-from ops.advice import command_of
-from ops.commands import partition_verbs
-from ops.commands.partition_progress import progress_of_rows
-from ops.commands.partition_verbs import OnlyTree, describe_action, print_script
+from ops.partitions import service
+from ops.partitions.commands import command_of
+from ops.partitions import manual
+from ops.partitions.commands import progress_of_rows
+from ops.partitions.manual import OnlyTree, describe_action, print_script
 from ops.errors import ExitStatus
 from ops.fleet import Outcome, raise_failures, results_of
-from ops.options import Options, note, options_of, print_json
-from ops.partition_metrics import render_metrics, write_atomically
-from ops.rows import show_rows
+from ops.options import Options, options_of
+from ops.output import note, print_json
+from ops.partitions.metrics import render_metrics, write_atomically
+from ops.output import show_rows
 from partitions import Waiting
 from partitions.actions import Action
 from partitions.bounds import Bound, DefaultBound, ValueList
@@ -27,7 +28,7 @@ from sharding.ids import first_id_at, instant_of
 from sharding.topology import Database
 
 app = typer.Typer(help="Show, plan and change the partitions of every database.", no_args_is_help=True)
-partition_verbs.register(app)
+manual.register(app)
 
 
 CLOCKS_DIFFER = timedelta(hours=1)
@@ -57,7 +58,7 @@ Since = Annotated[
 def list_(context: typer.Context, tree: OnlyTree = None) -> None:
     """List every partition with its bound, PostgreSQL's estimate of its rows, and its size."""
     options = options_of(context)
-    outcomes = partitioning.read_catalogs(options.topology(), options.project(), tree=tree)
+    outcomes = service.read_catalogs(options.topology(), options.project(), tree=tree)
     rows = [
         {
             "database": database.name,
@@ -78,7 +79,7 @@ def list_(context: typer.Context, tree: OnlyTree = None) -> None:
 def plan(context: typer.Context, since: Since = None, tree: OnlyTree = None) -> None:
     """List what `apply` would do, and why."""
     options = options_of(context)
-    planned = partitioning.plan_partitions(
+    planned = service.plan_partitions(
         options.topology(), options.project(), now=datetime.now(UTC), tree=tree, since=since
     )
     rows = [
@@ -114,7 +115,7 @@ def apply(
     if metrics_file is not None and not metrics_file.parent.is_dir():
         raise typer.BadParameter(f"--metrics-file: there is no folder {metrics_file.parent}")
     if dry_run:
-        planned = partitioning.plan_partitions(topology, project, now=now, tree=tree, since=since)
+        planned = service.plan_partitions(topology, project, now=now, tree=tree, since=since)
         print_script(topology, results_of(planned))
         raise_failures(planned)
         return
@@ -124,7 +125,7 @@ def apply(
             note(f"{database.name}: {action.table}: {action.summary}")
 
     waiting = Waiting(limits=Limits(lock_timeout_seconds=lock_timeout_seconds))
-    done = partitioning.apply_partitions(
+    done = service.apply_partitions(
         topology,
         project,
         now=now,
@@ -159,7 +160,7 @@ def _write_metrics(
     topology, project = options.topology(), options.project()
     content = render_metrics(
         project,
-        partitioning.read_catalogs(topology, project, tree=tree),
+        service.read_catalogs(topology, project, tree=tree),
         [database.name for database, _ in done],
         now=datetime.now(UTC),
         before=path.read_text() if path.exists() else "",
@@ -184,7 +185,7 @@ def check(
     """
     options = options_of(context)
     with progress_of_rows() as report:
-        found = partitioning.check_partitions(
+        found = service.check_partitions(
             options.topology(), options.project(), now=datetime.now(UTC), tree=tree, deep=deep, report=report
         )
     rows: list[dict[str, Any]] = [

@@ -7,14 +7,15 @@ from typing import Annotated, Any
 import typer
 from psycopg.conninfo import make_conninfo
 
-from ops.options import note, options_of, print_json
+from ops.output import note, print_json
+from ops.options import options_of
 from ops.pgbouncer import admin, files
-from ops.pgbouncer.check import Finding
+from ops.pgbouncer.check import PoolerFinding
 from ops.pgbouncer.errors import Differences
 from ops.pgbouncer.plan import explain as explain_plans
 from ops.pgbouncer.pooler import Pooler
-from ops.pgbouncer.render import Wanted, socket_dir
-from ops.rows import show_rows
+from ops.pgbouncer.render import PoolerConfig, socket_dir
+from ops.output import show_rows
 
 app = typer.Typer(help="Write, check and steer the pooler in front of the databases.", no_args_is_help=True)
 
@@ -43,7 +44,7 @@ def render(
     """Write the pooler's files from the topology; what stands already is left alone."""
     options = options_of(context)
     pooler = Pooler(options.topology(), superuser=superuser)
-    wanted = pooler.wanted(pooler.version(for_version), max_connections=max_connections)
+    wanted = pooler.config(pooler.version(for_version), max_connections=max_connections)
     if explain:
         print_json(_arithmetic(wanted)) if options.json else print("\n".join(explain_plans(wanted.plans)))
         return
@@ -68,7 +69,7 @@ def _make_socket_dirs(pooler: Pooler) -> None:
             Path(socket_dir(pooler.section, number)).mkdir(parents=True, exist_ok=True)
 
 
-def _arithmetic(wanted: Wanted) -> list[dict[str, Any]]:
+def _arithmetic(wanted: PoolerConfig) -> list[dict[str, Any]]:
     return [
         {
             "server": str(plan.server),
@@ -115,11 +116,11 @@ def check(
     """Compare the running pooler with what `render` would write, and look for clients that wait."""
     options = options_of(context)
     pooler = Pooler(options.topology())
-    wanted = pooler.wanted(pooler.version(for_version), max_connections=max_connections)
+    wanted = pooler.config(pooler.version(for_version), max_connections=max_connections)
     _show_findings(context, pooler.check(wanted))
 
 
-def _show_findings(context: typer.Context, findings: list[Finding]) -> None:
+def _show_findings(context: typer.Context, findings: list[PoolerFinding]) -> None:
     rows = [asdict(finding) for finding in findings]
     show_rows(options_of(context), rows, empty="the pooler is what the topology asks for; nobody waits")
     if findings:
@@ -135,7 +136,7 @@ def reload(
 ) -> None:
     """Let the running pooler read its files again, and check what it made of them."""
     pooler = Pooler(options_of(context).topology())
-    wanted = pooler.wanted(pooler.version(for_version), max_connections=max_connections)
+    wanted = pooler.config(pooler.version(for_version), max_connections=max_connections)
     before = pooler.check(wanted)
     if dry_run:
         _print_script(pooler, ["RELOAD"])

@@ -12,10 +12,11 @@ from rich.live import Live
 from rich.table import Table
 
 from ops.errors import ExitStatus
-from ops.options import note, options_of, print_json
-from ops.replicas import NodeRow, Watcher
-from ops.switchover import switch_over
-from ops.switchover_plan import plan_switchover, switchover_script
+from ops.output import note, print_json
+from ops.options import options_of
+from ops.replicas.nodes import NodeRow, NodeWatcher
+from ops.replicas.switchover import switch_over
+from ops.replicas.switchover import plan_switchover, switchover_script
 from sharding.topology import Topology
 
 app = typer.Typer(help="Show the replicas, and switch over to one.", no_args_is_help=True)
@@ -124,9 +125,9 @@ def switchover(
         )
 
 
-def _watcher(context: typer.Context, databases: Sequence[str] | None) -> Watcher:
+def _watcher(context: typer.Context, databases: Sequence[str] | None) -> NodeWatcher:
     topology = options_of(context).topology()
-    return Watcher(topology, databases or _replicated(topology))
+    return NodeWatcher(topology, databases or _replicated(topology))
 
 
 def _fail_unless_answered(rows: Sequence[NodeRow]) -> None:
@@ -139,7 +140,7 @@ def _replicated(topology: Topology) -> list[str]:
     return [name for name, database in sorted(topology.databases.items()) if database.replicas]
 
 
-def _looks(watcher: Watcher, every_seconds: float, count: int) -> Iterator[list[NodeRow]]:
+def _looks(watcher: NodeWatcher, every_seconds: float, count: int) -> Iterator[list[NodeRow]]:
     done = 0
     while True:
         yield watcher.look()

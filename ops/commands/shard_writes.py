@@ -9,14 +9,15 @@ from typing import Annotated, Any
 
 import typer
 
-from ops.commands.sharded import TreeName, sharded
-from ops.durations import parse_duration
+from ops.shards.options import TreeName, sharded
+from ops.options import parse_duration
 from ops.errors import ExitStatus
-from ops.options import Options, note, options_of, print_json
-from ops.reference_tables import Outcome, State, load, read_file, render_load, render_sync, sync
-from ops.reference_tables import check as check_references
-from ops.rows import show_rows
-from ops.shard_writes import close, end, look, render_close, render_end
+from ops.options import Options, options_of
+from ops.output import note, print_json
+from ops.shards.reference_tables import CopyOutcome, CopyState, load, read_file, render_load, render_sync, sync
+from ops.shards.reference_tables import check as check_references
+from ops.output import show_rows
+from ops.shards.in_doubt import close, end, look, render_close, render_end
 from sharding.writes.in_doubt import Ended, InDoubt, RecoveryAction, Survey
 from sharding.writes.prepared import Unfinished
 
@@ -183,7 +184,7 @@ def check(
     raise typer.Exit(ExitStatus.FAILED if any(state.fault for state in states) else ExitStatus.DONE)
 
 
-def _show_states(options: Options, states: Sequence[State]) -> None:
+def _show_states(options: Options, states: Sequence[CopyState]) -> None:
     facts = [
         {name: value for name, value in asdict(state).items() if name != "differences"} for state in states
     ]
@@ -232,6 +233,6 @@ def load_(
     _show_outcomes(options_of(context), asyncio.run(load(*found, rows)), empty="the file has no rows")
 
 
-def _show_outcomes(options: Options, outcomes: Sequence[Outcome], *, empty: str) -> None:
+def _show_outcomes(options: Options, outcomes: Sequence[CopyOutcome], *, empty: str) -> None:
     show_rows(options, [asdict(each) for each in outcomes], empty=empty)
     raise typer.Exit(ExitStatus.FAILED if any(each.error for each in outcomes) else ExitStatus.DONE)

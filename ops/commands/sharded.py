@@ -5,7 +5,7 @@ from typing import Annotated, NamedTuple
 import typer
 
 from ops.options import options_of
-from ops.project import ProjectTree
+from ops.project.project import ProjectTree
 from sharding.errors import TreeUnclear, UnknownTree
 from sharding.topology import Topology
 

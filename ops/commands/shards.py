@@ -8,27 +8,29 @@ from typing import Annotated
 
 import typer
 
-from ops.citus import locate_key
-from ops.commands import citus, shard_writes
-from ops.commands.sharded import TAKES_KEY, Key, Sharded, TreeName, sharded
+from ops.citus.service import locate_key
+from ops.citus import commands
+from ops.shards import write_commands
+from ops.shards.options import TAKES_KEY, Key, Sharded, TreeName, sharded
 from ops.errors import ExitStatus
 from ops.fleet import raise_failures, results_of
-from ops.options import note, options_of, print_json
-from ops.partition_metrics import write_atomically
-from ops.rows import print_table, show_rows
-from ops.shard_guard import check_shards, init_shards, script_init
-from ops.shard_metrics import render_shard_metrics
-from ops.shard_weights import By, weigh_buckets
-from ops.shards import ShardRow, list_shards, load_shard_map, skew
-from ops.shards import locate as find_place
+from ops.output import note, print_json
+from ops.options import options_of
+from ops.partitions.metrics import write_atomically
+from ops.output import print_table, show_rows
+from ops.shards.guard import check_shards, init_shards, script_init
+from ops.shards.service import render_shard_metrics
+from ops.shards.service import WeightBy, weigh_buckets
+from ops.shards.service import ShardRow, list_shards, load_shard_map, skew
+from ops.shards.service import locate as find_place
 from sharding.errors import UnknownDatabase
 from sharding.rebalance import Proposal, propose
 from sharding.shard_map import ShardMap
 
 app = typer.Typer(help="Show, check and plan the shard map.", no_args_is_help=True)
-app.add_typer(shard_writes.in_doubt, name="in-doubt")
-app.add_typer(shard_writes.reference, name="reference")
-app.add_typer(citus.app, name="citus")
+app.add_typer(write_commands.in_doubt, name="in-doubt")
+app.add_typer(write_commands.reference, name="reference")
+app.add_typer(commands.app, name="citus")
 
 
 @app.command("list")
@@ -155,8 +157,8 @@ def check(context: typer.Context, tree: TreeName = None) -> None:
 def plan(
     context: typer.Context,
     by: Annotated[
-        By, typer.Option(help="What a bucket weighs; load is the changes of the last day.")
-    ] = By.ROWS,
+        WeightBy, typer.Option(help="What a bucket weighs; load is the changes of the last day.")
+    ] = WeightBy.ROWS,
     without: Annotated[
         list[str] | None, typer.Option(help="A shard that shall be emptied; may be given again.")
     ] = None,
@@ -187,7 +189,7 @@ def plan(
         print(f"{shard}: {before:.0f} {by} before, {proposal.after[shard]:.0f} after")
 
 
-def _as_json(proposal: Proposal, by: By) -> dict[str, object]:
+def _as_json(proposal: Proposal, by: WeightBy) -> dict[str, object]:
     return {
         "by": by,
         "map_version": proposal.shard_map.version,

@@ -7,10 +7,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from ops.commands.home import is_embedded, platform_of
+from ops.embedded.commands import is_embedded, platform_of
 from ops.embedded.state import ComponentState
 from ops.errors import ExitStatus
-from ops.options import Options, options_of, print_json
+from ops.options import Options, options_of
+from ops.output import print_json
 from sharding.topology import Topology
 
 COLOURS = {

@@ -4,9 +4,10 @@ from typing import Annotated
 
 import typer
 
-from ops.commands.home import platform_of
+from ops.embedded.commands import platform_of
 from ops.embedded.platform import Platform
-from ops.options import note, options_of, print_json
+from ops.output import note, print_json
+from ops.options import options_of
 from sharding.topology import Topology
 
 

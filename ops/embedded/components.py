@@ -4,18 +4,17 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
-from ops.embedded.database import DatabaseServers
+from ops.embedded.servers import DatabaseServers
 from ops.embedded.home import EVERYTHING, Home
-from ops.embedded.inspect import inspect_database, inspect_pooler, inspect_service, inspect_valkey
 from ops.embedded.pgpass import read_passwords
-from ops.embedded.pooling import PlatformPooler
-from ops.embedded.port_book import Report
+from ops.embedded.pooler import PlatformPooler
+from ops.embedded.topology_file import Report
 from ops.embedded.service import ServiceProcess
 from ops.embedded.shape import PlatformShape, ServiceShape
 from ops.embedded.state import ComponentState
-from ops.embedded.tools import PostgresTools
+from ops.embedded.programs import PostgresTools
 from ops.embedded.valkey import Valkey
-from ops.embedded.valkey_users import ADMIN, password_name
+from ops.embedded.valkey import ADMIN, password_name
 
 
 class Components:

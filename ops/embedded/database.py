@@ -5,16 +5,17 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
-from ops.embedded.bootstrap import ensure_database, ensure_role, ensure_roles, let_see_queries
+from ops.embedded.servers import ensure_database, ensure_role, ensure_roles, grant_read_stats
 from ops.embedded.errors import NotPrimary, NotStreaming
 from ops.embedded.home import Home
-from ops.embedded.port_book import PortBook, Report
+from ops.embedded.topology_file import ComponentPorts, Report
 from ops.embedded.postgres import SUPERUSER, PostgresCluster
 from ops.embedded.processes import last_lines, size_of
-from ops.embedded.replica import REPLICATOR, Replica
-from ops.embedded.settings import UNSAFE
+from ops.embedded.postgres import REPLICATOR
+from ops.embedded.servers import StandbyCluster
+from ops.embedded.postgres import UNSAFE
 from ops.embedded.shape import ServerShape
-from ops.embedded.tools import PostgresTools
+from ops.embedded.programs import PostgresTools
 from ops.waiting import wait_until
 
 STREAM_SECONDS = 30.0
@@ -47,7 +48,7 @@ class DatabaseServers:
             host=shape.place.host,
         )
         self.replicas = [
-            Replica(
+            StandbyCluster(
                 replica.name,
                 tools=tools,
                 data=home.data(replica.name),
@@ -63,7 +64,7 @@ class DatabaseServers:
         """The primary and the replicas."""
         return [self.primary, *self.replicas]
 
-    def up(self, book: PortBook, passwords: Mapping[str, str]) -> None:
+    def up(self, book: ComponentPorts, passwords: Mapping[str, str]) -> None:
         """Have the primary and its replicas running, with the databases and their roles.
 
         Raises:
@@ -99,10 +100,10 @@ class DatabaseServers:
             ensure_role(connection, REPLICATOR, passwords[REPLICATOR], replication=True)
             for database in self.shape.databases:
                 ensure_roles(connection, database.roles, passwords)
-                let_see_queries(connection, database.owner)
+                grant_read_stats(connection, database.owner)
                 ensure_database(connection, database.dbname, owner=database.owner, services=database.services)
 
-    def _raise_replica(self, replica: Replica, book: PortBook) -> None:
+    def _raise_replica(self, replica: StandbyCluster, book: ComponentPorts) -> None:
         replica.ensure_slot(self.primary)
         if not replica.exists():
             self._report(f"{replica.name}: copying {self.primary.name}")
@@ -125,7 +126,7 @@ class DatabaseServers:
         for replica in self.replicas:
             self._await_streaming(replica)
 
-    def _await_streaming(self, replica: Replica) -> None:
+    def _await_streaming(self, replica: StandbyCluster) -> None:
         log_start = size_of(replica.log)
         with self.primary.connect() as primary:
             if wait_until(
@@ -137,7 +138,7 @@ class DatabaseServers:
         said = last_lines(replica.log, from_byte=log_start)
         raise NotStreaming(replica.name, replica.data, said, promoted=not replica.is_standby())
 
-    def _start(self, cluster: PostgresCluster, book: PortBook, configure: Callable[[int], None]) -> bool:
+    def _start(self, cluster: PostgresCluster, book: ComponentPorts, configure: Callable[[int], None]) -> bool:
         if cluster.settle() and cluster.is_on(book[cluster.name]):
             self._report(f"{cluster.name}: runs already, port {book[cluster.name]}")
             if cluster.allow(self.shape.access(cluster.host)):
@@ -158,7 +159,7 @@ class DatabaseServers:
             port=port, access=self.shape.access(self.primary.host), settings=self._settings
         )
 
-    def _configure_replica(self, replica: Replica, book: PortBook, port: int) -> None:
+    def _configure_replica(self, replica: StandbyCluster, book: ComponentPorts, port: int) -> None:
         replica.configure_following(
             primary_host=self.primary.host,
             primary_port=book[self.primary.name],

@@ -186,7 +186,7 @@ class PassfileMissing(EmbeddedError):
         )
 
 
-class NameTaken(EmbeddedError):
+class ReplicaNameTaken(EmbeddedError):
     """A replica and a database have one name, and would have one data folder."""
 
     exit_status = ExitStatus.USAGE

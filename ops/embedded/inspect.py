@@ -6,13 +6,13 @@ from functools import partial
 
 import psycopg
 
-from ops.embedded.database import DatabaseServers
+from ops.embedded.servers import DatabaseServers
 from ops.embedded.errors import ClusterSilent
 from ops.embedded.pooler import PgBouncerProcess
 from ops.embedded.pooler import answers as is_listening
-from ops.embedded.ports import holder_of, is_free
+from ops.ports import holder_of, is_free
 from ops.embedded.postgres import PostgresCluster
-from ops.embedded.replica import Replica
+from ops.embedded.servers import StandbyCluster
 from ops.embedded.service import ServiceProcess
 from ops.embedded.state import ComponentState, Kind, State
 from ops.embedded.valkey import Valkey
@@ -111,7 +111,7 @@ def _ask_primary(primary: PostgresCluster) -> tuple[dict[str, tuple[str, int | N
 
 
 def _replica(
-    replica: Replica, following: dict[str, tuple[str, int | None]], *, wanted: bool, port: int
+    replica: StandbyCluster, following: dict[str, tuple[str, int | None]], *, wanted: bool, port: int
 ) -> ComponentState:
     state, lag_bytes = following.get(replica.name, ("", None))
     if state == "streaming":
@@ -141,7 +141,7 @@ def _cluster(
         state = "faulty"
     return ComponentState(
         name=cluster.name,
-        kind="replica" if isinstance(cluster, Replica) else "primary",
+        kind="replica" if isinstance(cluster, StandbyCluster) else "primary",
         state=state,
         wanted=wanted,
         pid=pid,

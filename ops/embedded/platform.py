@@ -10,26 +10,26 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
-from ops.embedded.binaries import valkey_server
+from ops.embedded.programs import valkey_server
 from ops.embedded.components import Components
 from ops.embedded.errors import PasswordsLost, PortsTaken, UnknownService
 from ops.embedded.home import EVERYTHING, SERVERS_ONLY, Home
-from ops.embedded.logs import rotate
-from ops.embedded.parallel import run_all
+from ops.embedded.home import rotate
+from ops.embedded.processes import run_all
 from ops.embedded.pgpass import ensure_passwords, read_passwords
-from ops.embedded.pooling import CONSOLE_ROLE, pooler_program
-from ops.embedded.port_book import PortBook, Report, fault_of
-from ops.embedded.ports import PortPicker, holder_of, is_free
+from ops.embedded.pooler import CONSOLE_ROLE, pooler_program
+from ops.embedded.topology_file import ComponentPorts, Report, fault_of
+from ops.ports import PortPicker, holder_of, is_free
 from ops.embedded.postgres import SUPERUSER
-from ops.embedded.running import Running
+from ops.embedded.components import RunningComponents
 from ops.embedded.service import ServiceProcess, environment_of
 from ops.embedded.shape import POOLER, VALKEY, PlatformShape, roles_of, service_key, shape_of
 from ops.embedded.source import TopologySource
 from ops.embedded.state import PlatformState, steps_down, steps_up
-from ops.embedded.tools import PostgresTools
+from ops.embedded.programs import PostgresTools
 from ops.embedded.topology_file import Draft
-from ops.embedded.valkey_users import acl_of, password_name, users_of
-from ops.project import Project
+from ops.embedded.valkey import acl_of, password_name, users_of
+from ops.project.project import Project
 from sharding.topology import Topology
 
 
@@ -134,17 +134,17 @@ class Platform:
             shutil.rmtree(self.home.pooler)
         return [*draft.notes, *([POOLER] if pooled != (shape.pooler is not None) else [])]
 
-    def _open(self, *, changed: Iterable[str] = ()) -> tuple[Components, PortBook]:
+    def _open(self, *, changed: Iterable[str] = ()) -> tuple[Components, ComponentPorts]:
         topology = self.topology()
         components = self._components(topology)
-        places = components.shape.places
+        places = components.shape.addresses
         picker = None
         if self._source.is_ours:
             picker = PortPicker(self._rng)
             picker.avoid(place.port for place in places.values())
         else:
             self._refuse_taken(components.shape)
-        return components, PortBook(
+        return components, ComponentPorts(
             places, topology=self.topology_path, picker=picker, report=self._report, changed=changed
         )
 
@@ -153,7 +153,7 @@ class Platform:
         ours = self._running().ports()
         faults = [
             fault_of(place, holder_of(place.port))
-            for place in shape.places.values()
+            for place in shape.addresses.values()
             if place.port not in ours and not is_free(place.port, place.host)
         ]
         if faults:
@@ -178,10 +178,10 @@ class Platform:
             safe=self._safe,
         )
 
-    def _running(self) -> Running:
-        return Running(self.home, tools=self._tools, report=self._report)
+    def _running(self) -> RunningComponents:
+        return RunningComponents(self.home, tools=self._tools, report=self._report)
 
-    def _start_servers(self, components: Components, book: PortBook, valkey: Path | None) -> None:
+    def _start_servers(self, components: Components, book: ComponentPorts, valkey: Path | None) -> None:
         passwords = self._passwords(components)
         starts = [partial(servers.up, book, passwords) for servers in components.databases]
         if valkey:
@@ -203,7 +203,7 @@ class Platform:
         known = {role: password for role in roles if (password := topology.password(role))}
         return ensure_passwords(passfile, roles, known=known)
 
-    def _start_valkey(self, book: PortBook, program: Path, users: Sequence[str]) -> None:
+    def _start_valkey(self, book: ComponentPorts, program: Path, users: Sequence[str]) -> None:
         # Made anew: our own password may be new.
         valkey = self._components(self.topology()).valkey
         assert valkey is not None
@@ -221,7 +221,7 @@ class Platform:
 
         fill(self.project, self.topology(), shape, report=self._report)
 
-    def _start_services(self, components: Components, book: PortBook, *, services: bool) -> None:
+    def _start_services(self, components: Components, book: ComponentPorts, *, services: bool) -> None:
         chosen = list(components.services.values()) if services else components.running_services()
         read_at = self.topology_path.stat().st_mtime
         late = [each for each in components.running_services() if book.moved or each.is_older(read_at)]
@@ -230,7 +230,7 @@ class Platform:
         run_all(service.stop for service in late)
         run_all(partial(self._start_service, service, book) for service in chosen)
 
-    def _start_service(self, service: ServiceProcess, book: PortBook) -> bool:
+    def _start_service(self, service: ServiceProcess, book: ComponentPorts) -> bool:
         topology = self.topology()
         ways = [database.primary.port for database in topology.databases.values()]
         if topology.pgbouncer:

@@ -3,10 +3,11 @@
 import socket
 from pathlib import Path
 
-from ops.embedded.errors import PortTaken, StartFailed
-from ops.embedded.ports import LOOPBACK, holder_of, is_free
+from ops.ports import PortTaken
+from ops.embedded.errors import StartFailed
+from ops.ports import LOOPBACK, holder_of, is_free
 from ops.embedded.processes import Daemon, last_lines, size_of
-from ops.embedded.unprivileged import launch_prefix
+from ops.embedded.programs import launch_prefix
 from ops.waiting import wait_until
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from ops.embedded.errors import PoolerMissing
 from ops.embedded.home import Home
 from ops.embedded.pooler import PgBouncerProcess
-from ops.embedded.port_book import PortBook, Report
+from ops.embedded.topology_file import ComponentPorts, Report
 from ops.embedded.shape import POOLER
 from ops.pgbouncer import files
 from ops.pgbouncer.versions import find_program
@@ -41,7 +41,7 @@ class PlatformPooler:
             host=host,
         )
 
-    def up(self, book: PortBook) -> None:
+    def up(self, book: ComponentPorts) -> None:
         """Have it running, on files that fit the topology and the servers.
 
         Raises:
@@ -59,7 +59,7 @@ class PlatformPooler:
         pooler = Pooler(Topology.load(self._topology))
         # Every server made its own salt for a role, and a userlist has one line for it.
         pooler.equalise(dry_run=False)
-        texts = pooler.files(pooler.wanted(pooler.version()), self._home.pooler)
+        texts = pooler.files(pooler.config(pooler.version()), self._home.pooler)
         if files.changes(self._home.pooler, texts):
             self.process.stop()
             files.write(self._home.pooler, texts)

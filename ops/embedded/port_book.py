@@ -5,10 +5,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from ops.embedded.errors import NoFreePort, PortsTaken, PortTaken
-from ops.embedded.ports import START_ATTEMPTS, PortPicker
-from ops.embedded.shape import Place
-from ops.embedded.topology_file import replace as replace_file
+from ops.ports import NoFreePort, PortTaken
+from ops.embedded.errors import PortsTaken
+from ops.ports import START_ATTEMPTS, PortPicker
+from ops.embedded.shape import ListenAddress
+from ops.embedded.topology_file import replace_file as replace_file
 from ops.embedded.topology_file import with_port
 
 Report = Callable[[str], None]
@@ -25,7 +26,7 @@ class PortBook:
 
     def __init__(
         self,
-        places: Mapping[str, Place],
+        places: Mapping[str, ListenAddress],
         *,
         topology: Path,
         picker: PortPicker | None,
@@ -75,7 +76,7 @@ class PortBook:
         self._report(f"{component}: port {old.port} is taken by {taken.holder}; moved to port {new}")
 
 
-def fault_of(place: Place, holder: str) -> str:
+def fault_of(place: ListenAddress, holder: str) -> str:
     """Say in a line who has the port that a key of the topology names."""
     key = ".".join(map(str, place.keys[0]))
     return f"{key}: port {place.port} on {place.host} is taken by {holder}: stop that, or name another port"

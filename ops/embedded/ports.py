@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 
 import psutil
 
-from ops.embedded.errors import NoFreePort, PortTaken
+from ops.ports import NoFreePort, PortTaken
 
 LOOPBACK = "127.0.0.1"
 

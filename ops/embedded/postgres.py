@@ -9,12 +9,12 @@ from pathlib import Path
 import psutil
 import psycopg
 
-from ops.connect import NoAnswer, connected
-from ops.embedded.errors import ClusterSilent, CommandFailed, PortTaken, StartFailed, StopFailed
-from ops.embedded.ports import LOOPBACK, holder_of, is_free
+from ops.connect import ServerUnresponsive, connected
+from ops.embedded.errors import ClusterSilent, CommandFailed, StartFailed, StopFailed
+from ops.ports import PortTaken
+from ops.ports import LOOPBACK, holder_of, is_free
 from ops.embedded.processes import end_processes_naming, is_alive, last_lines, resume, send_signal, size_of
-from ops.embedded.settings import include_own_settings, write_own_settings
-from ops.embedded.tools import PostgresTools
+from ops.embedded.programs import PostgresTools
 from ops.waiting import wait_until
 
 SUPERUSER = "postgres"
@@ -225,7 +225,7 @@ class PostgresCluster:
                 is_open = True
                 yield connection
         except psycopg.OperationalError as error:
-            if is_open and not isinstance(error, NoAnswer):
+            if is_open and not isinstance(error, ServerUnresponsive):
                 raise  # an error of a statement
             raise ClusterSilent(self.name, self.port(), " ".join(str(error).split())) from error
 

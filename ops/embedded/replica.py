@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import psycopg
 from psycopg.conninfo import make_conninfo
 
-from ops.embedded.ports import LOOPBACK
+from ops.ports import LOOPBACK
 from ops.embedded.postgres import PostgresCluster
 
 REPLICATOR = "replicator"

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from functools import partial
 
 from ops.embedded.home import Home
-from ops.embedded.parallel import run_all
-from ops.embedded.port_book import Report
+from ops.embedded.processes import run_all
+from ops.embedded.topology_file import Report
 from ops.embedded.postgres import PostgresCluster
 from ops.embedded.processes import Daemon, listening_ports
 from ops.embedded.service import STOP_SECONDS
 from ops.embedded.state import STOP_ORDER, ComponentState, Kind
-from ops.embedded.tools import PostgresTools
+from ops.embedded.programs import PostgresTools
 
 Stoppable = PostgresCluster | Daemon
 

@@ -12,9 +12,10 @@ from types import MappingProxyType
 
 import psutil
 
-from ops.embedded.errors import PortTaken, StartFailed
+from ops.ports import PortTaken
+from ops.embedded.errors import StartFailed
 from ops.embedded.pgpass import derived_secret, read_passwords
-from ops.embedded.ports import LOOPBACK, holder_of, is_free
+from ops.ports import LOOPBACK, holder_of, is_free
 from ops.embedded.processes import Daemon, last_lines, size_of
 from ops.embedded.shape import ServiceShape
 from ops.waiting import wait_until

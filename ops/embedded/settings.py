@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from ops.embedded.ports import LOOPBACK
+from ops.ports import LOOPBACK
 
 OWN_FILE = "platform.conf"
 

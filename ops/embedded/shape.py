@@ -9,17 +9,17 @@ from urllib.parse import SplitResult, urlsplit
 
 from pydantic import ConfigDict, ValidationError
 
-from ops.embedded.errors import NameTaken
-from ops.embedded.ports import LOOPBACK
+from ops.embedded.errors import ReplicaNameTaken
+from ops.ports import LOOPBACK
 from ops.embedded.postgres import SUPERUSER
-from ops.embedded.replica import REPLICATOR
-from ops.embedded.settings import access_line
+from ops.embedded.postgres import REPLICATOR
+from ops.embedded.postgres import access_line
 from ops.embedded.state import ComponentState, Kind
 from sharding.errors import TopologyError
 from sharding.topology import Database, Endpoint, Topology, describe
 
 if TYPE_CHECKING:
-    from ops.project import ServiceEntry
+    from ops.project.project import ServiceEntry
 
 Key = tuple[str | int, ...]
 """Where a value stands in the topology file: `("databases", "shop", "primary", "port")`."""
@@ -32,7 +32,7 @@ REDIS_KEY: Key = ("redis", "url")
 
 
 @dataclass(frozen=True)
-class Place:
+class ListenAddress:
     """Where a component listens on this machine, and the keys of the topology file that say so.
 
     The value of a key is the port, or a URL that holds it.
@@ -73,7 +73,7 @@ class ReplicaShape:
     """A replica on this machine."""
 
     name: str
-    place: Place
+    place: ListenAddress
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class ServerShape:
     It bears the name of the first of them.
     """
 
-    place: Place
+    place: ListenAddress
     databases: tuple[DatabaseShape, ...]
     replicas: tuple[ReplicaShape, ...] = ()
 
@@ -114,7 +114,7 @@ class ServiceShape:
     name: str
     module: str
     health: str
-    place: Place | None
+    place: ListenAddress | None
     redis: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
 
@@ -124,13 +124,13 @@ class PlatformShape:
     """What `up` starts, and what it leaves alone."""
 
     servers: tuple[ServerShape, ...]
-    valkey: Place | None
-    pooler: Place | None
+    valkey: ListenAddress | None
+    pooler: ListenAddress | None
     services: tuple[ServiceShape, ...]
     elsewhere: tuple[ComponentState, ...]
 
     @property
-    def places(self) -> dict[str, Place]:
+    def places(self) -> dict[str, ListenAddress]:
         """Where every component listens."""
         places = {server.name: server.place for server in self.servers}
         places |= {replica.name: replica.place for server in self.servers for replica in server.replicas}
@@ -219,7 +219,7 @@ def _refuse_shared_names(topology: Topology) -> None:
     for name, database in topology.databases.items():
         for index, replica in enumerate(database.replicas):
             if replica.name in topology.databases:
-                raise NameTaken(topology.path, f"databases.{name}.replicas.{index}.name", replica.name)
+                raise ReplicaNameTaken(topology.path, f"databases.{name}.replicas.{index}.name", replica.name)
 
 
 def _servers(topology: Topology, elsewhere: list[ComponentState]) -> Iterator[ServerShape]:
@@ -233,7 +233,7 @@ def _servers(topology: Topology, elsewhere: list[ComponentState]) -> Iterator[Se
     for (host, port), databases in groups.items():
         keys = tuple(("databases", each.name, "primary", "port") for each in databases)
         yield ServerShape(
-            place=Place(host, port, keys),
+            place=ListenAddress(host, port, keys),
             databases=tuple(_database(each, topology) for each in databases),
             replicas=tuple(_replicas(databases, elsewhere)),
         )
@@ -251,7 +251,7 @@ def _replicas(databases: Iterable[Database], elsewhere: list[ComponentState]) ->
             _, keys = found.setdefault((host, replica.port), (replica.name, []))
             keys.append(("databases", database.name, "replicas", index, "port"))
     for (host, port), (name, keys) in found.items():
-        yield ReplicaShape(name, Place(host, port, tuple(keys)))
+        yield ReplicaShape(name, ListenAddress(host, port, tuple(keys)))
 
 
 def _left_alone(database: Database, why: str) -> Iterator[ComponentState]:
@@ -267,7 +267,7 @@ def _elsewhere(name: str, kind: Kind, endpoint: Endpoint | SplitResult, why: str
     return ComponentState(name=name, kind=kind, state="elsewhere", wanted=False, detail=detail)
 
 
-def _valkey(topology: Topology, elsewhere: list[ComponentState]) -> Place | None:
+def _valkey(topology: Topology, elsewhere: list[ComponentState]) -> ListenAddress | None:
     url = topology.sections.get("redis", {}).get("url")
     if not isinstance(url, str):
         return None
@@ -277,12 +277,12 @@ def _valkey(topology: Topology, elsewhere: list[ComponentState]) -> Place | None
     if host is None or parts.scheme not in {"redis", "valkey"} or parts.password is not None:
         elsewhere.append(_elsewhere("valkey", "valkey", parts))
         return None
-    return Place(host, parts.port or REDIS_PORT, (REDIS_KEY,))
+    return ListenAddress(host, parts.port or REDIS_PORT, (REDIS_KEY,))
 
 
 def _pooler(
     topology: Topology, servers: Iterable[ServerShape], elsewhere: list[ComponentState]
-) -> Place | None:
+) -> ListenAddress | None:
     section = topology.pgbouncer
     if section is None:
         return None
@@ -290,7 +290,7 @@ def _pooler(
     others = sorted(topology.databases.keys() - here)
     host = address_of(section.host)
     if host is not None and not others:
-        return Place(host, section.port, (("pgbouncer", "port"),))
+        return ListenAddress(host, section.port, (("pgbouncer", "port"),))
     why = f"so is {', '.join(others)}" if host is not None else ""
     elsewhere.append(_elsewhere("pgbouncer", "pooler", section, why))
     return None
@@ -313,7 +313,7 @@ def _services(
             elsewhere.append(_elsewhere(name, "service", endpoint))
             continue
         keys: tuple[Key, ...] = (("services", name, "port"),)
-        place = Place(host, endpoint.port, keys) if endpoint and host else None
+        place = ListenAddress(host, endpoint.port, keys) if endpoint and host else None
         yield ServiceShape(name, entry.module, entry.health, place, entry.redis, entry.environment)
 
 

@@ -3,10 +3,10 @@
 from functools import cached_property
 from pathlib import Path
 
-from ops.embedded.binaries import postgres_bin
+from ops.embedded.programs import postgres_bin
 from ops.embedded.errors import ProcMissing
 from ops.embedded.processes import run_command
-from ops.embedded.unprivileged import launch_prefix
+from ops.embedded.programs import launch_prefix
 
 
 class PostgresTools:

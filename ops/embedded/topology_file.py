@@ -15,8 +15,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ops.embedded.errors import TopologyNotEdited
-from ops.embedded.ports import LOOPBACK, PortPicker
-from ops.embedded.shape import Key, Place
+from ops.ports import LOOPBACK, PortPicker
+from ops.embedded.shape import Key, ListenAddress
 from sharding.topology import Topology
 
 HEAD = """\
@@ -40,7 +40,7 @@ class Draft:
     added: tuple[Key, ...]
     notes: tuple[str, ...] = ()
 
-    def is_new(self, place: Place) -> bool:
+    def is_new(self, place: ListenAddress) -> bool:
         """Whether a place stands in a table that was added."""
         return any(key[: len(table)] == table for key in place.keys for table in self.added)
 
@@ -107,7 +107,7 @@ def _tables(content: Mapping[str, Any], name: str) -> dict[str, dict[str, Any]]:
     return {key: table for key, table in found.items() if isinstance(table, dict)}
 
 
-def with_free_ports(draft: Draft, places: Iterable[Place], picker: PortPicker, path: Path) -> str:
+def with_free_ports(draft: Draft, places: Iterable[ListenAddress], picker: PortPicker, path: Path) -> str:
     """Give every new place of a draft a port that is free.
 
     Raises:
@@ -121,7 +121,7 @@ def with_free_ports(draft: Draft, places: Iterable[Place], picker: PortPicker, p
     return text
 
 
-def with_port(text: str, place: Place, port: int, path: Path) -> str:
+def with_port(text: str, place: ListenAddress, port: int, path: Path) -> str:
     """Give a place another port, and leave the rest of the text as it is.
 
     Raises:
@@ -226,7 +226,7 @@ def without_pooler(text: str) -> str:
     return f"{left.rstrip()}\n"
 
 
-def replace(path: Path, text: str) -> None:
+def replace_file(path: Path, text: str) -> None:
     """Write the file; it appears only when it is complete."""
     partial = path.with_suffix(".partial")
     partial.write_text(text, encoding="utf-8")

@@ -11,7 +11,8 @@ from typing import Literal
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError, OperationalError
 
-from ops.migrate.connect import open_owner, take_lock, words_of
+from ops.migrate.connect import open_owner, take_lock
+from readreplica.errors import one_line
 from ops.migrate.drift import Drift, compare
 from ops.migrate.errors import (
     DatabaseRefused,
@@ -22,7 +23,7 @@ from ops.migrate.errors import (
 from ops.migrate.mark import find_foreign, read_marks, read_objects, removal, statement, write_mark
 from ops.migrate.scripts import read_revision
 from ops.migrate.snapshot import load_snapshot, read_snapshot
-from ops.project import ProjectTree
+from ops.project.project import ProjectTree
 from partitions.sql import identifier
 from sharding.topology import Topology
 

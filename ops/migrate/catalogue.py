@@ -10,14 +10,15 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, text
 
-from ops.migrate.catalogue_sql import FACTS, PER_SHARD, UNDER_WAY
+from ops.migrate.catalogue.facts import _FACTS
+from ops.migrate.catalogue.fragments import PER_SHARD, UNDER_WAY
 
 __all__ = ["DIFFERS", "PER_SHARD", "UNDER_WAY", "Fact", "fingerprint", "read_catalogue"]
 
 DIFFERS = " -- differs from "
 """Stands in a definition of a range's partition, before the table that it differs from and what that has."""
 
-_FACTS = text(FACTS)
+_FACTS = text(_FACTS)
 # What constants are printed with; a setting of the database or of the role would be a difference everywhere.
 _PRINT = text(
     "SELECT set_config('DateStyle', 'ISO', true), set_config('IntervalStyle', 'postgres', true), "

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 from sqlalchemy import Connection, text
 
-from ops.project import ProjectTree
+from ops.project.project import ProjectTree
 from sharding.citus.catalog import read_tables, require_citus
 from sharding.citus.distribute import Distribution, coordinator_ownership, missing
 from sharding.ownership import record_identity

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 from sqlalchemy import MetaData
 
-from ops.project import ProjectTree
+from ops.project.project import ProjectTree
 from partitions.migration_ops import PLUGINS, POLICIES, ignore_undeclared_partitions
 
 __all__ = ["PLUGINS", "ignore_undeclared_partitions", "metadata_of", "reading_unvalidated_checks"]

@@ -10,12 +10,14 @@ from typing import NamedTuple
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from ops.migrate.catalogue import DIFFERS, PER_SHARD, UNDER_WAY, Fact, fingerprint
-from ops.migrate.connect import open_owner, words_of
+from ops.migrate.catalogue.facts import DIFFERS, Fact, fingerprint
+from ops.migrate.catalogue.fragments import PER_SHARD, UNDER_WAY
+from ops.migrate.connect import open_owner
+from readreplica.errors import one_line
 from ops.migrate.errors import SeveralRevisions, SnapshotMissing
 from ops.migrate.mark import find_foreign, read_marks
 from ops.migrate.snapshot import BASE, Snapshot, load_snapshot, read_snapshot
-from ops.project import ProjectTree
+from ops.project.project import ProjectTree
 from partitions.sql import literal
 from sharding.topology import Topology
 

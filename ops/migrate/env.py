@@ -22,16 +22,10 @@ from sqlalchemy import Connection
 from ops.errors import OpsError
 from ops.migrate import mark
 from ops.migrate.adoption import claim, examine
-from ops.migrate.compare import (
-    PLUGINS,
-    ignore_undeclared_partitions,
-    metadata_of,
-    reading_unvalidated_checks,
-)
 from ops.migrate.connect import open_owner, take_lock
 from ops.migrate.outcome import Direction
 from ops.migrate.run import migrate
-from ops.project import Project, ProjectTree
+from ops.project.project import Project, ProjectTree
 from partitions.sql import identifier
 from sharding.errors import ShardingError
 from sharding.topology import Topology

@@ -10,7 +10,7 @@ from ops.errors import ExitStatus, OpsError
 from partitions.errors import Blocker
 
 if TYPE_CHECKING:
-    from ops.migrate.outcome import Outcome
+    from ops.migrate.outcome import MigrationOutcome
 
 
 class MigrationError(OpsError, CommandError):
@@ -39,7 +39,7 @@ class MigrationsBusy(MigrationError):
         )
 
 
-class LockNotHad(MigrationError):
+class LockNotAcquired(MigrationError):
     """A revision waited in vain for a lock, again and again; nothing of its transaction stayed."""
 
     def __init__(self, revision: str, reason: str, *, attempts: int, blockers: Sequence[Blocker]) -> None:

@@ -4,7 +4,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-from ops.migrate.outcome import Outcome, Request
+from ops.migrate.outcome import MigrationOutcome, Request
 from ops.migrate.single import Report, migrate_database
 from sharding.topology import Topology
 
@@ -13,7 +13,7 @@ PARALLEL = 4
 
 def migrate_tree(
     topology: Topology, request: Request, *, parallel: int = PARALLEL, report: Report
-) -> list[Outcome]:
+) -> list[MigrationOutcome]:
     """Do what is asked with every database of the request's tree.
 
     The first in name order is the canary: if it fails, no other is touched. When one of the others fails,
@@ -41,11 +41,11 @@ def migrate_tree(
 
 def _migrate_others(
     topology: Topology, names: Sequence[str], request: Request, *, parallel: int, report: Report
-) -> list[Outcome]:
+) -> list[MigrationOutcome]:
     if min(parallel, len(names)) <= 1:
         return [migrate_database(topology, name, request, report=report) for name in names]
     # -P: or a folder `ops` in the working directory would be imported instead of this one.
-    command = [sys.executable, "-P", "-m", "ops.migrate.workers", request.model_dump_json()]
+    command = [sys.executable, "-P", "-m", "ops.migrate.fleet", request.model_dump_json()]
     done = subprocess.run(
         [*command, str(topology.path), str(parallel), *names],
         stdout=subprocess.PIPE,
@@ -54,15 +54,15 @@ def _migrate_others(
     )
     told = {
         outcome.database: outcome
-        for outcome in map(Outcome.model_validate_json, done.stdout.split("\n")[:-1])
+        for outcome in map(MigrationOutcome.model_validate_json, done.stdout.split("\n")[:-1])
     }
     return [told.get(name) or _untold(name, request, done.returncode) for name in names]
 
 
-def _untold(name: str, request: Request, status: int) -> Outcome:
+def _untold(name: str, request: Request, status: int) -> MigrationOutcome:
     error = f"the process of all databases ended with status {status} before it told of this one"
-    return Outcome(database=name, tree=request.tree, state="failed", error=error)
+    return MigrationOutcome(database=name, tree=request.tree, state="failed", error=error)
 
 
-def _not_started(database: str, request: Request) -> Outcome:
-    return Outcome(database=database, tree=request.tree, state="not started")
+def _not_started(database: str, request: Request) -> MigrationOutcome:
+    return MigrationOutcome(database=database, tree=request.tree, state="not started")

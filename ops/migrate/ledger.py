@@ -13,9 +13,10 @@ from typing import Any
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from ops.migrate.connect import open_owner, words_of
+from ops.migrate.connect import open_owner
+from readreplica.errors import one_line
 from ops.migrate.errors import LedgerUnreachable
-from ops.migrate.outcome import Direction, Step
+from ops.migrate.outcome import Direction, PlannedRevision
 from sharding.errors import DirectoryMissing
 from sharding.topology import Topology
 
@@ -60,7 +61,7 @@ class Entry:
     error: str | None
 
 
-def settle(step: Step, applied: Collection[str]) -> tuple[str, str | None]:
+def settle(step: PlannedRevision, applied: Collection[str]) -> tuple[str, str | None]:
     """Tell how a migration ended whose run was killed.
 
     Parameters:
@@ -87,7 +88,7 @@ class Ledger:
         self._of = {"database": database, "tree": tree}
         self._early: list[Mapping[str, Any]] = []
 
-    def begin(self, step: Step) -> int | None:
+    def begin(self, step: PlannedRevision) -> int | None:
         """Note that a migration starts.
 
         Returns:
@@ -101,9 +102,9 @@ class Ledger:
                 values = {**self._of, "revision": step.revision, "direction": step.direction}
                 return connection.scalar(_BEGIN, values) if connection else None
         except SQLAlchemyError as fault:
-            raise LedgerUnreachable(self._directory, words_of(fault)) from fault
+            raise LedgerUnreachable(self._directory, one_line(fault)) from fault
 
-    def end(self, entry_id: int | None, step: Step, *, seconds: float, error: str | None = None) -> None:
+    def end(self, entry_id: int | None, step: PlannedRevision, *, seconds: float, error: str | None = None) -> None:
         """Note how a migration ended.
 
         Parameters:
@@ -137,11 +138,11 @@ class Ledger:
             with self._connect() as connection:
                 return [] if connection is None else list(self._settle(connection, applied))
         except SQLAlchemyError as fault:
-            raise LedgerUnreachable(self._directory, words_of(fault)) from fault
+            raise LedgerUnreachable(self._directory, one_line(fault)) from fault
 
     def _settle(self, connection: Connection, applied: Collection[str]) -> Iterator[str]:
         for row in connection.execute(_LEFT_RUNNING, self._of).all():
-            state, error = settle(Step(row.revision, row.direction), applied)
+            state, error = settle(PlannedRevision(row.revision, row.direction), applied)
             connection.execute(_SETTLE, {"entry_id": row.entry_id, "state": state, "error": error})
             yield f"{row.revision} {row.direction}: a run was killed; the revision was {_ENDED[state]}"
 

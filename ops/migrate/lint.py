@@ -9,16 +9,16 @@ from typing import NamedTuple
 from alembic import command
 from alembic.script import Script
 
-from ops.migrate import rules
+from ops.migrate import squawk
 from ops.migrate.errors import UnmarkedRevision
-from ops.migrate.phases import read_marks
+from ops.migrate.phases import read_phases
 from ops.migrate.scripts import Scripts, alembic_config
-from ops.migrate.squawk import Complaint, Node, complaints, parse
-from ops.project import ProjectTree
+from ops.migrate.squawk import Violation, SyntaxNode, violations, parse
+from ops.project.project import ProjectTree
 from sharding.keys import guarded_tables
 
 
-class Finding(NamedTuple):
+class LintFinding(NamedTuple):
     """What is wrong with a revision."""
 
     tree: str
@@ -31,11 +31,11 @@ class Finding(NamedTuple):
 class Segment(NamedTuple):
     """The statements of one transaction, or one statement that stands alone."""
 
-    statements: list[Node]
+    statements: list[SyntaxNode]
     in_transaction: bool
 
 
-def lint_tree(tree: ProjectTree, versions: Path | None = None) -> Iterator[Finding]:
+def lint_tree(tree: ProjectTree, versions: Path | None = None) -> Iterator[LintFinding]:
     """Lint the revisions of a tree, oldest first.
 
     A revision may allow itself what a rule refuses: `lint_allows = {"RULE": "why it does no harm here"}`. An
@@ -46,11 +46,11 @@ def lint_tree(tree: ProjectTree, versions: Path | None = None) -> Iterator[Findi
         versions: the folder of the revisions; without it, the project's own.
     """
     folder = versions or tree.revisions
-    tables = rules.Tables()
+    tables = squawk.Tables()
     line = list(Scripts(tree, folder).line())
     found = {script.revision: list(_lint_revision(tree, folder, script, tables)) for script in line}
     guarded = [each.table for each in guarded_tables(tree.metadata)]
-    for revision, complaint in rules.unguarded(tables, guarded):
+    for revision, complaint in squawk.unguarded(tables, guarded):
         found[revision].append(complaint)
     for script in line:
         allowed: Mapping[str, str] = getattr(script.module, "lint_allows", {})
@@ -59,19 +59,19 @@ def lint_tree(tree: ProjectTree, versions: Path | None = None) -> Iterator[Findi
             if allowed.get(complaint.rule):
                 used.add(complaint.rule)
             else:
-                yield Finding(tree.name, script.revision, *complaint)
+                yield LintFinding(tree.name, script.revision, *complaint)
         for rule in allowed.keys() - used:
             unused = "lint_allows names it without need or without a reason: remove it, or give the reason"
-            yield Finding(tree.name, script.revision, rule, unused, "")
+            yield LintFinding(tree.name, script.revision, rule, unused, "")
 
 
-def segments(statements: list[Node]) -> Iterator[Segment]:
+def segments(statements: list[SyntaxNode]) -> Iterator[Segment]:
     """Split a script at its transactions.
 
     An autocommit block stands between a COMMIT and a BEGIN. Read as one script, what was set in the
     transaction before would seem to hold in the block and behind it, and a linter would be content.
     """
-    inside: list[Node] | None = None
+    inside: list[SyntaxNode] | None = None
     for statement in statements:
         match statement.kind:
             case "BEGIN":
@@ -87,19 +87,19 @@ def segments(statements: list[Node]) -> Iterator[Segment]:
 
 
 def _lint_revision(
-    tree: ProjectTree, versions: Path, script: Script, tables: rules.Tables
-) -> Iterator[Complaint]:
+    tree: ProjectTree, versions: Path, script: Script, tables: squawk.Tables
+) -> Iterator[Violation]:
     try:
-        read_marks([script])
+        read_phases([script])
     except UnmarkedRevision as fault:
-        yield Complaint("phase-is-marked", str(fault), "")
+        yield Violation("phase-is-marked", str(fault), "")
     is_alembics = re.compile(rf"\b{tree.version_table}\b").search
     statements = [each for each in parse(_render(tree, versions, script)) if not is_alembics(each.text)]
     for segment in segments(statements):
         text = "\n".join(each.text for each in segment.statements)
-        yield from complaints(text, in_transaction=segment.in_transaction)
+        yield from violations(text, in_transaction=segment.in_transaction)
     tables.revision = script.revision
-    yield from rules.check(statements, tables, sharded=bool(guarded_tables(tree.metadata)))
+    yield from squawk.check(statements, tables, sharded=bool(guarded_tables(tree.metadata)))
 
 
 def _render(tree: ProjectTree, versions: Path, script: Script) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from ops.migrate.squawk import Complaint, Node
+from ops.migrate.squawk import Violation, SyntaxNode
 from partitions.sql import cut
 from sharding.ownership import CHECK_NAME
 
@@ -51,7 +51,7 @@ class Tables:
         """Return the columns of a table's partition key."""
         return self.known[name].partition_key if name in self.known else frozenset()
 
-    def learn(self, statement: Node) -> None:
+    def learn(self, statement: SyntaxNode) -> None:
         """Take note of what a statement makes."""
         name = table_of(statement)
         if statement.kind == "DROP_TABLE":
@@ -65,7 +65,7 @@ class Tables:
         elif statement.kind == "ALTER_TABLE":
             self._change(name, statement)
 
-    def _make(self, name: str, statement: Node) -> Table:
+    def _make(self, name: str, statement: SyntaxNode) -> Table:
         keyed = [self._known(source) for source in (*copied(statement, "INDEXES"), *parents(statement))]
         return Table(
             PrimaryKey(default_name(name)) if any(each.primary_key for each in keyed) else None,
@@ -77,7 +77,7 @@ class Tables:
             parent=next(parents(statement), None),
         )
 
-    def _change(self, name: str, statement: Node) -> None:
+    def _change(self, name: str, statement: SyntaxNode) -> None:
         table = self.known.setdefault(name, self._known(name))
         if drops_key(statement, table.primary_key):
             table.primary_key = None
@@ -103,17 +103,17 @@ class Tables:
             table.lost_key = None
 
 
-Rule = Callable[[Node, Tables], Iterator[str]]
+Rule = Callable[[SyntaxNode, Tables], Iterator[str]]
 
 
-def no_open_bounds(statement: Node, _tables: Tables) -> Iterator[str]:
+def no_open_bounds(statement: SyntaxNode, _tables: Tables) -> Iterator[str]:
     """Refuse MINVALUE and MAXVALUE: they leave no room, and Citus' time_partitions crashes on them."""
     for bound in statement.find("PARTITION_FOR_VALUES_FROM"):
         if bound.has("MINVALUE_KW", "MAXVALUE_KW"):
             yield "give the partition finite bounds: MINVALUE or MAXVALUE leaves no room beside it"
 
 
-def unique_has_partition_key(statement: Node, tables: Tables) -> Iterator[str]:
+def unique_has_partition_key(statement: SyntaxNode, tables: Tables) -> Iterator[str]:
     """Refuse a unique key of a partitioned table without the partition key: PostgreSQL cannot check it."""
     key = tables.partition_key(table_of(statement))
     clause = next(statement.find("PARTITION_BY"), None)
@@ -126,7 +126,7 @@ def unique_has_partition_key(statement: Node, tables: Tables) -> Iterator[str]:
             yield f"the unique key ({', '.join(sorted(columns))}) lacks the partition key: add {wanted}"
 
 
-def one_level(statement: Node, tables: Tables) -> Iterator[str]:
+def one_level(statement: SyntaxNode, tables: Tables) -> Iterator[str]:
     """Refuse partitions of partitions: Citus does."""
     nested = statement.has("PARTITION_OF") and statement.has("PARTITION_BY")
     attached = [
@@ -136,20 +136,20 @@ def one_level(statement: Node, tables: Tables) -> Iterator[str]:
         yield "Citus refuses partitions of partitions: keep one level, in two trees (docs/adr/001)"
 
 
-def no_triggers(statement: Node, _tables: Tables) -> Iterator[str]:
+def no_triggers(statement: SyntaxNode, _tables: Tables) -> Iterator[str]:
     """Refuse triggers: Citus does on distributed tables."""
     if statement.kind == "CREATE_TRIGGER":
         yield "Citus refuses triggers on distributed tables: do it in the transaction of the application"
 
 
-def no_update_cascade(statement: Node, _tables: Tables) -> Iterator[str]:
+def no_update_cascade(statement: SyntaxNode, _tables: Tables) -> Iterator[str]:
     """Refuse ON UPDATE CASCADE: Citus does."""
     for clause in statement.find("ON_UPDATE_ACTION"):
         if clause.has("CASCADE_KW", "CASCADE"):
             yield "Citus refuses ON UPDATE CASCADE: let keys never change"
 
 
-def logged(statement: Node, _tables: Tables) -> Iterator[str]:
+def logged(statement: SyntaxNode, _tables: Tables) -> Iterator[str]:
     """Refuse UNLOGGED: replicas do not have such a table, and after a crash it is empty."""
     if statement.has("UNLOGGED_KW") and (statement.kind in CREATIONS or statement.has("SET_UNLOGGED")):
         yield "an UNLOGGED table is on no replica, and is empty after a crash: leave it logged"
@@ -168,7 +168,7 @@ SHARDED: Mapping[str, Rule] = {
 """Rules for trees that may move to Citus."""
 
 
-def check(statements: list[Node], tables: Tables, *, sharded: bool) -> Iterator[Complaint]:
+def check(statements: list[SyntaxNode], tables: Tables, *, sharded: bool) -> Iterator[Violation]:
     """Apply the rules to the statements of a revision.
 
     Parameters:
@@ -180,17 +180,17 @@ def check(statements: list[Node], tables: Tables, *, sharded: bool) -> Iterator[
     for statement in statements:
         for name, rule in rules.items():
             for message in rule(statement, tables):
-                yield Complaint(name, message, first_line(statement))
+                yield Violation(name, message, first_line(statement))
         tables.learn(statement)
     for table, line in tables.take_without_key():
-        yield Complaint(
+        yield Violation(
             "table-has-primary-key",
             f"{table} has no primary key: replication cannot name its rows, and Citus cannot move its group",
             line,
         )
 
 
-def unguarded(tables: Tables, wanted: Iterable[str]) -> Iterator[tuple[str, Complaint]]:
+def unguarded(tables: Tables, wanted: Iterable[str]) -> Iterator[tuple[str, Violation]]:
     """Complain, when all revisions are known, of tables that lack the guard of a shard; with their revisions.
 
     Parameters:
@@ -202,25 +202,25 @@ def unguarded(tables: Tables, wanted: Iterable[str]) -> Iterator[tuple[str, Comp
         if table and table.made and not table.guarded:
             revision, line = table.made
             message = f"{name} has a shard key and no CHECK {CHECK_NAME}: it takes rows of other shards"
-            yield revision, Complaint("table-has-guard", message, line)
+            yield revision, Violation("table-has-guard", message, line)
 
 
 CREATIONS = frozenset({"CREATE_TABLE", "CREATE_TABLE_AS", "SELECT_INTO"})
 _NAMED_BY = dict.fromkeys(CREATIONS, "TABLE_NAME") | {"DROP_TABLE": "TABLE_NAME_REF"}
 
 
-def table_of(statement: Node) -> str | None:
+def table_of(statement: SyntaxNode) -> str | None:
     """Name the table that a statement is about."""
     relation = next(statement.find(_NAMED_BY.get(statement.kind, "TABLE_RELATION_NAME")), None)
     return relation.name if relation and relation.text else None
 
 
-def is_temporary(statement: Node) -> bool:
+def is_temporary(statement: SyntaxNode) -> bool:
     """Whether a statement makes a table of its session alone."""
     return statement.kind in CREATIONS and statement.has("TEMP_KW", "TEMPORARY_KW")
 
 
-def copied(statement: Node, what: str) -> Iterator[str]:
+def copied(statement: SyntaxNode, what: str) -> Iterator[str]:
     """Give the tables of which a CREATE TABLE ... LIKE copies the `INDEXES`, or the `CONSTRAINTS`."""
     for clause in statement.find("LIKE_CLAUSE"):
         last = None
@@ -231,13 +231,13 @@ def copied(statement: Node, what: str) -> Iterator[str]:
             yield next(clause.find("RELATION_NAME_REF")).name
 
 
-def parents(statement: Node) -> Iterator[str]:
+def parents(statement: SyntaxNode) -> Iterator[str]:
     """Give the table that a CREATE TABLE makes a partition of: its keys come along. INHERITS brings none."""
     for clause in statement.find("PARTITION_OF"):
         yield next(clause.find("TABLE_NAME_REF")).name
 
 
-def key_of(table: str, constraint: Node, statement: Node) -> PrimaryKey:
+def key_of(table: str, constraint: SyntaxNode, statement: SyntaxNode) -> PrimaryKey:
     """Return the primary key that a constraint is."""
     given = next(constraint.find("CONSTRAINT_NAME"), None)
     columns = names(constraint, "COLUMN_NAME_REF")
@@ -247,7 +247,7 @@ def key_of(table: str, constraint: Node, statement: Node) -> PrimaryKey:
     return PrimaryKey(given.name if given else default_name(table), columns)
 
 
-def drops_key(statement: Node, key: PrimaryKey | None) -> bool:
+def drops_key(statement: SyntaxNode, key: PrimaryKey | None) -> bool:
     """Whether a statement takes a primary key away, by its name or with one of its columns."""
     if key is None:
         return False
@@ -255,7 +255,7 @@ def drops_key(statement: Node, key: PrimaryKey | None) -> bool:
     return key.name in constraints or bool(key.columns & _parts(statement, "DROP_COLUMN", "COLUMN_NAME_REF"))
 
 
-def renamed(key: PrimaryKey, statement: Node) -> PrimaryKey:
+def renamed(key: PrimaryKey, statement: SyntaxNode) -> PrimaryKey:
     """Return a primary key by the names that it has after a statement."""
     for clause in statement.find("RENAME_CONSTRAINT", "RENAME_COLUMN"):
         kind = clause.kind.removeprefix("RENAME_")
@@ -267,7 +267,7 @@ def renamed(key: PrimaryKey, statement: Node) -> PrimaryKey:
     return key
 
 
-def _parts(statement: Node, clause: str, kind: str) -> frozenset[str]:
+def _parts(statement: SyntaxNode, clause: str, kind: str) -> frozenset[str]:
     return frozenset(name for each in statement.find(clause) for name in names(each, kind))
 
 
@@ -276,7 +276,7 @@ def default_name(table: str) -> str:
     return cut(table, room_bytes=len("_pkey")) + "_pkey"
 
 
-def unique_keys(statement: Node) -> Iterator[frozenset[str]]:
+def unique_keys(statement: SyntaxNode) -> Iterator[frozenset[str]]:
     """Give the columns of every unique key that a statement makes."""
     if statement.kind == "CREATE_INDEX" and any(part.kind == "UNIQUE_KW" for part in statement.parts):
         yield names(statement, "PARTITION_ITEM")
@@ -287,11 +287,11 @@ def unique_keys(statement: Node) -> Iterator[frozenset[str]]:
         yield names(constraint, "COLUMN_NAME_REF")
 
 
-def names(node: Node, kind: str) -> frozenset[str]:
+def names(node: SyntaxNode, kind: str) -> frozenset[str]:
     """Give the names of a node's parts of one kind."""
     return frozenset(part.name for part in node.find(kind) if part.text)
 
 
-def first_line(statement: Node) -> str:
+def first_line(statement: SyntaxNode) -> str:
     """Show a statement by its first line."""
     return statement.text.splitlines()[0]

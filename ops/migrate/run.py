@@ -11,11 +11,11 @@ from ops.migrate.adoption import refuse_others
 from ops.migrate.connect import open_owner
 from ops.migrate.errors import FleetFailed
 from ops.migrate.fleet import PARALLEL, migrate_tree
-from ops.migrate.outcome import Direction, Outcome, Request
-from ops.migrate.phases import Marked, Phase, in_phase, read_marks
+from ops.migrate.outcome import Direction, MigrationOutcome, Request
+from ops.migrate.phases import PhasedRevision, Phase, in_phase, read_phases
 from ops.migrate.scripts import Scripts, alembic_config, read_revision
 from ops.migrate.single import Report
-from ops.project import Project, ProjectTree
+from ops.project.project import Project, ProjectTree
 from sharding.topology import Topology
 
 
@@ -70,7 +70,7 @@ def migrate(
     phase: Phase | None = None,
     parallel: int = PARALLEL,
     report: Report = lambda _line: None,
-) -> list[Outcome]:
+) -> list[MigrationOutcome]:
     """Bring every database of a tree to a revision: the canary first, then several at once.
 
     Parameters:
@@ -103,7 +103,7 @@ def upgrade_all(
     phase: Phase | None = None,
     parallel: int = PARALLEL,
     report: Report = lambda _line: None,
-) -> list[Outcome]:
+) -> list[MigrationOutcome]:
     """Bring every database of several trees to its newest revision, one tree after another.
 
     If the canary of a tree fails, the trees behind it are not touched. Parameters, result and errors are
@@ -111,7 +111,7 @@ def upgrade_all(
     """
     trees = list(trees)
     refuse_others(topology, trees)
-    outcomes: list[Outcome] = []
+    outcomes: list[MigrationOutcome] = []
     for tree in trees:
         request = _request(tree, "up", "head", phase=phase)
         found = migrate_tree(topology, request, parallel=parallel, report=report)
@@ -139,7 +139,7 @@ def _request(
     )
 
 
-def _all_done(outcomes: list[Outcome]) -> list[Outcome]:
+def _all_done(outcomes: list[MigrationOutcome]) -> list[MigrationOutcome]:
     if not all(outcome.done for outcome in outcomes):
         raise FleetFailed(outcomes)
     return outcomes
@@ -186,7 +186,7 @@ def head(tree: ProjectTree) -> str | None:
     return Scripts(tree, tree.revisions).head
 
 
-def pending(tree: ProjectTree, start: str | None, *, phase: Phase | None = None) -> list[Marked]:
+def pending(tree: ProjectTree, start: str | None, *, phase: Phase | None = None) -> list[PhasedRevision]:
     """List the revisions that a database of revision `start` lacks, oldest first.
 
     Parameters:
@@ -197,5 +197,5 @@ def pending(tree: ProjectTree, start: str | None, *, phase: Phase | None = None)
     Raises:
         PhaseOrder: the phase cannot run.
     """
-    lacking = read_marks(Scripts(tree, tree.revisions).lacking(start))
+    lacking = read_phases(Scripts(tree, tree.revisions).lacking(start))
     return lacking if phase is None else in_phase(lacking, phase)

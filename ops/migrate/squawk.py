@@ -28,7 +28,7 @@ EXCLUDED_ALONE = {
 }
 
 
-class Complaint(NamedTuple):
+class Violation(NamedTuple):
     """What a rule says against a statement."""
 
     rule: str
@@ -37,7 +37,7 @@ class Complaint(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Node:
+class SyntaxNode:
     """A part of a statement, as PostgreSQL's grammar names it."""
 
     kind: str
@@ -62,7 +62,7 @@ class Node:
         return last.text.strip('"') if last.text.startswith('"') else last.text.lower()
 
 
-def parse(script: str) -> list[Node]:
+def parse(script: str) -> list[SyntaxNode]:
     """Give the statements of a script.
 
     Raises:
@@ -79,7 +79,7 @@ def parse(script: str) -> list[Node]:
     return [node for node in root.parts if node.kind not in {"WHITESPACE", "COMMENT", "SEMICOLON"}]
 
 
-def complaints(script: str, *, in_transaction: bool) -> Iterator[Complaint]:
+def violations(script: str, *, in_transaction: bool) -> Iterator[Violation]:
     """Give what squawk says against the statements of one transaction, or against one that stands alone."""
     excluded = [*EXCLUDED, *(() if in_transaction else EXCLUDED_ALONE)]
     mode = "--assume-in-transaction" if in_transaction else "--no-assume-in-transaction"
@@ -87,15 +87,15 @@ def complaints(script: str, *, in_transaction: bool) -> Iterator[Complaint]:
     lines = script.splitlines()
     for each in json.loads(_run(options, script) or "[]"):
         hint = f" {each['help']}" if each["help"] else ""
-        yield Complaint(each["rule_name"], each["message"] + hint, lines[each["line"]].strip())
+        yield Violation(each["rule_name"], each["message"] + hint, lines[each["line"]].strip())
 
 
-def _nest(rows: list[tuple[int, str, str]], depth: int) -> list[Node]:
+def _nest(rows: list[tuple[int, str, str]], depth: int) -> list[SyntaxNode]:
     """Make nodes of the rows at a depth; those that are deeper belong to the row before them."""
     starts = [place for place, row in enumerate(rows) if row[0] == depth]
     ends = [*starts[1:], len(rows)]
     return [
-        Node(rows[start][1], rows[start][2], tuple(_nest(rows[start + 1 : end], depth + 1)))
+        SyntaxNode(rows[start][1], rows[start][2], tuple(_nest(rows[start + 1 : end], depth + 1)))
         for start, end in zip(starts, ends, strict=False)  # one end too many where there is no row
     ]
 

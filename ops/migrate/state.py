@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from sqlalchemy.exc import SQLAlchemyError
 
 from ops.migrate.adoption import Examination, examine
-from ops.migrate.connect import is_being_migrated, open_owner, words_of
+from ops.migrate.connect import is_being_migrated, open_owner
+from readreplica.errors import one_line
 from ops.migrate.ledger import Entry, read_latest
-from ops.project import ProjectTree
+from ops.project.project import ProjectTree
 from sharding.topology import Topology
 
 
@@ -37,7 +38,7 @@ def read_states(topology: Topology, tree: ProjectTree) -> Iterator[DatabaseState
                 connection.rollback()
                 yield DatabaseState(name, tree, found, is_being_migrated(connection))
         except SQLAlchemyError as fault:
-            yield DatabaseState(name, tree, unreachable=words_of(fault))
+            yield DatabaseState(name, tree, unreachable=one_line(fault))
 
 
 def read_ledger(topology: Topology) -> Mapping[str, Entry]:

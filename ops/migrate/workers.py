@@ -1,4 +1,4 @@
-"""`python -P -m ops.migrate.workers REQUEST TOPOLOGY PARALLEL DATABASE...`: several databases at once.
+"""`python -P -m ops.migrate.fleet REQUEST TOPOLOGY PARALLEL DATABASE...`: several databases at once.
 
 alembic's `op` is one for the process, so each database needs a process of its own. To load alembic,
 SQLAlchemy and the rest takes more CPU than most migrations (2.4 s, measured), so it is loaded once, here, and
@@ -16,7 +16,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import NamedTuple, TextIO
 
-from ops.migrate.outcome import Outcome, Request
+from ops.migrate.outcome import MigrationOutcome, Request
 from ops.migrate.single import migrate_database
 from sharding.topology import Topology
 
@@ -30,7 +30,7 @@ class _Child(NamedTuple):
 
 def migrate_each(
     topology: Topology, request: Request, databases: Sequence[str], *, parallel: int
-) -> Iterator[Outcome]:
+) -> Iterator[MigrationOutcome]:
     """Migrate databases, `parallel` at once, each in a process of its own.
 
     Returns:
@@ -60,16 +60,16 @@ def _migrate(topology: Topology, request: Request, database: str, sender: Connec
         sender.send(migrate_database(topology, database, request, report=_tell))
 
 
-def _outcome(receiver: Connection, child: _Child, request: Request) -> Outcome:
+def _outcome(receiver: Connection, child: _Child, request: Request) -> MigrationOutcome:
     try:
         outcome = receiver.recv()
     except EOFError:
         outcome = None
     child.process.join()
-    if isinstance(outcome, Outcome):
+    if isinstance(outcome, MigrationOutcome):
         return outcome
     error = f"its process ended with status {child.process.exitcode} and told no outcome"
-    return Outcome(database=child.database, tree=request.tree, state="failed", error=error)
+    return MigrationOutcome(database=child.database, tree=request.tree, state="failed", error=error)
 
 
 @contextmanager

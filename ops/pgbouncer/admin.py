@@ -14,7 +14,7 @@ from psycopg.pq import ExecStatus
 from psycopg.pq.abc import PGconn
 from psycopg.rows import dict_row
 
-from ops.connect import CONNECT_SECONDS, cut_after
+from ops.connect import CONNECT_SECONDS, shut_after
 from ops.pgbouncer.errors import CommandRefused, ConsoleSilent, PauseTimedOut
 
 DBNAME = "pgbouncer"
@@ -22,7 +22,7 @@ ANSWER_SECONDS = 10.0
 Row = dict[str, object]
 
 
-class Place(NamedTuple):
+class ConsoleAddress(NamedTuple):
     """Where a console listens, and who asks: `host` may be the folder of a Unix socket."""
 
     host: str
@@ -37,7 +37,7 @@ class Place(NamedTuple):
 class Console:
     """The console of one process of the pooler."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: ConsoleAddress) -> None:
         self.place = place
 
     def show(self, what: str) -> list[Row]:
@@ -49,7 +49,7 @@ class Console:
         """
         with self._connect() as connection:
             try:
-                with cut_after(connection, seconds=ANSWER_SECONDS):
+                with shut_after(connection, seconds=ANSWER_SECONDS):
                     return connection.execute(f"SHOW {what}".encode()).fetchall()
             except psycopg.Error as error:
                 raise CommandRefused(f"SHOW {what}", str(self.place), _words(error)) from error
@@ -63,7 +63,7 @@ class Console:
         """
         with self._connect() as connection:
             try:
-                with cut_after(connection, seconds=ANSWER_SECONDS):
+                with shut_after(connection, seconds=ANSWER_SECONDS):
                     connection.execute(statement(command, entry).encode())
             except psycopg.Error as error:
                 raise CommandRefused(statement(command, entry), str(self.place), _words(error)) from error
@@ -74,7 +74,7 @@ class Console:
             yield connection
 
 
-def _open(place: Place) -> psycopg.Connection[Row]:
+def _open(place: ConsoleAddress) -> psycopg.Connection[Row]:
     try:
         return psycopg.connect(
             host=place.host,
@@ -153,7 +153,7 @@ def _answered(connection: PGconn, deadline: float) -> bool:
     return True
 
 
-def _check(connection: PGconn, command: str, place: Place) -> None:
+def _check(connection: PGconn, command: str, place: ConsoleAddress) -> None:
     result = connection.get_result()
     if result is not None and result.status == ExecStatus.FATAL_ERROR:
         raise CommandRefused(command, str(place), result.get_error_message().strip())

@@ -5,16 +5,15 @@ from pathlib import Path
 
 from sqlalchemy import URL
 
-from ops.pgbouncer.admin import Console, Place
-from ops.pgbouncer.check import Finding, Running, compare
+from ops.pgbouncer.admin import Console, ConsoleAddress
+from ops.pgbouncer.check import PoolerFinding, RunningPooler, compare
 from ops.pgbouncer.errors import NoPooler, PasswordMissing, UnknownPool
-from ops.pgbouncer.files import standing_secrets
-from ops.pgbouncer.passwords import password_for
-from ops.pgbouncer.plan import Limits, Server, plan_pools, servers_of
-from ops.pgbouncer.render import Wanted, render, socket_dir
-from ops.pgbouncer.scram import make_secret
-from ops.pgbouncer.servers import Servers
-from ops.pgbouncer.userlist import Found, common_secrets, kept_secret, unequal_roles
+from ops.pgbouncer.files import existing_secrets
+from ops.pgbouncer.userlist import password_for
+from ops.pgbouncer.plan import ServerLimits, Server, plan_pools, servers_of
+from ops.pgbouncer.render import PoolerConfig, render, socket_dir
+from ops.pgbouncer.userlist import make_secret
+from ops.pgbouncer.userlist import StoredSecrets, common_secrets, kept_secret, unequal_roles
 from ops.pgbouncer.versions import Version, ask_version, find_program, parse_version
 from sharding.topology import PgBouncer, Topology, pools_of
 
@@ -47,7 +46,7 @@ class Pooler:
         said = told or self.section.version
         return parse_version(said) if said else ask_version(find_program())
 
-    def wanted(self, version: Version, *, max_connections: int | None = None) -> Wanted:
+    def wanted(self, version: Version, *, max_connections: int | None = None) -> PoolerConfig:
         """Work out what the pooler should be.
 
         Parameters:
@@ -59,7 +58,7 @@ class Pooler:
             PoolsDoNotFit: a server has not enough connections.
         """
         limits = {
-            server: Limits(max_connections) if max_connections is not None else self._ask.limits(server)
+            server: ServerLimits(max_connections) if max_connections is not None else self._ask.limits(server)
             for server in self.servers
         }
         plans = plan_pools(
@@ -68,16 +67,16 @@ class Pooler:
             reserve=self.section.reserve_connections,
             processes=self.section.processes,
         )
-        return Wanted(self.section, version, tuple(plans))
+        return PoolerConfig(self.section, version, tuple(plans))
 
-    def files(self, wanted: Wanted, folder: Path) -> dict[str, str]:
+    def files(self, wanted: PoolerConfig, folder: Path) -> dict[str, str]:
         """Give the text of every file.
 
         Raises:
             ServerSilent: a server does not tell its secrets.
             SecretsDiffer, SecretUnusable, PasswordMissing: a role cannot log in through the pooler.
         """
-        standing = standing_secrets(folder)
+        standing = existing_secrets(folder)
         admin = self.section.admin
         secrets = self._role_secrets()
         secrets[admin] = kept_secret(standing.get(admin), admin, self._admin_password())
@@ -90,7 +89,7 @@ class Pooler:
             }
         return common_secrets(self.found_secrets())
 
-    def found_secrets(self) -> Found:
+    def found_secrets(self) -> StoredSecrets:
         """Read the secret of each role on each primary where it has a pool: a replica has its primary's."""
         roles = self._servers_of_roles()
         read = {
@@ -153,9 +152,9 @@ class Pooler:
         hosts = [section.host]
         if section.processes > 1:
             hosts = [socket_dir(section, number) for number in range(1, section.processes + 1)]
-        return [Console(Place(host, section.port, section.admin, password)) for host in hosts]
+        return [Console(ConsoleAddress(host, section.port, section.admin, password)) for host in hosts]
 
-    def check(self, wanted: Wanted) -> list[Finding]:
+    def check(self, wanted: PoolerConfig) -> list[PoolerFinding]:
         """Compare every process that runs with what it should be.
 
         Raises:
@@ -176,10 +175,10 @@ class Pooler:
         return found
 
 
-def inspect(console: Console) -> Running:
+def inspect(console: Console) -> RunningPooler:
     """Ask a console for all that `compare` looks at."""
     [version] = console.show("VERSION")
-    return Running(
+    return RunningPooler(
         str(console.place),
         parse_version(str(version["version"])),
         *(console.show(what) for what in ("CONFIG", "DATABASES", "POOLS", "USERS")),

@@ -9,7 +9,7 @@ from sqlalchemy import URL
 
 from ops.connect import connected
 from ops.pgbouncer.errors import ServerSilent
-from ops.pgbouncer.plan import Limits, Server, named
+from ops.pgbouncer.plan import ServerLimits, Server, named
 from sharding.topology import ServicePool, Topology
 
 # reserved_connections came with PostgreSQL 16; current_setting(..., true) is NULL before.
@@ -37,7 +37,7 @@ class Servers:
         self._pools = pools
         self._superuser = superuser
 
-    def limits(self, server: Server) -> Limits:
+    def limits(self, server: Server) -> ServerLimits:
         """Ask a server for its limits, as the first role of its pools that can log in.
 
         Raises:
@@ -49,10 +49,10 @@ class Servers:
                 return self._limits(server, role)
         return self._limits(server, last)
 
-    def _limits(self, server: Server, role: str) -> Limits:
+    def _limits(self, server: Server, role: str) -> ServerLimits:
         with self._connect(server, role) as connection:
             [row] = connection.execute(_LIMITS).fetchall()
-        return Limits(*row)
+        return ServerLimits(*row)
 
     def secrets(self, server: Server, roles: Iterable[str]) -> dict[str, str | None]:
         """Read the stored secrets of roles.

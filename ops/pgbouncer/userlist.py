@@ -1,16 +1,15 @@
-"""Which secret of each role the pooler gets: decisions only; `ops.pgbouncer.servers` reads the secrets."""
+"""Which secret of each role the pooler gets: decisions only; `ops.pgbouncer.pooler` reads the secrets."""
 
 from collections.abc import Mapping
 
 from ops.pgbouncer.errors import SecretsDiffer, SecretUnusable
 from ops.pgbouncer.plan import Server
-from ops.pgbouncer.scram import fits, is_scram, make_secret
 
-Found = Mapping[str, Mapping[Server, str | None]]
+StoredSecrets = Mapping[str, Mapping[Server, str | None]]
 """The stored secret of each role on each server where it has a pool."""
 
 
-def common_secrets(found: Found) -> dict[str, str]:
+def common_secrets(found: StoredSecrets) -> dict[str, str]:
     """Give the secret of each role, which must be the same on all of its servers.
 
     Raises:
@@ -31,7 +30,7 @@ def _common(role: str, secrets: Mapping[Server, str | None]) -> str:
     return known.pop()
 
 
-def unequal_roles(found: Found) -> list[str]:
+def unequal_roles(found: StoredSecrets) -> list[str]:
     """Name the roles that have not the same SCRAM secret everywhere."""
     return [
         role

@@ -16,10 +16,10 @@ import pytest
 
 from ops import cli
 from ops.embedded.platform import Platform
-from ops.embedded.ports import LOOPBACK, PortPicker
+from ops.ports import LOOPBACK, PortPicker
 from ops.errors import ExitStatus
-from ops.project import Project
-from ops.scaffold import start_files
+from ops.project.project import Project
+from ops.project.init import start_files
 from sharding.topology import Topology
 from tests.project import ROOT
 

@@ -11,7 +11,7 @@ from typing import Any
 from psycopg import sql
 from sqlalchemy import URL, text
 
-from ops.embedded.ports import LOOPBACK
+from ops.ports import LOOPBACK
 from ops.embedded.postgres import PostgresCluster
 from ops.waiting import wait_until
 from readreplica import engines

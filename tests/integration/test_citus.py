@@ -20,7 +20,7 @@ from app.messaging.outbox import claim, settle
 from app.messaging.streams import Destinations
 from app.models.mes import MesOrder, MesOrderEvent, MesOutbox
 from app.models.status import Channel, Status
-from ops.citus import open_coordinator, run_watched
+from ops.citus.service import open_coordinator, run_watched
 from ops.migrate import citus as after_upgrade
 from ops.migrate import run
 from ops.migrate.drift import find_drift

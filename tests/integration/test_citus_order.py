@@ -15,7 +15,7 @@ from app.models.policies import ARCHIVE
 from app.models.status import Channel, Status
 from app.orders import MES, append_event
 from app.pricing import jobs
-from ops.archiving import archive_database, read_state, render_database
+from ops.partitions.archiving import archive_database, read_state, render_database
 from ops.fleet import members, open_engine
 from ops.migrate import run
 from partitions import Month

@@ -27,7 +27,7 @@ from app.pricing.pricer import Pricer
 from app.pricing.sandbox import Sandbox
 from app.pricing.worker import Worker
 from app.topology import files_url
-from ops.archiving import months_of
+from ops.partitions.archiving import months_of
 from ops.fleet import members, open_engine
 from partitions.archive.mover import move
 from sharding.citus.distribute import Distribution

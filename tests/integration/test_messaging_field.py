@@ -19,8 +19,8 @@ from app.messaging.inbox import Pruner
 from app.messaging.routing import ServiceName
 from app.models.crm import CrmInbox
 from app.models.shop import ShopOutbox
-from ops.embedded.binaries import valkey_server
-from ops.embedded.ports import PortPicker
+from ops.embedded.programs import valkey_server
+from ops.ports import PortPicker
 from ops.embedded.valkey import Valkey
 from sharding.topology import Topology
 from tests.integration.messaging_rig import (

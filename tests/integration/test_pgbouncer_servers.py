@@ -10,7 +10,7 @@ import pytest
 from psycopg import sql
 from sqlalchemy import text
 
-from ops.embedded.ports import LOOPBACK
+from ops.ports import LOOPBACK
 from ops.errors import ExitStatus
 from ops.pgbouncer import admin
 from ops.pgbouncer.errors import SecretsDiffer

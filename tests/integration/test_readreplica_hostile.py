@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
-from ops.embedded.ports import LOOPBACK
+from ops.ports import LOOPBACK
 from ops.embedded.postgres import PostgresCluster
 from readreplica.addresses import Address
 from readreplica.cluster import Cluster

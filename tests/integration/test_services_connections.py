@@ -21,7 +21,7 @@ from app.kit.middleware import HeadAsGet, WellFormed
 from app.kit.strict import RequestLimit, StrictRoute
 from app.serve import server_config
 from app.settings import Settings
-from ops.embedded.ports import LOOPBACK
+from ops.ports import LOOPBACK
 
 pytestmark = pytest.mark.field
 LARGE = 30_000_000

@@ -11,7 +11,7 @@ from app.console.audit.databases import OrderDatabases
 from app.console.audit.report import audit
 from app.models.mes import MesArchivedOrder, MesOrder
 from app.models.status import Channel, Status
-from ops.shards import load_shard_map
+from ops.shards.service import load_shard_map
 from sharding.directory import Directory, open_id_generator
 from sharding.engines import open_cluster
 from sharding.ownership import REFUSED

@@ -14,11 +14,11 @@ from structlog.testing import capture_logs
 from app.crm.application import build as build_crm
 from app.messaging.errors import RedisRefuses
 from app.messaging.routing import ServiceName, destinations_of
-from ops.embedded.binaries import valkey_server
+from ops.embedded.programs import valkey_server
 from ops.embedded.errors import StartFailed
-from ops.embedded.ports import LOOPBACK, PortPicker
+from ops.ports import LOOPBACK, PortPicker
 from ops.embedded.valkey import Valkey
-from ops.embedded.valkey_users import acl_of, password_name, users_of
+from ops.embedded.valkey import acl_of, password_name, users_of
 from sharding.topology import Topology
 from tests.integration.services_rig import client_of, fast_settings, ok, open_services
 from tests.project import PROJECT

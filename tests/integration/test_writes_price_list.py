@@ -10,7 +10,7 @@ from app.models.mes import MesOrderItem
 from app.models.reference import MesFinish, MesMaterial
 from app.pricing.measurement import Measurement
 from app.pricing.tariff import TARIFF, price, read_tariff
-from ops import reference_tables
+from ops.shards import reference_tables
 from sharding.sessions import ShardedSessions
 from tests.integration.writes_rig import SHARDS, Wide
 from tests.project import MES, PRICE_LIST

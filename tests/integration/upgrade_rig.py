@@ -11,7 +11,7 @@ from psycopg import sql
 
 from app.console.audit.databases import OrderDatabases
 from app.console.demo.census import take_census
-from ops.embedded.bootstrap import ensure_database
+from ops.embedded.servers import ensure_database
 from ops.migrate import run
 from ops.migrate.drift import Drift, find_drift
 from ops.waiting import wait_until

@@ -7,7 +7,8 @@ import pytest
 from sqlalchemy.exc import OperationalError
 
 from ops import cli
-from ops.embedded.errors import HomeBusy, PortTaken
+from ops.embedded.errors import HomeBusy
+from ops.ports import PortTaken
 from ops.errors import ExitStatus
 from partitions.errors import PartitionError
 from readreplica.errors import ReadReplicaError

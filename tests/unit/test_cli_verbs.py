@@ -42,7 +42,7 @@ def test_a_slip_is_told_with_what_was_meant(
 def test_a_group_with_a_single_verb_stays_a_group(monkeypatch: pytest.MonkeyPatch) -> None:
     alone = typer.Typer()
     alone.command("list")(lambda: None)
-    monkeypatch.setattr("ops.commands.shards.app", alone)
+    monkeypatch.setattr("ops.shards.commands.app", alone)
     assert cli.run(["shards", "list"]) == ExitStatus.DONE
 
 

@@ -9,8 +9,8 @@ from sqlalchemy import MetaData
 
 from ops import cli
 from ops.errors import ExitStatus
-from ops.project import Project, ReferenceBroken, UnknownProjectTree
-from ops.project_file import ProjectInvalid, ProjectMissing, find_file, line_of, read_commands
+from ops.project.project import Project, ReferenceBroken, UnknownProjectTree
+from ops.project.file import ProjectInvalid, ProjectMissing, find_file, line_of, read_commands
 from tests.project import PROJECT, ROOT
 
 GOOD = """\

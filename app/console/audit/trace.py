@@ -18,7 +18,7 @@ from app.messaging.routing import ServiceName
 from app.models import mes
 from app.models.status import Status
 from ops.fleet import Outcome, attempt, results_of
-from ops.shards import KeyPlace
+from ops.shards.service import KeyLocation
 from sharding.ids import instant_of
 
 
@@ -175,7 +175,7 @@ def _jobs(connection: Connection, database: str, order_id: int) -> Iterator[Pend
 SHORT = 60
 
 
-def print_trace(console: Console, found: Trace, place: KeyPlace) -> None:
+def print_trace(console: Console, found: Trace, place: KeyLocation) -> None:
     """Print where an order is, what happened to it, and what it waits for."""
     belongs = f"bucket {place.bucket} on {place.shard}, made {_time(instant_of(found.order_id))}"
     console.print(f"order {found.order_id} ({belongs})", highlight=False, soft_wrap=True)

@@ -25,13 +25,14 @@ from app.console.demo.progress import open_display
 from app.console.demo.report import DayReport, describe_stuck, order_prices, print_report
 from app.messaging.routing import ServiceName
 from app.models.policies import ARCHIVE
-from ops.archiving import archive_database
+from ops.partitions.archiving import archive_database
 from ops.embedded.platform import Platform
 from ops.errors import ExitStatus
 from ops.fleet import members
-from ops.options import note, options_of, print_json
-from ops.project import Project
-from ops.shards import load_shard_map
+from ops.output import note, print_json
+from ops.options import options_of
+from ops.project.project import Project
+from ops.shards.service import load_shard_map
 from sharding.topology import Topology
 
 
