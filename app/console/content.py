@@ -4,7 +4,7 @@ import asyncio
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from app.console.audit.facts import Service
+from app.messaging.routing import ServiceName
 from app.topology import files_url
 from ops.project.project import Project, ProjectTree
 from ops.shards import reference_tables
@@ -14,11 +14,11 @@ PRICE_LIST = Path(__file__).with_name("price_list.toml")
 
 
 def fill(project: Project, topology: Topology) -> None:
-    """Have the folder of the customers' models, and publish the price list if none was ever; repeatable."""
+    """Create the folder of the customers' models, and publish the price list if none was ever; repeatable."""
     files = urlsplit(files_url(topology))
     if files.scheme == "file":
         Path(unquote(files.path)).mkdir(parents=True, exist_ok=True)
-    asyncio.run(_ensure_prices(topology, project.tree(Service.MES)))
+    asyncio.run(_ensure_prices(topology, project.tree(ServiceName.MES)))
 
 
 async def _ensure_prices(topology: Topology, tree: ProjectTree) -> None:

@@ -13,8 +13,7 @@ import pytest
 import pytest_asyncio
 from httpx import AsyncClient
 
-from app.console.demo.shape_formats import stl_binary
-from app.console.demo.shapes import band_ring
+from app.console.demo.shapes import band_ring, stl_binary
 from app.topology import services_of
 from ops import cli
 from ops.embedded.platform import Platform

@@ -15,7 +15,7 @@ import pytest
 from sqlalchemy import func, select, text
 from sqlalchemy.exc import DBAPIError
 
-from app.messaging.acks import Ack
+from app.messaging.message import Ack
 from app.messaging.outbox import claim, settle
 from app.messaging.streams import Destinations
 from app.models.mes import MesOrder, MesOrderEvent, MesOutbox
@@ -223,7 +223,7 @@ async def test_the_same_sessions_read_and_write(sessions: ShardedSessions) -> No
 
     async def price(session: WriteSession) -> None:
         order = await session.get_one(MesOrder, order_id, with_for_update=True)
-        order.advance(to=Status.PRICE_CALCULATED, at=datetime.now(UTC))
+        order.status, order.changed_at = Status.PRICE_CALCULATED, datetime.now(UTC)
         session.add(
             MesOrderEvent(
                 order_id=order_id,

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select, text
 
-from app.clock import utc_now
+from app.kit.clock import utc_now
 from app.models.mes import MesOrder, MesOrderEvent, PricingJob
 from app.models.policies import ARCHIVE
 from app.models.status import Channel, Status

@@ -9,15 +9,15 @@ from urllib.parse import parse_qsl
 
 from fastapi import params
 from fastapi.routing import APIRoute
-from starlette.datastructures import FormData
+from starlette.datastructures import FormData, Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
+from starlette.types import Scope
 
-from app.causality.ambient import has_written
-from app.deadline import within
-from app.errors import AppError
-from app.limits import BodyTooLarge, content_length
+from app.causality.context import has_written
+from app.kit.errors import AppError, DependencyUnavailable
+from app.kit.tasks import within
 
 MOST_KEYS = 100
 """The most keys of one JSON object: each unknown one is a fault that is found and kept."""
@@ -43,6 +43,16 @@ class BodyMalformed(HTTPException):
         super().__init__(400, fault)
 
 
+class BodyTooLarge(HTTPException):
+    """The body is larger than the limit.
+
+    An HTTPException, because FastAPI turns anything else that interrupts the reading of a body into a 400.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        super().__init__(413, f"the request body is larger than {max_bytes} bytes: send less")
+
+
 class RequestTimedOut(AppError):
     """The request took too long. If `in_doubt`, something of it may be committed."""
 
@@ -52,7 +62,7 @@ class RequestTimedOut(AppError):
         super().__init__(f"the request was not answered within {seconds:g} s")
 
 
-class Overloaded(AppError):
+class Overloaded(DependencyUnavailable):
     """As many requests are worked on as may be; nothing of this one was done."""
 
     def __init__(self, most: int) -> None:
@@ -60,7 +70,7 @@ class Overloaded(AppError):
         super().__init__(f"{most} requests are worked on, and no more may be")
 
 
-class Room:
+class RequestLimit:
     """How many requests are worked on at once; one too many is refused before it costs anything."""
 
     def __init__(self, most: int) -> None:
@@ -162,6 +172,14 @@ def printable(text: str) -> str:
     return text[:_LONGEST_SHOWN].encode("utf-8", "replace").decode()
 
 
+def content_length(scope: Scope) -> int:
+    """Return what the client says that it will send; 0 if it does not say, or not in figures."""
+    try:
+        return int(Headers(scope=scope).get("content-length", "0"))
+    except ValueError:
+        return 0
+
+
 class StrictRequest(Request):
     """A request whose JSON is small and read by `parse_json`, and whose form has each field once."""
 
@@ -230,7 +248,7 @@ class StrictRequest(Request):
 class StrictRoute(APIRoute):
     """A route that reads strictly, and answers within `app.state.request_seconds` from the body's end.
 
-    `app.state.room` says how many of its like do so at once.
+    `app.state.request_limit` says how many of its like do so at once.
     """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -250,10 +268,10 @@ class StrictRoute(APIRoute):
             elif self.body_field is not None:
                 await strict.read_body()
             seconds: float = request.app.state.request_seconds
-            room: Room = request.app.state.room
+            limit: RequestLimit = request.app.state.request_limit
             try:
                 # Not around the reading: slow clients would take the places of all others.
-                with room.taken():
+                with limit.taken():
                     return await within(answer(strict), seconds=seconds)
             except TimeoutError:
                 raise RequestTimedOut(seconds, in_doubt=has_written()) from None

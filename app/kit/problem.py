@@ -1,7 +1,7 @@
 """The one place where errors become answers: problem+json, as RFC 9457 has it.
 
 `type` and `title` come from the error's class, `detail` is its message, and the facts that it carries
-stand beside them. What an error is worth in HTTP is in `STATUSES`, and in each service's own table.
+stand beside them. The HTTP status of a service's own errors is in the table that `install` is given.
 """
 
 import math
@@ -14,17 +14,14 @@ import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict
 from pydantic_core import to_jsonable_python
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 
-from app.files import FilesUnavailable, ModelTooLarge, UnsupportedModelType
-from app.idempotency import IdempotencyKeyReused
-from app.models.status import IllegalTransition
-from app.orders import UnknownOrder
-from app.problem_docs import MEDIA_TYPE, problem_type
-from app.strict import Overloaded, RequestTimedOut, printable
+from app.kit.errors import DependencyUnavailable
+from app.kit.strict import Overloaded, RequestTimedOut, printable
 from readreplica.errors import (
     CommitInDoubt,
     CommitLost,
@@ -46,28 +43,69 @@ from sharding.errors import (
     ShardTimedOut,
 )
 
+MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_SECONDS = 2
 _PERSON_SECONDS = 60
 _MOST_FAULTS = 20
 _READ_ONLY = "25006"
 
 Statuses = Mapping[type[Exception], int]
+"""The HTTP status of errors that are raised on purpose."""
 
-STATUSES: Statuses = {
-    UnknownOrder: 404,
-    IllegalTransition: 409,
-    ModelTooLarge: 413,
-    UnsupportedModelType: 415,
-    IdempotencyKeyReused: 422,
-    CursorMalformed: 422,
+
+def problem_type(title: str) -> str:
+    """Make the `type` of a problem: a name that programs compare, not an address."""
+    return f"urn:mes-storage:problem:{title.lower().replace(' ', '-')}"
+
+
+class Problem(BaseModel):
+    """An error, as the client gets it; facts about it may stand beside these fields."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str
+
+
+_EXAMPLES: Mapping[int, tuple[str, str]] = {
+    400: ("Malformed request", "header Idempotency-Key: Field required"),
+    404: ("Unknown order", "there is no order 17: check the id"),
+    409: ("Illegal transition", "order 17 is SHIPPED and cannot become PACKAGING"),
+    413: ("Model too large", "the model is larger than 20971520 bytes"),
+    415: ("Unsupported model type", "'ring.step' is not a 3D model"),
+    422: ("Invalid request", "body quantity: Input should be greater than or equal to 1"),
+    503: ("Temporarily unavailable", "something that this needs cannot be reached"),
 }
-"""What the errors of shared modules are worth; a service adds its own."""
+
+
+def described(status: int) -> dict[str, Any]:
+    """Describe an error answer for the OpenAPI document."""
+    title, detail = _EXAMPLES[status]
+    example = {
+        "type": problem_type(title),
+        "title": title,
+        "status": status,
+        "detail": detail,
+        "instance": "/v1/orders/17",
+    }
+    content = {MEDIA_TYPE: {"schema": Problem.model_json_schema(), "example": example}}
+    return {"description": HTTPStatus(status).phrase, "content": content}
+
+
+def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Describe the error answers of an endpoint; 400, 422 and 503 can always come."""
+    return {status: described(status) for status in sorted({*statuses, 400, 422, 503})}
+
+
+_OF_LIBRARIES: Statuses = {CursorMalformed: 422}
 
 _UNAVAILABLE = (
     OperationalError,
     PoolTimeout,
-    Overloaded,
-    FilesUnavailable,
+    DependencyUnavailable,
     NodeLeaseExpired,
     NodesExhausted,
     ShardTimedOut,
@@ -84,9 +122,9 @@ def install(app: FastAPI, statuses: Statuses) -> None:
 
     Parameters:
         app: the application.
-        statuses: the HTTP status of each error that only this service knows.
+        statuses: the HTTP status of each error that the application raises on purpose.
     """
-    for error, status in {**STATUSES, **statuses}.items():
+    for error, status in {**_OF_LIBRARIES, **statuses}.items():
         app.add_exception_handler(error, _foreseen(status))
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(RequestValidationError, _invalid)
@@ -211,7 +249,7 @@ _AWAY = _Outage("Temporarily unavailable", "something that this needs cannot be 
 
 
 def _outage(error: BaseException | None) -> _Outage:
-    """Tell a client what an error means to it; addresses and positions are for the log."""
+    """Return what an error means to a client; addresses and positions are for the log."""
     match error:
         case ReplicasTooStale(retry_after_seconds=seconds):
             why = (
@@ -250,7 +288,7 @@ def _cause(error: Exception) -> BaseException | None:
 
 
 async def _in_doubt(request: Request, error: Exception) -> JSONResponse:
-    """Answer that nobody knows whether the request was carried out: the unit has asked, and in vain.
+    """Answer that it is unknown whether the request was carried out: the primary did not answer that either.
 
     To repeat it is safe. With its key, a request finds the order that it has made; and a change of an order
     that its actor has made already is answered as it was (`app.orders.is_repeated`).
@@ -280,7 +318,7 @@ async def _misrouted(request: Request, error: Exception) -> JSONResponse:
 
 
 def refused_token(request: Request, fault: TokenMalformed, *, header: str) -> JSONResponse:
-    """Answer a causal token that is not good. The empty header tells a client to forget it."""
+    """Answer a causal token that is not good. The empty header asks the client to forget it."""
     detail = f"header {header}: {fault}, or leave it out"
     facts = {"fault": fault.fault}
     return _answer(request, status=400, name=_name(fault), detail=detail, facts=facts, headers={header: ""})
@@ -300,7 +338,7 @@ async def _database(request: Request, error: Exception) -> JSONResponse:
 
 
 def _heals(error: BaseException | None) -> bool:
-    """Tell a lost connection, or a primary that was just demoted, from a wrong statement."""
+    """Return whether it is a lost connection, or a primary that was just demoted, and no wrong statement."""
     if isinstance(error, DBAPIError):
         demoted = getattr(error.orig, "sqlstate", None) == _READ_ONLY
         return demoted or error.connection_invalidated or isinstance(error, OperationalError)

@@ -28,7 +28,7 @@ class Causality:
         """What each of its tasks has written: all of it after what came, which was acknowledged by then."""
 
         self.learned = CausalToken()
-        """What others have told on the way."""
+        """What messages and calls to other services have brought meanwhile."""
 
         self.token = came
         """All that a later read must have seen."""
@@ -68,7 +68,7 @@ _HERE: ContextVar[Causality | None] = ContextVar("causality", default=None)
 
 @contextmanager
 def causality(came: CausalToken) -> Iterator[Causality]:
-    """Have every read of the block see what `came` names, and collect what the block writes."""
+    """Make every read of the block see what `came` names, and collect what the block writes."""
     here = Causality(came)
     before = _HERE.set(here)
     try:
@@ -77,8 +77,8 @@ def causality(came: CausalToken) -> Iterator[Causality]:
         _HERE.reset(before)
 
 
-def wanted() -> CausalToken | None:
-    """Give what a read must have seen here; None outside of every block."""
+def required_token() -> CausalToken | None:
+    """Return what a read must have seen here; None outside of every block."""
     here = _HERE.get()
     return here.token if here is not None else None
 
@@ -89,7 +89,7 @@ def has_written() -> bool:
     return here is not None and bool(here.written)
 
 
-def note(token: CausalToken) -> None:
+def record_commit(token: CausalToken) -> None:
     """Add what was written or learned here; nothing happens outside of every block."""
     here = _HERE.get()
     if here is not None:
@@ -104,5 +104,5 @@ def learn(token: CausalToken) -> None:
 
 
 def follow_causality(cluster: Cluster) -> None:
-    """Have the sessions of a cluster read after, and add to, the token of whatever they are used in."""
-    cluster.set_token_hooks(before_read=wanted, after_commit=note)
+    """Set a cluster's token hooks: its sessions read after the token of their request, and add to it."""
+    cluster.set_token_hooks(before_read=required_token, after_commit=record_commit)

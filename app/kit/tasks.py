@@ -1,18 +1,21 @@
-"""Relays and consumers beside a service's API: started with it, watched, restarted, stopped with it."""
+"""Tasks of asyncio: in the background and supervised, and with a deadline."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from types import MappingProxyType, TracebackType
-from typing import Self
+from typing import Any, Self, TypeVar
 
 import structlog
-
-from app.messaging.pace import sleep_unless
 
 Work = Callable[[asyncio.Event], Awaitable[None]]
 """Runs until the event is set."""
 
+T = TypeVar("T")
+_GRACE_SECONDS = 0.1
+
 log: structlog.stdlib.BoundLogger = structlog.get_logger("background")
+_deadline_log: structlog.stdlib.BoundLogger = structlog.get_logger("deadline")
+_left: set[asyncio.Task[Any]] = set()
 
 
 class Background:
@@ -50,7 +53,7 @@ class Background:
             del self._down[name]
 
     async def _run(self, name: str, work: Work) -> str | None:
-        """Run once; None if it ended because it was told to."""
+        """Run once; None if it ended because the block ends."""
         try:
             await work(self._stop)
         except Exception as error:
@@ -59,7 +62,7 @@ class Background:
         if self._stop.is_set():
             return None
         log.error("background_task_ended", task=name)
-        return "it ended although nobody stopped it"
+        return "it ended although it was not stopped"
 
     async def __aenter__(self) -> Self:
         return self
@@ -78,3 +81,43 @@ class Background:
             log.warning("background_task_cancelled", task=task.get_name())
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+async def within(work: Coroutine[Any, Any, T], *, seconds: float) -> T:
+    """Return what `work` returns, or end it.
+
+    It may not end at once: psycopg first asks the server to cancel a statement, and the server may be frozen.
+    So it is cancelled a second time, which closes the connection, and left behind.
+
+    Raises:
+        TimeoutError: all that time has passed. What `work` had not begun to commit, it does not commit.
+    """
+    task = asyncio.create_task(work)
+    try:
+        done, _ = await asyncio.wait({task}, timeout=seconds)
+        if not done:
+            task.cancel()
+            done, _ = await asyncio.wait({task}, timeout=_GRACE_SECONDS)
+            if not done or task.cancelled() or task.exception() is not None:
+                raise TimeoutError
+        return task.result()
+    finally:
+        if not task.done():  # also where this itself was cancelled
+            task.cancel()
+            _left.add(task)
+            task.add_done_callback(_forget)
+
+
+def _forget(task: asyncio.Task[Any]) -> None:
+    _left.discard(task)
+    if not task.cancelled() and (error := task.exception()) is not None:
+        _deadline_log.info("late_work_ended", error=repr(error))
+
+
+async def sleep_unless(stop: asyncio.Event, seconds: float) -> None:
+    """Sleep, but wake at once when `stop` is set."""
+    try:
+        async with asyncio.timeout(seconds):
+            await stop.wait()
+    except TimeoutError:
+        return

@@ -1,16 +1,29 @@
-"""What the three APIs have in common: the parameters of their endpoints."""
+"""What the three APIs share: the types of their parameters and fields, and what of an order each shows."""
 
 import re
-from typing import Annotated, Any
+from collections.abc import Iterable
+from datetime import datetime
+from decimal import Decimal
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Le
 from fastapi import Depends, Header, Path, Query, Request
-from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    WithJsonSchema,
+)
 from pydantic_core import PydanticCustomError
 
-from app.causality.ambient import learn
+from app.causality.context import learn
 from app.causality.store import TokenStore
 from app.causality.wire import TOKEN_HEADER
+from app.models.base import EventRow, OrderState
+from app.models.status import Channel, Status
 from sharding.ids import MAX_ID
 
 _EXAMPLE_ID = "379218445107200001"
@@ -169,7 +182,7 @@ async def _after_token(
         ),
     ] = None,
 ) -> None:
-    """Have a read of an order see what messages have told of it, on whichever replica it is.
+    """Make a read of an order see what messages have changed of it, on whichever replica it is.
 
     `app.causality.middleware` has read the header already, for every endpoint.
     """
@@ -187,3 +200,50 @@ PageLimit = Annotated[int, Ge(1), Le(200), _WHOLE_NUMBER, Query(description="The
 PageCursor = Annotated[
     str | None, Query(max_length=500, description="`next_cursor` of the page before; none for the first.")
 ]
+
+
+OrderIdText = Annotated[str, BeforeValidator(str), Field(examples=["379218445107200001"])]
+
+
+class View(BaseModel):
+    """Something that is shown; read from objects by the names of their attributes."""
+
+    model_config = ConfigDict(frozen=True, from_attributes=True)
+
+
+class OrderView(View):
+    """An order. `price` is for the whole order, and null until it is calculated."""
+
+    order_id: OrderIdText
+    status: Status = Field(examples=[Status.PRICE_CALCULATED])
+    channel: Channel
+    summary: str = Field(examples=["2 x ring.stl, gold_18k, polished"])
+    price: Decimal | None = Field(examples=["412.50"])
+    currency: Literal["EUR"] = "EUR"
+    reason: str | None = Field(description="Why it was rejected or cancelled.")
+    created_at: datetime
+    changed_at: datetime
+
+
+class HistoryLine(View):
+    """A change of an order: what it became, when, and by whom."""
+
+    status: Status
+    at: datetime
+    actor: str = Field(examples=["Rosa"])
+    detail: dict[str, Any] = Field(examples=[{}])
+
+
+def shown(order: OrderState) -> dict[str, Any]:
+    """Return the fields of an `OrderView` for a view that adds its own."""
+    return {name: getattr(order, name) for name in OrderView.model_fields if name != "currency"}
+
+
+def shown_history(events: Iterable[EventRow]) -> list[HistoryLine]:
+    """Return an order's history, oldest first."""
+    return [HistoryLine.model_validate(event) for event in sorted(events, key=lambda event: event.event_no)]
+
+
+def summarise(*, quantity: int, model_name: str, material: str, finish: str) -> str:
+    """Return in one line what is ordered, for lists."""
+    return f"{quantity} x {model_name}, {material}, {finish}"

@@ -24,8 +24,8 @@ from sqlalchemy import (
     select,
 )
 
-from app.console.audit.facts import Child, Copy, Message, OrderFacts, Place, Service, gather
-from app.console.audit.facts import Row as Fact
+from app.console.audit.rules import ChildRows, Fact, OrderCopy, OrderFacts, OwedMessage, RowLocation, gather
+from app.messaging.routing import ServiceName
 from app.models import crm, mes, shop
 from app.models.status import Status
 from ops.fleet import naming, open_engine
@@ -36,7 +36,7 @@ FETCH_ROWS = 1_000
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class ServiceTables:
     """The tables of one service: where orders stand, what is keyed beside them, and what is owed."""
 
     orders: tuple[Any, ...]
@@ -45,20 +45,20 @@ class Layout:
     events: Any
 
 
-LAYOUTS: Mapping[Service, Layout] = {
-    Service.SHOP: Layout(
+SERVICE_TABLES: Mapping[ServiceName, ServiceTables] = {
+    ServiceName.SHOP: ServiceTables(
         orders=(shop.ShopOrder,),
         children=((shop.ShopOrderEvent, "orders"),),
         outbox=shop.ShopOutbox,
         events=shop.ShopOrderEvent,
     ),
-    Service.CRM: Layout(
+    ServiceName.CRM: ServiceTables(
         orders=(crm.CrmOrder,),
         children=((crm.CrmOrderEvent, "orders"),),
         outbox=crm.CrmOutbox,
         events=crm.CrmOrderEvent,
     ),
-    Service.MES: Layout(
+    ServiceName.MES: ServiceTables(
         orders=(mes.MesOrder, mes.MesArchivedOrder),
         children=(
             (mes.MesOrderItem, "orders"),
@@ -73,7 +73,7 @@ LAYOUTS: Mapping[Service, Layout] = {
 }
 
 
-class Books:
+class OrderDatabases:
     """Every database of a topology that holds orders, ready to be read.
 
     Parameters:
@@ -81,10 +81,10 @@ class Books:
     """
 
     def __init__(self, topology: Topology) -> None:
-        self.services: dict[str, Service] = {
-            name: Service(database.tree)
+        self.services: dict[str, ServiceName] = {
+            name: ServiceName(database.tree)
             for name, database in topology.databases.items()
-            if database.tree in set(Service)
+            if database.tree in set(ServiceName)
         }
         self.topology = topology
 
@@ -109,7 +109,7 @@ class Books:
 
     @contextmanager
     def open(self, order_ids: Sequence[int] | None = None) -> Iterator[Iterator[OrderFacts]]:
-        """Take a snapshot of every database and give the facts of all orders, or of `order_ids` only.
+        """Take a snapshot of every database and yield the facts of all orders, or of `order_ids` only.
 
         As long as it is open, vacuum cannot remove what was deleted meanwhile, like in any long read.
 
@@ -133,15 +133,15 @@ class Books:
 
 
 def _named(database: Database, stream: Iterator[Fact]) -> Iterator[Fact]:
-    """Have an error of a stream carry the name of its database: many are read at the same time."""
+    """Yield a stream, and name its database in an error: many are read at the same time."""
     with naming(database):
         yield from stream
 
 
 def _streams(
-    database: str, service: Service, connection: Connection, order_ids: Sequence[int] | None
+    database: str, service: ServiceName, connection: Connection, order_ids: Sequence[int] | None
 ) -> list[tuple[CursorResult[Any], Any]]:
-    layout = LAYOUTS[service]
+    layout = SERVICE_TABLES[service]
     queries: list[tuple[Select[Any], Any]] = [
         (_copies(model, layout), partial(_copy, service, database, model.__tablename__))
         for model in layout.orders
@@ -162,8 +162,8 @@ def _execute(
     return connection.execution_options(yield_per=FETCH_ROWS).execute(query)
 
 
-def _copies(model: Any, layout: Layout) -> Select[Any]:
-    # Drafts concern nobody but the Shop. Of a cancelled order only the history says whether it had been one.
+def _copies(model: Any, layout: ServiceTables) -> Select[Any]:
+    # Drafts concern the Shop alone. Of a cancelled order only the history says whether it had been one.
     was_submitted = exists().where(
         layout.events.order_id == model.order_id, layout.events.status == literal(Status.SUBMITTED)
     )
@@ -198,15 +198,15 @@ def partition_of(table: Table) -> ColumnElement[str]:
     return literal_column(f"{table.name}.tableoid::regclass::text")
 
 
-def _copy(service: Service, database: str, table: str, row: Row[Any]) -> Copy:
-    place = Place(service, database, table, row.partition)
-    return Copy(row.order_id, place, row.status, row.channel, row.price, row.submitted)
+def _copy(service: ServiceName, database: str, table: str, row: Row[Any]) -> OrderCopy:
+    place = RowLocation(service, database, table, row.partition)
+    return OrderCopy(row.order_id, place, row.status, row.channel, row.price, row.submitted)
 
 
-def _child(service: Service, database: str, table: str, parent: str, row: Row[Any]) -> Child:
-    return Child(row.order_id, Place(service, database, table, table), parent)
+def _child(service: ServiceName, database: str, table: str, parent: str, row: Row[Any]) -> ChildRows:
+    return ChildRows(row.order_id, RowLocation(service, database, table, table), parent)
 
 
-def _message(source: Service, row: Row[Any]) -> Message:
+def _message(source: ServiceName, row: Row[Any]) -> OwedMessage:
     reason = None if row.set_aside_at is None else row.set_aside_reason or "no reason given"
-    return Message(row.order_id, source, row.destination, row.type, reason)
+    return OwedMessage(row.order_id, source, row.destination, row.type, reason)

@@ -12,18 +12,16 @@ import structlog
 from sqlalchemy.exc import OperationalError, ProgrammingError
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_exponential
 
-from app.errors import AppError
-from app.logs import configure_logging
-from app.settings import Settings, SettingsInvalid, load_settings
+from app.kit.errors import AppError
+from readreplica.errors import one_line
 from sharding.errors import NodesExhausted, ShardingError
-from sharding.topology import Topology
 
 T = TypeVar("T")
 
 _WRONG_USAGE = 2
 _LONGEST_PAUSE_SECONDS = 2.0
 
-# psycopg's OperationalError: the directory cannot be reached, or does not let anybody in yet.
+# psycopg's OperationalError: the directory cannot be reached, or does not accept connections yet.
 _PASSING = (OperationalError, NodesExhausted)
 # ProgrammingError: the database has no such table, so it was not migrated.
 _WRONG = (AppError, ShardingError, ProgrammingError)
@@ -31,24 +29,13 @@ _WRONG = (AppError, ShardingError, ProgrammingError)
 log: structlog.stdlib.BoundLogger = structlog.get_logger("process")
 
 
-def configure(process: str) -> tuple[Settings, Topology]:
-    """Read the settings and the topology, and set up logging; exit with status 2 if they are wrong."""
-    try:
-        settings = load_settings()
-        topology = Topology.load(settings.topology)
-    except (SettingsInvalid, ShardingError) as error:
-        refuse(process, str(error))
-    configure_logging(process, level=settings.log_level)
-    return settings, topology
-
-
-def leave_on_signals() -> None:
-    """Have SIGTERM and SIGINT end the process with status 0, until something else handles them."""
+def exit_on_signals() -> None:
+    """Make SIGTERM and SIGINT end the process with status 0, until something else handles them."""
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, _leave)
 
 
-async def open_patiently(opened: AsyncExitStack, what: Callable[[], AbstractAsyncContextManager[T]]) -> T:
+async def enter_with_retries(opened: AsyncExitStack, what: Callable[[], AbstractAsyncContextManager[T]]) -> T:
     """Enter a context, again and again while a database that it needs is away; say so once."""
 
     async def enter() -> T:
@@ -63,25 +50,26 @@ async def open_patiently(opened: AsyncExitStack, what: Callable[[], AbstractAsyn
     return await patiently(enter)
 
 
-def run_to_the_end(process: str, work: Coroutine[None, None, None]) -> NoReturn:
-    """Do the work and exit: with status 0, or 2 and one line if what it needs is wrong."""
+def run_and_exit(process: str, work: Coroutine[None, None, None]) -> NoReturn:
+    """Run the work and exit: with status 0, or 2 and one line if what it needs is wrong."""
     try:
         asyncio.run(work)
     except _WRONG as error:
         # The first line of it: SQLAlchemy's go on with the statement and a link.
-        refuse(process, f"cannot start: {str(error).partition(chr(10))[0]}")
+        exit_with_fault(process, f"cannot start: {str(error).partition(chr(10))[0]}")
     sys.exit(0)
 
 
-def refuse(process: str, fault: str) -> NoReturn:
-    """Say what is wrong, a line for each fault, and exit with status 2."""
+def exit_with_fault(process: str, fault: str) -> NoReturn:
+    """Print what is wrong, a line for each fault, and exit with status 2."""
     sys.stderr.write("".join(f"{process}: {line}\n" for line in fault.splitlines()))
     sys.exit(_WRONG_USAGE)
 
 
 def _say_once(state: RetryCallState) -> None:
-    if state.attempt_number == 1 and state.outcome is not None:
-        log.warning("start_waits", error=str(state.outcome.exception()).partition("\n")[0])
+    error = state.outcome.exception() if state.outcome is not None else None
+    if state.attempt_number == 1 and error is not None:
+        log.warning("start_waits", error=one_line(error))
 
 
 def _leave(_signum: int, _frame: FrameType | None) -> NoReturn:

@@ -14,8 +14,8 @@ import structlog
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from app.errors import AppError
-from app.problem_docs import MEDIA_TYPE, problem_type
+from app.kit.errors import AppError
+from app.kit.problem import MEDIA_TYPE, problem_type
 
 RETRY_AFTER_SECONDS = 1
 _HEALTH = frozenset({"/livez", "/readyz", "/healthz"})
@@ -59,7 +59,7 @@ class ConnectionLimits:
     bytes_per_second: int = 16 * 1024
 
 
-def make_room_for_files(connections: int) -> None:
+def raise_file_limit(connections: int) -> None:
     """Raise this process's limit of open files as far as it may, for so many connections.
 
     Without room the server cannot accept, and every client hangs.
@@ -77,8 +77,8 @@ def make_room_for_files(connections: int) -> None:
         raise TooFewFiles(soft, needed)
 
 
-def quiet_accept(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """Say in one line that no connection can be accepted; asyncio tries again each second.
+def log_accept_errors(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Log in one line that no connection can be accepted; asyncio tries again each second.
 
     Without this it writes a traceback for each waiting client, and that each second.
     """
@@ -105,7 +105,7 @@ class LimitedProtocol(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for a header; refuse a connection that is one too many."""
         super().connection_made(transport)
-        # So that the protocol hears whenever something waits to be taken by the client.
+        # So that `pause_writing` is called whenever something waits to be taken by the client.
         transport.set_write_buffer_limits(high=0)
         surplus = len(self.connections) - self.limits.connections
         if surplus > 0:
@@ -123,7 +123,7 @@ class LimitedProtocol(H11Protocol):
         super().data_received(data)
 
     def handle_events(self) -> None:
-        """Do what was read, and see which stage the connection has come to."""
+        """Handle what was read, and set the deadline of the stage that the connection has reached."""
         super().handle_events()
         stage = self.conn.their_state
         if self.transport.is_closing() or stage not in (h11.IDLE, h11.SEND_BODY):

@@ -11,11 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from app.console.audit.books import Books
-from app.console.audit.facts import OrderFacts
-from app.console.audit.judge import Fault, Finding, judge
+from app.console.audit.databases import OrderDatabases
+from app.console.audit.rules import AuditFinding, Fault, OrderFacts, judge
 
-SUSPECTS_PER_LOOK = 500
+RECHECK_BATCH = 500
 """How many orders a second look reads at once: few enough for one IN list, and for memory."""
 
 
@@ -25,7 +24,7 @@ class AuditReport:
 
     orders: int = 0
     counts: Counter[Fault] = field(default_factory=Counter)
-    findings: list[Finding] = field(default_factory=list)
+    findings: list[AuditFinding] = field(default_factory=list)
 
     @property
     def in_flight(self) -> int:
@@ -34,7 +33,7 @@ class AuditReport:
 
     @property
     def faults(self) -> int:
-        """Everything that somebody must look at."""
+        """How many findings need a person."""
         return self.counts.total() - self.in_flight
 
     @property
@@ -57,7 +56,7 @@ class AuditReport:
 
 
 def audit(
-    books: Books,
+    databases: OrderDatabases,
     *,
     shard_of: Callable[[int], str],
     keep_findings: int = 1_000,
@@ -66,7 +65,7 @@ def audit(
     """Compare what all services hold.
 
     Parameters:
-        books: the databases.
+        databases: the databases.
         shard_of: the shard map.
         keep_findings: how many findings are listed; all are counted.
         seen: called with the facts of each order as the first look saw them.
@@ -75,33 +74,33 @@ def audit(
         The report; `report.clean` says whether all is well.
     """
     report = AuditReport()
-    suspects: dict[int, list[Finding]] = {}
+    suspects: dict[int, list[AuditFinding]] = {}
 
-    def look_again() -> None:
-        for found in _confirmed(books, suspects, shard_of):
+    def recheck() -> None:
+        for found in _confirmed(databases, suspects, shard_of):
             report.counts[found.fault] += 1
             if len(report.findings) < keep_findings:
                 report.findings.append(found)
         suspects.clear()
 
-    with books.open() as orders:
+    with databases.open() as orders:
         for facts in orders:
             report.orders += 1
             seen(facts)
             if findings := judge(facts, shard_of=shard_of):
                 suspects[facts.order_id] = findings
-            if len(suspects) >= SUSPECTS_PER_LOOK:
-                look_again()
+            if len(suspects) >= RECHECK_BATCH:
+                recheck()
     if suspects:
-        look_again()
+        recheck()
     return report
 
 
 def _confirmed(
-    books: Books, suspects: dict[int, list[Finding]], shard_of: Callable[[int], str]
-) -> list[Finding]:
+    databases: OrderDatabases, suspects: dict[int, list[AuditFinding]], shard_of: Callable[[int], str]
+) -> list[AuditFinding]:
     """Return what the second look sees as the first did. In flight needs no second witness."""
-    with books.open(list(suspects)) as orders:
+    with databases.open(list(suspects)) as orders:
         return [
             found
             for facts in orders

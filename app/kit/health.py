@@ -9,15 +9,12 @@ import structlog
 from fastapi import APIRouter, Request
 from psycopg import AsyncConnection
 from pydantic import BaseModel, Field
-from redis.asyncio import Redis
 
-from app.background import Background
-from app.deadline import within
-from app.errors import AppError
-from app.messaging.streams import acks_stream, orders_stream
-from app.problem_docs import described
+from app.kit.errors import AppError
+from app.kit.problem import described
+from app.kit.tasks import Background, within
 from readreplica.cluster import Cluster
-from readreplica.errors import NotThePrimary
+from readreplica.errors import NotThePrimary, one_line
 from sharding.ids import IdGenerator
 
 ANSWER_SECONDS = 1.0
@@ -28,13 +25,6 @@ Check = Callable[[], Coroutine[Any, Any, object]]
 """Raises if something cannot be used."""
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("health")
-
-
-class StreamUnusable(AppError):
-    """A key in Redis that should be a stream holds something else."""
-
-    def __init__(self, stream: str, found: str) -> None:
-        super().__init__(f"{stream} is a {found}, and no stream")
 
 
 class NotReady(AppError):
@@ -95,22 +85,6 @@ class Readiness:
 
         self.need("order ids", check)
 
-    def need_streams(self, redis: Redis, service: str) -> None:
-        """Be ready only while Redis takes writes, and the service's streams are streams."""
-
-        async def check() -> None:
-            streams = [orders_stream(service), *map(acks_stream, self._databases)]
-            pipeline = redis.pipeline(transaction=False)
-            pipeline.set(f"ready:{service}", "1", ex=60)
-            for stream in streams:
-                pipeline.type(stream)
-            _, *kinds = await pipeline.execute()
-            for stream, kind in zip(streams, kinds, strict=True):
-                if kind not in ("stream", "none"):
-                    raise StreamUnusable(stream, kind)
-
-        self.need("streams in Redis", check)
-
     async def ask(self, background: Background) -> list[str]:
         """Return which databases are away.
 
@@ -142,8 +116,7 @@ async def _fault(name: str, check: Check) -> bool:
     try:
         await within(check(), seconds=ANSWER_SECONDS)
     except Exception as error:  # whatever it is, this cannot be used
-        said = str(error).partition("\n")[0] or type(error).__name__
-        log.warning("not_ready", missing=name, error=said)
+        log.warning("not_ready", missing=name, error=one_line(error))
         return True
     return False
 
@@ -168,18 +141,28 @@ def health_routes(service: str) -> APIRouter:
     """Make the routes that say how a service is; `app.state` has its `readiness` and its `background`."""
     router = APIRouter(tags=["health"])
 
-    @router.get("/livez")
+    @router.get("/livez", description="Say that the process answers. Where this does not, restart it.")
     async def live() -> Life:
-        """Say that the process answers. Where this does not, restart it."""
+        """Return that the process answers."""
         return Life(service=service)
 
     async def ready(request: Request) -> Health:
-        """Say whether the service can do its work. Where this is 503, send it no requests."""
+        """Return whether the service can do its work.
+
+        Raises:
+            NotReady: it cannot.
+        """
         readiness: Readiness = request.app.state.readiness
         away = await readiness.ask(request.app.state.background)
         return Health(service=service, status="degraded" if away else "ok", away=away)
 
     answers: Mapping[int | str, dict[str, Any]] = {503: described(503)}
     for path in ("/readyz", "/healthz"):
-        router.add_api_route(path, ready, name=path.strip("/"), responses=dict(answers))
+        router.add_api_route(
+            path,
+            ready,
+            name=path.strip("/"),
+            description="Say whether the service can do its work. Where this is 503, send it no requests.",
+            responses=dict(answers),
+        )
     return router

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 Clock = Callable[[], datetime]
-"""Tells the present moment, with a time zone."""
+"""Returns the present moment, with a time zone."""
 
 
 def utc_now() -> datetime:

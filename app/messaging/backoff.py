@@ -1,4 +1,4 @@
-"""How relay and consumer keep going: again and again, with growing pauses while something is away."""
+"""Back-off: a step is repeated, with growing pauses while something is away."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -7,6 +7,7 @@ import structlog
 from redis.exceptions import RedisError, ResponseError
 from sqlalchemy.exc import SQLAlchemyError
 
+from app.kit.tasks import sleep_unless
 from app.messaging.errors import StreamUnusable
 from readreplica.errors import is_unsupported
 
@@ -14,7 +15,7 @@ _FORESEEN = (RedisError, SQLAlchemyError, OSError, StreamUnusable)
 
 
 def delay_seconds(attempts: int, *, base_seconds: float, cap_seconds: float, jitter: float) -> float:
-    """Say how long to wait after attempt number `attempts`: doubling from the base, up to the cap.
+    """Return how long to wait after attempt number `attempts`: doubling from the base, up to the cap.
 
     Parameters:
         attempts: how many have been made, from 1.
@@ -27,7 +28,7 @@ def delay_seconds(attempts: int, *, base_seconds: float, cap_seconds: float, jit
     return min(doubled, cap_seconds) * (1 - jitter / 4)
 
 
-async def keep_going(
+async def repeat_with_backoff(
     step: Callable[[], Awaitable[None]],
     *,
     stop: asyncio.Event,
@@ -68,13 +69,13 @@ def _is_foreseen(error: Exception) -> bool:
 
 
 def _kind_of(error: Exception) -> tuple[type[Exception], str]:
-    """Tell outages apart. Redis says all of OOM, MISCONF and WRONGTYPE by one class and by these words."""
+    """Return what differs between outages: of Redis the text too, for OOM and MISCONF are of one class."""
     said = str(error) if isinstance(error, (ResponseError, StreamUnusable)) else ""
     return type(error), said
 
 
 async def _heeding_cancel(step: Callable[[], Awaitable[None]]) -> None:
-    """Do a step, and end at its end if the task was cancelled meanwhile.
+    """Run a step, and raise `CancelledError` at its end if the task was cancelled meanwhile.
 
     `asyncio.wait_for`, by which the Redis client sends, drops a cancellation that comes in the moment in
     which it has done its work (Python before 3.12). The task goes on, and knows only by this count.
@@ -85,12 +86,3 @@ async def _heeding_cancel(step: Callable[[], Awaitable[None]]) -> None:
         task = asyncio.current_task()
         if task is not None and task.cancelling():
             raise asyncio.CancelledError
-
-
-async def sleep_unless(stop: asyncio.Event, seconds: float) -> None:
-    """Sleep, but wake at once when `stop` is set."""
-    try:
-        async with asyncio.timeout(seconds):
-            await stop.wait()
-    except TimeoutError:
-        return

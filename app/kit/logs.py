@@ -14,7 +14,7 @@ QUIET_SECONDS = 60.0
 """How long a fault that was logged is only counted."""
 
 _MOST_KINDS = 1000
-# What tells one occurrence of a fault from another, and not one fault from another.
+# What differs between two occurrences of one fault.
 _VARYING = frozenset({"timestamp", "path", "order_id", "message_id", "attempt"})
 
 
@@ -28,7 +28,7 @@ class _Kind:
 
 
 class Repeats:
-    """Tells a fault that is new from one that was logged a moment ago, and counts those."""
+    """Counts the faults that were logged a moment ago, so that only new ones are written."""
 
     def __init__(
         self, *, quiet_seconds: float = QUIET_SECONDS, clock: Callable[[], float] = time.monotonic
