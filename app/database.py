@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.causality.ambient import follow_causality
+from app.causality.context import follow_causality
 from readreplica.cluster import Cluster
 from readreplica.sessions import WriteSession
 from sharding.directory import Directory, open_id_generator
@@ -20,7 +20,7 @@ from sharding.ids import IdGenerator
 from sharding.sessions import ShardedSessions, open_sessions
 from sharding.topology import Topology
 
-SETTLE_SECONDS = 3.0
+RESOLVE_SECONDS = 3.0
 """How long a unit asks what became of a COMMIT whose answer was lost. Its client waits meanwhile."""
 
 T = TypeVar("T")
@@ -29,7 +29,7 @@ Work = Callable[[WriteSession], Awaitable[T]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Patience:
+class DatabaseTimeouts:
     """How long a request may wait for a database."""
 
     statement_seconds: float
@@ -41,42 +41,44 @@ class Patience:
 
 
 @asynccontextmanager
-async def open_database(topology: Topology, name: str, *, patience: Patience) -> AsyncIterator[Cluster]:
+async def open_database(
+    topology: Topology, name: str, *, timeouts: DatabaseTimeouts
+) -> AsyncIterator[Cluster]:
     """Open the database of the Shop or the CRM; the role has the service's name."""
-    hasty = _hasty(topology, patience)
-    async with open_cluster(hasty, name, role=name, application_name=name) as cluster:
-        _prepare(cluster, topology, patience)
+    limited = _with_timeouts(topology, timeouts)
+    async with open_cluster(limited, name, role=name, application_name=name) as cluster:
+        _prepare(cluster, topology, timeouts)
         yield cluster
 
 
 @asynccontextmanager
 async def open_shards(
-    topology: Topology, *, application_name: str, patience: Patience | None = None
+    topology: Topology, *, application_name: str, timeouts: DatabaseTimeouts | None = None
 ) -> AsyncIterator[ShardedSessions]:
     """Open the MES shards, for the MES itself, the pricing worker and the archive job.
 
     Parameters:
         topology: where they are.
         application_name: what pg_stat_activity shows.
-        patience: how long to wait for a shard; as long as the topology says, without it.
+        timeouts: how long to wait for a shard; as long as the topology says, without it.
     """
-    hasty = _hasty(topology, patience) if patience is not None else topology
-    async with open_sessions(hasty, tree="mes", application_name=application_name) as sessions:
+    limited = _with_timeouts(topology, timeouts) if timeouts is not None else topology
+    async with open_sessions(limited, tree="mes", application_name=application_name) as sessions:
         for cluster in sessions.clusters.values():
-            _prepare(cluster, topology, patience)
+            _prepare(cluster, topology, timeouts)
         yield sessions
 
 
-def _hasty(topology: Topology, patience: Patience) -> Topology:
-    pool = topology.pool.model_copy(update={"timeout_seconds": patience.queue_seconds})
+def _with_timeouts(topology: Topology, timeouts: DatabaseTimeouts) -> Topology:
+    pool = topology.pool.model_copy(update={"timeout_seconds": timeouts.queue_seconds})
     return topology.model_copy(update={"pool": pool})
 
 
-def _prepare(cluster: Cluster, topology: Topology, patience: Patience | None) -> None:
+def _prepare(cluster: Cluster, topology: Topology, timeouts: DatabaseTimeouts | None) -> None:
     follow_causality(cluster)
-    cluster.resolve_commits(within_seconds=SETTLE_SECONDS)
-    if patience is not None and topology.pgbouncer is None:
-        cluster.on_engine(partial(_limit_statements, seconds=patience.statement_seconds))
+    cluster.resolve_commits(within_seconds=RESOLVE_SECONDS)
+    if timeouts is not None and topology.pgbouncer is None:
+        cluster.on_engine(partial(_limit_statements, seconds=timeouts.statement_seconds))
 
 
 def _limit_statements(engine: AsyncEngine, *, seconds: float) -> None:

@@ -1,78 +1,106 @@
-"""Starts the relays, the consumer and the pruners of a service as its background tasks."""
+"""The relays, the consumer and the pruners of a service, as its background tasks."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from datetime import timedelta
+from functools import partial
 
 from redis.asyncio import Redis
 
-from app.background import Background
 from app.causality.store import open_learned
+from app.kit.health import Readiness
+from app.kit.tasks import Background
 from app.messaging.consumer import Consumer, Handler, Transact
-from app.messaging.pruner import Pruner
+from app.messaging.inbox import Pruner
 from app.messaging.relay import Relay
 from app.messaging.signing import EntrySigner, parse_peer_keys
+from app.messaging.streams import check_streams, open_redis
 from app.orders import AnyOrder, OrderModels
 from app.settings import Settings
+from app.topology import redis_url
 from readreplica.cluster import Cluster
 from readreplica.sessions import WriteSession
 from readreplica.token import Committed
+from sharding.topology import Topology
 
 
-def start_delivery(
-    background: Background,
+@asynccontextmanager
+async def delivering(
     models: OrderModels[AnyOrder],
+    background: Background,
+    readiness: Readiness,
     *,
     settings: Settings,
-    redis: Redis,
+    topology: Topology,
     databases: Mapping[str, Cluster],
     transact: Transact,
     handle: Handler,
-) -> None:
-    """Begin to send what a service owes and to handle what it is told.
+) -> AsyncIterator[None]:
+    """Send what a service owes and handle what is sent to it, for as long as the tasks of `background` run.
 
     Parameters:
-        background: keeps the tasks.
         models: the service's tables.
+        background: keeps the tasks; it must end before this block does.
+        readiness: from now on asks for the databases and the streams.
         settings: of this process.
-        redis: from `app.messaging.streams.open_redis`; the caller closes it after the tasks have ended.
+        topology: where Redis is.
         databases: the service's databases by name; each has an outbox and an inbox, and so a relay
             and a pruner.
         transact: runs a unit of work on the database that holds an order.
         handle: does what a message asks for.
 
     Raises:
-        MessageKeysMissing: nothing was started; messages could be neither signed nor verified.
+        RedisUrlInvalid, MessageKeysMissing: nothing was started.
     """
-    signer = EntrySigner(models.service, parse_peer_keys(settings.message_keys.get_secret_value()))
-    for name, cluster in databases.items():
-        relay = Relay(
-            cluster,
+    service = models.service.value
+    async with open_redis(redis_url(topology, service)) as redis:
+        readiness.need_databases(databases)
+        readiness.need("streams in Redis", partial(check_streams, redis, service, databases))
+        signer = EntrySigner(models.service, parse_peer_keys(settings.message_keys.get_secret_value()))
+        for name, cluster in databases.items():
+            _start_sending(background, models, signer, redis, cluster, database=name, settings=settings)
+        learned = open_learned(redis, service, keep_seconds=settings.token_seconds)
+        consumer = Consumer(
             redis,
-            models.outbox,
-            source=name,
             signer=signer,
-            poll_seconds=settings.relay_poll_seconds,
-            retry_seconds=settings.redelivery_seconds,
+            inbox=models.inbox,
+            transact=transact,
+            handle=handle,
+            learned=lambda order_id, token: learned.keep(str(order_id), token),
         )
-        background.start(f"relay {name}", relay.run)
-        pruner = Pruner(
-            cluster,
-            models.inbox,
-            database=name,
-            keep=timedelta(seconds=settings.inbox_keep_seconds),
-            every_seconds=settings.inbox_prune_seconds,
-        )
-        background.start(f"pruner {name}", pruner.run)
-    learned = open_learned(redis, models.service.value, keep_seconds=settings.token_seconds)
-    consumer = Consumer(
+        background.start("consumer", consumer.run)
+        yield
+
+
+def _start_sending(
+    background: Background,
+    models: OrderModels[AnyOrder],
+    signer: EntrySigner,
+    redis: Redis,
+    cluster: Cluster,
+    *,
+    database: str,
+    settings: Settings,
+) -> None:
+    """Start the relay and the pruner of one database."""
+    relay = Relay(
+        cluster,
         redis,
+        models.outbox,
+        source=database,
         signer=signer,
-        inbox=models.inbox,
-        transact=transact,
-        handle=handle,
-        learned=lambda order_id, token: learned.keep(str(order_id), token),
+        poll_seconds=settings.relay_poll_seconds,
+        retry_seconds=settings.redelivery_seconds,
     )
-    background.start("consumer", consumer.run)
+    background.start(f"relay {database}", relay.run)
+    pruner = Pruner(
+        cluster,
+        models.inbox,
+        database=database,
+        keep=timedelta(seconds=settings.inbox_keep_seconds),
+        every_seconds=settings.inbox_prune_seconds,
+    )
+    background.start(f"pruner {database}", pruner.run)
 
 
 def in_one(cluster: Cluster) -> Transact:

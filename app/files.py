@@ -1,7 +1,7 @@
 """Where 3D models are kept: a local folder by default, S3 (or another object store) by the topology's URL.
 
 A model is stored under the digest of its content, so the same file is kept once however often it is
-uploaded, a stored model never changes, and whoever prices it can trust the key.
+uploaded, a stored model never changes, and the pricing worker can trust the key.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ import obstore
 from obstore.exceptions import BaseError
 from obstore.store import ObjectStore, from_url
 
-from app.errors import AppError
+from app.kit.errors import AppError, DependencyUnavailable
 
 MODEL_SUFFIXES = ("stl", "3mf", "obj")
 MAX_NAME_CHARACTERS = 200
@@ -54,7 +54,7 @@ class ModelMissing(FilesError):
         super().__init__(f"no model is stored under {key!r}")
 
 
-class FilesUnavailable(FilesError):
+class FilesUnavailable(FilesError, DependencyUnavailable):
     """The store did not answer, or refused; it is worth trying again."""
 
     def __init__(self, cause: Exception) -> None:

@@ -5,7 +5,7 @@ the same everywhere: lock the order's row, decide, change the status, append a l
 announce it. The lock is what makes the history's numbers and the outbox's order of messages right.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Generic, TypeVar
@@ -13,11 +13,13 @@ from typing import Any, Generic, TypeVar
 from sqlalchemy import BigInteger, DateTime, Text, func, insert, literal, select
 from sqlalchemy.dialects.postgresql import JSONB
 
-from app.errors import AppError
+from app.kit.errors import AppError
+from app.messaging.errors import NotYet
 from app.messaging.events import Event, OrderCancelled, OrderRejected, PriceCalculated, StatusChanged
+from app.messaging.message import Message
 from app.messaging.outbox import publish
-from app.messaging.routing import Service, route
-from app.models.base import STATUS, EventRow, OrderState
+from app.messaging.routing import ServiceName, route
+from app.models.base import STATUS, EventRow, InboxRow, OrderState, OutboxRow
 from app.models.crm import CrmInbox, CrmOrder, CrmOrderEvent, CrmOutbox
 from app.models.mes import (
     MesArchivedOrder,
@@ -27,10 +29,9 @@ from app.models.mes import (
     MesOrderEvent,
     MesOutbox,
 )
-from app.models.messaging import InboxRow, OutboxRow
 from app.models.shop import ShopInbox, ShopOrder, ShopOrderEvent, ShopOutbox
-from app.models.status import TRANSITIONS, IllegalTransition, Status
-from readreplica.sessions import WriteSession
+from app.models.status import TRANSITIONS, IllegalTransition, Status, check_transition
+from readreplica.sessions import AnySession, WriteSession
 
 AnyOrder = TypeVar("AnyOrder", bound=OrderState)
 
@@ -39,17 +40,17 @@ AnyOrder = TypeVar("AnyOrder", bound=OrderState)
 class OrderModels(Generic[AnyOrder]):
     """The mapped classes that hold a service's orders, their history, and what it sends and has received."""
 
-    service: Service
+    service: ServiceName
     order: type[AnyOrder]
     event: type[EventRow]
     outbox: type[OutboxRow]
     inbox: type[InboxRow]
 
 
-SHOP = OrderModels(Service.SHOP, ShopOrder, ShopOrderEvent, ShopOutbox, ShopInbox)
-CRM = OrderModels(Service.CRM, CrmOrder, CrmOrderEvent, CrmOutbox, CrmInbox)
-MES = OrderModels(Service.MES, MesOrder, MesOrderEvent, MesOutbox, MesInbox)
-MES_ARCHIVE = OrderModels(Service.MES, MesArchivedOrder, MesArchivedOrderEvent, MesOutbox, MesInbox)
+SHOP = OrderModels(ServiceName.SHOP, ShopOrder, ShopOrderEvent, ShopOutbox, ShopInbox)
+CRM = OrderModels(ServiceName.CRM, CrmOrder, CrmOrderEvent, CrmOutbox, CrmInbox)
+MES = OrderModels(ServiceName.MES, MesOrder, MesOrderEvent, MesOutbox, MesInbox)
+MES_ARCHIVE = OrderModels(ServiceName.MES, MesArchivedOrder, MesArchivedOrderEvent, MesOutbox, MesInbox)
 
 
 class UnknownOrder(AppError):
@@ -60,10 +61,50 @@ class UnknownOrder(AppError):
         super().__init__(f"there is no order {order_id}: check the id")
 
 
+class IdempotencyKeyReused(AppError):
+    """The key has made an order already, from another request."""
+
+    def __init__(self, key: str, order_id: int) -> None:
+        self.key = key
+        self.order_id = order_id
+        super().__init__(
+            f"the Idempotency-Key {key!r} has made order {order_id} from another request: use a new key"
+        )
+
+
+class UnexpectedEvent(AppError):
+    """A message came to a service that has no use for it."""
+
+    def __init__(self, service: str, message: Message) -> None:
+        self.service = service
+        self.source = message.source
+        self.type = message.type
+        super().__init__(f"{service} does not handle {message.type} from {message.source}")
+
+
+async def get_order(session: AnySession, models: OrderModels[AnyOrder], order_id: int) -> AnyOrder:
+    """Return the order of an id.
+
+    Raises:
+        UnknownOrder: the table of live orders does not hold this id.
+    """
+    order = await session.get(models.order, order_id)
+    if order is None:
+        raise UnknownOrder(order_id)
+    return order
+
+
+async def read_history(
+    session: AnySession, models: OrderModels[AnyOrder], order_id: int
+) -> Sequence[EventRow]:
+    """Return the lines of an order's history, in no particular order."""
+    return (await session.scalars(select(models.event).where(models.event.order_id == order_id))).all()
+
+
 async def lock_order(session: WriteSession, models: OrderModels[AnyOrder], order_id: int) -> AnyOrder:
     """Read an order and hold its row until the transaction ends.
 
-    Whoever waits here while the order moves to another partition gets 40001 even in READ COMMITTED
+    If the order moves to another partition while this waits, it is 40001 even in READ COMMITTED
     (PostgreSQL cannot follow a row across partitions): run the unit of work by `transact`, which repeats it.
 
     Raises:
@@ -124,7 +165,8 @@ async def advance_order(
     Raises:
         IllegalTransition: the order cannot go from its status to `to`.
     """
-    order.advance(to=to, at=now)
+    check_transition(order.order_id, order.status, to)
+    order.status, order.changed_at = to, now
     await append_event(session, models, order, actor=actor, now=now, detail=detail)
 
 
@@ -159,7 +201,7 @@ async def apply_event(
     *,
     now: datetime,
 ) -> None:
-    """Do to a locked order what an event says: its facts, its status, a line of its history.
+    """Apply an event to a locked order: its facts, its status, a line of its history.
 
     The service that decides and the services that follow call this with the same event.
 
@@ -189,9 +231,10 @@ async def is_repeated(
     actor: str,
     detail: Mapping[str, Any] | None = None,
 ) -> bool:
-    """Tell whether this actor has made this very change of a locked order already.
+    """Return whether this actor has made this very change of a locked order already.
 
-    Who got no answer asks again, and the order may be further by then: the history tells who made the change.
+    A client that got no answer repeats its request, and the order may be further by then: the history says
+    who made the change.
 
     Parameters:
         wanted: the status that the order is to get.
@@ -199,7 +242,7 @@ async def is_repeated(
         detail: the facts that the change would put into the history.
 
     Raises:
-        IllegalTransition: he has not, and the order cannot go from its status to `wanted`.
+        IllegalTransition: it has not, and the order cannot go from its status to `wanted`.
     """
     if wanted in TRANSITIONS[order.status]:
         return False
@@ -217,10 +260,31 @@ async def entry_into(
     return (await session.scalars(of_status.order_by(models.event.event_no).limit(1))).one_or_none()
 
 
+async def record_event(
+    session: WriteSession,
+    models: OrderModels[AnyOrder],
+    order: AnyOrder,
+    event: StatusChanged,
+    *,
+    now: datetime,
+) -> None:
+    """Apply an event that this service has decided to a locked order, and publish it.
+
+    Parameters:
+        event: the change; its actor is the one in the history.
+        now: the moment, with a time zone.
+
+    Raises:
+        IllegalTransition: the order cannot go from its status to the event's.
+    """
+    await apply_event(session, models, order, event, now=now)
+    await announce(session, models, order, event, now=now)
+
+
 async def announce(
     session: WriteSession, models: OrderModels[AnyOrder], order: AnyOrder, event: Event, *, now: datetime
 ) -> None:
-    """Owe an event of a locked order to everyone whom the routing table names for this service."""
+    """Publish an event of a locked order to the services that the routing table names for this one."""
     await publish(
         session,
         models.outbox,
@@ -229,3 +293,29 @@ async def announce(
         destinations=route(models.service, event, order.channel),
         at=now,
     )
+
+
+async def lock_known(session: WriteSession, models: OrderModels[AnyOrder], message: Message) -> AnyOrder:
+    """Lock the order that a message is about.
+
+    Raises:
+        NotYet: the order is not here yet, for messages from different services may overtake each other.
+    """
+    try:
+        return await lock_order(session, models, message.order_id)
+    except UnknownOrder as error:
+        raise NotYet(message.order_id, waits_for="its order.submitted") from error
+
+
+async def follow(session: WriteSession, models: OrderModels[AnyOrder], message: Message) -> None:
+    """Change the order as the message says, at the time that it says.
+
+    Raises:
+        NotYet: the order is not here yet.
+        UnexpectedEvent: the message changes no status.
+        IllegalTransition: the order cannot become what the message says.
+    """
+    if not isinstance(message.data, StatusChanged):
+        raise UnexpectedEvent(models.service, message)
+    order = await lock_known(session, models, message)
+    await apply_event(session, models, order, message.data, now=message.time)

@@ -9,21 +9,23 @@ import structlog
 import uvicorn
 from fastapi import APIRouter, FastAPI
 
-from app import problem
-from app.background import Background
 from app.causality.middleware import CausalTokens, CookieOptions
 from app.causality.store import open_callers, open_learned
 from app.causality.wire import TokenText, parse_keys
-from app.connections import ConnectionLimits, TooFewFiles, limited, make_room_for_files, quiet_accept
-from app.database import Patience
-from app.edge import HeadAsGet, WellFormed
-from app.health import NotReady, Readiness, health_routes
-from app.limits import BodyLimit
+from app.database import DatabaseTimeouts
+from app.files import ModelTooLarge, UnsupportedModelType
+from app.kit import problem
+from app.kit.connections import ConnectionLimits, TooFewFiles, limited, log_accept_errors, raise_file_limit
+from app.kit.health import NotReady, Readiness, health_routes
+from app.kit.middleware import BodyLimit, HeadAsGet, WellFormed
+from app.kit.pages import pages
+from app.kit.process import enter_with_retries, exit_on_signals, exit_with_fault, run_and_exit
+from app.kit.strict import RequestLimit
+from app.kit.tasks import Background
 from app.messaging.streams import connect_redis
-from app.pages import pages
-from app.process import configure, leave_on_signals, open_patiently, refuse, run_to_the_end
-from app.settings import Settings
-from app.strict import Room
+from app.models.status import IllegalTransition
+from app.orders import IdempotencyKeyReused, UnknownOrder
+from app.settings import Settings, configure
 from app.topology import services_of
 from sharding.topology import Topology
 
@@ -36,6 +38,16 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("serve")
 
 Build = Callable[[Settings, Topology], FastAPI]
 """Makes a service's application; it connects to nothing before its lifespan begins."""
+
+STATUSES: problem.Statuses = {
+    UnknownOrder: 404,
+    IllegalTransition: 409,
+    ModelTooLarge: 413,
+    UnsupportedModelType: 415,
+    IdempotencyKeyReused: 422,
+    NotReady: 503,
+}
+"""The HTTP status of each error that more than one service knows; a service adds its own."""
 
 Parts = Callable[[Background, Readiness], AbstractAsyncContextManager[object]]
 """Opens what a service works with, starts its background tasks, says what it cannot do without, and closes
@@ -90,12 +102,12 @@ def make_app(
         version="1",
         description=description,
         lifespan=lifespan,
-        docs_url=None,  # its page loads scripts from elsewhere; ours is in `app.pages`
+        docs_url=None,  # its page loads scripts from elsewhere; ours is in `app.kit.pages`
         redoc_url=None,
         redirect_slashes=False,  # such a redirect has the host that the client names
     )
     app.state.max_json_bytes, app.state.request_seconds = settings.max_json_bytes, settings.request_seconds
-    app.state.room = Room(settings.max_requests)
+    app.state.request_limit = RequestLimit(settings.max_requests)
     app.add_middleware(BodyLimit, max_bytes=settings.max_upload_bytes + _FORM_OVERHEAD_BYTES)
     app.add_middleware(
         CausalTokens,
@@ -108,7 +120,7 @@ def make_app(
     )
     app.add_middleware(HeadAsGet)
     app.add_middleware(WellFormed)  # the last one is the first that sees a request
-    problem.install(app, {NotReady: 503, **statuses})
+    problem.install(app, {**STATUSES, **statuses})
     app.include_router(pages(service))
     app.include_router(health_routes(service))
     app.include_router(router)
@@ -117,15 +129,17 @@ def make_app(
 
 
 def _describe_forms(app: FastAPI) -> None:
-    """Have the API's description say that a form has no other fields: `app.strict` refuses them."""
+    """Add to the API's description that a form has no other fields: `app.kit.strict` refuses them."""
     for name, schema in app.openapi()["components"]["schemas"].items():
         if name.startswith("Body_"):
             schema["additionalProperties"] = False
 
 
-def patience_of(settings: Settings) -> Patience:
+def timeouts_of(settings: Settings) -> DatabaseTimeouts:
     """Return how long a service's requests wait for a database."""
-    return Patience(statement_seconds=settings.statement_seconds, queue_seconds=settings.queue_seconds)
+    return DatabaseTimeouts(
+        statement_seconds=settings.statement_seconds, queue_seconds=settings.queue_seconds
+    )
 
 
 def run(service: str, build: Build) -> NoReturn:
@@ -135,22 +149,24 @@ def run(service: str, build: Build) -> NoReturn:
     """
     # uvicorn raises the signal again once it has stopped. By default that would kill the process there and
     # then, with messages half handled.
-    leave_on_signals()
+    exit_on_signals()
     settings, topology = configure(service)
     address = services_of(topology).get(service)
     if address is None:
-        refuse(service, f"{settings.topology} has no [services.{service}]: add it, with host and port")
+        exit_with_fault(
+            service, f"{settings.topology} has no [services.{service}]: add it, with host and port"
+        )
     try:
-        make_room_for_files(settings.max_connections)
+        raise_file_limit(settings.max_connections)
     except TooFewFiles as error:
-        refuse(service, str(error))
+        exit_with_fault(service, str(error))
     app = build(settings, topology)
     server = uvicorn.Server(server_config(app, settings, host=address.host, port=address.port))
-    run_to_the_end(service, _serve(app, server))
+    run_and_exit(service, _serve(app, server))
 
 
 def server_config(app: FastAPI, settings: Settings, *, host: str, port: int) -> uvicorn.Config:
-    """Say how uvicorn is to serve an application; connections are limited by `app.connections`."""
+    """Return how uvicorn serves an application; connections are limited by `app.kit.connections`."""
     limits = ConnectionLimits(
         connections=settings.max_connections,
         header_seconds=settings.header_seconds,
@@ -177,7 +193,7 @@ def server_config(app: FastAPI, settings: Settings, *, host: str, port: int) -> 
 
 async def _serve(app: FastAPI, server: uvicorn.Server) -> None:
     """Open what the service works with, and serve. uvicorn's own lifespan would turn errors into text."""
-    asyncio.get_running_loop().set_exception_handler(quiet_accept)
+    asyncio.get_running_loop().set_exception_handler(log_accept_errors)
     async with AsyncExitStack() as opened:
-        await open_patiently(opened, lambda: app.router.lifespan_context(app))
+        await enter_with_retries(opened, lambda: app.router.lifespan_context(app))
         await server.serve()

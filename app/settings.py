@@ -1,4 +1,4 @@
-"""What the environment tells a service; everything about databases stands in the topology file."""
+"""The settings in a process's environment; everything about databases stands in the topology file."""
 
 from ipaddress import ip_network
 from pathlib import Path
@@ -8,8 +8,12 @@ from pydantic import Field, PositiveInt, SecretStr, ValidationError, ValidationI
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.causality.wire import parse_keys
-from app.errors import AppError
+from app.kit.errors import AppError
+from app.kit.logs import configure_logging
+from app.kit.process import exit_with_fault
 from app.messaging.signing import parse_peer_keys
+from sharding.errors import ShardingError
+from sharding.topology import Topology
 
 PREFIX = "MES_STORAGE_"
 
@@ -155,3 +159,14 @@ def _fault(field: str, kind: str, message: str) -> str:
     if kind == "missing":
         return f"{variable} is not set: it must be {Settings.model_fields[field].description}"
     return f"{variable}: {message[:1].lower()}{message[1:]}"
+
+
+def configure(process: str) -> tuple[Settings, Topology]:
+    """Read the settings and the topology, and set up logging; exit with status 2 if they are wrong."""
+    try:
+        settings = load_settings()
+        topology = Topology.load(settings.topology)
+    except (SettingsInvalid, ShardingError) as error:
+        exit_with_fault(process, str(error))
+    configure_logging(process, level=settings.log_level)
+    return settings, topology

@@ -65,7 +65,7 @@ def _password_in_file(topology: "Topology", name: str) -> str | None:
 
 
 def files_url(topology: "Topology") -> str:
-    """Return where the customers' files are: `[files] url`; a path is a folder, told from the topology file.
+    """Return where the customers' files are: `[files] url`; a path is relative to the topology file.
 
     Raises:
         TopologyError: the file does not say, or wrongly.

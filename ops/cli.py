@@ -9,15 +9,14 @@ from typing import Annotated
 import typer
 from typer.exceptions import TyperException
 
-from ops.advice import command_for
-from ops.errors import ExitStatus, OpsError
+from ops.errors import ExitStatus, OpsError, command_for
 from ops.options import Options
-from ops.project_file import ProjectInvalid, ProjectMissing, find_file, read_section
-from ops.verbs import PROJECT_FILE, LazyVerbs
+from ops.project.file import ProjectInvalid, ProjectMissing, ProjectSection, find_section, read_section
+from ops.verbs import PROJECT, LazyGroup
 
 app = typer.Typer(
     name="mesctl",
-    cls=LazyVerbs,  # the verbs are listed in ops.verbs
+    cls=LazyGroup,  # the verbs are listed in ops.verbs
     help="Run and change the databases of a project. The options may stand before or after the verb.",
     epilog="Exit status: 0 done, 1 failed, 2 wrong usage, 3 nothing was changed because a check refused it.",
     no_args_is_help=True,
@@ -79,7 +78,13 @@ def choose(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result for programs.")] = False,
 ) -> None:
     """Remember what holds for every verb."""
-    context.obj = Options(json=as_json, named_home=home, named_topology=topology, named_project=project)
+    context.obj = Options(
+        json=as_json,
+        named_home=home,
+        named_topology=topology,
+        named_project=project,
+        section=PROJECT.get(),
+    )
 
 
 def main() -> None:
@@ -88,17 +93,17 @@ def main() -> None:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run `mesctl` and give its exit status; an error is one line on stderr.
+    """Run `mesctl` and return its exit status; an error is one line on stderr.
 
     Parameters:
         arguments: what stands behind `mesctl`.
 
     Raises:
-        Exception: only one that nobody foresaw; its traceback is what we want to see.
+        Exception: one that is a bug; its traceback is shown.
     """
     try:
         words = globals_first(arguments)
-        PROJECT_FILE.set(project_file_of(words))
+        PROJECT.set(project_of(words))
         status = app(args=words, prog_name="mesctl", standalone_mode=False)
     except (Exception, KeyboardInterrupt) as error:
         exit_status = exit_status_of(error)
@@ -113,8 +118,8 @@ def run(arguments: Sequence[str]) -> int:
     return status if isinstance(status, int) else ExitStatus.DONE
 
 
-def project_file_of(words: Sequence[str]) -> Path | None:
-    """Return the project file of this run, for the verbs that it adds; None where there is none to be read.
+def project_of(words: Sequence[str]) -> ProjectSection | None:
+    """Read the project file of this run; None where there is none, or none that can be read.
 
     Parameters:
         words: the arguments, with the options of every verb before the verb.
@@ -126,15 +131,13 @@ def project_file_of(words: Sequence[str]) -> Path | None:
         elif option.startswith("--project="):
             named = option.partition("=")[2]
     try:
-        path = Path(named) if named else find_file(Path())
-        read_section(path)
+        return read_section(Path(named)) if named else find_section(Path())
     except (ProjectMissing, ProjectInvalid):
-        return None  # help and `init` do without; a verb that needs it says what is wrong
-    return path
+        return None  # help and `init` do without; a command that needs it says what is wrong
 
 
 def exit_status_of(error: BaseException) -> int | None:
-    """Give the exit status of an error, None for one that is a bug."""
+    """Return the exit status of an error, None for one that is a bug."""
     match error:
         case TyperException():
             return error.exit_code
@@ -151,9 +154,9 @@ def exit_status_of(error: BaseException) -> int | None:
 
 
 def is_a(error: BaseException, *places: str) -> bool:
-    """Tell whether an error is of one of these classes, MODULE:NAME each.
+    """Return whether an error is of one of these classes, MODULE:NAME each.
 
-    None is imported for it: an error of a module that nobody has imported cannot have been raised.
+    None is imported for it: an error of a module that was not imported cannot have been raised.
     """
     named = (place.split(":") for place in places)
     found = [getattr(sys.modules[module], name) for module, name in named if module in sys.modules]
@@ -161,7 +164,7 @@ def is_a(error: BaseException, *places: str) -> bool:
 
 
 def message_of(error: BaseException) -> str:
-    """Give the words of an error for the person at the terminal."""
+    """Return the message of an error for the terminal."""
     match error:
         case TyperException():
             return error.format_message()
@@ -172,8 +175,9 @@ def message_of(error: BaseException) -> str:
         case KeyboardInterrupt():
             return "interrupted; the same command again continues"
     if is_a(error, "sqlalchemy.exc:DBAPIError", "psycopg:Error"):
-        # SQLAlchemy's own text adds the statement and a link; the driver's says what is wrong.
-        return " ".join(str(getattr(error, "orig", error)).split())
+        from readreplica.errors import one_line  # with SQLAlchemy, which help does without
+
+        return one_line(error)
     return str(error)
 
 

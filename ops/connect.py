@@ -20,9 +20,9 @@ CONNECT_SECONDS = 4
 SILENT_SECONDS = 5.0
 """How long a server has to answer SELECT 1 while it is at work for us."""
 
-LOOK_EVERY_SECONDS = 1.0
+PROBE_EVERY_SECONDS = 1.0
 
-WORDS: Mapping[str, int] = {
+CONNECT_ARGUMENTS: Mapping[str, int] = {
     "connect_timeout": CONNECT_SECONDS,
     # For a machine that is gone, whose kernel acknowledges nothing.
     "keepalives_idle": 2,
@@ -32,13 +32,13 @@ WORDS: Mapping[str, int] = {
 }
 
 
-def _cut(connection: Any) -> None:
+def _shut(connection: Any) -> None:
     from readreplica.pool import shut  # with SQLAlchemy, which `up`, `down` and `status` do without
 
     shut(connection)
 
 
-class NoAnswer(psycopg.OperationalError):
+class ServerUnresponsive(psycopg.OperationalError):
     """A server answers nothing, though its kernel may: it is frozen, or cannot be reached."""
 
     def __init__(self, seconds: float) -> None:
@@ -54,27 +54,27 @@ def open_connection(conninfo: str = "", **words: Any) -> psycopg.Connection:
         words: psycopg's, which may override ours.
 
     Raises:
-        NoAnswer: nothing came in time.
+        ServerUnresponsive: nothing came in time.
         psycopg.OperationalError: it refuses.
     """
     try:
-        return psycopg.connect(conninfo, **{**WORDS, **words})
+        return psycopg.connect(conninfo, **{**CONNECT_ARGUMENTS, **words})
     except ConnectionTimeout as error:
-        raise NoAnswer(float(words.get("connect_timeout", CONNECT_SECONDS))) from error
+        raise ServerUnresponsive(float(words.get("connect_timeout", CONNECT_SECONDS))) from error
 
 
 @contextmanager
-def cut_after(connection: psycopg.Connection[Any], *, seconds: float) -> Iterator[None]:
+def shut_after(connection: psycopg.Connection[Any], *, seconds: float) -> Iterator[None]:
     """Cut a connection that is still busy after so many seconds.
 
     Raises:
-        NoAnswer: it was cut.
+        ServerUnresponsive: the time was over.
     """
     cut = threading.Event()
 
     def end() -> None:
         cut.set()
-        _cut(connection)
+        _shut(connection)
 
     timer = threading.Timer(seconds, end)
     timer.daemon = True
@@ -83,22 +83,22 @@ def cut_after(connection: psycopg.Connection[Any], *, seconds: float) -> Iterato
         yield
     except psycopg.Error as error:
         if cut.is_set():
-            raise NoAnswer(seconds) from error
+            raise ServerUnresponsive(seconds) from error
         raise
     finally:
         timer.cancel()
 
 
-class Watch:
+class Watchdog:
     """Cuts the connections to a server when it no longer answers; used with `with`.
 
     Parameters:
         connect: opens one more connection to the same server. It is not called before there is something to
-            watch for as long as `LOOK_EVERY_SECONDS`.
+            watch for as long as `PROBE_EVERY_SECONDS`.
     """
 
     def __init__(self, connect: Callable[[], psycopg.Connection]) -> None:
-        self.has_cut = False
+        self.has_shut = False
         self._connect = connect
         self._watched: list[psycopg.Connection] = []
         self._lock = threading.Lock()
@@ -119,29 +119,29 @@ class Watch:
             self._watched = [each for each in self._watched if not each.closed]
             self._watched.append(connection)
             if self._thread is None or not self._thread.is_alive():
-                self._thread = threading.Thread(target=self._look_on, name="mesctl watch", daemon=True)
+                self._thread = threading.Thread(target=self._probe, name="mesctl watch", daemon=True)
                 self._thread.start()
 
-    def _look_on(self) -> None:
+    def _probe(self) -> None:
         probe: psycopg.Connection | None = None
-        while not self._ended.wait(LOOK_EVERY_SECONDS):
+        while not self._ended.wait(PROBE_EVERY_SECONDS):
             try:
                 probe = probe or self._connect()
-                with cut_after(probe, seconds=SILENT_SECONDS):
+                with shut_after(probe, seconds=SILENT_SECONDS):
                     probe.execute("SELECT 1")
-            except NoAnswer:
-                self._cut()
+            except ServerUnresponsive:
+                self._shut_all()
                 break
             except psycopg.Error:
                 probe = None  # it refuses, which is an answer; or it has gone, which every socket shows
         if probe is not None:
             probe.close()
 
-    def _cut(self) -> None:
+    def _shut_all(self) -> None:
         with self._lock:
-            self.has_cut = True
+            self.has_shut = True
             for connection in self._watched:
-                _cut(connection)
+                _shut(connection)
 
 
 @contextmanager
@@ -152,15 +152,15 @@ def connected(**words: Any) -> Iterator[psycopg.Connection]:
         words: psycopg's.
 
     Raises:
-        NoAnswer: the server does not answer, or no longer.
+        ServerUnresponsive: the server does not answer, or no longer.
         psycopg.Error: it refuses.
     """
     again = partial(open_connection, **{**words, "autocommit": True})
-    with Watch(again) as watch, again() as connection:
+    with Watchdog(again) as watch, again() as connection:
         watch.add(connection)
         try:
             yield connection
         except psycopg.Error as error:
-            if watch.has_cut and not isinstance(error, NoAnswer):
-                raise NoAnswer(SILENT_SECONDS) from error
+            if watch.has_shut and not isinstance(error, ServerUnresponsive):
+                raise ServerUnresponsive(SILENT_SECONDS) from error
             raise

@@ -12,11 +12,11 @@ from sqlalchemy import URL, Engine, ExceptionContext, create_engine, event
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.pool import NullPool
 
-from ops.advice import command_for
-from ops.connect import SILENT_SECONDS, NoAnswer, Watch, open_connection
-from ops.errors import ExitStatus, OpsError
-from ops.project import Project, ProjectTree
+from ops.connect import SILENT_SECONDS, ServerUnresponsive, Watchdog, open_connection
+from ops.errors import ExitStatus, OpsError, command_for
+from ops.project.project import Project, ProjectTree
 from partitions.errors import PartitionError, Refused
+from readreplica.errors import one_line
 from sharding.citus.distribute import PROPAGATE_SET_LOCAL
 from sharding.errors import ShardingError, UnknownTree
 from sharding.topology import Database, Topology
@@ -61,14 +61,14 @@ def open_watched(url: URL, words: Mapping[str, Any], **options: Any) -> Iterator
 
     def explain(context: ExceptionContext) -> BaseException | None:
         error = context.original_exception
-        if not watch.has_cut or not isinstance(error, psycopg.OperationalError):
+        if not watch.has_shut or not isinstance(error, psycopg.OperationalError):
             return None
-        silent = NoAnswer(SILENT_SECONDS)
+        silent = ServerUnresponsive(SILENT_SECONDS)
         return OperationalError(context.statement, None, silent, connection_invalidated=True)
 
     event.listen(engine, "do_connect", connect)
     event.listen(engine, "handle_error", explain, retval=True)
-    with Watch(again) as watch:
+    with Watchdog(again) as watch:
         try:
             yield engine
         finally:
@@ -144,7 +144,7 @@ def attempt(database: Database, work: Callable[[], Result]) -> Outcome[Result]:
 
 @contextmanager
 def naming(database: Database) -> Iterator[None]:
-    """Have an error of a database's server carry the name of the database.
+    """Raise an error of a database's server with the name of the database.
 
     Raises:
         DatabasesFailed: the server does not answer, or has refused.
@@ -155,11 +155,6 @@ def naming(database: Database) -> Iterator[None]:
         raise DatabasesFailed([Outcome(database, error=one_line(error))]) from error
     except TimeoutError as error:
         raise DatabasesFailed([Outcome(database, error="it does not answer in time")]) from error
-
-
-def one_line(error: DBAPIError | psycopg.Error) -> str:
-    """Return what the driver says; SQLAlchemy's own text adds the statement and a link."""
-    return " ".join(str(getattr(error, "orig", error)).split())
 
 
 def results_of(outcomes: Iterable[Outcome[Result]]) -> list[tuple[Database, Result]]:

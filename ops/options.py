@@ -1,20 +1,33 @@
-"""The options that every verb of `mesctl` has, and how a verb prints its result."""
+"""The options that all commands of `mesctl` share, and durations as they are typed."""
 
-import json
-import sys
+import re
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
-from ops.embedded.errors import NoPlatform
-from ops.project_file import ProjectMissing, find_file
+from ops.errors import OpsError
+from ops.project.file import ProjectMissing, ProjectSection, find_section
 
 if TYPE_CHECKING:
-    from ops.project import Project
+    from ops.project.project import Project
     from sharding.topology import Topology
+
+
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+_TEXT = re.compile(r"(\d{1,6})([smhdw])")
+
+
+class NoPlatform(OpsError):
+    """No platform was ever made in this folder."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        super().__init__(f"there is no platform in {home}: `mesctl up` makes one")
 
 
 @dataclass(frozen=True)
@@ -23,13 +36,14 @@ class Options:
 
     `named_home` is the folder of the embedded platform, `named_topology` the file that describes the platform
     to work on, `named_project` the project file, each None where the person named none; `json` is whether the
-    result is for programs.
+    result is for programs. `section` is the project file, where it was read already.
     """
 
     json: bool
     named_home: Path | None = None
     named_topology: Path | None = None
     named_project: Path | None = None
+    section: ProjectSection | None = None
 
     def project(self) -> "Project":
         """Return the project: of the file that was named, or of the nearest one.
@@ -41,8 +55,10 @@ class Options:
 
     @cached_property
     def _project(self) -> "Project":
-        from ops.project import Project  # pydantic takes a while, and `--help` does not need it
+        from ops.project.project import Project  # pydantic takes a while, and `--help` does not need it
 
+        if self.section is not None:
+            return Project.of(self.section)
         return Project.load(self.named_project) if self.named_project else Project.find(Path())
 
     @property
@@ -66,8 +82,10 @@ class Options:
 
     @property
     def _beside_project(self) -> Path:
+        if self.named_project:
+            return self.named_project.parent
         try:
-            return self.named_project.parent if self.named_project else find_file(Path()).parent
+            return (self.section or find_section(Path())).path.parent
         except ProjectMissing:
             return Path()
 
@@ -87,17 +105,27 @@ class Options:
 
 
 def options_of(context: typer.Context) -> Options:
-    """Give the options of this run of `mesctl`, in any of its verbs."""
+    """Return the options of this run of `mesctl`, in any of its verbs."""
     found: Options = context.find_root().obj
     return found
 
 
-def print_json(value: Any) -> None:
-    """Print a result for programs; what JSON does not know is printed as text."""
-    print(json.dumps(value, indent=2, default=str))
+def parse_duration(text: str) -> timedelta:
+    """Read `30d`, `12h`, `90m` or `0s`.
+
+    Raises:
+        BadParameter: the text is no duration.
+    """
+    found = _TEXT.fullmatch(text)
+    if found is None:
+        raise typer.BadParameter(f"{text!r} is no duration: write it like 30d, 12h, 90m or 0s")
+    return timedelta(**{_UNITS[found[2]]: int(found[1])})
 
 
-def note(line: str) -> None:
-    """Tell the person of progress, on stderr: stdout is for the result."""
-    # One write: several threads report at the same time.
-    sys.stderr.write(f"{line}\n")
+def format_duration(duration: timedelta) -> str:
+    """Write a duration so that `parse_duration` reads it back; parts of a second are dropped."""
+    seconds = int(duration.total_seconds())
+    for unit, size in (("w", 604_800), ("d", 86_400), ("h", 3_600), ("m", 60)):
+        if seconds and seconds % size == 0:
+            return f"{seconds // size}{unit}"
+    return f"{seconds}s"

@@ -4,28 +4,27 @@ from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command, get_group
 
-from ops.project_file import read_commands
+from ops.project.file import ProjectSection, commands_of
 
 
 @dataclass(frozen=True)
-class Verb:
+class LazyCommand:
     """Where a verb is, and its line in the help of `mesctl`.
 
-    `place` is MODULE:NAME; what stands there is a function or, for a group of verbs, a `typer.Typer`.
+    `reference` is MODULE:NAME; what stands there is a function or, for a group of verbs, a `typer.Typer`.
     `summary` is the first sentence of its own help (a test compares them).
     """
 
-    place: str
+    reference: str
     summary: str
-    project_file: Path | None = None
-    """For a verb of the project: the file that names it."""
+    section: ProjectSection | None = None
+    """For a command of the project: the file that adds it."""
 
     def load(self, name: str) -> TyperCommand | TyperGroup:
         """Import the verb and make the parser of its arguments."""
@@ -41,60 +40,62 @@ class Verb:
         return command
 
     def _import(self, name: str) -> Any:
-        if self.project_file is not None:
-            from ops.project import Project
+        if self.section is not None:
+            from ops.project.project import Project
 
-            return Project.load(self.project_file).resolve(f"commands.{name}.run", self.place)
-        module, _, attribute = self.place.partition(":")
+            return Project.of(self.section).resolve(f"commands.{name}.run", self.reference)
+        module, _, attribute = self.reference.partition(":")
         return getattr(import_module(module), attribute)
 
 
-VERBS: Mapping[str, Verb] = {
-    "up": Verb(
-        "ops.commands.up:up",
+VERBS: Mapping[str, LazyCommand] = {
+    "up": LazyCommand(
+        "ops.embedded.commands:up",
         "Start what the topology has on this machine: PostgreSQL, PgBouncer,"
         " Valkey, and the project's services.",
     ),
-    "down": Verb(
-        "ops.commands.down:down",
+    "down": LazyCommand(
+        "ops.embedded.commands:down",
         "Stop services, pooler, replicas, primaries and Valkey, in this order. The data stay.",
     ),
-    "status": Verb(
-        "ops.commands.status:status",
+    "status": LazyCommand(
+        "ops.embedded.commands:status",
         "Show the topology (passwords masked) and the state of every component that mesctl runs.",
     ),
-    "migrate": Verb("ops.commands.migrate:app", "Show and change the schema of every database."),
-    "partitions": Verb(
-        "ops.commands.partitions:app", "Show, plan and change the partitions of every database."
+    "migrate": LazyCommand("ops.migrate.commands:app", "Show and change the schema of every database."),
+    "partitions": LazyCommand(
+        "ops.partitions.commands:app", "Show, plan and change the partitions of every database."
     ),
-    "archive": Verb(
-        "ops.commands.archive:app", "Move finished rows out of the live tables of every database."
+    "archive": LazyCommand(
+        "ops.partitions.archive_commands:app", "Move finished rows out of the live tables of every database."
     ),
-    "shards": Verb("ops.commands.shards:app", "Show, check and plan the shard map."),
-    "replicas": Verb("ops.commands.replicas:app", "Show the replicas, and switch over to one."),
-    "pgbouncer": Verb(
-        "ops.commands.pgbouncer:app", "Write, check and steer the pooler in front of the databases."
+    "shards": LazyCommand("ops.shards.commands:app", "Show, check and plan the shard map."),
+    "replicas": LazyCommand("ops.replicas.commands:app", "Show the replicas, and switch over to one."),
+    "pgbouncer": LazyCommand(
+        "ops.pgbouncer.commands:app", "Write, check and steer the pooler in front of the databases."
     ),
-    "init": Verb("ops.commands.init:init", "Write the files that a project begins with."),
-    "doctor": Verb("ops.commands.doctor:doctor", "Check every reference of the project and every database."),
+    "init": LazyCommand("ops.project.init:init", "Write the files that a project begins with."),
+    "doctor": LazyCommand(
+        "ops.project.doctor:doctor", "Check every reference of the project and every database."
+    ),
 }
 """In the order of the help; those of the project come behind them."""
 
 
-PROJECT_FILE: ContextVar[Path | None] = ContextVar("PROJECT_FILE", default=None)
-"""The project file of this run of `mesctl`; the parser is made before any option is read."""
+PROJECT: ContextVar[ProjectSection | None] = ContextVar("PROJECT", default=None)
+"""The project file of this run of `mesctl`, read once; the parser is made before any option is read."""
 
 
-def known_verbs() -> Mapping[str, Verb]:
+def known_verbs() -> Mapping[str, LazyCommand]:
     """Return the verbs of `mesctl`, and behind them those of the project, none of which hides one."""
-    path = PROJECT_FILE.get()
-    if path is None:
+    section = PROJECT.get()
+    if section is None:
         return VERBS
-    own = {name: Verb(*entry, project_file=path) for name, entry in read_commands(path).items()}
+    own = {name: LazyCommand(*entry, section=section) for name, entry in commands_of(section).items()}
     return {**VERBS, **{name: verb for name, verb in own.items() if name not in VERBS}}
 
 
-class LazyVerbs(TyperGroup):
+class LazyGroup(TyperGroup):
     """A group that knows the names and summaries of its verbs, and imports the one that is run."""
 
     def __init__(self, *, commands: Any = None, **attributes: Any) -> None:
@@ -103,7 +104,7 @@ class LazyVerbs(TyperGroup):
         super().__init__(commands={**named, **(commands or {})}, **attributes)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Find the verb that `args` begin with; a wrong name is told with those that are near it."""
+        """Find the verb that `args` begin with; an error on a wrong name has those that are near it."""
         name, command, rest = super().resolve_command(ctx, args)
         if name is not None and name in self._verbs:
             command = self._verbs[name].load(name)

@@ -194,6 +194,26 @@ _POLL = f"""
     FROM pg_control_system(), pg_control_init(), (SELECT pg_is_in_recovery() AS in_recovery) AS role
 """
 
+# Where a record ends with its page, the insert position stands behind the header of the next page, and replay
+# does not; see `Lsn.before_page_header`. A commit may be as short as that: nothing else is subtracted.
+SELECT_RECORD_END = """
+    SELECT insert_lsn - CASE WHEN (insert_lsn - '0/0') % segment_bytes = 40 THEN 40
+                             WHEN (insert_lsn - '0/0') % block_bytes = 24 THEN 24 ELSE 0 END
+    FROM (SELECT pg_current_wal_insert_lsn() AS insert_lsn,
+                 current_setting('wal_block_size')::numeric AS block_bytes,
+                 pg_size_bytes(current_setting('wal_segment_size'))::numeric AS segment_bytes) AS server
+"""
+"""The end of the last record that a primary has written, which a standby can have replayed."""
+
+SELECT_HAS_REPLAYED = "SELECT pg_last_wal_replay_lsn() >= {position}::pg_lsn"
+"""Whether a standby has replayed up to an LSN, to be put at `position` as a parameter or a literal."""
+
+SELECT_REPLICATION = """
+    SELECT application_name, state, pg_wal_lsn_diff(pg_current_wal_lsn(), replay_lsn)::bigint
+    FROM pg_stat_replication
+"""
+"""The standbys that a primary sends to: name, state, and the bytes that each has not replayed."""
+
 WAIT_FOR_LSN_VERSION = 190000
 """The server version from which `WAIT FOR LSN` is there."""
 

@@ -15,13 +15,11 @@ from pathlib import Path
 import psycopg
 from psycopg.conninfo import make_conninfo
 
-from ops.embedded.bootstrap import ensure_database, ensure_role, ensure_roles
 from ops.embedded.pgpass import ensure_passwords
-from ops.embedded.ports import LOOPBACK, PortPicker, start_on_free_port
-from ops.embedded.postgres import SUPERUSER, PostgresCluster
-from ops.embedded.replica import REPLICATOR
-from ops.embedded.settings import UNSAFE
-from ops.embedded.tools import PostgresTools
+from ops.embedded.postgres import REPLICATOR, SUPERUSER, UNSAFE, PostgresCluster
+from ops.embedded.programs import PostgresTools
+from ops.embedded.servers import ensure_database, ensure_role, ensure_roles
+from ops.ports import LOOPBACK, PortPicker, start_on_free_port
 from sharding.topology import Topology
 from tests.needs import require
 from tests.project import DATABASES, HTTP_SERVICES, ROLES, TEMPLATE

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ops.embedded.processes import run_command
-from ops.embedded.tools import PostgresTools
-from ops.embedded.unprivileged import launch_prefix
+from ops.embedded.programs import PostgresTools, launch_prefix
 
 
 @dataclass(frozen=True)

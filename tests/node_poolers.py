@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ops.embedded.pooler import PgBouncerProcess
-from ops.embedded.ports import LOOPBACK, PortPicker, is_free, start_on_free_port
+from ops.ports import LOOPBACK, PortPicker, is_free, start_on_free_port
 from ops.waiting import wait_until
 from tests.servers import PostgresServers
 

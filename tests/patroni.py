@@ -12,14 +12,11 @@ from typing import Any
 from urllib.error import URLError
 from urllib.request import Request, urlopen
 
-from ops.embedded.binaries import postgres_bin
 from ops.embedded.pgpass import ensure_passwords
-from ops.embedded.ports import LOOPBACK, PortPicker
-from ops.embedded.postgres import SUPERUSER, PostgresCluster
+from ops.embedded.postgres import REPLICATOR, SUPERUSER, PostgresCluster
 from ops.embedded.processes import Daemon
-from ops.embedded.replica import REPLICATOR
-from ops.embedded.tools import PostgresTools
-from ops.embedded.unprivileged import launch_prefix
+from ops.embedded.programs import PostgresTools, launch_prefix, postgres_bin
+from ops.ports import LOOPBACK, PortPicker
 from ops.waiting import wait_until
 
 SCOPE = "main"

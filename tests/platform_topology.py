@@ -7,11 +7,11 @@ from pathlib import Path
 
 from psycopg import sql
 
-from ops.embedded.bootstrap import ensure_database, grant_connect
-from ops.embedded.ports import LOOPBACK, PortPicker
+from ops.embedded.servers import ensure_database, grant_connect
 from ops.embedded.shape import DatabaseShape
 from ops.fleet import open_engine
 from ops.migrate import run
+from ops.ports import LOOPBACK, PortPicker
 from sharding.ownership import Ownership, set_ownership
 from sharding.topology import Topology, Tree
 from tests.project import DATABASES, GUARDED, HTTP_SERVICES, PROJECT, TEMPLATE

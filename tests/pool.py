@@ -16,8 +16,8 @@ from itertools import count
 import psycopg
 from psycopg import sql
 
-from ops.embedded.bootstrap import grant_connect
 from ops.embedded.postgres import SUPERUSER, PostgresCluster
+from ops.embedded.servers import grant_connect
 from ops.embedded.shape import DatabaseShape
 from ops.waiting import wait_until
 from tests.contents import Contents, read_contents, restore

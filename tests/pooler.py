@@ -8,10 +8,10 @@ from pathlib import Path
 
 from ops.embedded.pgpass import ensure_passwords
 from ops.embedded.pooler import PgBouncerProcess
-from ops.embedded.ports import LOOPBACK, PortPicker, start_on_free_port
 from ops.pgbouncer import files
 from ops.pgbouncer.pooler import Pooler
 from ops.pgbouncer.versions import ask_version
+from ops.ports import LOOPBACK, PortPicker, start_on_free_port
 from sharding.topology import Topology
 
 
@@ -52,7 +52,7 @@ class RunningPooler:
 def write_files(topology: Topology, folder: Path) -> None:
     """Do as `mesctl pgbouncer render`."""
     pooler = Pooler(topology)
-    files.write(folder, pooler.files(pooler.wanted(pooler.version()), folder))
+    files.write(folder, pooler.files(pooler.config(pooler.version()), folder))
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from ops.embedded.shape import roles_of, shapes_of
-from ops.project import Project
+from ops.project.project import Project
 from sharding.keys import guarded_tables
 from sharding.topology import Topology
 

@@ -2,7 +2,7 @@
 
 import subprocess
 
-from ops.embedded.binaries import postgres_bin
+from ops.embedded.programs import postgres_bin
 
 
 def psql(conninfo: str, script: str) -> str:

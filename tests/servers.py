@@ -13,15 +13,12 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from ops.embedded.binaries import valkey_server
-from ops.embedded.bootstrap import ensure_role, ensure_roles
 from ops.embedded.pgpass import ensure_passwords
-from ops.embedded.ports import LOOPBACK, PortPicker, start_on_free_port
-from ops.embedded.postgres import SUPERUSER, PostgresCluster
-from ops.embedded.replica import REPLICATOR, Replica
-from ops.embedded.settings import UNSAFE, access_line
-from ops.embedded.tools import PostgresTools
+from ops.embedded.postgres import REPLICATOR, SUPERUSER, UNSAFE, PostgresCluster, access_line
+from ops.embedded.programs import PostgresTools, valkey_server
+from ops.embedded.servers import StandbyCluster, ensure_role, ensure_roles
 from ops.embedded.valkey import Valkey
+from ops.ports import LOOPBACK, PortPicker, start_on_free_port
 from ops.waiting import wait_until
 from tests.project import ROLES
 
@@ -36,7 +33,7 @@ class PostgresServers:
     """A primary and its streaming replica; every role of the project exists in them."""
 
     primary: PostgresCluster
-    replica: Replica
+    replica: StandbyCluster
     primary_port: int
     replica_port: int
     passfile: Path
@@ -103,7 +100,7 @@ def run_postgres(folder: Path) -> Iterator[PostgresServers]:
     primary = PostgresCluster(
         "primary", tools=tools, data=folder / "primary", log=folder / "primary.log", passfile=passfile
     )
-    replica = Replica(
+    replica = StandbyCluster(
         "replica", tools=tools, data=folder / "replica", log=folder / "replica.log", passfile=passfile
     )
     try:
@@ -137,7 +134,7 @@ def _start_primary(primary: PostgresCluster, port: int) -> None:
     primary.start(port=port)
 
 
-def _start_replica(replica: Replica, primary_port: int, port: int) -> None:
+def _start_replica(replica: StandbyCluster, primary_port: int, port: int) -> None:
     replica.configure_following(primary_port=primary_port, port=port, access=ACCESS, settings=SETTINGS)
     replica.start(port=port)
 

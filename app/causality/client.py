@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from app.causality.ambient import learn, wanted
+from app.causality.context import learn, required_token
 from app.causality.wire import MOST_TOKENS, TOKEN_HEADER, TokenText
 from readreplica.errors import TokenMalformed
 from readreplica.token import CausalToken
@@ -49,18 +49,18 @@ class CausalClient:
         self._turn = 0
 
     def hooks(self) -> dict[str, list[Any]]:
-        """Give `event_hooks` for an `httpx.Client`."""
+        """Return `event_hooks` for an `httpx.Client`."""
         return {"request": [self.send_token], "response": [self.keep_token]}
 
     def async_hooks(self) -> dict[str, list[Any]]:
-        """Give `event_hooks` for an `httpx.AsyncClient`."""
+        """Return `event_hooks` for an `httpx.AsyncClient`."""
         return {"request": [self.send_token_async], "response": [self.keep_token_async]}
 
     def send_token(self, request: Request) -> None:
         """Put what is kept into a request, beside what its caller put there."""
         own = request.headers.get(TOKEN_HEADER)
         texts = dict.fromkeys([own] if own else [])
-        around = wanted() if self._text is not None else None
+        around = required_token() if self._text is not None else None
         if self._text is not None and around:
             texts[self._text.write(around)] = None
         newest = sorted(self._kept.values(), key=lambda kept: kept.turn, reverse=True)
@@ -79,11 +79,11 @@ class CausalClient:
             self._keep(text, sent_at=_sent_at(response))
 
     async def send_token_async(self, request: Request) -> None:
-        """Do the same for an AsyncClient."""
+        """Call `send_token`, for an `AsyncClient`."""
         self.send_token(request)
 
     async def keep_token_async(self, response: Response) -> None:
-        """Do the same for an AsyncClient."""
+        """Call `keep_token`, for an `AsyncClient`."""
         self.keep_token(response)
 
     def _keep(self, text: str, *, sent_at: int) -> None:
@@ -109,7 +109,7 @@ def _sent_at(response: Response) -> int:
 
 
 def _is_newer(position: Position, mine: _Kept, *, sent_at: int) -> bool:
-    """Tell whether an answer's position stands for what is kept as well.
+    """Return whether an answer's position replaces the one that is kept.
 
     A position of no known system is given up only for the answer to a request that has carried it.
     """

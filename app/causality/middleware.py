@@ -7,10 +7,10 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import HTTPConnection, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app import problem
-from app.causality.ambient import Causality, causality
+from app.causality.context import Causality, causality
 from app.causality.store import TokenStore
 from app.causality.wire import TOKEN_HEADER, TokenText
+from app.kit import problem
 from readreplica.errors import TokenMalformed
 from readreplica.token import CausalToken
 
@@ -48,7 +48,7 @@ class CausalTokens:
 
     A token comes in the header `Causal-Token`, in a signed cookie, or, for a caller that keeps neither, from
     Redis. One in the header that is not good is refused: a program has sent it. One in a cookie is replaced:
-    nobody can tell a browser to forget it.
+    a browser cannot be asked to forget it.
     """
 
     def __init__(

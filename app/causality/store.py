@@ -23,22 +23,22 @@ _TEXT_LENGTH = 42
 _PAUSE_SECONDS = 1.0
 
 # A hash of cluster -> position. Positions are written in figures of a fixed width, so the later of two is the
-# greater text; of two systems (the first 16 figures) the one that is told now is the one that lives. One of
-# no known system stays, unless that very one was read before what is told now was begun. What is no position
-# says nothing, and stands in nobody's way.
+# greater text; of two systems (the first 16 figures) the new one is the present one. One of
+# no known system stays, unless that very one was read before the write that brings the new one. What is no
+# position is replaced.
 _MERGE = f"""
 local unknown = string.rep('0', {_SYSTEM_DIGITS})
 local system = function(position) return string.sub(position, 1, {_SYSTEM_DIGITS}) end
 for i = 2, #ARGV, 3 do
   local kept = redis.call('HGET', KEYS[1], ARGV[i])
-  local told, after = ARGV[i + 1], ARGV[i + 2]
+  local given, after = ARGV[i + 1], ARGV[i + 2]
   local is_readable = kept and #kept == {_TEXT_LENGTH} and string.match(kept, '^%x+%.%x+%.%x+$')
-  local is_later = not is_readable or kept == after or system(told) == unknown
+  local is_later = not is_readable or kept == after or system(given) == unknown
   if not is_later and system(kept) ~= unknown then
-    is_later = system(kept) ~= system(told) or kept < told
+    is_later = system(kept) ~= system(given) or kept < given
   end
   if is_later then
-    redis.call('HSET', KEYS[1], ARGV[i], told)
+    redis.call('HSET', KEYS[1], ARGV[i], given)
   end
 end
 redis.call('EXPIRE', KEYS[1], ARGV[1])
@@ -77,7 +77,7 @@ class TokenStore:
         self._away_until: float | None = None
 
     async def read(self, name: str) -> CausalToken:
-        """Give what is kept under a name; the empty token if that is not known."""
+        """Return what is kept under a name; the empty token if that is not known."""
 
         async def positions() -> CausalToken:
             kept = await self._redis.hgetall(self._prefix + name)
@@ -148,7 +148,7 @@ def open_learned(redis: Redis, service: str, *, keep_seconds: int) -> TokenStore
 def _new_text_of(position: Position) -> str:
     if position.system_identifier != UNKNOWN_SYSTEM:
         return _text_of(position)
-    # What is not known has no place; instead the LSN tells one such commit from another.
+    # What is not known has no place; instead the LSN distinguishes such commits.
     return _text_of(position._replace(lsn=Lsn(secrets.randbits(64))))
 
 

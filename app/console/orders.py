@@ -8,20 +8,20 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from app.console.audit.books import Books
-from app.console.audit.facts import Service
-from app.console.audit.page import print_trace
-from app.console.audit.run import AuditReport
-from app.console.audit.run import audit as compare
+from app.console.audit.databases import OrderDatabases
+from app.console.audit.report import AuditReport
+from app.console.audit.report import audit as compare
+from app.console.audit.trace import print_trace
 from app.console.audit.trace import trace as read_trace
 from app.console.sweep import delete_unnamed, find_unnamed, naming_store
 from app.files import ModelStore
+from app.messaging.routing import ServiceName
 from app.topology import files_url
-from ops.durations import format_duration, parse_duration
 from ops.errors import ExitStatus, OpsError
 from ops.fleet import raise_failures
-from ops.options import options_of, print_json
-from ops.shards import load_shard_map, locate
+from ops.options import format_duration, options_of, parse_duration
+from ops.output import print_json
+from ops.shards.service import load_shard_map, locate
 from sharding.ids import MAX_ID
 
 app = typer.Typer(help="Find orders, and prove that none is lost.", no_args_is_help=True)
@@ -32,8 +32,8 @@ MIN_GRACE = timedelta(hours=1)
 OrderId = Annotated[int, typer.Argument(min=0, max=MAX_ID, help="The order's id.", show_default=False)]
 
 
-class UnknownOrder(OpsError):
-    """No service has ever heard of the order."""
+class OrderNotFound(OpsError):
+    """No service holds the order."""
 
     def __init__(self, order_id: int) -> None:
         self.order_id = order_id
@@ -54,8 +54,8 @@ def audit(
     """
     options = options_of(context)
     topology = options.topology()
-    shard_map = asyncio.run(load_shard_map(topology, Service.MES))
-    report = compare(Books(topology), shard_of=shard_map.shard_of, keep_findings=limit)
+    shard_map = asyncio.run(load_shard_map(topology, ServiceName.MES))
+    report = compare(OrderDatabases(topology), shard_of=shard_map.shard_of, keep_findings=limit)
     if options.json:
         print_json(report.as_json())
     else:
@@ -101,7 +101,7 @@ def sweep_files(
     topology, before = options.topology(), datetime.now(UTC) - older_than
     with naming_store():
         store = ModelStore.open(files_url(topology))
-        found = find_unnamed(store, Books(topology), before=before)
+        found = find_unnamed(store, OrderDatabases(topology), before=before)
         gone = found.unnamed if dry_run else tuple(delete_unnamed(store, found, before=before))
     size_bytes = sum(each.size_bytes for each in gone)
     if options.json:
@@ -117,18 +117,18 @@ def sweep_files(
 
 @app.command("trace")
 def trace(context: typer.Context, order_id: OrderId) -> None:
-    """Tell where an order is: in every service, with its whole history and what is under way for it."""
+    """Show where an order is: in every service, with its whole history and what is under way for it."""
     options = options_of(context)
     topology = options.topology()
-    told = read_trace(Books(topology), order_id)
-    if not told.known:
-        raise_failures(told.unread)
-        raise UnknownOrder(order_id)
+    found = read_trace(OrderDatabases(topology), order_id)
+    if not found.known:
+        raise_failures(found.unread)
+        raise OrderNotFound(order_id)
     if options.json:
-        print_json(told.as_json())
-        raise_failures(told.unread)
+        print_json(found.as_json())
+        raise_failures(found.unread)
         return
-    shard_map = asyncio.run(load_shard_map(topology, Service.MES))
-    place = locate(options.project().tree(Service.MES), shard_map, order_id, now=datetime.now(UTC))
-    print_trace(Console(), told, place)
-    raise_failures(told.unread)
+    shard_map = asyncio.run(load_shard_map(topology, ServiceName.MES))
+    place = locate(options.project().tree(ServiceName.MES), shard_map, order_id, now=datetime.now(UTC))
+    print_trace(Console(), found, place)
+    raise_failures(found.unread)

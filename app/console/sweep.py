@@ -11,13 +11,13 @@ from datetime import datetime
 
 from sqlalchemy import Connection, text
 
-from app.console.audit.books import FETCH_ROWS, Books
-from app.console.audit.facts import Service
+from app.console.audit.databases import FETCH_ROWS, OrderDatabases
 from app.files import FilesError, ModelStore, StoredObject
+from app.messaging.routing import ServiceName
 from ops.errors import ExitStatus, OpsError
 from ops.fleet import naming
 
-NAMING = (Service.SHOP, Service.MES)
+NAMING = (ServiceName.SHOP, ServiceName.MES)
 """The services whose order lines name models."""
 
 # Whatever names a model, also what was archived, or detached from its table; no partition twice.
@@ -55,7 +55,7 @@ class ServiceMissing(OpsError):
 
     exit_status = ExitStatus.REFUSED
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: ServiceName) -> None:
         self.service = service
         super().__init__(f"the topology has no database of {service}: nothing was deleted")
 
@@ -73,12 +73,12 @@ class Sweep:
         return sum(each.size_bytes for each in self.unnamed)
 
 
-def find_unnamed(store: ModelStore, books: Books, *, before: datetime) -> Sweep:
+def find_unnamed(store: ModelStore, databases: OrderDatabases, *, before: datetime) -> Sweep:
     """Find the models that no order names.
 
     Parameters:
         store: the models.
-        books: the databases.
+        databases: the databases.
         before: only those that were stored before.
 
     Raises:
@@ -91,7 +91,7 @@ def find_unnamed(store: ModelStore, books: Books, *, before: datetime) -> Sweep:
     named = False
     # Twice: a line that is moved from one database to another may be seen in neither of two snapshots.
     for _ in range(2):
-        with _names(books) as names:
+        with _names(databases) as names:
             for key in names:
                 named = True
                 left.pop(key, None)
@@ -101,7 +101,7 @@ def find_unnamed(store: ModelStore, books: Books, *, before: datetime) -> Sweep:
 
 
 def delete_unnamed(store: ModelStore, found: Sweep, *, before: datetime) -> Iterator[StoredObject]:
-    """Delete what was found, but what was uploaded again since; give each that is gone.
+    """Delete what was found, but what was uploaded again since; yield each that is gone.
 
     Raises:
         FilesUnavailable: the store does not answer; the same again goes on.
@@ -111,7 +111,7 @@ def delete_unnamed(store: ModelStore, found: Sweep, *, before: datetime) -> Iter
 
 @contextmanager
 def naming_store() -> Iterator[None]:
-    """Have an error of the store be one of mesctl's.
+    """Raise an error of the store as one of mesctl's.
 
     Raises:
         StoreFailed: the store does not answer.
@@ -123,25 +123,25 @@ def naming_store() -> Iterator[None]:
 
 
 @contextmanager
-def _names(books: Books) -> Iterator[Iterator[str]]:
-    """Give the names of models in every database, each read in one snapshot, as long as the block lasts."""
-    chosen = [name for name, service in books.services.items() if service in NAMING]
+def _names(databases: OrderDatabases) -> Iterator[Iterator[str]]:
+    """Yield the names of models in every database, each read in one snapshot, as long as the block lasts."""
+    chosen = [name for name, service in databases.services.items() if service in NAMING]
     for service in NAMING:
-        if service not in {books.services[name] for name in chosen}:
+        if service not in {databases.services[name] for name in chosen}:
             raise ServiceMissing(service)
     with ExitStack() as stack:
         # A detached partition is its owner's alone.
-        owners = {name: books.topology.database(name).owner for name in chosen}
-        opened = {name: stack.enter_context(books.connect(name, role=owners[name])) for name in chosen}
+        owners = {name: databases.topology.database(name).owner for name in chosen}
+        opened = {name: stack.enter_context(databases.connect(name, role=owners[name])) for name in chosen}
         tables = {}
         for name, connection in opened.items():
-            with naming(books.topology.database(name)):
+            with naming(databases.topology.database(name)):
                 tables[name] = list(connection.scalars(_TABLES))  # all snapshots are taken before any is read
-        yield (key for name in chosen for key in _read(books, name, opened[name], tables[name]))
+        yield (key for name in chosen for key in _read(databases, name, opened[name], tables[name]))
 
 
-def _read(books: Books, name: str, connection: Connection, tables: list[str]) -> Iterator[str]:
-    with naming(books.topology.database(name)):
+def _read(databases: OrderDatabases, name: str, connection: Connection, tables: list[str]) -> Iterator[str]:
+    with naming(databases.topology.database(name)):
         for table in tables:
             query = text(f"SELECT DISTINCT model_key FROM {table} WHERE model_key IS NOT NULL")
             with connection.execution_options(yield_per=FETCH_ROWS).execute(query) as rows:

@@ -5,18 +5,17 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from app.background import Background
-from app.clock import utc_now
 from app.crm.endpoints import router
 from app.crm.errors import STATUSES
 from app.crm.handlers import handle
 from app.crm.service import CrmService
 from app.database import open_database
-from app.delivery import in_one, start_delivery
-from app.health import Readiness
-from app.messaging.streams import open_redis
+from app.delivery import delivering, in_one
+from app.kit.clock import utc_now
+from app.kit.health import Readiness
+from app.kit.tasks import Background
 from app.orders import CRM
-from app.serve import make_app, patience_of
+from app.serve import make_app, timeouts_of
 from app.settings import Settings
 from app.topology import redis_url
 from sharding.topology import Topology
@@ -28,20 +27,18 @@ def build(settings: Settings, topology: Topology) -> FastAPI:
     @asynccontextmanager
     async def parts(background: Background, readiness: Readiness) -> AsyncIterator[CrmService]:
         async with (
-            open_database(topology, "crm", patience=patience_of(settings)) as orders,
-            open_redis(redis_url(topology, "crm")) as redis,
-        ):
-            readiness.need_databases({"crm": orders})
-            readiness.need_streams(redis, "crm")
-            start_delivery(
-                background,
+            open_database(topology, "crm", timeouts=timeouts_of(settings)) as orders,
+            delivering(
                 CRM,
+                background,
+                readiness,
                 settings=settings,
-                redis=redis,
+                topology=topology,
                 databases={"crm": orders},
                 transact=in_one(orders),
                 handle=handle,
-            )
+            ),
+        ):
             yield CrmService(orders=orders, now=utc_now)
 
     return make_app(

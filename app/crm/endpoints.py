@@ -6,10 +6,10 @@ from fastapi import APIRouter, Depends, Query, Request, status
 
 from app.crm.schemas import CancelOrder, CrmOrderDetail, CrmOrderPage, CrmOrderView, Decision
 from app.crm.service import CrmService
-from app.http import AFTER_TOKEN, OrderId, OrderIdPath, PageLimit
+from app.kit.problem import documented
+from app.kit.strict import StrictRoute
 from app.models.status import Status
-from app.problem_docs import documented
-from app.strict import StrictRoute
+from app.schemas import AFTER_TOKEN, OrderId, OrderIdPath, PageLimit
 
 router = APIRouter(prefix="/v1/orders", tags=["orders"], route_class=StrictRoute)
 

@@ -2,12 +2,12 @@
 
 from datetime import datetime
 
-from app.errors import AppError
-from app.problem import Statuses
+from app.kit.errors import AppError
+from app.kit.problem import Statuses
 
 
 class CancellationPending(AppError):
-    """Somebody asked to call the order off, and MES has not answered yet."""
+    """The order's cancellation was requested, and MES has not answered yet."""
 
     def __init__(self, order_id: int, since: datetime) -> None:
         self.order_id = order_id

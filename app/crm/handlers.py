@@ -1,15 +1,14 @@
-"""What the CRM learns from others: new orders from Shop (B2C) and MES (B2B), and their progress from MES."""
+"""The messages that the CRM handles: new orders from Shop (B2C) and MES (B2B), and their progress."""
 
-from app.follow import follow, lock_known
 from app.messaging.events import CancelRefused, OrderSubmitted
 from app.messaging.message import Message
 from app.models.crm import CrmOrder
-from app.orders import CRM, add_order, append_event
+from app.orders import CRM, add_order, append_event, follow, lock_known
 from readreplica.sessions import WriteSession
 
 
 async def handle(session: WriteSession, message: Message) -> None:
-    """Do what a message says."""
+    """Apply a message to the order that it is about."""
     match message.data:
         case OrderSubmitted() as submitted:
             await _learn(session, message, submitted)
@@ -34,7 +33,7 @@ async def _learn(session: WriteSession, message: Message, submitted: OrderSubmit
 
 
 async def _reopen(session: WriteSession, message: Message, refused: CancelRefused) -> None:
-    """Go on with an order that MES will not call off."""
+    """Go on with an order that MES will not cancel."""
     order = await lock_known(session, CRM, message)
     order.cancel_requested_at = None
     detail = {"cancel_refused": refused.reason}

@@ -6,9 +6,9 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.http import Line, Reason
-from app.models.crm import CrmOrder, CrmOrderEvent
-from app.views import HistoryLine, OrderView, View, shown, shown_history
+from app.models.base import EventRow
+from app.models.crm import CrmOrder
+from app.schemas import HistoryLine, Line, OrderView, Reason, View, shown, shown_history
 
 
 class Decision(BaseModel):
@@ -25,8 +25,12 @@ class CancelOrder(Decision):
     reason: Reason = Field(examples=["the customer changed her mind"])
 
 
-class CustomerView(View):
+class CrmCustomerView(View):
     """Who ordered through the Shop."""
+
+    # The name of its schema in the API's description.
+    __qualname__ = "CustomerView"
+    model_config = ConfigDict(title="CustomerView")
 
     name: str
     email: str
@@ -35,7 +39,7 @@ class CustomerView(View):
 class CrmOrderView(OrderView):
     """An order as a seller sees it: B2C orders have a customer, B2B orders a partner."""
 
-    customer: CustomerView | None
+    customer: CrmCustomerView | None
     partner: str | None = Field(examples=["atelier-nord"])
     cancel_requested_at: datetime | None = Field(
         description="Since when the order waits for MES to agree that it is called off."
@@ -53,7 +57,7 @@ class CrmOrderDetail(CrmOrderView):
     history: list[HistoryLine]
 
     @classmethod
-    def with_history(cls, order: CrmOrder, events: Iterable[CrmOrderEvent]) -> Self:
+    def with_history(cls, order: CrmOrder, events: Iterable[EventRow]) -> Self:
         """Show an order and everything that happened to it."""
         return cls(**_fields(order), history=shown_history(events))
 
@@ -69,7 +73,7 @@ def _fields(order: CrmOrder) -> dict[str, Any]:
     named = order.customer_name is not None and order.customer_email is not None
     return {
         **shown(order),
-        "customer": CustomerView(name=order.customer_name, email=order.customer_email) if named else None,
+        "customer": CrmCustomerView(name=order.customer_name, email=order.customer_email) if named else None,
         "partner": order.partner,
         "cancel_requested_at": order.cancel_requested_at,
     }

@@ -6,20 +6,19 @@ from contextlib import asynccontextmanager
 import structlog
 from fastapi import FastAPI
 
-from app.background import Background
-from app.clock import utc_now
 from app.database import open_ids, open_shards
-from app.delivery import start_delivery
+from app.delivery import delivering
 from app.files import ModelStore
-from app.health import Readiness
-from app.mes.endpoints import MesParts, router
+from app.kit.clock import utc_now
+from app.kit.health import Readiness
+from app.kit.tasks import Background
+from app.mes.endpoints import Services, router
 from app.mes.errors import STATUSES
 from app.mes.handlers import MesHandlers
 from app.mes.intake import PartnerIntake
 from app.mes.service import MesService
-from app.messaging.streams import open_redis
 from app.orders import MES
-from app.serve import make_app, patience_of
+from app.serve import make_app, timeouts_of
 from app.settings import Settings
 from app.topology import files_url, redis_url
 from sharding.scatter import CursorKeys
@@ -32,36 +31,34 @@ def build(settings: Settings, topology: Topology) -> FastAPI:
     """Make the MES's application."""
 
     @asynccontextmanager
-    async def parts(background: Background, readiness: Readiness) -> AsyncIterator[MesParts]:
+    async def parts(background: Background, readiness: Readiness) -> AsyncIterator[Services]:
         # Before any task is started that would have to be stopped: this fails if the topology is wrong.
         models = ModelStore.open(files_url(topology))
         async with (
-            open_shards(topology, application_name="mes", patience=patience_of(settings)) as sessions,
+            open_shards(topology, application_name="mes", timeouts=timeouts_of(settings)) as sessions,
             open_ids(topology, tree="mes") as ids,
-            open_redis(redis_url(topology, "mes")) as redis,
         ):
-            readiness.need_databases(sessions.clusters)
             readiness.need_ids(ids)
-            readiness.need_streams(redis, "mes")
-            start_delivery(
-                background,
+            async with delivering(
                 MES,
+                background,
+                readiness,
                 settings=settings,
-                redis=redis,
+                topology=topology,
                 databases=sessions.clusters,
                 transact=sessions.transact,
                 handle=MesHandlers(utc_now).handle,
-            )
-            partners = PartnerIntake(
-                sessions=sessions,
-                ids=ids,
-                models=models,
-                max_upload_bytes=settings.max_upload_bytes,
-                now=utc_now,
-            )
-            yield MesParts(
-                MesService(sessions=sessions, now=utc_now, cursor_keys=_cursor_keys(settings)), partners
-            )
+            ):
+                partners = PartnerIntake(
+                    sessions=sessions,
+                    ids=ids,
+                    models=models,
+                    max_upload_bytes=settings.max_upload_bytes,
+                    now=utc_now,
+                )
+                yield Services(
+                    MesService(sessions=sessions, now=utc_now, cursor_keys=_cursor_keys(settings)), partners
+                )
 
     return make_app(
         "mes",

@@ -5,8 +5,8 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Form, Path, Query, Request, Response, UploadFile, status
 
-from app.http import AFTER_TOKEN, IdempotencyKey, Line, OrderIdPath, PageCursor, PageLimit, Quantity
-from app.materials import Finish, Material
+from app.kit.problem import documented
+from app.kit.strict import StrictRoute
 from app.mes.intake import PartnerIntake
 from app.mes.schemas import (
     AdvanceOrder,
@@ -18,27 +18,27 @@ from app.mes.schemas import (
     TakeOrder,
 )
 from app.mes.service import MesService
+from app.models.reference import Finish, Material
 from app.models.status import Status
-from app.problem_docs import documented
-from app.strict import StrictRoute
+from app.schemas import AFTER_TOKEN, IdempotencyKey, Line, OrderIdPath, PageCursor, PageLimit, Quantity
 
 router = APIRouter(prefix="/v1", route_class=StrictRoute)
 
 
 @dataclass(frozen=True)
-class MesParts:
+class Services:
     """What the endpoints work with."""
 
     operators: MesService
     partners: PartnerIntake
 
 
-def _parts(request: Request) -> MesParts:
-    parts: MesParts = request.app.state.parts
+def _parts(request: Request) -> Services:
+    parts: Services = request.app.state.parts
     return parts
 
 
-Parts = Annotated[MesParts, Depends(_parts)]
+Parts = Annotated[Services, Depends(_parts)]
 
 
 def _partner_order(
@@ -61,13 +61,13 @@ def _partner_order(
 )
 async def submit_order(
     parts: Parts,
-    wish: Annotated[PartnerOrder, Depends(_partner_order)],
+    order: Annotated[PartnerOrder, Depends(_partner_order)],
     file: UploadFile,
     key: IdempotencyKey,
     response: Response,
 ) -> MesOrderView:
     """Order from a 3D model, an STL, 3MF or OBJ file."""
-    placed = await parts.partners.submit(wish, file, key=key)
+    placed = await parts.partners.submit(order, file, key=key)
     if not placed.created:
         response.status_code = status.HTTP_200_OK
     return placed.order

@@ -2,8 +2,8 @@
 
 from datetime import datetime
 
-from app.errors import AppError
-from app.problem import Statuses
+from app.kit.errors import AppError
+from app.kit.problem import Statuses
 
 
 class TakenByAnother(AppError):

@@ -7,9 +7,8 @@ from functools import partial
 from hashlib import sha256
 from uuid import uuid4
 
-from app.clock import Clock
 from app.files import ModelStore, StoredModel, Upload, model_name, model_suffix
-from app.idempotency import IdempotencyKeyReused
+from app.kit.clock import Clock
 from app.mes import repository
 from app.mes.schemas import MesOrderView, PartnerOrder
 from app.messaging import inbox
@@ -17,8 +16,8 @@ from app.messaging.events import Item, OrderSubmitted
 from app.messaging.message import Message
 from app.models.mes import MesOrder, MesOrderItem, PartnerRequest, PricingJob
 from app.models.status import Channel
-from app.orders import MES, add_order, announce
-from app.views import summarise
+from app.orders import MES, IdempotencyKeyReused, add_order, announce
+from app.schemas import summarise
 from readreplica.sessions import WriteSession
 from sharding.ids import IdGenerator
 from sharding.sessions import ShardedSessions
@@ -40,13 +39,13 @@ async def place(session: WriteSession, message: Message, submitted: OrderSubmitt
     await add_order(session, MES, order, actor=submitted.actor, now=message.time)
     session.add_all(MesOrderItem(order_id=order.order_id, **item.model_dump()) for item in submitted.items)
     session.add(PricingJob(order_id=order.order_id))
-    if order.channel is Channel.B2B:  # the CRM has heard of a B2C order from the Shop
+    if order.channel is Channel.B2B:  # the Shop sends a B2C order to the CRM itself
         await announce(session, MES, order, submitted, now=message.time)
 
 
 @dataclass(frozen=True)
-class Placed:
-    """The order of a partner's idempotency key; `created` tells whether this request made it."""
+class PlacedOrder:
+    """The order of a partner's idempotency key; `created`: whether this request made it."""
 
     order: MesOrderView
     created: bool
@@ -70,13 +69,13 @@ class PartnerIntake:
     max_upload_bytes: int
     now: Clock
 
-    async def submit(self, wish: PartnerOrder, file: Upload, *, key: str) -> Placed:
+    async def submit(self, request: PartnerOrder, file: Upload, *, key: str) -> PlacedOrder:
         """Make an order, or find the one that the partner's key has made.
 
         The key and the order usually lie on different shards. So the key first reserves the order's id and
         a message id, in a transaction of its own; then the order's shard makes the order together with an
-        inbox row of that message id. Whoever repeats the request, after a crash anywhere in between or at
-        the same time, comes to the same two ids, and the inbox lets one of them make the order.
+        inbox row of that message id. A repeated request, after a crash anywhere in between or at the
+        same time, finds the same two ids, and the inbox lets one of them make the order.
 
         Raises:
             UnsupportedModelType, ModelTooLarge: and nothing is stored.
@@ -84,11 +83,11 @@ class PartnerIntake:
         """
         name = model_name(file.filename or "")
         stored = await self.models.put(file, model_suffix(name), self.max_upload_bytes)
-        digest = _digest(wish, stored)
-        reserved = await self._reserve(wish.partner, key, digest)
+        digest = _digest(request, stored)
+        reserved = await self._reserve(request.partner, key, digest)
         if reserved.request_digest != digest:
             raise IdempotencyKeyReused(key, reserved.order_id)
-        submitted = _submitted(wish, stored, name, at=self.now())
+        submitted = _submitted(request, stored, name, at=self.now())
         message = Message(
             id=reserved.message_id,
             source="partner",
@@ -113,33 +112,35 @@ class PartnerIntake:
         return (await self.sessions.transact(request_key, reserve)).value
 
 
-async def _place_once(session: WriteSession, message: Message, submitted: OrderSubmitted) -> Placed:
+async def _place_once(session: WriteSession, message: Message, submitted: OrderSubmitted) -> PlacedOrder:
     created = await inbox.record(session, MES.inbox, message)
     if created:
         await place(session, message, submitted)
-    return Placed(MesOrderView.model_validate(await repository.find(session, message.order_id)), created)
+    return PlacedOrder(MesOrderView.model_validate(await repository.find(session, message.order_id)), created)
 
 
-def _digest(wish: PartnerOrder, stored: StoredModel) -> str:
-    """Tell one request from another; the model counts by its content."""
-    return sha256(json.dumps([wish.model_dump(mode="json"), stored.key]).encode()).hexdigest()
+def _digest(request: PartnerOrder, stored: StoredModel) -> str:
+    """Return what is the same for equal requests only; the model counts by its content."""
+    return sha256(json.dumps([request.model_dump(mode="json"), stored.key]).encode()).hexdigest()
 
 
-def _submitted(wish: PartnerOrder, stored: StoredModel, name: str, *, at: datetime) -> OrderSubmitted:
+def _submitted(request: PartnerOrder, stored: StoredModel, name: str, *, at: datetime) -> OrderSubmitted:
     item = Item(
         line_no=1,
-        material=wish.material,
-        finish=wish.finish,
-        quantity=wish.quantity,
+        material=request.material,
+        finish=request.finish,
+        quantity=request.quantity,
         model_key=stored.key,
         model_name=name,
     )
-    summary = summarise(quantity=wish.quantity, model_name=name, material=wish.material, finish=wish.finish)
+    summary = summarise(
+        quantity=request.quantity, model_name=name, material=request.material, finish=request.finish
+    )
     return OrderSubmitted(
-        actor=wish.partner,
+        actor=request.partner,
         channel=Channel.B2B,
         summary=summary,
-        partner=wish.partner,
+        partner=request.partner,
         items=(item,),
         submitted_at=at,
     )

@@ -64,7 +64,7 @@ class Found:
 
 
 async def find(session: AnySession, order_id: int) -> MesOrderColumns:
-    """Find an order among the live ones, else in the archive, whose one partition the id tells.
+    """Find an order among the live ones, else in the archive, whose partition follows from the id.
 
     Raises:
         UnknownOrder: it is in neither.
@@ -95,7 +95,7 @@ async def find_all(session: AnySession, order_id: int) -> Found:
 
 
 async def lock(session: WriteSession, order_id: int, *, wanted: Status) -> MesOrder:
-    """Lock a live order that somebody wants to change.
+    """Lock a live order that is to be changed.
 
     Raises:
         IllegalTransition: it is archived, so it has ended.

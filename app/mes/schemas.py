@@ -8,12 +8,11 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchem
 from pydantic.config import JsonDict
 from pydantic_core import PydanticCustomError
 
-from app.http import Line, Reason
-from app.materials import Finish, Material
 from app.models.base import EventRow
 from app.models.mes import MesOrderColumns, MesOrderItemColumns
+from app.models.reference import Finish, Material
 from app.models.status import HOT, Status
-from app.views import HistoryLine, OrderView, View, shown, shown_history
+from app.schemas import HistoryLine, Line, OrderView, Reason, View, shown, shown_history
 
 LISTED = tuple(s for s in Status if s in HOT - {Status.INITIATED, Status.FILE_UPLOADED})
 """The statuses in which an order waits for somebody, in the MES; each has an index of its own."""

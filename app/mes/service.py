@@ -1,16 +1,16 @@
 """What the MES does for operators: the list of orders, taking one, advancing it, looking at it."""
 
 from dataclasses import dataclass
+from functools import partial
 
-from app.clock import Clock
 from app.database import Work
+from app.kit.clock import Clock
 from app.mes import repository
 from app.mes.errors import NotTheHolder, TakenByAnother
 from app.mes.schemas import AdvanceOrder, MesOrderDetail, MesOrderPage, MesOrderView
 from app.messaging.events import PROGRESS, ManufacturingStarted, OrderRejected, StatusChanged
-from app.models.mes import MesOrder
 from app.models.status import Status
-from app.orders import MES, announce, apply_event, entry_into, is_repeated
+from app.orders import MES, entry_into, is_repeated, record_event
 from readreplica.sessions import WriteSession
 from sharding.scatter import CursorKeys
 from sharding.sessions import ShardedSessions
@@ -50,7 +50,7 @@ class MesService:
         return MesOrderDetail.of(found.order, found.items, found.events)
 
     async def take(self, order_id: int, operator: str) -> MesOrderView:
-        """Give an approved order to an operator: to one, however many ask at once.
+        """Assign an approved order to an operator: to one, however many ask at once.
 
         Asked again by the operator who has it, this changes nothing.
 
@@ -59,18 +59,19 @@ class MesService:
             UnknownOrder, IllegalTransition: and nothing is changed.
         """
 
-        async def work(session: WriteSession) -> MesOrderView:
-            order = await repository.lock(session, order_id, wanted=Status.MANUFACTURING_STARTED)
-            if order.operator is None:
-                order.operator = operator
-                await self._decide(session, order, ManufacturingStarted(actor=operator))
-            elif order.operator != operator:
-                taken = await entry_into(session, MES, order_id, Status.MANUFACTURING_STARTED)
-                assert taken is not None
-                raise TakenByAnother(order_id, order.operator, taken.at)
-            return MesOrderView.model_validate(order)
+        return await self._write(order_id, partial(self._take, order_id, operator))
 
-        return await self._write(order_id, work)
+    async def _take(self, order_id: int, operator: str, session: WriteSession) -> MesOrderView:
+        order = await repository.lock(session, order_id, wanted=Status.MANUFACTURING_STARTED)
+        if order.operator is None:
+            order.operator = operator
+            event = ManufacturingStarted(actor=operator)
+            await record_event(session, MES, order, event, now=self.now())
+        elif order.operator != operator:
+            taken = await entry_into(session, MES, order_id, Status.MANUFACTURING_STARTED)
+            assert taken is not None
+            raise TakenByAnother(order_id, order.operator, taken.at)
+        return MesOrderView.model_validate(order)
 
     async def advance(self, order_id: int, step: AdvanceOrder) -> MesOrderView:
         """Record how far the operator who holds an order is with it.
@@ -78,26 +79,20 @@ class MesService:
         Asked again by the one who has recorded it, this changes nothing.
 
         Raises:
-            NotTheHolder: somebody else has taken it, or nobody has.
+            NotTheHolder: this operator has not taken it.
             UnknownOrder, IllegalTransition: and nothing is changed.
         """
 
-        async def work(session: WriteSession) -> MesOrderView:
-            order = await repository.lock(session, order_id, wanted=step.to)
-            detail = {"reason": step.reason} if step.reason is not None else {}
-            if await is_repeated(session, MES, order, wanted=step.to, actor=step.operator, detail=detail):
-                return MesOrderView.model_validate(order)
+        return await self._write(order_id, partial(self._advance, order_id, step))
+
+    async def _advance(self, order_id: int, step: AdvanceOrder, session: WriteSession) -> MesOrderView:
+        order = await repository.lock(session, order_id, wanted=step.to)
+        detail = {"reason": step.reason} if step.reason is not None else {}
+        if not await is_repeated(session, MES, order, wanted=step.to, actor=step.operator, detail=detail):
             if order.operator != step.operator:
                 raise NotTheHolder(order_id, step.operator, order.operator)
-            await self._decide(session, order, _event(step))
-            return MesOrderView.model_validate(order)
-
-        return await self._write(order_id, work)
-
-    async def _decide(self, session: WriteSession, order: MesOrder, event: StatusChanged) -> None:
-        now = self.now()
-        await apply_event(session, MES, order, event, now=now)
-        await announce(session, MES, order, event, now=now)
+            await record_event(session, MES, order, _event(step), now=self.now())
+        return MesOrderView.model_validate(order)
 
     async def _write(self, order_id: int, work: Work[MesOrderView]) -> MesOrderView:
         return (await self.sessions.transact(order_id, work)).value

@@ -1,4 +1,4 @@
-"""The consumer: hands each message to its service once, and says so to the relay that sent it."""
+"""The consumer: hands each message to its service once, and acknowledges it to the relay that sent it."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
@@ -6,24 +6,28 @@ from functools import partial
 from typing import Protocol
 
 import structlog
+from psycopg.errors import ReadOnlySqlTransaction
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.orm.exc import StaleDataError
 
-from app.causality.ambient import causality
-from app.errors import AppError
-from app.messaging.acks import Ack
+from app.causality.context import causality
+from app.kit.errors import AppError
+from app.messaging.backoff import repeat_with_backoff
 from app.messaging.errors import (
     EntryRefused,
     MessageMalformed,
     MessageNotAllowed,
+    NotYet,
     StreamUnusable,
     shortened,
 )
 from app.messaging.events import Event
 from app.messaging.inbox import record
-from app.messaging.message import Message, decode, sender_of
-from app.messaging.pace import keep_going
-from app.messaging.routing import Service, may_send
+from app.messaging.message import Ack, Message, decode, sender_of
+from app.messaging.routing import ServiceName, may_send
 from app.messaging.signing import EntrySigner, Refusals
 from app.messaging.streams import (
     MAX_ENTRIES,
@@ -35,10 +39,25 @@ from app.messaging.streams import (
     id_of,
     orders_stream,
 )
-from app.messaging.verdict import reason_to_set_aside
-from app.models.messaging import InboxRow
+from app.models.base import InboxRow
+from app.models.status import IllegalTransition
+from readreplica.errors import Unavailable
 from readreplica.sessions import WriteSession
 from readreplica.token import CausalToken, Committed
+
+# psycopg's OperationalError covers a lost connection, a full server, a lock that was not granted, a deadlock
+# and a failed serialization (classes 08, 53, 55, 57, 40).
+_PASSING = (
+    NotYet,
+    Unavailable,
+    OperationalError,
+    InterfaceError,
+    PoolTimeoutError,
+    StaleDataError,
+    ConnectionError,
+    TimeoutError,
+)
+_FINAL = (AppError, IllegalTransition)
 
 Handler = Callable[[WriteSession, Message], Awaitable[None]]
 """Does what a message asks for, in the transaction that it is given; must not commit."""
@@ -53,15 +72,15 @@ class Transact(Protocol):
         """Return what `work` returned, once it is committed."""
 
 
-MaySend = Callable[[Service, Event, Service], bool]
-"""Says whether a service may tell another one of an event; see `app.messaging.routing.may_send`."""
+MaySend = Callable[[ServiceName, Event, ServiceName], bool]
+"""Returns whether a service may send an event to another; see `app.messaging.routing.may_send`."""
 
 Learned = Callable[[int, CausalToken], Awaitable[None]]
-"""Is told what a read must have seen to see what a message has told of an order."""
+"""Called with an order's id and the token that a read must have seen to see what a message has changed."""
 
 
-async def _tell_nobody(_order_id: int, _token: CausalToken) -> None:
-    """Do nothing."""
+async def _keep_nothing(_order_id: int, _token: CausalToken) -> None:
+    """Keep no token."""
 
 
 class Consumer:
@@ -83,7 +102,7 @@ class Consumer:
         inbox: type[InboxRow],
         transact: Transact,
         handle: Handler,
-        learned: Learned = _tell_nobody,
+        learned: Learned = _keep_nothing,
         may_send: MaySend = may_send,
         concurrency: int = 8,
         max_attempts: int = 5,
@@ -97,10 +116,10 @@ class Consumer:
             inbox: the inbox's model in the service's database.
             transact: runs a unit of work on the database that holds an order.
             handle: does what a message asks for.
-            learned: is told of each message, once it is committed.
+            learned: called for each message, once it is committed.
             may_send: says which events are taken of whom.
             concurrency: the most messages handled at once; no more than the pool has connections.
-            max_attempts: sendings after which an error that nobody foresaw sets a message aside.
+            max_attempts: sendings after which an unforeseen error makes a message a dead letter.
             block_seconds: how long a stop may wait for an idle consumer.
         """
         self._redis = redis
@@ -123,7 +142,7 @@ class Consumer:
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set, then finish what was begun. Outages of Redis are waited out."""
         async with asyncio.TaskGroup() as tasks:
-            await keep_going(partial(self._receive, tasks), stop=stop, log=self._log)
+            await repeat_with_backoff(partial(self._receive, tasks), stop=stop, log=self._log)
 
     async def _receive(self, tasks: asyncio.TaskGroup) -> None:
         if len(self._running) >= self._concurrency:
@@ -142,7 +161,7 @@ class Consumer:
         try:
             return await self._read(count)
         except ResponseError as error:
-            # Nobody has read here yet, or Redis was wiped, perhaps while this waited (UNBLOCKED) or just now.
+            # There is no group yet, or Redis was wiped, perhaps while this waited (UNBLOCKED) or just now.
             if not str(error).startswith(("NOGROUP", "UNBLOCKED", "no such key")):
                 raise StreamUnusable(self._stream, str(error)) from error
         await self._create_group()
@@ -207,7 +226,7 @@ class Consumer:
             except Exception as error:
                 self._log.warning("message_unanswered", error=shortened(str(error)))
 
-    async def _answer(self, sender: Service, source: str, ack: Ack) -> None:
+    async def _answer(self, sender: ServiceName, source: str, ack: Ack) -> None:
         stream = acks_stream(source)
         signed = self._signer.sign(ack.encode(), kind="acknowledgement", destination=source, peer=sender)
         try:
@@ -217,24 +236,24 @@ class Consumer:
         else:
             self._faults.note(stream, "write", None)
 
-    async def _outcome(self, sender: Service, entry: Mapping[str, str]) -> Ack | None:
+    async def _outcome(self, sender: ServiceName, entry: Mapping[str, str]) -> Ack | None:
         """Handle one entry; None if it is to come again, or no relay could be answered."""
         try:
             message = self._message(sender, entry)
         except (MessageMalformed, MessageNotAllowed) as error:
             return self._unread(entry, error)
         try:
-            # What the handler reads or asks for elsewhere is to be as new as what it was told.
+            # What the handler reads or asks for elsewhere is to be as new as the message.
             with causality(message.token) as here:
                 done = await self._transact(message.order_id, partial(self._once, message))
         except Exception as error:
             return self._refusal(message, error)
-        # Before the acknowledgement: a message that is not told of comes again, and is told of then.
+        # Before the acknowledgement: a message whose token was not kept comes again, and it is kept then.
         await self._learned(message.order_id, here.token)
         self._log.info("message_handled" if done.value else "message_repeated")
         return Ack(message.id, self._group)
 
-    def _message(self, sender: Service, entry: Mapping[str, str]) -> Message:
+    def _message(self, sender: ServiceName, entry: Mapping[str, str]) -> Message:
         message = decode(entry)
         if not self._may_send(sender, message.data, self._signer.service):
             raise MessageNotAllowed(sender, message.type, self._group)
@@ -256,9 +275,32 @@ class Consumer:
         return True
 
     def _refusal(self, message: Message, error: Exception) -> Ack | None:
-        reason = reason_to_set_aside(error, attempt=message.attempt, max_attempts=self._max_attempts)
+        reason = dead_letter_reason(error, attempt=message.attempt, max_attempts=self._max_attempts)
         if reason is not None:
             self._log.error("message_refused", reason=reason, exc_info=error)
             return Ack(message.id, self._group, reason=reason)
         self._log.warning("message_postponed", attempt=message.attempt, error=repr(error))
         return None
+
+
+def dead_letter_reason(error: Exception, *, attempt: int, max_attempts: int) -> str | None:
+    """Return why a message is a dead letter, to be set aside; None if it is to come again.
+
+    What will pass by itself is tried for ever, and what the rules forbid is not tried again. The rest is
+    unforeseen, and has a few attempts.
+
+    Parameters:
+        error: what the handler, or the transaction around it, raised.
+        attempt: how often the message has been sent, from 1.
+        max_attempts: how often an unforeseen error may happen.
+    """
+    if isinstance(error, _PASSING) or _is_demoted_primary(error):
+        return None
+    if isinstance(error, _FINAL):
+        return str(error)
+    return f"{type(error).__name__}: {error}" if attempt >= max_attempts else None
+
+
+def _is_demoted_primary(error: Exception) -> bool:
+    """A failover is under way: the pool still holds connections to a server that turned read-only."""
+    return isinstance(error, DBAPIError) and isinstance(error.orig, ReadOnlySqlTransaction)

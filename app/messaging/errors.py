@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import ClassVar
 
-from app.errors import AppError
+from app.kit.errors import AppError
 
 _LONGEST_SHOWN = 200
 
@@ -44,7 +44,7 @@ class EntryRefused(AppError):
 
 
 class EntryUnsigned(EntryRefused):
-    """It bears no signature of a service that this one hears from."""
+    """It bears no signature of a service that sends to this one."""
 
     reason = "unsigned"
     because = "no service that this one hears from has signed it"
@@ -72,7 +72,7 @@ class EntryForged(EntryRefused):
 
 
 class MessageKeysMissing(AppError):
-    """A service has no key in common with one that it sends to or hears from."""
+    """A service has no key in common with one that it sends to or receives from."""
 
     def __init__(self, service: str, peers: Iterable[str]) -> None:
         self.service = service

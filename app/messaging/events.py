@@ -1,4 +1,4 @@
-"""What the services tell each other: one class for each type of event, and nothing else is shared."""
+"""What the services send each other: one class for each type of event, and nothing else is shared."""
 
 from collections.abc import Mapping
 from decimal import Decimal
@@ -98,7 +98,7 @@ class OrderRejected(StatusChanged):
 
 
 class OrderCancelled(StatusChanged):
-    """It was called off, and MES agreed."""
+    """Its cancellation was requested, and MES agreed."""
 
     type: ClassVar[str] = "order.cancelled"
     status: ClassVar[Status] = Status.CANCELLED
@@ -106,46 +106,46 @@ class OrderCancelled(StatusChanged):
     reason: str
 
 
-class Progress(StatusChanged):
+class ProgressEvent(StatusChanged):
     """A step of the order about which there is no more to say than who took it."""
 
 
-class OrderApproved(Progress):
+class OrderApproved(ProgressEvent):
     """The seller confirmed the price with the customer."""
 
     type: ClassVar[str] = "order.approved"
     status: ClassVar[Status] = Status.MANUFACTURING_APPROVED
 
 
-class ManufacturingStarted(Progress):
+class ManufacturingStarted(ProgressEvent):
     """An operator (`actor`) took the order."""
 
     type: ClassVar[str] = "order.manufacturing_started"
     status: ClassVar[Status] = Status.MANUFACTURING_STARTED
 
 
-class ManufacturingCompleted(Progress):
+class ManufacturingCompleted(ProgressEvent):
     """The pieces are made."""
 
     type: ClassVar[str] = "order.manufacturing_completed"
     status: ClassVar[Status] = Status.MANUFACTURING_COMPLETED
 
 
-class PackagingStarted(Progress):
+class PackagingStarted(ProgressEvent):
     """The pieces are being packed."""
 
     type: ClassVar[str] = "order.packaging"
     status: ClassVar[Status] = Status.PACKAGING
 
 
-class OrderShipped(Progress):
+class OrderShipped(ProgressEvent):
     """The parcel was handed to the carrier."""
 
     type: ClassVar[str] = "order.shipped"
     status: ClassVar[Status] = Status.SHIPPED
 
 
-class OrderClosed(Progress):
+class OrderClosed(ProgressEvent):
     """The carrier delivered, or a seller closed it by hand."""
 
     type: ClassVar[str] = "order.closed"
@@ -153,7 +153,7 @@ class OrderClosed(Progress):
 
 
 class CancelRequested(Event):
-    """The customer or a seller wants to call it off; MES decides."""
+    """The customer or a seller wants to cancel it; MES decides."""
 
     type: ClassVar[str] = "order.cancel_requested"
 
@@ -162,7 +162,7 @@ class CancelRequested(Event):
 
 
 class CancelRefused(Event):
-    """MES did not call it off, because it was already in `status`."""
+    """MES did not cancel it, because it was already in `status`."""
 
     type: ClassVar[str] = "order.cancel_refused"
 
@@ -170,7 +170,7 @@ class CancelRefused(Event):
     status: Status
 
 
-_PROGRESS: tuple[type[Progress], ...] = (
+_PROGRESS: tuple[type[ProgressEvent], ...] = (
     OrderApproved,
     ManufacturingStarted,
     ManufacturingCompleted,
@@ -190,5 +190,7 @@ _DETAILED: tuple[type[Event], ...] = (
 EVENTS: Mapping[str, type[Event]] = MappingProxyType({event.type: event for event in _DETAILED + _PROGRESS})
 """Every event by its name on the wire."""
 
-PROGRESS: Mapping[Status, type[Progress]] = MappingProxyType({event.status: event for event in _PROGRESS})
+PROGRESS: Mapping[Status, type[ProgressEvent]] = MappingProxyType(
+    {event.status: event for event in _PROGRESS}
+)
 """The event of each status that carries only its actor: `PROGRESS[Status.SHIPPED](actor="Rosa")`."""

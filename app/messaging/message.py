@@ -1,9 +1,9 @@
-"""A message on a stream: CloudEvents attributes around one event."""
+"""A message on a stream, CloudEvents attributes around one event; and the acknowledgement of it."""
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 from uuid import UUID
 
 from pydantic import AwareDatetime, Field, PlainValidator, SerializeAsAny, ValidationError
@@ -35,7 +35,7 @@ class Message(Frozen):
     `source` is the database that owes it (shop, crm, mes_0, ...), `subject` the order's id as CloudEvents
     want it, a string. `attempt` counts how often the relay has sent it, from 1.
     `sent` is when this copy was claimed, by the source's clock; None for what was never on a stream.
-    `token` is what a read of the source must have seen to see what the message tells of.
+    `token` is what a read of the source must have seen to see what the message is about.
     """
 
     id: UUID
@@ -131,3 +131,45 @@ def _first_fault(error: ValidationError) -> str:
     fault = error.errors(include_url=False, include_input=False)[0]
     where = ".".join(str(part) for part in fault["loc"]) or "data"
     return f"{where}: {fault['msg']}"
+
+
+_LONGEST_REASON = 1000
+
+
+@dataclass(frozen=True)
+class Ack:
+    """A message was handled by `consumer`, or, with a `reason`, is to be set aside."""
+
+    message_id: UUID
+    consumer: str
+    reason: str | None = None
+
+    def encode(self) -> dict[str, str]:
+        """Make the entry for the stream `acks:SOURCE`; who signs it is the consumer."""
+        if self.reason is None:
+            return {"id": str(self.message_id), "outcome": "done"}
+        return {"id": str(self.message_id), "outcome": "set_aside", "reason": _legible(self.reason)}
+
+    @classmethod
+    def decode(cls, entry: Mapping[str, str], *, consumer: str) -> Self | None:
+        """Read an entry that `consumer` has signed.
+
+        None if it is no acknowledgement, which costs no more than a repeated message.
+        """
+        try:
+            message_id = UUID(entry["id"])
+        except (KeyError, ValueError):
+            return None
+        match entry.get("outcome"):
+            case "done":
+                return cls(message_id, consumer)
+            case "set_aside":
+                return cls(message_id, consumer, _legible(entry.get("reason", "no reason given")))
+            case _:
+                return None
+
+
+def _legible(reason: str) -> str:
+    """Drop what PostgreSQL or UTF-8 refuse (NUL, lone surrogates): a reason must not stop the relay."""
+    # Cut first: it may be megabytes.
+    return "".join(sign for sign in reason[:_LONGEST_REASON] if sign.isprintable() or sign == "\n")

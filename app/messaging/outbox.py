@@ -1,4 +1,4 @@
-"""The sending side: what an order's change owes to others, written in the transaction of that change."""
+"""The sending side: the messages about a change of an order, written in the transaction of that change."""
 
 from collections.abc import Callable, Collection, Sequence
 from datetime import datetime, timedelta
@@ -8,12 +8,11 @@ from uuid import UUID, uuid4
 from sqlalchemy import Select, Text, case, cast, delete, func, insert, select, update
 from sqlalchemy.orm import aliased
 
-from app.messaging.acks import Ack
 from app.messaging.events import Event
-from app.messaging.message import Dispatch
-from app.messaging.routing import Service
+from app.messaging.message import Ack, Dispatch
+from app.messaging.routing import ServiceName
 from app.messaging.streams import Destinations
-from app.models.messaging import OutboxRow
+from app.models.base import OutboxRow
 from readreplica.sessions import WriteSession
 
 _MOST_ATTEMPTS = 2**31 - 1
@@ -26,10 +25,10 @@ async def publish(
     *,
     order_id: int,
     event: Event,
-    destinations: Collection[Service],
+    destinations: Collection[ServiceName],
     at: datetime,
 ) -> None:
-    """Owe `event` to each destination; it is sent when, and only if, the session commits.
+    """Insert `event` into the outbox for each destination; it is sent when, and only if, the session commits.
 
     The caller holds the row lock of the order (it inserted, changed or locked the row). Pending changes
     are flushed first (SQLAlchemy's autoflush), so that the lock is taken before the sequence number: of
@@ -40,7 +39,7 @@ async def publish(
         outbox: the outbox of the database in which the order lies.
         order_id: the order.
         event: what happened.
-        destinations: who is told, see `app.messaging.routing.route`; may be empty.
+        destinations: who gets it, see `app.messaging.routing.route`; may be empty.
         at: when it happened, with a time zone.
     """
     rows = [
@@ -155,7 +154,7 @@ def _due(outbox: type[OutboxRow], destinations: Destinations, limit: int) -> Sel
 
 
 async def settle(session: WriteSession, outbox: type[OutboxRow], acks: Collection[Ack]) -> None:
-    """Delete the messages that were handled and set aside those that cannot be.
+    """Delete the messages that were handled, and mark those that cannot be as dead letters.
 
     An acknowledgement may come twice, or after the row has gone: both change nothing. Nor does one of a
     service to which the message is not owed.

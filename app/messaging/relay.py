@@ -9,12 +9,12 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 from sqlalchemy import func, select
 
-from app.messaging.acks import Ack
+from app.kit.tasks import sleep_unless
+from app.messaging.backoff import delay_seconds, repeat_with_backoff
 from app.messaging.errors import EntryRefused, shortened
-from app.messaging.message import SENT, TOKEN, encode
+from app.messaging.message import SENT, TOKEN, Ack, encode
 from app.messaging.outbox import claim, settle
-from app.messaging.pace import delay_seconds, keep_going, sleep_unless
-from app.messaging.routing import Service, destinations_of
+from app.messaging.routing import ServiceName, destinations_of
 from app.messaging.signing import EntrySigner, Refusals
 from app.messaging.streams import (
     MAX_ENTRIES,
@@ -24,10 +24,10 @@ from app.messaging.streams import (
     acks_stream,
     entries_of,
     fields_of,
-    look_at,
     orders_stream,
+    read_destinations,
 )
-from app.models.messaging import OutboxRow
+from app.models.base import OutboxRow
 from readreplica.cluster import Cluster
 from readreplica.sessions import WriteSession
 
@@ -110,7 +110,7 @@ class Relay:
             # Another relay may work here, and then the acknowledgements that end our wait are for it.
             await sleep_unless(stop, _REST_SECONDS if await self.turn() else self._poll_seconds)
 
-        await keep_going(turn, stop=stop, log=self._log)
+        await repeat_with_backoff(turn, stop=stop, log=self._log)
 
     async def turn(self) -> bool:
         """Settle and send once, after waiting up to `poll_seconds` for an acknowledgement.
@@ -126,14 +126,14 @@ class Relay:
                 return False
             await settle(session, self._outbox, self._understood(received))
             outgoing = await self._claim(session, destinations)
-        # Each message was committed before it was claimed: whoever sees this commit sees what it tells of.
+        # Each message was committed before it was claimed: what sees this commit sees it.
         stamps = {TOKEN: session.token.encode(), SENT: now.isoformat()}
         await self._send([self._signed(to, {**entry, **stamps}) for to, entry in outgoing], settled=received)
         return True
 
     def _signed(self, destination: str, entry: dict[str, str]) -> Outgoing:
         return orders_stream(destination), self._signer.sign(
-            entry, kind="message", destination=destination, peer=Service(destination)
+            entry, kind="message", destination=destination, peer=ServiceName(destination)
         )
 
     async def _acknowledgements(self) -> list[Entry]:
@@ -153,7 +153,7 @@ class Relay:
         return entries_of(reply)
 
     async def _look(self) -> Destinations:
-        destinations = await look_at(self._redis, self._destinations)
+        destinations = await read_destinations(self._redis, self._destinations)
         for service in self._destinations:
             self._faults.note(orders_stream(service), "read", destinations.unusable.get(service))
         return destinations
@@ -171,7 +171,7 @@ class Relay:
                 self._log.error("message_set_aside", message_id=str(ack.message_id), reason=ack.reason)
         return acks
 
-    def _verified(self, received: Sequence[Entry]) -> Iterator[tuple[Service, dict[str, str]]]:
+    def _verified(self, received: Sequence[Entry]) -> Iterator[tuple[ServiceName, dict[str, str]]]:
         for _, entry in received:
             try:
                 yield self._signer.verify(entry, kind="acknowledgement", destination=self._source)

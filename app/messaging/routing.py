@@ -1,4 +1,4 @@
-"""Who is told what: one table, as drawn in docs/architecture.md, section Messages."""
+"""Who gets which event: one table, as drawn in docs/architecture.md, section Messages."""
 
 from collections.abc import Mapping
 from enum import StrEnum
@@ -22,7 +22,7 @@ from app.messaging.events import (
 from app.models.status import Channel
 
 
-class Service(StrEnum):
+class ServiceName(StrEnum):
     """A service that sends and receives messages."""
 
     SHOP = "shop"
@@ -30,7 +30,7 @@ class Service(StrEnum):
     MES = "mes"
 
 
-Routes = Mapping[type[Event], tuple[Service, ...]]
+Routes = Mapping[type[Event], tuple[ServiceName, ...]]
 
 _MES_DECIDES: tuple[type[Event], ...] = (
     PriceCalculated,
@@ -44,29 +44,29 @@ _MES_DECIDES: tuple[type[Event], ...] = (
 # MES learned of these from the CRM, so it passes them on to the Shop only.
 _CRM_DECIDES: tuple[type[Event], ...] = (OrderApproved, OrderClosed)
 
-_FROM_CRM: Routes = dict.fromkeys((*_CRM_DECIDES, CancelRequested), (Service.MES,))
+_FROM_CRM: Routes = dict.fromkeys((*_CRM_DECIDES, CancelRequested), (ServiceName.MES,))
 
-ROUTES: Mapping[tuple[Service, Channel], Routes] = {
-    (Service.SHOP, Channel.B2C): {OrderSubmitted: (Service.MES, Service.CRM)},
-    (Service.CRM, Channel.B2C): _FROM_CRM,
-    (Service.CRM, Channel.B2B): _FROM_CRM,
-    (Service.MES, Channel.B2C): {
-        **dict.fromkeys(_MES_DECIDES, (Service.CRM, Service.SHOP)),
-        **dict.fromkeys(_CRM_DECIDES, (Service.SHOP,)),
-        CancelRefused: (Service.CRM,),
+ROUTES: Mapping[tuple[ServiceName, Channel], Routes] = {
+    (ServiceName.SHOP, Channel.B2C): {OrderSubmitted: (ServiceName.MES, ServiceName.CRM)},
+    (ServiceName.CRM, Channel.B2C): _FROM_CRM,
+    (ServiceName.CRM, Channel.B2B): _FROM_CRM,
+    (ServiceName.MES, Channel.B2C): {
+        **dict.fromkeys(_MES_DECIDES, (ServiceName.CRM, ServiceName.SHOP)),
+        **dict.fromkeys(_CRM_DECIDES, (ServiceName.SHOP,)),
+        CancelRefused: (ServiceName.CRM,),
     },
-    # The Shop never heard of a partner's order, and the CRM hears of it from MES.
-    (Service.MES, Channel.B2B): {
-        OrderSubmitted: (Service.CRM,),
-        **dict.fromkeys(_MES_DECIDES, (Service.CRM,)),
+    # The Shop has no partner's order, and the CRM gets it from MES.
+    (ServiceName.MES, Channel.B2B): {
+        OrderSubmitted: (ServiceName.CRM,),
+        **dict.fromkeys(_MES_DECIDES, (ServiceName.CRM,)),
         **dict.fromkeys(_CRM_DECIDES, ()),
-        CancelRefused: (Service.CRM,),
+        CancelRefused: (ServiceName.CRM,),
     },
 }
 
 
-def route(source: Service, event: Event, channel: Channel) -> tuple[Service, ...]:
-    """Say who is told of `event` when `source` publishes it; nobody is a valid answer.
+def route(source: ServiceName, event: Event, channel: Channel) -> tuple[ServiceName, ...]:
+    """Return who gets `event` when `source` publishes it; there may be no one.
 
     Raises:
         UnroutedEvent: `source` has no business to publish it.
@@ -77,19 +77,19 @@ def route(source: Service, event: Event, channel: Channel) -> tuple[Service, ...
         raise UnroutedEvent(source, event.type, channel) from None
 
 
-def destinations_of(source: Service) -> set[Service]:
+def destinations_of(source: ServiceName) -> set[ServiceName]:
     """List the services to which a service sends anything."""
     routes = [routes for (sender, _), routes in ROUTES.items() if sender == source]
-    return {destination for each in routes for told in each.values() for destination in told}
+    return {destination for each in routes for services in each.values() for destination in services}
 
 
-def peers_of(service: Service) -> set[Service]:
-    """List the services that a service sends to or hears from."""
-    return destinations_of(service) | {each for each in Service if service in destinations_of(each)}
+def peers_of(service: ServiceName) -> set[ServiceName]:
+    """List the services that a service sends to or receives from."""
+    return destinations_of(service) | {each for each in ServiceName if service in destinations_of(each)}
 
 
-def may_send(source: Service, event: Event, destination: Service) -> bool:
-    """Whether `source` may tell `destination` of such an event, of an order of any channel."""
+def may_send(source: ServiceName, event: Event, destination: ServiceName) -> bool:
+    """Return whether `source` may send such an event to `destination`, about an order of any channel."""
     return any(
         destination in routes.get(type(event), ())
         for (sender, _), routes in ROUTES.items()

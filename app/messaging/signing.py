@@ -23,7 +23,7 @@ from app.messaging.errors import (
     MessageKeysMissing,
     SigningKeyUnknown,
 )
-from app.messaging.routing import Service, peers_of
+from app.messaging.routing import ServiceName, peers_of
 from readreplica.signing import KeyRing
 
 SIGNER = "signer"
@@ -34,7 +34,7 @@ _OWN = (SIGNER, DESTINATION, SIGNATURE)
 _refused = get_meter("app.messaging").create_counter("app.entries.refused", unit="{entry}")
 
 Kind = Literal["message", "acknowledgement"]
-PeerKeys = Mapping[Service, KeyRing]
+PeerKeys = Mapping[ServiceName, KeyRing]
 
 
 def parse_peer_keys(text: str) -> PeerKeys:
@@ -43,28 +43,33 @@ def parse_peer_keys(text: str) -> PeerKeys:
     Raises:
         ValueError: it is not written so, or a key is too short. The message shows no secret.
     """
-    keys: dict[Service, dict[str, bytes]] = {}
+    keys: dict[ServiceName, dict[str, bytes]] = {}
     for part in filter(None, map(str.strip, text.split(","))):
         named, is_pair, secret = part.partition("=")
         peer, is_named, name = named.partition(":")
-        if not is_pair or not is_named or peer not in set(Service) or name in keys.get(Service(peer), {}):
-            services = ", ".join(Service)
+        if (
+            not is_pair
+            or not is_named
+            or peer not in set(ServiceName)
+            or name in keys.get(ServiceName(peer), {})
+        ):
+            services = ", ".join(ServiceName)
             raise ValueError(
                 f"write PEER:NAME=SECRET,PEER:NAME=SECRET with PEER one of {services}, each name once, "
                 "of each peer the key that signs first"
             )
-        keys.setdefault(Service(peer), {})[name] = secret.encode()
+        keys.setdefault(ServiceName(peer), {})[name] = secret.encode()
     return {peer: KeyRing(named) for peer, named in keys.items()}
 
 
 class EntrySigner:
     """Signs what a service sends, and verifies what it receives."""
 
-    def __init__(self, service: Service, keys: PeerKeys) -> None:
+    def __init__(self, service: ServiceName, keys: PeerKeys) -> None:
         """Take the keys that `service` shares with each of the others.
 
         Raises:
-            MessageKeysMissing: it has none in common with one to which it sends, or from which it hears.
+            MessageKeysMissing: it has none in common with one to which it sends, or from which it receives.
         """
         peers = peers_of(service)
         missing = sorted(peers - keys.keys())
@@ -74,7 +79,7 @@ class EntrySigner:
         self._keys = {peer: keys[peer] for peer in peers}
 
     def sign(
-        self, entry: Mapping[str, str], *, kind: Kind, destination: str, peer: Service
+        self, entry: Mapping[str, str], *, kind: Kind, destination: str, peer: ServiceName
     ) -> dict[str, str]:
         """Return an entry with its signature.
 
@@ -89,11 +94,11 @@ class EntrySigner:
 
     def verify(
         self, entry: Mapping[str, str], *, kind: Kind, destination: str
-    ) -> tuple[Service, dict[str, str]]:
+    ) -> tuple[ServiceName, dict[str, str]]:
         """Return who signed an entry, and the entry without its signature.
 
         Raises:
-            EntryUnsigned: it bears no signature, or none of a service that this one hears from.
+            EntryUnsigned: it bears no signature, or none of a service that sends to this one.
             EntryMisdirected: it was signed for another stream.
             SigningKeyUnknown: its key is not, or no longer, among those that are shared with the signer.
             EntryForged: the signature is not that of the entry.
@@ -104,15 +109,15 @@ class EntrySigner:
             raise EntryUnsigned(kind, entry)
         if signed.get(DESTINATION) != destination:
             raise EntryMisdirected(kind, entry)
-        ring = self._keys[Service(signer)]
+        ring = self._keys[ServiceName(signer)]
         if not ring.knows(signature):
             raise SigningKeyUnknown(kind, entry)
         if not ring.is_signature(signature, of=_canonical(signed, kind, self.service)):
             raise EntryForged(kind, entry)
-        return Service(signer), {name: value for name, value in signed.items() if name not in _OWN}
+        return ServiceName(signer), {name: value for name, value in signed.items() if name not in _OWN}
 
 
-def _canonical(signed: Mapping[str, str], kind: Kind, peer: Service) -> str:
+def _canonical(signed: Mapping[str, str], kind: Kind, peer: ServiceName) -> str:
     """Write what is signed as one text; no other entry, kind or verifier has the same."""
     return json.dumps([kind, peer.value, sorted(signed.items())])
 

@@ -14,7 +14,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, RedisError, ResponseError
 from redis.typing import EncodableT, FieldT
 
-from app.messaging.errors import RedisRefuses, RedisUrlInvalid, shortened
+from app.messaging.errors import RedisRefuses, RedisUrlInvalid, StreamUnusable, shortened
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("redis")
 
@@ -93,13 +93,36 @@ async def connect_redis(url: str, *, answer_seconds: float = 2.0) -> AsyncIterat
         yield redis
 
 
+async def check_streams(redis: Redis, service: str, databases: Iterable[str]) -> None:
+    """Check that Redis takes writes, and that the streams a service reads are streams, or are not there yet.
+
+    Parameters:
+        redis: a client made by `open_redis`.
+        service: the service.
+        databases: its databases, each with a stream of acknowledgements.
+
+    Raises:
+        StreamUnusable: a key holds something else.
+        RedisError, OSError: Redis is away, or refuses.
+    """
+    streams = [orders_stream(service), *map(acks_stream, databases)]
+    pipeline = redis.pipeline(transaction=False)
+    pipeline.set(f"ready:{service}", "1", ex=60)
+    for stream in streams:
+        pipeline.type(stream)
+    _, *kinds = await pipeline.execute()
+    for stream, kind in zip(streams, kinds, strict=True):
+        if kind not in ("stream", "none"):
+            raise StreamUnusable(stream, f"it is a {kind}, and no stream")
+
+
 def entries_of(reply: Any) -> list[Entry]:
     """Unpack the reply of XREAD or XREADGROUP on one stream; no reply is no entries."""
     return [(entry_id, fields) for _, entries in reply or () for entry_id, fields in entries]
 
 
 def fields_of(entry: Mapping[str, str]) -> dict[FieldT, EncodableT]:
-    """Give an entry the type that the client wants: a dict is invariant, so its own does not do."""
+    """Return an entry as the type that the client wants: a dict is invariant, so its own does not do."""
     return dict(entry.items())
 
 
@@ -115,7 +138,7 @@ class Destinations:
     unusable: Mapping[str, ResponseError]
 
 
-async def look_at(redis: Redis, services: Sequence[str]) -> Destinations:
+async def read_destinations(redis: Redis, services: Sequence[str]) -> Destinations:
     """Read how far each service lags behind in its stream, and none of what is in there.
 
     Entries are received in their order, so whatever was sent longer ago than a lag has been received, or

@@ -4,13 +4,27 @@ from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
 from typing import Any, Generic, TypeVar
+from uuid import UUID
 
-from sqlalchemy import BigInteger, DateTime, Dialect, Integer, MetaData, Numeric, Text, func
+from sqlalchemy import (
+    BigInteger,
+    DateTime,
+    Dialect,
+    Identity,
+    Index,
+    Integer,
+    MetaData,
+    Numeric,
+    Text,
+    Uuid,
+    func,
+    text,
+)
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, declared_attr, mapped_column
 from sqlalchemy.types import TypeDecorator
 
-from app.models.status import Channel, Status, check_transition
+from app.models.status import Channel, Status
 
 NAMING = {
     "ix": "%(table_name)s_%(column_0_N_name)s_idx",
@@ -45,7 +59,7 @@ class EnumText(TypeDecorator[E], Generic[E]):
         return None if value is None else self.enum(value).value
 
     def process_result_value(self, value: Any | None, dialect: Dialect) -> E | None:  # noqa: ARG002 (SQLAlchemy's signature)
-        """Give the enum's member back."""
+        """Return the enum's member."""
         return None if value is None else self.enum(value)
 
 
@@ -81,20 +95,6 @@ class OrderState(Timestamps):
     def __mapper_args__(cls) -> dict[str, Any]:  # noqa: N805 (SQLAlchemy's signature)
         return {"primary_key": [cls.order_id], "version_id_col": cls.version}
 
-    def advance(self, *, to: Status, at: datetime) -> None:
-        """Change the status, as the transition table allows.
-
-        Parameters:
-            to: the status that the order gets.
-            at: the moment of the change, with a time zone.
-
-        Raises:
-            IllegalTransition: the table does not hold this change.
-        """
-        check_transition(self.order_id, self.status, to)
-        self.status = to
-        self.changed_at = at
-
 
 class EventRow:
     """One line of an order's history; only ever appended."""
@@ -105,3 +105,42 @@ class EventRow:
     at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
     actor: Mapped[str] = mapped_column(Text)
     detail: Mapped[dict[str, Any]] = mapped_column(JSONB, server_default="{}")
+
+
+class OutboxRow:
+    """A message to one destination; it is deleted only when that destination has acknowledged it.
+
+    `sequence` orders the messages of one order: the writer holds the order's row lock while it takes
+    one, so a later message of the same order cannot get a lower number. Between orders it means nothing.
+    """
+
+    __tablename__ = "outbox"
+
+    order_id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    sequence: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    message_id: Mapped[UUID] = mapped_column(Uuid)
+    destination: Mapped[str] = mapped_column(Text)
+    type: Mapped[str] = mapped_column(Text)
+    data: Mapped[dict[str, Any]] = mapped_column(JSONB)
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+    attempts: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    next_attempt_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+    set_aside_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    set_aside_reason: Mapped[str | None] = mapped_column(Text)
+
+    @declared_attr.directive
+    def __table_args__(cls) -> tuple[Index, ...]:  # noqa: N805 (SQLAlchemy's signature)
+        # The relay asks for the oldest message of each order and destination.
+        return (Index(None, "destination", "order_id", "sequence"), Index(None, "message_id"))
+
+
+class InboxRow:
+    """A message that was handled, written in the handler's own transaction: once, whatever Redis repeats."""
+
+    __tablename__ = "inbox"
+
+    order_id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    message_id: Mapped[UUID] = mapped_column(Uuid, primary_key=True)
+    source: Mapped[str] = mapped_column(Text)
+    type: Mapped[str] = mapped_column(Text)
+    received_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())

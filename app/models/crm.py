@@ -5,8 +5,7 @@ from datetime import datetime
 from sqlalchemy import DateTime, PrimaryKeyConstraint, Text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from app.models.base import EventRow, OrderState, new_metadata
-from app.models.messaging import InboxRow, OutboxRow
+from app.models.base import EventRow, InboxRow, OrderState, OutboxRow, new_metadata
 
 
 class CrmBase(DeclarativeBase):

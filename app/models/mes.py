@@ -28,8 +28,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from app.models.base import MONEY, EventRow, OrderState, new_metadata
-from app.models.messaging import InboxRow, OutboxRow
+from app.models.base import MONEY, EventRow, InboxRow, OrderState, OutboxRow, new_metadata
 from app.models.status import HOT, Status
 from sharding.keys import change_log, shard_key, shard_key_of
 from sharding.ownership import CHECK_NAME
@@ -164,7 +163,7 @@ class MesInbox(InboxRow, MesBase):
 class ShardIdentity(MesBase):
     """Which shard this database is, and what it owns: a 0 or 1 in `owned` for each bucket. One row.
 
-    Without it the shard was not told its name yet, and owns everything.
+    Without it the shard has no name yet, and owns everything.
     """
 
     __tablename__ = "shard_identity"
@@ -180,7 +179,7 @@ class ShardIdentity(MesBase):
 
 
 def _declare_partition(name: str) -> Any:
-    """Tell the metadata of a partition of `orders`, for it carries indexes that its parent has not."""
+    """Add a partition of `orders` to the metadata, for it carries indexes that its parent has not."""
     # Through object: the declarative class types its table as FromClause.
     orders: Any = MesOrder.__table__
     partition = orders.to_metadata(MesBase.metadata, name=name)

@@ -1,4 +1,4 @@
-"""How the MES tables are partitioned and archived: `mesctl partitions` and `mesctl archive` obey this."""
+"""How the MES tables are partitioned and archived: `mesctl partitions` and `mesctl archive` follow this."""
 
 from datetime import timedelta
 
@@ -16,7 +16,7 @@ _GROUPS = {"orders_hot": HOT, "orders_done": DONE}
 
 
 def _declared(index: Index) -> DeclaredIndex:
-    """Give an index as CREATE INDEX has it behind the table's name."""
+    """Return an index as CREATE INDEX has it behind the table's name."""
     statement = str(CreateIndex(index).compile(dialect=postgresql.dialect()))  # type: ignore[no-untyped-call]
     table = index.table.name if index.table is not None else ""
     return DeclaredIndex(statement.split(f" ON {table} ", 1)[1], unique=bool(index.unique))
@@ -48,7 +48,7 @@ ARCHIVE_MONTHS = tuple(
     MonthlyRange(table=table, key=ARCHIVE.key, key_at=first_id_at, months_ahead=3, grace=ARCHIVE.grace)
     for table in ARCHIVE.moves.values()
 )
-"""The archive by the month in which an order was made, which its id tells."""
+"""The archive by the month in which an order was made, which follows from its id."""
 
 POLICIES: tuple[Policy, ...] = (ORDERS, *ARCHIVE_MONTHS)
 """How the tables of the MES shards are partitioned."""

@@ -6,6 +6,7 @@
 from collections.abc import Mapping
 from datetime import datetime
 from decimal import Decimal
+from enum import StrEnum
 
 from sqlalchemy import CheckConstraint, DateTime, Integer, Numeric, Text, func
 from sqlalchemy.orm import Mapped, mapped_column
@@ -16,6 +17,25 @@ from sharding.keys import reference_table, reference_tables
 from sharding.writes.reference import NumberBounds
 
 RATE = Numeric(10, 4)
+
+
+class Material(StrEnum):
+    """A metal that the factory casts. The value stands in the database, in messages and in JSON."""
+
+    GOLD_18K = "gold_18k"
+    GOLD_14K = "gold_14k"
+    SILVER_925 = "silver_925"
+    PLATINUM_950 = "platinum_950"
+    BRASS = "brass"
+
+
+class Finish(StrEnum):
+    """How the surface is worked after casting."""
+
+    POLISHED = "polished"
+    MATTE = "matte"
+    BRUSHED = "brushed"
+    HAMMERED = "hammered"
 
 
 PRICE = NumberBounds(Decimal(0), Decimal(100_000))

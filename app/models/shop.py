@@ -3,8 +3,7 @@
 from sqlalchemy import Integer, PrimaryKeyConstraint, Text, UniqueConstraint
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from app.models.base import EventRow, OrderState, new_metadata
-from app.models.messaging import InboxRow, OutboxRow
+from app.models.base import EventRow, InboxRow, OrderState, OutboxRow, new_metadata
 
 
 class ShopBase(DeclarativeBase):

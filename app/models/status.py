@@ -1,4 +1,4 @@
-"""The order's life: statuses, groups, and the one transition table that every service obeys."""
+"""The order's statuses, their groups, and the one transition table of every service."""
 
 from collections.abc import Mapping
 from enum import StrEnum
@@ -40,7 +40,7 @@ TRANSITIONS: Mapping[Status, frozenset[Status]] = MappingProxyType(
         Status.MANUFACTURING_APPROVED: frozenset(
             {Status.MANUFACTURING_STARTED, Status.REJECTED, Status.CANCELLED}
         ),
-        # Metal has been cast: from here the order is made or found impossible, but not called off.
+        # Metal has been cast: from here the order is made or found impossible, but not cancelled.
         Status.MANUFACTURING_STARTED: frozenset({Status.MANUFACTURING_COMPLETED, Status.REJECTED}),
         Status.MANUFACTURING_COMPLETED: frozenset({Status.PACKAGING}),
         Status.PACKAGING: frozenset({Status.SHIPPED}),

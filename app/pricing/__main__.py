@@ -6,14 +6,14 @@ import signal
 import socket
 from contextlib import AsyncExitStack
 
-from app.clock import utc_now
 from app.database import open_shards
 from app.files import ModelStore
+from app.kit.clock import utc_now
+from app.kit.process import enter_with_retries, exit_on_signals, run_and_exit
 from app.pricing.pricer import Pricer
 from app.pricing.sandbox import Sandbox
-from app.pricing.worker import Pace, Worker
-from app.process import configure, leave_on_signals, open_patiently, run_to_the_end
-from app.settings import Settings
+from app.pricing.worker import Worker, WorkerOptions
+from app.settings import Settings, configure
 from app.topology import files_url
 from sharding.topology import Topology
 
@@ -21,26 +21,26 @@ MAX_ATTEMPTS = 3
 
 
 def main() -> None:
-    """Work until told to stop; exit with status 2 if the configuration is wrong."""
-    leave_on_signals()
+    """Work until SIGTERM or SIGINT; exit with status 2 if the configuration is wrong."""
+    exit_on_signals()
     settings, topology = configure("pricing")
-    run_to_the_end("pricing", work(settings, topology))
+    run_and_exit("pricing", work(settings, topology))
 
 
 async def work(settings: Settings, topology: Topology) -> None:
     """Run a worker with everything that it needs."""
     models = ModelStore.open(files_url(topology))
-    pace = Pace(stop_seconds=settings.stop_seconds)
+    options = WorkerOptions(stop_seconds=settings.stop_seconds)
     async with AsyncExitStack() as opened:
-        sessions = await open_patiently(opened, lambda: open_shards(topology, application_name="pricing"))
+        sessions = await enter_with_retries(opened, lambda: open_shards(topology, application_name="pricing"))
         # Leases are to be returned from here on: a signal no longer ends the process at once.
         stop = asyncio.Event()
         for signum in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(signum, stop.set)
-        sandbox = await opened.enter_async_context(Sandbox(concurrency=pace.concurrency))
+        sandbox = await opened.enter_async_context(Sandbox(concurrency=options.concurrency))
         pricer = Pricer(sessions, models, sandbox, now=utc_now, max_attempts=MAX_ATTEMPTS)
         holder = f"{socket.gethostname()}:{os.getpid()}"
-        await Worker(sessions, pricer, holder=holder, pace=pace).run(stop)
+        await Worker(sessions, pricer, holder=holder, options=options).run(stop)
 
 
 if __name__ == "__main__":

@@ -11,17 +11,21 @@ from weakref import WeakValueDictionary
 import structlog
 from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.exc import SQLAlchemyError
 
 from app.models.mes import ModelMeasurement
 from app.pricing.measurement import Measurement, Outcome, Unmeasurable
-from app.pricing.outages import DATABASE_AWAY, first_line
-from readreplica.errors import is_unsupported
+from readreplica.errors import Unavailable, is_unsupported, one_line
 from readreplica.sessions import WriteSession
 from readreplica.token import CausalToken
 from sharding.sessions import ShardedSessions
 from sharding.shard_map import key_of_text
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("pricing")
+
+# OSError covers TimeoutError and connections that are refused outside of SQLAlchemy.
+DATABASE_AWAY = (SQLAlchemyError, Unavailable, OSError)
+"""What a unit of work raises when its database is away or too busy."""
 
 
 class MeasurementCache:
@@ -70,7 +74,7 @@ class MeasurementCache:
         except DATABASE_AWAY as error:
             if is_unsupported(error):
                 raise
-            log.warning("cache_not_read", digest=digest, error=first_line(error))
+            log.warning("cache_not_read", digest=digest, error=one_line(error))
             return None
         return None if row is None else _outcome(row)
 
@@ -86,7 +90,7 @@ class MeasurementCache:
         except DATABASE_AWAY as error:
             if is_unsupported(error):
                 raise
-            log.warning("cache_not_written", digest=digest, error=first_line(error))
+            log.warning("cache_not_written", digest=digest, error=one_line(error))
         else:
             self._written = self._written.merge(written.token)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from app.errors import AppError
+from app.kit.errors import AppError
 
 
 def _count(number: float) -> str:
@@ -379,7 +379,7 @@ class SandboxUnavailable(PricingError):
         )
 
 
-class NoAnswer(PricingError):
+class SandboxTimedOut(PricingError):
     """The sandbox had no time for the file, or its child was killed from outside."""
 
     def __init__(self) -> None:

@@ -2,7 +2,7 @@
 
 A lease is taken in a short transaction and worked on outside any: pricing takes seconds to minutes, and a
 transaction held that long stops vacuum. A worker that is killed lets its lease expire. `attempts` counts the
-leases, and so tells a stale holder from the present one as well.
+leases, and so distinguishes a stale holder from the present one as well.
 """
 
 from collections.abc import Collection, Sequence
@@ -35,7 +35,7 @@ class Lease:
 
 
 async def lease(session: WriteSession, *, holder: str, lease_seconds: float) -> Lease | None:
-    """Take the job on this shard that has waited longest, if there is one that nobody holds.
+    """Take the job on this shard that has waited longest, if there is one without a lease.
 
     Parameters:
         session: a transaction of its own, committed at once.
@@ -106,7 +106,7 @@ async def finish(session: WriteSession, held: Lease) -> bool:
 
 
 async def give_back(session: WriteSession, held: Lease, *, rest_seconds: float, counted: bool) -> None:
-    """Let the job go, to be taken again later. If another worker has it already, nothing changes.
+    """End the lease, so that the job is taken again later. If another worker has it already, nothing changes.
 
     Parameters:
         held: the lease.

@@ -1,6 +1,6 @@
 """Measure a model file: bytes in, measures or a reason out. Runs in the children of `app.pricing.zygote`.
 
-A reader for each format gives what the file says, or refuses it; trimesh merges corners; whether that is a
+A reader for each format returns what the file says, or refuses it; trimesh merges corners; whether that is a
 solid is for `app.pricing.surface` to say. The file comes from a stranger, so no reader opens what
 it refers to.
 """
@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import trimesh
 
-from app.pricing import limits
+from app.pricing import reading
 from app.pricing.errors import (
     DamagedFile,
     EmptyFile,
@@ -82,8 +82,8 @@ def _survey(meshes: list[Mesh], suffix: str) -> Measurement:
     polygons = sum(len(mesh.faces) for mesh in meshes)
     if not polygons:
         raise NoTriangles(suffix)
-    if polygons > limits.MAX_POLYGONS:
-        raise TooManyPolygons(polygons, limits.MAX_POLYGONS)
+    if polygons > reading.MAX_POLYGONS:
+        raise TooManyPolygons(polygons, reading.MAX_POLYGONS)
     meshes = [mesh for mesh in meshes if len(mesh.faces)]
     low, high = _bounds(meshes)
     solids = [_solid(mesh, (low + high) / 2) for mesh in meshes]
@@ -117,7 +117,7 @@ def _bounds(meshes: list[Mesh]) -> tuple[Floats, Floats]:
 
 
 def _solid(surface: Mesh, middle: Floats) -> tuple[float, float]:
-    """Give the volume in mm³ and the surface in mm² of one mesh, which may hold several bodies."""
+    """Return the volume in mm³ and the surface in mm² of one mesh, which may hold several bodies."""
     mesh = trimesh.Trimesh(surface.points - middle, surface.faces, process=False)
     mesh.merge_vertices(digits_vertex=SAME_POINT_DIGITS)
     faces, polygons = np.asarray(mesh.faces), surface.polygons

@@ -7,12 +7,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from app.pricing import limits
+from app.pricing import reading
 from app.pricing.errors import BadLine, CutOff, PointMissing, TooManyPolygons
-from app.pricing.limits import refuse_above
 from app.pricing.polygons import check_polygons
+from app.pricing.reading import NUMBER, plain_text, refuse_above
 from app.pricing.surface import Floats, Ints, Mesh
-from app.pricing.text import NUMBER, plain_text
 
 POINT = re.compile(rb"\s*+v(?:\s++%b){3,8}\s*+" % NUMBER, re.IGNORECASE)
 # A corner: its point, and maybe its texture and its normal.
@@ -66,16 +65,16 @@ class _Outlines:
             self._add_point(words, line, number)
         elif keyword in GROUPS:
             self._groups += 1
-            refuse_above(limits.MAX_GROUPS, self._groups, "groups")
+            refuse_above(reading.MAX_GROUPS, self._groups, "groups")
         elif keyword not in NO_SURFACE:
             raise BadLine("obj", number, line.decode(errors="replace"))
 
     def _add_point(self, words: Sequence[bytes], line: bytes, number: int) -> None:
-        # Four numbers: the last is a weight, which some readers divide by. Five: nobody knows.
+        # Four numbers: the last is a weight, which some readers divide by. Five: unknown.
         if not POINT.fullmatch(line) or len(words) == 6 or (len(words) == 5 and float(words[4]) != 1):
             raise BadLine("obj", number, line.decode(errors="replace"))
         self.points.extend(map(float, words[1:4]))
-        refuse_above(limits.MAX_POINTS, len(self.points) // 3, "points")
+        refuse_above(reading.MAX_POINTS, len(self.points) // 3, "points")
 
     def _add_face(self, words: Sequence[bytes], line: bytes, number: int) -> None:
         if not FACE.fullmatch(line):
@@ -91,8 +90,8 @@ class _Outlines:
                 )
         self.corners[len(corners)].extend(corners)
         self._polygons += len(corners) - 2
-        if self._polygons > limits.MAX_POLYGONS:
-            raise TooManyPolygons(self._polygons, limits.MAX_POLYGONS)
+        if self._polygons > reading.MAX_POLYGONS:
+            raise TooManyPolygons(self._polygons, reading.MAX_POLYGONS)
 
 
 def _refuse_missing(outlines: _Outlines, points: Floats, *, is_ended: bool) -> None:

@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping
 from urllib.parse import unquote, urlsplit
 from xml.parsers import expat
 
-from app.pricing import limits
+from app.pricing import reading
 from app.pricing.errors import BadPackage, DamagedFile, Encrypted, PartMissing, UnpacksTooLarge
-from app.pricing.limits import refuse_above
+from app.pricing.reading import refuse_above
 
 CONTENT_TYPES = "http://schemas.openxmlformats.org/package/2006/content-types"
 RELATIONSHIPS = "http://schemas.openxmlformats.org/package/2006/relationships"
@@ -39,13 +39,13 @@ class Package:
         """
         if not data.startswith(MEMBER):
             raise DamagedFile("3mf")
-        refuse_above(limits.MAX_MEMBERS, data.count(DIRECTORY_ENTRY), "files in its archive")
+        refuse_above(reading.MAX_MEMBERS, data.count(DIRECTORY_ENTRY), "files in its archive")
         self._archive = zipfile.ZipFile(io.BytesIO(data))
         members = [member for member in self._archive.infolist() if not member.is_dir()]
         # zipfile never reads more of a member than its directory entry says.
         unpacked = sum(member.file_size for member in members)
-        if unpacked > limits.MAX_UNPACKED_BYTES:
-            raise UnpacksTooLarge(unpacked, limits.MAX_UNPACKED_BYTES)
+        if unpacked > reading.MAX_UNPACKED_BYTES:
+            raise UnpacksTooLarge(unpacked, reading.MAX_UNPACKED_BYTES)
         if min((member.header_offset for member in members), default=0) > 0:
             raise BadPackage("its archive does not begin where the file begins")
         self._members: dict[str, zipfile.ZipInfo] = {}
@@ -135,7 +135,7 @@ class Package:
                     parser.Parse(chunk, False)
                     read_bytes += len(chunk)
                     pending_bytes = read_bytes - parser.CurrentByteIndex
-                    refuse_above(limits.MAX_TAG_BYTES, pending_bytes, "bytes in one of its tags")
+                    refuse_above(reading.MAX_TAG_BYTES, pending_bytes, "bytes in one of its tags")
             parser.Parse(b"", True)
         except expat.ExpatError as error:
             if error.code == expat.errors.codes[expat.errors.XML_ERROR_NO_MEMORY]:
@@ -159,7 +159,7 @@ class _ContentTypes:
         else:
             return
         kind = attributes.get("ContentType", "")
-        refuse_above(limits.MAX_MEMBERS, len(self._of), "content types")
+        refuse_above(reading.MAX_MEMBERS, len(self._of), "content types")
         if self._of.setdefault(key, kind) != kind:
             raise BadPackage(f"it has two content types for {key[:80]!a}")
 
@@ -168,7 +168,7 @@ class _ContentTypes:
 
 
 def part_name(name: str) -> str:
-    """Give the one form of a part's name: with a slash in front, percent-decoded, A to Z in lower case.
+    """Return the one form of a part's name: with a slash in front, percent-decoded, A to Z in lower case.
 
     Raises:
         BadPackage: what is encoded is no character, or a slash.
@@ -183,7 +183,7 @@ def part_name(name: str) -> str:
 
 
 def resolve(target: str, *, base: str) -> str:
-    """Give the name of the part that a reference means.
+    """Return the name of the part that a reference means.
 
     Parameters:
         target: a URI, absolute or relative.

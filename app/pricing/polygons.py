@@ -7,9 +7,9 @@ only be mistaken for edges. What has to be sure is that the outline means one su
 import mapbox_earcut
 import numpy as np
 
-from app.pricing import limits
+from app.pricing import reading
 from app.pricing.errors import NotFlat, SelfIntersecting
-from app.pricing.limits import refuse_above
+from app.pricing.reading import refuse_above
 from app.pricing.surface import Floats, Ints
 
 FLAT_MM = 0.01
@@ -44,7 +44,7 @@ def check_polygons(corners: Floats) -> None:
         raise NotFlat(int(crooked.sum()), float(heights.max()), FLAT_MM)
     outlines = _flattened(corners, normals)
     concave = outlines[~_is_convex(outlines)]
-    refuse_above(limits.MAX_EDGE_PAIRS, len(concave) * concave.shape[1] ** 2, "pairs of edges in polygons")
+    refuse_above(reading.MAX_EDGE_PAIRS, len(concave) * concave.shape[1] ** 2, "pairs of edges in polygons")
     wrong = sum(not _has_inside(outline) for outline in concave)
     if wrong:
         raise SelfIntersecting(wrong)
@@ -65,7 +65,7 @@ def _refuse_crooked(corners: Floats, empty: "np.typing.NDArray[np.bool_]") -> No
 
 
 def _flattened(corners: Floats, normals: Floats) -> Floats:
-    """Give (m, n, 2) positions in each polygon's plane; its outline runs counter-clockwise there."""
+    """Return (m, n, 2) positions in each polygon's plane; its outline runs counter-clockwise there."""
     # The axis that the normal points along least is the best to make a right angle with.
     axis = np.eye(3)[np.abs(normals).argmin(axis=1)]
     right = np.cross(axis, normals)
@@ -85,7 +85,7 @@ def _is_convex(outlines: Floats) -> "np.typing.NDArray[np.bool_]":
 
 
 def _has_inside(outline: Floats) -> bool:
-    """Tell whether an outline is one of a polygon; it may touch itself, as where it leads to a hole and back.
+    """Return whether an outline is a polygon's; it may touch itself, as where it leads to a hole and back.
 
     Either check alone has its gap: triangles cover what overlaps itself twice over, and an outline can change
     its sense at a corner without a crossing.
@@ -103,7 +103,7 @@ def _triangles_fill(outline: Floats) -> bool:
 
 
 def _crosses(outline: Floats) -> bool:
-    """Tell whether two edges cross between their ends."""
+    """Return whether two edges cross between their ends."""
     begin, end = outline, np.roll(outline, -1, axis=0)
     rows = max(1, PAIRS_AT_ONCE // len(outline))
     return any(

@@ -8,21 +8,20 @@ from tempfile import TemporaryDirectory
 import structlog
 from sqlalchemy import select, update
 
-from app.clock import Clock
 from app.files import ModelMissing, ModelStore
+from app.kit.clock import Clock
 from app.messaging.events import OrderRejected, PriceCalculated
 from app.models.mes import MesOrderItem
 from app.models.status import Status
-from app.orders import MES, UnknownOrder, announce, apply_event, lock_order
+from app.orders import MES, UnknownOrder, lock_order, record_event
 from app.pricing import jobs
 from app.pricing.cache import MeasurementCache
 from app.pricing.decision import Outcomes, decide, rejected
 from app.pricing.errors import AttemptsExhausted, ModelLost
 from app.pricing.jobs import Lease
 from app.pricing.measurement import Outcome, Unmeasurable
-from app.pricing.price_list import read_tariff
 from app.pricing.sandbox import Sandbox
-from app.pricing.tariff import Tariff
+from app.pricing.tariff import Tariff, read_tariff
 from readreplica.sessions import WriteSession
 from readreplica.token import CausalToken
 from sharding.sessions import ShardedSessions
@@ -127,8 +126,7 @@ class Pricer:
         if isinstance(verdict, PriceCalculated):
             await _write_prices(session, held.order_id, verdict)
         now = self._now()
-        await apply_event(session, MES, order, verdict, now=now)
-        await announce(session, MES, order, verdict, now=now)
+        await record_event(session, MES, order, verdict, now=now)
         return "order_settled"
 
 

@@ -18,7 +18,7 @@ from typing import Any, Self
 
 from pydantic import TypeAdapter, ValidationError
 
-from app.pricing.errors import NoAnswer, ReaderCrashed, SandboxUnavailable, TooLong, TooMuchMemory
+from app.pricing.errors import ReaderCrashed, SandboxTimedOut, SandboxUnavailable, TooLong, TooMuchMemory
 from app.pricing.measurement import Outcome, Unmeasurable
 
 START_SECONDS = 60.0
@@ -29,7 +29,7 @@ GRACE_SECONDS = 10.0
 # The child reads what strangers wrote; it has no need of the worker's passwords.
 ENVIRONMENT = ("PATH", "PYTHONPATH", "LANG", "LC_ALL")
 
-# The clock ran out, somebody killed the child, or it could not even begin.
+# The clock ran out, the child was killed, or it could not even begin.
 MACHINE_AT_FAULT = {-signal.SIGALRM, -signal.SIGKILL, -signal.SIGTERM, os.EX_OSERR}
 
 # "cannot allocate memory for thread-local data": the dynamic loader's way to say that memory has run out.
@@ -39,7 +39,7 @@ ANSWER: TypeAdapter[Outcome] = TypeAdapter(Outcome)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Limits:
+class SandboxLimits:
     """What one file may cost.
 
     Parameters:
@@ -59,14 +59,14 @@ class Sandbox:
     Use it as an async context manager: leaving ends every process that it started.
     """
 
-    def __init__(self, *, limits: Limits | None = None, concurrency: int = 2) -> None:
+    def __init__(self, *, limits: SandboxLimits | None = None, concurrency: int = 2) -> None:
         """Set up a sandbox without starting anything.
 
         Parameters:
             limits: what one file may cost.
             concurrency: how many files are measured at once; more wait.
         """
-        self._limits = limits or Limits()
+        self._limits = limits or SandboxLimits()
         self._turn = asyncio.Semaphore(concurrency)
         self._idle: list[_Zygote] = []
 
@@ -87,7 +87,7 @@ class Sandbox:
             suffix: its format: `stl`, `obj` or `3mf`.
 
         Returns:
-            the measures, or why there are none; `final` tells a fault of the file from one of the machine.
+            the measures, or why there are none; `final` says that the file is at fault.
 
         Raises:
             SandboxUnavailable: no file can be measured here.
@@ -97,9 +97,9 @@ class Sandbox:
             try:
                 async with asyncio.timeout(self._limits.wall_seconds + GRACE_SECONDS):
                     exit_code, answer = await zygote.measure(path, suffix, self._limits)
-            except (TimeoutError, EOFError, OSError):  # somebody killed or stopped it
+            except (TimeoutError, EOFError, OSError):  # it was killed or stopped
                 await zygote.kill()
-                return Unmeasurable(reason=str(NoAnswer()), final=False)
+                return Unmeasurable(reason=str(SandboxTimedOut()), final=False)
             except BaseException:
                 await zygote.kill()
                 raise
@@ -107,7 +107,7 @@ class Sandbox:
         return judge(exit_code, answer, self._limits)
 
 
-def judge(exit_code: int, answer: str, limits: Limits) -> Outcome:
+def judge(exit_code: int, answer: str, limits: SandboxLimits) -> Outcome:
     """Decide what the end of a child means.
 
     Parameters:
@@ -123,7 +123,7 @@ def judge(exit_code: int, answer: str, limits: Limits) -> Outcome:
     if exit_code == LOADER_OUT_OF_MEMORY:
         return Unmeasurable(reason=str(TooMuchMemory()))
     if exit_code in MACHINE_AT_FAULT:
-        return Unmeasurable(reason=str(NoAnswer()), final=False)
+        return Unmeasurable(reason=str(SandboxTimedOut()), final=False)
     return Unmeasurable(reason=str(ReaderCrashed()))
 
 
@@ -164,7 +164,7 @@ class _Zygote:
             raise
         return zygote
 
-    async def measure(self, path: Path, suffix: str, limits: Limits) -> tuple[int, str]:
+    async def measure(self, path: Path, suffix: str, limits: SandboxLimits) -> tuple[int, str]:
         """Ask for one file; return the child's exit code and answer.
 
         Raises:

@@ -5,11 +5,10 @@ from array import array
 
 import numpy as np
 
-from app.pricing import limits
+from app.pricing import reading
 from app.pricing.errors import BadLine, CutOff, DamagedFile, TooManyPolygons, WrongLength
-from app.pricing.limits import refuse_above
+from app.pricing.reading import NUMBER, line_at, line_number, plain_text, refuse_above
 from app.pricing.surface import Floats, Mesh
-from app.pricing.text import NUMBER, line_at, line_number, plain_text
 
 HEADER_BYTES, RECORD_BYTES = 84, 50
 RECORD = np.dtype([("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("spare", "<u2")])
@@ -43,7 +42,7 @@ def _announced(data: bytes) -> int:
 
 
 def _is_binary(data: bytes) -> bool:
-    """Tell binary from text by the length, for the header of a binary file may begin with "solid" as well.
+    """Return whether it is binary, by its length: the header of a binary file may begin with "solid" too.
 
     Text never has the length that its bytes 80 to 83 announce: read as a number they are above 150 million.
     """
@@ -58,8 +57,8 @@ def _read_binary(data: bytes) -> Floats:
     needed_bytes = HEADER_BYTES + RECORD_BYTES * triangles
     if len(data) != needed_bytes:
         raise WrongLength(triangles, needed_bytes=needed_bytes, found_bytes=len(data))
-    if triangles > limits.MAX_POLYGONS:
-        raise TooManyPolygons(triangles, limits.MAX_POLYGONS)
+    if triangles > reading.MAX_POLYGONS:
+        raise TooManyPolygons(triangles, reading.MAX_POLYGONS)
     records = np.frombuffer(data, RECORD, count=triangles, offset=HEADER_BYTES)
     return records["corners"].astype(np.float64).reshape(-1, 3)
 
@@ -70,7 +69,7 @@ def _read_text(text: bytes) -> Floats:
     corners, position, solids = array("d"), 0, 0
     while found := SOLID.match(text, position):
         solids += 1
-        refuse_above(limits.MAX_GROUPS, solids, "solids")
+        refuse_above(reading.MAX_GROUPS, solids, "solids")
         position = _read_solid(text, found.end(), corners)
     if text[position:].strip():
         _refuse(text, position)
@@ -83,8 +82,8 @@ def _read_solid(text: bytes, position: int, corners: "array[float]") -> int:
     while facet := FACET.match(text, position):
         corners.extend(map(float, facet.groups()))
         position = facet.end()
-        if len(corners) > 9 * limits.MAX_POLYGONS:
-            raise TooManyPolygons(len(corners) // 9, limits.MAX_POLYGONS)
+        if len(corners) > 9 * reading.MAX_POLYGONS:
+            raise TooManyPolygons(len(corners) // 9, reading.MAX_POLYGONS)
     if end := END.match(text, position):
         return end.end()
     if not ANY_END.search(text, position):

@@ -1,7 +1,7 @@
 """Is a triangle mesh the skin of solid bodies, and what do they enclose? Pure functions on arrays.
 
 A volume is only defined when every edge joins exactly two faces that run along it in opposite directions.
-trimesh answers that with yes or no; a customer needs to hear how many edges are wrong, and in which way.
+trimesh answers that with yes or no; a customer needs to know how many edges are wrong, and in which way.
 """
 
 from dataclasses import dataclass

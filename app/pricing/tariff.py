@@ -10,10 +10,12 @@ from decimal import ROUND_HALF_UP, Decimal
 from types import MappingProxyType
 from typing import TypeVar
 
-from app.materials import Finish, Material
-from app.models.reference import BOUNDS
+from sqlalchemy import select
+
+from app.models.reference import BOUNDS, Finish, Material, MesFinish, MesMaterial, MesTariff
 from app.pricing.errors import BadRate, TooExpensive, UnknownChoice
 from app.pricing.measurement import Measurement
+from readreplica.sessions import AnySession
 
 CENT = Decimal("0.01")
 MEASURED = Decimal("0.001")
@@ -201,3 +203,33 @@ def _chosen(what: str, choice: str, rates: Mapping[str, Rate]) -> Rate:
 
 def _decimal(measure: float) -> Decimal:
     return Decimal(measure).quantize(MEASURED, rounding=ROUND_HALF_UP)
+
+
+IN_FORCE = "standard"
+"""The name of the tariff that prices orders."""
+
+
+async def read_tariff(session: AnySession) -> Tariff:
+    """Read the price list of a shard, from one snapshot: the session is a reader's.
+
+    Returns:
+        the price list; the built-in one as long as none was loaded.
+    """
+    rates = await session.get(MesTariff, IN_FORCE)
+    if rates is None:
+        return TARIFF
+    metals = (await session.scalars(select(MesMaterial))).all()
+    finishes = (await session.scalars(select(MesFinish))).all()
+    return Tariff(
+        metals={
+            metal.material: Metal(
+                density_g_per_cm3=metal.density_g_per_cm3, eur_per_g=metal.eur_per_g, loss=metal.loss
+            )
+            for metal in metals
+        },
+        finish_eur_per_cm2={finish.finish: finish.eur_per_cm2 for finish in finishes},
+        tree_eur_per_cm3=rates.tree_eur_per_cm3,
+        machine_seconds_per_1000_polygons=rates.machine_seconds_per_1000_polygons,
+        machine_eur_per_hour=rates.machine_eur_per_hour,
+        minimum_eur=rates.minimum_eur,
+    )

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from app.pricing import limits
+from app.pricing import reading
 from app.pricing.errors import (
     BadPackage,
     ContainsItself,
@@ -24,8 +24,8 @@ from app.pricing.errors import (
     TooManyPolygons,
     UnknownExtension,
 )
-from app.pricing.limits import refuse_above
 from app.pricing.opc import Attributes, Package, resolve
+from app.pricing.reading import refuse_above
 from app.pricing.surface import Floats, Mesh
 
 CORE = "http://schemas.microsoft.com/3dmanufacturing/core/2015/02"
@@ -90,7 +90,7 @@ IDENTITY: Matrix = (np.eye(3), np.zeros(3))
 
 
 @dataclass(frozen=True)
-class Placement:
+class Occurrence:
     """An object at a place."""
 
     address: Address
@@ -104,10 +104,10 @@ class Object:
     kind: str
     points: "array[float] | None" = None
     corners: "array[int] | None" = None
-    components: list[Placement] | None = None
+    components: list[Occurrence] | None = None
 
     def mesh(self) -> Mesh:
-        """Give its mesh, in the unit of the file."""
+        """Return its mesh, in the unit of the file."""
         points = np.frombuffer(self.points or b"").reshape(-1, 3)
         faces = np.frombuffer(self.corners or b"", dtype=np.int64).reshape(-1, 3)
         return Mesh.of_triangles(points, faces)
@@ -119,7 +119,7 @@ class Part:
 
     unit: str
     objects: dict[int, Object] = field(default_factory=dict)
-    items: list[Placement] = field(default_factory=list)
+    items: list[Occurrence] = field(default_factory=list)
 
 
 def read_3mf(data: bytes) -> list[Mesh]:
@@ -133,10 +133,10 @@ def read_3mf(data: bytes) -> list[Mesh]:
     sizes = [model.count(placement.address) for placement in build]
     bodies, polygons = (sum(size[n] for size in sizes) for n in (0, 1))
     # Before the instances are made: a small mesh, placed a million times, is a large model.
-    if bodies > limits.MAX_BODIES:
-        raise TooManyBodies(bodies, limits.MAX_BODIES)
-    if polygons > limits.MAX_POLYGONS:
-        raise TooManyPolygons(polygons, limits.MAX_POLYGONS)
+    if bodies > reading.MAX_BODIES:
+        raise TooManyBodies(bodies, reading.MAX_BODIES)
+    if polygons > reading.MAX_POLYGONS:
+        raise TooManyPolygons(polygons, reading.MAX_POLYGONS)
     placed = [found for placement in build for found in model.place(placement, IDENTITY)]
     if not placed:
         raise NothingBuilt
@@ -184,7 +184,7 @@ class _Model:
         """
         if address in inside:
             raise ContainsItself(address[1], address[0])
-        refuse_above(limits.MAX_DEPTH, len(inside), "objects inside each other")
+        refuse_above(reading.MAX_DEPTH, len(inside), "objects inside each other")
         if address not in self._sizes:
             found = self._object(address)
             if found.components is None:
@@ -194,7 +194,7 @@ class _Model:
                 self._sizes[address] = (sum(size[0] for size in below), sum(size[1] for size in below))
         return self._sizes[address]
 
-    def place(self, placement: Placement, around: Matrix) -> Iterator[tuple[Object, Matrix]]:
+    def place(self, placement: Occurrence, around: Matrix) -> Iterator[tuple[Object, Matrix]]:
         """Find the bodies of an object, and where they come to lie. Supports are left out.
 
         Raises:
@@ -277,7 +277,7 @@ class _Reader:
             elif element == TRIANGLE and inside == "triangles":
                 self._tokens += (attributes["v1"], attributes["v2"], attributes["v3"])
             else:
-                self._counts.add("others", 1, limits.MAX_OTHERS, "elements")
+                self._counts.add("others", 1, reading.MAX_OTHERS, "elements")
                 self._start_other(element, attributes)
                 return
         except KeyError as error:
@@ -339,7 +339,7 @@ class _Reader:
             raise self._refuse(f"there is a unit {self._part.unit[:40]!a} that 3MF does not know")
 
     def _begin_object(self, attributes: Attributes) -> None:
-        self._counts.add("groups", 1, limits.MAX_GROUPS, "objects and components")
+        self._counts.add("groups", 1, reading.MAX_GROUPS, "objects and components")
         self._number = self._whole(attributes["id"])
         if self._number in self._part.objects:
             raise self._refuse(f"there are two objects {self._number}")
@@ -363,12 +363,12 @@ class _Reader:
             raise self._refuse(f"object {self._number} has a mesh and components")
 
     def _begin_component(self, attributes: Attributes) -> None:
-        self._counts.add("groups", 1, limits.MAX_GROUPS, "objects and components")
+        self._counts.add("groups", 1, reading.MAX_GROUPS, "objects and components")
         assert self._object.components is not None
         self._object.components.append(self._placement(attributes))
 
     def _begin_item(self, attributes: Attributes) -> None:
-        self._counts.add("groups", 1, limits.MAX_GROUPS, "objects and components")
+        self._counts.add("groups", 1, reading.MAX_GROUPS, "objects and components")
         placement = self._placement(attributes)
         printable = attributes.get("printable", "1")
         if printable not in ("0", "1", "false", "true"):
@@ -376,14 +376,14 @@ class _Reader:
         if printable in ("1", "true"):
             self._part.items.append(placement)
 
-    def _placement(self, attributes: Attributes) -> Placement:
+    def _placement(self, attributes: Attributes) -> Occurrence:
         part = self._name
         if PATH in attributes:
             path = attributes[PATH]
             if not path.startswith("/"):
                 raise self._refuse(f"the path {path[:80]!a} does not begin with a slash")
             part = resolve(path, base="/")
-        return Placement(
+        return Occurrence(
             (part, self._whole(attributes["objectid"])), self._matrix(attributes.get("transform"))
         )
 
@@ -419,12 +419,12 @@ class _Reader:
         assert points is not None
         assert corners is not None
         if kind == "vertices":
-            self._counts.add("points", len(tokens) // 3, limits.MAX_POINTS, "points")
+            self._counts.add("points", len(tokens) // 3, reading.MAX_POINTS, "points")
             points.extend(self._numbers(tokens, REALS, float))
             return
         self._counts.polygons += len(tokens) // 3
-        if self._counts.polygons > limits.MAX_POLYGONS:
-            raise TooManyPolygons(self._counts.polygons, limits.MAX_POLYGONS)
+        if self._counts.polygons > reading.MAX_POLYGONS:
+            raise TooManyPolygons(self._counts.polygons, reading.MAX_POLYGONS)
         corners.extend(self._numbers(tokens, WHOLES, int))
 
     def _check_corners(self) -> None:

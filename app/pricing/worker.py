@@ -6,20 +6,26 @@ from functools import partial
 
 import structlog
 
-from app.messaging.pace import keep_going, sleep_unless
+from app.files import FilesUnavailable
+from app.kit.tasks import sleep_unless
+from app.messaging.backoff import repeat_with_backoff
 from app.pricing import jobs
+from app.pricing.cache import DATABASE_AWAY
+from app.pricing.errors import BadRate, SandboxUnavailable
 from app.pricing.jobs import Lease
-from app.pricing.outages import OUTAGES, first_line
 from app.pricing.pricer import Pricer
-from readreplica.errors import is_unsupported
+from readreplica.errors import is_unsupported, one_line
 from readreplica.token import CausalToken, Committed
 from sharding.sessions import ShardedSessions
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("pricing")
 
+OUTAGES = (*DATABASE_AWAY, FilesUnavailable, SandboxUnavailable, BadRate)
+"""The same, for work that reads and measures model files, and the price list, as well."""
+
 
 @dataclass(frozen=True, kw_only=True)
-class Pace:
+class WorkerOptions:
     """How the worker works.
 
     Parameters:
@@ -28,7 +34,7 @@ class Pace:
         lease_seconds: after how long others take the job of a worker that is dead or frozen. One at work
             renews its lease three times as often.
         retry_seconds: how long a job rests after an attempt that came to nothing.
-        stop_seconds: how long orders in hand may take once the worker is told to stop.
+        stop_seconds: how long orders in hand may take once the worker is to stop.
     """
 
     concurrency: int = 2
@@ -42,7 +48,7 @@ class Worker:
     """Prices the submitted orders of every shard. Any number of workers may run side by side."""
 
     def __init__(
-        self, sessions: ShardedSessions, pricer: Pricer, *, holder: str, pace: Pace | None = None
+        self, sessions: ShardedSessions, pricer: Pricer, *, holder: str, options: WorkerOptions | None = None
     ) -> None:
         """Make a worker; `run` starts it.
 
@@ -50,12 +56,12 @@ class Worker:
             sessions: the MES shards.
             pricer: prices one order.
             holder: the worker's name on its leases.
-            pace: how it works.
+            options: how it works.
         """
         self._sessions = sessions
         self._pricer = pricer
         self._holder = holder
-        self._pace = pace or Pace()
+        self._options = options or WorkerOptions()
         self._turn = 0
         self._shards_away: set[str] = set()
 
@@ -64,19 +70,19 @@ class Worker:
 
         Raises:
             ExceptionGroup: the server does not support one of our statements. That is no outage: the process
-                ends with it, and does not idle until somebody looks.
+                ends with it, and does not idle unseen.
         """
         async with asyncio.TaskGroup() as tasks:
-            for _ in range(self._pace.concurrency):
+            for _ in range(self._options.concurrency):
                 tasks.create_task(
-                    keep_going(partial(self._step, stop), stop=stop, log=log, ends_on=is_unsupported)
+                    repeat_with_backoff(partial(self._step, stop), stop=stop, log=log, ends_on=is_unsupported)
                 )
 
     async def _step(self, stop: asyncio.Event) -> None:
         """Price one order, or wait a little if no shard has any."""
         leased = await self._lease()
         if leased is None:
-            return await sleep_unless(stop, self._pace.poll_seconds)
+            return await sleep_unless(stop, self._options.poll_seconds)
         held, after = leased.value, leased.token
         try:
             async with asyncio.timeout(None) as patience:
@@ -94,18 +100,18 @@ class Worker:
 
     async def _hurry(self, stop: asyncio.Event, patience: asyncio.Timeout) -> None:
         await stop.wait()
-        patience.reschedule(asyncio.get_running_loop().time() + self._pace.stop_seconds)
+        patience.reschedule(asyncio.get_running_loop().time() + self._options.stop_seconds)
 
     async def _keep(self, held: Lease) -> None:
         """Renew a lease while its order is worked on. One that is lost all the same settles nothing."""
-        renew = partial(jobs.renew, held=held, lease_seconds=self._pace.lease_seconds)
+        renew = partial(jobs.renew, held=held, lease_seconds=self._options.lease_seconds)
         while True:
-            await asyncio.sleep(self._pace.lease_seconds / 3)
+            await asyncio.sleep(self._options.lease_seconds / 3)
             try:
                 if not (await self._sessions.transact(held.order_id, renew)).value:
                     return  # it is settled, or another worker has it, which `finish` finds out
             except OUTAGES as error:
-                log.warning("lease_not_renewed", order_id=held.order_id, error=first_line(error))
+                log.warning("lease_not_renewed", order_id=held.order_id, error=one_line(error))
 
     async def _lease(self) -> Committed[Lease] | None:
         """Ask the shards for a job, each time beginning with the next one."""
@@ -119,14 +125,14 @@ class Worker:
 
     async def _lease_on(self, shard: str) -> Committed[Lease] | None:
         """Take a job from one shard. One that is away costs a log line, and not the others' orders."""
-        take = partial(jobs.lease, holder=self._holder, lease_seconds=self._pace.lease_seconds)
+        take = partial(jobs.lease, holder=self._holder, lease_seconds=self._options.lease_seconds)
         try:
             leased = await self._sessions.clusters[shard].transact(take)
         except OUTAGES as error:
             if is_unsupported(error):
                 raise
             if shard not in self._shards_away:
-                log.warning("shard_away", shard=shard, error=first_line(error))
+                log.warning("shard_away", shard=shard, error=one_line(error))
                 self._shards_away.add(shard)
             return None
         if shard in self._shards_away:
@@ -136,12 +142,12 @@ class Worker:
 
     async def _attempt(self, held: Lease, after: CausalToken) -> None:
         """Price a leased order; in the end it is settled, given back, or its lease expires."""
-        rest_seconds = self._pace.retry_seconds
+        rest_seconds = self._options.retry_seconds
         try:
             if not await self._pricer.price(held, after=after):
                 await self._give_back(held, "no answer yet", rest_seconds=rest_seconds, counted=True)
         except OUTAGES as error:
-            await self._give_back(held, first_line(error), rest_seconds=rest_seconds, counted=False)
+            await self._give_back(held, one_line(error), rest_seconds=rest_seconds, counted=False)
             if is_unsupported(error):
                 raise
         except Exception as error:
@@ -149,10 +155,10 @@ class Worker:
             await self._give_back(held, repr(error), rest_seconds=rest_seconds, counted=True)
 
     async def _give_back(self, held: Lease, why: str, *, rest_seconds: float, counted: bool) -> None:
-        """Let a job go; should that fail too, its lease expires by itself."""
+        """End a lease; should that fail too, it expires by itself."""
         log.warning("job_given_back", order_id=held.order_id, attempt=held.attempt, why=why, counted=counted)
         release = partial(jobs.give_back, held=held, rest_seconds=rest_seconds, counted=counted)
         try:
             await self._sessions.transact(held.order_id, release)
         except OUTAGES as error:
-            log.warning("job_not_given_back", order_id=held.order_id, error=first_line(error))
+            log.warning("job_not_given_back", order_id=held.order_id, error=one_line(error))

@@ -147,7 +147,7 @@ def _silence() -> None:
 
 
 def _confine(*, memory_bytes: int, cpu_seconds: int, wall_seconds: float) -> None:
-    """Limit what the child can use or reach. Each limit ends it by itself, with nobody left to watch.
+    """Limit what the child can use or reach. Each limit ends it by itself, also when the worker is gone.
 
     It has its file already: with no descriptor to spare it opens no other file and no socket.
     """

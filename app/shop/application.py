@@ -5,15 +5,14 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from app.background import Background
-from app.clock import utc_now
 from app.database import open_database, open_ids
-from app.delivery import in_one, start_delivery
+from app.delivery import delivering, in_one
 from app.files import ModelStore
-from app.health import Readiness
-from app.messaging.streams import open_redis
+from app.kit.clock import utc_now
+from app.kit.health import Readiness
+from app.kit.tasks import Background
 from app.orders import SHOP
-from app.serve import make_app, patience_of
+from app.serve import make_app, timeouts_of
 from app.settings import Settings
 from app.shop.endpoints import router
 from app.shop.handlers import handle
@@ -30,29 +29,27 @@ def build(settings: Settings, topology: Topology) -> FastAPI:
         # Before any task is started that would have to be stopped: this fails if the topology is wrong.
         models = ModelStore.open(files_url(topology))
         async with (
-            open_database(topology, "shop", patience=patience_of(settings)) as orders,
+            open_database(topology, "shop", timeouts=timeouts_of(settings)) as orders,
             open_ids(topology, tree="shop") as ids,
-            open_redis(redis_url(topology, "shop")) as redis,
         ):
-            readiness.need_databases({"shop": orders})
             readiness.need_ids(ids)
-            readiness.need_streams(redis, "shop")
-            start_delivery(
-                background,
+            async with delivering(
                 SHOP,
+                background,
+                readiness,
                 settings=settings,
-                redis=redis,
+                topology=topology,
                 databases={"shop": orders},
                 transact=in_one(orders),
                 handle=handle,
-            )
-            yield ShopService(
-                orders=orders,
-                ids=ids,
-                models=models,
-                max_upload_bytes=settings.max_upload_bytes,
-                now=utc_now,
-            )
+            ):
+                yield ShopService(
+                    orders=orders,
+                    ids=ids,
+                    models=models,
+                    max_upload_bytes=settings.max_upload_bytes,
+                    now=utc_now,
+                )
 
     return make_app(
         "shop",

@@ -4,11 +4,11 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response, UploadFile, status
 
-from app.http import AFTER_TOKEN, IdempotencyKey, OrderIdPath
-from app.problem_docs import documented
+from app.kit.problem import documented
+from app.kit.strict import StrictRoute
+from app.schemas import AFTER_TOKEN, IdempotencyKey, OrderIdPath
 from app.shop.schemas import ShopOrderDetail, ShopOrderView, StartOrder
 from app.shop.service import ShopService
-from app.strict import StrictRoute
 
 router = APIRouter(prefix="/v1/orders", tags=["orders"], route_class=StrictRoute)
 

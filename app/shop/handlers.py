@@ -1,8 +1,7 @@
-"""What the Shop learns from others: MES alone tells it how far an order is."""
+"""The messages that the Shop handles: MES alone says how far an order is."""
 
-from app.follow import follow
 from app.messaging.message import Message
-from app.orders import SHOP
+from app.orders import SHOP, follow
 from readreplica.sessions import WriteSession
 
 

@@ -1,17 +1,15 @@
 """The Shop's SQL."""
 
-from collections.abc import Sequence
 from datetime import datetime
 
 from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert
 
-from app.models.shop import ShopOrder, ShopOrderEvent
+from app.models.shop import ShopOrder
 from app.models.status import Channel, Status
-from app.orders import UnknownOrder
+from app.schemas import summarise
 from app.shop.schemas import StartOrder
-from app.views import summarise
-from readreplica.sessions import AnySession, ReadSession, WriteSession
+from readreplica.sessions import AnySession, WriteSession
 
 
 async def insert_once(
@@ -50,20 +48,3 @@ async def insert_once(
 async def get_by_key(session: AnySession, key: str) -> ShopOrder:
     """Find the order that an idempotency key has made."""
     return (await session.scalars(select(ShopOrder).where(ShopOrder.idempotency_key == key))).one()
-
-
-async def get(session: AnySession, order_id: int) -> ShopOrder:
-    """Find an order by its id.
-
-    Raises:
-        UnknownOrder: there is none.
-    """
-    order = await session.get(ShopOrder, order_id)
-    if order is None:
-        raise UnknownOrder(order_id)
-    return order
-
-
-async def history(session: ReadSession, order_id: int) -> Sequence[ShopOrderEvent]:
-    """Read what happened to an order."""
-    return (await session.scalars(select(ShopOrderEvent).where(ShopOrderEvent.order_id == order_id))).all()

@@ -5,16 +5,18 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.http import Email, Line
-from app.materials import Finish, Material
-from app.models.shop import ShopOrder, ShopOrderEvent
-from app.views import HistoryLine, OrderView, View, shown, shown_history
+from app.models.base import EventRow
+from app.models.reference import Finish, Material
+from app.models.shop import ShopOrder
+from app.schemas import Email, HistoryLine, Line, OrderView, View, shown, shown_history
 
 
-class Customer(BaseModel):
+class CustomerInput(BaseModel):
     """Who orders."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # The name of its schema in the API's description.
+    __qualname__ = "Customer"
+    model_config = ConfigDict(frozen=True, extra="forbid", title="Customer")
 
     name: Line = Field(examples=["Ada Byron"])
     email: Email
@@ -25,7 +27,7 @@ class StartOrder(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    customer: Customer
+    customer: CustomerInput
     material: Material
     finish: Finish
     # Strict: true is no quantity of 1.
@@ -60,7 +62,7 @@ class ShopOrderDetail(ShopOrderView):
     history: list[HistoryLine]
 
     @classmethod
-    def with_history(cls, order: ShopOrder, events: Iterable[ShopOrderEvent]) -> Self:
+    def with_history(cls, order: ShopOrder, events: Iterable[EventRow]) -> Self:
         """Show an order and everything that happened to it."""
         return cls(**_fields(order), history=shown_history(events))
 

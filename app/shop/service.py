@@ -3,24 +3,33 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from app.clock import Clock
 from app.files import ModelStore, StoredModel, Upload, model_name, model_suffix
-from app.idempotency import IdempotencyKeyReused
+from app.kit.clock import Clock
 from app.messaging.events import Customer, Item, OrderSubmitted
 from app.models.shop import ShopOrder
 from app.models.status import Channel, Status, check_transition
-from app.orders import SHOP, advance_order, announce, append_event, apply_event, is_repeated, lock_order
+from app.orders import (
+    SHOP,
+    IdempotencyKeyReused,
+    advance_order,
+    append_event,
+    get_order,
+    is_repeated,
+    lock_order,
+    read_history,
+    record_event,
+)
+from app.schemas import summarise
 from app.shop import repository
 from app.shop.schemas import ShopOrderDetail, ShopOrderView, StartOrder
-from app.views import summarise
 from readreplica.cluster import Cluster
 from readreplica.sessions import WriteSession
 from sharding.ids import IdGenerator
 
 
 @dataclass(frozen=True)
-class Started:
-    """The order of an idempotency key; `created` tells whether this request made it."""
+class StartedOrder:
+    """The order of an idempotency key; `created`: whether this request made it."""
 
     order: ShopOrderView
     created: bool
@@ -44,7 +53,7 @@ class ShopService:
     max_upload_bytes: int
     now: Clock
 
-    async def start(self, request: StartOrder, *, key: str) -> Started:
+    async def start(self, request: StartOrder, *, key: str) -> StartedOrder:
         """Make an order, or find the one that this key has made.
 
         Raises:
@@ -52,7 +61,7 @@ class ShopService:
         """
         order_id = self.ids.next_id()
 
-        async def work(session: WriteSession) -> Started:
+        async def work(session: WriteSession) -> StartedOrder:
             now = self.now()
             created = await repository.insert_once(session, request, order_id=order_id, key=key, now=now)
             order = await repository.get_by_key(session, key)
@@ -60,7 +69,7 @@ class ShopService:
                 await append_event(session, SHOP, order, actor=request.customer.name, now=now)
             elif not _asked_for(order, request):
                 raise IdempotencyKeyReused(key, order.order_id)
-            return Started(ShopOrderView.of(order), created)
+            return StartedOrder(ShopOrderView.of(order), created)
 
         return (await self.orders.transact(work)).value
 
@@ -74,7 +83,7 @@ class ShopService:
         suffix = model_suffix(name)
         # Before the file is stored, so that a hopeless request costs no space; and again under the lock.
         async with self.orders.write() as session:
-            _check_open(await repository.get(session, order_id))
+            _check_open(await get_order(session, SHOP, order_id))
         stored = await self.models.put(file, suffix, self.max_upload_bytes)
 
         async def work(session: WriteSession) -> ShopOrderView:
@@ -100,7 +109,7 @@ class ShopService:
             )
 
     async def submit(self, order_id: int) -> ShopOrderView:
-        """Order what was started and uploaded; MES and CRM are told. Asked again, this changes nothing.
+        """Order what was started and uploaded; MES and CRM get a message. Asked again, this changes nothing.
 
         Raises:
             UnknownOrder, IllegalTransition: and nothing is changed.
@@ -113,8 +122,7 @@ class ShopService:
                 return ShopOrderView.of(order)
             now = self.now()
             event = _submitted(order, at=now)
-            await apply_event(session, SHOP, order, event, now=now)
-            await announce(session, SHOP, order, event, now=now)
+            await record_event(session, SHOP, order, event, now=now)
             return ShopOrderView.of(order)
 
         return (await self.orders.transact(work)).value
@@ -126,12 +134,12 @@ class ShopService:
             UnknownOrder: there is none.
         """
         async with self.orders.read() as session:
-            order = await repository.get(session, order_id)
-            return ShopOrderDetail.with_history(order, await repository.history(session, order_id))
+            order = await get_order(session, SHOP, order_id)
+            return ShopOrderDetail.with_history(order, await read_history(session, SHOP, order_id))
 
 
 def _asked_for(order: ShopOrder, request: StartOrder) -> bool:
-    """Tell whether an order is what a request asks for."""
+    """Return whether an order is what a request asks for."""
     made = (order.customer_name, order.customer_email, order.material, order.finish, order.quantity)
     customer = request.customer
     return made == (customer.name, customer.email, request.material, request.finish, request.quantity)

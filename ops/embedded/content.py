@@ -8,14 +8,14 @@ from collections.abc import Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
 
-from ops.embedded.port_book import Report
 from ops.embedded.shape import PlatformShape
+from ops.embedded.topology_file import Report
 from ops.fleet import naming, raise_failures
 from ops.migrate import run
-from ops.partitioning import apply_partitions
-from ops.project import Project
-from ops.shard_guard import init_shards
-from ops.shards import MAP_SECONDS
+from ops.partitions.service import apply_partitions
+from ops.project.project import Project
+from ops.shards.guard import init_shards
+from ops.shards.service import MAP_SECONDS
 from sharding.directory import Directory
 from sharding.engines import open_cluster
 from sharding.errors import DirectoryMissing

@@ -1,4 +1,4 @@
-"""What can go wrong with the embedded topology, and what to do about it."""
+"""What can go wrong with the embedded platform, and what to do about it."""
 
 import os
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from ops.errors import ExitStatus, OpsError
 
 
 class EmbeddedError(OpsError):
-    """Base of the errors of the embedded topology."""
+    """Base of the errors of the embedded platform."""
 
 
 class BinaryMissing(EmbeddedError):
@@ -30,7 +30,7 @@ class PoolerMissing(BinaryMissing):
 
 
 class ProcMissing(EmbeddedError):
-    """A chroot without /proc: no process can be told from another."""
+    """A chroot without /proc: processes cannot be identified."""
 
     def __init__(self) -> None:
         super().__init__("/proc is not mounted here: mount it (`mount -t proc proc /proc`) and try again")
@@ -56,46 +56,59 @@ class CommandFailed(EmbeddedError):
         super().__init__(f"{program} failed ({status}): {said or 'it said nothing'}")
 
 
-class StartFailed(EmbeddedError):
+class ComponentFailed(EmbeddedError):
+    """Base of the errors of one component, `name`."""
+
+    def __init__(self, name: str, fault: str) -> None:
+        self.name = name
+        super().__init__(f"{name} {fault}")
+
+
+class StartFailed(ComponentFailed):
     """A component did not come up."""
 
     def __init__(self, name: str, reason: str, log: Path, last_lines: str) -> None:
-        self.name = name
         self.log = log
-        super().__init__(f"{name} did not start: {reason}; the last lines of {log}:\n{last_lines}")
+        super().__init__(name, f"did not start: {reason}; the last lines of {log}:\n{last_lines}")
 
 
-class ClusterSilent(EmbeddedError):
+class ClusterSilent(ComponentFailed):
     """A PostgreSQL server that runs does not answer."""
 
     def __init__(self, name: str, port: int | None, said: str) -> None:
-        self.name = name
         self.port = port
-        super().__init__(f"{name} (port {port}): {said}")
+        super().__init__(name, f"(port {port}): {said}")
 
 
-class NotStreaming(EmbeddedError):
+class NotStreaming(ComponentFailed):
     """A replica runs, and its primary does not send to it; or it was promoted, and is none any more."""
 
     def __init__(self, name: str, data: Path, last_lines: str, *, promoted: bool) -> None:
-        self.name = name
         self.promoted = promoted
         anew = f"to have it copied anew, `mesctl down`, remove {data}, and `mesctl up`"
         if promoted:
-            super().__init__(f"{name} was promoted, and follows no primary any more: {anew}")
+            super().__init__(name, f"was promoted, and follows no primary any more: {anew}")
         else:
-            super().__init__(f"{name} runs, and does not stream from its primary; {anew}:\n{last_lines}")
+            super().__init__(name, f"runs, and does not stream from its primary; {anew}:\n{last_lines}")
 
 
-class NotPrimary(EmbeddedError):
+class NotPrimary(ComponentFailed):
     """The server that the topology has as a primary follows another one."""
 
     def __init__(self, name: str, data: Path) -> None:
-        self.name = name
         super().__init__(
-            f"{name} is a standby, and a primary by the topology: promote it (`pg_ctl promote -D {data}`), "
-            "or correct the topology"
+            name,
+            f"is a standby, and a primary by the topology: promote it (`pg_ctl promote -D {data}`), "
+            "or correct the topology",
         )
+
+
+class StopFailed(ComponentFailed):
+    """A component did not end in time."""
+
+    def __init__(self, name: str, pid: int, timeout_seconds: float) -> None:
+        self.pid = pid
+        super().__init__(name, f"(pid {pid}) did not stop within {timeout_seconds:g} s")
 
 
 class SeveralFailed(EmbeddedError):
@@ -104,32 +117,6 @@ class SeveralFailed(EmbeddedError):
     def __init__(self, errors: Sequence[OpsError]) -> None:
         self.errors = tuple(errors)
         super().__init__("\nmesctl: ".join(map(str, errors)))
-
-
-class StopFailed(EmbeddedError):
-    """A component did not end in time."""
-
-    def __init__(self, name: str, pid: int, timeout_seconds: float) -> None:
-        self.name = name
-        self.pid = pid
-        super().__init__(f"{name} (pid {pid}) did not stop within {timeout_seconds:g} s")
-
-
-class PortTaken(EmbeddedError):
-    """Another program listens on the port that a component wants."""
-
-    def __init__(self, name: str, port: int, holder: str) -> None:
-        self.name = name
-        self.port = port
-        self.holder = holder
-        super().__init__(f"{name} cannot listen on port {port}: {holder} has it")
-
-
-class NoFreePort(EmbeddedError):
-    """Every port that was tried is taken."""
-
-    def __init__(self, tried: int) -> None:
-        super().__init__(f"no free port on 127.0.0.1 ({tried} were tried)")
 
 
 class HomeBusy(EmbeddedError):
@@ -152,81 +139,6 @@ class NotOurFolder(EmbeddedError):
         super().__init__(f"{home} is not empty and was not made by `mesctl up`: name another with --home")
 
 
-class NoPlatform(EmbeddedError):
-    """No platform was ever made in this folder."""
-
-    def __init__(self, home: Path) -> None:
-        self.home = home
-        super().__init__(f"there is no platform in {home}: `mesctl up` makes one")
-
-
-class NoTopology(EmbeddedError):
-    """The project says neither which topology to start nor of what to make one."""
-
-    exit_status = ExitStatus.USAGE
-
-    def __init__(self, project: Path) -> None:
-        self.project = project
-        super().__init__(
-            f'{project.name}: no topology to start: add `topology = "FILE"`, or [up] with '
-            '`template = "FILE"`, a topology whose ports `mesctl up` chooses anew'
-        )
-
-
-class PassfileMissing(EmbeddedError):
-    """The topology does not say where passwords are, so what `up` makes would be found by no one else."""
-
-    exit_status = ExitStatus.USAGE
-
-    def __init__(self, path: Path, passfile: Path) -> None:
-        self.path = path
-        where = os.path.relpath(passfile, path.parent.resolve())
-        super().__init__(
-            f'{path.name}: passfile: missing key; add passfile = "{where}", where `up` writes it'
-        )
-
-
-class NameTaken(EmbeddedError):
-    """A replica and a database have one name, and would have one data folder."""
-
-    exit_status = ExitStatus.USAGE
-
-    def __init__(self, path: Path, key: str, name: str) -> None:
-        self.key = key
-        self.name = name
-        super().__init__(f"{path.name}: {key}: {name!r} is a database, too; rename the replica")
-
-
-class PortsTaken(EmbeddedError):
-    """Other programs listen where the team's topology has components; that file is not ours to edit."""
-
-    exit_status = ExitStatus.REFUSED
-
-    def __init__(self, path: Path, faults: Sequence[str]) -> None:
-        self.path = path
-        self.faults = tuple(faults)
-        super().__init__("\nmesctl: ".join(f"{path.name}: {fault}" for fault in self.faults))
-
-
-class TopologyNotEdited(EmbeddedError):
-    """A value does not stand in the topology file in a way that we can change."""
-
-    def __init__(self, path: Path, key: str, wanted: str) -> None:
-        self.path = path
-        self.key = key
-        super().__init__(f"{path.name}: {key} could not be changed: write {wanted} there yourself")
-
-
-class TeamsTopology(EmbeddedError):
-    """The topology file is the team's own, which is never edited."""
-
-    exit_status = ExitStatus.USAGE
-
-    def __init__(self, path: Path, change: str) -> None:
-        self.path = path
-        super().__init__(f"{path.name} is not edited by `mesctl up`: {change}")
-
-
 class PasswordsLost(EmbeddedError):
     """There are databases, and no file with their passwords."""
 
@@ -236,6 +148,68 @@ class PasswordsLost(EmbeddedError):
             f"{passfile} is gone, and with it the passwords of the databases beside it: put it back, "
             "or begin anew with `mesctl down --delete` and `mesctl up`"
         )
+
+
+class TopologyUnusable(EmbeddedError):
+    """Base of what is wrong with a topology file for `up`; each fault is a line that names the file."""
+
+    exit_status = ExitStatus.USAGE
+
+    def __init__(self, path: Path, *faults: str) -> None:
+        self.path = path
+        self.faults = faults
+        super().__init__("\nmesctl: ".join(f"{path.name}: {fault}" for fault in faults))
+
+
+class NoTopology(TopologyUnusable):
+    """The project file names neither the topology to start nor a template of one."""
+
+    def __init__(self, project: Path) -> None:
+        super().__init__(
+            project,
+            'no topology to start: add `topology = "FILE"`, or [up] with '
+            '`template = "FILE"`, a topology whose ports `mesctl up` chooses anew',
+        )
+
+
+class PassfileMissing(TopologyUnusable):
+    """The topology does not say where passwords are, so that its other users would not find those of `up`."""
+
+    def __init__(self, path: Path, passfile: Path) -> None:
+        where = os.path.relpath(passfile, path.parent.resolve())
+        super().__init__(path, f'passfile: missing key; add passfile = "{where}", where `up` writes it')
+
+
+class ReplicaNameTaken(TopologyUnusable):
+    """A replica and a database have one name, and would have one data folder."""
+
+    def __init__(self, path: Path, key: str, name: str) -> None:
+        self.key = key
+        self.name = name
+        super().__init__(path, f"{key}: {name!r} is a database, too; rename the replica")
+
+
+class TeamsTopology(TopologyUnusable):
+    """The topology file is the team's own, which is never edited."""
+
+    def __init__(self, path: Path, change: str) -> None:
+        super().__init__(path, f"is not edited by `mesctl up`: {change}")
+
+
+class PortsTaken(TopologyUnusable):
+    """Other programs listen where the team's topology has components; that file is not ours to edit."""
+
+    exit_status = ExitStatus.REFUSED
+
+
+class TopologyNotEdited(TopologyUnusable):
+    """A value does not stand in the topology file in a way that we can change."""
+
+    exit_status = ExitStatus.FAILED
+
+    def __init__(self, path: Path, key: str, wanted: str) -> None:
+        self.key = key
+        super().__init__(path, f"{key} could not be changed: write {wanted} there yourself")
 
 
 class UnknownService(EmbeddedError):

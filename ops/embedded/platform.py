@@ -10,26 +10,22 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
-from ops.embedded.binaries import valkey_server
-from ops.embedded.components import Components
+from ops.embedded.components import Components, RunningComponents
 from ops.embedded.errors import PasswordsLost, PortsTaken, UnknownService
-from ops.embedded.home import EVERYTHING, SERVERS_ONLY, Home
-from ops.embedded.logs import rotate
-from ops.embedded.parallel import run_all
+from ops.embedded.home import EVERYTHING, SERVERS_ONLY, Home, rotate
 from ops.embedded.pgpass import ensure_passwords, read_passwords
-from ops.embedded.pooling import CONSOLE_ROLE, pooler_program
-from ops.embedded.port_book import PortBook, Report, fault_of
-from ops.embedded.ports import PortPicker, holder_of, is_free
+from ops.embedded.pooler import CONSOLE_ROLE, pooler_program
 from ops.embedded.postgres import SUPERUSER
-from ops.embedded.running import Running
+from ops.embedded.processes import run_all
+from ops.embedded.programs import PostgresTools, valkey_server
 from ops.embedded.service import ServiceProcess, environment_of
 from ops.embedded.shape import POOLER, VALKEY, PlatformShape, roles_of, service_key, shape_of
 from ops.embedded.source import TopologySource
 from ops.embedded.state import PlatformState, steps_down, steps_up
-from ops.embedded.tools import PostgresTools
-from ops.embedded.topology_file import Draft
-from ops.embedded.valkey_users import acl_of, password_name, users_of
-from ops.project import Project
+from ops.embedded.topology_file import ComponentPorts, Draft, Report, fault_of
+from ops.embedded.valkey import acl_of, password_name, users_of
+from ops.ports import PortPicker, holder_of, is_free
+from ops.project.project import Project
 from sharding.topology import Topology
 
 
@@ -43,7 +39,7 @@ class Platform:
     Parameters:
         home: the folder; `up` makes it.
         project: says which topology it is, and has the trees and the services.
-        report: is told in a line of each thing that is done, from several threads.
+        report: is called with a line for each thing that is done, from several threads.
         safe: wait for the disk at every commit; False is for tests, where a power cut may cost everything.
         rng: picks ports.
     """
@@ -80,7 +76,7 @@ class Platform:
         return self._source.load()
 
     def up(self, *, services: bool = True, pgbouncer: bool | None = None) -> Topology:
-        """Have everything running; what runs already is left alone, what is half made is mended.
+        """Start everything; what runs already is left alone, what is half made is completed.
 
         Parameters:
             services: start the services too, and not only the servers.
@@ -105,14 +101,14 @@ class Platform:
         with self.home.locked():
             self._rotate_logs()
             changed = self._write_topology(draft, shape)
-            components, book = self._open(changed=changed)
+            components, ports = self._open(changed=changed)
             everything = services or self.home.wanted() == EVERYTHING
             self.home.want(EVERYTHING if everything else SERVERS_ONLY)
-            self._start_servers(components, book, valkey)
+            self._start_servers(components, ports, valkey)
             if components.pooler:
-                components.pooler.up(book)
+                components.pooler.up(ports)
             self._fill(components.shape)
-            self._start_services(components, book, services=services)
+            self._start_services(components, ports, services=services)
             # At last: the services do without a replica, and a person must know of it.
             run_all(servers.check_streaming for servers in components.databases)
             return self.topology()
@@ -121,7 +117,7 @@ class Platform:
         return shape_of(topology, self.project.file.services)
 
     def _write_topology(self, draft: Draft, shape: PlatformShape) -> list[str]:
-        """Have the file as it was drafted; give what services that run have read in another way."""
+        """Write the file as it was drafted, and return what running services have read in another way."""
         if self._source.is_ours and not self.topology_path.exists():
             # Whatever runs, runs on ports that are written nowhere any more.
             self._running().stop()
@@ -134,30 +130,30 @@ class Platform:
             shutil.rmtree(self.home.pooler)
         return [*draft.notes, *([POOLER] if pooled != (shape.pooler is not None) else [])]
 
-    def _open(self, *, changed: Iterable[str] = ()) -> tuple[Components, PortBook]:
+    def _open(self, *, changed: Iterable[str] = ()) -> tuple[Components, ComponentPorts]:
         topology = self.topology()
         components = self._components(topology)
-        places = components.shape.places
+        addresses = components.shape.addresses
         picker = None
         if self._source.is_ours:
             picker = PortPicker(self._rng)
-            picker.avoid(place.port for place in places.values())
+            picker.avoid(address.port for address in addresses.values())
         else:
             self._refuse_taken(components.shape)
-        return components, PortBook(
-            places, topology=self.topology_path, picker=picker, report=self._report, changed=changed
+        return components, ComponentPorts(
+            addresses, topology=self.topology_path, picker=picker, report=self._report, changed=changed
         )
 
     def _refuse_taken(self, shape: PlatformShape) -> None:
         """Find every port of the team's topology that is taken, before anything is started."""
         ours = self._running().ports()
         faults = [
-            fault_of(place, holder_of(place.port))
-            for place in shape.places.values()
-            if place.port not in ours and not is_free(place.port, place.host)
+            fault_of(address, holder_of(address.port))
+            for address in shape.addresses.values()
+            if address.port not in ours and not is_free(address.port, address.host)
         ]
         if faults:
-            raise PortsTaken(self.topology_path, faults)
+            raise PortsTaken(self.topology_path, *faults)
 
     def _components(self, topology: Topology) -> Components:
         passfile = self._source.passfile(topology)
@@ -178,15 +174,15 @@ class Platform:
             safe=self._safe,
         )
 
-    def _running(self) -> Running:
-        return Running(self.home, tools=self._tools, report=self._report)
+    def _running(self) -> RunningComponents:
+        return RunningComponents(self.home, tools=self._tools, report=self._report)
 
-    def _start_servers(self, components: Components, book: PortBook, valkey: Path | None) -> None:
+    def _start_servers(self, components: Components, ports: ComponentPorts, valkey: Path | None) -> None:
         passwords = self._passwords(components)
-        starts = [partial(servers.up, book, passwords) for servers in components.databases]
+        starts = [partial(servers.up, ports, passwords) for servers in components.databases]
         if valkey:
             users = acl_of(components.shape.redis_rules, passwords)
-            starts.append(partial(self._start_valkey, book, valkey, users))
+            starts.append(partial(self._start_valkey, ports, valkey, users))
         run_all(starts)
 
     def _passwords(self, components: Components) -> dict[str, str]:
@@ -203,41 +199,41 @@ class Platform:
         known = {role: password for role in roles if (password := topology.password(role))}
         return ensure_passwords(passfile, roles, known=known)
 
-    def _start_valkey(self, book: PortBook, program: Path, users: Sequence[str]) -> None:
+    def _start_valkey(self, ports: ComponentPorts, program: Path, users: Sequence[str]) -> None:
         # Made anew: our own password may be new.
         valkey = self._components(self.topology()).valkey
         assert valkey is not None
         is_changed = not valkey.has_users(users)
-        started = book.start(VALKEY, lambda port: valkey.start(program=program, port=port, users=users))
+        started = ports.start(VALKEY, lambda port: valkey.start(program=program, port=port, users=users))
         if is_changed:
             # Services that run have come in by no password, or by another one.
-            book.moved.add(VALKEY)
+            ports.moved.add(VALKEY)
         if is_changed and not started:
             self._report(f"{valkey.name}: has the users {', '.join(line.split()[1] for line in users)}")
-        self._report(f"{valkey.name}: {'started on' if started else 'runs already,'} port {book[VALKEY]}")
+        self._report(f"{valkey.name}: {'started on' if started else 'runs already,'} port {ports[VALKEY]}")
 
     def _fill(self, shape: PlatformShape) -> None:
         from ops.embedded.content import fill  # alembic and its like, which only `up` needs
 
         fill(self.project, self.topology(), shape, report=self._report)
 
-    def _start_services(self, components: Components, book: PortBook, *, services: bool) -> None:
+    def _start_services(self, components: Components, ports: ComponentPorts, *, services: bool) -> None:
         chosen = list(components.services.values()) if services else components.running_services()
         read_at = self.topology_path.stat().st_mtime
-        late = [each for each in components.running_services() if book.moved or each.is_older(read_at)]
+        late = [each for each in components.running_services() if ports.moved or each.is_older(read_at)]
         for service in late:
             self._report(f"{service.name} service: starting anew, for it has read the topology as it was")
         run_all(service.stop for service in late)
-        run_all(partial(self._start_service, service, book) for service in chosen)
+        run_all(partial(self._start_service, service, ports) for service in chosen)
 
-    def _start_service(self, service: ServiceProcess, book: PortBook) -> bool:
+    def _start_service(self, service: ServiceProcess, ports: ComponentPorts) -> bool:
         topology = self.topology()
         ways = [database.primary.port for database in topology.databases.values()]
         if topology.pgbouncer:
             ways.append(topology.pgbouncer.port)
-        if service.shape.place:
+        if service.shape.address:
             key = service_key(service.name)
-            started = book.start(key, lambda port: service.start(port=port, databases=ways))
+            started = ports.start(key, lambda port: service.start(port=port, databases=ways))
         else:
             started = service.start(port=None, databases=ways)
         self._report(f"{service.name} service: {'started' if started else 'runs already'}")
@@ -274,11 +270,11 @@ class Platform:
 
     def urls(self, topology: Topology) -> dict[str, str]:
         """Return where the services of this machine answer, by name."""
-        places = {service.name: service.place for service in self._shape(topology).services}
-        return {name: place.url for name, place in places.items() if place}
+        addresses = {service.name: service.address for service in self._shape(topology).services}
+        return {name: address.url for name, address in addresses.items() if address}
 
     def status(self) -> PlatformState:
-        """Find out how every component is, without changing anything but logs that have grown too large.
+        """Return the state of every component; nothing changes but logs that have grown too large.
 
         Raises:
             NoPlatform: `up` was never called here.
@@ -298,14 +294,14 @@ class Platform:
             self._report(f"{log}: has grown too large; its end is in {log.name}.1")
 
     def plan_up(self, *, services: bool = True, pgbouncer: bool | None = None) -> list[str]:
-        """Say what `up` would write, create and start."""
+        """Return what `up` would write, create and start."""
         draft, topology = self._source.preview(pgbouncer=pgbouncer)
         states = self._components(topology).inspect()
         edits = [f"change {self.topology_path.name}: {line}" for line in draft.notes]
         return [*edits, *steps_up(states, services=services)]
 
     def plan_down(self) -> list[str]:
-        """Say what `down` would stop."""
+        """Return what `down` would stop."""
         return steps_down(self._running().states())
 
     def kill_service(self, name: str) -> int | None:
@@ -327,8 +323,8 @@ class Platform:
         """
         self.topology()
         with self.home.locked():
-            components, book = self._open()
-            return self._start_service(self._find_service(components, name), book)
+            components, ports = self._open()
+            return self._start_service(self._find_service(components, name), ports)
 
     @staticmethod
     def _find_service(components: Components, name: str) -> ServiceProcess:

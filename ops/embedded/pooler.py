@@ -1,13 +1,22 @@
-"""PgBouncer on loopback, as a process: started on files that `ops.pgbouncer` wrote."""
+"""PgBouncer of the embedded platform: its process, on files that `ops.pgbouncer` wrote."""
 
 import socket
 from pathlib import Path
 
-from ops.embedded.errors import PortTaken, StartFailed
-from ops.embedded.ports import LOOPBACK, holder_of, is_free
+from ops.embedded.errors import PoolerMissing, StartFailed
+from ops.embedded.home import Home
 from ops.embedded.processes import Daemon, last_lines, size_of
-from ops.embedded.unprivileged import launch_prefix
+from ops.embedded.programs import launch_prefix
+from ops.embedded.shape import POOLER
+from ops.embedded.topology_file import ComponentPorts, Report
+from ops.pgbouncer import files
+from ops.pgbouncer.versions import find_program
+from ops.ports import LOOPBACK, PortTaken, holder_of, is_free
 from ops.waiting import wait_until
+from sharding.topology import Topology
+
+CONSOLE_ROLE = "pgbouncer"
+"""Who may use the console; no server knows this role."""
 
 
 class PgBouncerProcess:
@@ -21,7 +30,7 @@ class PgBouncerProcess:
         self.daemon = Daemon(self.name, pidfile=pidfile, log=log)
 
     def pid(self) -> int | None:
-        """Give the pooler's pid, None when it does not run."""
+        """Return the pooler's pid, None when it does not run."""
         return self.daemon.pid()
 
     def ports(self) -> set[int]:
@@ -70,3 +79,54 @@ def answers(port: int, host: str = LOOPBACK) -> bool:
             return True
     except OSError:
         return False
+
+
+def pooler_program() -> Path:
+    """Find PgBouncer.
+
+    Raises:
+        PoolerMissing: it is not on this machine.
+    """
+    found = find_program()
+    if found is None:
+        raise PoolerMissing
+    return found
+
+
+class PlatformPooler:
+    """PgBouncer before the servers of a platform; the services then connect through it."""
+
+    def __init__(self, home: Home, *, host: str, topology: Path, report: Report) -> None:
+        self._home = home
+        self._topology = topology
+        self._report = report
+        self.process = PgBouncerProcess(
+            ini=home.pooler / "pgbouncer.ini",
+            pidfile=home.pidfile(PgBouncerProcess.name),
+            log=home.log(PgBouncerProcess.name),
+            host=host,
+        )
+
+    def up(self, ports: ComponentPorts) -> None:
+        """Start the pooler, if it does not run, on files that fit the topology and the servers.
+
+        Raises:
+            PgBouncerError: the pools do not fit the servers, or the secrets of a server cannot be read.
+            StartFailed: it did not come up.
+        """
+        self._home.pooler.mkdir(mode=0o700, exist_ok=True)
+        started = ports.start(POOLER, self._start)
+        self._report(f"pgbouncer: {'started on' if started else 'runs already,'} port {ports[POOLER]}")
+
+    def _start(self, port: int) -> bool:
+        # It brings SQLAlchemy, which the verbs of others do not wait for.
+        from ops.pgbouncer.pooler import Pooler
+
+        pooler = Pooler(Topology.load(self._topology))
+        # Every server made its own salt for a role, and a userlist has one line for it.
+        pooler.equalise(dry_run=False)
+        texts = pooler.files(pooler.config(pooler.version()), self._home.pooler)
+        if files.changes(self._home.pooler, texts):
+            self.process.stop()
+            files.write(self._home.pooler, texts)
+        return self.process.start(program=pooler_program(), port=port)

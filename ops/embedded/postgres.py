@@ -1,4 +1,4 @@
-"""One PostgreSQL cluster on loopback: made, configured, started and stopped."""
+"""One PostgreSQL cluster on loopback: created, configured, started and stopped."""
 
 import shutil
 import signal
@@ -9,15 +9,72 @@ from pathlib import Path
 import psutil
 import psycopg
 
-from ops.connect import NoAnswer, connected
-from ops.embedded.errors import ClusterSilent, CommandFailed, PortTaken, StartFailed, StopFailed
-from ops.embedded.ports import LOOPBACK, holder_of, is_free
+from ops.connect import ServerUnresponsive, connected
+from ops.embedded.errors import ClusterSilent, CommandFailed, StartFailed, StopFailed
 from ops.embedded.processes import end_processes_naming, is_alive, last_lines, resume, send_signal, size_of
-from ops.embedded.settings import include_own_settings, write_own_settings
-from ops.embedded.tools import PostgresTools
+from ops.embedded.programs import PostgresTools
+from ops.ports import LOOPBACK, PortTaken, holder_of, is_free
 from ops.waiting import wait_until
 
+OWN_FILE = "platform.conf"
+
+USUAL: Mapping[str, str] = {
+    "listen_addresses": LOOPBACK,
+    "unix_socket_directories": "",
+    "shared_buffers": "32MB",
+    "max_connections": "200",
+    "wal_level": "logical",
+    "max_prepared_transactions": "64",
+    "hot_standby_feedback": "on",
+    # A replica that finds its primary gone asks again after this; the default of 5 s is long on one machine.
+    "wal_retrieve_retry_interval": "500ms",
+    "timezone": "UTC",
+    "log_timezone": "UTC",
+    "log_line_prefix": "%m [%p] %q%u@%d ",
+}
+
+UNSAFE: Mapping[str, str] = {"fsync": "off", "full_page_writes": "off"}
+"""For tests: nothing waits for the disk, and a power cut loses the cluster."""
+
+
+REPLICATOR = "replicator"
+
 SUPERUSER = "postgres"
+
+
+def include_own_settings(data: Path) -> None:
+    """Include `OWN_FILE` behind everything that initdb wrote to postgresql.conf."""
+    with (data / "postgresql.conf").open("a") as settings:
+        settings.write(f"\ninclude '{OWN_FILE}'  # written by mesctl\n")
+
+
+def write_own_settings(data: Path, settings: Mapping[str, str]) -> None:
+    """Write the usual settings, overridden by `settings`; they hold from the server's next start."""
+    lines = [f"{key} = {quoted(value)}\n" for key, value in {**USUAL, **settings}.items()]
+    (data / OWN_FILE).write_text("".join(lines))
+
+
+def quoted(value: str) -> str:
+    """Quote a value for postgresql.conf, where a backslash begins an escape."""
+    escaped = value.replace("\\", "\\\\").replace("'", "''")
+    return f"'{escaped}'"
+
+
+def access_line(database: str, roles: tuple[str, ...], *, host: str = LOOPBACK) -> str:
+    """Return a line of pg_hba.conf: `roles` may connect to `database`, from this machine, with a password.
+
+    Parameters:
+        host: the address at which the server listens.
+    """
+    return f"host {database} {','.join(roles)} {_clients_of(host)} scram-sha-256"
+
+
+def _clients_of(host: str) -> str:
+    """Return the addresses from which a client on this machine may come to `host`."""
+    if host == LOOPBACK:
+        return f"{LOOPBACK}/32"
+    # Beside 127.0.0.1, the kernel chooses which of 127.0.0.0/8 a connection comes from.
+    return f"{host}/128" if ":" in host else "127.0.0.0/8"
 
 
 class PostgresCluster:
@@ -99,7 +156,7 @@ class PostgresCluster:
         return self.data / "pg_hba.conf"
 
     def allow(self, access: Sequence[str], *, timeout_seconds: float = 10.0) -> bool:
-        """Have a running server go by these lines of pg_hba.conf; False when it does already.
+        """Load these lines of pg_hba.conf into the running server; return False when it has them already.
 
         Raises:
             CommandFailed: it does not read them.
@@ -166,24 +223,27 @@ class PostgresCluster:
     def settle(self, *, timeout_seconds: float = 60.0) -> bool:
         """Wait until a server that is starting is ready, or one that is stopping has stopped.
 
-        For what a killed mesctl began and did not see through. Tells whether the server runs.
+        For what a killed mesctl has begun.
+
+        Returns:
+            whether the server runs.
         """
         wait_until(lambda: self.pid() is None or self._status() == "ready", timeout_seconds=timeout_seconds)
         return self.pid() is not None
 
     def reload(self) -> None:
-        """Let the running server read its settings again."""
+        """Reload the configuration of the running server."""
         pid = self.pid()
         if pid is not None:
             send_signal(pid, signal.SIGHUP)
 
     def pid(self) -> int | None:
-        """Give the postmaster's pid, None when the server does not run."""
+        """Return the postmaster's pid, None when the server does not run."""
         pid = self._pidfile_line(0)
         return pid if pid is not None and is_alive(pid) and self._is_own(pid) else None
 
     def port(self) -> int | None:
-        """Give the port of the running server, None when it does not run."""
+        """Return the port of the running server, None when it does not run."""
         return self._pidfile_line(3) if self.pid() is not None else None
 
     def is_on(self, port: int) -> bool:
@@ -225,7 +285,7 @@ class PostgresCluster:
                 is_open = True
                 yield connection
         except psycopg.OperationalError as error:
-            if is_open and not isinstance(error, NoAnswer):
+            if is_open and not isinstance(error, ServerUnresponsive):
                 raise  # an error of a statement
             raise ClusterSilent(self.name, self.port(), " ".join(str(error).split())) from error
 
@@ -247,7 +307,7 @@ class PostgresCluster:
             return
         wait_until(lambda: not self._has_processes(), timeout_seconds=10)
         # PostgreSQL replaces the file of a dead pid. But it believes a pid that another program has by now,
-        # and one that is a zombie because nobody asks for its end (a container without an init).
+        # and one that is a zombie because no parent waits for it (a container without an init).
         if psutil.pid_exists(pid):
             (self.data / "postmaster.pid").unlink()
 

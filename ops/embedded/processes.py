@@ -4,16 +4,17 @@ import os
 import re
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
 
-from ops.embedded.errors import CommandFailed, StartFailed, StopFailed
+from ops.embedded.errors import CommandFailed, EmbeddedError, SeveralFailed, StartFailed, StopFailed
 from ops.waiting import wait_until
 
-# The child writes its pid before it becomes the program: whoever started it may be killed at any moment,
-# and the pid file still tells of every daemon. Field 22 of `stat` is when the process started, in clock
+# The child writes its pid before it becomes the program: `mesctl` may be killed at any moment,
+# and the pid file still names every daemon. Field 22 of `stat` is when the process started, in clock
 # ticks since boot; exec keeps it. (`$0` is the pid file, `$@` the program.)
 WRITE_PID_THEN_EXEC = 'echo "$$ $(cut -d" " -f22 /proc/$$/stat)" > "$0.new" && mv "$0.new" "$0" && exec "$@"'
 
@@ -23,7 +24,7 @@ COMPLAINT = re.compile(r"\b(FATAL|PANIC|ERROR|error):")
 def run_command(
     command: Sequence[str], *, timeout_seconds: float, environment: Mapping[str, str] | None = None
 ) -> str:
-    """Run a program to its end and give what it wrote to stdout.
+    """Run a program to its end and return what it wrote to stdout.
 
     Parameters:
         environment: variables beside those of this process.
@@ -77,7 +78,7 @@ def send_signal(pid: int, signal_number: int) -> None:
 
 
 def resume(pid: int) -> None:
-    """Have a process and its children go on, should they be frozen (SIGSTOP): they heed no other signal."""
+    """Send SIGCONT to a process and its children: a frozen one (SIGSTOP) takes no other signal."""
     try:
         process = psutil.Process(pid)
         for each in (*process.children(recursive=True), process):
@@ -97,7 +98,7 @@ def _start_ticks(pid: int) -> int | None:
 
 
 def last_lines(path: Path, *, count: int = 8, from_byte: int = 0) -> str:
-    """Give the end of a log file, indented for a message."""
+    """Return the end of a log file, indented for a message."""
     try:
         with path.open("rb") as log:
             log.seek(from_byte if size_of(path) >= from_byte else 0)  # it may have been rotated
@@ -108,12 +109,12 @@ def last_lines(path: Path, *, count: int = 8, from_byte: int = 0) -> str:
 
 
 def size_of(path: Path) -> int:
-    """Give the size of a file in bytes, 0 when there is none."""
+    """Return the size of a file in bytes, 0 when there is none."""
     return path.stat().st_size if path.exists() else 0
 
 
 def end_processes_naming(path: Path, *, timeout_seconds: float = 5.0) -> list[int]:
-    """Kill the processes that name `path` in their command line, and their children; give their pids.
+    """Kill the processes that name `path` in their command line, and their children; return their pids.
 
     For what a killed mesctl left at work (initdb, pg_basebackup) in a folder that is about to be removed.
     """
@@ -145,7 +146,7 @@ class Daemon:
     """A program that runs on its own, in a session of its own, known by its pid file.
 
     A pid alone proves nothing, for pids are used again: the process must also have started at the clock tick
-    that the pid file tells, or it is none of ours and is never signalled.
+    that the pid file names, or it is none of ours and is never signalled.
     """
 
     def __init__(self, name: str, *, pidfile: Path, log: Path) -> None:
@@ -154,7 +155,7 @@ class Daemon:
         self.log = log
 
     def pid(self) -> int | None:
-        """Give the pid of the running daemon, None when it does not run."""
+        """Return the pid of the running daemon, None when it does not run."""
         try:
             pid, started = map(int, self.pidfile.read_text().split())
         except (OSError, ValueError):
@@ -236,3 +237,22 @@ class Daemon:
             os.killpg(session, signal.SIGKILL)
         except ProcessLookupError:
             return
+
+
+def run_all(tasks: Iterable[Callable[[], object]]) -> None:
+    """Run all tasks at the same time and wait for all, also when one fails; then raise what failed.
+
+    Raises:
+        SeveralFailed: several errors of the embedded topology.
+    """
+    tasks = list(tasks)
+    if not tasks:
+        return
+    with ThreadPoolExecutor(max_workers=len(tasks)) as pool:
+        futures = [pool.submit(task) for task in tasks]
+    errors = [error for future in futures if (error := future.exception())]
+    for error in errors:
+        if len(errors) == 1 or not isinstance(error, EmbeddedError):
+            raise error
+    if errors:
+        raise SeveralFailed([error for error in errors if isinstance(error, EmbeddedError)])

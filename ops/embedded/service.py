@@ -12,11 +12,11 @@ from types import MappingProxyType
 
 import psutil
 
-from ops.embedded.errors import PortTaken, StartFailed
+from ops.embedded.errors import StartFailed
 from ops.embedded.pgpass import derived_secret, read_passwords
-from ops.embedded.ports import LOOPBACK, holder_of, is_free
 from ops.embedded.processes import Daemon, last_lines, size_of
 from ops.embedded.shape import ServiceShape
+from ops.ports import LOOPBACK, PortTaken, holder_of, is_free
 from ops.waiting import wait_until
 
 STOP_SECONDS = 15.0
@@ -42,7 +42,7 @@ class ServiceProcess:
         self._daemon = Daemon(shape.name, pidfile=pidfile, log=log)
 
     def pid(self) -> int | None:
-        """Give the service's pid, None when it does not run."""
+        """Return the service's pid, None when it does not run."""
         return self._daemon.pid()
 
     def start(self, *, port: int | None, databases: Collection[int], timeout_seconds: float = 60.0) -> bool:
@@ -78,7 +78,7 @@ class ServiceProcess:
     @property
     def host(self) -> str:
         """The address at which it answers."""
-        return self.shape.place.host if self.shape.place else LOOPBACK
+        return self.shape.address.host if self.shape.address else LOOPBACK
 
     def _is_connected(self, databases: Collection[int]) -> bool:
         pid = self.pid()
@@ -111,7 +111,7 @@ class ServiceProcess:
         return self._daemon.ports()
 
     def stop(self) -> bool:
-        """Let the service end what it has begun, and stop it; False when it did not run.
+        """Stop the service after what it has begun; return False when it did not run.
 
         Raises:
             StopFailed: it survived even SIGKILL.
@@ -131,7 +131,7 @@ def environment_of(
     root: Path,
     passfile: Path,
 ) -> dict[str, str]:
-    """Give what the environment of a service has beside ours.
+    """Return the environment variables that a service has beside those of this process.
 
     Parameters:
         wanted: `[up.environment]` of the project; what our own environment sets is left out.

@@ -9,17 +9,15 @@ from urllib.parse import SplitResult, urlsplit
 
 from pydantic import ConfigDict, ValidationError
 
-from ops.embedded.errors import NameTaken
-from ops.embedded.ports import LOOPBACK
-from ops.embedded.postgres import SUPERUSER
-from ops.embedded.replica import REPLICATOR
-from ops.embedded.settings import access_line
+from ops.embedded.errors import ReplicaNameTaken
+from ops.embedded.postgres import REPLICATOR, SUPERUSER, access_line
 from ops.embedded.state import ComponentState, Kind
+from ops.ports import LOOPBACK
 from sharding.errors import TopologyError
 from sharding.topology import Database, Endpoint, Topology, describe
 
 if TYPE_CHECKING:
-    from ops.project import ServiceEntry
+    from ops.project.project import ServiceEntry
 
 Key = tuple[str | int, ...]
 """Where a value stands in the topology file: `("databases", "shop", "primary", "port")`."""
@@ -32,7 +30,7 @@ REDIS_KEY: Key = ("redis", "url")
 
 
 @dataclass(frozen=True)
-class Place:
+class ListenAddress:
     """Where a component listens on this machine, and the keys of the topology file that say so.
 
     The value of a key is the port, or a URL that holds it.
@@ -73,7 +71,7 @@ class ReplicaShape:
     """A replica on this machine."""
 
     name: str
-    place: Place
+    address: ListenAddress
 
 
 @dataclass(frozen=True)
@@ -83,7 +81,7 @@ class ServerShape:
     It bears the name of the first of them.
     """
 
-    place: Place
+    address: ListenAddress
     databases: tuple[DatabaseShape, ...]
     replicas: tuple[ReplicaShape, ...] = ()
 
@@ -93,7 +91,7 @@ class ServerShape:
         return self.databases[0].name
 
     def access(self, host: str) -> tuple[str, ...]:
-        """Give the lines of pg_hba.conf of a server at `host`: a database's roles to it alone, and ours."""
+        """Return the lines of pg_hba.conf of a server at `host`: a database's roles to it alone, and ours."""
         return (
             access_line("all", (SUPERUSER,), host=host),
             access_line("replication", (REPLICATOR,), host=host),
@@ -106,7 +104,7 @@ class ServerShape:
 
 @dataclass(frozen=True)
 class ServiceShape:
-    """A service of the project; one without a place is a worker.
+    """A service of the project; one without an address is a worker.
 
     `redis` are the rules of its user of Valkey, `environment` is its own part of the environment.
     """
@@ -114,7 +112,7 @@ class ServiceShape:
     name: str
     module: str
     health: str
-    place: Place | None
+    address: ListenAddress | None
     redis: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
 
@@ -124,19 +122,19 @@ class PlatformShape:
     """What `up` starts, and what it leaves alone."""
 
     servers: tuple[ServerShape, ...]
-    valkey: Place | None
-    pooler: Place | None
+    valkey: ListenAddress | None
+    pooler: ListenAddress | None
     services: tuple[ServiceShape, ...]
     elsewhere: tuple[ComponentState, ...]
 
     @property
-    def places(self) -> dict[str, Place]:
+    def addresses(self) -> dict[str, ListenAddress]:
         """Where every component listens."""
-        places = {server.name: server.place for server in self.servers}
-        places |= {replica.name: replica.place for server in self.servers for replica in server.replicas}
-        places |= {service_key(each.name): each.place for each in self.services if each.place}
-        places |= {VALKEY: self.valkey} if self.valkey else {}
-        return places | ({POOLER: self.pooler} if self.pooler else {})
+        addresses = {server.name: server.address for server in self.servers}
+        addresses |= {replica.name: replica.address for server in self.servers for replica in server.replicas}
+        addresses |= {service_key(each.name): each.address for each in self.services if each.address}
+        addresses |= {VALKEY: self.valkey} if self.valkey else {}
+        return addresses | ({POOLER: self.pooler} if self.pooler else {})
 
     @property
     def redis_rules(self) -> dict[str, tuple[str, ...]]:
@@ -158,7 +156,7 @@ def shape_of(topology: Topology, services: Mapping[str, "ServiceEntry"]) -> Plat
 
     Raises:
         TopologyError: a service's section is wrong.
-        NameTaken: two servers would share a folder.
+        ReplicaNameTaken: two servers would share a folder.
     """
     _refuse_shared_names(topology)
     elsewhere: list[ComponentState] = []
@@ -219,7 +217,7 @@ def _refuse_shared_names(topology: Topology) -> None:
     for name, database in topology.databases.items():
         for index, replica in enumerate(database.replicas):
             if replica.name in topology.databases:
-                raise NameTaken(topology.path, f"databases.{name}.replicas.{index}.name", replica.name)
+                raise ReplicaNameTaken(topology.path, f"databases.{name}.replicas.{index}.name", replica.name)
 
 
 def _servers(topology: Topology, elsewhere: list[ComponentState]) -> Iterator[ServerShape]:
@@ -233,7 +231,7 @@ def _servers(topology: Topology, elsewhere: list[ComponentState]) -> Iterator[Se
     for (host, port), databases in groups.items():
         keys = tuple(("databases", each.name, "primary", "port") for each in databases)
         yield ServerShape(
-            place=Place(host, port, keys),
+            address=ListenAddress(host, port, keys),
             databases=tuple(_database(each, topology) for each in databases),
             replicas=tuple(_replicas(databases, elsewhere)),
         )
@@ -251,7 +249,7 @@ def _replicas(databases: Iterable[Database], elsewhere: list[ComponentState]) ->
             _, keys = found.setdefault((host, replica.port), (replica.name, []))
             keys.append(("databases", database.name, "replicas", index, "port"))
     for (host, port), (name, keys) in found.items():
-        yield ReplicaShape(name, Place(host, port, tuple(keys)))
+        yield ReplicaShape(name, ListenAddress(host, port, tuple(keys)))
 
 
 def _left_alone(database: Database, why: str) -> Iterator[ComponentState]:
@@ -267,7 +265,7 @@ def _elsewhere(name: str, kind: Kind, endpoint: Endpoint | SplitResult, why: str
     return ComponentState(name=name, kind=kind, state="elsewhere", wanted=False, detail=detail)
 
 
-def _valkey(topology: Topology, elsewhere: list[ComponentState]) -> Place | None:
+def _valkey(topology: Topology, elsewhere: list[ComponentState]) -> ListenAddress | None:
     url = topology.sections.get("redis", {}).get("url")
     if not isinstance(url, str):
         return None
@@ -277,12 +275,12 @@ def _valkey(topology: Topology, elsewhere: list[ComponentState]) -> Place | None
     if host is None or parts.scheme not in {"redis", "valkey"} or parts.password is not None:
         elsewhere.append(_elsewhere("valkey", "valkey", parts))
         return None
-    return Place(host, parts.port or REDIS_PORT, (REDIS_KEY,))
+    return ListenAddress(host, parts.port or REDIS_PORT, (REDIS_KEY,))
 
 
 def _pooler(
     topology: Topology, servers: Iterable[ServerShape], elsewhere: list[ComponentState]
-) -> Place | None:
+) -> ListenAddress | None:
     section = topology.pgbouncer
     if section is None:
         return None
@@ -290,7 +288,7 @@ def _pooler(
     others = sorted(topology.databases.keys() - here)
     host = address_of(section.host)
     if host is not None and not others:
-        return Place(host, section.port, (("pgbouncer", "port"),))
+        return ListenAddress(host, section.port, (("pgbouncer", "port"),))
     why = f"so is {', '.join(others)}" if host is not None else ""
     elsewhere.append(_elsewhere("pgbouncer", "pooler", section, why))
     return None
@@ -313,8 +311,8 @@ def _services(
             elsewhere.append(_elsewhere(name, "service", endpoint))
             continue
         keys: tuple[Key, ...] = (("services", name, "port"),)
-        place = Place(host, endpoint.port, keys) if endpoint and host else None
-        yield ServiceShape(name, entry.module, entry.health, place, entry.redis, entry.environment)
+        address = ListenAddress(host, endpoint.port, keys) if endpoint and host else None
+        yield ServiceShape(name, entry.module, entry.health, address, entry.redis, entry.environment)
 
 
 def _listening(topology: Topology, name: str, section: object) -> Endpoint:

@@ -2,23 +2,24 @@
 
 from pathlib import Path
 
-from ops.embedded.errors import NoPlatform, NoTopology, PassfileMissing, TeamsTopology
+from ops.embedded.errors import NoTopology, PassfileMissing, TeamsTopology
 from ops.embedded.home import Home
-from ops.embedded.pooling import pooler_program
-from ops.embedded.ports import PortPicker
+from ops.embedded.pooler import pooler_program
 from ops.embedded.shape import PlatformShape
 from ops.embedded.topology_file import (
     Draft,
     draft_mended,
     draft_new,
     load_text,
-    replace,
+    replace_file,
     with_free_ports,
     with_pooler,
     without_pooler,
 )
+from ops.options import NoPlatform
 from ops.pgbouncer.versions import ask_version
-from ops.project import Project
+from ops.ports import PortPicker
+from ops.project.project import Project
 from sharding.topology import Topology
 
 POOLER_TABLE = ("pgbouncer",)
@@ -114,6 +115,6 @@ class TopologySource:
         """
         if self.path.exists() and draft.text == self.path.read_text(encoding="utf-8"):
             return False
-        picker.avoid(place.port for place in shape.places.values() if not draft.is_new(place))
-        replace(self.path, with_free_ports(draft, shape.places.values(), picker, self.path))
+        picker.avoid(address.port for address in shape.addresses.values() if not draft.is_new(address))
+        replace_file(self.path, with_free_ports(draft, shape.addresses.values(), picker, self.path))
         return True

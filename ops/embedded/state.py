@@ -64,12 +64,12 @@ class PlatformState:
         return not any(component.is_wrong for component in self.components)
 
     def as_json(self) -> dict[str, Any]:
-        """Give what `mesctl status --json` prints."""
+        """Return what `mesctl status --json` prints."""
         return {"ok": self.is_right, **asdict(self)}
 
 
 def steps_up(components: Iterable[ComponentState], *, services: bool) -> list[str]:
-    """Say what `up` would start, in its order."""
+    """Return what `up` would start, in its order."""
     verbs = {"absent": "create and start", "stopped": "start"}
     return [
         f"{verbs[component.state]} {component.title}"
@@ -81,7 +81,7 @@ def steps_up(components: Iterable[ComponentState], *, services: bool) -> list[st
 
 
 def steps_down(components: Iterable[ComponentState]) -> list[str]:
-    """Say what `down` would stop, in its order."""
+    """Return what `down` would stop, in its order."""
     running = [component for component in components if not component.is_stopped]
     return [
         f"stop {component.title} (pid {component.pid})"

@@ -3,10 +3,12 @@
 An edit is tried on the text and proved by the parser: exactly the wanted value changes, and comments stay.
 """
 
+import dataclasses
 import json
 import re
+import threading
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,18 +16,23 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import urlsplit
 
-from ops.embedded.errors import TopologyNotEdited
-from ops.embedded.ports import LOOPBACK, PortPicker
-from ops.embedded.shape import Key, Place
+from ops.embedded.errors import PortsTaken, TopologyNotEdited
+from ops.embedded.shape import Key, ListenAddress
+from ops.ports import LOOPBACK, START_ATTEMPTS, NoFreePort, PortPicker, PortTaken
 from sharding.topology import Topology
 
 HEAD = """\
 # Written by `mesctl up` from {template}.
 # Edit what you like; a port that is found taken is replaced, and nothing else.
 """
+
 PASSFILE = "pgpass"
+
 ONCE_GLOBAL = ("backend", "buckets")
 """Keys that stood at the top of the file in release 0.1, and belong to the sharded trees."""
+
+
+Report = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -40,9 +47,9 @@ class Draft:
     added: tuple[Key, ...]
     notes: tuple[str, ...] = ()
 
-    def is_new(self, place: Place) -> bool:
-        """Whether a place stands in a table that was added."""
-        return any(key[: len(table)] == table for key in place.keys for table in self.added)
+    def is_new(self, address: ListenAddress) -> bool:
+        """Whether an address stands in a table that was added."""
+        return any(key[: len(table)] == table for key in address.keys for table in self.added)
 
 
 def draft_new(template: Path, *, named: str) -> Draft:
@@ -107,27 +114,27 @@ def _tables(content: Mapping[str, Any], name: str) -> dict[str, dict[str, Any]]:
     return {key: table for key, table in found.items() if isinstance(table, dict)}
 
 
-def with_free_ports(draft: Draft, places: Iterable[Place], picker: PortPicker, path: Path) -> str:
-    """Give every new place of a draft a port that is free.
+def with_free_ports(draft: Draft, addresses: Iterable[ListenAddress], picker: PortPicker, path: Path) -> str:
+    """Replace the port of every new address of a draft by one that is free.
 
     Raises:
         NoFreePort: there is none.
         TopologyNotEdited: the file writes a port in a way that is not understood.
     """
     text = draft.text
-    for place in places:
-        if draft.is_new(place):
-            text = with_port(text, place, picker.pick(place.host), path)
+    for address in addresses:
+        if draft.is_new(address):
+            text = with_port(text, address, picker.pick(address.host), path)
     return text
 
 
-def with_port(text: str, place: Place, port: int, path: Path) -> str:
-    """Give a place another port, and leave the rest of the text as it is.
+def with_port(text: str, address: ListenAddress, port: int, path: Path) -> str:
+    """Replace the port of an address, and leave the rest of the text as it is.
 
     Raises:
         TopologyNotEdited: the file writes the port in a way that is not understood.
     """
-    for key in place.keys:
+    for key in address.keys:
         text = _with_value(text, key, port, path)
     return text
 
@@ -226,8 +233,77 @@ def without_pooler(text: str) -> str:
     return f"{left.rstrip()}\n"
 
 
-def replace(path: Path, text: str) -> None:
+def replace_file(path: Path, text: str) -> None:
     """Write the file; it appears only when it is complete."""
     partial = path.with_suffix(".partial")
     partial.write_text(text, encoding="utf-8")
     partial.rename(path)
+
+
+class ComponentPorts:
+    """The addresses of a platform's components, as its topology file has them; components start in parallel.
+
+    Parameters:
+        topology: the file.
+        picker: picks other ports; None leaves the file as it is.
+        changed: what the file said in another way before.
+    """
+
+    def __init__(
+        self,
+        addresses: Mapping[str, ListenAddress],
+        *,
+        topology: Path,
+        picker: PortPicker | None,
+        report: Report,
+        changed: Iterable[str] = (),
+    ) -> None:
+        self._places = dict(addresses)
+        self._topology = topology
+        self._picker = picker
+        self._report = report
+        self._lock = threading.Lock()
+        self.moved: set[str] = set(changed)
+
+    def __getitem__(self, component: str) -> int:
+        return self._places[component].port
+
+    def __contains__(self, component: str) -> bool:
+        return component in self._places
+
+    def start(self, component: str, start: Callable[[int], bool]) -> bool:
+        """Call `start` with the component's port; give it another port if a stranger has that one.
+
+        Returns:
+            what `start` gave.
+
+        Raises:
+            NoFreePort: several ports were lost in a row.
+            PortsTaken: the port is lost, and the file is not ours to edit.
+        """
+        for _ in range(START_ATTEMPTS):
+            try:
+                return start(self[component])
+            except PortTaken as taken:
+                self._move(component, taken)
+        raise NoFreePort(START_ATTEMPTS)
+
+    def _move(self, component: str, taken: PortTaken) -> None:
+        with self._lock:
+            old = self._places[component]
+            if self._picker is None:
+                raise PortsTaken(self._topology, fault_of(old, taken.holder)) from taken
+            new = self._picker.pick(old.host)
+            text = self._topology.read_text(encoding="utf-8")
+            replace_file(self._topology, with_port(text, old, new, self._topology))
+            self._places[component] = dataclasses.replace(old, port=new)
+            self.moved.add(component)
+        self._report(f"{component}: port {old.port} is taken by {taken.holder}; moved to port {new}")
+
+
+def fault_of(address: ListenAddress, holder: str) -> str:
+    """Describe what has the port that a key of the topology names, in one line."""
+    key = ".".join(map(str, address.keys[0]))
+    return (
+        f"{key}: port {address.port} on {address.host} is taken by {holder}: stop that, or name another port"
+    )

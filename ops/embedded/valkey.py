@@ -1,15 +1,52 @@
-"""Valkey on loopback: carries messages between services and keeps nothing that a database does not hold."""
+"""Valkey on loopback: carries messages between services and keeps nothing that a database does not hold.
 
+It has a user for each service that has rules in the project file, and our own. As soon as one service has
+rules, there is no way in without a password.
+"""
+
+import hashlib
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ops.embedded.errors import PortTaken, StartFailed
-from ops.embedded.ports import LOOPBACK, holder_of, is_free
+from ops.embedded.errors import StartFailed
 from ops.embedded.processes import Daemon, last_lines, size_of
-from ops.embedded.valkey_users import ADMIN
+from ops.ports import LOOPBACK, PortTaken, holder_of, is_free
 from ops.waiting import wait_until
+
+ADMIN = "mesctl"
+"""May do everything: for `mesctl` itself, and for people."""
+
+
+def password_name(user: str) -> str:
+    """Return the name under which the password of a user stands in the password file."""
+    return f"redis_{user}"
+
+
+def users_of(rules: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+    """List the users that have a password; none where no service has rules."""
+    named = tuple(name for name, lines in rules.items() if lines)
+    return (ADMIN, *named) if named else ()
+
+
+def acl_of(rules: Mapping[str, Sequence[str]], passwords: Mapping[str, str]) -> tuple[str, ...]:
+    """Write the lines of Valkey's ACL file; the default user, whose way in they close, comes last.
+
+    Parameters:
+        rules: of each service, in the words of `ACL SETUSER`; they add to nothing.
+        passwords: by the names in the password file.
+    """
+    may = {ADMIN: ("~* &* +@all",), **rules}
+    users = [
+        f"user {user} reset on #{_hashed(passwords[password_name(user)])} {' '.join(may[user])}"
+        for user in users_of(rules)
+    ]
+    return (*users, "user default reset") if users else ()
+
+
+def _hashed(password: str) -> str:
+    return hashlib.sha256(password.encode()).hexdigest()
 
 
 class Valkey:
@@ -31,7 +68,7 @@ class Valkey:
         self.daemon = Daemon(self.name, pidfile=pidfile, log=log)
 
     def pid(self) -> int | None:
-        """Give the server's pid, None when it does not run."""
+        """Return the server's pid, None when it does not run."""
         return self.daemon.pid()
 
     def ports(self) -> set[int]:
@@ -80,7 +117,7 @@ class Valkey:
         return self._written() == _text_of(users)
 
     def _takes_users(self, port: int, users: Sequence[str]) -> bool:
-        """Give the running server its users; False if it must be started anew for them."""
+        """Set the users of the running server; return False if it must be started anew for them."""
         if self.has_users(users):
             return True
         if not users:

@@ -11,7 +11,7 @@ from typing import Literal
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError, OperationalError
 
-from ops.migrate.connect import open_owner, take_lock, words_of
+from ops.migrate.connect import open_owner, take_lock
 from ops.migrate.drift import Drift, compare
 from ops.migrate.errors import (
     DatabaseRefused,
@@ -22,8 +22,9 @@ from ops.migrate.errors import (
 from ops.migrate.mark import find_foreign, read_marks, read_objects, removal, statement, write_mark
 from ops.migrate.scripts import read_revision
 from ops.migrate.snapshot import load_snapshot, read_snapshot
-from ops.project import ProjectTree
+from ops.project.project import ProjectTree
 from partitions.sql import identifier
+from readreplica.errors import one_line
 from sharding.topology import Topology
 
 Belonging = Literal["marked", "empty", "as frozen", "unmarked", "unknown revision", "other tree"]
@@ -71,7 +72,7 @@ class Examination:
 
 
 def examine(connection: Connection, topology: Topology, tree: ProjectTree, database: str) -> Examination:
-    """Find out what a database is to a tree; changes nothing."""
+    """Return what a database is to a tree; nothing is changed."""
     try:
         revision = read_revision(connection, tree)
     except SeveralRevisions as fault:
@@ -123,7 +124,7 @@ def _refusal(topology: Topology, tree: ProjectTree, database: str) -> DatabaseRe
     except OperationalError:
         return None  # it does not answer; the run itself meets the same fault, and reports it
     except DBAPIError as fault:
-        return DatabaseRefused(database, tree.name, f"it cannot be examined: {words_of(fault)}")
+        return DatabaseRefused(database, tree.name, f"it cannot be examined: {one_line(fault)}")
     return None if found.is_ours else found.refusal
 
 

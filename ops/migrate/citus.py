@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 from sqlalchemy import Connection, text
 
-from ops.project import ProjectTree
+from ops.project.project import ProjectTree
 from sharding.citus.catalog import read_tables, require_citus
 from sharding.citus.distribute import Distribution, coordinator_ownership, missing
 from sharding.ownership import record_identity
@@ -39,7 +39,7 @@ def distribute(connection: Connection, topology: Topology, tree: ProjectTree, *,
         connection: to the coordinator, as the owner.
         topology: where the coordinator is.
         tree: whose tables are distributed, as their `info` declares.
-        report: is told a line about each table.
+        report: is called with a line about each table.
 
     Returns:
         The tables that were distributed.
@@ -58,7 +58,7 @@ def distribute(connection: Connection, topology: Topology, tree: ProjectTree, *,
         connection.commit()
         report(f"{placement.table}: {placement.words}")
     if "shard_identity" in present and not connection.scalar(_IS_NAMED):
-        # As on a plain shard: whoever connects finds out that this is the database that he means. The guard
+        # As on a plain shard: a client that connects can verify that this is the database it means. The guard
         # has nothing to refuse here, and stays `RETURN true`, which the planner leaves out.
         connection.exec_driver_sql(record_identity(coordinator_ownership(topology, tree.name)))
     connection.commit()
@@ -66,7 +66,7 @@ def distribute(connection: Connection, topology: Topology, tree: ProjectTree, *,
 
 
 def script(topology: Topology, tree: ProjectTree) -> str:
-    """Give what `distribute` would run as psql accepts it; what stands already is left alone by it too."""
+    """Return what `distribute` would run as psql accepts it; what stands already is left alone by it too."""
     return "".join(f"{statement};\n\n" for statement in _statements(topology, tree))
 
 
@@ -74,5 +74,5 @@ def _statements(topology: Topology, tree: ProjectTree) -> Iterator[str]:
     for placement in Distribution.of(tree.metadata).placements():
         yield placement.statement()
     insert = record_identity(coordinator_ownership(topology, tree.name))
-    # A coordinator that knows its name keeps it, and the version that it was told of.
+    # A coordinator that knows its name keeps it, and the map version that it has.
     yield insert[: insert.index("ON CONFLICT")] + "ON CONFLICT (singleton) DO NOTHING"

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from sqlalchemy import Connection, Engine, text
-from sqlalchemy.exc import DBAPIError
 
 from ops.fleet import open_watched
 from ops.migrate.errors import MigrationsBusy
@@ -63,13 +62,7 @@ def take_lock(connection: Connection, database: str, *, wait_seconds: float = WA
 
 
 def is_being_migrated(connection: Connection) -> bool:
-    """Tell whether some run holds the lock of a database at this moment."""
+    """Return whether some run holds the lock of a database at this moment."""
     free = connection.execute(_IS_FREE).scalar_one()
     connection.rollback()
     return not free
-
-
-def words_of(fault: BaseException) -> str:
-    """Give an error on one line, in the server's words where they are the server's."""
-    said = fault.orig if isinstance(fault, DBAPIError) and fault.orig else fault
-    return " ".join(str(said).split()) or type(said).__name__

@@ -2,7 +2,7 @@
 
 The measure is `TREE/schema/REVISION.json`: the catalogue of a database that was migrated from nothing to that
 revision, frozen beside it. A scratch database on the server itself would need a right that owners of
-production databases do not have, and the models do not tell of grants, triggers and functions.
+production databases do not have, and the models have no grants, triggers and functions.
 """
 
 from collections.abc import Collection, Iterator
@@ -10,13 +10,15 @@ from typing import NamedTuple
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from ops.migrate.catalogue import DIFFERS, PER_SHARD, UNDER_WAY, Fact, fingerprint
-from ops.migrate.connect import open_owner, words_of
+from ops.migrate.catalogue.facts import DIFFERS, Fact, fingerprint
+from ops.migrate.catalogue.fragments import PER_SHARD, UNDER_WAY
+from ops.migrate.connect import open_owner
 from ops.migrate.errors import SeveralRevisions, SnapshotMissing
 from ops.migrate.mark import find_foreign, read_marks
 from ops.migrate.snapshot import BASE, Snapshot, load_snapshot, read_snapshot
-from ops.project import ProjectTree
+from ops.project.project import ProjectTree
 from partitions.sql import literal
+from readreplica.errors import one_line
 from sharding.topology import Topology
 
 
@@ -39,7 +41,7 @@ class DatabaseDrift(NamedTuple):
 
 
 def compare(found: Collection[Fact], expected: Collection[Fact], tree: ProjectTree) -> Iterator[Drift]:
-    """List the differences; a table that is surplus or gone is told once, without what belongs to it.
+    """List the differences; a table that is surplus or missing is listed once, without what belongs to it.
 
     Which partitions a table of the tree's policies has, and with which values, is the policies' affair.
 
@@ -71,7 +73,7 @@ def _by_object(facts: Collection[Fact]) -> dict[_Key, Fact]:
 
 
 def _tables(facts: Collection[Fact]) -> set[str]:
-    """Give what others may belong to; not the partitions of a range, which differ each for itself."""
+    """Return what others may belong to; not the partitions of a range, which differ each for itself."""
     return {fact.table for fact in facts if fact.table == fact.name and DIFFERS not in fact.definition}
 
 
@@ -187,7 +189,7 @@ def find_drift(
                 foreign = find_foreign(read_marks(connection, tree), tree)
                 found = read_snapshot(connection, topology, tree)
         except SQLAlchemyError as fault:
-            yield DatabaseDrift(name, None, None, (), f"did not answer: {words_of(fault)}")
+            yield DatabaseDrift(name, None, None, (), f"did not answer: {one_line(fault)}")
         except SeveralRevisions as fault:
             yield DatabaseDrift(name, None, None, (), f"was not compared: {fault}")
         else:

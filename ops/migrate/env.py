@@ -3,13 +3,15 @@
 The tree is the section of alembic.ini (`alembic -n TREE ...`), or the only one of the project. The topology
 is handed over by a program as `config.attributes["topology"]`, or named by `-x topology=PATH`, or by
 MES_STORAGE_TOPOLOGY. `upgrade` and `downgrade` do what `mesctl migrate` does; other commands visit one
-database after another.
+database after another. Autogenerate compares the metadata of the tree, with the policies of its tables.
 """
 
 import io
 import os
 import sys
-from contextlib import redirect_stdout
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from functools import partial
 from logging.config import fileConfig
 from pathlib import Path
@@ -17,28 +19,38 @@ from typing import TextIO
 
 from alembic import command, context
 from alembic.util import CommandError
-from sqlalchemy import Connection
+from sqlalchemy import Connection, MetaData
 
 from ops.errors import OpsError
 from ops.migrate import mark
 from ops.migrate.adoption import claim, examine
-from ops.migrate.compare import (
-    PLUGINS,
-    ignore_undeclared_partitions,
-    metadata_of,
-    reading_unvalidated_checks,
-)
 from ops.migrate.connect import open_owner, take_lock
 from ops.migrate.outcome import Direction
 from ops.migrate.run import migrate
-from ops.project import Project, ProjectTree
+from ops.project.project import Project, ProjectTree
+from partitions.migration_ops import PLUGINS, POLICIES, ignore_undeclared_partitions
 from partitions.sql import identifier
 from sharding.errors import ShardingError
 from sharding.topology import Topology
 
 DIRECTIONS: dict[object, Direction] = {command.upgrade: "up", command.downgrade: "down"}
+
 READING = {command.current, command.check, command.revision}
 """Commands that change no database."""
+
+
+@contextmanager
+def reading_unvalidated_checks() -> Iterator[None]:
+    """Bear with SQLAlchemy 2.1, which reads that a CHECK is NOT VALID and warns of its own word for it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Can't validate argument 'dialect_options'")
+        yield
+
+
+def metadata_of(tree: ProjectTree) -> MetaData:
+    """Return what the models of a tree declare, with its policies where autogenerate finds them."""
+    tree.metadata.info[POLICIES] = tree.policies
+    return tree.metadata
 
 
 def the_project() -> Project:

@@ -2,15 +2,12 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from alembic.util import CommandError
 
 from ops.errors import ExitStatus, OpsError
+from ops.migrate.outcome import MigrationOutcome
 from partitions.errors import Blocker
-
-if TYPE_CHECKING:
-    from ops.migrate.outcome import Outcome
 
 
 class MigrationError(OpsError, CommandError):
@@ -18,7 +15,7 @@ class MigrationError(OpsError, CommandError):
 
 
 class LedgerUnreachable(MigrationError):
-    """The directory cannot be written, so that nobody would know what was done."""
+    """The directory cannot be written, so that what is done would not be recorded."""
 
     def __init__(self, directory: str, reason: str) -> None:
         self.directory = directory
@@ -39,7 +36,7 @@ class MigrationsBusy(MigrationError):
         )
 
 
-class LockNotHad(MigrationError):
+class LockNotAcquired(MigrationError):
     """A revision waited in vain for a lock, again and again; nothing of its transaction stayed."""
 
     def __init__(self, revision: str, reason: str, *, attempts: int, blockers: Sequence[Blocker]) -> None:
@@ -194,7 +191,7 @@ class AdoptionRefused(MigrationError):
 class FleetFailed(MigrationError):
     """At least one database of a tree was not brought to where it should be."""
 
-    def __init__(self, outcomes: Sequence["Outcome"]) -> None:
+    def __init__(self, outcomes: Sequence[MigrationOutcome]) -> None:
         self.outcomes = tuple(outcomes)
         lines = "; ".join(outcome.line for outcome in outcomes if not outcome.done)
         if not any(outcome.ran or outcome.state == "failed" for outcome in outcomes):

@@ -1,19 +1,36 @@
-"""All databases of a tree: the canary first, then the others, several at once."""
+"""All databases of a tree: the canary first, then the others, several at once.
 
+`python -P -m ops.migrate.fleet REQUEST TOPOLOGY PARALLEL DATABASE...` migrates the others: alembic's `op` is
+one for the process, so each database needs a process of its own. To load alembic, SQLAlchemy and the rest
+takes more CPU than most migrations (2.4 s, measured), so it is loaded once, there, and a process for each is
+forked. That is safe in this program alone: it has one thread and no connection.
+"""
+
+import multiprocessing
+import os
+import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import NamedTuple, TextIO
 
-from ops.migrate.outcome import Outcome, Request
+from ops.migrate.outcome import MigrationOutcome, Request
 from ops.migrate.single import Report, migrate_database
 from sharding.topology import Topology
 
 PARALLEL = 4
 
 
+FORK = multiprocessing.get_context("fork")
+
+
 def migrate_tree(
     topology: Topology, request: Request, *, parallel: int = PARALLEL, report: Report
-) -> list[Outcome]:
+) -> list[MigrationOutcome]:
     """Do what is asked with every database of the request's tree.
 
     The first in name order is the canary: if it fails, no other is touched. When one of the others fails,
@@ -24,7 +41,7 @@ def migrate_tree(
         topology: where the databases are.
         request: what to bring them to.
         parallel: how many databases at once, after the canary.
-        report: is told a line about each revision and each database.
+        report: is called with a line about each revision and each database.
 
     Returns:
         an outcome for each database, in name order.
@@ -41,28 +58,117 @@ def migrate_tree(
 
 def _migrate_others(
     topology: Topology, names: Sequence[str], request: Request, *, parallel: int, report: Report
-) -> list[Outcome]:
+) -> list[MigrationOutcome]:
     if min(parallel, len(names)) <= 1:
         return [migrate_database(topology, name, request, report=report) for name in names]
     # -P: or a folder `ops` in the working directory would be imported instead of this one.
-    command = [sys.executable, "-P", "-m", "ops.migrate.workers", request.model_dump_json()]
+    command = [sys.executable, "-P", "-m", "ops.migrate.fleet", request.model_dump_json()]
     done = subprocess.run(
         [*command, str(topology.path), str(parallel), *names],
         stdout=subprocess.PIPE,
         encoding="utf-8",
         check=False,
     )
-    told = {
+    outcomes = {
         outcome.database: outcome
-        for outcome in map(Outcome.model_validate_json, done.stdout.split("\n")[:-1])
+        for outcome in map(MigrationOutcome.model_validate_json, done.stdout.split("\n")[:-1])
     }
-    return [told.get(name) or _untold(name, request, done.returncode) for name in names]
+    return [outcomes.get(name) or _unreported(name, request, done.returncode) for name in names]
 
 
-def _untold(name: str, request: Request, status: int) -> Outcome:
-    error = f"the process of all databases ended with status {status} before it told of this one"
-    return Outcome(database=name, tree=request.tree, state="failed", error=error)
+def _unreported(name: str, request: Request, status: int) -> MigrationOutcome:
+    error = f"the process of all databases ended with status {status} before it reported on this one"
+    return MigrationOutcome(database=name, tree=request.tree, state="failed", error=error)
 
 
-def _not_started(database: str, request: Request) -> Outcome:
-    return Outcome(database=database, tree=request.tree, state="not started")
+def _not_started(database: str, request: Request) -> MigrationOutcome:
+    return MigrationOutcome(database=database, tree=request.tree, state="not started")
+
+
+class _Child(NamedTuple):
+    database: str
+    process: BaseProcess
+
+
+def migrate_each(
+    topology: Topology, request: Request, databases: Sequence[str], *, parallel: int
+) -> Iterator[MigrationOutcome]:
+    """Migrate databases, `parallel` at once, each in a process of its own.
+
+    Returns:
+        an outcome for each, in the order in which they end; a process that is killed is one as well.
+    """
+    waiting, running = deque(databases), dict[Connection, _Child]()
+    while waiting or running:
+        while waiting and len(running) < parallel:
+            database = waiting.popleft()
+            receiver, process = _start(topology, request, database)
+            running[receiver] = _Child(database, process)
+        for ready in wait(list(running)):
+            assert isinstance(ready, Connection)
+            yield _outcome(ready, running.pop(ready), request)
+
+
+def _start(topology: Topology, request: Request, database: str) -> tuple[Connection, BaseProcess]:
+    receiver, sender = FORK.Pipe(duplex=False)
+    process = FORK.Process(target=_migrate, args=(topology, request, database, sender))
+    process.start()
+    sender.close()  # or the end of the child would not be seen
+    return receiver, process
+
+
+def _migrate(topology: Topology, request: Request, database: str, sender: Connection) -> None:
+    with _interruptible():
+        sender.send(migrate_database(topology, database, request, report=_report))
+
+
+def _outcome(receiver: Connection, child: _Child, request: Request) -> MigrationOutcome:
+    try:
+        outcome = receiver.recv()
+    except EOFError:
+        outcome = None
+    child.process.join()
+    if isinstance(outcome, MigrationOutcome):
+        return outcome
+    error = f"its process ended with status {child.process.exitcode} and reported no outcome"
+    return MigrationOutcome(database=child.database, tree=request.tree, state="failed", error=error)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """End the process without a traceback at Ctrl-C, which reaches all of them: `mesctl` says it once."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
+
+
+def _report(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _keep_stdout() -> TextIO:
+    """Return a copy of stdout; what a revision or its programs print from here on goes to stderr."""
+    stdout = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    return stdout
+
+
+def main() -> None:
+    """Do it as a process: progress on stderr, the outcomes as JSON on stdout, a line each."""
+    request, topology, parallel, *databases = sys.argv[1:]
+    stdout = _keep_stdout()
+    outcomes = migrate_each(
+        Topology.load(topology),
+        Request.model_validate_json(request),
+        databases,
+        parallel=int(parallel),
+    )
+    with _interruptible():
+        for outcome in outcomes:
+            stdout.write(f"{outcome.model_dump_json()}\n")
+            stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,7 +1,7 @@
 """The ledger: what was run where, how long it took and how it ended. It is a table in the directory.
 
-What a database has had is told by its own `alembic_version`, in the transaction of the migration itself.
-The ledger is beside it, for people, and so that a run that was killed is seen.
+`alembic_version` is authoritative: it is written in the transaction of the migration itself. The ledger is an
+audit log, which also shows a run that was killed.
 """
 
 from collections.abc import Collection, Iterator, Mapping
@@ -13,9 +13,10 @@ from typing import Any
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from ops.migrate.connect import open_owner, words_of
+from ops.migrate.connect import open_owner
 from ops.migrate.errors import LedgerUnreachable
-from ops.migrate.outcome import Direction, Step
+from ops.migrate.outcome import Direction, PlannedRevision
+from readreplica.errors import one_line
 from sharding.errors import DirectoryMissing
 from sharding.topology import Topology
 
@@ -39,7 +40,7 @@ _LEFT_RUNNING = text("""
     SELECT entry_id, revision, direction FROM migration_ledger
     WHERE database = :database AND state = 'running'
 """)
-_SETTLE = text("UPDATE migration_ledger SET state = :state, error = :error WHERE entry_id = :entry_id")
+_CLOSE = text("UPDATE migration_ledger SET state = :state, error = :error WHERE entry_id = :entry_id")
 _LATEST = text("""
     SELECT DISTINCT ON (database) database, revision, direction, state, started_at, duration_seconds, error
     FROM migration_ledger ORDER BY database, entry_id DESC
@@ -60,8 +61,8 @@ class Entry:
     error: str | None
 
 
-def settle(step: Step, applied: Collection[str]) -> tuple[str, str | None]:
-    """Tell how a migration ended whose run was killed.
+def end_of_killed(step: PlannedRevision, applied: Collection[str]) -> tuple[str, str | None]:
+    """Return how a migration ended whose run was killed.
 
     Parameters:
         step: what was running.
@@ -87,8 +88,8 @@ class Ledger:
         self._of = {"database": database, "tree": tree}
         self._early: list[Mapping[str, Any]] = []
 
-    def begin(self, step: Step) -> int | None:
-        """Note that a migration starts.
+    def begin(self, step: PlannedRevision) -> int | None:
+        """Record the start of a migration.
 
         Returns:
             the entry's number; None where there is no ledger yet.
@@ -101,10 +102,12 @@ class Ledger:
                 values = {**self._of, "revision": step.revision, "direction": step.direction}
                 return connection.scalar(_BEGIN, values) if connection else None
         except SQLAlchemyError as fault:
-            raise LedgerUnreachable(self._directory, words_of(fault)) from fault
+            raise LedgerUnreachable(self._directory, one_line(fault)) from fault
 
-    def end(self, entry_id: int | None, step: Step, *, seconds: float, error: str | None = None) -> None:
-        """Note how a migration ended.
+    def end(
+        self, entry_id: int | None, step: PlannedRevision, *, seconds: float, error: str | None = None
+    ) -> None:
+        """Record how a migration ended.
 
         Parameters:
             entry_id: what `begin` gave.
@@ -124,8 +127,8 @@ class Ledger:
                 connection.execute(_RECORD, self._early)
                 self._early = []
 
-    def settle(self, applied: Collection[str]) -> list[str]:
-        """Close the entries of runs that were killed; only whoever holds the database's lock may ask.
+    def close_killed(self, applied: Collection[str]) -> list[str]:
+        """Close the entries of runs that were killed; only for the holder of the database's lock.
 
         Returns:
             a line about each.
@@ -135,14 +138,14 @@ class Ledger:
         """
         try:
             with self._connect() as connection:
-                return [] if connection is None else list(self._settle(connection, applied))
+                return [] if connection is None else list(self._close_killed(connection, applied))
         except SQLAlchemyError as fault:
-            raise LedgerUnreachable(self._directory, words_of(fault)) from fault
+            raise LedgerUnreachable(self._directory, one_line(fault)) from fault
 
-    def _settle(self, connection: Connection, applied: Collection[str]) -> Iterator[str]:
+    def _close_killed(self, connection: Connection, applied: Collection[str]) -> Iterator[str]:
         for row in connection.execute(_LEFT_RUNNING, self._of).all():
-            state, error = settle(Step(row.revision, row.direction), applied)
-            connection.execute(_SETTLE, {"entry_id": row.entry_id, "state": state, "error": error})
+            state, error = end_of_killed(PlannedRevision(row.revision, row.direction), applied)
+            connection.execute(_CLOSE, {"entry_id": row.entry_id, "state": state, "error": error})
             yield f"{row.revision} {row.direction}: a run was killed; the revision was {_ENDED[state]}"
 
     @contextmanager

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, text
 
-from ops.project import ProjectTree
+from ops.project.project import ProjectTree
 from partitions.sql import identifier, literal
 
 PREFIX = "mes-storage tree: "
@@ -40,7 +40,7 @@ _OBJECTS = text("""
 """)
 
 
-class Mark(NamedTuple):
+class TreeMark(NamedTuple):
     """The table that bears a mark, whether that is the tree's own version table, and the tree it names."""
 
     is_own: bool
@@ -48,7 +48,7 @@ class Mark(NamedTuple):
     tree: str
 
 
-def read_marks(connection: Connection, tree: ProjectTree) -> Sequence[Mark]:
+def read_marks(connection: Connection, tree: ProjectTree) -> Sequence[TreeMark]:
     """Read every mark that a database bears."""
     values = {
         "version_table": identifier(tree.version_table),
@@ -56,11 +56,11 @@ def read_marks(connection: Connection, tree: ProjectTree) -> Sequence[Mark]:
         "behind": len(PREFIX) + 1,
     }
     # A table that does not exist is no table's own: NULL.
-    return [Mark(bool(own), table, name) for own, table, name in connection.execute(_MARKS, values)]
+    return [TreeMark(bool(own), table, name) for own, table, name in connection.execute(_MARKS, values)]
 
 
-def find_foreign(marks: Iterable[Mark], tree: ProjectTree) -> str | None:
-    """Say why the marks of a database are not the tree's; None if they are."""
+def find_foreign(marks: Iterable[TreeMark], tree: ProjectTree) -> str | None:
+    """Return why the marks of a database are not the tree's; None if they are."""
     for mark in marks:
         if mark.tree != tree.name:
             return (

@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 Direction = Literal["up", "down"]
-State = Literal["done", "failed", "refused", "not started"]
+MigrationState = Literal["done", "failed", "refused", "not started"]
 
 
 class _Value(BaseModel):
@@ -30,7 +30,7 @@ class Request(_Value):
     attempts: int = 8
 
 
-class Outcome(_Value):
+class MigrationOutcome(_Value):
     """What became of one database.
 
     `revision` is where it stands now, `ran` the revisions that this run did, `failed_in` the one that failed
@@ -40,7 +40,7 @@ class Outcome(_Value):
 
     database: str
     tree: str
-    state: State
+    state: MigrationState
     revision: str | None = None
     ran: tuple[str, ...] = ()
     failed_in: str | None = None
@@ -54,7 +54,7 @@ class Outcome(_Value):
 
     @property
     def line(self) -> str:
-        """Say it to a person."""
+        """The outcome in one line, for people."""
         match self.state:
             case "not started":
                 return f"{self.database} was not started"
@@ -68,7 +68,7 @@ class Outcome(_Value):
 
 
 @dataclass(frozen=True)
-class Step:
+class PlannedRevision:
     """One revision, to be run in one direction."""
 
     revision: str

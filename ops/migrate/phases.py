@@ -16,7 +16,7 @@ from ops.migrate.errors import PhaseOrder, UnmarkedRevision
 Phase = Literal["pre", "post"]
 
 
-class Marked(NamedTuple):
+class PhasedRevision(NamedTuple):
     """A revision with its mark, and what it brings."""
 
     revision: str
@@ -24,16 +24,16 @@ class Marked(NamedTuple):
     what: str
 
 
-def read_marks(scripts: Iterable[Script]) -> list[Marked]:
+def read_phases(scripts: Iterable[Script]) -> list[PhasedRevision]:
     """Read the marks of revisions.
 
     Raises:
         UnmarkedRevision: one has none.
     """
-    return [Marked(script.revision, _phase_of(script), script.doc) for script in scripts]
+    return [PhasedRevision(script.revision, _phase_of(script), script.doc) for script in scripts]
 
 
-def in_phase(lacking: Sequence[Marked], phase: Phase) -> list[Marked]:
+def in_phase(lacking: Sequence[PhasedRevision], phase: Phase) -> list[PhasedRevision]:
     """Choose what to run in a phase of a deployment from what a database lacks, oldest first.
 
     Revisions run in the order of their line, and nothing is skipped. So one rule is enough: what is lacking
@@ -61,8 +61,8 @@ def in_phase(lacking: Sequence[Marked], phase: Phase) -> list[Marked]:
     return pres
 
 
-def before_deployment(line: Sequence[Marked]) -> str:
-    """Name the revision that databases have when the newest code starts: all but the last `post` ones."""
+def before_deployment(line: Sequence[PhasedRevision]) -> str:
+    """Return the revision that databases have when the newest code starts: all but the last `post` ones."""
     posts = list(takewhile(lambda each: each.phase == "post", reversed(line)))
     kept = line[: len(line) - len(posts)]
     return kept[-1].revision if kept else "base"

@@ -1,21 +1,25 @@
-"""Migrations for programs: what `alembic -n TREE ...` does, for a topology that is at hand."""
+"""Migrations for programs: what `alembic -n TREE ...` does for a topology, and where its databases stand."""
 
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from alembic import command
+from sqlalchemy.exc import SQLAlchemyError
 
 from ops.migrate import citus
-from ops.migrate.adoption import refuse_others
-from ops.migrate.connect import open_owner
+from ops.migrate.adoption import Examination, examine, refuse_others
+from ops.migrate.connect import is_being_migrated, open_owner
 from ops.migrate.errors import FleetFailed
 from ops.migrate.fleet import PARALLEL, migrate_tree
-from ops.migrate.outcome import Direction, Outcome, Request
-from ops.migrate.phases import Marked, Phase, in_phase, read_marks
+from ops.migrate.ledger import Entry, read_latest
+from ops.migrate.outcome import Direction, MigrationOutcome, Request
+from ops.migrate.phases import Phase, PhasedRevision, in_phase, read_phases
 from ops.migrate.scripts import Scripts, alembic_config, read_revision
 from ops.migrate.single import Report
-from ops.project import Project, ProjectTree
+from ops.project.project import Project, ProjectTree
+from readreplica.errors import one_line
 from sharding.topology import Topology
 
 
@@ -70,7 +74,7 @@ def migrate(
     phase: Phase | None = None,
     parallel: int = PARALLEL,
     report: Report = lambda _line: None,
-) -> list[Outcome]:
+) -> list[MigrationOutcome]:
     """Bring every database of a tree to a revision: the canary first, then several at once.
 
     Parameters:
@@ -81,7 +85,7 @@ def migrate(
         versions: the folder of the revisions; without it, the project's own.
         phase: only the revisions of this phase of a deployment; upwards alone.
         parallel: how many databases at once, after the canary.
-        report: is told of progress, a line each.
+        report: is called with progress, a line each.
 
     Returns:
         an outcome for each database.
@@ -103,7 +107,7 @@ def upgrade_all(
     phase: Phase | None = None,
     parallel: int = PARALLEL,
     report: Report = lambda _line: None,
-) -> list[Outcome]:
+) -> list[MigrationOutcome]:
     """Bring every database of several trees to its newest revision, one tree after another.
 
     If the canary of a tree fails, the trees behind it are not touched. Parameters, result and errors are
@@ -111,7 +115,7 @@ def upgrade_all(
     """
     trees = list(trees)
     refuse_others(topology, trees)
-    outcomes: list[Outcome] = []
+    outcomes: list[MigrationOutcome] = []
     for tree in trees:
         request = _request(tree, "up", "head", phase=phase)
         found = migrate_tree(topology, request, parallel=parallel, report=report)
@@ -139,14 +143,14 @@ def _request(
     )
 
 
-def _all_done(outcomes: list[Outcome]) -> list[Outcome]:
+def _all_done(outcomes: list[MigrationOutcome]) -> list[MigrationOutcome]:
     if not all(outcome.done for outcome in outcomes):
         raise FleetFailed(outcomes)
     return outcomes
 
 
 def render_upgrade(tree: ProjectTree, revision: str = "head", *, start: str | None = None) -> str:
-    """Give the script that `upgrade` would run, as psql accepts it.
+    """Return the script that `upgrade` would run, as psql accepts it.
 
     Parameters:
         tree: the migration tree.
@@ -160,12 +164,12 @@ def render_upgrade(tree: ProjectTree, revision: str = "head", *, start: str | No
 
 
 def render_distribution(topology: Topology, tree: ProjectTree) -> str:
-    """Give the script of what comes after an upgrade where Citus keeps the shards; elsewhere, none."""
+    """Return the script of what comes after an upgrade where Citus keeps the shards; elsewhere, none."""
     return citus.script(topology, tree) if citus.is_on_citus(topology, tree.name) else ""
 
 
 def render_downgrade(tree: ProjectTree, revision: str, *, start: str) -> str:
-    """Give the script that `downgrade` would run on a database of revision `start`, as psql accepts it."""
+    """Return the script that `downgrade` would run on a database of revision `start`, as psql accepts it."""
     script = io.StringIO()
     config = alembic_config(tree, tree.revisions, script)
     command.downgrade(config, f"{start}:{revision}", sql=True)
@@ -182,11 +186,11 @@ def current(topology: Topology, tree: ProjectTree) -> Mapping[str, str | None]:
 
 
 def head(tree: ProjectTree) -> str | None:
-    """Name the newest revision of a tree."""
+    """Return the newest revision of a tree."""
     return Scripts(tree, tree.revisions).head
 
 
-def pending(tree: ProjectTree, start: str | None, *, phase: Phase | None = None) -> list[Marked]:
+def pending(tree: ProjectTree, start: str | None, *, phase: Phase | None = None) -> list[PhasedRevision]:
     """List the revisions that a database of revision `start` lacks, oldest first.
 
     Parameters:
@@ -197,5 +201,51 @@ def pending(tree: ProjectTree, start: str | None, *, phase: Phase | None = None)
     Raises:
         PhaseOrder: the phase cannot run.
     """
-    lacking = read_marks(Scripts(tree, tree.revisions).lacking(start))
+    lacking = read_phases(Scripts(tree, tree.revisions).lacking(start))
     return lacking if phase is None else in_phase(lacking, phase)
+
+
+@dataclass(frozen=True)
+class DatabaseState:
+    """What was found in a database, or why it could not be read; `busy` is whether a run holds its lock."""
+
+    database: str
+    tree: ProjectTree
+    found: Examination | None = None
+    busy: bool = False
+    unreachable: str | None = None
+
+    @property
+    def revision(self) -> str | None:
+        """The database's revision; None at base, and where it could not be read."""
+        return self.found.revision if self.found else None
+
+
+def read_states(topology: Topology, tree: ProjectTree) -> Iterator[DatabaseState]:
+    """Examine every database of a tree; one that is down does not hide the others."""
+    for name in topology.databases_of(tree.name):
+        try:
+            with open_owner(topology, name) as engine, engine.connect() as connection:
+                found = examine(connection, topology, tree, name)
+                connection.rollback()
+                yield DatabaseState(name, tree, found, is_being_migrated(connection))
+        except SQLAlchemyError as fault:
+            yield DatabaseState(name, tree, unreachable=one_line(fault))
+
+
+def read_ledger(topology: Topology) -> Mapping[str, Entry]:
+    """Read the latest entry of every database, as far as the directory can be reached."""
+    try:
+        return read_latest(topology)
+    except SQLAlchemyError:
+        return {}
+
+
+def last_run(entry: Entry | None, state: DatabaseState) -> str | None:
+    """Return how the latest run on a database ended; None where there was none."""
+    if entry is None:
+        return None
+    what = f"{entry.revision} {entry.direction}"
+    if entry.state == "running":
+        return f"{what} runs" if state.busy else f"{what} was killed; the next run settles it"
+    return f"{what} failed: {entry.error}" if entry.state == "failed" else f"{what} {entry.state}"

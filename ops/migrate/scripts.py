@@ -19,8 +19,8 @@ from sqlalchemy import Connection
 
 import partitions.migration_ops  # noqa: F401 (makes op.create_partition and its like exist for revisions)
 from ops.migrate.errors import RevisionsInvalid, SeveralRevisions, UnknownRevision
-from ops.migrate.outcome import Direction, Step
-from ops.project import ProjectTree
+from ops.migrate.outcome import Direction, PlannedRevision
+from ops.project.project import ProjectTree
 
 SCRIPT_LOCATION = Path(__file__).parent / "script"
 """An env.py that does what a team's does: the engine needs none of theirs."""
@@ -91,7 +91,7 @@ class Scripts:
             script.revision for script in self._between(current, "base", lower="base", upper=current)
         )
 
-    def steps(self, current: str | None, target: str, direction: Direction) -> list[Step]:
+    def steps(self, current: str | None, target: str, direction: Direction) -> list[PlannedRevision]:
         """List what to run, in order, to take a database from `current` to `target`.
 
         Raises:
@@ -99,11 +99,11 @@ class Scripts:
             UnknownRevision: one of the two is not in the tree.
         """
         if direction == "up":
-            return [Step(script.revision, "up") for script in self.lacking(current, target)]
+            return [PlannedRevision(script.revision, "up") for script in self.lacking(current, target)]
         if current is None:
             return []
         scripts = self._between(current, target, lower=target, upper=current, select_for_downgrade=True)
-        return [Step(script.revision, "down") for script in scripts]
+        return [PlannedRevision(script.revision, "down") for script in scripts]
 
     def lacking(self, current: str | None, target: str = "head") -> list[Script]:
         """List the revisions that lie between `current` and `target`, oldest first. Raises: as `steps`."""
@@ -121,7 +121,7 @@ class Scripts:
                 self.tree.name, current=current, target=target, reason=str(fault)
             ) from fault
 
-    def run(self, connection: Connection, step: Step) -> None:
+    def run(self, connection: Connection, step: PlannedRevision) -> None:
         """Run one revision, in a transaction of its own.
 
         This does what `alembic` does for one step, but without env.py: that is under way already when
@@ -147,7 +147,7 @@ class Scripts:
 
 
 def _words_of(fault: Exception, folder: Path) -> str:
-    """Say in one line why revisions cannot be imported, and where."""
+    """Return why revisions cannot be imported, and where, on one line."""
     frames = traceback.extract_tb(fault.__traceback__)
     places = [
         f"{Path(each.filename).name}:{each.lineno}: "

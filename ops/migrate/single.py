@@ -1,6 +1,6 @@
 """One database: its lock, the revisions that it lacks, each in a transaction, each noted in the ledger.
 
-alembic's `op` is one for the process: two databases at once need two processes (`ops.migrate.workers`).
+alembic's `op` is one for the process: two databases at once need two processes (`ops.migrate.fleet`).
 """
 
 import time
@@ -15,27 +15,30 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_at
 
 from ops.migrate.adoption import claim
 from ops.migrate.citus import distribute, is_on_citus
-from ops.migrate.connect import open_owner, take_lock, words_of
-from ops.migrate.errors import DatabaseRefused, LockNotHad
+from ops.migrate.connect import open_owner, take_lock
+from ops.migrate.errors import DatabaseRefused, LockNotAcquired
 from ops.migrate.ledger import Ledger, open_ledger
-from ops.migrate.outcome import Outcome, Request, State, Step
-from ops.migrate.phases import in_phase, read_marks
+from ops.migrate.outcome import MigrationOutcome, MigrationState, PlannedRevision, Request
+from ops.migrate.phases import in_phase, read_phases
 from ops.migrate.scripts import Scripts, read_revision
-from ops.project import Project
+from ops.project.project import Project
 from partitions.blockers import Watch, watching
+from readreplica.errors import one_line
 from sharding.topology import Topology
 
 Report = Callable[[str], None]
 
 
-def migrate_database(topology: Topology, database: str, request: Request, *, report: Report) -> Outcome:
-    """Do what is asked with one database, and tell what became of it.
+def migrate_database(
+    topology: Topology, database: str, request: Request, *, report: Report
+) -> MigrationOutcome:
+    """Bring one database to the requested revision.
 
     Parameters:
         topology: where the databases are.
         database: one of them.
         request: what to bring it to.
-        report: is told a line about each revision.
+        report: is called with a line about each revision.
 
     Returns:
         the outcome; an error is in it.
@@ -43,7 +46,7 @@ def migrate_database(topology: Topology, database: str, request: Request, *, rep
     run = _Run(database, request, lambda line: report(f"{database}: {line}"))
     started = time.monotonic()
     error: str | None = None
-    state: State = "done"
+    state: MigrationState = "done"
     try:
         with (
             open_ledger(topology, database) as ledger,
@@ -56,9 +59,9 @@ def migrate_database(topology: Topology, database: str, request: Request, *, rep
     except DatabaseRefused as refusal:
         state, error = "refused", str(refusal)
     except Exception as fault:  # whatever a revision raises is the outcome of this database, not of the fleet
-        state, error = "failed", words_of(fault)
+        state, error = "failed", one_line(fault)
         report(f"{database}: {run.doing or 'start'}: failed: {error}")
-    return Outcome(
+    return MigrationOutcome(
         database=database,
         tree=request.tree,
         state=state,
@@ -86,7 +89,7 @@ class _Run:
         self._scripts.line()  # revisions that cannot be read mark no database
         take_lock(connection, self._database)
         self.at = claim(connection, topology, self._tree, self._database)
-        for line in ledger.settle(self._scripts.applied(self.at)):
+        for line in ledger.close_killed(self._scripts.applied(self.at)):
             self._report(line)
         for step in self._steps():
             self.doing = step.revision
@@ -97,51 +100,51 @@ class _Run:
             self.doing = None
 
     def distribute(self, connection: Connection, topology: Topology) -> None:
-        """Have Citus distribute what the revisions have made."""
+        """Distribute the tables that the revisions have made."""
         self.doing = "distribution"
         distribute(connection, topology, self._tree, report=self._report)
         self.doing = None
 
-    def _steps(self) -> list[Step]:
+    def _steps(self) -> list[PlannedRevision]:
         request = self._request
         if request.phase is None:
             return self._scripts.steps(self.at, request.target, request.direction)
-        lacking = read_marks(self._scripts.lacking(self.at, request.target))
-        return [Step(each.revision, "up") for each in in_phase(lacking, request.phase)]
+        lacking = read_phases(self._scripts.lacking(self.at, request.target))
+        return [PlannedRevision(each.revision, "up") for each in in_phase(lacking, request.phase)]
 
-    def _noted(self, connection: Connection, ledger: Ledger, step: Step) -> None:
+    def _noted(self, connection: Connection, ledger: Ledger, step: PlannedRevision) -> None:
         entry_id = ledger.begin(step)
         started = time.monotonic()
         try:
             self._with_retries(connection, step)
         except BaseException as fault:  # Ctrl-C too must not leave an entry that still runs
-            self._end(ledger, entry_id, step, started, error=words_of(fault))
+            self._end(ledger, entry_id, step, started, error=one_line(fault))
             raise
         self._report(f"{step.revision} {step.direction}: done in {time.monotonic() - started:.1f} s")
         self._end(ledger, entry_id, step, started, error=None)
 
     def _end(
-        self, ledger: Ledger, entry_id: int | None, step: Step, started: float, error: str | None
+        self, ledger: Ledger, entry_id: int | None, step: PlannedRevision, started: float, error: str | None
     ) -> None:
         try:
             ledger.end(entry_id, step, seconds=time.monotonic() - started, error=error)
         except SQLAlchemyError as fault:
             # The migration stands as it is; the entry that still says `running` is settled by the next run.
-            self._report(f"{step.revision}: its end is not in the ledger: {words_of(fault)}")
+            self._report(f"{step.revision}: its end is not in the ledger: {one_line(fault)}")
 
-    def _with_retries(self, connection: Connection, step: Step) -> None:
+    def _with_retries(self, connection: Connection, step: PlannedRevision) -> None:
         """Run a revision anew, the whole transaction, as long as it waits in vain for a lock."""
         attempts, seen = self._request.attempts, Watch()
 
         def again(state: RetryCallState) -> None:
             fault = state.outcome and state.outcome.exception()
             pause = state.next_action.sleep if state.next_action else 0.0
-            self._report(f"{step.revision}: {words_of(fault) if fault else ''}; again in {pause:.1f} s")
+            self._report(f"{step.revision}: {one_line(fault) if fault else ''}; again in {pause:.1f} s")
 
         try:
             # The pause lets those go on who queue behind us; it is random, or two runs would meet again.
             for attempt in Retrying(
-                retry=retry_if_exception(waited_in_vain),
+                retry=retry_if_exception(is_lock_failure),
                 stop=stop_after_attempt(attempts),
                 wait=wait_random_exponential(multiplier=0.5, max=10),
                 before_sleep=again,
@@ -152,10 +155,10 @@ class _Run:
                 with attempt, _watched(connection) if is_late else nullcontext(seen) as seen:
                     self._scripts.run(connection, step)
         except DBAPIError as fault:
-            if not waited_in_vain(fault):
+            if not is_lock_failure(fault):
                 raise
-            reason = words_of(fault)
-            raise LockNotHad(step.revision, reason, attempts=attempts, blockers=seen.seen) from fault
+            reason = one_line(fault)
+            raise LockNotAcquired(step.revision, reason, attempts=attempts, blockers=seen.seen) from fault
 
 
 @contextmanager
@@ -168,6 +171,6 @@ def _watched(connection: Connection) -> Iterator[Watch]:
         yield watch
 
 
-def waited_in_vain(fault: BaseException) -> bool:
+def is_lock_failure(fault: BaseException) -> bool:
     """Whether an error is a lock that was not had in time: the same again may well succeed."""
     return isinstance(fault, DBAPIError) and isinstance(fault.orig, LockNotAvailable | DeadlockDetected)

@@ -10,12 +10,12 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection
 
-from ops.migrate.catalogue import Fact, read_catalogue
+from ops.migrate.catalogue.facts import Fact, read_catalogue
 from ops.migrate.citus import is_on_citus
 from ops.migrate.connect import open_owner
 from ops.migrate.errors import NotFreezable, SnapshotInvalid, SnapshotMissing
 from ops.migrate.scripts import Scripts, read_revision
-from ops.project import ProjectTree
+from ops.project.project import ProjectTree
 from sharding.topology import Topology
 
 BASE = "base"

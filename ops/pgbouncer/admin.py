@@ -14,15 +14,16 @@ from psycopg.pq import ExecStatus
 from psycopg.pq.abc import PGconn
 from psycopg.rows import dict_row
 
-from ops.connect import CONNECT_SECONDS, cut_after
+from ops.connect import CONNECT_SECONDS, shut_after
 from ops.pgbouncer.errors import CommandRefused, ConsoleSilent, PauseTimedOut
+from readreplica.errors import one_line
 
 DBNAME = "pgbouncer"
 ANSWER_SECONDS = 10.0
 Row = dict[str, object]
 
 
-class Place(NamedTuple):
+class ConsoleAddress(NamedTuple):
     """Where a console listens, and who asks: `host` may be the folder of a Unix socket."""
 
     host: str
@@ -37,50 +38,50 @@ class Place(NamedTuple):
 class Console:
     """The console of one process of the pooler."""
 
-    def __init__(self, place: Place) -> None:
-        self.place = place
+    def __init__(self, address: ConsoleAddress) -> None:
+        self.address = address
 
     def show(self, what: str) -> list[Row]:
-        """Give the rows of `SHOW what`.
+        """Return the rows of `SHOW what`.
 
         Raises:
-            ConsoleSilent: nobody answers, or the user is refused.
+            ConsoleSilent: no answer, or the user is refused.
             CommandRefused: there is nothing of that name.
         """
         with self._connect() as connection:
             try:
-                with cut_after(connection, seconds=ANSWER_SECONDS):
+                with shut_after(connection, seconds=ANSWER_SECONDS):
                     return connection.execute(f"SHOW {what}".encode()).fetchall()
             except psycopg.Error as error:
-                raise CommandRefused(f"SHOW {what}", str(self.place), _words(error)) from error
+                raise CommandRefused(f"SHOW {what}", str(self.address), one_line(error)) from error
 
     def run(self, command: str, entry: str | None = None) -> None:
         """Run a command, of all entries or of one: RELOAD, RESUME, RECONNECT, KILL, DISABLE, ENABLE.
 
         Raises:
-            ConsoleSilent: nobody answers, or the user is refused.
+            ConsoleSilent: no answer, or the user is refused.
             CommandRefused: PgBouncer does not do it.
         """
         with self._connect() as connection:
             try:
-                with cut_after(connection, seconds=ANSWER_SECONDS):
+                with shut_after(connection, seconds=ANSWER_SECONDS):
                     connection.execute(statement(command, entry).encode())
             except psycopg.Error as error:
-                raise CommandRefused(statement(command, entry), str(self.place), _words(error)) from error
+                raise CommandRefused(statement(command, entry), str(self.address), one_line(error)) from error
 
     @contextmanager
     def _connect(self) -> Iterator[psycopg.Connection[Row]]:
-        with _open(self.place) as connection:
+        with _open(self.address) as connection:
             yield connection
 
 
-def _open(place: Place) -> psycopg.Connection[Row]:
+def _open(address: ConsoleAddress) -> psycopg.Connection[Row]:
     try:
         return psycopg.connect(
-            host=place.host,
-            port=place.port,
-            user=place.user,
-            password=place.password,
+            host=address.host,
+            port=address.port,
+            user=address.user,
+            password=address.password,
             dbname=DBNAME,
             connect_timeout=CONNECT_SECONDS,
             autocommit=True,
@@ -89,7 +90,7 @@ def _open(place: Place) -> psycopg.Connection[Row]:
             row_factory=dict_row,
         )
     except psycopg.Error as error:
-        raise ConsoleSilent(str(place), _words(error)) from error
+        raise ConsoleSilent(str(address), one_line(error)) from error
 
 
 def statement(command: str, entry: str | None = None) -> str:
@@ -115,7 +116,7 @@ def pause(consoles: Sequence[Console], entries: Sequence[str], *, timeout_second
     try:
         _pause_all(consoles, entries, time.monotonic() + timeout_seconds, timeout_seconds)
     except BaseException:
-        # Also after Ctrl-C: nobody must find the pools held later.
+        # Also after Ctrl-C: no pool may stay paused.
         with suppress(ConsoleSilent):
             resume(consoles, entries)
         raise
@@ -127,7 +128,7 @@ def _pause_all(
     with ExitStack() as stack:
         # Closed, and not left as a context manager: that would send COMMIT behind a PAUSE that still waits.
         waiting = [
-            (console, entry, stack.enter_context(closing(_open(console.place))))
+            (console, entry, stack.enter_context(closing(_open(console.address))))
             for console in consoles
             for entry in entries
         ]
@@ -138,7 +139,7 @@ def _pause_all(
             if not _answered(connection.pgconn, deadline):
                 late.append(entry)
             else:
-                _check(connection.pgconn, statement("PAUSE", entry), console.place)
+                _check(connection.pgconn, statement("PAUSE", entry), console.address)
         if late:
             raise PauseTimedOut(late, timeout_seconds)
 
@@ -153,14 +154,14 @@ def _answered(connection: PGconn, deadline: float) -> bool:
     return True
 
 
-def _check(connection: PGconn, command: str, place: Place) -> None:
+def _check(connection: PGconn, command: str, address: ConsoleAddress) -> None:
     result = connection.get_result()
     if result is not None and result.status == ExecStatus.FATAL_ERROR:
-        raise CommandRefused(command, str(place), result.get_error_message().strip())
+        raise CommandRefused(command, str(address), result.get_error_message().strip())
 
 
 def resume(consoles: Sequence[Console], entries: Sequence[str]) -> list[str]:
-    """Let the pools' clients go on.
+    """Resume the pools.
 
     Returns:
         The entries that had been paused; the others needed nothing.
@@ -178,9 +179,9 @@ def resume(consoles: Sequence[Console], entries: Sequence[str]) -> list[str]:
 
 
 def reconnect(consoles: Sequence[Console], entries: Sequence[str], *, timeout_seconds: float) -> None:
-    """Have pools replace their server connections as transactions end.
+    """Replace the server connections of pools as transactions end.
 
-    RECONNECT also breaks off a login that is under way, and PgBouncer then tells waiting clients that "server
+    RECONNECT also breaks off a login that is under way, and PgBouncer then answers waiting clients "server
     login has been failing": so it is sent at a moment without one.
 
     Parameters:
@@ -206,7 +207,3 @@ def _logins(console: Console, entry: str) -> int:
 def is_paused(row: Row) -> bool:
     """Whether a row of SHOW DATABASES is of a paused entry."""
     return str(row.get("paused", "0")) not in ("0", "no")
-
-
-def _words(error: psycopg.Error) -> str:
-    return " ".join(str(error).split())

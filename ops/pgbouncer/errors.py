@@ -20,7 +20,7 @@ class NoPooler(PgBouncerError):
 
 
 class UnknownVersion(PgBouncerError):
-    """Nobody says for which version of PgBouncer to write."""
+    """The version of PgBouncer to write for is not known."""
 
     exit_status = ExitStatus.USAGE
 
@@ -47,7 +47,7 @@ class PoolsDoNotFit(PgBouncerError):
 
 
 class ServerSilent(PgBouncerError):
-    """A server does not tell what is asked of it."""
+    """A server does not answer a query about its limits or secrets."""
 
     def __init__(self, server: str, *, role: str, said: str) -> None:
         self.server = server
@@ -57,44 +57,46 @@ class ServerSilent(PgBouncerError):
         )
 
 
-class SecretsDiffer(PgBouncerError):
-    """One role has several SCRAM secrets, and a userlist has one line for a role."""
+class RoleUnusable(PgBouncerError):
+    """Base of the reasons why a role cannot log in through the pooler."""
 
     exit_status = ExitStatus.REFUSED
 
-    def __init__(self, role: str, servers: Sequence[str]) -> None:
+    def __init__(self, role: str, message: str) -> None:
         self.role = role
+        super().__init__(message)
+
+
+class SecretsDiffer(RoleUnusable):
+    """One role has several SCRAM secrets, and a userlist has one line for a role."""
+
+    def __init__(self, role: str, servers: Sequence[str]) -> None:
         self.servers = tuple(servers)
         super().__init__(
+            role,
             f"role {role} has not the same SCRAM secret on {', '.join(servers)}, and PgBouncer can log in "
             "only where it is the same to the salt: `mesctl pgbouncer secrets` gives one to all (no password "
             "changes), "
-            'or set pgbouncer.secrets = "plain" in the topology'
+            'or set pgbouncer.secrets = "plain" in the topology',
         )
 
 
-class SecretUnusable(PgBouncerError):
+class SecretUnusable(RoleUnusable):
     """A role's password cannot be used by the pooler."""
 
-    exit_status = ExitStatus.REFUSED
-
     def __init__(self, role: str, where: str, why: str) -> None:
-        self.role = role
-        super().__init__(
-            f"role {role} {why} on {where}: set its password there with password_encryption = 'scram-sha-256'"
-        )
+        fix = "set its password there with password_encryption = 'scram-sha-256'"
+        super().__init__(role, f"role {role} {why} on {where}: {fix}")
 
 
-class PasswordMissing(PgBouncerError):
-    """Nobody tells a role's password."""
-
-    exit_status = ExitStatus.REFUSED
+class PasswordMissing(RoleUnusable):
+    """The password of a role is not known."""
 
     def __init__(self, role: str) -> None:
-        self.role = role
         super().__init__(
+            role,
             f"no password of role {role}: add a line to the topology's passfile, or set "
-            f"MES_STORAGE_PASSWORD_{role.upper()}"
+            f"MES_STORAGE_PASSWORD_{role.upper()}",
         )
 
 

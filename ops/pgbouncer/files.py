@@ -11,14 +11,14 @@ from ops.pgbouncer.render import USERLIST
 _LINE = re.compile(r'"((?:[^"]|"")*)" "((?:[^"]|"")*)"')
 
 
-def standing_text(path: Path) -> str | None:
+def existing_text(path: Path) -> str | None:
     """Read a file; None when there is none."""
     return path.read_text() if path.exists() else None
 
 
-def standing_secrets(folder: Path) -> dict[str, str]:
+def existing_secrets(folder: Path) -> dict[str, str]:
     """Read the userlist that stands; nothing when there is none."""
-    text = standing_text(folder / USERLIST) or ""
+    text = existing_text(folder / USERLIST) or ""
     return {role: secret.replace('""', '"') for role, secret in _LINE.findall(text)}
 
 
@@ -26,7 +26,7 @@ def changes(folder: Path, files: Mapping[str, str]) -> dict[str, list[str]]:
     """Compare files with what stands; a diff for each that differs, without any secret."""
     found: dict[str, list[str]] = {}
     for name, text in files.items():
-        before = standing_text(folder / name)
+        before = existing_text(folder / name)
         if before == text:
             continue
         old, new = ((_masked(each) if name == USERLIST else each) for each in (before or "", text))

@@ -27,7 +27,7 @@ class Server(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Limits:
+class ServerLimits:
     """What a server gives: max_connections, less the slots that only superusers or named roles get."""
 
     max_connections: int
@@ -50,7 +50,7 @@ class ServerPlan:
     """One server's connections, and how they are divided."""
 
     server: Server
-    limits: Limits
+    limits: ServerLimits
     reserve: int
     processes: int
     pools: tuple[SizedPool, ...]
@@ -91,7 +91,7 @@ def named(server: Server, pools: Sequence[tuple[ServicePool, str]]) -> str:
 
 def plan_pools(
     servers: Mapping[Server, Sequence[tuple[ServicePool, str]]],
-    limits: Mapping[Server, Limits],
+    limits: Mapping[Server, ServerLimits],
     *,
     reserve: int,
     processes: int,

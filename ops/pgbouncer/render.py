@@ -17,7 +17,7 @@ Settings = dict[str, str]
 
 
 @dataclass(frozen=True)
-class Wanted:
+class PoolerConfig:
     """All that decides what the pooler should be."""
 
     section: PgBouncer
@@ -31,8 +31,8 @@ class Wanted:
         return sorted(pools, key=lambda sized: sized.pool.entry)
 
 
-def settings_of(wanted: Wanted) -> Settings:
-    """Give the settings that `check` can compare: all but the places of files."""
+def settings_of(wanted: PoolerConfig) -> Settings:
+    """Return the settings that `check` can compare: all but the places of files."""
     section = wanted.section
     settings = {
         "listen_addr": section.listen or section.host,
@@ -58,7 +58,7 @@ def settings_of(wanted: Wanted) -> Settings:
     return settings
 
 
-def render(wanted: Wanted, secrets: Mapping[str, str], *, folder: Path) -> dict[str, str]:
+def render(wanted: PoolerConfig, secrets: Mapping[str, str], *, folder: Path) -> dict[str, str]:
     """Write every file of the pooler.
 
     Parameters:
@@ -77,11 +77,11 @@ def render(wanted: Wanted, secrets: Mapping[str, str], *, folder: Path) -> dict[
 
 
 def socket_dir(section: PgBouncer, number: int) -> str:
-    """Name the folder of the socket of one of several processes."""
+    """Return the folder of the socket of one of several processes."""
     return f"{section.socket_dir}/{number}"
 
 
-def _inis(wanted: Wanted, folder: Path) -> dict[str, str]:
+def _inis(wanted: PoolerConfig, folder: Path) -> dict[str, str]:
     """Write a whole ini for each process: a second [pgbouncer] behind an %include would undo the first."""
     section = wanted.section
     if section.processes == 1:
@@ -95,7 +95,7 @@ def _inis(wanted: Wanted, folder: Path) -> dict[str, str]:
     return texts
 
 
-def _ini(wanted: Wanted, folder: Path, own: Settings) -> str:
+def _ini(wanted: PoolerConfig, folder: Path, own: Settings) -> str:
     files = {"auth_file": str(folder / USERLIST), "auth_hba_file": str(folder / HBA)}
     settings = {**settings_of(wanted), **files, **own}
     lines = [
@@ -121,7 +121,7 @@ def _entry(sized: SizedPool) -> str:
     )
 
 
-def _peers(wanted: Wanted) -> Sequence[str]:
+def _peers(wanted: PoolerConfig) -> Sequence[str]:
     section = wanted.section
     if section.processes == 1:
         return ()
@@ -135,7 +135,7 @@ def _peers(wanted: Wanted) -> Sequence[str]:
     return ("", "[peers]", *peers)
 
 
-def _hba(wanted: Wanted) -> str:
+def _hba(wanted: PoolerConfig) -> str:
     section = wanted.section
     rights = [("pgbouncer", section.admin)]
     rights += [(f'"{sized.pool.entry}"', sized.pool.role) for sized in wanted.pools]

@@ -13,8 +13,7 @@ import pytest
 import pytest_asyncio
 from httpx import AsyncClient
 
-from app.console.demo.shape_formats import stl_binary
-from app.console.demo.shapes import band_ring
+from app.console.demo.shapes import band_ring, stl_binary
 from app.topology import services_of
 from ops import cli
 from ops.embedded.platform import Platform
@@ -129,7 +128,7 @@ def test_the_platform_does_without_it_again(platform: Platform, mesctl: Callable
 def test_a_machine_without_pgbouncer_is_told_what_to_install(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ops.embedded.pooling.find_program", lambda: None)
+    monkeypatch.setattr("ops.embedded.pooler.find_program", lambda: None)
     assert cli.run(["--home", str(tmp_path / "home"), "up", "--pgbouncer"]) == ExitStatus.FAILED
     assert "PgBouncer was not found" in (said := capsys.readouterr().err)
     assert "apt-get install pgbouncer" in said

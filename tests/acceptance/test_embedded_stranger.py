@@ -16,10 +16,10 @@ import pytest
 
 from ops import cli
 from ops.embedded.platform import Platform
-from ops.embedded.ports import LOOPBACK, PortPicker
 from ops.errors import ExitStatus
-from ops.project import Project
-from ops.scaffold import start_files
+from ops.ports import LOOPBACK, PortPicker
+from ops.project.init import start_files
+from ops.project.project import Project
 from sharding.topology import Topology
 from tests.project import ROOT
 
@@ -246,7 +246,7 @@ def test_a_pooler_is_not_written_into_the_teams_file(stranger: Stranger, mesctl:
     refused = mesctl("up", "--pgbouncer")
     assert refused.status == ExitStatus.USAGE
     assert refused.err == (
-        "mesctl: topology.toml is not edited by `mesctl up`: add a section [pgbouncer] with host and port "
+        "mesctl: topology.toml: is not edited by `mesctl up`: add a section [pgbouncer] with host and port "
         "yourself\n"
     )
     assert stranger.topology_path.read_text() == before

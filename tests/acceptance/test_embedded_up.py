@@ -22,17 +22,16 @@ from redis.exceptions import AuthenticationError
 
 from app.topology import redis_url
 from ops import cli
-from ops.embedded import database as servers
-from ops.embedded.binaries import valkey_server
+from ops.embedded import servers
 from ops.embedded.home import Home
 from ops.embedded.pgpass import derived_secret, read_passwords
 from ops.embedded.platform import Platform
-from ops.embedded.ports import PortPicker
 from ops.embedded.postgres import PostgresCluster
 from ops.embedded.processes import is_alive
-from ops.embedded.tools import PostgresTools
+from ops.embedded.programs import PostgresTools, valkey_server
 from ops.embedded.valkey import Valkey
 from ops.errors import ExitStatus
+from ops.ports import PortPicker
 from ops.waiting import wait_until
 from sharding.topology import Topology
 from tests.project import PROJECT

@@ -17,7 +17,7 @@ import pytest
 import pytest_asyncio
 
 from app.topology import services_of
-from ops.embedded.ports import PortPicker
+from ops.ports import PortPicker
 from ops.waiting import wait_until
 from sharding.topology import Topology
 from tests.integration.services_rig import ok, problem, save_map

@@ -11,9 +11,9 @@ from psycopg.conninfo import make_conninfo
 
 from app.models.mes import MesOrder
 from app.models.status import Channel, Status
-from ops.embedded.bootstrap import ensure_database
-from ops.embedded.ports import LOOPBACK
+from ops.embedded.servers import ensure_database
 from ops.migrate import run
+from ops.ports import LOOPBACK
 from sharding.directory import Directory
 from sharding.engines import open_cluster
 from sharding.sessions import ShardedSessions, open_sessions

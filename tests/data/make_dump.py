@@ -17,17 +17,17 @@ from psycopg.conninfo import make_conninfo
 from rich.console import Console
 from sqlalchemy import insert
 
-from app.console.demo.run import DemoWish, run_demo
+from app.console.demo.command import DemoOptions, run_demo
 from app.console.demo.shapes import Shape, good_shapes
 from app.models.mes import MesOrder, MesOrderItem
 from app.models.policies import ARCHIVE
 from app.models.status import DONE, Status
 from app.topology import services_of
-from ops.archiving import archive_database
 from ops.embedded.platform import Platform
 from ops.embedded.postgres import SUPERUSER
-from ops.embedded.tools import PostgresTools
+from ops.embedded.programs import PostgresTools
 from ops.fleet import members
+from ops.partitions.archiving import archive_database
 from sharding.engines import open_cluster
 from sharding.sessions import open_sessions
 from sharding.topology import Topology
@@ -59,7 +59,7 @@ def make(folder: Path, console: Console) -> None:
         raise FileExistsError(folder)
     platform = Platform(HOME, PROJECT, safe=False)
     try:
-        report = run_demo(DemoWish(home=HOME, orders=16, keep=True, safe=False), PROJECT, console=console)
+        report = run_demo(DemoOptions(home=HOME, orders=16, keep=True, safe=False), PROJECT, console=console)
         if not report.good:
             raise RuntimeError(report.verdict.line)
         topology = platform.topology()

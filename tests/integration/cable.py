@@ -2,7 +2,7 @@
 
 import asyncio
 
-from ops.embedded.ports import LOOPBACK
+from ops.ports import LOOPBACK
 
 
 class Cable:

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from enum import Enum
 
-from ops.embedded.ports import LOOPBACK
+from ops.ports import LOOPBACK
 
 _COMMIT = b"COMMIT; "
 """How the library's COMMIT begins, in a simple query."""

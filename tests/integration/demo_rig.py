@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import Any
 
-from app.console.demo.client import PatientClient
+from app.console.demo.client import RetryingClient
 
 Reply = tuple[int, Any] | None
 """A status and a JSON body; None breaks the connection once the request was read."""
@@ -42,12 +42,12 @@ class ScriptedServer:
 @asynccontextmanager
 async def client_of(
     *script: Reply, patience_seconds: float = 20.0
-) -> AsyncIterator[tuple[PatientClient, ScriptedServer]]:
+) -> AsyncIterator[tuple[RetryingClient, ScriptedServer]]:
     server = ScriptedServer(script)
     listener = await asyncio.start_server(server.serve, "127.0.0.1", 0)
     port = listener.sockets[0].getsockname()[1]
     async with (
         listener,
-        PatientClient(f"http://127.0.0.1:{port}", patience_seconds=patience_seconds) as client,
+        RetryingClient(f"http://127.0.0.1:{port}", patience_seconds=patience_seconds) as client,
     ):
         yield client, server

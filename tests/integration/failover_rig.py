@@ -16,7 +16,7 @@ from psycopg.conninfo import make_conninfo
 from sqlalchemy import URL, text
 from sqlalchemy.exc import DBAPIError
 
-from ops.embedded.ports import LOOPBACK
+from ops.ports import LOOPBACK
 from ops.waiting import wait_until
 from readreplica.addresses import Address, read_patroni
 from readreplica.cluster import Cluster

@@ -7,8 +7,7 @@ from asyncio.subprocess import DEVNULL
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from app.console.demo.shape_formats import stl_binary
-from app.console.demo.shapes import band_ring
+from app.console.demo.shapes import band_ring, stl_binary
 from sharding.topology import Topology
 from tests.integration.services_rig import Services, ok
 

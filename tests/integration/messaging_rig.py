@@ -16,7 +16,7 @@ from app.messaging.events import Event, OrderShipped
 from app.messaging.message import Message
 from app.messaging.outbox import publish
 from app.messaging.relay import Relay
-from app.messaging.routing import Service
+from app.messaging.routing import ServiceName
 from app.messaging.signing import DESTINATION, SIGNATURE, SIGNER, EntrySigner, Kind
 from app.messaging.streams import open_redis
 from app.models.crm import CrmInbox, CrmOrderEvent
@@ -53,7 +53,10 @@ async def note(session: WriteSession, message: Message) -> None:
 
 
 async def owe(
-    session: WriteSession, order_id: int, word: str, destinations: Collection[Service] = (Service.CRM,)
+    session: WriteSession,
+    order_id: int,
+    word: str,
+    destinations: Collection[ServiceName] = (ServiceName.CRM,),
 ) -> None:
     """Write one message into the shop's outbox; its word is the event's actor."""
     await publish(
@@ -66,22 +69,22 @@ async def owe(
     )
 
 
-def anything(_sender: Service, _event: Event, _receiver: Service) -> bool:
+def anything(_sender: ServiceName, _event: Event, _receiver: ServiceName) -> bool:
     """Let the Shop send what only the MES may: `note` needs a short event."""
     return True
 
 
 def signed_copy(fields: Fields, *, destination: str = "crm") -> Fields:
     """Sign a copy of a message as the Shop; bytes as the CRM's client reads them."""
-    return _signed(fields, signer_of(Service.SHOP), "message", destination, Service(destination))
+    return _signed(fields, signer_of(ServiceName.SHOP), "message", destination, ServiceName(destination))
 
 
 def signed_ack(fields: Fields) -> Fields:
     """Sign an acknowledgement to the Shop as the CRM."""
-    return _signed(fields, signer_of(Service.CRM), "acknowledgement", "shop", Service.SHOP)
+    return _signed(fields, signer_of(ServiceName.CRM), "acknowledgement", "shop", ServiceName.SHOP)
 
 
-def _signed(fields: Fields, signer: EntrySigner, kind: Kind, destination: str, peer: Service) -> Fields:
+def _signed(fields: Fields, signer: EntrySigner, kind: Kind, destination: str, peer: ServiceName) -> Fields:
     text = {_as_read(key): _as_read(value) for key, value in fields.items() if key != SIGNATURE}
     signed = signer.sign(text, kind=kind, destination=destination, peer=peer)
     return fields | {key: signed[key] for key in (SIGNER, DESTINATION, SIGNATURE)}
@@ -115,7 +118,7 @@ class Rig:
             self.redis,
             ShopOutbox,
             source="shop",
-            signer=signer or signer_of(Service.SHOP),
+            signer=signer or signer_of(ServiceName.SHOP),
             poll_seconds=0.02,
             retry_seconds=retry_seconds,
             longest_retry_seconds=max(retry_seconds, 0.2),
@@ -136,7 +139,7 @@ class Rig:
 
         return Consumer(
             self.redis,
-            signer=signer or signer_of(Service.CRM),
+            signer=signer or signer_of(ServiceName.CRM),
             inbox=CrmInbox,
             transact=transact,
             handle=handle,

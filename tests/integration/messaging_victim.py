@@ -9,7 +9,7 @@ from pathlib import Path
 
 from app.messaging.consumer import Consumer
 from app.messaging.message import Message
-from app.messaging.routing import Service
+from app.messaging.routing import ServiceName
 from app.models.crm import CrmInbox
 from readreplica.sessions import WriteSession
 from readreplica.token import Committed
@@ -40,7 +40,7 @@ async def main(point: str, topology_path: Path) -> None:
 
         consumer = Consumer(
             rig.redis,
-            signer=signer_of(Service.CRM),
+            signer=signer_of(ServiceName.CRM),
             inbox=CrmInbox,
             transact=transact,
             handle=handle,

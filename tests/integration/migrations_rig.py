@@ -11,12 +11,12 @@ import psycopg
 from psycopg import sql
 
 import partitions
-from ops.embedded.bootstrap import ensure_database
-from ops.embedded.ports import LOOPBACK
+from ops.embedded.servers import ensure_database
 from ops.migrate import run
 from ops.migrate.connect import open_owner
 from ops.migrate.mark import write_mark
-from ops.migrate.outcome import Direction, Outcome
+from ops.migrate.outcome import Direction, MigrationOutcome
+from ops.ports import LOOPBACK
 from sharding.topology import Topology
 from tests.project import MES, PROJECT
 from tests.servers import PostgresServers
@@ -85,7 +85,9 @@ class Fleet:
         )
         (self.versions / f"{revision}.py").write_text(text)
 
-    def migrate(self, direction: Direction = "up", target: str = "head", **options: Any) -> list[Outcome]:
+    def migrate(
+        self, direction: Direction = "up", target: str = "head", **options: Any
+    ) -> list[MigrationOutcome]:
         """Bring the shards to a revision."""
         return run.migrate(
             self.topology,

@@ -11,14 +11,11 @@ from psycopg import connect
 from sqlalchemy import Engine, create_engine
 from sqlalchemy.pool import NullPool
 
-from ops.embedded.binaries import postgres_bin
 from ops.embedded.pgpass import ensure_passwords
-from ops.embedded.ports import PortPicker, start_on_free_port
-from ops.embedded.postgres import SUPERUSER, PostgresCluster
+from ops.embedded.postgres import SUPERUSER, UNSAFE, PostgresCluster
 from ops.embedded.processes import run_command
-from ops.embedded.settings import UNSAFE
-from ops.embedded.tools import PostgresTools
-from ops.embedded.unprivileged import launch_prefix
+from ops.embedded.programs import PostgresTools, launch_prefix, postgres_bin
+from ops.ports import PortPicker, start_on_free_port
 from tests.platform_topology import cloned
 from tests.project import ROLES
 from tests.servers import ACCESS, PostgresServers

@@ -21,7 +21,7 @@ from app.models.status import Channel, Status
 from app.pricing.measurement import Outcome
 from app.pricing.pricer import Pricer
 from app.pricing.sandbox import Sandbox
-from app.pricing.worker import Pace, Worker
+from app.pricing.worker import Worker, WorkerOptions
 from app.topology import files_url
 from readreplica.sessions import WriteSession
 from sharding.sessions import ShardedSessions, open_sessions
@@ -31,7 +31,7 @@ from tests.integration.services_rig import save_map
 
 AT = datetime(2026, 11, 3, 9, 30, tzinfo=UTC)
 SETTLED = datetime(2026, 11, 3, 9, 35, tzinfo=UTC)
-SOON = Pace(concurrency=4, poll_seconds=0.02, retry_seconds=0.0, stop_seconds=0.1)
+SOON = WorkerOptions(concurrency=4, poll_seconds=0.02, retry_seconds=0.0, stop_seconds=0.1)
 
 
 class Bytes:
@@ -118,10 +118,10 @@ class Rig:
         await self.sessions.transact(order_id, work)
         return order_id
 
-    def worker(self, sandbox: Sandbox, *, holder: str = "worker", pace: Pace = SOON) -> Worker:
+    def worker(self, sandbox: Sandbox, *, holder: str = "worker", options: WorkerOptions = SOON) -> Worker:
         """Make a worker."""
         pricer = Pricer(self.sessions, self.models, sandbox, now=lambda: SETTLED, max_attempts=3)
-        return Worker(self.sessions, pricer, holder=holder, pace=pace)
+        return Worker(self.sessions, pricer, holder=holder, options=options)
 
     async def see(self, order_id: int) -> Seen:
         """Look at an order on its primary."""
@@ -185,7 +185,7 @@ class Rig:
         async with self.sessions.write(order_id) as session:
             order = await session.scalar(select(MesOrder).filter_by(order_id=order_id))
             assert order is not None
-            order.advance(to=Status.CANCELLED, at=AT)
+            order.status, order.changed_at = Status.CANCELLED, AT
 
 
 async def until_leased(rig: Rig, order_id: int) -> None:

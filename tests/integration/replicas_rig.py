@@ -11,8 +11,8 @@ from typing import Any
 from psycopg import sql
 from sqlalchemy import URL, text
 
-from ops.embedded.ports import LOOPBACK
 from ops.embedded.postgres import PostgresCluster
+from ops.ports import LOOPBACK
 from ops.waiting import wait_until
 from readreplica import engines
 from readreplica.cluster import Cluster

@@ -33,7 +33,7 @@ from sqlalchemy.schema import CreateTable
 from sqlalchemy.types import REAL
 
 from app.models.base import EnumText
-from ops.embedded.ports import LOOPBACK
+from ops.ports import LOOPBACK
 from readreplica.cluster import Cluster
 from readreplica.engines import reader_engine, writer_engine
 from sharding.keys import reference_table, shard_key, shard_key_of

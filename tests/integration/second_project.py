@@ -12,9 +12,9 @@ from pathlib import Path
 
 from psycopg import sql
 
-from ops.embedded.bootstrap import ensure_database, ensure_role
 from ops.embedded.pgpass import ensure_passwords
-from ops.embedded.ports import LOOPBACK
+from ops.embedded.servers import ensure_database, ensure_role
+from ops.ports import LOOPBACK
 from sharding.directory import Directory
 from sharding.engines import open_cluster
 from sharding.shard_map import ShardMap

@@ -14,8 +14,8 @@ from httpx import ASGITransport, AsyncClient, Response
 from pydantic import SecretStr
 from sqlalchemy import delete
 
-from app.clock import utc_now
 from app.crm.application import build as build_crm
+from app.kit.clock import utc_now
 from app.mes.application import build as build_mes
 from app.messaging.events import PriceCalculated
 from app.models.mes import PricingJob

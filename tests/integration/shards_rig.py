@@ -9,7 +9,7 @@ from sqlalchemy import Connection, text
 from app.models.mes import MesOrder
 from app.models.status import Channel, Status
 from ops.fleet import open_engine
-from ops.shard_guard import init_shards
+from ops.shards.guard import init_shards
 from sharding.directory import Directory
 from sharding.engines import open_cluster
 from sharding.ids import first_id_at

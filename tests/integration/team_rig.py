@@ -10,9 +10,9 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from ops.embedded.bootstrap import ensure_database
-from ops.embedded.ports import LOOPBACK
-from ops.project import Project, ProjectTree
+from ops.embedded.servers import ensure_database
+from ops.ports import LOOPBACK
+from ops.project.project import Project, ProjectTree
 from sharding.topology import Topology
 from tests.integration.migrations_rig import REVISION
 from tests.servers import PostgresServers

@@ -7,10 +7,9 @@ from typing import Any
 import pytest
 from sqlalchemy import delete, insert, update
 
-from app.console.audit.books import Books
-from app.console.audit.facts import OrderFacts
-from app.console.audit.judge import Fault
-from app.console.audit.run import AuditReport, audit
+from app.console.audit.databases import OrderDatabases
+from app.console.audit.report import AuditReport, audit
+from app.console.audit.rules import Fault, OrderFacts
 from app.console.audit.trace import trace
 from app.models import crm, mes, shop
 from app.models.status import Status
@@ -31,8 +30,8 @@ def order_ids(clerk: Clerk) -> list[int]:
 
 @pytest.fixture
 def run(topology: Topology) -> Callable[[], AuditReport]:
-    books = Books(topology)
-    return lambda: audit(books, shard_of=SHARDS.shard_of)
+    databases = OrderDatabases(topology)
+    return lambda: audit(databases, shard_of=SHARDS.shard_of)
 
 
 Run = Callable[[], AuditReport]
@@ -45,7 +44,7 @@ def test_orders_that_are_as_they_should_be_pass(run: Run, order_ids: list[int]) 
 
 
 def test_every_row_is_read_once_and_in_order(topology: Topology, order_ids: list[int]) -> None:
-    with Books(topology).open() as orders:
+    with OrderDatabases(topology).open() as orders:
         facts = list(orders)
     assert [found.order_id for found in facts] == order_ids
     assert all(len(found.copies) == 3 and len(found.children) == 1 for found in facts)
@@ -97,7 +96,7 @@ def test_a_difference_is_a_fault_unless_its_message_is_under_way(
 
     aside = update(mes.MesOutbox).values(set_aside_at=MADE_AT, set_aside_reason="unknown field")
     clerk.write(SHARDS.shard_of(victim), aside)
-    assert set(run().counts) == {Fault.STATUS_DIFFERS, Fault.SET_ASIDE}
+    assert set(run().counts) == {Fault.STATUS_DIFFERS, Fault.DEAD_LETTER}
 
 
 def test_an_order_that_moves_on_between_the_looks_is_no_fault(
@@ -111,7 +110,7 @@ def test_an_order_that_moves_on_between_the_looks_is_no_fault(
             now_told = update(shop.ShopOrder).where(shop.ShopOrder.order_id == victim)
             clerk.write("shop", now_told.values(price=Decimal("90.00")))
 
-    assert audit(Books(topology), shard_of=SHARDS.shard_of, seen=deliver).clean
+    assert audit(OrderDatabases(topology), shard_of=SHARDS.shard_of, seen=deliver).clean
 
 
 def test_a_draft_given_up_is_told_from_an_order_that_was_cancelled(run: Run, clerk: Clerk) -> None:
@@ -128,7 +127,7 @@ def test_findings_are_counted_beyond_those_that_are_kept(
     topology: Topology, clerk: Clerk, order_ids: list[int]
 ) -> None:
     clerk.write("crm", delete(crm.CrmOrder))
-    report = audit(Books(topology), shard_of=SHARDS.shard_of, keep_findings=4)
+    report = audit(OrderDatabases(topology), shard_of=SHARDS.shard_of, keep_findings=4)
     assert len(report.findings) == 4
     assert report.counts == {Fault.MISSING: 30}
 
@@ -139,16 +138,16 @@ def test_a_trace_tells_where_the_order_is_and_what_is_under_way(
     order_id = order_ids[9]
     shard = SHARDS.shard_of(order_id)
     clerk.write(shard, owed(order_id), insert(mes.PricingJob).values(order_id=order_id))
-    told = trace(Books(topology), order_id)
-    assert [str(standing.place) for standing in told.standings] == [
+    found = trace(OrderDatabases(topology), order_id)
+    assert [str(standing.place) for standing in found.standings] == [
         "shop.orders",
         "crm.orders",
         f"{shard}.orders_hot",
     ]
-    assert [(step.status, step.actor) for step in told.history] == [(Status.SHIPPED, "Rosa")]
-    assert [(letter.source, letter.destination) for letter in told.letters] == [(shard, "shop")]
-    assert [job.database for job in told.jobs] == [shard]
+    assert [(step.status, step.actor) for step in found.history] == [(Status.SHIPPED, "Rosa")]
+    assert [(letter.source, letter.destination) for letter in found.letters] == [(shard, "shop")]
+    assert [job.database for job in found.jobs] == [shard]
 
 
 def test_an_unknown_order_is_known_to_nobody(topology: Topology, order_ids: list[int]) -> None:
-    assert not trace(Books(topology), order_ids[-1] + 1).known
+    assert not trace(OrderDatabases(topology), order_ids[-1] + 1).known

@@ -15,12 +15,12 @@ import pytest
 from sqlalchemy import func, select, text
 from sqlalchemy.exc import DBAPIError
 
-from app.messaging.acks import Ack
+from app.messaging.message import Ack
 from app.messaging.outbox import claim, settle
 from app.messaging.streams import Destinations
 from app.models.mes import MesOrder, MesOrderEvent, MesOutbox
 from app.models.status import Channel, Status
-from ops.citus import open_coordinator, run_watched
+from ops.citus.service import open_coordinator, run_watched
 from ops.migrate import citus as after_upgrade
 from ops.migrate import run
 from ops.migrate.drift import find_drift
@@ -223,7 +223,7 @@ async def test_the_same_sessions_read_and_write(sessions: ShardedSessions) -> No
 
     async def price(session: WriteSession) -> None:
         order = await session.get_one(MesOrder, order_id, with_for_update=True)
-        order.advance(to=Status.PRICE_CALCULATED, at=datetime.now(UTC))
+        order.status, order.changed_at = Status.PRICE_CALCULATED, datetime.now(UTC)
         session.add(
             MesOrderEvent(
                 order_id=order_id,

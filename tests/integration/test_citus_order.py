@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 from sqlalchemy import select, text
 
-from app.clock import utc_now
+from app.kit.clock import utc_now
 from app.models.mes import MesOrder, MesOrderEvent, PricingJob
 from app.models.policies import ARCHIVE
 from app.models.status import Channel, Status
 from app.orders import MES, append_event
 from app.pricing import jobs
-from ops.archiving import archive_database, read_state, render_database
 from ops.fleet import members, open_engine
 from ops.migrate import run
+from ops.partitions.archiving import archive_database, read_state, render_database
 from partitions import Month
 from sharding.ids import first_id_at
 from sharding.sessions import ShardedSessions, open_sessions

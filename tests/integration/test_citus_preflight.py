@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ops.citus import check_store, written_tables
+from ops.citus.service import check_store, written_tables
 from partitions import Month
 from sharding.errors import CitusMissing, ColumnarRefused
 from sharding.ids import first_id_at

@@ -13,12 +13,12 @@ from uuid import uuid4
 from sqlalchemy import Engine, event
 
 import partitions
-from app.clock import utc_now
 from app.database import open_shards
 from app.files import ModelStore
-from app.messaging.acks import Ack
+from app.kit.clock import utc_now
+from app.messaging.inbox import Pruner
+from app.messaging.message import Ack
 from app.messaging.outbox import settle
-from app.messaging.pruner import Pruner
 from app.models.mes import MesInbox, MesOutbox
 from app.models.policies import ARCHIVE
 from app.pricing import jobs
@@ -27,8 +27,8 @@ from app.pricing.pricer import Pricer
 from app.pricing.sandbox import Sandbox
 from app.pricing.worker import Worker
 from app.topology import files_url
-from ops.archiving import months_of
 from ops.fleet import members, open_engine
+from ops.partitions.archiving import months_of
 from partitions.archive.mover import move
 from sharding.citus.distribute import Distribution
 from sharding.citus.preflight import check_statements
@@ -97,7 +97,7 @@ async def live(topology: Topology, services: Services) -> None:
     models = await asyncio.to_thread(ModelStore.open, files_url(topology))
     async with Sandbox() as sandbox, open_shards(topology, application_name="pricing") as sessions:
         pricer = Pricer(sessions, models, sandbox, now=utc_now, max_attempts=3)
-        async with running(Worker(sessions, pricer, holder="test", pace=replace(SOON, lease_seconds=600))):
+        async with running(Worker(sessions, pricer, holder="test", options=replace(SOON, lease_seconds=600))):
             for channel in ("B2C", "B2B"):
                 await make_and_close(services, await submit(services, channel))
             cancelled = await submit(services, "B2B")

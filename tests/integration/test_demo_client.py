@@ -4,14 +4,13 @@ from typing import Any
 
 import pytest
 
-from app.console.demo.client import PatientClient
-from app.console.demo.errors import NotNow, Refused
+from app.console.demo.client import HttpRefusal, RetryingClient, TemporarilyUnavailable
 from tests.integration.demo_rig import client_of
 
 ORDER = "/v1/orders/1"
 
 
-async def take(client: PatientClient) -> Any:
+async def take(client: RetryingClient) -> Any:
     return await client.change(
         f"{ORDER}/take", {"operator": "Rosa"}, look=ORDER, done=lambda seen: seen["operator"] == "Rosa"
     )
@@ -49,18 +48,18 @@ async def test_a_refusal_caused_by_our_own_lost_request_is_no_refusal() -> None:
 
 async def test_a_refusal_is_final_when_no_answer_was_lost() -> None:
     async with client_of((409, {"detail": "Sam has it"})) as (client, _):
-        with pytest.raises(Refused, match="Sam has it") as refused:
+        with pytest.raises(HttpRefusal, match="Sam has it") as refused:
             await take(client)
         assert refused.value.status == 409
 
 
 async def test_a_refusal_after_a_lost_answer_is_final_when_the_order_is_somebody_elses() -> None:
     async with client_of(None, FREE, *[(409, {}), THEIRS] * 5, (409, {})) as (client, _):
-        with pytest.raises(Refused):
+        with pytest.raises(HttpRefusal):
             await take(client)
 
 
 async def test_patience_ends() -> None:
     async with client_of(*[(503, {})] * 50, patience_seconds=0.2) as (client, _):
-        with pytest.raises(NotNow):
+        with pytest.raises(TemporarilyUnavailable):
             await client.get(ORDER)

@@ -2,13 +2,10 @@
 
 import pytest
 
-from app.console.demo.buyers import Customer, Partner
-from app.console.demo.client import PatientClient
-from app.console.demo.errors import PromiseBroken
-from app.console.demo.ledger import Ledger
-from app.console.demo.plan import Errand, Twist
+from app.console.demo.client import GuaranteeViolated, RetryingClient
+from app.console.demo.people import Operator, Partner, ShopCustomer
+from app.console.demo.plan import AcceptedOrders, Deviation, PlannedOrder
 from app.console.demo.shapes import Shape
-from app.console.demo.staff import Operator
 from app.models.status import Channel
 from tests.integration.demo_rig import Reply, client_of
 
@@ -16,41 +13,43 @@ TAKEN = (200, {"order_id": "7"})
 NO = (409, {"detail": "Sam has it"})
 
 
-def errand(*, impatient: bool = False, twist: Twist = Twist.NONE) -> Errand:
+def planned(*, impatient: bool = False, deviation: Deviation = Deviation.NONE) -> PlannedOrder:
     shape = Shape("ring", "stl", b"solid ring")
-    return Errand("key", Channel.B2C, "Ada", shape, "brass", "matte", 1, twist=twist, impatient=impatient)
+    return PlannedOrder(
+        "key", Channel.B2C, "Ada", shape, "brass", "matte", 1, deviation=deviation, impatient=impatient
+    )
 
 
-async def race(client: PatientClient) -> tuple[Ledger, Operator | None]:
+async def race(client: RetryingClient) -> tuple[AcceptedOrders, Operator | None]:
     """Let Rosa reach for a contested order, against Sam."""
-    ledger = Ledger()
-    ledger.accept("7", errand(twist=Twist.CONTESTED))
-    rosa, sam = (Operator(name, mes=client, ledger=ledger) for name in ("Rosa", "Sam"))
+    accepted = AcceptedOrders()
+    accepted.accept("7", planned(deviation=Deviation.CONTESTED))
+    rosa, sam = (Operator(name, mes=client, accepted=accepted) for name in ("Rosa", "Sam"))
     rosa.colleague = sam
-    return ledger, await rosa.get_hold_of("7")
+    return accepted, await rosa.take_or_race("7")
 
 
 @pytest.mark.parametrize("replies", [(TAKEN, NO), (NO, TAKEN)], ids=["first", "second"])
 async def test_a_contested_order_goes_to_one_of_two(replies: tuple[Reply, Reply]) -> None:
     async with client_of(*replies) as (client, server):
-        ledger, maker = await race(client)
+        accepted, maker = await race(client)
         assert maker is not None
-        assert ledger.races == 1
+        assert accepted.races == 1
         assert server.requests == ["POST /v1/orders/7/take"] * 2
 
 
 @pytest.mark.parametrize(("reply", "what"), [(TAKEN, "given to both"), (NO, "refused to both")])
 async def test_a_contested_order_that_goes_to_both_or_none_breaks_a_promise(reply: Reply, what: str) -> None:
     async with client_of(reply, reply) as (client, _):
-        with pytest.raises(PromiseBroken, match=what):
+        with pytest.raises(GuaranteeViolated, match=what):
             await race(client)
 
 
 async def test_a_customer_orders_in_three_steps_and_remembers_the_order() -> None:
     async with client_of(TAKEN, TAKEN, TAKEN) as (client, server):
-        ledger = Ledger()
-        await Customer(errand(), shop=client, ledger=ledger).visit()
-        assert list(ledger.accepted) == ["7"]
+        accepted = AcceptedOrders()
+        await ShopCustomer(planned(), shop=client, accepted=accepted).visit()
+        assert list(accepted.by_id) == ["7"]
         assert server.requests == [
             "POST /v1/orders",
             "PUT /v1/orders/7/model",
@@ -60,19 +59,19 @@ async def test_a_customer_orders_in_three_steps_and_remembers_the_order() -> Non
 
 async def test_an_order_whose_submission_was_refused_is_not_accepted() -> None:
     async with client_of(TAKEN, TAKEN, (409, {})) as (client, _):
-        ledger = Ledger()
+        accepted = AcceptedOrders()
         with pytest.raises(Exception, match="409"):
-            await Customer(errand(), shop=client, ledger=ledger).visit()
-        assert not ledger.accepted
+            await ShopCustomer(planned(), shop=client, accepted=accepted).visit()
+        assert not accepted.by_id
 
 
-@pytest.mark.parametrize("buyer", [Customer, Partner])
-async def test_one_key_that_makes_two_orders_breaks_a_promise(buyer: type[Customer | Partner]) -> None:
+@pytest.mark.parametrize("buyer", [ShopCustomer, Partner])
+async def test_one_key_that_makes_two_orders_breaks_a_promise(buyer: type[ShopCustomer | Partner]) -> None:
     async with client_of((201, {"order_id": "7"}), (201, {"order_id": "8"})) as (client, _):
         person = (
-            Customer(errand(impatient=True), shop=client, ledger=Ledger())
-            if buyer is Customer
-            else Partner(errand(impatient=True), mes=client, ledger=Ledger())
+            ShopCustomer(planned(impatient=True), shop=client, accepted=AcceptedOrders())
+            if buyer is ShopCustomer
+            else Partner(planned(impatient=True), mes=client, accepted=AcceptedOrders())
         )
-        with pytest.raises(PromiseBroken, match="order 7, 8: one idempotency key"):
+        with pytest.raises(GuaranteeViolated, match="order 7, 8: one idempotency key"):
             await person.visit()

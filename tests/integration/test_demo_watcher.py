@@ -1,14 +1,13 @@
-"""The demo's watcher counts real databases, and knows when a day is over."""
+"""The demo's monitor counts real databases, and knows when a day is over."""
 
 from dataclasses import dataclass, field
 
 import pytest
 
-from app.console.audit.books import Books
+from app.console.audit.databases import OrderDatabases
 from app.console.demo.census import Census
-from app.console.demo.ledger import Ledger
-from app.console.demo.plan import Errand, plan_day
-from app.console.demo.watcher import Watcher
+from app.console.demo.day import DayMonitor
+from app.console.demo.plan import AcceptedOrders, PlannedOrder, plan_day
 from app.models.status import Status
 from sharding.topology import Topology
 from tests.integration.audit_rig import SHARDS, Clerk, owed
@@ -42,14 +41,16 @@ class Silence:
         pass
 
 
-def watcher_of(topology: Topology, order_ids: list[int], stage: QuietStage) -> Watcher:
-    errands: list[Errand] = plan_day(orders=len(order_ids), seed=1)
-    ledger = Ledger({str(order_id): errand for order_id, errand in zip(order_ids, errands, strict=True)})
-    return Watcher(
-        books=Books(topology),
-        errands=errands,
-        ledger=ledger,
-        backstage=stage,
+def watcher_of(topology: Topology, order_ids: list[int], stage: QuietStage) -> DayMonitor:
+    planned_orders: list[PlannedOrder] = plan_day(orders=len(order_ids), seed=1)
+    accepted = AcceptedOrders(
+        {str(order_id): planned for order_id, planned in zip(order_ids, planned_orders, strict=True)}
+    )
+    return DayMonitor(
+        databases=OrderDatabases(topology),
+        planned_orders=planned_orders,
+        accepted=accepted,
+        control=stage,
         display=Silence(),
         stall_seconds=1.5,
     )
@@ -57,24 +58,24 @@ def watcher_of(topology: Topology, order_ids: list[int], stage: QuietStage) -> W
 
 async def test_a_day_is_over_when_all_orders_have_ended(topology: Topology) -> None:
     stage = QuietStage()
-    watcher = watcher_of(topology, Clerk(topology).orders(4, status=Status.CLOSED), stage)
-    assert await watcher.watch()
+    monitor = watcher_of(topology, Clerk(topology).orders(4, status=Status.CLOSED), stage)
+    assert await monitor.watch()
     assert sorted(stage.asked) == ["archive", "crash", "start"]
 
 
 async def test_a_day_is_given_up_when_nothing_moves(topology: Topology) -> None:
-    watcher = watcher_of(topology, Clerk(topology).orders(4, status=Status.SHIPPED), QuietStage())
-    assert not await watcher.watch()
-    assert "nothing moved" in watcher.notes[-1]
+    monitor = watcher_of(topology, Clerk(topology).orders(4, status=Status.SHIPPED), QuietStage())
+    assert not await monitor.watch()
+    assert "nothing moved" in monitor.notes[-1]
 
 
 @pytest.mark.parametrize("missing", ["a message is owed", "an order was not accepted"])
 async def test_a_day_is_not_over_while_something_is_missing(topology: Topology, missing: str) -> None:
     clerk = Clerk(topology)
     order_ids = clerk.orders(4, status=Status.CLOSED)
-    watcher = watcher_of(topology, order_ids, QuietStage())
+    monitor = watcher_of(topology, order_ids, QuietStage())
     if missing == "a message is owed":
         clerk.write(SHARDS.shard_of(order_ids[0]), owed(order_ids[0]))
     else:
-        watcher.ledger.accepted.popitem()
-    assert not await watcher.watch()
+        monitor.accepted.by_id.popitem()
+    assert not await monitor.watch()

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import insert, text, update
 
-from app.console.audit.books import Books
+from app.console.audit.databases import OrderDatabases
 from app.console.sweep import delete_unnamed, find_unnamed
 from app.files import ModelStore
 from app.models import mes, shop
@@ -135,7 +135,7 @@ async def test_an_upload_that_comes_between_is_kept(
 ) -> None:
     again = await shelf.put(b"the same ring again")
     before = datetime.now(UTC) - timedelta(days=7)
-    found = find_unnamed(shelf.store, Books(topology), before=before)
+    found = find_unnamed(shelf.store, OrderDatabases(topology), before=before)
     assert [each.key for each in found.unnamed] == [again]
     await shelf.put(b"the same ring again", age=timedelta())
     assert list(delete_unnamed(shelf.store, found, before=before)) == []

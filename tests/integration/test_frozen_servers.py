@@ -13,7 +13,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
 from ops import connect
-from ops.connect import NoAnswer, Watch, open_connection
+from ops.connect import ServerUnresponsive, Watchdog, open_connection
 from ops.embedded.errors import ClusterSilent
 from ops.fleet import open_engine
 from ops.waiting import wait_until
@@ -170,7 +170,7 @@ def test_a_query_is_cut_when_its_server_freezes(topology: Topology, postgres: Po
         assert wait_until(is_asleep, timeout_seconds=60)
         with frozen(postgres.primary), pytest.raises(OperationalError) as raised:
             waiting.result(timeout=SOON_SECONDS)
-    assert isinstance(raised.value.orig, NoAnswer)
+    assert isinstance(raised.value.orig, ServerUnresponsive)
 
 
 def test_a_cluster_that_freezes_is_named(postgres: PostgresServers) -> None:
@@ -185,7 +185,7 @@ def test_a_cluster_that_freezes_is_named(postgres: PostgresServers) -> None:
 def test_work_goes_on_for_as_long_as_its_server_answers(
     topology: Topology, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connect, "LOOK_EVERY_SECONDS", 0.05)
+    monkeypatch.setattr(connect, "PROBE_EVERY_SECONDS", 0.05)
     monkeypatch.setattr(connect, "SILENT_SECONDS", 1.0)
     database = topology.database("mes_0")
     with open_engine(topology, database, role=database.owner) as engine, engine.connect() as connection:
@@ -195,31 +195,31 @@ def test_work_goes_on_for_as_long_as_its_server_answers(
 def test_a_server_that_refuses_the_second_connection_answers(
     postgres: PostgresServers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connect, "LOOK_EVERY_SECONDS", 0.01)
+    monkeypatch.setattr(connect, "PROBE_EVERY_SECONDS", 0.01)
     refused = []
 
     def refuse() -> psycopg.Connection:
         refused.append(True)
         raise psycopg.OperationalError("FATAL: sorry, too many clients already")
 
-    with Watch(refuse) as watch, open_connection(postgres.conninfo()) as connection:
+    with Watchdog(refuse) as watch, open_connection(postgres.conninfo()) as connection:
         watch.add(connection)
         assert wait_until(lambda: len(refused) > 3, timeout_seconds=60)
         assert connection.execute("SELECT 1").fetchone() == (1,)
-        assert not watch.has_cut
+        assert not watch.has_shut
 
 
 def test_a_machine_that_was_frozen_before_it_was_watched_is_found_out(
     postgres: PostgresServers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connect, "LOOK_EVERY_SECONDS", 0.01)
+    monkeypatch.setattr(connect, "PROBE_EVERY_SECONDS", 0.01)
     again = partial(open_connection, postgres.conninfo(replica=True), connect_timeout=2)
     with (
-        Watch(again) as watch,
+        Watchdog(again) as watch,
         open_connection(postgres.conninfo(replica=True)) as connection,
         frozen(postgres.replica),
     ):
         watch.add(connection)
         with pytest.raises(psycopg.OperationalError):
             connection.execute("SELECT 1")
-        assert watch.has_cut
+        assert watch.has_shut

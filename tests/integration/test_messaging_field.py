@@ -15,13 +15,13 @@ from sqlalchemy import text, update
 from structlog.testing import capture_logs
 
 from app.messaging.errors import shortened
-from app.messaging.pruner import Pruner
-from app.messaging.routing import Service
+from app.messaging.inbox import Pruner
+from app.messaging.routing import ServiceName
 from app.models.crm import CrmInbox
 from app.models.shop import ShopOutbox
-from ops.embedded.binaries import valkey_server
-from ops.embedded.ports import PortPicker
+from ops.embedded.programs import valkey_server
 from ops.embedded.valkey import Valkey
+from ops.ports import PortPicker
 from sharding.topology import Topology
 from tests.integration.messaging_rig import (
     STREAM,
@@ -197,7 +197,7 @@ TYPES: Mapping[str, Callable[[Any, str], Awaitable[Any]]] = {
 
 async def owe_both(rig: Rig, order_id: int, word: str) -> None:
     async with rig.shop.write() as session:
-        await owe(session, order_id, word, [Service.MES, Service.CRM])
+        await owe(session, order_id, word, [ServiceName.MES, ServiceName.CRM])
 
 
 async def owed_to(rig: Rig) -> list[tuple[str, int]]:

@@ -11,9 +11,9 @@ import pytest
 
 from app.messaging.errors import NotYet
 from app.messaging.message import Message
-from ops.embedded.binaries import valkey_server
-from ops.embedded.ports import PortPicker
+from ops.embedded.programs import valkey_server
 from ops.embedded.valkey import Valkey
+from ops.ports import PortPicker
 from readreplica.sessions import WriteSession
 from sharding.topology import Topology
 from tests.integration.messaging_rig import STREAM, Rig, note, open_rig, running, until

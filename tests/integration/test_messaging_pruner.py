@@ -10,8 +10,8 @@ import pytest
 from sqlalchemy import func, select, update
 from structlog.testing import capture_logs
 
+from app.messaging.inbox import Pruner
 from app.messaging.message import SENT
-from app.messaging.pruner import Pruner
 from app.messaging.streams import fields_of
 from app.models.crm import CrmInbox
 from sharding.topology import Topology
@@ -164,7 +164,7 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 reader = InMemoryMetricReader()
 metrics.set_meter_provider(MeterProvider([reader]))
-from app.messaging.pruner import Pruner
+from app.messaging.inbox import Pruner
 from app.models.crm import CrmInbox
 from sharding.engines import open_cluster
 from sharding.topology import Topology

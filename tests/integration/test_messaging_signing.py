@@ -9,7 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from app import topology as sections
-from app.messaging.routing import Service
+from app.messaging.routing import ServiceName
 from app.messaging.signing import EntrySigner, parse_peer_keys
 from app.messaging.streams import fields_of, open_redis
 from sharding.topology import Topology
@@ -51,14 +51,16 @@ def approval(order_id: str) -> dict[str, str]:
 
 async def test_an_approval_by_hand_changes_nothing_and_is_named(topology: Topology) -> None:
     """Unsigned; by the CRM's name with a key that is not its own; and truly signed, by a stolen Shop."""
-    stolen = EntrySigner(Service.SHOP, parse_peer_keys(ALL_KEYS))
+    stolen = EntrySigner(ServiceName.SHOP, parse_peer_keys(ALL_KEYS))
     async with open_services(topology) as services, open_redis(sections.redis_url(topology, "test")) as redis:
         order_id = await services.b2b()
         await services.price(order_id)
         await services.shows(services.mes, order_id, "PRICE_CALCULATED")
         entry = approval(order_id)
-        by_shop = stolen.sign(entry, kind="message", destination="mes", peer=Service.MES)
-        strange = signer_of(Service.CRM).sign(entry, kind="message", destination="mes", peer=Service.MES)
+        by_shop = stolen.sign(entry, kind="message", destination="mes", peer=ServiceName.MES)
+        strange = signer_of(ServiceName.CRM).sign(
+            entry, kind="message", destination="mes", peer=ServiceName.MES
+        )
 
         with capture_logs() as logs:
             for given in (entry, strange, by_shop):
@@ -95,11 +97,11 @@ async def test_a_forged_acknowledgement_settles_nothing(rig: Rig, outcome: str) 
     [row] = await rig.owed()
     ack: Fields = {"id": str(row.message_id), "outcome": outcome}
     genuine = signed_ack(ack)
-    of_the_mes = signer_of(Service.MES).sign(
-        ack, kind="acknowledgement", destination="shop", peer=Service.SHOP
+    of_the_mes = signer_of(ServiceName.MES).sign(
+        ack, kind="acknowledgement", destination="shop", peer=ServiceName.SHOP
     )
-    other_key = signer_of(Service.CRM, "k2").sign(
-        ack, kind="acknowledgement", destination="shop", peer=Service.SHOP
+    other_key = signer_of(ServiceName.CRM, "k2").sign(
+        ack, kind="acknowledgement", destination="shop", peer=ServiceName.SHOP
     )
     forged: list[Fields] = [
         ack,
@@ -128,7 +130,7 @@ async def test_a_replayed_message_changes_nothing(rig: Rig) -> None:
     async with running(rig.relay(), rig.consumer()):
         await rig.until_settled()
     async with rig.shop.write() as session:
-        await owe(session, 2, "x", [Service.MES])
+        await owe(session, 2, "x", [ServiceName.MES])
     await rig.relay().turn()
     entries: Any = await rig.redis.xrange("orders:mes")
     [(_, elsewhere)] = entries
@@ -175,8 +177,8 @@ async def test_a_key_that_is_changed_under_traffic_loses_nothing(rig: Rig, how: 
     words = {order_id: [f"{order_id}.{n}" for n in range(len(steps))] for order_id in range(1, 9)}
 
     for n, (of_shop, of_crm) in enumerate(steps):
-        relay = rig.relay(signer=signer_of(Service.SHOP, *of_shop))
-        consumer = rig.consumer(signer=signer_of(Service.CRM, *of_crm))
+        relay = rig.relay(signer=signer_of(ServiceName.SHOP, *of_shop))
+        consumer = rig.consumer(signer=signer_of(ServiceName.CRM, *of_crm))
         async with running(relay, consumer):
             for order_id, of_order in words.items():
                 await rig.owe(order_id, of_order[n])

@@ -15,7 +15,7 @@ from ops.migrate import run
 from ops.migrate.drift import find_drift
 from ops.migrate.scripts import Scripts
 from ops.migrate.snapshot import Snapshot, load_snapshot, take_snapshot
-from ops.project import ProjectTree
+from ops.project.project import ProjectTree
 from partitions.online import apply, backfill, change_type, read_column, require_not_null
 from partitions.online.errors import OnlineChangeRefused
 from sharding.topology import Topology

@@ -14,8 +14,8 @@ from ops.migrate import run
 from ops.migrate.errors import FleetFailed
 from ops.migrate.ledger import KILLED
 from ops.migrate.outcome import Request
+from ops.migrate.run import last_run, read_ledger, read_states
 from ops.migrate.single import migrate_database
-from ops.migrate.state import last_run, read_ledger, read_states
 from ops.waiting import wait_until
 from tests.integration.migrations_rig import Fleet, run_fleet
 from tests.project import MES, PROJECT
@@ -163,7 +163,7 @@ def test_lock_that_is_never_had_is_given_up(fleet: Fleet) -> None:
 def test_killed_run_is_seen_and_the_next_one_goes_on(fleet: Fleet) -> None:
     fleet.write("0001", "SELECT pg_sleep(60)")
     request = request_for(fleet)
-    command = [sys.executable, "-P", "-m", "ops.migrate.workers", request.model_dump_json()]
+    command = [sys.executable, "-P", "-m", "ops.migrate.fleet", request.model_dump_json()]
     victim = subprocess.Popen(
         [*command, str(fleet.topology.path), "1", "mes_0"], stdout=subprocess.DEVNULL, start_new_session=True
     )
@@ -187,7 +187,7 @@ def test_killed_run_is_seen_and_the_next_one_goes_on(fleet: Fleet) -> None:
 
 def test_interrupt_ends_all_processes_without_a_traceback(fleet: Fleet) -> None:
     fleet.write("0001", "SELECT pg_sleep(60)")
-    command = [sys.executable, "-P", "-m", "ops.migrate.workers", request_for(fleet).model_dump_json()]
+    command = [sys.executable, "-P", "-m", "ops.migrate.fleet", request_for(fleet).model_dump_json()]
     run_of_all = subprocess.Popen(
         [*command, str(fleet.topology.path), "2", "mes_0", "mes_1"],
         stdout=subprocess.DEVNULL,

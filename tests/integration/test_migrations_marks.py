@@ -241,7 +241,7 @@ def test_upgrade_that_was_killed_before_its_first_revision_goes_on(fleet: Fleet)
     request = Request(
         project=str(PROJECT.path), tree="mes", direction="up", target="head", versions=str(fleet.versions)
     )
-    command = [sys.executable, "-P", "-m", "ops.migrate.workers", request.model_dump_json()]
+    command = [sys.executable, "-P", "-m", "ops.migrate.fleet", request.model_dump_json()]
     killed = subprocess.run(
         [*command, str(fleet.topology.path), "1", "mes_0"], capture_output=True, text=True, check=True
     )

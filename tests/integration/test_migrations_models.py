@@ -16,8 +16,8 @@ from sqlalchemy.pool import NullPool
 
 from ops.fleet import open_engine
 from ops.migrate import run
-from ops.partitioning import apply_partitions
-from ops.project import ProjectTree
+from ops.partitions.service import apply_partitions
+from ops.project.project import ProjectTree
 from sharding.topology import Topology
 from tests.project import MES, PROJECT
 from tests.servers import PostgresServers

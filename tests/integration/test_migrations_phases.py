@@ -19,7 +19,7 @@ from ops.fleet import open_engine
 from ops.migrate import run
 from ops.migrate.errors import FleetFailed
 from ops.migrate.phases import before_deployment
-from ops.project import ProjectTree
+from ops.project.project import ProjectTree
 from sharding.ids import first_id_at
 from sharding.topology import Topology
 from tests.integration.migrations_rig import Fleet, make_partitions, run_fleet

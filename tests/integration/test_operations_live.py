@@ -15,7 +15,7 @@ import partitions
 from ops.fleet import open_engine
 from ops.migrate import run
 from ops.migrate.drift import find_drift
-from ops.migrate.outcome import Direction, Outcome, Request
+from ops.migrate.outcome import Direction, MigrationOutcome, Request
 from ops.migrate.single import migrate_database
 from partitions.online import add_foreign_key, apply, require_not_null
 from partitions.steps import Limits
@@ -163,7 +163,7 @@ def test_killed_before_any_statement_the_next_upgrade_ends_clean(
     assert mes_0.differences == ()
 
 
-def migrate(topology: Topology, versions: Path, direction: Direction, target: str) -> Outcome:
+def migrate(topology: Topology, versions: Path, direction: Direction, target: str) -> MigrationOutcome:
     request = Request.model_validate(
         {
             "project": str(PROJECT.path),

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from ops import partitioning
 from ops.cli import INTERRUPTED
 from ops.errors import ExitStatus
 from ops.fleet import open_engine
+from ops.partitions import service
 from ops.waiting import wait_until
 from sharding.topology import Topology
 from tests.integration.mesctl_rig import Mesctl
@@ -281,14 +281,12 @@ def test_deep_check_finds_an_id_in_two_partitions(mesctl: Mesctl, topology: Topo
 def test_clock_that_is_not_the_servers_makes_and_takes_no_month(topology: Topology) -> None:
     an_hour = timedelta(hours=1)
     for now in (datetime.now(UTC) + timedelta(days=10_000), datetime.now(UTC) - 2 * an_hour):
-        for outcome in partitioning.apply_partitions(
-            topology, PROJECT, now=now, max_clock_difference=an_hour
-        ):
+        for outcome in service.apply_partitions(topology, PROJECT, now=now, max_clock_difference=an_hour):
             assert re.search(
                 "it is .* UTC here and .* UTC on the server: nothing was done", outcome.error or ""
             )
     assert all(
         not each.result["orders_archive"].partitions
-        for each in partitioning.read_catalogs(topology, PROJECT)
+        for each in service.read_catalogs(topology, PROJECT)
         if each.result
     )

@@ -10,8 +10,8 @@ from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
 
 import partitions
-from ops import partitioning
 from ops.fleet import open_engine
+from ops.partitions import service
 from ops.waiting import wait_until
 from partitions import Waiting, byhand
 from partitions.actions import Action
@@ -109,13 +109,13 @@ def test_two_dbas_add_a_value_each_and_none_is_lost(topology: Topology, owner: E
             orders = partitions.read_catalog(connection, ["orders"])["orders"]
             return byhand.add(orders, "orders_hot", [value], key="status")
 
-        return lambda: partitioning.run_chosen(topology, partitioning.partitioned(topology, PROJECT), choose)
+        return lambda: service.run_chosen(topology, service.partitioned(topology, PROJECT), choose)
 
     with occupied(owner) as holder, together(add("ON_HOLD"), add("LOST")) as errors:
         assert wait_until(lambda: are_waiting(holder, 2), timeout_seconds=20)
         give_back(holder)
     assert errors == []
-    for each in partitioning.read_catalogs(topology, PROJECT):
+    for each in service.read_catalogs(topology, PROJECT):
         assert each.result is not None
         hot = each.result["orders"].partition("orders_hot")
         assert hot is not None

@@ -13,8 +13,8 @@ import pytest
 from psycopg import sql
 
 from ops.embedded.pooler import PgBouncerProcess
-from ops.embedded.ports import PortPicker
 from ops.errors import ExitStatus
+from ops.ports import PortPicker
 from ops.waiting import wait_until
 from tests.integration.mesctl_rig import Mesctl
 from tests.pooler import RunningPooler

@@ -11,7 +11,7 @@ from sqlalchemy import URL, text
 from sqlalchemy.exc import DBAPIError
 
 from ops.pgbouncer import admin
-from ops.pgbouncer.admin import Console, Place
+from ops.pgbouncer.admin import Console, ConsoleAddress
 from ops.pgbouncer.errors import ConsoleSilent, PauseTimedOut
 from readreplica.sessions import WriteSession
 from sharding.directory import Directory
@@ -148,7 +148,7 @@ def test_a_wrong_password_is_refused_by_the_pooler(pooler: RunningPooler) -> Non
     with pytest.raises(psycopg.OperationalError, match=r"SASL authentication failed|password"):
         psycopg.connect(host="127.0.0.1", port=pooler.port, dbname="mes_0.mes", user="mes", password="no")
     with pytest.raises(ConsoleSilent, match="does not answer"):
-        Console(Place("127.0.0.1", pooler.port, "pgbouncer", "no")).show("VERSION")
+        Console(ConsoleAddress("127.0.0.1", pooler.port, "pgbouncer", "no")).show("VERSION")
 
 
 async def test_an_old_userlist_is_a_named_error_in_bounded_time_and_render_mends_it(

@@ -10,11 +10,11 @@ import pytest
 from psycopg import sql
 from sqlalchemy import text
 
-from ops.embedded.ports import LOOPBACK
 from ops.errors import ExitStatus
 from ops.pgbouncer import admin
 from ops.pgbouncer.errors import SecretsDiffer
 from ops.pgbouncer.pooler import Pooler
+from ops.ports import LOOPBACK
 from readreplica.cluster import Cluster
 from readreplica.wal import Position
 from sharding.engines import open_cluster

@@ -12,12 +12,11 @@ import psutil
 import pytest
 
 from app.console.demo.bad_shapes import bad_shapes
-from app.console.demo.shape_formats import obj, stl_binary, threemf
-from app.console.demo.shapes import Shape, good_shapes, round_ring
+from app.console.demo.shapes import Shape, good_shapes, obj, round_ring, stl_binary, threemf
 from app.pricing import sandbox as sandboxing
 from app.pricing.errors import SandboxUnavailable
 from app.pricing.measurement import Measurement, Outcome, Unmeasurable
-from app.pricing.sandbox import Limits, Sandbox
+from app.pricing.sandbox import Sandbox, SandboxLimits
 from tests.integration.messaging_rig import until
 
 GOOD = list(islice(good_shapes(seed=3), 20))
@@ -114,7 +113,7 @@ async def test_memory_is_limited(suffix: str, tmp_path: Path) -> None:
     async with Sandbox() as sandbox:
         await assert_still_works(sandbox, tmp_path)
         libraries_bytes = zygotes()[-1].memory_info().vms
-    async with Sandbox(limits=Limits(memory_bytes=libraries_bytes + 24 * 2**20)) as sandbox:
+    async with Sandbox(limits=SandboxLimits(memory_bytes=libraries_bytes + 24 * 2**20)) as sandbox:
         outcome = await measure(sandbox, Shape("large", suffix, data), tmp_path)
         assert outcome == Unmeasurable(
             reason="The model is too complex to be measured. Reduce the number of polygons."
@@ -123,7 +122,7 @@ async def test_memory_is_limited(suffix: str, tmp_path: Path) -> None:
 
 
 async def test_processor_time_is_limited(slow: Path, tmp_path: Path) -> None:
-    async with Sandbox(limits=Limits(cpu_seconds=1)) as sandbox:
+    async with Sandbox(limits=SandboxLimits(cpu_seconds=1)) as sandbox:
         outcome = await sandbox.measure(slow, suffix="obj")
         assert outcome == Unmeasurable(
             reason="The model is too complex: measuring it took more than 1 s. Simplify it."
@@ -132,7 +131,7 @@ async def test_processor_time_is_limited(slow: Path, tmp_path: Path) -> None:
 
 
 async def test_time_by_the_clock_is_limited_but_may_be_the_machines_fault(slow: Path, tmp_path: Path) -> None:
-    async with Sandbox(limits=Limits(wall_seconds=0.5)) as sandbox:
+    async with Sandbox(limits=SandboxLimits(wall_seconds=0.5)) as sandbox:
         outcome = await sandbox.measure(slow, suffix="obj")
         assert isinstance(outcome, Unmeasurable)
         assert not outcome.final
@@ -169,7 +168,7 @@ async def test_a_zygote_that_dies_is_replaced(slow: Path, tmp_path: Path) -> Non
 async def test_a_zygote_that_hangs_is_given_up(
     slow: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with Sandbox(limits=Limits(wall_seconds=3)) as sandbox:
+    async with Sandbox(limits=SandboxLimits(wall_seconds=3)) as sandbox:
         await assert_still_works(sandbox, tmp_path)
         monkeypatch.setattr(sandboxing, "GRACE_SECONDS", 0.5)
         measuring = asyncio.create_task(sandbox.measure(slow, suffix="obj"))
@@ -221,7 +220,7 @@ async def test_no_more_zygotes_than_files_at_once(tmp_path: Path) -> None:
 
 
 async def test_the_event_loop_runs_on_meanwhile(slow: Path) -> None:
-    async with Sandbox(limits=Limits(cpu_seconds=1)) as sandbox:
+    async with Sandbox(limits=SandboxLimits(cpu_seconds=1)) as sandbox:
         measuring = asyncio.create_task(sandbox.measure(slow, suffix="obj"))
         turns = 0
         while not measuring.done():

@@ -25,7 +25,7 @@ from app.models.status import Channel, Status
 from app.pricing.errors import AttemptsExhausted
 from app.pricing.measure import measure
 from app.pricing.measurement import Measurement, Outcome
-from app.pricing.sandbox import Limits, Sandbox
+from app.pricing.sandbox import Sandbox, SandboxLimits
 from app.pricing.tariff import Price, price
 from app.topology import files_url
 from sharding.topology import Topology
@@ -151,7 +151,7 @@ async def test_a_cancelled_order_stays_cancelled(rig: Rig, sandbox: Sandbox) -> 
 
 async def test_no_answer_is_tried_again_and_not_remembered(rig: Rig) -> None:
     order_id = await rig.submit(SLOW)
-    async with CountingSandbox(limits=Limits(wall_seconds=0.2)) as sandbox:
+    async with CountingSandbox(limits=SandboxLimits(wall_seconds=0.2)) as sandbox:
         (seen,) = await rig.price(rig.worker(sandbox), order_id)
         assert len(sandbox.measured) == 3
     assert seen.order.status is Status.REJECTED
@@ -184,7 +184,7 @@ async def test_an_outage_of_the_file_store_counts_against_nobody(rig: Rig, sandb
     file.unlink()
     file.symlink_to(file)  # the store answers with an error that is not "there is none"
     pace = replace(SOON, retry_seconds=0.01)
-    async with running(rig.worker(sandbox, pace=pace)):
+    async with running(rig.worker(sandbox, options=pace)):
         for _ in range(6):
             await until_leased(rig, order_id)
         file.unlink()
@@ -276,8 +276,8 @@ async def test_a_worker_that_stops_gives_its_jobs_back(rig: Rig) -> None:
 async def test_a_worker_that_lost_its_lease_changes_nothing(rig: Rig, sandbox: Sandbox) -> None:
     """The slow worker's verdict comes when the order is settled already."""
     order_id = await rig.submit(SLOW)
-    async with Sandbox(limits=Limits(cpu_seconds=2)) as slow:
-        async with running(rig.worker(slow, pace=replace(SOON, stop_seconds=30))):
+    async with Sandbox(limits=SandboxLimits(cpu_seconds=2)) as slow:
+        async with running(rig.worker(slow, options=replace(SOON, stop_seconds=30))):
             await until_leased(rig, order_id)
             await rig.set_job(order_id, attempts=7)
         seen = await rig.see(order_id)
@@ -311,9 +311,9 @@ async def test_a_worker_at_work_keeps_its_job_beyond_the_lease(rig: Rig, sandbox
     async def is_renewed(before: datetime) -> bool:
         return await ends() > before
 
-    async with HeldSandbox() as held, running(rig.worker(held, holder="at work", pace=pace)):
+    async with HeldSandbox() as held, running(rig.worker(held, holder="at work", options=pace)):
         await until_leased(rig, order_id)
-        async with running(rig.worker(sandbox, holder="idle", pace=pace)):
+        async with running(rig.worker(sandbox, holder="idle", options=pace)):
             for _ in range(3):
                 await until(partial(is_renewed, await ends()))
             held.let.set()
@@ -362,7 +362,7 @@ async def test_a_killed_process_loses_no_order(rig: Rig) -> None:
     left = await rig.job(order_id)
     assert left is not None
     assert left.leased_by is not None
-    async with Sandbox(limits=Limits(cpu_seconds=1)) as sandbox:
+    async with Sandbox(limits=SandboxLimits(cpu_seconds=1)) as sandbox:
         async with asyncio.timeout(60):  # the lease of the dead one ends by itself
             (seen,) = await rig.price(rig.worker(sandbox), order_id)
     assert seen.order.status is Status.REJECTED

@@ -12,9 +12,9 @@ import pytest
 from psycopg import sql
 from sqlalchemy import URL
 
-from ops.embedded.ports import LOOPBACK
 from ops.embedded.postgres import SUPERUSER
-from ops.project import Project
+from ops.ports import LOOPBACK
+from ops.project.project import Project
 from partitions.bounds import ValueList
 from partitions.catalog import read_catalog
 from sharding.topology import Topology

@@ -13,7 +13,7 @@ import dns.message
 import dns.rrset
 import pytest
 
-from ops.embedded.ports import LOOPBACK
+from ops.ports import LOOPBACK
 from readreplica.addresses import Address, read_patroni
 from readreplica.cluster import PRIMARY, Cluster
 from readreplica.discovery import Discovery, addresses_of, services_of

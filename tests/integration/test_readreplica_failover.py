@@ -11,10 +11,9 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
-from ops.embedded.ports import LOOPBACK
-from ops.embedded.postgres import SUPERUSER
-from ops.embedded.settings import UNSAFE
-from ops.embedded.tools import PostgresTools
+from ops.embedded.postgres import SUPERUSER, UNSAFE
+from ops.embedded.programs import PostgresTools
+from ops.ports import LOOPBACK
 from readreplica.cluster import PRIMARY, Cluster
 from readreplica.errors import CommitInDoubt, NotThePrimary, SwitchoverFailed, WritesRefused
 from readreplica.health import NodeFault

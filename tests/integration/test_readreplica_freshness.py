@@ -12,10 +12,9 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from ops.embedded.ports import PortPicker, start_on_free_port
-from ops.embedded.postgres import SUPERUSER, PostgresCluster
-from ops.embedded.settings import UNSAFE
-from ops.embedded.tools import PostgresTools
+from ops.embedded.postgres import SUPERUSER, UNSAFE, PostgresCluster
+from ops.embedded.programs import PostgresTools
+from ops.ports import PortPicker, start_on_free_port
 from readreplica.cluster import PRIMARY, Cluster
 from readreplica.errors import ReplicasTooStale
 from readreplica.freshness import ANY, Freshness, bounded

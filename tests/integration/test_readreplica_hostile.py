@@ -13,8 +13,8 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
-from ops.embedded.ports import LOOPBACK
 from ops.embedded.postgres import PostgresCluster
+from ops.ports import LOOPBACK
 from readreplica.addresses import Address
 from readreplica.cluster import Cluster
 from readreplica.discovery import Discovery

@@ -12,7 +12,7 @@ from sqlalchemy import NullPool, Pool
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from ops.embedded.ports import LOOPBACK
+from ops.ports import LOOPBACK
 from readreplica import engines
 from readreplica.addresses import Address
 from readreplica.cluster import PRIMARY, Cluster

@@ -14,10 +14,8 @@ import pytest
 from psycopg.conninfo import make_conninfo
 from sqlalchemy import URL
 
-from ops.embedded.postgres import SUPERUSER, PostgresCluster
+from ops.embedded.postgres import REPLICATOR, SUPERUSER, UNSAFE, PostgresCluster
 from ops.embedded.processes import run_command
-from ops.embedded.replica import REPLICATOR
-from ops.embedded.settings import UNSAFE
 from readreplica.cluster import PRIMARY, Cluster
 from readreplica.engines import reader_engine, writer_engine
 from tests.integration.failover_rig import MAKE_DEEDS, PATIENT, Load, go_on

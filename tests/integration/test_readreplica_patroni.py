@@ -9,7 +9,7 @@ from time import monotonic
 import pytest
 
 from ops.embedded.pgpass import read_passwords
-from ops.embedded.ports import LOOPBACK
+from ops.ports import LOOPBACK
 from readreplica.cluster import PRIMARY
 from readreplica.options import CONNECT_TIMEOUT_SECONDS
 from tests.integration.failover_rig import (

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from sqlalchemy import URL, text
 
-from ops.embedded.ports import LOOPBACK
+from ops.ports import LOOPBACK
 from readreplica.cluster import Cluster
 from readreplica.engines import reader_engine, writer_engine
 from readreplica.wal import Position

@@ -14,10 +14,15 @@ import psycopg
 import pytest
 from sqlalchemy import text
 
-from ops.embedded.bootstrap import ensure_database, ensure_role
 from ops.embedded.pgpass import ensure_passwords
-from ops.switchover import SwitchoverGivenUp, SwitchoverUnfinished, connect_node, switch_over
-from ops.switchover_plan import plan_switchover
+from ops.embedded.servers import ensure_database, ensure_role
+from ops.replicas.switchover import (
+    SwitchoverGivenUp,
+    SwitchoverUnfinished,
+    connect_node,
+    plan_switchover,
+    switch_over,
+)
 from ops.waiting import wait_until
 from readreplica.sessions import WriteSession
 from sharding.topology import Topology

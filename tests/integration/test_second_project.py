@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ops.errors import ExitStatus
-from ops.shard_guard import init_shards
+from ops.shards.guard import init_shards
 from partitions import Month
 from sharding.shard_map import bucket_of
 from sharding.topology import Topology

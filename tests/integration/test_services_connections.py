@@ -15,13 +15,13 @@ import uvicorn
 from fastapi import APIRouter, FastAPI, Request
 from structlog.testing import capture_logs
 
-from app import problem
-from app.connections import _RESERVE
-from app.edge import HeadAsGet, WellFormed
+from app.kit import problem
+from app.kit.connections import _RESERVE
+from app.kit.middleware import HeadAsGet, WellFormed
+from app.kit.strict import RequestLimit, StrictRoute
 from app.serve import server_config
 from app.settings import Settings
-from app.strict import Room, StrictRoute
-from ops.embedded.ports import LOOPBACK
+from ops.ports import LOOPBACK
 
 pytestmark = pytest.mark.field
 LARGE = 30_000_000
@@ -69,7 +69,7 @@ def application(bodies: list[int]) -> FastAPI:
 
     app.include_router(router)
     app.state.max_json_bytes, app.state.request_seconds = 64 * 1024, 5.0
-    app.state.room = Room(100)
+    app.state.request_limit = RequestLimit(100)
     app.add_middleware(HeadAsGet)
     app.add_middleware(WellFormed)
     problem.install(app, {})
@@ -280,14 +280,14 @@ WITHOUT_FILES = """
 import asyncio, os, resource, sys
 import uvicorn
 from pathlib import Path
-from app.connections import quiet_accept
-from app.logs import configure_logging
+from app.kit.connections import log_accept_errors
+from app.kit.logs import configure_logging
 from app.serve import server_config
 from app.settings import Settings
 from tests.integration.test_services_connections import application
 
 async def main():
-    asyncio.get_running_loop().set_exception_handler(quiet_accept)
+    asyncio.get_running_loop().set_exception_handler(log_accept_errors)
     config = server_config(application([]), Settings(topology=Path("x")), host="127.0.0.1", port=0)
     server = uvicorn.Server(config)
     config.load()
@@ -347,10 +347,10 @@ async def test_without_files_clients_wait_and_the_log_is_short(tmp_path: Path) -
 
 ROOM = """
 import resource, sys
-from app.connections import TooFewFiles, make_room_for_files
+from app.kit.connections import TooFewFiles, raise_file_limit
 resource.setrlimit(resource.RLIMIT_NOFILE, (int(sys.argv[1]), int(sys.argv[2])))
 try:
-    make_room_for_files(512)
+    raise_file_limit(512)
     print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 except TooFewFiles as error:
     print(error)

@@ -8,9 +8,9 @@ from httpx import AsyncClient
 from redis.asyncio import Redis
 from sqlalchemy import select
 
-from app.background import Background
 from app.crm.application import build as build_crm
-from app.health import ANSWER_SECONDS, KEEP_SECONDS, NotReady, Readiness
+from app.kit.health import ANSWER_SECONDS, KEEP_SECONDS, NotReady, Readiness
+from app.kit.tasks import Background
 from app.mes.application import build as build_mes
 from app.models.crm import CrmOrder
 from app.shop.application import build as build_shop

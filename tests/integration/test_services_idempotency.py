@@ -11,13 +11,13 @@ from httpx import Response
 from sqlalchemy import func, select
 from starlette.datastructures import UploadFile
 
-from app.clock import utc_now
 from app.database import open_ids
 from app.files import ModelStore
-from app.materials import Finish, Material
+from app.kit.clock import utc_now
 from app.mes.intake import PartnerIntake
 from app.mes.schemas import PartnerOrder
 from app.models.mes import MesOrder
+from app.models.reference import Finish, Material
 from app.topology import files_url
 from readreplica.sessions import WriteSession
 from readreplica.token import Committed

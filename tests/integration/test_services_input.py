@@ -10,10 +10,10 @@ import pytest
 import pytest_asyncio
 from httpx import AsyncClient, Response
 
-from app.http import _INVISIBLE_IN_LINE
+from app.kit.strict import LONGEST_NUMBER
 from app.models.shop import ShopOrder
+from app.schemas import _INVISIBLE_IN_LINE
 from app.settings import Settings
-from app.strict import LONGEST_NUMBER
 from sharding.engines import open_cluster
 from sharding.topology import Topology
 from tests.integration.services_rig import (

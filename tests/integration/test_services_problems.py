@@ -11,9 +11,9 @@ import pytest_asyncio
 from httpx import AsyncClient
 from sqlalchemy import func, select, text
 
+from app.kit.problem import MEDIA_TYPE
 from app.mes.application import build as build_mes
 from app.models.shop import ShopOrder, ShopOrderEvent, ShopOutbox
-from app.problem_docs import MEDIA_TYPE
 from app.shop.application import build as build_shop
 from app.topology import files_url
 from sharding.engines import open_cluster

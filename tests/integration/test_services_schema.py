@@ -32,7 +32,7 @@ from app.mes.application import build as build_mes
 from app.serve import server_config
 from app.settings import Settings
 from app.shop.application import build as build_shop
-from ops.embedded.ports import LOOPBACK
+from ops.ports import LOOPBACK
 from ops.waiting import wait_until
 from sharding.topology import Topology
 from tests.integration.services_rig import fast_settings, new_key, save_map

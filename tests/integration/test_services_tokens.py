@@ -18,7 +18,7 @@ from app.delivery import in_one
 from app.mes.application import build as build_mes
 from app.messaging.consumer import Consumer
 from app.messaging.message import Message
-from app.messaging.routing import Service
+from app.messaging.routing import ServiceName
 from app.messaging.signing import EntrySigner, parse_peer_keys
 from app.messaging.streams import open_redis
 from app.models.crm import CrmInbox
@@ -279,7 +279,7 @@ async def test_what_a_message_tells_of_is_there_to_read(
 
         consumer = Consumer(
             redis,
-            signer=EntrySigner(Service.CRM, parse_peer_keys(ALL_KEYS)),
+            signer=EntrySigner(ServiceName.CRM, parse_peer_keys(ALL_KEYS)),
             inbox=CrmInbox,
             transact=in_one(crm),
             handle=ask_back,

@@ -9,7 +9,7 @@ import pytest
 from psycopg import sql
 from sqlalchemy import text
 
-from ops.embedded.binaries import postgres_bin
+from ops.embedded.programs import postgres_bin
 from ops.fleet import open_engine
 from ops.waiting import wait_until
 from sharding.errors import OwnershipConflict, OwnershipNotChanged, WrongShard

@@ -12,7 +12,7 @@ from sqlalchemy import insert, text
 from app.models.mes import MesOrder
 from app.models.status import Channel, Status
 from ops.errors import ExitStatus
-from ops.shard_guard import check_shards, init_shards
+from ops.shards.guard import check_shards, init_shards
 from readreplica.sessions import WriteSession
 from sharding.directory import Directory
 from sharding.engines import open_cluster

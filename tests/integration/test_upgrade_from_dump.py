@@ -7,11 +7,11 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from app.console.audit.books import Books
-from app.console.audit.run import audit
+from app.console.audit.databases import OrderDatabases
+from app.console.audit.report import audit
 from app.models.mes import MesArchivedOrder, MesOrder
 from app.models.status import Channel, Status
-from ops.shards import load_shard_map
+from ops.shards.service import load_shard_map
 from sharding.directory import Directory, open_id_generator
 from sharding.engines import open_cluster
 from sharding.ownership import REFUSED
@@ -146,5 +146,5 @@ async def test_services_go_on_with_what_was_under_way(databases_of: Upgraded) ->
         await services.shows(services.crm, order_id, Status.SUBMITTED)
         await asyncio.to_thread(wait_for_acknowledgements, topology)
     shard_map = await load_shard_map(topology, "mes")
-    report = await asyncio.to_thread(audit, Books(topology), shard_of=shard_map.shard_of)
+    report = await asyncio.to_thread(audit, OrderDatabases(topology), shard_of=shard_map.shard_of)
     assert (report.clean, report.in_flight) == (True, 0), report.findings

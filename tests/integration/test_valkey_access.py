@@ -13,12 +13,11 @@ from structlog.testing import capture_logs
 
 from app.crm.application import build as build_crm
 from app.messaging.errors import RedisRefuses
-from app.messaging.routing import Service, destinations_of
-from ops.embedded.binaries import valkey_server
+from app.messaging.routing import ServiceName, destinations_of
 from ops.embedded.errors import StartFailed
-from ops.embedded.ports import LOOPBACK, PortPicker
-from ops.embedded.valkey import Valkey
-from ops.embedded.valkey_users import acl_of, password_name, users_of
+from ops.embedded.programs import valkey_server
+from ops.embedded.valkey import Valkey, acl_of, password_name, users_of
+from ops.ports import LOOPBACK, PortPicker
 from sharding.topology import Topology
 from tests.integration.services_rig import client_of, fast_settings, ok, open_services
 from tests.project import PROJECT
@@ -28,7 +27,7 @@ RULES: Mapping[str, tuple[str, ...]] = {
 }
 PASSWORDS = {password_name(user): f"password of {user}" for user in users_of(RULES)}
 USERS = acl_of(RULES, PASSWORDS)
-SERVICES = [service.value for service in Service]
+SERVICES = [service.value for service in ServiceName]
 Command = Callable[[Redis], Any]
 
 
@@ -123,10 +122,10 @@ def test_a_service_reads_no_other_ones_streams(server: Server, service: str, nam
                 READING[name](redis, stream)
 
 
-@pytest.mark.parametrize("service", Service)
-def test_a_service_writes_to_those_alone_to_which_it_sends(server: Server, service: Service) -> None:
+@pytest.mark.parametrize("service", ServiceName)
+def test_a_service_writes_to_those_alone_to_which_it_sends(server: Server, service: ServiceName) -> None:
     with server.client(service.value) as redis:
-        for other in Service:
+        for other in ServiceName:
             if other in destinations_of(service):
                 assert redis.xadd(f"orders:{other.value}", {"a": "b"})
                 assert redis.xlen(f"orders:{other.value}")
@@ -134,9 +133,9 @@ def test_a_service_writes_to_those_alone_to_which_it_sends(server: Server, servi
             with pytest.raises(NoPermissionError):
                 redis.xadd(f"orders:{other.value}", {"a": "b"})
         with pytest.raises(NoPermissionError):
-            redis.xadd("acks:mes_0" if service is Service.MES else f"acks:{service.value}", {"a": "b"})
+            redis.xadd("acks:mes_0" if service is ServiceName.MES else f"acks:{service.value}", {"a": "b"})
         with pytest.raises(NoPermissionError):
-            redis.hgetall(f"causal-order:{'crm' if service is Service.MES else 'mes'}:1")
+            redis.hgetall(f"causal-order:{'crm' if service is ServiceName.MES else 'mes'}:1")
 
 
 def test_without_a_password_there_is_no_way_in(server: Server) -> None:

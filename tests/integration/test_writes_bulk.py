@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import BigInteger, Column, Integer, MetaData, Table
 from sqlalchemy.pool import NullPool
 
-from app.causality.ambient import causality, follow_causality
+from app.causality.context import causality, follow_causality
 from app.models.mes import MesOrder, MesOrderEvent, MesOrderItem
 from app.models.status import Channel, Status
 from readreplica.cluster import Cluster

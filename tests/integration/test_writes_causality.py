@@ -3,7 +3,7 @@
 
 from collections.abc import Mapping
 
-from app.causality.ambient import causality, follow_causality
+from app.causality.context import causality, follow_causality
 from app.models.mes import MesOrderItem
 from readreplica.token import CausalToken
 from readreplica.wal import UNKNOWN_SYSTEM

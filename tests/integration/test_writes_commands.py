@@ -8,7 +8,7 @@ import psycopg
 import pytest
 
 from ops.errors import ExitStatus
-from ops.shard_writes import open_shards
+from ops.shards.in_doubt import open_shards
 from sharding.writes.in_doubt import resolve, survey
 from tests.integration.mesctl_rig import Mesctl, Said
 from tests.integration.writes_rig import OWN, SHARDS, Wide

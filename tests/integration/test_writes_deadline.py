@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from ops.reference_tables import tables_of
+from ops.shards.reference_tables import tables_of
 from readreplica.engines import writer_engine
 from sharding.errors import ShardTimedOut
 from sharding.writes import Decisions

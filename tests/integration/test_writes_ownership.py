@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sqlalchemy import delete, insert, select, text
 
 from app.models.mes import MesBase, MesOrder, MesOrderItem
-from ops.shard_guard import check_shards
+from ops.shards.guard import check_shards
 from sharding.engines import open_cluster
 from sharding.errors import OtherShard
 from sharding.sessions import ShardedSessions, open_sessions

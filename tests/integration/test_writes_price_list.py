@@ -9,9 +9,8 @@ from sqlalchemy import select
 from app.models.mes import MesOrderItem
 from app.models.reference import MesFinish, MesMaterial
 from app.pricing.measurement import Measurement
-from app.pricing.price_list import read_tariff
-from app.pricing.tariff import TARIFF, price
-from ops import reference_tables
+from app.pricing.tariff import TARIFF, price, read_tariff
+from ops.shards import reference_tables
 from sharding.sessions import ShardedSessions
 from tests.integration.writes_rig import SHARDS, Wide
 from tests.project import MES, PRICE_LIST

@@ -12,9 +12,9 @@ from app.models.reference import BOUNDS
 from app.pricing.errors import BadRate, TooExpensive
 from app.pricing.measurement import Measurement
 from app.pricing.tariff import TARIFF, price
-from ops import reference_tables
-from ops.reference_tables import FileUnusable
-from ops.shard_writes import Refused
+from ops.errors import ChangeRefused
+from ops.shards import reference_tables
+from ops.shards.reference_tables import FileUnusable
 from tests.integration.writes_rig import SHARDS, Wide
 from tests.project import MES
 
@@ -51,7 +51,7 @@ def test_other_numbers_are_read(table: str, column: str, value: str, tmp_path: P
 async def test_nothing_is_published_of_rows_with_such_a_number(wide: Wide) -> None:
     for number in (Decimal("NaN"), Decimal(-1), Decimal(100_000)):
         rows: list[dict[str, Any]] = [{"finish": "matte", "eur_per_cm2": number}]
-        with pytest.raises(Refused, match="row 1: eur_per_cm2 is"):
+        with pytest.raises(ChangeRefused, match="row 1: eur_per_cm2 is"):
             await reference_tables.load(wide.topology, MES, {"finishes": rows})
     assert await reference_tables.is_unpublished(wide.topology, MES)
 

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import psycopg
 from psycopg import sql
 
-from app.console.audit.books import Books
+from app.console.audit.databases import OrderDatabases
 from app.console.demo.census import take_census
-from ops.embedded.bootstrap import ensure_database
+from ops.embedded.servers import ensure_database
 from ops.migrate import run
 from ops.migrate.drift import Drift, find_drift
 from ops.waiting import wait_until
@@ -127,6 +127,6 @@ def _query(servers: PostgresServers, dbname: str, statement: str) -> list[tuple[
 
 def wait_for_acknowledgements(topology: Topology) -> None:
     """Return when no service owes a message."""
-    books = Books(topology)
+    books = OrderDatabases(topology)
     if not wait_until(lambda: take_census(books).owed == 0, timeout_seconds=60):
         raise TimeoutError("messages are under way for more than 60 s")

@@ -17,15 +17,13 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from ops.embedded.binaries import postgres_bin
-from ops.embedded.bootstrap import ensure_database, ensure_roles
-from ops.embedded.ports import LOOPBACK, PortPicker, start_on_free_port
-from ops.embedded.postgres import SUPERUSER, PostgresCluster
+from ops.embedded.postgres import SUPERUSER, UNSAFE, PostgresCluster, access_line
 from ops.embedded.processes import send_signal
-from ops.embedded.settings import UNSAFE, access_line
-from ops.embedded.tools import PostgresTools
+from ops.embedded.programs import PostgresTools, postgres_bin
+from ops.embedded.servers import ensure_database, ensure_roles
 from ops.fleet import open_engine
-from ops.shard_guard import init_shards
+from ops.ports import LOOPBACK, PortPicker, start_on_free_port
+from ops.shards.guard import init_shards
 from sharding.directory import Directory
 from sharding.engines import open_cluster
 from sharding.ownership import Ownership, set_ownership

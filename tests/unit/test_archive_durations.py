@@ -7,7 +7,7 @@ import typer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ops.durations import format_duration, parse_duration
+from ops.options import format_duration, parse_duration
 
 
 @pytest.mark.parametrize(

@@ -8,37 +8,47 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.console.audit.facts import Child, Copy, Message, OrderFacts, Place, Row, Service, gather
-from app.console.audit.judge import Fault, judge
+from app.console.audit.rules import (
+    ChildRows,
+    Fact,
+    Fault,
+    OrderCopy,
+    OrderFacts,
+    OwedMessage,
+    RowLocation,
+    gather,
+    judge,
+)
+from app.messaging.routing import ServiceName
 from app.models.status import Channel, Status
 
-SHOP = Place(Service.SHOP, "shop", "orders", "orders")
-CRM = Place(Service.CRM, "crm", "orders", "orders")
-HOT = Place(Service.MES, "mes_0", "orders", "orders_hot")
-DONE = Place(Service.MES, "mes_0", "orders", "orders_done")
-ARCHIVE = Place(Service.MES, "mes_0", "orders_archive", "orders_archive_2026_01")
-OTHER_SHARD = Place(Service.MES, "mes_1", "orders", "orders_hot")
+SHOP = RowLocation(ServiceName.SHOP, "shop", "orders", "orders")
+CRM = RowLocation(ServiceName.CRM, "crm", "orders", "orders")
+HOT = RowLocation(ServiceName.MES, "mes_0", "orders", "orders_hot")
+DONE = RowLocation(ServiceName.MES, "mes_0", "orders", "orders_done")
+ARCHIVE = RowLocation(ServiceName.MES, "mes_0", "orders_archive", "orders_archive_2026_01")
+OTHER_SHARD = RowLocation(ServiceName.MES, "mes_1", "orders", "orders_hot")
 
 DRAFTS = {Status.INITIATED, Status.FILE_UPLOADED}
 STARTED = Status.MANUFACTURING_STARTED
 
 
 def copy(
-    place: Place,
+    place: RowLocation,
     status: Status = STARTED,
     *,
     channel: Channel = Channel.B2C,
     price: str | None = "90.00",
     submitted: bool = True,
-) -> Copy:
-    return Copy(1, place, status, channel, None if price is None else Decimal(price), submitted)
+) -> OrderCopy:
+    return OrderCopy(1, place, status, channel, None if price is None else Decimal(price), submitted)
 
 
-def owed(source: Service, destination: Service, *, aside: str | None = None) -> Message:
-    return Message(1, source, destination.value, "order.some_change", aside)
+def owed(source: ServiceName, destination: ServiceName, *, aside: str | None = None) -> OwedMessage:
+    return OwedMessage(1, source, destination.value, "order.some_change", aside)
 
 
-def faults(*rows: Row) -> list[Fault]:
+def faults(*rows: Fact) -> list[Fault]:
     """Judge one order in a world where mes_0 owns everything."""
     (facts,) = gather([rows])
     return [finding.fault for finding in judge(facts, shard_of=lambda _: "mes_0")]
@@ -74,24 +84,24 @@ def test_a_draft_that_was_given_up_concerns_the_shop_only() -> None:
 def test_the_message_that_makes_an_order_known_explains_why_it_is_missing() -> None:
     submitted = copy(SHOP, Status.SUBMITTED, price=None)
     known_to_crm = copy(CRM, Status.SUBMITTED, price=None)
-    assert faults(submitted, known_to_crm, owed(Service.SHOP, Service.MES)) == [Fault.IN_FLIGHT]
+    assert faults(submitted, known_to_crm, owed(ServiceName.SHOP, ServiceName.MES)) == [Fault.IN_FLIGHT]
 
 
 def test_a_message_to_somebody_else_explains_nothing() -> None:
     submitted = copy(SHOP, Status.SUBMITTED, price=None)
     known_to_crm = copy(CRM, Status.SUBMITTED, price=None)
-    assert faults(submitted, known_to_crm, owed(Service.CRM, Service.MES)) == [Fault.MISSING]
+    assert faults(submitted, known_to_crm, owed(ServiceName.CRM, ServiceName.MES)) == [Fault.MISSING]
 
 
 def test_nobody_can_tell_the_shop_of_an_order_that_it_has_lost() -> None:
-    assert faults(copy(CRM), copy(HOT), owed(Service.MES, Service.SHOP)) == [Fault.MISSING]
+    assert faults(copy(CRM), copy(HOT), owed(ServiceName.MES, ServiceName.SHOP)) == [Fault.MISSING]
 
 
 def test_services_may_differ_while_a_message_between_them_is_under_way() -> None:
     behind = (copy(SHOP, Status.PRICE_CALCULATED), copy(CRM), copy(HOT))
     assert faults(*behind) == [Fault.STATUS_DIFFERS]
-    assert faults(*behind, owed(Service.MES, Service.SHOP)) == [Fault.IN_FLIGHT]
-    assert faults(*behind, owed(Service.MES, Service.CRM)) == [Fault.STATUS_DIFFERS]
+    assert faults(*behind, owed(ServiceName.MES, ServiceName.SHOP)) == [Fault.IN_FLIGHT]
+    assert faults(*behind, owed(ServiceName.MES, ServiceName.CRM)) == [Fault.STATUS_DIFFERS]
 
 
 def test_prices_must_agree_to_the_cent() -> None:
@@ -101,16 +111,16 @@ def test_prices_must_agree_to_the_cent() -> None:
 
 def test_a_message_that_was_set_aside_is_a_fault_and_excuses_nothing() -> None:
     behind = (copy(SHOP, Status.PRICE_CALCULATED), copy(CRM), copy(HOT))
-    aside = owed(Service.MES, Service.SHOP, aside="refused")
-    assert set(faults(*behind, aside)) == {Fault.STATUS_DIFFERS, Fault.SET_ASIDE}
-    assert set(faults(*behind, aside, owed(Service.MES, Service.SHOP))) == {
+    aside = owed(ServiceName.MES, ServiceName.SHOP, aside="refused")
+    assert set(faults(*behind, aside)) == {Fault.STATUS_DIFFERS, Fault.DEAD_LETTER}
+    assert set(faults(*behind, aside, owed(ServiceName.MES, ServiceName.SHOP))) == {
         Fault.STATUS_DIFFERS,
-        Fault.SET_ASIDE,
+        Fault.DEAD_LETTER,
     }
 
 
 @pytest.mark.parametrize("second", [DONE, ARCHIVE], ids=["two partitions", "live and archive"])
-def test_an_order_stands_once_in_its_shard(second: Place) -> None:
+def test_an_order_stands_once_in_its_shard(second: RowLocation) -> None:
     assert faults(*AGREED, copy(second, Status.CLOSED)) == [Fault.DUPLICATE]
 
 
@@ -125,18 +135,18 @@ def test_an_order_stands_where_the_map_says() -> None:
 @pytest.mark.parametrize(
     ("child", "verdict"),
     [
-        (Child(1, replace(HOT, table="order_items"), "orders"), []),
-        (Child(1, replace(HOT, table="order_items_archive"), "orders_archive"), [Fault.ORPHAN]),
-        (Child(1, replace(OTHER_SHARD, table="order_items"), "orders"), [Fault.ORPHAN]),
+        (ChildRows(1, replace(HOT, table="order_items"), "orders"), []),
+        (ChildRows(1, replace(HOT, table="order_items_archive"), "orders_archive"), [Fault.ORPHAN]),
+        (ChildRows(1, replace(OTHER_SHARD, table="order_items"), "orders"), [Fault.ORPHAN]),
     ],
     ids=["beside its order", "archived without its order", "on another shard"],
 )
-def test_children_stand_beside_their_order(child: Child, verdict: list[Fault]) -> None:
+def test_children_stand_beside_their_order(child: ChildRows, verdict: list[Fault]) -> None:
     assert faults(*AGREED, child) == verdict
 
 
 def test_children_without_any_order_are_orphans() -> None:
-    assert faults(Child(1, replace(HOT, table="pricing_jobs"), "orders")) == [Fault.ORPHAN]
+    assert faults(ChildRows(1, replace(HOT, table="pricing_jobs"), "orders")) == [Fault.ORPHAN]
 
 
 statuses = st.sampled_from([status for status in Status if status not in DRAFTS])
@@ -144,26 +154,26 @@ prices = st.none() | st.decimals(min_value=1, max_value=9999, places=2)
 
 
 @st.composite
-def settled_orders(draw: st.DrawFn) -> list[Copy]:
+def settled_orders(draw: st.DrawFn) -> list[OrderCopy]:
     """Draw the copies of one order about which all services agree."""
     order_id, status, price = draw(st.integers(1, 2**62)), draw(statuses), draw(prices)
     channel = draw(st.sampled_from(Channel))
     mes = draw(st.sampled_from([HOT, DONE, ARCHIVE]))
     places = [SHOP, CRM, mes] if channel == Channel.B2C else [CRM, mes]
-    return [Copy(order_id, place, status, channel, price) for place in places]
+    return [OrderCopy(order_id, place, status, channel, price) for place in places]
 
 
 worlds = st.lists(settled_orders(), unique_by=lambda order: order[0].order_id, min_size=1, max_size=20)
 
 
-def by_database(orders: Iterable[Iterable[Copy]]) -> list[list[Copy]]:
+def by_database(orders: Iterable[Iterable[OrderCopy]]) -> list[list[OrderCopy]]:
     """Spread the orders over sorted streams, as the databases give them."""
     rows = sorted((row for order in orders for row in order), key=lambda row: row.order_id)
     names = {row.place.database for row in rows}
     return [[row for row in rows if row.place.database == name] for name in sorted(names)]
 
 
-def findings(orders: Iterable[Iterable[Copy]]) -> list[tuple[int, Fault]]:
+def findings(orders: Iterable[Iterable[OrderCopy]]) -> list[tuple[int, Fault]]:
     return [
         (finding.order_id, finding.fault)
         for facts in gather(by_database(orders))
@@ -172,26 +182,30 @@ def findings(orders: Iterable[Iterable[Copy]]) -> list[tuple[int, Fault]]:
 
 
 @given(worlds)
-def test_the_merge_gives_every_order_once_with_all_its_rows(orders: list[list[Copy]]) -> None:
+def test_the_merge_gives_every_order_once_with_all_its_rows(orders: list[list[OrderCopy]]) -> None:
     gathered = {facts.order_id: set(facts.copies) for facts in gather(by_database(orders))}
     assert gathered == {order[0].order_id: set(order) for order in orders}
     assert list(gathered) == sorted(gathered)
 
 
 @given(worlds)
-def test_a_settled_world_is_clean(orders: list[list[Copy]]) -> None:
+def test_a_settled_world_is_clean(orders: list[list[OrderCopy]]) -> None:
     assert findings(orders) == []
 
 
 @given(worlds, st.data())
-def test_one_deleted_copy_is_found_and_nothing_else(orders: list[list[Copy]], data: st.DataObject) -> None:
+def test_one_deleted_copy_is_found_and_nothing_else(
+    orders: list[list[OrderCopy]], data: st.DataObject
+) -> None:
     victim = data.draw(st.sampled_from(orders))
     victim.remove(data.draw(st.sampled_from(victim)))
     assert findings(orders) == [(victim[0].order_id, Fault.MISSING)]
 
 
 @given(worlds, st.data())
-def test_one_copy_too_many_is_found_and_nothing_else(orders: list[list[Copy]], data: st.DataObject) -> None:
+def test_one_copy_too_many_is_found_and_nothing_else(
+    orders: list[list[OrderCopy]], data: st.DataObject
+) -> None:
     victim = data.draw(st.sampled_from(orders))
     hub = victim[-1]
     elsewhere = data.draw(st.sampled_from([place for place in (HOT, DONE, ARCHIVE) if place != hub.place]))
@@ -201,7 +215,7 @@ def test_one_copy_too_many_is_found_and_nothing_else(orders: list[list[Copy]], d
 
 @given(worlds, statuses, st.data())
 def test_one_changed_status_is_found_and_nothing_else(
-    orders: list[list[Copy]], status: Status, data: st.DataObject
+    orders: list[list[OrderCopy]], status: Status, data: st.DataObject
 ) -> None:
     victim = data.draw(st.sampled_from(orders))
     follower = victim[0]
@@ -211,7 +225,7 @@ def test_one_changed_status_is_found_and_nothing_else(
 
 
 @given(st.permutations([*AGREED, copy(DONE, Status.CLOSED), copy(OTHER_SHARD), copy(ARCHIVE, Status.CLOSED)]))
-def test_two_looks_at_the_same_make_equal_findings(rows: list[Copy]) -> None:
+def test_two_looks_at_the_same_make_equal_findings(rows: list[OrderCopy]) -> None:
     (facts,) = gather([rows])
     (again,) = gather([rows[::-1]])
     assert judge(facts, shard_of=lambda _: "mes_0") == judge(again, shard_of=lambda _: "mes_0")
@@ -219,4 +233,4 @@ def test_two_looks_at_the_same_make_equal_findings(rows: list[Copy]) -> None:
 
 def test_facts_of_an_order_know_their_services() -> None:
     facts = OrderFacts(1, copies=AGREED)
-    assert facts.copies_of(Service.CRM) == (AGREED[1],)
+    assert facts.copies_of(ServiceName.CRM) == (AGREED[1],)

@@ -6,8 +6,8 @@ import random
 import pytest
 from httpx import Request, Response
 
-from app.causality.ambient import causality, learn, note, wanted
 from app.causality.client import CausalClient
+from app.causality.context import causality, learn, record_commit, required_token
 from app.causality.wire import MOST_TOKENS, TOKEN_HEADER, TokenText, parse_keys
 from app.messaging.message import Message, decode
 from app.settings import SettingsInvalid, load_settings
@@ -58,25 +58,25 @@ async def test_contexts_do_not_leak() -> None:
 
             async def child(shard: int) -> None:
                 await asyncio.sleep(0)
-                note(token(f"mes_{shard}", 1000 + number))
+                record_commit(token(f"mes_{shard}", 1000 + number))
 
             await asyncio.gather(*(child(shard) for shard in range(1, 4)))
-            assert wanted() == here.token
+            assert required_token() == here.token
             written = {name: position.lsn for name, position in here.gained.positions.items()}
             assert written == {f"mes_{shard}": 1000 + number for shard in range(1, 4)}
             assert here.token.positions["mes_0"].lsn == number
 
     await asyncio.gather(*(request(number) for number in range(200)))
-    assert wanted() is None
-    note(token("mes_0", 1))  # outside of every request: nothing to add it to
-    assert wanted() is None
+    assert required_token() is None
+    record_commit(token("mes_0", 1))  # outside of every request: nothing to add it to
+    assert required_token() is None
 
 
 UNKNOWN = CausalToken({"mes_0": Position(UNKNOWN_SYSTEM, 1, Lsn(50))})
 
 
 async def noted(token: CausalToken) -> None:
-    note(token)
+    record_commit(token)
 
 
 async def test_a_commit_of_the_request_comes_after_what_the_request_has_brought() -> None:
@@ -85,19 +85,19 @@ async def test_a_commit_of_the_request_comes_after_what_the_request_has_brought(
         assert here.token == UNKNOWN
         assert not here.gained
     with causality(UNKNOWN) as here:
-        note(token("mes_0", 60))
+        record_commit(token("mes_0", 60))
         assert here.token == here.gained == token("mes_0", 60)
         # Two tasks of one request commit side by side: neither is known to be the later one.
         await asyncio.gather(noted(UNKNOWN), noted(token("mes_0", 70)))
         assert here.token == UNKNOWN
     with causality(CausalToken()) as here:
-        note(UNKNOWN)
+        record_commit(UNKNOWN)
         assert here.token == here.gained == UNKNOWN
-        note(token("mes_0", 60))
+        record_commit(token("mes_0", 60))
         assert here.token == here.gained == token("mes_0", 60)
     with causality(token("mes_0", 5)) as here:
         learn(UNKNOWN)
-        note(token("mes_0", 70))
+        record_commit(token("mes_0", 70))
         assert here.token == here.gained == UNKNOWN
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.models.mes import MesBase
-from ops.citus import job_line, progress_line
+from ops.citus.service import job_line, progress_line
 from ops.migrate import run
 from ops.migrate.citus import script
 from partitions.actions import DetachPartition

@@ -7,8 +7,9 @@ import pytest
 from sqlalchemy.exc import OperationalError
 
 from ops import cli
-from ops.embedded.errors import HomeBusy, PortTaken
+from ops.embedded.errors import HomeBusy
 from ops.errors import ExitStatus
+from ops.ports import PortTaken
 from partitions.errors import PartitionError
 from readreplica.errors import ReadReplicaError
 from sharding.errors import ShardingError, TopologyError

@@ -42,7 +42,7 @@ def test_a_slip_is_told_with_what_was_meant(
 def test_a_group_with_a_single_verb_stays_a_group(monkeypatch: pytest.MonkeyPatch) -> None:
     alone = typer.Typer()
     alone.command("list")(lambda: None)
-    monkeypatch.setattr("ops.commands.shards.app", alone)
+    monkeypatch.setattr("ops.shards.commands.app", alone)
     assert cli.run(["shards", "list"]) == ExitStatus.DONE
 
 
@@ -55,11 +55,10 @@ def test_help_and_slips_import_no_library(arguments: str) -> None:
     assert done.stdout.splitlines()[-1] == "set()"
 
 
-@pytest.mark.parametrize("verb", ["up", "down", "status"])
-def test_the_verbs_of_the_platform_wait_for_no_sqlalchemy(verb: str) -> None:
+def test_the_verbs_of_the_platform_wait_for_no_sqlalchemy() -> None:
     """They read the topology; `sharding` and `readreplica` import their sessions when these are asked for."""
     script = (
-        f"import sys, ops.commands.{verb}, sharding, readreplica; print({{'sqlalchemy'}} & {{*sys.modules}});"
+        "import sys, ops.embedded.commands, sharding, readreplica; print({'sqlalchemy'} & {*sys.modules});"
         "print(sharding.ShardedSessions.__name__, readreplica.Cluster.__name__, 'sqlalchemy' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

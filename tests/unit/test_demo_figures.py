@@ -7,11 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.console.audit.facts import Copy, OrderFacts, Place, Service
-from app.console.audit.judge import Fault, Finding
-from app.console.demo.figures import PriceRange, StageTime, percentile, price_ranges, stage_times
+from app.console.audit.rules import AuditFinding, Fault, OrderCopy, OrderFacts, RowLocation
+from app.console.demo.figures import PriceRange, StageTime, percentile, price_ranges, reconcile, stage_times
 from app.console.demo.report import describe_stuck
-from app.console.demo.verdict import account
+from app.messaging.routing import ServiceName
 from app.models.status import Channel, Status
 
 START = datetime(2026, 3, 10, 12, tzinfo=UTC)
@@ -43,54 +42,54 @@ def test_a_percentile_is_a_value_that_so_many_do_not_exceed(values: list[float],
 
 
 def order(order_id: int, status: Status = Status.CLOSED, *, submitted: bool = True) -> OrderFacts:
-    place = Place(Service.SHOP, "shop", "orders", "orders")
-    return OrderFacts(order_id, copies=(Copy(order_id, place, status, Channel.B2C, None, submitted),))
+    place = RowLocation(ServiceName.SHOP, "shop", "orders", "orders")
+    return OrderFacts(order_id, copies=(OrderCopy(order_id, place, status, Channel.B2C, None, submitted),))
 
 
 def test_all_is_well_when_every_accepted_order_has_ended() -> None:
-    verdict = account([1, 2], [order(1), order(2, Status.REJECTED)], [])
+    verdict = reconcile([1, 2], [order(1), order(2, Status.REJECTED)], [])
     assert verdict.good
     assert verdict.line == "2 accepted, 2 accounted for, 0 lost, 0 duplicated"
 
 
 def test_an_order_that_no_database_holds_is_lost() -> None:
-    verdict = account([1, 2], [order(1)], [])
+    verdict = reconcile([1, 2], [order(1)], [])
     assert not verdict.good
     assert verdict.line == "2 accepted, 1 accounted for, 1 lost, 0 duplicated"
 
 
 def test_an_order_that_one_service_has_not_is_lost() -> None:
-    verdict = account([1], [order(1)], [Finding(1, Fault.MISSING, "not in crm")])
+    verdict = reconcile([1], [order(1)], [AuditFinding(1, Fault.MISSING, "not in crm")])
     assert verdict.line == "1 accepted, 0 accounted for, 1 lost, 0 duplicated"
 
 
 def test_an_order_that_stands_twice_is_duplicated() -> None:
-    verdict = account([1], [order(1)], [Finding(1, Fault.DUPLICATE, "stands 2 times")])
+    verdict = reconcile([1], [order(1)], [AuditFinding(1, Fault.DUPLICATE, "stands 2 times")])
     assert verdict.line == "1 accepted, 0 accounted for, 0 lost, 1 duplicated"
 
 
 def test_an_order_that_no_client_knows_was_made_twice() -> None:
-    verdict = account([1], [order(1), order(2)], [])
+    verdict = reconcile([1], [order(1), order(2)], [])
     assert not verdict.good
     assert verdict.line == "1 accepted, 1 accounted for, 0 lost, 1 duplicated"
 
 
 def test_a_draft_is_no_order_yet() -> None:
-    assert account([1], [order(1), order(2, Status.INITIATED, submitted=False)], []).good
+    assert reconcile([1], [order(1), order(2, Status.INITIATED, submitted=False)], []).good
 
 
 @pytest.mark.parametrize(
     ("facts", "findings"),
     [
         (order(1, Status.PACKAGING), []),
-        (order(1), [Finding(1, Fault.STATUS_DIFFERS, "mes_0 CLOSED, crm SHIPPED")]),
+        (order(1), [AuditFinding(1, Fault.STATUS_DIFFERS, "mes_0 CLOSED, crm SHIPPED")]),
     ],
     ids=["not ended", "services differ"],
 )
 def test_an_unfinished_order_is_neither_lost_nor_accounted_for(
-    facts: OrderFacts, findings: list[Finding]
+    facts: OrderFacts, findings: list[AuditFinding]
 ) -> None:
-    verdict = account([1], [facts], findings)
+    verdict = reconcile([1], [facts], findings)
     assert not verdict.good
     assert verdict.line == "1 accepted, 0 accounted for, 0 lost, 0 duplicated"
     assert verdict.unfinished == {1}

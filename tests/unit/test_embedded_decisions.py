@@ -10,12 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from ops.embedded.errors import NameTaken, NoFreePort, PortTaken, TopologyNotEdited
+from ops.embedded.errors import ReplicaNameTaken, TopologyNotEdited
 from ops.embedded.pgpass import derived_secret, ensure_passwords, read_passwords
-from ops.embedded.ports import LOOPBACK, PortPicker, holder_of, is_free, start_on_free_port
+from ops.embedded.postgres import quoted
 from ops.embedded.service import environment_of
-from ops.embedded.settings import quoted
-from ops.embedded.shape import POOLER, VALKEY, Place, shape_of
+from ops.embedded.shape import POOLER, VALKEY, ListenAddress, shape_of
 from ops.embedded.state import ComponentState, PlatformState, steps_down, steps_up
 from ops.embedded.topology_file import (
     Draft,
@@ -27,8 +26,9 @@ from ops.embedded.topology_file import (
     with_port,
     without_pooler,
 )
-from ops.embedded.valkey_users import acl_of, users_of
-from ops.project import ServiceEntry
+from ops.embedded.valkey import acl_of, users_of
+from ops.ports import LOOPBACK, NoFreePort, PortPicker, PortTaken, holder_of, is_free, start_on_free_port
+from ops.project.project import ServiceEntry
 from sharding.errors import TopologyError
 from sharding.topology import Topology
 from tests.project import PROJECT, ROLES, ROOT, TEMPLATE
@@ -45,7 +45,7 @@ TEMPLATE_FILE = ROOT / "app" / "console" / "topology.toml"
 
 def write(path: Path, draft: Draft) -> Topology:
     """Write a draft with free ports, and read it."""
-    places = shape_of(load_text(draft.text, path.name), PROJECT.file.services).places
+    places = shape_of(load_text(draft.text, path.name), PROJECT.file.services).addresses
     path.write_text(with_free_ports(draft, places.values(), ANEW, path))
     return Topology.load(path)
 
@@ -59,9 +59,9 @@ def path(tmp_path: Path) -> Path:
     return path
 
 
-def places_in(topology: Topology) -> dict[str, Place]:
+def places_in(topology: Topology) -> dict[str, ListenAddress]:
     """Give where everything listens."""
-    return shape_of(topology, PROJECT.file.services).places
+    return shape_of(topology, PROJECT.file.services).addresses
 
 
 def test_a_new_topology_is_the_template_with_ports_of_its_own(path: Path) -> None:
@@ -241,13 +241,13 @@ def test_what_is_on_loopback_is_started_and_the_rest_is_shown(tmp_path: Path) ->
         ["one", "two"],
         ["all"],
     ]
-    assert {name: (place.host, place.port) for name, place in shape.places.items()} == {
+    assert {name: (place.host, place.port) for name, place in shape.addresses.items()} == {
         "pay_0": (LOOPBACK, 5432),
         "pay_0_near": (LOOPBACK, 5441),
         "pay_2": ("::1", 5432),
         "web service": (LOOPBACK, 8080),
     }
-    assert [(service.name, service.place is None) for service in shape.services] == [
+    assert [(service.name, service.address is None) for service in shape.services] == [
         ("web", False),
         ("worker", True),
     ]
@@ -258,14 +258,16 @@ def test_what_is_on_loopback_is_started_and_the_rest_is_shown(tmp_path: Path) ->
         ("valkey", "127.0.0.1"),
         ("service api", "api.example.org:80"),
     }
-    assert len(shape.places["pay_0_near"].keys) == 2
+    assert len(shape.addresses["pay_0_near"].keys) == 2
     assert shape.servers[1].access("::1")[-1] == 'host "all" pay_owner,pay ::1/128 scram-sha-256'
 
 
 def test_a_replica_with_the_name_of_a_database_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "topology.toml"
     path.write_text(STRANGERS.replace('name = "far"', 'name = "pay_2"'))
-    with pytest.raises(NameTaken, match=r"databases.pay_0.replicas.1.name: 'pay_2' is a database, too"):
+    with pytest.raises(
+        ReplicaNameTaken, match=r"databases.pay_0.replicas.1.name: 'pay_2' is a database, too"
+    ):
         shape_of(Topology.load(path), SERVICES)
 
 
@@ -278,7 +280,7 @@ def test_a_service_section_that_says_no_port_is_a_fault(tmp_path: Path) -> None:
 
 def test_only_its_own_roles_may_connect_to_a_database() -> None:
     shape = shape_of(TEMPLATE, {})
-    access = {server.name: server.access(server.place.host) for server in shape.servers}
+    access = {server.name: server.access(server.address.host) for server in shape.servers}
     assert access["crm"][-1] == "host crm crm_owner,crm 127.0.0.1/32 scram-sha-256"
     assert access["directory"][-1].split()[2] == "directory_owner,crm,mes,shop"
     assert not any("trust" in line or "0.0.0.0" in line for lines in access.values() for line in lines)

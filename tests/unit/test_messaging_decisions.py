@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy.exc import InternalError, OperationalError
 
-from app.errors import AppError
-from app.messaging.acks import Ack
+from app.kit.errors import AppError
+from app.messaging.backoff import delay_seconds, repeat_with_backoff
+from app.messaging.consumer import dead_letter_reason
 from app.messaging.errors import NotYet
-from app.messaging.pace import delay_seconds, keep_going
-from app.messaging.verdict import reason_to_set_aside
+from app.messaging.message import Ack
 from app.models.status import IllegalTransition, Status
 from readreplica.errors import RetriesExhausted
 
@@ -30,16 +30,16 @@ FINAL = [IllegalTransition(5, Status.CLOSED, Status.SHIPPED), AppError("no such 
 
 @pytest.mark.parametrize("error", PASSING, ids=lambda error: type(error).__name__)
 def test_what_passes_is_tried_for_ever(error: Exception) -> None:
-    assert reason_to_set_aside(error, attempt=10_000, max_attempts=5) is None
+    assert dead_letter_reason(error, attempt=10_000, max_attempts=5) is None
 
 
 @pytest.mark.parametrize("error", FINAL, ids=lambda error: type(error).__name__)
 def test_what_the_rules_forbid_is_not_tried_again(error: Exception) -> None:
-    assert reason_to_set_aside(error, attempt=1, max_attempts=5) == str(error)
+    assert dead_letter_reason(error, attempt=1, max_attempts=5) == str(error)
 
 
 def test_what_nobody_foresaw_has_a_few_attempts() -> None:
-    reasons = [reason_to_set_aside(KeyError("ring"), attempt=n, max_attempts=3) for n in (1, 2, 3, 4)]
+    reasons = [dead_letter_reason(KeyError("ring"), attempt=n, max_attempts=3) for n in (1, 2, 3, 4)]
 
     assert reasons == [None, None, "KeyError: 'ring'", "KeyError: 'ring'"]
 
@@ -88,7 +88,7 @@ async def test_an_outage_is_logged_once_and_waited_out() -> None:
             raise error
 
     with structlog.testing.capture_logs() as logs:
-        await keep_going(
+        await repeat_with_backoff(
             step,
             stop=stop,
             log=structlog.get_logger(),

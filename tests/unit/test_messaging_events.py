@@ -26,7 +26,7 @@ from app.messaging.events import (
     PriceCalculated,
 )
 from app.messaging.message import MAX_ORDER_ID, Dispatch, decode, encode, sender_of
-from app.messaging.routing import Service, route
+from app.messaging.routing import ServiceName, route
 from app.models.status import Channel, Status
 
 ATTRIBUTES = ["id", "source", "type", "subject", "time", "data", "attempt"]
@@ -152,7 +152,7 @@ def test_a_submitted_order_names_who_ordered(channel: Channel) -> None:
         OrderSubmitted.model_validate(unnamed)
 
 
-def told(source: Service, channel: Channel) -> dict[str, set[str]]:
+def told(source: ServiceName, channel: Channel) -> dict[str, set[str]]:
     """List who is told of each event that a service may publish."""
     routes = {}
     for event in SAMPLES:
@@ -164,13 +164,13 @@ def told(source: Service, channel: Channel) -> dict[str, set[str]]:
 
 
 def test_the_shop_only_submits() -> None:
-    assert told(Service.SHOP, Channel.B2C) == {"order.submitted": {"mes", "crm"}}
-    assert told(Service.SHOP, Channel.B2B) == {}
+    assert told(ServiceName.SHOP, Channel.B2C) == {"order.submitted": {"mes", "crm"}}
+    assert told(ServiceName.SHOP, Channel.B2B) == {}
 
 
 @pytest.mark.parametrize("channel", Channel)
 def test_the_crm_speaks_to_mes_alone(channel: Channel) -> None:
-    assert told(Service.CRM, channel) == {
+    assert told(ServiceName.CRM, channel) == {
         "order.approved": {"mes"},
         "order.closed": {"mes"},
         "order.cancel_requested": {"mes"},
@@ -178,7 +178,7 @@ def test_the_crm_speaks_to_mes_alone(channel: Channel) -> None:
 
 
 def test_the_shop_hears_of_every_later_status_from_mes() -> None:
-    routes = told(Service.MES, Channel.B2C)
+    routes = told(ServiceName.MES, Channel.B2C)
     heard = {EVENTS[name] for name, services in routes.items() if "shop" in services}
 
     later = set(Status) - {Status.INITIATED, Status.FILE_UPLOADED, Status.SUBMITTED}
@@ -187,7 +187,7 @@ def test_the_shop_hears_of_every_later_status_from_mes() -> None:
 
 def test_the_crm_does_not_hear_back_what_it_decided() -> None:
     for channel in Channel:
-        routes = told(Service.MES, channel)
+        routes = told(ServiceName.MES, channel)
         assert "crm" not in routes["order.approved"] | routes["order.closed"]
         assert {name for name, services in routes.items() if "crm" in services} >= {
             "order.price_calculated",
@@ -200,7 +200,7 @@ def test_the_crm_does_not_hear_back_what_it_decided() -> None:
 
 
 def test_a_partners_order_is_unknown_to_the_shop() -> None:
-    routes = told(Service.MES, Channel.B2B)
+    routes = told(ServiceName.MES, Channel.B2B)
 
     assert routes["order.submitted"] == {"crm"}
     assert not any("shop" in services for services in routes.values())
@@ -208,4 +208,4 @@ def test_a_partners_order_is_unknown_to_the_shop() -> None:
 
 def test_an_unrouted_event_is_refused_by_name() -> None:
     with pytest.raises(UnroutedEvent, match=r"shop may not publish order\.rejected"):
-        route(Service.SHOP, OrderRejected(actor="Ana", reason="no"), Channel.B2C)
+        route(ServiceName.SHOP, OrderRejected(actor="Ana", reason="no"), Channel.B2C)

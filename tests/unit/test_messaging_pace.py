@@ -8,7 +8,7 @@ from psycopg import Error
 from psycopg.errors import FeatureNotSupported, UndefinedTable
 from sqlalchemy.exc import DBAPIError
 
-from app.messaging.pace import keep_going
+from app.messaging.backoff import repeat_with_backoff
 from readreplica.errors import is_outage, is_unsupported
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("test")
@@ -32,7 +32,7 @@ async def test_a_cancellation_that_a_step_has_swallowed_ends_the_work(fails: boo
             raise ConnectionError("luck")
 
     stop = asyncio.Event()
-    working = asyncio.create_task(keep_going(step, stop=stop, log=log))
+    working = asyncio.create_task(repeat_with_backoff(step, stop=stop, log=log))
     await asyncio.wait([working], timeout=1)
     stop.set()
     await asyncio.wait([working], timeout=10)
@@ -44,7 +44,7 @@ async def test_what_no_wait_mends_ends_the_work() -> None:
     async def step() -> None:
         raise LookupError
 
-    keep = keep_going(
+    keep = repeat_with_backoff(
         step, stop=asyncio.Event(), log=log, ends_on=lambda error: isinstance(error, LookupError)
     )
     with pytest.raises(LookupError):

@@ -3,18 +3,18 @@
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
-from app.messaging.pruner import CLOCK_STEP, Handled, forgettable
+from app.messaging.inbox import CLOCK_STEP, HandledMessage, prunable
 
 NOW = datetime(2026, 11, 20, tzinfo=UTC)
 HOUR = timedelta(hours=1)
 
 
-def handled(number: int, *, hours_ago: float, order_id: int = 1, source: str = "mes_0") -> Handled:
-    return Handled(order_id, UUID(int=number), source, NOW - hours_ago * HOUR)
+def handled(number: int, *, hours_ago: float, order_id: int = 1, source: str = "mes_0") -> HandledMessage:
+    return HandledMessage(order_id, UUID(int=number), source, NOW - hours_ago * HOUR)
 
 
-def gone(*messages: Handled) -> list[int]:
-    return [message.message_id.int for message in forgettable(messages, before=NOW - 10 * HOUR)]
+def gone(*messages: HandledMessage) -> list[int]:
+    return [message.message_id.int for message in prunable(messages, before=NOW - 10 * HOUR)]
 
 
 def test_all_but_the_last_of_an_order_are_forgotten() -> None:

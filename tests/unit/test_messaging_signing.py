@@ -12,16 +12,16 @@ from app.messaging.errors import (
     SigningKeyUnknown,
 )
 from app.messaging.events import OrderApproved, OrderSubmitted
-from app.messaging.routing import Service, destinations_of, may_send, peers_of
+from app.messaging.routing import ServiceName, destinations_of, may_send, peers_of
 from app.messaging.signing import EntrySigner, Refusals, parse_peer_keys
 from tests.message_keys import peer_keys, signer_of
 
-SHOP, CRM, MES = Service.SHOP, Service.CRM, Service.MES
+SHOP, CRM, MES = ServiceName.SHOP, ServiceName.CRM, ServiceName.MES
 ENTRY = {"id": "7", "type": "order.approved", "subject": "1", "data": '{"actor": "Sara"}'}
 SIGNED = signer_of(CRM).sign(ENTRY, kind="message", destination="mes", peer=MES)
 
 
-def verify(entry: dict[str, str], signer: EntrySigner | None = None) -> tuple[Service, dict[str, str]]:
+def verify(entry: dict[str, str], signer: EntrySigner | None = None) -> tuple[ServiceName, dict[str, str]]:
     return (signer or signer_of(MES)).verify(entry, kind="message", destination="mes")
 
 
@@ -125,11 +125,11 @@ def test_keys_that_are_written_wrongly(text: str) -> None:
 def test_only_the_crm_may_approve() -> None:
     approved = OrderApproved(actor="Sara")
 
-    assert [service for service in Service if may_send(service, approved, MES)] == [CRM]
+    assert [service for service in ServiceName if may_send(service, approved, MES)] == [CRM]
     assert may_send(MES, approved, SHOP)
     assert not may_send(CRM, approved, SHOP)
     assert not may_send(SHOP, approved, CRM)
-    assert {service: destinations_of(service) for service in Service} == {
+    assert {service: destinations_of(service) for service in ServiceName} == {
         SHOP: {CRM, MES},
         CRM: {MES},
         MES: {SHOP, CRM},

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ops.migrate.errors import PhaseOrder, UnmarkedRevision
-from ops.migrate.phases import Marked, Phase, before_deployment, in_phase, read_marks
+from ops.migrate.phases import Phase, PhasedRevision, before_deployment, in_phase, read_phases
 from ops.migrate.run import pending
 from ops.migrate.scripts import Scripts
 from tests.project import PROJECT
@@ -13,8 +13,8 @@ from tests.project import PROJECT
 PHASES: tuple[Phase, ...] = ("pre", "post")
 
 
-def line(*phases: Phase) -> list[Marked]:
-    return [Marked(f"{number:04}", phase, "") for number, phase in enumerate(phases, start=1)]
+def line(*phases: Phase) -> list[PhasedRevision]:
+    return [PhasedRevision(f"{number:04}", phase, "") for number, phase in enumerate(phases, start=1)]
 
 
 def test_each_phase_of_a_release_runs_its_part() -> None:
@@ -37,9 +37,9 @@ def test_pre_behind_the_post_of_an_earlier_release_is_refused() -> None:
 
 @given(st.lists(st.sampled_from(PHASES), max_size=8))
 def test_deploying_by_phases_ends_and_skips_nothing(phases: list[Phase]) -> None:
-    lacking, ran = line(*phases), list[Marked]()
+    lacking, ran = line(*phases), list[PhasedRevision]()
     while lacking:
-        done: list[Marked] = []
+        done: list[PhasedRevision] = []
         for phase in PHASES:
             try:
                 done = in_phase(lacking, phase)
@@ -67,4 +67,4 @@ def test_revision_without_a_mark_is_named() -> None:
         scripts = Scripts(tree, tree.revisions).line()
         del scripts[0].module.phase
         with pytest.raises(UnmarkedRevision, match=r"0001_\w+\.py: phase is None: write `phase = \"pre\"`"):
-            read_marks(scripts)
+            read_phases(scripts)

@@ -10,14 +10,12 @@ import pytest
 from ops.errors import ExitStatus
 from ops.pgbouncer import files
 from ops.pgbouncer.admin import Row
-from ops.pgbouncer.check import Running, compare
+from ops.pgbouncer.check import RunningPooler, compare
 from ops.pgbouncer.errors import PoolsDoNotFit, SecretsDiffer, SecretUnusable, ServerSilent, UnknownVersion
-from ops.pgbouncer.passwords import password_for
-from ops.pgbouncer.plan import Limits, Server, plan_pools, servers_of
+from ops.pgbouncer.plan import Server, ServerLimits, plan_pools, servers_of
 from ops.pgbouncer.pooler import Pooler
-from ops.pgbouncer.render import Wanted, render, settings_of
-from ops.pgbouncer.scram import fits, make_secret
-from ops.pgbouncer.userlist import common_secrets, kept_secret, unequal_roles
+from ops.pgbouncer.render import PoolerConfig, render, settings_of
+from ops.pgbouncer.userlist import common_secrets, fits, kept_secret, make_secret, password_for, unequal_roles
 from ops.pgbouncer.versions import Version, parse_version
 from sharding.errors import TopologyError
 from sharding.topology import Topology
@@ -60,12 +58,12 @@ def load(tmp_path: Path, more: str = "") -> Topology:
     return Topology.load(path, environ={})
 
 
-def wanted(topology: Topology, version: Version = OLD) -> Wanted:
+def wanted(topology: Topology, version: Version = OLD) -> PoolerConfig:
     assert topology.pgbouncer
     servers = servers_of(topology)
-    limits = dict.fromkeys(servers, Limits(100))
+    limits = dict.fromkeys(servers, ServerLimits(100))
     processes = topology.pgbouncer.processes
-    return Wanted(
+    return PoolerConfig(
         topology.pgbouncer,
         version,
         tuple(plan_pools(servers, limits, reserve=20, processes=processes)),
@@ -92,9 +90,9 @@ def test_a_silent_server_is_named_with_its_databases(tmp_path: Path) -> None:
     with pytest.raises(
         ServerSilent, match=r"127\.0\.0\.1:1 \(directory, mes_0, mes_0r, shop\) does not answer"
     ):
-        pooler.wanted(NEW)
+        pooler.config(NEW)
     with pytest.raises(PoolsDoNotFit, match=r"127\.0\.0\.1:1 \(directory, mes_0, mes_0r, shop\)"):
-        pooler.wanted(NEW, max_connections=24)
+        pooler.config(NEW, max_connections=24)
 
 
 def test_roles_and_databases_of_any_trees_have_their_pools(tmp_path: Path) -> None:
@@ -251,10 +249,10 @@ def _with_passfile(tmp_path: Path) -> Path:
     return path
 
 
-def running(topology: Topology) -> Running:
+def running(topology: Topology) -> RunningPooler:
     """What the console of a pooler shows that is as it should be."""
     target = wanted(topology)
-    return Running(
+    return RunningPooler(
         "pool:6432",
         OLD,
         [{"key": key, "value": value, "changeable": "yes"} for key, value in settings_of(target).items()],

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from app.console.demo.shape_formats import CORE, RELATIONS, TYPES, Mesh
+from app.console.demo.shapes import CORE, RELATIONS, TYPES, Mesh
 from app.pricing.measure import measure
 from app.pricing.measurement import Measurement, Outcome, Unmeasurable
 

@@ -4,14 +4,14 @@ from decimal import Decimal
 
 import pytest
 
-from app.materials import Material
 from app.messaging.events import ItemPrice, OrderRejected, PriceCalculated
 from app.models.mes import MesOrderItem
+from app.models.reference import Material
 from app.pricing.decision import decide
-from app.pricing.limits import MAX_POLYGONS
 from app.pricing.measure import LONGEST_MM
 from app.pricing.measurement import Measurement, Unmeasurable
-from app.pricing.sandbox import Limits, judge
+from app.pricing.reading import MAX_POLYGONS
+from app.pricing.sandbox import SandboxLimits, judge
 from app.pricing.tariff import price
 
 RING = Measurement(volume_mm3=500.0, area_mm2=700.0, extents_mm=(22.0, 22.0, 4.0), polygons=960)
@@ -73,8 +73,8 @@ GOOD = '{"volume_mm3": 5.0, "area_mm2": 7.0, "extents_mm": [3.0, 2.0, 1.0], "pol
 
 def test_a_well_formed_answer_is_believed() -> None:
     expected = Measurement(volume_mm3=5.0, area_mm2=7.0, extents_mm=(3.0, 2.0, 1.0), polygons=12)
-    assert judge(0, GOOD, Limits()) == expected
-    assert judge(0, '{"reason": "It has holes.", "final": true}', Limits()) == Unmeasurable(
+    assert judge(0, GOOD, SandboxLimits()) == expected
+    assert judge(0, '{"reason": "It has holes.", "final": true}', SandboxLimits()) == Unmeasurable(
         reason="It has holes."
     )
 
@@ -95,7 +95,7 @@ def test_a_well_formed_answer_is_believed() -> None:
     ],
 )
 def test_a_child_that_was_taken_over_is_not_believed(answer: str) -> None:
-    outcome = judge(0, answer, Limits())
+    outcome = judge(0, answer, SandboxLimits())
     assert isinstance(outcome, Unmeasurable)
     assert outcome.reason.startswith("The file made its reader crash.")
 
@@ -113,7 +113,7 @@ def test_a_child_that_was_taken_over_is_not_believed(answer: str) -> None:
     ],
 )
 def test_every_end_of_a_child_has_a_sentence(exit_code: int, said: str, final: bool) -> None:
-    outcome = judge(exit_code, GOOD, Limits())
+    outcome = judge(exit_code, GOOD, SandboxLimits())
     assert isinstance(outcome, Unmeasurable)
     assert outcome.reason.startswith(said)
     assert outcome.final is final

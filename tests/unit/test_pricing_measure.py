@@ -10,18 +10,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.console.demo.bad_shapes import bad_shapes
-from app.console.demo.shape_formats import (
+from app.console.demo.shapes import (
     Mesh,
+    Shape,
+    band_ring,
+    good_shapes,
     obj,
+    round_ring,
     stl_ascii,
     stl_binary,
     threemf,
     threemf_model,
     threemf_package,
 )
-from app.console.demo.shapes import Shape, band_ring, good_shapes, round_ring
 from app.files import MODEL_SUFFIXES
-from app.pricing import limits
+from app.pricing import reading
 from app.pricing.measure import measure
 from app.pricing.measurement import Measurement, Outcome, Unmeasurable
 
@@ -192,7 +195,7 @@ def test_degenerate_faces_of_an_exporter_are_overlooked() -> None:
 
 
 def test_too_many_polygons_are_counted_before_they_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "MAX_POLYGONS", 11)
+    monkeypatch.setattr(reading, "MAX_POLYGONS", 11)
     assert reason(measure(stl_binary(BOX), suffix="stl")) == (
         "The model has 12 polygons; reduce it to at most 11."
     )

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from app.console.demo.shape_formats import Mesh, obj, stl_ascii, stl_binary
-from app.pricing import limits
+from app.console.demo.shapes import Mesh, obj, stl_ascii, stl_binary
+from app.pricing import reading
 from app.pricing.measure import measure
 from app.pricing.measurement import Measurement, Unmeasurable
 from tests.unit.test_pricing_3mf import box
@@ -389,8 +389,8 @@ class TestObj:
     def test_points_and_faces_are_counted_as_they_come(
         self, text: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(limits, "MAX_POINTS", 7)
-        monkeypatch.setattr(limits, "MAX_POLYGONS", 7)
+        monkeypatch.setattr(reading, "MAX_POINTS", 7)
+        monkeypatch.setattr(reading, "MAX_POLYGONS", 7)
         assert "7" in reason(text, "obj")
 
     def test_lines_that_go_on_and_on(self) -> None:

@@ -9,9 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.console.demo.shape_formats import stl_binary
-from app.console.demo.shapes import band_ring
-from app.materials import Finish, Material
+from app.console.demo.shapes import band_ring, stl_binary
+from app.models.reference import Finish, Material
 from app.pricing.errors import UnknownChoice
 from app.pricing.measurement import Measurement
 from app.pricing.tariff import TARIFF, Metal, Tariff, price

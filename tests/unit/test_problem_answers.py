@@ -6,7 +6,7 @@ from fastapi import FastAPI
 from httpx import ASGITransport, AsyncClient, Response
 from sqlalchemy.exc import OperationalError
 
-from app import problem
+from app.kit import problem
 from readreplica.errors import (
     CommitInDoubt,
     CommitLost,

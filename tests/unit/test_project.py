@@ -2,15 +2,17 @@
 
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import MetaData
 
 from ops import cli
 from ops.errors import ExitStatus
-from ops.project import Project, ReferenceBroken, UnknownProjectTree
-from ops.project_file import ProjectInvalid, ProjectMissing, find_file, line_of, read_commands
+from ops.project.file import ProjectInvalid, ProjectMissing, commands_of, find_section, line_of, read_section
+from ops.project.project import Project, ReferenceBroken, UnknownProjectTree
 from tests.project import PROJECT, ROOT
 
 GOOD = """\
@@ -64,9 +66,9 @@ def test_it_is_found_from_a_folder_below(tmp_path: Path) -> None:
     below = tmp_path / "a" / "b"
     below.mkdir(parents=True)
     path = written(tmp_path)
-    assert find_file(below) == path
+    assert find_section(below).path == path
     nearer = written(tmp_path / "a", "[tool.mes-storage.trees]\n", name="pyproject.toml")
-    assert find_file(below) == nearer
+    assert find_section(below).path == nearer
 
 
 def test_a_pyproject_that_says_nothing_of_it_is_passed_over(tmp_path: Path) -> None:
@@ -74,12 +76,12 @@ def test_a_pyproject_that_says_nothing_of_it_is_passed_over(tmp_path: Path) -> N
     inner = tmp_path / "service"
     inner.mkdir()
     written(inner, '[project]\nname = "service"\n', name="pyproject.toml")
-    assert find_file(inner) == path
+    assert find_section(inner).path == path
 
 
 def test_none_at_all(tmp_path: Path) -> None:
     with pytest.raises(ProjectMissing, match="`mesctl init` writes one"):
-        find_file(tmp_path)
+        find_section(tmp_path)
 
 
 def test_what_it_leads_to(project: Project, tmp_path: Path) -> None:
@@ -174,11 +176,30 @@ def test_a_verb_of_the_project(
     project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(project.root)
-    assert read_commands(project.path) == {"count": ("payments_tables:count", "Count the payments.")}
+    section = read_section(project.path)
+    assert section is not None
+    assert commands_of(section) == {"count": ("payments_tables:count", "Count the payments.")}
     assert cli.run(["--help"]) == ExitStatus.DONE
     assert "Count the payments." in capsys.readouterr().out
     assert cli.run(["count"]) == ExitStatus.DONE
     assert capsys.readouterr().out == "3 payments\n"
+
+
+def test_a_run_reads_the_project_file_once(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For the commands that it adds, for the folder of the platform, and for the trees."""
+    monkeypatch.chdir(project.root)
+    parsed: list[str] = []
+    loads = tomllib.loads
+
+    def counted(text: str) -> dict[str, Any]:
+        parsed.append(text)
+        return loads(text)
+
+    monkeypatch.setattr(tomllib, "loads", counted)
+    for arguments in (["count"], ["status"], ["migrate", "lint"]):
+        parsed.clear()
+        cli.run(arguments)
+        assert parsed.count(GOOD) == 1, arguments
 
 
 def test_an_interrupted_verb_is_one_line(project: Project, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,8 +9,8 @@ import pytest
 from fastapi import APIRouter
 from httpx import ASGITransport, AsyncClient
 
-from app.background import Background
-from app.health import Readiness
+from app.kit.health import Readiness
+from app.kit.tasks import Background
 from app.serve import make_app
 from app.settings import Settings
 from tests.integration.messaging_rig import until
@@ -38,7 +38,7 @@ async def test_a_task_that_ends_is_reported_and_started_again(dies: bool) -> Non
     async with Background(restart_after_seconds=0.01) as background:
         background.start("relay", work)
         await until_down(background, is_down=True)
-        expected = "RuntimeError: out of memory" if dies else "it ended although nobody stopped it"
+        expected = "RuntimeError: out of memory" if dies else "it ended although it was not stopped"
         assert background.down == {"relay": expected}
         await until_down(background, is_down=False)
     assert starts == [0, 1]

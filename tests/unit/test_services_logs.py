@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
-from app.logs import QuietHandler, Repeats, configure_logging
+from app.kit.logs import QuietHandler, Repeats, configure_logging
 
 pytestmark = pytest.mark.field
 

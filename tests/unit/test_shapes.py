@@ -8,14 +8,15 @@ from itertools import islice
 import pytest
 
 from app.console.demo.bad_shapes import bad_shapes
-from app.console.demo.shape_formats import Mesh, stl_binary
 from app.console.demo.shapes import (
+    Mesh,
     band_ring,
     disc_pendant,
     flower_pendant,
     good_shapes,
     round_ring,
     signet_ring,
+    stl_binary,
     wave_ring,
 )
 from app.files import MODEL_SUFFIXES

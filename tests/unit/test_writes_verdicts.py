@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import pytest
 
 from app.pricing.tariff import TARIFF
-from ops.reference_tables import read_file
+from ops.shards.reference_tables import read_file
 from sharding.writes.errors import ReferenceAhead
 from sharding.writes.in_doubt import RecoveryAction, judge
 from sharding.writes.prepared import CommitDecision, Decided, Prepared, gid_of

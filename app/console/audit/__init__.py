@@ -1,5 +1,5 @@
 """The order audit: does every service hold the order that it must hold, once, at its place, and agreeing?
 
-`facts` is what is read of one order, `judge` decides (pure), `books` reads the databases as sorted streams,
-`run` puts the three together; `trace` tells the story of one order.
+`rules` decides about what was read of one order (pure), `databases` reads the databases as sorted streams,
+`report` puts the two together; `trace` is everything that is known of one order.
 """

@@ -1,26 +1,32 @@
-"""Where is my order? Everything that all services know of one order, read in one go and told by time."""
+"""Where is my order? Everything that all services know of one order, read in one go and sorted by time."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from decimal import Decimal
 from functools import partial
+from itertools import groupby
 from typing import Any
 
+from rich.console import Console
+from rich.table import Table
 from sqlalchemy import Connection, select
 
-from app.console.audit.books import LAYOUTS, Books, partition_of
-from app.console.audit.facts import Place, Service
+from app.console.audit.databases import SERVICE_TABLES, OrderDatabases, partition_of
+from app.console.audit.rules import RowLocation
+from app.messaging.routing import ServiceName
 from app.models import mes
 from app.models.status import Status
 from ops.fleet import Outcome, attempt, results_of
+from ops.shards.service import KeyLocation
+from sharding.ids import instant_of
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class CurrentState:
     """One service's view of the order, now."""
 
-    place: Place
+    place: RowLocation
     status: Status
     price: Decimal | None
     reason: str | None
@@ -29,18 +35,18 @@ class Standing:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class HistoryEntry:
     """One line of a service's history; `detail` holds facts such as the price or the reason."""
 
     at: datetime
-    service: Service
+    service: ServiceName
     status: Status
     actor: str
     detail: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Letter:
+class PendingMessage:
     """A message that the order's database still owes."""
 
     source: str
@@ -53,7 +59,7 @@ class Letter:
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class PendingJob:
     """A pricing job that waits, or that a worker holds."""
 
     database: str
@@ -67,10 +73,10 @@ class Trace:
     """The whole story of one order. `history` is sorted by time over all services."""
 
     order_id: int
-    standings: tuple[Standing, ...]
-    history: tuple[Step, ...]
-    letters: tuple[Letter, ...]
-    jobs: tuple[Job, ...]
+    standings: tuple[CurrentState, ...]
+    history: tuple[HistoryEntry, ...]
+    letters: tuple[PendingMessage, ...]
+    jobs: tuple[PendingJob, ...]
     unread: tuple[Outcome[Any], ...] = ()
     """The databases that did not answer, of which nothing is known."""
 
@@ -85,74 +91,161 @@ class Trace:
         return {**asdict(replace(self, unread=())), "order_id": str(self.order_id), "unread": unread}
 
 
-def trace(books: Books, order_id: int) -> Trace:
+def trace(databases: OrderDatabases, order_id: int) -> Trace:
     """Read all that there is about an order; an unknown one gives a trace whose `known` is false.
 
     A database that does not answer hides nothing of the others.
     """
 
-    def read(name: str) -> list[Standing | Step | Letter | Job]:
-        with books.connect(name) as connection:
-            return list(_read(connection, name, books.services[name], order_id))
+    def read(name: str) -> list[CurrentState | HistoryEntry | PendingMessage | PendingJob]:
+        with databases.connect(name) as connection:
+            return list(_read(connection, name, databases.services[name], order_id))
 
-    outcomes = [attempt(books.topology.database(name), partial(read, name)) for name in books.services]
+    outcomes = [
+        attempt(databases.topology.database(name), partial(read, name)) for name in databases.services
+    ]
     found = assemble(order_id, [part for _, parts in results_of(outcomes) for part in parts])
     return replace(found, unread=tuple(each for each in outcomes if each.error is not None))
 
 
-def assemble(order_id: int, parts: Iterable[Standing | Step | Letter | Job]) -> Trace:
+def assemble(
+    order_id: int, parts: Iterable[CurrentState | HistoryEntry | PendingMessage | PendingJob]
+) -> Trace:
     """Put what was read in the order in which a person wants it."""
     parts = list(parts)
     return Trace(
         order_id,
-        standings=tuple(part for part in parts if isinstance(part, Standing)),
-        history=tuple(sorted((part for part in parts if isinstance(part, Step)), key=lambda step: step.at)),
-        letters=tuple(part for part in parts if isinstance(part, Letter)),
-        jobs=tuple(part for part in parts if isinstance(part, Job)),
+        standings=tuple(part for part in parts if isinstance(part, CurrentState)),
+        history=tuple(
+            sorted((part for part in parts if isinstance(part, HistoryEntry)), key=lambda step: step.at)
+        ),
+        letters=tuple(part for part in parts if isinstance(part, PendingMessage)),
+        jobs=tuple(part for part in parts if isinstance(part, PendingJob)),
     )
 
 
-EVENTS: Mapping[Service, tuple[Any, ...]] = {
-    **{service: (layout.events,) for service, layout in LAYOUTS.items()},
-    Service.MES: (mes.MesOrderEvent, mes.MesArchivedOrderEvent),
+EVENTS: Mapping[ServiceName, tuple[Any, ...]] = {
+    **{service: (layout.events,) for service, layout in SERVICE_TABLES.items()},
+    ServiceName.MES: (mes.MesOrderEvent, mes.MesArchivedOrderEvent),
 }
 
 
 def _read(
-    connection: Connection, database: str, service: Service, order_id: int
-) -> Iterator[Standing | Step | Letter | Job]:
+    connection: Connection, database: str, service: ServiceName, order_id: int
+) -> Iterator[CurrentState | HistoryEntry | PendingMessage | PendingJob]:
     yield from _standings(connection, database, service, order_id)
     for model in EVENTS[service]:
         query = select(model.at, model.status, model.actor, model.detail).where(model.order_id == order_id)
         for row in connection.execute(query.order_by(model.event_no)):
-            yield Step(row.at, service, row.status, row.actor, row.detail)
-    yield from _letters(connection, database, LAYOUTS[service].outbox, order_id)
-    if service == Service.MES:
+            yield HistoryEntry(row.at, service, row.status, row.actor, row.detail)
+    yield from _letters(connection, database, SERVICE_TABLES[service].outbox, order_id)
+    if service == ServiceName.MES:
         yield from _jobs(connection, database, order_id)
 
 
-def _standings(connection: Connection, database: str, service: Service, order_id: int) -> Iterator[Standing]:
-    for model in LAYOUTS[service].orders:
+def _standings(
+    connection: Connection, database: str, service: ServiceName, order_id: int
+) -> Iterator[CurrentState]:
+    for model in SERVICE_TABLES[service].orders:
         table = model.__table__
         query = select(table, partition_of(table).label("partition")).where(table.c.order_id == order_id)
         for row in connection.execute(query).mappings():
-            place = Place(service, database, table.name, row["partition"])
-            yield Standing(
+            place = RowLocation(service, database, table.name, row["partition"])
+            yield CurrentState(
                 place, row["status"], row["price"], row["reason"], row["changed_at"], row.get("operator")
             )
 
 
-def _letters(connection: Connection, database: str, outbox: Any, order_id: int) -> Iterator[Letter]:
+def _letters(connection: Connection, database: str, outbox: Any, order_id: int) -> Iterator[PendingMessage]:
     query = select(outbox.__table__).where(outbox.order_id == order_id).order_by(outbox.sequence)
     for row in connection.execute(query):
         aside = None if row.set_aside_at is None else row.set_aside_reason or "no reason given"
-        yield Letter(
+        yield PendingMessage(
             database, row.destination, row.type, row.created_at, row.attempts, row.next_attempt_at, aside
         )
 
 
-def _jobs(connection: Connection, database: str, order_id: int) -> Iterator[Job]:
+def _jobs(connection: Connection, database: str, order_id: int) -> Iterator[PendingJob]:
     for row in connection.execute(
         select(mes.PricingJob.__table__).where(mes.PricingJob.order_id == order_id)
     ):
-        yield Job(database, row.attempts, row.leased_by, row.lease_expires_at)
+        yield PendingJob(database, row.attempts, row.leased_by, row.lease_expires_at)
+
+
+SHORT = 60
+
+
+def print_trace(console: Console, found: Trace, place: KeyLocation) -> None:
+    """Print where an order is, what happened to it, and what it waits for."""
+    belongs = f"bucket {place.bucket} on {place.shard}, made {_time(instant_of(found.order_id))}"
+    console.print(f"order {found.order_id} ({belongs})", highlight=False, soft_wrap=True)
+    for table in (_states_table(found), _history_table(found)):
+        console.print(table)
+    for line in _waits(found):
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+def _states_table(found: Trace) -> Table:
+    table = _table("service", "stands in", "status", "price", "since", "")
+    for standing in found.standings:
+        price = "" if standing.price is None else f"{standing.price} EUR"
+        since = _time(standing.changed_at)
+        table.add_row(
+            standing.place.service, str(standing.place), standing.status, price, since, _remark(standing)
+        )
+    return table
+
+
+def _remark(standing: CurrentState) -> str:
+    remarks = (standing.operator and f"held by {standing.operator}", standing.reason)
+    return ", ".join(remark for remark in remarks if remark)
+
+
+def _history_table(found: Trace) -> Table:
+    table = _table("at", "status", "by", "known to", "")
+    for steps in _same_steps(found.history):
+        first = steps[0]
+        services = ", ".join(dict.fromkeys(step.service.value for step in steps))
+        facts = _facts({name: fact for step in steps for name, fact in step.detail.items()})
+        table.add_row(_time(first.at), first.status, first.actor, services, facts)
+    return table
+
+
+def _same_steps(history: Sequence[HistoryEntry]) -> Iterator[list[HistoryEntry]]:
+    """Put together what several services have written of one and the same event."""
+    by_event = sorted(history, key=lambda step: (step.at, step.status, step.actor))
+    for _, steps in groupby(by_event, key=lambda step: (step.at, step.status, step.actor)):
+        yield list(steps)
+
+
+def _facts(detail: Mapping[str, Any]) -> str:
+    """Name the short facts of an event; digests and lists are for `--json`."""
+    short = {name: str(fact) for name, fact in detail.items() if isinstance(fact, str | int | float)}
+    return ", ".join(f"{name} {fact}" for name, fact in short.items() if len(fact) <= SHORT)
+
+
+def _waits(found: Trace) -> Iterator[str]:
+    for job in found.jobs:
+        worker = (
+            f"{job.leased_by} has it until {_time(job.lease_expires_at)}" if job.leased_by else "it waits"
+        )
+        yield f"pricing job on {job.database}: {worker}, {job.attempts} attempts so far"
+    for letter in found.letters:
+        yield f"{letter.type} from {letter.source} to {letter.destination}: {_delivery(letter)}"
+    if not found.jobs and not found.letters:
+        yield "no message is under way, no price is owed"
+
+
+def _delivery(letter: PendingMessage) -> str:
+    if letter.set_aside_reason is not None:
+        return f"SET ASIDE after {letter.attempts} attempts: {letter.set_aside_reason}"
+    since = f"under way since {_time(letter.created_at)}"
+    return f"{since}, sent {letter.attempts} times, next at {_time(letter.next_attempt_at)}"
+
+
+def _table(*columns: str) -> Table:
+    return Table(*columns, box=None, pad_edge=False, header_style="dim")
+
+
+def _time(at: datetime) -> str:
+    return at.astimezone().isoformat(sep=" ", timespec="milliseconds")

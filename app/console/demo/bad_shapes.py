@@ -5,16 +5,18 @@ import math
 import zipfile
 from functools import cache
 
-from app.console.demo.shape_formats import (
+from app.console.demo.shapes import (
     Mesh,
+    Shape,
+    band_ring,
     obj,
+    round_ring,
     stl_ascii,
     stl_binary,
     threemf,
     threemf_model,
     threemf_package,
 )
-from app.console.demo.shapes import Shape, band_ring, round_ring
 
 NESTING = 40
 """Objects of two components each, one inside the other: 2 to this power instances in a kilobyte."""

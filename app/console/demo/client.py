@@ -1,6 +1,6 @@
 """A patient HTTP client: it lives through a service that is killed and comes back."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -13,7 +13,41 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from app.console.demo.errors import AnswerLost, NotNow, Refused
+from ops.errors import OpsError
+
+
+class DemoError(OpsError):
+    """Base of the demo's errors."""
+
+
+class TemporarilyUnavailable(DemoError):
+    """The service did not do it, and says that it may later: no connection, or 503."""
+
+    def __init__(self, request: str, reason: str) -> None:
+        self.request = request
+        super().__init__(f"{request}: {reason}")
+
+
+class AnswerLost(TemporarilyUnavailable):
+    """The connection broke after the request was sent: it may or may not have been done."""
+
+
+class HttpRefusal(DemoError):
+    """The service answered no, as problem+json."""
+
+    def __init__(self, request: str, status: int, problem: str) -> None:
+        self.request = request
+        self.status = status
+        super().__init__(f"{request}: {status}, {problem}")
+
+
+class GuaranteeViolated(DemoError):
+    """A service did what it must never do."""
+
+    def __init__(self, order_ids: Sequence[str], what: str) -> None:
+        self.order_ids = tuple(order_ids)
+        super().__init__(f"order {', '.join(order_ids)}: {what}")
+
 
 Json = dict[str, Any]
 
@@ -21,7 +55,7 @@ REFUSALS_AFTER_A_LOST_ANSWER = 5
 """How often a no is checked against the order once an answer was lost: a replica may be a moment behind."""
 
 
-class PatientClient:
+class RetryingClient:
     """Talks to one service and tries again for as long as it is away.
 
     Parameters:
@@ -50,8 +84,8 @@ class PatientClient:
         """Send a request that may be repeated: a read, or one with an idempotency key.
 
         Raises:
-            Refused: the service answered no.
-            NotNow: it stayed away for longer than the client's patience.
+            HttpRefusal: the service answered no.
+            TemporarilyUnavailable: it stayed away for longer than the client's patience.
         """
         async for attempt in self._attempts():
             with attempt:
@@ -66,8 +100,8 @@ class PatientClient:
             done: whether the order that was read shows that the change was made.
 
         Raises:
-            Refused: the service answered no, and it was not because of our own lost request.
-            NotNow: it stayed away for longer than the client's patience.
+            HttpRefusal: the service answered no, and it was not because of our own lost request.
+            TemporarilyUnavailable: it stayed away for longer than the client's patience.
         """
         lost = False
         refusals = 0
@@ -75,23 +109,25 @@ class PatientClient:
             with attempt:
                 try:
                     return await self._once("POST", path, json=body)
-                except NotNow:
+                except TemporarilyUnavailable:
                     lost = True
                     if done(order := await self.get(look)):
                         return order
                     raise
-                except Refused as refused:
+                except HttpRefusal as refused:
                     refusals += 1
                     if not lost or refusals > REFUSALS_AFTER_A_LOST_ANSWER:
                         raise
                     if done(order := await self.get(look)):
                         return order
-                    raise NotNow(refused.request, "refused, perhaps for our own lost request") from refused
+                    raise TemporarilyUnavailable(
+                        refused.request, "refused, perhaps for our own lost request"
+                    ) from refused
         raise AssertionError("tenacity ends by return or raise")
 
     def _attempts(self) -> AsyncRetrying:
         return AsyncRetrying(
-            retry=retry_if_exception_type(NotNow),
+            retry=retry_if_exception_type(TemporarilyUnavailable),
             wait=wait_random_exponential(multiplier=0.1, max=1.0),
             stop=stop_after_delay(self._patience_seconds),
             before_sleep=self._count,
@@ -106,12 +142,12 @@ class PatientClient:
         try:
             answer = await self._http.request(method, path, **content)
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-            raise NotNow(request, "no connection") from error
+            raise TemporarilyUnavailable(request, "no connection") from error
         except httpx.TransportError as error:
             raise AnswerLost(request, type(error).__name__) from error
         if answer.status_code == httpx.codes.SERVICE_UNAVAILABLE:
-            raise NotNow(request, answer.text)
+            raise TemporarilyUnavailable(request, answer.text)
         if answer.is_error:
-            raise Refused(request, answer.status_code, answer.text)
+            raise HttpRefusal(request, answer.status_code, answer.text)
         body: Json = answer.json()
         return body

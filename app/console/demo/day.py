@@ -1,19 +1,20 @@
-"""The day itself: all clients at work at once, each on its own."""
+"""The day itself: all clients at work at once, and the monitor that counts the orders and ends it."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Protocol
 
-from app.console.audit.books import Books
-from app.console.demo.buyers import Customer, Partner
-from app.console.demo.client import PatientClient
-from app.console.demo.ledger import Ledger
-from app.console.demo.plan import Errand
+from app.console.audit.databases import OrderDatabases
+from app.console.demo.census import Census, take_census
+from app.console.demo.client import RetryingClient
+from app.console.demo.people import Operator, Partner, Seller, ShopCustomer
+from app.console.demo.plan import AcceptedOrders, PlannedOrder
 from app.console.demo.progress import Display
-from app.console.demo.staff import Operator, Seller
-from app.console.demo.watcher import Backstage, Watcher
+from app.messaging.routing import ServiceName
 from app.models.status import Channel
 from app.topology import services_of
 from sharding.topology import Topology
@@ -22,33 +23,132 @@ BUYERS_AT_ONCE = 8
 SELLERS = ("Nadia", "Oskar", "Petra")
 OPERATORS = ("Rosa", "Sam", "Tomas", "Uma", "Viktor", "Wanda")
 
+CRASH_SHARE = 0.4
+"""The MES is killed when this share of the orders has ended: the others are then at every stage."""
+ARCHIVE_SHARE = 0.6
+"""The archive job runs when this share has ended, beside the traffic of the others."""
+OUTAGE_SECONDS = 1.0
+CENSUS_EVERY_SECONDS = 0.5
+
+
+class PlatformControl(Protocol):
+    """What is done to the platform while the clients work. Every call blocks."""
+
+    def crash_mes(self) -> int | None:
+        """Kill the MES process with SIGKILL and return its pid."""
+
+    def start_mes(self) -> None:
+        """Start the MES process again, and wait until it is healthy."""
+
+    def archive(self) -> int:
+        """Archive the orders that have ended so far, and return how many."""
+
+
+@dataclass(kw_only=True)
+class DayMonitor:
+    """Watches one day.
+
+    Parameters:
+        databases: the services' databases, where the orders are counted.
+        planned_orders: what was to be ordered.
+        accepted: what was accepted.
+        stall_seconds: the day is given up when nothing at all has changed for so long.
+        notes: after the day, sentences about what happened.
+    """
+
+    databases: OrderDatabases
+    planned_orders: Sequence[PlannedOrder]
+    accepted: AcceptedOrders
+    control: PlatformControl
+    display: Display
+    stall_seconds: float
+    notes: list[str] = field(default_factory=list)
+
+    async def watch(self) -> bool:
+        """Show the progress, kill the MES and archive on the way, until all is settled or nothing changes.
+
+        Returns:
+            Whether all is settled.
+        """
+        coming = [(CRASH_SHARE, self._crash), (ARCHIVE_SHARE, self._archive)]
+        async with asyncio.TaskGroup() as happening:
+            async for census in self._censuses():
+                self.display.show(census)
+                while coming and census.ended(ServiceName.MES) >= coming[0][0] * len(self.planned_orders):
+                    happening.create_task(coming.pop(0)[1](census))
+                if self._is_settled(census):
+                    return True
+        self.notes.append(f"nothing moved for {self.stall_seconds:.0f} s, and not everything was settled")
+        return False
+
+    async def _censuses(self) -> AsyncIterator[Census]:
+        """Count again and again, for as long as something changes."""
+        last: Census | None = None
+        changed_at = time.monotonic()
+        while time.monotonic() < changed_at + self.stall_seconds:
+            census = await asyncio.to_thread(take_census, self.databases)
+            if census != last:
+                last, changed_at = census, time.monotonic()
+            yield census
+            await asyncio.sleep(CENSUS_EVERY_SECONDS)
+
+    def _is_settled(self, census: Census) -> bool:
+        """Whether every order was accepted, has ended wherever it must stand, and no message is owed."""
+        b2c = sum(planned.channel is Channel.B2C for planned in self.planned_orders)
+        wanted = {
+            ServiceName.SHOP: b2c,
+            ServiceName.CRM: len(self.planned_orders),
+            ServiceName.MES: len(self.planned_orders),
+        }
+        ended = all(census.ended(service) >= count for service, count in wanted.items())
+        return ended and census.owed == 0 and len(self.accepted.by_id) == len(self.planned_orders)
+
+    async def _crash(self, census: Census) -> None:
+        ended = census.ended(ServiceName.MES)
+        started = time.monotonic()
+        pid = await asyncio.to_thread(self.control.crash_mes)
+        self.display.say(
+            f"MES (pid {pid}) killed with SIGKILL, {ended} of {len(self.planned_orders)} orders ended"
+        )
+        await asyncio.sleep(OUTAGE_SECONDS)
+        await asyncio.to_thread(self.control.start_mes)
+        away = time.monotonic() - started
+        self.display.say(f"MES is back after {away:.1f} s")
+        self.notes.append(f"MES was killed when {ended} orders had ended, and was away for {away:.1f} s")
+
+    async def _archive(self, census: Census) -> None:
+        under_way = len(self.planned_orders) - census.ended(ServiceName.MES)
+        moved = await asyncio.to_thread(self.control.archive)
+        self.display.say(f"archive job: {moved} orders moved to their months")
+        self.notes.append(f"the archive job moved {moved} orders beside the traffic of {under_way} others")
+
 
 @dataclass(kw_only=True)
 class Day:
     """One run of all clients against a platform that is up.
 
     Parameters:
-        errands: what is ordered.
+        planned_orders: what is ordered.
         stall_seconds: the day is given up when nothing at all has changed for so long.
-        ledger: after the day, what was accepted.
+        accepted: after the day, what was accepted.
         notes: after the day, sentences about what happened.
     """
 
     topology: Topology
-    errands: Sequence[Errand]
-    backstage: Backstage
+    planned_orders: Sequence[PlannedOrder]
+    control: PlatformControl
     display: Display
     stall_seconds: float
-    ledger: Ledger = field(default_factory=Ledger)
+    accepted: AcceptedOrders = field(default_factory=AcceptedOrders)
     notes: list[str] = field(default_factory=list)
 
     async def live(self) -> None:
-        """Let everybody work until every order has ended, or nothing moves any more."""
+        """Run all clients until every order has ended, or nothing changes any more."""
         over = asyncio.Event()
         async with self._clients() as (shop, crm, mes), asyncio.TaskGroup() as tasks:
             work = [self._buy(shop, mes), *(person.day(over) for person in self._staff(crm, mes))]
             people = [tasks.create_task(day) for day in work]
-            settled = await self._watcher().watch()
+            settled = await self._monitor().watch()
             over.set()
             if not settled:
                 # Who waits for a service that is away would wait on.
@@ -56,44 +156,46 @@ class Day:
                     person.cancel()
         repeats = shop.repeats + crm.repeats + mes.repeats
         self.notes.append(f"{repeats} requests were repeated after a lost connection or a 503")
-        self.notes.append(f"{self.ledger.races} orders were taken by two operators at once: each went to one")
+        self.notes.append(
+            f"{self.accepted.races} orders were taken by two operators at once: each went to one"
+        )
 
     @asynccontextmanager
-    async def _clients(self) -> AsyncIterator[tuple[PatientClient, PatientClient, PatientClient]]:
+    async def _clients(self) -> AsyncIterator[tuple[RetryingClient, RetryingClient, RetryingClient]]:
         async with AsyncExitStack() as stack:
             shop, crm, mes = [
-                await stack.enter_async_context(PatientClient(services_of(self.topology)[service].url))
+                await stack.enter_async_context(RetryingClient(services_of(self.topology)[service].url))
                 for service in ("shop", "crm", "mes")
             ]
             yield shop, crm, mes
 
-    async def _buy(self, shop: PatientClient, mes: PatientClient) -> None:
+    async def _buy(self, shop: RetryingClient, mes: RetryingClient) -> None:
         room = asyncio.Semaphore(BUYERS_AT_ONCE)
 
-        async def visit(errand: Errand) -> None:
+        async def visit(planned: PlannedOrder) -> None:
             async with room:
-                if errand.channel is Channel.B2C:
-                    await Customer(errand, shop=shop, ledger=self.ledger).visit()
+                if planned.channel is Channel.B2C:
+                    await ShopCustomer(planned, shop=shop, accepted=self.accepted).visit()
                 else:
-                    await Partner(errand, mes=mes, ledger=self.ledger).visit()
+                    await Partner(planned, mes=mes, accepted=self.accepted).visit()
 
         async with asyncio.TaskGroup() as tasks:
-            for errand in self.errands:
-                tasks.create_task(visit(errand))
+            for planned in self.planned_orders:
+                tasks.create_task(visit(planned))
 
-    def _staff(self, crm: PatientClient, mes: PatientClient) -> list[Seller | Operator]:
-        sellers = [Seller(name, crm=crm, ledger=self.ledger) for name in SELLERS]
-        operators = [Operator(name, mes=mes, ledger=self.ledger) for name in OPERATORS]
+    def _staff(self, crm: RetryingClient, mes: RetryingClient) -> list[Seller | Operator]:
+        sellers = [Seller(name, crm=crm, accepted=self.accepted) for name in SELLERS]
+        operators = [Operator(name, mes=mes, accepted=self.accepted) for name in OPERATORS]
         for operator, colleague in pairwise([*operators, operators[0]]):
             operator.colleague = colleague
         return [*sellers, *operators]
 
-    def _watcher(self) -> Watcher:
-        return Watcher(
-            books=Books(self.topology),
-            errands=self.errands,
-            ledger=self.ledger,
-            backstage=self.backstage,
+    def _monitor(self) -> DayMonitor:
+        return DayMonitor(
+            databases=OrderDatabases(self.topology),
+            planned_orders=self.planned_orders,
+            accepted=self.accepted,
+            control=self.control,
             display=self.display,
             stall_seconds=self.stall_seconds,
             notes=self.notes,

@@ -1,7 +1,7 @@
 """What the day will bring: who orders what, and what happens to it. Pure: the same seed, the same day."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import chain, islice, repeat
 from random import Random
@@ -33,25 +33,30 @@ IMPATIENT_SHARE = 0.1
 T = TypeVar("T")
 
 
-class Twist(StrEnum):
-    """What makes an order's life a story; most have none."""
+class Deviation(StrEnum):
+    """How an order differs from the plain case; most do not."""
 
     NONE = "none"
     BAD_MODEL = "bad model"
     DECLINES = "declines"
-    """The buyer hears the price and does not want it."""
+    """The buyer does not want it at this price."""
     CALLS_OFF = "calls off"
     """The buyer agrees, and regrets it at once: MES decides whether that was in time."""
     CONTESTED = "contested"
     """Two operators reach for it at the same moment."""
 
 
-TWIST_SHARES = {Twist.BAD_MODEL: 0.04, Twist.DECLINES: 0.05, Twist.CALLS_OFF: 0.03, Twist.CONTESTED: 0.1}
+DEVIATION_SHARES = {
+    Deviation.BAD_MODEL: 0.04,
+    Deviation.DECLINES: 0.05,
+    Deviation.CALLS_OFF: 0.03,
+    Deviation.CONTESTED: 0.1,
+}
 CHANNEL_SHARES = {Channel.B2C: 0.6}
 
 
 @dataclass(frozen=True, slots=True)
-class Errand:
+class PlannedOrder:
     """One order as its buyer has it in mind.
 
     Parameters:
@@ -66,11 +71,11 @@ class Errand:
     material: str
     finish: str
     quantity: int
-    twist: Twist = Twist.NONE
+    deviation: Deviation = Deviation.NONE
     impatient: bool = False
 
 
-def plan_day(*, orders: int, seed: int) -> list[Errand]:
+def plan_day(*, orders: int, seed: int) -> list[PlannedOrder]:
     """Draw the day's orders.
 
     Parameters:
@@ -78,28 +83,28 @@ def plan_day(*, orders: int, seed: int) -> list[Errand]:
         seed: the same seed gives the same day.
     """
     random = Random(seed)
-    twists = _deal(random, orders, TWIST_SHARES, Twist.NONE)
+    deviations = _deal(random, orders, DEVIATION_SHARES, Deviation.NONE)
     channels = _deal(random, orders, CHANNEL_SHARES, Channel.B2B)
     good = _good_models(random, distinct=max(1, round(orders * DISTINCT_SHARE)))
     bad = [shape for shape in bad_shapes() if shape.name in BAD_MODELS]
     return [
-        Errand(
+        PlannedOrder(
             key=f"demo-{seed}-{number}",
             channel=channel,
             buyer=random.choice(CUSTOMERS if channel is Channel.B2C else PARTNERS),
-            shape=random.choice(bad) if twist is Twist.BAD_MODEL else next(good),
+            shape=random.choice(bad) if deviation is Deviation.BAD_MODEL else next(good),
             material=random.choice(MATERIALS),
             finish=random.choice(FINISHES),
             quantity=random.choice((1, 1, 1, 2, 3)),
-            twist=twist,
+            deviation=deviation,
             impatient=random.random() < IMPATIENT_SHARE,
         )
-        for number, (twist, channel) in enumerate(zip(twists, channels, strict=True))
+        for number, (deviation, channel) in enumerate(zip(deviations, channels, strict=True))
     ]
 
 
 def _good_models(random: Random, *, distinct: int) -> Iterator[Shape]:
-    """Give each distinct model once, then any of them again without end."""
+    """Yield each distinct model once, then any of them again without end."""
     models = list(islice(good_shapes(seed=random.randrange(2**32)), distinct))
     return chain(models, (random.choice(models) for _ in repeat(None)))
 
@@ -110,3 +115,27 @@ def _deal(random: Random, count: int, shares: Mapping[T, float], otherwise: T) -
     dealt = (dealt + [otherwise] * count)[:count]
     random.shuffle(dealt)
     return dealt
+
+
+@dataclass(slots=True)
+class AcceptedOrders:
+    """The clients' own book.
+
+    Parameters:
+        by_id: each order for which the client got a 2xx, with what was wanted.
+        races: how often two operators took the same order at once, and one of them got it.
+    """
+
+    by_id: dict[str, PlannedOrder] = field(default_factory=dict)
+    races: int = 0
+    _claims: set[tuple[str, str]] = field(default_factory=set)
+
+    def accept(self, order_id: str, planned: PlannedOrder) -> None:
+        """Note that a service has promised to make an order."""
+        self.by_id[order_id] = planned
+
+    def claim(self, order_id: str, work: str) -> bool:
+        """Reserve an order for one person's work; False if a colleague has reserved it."""
+        mine = (order_id, work) not in self._claims
+        self._claims.add((order_id, work))
+        return mine

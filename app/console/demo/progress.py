@@ -8,8 +8,8 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from app.console.audit.facts import Service
 from app.console.demo.census import Census
+from app.messaging.routing import ServiceName
 from app.models.status import Status
 
 STAGES: Mapping[str, Callable[[Census], int]] = {
@@ -18,7 +18,7 @@ STAGES: Mapping[str, Callable[[Census], int]] = {
     "confirmed": lambda census: census.reached(Status.MANUFACTURING_APPROVED),
     "taken": lambda census: census.reached(Status.MANUFACTURING_STARTED),
     "shipped": lambda census: census.reached(Status.SHIPPED),
-    "ended": lambda census: census.ended(Service.MES),
+    "ended": lambda census: census.ended(ServiceName.MES),
 }
 """What is counted; a cancelled or rejected order has passed every stage."""
 
@@ -32,7 +32,7 @@ class Display(Protocol):
         """Show how far the orders are."""
 
     def say(self, what: str) -> None:
-        """Tell of something that happened."""
+        """Show that something happened."""
 
 
 class Bars:

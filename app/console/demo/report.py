@@ -7,12 +7,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from app.console.audit.facts import OrderFacts, Service
-from app.console.audit.run import AuditReport
+from app.console.audit.report import AuditReport
+from app.console.audit.rules import OrderFacts
 from app.console.demo.census import Census
-from app.console.demo.figures import PriceRange, StageTime
-from app.console.demo.ledger import Ledger
-from app.console.demo.verdict import Verdict
+from app.console.demo.figures import PriceRange, Reconciliation, StageTime
+from app.console.demo.plan import AcceptedOrders
+from app.messaging.routing import ServiceName
 
 SHOWN = 20
 """How many findings or unfinished orders are printed; `mesctl orders audit` lists all."""
@@ -20,7 +20,7 @@ SHOWN = 20
 
 @dataclass(frozen=True, slots=True)
 class DayReport:
-    """Everything that the last page shows. `notes` tell what happened on the way."""
+    """Everything that the last page shows. `notes` are sentences about what happened on the way."""
 
     census: Census
     prices: Sequence[PriceRange]
@@ -28,7 +28,7 @@ class DayReport:
     notes: Sequence[str]
     audit: AuditReport
     stuck: Sequence[str]
-    verdict: Verdict
+    verdict: Reconciliation
 
     @property
     def good(self) -> bool:
@@ -52,18 +52,18 @@ class DayReport:
         }
 
 
-def order_prices(ledger: Ledger, orders: Iterable[OrderFacts]) -> list[tuple[str, Any]]:
+def order_prices(accepted: AcceptedOrders, orders: Iterable[OrderFacts]) -> list[tuple[str, Any]]:
     """Pair what the client ordered with what MES asks for it: (material, price of the order)."""
     return [
-        (ledger.accepted[str(facts.order_id)].material, copy.price)
+        (accepted.by_id[str(facts.order_id)].material, copy.price)
         for facts in orders
-        for copy in facts.copies_of(Service.MES)
-        if str(facts.order_id) in ledger.accepted and copy.price is not None
+        for copy in facts.copies_of(ServiceName.MES)
+        if str(facts.order_id) in accepted.by_id and copy.price is not None
     ]
 
 
 def describe_stuck(orders: Iterable[OrderFacts], unfinished: Collection[int]) -> list[str]:
-    """Say of each unfinished order where it stands, and what is owed."""
+    """Return a line for each unfinished order: where it stands, and what is owed."""
     return [
         f"order {facts.order_id} has not ended: "
         + ", ".join(f"{copy.place} {copy.status}" for copy in facts.copies)

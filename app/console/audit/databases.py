@@ -1,0 +1,212 @@
+"""Reads what the services' databases hold, as streams sorted by order id, in bounded memory.
+
+Each database is read in one REPEATABLE READ transaction through server-side cursors, so its streams agree
+with each other. Every database is opened with the role of its own service: no superuser is needed.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    CursorResult,
+    Row,
+    Select,
+    Table,
+    case,
+    exists,
+    literal,
+    literal_column,
+    select,
+)
+
+from app.console.audit.rules import ChildRows, Fact, OrderCopy, OrderFacts, OwedMessage, RowLocation, gather
+from app.messaging.routing import ServiceName
+from app.models import crm, mes, shop
+from app.models.status import Status
+from ops.fleet import naming, open_engine
+from sharding.topology import Database, Topology
+
+FETCH_ROWS = 1_000
+"""Rows that one cursor brings per round trip: what the audit's memory is made of, times about 25 cursors."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceTables:
+    """The tables of one service: where orders stand, what is keyed beside them, and what is owed."""
+
+    orders: tuple[Any, ...]
+    children: tuple[tuple[Any, str], ...]
+    outbox: Any
+    events: Any
+
+
+SERVICE_TABLES: Mapping[ServiceName, ServiceTables] = {
+    ServiceName.SHOP: ServiceTables(
+        orders=(shop.ShopOrder,),
+        children=((shop.ShopOrderEvent, "orders"),),
+        outbox=shop.ShopOutbox,
+        events=shop.ShopOrderEvent,
+    ),
+    ServiceName.CRM: ServiceTables(
+        orders=(crm.CrmOrder,),
+        children=((crm.CrmOrderEvent, "orders"),),
+        outbox=crm.CrmOutbox,
+        events=crm.CrmOrderEvent,
+    ),
+    ServiceName.MES: ServiceTables(
+        orders=(mes.MesOrder, mes.MesArchivedOrder),
+        children=(
+            (mes.MesOrderItem, "orders"),
+            (mes.MesOrderEvent, "orders"),
+            (mes.PricingJob, "orders"),
+            (mes.MesArchivedOrderItem, "orders_archive"),
+            (mes.MesArchivedOrderEvent, "orders_archive"),
+        ),
+        outbox=mes.MesOutbox,
+        events=mes.MesOrderEvent,
+    ),
+}
+
+
+class OrderDatabases:
+    """Every database of a topology that holds orders, ready to be read.
+
+    Parameters:
+        topology: where the databases are; each is opened with the role of its own service.
+    """
+
+    def __init__(self, topology: Topology) -> None:
+        self.services: dict[str, ServiceName] = {
+            name: ServiceName(database.tree)
+            for name, database in topology.databases.items()
+            if database.tree in set(ServiceName)
+        }
+        self.topology = topology
+
+    @contextmanager
+    def connect(self, name: str, *, role: str | None = None) -> Iterator[Connection]:
+        """Connect to a database; what is read there is of one moment.
+
+        Parameters:
+            name: the database.
+            role: who reads; without it, the role of the service.
+
+        Raises:
+            DatabasesFailed: it does not answer.
+        """
+        database, reader = self.topology.database(name), role or self.services[name].value
+        options = {"isolation_level": "REPEATABLE READ", "execution_options": {"postgresql_readonly": True}}
+        with open_engine(self.topology, database, role=reader, **options) as engine:
+            with naming(database):
+                connection = engine.connect()
+            with closing(connection):
+                yield connection
+
+    @contextmanager
+    def open(self, order_ids: Sequence[int] | None = None) -> Iterator[Iterator[OrderFacts]]:
+        """Take a snapshot of every database and yield the facts of all orders, or of `order_ids` only.
+
+        As long as it is open, vacuum cannot remove what was deleted meanwhile, like in any long read.
+
+        Yields:
+            The facts by ascending id; they must be consumed inside the `with` block.
+
+        Raises:
+            DatabasesFailed: a database does not answer, or no longer.
+        """
+        with ExitStack() as stack:
+            streams: list[Iterator[Fact]] = []
+            for name, service in self.services.items():
+                connection = stack.enter_context(self.connect(name))
+                # The snapshot is taken with the first cursor: declare all of them before any is read.
+                with naming(self.topology.database(name)):
+                    found = _streams(name, service, connection, order_ids)
+                for rows, make in found:
+                    stack.enter_context(closing(rows))  # also where another database fails
+                    streams.append(_named(self.topology.database(name), map(make, rows)))
+            yield gather(streams)
+
+
+def _named(database: Database, stream: Iterator[Fact]) -> Iterator[Fact]:
+    """Yield a stream, and name its database in an error: many are read at the same time."""
+    with naming(database):
+        yield from stream
+
+
+def _streams(
+    database: str, service: ServiceName, connection: Connection, order_ids: Sequence[int] | None
+) -> list[tuple[CursorResult[Any], Any]]:
+    layout = SERVICE_TABLES[service]
+    queries: list[tuple[Select[Any], Any]] = [
+        (_copies(model, layout), partial(_copy, service, database, model.__tablename__))
+        for model in layout.orders
+    ]
+    for model, parent in layout.children:
+        queries.append((_children(model), partial(_child, service, database, model.__tablename__, parent)))
+    queries.append((_messages(layout.outbox), partial(_message, service)))
+    return [(_execute(connection, query, order_ids), make) for query, make in queries]
+
+
+def _execute(
+    connection: Connection, query: Select[Any], order_ids: Sequence[int] | None
+) -> CursorResult[Any]:
+    order_id = query.selected_columns.order_id
+    query = query.order_by(order_id)
+    if order_ids is not None:
+        query = query.where(order_id.in_(order_ids))
+    return connection.execution_options(yield_per=FETCH_ROWS).execute(query)
+
+
+def _copies(model: Any, layout: ServiceTables) -> Select[Any]:
+    # Drafts concern the Shop alone. Of a cancelled order only the history says whether it had been one.
+    was_submitted = exists().where(
+        layout.events.order_id == model.order_id, layout.events.status == literal(Status.SUBMITTED)
+    )
+    drafts = (Status.INITIATED, Status.FILE_UPLOADED)
+    submitted: ColumnElement[bool] = (
+        case((model.status == Status.CANCELLED, was_submitted), else_=model.status.not_in(drafts))
+        if model is shop.ShopOrder
+        else literal(True)
+    )
+    return select(
+        model.order_id,
+        partition_of(model.__table__).label("partition"),
+        model.status,
+        model.channel,
+        model.price,
+        submitted.label("submitted"),
+    )
+
+
+def _children(model: Any) -> Select[Any]:
+    return select(model.order_id).distinct()
+
+
+def _messages(outbox: Any) -> Select[Any]:
+    return select(
+        outbox.order_id, outbox.destination, outbox.type, outbox.set_aside_at, outbox.set_aside_reason
+    )
+
+
+def partition_of(table: Table) -> ColumnElement[str]:
+    """Return the SQL that names the partition (or the plain table) in which a row of `table` stands."""
+    return literal_column(f"{table.name}.tableoid::regclass::text")
+
+
+def _copy(service: ServiceName, database: str, table: str, row: Row[Any]) -> OrderCopy:
+    place = RowLocation(service, database, table, row.partition)
+    return OrderCopy(row.order_id, place, row.status, row.channel, row.price, row.submitted)
+
+
+def _child(service: ServiceName, database: str, table: str, parent: str, row: Row[Any]) -> ChildRows:
+    return ChildRows(row.order_id, RowLocation(service, database, table, table), parent)
+
+
+def _message(source: ServiceName, row: Row[Any]) -> OwedMessage:
+    reason = None if row.set_aside_at is None else row.set_aside_reason or "no reason given"
+    return OwedMessage(row.order_id, source, row.destination, row.type, reason)

@@ -1,0 +1,243 @@
+"""What the audit reads of one order, and its decisions about it: pure, so that each rule can be tried alone.
+
+MES is the hub: it holds every order, decides every race, and is the only one whose messages the Shop handles.
+So the Shop and the CRM are each compared with MES, and a difference is excused only by a message that is
+under way between the two. A message that was set aside excuses nothing: it waits for a person.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from enum import StrEnum
+from heapq import merge
+from itertools import groupby
+from operator import attrgetter
+
+from app.messaging.routing import ServiceName
+from app.models.status import Channel, Status
+
+
+@dataclass(frozen=True, slots=True)
+class RowLocation:
+    """Where a row stands: the database, the table that was asked for, and the partition that holds it."""
+
+    service: ServiceName
+    database: str
+    table: str
+    partition: str
+
+    def __str__(self) -> str:
+        return f"{self.database}.{self.partition}"
+
+
+@dataclass(frozen=True, slots=True)
+class OrderCopy:
+    """A service's view of an order. `submitted` is false while only its customer needs to know of it."""
+
+    order_id: int
+    place: RowLocation
+    status: Status
+    channel: Channel
+    price: Decimal | None
+    submitted: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class ChildRows:
+    """One or more rows of a table that is keyed by order; `parent` is the table its order must stand in."""
+
+    order_id: int
+    place: RowLocation
+    parent: str
+
+
+@dataclass(frozen=True, slots=True)
+class OwedMessage:
+    """A row of an outbox: something that `source` still owes to `destination`."""
+
+    order_id: int
+    source: ServiceName
+    destination: str
+    type: str
+    set_aside_reason: str | None = None
+
+
+Fact = OrderCopy | ChildRows | OwedMessage
+
+
+@dataclass(frozen=True, slots=True)
+class OrderFacts:
+    """Everything that was read of one order."""
+
+    order_id: int
+    copies: tuple[OrderCopy, ...] = ()
+    children: tuple[ChildRows, ...] = ()
+    messages: tuple[OwedMessage, ...] = ()
+
+    def copies_of(self, service: ServiceName) -> tuple[OrderCopy, ...]:
+        """Return the copies that one service holds: one, when all is well."""
+        return tuple(copy for copy in self.copies if copy.place.service == service)
+
+
+def gather(streams: Iterable[Iterable[Fact]]) -> Iterator[OrderFacts]:
+    """Merge streams into one value per order, keeping no more than one order in memory.
+
+    Parameters:
+        streams: rows, each stream sorted by `order_id`.
+
+    Yields:
+        The facts of each order, by ascending id.
+    """
+    by_order = attrgetter("order_id")
+    for order_id, rows in groupby(merge(*streams, key=by_order), key=by_order):
+        yield _facts(order_id, tuple(rows))
+
+
+def _facts(order_id: int, rows: tuple[Fact, ...]) -> OrderFacts:
+    return OrderFacts(
+        order_id,
+        # Sorted, for the streams' order is an accident, and two looks at the same must make equal findings.
+        tuple(sorted((row for row in rows if isinstance(row, OrderCopy)), key=lambda copy: str(copy.place))),
+        tuple(row for row in rows if isinstance(row, ChildRows)),
+        tuple(row for row in rows if isinstance(row, OwedMessage)),
+    )
+
+
+class Fault(StrEnum):
+    """What can be wrong with an order. The value is what the report says."""
+
+    MISSING = "missing"
+    DUPLICATE = "duplicate"
+    WRONG_SHARD = "wrong shard"
+    STATUS_DIFFERS = "status differs"
+    PRICE_DIFFERS = "price differs"
+    DEAD_LETTER = "message set aside"
+    ORPHAN = "orphan"
+    IN_FLIGHT = "in flight"
+    """Not a fault: services differ, and the message that will make them agree is under way."""
+
+
+@dataclass(frozen=True, slots=True)
+class AuditFinding:
+    """One thing to know about one order; two looks that see the same make equal findings."""
+
+    order_id: int
+    fault: Fault
+    detail: str
+
+
+MAKES_KNOWN: Mapping[ServiceName, frozenset[ServiceName]] = {
+    ServiceName.SHOP: frozenset(),
+    ServiceName.CRM: frozenset({ServiceName.SHOP, ServiceName.MES}),
+    ServiceName.MES: frozenset({ServiceName.SHOP}),
+}
+"""Whose message can still bring an order to a service. None brings one to the Shop, which starts them."""
+
+
+def judge(facts: OrderFacts, *, shard_of: Callable[[int], str]) -> list[AuditFinding]:
+    """Return what is wrong with an order.
+
+    Parameters:
+        facts: what all databases hold of it.
+        shard_of: the shard map: the MES database that must hold an order id.
+
+    Returns:
+        The findings; empty when all is well. At most one of them is `IN_FLIGHT`.
+    """
+    findings = [
+        *_duplicates(facts),
+        *_misplaced(facts, shard_of),
+        *_missing(facts),
+        *_differing(facts),
+        *_dead_letters(facts),
+        *_orphans(facts),
+    ]
+    # Several services may wait for messages of one order: that is still one order in flight.
+    return list(dict.fromkeys(findings))
+
+
+def _duplicates(facts: OrderFacts) -> Iterator[AuditFinding]:
+    for service in ServiceName:
+        copies = facts.copies_of(service)
+        if len(copies) > 1:
+            places = ", ".join(f"{copy.place} ({copy.status})" for copy in copies)
+            yield AuditFinding(facts.order_id, Fault.DUPLICATE, f"stands {len(copies)} times: {places}")
+
+
+def _misplaced(facts: OrderFacts, shard_of: Callable[[int], str]) -> Iterator[AuditFinding]:
+    for copy in facts.copies_of(ServiceName.MES):
+        owner = shard_of(facts.order_id)
+        if copy.place.database != owner:
+            yield AuditFinding(
+                facts.order_id, Fault.WRONG_SHARD, f"stands in {copy.place}, belongs to {owner}"
+            )
+
+
+def _missing(facts: OrderFacts) -> Iterator[AuditFinding]:
+    submitted = [copy for copy in facts.copies if copy.submitted]
+    if not submitted:
+        return
+    witness = submitted[0]
+    required = [
+        service for service in ServiceName if service != ServiceName.SHOP or witness.channel == Channel.B2C
+    ]
+    for service in required:
+        if facts.copies_of(service):
+            continue
+        if any(_under_way(facts, source, service) for source in MAKES_KNOWN[service]):
+            yield _in_flight(facts)
+        else:
+            detail = f"not in {service}, though {witness.place} has it ({witness.status})"
+            yield AuditFinding(facts.order_id, Fault.MISSING, detail)
+
+
+def _differing(facts: OrderFacts) -> Iterator[AuditFinding]:
+    hub = facts.copies_of(ServiceName.MES)
+    if len(hub) != 1:
+        return  # missing, or there twice: which copy is right is then a question for a person
+    for service in (ServiceName.SHOP, ServiceName.CRM):
+        for copy in facts.copies_of(service):
+            differences = list(_differences(hub[0], copy))
+            between = _under_way(facts, service, ServiceName.MES) or _under_way(
+                facts, ServiceName.MES, service
+            )
+            yield from [_in_flight(facts)] if differences and between else differences
+
+
+def _differences(hub: OrderCopy, copy: OrderCopy) -> Iterator[AuditFinding]:
+    if copy.status != hub.status:
+        detail = f"{hub.place} {hub.status}, {copy.place} {copy.status}"
+        yield AuditFinding(hub.order_id, Fault.STATUS_DIFFERS, detail)
+    if copy.price != hub.price:
+        detail = f"{hub.place} {_money(hub)}, {copy.place} {_money(copy)}"
+        yield AuditFinding(hub.order_id, Fault.PRICE_DIFFERS, detail)
+
+
+def _dead_letters(facts: OrderFacts) -> Iterator[AuditFinding]:
+    for message in facts.messages:
+        if message.set_aside_reason is not None:
+            detail = f"{message.type}, {message.source} to {message.destination}: {message.set_aside_reason}"
+            yield AuditFinding(facts.order_id, Fault.DEAD_LETTER, detail)
+
+
+def _orphans(facts: OrderFacts) -> Iterator[AuditFinding]:
+    homes = {(copy.place.database, copy.place.table) for copy in facts.copies}
+    for child in facts.children:
+        if (child.place.database, child.parent) not in homes:
+            detail = f"rows in {child.place}, no order in {child.place.database}.{child.parent}"
+            yield AuditFinding(facts.order_id, Fault.ORPHAN, detail)
+
+
+def _under_way(facts: OrderFacts, source: ServiceName, destination: ServiceName) -> bool:
+    """Whether a message will still arrive: one is owed, and none that was set aside holds it up."""
+    owed = [note for note in facts.messages if (note.source, note.destination) == (source, destination)]
+    return bool(owed) and all(note.set_aside_reason is None for note in owed)
+
+
+def _in_flight(facts: OrderFacts) -> AuditFinding:
+    owed = sorted({f"{note.type} to {note.destination}" for note in facts.messages})
+    return AuditFinding(facts.order_id, Fault.IN_FLIGHT, ", ".join(owed))
+
+
+def _money(copy: OrderCopy) -> str:
+    return "no price" if copy.price is None else f"{copy.price} EUR"

@@ -1,0 +1,279 @@
+"""Routes that read a request strictly and answer it in time: small JSON, each key once, a deadline."""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NoReturn
+from urllib.parse import parse_qsl
+
+from fastapi import params
+from fastapi.routing import APIRoute
+from starlette.datastructures import FormData, Headers
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import Scope
+
+from app.causality.context import has_written
+from app.kit.errors import AppError, DependencyUnavailable
+from app.kit.tasks import within
+
+MOST_KEYS = 100
+"""The most keys of one JSON object: each unknown one is a fault that is found and kept."""
+
+DEEPEST = 20
+"""How deep JSON may be."""
+
+LONGEST_NUMBER = 40
+"""The most characters of a number in JSON: Python takes quadratic time to read one."""
+
+# One more field and file than the largest form has, so that one which is sent twice has a name in the answer.
+_FORM_LIMITS: Mapping[str, int] = {"max_files": 2, "max_fields": 4, "max_part_size": 4096}
+_LONGEST_SHOWN = 60
+
+
+class BodyMalformed(HTTPException):
+    """The body or the query cannot be read, or can be read in two ways.
+
+    An HTTPException, because FastAPI turns anything else that interrupts the reading of a body into one.
+    """
+
+    def __init__(self, fault: str) -> None:
+        super().__init__(400, fault)
+
+
+class BodyTooLarge(HTTPException):
+    """The body is larger than the limit.
+
+    An HTTPException, because FastAPI turns anything else that interrupts the reading of a body into a 400.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        super().__init__(413, f"the request body is larger than {max_bytes} bytes: send less")
+
+
+class RequestTimedOut(AppError):
+    """The request took too long. If `in_doubt`, something of it may be committed."""
+
+    def __init__(self, seconds: float, *, in_doubt: bool) -> None:
+        self.seconds = seconds
+        self.in_doubt = in_doubt
+        super().__init__(f"the request was not answered within {seconds:g} s")
+
+
+class Overloaded(DependencyUnavailable):
+    """As many requests are worked on as may be; nothing of this one was done."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        super().__init__(f"{most} requests are worked on, and no more may be")
+
+
+class RequestLimit:
+    """How many requests are worked on at once; one too many is refused before it costs anything."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._taken = 0
+
+    @contextmanager
+    def taken(self) -> Iterator[None]:
+        """Take a place for the block.
+
+        Raises:
+            Overloaded: there is none.
+        """
+        if self._taken >= self._most:
+            raise Overloaded(self._most)
+        self._taken += 1
+        try:
+            yield
+        finally:
+            self._taken -= 1
+
+
+def parse_json(content: bytes) -> Any:
+    """Read a JSON text: UTF-8, each key of an object once, nothing deep, long or not finite.
+
+    Raises:
+        BodyMalformed: it breaks one of these rules.
+        json.JSONDecodeError: it is no JSON.
+    """
+    try:
+        found = json.loads(
+            content.decode("utf-8"),
+            object_pairs_hook=_object_of,
+            parse_int=lambda figures: int(_short(figures)),
+            parse_float=lambda figures: float(_short(figures)),
+            parse_constant=_refuse_constant,
+        )
+    except UnicodeDecodeError as error:
+        raise BodyMalformed(f"body: this is not UTF-8 at byte {error.start}") from None
+    except RecursionError:
+        _refuse_depth()
+    _check_depth(found)
+    return found
+
+
+def _object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(pairs) > MOST_KEYS:
+        raise BodyMalformed(f"body: an object has {len(pairs)} keys; {MOST_KEYS} is the most")
+    refuse_repeated("body", (key for key, _ in pairs))
+    return dict(pairs)
+
+
+def _short(figures: str) -> str:
+    if len(figures) > LONGEST_NUMBER:
+        raise BodyMalformed(f"body: a number is longer than {LONGEST_NUMBER} characters")
+    return figures
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise BodyMalformed(f"body: {name} is no JSON")
+
+
+def _refuse_depth() -> NoReturn:
+    raise BodyMalformed(f"body: this is deeper than {DEEPEST} levels") from None
+
+
+def _check_depth(found: Any) -> None:
+    level = [found]
+    for _ in range(DEEPEST):
+        level = [part for whole in level for part in _parts_of(whole)]
+        if not level:
+            return
+    _refuse_depth()
+
+
+def _parts_of(whole: Any) -> Iterable[Any]:
+    return whole.values() if isinstance(whole, dict) else whole if isinstance(whole, list) else ()
+
+
+def refuse_repeated(where: str, names: Iterable[str]) -> None:
+    """Refuse names of which one stands twice: readers differ in which value counts.
+
+    Raises:
+        BodyMalformed: it names the first.
+    """
+    for name, times in Counter(names).items():
+        if times > 1:
+            raise BodyMalformed(f"{where}: {printable(name)!r} is given {times} times: send it once")
+
+
+def _refuse_unknown(form: FormData, fields: Iterable[str]) -> None:
+    for name in form.keys() - set(fields):
+        known = ", ".join(sorted(fields))
+        raise BodyMalformed(f"body: there is no field {printable(name)!r}, but {known}")
+
+
+def printable(text: str) -> str:
+    """Return a client's text, fit for an answer: short, and UTF-8."""
+    return text[:_LONGEST_SHOWN].encode("utf-8", "replace").decode()
+
+
+def content_length(scope: Scope) -> int:
+    """Return what the client says that it will send; 0 if it does not say, or not in figures."""
+    try:
+        return int(Headers(scope=scope).get("content-length", "0"))
+    except ValueError:
+        return 0
+
+
+class StrictRequest(Request):
+    """A request whose JSON is small and read by `parse_json`, and whose form has each field once."""
+
+    async def body(self) -> bytes:
+        """Read a body that is no form.
+
+        Raises:
+            BodyTooLarge: it says so, or has grown so; nothing more is read.
+        """
+        if not hasattr(self, "_body"):
+            most: int = self.app.state.max_json_bytes
+            chunks, size = [], content_length(self.scope)
+            if size <= most:
+                size = 0
+                async for chunk in self.stream():
+                    size += len(chunk)
+                    if size > most:
+                        break
+                    chunks.append(chunk)
+            if size > most:
+                raise BodyTooLarge(most)
+            self._body = b"".join(chunks)
+        return self._body
+
+    async def read_body(self) -> None:
+        """Read a body that is no form; `body` gives it.
+
+        Raises:
+            BodyTooLarge, BodyMalformed: it is too large, or ended too soon.
+        """
+        try:
+            await self.body()
+        except ClientDisconnect:
+            raise BodyMalformed("body: it did not come to its end") from None
+
+    async def json(self) -> Any:
+        """Read JSON.
+
+        Raises:
+            BodyTooLarge, BodyMalformed, json.JSONDecodeError: see `body` and `parse_json`.
+        """
+        if not hasattr(self, "_json"):
+            self._json = parse_json(await self.body())
+        return self._json
+
+    async def read_form(self, fields: Iterable[str]) -> None:
+        """Read a form; `form` gives it.
+
+        Raises:
+            BodyMalformed, HTTPException: it is malformed, or has a field twice or one that is not known.
+        """
+        try:
+            form: FormData = await self._get_form(**_FORM_LIMITS)
+        except HTTPException:
+            raise
+        except Exception as error:
+            raise BodyMalformed(f"body: this is no form that can be read: {error}") from error
+        try:
+            refuse_repeated("body", (name for name, _ in form.multi_items()))
+            _refuse_unknown(form, fields)
+        except BodyMalformed:
+            await form.close()
+            raise
+
+
+class StrictRoute(APIRoute):
+    """A route that reads strictly, and answers within `app.state.request_seconds` from the body's end.
+
+    `app.state.request_limit` says how many of its like do so at once.
+    """
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Return what answers a request to this route."""
+        answer = super().get_route_handler()
+        form = self.body_field.field_info if self.body_field is not None else None
+        has_form = isinstance(form, params.Form)
+        # FastAPI makes a model of a form's fields.
+        fields: Mapping[str, Any] = getattr(getattr(form, "annotation", None), "model_fields", {})
+
+        async def strictly(request: Request) -> Response:
+            strict = StrictRequest(request.scope, request.receive)
+            query = request.scope["query_string"].decode("latin-1")
+            refuse_repeated("query", (name for name, _ in parse_qsl(query, keep_blank_values=True)))
+            if has_form:
+                await strict.read_form(fields)
+            elif self.body_field is not None:
+                await strict.read_body()
+            seconds: float = request.app.state.request_seconds
+            limit: RequestLimit = request.app.state.request_limit
+            try:
+                # Not around the reading: slow clients would take the places of all others.
+                with limit.taken():
+                    return await within(answer(strict), seconds=seconds)
+            except TimeoutError:
+                raise RequestTimedOut(seconds, in_doubt=has_written()) from None
+
+        return strictly

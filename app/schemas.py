@@ -1,0 +1,249 @@
+"""What the three APIs share: the types of their parameters and fields, and what of an order each shows."""
+
+import re
+from collections.abc import Iterable
+from datetime import datetime
+from decimal import Decimal
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Le
+from fastapi import Depends, Header, Path, Query, Request
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    WithJsonSchema,
+)
+from pydantic_core import PydanticCustomError
+
+from app.causality.context import learn
+from app.causality.store import TokenStore
+from app.causality.wire import TOKEN_HEADER
+from app.models.base import EventRow, OrderState
+from app.models.status import Channel, Status
+from sharding.ids import MAX_ID
+
+_EXAMPLE_ID = "379218445107200001"
+_ID = re.compile("[1-9][0-9]{0,18}")
+# Up to MAX_ID, and simple: the ids that it leaves out are of the year 2092.
+_ID_PATTERN = "^([1-8][0-9]{0,18}|9[0-9]{0,17})$"
+_WHOLE = re.compile("0|[1-9][0-9]{0,17}")
+_SHOWN = 40
+
+
+def _parse_order_id(value: Any) -> int:
+    text = str(value)
+    # The length first: Python refuses to read, and to print, a number of more than 4,300 figures.
+    if not _ID.fullmatch(text) or int(text) > MAX_ID:
+        raise PydanticCustomError(
+            "order_id",
+            "an order id is a whole number from 1 to {largest}; '{given}' is not",
+            {"largest": str(MAX_ID), "given": text[:_SHOWN]},
+        )
+    return int(text)
+
+
+OrderId = Annotated[
+    int,
+    BeforeValidator(_parse_order_id),
+    WithJsonSchema({"type": "string", "pattern": _ID_PATTERN, "examples": [_EXAMPLE_ID]}),
+]
+"""An order's id; in JSON a string, because JavaScript loses whole numbers above 2**53."""
+
+
+def _parse_whole(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    if not _WHOLE.fullmatch(value):
+        raise PydanticCustomError(
+            "whole_number",
+            "this is a whole number in plain figures, such as 12; '{given}' is not",
+            {"given": value[:_SHOWN]},
+        )
+    return int(value)
+
+
+_WHOLE_NUMBER = BeforeValidator(_parse_whole)
+"""Whole numbers in a form or a query, as strict as in JSON: figures, and no zero before others.
+
+It stands after the bounds, or they would be missing in the API's description.
+"""
+
+Quantity = Annotated[int, Ge(1), Le(1000), _WHOLE_NUMBER]
+"""How many pieces are ordered."""
+
+# What cannot be seen: control characters, separators of lines, half surrogates, Unicode's
+# Default_Ignorable_Code_Point (zero width, direction, variation, tags), annotations, and blanks that are no
+# spaces. With these, two names look alike, and a list or a log line reads as what it is not.
+_INVISIBLE = (
+    r"\x00-\x1f\x7f-\x9f\xad\u034f\u061c\u115f-\u1160\u17b4-\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e"
+    r"\u2060-\u206f\u2800\u3164\ud800-\udfff\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\ufffe-\uffff"
+    # As characters, for JSON Schema writes these in another way than Python.
+    "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
+)
+_INVISIBLE_IN_LINE = re.compile(f"[{_INVISIBLE}]")
+_INVISIBLE_IN_TEXT = re.compile(rf"(?![\r\n\t])[{_INVISIBLE}]")
+_EMAIL = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+")
+
+
+def _refuse_invisible(text: str, invisible: re.Pattern[str]) -> str:
+    found = invisible.search(text)
+    if found is not None:
+        raise PydanticCustomError(
+            "invisible_character",
+            "character {place} (U+{code}) cannot be seen: leave it out",
+            {"place": found.start() + 1, "code": f"{ord(found[0]):04X}"},
+        )
+    if not text.strip():
+        raise PydanticCustomError("blank", "there is nothing in it that can be seen")
+    return text.strip()
+
+
+def _check_line(text: str) -> str:
+    return _refuse_invisible(text, _INVISIBLE_IN_LINE)
+
+
+def _check_text(text: str) -> str:
+    return _refuse_invisible(text, _INVISIBLE_IN_TEXT)
+
+
+def _check_email(text: str) -> str:
+    email = _check_line(text)
+    if not _EMAIL.fullmatch(email):
+        raise PydanticCustomError("email", "an e-mail address looks like ada@example.org")
+    return email
+
+
+def _text_schema(*, longest: int, shortest: int = 1, pattern: str) -> WithJsonSchema:
+    return WithJsonSchema({"type": "string", "minLength": shortest, "maxLength": longest, "pattern": pattern})
+
+
+# In a document, half surrogates cannot be written; JSON's own rules leave them out.
+_UNSEEN = _INVISIBLE.replace(r"\ud800-\udfff", "")
+_SEEN = rf"[^\s{_UNSEEN}]"
+
+Line = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=200),
+    AfterValidator(_check_line),
+    _text_schema(longest=200, pattern=f"^[^{_UNSEEN}]*{_SEEN}[^{_UNSEEN}]*$"),
+]
+"""A short text on one line, such as a name."""
+
+Reason = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=1000),
+    AfterValidator(_check_text),
+    _text_schema(longest=1000, pattern=rf"^([^{_UNSEEN}]|[\r\n\t])*{_SEEN}([^{_UNSEEN}]|[\r\n\t])*$"),
+]
+"""A text that is written for a person; it may have several lines."""
+
+Email = Annotated[
+    str,
+    # Only the shape: whether it exists is known when the first letter arrives.
+    StringConstraints(min_length=5, max_length=254),
+    AfterValidator(_check_email),
+    _text_schema(
+        longest=254,
+        shortest=5,
+        pattern=rf"^[^@\s{_UNSEEN}]+@[^@\s{_UNSEEN}]+\.[^@\s{_UNSEEN}]+$",
+    ),
+    Field(examples=["ada@example.org"]),
+]
+"""An e-mail address."""
+
+OrderIdPath = Annotated[OrderId, Path(description="The order's id.")]
+
+IdempotencyKey = Annotated[
+    str,
+    Header(
+        alias="Idempotency-Key",
+        description="Any text that is yours alone, such as a UUID. Repeated with the same key, a request "
+        "finds the order that it made instead of making another.",
+        min_length=1,
+        max_length=200,
+        pattern=r"^[\x20-\x7e]+$",
+        examples=["5f0c1d9e-2b61-4b7e-9a55-0d2f3f3f8a10"],
+    ),
+]
+
+
+async def _after_token(
+    request: Request,
+    _: Annotated[
+        str | None,
+        Header(
+            alias=TOKEN_HEADER,
+            description="From the response to a write that this read must see; several with commas between. "
+            "Browsers need not send it: they have a cookie.",
+        ),
+    ] = None,
+) -> None:
+    """Make a read of an order see what messages have changed of it, on whichever replica it is.
+
+    `app.causality.middleware` has read the header already, for every endpoint.
+    """
+    learned: TokenStore = request.app.state.learned
+    order_id = request.path_params.get("order_id", "")
+    if _ID.fullmatch(order_id):
+        learn(await learned.read(order_id))
+
+
+AFTER_TOKEN = Depends(_after_token)
+"""A dependency of endpoints that read."""
+
+PageLimit = Annotated[int, Ge(1), Le(200), _WHOLE_NUMBER, Query(description="The most orders on a page.")]
+
+PageCursor = Annotated[
+    str | None, Query(max_length=500, description="`next_cursor` of the page before; none for the first.")
+]
+
+
+OrderIdText = Annotated[str, BeforeValidator(str), Field(examples=["379218445107200001"])]
+
+
+class View(BaseModel):
+    """Something that is shown; read from objects by the names of their attributes."""
+
+    model_config = ConfigDict(frozen=True, from_attributes=True)
+
+
+class OrderView(View):
+    """An order. `price` is for the whole order, and null until it is calculated."""
+
+    order_id: OrderIdText
+    status: Status = Field(examples=[Status.PRICE_CALCULATED])
+    channel: Channel
+    summary: str = Field(examples=["2 x ring.stl, gold_18k, polished"])
+    price: Decimal | None = Field(examples=["412.50"])
+    currency: Literal["EUR"] = "EUR"
+    reason: str | None = Field(description="Why it was rejected or cancelled.")
+    created_at: datetime
+    changed_at: datetime
+
+
+class HistoryLine(View):
+    """A change of an order: what it became, when, and by whom."""
+
+    status: Status
+    at: datetime
+    actor: str = Field(examples=["Rosa"])
+    detail: dict[str, Any] = Field(examples=[{}])
+
+
+def shown(order: OrderState) -> dict[str, Any]:
+    """Return the fields of an `OrderView` for a view that adds its own."""
+    return {name: getattr(order, name) for name in OrderView.model_fields if name != "currency"}
+
+
+def shown_history(events: Iterable[EventRow]) -> list[HistoryLine]:
+    """Return an order's history, oldest first."""
+    return [HistoryLine.model_validate(event) for event in sorted(events, key=lambda event: event.event_no)]
+
+
+def summarise(*, quantity: int, model_name: str, material: str, finish: str) -> str:
+    """Return in one line what is ordered, for lists."""
+    return f"{quantity} x {model_name}, {material}, {finish}"

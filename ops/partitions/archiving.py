@@ -1,0 +1,135 @@
+"""What `mesctl archive` does to one database: months by the owner, rows by the service's own role."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+import partitions
+from ops.fleet import Member, connect_line, open_engine
+from ops.project.project import ProjectTree
+from partitions import Month, MonthlyRange
+from partitions.archive.mover import (
+    Report,
+    Waiting,
+    count_archived,
+    move,
+    read_columns,
+    read_waiting,
+)
+from partitions.archive.policy import ArchivePolicy
+from partitions.archive.statements import script
+from partitions.errors import MonthWithoutKeys
+from sharding.citus.catalog import read_shards
+from sharding.topology import Topology
+
+
+@dataclass(frozen=True, slots=True)
+class ArchiveState:
+    """What waits for an archive, and what is in it, by partition."""
+
+    waiting: Waiting
+    archived: Mapping[str, int]
+
+
+def months_of(tree: ProjectTree, policy: ArchivePolicy) -> tuple[MonthlyRange, ...]:
+    """Return the monthly policies of the tables that an archive fills, its own table's first."""
+    monthly = {each.table: each for each in tree.policies if isinstance(each, MonthlyRange)}
+    return tuple(monthly[table] for table in policy.moves.values() if table in monthly)
+
+
+def month_of(monthly: MonthlyRange, key: int, *, latest: Month) -> Month | None:
+    """Return the month that holds a key; None if it is none up to `latest`."""
+    month = latest
+    while True:
+        try:
+            keys = monthly.keys_of(month)
+        except MonthWithoutKeys:
+            return None
+        if keys.start <= key:
+            return month if key < keys.end else None
+        month = month.previous
+
+
+def read_state(topology: Topology, member: Member, policy: ArchivePolicy, now: datetime) -> ArchiveState:
+    """Count what is past the grace period and what is archived."""
+    database = member.database
+    with open_engine(topology, database, role=database.role) as engine, engine.connect() as connection:
+        archived = count_archived(connection, policy)
+        if database.is_coordinator:
+            archived = _by_table(archived, read_shards(connection))
+        return ArchiveState(read_waiting(connection, policy, now), archived)
+
+
+def _by_table(archived: Mapping[str, int], shards: Mapping[str, str]) -> Mapping[str, int]:
+    """Add up what the shards of each partition hold."""
+    counts: Counter[str] = Counter()
+    for shard, rows in archived.items():
+        counts[shards.get(shard, shard)] += rows
+    return counts
+
+
+def archive_database(
+    topology: Topology,
+    member: Member,
+    policy: ArchivePolicy,
+    now: datetime,
+    *,
+    batch_rows: int = 500,
+    report: Report | None = None,
+) -> Mapping[str, int]:
+    """Make the months that the due rows need, then move the rows.
+
+    Parameters:
+        topology: where the databases are.
+        member: a database, and its tree.
+        policy: what is archived, and after which grace period; one of the tree's archives.
+        now: the current instant, with a time zone.
+        batch_rows: how many rows of the live table a transaction moves at most.
+        report: is called with each batch once it is committed.
+
+    Returns:
+        the rows moved, by live table.
+
+    Raises:
+        PartitionError: a month or a batch was refused; the batches before it stay.
+    """
+    database, months = member.database, months_of(member.tree, policy)
+    waiting = read_state(topology, member, policy, now).waiting
+    with open_engine(topology, database, role=database.owner) as owner:
+        partitions.apply(owner, months, now, since=earliest_month(months, waiting, now))
+    with open_engine(topology, database, role=database.role) as service:
+        # Citus locks rows of one shard at a time.
+        by_key = database.is_coordinator
+        return move(service, policy, now, batch_rows=batch_rows, lock_by_key=by_key, report=report)
+
+
+def render_database(
+    topology: Topology, member: Member, policy: ArchivePolicy, now: datetime, *, batch_rows: int
+) -> str:
+    """Return what `archive_database` would run, as psql accepts it; the batch stands there once."""
+    database, months = member.database, months_of(member.tree, policy)
+    waiting = read_state(topology, member, policy, now).waiting
+    with open_engine(topology, database, role=database.owner) as owner, owner.connect() as connection:
+        catalog = partitions.read_catalog(connection, [each.table for each in months])
+        columns = read_columns(connection, policy)
+    actions = partitions.plan(months, catalog, now, since=earliest_month(months, waiting, now))
+    cutoff = f"'{(now - policy.grace).isoformat()}'"
+    return "\n".join(
+        (
+            f"-- {database.name}: {waiting.rows} rows of {policy.live} wait, {waiting.owed} are held back",
+            connect_line(topology, database, role=database.owner) + partitions.render(actions),
+            "-- one batch of many: it is repeated until it is short",
+            connect_line(topology, database, role=database.role)
+            + script(
+                policy, columns, cutoff=cutoff, batch_rows=batch_rows, lock_by_key=database.is_coordinator
+            ),
+        )
+    )
+
+
+def earliest_month(months: tuple[MonthlyRange, ...], waiting: Waiting, now: datetime) -> Month | None:
+    """Return the month that the oldest waiting row needs; None if nothing waits, or there are no months."""
+    if waiting.oldest_key is None or not months:
+        return None
+    return month_of(months[0], waiting.oldest_key, latest=Month.of(now))
