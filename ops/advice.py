@@ -5,12 +5,12 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from partitions.check import Finding
+    from partitions.check import PartitionFinding
 
 Write = Callable[[Any], str]
 
 COMMANDS: Mapping[str, str | Write] = {
-    "partitions.errors:DefaultInTheWay": "mesctl partitions apply --since YYYY-MM",
+    "partitions.errors:DefaultPartitionBlocks": "mesctl partitions apply --since YYYY-MM",
     "partitions.errors:ValueHeld": lambda error: (
         f"mesctl partitions split {error.table} {error.partition} --value {error.value} --into NEW"
     ),
@@ -44,7 +44,7 @@ def command_for(error: BaseException) -> str | None:
     return None
 
 
-def command_of(finding: "Finding") -> str | None:
+def command_of(finding: "PartitionFinding") -> str | None:
     """Return the command that mends what `partitions.check` found, if there is one."""
     words = f"{finding.table} {finding.partition}"
     return {

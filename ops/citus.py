@@ -14,8 +14,8 @@ from ops.archiving import month_of, months_of
 from ops.fleet import connect_line, naming, open_engine
 from ops.project import ProjectTree
 from ops.shards import live_tables
-from partitions.archive.policy import ArchivePolicy
-from partitions.months import Month
+from partitions.bounds import Month
+from partitions.policy import ArchivePolicy
 from partitions.sql import identifier
 from sharding.citus import columnar, moving
 from sharding.citus.catalog import locate, require_citus

@@ -17,8 +17,7 @@ from ops.migrate.scripts import Scripts
 from ops.project import Project, ProjectTree, ReferenceBroken
 from ops.project_file import line_of
 from ops.verbs import VERBS
-from partitions.archive.policy import ArchivePolicy
-from partitions.policy import ListPartitions, MonthlyRange
+from partitions.policy import ArchivePolicy, ListPartitions, MonthlyRange
 from sharding.guard import GuardedTable
 from sharding.keys import guarded_tables
 from sharding.topology import Database, Topology

@@ -16,7 +16,7 @@ from ops.advice import command_for
 from ops.connect import SILENT_SECONDS, NoAnswer, Watch, open_connection
 from ops.errors import ExitStatus, OpsError
 from ops.project import Project, ProjectTree
-from partitions.errors import PartitionError, Refused
+from partitions.errors import ManualChangeRefused, PartitionError
 from sharding.citus.reach import REACHING
 from sharding.errors import ShardingError, UnknownTree
 from sharding.topology import Database, Topology
@@ -137,7 +137,7 @@ def attempt(database: Database, work: Callable[[], Result]) -> Outcome[Result]:
     except (PartitionError, ShardingError, OpsError) as error:
         command = command_for(error)
         words = f"{error} ({command})" if command else str(error)
-        return Outcome(database, error=words, refused=isinstance(error, Refused))
+        return Outcome(database, error=words, refused=isinstance(error, ManualChangeRefused))
     except (DBAPIError, psycopg.Error) as error:
         return Outcome(database, error=one_line(error))
 

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, text
 from ops.archiving import month_of, months_of
 from ops.fleet import Outcome, attempt, naming, open_engine
 from ops.project import ProjectTree
-from partitions.months import Month
+from partitions.bounds import Month
 from partitions.policy import ListPartitions, MonthlyRange
 from partitions.sql import identifier
 from sharding.citus.coordinator import whole_map

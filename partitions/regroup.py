@@ -2,7 +2,8 @@
 
 PostgreSQL cannot change a bound: the partition is detached and attached again in one short statement, under
 ACCESS EXCLUSIVE on the parent. Everything that can be done before is done before, without that lock, and the
-statement as a whole is bounded (`Way.EXCLUSIVE`): on a time-out nothing has happened, and it is tried again.
+statement as a whole is bounded (`ExecutionMode.EXCLUSIVE`): on a time-out nothing has happened, and it is
+tried again.
 """
 
 from collections.abc import Iterable
@@ -11,19 +12,22 @@ from datetime import datetime
 
 from partitions.actions import Action, attach, copy_of
 from partitions.bounds import ValueList, render_bound
-from partitions.leftovers import drop_leftovers
-from partitions.marks import Mark, State, unmark
+from partitions.check_constraints import (
+    drop_constraint,
+    drop_leftover_checks,
+    drop_regroup_check,
+    regroup_check_name,
+)
+from partitions.detached import DetachedMark, DetachedState, clear_mark
 from partitions.sql import cut, identifier, literal, value_list
-from partitions.steps import Step, Way, block, refuse_if
+from partitions.steps import ExecutionMode, SqlStep, do_block, raise_if
 
 Values = frozenset[str]
-
-CHECK_SUFFIX = "_regroup_check"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChangeValues(Action):
-    """Give a partition another list of values; no row moves."""
+    """Change the values of a partition; no row moves."""
 
     key: str
     partition: str
@@ -37,12 +41,12 @@ class ChangeValues(Action):
         removed = [f"remove {value}" for value in sorted(self.before - self.after)]
         return f"{self.partition}: {', '.join(added + removed)}"
 
-    def steps(self) -> tuple[Step, ...]:
+    def steps(self) -> tuple[SqlStep, ...]:
         """Render the SQL."""
         rebind = (
             _detach(self.table, self.partition),
             attach(self.table, self.partition, ValueList(self.after)),
-            drop_leftovers(self.table, self.partition),
+            drop_leftover_checks(self.table, self.partition),
         )
         if self.before - self.after:
             # A CHECK would refuse the value from its first moment on. ATTACH looks at every row instead,
@@ -50,11 +54,11 @@ class ChangeValues(Action):
             return (_exclusive(*rebind),)
         return (
             *prove(self.key, self.partition, self.after),
-            _exclusive(*rebind, drop_check(self.partition)),
+            _exclusive(*rebind, drop_regroup_check(self.partition)),
         )
 
     def inverse(self) -> Action:
-        """Give it its former values; refused by PostgreSQL when a row has a value that goes."""
+        """Return the change to the former values; PostgreSQL refuses it when a row has a value that goes."""
         return ChangeValues(
             table=self.table, key=self.key, partition=self.partition, before=self.after, after=self.before
         )
@@ -71,7 +75,7 @@ class _Regroup(Action):
         kept: the values that are in `big` throughout.
         moved: the values that move.
         columns: the columns of the table; their order may differ from one partition to another.
-        max_rows: how many rows may move at most, for they move while everybody waits.
+        max_rows: how many rows may move at most, for they move while every query waits.
         indexes: CREATE INDEX statements of the indexes that `small` has beside its parent's.
         at: the current instant.
     """
@@ -109,8 +113,8 @@ class _Regroup(Action):
             f"SELECT FROM {identifier(source)} WHERE {identifier(self.key)} IN ({value_list(self.moved)}) "
             f"LIMIT {self.max_rows + 1}"
         )
-        message = f"more than {self.max_rows} rows would move from {source} while everybody waits"
-        return refuse_if(f"(SELECT count(*) FROM ({some}) AS moving) > {self.max_rows}", message)
+        message = f"more than {self.max_rows} rows would move from {source} while every query waits"
+        return raise_if(f"(SELECT count(*) FROM ({some}) AS moving) > {self.max_rows}", message)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,19 +126,22 @@ class SplitPartition(_Regroup):
         """What is done, in a few words."""
         return f"split {', '.join(sorted(self.moved))} off {self.big} into {self.small}"
 
-    def steps(self) -> tuple[Step, ...]:
+    def steps(self) -> tuple[SqlStep, ...]:
         """Render the SQL."""
         small, big, values = identifier(self.small), identifier(self.big), value_list(self.moved)
         bound, key = ValueList(self.moved), identifier(self.key)
+        check = identifier(regroup_check_name(self.small))
         return (
-            Step(
+            SqlStep(
                 (
                     f"CREATE TABLE {small} (\n"
                     f"    {copy_of(self.table)},\n"
-                    f"    CONSTRAINT {identifier(check_name(self.small))} CHECK ({key} IN ({values}))\n"
+                    f"    CONSTRAINT {check} CHECK ({key} IN ({values}))\n"
                     f")",
                     *self.indexes,
-                    Mark(State.PREPARED, self.table, render_bound(bound), self.at).on(self.small),
+                    DetachedMark(DetachedState.PREPARED, self.table, render_bound(bound), self.at).on(
+                        self.small
+                    ),
                 )
             ),
             _exclusive(
@@ -145,9 +152,9 @@ class SplitPartition(_Regroup):
                 # This one looks at every row that stays: a CHECK beforehand would have refused the others.
                 attach(self.table, self.big, ValueList(self.kept)),
                 attach(self.table, self.small, bound),
-                drop_leftovers(self.table, self.big),
-                drop_check(self.small),
-                unmark(self.small),
+                drop_leftover_checks(self.table, self.big),
+                drop_regroup_check(self.small),
+                clear_mark(self.small),
             ),
         )
 
@@ -165,7 +172,7 @@ class MergePartition(_Regroup):
         """What is done, in a few words."""
         return f"merge {self.small} into {self.big}"
 
-    def steps(self) -> tuple[Step, ...]:
+    def steps(self) -> tuple[SqlStep, ...]:
         """Render the SQL."""
         both = self.kept | self.moved
         return (
@@ -178,8 +185,8 @@ class MergePartition(_Regroup):
                 f"    SELECT {self._names} FROM {identifier(self.small)}",
                 f"DROP TABLE {identifier(self.small)}",
                 attach(self.table, self.big, ValueList(both)),
-                drop_leftovers(self.table, self.big),
-                drop_check(self.big),
+                drop_leftover_checks(self.table, self.big),
+                drop_regroup_check(self.big),
             ),
         )
 
@@ -200,35 +207,21 @@ class DropCheck(Action):
         """What is done, in a few words."""
         return f"{self.partition}: drop {self.name}"
 
-    def steps(self) -> tuple[Step, ...]:
+    def steps(self) -> tuple[SqlStep, ...]:
         """Render the SQL."""
-        return (_exclusive(_drop_constraint(self.partition, self.name)),)
+        return (_exclusive(drop_constraint(self.partition, self.name)),)
 
 
-def check_name(partition: str) -> str:
-    """Name the CHECK that proves to ATTACH what it would otherwise scan for."""
-    return partition + CHECK_SUFFIX
-
-
-def prove(key: str, partition: str, values: Values) -> tuple[Step, ...]:
-    """Render a validated CHECK: the lock that stops everybody does not last as long as the scan."""
-    name, table = identifier(check_name(partition)), identifier(partition)
+def prove(key: str, partition: str, values: Values) -> tuple[SqlStep, ...]:
+    """Render a validated CHECK: the exclusive lock does not last as long as the scan."""
+    name, table = identifier(regroup_check_name(partition)), identifier(partition)
     return (
         _exclusive(
             f"ALTER TABLE {table} DROP CONSTRAINT IF EXISTS {name},\n"
             f"    ADD CONSTRAINT {name} CHECK ({identifier(key)} IN ({value_list(values)})) NOT VALID"
         ),
-        Step((f"ALTER TABLE {table} VALIDATE CONSTRAINT {name}",)),
+        SqlStep((f"ALTER TABLE {table} VALIDATE CONSTRAINT {name}",)),
     )
-
-
-def drop_check(partition: str) -> str:
-    """Render the removal of that CHECK."""
-    return _drop_constraint(partition, check_name(partition))
-
-
-def _drop_constraint(partition: str, name: str) -> str:
-    return f"ALTER TABLE {identifier(partition)} DROP CONSTRAINT IF EXISTS {identifier(name)}"
 
 
 def indexes_for(small: str, big: str, moved: Iterable[str], definitions: Iterable[str]) -> tuple[str, ...]:
@@ -249,7 +242,7 @@ def indexes_for(small: str, big: str, moved: Iterable[str], definitions: Iterabl
 
 
 def _renamed(definition: str, big: str, small: str) -> str:
-    """Give a CREATE INDEX statement the names of another table; columns and predicate stay as they are."""
+    """Render a CREATE INDEX statement for another table; columns and predicate stay as they are."""
     head, _, rest = definition.partition(" USING ")
     before, _, _table = head.partition(" ON ")
     kind, _, index = before.rpartition("INDEX ")
@@ -258,9 +251,9 @@ def _renamed(definition: str, big: str, small: str) -> str:
     return f"{kind}INDEX {identifier(cut(other))} ON {identifier(small)} USING {rest}"
 
 
-def _exclusive(*statements: str) -> Step:
-    only = statements[0] if len(statements) == 1 else block(*statements)
-    return Step((only,), way=Way.EXCLUSIVE)
+def _exclusive(*statements: str) -> SqlStep:
+    only = statements[0] if len(statements) == 1 else do_block(*statements)
+    return SqlStep((only,), mode=ExecutionMode.EXCLUSIVE)
 
 
 def _detach(table: str, partition: str) -> str:

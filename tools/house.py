@@ -162,7 +162,7 @@ CONCEPTS: Mapping[str, str] = {
     "problem+json": r"application/problem\+json",
     "what a partition bound is": r"^class KeyRange\b",
     "the price formula": r"eur_per_hour \*|\* eur_per_hour",
-    "the mark on a detached partition": r"^class Mark\b",
+    "the mark on a detached partition": r"^class DetachedMark\b",
     "which node is the primary": r"^def elect\b",
 }
 """Twenty things that somebody may want to change, and the text by which their one place is known."""

@@ -9,7 +9,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 
 from ops.options import note
 from ops.partitioning import ReportRows
-from partitions.deep import Progress as Rows
+from partitions.row_checks import RowCheckProgress as Rows
 from sharding.topology import Database
 
 LINE_EVERY_SECONDS = 5.0

@@ -17,12 +17,11 @@ from ops.fleet import Outcome, raise_failures, results_of
 from ops.options import Options, note, options_of, print_json
 from ops.partition_metrics import render_metrics, write_atomically
 from ops.rows import show_rows
-from partitions import Waiting
+from partitions import RetryPolicy
 from partitions.actions import Action
-from partitions.bounds import Bound, DefaultBound, ValueList
-from partitions.check import Finding
-from partitions.months import Month
-from partitions.steps import Limits
+from partitions.bounds import Bound, DefaultBound, Month, ValueList
+from partitions.check import PartitionFinding
+from partitions.steps import LockTimeouts
 from sharding.ids import first_id_at, instant_of
 from sharding.topology import Database
 
@@ -123,7 +122,7 @@ def apply(
         if not quiet:
             note(f"{database.name}: {action.table}: {action.summary}")
 
-    waiting = Waiting(limits=Limits(lock_timeout_seconds=lock_timeout_seconds))
+    waiting = RetryPolicy(timeouts=LockTimeouts(lock_timeout_seconds=lock_timeout_seconds))
     done = partitioning.apply_partitions(
         topology,
         project,
@@ -131,7 +130,7 @@ def apply(
         tree=tree,
         since=since,
         max_clock_difference=CLOCKS_DIFFER,
-        waiting=waiting,
+        retry=waiting,
         report=say,
     )
     if metrics_file is not None:
@@ -197,7 +196,7 @@ def check(
         raise typer.Exit(ExitStatus.FAILED)
 
 
-def _facts(finding: Finding) -> dict[str, str]:
+def _facts(finding: PartitionFinding) -> dict[str, str]:
     command = command_of(finding)
     return {
         "table": finding.table,

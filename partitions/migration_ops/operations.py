@@ -16,12 +16,18 @@ from sqlalchemy.schema import SchemaItem
 
 from partitions.errors import PartitionError
 from partitions.indexes import build_concurrently, drop_concurrently
-from partitions.migration_ops import partition_indexes, sql
-from partitions.migration_ops.regroup import proofs, regroup
+from partitions.migration_ops import partition_indexes, statements
 from partitions.migration_ops.replace_index import Replacement, replace_index
-from partitions.migration_ops.steps import Alone, print_alone, run_alone, run_together, script_of
+from partitions.migration_ops.runner import (
+    AutocommitAction,
+    print_in_autocommit,
+    run_in_autocommit,
+    run_in_transaction,
+    script_of,
+)
+from partitions.migration_ops.statements import proofs, regroup
 from partitions.sql import identifier, qualified
-from partitions.steps import Limits, Step
+from partitions.steps import LockTimeouts, SqlStep
 
 
 class PredicateMissing(PartitionError):
@@ -45,25 +51,27 @@ class PartitionOperation(MigrateOperation):
         """Render what is done in the transaction of the migration."""
         return ()
 
-    def alone(self) -> tuple[Step, ...]:
+    def autocommit_steps(self) -> tuple[SqlStep, ...]:
         """Render what is done before, outside of it: killed, it is done again, or finished."""
         return ()
 
     @property
-    def limits(self) -> Limits:
+    def timeouts(self) -> LockTimeouts:
         """How long it may wait for a lock."""
-        return Limits(lock_timeout_seconds=getattr(self, "lock_timeout_seconds", 3.0))
+        return LockTimeouts(lock_timeout_seconds=getattr(self, "lock_timeout_seconds", 3.0))
 
     def run(self, operations: Operations) -> None:
         """Do it, or print it when alembic was called with `--sql`."""
-        if parts := self.alone():
+        if parts := self.autocommit_steps():
             if operations.get_context().as_sql:
-                print_alone(operations, script_of(parts, self.limits), self.limits)
+                print_in_autocommit(operations, script_of(parts, self.timeouts), self.timeouts)
             else:
                 name = str(getattr(self, fields(self)[0].name))
-                run_alone(operations, Alone(table=name, summary=self.verb, parts=parts), self.limits)
+                run_in_autocommit(
+                    operations, AutocommitAction(table=name, summary=self.verb, parts=parts), self.timeouts
+                )
         if statements := self.statements():
-            run_together(operations, statements, self.limits)
+            run_in_transaction(operations, statements, self.timeouts)
 
     def to_diff_tuple(self) -> tuple[Any, ...]:
         """Describe the operation for `alembic check`."""
@@ -83,7 +91,7 @@ def _operation(operation: type[P]) -> type[P]:
 
 @_operation
 @dataclass(frozen=True)
-class CreatePartition(PartitionOperation):
+class CreatePartitionOp(PartitionOperation):
     """Create an empty partition and attach it, by `values` or by `keys` (start, end)."""
 
     verb = "create_partition"
@@ -95,16 +103,16 @@ class CreatePartition(PartitionOperation):
 
     def statements(self) -> tuple[str, ...]:
         """Render the SQL."""
-        return sql.create(self.name, self.of, sql.bound_of(self.name, self.values, self.keys))
+        return statements.create(self.name, self.of, statements.bound_of(self.name, self.values, self.keys))
 
-    def reverse(self) -> "DropPartition":
+    def reverse(self) -> "DropPartitionOp":
         """Drop it again; rows make that fail."""
-        return DropPartition(**vars(self))
+        return DropPartitionOp(**vars(self))
 
 
 @_operation
 @dataclass(frozen=True)
-class DropPartition(PartitionOperation):
+class DropPartitionOp(PartitionOperation):
     """Detach a partition and drop it. One that has rows is refused."""
 
     verb = "drop_partition"
@@ -116,16 +124,16 @@ class DropPartition(PartitionOperation):
 
     def statements(self) -> tuple[str, ...]:
         """Render the SQL."""
-        return sql.drop(self.name, self.of)
+        return statements.drop(self.name, self.of)
 
-    def reverse(self) -> CreatePartition:
+    def reverse(self) -> CreatePartitionOp:
         """Create it again, empty."""
-        return CreatePartition(**vars(self))
+        return CreatePartitionOp(**vars(self))
 
 
 @_operation
 @dataclass(frozen=True)
-class AttachPartition(PartitionOperation):
+class AttachPartitionOp(PartitionOperation):
     """Attach a table that may have rows. With `key`, the rows are scanned before the parent is locked."""
 
     verb = "attach_partition"
@@ -139,18 +147,18 @@ class AttachPartition(PartitionOperation):
 
     def statements(self) -> tuple[str, ...]:
         """Render the SQL; ATTACH never stops readers or writers, so `concurrently` is for its inverse."""
-        bound = sql.bound_of(self.name, self.values, self.keys)
-        return sql.attach(self.name, self.of, bound, self.key)
+        bound = statements.bound_of(self.name, self.values, self.keys)
+        return statements.attach(self.name, self.of, bound, self.key)
 
-    def reverse(self) -> "DetachPartition":
+    def reverse(self) -> "DetachPartitionOp":
         """Detach it again."""
-        return DetachPartition(**vars(self))
+        return DetachPartitionOp(**vars(self))
 
 
 @_operation
 @dataclass(frozen=True)
-class DetachPartition(PartitionOperation):
-    """Detach a partition, and keep it as a table. `concurrently` stops nobody, but is no transaction."""
+class DetachPartitionOp(PartitionOperation):
+    """Detach a partition, and keep it as a table. `concurrently` blocks no query, but is no transaction."""
 
     verb = "detach_partition"
     name: str
@@ -163,17 +171,19 @@ class DetachPartition(PartitionOperation):
 
     def statements(self) -> tuple[str, ...]:
         """Render the SQL."""
-        return () if self.concurrently else (sql.detach(self.name, self.of),)
+        return () if self.concurrently else (statements.detach(self.name, self.of),)
 
-    def alone(self) -> tuple[Step, ...]:
+    def autocommit_steps(self) -> tuple[SqlStep, ...]:
         """Render the SQL."""
         if not self.concurrently:
             return ()
-        return sql.detach_concurrently(self.name, self.of, sql.bound_of(self.name, self.values, self.keys))
+        return statements.detach_concurrently(
+            self.name, self.of, statements.bound_of(self.name, self.values, self.keys)
+        )
 
-    def reverse(self) -> AttachPartition:
+    def reverse(self) -> AttachPartitionOp:
         """Attach it again."""
-        return AttachPartition(**vars(self))
+        return AttachPartitionOp(**vars(self))
 
 
 @dataclass(frozen=True)
@@ -195,22 +205,22 @@ class _PartialIndex(PartitionOperation):
         """Render what stops writers, in the transaction."""
         return () if self.concurrently else (self.plainly(),)
 
-    def alone(self) -> tuple[Step, ...]:
-        """Render what stops nobody, outside of it."""
+    def autocommit_steps(self) -> tuple[SqlStep, ...]:
+        """Render what blocks no query, outside of it."""
         return self.slowly() if self.concurrently else ()
 
     def plainly(self) -> str:
         """Render the statement that stops writers."""
         raise NotImplementedError
 
-    def slowly(self) -> tuple[Step, ...]:
-        """Render the steps that stop nobody."""
+    def slowly(self) -> tuple[SqlStep, ...]:
+        """Render the steps that block no query."""
         raise NotImplementedError
 
 
 @_operation
 @dataclass(frozen=True)
-class CreatePartialIndex(_PartialIndex):
+class CreatePartialIndexOp(_PartialIndex):
     """Create an index on the rows `where` something holds. `concurrently` stops no writer."""
 
     verb = "create_partial_index"
@@ -218,21 +228,21 @@ class CreatePartialIndex(_PartialIndex):
     def plainly(self) -> str:
         """Render the statement that stops writers."""
         described = (self.name, self.table, self.columns, self.where)
-        return sql.index(*described, unique=self.unique, schema=self.schema)
+        return statements.index(*described, unique=self.unique, schema=self.schema)
 
-    def slowly(self) -> tuple[Step, ...]:
-        """Render the steps that stop nobody."""
-        definition = sql.definition(self.columns, self.where)
+    def slowly(self) -> tuple[SqlStep, ...]:
+        """Render the steps that block no query."""
+        definition = statements.definition(self.columns, self.where)
         return build_concurrently(self.name, self.table, definition, unique=self.unique, schema=self.schema)
 
-    def reverse(self) -> "DropPartialIndex":
+    def reverse(self) -> "DropPartialIndexOp":
         """Drop it again."""
-        return DropPartialIndex(**vars(self))
+        return DropPartialIndexOp(**vars(self))
 
 
 @_operation
 @dataclass(frozen=True)
-class DropPartialIndex(_PartialIndex):
+class DropPartialIndexOp(_PartialIndex):
     """Drop a partial index; its definition is there so that a downgrade can make it again."""
 
     verb = "drop_partial_index"
@@ -241,19 +251,19 @@ class DropPartialIndex(_PartialIndex):
         """Render the statement that stops writers."""
         return f"DROP INDEX {qualified(self.name, self.schema)}"
 
-    def slowly(self) -> tuple[Step, ...]:
-        """Render the steps that stop nobody."""
+    def slowly(self) -> tuple[SqlStep, ...]:
+        """Render the steps that block no query."""
         return (drop_concurrently(self.name, self.schema),)
 
-    def reverse(self) -> CreatePartialIndex:
+    def reverse(self) -> CreatePartialIndexOp:
         """Create it again."""
-        return CreatePartialIndex(**vars(self))
+        return CreatePartialIndexOp(**vars(self))
 
 
 @_operation
 @dataclass(frozen=True)
-class ReplacePartialIndex(PartitionOperation):
-    """Change an index's predicate from `was` to `where`, None for all rows; all else of it stays.
+class ReplacePartialIndexOp(PartitionOperation):
+    """Change an index's predicate from `existing_where` to `where`, None for all rows; all else of it stays.
 
     The old index serves until the new one is valid and has its name. That of a partitioned table is built on
     each partition. `columns` and `unique` are for a database that has no such index: they make it.
@@ -266,13 +276,13 @@ class ReplacePartialIndex(PartitionOperation):
     where: str | None = None
     unique: bool = False
     concurrently: bool = False
-    was: str | None = None
+    existing_where: str | None = None
     schema: str | None = None
     lock_timeout_seconds: float = 3.0
 
     def run(self, operations: Operations) -> None:
-        """Ask the database for the index, and build it anew; a script asks by itself."""
-        otherwise = sql.index(
+        """Build the index anew as the catalogue describes it; a script reads the catalogue by itself."""
+        otherwise = statements.index(
             self.name,
             self.table,
             self.columns,
@@ -289,11 +299,11 @@ class ReplacePartialIndex(PartitionOperation):
             concurrently=self.concurrently,
             otherwise=otherwise if self.columns else None,
         )
-        replace_index(operations, replacement, self.limits)
+        replace_index(operations, replacement, self.timeouts)
 
-    def reverse(self) -> "ReplacePartialIndex":
-        """Give it its old predicate."""
-        return replace(self, where=self.was, was=self.where)
+    def reverse(self) -> "ReplacePartialIndexOp":
+        """Return the replacement by the old predicate."""
+        return replace(self, where=self.existing_where, existing_where=self.where)
 
 
 @dataclass(frozen=True)
@@ -308,7 +318,7 @@ class _IndexOnPartitions(PartitionOperation):
 
 @_operation
 @dataclass(frozen=True)
-class CreateIndexOnPartitions(_IndexOnPartitions):
+class CreateIndexOnPartitionsOp(_IndexOnPartitions):
     """Create an index on a partitioned table and on each partition, concurrently."""
 
     verb = "create_index_on_partitions"
@@ -317,21 +327,21 @@ class CreateIndexOnPartitions(_IndexOnPartitions):
         """Build it on the partitions that stand; a script looks for them by itself."""
         described = (self.name, self.table, self.columns, self.where)
         if operations.get_context().as_sql:
-            lines = partition_indexes.script(*described, unique=self.unique, limits=self.limits)
-            print_alone(operations, lines, self.limits)
+            lines = partition_indexes.script(*described, unique=self.unique, timeouts=self.timeouts)
+            print_in_autocommit(operations, lines, self.timeouts)
             return
         partitions = partition_indexes.partitions_of(operations.get_bind(), self.table)
         action = partition_indexes.create_index(*described, unique=self.unique, partitions=partitions)
-        run_alone(operations, action, self.limits)
+        run_in_autocommit(operations, action, self.timeouts)
 
-    def reverse(self) -> "DropIndexOnPartitions":
+    def reverse(self) -> "DropIndexOnPartitionsOp":
         """Drop it everywhere."""
-        return DropIndexOnPartitions(**vars(self))
+        return DropIndexOnPartitionsOp(**vars(self))
 
 
 @_operation
 @dataclass(frozen=True)
-class DropIndexOnPartitions(_IndexOnPartitions):
+class DropIndexOnPartitionsOp(_IndexOnPartitions):
     """Drop an index of a partitioned table and of each partition, under a short lock of them all."""
 
     verb = "drop_index_on_partitions"
@@ -340,52 +350,52 @@ class DropIndexOnPartitions(_IndexOnPartitions):
         """Render the SQL."""
         return (f"DROP INDEX {identifier(self.name)}",)
 
-    def reverse(self) -> CreateIndexOnPartitions:
+    def reverse(self) -> CreateIndexOnPartitionsOp:
         """Create it again everywhere."""
-        return CreateIndexOnPartitions(**vars(self))
+        return CreateIndexOnPartitionsOp(**vars(self))
 
 
 @_operation
 @dataclass(frozen=True)
-class RegroupPartitions(PartitionOperation):
-    """Give the partitions of a LIST table other values, and move the rows whose value moved.
+class RegroupPartitionsOp(PartitionOperation):
+    """Change the values of partitions of a LIST table, and move the rows whose value moved.
 
     Make it the last operation of its migration: the table is locked until that ends. A partition that is not
-    in `becomes` stays as an empty table, unless `drop_emptied`.
+    in `new` stays as an empty table, unless `drop_emptied`.
     """
 
     verb = "regroup_partitions"
     table: str
     key: str
-    was: Mapping[str, Sequence[str]]
-    becomes: Mapping[str, Sequence[str]]
+    existing: Mapping[str, Sequence[str]]
+    new: Mapping[str, Sequence[str]]
     max_rows: int = 10_000
     drop_emptied: bool = False
     lock_timeout_seconds: float = 3.0
 
-    def alone(self) -> tuple[Step, ...]:
+    def autocommit_steps(self) -> tuple[SqlStep, ...]:
         """Render the proofs of the new bounds."""
-        return proofs(self.key, self.was, self.becomes)
+        return proofs(self.key, self.existing, self.new)
 
     def statements(self) -> tuple[str, ...]:
         """Render the SQL."""
         return regroup(
             self.table,
             self.key,
-            self.was,
-            self.becomes,
+            self.existing,
+            self.new,
             max_rows=self.max_rows,
             drop_emptied=self.drop_emptied,
         )
 
-    def reverse(self) -> "RegroupPartitions":
+    def reverse(self) -> "RegroupPartitionsOp":
         """Move the values and their rows back; a partition that was made for them is dropped, empty."""
-        is_new = any(name not in self.was for name in self.becomes)
-        return replace(self, was=self.becomes, becomes=self.was, drop_emptied=is_new)
+        is_new = any(name not in self.existing for name in self.new)
+        return replace(self, existing=self.new, new=self.existing, drop_emptied=is_new)
 
 
 @Operations.register_operation("create_partitioned_table")
-class CreatePartitionedTable(CreateTableOp):
+class CreatePartitionedTableOp(CreateTableOp):
     """Create a partitioned table, without partitions."""
 
     @classmethod
@@ -422,8 +432,8 @@ def _render(_context: AutogenContext, operation: PartitionOperation) -> str:
     return f"op.{operation.verb}(\n{body})"
 
 
-@renderers.dispatch_for(CreatePartitionedTable)
-def _render_table(context: AutogenContext, operation: CreatePartitionedTable) -> str:
+@renderers.dispatch_for(CreatePartitionedTableOp)
+def _render_table(context: AutogenContext, operation: CreatePartitionedTableOp) -> str:
     as_table = CreateTableOp.from_table(operation.to_table())
     partition_by = as_table.kw.pop("postgresql_partition_by")
     as_table.info = {}

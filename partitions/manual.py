@@ -1,4 +1,4 @@
-"""What a DBA asks for by name, looked up in what stands: each gives actions, or says why not."""
+"""What a DBA asks for by name: each function looks at the catalogue and returns actions, or says why not."""
 
 import re
 from collections.abc import Collection
@@ -6,23 +6,22 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import Connection, text
 
-from partitions import catalog_sql
 from partitions.actions import Action, AttachPartition, DetachPartition, DropTable
 from partitions.bounds import ValueList, parse_bound
-from partitions.catalog import LoneTable, Partition, PartitionedTable
+from partitions.catalog import Partition, PartitionedTable, read_columns, read_own_indexes
 from partitions.deparse import definition_sql
+from partitions.detached import DetachedMark, DetachedState, DetachedTable
 from partitions.errors import (
-    BadName,
     IndexExists,
-    NameTaken,
+    InvalidPartitionName,
     NoSuchPartition,
     NotDroppable,
+    PartitionNameTaken,
     SamePartition,
     TooManyRows,
     ValueHeld,
 )
 from partitions.indexes import CreateIndex, DropIndex
-from partitions.marks import Mark, State
 from partitions.regroup import ChangeValues, MergePartition, SplitPartition, indexes_for
 from partitions.sql import identifier, value_list
 
@@ -36,7 +35,7 @@ def detach(table: PartitionedTable, partition: str, now: datetime) -> list[Actio
 
 
 def attach(table: PartitionedTable, partition: str, now: datetime) -> list[Action]:
-    """Attach a detached partition again, with the bound that its mark tells."""
+    """Attach a detached partition again, with the bound of its mark."""
     bound = parse_bound(partition, _mark(table, partition).bound)
     return [AttachPartition(table=table.name, partition=partition, bound=bound, at=now)]
 
@@ -57,7 +56,7 @@ def drop(table: PartitionedTable, partition: str, now: datetime, *, delay: timed
 
 
 def add(table: PartitionedTable, partition: str, values: Collection[str], *, key: str) -> list[Action]:
-    """Let a partition take values that no partition takes yet.
+    """Add values that no partition takes yet to a partition.
 
     Raises:
         ValueHeld: one takes such a value already.
@@ -94,14 +93,14 @@ def split(
         values: some of its values, not all.
         into: the name of the new partition.
         key: the partition key.
-        max_rows: how many rows may move while everybody waits.
+        max_rows: how many rows may move while every query waits.
         at: the current instant.
         measure: count the rows first, so that nothing is begun that would be refused.
 
     Raises:
         NoSuchPartition: the source does not exist, or does not hold these values.
-        BadName: the new name would have to be quoted.
-        NameTaken: a table has the new name.
+        InvalidPartitionName: the new name would have to be quoted.
+        PartitionNameTaken: a table has the new name.
         TooManyRows: more rows than `max_rows` would move.
     """
     held, moved = _values(_partition(table, source)), frozenset(values)
@@ -110,12 +109,12 @@ def split(
     leftover = _leftover(table, into)
     exists = connection.scalar(text("SELECT to_regclass(:name) IS NOT NULL"), {"name": identifier(into)})
     if not _NAME.fullmatch(into):
-        raise BadName(into)
+        raise InvalidPartitionName(into)
     if exists and leftover is None:
-        raise NameTaken(table.name, into)
+        raise PartitionNameTaken(table.name, into)
     if measure:
         _measure(connection, source, key, moved, max_rows)
-    own = connection.scalars(catalog_sql.OWN_INDEXES, {"table": identifier(source)})
+    own = read_own_indexes(connection, source)
     action = SplitPartition(
         table=table.name,
         key=key,
@@ -123,7 +122,7 @@ def split(
         small=into,
         kept=held - moved,
         moved=moved,
-        columns=_columns(connection, table),
+        columns=read_columns(connection, table.name),
         max_rows=max_rows,
         at=at,
         indexes=indexes_for(into, source, moved, own),
@@ -161,10 +160,10 @@ def merge(
             small=source,
             kept=kept,
             moved=moved,
-            columns=_columns(connection, table),
+            columns=read_columns(connection, table.name),
             max_rows=max_rows,
             at=at,
-            indexes=tuple(connection.scalars(catalog_sql.OWN_INDEXES, {"table": identifier(source)})),
+            indexes=read_own_indexes(connection, source),
         )
     ]
 
@@ -219,25 +218,29 @@ def _partition(table: PartitionedTable, name: str) -> Partition:
     return found
 
 
-def _mark(table: PartitionedTable, name: str) -> Mark:
-    for lone in table.lone:
-        if lone.name == name and lone.mark is not None and lone.mark.state is State.DETACHED:
-            return lone.mark
-    detached = [each.name for each in table.lone if each.mark is not None]
-    raise NoSuchPartition(table.name, f"detached {name}", detached)
+def _mark(table: PartitionedTable, name: str) -> DetachedMark:
+    for detached in table.detached:
+        if (
+            detached.name == name
+            and detached.mark is not None
+            and detached.mark.state is DetachedState.DETACHED
+        ):
+            return detached.mark
+    others = [each.name for each in table.detached if each.mark is not None]
+    raise NoSuchPartition(table.name, f"detached {name}", others)
 
 
-def _leftover(table: PartitionedTable, name: str) -> LoneTable | None:
-    prepared = (lone for lone in table.lone if lone.mark and lone.mark.state is State.PREPARED)
-    return next((lone for lone in prepared if lone.name == name), None)
+def _leftover(table: PartitionedTable, name: str) -> DetachedTable | None:
+    prepared = (
+        detached
+        for detached in table.detached
+        if detached.mark and detached.mark.state is DetachedState.PREPARED
+    )
+    return next((detached for detached in prepared if detached.name == name), None)
 
 
 def _values(partition: Partition) -> frozenset[str]:
     return partition.bound.values if isinstance(partition.bound, ValueList) else frozenset()
-
-
-def _columns(connection: Connection, table: PartitionedTable) -> tuple[str, ...]:
-    return tuple(connection.scalars(catalog_sql.COLUMNS, {"table": identifier(table.name)}))
 
 
 def _measure(connection: Connection, source: str, key: str, values: frozenset[str], max_rows: int) -> None:
