@@ -1,7 +1,7 @@
 """What can be done to partitions: each action is a value that renders its SQL, and knows what undoes it."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Optional
 
@@ -45,6 +45,10 @@ class Action(ABC):
     def inverse(self) -> Optional["Action"]:
         """Return the action that undoes this one; None where there is nothing to undo, or no way back."""
         return None
+
+    def _as(self, kind: type["Action"]) -> "Action":
+        """Return the action of another class that has the fields of this one."""
+        return kind(**{each.name: getattr(self, each.name) for each in fields(self) if each.name != "why"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, Row, text
 
 from partitions.bounds import Bound, DefaultBound, KeyRange, parse_bound
 from partitions.check_constraints import REGROUP_CHECK_SUFFIX, ParentCheck, leftover_checks, missing_checks
-from partitions.deparse import definition_sql
+from partitions.deparse import definition_sql, predicate_sql
 from partitions.detached import DetachedTable, read_mark
 from partitions.errors import NotPartitioned
 from partitions.sql import identifier
@@ -105,10 +105,10 @@ _COLUMNS = text("""
     ORDER BY attnum
 """)
 
-# The indexes that a partition has beside the parts of its parent's.
-_OWN_INDEXES = text("""
-    SELECT pg_get_indexdef(indexrelid) FROM pg_index
-    JOIN pg_class ON pg_class.oid = indexrelid
+_OWN_INDEXES = text(f"""
+    SELECT relname AS name, {definition_sql("own.indexrelid")} AS definition, indisunique AS is_unique,
+           {predicate_sql("own")} AS predicate
+    FROM pg_index AS own JOIN pg_class ON pg_class.oid = indexrelid
     WHERE indrelid = to_regclass(:table) AND NOT relispartition AND indisvalid
     ORDER BY relname
 """)
@@ -166,6 +166,28 @@ class TableIndex:
     unique: bool
     valid: bool
     parts: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class OwnIndex:
+    """An index that a partition has besides the parts of its parent's.
+
+    Parameters:
+        name: its name.
+        definition: as CREATE INDEX has it behind the table's name.
+        unique: whether it is UNIQUE.
+        predicate: which rows it holds; an empty text for all.
+    """
+
+    name: str
+    definition: str
+    unique: bool
+    predicate: str
+
+    def create_on(self, table: str) -> str:
+        """Render the CREATE INDEX of such an index on a table."""
+        kind = "UNIQUE INDEX" if self.unique else "INDEX"
+        return f"CREATE {kind} {identifier(self.name)} ON {identifier(table)} {self.definition}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,9 +304,19 @@ def read_columns(connection: Connection, table: str) -> tuple[str, ...]:
     return tuple(connection.scalars(_COLUMNS, {"table": identifier(table)}))
 
 
-def read_own_indexes(connection: Connection, partition: str) -> tuple[str, ...]:
-    """Return the definitions of the indexes that a partition has besides the parts of its parent's."""
-    return tuple(connection.scalars(_OWN_INDEXES, {"table": identifier(partition)}))
+def read_own_indexes(connection: Connection, partition: str) -> tuple[OwnIndex, ...]:
+    """Return the indexes that a partition has besides the parts of its parent's, in name order."""
+    rows = connection.execute(_OWN_INDEXES, {"table": identifier(partition)})
+    return tuple(OwnIndex(row.name, row.definition, row.is_unique, row.predicate) for row in rows)
+
+
+def is_contradiction(connection: Connection, table: str, condition: str) -> bool:
+    """Return whether the planner proves that no row of a table meets a condition."""
+    query = f"EXPLAIN (FORMAT JSON) SELECT FROM ONLY {identifier(table)} WHERE {condition}"
+    connection.exec_driver_sql("SET constraint_exclusion = on")
+    [found] = connection.exec_driver_sql(query, execution_options={"no_parameters": True}).scalar_one()
+    connection.exec_driver_sql("RESET constraint_exclusion")
+    return bool(found["Plan"].get("One-Time Filter") == "false")
 
 
 def read_constraints(connection: Connection, table: str) -> dict[str, str]:

@@ -4,7 +4,7 @@ CREATE INDEX CONCURRENTLY is refused on a partitioned table (0A000): the parent'
 invalid, each partition's concurrently, and attached; with the last one the parent's becomes valid.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 from partitions.actions import Action
 from partitions.deparse import refuse_other
@@ -38,9 +38,6 @@ class _IndexAction(Action):
     index: str
     definition: str
     unique: bool = False
-
-    def _as(self, kind: type[Action]) -> Action:
-        return kind(**{each.name: getattr(self, each.name) for each in fields(self) if each.name != "why"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,13 +2,14 @@
 
 import re
 from collections.abc import Collection
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from sqlalchemy import Connection, text
 
 from partitions.actions import Action, AttachPartition, DetachPartition, DropTable
 from partitions.bounds import ValueList, parse_bound
-from partitions.catalog import Partition, PartitionedTable, read_columns, read_own_indexes
+from partitions.catalog import Partition, PartitionedTable, is_contradiction, read_columns, read_own_indexes
 from partitions.deparse import definition_sql
 from partitions.detached import DetachedMark, DetachedState, DetachedTable
 from partitions.errors import (
@@ -22,8 +23,8 @@ from partitions.errors import (
     ValueHeld,
 )
 from partitions.indexes import CreateIndex, DropIndex
-from partitions.regroup import ChangeValues, MergePartition, SplitPartition, indexes_for
-from partitions.sql import identifier, value_list
+from partitions.regroup import ChangeValues, MergePartition, SplitPartition
+from partitions.sql import cut, identifier, value_list
 
 _NAME = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 
@@ -114,7 +115,6 @@ def split(
         raise PartitionNameTaken(table.name, into)
     if measure:
         _measure(connection, source, key, moved, max_rows)
-    own = read_own_indexes(connection, source)
     action = SplitPartition(
         table=table.name,
         key=key,
@@ -125,7 +125,7 @@ def split(
         columns=read_columns(connection, table.name),
         max_rows=max_rows,
         at=at,
-        indexes=indexes_for(into, source, moved, own),
+        indexes=_indexes_for(connection, source, into, f"{identifier(key)} IN ({value_list(moved)})"),
     )
     drop_first = [] if leftover is None else [DropTable(table=table.name, partition=into)]
     return [*drop_first, action]
@@ -163,7 +163,7 @@ def merge(
             columns=read_columns(connection, table.name),
             max_rows=max_rows,
             at=at,
-            indexes=read_own_indexes(connection, source),
+            indexes=tuple(own.create_on(source) for own in read_own_indexes(connection, source)),
         )
     ]
 
@@ -248,3 +248,23 @@ def _measure(connection: Connection, source: str, key: str, values: frozenset[st
     rows = connection.execute(text(count.replace(":", "\\:"))).scalar_one()
     if rows > max_rows:
         raise TooManyRows(source, rows=rows, max_rows=max_rows)
+
+
+def _indexes_for(connection: Connection, big: str, small: str, moved: str) -> tuple[str, ...]:
+    """Return CREATE INDEX statements for the indexes of a partition that can hold rows of another one.
+
+    Parameters:
+        connection: reads the indexes, and has the planner compare their predicates.
+        big: the partition that has the indexes.
+        small: the partition that gets them; its name takes the place of the other's in theirs.
+        moved: the condition of the rows that `small` takes from `big`.
+    """
+    return tuple(
+        replace(own, name=_renamed(own.name, big, small)).create_on(small)
+        for own in read_own_indexes(connection, big)
+        if not is_contradiction(connection, big, f"{moved} AND ({own.predicate or 'true'})")
+    )
+
+
+def _renamed(index: str, big: str, small: str) -> str:
+    return cut(index.replace(big, small, 1) if big in index else f"{small}_{index}")

@@ -6,7 +6,6 @@ statement as a whole is bounded (`ExecutionMode.EXCLUSIVE`): on a time-out nothi
 tried again.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -19,7 +18,7 @@ from partitions.check_constraints import (
     regroup_check_name,
 )
 from partitions.detached import DetachedMark, DetachedState, clear_mark
-from partitions.sql import cut, identifier, literal, value_list
+from partitions.sql import identifier, literal, regclass, value_list
 from partitions.steps import ExecutionMode, SqlStep, do_block, raise_if
 
 Values = frozenset[str]
@@ -44,8 +43,10 @@ class ChangeValues(Action):
     def steps(self) -> tuple[SqlStep, ...]:
         """Render the SQL."""
         rebind = (
+            save_index_parts(self.partition),
             _detach(self.table, self.partition),
             attach(self.table, self.partition, ValueList(self.after)),
+            restore_index_parts(self.partition),
             drop_leftover_checks(self.table, self.partition),
         )
         if self.before - self.after:
@@ -94,20 +95,6 @@ class _Regroup(Action):
     def _names(self) -> str:
         return ", ".join(map(identifier, self.columns))
 
-    def _as(self, kind: type["_Regroup"]) -> Action:
-        return kind(
-            table=self.table,
-            key=self.key,
-            big=self.big,
-            small=self.small,
-            kept=self.kept,
-            moved=self.moved,
-            columns=self.columns,
-            max_rows=self.max_rows,
-            at=self.at,
-            indexes=self.indexes,
-        )
-
     def _refuse_many(self, source: str) -> str:
         some = (
             f"SELECT FROM {identifier(source)} WHERE {identifier(self.key)} IN ({value_list(self.moved)}) "
@@ -145,12 +132,14 @@ class SplitPartition(_Regroup):
                 )
             ),
             _exclusive(
+                save_index_parts(self.big),
                 _detach(self.table, self.big),
                 self._refuse_many(self.big),
                 f"WITH gone AS (DELETE FROM {big} WHERE {key} IN ({values}) RETURNING {self._names})\n"
                 f"    INSERT INTO {small} ({self._names}) SELECT {self._names} FROM gone",
                 # This one looks at every row that stays: a CHECK beforehand would have refused the others.
                 attach(self.table, self.big, ValueList(self.kept)),
+                restore_index_parts(self.big),
                 attach(self.table, self.small, bound),
                 drop_leftover_checks(self.table, self.big),
                 drop_regroup_check(self.small),
@@ -178,6 +167,7 @@ class MergePartition(_Regroup):
         return (
             *prove(self.key, self.big, both),
             _exclusive(
+                save_index_parts(self.big),
                 _detach(self.table, self.big),
                 _detach(self.table, self.small),
                 self._refuse_many(self.small),
@@ -185,6 +175,7 @@ class MergePartition(_Regroup):
                 f"    SELECT {self._names} FROM {identifier(self.small)}",
                 f"DROP TABLE {identifier(self.small)}",
                 attach(self.table, self.big, ValueList(both)),
+                restore_index_parts(self.big),
                 drop_leftover_checks(self.table, self.big),
                 drop_regroup_check(self.big),
             ),
@@ -224,31 +215,46 @@ def prove(key: str, partition: str, values: Values) -> tuple[SqlStep, ...]:
     )
 
 
-def indexes_for(small: str, big: str, moved: Iterable[str], definitions: Iterable[str]) -> tuple[str, ...]:
-    """Choose the indexes of `big` that serve the moved values, as CREATE INDEX statements for `small`.
+_PARTS = "mes_storage.index_parts"
+"""The transaction's setting that has, by partition and index of its parent, the name of the part."""
 
-    Parameters:
-        small: the new partition.
-        big: the partition that has the indexes; its name is replaced in theirs.
-        moved: the values that the new partition holds.
-        definitions: as `pg_get_indexdef` prints them, of the indexes that the parent does not have.
+
+def save_index_parts(partition: str) -> str:
+    """Render a statement for `do_block`: it remembers which index is the part of which index of the parent.
+
+    ATTACH takes the oldest index that equals the parent's, which may be one of the partition's own, or the
+    part of another index. `restore_index_parts` gives the names back.
     """
-    wanted = [literal(value) for value in moved]
-    return tuple(
-        _renamed(definition, big, small)
-        for definition in definitions
-        if " WHERE " not in definition or any(value in definition.split(" WHERE ")[1] for value in wanted)
+    return (
+        f"PERFORM set_config({literal(_PARTS)}, (\n"
+        f"        coalesce(nullif(current_setting({literal(_PARTS)}, true), ''), '{{}}')::jsonb\n"
+        f"        || jsonb_build_object({literal(partition)}, coalesce((\n"
+        "            SELECT jsonb_object_agg(inhparent, relname) FROM pg_index\n"
+        "            JOIN pg_inherits ON inhrelid = indexrelid JOIN pg_class ON pg_class.oid = indexrelid\n"
+        f"            WHERE indrelid = {regclass(partition)}), '{{}}')))::text, true)"
     )
 
 
-def _renamed(definition: str, big: str, small: str) -> str:
-    """Render a CREATE INDEX statement for another table; columns and predicate stay as they are."""
-    head, _, rest = definition.partition(" USING ")
-    before, _, _table = head.partition(" ON ")
-    kind, _, index = before.rpartition("INDEX ")
-    name = index.strip('"').replace('""', '"')
-    other = name.replace(big, small, 1) if big in name else f"{small}_{name}"
-    return f"{kind}INDEX {identifier(cut(other))} ON {identifier(small)} USING {rest}"
+def restore_index_parts(partition: str) -> str:
+    """Render a statement for `do_block`: it swaps the names of equal indexes where ATTACH took the other."""
+    return (
+        "DECLARE part record; taken record; BEGIN\n"
+        "        FOR part IN SELECT key::oid AS whole, value AS name FROM jsonb_each_text(\n"
+        f"            current_setting({literal(_PARTS)})::jsonb -> {literal(partition)}) LOOP\n"
+        "            SELECT attached.relname, attached.oid::regclass AS attached, own.oid::regclass AS own\n"
+        "            INTO taken FROM pg_inherits JOIN pg_index ON indexrelid = inhrelid\n"
+        "            JOIN pg_class AS attached ON attached.oid = indexrelid\n"
+        "            JOIN pg_class AS own\n"
+        "                ON own.relnamespace = attached.relnamespace AND own.relname = part.name\n"
+        f"            WHERE inhparent = part.whole AND indrelid = {regclass(partition)};\n"
+        "            CONTINUE WHEN NOT FOUND OR taken.relname = part.name;\n"
+        "            EXECUTE format('ALTER INDEX %s RENAME TO %I', taken.own, 'mes_storage_swap');\n"
+        "            EXECUTE format('ALTER INDEX %s RENAME TO %I', taken.attached, part.name);\n"
+        "            EXECUTE format(\n"
+        "                'ALTER INDEX %s RENAME TO %I', taken.own::oid::regclass, taken.relname);\n"
+        "        END LOOP;\n"
+        "    END"
+    )
 
 
 def _exclusive(*statements: str) -> SqlStep:

@@ -3,6 +3,7 @@
 Every one waits for its locks `lock_timeout_seconds` at most and then fails with nothing changed.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any, ClassVar, TypeVar
@@ -16,7 +17,8 @@ from sqlalchemy.schema import SchemaItem
 
 from partitions.errors import PartitionError
 from partitions.indexes import build_concurrently, drop_concurrently
-from partitions.migration_ops import partition_indexes, statements
+from partitions.migration_ops import partition_indexes
+from partitions.migration_ops import statements as sql
 from partitions.migration_ops.replace_index import Replacement, replace_index
 from partitions.migration_ops.runner import (
     AutocommitAction,
@@ -73,6 +75,10 @@ class PartitionOperation(MigrateOperation):
         if statements := self.statements():
             run_in_transaction(operations, statements, self.timeouts)
 
+    def _as(self, kind: type[P]) -> P:
+        """Return the operation of another class that has the fields of this one."""
+        return kind(**vars(self))
+
     def to_diff_tuple(self) -> tuple[Any, ...]:
         """Describe the operation for `alembic check`."""
         return (self.verb, *(getattr(self, field.name) for field in fields(self)))
@@ -89,105 +95,100 @@ def _operation(operation: type[P]) -> type[P]:
     return Operations.register_operation(operation.verb)(operation)
 
 
+@dataclass(frozen=True)
+class _BoundedPartition(PartitionOperation):
+    """A partition with its bound: either `values`, or `keys` from the first to the one behind the last."""
+
+    name: str
+    of: str
+    values: Sequence[str] | None = None
+    keys: tuple[int, int] | None = None
+    lock_timeout_seconds: float = 3.0
+
+    @property
+    def bound(self) -> sql.Bound:
+        """The bound of the partition."""
+        return sql.bound_of(self.name, self.values, self.keys)
+
+
+@dataclass(frozen=True)
+class _AttachedPartition(_BoundedPartition):
+    key: str | None = None
+    concurrently: bool = False
+
+
 @_operation
 @dataclass(frozen=True)
-class CreatePartitionOp(PartitionOperation):
+class CreatePartitionOp(_BoundedPartition):
     """Create an empty partition and attach it, by `values` or by `keys` (start, end)."""
 
     verb = "create_partition"
-    name: str
-    of: str
-    values: Sequence[str] | None = None
-    keys: tuple[int, int] | None = None
-    lock_timeout_seconds: float = 3.0
 
     def statements(self) -> tuple[str, ...]:
         """Render the SQL."""
-        return statements.create(self.name, self.of, statements.bound_of(self.name, self.values, self.keys))
+        return sql.create(self.name, self.of, self.bound)
 
     def reverse(self) -> "DropPartitionOp":
         """Drop it again; rows make that fail."""
-        return DropPartitionOp(**vars(self))
+        return self._as(DropPartitionOp)
 
 
 @_operation
 @dataclass(frozen=True)
-class DropPartitionOp(PartitionOperation):
+class DropPartitionOp(_BoundedPartition):
     """Detach a partition and drop it. One that has rows is refused."""
 
     verb = "drop_partition"
-    name: str
-    of: str
-    values: Sequence[str] | None = None
-    keys: tuple[int, int] | None = None
-    lock_timeout_seconds: float = 3.0
 
     def statements(self) -> tuple[str, ...]:
         """Render the SQL."""
-        return statements.drop(self.name, self.of)
+        return sql.drop(self.name, self.of)
 
     def reverse(self) -> CreatePartitionOp:
         """Create it again, empty."""
-        return CreatePartitionOp(**vars(self))
+        return self._as(CreatePartitionOp)
 
 
 @_operation
 @dataclass(frozen=True)
-class AttachPartitionOp(PartitionOperation):
+class AttachPartitionOp(_AttachedPartition):
     """Attach a table that may have rows. With `key`, the rows are scanned before the parent is locked."""
 
     verb = "attach_partition"
-    name: str
-    of: str
-    values: Sequence[str] | None = None
-    keys: tuple[int, int] | None = None
-    key: str | None = None
-    concurrently: bool = False
-    lock_timeout_seconds: float = 3.0
 
     def statements(self) -> tuple[str, ...]:
         """Render the SQL; ATTACH never stops readers or writers, so `concurrently` is for its inverse."""
-        bound = statements.bound_of(self.name, self.values, self.keys)
-        return statements.attach(self.name, self.of, bound, self.key)
+        return sql.attach(self.name, self.of, self.bound, self.key)
 
     def reverse(self) -> "DetachPartitionOp":
         """Detach it again."""
-        return DetachPartitionOp(**vars(self))
+        return self._as(DetachPartitionOp)
 
 
 @_operation
 @dataclass(frozen=True)
-class DetachPartitionOp(PartitionOperation):
+class DetachPartitionOp(_AttachedPartition):
     """Detach a partition, and keep it as a table. `concurrently` blocks no query, but is no transaction."""
 
     verb = "detach_partition"
-    name: str
-    of: str
-    values: Sequence[str] | None = None
-    keys: tuple[int, int] | None = None
-    key: str | None = None
-    concurrently: bool = False
-    lock_timeout_seconds: float = 3.0
 
     def statements(self) -> tuple[str, ...]:
         """Render the SQL."""
-        return () if self.concurrently else (statements.detach(self.name, self.of),)
+        return () if self.concurrently else (sql.detach(self.name, self.of),)
 
     def autocommit_steps(self) -> tuple[SqlStep, ...]:
         """Render the SQL."""
         if not self.concurrently:
             return ()
-        return statements.detach_concurrently(
-            self.name, self.of, statements.bound_of(self.name, self.values, self.keys)
-        )
+        return sql.detach_concurrently(self.name, self.of, self.bound)
 
     def reverse(self) -> AttachPartitionOp:
         """Attach it again."""
-        return AttachPartitionOp(**vars(self))
+        return self._as(AttachPartitionOp)
 
 
 @dataclass(frozen=True)
-class _PartialIndex(PartitionOperation):
+class _PartialIndex(PartitionOperation, ABC):
     name: str
     table: str
     columns: Sequence[str]
@@ -203,19 +204,19 @@ class _PartialIndex(PartitionOperation):
 
     def statements(self) -> tuple[str, ...]:
         """Render what stops writers, in the transaction."""
-        return () if self.concurrently else (self.plainly(),)
+        return () if self.concurrently else (self.plain_statement(),)
 
     def autocommit_steps(self) -> tuple[SqlStep, ...]:
         """Render what blocks no query, outside of it."""
-        return self.slowly() if self.concurrently else ()
+        return self.concurrent_steps() if self.concurrently else ()
 
-    def plainly(self) -> str:
+    @abstractmethod
+    def plain_statement(self) -> str:
         """Render the statement that stops writers."""
-        raise NotImplementedError
 
-    def slowly(self) -> tuple[SqlStep, ...]:
+    @abstractmethod
+    def concurrent_steps(self) -> tuple[SqlStep, ...]:
         """Render the steps that block no query."""
-        raise NotImplementedError
 
 
 @_operation
@@ -225,19 +226,19 @@ class CreatePartialIndexOp(_PartialIndex):
 
     verb = "create_partial_index"
 
-    def plainly(self) -> str:
+    def plain_statement(self) -> str:
         """Render the statement that stops writers."""
         described = (self.name, self.table, self.columns, self.where)
-        return statements.index(*described, unique=self.unique, schema=self.schema)
+        return sql.index(*described, unique=self.unique, schema=self.schema)
 
-    def slowly(self) -> tuple[SqlStep, ...]:
+    def concurrent_steps(self) -> tuple[SqlStep, ...]:
         """Render the steps that block no query."""
-        definition = statements.definition(self.columns, self.where)
+        definition = sql.definition(self.columns, self.where)
         return build_concurrently(self.name, self.table, definition, unique=self.unique, schema=self.schema)
 
     def reverse(self) -> "DropPartialIndexOp":
         """Drop it again."""
-        return DropPartialIndexOp(**vars(self))
+        return self._as(DropPartialIndexOp)
 
 
 @_operation
@@ -247,17 +248,17 @@ class DropPartialIndexOp(_PartialIndex):
 
     verb = "drop_partial_index"
 
-    def plainly(self) -> str:
+    def plain_statement(self) -> str:
         """Render the statement that stops writers."""
         return f"DROP INDEX {qualified(self.name, self.schema)}"
 
-    def slowly(self) -> tuple[SqlStep, ...]:
+    def concurrent_steps(self) -> tuple[SqlStep, ...]:
         """Render the steps that block no query."""
         return (drop_concurrently(self.name, self.schema),)
 
     def reverse(self) -> CreatePartialIndexOp:
         """Create it again."""
-        return CreatePartialIndexOp(**vars(self))
+        return self._as(CreatePartialIndexOp)
 
 
 @_operation
@@ -282,7 +283,7 @@ class ReplacePartialIndexOp(PartitionOperation):
 
     def run(self, operations: Operations) -> None:
         """Build the index anew as the catalogue describes it; a script reads the catalogue by itself."""
-        otherwise = statements.index(
+        otherwise = sql.index(
             self.name,
             self.table,
             self.columns,
@@ -336,7 +337,7 @@ class CreateIndexOnPartitionsOp(_IndexOnPartitions):
 
     def reverse(self) -> "DropIndexOnPartitionsOp":
         """Drop it everywhere."""
-        return DropIndexOnPartitionsOp(**vars(self))
+        return self._as(DropIndexOnPartitionsOp)
 
 
 @_operation
@@ -352,7 +353,7 @@ class DropIndexOnPartitionsOp(_IndexOnPartitions):
 
     def reverse(self) -> CreateIndexOnPartitionsOp:
         """Create it again everywhere."""
-        return CreateIndexOnPartitionsOp(**vars(self))
+        return self._as(CreateIndexOnPartitionsOp)
 
 
 @_operation

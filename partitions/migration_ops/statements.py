@@ -7,7 +7,7 @@ from partitions import actions
 from partitions.bounds import KeyRange, ValueList
 from partitions.check_constraints import drop_regroup_check
 from partitions.errors import PartitionError
-from partitions.regroup import prove
+from partitions.regroup import prove, restore_index_parts, save_index_parts
 from partitions.sql import identifier, literal, qualified, regclass, value_list
 from partitions.steps import SqlStep, do_block, raise_if
 
@@ -142,9 +142,11 @@ def regroup(
         f"LOCK TABLE {identifier(table)} IN ACCESS EXCLUSIVE MODE",
         refuse_unknown(existing, new),
         *(like(name, table, how="IF NOT EXISTS ") for name in new if name not in existing),
+        *(do_block(save_index_parts(name)) for name in changed),
         *(detach(name, table) for name in changed),
         *(_move(table, key, move, max_rows) for move in moves(existing, new)),
         *(actions.attach(table, name, ValueList(frozenset(new[name]))) for name in attached),
+        *(do_block(restore_index_parts(name)) for name in attached if name in changed),
         *map(drop_regroup_check, growing(existing, new)),
         *_leave(table, gone, drop_emptied=drop_emptied),
     )

@@ -179,6 +179,29 @@ def test_group_whose_rows_nobody_takes_is_refused(database: tuple[Engine, str]) 
     assert facts(engine) == before
 
 
+def test_own_index_that_equals_one_of_its_table_stays_its_own(
+    database: tuple[Engine, str],
+) -> None:
+    engine, conninfo = database
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE INDEX own_idx ON orders_hot (partner)")
+    run(engine, [CreateIndexOnPartitionsOp("orders_partner", table="orders", columns=["partner"])])
+    becomes = {**GROUPS, "orders_hot": [*GROUPS["orders_hot"], "RETURNED"]}
+    change = regroup(becomes)
+    parts = (
+        "SELECT inhrelid::regclass::text FROM pg_inherits "
+        "WHERE inhparent = 'orders_partner'::regclass ORDER BY 1"
+    )
+    expected = ["orders_done_partner", "orders_hot_partner"]
+    for again in range(2):
+        if again:
+            psql(conninfo, script_of([change.reverse()]))
+        else:
+            run(engine, [change])
+        with engine.connect() as connection:
+            assert connection.scalars(text(parts)).all() == expected
+
+
 def test_partition_whose_columns_stand_in_another_order_takes_rows(database: tuple[Engine, str]) -> None:
     engine, _ = database
     with engine.begin() as connection:

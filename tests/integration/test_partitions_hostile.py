@@ -1,7 +1,7 @@
 """Odd names, wrong clocks, short timeouts of a role, and CHECKs that came while a partition was away."""
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -11,6 +11,7 @@ from sqlalchemy import Engine
 
 import partitions
 from partitions import ListPartitions, Month, MonthlyRange, Retention, RetryPolicy, manual
+from partitions.actions import Action
 from partitions.catalog import PartitionedTable
 from partitions.errors import MonthWithoutKeys, NameTooLong
 from partitions.policy import DeclaredIndex
@@ -118,6 +119,83 @@ def test_groups_and_indexes_of_any_name_are_split_and_merged(owner: Engine) -> N
     run_action(owner, inverse)
     assert is_clean(owner, policy)
     assert send(owner, 'SELECT count(*) FROM "Done"') == [(2,)]
+
+
+def test_split_makes_the_indexes_of_any_name_and_expression_on_the_new_partition(owner: Engine) -> None:
+    send(
+        owner,
+        "CREATE TABLE live (id bigint, status text, note text) PARTITION BY LIST (status)",
+        "CREATE TABLE done PARTITION OF live FOR VALUES IN ('A', 'B')",
+        'CREATE UNIQUE INDEX "done INDEX ON a USING b" ON done (id)',
+        "CREATE INDEX done_note ON done ((note || ' WHERE ' || note))",
+        "CREATE INDEX done_b ON done (id) WHERE status = 'B'",
+        "CREATE INDEX done_a ON done (note) WHERE status = 'A'",
+        "CREATE INDEX done_not_a ON done (id) WHERE status <> 'A'",
+        "CREATE INDEX done_noted ON done (id) WHERE note IS NOT NULL",
+    )
+    with owner.connect() as connection:
+        [split] = manual.split(
+            connection,
+            standing(owner, "live"),
+            "done",
+            ["B"],
+            into="cold",
+            key="status",
+            max_rows=10,
+            at=NOW,
+        )
+    run_action(owner, split)
+    found = send(owner, "SELECT indexname, indexdef FROM pg_indexes WHERE tablename = 'cold' ORDER BY 1")
+    on_cold = "ON public.cold USING btree"
+    assert [tuple(row) for row in found] == [
+        ("cold INDEX ON a USING b", f'CREATE UNIQUE INDEX "cold INDEX ON a USING b" {on_cold} (id)'),
+        ("cold_b", f"CREATE INDEX cold_b {on_cold} (id) WHERE (status = 'B'::text)"),
+        ("cold_not_a", f"CREATE INDEX cold_not_a {on_cold} (id) WHERE (status <> 'A'::text)"),
+        ("cold_note", f"CREATE INDEX cold_note {on_cold} ((((note || ' WHERE '::text) || note)))"),
+        ("cold_noted", f"CREATE INDEX cold_noted {on_cold} (id) WHERE (note IS NOT NULL)"),
+    ]
+
+
+def test_own_index_that_equals_one_of_its_table_stays_the_partitions_own(owner: Engine) -> None:
+    send(
+        owner,
+        "CREATE TABLE live (id bigint, status text) PARTITION BY LIST (status)",
+        "CREATE TABLE done PARTITION OF live FOR VALUES IN ('A', 'B')",
+        "CREATE INDEX own_idx ON done (id)",
+    )
+    run_action(owner, manual.index(standing(owner, "live"), "live_first", "id"))
+    run_action(owner, manual.index(standing(owner, "live"), "live_second", "id"))
+
+    def parts() -> dict[str, Mapping[str, str]]:
+        return {each.name: each.parts for each in standing(owner, "live").indexes}
+
+    def split() -> Action:
+        with owner.connect() as connection:
+            [action] = manual.split(
+                connection,
+                standing(owner, "live"),
+                "done",
+                ["B"],
+                into="cold",
+                key="status",
+                max_rows=1,
+                at=NOW,
+            )
+        return action
+
+    expected = {"live_first": {"done": "done_first"}, "live_second": {"done": "done_second"}}
+    assert parts() == expected
+    [add] = manual.add(standing(owner, "live"), "done", ["C"], key="status")
+    run_action(owner, add)
+    assert parts() == expected
+    action = split()
+    run_action(owner, action)
+    assert {name: found["done"] for name, found in parts().items()} == {
+        "live_first": "done_first",
+        "live_second": "done_second",
+    }
+    run_action(owner, action.inverse())
+    assert parts() == expected
 
 
 def test_names_that_postgresql_would_cut_off_are_refused() -> None:

@@ -139,7 +139,7 @@ def test_migration_in_its_transaction_names_who_changes_partitions(database: tup
         assert getattr(refused.value.orig, "sqlstate", None) == "55P03"
         with pytest.raises(subprocess.CalledProcessError) as printed:
             psql(conninfo, script_of([NEW]))
-        assert "somebody else changes the partitions" in printed.value.stderr
+        assert "another session changes the partitions" in printed.value.stderr
     run(engine, [NEW])
     with occupied(engine):  # the turn has ended with the transaction
         pass
