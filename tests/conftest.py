@@ -1,7 +1,7 @@
 """Fixtures: real servers for each worker, and for each test databases of its own."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, settings
 
 from sharding.topology import Topology
 from tests.memory import roomy_memory
-from tests.needs import require
+from tests.needs import require, skip_place
 from tests.platform_topology import migrate_templates, write_topology
 from tests.pool import DatabasePool
 from tests.pooler import RunningPooler, run_pooler
@@ -26,6 +26,14 @@ def pytest_configure() -> None:
     """Have pytest make its folders in memory, unless somebody has said where."""
     if folder := roomy_memory():
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(folder))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Report each test that lacks a program at one place, so that pytest counts them on one line."""
+    report = yield
+    report.longrepr = skip_place(report.longrepr)
+    return report
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

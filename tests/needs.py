@@ -6,11 +6,15 @@ import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 REQUIRED = "MES_STORAGE_REQUIRE"
 """Names what this machine has to have, with commas between: `.ci/run` lists what it has installed."""
+
+
+_NOT_RUN = "NOT RUN WITHOUT"
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,7 @@ def require(name: str, *, needs: Mapping[str, Need] = NEEDS) -> Path:
     found = need.find()
     if found is not None:
         return found
-    missing = f"NOT RUN WITHOUT {name.upper()}: {need.program} is not here; apt-get install {need.package}"
+    missing = f"{_NOT_RUN} {name.upper()}: {need.program} is not here; apt-get install {need.package}"
     if name in required(needs=needs):
         pytest.fail(missing)
     pytest.skip(missing)
@@ -89,3 +93,17 @@ def required(*, needs: Mapping[str, Need] = NEEDS) -> frozenset[str]:
     if unknown:
         raise ValueError(f"{REQUIRED}: {', '.join(unknown)} is not among {', '.join(needs)}")
     return names
+
+
+def skip_place(skipped: Any) -> Any:
+    """Return what pytest reports of a skipped test, at this file where a program is missing.
+
+    pytest folds what is skipped at one place for one reason into one line.
+
+    Parameters:
+        skipped: the report's `longrepr`; (file, line, reason) if the test was skipped.
+    """
+    match skipped:
+        case (str(), _, str() as reason) if _NOT_RUN in reason:
+            return (__file__, 1, reason)
+    return skipped
