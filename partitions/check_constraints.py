@@ -43,7 +43,7 @@ def missing_checks(table: str, partition: str) -> str:
 
 
 def add_missing_checks(table: str, partition: str) -> str:
-    """Render their addition, as a statement for `do_block`: as valid as the table has them, for ATTACH."""
+    """Render the addition of those CHECKs as a statement for `do_block`: as valid as the table has them."""
     add = literal(f"ALTER TABLE {identifier(partition)} ADD CONSTRAINT ")
     return (
         "DECLARE missing record; BEGIN\n"
@@ -74,7 +74,7 @@ def finalize_without_checks(table: str, partition: str, finalize: str) -> str:
 
 
 def leftover_checks(table: str, partition: str) -> str:
-    """Render the query of their names.
+    """Render the query of the names of the CHECKs that DETACH CONCURRENTLY left.
 
     Parameters:
         table: an SQL expression, the oid of the partitioned table.
@@ -94,7 +94,7 @@ def leftover_checks(table: str, partition: str) -> str:
 
 
 def drop_leftover_checks(table: str, partition: str) -> str:
-    """Render their removal, as a statement for `do_block`, under a lock that is held by then."""
+    """Render the drop of those CHECKs, as a statement for `do_block`, under a lock that is held by then."""
     drop = literal(f"ALTER TABLE {identifier(partition)} DROP CONSTRAINT ")
     return (
         "DECLARE leftover name; BEGIN\n"
@@ -110,9 +110,10 @@ def regroup_check_name(partition: str) -> str:
 
 
 def drop_regroup_check(partition: str) -> str:
-    """Render the removal of that CHECK."""
+    """Render the drop of that CHECK."""
     return drop_constraint(partition, regroup_check_name(partition))
 
 
 def drop_constraint(partition: str, name: str) -> str:
+    """Render the drop of a constraint, if there is one of that name."""
     return f"ALTER TABLE {identifier(partition)} DROP CONSTRAINT IF EXISTS {identifier(name)}"

@@ -258,9 +258,9 @@ def render(actions: Iterable[Action], *, timeouts: LockTimeouts | None = None) -
 
 def reason_of(fault: DBAPIError) -> str:
     """Return the error of PostgreSQL, or of libpq, on one line and without the statement."""
-    said = getattr(fault.orig, "diag", None)
-    words = [] if said is None else [said.message_primary, said.message_detail, said.message_hint]
-    message = " ".join("; ".join(word for word in words if word).split()) or " ".join(str(fault.orig).split())
+    names = ("message_primary", "message_detail", "message_hint")
+    diagnostics = [getattr(getattr(fault.orig, "diag", None), name, None) for name in names]
+    message = " ".join(("; ".join(filter(None, diagnostics)) or str(fault.orig)).split())
     # PostgreSQL names a file, by numbers.
     return f"the disk is full: {message}" if isinstance(fault.orig, DiskFull) else message
 

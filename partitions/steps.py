@@ -56,7 +56,7 @@ def render_step(step: SqlStep, timeouts: LockTimeouts) -> tuple[str, ...]:
     """Return the statements that are sent to the server, which a dry run prints."""
     if step.mode is ExecutionMode.AUTOCOMMIT:
         return render_autocommit(step.statements, timeouts)
-    # Whoever comes later queues behind us from the moment we queue, and while we work: half for each.
+    # Later sessions queue behind this one from the moment it queues, and while it works: half for each.
     guard = [
         f"SET LOCAL lock_timeout = {_milliseconds(timeouts.lock_timeout_seconds / 2)}",
         # Between two statements no other timeout counts: a client that is stopped there, or whose machine
