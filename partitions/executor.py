@@ -27,49 +27,11 @@ _BLOCKING = text(f"{SESSIONS} WHERE pid = ANY (pg_blocking_pids(:pid)) ORDER BY 
 
 FIRST_LOOK_SECONDS = 0.1
 
-
-class BlockerWatch:
-    """Remembers who blocked a session, as it was last seen."""
-
-    def __init__(self) -> None:
-        self.seen: Sequence[Blocker] = ()
-
-
-@contextmanager
-def watch_blockers(engine: Engine, pid: int) -> Iterator[BlockerWatch]:
-    """Look for who blocks a session, from another one, until the block ends.
-
-    PostgreSQL knows it only while the session waits. The first look comes late: most statements wait for no
-    lock, and cost no connection.
-    """
-    watch, over = BlockerWatch(), threading.Event()
-    thread = threading.Thread(target=_look, args=(engine, pid, watch, over), daemon=True)
-    thread.start()
-    try:
-        yield watch
-    finally:
-        over.set()
-        thread.join()
-
-
-def _look(engine: Engine, pid: int, watch: BlockerWatch, over: threading.Event) -> None:
-    if over.wait(FIRST_LOOK_SECONDS):
-        return
-    try:
-        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            while not over.is_set():
-                watch.seen = read_blockers(connection, _BLOCKING, pid=pid) or watch.seen
-                over.wait(FIRST_LOOK_SECONDS)
-    except Exception:
-        return
-
-
 Report = Callable[[Action], None]
 Answer = TypeVar("Answer")
 
 RETRYABLE = (LockNotAvailable, DeadlockDetected, QueryCanceled)
 """No lock in time, a deadlock, longer than statement_timeout: another attempt may do."""
-
 
 SESSION_SETTINGS = ("SET statement_timeout = 0", "SET idle_session_timeout = 0")
 """Else a bound of the role or database would end each build of a large index, and each pause for a lock."""
@@ -113,9 +75,9 @@ class Executor:
         self._pid: int = connection.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()
 
     def catalog(self, tables: Iterable[str]) -> Catalog:
-        """Read what stands."""
-        patience = round(self._retry.timeouts.concurrent_lock_timeout_seconds * 1000)
-        self._send((f"SET lock_timeout = {patience}",))
+        """Read the partitioned tables, with a bound on the wait for locks."""
+        milliseconds = round(self._retry.timeouts.concurrent_lock_timeout_seconds * 1000)
+        self._send((f"SET lock_timeout = {milliseconds}",))
         catalog = read_catalog(self._connection, tables)
         self._send(("RESET lock_timeout",))
         return catalog
@@ -273,3 +235,39 @@ def is_retryable(fault: BaseException) -> bool:
 def _script(action: Action, timeouts: LockTimeouts) -> str:
     body = "".join(f"{line};\n" for step in action.steps() for line in render_step(step, timeouts))
     return f"-- {action.table}: {action.summary} ({action.why})\n{body}"
+
+
+class BlockerWatch:
+    """Remembers who blocked a session, as it was last seen."""
+
+    def __init__(self) -> None:
+        self.seen: Sequence[Blocker] = ()
+
+
+@contextmanager
+def watch_blockers(engine: Engine, pid: int) -> Iterator[BlockerWatch]:
+    """Look for who blocks a session, from another one, until the block ends.
+
+    PostgreSQL knows it only while the session waits. The first look comes late: most statements wait for no
+    lock, and cost no connection.
+    """
+    watch, over = BlockerWatch(), threading.Event()
+    thread = threading.Thread(target=_look, args=(engine, pid, watch, over), daemon=True)
+    thread.start()
+    try:
+        yield watch
+    finally:
+        over.set()
+        thread.join()
+
+
+def _look(engine: Engine, pid: int, watch: BlockerWatch, over: threading.Event) -> None:
+    if over.wait(FIRST_LOOK_SECONDS):
+        return
+    try:
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            while not over.is_set():
+                watch.seen = read_blockers(connection, _BLOCKING, pid=pid) or watch.seen
+                over.wait(FIRST_LOOK_SECONDS)
+    except Exception:
+        return

@@ -37,7 +37,7 @@ def run_in_autocommit(operations: Operations, action: Action, timeouts: LockTime
 def autocommit(operations: Operations, timeouts: LockTimeouts) -> Iterator[Executor]:
     """Return the executor, which names who is in the way, in front of the transaction of a migration.
 
-    Whatever the migration did before is committed by that, so that it holds no lock while it waits.
+    What the migration did before is committed by that, so that it holds no lock while it waits.
 
     Raises:
         PartitionsBusy: another session changes the partitions of this database, and did not end in time.
@@ -65,8 +65,8 @@ def run_in_transaction(operations: Operations, statements: Sequence[str], timeou
     """Run statements in the transaction of the migration, or print them."""
     # The timeouts are those of any other step: half of the time for waiting, half for the work. The advisory
     # lock is not waited for longer: its holder may be waiting for what this transaction has locked.
-    in_turn = (acquire_sql(timeouts, until_commit=True), *statements)
-    _begin, *lines, _commit = render_step(SqlStep(in_turn), timeouts)
+    statements = (acquire_sql(timeouts, until_commit=True), *statements)
+    _begin, *lines, _commit = render_step(SqlStep(statements), timeouts)
     for line in lines:
         execute(operations, line)
 

@@ -109,7 +109,7 @@ def _reversed(names: ObjectNames) -> ObjectNames:
 
 
 def name_is_free(taken: str) -> Precondition:
-    """Return the need that nothing else has the name of what a change makes.
+    """Return the precondition that nothing else has the name of what a change makes.
 
     Parameters:
         taken: returns what has it; see `ObjectNames`.

@@ -48,7 +48,7 @@ class _StepAction(Action):
 def apply(
     engine: Engine, change: Change, *, retry: RetryPolicy = RETRY, report: Report | None = None
 ) -> list[ChangeStep]:
-    """Do what of a change is not done yet.
+    """Run the steps of a change that are not done yet.
 
     Parameters:
         engine: connects as the table's owner, and not through a transaction pooler: it takes a session lock.
