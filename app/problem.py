@@ -35,8 +35,16 @@ from readreplica.errors import (
     Unavailable,
     WritesRefused,
 )
-from sharding.errors import BucketNotOwned, InvalidShardKey, NodeLeaseExpired, NodesExhausted, OtherShard
-from sharding.scatter.errors import CursorMalformed, ScatterFailed, ShardTimedOut
+from sharding.errors import (
+    BucketNotOwned,
+    CursorMalformed,
+    InvalidShardKey,
+    NodeLeaseExpired,
+    NodesExhausted,
+    OtherShard,
+    ShardFailed,
+    ShardTimedOut,
+)
 
 RETRY_AFTER_SECONDS = 2
 _PERSON_SECONDS = 60
@@ -83,7 +91,7 @@ def install(app: FastAPI, statuses: Statuses) -> None:
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(DBAPIError, _database)
-    app.add_exception_handler(ScatterFailed, _database)
+    app.add_exception_handler(ShardFailed, _database)
     for unavailable in _UNAVAILABLE:
         app.add_exception_handler(unavailable, _unavailable)
     app.add_exception_handler(CommitInDoubt, _in_doubt)
@@ -237,7 +245,7 @@ async def _unavailable(request: Request, error: Exception) -> JSONResponse:
 
 def _cause(error: Exception) -> BaseException | None:
     """Find the error inside a scatter's, or inside SQLAlchemy's."""
-    cause = error.__cause__ if isinstance(error, ScatterFailed) else error
+    cause = error.__cause__ if isinstance(error, ShardFailed) else error
     return cause.orig if isinstance(cause, DBAPIError) and isinstance(cause.orig, NotThePrimary) else cause
 
 
@@ -285,7 +293,7 @@ def refused(request: Request, detail: str, *, headers: Mapping[str, str]) -> JSO
 
 async def _database(request: Request, error: Exception) -> JSONResponse:
     """Answer a database error: what heals by itself is a 503, anything else is a bug."""
-    if _heals(error.__cause__ if isinstance(error, ScatterFailed) else error):
+    if _heals(error.__cause__ if isinstance(error, ShardFailed) else error):
         return await _unavailable(request, error)
     log.error("unforeseen", path=request.scope["path"], exc_info=error)
     return await _unforeseen(request, error)

@@ -7,7 +7,7 @@ from urllib.parse import quote, urlsplit
 
 from pydantic import Field, RootModel
 
-from sharding.section import Endpoint, Name, Section, Text
+from sharding.topology import Endpoint, Name, Section, Text
 
 if TYPE_CHECKING:
     from sharding.topology import Topology

@@ -24,9 +24,9 @@ COMMANDS: Mapping[str, str | Write] = {
     "sharding.writes.errors:UnknownTransaction": "mesctl shards in-doubt list",
     "sharding.writes.errors:NotClosable": "mesctl shards in-doubt list",
     "sharding.writes.errors:ReferenceMismatch": "mesctl migrate drift",
-    "sharding.citus.errors:DistributionConflict": "mesctl migrate upgrade",
-    "sharding.citus.errors:UnknownPlacement": "mesctl shards citus placements --shards",
-    "sharding.citus.errors:AdministratorNeeded": "--role NAME",
+    "sharding.errors:DistributionConflict": "mesctl migrate upgrade",
+    "sharding.errors:UnknownPlacement": "mesctl shards citus placements --shards",
+    "sharding.errors:AdministratorNeeded": "--role NAME",
 }
 """The command for an error, by MODULE:NAME of its class. A text, or what makes it of the error's facts."""
 

@@ -18,14 +18,11 @@ from partitions.bounds import Month
 from partitions.policy import ArchivePolicy
 from partitions.sql import identifier
 from sharding.citus import columnar, moving
-from sharding.citus.catalog import locate, require_citus
-from sharding.citus.coordinator import coordinator_of
+from sharding.citus.catalog import ShardRange, locate, require_citus
 from sharding.citus.distribute import Distribution
-from sharding.citus.errors import ColumnarRefused, NotOnCitus, RebalanceFailed
-from sharding.citus.moving import Job, Mode, Progress
-from sharding.citus.placement import ShardRange
-from sharding.citus.preflight import Objection, check_columnar, check_schema, check_statements
-from sharding.citus.schema import read_schema
+from sharding.citus.moving import Mode, MoveProgress, RebalanceJob
+from sharding.citus.preflight import Objection, check_columnar, check_schema, check_statements, read_schema
+from sharding.errors import ColumnarRefused, NotOnCitus, RebalanceFailed
 from sharding.topology import Topology
 
 Report = Callable[[str], None]
@@ -48,7 +45,7 @@ def open_coordinator(topology: Topology, tree: str, *, role: str | None = None) 
     """
     if topology.trees[tree].backend != "citus":
         raise NotOnCitus(topology.trees[tree].backend)
-    database = coordinator_of(topology, tree)
+    database = topology.coordinator_of(tree)
     with open_engine(topology, database, role=role or database.owner) as opened:
         engine = opened.execution_options(isolation_level="AUTOCOMMIT")
         with naming(database), engine.connect() as connection:
@@ -58,7 +55,7 @@ def open_coordinator(topology: Topology, tree: str, *, role: str | None = None) 
 
 def script(topology: Topology, tree: str, statement: str, *, role: str | None = None) -> str:
     """Return a statement for the coordinator of a tree as a script for psql."""
-    database = coordinator_of(topology, tree)
+    database = topology.coordinator_of(tree)
     return f"{connect_line(topology, database, role=role or database.owner)}{statement};\n"
 
 
@@ -97,7 +94,7 @@ def _until_done(running: Future[object], watcher: Connection, report: Report) ->
             said = line
 
 
-def progress_line(progress: Progress, *, seconds: float) -> str:
+def progress_line(progress: MoveProgress, *, seconds: float) -> str:
     """Say how far the moves are: shards, bytes, rate and time left. Pure."""
     if not progress.shards:
         return "waiting for Citus to begin"
@@ -119,7 +116,7 @@ def start_rebalance(engine: Engine, mode: Mode) -> int | None:
 
 def wait_for_job(
     engine: Engine, job_id: int, *, report: Report, sleep: Callable[[float], None] = time.sleep
-) -> Job:
+) -> RebalanceJob:
     """Tell how far a background job is, until it has ended.
 
     Raises:
@@ -142,7 +139,7 @@ def wait_for_job(
     return job
 
 
-def job_line(job: Job) -> str:
+def job_line(job: RebalanceJob) -> str:
     """Say how far a job is, in moves. Pure."""
     return f"job {job.job_id} {job.state}, {job.counts.get('done', 0)} of {job.moves} moves"
 
@@ -181,14 +178,16 @@ def check_store(engine: Engine, tree: ProjectTree, partition: str, *, to: str, n
         raise ColumnarRefused(partition, reason)
 
 
-def _archive_of(tree: ProjectTree, stored: columnar.Stored) -> ArchivePolicy:
+def _archive_of(tree: ProjectTree, stored: columnar.StoredPartition) -> ArchivePolicy:
     for policy in tree.archives:
         if stored.parent in policy.moves.values():
             return policy
     raise ColumnarRefused(stored.name, f"{stored.parent} is no table that the archive job fills")
 
 
-def _end_of(tree: ProjectTree, policy: ArchivePolicy, stored: columnar.Stored, now: datetime) -> datetime:
+def _end_of(
+    tree: ProjectTree, policy: ArchivePolicy, stored: columnar.StoredPartition, now: datetime
+) -> datetime:
     for monthly in months_of(tree, policy):
         latest = Month.of(now).later(monthly.months_ahead)
         month = (

@@ -44,7 +44,7 @@ STATUSES = {
     "sharding.errors:TreeUnclear": ExitStatus.USAGE,
     "sharding.errors:UnknownTree": ExitStatus.USAGE,
     "sharding.errors:DirectoryMissing": ExitStatus.USAGE,
-    "sharding.citus.errors:CitusRefused": ExitStatus.REFUSED,
+    "sharding.errors:CitusRefused": ExitStatus.REFUSED,
 }
 """Of those, the ones with another status than FAILED."""
 

@@ -18,8 +18,7 @@ from ops.project import Project, ProjectTree, ReferenceBroken
 from ops.project_file import line_of
 from ops.verbs import VERBS
 from partitions.policy import ArchivePolicy, ListPartitions, MonthlyRange
-from sharding.guard import GuardedTable
-from sharding.keys import guarded_tables
+from sharding.keys import GuardedTable, guarded_tables
 from sharding.topology import Database, Topology
 
 OLDEST_SERVER = 150000

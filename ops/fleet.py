@@ -17,7 +17,7 @@ from ops.connect import SILENT_SECONDS, NoAnswer, Watch, open_connection
 from ops.errors import ExitStatus, OpsError
 from ops.project import Project, ProjectTree
 from partitions.errors import ManualChangeRefused, PartitionError
-from sharding.citus.reach import REACHING
+from sharding.citus.distribute import PROPAGATE_SET_LOCAL
 from sharding.errors import ShardingError, UnknownTree
 from sharding.topology import Database, Topology
 
@@ -36,7 +36,7 @@ def open_engine(topology: Topology, database: Database, *, role: str, **options:
     """
     words = {"application_name": "mesctl"}
     if database.is_coordinator:
-        words["options"] = REACHING
+        words["options"] = PROPAGATE_SET_LOCAL
     with open_watched(topology.url(database, role=role, direct=True), words, **options) as engine:
         yield engine
 

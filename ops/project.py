@@ -27,8 +27,7 @@ from pydantic_core import PydanticCustomError
 
 from ops.errors import ExitStatus, OpsError
 from ops.project_file import SECTION, ProjectInvalid, find_file, line_of, read_section
-from sharding.section import Name, Section, Text
-from sharding.topology_faults import describe
+from sharding.topology import Name, Section, Text, describe
 
 if TYPE_CHECKING:
     from sqlalchemy import MetaData

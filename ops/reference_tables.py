@@ -17,29 +17,33 @@ from ops.errors import ExitStatus, OpsError
 from ops.fleet import connect_line, naming
 from ops.project import ProjectTree
 from ops.shard_writes import Refused, Shards, connect_directory, open_shards
+from readreplica.errors import one_line
+from sharding.errors import ShardTimedOut
 from sharding.keys import reference_tables
 from sharding.topology import Database, Topology
-from sharding.writes import reference_sql as sql
-from sharding.writes.deadline import words_of
 from sharding.writes.errors import (
     ReferenceAhead,
     ReferenceConflict,
     ReferenceInvalid,
     ReferenceMismatch,
-    ShardTimedOut,
     UnknownReference,
 )
 from sharding.writes.reference import (
+    LOCK_VERSION,
+    PUBLISH,
+    RECORD_VERSION,
     Content,
-    Copy,
     Difference,
+    ReferenceCopy,
     apply,
     fault_of,
     fault_of_number,
     next_version,
     read_copy,
     read_differences,
+    remove_others,
     shape,
+    upsert,
 )
 
 SECONDS = 15.0
@@ -293,11 +297,11 @@ async def _state(shards: Shards, shard: str, table: Table, content: Content | No
                 engine, table, content, shard=shard, seconds=SECONDS, limit=limit
             )
     except _TROUBLE as error:
-        return State(str(table.name), shard, published, None, None, words_of(error))
+        return State(str(table.name), shard, published, None, None, one_line(error))
     return State(str(table.name), shard, published, copy.version, copy.rows, fault, differences)
 
 
-def _fault(copy: Copy, content: Content | None) -> str | None:
+def _fault(copy: ReferenceCopy, content: Content | None) -> str | None:
     try:
         return fault_of(copy, content)
     except ReferenceAhead as error:
@@ -330,7 +334,7 @@ async def _apply(references: _References, shard: str, content: Content) -> Outco
     try:
         done = await apply(engine, table, content, shard=shard, seconds=SECONDS)
     except _TROUBLE as error:
-        return Outcome(content.table, shard, content.version, "failed", words_of(error))
+        return Outcome(content.table, shard, content.version, "failed", one_line(error))
     return Outcome(content.table, shard, content.version, "as published" if done else "later already")
 
 
@@ -338,10 +342,10 @@ def _render(topology: Topology, table: Table, content: Content, shards: Sequence
     rows = {"rows": content.rows_json}
     noted = {"table": content.table, "version": content.version, "checksum": content.checksum}
     statements = [
-        _literal(sql.remove_others(table), rows),
-        _literal(sql.upsert(table), rows),
-        _literal(sql.TAKE_VERSION, {"table": content.table}),
-        _literal(sql.NOTE_VERSION, noted),
+        _literal(remove_others(table), rows),
+        _literal(upsert(table), rows),
+        _literal(LOCK_VERSION, {"table": content.table}),
+        _literal(RECORD_VERSION, noted),
     ]
     body = "".join(["BEGIN;\n", *(f"{statement};\n" for statement in statements), "COMMIT;\n"])
     databases = map(topology.database, shards)
@@ -356,7 +360,7 @@ def _publishing(tree: str, content: Content) -> str:
         "rows": content.rows_json,
         "checksum": content.checksum,
     }
-    return f"{_literal(sql.PUBLISH, values)};\n"
+    return f"{_literal(PUBLISH, values)};\n"
 
 
 def _literal(statement: TextClause, values: Mapping[str, Any]) -> str:

@@ -10,9 +10,15 @@ from ops.fleet import connect_line, naming, one_line, open_engine
 from ops.project import ProjectTree
 from partitions.sql import identifier
 from sharding.errors import ShardingError
-from sharding.guard import GuardedTable, Ownership, bucket_sql
-from sharding.keys import guarded_tables
-from sharding.ownership import read_guard, read_identity, statements, tell
+from sharding.keys import GuardedTable, guarded_tables
+from sharding.ownership import (
+    Ownership,
+    bucket_sql,
+    ownership_statements,
+    read_guard,
+    read_identity,
+    set_ownership,
+)
 from sharding.shard_map import ShardMap
 from sharding.topology import Topology
 
@@ -47,7 +53,7 @@ def init_shards(
 
     Parameters:
         topology, tree, shard_map: the shards, their guarded tables, and what each is to own.
-        lock_timeout_seconds, attempts, report: as for `sharding.ownership.tell`.
+        lock_timeout_seconds, attempts, report: as for `sharding.ownership.set_ownership`.
 
     Raises:
         WrongShard, OwnershipConflict, OwnershipNotChanged: the shards before this one were told of what they
@@ -61,7 +67,7 @@ def init_shards(
         database = topology.database(told.shard)
         with naming(database), open_engine(topology, database, role=database.owner) as engine:
             less = _less(engine, told) if only_less else told
-            return less is not None and tell(
+            return less is not None and set_ownership(
                 engine,
                 less,
                 tables=guarded,
@@ -107,7 +113,7 @@ def script_init(topology: Topology, tree: ProjectTree, shard_map: ShardMap) -> s
 
 
 def _script(told: Ownership, guarded: Sequence[GuardedTable]) -> str:
-    lines = statements(told, guarded, lock_timeout_ms=1000)
+    lines = ownership_statements(told, guarded, lock_timeout_ms=1000)
     return "".join(f"{statement};\n" for statement in ("BEGIN", *lines, "COMMIT"))
 
 

@@ -11,8 +11,8 @@ from ops.fleet import naming, open_engine
 from ops.project import ProjectTree
 from ops.shards import STORED_IN
 from partitions.sql import identifier
-from sharding.guard import GuardedTable, bucket_sql
-from sharding.keys import change_log_of, guarded_tables
+from sharding.keys import GuardedTable, change_log_of, guarded_tables
+from sharding.ownership import bucket_sql
 from sharding.shard_map import ShardMap
 from sharding.topology import Topology
 

@@ -10,10 +10,9 @@ from ops.fleet import connect_line, naming
 from readreplica.cluster import Cluster
 from sharding.engines import open_cluster
 from sharding.topology import Topology
-from sharding.writes.decisions import Decisions, Unfinished
 from sharding.writes.errors import ForeignTransaction, NotClosable, UnknownTransaction
-from sharding.writes.in_doubt import Ended, InDoubt, Survey, Verdict, chosen, closable, resolve, survey
-from sharding.writes.prepared import Verb, end_statement
+from sharding.writes.in_doubt import Ended, InDoubt, RecoveryAction, Survey, chosen, closable, resolve, survey
+from sharding.writes.prepared import Decisions, PreparedCommand, Unfinished, end_statement
 from sharding.writes.reference import References
 
 KEEP_DECISIONS = timedelta(days=30)
@@ -137,7 +136,7 @@ def render_end(topology: Topology, tree: str, seen: Survey) -> str:
     """Return what `end` would run, as psql accepts it: an abort is decided before it is done."""
     units: dict[str, list[InDoubt]] = {}
     for each in seen.found:
-        if each.prepared.unit_id and each.verdict is not Verdict.WAIT:
+        if each.prepared.unit_id and each.verdict is not RecoveryAction.WAIT:
             units.setdefault(each.prepared.unit_id, []).append(each)
     scripts = [_render_unit(topology, tree, unit_id, parts) for unit_id, parts in units.items()]
     return "".join(scripts) or "-- nothing to do\n"
@@ -145,9 +144,9 @@ def render_end(topology: Topology, tree: str, seen: Survey) -> str:
 
 def _render_unit(topology: Topology, tree: str, unit_id: str, parts: Sequence[InDoubt]) -> str:
     verdict = parts[0].verdict
-    verb = Verb.COMMIT if verdict is Verdict.COMMIT else Verb.ROLLBACK
+    verb = PreparedCommand.COMMIT if verdict is RecoveryAction.COMMIT else PreparedCommand.ROLLBACK
     lines = [f"-- unit {unit_id}: {verdict.value}\n"]
-    if verdict is Verdict.PRESUME_ABORT:
+    if verdict is RecoveryAction.PRESUME_ABORT:
         shards = ",".join(each.prepared.shard for each in parts)
         lines += [
             connect_directory(topology, tree),
@@ -163,5 +162,5 @@ def _render_unit(topology: Topology, tree: str, unit_id: str, parts: Sequence[In
         database = topology.database(each.prepared.shard)
         lines.append(connect_line(topology, database, role=database.role))
         lines.append(f"{end_statement(verb, each.prepared.gid)};\n")
-    lines += ["\\endif\n"] if verdict is Verdict.PRESUME_ABORT else []
+    lines += ["\\endif\n"] if verdict is RecoveryAction.PRESUME_ABORT else []
     return "".join(lines)

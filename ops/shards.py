@@ -14,14 +14,13 @@ from ops.project import ProjectTree
 from partitions.bounds import Month
 from partitions.policy import ListPartitions, MonthlyRange
 from partitions.sql import identifier
-from sharding.citus.coordinator import whole_map
+from sharding.citus.distribute import coordinator_map
 from sharding.directory import Directory
 from sharding.engines import open_cluster
-from sharding.hashing import bucket_of
 from sharding.ids import first_id_at, instant_of
 from sharding.keys import guarded_tables
 from sharding.ownership import read_identity
-from sharding.shard_map import ShardMap
+from sharding.shard_map import ShardMap, bucket_of
 from sharding.topology import Database, Topology
 
 MAP_SECONDS = 6.0
@@ -95,7 +94,7 @@ async def load_shard_map(topology: Topology, tree: str) -> ShardMap:
         DatabasesFailed: the directory does not answer.
     """
     if topology.trees[tree].backend == "citus":
-        return whole_map(topology, tree)
+        return coordinator_map(topology, tree)
     directory, role = topology.directory_of(tree), topology.trees[tree].role
     with naming(directory):
         # A map is small. Its server may freeze between the connection and the answer.

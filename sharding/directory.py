@@ -8,7 +8,7 @@ import structlog
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from sharding import directory_sql as sql
+from sharding import map_watch as sql
 from sharding.errors import (
     NodesExhausted,
     ShardingError,
@@ -17,7 +17,7 @@ from sharding.errors import (
     ShardMapNotConfirmed,
 )
 from sharding.ids import NODES, IdGenerator, NodeWindow, system_clock_ms
-from sharding.map_reader import ANSWER_SECONDS, MapReader
+from sharding.map_watch import ANSWER_SECONDS, MapReader
 from sharding.shard_map import ShardMap
 from sharding.topology import DEFAULT_ID_SPACE
 

@@ -8,10 +8,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from readreplica.cluster import Cluster
 from readreplica.engines import reader_engine, writer_engine
 from readreplica.options import ReplicaOptions
-from sharding.citus.reach import reaching_workers
-from sharding.identity import expect_shard
+from sharding.shard_binding import register_checks
 from sharding.topology import Topology
-from sharding.units import watch_units
 
 MakeEngine = Callable[..., AsyncEngine]
 
@@ -35,20 +33,20 @@ async def open_cluster(
     cluster = _build(topology, database, role=role, application_name=application_name, direct=direct)
     if topology.database(database).is_shard:
         # Without sessions over it, too: its refusals have a name.
-        watch_cluster(cluster)
+        register_cluster_checks(cluster)
     try:
         yield cluster
     finally:
         await cluster.close()
 
 
-def watch_cluster(cluster: Cluster) -> None:
+def register_cluster_checks(cluster: Cluster) -> None:
     """Have the engines of a shard check the statements of units, those too that discovery adds later."""
     cluster.on_engine(_watch)
 
 
 def _watch(engine: AsyncEngine) -> None:
-    watch_units(engine.sync_engine)
+    register_checks(engine.sync_engine)
 
 
 def _build(topology: Topology, database: str, *, role: str, application_name: str, direct: bool) -> Cluster:
@@ -62,7 +60,7 @@ def _build(topology: Topology, database: str, *, role: str, application_name: st
         address = f"{url.host}:{url.port}/{url.database}"
         greet = expect_shard(database, address=address) if is_shard else None
         if greet and tree.backend == "citus" and pooler is None:
-            greet = reaching_workers(greet)
+            greet = propagate_set_local(greet)
         return make(
             url,
             application_name=application_name,

@@ -188,19 +188,19 @@ class ShardUnnamed(ShardingError):
         self.address = address
         super().__init__(
             f"{address} should be shard {expected}, but its shard_identity has no row: give the shard its "
-            "name and its buckets (`sharding.ownership.tell`)"
+            "name and its buckets (`sharding.ownership.set_ownership`)"
         )
 
 
 class OwnershipConflict(ShardingError):
     """A shard was told of a newer map than the one that is to be told now."""
 
-    def __init__(self, shard: str, *, found_version: int, told_version: int) -> None:
+    def __init__(self, shard: str, *, found_version: int, version: int) -> None:
         self.shard = shard
         self.found_version = found_version
-        self.told_version = told_version
+        self.version = version
         super().__init__(
-            f"shard {shard} knows map version {found_version} already; version {told_version} is older: "
+            f"shard {shard} knows map version {found_version} already; version {version} is older: "
             "load the map again"
         )
 

@@ -79,7 +79,7 @@ class GuardedTable(NamedTuple):
 
 
 def bucket_sql(key: str, buckets: int) -> str:
-    """Write the bucket of a key as PostgreSQL computes it; the twin of `sharding.hashing.bucket_of`."""
+    """Write the bucket of a key as PostgreSQL computes it; the twin of `sharding.shard_map.bucket_of`."""
     if buckets == 1:
         # A shift by 32 bits is no shift at all to PostgreSQL.
         return "0"

@@ -27,17 +27,14 @@ from readreplica.retry import UnitOfWork
 from readreplica.sessions import ReadSession, WriteSession
 from readreplica.token import CausalToken, Committed
 from readreplica.transaction_status import TransactionStatus
-from sharding.citus.coordinator import whole_map
-from sharding.engines import open_cluster, watch_cluster
+from sharding.citus.distribute import coordinator_map
+from sharding.engines import open_cluster, register_cluster_checks
 from sharding.errors import BucketNotOwned, ShardingError
-from sharding.map_check import check_map, check_successor
-from sharding.map_reader import MapReader
-from sharding.map_watch import watching_map
-from sharding.routing import Routing
-from sharding.shard_map import ShardMap
+from sharding.map_watch import MapReader, watch_map
+from sharding.shard_binding import ShardBinding
+from sharding.shard_map import Routing, ShardMap, check_map, check_successor
 from sharding.telemetry import Telemetry
 from sharding.topology import Topology
-from sharding.units import Unit
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("sharding")
 
@@ -55,7 +52,7 @@ class KeyedSessions:
         *,
         directory: MapReader | None = None,
         map_wait_seconds: float = 2.0,
-        ask_absent: bool = True,
+        verify_missing_rows: bool = True,
     ) -> None:
         """Route by a shard map over open clusters, which must have every shard of the map.
 
@@ -64,17 +61,17 @@ class KeyedSessions:
             clusters: the shards, by name.
             directory: where newer maps are read; without it the map stays as it is.
             map_wait_seconds: how long a refused unit of work waits for the map that tells its new shard.
-            ask_absent: after an UPDATE that found no row, and after a DELETE, ask the shard whether it owns
+            verify_missing_rows: after an UPDATE that found no row, and after a DELETE, ask the shard whether it owns
                 the keys: one round trip more, and for these alone. See docs/adr/021.
         """
         self.clusters: Mapping[str, Cluster] = MappingProxyType(dict(clusters))
         for cluster in self.clusters.values():
-            watch_cluster(cluster)
+            register_cluster_checks(cluster)
         self.map_wanted = Event()
         """Set when a newer map is wanted at once; `watching_map` waits for it."""
         self._directory = directory
         self._map_wait_seconds = map_wait_seconds
-        self._ask_absent = ask_absent
+        self._ask_absent = verify_missing_rows
         self._refused: ShardMap | None = None
         self._changing = Lock()
         self._telemetry = Telemetry.if_wanted(lambda: self.shard_map.version)
@@ -156,7 +153,7 @@ class KeyedSessions:
         routing = self._routing
         route = routing.route_of(key)
         return route.cluster.read(
-            after=after, freshness=freshness, autocommit=autocommit, hooks=Unit(key, route, routing)
+            after=after, freshness=freshness, autocommit=autocommit, hooks=ShardBinding(key, route, routing)
         )
 
     def write(self, key: int) -> WriteSession:
@@ -170,7 +167,7 @@ class KeyedSessions:
         """
         routing = self._routing
         route = routing.route_of(key)
-        return route.cluster.write(hooks=Unit(key, route, routing, asks=self._ask_absent))
+        return route.cluster.write(hooks=ShardBinding(key, route, routing, asks=self._ask_absent))
 
     async def transact(
         self, key: int, work: Callable[[WriteSession], Awaitable[T]], *, attempts: int = 5
@@ -206,7 +203,7 @@ class KeyedSessions:
     ) -> UnitOfWork[T]:
         routing = self._routing
         route = routing.route_of(key)
-        hooks = Unit(key, route, routing, asks=self._ask_absent)
+        hooks = ShardBinding(key, route, routing, asks=self._ask_absent)
         return route.cluster.unit_of_work(work, attempts=attempts, hooks=hooks)
 
     async def transact_read(
@@ -235,7 +232,7 @@ class KeyedSessions:
             freshness=freshness,
             autocommit=autocommit,
             attempts=attempts,
-            hooks=Unit(key, route, routing),
+            hooks=ShardBinding(key, route, routing),
         )
 
     async def resolve(
@@ -291,7 +288,7 @@ async def open_keyed(
     role: str | None,
     application_name: str,
     poll_seconds: float,
-    ask_absent: bool,
+    verify_missing_rows: bool,
 ) -> AsyncIterator[S]:
     """Load the shard map and open a cluster for each shard; everything is closed at the end.
 
@@ -299,7 +296,7 @@ async def open_keyed(
 
     Parameters:
         kind: the class of the sessions to be made.
-        topology, tree, role, application_name, poll_seconds, ask_absent: as for `open_sessions`.
+        topology, tree, role, application_name, poll_seconds, verify_missing_rows: as for `open_sessions`.
     """
     name = topology.sharded_tree(tree)
     shards, section = topology.databases_of(name), topology.trees[name]
@@ -314,15 +311,15 @@ async def open_keyed(
         if section.backend == "citus":
             # Citus finds the shard; the coordinator is asked for everything, and its map never changes.
             clusters = {shard: await opened(shard) for shard in shards}
-            yield kind(whole_map(topology, name), clusters, ask_absent=False)
+            yield kind(coordinator_map(topology, name), clusters, verify_missing_rows=False)
             return
         place = topology.directory_of(name).name
         directory = MapReader((await opened(place)).primary, name)
         shard_map = await directory.load_map()
         check_map(shard_map, shards=list(shards), buckets=section.buckets)
         clusters = {shard: await opened(shard) for shard in shards}
-        sessions = kind(shard_map, clusters, directory=directory, ask_absent=ask_absent)
-        watch = watching_map(
+        sessions = kind(shard_map, clusters, directory=directory, verify_missing_rows=verify_missing_rows)
+        watch = watch_map(
             topology.url(place, role=user, direct=True),
             sessions.refresh,
             tree=name,

@@ -10,8 +10,6 @@ nobody's to route (its rows belong to no key), and is not checked.
 
 from sqlalchemy import MetaData, Table
 
-from sharding.guard import GuardedTable
-
 _INFO = "shard_key"
 _REFERENCE = "reference"
 _CHANGES = "changes_at"

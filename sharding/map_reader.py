@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from readreplica.concurrency import deadline
-from sharding import directory_sql as sql
+from sharding import map_watch as sql
 from sharding.errors import ShardMapMissing
 from sharding.shard_map import ShardMap
 

@@ -13,15 +13,13 @@ import psycopg
 import structlog
 from sqlalchemy import URL
 
-from sharding.directory_sql import MAP_CHANNEL, is_about
-
 log: structlog.stdlib.BoundLogger = structlog.get_logger("shard map")
 
 Look = Callable[[], Awaitable[object]]
 
 
 @asynccontextmanager
-async def watching_map(
+async def watch_map(
     url: URL,
     look: Look,
     *,

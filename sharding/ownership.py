@@ -9,7 +9,7 @@ from sqlalchemy.exc import DBAPIError
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from sharding.errors import OwnershipConflict, OwnershipNotChanged, WrongShard
-from sharding.guard import GuardedTable, Ownership, lock_writers, note_identity, replace_guard
+from sharding.keys import GuardedTable
 
 Report = Callable[[str], None]
 
@@ -32,17 +32,19 @@ def read_guard(connection: Connection) -> str | None:
     return found
 
 
-def statements(told: Ownership, tables: Iterable[GuardedTable], *, lock_timeout_ms: int) -> list[str]:
+def ownership_statements(
+    told: Ownership, tables: Iterable[GuardedTable], *, lock_timeout_ms: int
+) -> list[str]:
     """Give the statements of the transaction that tells a shard what it owns."""
     return [
         f"SET LOCAL lock_timeout = {lock_timeout_ms}",
         lock_writers([guarded.table for guarded in tables]),
         replace_guard(told),
-        note_identity(told),
+        record_identity(told),
     ]
 
 
-def tell(
+def set_ownership(
     engine: Engine,
     told: Ownership,
     *,
@@ -82,7 +84,9 @@ def tell(
             connection.execute(text(f"SET LOCAL lock_timeout = {round(lock_timeout_seconds * 1000)}"))
             if not _differs(connection, told):
                 return False
-            for statement in statements(told, guarded, lock_timeout_ms=round(lock_timeout_seconds * 1000)):
+            for statement in ownership_statements(
+                told, guarded, lock_timeout_ms=round(lock_timeout_seconds * 1000)
+            ):
                 connection.exec_driver_sql(statement)
             return True
 
@@ -115,7 +119,7 @@ def _differs(connection: Connection, told: Ownership) -> bool:
     if found.shard != told.shard:
         raise WrongShard(expected=told.shard, found=found.shard, address=_address(connection))
     if found.map_version > told.map_version:
-        raise OwnershipConflict(told.shard, found_version=found.map_version, told_version=told.map_version)
+        raise OwnershipConflict(told.shard, found_version=found.map_version, version=told.map_version)
     # A guard without bits lets everything pass: to who owns everything it is as good.
     return found != told or (read_guard(connection) or "1" * told.buckets) != told.owned
 

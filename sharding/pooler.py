@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 from pydantic import Field
 
-from sharding.section import Count, Endpoint, Name, Section, Text, Tls
+from sharding.topology import Count, Endpoint, Name, Section, Text, Tls
 
 if TYPE_CHECKING:
     from sharding.topology import Topology

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from typing import Generic, Self, TypeVar
 
 from sharding.errors import InvalidShardKey
-from sharding.hashing import hashint8
-from sharding.shard_map import ShardMap
+from sharding.shard_map import ShardMap, hashint8
 from sharding.telemetry import ShardMeter
 
 C = TypeVar("C")
@@ -49,7 +48,7 @@ class Routing(Generic[C]):
         """Put a map together with the clusters, which must have every shard of the map."""
         routes = {shard: Route(clusters[shard], shard, meter_of(shard)) for shard in shard_map.shards}
         by_bucket = tuple(routes[owner] for owner in shard_map.owners)
-        # How far a 32-bit hash is shifted so that the bucket is left; see `sharding.hashing.bucket_of`.
+        # How far a 32-bit hash is shifted so that the bucket is left; see `sharding.shard_map.bucket_of`.
         return cls(shard_map, by_bucket, 33 - shard_map.buckets.bit_length(), refused)
 
     def route_of(self, key: int) -> Route[C]:

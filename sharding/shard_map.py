@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from typing import Self
 
 from sharding.errors import ShardMapInvalid
-from sharding.hashing import bucket_of
 
 _HASHES = 1 << 32
 

@@ -19,7 +19,7 @@ from opentelemetry.trace import Span, StatusCode
 NAME = "mes_storage.sharding"
 
 
-class Started(NamedTuple):
+class UnitSpan(NamedTuple):
     """A unit that is under way."""
 
     at: float
@@ -35,12 +35,12 @@ class ShardMeter:
         self._done = {"shard": shard, "outcome": "done"}
         self._failed = {"shard": shard, "outcome": "failed"}
 
-    def begin(self) -> Started:
+    def begin(self) -> UnitSpan:
         """Note that a unit has begun."""
         span = self._telemetry.tracer.start_span("shard unit", attributes=self._labels)
-        return Started(time.monotonic(), span)
+        return UnitSpan(time.monotonic(), span)
 
-    def end(self, started: Started, *, statements: int, failed: bool) -> None:
+    def end(self, started: UnitSpan, *, statements: int, failed: bool) -> None:
         """Count a unit that has ended."""
         telemetry = self._telemetry
         telemetry.units.add(1, self._failed if failed else self._done)

@@ -22,9 +22,6 @@ from sharding.errors import (
     UnknownDatabase,
     UnknownTree,
 )
-from sharding.pooler import PgBouncer, pools_of
-from sharding.section import Count, Endpoint, Name, Section, Text, Tls
-from sharding.topology_faults import describe, find_conflicts, find_layout_faults
 
 if TYPE_CHECKING:
     from sqlalchemy import URL
@@ -249,7 +246,7 @@ class Topology(Section):
 
         Parameters:
             name: the table's name.
-            model: what it must be; a pydantic model, best a `sharding.section.Section`.
+            model: what it must be; a pydantic model, best a `sharding.topology.Section`.
 
         Raises:
             SectionMissing: the file has no such table.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from sharding.pooler import find_pooler_faults
+from sharding.topology import find_pooler_faults
 
 if TYPE_CHECKING:
     from sharding.topology import Topology, Tree

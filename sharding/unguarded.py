@@ -8,7 +8,7 @@ whether it owns the keys (`guard.ASK_OWNERSHIP`), in the same transaction: a rou
 from collections.abc import Iterable
 from typing import Any
 
-from sharding.guard import ASK_OWNERSHIP
+from sharding.ownership import ASK_OWNERSHIP
 
 _NO_ROW = frozenset({"UPDATE 0", "INSERT 0 0"})
 

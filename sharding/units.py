@@ -17,11 +17,11 @@ from sqlalchemy.sql.elements import BinaryExpression, Tuple
 from sqlalchemy.util import immutabledict
 
 from sharding.errors import OtherShard
-from sharding.guard import REFUSED, read_refusal
 from sharding.keys import shard_key_of
-from sharding.routing import Route, Routing
-from sharding.telemetry import Started
-from sharding.unguarded import ask, is_unguarded
+from sharding.ownership import REFUSED, read_refusal
+from sharding.shard_binding import may_miss_rows, verify_ownership
+from sharding.shard_map import Route, Routing
+from sharding.telemetry import UnitSpan
 
 _OPTION = "shard_unit"
 _NAMES_A_KEY = frozenset({operators.eq, operators.in_op, operators.is_not_distinct_from})
@@ -30,7 +30,7 @@ _NAMES_A_KEY = frozenset({operators.eq, operators.in_op, operators.is_not_distin
 class Unit:
     """A unit of work: the key that it was begun for, and the map and the shard that it began with.
 
-    With `asks` the shard is asked about the rows that a statement has not found (`sharding.unguarded`).
+    With `asks` the shard is asked about the rows that a statement has not found (`sharding.shard_binding`).
 
     A session takes it along (`readreplica.session_base.SessionHooks`).
     """
@@ -44,7 +44,7 @@ class Unit:
         self.routing = routing
         self.statements = 0
         self.failed = False
-        self.started: Started | None = None
+        self.started: UnitSpan | None = None
 
     @property
     def options(self) -> immutabledict[str, Any]:
@@ -128,7 +128,7 @@ def _execute(cursor: Any, statement: str, parameters: Any, context: Any) -> bool
     if not unit.asks:
         return False
     context.dialect.do_execute(cursor, statement, parameters, context)
-    if is_unguarded(cursor):
+    if may_miss_rows(cursor):
         _ask(unit, context)
     return True
 
@@ -142,14 +142,16 @@ def _execute_many(cursor: Any, statement: str, parameters: Any, context: Any) ->
     if not unit.asks:
         return False
     context.dialect.do_executemany(cursor, statement, parameters, context)
-    if is_unguarded(cursor, sent=len(parameters)):
+    if may_miss_rows(cursor, sent=len(parameters)):
         _ask(unit, context)
     return True
 
 
 def _ask(unit: Unit, context: Any) -> None:
     named = getattr(context.compiled, "shard_keys", ())
-    ask(context.root_connection, {unit.key, *keys_of(named, context.compiled_parameters if named else ())})
+    verify_ownership(
+        context.root_connection, {unit.key, *keys_of(named, context.compiled_parameters if named else ())}
+    )
 
 
 def _check_statement(unit: Unit, context: Any) -> None:

@@ -12,8 +12,7 @@ from ops.embedded.ports import LOOPBACK, PortPicker
 from ops.embedded.shape import DatabaseShape
 from ops.fleet import open_engine
 from ops.migrate import run
-from sharding.guard import Ownership
-from sharding.ownership import tell
+from sharding.ownership import Ownership, set_ownership
 from sharding.topology import Topology, Tree
 from tests.project import DATABASES, GUARDED, HTTP_SERVICES, PROJECT, TEMPLATE
 from tests.servers import PostgresServers, ValkeyServer
@@ -36,7 +35,7 @@ def name_shards(topology: Topology) -> None:
     """Tell each shard its name, and to take every order: tests of the guard tell it less."""
     for shard, database in topology.databases_of("mes").items():
         with open_engine(topology, database, role=database.owner) as engine:
-            tell(engine, Ownership(shard, 1, "1" * topology.trees["mes"].buckets), tables=GUARDED)
+            set_ownership(engine, Ownership(shard, 1, "1" * topology.trees["mes"].buckets), tables=GUARDED)
 
 
 @contextmanager

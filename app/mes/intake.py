@@ -20,9 +20,9 @@ from app.models.status import Channel
 from app.orders import MES, add_order, announce
 from app.views import summarise
 from readreplica.sessions import WriteSession
-from sharding.hashing import key_of_text
 from sharding.ids import IdGenerator
 from sharding.sessions import ShardedSessions
+from sharding.shard_map import key_of_text
 
 
 async def place(session: WriteSession, message: Message, submitted: OrderSubmitted) -> None:

@@ -1,7 +1,7 @@
 """One MES shard: orders partitioned by status, their archive by month, and what is keyed beside them.
 
 Every table here has a distribution column: `order_id`, or `request_key` / `digest_key` where a row
-belongs to no order. All of them are int8 and are placed by `hashint8` (see `sharding.hashing`).
+belongs to no order. All of them are int8 and are placed by `hashint8` (see `sharding.shard_map`).
 """
 
 from datetime import datetime
@@ -31,8 +31,8 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from app.models.base import MONEY, EventRow, OrderState, new_metadata
 from app.models.messaging import InboxRow, OutboxRow
 from app.models.status import HOT, Status
-from sharding.guard import CHECK_NAME
 from sharding.keys import change_log, shard_key, shard_key_of
+from sharding.ownership import CHECK_NAME
 
 
 class MesBase(DeclarativeBase):

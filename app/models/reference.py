@@ -13,19 +13,19 @@ from sqlalchemy.orm import Mapped, mapped_column
 from app.models.base import MONEY
 from app.models.mes import MesBase
 from sharding.keys import reference_table, reference_tables
-from sharding.writes.reference import Bounds
+from sharding.writes.reference import NumberBounds
 
 RATE = Numeric(10, 4)
 
 
-PRICE = Bounds(Decimal(0), Decimal(100_000))
-BOUNDS: Mapping[str, Mapping[str, Bounds]] = {
+PRICE = NumberBounds(Decimal(0), Decimal(100_000))
+BOUNDS: Mapping[str, Mapping[str, NumberBounds]] = {
     "materials": {
         # A metal that weighs nothing would cost nothing; the densest has 22.6 g/cm³.
-        "density_g_per_cm3": Bounds(Decimal(1), Decimal(30)),
+        "density_g_per_cm3": NumberBounds(Decimal(1), Decimal(30)),
         "eur_per_g": PRICE,
         # What is melted for a gram of the piece.
-        "loss": Bounds(Decimal(1), Decimal(100)),
+        "loss": NumberBounds(Decimal(1), Decimal(100)),
     },
     "finishes": {"eur_per_cm2": PRICE},
     "tariffs": {

@@ -18,8 +18,8 @@ from app.pricing.outages import DATABASE_AWAY, first_line
 from readreplica.errors import is_unsupported
 from readreplica.sessions import WriteSession
 from readreplica.token import CausalToken
-from sharding.hashing import key_of_text
 from sharding.sessions import ShardedSessions
+from sharding.shard_map import key_of_text
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("pricing")
 

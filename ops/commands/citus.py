@@ -15,11 +15,17 @@ from ops.errors import ExitStatus
 from ops.options import Options, note, options_of, print_json
 from ops.rows import show_rows
 from sharding.citus import moving
-from sharding.citus.catalog import find_node, locate, read_nodes, read_tables
+from sharding.citus.catalog import (
+    find_node,
+    locate,
+    read_node_usage,
+    read_nodes,
+    read_table_shards,
+    read_tables,
+)
 from sharding.citus.columnar import store_statement
 from sharding.citus.health import judge, read_health
 from sharding.citus.moving import Mode
-from sharding.citus.placements import read_placements, read_shards
 
 app = typer.Typer(
     help='Look after the shards where Citus keeps them (`backend = "citus"`).', no_args_is_help=True
@@ -80,7 +86,7 @@ def placements(
     found = sharded(context, tree)
     table = table or work.leading_table(found.tree)
     with _coordinator(found) as engine, engine.connect() as connection:
-        rows = read_shards(connection, table) if shards else read_placements(connection)
+        rows = read_table_shards(connection, table) if shards else read_node_usage(connection)
     show_rows(options_of(context), list(map(asdict, rows)), empty=f"{table} has no shards")
 
 
@@ -177,7 +183,7 @@ def undrain(
 
 def _show_nodes(options: Options, found: Sharded, role: str | None) -> None:
     with _coordinator(found, role=role) as engine, engine.connect() as connection:
-        held = {each.node: each for each in read_placements(connection)}
+        held = {each.node: each for each in read_node_usage(connection)}
         rows = [
             {
                 "node": node.name,

@@ -17,8 +17,8 @@ from ops.reference_tables import Outcome, State, load, read_file, render_load, r
 from ops.reference_tables import check as check_references
 from ops.rows import show_rows
 from ops.shard_writes import close, end, look, render_close, render_end
-from sharding.writes.decisions import Unfinished
-from sharding.writes.in_doubt import Ended, InDoubt, Survey, Verdict
+from sharding.writes.in_doubt import Ended, InDoubt, RecoveryAction, Survey
+from sharding.writes.prepared import Unfinished
 
 in_doubt = typer.Typer(
     help="Find and end transactions that a crashed two-phase unit has left prepared.", no_args_is_help=True
@@ -102,8 +102,12 @@ def resolve_(
     seen, ended = asyncio.run(end(topology, name, named, older_than=older_than))
     show_rows(options_of(context), [_ended(each) for each in ended], empty="nothing was to be done")
     for each in seen.found:
-        if each.verdict in {Verdict.WAIT, Verdict.FOREIGN}:
-            why = "its unit is young and undecided" if each.verdict is Verdict.WAIT else "not one of ours"
+        if each.verdict in {RecoveryAction.WAIT, RecoveryAction.FOREIGN}:
+            why = (
+                "its unit is young and undecided"
+                if each.verdict is RecoveryAction.WAIT
+                else "not one of ours"
+            )
             note(f"{each.prepared.shard}: {each.prepared.gid} is left alone: {why}")
     _note_unreachable(seen)
     failed = seen.unreachable or any(each.error for each in ended)

@@ -16,9 +16,7 @@ from ops.embedded.replica import REPLICATOR
 from ops.embedded.settings import access_line
 from ops.embedded.state import ComponentState, Kind
 from sharding.errors import TopologyError
-from sharding.section import Endpoint
-from sharding.topology import Database, Topology
-from sharding.topology_faults import describe
+from sharding.topology import Database, Endpoint, Topology, describe
 
 if TYPE_CHECKING:
     from ops.project import ServiceEntry

@@ -11,7 +11,7 @@ between them are read through `to_jsonb`.
 from partitions.online.backfill import PROGRESS_TABLE
 from partitions.online.change import MARK
 from partitions.sql import literal
-from sharding.guard import FUNCTION as GUARD
+from sharding.ownership import GUARD_FUNCTION as GUARD
 
 PER_SHARD = "mes-storage: per shard"
 """The comment on a function whose body differs between the databases of a tree."""

@@ -10,9 +10,8 @@ from sqlalchemy import Connection, text
 
 from ops.project import ProjectTree
 from sharding.citus.catalog import read_tables, require_citus
-from sharding.citus.coordinator import coordinator_of, whole_ownership
-from sharding.citus.distribute import Distribution, missing
-from sharding.guard import note_identity
+from sharding.citus.distribute import Distribution, coordinator_ownership, missing
+from sharding.ownership import record_identity
 from sharding.topology import Topology
 
 Report = Callable[[str], None]
@@ -49,7 +48,7 @@ def distribute(connection: Connection, topology: Topology, tree: ProjectTree, *,
         CitusMissing: the database has no Citus.
         DistributionConflict: a table is distributed in another way.
     """
-    database = coordinator_of(topology, tree.name)
+    database = topology.coordinator_of(tree.name)
     require_citus(connection, database.name)
     present = set(connection.scalars(_PRESENT))
     left = missing(Distribution.of(tree.metadata), present=present, placed=read_tables(connection))
@@ -61,7 +60,7 @@ def distribute(connection: Connection, topology: Topology, tree: ProjectTree, *,
     if "shard_identity" in present and not connection.scalar(_IS_NAMED):
         # As on a plain shard: whoever connects finds out that this is the database that he means. The guard
         # has nothing to refuse here, and stays `RETURN true`, which the planner leaves out.
-        connection.exec_driver_sql(note_identity(whole_ownership(topology, tree.name)))
+        connection.exec_driver_sql(record_identity(coordinator_ownership(topology, tree.name)))
     connection.commit()
     return [placement.table for placement in left]
 
@@ -74,6 +73,6 @@ def script(topology: Topology, tree: ProjectTree) -> str:
 def _statements(topology: Topology, tree: ProjectTree) -> Iterator[str]:
     for placement in Distribution.of(tree.metadata).placements():
         yield placement.statement()
-    insert = note_identity(whole_ownership(topology, tree.name))
+    insert = record_identity(coordinator_ownership(topology, tree.name))
     # A coordinator that knows its name keeps it, and the version that it was told of.
     yield insert[: insert.index("ON CONFLICT")] + "ON CONFLICT (singleton) DO NOTHING"

@@ -9,7 +9,7 @@ from sqlalchemy.exc import DBAPIError
 from ops.fleet import open_watched
 from ops.migrate.errors import MigrationsBusy
 from partitions.advisory_lock import poll_until, try_acquire_sql
-from sharding.citus.reach import MIGRATING
+from sharding.citus.distribute import MIGRATION_OPTIONS
 from sharding.topology import Topology
 
 LOCK_TIMEOUT_SECONDS = 3
@@ -35,7 +35,7 @@ def open_owner(topology: Topology, database: str) -> Iterator[Engine]:
     tree = topology.tree_of(database)
     words = {
         "application_name": "mesctl migrate",
-        "options": f"{OPTIONS} {MIGRATING}" if tree.backend == "citus" else OPTIONS,
+        "options": f"{OPTIONS} {MIGRATION_OPTIONS}" if tree.backend == "citus" else OPTIONS,
     }
     with open_watched(topology.url(database, role=tree.owner, direct=True), words) as engine:
         yield engine

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from ops.migrate.squawk import Complaint, Node
 from partitions.sql import cut
-from sharding.guard import CHECK_NAME
+from sharding.ownership import CHECK_NAME
 
 
 class PrimaryKey(NamedTuple):

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ops.pgbouncer.errors import PoolsDoNotFit
-from sharding.pooler import Pool, pools_of
-from sharding.topology import Topology
+from sharding.topology import ServicePool, Topology, pools_of
 
 SMALLEST_POOL = 2
 """A unit of work that reads in another session while it writes needs two; with one it waits for itself."""
@@ -40,7 +39,7 @@ class Limits:
 class SizedPool:
     """A pool with the connections that each process of the pooler may open for it."""
 
-    pool: Pool
+    pool: ServicePool
     server: Server
     dbname: str
     size: int
@@ -74,9 +73,9 @@ class ServerPlan:
         )
 
 
-def servers_of(topology: Topology) -> dict[Server, list[tuple[Pool, str]]]:
+def servers_of(topology: Topology) -> dict[Server, list[tuple[ServicePool, str]]]:
     """List the pools to each server, with the name that the database has there."""
-    found: dict[Server, list[tuple[Pool, str]]] = {}
+    found: dict[Server, list[tuple[ServicePool, str]]] = {}
     for pool in pools_of(topology):
         database = topology.database(pool.database)
         endpoint = database.replica(pool.replica) if pool.replica else database.primary
@@ -84,14 +83,14 @@ def servers_of(topology: Topology) -> dict[Server, list[tuple[Pool, str]]]:
     return found
 
 
-def named(server: Server, pools: Sequence[tuple[Pool, str]]) -> str:
+def named(server: Server, pools: Sequence[tuple[ServicePool, str]]) -> str:
     """Return a server with the databases and replicas that its pools lead to, for people."""
     nodes = sorted({pool.node for pool, _ in pools})
     return f"{server} ({', '.join(nodes)})"
 
 
 def plan_pools(
-    servers: Mapping[Server, Sequence[tuple[Pool, str]]],
+    servers: Mapping[Server, Sequence[tuple[ServicePool, str]]],
     limits: Mapping[Server, Limits],
     *,
     reserve: int,
@@ -114,7 +113,7 @@ def plan_pools(
     ]
 
 
-def _plan_server(empty: ServerPlan, pools: Sequence[tuple[Pool, str]]) -> ServerPlan:
+def _plan_server(empty: ServerPlan, pools: Sequence[tuple[ServicePool, str]]) -> ServerPlan:
     share = empty.budget // empty.processes
     fixed = sum(pool.size for pool, _ in pools if pool.size is not None)
     weights = sum(pool.weight for pool, _ in pools if pool.size is None)
@@ -132,7 +131,7 @@ def _plan_server(empty: ServerPlan, pools: Sequence[tuple[Pool, str]]) -> Server
     return ServerPlan(empty.server, empty.limits, empty.reserve, empty.processes, sized)
 
 
-def _misfit(plan: ServerPlan, pools: Sequence[tuple[Pool, str]], needed: str) -> PoolsDoNotFit:
+def _misfit(plan: ServerPlan, pools: Sequence[tuple[ServicePool, str]], needed: str) -> PoolsDoNotFit:
     return PoolsDoNotFit(named(plan.server, pools), arithmetic=plan.arithmetic, needed=needed)
 
 

@@ -16,8 +16,7 @@ from ops.pgbouncer.scram import make_secret
 from ops.pgbouncer.servers import Servers
 from ops.pgbouncer.userlist import Found, common_secrets, kept_secret, unequal_roles
 from ops.pgbouncer.versions import Version, ask_version, find_program, parse_version
-from sharding.pooler import PgBouncer, pools_of
-from sharding.topology import Topology
+from sharding.topology import PgBouncer, Topology, pools_of
 
 
 class Pooler:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ops.pgbouncer.plan import ServerPlan, SizedPool, explain
 from ops.pgbouncer.versions import PEERS, PREPARED_STATEMENTS, Version
-from sharding.pooler import PgBouncer
+from sharding.topology import PgBouncer
 
 INI = "pgbouncer.ini"
 HBA = "hba.conf"

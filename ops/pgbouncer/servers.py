@@ -10,8 +10,7 @@ from sqlalchemy import URL
 from ops.connect import connected
 from ops.pgbouncer.errors import ServerSilent
 from ops.pgbouncer.plan import Limits, Server, named
-from sharding.pooler import Pool
-from sharding.topology import Topology
+from sharding.topology import ServicePool, Topology
 
 # reserved_connections came with PostgreSQL 16; current_setting(..., true) is NULL before.
 _LIMITS = """
@@ -32,7 +31,7 @@ class Servers:
     """
 
     def __init__(
-        self, topology: Topology, pools: dict[Server, list[tuple[Pool, str]]], *, superuser: str
+        self, topology: Topology, pools: dict[Server, list[tuple[ServicePool, str]]], *, superuser: str
     ) -> None:
         self._topology = topology
         self._pools = pools

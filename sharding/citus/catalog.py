@@ -5,8 +5,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, text
 
-from sharding.citus.errors import CitusMissing, UnknownNode, UnknownPlacement
-from sharding.citus.placement import ShardRange, find_range
+from sharding.errors import CitusMissing, UnknownNode, UnknownPlacement
 
 # In an application's own schema nothing is named like these.
 _EXTENSIONS = text("SELECT extname, extversion FROM pg_extension WHERE extname LIKE 'citus%'")

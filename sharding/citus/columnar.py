@@ -8,7 +8,7 @@ from sqlalchemy import Connection, text
 from partitions.bounds import KeyRange, parse_bound
 from partitions.sql import identifier, literal
 from sharding.citus.catalog import read_extensions
-from sharding.citus.errors import CitusMissing, ColumnarRefused
+from sharding.errors import CitusMissing, ColumnarRefused
 
 _FOUND = text("""
     SELECT c.relname AS name, parent.relname AS parent, pg_get_expr(c.relpartbound, c.oid) AS bound,
@@ -23,7 +23,7 @@ _SIZE = text("SELECT citus_total_relation_size(to_regclass(:name))")
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class StoredPartition:
     """A partition of an archive: its parent, its keys and how it is stored (`heap` or `columnar`)."""
 
     name: str
@@ -32,7 +32,7 @@ class Stored:
     access_method: str
 
 
-def read_stored(connection: Connection, partition: str) -> Stored:
+def read_stored(connection: Connection, partition: str) -> StoredPartition:
     """Read how a month is stored.
 
     Raises:
@@ -44,11 +44,11 @@ def read_stored(connection: Connection, partition: str) -> Stored:
     bound = None if row.bound is None else parse_bound(row.name, row.bound)
     if not isinstance(bound, KeyRange):
         raise ColumnarRefused(partition, "it is no month of an archive")
-    return Stored(row.name, row.parent, bound, row.access_method)
+    return StoredPartition(row.name, row.parent, bound, row.access_method)
 
 
 def refusal(
-    stored: Stored, *, to: str, ended_at: datetime, now: datetime, grace: timedelta, live_orders: int
+    stored: StoredPartition, *, to: str, ended_at: datetime, now: datetime, grace: timedelta, live_orders: int
 ) -> str | None:
     """Tell why a month cannot be stored otherwise; None if it can. Pure.
 

@@ -1,6 +1,6 @@
 """The coordinator: the one database of a sharded tree when Citus keeps its shards. Pure."""
 
-from sharding.guard import Ownership
+from sharding.ownership import Ownership
 from sharding.shard_map import ShardMap
 from sharding.topology import Database, Topology
 
@@ -13,9 +13,9 @@ def coordinator_of(topology: Topology, tree: str) -> Database:
 
 def whole_map(topology: Topology, tree: str) -> ShardMap:
     """Make the shard map of a coordinator: every bucket is its own, for Citus itself places the rows."""
-    return ShardMap(1, (coordinator_of(topology, tree).name,) * topology.trees[tree].buckets)
+    return ShardMap(1, (topology.coordinator_of(tree).name,) * topology.trees[tree].buckets)
 
 
 def whole_ownership(topology: Topology, tree: str) -> Ownership:
     """Tell a coordinator who it is: a shard that owns everything, whose guard has nothing to refuse."""
-    return Ownership.of(whole_map(topology, tree), coordinator_of(topology, tree).name)
+    return Ownership.of(whole_map(topology, tree), topology.coordinator_of(tree).name)

@@ -8,9 +8,8 @@ from sqlalchemy import MetaData
 
 from partitions.sql import identifier, literal
 from sharding.citus.catalog import CitusTable
-from sharding.citus.errors import DistributionConflict
-from sharding.guard import GuardedTable
-from sharding.keys import guarded_tables, is_partition, is_reference
+from sharding.errors import DistributionConflict
+from sharding.keys import GuardedTable, guarded_tables, is_partition, is_reference
 
 ALONE = "none"
 """Citus' word for a table that is in a group with no other."""

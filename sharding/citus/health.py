@@ -40,7 +40,7 @@ _IN_DOUBT = text("""
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class CitusFinding:
     """Something that is wrong, and what to do about it."""
 
     what: str
@@ -49,7 +49,7 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class CitusHealth:
     """What was read.
 
     Parameters:
@@ -71,9 +71,9 @@ class Facts:
     in_doubt: int = 0
 
 
-def read_health(connection: Connection) -> Facts:
+def read_health(connection: Connection) -> CitusHealth:
     """Read everything that `judge` looks at; a worker that is down is among the facts."""
-    return Facts(
+    return CitusHealth(
         nodes=tuple(read_nodes(connection)),
         extensions=read_extensions(connection),
         versions={
@@ -86,21 +86,21 @@ def read_health(connection: Connection) -> Facts:
     )
 
 
-def judge(facts: Facts) -> list[Finding]:
+def judge(facts: CitusHealth) -> list[CitusFinding]:
     """List what is wrong; pure."""
     return [*_nodes(facts.nodes), *_versions(facts.versions), *_shards(facts)]
 
 
-def _nodes(nodes: Iterable[Node]) -> Iterator[Finding]:
+def _nodes(nodes: Iterable[Node]) -> Iterator[CitusFinding]:
     found = list(nodes)
     if not any(node.is_coordinator for node in found):
-        yield Finding(
+        yield CitusFinding(
             "coordinator",
             "is not among the nodes, so reference tables have no copy here",
             "SELECT citus_set_coordinator_host(HOST, PORT)",
         )
     if not any(node.should_have_shards and node.active for node in found):
-        yield Finding(
+        yield CitusFinding(
             "nodes",
             "none may hold shards",
             "SELECT citus_set_node_property(HOST, PORT, 'shouldhaveshards', true)",
@@ -108,39 +108,41 @@ def _nodes(nodes: Iterable[Node]) -> Iterator[Finding]:
     for node in found:
         name = f"'{node.host}', {node.port}"
         if not node.active:
-            yield Finding(node.name, "is disabled", f"SELECT citus_activate_node({name})")
+            yield CitusFinding(node.name, "is disabled", f"SELECT citus_activate_node({name})")
         elif not (node.has_metadata and node.metadata_synced):
-            yield Finding(
+            yield CitusFinding(
                 node.name, "does not have the metadata", f"SELECT start_metadata_sync_to_node({name})"
             )
 
 
-def _versions(versions: Mapping[str, str | None]) -> Iterator[Finding]:
+def _versions(versions: Mapping[str, str | None]) -> Iterator[CitusFinding]:
     for node, said in versions.items():
         if said is None:
-            yield Finding(node, "does not answer the coordinator", "bring it up; see its log")
+            yield CitusFinding(node, "does not answer the coordinator", "bring it up; see its log")
     known = sorted({said for said in versions.values() if said})
     if len(known) > 1:
         which = "; ".join(f"{node}: {said}" for node, said in sorted(versions.items()) if said)
         fix = "install one version everywhere, then ALTER EXTENSION citus UPDATE on each node"
-        yield Finding("versions", f"differ: {which}", fix)
+        yield CitusFinding("versions", f"differ: {which}", fix)
 
 
-def _shards(facts: Facts) -> Iterator[Finding]:
+def _shards(facts: CitusHealth) -> Iterator[CitusFinding]:
     silent = {node for node, said in facts.versions.items() if said is None}
     for source, target in facts.broken_links:
         if source not in silent and target not in silent:
-            yield Finding(
+            yield CitusFinding(
                 source, f"cannot connect to {target}", f"let it in: pg_hba.conf and passwords of {target}"
             )
     for shard in facts.lost_shards:
-        yield Finding(shard, "has no active placement: its rows cannot be read", "restore it from a backup")
+        yield CitusFinding(
+            shard, "has no active placement: its rows cannot be read", "restore it from a backup"
+        )
     for name, node in facts.orphans:
-        yield Finding(
+        yield CitusFinding(
             name, f"is left over on {node} from a move or a split", "CALL citus_cleanup_orphaned_resources()"
         )
     if facts.in_doubt:
-        yield Finding(
+        yield CitusFinding(
             "transactions",
             f"{facts.in_doubt} have been prepared on the nodes for more than a minute",
             "SELECT recover_prepared_transactions() on the coordinator",

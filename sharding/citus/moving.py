@@ -11,9 +11,8 @@ from typing import Literal
 from sqlalchemy import Connection, text
 
 from partitions.sql import literal
-from sharding.citus.catalog import Node, find_node, locate
-from sharding.citus.errors import AdministratorNeeded, MoveRefused, UnknownPlacement
-from sharding.citus.placement import ShardRange
+from sharding.citus.catalog import Node, ShardRange, find_node, locate
+from sharding.errors import AdministratorNeeded, MoveRefused, UnknownPlacement
 
 Mode = Literal["auto", "force_logical", "block_writes"]
 """auto and force_logical follow the writes meanwhile; block_writes copies faster, and writers wait."""
@@ -67,7 +66,7 @@ class PlannedMove:
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class MoveProgress:
     """How far the moves of this moment are."""
 
     bytes: int
@@ -78,7 +77,7 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class RebalanceJob:
     """A rebalance that Citus does in the background: its state, and how many moves are in which."""
 
     job_id: int
@@ -103,12 +102,12 @@ def read_plan(connection: Connection, *, drain_only: bool = False) -> list[Plann
     return [PlannedMove(**row._mapping) for row in rows]
 
 
-def read_progress(connection: Connection) -> Progress:
+def read_progress(connection: Connection) -> MoveProgress:
     """Read how far the moves of this moment are; all zeros when nothing moves."""
-    return Progress(**connection.execute(_PROGRESS).one()._mapping)
+    return MoveProgress(**connection.execute(_PROGRESS).one()._mapping)
 
 
-def read_job(connection: Connection, job_id: int | None = None) -> Job | None:
+def read_job(connection: Connection, job_id: int | None = None) -> RebalanceJob | None:
     """Read the state of a rebalance, of the latest one without an id; None when there was none."""
     if job_id is None:
         job_id = connection.scalar(_LATEST_JOB)
@@ -116,7 +115,7 @@ def read_job(connection: Connection, job_id: int | None = None) -> Job | None:
     if row is None:
         return None
     messages = tuple(task["message"] for task in row.tasks or () if task.get("message"))
-    return Job(row.job_id, row.state, row.counts or {}, messages)
+    return RebalanceJob(row.job_id, row.state, row.counts or {}, messages)
 
 
 def rebalance_statement(mode: Mode) -> str:

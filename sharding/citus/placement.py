@@ -7,7 +7,7 @@ CreateHashDistributedTableShards, src/backend/distributed/operations/create_shar
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from sharding.hashing import hashint8
+from sharding.shard_map import hashint8
 
 _HASHES = 1 << 32
 _LOWEST = -(1 << 31)

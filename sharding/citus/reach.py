@@ -12,7 +12,7 @@ from typing import Any
 
 from psycopg import AsyncConnection
 
-from sharding.identity import Greeting
+from sharding.engines import Greeting
 
 REACHING = "-c citus.propagate_set_commands=local"
 """For libpq's `options`: of a session that sends one statement at a time."""

@@ -17,12 +17,12 @@ from sqlalchemy.orm import Mapper
 from sqlalchemy.sql import visitors
 from sqlalchemy.sql.elements import ClauseList, Grouping
 
-from sharding.scatter.cursor import fingerprint_of
-from sharding.scatter.errors import ScatterRefused
+from sharding.errors import ScatterRefused
 from sharding.scatter.grammar import Scope, check, onclauses, open_scope
 from sharding.scatter.kinds import DIALECT
+from sharding.scatter.order import resolve, split_order
+from sharding.scatter.pages import fingerprint_of
 from sharding.scatter.tables import Clause, Source, is_key_of, is_table
-from sharding.scatter.terms import resolve, split_order
 
 _KEPT = 512
 _TIMES = (Date, DateTime, Time)

@@ -17,10 +17,10 @@ from sqlalchemy.sql.elements import Grouping
 from sqlalchemy.types import Text
 
 from readreplica.cluster import Cluster
-from sharding.scatter.errors import ScatterRefused
+from sharding.errors import ScatterRefused
 from sharding.scatter.kinds import DIALECT, Kind
+from sharding.scatter.order import Term
 from sharding.scatter.tables import Clause
-from sharding.scatter.terms import Term
 
 # glibc's C.UTF-8 compares code points since 2.35, and so did Debian's before.
 _CODE_POINTS = re.compile(r"c|posix|ucs_basic|pg_c_utf8|pg_unicode_fast|c\.utf-?8", re.IGNORECASE)

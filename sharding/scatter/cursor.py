@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import Any, Self
 from uuid import UUID
 
-from sharding.scatter.errors import CursorMalformed, CursorOfAnotherQuery
+from sharding.errors import CursorMalformed, CursorOfAnotherQuery
 
 VERSION = 2
 FINGERPRINT_BYTES = 12

@@ -16,8 +16,8 @@ from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.sql.operators import custom_op
 from sqlalchemy.sql.selectable import Join
 
-from sharding.scatter import words
-from sharding.scatter.errors import ScatterRefused
+from sharding.errors import ScatterRefused
+from sharding.scatter import grammar
 from sharding.scatter.tables import (
     Clause,
     Source,
@@ -79,7 +79,7 @@ def check_select(statement: Any) -> None:
     """
     if not isinstance(statement, Select):
         name = getattr(statement, "__visit_name__", "")
-        raise ScatterRefused(words.REASONS.get(name, f"it is a {type(statement).__name__}, not a select()"))
+        raise ScatterRefused(grammar.REASONS.get(name, f"it is a {type(statement).__name__}, not a select()"))
     found = {
         "LIMIT or OFFSET: pass limit and cursor to scatter": statement._has_row_limiting_clause,
         "FOR UPDATE: the sessions only read; lock a row by sessions.write(key)": statement._for_update_arg
@@ -131,8 +131,10 @@ def check(clause: Clause, scope: Scope) -> None:
 
 def _check_element(clause: Clause) -> None:
     name = clause.__visit_name__
-    if name not in words.ELEMENTS:
-        raise ScatterRefused(words.REASONS.get(name, f"{name} ({clause}) is not known to be right on shards"))
+    if name not in grammar.ELEMENTS:
+        raise ScatterRefused(
+            grammar.REASONS.get(name, f"{name} ({clause}) is not known to be right on shards")
+        )
     for operator in (getattr(clause, "operator", None), getattr(clause, "modifier", None)):
         if operator is not None:
             _check_operator(operator)
@@ -140,9 +142,9 @@ def _check_element(clause: Clause) -> None:
 
 def _check_operator(operator: Any) -> None:
     if isinstance(operator, custom_op):
-        is_known = operator.opstring in words.OWN_OPERATORS
+        is_known = operator.opstring in grammar.OWN_OPERATORS
     else:
-        is_known = operator in words.OPERATORS or operator is operators.comma_op
+        is_known = operator in grammar.OPERATORS or operator is operators.comma_op
     if not is_known:
         name = getattr(operator, "opstring", None) or getattr(operator, "__name__", operator)
         raise ScatterRefused(f"the operator {name} is not known to be right on shards")
@@ -157,8 +159,8 @@ def _check_column(column: ColumnClause[Any], scope: Scope) -> None:
 
 def _check_function(function: FunctionElement[Any], scope: Scope) -> None:
     name = function.name.lower()
-    aggregates = words.LOCAL_AGGREGATES if scope.is_local else words.MERGED_AGGREGATES
-    if getattr(function, "packagenames", ()) or name not in words.FUNCTIONS | aggregates:
+    aggregates = grammar.LOCAL_AGGREGATES if scope.is_local else grammar.MERGED_AGGREGATES
+    if getattr(function, "packagenames", ()) or name not in grammar.FUNCTIONS | aggregates:
         raise ScatterRefused(_why_not(name))
     arguments = list(function.clauses)
     if name == "count" and len(arguments) == 1 and is_star(arguments[0]):
@@ -187,9 +189,9 @@ def _check_level(aggregate: FunctionElement[Any], scope: Scope) -> None:
 
 
 def _why_not(name: str) -> str:
-    if name in words.VOLATILE:
+    if name in grammar.VOLATILE:
         return f"{name}() gives another value on every shard and page: compute it once and pass it along"
-    if name in words.LOCAL_AGGREGATES:
+    if name in grammar.LOCAL_AGGREGATES:
         return f"{name}() over all cannot be made from each shard's {name}(): group by the shard key as well"
     return f"the function {name}() is not known to be right on shards"
 

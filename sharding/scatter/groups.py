@@ -14,11 +14,10 @@ from sqlalchemy import Text, cast, func, literal, select
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.types import UserDefinedType
 
+from sharding.errors import ScatterRefused
 from sharding.scatter.analysis import selected
-from sharding.scatter.errors import ScatterRefused
-from sharding.scatter.parts import Parts
+from sharding.scatter.order import Direction, Term, position_after, split_order
 from sharding.scatter.tables import Clause
-from sharding.scatter.terms import Direction, Term, position_after, split_order
 
 # pg_typeof gives these without their length, and a cast to the bare name cuts the value.
 _LENGTH_IS_LOST = frozenset({"character", "bit"})

@@ -31,7 +31,7 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql.psycopg import dialect as psycopg_dialect
 from sqlalchemy.types import TypeDecorator, TypeEngine, UserDefinedType
 
-from sharding.scatter.errors import ScatterRefused
+from sharding.errors import ScatterRefused
 from sharding.scatter.tables import Clause
 
 _make_dialect: Any = psycopg_dialect

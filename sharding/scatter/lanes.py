@@ -15,7 +15,7 @@ from readreplica.cluster import Cluster
 from readreplica.freshness import Freshness
 from readreplica.sessions import ReadSession
 from readreplica.token import CausalToken
-from sharding.scatter.errors import ScatterFailed, ShardTimedOut, ValueUnreadable
+from sharding.errors import ShardFailed, ShardTimedOut, ValueUnreadable
 
 _GRACE_SECONDS = 0.5
 _leftovers: set[asyncio.Task[Any]] = set()
@@ -67,10 +67,10 @@ class Lane:
         async with self._slots:
             try:
                 rows: Sequence[Any] = await self._watched(self._run(statement))
-            except ScatterFailed:
+            except ShardFailed:
                 raise
             except Exception as error:
-                failed = ValueUnreadable if _is_unreadable(error) else ScatterFailed
+                failed = ValueUnreadable if _is_unreadable(error) else ShardFailed
                 raise failed(self.shard, error) from error
         return rows
 
@@ -174,7 +174,7 @@ def _is_unreadable(error: Exception) -> bool:
     return isinstance(error, DataError) and getattr(error.orig, "sqlstate", None) is None
 
 
-def is_down(error: ScatterFailed) -> bool:
+def is_down(error: ShardFailed) -> bool:
     """Tell a shard that cannot be reached from one that refuses the statement."""
     cause = error.__cause__
     if isinstance(cause, DBAPIError) and cause.connection_invalidated:

@@ -19,8 +19,8 @@ from sqlalchemy import (
 from sqlalchemy.sql import visitors
 from sqlalchemy.sql.functions import FunctionElement
 
-from sharding.scatter import words
-from sharding.scatter.errors import ScatterRefused
+from sharding.errors import ScatterRefused
+from sharding.scatter import grammar
 from sharding.scatter.tables import Clause, is_table
 
 _EXACT = frozenset({"bigint", "numeric"})
@@ -71,7 +71,7 @@ class Parts:
         if isinstance(element, FunctionFilter):
             aggregate: Any = element.func
             return self._merged(aggregate, (element.criterion,), columns)
-        if isinstance(element, FunctionElement) and element.name.lower() in words.MERGED_AGGREGATES:
+        if isinstance(element, FunctionElement) and element.name.lower() in grammar.MERGED_AGGREGATES:
             return self._merged(element, (), columns)
         if isinstance(element, Column):
             raise ScatterRefused(f"{element} is neither in GROUP BY nor in an aggregate")

@@ -10,14 +10,13 @@ from weakref import WeakSet
 from sqlalchemy import Column, Label, TypeDecorator, select, types
 from sqlalchemy.sql.functions import FunctionElement
 
-from sharding.scatter import words
+from sharding.errors import ScatterRefused
+from sharding.scatter import grammar
 from sharding.scatter.analysis import Analysis, namer, selected
-from sharding.scatter.collation import Facts
-from sharding.scatter.errors import ScatterRefused
 from sharding.scatter.groups import GroupsPlan, plan_groups
 from sharding.scatter.kinds import NUMERIC
+from sharding.scatter.order import ShardFacts, Term, make_terms, position_after, resolve
 from sharding.scatter.tables import Clause, is_table
-from sharding.scatter.terms import Term, make_terms, position_after, resolve
 
 
 class Unread(tuple[Any, ...]):
@@ -45,7 +44,7 @@ class RowsPlan:
     width: int
     is_distinct: bool
     is_grouped: bool
-    checked: WeakSet[Facts] = field(default_factory=WeakSet)
+    checked: WeakSet[ShardFacts] = field(default_factory=WeakSet)
     """What shards have said of the types and collations, where it was found to allow this order."""
 
     def part(self, statement: Any, *, after: Sequence[Any] | None, limit: int) -> Any:
@@ -147,7 +146,7 @@ def _outside_subqueries(clause: Clause) -> Any:
 
 
 def _is_aggregate(clause: Clause) -> bool:
-    return isinstance(clause, FunctionElement) and clause.name.lower() in words.LOCAL_AGGREGATES
+    return isinstance(clause, FunctionElement) and clause.name.lower() in grammar.LOCAL_AGGREGATES
 
 
 def _plan_rows(statement: Any, analysis: Analysis, ordered: Sequence[Clause]) -> RowsPlan:

@@ -9,16 +9,13 @@ from typing import Any
 from readreplica.cluster import Cluster
 from readreplica.freshness import ANY, Freshness
 from readreplica.token import CausalToken
-from sharding.scatter import collation
-from sharding.scatter.analysis import Analysis, analyse, check_parameters, fingerprint
-from sharding.scatter.cursor import CursorKeys
-from sharding.scatter.errors import ScatterFailed, ScatterRefused, TooManyGroups, ValueUnreadable
+from sharding.errors import ScatterRefused, ShardFailed, TooManyGroups, ValueUnreadable
+from sharding.scatter import order
+from sharding.scatter.analysis import Analysis, analyse, check_parameters, fingerprint, split
 from sharding.scatter.groups import GroupsPlan
-from sharding.scatter.lanes import Lane, all_of, is_down
-from sharding.scatter.merge import Run, merge, share
-from sharding.scatter.page import AnySelect, Bounds, Page
-from sharding.scatter.plan import RowsPlan, Unread, plan
-from sharding.scatter.split import split
+from sharding.scatter.pages import AnySelect, Bounds, CursorKeys, Page
+from sharding.scatter.plan import RowsPlan, Run, Unread, merge, plan, share
+from sharding.shard_call import ShardReader, all_of, is_down
 
 
 async def scatter(
@@ -77,7 +74,7 @@ async def scatter(
     parts = split(statement, analysis.scope, list(clusters), shard_of)
     slots = asyncio.Semaphore(bounds.concurrency)
     for shard in parts:
-        lane = Lane(
+        lane = ShardReader(
             shard,
             clusters[shard],
             after=after,
@@ -110,28 +107,28 @@ class _Call:
     position: list[Any] | None
     allow_missing: bool
     seal: Callable[[Sequence[Any]], str]
-    lanes: dict[str, Lane] = field(default_factory=dict)
-    missing: dict[str, ScatterFailed] = field(default_factory=dict)
-    first_facts: collation.Facts | None = None
+    lanes: dict[str, ShardReader] = field(default_factory=dict)
+    missing: dict[str, ShardFailed] = field(default_factory=dict)
+    first_facts: order.Facts | None = None
 
-    async def facts_of(self, lane: Lane) -> collation.Facts:
+    async def facts_of(self, lane: ShardReader) -> order.Facts:
         """Give what a shard says of the tables; its settings are those of the shards that have answered."""
-        facts = await collation.facts_of(lane.cluster, self.analysis.tables, lane.ask)
+        facts = await order.facts_of(lane.cluster, self.analysis.tables, lane.ask)
         self.first_facts = self.first_facts or facts
-        collation.check_settings(facts, self.first_facts, shard=lane.shard)
+        order.check_settings(facts, self.first_facts, shard=lane.shard)
         return facts
 
-    async def each(self, shards: Sequence[str], ask: Callable[[Lane], Any]) -> None:
+    async def each(self, shards: Sequence[str], ask: Callable[[ShardReader], Any]) -> None:
         """Ask several shards at once; one that is down is noted as missing, where that is allowed."""
         await all_of([partial(self._one, self.lanes[shard], ask) for shard in shards])
         if len(self.missing) == len(self.lanes):
             # Nothing at all is no partial answer.
             raise next(iter(self.missing.values()))
 
-    async def _one(self, lane: Lane, ask: Callable[[Lane], Any]) -> None:
+    async def _one(self, lane: ShardReader, ask: Callable[[ShardReader], Any]) -> None:
         try:
             await ask(lane)
-        except ScatterFailed as error:
+        except ShardFailed as error:
             if not (self.allow_missing and is_down(error)):
                 raise
             self.missing[lane.shard] = error
@@ -152,16 +149,16 @@ async def _rows(call: _Call, how: RowsPlan, parts: Mapping[str, Any]) -> Page[An
     # Made once for all that are asked the same: SQLAlchemy keeps with a statement what finds it in its cache.
     firsts = {id(each): how.part(each, after=call.position, limit=count) for each in _different(parts)}
 
-    async def first(lane: Lane) -> None:
+    async def first(lane: ShardReader) -> None:
         facts = await call.facts_of(lane)
         if facts not in how.checked:
-            collation.check_order(how.terms, facts, shard=lane.shard)
+            order.check_order(how.terms, facts, shard=lane.shard)
             how.checked.add(facts)
         part = parts[lane.shard]
         order = partial(how.order_alone, part, after=call.position, limit=count)
         runs[lane.shard].add(await _fetch(lane, how, firsts[id(part)], order), asked=count)
 
-    async def again(lane: Lane) -> None:
+    async def again(lane: ShardReader) -> None:
         run, more = runs[lane.shard], wanting[lane.shard]
         # If it is missing now, it is not asked a third time.
         run.is_open = False
@@ -179,7 +176,7 @@ async def _rows(call: _Call, how: RowsPlan, parts: Mapping[str, Any]) -> Page[An
         await call.each(list(wanting), again)
 
 
-async def _fetch(lane: Lane, how: RowsPlan, asked: Any, order: Callable[[], Any]) -> Sequence[Any]:
+async def _fetch(lane: ShardReader, how: RowsPlan, asked: Any, order: Callable[[], Any]) -> Sequence[Any]:
     """Fetch rows, or, where Python has not all of their values, their order alone.
 
     More is fetched than the page holds, and what is not on it must not fail it.
@@ -198,7 +195,7 @@ async def _read(
     counts = {shard: _last_of(run.rows, unread) for shard, run in runs.items()}
     found: dict[int, Any] = {}
 
-    async def read(lane: Lane) -> None:
+    async def read(lane: ShardReader) -> None:
         asked = how.part(parts[lane.shard], after=call.position, limit=counts[lane.shard])
         found.update(zip(map(id, runs[lane.shard].rows), await lane.fetch(asked), strict=False))
 
@@ -216,11 +213,11 @@ def _different(parts: Mapping[str, Any]) -> list[Any]:
 
 async def _groups(call: _Call, how: GroupsPlan, parts: Mapping[str, Any], bounds: Bounds) -> Page[Any]:
     sent: dict[str, Sequence[Any]] = {}
-    facts: dict[str, collation.Facts] = {}
+    facts: dict[str, order.Facts] = {}
 
-    async def ask(lane: Lane) -> None:
+    async def ask(lane: ShardReader) -> None:
         facts[lane.shard] = await call.facts_of(lane)
-        collation.check_legible(facts[lane.shard], shard=lane.shard)
+        order.check_legible(facts[lane.shard], shard=lane.shard)
         rows = await lane.fetch(how.part(parts[lane.shard], limit=bounds.groups + 1))
         if len(rows) > bounds.groups:
             raise TooManyGroups(lane.shard, groups=bounds.groups)
@@ -229,7 +226,7 @@ async def _groups(call: _Call, how: GroupsPlan, parts: Mapping[str, Any], bounds
     await call.each(list(parts), ask)
     first = facts[next(iter(sent))]
     for shard in sent:
-        collation.check_defaults(how.compared(), facts[shard], first, shard=shard)
+        order.check_defaults(how.compared(), facts[shard], first, shard=shard)
     rows = [row for shard in parts if shard in sent for row in sent[shard]]
     if not rows:
         return call.page([])
@@ -255,7 +252,7 @@ async def _by_one_of(call: _Call, shards: Sequence[str], whole: Any) -> Sequence
     for shard in shards[:-1]:
         try:
             return await call.lanes[shard].ask(whole)
-        except ScatterFailed as error:
+        except ShardFailed as error:
             if not is_down(error):
                 raise
     return await call.lanes[shards[-1]].ask(whole)

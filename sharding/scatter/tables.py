@@ -23,8 +23,8 @@ from sqlalchemy.sql import operators
 from sqlalchemy.sql.elements import Grouping
 from sqlalchemy.sql.selectable import Join
 
+from sharding.errors import ScatterRefused
 from sharding.keys import is_reference, shard_key_of
-from sharding.scatter.errors import ScatterRefused
 
 Clause: TypeAlias = Any
 """An element of SQLAlchemy's expression tree, whose classes are mostly private."""

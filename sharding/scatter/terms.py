@@ -8,7 +8,7 @@ from sqlalchemy import Label, TypeDecorator, and_, false, or_, tuple_
 from sqlalchemy.sql import operators
 from sqlalchemy.sql.elements import UnaryExpression
 
-from sharding.scatter.errors import ScatterRefused
+from sharding.errors import ScatterRefused
 from sharding.scatter.kinds import Kind, bound, kind_of, ranker
 from sharding.scatter.tables import Clause
 

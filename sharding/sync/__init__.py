@@ -4,7 +4,6 @@ Generated from the files of the same names one floor up by `make twins`, but for
 this one.
 """
 
-from sharding.sync.sessions import ShardedSessions, open_sessions
 from sharding.topology import Topology
 
 __all__ = ["ShardedSessions", "Topology", "open_sessions"]

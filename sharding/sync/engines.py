@@ -9,10 +9,8 @@ from sqlalchemy import Engine
 from readreplica.options import ReplicaOptions
 from readreplica.sync.cluster import Cluster
 from readreplica.sync.engines import reader_engine, writer_engine
-from sharding.sync.identity import expect_shard
-from sharding.sync.reach import reaching_workers
+from sharding.shard_binding import register_checks
 from sharding.topology import Topology
-from sharding.units import watch_units
 
 MakeEngine = Callable[..., Engine]
 
@@ -49,7 +47,7 @@ def watch_cluster(cluster: Cluster) -> None:
 
 
 def _watch(engine: Engine) -> None:
-    watch_units(engine)
+    register_checks(engine)
 
 
 def _build(topology: Topology, database: str, *, role: str, application_name: str, direct: bool) -> Cluster:

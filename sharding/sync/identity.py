@@ -1,4 +1,4 @@
-# Generated from sharding/identity.py by `make sync`: change that file, not this one.
+# Generated from sharding/engines.py by `make sync`: change that file, not this one.
 """Who is at the other end: a new connection to a shard is asked once for the shard's name."""
 
 from collections.abc import Callable

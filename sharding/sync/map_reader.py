@@ -1,4 +1,4 @@
-# Generated from sharding/map_reader.py by `make sync`: change that file, not this one.
+# Generated from sharding/map_watch.py by `make sync`: change that file, not this one.
 """Reading the shard map that is in force: all that routing needs of the directory."""
 
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine
 
 from readreplica.sync.concurrency import deadline
-from sharding import directory_sql as sql
+from sharding import map_watch as sql
 from sharding.errors import ShardMapMissing
 from sharding.shard_map import ShardMap
 

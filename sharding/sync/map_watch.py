@@ -14,7 +14,7 @@ import structlog
 from sqlalchemy import URL
 
 from readreplica.pool import shut
-from sharding.directory_sql import MAP_CHANNEL, is_about
+from sharding.map_watch import MAP_CHANNEL, is_about
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("shard map")
 
@@ -24,7 +24,7 @@ STOP_TIMEOUT_SECONDS = 10.0
 
 
 @contextmanager
-def watching_map(
+def watch_map(
     url: URL,
     look: Look,
     *,
@@ -36,7 +36,7 @@ def watching_map(
 ) -> Iterator[None]:
     """Call `look` whenever the map may have changed, until the block ends; in a thread of its own.
 
-    Parameters: as for `sharding.map_watch.watching_map`.
+    Parameters: as for `sharding.map_watch.watch_map`.
     """
     watch = _Watch(
         url,

@@ -1,4 +1,4 @@
-# Generated from sharding/citus/reach.py by `make sync`: change that file, not this one.
+# Generated from sharding/engines.py by `make sync`: change that file, not this one.
 """How `SET LOCAL` reaches the workers.
 
 Without more, `SET LOCAL lock_timeout` holds on the coordinator only, and a row that is locked on a worker is
@@ -13,7 +13,7 @@ from typing import Any
 
 from psycopg import Connection
 
-from sharding.sync.identity import Greeting
+from sharding.sync.engines import Greeting
 
 REACHING = "-c citus.propagate_set_commands=local"
 """For libpq's `options`: of a session that sends one statement at a time."""

@@ -27,7 +27,7 @@ def open_sessions(
     role: str | None = None,
     application_name: str,
     poll_seconds: float = 5.0,
-    ask_absent: bool = True,
+    verify_missing_rows: bool = True,
 ) -> Iterator[ShardedSessions]:
     """Load the shard map and open a cluster for each shard; everything is closed at the end.
 
@@ -44,7 +44,7 @@ def open_sessions(
         role: the PostgreSQL role that connects, to the directory as well; without it, the tree's.
         application_name: what pg_stat_activity shows.
         poll_seconds: how long to trust that no notification of a new map was lost.
-        ask_absent: after an UPDATE that found no row, and after a DELETE, ask the shard whether it owns the
+        verify_missing_rows: after an UPDATE that found no row, and after a DELETE, ask the shard whether it owns the
             keys (docs/sharding.md).
 
     Raises:
@@ -61,6 +61,6 @@ def open_sessions(
         role=role,
         application_name=application_name,
         poll_seconds=poll_seconds,
-        ask_absent=ask_absent,
+        verify_missing_rows=verify_missing_rows,
     ) as sessions:
         yield sessions

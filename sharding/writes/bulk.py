@@ -12,11 +12,8 @@ from sqlalchemy import Table
 
 from sharding.errors import InvalidShardKey
 from sharding.writes.chunks import Chunker
-from sharding.writes.errors import BulkFailed, RowRefused
-from sharding.writes.lanes import Lanes, Refresh, Sessions, Settings
-from sharding.writes.report import BulkReport
-from sharding.writes.rows import Row, read_row
-from sharding.writes.target import Mode, target_of
+from sharding.writes.errors import RowRefused
+from sharding.writes.rows import BulkReport, Mode, Row, read_row, target_of
 
 OnFailure: TypeAlias = Literal["stop", "go-on"]
 Rows: TypeAlias = Iterable[Any] | AsyncIterable[Any]
@@ -92,7 +89,7 @@ async def bulk(
         BulkFailed: something failed, and `on_failure` is `stop`; it has the report.
     """
     target = target_of(entity, key=key)
-    settings = Settings(
+    settings = BulkSettings(
         mode=mode,
         concurrency=concurrency,
         chunk_timeout_seconds=chunk_timeout_seconds,
@@ -102,7 +99,7 @@ async def bulk(
         unwritten=unwritten,
         clock=clock,
     )
-    lanes = Lanes(sessions, target, settings)
+    lanes = BulkWriter(sessions, target, settings)
     try:
         read = partial(read_row, target, mode)
         await _feed(lanes, sessions, rows, read=read, chunker=Chunker(chunk_rows, chunk_bytes))
@@ -116,7 +113,7 @@ async def bulk(
     return lanes.report
 
 
-async def _feed(lanes: Lanes, sessions: Sessions, rows: Rows, *, read: Read, chunker: Chunker) -> None:
+async def _feed(lanes: BulkWriter, sessions: Sessions, rows: Rows, *, read: Read, chunker: Chunker) -> None:
     number, began_with = 0, sessions.shard_map
     async for given in _stream(rows):
         if lanes.is_stopping:
@@ -136,7 +133,7 @@ async def _feed(lanes: Lanes, sessions: Sessions, rows: Rows, *, read: Read, chu
         await lanes.put(chunk)
 
 
-def _refuse(lanes: Lanes, number: int, refusal: RowRefused | InvalidShardKey) -> None:
+def _refuse(lanes: BulkWriter, number: int, refusal: RowRefused | InvalidShardKey) -> None:
     error = refusal if isinstance(refusal, RowRefused) else RowRefused(number, str(refusal))
     lanes.report.refused += 1
     lanes.report.first_refusal = lanes.report.first_refusal or str(error)

@@ -16,7 +16,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from readreplica.errors import driver_error
-from sharding.writes.errors import ShardTimedOut
+from sharding.errors import ShardTimedOut
 
 
 @asynccontextmanager

@@ -14,8 +14,9 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from readreplica.errors import is_connection_lost
-from sharding.writes.deadline import cut_after
-from sharding.writes.errors import DecisionLost, ShardTimedOut
+from sharding.errors import ShardTimedOut
+from sharding.shard_call import cut_after
+from sharding.writes.errors import DecisionLost
 
 _DECIDE = text("""
     INSERT INTO two_phase_decisions (tree, unit_id, decision, label, shards)

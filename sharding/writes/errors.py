@@ -8,7 +8,7 @@ from sqlalchemy import Table
 from sharding.errors import BucketNotOwned, ShardingError
 
 if TYPE_CHECKING:
-    from sharding.writes.report import BulkReport
+    from sharding.writes.rows import BulkReport
 
 
 class WritesError(ShardingError):

@@ -14,10 +14,19 @@ import psycopg
 from sqlalchemy.exc import SQLAlchemyError
 
 from readreplica.cluster import Cluster
-from sharding.writes.deadline import words_of
-from sharding.writes.decisions import Decided, Decision, Decisions, Unfinished
-from sharding.writes.errors import ForeignTransaction, NotClosable, ShardTimedOut, UnknownTransaction
-from sharding.writes.prepared import Prepared, Verb, end_prepared, list_prepared
+from readreplica.errors import one_line
+from sharding.errors import ShardTimedOut
+from sharding.writes.errors import ForeignTransaction, NotClosable, UnknownTransaction
+from sharding.writes.prepared import (
+    CommitDecision,
+    Decided,
+    Decisions,
+    Prepared,
+    PreparedCommand,
+    Unfinished,
+    end_prepared,
+    list_prepared,
+)
 
 _TROUBLE = (SQLAlchemyError, psycopg.Error, ShardTimedOut, OSError)
 
@@ -25,7 +34,7 @@ SAFE_AGE_SECONDS = 600.0
 """Longer than any coordinator takes: its own time limits end it before."""
 
 
-class Verdict(StrEnum):
+class RecoveryAction(StrEnum):
     """What is to be done with a prepared transaction."""
 
     COMMIT = "commit"
@@ -41,7 +50,7 @@ class InDoubt:
 
     prepared: Prepared
     decided: Decided | None
-    verdict: Verdict
+    verdict: RecoveryAction
 
 
 @dataclass(frozen=True)
@@ -62,7 +71,7 @@ class Ended:
     """
 
     prepared: Prepared
-    verb: Verb
+    verb: PreparedCommand
     error: str | None = None
     was_gone: bool = False
 
@@ -81,14 +90,14 @@ def judge(
             age = youngest.get(part.unit_id, part.age_seconds)
             youngest[part.unit_id] = min(age, part.age_seconds)
 
-    def verdict_of(part: Prepared) -> Verdict:
+    def verdict_of(part: Prepared) -> RecoveryAction:
         if part.unit_id is None:
-            return Verdict.FOREIGN
+            return RecoveryAction.FOREIGN
         if part.unit_id in decided:
-            is_commit = decided[part.unit_id].decision is Decision.COMMIT
-            return Verdict.COMMIT if is_commit else Verdict.ABORT
+            is_commit = decided[part.unit_id].decision is CommitDecision.COMMIT
+            return RecoveryAction.COMMIT if is_commit else RecoveryAction.ABORT
         is_old = youngest[part.unit_id] >= older_than_seconds
-        return Verdict.PRESUME_ABORT if is_old else Verdict.WAIT
+        return RecoveryAction.PRESUME_ABORT if is_old else RecoveryAction.WAIT
 
     return [InDoubt(part, decided.get(part.unit_id or ""), verdict_of(part)) for part in parts]
 
@@ -117,7 +126,7 @@ async def survey(
         try:
             found += await list_prepared(cluster.primary, shard=shard, timeout_seconds=timeout_seconds)
         except _TROUBLE as error:
-            unreachable[shard] = words_of(error)
+            unreachable[shard] = one_line(error)
     # Asked after the shards: what is decided by now was prepared before.
     decided = await decisions.find(part.unit_id for part in found if part.unit_id)
     prepared = {part.unit_id for part in found}
@@ -163,7 +172,7 @@ def chosen(seen: Survey, gids: Collection[str]) -> Survey:
     for gid in gids:
         if gid not in by_gid:
             raise UnknownTransaction(gid)
-        if by_gid[gid].verdict is Verdict.FOREIGN:
+        if by_gid[gid].verdict is RecoveryAction.FOREIGN:
             raise ForeignTransaction(gid)
     units = {by_gid[gid].prepared.unit_id for gid in gids}
     return Survey([each for each in seen.found if each.prepared.unit_id in units], seen.unreachable)
@@ -193,7 +202,7 @@ async def resolve(
     """
     units: dict[str, list[InDoubt]] = defaultdict(list)
     for each in seen.found:
-        if each.prepared.unit_id and each.verdict is not Verdict.WAIT:
+        if each.prepared.unit_id and each.verdict is not RecoveryAction.WAIT:
             units[each.prepared.unit_id].append(each)
     ended: list[Ended] = []
     for unit_id, parts in units.items():
@@ -202,22 +211,24 @@ async def resolve(
         ended += of_unit
         # A shard that could not be seen may have a part of its own still, and one that has lost it has not
         # committed: whoever ended it notes that, or the unit stays open, to be seen.
-        is_lost = verb is Verb.COMMIT and any(each.was_gone for each in of_unit)
+        is_lost = verb is PreparedCommand.COMMIT and any(each.was_gone for each in of_unit)
         if not (seen.unreachable or is_lost) and all(each.error is None for each in of_unit):
             await decisions.finish(unit_id)
     return ended
 
 
-async def _verb_of(decisions: Decisions, unit_id: str, parts: Sequence[InDoubt]) -> Verb:
+async def _verb_of(decisions: Decisions, unit_id: str, parts: Sequence[InDoubt]) -> PreparedCommand:
     decision = parts[0].decided and parts[0].decided.decision
     if decision is None:
         shards = [each.prepared.shard for each in parts]
-        decision = await decisions.decide(unit_id, Decision.ABORT, label="presumed abort", shards=shards)
-    return Verb.COMMIT if decision is Decision.COMMIT else Verb.ROLLBACK
+        decision = await decisions.decide(
+            unit_id, CommitDecision.ABORT, label="presumed abort", shards=shards
+        )
+    return PreparedCommand.COMMIT if decision is CommitDecision.COMMIT else PreparedCommand.ROLLBACK
 
 
 async def _end(
-    clusters: Mapping[str, Cluster], prepared: Prepared, verb: Verb, timeout_seconds: float
+    clusters: Mapping[str, Cluster], prepared: Prepared, verb: PreparedCommand, timeout_seconds: float
 ) -> Ended:
     engine = clusters[prepared.shard].primary
     try:
@@ -225,5 +236,5 @@ async def _end(
             engine, prepared.gid, verb, shard=prepared.shard, timeout_seconds=timeout_seconds
         )
     except _TROUBLE as error:
-        return Ended(prepared, verb, words_of(error))
+        return Ended(prepared, verb, one_line(error))
     return Ended(prepared, verb, was_gone=not ended)

@@ -6,16 +6,13 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias
 
 from readreplica.cluster import Cluster
-from readreplica.errors import driver_error, is_connection_lost
-from sharding.errors import BucketNotOwned
-from sharding.guard import REFUSED
+from readreplica.errors import driver_error, is_connection_lost, one_line
+from sharding.errors import BucketNotOwned, ShardTimedOut
+from sharding.ownership import REFUSED
 from sharding.shard_map import ShardMap
-from sharding.writes.chunks import Chunk, regroup
-from sharding.writes.deadline import words_of
-from sharding.writes.errors import ChunkInDoubt, ShardTimedOut
-from sharding.writes.one_chunk import write_chunk
-from sharding.writes.report import BulkReport
-from sharding.writes.target import Mode, Target
+from sharding.writes.chunks import Chunk, regroup, write_chunk
+from sharding.writes.errors import ChunkInDoubt
+from sharding.writes.rows import BulkReport, Mode, Target
 
 Outcome: TypeAlias = Literal["failed", "in_doubt", "not_tried"]
 """What rows are that were not written; the name of their count in the report."""
@@ -173,7 +170,7 @@ class Lanes:
         setattr(report, outcome, getattr(report, outcome) + len(chunk.rows))
         report.widen(chunk.keys)
         if error is not None:
-            report.first_error = report.first_error or words_of(error)
+            report.first_error = report.first_error or one_line(error)
             self.fail(error)
         rows = [dict(zip(row.columns, row.values, strict=True)) for row in chunk.rows]
         self._settings.unwritten(chunk.shard, rows)

@@ -10,11 +10,11 @@ from readreplica.cluster import Cluster
 from readreplica.errors import CommitInDoubt, is_connection_lost
 from readreplica.sessions import WriteSession
 from readreplica.token import Committed
-from sharding.writes.chunks import Chunk
-from sharding.writes.deadline import cut_after
-from sharding.writes.errors import ChunkInDoubt, ShardTimedOut
-from sharding.writes.statements import write_rows
-from sharding.writes.target import Mode, Target
+from sharding.errors import ShardTimedOut
+from sharding.shard_call import cut_after
+from sharding.writes.chunks import Chunk, write_rows
+from sharding.writes.errors import ChunkInDoubt
+from sharding.writes.rows import Mode, Target
 
 
 async def write_chunk(

@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from readreplica.errors import driver_error
-from sharding.writes.deadline import cut_after
+from sharding.shard_call import cut_after
 
 PREFIX = "mes-storage"
 _GID = re.compile(rf"{PREFIX}:([0-9a-f]{{32}}):([a-z][a-z0-9_]{{0,62}})")
@@ -40,7 +40,7 @@ _LIST = text("""
 """)
 
 
-class Verb(StrEnum):
+class PreparedCommand(StrEnum):
     """The two ends of a prepared transaction."""
 
     COMMIT = "COMMIT PREPARED"
@@ -106,7 +106,7 @@ async def list_prepared(engine: AsyncEngine, *, shard: str, timeout_seconds: flo
 
 
 async def end_prepared(
-    engine: AsyncEngine, gid: str, verb: Verb, *, shard: str, timeout_seconds: float
+    engine: AsyncEngine, gid: str, verb: PreparedCommand, *, shard: str, timeout_seconds: float
 ) -> bool:
     """Commit or roll back a prepared transaction.
 

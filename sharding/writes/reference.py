@@ -15,14 +15,14 @@ from sqlalchemy import Column, Numeric, Table, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from sharding.writes import reference_sql as sql
-from sharding.writes.deadline import cut_after
+from sharding.shard_call import cut_after
 from sharding.writes.errors import (
     ReferenceAhead,
     ReferenceConflict,
     ReferenceInvalid,
     ReferenceMismatch,
 )
+from sharding.writes.reference import LOCK_VERSION, RECORD_VERSION
 
 Row = Mapping[str, Any]
 DIRECTORY = "directory"
@@ -32,7 +32,7 @@ _BOUNDS = "bounds"
 
 
 @dataclass(frozen=True)
-class Bounds:
+class NumberBounds:
     """What a number of a reference table may be: finite, at least `least` and below `below`."""
 
     least: Decimal
@@ -60,7 +60,7 @@ def fault_of_number(column: Column[Any], value: object) -> str | None:
 
     A value that is no number yet is for PostgreSQL to judge, which knows the column's type.
     """
-    bounds: Bounds | None = column.info.get(_BOUNDS)
+    bounds: NumberBounds | None = column.info.get(_BOUNDS)
     if bounds is None or value is None:
         return None
     if isinstance(value, bool):
@@ -96,7 +96,7 @@ class Content:
 
 
 @dataclass(frozen=True)
-class Copy:
+class ReferenceCopy:
     """What a shard holds: the version that it was given, and the checksum of the rows that are there now."""
 
     shard: str
@@ -200,7 +200,7 @@ async def apply(engine: AsyncEngine, table: Table, content: Content, *, shard: s
     """
     async with engine.connect() as connection, cut_after(connection, shard=shard, seconds=seconds):
         name = {"table": table.name}
-        await connection.execute(sql.TAKE_VERSION, name)
+        await connection.execute(LOCK_VERSION, name)
         if (await connection.execute(sql.READ_VERSION, name)).scalar_one() > content.version:
             return False
         rows = {"rows": content.rows_json}
@@ -211,18 +211,18 @@ async def apply(engine: AsyncEngine, table: Table, content: Content, *, shard: s
         if checksum != content.checksum:
             raise ReferenceMismatch(table.name, shard, version=content.version)
         noted = {**name, "version": content.version, "checksum": checksum}
-        await connection.execute(sql.NOTE_VERSION, noted)
+        await connection.execute(RECORD_VERSION, noted)
         await connection.commit()  # within the time limit
     return True
 
 
-async def read_copy(engine: AsyncEngine, table: Table, *, shard: str, seconds: float) -> Copy:
+async def read_copy(engine: AsyncEngine, table: Table, *, shard: str, seconds: float) -> ReferenceCopy:
     """Read what a shard holds; the rows are added up anew, so that a change by hand is seen."""
     async with engine.connect() as connection, cut_after(connection, shard=shard, seconds=seconds):
         held = text("SELECT version, checksum FROM reference_versions WHERE table_name = :table")
         noted = (await connection.execute(held, {"table": table.name})).one_or_none()
         rows, checksum = await _checksum(connection, table)
-    return Copy(
+    return ReferenceCopy(
         shard=shard,
         table=table.name,
         version=noted.version if noted else 0,
@@ -243,12 +243,12 @@ async def read_differences(
     return [Difference(*map(_loads, row)) for row in found]
 
 
-def next_version(newest: Content | None, copies: Iterable[Copy]) -> int:
+def next_version(newest: Content | None, copies: Iterable[ReferenceCopy]) -> int:
     """Tell the version that comes next: beyond the directory's, and beyond every shard's. Pure."""
     return max([newest.version if newest else 0, *(copy.version for copy in copies)]) + 1
 
 
-def fault_of(copy: Copy, content: Content | None) -> str | None:
+def fault_of(copy: ReferenceCopy, content: Content | None) -> str | None:
     """Say what is wrong with a shard's copy; None if it is as published. Pure.
 
     Raises:

@@ -8,7 +8,6 @@ from sqlalchemy.exc import NoInspectionAvailable
 from sqlalchemy.orm import InstanceState
 
 from sharding.writes.errors import RowRefused
-from sharding.writes.target import Mode, Target
 
 _FIXED_BYTES = 16
 """What a number, a moment or a UUID is taken for."""

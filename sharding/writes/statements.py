@@ -10,10 +10,9 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from sharding.guard import ASK_OWNERSHIP, REFUSED, read_refusal
 from sharding.keys import shard_key_of
-from sharding.writes.rows import Row
-from sharding.writes.target import Mode, Target
+from sharding.ownership import ASK_OWNERSHIP, REFUSED, read_refusal
+from sharding.writes.rows import Mode, Row, Target
 
 
 async def write_rows(connection: AsyncConnection, target: Target, mode: Mode, rows: Sequence[Row]) -> int:

@@ -22,27 +22,32 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from readreplica.cluster import Cluster
-from readreplica.errors import ReadReplicaError, driver_error
+from readreplica.errors import ReadReplicaError, driver_error, one_line
 from readreplica.sessions import WriteSession
 from readreplica.token import CausalToken
 from readreplica.wal import UNKNOWN_POSITION, Position
-from sharding.errors import BucketNotOwned
-from sharding.writes.deadline import cut_after, words_of
-from sharding.writes.decisions import Decision, Decisions
+from sharding.errors import BucketNotOwned, ShardTimedOut
+from sharding.shard_call import connect, cut_after
+from sharding.writes.bulk import Sessions
+from sharding.writes.chunks import commit
 from sharding.writes.errors import (
     CommitInsideUnit,
     DecisionLost,
     KeyOutsideUnit,
     PreparedDisabled,
     PrepareFailed,
-    ShardTimedOut,
     UnitAborted,
     UnitInDoubt,
     UnitRefused,
 )
-from sharding.writes.lanes import Sessions
-from sharding.writes.one_chunk import commit, connect
-from sharding.writes.prepared import Verb, end_prepared, end_statement, gid_of
+from sharding.writes.prepared import (
+    CommitDecision,
+    Decisions,
+    PreparedCommand,
+    end_prepared,
+    end_statement,
+    gid_of,
+)
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("two_phase")
 
@@ -207,7 +212,7 @@ class _Ending:
         await self._prepare_all(parts)
         decision = await self._decide(tuple(parts))
         self._report("decided")
-        if decision is Decision.ABORT:
+        if decision is CommitDecision.ABORT:
             await self._roll_back(parts)
             raise UnitAborted(self._unit.unit_id)
         await self._commit_all(tuple(parts))
@@ -258,13 +263,13 @@ class _Ending:
         # The server's transaction is off this connection now: closing has nothing to roll back.
         await session.close()
 
-    async def _decide(self, shards: tuple[str, ...]) -> Decision:
+    async def _decide(self, shards: tuple[str, ...]) -> CommitDecision:
         """Decide to commit. Once a message may have arrived, only an answer tells what stands."""
         unit_id, give_up_at, lost = self._unit.unit_id, time.monotonic() + self._decision_seconds, False
         while True:
             try:
                 return await self._decisions.decide(
-                    unit_id, Decision.COMMIT, label=self._label, shards=shards
+                    unit_id, CommitDecision.COMMIT, label=self._label, shards=shards
                 )
             except (DecisionLost, *_TROUBLE) as error:
                 lost = lost or isinstance(error, DecisionLost)
@@ -283,7 +288,7 @@ class _Ending:
         for shard in shards:
             # Until its position is known: a read of it is sent to the primary.
             self._note(shard, UNKNOWN_POSITION)
-            if await self._end(shard, Verb.COMMIT):
+            if await self._end(shard, PreparedCommand.COMMIT):
                 self._report(f"committed {shard}")
                 await self._note_position(shard)
             else:
@@ -293,7 +298,7 @@ class _Ending:
             try:
                 await self._decisions.finish(self._unit.unit_id)
             except _TROUBLE as error:
-                log.warning("end not noted", unit_id=self._unit.unit_id, error=words_of(error))
+                log.warning("end not noted", unit_id=self._unit.unit_id, error=one_line(error))
         self._report("finished")
 
     def _note(self, shard: str, position: Position) -> None:
@@ -313,18 +318,18 @@ class _Ending:
                     await session.commit()
             self._unit.token = self._unit.token.followed_by(session.token)
         except (*_TROUBLE, ReadReplicaError) as error:
-            log.warning("no token", unit_id=self._unit.unit_id, shard=shard, error=words_of(error))
+            log.warning("no token", unit_id=self._unit.unit_id, shard=shard, error=one_line(error))
 
     async def _roll_back(self, shards: Iterable[str]) -> None:
         for shard in shards:
             await self._unit.by_shard()[shard].close()
-            await self._end(shard, Verb.ROLLBACK)
+            await self._end(shard, PreparedCommand.ROLLBACK)
 
-    async def _end(self, shard: str, verb: Verb) -> bool:
+    async def _end(self, shard: str, verb: PreparedCommand) -> bool:
         """End a part, with patience; what does not end now is ended by the recovery."""
         gid = gid_of(self._unit.unit_id, shard)
         # Nobody needs a rollback at once as he needs a commit.
-        for attempt in range(_ATTEMPTS if verb is Verb.COMMIT else 1):
+        for attempt in range(_ATTEMPTS if verb is PreparedCommand.COMMIT else 1):
             try:
                 ended = await end_prepared(
                     self._unit.cluster(shard).primary,
@@ -333,15 +338,15 @@ class _Ending:
                     shard=shard,
                     timeout_seconds=self._timeout_seconds,
                 )
-                if ended or verb is Verb.ROLLBACK:
+                if ended or verb is PreparedCommand.ROLLBACK:
                     return True
                 said = "it is not prepared there: a recovery was faster, or a failover has lost it"
                 break
             except ShardTimedOut as error:
-                said = words_of(error)
+                said = one_line(error)
                 break
             except _TROUBLE as error:
-                said = words_of(error)
+                said = one_line(error)
                 await asyncio.sleep(0.1 * attempt)
         log.warning("not ended", unit_id=self._unit.unit_id, shard=shard, verb=verb.value, error=said)
         return False
@@ -352,4 +357,4 @@ def _named(unit_id: str, shard: str, error: BaseException) -> Exception:
     # "prepared transactions are disabled", and "maximum number of prepared transactions reached"
     if isinstance(found, ObjectNotInPrerequisiteState | OutOfMemory):
         return PreparedDisabled(shard, str(found.diag.message_primary))
-    return PrepareFailed(unit_id, shard, words_of(error))
+    return PrepareFailed(unit_id, shard, one_line(error))

@@ -8,8 +8,7 @@ from time import perf_counter
 import psycopg
 
 from ops.fleet import open_engine
-from sharding.guard import Ownership
-from sharding.ownership import tell
+from sharding.ownership import Ownership, set_ownership
 from sharding.topology import Topology
 from tests.benchmarks.harness import Measured, benchmark, platform
 from tests.project import GUARDED
@@ -95,4 +94,4 @@ def shard() -> Iterator[tuple[psycopg.Connection, psycopg.Connection]]:
 def _guard(topology: Topology) -> None:
     database = topology.database("mes_0")
     with open_engine(topology, database, role=database.owner) as engine:
-        tell(engine, Ownership("mes_0", 1, "1" * topology.trees["mes"].buckets), tables=GUARDED)
+        set_ownership(engine, Ownership("mes_0", 1, "1" * topology.trees["mes"].buckets), tables=GUARDED)

@@ -36,11 +36,10 @@ from app.models.base import EnumText
 from ops.embedded.ports import LOOPBACK
 from readreplica.cluster import Cluster
 from readreplica.engines import reader_engine, writer_engine
-from sharding.hashing import bucket_of
 from sharding.keys import reference_table, shard_key, shard_key_of
 from sharding.scatter import Bounds, CursorKeys, Page, scatter
 from sharding.scatter.kinds import DIALECT
-from sharding.shard_map import ShardMap
+from sharding.shard_map import ShardMap, bucket_of
 from tests.servers import PostgresServers
 
 SHARDS = ["s0", "s1", "s2", "s3"]

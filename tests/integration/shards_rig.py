@@ -12,12 +12,10 @@ from ops.fleet import open_engine
 from ops.shard_guard import init_shards
 from sharding.directory import Directory
 from sharding.engines import open_cluster
-from sharding.guard import Ownership
-from sharding.hashing import bucket_of
 from sharding.ids import first_id_at
-from sharding.ownership import tell
+from sharding.ownership import Ownership, set_ownership
 from sharding.sessions import ShardedSessions, open_sessions
-from sharding.shard_map import ShardMap
+from sharding.shard_map import ShardMap, bucket_of
 from sharding.topology import Topology
 from tests.project import GUARDED, MES
 
@@ -65,7 +63,7 @@ def give(
     for shard in shards:
         database = topology.database(shard)
         with open_engine(topology, database, role=database.owner) as engine:
-            tell(
+            set_ownership(
                 engine,
                 Ownership.of(shard_map, shard),
                 tables=GUARDED,

@@ -27,16 +27,14 @@ from ops.migrate.drift import find_drift
 from ops.migrate.errors import FleetFailed
 from partitions.bounds import Month
 from readreplica.sessions import WriteSession
-from sharding.citus.catalog import locate, read_nodes, read_ranges, read_tables
+from sharding.citus.catalog import fresh_index, is_fresh, locate, read_nodes, read_ranges, read_tables
 from sharding.citus.distribute import Distribution
 from sharding.citus.moving import read_job
-from sharding.citus.placement import fresh_index, is_fresh
-from sharding.citus.preflight import check_schema
-from sharding.citus.schema import read_schema
-from sharding.guard import GuardedTable
-from sharding.hashing import hashint8
+from sharding.citus.preflight import check_schema, read_schema
 from sharding.ids import first_id_at
+from sharding.keys import GuardedTable
 from sharding.sessions import ShardedSessions, open_sessions
+from sharding.shard_map import hashint8
 from tests.citus_servers import DBNAME, SHARD_COUNT, CitusServers, run_citus
 from tests.integration.mesctl_rig import Mesctl, Said
 from tests.project import MES, PROJECT

@@ -7,7 +7,7 @@ import pytest
 
 from ops.citus import check_store, written_tables
 from partitions import Month
-from sharding.citus.errors import CitusMissing, ColumnarRefused
+from sharding.errors import CitusMissing, ColumnarRefused
 from sharding.ids import first_id_at
 from sharding.topology import Topology
 from tests.integration.mesctl_rig import Mesctl

@@ -30,7 +30,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import InvalidRequestError
 
-from sharding.scatter.errors import ScatterRefused
+from sharding.errors import ScatterRefused
 from tests.integration.scatter_rig import ODD, Order, Rig, lines, materials, orders, run_rig, shard_of, shown
 from tests.integration.scatter_statements import ANSWERED, ranked
 from tests.servers import PostgresServers

@@ -30,17 +30,17 @@ from sqlalchemy import (
 
 from ops.waiting import wait_until
 from readreplica.cluster import Cluster
-from sharding.errors import InvalidShardKey
-from sharding.keys import shard_key
-from sharding.scatter import Bounds, CursorKeys, scatter
-from sharding.scatter.errors import (
+from sharding.errors import (
     CursorMalformed,
     CursorOfAnotherQuery,
-    ScatterFailed,
+    InvalidShardKey,
     ScatterRefused,
+    ShardFailed,
     ShardTimedOut,
     TooManyGroups,
 )
+from sharding.keys import shard_key
+from sharding.scatter import Bounds, CursorKeys, scatter
 from tests.integration.scatter_rig import (
     KEYS,
     SHARDS,
@@ -114,7 +114,7 @@ async def test_only_the_shards_of_the_keys_are_asked(rig: Rig, postgres: Postgre
     counted = select(func.count()).where(o.order_id == own[0])
     assert (await scatter(clusters, counted, **options)).rows == [1]
     assert (await scatter(clusters, newest.where(o.order_id.in_([])), **options)).rows == []
-    with pytest.raises(ScatterFailed, match="shard s1 failed"):
+    with pytest.raises(ShardFailed, match="shard s1 failed"):
         await scatter(clusters, newest.where(o.order_id.in_(own + other)), **options)
     await nowhere.close()
 
@@ -214,7 +214,7 @@ async def test_a_key_whose_type_sends_another_value_is_asked_of_all_shards(rig: 
 
 async def test_a_shard_that_refuses_the_statement_is_never_merely_missing(rig: Rig) -> None:
     none = Table("none_such", MetaData(), Column("order_id", BigInteger, primary_key=True))
-    with pytest.raises(ScatterFailed, match="does not exist"):
+    with pytest.raises(ShardFailed, match="does not exist"):
         await rig.page(select(none), allow_missing=True, key="order_id")
 
 
@@ -281,7 +281,7 @@ async def test_a_shard_that_is_frozen_or_stopped_is_named_or_left_out(
     assert after.missing == ()
     assert after.rows == [order_id for order_id in reversed(range(COUNT)) if order_id < page.rows[-1]][:30]
     own.primary.stop()
-    with pytest.raises(ScatterFailed, match="shard s3 failed"):
+    with pytest.raises(ShardFailed, match="shard s3 failed"):
         await scatter(clusters, newest, **options)
     page = await scatter(clusters, newest, allow_missing=True, **options)
     assert (page.rows, page.missing) == (rest[:30], ("s3",))
@@ -290,7 +290,7 @@ async def test_a_shard_that_is_frozen_or_stopped_is_named_or_left_out(
 
 async def test_all_shards_missing_is_no_answer(postgres: PostgresServers) -> None:
     nowhere = {name: open_one(postgres, name, "not_there") for name in SHARDS}
-    with pytest.raises(ScatterFailed):
+    with pytest.raises(ShardFailed):
         await scatter(nowhere, newest, limit=10, allow_missing=True)
     for cluster in nowhere.values():
         await cluster.close()
@@ -325,7 +325,7 @@ async def test_queries_end_on_the_servers_with_the_call(
         with pytest.raises(asyncio.CancelledError):
             await call
     else:
-        with pytest.raises(ScatterFailed):
+        with pytest.raises(ShardFailed):
             await call
     assert await asyncio.to_thread(wait_until, lambda: running(postgres, rig) == 0, timeout_seconds=50)
     assert checked_out(rig.clusters) == 0

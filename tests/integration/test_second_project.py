@@ -10,7 +10,7 @@ import pytest
 from ops.errors import ExitStatus
 from ops.shard_guard import init_shards
 from partitions import Month
-from sharding.hashing import bucket_of
+from sharding.shard_map import bucket_of
 from sharding.topology import Topology
 from tests.integration.mesctl_rig import Mesctl
 from tests.integration.second_project import (

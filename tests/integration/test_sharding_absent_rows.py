@@ -11,11 +11,9 @@ from sqlalchemy import Connection, bindparam, delete, func, insert, select, text
 from app.models.mes import MesBase, MesOrder, MesOrderItem
 from readreplica.sessions import WriteSession
 from sharding.errors import BucketNotOwned
-from sharding.guard import Ownership
-from sharding.hashing import bucket_of
-from sharding.ownership import statements
+from sharding.ownership import Ownership, ownership_statements
 from sharding.sessions import ShardedSessions
-from sharding.shard_map import ShardMap
+from sharding.shard_map import ShardMap, bucket_of
 from sharding.topology import Topology
 from sharding.writes import Decisions
 from sharding.writes.errors import UnitRefused
@@ -71,7 +69,7 @@ async def test_what_finds_no_row_is_refused_once_the_bucket_has_gone(
 
 async def test_it_need_not_be_asked(sessions: ShardedSessions, topology: Topology) -> None:
     give(topology, moved(EVEN, LOST, "mes_1"), "mes_0", "mes_1")
-    async with ShardedSessions(EVEN, sessions.clusters, ask_absent=False).write(GONE) as session:
+    async with ShardedSessions(EVEN, sessions.clusters, verify_missing_rows=False).write(GONE) as session:
         await session.execute(FINDS_NOTHING["delete"])
 
 
@@ -234,7 +232,7 @@ def hand_over(topology: Topology, shard_map: ShardMap, source: str, target: str)
 
 
 def tell_with(connection: Connection, told: Ownership, rows: list[dict[str, Any]]) -> None:
-    for statement in statements(told, GUARDED, lock_timeout_ms=10_000):
+    for statement in ownership_statements(told, GUARDED, lock_timeout_ms=10_000):
         connection.exec_driver_sql(statement)
     connection.execute(insert(ITEMS), rows)
     connection.commit()

@@ -13,11 +13,18 @@ from ops.embedded.binaries import postgres_bin
 from ops.fleet import open_engine
 from ops.waiting import wait_until
 from sharding.errors import OwnershipConflict, OwnershipNotChanged, WrongShard
-from sharding.guard import REFUSED, GuardedTable, Ownership, bucket_sql, read_refusal
-from sharding.hashing import bucket_of
 from sharding.ids import instant_of
-from sharding.ownership import read_guard, read_identity, tell
-from sharding.shard_map import ShardMap
+from sharding.keys import GuardedTable
+from sharding.ownership import (
+    REFUSED,
+    Ownership,
+    bucket_sql,
+    read_guard,
+    read_identity,
+    read_refusal,
+    set_ownership,
+)
+from sharding.shard_map import ShardMap, bucket_of
 from sharding.topology import Topology
 from tests.integration.shards_rig import EVEN, as_owner, give, key_in, moved, orders_on
 from tests.project import GUARDED
@@ -203,14 +210,14 @@ def test_an_older_map_and_another_name_are_refused(topology: Topology) -> None:
         open_engine(topology, database, role="mes_owner") as engine,
         pytest.raises(WrongShard, match="is the database of shard mes_0, not of mes_9"),
     ):
-        tell(engine, Ownership("mes_9", 9, "1"), tables=[GuardedTable("orders", "order_id")])
+        set_ownership(engine, Ownership("mes_9", 9, "1"), tables=[GuardedTable("orders", "order_id")])
 
 
 def test_what_is_known_is_not_told_again(topology: Topology) -> None:
     give(topology, EVEN, "mes_0")
     database = topology.database("mes_0")
     with open_engine(topology, database, role="mes_owner") as engine:
-        assert not tell(engine, Ownership.of(EVEN, "mes_0"), tables=GUARDED)
+        assert not set_ownership(engine, Ownership.of(EVEN, "mes_0"), tables=GUARDED)
 
 
 def test_a_dump_is_restored_with_its_guard(

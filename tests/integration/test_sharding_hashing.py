@@ -6,7 +6,7 @@ import psycopg
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sharding.hashing import hashint8
+from sharding.shard_map import hashint8
 from tests.servers import PostgresServers
 
 EDGES = [sign * (2**power + step) for power in range(63) for step in (-1, 0, 1) for sign in (-1, 1)] + [

@@ -18,12 +18,12 @@ from sharding.directory import Directory
 from sharding.engines import open_cluster
 from sharding.errors import (
     InvalidShardKey,
+    ShardFailed,
     ShardMapInvalid,
     ShardMapMissing,
     UnknownShard,
 )
 from sharding.ids import first_id_at
-from sharding.scatter.errors import ScatterFailed
 from sharding.sessions import ShardedSessions, open_sessions
 from sharding.shard_map import ShardMap
 from sharding.topology import Topology
@@ -185,7 +185,7 @@ async def test_the_shard_that_fails_is_named(
     with psycopg.connect(postgres.conninfo(topology.database("mes_1").dbname)) as connection:
         connection.execute("DROP TABLE orders")
     postgres.wait_for_replica()
-    with pytest.raises(ScatterFailed, match=r'shard mes_1 .*"orders" does not exist') as caught:
+    with pytest.raises(ShardFailed, match=r'shard mes_1 .*"orders" does not exist') as caught:
         await sessions.scatter(newest, limit=10)
     assert caught.value.shard == "mes_1"
     assert caught.value.__cause__ is not None

@@ -17,8 +17,7 @@ from readreplica.sessions import WriteSession
 from sharding.directory import Directory
 from sharding.engines import open_cluster
 from sharding.errors import BucketNotOwned, OwnershipNotChanged
-from sharding.guard import Ownership, bucket_sql
-from sharding.ownership import read_guard, read_identity
+from sharding.ownership import Ownership, bucket_sql, read_guard, read_identity
 from sharding.sessions import ShardedSessions, open_sessions
 from sharding.shard_map import ShardMap
 from sharding.topology import Topology

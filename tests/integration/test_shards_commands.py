@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ops import cli
-from sharding.hashing import bucket_of
+from sharding.shard_map import bucket_of
 from sharding.topology import Topology
 from tests.integration.audit_rig import SHARDS, Clerk
 

@@ -11,15 +11,14 @@ from sqlalchemy import text
 from ops.fleet import open_engine
 from readreplica.cluster import Cluster
 from sharding.directory import Directory, open_id_generator
-from sharding.directory_sql import MAP_CHANNEL, is_about
 from sharding.engines import open_cluster
 from sharding.errors import BucketNotOwned, ShardMapConflict, TreeUnclear
-from sharding.guard import REFUSED, Ownership
-from sharding.ownership import tell
+from sharding.map_watch import MAP_CHANNEL, is_about
+from sharding.ownership import REFUSED, Ownership, set_ownership
 from sharding.sessions import open_sessions
 from sharding.shard_map import ShardMap
 from sharding.topology import Topology
-from sharding.writes.decisions import Decision, Decisions
+from sharding.writes.prepared import CommitDecision, Decisions
 from sharding.writes.reference import Content, References
 from tests.integration.replicas_rig import until
 from tests.integration.shards_rig import new_order
@@ -65,7 +64,7 @@ def two_trees(
                 with open_engine(topology, database, role=database.owner) as engine:
                     with engine.begin() as connection:
                         connection.exec_driver_sql("TRUNCATE shard_identity")
-                    tell(engine, Ownership.of(shard_map, shard), tables=GUARDED)
+                    set_ownership(engine, Ownership.of(shard_map, shard), tables=GUARDED)
         yield topology
 
 
@@ -183,7 +182,7 @@ async def test_another_id_space_has_its_own_node_numbers(directory: Cluster) -> 
 
 async def test_decisions_are_seen_by_their_own_tree(directory: Cluster) -> None:
     orders, payments = (Decisions(directory.primary, tree) for tree in MAPS)
-    await payments.decide("a" * 32, Decision.COMMIT, label="transfer", shards=["payments_0"])
+    await payments.decide("a" * 32, CommitDecision.COMMIT, label="transfer", shards=["payments_0"])
     assert [unit.unit_id for unit in await payments.unfinished()] == ["a" * 32]
     assert await orders.unfinished() == []
     await payments.finish("a" * 32)

@@ -14,7 +14,7 @@ from app.models.status import Channel, Status
 from ops.shards import load_shard_map
 from sharding.directory import Directory, open_id_generator
 from sharding.engines import open_cluster
-from sharding.guard import REFUSED
+from sharding.ownership import REFUSED
 from sharding.sessions import open_sessions
 from sharding.shard_map import ShardMap
 from tests.integration.mesctl_rig import Mesctl

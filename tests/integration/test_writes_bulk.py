@@ -23,7 +23,8 @@ from sharding.keys import shard_key
 from sharding.sessions import ShardedSessions
 from sharding.shard_map import ShardMap
 from sharding.writes import BulkReport, Mode, bulk
-from sharding.writes.errors import BulkFailed, RowRefused, TargetRefused
+from sharding.writes.bulk import BulkFailed
+from sharding.writes.errors import RowRefused, TargetRefused
 from tests.integration.writes_rig import OWN, SHARDS, Wide
 
 FIRST = first_id_at(datetime(2026, 3, 1, tzinfo=UTC))

@@ -10,8 +10,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ops.reference_tables import tables_of
 from readreplica.engines import writer_engine
+from sharding.errors import ShardTimedOut
 from sharding.writes import Decisions
-from sharding.writes.errors import ShardTimedOut
 from sharding.writes.reference import References, Row, apply, shape
 from tests.integration.writes_rig import Wide
 from tests.project import MES

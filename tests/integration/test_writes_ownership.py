@@ -15,9 +15,8 @@ from app.models.mes import MesBase, MesOrder, MesOrderItem
 from ops.shard_guard import check_shards
 from sharding.engines import open_cluster
 from sharding.errors import OtherShard
-from sharding.hashing import bucket_of
 from sharding.sessions import ShardedSessions, open_sessions
-from sharding.shard_map import ShardMap
+from sharding.shard_map import ShardMap, bucket_of
 from sharding.topology import Topology
 from sharding.writes import BulkReport, Decisions, Mode
 from sharding.writes.errors import UnitRefused

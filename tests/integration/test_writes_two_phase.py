@@ -22,7 +22,6 @@ from sharding.engines import open_cluster
 from sharding.sessions import ShardedSessions, open_sessions
 from sharding.topology import Topology
 from sharding.writes import Decisions, TwoPhaseUnit, two_phase
-from sharding.writes.decisions import Decision
 from sharding.writes.errors import (
     CommitInsideUnit,
     ForeignTransaction,
@@ -33,7 +32,8 @@ from sharding.writes.errors import (
     UnitInDoubt,
     UnknownTransaction,
 )
-from sharding.writes.in_doubt import Verdict, chosen, resolve, survey
+from sharding.writes.in_doubt import RecoveryAction, chosen, resolve, survey
+from sharding.writes.prepared import CommitDecision
 from tests.integration.writes_rig import OWN, SHARDS, Wide
 
 FORK = multiprocessing.get_context("fork")
@@ -240,8 +240,10 @@ async def test_a_slow_coordinator_obeys_the_recovery_that_gave_it_up(
         async with two_phase(wide_sessions, keys.values(), decisions=decisions, label="slow") as unit:
             add_everywhere(unit, keys)
             # As `resolve` decides, when it finds an old part: it was first.
-            stands = await decisions.decide(unit.unit_id, Decision.ABORT, label="presumed", shards=["mes_0"])
-            assert stands is Decision.ABORT
+            stands = await decisions.decide(
+                unit.unit_id, CommitDecision.ABORT, label="presumed", shards=["mes_0"]
+            )
+            assert stands is CommitDecision.ABORT
     assert (counts(wide), decided(wide)) == ([0, 0, 0], [("abort", "presumed", "mes_0", False)])
     assert not any(wide.prepared().values())
 
@@ -415,11 +417,11 @@ async def test_the_survey_tells_age_locks_and_who_waits_and_leaves_foreign_ones_
         ours = found[f"mes-storage:{unit_id}:mes_0"]
         assert "order_items RowExclusiveLock" in ours.prepared.locks
         assert len(ours.prepared.waiting_pids) == 1
-        assert (ours.prepared.owner, ours.verdict) == ("mes", Verdict.WAIT)
+        assert (ours.prepared.owner, ours.verdict) == ("mes", RecoveryAction.WAIT)
         assert 0 <= ours.prepared.age_seconds < 300
         assert ours.prepared.xid_age >= 1
         for gid in ("bank:4711", f"mes-storage:{unit_id}:mes_9"):
-            assert found[gid].verdict is Verdict.FOREIGN
+            assert found[gid].verdict is RecoveryAction.FOREIGN
             assert found[gid].prepared.waiting_pids == ()
             with pytest.raises(ForeignTransaction, match="left alone"):
                 chosen(seen, [gid])

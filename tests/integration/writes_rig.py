@@ -28,8 +28,7 @@ from ops.fleet import open_engine
 from ops.shard_guard import init_shards
 from sharding.directory import Directory
 from sharding.engines import open_cluster
-from sharding.guard import Ownership
-from sharding.ownership import tell
+from sharding.ownership import Ownership, set_ownership
 from sharding.shard_map import ShardMap
 from sharding.topology import Topology
 from tests.platform_topology import write_topology
@@ -176,7 +175,7 @@ class Wide:
     def _tell(self, told: Ownership) -> None:
         database = self.topology.database(told.shard)
         with open_engine(self.topology, database, role=database.owner) as engine:
-            tell(engine, told, tables=GUARDED)
+            set_ownership(engine, told, tables=GUARDED)
 
     def prepared(self) -> dict[str, list[str]]:
         """The prepared transactions of each shard."""

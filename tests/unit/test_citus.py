@@ -17,13 +17,18 @@ from ops.migrate.citus import script
 from partitions.actions import DetachPartition
 from partitions.bounds import KeyRange
 from sharding.citus import moving
-from sharding.citus.catalog import CitusTable, Node
-from sharding.citus.columnar import Stored, refusal
-from sharding.citus.coordinator import whole_map
-from sharding.citus.distribute import Distribution, missing
-from sharding.citus.errors import DistributionConflict, MoveRefused, UnknownNode
-from sharding.citus.health import Facts, judge
-from sharding.citus.placement import ShardRange, find_range, fresh_index, fresh_ranges, is_fresh
+from sharding.citus.catalog import (
+    CitusTable,
+    Node,
+    ShardRange,
+    find_range,
+    fresh_index,
+    fresh_ranges,
+    is_fresh,
+)
+from sharding.citus.columnar import StoredPartition, refusal
+from sharding.citus.distribute import Distribution, coordinator_map, missing
+from sharding.citus.health import CitusHealth, judge
 from sharding.citus.preflight import (
     ForeignKey,
     SchemaTable,
@@ -32,8 +37,8 @@ from sharding.citus.preflight import (
     check_schema,
     check_statements,
 )
-from sharding.errors import TopologyError
-from sharding.hashing import bucket_of
+from sharding.errors import DistributionConflict, MoveRefused, TopologyError, UnknownNode
+from sharding.shard_map import bucket_of
 from sharding.topology import Topology
 from tests.project import MES, PROJECT, TEMPLATE
 
@@ -119,7 +124,7 @@ def load(tmp_path: Path, text: str) -> Topology:
 
 def test_the_coordinator_owns_every_bucket(tmp_path: Path) -> None:
     topology = load(tmp_path, TOPOLOGY)
-    assert whole_map(topology, "mes").owners == ("mes",) * 64
+    assert coordinator_map(topology, "mes").owners == ("mes",) * 64
 
 
 def test_a_second_coordinator_and_a_replica_are_refused(tmp_path: Path) -> None:
@@ -238,7 +243,7 @@ def test_a_columnar_table_that_is_still_written_is_named() -> None:
 
 COORDINATOR = Node(1, 0, "a", 1, True, True, True, "primary", False)
 WORKER = Node(2, 1, "b", 2, True, True, True, "primary", True)
-WELL = Facts((COORDINATOR, WORKER), {"citus": "13.2-1"}, {"a:1": "13.2", "b:2": "13.2"})
+WELL = CitusHealth((COORDINATOR, WORKER), {"citus": "13.2-1"}, {"a:1": "13.2", "b:2": "13.2"})
 
 
 @pytest.mark.parametrize(
@@ -258,7 +263,7 @@ WELL = Facts((COORDINATOR, WORKER), {"citus": "13.2-1"}, {"a:1": "13.2", "b:2": 
         (replace(WELL, in_doubt=2), ["transactions"]),
     ],
 )
-def test_each_fault_is_found(facts: Facts, what: Iterable[str]) -> None:
+def test_each_fault_is_found(facts: CitusHealth, what: Iterable[str]) -> None:
     assert [finding.what for finding in judge(facts)] == what
 
 
@@ -286,13 +291,13 @@ def test_the_last_node_that_takes_shards_is_not_drained() -> None:
 
 
 def test_progress_tells_shards_bytes_rate_and_time_left() -> None:
-    idle = moving.Progress(0, 0, 0, 0, "")
+    idle = moving.MoveProgress(0, 0, 0, 0, "")
     assert progress_line(idle, seconds=1) == "waiting for Citus to begin"
-    half = moving.Progress(bytes=8 * 2**20, copied=2 * 2**20, done=1, shards=4, doing="Copying Data")
+    half = moving.MoveProgress(bytes=8 * 2**20, copied=2 * 2**20, done=1, shards=4, doing="Copying Data")
     assert progress_line(half, seconds=2) == (
         "1 of 4 tables' shards, 2.0 of 8.0 MB, 1.0 MB/s, 6 s left (Copying Data)"
     )
-    job = moving.Job(3, "running", {"done": 1, "running": 1, "blocked": 2}, ())
+    job = moving.RebalanceJob(3, "running", {"done": 1, "running": 1, "blocked": 2}, ())
     assert job_line(job) == "job 3 running, 1 of 4 moves"
     assert not job.has_ended
 
@@ -311,7 +316,7 @@ def test_a_plain_detach_is_one_step_that_waits_shortly() -> None:
 
 # Months by column
 
-MARCH = Stored("orders_archive_2026_03", "orders_archive", KeyRange(10, 20), "heap")
+MARCH = StoredPartition("orders_archive_2026_03", "orders_archive", KeyRange(10, 20), "heap")
 ENDED = datetime(2026, 4, 1, tzinfo=UTC)
 GRACE = timedelta(days=30)
 
@@ -328,7 +333,7 @@ GRACE = timedelta(days=30)
     ],
 )
 def test_a_month_is_stored_by_column_only_when_it_is_at_rest(
-    stored: Stored, to: str, now: datetime, live: int, said: str | None
+    stored: StoredPartition, to: str, now: datetime, live: int, said: str | None
 ) -> None:
     reason = refusal(stored, to=to, ended_at=ENDED, now=now, grace=GRACE, live_orders=live)
     assert (reason is None) == (said is None)

@@ -7,16 +7,18 @@ from hypothesis import strategies as st
 from ops.errors import ExitStatus
 from ops.pgbouncer.errors import PoolsDoNotFit
 from ops.pgbouncer.plan import SMALLEST_POOL, Limits, Server, explain, plan_pools
-from sharding.pooler import Pool
+from sharding.topology import ServicePool
 
 DB = Server("db", 5432)
 
 
-def pool(service: str, *, weight: int = 1, size: int | None = None) -> tuple[Pool, str]:
-    return Pool(service, service, "orders", None, weight, size), "orders"
+def pool(service: str, *, weight: int = 1, size: int | None = None) -> tuple[ServicePool, str]:
+    return ServicePool(service, service, "orders", None, weight, size), "orders"
 
 
-def sizes(*pools: tuple[Pool, str], limits: Limits, reserve: int = 20, processes: int = 1) -> dict[str, int]:
+def sizes(
+    *pools: tuple[ServicePool, str], limits: Limits, reserve: int = 20, processes: int = 1
+) -> dict[str, int]:
     [plan] = plan_pools({DB: pools}, {DB: limits}, reserve=reserve, processes=processes)
     return {sized.pool.service: sized.size for sized in plan.pools}
 

@@ -16,8 +16,7 @@ from readreplica.errors import (
     TwoPrimaries,
     WritesRefused,
 )
-from sharding.errors import BucketNotOwned, InvalidShardKey, OtherShard
-from sharding.scatter.errors import ScatterFailed
+from sharding.errors import BucketNotOwned, InvalidShardKey, OtherShard, ShardFailed
 
 STALE = ReplicasTooStale("mes_0", asked="0/45450B8", retry_after_seconds=3.2)
 NOT_PRIMARY = NotThePrimary("mes_0", "10.0.0.7:5432", "it is in recovery")
@@ -40,7 +39,7 @@ async def answer_to(error: Exception, **headers: str) -> Response:
 def within(error: Exception, *, scattered: bool = False) -> Exception:
     """Wrap an error as SQLAlchemy does, or as a scatter."""
     if scattered:
-        failed = ScatterFailed("mes_0", error)
+        failed = ShardFailed("mes_0", error)
         failed.__cause__ = error
         return failed
     return OperationalError("COMMIT", {}, error)

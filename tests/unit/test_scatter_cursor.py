@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import BigInteger, Column, MetaData, Table, Text, select
 
+from sharding.errors import CursorMalformed, CursorOfAnotherQuery
 from sharding.scatter.analysis import analyse, fingerprint
-from sharding.scatter.cursor import CursorKeys, fingerprint_of
-from sharding.scatter.errors import CursorMalformed, CursorOfAnotherQuery
+from sharding.scatter.pages import CursorKeys, fingerprint_of
 
 KEYS = CursorKeys(b"the key of these tests")
 QUERY = fingerprint_of("SELECT 1")

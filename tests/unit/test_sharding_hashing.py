@@ -5,7 +5,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sharding.hashing import bucket_of, hashint8, key_of_text
+from sharding.shard_map import bucket_of, hashint8, key_of_text
 
 INT8 = st.integers(-(2**63), 2**63 - 1)
 

@@ -58,9 +58,9 @@ from sqlalchemy.orm import (
 from app.mes.repository import newest as newest_of_the_mes
 from app.models.mes import MesOrder, MesOrderItem
 from app.models.status import Status
+from sharding.errors import ScatterRefused
 from sharding.keys import reference_table, shard_key
 from sharding.scatter import scatter
-from sharding.scatter.errors import ScatterRefused
 from sharding.scatter.kinds import INFINITY, clock_text, instant_text
 
 

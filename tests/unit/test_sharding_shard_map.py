@@ -5,8 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sharding.errors import ShardMapInvalid
-from sharding.hashing import bucket_of
-from sharding.shard_map import ShardMap
+from sharding.shard_map import ShardMap, bucket_of
 
 
 def test_an_even_map_gives_each_shard_one_run() -> None:

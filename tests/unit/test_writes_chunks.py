@@ -10,13 +10,11 @@ from sqlalchemy import BigInteger, Column, MetaData, Table
 
 from app.models.mes import MesOrder, MesOrderItem
 from app.models.status import Channel, Status
-from sharding.hashing import bucket_of
 from sharding.keys import reference_table, shard_key
-from sharding.shard_map import ShardMap
+from sharding.shard_map import ShardMap, bucket_of
 from sharding.writes.chunks import Chunk, Chunker, regroup
 from sharding.writes.errors import RowRefused, TargetRefused
-from sharding.writes.rows import Row, read_row
-from sharding.writes.target import Mode, target_of
+from sharding.writes.rows import Mode, Row, read_row, target_of
 
 INT8 = st.integers(-(2**63), 2**63 - 1)
 ROWS = st.lists(st.tuples(INT8, st.integers(0, 300)), max_size=80).map(

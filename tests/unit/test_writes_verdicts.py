@@ -6,11 +6,10 @@ import pytest
 
 from app.pricing.tariff import TARIFF
 from ops.reference_tables import read_file
-from sharding.writes.decisions import Decided, Decision
 from sharding.writes.errors import ReferenceAhead
-from sharding.writes.in_doubt import Verdict, judge
-from sharding.writes.prepared import Prepared, gid_of
-from sharding.writes.reference import Content, Copy, fault_of, next_version
+from sharding.writes.in_doubt import RecoveryAction, judge
+from sharding.writes.prepared import CommitDecision, Decided, Prepared, gid_of
+from sharding.writes.reference import Content, ReferenceCopy, fault_of, next_version
 from tests.project import MES, PRICE_LIST
 
 UNIT = "0123456789abcdef" * 2
@@ -24,21 +23,24 @@ def part(gid: str, *, shard: str = "mes_0", age: float = 0.0) -> Prepared:
 
 def test_a_decision_is_done_whatever_the_age() -> None:
     parts = [part(gid_of(UNIT, shard), shard=shard) for shard in ("mes_0", "mes_1")]
-    for decision, verdict in ((Decision.COMMIT, Verdict.COMMIT), (Decision.ABORT, Verdict.ABORT)):
+    for decision, verdict in (
+        (CommitDecision.COMMIT, RecoveryAction.COMMIT),
+        (CommitDecision.ABORT, RecoveryAction.ABORT),
+    ):
         decided = {UNIT: Decided(decision, "merge", ("mes_0", "mes_1"))}
         assert {each.verdict for each in judge(parts, decided, older_than_seconds=600)} == {verdict}
 
 
 def test_an_undecided_unit_is_as_old_as_its_youngest_part() -> None:
-    def verdicts(*ages: float) -> set[Verdict]:
+    def verdicts(*ages: float) -> set[RecoveryAction]:
         parts = [
             part(gid_of(UNIT, f"mes_{number}"), shard=f"mes_{number}", age=age)
             for number, age in enumerate(ages)
         ]
         return {each.verdict for each in judge(parts, {}, older_than_seconds=600)}
 
-    assert verdicts(700, 599) == {Verdict.WAIT}
-    assert verdicts(700, 600) == {Verdict.PRESUME_ABORT}
+    assert verdicts(700, 599) == {RecoveryAction.WAIT}
+    assert verdicts(700, 600) == {RecoveryAction.PRESUME_ABORT}
 
 
 @pytest.mark.parametrize(
@@ -52,13 +54,13 @@ def test_an_undecided_unit_is_as_old_as_its_youngest_part() -> None:
     ],
 )
 def test_what_is_not_ours_is_never_judged(gid: str) -> None:
-    decided = {UNIT: Decided(Decision.COMMIT, "", ("mes_0",))}
+    decided = {UNIT: Decided(CommitDecision.COMMIT, "", ("mes_0",))}
     [found] = judge([part(gid, age=10_000)], decided, older_than_seconds=0)
-    assert found.verdict is Verdict.FOREIGN
+    assert found.verdict is RecoveryAction.FOREIGN
 
 
-def copy(version: int, checksum: str = "sum", rows: int = 2) -> Copy:
-    return Copy("mes_0", "finishes", version, checksum, checksum, rows)
+def copy(version: int, checksum: str = "sum", rows: int = 2) -> ReferenceCopy:
+    return ReferenceCopy("mes_0", "finishes", version, checksum, checksum, rows)
 
 
 def test_a_copy_is_behind_or_differs_or_is_as_published() -> None:
