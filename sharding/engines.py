@@ -1,17 +1,67 @@
-"""From a topology to clusters with open engines."""
+"""Opens the databases of a topology as clusters, whose connections check which shard they have reached."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
+from psycopg import AsyncConnection
+from psycopg.errors import InsufficientPrivilege, UndefinedTable
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from readreplica.cluster import Cluster
+from readreplica.connections import Configure
 from readreplica.engines import reader_engine, writer_engine
 from readreplica.options import ReplicaOptions
+from sharding.errors import ShardUnnamed, WrongShard
 from sharding.shard_binding import register_checks
 from sharding.topology import Topology
 
+_SHARD_NAME = "SELECT shard FROM public.shard_identity"
+
 MakeEngine = Callable[..., AsyncEngine]
+
+
+def expect_shard(shard: str, *, address: str) -> Configure:
+    """Return the function that refuses a new connection to any other database than the shard's.
+
+    Parameters:
+        shard: the name that the database must have.
+        address: where the connection leads, for the text of the error.
+
+    Raises:
+        WrongShard: (the function) the database is another shard's.
+        ShardUnnamed: (the function) the database has no shard's name.
+    """
+
+    async def configure(connection: AsyncConnection[Any]) -> None:
+        try:
+            row = await (await connection.execute(_SHARD_NAME)).fetchone()
+        except (UndefinedTable, InsufficientPrivilege) as error:
+            raise ShardUnnamed(expected=shard, address=address) from error
+        if row is None:
+            raise ShardUnnamed(expected=shard, address=address)
+        if row[0] != shard:
+            raise WrongShard(expected=shard, found=row[0], address=address)
+
+    return configure
+
+
+def propagate_set_local(configure: Configure) -> Configure:
+    """Return a function that also lets the SET LOCAL of a new connection hold on the workers of Citus.
+
+    By default, `SET LOCAL lock_timeout` holds on the coordinator only, and a row that is locked on a worker
+    is waited for without end. With `citus.propagate_set_commands = 'local'` Citus sends it along: the whole
+    text that the server was sent. So it is a setting of sessions that send one statement at a time, as ours
+    do, and not of the database: `SET LOCAL ...; UPDATE ...` in one text would be sent to the workers as well,
+    UPDATE and all. (Source: PostprocessVariableSetStmt in src/backend/distributed/commands/variableset.c of
+    Citus is given the query string.)
+    """
+
+    async def configure_and_set(connection: AsyncConnection[Any]) -> None:
+        await configure(connection)
+        await connection.execute("SET citus.propagate_set_commands = 'local'")
+
+    return configure_and_set
 
 
 @asynccontextmanager
@@ -42,10 +92,10 @@ async def open_cluster(
 
 def register_cluster_checks(cluster: Cluster) -> None:
     """Have the engines of a shard check the statements of units, those too that discovery adds later."""
-    cluster.on_engine(_watch)
+    cluster.on_engine(_register)
 
 
-def _watch(engine: AsyncEngine) -> None:
+def _register(engine: AsyncEngine) -> None:
     register_checks(engine.sync_engine)
 
 
@@ -58,13 +108,13 @@ def _build(topology: Topology, database: str, *, role: str, application_name: st
     def engine(make: MakeEngine, replica: str | None = None) -> AsyncEngine:
         url = topology.url(database, role=role, service=application_name, direct=direct, replica=replica)
         address = f"{url.host}:{url.port}/{url.database}"
-        greet = expect_shard(database, address=address) if is_shard else None
-        if greet and tree.backend == "citus" and pooler is None:
-            greet = propagate_set_local(greet)
+        configure = expect_shard(database, address=address) if is_shard else None
+        if configure and tree.backend == "citus" and pooler is None:
+            configure = propagate_set_local(configure)
         return make(
             url,
             application_name=application_name,
-            configure=greet,
+            configure=configure,
             pool_size=topology.pool.size,
             max_overflow=topology.pool.max_overflow,
             pool_timeout=topology.pool.timeout_seconds,

@@ -1,4 +1,4 @@
-"""What can go wrong between a key and its shard. Each error names the object and the way out."""
+"""The errors of this package. Each names the object and the way out."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -96,7 +96,7 @@ class ShardMapMissing(ShardingError):
 
 
 class ShardMapConflict(ShardingError):
-    """Somebody else changed the shard map first."""
+    """The shard map was changed meanwhile."""
 
     def __init__(self, *, expected_version: int, found_version: int) -> None:
         self.expected_version = expected_version
@@ -181,7 +181,7 @@ class WrongShard(ShardingError):
 
 
 class ShardUnnamed(ShardingError):
-    """The database at the address of a shard was never told which shard it is."""
+    """The database at the address of a shard has no record of which shard it is."""
 
     def __init__(self, *, expected: str, address: str) -> None:
         self.expected = expected
@@ -193,7 +193,7 @@ class ShardUnnamed(ShardingError):
 
 
 class OwnershipConflict(ShardingError):
-    """A shard was told of a newer map than the one that is to be told now."""
+    """A shard has the ownership of a newer map than the one that is to be set."""
 
     def __init__(self, shard: str, *, found_version: int, version: int) -> None:
         self.shard = shard
@@ -232,3 +232,163 @@ class OtherShard(ShardingError):
             f"is on shard {other_shard}: use a second session for it, `sessions.read({other_key})` or "
             "`sessions.write`, or `sessions.scatter` to read over all shards"
         )
+
+
+class ScatterRefused(ShardingError):
+    """This SELECT cannot be answered exactly from the shards' answers."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(f"the SELECT cannot run over all shards: {reason}")
+
+
+class ShardFailed(ShardingError):
+    """A shard could not do its part of a call; the cause is chained."""
+
+    def __init__(self, shard: str, fault: object) -> None:
+        self.shard = shard
+        super().__init__(f"shard {shard} failed: {fault}")
+
+
+class ValueUnreadable(ShardFailed):
+    """The page holds a value that PostgreSQL has and Python has not, such as infinity in a date.
+
+    One database gives such a page no more than several do.
+    """
+
+    def __init__(self, shard: str, cause: object) -> None:
+        super().__init__(shard, f"Python has no such value, so cast it to Text: {cause}")
+
+
+class ShardTimedOut(ShardFailed):
+    """A shard, or the directory, did not answer in time: its query was cancelled, or its connection shut."""
+
+    def __init__(self, shard: str, *, timeout_seconds: float) -> None:
+        self.timeout_seconds = timeout_seconds
+        super().__init__(shard, f"it did not answer within {timeout_seconds:g} s")
+
+
+class TooManyGroups(ShardingError):
+    """A shard has more groups than a caller may hold in memory."""
+
+    def __init__(self, shard: str, *, groups: int) -> None:
+        self.shard = shard
+        self.groups = groups
+        super().__init__(
+            f"shard {shard} has more than {groups} groups: narrow the SELECT by WHERE, group by the shard "
+            "key as well, or raise Bounds.groups"
+        )
+
+
+class CursorMalformed(ShardingError, ValueError):
+    """The page cursor is not one that `scatter` has handed out: forged, cut, or signed by a key now gone."""
+
+    def __init__(self, cursor: str) -> None:
+        self.cursor = cursor
+        super().__init__(f"{cursor[:40]!r} is no page cursor: use next_cursor of the page before, or none")
+
+
+class CursorOfAnotherQuery(CursorMalformed):
+    """The page cursor is genuine, but of another SELECT, of other parameters, or of another order."""
+
+    def __init__(self, cursor: str) -> None:
+        super().__init__(cursor)
+        self.args = (
+            f"the page cursor {cursor[:40]!r} belongs to another query, other parameters or another order: "
+            "begin again without a cursor",
+        )
+
+
+class CitusError(ShardingError):
+    """Base of every error about Citus."""
+
+
+class CitusRefused(CitusError):
+    """Nothing was changed, because a check refused it."""
+
+
+class NotOnCitus(CitusRefused):
+    """The topology's backend is plain PostgreSQL."""
+
+    def __init__(self, backend: str) -> None:
+        self.backend = backend
+        super().__init__(f'the tree\'s backend is {backend!r}, and this needs `backend = "citus"`')
+
+
+class CitusMissing(CitusRefused):
+    """The extension is not in the database that should be the coordinator."""
+
+    def __init__(self, database: str, extension: str = "citus") -> None:
+        self.database = database
+        self.extension = extension
+        super().__init__(
+            f"{database}: the extension {extension} is not in this database: a superuser says "
+            f"`CREATE EXTENSION {extension}` on the coordinator and on every worker (docs/citus.md)"
+        )
+
+
+class DistributionConflict(CitusRefused):
+    """A table is distributed in another way than is declared."""
+
+    def __init__(self, table: str, *, found: str, declared: str) -> None:
+        self.table = table
+        self.found = found
+        self.declared = declared
+        super().__init__(
+            f"{table} is {found}, and should be {declared}: `SELECT undistribute_table('{table}')` on the "
+            "coordinator copies its rows back"
+        )
+
+
+class UnknownNode(CitusRefused):
+    """There is no such node."""
+
+    def __init__(self, name: str, known: Iterable[str]) -> None:
+        self.name = name
+        self.known = tuple(known)
+        super().__init__(f"Citus has no node {name!r}; it has {', '.join(self.known) or 'none'}")
+
+
+class UnknownPlacement(CitusRefused):
+    """There is no such shard, or no shard for a key."""
+
+    def __init__(self, what: str, *, fix: str) -> None:
+        self.what = what
+        super().__init__(f"Citus has no {what}: {fix}")
+
+
+class MoveRefused(CitusRefused):
+    """A shard, or a node's shards, cannot be moved like this."""
+
+    def __init__(self, what: str, reason: str) -> None:
+        self.what = what
+        self.reason = reason
+        super().__init__(f"{what} is not moved: {reason}")
+
+
+class ColumnarRefused(CitusRefused):
+    """A month cannot be stored by column (or by row) now."""
+
+    def __init__(self, partition: str, reason: str) -> None:
+        self.partition = partition
+        self.reason = reason
+        super().__init__(f"{partition} stays as it is: {reason}")
+
+
+class AdministratorNeeded(CitusRefused):
+    """Citus lets only a superuser do this."""
+
+    def __init__(self, what: str, *, role: str) -> None:
+        self.what = what
+        self.role = role
+        super().__init__(f"Citus lets only a superuser {what}, and {role} is none: connect as one")
+
+
+class RebalanceFailed(CitusError):
+    """A background move of Citus ended badly; what had been moved before stays moved."""
+
+    def __init__(self, state: str, messages: Iterable[str]) -> None:
+        self.state = state
+        self.messages = tuple(messages)
+        said = "; ".join(self.messages) or "see citus_rebalance_status() on the coordinator"
+        super().__init__(f"the rebalance ended as {state!r}: {said}")

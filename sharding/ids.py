@@ -31,7 +31,7 @@ def id_time_ms(instant: datetime) -> int:
     """Count the whole milliseconds from the epoch of ids to an instant.
 
     Raises:
-        ValueError: the instant has no time zone, or ids cannot tell it (before 2024 or after 2093).
+        ValueError: the instant has no time zone, or no id has that time (before 2024 or after 2093).
     """
     if instant.tzinfo is None:
         raise ValueError(f"{instant} has no time zone: an id's time is UTC")
@@ -42,12 +42,12 @@ def id_time_ms(instant: datetime) -> int:
 
 
 def first_id_at(instant: datetime) -> int:
-    """Tell the smallest id of an instant's millisecond; `order_id >= first_id_at(t)` is "made since t"."""
+    """Return the smallest id of an instant's millisecond; `order_id >= first_id_at(t)` is "made since t"."""
     return id_time_ms(instant) << TIME_SHIFT
 
 
 def instant_of(order_id: int) -> datetime:
-    """Tell when an id was made, in UTC, to the millisecond.
+    """Return when an id was made, in UTC, to the millisecond.
 
     Raises:
         ValueError: the number is no order id.
@@ -93,7 +93,7 @@ class IdGenerator:
 
         Parameters:
             window: what the node lease allows.
-            clock_ms: tells the present id time; the tests pass their own.
+            clock_ms: returns the present id time; the tests pass their own.
         """
         self._window = window
         self._clock_ms = clock_ms
@@ -104,7 +104,7 @@ class IdGenerator:
 
     def forget(self) -> None:
         """Make no more ids: this is a forked process, and its parent goes on in the same window."""
-        self._lock = Lock()  # whoever held it is not in this process
+        self._lock = Lock()  # the thread that held it is not in this process
         self._window = replace(self._window, ceiling_ms=0)
 
     def use(self, window: NodeWindow) -> None:

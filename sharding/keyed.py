@@ -1,12 +1,12 @@
-"""Sessions by shard key over open clusters, and the opening of them. `sharding.sync.keyed` is the twin.
+"""Sessions by shard key over open clusters, and the opening of them.
 
-What is here has a twin for threads; `sharding.sessions` adds what asyncio alone has.
+`sharding.sync.keyed` is generated from this module; `sharding.sessions` adds what asyncio alone has.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from types import MappingProxyType
-from typing import TypeVar
+from typing import Self, TypeVar
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
@@ -27,7 +27,6 @@ from readreplica.retry import UnitOfWork
 from readreplica.sessions import ReadSession, WriteSession
 from readreplica.token import CausalToken, Committed
 from readreplica.transaction_status import TransactionStatus
-from sharding.citus.distribute import coordinator_map
 from sharding.engines import open_cluster, register_cluster_checks
 from sharding.errors import BucketNotOwned, ShardingError
 from sharding.map_watch import MapReader, watch_map
@@ -39,7 +38,6 @@ from sharding.topology import Topology
 log: structlog.stdlib.BoundLogger = structlog.get_logger("sharding")
 
 T = TypeVar("T")
-S = TypeVar("S", bound="KeyedSessions")
 
 
 class KeyedSessions:
@@ -59,34 +57,101 @@ class KeyedSessions:
         Parameters:
             shard_map: the map to begin with.
             clusters: the shards, by name.
-            directory: where newer maps are read; without it the map stays as it is.
-            map_wait_seconds: how long a refused unit of work waits for the map that tells its new shard.
-            verify_missing_rows: after an UPDATE that found no row, and after a DELETE, ask the shard whether it owns
-                the keys: one round trip more, and for these alone. See docs/adr/021.
+            directory: where newer maps are loaded; without it the map stays as it is.
+            map_wait_seconds: how long a refused unit of work waits for the map that has its new shard.
+            verify_missing_rows: after an UPDATE that found no row, and after a DELETE, have the shard check
+                that it owns the keys: one round trip more, and for these alone. See docs/adr/021.
         """
         self.clusters: Mapping[str, Cluster] = MappingProxyType(dict(clusters))
         for cluster in self.clusters.values():
             register_cluster_checks(cluster)
         self.map_wanted = Event()
-        """Set when a newer map is wanted at once; `watching_map` waits for it."""
+        """Set when a newer map is wanted at once; `watch_map` waits for it."""
         self._directory = directory
         self._map_wait_seconds = map_wait_seconds
-        self._ask_absent = verify_missing_rows
+        self._verify_missing_rows = verify_missing_rows
         self._refused: ShardMap | None = None
         self._changing = Lock()
         self._telemetry = Telemetry.if_wanted(lambda: self.shard_map.version)
         self._routing = self._route_by(shard_map)
 
+    @classmethod
+    @asynccontextmanager
+    async def open(
+        cls,
+        topology: Topology,
+        *,
+        tree: str | None = None,
+        role: str | None = None,
+        application_name: str,
+        poll_seconds: float = 5.0,
+        verify_missing_rows: bool = True,
+    ) -> AsyncIterator[Self]:
+        """Load the shard map and open a cluster for each shard; everything is closed at the end.
+
+        Newer maps are loaded while the block runs, and it goes on when the directory cannot be reached. With
+        `backend = "citus"` there is no map to load: every key is the coordinator's.
+
+        Nothing but the directory is connected to yet, so a shard that is down does not stop a service from
+        starting.
+
+        Parameters:
+            topology: where everything is.
+            tree: the sharded tree; without it, the only one.
+            role: the PostgreSQL role that connects, to the directory as well; without it, the tree's.
+            application_name: what pg_stat_activity shows.
+            poll_seconds: how often the map is loaded without a notification.
+            verify_missing_rows: after an UPDATE that found no row, and after a DELETE, have the shard check
+                that it owns the keys (docs/sharding.md).
+
+        Raises:
+            TreeUnclear: no tree was named, and there is none, or several.
+            UnknownTree: the topology has no such sharded tree.
+            ShardMapMissing: the directory has no shard map of the tree.
+            ShardMapInvalid: it is no map, or its number of buckets is not the topology's.
+            UnknownShard: the map names a shard that the topology lacks.
+        """
+        name = topology.sharded_tree(tree)
+        shards, section = topology.databases_of(name), topology.trees[name]
+        user = role or section.role
+        async with AsyncExitStack() as stack:
+
+            async def opened(database: str) -> Cluster:
+                return await stack.enter_async_context(
+                    open_cluster(topology, database, role=user, application_name=application_name)
+                )
+
+            if section.backend == "citus":
+                # Citus finds the shard; every statement goes to the coordinator, whose map never changes.
+                clusters = {shard: await opened(shard) for shard in shards}
+                yield cls(ShardMap.even(list(shards), section.buckets), clusters, verify_missing_rows=False)
+                return
+            place = topology.directory_of(name).name
+            directory = MapReader((await opened(place)).primary, name)
+            shard_map = await directory.load_map()
+            check_map(shard_map, shards=list(shards), buckets=section.buckets)
+            clusters = {shard: await opened(shard) for shard in shards}
+            sessions = cls(shard_map, clusters, directory=directory, verify_missing_rows=verify_missing_rows)
+            watch = watch_map(
+                topology.url(place, role=user, direct=True),
+                sessions.refresh,
+                tree=name,
+                wanted=sessions.map_wanted,
+                poll_seconds=poll_seconds,
+            )
+            await stack.enter_async_context(watch)
+            yield sessions
+
     @property
     def shard_map(self) -> ShardMap:
-        """The map that is routed by now."""
+        """The map by which keys are routed."""
         return self._routing.shard_map
 
     def use(self, shard_map: ShardMap) -> bool:
         """Route by another map from now on; sessions that have begun keep their shard.
 
-        A map that cannot be right is refused, loudly, and the old one kept: an older version, another
-        number of buckets, a shard that is unknown here.
+        A map that cannot be right is refused, with an error in the log, and the old one kept: one of an older
+        version, with another number of buckets, or with an unknown shard.
 
         Returns:
             Whether it is routed by that map now.
@@ -113,7 +178,7 @@ class KeyedSessions:
         self._refused = shard_map
 
     async def refresh(self) -> ShardMap:
-        """Read the map that is in force, and route by it.
+        """Load the map that is in force, and route by it.
 
         Returns:
             The map that is routed by now.
@@ -125,6 +190,10 @@ class KeyedSessions:
         if self._directory is not None:
             self.use(await self._directory.load_map())
         return self.shard_map
+
+    def _bind(self, key: int, *, verifies: bool = False) -> ShardBinding[Cluster]:
+        routing = self._routing
+        return ShardBinding(key, routing.route_of(key), routing, verifies=verifies)
 
     def _route_by(self, shard_map: ShardMap) -> Routing[Cluster]:
         meter_of = self._telemetry.of if self._telemetry else lambda _shard: None
@@ -138,44 +207,42 @@ class KeyedSessions:
         freshness: Freshness = ANY,
         autocommit: bool = False,
     ) -> ReadSession:
-        """Make a read session on the key's shard.
+        """Return a read session on the key's shard.
 
         Parameters:
             key: the order id, or another int8 shard key.
-            after: what the read must have seen; without it any replica of the shard will do.
+            after: the token that the read must see; without it any replica of the shard will do.
             freshness: a policy of `readreplica.freshness`; it holds together with `after`.
-            autocommit: give up the one snapshot, for a cheaper read. See `Cluster.read`.
+            autocommit: no one snapshot for the session, for a cheaper read. See `Cluster.read`.
 
         Raises:
             InvalidShardKey: the key is no int, or does not fit int8.
             OtherShard: (a statement of the session) it names a key of another shard.
         """
-        routing = self._routing
-        route = routing.route_of(key)
-        return route.cluster.read(
-            after=after, freshness=freshness, autocommit=autocommit, hooks=ShardBinding(key, route, routing)
+        binding = self._bind(key)
+        return binding.route.cluster.read(
+            after=after, freshness=freshness, autocommit=autocommit, hooks=binding
         )
 
     def write(self, key: int) -> WriteSession:
-        """Make a write session on the key's shard; it commits when its `async with` ends well.
+        """Return a write session on the key's shard; it commits when its `async with` ends well.
 
         Raises:
             InvalidShardKey: the key is no int, or does not fit int8.
             OtherShard: (a statement of the session) it names a key of another shard.
             BucketNotOwned: (a statement of the session) the shard has lost the key's bucket; the map is
-                being read again, and the unit can be run again. `transact` does both.
+                being loaded again, and the unit can be run again. `transact` does both.
         """
-        routing = self._routing
-        route = routing.route_of(key)
-        return route.cluster.write(hooks=ShardBinding(key, route, routing, asks=self._ask_absent))
+        binding = self._bind(key, verifies=self._verify_missing_rows)
+        return binding.route.cluster.write(hooks=binding)
 
     async def transact(
         self, key: int, work: Callable[[WriteSession], Awaitable[T]], *, attempts: int = 5
     ) -> Committed[T]:
-        """Do a unit of work on the key's shard, again if a concurrent transaction ended it.
+        """Run a unit of work on the key's shard, again if a concurrent transaction ended it.
 
-        If the shard refuses because it has lost the key's bucket, the map is read again, and the unit is done
-        once more on the shard that the newer map names. See `Cluster.transact`.
+        If the shard refuses because it has lost the key's bucket, the map is loaded again, and the unit is
+        run once more on the shard that the newer map names. See `Cluster.transact`.
 
         Returns:
             What `work` returned, and the token with which a read sees it.
@@ -201,10 +268,8 @@ class KeyedSessions:
     def _unit_of_work(
         self, key: int, work: Callable[[WriteSession], Awaitable[T]], attempts: int
     ) -> UnitOfWork[T]:
-        routing = self._routing
-        route = routing.route_of(key)
-        hooks = ShardBinding(key, route, routing, asks=self._ask_absent)
-        return route.cluster.unit_of_work(work, attempts=attempts, hooks=hooks)
+        binding = self._bind(key, verifies=self._verify_missing_rows)
+        return binding.route.cluster.unit_of_work(work, attempts=attempts, hooks=binding)
 
     async def transact_read(
         self,
@@ -216,7 +281,7 @@ class KeyedSessions:
         autocommit: bool = False,
         attempts: int = 3,
     ) -> T:
-        """Do a unit of reading on the key's shard, again on another node of it if its node failed.
+        """Run a unit of reading on the key's shard, again on another node of it if its node failed.
 
         See `Cluster.transact_read`.
 
@@ -224,15 +289,14 @@ class KeyedSessions:
             InvalidShardKey: the key is no int, or does not fit int8.
             OtherShard: it names a key of another shard.
         """
-        routing = self._routing
-        route = routing.route_of(key)
-        return await route.cluster.transact_read(
+        binding = self._bind(key)
+        return await binding.route.cluster.transact_read(
             work,
             after=after,
             freshness=freshness,
             autocommit=autocommit,
             attempts=attempts,
-            hooks=ShardBinding(key, route, routing),
+            hooks=binding,
         )
 
     async def resolve(
@@ -242,7 +306,7 @@ class KeyedSessions:
         lookup: Callable[[ReadSession], Awaitable[bool]] | None = None,
         timeout_seconds: float = 30.0,
     ) -> TransactionStatus:
-        """Find out what became of a COMMIT whose answer was lost, on the shard where it was sent.
+        """Find the status of a transaction in doubt, on the shard where its COMMIT was sent.
 
         See `Cluster.resolve`.
         """
@@ -250,12 +314,12 @@ class KeyedSessions:
         return await cluster.resolve(in_doubt, lookup=lookup, timeout_seconds=timeout_seconds)
 
     async def wait_for_map(self, version: int) -> None:
-        """Read the map until it is of a version or newer, for a moment at most.
+        """Load the map until it is of a version or newer, for a moment at most.
 
-        Whatever goes wrong with that is left alone: the refusal which made it necessary tells more. The last
-        attempt may take as long as the directory may take to answer.
+        Errors of that are suppressed: the refusal that made it necessary says more. The last attempt may take
+        as long as the directory may take to answer.
 
-        A shard is told of a change before the directory is, so that no two shards ever own a bucket.
+        A change reaches the shard before the directory, so that no two shards ever own a bucket.
         """
 
         async def found() -> int:
@@ -271,60 +335,9 @@ class KeyedSessions:
             await retrying(found)
 
     def shard_of(self, key: int) -> str:
-        """Name the shard of a key.
+        """Return the name of the shard of a key.
 
         Raises:
             InvalidShardKey: the key is no int, or does not fit int8.
         """
         return self._routing.route_of(key).shard
-
-
-@asynccontextmanager
-async def open_keyed(
-    kind: type[S],
-    topology: Topology,
-    *,
-    tree: str | None,
-    role: str | None,
-    application_name: str,
-    poll_seconds: float,
-    verify_missing_rows: bool,
-) -> AsyncIterator[S]:
-    """Load the shard map and open a cluster for each shard; everything is closed at the end.
-
-    Changes of the map are heard of while the block runs, and it goes on when the directory is away.
-
-    Parameters:
-        kind: the class of the sessions to be made.
-        topology, tree, role, application_name, poll_seconds, verify_missing_rows: as for `open_sessions`.
-    """
-    name = topology.sharded_tree(tree)
-    shards, section = topology.databases_of(name), topology.trees[name]
-    user = role or section.role
-    async with AsyncExitStack() as stack:
-
-        async def opened(database: str) -> Cluster:
-            return await stack.enter_async_context(
-                open_cluster(topology, database, role=user, application_name=application_name)
-            )
-
-        if section.backend == "citus":
-            # Citus finds the shard; the coordinator is asked for everything, and its map never changes.
-            clusters = {shard: await opened(shard) for shard in shards}
-            yield kind(coordinator_map(topology, name), clusters, verify_missing_rows=False)
-            return
-        place = topology.directory_of(name).name
-        directory = MapReader((await opened(place)).primary, name)
-        shard_map = await directory.load_map()
-        check_map(shard_map, shards=list(shards), buckets=section.buckets)
-        clusters = {shard: await opened(shard) for shard in shards}
-        sessions = kind(shard_map, clusters, directory=directory, verify_missing_rows=verify_missing_rows)
-        watch = watch_map(
-            topology.url(place, role=user, direct=True),
-            sessions.refresh,
-            tree=name,
-            wanted=sessions.map_wanted,
-            poll_seconds=poll_seconds,
-        )
-        await stack.enter_async_context(watch)
-        yield sessions

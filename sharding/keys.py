@@ -4,15 +4,24 @@ class Order(Base):
     __table__ = Table("orders", Base.metadata, ..., info=shard_key("order_id"))
 
 or `__table_args__ = ({"info": shard_key("order_id")},)`. A table of which every shard has a whole copy says
-`info=reference_table()`: it may be joined with any other, on whatever shard. A table that says neither is
-nobody's to route (its rows belong to no key), and is not checked.
+`info=reference_table()`: it may be joined with any other, on every shard. A table that declares neither is
+not routed (its rows belong to no key), and not checked.
 """
+
+from typing import NamedTuple
 
 from sqlalchemy import MetaData, Table
 
 _INFO = "shard_key"
 _REFERENCE = "reference"
 _CHANGES = "changes_at"
+
+
+class GuardedTable(NamedTuple):
+    """A table whose rows are guarded, and the column by which they are placed."""
+
+    table: str
+    key: str
 
 
 def shard_key(column: str) -> dict[str, str]:
@@ -46,7 +55,7 @@ def reference_table() -> dict[str, bool]:
 
 
 def is_reference(table: object) -> bool:
-    """Tell whether every shard has a whole copy of a table."""
+    """Return whether every shard has a whole copy of a table."""
     return bool(getattr(table, "info", {}).get(_REFERENCE))
 
 

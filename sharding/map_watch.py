@@ -1,116 +1,197 @@
-"""Hearing of changes of the shard map: LISTEN on a connection of its own, and polling behind it.
+"""The shard map that is in force: loaded from the directory, and again as soon as it has changed.
 
-A notification can be lost (the connection broke, a pooler stood between), so the map is also read every few
-seconds. While the directory is away the process goes on with the map that it has.
+Changes come by LISTEN on a connection of its own, with polling behind it. A notification can be lost (the
+connection broke, a pooler stood between), so the map is also loaded every few seconds. While the directory
+cannot be reached, the process keeps the map that it has.
 """
 
-import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import psycopg
 import structlog
-from sqlalchemy import URL
+from sqlalchemy import URL, text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from readreplica.concurrency import BackgroundLoop, Event, deadline, wait_for
+from readreplica.pool import shut
+from sharding.errors import ShardMapMissing
+from sharding.shard_map import ShardMap
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("shard map")
 
-Look = Callable[[], Awaitable[object]]
+ANSWER_SECONDS = 2.0
+"""How long the directory may take to answer; a frozen one never would."""
+
+MAP_CHANNEL = "shard_map"
+"""The channel of the notifications; their payload is the name of the tree."""
+
+_LOAD_MAP = text("""
+    SELECT version, owners FROM shard_map_versions WHERE tree = :tree ORDER BY version DESC LIMIT 1
+""")
+_FIRST_PAUSE_SECONDS = 0.2
+_NOTIFIES_SECONDS = 5.0
+
+
+def is_about(payload: str, tree: str) -> bool:
+    """Return whether a notification on the channel is about a tree's map.
+
+    It names the tree; before version 0.2 it was the version of the one map that there was.
+    """
+    return payload == tree or payload.isdigit()
+
+
+class MapReader:
+    """The shard map of a tree, in the directory behind `engine`."""
+
+    def __init__(self, engine: AsyncEngine, tree: str) -> None:
+        self.tree = tree
+        self._engine = engine
+
+    async def load_map(self) -> ShardMap:
+        """Load the shard map that is in force: the one of the highest version.
+
+        Raises:
+            ShardMapMissing: none was saved yet.
+            ShardMapInvalid: what was saved is no map.
+            sqlalchemy.exc.DBAPIError: the directory cannot be reached, or did not answer in time.
+        """
+        async with self._begin() as connection:
+            row = (await connection.execute(_LOAD_MAP, {"tree": self.tree})).one_or_none()
+        if row is None:
+            raise ShardMapMissing(self.tree)
+        return ShardMap(row.version, tuple(row.owners.split(",")))
+
+    @asynccontextmanager
+    async def _begin(self) -> AsyncIterator[AsyncConnection]:
+        """Begin a transaction that fails with OperationalError if it does not end soon."""
+        async with self._engine.connect() as connection:
+            made: Any = getattr(connection, "sync_connection", connection)  # for threads it is the connection
+            async with (
+                deadline(made.connection.driver_connection, timeout_seconds=ANSWER_SECONDS),
+                connection.begin(),
+            ):
+                yield connection
 
 
 @asynccontextmanager
 async def watch_map(
     url: URL,
-    look: Look,
+    load: Callable[[], Awaitable[object]],
     *,
     tree: str,
-    wanted: asyncio.Event,
+    wanted: Event,
     poll_seconds: float = 5.0,
     max_pause_seconds: float = 30.0,
     rng: random.Random | None = None,
 ) -> AsyncIterator[None]:
-    """Call `look` whenever the map may have changed, until the block ends.
+    """Call `load` whenever the map may have changed, until the block ends.
 
     Parameters:
         url: the directory itself; a pooler in transaction mode would drop the LISTEN.
-        look: reads the map; its errors are logged, once until it succeeds again.
-        tree: whose map it is; changes of the others in the same directory are left alone.
-        wanted: somebody wants a look now: set it, and it is cleared by the look.
-        poll_seconds: how long to trust that no notification was lost.
-        max_pause_seconds: the longest pause before the directory is tried again.
+        load: loads the map; its errors are logged, once until it succeeds again.
+        tree: whose map it is; changes of others in the same directory are ignored.
+        wanted: set it to have the map loaded at once; it is cleared before that.
+        poll_seconds: how long after a load the next one is, if there is no notification.
+        max_pause_seconds: the longest pause before the directory is connected to again.
         rng: spreads the attempts of many processes.
     """
     watch = _Watch(
         url,
-        look,
+        load,
         tree=tree,
         wanted=wanted,
         poll_seconds=poll_seconds,
         max_pause_seconds=max_pause_seconds,
         rng=rng or random.Random(),
     )
-    tasks = [asyncio.create_task(watch.keep_listening()), asyncio.create_task(watch.keep_looking())]
+    watch.start()
     try:
         yield
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks)
+        await watch.stop()
 
 
 class _Watch:
     def __init__(
         self,
         url: URL,
-        look: Look,
+        load: Callable[[], Awaitable[object]],
         *,
         tree: str,
-        wanted: asyncio.Event,
+        wanted: Event,
         poll_seconds: float,
         max_pause_seconds: float,
         rng: random.Random,
     ) -> None:
         self._conninfo = url.set(drivername="postgresql").render_as_string(hide_password=False)
-        self._look = look
+        self._load = load
         self._tree = tree
         self._wanted = wanted
         self._poll_seconds = poll_seconds
         self._max_pause_seconds = max_pause_seconds
         self._rng = rng
-        self._away = False
+        self._has_failed = False
+        self._stopping = Event()
+        self._listening: psycopg.AsyncConnection | None = None
+        self._loops = (
+            BackgroundLoop(self._listen, name="shard map listener"),
+            BackgroundLoop(self._keep_loaded, name="shard map reader"),
+        )
 
-    async def keep_looking(self) -> None:
-        while True:
-            try:
-                async with asyncio.timeout(self._poll_seconds):
-                    await self._wanted.wait()
-            except TimeoutError:
-                pass
+    def start(self) -> None:
+        for loop in self._loops:
+            loop.start()
+
+    async def stop(self) -> None:
+        self._stopping.set()
+        self._wanted.set()
+        if self._listening is not None:
+            shut(self._listening)
+        for loop in self._loops:
+            await loop.stop()
+
+    async def _keep_loaded(self) -> None:
+        while not self._stopping.is_set():
+            await wait_for(self._wanted, timeout_seconds=self._poll_seconds)
+            if self._stopping.is_set():
+                return
             self._wanted.clear()
             try:
-                await self._look()
-                self._away = False
+                await self._load()
+                self._has_failed = False
             except Exception as error:  # whatever it is, the process goes on with the map that it has
-                if not self._away:
+                if not self._has_failed:
                     log.warning("shard map not read; going on with the one at hand", error=str(error))
-                self._away = True
+                self._has_failed = True
 
-    async def keep_listening(self) -> None:
-        pause = 0.2
-        while True:
+    async def _listen(self) -> None:
+        pause = _FIRST_PAUSE_SECONDS
+        while not self._stopping.is_set():
             try:
                 async with await psycopg.AsyncConnection.connect(
                     self._conninfo, autocommit=True, application_name="shard map", connect_timeout=3
                 ) as connection:
+                    self._listening = connection
                     await connection.execute(f"LISTEN {MAP_CHANNEL}")
-                    # What was changed before the LISTEN was told to nobody here.
+                    # There is no notification of what was changed before the LISTEN.
                     self._wanted.set()
-                    pause = 0.2
-                    async for heard in connection.notifies():
-                        if is_about(heard.payload, self._tree):
-                            self._wanted.set()
+                    pause = _FIRST_PAUSE_SECONDS
+                    await self._receive(connection)
             except (psycopg.Error, OSError) as error:
-                log.info("no word of the shard map for now", error=str(error))
-            # Random, or a directory that comes back would be met by all processes at once.
-            await asyncio.sleep(pause * (0.5 + self._rng.random()))
+                if not self._stopping.is_set():
+                    log.info("no word of the shard map for now", error=str(error))
+            finally:
+                self._listening = None
+            # Random, so that not all processes connect at once to a directory that comes back.
+            await wait_for(self._stopping, timeout_seconds=pause * (0.5 + self._rng.random()))
             pause = min(pause * 2, self._max_pause_seconds)
+
+    async def _receive(self, connection: psycopg.AsyncConnection) -> None:
+        # With a timeout, for `stop` may have come before there was a connection to shut.
+        while not self._stopping.is_set():
+            async for notification in connection.notifies(timeout=_NOTIFIES_SECONDS):
+                if is_about(notification.payload, self._tree):
+                    self._wanted.set()

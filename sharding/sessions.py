@@ -1,4 +1,4 @@
-"""From a key to a session on its shard: what a service team works with.
+"""Sessions on the shard of a key, pages out of all shards, and writes over several.
 
 async with open_sessions(topology, application_name="orders") as sessions:
     async with sessions.write(order_id) as session:
@@ -13,9 +13,8 @@ from sqlalchemy import Select, Table
 
 from readreplica.freshness import ANY, Freshness
 from readreplica.token import CausalToken
-from sharding.keyed import KeyedSessions, open_keyed
+from sharding.keyed import KeyedSessions
 from sharding.scatter import AnySelect, Bounds, CursorKeys, Page, scatter
-from sharding.topology import Topology
 from sharding.writes.bulk import BulkOptions, Rows, bulk
 from sharding.writes.errors import UnitRefused
 from sharding.writes.prepared import Decisions
@@ -74,10 +73,10 @@ class ShardedSessions(KeyedSessions):
         keys: CursorKeys | None = None,
         bounds: Bounds | None = None,
     ) -> Page[Any]:
-        """Run a SELECT over all shards, and give a page of what one database with all rows would give.
+        """Run a SELECT over all shards, and return a page of what one database with all rows would return.
 
         See `sharding.scatter.scatter` for the parameters and errors, docs/scatter.md for what the SELECT
-        may hold. Without `keys`, cursors are good in this process only.
+        may hold. Without `keys`, cursors are valid in this process only.
         """
         owners = {shard: self.clusters[shard] for shard in self.shard_map.shards}
         return await scatter(
@@ -121,48 +120,5 @@ class ShardedSessions(KeyedSessions):
             raise
 
 
-@asynccontextmanager
-async def open_sessions(
-    topology: Topology,
-    *,
-    tree: str | None = None,
-    role: str | None = None,
-    application_name: str,
-    poll_seconds: float = 5.0,
-    verify_missing_rows: bool = True,
-) -> AsyncIterator[ShardedSessions]:
-    """Load the shard map and open a cluster for each shard; everything is closed at the end.
-
-    Changes of the map are heard of while the block runs, and it goes on when the directory is away.
-
-    With `backend = "citus"` there is no map to load: every key is the coordinator's.
-
-    Nothing but the directory is connected to yet, so a shard that is down does not stop a service from
-    starting.
-
-    Parameters:
-        topology: where everything is.
-        tree: the sharded tree; without it, the only one.
-        role: the PostgreSQL role that connects, to the directory as well; without it, the tree's.
-        application_name: what pg_stat_activity shows.
-        poll_seconds: how long to trust that no notification of a new map was lost.
-        verify_missing_rows: after an UPDATE that found no row, and after a DELETE, ask the shard whether it owns the
-            keys (docs/sharding.md).
-
-    Raises:
-        TreeUnclear: no tree was named, and there is none, or several.
-        UnknownTree: the topology has no such sharded tree.
-        ShardMapMissing: the directory has no shard map of the tree.
-        ShardMapInvalid: it is no map, or its number of buckets is not the topology's.
-        UnknownShard: the map names a shard that the topology lacks.
-    """
-    async with open_keyed(
-        ShardedSessions,
-        topology,
-        tree=tree,
-        role=role,
-        application_name=application_name,
-        poll_seconds=poll_seconds,
-        verify_missing_rows=verify_missing_rows,
-    ) as sessions:
-        yield sessions
+open_sessions = ShardedSessions.open
+"""`ShardedSessions.open`: what most services begin with."""

@@ -1,4 +1,4 @@
-"""What a process tells of its shards, by OpenTelemetry's API: nothing, and at no cost, without an SDK.
+"""The metrics and spans of a process's shards, by OpenTelemetry's API: none, and at no cost, without an SDK.
 
     mes_storage.shard.units       counter    units of work, by shard and outcome (done, failed)
     mes_storage.shard.statements  counter    statements, by shard
@@ -56,10 +56,10 @@ class Telemetry:
     """The instruments of a process."""
 
     def __init__(self, map_version: Callable[[], int]) -> None:
-        """Make them.
+        """Create the instruments.
 
         Parameters:
-            map_version: tells the version of the map that is routed by.
+            map_version: returns the version of the map by which keys are routed.
         """
         meter = metrics.get_meter(NAME)
         self.tracer = trace.get_tracer(NAME)
@@ -78,7 +78,7 @@ class Telemetry:
 
     @classmethod
     def if_wanted(cls, map_version: Callable[[], int]) -> "Telemetry | None":
-        """Make the instruments if an SDK stands behind the API; set it up before sessions are opened."""
+        """Create the instruments if the API has an SDK; set that up before sessions are opened."""
         ways = (metrics.get_meter_provider(), trace.get_tracer_provider())
         idle = (NoOpMeterProvider, trace.NoOpTracerProvider, trace.ProxyTracerProvider)
         if all(isinstance(way, idle) or "Proxy" in type(way).__name__ for way in ways):
@@ -86,5 +86,5 @@ class Telemetry:
         return cls(map_version)
 
     def of(self, shard: str) -> ShardMeter:
-        """Give the meter of a shard."""
+        """Return the meter of a shard."""
         return ShardMeter(self, shard)

@@ -52,10 +52,8 @@ SYNC_PACKAGES = (
     SyncPackage(
         package="sharding",
         target="sharding.sync",
-        modules=("engines", "identity", "keyed", "map_reader"),
-        by_hand=("map_watch", "sessions"),
+        modules=("engines", "keyed", "map_watch"),
     ),
-    SyncPackage(package="sharding.citus", target="sharding.sync", modules=("reach",)),
 )
 
 DROPPED = frozenset({"async", "await"})

@@ -50,7 +50,7 @@ def read_stored(connection: Connection, partition: str) -> StoredPartition:
 def refusal(
     stored: StoredPartition, *, to: str, ended_at: datetime, now: datetime, grace: timedelta, live_orders: int
 ) -> str | None:
-    """Tell why a month cannot be stored otherwise; None if it can. Pure.
+    """Return why a month cannot be stored otherwise; None if it can. Pure.
 
     The archive job writes a row into the month in which its order was made, whenever that order is finished
     and past the grace period. So a month is at rest when it is over and no order of it is live any more.
@@ -91,10 +91,10 @@ def require_columnar(connection: Connection, database: str) -> None:
 
 
 def store_statement(partition: str, to: str) -> str:
-    """Write the statement that copies a partition into another way of storing; readers and writers wait."""
+    """Return the statement that copies a partition into another way of storing; readers and writers wait."""
     return f"SELECT alter_table_set_access_method({literal(identifier(partition))}, {literal(to)})"
 
 
 def read_size(connection: Connection, partition: str) -> int:
-    """Give the bytes of a partition on all nodes, with its indexes."""
+    """Return the bytes of a partition on all nodes, with its indexes."""
     return connection.scalar(_SIZE, {"name": identifier(partition)}) or 0

@@ -1,4 +1,4 @@
-"""Making tables distributed, as they are declared: what is so already is left alone."""
+"""How a tree is placed on Citus: its tables distributed as declared, all keys owned by its coordinator."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -10,6 +10,18 @@ from partitions.sql import identifier, literal
 from sharding.citus.catalog import CitusTable
 from sharding.errors import DistributionConflict
 from sharding.keys import GuardedTable, guarded_tables, is_partition, is_reference
+from sharding.ownership import Ownership
+from sharding.shard_map import ShardMap
+from sharding.topology import Topology
+
+PROPAGATE_SET_LOCAL = "-c citus.propagate_set_commands=local"
+"""For libpq's `options`: of a session that sends one statement at a time."""
+
+MIGRATION_OPTIONS = f"{PROPAGATE_SET_LOCAL} -c citus.multi_shard_modify_mode=sequential"
+"""For libpq's `options`: of a migration, which sends its frozen SQL one statement at a time.
+
+Sequential, because a transaction that changes tables and a function of theirs is refused otherwise.
+"""
 
 ALONE = "none"
 """Citus' word for a table that is in a group with no other."""
@@ -40,7 +52,7 @@ class Distribution:
         return cls(keyed=keyed, references=references, local=frozenset(local))
 
     def placements(self) -> Iterator["Placement"]:
-        """Give what is declared, in the order in which it can be done."""
+        """Yield the declared placements, in the order in which they can be made."""
         leaders: dict[str, str] = {}
         for table, key in self.keyed:
             leader = leaders.setdefault(key, table)
@@ -59,15 +71,15 @@ class Placement:
 
     @property
     def words(self) -> str:
-        """Say it to people."""
+        """The placement in words, for messages."""
         return f"distributed by {self.key}" if self.key else "a reference table"
 
     def fits(self, found: CitusTable) -> bool:
-        """Tell whether a table of Citus is what is declared."""
+        """Return whether a table of Citus is placed as declared."""
         return found.kind == ("distributed" if self.key else "reference") and found.key == self.key
 
     def statement(self) -> str:
-        """Write the statement that places the table; nothing happens when it is placed, or is not there."""
+        """Return the statement that places the table; nothing happens when it is placed, or is not there."""
         name = literal(identifier(self.table))
         call = f"create_reference_table({name})"
         if self.key and self.beside:
@@ -101,11 +113,21 @@ def missing(
     for placement in declared.placements():
         found = placed.get(placement.table)
         if found is not None and not placement.fits(found):
-            raise DistributionConflict(placement.table, found=_words(found), declared=placement.words)
+            raise DistributionConflict(placement.table, found=_kind_of(found), declared=placement.words)
         if found is None and placement.table in there:
             left.append(placement)
     return left
 
 
-def _words(found: CitusTable) -> str:
+def _kind_of(found: CitusTable) -> str:
     return f"distributed by {found.key}" if found.kind == "distributed" else f"a {found.kind} table"
+
+
+def coordinator_map(topology: Topology, tree: str) -> ShardMap:
+    """Return the shard map of a coordinator: every bucket is its own, for Citus itself places the rows."""
+    return ShardMap(1, (topology.coordinator_of(tree).name,) * topology.trees[tree].buckets)
+
+
+def coordinator_ownership(topology: Topology, tree: str) -> Ownership:
+    """Return what a coordinator owns: everything, so that its guard has nothing to refuse."""
+    return Ownership.of(coordinator_map(topology, tree), topology.coordinator_of(tree).name)

@@ -1,4 +1,4 @@
-"""Moving shards between nodes: what Citus would do, what it is told to do, and how far it is.
+"""Moving shards between nodes: what Citus would do, the statements for it, and how far it is.
 
 Every statement here is Citus' own; the decisions before it are ours, so that what cannot work is refused
 before anything is moved.
@@ -119,7 +119,7 @@ def read_job(connection: Connection, job_id: int | None = None) -> RebalanceJob 
 
 
 def rebalance_statement(mode: Mode) -> str:
-    """Write the statement that has Citus move shards in the background; it gives the job's id, or NULL."""
+    """Return the statement that has Citus move shards in the background; it returns the job's id, or NULL."""
     return f"SELECT citus_rebalance_start(shard_transfer_mode => {literal(mode)})"
 
 
@@ -128,23 +128,23 @@ STOP = "SELECT citus_rebalance_stop()"
 
 
 def drain_statement(node: Node, mode: Mode) -> str:
-    """Write the statement that moves everything off a node, which gets no shards from then on."""
+    """Return the statement that moves everything off a node, which gets no shards from then on."""
     return f"SELECT citus_drain_node({literal(node.host)}, {node.port}, {literal(mode)})"
 
 
 def undrain_statement(node: Node) -> str:
-    """Write the statement that lets a node hold shards again; a rebalance then brings some."""
+    """Return the statement that lets a node hold shards again; a rebalance then brings some."""
     return f"SELECT citus_set_node_property({literal(node.host)}, {node.port}, 'shouldhaveshards', true)"
 
 
 def move_statement(shard_id: int, source: Node, target: Node, mode: Mode) -> str:
-    """Write the statement that moves a shard and all that are colocated with it."""
+    """Return the statement that moves a shard and all that are colocated with it."""
     words = f"{shard_id}, {source.node_id}, {target.node_id}, {literal(mode)}"
     return f"SELECT citus_move_shard_placement({words})"
 
 
 def isolate_statement(table: str, key: int, mode: Mode) -> str:
-    """Write the statement that gives one key shards of its own, in every table that stands together."""
+    """Return the statement that gives one key shards of its own, in every table that stands together."""
     words = f"{literal(table)}, {key}::bigint, 'CASCADE', {literal(mode)}"
     return f"SELECT isolate_tenant_to_new_shard({words})"
 

@@ -1,4 +1,4 @@
-"""What a SELECT is, seen once for each shape: its tables, its unique key, and its text for the fingerprint.
+"""What a SELECT is, read once for each shape: its tables, unique key and fingerprint, and its shards.
 
 Reading a SELECT costs a few milliseconds, most of it in SQLAlchemy's compiler, so what was found is kept by
 SQLAlchemy's cache key, which is the same for statements that differ in parameters only. A statement with
@@ -7,14 +7,14 @@ aliases is read each time: its aliases are objects of its own.
 
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from sqlalchemy import BindParameter, Column, Date, DateTime, Table, Time
+from sqlalchemy import BinaryExpression, BindParameter, Column, Date, DateTime, Integer, Table, Time
 from sqlalchemy.orm import Mapper
-from sqlalchemy.sql import visitors
+from sqlalchemy.sql import operators, visitors
 from sqlalchemy.sql.elements import ClauseList, Grouping
 
 from sharding.errors import ScatterRefused
@@ -22,7 +22,7 @@ from sharding.scatter.grammar import Scope, check, onclauses, open_scope
 from sharding.scatter.kinds import DIALECT
 from sharding.scatter.order import resolve, split_order
 from sharding.scatter.pages import fingerprint_of
-from sharding.scatter.tables import Clause, Source, is_key_of, is_table
+from sharding.scatter.tables import Clause, Source, conjuncts, is_key_of, is_table
 
 _KEPT = 512
 _TIMES = (Date, DateTime, Time)
@@ -36,7 +36,7 @@ class Analysis:
 
     scope: Scope
     unique: tuple[Clause, ...]
-    """Columns that together tell a row of the FROM clause from every other, on all shards."""
+    """Columns that together identify a row of the FROM clause, on all shards."""
     named: frozenset[Table]
     """Every table that it names, in subqueries too."""
     sql: str
@@ -52,7 +52,7 @@ class Analysis:
         return frozenset(format_table(table) for table in self.named)
 
     def may_be_null(self, clause: Clause) -> bool:
-        """Tell whether an expression may be NULL; True if that is not known."""
+        """Return whether an expression may be NULL; True if that is not known."""
         source = self.source_of(clause)
         return source is None or source.is_nullable or clause.nullable
 
@@ -203,7 +203,7 @@ def _check_no_position(clause: Clause) -> None:
 
 
 def namer(statement: Any) -> Callable[[str], Clause | None]:
-    """Give a function that finds a selected column by its name in SQL; an attribute's may be another."""
+    """Return a function that finds a selected column by its name in SQL; an attribute's may be another."""
     columns = [each for raw in statement._raw_columns for each in (raw.columns if is_table(raw) else [raw])]
 
     def find(name: str) -> Clause | None:
@@ -220,7 +220,7 @@ def namer(statement: Any) -> Callable[[str], Clause | None]:
 
 
 def selected(statement: Any) -> list[Clause]:
-    """Give what a row holds: an entity is one thing, a table's columns are many."""
+    """Return what a row holds: an entity is one element, a table's columns are many."""
     found: list[Clause] = []
     for each in statement._raw_columns:
         is_entity = "parententity" in getattr(each, "_annotations", {})
@@ -250,15 +250,78 @@ def _check_mapper(mapper: Mapper[Any]) -> None:
 
 
 def _unique_of(source: Source, mapper: Mapper[Any] | None) -> list[Clause]:
-    """Give a table's primary key, as the mapper has it if there is one; with the shard key if it lacks it."""
+    """Return a table's primary key, or its mapper's if it has one; with the shard key if it lacks it."""
     primary = list(mapper.primary_key if mapper is not None else source.table.primary_key)
     if not primary:
         raise ScatterRefused(
             f"table {source.table.name} has no primary key, so its pages would not be stable"
         )
     names = [column.name for column in primary]
-    # Unique on each shard is not unique on all, unless the key that tells the shard is a part of it.
+    # Unique on each shard is not unique on all, unless the shard key is a part of it.
     if source.key is not None and source.key not in names:
         names.insert(0, source.key)
     columns = {column.name: column for column in source.selectable.columns}
     return [columns[name] for name in names]
+
+
+def split(
+    statement: Any, scope: Scope, shards: Sequence[str], shard_of: Callable[[int], str] | None
+) -> dict[str, Any]:
+    """Make each shard's own SELECT, with the keys that it has; a shard that has none is left out.
+
+    Parameters:
+        statement: the SELECT.
+        scope: its tables.
+        shards: every shard.
+        shard_of: returns the shard of a key; None asks all shards for all keys.
+
+    Returns:
+        The statement of each shard that is asked; of one at least, for even a count of nothing is 0.
+    """
+    if not scope.sources.sharded:
+        return {shards[0]: statement}
+    if shard_of is None:
+        return dict.fromkeys(shards, statement)
+    criteria = list(conjuncts(statement._where_criteria))
+    lists = {i: keys for i, each in enumerate(criteria) if (keys := _keys(each, scope)) is not None}
+    if not lists:
+        return dict.fromkeys(shards, statement)
+    by_list = {i: _by_shard(keys, shard_of) for i, keys in lists.items()}
+    concerned = [shard for shard in shards if all(shard in each for each in by_list.values())]
+    return {
+        shard: _with(statement, criteria, {i: each.get(shard, []) for i, each in by_list.items()})
+        for shard in concerned or shards[:1]
+    }
+
+
+def _keys(clause: Clause, scope: Scope) -> list[Any] | None:
+    """Return the keys that a condition names; None if it names none."""
+    if not (isinstance(clause, BinaryExpression) and isinstance(clause.right, BindParameter)):
+        return None
+    if not any(is_key_of(clause.left, source) for source in scope.sources.sharded):
+        return None
+    # A type of the caller's own may send another value than the one that is given.
+    if not isinstance(clause.right.type, Integer):
+        return None
+    if clause.operator is operators.eq:
+        return [clause.right.effective_value]
+    return list(clause.right.effective_value or ()) if clause.operator is operators.in_op else None
+
+
+def _by_shard(keys: Iterable[Any], shard_of: Callable[[int], str]) -> dict[str, list[int]]:
+    found: dict[str, list[int]] = {}
+    for key in keys:
+        # NULL is in no list, so it is on no shard.
+        if key is not None:
+            found.setdefault(shard_of(key), []).append(key)
+    return found
+
+
+def _with(statement: Any, criteria: Sequence[Clause], own: dict[int, list[int]]) -> Any:
+    """Put a shard's own keys in the place of all; a single key stays as it is."""
+    changed = statement._generate()
+    changed._where_criteria = tuple(
+        each.left.in_(own[i]) if i in own and each.operator is operators.in_op else each
+        for i, each in enumerate(criteria)
+    )
+    return changed

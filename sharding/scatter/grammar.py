@@ -1,7 +1,8 @@
-"""Reads a SELECT element by element and refuses what is not known to be right on shards.
+"""What a scattered SELECT may hold, and the check of it, element by element.
 
 Every expression is evaluated by the servers, each on its own rows. That is right as long as it sees nothing
-but its own row, rows of the same shard key, and tables of which every shard holds a copy.
+but its own row, rows of the same shard key, and tables of which every shard holds a copy. What is not known
+to be right is refused.
 """
 
 from collections.abc import Iterable, Iterator
@@ -17,7 +18,6 @@ from sqlalchemy.sql.operators import custom_op
 from sqlalchemy.sql.selectable import Join
 
 from sharding.errors import ScatterRefused
-from sharding.scatter import grammar
 from sharding.scatter.tables import (
     Clause,
     Source,
@@ -32,6 +32,127 @@ from sharding.scatter.tables import (
     key_links,
     names,
 )
+
+
+def _names_in(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+ELEMENTS = _names_in(
+    """
+    binary bindparam case cast clauselist collation expression_clauselist extract false function
+    funcfilter grouping is_false_unary_operator is_true_unary_operator label label_reference
+    null true tuple type_coerce typeclause unary
+    """
+)
+"""SQLAlchemy's names of its elements; columns and subqueries are judged one by one."""
+
+REASONS = {
+    "over": "a window function sees all rows, and each shard has only its own",
+    "withingroup": "an ordered-set aggregate (percentile, mode) needs all values in one place",
+    "aggregateorderby": "an aggregate with ORDER BY needs all values in one place",
+    "aggregate_order_by": "an aggregate with ORDER BY needs all values in one place",
+    "textclause": "text() cannot be read: write it with SQLAlchemy's functions and operators",
+    "textual_select": "text() cannot be read: write it with SQLAlchemy's functions and operators",
+    "compound_select": "a UNION, INTERSECT or EXCEPT is several queries: scatter each of them",
+    "cte": "a common table expression (WITH) is not looked into",
+    "lateral": "LATERAL is not looked into",
+    "subquery": "a subquery in FROM is not looked into: write it as a join or as EXISTS",
+    "sequence": "a sequence belongs to one shard",
+}
+"""Why these are not among ELEMENTS."""
+
+FUNCTIONS = _names_in(
+    """
+    abs btrim cardinality ceil ceiling char_length character_length coalesce concat concat_ws
+    date_part date_trunc div exp floor greatest hashint8 initcap jsonb_array_length
+    jsonb_extract_path jsonb_extract_path_text jsonb_typeof least left length ln log lower lpad
+    ltrim md5 mod nullif octet_length position power regexp_replace repeat replace reverse right
+    round rpad rtrim sign split_part sqrt starts_with strpos substr substring translate trim
+    trunc upper width_bucket
+    """
+)
+"""Functions whose value depends on their arguments alone."""
+
+VOLATILE = _names_in(
+    """
+    clock_timestamp current_date current_time current_timestamp gen_random_uuid localtime
+    localtimestamp nextval now random random_normal statement_timestamp sysdate timeofday
+    transaction_timestamp uuidv4 uuidv7
+    """
+)
+"""Functions whose value differs from shard to shard, or from page to page."""
+
+MERGED_AGGREGATES = frozenset({"count", "sum", "min", "max", "avg", "bool_and", "bool_or", "every"})
+"""Aggregates whose values over the shards make the value over all."""
+
+LOCAL_AGGREGATES = MERGED_AGGREGATES | frozenset(
+    ["bit_and", "bit_or", "stddev", "stddev_pop", "stddev_samp", "var_pop", "var_samp", "variance"]
+)
+"""Aggregates that are right where every row that they see is on one shard."""
+
+OPERATORS = frozenset(
+    {
+        operators.add,
+        operators.and_,
+        operators.any_op,
+        operators.all_op,
+        operators.asc_op,
+        operators.between_op,
+        operators.collate,
+        operators.concat_op,
+        operators.contains_op,
+        operators.desc_op,
+        operators.distinct_op,
+        operators.endswith_op,
+        operators.eq,
+        operators.exists,
+        operators.floordiv,
+        operators.ge,
+        operators.getitem,
+        operators.gt,
+        operators.icontains_op,
+        operators.iendswith_op,
+        operators.ilike_op,
+        operators.in_op,
+        operators.inv,
+        operators.is_,
+        operators.is_distinct_from,
+        operators.is_false,
+        operators.is_not,
+        operators.is_not_distinct_from,
+        operators.is_true,
+        operators.istartswith_op,
+        operators.json_getitem_op,
+        operators.json_path_getitem_op,
+        operators.le,
+        operators.like_op,
+        operators.lt,
+        operators.mod,
+        operators.mul,
+        operators.ne,
+        operators.neg,
+        operators.not_between_op,
+        operators.not_contains_op,
+        operators.not_endswith_op,
+        operators.not_ilike_op,
+        operators.not_in_op,
+        operators.not_like_op,
+        operators.not_regexp_match_op,
+        operators.not_startswith_op,
+        operators.nulls_first_op,
+        operators.nulls_last_op,
+        operators.or_,
+        operators.regexp_match_op,
+        operators.startswith_op,
+        operators.sub,
+        operators.truediv,
+    }
+)
+
+OWN_OPERATORS = frozenset({"@>", "<@", "&&", "?", "?|", "?&", "->", "->>", "#>", "#>>", "||"})
+"""PostgreSQL's operators on arrays, ranges and JSON, which SQLAlchemy knows by their text."""
+
 
 _EXTENSIONS = ("_pre_columns_clause", "_post_select_clause", "_post_criteria_clause", "_post_body_clause")
 
@@ -48,7 +169,7 @@ class Scope:
     """Whether all rows that an aggregate sees here are on one shard."""
 
     def chain(self) -> "Iterator[Scope]":
-        """Give this scope and those around it."""
+        """Yield this scope and those around it."""
         scope: Scope | None = self
         while scope is not None:
             yield scope
@@ -79,7 +200,7 @@ def check_select(statement: Any) -> None:
     """
     if not isinstance(statement, Select):
         name = getattr(statement, "__visit_name__", "")
-        raise ScatterRefused(grammar.REASONS.get(name, f"it is a {type(statement).__name__}, not a select()"))
+        raise ScatterRefused(REASONS.get(name, f"it is a {type(statement).__name__}, not a select()"))
     found = {
         "LIMIT or OFFSET: pass limit and cursor to scatter": statement._has_row_limiting_clause,
         "FOR UPDATE: the sessions only read; lock a row by sessions.write(key)": statement._for_update_arg
@@ -131,10 +252,8 @@ def check(clause: Clause, scope: Scope) -> None:
 
 def _check_element(clause: Clause) -> None:
     name = clause.__visit_name__
-    if name not in grammar.ELEMENTS:
-        raise ScatterRefused(
-            grammar.REASONS.get(name, f"{name} ({clause}) is not known to be right on shards")
-        )
+    if name not in ELEMENTS:
+        raise ScatterRefused(REASONS.get(name, f"{name} ({clause}) is not known to be right on shards"))
     for operator in (getattr(clause, "operator", None), getattr(clause, "modifier", None)):
         if operator is not None:
             _check_operator(operator)
@@ -142,9 +261,9 @@ def _check_element(clause: Clause) -> None:
 
 def _check_operator(operator: Any) -> None:
     if isinstance(operator, custom_op):
-        is_known = operator.opstring in grammar.OWN_OPERATORS
+        is_known = operator.opstring in OWN_OPERATORS
     else:
-        is_known = operator in grammar.OPERATORS or operator is operators.comma_op
+        is_known = operator in OPERATORS or operator is operators.comma_op
     if not is_known:
         name = getattr(operator, "opstring", None) or getattr(operator, "__name__", operator)
         raise ScatterRefused(f"the operator {name} is not known to be right on shards")
@@ -159,8 +278,8 @@ def _check_column(column: ColumnClause[Any], scope: Scope) -> None:
 
 def _check_function(function: FunctionElement[Any], scope: Scope) -> None:
     name = function.name.lower()
-    aggregates = grammar.LOCAL_AGGREGATES if scope.is_local else grammar.MERGED_AGGREGATES
-    if getattr(function, "packagenames", ()) or name not in grammar.FUNCTIONS | aggregates:
+    aggregates = LOCAL_AGGREGATES if scope.is_local else MERGED_AGGREGATES
+    if getattr(function, "packagenames", ()) or name not in FUNCTIONS | aggregates:
         raise ScatterRefused(_why_not(name))
     arguments = list(function.clauses)
     if name == "count" and len(arguments) == 1 and is_star(arguments[0]):
@@ -189,9 +308,9 @@ def _check_level(aggregate: FunctionElement[Any], scope: Scope) -> None:
 
 
 def _why_not(name: str) -> str:
-    if name in grammar.VOLATILE:
+    if name in VOLATILE:
         return f"{name}() gives another value on every shard and page: compute it once and pass it along"
-    if name in grammar.LOCAL_AGGREGATES:
+    if name in LOCAL_AGGREGATES:
         return f"{name}() over all cannot be made from each shard's {name}(): group by the shard key as well"
     return f"the function {name}() is not known to be right on shards"
 
@@ -272,7 +391,7 @@ def _froms_of(statement: Any) -> list[FromClause]:
     try:
         return list(statement.get_final_froms())
     except SQLAlchemyError as error:
-        raise ScatterRefused(f"its FROM cannot be told: {error}") from error
+        raise ScatterRefused(f"its FROM cannot be read: {error}") from error
 
 
 def _own_froms(select: Any, outer: Scope) -> list[FromClause]:
@@ -300,7 +419,7 @@ def _flat(froms: Iterable[FromClause]) -> set[FromClause]:
 
 
 def onclauses(froms: Iterable[FromClause]) -> Iterator[Clause]:
-    """Give the conditions of all joins in a FROM clause."""
+    """Yield the conditions of all joins in a FROM clause."""
     for each in froms:
         if isinstance(each, Join):
             yield each.onclause

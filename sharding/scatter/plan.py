@@ -1,8 +1,15 @@
-"""How a SELECT is answered: by merging the shards' ordered rows, or by aggregating their aggregates."""
+"""How a SELECT is answered: by merging the shards' ordered rows, or by aggregating their aggregates.
 
+Of n rows a shard is first asked for its share and some: keys are spread by a hash, so with n over s shards a
+shard's part is n/s within a few square roots. Where that was too little, and only there, the shard is asked
+again, in the same snapshot, for all that the page may still need of it.
+"""
+
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import chain, islice
 from operator import itemgetter
 from typing import Any
 from weakref import WeakSet
@@ -11,8 +18,8 @@ from sqlalchemy import Column, Label, TypeDecorator, select, types
 from sqlalchemy.sql.functions import FunctionElement
 
 from sharding.errors import ScatterRefused
-from sharding.scatter import grammar
 from sharding.scatter.analysis import Analysis, namer, selected
+from sharding.scatter.grammar import LOCAL_AGGREGATES
 from sharding.scatter.groups import GroupsPlan, plan_groups
 from sharding.scatter.kinds import NUMERIC
 from sharding.scatter.order import ShardFacts, Term, make_terms, position_after, resolve
@@ -73,7 +80,7 @@ class RowsPlan:
         return statement.order_by(None).order_by(*(term.ordered() for term in self.terms))
 
     def values(self, row: Sequence[Any]) -> list[Any]:
-        """Give the position of a row in the order."""
+        """Return the position of a row in the order."""
         return [row[index] for index in self.indexes]
 
     @cached_property
@@ -91,11 +98,11 @@ class RowsPlan:
             rows.sort(key=key, reverse=is_descending)
 
     def identity(self, row: Sequence[Any]) -> tuple[Any, ...]:
-        """Give what is equal for rows that the server takes for equal."""
+        """Return a key that is equal for rows that the server takes for equal."""
         return tuple(key(row) for key, _ in self.sorters)
 
     def given(self, rows: Sequence[Any]) -> list[Any]:
-        """Give the caller's part of each row."""
+        """Return the caller's columns of each row."""
         return list(map(itemgetter(0 if self.width == 1 else slice(self.width)), rows))
 
 
@@ -146,7 +153,7 @@ def _outside_subqueries(clause: Clause) -> Any:
 
 
 def _is_aggregate(clause: Clause) -> bool:
-    return isinstance(clause, FunctionElement) and clause.name.lower() in grammar.LOCAL_AGGREGATES
+    return isinstance(clause, FunctionElement) and clause.name.lower() in LOCAL_AGGREGATES
 
 
 def _plan_rows(statement: Any, analysis: Analysis, ordered: Sequence[Clause]) -> RowsPlan:
@@ -202,3 +209,75 @@ def _index_in(raw: Sequence[Clause], term: Term) -> int | None:
 
 def _is_same(column: Clause, clause: Clause) -> bool:
     return not is_table(column) and bool(column.compare(clause))
+
+
+_DEVIATIONS = 4.0
+
+
+@dataclass
+class Run:
+    """The rows that one shard has sent, in order."""
+
+    rows: list[Any] = field(default_factory=list)
+    is_open: bool = True
+    """Whether the shard may have more."""
+
+    def add(self, rows: Sequence[Any], *, asked: int) -> None:
+        """Take what the shard answered to a question for so many rows."""
+        self.rows += rows
+        self.is_open = len(rows) == asked
+
+
+def share(wanted: int, shards: int) -> int:
+    """Return how many rows to ask one shard for at first."""
+    mean = wanted / shards
+    deviation = math.sqrt(mean * (1 - 1 / shards))
+    return min(wanted, math.ceil(mean + _DEVIATIONS * deviation) + (shards > 1))
+
+
+@dataclass(frozen=True)
+class Merged:
+    """The rows in order, and how far that order is certain."""
+
+    rows: list[Any]
+    ready: int
+    """So many rows of them come before all that was not fetched."""
+    wanting: dict[int, int]
+    """The runs that must be asked again, with the number of rows that the page may need of each."""
+
+
+def merge(plan: RowsPlan, runs: Sequence[Run], *, wanted: int) -> Merged:
+    """Merge runs, and find what is missing for so many rows.
+
+    Parameters:
+        plan: has the order of the rows, and which are equal if the SELECT is DISTINCT.
+        runs: what each shard has sent.
+        wanted: how many rows there should be.
+    """
+    rows: list[Any] = list(chain.from_iterable(run.rows for run in runs))
+    plan.sort(rows)
+    lasts = {id(run.rows[-1]): i for i, run in enumerate(runs) if run.is_open and run.rows}
+    ends: dict[int, int] = {}
+    if plan.is_distinct:
+        rows = _distinct(plan, rows, lasts, ends)
+    # No loop of Python over the rows where, as a rule, no run ends before the page does.
+    elif not lasts.keys().isdisjoint(map(id, islice(rows, wanted - 1))):
+        ends = {lasts[id(row)]: i + 1 for i, row in enumerate(rows) if id(row) in lasts}
+    ready = min(ends.values(), default=len(rows))
+    if ready >= wanted:
+        return Merged(rows, ready, {})
+    return Merged(rows, ready, {i: wanted - end for i, end in ends.items() if end < wanted})
+
+
+def _distinct(plan: RowsPlan, rows: list[Any], lasts: dict[int, int], ends: dict[int, int]) -> list[Any]:
+    """Leave one of several equal rows, which stand together; note where each run ends among those left."""
+    left: list[Any] = []
+    before: Any = None
+    for row in rows:
+        key = plan.identity(row)
+        if key != before:
+            left.append(row)
+            before = key
+        if id(row) in lasts:
+            ends[lasts[id(row)]] = len(left)
+    return left

@@ -10,9 +10,16 @@ from readreplica.cluster import Cluster
 from readreplica.freshness import ANY, Freshness
 from readreplica.token import CausalToken
 from sharding.errors import ScatterRefused, ShardFailed, TooManyGroups, ValueUnreadable
-from sharding.scatter import order
 from sharding.scatter.analysis import Analysis, analyse, check_parameters, fingerprint, split
 from sharding.scatter.groups import GroupsPlan
+from sharding.scatter.order import (
+    ShardFacts,
+    check_defaults,
+    check_legible,
+    check_order,
+    check_settings,
+    facts_of,
+)
 from sharding.scatter.pages import AnySelect, Bounds, CursorKeys, Page
 from sharding.scatter.plan import RowsPlan, Run, Unread, merge, plan, share
 from sharding.shard_call import ShardReader, all_of, is_down
@@ -32,7 +39,7 @@ async def scatter(
     keys: CursorKeys | None = None,
     bounds: Bounds | None = None,
 ) -> Page[Any]:
-    """Run a SELECT on all shards at once, and give what one database with all rows would give.
+    """Run a SELECT on all shards at once, and return what one database with all rows would return.
 
     Parameters:
         clusters: the shards, by name.
@@ -41,19 +48,19 @@ async def scatter(
         cursor: `next_cursor` of the page before; None for the first page.
         after: what the reads must have seen.
         freshness: a policy of `readreplica.freshness`, for every shard; it holds together with `after`.
-        allow_missing: give what the other shards have when some do not answer; the page names these.
+        allow_missing: return what the other shards have when some do not answer; the page names these.
         key: the column by which tables are sharded that declare none; it must be of their primary key.
-        shard_of: tells the shard of a key, so that `key IN (...)` asks only the shards of its keys.
+        shard_of: returns the shard of a key, so that `key IN (...)` asks only the shards of its keys.
         keys: what signs cursors. None for a key that no other process has.
         bounds: how much this call may take.
 
     Returns:
         The page. A SELECT of one entity or column gives these, one of several gives tuples. Equal rows of
-        the order are told apart by the primary keys, so that pages neither miss nor repeat a row.
+        the order are ordered by their primary keys, so that pages neither miss nor repeat a row.
 
     Raises:
         ScatterRefused: the SELECT cannot be answered exactly from the shards' answers.
-        ScatterFailed: a shard failed, or did not answer in time; the error names it.
+        ShardFailed: a shard failed, or did not answer in time; the error names it.
         ValueUnreadable: the page holds a value that Python has not.
         CursorMalformed: the cursor is forged, or one of another query.
         TooManyGroups: a GROUP BY has more groups than `bounds` allows.
@@ -74,7 +81,7 @@ async def scatter(
     parts = split(statement, analysis.scope, list(clusters), shard_of)
     slots = asyncio.Semaphore(bounds.concurrency)
     for shard in parts:
-        lane = ShardReader(
+        reader = ShardReader(
             shard,
             clusters[shard],
             after=after,
@@ -82,18 +89,18 @@ async def scatter(
             slots=slots,
             timeout_seconds=bounds.timeout_seconds,
         )
-        call.lanes[shard] = lane
+        call.readers[shard] = reader
     try:
         return await (
             _rows(call, how, parts) if isinstance(how, RowsPlan) else _groups(call, how, parts, bounds)
         )
     finally:
-        await all_of([lane.close for lane in call.lanes.values()])
+        await all_of([reader.close for reader in call.readers.values()])
 
 
 @cache
 def process_keys() -> CursorKeys:
-    """Give the key of this process alone: any other process refuses cursors that it signed."""
+    """Return a key of this process alone: any other process refuses cursors that it signed."""
     return CursorKeys.random()
 
 
@@ -107,38 +114,38 @@ class _Call:
     position: list[Any] | None
     allow_missing: bool
     seal: Callable[[Sequence[Any]], str]
-    lanes: dict[str, ShardReader] = field(default_factory=dict)
+    readers: dict[str, ShardReader] = field(default_factory=dict)
     missing: dict[str, ShardFailed] = field(default_factory=dict)
-    first_facts: order.Facts | None = None
+    first_facts: ShardFacts | None = None
 
-    async def facts_of(self, lane: ShardReader) -> order.Facts:
-        """Give what a shard says of the tables; its settings are those of the shards that have answered."""
-        facts = await order.facts_of(lane.cluster, self.analysis.tables, lane.ask)
+    async def shard_facts(self, reader: ShardReader) -> ShardFacts:
+        """Return the facts of a shard; its settings must be those of the shards that have answered."""
+        facts = await facts_of(reader.cluster, self.analysis.tables, reader.ask)
         self.first_facts = self.first_facts or facts
-        order.check_settings(facts, self.first_facts, shard=lane.shard)
+        check_settings(facts, self.first_facts, shard=reader.shard)
         return facts
 
     async def each(self, shards: Sequence[str], ask: Callable[[ShardReader], Any]) -> None:
         """Ask several shards at once; one that is down is noted as missing, where that is allowed."""
-        await all_of([partial(self._one, self.lanes[shard], ask) for shard in shards])
-        if len(self.missing) == len(self.lanes):
+        await all_of([partial(self._one, self.readers[shard], ask) for shard in shards])
+        if len(self.missing) == len(self.readers):
             # Nothing at all is no partial answer.
             raise next(iter(self.missing.values()))
 
-    async def _one(self, lane: ShardReader, ask: Callable[[ShardReader], Any]) -> None:
+    async def _one(self, reader: ShardReader, ask: Callable[[ShardReader], Any]) -> None:
         try:
-            await ask(lane)
+            await ask(reader)
         except ShardFailed as error:
             if not (self.allow_missing and is_down(error)):
                 raise
-            self.missing[lane.shard] = error
+            self.missing[reader.shard] = error
 
     def page(self, rows: Sequence[Any]) -> Page[Any]:
-        """Make the page of rows of which one more than the page holds tells of a next one."""
+        """Make the page; one row more than it holds means that there is a next one."""
         given = self.plan.given(rows[: self.limit])
         is_last = len(rows) <= self.limit
         next_cursor = None if is_last else self.seal(self.plan.values(rows[self.limit - 1]))
-        fetched = sum(lane.fetched_rows for lane in self.lanes.values())
+        fetched = sum(reader.fetched_rows for reader in self.readers.values())
         return Page(given, next_cursor, tuple(self.missing), fetched)
 
 
@@ -149,22 +156,22 @@ async def _rows(call: _Call, how: RowsPlan, parts: Mapping[str, Any]) -> Page[An
     # Made once for all that are asked the same: SQLAlchemy keeps with a statement what finds it in its cache.
     firsts = {id(each): how.part(each, after=call.position, limit=count) for each in _different(parts)}
 
-    async def first(lane: ShardReader) -> None:
-        facts = await call.facts_of(lane)
+    async def first(reader: ShardReader) -> None:
+        facts = await call.shard_facts(reader)
         if facts not in how.checked:
-            order.check_order(how.terms, facts, shard=lane.shard)
+            check_order(how.terms, facts, shard=reader.shard)
             how.checked.add(facts)
-        part = parts[lane.shard]
+        part = parts[reader.shard]
         order = partial(how.order_alone, part, after=call.position, limit=count)
-        runs[lane.shard].add(await _fetch(lane, how, firsts[id(part)], order), asked=count)
+        runs[reader.shard].add(await _fetch(reader, how, firsts[id(part)], order), asked=count)
 
-    async def again(lane: ShardReader) -> None:
-        run, more = runs[lane.shard], wanting[lane.shard]
+    async def again(reader: ShardReader) -> None:
+        run, more = runs[reader.shard], wanting[reader.shard]
         # If it is missing now, it is not asked a third time.
         run.is_open = False
-        part, last = parts[lane.shard], how.values(run.rows[-1])
+        part, last = parts[reader.shard], how.values(run.rows[-1])
         order = partial(how.order_alone, part, after=last, limit=more)
-        run.add(await _fetch(lane, how, how.part(part, after=last, limit=more), order), asked=more)
+        run.add(await _fetch(reader, how, how.part(part, after=last, limit=more), order), asked=more)
 
     await call.each(list(parts), first)
     while True:
@@ -176,15 +183,15 @@ async def _rows(call: _Call, how: RowsPlan, parts: Mapping[str, Any]) -> Page[An
         await call.each(list(wanting), again)
 
 
-async def _fetch(lane: ShardReader, how: RowsPlan, asked: Any, order: Callable[[], Any]) -> Sequence[Any]:
+async def _fetch(reader: ShardReader, how: RowsPlan, asked: Any, order: Callable[[], Any]) -> Sequence[Any]:
     """Fetch rows, or, where Python has not all of their values, their order alone.
 
     More is fetched than the page holds, and what is not on it must not fail it.
     """
     try:
-        return await lane.fetch(asked)
+        return await reader.fetch(asked)
     except ValueUnreadable:
-        return [how.unread(values) for values in await lane.fetch(order())]
+        return [how.unread(values) for values in await reader.fetch(order())]
 
 
 async def _read(
@@ -195,11 +202,11 @@ async def _read(
     counts = {shard: _last_of(run.rows, unread) for shard, run in runs.items()}
     found: dict[int, Any] = {}
 
-    async def read(lane: ShardReader) -> None:
-        asked = how.part(parts[lane.shard], after=call.position, limit=counts[lane.shard])
-        found.update(zip(map(id, runs[lane.shard].rows), await lane.fetch(asked), strict=False))
+    async def read(reader: ShardReader) -> None:
+        asked = how.part(parts[reader.shard], after=call.position, limit=counts[reader.shard])
+        found.update(zip(map(id, runs[reader.shard].rows), await reader.fetch(asked), strict=False))
 
-    await all_of([partial(read, call.lanes[shard]) for shard, count in counts.items() if count])
+    await all_of([partial(read, call.readers[shard]) for shard, count in counts.items() if count])
     return [found[id(row)] if id(row) in unread else row for row in rows]
 
 
@@ -213,20 +220,20 @@ def _different(parts: Mapping[str, Any]) -> list[Any]:
 
 async def _groups(call: _Call, how: GroupsPlan, parts: Mapping[str, Any], bounds: Bounds) -> Page[Any]:
     sent: dict[str, Sequence[Any]] = {}
-    facts: dict[str, order.Facts] = {}
+    facts: dict[str, ShardFacts] = {}
 
-    async def ask(lane: ShardReader) -> None:
-        facts[lane.shard] = await call.facts_of(lane)
-        order.check_legible(facts[lane.shard], shard=lane.shard)
-        rows = await lane.fetch(how.part(parts[lane.shard], limit=bounds.groups + 1))
+    async def ask(reader: ShardReader) -> None:
+        facts[reader.shard] = await call.shard_facts(reader)
+        check_legible(facts[reader.shard], shard=reader.shard)
+        rows = await reader.fetch(how.part(parts[reader.shard], limit=bounds.groups + 1))
         if len(rows) > bounds.groups:
-            raise TooManyGroups(lane.shard, groups=bounds.groups)
-        sent[lane.shard] = rows
+            raise TooManyGroups(reader.shard, groups=bounds.groups)
+        sent[reader.shard] = rows
 
     await call.each(list(parts), ask)
     first = facts[next(iter(sent))]
     for shard in sent:
-        order.check_defaults(how.compared(), facts[shard], first, shard=shard)
+        check_defaults(how.compared(), facts[shard], first, shard=shard)
     rows = [row for shard in parts if shard in sent for row in sent[shard]]
     if not rows:
         return call.page([])
@@ -251,11 +258,11 @@ async def _by_one_of(call: _Call, shards: Sequence[str], whole: Any) -> Sequence
     """Have one shard compute the second stage; which one does not matter."""
     for shard in shards[:-1]:
         try:
-            return await call.lanes[shard].ask(whole)
+            return await call.readers[shard].ask(whole)
         except ShardFailed as error:
             if not is_down(error):
                 raise
-    return await call.lanes[shards[-1]].ask(whole)
+    return await call.readers[shards[-1]].ask(whole)
 
 
 __all__ = ["scatter"]

@@ -151,12 +151,12 @@ def _key_of(table: Table, given: str | None) -> str:
 
 
 def is_table(clause: Clause) -> bool:
-    """Tell a FROM element from an expression; SQLAlchemy's functions are both, and expressions here."""
+    """Return whether it is an element of FROM; SQLAlchemy's functions are both, and expressions here."""
     return isinstance(clause, FromClause) and not isinstance(clause, ColumnElement)
 
 
 def is_star(clause: Clause) -> bool:
-    """Tell whether an expression is the `*` of count(*) or of EXISTS (SELECT * ...)."""
+    """Return whether an expression is the `*` of count(*) or of EXISTS (SELECT * ...)."""
     return isinstance(clause, ColumnClause) and clause.is_literal and clause.name == "*"
 
 
@@ -173,7 +173,7 @@ def conjuncts(criteria: Iterable[Clause]) -> Iterator[Clause]:
 
 
 def is_key_of(clause: Clause, source: Source) -> bool:
-    """Tell whether an expression is a table's shard key."""
+    """Return whether an expression is a table's shard key."""
     while isinstance(clause, Grouping):
         clause = clause.element
     return (
@@ -201,7 +201,7 @@ def key_links(
 
 
 def are_linked(sources: Sequence[Source], links: Iterable[tuple[Source, Source]]) -> bool:
-    """Tell whether equal shard keys lead from each table to every other one."""
+    """Return whether equal shard keys lead from each table to every other one."""
     if not sources:
         return True
     reached, edges = [sources[0]], list(links)

@@ -1,14 +1,10 @@
 """What can go wrong with a write over several shards. Each error names the object and the way out."""
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 from sqlalchemy import Table
 
 from sharding.errors import BucketNotOwned, ShardingError
-
-if TYPE_CHECKING:
-    from sharding.writes.rows import BulkReport
 
 
 class WritesError(ShardingError):
@@ -25,7 +21,7 @@ class RowRefused(WritesError, ValueError):
 
 
 class TargetRefused(WritesError, ValueError):
-    """What `bulk` was told to write to is no table that it can route."""
+    """The entity of a bulk write is no table that it can route."""
 
     def __init__(self, entity: object, fault: str) -> None:
         self.entity = entity
@@ -33,26 +29,6 @@ class TargetRefused(WritesError, ValueError):
         # The repr of a table lists all of its columns.
         name = f"table {entity.fullname}" if isinstance(entity, Table) else repr(entity)
         super().__init__(f"{name} cannot be written in bulk: {fault}")
-
-
-class BulkFailed(WritesError):
-    """A bulk write stopped at its first failure; `report` has what was written, the failure is chained."""
-
-    def __init__(self, report: "BulkReport") -> None:
-        self.report = report
-        super().__init__(
-            f"the bulk write stopped: {report.summary()}; what is written stays, "
-            "so go on with mode `insert-ignore`, or with `update`"
-        )
-
-
-class ShardTimedOut(WritesError):
-    """A shard did not answer in time; its connection was cut."""
-
-    def __init__(self, shard: str, *, seconds: float) -> None:
-        self.shard = shard
-        self.seconds = seconds
-        super().__init__(f"shard {shard} did not answer within {seconds:g} s: its connection was cut")
 
 
 class ChunkInDoubt(WritesError):
@@ -142,7 +118,7 @@ class UnitAborted(TwoPhaseError):
 
 
 class DecisionLost(TwoPhaseError):
-    """The directory was lost while a decision was written; asking again tells what stands."""
+    """The directory was lost while a decision was written; asking again returns the decision."""
 
     def __init__(self, unit_id: str) -> None:
         self.unit_id = unit_id
@@ -161,7 +137,7 @@ class UnitInDoubt(TwoPhaseError):
 
 
 class ForeignTransaction(TwoPhaseError):
-    """A prepared transaction that is not one of ours: whoever made it must end it."""
+    """A prepared transaction that is not one of ours: its maker must end it."""
 
     def __init__(self, gid: str) -> None:
         self.gid = gid
@@ -216,7 +192,7 @@ class ReferenceConflict(ReferenceTableError):
         self.table = table
         self.version = version
         super().__init__(
-            f"version {version} of reference table {table} was published by somebody else meanwhile: "
+            f"version {version} of reference table {table} was published by another run meanwhile: "
             "look at it, and repeat the change"
         )
 

@@ -28,7 +28,7 @@ from sharding.writes.prepared import (
     list_prepared,
 )
 
-_TROUBLE = (SQLAlchemyError, psycopg.Error, ShardTimedOut, OSError)
+_SHARD_ERRORS = (SQLAlchemyError, psycopg.Error, ShardTimedOut, OSError)
 
 SAFE_AGE_SECONDS = 600.0
 """Longer than any coordinator takes: its own time limits end it before."""
@@ -79,7 +79,7 @@ class Ended:
 def judge(
     prepared: Iterable[Prepared], decided: Mapping[str, Decided], *, older_than_seconds: float
 ) -> list[InDoubt]:
-    """Say what is to be done with each prepared transaction. Pure.
+    """Return what is to be done with each prepared transaction. Pure.
 
     An undecided unit is as old as its youngest part: its coordinator may have been at work until then.
     """
@@ -125,7 +125,7 @@ async def survey(
     for shard, cluster in sorted(clusters.items()):
         try:
             found += await list_prepared(cluster.primary, shard=shard, timeout_seconds=timeout_seconds)
-        except _TROUBLE as error:
+        except _SHARD_ERRORS as error:
             unreachable[shard] = one_line(error)
     # Asked after the shards: what is decided by now was prepared before.
     decided = await decisions.find(part.unit_id for part in found if part.unit_id)
@@ -143,7 +143,7 @@ def closable(seen: Survey, unit_ids: Collection[str], *, shards: Collection[str]
 
     Parameters:
         seen: what `survey` has found.
-        unit_ids: the units that somebody has compared by hand.
+        unit_ids: the units that were compared by hand.
         shards: those that there are.
 
     Raises:
@@ -210,7 +210,7 @@ async def resolve(
         of_unit = [await _end(clusters, part.prepared, verb, timeout_seconds) for part in parts]
         ended += of_unit
         # A shard that could not be seen may have a part of its own still, and one that has lost it has not
-        # committed: whoever ended it notes that, or the unit stays open, to be seen.
+        # committed: the recovery that ended it records that, or the unit stays open.
         is_lost = verb is PreparedCommand.COMMIT and any(each.was_gone for each in of_unit)
         if not (seen.unreachable or is_lost) and all(each.error is None for each in of_unit):
             await decisions.finish(unit_id)
@@ -235,6 +235,6 @@ async def _end(
         ended = await end_prepared(
             engine, prepared.gid, verb, shard=prepared.shard, timeout_seconds=timeout_seconds
         )
-    except _TROUBLE as error:
+    except _SHARD_ERRORS as error:
         return Ended(prepared, verb, one_line(error))
     return Ended(prepared, verb, was_gone=not ended)

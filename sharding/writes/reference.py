@@ -2,7 +2,8 @@
 
 The content of a version is published in the directory, whole and once; then each shard is brought to it in a
 transaction of its own. A shard that is down, or a run that is killed, is behind and is caught up by the next
-run: there is nothing in between. docs/adr/010-reference-tables-by-version.md has the reasons.
+run: there is nothing in between. docs/adr/016-reference-tables-by-version.md has the reasons. Everything is
+computed on the server, so that all shards compute alike.
 """
 
 import json
@@ -11,18 +12,118 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import Column, Numeric, Table, text
+from sqlalchemy import Column, Numeric, Table, Text, TextClause, text
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.sql import bindparam
 
 from sharding.shard_call import cut_after
-from sharding.writes.errors import (
-    ReferenceAhead,
-    ReferenceConflict,
-    ReferenceInvalid,
-    ReferenceMismatch,
-)
-from sharding.writes.reference import LOCK_VERSION, RECORD_VERSION
+from sharding.writes.errors import ReferenceAhead, ReferenceConflict, ReferenceInvalid, ReferenceMismatch
+
+_QUOTE = postgresql.dialect().identifier_preparer  # type: ignore[no-untyped-call]
+
+_NEWEST = text("""
+    SELECT version, CAST(rows AS text) AS rows, checksum FROM reference_contents
+    WHERE tree = :tree AND table_name = :table ORDER BY version DESC LIMIT 1
+""")
+PUBLISH = text("""
+    INSERT INTO reference_contents (tree, table_name, version, rows, checksum)
+    VALUES (:tree, :table, :version, CAST(:rows AS jsonb), :checksum)
+""").bindparams(bindparam("tree", type_=Text), bindparam("table", type_=Text), bindparam("rows", type_=Text))
+
+# One shard's row is written by one run at a time; a run with an older version finds the newer one.
+LOCK_VERSION = text("""
+    INSERT INTO reference_versions (table_name, version, checksum) VALUES (:table, 0, '')
+    ON CONFLICT (table_name) DO NOTHING
+""").bindparams(bindparam("table", type_=Text))
+_READ_VERSION = text("SELECT version FROM reference_versions WHERE table_name = :table FOR UPDATE")
+RECORD_VERSION = text("""
+    UPDATE reference_versions SET version = :version, checksum = :checksum, applied_at = clock_timestamp()
+    WHERE table_name = :table
+""").bindparams(bindparam("table", type_=Text))
+
+# to_jsonb writes a moment in the session's time zone.
+_IN_UTC = text("SET LOCAL timezone = 'UTC'")
+
+
+def _quoted(names: Iterable[str], prefix: str = "") -> str:
+    """Return column names for a statement, separated by commas."""
+    return ", ".join(prefix + _QUOTE.quote(name) for name in names)
+
+
+def _keys_of(table: Table) -> list[str]:
+    """Name the columns of the primary key."""
+    return [column.name for column in table.primary_key.columns]
+
+
+def _others_of(table: Table) -> list[str]:
+    """Name the columns beside the primary key."""
+    return [column.name for column in table.c if not column.primary_key]
+
+
+def _given(table: Table) -> str:
+    return f"jsonb_populate_recordset(NULL::{_QUOTE.format_table(table)}, CAST(:rows AS jsonb))"
+
+
+def _text(statement: str) -> TextClause:
+    return text(statement).bindparams(bindparam("rows", type_=Text))
+
+
+def canonical(table: Table) -> TextClause:
+    """Show rows as the table would: numbers with its scale, moments in UTC; and their checksum."""
+    shown = f"(SELECT to_jsonb(given) AS row FROM {_given(table)} AS given) AS shown"
+    rows = "CAST(coalesce(jsonb_agg(row), '[]') AS text) AS rows"
+    return _text(f"SELECT {rows}, {_CHECKSUM} AS checksum FROM {shown}")
+
+
+# The order of the rows does not count: the hashes are put in an order of their own, by their bytes.
+_HASH = "encode(sha256(convert_to(row::text, 'UTF8')), 'hex')"
+_CHECKSUM = f"""encode(sha256(convert_to(
+    coalesce(string_agg({_HASH}, '' ORDER BY {_HASH} COLLATE "C"), ''), 'UTF8')), 'hex')"""
+
+
+def select_checksum(table: Table) -> TextClause:
+    """Count the rows that are there, and give their checksum."""
+    shown = f"(SELECT to_jsonb(held) AS row FROM {_QUOTE.format_table(table)} AS held) AS shown"
+    return text(f"SELECT count(*) AS rows, {_CHECKSUM} AS checksum FROM {shown}")
+
+
+def upsert(table: Table) -> TextClause:
+    """Insert the rows that are missing, and correct those that differ; equal ones are not touched."""
+    name, keys, others = _QUOTE.format_table(table), _quoted(_keys_of(table)), _others_of(table)
+    columns = _quoted(column.name for column in table.c)
+    change = "NOTHING"
+    if others:
+        values = ", ".join(f"{_quoted([each])} = {_quoted([each], 'excluded.')}" for each in others)
+        held, new = (_quoted(others, prefix) for prefix in (f"{name}.", "excluded."))
+        change = f"UPDATE SET {values} WHERE ({held}) IS DISTINCT FROM ({new})"
+    return _text(
+        f"INSERT INTO {name} ({columns}) SELECT {columns} FROM {_given(table)} "
+        f"ON CONFLICT ({keys}) DO {change}"
+    )
+
+
+def remove_others(table: Table) -> TextClause:
+    """Delete the rows that are not among the given ones."""
+    same = " AND ".join(f"{_quoted([key], 'given.')} = {_quoted([key], 'held.')}" for key in _keys_of(table))
+    return _text(
+        f"DELETE FROM {_QUOTE.format_table(table)} AS held "
+        f"WHERE NOT EXISTS (SELECT FROM {_given(table)} AS given WHERE {same})"
+    )
+
+
+def differences(table: Table) -> TextClause:
+    """Compare row by row with the given rows."""
+    key = f"jsonb_build_array({_quoted(_keys_of(table), 'each.')})"
+    name = _QUOTE.format_table(table)
+    return _text(f"""
+        SELECT CAST(key AS text), CAST(wanted.row AS text) AS wanted, CAST(found.row AS text) AS found
+        FROM (SELECT {key} AS key, to_jsonb(each) AS row FROM {_given(table)} AS each) AS wanted
+        FULL JOIN (SELECT {key} AS key, to_jsonb(each) AS row FROM {name} AS each) AS found USING (key)
+        WHERE wanted.row IS DISTINCT FROM found.row ORDER BY key LIMIT :limit
+    """).bindparams(bindparam("limit"))
+
 
 Row = Mapping[str, Any]
 DIRECTORY = "directory"
@@ -38,12 +139,12 @@ class NumberBounds:
     least: Decimal
     below: Decimal
 
-    def as_info(self) -> dict[str, "Bounds"]:
+    def as_info(self) -> dict[str, "NumberBounds"]:
         """Return the entry of `Column.info` that declares the bounds of a column."""
         return {_BOUNDS: self}
 
     def as_check(self, column: str) -> str:
-        """Write the CHECK of a column. PostgreSQL has NaN above all numbers: the upper bound refuses it."""
+        """Return the CHECK of a column. PostgreSQL has NaN above all numbers: the upper bound refuses it."""
         return f"{column} >= {self.least} AND {column} < {self.below}"
 
     def fault(self, number: Decimal) -> str | None:
@@ -130,14 +231,14 @@ class References:
             self._engine.connect() as connection,
             cut_after(connection, shard=DIRECTORY, seconds=self._timeout_seconds),
         ):
-            row = (await connection.execute(sql.NEWEST, {"tree": self.tree, "table": table})).one_or_none()
+            row = (await connection.execute(_NEWEST, {"tree": self.tree, "table": table})).one_or_none()
         return None if row is None else Content(table, row.version, row.rows, row.checksum)
 
     async def publish(self, content: Content) -> None:
         """Publish a version.
 
         Raises:
-            ReferenceConflict: somebody else has published this version.
+            ReferenceConflict: another run has published this version.
         """
         values = {
             "tree": self.tree,
@@ -151,14 +252,14 @@ class References:
                 self._engine.connect() as connection,
                 cut_after(connection, shard=DIRECTORY, seconds=self._timeout_seconds),
             ):
-                await connection.execute(sql.PUBLISH, values)
+                await connection.execute(PUBLISH, values)
                 await connection.commit()  # within the time limit
         except IntegrityError as error:
             raise ReferenceConflict(content.table, version=content.version) from error
 
 
 async def shape(engine: AsyncEngine, table: Table, rows: Sequence[Row], *, version: int) -> Content:
-    """Give rows the form in which every shard will show them, by asking one; nothing is written.
+    """Return rows in the form in which every shard will show them, as one computes it; nothing is written.
 
     Parameters:
         engine: of any shard.
@@ -172,8 +273,8 @@ async def shape(engine: AsyncEngine, table: Table, rows: Sequence[Row], *, versi
     """
     _check(table, rows)
     async with engine.connect() as connection:
-        await connection.execute(sql.STEADY)
-        shown = (await connection.execute(sql.canonical(table), {"rows": _as_json(rows)})).one()
+        await connection.execute(_IN_UTC)
+        shown = (await connection.execute(canonical(table), {"rows": _as_json(rows)})).one()
     # A table's name is a word of SQLAlchemy's own, and what becomes of it is for JSON and SQL.
     content = Content(str(table.name), version, shown.rows, shown.checksum)
     _refuse_twice(table, content.rows)
@@ -201,12 +302,12 @@ async def apply(engine: AsyncEngine, table: Table, content: Content, *, shard: s
     async with engine.connect() as connection, cut_after(connection, shard=shard, seconds=seconds):
         name = {"table": table.name}
         await connection.execute(LOCK_VERSION, name)
-        if (await connection.execute(sql.READ_VERSION, name)).scalar_one() > content.version:
+        if (await connection.execute(_READ_VERSION, name)).scalar_one() > content.version:
             return False
         rows = {"rows": content.rows_json}
         # Deleted first: a row may have left its unique value to another one.
-        await connection.execute(sql.remove_others(table), rows)
-        await connection.execute(sql.upsert(table), rows)
+        await connection.execute(remove_others(table), rows)
+        await connection.execute(upsert(table), rows)
         _, checksum = await _checksum(connection, table)
         if checksum != content.checksum:
             raise ReferenceMismatch(table.name, shard, version=content.version)
@@ -235,21 +336,21 @@ async def read_copy(engine: AsyncEngine, table: Table, *, shard: str, seconds: f
 async def read_differences(
     engine: AsyncEngine, table: Table, content: Content, *, shard: str, seconds: float, limit: int
 ) -> list[Difference]:
-    """Compare a shard's rows with a version, one by one; give `limit` differences at most."""
+    """Compare a shard's rows with a version, one by one; return `limit` differences at most."""
     async with engine.connect() as connection, cut_after(connection, shard=shard, seconds=seconds):
-        await connection.execute(sql.STEADY)
+        await connection.execute(_IN_UTC)
         values = {"rows": content.rows_json, "limit": limit}
-        found = (await connection.execute(sql.differences(table), values)).all()
+        found = (await connection.execute(differences(table), values)).all()
     return [Difference(*map(_loads, row)) for row in found]
 
 
 def next_version(newest: Content | None, copies: Iterable[ReferenceCopy]) -> int:
-    """Tell the version that comes next: beyond the directory's, and beyond every shard's. Pure."""
+    """Return the version that comes next: beyond the directory's, and beyond every shard's. Pure."""
     return max([newest.version if newest else 0, *(copy.version for copy in copies)]) + 1
 
 
 def fault_of(copy: ReferenceCopy, content: Content | None) -> str | None:
-    """Say what is wrong with a shard's copy; None if it is as published. Pure.
+    """Return what is wrong with a shard's copy; None if it is as published. Pure.
 
     Raises:
         ReferenceAhead: the shard has a version that the directory does not know.
@@ -266,8 +367,8 @@ def fault_of(copy: ReferenceCopy, content: Content | None) -> str | None:
 
 
 async def _checksum(connection: AsyncConnection, table: Table) -> tuple[int, str]:
-    await connection.execute(sql.STEADY)
-    row = (await connection.execute(sql.checksum(table))).one()
+    await connection.execute(_IN_UTC)
+    row = (await connection.execute(select_checksum(table))).one()
     return row.rows, row.checksum
 
 
@@ -279,7 +380,7 @@ def _check(table: Table, rows: Sequence[Row]) -> None:
         for what, names in (("unknown", row.keys() - columns), ("missing", columns - row.keys())):
             if names:
                 raise ReferenceInvalid(table.name, f"row {number}: {what} columns {', '.join(sorted(names))}")
-        empty = [key for key in sql.keys_of(table) if row[key] is None]
+        empty = [key for key in _keys_of(table) if row[key] is None]
         if empty:
             raise ReferenceInvalid(table.name, f"row {number}: {', '.join(empty)} is empty")
 
@@ -287,7 +388,7 @@ def _check(table: Table, rows: Sequence[Row]) -> None:
 def _refuse_twice(table: Table, rows: Sequence[Row]) -> None:
     seen: set[tuple[Any, ...]] = set()
     for row in rows:
-        key = tuple(row[name] for name in sql.keys_of(table))
+        key = tuple(row[name] for name in _keys_of(table))
         if key in seen:
             raise ReferenceInvalid(table.name, f"the key {key} is there twice")
         seen.add(key)

@@ -51,7 +51,7 @@ from sharding.writes.prepared import (
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("two_phase")
 
-_TROUBLE = (SQLAlchemyError, psycopg.Error, ShardTimedOut, OSError)
+_SHARD_ERRORS = (SQLAlchemyError, psycopg.Error, ShardTimedOut, OSError)
 _ATTEMPTS = 3
 
 
@@ -82,7 +82,7 @@ class TwoPhaseUnit:
         self._open = {shard: self._new(shard, first_keys[shard]) for shard in self.shards}
 
     def session(self, key: int) -> WriteSession:
-        """Give the session on the shard of a key.
+        """Return the session on the shard of a key.
 
         Raises:
             KeyOutsideUnit: the unit was not opened for this shard.
@@ -93,11 +93,11 @@ class TwoPhaseUnit:
         return self._open[shard]
 
     def cluster(self, shard: str) -> Cluster:
-        """Give the cluster of a shard."""
+        """Return the cluster of a shard."""
         return self._sessions.clusters[shard]
 
     def by_shard(self) -> dict[str, WriteSession]:
-        """Give every session, in the order of the shards' names."""
+        """Return every session, in the order of the shards' names."""
         return dict(self._open)
 
     async def close(self) -> None:
@@ -141,10 +141,10 @@ async def two_phase(
         sessions: the shards.
         keys: every key that the unit writes.
         decisions: where the decision is kept.
-        label: what the unit is for, to be read by whoever finds it in doubt.
+        label: what the unit is for, for people who find it in doubt.
         timeout_seconds: how long a shard may take for a step.
         decision_seconds: how long the directory is asked again, if it is lost during the decision.
-        report: is told of each step once it is done.
+        report: called after each step.
         new_unit_id: makes a name of 32 hexadecimal digits that was never used.
 
     Raises:
@@ -153,7 +153,7 @@ async def two_phase(
         PrepareFailed: a shard could not prepare; nothing was written.
         PreparedDisabled: the shard's max_prepared_transactions does not allow it; nothing was written.
         UnitAborted: a recovery gave the unit up meanwhile; nothing was written.
-        UnitInDoubt: the decision could not be told; the recovery will end the unit, one way or the other.
+        UnitInDoubt: the decision could not be written or read; the recovery will commit or abort the unit.
         CommitInsideUnit: the block committed one of the sessions.
     """
     unit = TwoPhaseUnit(sessions, keys, unit_id=new_unit_id())
@@ -246,7 +246,7 @@ class _Ending:
         except BaseException as error:
             # Nothing is decided, so nothing is committed. The one that failed may be prepared all the same.
             await self._roll_back(tried)
-            if isinstance(error, _TROUBLE):
+            if isinstance(error, _SHARD_ERRORS):
                 raise _named(self._unit.unit_id, tried[-1], error) from error
             raise
 
@@ -264,14 +264,14 @@ class _Ending:
         await session.close()
 
     async def _decide(self, shards: tuple[str, ...]) -> CommitDecision:
-        """Decide to commit. Once a message may have arrived, only an answer tells what stands."""
+        """Decide to commit. Once the decision may be written, only the directory's answer counts."""
         unit_id, give_up_at, lost = self._unit.unit_id, time.monotonic() + self._decision_seconds, False
         while True:
             try:
                 return await self._decisions.decide(
                     unit_id, CommitDecision.COMMIT, label=self._label, shards=shards
                 )
-            except (DecisionLost, *_TROUBLE) as error:
+            except (DecisionLost, *_SHARD_ERRORS) as error:
                 lost = lost or isinstance(error, DecisionLost)
                 if not lost:
                     await self._roll_back(shards)
@@ -297,7 +297,7 @@ class _Ending:
         if not unfinished:
             try:
                 await self._decisions.finish(self._unit.unit_id)
-            except _TROUBLE as error:
+            except _SHARD_ERRORS as error:
                 log.warning("end not noted", unit_id=self._unit.unit_id, error=one_line(error))
         self._report("finished")
 
@@ -309,7 +309,7 @@ class _Ending:
         cluster.gate.after_commit(token)
 
     async def _note_position(self, shard: str) -> None:
-        """Read the position behind COMMIT PREPARED: an empty write session's commit tells it."""
+        """Read the position behind COMMIT PREPARED: an empty write session's commit returns it."""
         try:
             async with self._unit.cluster(shard).write() as session:
                 connection = await connect(session, shard=shard, seconds=self._timeout_seconds)
@@ -317,7 +317,7 @@ class _Ending:
                     await connection.execute(text("SELECT 1"))
                     await session.commit()
             self._unit.token = self._unit.token.followed_by(session.token)
-        except (*_TROUBLE, ReadReplicaError) as error:
+        except (*_SHARD_ERRORS, ReadReplicaError) as error:
             log.warning("no token", unit_id=self._unit.unit_id, shard=shard, error=one_line(error))
 
     async def _roll_back(self, shards: Iterable[str]) -> None:
@@ -345,7 +345,7 @@ class _Ending:
             except ShardTimedOut as error:
                 said = one_line(error)
                 break
-            except _TROUBLE as error:
+            except _SHARD_ERRORS as error:
                 said = one_line(error)
                 await asyncio.sleep(0.1 * attempt)
         log.warning("not ended", unit_id=self._unit.unit_id, shard=shard, verb=verb.value, error=said)

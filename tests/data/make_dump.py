@@ -32,7 +32,7 @@ from sharding.engines import open_cluster
 from sharding.sessions import open_sessions
 from sharding.topology import Topology
 from sharding.writes import Decisions, two_phase
-from sharding.writes.decisions import Decision
+from sharding.writes.prepared import CommitDecision
 from tests.integration.audit_rig import SHARDS, Clerk
 from tests.integration.services_rig import Services, ok
 from tests.integration.upgrade_rig import wait_for_acknowledgements
@@ -196,7 +196,9 @@ async def rename_on_both_shards(services: Services, topology: Topology) -> None:
             for key in keys:
                 order = await unit.session(key).get_one(MesOrder, key)
                 order.summary = f"{order.summary} (spring)"
-        await decisions.decide("0" * 32, Decision.ABORT, label="presumed abort", shards=sorted(of_shard))
+        await decisions.decide(
+            "0" * 32, CommitDecision.ABORT, label="presumed abort", shards=sorted(of_shard)
+        )
 
 
 def dump(platform: Platform, name: str) -> str:

@@ -264,7 +264,7 @@ async def test_a_shard_that_is_frozen_or_stopped_is_named_or_left_out(
     brief = Bounds(timeout_seconds=3.0)
     with frozen(own):
         begun = time.monotonic()
-        with pytest.raises(ShardTimedOut, match=r"shard s3 .* no answer in 3 s"):
+        with pytest.raises(ShardTimedOut, match="shard s3 failed: it did not answer within 3 s"):
             await scatter(clusters, newest, bounds=brief, **options)
         # Far from psycopg's own ten seconds, whose cancel waits for a server that is frozen.
         assert time.monotonic() - begun < 9

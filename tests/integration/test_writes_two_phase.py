@@ -285,7 +285,10 @@ async def test_a_part_that_is_lost_after_the_decision_is_not_told_as_done(
 async def test_a_shard_that_is_frozen_while_it_prepares_takes_the_unit_back(
     wide: Wide, wide_sessions: ShardedSessions, decisions: Decisions, keys: dict[str, int]
 ) -> None:
-    with wide.own.freezing() as freeze, pytest.raises(PrepareFailed, match="mes_2 did not answer within 3 s"):
+    with (
+        wide.own.freezing() as freeze,
+        pytest.raises(PrepareFailed, match="mes_2 failed: it did not answer within 3 s"),
+    ):
         async with (
             asyncio.timeout(60),
             two_phase(

@@ -1,13 +1,17 @@
-"""A unit of work stays on the shard of its key: a statement that names a key of another shard is refused.
+"""Binds a unit of work to the shard of its key: a statement that names a key of another shard is refused.
 
 What a statement names is found once for each compiled form, which SQLAlchemy keeps and uses again; an
 execution then looks at its parameters only. So `get`, a flush, and `WHERE key = ...` or `IN (...)` are all
-seen at the same place, where the statement goes out. A comparison of ranges names no key, and neither do
+seen at the same place, where the statement is sent. A comparison of ranges names no key, and neither do
 the forms that docs/sharding.md lists.
+
+The guard of a shard is a CHECK, and a CHECK sees rows that are written. A writer with an old map, whose
+bucket has moved away, would find no row, and get no error. So after an UPDATE that found no row, and after a
+DELETE, the shard is asked whether it owns the keys (`ownership.ASK_OWNERSHIP`), in the same transaction.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from sqlalchemy import BindParameter, Column, Engine, Insert, Table, event
 from sqlalchemy.engine import ExceptionContext
@@ -18,27 +22,32 @@ from sqlalchemy.util import immutabledict
 
 from sharding.errors import OtherShard
 from sharding.keys import shard_key_of
-from sharding.ownership import REFUSED, read_refusal
-from sharding.shard_binding import may_miss_rows, verify_ownership
+from sharding.ownership import ASK_OWNERSHIP, REFUSED, read_refusal
 from sharding.shard_map import Route, Routing
 from sharding.telemetry import UnitSpan
+
+C = TypeVar("C")
 
 _OPTION = "shard_unit"
 _NAMES_A_KEY = frozenset({operators.eq, operators.in_op, operators.is_not_distinct_from})
 
 
-class Unit:
+class ShardBinding(Generic[C]):
     """A unit of work: the key that it was begun for, and the map and the shard that it began with.
 
-    With `asks` the shard is asked about the rows that a statement has not found (`sharding.shard_binding`).
+    These are the hooks of a session (`readreplica.session_base.SessionHooks`).
 
-    A session takes it along (`readreplica.session_base.SessionHooks`).
+    Parameters:
+        key: the key of the unit.
+        route: the shard that it began with.
+        routing: the map that it began with.
+        verifies: whether the shard is asked about rows that a statement has not found.
     """
 
-    __slots__ = ("asks", "failed", "key", "route", "routing", "started", "statements")
+    __slots__ = ("failed", "key", "route", "routing", "started", "statements", "verifies")
 
-    def __init__(self, key: int, route: Route[Any], routing: Routing[Any], *, asks: bool = False) -> None:
-        self.asks = asks
+    def __init__(self, key: int, route: Route[C], routing: Routing[C], *, verifies: bool = False) -> None:
+        self.verifies = verifies
         self.key = key
         self.route = route
         self.routing = routing
@@ -48,11 +57,17 @@ class Unit:
 
     @property
     def options(self) -> immutabledict[str, Any]:
-        """What each statement of the unit carries. Made when asked for: kept, it would be a cycle."""
+        """The execution options of each statement. Made at each access: kept, they would be a cycle."""
         return immutabledict({_OPTION: self})
 
+    def count_statement(self) -> None:
+        """Count a statement; the first one begins the unit."""
+        if self.statements == 0 and self.route.meter is not None:
+            self.started = self.route.meter.begin()
+        self.statements += 1
+
     def close(self) -> None:
-        """Count it, and be ready to be done again."""
+        """Record the unit in the metrics, and reset it for the next attempt."""
         if self.started is not None and self.route.meter is not None:
             self.route.meter.end(self.started, statements=self.statements, failed=self.failed)
         self.started, self.statements, self.failed = None, 0, False
@@ -103,15 +118,15 @@ def _listed(bind: str, values: Mapping[str, Any], place: int) -> Iterator[Any]:
 
 
 def keys_of(named: Iterable[NamedKey], parameters: Iterable[Mapping[str, Any]]) -> Iterator[Any]:
-    """Give the keys that a statement has named; NULL is one that no row has."""
+    """Yield the keys that a statement names; NULL is no key, for no row has it."""
     for values in parameters:
         for bind, _table, is_list, place in named:
             found = _listed(bind, values, place) if is_list else (values.get(bind),)
             yield from (key for key in found if key is not None)
 
 
-def watch_units(engine: Engine) -> None:
-    """Have an engine check the statements of units, and name the shard's refusals; again, it does nothing."""
+def register_checks(engine: Engine) -> None:
+    """Register the events by which an engine checks the statements of units; a second time does nothing."""
     # The dialect's events. With one listener to the engine's own, each Connection would make itself
     # dispatchers for all of them: half of all that a routed read does beside a plain one.
     event.listen(engine, "do_execute", _execute)
@@ -120,47 +135,46 @@ def watch_units(engine: Engine) -> None:
 
 
 def _execute(cursor: Any, statement: str, parameters: Any, context: Any) -> bool:
-    """Check a statement; one of a unit that asks is run here as well, to see what became of it."""
-    unit: Unit | None = context.execution_options.get(_OPTION)
-    if unit is None:
-        return False
-    _check_statement(unit, context)
-    if not unit.asks:
+    """Check a statement; one of a unit that verifies is run here as well, to see how many rows it found."""
+    binding = _check_statement(context)
+    if binding is None or not binding.verifies:
         return False
     context.dialect.do_execute(cursor, statement, parameters, context)
     if may_miss_rows(cursor):
-        _ask(unit, context)
+        _verify_keys(binding, context)
     return True
 
 
 def _execute_many(cursor: Any, statement: str, parameters: Any, context: Any) -> bool:
     """Do as `_execute` with a statement that is run for many sets of parameters."""
-    unit: Unit | None = context.execution_options.get(_OPTION)
-    if unit is None:
-        return False
-    _check_statement(unit, context)
-    if not unit.asks:
+    binding = _check_statement(context)
+    if binding is None or not binding.verifies:
         return False
     context.dialect.do_executemany(cursor, statement, parameters, context)
     if may_miss_rows(cursor, sent=len(parameters)):
-        _ask(unit, context)
+        _verify_keys(binding, context)
     return True
 
 
-def _ask(unit: Unit, context: Any) -> None:
+def _verify_keys(binding: ShardBinding[Any], context: Any) -> None:
     named = getattr(context.compiled, "shard_keys", ())
-    verify_ownership(
-        context.root_connection, {unit.key, *keys_of(named, context.compiled_parameters if named else ())}
-    )
+    found = keys_of(named, context.compiled_parameters if named else ())
+    verify_ownership(context.root_connection, {binding.key, *found})
 
 
-def _check_statement(unit: Unit, context: Any) -> None:
-    if unit.statements == 0 and unit.route.meter is not None:
-        unit.started = unit.route.meter.begin()
-    unit.statements += 1
+def _check_statement(context: Any) -> ShardBinding[Any] | None:
+    """Check a statement, and return the unit that it belongs to; None if it belongs to none."""
+    binding: ShardBinding[Any] | None = context.execution_options.get(_OPTION)
+    if binding is None:
+        return None
+    binding.count_statement()
+    if context.compiled is not None:
+        _check_compiled(binding, context)
+    return binding
+
+
+def _check_compiled(binding: ShardBinding[Any], context: Any) -> None:
     compiled = context.compiled
-    if compiled is None:
-        return
     try:
         named = compiled.shard_keys
     except AttributeError:
@@ -168,19 +182,19 @@ def _check_statement(unit: Unit, context: Any) -> None:
     if named and not hasattr(context, "shard_keys_checked"):
         # An INSERT of many rows comes here once for each batch, always with all of its rows.
         context.shard_keys_checked = True
-        unit.check(named, context.compiled_parameters)
+        binding.check(named, context.compiled_parameters)
 
 
 def _name_refusal(context: ExceptionContext) -> BaseException | None:
-    """Turn a shard's refusal into `BucketNotOwned`, and have the map read again."""
-    unit = context.connection and context.connection.get_execution_options().get(_OPTION)
-    if unit:
-        unit.failed = True
+    """Turn a shard's refusal into `BucketNotOwned`, and request that the map is read again."""
+    binding = context.connection and context.connection.get_execution_options().get(_OPTION)
+    if binding:
+        binding.failed = True
     error: Any = context.original_exception
     if getattr(error, "sqlstate", None) != REFUSED:
         return None
-    if unit:
-        unit.routing.refused()
+    if binding:
+        binding.routing.refused()
     return read_refusal(error.diag.message_detail)
 
 
@@ -211,7 +225,7 @@ def _pairs(part: BinaryExpression[Any]) -> Iterator[tuple[Any, Any, int]]:
 
 
 def _compared(left: Any, right: Any) -> Iterator[tuple[Any, Any, int]]:
-    """Give each pair that is compared, and for a list of tuples the place of the left one in them."""
+    """Yield each pair that is compared, and for a list of tuples the place of the left one in them."""
     if isinstance(left, Tuple) and isinstance(right, Tuple):
         for pair in zip(left.clauses, right.clauses, strict=False):
             yield from _compared(*pair)
@@ -238,3 +252,36 @@ def _table_of_key(column: Any) -> str | None:
         if isinstance(base, Column) and table is not None and shard_key_of(table) == base.name:
             return str(table.name)
     return None
+
+
+_NO_ROW = frozenset({"UPDATE 0", "INSERT 0 0"})
+
+
+def may_miss_rows(cursor: Any, *, sent: int = 1) -> bool:
+    """Return whether a statement may have found no row for one of its keys, or has deleted rows.
+
+    Parameters:
+        cursor: it has just run the statement; the server's command tag (`UPDATE 0`) covers text() too.
+        sent: how many sets of parameters it was run with.
+    """
+    tag = getattr(cursor, "_cursor", cursor).statusmessage or ""
+    if tag.startswith(("DELETE", "MERGE")) or tag in _NO_ROW:
+        return True
+    return sent > 1 and tag.startswith("UPDATE") and bool(cursor.rowcount < sent)
+
+
+def verify_ownership(connection: Any, keys: Iterable[int]) -> None:
+    """Have the shard check that it owns some keys.
+
+    Parameters:
+        connection: SQLAlchemy's, in the transaction of the statement.
+        keys: those that the statement names.
+
+    Raises:
+        psycopg.Error: it does not own one (SQLSTATE MS001).
+    """
+    cursor = connection.connection.cursor()
+    try:
+        cursor.execute(ASK_OWNERSHIP, {"keys": list(keys)})
+    finally:
+        cursor.close()

@@ -1,19 +1,25 @@
-"""One shard's part of a call: a session that stays open, and a watch that never waits longer than it may."""
+"""A call to a shard within a time limit that holds even when the server is frozen.
+
+A cancel request needs the server, and a frozen server does not answer one: psycopg then waits ten seconds
+more. So the socket is shut: the driver sees the connection end at once, and the server rolls back when it
+runs again and finds the connection closed.
+"""
 
 import asyncio
-import os
-import socket
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
+import psycopg
 from sqlalchemy.exc import DataError, DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolExhausted
+from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.orm import Session
 
 from readreplica.cluster import Cluster
 from readreplica.freshness import Freshness
-from readreplica.sessions import ReadSession
+from readreplica.pool import shut
+from readreplica.sessions import ReadSession, WriteSession
 from readreplica.token import CausalToken
 from sharding.errors import ShardFailed, ShardTimedOut, ValueUnreadable
 
@@ -21,7 +27,49 @@ _GRACE_SECONDS = 0.5
 _leftovers: set[asyncio.Task[Any]] = set()
 
 
-class Lane:
+@asynccontextmanager
+async def cut_after(connection: AsyncConnection, *, shard: str, seconds: float) -> AsyncIterator[None]:
+    """Shut a connection that is still busy after so many seconds.
+
+    Raises:
+        ShardTimedOut: it was shut; the driver's error is chained.
+    """
+    driver = (await connection.get_raw_connection()).driver_connection
+    assert isinstance(driver, psycopg.AsyncConnection)
+    is_cut = False
+
+    def cut() -> None:
+        nonlocal is_cut
+        is_cut = True
+        shut(driver)
+
+    timer = asyncio.get_running_loop().call_later(seconds, cut)
+    try:
+        yield
+    except (DBAPIError, psycopg.Error) as error:
+        if driver.closed and not connection.invalidated:
+            await connection.invalidate()  # or the session would try to roll back on it
+        if is_cut:
+            raise ShardTimedOut(shard, timeout_seconds=seconds) from error
+        raise
+    finally:
+        timer.cancel()
+
+
+async def connect(session: WriteSession, *, shard: str, seconds: float) -> AsyncConnection:
+    """Return the session's connection; the pool may wait so many seconds for it.
+
+    Raises:
+        ShardTimedOut: there was none in time.
+    """
+    try:
+        async with asyncio.timeout(seconds):
+            return await session.connection()
+    except TimeoutError as error:
+        raise ShardTimedOut(shard, timeout_seconds=seconds) from error
+
+
+class ShardReader:
     """A shard that is being read: one session, so one snapshot, for all that the call asks of it."""
 
     def __init__(
@@ -41,7 +89,7 @@ class Lane:
             cluster: its servers.
             after: what the read must have seen.
             freshness: the policy of the read.
-            slots: how many lanes may ask at once.
+            slots: how many shards may be read at the same time.
             timeout_seconds: how long the shard may take for everything that it is asked.
         """
         self.shard = shard
@@ -57,10 +105,10 @@ class Lane:
         self._is_broken = False
 
     async def ask(self, statement: Any) -> Sequence[Any]:
-        """Run a SELECT on the shard and give all of its rows.
+        """Run a SELECT on the shard and return all of its rows.
 
         Raises:
-            ScatterFailed: it failed; the cause is chained.
+            ShardFailed: it failed; the cause is chained.
             ShardTimedOut: it did not answer in time.
             ValueUnreadable: it answered with a value that Python has not; it may be asked for others.
         """
@@ -75,13 +123,13 @@ class Lane:
         return rows
 
     async def fetch(self, statement: Any) -> Sequence[Any]:
-        """Ask, and count the rows."""
+        """Run a SELECT as `ask` does, and count its rows."""
         rows = await self.ask(statement)
         self.fetched_rows += len(rows)
         return rows
 
     async def close(self) -> None:
-        """Give the connection back, or drop it if it may still be busy."""
+        """Return the connection to the pool, or drop it if it may still be busy."""
         session, self._session = self._session, None
         if session is None:
             return
@@ -104,7 +152,7 @@ class Lane:
         return session.execute(statement).all()
 
     async def _watched(self, work: Coroutine[Any, Any, Any]) -> Any:
-        """Await some work for as long as the shard has left; then, or when cancelled, stop it for sure."""
+        """Await some work for the time that the shard has left; then, or when cancelled, end it."""
         loop = asyncio.get_running_loop()
         task, begun = asyncio.ensure_future(work), loop.time()
         try:
@@ -119,9 +167,9 @@ class Lane:
         return task.result()
 
     async def _stop(self, task: asyncio.Task[Any]) -> None:
-        """Stop the work, and be sure of it even if this is cancelled meanwhile: it takes two seconds at most.
+        """Stop the work, even if this is cancelled meanwhile: it takes two seconds at most.
 
-        When a shard times out, the lanes of the others are cancelled while they are being stopped themselves.
+        When a shard times out, the reads of the others are cancelled while they are being stopped themselves.
         """
         stopping, is_cancelled = asyncio.ensure_future(self._end(task)), False
         while not stopping.done():
@@ -136,31 +184,24 @@ class Lane:
         """End the shard's query, and the wait for it.
 
         The task itself is not cancelled first: psycopg would then wait up to ten seconds for a server that
-        may be frozen. So the server is asked to cancel, then the line is cut, and the task finds it dead.
+        may be frozen. So the server gets a cancel request, then the socket is shut, and the task fails.
         """
         self._is_broken = True
         if self._driver is not None:
             with suppress(Exception):
                 await self._driver.cancel_safe(timeout=_GRACE_SECONDS)
             await asyncio.wait([task], timeout=_GRACE_SECONDS)
-            _hang_up(self._driver)
+            shut(self._driver)
         else:
             task.cancel()
         await asyncio.wait([task], timeout=_GRACE_SECONDS)
         if task.done():
-            # What it says now is only what was done to it.
+            # Its error is of the shut socket.
             task.cancelled() or task.exception()
             return
         task.cancel()
         _leftovers.add(task)
         task.add_done_callback(_forget)
-
-
-def _hang_up(driver: Any) -> None:
-    """Cut the line under a connection: whoever waits on it is told, and the pool will not take it back."""
-    # A copy of the descriptor: psycopg closes its own.
-    with suppress(Exception), socket.socket(fileno=os.dup(driver.fileno())) as line:
-        line.shutdown(socket.SHUT_RDWR)
 
 
 def _forget(task: asyncio.Task[Any]) -> None:
@@ -170,12 +211,12 @@ def _forget(task: asyncio.Task[Any]) -> None:
 
 
 def _is_unreadable(error: Exception) -> bool:
-    """Tell a value that the driver could not read from one that the server refused."""
+    """Return whether the driver could not read a value, as opposed to one that the server refused."""
     return isinstance(error, DataError) and getattr(error.orig, "sqlstate", None) is None
 
 
 def is_down(error: ShardFailed) -> bool:
-    """Tell a shard that cannot be reached from one that refuses the statement."""
+    """Return whether a shard cannot be reached, as opposed to one that refuses the statement."""
     cause = error.__cause__
     if isinstance(cause, DBAPIError) and cause.connection_invalidated:
         return True
@@ -185,7 +226,7 @@ def is_down(error: ShardFailed) -> bool:
 
 
 async def all_of(works: Sequence[Callable[[], Awaitable[None]]]) -> None:
-    """Do several things at once; the first failure ends the others and is raised as it is."""
+    """Run several functions at once; the first failure ends the others and is raised as it is."""
     if len(works) == 1:
         await works[0]()
         return

@@ -1,7 +1,7 @@
-"""Page cursors: the sort values of a page's last row, sealed so that only who made one can have made it.
+"""A page of rows, the limits within which it is made, and its cursor.
 
-A cursor is `version, fingerprint of the query, values` with an HMAC-SHA256 over all of it. It is signed, not
-encrypted: whoever holds one can read the values, which stood on the page anyway.
+A cursor is `version, fingerprint of the query, values`: the sort values of a page's last row, with an
+HMAC-SHA256 over all of it. It is signed, not encrypted: its values can be read, and stood on the page anyway.
 """
 
 import hashlib
@@ -13,10 +13,48 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from types import MappingProxyType
-from typing import Any, Self
+from typing import Any, Generic, Self, TypeAlias, TypeVar
 from uuid import UUID
 
+from sqlalchemy import Select
+
 from sharding.errors import CursorMalformed, CursorOfAnotherQuery
+
+T = TypeVar("T")
+AnySelect: TypeAlias = Select[*tuple[Any, ...]]
+
+
+@dataclass(frozen=True)
+class Page(Generic[T]):
+    """Rows in the order of the SELECT, and where the next page begins; None after the last.
+
+    `missing` names the shards that did not answer, and is empty unless the caller allowed it: rows of
+    theirs are not on the page, and those that would stand before its end are on no later page either.
+    `fetched_rows` counts what the shards sent.
+    """
+
+    rows: Sequence[T]
+    next_cursor: str | None
+    missing: tuple[str, ...] = ()
+    fetched_rows: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bounds:
+    """How much one call may take.
+
+    Parameters:
+        concurrency: how many shards are asked at once.
+        timeout_seconds: how long a shard may take for its part, connecting included.
+        rows: the largest page.
+        groups: how many groups one shard may send for a GROUP BY without the shard key.
+    """
+
+    concurrency: int = 16
+    timeout_seconds: float = 30.0
+    rows: int = 10_000
+    groups: int = 100_000
+
 
 VERSION = 2
 FINGERPRINT_BYTES = 12
@@ -53,7 +91,7 @@ class CursorKeys:
         return urlsafe_b64encode(_mac(self.current, payload) + payload).rstrip(b"=").decode()
 
     def open(self, cursor: str, fingerprint: bytes) -> list[Any]:
-        """Give the values of a cursor.
+        """Return the values of a cursor.
 
         Raises:
             CursorMalformed: neither key has signed it.

@@ -4,15 +4,12 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from types import UnionType
-from typing import TYPE_CHECKING, Any, get_args, get_origin
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from sharding.topology import find_pooler_faults
-
-if TYPE_CHECKING:
-    from sharding.topology import Topology, Tree
+from sharding.topology.model import PgBouncer, TopologyModel, Tree, databases_of_service, services_of
 
 Location = tuple[int | str, ...]
 _HASHES = 1 << 32
@@ -22,7 +19,7 @@ def describe(model: type[BaseModel], error: ValidationError) -> list[str]:
     """Put pydantic's findings into one line each.
 
     Parameters:
-        model: the model that was to be read; it tells which keys there could be.
+        model: the model that was to be read; it has the keys that there could be.
         error: what pydantic found.
 
     Returns:
@@ -68,7 +65,7 @@ def _keys_at(model: type[BaseModel], location: Location) -> list[str]:
 
 
 def _without_none(kind: Any) -> Any:
-    """Give X for the annotation `X | None`."""
+    """Return X for the annotation `X | None`."""
     return get_args(kind)[0] if get_origin(kind) is UnionType else kind
 
 
@@ -107,21 +104,21 @@ def _tree_faults(content: Mapping[str, Any]) -> Iterator[str]:
         )
 
 
-def find_conflicts(topology: "Topology") -> list[str]:
+def find_conflicts(topology: TopologyModel) -> list[str]:
     """Find what is well formed but cannot work: names, places or numbers that contradict each other."""
     trees = list(_kind_faults(topology))
     return [
         *trees,
         *_bucket_faults(topology),
-        *_place_faults(topology),
+        *_address_faults(topology),
         *_replica_faults(topology),
         *_citus_faults(topology),
         # Whose databases a service uses, the trees say.
-        *(() if trees else find_pooler_faults(topology)),
+        *(() if trees else _pooler_faults(topology)),
     ]
 
 
-def _kind_faults(topology: "Topology") -> Iterator[str]:
+def _kind_faults(topology: TopologyModel) -> Iterator[str]:
     directories = topology.names_of_kind("directory")
     for name, tree in topology.trees.items():
         databases = topology.databases_of(name)
@@ -143,7 +140,7 @@ def _kind_faults(topology: "Topology") -> Iterator[str]:
         yield from _directory_faults(name, tree, directories)
 
 
-def _directory_faults(name: str, tree: "Tree", directories: list[str]) -> Iterator[str]:
+def _directory_faults(name: str, tree: Tree, directories: list[str]) -> Iterator[str]:
     key = f"trees.{name}.directory"
     if tree.kind == "directory":
         if tree.directory is not None:
@@ -161,7 +158,7 @@ def _directory_faults(name: str, tree: "Tree", directories: list[str]) -> Iterat
         )
 
 
-def _bucket_faults(topology: "Topology") -> Iterator[str]:
+def _bucket_faults(topology: TopologyModel) -> Iterator[str]:
     for name, tree in topology.trees.items():
         buckets = tree.buckets
         if not 1 <= buckets <= _HASHES or buckets & (buckets - 1):
@@ -171,7 +168,7 @@ def _bucket_faults(topology: "Topology") -> Iterator[str]:
             )
 
 
-def _place_faults(topology: "Topology") -> Iterator[str]:
+def _address_faults(topology: TopologyModel) -> Iterator[str]:
     first: dict[tuple[str, int, str], str] = {}
     for name, database in topology.databases.items():
         place = (database.primary.host, database.primary.port, database.dbname)
@@ -184,7 +181,7 @@ def _place_faults(topology: "Topology") -> Iterator[str]:
             )
 
 
-def _replica_faults(topology: "Topology") -> Iterator[str]:
+def _replica_faults(topology: TopologyModel) -> Iterator[str]:
     counts = Counter(
         replica.name for database in topology.databases.values() for replica in database.replicas
     )
@@ -194,7 +191,7 @@ def _replica_faults(topology: "Topology") -> Iterator[str]:
                 yield f"databases.{name}.replicas.{index}.name: {replica.name!r} is used twice; rename one"
 
 
-def _citus_faults(topology: "Topology") -> Iterator[str]:
+def _citus_faults(topology: TopologyModel) -> Iterator[str]:
     """With Citus there is one database to talk to, the coordinator; it knows the workers."""
     for name, tree in topology.trees.items():
         if tree.backend != "citus":
@@ -212,5 +209,44 @@ def _citus_faults(topology: "Topology") -> Iterator[str]:
             if database.replicas:
                 yield (
                     f"databases.{shard}.replicas: with 'citus' the rows are on the workers, and a replica of "
-                    "the coordinator would tell nothing about how fresh they are: remove it"
+                    "the coordinator would say nothing about how fresh they are: remove it"
+                )
+
+
+def _pooler_faults(topology: TopologyModel) -> Iterator[str]:
+    """Find what is well formed in [pgbouncer] but cannot work."""
+    pooler = topology.pgbouncer
+    if pooler is None:
+        return
+    if pooler.processes > 1 and pooler.socket_dir is None:
+        yield (
+            f"pgbouncer.socket_dir: missing key; {pooler.processes} processes share one port, so give a "
+            "folder for the sockets by which each is administered"
+        )
+    yield from _service_faults(topology)
+    yield from _node_faults(topology, pooler)
+
+
+def _service_faults(topology: TopologyModel) -> Iterator[str]:
+    for name, service in services_of(topology).items():
+        key = f"pgbouncer.services.{name}.databases"
+        if not databases_of_service(topology, name, service):
+            yield f"{key}: missing key; no tree has the role {name!r}, so list the databases that it uses"
+        for database in service.databases or ():
+            if database not in topology.databases:
+                yield f"{key}: {database!r} is no database of this file; add or remove it"
+
+
+def _node_faults(topology: TopologyModel, pooler: PgBouncer) -> Iterator[str]:
+    for name, database in topology.databases.items():
+        if (pooler.host, pooler.port) == (database.primary.host, database.primary.port):
+            yield (
+                f"pgbouncer.port: {pooler.host}:{pooler.port} is databases.{name}.primary; "
+                "give the pooler a port of its own"
+            )
+        for index, replica in enumerate(database.replicas):
+            if replica.name in topology.databases:
+                yield (
+                    f"databases.{name}.replicas.{index}.name: {replica.name!r} is a database, too, and the "
+                    "pooler could not tell them apart; rename the replica"
                 )
