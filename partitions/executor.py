@@ -222,9 +222,10 @@ def reason_of(fault: DBAPIError) -> str:
     """Return the error of PostgreSQL, or of libpq, on one line and without the statement."""
     names = ("message_primary", "message_detail", "message_hint")
     diagnostics = [getattr(getattr(fault.orig, "diag", None), name, None) for name in names]
-    message = " ".join(("; ".join(filter(None, diagnostics)) or str(fault.orig)).split())
+    message = "; ".join(filter(None, diagnostics)) or str(fault.orig)
+    line = " ".join(message.split())
     # PostgreSQL names a file, by numbers.
-    return f"the disk is full: {message}" if isinstance(fault.orig, DiskFull) else message
+    return f"the disk is full: {line}" if isinstance(fault.orig, DiskFull) else line
 
 
 def is_retryable(fault: BaseException) -> bool:
