@@ -110,7 +110,7 @@ def _move(policy: ArchivePolicy, columns: Columns, live: str, keys: str, conditi
 def script(
     policy: ArchivePolicy, columns: Columns, *, cutoff: str, batch_rows: int, lock_by_key: bool = False
 ) -> str:
-    """Return one batch as a script for psql; its \\gset carries the keys from one statement to the next.
+    """Return one batch as a script for psql; its `gset` carries the keys from one statement to the next.
 
     Parameters:
         policy: what is archived.

@@ -1,7 +1,7 @@
-"""Tables beside a partitioned one that were its partitions, or were to be, and the comment that says so.
+r"""Tables beside a partitioned one that were its partitions, or were to be, and the comment that says so.
 
 PostgreSQL forgets that a detached table was a partition. A comment stays with the table through a dump, a
-restore and a physical replica, needs no table of ours, and `\\d+` shows it.
+restore and a physical replica, needs no table of ours, and `\d+` shows it.
 """
 
 import json

@@ -112,7 +112,7 @@ class MonthWithoutKeys(PartitionError):
 
 
 class ClockDiffers(PartitionError):
-    """This machine and the server do not agree what time it is: months would come, and leave, by mistake."""
+    """The clocks of this machine and the server differ: months would come, and leave, by mistake."""
 
     def __init__(self, here: datetime, there: datetime) -> None:
         self.here = here

@@ -118,8 +118,9 @@ BEFORE_ROW = "NOT tgisinternal AND tgtype & 3 = 3 AND tgtype & 20 <> 0"
 
 
 def copy_storage(table: RelationName, column: str, new: str) -> str:
-    """Render how values are stored and counted: STATISTICS, n_distinct, and STORAGE and COMPRESSION, too,
-    where the new type has a choice.
+    """Render how values are stored and counted.
+
+    That is STATISTICS and n_distinct, and STORAGE and COMPRESSION where the new type has a choice.
     """
     return _each_part(
         table,

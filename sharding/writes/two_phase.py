@@ -328,7 +328,7 @@ class _Ending:
     async def _end(self, shard: str, verb: PreparedCommand) -> bool:
         """End a part, with patience; what does not end now is ended by the recovery."""
         gid = gid_of(self._unit.unit_id, shard)
-        # Nobody needs a rollback at once as he needs a commit.
+        # A rollback is not needed at once, as a commit is.
         for attempt in range(_ATTEMPTS if verb is PreparedCommand.COMMIT else 1):
             try:
                 ended = await end_prepared(
