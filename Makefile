@@ -44,6 +44,7 @@ check: $(VENV)/.ready  ## format, lint, types, import contracts, migrations, sta
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m tools.async_to_sync --check
+	$(BIN)/python -m tools.house --check
 	$(BIN)/mesctl migrate lint
 	$(BIN)/mesctl shards citus preflight --offline --tree mes --statements tests/integration/mes_statements.sql
 

@@ -75,7 +75,6 @@ def make_app(
         statuses: the HTTP status of each error that only this service knows.
         parts: opens what the endpoints find as `app.state.parts`.
     """
-
     text = TokenText(parse_keys(settings.token_keys.get_secret_value()))
 
     @asynccontextmanager

@@ -35,7 +35,7 @@ class ChangeRefused(OpsError):
 Write = Callable[[Any], str]
 
 COMMANDS: Mapping[str, str | Write] = {
-    "partitions.errors:DefaultInTheWay": "mesctl partitions apply --since YYYY-MM",
+    "partitions.errors:DefaultPartitionBlocks": "mesctl partitions apply --since YYYY-MM",
     "partitions.errors:ValueHeld": lambda error: (
         f"mesctl partitions split {error.table} {error.partition} --value {error.value} --into NEW"
     ),

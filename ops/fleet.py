@@ -15,7 +15,7 @@ from sqlalchemy.pool import NullPool
 from ops.connect import SILENT_SECONDS, ServerUnresponsive, Watchdog, open_connection
 from ops.errors import ExitStatus, OpsError, command_for
 from ops.project.project import Project, ProjectTree
-from partitions.errors import PartitionError, Refused
+from partitions.errors import ManualChangeRefused, PartitionError
 from readreplica.errors import one_line
 from sharding.citus.distribute import PROPAGATE_SET_LOCAL
 from sharding.errors import ShardingError, UnknownTree
@@ -137,7 +137,7 @@ def attempt(database: Database, work: Callable[[], Result]) -> Outcome[Result]:
     except (PartitionError, ShardingError, OpsError) as error:
         command = command_for(error)
         words = f"{error} ({command})" if command else str(error)
-        return Outcome(database, error=words, refused=isinstance(error, Refused))
+        return Outcome(database, error=words, refused=isinstance(error, ManualChangeRefused))
     except (DBAPIError, psycopg.Error) as error:
         return Outcome(database, error=one_line(error))
 

@@ -6,20 +6,22 @@ policy = MonthlyRange(table="orders_archive", key="order_id", key_at=first_id_at
 apply(engine, [policy], datetime.now(UTC))
 """
 
+from partitions.bounds import Month
 from partitions.catalog import read_catalog
-from partitions.check import Finding, check
-from partitions.execute import Waiting, apply, open_executor, render
-from partitions.months import Month
+from partitions.check import PartitionFinding, check
+from partitions.executor import RetryPolicy, apply, open_executor, render
 from partitions.plan import plan
-from partitions.policy import ListPartitions, MonthlyRange, Retention
+from partitions.policy import ArchivePolicy, DeclaredIndex, ListPartitions, MonthlyRange, Retention
 
 __all__ = [
-    "Finding",
+    "ArchivePolicy",
+    "DeclaredIndex",
     "ListPartitions",
     "Month",
     "MonthlyRange",
+    "PartitionFinding",
     "Retention",
-    "Waiting",
+    "RetryPolicy",
     "apply",
     "check",
     "open_executor",

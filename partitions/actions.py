@@ -1,17 +1,20 @@
 """What can be done to partitions: each action is a value that renders its SQL, and knows what undoes it."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Optional
 
-from partitions.bounds import Bound, ValueList, render_bound
-from partitions.leftovers import drop_leftovers
-from partitions.marks import Mark, State, unmark
-from partitions.months import KeyRange, Month
-from partitions.parent_checks import ParentCheck, adopt, finalize_without
+from partitions.bounds import Bound, KeyRange, Month, ValueList, render_bound
+from partitions.check_constraints import (
+    ParentCheck,
+    add_missing_checks,
+    drop_leftover_checks,
+    finalize_without_checks,
+)
+from partitions.detached import DetachedMark, DetachedState, clear_mark
 from partitions.sql import identifier, literal, regclass
-from partitions.steps import Step, Way, block, refuse_if
+from partitions.steps import ExecutionMode, SqlStep, do_block, raise_if
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,16 +35,20 @@ class Action(ABC):
         """What is done, in a few words."""
 
     @abstractmethod
-    def steps(self) -> tuple[Step, ...]:
-        """Give the SQL in steps. A killed run may stop between any two, and another `apply` mends that."""
+    def steps(self) -> tuple[SqlStep, ...]:
+        """Return the SQL in steps. A killed run may stop between any two, and another `apply` mends that."""
 
     def statements(self) -> tuple[str, ...]:
-        """Give the SQL without the transactions and timeouts that the executor puts around it."""
+        """Return the SQL without the transactions and timeouts that the executor puts around it."""
         return tuple(statement for step in self.steps() for statement in step.statements)
 
     def inverse(self) -> Optional["Action"]:
-        """Give the action that undoes this one; None where there is nothing to undo, or no way back."""
+        """Return the action that undoes this one; None where there is nothing to undo, or no way back."""
         return None
+
+    def _as(self, kind: type["Action"]) -> "Action":
+        """Return the action of another class that has the fields of this one."""
+        return kind(**{each.name: getattr(self, each.name) for each in fields(self) if each.name != "why"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +71,7 @@ class CreateMonth(Action):
         """What is done, in a few words."""
         return f"create + attach {self.month}"
 
-    def steps(self) -> tuple[Step, ...]:
+    def steps(self) -> tuple[SqlStep, ...]:
         """Render the SQL."""
         # Not TABLESPACE behind the table: the setting holds for its indexes as well.
         place = () if self.tablespace is None else _in_tablespace(self.tablespace, self.table)
@@ -78,7 +85,7 @@ class CreateMonth(Action):
             f"        CHECK ({key} >= {self.keys.start} AND {key} < {self.keys.end})\n"
             f")"
         )
-        return (Step((*place, create, attach(self.table, self.partition, self.keys))),)
+        return (SqlStep((*place, create, attach(self.table, self.partition, self.keys))),)
 
     def inverse(self) -> Action:
         """Detach it; it is not dropped at once, for it may have rows by now."""
@@ -102,16 +109,18 @@ class AttachPartition(Action):
         """What is done, in a few words."""
         return f"attach {self.partition}"
 
-    def steps(self) -> tuple[Step, ...]:
+    def steps(self) -> tuple[SqlStep, ...]:
         """Render the SQL."""
         # What DETACH CONCURRENTLY left has served ATTACH by then; the lock on the partition is ATTACH's.
         leave = (
-            (block(drop_leftovers(self.table, self.partition)),) if isinstance(self.bound, ValueList) else ()
+            (do_block(drop_leftover_checks(self.table, self.partition)),)
+            if isinstance(self.bound, ValueList)
+            else ()
         )
         return (
             # Before that, for a valid CHECK scans the table.
-            Step((block(adopt(self.table, self.partition)),)),
-            Step((attach(self.table, self.partition, self.bound), *leave, unmark(self.partition))),
+            SqlStep((do_block(add_missing_checks(self.table, self.partition)),)),
+            SqlStep((attach(self.table, self.partition, self.bound), *leave, clear_mark(self.partition))),
         )
 
     def inverse(self) -> Action:
@@ -139,18 +148,18 @@ class DetachPartition(Action):
         """What is done, in a few words."""
         return f"detach {self.partition}"
 
-    def steps(self) -> tuple[Step, ...]:
+    def steps(self) -> tuple[SqlStep, ...]:
         """Render the SQL."""
-        mark = Mark(State.DETACHED, self.table, render_bound(self.bound), self.at)
+        mark = DetachedMark(DetachedState.DETACHED, self.table, render_bound(self.bound), self.at)
         parent, child = identifier(self.table), identifier(self.partition)
         if not self.concurrently:
             plain = f"ALTER TABLE {parent} DETACH PARTITION {child}"
-            return (Step((mark.on(self.partition), plain)),)
+            return (SqlStep((mark.on(self.partition), plain)),)
         return (
-            Step((mark.on(self.partition),)),
-            Step(
+            SqlStep((mark.on(self.partition),)),
+            SqlStep(
                 (f"ALTER TABLE {parent} DETACH PARTITION {child} CONCURRENTLY",),
-                way=Way.ALONE,
+                mode=ExecutionMode.AUTOCOMMIT,
                 done=is_detached(self.partition),
                 cleanup=(_finalize_if_pending(self.table, self.partition),),
             ),
@@ -162,37 +171,42 @@ class DetachPartition(Action):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FinishDetach(Action):
+class FinalizeDetach(Action):
     """Finish a DETACH CONCURRENTLY that was cut off: until then its rows are in no query of the parent.
 
     Parameters:
-        lacked: the CHECKs that the parent has got meanwhile. PostgreSQL 18 refuses to go on with them, so the
-            parent is without them for that moment, under ACCESS EXCLUSIVE.
+        missing: the CHECKs that the parent has got meanwhile. PostgreSQL 18 refuses to go on with them, so
+            the parent is without them for that moment, under ACCESS EXCLUSIVE.
     """
 
     partition: str
     bound: Bound
     at: datetime
-    lacked: tuple[ParentCheck, ...] = ()
+    missing: tuple[ParentCheck, ...] = ()
 
     @property
     def summary(self) -> str:
         """What is done, in a few words."""
         return f"finish pending detach of {self.partition}"
 
-    def steps(self) -> tuple[Step, ...]:
+    def steps(self) -> tuple[SqlStep, ...]:
         """Render the SQL."""
-        mark = Mark(State.DETACHED, self.table, render_bound(self.bound), self.at)
+        mark = DetachedMark(DetachedState.DETACHED, self.table, render_bound(self.bound), self.at)
         end, done = finalize(self.table, self.partition), is_detached(self.partition)
-        if not self.lacked:
-            return (Step((mark.on(self.partition),)), Step((end,), way=Way.ALONE, done=done))
-        without = block(finalize_without(self.table, self.partition, end))
+        if not self.missing:
+            return (
+                SqlStep((mark.on(self.partition),)),
+                SqlStep((end,), mode=ExecutionMode.AUTOCOMMIT, done=done),
+            )
+        without = do_block(finalize_without_checks(self.table, self.partition, end))
         return (
-            Step((mark.on(self.partition),)),
-            Step((without,), way=Way.EXCLUSIVE, done=done),
+            SqlStep((mark.on(self.partition),)),
+            SqlStep((without,), mode=ExecutionMode.EXCLUSIVE, done=done),
             *(
-                Step((f"ALTER TABLE {identifier(self.table)} VALIDATE CONSTRAINT {identifier(check.name)}",))
-                for check in self.lacked
+                SqlStep(
+                    (f"ALTER TABLE {identifier(self.table)} VALIDATE CONSTRAINT {identifier(check.name)}",)
+                )
+                for check in self.missing
                 if check.valid
             ),
         )
@@ -203,20 +217,20 @@ class FinishDetach(Action):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AdoptChecks(Action):
-    """Give a table that waits, detached, the CHECKs that its partitioned table has got meanwhile."""
+class AddMissingChecks(Action):
+    """Add to a detached table the CHECKs that its partitioned table has got meanwhile."""
 
     partition: str
-    lacked: tuple[ParentCheck, ...]
+    missing: tuple[ParentCheck, ...]
 
     @property
     def summary(self) -> str:
         """What is done, in a few words."""
-        return f"{self.partition}: add {', '.join(check.name for check in self.lacked)}"
+        return f"{self.partition}: add {', '.join(check.name for check in self.missing)}"
 
-    def steps(self) -> tuple[Step, ...]:
+    def steps(self) -> tuple[SqlStep, ...]:
         """Render the SQL."""
-        return (Step((block(adopt(self.table, self.partition)),)),)
+        return (SqlStep((do_block(add_missing_checks(self.table, self.partition)),)),)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -233,26 +247,26 @@ class DropTable(Action):
         """What is done, in a few words."""
         return f"drop {self.partition}"
 
-    def steps(self) -> tuple[Step, ...]:
+    def steps(self) -> tuple[SqlStep, ...]:
         """Render the SQL."""
         name = identifier(self.partition)
         is_attached = f"EXISTS (SELECT FROM pg_inherits WHERE inhrelid = {regclass(self.partition)})"
-        look = block(refuse_if(is_attached, f"{self.partition} is attached again: it was not dropped"))
-        return (Step((f"LOCK TABLE {name} IN ACCESS EXCLUSIVE MODE", look, f"DROP TABLE {name}")),)
+        look = do_block(raise_if(is_attached, f"{self.partition} is attached again: it was not dropped"))
+        return (SqlStep((f"LOCK TABLE {name} IN ACCESS EXCLUSIVE MODE", look, f"DROP TABLE {name}")),)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Analyze(Action):
-    """Let PostgreSQL know a partitioned table as a whole: autovacuum analyzes its partitions only."""
+    """Analyze a partitioned table as a whole: autovacuum analyzes its partitions only."""
 
     @property
     def summary(self) -> str:
         """What is done, in a few words."""
         return "analyze"
 
-    def steps(self) -> tuple[Step, ...]:
+    def steps(self) -> tuple[SqlStep, ...]:
         """Render the SQL."""
-        return (Step((f"ANALYZE {identifier(self.table)}",), way=Way.ALONE),)
+        return (SqlStep((f"ANALYZE {identifier(self.table)}",), mode=ExecutionMode.AUTOCOMMIT),)
 
 
 def _in_tablespace(name: str, table: str) -> tuple[str, ...]:
@@ -262,9 +276,9 @@ def _in_tablespace(name: str, table: str) -> tuple[str, ...]:
     grant = f"GRANT CREATE ON TABLESPACE {space} TO the owner of {table}"
     create = f"there is no tablespace {name}: CREATE TABLESPACE {space} LOCATION '...', and {grant}"
     return (
-        block(
-            refuse_if(missing, create),
-            refuse_if(f"NOT has_tablespace_privilege({named}, 'CREATE')", f"no right to {name}: {grant}"),
+        do_block(
+            raise_if(missing, create),
+            raise_if(f"NOT has_tablespace_privilege({named}, 'CREATE')", f"no right to {name}: {grant}"),
         ),
         f"SET LOCAL default_tablespace = {named}",
     )
@@ -295,4 +309,4 @@ def finalize(table: str, partition: str) -> str:
 
 def _finalize_if_pending(table: str, partition: str) -> str:
     pending = f"SELECT FROM pg_inherits WHERE inhrelid = {regclass(partition)} AND inhdetachpending"
-    return block(f"IF EXISTS ({pending}) THEN\n        {finalize(table, partition)};\n    END IF")
+    return do_block(f"IF EXISTS ({pending}) THEN\n        {finalize(table, partition)};\n    END IF")

@@ -1,11 +1,96 @@
-"""The bounds of partitions: read as PostgreSQL prints them, written as it reads them."""
+"""The bounds of partitions: calendar months in UTC with their keys, key ranges, lists of values."""
 
 import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from partitions.errors import UnknownBound
-from partitions.months import KeyRange
 from partitions.sql import value_list
+
+KeyAt = Callable[[datetime], int]
+"""Returns the smallest key of an instant; it must rise with time. ValueError is before the first key."""
+
+_TEXT = re.compile(r"(\d{4})-(0[1-9]|1[0-2])")
+
+
+@dataclass(frozen=True, order=True, slots=True)
+class KeyRange:
+    """Keys from `start` (in it) to `end` (not in it)."""
+
+    start: int
+    end: int
+
+    def overlaps(self, other: "KeyRange") -> bool:
+        """Return whether some key is in both."""
+        return self.start < other.end and other.start < self.end
+
+    def covers(self, other: "KeyRange") -> bool:
+        """Return whether every key of `other` is in this one."""
+        return self.start <= other.start and other.end <= self.end
+
+
+@dataclass(frozen=True, order=True, slots=True)
+class Month:
+    """A calendar month in UTC; months compare as time does."""
+
+    year: int
+    number: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.number <= 12:
+            raise ValueError(f"month {self.number} is not between 1 and 12")
+
+    def __str__(self) -> str:
+        return f"{self.year:04}-{self.number:02}"
+
+    @classmethod
+    def of(cls, instant: datetime) -> "Month":
+        """Return the month of an instant, which must have a time zone."""
+        if instant.tzinfo is None:
+            raise ValueError(f"{instant} has no time zone")
+        in_utc = instant.astimezone(UTC)
+        return cls(in_utc.year, in_utc.month)
+
+    @classmethod
+    def parse(cls, text: str) -> "Month":
+        """Read `2026-11`."""
+        found = _TEXT.fullmatch(text)
+        if found is None:
+            raise ValueError(f"{text!r} is not a month: write it like 2026-11")
+        return cls(int(found[1]), int(found[2]))
+
+    @property
+    def start(self) -> datetime:
+        """The first instant of the month."""
+        return datetime(self.year, self.number, 1, tzinfo=UTC)
+
+    @property
+    def next(self) -> "Month":
+        """The month after this one."""
+        return self.later(1)
+
+    @property
+    def previous(self) -> "Month":
+        """The month before this one."""
+        return self.later(-1)
+
+    def later(self, months: int) -> "Month":
+        """Return the month that comes so many months later (earlier, when negative)."""
+        years, index = divmod(self.number - 1 + months, 12)
+        return Month(self.year + years, index + 1)
+
+    def keys(self, key_at: KeyAt) -> KeyRange:
+        """Return the keys of the month: from its first instant to the next month's."""
+        return KeyRange(key_at(self.start), key_at(self.next.start))
+
+
+def months_through(first: Month, last: Month) -> Iterator[Month]:
+    """Return every month from `first` to `last`, both included."""
+    month = first
+    while month <= last:
+        yield month
+        month = month.next
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,13 +5,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from partitions.bounds import ValueList
-from partitions.catalog import Catalog, LoneTable, PartitionedTable
-from partitions.errors import PartitionOverlap, way_out_of_default
-from partitions.marks import State
-from partitions.months import Month, months_through
-from partitions.plan import is_stale
-from partitions.plan_months import stands
+from partitions.bounds import Month, ValueList, months_through
+from partitions.catalog import Catalog, PartitionedTable
+from partitions.detached import DetachedState, DetachedTable
+from partitions.errors import PartitionOverlap, default_partition_fix
+from partitions.plan import is_month_covered, is_stale
 from partitions.policy import ListPartitions, MonthlyRange, Policy, validated
 
 
@@ -27,7 +25,7 @@ class Remedy(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class PartitionFinding:
     """Something that differs from the policy, and how it is mended."""
 
     table: str
@@ -40,15 +38,15 @@ class Finding:
 APPLY = "apply the policies"
 
 
-def check(policies: Iterable[Policy], catalog: Catalog, now: datetime) -> list[Finding]:
-    """List what differs between the policies and what stands. It reads no rows; see `deep` for those.
+def check(policies: Iterable[Policy], catalog: Catalog, now: datetime) -> list[PartitionFinding]:
+    """List what differs between the policies and what stands. It reads no rows; see `row_checks` for those.
 
     Parameters:
         policies: what is wanted.
         catalog: what stands; it has every table of the policies.
         now: the current instant, with a time zone.
     """
-    findings: list[Finding] = []
+    findings: list[PartitionFinding] = []
     for policy in validated(policies):
         table = catalog[policy.table]
         match policy:
@@ -58,34 +56,40 @@ def check(policies: Iterable[Policy], catalog: Catalog, now: datetime) -> list[F
                 findings.extend(_check_months(policy, table, Month.of(now)))
         findings.extend(_check_partitions(table))
         findings.extend(_check_indexes(table))
-        findings.extend(finding for lone in table.lone for finding in _check_lone(policy, table, lone))
+        findings.extend(
+            finding for detached in table.detached for finding in _check_detached(policy, table, detached)
+        )
         if is_stale(table, policy.analyze_every, now):
             findings.append(_not_analyzed(table))
     return findings
 
 
-def _not_analyzed(table: PartitionedTable) -> Finding:
+def _not_analyzed(table: PartitionedTable) -> PartitionFinding:
     when = "was never analyzed" if table.analyzed_at is None else f"was analyzed {table.analyzed_at:%Y-%m-%d}"
-    return Finding(table.name, "", f"the table as a whole {when}; autovacuum does not", APPLY, Remedy.APPLY)
+    return PartitionFinding(
+        table.name, "", f"the table as a whole {when}; autovacuum does not", APPLY, Remedy.APPLY
+    )
 
 
-def _check_groups(policy: ListPartitions, table: PartitionedTable) -> Iterator[Finding]:
+def _check_groups(policy: ListPartitions, table: PartitionedTable) -> Iterator[PartitionFinding]:
     for name, values in policy.groups.items():
         partition = table.partition(name)
         if partition is None:
-            yield Finding(
+            yield PartitionFinding(
                 table.name, name, "the partition is missing", "migrate the database", Remedy.MIGRATE
             )
             continue
         if partition.bound != ValueList(values):
             fix = f"{APPLY}, which adds values; split and merge move them"
-            yield Finding(table.name, name, _difference(values, partition.bound), fix, Remedy.APPLY)
+            yield PartitionFinding(table.name, name, _difference(values, partition.bound), fix, Remedy.APPLY)
         for index in sorted(policy.indexes.get(name, {}).keys() - partition.indexes):
-            yield Finding(table.name, name, f"the index {index} is missing", APPLY, Remedy.APPLY)
+            yield PartitionFinding(table.name, name, f"the index {index} is missing", APPLY, Remedy.APPLY)
     for partition in table.partitions:
         if partition.name not in policy.groups and partition != table.default:
             fix = "declare it, or merge it into another"
-            yield Finding(table.name, partition.name, "no policy names this partition", fix, Remedy.MERGE)
+            yield PartitionFinding(
+                table.name, partition.name, "no policy names this partition", fix, Remedy.MERGE
+            )
 
 
 def _difference(wanted: frozenset[str], found: object) -> str:
@@ -96,61 +100,71 @@ def _difference(wanted: frozenset[str], found: object) -> str:
     return "its bound " + ", ".join(lacks + extra)
 
 
-def _check_months(policy: MonthlyRange, table: PartitionedTable, current: Month) -> Iterator[Finding]:
+def _check_months(
+    policy: MonthlyRange, table: PartitionedTable, current: Month
+) -> Iterator[PartitionFinding]:
     for month in months_through(current, current.later(policy.months_ahead)):
         name = policy.partition_of(month)
         try:
-            if not stands(table.name, table.ranges(), month, policy.keys_of(month)):
-                yield Finding(table.name, name, f"{month} is missing", APPLY, Remedy.APPLY)
+            if not is_month_covered(table.name, table.ranges(), month, policy.keys_of(month)):
+                yield PartitionFinding(table.name, name, f"{month} is missing", APPLY, Remedy.APPLY)
         except PartitionOverlap as overlap:
             fault = f"it covers a part of {month} only"
-            yield Finding(
+            yield PartitionFinding(
                 table.name, overlap.partition, fault, "detach it, once its rows are elsewhere", Remedy.DETACH
             )
 
 
-def _check_partitions(table: PartitionedTable) -> Iterator[Finding]:
+def _check_partitions(table: PartitionedTable) -> Iterator[PartitionFinding]:
     for partition in table.partitions:
         if partition.detach_pending:
             fault = "its detach was cut off: its rows are in no query of the table"
-            yield Finding(table.name, partition.name, fault, APPLY, Remedy.APPLY)
+            yield PartitionFinding(table.name, partition.name, fault, APPLY, Remedy.APPLY)
             continue
         for name in partition.leftover_checks:
             fault = f"its CHECK {name} was left by a change or a detach, and refuses values of a later one"
-            yield Finding(table.name, partition.name, fault, APPLY, Remedy.APPLY)
+            yield PartitionFinding(table.name, partition.name, fault, APPLY, Remedy.APPLY)
     if table.default is not None:
         fault = f"a DEFAULT partition stops every attach and detach; {table.default.rows or 'no known'} rows"
-        fix = way_out_of_default(table.name, table.default.name)
-        yield Finding(table.name, table.default.name, fault, fix)
+        fix = default_partition_fix(table.name, table.default.name)
+        yield PartitionFinding(table.name, table.default.name, fault, fix)
 
 
-def _check_lone(policy: Policy, table: PartitionedTable, lone: LoneTable) -> Iterator[Finding]:
-    if lone.mark is not None and lone.mark.state is State.DETACHED:
-        for lacked in lone.lacked_checks:
-            fault = f"it lacks the CHECK {lacked.name}, which its table got after it was detached"
-            yield Finding(table.name, lone.name, fault, APPLY, Remedy.APPLY)
-    match lone.mark:
+def _check_detached(
+    policy: Policy, table: PartitionedTable, detached: DetachedTable
+) -> Iterator[PartitionFinding]:
+    if detached.mark is not None and detached.mark.state is DetachedState.DETACHED:
+        for missing in detached.missing_checks:
+            fault = f"it lacks the CHECK {missing.name}, which its table got after it was detached"
+            yield PartitionFinding(table.name, detached.name, fault, APPLY, Remedy.APPLY)
+    match detached.mark:
         case None:
             fault = "it looks like a partition, and is none"
-            yield Finding(table.name, lone.name, fault, "attach it by hand, rename it, or drop it")
-        case mark if mark.state is State.PREPARED:
-            yield Finding(
+            yield PartitionFinding(
+                table.name, detached.name, fault, "attach it by hand, rename it, or drop it"
+            )
+        case mark if mark.state is DetachedState.PREPARED:
+            yield PartitionFinding(
                 table.name,
-                lone.name,
+                detached.name,
                 "it was to become a partition: a run was killed",
                 APPLY,
                 Remedy.APPLY,
             )
         case mark if isinstance(policy, ListPartitions) or policy.retention is None:
             fault = f"it was detached {mark.at:%Y-%m-%d %H:%M}, and nothing will drop it"
-            yield Finding(table.name, lone.name, fault, "attach it again, or drop it", Remedy.ATTACH_OR_DROP)
+            yield PartitionFinding(
+                table.name, detached.name, fault, "attach it again, or drop it", Remedy.ATTACH_OR_DROP
+            )
 
 
-def _check_indexes(table: PartitionedTable) -> Iterator[Finding]:
+def _check_indexes(table: PartitionedTable) -> Iterator[PartitionFinding]:
     for partition in table.partitions:
         for index in sorted(partition.invalid_indexes):
-            yield Finding(table.name, partition.name, f"the index {index} is invalid", APPLY, Remedy.APPLY)
+            yield PartitionFinding(
+                table.name, partition.name, f"the index {index} is invalid", APPLY, Remedy.APPLY
+            )
     for whole in table.indexes:
         if not whole.valid:
             fault = f"the index {whole.name} is not on every partition"
-            yield Finding(table.name, "", fault, APPLY, Remedy.APPLY)
+            yield PartitionFinding(table.name, "", fault, APPLY, Remedy.APPLY)

@@ -46,7 +46,7 @@ def predicate_sql(index: str) -> str:
 def same_predicates(
     table: str, schema: str | None, wanted: str, candidates: str, *, setting: str, may_lack: bool
 ) -> str:
-    """Render a statement for `block` that finds which predicates say the same as `wanted`.
+    """Render a statement for `do_block` that finds which predicates say the same as `wanted`.
 
     Parameters:
         table: the table.
@@ -88,7 +88,7 @@ def same_predicates(
 
 
 def refuse_other(index: str, table: str, schema: str | None, definition: str, *, unique: bool) -> str:
-    """Render a statement for `block` that refuses an index of the name which has another definition."""
+    """Render a statement for `do_block` that refuses an index of the name which has another definition."""
     # LIKE gives columns of the same types; the name, for a predicate may say it in front of a column.
     probe = qualified(table, "pg_temp")
     kind = "UNIQUE INDEX" if unique else "INDEX"

@@ -1,4 +1,4 @@
-"""What can be wrong with partitions, each fault with its facts."""
+"""The errors of this package, each with its facts."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -94,7 +94,7 @@ class RetentionShorterThanGrace(PolicyError):
         )
 
 
-class TwoPolicies(PolicyError):
+class DuplicatePolicy(PolicyError):
     """Two policies are about one table."""
 
     def __init__(self, table: str) -> None:
@@ -112,7 +112,7 @@ class MonthWithoutKeys(PartitionError):
 
 
 class ClockDiffers(PartitionError):
-    """This machine and the server do not agree what time it is: months would come, and leave, by mistake."""
+    """The clocks of this machine and the server differ: months would come, and leave, by mistake."""
 
     def __init__(self, here: datetime, there: datetime) -> None:
         self.here = here
@@ -123,7 +123,7 @@ class ClockDiffers(PartitionError):
         )
 
 
-class NameTaken(PartitionError):
+class PartitionNameTaken(PartitionError):
     """A table that is no partition has the name that a partition needs."""
 
     def __init__(self, table: str, name: str) -> None:
@@ -135,8 +135,8 @@ class NameTaken(PartitionError):
         )
 
 
-class DefaultInTheWay(PartitionError):
-    """With a DEFAULT partition nothing can be attached or detached without stopping everybody."""
+class DefaultPartitionBlocks(PartitionError):
+    """With a DEFAULT partition nothing can be attached or detached without blocking every query."""
 
     def __init__(self, table: str, partition: str, rows: int | None) -> None:
         self.table = table
@@ -145,23 +145,23 @@ class DefaultInTheWay(PartitionError):
         known = "an unknown number of" if rows is None else f"about {rows}"
         super().__init__(
             f"{table}: the DEFAULT partition {partition} holds {known} rows; ATTACH would scan them under "
-            f"ACCESS EXCLUSIVE, and DETACH CONCURRENTLY is refused: {way_out_of_default(table, partition)}"
+            f"ACCESS EXCLUSIVE, and DETACH CONCURRENTLY is refused: {default_partition_fix(table, partition)}"
         )
 
 
-def way_out_of_default(table: str, partition: str) -> str:
-    """Tell how to be rid of a DEFAULT partition that has rows."""
+def default_partition_fix(table: str, partition: str) -> str:
+    """Return the way to remove a DEFAULT partition that has rows."""
     return (
         f"ALTER TABLE {table} DETACH PARTITION {partition}; then apply the policies (from an earlier month "
         f"on for older rows); then INSERT INTO {table} SELECT * FROM {partition}, in no query meanwhile"
     )
 
 
-class Refused(PartitionError):
+class ManualChangeRefused(PartitionError):
     """What a person asked for cannot be done to what stands; nothing was changed."""
 
 
-class NoSuchPartition(Refused):
+class NoSuchPartition(ManualChangeRefused):
     """The table has no partition, and no table beside it, of that name."""
 
     def __init__(self, table: str, name: str, there: Sequence[str]) -> None:
@@ -170,7 +170,7 @@ class NoSuchPartition(Refused):
         super().__init__(f"{table} has no {name}; there are {', '.join(there) or 'none'}")
 
 
-class NoSuchTable(Refused):
+class NoSuchTable(ManualChangeRefused):
     """A person named a table that has no partitions to change, or none of that kind."""
 
     def __init__(self, table: str, kind: str, there: Sequence[str]) -> None:
@@ -178,7 +178,7 @@ class NoSuchTable(Refused):
         super().__init__(f"{table} is no table that is partitioned{kind}; there are {', '.join(there)}")
 
 
-class BadName(Refused):
+class InvalidPartitionName(ManualChangeRefused):
     """A name that would have to be quoted for ever after."""
 
     def __init__(self, name: str) -> None:
@@ -188,7 +188,7 @@ class BadName(Refused):
         )
 
 
-class ValueHeld(Refused):
+class ValueHeld(ManualChangeRefused):
     """A value is to be added that a partition takes already."""
 
     def __init__(self, table: str, value: str, partition: str) -> None:
@@ -201,7 +201,7 @@ class ValueHeld(Refused):
         )
 
 
-class SamePartition(Refused):
+class SamePartition(ManualChangeRefused):
     """A partition is to be merged into itself."""
 
     def __init__(self, partition: str) -> None:
@@ -209,7 +209,7 @@ class SamePartition(Refused):
         super().__init__(f"{partition} cannot be merged into itself: name two partitions")
 
 
-class IndexExists(Refused):
+class IndexExists(ManualChangeRefused):
     """The table has an index of that name, perhaps another one."""
 
     def __init__(self, table: str, index: str, *, valid: bool) -> None:
@@ -219,20 +219,20 @@ class IndexExists(Refused):
         super().__init__(f"{table} has an index {index} already: {way}, or drop it")
 
 
-class TooManyRows(Refused):
-    """More rows would have to move, while everybody waits, than the caller allowed."""
+class TooManyRows(ManualChangeRefused):
+    """More rows would have to move, while every query waits, than the caller allowed."""
 
     def __init__(self, partition: str, *, rows: int, max_rows: int) -> None:
         self.partition = partition
         self.rows = rows
         self.max_rows = max_rows
         super().__init__(
-            f"{partition}: {rows} rows would move while everybody waits, and {max_rows} are allowed: "
+            f"{partition}: {rows} rows would move while every query waits, and {max_rows} are allowed: "
             f"do it when there are fewer, or allow {rows}"
         )
 
 
-class NotDroppable(Refused):
+class NotDroppable(ManualChangeRefused):
     """A table may be dropped only when it was detached, and only after the delay."""
 
     def __init__(self, name: str, reason: str) -> None:
@@ -257,14 +257,14 @@ class Blocker:
         return f"{who}, {self.state} for {self.seconds:.0f} s: {self.query}"
 
 
-class Occupied(PartitionError):
+class PartitionsBusy(PartitionError):
     """Another session changes the partitions of this database."""
 
     def __init__(self, holders: Sequence[Blocker], *, waited_seconds: float) -> None:
         self.holders = tuple(holders)
         who = "; ".join(map(str, holders)) or "a session that has ended by now"
         super().__init__(
-            f"somebody else changes the partitions of this database, waited {waited_seconds:g} s for {who}"
+            f"another session changes the partitions of this database, waited {waited_seconds:g} s for {who}"
         )
 
 
@@ -283,7 +283,7 @@ class ActionBlocked(ActionFailed):
     def __init__(self, action: str, reason: str, *, attempts: int, blockers: Sequence[Blocker]) -> None:
         self.attempts = attempts
         self.blockers = tuple(blockers)
-        who = "; ".join(map(str, blockers)) or "nobody that was seen"
+        who = "; ".join(map(str, blockers)) or "no session that was seen"
         super().__init__(action, f"{reason}; gave up after {attempts} attempts, blocked by {who}")
 
 
@@ -318,3 +318,88 @@ class ArchiveBatchFailed(PartitionError):
         self.live = live
         self.reason = reason
         super().__init__(f"{live}: a batch was rolled back: {reason}")
+
+
+class OnlineChangeRefused(PartitionError):
+    """PostgreSQL refused a step; its transaction was rolled back, and the steps before it stay."""
+
+    def __init__(self, table: str, step: str, reason: str) -> None:
+        self.table = table
+        self.step = step
+        self.reason = reason
+        super().__init__(f"{table}: {step}: {reason}; mend that and run the change again, it resumes here")
+
+
+class PreconditionFailed(PartitionError):
+    """What a part of a change needs does not hold, or it was asked for too early; nothing was done."""
+
+    def __init__(self, table: str, wanted: str, otherwise: str) -> None:
+        self.table = table
+        self.wanted = wanted
+        self.otherwise = otherwise
+        super().__init__(f"{table}: {wanted}: nothing was done: {otherwise}")
+
+
+class ObjectNameTaken(PartitionError):
+    """What a change makes would have a name that another object has; nothing was done."""
+
+    def __init__(self, table: str, change: str, found: str) -> None:
+        self.table = table
+        self.change = change
+        self.found = found
+        super().__init__(
+            f"{table}: {change}: nothing was done: the name is taken by {found}: give another name"
+        )
+
+
+class TableLocked(PartitionError):
+    """A lock was not free in any attempt; nothing of the step was done."""
+
+    def __init__(self, table: str, step: str, *, attempts: int, holders: Sequence[Blocker]) -> None:
+        self.table = table
+        self.step = step
+        self.attempts = attempts
+        self.holders = tuple(holders)
+        by = "; ".join(map(str, holders)) or "no session that is still there"
+        super().__init__(f"{table}: {step}: no lock in {attempts} attempts; in the way: {by}")
+
+
+class NoSuchColumn(PartitionError):
+    """The column that is to be changed is absent."""
+
+    def __init__(self, table: str, column: str) -> None:
+        self.table = table
+        self.column = column
+        super().__init__(f"{table} has no column {column}")
+
+
+class ColumnInUse(PartitionError):
+    """Views, policies, indexes, constraints and the like use a column, and would be lost with it."""
+
+    def __init__(self, table: str, column: str, users: Collection[str]) -> None:
+        self.table = table
+        self.column = column
+        self.users = tuple(users)
+        super().__init__(
+            f"{table}.{column} is used by {', '.join(users)}, which a swap of columns would lose: "
+            f"drop them first and build them on the new column before the swap"
+        )
+
+
+class TriggersUnsupported(PartitionError):
+    """Citus refuses triggers, so that the database cannot keep the new column itself."""
+
+    def __init__(self, table: str) -> None:
+        self.table = table
+        super().__init__(
+            f"{table}: Citus refuses triggers: let the application write both columns first, "
+            f"then plan with dual_write='application'"
+        )
+
+
+class NoPrimaryKey(PartitionError):
+    """A table without a primary key cannot be gone through in batches that resume."""
+
+    def __init__(self, table: str) -> None:
+        self.table = table
+        super().__init__(f"{table} has no primary key: a backfill needs one to resume")

@@ -4,25 +4,24 @@ CREATE INDEX CONCURRENTLY is refused on a partitioned table (0A000): the parent'
 invalid, each partition's concurrently, and attached; with the last one the parent's becomes valid.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 
 from partitions.actions import Action
 from partitions.deparse import refuse_other
 from partitions.sql import cut, identifier, literal, object_name, qualified, regclass
-from partitions.steps import Step, Way, block, refuse_if
+from partitions.steps import ExecutionMode, SqlStep, do_block, raise_if
 
 REINDEX_SUFFIX = "_ccnew"
 """How REINDEX CONCURRENTLY names the index that it builds."""
 
 
 def index_on(partition: str, table: str, index: str) -> str:
-    """Name a partition's part of an index."""
+    """Return the name of a partition's part of an index."""
     return object_name(partition + suffix_of(table, index))
 
 
 def suffix_of(table: str, index: str) -> str:
-    """Give what the names of an index's parts have behind that of their partition."""
+    """Return what the names of an index's parts have behind that of their partition."""
     return "_" + index.removeprefix(f"{table}_")
 
 
@@ -39,9 +38,6 @@ class _IndexAction(Action):
     index: str
     definition: str
     unique: bool = False
-
-    def _as(self, kind: type[Action]) -> Action:
-        return kind(**{each.name: getattr(self, each.name) for each in fields(self) if each.name != "why"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +57,7 @@ class CreateIndex(_IndexAction):
             return f"validate index {self.index}"
         return f"create index {self.index} on {len(self.partitions)} partitions"
 
-    def steps(self) -> tuple[Step, ...]:
+    def steps(self) -> tuple[SqlStep, ...]:
         """Render the SQL."""
         kind = "UNIQUE INDEX" if self.unique else "INDEX"
         on_parent = (
@@ -69,17 +65,17 @@ class CreateIndex(_IndexAction):
             f"    ON ONLY {identifier(self.table)} {self.definition}"
         )
         checks = [refusals(self.index, self.table, self.definition, unique=self.unique)]
-        built: list[Step] = []
+        built: list[SqlStep] = []
         for partition in self.partitions:
             part = index_on(partition, self.table, self.index)
             check, build = build_concurrently(part, partition, self.definition, unique=self.unique)
             attach = f"ALTER INDEX {identifier(self.index)} ATTACH PARTITION {identifier(part)}"
             checks.extend(check.statements)
-            built.extend((build, Step((attach,))))
-        return (Step((*checks, on_parent)), *built, Step((block(self._attach_again()),)))
+            built.extend((build, SqlStep((attach,))))
+        return (SqlStep((*checks, on_parent)), *built, SqlStep((do_block(self._attach_again()),)))
 
     def _attach_again(self) -> str:
-        """Let PostgreSQL look once more whether every partition has it.
+        """Render an ATTACH that makes PostgreSQL look once more whether every partition has the index.
 
         It looks at ATTACH of a part only, not when the partition that lacked one is detached.
         """
@@ -111,9 +107,9 @@ class DropIndex(_IndexAction):
         """What is done, in a few words."""
         return f"drop index {self.index}"
 
-    def steps(self) -> tuple[Step, ...]:
+    def steps(self) -> tuple[SqlStep, ...]:
         """Render the SQL."""
-        return (Step((f"DROP INDEX {identifier(self.index)}",), way=Way.EXCLUSIVE),)
+        return (SqlStep((f"DROP INDEX {identifier(self.index)}",), mode=ExecutionMode.EXCLUSIVE),)
 
     def inverse(self) -> Action:
         """Build it again."""
@@ -131,7 +127,7 @@ class CreatePartitionIndex(_IndexAction):
         """What is done, in a few words."""
         return f"create index {self.index} on {self.partition}"
 
-    def steps(self) -> tuple[Step, ...]:
+    def steps(self) -> tuple[SqlStep, ...]:
         """Render the SQL."""
         return build_concurrently(self.index, self.partition, self.definition, unique=self.unique)
 
@@ -151,7 +147,7 @@ class DropPartitionIndex(_IndexAction):
         """What is done, in a few words."""
         return f"drop index {self.index}"
 
-    def steps(self) -> tuple[Step, ...]:
+    def steps(self) -> tuple[SqlStep, ...]:
         """Render the SQL."""
         return (drop_concurrently(self.index),)
 
@@ -172,14 +168,14 @@ class RepairIndex(Action):
         """What is done, in a few words."""
         return f"rebuild invalid index {self.index}"
 
-    def steps(self) -> tuple[Step, ...]:
+    def steps(self) -> tuple[SqlStep, ...]:
         """Render the SQL."""
         # PostgreSQL cuts the name so that the suffix has room.
         leftover = cut(self.index, room_bytes=len(REINDEX_SUFFIX)) + REINDEX_SUFFIX
         return (
-            Step(
+            SqlStep(
                 (f"REINDEX INDEX CONCURRENTLY {identifier(self.index)}",),
-                way=Way.ALONE,
+                mode=ExecutionMode.AUTOCOMMIT,
                 done=is_valid(self.index),
                 cleanup=drop_concurrently(leftover).statements,
             ),
@@ -198,43 +194,24 @@ class DropLeftoverIndex(Action):
         """What is done, in a few words."""
         return f"drop leftover index {self.index}"
 
-    def steps(self) -> tuple[Step, ...]:
+    def steps(self) -> tuple[SqlStep, ...]:
         """Render the SQL."""
         return (drop_concurrently(self.index),)
 
 
-@dataclass(frozen=True, slots=True)
-class TableIndex:
-    """An index of a partitioned table as it stands.
-
-    Parameters:
-        name: its name.
-        definition: as CREATE INDEX has it behind the table's name; read only of an index that is not valid.
-        unique: whether it is UNIQUE.
-        valid: false while a partition lacks it.
-        parts: the index of each partition that is attached to it, by partition.
-    """
-
-    name: str
-    definition: str | None
-    unique: bool
-    valid: bool
-    parts: Mapping[str, str] = field(default_factory=dict)
-
-
 def build_concurrently(
     index: str, table: str, definition: str, *, unique: bool, schema: str | None = None
-) -> tuple[Step, Step]:
+) -> tuple[SqlStep, SqlStep]:
     """Render the check of a name, and the build of an index that stops no writer; what stands stays."""
     kind = "UNIQUE INDEX" if unique else "INDEX"
     return (
-        Step((refusals(index, table, definition, unique=unique, schema=schema),)),
-        Step(
+        SqlStep((refusals(index, table, definition, unique=unique, schema=schema),)),
+        SqlStep(
             (
                 f"CREATE {kind} CONCURRENTLY IF NOT EXISTS {identifier(index)}\n"
                 f"    ON {qualified(table, schema)} {definition}",
             ),
-            way=Way.ALONE,
+            mode=ExecutionMode.AUTOCOMMIT,
             done=is_valid(index, schema),
             # A build that was cut off leaves its index INVALID; IF NOT EXISTS would be content with it.
             cleanup=drop_concurrently(index, schema).statements,
@@ -242,23 +219,25 @@ def build_concurrently(
     )
 
 
-def drop_concurrently(index: str, schema: str | None = None) -> Step:
-    """Render the drop of an index that stops nobody."""
-    return Step((f"DROP INDEX CONCURRENTLY IF EXISTS {qualified(index, schema)}",), way=Way.ALONE)
+def drop_concurrently(index: str, schema: str | None = None) -> SqlStep:
+    """Render a concurrent drop of an index."""
+    return SqlStep(
+        (f"DROP INDEX CONCURRENTLY IF EXISTS {qualified(index, schema)}",), mode=ExecutionMode.AUTOCOMMIT
+    )
 
 
 def refusals(index: str, table: str, definition: str, *, unique: bool, schema: str | None = None) -> str:
     """Render the statement that refuses a name which another relation has, or another index of the table."""
-    return block(
+    return do_block(
         refuse_taken(index, table, schema), refuse_other(index, table, schema, definition, unique=unique)
     )
 
 
 def refuse_taken(index: str, table: str, schema: str | None = None) -> str:
-    """Render a statement for `block`: IF NOT EXISTS is content with any relation that has the name."""
+    """Render a statement for `do_block`: IF NOT EXISTS is content with any relation that has the name."""
     own = f"SELECT FROM pg_index WHERE indexrelid = pg_class.oid AND indrelid = {regclass(table, schema)}"
     taken = f"EXISTS (SELECT FROM pg_class WHERE oid = {regclass(index, schema)} AND NOT EXISTS ({own}))"
-    return refuse_if(taken, f"{index} exists and is no index of {table}: rename it, the index needs the name")
+    return raise_if(taken, f"{index} exists and is no index of {table}: rename it, the index needs the name")
 
 
 def is_valid(index: str, schema: str | None = None) -> str:

@@ -1,25 +1,24 @@
-"""From what is wanted and what stands to what must be done. Pure: no database, no clock."""
+"""The actions that make the tables of a database equal to their policies. Pure: no database, no clock."""
 
 import re
 from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 
-from partitions import plan_months
 from partitions.actions import (
     Action,
-    AdoptChecks,
+    AddMissingChecks,
     Analyze,
     AttachPartition,
     CreateMonth,
     DetachPartition,
     DropTable,
-    FinishDetach,
+    FinalizeDetach,
 )
-from partitions.bounds import ValueList
+from partitions.bounds import KeyRange, Month, ValueList, months_through, parse_bound
 from partitions.catalog import Catalog, PartitionedTable
+from partitions.detached import DetachedState
+from partitions.errors import DefaultPartitionBlocks, MonthWithoutKeys, PartitionNameTaken, PartitionOverlap
 from partitions.indexes import CreateIndex, CreatePartitionIndex, DropLeftoverIndex, RepairIndex
-from partitions.marks import State
-from partitions.months import Month
 from partitions.policy import ListPartitions, MonthlyRange, Policy, validated
 from partitions.regroup import ChangeValues, DropCheck
 
@@ -41,8 +40,8 @@ def plan(
     Raises:
         PolicyError: the policies contradict each other.
         PartitionOverlap: a partition covers a part of a month that is needed.
-        NameTaken: a table that is no partition has the name of a month that is needed.
-        DefaultInTheWay: a month cannot come or go because of a DEFAULT partition.
+        PartitionNameTaken: a table that is no partition has the name of a month that is needed.
+        DefaultPartitionBlocks: a month cannot come or go because of a DEFAULT partition.
     """
     return [
         action
@@ -62,7 +61,7 @@ def _plan_table(
             changes.extend(_missing_values(policy, table))
             changes.extend(_missing_indexes(policy, table))
         case MonthlyRange():
-            changes.extend(plan_months.plan(policy, table, now, since))
+            changes.extend(_plan_months(policy, table, now, since))
     yield from changes
     yield from _indexes(table, changes)
     if is_stale(table, policy.analyze_every, now):
@@ -71,7 +70,7 @@ def _plan_table(
 
 
 def is_stale(table: PartitionedTable, age: timedelta, now: datetime) -> bool:
-    """Tell whether the statistics of a table as a whole are missing or too old."""
+    """Return whether the statistics of a table as a whole are missing or too old."""
     return table.analyzed_at is None or now - table.analyzed_at > age
 
 
@@ -79,26 +78,26 @@ def _after_a_kill(table: PartitionedTable, now: datetime) -> Iterator[Action]:
     why = "left by a killed run"
     for found in table.partitions:
         if found.detach_pending:
-            yield FinishDetach(
+            yield FinalizeDetach(
                 table=table.name,
                 partition=found.name,
                 bound=found.bound,
                 at=now,
-                lacked=found.lacked_checks,
+                missing=found.missing_checks,
                 why=why,
             )
         else:
             for name in found.leftover_checks:
                 yield DropCheck(table=table.name, partition=found.name, name=name, why="refuses later values")
-    for lone in table.lone:
-        if lone.mark is not None and lone.mark.state is State.PREPARED:
-            yield DropTable(table=table.name, partition=lone.name, why=why)
-        elif lone.mark is not None and lone.lacked_checks:
+    for detached in table.detached:
+        if detached.mark is not None and detached.mark.state is DetachedState.PREPARED:
+            yield DropTable(table=table.name, partition=detached.name, why=why)
+        elif detached.mark is not None and detached.missing_checks:
             # Now, not when it is to come back: until then it would take rows that its table refuses.
-            yield AdoptChecks(
+            yield AddMissingChecks(
                 table=table.name,
-                partition=lone.name,
-                lacked=lone.lacked_checks,
+                partition=detached.name,
+                missing=detached.missing_checks,
                 why="its table has them by now",
             )
 
@@ -135,7 +134,7 @@ def _missing_indexes(policy: ListPartitions, table: PartitionedTable) -> Iterato
 
 
 def values_of(table: PartitionedTable, partition: str) -> frozenset[str]:
-    """Give the values of a LIST partition; none when it is absent, being detached, or of another kind."""
+    """Return the values of a LIST partition; none when it is absent, being detached, or of another kind."""
     found = table.partition(partition)
     usable = found is not None and not found.detach_pending
     return found.bound.values if found and usable and isinstance(found.bound, ValueList) else frozenset()
@@ -161,3 +160,134 @@ def _indexes(table: PartitionedTable, changes: list[Action]) -> Iterator[Action]
         for index in sorted(found.invalid_indexes):
             kind = DropLeftoverIndex if _LEFTOVER.search(index) else RepairIndex
             yield kind(table=table.name, partition=found.name, index=index, why="invalid, so never used")
+
+
+def _plan_months(
+    policy: MonthlyRange, table: PartitionedTable, now: datetime, since: Month | None
+) -> Iterator[Action]:
+    """List what makes the months stand that are needed, and takes away those past their retention."""
+    actions = [
+        *_coming(policy, table, now, since),
+        *_going(policy, table, now, since),
+    ]
+    if actions and table.default is not None:
+        raise DefaultPartitionBlocks(table.name, table.default.name, table.default.rows)
+    yield from actions
+    yield from _dropped(policy, table, now, since)
+
+
+def _coming(
+    policy: MonthlyRange, table: PartitionedTable, now: datetime, since: Month | None
+) -> Iterator[Action]:
+    current, existing = Month.of(now), table.ranges()
+    needed = min(current, since or current)
+    detached = _detached_by_then(table)
+    for month in months_through(
+        _first_month(policy, existing, needed, current), current.later(policy.months_ahead)
+    ):
+        keys, name = policy.keys_of(month), policy.partition_of(month)
+        if is_month_covered(policy.table, existing, month, keys):
+            continue
+        why = _why(month, current, since)
+        if name not in detached:
+            yield CreateMonth(
+                table=policy.table,
+                partition=name,
+                key=policy.key,
+                month=month,
+                keys=keys,
+                at=now,
+                tablespace=policy.tablespace,
+                why=why,
+            )
+        elif not detached[name]:
+            raise PartitionNameTaken(policy.table, name)
+        elif month >= needed:  # an older one that was detached stays so
+            yield AttachPartition(table=policy.table, partition=name, bound=keys, at=now, why=why)
+
+
+def _detached_by_then(table: PartitionedTable) -> dict[str, bool]:
+    """Return the tables that are detached once pending detaches end, and whether they were partitions."""
+    detached = {
+        found.name: found.mark is not None
+        for found in table.detached
+        if found.mark is None or found.mark.state is DetachedState.DETACHED
+    }
+    return detached | {found.name: True for found in table.partitions if found.detach_pending}
+
+
+def _first_month(policy: MonthlyRange, existing: dict[str, KeyRange], needed: Month, current: Month) -> Month:
+    """Go back to the earliest month that stands, so that a gap left by an idle year is closed."""
+    first, limit = needed, policy.oldest_kept(current)
+    if existing:
+        oldest = min(existing.values()).start
+        while policy.keys_of(first).start > oldest and _begins_after(policy, first.previous, oldest):
+            if limit is not None and first <= limit:
+                break
+            first = first.previous
+    return first
+
+
+def _begins_after(policy: MonthlyRange, month: Month, key: int) -> bool:
+    """Return whether a month has keys, none of them before `key`."""
+    try:
+        return policy.keys_of(month).start >= key
+    except MonthWithoutKeys:  # there is a partition for keys that no instant has
+        return False
+
+
+def is_month_covered(table: str, existing: dict[str, KeyRange], month: Month, keys: KeyRange) -> bool:
+    """Return whether a partition takes the whole month.
+
+    Raises:
+        PartitionOverlap: one takes a part of it.
+    """
+    for name, found in existing.items():
+        if found.covers(keys):
+            return True
+        if found.overlaps(keys):
+            raise PartitionOverlap(table, name, str(month))
+    return False
+
+
+def _going(
+    policy: MonthlyRange, table: PartitionedTable, now: datetime, since: Month | None
+) -> Iterator[Action]:
+    for name, keys in table.ranges().items():
+        if _is_past(policy, keys, now, since):
+            why = f"past the retention of {policy.retention and policy.retention.months} months"
+            yield DetachPartition(table=table.name, partition=name, bound=keys, at=now, why=why)
+
+
+def _dropped(
+    policy: MonthlyRange, table: PartitionedTable, now: datetime, since: Month | None
+) -> Iterator[Action]:
+    """Drop months past the retention when the delay is over; not those that a person detached early."""
+    for detached in table.detached:
+        mark = detached.mark
+        if policy.retention is None or mark is None or mark.state is not DetachedState.DETACHED:
+            continue
+        keys = parse_bound(detached.name, mark.bound)
+        is_past = isinstance(keys, KeyRange) and _is_past(policy, keys, now, since)
+        if is_past and now - mark.at >= policy.retention.drop_delay:
+            yield DropTable(
+                table=table.name, partition=detached.name, why=f"detached {mark.at:%Y-%m-%d %H:%M}"
+            )
+
+
+def _is_past(policy: MonthlyRange, keys: KeyRange, now: datetime, since: Month | None) -> bool:
+    oldest = policy.oldest_kept(Month.of(now))
+    if oldest is None:
+        return False
+    try:
+        return keys.end <= policy.keys_of(min(oldest, since or oldest)).start
+    except MonthWithoutKeys:  # that month is before the first key, and so before every partition
+        return False
+
+
+def _why(month: Month, current: Month, since: Month | None) -> str:
+    if month > current:
+        return "to stand ready"
+    if month == current:
+        return "current month"
+    return "finished orders wait for it" if since and month >= since else "gap between months"

@@ -1,4 +1,4 @@
-"""How a table is to be partitioned, declared beside the models that use it."""
+"""How a table is to be partitioned and archived, declared beside the models that use it."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -6,16 +6,16 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import combinations
 
+from partitions.bounds import KeyAt, KeyRange, Month
 from partitions.errors import (
+    DuplicatePolicy,
     EmptyGroup,
     MonthWithoutKeys,
     NameTooLong,
     NegativeMonths,
     RetentionShorterThanGrace,
-    TwoPolicies,
     ValueInTwoGroups,
 )
-from partitions.months import KeyAt, KeyRange, Month
 from partitions.sql import cut
 
 SHORTEST_MONTH_DAYS = 28
@@ -120,7 +120,7 @@ class MonthlyRange:
         _refuse_long(self.table, self.partition_of(Month(2024, 1)))
 
     def keys_of(self, month: Month) -> KeyRange:
-        """Give the keys of a month.
+        """Return the keys of a month.
 
         Raises:
             MonthWithoutKeys: there are none so early, or so late.
@@ -131,11 +131,11 @@ class MonthlyRange:
             raise MonthWithoutKeys(self.table, str(month), str(fault)) from fault
 
     def partition_of(self, month: Month) -> str:
-        """Name a month's partition, as in `orders_archive_2026_11`."""
+        """Return the name of a month's partition, as in `orders_archive_2026_11`."""
         return f"{self.table}_{month.year:04}_{month.number:02}"
 
     def oldest_kept(self, current: Month) -> Month | None:
-        """Give the oldest month that stays; None when all do."""
+        """Return the oldest month that stays; None when all do."""
         return None if self.retention is None else current.later(-self.retention.months)
 
 
@@ -148,13 +148,49 @@ def _refuse_long(table: str, partition: str) -> None:
 
 
 def validated(policies: Iterable[Policy]) -> tuple[Policy, ...]:
-    """Give policies that do not contradict each other.
+    """Return policies that do not contradict each other.
 
     Raises:
-        TwoPolicies: two are about the same table.
+        DuplicatePolicy: two are about the same table.
     """
     found = tuple(policies)
     for table, count in Counter(policy.table for policy in found).items():
         if count > 1:
-            raise TwoPolicies(table)
+            raise DuplicatePolicy(table)
     return found
+
+
+@dataclass(frozen=True)
+class ArchivePolicy:
+    """Which rows leave which live table for which archive, and what travels with them.
+
+    Parameters:
+        live: the table, or the partition, that holds finished rows.
+        archive: the table that takes them; it has the same columns.
+        key: the integer key that all these tables share; it rises with time.
+        finished_at: the column of the time when a row was finished.
+        grace: how long a finished row stays live.
+        children: the archive of each table whose rows travel along, by live table.
+        unless_exists: tables that must hold no row of the key: work on it is still owed.
+        partition_of: the table that `live` is a partition of; None when it is none. A row of a child belongs
+            to a row of this table.
+    """
+
+    live: str
+    archive: str
+    key: str
+    finished_at: str
+    grace: timedelta
+    children: Mapping[str, str] = field(default_factory=dict)
+    unless_exists: tuple[str, ...] = ()
+    partition_of: str | None = None
+
+    @property
+    def tree(self) -> str:
+        """The table of all live rows, finished or not."""
+        return self.partition_of or self.live
+
+    @property
+    def moves(self) -> Mapping[str, str]:
+        """The archive of every table, the live table first."""
+        return {self.live: self.archive, **self.children}

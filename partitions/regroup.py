@@ -2,28 +2,31 @@
 
 PostgreSQL cannot change a bound: the partition is detached and attached again in one short statement, under
 ACCESS EXCLUSIVE on the parent. Everything that can be done before is done before, without that lock, and the
-statement as a whole is bounded (`Way.EXCLUSIVE`): on a time-out nothing has happened, and it is tried again.
+statement as a whole is bounded (`ExecutionMode.EXCLUSIVE`): on a time-out nothing has happened, and it is
+tried again.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from partitions.actions import Action, attach, copy_of
 from partitions.bounds import ValueList, render_bound
-from partitions.leftovers import drop_leftovers
-from partitions.marks import Mark, State, unmark
-from partitions.sql import cut, identifier, literal, value_list
-from partitions.steps import Step, Way, block, refuse_if
+from partitions.check_constraints import (
+    drop_constraint,
+    drop_leftover_checks,
+    drop_regroup_check,
+    regroup_check_name,
+)
+from partitions.detached import DetachedMark, DetachedState, clear_mark
+from partitions.sql import identifier, literal, regclass, value_list
+from partitions.steps import ExecutionMode, SqlStep, do_block, raise_if
 
 Values = frozenset[str]
-
-CHECK_SUFFIX = "_regroup_check"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChangeValues(Action):
-    """Give a partition another list of values; no row moves."""
+    """Change the values of a partition; no row moves."""
 
     key: str
     partition: str
@@ -37,12 +40,14 @@ class ChangeValues(Action):
         removed = [f"remove {value}" for value in sorted(self.before - self.after)]
         return f"{self.partition}: {', '.join(added + removed)}"
 
-    def steps(self) -> tuple[Step, ...]:
+    def steps(self) -> tuple[SqlStep, ...]:
         """Render the SQL."""
         rebind = (
+            save_index_parts(self.partition),
             _detach(self.table, self.partition),
             attach(self.table, self.partition, ValueList(self.after)),
-            drop_leftovers(self.table, self.partition),
+            restore_index_parts(self.partition),
+            drop_leftover_checks(self.table, self.partition),
         )
         if self.before - self.after:
             # A CHECK would refuse the value from its first moment on. ATTACH looks at every row instead,
@@ -50,11 +55,11 @@ class ChangeValues(Action):
             return (_exclusive(*rebind),)
         return (
             *prove(self.key, self.partition, self.after),
-            _exclusive(*rebind, drop_check(self.partition)),
+            _exclusive(*rebind, drop_regroup_check(self.partition)),
         )
 
     def inverse(self) -> Action:
-        """Give it its former values; refused by PostgreSQL when a row has a value that goes."""
+        """Return the change to the former values; PostgreSQL refuses it when a row has a value that goes."""
         return ChangeValues(
             table=self.table, key=self.key, partition=self.partition, before=self.after, after=self.before
         )
@@ -71,7 +76,7 @@ class _Regroup(Action):
         kept: the values that are in `big` throughout.
         moved: the values that move.
         columns: the columns of the table; their order may differ from one partition to another.
-        max_rows: how many rows may move at most, for they move while everybody waits.
+        max_rows: how many rows may move at most, for they move while every query waits.
         indexes: CREATE INDEX statements of the indexes that `small` has beside its parent's.
         at: the current instant.
     """
@@ -90,27 +95,13 @@ class _Regroup(Action):
     def _names(self) -> str:
         return ", ".join(map(identifier, self.columns))
 
-    def _as(self, kind: type["_Regroup"]) -> Action:
-        return kind(
-            table=self.table,
-            key=self.key,
-            big=self.big,
-            small=self.small,
-            kept=self.kept,
-            moved=self.moved,
-            columns=self.columns,
-            max_rows=self.max_rows,
-            at=self.at,
-            indexes=self.indexes,
-        )
-
     def _refuse_many(self, source: str) -> str:
         some = (
             f"SELECT FROM {identifier(source)} WHERE {identifier(self.key)} IN ({value_list(self.moved)}) "
             f"LIMIT {self.max_rows + 1}"
         )
-        message = f"more than {self.max_rows} rows would move from {source} while everybody waits"
-        return refuse_if(f"(SELECT count(*) FROM ({some}) AS moving) > {self.max_rows}", message)
+        message = f"more than {self.max_rows} rows would move from {source} while every query waits"
+        return raise_if(f"(SELECT count(*) FROM ({some}) AS moving) > {self.max_rows}", message)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,32 +113,37 @@ class SplitPartition(_Regroup):
         """What is done, in a few words."""
         return f"split {', '.join(sorted(self.moved))} off {self.big} into {self.small}"
 
-    def steps(self) -> tuple[Step, ...]:
+    def steps(self) -> tuple[SqlStep, ...]:
         """Render the SQL."""
         small, big, values = identifier(self.small), identifier(self.big), value_list(self.moved)
         bound, key = ValueList(self.moved), identifier(self.key)
+        check = identifier(regroup_check_name(self.small))
         return (
-            Step(
+            SqlStep(
                 (
                     f"CREATE TABLE {small} (\n"
                     f"    {copy_of(self.table)},\n"
-                    f"    CONSTRAINT {identifier(check_name(self.small))} CHECK ({key} IN ({values}))\n"
+                    f"    CONSTRAINT {check} CHECK ({key} IN ({values}))\n"
                     f")",
                     *self.indexes,
-                    Mark(State.PREPARED, self.table, render_bound(bound), self.at).on(self.small),
+                    DetachedMark(DetachedState.PREPARED, self.table, render_bound(bound), self.at).on(
+                        self.small
+                    ),
                 )
             ),
             _exclusive(
+                save_index_parts(self.big),
                 _detach(self.table, self.big),
                 self._refuse_many(self.big),
                 f"WITH gone AS (DELETE FROM {big} WHERE {key} IN ({values}) RETURNING {self._names})\n"
                 f"    INSERT INTO {small} ({self._names}) SELECT {self._names} FROM gone",
                 # This one looks at every row that stays: a CHECK beforehand would have refused the others.
                 attach(self.table, self.big, ValueList(self.kept)),
+                restore_index_parts(self.big),
                 attach(self.table, self.small, bound),
-                drop_leftovers(self.table, self.big),
-                drop_check(self.small),
-                unmark(self.small),
+                drop_leftover_checks(self.table, self.big),
+                drop_regroup_check(self.small),
+                clear_mark(self.small),
             ),
         )
 
@@ -165,12 +161,13 @@ class MergePartition(_Regroup):
         """What is done, in a few words."""
         return f"merge {self.small} into {self.big}"
 
-    def steps(self) -> tuple[Step, ...]:
+    def steps(self) -> tuple[SqlStep, ...]:
         """Render the SQL."""
         both = self.kept | self.moved
         return (
             *prove(self.key, self.big, both),
             _exclusive(
+                save_index_parts(self.big),
                 _detach(self.table, self.big),
                 _detach(self.table, self.small),
                 self._refuse_many(self.small),
@@ -178,8 +175,9 @@ class MergePartition(_Regroup):
                 f"    SELECT {self._names} FROM {identifier(self.small)}",
                 f"DROP TABLE {identifier(self.small)}",
                 attach(self.table, self.big, ValueList(both)),
-                drop_leftovers(self.table, self.big),
-                drop_check(self.big),
+                restore_index_parts(self.big),
+                drop_leftover_checks(self.table, self.big),
+                drop_regroup_check(self.big),
             ),
         )
 
@@ -200,67 +198,68 @@ class DropCheck(Action):
         """What is done, in a few words."""
         return f"{self.partition}: drop {self.name}"
 
-    def steps(self) -> tuple[Step, ...]:
+    def steps(self) -> tuple[SqlStep, ...]:
         """Render the SQL."""
-        return (_exclusive(_drop_constraint(self.partition, self.name)),)
+        return (_exclusive(drop_constraint(self.partition, self.name)),)
 
 
-def check_name(partition: str) -> str:
-    """Name the CHECK that proves to ATTACH what it would otherwise scan for."""
-    return partition + CHECK_SUFFIX
-
-
-def prove(key: str, partition: str, values: Values) -> tuple[Step, ...]:
-    """Render a validated CHECK: the lock that stops everybody does not last as long as the scan."""
-    name, table = identifier(check_name(partition)), identifier(partition)
+def prove(key: str, partition: str, values: Values) -> tuple[SqlStep, ...]:
+    """Render a validated CHECK: the exclusive lock does not last as long as the scan."""
+    name, table = identifier(regroup_check_name(partition)), identifier(partition)
     return (
         _exclusive(
             f"ALTER TABLE {table} DROP CONSTRAINT IF EXISTS {name},\n"
             f"    ADD CONSTRAINT {name} CHECK ({identifier(key)} IN ({value_list(values)})) NOT VALID"
         ),
-        Step((f"ALTER TABLE {table} VALIDATE CONSTRAINT {name}",)),
+        SqlStep((f"ALTER TABLE {table} VALIDATE CONSTRAINT {name}",)),
     )
 
 
-def drop_check(partition: str) -> str:
-    """Render the removal of that CHECK."""
-    return _drop_constraint(partition, check_name(partition))
+_PARTS = "mes_storage.index_parts"
+"""The transaction's setting that has, by partition and index of its parent, the name of the part."""
 
 
-def _drop_constraint(partition: str, name: str) -> str:
-    return f"ALTER TABLE {identifier(partition)} DROP CONSTRAINT IF EXISTS {identifier(name)}"
+def save_index_parts(partition: str) -> str:
+    """Render a statement for `do_block`: it remembers which index is the part of which index of the parent.
 
-
-def indexes_for(small: str, big: str, moved: Iterable[str], definitions: Iterable[str]) -> tuple[str, ...]:
-    """Choose the indexes of `big` that serve the moved values, as CREATE INDEX statements for `small`.
-
-    Parameters:
-        small: the new partition.
-        big: the partition that has the indexes; its name is replaced in theirs.
-        moved: the values that the new partition holds.
-        definitions: as `pg_get_indexdef` prints them, of the indexes that the parent does not have.
+    ATTACH takes the oldest index that equals the parent's, which may be one of the partition's own, or the
+    part of another index. `restore_index_parts` gives the names back.
     """
-    wanted = [literal(value) for value in moved]
-    return tuple(
-        _renamed(definition, big, small)
-        for definition in definitions
-        if " WHERE " not in definition or any(value in definition.split(" WHERE ")[1] for value in wanted)
+    return (
+        f"PERFORM set_config({literal(_PARTS)}, (\n"
+        f"        coalesce(nullif(current_setting({literal(_PARTS)}, true), ''), '{{}}')::jsonb\n"
+        f"        || jsonb_build_object({literal(partition)}, coalesce((\n"
+        "            SELECT jsonb_object_agg(inhparent, relname) FROM pg_index\n"
+        "            JOIN pg_inherits ON inhrelid = indexrelid JOIN pg_class ON pg_class.oid = indexrelid\n"
+        f"            WHERE indrelid = {regclass(partition)}), '{{}}')))::text, true)"
     )
 
 
-def _renamed(definition: str, big: str, small: str) -> str:
-    """Give a CREATE INDEX statement the names of another table; columns and predicate stay as they are."""
-    head, _, rest = definition.partition(" USING ")
-    before, _, _table = head.partition(" ON ")
-    kind, _, index = before.rpartition("INDEX ")
-    name = index.strip('"').replace('""', '"')
-    other = name.replace(big, small, 1) if big in name else f"{small}_{name}"
-    return f"{kind}INDEX {identifier(cut(other))} ON {identifier(small)} USING {rest}"
+def restore_index_parts(partition: str) -> str:
+    """Render a statement for `do_block`: it swaps the names of equal indexes where ATTACH took the other."""
+    return (
+        "DECLARE part record; taken record; BEGIN\n"
+        "        FOR part IN SELECT key::oid AS whole, value AS name FROM jsonb_each_text(\n"
+        f"            current_setting({literal(_PARTS)})::jsonb -> {literal(partition)}) LOOP\n"
+        "            SELECT attached.relname, attached.oid::regclass AS attached, own.oid::regclass AS own\n"
+        "            INTO taken FROM pg_inherits JOIN pg_index ON indexrelid = inhrelid\n"
+        "            JOIN pg_class AS attached ON attached.oid = indexrelid\n"
+        "            JOIN pg_class AS own\n"
+        "                ON own.relnamespace = attached.relnamespace AND own.relname = part.name\n"
+        f"            WHERE inhparent = part.whole AND indrelid = {regclass(partition)};\n"
+        "            CONTINUE WHEN NOT FOUND OR taken.relname = part.name;\n"
+        "            EXECUTE 'ALTER INDEX ' || taken.own || ' RENAME TO mes_storage_swap';\n"
+        "            EXECUTE 'ALTER INDEX ' || taken.attached || ' RENAME TO ' || quote_ident(part.name);\n"
+        "            EXECUTE 'ALTER INDEX ' || taken.own::oid::regclass || ' RENAME TO '\n"
+        "                || quote_ident(taken.relname);\n"
+        "        END LOOP;\n"
+        "    END"
+    )
 
 
-def _exclusive(*statements: str) -> Step:
-    only = statements[0] if len(statements) == 1 else block(*statements)
-    return Step((only,), way=Way.EXCLUSIVE)
+def _exclusive(*statements: str) -> SqlStep:
+    only = statements[0] if len(statements) == 1 else do_block(*statements)
+    return SqlStep((only,), mode=ExecutionMode.EXCLUSIVE)
 
 
 def _detach(table: str, partition: str) -> str:

@@ -70,12 +70,12 @@ def cut(name: str, *, room_bytes: int = 0) -> str:
 
 
 def object_name(stem: str, suffix: str = "", *, number: int = 0) -> str:
-    """Name what is made for something else: two stems have two names, also where PostgreSQL would cut them.
+    """Return the name of an object that is made for another: two stems have two names, also when cut.
 
     Parameters:
         stem: what it is made for; cut where all would be too long, with its hash in place of what is cut off.
         suffix: what it is; never cut.
-        number: tells it from others of that name, as PostgreSQL does; none when 0.
+        number: distinguishes it from others of that name, as PostgreSQL does; none when 0.
     """
     ending = f"{suffix}{number or ''}"
     if len((stem + ending).encode()) <= MAX_NAME_BYTES:

@@ -51,7 +51,7 @@ class SessionHooks(Protocol):
         """Execution options for every statement of the session."""
 
     def close(self) -> None:
-        """Called when the session has closed; it may be called again."""
+        """Release what the session held once it has closed; may be called again."""
 
 
 class HookedSession(Session):

@@ -235,7 +235,7 @@ class OtherShard(ShardingError):
 
 
 class ScatterRefused(ShardingError):
-    """This SELECT cannot be answered exactly from the shards' answers."""
+    """A SELECT cannot be answered exactly from the shards' answers."""
 
     def __init__(self, reason: str) -> None:
         self.reason = reason

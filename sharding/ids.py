@@ -42,7 +42,7 @@ def id_time_ms(instant: datetime) -> int:
 
 
 def first_id_at(instant: datetime) -> int:
-    """Return the smallest id of an instant's millisecond; `order_id >= first_id_at(t)` is "made since t"."""
+    """Return the smallest id of an instant's millisecond: an id that is not below it was made since then."""
     return id_time_ms(instant) << TIME_SHIFT
 
 

@@ -66,6 +66,7 @@ RENAMED: Mapping[str, str] = {
     "AsyncRetrying": "Retrying",
     "AsyncSession": "Session",
     "AsyncWriteBase": "WriteBase",
+    "BackgroundLoop": "BackgroundThread",
     "__aenter__": "__enter__",
     "__aexit__": "__exit__",
     "aclosing": "closing",

@@ -39,7 +39,6 @@ class CrmService:
         Raises:
             UnknownOrder, IllegalTransition, CancellationPending: and nothing is changed.
         """
-
         return await self._write(partial(self._approve, order_id, decision))
 
     async def _approve(self, order_id: int, decision: Decision, session: WriteSession) -> CrmOrderView:
@@ -59,7 +58,6 @@ class CrmService:
         Raises:
             UnknownOrder, IllegalTransition: and nothing is changed.
         """
-
         return await self._write(partial(self._close, order_id, decision))
 
     async def _close(self, order_id: int, decision: Decision, session: WriteSession) -> CrmOrderView:
@@ -77,7 +75,6 @@ class CrmService:
         Raises:
             UnknownOrder, IllegalTransition: and nothing is changed.
         """
-
         return await self._write(partial(self._request_cancellation, order_id, request))
 
     async def _request_cancellation(

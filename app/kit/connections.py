@@ -145,7 +145,7 @@ class LimitedProtocol(H11Protocol):
             self._writing = self.loop.call_later(self.limits.answer_seconds, self._abort)
 
     def resume_writing(self) -> None:
-        """The client has taken everything."""
+        """Go on sending: the client has taken everything."""
         super().resume_writing()
         if self._writing is not None:
             self._writing.cancel()

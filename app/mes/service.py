@@ -58,7 +58,6 @@ class MesService:
             TakenByAnother: it names who has it, and since when.
             UnknownOrder, IllegalTransition: and nothing is changed.
         """
-
         return await self._write(order_id, partial(self._take, order_id, operator))
 
     async def _take(self, order_id: int, operator: str, session: WriteSession) -> MesOrderView:
@@ -82,7 +81,6 @@ class MesService:
             NotTheHolder: this operator has not taken it.
             UnknownOrder, IllegalTransition: and nothing is changed.
         """
-
         return await self._write(order_id, partial(self._advance, order_id, step))
 
     async def _advance(self, order_id: int, step: AdvanceOrder, session: WriteSession) -> MesOrderView:

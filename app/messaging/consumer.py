@@ -302,5 +302,5 @@ def dead_letter_reason(error: Exception, *, attempt: int, max_attempts: int) -> 
 
 
 def _is_demoted_primary(error: Exception) -> bool:
-    """A failover is under way: the pool still holds connections to a server that turned read-only."""
+    """Return whether the server turned read-only: a failover, and the pool has its connections still."""
     return isinstance(error, DBAPIError) and isinstance(error.orig, ReadOnlySqlTransaction)

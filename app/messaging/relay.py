@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 import structlog
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
-from sqlalchemy import func, select
+from sqlalchemy import Boolean, func, literal_column, select
 
 from app.kit.tasks import sleep_unless
 from app.messaging.backoff import delay_seconds, repeat_with_backoff
@@ -28,12 +28,13 @@ from app.messaging.streams import (
     read_destinations,
 )
 from app.models.base import OutboxRow
+from partitions.advisory_lock import try_acquire_sql
 from readreplica.cluster import Cluster
 from readreplica.sessions import WriteSession
 
 # Any number will do, as long as every relay has the same; an advisory lock is its database's own.
 _LOCK = 0x6F7574626F78
-_BEGIN = select(func.pg_try_advisory_xact_lock(_LOCK), func.now())
+_BEGIN = select(literal_column(try_acquire_sql(str(_LOCK), until_commit=True), Boolean), func.now())
 
 # Between two turns, so that acknowledgements gather and are settled together.
 _REST_SECONDS = 0.02

@@ -8,8 +8,7 @@ from sqlalchemy.schema import CreateIndex
 
 from app.models.mes import MesBase
 from app.models.status import DONE, HOT
-from partitions.archive.policy import ArchivePolicy
-from partitions.policy import DeclaredIndex, ListPartitions, MonthlyRange, Policy
+from partitions.policy import ArchivePolicy, DeclaredIndex, ListPartitions, MonthlyRange, Policy
 from sharding.ids import first_id_at
 
 _GROUPS = {"orders_hot": HOT, "orders_done": DONE}

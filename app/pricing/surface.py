@@ -92,7 +92,7 @@ def neighbours(edges: Ints, owners: Ints) -> Ints:
 
 
 def label_bodies(pairs: Ints, polygons: int) -> Ints:
-    """Number the bodies: polygons that hang together by edges get the same label.
+    """Label the bodies: polygons that hang together by edges get the same label.
 
     Each takes the lowest label among its neighbours, then its label's own label, until nothing
     changes: a few vectorised rounds, where a graph library would walk two million nodes one by one.

@@ -14,8 +14,8 @@ from ops.fleet import connect_line, naming, open_engine
 from ops.partitions.archiving import month_of, months_of
 from ops.project.project import ProjectTree
 from ops.shards.service import live_tables
-from partitions.archive.policy import ArchivePolicy
-from partitions.months import Month
+from partitions.bounds import Month
+from partitions.policy import ArchivePolicy
 from partitions.sql import identifier
 from sharding.citus import columnar, moving
 from sharding.citus.catalog import ShardRange, locate, require_citus

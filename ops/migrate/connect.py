@@ -7,7 +7,7 @@ from sqlalchemy import Connection, Engine, text
 
 from ops.fleet import open_watched
 from ops.migrate.errors import MigrationsBusy
-from partitions.turns import is_had
+from partitions.advisory_lock import poll_until, try_acquire_sql
 from sharding.citus.distribute import MIGRATION_OPTIONS
 from sharding.topology import Topology
 
@@ -24,8 +24,8 @@ OPTIONS = (
 )
 WAIT_SECONDS = 60.0
 _KEY = "hashtext('mes-storage migrations')"
-_TRY = text(f"SELECT pg_try_advisory_lock({_KEY})")
-_IS_FREE = text(f"SELECT pg_try_advisory_xact_lock({_KEY})")
+_TRY = text(f"SELECT {try_acquire_sql(_KEY, until_commit=False)}")
+_IS_FREE = text(f"SELECT {try_acquire_sql(_KEY, until_commit=True)}")
 
 
 @contextmanager
@@ -57,7 +57,7 @@ def take_lock(connection: Connection, database: str, *, wait_seconds: float = WA
         connection.commit()  # each migration has a transaction of its own; the lock outlives them
         return had
 
-    if not is_had(try_once, wait_seconds=wait_seconds):
+    if not poll_until(try_once, wait_seconds=wait_seconds):
         raise MigrationsBusy(database, waited_seconds=wait_seconds)
 
 

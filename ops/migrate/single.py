@@ -22,7 +22,7 @@ from ops.migrate.outcome import MigrationOutcome, MigrationState, PlannedRevisio
 from ops.migrate.phases import in_phase, read_phases
 from ops.migrate.scripts import Scripts, read_revision
 from ops.project.project import Project
-from partitions.blockers import Watch, watching
+from partitions.executor import BlockerWatch, watch_blockers
 from readreplica.errors import one_line
 from sharding.topology import Topology
 
@@ -134,7 +134,7 @@ class _Run:
 
     def _with_retries(self, connection: Connection, step: PlannedRevision) -> None:
         """Run a revision anew, the whole transaction, as long as it waits in vain for a lock."""
-        attempts, seen = self._request.attempts, Watch()
+        attempts, seen = self._request.attempts, BlockerWatch()
 
         def again(state: RetryCallState) -> None:
             fault = state.outcome and state.outcome.exception()
@@ -162,12 +162,12 @@ class _Run:
 
 
 @contextmanager
-def _watched(connection: Connection) -> Iterator[Watch]:
+def _watched(connection: Connection) -> Iterator[BlockerWatch]:
     """Look from another session for who holds up this one."""
     connection.rollback()  # what the attempt before has left
     pid = connection.execute(text("SELECT pg_backend_pid()")).scalar_one()
     connection.rollback()
-    with watching(connection.engine, pid) as watch:
+    with watch_blockers(connection.engine, pid) as watch:
         yield watch
 
 

@@ -17,8 +17,8 @@ from ops.options import options_of, parse_duration
 from ops.output import note, print_json, show_rows
 from ops.partitions.archiving import ArchiveState, archive_database, read_state, render_database
 from ops.project.project import Project
-from partitions.archive.mover import Batch, Report
-from partitions.archive.policy import ArchivePolicy
+from partitions.archive import ArchivedBatch, Report
+from partitions.policy import ArchivePolicy
 from sharding.topology import Database, Topology
 
 app = typer.Typer(help="Move finished rows out of the live tables of every database.", no_args_is_help=True)
@@ -157,7 +157,7 @@ def _progress(database: Database, policy: ArchivePolicy, rows: int) -> Iterator[
     ) as bars:
         task = bars.add_task(f"{database.name}: {policy.live}", total=rows, rate="")
 
-        def advance(batch: Batch) -> None:
+        def advance(batch: ArchivedBatch) -> None:
             bars.advance(task, batch.rows[policy.live])
             bars.update(task, rate=f"{bars.tasks[task].speed or 0:.0f} rows/s")
 
@@ -168,7 +168,7 @@ def _lines(database: Database, policy: ArchivePolicy, rows: int) -> Report:
     started = said = time.monotonic()
     done = 0
 
-    def say(batch: Batch) -> None:
+    def say(batch: ArchivedBatch) -> None:
         nonlocal said, done
         done += batch.rows[policy.live]
         now = time.monotonic()

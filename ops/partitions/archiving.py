@@ -9,17 +9,17 @@ import partitions
 from ops.fleet import Member, connect_line, open_engine
 from ops.project.project import ProjectTree
 from partitions import Month, MonthlyRange
-from partitions.archive.mover import (
+from partitions.archive import (
+    ArchiveBacklog,
     Report,
-    Waiting,
     count_archived,
     move,
+    read_backlog,
     read_columns,
-    read_waiting,
+    script,
 )
-from partitions.archive.policy import ArchivePolicy
-from partitions.archive.statements import script
 from partitions.errors import MonthWithoutKeys
+from partitions.policy import ArchivePolicy
 from sharding.citus.catalog import read_shards
 from sharding.topology import Topology
 
@@ -28,7 +28,7 @@ from sharding.topology import Topology
 class ArchiveState:
     """What waits for an archive, and what is in it, by partition."""
 
-    waiting: Waiting
+    waiting: ArchiveBacklog
     archived: Mapping[str, int]
 
 
@@ -58,7 +58,7 @@ def read_state(topology: Topology, member: Member, policy: ArchivePolicy, now: d
         archived = count_archived(connection, policy)
         if database.is_coordinator:
             archived = _by_table(archived, read_shards(connection))
-        return ArchiveState(read_waiting(connection, policy, now), archived)
+        return ArchiveState(read_backlog(connection, policy, now), archived)
 
 
 def _by_table(archived: Mapping[str, int], shards: Mapping[str, str]) -> Mapping[str, int]:
@@ -128,7 +128,7 @@ def render_database(
     )
 
 
-def earliest_month(months: tuple[MonthlyRange, ...], waiting: Waiting, now: datetime) -> Month | None:
+def earliest_month(months: tuple[MonthlyRange, ...], waiting: ArchiveBacklog, now: datetime) -> Month | None:
     """Return the month that the oldest waiting row needs; None if nothing waits, or there are no months."""
     if waiting.oldest_key is None or not months:
         return None

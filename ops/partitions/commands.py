@@ -19,13 +19,12 @@ from ops.partitions import manual, service
 from ops.partitions.manual import OnlyTree, describe_action, print_script
 from ops.partitions.metrics import render_metrics, write_atomically
 from ops.partitions.service import ReportRows
-from partitions import Waiting
+from partitions import RetryPolicy
 from partitions.actions import Action
-from partitions.bounds import Bound, DefaultBound, ValueList
-from partitions.check import Finding
-from partitions.deep import Progress as Rows
-from partitions.months import Month
-from partitions.steps import Limits
+from partitions.bounds import Bound, DefaultBound, Month, ValueList
+from partitions.check import PartitionFinding
+from partitions.row_checks import RowCheckProgress as Rows
+from partitions.steps import LockTimeouts
 from sharding.ids import first_id_at, instant_of
 from sharding.topology import Database
 
@@ -129,7 +128,7 @@ def apply(
         if not quiet:
             note(f"{database.name}: {action.table}: {action.summary}")
 
-    waiting = Waiting(limits=Limits(lock_timeout_seconds=lock_timeout_seconds))
+    waiting = RetryPolicy(timeouts=LockTimeouts(lock_timeout_seconds=lock_timeout_seconds))
     done = service.apply_partitions(
         topology,
         project,
@@ -137,7 +136,7 @@ def apply(
         tree=tree,
         since=since,
         max_clock_difference=CLOCKS_DIFFER,
-        waiting=waiting,
+        retry=waiting,
         report=say,
     )
     if metrics_file is not None:
@@ -203,7 +202,7 @@ def check(
         raise typer.Exit(ExitStatus.FAILED)
 
 
-def _facts(finding: Finding) -> dict[str, str]:
+def _facts(finding: PartitionFinding) -> dict[str, str]:
     command = command_of(finding)
     return {
         "table": finding.table,
@@ -227,7 +226,7 @@ def describe_bound(bound: Bound) -> str:
     return str(first) if first == last else f"{first} to {last}"
 
 
-def command_of(finding: Finding) -> str | None:
+def command_of(finding: PartitionFinding) -> str | None:
     """Return the command that mends what `partitions.check` found, if there is one."""
     words = f"{finding.table} {finding.partition}"
     return {

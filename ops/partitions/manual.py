@@ -13,7 +13,7 @@ from ops.fleet import Member, connect_line, raise_failures, results_of
 from ops.options import Options, options_of
 from ops.output import show_rows
 from ops.partitions import service
-from partitions import byhand, read_catalog, render
+from partitions import manual, read_catalog, render
 from partitions.actions import Action, Analyze
 from partitions.catalog import PartitionedTable
 from partitions.errors import NoSuchTable
@@ -65,7 +65,7 @@ def detach(
 ) -> None:
     """Detach a partition concurrently; its rows stay in a table of their own. Inverse: attach."""
     now = datetime.now(UTC)
-    _target(context, table, tree).run(lambda _, found: byhand.detach(found, partition, now), dry_run)
+    _target(context, table, tree).run(lambda _, found: manual.detach(found, partition, now), dry_run)
 
 
 def attach(
@@ -73,7 +73,7 @@ def attach(
 ) -> None:
     """Attach a detached partition again, with the bound that it had. Inverse: detach."""
     now = datetime.now(UTC)
-    _target(context, table, tree).run(lambda _, found: byhand.attach(found, partition, now), dry_run)
+    _target(context, table, tree).run(lambda _, found: manual.attach(found, partition, now), dry_run)
 
 
 def drop(
@@ -88,7 +88,7 @@ def drop(
     """Drop a detached partition, with its rows. There is no way back."""
     now, delay = datetime.now(UTC), timedelta(days=delay_days)
     _target(context, table, tree).run(
-        lambda _, found: byhand.drop(found, partition, now, delay=delay), dry_run
+        lambda _, found: manual.drop(found, partition, now, delay=delay), dry_run
     )
 
 
@@ -104,7 +104,7 @@ def add(
     """Let a partition take values that none takes yet, as a new status."""
     target = _target(context, table, tree)
     key = target.list_key()
-    target.run(lambda _, found: byhand.add(found, partition, value, key=key), dry_run)
+    target.run(lambda _, found: manual.add(found, partition, value, key=key), dry_run)
 
 
 def split(
@@ -123,7 +123,7 @@ def split(
     key = target.list_key()
 
     def choose(connection: Connection, found: PartitionedTable) -> list[Action]:
-        return byhand.split(
+        return manual.split(
             connection, found, partition, value, into=into, key=key, max_rows=max_rows, at=now
         )
 
@@ -145,7 +145,7 @@ def merge(
     key = target.list_key()
 
     def choose(connection: Connection, found: PartitionedTable) -> list[Action]:
-        return byhand.merge(connection, found, partition, into=into, key=key, max_rows=max_rows, at=now)
+        return manual.merge(connection, found, partition, into=into, key=key, max_rows=max_rows, at=now)
 
     target.run(choose, dry_run)
 
@@ -166,8 +166,8 @@ def index(
 
     def choose(connection: Connection, found: PartitionedTable) -> list[Action]:
         if drop:
-            return [byhand.drop_index(connection, found, name)]
-        return [byhand.index(found, name, columns)]
+            return [manual.drop_index(connection, found, name)]
+        return [manual.index(found, name, columns)]
 
     _target(context, table, tree).run(choose, dry_run)
 

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 from ops.fleet import Outcome
 from ops.project.project import Project
+from partitions.bounds import Month
 from partitions.catalog import Catalog, PartitionedTable
-from partitions.months import Month
 from partitions.policy import MonthlyRange
 
 PREFIX = "mes_storage_partitions"

@@ -15,20 +15,20 @@ import partitions
 from ops.errors import OpsError
 from ops.fleet import Member, Outcome, attempt, members, open_engine
 from ops.project.project import Project
-from partitions import Waiting
+from partitions import RetryPolicy
 from partitions.actions import Action, DetachPartition
+from partitions.bounds import Month
 from partitions.catalog import Catalog
-from partitions.check import Finding
-from partitions.deep import Progress, check_rows
+from partitions.check import PartitionFinding
 from partitions.errors import ClockDiffers
-from partitions.months import Month
+from partitions.row_checks import RowCheckProgress, check_rows
 from sharding.topology import Database, Topology
 
 Result = TypeVar("Result")
 
 Report = Callable[[Database, Action], None]
 
-ReportRows = Callable[[Database, Progress], None]
+ReportRows = Callable[[Database, RowCheckProgress], None]
 
 Choose = Callable[[Connection], list[Action]]
 """Looks at a database, and gives what is to be done to it."""
@@ -145,7 +145,7 @@ def check_partitions(
     tree: str | None = None,
     deep: bool = False,
     report: ReportRows | None = None,
-) -> list[Outcome[list[Finding]]]:
+) -> list[Outcome[list[PartitionFinding]]]:
     """List what differs from the policies, by database.
 
     Parameters:
@@ -157,7 +157,7 @@ def check_partitions(
         report: is called with how far a deep check is, from several threads.
     """
 
-    def check(member: Member, engine: Engine) -> list[Finding]:
+    def check(member: Member, engine: Engine) -> list[PartitionFinding]:
         policies, archives = member.tree.policies, member.tree.archives
         findings = partitions.check(policies, _read_catalog(member, engine), now)
         if deep:
@@ -177,7 +177,7 @@ def apply_partitions(
     tree: str | None = None,
     since: Month | None = None,
     max_clock_difference: timedelta | None = None,
-    waiting: Waiting | None = None,
+    retry: RetryPolicy | None = None,
     report: Report | None = None,
 ) -> list[Outcome[list[Action]]]:
     """Make every database equal to its partition policies.
@@ -189,7 +189,7 @@ def apply_partitions(
         tree: only the databases of this tree.
         since: the earliest month that must stand; None is the current one.
         max_clock_difference: a server whose clock differs more from `now` is left alone; None does not ask.
-        waiting: how long to wait for locks and for other runs.
+        retry: how long to wait for locks and for other runs.
         report: is called with each action that was done, from several threads.
 
     Returns:
@@ -201,7 +201,7 @@ def apply_partitions(
             _compare_clocks(engine, now, max_clock_difference)
         done = None if report is None else partial(report, member.database)
         policies, adapt = member.tree.policies, partial(adapt_action, member.database)
-        return partitions.apply(engine, policies, now, since=since, waiting=waiting, report=done, adapt=adapt)
+        return partitions.apply(engine, policies, now, since=since, retry=retry, report=done, adapt=adapt)
 
     return run_on_each(topology, partitioned(topology, project, tree=tree), apply)
 
@@ -217,7 +217,7 @@ def plan_chosen(topology: Topology, chosen: Sequence[Member], choose: Choose) ->
 
 
 def run_chosen(
-    topology: Topology, chosen: Sequence[Member], choose: Choose, *, waiting: Waiting | None = None
+    topology: Topology, chosen: Sequence[Member], choose: Choose, *, retry: RetryPolicy | None = None
 ) -> list[Outcome[list[Action]]]:
     """Do what was asked for by hand, as `plan_chosen` lists it.
 
@@ -226,7 +226,7 @@ def run_chosen(
     """
 
     def run(member: Member, engine: Engine) -> list[Action]:
-        with partitions.open_executor(engine, waiting) as executor:
+        with partitions.open_executor(engine, retry) as executor:
             actions = [adapt_action(member.database, action) for action in executor.ask(choose)]
             for action in actions:
                 executor.run(action)

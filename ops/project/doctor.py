@@ -21,8 +21,7 @@ from ops.output import note, show_rows
 from ops.project.file import line_of
 from ops.project.project import Project, ProjectTree, ReferenceBroken
 from ops.verbs import VERBS
-from partitions.archive.policy import ArchivePolicy
-from partitions.policy import ListPartitions, MonthlyRange
+from partitions.policy import ArchivePolicy, ListPartitions, MonthlyRange
 from readreplica.errors import one_line
 from sharding.keys import GuardedTable, guarded_tables
 from sharding.topology import Database, Topology

@@ -32,8 +32,7 @@ from sharding.topology import Name, Section, Text, describe
 if TYPE_CHECKING:
     from sqlalchemy import MetaData
 
-    from partitions.archive.policy import ArchivePolicy
-    from partitions.policy import Policy
+    from partitions.policy import ArchivePolicy, Policy
 
 
 def _checked(reference: str) -> str:

@@ -14,7 +14,7 @@ from ops.errors import ExitStatus, OpsError
 from ops.fleet import Outcome, attempt, naming, open_engine
 from ops.partitions.archiving import month_of, months_of
 from ops.project.project import ProjectTree
-from partitions.months import Month
+from partitions.bounds import Month
 from partitions.policy import ListPartitions, MonthlyRange
 from partitions.sql import identifier
 from sharding.citus.distribute import coordinator_map

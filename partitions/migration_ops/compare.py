@@ -4,7 +4,7 @@ It never proposes to drop a partition, a month that was detached and waits to be
 partition has from its parent, or what an online change has made that is under way.
 """
 
-from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,26 +20,146 @@ from alembic.operations.ops import (
 )
 from alembic.runtime.plugins import Plugin
 from alembic.util import DispatchPriority, PriorityDispatchResult
-from sqlalchemy import Connection, Index, MetaData, Table, text
+from sqlalchemy import Connection, Index, MetaData, Table, TextClause, text
+from sqlalchemy.dialects import postgresql
 
-from partitions.migration_ops.indexes import changed_predicates, columns_of, online, predicate_of
-from partitions.migration_ops.operations import (
-    CreatePartition,
-    CreatePartitionedTable,
-    RegroupPartitions,
-    ReplacePartialIndex,
-)
-from partitions.migration_ops.standing import (
-    Standing,
+from partitions.deparse import predicate_sql, same_predicates
+from partitions.migration_ops.existing_schema import (
+    ExistingSchema,
     check_partition_keys,
     is_month,
     lists,
+    read_existing_schema,
     read_lists,
-    read_standing,
     regroupings,
+)
+from partitions.migration_ops.operations import (
+    CreateIndexOnPartitionsOp,
+    CreatePartialIndexOp,
+    CreatePartitionedTableOp,
+    CreatePartitionOp,
+    DropIndexOnPartitionsOp,
+    DropPartialIndexOp,
+    RegroupPartitionsOp,
+    ReplacePartialIndexOp,
 )
 from partitions.online.backfill import PROGRESS_TABLE
 from partitions.policy import Policy
+from partitions.sql import literal, regclass
+from partitions.steps import do_block
+
+# With this style of parameters % is a sign like any other.
+_DIALECT = postgresql.dialect(paramstyle="named")  # type: ignore[no-untyped-call]
+
+_SAME = "mes_storage.same_predicate"
+
+
+def predicate_of(index: Index, *, reflected: bool = False) -> str:
+    """Render an index's predicate; an empty text when it has none.
+
+    Parameters:
+        index: the index.
+        reflected: SQLAlchemy read it in the database: a colon in its text is no parameter.
+    """
+    where = index.dialect_options["postgresql"].get("where")
+    return "" if where is None else _render(where, reflected=reflected).strip()
+
+
+def columns_of(index: Index, *, reflected: bool = False) -> list[str]:
+    """Render an index's columns and expressions, with their order."""
+    return [_render(expression, reflected=reflected) for expression in index.expressions]
+
+
+def _render(clause: Any, *, reflected: bool) -> str:
+    if isinstance(clause, str):
+        return clause
+    if reflected and isinstance(clause, TextClause):
+        return clause.text
+    options = {"literal_binds": True, "include_table": False}
+    return str(clause.compile(dialect=_DIALECT, compile_kwargs=options))
+
+
+def changed_predicates(
+    connection: Connection, table: Table, changed: frozenset[str | None]
+) -> list[ReplacePartialIndexOp]:
+    """Compare the predicates of a table's indexes, which alembic does not.
+
+    Parameters:
+        connection: to the database that has the table.
+        table: as it is declared.
+        changed: the indexes which alembic found to differ otherwise: it makes those anew.
+    """
+    existing = _read_predicates(connection, table)
+    declared = {str(index.name): predicate_of(index) for index in table.indexes if index.name not in changed}
+    return [
+        ReplacePartialIndexOp(
+            name,
+            table=table.name,
+            where=where or None,
+            concurrently=True,
+            existing_where=_legible(connection, table, *existing[name]) or None,
+            schema=table.schema,
+        )
+        for name, where in sorted(declared.items())
+        if name in existing
+        and where not in existing[name]
+        and not _same(connection, table, where, existing[name][0])
+    ]
+
+
+def _read_predicates(connection: Connection, table: Table) -> Mapping[str, tuple[str, str]]:
+    """Read the predicates of a table's indexes, as PostgreSQL prints them: whole, and for a reader."""
+    query = text(f"""
+        SELECT relname, {predicate_sql("pg_index")} AS whole,
+               coalesce(pg_get_expr(indpred, indrelid, true), '') AS pretty
+        FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid
+        WHERE indrelid = {regclass(table.name, table.schema).replace(":", chr(92) + ":")}
+    """)
+    return {row.relname: (row.whole, row.pretty) for row in connection.execute(query)}
+
+
+def _legible(connection: Connection, table: Table, whole: str, pretty: str) -> str:
+    """Choose what a revision says: printed for a reader, a predicate may lack parentheses that matter."""
+    return pretty if _same(connection, table, pretty, whole) else whole
+
+
+def _same(connection: Connection, table: Table, one: str, existing: str) -> bool:
+    """Return whether PostgreSQL reads two predicates as the same; `one` may need what is yet to be added."""
+    if not one or not existing:
+        return one == existing
+    candidates = f"SELECT {literal(existing)}"
+    find = same_predicates(table.name, table.schema, one, candidates, setting=_SAME, may_lack=True)
+    connection.exec_driver_sql(do_block(find), execution_options={"no_parameters": True})
+    query = f"SELECT current_setting('{_SAME}')::text[]"
+    return existing in connection.exec_driver_sql(query).scalar_one()
+
+
+def online(operation: CreateIndexOp | DropIndexOp, existing: ExistingSchema) -> MigrateOperation:
+    """Return the operation that does the same without stopping writers; others stay as alembic made them."""
+    creates = isinstance(operation, CreateIndexOp)
+    index = operation.to_index()
+    table, where = operation.table_name or "", predicate_of(index, reflected=not creates)
+    if not _is_simple(operation):
+        return operation
+    known: dict[str, Any] = {
+        "table": table,
+        "columns": columns_of(index, reflected=not creates),
+        "unique": bool(index.unique),
+    }
+    if table in existing.keys:
+        on_all = CreateIndexOnPartitionsOp if creates else DropIndexOnPartitionsOp
+        return on_all(str(index.name), where=where or None, **known)
+    if where:
+        partial = CreatePartialIndexOp if creates else DropPartialIndexOp
+        return partial(str(index.name), where=where, concurrently=table in existing.tables, **known)
+    return operation
+
+
+def _is_simple(operation: CreateIndexOp | DropIndexOp) -> bool:
+    """Return whether the operations here can say all that the index is."""
+    others = (value for name, value in operation.kw.items() if name not in {"postgresql_where", "unique"})
+    return operation.schema is None and not any(others)
+
 
 IncludeName = Callable[[str | None, Any, MutableMapping[Any, Any]], bool]
 POLICIES = "partition_policies"
@@ -83,24 +203,24 @@ def compare_partitions(
     if connection is None or not isinstance(metadata, MetaData):
         return PriorityDispatchResult.CONTINUE
     policies = tuple(metadata.info.get(POLICIES, ()))
-    standing = read_standing(connection)
-    check_partition_keys(metadata, standing)
-    changes = list(regroupings(policies, read_lists(connection, policies, standing)))
-    rewriter = _Rewriter(standing, metadata, policies, frozenset(_made(changes)))
+    existing = read_existing_schema(connection)
+    check_partition_keys(metadata, existing)
+    changes = list(regroupings(policies, read_lists(connection, policies, existing)))
+    rewriter = _Rewriter(existing, metadata, policies, frozenset(_made(changes)))
     found = [*rewriter.rewrite(upgrade_ops.ops), *rewriter.new_groups(), *changes]
     upgrade_ops.ops[:] = sorted(found, key=rewriter.place)
     return PriorityDispatchResult.CONTINUE
 
 
-def _made(changes: Iterable[RegroupPartitions]) -> Iterator[str]:
-    return (name for change in changes for name in change.becomes if name not in change.was)
+def _made(changes: Iterable[RegroupPartitionsOp]) -> Iterator[str]:
+    return (name for change in changes for name in change.new if name not in change.existing)
 
 
 @dataclass(frozen=True, slots=True)
 class _Rewriter:
     """Rewrites alembic's operations; `made` are the partitions that a regrouping makes."""
 
-    standing: Standing
+    existing: ExistingSchema
     metadata: MetaData
     policies: Sequence[Policy]
     made: frozenset[str]
@@ -120,21 +240,21 @@ class _Rewriter:
                 case _:
                     yield operation
 
-    def new_groups(self) -> Iterator[CreatePartition]:
-        """Give the partitions of tables that do not stand yet."""
+    def new_groups(self) -> Iterator[CreatePartitionOp]:
+        """Return the partitions of tables that do not stand yet."""
         for policy in lists(self.policies):
-            if policy.table in self.metadata.tables and policy.table not in self.standing.tables:
+            if policy.table in self.metadata.tables and policy.table not in self.existing.tables:
                 for name, values in policy.groups.items():
-                    yield CreatePartition(name, of=policy.table, values=sorted(values))
+                    yield CreatePartitionOp(name, of=policy.table, values=sorted(values))
 
     def place(self, operation: MigrateOperation) -> int:
         """Order them: tables, their partitions, the rest, and last what needs the lock of a regrouping."""
         match operation:
             case CreateTableOp():
                 return 0
-            case CreatePartition():
+            case CreatePartitionOp():
                 return 1
-            case RegroupPartitions():
+            case RegroupPartitionsOp():
                 return 3
             case ModifyTableOps() if operation.table_name in self.made:
                 return 4
@@ -144,7 +264,7 @@ class _Rewriter:
         if self._group_of(operation.table_name) is not None:
             return
         if operation.kw.get("postgresql_partition_by"):
-            operation = CreatePartitionedTable.from_table(operation.to_table())
+            operation = CreatePartitionedTableOp.from_table(operation.to_table())
         yield operation
 
     def _modified(self, operation: ModifyTableOps) -> Iterator[ModifyTableOps]:
@@ -156,16 +276,16 @@ class _Rewriter:
             yield ModifyTableOps(name, kept, schema=operation.schema)
 
     def _index(self, change: MigrateOperation) -> MigrateOperation:
-        return online(change, self.standing) if isinstance(change, CreateIndexOp | DropIndexOp) else change
+        return online(change, self.existing) if isinstance(change, CreateIndexOp | DropIndexOp) else change
 
     def _is_own(self, table: str, change: MigrateOperation) -> bool:
-        """Tell whether a change is the table's own: a partition has its columns from its parent."""
-        if (table, getattr(change, "column_name", None)) in self.standing.under_way:
+        """Return whether a change is the table's own: a partition has its columns from its parent."""
+        if (table, getattr(change, "column_name", None)) in self.existing.under_way:
             return False  # an online change has made it so, and is not done yet
         if isinstance(change, DropIndexOp):
-            return change.index_name not in self.standing.inherited_indexes
-        if isinstance(change, ReplacePartialIndex):
-            return change.name not in self.standing.inherited_indexes
+            return change.index_name not in self.existing.inherited_indexes
+        if isinstance(change, ReplacePartialIndexOp):
+            return change.name not in self.existing.inherited_indexes
         parent = (
             self.metadata.tables[table].info.get("partition_of") if table in self.metadata.tables else None
         )
@@ -178,7 +298,7 @@ class _Rewriter:
         return change.__class__.__module__ != "alembic.operations.ops"
 
     def _stays(self, table: str) -> bool:
-        return table in self.standing.partitions or table == PROGRESS_TABLE or is_month(table, self.policies)
+        return table in self.existing.partitions or table == PROGRESS_TABLE or is_month(table, self.policies)
 
     def _group_of(self, table: str) -> str | None:
         return next((policy.table for policy in lists(self.policies) if table in policy.groups), None)

@@ -3,6 +3,7 @@
 Every one waits for its locks `lock_timeout_seconds` at most and then fails with nothing changed.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any, ClassVar, TypeVar
@@ -16,12 +17,19 @@ from sqlalchemy.schema import SchemaItem
 
 from partitions.errors import PartitionError
 from partitions.indexes import build_concurrently, drop_concurrently
-from partitions.migration_ops import partition_indexes, sql
-from partitions.migration_ops.regroup import proofs, regroup
+from partitions.migration_ops import partition_indexes
+from partitions.migration_ops import statements as sql
 from partitions.migration_ops.replace_index import Replacement, replace_index
-from partitions.migration_ops.steps import Alone, print_alone, run_alone, run_together, script_of
+from partitions.migration_ops.runner import (
+    AutocommitAction,
+    print_in_autocommit,
+    run_in_autocommit,
+    run_in_transaction,
+    script_of,
+)
+from partitions.migration_ops.statements import proofs, regroup
 from partitions.sql import identifier, qualified
-from partitions.steps import Limits, Step
+from partitions.steps import LockTimeouts, SqlStep
 
 
 class PredicateMissing(PartitionError):
@@ -45,25 +53,31 @@ class PartitionOperation(MigrateOperation):
         """Render what is done in the transaction of the migration."""
         return ()
 
-    def alone(self) -> tuple[Step, ...]:
+    def autocommit_steps(self) -> tuple[SqlStep, ...]:
         """Render what is done before, outside of it: killed, it is done again, or finished."""
         return ()
 
     @property
-    def limits(self) -> Limits:
+    def timeouts(self) -> LockTimeouts:
         """How long it may wait for a lock."""
-        return Limits(lock_timeout_seconds=getattr(self, "lock_timeout_seconds", 3.0))
+        return LockTimeouts(lock_timeout_seconds=getattr(self, "lock_timeout_seconds", 3.0))
 
     def run(self, operations: Operations) -> None:
         """Do it, or print it when alembic was called with `--sql`."""
-        if parts := self.alone():
+        if parts := self.autocommit_steps():
             if operations.get_context().as_sql:
-                print_alone(operations, script_of(parts, self.limits), self.limits)
+                print_in_autocommit(operations, script_of(parts, self.timeouts), self.timeouts)
             else:
                 name = str(getattr(self, fields(self)[0].name))
-                run_alone(operations, Alone(table=name, summary=self.verb, parts=parts), self.limits)
+                run_in_autocommit(
+                    operations, AutocommitAction(table=name, summary=self.verb, parts=parts), self.timeouts
+                )
         if statements := self.statements():
-            run_together(operations, statements, self.limits)
+            run_in_transaction(operations, statements, self.timeouts)
+
+    def _as(self, kind: type[P]) -> P:
+        """Return the operation of another class that has the fields of this one."""
+        return kind(**vars(self))
 
     def to_diff_tuple(self) -> tuple[Any, ...]:
         """Describe the operation for `alembic check`."""
@@ -81,103 +95,100 @@ def _operation(operation: type[P]) -> type[P]:
     return Operations.register_operation(operation.verb)(operation)
 
 
+@dataclass(frozen=True)
+class _BoundedPartition(PartitionOperation):
+    """A partition with its bound: either `values`, or `keys` from the first to the one behind the last."""
+
+    name: str
+    of: str
+    values: Sequence[str] | None = None
+    keys: tuple[int, int] | None = None
+    lock_timeout_seconds: float = 3.0
+
+    @property
+    def bound(self) -> sql.Bound:
+        """The bound of the partition."""
+        return sql.bound_of(self.name, self.values, self.keys)
+
+
+@dataclass(frozen=True)
+class _AttachedPartition(_BoundedPartition):
+    key: str | None = None
+    concurrently: bool = False
+
+
 @_operation
 @dataclass(frozen=True)
-class CreatePartition(PartitionOperation):
+class CreatePartitionOp(_BoundedPartition):
     """Create an empty partition and attach it, by `values` or by `keys` (start, end)."""
 
     verb = "create_partition"
-    name: str
-    of: str
-    values: Sequence[str] | None = None
-    keys: tuple[int, int] | None = None
-    lock_timeout_seconds: float = 3.0
 
     def statements(self) -> tuple[str, ...]:
         """Render the SQL."""
-        return sql.create(self.name, self.of, sql.bound_of(self.name, self.values, self.keys))
+        return sql.create(self.name, self.of, self.bound)
 
-    def reverse(self) -> "DropPartition":
+    def reverse(self) -> "DropPartitionOp":
         """Drop it again; rows make that fail."""
-        return DropPartition(**vars(self))
+        return self._as(DropPartitionOp)
 
 
 @_operation
 @dataclass(frozen=True)
-class DropPartition(PartitionOperation):
+class DropPartitionOp(_BoundedPartition):
     """Detach a partition and drop it. One that has rows is refused."""
 
     verb = "drop_partition"
-    name: str
-    of: str
-    values: Sequence[str] | None = None
-    keys: tuple[int, int] | None = None
-    lock_timeout_seconds: float = 3.0
 
     def statements(self) -> tuple[str, ...]:
         """Render the SQL."""
         return sql.drop(self.name, self.of)
 
-    def reverse(self) -> CreatePartition:
+    def reverse(self) -> CreatePartitionOp:
         """Create it again, empty."""
-        return CreatePartition(**vars(self))
+        return self._as(CreatePartitionOp)
 
 
 @_operation
 @dataclass(frozen=True)
-class AttachPartition(PartitionOperation):
+class AttachPartitionOp(_AttachedPartition):
     """Attach a table that may have rows. With `key`, the rows are scanned before the parent is locked."""
 
     verb = "attach_partition"
-    name: str
-    of: str
-    values: Sequence[str] | None = None
-    keys: tuple[int, int] | None = None
-    key: str | None = None
-    concurrently: bool = False
-    lock_timeout_seconds: float = 3.0
 
     def statements(self) -> tuple[str, ...]:
         """Render the SQL; ATTACH never stops readers or writers, so `concurrently` is for its inverse."""
-        bound = sql.bound_of(self.name, self.values, self.keys)
-        return sql.attach(self.name, self.of, bound, self.key)
+        return sql.attach(self.name, self.of, self.bound, self.key)
 
-    def reverse(self) -> "DetachPartition":
+    def reverse(self) -> "DetachPartitionOp":
         """Detach it again."""
-        return DetachPartition(**vars(self))
+        return self._as(DetachPartitionOp)
 
 
 @_operation
 @dataclass(frozen=True)
-class DetachPartition(PartitionOperation):
-    """Detach a partition, and keep it as a table. `concurrently` stops nobody, but is no transaction."""
+class DetachPartitionOp(_AttachedPartition):
+    """Detach a partition, and keep it as a table. `concurrently` blocks no query, but is no transaction."""
 
     verb = "detach_partition"
-    name: str
-    of: str
-    values: Sequence[str] | None = None
-    keys: tuple[int, int] | None = None
-    key: str | None = None
-    concurrently: bool = False
-    lock_timeout_seconds: float = 3.0
 
     def statements(self) -> tuple[str, ...]:
         """Render the SQL."""
         return () if self.concurrently else (sql.detach(self.name, self.of),)
 
-    def alone(self) -> tuple[Step, ...]:
+    def autocommit_steps(self) -> tuple[SqlStep, ...]:
         """Render the SQL."""
         if not self.concurrently:
             return ()
-        return sql.detach_concurrently(self.name, self.of, sql.bound_of(self.name, self.values, self.keys))
+        return sql.detach_concurrently(self.name, self.of, self.bound)
 
-    def reverse(self) -> AttachPartition:
+    def reverse(self) -> AttachPartitionOp:
         """Attach it again."""
-        return AttachPartition(**vars(self))
+        return self._as(AttachPartitionOp)
 
 
 @dataclass(frozen=True)
-class _PartialIndex(PartitionOperation):
+class _PartialIndex(PartitionOperation, ABC):
     name: str
     table: str
     columns: Sequence[str]
@@ -193,67 +204,67 @@ class _PartialIndex(PartitionOperation):
 
     def statements(self) -> tuple[str, ...]:
         """Render what stops writers, in the transaction."""
-        return () if self.concurrently else (self.plainly(),)
+        return () if self.concurrently else (self.plain_statement(),)
 
-    def alone(self) -> tuple[Step, ...]:
-        """Render what stops nobody, outside of it."""
-        return self.slowly() if self.concurrently else ()
+    def autocommit_steps(self) -> tuple[SqlStep, ...]:
+        """Render what blocks no query, outside of it."""
+        return self.concurrent_steps() if self.concurrently else ()
 
-    def plainly(self) -> str:
+    @abstractmethod
+    def plain_statement(self) -> str:
         """Render the statement that stops writers."""
-        raise NotImplementedError
 
-    def slowly(self) -> tuple[Step, ...]:
-        """Render the steps that stop nobody."""
-        raise NotImplementedError
+    @abstractmethod
+    def concurrent_steps(self) -> tuple[SqlStep, ...]:
+        """Render the steps that block no query."""
 
 
 @_operation
 @dataclass(frozen=True)
-class CreatePartialIndex(_PartialIndex):
+class CreatePartialIndexOp(_PartialIndex):
     """Create an index on the rows `where` something holds. `concurrently` stops no writer."""
 
     verb = "create_partial_index"
 
-    def plainly(self) -> str:
+    def plain_statement(self) -> str:
         """Render the statement that stops writers."""
         described = (self.name, self.table, self.columns, self.where)
         return sql.index(*described, unique=self.unique, schema=self.schema)
 
-    def slowly(self) -> tuple[Step, ...]:
-        """Render the steps that stop nobody."""
+    def concurrent_steps(self) -> tuple[SqlStep, ...]:
+        """Render the steps that block no query."""
         definition = sql.definition(self.columns, self.where)
         return build_concurrently(self.name, self.table, definition, unique=self.unique, schema=self.schema)
 
-    def reverse(self) -> "DropPartialIndex":
+    def reverse(self) -> "DropPartialIndexOp":
         """Drop it again."""
-        return DropPartialIndex(**vars(self))
+        return self._as(DropPartialIndexOp)
 
 
 @_operation
 @dataclass(frozen=True)
-class DropPartialIndex(_PartialIndex):
+class DropPartialIndexOp(_PartialIndex):
     """Drop a partial index; its definition is there so that a downgrade can make it again."""
 
     verb = "drop_partial_index"
 
-    def plainly(self) -> str:
+    def plain_statement(self) -> str:
         """Render the statement that stops writers."""
         return f"DROP INDEX {qualified(self.name, self.schema)}"
 
-    def slowly(self) -> tuple[Step, ...]:
-        """Render the steps that stop nobody."""
+    def concurrent_steps(self) -> tuple[SqlStep, ...]:
+        """Render the steps that block no query."""
         return (drop_concurrently(self.name, self.schema),)
 
-    def reverse(self) -> CreatePartialIndex:
+    def reverse(self) -> CreatePartialIndexOp:
         """Create it again."""
-        return CreatePartialIndex(**vars(self))
+        return self._as(CreatePartialIndexOp)
 
 
 @_operation
 @dataclass(frozen=True)
-class ReplacePartialIndex(PartitionOperation):
-    """Change an index's predicate from `was` to `where`, None for all rows; all else of it stays.
+class ReplacePartialIndexOp(PartitionOperation):
+    """Change an index's predicate from `existing_where` to `where`, None for all rows; all else of it stays.
 
     The old index serves until the new one is valid and has its name. That of a partitioned table is built on
     each partition. `columns` and `unique` are for a database that has no such index: they make it.
@@ -266,12 +277,12 @@ class ReplacePartialIndex(PartitionOperation):
     where: str | None = None
     unique: bool = False
     concurrently: bool = False
-    was: str | None = None
+    existing_where: str | None = None
     schema: str | None = None
     lock_timeout_seconds: float = 3.0
 
     def run(self, operations: Operations) -> None:
-        """Ask the database for the index, and build it anew; a script asks by itself."""
+        """Build the index anew as the catalogue describes it; a script reads the catalogue by itself."""
         otherwise = sql.index(
             self.name,
             self.table,
@@ -289,11 +300,11 @@ class ReplacePartialIndex(PartitionOperation):
             concurrently=self.concurrently,
             otherwise=otherwise if self.columns else None,
         )
-        replace_index(operations, replacement, self.limits)
+        replace_index(operations, replacement, self.timeouts)
 
-    def reverse(self) -> "ReplacePartialIndex":
-        """Give it its old predicate."""
-        return replace(self, where=self.was, was=self.where)
+    def reverse(self) -> "ReplacePartialIndexOp":
+        """Return the replacement by the old predicate."""
+        return replace(self, where=self.existing_where, existing_where=self.where)
 
 
 @dataclass(frozen=True)
@@ -308,7 +319,7 @@ class _IndexOnPartitions(PartitionOperation):
 
 @_operation
 @dataclass(frozen=True)
-class CreateIndexOnPartitions(_IndexOnPartitions):
+class CreateIndexOnPartitionsOp(_IndexOnPartitions):
     """Create an index on a partitioned table and on each partition, concurrently."""
 
     verb = "create_index_on_partitions"
@@ -317,21 +328,21 @@ class CreateIndexOnPartitions(_IndexOnPartitions):
         """Build it on the partitions that stand; a script looks for them by itself."""
         described = (self.name, self.table, self.columns, self.where)
         if operations.get_context().as_sql:
-            lines = partition_indexes.script(*described, unique=self.unique, limits=self.limits)
-            print_alone(operations, lines, self.limits)
+            lines = partition_indexes.script(*described, unique=self.unique, timeouts=self.timeouts)
+            print_in_autocommit(operations, lines, self.timeouts)
             return
         partitions = partition_indexes.partitions_of(operations.get_bind(), self.table)
         action = partition_indexes.create_index(*described, unique=self.unique, partitions=partitions)
-        run_alone(operations, action, self.limits)
+        run_in_autocommit(operations, action, self.timeouts)
 
-    def reverse(self) -> "DropIndexOnPartitions":
+    def reverse(self) -> "DropIndexOnPartitionsOp":
         """Drop it everywhere."""
-        return DropIndexOnPartitions(**vars(self))
+        return self._as(DropIndexOnPartitionsOp)
 
 
 @_operation
 @dataclass(frozen=True)
-class DropIndexOnPartitions(_IndexOnPartitions):
+class DropIndexOnPartitionsOp(_IndexOnPartitions):
     """Drop an index of a partitioned table and of each partition, under a short lock of them all."""
 
     verb = "drop_index_on_partitions"
@@ -340,52 +351,52 @@ class DropIndexOnPartitions(_IndexOnPartitions):
         """Render the SQL."""
         return (f"DROP INDEX {identifier(self.name)}",)
 
-    def reverse(self) -> CreateIndexOnPartitions:
+    def reverse(self) -> CreateIndexOnPartitionsOp:
         """Create it again everywhere."""
-        return CreateIndexOnPartitions(**vars(self))
+        return self._as(CreateIndexOnPartitionsOp)
 
 
 @_operation
 @dataclass(frozen=True)
-class RegroupPartitions(PartitionOperation):
-    """Give the partitions of a LIST table other values, and move the rows whose value moved.
+class RegroupPartitionsOp(PartitionOperation):
+    """Change the values of partitions of a LIST table, and move the rows whose value moved.
 
     Make it the last operation of its migration: the table is locked until that ends. A partition that is not
-    in `becomes` stays as an empty table, unless `drop_emptied`.
+    in `new` stays as an empty table, unless `drop_emptied`.
     """
 
     verb = "regroup_partitions"
     table: str
     key: str
-    was: Mapping[str, Sequence[str]]
-    becomes: Mapping[str, Sequence[str]]
+    existing: Mapping[str, Sequence[str]]
+    new: Mapping[str, Sequence[str]]
     max_rows: int = 10_000
     drop_emptied: bool = False
     lock_timeout_seconds: float = 3.0
 
-    def alone(self) -> tuple[Step, ...]:
+    def autocommit_steps(self) -> tuple[SqlStep, ...]:
         """Render the proofs of the new bounds."""
-        return proofs(self.key, self.was, self.becomes)
+        return proofs(self.key, self.existing, self.new)
 
     def statements(self) -> tuple[str, ...]:
         """Render the SQL."""
         return regroup(
             self.table,
             self.key,
-            self.was,
-            self.becomes,
+            self.existing,
+            self.new,
             max_rows=self.max_rows,
             drop_emptied=self.drop_emptied,
         )
 
-    def reverse(self) -> "RegroupPartitions":
+    def reverse(self) -> "RegroupPartitionsOp":
         """Move the values and their rows back; a partition that was made for them is dropped, empty."""
-        is_new = any(name not in self.was for name in self.becomes)
-        return replace(self, was=self.becomes, becomes=self.was, drop_emptied=is_new)
+        is_new = any(name not in self.existing for name in self.new)
+        return replace(self, existing=self.new, new=self.existing, drop_emptied=is_new)
 
 
 @Operations.register_operation("create_partitioned_table")
-class CreatePartitionedTable(CreateTableOp):
+class CreatePartitionedTableOp(CreateTableOp):
     """Create a partitioned table, without partitions."""
 
     @classmethod
@@ -422,8 +433,8 @@ def _render(_context: AutogenContext, operation: PartitionOperation) -> str:
     return f"op.{operation.verb}(\n{body})"
 
 
-@renderers.dispatch_for(CreatePartitionedTable)
-def _render_table(context: AutogenContext, operation: CreatePartitionedTable) -> str:
+@renderers.dispatch_for(CreatePartitionedTableOp)
+def _render_table(context: AutogenContext, operation: CreatePartitionedTableOp) -> str:
     as_table = CreateTableOp.from_table(operation.to_table())
     partition_by = as_table.kw.pop("postgresql_partition_by")
     as_table.info = {}

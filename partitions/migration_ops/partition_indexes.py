@@ -9,10 +9,10 @@ from collections.abc import Iterator, Sequence
 from sqlalchemy import Connection, text
 
 from partitions.indexes import CreateIndex, index_on, suffix_of
-from partitions.migration_ops.sql import definition
-from partitions.migration_ops.steps import generated
+from partitions.migration_ops.runner import gexec
+from partitions.migration_ops.statements import definition
 from partitions.sql import identifier, literal, regclass, unique_name_sql
-from partitions.steps import Limits, Step, Way, lines_of
+from partitions.steps import ExecutionMode, LockTimeouts, SqlStep, render_step
 
 _ANY = "?"
 """The name of a partition in a statement that is a pattern; it is in quotes there, as no other name is."""
@@ -53,28 +53,30 @@ def partitions_of(connection: Connection, table: str) -> Sequence[str]:
 
 
 def script(
-    name: str, table: str, columns: Sequence[str], where: str | None, *, unique: bool, limits: Limits
+    name: str, table: str, columns: Sequence[str], where: str | None, *, unique: bool, timeouts: LockTimeouts
 ) -> Iterator[str]:
     """Render the script for psql."""
     on_parent, again = create_index(name, table, columns, where, unique=unique, partitions=[]).steps()
     pattern = create_index(name, table, columns, where, unique=unique, partitions=[_ANY])
     _, build, attach, _ = pattern.steps()
-    yield from lines_of(on_parent, limits)
+    yield from render_step(on_parent, timeouts)
     for state, statement in ((_INVALID, *build.cleanup), (_ABSENT, *build.statements)):
-        yield from lines_of(Step((_each(table, name, state, statement),), way=Way.ALONE), limits)
-    yield from lines_of(Step((_each(table, name, _UNATTACHED, *attach.statements),)), limits)
-    yield from lines_of(again, limits)
+        yield from render_step(
+            SqlStep((_each(table, name, state, statement),), mode=ExecutionMode.AUTOCOMMIT), timeouts
+        )
+    yield from render_step(SqlStep((_each(table, name, _UNATTACHED, *attach.statements),)), timeouts)
+    yield from render_step(again, timeouts)
 
 
 def _each(table: str, name: str, state: str, statement: str) -> str:
-    """Render the query that gives a statement for each partition whose index is in a state."""
+    """Render the query that returns a statement for each partition whose index is in a state."""
     of_index, of_partition = identifier(index_on(_ANY, table, name)), identifier(_ANY)
     filled = (
         f"replace(replace({literal(statement)}, {literal(of_index)}, quote_ident(index_name)),\n"
         f"    {literal(of_partition)}, quote_ident(partition))"
     )
     full_name = f"child.relname || {literal(suffix_of(table, name))}"
-    return generated(f"""SELECT {filled}
+    return gexec(f"""SELECT {filled}
 FROM (
     SELECT child.relname::text AS partition, {unique_name_sql(f"({full_name})")} AS index_name
     FROM pg_inherits JOIN pg_class AS child ON child.oid = inhrelid

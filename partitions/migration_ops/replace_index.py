@@ -20,18 +20,18 @@ from sqlalchemy import Connection, Row
 
 from partitions.deparse import definition_sql, predicate_sql, same_predicates
 from partitions.errors import ActionFailed
-from partitions.execute import Executor
-from partitions.migration_ops.steps import (
-    Alone,
-    alone,
-    ask,
+from partitions.executor import Executor
+from partitions.migration_ops.runner import (
+    AutocommitAction,
+    autocommit,
     execute,
-    generated,
-    print_alone,
-    run_together,
+    fetch,
+    gexec,
+    print_in_autocommit,
+    run_in_transaction,
 )
 from partitions.sql import HASH_LETTERS, cut, cut_sql, hash_sql, literal, regclass
-from partitions.steps import Limits, Step, Way, block, lines_of
+from partitions.steps import ExecutionMode, LockTimeouts, SqlStep, do_block, render_step
 
 _SAME = "mes_storage.same_predicates"
 """The session's setting that has the predicates which say what is wanted."""
@@ -46,32 +46,32 @@ FRESH, RETIRED = "new", "old"
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """Statements that a query gives.
+    """Statements that a query returns.
 
     Parameters:
         query: its rows are `statement`, and the index, as SQL has it, that the statement builds.
-        way: how they are run.
-        together: all of them in one transaction; otherwise one by one.
+        mode: how they are run.
+        in_one_transaction: all of them in one transaction; otherwise one by one.
     """
 
     query: str
-    way: Way
-    together: bool = False
+    mode: ExecutionMode
+    in_one_transaction: bool = False
 
-    def ask(self, connection: Connection) -> Sequence[Row[Any]]:
-        """Ask for the statements that are missing."""
+    def fetch(self, connection: Connection) -> Sequence[Row[Any]]:
+        """Return the statements that are missing."""
         return connection.exec_driver_sql(self.query).all()
 
-    def steps(self, rows: Iterable[Row[Any]]) -> Iterator[Step]:
-        """Make steps of what `ask` gave."""
-        if self.together:
-            yield Step(tuple(row.statement for row in rows), way=self.way)
+    def steps(self, rows: Iterable[Row[Any]]) -> Iterator[SqlStep]:
+        """Make steps of what `fetch` returned."""
+        if self.in_one_transaction:
+            yield SqlStep(tuple(row.statement for row in rows), mode=self.mode)
         else:
-            yield from (_step(self.way, row.statement, row.builds) for row in rows)
+            yield from (_step(self.mode, row.statement, row.builds) for row in rows)
 
     def script(self) -> str:
-        """Render the query for psql, which runs what it gives."""
-        return generated(f"SELECT statement FROM (\n{self.query}\n) AS missing")
+        """Render the query for psql, which runs what it returns."""
+        return gexec(f"SELECT statement FROM (\n{self.query}\n) AS missing")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,11 +100,11 @@ class Replacement:
         return f"replace index {self.index}"
 
     def absent(self) -> Iterator[Phase]:
-        """Give the phase that makes an index which is not there at all."""
+        """Return the phase that makes an index which is not there at all."""
         if self.otherwise is not None:
             found = f"SELECT {_own(regclass(self.table, self.schema), literal(cut(self.index)))} IS NULL"
             query = f"SELECT {literal(self.otherwise)} AS statement, NULL AS builds WHERE ({found})"
-            yield Phase(query, self._slow)
+            yield Phase(query, self._mode)
 
     def begin(self) -> tuple[str, ...]:
         """Render what refuses an index that cannot be replaced, and finds out what stands of the new one."""
@@ -115,33 +115,35 @@ class Replacement:
         same = same_predicates(
             self.table, self.schema, self.where or "", candidates, setting=_SAME, may_lack=False
         )
-        return (f"CREATE OR REPLACE TEMP VIEW {_VIEW} AS {self._nodes()}", block(same, self._refusals()))
+        return (f"CREATE OR REPLACE TEMP VIEW {_VIEW} AS {self._nodes()}", do_block(same, self._refusals()))
 
     def end(self) -> str:
         """Render the end of what `begin` has made in the session."""
         return f"DROP VIEW pg_temp.{_VIEW}"
 
     def phases(self) -> Iterator[Phase]:
-        """Give the phases, in their order."""
+        """Return the phases, in their order."""
         yield from self.drops()
-        yield Phase(self._create_on_parents(), Way.TRANSACTION)
-        yield Phase(self._build(), self._slow)
-        yield Phase(self._attach(), Way.TRANSACTION)
-        yield Phase(self._carry_over(), Way.TRANSACTION)
+        yield Phase(self._create_on_parents(), ExecutionMode.TRANSACTION)
+        yield Phase(self._build(), self._mode)
+        yield Phase(self._attach(), ExecutionMode.TRANSACTION)
+        yield Phase(self._copy_properties(), ExecutionMode.TRANSACTION)
         # The planner knows nothing yet of what the expressions of a new index give.
-        yield Phase(self._analyze(), self._slow)
-        yield Phase(self._swap(), Way.TRANSACTION, together=True)
+        yield Phase(self._analyze(), self._mode)
+        yield Phase(self._swap(), ExecutionMode.TRANSACTION, in_one_transaction=True)
         yield from self.drops()
 
     def drops(self) -> Iterator[Phase]:
-        """Give the phases that drop what was replaced, and what a failed or killed build left."""
-        yield Phase(self._drop("i"), self._slow)
+        """Return the phases that drop what was replaced, and what a failed or killed build left."""
+        yield Phase(self._drop("i"), self._mode)
         # CONCURRENTLY is refused for the index of a partitioned table.
-        yield Phase(self._drop("I"), Way.EXCLUSIVE if self.concurrently else Way.TRANSACTION)
+        yield Phase(
+            self._drop("I"), ExecutionMode.EXCLUSIVE if self.concurrently else ExecutionMode.TRANSACTION
+        )
 
     @property
-    def _slow(self) -> Way:
-        return Way.ALONE if self.concurrently else Way.TRANSACTION
+    def _mode(self) -> ExecutionMode:
+        return ExecutionMode.AUTOCOMMIT if self.concurrently else ExecutionMode.TRANSACTION
 
     def _nodes(self) -> str:
         """Render the query of the table and its partitions, and of the indexes that are concerned.
@@ -244,7 +246,7 @@ FROM {_NODES} WHERE depth > 0 AND NOT is_done AND fresh IS NOT NULL
   AND NOT EXISTS (SELECT FROM pg_inherits WHERE inhrelid = fresh)
 ORDER BY depth DESC, table_name"""
 
-    def _carry_over(self) -> str:
+    def _copy_properties(self) -> str:
         """Render what CREATE INDEX cannot say."""
         index = _name("fresh")
         return f"""SELECT statement, NULL AS builds FROM {_NODES} CROSS JOIN LATERAL (
@@ -268,7 +270,7 @@ WHERE NOT is_done AND kind <> 'p' AND indexprs IS NOT NULL ORDER BY table_name""
     def _swap(self) -> str:
         """Render the renaming; a partition that had no part of the old index keeps the new one's name."""
         unfinished = literal(
-            block(
+            do_block(
                 "RAISE EXCEPTION USING MESSAGE = "
                 + literal(f"the new index {self.index} is not valid: a partition came or went; run it again")
             )
@@ -338,47 +340,47 @@ def _tablespace(source: str) -> str:
         WHERE placed.oid = {source}.indexrelid), '')"""
 
 
-def replace_index(operations: Operations, replacement: Replacement, limits: Limits) -> None:
+def replace_index(operations: Operations, replacement: Replacement, timeouts: LockTimeouts) -> None:
     """Replace an index or print how: concurrently in front of the migration's transaction, else in it."""
     as_sql = operations.get_context().as_sql
     if replacement.concurrently and as_sql:
-        print_alone(operations, _script(replacement, limits), limits)
+        print_in_autocommit(operations, _script(replacement, timeouts), timeouts)
     elif replacement.concurrently:
-        with alone(operations, limits) as executor:
-            _replace_alone(executor, replacement)
+        with autocommit(operations, timeouts) as executor:
+            _replace_in_autocommit(executor, replacement)
     else:
-        _replace_together(operations, replacement, limits)
+        _replace_in_transaction(operations, replacement, timeouts)
 
 
-def _replace_alone(executor: Executor, replacement: Replacement) -> None:
-    def run(*steps: Step) -> None:
-        executor.run(Alone(table=replacement.table, summary=replacement.summary, parts=steps))
+def _replace_in_autocommit(executor: Executor, replacement: Replacement) -> None:
+    def run(*steps: SqlStep) -> None:
+        executor.run(AutocommitAction(table=replacement.table, summary=replacement.summary, parts=steps))
 
     def run_all(phases: Iterable[Phase]) -> None:
         for phase in phases:
-            run(*phase.steps(executor.ask(phase.ask)))
+            run(*phase.steps(executor.ask(phase.fetch)))
 
     run_all(replacement.absent())
-    run(Step(replacement.begin()))
+    run(SqlStep(replacement.begin()))
     try:
         run_all(replacement.phases())
     except ActionFailed:
         # Duplicates, say: what is INVALID now would refuse the rows of the application.
         run_all(replacement.drops())
         raise
-    run(Step((replacement.end(),)))
+    run(SqlStep((replacement.end(),)))
 
 
-def _replace_together(operations: Operations, replacement: Replacement, limits: Limits) -> None:
+def _replace_in_transaction(operations: Operations, replacement: Replacement, timeouts: LockTimeouts) -> None:
     def run_all(phases: Iterable[Phase]) -> None:
         for phase in phases:
             if operations.get_context().as_sql:
                 execute(operations, phase.script())
             else:
-                for row in ask(operations, phase.query).all():
+                for row in fetch(operations, phase.query).all():
                     execute(operations, row.statement)
 
-    run_together(operations, (), limits)
+    run_in_transaction(operations, (), timeouts)
     run_all(replacement.absent())
     for statement in replacement.begin():
         execute(operations, statement)
@@ -386,24 +388,24 @@ def _replace_together(operations: Operations, replacement: Replacement, limits: 
     execute(operations, replacement.end())
 
 
-def _script(replacement: Replacement, limits: Limits) -> Iterator[str]:
-    yield from chain.from_iterable(_lines(phase, limits) for phase in replacement.absent())
-    yield from lines_of(Step(replacement.begin()), limits)
-    yield from chain.from_iterable(_lines(phase, limits) for phase in replacement.phases())
-    yield from lines_of(Step((replacement.end(),)), limits)
+def _script(replacement: Replacement, timeouts: LockTimeouts) -> Iterator[str]:
+    yield from chain.from_iterable(_lines(phase, timeouts) for phase in replacement.absent())
+    yield from render_step(SqlStep(replacement.begin()), timeouts)
+    yield from chain.from_iterable(_lines(phase, timeouts) for phase in replacement.phases())
+    yield from render_step(SqlStep((replacement.end(),)), timeouts)
 
 
-def _lines(phase: Phase, limits: Limits) -> tuple[str, ...]:
-    return lines_of(Step((phase.script(),), way=phase.way), limits)
+def _lines(phase: Phase, timeouts: LockTimeouts) -> tuple[str, ...]:
+    return render_step(SqlStep((phase.script(),), mode=phase.mode), timeouts)
 
 
-def _step(way: Way, statement: str, builds: str | None) -> Step:
-    if builds is None or way is not Way.ALONE:
-        return Step((statement,), way=way)
+def _step(mode: ExecutionMode, statement: str, builds: str | None) -> SqlStep:
+    if builds is None or mode is not ExecutionMode.AUTOCOMMIT:
+        return SqlStep((statement,), mode=mode)
     built = f"SELECT FROM pg_index WHERE indexrelid = to_regclass({literal(builds)}) AND indisvalid"
-    return Step(
+    return SqlStep(
         (statement,),
-        way=way,
+        mode=mode,
         done=f"SELECT EXISTS ({built})",
         # An attempt that was cut off left it INVALID.
         cleanup=(f"DROP INDEX CONCURRENTLY IF EXISTS {builds}",),

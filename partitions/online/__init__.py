@@ -10,20 +10,20 @@ Every change is planned purely; `apply` skips the steps that the catalogue shows
 """
 
 from partitions.online.backfill import Backfill, BackfillResult, Lag, backfill
-from partitions.online.change import Change, Need, Step
+from partitions.online.change import Change, ChangeStep, Precondition
 from partitions.online.column_type import TypeChange, change_type
+from partitions.online.columns import ColumnFacts, read_column
 from partitions.online.constraints import add_foreign_key, add_unique, require_not_null
 from partitions.online.execute import apply, render
-from partitions.online.facts import ColumnFacts, read_column
 
 __all__ = [
     "Backfill",
     "BackfillResult",
     "Change",
+    "ChangeStep",
     "ColumnFacts",
     "Lag",
-    "Need",
-    "Step",
+    "Precondition",
     "TypeChange",
     "add_foreign_key",
     "add_unique",

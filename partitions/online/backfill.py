@@ -7,12 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from psycopg.errors import DeadlockDetected, LockNotAvailable, QueryCanceled, SerializationFailure
 from sqlalchemy import Connection, CursorResult, Engine, text
 from sqlalchemy.exc import DBAPIError
 
-from partitions.execute import reason_of
-from partitions.online.change import Need, first_unmet
-from partitions.online.errors import NoPrimaryKey, OnlineChangeRefused, StepOutOfOrder
+from partitions.errors import NoPrimaryKey, OnlineChangeRefused, PreconditionFailed
+from partitions.executor import reason_of
+from partitions.online.change import Precondition, first_unmet
 from partitions.sql import RelationName, identifier, literal
 
 PROGRESS_TABLE = "backfill_progress"
@@ -28,8 +29,8 @@ class Backfill:
         table: the table, as the catalogue has its name or as SQL has it.
         assign: what stands behind SET: `quantity_new = quantity::bigint`.
         where: which rows need it; a row that is right already is not written again.
-        over: a query that gives true when nobody needs it any more, whatever `backfill_progress` says.
-        needs: what must hold before it may begin.
+        over: a query that returns true when the work is no longer needed, whatever `backfill_progress` says.
+        preconditions: what must hold before it may begin.
     """
 
     name: str
@@ -37,7 +38,7 @@ class Backfill:
     assign: str
     where: str
     over: str | None = None
-    needs: tuple[Need, ...] = ()
+    preconditions: tuple[Precondition, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,7 @@ class BackfillResult:
     finished: bool
 
     def plus(self, batch: "BackfillResult") -> "BackfillResult":
-        """Give what was done with another batch."""
+        """Return what was done with another batch."""
         seen, written = self.rows_seen + batch.rows_seen, self.rows_written + batch.rows_written
         return BackfillResult(seen, written, batch.finished)
 
@@ -87,7 +88,7 @@ _KEY = text("""
 """)
 
 # A row's lock, a deadlock, a row that moved to another partition, longer than the role's statement_timeout.
-_AGAIN = {"55P03", "40P01", "40001", "57014"}
+_RETRYABLE = (LockNotAvailable, DeadlockDetected, SerializationFailure, QueryCanceled)
 
 
 def backfill(
@@ -122,13 +123,13 @@ def backfill(
         max_lag_bytes: further behind than this, the backfill waits.
         max_lag_seconds: further behind than this, the backfill waits.
         pause_seconds: between two attempts or two looks at the replicas, on average.
-        clock: gives seconds that only rise.
+        clock: returns seconds that only rise.
         sleep: waits so many seconds.
-        jitter: gives a number from 0 to 1.
-        report: is told after each batch what this run has done so far.
+        jitter: returns a number from 0 to 1.
+        report: is called after each batch with the sums of this run.
 
     Raises:
-        StepOutOfOrder: what must come before has not been done.
+        PreconditionFailed: what must come before has not been done.
         NoPrimaryKey: there is nothing to go along.
         OnlineChangeRefused: PostgreSQL refused a batch; those before it stay.
     """
@@ -159,13 +160,13 @@ def backfill(
 
 
 def _may_begin(engine: Engine, task: Backfill) -> bool:
-    """Tell whether there is anything left to do."""
+    """Return whether there is anything left to do."""
     with engine.connect() as connection:
         if task.over is not None and run_plain(connection, task.over).scalar():
             return False
-        unmet = first_unmet(lambda query: run_plain(connection, query).scalar(), task.needs)
+        unmet = first_unmet(lambda query: run_plain(connection, query).scalar(), task.preconditions)
     if unmet is not None:
-        raise StepOutOfOrder(task.table, f"backfill {task.name}", unmet)
+        raise PreconditionFailed(task.table, f"backfill {task.name}", unmet)
     return True
 
 
@@ -191,7 +192,7 @@ class _Size:
 
     def shrink(self, task: Backfill, fault: DBAPIError) -> None:
         self.rows, self._left = max(1, self.rows // 2), self._left - 1
-        if self._left == 0 or getattr(fault.orig, "sqlstate", None) not in _AGAIN:
+        if self._left == 0 or not isinstance(fault.orig, _RETRYABLE):
             raise OnlineChangeRefused(task.table, f"backfill {task.name}", reason_of(fault)) from fault
 
 

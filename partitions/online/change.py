@@ -4,40 +4,40 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from partitions.sql import RelationName, dollar_quoted, identifier, literal
-from partitions.steps import refuse_if
+from partitions.steps import raise_if
 
 MARK = "mes-storage: online change: "
-"""Begins the comment of what a change makes and takes away again, so that nobody wonders whose it is."""
+"""Begins the comment of what a change makes and takes away again, so that its origin is known."""
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class ChangeStep:
     """A part of a change.
 
     Parameters:
         summary: what is done, in a few words.
-        statements: the SQL, run in one transaction unless `alone`.
-        done: a query that gives true when nothing is left to do; so a killed run is resumed.
-        alone: the statements are refused in a transaction (CONCURRENTLY). They hold up nobody, and wait for
-            older transactions as long as that takes.
+        statements: the SQL, run in one transaction unless `autocommit`.
+        done: a query that returns true when nothing is left to do; so a killed run is resumed.
+        autocommit: the statements are refused in a transaction (CONCURRENTLY). They block no session and
+            wait for older transactions as long as that takes.
         cleanup: removes what an attempt left that was cut off.
     """
 
     summary: str
     statements: tuple[str, ...]
     done: str
-    alone: bool = False
+    autocommit: bool = False
     cleanup: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Need:
+class Precondition:
     """What must hold before a change may begin.
 
     Parameters:
-        query: gives true when it holds.
+        query: returns true when it holds.
         otherwise: what is wrong when it does not, and what to do first.
-        detail: a query that gives the end of `otherwise`: what is in the way, by name.
+        detail: a query that returns the end of `otherwise`: what is in the way, by name.
     """
 
     query: str
@@ -46,11 +46,11 @@ class Need:
 
 
 @dataclass(frozen=True, slots=True)
-class Names:
+class ObjectNames:
     """Which names a change takes for what it makes.
 
     Parameters:
-        taken: a query that gives what an object is that has such a name and is not the change's; else NULL.
+        taken: a query that returns what an object is that has such a name and is not the change's; else NULL.
         choose: plans the change for the table as it was found, with other names from 1 on; None where a
             person chose the name.
     """
@@ -68,21 +68,21 @@ class Change:
         summary: what is changed, in a few words.
         steps: how, in order.
         undo: the steps back; empty where there is no way back.
-        needs: what must hold before the first step.
-        undo_needs: what must hold before the first step back.
+        preconditions: what must hold before the first step.
+        undo_preconditions: what must hold before the first step back.
         names: the names of what it makes, where they could be another's.
     """
 
     table: str
     summary: str
-    steps: tuple[Step, ...]
-    undo: tuple[Step, ...] = ()
-    needs: tuple[Need, ...] = ()
-    undo_needs: tuple[Need, ...] = ()
-    names: Names | None = None
+    steps: tuple[ChangeStep, ...]
+    undo: tuple[ChangeStep, ...] = ()
+    preconditions: tuple[Precondition, ...] = ()
+    undo_preconditions: tuple[Precondition, ...] = ()
+    names: ObjectNames | None = None
 
     def reverse(self) -> "Change":
-        """Give the change that undoes this one.
+        """Return the change that undoes this one.
 
         Raises:
             ValueError: there is no way back.
@@ -94,13 +94,13 @@ class Change:
             f"undo: {self.summary}",
             steps=self.undo,
             undo=self.steps,
-            needs=self.undo_needs,
-            undo_needs=self.needs,
+            preconditions=self.undo_preconditions,
+            undo_preconditions=self.preconditions,
             names=None if self.names is None else _reversed(self.names),
         )
 
 
-def _reversed(names: Names) -> Names:
+def _reversed(names: ObjectNames) -> ObjectNames:
     def choose(table: RelationName, number: int) -> Change | None:
         change = names.choose(table, number)
         return None if change is None else change.reverse()
@@ -108,31 +108,33 @@ def _reversed(names: Names) -> Names:
     return replace(names, choose=choose)
 
 
-def name_is_free(taken: str) -> Need:
-    """Return the need that nothing else has the name of what a change makes.
+def name_is_free(taken: str) -> Precondition:
+    """Return the precondition that nothing else has the name of what a change makes.
 
     Parameters:
-        taken: gives what has it; see `Names`.
+        taken: returns what has it; see `ObjectNames`.
     """
-    return Need(f"SELECT ({taken}) IS NULL", "nothing was done: the name is taken by ", detail=taken)
+    return Precondition(f"SELECT ({taken}) IS NULL", "nothing was done: the name is taken by ", detail=taken)
 
 
-def first_unmet(ask: Callable[[str], object], needs: Iterable[Need]) -> str | None:
-    """Return what is wrong first; None when all needs hold.
+def first_unmet(ask: Callable[[str], object], preconditions: Iterable[Precondition]) -> str | None:
+    """Return what is wrong first; None when all preconditions hold.
 
     Parameters:
-        ask: gives the value of a query.
-        needs: what must hold.
+        ask: returns the value of a query.
+        preconditions: what must hold.
     """
-    for need in needs:
-        if not ask(need.query):
-            return need.otherwise + ("" if need.detail is None else str(ask(need.detail)))
+    for precondition in preconditions:
+        if not ask(precondition.query):
+            return precondition.otherwise + (
+                "" if precondition.detail is None else str(ask(precondition.detail))
+            )
     return None
 
 
-def refuse_unmet(need: Need) -> str:
+def raise_unmet(precondition: Precondition) -> str:
     """Render the statement that ends everything with an error unless a need holds."""
-    refuse = refuse_if(f"NOT ({need.query})", need.otherwise, detail=need.detail)
+    refuse = raise_if(f"NOT ({precondition.query})", precondition.otherwise, detail=precondition.detail)
     # A column may be called `found`, which is PL/pgSQL's as well.
     return "DO " + dollar_quoted(f"\n#variable_conflict use_column\nBEGIN\n    {refuse};\nEND ", "need")
 
@@ -152,7 +154,7 @@ def has_constraint(table: RelationName, definition: str, *, name: str | None, va
 
     Parameters:
         table: its table.
-        definition: an expression that gives what PostgreSQL prints of it when it is validated.
+        definition: an expression that returns what PostgreSQL prints of it when it is validated.
         name: its name.
         validated: whether the rows that stand must have been checked.
     """
@@ -192,7 +194,7 @@ def quoted(columns: tuple[str, ...]) -> str:
 
 
 def either(*queries: str) -> str:
-    """Render the query whether one of several gives true."""
+    """Render the query whether one of several returns true."""
     return "SELECT " + " OR ".join(f"({query})" for query in queries)
 
 
@@ -202,5 +204,5 @@ def both(*queries: str) -> str:
 
 
 def negated(query: str) -> str:
-    """Render the query whether another gives false."""
+    """Render the query whether another returns false."""
     return f"SELECT NOT coalesce(({query}), false)"

@@ -8,29 +8,36 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from partitions.errors import ColumnInUse, NoPrimaryKey, TriggersUnsupported
 from partitions.online.backfill import CREATE_PROGRESS, PROGRESS_TABLE, Backfill
-from partitions.online.carry import carry_grants, carry_rest, carry_storage, uncover_comment
 from partitions.online.change import (
     MARK,
     Change,
-    Names,
-    Need,
-    Step,
+    ChangeStep,
+    ObjectNames,
+    Precondition,
     both,
     either,
     has_column,
     has_columns,
     mark,
     negated,
-    refuse_unmet,
+    raise_unmet,
+)
+from partitions.online.columns import (
+    ColumnFacts,
+    copy_grants,
+    copy_storage,
+    dependents,
+    dependents_text,
+    later_triggers,
+    restore_comment,
+    transfer_properties,
 )
 from partitions.online.constraints import plan_not_null
-from partitions.online.errors import ColumnInUse, NoPrimaryKey, TriggersRefused
-from partitions.online.facts import ColumnFacts
 from partitions.online.types import cut_by, has_type, may_be, may_be_same
-from partitions.online.users import later_triggers, users, users_text
 from partitions.sql import RelationName, dollar_quoted, identifier, literal, object_name, unquoted
-from partitions.steps import block
+from partitions.steps import do_block
 
 DualWrite = Literal["trigger", "application"]
 
@@ -42,7 +49,7 @@ class TypeChange:
     Parameters:
         expand: adds the new column, and a trigger that writes it. It can be undone.
         backfill: fills the new column of the rows that stand.
-        swap: gives the new column the name of the old one. No way back: the old one is written no more.
+        swap: returns the new column the name of the old one. No way back: the old one is written no more.
         contract: drops the old column.
     """
 
@@ -68,23 +75,23 @@ def change_type(
         column: the column.
         to: the new type: `bigint`, `numeric(12,2)`.
         facts: what `read_column` found.
-        using: gives the new value, from the old column's name: `quantity::bigint`, which is the default.
+        using: returns the new value, from the old column's name: `quantity::bigint`, which is the default.
         dual_write: who keeps the new column until the swap: a trigger, or, where Citus refuses triggers, the
             application, which must write both columns before the change begins.
 
     Raises:
         ColumnInUse: views, policies, indexes, constraints and the like would be lost with the old column.
-        TriggersRefused: the table is Citus's, and `dual_write` is `trigger`.
+        TriggersUnsupported: the table is Citus's, and `dual_write` is `trigger`.
         NoPrimaryKey: there is nothing that a backfill could go along.
     """
     column = unquoted(column)
     parts = _Parts(table, column, to, using, facts, dual_write)
     # When it has begun, or is done, the parts themselves say what is in their way; the way back is open.
     is_new = parts.new not in facts.columns and (facts.type is None or not may_be_same(to, facts.type))
-    if facts.users and is_new:
-        raise ColumnInUse(table, column, facts.users)
+    if facts.dependents and is_new:
+        raise ColumnInUse(table, column, facts.dependents)
     if facts.citus and dual_write == "trigger":
-        raise TriggersRefused(table)
+        raise TriggersUnsupported(table)
     if not facts.keyed:
         raise NoPrimaryKey(table)
     return TypeChange(parts.expand(), parts.backfill(), parts.swap(0), parts.contract())
@@ -112,13 +119,13 @@ class _Parts:
         return self._beside("_old")
 
     def _beside(self, suffix: str) -> str:
-        """Name a column that is absent, or that this change has made."""
+        """Return the name of a column that is absent, or that this change has made."""
         names = (object_name(self.column, suffix, number=number) for number in itertools.count())
         columns = self.facts.columns
         return next(name for name in names if name not in columns or self._is_own(columns[name]))
 
     def _is_own(self, comment: str | None) -> bool:
-        """Tell by its comment whether an object belongs to this change."""
+        """Return whether by its comment an object belongs to this change."""
         return (comment or "").startswith(MARK) and f".{self.column} to " in (comment or "").split("\n")[0]
 
     @property
@@ -169,27 +176,27 @@ class _Parts:
         return both(has_type(self.table, self.column, self.to), negated(others))
 
     @property
-    def begun(self) -> Need:
-        return Need(
+    def begun(self) -> Precondition:
+        return Precondition(
             either(self.expanded, self.swapped, self.contracted),
             f"{self.new} is not there: apply `expand` first",
         )
 
     def expand(self) -> Change:
         done = either(self.expanded, self.swapped, self.contracted)
-        add = Step(
+        add = ChangeStep(
             f"add {self.new} {self.to}",
             (
                 CREATE_PROGRESS,
                 self._forget(),
                 self._add(),
-                carry_storage(self.table, self.column, self.new),
+                copy_storage(self.table, self.column, self.new),
                 *self._write_both(),
                 mark("COLUMN", f"{self.table}.{identifier(self.new)}", self.name),
             ),
             done=done,
         )
-        drop = Step(
+        drop = ChangeStep(
             f"drop {self.new}",
             (
                 *self._write_one(),
@@ -198,7 +205,7 @@ class _Parts:
             ),
             done=negated(done),
         )
-        not_swapped = Need(
+        not_swapped = Precondition(
             negated(either(self.swapped, self.contracted)),
             f"{self.column} is swapped already: the way back is another change of type",
         )
@@ -207,8 +214,8 @@ class _Parts:
             f"{self.column} to {self.to}: expand",
             steps=(add,),
             undo=(drop,),
-            needs=tuple(self._may_begin()),
-            undo_needs=(not_swapped,),
+            preconditions=tuple(self._may_begin()),
+            undo_preconditions=(not_swapped,),
         )
 
     def backfill(self) -> Backfill:
@@ -218,7 +225,7 @@ class _Parts:
             assign=f"{identifier(self.new)} = {self.value}",
             where=self._differs(),
             over=either(self.swapped, self.contracted),
-            needs=(self.begun,),
+            preconditions=(self.begun,),
         )
 
     def _differs(self) -> str:
@@ -229,16 +236,16 @@ class _Parts:
         not_null = plan_not_null(self.table, self.new, number=number)
         swapped = either(self.swapped, self.contracted)
         old, column, new = map(identifier, (self.old, self.column, self.new))
-        rename = Step(
+        rename = ChangeStep(
             f"swap {self.column} and {self.new}",
             (
                 f"LOCK TABLE {self.table} IN ACCESS EXCLUSIVE MODE",
-                # Since the change began, or a moment ago, somebody may have made a view.
-                refuse_unmet(self._unused()),
+                # A view may have been made since the change began, or a moment ago.
+                raise_unmet(self._unused()),
                 *self._write_one(),
-                carry_storage(self.table, self.column, self.new),
-                carry_rest(self.table, self.column, self.new, self.to, self.name),
-                # From now on nobody writes it.
+                copy_storage(self.table, self.column, self.new),
+                transfer_properties(self.table, self.column, self.new, self.to, self.name),
+                # From now on it is not written.
                 f"ALTER TABLE {self.table} ALTER COLUMN {column} DROP DEFAULT",
                 f"ALTER TABLE {self.table} ALTER COLUMN {column} DROP NOT NULL",
                 f"ALTER TABLE {self.table} RENAME COLUMN {column} TO {old}",
@@ -253,7 +260,7 @@ class _Parts:
             self.shown,
             f"{self.column} to {self.to}: swap",
             steps=(*(before if self.facts.not_null else ()), rename),
-            needs=(
+            preconditions=(
                 self.begun,
                 self._filled(),
                 self._unused(),
@@ -261,7 +268,7 @@ class _Parts:
                 *self._written(),
                 self._same(),
             ),
-            names=Names(
+            names=ObjectNames(
                 f"SELECT CASE WHEN NOT ({swapped}) THEN ({not_null.names.taken}) END"
                 if not_null.names and self.facts.not_null
                 else "SELECT NULL",
@@ -270,16 +277,16 @@ class _Parts:
         )
 
     def contract(self) -> Change:
-        drop = Step(
+        drop = ChangeStep(
             f"drop {self.old}",
             (
                 f"ALTER TABLE {self.table} DROP COLUMN {identifier(self.old)}",
-                uncover_comment(self.table, self.column),
+                restore_comment(self.table, self.column),
                 self._forget(),
             ),
             done=self.contracted,
         )
-        swapped = Need(
+        swapped = Precondition(
             self.swapped,
             f"{self.column} is not swapped yet: apply `swap` first",
         )
@@ -287,7 +294,7 @@ class _Parts:
             self.shown,
             f"{self.column} to {self.to}: contract",
             steps=(drop,),
-            needs=(self.begun, swapped),
+            preconditions=(self.begun, swapped),
         )
 
     def _add(self) -> str:
@@ -297,11 +304,11 @@ class _Parts:
         collated = f"{add} COLLATE {self.facts.collation}"
         has_collation = f"(SELECT typcollation <> 0 FROM pg_type WHERE oid = to_regtype({literal(self.to)}))"
         choice = f"IF {has_collation} THEN\n        {collated};\n    ELSE\n        {add};\n    END IF"
-        return block(choice)
+        return do_block(choice)
 
     def _write_both(self) -> tuple[str, ...]:
         if self.dual_write == "application":
-            return (carry_grants(self.table, self.column, self.new),)
+            return (copy_grants(self.table, self.column, self.new),)
         column, trigger = identifier(self.column), identifier(self.trigger)
         body = (
             # A column may be called `found`, which is PL/pgSQL's as well.
@@ -311,7 +318,7 @@ class _Parts:
             "    RETURN NEW;\nEND\n"
         )
         return (
-            # What a cast means may depend on these: it means the same for everybody who writes.
+            # What a cast means may depend on these: it means the same in every session that writes.
             f"CREATE FUNCTION {self.function}() RETURNS trigger LANGUAGE plpgsql\n"
             "    SET search_path FROM CURRENT SET timezone FROM CURRENT SET datestyle FROM CURRENT\n"
             f"    AS {dollar_quoted(body, 'write')}",
@@ -331,19 +338,19 @@ class _Parts:
             f"DROP FUNCTION IF EXISTS {self.function}()",
         )
 
-    def _may_begin(self) -> Iterator[Need]:
-        """Give what must hold before the first change."""
-        yield Need(
+    def _may_begin(self) -> Iterator[Precondition]:
+        """Return what must hold before the first change."""
+        yield Precondition(
             negated(either(has_column(self.table, self.new), has_column(self.table, self.old))),
             f"another change of {self.column} is under way: finish it, or undo it, first",
         )
         # The facts may be old.
         for name in (self.new, self.old):
-            yield Need(
+            yield Precondition(
                 negated(has_columns(self.table, name, "true")),
                 f"there is a column {name} already: read the facts of {self.column} again, and plan again",
             )
-        yield Need(
+        yield Precondition(
             may_be(self.to),
             f"{self.to} is no type that a column can be given without a rewrite of the table: name one that "
             f"PostgreSQL has (bigint, not bigserial), and put a CHECK on the column, not on a domain",
@@ -353,19 +360,19 @@ class _Parts:
             yield self._last()
         yield from self._as_planned()
 
-    def _as_planned(self) -> Iterator[Need]:
-        """Give what the plan takes for granted: what goes over, and that no value is cut."""
+    def _as_planned(self) -> Iterator[Precondition]:
+        """Return what the plan takes for granted: what goes over, and that no value is cut."""
         facts = self.facts
         cut = None if self.using else cut_by(self.to, identifier(self.column))
         if cut is not None:
-            yield Need(
+            yield Precondition(
                 f"SELECT NOT EXISTS (SELECT FROM {self.table} WHERE {cut})",
                 f"{self.to} would cut a value of {self.column}: shorten it first, or say with `using` what "
                 f"is to be left of it",
             )
         if facts.type is not None:
             default = "NULL" if facts.default is None else literal(facts.default)
-            yield Need(
+            yield Precondition(
                 has_columns(
                     self.table,
                     self.column,
@@ -375,7 +382,7 @@ class _Parts:
                 f"{self.column} has another default or NOT NULL than its facts: read them, and plan again",
             )
         if facts.default is not None:
-            yield Need(
+            yield Precondition(
                 self._gives_default(facts.default),
                 f"its default {facts.default} is not what `{self.using}` gives of it: "
                 f"drop the default first, and set the right one after the swap",
@@ -390,25 +397,25 @@ class _Parts:
         given = f"(SELECT CAST(({default}) AS {self.facts.type})) AS given ({identifier(self.column)})"
         return f"SELECT {cast} IS NOT DISTINCT FROM (SELECT CAST({self.value} AS text) FROM {given})"
 
-    def _unused(self) -> Need:
-        return Need(
-            f"SELECT NOT EXISTS ({users(self.table, self.column)})",
+    def _unused(self) -> Precondition:
+        return Precondition(
+            f"SELECT NOT EXISTS ({dependents(self.table, self.column)})",
             f"what uses {self.column} would be lost in a swap of columns: drop it first, and make it again "
             f"on the new column: ",
-            detail=users_text(self.table, self.column),
+            detail=dependents_text(self.table, self.column),
         )
 
-    def _last(self) -> Need:
+    def _last(self) -> Precondition:
         later = later_triggers(self.table, self.trigger)
-        return Need(
+        return Precondition(
             f"SELECT ({later}) IS NULL",
             f"what fires after {self.trigger} could change {self.column} once more: "
             f"ALTER TRIGGER ... RENAME TO a name that comes before it: ",
             detail=later,
         )
 
-    def _written(self) -> tuple[Need, ...]:
-        """Give what must have held since the change began."""
+    def _written(self) -> tuple[Precondition, ...]:
+        """Return what must have held since the change began."""
         if self.dual_write == "application":
             return ()
         stands = (
@@ -416,22 +423,22 @@ class _Parts:
             f"AND tgname = {literal(self.trigger)} AND tgenabled = 'A')"
         )
         otherwise = f"the trigger {self.trigger} is gone, or disabled: undo `expand` and begin again"
-        return Need(stands, otherwise), self._last()
+        return Precondition(stands, otherwise), self._last()
 
-    def _same(self) -> Need:
-        return Need(
+    def _same(self) -> Precondition:
+        return Precondition(
             f"SELECT NOT EXISTS (SELECT FROM {self.table} WHERE {self._differs()})",
             f"{self.new} is not what {self.column} gives in every row: something wrote {self.column} alone, "
             f"or kept the backfill from a row; DELETE FROM {PROGRESS_TABLE} WHERE name = "
             f"{literal(self._backfill)}, then run the backfill again",
         )
 
-    def _filled(self) -> Need:
+    def _filled(self) -> Precondition:
         finished = (
             f"SELECT EXISTS (SELECT FROM {PROGRESS_TABLE} "
             f"WHERE name = {literal(self._backfill)} AND finished_at IS NOT NULL)"
         )
-        return Need(finished, f"the backfill {self._backfill} is not finished: run it")
+        return Precondition(finished, f"the backfill {self._backfill} is not finished: run it")
 
     def _forget(self) -> str:
         return f"DELETE FROM {PROGRESS_TABLE} WHERE name = {literal(self._backfill)}"

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from partitions.online.change import (
     MARK,
     Change,
-    Names,
-    Step,
+    ChangeStep,
+    ObjectNames,
     either,
     has_columns,
     has_constraint,
@@ -15,7 +15,7 @@ from partitions.online.change import (
     name_is_free,
     negated,
     quoted,
-    refuse_unmet,
+    raise_unmet,
     unmark,
 )
 from partitions.sql import RelationName, identifier, literal, object_name, texts, unquoted
@@ -25,7 +25,7 @@ def require_not_null(table: str, column: str) -> Change:
     """Make a column NOT NULL.
 
     SET NOT NULL alone scans the table under ACCESS EXCLUSIVE. With a validated CHECK PostgreSQL knows that
-    there is nothing to look for; VALIDATE scans while everybody reads and writes.
+    there is nothing to look for; VALIDATE scans while queries read and write the table.
     """
     return plan_not_null(RelationName.of(table), unquoted(column), shown=table)
 
@@ -37,7 +37,7 @@ def plan_not_null(table: RelationName, column: str, *, shown: str | None = None,
         table: the table.
         column: the column, as the catalogue has it.
         shown: the table as it is named in reports.
-        number: tells the CHECK's name from others.
+        number: distinguishes the CHECK's name from others.
     """
     shown = shown or str(table)
     check = object_name(f"{table.name}_{column}", "_not_null_check", number=number)
@@ -51,9 +51,9 @@ def plan_not_null(table: RelationName, column: str, *, shown: str | None = None,
     )
     taken = _constraint_taken(table, check, own)
     drop = f"ALTER TABLE {table} DROP CONSTRAINT IF EXISTS {quoted_check}"
-    forget = Step(f"drop {check}", (refuse_unmet(name_is_free(taken)), drop), done=negated(stands))
+    forget = ChangeStep(f"drop {check}", (raise_unmet(name_is_free(taken)), drop), done=negated(stands))
     steps = (
-        Step(
+        ChangeStep(
             f"add {check}, not validated",
             (
                 f"ALTER TABLE {table} ADD CONSTRAINT {quoted_check} "
@@ -62,19 +62,19 @@ def plan_not_null(table: RelationName, column: str, *, shown: str | None = None,
             ),
             done=either(already, stands),
         ),
-        Step(
+        ChangeStep(
             f"validate {check}",
             (f"ALTER TABLE {table} VALIDATE CONSTRAINT {quoted_check}",),
             done=either(already, has_constraint(table, definition, name=check, validated=True)),
         ),
-        Step(
+        ChangeStep(
             f"set {column} not null",
             (f"ALTER TABLE {table} ALTER COLUMN {identifier(column)} SET NOT NULL",),
             done=already,
         ),
         forget,
     )
-    allow = Step(
+    allow = ChangeStep(
         f"allow null in {column}",
         (f"ALTER TABLE {table} ALTER COLUMN {identifier(column)} DROP NOT NULL",),
         done=negated(has_columns(table, column, "attnotnull")),
@@ -84,7 +84,7 @@ def plan_not_null(table: RelationName, column: str, *, shown: str | None = None,
         f"{column} not null",
         steps=steps,
         undo=(allow, forget),
-        names=Names(
+        names=ObjectNames(
             taken,
             lambda found, other: plan_not_null(found, column, shown=shown, number=other),
         ),
@@ -129,7 +129,7 @@ def _plan_foreign_key(
     stands = has_constraint(table, definition, name=constraint)
     valid = has_constraint(table, definition, name=name, validated=True)
     steps = (
-        Step(
+        ChangeStep(
             f"add {constraint}, not validated",
             (
                 f"ALTER TABLE {table} ADD CONSTRAINT {quoted_constraint} {keys} NOT VALID",
@@ -137,7 +137,7 @@ def _plan_foreign_key(
             ),
             done=either(valid, stands),
         ),
-        Step(
+        ChangeStep(
             f"validate {constraint}",
             (
                 f"ALTER TABLE {table} VALIDATE CONSTRAINT {quoted_constraint}",
@@ -158,7 +158,7 @@ def _plan_foreign_key(
         f"foreign key {constraint}",
         steps=steps,
         undo=(_drop(table, constraint, has_constraint(table, definition, name=name)),),
-        names=Names(_constraint_taken(table, constraint, own), choose),
+        names=ObjectNames(_constraint_taken(table, constraint, own), choose),
     )
 
 
@@ -204,21 +204,21 @@ def _plan_unique(
         f"AND {own_index})"
     )
     steps = (
-        Step(
+        ChangeStep(
             f"build {constraint}",
             (
                 f"CREATE UNIQUE INDEX CONCURRENTLY {quoted_constraint} ON {table} ({quoted(columns)})",
                 mark("INDEX", str(index), f"{shown} unique {constraint}"),
             ),
             done=either(stands, built),
-            alone=True,
+            autocommit=True,
             # A build that was cut off, or that met a duplicate, leaves its index INVALID.
             cleanup=(f"DROP INDEX CONCURRENTLY IF EXISTS {index}",),
         ),
-        Step(
+        ChangeStep(
             f"make {constraint} a constraint",
             (
-                refuse_unmet(name_is_free(taken)),
+                raise_unmet(name_is_free(taken)),
                 unmark("INDEX", str(index)),
                 f"ALTER TABLE {table} ADD CONSTRAINT {quoted_constraint} "
                 f"UNIQUE USING INDEX {quoted_constraint}",
@@ -226,11 +226,11 @@ def _plan_unique(
             done=stands,
         ),
     )
-    unbuild = Step(
+    unbuild = ChangeStep(
         f"drop the index {constraint}",
         (f"DROP INDEX CONCURRENTLY IF EXISTS {index}",),
         done=f"SELECT {index.regclass} IS NULL",
-        alone=True,
+        autocommit=True,
     )
 
     def choose(found: RelationName, other: int) -> Change | None:
@@ -243,7 +243,7 @@ def _plan_unique(
         f"unique {constraint}",
         steps=steps,
         undo=(_drop(table, constraint, stands), unbuild),
-        names=Names(taken, choose),
+        names=ObjectNames(taken, choose),
     )
 
 
@@ -252,7 +252,7 @@ def _columns(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def _quoted_list(columns: tuple[str, ...]) -> str:
-    """Render an expression that gives columns as PostgreSQL prints them."""
+    """Render an expression that returns columns as PostgreSQL prints them."""
     return (
         "(SELECT string_agg(quote_ident(name), ', ' ORDER BY place) "
         f"FROM unnest({texts(columns)}) WITH ORDINALITY AS part (name, place))"
@@ -260,7 +260,7 @@ def _quoted_list(columns: tuple[str, ...]) -> str:
 
 
 def _constraint_taken(table: RelationName, constraint: str, own: str) -> str:
-    """Render the query that gives the constraint which has a name, when it is not the change's."""
+    """Render the query that returns the constraint which has a name, when it is not the change's."""
     return (
         f"SELECT concat('constraint ', quote_ident(conname), ': ', pg_get_constraintdef(oid)) "
         f"FROM pg_constraint WHERE conrelid = {table.regclass} AND conname = {literal(constraint)} "
@@ -268,8 +268,8 @@ def _constraint_taken(table: RelationName, constraint: str, own: str) -> str:
     )
 
 
-def _drop(table: RelationName, constraint: str, stands: str) -> Step:
-    return Step(
+def _drop(table: RelationName, constraint: str, stands: str) -> ChangeStep:
+    return ChangeStep(
         f"drop {constraint}",
         (f"ALTER TABLE {table} DROP CONSTRAINT IF EXISTS {identifier(constraint)}",),
         done=negated(stands),

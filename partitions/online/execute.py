@@ -9,25 +9,30 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
 from partitions.actions import Action
-from partitions.errors import ActionBlocked, ActionFailed
-from partitions.execute import Executor, Waiting, open_executor, reason_of
-from partitions.online.change import Change, Step, first_unmet, name_is_free, refuse_unmet
-from partitions.online.errors import NameTaken, OnlineChangeRefused, StepOutOfOrder, TableBusy
+from partitions.errors import (
+    ActionBlocked,
+    ActionFailed,
+    ObjectNameTaken,
+    OnlineChangeRefused,
+    PreconditionFailed,
+    TableLocked,
+)
+from partitions.executor import Executor, RetryPolicy, open_executor, reason_of
+from partitions.online.change import Change, ChangeStep, first_unmet, name_is_free, raise_unmet
 from partitions.sql import RelationName
-from partitions.steps import Limits, Way, lines_of
-from partitions.steps import Step as SqlStep
+from partitions.steps import ExecutionMode, LockTimeouts, SqlStep, render_step
 
-Report = Callable[[Step], None]
+Report = Callable[[ChangeStep], None]
 
-WAITING = Waiting(attempts=20, pause_seconds=1.0, others_seconds=600.0)
+RETRY = RetryPolicy(attempts=20, backoff_seconds=1.0, lock_wait_seconds=600.0)
 """Another change may be long: of two runs at once, the second waits and then finds nothing left to do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ChangeStep(Action):
+class _StepAction(Action):
     """One step of an online change, as the executor takes it."""
 
-    step: Step
+    step: ChangeStep
 
     @property
     def summary(self) -> str:
@@ -35,45 +40,45 @@ class ChangeStep(Action):
         return self.step.summary
 
     def steps(self) -> tuple[SqlStep, ...]:
-        """Give the SQL."""
-        way = Way.ALONE if self.step.alone else Way.TRANSACTION
-        return (SqlStep(self.step.statements, way=way, done=self.step.done, cleanup=self.step.cleanup),)
+        """Return the SQL."""
+        mode = ExecutionMode.AUTOCOMMIT if self.step.autocommit else ExecutionMode.TRANSACTION
+        return (SqlStep(self.step.statements, mode=mode, done=self.step.done, cleanup=self.step.cleanup),)
 
 
 def apply(
-    engine: Engine, change: Change, *, waiting: Waiting = WAITING, report: Report | None = None
-) -> list[Step]:
-    """Do what of a change is not done yet.
+    engine: Engine, change: Change, *, retry: RetryPolicy = RETRY, report: Report | None = None
+) -> list[ChangeStep]:
+    """Run the steps of a change that are not done yet.
 
     Parameters:
         engine: connects as the table's owner, and not through a transaction pooler: it takes a session lock.
         change: what is wanted.
-        waiting: how long an application's query may be held up, and how often a step may be tried that finds
+        retry: how long an application's query may be held up, and how often a step may be tried that finds
             its lock taken.
-        report: is told of each step that was done.
+        report: is called with each step that was done.
 
     Returns:
         the steps that were done; none, when all was done before.
 
     Raises:
-        StepOutOfOrder: what must come before has not been done, or what comes after was done already, or
+        PreconditionFailed: what must come before has not been done, or what comes after was done already, or
             something is in the way, which the error names.
-        NameTaken: another object has the name that was asked for.
+        ObjectNameTaken: another object has the name that was asked for.
         OnlineChangeRefused: PostgreSQL refused a step.
-        TableBusy: a lock was not free in any attempt; the error names who holds it.
-        Occupied: somebody else changes this database, and did not end in time.
+        TableLocked: a lock was not free in any attempt; the error names who holds it.
+        PartitionsBusy: another session changes this database, and did not end in time.
     """
     done = []
-    with open_executor(engine, waiting) as executor:
+    with open_executor(engine, retry) as executor:
         try:
             change = _named(executor, change)
             if all(executor.holds(step.done) for step in change.steps):
                 return []
-            unmet = first_unmet(executor.value, change.needs)
+            unmet = first_unmet(executor.value, change.preconditions)
         except DBAPIError as fault:
             raise OnlineChangeRefused(change.table, change.summary, reason_of(fault)) from fault
         if unmet is not None:
-            raise StepOutOfOrder(change.table, change.summary, unmet)
+            raise PreconditionFailed(change.table, change.summary, unmet)
         for step in change.steps:
             if executor.holds(step.done):
                 continue
@@ -92,7 +97,7 @@ def _named(executor: Executor, change: Change) -> Change:
     """Plan a change for the table that its name finds now, with names that nothing else has.
 
     Raises:
-        NameTaken: a person chose a name that something else has.
+        ObjectNameTaken: a person chose a name that something else has.
     """
     if change.names is None:
         return change
@@ -104,7 +109,7 @@ def _named(executor: Executor, change: Change) -> Change:
         found = str(executor.value(planned.names.taken) or "") if planned.names else ""
         if not found:
             return planned
-    raise NameTaken(change.table, change.summary, found)
+    raise ObjectNameTaken(change.table, change.summary, found)
 
 
 def _find(table: RelationName, connection: Connection) -> RelationName:
@@ -118,29 +123,29 @@ def _find(table: RelationName, connection: Connection) -> RelationName:
 
 
 def render(change: Change, *, lock_timeout_seconds: float = 3.0) -> str:
-    """Give the script that `apply` would run on a table of which nothing is done yet, as psql accepts it."""
-    limits = Limits(lock_timeout_seconds=lock_timeout_seconds)
+    """Return the script that `apply` would run on a table where nothing is done yet, as psql accepts it."""
+    timeouts = LockTimeouts(lock_timeout_seconds=lock_timeout_seconds)
     free = [] if change.names is None else [name_is_free(change.names.taken)]
-    guards = [refuse_unmet(need) for need in (*free, *change.needs)]
+    guards = [raise_unmet(need) for need in (*free, *change.preconditions)]
     parts = [
         *([(f"may {change.summary} begin?", tuple(guards))] if guards else []),
-        *((step.summary, _lines(change, step, limits)) for step in change.steps),
+        *((step.summary, _lines(change, step, timeouts)) for step in change.steps),
     ]
     return "\n".join(
         f"-- {change.table}: {title}\n" + "".join(f"{line};\n" for line in lines) for title, lines in parts
     )
 
 
-def _lines(change: Change, step: Step, limits: Limits) -> tuple[str, ...]:
-    action = ChangeStep(table=change.table, why=change.summary, step=step)
-    return tuple(line for each in action.steps() for line in lines_of(each, limits))
+def _lines(change: Change, step: ChangeStep, timeouts: LockTimeouts) -> tuple[str, ...]:
+    action = _StepAction(table=change.table, why=change.summary, step=step)
+    return tuple(line for each in action.steps() for line in render_step(each, timeouts))
 
 
-def _run(executor: Executor, change: Change, step: Step) -> None:
+def _run(executor: Executor, change: Change, step: ChangeStep) -> None:
     try:
-        executor.run(ChangeStep(table=change.table, why=change.summary, step=step))
+        executor.run(_StepAction(table=change.table, why=change.summary, step=step))
     except ActionBlocked as fault:
-        raise TableBusy(
+        raise TableLocked(
             change.table, step.summary, attempts=fault.attempts, holders=fault.blockers
         ) from fault
     except ActionFailed as fault:

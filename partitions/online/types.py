@@ -91,7 +91,7 @@ def cut_by(kind: str, value: str) -> str | None:
 
 
 def may_be_same(kind: str, other: str) -> bool:
-    """Tell whether two spellings could mean one type; what a schema hides, only the catalogue knows."""
+    """Return whether two spellings could mean one type; what a schema hides, only the catalogue knows."""
     if canonical(kind) == canonical(other):
         return True
     names = [unquoted(canonical(each).rpartition(".")[2]) for each in (kind, other)]

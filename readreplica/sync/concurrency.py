@@ -13,7 +13,7 @@ from sqlalchemy import URL, Engine, create_engine
 from readreplica.pool import shut
 
 __all__ = [
-    "BackgroundLoop",
+    "BackgroundThread",
     "Event",
     "Lock",
     "deadline",
@@ -122,7 +122,7 @@ def run_all(*functions: Callable[[], None]) -> None:
         thread.join()
 
 
-class BackgroundLoop:
+class BackgroundThread:
     """A function that runs in the background, until it ends or is stopped."""
 
     def __init__(self, run: Callable[[], None], *, name: str) -> None:

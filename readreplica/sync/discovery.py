@@ -14,7 +14,7 @@ from sqlalchemy import Engine
 from readreplica.addresses import Address
 from readreplica.errors import NothingDiscovered
 from readreplica.sync.cluster import Cluster
-from readreplica.sync.concurrency import BackgroundLoop, Event, resolve_name, resolve_services, wait_for
+from readreplica.sync.concurrency import BackgroundThread, Event, resolve_name, resolve_services, wait_for
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("readreplica")
 
@@ -79,7 +79,7 @@ class Discovery:
         self._make_reader = make_reader
         self._every_seconds = every_seconds
         self._stopping = Event()
-        self._background = BackgroundLoop(self._run, name=f"discovery of {cluster.name}")
+        self._background = BackgroundThread(self._run, name=f"discovery of {cluster.name}")
 
     def start(self) -> None:
         """Begin to read."""

@@ -18,7 +18,7 @@ from readreplica.errors import is_rejection
 from readreplica.health import NodeFault, Observation, read_observation
 from readreplica.options import CONNECT_TIMEOUT_SECONDS, ReplicaOptions
 from readreplica.pool import ClusterNode, shut
-from readreplica.sync.concurrency import BackgroundLoop, Event, deadline, sleep, wait_for
+from readreplica.sync.concurrency import BackgroundThread, Event, deadline, sleep, wait_for
 from readreplica.wal import Position, poll_statement, wait_statement
 
 # Most commits are replayed within a quarter of a millisecond, so the first pauses are short.
@@ -97,7 +97,7 @@ class NodePoller:
         self._wake = Event()
         self._timed_out = False
         self._stopping = False
-        self._background = BackgroundLoop(self._run, name=f"poller of {cluster} {node.name}")
+        self._background = BackgroundThread(self._run, name=f"poller of {cluster} {node.name}")
 
     def start(self) -> None:
         """Begin to poll."""

@@ -263,8 +263,10 @@ class NodeUsage:
 
 
 def read_table_shards(connection: Connection, table: str) -> list[ShardPlace]:
-    """List the shards of one table, in the order of their hashes; a partitioned one has its partitions' bytes
-    in the shards of these."""
+    """List the shards of one table, in the order of their hashes.
+
+    The bytes of a partitioned table are those of its partitions, in their shards.
+    """
     return [ShardPlace(**row._mapping) for row in connection.execute(_TABLE_SHARDS, {"table": table})]
 
 

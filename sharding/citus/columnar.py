@@ -5,8 +5,7 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import Connection, text
 
-from partitions.bounds import parse_bound
-from partitions.months import KeyRange
+from partitions.bounds import KeyRange, parse_bound
 from partitions.sql import identifier, literal
 from sharding.citus.catalog import read_extensions
 from sharding.errors import CitusMissing, ColumnarRefused

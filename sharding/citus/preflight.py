@@ -242,8 +242,10 @@ _SHOWN = 120
 
 
 class _Text(NamedTuple):
-    """A statement under a rule: as it is shown, as it is searched (without what stands in strings), and where
-    the tables are."""
+    """A statement under a rule: as it is shown, as it is searched, and where the tables are.
+
+    What stands in strings is not searched.
+    """
 
     plain: str
     bare: str

@@ -16,7 +16,7 @@ import structlog
 from sqlalchemy import URL, Connection, Engine, text
 
 from readreplica.pool import shut
-from readreplica.sync.concurrency import BackgroundLoop, Event, deadline, wait_for
+from readreplica.sync.concurrency import BackgroundThread, Event, deadline, wait_for
 from sharding.errors import ShardMapMissing
 from sharding.shard_map import ShardMap
 
@@ -137,8 +137,8 @@ class _Watch:
         self._stopping = Event()
         self._listening: psycopg.Connection | None = None
         self._loops = (
-            BackgroundLoop(self._listen, name="shard map listener"),
-            BackgroundLoop(self._keep_loaded, name="shard map reader"),
+            BackgroundThread(self._listen, name="shard map listener"),
+            BackgroundThread(self._keep_loaded, name="shard map reader"),
         )
 
     def start(self) -> None:

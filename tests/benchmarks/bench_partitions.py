@@ -14,11 +14,11 @@ from sqlalchemy.pool import NullPool
 import partitions
 from app.models.policies import ARCHIVE_MONTHS
 from ops.embedded.postgres import SUPERUSER
-from partitions import Month, Waiting
+from partitions import Month, RetryPolicy
 from partitions.actions import Action
-from partitions.byhand import detach, drop
 from partitions.catalog import Catalog
-from partitions.steps import Limits
+from partitions.manual import detach, drop
+from partitions.steps import LockTimeouts
 from sharding.ids import first_id_at
 from tests.benchmarks.harness import Measured, benchmark, platform
 from tests.integration.partitions_load import under_load
@@ -69,8 +69,8 @@ def superuser_of(owner: Engine) -> Iterator[Engine]:
 @benchmark(name="ddl_block", target=1)
 def ddl_block() -> Measured:
     """Run every online action under load, and compare the slowest query with lock_timeout."""
-    waiting = Waiting(
-        limits=Limits(lock_timeout_seconds=LOCK_TIMEOUT_SECONDS), attempts=20, pause_seconds=0.05
+    waiting = RetryPolicy(
+        timeouts=LockTimeouts(lock_timeout_seconds=LOCK_TIMEOUT_SECONDS), attempts=20, backoff_seconds=0.05
     )
     slowest, name, actions = 0.0, "", 0
     with shard() as (owner, service), under_load(service, NOW) as load:

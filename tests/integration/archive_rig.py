@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Engine, text
 
 from app.models.policies import ARCHIVE
 from ops.fleet import open_engine
-from partitions.archive.mover import Batch, move
+from partitions.archive import ArchivedBatch, move
 from sharding.ids import first_id_at
 from sharding.topology import Topology
 
@@ -70,7 +70,7 @@ def assert_whole(engine: Engine, ids: Iterable[int]) -> None:
 def main(path: str, database: str, batch_rows: str) -> None:
     """Archive what is due, and say so after each batch."""
 
-    def say(batch: Batch) -> None:
+    def say(batch: ArchivedBatch) -> None:
         print(batch.locked, flush=True)  # noqa: T201 (the test reads it from the pipe)
 
     with shard(Topology.load(path), database) as engine:

@@ -7,11 +7,11 @@ from sqlalchemy import Connection, Engine
 
 import partitions
 from app.models.policies import POLICIES
-from partitions import Waiting
+from partitions import RetryPolicy
 from partitions.actions import Action, Analyze, DropTable
-from partitions.byhand import add, attach, detach, index, split
 from partitions.catalog import Catalog
 from partitions.indexes import CreateIndex
+from partitions.manual import add, attach, detach, index, split
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 MES = POLICIES
@@ -22,10 +22,10 @@ def catalog_of(engine: Engine) -> Catalog:
         return partitions.read_catalog(connection, [policy.table for policy in MES])
 
 
-def run(engine: Engine, action: Action | None, waiting: Waiting | None = None) -> None:
+def run(engine: Engine, action: Action | None, retry: RetryPolicy | None = None) -> None:
     """Run one action."""
     assert action is not None
-    with partitions.open_executor(engine, waiting) as executor:
+    with partitions.open_executor(engine, retry) as executor:
         executor.run(action)
 
 
@@ -85,7 +85,7 @@ def online_actions(engine: Engine) -> Iterator[Action]:
     later = datetime(2027, 1, 23, tzinfo=UTC)
     yield from partitions.plan(MES, catalog_of(engine), later)
     yield detach_of(engine, "orders_archive_2027_04")
-    [lone] = catalog_of(engine)["orders_archive"].lone
+    [lone] = catalog_of(engine)["orders_archive"].detached
     yield from attach(catalog_of(engine)["orders_archive"], lone.name, NOW)
     yield detach_of(engine, "orders_archive_2027_04")
     yield DropTable(table="orders_archive", partition="orders_archive_2027_04")

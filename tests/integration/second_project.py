@@ -91,7 +91,7 @@ POLICIES = """\
 from datetime import datetime, timedelta
 
 from partitions import ListPartitions, MonthlyRange
-from partitions.archive.policy import ArchivePolicy
+from partitions.policy import ArchivePolicy
 
 
 def first_payment_at(instant: datetime) -> int:

@@ -11,8 +11,7 @@ from sqlalchemy import Engine, text
 import partitions
 from app.models.policies import ARCHIVE, ARCHIVE_MONTHS
 from partitions import Month
-from partitions.archive.mover import Batch, count_archived, move, read_columns, read_waiting
-from partitions.archive.statements import script
+from partitions.archive import ArchivedBatch, count_archived, move, read_backlog, read_columns, script
 from partitions.errors import ArchiveBatchFailed, ArchiveColumnsDiffer, ArchiveCountMismatch
 from sharding.topology import Topology
 from tests.integration.archive_rig import LONG_AGO, NOW, add_orders, assert_whole, order_ids, rows, shard
@@ -92,7 +91,7 @@ def test_order_that_still_owes_something_stays(mes: Engine, owed: str) -> None:
     with mes.begin() as connection:
         add_orders(connection, ids)
         connection.exec_driver_sql(owed.format(ids[0]))
-        waiting = read_waiting(connection, ARCHIVE, NOW)
+        waiting = read_backlog(connection, ARCHIVE, NOW)
     assert (waiting.rows, waiting.owed, waiting.oldest_key) == (2, 1, ids[1])
     move(mes, ARCHIVE, NOW)
     assert rows(mes, "orders") == Counter(ids[:1])
@@ -101,7 +100,7 @@ def test_order_that_still_owes_something_stays(mes: Engine, owed: str) -> None:
 
 @BOTH_WAYS
 def test_batches_are_full_until_the_last(mes: Engine, by_key: bool) -> None:
-    ids, batches = order_ids(25), list[Batch]()
+    ids, batches = order_ids(25), list[ArchivedBatch]()
     with mes.begin() as connection:
         add_orders(connection, ids)
     move(mes, ARCHIVE, NOW, batch_rows=10, lock_by_key=by_key, report=batches.append)

@@ -16,7 +16,7 @@ import partitions
 from app.models.policies import ARCHIVE, ARCHIVE_MONTHS
 from ops.waiting import wait_until
 from partitions import Month
-from partitions.archive.mover import move
+from partitions.archive import move
 from sharding.topology import Topology
 from tests.integration.archive_rig import NOW, add_orders, assert_whole, order_ids, rows, shard
 

@@ -25,7 +25,7 @@ from ops.migrate import citus as after_upgrade
 from ops.migrate import run
 from ops.migrate.drift import find_drift
 from ops.migrate.errors import FleetFailed
-from partitions.months import Month
+from partitions.bounds import Month
 from readreplica.sessions import WriteSession
 from sharding.citus.catalog import fresh_index, is_fresh, locate, read_nodes, read_ranges, read_tables
 from sharding.citus.distribute import Distribution

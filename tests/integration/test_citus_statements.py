@@ -29,7 +29,7 @@ from app.pricing.worker import Worker
 from app.topology import files_url
 from ops.fleet import members, open_engine
 from ops.partitions.archiving import months_of
-from partitions.archive.mover import move
+from partitions.archive import move
 from sharding.citus.distribute import Distribution
 from sharding.citus.preflight import check_statements
 from sharding.topology import Topology

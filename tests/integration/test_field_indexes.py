@@ -35,7 +35,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.exc import DBAPIError, InvalidRequestError
 
 from partitions.errors import ActionFailed
-from partitions.migration_ops import CreateIndexOnPartitions, CreatePartialIndex, ReplacePartialIndex
+from partitions.migration_ops import CreateIndexOnPartitionsOp, CreatePartialIndexOp, ReplacePartialIndexOp
 from partitions.migration_ops.operations import PredicateMissing
 from tests.integration.operations_rig import (
     autogenerate,
@@ -175,11 +175,11 @@ def test_only_the_predicate_changes(database: tuple[Engine, str], how: str) -> N
     run_sql(engine, 'ALTER INDEX "x expression" ALTER COLUMN 2 SET STATISTICS 777')
     before = properties(engine)
     forth = [
-        ReplacePartialIndex(
+        ReplacePartialIndexOp(
             f"x {kind}",
             table="items",
             where="(id > 7) AND (a = 'p')",
-            was="(id > 0) OR (a = 'USING WHERE')",
+            existing_where="(id > 0) OR (a = 'USING WHERE')",
             concurrently="plainly" not in how,
         )
         for kind in KINDS
@@ -205,7 +205,7 @@ def test_index_of_all_rows_gets_a_predicate_and_loses_it(engine: Engine) -> None
 def test_expressions_have_statistics_before_the_planner_needs_them(engine: Engine) -> None:
     run_sql(engine, ITEMS, "INSERT INTO items SELECT n, 'A' || n FROM generate_series(1, 99) AS n")
     run_sql(engine, "CREATE INDEX x ON items (lower(a)) WHERE id > 1", "ANALYZE items")
-    run(engine, [ReplacePartialIndex("x", table="items", where="id > 2", concurrently=True)])
+    run(engine, [ReplacePartialIndexOp("x", table="items", where="id > 2", concurrently=True)])
     with engine.connect() as connection:
         assert connection.scalar(text("SELECT count(*) FROM pg_stats WHERE tablename = 'x'")) == 1
 
@@ -385,7 +385,9 @@ def test_names_are_quoted_and_never_cut(database: tuple[Engine, str], table: str
         Index(name, columns.c.a, postgresql_where=text("id > 2"))
     change(engine, metadata)
     assert definitions(engine) == dict.fromkeys(NAMES, "btree (a) WHERE (id > 2)")
-    again = [ReplacePartialIndex(name, table=table, where="a = ':x %'", concurrently=True) for name in NAMES]
+    again = [
+        ReplacePartialIndexOp(name, table=table, where="a = ':x %'", concurrently=True) for name in NAMES
+    ]
     psql(conninfo, script_of(again))
     assert definitions(engine) == dict.fromkeys(NAMES, "btree (a) WHERE (a = ':x %'::text)")
 
@@ -408,7 +410,7 @@ def test_another_schema_is_another_index(engine: Engine) -> None:
 def test_partial_index_in_another_schema_by_hand(engine: Engine) -> None:
     run_sql(engine, "CREATE SCHEMA sales", ITEMS.replace("items", "sales.items"))
     for concurrently in (False, True):
-        create = CreatePartialIndex(
+        create = CreatePartialIndexOp(
             "x",
             table="items",
             columns=["a"],
@@ -452,7 +454,7 @@ def test_index_of_a_partitioned_table_is_replaced_on_each_partition(
     if how == "concurrently":
         change(engine, tree("id > 2"))
     else:
-        replace = ReplacePartialIndex("x", table="items", where="id > 2", concurrently=how == "psql")
+        replace = ReplacePartialIndexOp("x", table="items", where="id > 2", concurrently=how == "psql")
         if how == "psql":
             psql(conninfo, script_of([replace]))
         else:
@@ -470,7 +472,7 @@ def test_partition_that_lacks_its_part_gets_one(engine: Engine) -> None:
         "CREATE INDEX items_1_x ON items_1 (a) WHERE id > 1",
         "ALTER INDEX x ATTACH PARTITION items_1_x",
     )
-    run(engine, [ReplacePartialIndex("x", table="items", where="id > 2", concurrently=True)])
+    run(engine, [ReplacePartialIndexOp("x", table="items", where="id > 2", concurrently=True)])
     assert set(definitions(engine)) == {"x", "items_1_x", "items_2_x", "items_2_low_x", "Items 2 high_x"}
     assert definitions(engine) == definitions(engine, invalid=True)
 
@@ -484,8 +486,8 @@ def test_parts_of_long_names_are_told_apart(database: tuple[Engine, str]) -> Non
         f"CREATE TABLE {month} PARTITION OF items FOR VALUES IN ('1')",
     )
     create = [
-        CreateIndexOnPartitions("items_first_idx", table="items", columns=["a"]),
-        CreateIndexOnPartitions("items_second_idx", table="items", columns=["b", "a"]),
+        CreateIndexOnPartitionsOp("items_first_idx", table="items", columns=["a"]),
+        CreateIndexOnPartitionsOp("items_second_idx", table="items", columns=["b", "a"]),
     ]
     run(engine, create)
     made = definitions(engine)
@@ -502,7 +504,7 @@ class Killed(BaseException):
     """Ends a run before one of its statements, as a kill does."""
 
 
-def killed_at(engine: Engine, operation: ReplacePartialIndex, statement: int) -> bool:
+def killed_at(engine: Engine, operation: ReplacePartialIndexOp, statement: int) -> bool:
     """Run an operation on a connection that is cut before one of its statements; false if it ended."""
     sent, here = count(), threading.get_ident()
 
@@ -522,7 +524,7 @@ def killed_at(engine: Engine, operation: ReplacePartialIndex, statement: int) ->
     return False
 
 
-FORTH = ReplacePartialIndex("x", table="items", where="id > 2", was="id > 1", concurrently=True)
+FORTH = ReplacePartialIndexOp("x", table="items", where="id > 2", existing_where="id > 1", concurrently=True)
 
 
 @pytest.mark.long
@@ -536,7 +538,7 @@ def test_killed_at_any_statement_an_index_serves_and_the_next_run_ends_clean(
         kills += 1
         serving = definitions(engine)
         assert {name: serving[name].replace("id > 2", "id > 1") for name in before} == before
-        run(engine, [ReplacePartialIndex("x", table="items", where=then, concurrently=True)])
+        run(engine, [ReplacePartialIndexOp("x", table="items", where=then, concurrently=True)])
         assert definitions(engine, invalid=True) == {
             name: definition.replace("id > 1", then) for name, definition in before.items()
         }
@@ -565,7 +567,7 @@ def test_index_that_is_invalid_itself_is_built_anew(engine: Engine) -> None:
         "CREATE INDEX x ON items (a) WHERE id > 2",
         "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'x'::regclass",
     )
-    run(engine, [ReplacePartialIndex("x", table="items", where="id > 2", concurrently=True)])
+    run(engine, [ReplacePartialIndexOp("x", table="items", where="id > 2", concurrently=True)])
     assert definitions(engine) == {"x": "btree (a) WHERE (id > 2)"}
 
 
@@ -578,7 +580,7 @@ def test_duplicates_leave_the_old_index_and_nothing_else(engine: Engine) -> None
     )
     before = definitions(engine)
     with pytest.raises(ActionFailed, match="could not create unique index"):
-        run(engine, [ReplacePartialIndex("x", table="items", where="id > 0", concurrently=True)])
+        run(engine, [ReplacePartialIndexOp("x", table="items", where="id > 0", concurrently=True)])
     assert definitions(engine, invalid=True) == before
     # An INVALID unique index would refuse this.
     run_sql(engine, "INSERT INTO items VALUES (3, 'a')")
@@ -625,7 +627,7 @@ def test_what_cannot_be_replaced_is_refused_before_anything_is_done(
     before = properties(engine)
     where = "nothing > 2" if "nothing" in words else "id > 2"
     with pytest.raises(Exception, match=words):
-        run(engine, [ReplacePartialIndex("x", table="items", where=where, concurrently=concurrently)])
+        run(engine, [ReplacePartialIndexOp("x", table="items", where=where, concurrently=concurrently)])
     assert properties(engine) == before
 
 
@@ -634,13 +636,13 @@ def test_part_of_a_parents_index_is_refused(engine: Engine) -> None:
     with pytest.raises(ActionFailed, match="items_1_a_idx is a part of the index x: replace that one"):
         run(
             engine,
-            [ReplacePartialIndex("items_1_a_idx", table="items_1", where="id > 2", concurrently=True)],
+            [ReplacePartialIndexOp("items_1_a_idx", table="items_1", where="id > 2", concurrently=True)],
         )
 
 
 # Indexes that are made
 
-NEW = CreatePartialIndex("x", table="items", columns=["a"], where="id IN (1, 2)", concurrently=True)
+NEW = CreatePartialIndexOp("x", table="items", columns=["a"], where="id IN (1, 2)", concurrently=True)
 
 
 @pytest.mark.parametrize(
@@ -676,10 +678,10 @@ def test_index_that_stands_is_not_built_again(engine: Engine) -> None:
 @pytest.mark.parametrize("where", [None, ""])
 def test_partial_index_has_a_predicate(where: Any) -> None:
     with pytest.raises(PredicateMissing, match=r"index x has no predicate: use op\.create_index"):
-        CreatePartialIndex("x", table="items", columns=["a"], where=where)
+        CreatePartialIndexOp("x", table="items", columns=["a"], where=where)
 
 
 def test_script_says_what_the_revision_says() -> None:
-    create = CreatePartialIndex("x", table="items", columns=["a"], where="a LIKE '%:x\t%%'")
+    create = CreatePartialIndexOp("x", table="items", columns=["a"], where="a LIKE '%:x\t%%'")
     assert "WHERE a LIKE '%:x\t%%';" in script_of([create])
     assert textwrap.dedent(script_of([create])).count("%%'") == 1

@@ -16,8 +16,8 @@ from ops.migrate.drift import find_drift
 from ops.migrate.scripts import Scripts
 from ops.migrate.snapshot import Snapshot, load_snapshot, take_snapshot
 from ops.project.project import ProjectTree
+from partitions.errors import OnlineChangeRefused
 from partitions.online import apply, backfill, change_type, read_column, require_not_null
-from partitions.online.errors import OnlineChangeRefused
 from sharding.topology import Topology
 from tests.integration.mesctl_rig import Mesctl
 from tests.integration.migrations_rig import NOWHERE, make_partitions

@@ -17,7 +17,7 @@ from ops.migrate import run
 from ops.migrate.errors import FleetFailed
 from ops.migrate.ledger import read_latest
 from ops.waiting import wait_until
-from partitions import byhand
+from partitions import manual
 from sharding.topology import Topology
 from tests.integration.partitions_rig import MES, NOW, catalog_of
 from tests.integration.partitions_rig import run as run_action
@@ -187,12 +187,12 @@ def test_partitions_that_were_away_when_the_guard_came_get_it_and_come_back(topo
     with open_engine(topology, topology.databases["mes_0"], role="mes_owner") as owner:
         partitions.apply(owner, MES, NOW)
         for table, name in zip(("orders_archive", "orders", "orders"), names, strict=True):
-            [detach] = byhand.detach(catalog_of(owner)[table], name, NOW)
+            [detach] = manual.detach(catalog_of(owner)[table], name, NOW)
             run_action(owner, detach)
         run.upgrade(topology, PROJECT.tree("mes"))
         partitions.apply(owner, MES, NOW)
         for name in names[1:]:
-            [attach] = byhand.attach(catalog_of(owner)["orders"], name, NOW)
+            [attach] = manual.attach(catalog_of(owner)["orders"], name, NOW)
             run_action(owner, attach)
         assert partitions.check(MES, catalog_of(owner), NOW) == []
         with owner.connect() as connection:

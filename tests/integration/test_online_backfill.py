@@ -6,8 +6,8 @@ import psycopg
 import pytest
 from sqlalchemy import Engine, text
 
+from partitions.errors import OnlineChangeRefused
 from partitions.online import Backfill, BackfillResult, Lag, backfill
-from partitions.online.errors import OnlineChangeRefused
 from tests.integration.online_rig import ROWS, START
 from tests.integration.operations_rig import scratch_database
 from tests.servers import PostgresServers

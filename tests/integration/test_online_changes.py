@@ -10,7 +10,16 @@ import psycopg
 import pytest
 from sqlalchemy import Engine, text
 
-from partitions import Waiting
+from partitions import RetryPolicy
+from partitions.errors import (
+    ColumnInUse,
+    NoPrimaryKey,
+    NoSuchColumn,
+    OnlineChangeRefused,
+    PreconditionFailed,
+    TableLocked,
+    TriggersUnsupported,
+)
 from partitions.online import (
     Backfill,
     BackfillResult,
@@ -24,16 +33,7 @@ from partitions.online import (
     render,
     require_not_null,
 )
-from partitions.online.errors import (
-    ColumnInUse,
-    NoPrimaryKey,
-    NoSuchColumn,
-    OnlineChangeRefused,
-    StepOutOfOrder,
-    TableBusy,
-    TriggersRefused,
-)
-from partitions.steps import Limits
+from partitions.steps import LockTimeouts
 from tests.integration.online_rig import CHANGES, RUNS, START, load_on, run_type_change, type_change
 from tests.integration.operations_rig import scratch_database
 from tests.psql import psql
@@ -154,7 +154,7 @@ def test_swap_before_the_end_of_the_backfill_is_refused(database: tuple[Engine, 
     plan = type_change(engine)
     apply(engine, plan.expand)
     backfill(engine, plan.backfill, max_rows=100)
-    with pytest.raises(StepOutOfOrder, match=r"the backfill items.quantity_new is not finished: run it"):
+    with pytest.raises(PreconditionFailed, match=r"the backfill items.quantity_new is not finished: run it"):
         apply(engine, plan.swap)
     with pytest.raises(subprocess.CalledProcessError):
         psql(conninfo, render(plan.swap))
@@ -175,7 +175,7 @@ def test_every_other_part_out_of_order_is_refused_and_changes_nothing(database: 
     def refuses(**wanted: str) -> None:
         before = schema(engine)
         for part, why in wanted.items():
-            with pytest.raises(StepOutOfOrder, match=f"items: .*nothing was done: {why}"):
+            with pytest.raises(PreconditionFailed, match=f"items: .*nothing was done: {why}"):
                 parts[part]()
         assert schema(engine) == before
 
@@ -223,11 +223,11 @@ def test_who_is_in_the_way_is_named(database: tuple[Engine, str]) -> None:
     pauses: list[float] = []
     with psycopg.connect(conninfo) as other:
         other.execute("SELECT count(*) FROM items")
-        with pytest.raises(TableBusy) as found:
+        with pytest.raises(TableLocked) as found:
             apply(
                 engine,
                 CHANGES["not null"],
-                waiting=Waiting(Limits(1.0), attempts=3, sleep=pauses.append, jitter=lambda: 0.5),
+                retry=RetryPolicy(LockTimeouts(1.0), attempts=3, sleep=pauses.append, jitter=lambda: 0.5),
             )
         assert f"no lock in 3 attempts; in the way: pid {other.info.backend_pid} (" in str(found.value)
         assert re.search(r"idle in transaction for \d+ s: SELECT count", str(found.value))
@@ -239,8 +239,8 @@ def test_lock_that_becomes_free_is_taken_in_a_later_attempt(database: tuple[Engi
     engine, conninfo = database
     with psycopg.connect(conninfo) as other:
         other.execute("SELECT count(*) FROM items")
-        waiting = Waiting(Limits(0.1), sleep=lambda _: other.rollback())
-        apply(engine, CHANGES["not null"], waiting=waiting)
+        waiting = RetryPolicy(LockTimeouts(0.1), sleep=lambda _: other.rollback())
+        apply(engine, CHANGES["not null"], retry=waiting)
     assert schema(engine) >= WANTED["not null"]
 
 
@@ -257,7 +257,7 @@ def test_column_that_an_index_uses_is_refused(database: tuple[Engine, str]) -> N
 
 def test_citus_gets_no_trigger() -> None:
     citus = ColumnFacts(not_null=True, citus=True)
-    with pytest.raises(TriggersRefused, match="let the application write both columns"):
+    with pytest.raises(TriggersUnsupported, match="let the application write both columns"):
         change_type("items", "quantity", "bigint", facts=citus)
     plan = change_type("items", "quantity", "bigint", facts=citus, dual_write="application")
     assert "TRIGGER" not in render(plan.expand)

@@ -11,7 +11,7 @@ from sqlalchemy import BigInteger, Column, Engine, Index, MetaData, Table, Text,
 
 from partitions import ListPartitions, MonthlyRange
 from partitions.migration_ops import PLUGINS, POLICIES
-from partitions.migration_ops.standing import PartitionKeyDiffers
+from partitions.migration_ops.existing_schema import PartitionKeyDiffers
 from sharding.ids import first_id_at
 from tests.integration.operations_rig import (
     autogenerate,
@@ -106,14 +106,17 @@ def facts_of_tables(engine: Engine) -> set[str]:
 CHANGES: dict[str, tuple[MetaData, str]] = {
     "a status moved": (
         models({"orders_hot": ["NEW", "PACKING"], "orders_done": ["CLOSED", "SHIPPED"]}),
-        "op.regroup_partitions(\n    'orders',\n    key='status',\n    was=",
+        "op.regroup_partitions(\n    'orders',\n    key='status',\n    existing=",
     ),
     "a status is new": (models({**GROUPS, "orders_done": ["CLOSED", "LOST"]}), "['CLOSED', 'LOST']"),
     "a group is new": (
         models({"orders_hot": ["NEW", "SHIPPED"], "orders_done": DONE, "orders_packing": ["PACKING"]}),
         "'orders_packing': ['PACKING']",
     ),
-    "another predicate": (models(predicate="status = 'NEW'::text"), "was=\"status = 'SHIPPED'::text\""),
+    "another predicate": (
+        models(predicate="status = 'NEW'::text"),
+        "existing_where=\"status = 'SHIPPED'::text\"",
+    ),
     "no predicate": (models(predicate=None), "op.replace_partial_index("),
     "an index on the parent": (models(partner_index=True), "op.create_index_on_partitions("),
     "a column": (models(note=True), "op.add_column('orders'"),

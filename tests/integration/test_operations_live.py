@@ -18,7 +18,7 @@ from ops.migrate.drift import find_drift
 from ops.migrate.outcome import Direction, MigrationOutcome, Request
 from ops.migrate.single import migrate_database
 from partitions.online import add_foreign_key, apply, require_not_null
-from partitions.steps import Limits
+from partitions.steps import LockTimeouts
 from sharding.topology import Topology
 from tests.integration.partitions_load import under_load
 from tests.integration.partitions_rig import MES, NOW, catalog_of
@@ -65,16 +65,16 @@ CHANGES = {
     "partial": ("create_partial_index", FEW, "drop_partial_index", FEW),
     "replace": (
         "replace_partial_index",
-        FEW.replace("where=", "was=").replace(", concurrently", ", where=None, concurrently"),
+        FEW.replace("where=", "existing_where=").replace(", concurrently", ", where=None, concurrently"),
         "replace_partial_index",
-        FEW.replace("concurrently", "was=None, concurrently"),
+        FEW.replace("concurrently", "existing_where=None, concurrently"),
     ),
     "everywhere": ("create_index_on_partitions", ALL, "drop_index_on_partitions", ALL),
     "status": (
         "regroup_partitions",
-        f"'orders', key='status', was={WAS}, becomes={BECOMES}",
+        f"'orders', key='status', existing={WAS}, new={BECOMES}",
         "regroup_partitions",
-        f"'orders', key='status', was={BECOMES}, becomes={WAS}",
+        f"'orders', key='status', existing={BECOMES}, new={WAS}",
     ),
 }
 
@@ -118,7 +118,7 @@ def service(topology: Topology) -> Iterator[Engine]:
 def test_no_query_fails_or_waits_longer_than_lock_timeout(
     topology: Topology, owner: Engine, service: Engine, versions: Path
 ) -> None:
-    waiting = partitions.Waiting(Limits(LOCK_TIMEOUT_SECONDS), attempts=20, pause_seconds=0.05)
+    waiting = partitions.RetryPolicy(LockTimeouts(LOCK_TIMEOUT_SECONDS), attempts=20, backoff_seconds=0.05)
     with owner.begin() as connection:
         connection.exec_driver_sql("CREATE TABLE channels (channel text PRIMARY KEY)")
         connection.exec_driver_sql("INSERT INTO channels VALUES ('B2C'), ('B2B')")
@@ -128,7 +128,7 @@ def test_no_query_fails_or_waits_longer_than_lock_timeout(
         run.migrate(topology, PROJECT.tree("mes"), "up", "head", versions=versions)
         load.wait_for_more(20)
         for change in (not_null.reverse(), not_null, foreign_key, foreign_key.reverse()):
-            apply(owner, change, waiting=waiting)
+            apply(owner, change, retry=waiting)
             load.wait_for_more(20)
         run.migrate(
             topology, PROJECT.tree("mes"), "down", str(run.head(PROJECT.tree("mes"))), versions=versions

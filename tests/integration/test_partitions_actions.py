@@ -9,13 +9,14 @@ from sqlalchemy.exc import DBAPIError
 import partitions
 from app.models.policies import POLICIES
 from ops.fleet import open_engine
-from partitions import Waiting, byhand
+from partitions import RetryPolicy, manual
 from partitions.actions import Action, DetachPartition, DropTable
 from partitions.actions import attach as attach_sql
-from partitions.catalog import Catalog, ValueList
-from partitions.errors import ActionBlocked, ActionFailed, Occupied
+from partitions.bounds import ValueList
+from partitions.catalog import Catalog
+from partitions.errors import ActionBlocked, ActionFailed, PartitionsBusy
 from partitions.regroup import ChangeValues
-from partitions.steps import Limits, Step, Way, lines_of
+from partitions.steps import ExecutionMode, LockTimeouts, SqlStep, render_step
 from sharding.ids import first_id_at
 from sharding.topology import Topology
 from tests.integration.partitions_rig import (
@@ -33,12 +34,14 @@ from tests.psql import psql
 from tests.servers import PostgresServers
 
 MES = POLICIES
-BRIEF = Waiting(
-    limits=Limits(lock_timeout_seconds=0.4, patience_seconds=0.4), attempts=2, sleep=lambda _: None
+BRIEF = RetryPolicy(
+    timeouts=LockTimeouts(lock_timeout_seconds=0.4, concurrent_lock_timeout_seconds=0.4),
+    attempts=2,
+    sleep=lambda _: None,
 )
 
 # Long enough to be seen waiting on a machine that has other work.
-SEEN_WAITING = Waiting(limits=Limits(lock_timeout_seconds=3), attempts=2, sleep=lambda _: None)
+SEEN_WAITING = RetryPolicy(timeouts=LockTimeouts(lock_timeout_seconds=3), attempts=2, sleep=lambda _: None)
 
 
 @pytest.fixture
@@ -56,7 +59,7 @@ def test_detached_month_keeps_its_rows_and_comes_back(owner: Engine) -> None:
     run(owner, action)
     with owner.connect() as connection:
         assert connection.exec_driver_sql("SELECT count(*) FROM orders_archive").scalar_one() == 0
-    [lone] = catalog_of(owner)["orders_archive"].lone
+    [lone] = catalog_of(owner)["orders_archive"].detached
     assert lone.mark is not None
     assert (lone.name, lone.mark.at) == ("orders_archive_2026_11", NOW)
 
@@ -65,7 +68,7 @@ def test_detached_month_keeps_its_rows_and_comes_back(owner: Engine) -> None:
     run(owner, inverse)
     with owner.connect() as connection:
         assert connection.exec_driver_sql("SELECT count(*) FROM orders_archive").scalar_one() == 1
-    assert catalog_of(owner)["orders_archive"].lone == ()
+    assert catalog_of(owner)["orders_archive"].detached == ()
     assert partitions.check(MES, catalog_of(owner), NOW) == []
 
 
@@ -84,7 +87,7 @@ def test_detach_that_was_cut_off_is_finished_and_the_month_attached_again(owner:
 
 @pytest.mark.parametrize("by_hand", [False, True])
 def test_check_that_a_detach_leaves_does_not_refuse_a_later_value(by_hand: bool, owner: Engine) -> None:
-    [detach] = byhand.detach(catalog_of(owner)["orders"], "orders_hot", NOW)
+    [detach] = manual.detach(catalog_of(owner)["orders"], "orders_hot", NOW)
     before, attach = checks_of(owner, "orders_hot"), detach.inverse()
     run(owner, detach)
     assert before == []
@@ -106,8 +109,8 @@ def test_check_that_a_detach_leaves_does_not_refuse_a_later_value(by_hand: bool,
 
 
 def test_lock_goes_when_the_client_is_frozen_inside_the_transaction(owner: Engine) -> None:
-    step = Step(("LOCK TABLE orders IN ACCESS EXCLUSIVE MODE",), way=Way.EXCLUSIVE)
-    *begun, _commit = lines_of(step, Limits(lock_timeout_seconds=1.0))
+    step = SqlStep(("LOCK TABLE orders IN ACCESS EXCLUSIVE MODE",), mode=ExecutionMode.EXCLUSIVE)
+    *begun, _commit = render_step(step, LockTimeouts(lock_timeout_seconds=1.0))
     with owner.connect().execution_options(isolation_level="AUTOCOMMIT") as frozen:
         for line in begun:
             frozen.exec_driver_sql(line)
@@ -119,12 +122,12 @@ def test_lock_goes_when_the_client_is_frozen_inside_the_transaction(owner: Engin
 
 
 def test_value_that_is_added_to_a_partition_with_such_a_check_is_taken(owner: Engine) -> None:
-    [detach] = byhand.detach(catalog_of(owner)["orders"], "orders_hot", NOW)
+    [detach] = manual.detach(catalog_of(owner)["orders"], "orders_hot", NOW)
     run(owner, detach)
     with owner.begin() as connection:
         connection.exec_driver_sql("ALTER TABLE orders_hot ADD CHECK (version > 0)")
         connection.exec_driver_sql(attach_sql("orders", "orders_hot", detach.bound))  # type: ignore[attr-defined]
-    [change] = byhand.add(catalog_of(owner)["orders"], "orders_hot", ["ON_HOLD"], key="status")
+    [change] = manual.add(catalog_of(owner)["orders"], "orders_hot", ["ON_HOLD"], key="status")
     run(owner, change)
     with owner.begin() as connection:
         insert_order(connection, 1, "ON_HOLD")
@@ -306,18 +309,18 @@ def test_blocker_of_another_role_is_named_with_the_way_to_see_its_query(
 
 
 def test_second_run_is_told_who_holds_the_first(owner: Engine) -> None:
-    brief = Waiting(others_seconds=0.2)
+    brief = RetryPolicy(lock_wait_seconds=0.2)
     with (
         partitions.open_executor(owner),
-        pytest.raises(Occupied, match=r"pid \d+ \(mes_owner, mesctl\)"),
+        pytest.raises(PartitionsBusy, match=r"pid \d+ \(mes_owner, mesctl\)"),
         partitions.open_executor(owner, brief),
     ):
         pytest.fail("two runs at once")
 
 
 def test_pauses_double_up_to_their_bound_and_are_jittered() -> None:
-    waiting = Waiting(pause_seconds=1, max_pause_seconds=5, jitter=lambda: 0.5)
-    assert [waiting.pause(attempt) for attempt in (1, 2, 3, 4)] == [0.5, 1, 2, 2.5]
+    retry = RetryPolicy(backoff_seconds=1, max_backoff_seconds=5, jitter=lambda: 0.5)
+    assert [retry.backoff(attempt) for attempt in (1, 2, 3, 4)] == [0.5, 1, 2, 2.5]
 
 
 @pytest.mark.parametrize("kind", ["detach", "split", "index", "value"])

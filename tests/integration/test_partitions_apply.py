@@ -11,11 +11,11 @@ import partitions
 from app.models.policies import ARCHIVE_MONTHS, ORDERS, POLICIES
 from ops.fleet import open_engine
 from ops.waiting import wait_until
-from partitions import Month, MonthlyRange, Waiting
+from partitions import Month, MonthlyRange, RetryPolicy
 from partitions.actions import Action, Analyze
 from partitions.catalog import Catalog
 from partitions.errors import ActionFailed, NotPartitioned
-from partitions.steps import Limits
+from partitions.steps import LockTimeouts
 from sharding.ids import first_id_at
 from sharding.topology import Topology
 from tests.psql import psql
@@ -38,10 +38,12 @@ def catalog(engine: Engine) -> Catalog:
         return partitions.read_catalog(connection, [policy.table for policy in MES])
 
 
-def brief(lock_timeout_seconds: float) -> Waiting:
+def brief(lock_timeout_seconds: float) -> RetryPolicy:
     """Wait briefly, and try twice without a pause."""
-    limits = Limits(lock_timeout_seconds=lock_timeout_seconds, patience_seconds=lock_timeout_seconds)
-    return Waiting(limits=limits, attempts=2, sleep=lambda _seconds: None)
+    limits = LockTimeouts(
+        lock_timeout_seconds=lock_timeout_seconds, concurrent_lock_timeout_seconds=lock_timeout_seconds
+    )
+    return RetryPolicy(timeouts=limits, attempts=2, sleep=lambda _seconds: None)
 
 
 def made(actions: Iterable[Action]) -> list[str]:
@@ -104,7 +106,7 @@ def test_reader_and_writer_of_the_parent_do_not_hold_it_up(topology: Topology, o
         writer.exec_driver_sql(archive_row(first_id_at(NOW)))
         reader.exec_driver_sql("SELECT count(*) FROM orders_archive")
         # Both transactions are open and hold their locks on the parent.
-        done = partitions.apply(owner, MES, datetime(2026, 12, 23, tzinfo=UTC), waiting=brief(0.5))
+        done = partitions.apply(owner, MES, datetime(2026, 12, 23, tzinfo=UTC), retry=brief(0.5))
         assert made(done) == [f"{policy.table}: create + attach 2027-03" for policy in ARCHIVE_MONTHS]
 
 
@@ -114,7 +116,7 @@ def test_lock_that_is_not_free_is_waited_for_briefly_and_named(owner: Engine) ->
         with pytest.raises(
             ActionFailed, match=r"order_items_archive: create \+ attach 2026-11: .*lock timeout"
         ):
-            partitions.apply(owner, MES, NOW, waiting=brief(0.1))
+            partitions.apply(owner, MES, NOW, retry=brief(0.1))
     # What came before it stays, half a month never does, and the next run does the rest.
     assert len(catalog(owner)["orders_archive"].partitions) == len(MONTHS)
     assert len(made(partitions.apply(owner, MES, NOW))) == 2 * len(MONTHS)

@@ -13,10 +13,9 @@ from sqlalchemy import Engine
 import partitions
 from partitions import ListPartitions, Month, MonthlyRange, Retention
 from partitions.actions import DropTable, attach
-from partitions.bounds import Bound, ValueList, render_bound
+from partitions.bounds import Bound, KeyRange, ValueList, render_bound
 from partitions.catalog import PartitionedTable
-from partitions.marks import Mark, State
-from partitions.months import KeyRange
+from partitions.detached import DetachedMark, DetachedState
 from partitions.policy import DeclaredIndex
 from sharding.ids import first_id_at
 from tests.integration.partitions_shard import bare_server
@@ -104,18 +103,20 @@ def stand_up(engine: Engine, case: Months) -> None:
         sql.append(f"CREATE TABLE {name} (LIKE archive INCLUDING ALL)")
         return name
 
-    def mark(state: State, offset: int, days: int) -> None:
+    def mark(state: DetachedState, offset: int, days: int) -> None:
         at = case.now - timedelta(days=days)
-        sql.append(Mark(state, "archive", render_bound(bound(offset, offset + 1)), at).on(alone(offset)))
+        sql.append(
+            DetachedMark(state, "archive", render_bound(bound(offset, offset + 1)), at).on(alone(offset))
+        )
 
     for first, end in sorted(case.attached):
         name = alone(first)
         sql.append(attach("archive", name, bound(first, end)))
         sql.append(f"INSERT INTO archive VALUES ({bound(first, end).start}), ({bound(first, end).end - 1})")
     for offset, days in case.detached.items():
-        mark(State.DETACHED, offset, days)
+        mark(DetachedState.DETACHED, offset, days)
     if case.prepared is not None:
-        mark(State.PREPARED, case.prepared, 1)
+        mark(DetachedState.PREPARED, case.prepared, 1)
     if case.index:
         sql.append("CREATE INDEX archive_note_idx ON ONLY archive (note)")
     if case.pending is not None:

@@ -12,12 +12,11 @@ from sqlalchemy import Engine
 
 import partitions
 from partitions import Month, MonthlyRange
-from partitions.archive.mover import move
-from partitions.archive.policy import ArchivePolicy
-from partitions.byhand import index
-from partitions.errors import ActionFailed, ArchiveBatchFailed
+from partitions.archive import move
+from partitions.errors import ActionFailed, ArchiveBatchFailed, OnlineChangeRefused
+from partitions.manual import index
 from partitions.online import Backfill, backfill
-from partitions.online.errors import OnlineChangeRefused
+from partitions.policy import ArchivePolicy
 from sharding.ids import first_id_at
 from tests.integration.partitions_rig import run as run_action
 from tests.integration.partitions_shard import bare_server, servers_folder

@@ -1,7 +1,7 @@
 """Odd names, wrong clocks, short timeouts of a role, and CHECKs that came while a partition was away."""
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -10,12 +10,13 @@ import pytest
 from sqlalchemy import Engine
 
 import partitions
-from partitions import ListPartitions, Month, MonthlyRange, Retention, Waiting, byhand
+from partitions import ListPartitions, Month, MonthlyRange, Retention, RetryPolicy, manual
+from partitions.actions import Action
 from partitions.catalog import PartitionedTable
 from partitions.errors import MonthWithoutKeys, NameTooLong
 from partitions.policy import DeclaredIndex
 from partitions.sql import identifier
-from partitions.steps import Limits
+from partitions.steps import LockTimeouts
 from sharding.ids import first_id_at
 from tests.integration.partitions_rig import run as run_action
 from tests.integration.partitions_shard import bare_server
@@ -78,10 +79,10 @@ def test_table_of_any_name_has_its_months_and_indexes(owner: Engine, table: str)
     [build] = partitions.apply(owner, [policy], NOW)
     assert build.summary == "create index Odd Index on 2 partitions"
     assert is_clean(owner, policy)
-    [detach] = byhand.detach(standing(owner, table), policy.partition_of(Month(2026, 12)), NOW)
+    [detach] = manual.detach(standing(owner, table), policy.partition_of(Month(2026, 12)), NOW)
     run_action(owner, detach)
-    [lone] = standing(owner, table).lone
-    [attach] = byhand.attach(standing(owner, table), lone.name, NOW)
+    [lone] = standing(owner, table).detached
+    [attach] = manual.attach(standing(owner, table), lone.name, NOW)
     run_action(owner, attach)
     assert is_clean(owner, policy)
 
@@ -107,7 +108,7 @@ def test_groups_and_indexes_of_any_name_are_split_and_merged(owner: Engine) -> N
     with owner.connect() as connection:
         options: dict[str, Any] = {"key": "Status", "max_rows": 10, "at": NOW}
         table = standing(owner, "live")
-        [split] = byhand.split(connection, table, "Done", ["B"], into="cold", **options)
+        [split] = manual.split(connection, table, "Done", ["B"], into="cold", **options)
     run_action(owner, split)
     # The table's name stands in that of the column too.
     assert send(owner, "SELECT indexdef FROM pg_indexes WHERE tablename = 'cold'") == [
@@ -118,6 +119,83 @@ def test_groups_and_indexes_of_any_name_are_split_and_merged(owner: Engine) -> N
     run_action(owner, inverse)
     assert is_clean(owner, policy)
     assert send(owner, 'SELECT count(*) FROM "Done"') == [(2,)]
+
+
+def test_split_makes_the_indexes_of_any_name_and_expression_on_the_new_partition(owner: Engine) -> None:
+    send(
+        owner,
+        "CREATE TABLE live (id bigint, status text, note text) PARTITION BY LIST (status)",
+        "CREATE TABLE done PARTITION OF live FOR VALUES IN ('A', 'B')",
+        'CREATE UNIQUE INDEX "done INDEX ON a USING b" ON done (id)',
+        "CREATE INDEX done_note ON done ((note || ' WHERE ' || note))",
+        "CREATE INDEX done_b ON done (id) WHERE status = 'B'",
+        "CREATE INDEX done_a ON done (note) WHERE status = 'A'",
+        "CREATE INDEX done_not_a ON done (id) WHERE status <> 'A'",
+        "CREATE INDEX done_noted ON done (id) WHERE note IS NOT NULL",
+    )
+    with owner.connect() as connection:
+        [split] = manual.split(
+            connection,
+            standing(owner, "live"),
+            "done",
+            ["B"],
+            into="cold",
+            key="status",
+            max_rows=10,
+            at=NOW,
+        )
+    run_action(owner, split)
+    found = send(owner, "SELECT indexname, indexdef FROM pg_indexes WHERE tablename = 'cold' ORDER BY 1")
+    on_cold = "ON public.cold USING btree"
+    assert [tuple(row) for row in found] == [
+        ("cold INDEX ON a USING b", f'CREATE UNIQUE INDEX "cold INDEX ON a USING b" {on_cold} (id)'),
+        ("cold_b", f"CREATE INDEX cold_b {on_cold} (id) WHERE (status = 'B'::text)"),
+        ("cold_not_a", f"CREATE INDEX cold_not_a {on_cold} (id) WHERE (status <> 'A'::text)"),
+        ("cold_note", f"CREATE INDEX cold_note {on_cold} ((((note || ' WHERE '::text) || note)))"),
+        ("cold_noted", f"CREATE INDEX cold_noted {on_cold} (id) WHERE (note IS NOT NULL)"),
+    ]
+
+
+def test_own_index_that_equals_one_of_its_table_stays_the_partitions_own(owner: Engine) -> None:
+    send(
+        owner,
+        "CREATE TABLE live (id bigint, status text) PARTITION BY LIST (status)",
+        "CREATE TABLE done PARTITION OF live FOR VALUES IN ('A', 'B')",
+        "CREATE INDEX own_idx ON done (id)",
+    )
+    run_action(owner, manual.index(standing(owner, "live"), "live_first", "id"))
+    run_action(owner, manual.index(standing(owner, "live"), "live_second", "id"))
+
+    def parts() -> dict[str, Mapping[str, str]]:
+        return {each.name: each.parts for each in standing(owner, "live").indexes}
+
+    def split() -> Action:
+        with owner.connect() as connection:
+            [action] = manual.split(
+                connection,
+                standing(owner, "live"),
+                "done",
+                ["B"],
+                into="cold",
+                key="status",
+                max_rows=1,
+                at=NOW,
+            )
+        return action
+
+    expected = {"live_first": {"done": "done_first"}, "live_second": {"done": "done_second"}}
+    assert parts() == expected
+    [add] = manual.add(standing(owner, "live"), "done", ["C"], key="status")
+    run_action(owner, add)
+    assert parts() == expected
+    action = split()
+    run_action(owner, action)
+    assert {name: found["done"] for name, found in parts().items()} == {
+        "live_first": "done_first",
+        "live_second": "done_second",
+    }
+    run_action(owner, action.inverse())
+    assert parts() == expected
 
 
 def test_names_that_postgresql_would_cut_off_are_refused() -> None:
@@ -181,27 +259,27 @@ def test_index_build_longer_than_the_roles_statement_timeout_is_finished(owner: 
     send(owner, archive())
     partitions.apply(owner, [months()], NOW)
     send(owner, "CREATE INDEX slow_idx ON ONLY archive (order_id)")
-    once = Waiting(attempts=1)
+    once = RetryPolicy(attempts=1)
     with impatient(owner, "statement_timeout"), owner.connect() as writer:
         writer.exec_driver_sql(f"INSERT INTO archive VALUES ({first_id_at(NOW)})")
         # The build waits for the writer, longer than the role's statements may last.
         ends = threading.Timer(1.0, writer.commit)
         ends.start()
-        partitions.apply(owner, [months()], NOW, waiting=once)
+        partitions.apply(owner, [months()], NOW, retry=once)
         ends.join()
     assert is_clean(owner, months())
 
 
 def test_pause_longer_than_the_roles_idle_session_timeout_does_not_end_the_run(owner: Engine) -> None:
     send(owner, archive())
-    waiting = Waiting(
-        limits=Limits(lock_timeout_seconds=0.2), attempts=2, pause_seconds=0.6, jitter=lambda: 1.0
+    waiting = RetryPolicy(
+        timeouts=LockTimeouts(lock_timeout_seconds=0.2), attempts=2, backoff_seconds=0.6, jitter=lambda: 1.0
     )
     with impatient(owner, "idle_session_timeout"), owner.connect() as holder:
         holder.exec_driver_sql("LOCK TABLE archive IN ACCESS EXCLUSIVE MODE")
         ends = threading.Timer(0.3, holder.rollback)
         ends.start()
-        partitions.apply(owner, [months()], NOW, waiting=waiting)
+        partitions.apply(owner, [months()], NOW, retry=waiting)
         ends.join()
     assert is_clean(owner, months())
 
@@ -235,7 +313,7 @@ def test_partition_that_was_away_when_its_table_was_guarded_gets_the_guard(
             "CREATE TABLE done PARTITION OF live FOR VALUES IN ('CLOSED')",
         )
     partitions.apply(owner, [policy], NOW)
-    [detach] = byhand.detach(standing(owner, table), name, NOW)
+    [detach] = manual.detach(standing(owner, table), name, NOW)
     run_action(owner, detach)
     send(owner, OWNS, f"ALTER TABLE {table} ADD CONSTRAINT guard {GUARD}{valid}")
 
@@ -248,7 +326,7 @@ def test_partition_that_was_away_when_its_table_was_guarded_gets_the_guard(
     partitions.apply(owner, [policy], NOW)
     assert send(owner, CHECKS.format(name)) == [(f"{GUARD}{valid}",)]
     if kind != "month":
-        [attach] = byhand.attach(standing(owner, table), name, NOW)
+        [attach] = manual.attach(standing(owner, table), name, NOW)
         run_action(owner, attach)
     assert is_clean(owner, policy)
 
@@ -256,10 +334,10 @@ def test_partition_that_was_away_when_its_table_was_guarded_gets_the_guard(
 def test_attach_by_hand_adds_the_guard_itself(owner: Engine) -> None:
     send(owner, archive())
     partitions.apply(owner, [months()], NOW)
-    [detach] = byhand.detach(standing(owner, "archive"), "archive_2026_12", NOW)
+    [detach] = manual.detach(standing(owner, "archive"), "archive_2026_12", NOW)
     run_action(owner, detach)
     send(owner, OWNS, f"ALTER TABLE archive ADD CONSTRAINT guard {GUARD} NOT VALID")
-    [attach] = byhand.attach(standing(owner, "archive"), "archive_2026_12", NOW)
+    [attach] = manual.attach(standing(owner, "archive"), "archive_2026_12", NOW)
     run_action(owner, attach)
     assert is_clean(owner, months())
 

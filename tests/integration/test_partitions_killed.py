@@ -12,12 +12,12 @@ from sqlalchemy import Engine, event
 
 import partitions
 from app.models.policies import ARCHIVE_MONTHS
-from partitions import Waiting, byhand
+from partitions import RetryPolicy, manual
 from partitions.actions import Action, DropTable
-from partitions.byhand import add, drop_index
+from partitions.catalog import TableIndex
 from partitions.errors import ActionBlocked
-from partitions.indexes import TableIndex
-from partitions.steps import Limits
+from partitions.manual import add, drop_index
+from partitions.steps import LockTimeouts
 from tests.integration.partitions_rig import (
     MES,
     NOW,
@@ -67,7 +67,7 @@ def _month(engine: Engine) -> Action:
 
 def _attach(engine: Engine) -> Action:
     run(engine, detach_of(engine, CURRENT))
-    [attach] = byhand.attach(catalog_of(engine)["orders_archive"], CURRENT, NOW)
+    [attach] = manual.attach(catalog_of(engine)["orders_archive"], CURRENT, NOW)
     return attach
 
 
@@ -80,7 +80,7 @@ def _finish(engine: Engine) -> Action:
     # The server goes on with a detach after its client is gone, unless it must wait: here for this reader.
     with engine.connect() as reader:
         reader.exec_driver_sql("SELECT FROM orders_archive")
-        brief = Waiting(limits=Limits(patience_seconds=0.2), attempts=1)
+        brief = RetryPolicy(timeouts=LockTimeouts(concurrent_lock_timeout_seconds=0.2), attempts=1)
         with pytest.raises(ActionBlocked):
             run(engine, detach_of(engine, CURRENT), brief)
     finish, *_ = partitions.plan([MONTHS], catalog_of(engine), NOW)

@@ -7,8 +7,8 @@ from sqlalchemy import Engine, create_engine
 
 import partitions
 from ops.fleet import open_engine
-from partitions import Waiting
-from partitions.steps import Limits
+from partitions import RetryPolicy
+from partitions.steps import LockTimeouts
 from sharding.topology import Topology
 from tests.integration.partitions_load import under_load
 from tests.integration.partitions_rig import MES, NOW, catalog_of, online_actions
@@ -33,8 +33,8 @@ def service(topology: Topology) -> Iterator[Engine]:
 
 
 def test_no_query_fails_or_waits_longer_than_lock_timeout(owner: Engine, service: Engine) -> None:
-    waiting = Waiting(
-        limits=Limits(lock_timeout_seconds=LOCK_TIMEOUT_SECONDS), attempts=20, pause_seconds=0.05
+    waiting = RetryPolicy(
+        timeouts=LockTimeouts(lock_timeout_seconds=LOCK_TIMEOUT_SECONDS), attempts=20, backoff_seconds=0.05
     )
     done = []
     with under_load(service, NOW) as load, partitions.open_executor(owner, waiting) as executor:
@@ -51,4 +51,4 @@ def test_no_query_fails_or_waits_longer_than_lock_timeout(owner: Engine, service
         count = "SELECT count(*), count(DISTINCT order_id) FROM orders_archive"
         rows, ids = connection.exec_driver_sql(count).one()
     assert rows == ids >= load.orders > 0
-    assert catalog_of(owner)["orders"].lone == ()
+    assert catalog_of(owner)["orders"].detached == ()

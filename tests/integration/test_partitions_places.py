@@ -11,7 +11,7 @@ from sqlalchemy import Engine, event
 
 import partitions
 from partitions import Month, MonthlyRange
-from partitions.errors import ActionFailed, DefaultInTheWay
+from partitions.errors import ActionFailed, DefaultPartitionBlocks
 from sharding.ids import first_id_at
 from tests.integration.partitions_shard import bare_server, servers_folder
 
@@ -61,7 +61,7 @@ def test_default_partition_with_rows_is_told_and_its_way_out_ends_clean(owner: E
         "ANALYZE archive_rest",
     )
     with pytest.raises(
-        DefaultInTheWay, match="the DEFAULT partition archive_rest holds about 2 rows"
+        DefaultPartitionBlocks, match="the DEFAULT partition archive_rest holds about 2 rows"
     ) as told:
         partitions.apply(owner, [policy_of()], NOW)
     with owner.connect() as connection:

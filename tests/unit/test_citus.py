@@ -15,7 +15,7 @@ from ops.citus.service import job_line, progress_line
 from ops.migrate import run
 from ops.migrate.citus import script
 from partitions.actions import DetachPartition
-from partitions.months import KeyRange
+from partitions.bounds import KeyRange
 from sharding.citus import moving
 from sharding.citus.catalog import (
     CitusTable,

@@ -2,9 +2,8 @@
 
 import pytest
 
-from partitions.catalog import DefaultBound, ValueList, parse_bound
+from partitions.bounds import DefaultBound, KeyRange, ValueList, parse_bound
 from partitions.errors import UnknownBound
-from partitions.months import KeyRange
 
 
 @pytest.mark.parametrize(

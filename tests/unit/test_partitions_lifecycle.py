@@ -16,23 +16,22 @@ from partitions.actions import (
     CreateMonth,
     DetachPartition,
     DropTable,
-    FinishDetach,
+    FinalizeDetach,
 )
-from partitions.bounds import Bound, render_bound
-from partitions.catalog import DefaultBound, LoneTable, Partition, PartitionedTable, ValueList
+from partitions.bounds import Bound, DefaultBound, Month, ValueList, render_bound
+from partitions.catalog import Partition, PartitionedTable, TableIndex
 from partitions.check import check
+from partitions.detached import DetachedMark, DetachedState, DetachedTable
 from partitions.errors import (
-    DefaultInTheWay,
+    DefaultPartitionBlocks,
+    DuplicatePolicy,
     EmptyGroup,
-    NameTaken,
     NegativeMonths,
+    PartitionNameTaken,
     RetentionShorterThanGrace,
-    TwoPolicies,
     ValueInTwoGroups,
 )
-from partitions.indexes import CreateIndex, DropLeftoverIndex, RepairIndex, TableIndex
-from partitions.marks import Mark, State
-from partitions.months import Month
+from partitions.indexes import CreateIndex, DropLeftoverIndex, RepairIndex
 from partitions.plan import plan
 from partitions.policy import ListPartitions, MonthlyRange, Retention
 from partitions.regroup import ChangeValues, DropCheck
@@ -65,15 +64,15 @@ def month_of(month: Month, *, pending: bool = False) -> Partition:
     return partition_of(policy_of().partition_of(month), month.keys(first_id_at), pending=pending)
 
 
-def lone_of(month: Month, at: datetime, state: State = State.DETACHED) -> LoneTable:
-    mark = Mark(state, "archive", render_bound(month.keys(first_id_at)), at)
-    return LoneTable(policy_of().partition_of(month), mark)
+def lone_of(month: Month, at: datetime, state: DetachedState = DetachedState.DETACHED) -> DetachedTable:
+    mark = DetachedMark(state, "archive", render_bound(month.keys(first_id_at)), at)
+    return DetachedTable(policy_of().partition_of(month), mark)
 
 
 def done(table: PartitionedTable, actions: Iterable[Action], now: datetime) -> PartitionedTable:
     """Do to the values what the executor does to the tables."""
     there = {found.name: found for found in table.partitions}
-    lone = {found.name: found for found in table.lone}
+    lone = {found.name: found for found in table.detached}
     analyzed = table.analyzed_at
     for action in actions:
         match action:
@@ -83,9 +82,11 @@ def done(table: PartitionedTable, actions: Iterable[Action], now: datetime) -> P
             case AttachPartition(partition=name, bound=bound):
                 del lone[name]
                 there[name] = partition_of(name, bound)
-            case DetachPartition(partition=name, bound=bound) | FinishDetach(partition=name, bound=bound):
-                assert there.pop(name).detach_pending == isinstance(action, FinishDetach)
-                lone[name] = LoneTable(name, Mark(State.DETACHED, "archive", render_bound(bound), action.at))
+            case DetachPartition(partition=name, bound=bound) | FinalizeDetach(partition=name, bound=bound):
+                assert there.pop(name).detach_pending == isinstance(action, FinalizeDetach)
+                lone[name] = DetachedTable(
+                    name, DetachedMark(DetachedState.DETACHED, "archive", render_bound(bound), action.at)
+                )
             case DropTable(partition=name):
                 del lone[name]
             case Analyze():
@@ -95,7 +96,7 @@ def done(table: PartitionedTable, actions: Iterable[Action], now: datetime) -> P
     return replace(
         table,
         partitions=tuple(sorted(there.values(), key=lambda found: found.name)),
-        lone=tuple(lone.values()),
+        detached=tuple(lone.values()),
         analyzed_at=analyzed,
     )
 
@@ -128,7 +129,9 @@ def test_second_plan_is_empty_and_what_is_needed_stands(
         if kind in {"attached", "pending"}:
             partitions.append(month_of(month, pending=kind == "pending"))
         else:
-            lone.append(lone_of(month, at, State.DETACHED if kind == "detached" else State.PREPARED))
+            lone.append(
+                lone_of(month, at, DetachedState.DETACHED if kind == "detached" else DetachedState.PREPARED)
+            )
     table = PartitionedTable("archive", tuple(partitions), tuple(lone))
     earliest = None if since is None else current.later(since)
 
@@ -168,14 +171,16 @@ def test_without_a_retention_everything_stays() -> None:
 
 
 def test_table_with_a_months_name_is_not_touched() -> None:
-    table = PartitionedTable("archive", lone=(LoneTable("archive_2026_12", None),))
-    with pytest.raises(NameTaken, match="archive_2026_12 exists and is no partition of it"):
+    table = PartitionedTable("archive", detached=(DetachedTable("archive_2026_12", None),))
+    with pytest.raises(PartitionNameTaken, match="archive_2026_12 exists and is no partition of it"):
         plan([policy_of()], {"archive": table}, NOW)
 
 
 def test_default_partition_is_named_before_anything_waits_for_it() -> None:
     table = PartitionedTable("archive", (partition_of("archive_rest", DefaultBound()),))
-    with pytest.raises(DefaultInTheWay, match="the DEFAULT partition archive_rest holds an unknown number"):
+    with pytest.raises(
+        DefaultPartitionBlocks, match="the DEFAULT partition archive_rest holds an unknown number"
+    ):
         plan([policy_of()], {"archive": table}, NOW)
 
 
@@ -239,5 +244,5 @@ def test_policies_that_cannot_be_are_refused_by_name() -> None:
         )
     with pytest.raises(NegativeMonths, match="archive: -1 months"):
         policy_of(ahead=-1)
-    with pytest.raises(TwoPolicies, match="archive has two policies"):
+    with pytest.raises(DuplicatePolicy, match="archive has two policies"):
         plan([policy_of(), policy_of()], {"archive": PartitionedTable("archive")}, NOW)

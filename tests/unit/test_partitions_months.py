@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from partitions.months import KeyRange, Month, months_through
+from partitions.bounds import KeyRange, Month, months_through
 from sharding.ids import first_id_at, instant_of
 
 months = st.builds(Month, st.integers(2024, 2080), st.integers(1, 12))

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from partitions.actions import Action, CreateMonth
+from partitions.bounds import KeyRange, Month, months_through
 from partitions.catalog import Partition, PartitionedTable
 from partitions.check import check
 from partitions.errors import PartitionOverlap
-from partitions.months import KeyRange, Month, months_through
 from partitions.plan import plan
 from partitions.policy import MonthlyRange
 from sharding.ids import first_id_at

@@ -154,20 +154,20 @@ def sweep(section: Callable[[float], Section], *, segments: int) -> Mesh:
 
 
 def round_ring(*, radius_mm: float, wire_mm: float, segments: int = 96, sides: int = 24) -> Mesh:
-    """A ring of round wire (a torus): `radius_mm` to the middle of the wire, which is `wire_mm` thick."""
+    """Return a ring of round wire, `wire_mm` thick, with `radius_mm` to the middle of it: a torus."""
     turns = [math.tau * side / sides for side in range(sides)]
     wire = [(radius_mm + wire_mm / 2 * math.cos(t), wire_mm / 2 * math.sin(t)) for t in turns]
     return sweep(lambda _: wire, segments=segments)
 
 
 def band_ring(*, radius_mm: float, width_mm: float, thickness_mm: float, segments: int = 120) -> Mesh:
-    """A flat band: `radius_mm` on the inside."""
+    """Return a flat band: `radius_mm` on the inside."""
     band = _wall(radius_mm, radius_mm + thickness_mm, width_mm)
     return sweep(lambda _: band, segments=segments)
 
 
 def signet_ring(*, radius_mm: float, width_mm: float, thickness_mm: float, segments: int = 120) -> Mesh:
-    """A band that grows to twice its thickness and width at the front."""
+    """Return a band that grows to twice its thickness and width at the front."""
 
     def section(angle: float) -> Section:
         front = 1 + max(0.0, math.cos(angle)) ** 4
@@ -179,7 +179,7 @@ def signet_ring(*, radius_mm: float, width_mm: float, thickness_mm: float, segme
 def wave_ring(
     *, radius_mm: float, wire_mm: float, waves: int, height_mm: float, segments: int = 144, sides: int = 16
 ) -> Mesh:
-    """A ring of round wire that goes up and down `waves` times by `height_mm`."""
+    """Return a ring of round wire that goes up and down `waves` times by `height_mm`."""
     turns = [math.tau * side / sides for side in range(sides)]
 
     def section(angle: float) -> Section:
@@ -192,7 +192,7 @@ def wave_ring(
 def disc_pendant(
     *, radius_mm: float, hole_mm: float, hole_offset_mm: float, thickness_mm: float, segments: int = 120
 ) -> Mesh:
-    """A disc with a hole for the chain, `hole_mm` wide, `hole_offset_mm` from the disc's centre."""
+    """Return a disc with a hole for the chain, `hole_mm` wide, `hole_offset_mm` from the disc's centre."""
 
     def section(angle: float) -> Section:
         # From the hole's centre, the rim of the disc is this far away in the direction of the angle.
@@ -207,7 +207,7 @@ def disc_pendant(
 def flower_pendant(
     *, radius_mm: float, petals: int, depth: float, hole_mm: float, thickness_mm: float, segments: int = 180
 ) -> Mesh:
-    """A flower with a hole in the middle; its petals reach `depth` (below 1) of the radius in and out."""
+    """Return a flower with a hole; its petals reach `depth` (below 1) of the radius in and out."""
     return sweep(
         lambda angle: _wall(
             hole_mm / 2, radius_mm * (1 + depth * math.cos(petals * angle)) / (1 + depth), thickness_mm
@@ -238,7 +238,7 @@ def _tenths(random: Random, low: float, high: float) -> float:
 
 
 def _ring_size(random: Random) -> float:
-    """The inner radius of a ring of EU size 46 to 68 (the inner circumference in mm)."""
+    """Return the inner radius of a ring of EU size 46 to 68 (the inner circumference in mm)."""
     return random.randint(46, 68) / math.tau
 
 

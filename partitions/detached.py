@@ -1,7 +1,7 @@
-"""What a table outside its parent is: PostgreSQL forgets that it was a partition, so its comment tells.
+r"""Tables beside a partitioned one that were its partitions, or were to be, and the comment that says so.
 
-A comment stays with the table through a dump, a restore and a physical replica, needs no table of ours, and
-`\\d+` shows it to whoever wonders.
+PostgreSQL forgets that a detached table was a partition. A comment stays with the table through a dump, a
+restore and a physical replica, needs no table of ours, and `\d+` shows it.
 """
 
 import json
@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
+from partitions.check_constraints import ParentCheck
 from partitions.sql import identifier, literal
 
 
-class State(StrEnum):
+class DetachedState(StrEnum):
     """Why the table stands alone."""
 
     DETACHED = "detached"
@@ -23,7 +24,7 @@ class State(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
+class DetachedMark:
     """The comment on a table that is no partition now.
 
     Parameters:
@@ -33,7 +34,7 @@ class Mark:
         at: when that came about; the delay of a drop counts from here.
     """
 
-    state: State
+    state: DetachedState
     table: str
     bound: str
     at: datetime
@@ -44,17 +45,32 @@ class Mark:
         return f"COMMENT ON TABLE {identifier(partition)} IS {literal(json.dumps(words))}"
 
 
-def unmark(partition: str) -> str:
+def clear_mark(partition: str) -> str:
     """Render the statement that removes a mark."""
     return f"COMMENT ON TABLE {identifier(partition)} IS NULL"
 
 
-def read_mark(comment: str | None) -> Mark | None:
-    """Read a table's comment; None when it is somebody's own."""
+def read_mark(comment: str | None) -> DetachedMark | None:
+    """Read a table's comment; None when it is no mark."""
     try:
         words = json.loads(comment or "")
-        return Mark(
-            State(words["state"]), words["table"], words["bound"], datetime.fromisoformat(words["at"])
+        return DetachedMark(
+            DetachedState(words["state"]), words["table"], words["bound"], datetime.fromisoformat(words["at"])
         )
     except (ValueError, KeyError, TypeError):
         return None
+
+
+@dataclass(frozen=True, slots=True)
+class DetachedTable:
+    """A table that is no partition, but belongs to a partitioned one by its mark, or by its name.
+
+    Parameters:
+        name: the table's name.
+        mark: the content of its comment.
+        missing_checks: the CHECKs that the partitioned table has got since.
+    """
+
+    name: str
+    mark: DetachedMark | None
+    missing_checks: tuple[ParentCheck, ...] = ()

@@ -13,10 +13,10 @@ import partitions
 from ops.fleet import open_engine
 from ops.partitions import service
 from ops.waiting import wait_until
-from partitions import Waiting, byhand
+from partitions import RetryPolicy, manual
 from partitions.actions import Action
 from partitions.bounds import ValueList
-from partitions.migration_ops import CreateIndexOnPartitions, CreatePartialIndex, CreatePartition
+from partitions.migration_ops import CreateIndexOnPartitionsOp, CreatePartialIndexOp, CreatePartitionOp
 from sharding.topology import Topology
 from tests.integration.operations_rig import run, scratch_database, script_of
 from tests.project import PROJECT
@@ -25,7 +25,7 @@ from tests.servers import PostgresServers
 
 LOCK = "hashtext('mes-storage partitions')"
 HOLDER = (
-    r"somebody else changes the partitions of this database.*pid \d+ \(.*idle for 0 s: SELECT pg_advisory"
+    r"another session changes the partitions of this database.*pid \d+ \(.*idle for 0 s: SELECT pg_advisory"
 )
 
 
@@ -93,9 +93,9 @@ def test_waiting_for_a_turn_does_not_fail_the_index_that_is_being_built(database
         with partitions.open_executor(engine):
             pass
 
-    with together(wait) as errors, partitions.open_executor(engine, Waiting(attempts=1)) as executor:
+    with together(wait) as errors, partitions.open_executor(engine, RetryPolicy(attempts=1)) as executor:
         is_taken.set()
-        build = byhand.index(executor.catalog(["orders"])["orders"], "orders_partner_idx", "partner")
+        build = manual.index(executor.catalog(["orders"])["orders"], "orders_partner_idx", "partner")
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as watcher:
             assert wait_until(lambda: are_waiting(watcher), timeout_seconds=20)
         # It waits for every snapshot that is older, also that of a session which waits for us.
@@ -107,7 +107,7 @@ def test_two_dbas_add_a_value_each_and_none_is_lost(topology: Topology, owner: E
     def add(value: str) -> Callable[[], object]:
         def choose(connection: Connection) -> list[Action]:
             orders = partitions.read_catalog(connection, ["orders"])["orders"]
-            return byhand.add(orders, "orders_hot", [value], key="status")
+            return manual.add(orders, "orders_hot", [value], key="status")
 
         return lambda: service.run_chosen(topology, service.partitioned(topology, PROJECT), choose)
 
@@ -123,9 +123,9 @@ def test_two_dbas_add_a_value_each_and_none_is_lost(topology: Topology, owner: E
         assert {"ON_HOLD", "LOST"} <= hot.bound.values
 
 
-NEW = CreatePartition("orders_new", of="orders", values=["A"], lock_timeout_seconds=0.4)
-PARTNER = CreateIndexOnPartitions("orders_partner_idx", table="orders", columns=["partner"])
-FEW = CreatePartialIndex(
+NEW = CreatePartitionOp("orders_new", of="orders", values=["A"], lock_timeout_seconds=0.4)
+PARTNER = CreateIndexOnPartitionsOp("orders_partner_idx", table="orders", columns=["partner"])
+FEW = CreatePartialIndexOp(
     "few_idx", table="orders_hot", columns=["partner"], where="status = 'NEW'", concurrently=True
 )
 
@@ -139,7 +139,7 @@ def test_migration_in_its_transaction_names_who_changes_partitions(database: tup
         assert getattr(refused.value.orig, "sqlstate", None) == "55P03"
         with pytest.raises(subprocess.CalledProcessError) as printed:
             psql(conninfo, script_of([NEW]))
-        assert "somebody else changes the partitions" in printed.value.stderr
+        assert "another session changes the partitions" in printed.value.stderr
     run(engine, [NEW])
     with occupied(engine):  # the turn has ended with the transaction
         pass
@@ -147,7 +147,7 @@ def test_migration_in_its_transaction_names_who_changes_partitions(database: tup
 
 @pytest.mark.parametrize("operation", [PARTNER, FEW])
 def test_migration_outside_of_its_transaction_waits_for_its_turn(
-    database: tuple[Engine, str], operation: CreateIndexOnPartitions | CreatePartialIndex
+    database: tuple[Engine, str], operation: CreateIndexOnPartitionsOp | CreatePartialIndexOp
 ) -> None:
     engine, _ = database
     with occupied(engine) as holder, together(lambda: run(engine, [operation])) as errors:

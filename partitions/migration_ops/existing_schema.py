@@ -1,4 +1,4 @@
-"""What stands in the database, as far as autogenerate must know it, and what differs from the policies."""
+"""The tables and partitions that exist, for autogenerate, and how they differ from the policies."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -9,7 +9,7 @@ from sqlalchemy import Connection, MetaData, text
 from partitions.bounds import ValueList
 from partitions.catalog import Catalog, PartitionedTable, read_catalog
 from partitions.errors import PartitionError
-from partitions.migration_ops.operations import RegroupPartitions
+from partitions.migration_ops.operations import RegroupPartitionsOp
 from partitions.online.change import MARK
 from partitions.policy import ListPartitions, MonthlyRange, Policy
 
@@ -28,7 +28,7 @@ class PartitionKeyDiffers(PartitionError):
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class ExistingSchema:
     """The tables of a database, and which of them are partitions.
 
     Parameters:
@@ -58,11 +58,11 @@ _UNDER_WAY = text("""
 """)
 
 
-def read_standing(connection: Connection) -> Standing:
+def read_existing_schema(connection: Connection) -> ExistingSchema:
     """Read which tables and partitions there are in the current schema."""
     found = connection.execute(_RELATIONS).all()
     tables = [row for row in found if row.relkind in "rpf"]
-    return Standing(
+    return ExistingSchema(
         tables=frozenset(row.relname for row in tables),
         keys={row.relname: row.key for row in tables if row.key},
         partitions=frozenset(row.relname for row in tables if row.relispartition),
@@ -73,7 +73,7 @@ def read_standing(connection: Connection) -> Standing:
     )
 
 
-def check_partition_keys(metadata: MetaData, standing: Standing) -> None:
+def check_partition_keys(metadata: MetaData, schema: ExistingSchema) -> None:
     """Compare the partition keys of the tables that stand.
 
     Raises:
@@ -81,8 +81,8 @@ def check_partition_keys(metadata: MetaData, standing: Standing) -> None:
     """
     for table in metadata.tables.values():
         wanted = table.dialect_options["postgresql"]["partition_by"]
-        found = standing.keys.get(table.name)
-        if table.name in standing.tables and _plain(wanted) != _plain(found):
+        found = schema.keys.get(table.name)
+        if table.name in schema.tables and _plain(wanted) != _plain(found):
             raise PartitionKeyDiffers(table.name, found=found, wanted=wanted)
 
 
@@ -91,26 +91,26 @@ def _plain(key: str | None) -> str:
 
 
 def lists(policies: Iterable[Policy]) -> Iterator[ListPartitions]:
-    """Give the policies of groups of values."""
+    """Return the policies of groups of values."""
     return (policy for policy in policies if isinstance(policy, ListPartitions))
 
 
-def read_lists(connection: Connection, policies: Iterable[Policy], standing: Standing) -> Catalog:
+def read_lists(connection: Connection, policies: Iterable[Policy], schema: ExistingSchema) -> Catalog:
     """Read the partitions of those LIST tables that stand."""
     return read_catalog(
-        connection, [policy.table for policy in lists(policies) if policy.table in standing.keys]
+        connection, [policy.table for policy in lists(policies) if policy.table in schema.keys]
     )
 
 
-def regroupings(policies: Iterable[Policy], catalog: Catalog) -> Iterator[RegroupPartitions]:
-    """Give what makes the groups of values equal to their policies. Pure."""
+def regroupings(policies: Iterable[Policy], catalog: Catalog) -> Iterator[RegroupPartitionsOp]:
+    """Return what makes the groups of values equal to their policies. Pure."""
     for policy in lists(policies):
         if policy.table not in catalog:
             continue
-        was = _groups(catalog[policy.table])
-        becomes = _becomes(policy, was)
-        if becomes != was:
-            yield RegroupPartitions(policy.table, key=policy.key, was=was, becomes=becomes)
+        existing = _groups(catalog[policy.table])
+        new = _new_groups(policy, existing)
+        if new != existing:
+            yield RegroupPartitionsOp(policy.table, key=policy.key, existing=existing, new=new)
 
 
 def _groups(table: PartitionedTable) -> dict[str, list[str]]:
@@ -121,16 +121,16 @@ def _groups(table: PartitionedTable) -> dict[str, list[str]]:
     }
 
 
-def _becomes(policy: ListPartitions, was: Mapping[str, list[str]]) -> dict[str, list[str]]:
-    """Give the groups as declared; a partition that no policy names keeps what nobody else claims."""
+def _new_groups(policy: ListPartitions, existing: Mapping[str, list[str]]) -> dict[str, list[str]]:
+    """Return the groups as declared; a partition without a policy keeps the values that no policy claims."""
     claimed = frozenset().union(*policy.groups.values())
-    left = {name: [value for value in values if value not in claimed] for name, values in was.items()}
+    left = {name: [value for value in values if value not in claimed] for name, values in existing.items()}
     undeclared = {name: values for name, values in left.items() if values and name not in policy.groups}
     return {name: sorted(values) for name, values in policy.groups.items()} | undeclared
 
 
 def is_month(name: str, policies: Iterable[Policy]) -> bool:
-    """Tell whether a table is named like a month of a policy: one that was detached waits to be dropped."""
+    """Return whether a table is named like a month of a policy: one that was detached waits to be dropped."""
     return any(
         isinstance(policy, MonthlyRange) and re.fullmatch(rf"{re.escape(policy.table)}_\d{{4}}_\d{{2}}", name)
         for policy in policies

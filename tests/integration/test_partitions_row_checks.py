@@ -9,10 +9,9 @@ from sqlalchemy.exc import DBAPIError
 
 import partitions
 from app.models.policies import ARCHIVE
-from partitions.archive.mover import move
-from partitions.check import Finding
-from partitions.deep import Progress, check_rows
-from partitions.windows import Size, Window, walk
+from partitions.archive import move
+from partitions.check import PartitionFinding
+from partitions.row_checks import RowCheckProgress, Window, WindowSize, check_rows, walk_windows
 from sharding.ids import first_id_at
 from tests.integration.archive_rig import add_orders, assert_whole, order_ids
 from tests.integration.partitions_rig import MES, NOW
@@ -20,7 +19,7 @@ from tests.integration.partitions_shard import engine_of, own_shard
 from tests.psql import psql
 from tests.servers import PostgresServers
 
-SMALL = Size(rows=4, fewest_rows=2)
+SMALL = WindowSize(rows=4, fewest_rows=2)
 LIVE, ARCHIVED = order_ids(6), order_ids(6, made=datetime(2026, 11, 10, tzinfo=UTC))
 
 
@@ -48,7 +47,7 @@ def owner(postgres: PostgresServers, dbname: str) -> Engine:
     return engine
 
 
-def deep(owner: Engine, size: Size = SMALL) -> list[Finding]:
+def deep(owner: Engine, size: WindowSize = SMALL) -> list[PartitionFinding]:
     with owner.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         return check_rows(connection, MES, [ARCHIVE], size=size)
 
@@ -59,13 +58,13 @@ def run(owner: Engine, *statements: str) -> None:
             connection.exec_driver_sql(statement)
 
 
-def where(findings: list[Finding]) -> list[tuple[str, str]]:
+def where(findings: list[PartitionFinding]) -> list[tuple[str, str]]:
     return [(found.table, found.partition) for found in findings]
 
 
 def test_whole_orders_are_no_fault_and_progress_ends_at_all_rows(owner: Engine) -> None:
     run(owner, "ANALYZE")
-    told: list[Progress] = []
+    told: list[RowCheckProgress] = []
     with owner.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         assert check_rows(connection, MES, [ARCHIVE], size=SMALL, report=told.append) == []
     # Each of the 72 rows is read as one of a partition, of a tree, of a child: none of them once only.
@@ -191,9 +190,9 @@ def test_window_that_statement_timeout_cuts_off_is_halved(owner: Engine) -> None
             query = "SELECT order_id FROM order_items, pg_sleep(order_id - order_id + 0.1) WHERE {}"
             return list(connection.exec_driver_sql(query.format(window.holds("order_id"))).scalars())
 
-        for rows, found in walk(connection, "order_items", "order_id", look, size=Size(8, 1)):
+        for rows, found in walk_windows(connection, "order_items", "order_id", look, size=WindowSize(8, 1)):
             assert rows < 8
             seen += found
         assert sorted(seen) == sorted([*LIVE, *LIVE])
         with pytest.raises(DBAPIError, match="statement timeout"):
-            list(walk(connection, "order_items", "order_id", look, size=Size(8, 8)))
+            list(walk_windows(connection, "order_items", "order_id", look, size=WindowSize(8, 8)))

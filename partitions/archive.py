@@ -1,7 +1,8 @@
 """The archive job: finished rows leave the live tables for their monthly archive, batch by batch.
 
 A batch is one transaction, so a job that is killed at any point has moved whole batches and nothing else;
-the next run goes on with what is left.
+the next run goes on with what is left. The job runs the SQL of a batch with parameters; a dry run prints it
+with the variables of psql.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,15 +13,151 @@ from functools import partial
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
 
-from partitions.archive import statements
-from partitions.archive.policy import ArchivePolicy
-from partitions.archive.statements import Columns
 from partitions.errors import ArchiveBatchFailed, ArchiveColumnsDiffer, ArchiveCountMismatch
-from partitions.execute import reason_of
+from partitions.executor import reason_of
+from partitions.policy import ArchivePolicy
+
+Columns = Mapping[str, tuple[str, ...]]
+"""The columns of each live table, which its archive has too."""
+
+
+def due_condition(policy: ArchivePolicy, cutoff: str) -> str:
+    """Return the condition under which a row of the live table (named `live`) may leave.
+
+    Parameters:
+        policy: what is archived.
+        cutoff: an SQL expression; rows that were finished before it are due.
+    """
+    owed = "".join(
+        f"\n      AND NOT EXISTS (SELECT FROM {table} WHERE {table}.{policy.key} = live.{policy.key})"
+        for table in policy.unless_exists
+    )
+    return f"live.{policy.finished_at} < {cutoff}{owed}"
+
+
+def select_batch(policy: ArchivePolicy, *, cutoff: str, batch_rows: str, but: str | None = None) -> str:
+    """Select the keys of a batch, those that were finished first, without a lock.
+
+    Parameters:
+        policy: what is archived.
+        cutoff: an SQL expression; rows that were finished before it are due.
+        batch_rows: how many at most.
+        but: an array of keys that are left out.
+    """
+    others = "" if but is None else f"\n      AND live.{policy.key} <> ALL (CAST({but} AS bigint[]))"
+    return (
+        f"SELECT live.{policy.key}\n"
+        f"    FROM {policy.live} AS live\n"
+        f"    WHERE {due_condition(policy, cutoff)}{others}\n"
+        f"    ORDER BY live.{policy.finished_at}\n"
+        f"    LIMIT {batch_rows}"
+    )
+
+
+_LOCK = "FOR UPDATE OF live SKIP LOCKED"
+"""SKIP LOCKED: the session that holds a row is working on it, and neither waits for the other."""
+
+
+def lock_batch(policy: ArchivePolicy, *, cutoff: str, batch_rows: str) -> str:
+    """Select and lock the keys of a batch, those that were finished first."""
+    return f"{select_batch(policy, cutoff=cutoff, batch_rows=batch_rows)}\n    {_LOCK}"
+
+
+def lock_key(policy: ArchivePolicy, *, cutoff: str, key: str) -> str:
+    """Lock a row by its key, unless it is locked or is not due: where a lock may not be over many shards."""
+    return (
+        f"SELECT live.{policy.key}\n"
+        f"    FROM {policy.live} AS live\n"
+        f"    WHERE live.{policy.key} = {key}\n"
+        f"      AND {due_condition(policy, cutoff)}\n"
+        f"    {_LOCK}"
+    )
+
+
+def move_finished(policy: ArchivePolicy, columns: Columns, *, cutoff: str, keys: str) -> str:
+    """Move the locked rows of the live table.
+
+    The condition stands here again: while the lock was being taken, its last holder may have come to owe
+    something. This statement sees that (READ COMMITTED), and under the lock no session can add to it.
+    """
+    return _move(policy, columns, policy.live, keys, f"\n      AND {due_condition(policy, cutoff)}")
+
+
+def move_child(policy: ArchivePolicy, columns: Columns, live: str, *, keys: str) -> str:
+    """Move the rows of a child table that belong to moved keys."""
+    return _move(policy, columns, live, keys, "")
+
+
+def _move(policy: ArchivePolicy, columns: Columns, live: str, keys: str, condition: str) -> str:
+    # By name: the two tables need not have their columns in the same order.
+    names = ", ".join(columns[live])
+    return (
+        f"WITH gone AS (\n"
+        f"    DELETE FROM {live} AS live\n"
+        f"    WHERE live.{policy.key} = ANY (CAST({keys} AS bigint[])){condition}\n"
+        f"    RETURNING {names}\n"
+        f"), kept AS (\n"
+        f"    INSERT INTO {policy.moves[live]} ({names})\n"
+        f"    SELECT {names} FROM gone\n"
+        f"    RETURNING {policy.key}\n"
+        f")\n"
+        f"SELECT (SELECT count(*) FROM gone) AS deleted,\n"
+        f"       (SELECT count(*) FROM kept) AS inserted,\n"
+        f"       ARRAY(SELECT {policy.key} FROM kept) AS keys"
+    )
+
+
+def script(
+    policy: ArchivePolicy, columns: Columns, *, cutoff: str, batch_rows: int, lock_by_key: bool = False
+) -> str:
+    """Return one batch as a script for psql; its `gset` carries the keys from one statement to the next.
+
+    Parameters:
+        policy: what is archived.
+        columns: the columns of each live table.
+        cutoff: an SQL literal.
+        batch_rows: how many rows of the live table at most.
+        lock_by_key: lock each row by a statement of its own.
+    """
+    keys = ":'keys'"
+    lock = _lock_each if lock_by_key else _lock_at_once
+    lines = [
+        "BEGIN;",
+        lock(policy, cutoff=cutoff, batch_rows=str(batch_rows)),
+        f"{move_finished(policy, columns, cutoff=cutoff, keys=keys)} \\gset",
+        *(f"{move_child(policy, columns, live, keys=keys)};" for live in policy.children),
+        "COMMIT;",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _lock_at_once(policy: ArchivePolicy, *, cutoff: str, batch_rows: str) -> str:
+    locked = lock_batch(policy, cutoff=cutoff, batch_rows=batch_rows)
+    return (
+        f"SELECT coalesce(array_agg({policy.key}), '{{}}') AS keys FROM (\n    {locked}\n) AS locked \\gset"
+    )
+
+
+def _lock_each(policy: ArchivePolicy, *, cutoff: str, batch_rows: str) -> str:
+    lock = lock_key(policy, cutoff=cutoff, key="chosen").removeprefix("SELECT")
+    return (
+        f"DO $lock$\n"
+        f"DECLARE chosen bigint; locked bigint[] := '{{}}';\n"
+        f"BEGIN\n"
+        f"    FOR chosen IN\n"
+        f"    {select_batch(policy, cutoff=cutoff, batch_rows=batch_rows)}\n"
+        f"    LOOP\n"
+        f"    PERFORM{lock};\n"
+        f"    IF FOUND THEN locked := locked || chosen; END IF;\n"
+        f"    END LOOP;\n"
+        f"    PERFORM set_config('archive.keys', locked::text, true);\n"
+        f"END $lock$;\n"
+        f"SELECT current_setting('archive.keys') AS keys \\gset"
+    )
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class ArchivedBatch:
     """What one transaction moved: rows by live table. `locked` is how many it had found."""
 
     locked: int
@@ -28,7 +165,7 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
+class ArchiveBacklog:
     """What stands past the grace period.
 
     `rows` can be moved, `owed` are held back by work that is still owed; `oldest_key` is the smallest key of
@@ -40,7 +177,7 @@ class Waiting:
     oldest_key: int | None
 
 
-Report = Callable[[Batch], None]
+Report = Callable[[ArchivedBatch], None]
 
 
 def move(
@@ -87,9 +224,9 @@ def move(
                 return totals
 
 
-def read_waiting(connection: Connection, policy: ArchivePolicy, now: datetime) -> Waiting:
+def read_backlog(connection: Connection, policy: ArchivePolicy, now: datetime) -> ArchiveBacklog:
     """Count what stands past the grace period."""
-    due = statements.due(policy, ":cutoff")
+    due = due_condition(policy, ":cutoff")
     found = connection.execute(
         text(
             f"SELECT count(*) FILTER (WHERE due) AS rows, count(*) FILTER (WHERE NOT due) AS owed, "
@@ -99,7 +236,7 @@ def read_waiting(connection: Connection, policy: ArchivePolicy, now: datetime) -
         ),
         {"cutoff": now - policy.grace},
     ).one()
-    return Waiting(rows=found.rows, owed=found.owed, oldest_key=found.oldest_key)
+    return ArchiveBacklog(rows=found.rows, owed=found.owed, oldest_key=found.oldest_key)
 
 
 def count_archived(connection: Connection, policy: ArchivePolicy) -> Mapping[str, int]:
@@ -145,7 +282,7 @@ class _AllAtOnce:
     cutoff: datetime
 
     def __call__(self, connection: Connection, *, batch_rows: int) -> list[int]:
-        lock = text(statements.lock_batch(self.policy, cutoff=":cutoff", batch_rows=":batch_rows"))
+        lock = text(lock_batch(self.policy, cutoff=":cutoff", batch_rows=":batch_rows"))
         return list(connection.scalars(lock, {"cutoff": self.cutoff, "batch_rows": batch_rows}))
 
 
@@ -165,12 +302,12 @@ class _EachByKey:
         return locked
 
     def _choose(self, connection: Connection, locked: list[int], rows: int) -> list[int]:
-        statement = statements.choose(self.policy, cutoff=":cutoff", batch_rows=":rows", but=":but")
+        statement = select_batch(self.policy, cutoff=":cutoff", batch_rows=":rows", but=":but")
         values = {"cutoff": self.cutoff, "rows": rows, "but": [*locked, *self.held]}
         return list(connection.scalars(text(statement), values))
 
     def _lock(self, connection: Connection, key: int) -> bool:
-        lock = text(statements.lock_key(self.policy, cutoff=":cutoff", key=":key"))
+        lock = text(lock_key(self.policy, cutoff=":cutoff", key=":key"))
         return connection.execute(lock, {"cutoff": self.cutoff, "key": key}).first() is not None
 
 
@@ -180,11 +317,11 @@ def _move_batch(
     columns: Columns,
     cutoff: datetime,
     lock: Callable[[Connection], list[int]],
-) -> Batch:
+) -> ArchivedBatch:
     try:
         with connection.begin():
             locked = lock(connection)
-            return Batch(len(locked), _move_locked(connection, policy, columns, cutoff, locked))
+            return ArchivedBatch(len(locked), _move_locked(connection, policy, columns, cutoff, locked))
     except DBAPIError as fault:
         raise ArchiveBatchFailed(policy.live, reason_of(fault)) from fault
 
@@ -192,11 +329,11 @@ def _move_batch(
 def _move_locked(
     connection: Connection, policy: ArchivePolicy, columns: Columns, cutoff: datetime, locked: list[int]
 ) -> Mapping[str, int]:
-    sql = statements.move_finished(policy, columns, cutoff=":cutoff", keys=":keys")
+    sql = move_finished(policy, columns, cutoff=":cutoff", keys=":keys")
     keys = _move_table(connection, policy, policy.live, sql, {"keys": locked, "cutoff": cutoff})
     moved = {policy.live: len(keys)}
     for live in policy.children:
-        sql = statements.move_child(policy, columns, live, keys=":keys")
+        sql = move_child(policy, columns, live, keys=":keys")
         moved[live] = len(_move_table(connection, policy, live, sql, {"keys": keys}))
     return moved
 

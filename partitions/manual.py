@@ -1,30 +1,30 @@
-"""What a DBA asks for by name, looked up in what stands: each gives actions, or says why not."""
+"""What a DBA asks for by name: each function looks at the catalogue and returns actions, or says why not."""
 
 import re
 from collections.abc import Collection
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from sqlalchemy import Connection, text
 
-from partitions import catalog_sql
 from partitions.actions import Action, AttachPartition, DetachPartition, DropTable
 from partitions.bounds import ValueList, parse_bound
-from partitions.catalog import LoneTable, Partition, PartitionedTable
+from partitions.catalog import Partition, PartitionedTable, is_contradiction, read_columns, read_own_indexes
 from partitions.deparse import definition_sql
+from partitions.detached import DetachedMark, DetachedState, DetachedTable
 from partitions.errors import (
-    BadName,
     IndexExists,
-    NameTaken,
+    InvalidPartitionName,
     NoSuchPartition,
     NotDroppable,
+    PartitionNameTaken,
     SamePartition,
     TooManyRows,
     ValueHeld,
 )
 from partitions.indexes import CreateIndex, DropIndex
-from partitions.marks import Mark, State
-from partitions.regroup import ChangeValues, MergePartition, SplitPartition, indexes_for
-from partitions.sql import identifier, value_list
+from partitions.regroup import ChangeValues, MergePartition, SplitPartition
+from partitions.sql import cut, identifier, value_list
 
 _NAME = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 
@@ -36,7 +36,7 @@ def detach(table: PartitionedTable, partition: str, now: datetime) -> list[Actio
 
 
 def attach(table: PartitionedTable, partition: str, now: datetime) -> list[Action]:
-    """Attach a detached partition again, with the bound that its mark tells."""
+    """Attach a detached partition again, with the bound of its mark."""
     bound = parse_bound(partition, _mark(table, partition).bound)
     return [AttachPartition(table=table.name, partition=partition, bound=bound, at=now)]
 
@@ -57,7 +57,7 @@ def drop(table: PartitionedTable, partition: str, now: datetime, *, delay: timed
 
 
 def add(table: PartitionedTable, partition: str, values: Collection[str], *, key: str) -> list[Action]:
-    """Let a partition take values that no partition takes yet.
+    """Add values that no partition takes yet to a partition.
 
     Raises:
         ValueHeld: one takes such a value already.
@@ -94,14 +94,14 @@ def split(
         values: some of its values, not all.
         into: the name of the new partition.
         key: the partition key.
-        max_rows: how many rows may move while everybody waits.
+        max_rows: how many rows may move while every query waits.
         at: the current instant.
         measure: count the rows first, so that nothing is begun that would be refused.
 
     Raises:
         NoSuchPartition: the source does not exist, or does not hold these values.
-        BadName: the new name would have to be quoted.
-        NameTaken: a table has the new name.
+        InvalidPartitionName: the new name would have to be quoted.
+        PartitionNameTaken: a table has the new name.
         TooManyRows: more rows than `max_rows` would move.
     """
     held, moved = _values(_partition(table, source)), frozenset(values)
@@ -110,12 +110,11 @@ def split(
     leftover = _leftover(table, into)
     exists = connection.scalar(text("SELECT to_regclass(:name) IS NOT NULL"), {"name": identifier(into)})
     if not _NAME.fullmatch(into):
-        raise BadName(into)
+        raise InvalidPartitionName(into)
     if exists and leftover is None:
-        raise NameTaken(table.name, into)
+        raise PartitionNameTaken(table.name, into)
     if measure:
         _measure(connection, source, key, moved, max_rows)
-    own = connection.scalars(catalog_sql.OWN_INDEXES, {"table": identifier(source)})
     action = SplitPartition(
         table=table.name,
         key=key,
@@ -123,10 +122,10 @@ def split(
         small=into,
         kept=held - moved,
         moved=moved,
-        columns=_columns(connection, table),
+        columns=read_columns(connection, table.name),
         max_rows=max_rows,
         at=at,
-        indexes=indexes_for(into, source, moved, own),
+        indexes=_indexes_for(connection, source, into, f"{identifier(key)} IN ({value_list(moved)})"),
     )
     drop_first = [] if leftover is None else [DropTable(table=table.name, partition=into)]
     return [*drop_first, action]
@@ -161,10 +160,10 @@ def merge(
             small=source,
             kept=kept,
             moved=moved,
-            columns=_columns(connection, table),
+            columns=read_columns(connection, table.name),
             max_rows=max_rows,
             at=at,
-            indexes=tuple(connection.scalars(catalog_sql.OWN_INDEXES, {"table": identifier(source)})),
+            indexes=tuple(own.create_on(source) for own in read_own_indexes(connection, source)),
         )
     ]
 
@@ -219,25 +218,29 @@ def _partition(table: PartitionedTable, name: str) -> Partition:
     return found
 
 
-def _mark(table: PartitionedTable, name: str) -> Mark:
-    for lone in table.lone:
-        if lone.name == name and lone.mark is not None and lone.mark.state is State.DETACHED:
-            return lone.mark
-    detached = [each.name for each in table.lone if each.mark is not None]
-    raise NoSuchPartition(table.name, f"detached {name}", detached)
+def _mark(table: PartitionedTable, name: str) -> DetachedMark:
+    for detached in table.detached:
+        if (
+            detached.name == name
+            and detached.mark is not None
+            and detached.mark.state is DetachedState.DETACHED
+        ):
+            return detached.mark
+    others = [each.name for each in table.detached if each.mark is not None]
+    raise NoSuchPartition(table.name, f"detached {name}", others)
 
 
-def _leftover(table: PartitionedTable, name: str) -> LoneTable | None:
-    prepared = (lone for lone in table.lone if lone.mark and lone.mark.state is State.PREPARED)
-    return next((lone for lone in prepared if lone.name == name), None)
+def _leftover(table: PartitionedTable, name: str) -> DetachedTable | None:
+    prepared = (
+        detached
+        for detached in table.detached
+        if detached.mark and detached.mark.state is DetachedState.PREPARED
+    )
+    return next((detached for detached in prepared if detached.name == name), None)
 
 
 def _values(partition: Partition) -> frozenset[str]:
     return partition.bound.values if isinstance(partition.bound, ValueList) else frozenset()
-
-
-def _columns(connection: Connection, table: PartitionedTable) -> tuple[str, ...]:
-    return tuple(connection.scalars(catalog_sql.COLUMNS, {"table": identifier(table.name)}))
 
 
 def _measure(connection: Connection, source: str, key: str, values: frozenset[str], max_rows: int) -> None:
@@ -245,3 +248,23 @@ def _measure(connection: Connection, source: str, key: str, values: frozenset[st
     rows = connection.execute(text(count.replace(":", "\\:"))).scalar_one()
     if rows > max_rows:
         raise TooManyRows(source, rows=rows, max_rows=max_rows)
+
+
+def _indexes_for(connection: Connection, big: str, small: str, moved: str) -> tuple[str, ...]:
+    """Return CREATE INDEX statements for the indexes of a partition that can hold rows of another one.
+
+    Parameters:
+        connection: reads the indexes, and has the planner compare their predicates.
+        big: the partition that has the indexes.
+        small: the partition that gets them; its name takes the place of the other's in theirs.
+        moved: the condition of the rows that `small` takes from `big`.
+    """
+    return tuple(
+        replace(own, name=_renamed(own.name, big, small)).create_on(small)
+        for own in read_own_indexes(connection, big)
+        if not is_contradiction(connection, big, f"{moved} AND ({own.predicate or 'true'})")
+    )
+
+
+def _renamed(index: str, big: str, small: str) -> str:
+    return cut(index.replace(big, small, 1) if big in index else f"{small}_{index}")

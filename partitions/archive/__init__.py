@@ -1,1 +1,0 @@
-"""Moving finished rows out of live tables into their archive."""
