@@ -222,6 +222,6 @@ def _update(target: Target, names: dict[str, str]) -> Executable:
     }
     changes: dict[str, Any] = dict(values)
     if target.version and target.version not in changes:
-        # A writer that has read the row before must find that it has changed.
+        # A session that has read the row before must find that it has changed.
         changes[target.version] = table.c[target.version] + 1
     return update(table).where(found).values(changes)
