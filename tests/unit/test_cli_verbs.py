@@ -59,10 +59,10 @@ def test_the_verbs_of_the_platform_wait_for_no_sqlalchemy() -> None:
     """They read the topology; `sharding` and `readreplica` import their sessions when these are asked for."""
     script = (
         "import sys, ops.embedded.commands, sharding, readreplica; print({'sqlalchemy'} & {*sys.modules});"
-        "print(sharding.open_sessions.__name__, readreplica.Cluster.__name__, 'sqlalchemy' in sys.modules)"
+        "print(sharding.ShardedSessions.__name__, readreplica.Cluster.__name__, 'sqlalchemy' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines() == ["set()", "open_sessions Cluster True"]
+    assert done.stdout.splitlines() == ["set()", "ShardedSessions Cluster True"]
 
 
 def test_a_name_that_a_package_does_not_have_is_told_as_ever() -> None:
