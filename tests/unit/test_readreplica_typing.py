@@ -25,7 +25,7 @@ def uses(reader: ReadSession, writer: WriteSession) -> None:
 
 SHARDED = """
 from readreplica import ReadSession, WriteSession
-from sharding.sessions import ShardedSessions
+from sharding import ShardedSessions
 
 def needs_writer(session: WriteSession) -> None: ...
 def needs_reader(session: ReadSession) -> None: ...
@@ -39,7 +39,7 @@ def uses(sessions: ShardedSessions) -> None:
 
 
 def in_threads(snippet: str) -> str:
-    return snippet.replace("from readreplica", "from readreplica.sync").replace("sharding.", "sharding.sync.")
+    return snippet.replace("from readreplica", "from readreplica.sync").replace("from sharding", "from sharding.sync")
 
 
 def test_the_wrong_kind_of_session_is_refused_and_the_right_one_accepted(
