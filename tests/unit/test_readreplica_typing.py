@@ -39,7 +39,9 @@ def uses(sessions: ShardedSessions) -> None:
 
 
 def in_threads(snippet: str) -> str:
-    return snippet.replace("from readreplica", "from readreplica.sync").replace("from sharding", "from sharding.sync")
+    return snippet.replace("from readreplica", "from readreplica.sync").replace(
+        "from sharding", "from sharding.sync"
+    )
 
 
 def test_the_wrong_kind_of_session_is_refused_and_the_right_one_accepted(
