@@ -42,6 +42,7 @@ COMMANDS: Mapping[str, str | Write] = {
     "partitions.errors:TooManyRows": lambda error: f"--max-rows {error.rows}",
     "sharding.errors:BucketNotOwned": "mesctl shards check",
     "sharding.errors:ShardUnnamed": "mesctl migrate upgrade, then mesctl shards init",
+    "sharding.errors:ShardMapMissing": "mesctl shards init",
     "sharding.errors:OwnershipConflict": "mesctl shards init",
     "sharding.writes.errors:PreparedDisabled": "mesctl shards in-doubt list",
     "sharding.writes.errors:UnitRefused": "mesctl shards check",

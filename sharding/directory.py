@@ -9,6 +9,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from partitions.sql import literal
 from sharding.errors import (
     NodesExhausted,
     ShardingError,
@@ -72,6 +73,20 @@ _RELEASE_NODE = text("""
     WHERE id_space = :id_space AND node = :node AND ceiling_ms = :ceiling_ms
 """)
 _COUNT_NODES = text("SELECT count(*) FROM node_leases WHERE id_space = :id_space")
+
+
+def save_first_map(tree: str, first: ShardMap) -> str:
+    """Return the statement that puts a tree's first shard map in force and notifies, if there is none."""
+    owners = literal(",".join(first.owners))
+    return f"""\
+WITH saved AS (
+    INSERT INTO shard_map_versions (tree, version, owners)
+    SELECT {literal(tree)}, {first.version}, {owners}
+    WHERE NOT EXISTS (SELECT FROM shard_map_versions WHERE tree = {literal(tree)})
+    ON CONFLICT (tree, version) DO NOTHING
+    RETURNING tree
+)
+SELECT pg_notify('{MAP_CHANNEL}', tree) FROM saved"""
 
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("directory")

@@ -4,22 +4,19 @@ Schemas, partitions, the first shard map and each shard's name. The project's ho
 """
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 
 from ops.embedded.shape import PlatformShape
 from ops.embedded.topology_file import Report
-from ops.fleet import naming, raise_failures
+from ops.fleet import raise_failures
 from ops.migrate import run
 from ops.partitions.service import apply_partitions
 from ops.project.project import Project
 from ops.shards.guard import init_shards
-from ops.shards.service import MAP_SECONDS
-from sharding.directory import Directory
-from sharding.engines import open_cluster
+from ops.shards.service import ensure_shard_map
 from sharding.errors import DirectoryMissing
-from sharding.shard_map import ShardMap
 from sharding.topology import Topology
 
 
@@ -32,10 +29,16 @@ def fill(project: Project, topology: Topology, shape: PlatformShape, *, report: 
     away = {name: elsewhere for name in topology.trees if (elsewhere := _elsewhere(topology, name, shape))}
     for name, databases in away.items():
         report(f"tree {name}: its schema is left alone, for {', '.join(databases)} is elsewhere")
-    for name in sorted(topology.trees.keys() - project.trees.keys()):
+    directories = topology.names_of_kind("directory")
+    unknown = topology.trees.keys() - project.trees.keys() - set(directories)
+    for name in sorted(unknown):
         report(f"tree {name}: its schema is left alone, for {project.path.name} has no such tree")
-    here = _only(project, topology.trees.keys() - away.keys())
-    _bring_up(here, topology, report)
+    names = [
+        name
+        for name in dict.fromkeys([*directories, *project.trees])
+        if name in topology.trees and name not in away
+    ]
+    _bring_up(_only(project, names), names, topology, report)
     if project.file.up.fill is None:
         return
     if away:
@@ -59,28 +62,14 @@ def _only(project: Project, trees: Iterable[str]) -> Project:
     return Project(project.path, project.file.model_copy(update={"trees": chosen}))
 
 
-def _bring_up(project: Project, topology: Topology, report: Report) -> None:
-    kinds = {name: topology.trees[name].kind for name in project.trees}
+def _bring_up(project: Project, names: Sequence[str], topology: Topology, report: Report) -> None:
+    kinds = {name: topology.trees[name].kind for name in names}
     report("schemas: bringing every database to the newest")
     # The ledger of the others is in a directory.
     for name in sorted(kinds, key=lambda name: kinds[name] != "directory"):
-        run.upgrade(topology, project.tree(name))
+        run.upgrade(topology, project.tree_in(topology, name))
     raise_failures(apply_partitions(topology, project, now=datetime.now(UTC)))
     for name, kind in kinds.items():
         if kind == "sharded":
-            shard_map = asyncio.run(_ensure_shard_map(topology, name))
+            shard_map = asyncio.run(ensure_shard_map(topology, name))
             init_shards(topology, project.tree(name), shard_map)
-
-
-async def _ensure_shard_map(topology: Topology, tree: str) -> ShardMap:
-    directory = topology.directory_of(tree)
-    owner = directory.owner
-    first = ShardMap.even(list(topology.databases_of(tree)), topology.trees[tree].buckets)
-    with naming(directory):
-        async with (
-            asyncio.timeout(MAP_SECONDS),
-            open_cluster(
-                topology, directory.name, role=owner, application_name="mesctl", direct=True
-            ) as cluster,
-        ):
-            return await Directory(cluster.primary, tree).ensure_map(first)

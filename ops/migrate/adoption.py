@@ -5,10 +5,10 @@ that is not one of the tree.
 """
 
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from ops.migrate.connect import open_owner, take_lock
@@ -19,15 +19,19 @@ from ops.migrate.errors import (
     SeveralRevisions,
     SnapshotMissing,
 )
+from ops.migrate.library import expected_facts, part_of
 from ops.migrate.mark import find_foreign, read_marks, read_objects, removal, statement, write_mark
 from ops.migrate.scripts import read_revision
 from ops.migrate.snapshot import load_snapshot, read_snapshot
 from ops.project.project import ProjectTree
 from partitions.sql import identifier
 from readreplica.errors import one_line
+from sharding.schema import VERSION_TABLE, newest_version, read_version
 from sharding.topology import Topology
 
-Belonging = Literal["marked", "empty", "as frozen", "unmarked", "unknown revision", "other tree"]
+Belonging = Literal[
+    "marked", "empty", "as frozen", "unmarked", "unknown revision", "other tree", "newer library"
+]
 
 OURS: Collection[Belonging] = ("marked", "empty", "as frozen")
 ADOPTABLE: Collection[Belonging] = (*OURS, "unmarked")
@@ -40,7 +44,8 @@ class Examination:
 
     `marked` bears the tree's name; `empty` has nothing but, at most, a version table without a revision;
     `as frozen` bears no name and is what the tree's revisions make; `unmarked` bears none and differs by
-    `differences`; `unknown revision` and `other tree` cannot be the tree's, for the `reason`.
+    `differences`; `unknown revision` and `other tree` cannot be the tree's, for the `reason`. `newer library`
+    has a version of the library's schema that this program does not know. `library_version` is the version.
     """
 
     database: str
@@ -49,6 +54,7 @@ class Examination:
     belonging: Belonging
     differences: tuple[Drift, ...] = ()
     reason: str = ""
+    library_version: int = 0
 
     @property
     def is_ours(self) -> bool:
@@ -73,6 +79,27 @@ class Examination:
 
 def examine(connection: Connection, topology: Topology, tree: ProjectTree, database: str) -> Examination:
     """Return what a database is to a tree; nothing is changed."""
+    part = part_of(topology, tree.name)
+    version = read_version(connection, part) if part else 0
+    found = _examine(connection, topology, tree, database)
+    if part is not None and version > (newest := newest_version(part)):
+        reason = (
+            f"its library schema is of version {version}, and this mesctl knows {newest}: use the release "
+            f"that made it, {_maker(connection)}"
+        )
+        return replace(found, belonging="newer library", reason=reason, library_version=version)
+    return replace(found, library_version=version)
+
+
+def _maker(connection: Connection) -> str:
+    """Name the newest release that has changed the library's schema of a database."""
+    found = connection.scalar(
+        text(f"SELECT library FROM public.{VERSION_TABLE} ORDER BY version DESC LIMIT 1")
+    )
+    return f"mes-storage {found}"
+
+
+def _examine(connection: Connection, topology: Topology, tree: ProjectTree, database: str) -> Examination:
     try:
         revision = read_revision(connection, tree)
     except SeveralRevisions as fault:
@@ -83,7 +110,7 @@ def examine(connection: Connection, topology: Topology, tree: ProjectTree, datab
         return Examination(
             database, tree.name, revision, "other tree" if foreign else "marked", reason=foreign or ""
         )
-    if revision is None and not read_objects(connection, tree):
+    if revision is None and not _objects(connection, topology, tree):
         return Examination(database, tree.name, None, "empty")
     try:
         expected = load_snapshot(tree, revision)
@@ -96,9 +123,18 @@ def examine(connection: Connection, topology: Topology, tree: ProjectTree, datab
     differences = list(compare(found.facts, expected.facts, tree))
     if revision is None and not differences:
         # Such as sequences of another schema: nothing that a revision makes.
-        differences = [_stray(name) for name in read_objects(connection, tree)]
+        differences = [_stray(name) for name in _objects(connection, topology, tree)]
     belonging = "unmarked" if differences else "as frozen"
     return Examination(database, tree.name, revision, belonging, tuple(differences))
+
+
+def _objects(connection: Connection, topology: Topology, tree: ProjectTree) -> list[str]:
+    """List what stands in a database beside the version table and the library's schema."""
+    part = part_of(topology, tree.name)
+    version = read_version(connection, part) if part else 0
+    known = min(version, newest_version(part)) if part else 0
+    own = {fact.name for fact in expected_facts(part, known)} if part and known else frozenset()
+    return [name for name in read_objects(connection, tree) if name not in own]
 
 
 def refuse_others(topology: Topology, trees: Iterable[ProjectTree]) -> None:

@@ -50,6 +50,7 @@ def status(context: typer.Context, tree: OnlyTree = None) -> None:
             "tree": state.tree.name,
             "revision": state.revision,
             "head": run.head(state.tree),
+            "library": state.library_version or None,
             "current": bool(state.found and state.found.is_ours) and state.revision == run.head(state.tree),
             "mark": state.found and state.found.belonging,
             "last_run": state.unreachable or last_run(ledger.get(state.database), state),
@@ -71,7 +72,7 @@ def plan(context: typer.Context, tree: OnlyTree = None, phase: OnlyPhase = None)
     rows = [
         {"database": state.database, "tree": state.tree.name, **lacking._asdict()}
         for state in states
-        for lacking in _pending(state, phase)
+        for lacking in (*run.pending_library(topology, state), *_pending(state, phase))
     ]
     show_rows(options, rows, empty="nothing to do: every database is at its head")
     _fail_if_any_is_down(states)
@@ -205,7 +206,10 @@ def freeze(
     topology = options.topology()
     trees = run.trees_of(options.project(), topology, tree)
     adoption.refuse_others(topology, trees)
-    made = [(each, snapshot.freezable(topology, each)) for each in trees if topology.databases_of(each.name)]
+    own = [
+        each for each in trees if each.name in options.project().trees and topology.databases_of(each.name)
+    ]
+    made = [(each, snapshot.freezable(topology, each)) for each in own]
     rows = []
     for each, content in made:
         file = snapshot.file_of(each, content.revision)
@@ -273,7 +277,9 @@ def _upgrade_script(topology: Topology, state: DatabaseState, phase: Phase | Non
         return ""
     lacking = _pending(state, phase)
     # Where the revisions begin with the version table, they mark it themselves.
-    begin = adoption.script(state.found, state.tree) if state.found.belonging == "as frozen" else ""
+    schema = run.render_library(topology, state)
+    marks = state.found.belonging == "as frozen" or (schema and not lacking)
+    begin = (adoption.script(state.found, state.tree) if marks else "") + schema
     if lacking:
         begin += run.render_upgrade(state.tree, lacking[-1].revision, start=state.revision)
     return begin + run.render_distribution(topology, state.tree)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from ops.migrate import library
 from ops.migrate.catalogue.facts import DIFFERS, Fact, fingerprint
 from ops.migrate.catalogue.fragments import PER_SHARD, UNDER_WAY
 from ops.migrate.connect import open_owner
@@ -41,18 +42,25 @@ class DatabaseDrift(NamedTuple):
 
 
 def compare(found: Collection[Fact], expected: Collection[Fact], tree: ProjectTree) -> Iterator[Drift]:
-    """List the differences; a table that is surplus or missing is listed once, without what belongs to it.
+    """List the differences between what stands in a database and what its migrations make.
 
     Which partitions a table of the tree's policies has, and with which values, is the policies' affair.
+    """
+    return compare_facts(found, expected, governed={policy.table for policy in tree.policies})
+
+
+def compare_facts(
+    found: Collection[Fact], expected: Collection[Fact], *, governed: Collection[str] = ()
+) -> Iterator[Drift]:
+    """List the differences; a table that is surplus or missing is listed once, without what belongs to it.
 
     Parameters:
         found: what stands in a database.
-        expected: what its migrations make.
-        tree: whose migrations they are.
+        expected: what should.
+        governed: the tables whose partitions come and go.
     """
     standing, wanted = _by_object(found), _by_object(expected)
     on_one_side = _tables(found) ^ _tables(expected)
-    governed = {policy.table for policy in tree.policies}
     by_policy = {
         fact.name for fact in (*found, *expected) if fact.kind == "partition" and fact.table in governed
     }
@@ -196,15 +204,29 @@ def find_drift(
             if foreign:
                 yield DatabaseDrift(name, found.revision, None, (), f"was not compared: {foreign}")
             else:
-                yield _compared(name, found, snapshot, tree)
+                yield _compared(topology, name, found, snapshot, tree)
 
 
-def _compared(name: str, found: Snapshot, snapshot: Snapshot | None, tree: ProjectTree) -> DatabaseDrift:
-    word, differences, uncompared = fingerprint(found.facts), tuple[Drift, ...](), None
+def _compared(
+    topology: Topology, name: str, found: Snapshot, snapshot: Snapshot | None, tree: ProjectTree
+) -> DatabaseDrift:
+    word, uncompared = fingerprint((*found.facts, *found.library)), None
+    differences = tuple(_library_drift(topology, name, found, tree))
+    if not tree.is_named and found.revision != BASE:
+        return DatabaseDrift(name, found.revision, word, differences)
     try:
         if snapshot is None or snapshot.revision != found.revision:
             snapshot = load_snapshot(tree, None if found.revision == BASE else found.revision)
-        differences = tuple(compare(found.facts, snapshot.facts, tree))
+        differences += tuple(compare(found.facts, snapshot.facts, tree))
     except SnapshotMissing as fault:
         uncompared = f"was not compared: it is {fault}"
     return DatabaseDrift(name, found.revision, word, differences, uncompared)
+
+
+def _library_drift(topology: Topology, name: str, found: Snapshot, tree: ProjectTree) -> Iterator[Drift]:
+    """List what differs of the library's tables."""
+    part = library.part_of(topology, tree.name)
+    if part is not None and found.library:
+        grantees = library.grantees_of(topology, name)
+        expected = library.measure(part, found.library_version, found.library, grantees)
+        yield from compare_facts(found.library, expected)

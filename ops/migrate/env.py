@@ -10,7 +10,7 @@ import io
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, redirect_stdout
 from functools import partial
 from logging.config import fileConfig
@@ -22,15 +22,18 @@ from alembic.util import CommandError
 from sqlalchemy import Connection, MetaData
 
 from ops.errors import OpsError
-from ops.migrate import mark
+from ops.migrate import library, mark
 from ops.migrate.adoption import claim, examine
 from ops.migrate.connect import open_owner, take_lock
 from ops.migrate.outcome import Direction
 from ops.migrate.run import migrate
+from ops.migrate.scripts import Scripts
 from ops.project.project import Project, ProjectTree
 from partitions.migration_ops import PLUGINS, POLICIES, ignore_undeclared_partitions
 from partitions.sql import identifier
 from sharding.errors import ShardingError
+from sharding.migration_ops import PLUGINS as GUARD_PLUGINS
+from sharding.schema import newest_version
 from sharding.topology import Topology
 
 DIRECTIONS: dict[object, Direction] = {command.upgrade: "up", command.downgrade: "down"}
@@ -102,6 +105,11 @@ def the_fleet_command() -> tuple[Direction, str] | None:
     return (direction, options.revision) if options and direction else None
 
 
+def leave_out(tables: Collection[str]) -> Callable[..., bool]:
+    """Make alembic's `include_object`: it leaves out the tables that the library owns."""
+    return lambda _object, name, kind, _reflected, _compare_to: not (kind == "table" and name in tables)
+
+
 def visit(connection: Connection, topology: Topology, database: str, tree: ProjectTree) -> None:
     """Run the command in one database, if it is one of the tree; a migration of it waits meanwhile."""
     take_lock(connection, database)
@@ -110,14 +118,16 @@ def visit(connection: Connection, topology: Topology, database: str, tree: Proje
     elif not (found := examine(connection, topology, tree, database)).is_ours:
         raise found.refusal
     connection.rollback()
-    metadata = metadata_of(tree)
+    metadata, part = metadata_of(tree), library.part_of(topology, tree.name)
+    plugins = (*PLUGINS, *GUARD_PLUGINS) if part == "shard" else PLUGINS
     context.configure(
         connection=connection,
         target_metadata=metadata,
         version_table=tree.version_table,
         transaction_per_migration=True,
         include_name=ignore_undeclared_partitions(connection, metadata),
-        autogenerate_plugins=PLUGINS,
+        include_object=leave_out(library.tables_of(part)),
+        autogenerate_plugins=plugins,
         compare_server_default=True,
     )
     with context.begin_transaction(), reading_unvalidated_checks():
@@ -157,15 +167,33 @@ class OfflineScript(io.StringIO):
         return self._out.write(f"{made}{mark.statement(self._tree)};\n\n")
 
 
+def library_script(tree: ProjectTree) -> str:
+    """Return what makes the library's schema; where it stands already, that changes nothing."""
+    if the_command() is not command.upgrade:
+        return ""
+    try:
+        topology = the_topology()
+    except CommandError:
+        return "-- The library's schema is left out: only a topology says which part of it this tree has.\n\n"
+    part, databases = library.part_of(topology, tree.name), topology.databases_of(tree.name)
+    if part is None or not databases or Scripts(tree, tree.revisions).library_recorder:
+        return ""
+    grantees = library.grantees_of(topology, next(iter(databases)))
+    return library.render(part, range(1, newest_version(part) + 1), grantees)
+
+
 def run_offline() -> None:
     """Print one script; it is the same for every database of the tree."""
     tree = the_tree()
+    output = context.config.output_buffer or sys.stdout
+    if context.config.cmd_opts is not None:  # a program asks for the library's part by itself
+        output.write(library_script(tree))
     context.configure(
         dialect_name="postgresql",
         target_metadata=metadata_of(tree),
         version_table=tree.version_table,
         transaction_per_migration=True,
-        output_buffer=OfflineScript(context.config.output_buffer or sys.stdout, tree),
+        output_buffer=OfflineScript(output, tree),
     )
     # What a revision prints is no SQL.
     with context.begin_transaction(), redirect_stdout(sys.stderr):

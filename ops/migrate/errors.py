@@ -174,6 +174,20 @@ class DatabasesRefused(MigrationError):
         super().__init__("nothing was changed: " + "; ".join(map(str, refused)))
 
 
+class LibrarySchemaDiffers(MigrationError):
+    """What stands where the library's schema is to be is something else; nothing was changed."""
+
+    exit_status = ExitStatus.REFUSED
+
+    def __init__(self, version: str, differences: str) -> None:
+        self.version = version
+        self.differences = differences
+        super().__init__(
+            f"{version} is not applied, for it would find other objects than its own: {differences}. Change "
+            "them back or take them away, and run this again"
+        )
+
+
 class AdoptionRefused(MigrationError):
     """Databases differ from what their trees make, and that was not accepted."""
 

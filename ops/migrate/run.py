@@ -8,7 +8,7 @@ from pathlib import Path
 from alembic import command
 from sqlalchemy.exc import SQLAlchemyError
 
-from ops.migrate import citus
+from ops.migrate import citus, library
 from ops.migrate.adoption import Examination, examine, refuse_others
 from ops.migrate.connect import is_being_migrated, open_owner
 from ops.migrate.errors import FleetFailed
@@ -26,7 +26,8 @@ from sharding.topology import Topology
 def trees_of(project: Project, topology: Topology, name: str | None = None) -> list[ProjectTree]:
     """List the trees to migrate: directories first, which have the ledger, then in the order of the project.
 
-    A tree of the project without a database in the topology is left out.
+    A tree of the project without a database in the topology is left out. A directory need not be in the
+    project.
 
     Parameters:
         project: the project file.
@@ -37,12 +38,11 @@ def trees_of(project: Project, topology: Topology, name: str | None = None) -> l
         UnknownProjectTree: the project has no tree of that name, or lacks one of the topology.
     """
     if name is not None:
-        return [project.tree(name)]
-    for wanted in topology.trees:
-        project.tree(wanted)
+        return [project.tree_in(topology, name)]
+    found = {wanted: project.tree_in(topology, wanted) for wanted in topology.trees}
     directories = topology.names_of_kind("directory")
-    known = [tree for tree in project.trees.values() if tree.name in topology.trees]
-    return sorted(known, key=lambda tree: tree.name not in directories)
+    order = {name: place for place, name in enumerate(project.trees)}
+    return sorted(found.values(), key=lambda tree: (tree.name not in directories, order.get(tree.name, -1)))
 
 
 def upgrade(topology: Topology, tree: ProjectTree, revision: str = "head") -> None:
@@ -163,6 +163,28 @@ def render_upgrade(tree: ProjectTree, revision: str = "head", *, start: str | No
     return script.getvalue()
 
 
+def pending_library(topology: Topology, state: "DatabaseState") -> list[PhasedRevision]:
+    """List the versions of the library's schema that a database lacks, and that come before its revisions."""
+    part = library.part_of(topology, state.tree.name)
+    if part is None or state.found is None:
+        return []
+    scripts = Scripts(state.tree, state.tree.revisions)
+    lacking = library.lacking(part, scripts, at=state.revision, version=state.library_version)
+    return [PhasedRevision(library.name_of(part, each), "pre", "The library's schema.") for each in lacking]
+
+
+def render_library(topology: Topology, state: "DatabaseState") -> str:
+    """Return the script that brings the library's schema of a database up, before its revisions or after."""
+    part = library.part_of(topology, state.tree.name)
+    if part is None or state.found is None:
+        return ""
+    scripts = Scripts(state.tree, state.tree.revisions)
+    version = state.library_version
+    grantees = library.grantees_of(topology, state.database)
+    lacking = library.lacking(part, scripts, at=state.revision, version=version)
+    return library.render(part, lacking, grantees if lacking else None)
+
+
 def render_distribution(topology: Topology, tree: ProjectTree) -> str:
     """Return the script of what comes after an upgrade where Citus keeps the shards; elsewhere, none."""
     return citus.script(topology, tree) if citus.is_on_citus(topology, tree.name) else ""
@@ -214,6 +236,11 @@ class DatabaseState:
     found: Examination | None = None
     busy: bool = False
     unreachable: str | None = None
+
+    @property
+    def library_version(self) -> int:
+        """The version of the library's schema; 0 where there is none."""
+        return self.found.library_version if self.found else 0
 
     @property
     def revision(self) -> str | None:

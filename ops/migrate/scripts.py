@@ -18,6 +18,7 @@ from alembic.util import CommandError
 from sqlalchemy import Connection
 
 import partitions.migration_ops  # noqa: F401 (makes op.create_partition and its like exist for revisions)
+import sharding.migration_ops  # noqa: F401 (and op.create_shard_guard)
 from ops.migrate.errors import RevisionsInvalid, SeveralRevisions, UnknownRevision
 from ops.migrate.outcome import Direction, PlannedRevision
 from ops.project.project import ProjectTree
@@ -83,6 +84,16 @@ class Scripts:
         """List all revisions, oldest first."""
         return list(reversed(list(self._directory.walk_revisions())))
 
+    @cached_property
+    def library_recorder(self) -> str | None:
+        """The revision that records the library's schema, of a tree whose own revisions make it.
+
+        Raises:
+            RevisionsInvalid: the revisions cannot be read.
+        """
+        found = (each.revision for each in self.line() if getattr(each.module, "library_schema", None))
+        return next(found, None)
+
     def applied(self, current: str | None) -> Collection[str]:
         """List the revisions that a database of revision `current` has had. Raises: as `steps`."""
         if current is None:
@@ -114,6 +125,8 @@ class Scripts:
     def _between(
         self, current: str | None, target: str, *, lower: str, upper: str, **options: bool
     ) -> list[Script]:
+        if not self.tree.is_named:  # its revisions, if it has any, are another project's
+            return []
         try:
             return list(self._directory.iterate_revisions(upper, lower, **options))
         except RevisionError as fault:

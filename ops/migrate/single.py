@@ -6,6 +6,7 @@ alembic's `op` is one for the process: two databases at once need two processes 
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 
 from psycopg.errors import DeadlockDetected, LockNotAvailable
@@ -13,10 +14,11 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
+from ops.migrate import library
 from ops.migrate.adoption import claim
 from ops.migrate.citus import distribute, is_on_citus
 from ops.migrate.connect import open_owner, take_lock
-from ops.migrate.errors import DatabaseRefused, LockNotAcquired
+from ops.migrate.errors import DatabaseRefused, LibrarySchemaDiffers, LockNotAcquired
 from ops.migrate.ledger import Ledger, open_ledger
 from ops.migrate.outcome import MigrationOutcome, MigrationState, PlannedRevision, Request
 from ops.migrate.phases import in_phase, read_phases
@@ -24,6 +26,7 @@ from ops.migrate.scripts import Scripts, read_revision
 from ops.project.project import Project
 from partitions.executor import BlockerWatch, watch_blockers
 from readreplica.errors import one_line
+from sharding.schema import read_version
 from sharding.topology import Topology
 
 Report = Callable[[str], None]
@@ -43,7 +46,7 @@ def migrate_database(
     Returns:
         the outcome; an error is in it.
     """
-    run = _Run(database, request, lambda line: report(f"{database}: {line}"))
+    run = _Run(topology, database, request, lambda line: report(f"{database}: {line}"))
     started = time.monotonic()
     error: str | None = None
     state: MigrationState = "done"
@@ -56,7 +59,7 @@ def migrate_database(
             run.all_steps(connection, topology, ledger)
             if request.direction == "up" and is_on_citus(topology, request.tree):
                 run.distribute(connection, topology)
-    except DatabaseRefused as refusal:
+    except (DatabaseRefused, LibrarySchemaDiffers) as refusal:
         state, error = "refused", str(refusal)
     except Exception as fault:  # whatever a revision raises is the outcome of this database, not of the fleet
         state, error = "failed", one_line(fault)
@@ -74,14 +77,16 @@ def migrate_database(
 
 
 class _Run:
-    def __init__(self, database: str, request: Request, report: Report) -> None:
+    def __init__(self, topology: Topology, database: str, request: Request, report: Report) -> None:
         self.at: str | None = None
         self.ran: list[str] = []
         self.doing: str | None = None
         self._database = database
         self._request = request
         self._report = report
-        self._tree = Project.load(Path(request.project)).tree(request.tree)
+        self._part = library.part_of(topology, request.tree)
+        self._grantees = library.grantees_of(topology, database)
+        self._tree = Project.load(Path(request.project)).tree_in(topology, request.tree)
         self._scripts = Scripts(self._tree, request.versions)
 
     def all_steps(self, connection: Connection, topology: Topology, ledger: Ledger) -> None:
@@ -89,15 +94,52 @@ class _Run:
         self._scripts.line()  # revisions that cannot be read mark no database
         take_lock(connection, self._database)
         self.at = claim(connection, topology, self._tree, self._database)
-        for line in ledger.close_killed(self._scripts.applied(self.at)):
+        for line in ledger.close_killed(self._applied(connection)):
             self._report(line)
-        for step in self._steps():
+        steps = self._steps()
+        self._bring_library(connection, ledger)
+        for step in steps:
             self.doing = step.revision
-            self._noted(connection, ledger, step)
+            self._noted(connection, ledger, step, partial(self._scripts.run, connection, step))
             self.at = read_revision(connection, self._tree)
             connection.rollback()
             self.ran.append(step.revision)
             self.doing = None
+            if step.revision == self._scripts.library_recorder:
+                self._bring_library(connection, ledger)
+        self._grant(connection)
+
+    def _applied(self, connection: Connection) -> set[str]:
+        """Return what the database has had, by the names that the ledger has for it."""
+        found = set(self._scripts.applied(self.at))
+        if self._part is not None:
+            version = read_version(connection, self._part)
+            found |= {library.name_of(self._part, each) for each in range(1, version + 1)}
+            connection.rollback()
+        return found
+
+    def _bring_library(self, connection: Connection, ledger: Ledger) -> None:
+        """Bring the library's schema to its newest version, on the way up."""
+        part = self._part
+        if part is None or self._request.direction == "down":
+            return
+        version = read_version(connection, part)
+        connection.rollback()
+        for each in library.lacking(part, self._scripts, at=self.at, version=version):
+            step = PlannedRevision(library.name_of(part, each), "up")
+            self.doing = step.revision
+            self._noted(connection, ledger, step, partial(library.apply_version, connection, part, each))
+            self.doing = None
+
+    def _grant(self, connection: Connection) -> None:
+        """Give the services their rights on the library's tables, where they lack."""
+        if self._part is None or not read_version(connection, self._part):
+            connection.rollback()
+            return
+        for grant in library.missing_grants(connection, self._part, self._grantees):
+            connection.exec_driver_sql(grant.statement)
+            self._report(grant.statement)
+        connection.commit()
 
     def distribute(self, connection: Connection, topology: Topology) -> None:
         """Distribute the tables that the revisions have made."""
@@ -112,11 +154,13 @@ class _Run:
         lacking = read_phases(self._scripts.lacking(self.at, request.target))
         return [PlannedRevision(each.revision, "up") for each in in_phase(lacking, request.phase)]
 
-    def _noted(self, connection: Connection, ledger: Ledger, step: PlannedRevision) -> None:
+    def _noted(
+        self, connection: Connection, ledger: Ledger, step: PlannedRevision, work: Callable[[], None]
+    ) -> None:
         entry_id = ledger.begin(step)
         started = time.monotonic()
         try:
-            self._with_retries(connection, step)
+            self._with_retries(connection, step, work)
         except BaseException as fault:  # Ctrl-C too must not leave an entry that still runs
             self._end(ledger, entry_id, step, started, error=one_line(fault))
             raise
@@ -132,7 +176,7 @@ class _Run:
             # The migration stands as it is; the entry that still says `running` is settled by the next run.
             self._report(f"{step.revision}: its end is not in the ledger: {one_line(fault)}")
 
-    def _with_retries(self, connection: Connection, step: PlannedRevision) -> None:
+    def _with_retries(self, connection: Connection, step: PlannedRevision, work: Callable[[], None]) -> None:
         """Run a revision anew, the whole transaction, as long as it waits in vain for a lock."""
         attempts, seen = self._request.attempts, BlockerWatch()
 
@@ -153,7 +197,7 @@ class _Run:
                 # Watched from the second attempt on: a revision that had its locks may run for hours.
                 is_late = attempt.retry_state.attempt_number > 1
                 with attempt, _watched(connection) if is_late else nullcontext(seen) as seen:
-                    self._scripts.run(connection, step)
+                    work()
         except DBAPIError as fault:
             if not is_lock_failure(fault):
                 raise

@@ -14,6 +14,7 @@ from ops.migrate.catalogue.facts import Fact, read_catalogue
 from ops.migrate.citus import is_on_citus
 from ops.migrate.connect import open_owner
 from ops.migrate.errors import NotFreezable, SnapshotInvalid, SnapshotMissing
+from ops.migrate.library import part_of, separate
 from ops.migrate.scripts import Scripts, read_revision
 from ops.project.project import ProjectTree
 from sharding.topology import Topology
@@ -23,10 +24,15 @@ CITUS = frozenset({"citus", "citus_columnar"})
 
 
 class Snapshot(NamedTuple):
-    """What a tree's migrations make, up to a revision."""
+    """What a tree's migrations make, up to a revision.
+
+    Read from a database that has recorded a version of the library's schema, that is apart, in `library`.
+    """
 
     revision: str
     facts: Collection[Fact]
+    library: Collection[Fact] = ()
+    library_version: int = 0
 
 
 def file_of(tree: ProjectTree, revision: str) -> Path:
@@ -72,7 +78,9 @@ def read_snapshot(connection: Connection, topology: Topology, tree: ProjectTree)
     if is_on_citus(topology, tree.name):
         # The administrator's: it must be there before any migration.
         facts = [fact for fact in facts if fact.kind != "extension" or fact.name not in CITUS]
-    return Snapshot(read_revision(connection, tree) or BASE, facts)
+    found = separate(connection, part_of(topology, tree.name), facts)
+    revision = read_revision(connection, tree) or BASE
+    return Snapshot(revision, found.others, found.library, found.version)
 
 
 def take_snapshot(topology: Topology, tree: ProjectTree) -> Snapshot:

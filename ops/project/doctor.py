@@ -9,11 +9,12 @@ from typing import Annotated, Any
 
 import typer
 from alembic.util import CommandError
-from sqlalchemy import MetaData, text
+from sqlalchemy import Connection, MetaData, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from ops.errors import ExitStatus
 from ops.fleet import open_watched
+from ops.migrate.library import part_of
 from ops.migrate.phases import read_phases
 from ops.migrate.scripts import Scripts
 from ops.options import options_of
@@ -24,6 +25,8 @@ from ops.verbs import VERBS
 from partitions.policy import ArchivePolicy, ListPartitions, MonthlyRange
 from readreplica.errors import one_line
 from sharding.keys import GuardedTable, guarded_tables
+from sharding.ownership import CHECK_NAME, read_identity
+from sharding.schema import Part, newest_version, read_version
 from sharding.topology import Database, Topology
 
 OLDEST_SERVER = 150000
@@ -64,6 +67,8 @@ def check_topology(project: Project, topology: Topology) -> Iterator[Finding]:
     """List where a topology and a project contradict each other; it connects to nothing."""
     file = topology.path.name
     for name, tree in topology.trees.items():
+        if name not in project.trees and tree.kind == "directory":
+            continue  # it has the library's tables, and no others
         if name not in project.trees:
             fix = f"add [trees.{name}] to {project.path.name}, or take the tree out of {file}"
             yield Finding(f"{file}: trees.{name}", "the project does not name this tree", fix)
@@ -95,6 +100,67 @@ def check_databases(topology: Topology) -> Iterator[Finding]:
     for name, database in sorted(topology.databases.items()):
         for role in dict.fromkeys((database.owner, *topology.users_of(name))):
             yield from _check_connection(topology, database, role)
+
+
+def check_library(project: Project, topology: Topology) -> Iterator[Finding]:
+    """List what lacks of the library's schema: in directories and shards, the shard maps and the guards."""
+    for name in sorted(topology.databases):
+        database = topology.database(name)
+        part = part_of(topology, database.tree)
+        if part is None:
+            continue
+        url = topology.url(database, role=database.owner, direct=True)
+        try:
+            with (
+                open_watched(url, {"application_name": "mesctl doctor"}) as engine,
+                engine.connect() as connection,
+            ):
+                yield from _check_part(connection, project, topology, database, part)
+        except SQLAlchemyError:
+            continue  # `check_databases` says why
+
+
+def _check_part(
+    connection: Connection, project: Project, topology: Topology, database: Database, part: Part
+) -> Iterator[Finding]:
+    version, newest = read_version(connection, part), newest_version(part)
+    if version != newest:
+        fix = "mesctl migrate upgrade" if version < newest else "use the release that made it"
+        problem = f"its library schema is of version {version}, and this mesctl knows {newest}"
+        yield Finding(database.name, problem, fix)
+    elif part == "directory":
+        yield from _check_maps(connection, topology, database)
+    elif database.tree in project.trees:
+        yield from _check_guards(connection, project.trees[database.tree], database)
+
+
+def _check_maps(connection: Connection, topology: Topology, directory: Database) -> Iterator[Finding]:
+    known = set(connection.scalars(text("SELECT tree FROM public.shard_map_versions")))
+    for tree in topology.names_of_kind("sharded"):
+        is_plain = topology.trees[tree].backend != "citus"
+        if is_plain and tree not in known and topology.directory_of(tree).name == directory.name:
+            problem = f"has no shard map of the tree {tree}"
+            yield Finding(directory.name, problem, f"mesctl shards init --tree {tree}")
+
+
+def _check_guards(connection: Connection, tree: ProjectTree, shard: Database) -> Iterator[Finding]:
+    if not shard.is_coordinator and read_identity(connection) is None:
+        problem = "does not know which shard it is, and refuses no row"
+        yield Finding(shard.name, problem, f"mesctl shards init --tree {tree.name}")
+    rows = connection.execute(_TABLES, {"check": CHECK_NAME})
+    standing = {row.table: row.is_guarded for row in rows}
+    for table, key in _keyed_tables(tree) or ():
+        if standing.get(table) is False:
+            fix = f'a revision with op.create_shard_guard("{table}", key="{key}")'
+            yield Finding(f"{shard.name}: {table}", "has a shard key, and no guard: it takes any row", fix)
+
+
+# Whether each table has the guard; what has no table yet is another matter.
+_TABLES = text("""
+    SELECT c.relname AS table,
+           EXISTS (SELECT FROM pg_constraint WHERE conrelid = c.oid AND conname = :check) AS is_guarded
+    FROM pg_class c WHERE relkind IN ('r', 'p') AND relnamespace = 'public'::regnamespace
+""")
 
 
 def _check_packages(root: Path) -> Iterator[Finding]:
@@ -224,7 +290,8 @@ def doctor(
         topology = options.topology()
         note(f"topology: {topology.path}")
         findings += check_topology(project, topology)
-        findings += check_databases(topology) if databases else ()
+        if databases:
+            findings += [*check_databases(topology), *check_library(project, topology)]
     else:
         note(f"topology: there is no {options.topology_path}; `mesctl up` makes one from a template")
 

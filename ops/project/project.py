@@ -27,7 +27,8 @@ from pydantic_core import PydanticCustomError
 
 from ops.errors import ExitStatus, OpsError
 from ops.project.file import SECTION, ProjectInvalid, ProjectSection, find_section, line_of, read_section
-from sharding.topology import Name, Section, Text, describe
+from sharding.schema.chain import folder_of
+from sharding.topology import Name, Section, Text, Topology, describe
 
 if TYPE_CHECKING:
     from sqlalchemy import MetaData
@@ -165,6 +166,11 @@ class ProjectTree:
         return self._all("archives", self.entry.archives)
 
     @property
+    def is_named(self) -> bool:
+        """Whether the project names it; if not, it is a directory, of which only the library's part is known."""
+        return self.name in self.project.trees
+
+    @property
     def revisions(self) -> Path:
         """The folder of the revisions."""
         return self.project.root / self.entry.revisions
@@ -258,6 +264,21 @@ class Project:
             return self.trees[name]
         except KeyError:
             raise UnknownProjectTree(self.path, name, list(self.trees)) from None
+
+    def tree_in(self, topology: Topology, name: str) -> ProjectTree:
+        """Find a tree of a topology.
+
+        A directory that the project does not name has the library's tables, and no revisions.
+
+        Raises:
+            UnknownProjectTree: there is none of that name.
+        """
+        found = topology.trees.get(name)
+        if name in self.trees or found is None or found.kind != "directory":
+            return self.tree(name)
+        folder = folder_of("directory")  # of no revisions
+        entry = TreeEntry(metadata="sharding.schema:DIRECTORY", revisions=str(folder))
+        return ProjectTree(name, entry, self)
 
     def resolve(self, key: str, reference: str) -> Any:
         """Import what a reference of the file leads to.

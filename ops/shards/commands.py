@@ -21,14 +21,17 @@ from ops.shards.options import TAKES_KEY, Key, Sharded, TreeName, sharded
 from ops.shards.service import (
     ShardRow,
     WeightBy,
+    ensure_shard_map,
+    first_map,
     list_shards,
     load_shard_map,
     render_shard_metrics,
+    script_first_map,
     skew,
     weigh_buckets,
 )
 from ops.shards.service import locate as find_place
-from sharding.errors import UnknownDatabase
+from sharding.errors import ShardMapMissing, UnknownDatabase
 from sharding.rebalance import Proposal, propose
 from sharding.shard_map import ShardMap
 
@@ -117,7 +120,8 @@ def locate(context: typer.Context, key: Key, tree: TreeName = None) -> None:
 INIT_HELP = """\
 Tell every shard its name and the buckets that the map gives it; what it knows is left alone.
 
-From then on it refuses rows of other buckets. Writers wait for a moment, readers do not.
+A tree without a shard map gets its first one, in which every shard has as many buckets as the next. From then
+on each shard refuses rows of other buckets. Writers wait for a moment, readers do not.
 """
 
 
@@ -129,10 +133,16 @@ def init(
 ) -> None:
     """Set the name and the ownership of every shard."""
     found = sharded(context, tree)
-    shard_map = _load_map(found)
+    topology, name = found.topology, found.tree.name
     if dry_run:
+        try:
+            shard_map = _load_map(found)
+        except ShardMapMissing:
+            shard_map = first_map(topology, name)
+            print(script_first_map(topology, name), end="")
         print(script_init(*found, shard_map), end="")
         return
+    shard_map = asyncio.run(ensure_shard_map(topology, name))
     initialized = init_shards(*found, shard_map, report=note)
     show_rows(options_of(context), [asdict(row) for row in initialized], empty="the tree has no shard")
 

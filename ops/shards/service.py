@@ -11,14 +11,14 @@ from functools import partial
 from sqlalchemy import Connection, text
 
 from ops.errors import ExitStatus, OpsError
-from ops.fleet import Outcome, attempt, naming, open_engine
+from ops.fleet import Outcome, attempt, connect_line, naming, open_engine
 from ops.partitions.archiving import month_of, months_of
 from ops.project.project import ProjectTree
 from partitions.bounds import Month
 from partitions.policy import ListPartitions, MonthlyRange
 from partitions.sql import identifier
 from sharding.citus.distribute import coordinator_map
-from sharding.directory import Directory
+from sharding.directory import Directory, save_first_map
 from sharding.engines import open_cluster
 from sharding.ids import first_id_at, instant_of
 from sharding.keys import GuardedTable, change_log_of, guarded_tables
@@ -120,6 +120,38 @@ async def load_shard_map(topology: Topology, tree: str) -> ShardMap:
             ) as cluster,
         ):
             return await Directory(cluster.primary, tree).load_map()
+
+
+def first_map(topology: Topology, tree: str) -> ShardMap:
+    """Return the map that a tree begins with: each shard has as many buckets as the next."""
+    return ShardMap.even(list(topology.databases_of(tree)), topology.trees[tree].buckets)
+
+
+async def ensure_shard_map(topology: Topology, tree: str) -> ShardMap:
+    """Return the shard map in force; if there is none, put the first one in force, as the directory's owner.
+
+    Raises:
+        DirectoryMissing: the tree has no directory.
+        DatabasesFailed: the directory does not answer, or has no table for it.
+    """
+    if topology.trees[tree].backend == "citus":
+        return coordinator_map(topology, tree)
+    directory = topology.directory_of(tree)
+    with naming(directory):
+        async with (
+            asyncio.timeout(MAP_SECONDS),
+            open_cluster(
+                topology, directory.name, role=directory.owner, application_name="mesctl", direct=True
+            ) as cluster,
+        ):
+            return await Directory(cluster.primary, tree).ensure_map(first_map(topology, tree))
+
+
+def script_first_map(topology: Topology, tree: str) -> str:
+    """Return what puts the first shard map in force, as psql accepts it, where there is none yet."""
+    directory = topology.directory_of(tree)
+    line = connect_line(topology, directory, role=directory.owner)
+    return f"{line}{save_first_map(tree, first_map(topology, tree))};\n"
 
 
 def locate(tree: ProjectTree, shard_map: ShardMap, key: int, *, now: datetime) -> KeyLocation:
