@@ -15,6 +15,7 @@ from sqlalchemy import Connection, text
 from ops.migrate.catalogue.facts import Fact, read_catalogue
 from ops.migrate.errors import LibrarySchemaDiffers
 from ops.migrate.scripts import Scripts
+from partitions.sql import identifier
 from sharding.schema import (
     VERSION_TABLE,
     Grantees,
@@ -58,8 +59,8 @@ def part_of(topology: Topology, tree: str) -> Part | None:
 
 
 def grantees_of(topology: Topology, database: str) -> Grantees:
-    """Return the roles that use a database's part."""
-    users = topology.users_of(database)
+    """Return the roles that use a database's part; its owner has every right already."""
+    users = [role for role in topology.users_of(database) if role != topology.database(database).owner]
     sharded = {topology.trees[name].role for name in topology.names_of_kind("sharded")}
     return Grantees(tuple(users), tuple(role for role in users if role in sharded))
 
@@ -149,7 +150,7 @@ def measure(part: Part, version: int, found: Collection[Fact], grantees: Grantee
 
 
 def _fact(grant: Grant) -> Fact:
-    return Fact("grant", grant.table, grant.role, ", ".join(sorted(grant.rights.split(", "))))
+    return Fact("grant", grant.table, identifier(grant.role), ", ".join(sorted(grant.rights.split(", "))))
 
 
 def missing_grants(connection: Connection, part: Part, grantees: Grantees) -> list[Grant]:

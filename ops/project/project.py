@@ -167,7 +167,7 @@ class ProjectTree:
 
     @property
     def is_named(self) -> bool:
-        """Whether the project names it; if not, it is a directory, of which only the library's part is known."""
+        """Whether the project names it. Of a directory that it does not name, it knows the library's part."""
         return self.name in self.project.trees
 
     @property

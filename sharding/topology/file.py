@@ -146,8 +146,8 @@ class Topology(TopologyModel):
         }
 
     def password(self, role: str) -> str | None:
-        """Return the password of a role, if the environment has it."""
-        return self._environ.get(f"MES_STORAGE_PASSWORD_{role.upper()}")
+        """Return the password of a role, if the environment has it; a variable has `_` for the role's `-`."""
+        return self._environ.get(f"MES_STORAGE_PASSWORD_{role.upper().replace('-', '_')}")
 
     def _pool_entry(
         self, database: Database, role: str, service: str | None, replica: str | None

@@ -22,6 +22,8 @@ Port = Annotated[int, Field(strict=True, ge=1, le=65535)]
 Text = Annotated[str, Field(strict=True, min_length=1)]
 # A name stands in tokens, shard maps and role names, so it is kept plain.
 Name = Annotated[str, Field(strict=True, pattern=r"^[a-z][a-z0-9_]{0,62}$")]
+# PostgreSQL's own, which people made before there was a topology: `my-app`.
+Role = Annotated[str, Field(strict=True, pattern=r"^[a-z_][a-z0-9_-]{0,62}$")]
 Count = Annotated[int, Field(strict=True, ge=0)]
 Positive = Annotated[int, Field(strict=True, ge=1)]
 Seconds = Annotated[float, Field(gt=0)]
@@ -60,8 +62,8 @@ class Tree(Section):
 
     kind: Literal["single", "sharded", "directory"]
     directory: Name | None = None
-    owner: Name
-    role: Name
+    owner: Role
+    role: Role
     buckets: Annotated[int, Field(strict=True)] = 64
     backend: Literal["postgresql", "citus"] = "postgresql"
     id_space: Name = DEFAULT_ID_SPACE
@@ -143,7 +145,7 @@ class Replicas(Section):
 class PooledService(Section):
     """A service that connects through the pooler; `role` and `databases` follow from its name if left out."""
 
-    role: Name | None = None
+    role: Role | None = None
     databases: tuple[Name, ...] | None = None
     weight: Positive = 1
     pool_size: Positive | None = None
@@ -167,7 +169,7 @@ class PgBouncer(Endpoint):
     query_wait_seconds: Seconds = 10
     idle_transaction_seconds: Seconds = 60
     client_login_seconds: Seconds = 15
-    services: dict[Name, PooledService] = Field(default_factory=dict)
+    services: dict[Role, PooledService] = Field(default_factory=dict)
     tls: Tls | None = None
 
     @property

@@ -21,26 +21,7 @@ from ops.ports import LOOPBACK, PortPicker
 from ops.project.init import start_files
 from ops.project.project import Project
 from sharding.topology import Topology
-from tests.project import ROOT
 
-DIRECTORY_REVISION = '''
-"""The shard map, the leases and the ledger."""
-
-from alembic import op
-
-from app.models.directory import DirectoryBase
-
-revision = "0001"
-down_revision = None
-phase = "pre"
-
-
-def upgrade() -> None:
-    op.execute("SET LOCAL lock_timeout = '3s'")
-    DirectoryBase.metadata.create_all(op.get_bind())
-    for table in DirectoryBase.metadata.tables:
-        op.execute(f"GRANT SELECT, INSERT, UPDATE, DELETE ON {table} TO bills")
-'''
 BILLS_MODELS = '''
 """The tables of the tree bills."""
 
@@ -62,8 +43,7 @@ class Bill(Base):
 
     bill_id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
 '''
-GUARD = (ROOT / "migrations/mes/sql/0002_shard_guard.up.sql").read_text().partition("-- NOT VALID")[0]
-BILLS_REVISION = f'''
+BILLS_REVISION = '''
 """The bills, which are guarded."""
 
 from alembic import op
@@ -74,19 +54,13 @@ phase = "pre"
 
 
 def upgrade() -> None:
-    op.execute("""{GUARD}""")
     op.execute("CREATE TABLE bills (bill_id bigint PRIMARY KEY)")
-    op.execute("ALTER TABLE bills ADD CONSTRAINT shard_owns_check CHECK (shard_owns(bill_id)) NOT VALID")
-    op.execute("GRANT SELECT ON shard_identity TO bills")
+    op.create_shard_guard("bills", key="bill_id", version=1)
 '''
 MORE_TREES = """
 [trees.bills]
 metadata = "strangers_bills:Base.metadata"
 revisions = "migrations/bills/versions"
-
-[trees.books]
-metadata = "app.models.directory:DirectoryBase.metadata"
-revisions = "migrations/books/versions"
 """
 MORE_TOPOLOGY = """
 [trees.books]
@@ -260,7 +234,6 @@ def test_trees_that_are_added_are_started_beside_what_runs(stranger: Stranger, m
         {
             "strangers_bills.py": BILLS_MODELS,
             "migrations/bills/versions/0001_bills.py": BILLS_REVISION,
-            "migrations/books/versions/0001_books.py": DIRECTORY_REVISION,
         }
     )
     stranger.append("mes-storage.toml", MORE_TREES)

@@ -14,7 +14,9 @@ from psycopg import sql
 
 from ops.embedded.pgpass import ensure_passwords
 from ops.embedded.servers import ensure_database, ensure_role
+from ops.migrate.run import upgrade
 from ops.ports import LOOPBACK
+from ops.project.project import Project
 from sharding.directory import Directory
 from sharding.engines import open_cluster
 from sharding.shard_map import ShardMap
@@ -129,12 +131,15 @@ COLUMNS = """
     state text NOT NULL, created_at timestamptz NOT NULL
 """
 GUARDED = ("payments", "payments_archive", "refunds", "refunds_archive")
-# The identity and the guard of a shard, without the tables of the first project.
-GUARD = (ROOT / "migrations/mes/sql/0002_shard_guard.up.sql").read_text().split("-- NOT VALID for good")[0]
-SCHEMA = f"""\
-BEGIN;
-{GUARD}
-COMMIT;
+REVISION = f'''"""Payments and refunds."""
+
+from alembic import op
+
+revision = "0001"
+down_revision = None
+phase = "pre"
+
+TABLES = """
 CREATE TABLE payments ({COLUMNS}, PRIMARY KEY (payment_id, state)) PARTITION BY LIST (state);
 CREATE TABLE payments_open PARTITION OF payments FOR VALUES IN ('open');
 CREATE TABLE payments_settled PARTITION OF payments FOR VALUES IN ('settled', 'refused');
@@ -142,16 +147,16 @@ CREATE TABLE payments_archive ({COLUMNS}, PRIMARY KEY (payment_id)) PARTITION BY
 CREATE TABLE refunds ({COLUMNS}, PRIMARY KEY (payment_id));
 CREATE TABLE refunds_archive ({COLUMNS}, PRIMARY KEY (payment_id));
 CREATE TABLE currencies (currency text PRIMARY KEY, digits integer NOT NULL);
-CREATE TABLE payments_version (version_num varchar(32) PRIMARY KEY);
-CREATE TABLE reference_versions (
-    table_name text PRIMARY KEY, version integer NOT NULL, checksum text NOT NULL,
-    applied_at timestamptz NOT NULL DEFAULT now()
-);
-GRANT ALL ON ALL TABLES IN SCHEMA public TO payments;
-""" + "".join(
-    f"ALTER TABLE {table} ADD CONSTRAINT shard_owns_check CHECK (shard_owns(tenant_id)) NOT VALID;\n"
-    for table in GUARDED
-)
+GRANT SELECT, INSERT, UPDATE, DELETE
+    ON payments, payments_archive, refunds, refunds_archive, currencies TO payments;
+"""
+
+
+def upgrade() -> None:
+    op.execute(TABLES)
+    for table in {GUARDED}:
+        op.create_shard_guard(table, key="tenant_id")
+'''
 
 
 @dataclass(frozen=True)
@@ -186,16 +191,12 @@ def run_second_project(
             ensure_database(connection, dbname, owner="payments_owner", services=["payments"])
     _add_tree(topology_path, dbnames, servers)
     project = SecondProject(folder / "mes-storage.toml", Topology.load(topology_path), servers)
-    for shard in SHARDS:
-        project.run(shard, f"SET ROLE payments_owner;\n{SCHEMA}")
-    # What the order system's revisions grant to its own roles.
     directory = project.topology.database("directory").dbname
-    project.run(
-        "directory",
-        f"GRANT CONNECT ON DATABASE {directory} TO payments;\n"
-        "GRANT ALL ON ALL TABLES IN SCHEMA public TO payments;\n",
-    )
+    project.run("directory", f"GRANT CONNECT ON DATABASE {directory} TO payments")
+    team = Project.load(project.path)
     try:
+        for tree in ("directory", "payments"):
+            upgrade(project.topology, team.tree_in(project.topology, tree))
         yield project
     finally:
         forget_modules(folder)
@@ -212,6 +213,9 @@ def write_modules(folder: Path) -> None:
     (package / "__init__.py").touch()
     (package / "models.py").write_text(MODELS)
     (package / "policies.py").write_text(POLICIES)
+    versions = folder / "migrations" / "versions"
+    versions.mkdir(parents=True)
+    (versions / "0001_payments.py").write_text(REVISION)
     (folder / "mes-storage.toml").write_text(PROJECT)
 
 
