@@ -14,6 +14,7 @@ from sqlalchemy import Connection, text
 
 from ops.migrate.catalogue.facts import Fact, read_catalogue
 from ops.migrate.errors import LibrarySchemaDiffers
+from ops.migrate.frozen import split
 from ops.migrate.scripts import Scripts
 from partitions.sql import identifier
 from sharding.schema import (
@@ -92,7 +93,8 @@ def apply_version(connection: Connection, part: Part, version: int) -> None:
         LibrarySchemaDiffers: what stood already is something else.
     """
     with connection.begin():
-        for statement in (create_version_table(), sql_of(part, version)):
+        # One at a time, as a revision's: Citus sends some to its workers.
+        for statement in (create_version_table(), *split(sql_of(part, version))):
             connection.exec_driver_sql(statement, execution_options={"no_parameters": True})
         _verify(connection, part, version)
         connection.exec_driver_sql(record(part, version))

@@ -117,9 +117,9 @@ class Fleet:
             write_mark(connection, MES)
 
     def ledger(self, database: str) -> list[tuple[Any, ...]]:
-        """Give a database's revisions and how they ended, oldest first."""
+        """Give a database's revisions and how they ended, oldest first; not those of the library's schema."""
         columns = "revision, direction, state, error"
-        where = f"database = '{database}' ORDER BY entry_id"
+        where = f"database = '{database}' AND revision !~ '^mes_storage_schema' ORDER BY entry_id"
         return self.query("directory", f"SELECT {columns} FROM migration_ledger WHERE {where}")
 
 
