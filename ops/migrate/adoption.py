@@ -11,8 +11,9 @@ from typing import Literal
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 
+from ops.migrate.catalogue.differences import Drift
 from ops.migrate.connect import open_owner, take_lock
-from ops.migrate.drift import Drift, compare
+from ops.migrate.drift import compare
 from ops.migrate.errors import (
     DatabaseRefused,
     DatabasesRefused,

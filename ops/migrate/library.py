@@ -12,6 +12,7 @@ from typing import NamedTuple
 from alembic import op
 from sqlalchemy import Connection, text
 
+from ops.migrate.catalogue.differences import compare_facts
 from ops.migrate.catalogue.facts import Fact, read_catalogue
 from ops.migrate.errors import LibrarySchemaDiffers
 from ops.migrate.frozen import split
@@ -101,8 +102,6 @@ def apply_version(connection: Connection, part: Part, version: int) -> None:
 
 
 def _verify(connection: Connection, part: Part, version: int) -> None:
-    from ops.migrate.drift import compare_facts  # which reads snapshots, which read this
-
     expected = expected_facts(part, version)
     found = [fact for fact in _read(connection) if _is_of(fact, expected) and "grant" not in fact.kind]
     differences = list(compare_facts(found, expected))

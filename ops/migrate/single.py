@@ -132,7 +132,7 @@ class _Run:
             self.doing = None
 
     def _grant(self, connection: Connection) -> None:
-        """Give the services their rights on the library's tables, where they lack."""
+        """Grant the services their rights on the library's tables, where they lack."""
         if self._part is None or not read_version(connection, self._part):
             connection.rollback()
             return

@@ -95,7 +95,7 @@ revisions = "migrations/{tree}/versions"
 passfile = ".platform/pgpass"   # written by `mesctl up`
 
 [trees.{tree}]
-kind = "single"   # "sharded" spreads it over several databases; add [trees.directory], kind = "directory", too
+kind = "single"   # "sharded" spreads it over databases; add [trees.directory], kind = "directory", too
 
 [databases.{tree}]
 tree = "{tree}"

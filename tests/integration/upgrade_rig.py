@@ -13,7 +13,8 @@ from app.console.audit.databases import OrderDatabases
 from app.console.demo.census import take_census
 from ops.embedded.servers import ensure_database
 from ops.migrate import run
-from ops.migrate.drift import Drift, find_drift
+from ops.migrate.catalogue.differences import Drift
+from ops.migrate.drift import find_drift
 from ops.waiting import wait_until
 from sharding.topology import Topology
 from tests.platform_topology import write_topology
