@@ -27,7 +27,6 @@ from pydantic_core import PydanticCustomError
 
 from ops.errors import ExitStatus, OpsError
 from ops.project.file import SECTION, ProjectInvalid, ProjectSection, find_section, line_of, read_section
-from sharding.schema.chain import folder_of
 from sharding.topology import Name, Section, Text, Topology, describe
 
 if TYPE_CHECKING:
@@ -276,6 +275,8 @@ class Project:
         found = topology.trees.get(name)
         if name in self.trees or found is None or found.kind != "directory":
             return self.tree(name)
+        from sharding.schema.chain import folder_of  # a while of imports, which reading the file does not need
+
         folder = folder_of("directory")  # of no revisions
         entry = TreeEntry(metadata="sharding.schema:DIRECTORY", revisions=str(folder))
         return ProjectTree(name, entry, self)
