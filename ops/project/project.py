@@ -275,7 +275,7 @@ class Project:
         found = topology.trees.get(name)
         if name in self.trees or found is None or found.kind != "directory":
             return self.tree(name)
-        from sharding.schema.chain import folder_of  # a while of imports, which reading the file does not need
+        from sharding.schema.chain import folder_of  # a while of imports, as SQLAlchemy above
 
         folder = folder_of("directory")  # of no revisions
         entry = TreeEntry(metadata="sharding.schema:DIRECTORY", revisions=str(folder))
