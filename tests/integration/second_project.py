@@ -148,7 +148,8 @@ CREATE TABLE refunds ({COLUMNS}, PRIMARY KEY (payment_id));
 CREATE TABLE refunds_archive ({COLUMNS}, PRIMARY KEY (payment_id));
 CREATE TABLE currencies (currency text PRIMARY KEY, digits integer NOT NULL);
 GRANT SELECT, INSERT, UPDATE, DELETE
-    ON payments, payments_archive, refunds, refunds_archive, currencies TO payments;
+    ON payments, payments_open, payments_settled, payments_archive, refunds, refunds_archive, currencies
+    TO payments;
 """
 
 
