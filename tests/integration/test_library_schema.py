@@ -306,3 +306,47 @@ def test_autogenerate_takes_a_guard_away_and_changes_its_key(team: LibraryTeam, 
     assert team.run("alembic", "downgrade", "0001").returncode == 0
     guard = "SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conname = 'shard_owns_check'"
     assert team.query(SHARDS[0], guard) == [("CHECK (shard_owns(tenant_id)) NOT VALID",)]
+
+
+PARTS = '''"""A partitioned table, of which one partition brings a guard of its own."""
+
+from alembic import op
+
+revision = "0002"
+down_revision = "0001"
+phase = "pre"
+
+
+TABLES = """
+CREATE TABLE "Parts" (tenant bigint, at date, PRIMARY KEY (tenant, at)) PARTITION BY RANGE (at);
+CREATE TABLE parts_1 PARTITION OF "Parts" FOR VALUES FROM ('2026-01-01') TO ('2026-02-01');
+"""
+ATTACH = """
+CREATE TABLE parts_2 (LIKE "Parts" INCLUDING ALL);
+ALTER TABLE "Parts" ATTACH PARTITION parts_2 FOR VALUES FROM ('2026-02-01') TO ('2026-03-01');
+"""
+
+
+def upgrade() -> None:
+    op.execute(TABLES)
+    op.create_shard_guard("Parts", key="tenant")
+    op.execute(ATTACH)
+
+
+def downgrade() -> None:
+    op.drop_shard_guard("Parts")
+'''
+
+
+def test_guard_of_a_partitioned_table_comes_and_goes_with_its_partitions(
+    team: LibraryTeam, mesctl: Mesctl
+) -> None:
+    team.write_first()
+    (team.versions / "0002_parts.py").write_text(PARTS)
+    assert mesctl("migrate", "upgrade").status == ExitStatus.DONE
+    guarded = (
+        "SELECT conrelid::regclass::text FROM pg_constraint WHERE conname = 'shard_owns_check' ORDER BY 1"
+    )
+    assert team.query(SHARDS[0], guarded) == [('"Parts"',), ("parts_1",), ("parts_2",), ("payments",)]
+    assert mesctl("migrate", "downgrade", "0001", "--tree", "payments", "--yes").status == ExitStatus.DONE
+    assert team.query(SHARDS[0], guarded) == [("payments",)]
