@@ -197,7 +197,11 @@ def test_init_from_a_database_that_does_not_answer_writes_nothing(tmp_path: Path
 
 
 def test_our_own_project_has_nothing_wrong(topology: Topology) -> None:
-    said = mesctl(ROOT, "doctor", "--topology", str(topology.path))
+    place = ("--topology", str(topology.path))
+    lacking = mesctl(ROOT, "doctor", *place, "--json")
+    assert set(lacking.findings) == {"directory"}
+    assert mesctl(ROOT, *place, "shards", "init").status == 0
+    said = mesctl(ROOT, "doctor", *place)
     assert (said.status, said.out) == (0, "nothing is wrong\n"), said.err
 
 
