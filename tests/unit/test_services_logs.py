@@ -101,3 +101,61 @@ def test_lines_tell_how_often(monkeypatch: pytest.MonkeyPatch) -> None:
         ("Invalid HTTP request received.", 1),
     ]
     assert lines[2]["path"] == "/v1/orders/4"
+
+
+LIBRARY_FAULTS = (("mes_1", "lagging"), ("mes_1", "lagging"), ("mes_2", "lagging"))
+
+
+@pytest.mark.usefixtures("restored")
+def test_records_of_the_libraries_are_lines_like_those_of_the_application(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    configure_logging("shop", level="info")
+    library = logging.getLogger("sharding.directory")
+    ours = structlog.get_logger("sharding.directory")
+    for replica, fault in LIBRARY_FAULTS:
+        with structlog.contextvars.bound_contextvars(message_id=f"of {replica}"):
+            library.warning("replica taken out", extra={"replica": replica, "fault": fault})
+    library.debug("not written", extra={"replica": "mes_1"})
+    for handler in logging.getLogger().handlers:
+        handler.close()
+    said = stream.getvalue().splitlines()
+    stream.truncate(0)
+    stream.seek(0)
+    configure_logging("shop", level="info")
+    for replica, fault in LIBRARY_FAULTS:
+        with structlog.contextvars.bound_contextvars(message_id=f"of {replica}"):
+            ours.warning("replica taken out", replica=replica, fault=fault)
+    for handler in logging.getLogger().handlers:
+        handler.close()
+    assert [without_time(line) for line in said] == [
+        without_time(line) for line in stream.getvalue().splitlines()
+    ]
+    assert [(line["replica"], line.get("repeated")) for line in map(json.loads, said)] == [
+        ("mes_1", None),
+        ("mes_2", None),
+        ("mes_1", 1),
+    ]
+
+
+def without_time(line: str) -> list[tuple[str, object]]:
+    """The keys and values of a line, in their order."""
+    return [(key, value) for key, value in json.loads(line).items() if key != "timestamp"]
+
+
+@pytest.mark.usefixtures("restored")
+def test_an_error_of_a_library_bears_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    configure_logging("shop", level="info")
+    try:
+        int("of a library")
+    except ValueError:
+        logging.getLogger("readreplica").exception("died", extra={"cluster": "mes_0"})
+    [line] = map(json.loads, stream.getvalue().splitlines())
+    assert (line["event"], line["cluster"], line["logger"], line["level"]) == (
+        "died", "mes_0", "readreplica", "error",
+    )  # fmt: skip
+    assert line["exception"].endswith("'of a library'")
