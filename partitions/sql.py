@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from sqlalchemy.dialects.postgresql.base import RESERVED_WORDS
+from partitions.private_api import RESERVED_WORDS
 
 _PLAIN = re.compile(r"[a-z_][a-z0-9_]*")
 _QUOTED = r'"(?:[^"]|"")+"'

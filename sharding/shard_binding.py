@@ -23,6 +23,7 @@ from sqlalchemy.util import immutabledict
 from sharding.errors import OtherShard
 from sharding.keys import shard_key_of
 from sharding.ownership import ASK_OWNERSHIP, REFUSED, read_refusal
+from sharding.private_api import driver_cursor
 from sharding.shard_map import Route, Routing
 from sharding.telemetry import UnitSpan
 
@@ -264,7 +265,7 @@ def may_miss_rows(cursor: Any, *, sent: int = 1) -> bool:
         cursor: it has just run the statement; the server's command tag (`UPDATE 0`) covers text() too.
         sent: how many sets of parameters it was run with.
     """
-    tag = getattr(cursor, "_cursor", cursor).statusmessage or ""
+    tag = driver_cursor(cursor).statusmessage or ""
     if tag.startswith(("DELETE", "MERGE")) or tag in _NO_ROW:
         return True
     return sent > 1 and tag.startswith("UPDATE") and bool(cursor.rowcount < sent)
