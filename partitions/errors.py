@@ -9,6 +9,13 @@ class PartitionError(Exception):
     """Base of every error that this package raises."""
 
 
+class AlembicMissing(PartitionError, ImportError):
+    """The operations for migrations need alembic."""
+
+    def __init__(self) -> None:
+        super().__init__("alembic is not installed: pip install 'mes-storage[alembic]'")
+
+
 class NotPartitioned(PartitionError):
     """The policy names a table that is absent, or that is no partitioned table."""
 

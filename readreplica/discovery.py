@@ -45,7 +45,8 @@ async def services_of(
         nameserver: the address and port of the server to ask; the system's ones by default.
 
     Raises:
-        NothingDiscovered: there is no such record, no server answered in time, or dnspython is not installed.
+        NothingDiscovered: there is no such record, or no server answered in time.
+        MissingExtra: dnspython is not installed.
     """
     try:
         found = await resolve_services(name, timeout_seconds=timeout_seconds, nameserver=nameserver)

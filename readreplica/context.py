@@ -6,13 +6,25 @@ as its own. Another request's task has another context, and so another token.
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import reduce
+from typing import Protocol
 
-from readreplica.cluster import Cluster
 from readreplica.token import CausalToken
+
+
+class TokenHooks(Protocol):
+    """What of a cluster, of asyncio or of threads, is needed here."""
+
+    def set_token_hooks(
+        self,
+        *,
+        before_read: Callable[[], CausalToken | None],
+        after_commit: Callable[[CausalToken], None],
+    ) -> None:
+        """Have each read and each commit call these."""
 
 
 class Causality:
@@ -103,6 +115,7 @@ def learn(token: CausalToken) -> None:
         here.learn(token)
 
 
-def follow_causality(cluster: Cluster) -> None:
-    """Set a cluster's token hooks: its sessions read after the token of their request, and add to it."""
-    cluster.set_token_hooks(before_read=required_token, after_commit=record_commit)
+def follow_causality(*clusters: TokenHooks) -> None:
+    """Set clusters' token hooks: their sessions read after the token of their request, and add to it."""
+    for cluster in clusters:
+        cluster.set_token_hooks(before_read=required_token, after_commit=record_commit)

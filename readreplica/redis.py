@@ -1,6 +1,7 @@
-"""Causal tokens in Redis: of callers that keep neither headers nor cookies, and of what messages brought."""
+"""Causal tokens in Redis or Valkey, for callers that keep neither headers nor cookies (extra `redis`)."""
 
 import asyncio
+import logging
 import re
 import secrets
 import time
@@ -8,12 +9,17 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TypeVar
 
-import structlog
-from redis.asyncio import Redis
-from redis.exceptions import RedisError
-
+from readreplica.errors import MissingExtra
 from readreplica.token import CausalToken
 from readreplica.wal import UNKNOWN_POSITION, UNKNOWN_SYSTEM, Lsn, Position
+
+try:
+    from redis.asyncio import Redis
+    from redis.exceptions import RedisError
+except ModuleNotFoundError as error:
+    raise MissingExtra("redis", package="redis") from error
+
+__all__ = ["TokenStore"]
 
 T = TypeVar("T")
 
@@ -44,7 +50,7 @@ end
 redis.call('EXPIRE', KEYS[1], ARGV[1])
 """
 
-log: structlog.stdlib.BoundLogger = structlog.get_logger("causality")
+log = logging.getLogger("readreplica.redis")
 
 
 class TokenStore:
@@ -120,29 +126,16 @@ class TokenStore:
                 answer = await work()
         except (RedisError, OSError, TimeoutError, ValueError) as error:
             if _is_of_one_key(error):
-                log.warning("what is kept is no token", keys=self._prefix, name=name, error=str(error))
+                facts = {"key": self._prefix + name, "error": str(error)}
+                log.warning("what is kept is no token", extra=facts)
                 return None
             if self._away_until is None:
                 fault = "token store away; who brings no token may read stale"
-                log.warning(fault, keys=self._prefix, error=str(error))
+                log.warning(fault, extra={"keys": self._prefix, "error": str(error)})
             self._away_until = self._clock() + _PAUSE_SECONDS
             return None
         self._away_until = None
         return answer
-
-
-def open_callers(redis: Redis, *, keep_seconds: int) -> TokenStore:
-    """Keep the tokens of callers by their names."""
-    return TokenStore(redis, prefix="causal:", keep_seconds=keep_seconds)
-
-
-def open_learned(redis: Redis, service: str, *, keep_seconds: int) -> TokenStore:
-    """Keep what a service has learned of each order, by the order's id.
-
-    A message's transaction is no client's request, so no client has its token; and only a node that has
-    replayed it knows the order, so the token cannot stand in the order's row.
-    """
-    return TokenStore(redis, prefix=f"causal-order:{service}:", keep_seconds=keep_seconds)
 
 
 def _new_text_of(position: Position) -> str:
@@ -164,7 +157,8 @@ def _text_of(position: Position) -> str:
 def _position_of(text: str) -> Position:
     found = _TEXT.fullmatch(text)
     if found is None:
-        log.warning("what is kept for a caller is no position; its reads go to the primary", text=text[:80])
+        fault = "what is kept for a caller is no position; its reads go to the primary"
+        log.warning(fault, extra={"text": text[:80]})
         return UNKNOWN_POSITION
     system_identifier, timeline, lsn = found.groups()
     return Position(int(system_identifier, 16), int(timeline, 16), Lsn(lsn, 16))

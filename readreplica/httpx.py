@@ -1,4 +1,4 @@
-"""The client's side: hooks for httpx that send the token kept so far, and keep what comes back.
+"""Hooks for an httpx client that send the token kept so far, and keep what comes back. httpx is not imported.
 
 client = AsyncClient(base_url=..., event_hooks=CausalClient().async_hooks())
 """
@@ -7,15 +7,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from app.causality.context import learn, required_token
-from app.causality.wire import MOST_TOKENS, TOKEN_HEADER, TokenText
+from readreplica.context import learn, required_token
 from readreplica.errors import TokenMalformed
+from readreplica.signing import MOST_TOKENS, TOKEN_HEADER, TokenText
 from readreplica.token import CausalToken
 from readreplica.wal import UNKNOWN_SYSTEM, Position, merge_positions
 
 if TYPE_CHECKING:
     from httpx import Request, Response
 
+__all__ = ["CausalClient"]
 
 _TURN = "causal_turn"
 
