@@ -1,6 +1,6 @@
 # The stable verbs. Each works from a bare clone: Python 3.11+ with venv, and make.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-quick test-field check sync format bench soak up down lock clean
+.PHONY: help demo test test-quick test-field check sync format wheels bench soak up down lock clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -14,7 +14,7 @@ help:  ## show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
 
 # pip is used once, to bring in the pinned uv; everything else comes from the hashed lock file.
-$(VENV)/.ready: requirements.lock pyproject.toml setup.py tools/build_backend.py
+$(VENV)/.ready: requirements.lock pyproject.toml tools/build_backend.py
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(sed -n 's/^\(uv==[^ ]*\).*/\1/p' requirements.lock)"
 	$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock
@@ -54,6 +54,9 @@ sync: $(VENV)/.ready  ## write what is generated for threads from what is writte
 format: $(VENV)/.ready  ## format and fix what can be fixed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+wheels: $(VENV)/.ready  ## build the three wheels into build/wheels
+	$(BIN)/python -m tools.wheels
 
 bench: $(VENV)/.ready  ## measure; ONLY=name,... for some; writes build/bench.json
 	$(BIN)/python -m tests.benchmarks $(if $(ONLY),--only $(ONLY))

@@ -28,8 +28,8 @@ from sharding.topology import Database, Topology
 
 OLDEST_SERVER = 150000
 
-OURS = ("ops", "partitions", "readreplica", "sharding")
-"""The top-level packages of mesctl and its libraries."""
+LIBRARIES = ("partitions", "readreplica", "sharding")
+"""What a project imports of ours. A folder `ops` of its own harms nothing: see `ops.__main__`."""
 
 
 @dataclass(frozen=True)
@@ -98,13 +98,13 @@ def check_databases(topology: Topology) -> Iterator[Finding]:
 
 
 def _check_packages(root: Path) -> Iterator[Finding]:
-    """Find packages of the team's that have the name of one of ours: only one of the two can be imported."""
-    for name in OURS:
+    """Find packages of the team's that have the name of a library: only one of the two can be imported."""
+    for name in LIBRARIES:
         own = Path(sys.modules[name].__path__[0]).resolve() if name in sys.modules else None
         for theirs in (root / name, root / f"{name}.py"):
             if theirs.exists() and theirs.resolve() != own:
                 fix = "rename it: only one of the two can be imported"
-                yield Finding(str(theirs), f"has the name of mesctl's own package {name!r}", fix)
+                yield Finding(str(theirs), f"has the name of the library {name!r}", fix)
 
 
 def _check_tree(project: Project, tree: ProjectTree) -> Iterator[Finding]:

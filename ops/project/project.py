@@ -276,5 +276,7 @@ class Project:
                 found = getattr(found, name)
         except (Exception, SystemExit) as error:  # a module may raise anything while it is imported
             problem = f"{reference!r} cannot be imported: {type(error).__name__}: {error}"
+            if isinstance(error, ImportError) and (error.name or "").partition(".")[0] == "ops":
+                problem += "; in mesctl `ops` is its own package: import none of yours of that name there"
             raise ReferenceBroken(self.path, key, problem) from error
         return found
