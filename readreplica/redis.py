@@ -126,8 +126,9 @@ class TokenStore:
                 answer = await work()
         except (RedisError, OSError, TimeoutError, ValueError) as error:
             if _is_of_one_key(error):
-                facts = {"key": self._prefix + name, "error": str(error)}
-                log.warning("what is kept is no token", extra=facts)
+                log.warning(
+                    "what is kept is no token", extra={"key": self._prefix + name, "error": str(error)}
+                )
                 return None
             if self._away_until is None:
                 fault = "token store away; who brings no token may read stale"

@@ -1,15 +1,18 @@
 """A fault that goes on happening is logged once a minute, with a count."""
 
+import ast
 import io
 import json
 import logging
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import structlog
 
 from app.kit.logs import QuietHandler, Repeats, configure_logging
+from ops.cli import WithFields
 
 pytestmark = pytest.mark.field
 
@@ -159,3 +162,26 @@ def test_an_error_of_a_library_bears_its_traceback(monkeypatch: pytest.MonkeyPat
         "died", "mes_0", "readreplica", "error",
     )  # fmt: skip
     assert line["exception"].endswith("'of a library'")
+
+
+def fields_of_libraries() -> Iterator[tuple[str, str]]:
+    """Yield file and name of each field that a library logs."""
+    for package in ("partitions", "readreplica", "sharding"):
+        for file in (Path(__file__).parents[2] / package).rglob("*.py"):
+            for node in ast.walk(ast.parse(file.read_text())):
+                if isinstance(node, ast.keyword) and node.arg == "extra" and isinstance(node.value, ast.Dict):
+                    yield from ((file.name, ast.literal_eval(key)) for key in node.value.keys if key)
+
+
+def test_no_field_has_the_name_of_what_every_record_has() -> None:
+    """The standard library raises KeyError for one, at the moment when there is something to say."""
+    fields = list(fields_of_libraries())
+    assert len(fields) > 20
+    record = logging.makeLogRecord({})
+    assert [each for each in fields if hasattr(record, each[1]) or each[1] in {"message", "asctime"}] == []
+
+
+def test_mesctl_writes_the_fields_of_a_record_behind_its_message() -> None:
+    facts = {"msg": "new primary", "levelname": "WARNING", "node": "db1:5432", "timeline": 2}
+    line = WithFields("%(levelname)s: %(message)s").format(logging.makeLogRecord(facts))
+    assert line == "WARNING: new primary node='db1:5432' timeline=2"
