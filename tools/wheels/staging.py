@@ -77,8 +77,8 @@ written). Extras: `alembic` for operations in migrations, `asgi` and `redis` for
     Wheel(
         name="mes-order-system",
         summary="The order system of a jewellery maker: Shop, CRM, MES and pricing on mes-storage.",
-        readme="An application, to be installed alone: its packages are `app` and `migrations`. Its project file\n"
-        "and its alembic.ini stand in the repository.",
+        readme="An application, to be installed alone: its packages are `app` and `migrations`. Its project "
+        "file and its alembic.ini stand in the repository.",
         packages=("app", "migrations"),
         depends_on={"mes-storage": ("asgi", "redis"), "mesctl": ("embedded",)},
         dependencies=("order-system",),
