@@ -60,6 +60,7 @@ bench: $(VENV)/.ready  ## measure; ONLY=name,... for some; writes build/bench.js
 
 soak: $(VENV)/.ready  ## long chaos runs
 	$(BIN)/python -m pytest -m soak
+	MES_STORAGE_KILL_EVERY=1 $(BIN)/python -m pytest -n $(WORKERS) -m kills
 
 up: $(VENV)/.ready  ## start the platform and leave it running
 	$(BIN)/mesctl up
