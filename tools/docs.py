@@ -43,20 +43,20 @@ class PageForgotten(Exception):
         super().__init__(f"in no part of tools.docs.NAV: {', '.join(pages)}")
 
 
-def write_source(build: Path) -> Path:
+def write_source(build: Path, *, written: Path) -> Path:
     """Put the written and the generated pages into a folder of `build`; return the configuration for them."""
     docs = build / "docs-source"
     shutil.rmtree(docs, ignore_errors=True)
-    shutil.copytree(ROOT / "docs", docs)
+    shutil.copytree(written, docs)
     for name, text in reference_pages():
         path = docs / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
     config = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
     config |= {"nav": navigation(docs), "docs_dir": docs.name, "site_dir": "docs"}
-    written = build / "mkdocs.yml"
-    written.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
-    return written
+    path = build / "mkdocs.yml"
+    path.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+    return path
 
 
 def navigation(docs: Path) -> list[dict[str, Any]]:
@@ -89,9 +89,9 @@ def _grouped(part: str, names: Sequence[str]) -> Iterator[str | dict[str, list[s
             yield {TITLES[folder]: pages}
 
 
-def build_site(build: Path = BUILD) -> int:
+def build_site(build: Path = BUILD, *, written: Path = ROOT / "docs") -> int:
     """Build the pages in `build/docs`, print what is wrong with them, and return the exit status."""
-    config = write_source(build)
+    config = write_source(build, written=written)
     shutil.rmtree(build / "docs", ignore_errors=True)
     program = str(Path(sys.executable).parent / "zensical")
     done = subprocess.run(

@@ -1,6 +1,6 @@
 """`python -m tools.house [--check]`: count what makes code hard to find one's way in, and pages hard to read.
 
-It reads the packages that ship, without generated files and revisions, and docs/. `make check` runs `--check`;
+It reads the packages that ship, without generated files and revisions, and docs/. `make check` checks;
 `make bench ONLY=house` prints the counts beside their limits.
 """
 
