@@ -1,8 +1,12 @@
-"""The reference has every key of the two files, every public name and every verb."""
+"""The reference has every key, public name and verb, and the files that pages show are valid."""
 
 import importlib
+import json
 import re
+import tomllib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import BaseModel
@@ -10,10 +14,21 @@ from pydantic import BaseModel
 from ops.errors import ExitStatus
 from ops.project.project import CommandEntry, ProjectFile, ServiceEntry, TreeEntry, UpEntry
 from ops.verbs import VERBS
-from sharding.topology import Database, PgBouncer, Pool, PooledService, Replicas, Tls, TopologyModel, Tree
+from sharding.topology import (
+    Database,
+    PgBouncer,
+    Pool,
+    PooledService,
+    Replicas,
+    Tls,
+    Topology,
+    TopologyModel,
+    Tree,
+)
 from tools.reference import PACKAGES, reference_pages
 
-REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
+DOCS = Path(__file__).parents[2] / "docs"
+REFERENCE = DOCS / "reference"
 SECTIONS: dict[str, dict[str, type[BaseModel]]] = {
     "topology.md": {
         "At the top": TopologyModel,
@@ -73,3 +88,47 @@ def test_every_public_name_and_every_verb_has_a_place_in_the_generated_pages() -
     assert "## mesctl migrate upgrade" in migrate
     assert "| `--phase <pre|post>` | Only what belongs before" in migrate
     assert "| `BucketNotOwned` |" in pages["reference/errors.md"]
+
+
+def blocks_of(page: str) -> Iterator[dict[str, Any]]:
+    """What the blocks of a page make one after the other: each is added to those before it."""
+    content: dict[str, Any] = {}
+    for block in re.findall(r"^```toml\n(.*?)^```", (DOCS / "how-to" / page).read_text(), re.M | re.S):
+        content = merged(content, tomllib.loads(block))
+        yield content
+
+
+def merged(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """Two tables in one; the other's keys win."""
+    both = {
+        key: merged(one[key], other[key]) for key in one.keys() & other.keys() if isinstance(one[key], dict)
+    }
+    return one | other | both
+
+
+def toml_of(value: Any) -> str:
+    """A value as TOML has it."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key} = {toml_of(each)}" for key, each in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(toml_of, value)) + "]"
+    return json.dumps(value)
+
+
+def test_the_topologies_of_the_page_load(tmp_path: Path) -> None:
+    path = tmp_path / "topology.toml"
+    for content in blocks_of("topology.md"):
+        path.write_text("".join(f"{key} = {toml_of(value)}\n" for key, value in content.items()))
+        topology = Topology.load(path)
+    assert topology.databases_of("payments").keys() == {"payments_0", "payments_1"}
+    assert topology.trees["payments"].role == "clerk"
+    assert topology.sections["mail"] == {"host": "mail.example"}
+
+
+def test_the_project_files_of_the_page_are_valid() -> None:
+    for content in blocks_of("project.md"):
+        file = ProjectFile.model_validate(content)
+    assert (file.trees["payments"].policies, file.services["api"].health) == (
+        "payments.policies:POLICIES",
+        "/healthz",
+    )
