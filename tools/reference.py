@@ -44,7 +44,7 @@ def reference_pages() -> Iterator[tuple[str, str]]:
     for package, summary in PACKAGES.items():
         yield f"reference/api/{package}.md", api_page(package, summary)
     yield "reference/errors.md", errors_page()
-    yield "reference/mesctl/mesctl.md", verb_page("mesctl", get_command(app))
+    yield "reference/mesctl/mesctl.md", verb_page("mesctl", get_command(app)) + _table_of_verbs()
     for name, verb in VERBS.items():
         yield f"reference/mesctl/{name}.md", verb_page(f"mesctl {name}", verb.load(name))
 
@@ -101,6 +101,11 @@ def _command(kind: type[Exception]) -> str:
 def verb_page(title: str, command: object) -> str:
     """Return the page of a verb: what `--help` shows of it, and of the verbs under it."""
     return "\n\n".join([f"# {title}", *_help_of(title, command, level=2)]) + "\n"
+
+
+def _table_of_verbs() -> str:
+    rows = [f"| [{name}]({name}.md) | {_cell(verb.summary)} |" for name, verb in VERBS.items()]
+    return "\n".join(["", "| verb | what it does |", "| --- | --- |", *rows, ""])
 
 
 def _help_of(title: str, command: object, *, level: int) -> Iterator[str]:
