@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.docs import build_site
+from tools.docs import PageForgotten, build_site, navigation
 from tools.reference import PACKAGES
 
 
@@ -30,3 +30,12 @@ def test_a_link_to_nowhere_fails(tmp_path: Path, target: str, capsys: pytest.Cap
     (written / "index.md").write_text(f"# Home\n\nSee [there]({target}).\n")
     assert build_site(tmp_path / "build", written=written) == 1
     assert "index.md:3:" in capsys.readouterr().err
+
+
+def test_a_page_that_is_in_no_part_is_named(tmp_path: Path) -> None:
+    for name in ("index.md", "how-to/archive.md", "ideas/later.md"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("# Page\n")
+    with pytest.raises(PageForgotten) as refused:
+        navigation(tmp_path)
+    assert refused.value.pages == ["ideas/later.md"]
