@@ -1,1 +1,1 @@
-"""Causal tokens on their way: through HTTP, Redis and messages. See docs/explanation/replicas.md."""
+"""Causal tokens on their way: through HTTP, Redis and messages. See docs/replicas.md."""
