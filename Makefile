@@ -1,6 +1,6 @@
 # The stable verbs. Each works from a bare clone: Python 3.11+ with venv, and make.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-quick test-field check sync format wheels bench soak up down lock clean
+.PHONY: help demo test test-quick test-field check docs sync format wheels bench soak up down lock clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -38,15 +38,19 @@ test-quick: $(VENV)/.ready  ## a developer's minutes: units, and the main way of
 test-field: $(VENV)/.ready  ## the tests whose inputs are from public reports of other projects
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m field
 
-check: $(VENV)/.ready  ## format, lint, types, import contracts, migrations, statements
+check: $(VENV)/.ready  ## format, lint, types, import contracts, documentation, migrations, statements
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m tools.async_to_sync --check
 	$(BIN)/python -m tools.house --check
+	$(BIN)/python -m tools.docs
 	$(BIN)/mesctl migrate lint
 	$(BIN)/mesctl shards citus preflight --offline --tree mes --statements tests/integration/mes_statements.sql
+
+docs: $(VENV)/.ready  ## build the documentation in build/docs; a broken link fails it
+	$(BIN)/python -m tools.docs
 
 sync: $(VENV)/.ready  ## write what is generated for threads from what is written for asyncio
 	$(BIN)/python -m tools.async_to_sync
@@ -63,6 +67,7 @@ bench: $(VENV)/.ready  ## measure; ONLY=name,... for some; writes build/bench.js
 
 soak: $(VENV)/.ready  ## long chaos runs
 	$(BIN)/python -m pytest -m soak
+	MES_STORAGE_KILL_EVERY=1 $(BIN)/python -m pytest -n $(WORKERS) -m kills
 
 up: $(VENV)/.ready  ## start the platform and leave it running
 	$(BIN)/mesctl up

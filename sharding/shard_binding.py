@@ -3,7 +3,7 @@
 What a statement names is found once for each compiled form, which SQLAlchemy keeps and uses again; an
 execution then looks at its parameters only. So `get`, a flush, and `WHERE key = ...` or `IN (...)` are all
 seen at the same place, where the statement is sent. A comparison of ranges names no key, and neither do
-the forms that docs/sharding.md lists.
+the forms that docs/explanation/sharding.md lists.
 
 The guard of a shard is a CHECK, and a CHECK sees rows that are written. A writer with an old map, whose
 bucket has moved away, would find no row, and get no error. So after an UPDATE that found no row, and after a

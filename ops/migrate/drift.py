@@ -87,7 +87,9 @@ def _difference(found: Fact | None, expected: Fact | None) -> Drift:
         case Fact(definition=definition), _ if UNDER_WAY in definition:
             change = definition.partition(UNDER_WAY)[2]
             problem = f"belongs to the online change `{change}`, which is under way"
-            return Drift(_name(found), problem, "finish that change, or undo it (docs/online-changes.md)")
+            return Drift(
+                _name(found), problem, "finish that change, or undo it (docs/how-to/online-changes.md)"
+            )
         case Fact(definition=definition), _ if DIFFERS in definition:
             return _differs_from_its_table(found)
         case Fact(), Fact():

@@ -103,7 +103,7 @@ class KeyedSessions:
             application_name: what pg_stat_activity shows.
             poll_seconds: how often the map is loaded without a notification.
             verify_missing_rows: after an UPDATE that found no row, and after a DELETE, have the shard check
-                that it owns the keys (docs/sharding.md).
+                that it owns the keys (docs/explanation/sharding.md).
 
         Raises:
             TreeUnclear: no tree was named, and there is none, or several.
