@@ -26,15 +26,41 @@ class UnknownBound(PartitionError):
         super().__init__(f"partition {partition} has a bound of an unknown kind: {bound}")
 
 
+class InfiniteBound(UnknownBound):
+    """A partition of a RANGE table has no end on one side, so it covers months without number."""
+
+    def __init__(self, partition: str, bound: str) -> None:
+        super().__init__(partition, bound)
+        self.args = (
+            f"partition {partition} has an infinite bound: {bound}; months need finite ones: detach it, and "
+            f"attach it again with the dates that its rows have",
+        )
+
+
 class PartitionOverlap(PartitionError):
     """A partition covers a part of a month, so that the month cannot be created."""
 
-    def __init__(self, table: str, partition: str, month: str) -> None:
+    def __init__(self, table: str, partition: str, month: str, bound: str = "") -> None:
         self.table = table
         self.partition = partition
         self.month = month
+        self.bound = bound
+        reach = f" ({bound}; months are those of UTC)" if bound else ""
         super().__init__(
-            f"{table}: partition {partition} covers a part of {month} only; split or detach it first"
+            f"{table}: partition {partition}{reach} covers a part of {month} only; split or detach it first"
+        )
+
+
+class RangeKeyDiffers(PartitionError):
+    """A table is partitioned otherwise than its policy says; nothing was planned."""
+
+    def __init__(self, table: str, *, declared: str, found: str) -> None:
+        self.table = table
+        self.declared = declared
+        self.found = found
+        super().__init__(
+            f"{table} is partitioned by {found}, its policy says {declared}: nothing was done; "
+            f"correct the policy, or make a new table and move the rows"
         )
 
 
@@ -91,6 +117,83 @@ class RetentionShorterThanGrace(PolicyError):
         super().__init__(
             f"{table}: a retention of {months} months is shorter than the grace period of {grace.days} days: "
             f"a month would leave before its last rows have come; keep {-(-grace.days // 28)} months at least"
+        )
+
+
+class RangeKeyUnsupported(PolicyError):
+    """Months cannot be made of the key of a RANGE table."""
+
+    def __init__(self, table: str, key: str, reason: str) -> None:
+        self.table = table
+        self.key = key
+        super().__init__(
+            f"{table}: no months can be made of the RANGE key {key}: {reason}; it must be an integer with "
+            f"key_at=, a date, a timestamp or a timestamp with time zone"
+        )
+
+
+class TableNotDeclared(PolicyError):
+    """A policy is about a table that the metadata does not have."""
+
+    def __init__(self, table: str, *, there: Sequence[str]) -> None:
+        self.table = table
+        super().__init__(
+            f"a policy is about {table}, and the metadata has no such table; "
+            f"it has {', '.join(there) or 'none'}: import its model first, or correct the name"
+        )
+
+
+class ColumnNotDeclared(PolicyError):
+    """A policy is about a column that its table does not have."""
+
+    def __init__(self, table: str, column: str, *, use: str) -> None:
+        self.table = table
+        self.column = column
+        super().__init__(f"{table} has no column {column}, which its policy names as {use}")
+
+
+class KeyNotInPrimaryKey(PolicyError):
+    """PostgreSQL wants the partition key in each unique key of a partitioned table."""
+
+    def __init__(self, table: str, key: str, primary_key: Sequence[str]) -> None:
+        self.table = table
+        self.key = key
+        self.primary_key = tuple(primary_key)
+        wanted = ", ".join((*primary_key, key))
+        super().__init__(
+            f"{table}: the partition key {key} is not in the primary key ({', '.join(primary_key)}), which "
+            f"PostgreSQL wants: make it ({wanted})"
+        )
+
+
+class PartitionKeyMismatch(PolicyError):
+    """A model says another `postgresql_partition_by` than its policy."""
+
+    def __init__(self, table: str, *, model: str, policy: str) -> None:
+        self.table = table
+        super().__init__(f"{table}: its model says {model}, its policy {policy}: make them alike")
+
+
+class LinkDiffers(PolicyError):
+    """The columns by which a table belongs to its parent are not as many as name a row of the parent."""
+
+    def __init__(self, table: str, key: Sequence[str], *, parent: str, row_id: Sequence[str]) -> None:
+        self.table = table
+        self.key = tuple(key)
+        super().__init__(
+            f"{table} is linked by ({', '.join(key)}), but a row of {parent} is named by "
+            f"({', '.join(row_id)}): name the columns that hold these, in this order"
+        )
+
+
+class ChildrenOutliveParent(PolicyError):
+    """With the retention of an archive its months go, and rows of a child would stay without a parent."""
+
+    def __init__(self, archive: str, child: str, reason: str) -> None:
+        self.archive = archive
+        self.child = child
+        super().__init__(
+            f"{archive} has a retention, and rows of {child} would outlive theirs in it: {reason}"
         )
 
 
