@@ -127,13 +127,14 @@ _OWN_INDEXES = text(f"""
 _CONSTRAINTS = text("""
     SELECT child.relname AS name, pg_get_partition_constraintdef(inhrelid) AS condition,
            nullif(child.relnamespace, parent.relnamespace)::regnamespace::text AS elsewhere
-    FROM pg_inherits JOIN pg_class AS child ON child.oid = inhrelid JOIN pg_class AS parent ON parent.oid = inhparent
+    FROM pg_inherits JOIN pg_class AS child ON child.oid = inhrelid
+    JOIN pg_class AS parent ON parent.oid = inhparent
     WHERE inhparent = to_regclass(:table) AND pg_get_partition_constraintdef(inhrelid) IS NOT NULL
     ORDER BY 1
 """)
 
 _PRINT_IN_UTC = ("SET LOCAL TimeZone = 'UTC'", "SET LOCAL DateStyle = 'ISO'")
-"""How the catalogue prints bounds: by the settings of the session, which a server or a role may have changed."""
+"""The catalogue prints bounds by the settings of the session, which a server or a role may have changed."""
 
 
 @contextmanager
@@ -259,6 +260,11 @@ class PartitionedTable:
     def key_type(self) -> KeyType | None:
         """The type of a RANGE key."""
         return KeyType.INTEGER if self.key is None else self.key.type
+
+    def named(self, name: str) -> str:
+        """Return the full name of a partition that a person has named, maybe without its schema."""
+        found = RelationName.of(name)
+        return RelationName(found.name, found.schema or schema_of(self.name)).text
 
     def partition(self, name: str) -> Partition | None:
         """Find a partition by name."""

@@ -186,6 +186,19 @@ class LinkDiffers(PolicyError):
         )
 
 
+class RangeColumnTaken(PolicyError):
+    """The column that is to take the parent's range key has values of the child's own."""
+
+    def __init__(self, child: str, archive: str, column: str) -> None:
+        self.child = child
+        self.archive = archive
+        self.column = column
+        super().__init__(
+            f"{child} has a column {column} of its own, whose values would be lost: add another column to "
+            f"{archive} for the parent's range key, and name that"
+        )
+
+
 class ChildrenOutliveParent(PolicyError):
     """With the retention of an archive its months go, and rows of a child would stay without a parent."""
 

@@ -1,4 +1,4 @@
-"""What a policy is declared with: mapped classes, tables, columns and indexes of SQLAlchemy, as names and SQL."""
+"""What a policy is declared with: models, columns and indexes of SQLAlchemy, as names and SQL."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -16,7 +16,7 @@ from partitions.range_key import KeyType
 from partitions.sql import RelationName, canonical
 
 TableLike = type[DeclarativeBase] | type[Any] | FromClause | str
-"""A mapped class, a table, or a name: `payments`, `pay.payments`; a name with a dot in it stands in quotes."""
+"""A mapped class, a table, or a name: `payments`, `pay.payments`; one with a dot in it stands in quotes."""
 
 ColumnLike = QueryableAttribute[Any] | Column[Any] | str
 """An attribute of a mapped class, a column, or the name of a column."""
@@ -68,7 +68,7 @@ def column_names(given: ColumnLike | Iterable[ColumnLike], table: TableLike, *, 
         ColumnNotDeclared: the table is known, and has no such column.
     """
     single = isinstance(given, str | Column | QueryableAttribute)
-    names = tuple(map(column_name, [given] if single else given))  # type: ignore[list-item, arg-type] # by `single`
+    names = tuple(map(column_name, [given] if single else given))
     for name in names:
         require_column(table, name, use=use)
     return names
@@ -85,8 +85,9 @@ def require_column(table: TableLike, name: str, *, use: str) -> None:
         raise ColumnNotDeclared(table_name(table), name, use=use)
 
 
-def key_type_of(kind: TypeEngine[Any]) -> KeyType | None:
+def key_type_of(given: TypeEngine[Any] | type[TypeEngine[Any]]) -> KeyType | None:
     """Return what a RANGE key of a type of SQLAlchemy is; None when no months can be made of it."""
+    kind = given() if isinstance(given, type) else given
     match kind:
         case DateTime():
             return KeyType.TIMESTAMPTZ if kind.timezone else KeyType.TIMESTAMP
@@ -138,10 +139,9 @@ def index_of_partition(index: Index, parent: Table | None, partition: str) -> In
 
 def definition_of(index: Index) -> str:
     """Return what stands behind the table's name in CREATE INDEX."""
-    statement = str(CreateIndex(index).compile(dialect=_DIALECT))  # type: ignore[no-untyped-call] # as above
+    statement = str(CreateIndex(index).compile(dialect=_DIALECT))
     assert index.table is not None, "it is bound to a partition"
     preparer = _DIALECT.identifier_preparer
     kind = "UNIQUE INDEX" if index.unique else "INDEX"
     head = f"CREATE {kind} {preparer.quote(str(index.name))} ON {preparer.format_table(index.table)} "
     return statement.removeprefix(head)
-

@@ -3,22 +3,24 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import timedelta
 from enum import Enum
 from itertools import combinations
 from typing import Any
 
 from sqlalchemy import Index
-from sqlalchemy.types import TypeEngine, to_instance
+from sqlalchemy.types import TypeEngine
 
 from partitions.bounds import KeyRange, Month
 from partitions.errors import (
+    ChildrenOutliveParent,
     DuplicatePolicy,
     EmptyGroup,
     LinkDiffers,
     MonthWithoutKeys,
     NameTooLong,
     NegativeMonths,
+    RangeColumnTaken,
     RangeKeyUnsupported,
     RetentionShorterThanGrace,
     ValueInTwoGroups,
@@ -303,9 +305,9 @@ def _key_type(
     if known is None:
         reason = "its type is not known here: name it by the model, or give key_type="
         raise RangeKeyUnsupported(name, column_name(key), reason)
-    kind = known if isinstance(known, KeyType) else key_type_of(to_instance(known))
+    kind = known if isinstance(known, KeyType) else key_type_of(known)
     if kind is None:
-        raise RangeKeyUnsupported(name, column_name(key), f"it is {to_instance(known)!r}")
+        raise RangeKeyUnsupported(name, column_name(key), f"it is {known!r}")
     if kind.is_time == (key_at is not None):
         reason = f"a {kind} has no key_at" if kind.is_time else "an integer has no months without key_at"
         raise RangeKeyUnsupported(name, column_name(key), reason)
@@ -362,21 +364,33 @@ class Child(Link):
         table: the live table.
         archive: the table that takes its rows; it has the same columns, and may have one more.
         key: its columns that hold the id of the parent's row.
-        range_key: the column of the archive that the mover fills with the parent's range key; None is a column
-            of the same name as the parent's, if the archive has one.
+        range_key: the column of the archive that the mover fills with the parent's range key. None is one of
+            the parent's name for it, if the models say that the archive has it and the live table has not.
+
+    Raises:
+        ColumnNotDeclared: a table is a model, and has no such column.
+        RangeColumnTaken: the live table has a column of the name of `range_key`, whose values would be lost.
     """
 
     archive: str
     range_key: str | None
+    spare: frozenset[str] = field(compare=False, repr=False)
+    """The columns that the archive has beyond those of the live table, as far as the models say."""
 
     def __init__(
         self, table: TableLike, *, archive: TableLike, key: Columns, range_key: ColumnLike | None = None
     ) -> None:
         super().__init__(table, key=key)
-        carried = None if range_key is None else column_name(range_key)
-        if carried is not None:
-            require_column(archive, carried, use="the parent's range key")
-        self._set(archive=table_name(archive), range_key=carried)
+        filled, live, kept = None, table_of(table), table_of(archive)
+        if range_key is not None:
+            filled = column_name(range_key)
+            require_column(archive, filled, use="the parent's range key")
+            if live is not None and filled in live.columns:
+                raise RangeColumnTaken(self.table, table_name(archive), filled)
+        spare = frozenset[str]()
+        if live is not None and kept is not None:
+            spare = frozenset(column.name for column in kept.columns if column.name not in live.columns)
+        self._set(archive=table_name(archive), range_key=filled, spare=spare)
         for name in self.key:
             require_column(archive, name, use="the key of its parent")
 
@@ -433,7 +447,11 @@ class ArchivePolicy(_Declared):
         found = table_name(live)
         names = column_names(row_id, home, use="row_id")
         for each in (home, archive):
-            for name in (*names, column_name(finished_at), *([] if range_key is None else [column_name(range_key)])):
+            for name in (
+                *names,
+                column_name(finished_at),
+                *([] if range_key is None else [column_name(range_key)]),
+            ):
                 require_column(each, name, use="row_id, range_key or finished_at")
         self._set(
             live=found if partition_of is None else _partition(table_name(partition_of), found),
@@ -460,12 +478,45 @@ class ArchivePolicy(_Declared):
         """The archive of every table, the live table first."""
         return {self.live: self.archive, **{child.table: child.archive for child in self.children}}
 
-    def carried(self, child: Child) -> str | None:
-        """Return the column of a child's archive that takes the parent's range key, if it has such a column."""
-        return None if self.range_key is None else child.range_key or self.range_key
+    def filled(self, child: Child) -> str | None:
+        """Return the column of a child's archive that the mover fills with the parent's range key."""
+        by_name = self.range_key if self.range_key in child.spare else None
+        return child.range_key or by_name
 
     def range_columns(self, child: Child) -> frozenset[str]:
-        """Return the columns of a child's archive that may hold the parent's range key."""
+        """Return which columns of a child's archive hold the parent's range key: filled, or by the link."""
         linked = (mine for mine, its in zip(child.key, self.row_id, strict=True) if its == self.range_key)
-        carried = self.carried(child)
-        return frozenset(linked) | (frozenset() if carried is None else {carried})
+        return frozenset((*linked, *filter(None, [self.filled(child)])))
+
+
+def check_retention(policies: Iterable[Policy], archives: Iterable[ArchivePolicy]) -> None:
+    """Look whether the rows of children leave with those of their parents.
+
+    Raises:
+        ChildrenOutliveParent: months of an archive go, and rows of a child would stay without a parent.
+    """
+    months = {policy.table: policy for policy in policies if isinstance(policy, MonthlyRange)}
+    for archive in archives:
+        parent = months.get(archive.archive)
+        if parent is None or parent.retention is None:
+            continue
+        for child in archive.children:
+            if reason := _why_it_outlives(archive, child, months.get(child.archive), parent.retention):
+                raise ChildrenOutliveParent(archive.archive, child.archive, reason)
+
+
+def _why_it_outlives(
+    archive: ArchivePolicy, child: Child, months: MonthlyRange | None, retention: Retention
+) -> str | None:
+    columns = archive.range_columns(child)
+    if not columns:
+        return (
+            "it has no column for the range key of its parent: add one, and name it as range_key of the Child"
+        )
+    if months is None or months.key not in columns:
+        return (
+            f"declare its MonthlyRange by {' or '.join(sorted(columns))}, which holds the parent's range key"
+        )
+    if months.retention != retention:
+        return "its retention is another: give both the same"
+    return None

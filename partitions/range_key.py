@@ -82,7 +82,7 @@ class KeyType(StrEnum):
         return f"'{_date(days)} {clock}{f'.{fraction:06}' if fraction else ''}{zone}{_era(days)}'"
 
     def parse(self, written: str) -> int | None:
-        """Read a value as PostgreSQL prints it in DateStyle ISO; None when it is no finite one of this type."""
+        """Read a value as PostgreSQL prints it in DateStyle ISO; None when it is none of this type."""
         if self is KeyType.INTEGER:
             return int(written) if re.fullmatch(r"-?\d+", written) else None
         found = _WRITTEN.fullmatch(written)
@@ -95,6 +95,21 @@ class KeyType(StrEnum):
         clock = [int(found[part]) for part in ("hour", "minute", "second")]
         fraction = int((found["fraction"] or "").ljust(6, "0"))
         return days * DAY + (_seconds(clock) - _offset(found["offset"])) * 1_000_000 + fraction
+
+
+def key_of_value(value: int | date) -> tuple[KeyType, int]:
+    """Return the type and the integer of a value as Python has it: a number, a date, or a datetime.
+
+    A datetime without a time zone is a `timestamp`, one with it a `timestamptz`.
+    """
+    match value:
+        case datetime(tzinfo=None):
+            return KeyType.TIMESTAMP, KeyType.TIMESTAMP.at(value.replace(tzinfo=UTC))
+        case datetime():
+            return KeyType.TIMESTAMPTZ, KeyType.TIMESTAMPTZ.at(value)
+        case date():
+            return KeyType.DATE, value.toordinal() - _EPOCH.toordinal()
+    return KeyType.INTEGER, value
 
 
 def _seconds(clock: list[int]) -> int:
@@ -112,7 +127,7 @@ def _offset(written: str | None) -> int:
 def _days(year: int, month: int, day: int) -> int:
     """Count the days since 1970 of a date in any year; the year before 1 is 0."""
     cycles, within = divmod(year, _CYCLE_YEARS)
-    same = date(within + _CYCLE_YEARS, month, day).toordinal() - _EPOCH.date().toordinal()
+    same = date(within + _CYCLE_YEARS, month, day).toordinal() - _EPOCH.toordinal()
     return same + (cycles - 1) * _CYCLE_DAYS
 
 

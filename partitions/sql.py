@@ -61,7 +61,9 @@ class RelationName:
     def text(self) -> str:
         """Write it as people do; `of` reads it back, so a part with a dot or a quote in it is in quotes."""
         parts = [part for part in (self.schema, self.name) if part is not None]
-        return ".".join(f'"{part.replace(QUOTE, QUOTE * 2)}"' if _UNCLEAR.search(part) else part for part in parts)
+        return ".".join(
+            f'"{part.replace(QUOTE, QUOTE * 2)}"' if _UNCLEAR.search(part) else part for part in parts
+        )
 
     @property
     def regclass(self) -> str:
@@ -78,7 +80,7 @@ def relation(table: str) -> str:
 
 
 def relation_oid(table: str) -> str:
-    """Write the name of a table, which may have its schema before a dot, as an oid; NULL when it is absent."""
+    """Write a table's name, which may have its schema before a dot, as an oid; NULL when it is absent."""
     return RelationName.of(table).regclass
 
 

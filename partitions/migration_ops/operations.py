@@ -102,7 +102,7 @@ class _BoundedPartition(PartitionOperation):
     name: str
     of: str
     values: Sequence[str] | None = None
-    keys: tuple[int, int] | None = None
+    keys: tuple[sql.Key, sql.Key] | None = None
     lock_timeout_seconds: float = 3.0
 
     @property
