@@ -41,7 +41,7 @@ class ArchiveStatements:
 
     @property
     def returned(self) -> tuple[str, ...]:
-        """The columns of a moved row that its children need: its id, and the range key where one is filled."""
+        """What its children need of a moved row: its id, and the range key where one is filled."""
         key = self.policy.range_key
         extra = (key,) if self.columns.filled and key is not None and key not in self.policy.row_id else ()
         return (*self.policy.row_id, *extra)
@@ -96,7 +96,7 @@ class ArchiveStatements:
         return f"{self.select_batch(batch_rows=batch_rows)}\n    {_LOCK}"
 
     def lock_row(self, values: Sequence[str]) -> str:
-        """Lock a row by its id, unless it is locked or is not due: where a lock may not be over many shards."""
+        """Lock a row by its id, unless it is locked or not due: where a lock may not be over many shards."""
         id_is = " AND ".join(
             f"live.{identifier(column)} = {value}"
             for column, value in zip(self.policy.row_id, values, strict=True)
@@ -122,8 +122,8 @@ class ArchiveStatements:
             for number, column in enumerate(self.returned, start=1)
         )
         kept = ", ".join(map(identifier, self.returned))
-        where = f"{condition}\n      AND {self.due()}"
-        return self._move(live, self.policy.archive, names, (), f"{using}\n    WHERE {where}", kept) + keys
+        rows = f"{using}\n    WHERE {condition}\n      AND {self.due()}"
+        return self._move(live, self.policy.archive, _same(names), rows, kept) + keys
 
     def move_child(self, child: Child, ids: Sequence[str]) -> str:
         """Move the rows of a child table that belong to moved rows."""
@@ -131,30 +131,21 @@ class ArchiveStatements:
         names = tuple(name for name in self.columns.shared[child.table] if name != filled)
         wanted = ids if filled is not None else ids[: len(child.key)]
         using, condition = self._chosen(wanted, child.key, unnested=filled is not None)
-        extra = () if filled is None else (f"chosen.{self._range_of(ids)} AS {identifier(filled)}",)
+        columns = _same(names)
+        if filled is not None:
+            number = self.returned.index(self.policy.range_key or "") + 1
+            columns[filled] = f"chosen.key_{number} AS {identifier(filled)}"
         rows = f"{using}\n    WHERE {condition}"
-        return self._move(child.table, child.archive, names, extra, rows, identifier(child.key[0]), filled)
+        return self._move(child.table, child.archive, columns, rows, identifier(child.key[0]))
 
-    def _range_of(self, ids: Sequence[str]) -> str:
-        return f"key_{self.returned.index(self.policy.range_key or '') + 1}" if ids else ""
-
-    def _move(
-        self,
-        live: str,
-        archive: str,
-        names: tuple[str, ...],
-        extra: tuple[str, ...],
-        rows: str,
-        kept: str,
-        filled: str | None = None,
-    ) -> str:
+    def _move(self, live: str, archive: str, columns: Mapping[str, str], rows: str, kept: str) -> str:
+        """Render the move of some rows of a table to its archive; each column there has an expression here."""
         # By name: the two tables need not have their columns in the same order.
-        written = ", ".join(map(identifier, names if filled is None else (*names, filled)))
-        returning = ", ".join((*(f"live.{identifier(name)}" for name in names), *extra))
+        written = ", ".join(map(identifier, columns))
         return (
             f"WITH gone AS (\n"
             f"    DELETE FROM {relation(live)} AS live{rows}\n"
-            f"    RETURNING {returning}\n"
+            f"    RETURNING {', '.join(columns.values())}\n"
             f"), kept AS (\n"
             f"    INSERT INTO {relation(archive)} ({written})\n"
             f"    SELECT {written} FROM gone\n"
@@ -250,6 +241,10 @@ class ArchiveStatements:
             f"END $lock$;\n"
             f"SELECT {read} \\gset"
         )
+
+
+def _same(names: Sequence[str]) -> dict[str, str]:
+    return {name: f"live.{identifier(name)}" for name in names}
 
 
 def _equal(one: str, columns: Sequence[str], other: str, others: Sequence[str]) -> str:

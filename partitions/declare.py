@@ -1,10 +1,9 @@
 """Declares in SQLAlchemy's metadata what the policies say: partitions with indexes of their own, and keys."""
 
 import re
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable
 
-from sqlalchemy import Index, MetaData, Table
+from sqlalchemy import MetaData, Table
 
 from partitions.errors import (
     ColumnNotDeclared,
@@ -27,7 +26,7 @@ PARTITION_OF = "partition_of"
 def declare_partitions(
     metadata: MetaData, policies: Iterable[Policy], archives: Iterable[ArchivePolicy] = ()
 ) -> None:
-    """Add to the metadata the partitions of LIST tables, with their own indexes, and each table's partition key.
+    """Add to the metadata the partitions of LIST tables, with their own indexes, and all partition keys.
 
     Months are not declared: they come and go. To call it again with more policies adds those.
 
@@ -44,14 +43,24 @@ def declare_partitions(
         RangeKeyUnsupported: the model's key is of another type than the policy says.
         ChildrenOutliveParent: a retention would leave rows of a child without a parent.
     """
+    found = validated(policies)
+    check_policies(metadata, found, archives)
+    for policy in found:
+        _declare(table_in(metadata, policy.table), policy)
+    known = {policy.table: policy for policy in metadata.info.get(POLICIES, ())}
+    metadata.info[POLICIES] = tuple((known | {policy.table: policy for policy in found}).values())
+
+
+def check_policies(
+    metadata: MetaData, policies: Iterable[Policy], archives: Iterable[ArchivePolicy] = ()
+) -> None:
+    """Compare policies with the tables of the metadata; it raises what `declare_partitions` raises."""
     found, leaving = validated(policies), tuple(archives)
-    tables = {policy.table: _declared(metadata, policy) for policy in found}
+    for policy in found:
+        _check(table_in(metadata, policy.table), policy)
     for archive in leaving:
         _check_archive(metadata, archive)
     check_retention(found, leaving)
-    for policy in found:
-        _declare(tables[policy.table], policy)
-    metadata.info[POLICIES] = (*metadata.info.get(POLICIES, ()), *found)
 
 
 def table_in(metadata: MetaData, name: str) -> Table:
@@ -66,8 +75,7 @@ def table_in(metadata: MetaData, name: str) -> Table:
     raise TableNotDeclared(name, there=sorted(map(table_name, metadata.tables.values())))
 
 
-def _declared(metadata: MetaData, policy: Policy) -> Table:
-    table = table_in(metadata, policy.table)
+def _check(table: Table, policy: Policy) -> None:
     for column in (policy.key, *policy.row_id):
         if column not in table.columns:
             raise ColumnNotDeclared(policy.table, column, use="key or row_id")
@@ -114,16 +122,11 @@ def _declare(table: Table, policy: Policy) -> None:
 def _declare_partition(table: Table, policy: ListPartitions, name: str) -> None:
     """Add a partition to the metadata, for it may carry indexes that its parent has not."""
     own = RelationName.of(name)
-    key = own.name if own.schema is None else f"{own.schema}.{own.name}"
-    if key in table.metadata.tables:
+    if any(table_name(there) == name for there in table.metadata.tables.values()):
         return
-    partition = table.to_metadata(table.metadata, name=own.name, schema=own.schema)
+    partition = table.to_metadata(table.metadata, name=own.name)
     partition.dialect_options["postgresql"]["partition_by"] = None
     partition.info[PARTITION_OF] = table.key
     partition.primary_key.name = f"{own.name}_pkey"
-    for index in _own_indexes(policy, name):
+    for index in policy.bound_indexes.get(name, ()):
         bind_index(index, partition)
-
-
-def _own_indexes(policy: ListPartitions, name: str) -> Iterator[Index]:
-    yield from policy.bound_indexes.get(name, ())

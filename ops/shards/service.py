@@ -12,7 +12,7 @@ from sqlalchemy import Connection, text
 
 from ops.errors import ExitStatus, OpsError
 from ops.fleet import Outcome, attempt, naming, open_engine
-from ops.partitions.archiving import month_of, months_of
+from ops.partitions.archiving import months_of
 from ops.project.project import ProjectTree
 from partitions.bounds import Month
 from partitions.policy import ListPartitions, MonthlyRange
@@ -126,7 +126,7 @@ def locate(tree: ProjectTree, shard_map: ShardMap, key: int, *, now: datetime) -
     """Return where a key belongs, whether or not there are rows of it."""
     monthly = _archive_months(tree)
     latest = Month.of(now).later(monthly.months_ahead) if monthly else None
-    month = month_of(monthly, key, latest=latest) if monthly and latest else None
+    month = monthly.month_at(key, latest=latest) if monthly and latest else None
     is_ours = month is not None and monthly is not None and monthly.key_at is first_id_at
     return KeyLocation(
         tree.name,
@@ -142,7 +142,14 @@ def _archive_months(tree: ProjectTree) -> MonthlyRange | None:
     """Return the months of the first archive that goes by the key by which its rows are placed."""
     shard_keys = {guarded.table: guarded.key for guarded in guarded_tables(tree.metadata)}
     months = (monthly for archive in tree.archives for monthly in months_of(tree, archive))
-    return next((monthly for monthly in months if shard_keys.get(monthly.table) == monthly.key), None)
+    return next(
+        (
+            monthly
+            for monthly in months
+            if shard_keys.get(monthly.table) == monthly.key and not monthly.key_type.is_time
+        ),
+        None,
+    )
 
 
 def list_shards(
