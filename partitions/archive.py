@@ -41,8 +41,8 @@ class ArchivedBatch:
 class ArchiveBacklog:
     """What stands past the grace period.
 
-    `rows` can be moved, `owed` are held back by work that is still owed; `oldest_key` is the smallest range key
-    of the former, None when there are none.
+    `rows` can be moved, `owed` are held back by work that is still owed; `oldest_key` is the smallest range
+    key of the former, None when there are none.
     """
 
     rows: int

@@ -1,4 +1,4 @@
-"""The SQL of one batch of the archive job. Pure: parameters of a driver, or variables of psql, are given to it."""
+"""The SQL of one batch of the archive job, with parameters of a driver or variables of psql. Pure."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -139,7 +139,7 @@ class ArchiveStatements:
         return self._move(child.table, child.archive, columns, rows, identifier(child.key[0]))
 
     def _move(self, live: str, archive: str, columns: Mapping[str, str], rows: str, kept: str) -> str:
-        """Render the move of some rows of a table to its archive; each column there has an expression here."""
+        """Render the move of rows to an archive; each column there has an expression here."""
         # By name: the two tables need not have their columns in the same order.
         written = ", ".join(map(identifier, columns))
         return (

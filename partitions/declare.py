@@ -6,13 +6,12 @@ from collections.abc import Iterable
 from sqlalchemy import MetaData, Table
 
 from partitions.errors import (
-    ColumnNotDeclared,
     KeyNotInPrimaryKey,
     PartitionKeyMismatch,
     RangeKeyUnsupported,
     TableNotDeclared,
 )
-from partitions.models import bind_index, key_type_of, table_name
+from partitions.models import bind_index, key_type_of, require_column, table_name
 from partitions.policy import ArchivePolicy, ListPartitions, MonthlyRange, Policy, check_retention, validated
 from partitions.sql import RelationName, identifier
 
@@ -77,23 +76,17 @@ def table_in(metadata: MetaData, name: str) -> Table:
 
 def _check(table: Table, policy: Policy) -> None:
     for column in (policy.key, *policy.row_id):
-        if column not in table.columns:
-            raise ColumnNotDeclared(policy.table, column, use="key or row_id")
+        require_column(table, column, use="key or row_id")
     primary_key = [column.name for column in table.primary_key.columns]
     if policy.key not in primary_key:
         raise KeyNotInPrimaryKey(policy.table, policy.key, primary_key)
     says = table.dialect_options["postgresql"]["partition_by"]
     if says is not None and _plain(says) != _plain(policy.partition_by):
         raise PartitionKeyMismatch(policy.table, model=says, policy=policy.partition_by)
-    if (
-        isinstance(policy, MonthlyRange)
-        and key_type_of(table.columns[policy.key].type) is not policy.key_type
-    ):
-        kind = table.columns[policy.key].type
-        raise RangeKeyUnsupported(
-            policy.table, policy.key, f"it is {kind!r}, and its policy says {policy.key_type}"
-        )
-    return table
+    [kind] = [column.type for column in table.columns if column.name == policy.key]
+    if isinstance(policy, MonthlyRange) and key_type_of(kind) is not policy.key_type:
+        reason = f"it is {kind!r}, and its policy says {policy.key_type}"
+        raise RangeKeyUnsupported(policy.table, policy.key, reason)
 
 
 def _plain(key: str) -> str:
@@ -107,8 +100,7 @@ def _check_archive(metadata: MetaData, archive: ArchivePolicy) -> None:
     for name, columns in named:
         table = table_in(metadata, name)
         for column in columns:
-            if column not in table.columns:
-                raise ColumnNotDeclared(name, column, use="row_id, or the key of its parent")
+            require_column(table, column, use="row_id, or the key of its parent")
 
 
 def _declare(table: Table, policy: Policy) -> None:

@@ -81,7 +81,7 @@ def require_column(table: TableLike, name: str, *, use: str) -> None:
         ColumnNotDeclared: it has no such column.
     """
     known = table_of(table)
-    if known is not None and name not in known.columns:
+    if known is not None and name not in {column.name for column in known.columns}:
         raise ColumnNotDeclared(table_name(table), name, use=use)
 
 

@@ -16,6 +16,7 @@ from ops.project.project import ProjectTree
 from ops.shards.service import live_tables
 from partitions.bounds import Month
 from partitions.policy import ArchivePolicy
+from partitions.sql import relation
 from sharding.citus import columnar, moving
 from sharding.citus.catalog import ShardRange, locate, require_citus
 from sharding.citus.distribute import Distribution

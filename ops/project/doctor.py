@@ -21,6 +21,8 @@ from ops.output import note, show_rows
 from ops.project.file import line_of
 from ops.project.project import Project, ProjectTree, ReferenceBroken
 from ops.verbs import VERBS
+from partitions.declare import check_policies
+from partitions.errors import PolicyError, TableNotDeclared
 from partitions.models import table_name
 from partitions.policy import ArchivePolicy, ListPartitions, MonthlyRange
 from readreplica.errors import one_line
@@ -138,13 +140,13 @@ def _check_policies(project: Project, tree: ProjectTree, name: str, metadata: Me
 
 def _check_keys(project: Project, tree: ProjectTree, metadata: MetaData) -> Iterator[Finding]:
     """Look whether PostgreSQL would take the tables, and whether months can be made of their keys."""
-    with suppress(ReferenceBroken):  # it has been named by then
-        try:
+    try:
+        if all(map(_tables_of, tree.policies)) and all(map(_archived_by, tree.archives)):
             check_policies(metadata, tree.policies, tree.archives)
-        except TableNotDeclared:
-            return  # so has this
-        except PolicyError as fault:
-            yield _at(project, f"trees.{tree.name}.policies", str(fault), "correct the model, or the policy")
+    except (ReferenceBroken, TableNotDeclared):
+        return  # it has been named by then
+    except PolicyError as fault:
+        yield _at(project, f"trees.{tree.name}.policies", str(fault), "correct the model, or the policy")
 
 
 def _tables_of(policy: object) -> set[str]:

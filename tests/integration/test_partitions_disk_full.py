@@ -158,7 +158,12 @@ def test_archive_for_which_there_is_no_room_loses_nothing(owner: Engine, disk: D
         f"INSERT INTO live SELECT order_id + {ROWS}, note, at FROM archive",
     )
     policy = ArchivePolicy(
-        live="live", archive="archive", key="order_id", finished_at="at", grace=timedelta(days=30)
+        live="live",
+        archive="archive",
+        row_id="order_id",
+        range_key="order_id",
+        finished_at="at",
+        grace=timedelta(days=30),
     )
     disk.fill()
     with pytest.raises(ArchiveBatchFailed, match=rf"^live: a batch was rolled back: {FULL}"):

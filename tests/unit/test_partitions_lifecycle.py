@@ -47,6 +47,10 @@ def policy_of(*, ahead: int = 1, retention: Retention | None = None) -> MonthlyR
     )
 
 
+def list_of(**groups: str) -> ListPartitions:
+    return ListPartitions("orders", key="status", groups=groups, row_id="order_id")
+
+
 def partition_of(name: str, bound: Bound, *, pending: bool = False, check: bool = False) -> Partition:
     return Partition(
         name,
@@ -185,7 +189,7 @@ def test_default_partition_is_named_before_anything_waits_for_it() -> None:
 
 
 def test_new_status_is_added_and_a_moved_one_is_left_to_a_person() -> None:
-    policy = ListPartitions(table="orders", groups={"hot": frozenset("ABN"), "done": frozenset("C")})
+    policy = list_of(hot="ABN", done="C")
     table = PartitionedTable(
         "orders",
         (
@@ -231,9 +235,9 @@ def test_leftover_of_a_reindex_is_dropped_whatever_its_number(suffix: str) -> No
 
 def test_policies_that_cannot_be_are_refused_by_name() -> None:
     with pytest.raises(ValueInTwoGroups, match="orders: B is in hot and in done"):
-        ListPartitions(table="orders", groups={"hot": frozenset("AB"), "done": frozenset("BC")})
+        list_of(hot="AB", done="BC")
     with pytest.raises(EmptyGroup, match="orders: hot has no values"):
-        ListPartitions(table="orders", groups={"hot": frozenset()})
+        list_of(hot="")
     with pytest.raises(RetentionShorterThanGrace, match=r"archive: a retention of 1 months .* keep 2 months"):
         MonthlyRange(
             table="archive",
