@@ -95,7 +95,7 @@ class ListPartitions(_Declared):
     row_id: tuple[str, ...]
     indexes: Mapping[str, Mapping[str, DeclaredIndex]]
     analyze_every: timedelta
-    bound_indexes: Mapping[str, tuple[Index, ...]] = field(compare=False, repr=False)
+    bound_indexes: Mapping[str, tuple[Index, ...]] = field(init=False, compare=False, repr=False)
     """The indexes that were given as SQLAlchemy has them, by partition; `declare_partitions` takes them."""
 
     def __init__(
@@ -308,7 +308,8 @@ def _key_type(
     kind = known if isinstance(known, KeyType) else key_type_of(known)
     if kind is None:
         raise RangeKeyUnsupported(name, column_name(key), f"it is {known!r}")
-    if kind.is_time == (key_at is not None):
+    # Of a copy by `dataclasses.replace` it is the type's own.
+    if kind.is_time == (key_at is not None) and key_at != kind.at:
         reason = f"a {kind} has no key_at" if kind.is_time else "an integer has no months without key_at"
         raise RangeKeyUnsupported(name, column_name(key), reason)
     return kind
@@ -374,7 +375,7 @@ class Child(Link):
 
     archive: str
     range_key: str | None
-    spare: frozenset[str] = field(compare=False, repr=False)
+    spare: frozenset[str] = field(init=False, compare=False, repr=False)
     """The columns that the archive has beyond those of the live table, as far as the models say."""
 
     def __init__(
