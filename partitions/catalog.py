@@ -31,11 +31,11 @@ _WANTED = (
     "         WITH ORDINALITY AS given (name, place)) AS wanted"
 )
 
+# Not pg_get_partkeydef(), which would wait for a lock of the table.
 _TABLES = text(f"""
     SELECT place,
            -- reltuples is -1 until the first ANALYZE; the statistics may have been reset since
            CASE WHEN reltuples >= 0 THEN pg_stat_get_last_analyze_time(wanted.oid) END AS analyzed_at,
-           pg_get_partkeydef(wanted.oid) AS partition_by,
            partstrat::text AS strategy, partnatts AS key_columns, attname AS key, typname AS key_type
     FROM {_WANTED} JOIN pg_class ON pg_class.oid = wanted.oid
     JOIN pg_partitioned_table ON partrelid = wanted.oid
@@ -140,7 +140,8 @@ _PRINT_IN_UTC = ("SET LOCAL TimeZone = 'UTC'", "SET LOCAL DateStyle = 'ISO'")
 @contextmanager
 def printing_in_utc(connection: Connection) -> Iterator[None]:
     """Have PostgreSQL print instants in UTC and dates in ISO, and afterwards as before."""
-    driver: Any = connection.connection.driver_connection
+    # psycopg's own; a detached connection knows it by this name only.
+    driver: Any = connection.connection.dbapi_connection
     # In autocommit a transaction, in a transaction a savepoint: SET LOCAL ends with either, when rolled back.
     with driver.transaction(force_rollback=True):
         for setting in _PRINT_IN_UTC:
@@ -340,10 +341,15 @@ _KEY_TYPES = {
 }
 
 
+_STRATEGIES = {"l": "LIST", "r": "RANGE", "h": "HASH"}
+
+
 def _key(row: Row[Any]) -> PartitionKey:
     single = row.key if row.key_columns == 1 else None
     known = _KEY_TYPES.get(row.key_type) if single is not None else None
-    return PartitionKey(row.partition_by, row.strategy, single, known, row.key_type or "an expression")
+    columns = row.key if row.key_columns == 1 and row.key else "several columns, or an expression"
+    definition = f"{_STRATEGIES.get(row.strategy, row.strategy)} ({columns})"
+    return PartitionKey(definition, row.strategy, single, known, row.key_type or "an unknown type")
 
 
 def _named(table: str, name: str, elsewhere: str | None) -> str:
