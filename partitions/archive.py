@@ -15,16 +15,11 @@ from typing import Any, Protocol
 from sqlalchemy import Connection, Engine, Row, TextClause, text
 from sqlalchemy.exc import DBAPIError
 
+from partitions.archive_policy import ArchivePolicy, Child
 from partitions.archive_sql import ArchiveColumns, ArchiveStatements
-from partitions.errors import (
-    ArchiveBatchFailed,
-    ArchiveColumnsDiffer,
-    ArchiveCountMismatch,
-    NoSuchColumn,
-    RangeColumnTaken,
-)
+from partitions.errors import ArchiveBatchFailed, ArchiveColumnsDiffer, ArchiveCountMismatch, NoSuchColumn
 from partitions.executor import reason_of
-from partitions.policy import ArchivePolicy, Child
+from partitions.policy_errors import RangeColumnTaken
 from partitions.range_key import key_of_value
 from partitions.sql import identifier, relation
 

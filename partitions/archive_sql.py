@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from partitions.policy import ArchivePolicy, Child
+from partitions.archive_policy import ArchivePolicy, Child
 from partitions.sql import identifier, relation
 
 _LOCK = "FOR UPDATE OF live SKIP LOCKED"

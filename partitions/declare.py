@@ -5,14 +5,15 @@ from collections.abc import Iterable
 
 from sqlalchemy import MetaData, Table
 
-from partitions.errors import (
+from partitions.archive_policy import ArchivePolicy, check_retention
+from partitions.models import bind_index, key_type_of, require_column, table_name
+from partitions.policy import ListPartitions, MonthlyRange, Policy, validated
+from partitions.policy_errors import (
     KeyNotInPrimaryKey,
     PartitionKeyMismatch,
     RangeKeyUnsupported,
     TableNotDeclared,
 )
-from partitions.models import bind_index, key_type_of, require_column, table_name
-from partitions.policy import ArchivePolicy, ListPartitions, MonthlyRange, Policy, check_retention, validated
 from partitions.sql import RelationName, identifier
 
 POLICIES = "partition_policies"

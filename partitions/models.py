@@ -11,7 +11,7 @@ from sqlalchemy.sql.elements import ClauseElement
 from sqlalchemy.sql.visitors import replacement_traverse
 from sqlalchemy.types import TypeEngine
 
-from partitions.errors import ColumnNotDeclared
+from partitions.policy_errors import ColumnNotDeclared
 from partitions.range_key import KeyType
 from partitions.sql import RelationName, canonical
 

@@ -13,9 +13,10 @@ from psycopg.errors import QueryCanceled
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
+from partitions.archive_policy import ArchivePolicy, Child
 from partitions.catalog import read_columns, read_constraints
 from partitions.check import PartitionFinding
-from partitions.policy import ArchivePolicy, Child, Policy
+from partitions.policy import Policy
 from partitions.sql import identifier, literal, relation, relation_oid
 
 Found = TypeVar("Found")

@@ -14,8 +14,8 @@ from ops.fleet import connect_line, naming, open_engine
 from ops.partitions.archiving import months_of
 from ops.project.project import ProjectTree
 from ops.shards.service import live_tables
+from partitions.archive_policy import ArchivePolicy
 from partitions.bounds import Month
-from partitions.policy import ArchivePolicy
 from partitions.sql import relation
 from sharding.citus import columnar, moving
 from sharding.citus.catalog import ShardRange, locate, require_citus

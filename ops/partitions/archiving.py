@@ -18,7 +18,7 @@ from partitions.archive import (
     read_columns,
     script,
 )
-from partitions.policy import ArchivePolicy, check_retention
+from partitions.archive_policy import ArchivePolicy, check_retention
 from sharding.citus.catalog import read_shards
 from sharding.topology import Topology
 

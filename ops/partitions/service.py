@@ -17,11 +17,11 @@ from ops.fleet import Member, Outcome, attempt, members, open_engine
 from ops.project.project import Project
 from partitions import RetryPolicy
 from partitions.actions import Action, DetachPartition
+from partitions.archive_policy import check_retention
 from partitions.bounds import Month
 from partitions.catalog import Catalog
 from partitions.check import PartitionFinding
 from partitions.errors import ClockDiffers
-from partitions.policy import check_retention
 from partitions.row_checks import RowCheckProgress, check_rows
 from partitions.sql import canonical
 from sharding.topology import Database, Topology

@@ -21,10 +21,11 @@ from ops.output import note, show_rows
 from ops.project.file import line_of
 from ops.project.project import Project, ProjectTree, ReferenceBroken
 from ops.verbs import VERBS
+from partitions.archive_policy import ArchivePolicy
 from partitions.declare import check_policies
-from partitions.errors import PolicyError, TableNotDeclared
 from partitions.models import table_name
-from partitions.policy import ArchivePolicy, ListPartitions, MonthlyRange
+from partitions.policy import ListPartitions, MonthlyRange
+from partitions.policy_errors import PolicyError, TableNotDeclared
 from readreplica.errors import one_line
 from sharding.keys import GuardedTable, guarded_tables
 from sharding.topology import Database, Topology

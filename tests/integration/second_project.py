@@ -91,7 +91,7 @@ POLICIES = """\
 from datetime import datetime, timedelta
 
 from partitions import ListPartitions, MonthlyRange
-from partitions.policy import ArchivePolicy
+from partitions.archive_policy import ArchivePolicy
 
 
 def first_payment_at(instant: datetime) -> int:

@@ -13,10 +13,10 @@ from sqlalchemy import Engine
 import partitions
 from partitions import Month, MonthlyRange
 from partitions.archive import move
+from partitions.archive_policy import ArchivePolicy
 from partitions.errors import ActionFailed, ArchiveBatchFailed, OnlineChangeRefused
 from partitions.manual import index
 from partitions.online import Backfill, backfill
-from partitions.policy import ArchivePolicy
 from sharding.ids import first_id_at
 from tests.integration.partitions_rig import run as run_action
 from tests.integration.partitions_shard import bare_server, servers_folder

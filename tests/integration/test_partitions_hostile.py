@@ -13,8 +13,9 @@ import partitions
 from partitions import ListPartitions, Month, MonthlyRange, Retention, RetryPolicy, manual
 from partitions.actions import Action
 from partitions.catalog import PartitionedTable
-from partitions.errors import MonthWithoutKeys, NameTooLong
+from partitions.errors import MonthWithoutKeys
 from partitions.policy import DeclaredIndex
+from partitions.policy_errors import NameTooLong
 from partitions.sql import relation
 from partitions.steps import LockTimeouts
 from sharding.ids import first_id_at

@@ -18,7 +18,7 @@ from partitions import (
     declare_partitions,
 )
 from partitions.declare import POLICIES
-from partitions.errors import PolicyError
+from partitions.policy_errors import PolicyError
 from partitions.range_key import KeyType
 
 MOMENT = DateTime(timezone=True)
@@ -109,7 +109,7 @@ def with_own_time(filled: bool) -> Callable[[MetaData], None]:
     def declare(metadata: MetaData) -> None:
         child = events(metadata, "events", column("made_at", MOMENT))
         archived = events(metadata, "events_archive", column("made_at", MOMENT, key=True))
-        archive_of(child, archived, **({"range_key": "made_at"} if filled else {}))
+        archive_of(child, archived, range_key="made_at" if filled else None)
 
     return declare
 
@@ -180,8 +180,9 @@ REFUSALS: dict[str, tuple[Callable[[MetaData], object], str]] = {
             if payments(metadata, "payments_archive") is not None
             else [],
         ),
-        "pay.payments_archive: no months can be made of the RANGE key made_at: it is DateTime(timezone=True), "
-        "and its policy says date",
+        "pay.payments_archive: no months can be made of the RANGE key made_at: it is "
+        "DateTime(timezone=True), and "
+        "its policy says date",
     ),
     "a child without the parent's key": (
         without_parents_key,
@@ -193,13 +194,13 @@ REFUSALS: dict[str, tuple[Callable[[MetaData], object], str]] = {
     ),
     "a retention without the parent's range key": (
         without_range_key,
-        "pay.payments_archive has a retention, and rows of pay.events_archive would outlive theirs in it: it has "
-        "no column for the range key",
+        "pay.payments_archive has a retention, and rows of pay.events_archive would outlive theirs in it: it "
+        "has no column for the range key",
     ),
     "a retention by the child's own time": (
         with_own_time(filled=False),
-        "pay.payments_archive has a retention, and rows of pay.events_archive would outlive theirs in it: it has "
-        "no column for the range key",
+        "pay.payments_archive has a retention, and rows of pay.events_archive would outlive theirs in it: it "
+        "has no column for the range key",
     ),
     "a column of the child that would be overwritten": (
         with_own_time(filled=True),

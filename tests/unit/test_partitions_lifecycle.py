@@ -22,18 +22,17 @@ from partitions.bounds import Bound, DefaultBound, Month, ValueList, render_boun
 from partitions.catalog import Partition, PartitionedTable, TableIndex
 from partitions.check import check
 from partitions.detached import DetachedMark, DetachedState, DetachedTable
-from partitions.errors import (
-    DefaultPartitionBlocks,
-    DuplicatePolicy,
-    EmptyGroup,
-    NegativeMonths,
-    PartitionNameTaken,
-    RetentionShorterThanGrace,
-    ValueInTwoGroups,
-)
+from partitions.errors import DefaultPartitionBlocks, PartitionNameTaken
 from partitions.indexes import CreateIndex, DropLeftoverIndex, RepairIndex
 from partitions.plan import plan
 from partitions.policy import ListPartitions, MonthlyRange, Retention
+from partitions.policy_errors import (
+    DuplicatePolicy,
+    EmptyGroup,
+    NegativeMonths,
+    RetentionShorterThanGrace,
+    ValueInTwoGroups,
+)
 from partitions.regroup import ChangeValues, DropCheck
 from sharding.ids import first_id_at
 

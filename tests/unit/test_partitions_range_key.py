@@ -11,8 +11,9 @@ from sqlalchemy import BigInteger, Date, DateTime, Text
 from sqlalchemy.types import TypeEngine
 
 from partitions.bounds import KeyRange, Month, months_through, parse_bound, render_bound
-from partitions.errors import InfiniteBound, MonthWithoutKeys, RangeKeyUnsupported, UnknownBound
+from partitions.errors import InfiniteBound, MonthWithoutKeys, UnknownBound
 from partitions.policy import MonthlyRange
+from partitions.policy_errors import RangeKeyUnsupported
 from partitions.range_key import KeyType, key_of_value
 
 TIMES = [kind for kind in KeyType if kind.is_time]
