@@ -1,5 +1,9 @@
 """The whole life of partitions on another team's tables: plan to drop, archive, autogenerate, `mesctl`."""
 
+import os
+import subprocess
+import sys
+import textwrap
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -37,6 +41,23 @@ MADE = datetime(2026, 9, 30, 23, 59, 59, 999_999, tzinfo=UTC)
 
 SETTLED = NOW - timedelta(days=11)
 DATABASE = "strangers"
+
+REVISION = """\
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0001"
+down_revision = None
+phase = "pre"
+
+
+def upgrade() -> None:
+{}
+
+
+def downgrade() -> None:
+{}
+"""
 
 
 @pytest.fixture
@@ -267,7 +288,12 @@ def test_verbs_of_mesctl_work_on_them(
 ) -> None:
     mesctl = Mesctl(team.root / "topology.toml", capsys, team.root / "mes-storage.toml")
     engine = engine_of_team(postgres, team)
-    execute(engine, autogenerate(engine, Base.metadata, include_schemas=True)[0])
+    upgrade, downgrade = autogenerate(engine, Base.metadata, include_schemas=True)
+    bodies = [textwrap.indent(code, "    ") for code in (upgrade, downgrade)]
+    (team.root / "migrations/payments/versions/0001_things.py").write_text(REVISION.format(*bodies))
+    upgraded = mesctl("migrate", "upgrade")
+    assert upgraded.status == ExitStatus.DONE, upgraded.err
+    assert mesctl("migrate", "freeze").status == ExitStatus.DONE
     now = datetime.now(UTC)
     add(engine, 1, 2)
     made = {found["action"] for found in mesctl("partitions", "plan", "--since", "2026-09", "--json").json}
@@ -277,6 +303,10 @@ def test_verbs_of_mesctl_work_on_them(
     assert mesctl("partitions", "apply", "--since", "2026-09").status == ExitStatus.DONE
     assert mesctl("partitions", "check").status == ExitStatus.DONE
     assert mesctl("partitions", "check", "--deep").status == ExitStatus.DONE
+    drift = mesctl("migrate", "drift")
+    assert drift.status == ExitStatus.DONE, drift.out
+    found = check_with_alembic(team)
+    assert found.returncode == 0, found.stdout + found.stderr
     listed = mesctl("partitions", "list", "--json").json
     assert {(row["table"], row["bound"]) for row in listed} >= {
         ("pay.payments_archive", "2026-09"),
@@ -301,6 +331,20 @@ def test_verbs_of_mesctl_work_on_them(
     assert ran.json == {"payments": {"pay.Payments Done": 4, "pay.Payment Events": 8}}
     assert mesctl("partitions", "analyze", "pay.payments").status == ExitStatus.DONE
     assert mesctl("doctor", "--json").status in {ExitStatus.DONE, ExitStatus.FAILED}
+
+
+def check_with_alembic(team: Team) -> subprocess.CompletedProcess[str]:
+    """Run `alembic check` as the team does: it finds no difference between models and database."""
+    return subprocess.run(
+        [Path(sys.executable).parent / "alembic", "check"],
+        cwd=team.root,
+        env=os.environ
+        | {"MES_STORAGE_TOPOLOGY": str(team.root / "topology.toml"), "PYTHONPATH": str(Path.cwd())},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
 
 
 def engine_of_team(postgres: PostgresServers, team: Team) -> Engine:
