@@ -167,8 +167,10 @@ def check_store(engine: Engine, tree: ProjectTree, partition: str, *, to: str, n
         policy = _archive_of(tree, stored)
         columnar.require_columnar(connection, engine.url.database or "")
         # Month and rows by the keys: what is still live will be written there.
-        key = policy.range_key or ""
-        in_month = f"SELECT count(*) FROM {relation(policy.tree)} WHERE {stored.keys.condition(key)}"
+        if policy.range_key is None:
+            raise ColumnarRefused(partition, f"the policy of {policy.archive} names no range key")
+        condition = stored.keys.condition(policy.range_key)
+        in_month = f"SELECT count(*) FROM {relation(policy.tree)} WHERE {condition}"
         live = connection.exec_driver_sql(in_month, execution_options={"no_parameters": True}).scalar() or 0
     ended_at = _end_of(tree, policy, stored, now)
     reason = columnar.refusal(stored, to=to, ended_at=ended_at, now=now, grace=policy.grace, live_orders=live)

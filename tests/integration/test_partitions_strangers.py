@@ -17,6 +17,7 @@ from ops.errors import ExitStatus
 from partitions import Month, manual
 from partitions.archive import count_archived, move, read_backlog, read_columns, script
 from partitions.catalog import Catalog
+from partitions.errors import NoSuchPartition
 from partitions.row_checks import WindowSize, check_rows
 from tests.integration.mesctl_rig import Mesctl
 from tests.integration.operations_rig import autogenerate, differences, execute, scratch_database
@@ -119,6 +120,8 @@ def is_clean(engine: Engine) -> bool:
 def test_tables_are_made_with_their_partitions_and_nothing_is_left_to_do(server: tuple[Engine, str]) -> None:
     engine, _ = server
     assert differences(engine, Base.metadata, include_schemas=True) == []
+    with pytest.raises(NoSuchPartition, match=r"payments has no none; there are pay\.Payments Done"):
+        manual.detach(catalog_of(engine)["pay.payments"], "none", NOW)
     partitions.apply(engine, POLICIES, NOW, since=Month(2026, 9))
     assert is_clean(engine)
     # Months are no difference, nor is one that is detached.
