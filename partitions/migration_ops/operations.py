@@ -28,7 +28,7 @@ from partitions.migration_ops.runner import (
     script_of,
 )
 from partitions.migration_ops.statements import proofs, regroup
-from partitions.sql import identifier, qualified
+from partitions.sql import RelationName, qualified
 from partitions.steps import LockTimeouts, SqlStep
 
 
@@ -349,7 +349,7 @@ class DropIndexOnPartitionsOp(_IndexOnPartitions):
 
     def statements(self) -> tuple[str, ...]:
         """Render the SQL."""
-        return (f"DROP INDEX {identifier(self.name)}",)
+        return (f"DROP INDEX {RelationName.of(self.table).beside(self.name)}",)
 
     def reverse(self) -> CreateIndexOnPartitionsOp:
         """Create it again everywhere."""

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, Index, MetaData, text
 
 import partitions
 from ops.errors import ExitStatus
-from partitions import Month, manual
+from partitions import ListPartitions, Month, manual
 from partitions.archive import count_archived, move, read_backlog, read_columns, script
 from partitions.catalog import Catalog
+from partitions.declare import POLICIES as POLICIES_KEY
 from partitions.errors import NoSuchPartition
 from partitions.row_checks import WindowSize, check_rows
 from tests.integration.mesctl_rig import Mesctl
@@ -128,6 +129,30 @@ def test_tables_are_made_with_their_partitions_and_nothing_is_left_to_do(server:
     [action] = manual.detach(catalog_of(engine)["pay.payments_archive"], "payments_archive_2026_09", NOW)
     run_action(engine, action)
     assert differences(engine, Base.metadata, include_schemas=True) == []
+
+
+def test_changes_of_models_and_groups_are_rendered_and_leave_nothing_to_do(
+    server: tuple[Engine, str],
+) -> None:
+    engine, _ = server
+    before = differences(engine, Base.metadata, include_schemas=True)
+    changed = MetaData()
+    for table in Base.metadata.tables.values():
+        table.to_metadata(changed)
+    moved = {"payments_open": ["open", "refused"], "Payments Done": ["settled"]}
+    policy = ListPartitions("pay.payments", key="state", groups=moved, row_id="number")
+    changed.info[POLICIES_KEY] = [policy if each.table == policy.table else each for each in POLICIES]
+    payments = changed.tables["pay.payments"]
+    Index("payments_note_idx", payments.c["No te"])
+    Index("done note", changed.tables["pay.Payments Done"].c["No te"], postgresql_where=text("number > 1"))
+    upgrade, downgrade = autogenerate(engine, changed, include_schemas=True)
+    assert "op.regroup_partitions(\n    'pay.payments'," in upgrade
+    assert "op.create_index_on_partitions(\n    'payments_note_idx',\n    table='pay.payments'" in upgrade
+    assert "op.create_partial_index(\n    'done note'" in upgrade
+    execute(engine, upgrade)
+    assert differences(engine, changed, include_schemas=True) == []
+    execute(engine, downgrade)
+    assert differences(engine, Base.metadata, include_schemas=True) == before
 
 
 def test_each_month_is_one_of_utc_with_a_name_of_its_table(engine: Engine) -> None:
