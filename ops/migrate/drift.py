@@ -17,7 +17,7 @@ from ops.migrate.errors import SeveralRevisions, SnapshotMissing
 from ops.migrate.mark import find_foreign, read_marks
 from ops.migrate.snapshot import BASE, Snapshot, load_snapshot, read_snapshot
 from ops.project.project import ProjectTree
-from partitions.sql import literal
+from partitions.sql import canonical, literal
 from readreplica.errors import one_line
 from sharding.topology import Topology
 
@@ -54,7 +54,9 @@ def compare(found: Collection[Fact], expected: Collection[Fact], tree: ProjectTr
     on_one_side = _tables(found) ^ _tables(expected)
     governed = {policy.table for policy in tree.policies}
     by_policy = {
-        fact.name for fact in (*found, *expected) if fact.kind == "partition" and fact.table in governed
+        fact.name
+        for fact in (*found, *expected)
+        if fact.kind == "partition" and canonical(fact.table) in governed
     }
     for key in sorted(standing.keys() | wanted.keys()):
         kind, table, name = key

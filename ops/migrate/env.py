@@ -116,6 +116,7 @@ def visit(connection: Connection, topology: Topology, database: str, tree: Proje
         target_metadata=metadata,
         version_table=tree.version_table,
         transaction_per_migration=True,
+        include_schemas=any(table.schema for table in metadata.tables.values()),
         include_name=ignore_undeclared_partitions(connection, metadata),
         autogenerate_plugins=PLUGINS,
         compare_server_default=True,

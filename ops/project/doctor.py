@@ -21,7 +21,11 @@ from ops.output import note, show_rows
 from ops.project.file import line_of
 from ops.project.project import Project, ProjectTree, ReferenceBroken
 from ops.verbs import VERBS
-from partitions.policy import ArchivePolicy, ListPartitions, MonthlyRange
+from partitions.archive_policy import ArchivePolicy
+from partitions.declare import check_policies
+from partitions.models import table_name
+from partitions.policy import ListPartitions, MonthlyRange
+from partitions.policy_errors import PolicyError, TableNotDeclared
 from readreplica.errors import one_line
 from sharding.keys import GuardedTable, guarded_tables
 from sharding.topology import Database, Topology
@@ -115,6 +119,7 @@ def _check_tree(project: Project, tree: ProjectTree) -> Iterator[Finding]:
         return
     yield from _check_policies(project, tree, "policies", metadata)
     yield from _check_policies(project, tree, "archives", metadata)
+    yield from _check_keys(project, tree, metadata)
     yield from _check_revisions(project, tree)
 
 
@@ -129,9 +134,20 @@ def _check_policies(project: Project, tree: ProjectTree, name: str, metadata: Me
         tables = _tables_of(policy) if name == "policies" else _archived_by(policy)
         if not tables:
             yield _at(project, key, f"{policy!r} is no such policy", "name a tuple of policies")
-        for table in sorted(tables - metadata.tables.keys()):
+        for table in sorted(tables - set(map(table_name, metadata.tables.values()))):
             fix = "declare the table, or correct the name"
             yield _at(project, key, f"the metadata has no table {table!r}", fix)
+
+
+def _check_keys(project: Project, tree: ProjectTree, metadata: MetaData) -> Iterator[Finding]:
+    """Look whether PostgreSQL would take the tables, and whether months can be made of their keys."""
+    try:
+        if all(map(_tables_of, tree.policies)) and all(map(_archived_by, tree.archives)):
+            check_policies(metadata, tree.policies, tree.archives)
+    except (ReferenceBroken, TableNotDeclared):
+        return  # it has been named by then
+    except PolicyError as fault:
+        yield _at(project, f"trees.{tree.name}.policies", str(fault), "correct the model, or the policy")
 
 
 def _tables_of(policy: object) -> set[str]:

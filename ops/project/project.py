@@ -32,7 +32,8 @@ from sharding.topology import Name, Section, Text, describe
 if TYPE_CHECKING:
     from sqlalchemy import MetaData
 
-    from partitions.policy import ArchivePolicy, Policy
+    from partitions.archive_policy import ArchivePolicy
+from partitions.policy import Policy
 
 
 def _checked(reference: str) -> str:

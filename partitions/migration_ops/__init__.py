@@ -20,7 +20,8 @@ try:
 except ModuleNotFoundError as error:
     raise AlembicMissing from error
 
-from partitions.migration_ops.compare import PLUGINS, POLICIES, ignore_undeclared_partitions
+from partitions.declare import POLICIES
+from partitions.migration_ops.compare import PLUGINS, ignore_undeclared_partitions
 from partitions.migration_ops.operations import (
     AttachPartitionOp,
     CreateIndexOnPartitionsOp,

@@ -183,7 +183,7 @@ def test_init_drafts_from_a_live_catalogue(topology: Topology, tmp_path: Path) -
         standing = read_catalog(connection, ["orders"])["orders"]
     bounds = {each.name: each.bound for each in standing.partitions}
     assert {name: ValueList(values) for name, values in policy.groups.items()} == bounds
-    assert (policy.key, policy.row_id) == ("status", "order_id")
+    assert (policy.key, policy.row_id) == ("status", ("order_id",))
     assert "orders_archive is PARTITION BY RANGE (order_id)" in (folder / "orders_policies.py").read_text()
     # What a draft cannot know is found by doctor, with its line.
     assert any("trees.orders.metadata" in where for where in mesctl(folder, "doctor", "--json").findings)
