@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from sqlalchemy import MetaData
 
     from partitions.archive_policy import ArchivePolicy
-from partitions.policy import Policy
+    from partitions.policy import Policy
 
 
 def _checked(reference: str) -> str:
