@@ -1,6 +1,6 @@
 # The stable verbs. Each works from a bare clone: Python 3.11+ with venv, and make.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-quick test-field check sync format bench soak up down lock clean
+.PHONY: help demo test test-quick test-field check docs sync format wheels bench soak up down lock clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -14,7 +14,7 @@ help:  ## show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
 
 # pip is used once, to bring in the pinned uv; everything else comes from the hashed lock file.
-$(VENV)/.ready: requirements.lock pyproject.toml setup.py tools/build_backend.py
+$(VENV)/.ready: requirements.lock pyproject.toml tools/build_backend.py
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(sed -n 's/^\(uv==[^ ]*\).*/\1/p' requirements.lock)"
 	$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock
@@ -38,15 +38,19 @@ test-quick: $(VENV)/.ready  ## a developer's minutes: units, and the main way of
 test-field: $(VENV)/.ready  ## the tests whose inputs are from public reports of other projects
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m field
 
-check: $(VENV)/.ready  ## format, lint, types, import contracts, migrations, statements
+check: $(VENV)/.ready  ## format, lint, types, import contracts, documentation, migrations, statements
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m tools.async_to_sync --check
 	$(BIN)/python -m tools.house --check
+	$(BIN)/python -m tools.docs
 	$(BIN)/mesctl migrate lint
 	$(BIN)/mesctl shards citus preflight --offline --tree mes --statements tests/integration/mes_statements.sql
+
+docs: $(VENV)/.ready  ## build the documentation in build/docs; a broken link fails it
+	$(BIN)/python -m tools.docs
 
 sync: $(VENV)/.ready  ## write what is generated for threads from what is written for asyncio
 	$(BIN)/python -m tools.async_to_sync
@@ -55,11 +59,15 @@ format: $(VENV)/.ready  ## format and fix what can be fixed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+wheels: $(VENV)/.ready  ## build the three wheels into build/wheels
+	$(BIN)/python -m tools.wheels
+
 bench: $(VENV)/.ready  ## measure; ONLY=name,... for some; writes build/bench.json
 	$(BIN)/python -m tests.benchmarks $(if $(ONLY),--only $(ONLY))
 
 soak: $(VENV)/.ready  ## long chaos runs
 	$(BIN)/python -m pytest -m soak
+	MES_STORAGE_KILL_EVERY=1 $(BIN)/python -m pytest -n $(WORKERS) -m kills
 
 up: $(VENV)/.ready  ## start the platform and leave it running
 	$(BIN)/mesctl up

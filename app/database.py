@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.causality.context import follow_causality
 from readreplica.cluster import Cluster
+from readreplica.context import follow_causality
 from readreplica.sessions import WriteSession
 from sharding.directory import Directory, open_id_generator
 from sharding.engines import open_cluster

@@ -7,7 +7,7 @@ from functools import partial
 
 from redis.asyncio import Redis
 
-from app.causality.store import open_learned
+from app.causality import open_learned
 from app.kit.health import Readiness
 from app.kit.tasks import Background
 from app.messaging.consumer import Consumer, Handler, Transact

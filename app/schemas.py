@@ -19,11 +19,11 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from app.causality.context import learn
-from app.causality.store import TokenStore
-from app.causality.wire import TOKEN_HEADER
 from app.models.base import EventRow, OrderState
 from app.models.status import Channel, Status
+from readreplica.context import learn
+from readreplica.redis import TokenStore
+from readreplica.signing import TOKEN_HEADER
 from sharding.ids import MAX_ID
 
 _EXAMPLE_ID = "379218445107200001"
@@ -184,7 +184,7 @@ async def _after_token(
 ) -> None:
     """Make a read of an order see what messages have changed of it, on whichever replica it is.
 
-    `app.causality.middleware` has read the header already, for every endpoint.
+    `readreplica.asgi` has read the header already, for every endpoint.
     """
     learned: TokenStore = request.app.state.learned
     order_id = request.path_params.get("order_id", "")

@@ -9,9 +9,7 @@ import structlog
 import uvicorn
 from fastapi import APIRouter, FastAPI
 
-from app.causality.middleware import CausalTokens, CookieOptions
-from app.causality.store import open_callers, open_learned
-from app.causality.wire import TokenText, parse_keys
+from app.causality import open_callers, open_learned, refuse, store_of
 from app.database import DatabaseTimeouts
 from app.files import ModelTooLarge, UnsupportedModelType
 from app.kit import problem
@@ -27,6 +25,8 @@ from app.models.status import IllegalTransition
 from app.orders import IdempotencyKeyReused, UnknownOrder
 from app.settings import Settings, configure
 from app.topology import services_of
+from readreplica.asgi import CausalTokens, CookieOptions
+from readreplica.signing import TokenText, parse_keys
 from sharding.topology import Topology
 
 _FORM_OVERHEAD_BYTES = 64 * 1024
@@ -116,6 +116,8 @@ def make_app(
             is_secure=settings.cookie_secure,
         ),
         caller_header=settings.caller_header,
+        store_of=store_of,
+        refuse=refuse,
     )
     app.add_middleware(HeadAsGet)
     app.add_middleware(WellFormed)  # the last one is the first that sees a request

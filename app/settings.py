@@ -7,11 +7,11 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveInt, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from app.causality.wire import parse_keys
 from app.kit.errors import AppError
 from app.kit.logs import configure_logging
 from app.kit.process import exit_with_fault
 from app.messaging.signing import parse_peer_keys
+from readreplica.signing import parse_keys
 from sharding.errors import ShardingError
 from sharding.topology import Topology
 

@@ -1,5 +1,6 @@
 """`mesctl`: the parser, and the one place where an error becomes a line on stderr and an exit status."""
 
+import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -89,7 +90,21 @@ def choose(
 
 def main() -> None:
     """Run `mesctl` with the arguments of this process, and exit."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(WithFields("%(levelname)s: %(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
     sys.exit(run(sys.argv[1:]))
+
+
+class WithFields(logging.Formatter):
+    """Puts the fields of a record, from `extra`, behind its message."""
+
+    _own = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (the name that logging calls)
+        """Return the line of a record."""
+        fields = (f" {name}={fact!r}" for name, fact in vars(record).items() if name not in self._own)
+        return super().formatMessage(record) + "".join(fields)
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -13,7 +13,7 @@ from partitions.check_constraints import (
     finalize_without_checks,
 )
 from partitions.detached import DetachedMark, DetachedState, clear_mark
-from partitions.sql import identifier, literal, regclass
+from partitions.sql import bare, identifier, literal, relation, relation_oid
 from partitions.steps import ExecutionMode, SqlStep, do_block, raise_if
 
 
@@ -75,14 +75,13 @@ class CreateMonth(Action):
         """Render the SQL."""
         # Not TABLESPACE behind the table: the setting holds for its indexes as well.
         place = () if self.tablespace is None else _in_tablespace(self.tablespace, self.table)
-        key = identifier(self.key)
         create = (
             # The CHECK says what the bound says, so ATTACH scans nothing. It stays: a month that is
             # detached one day can be attached again without a scan.
-            f"CREATE TABLE {identifier(self.partition)} (\n"
+            f"CREATE TABLE {relation(self.partition)} (\n"
             f"    {copy_of(self.table)},\n"
-            f"    CONSTRAINT {identifier(self.partition + '_month_check')}\n"
-            f"        CHECK ({key} >= {self.keys.start} AND {key} < {self.keys.end})\n"
+            f"    CONSTRAINT {identifier(bare(self.partition) + '_month_check')}\n"
+            f"        CHECK ({self.keys.condition(self.key)})\n"
             f")"
         )
         return (SqlStep((*place, create, attach(self.table, self.partition, self.keys))),)
@@ -151,7 +150,7 @@ class DetachPartition(Action):
     def steps(self) -> tuple[SqlStep, ...]:
         """Render the SQL."""
         mark = DetachedMark(DetachedState.DETACHED, self.table, render_bound(self.bound), self.at)
-        parent, child = identifier(self.table), identifier(self.partition)
+        parent, child = relation(self.table), relation(self.partition)
         if not self.concurrently:
             plain = f"ALTER TABLE {parent} DETACH PARTITION {child}"
             return (SqlStep((mark.on(self.partition), plain)),)
@@ -203,9 +202,7 @@ class FinalizeDetach(Action):
             SqlStep((mark.on(self.partition),)),
             SqlStep((without,), mode=ExecutionMode.EXCLUSIVE, done=done),
             *(
-                SqlStep(
-                    (f"ALTER TABLE {identifier(self.table)} VALIDATE CONSTRAINT {identifier(check.name)}",)
-                )
+                SqlStep((f"ALTER TABLE {relation(self.table)} VALIDATE CONSTRAINT {identifier(check.name)}",))
                 for check in self.missing
                 if check.valid
             ),
@@ -249,8 +246,8 @@ class DropTable(Action):
 
     def steps(self) -> tuple[SqlStep, ...]:
         """Render the SQL."""
-        name = identifier(self.partition)
-        is_attached = f"EXISTS (SELECT FROM pg_inherits WHERE inhrelid = {regclass(self.partition)})"
+        name = relation(self.partition)
+        is_attached = f"EXISTS (SELECT FROM pg_inherits WHERE inhrelid = {relation_oid(self.partition)})"
         look = do_block(raise_if(is_attached, f"{self.partition} is attached again: it was not dropped"))
         return (SqlStep((f"LOCK TABLE {name} IN ACCESS EXCLUSIVE MODE", look, f"DROP TABLE {name}")),)
 
@@ -266,7 +263,7 @@ class Analyze(Action):
 
     def steps(self) -> tuple[SqlStep, ...]:
         """Render the SQL."""
-        return (SqlStep((f"ANALYZE {identifier(self.table)}",), mode=ExecutionMode.AUTOCOMMIT),)
+        return (SqlStep((f"ANALYZE {relation(self.table)}",), mode=ExecutionMode.AUTOCOMMIT),)
 
 
 def _in_tablespace(name: str, table: str) -> tuple[str, ...]:
@@ -287,26 +284,24 @@ def _in_tablespace(name: str, table: str) -> tuple[str, ...]:
 def copy_of(table: str) -> str:
     """Render the columns, indexes and CHECKs of a partition to be, as they stand in CREATE TABLE."""
     # A partition takes identity values from its parent; one with an identity of its own cannot be attached.
-    return f"LIKE {identifier(table)} INCLUDING ALL EXCLUDING IDENTITY"
+    return f"LIKE {relation(table)} INCLUDING ALL EXCLUDING IDENTITY"
 
 
 def attach(table: str, partition: str, bound: Bound) -> str:
     """Render ATTACH."""
-    return (
-        f"ALTER TABLE {identifier(table)}\n    ATTACH PARTITION {identifier(partition)} {render_bound(bound)}"
-    )
+    return f"ALTER TABLE {relation(table)}\n    ATTACH PARTITION {relation(partition)} {render_bound(bound)}"
 
 
 def is_detached(partition: str) -> str:
     """Render the query whether a table is no partition (a pending one is still)."""
-    return f"SELECT NOT EXISTS (SELECT FROM pg_inherits WHERE inhrelid = {regclass(partition)})"
+    return f"SELECT NOT EXISTS (SELECT FROM pg_inherits WHERE inhrelid = {relation_oid(partition)})"
 
 
 def finalize(table: str, partition: str) -> str:
     """Render the completion of a pending detach."""
-    return f"ALTER TABLE {identifier(table)} DETACH PARTITION {identifier(partition)} FINALIZE"
+    return f"ALTER TABLE {relation(table)} DETACH PARTITION {relation(partition)} FINALIZE"
 
 
 def _finalize_if_pending(table: str, partition: str) -> str:
-    pending = f"SELECT FROM pg_inherits WHERE inhrelid = {regclass(partition)} AND inhdetachpending"
+    pending = f"SELECT FROM pg_inherits WHERE inhrelid = {relation_oid(partition)} AND inhdetachpending"
     return do_block(f"IF EXISTS ({pending}) THEN\n        {finalize(table, partition)};\n    END IF")

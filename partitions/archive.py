@@ -5,155 +5,23 @@ the next run goes on with what is left. The job runs the SQL of a batch with par
 with the variables of psql.
 """
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
+from typing import Any, Protocol
 
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, Engine, Row, TextClause, text
 from sqlalchemy.exc import DBAPIError
 
-from partitions.errors import ArchiveBatchFailed, ArchiveColumnsDiffer, ArchiveCountMismatch
+from partitions.archive_policy import ArchivePolicy, Child
+from partitions.archive_sql import ArchiveColumns, ArchiveStatements
+from partitions.errors import ArchiveBatchFailed, ArchiveColumnsDiffer, ArchiveCountMismatch, NoSuchColumn
 from partitions.executor import reason_of
-from partitions.policy import ArchivePolicy
-
-Columns = Mapping[str, tuple[str, ...]]
-"""The columns of each live table, which its archive has too."""
-
-
-def due_condition(policy: ArchivePolicy, cutoff: str) -> str:
-    """Return the condition under which a row of the live table (named `live`) may leave.
-
-    Parameters:
-        policy: what is archived.
-        cutoff: an SQL expression; rows that were finished before it are due.
-    """
-    owed = "".join(
-        f"\n      AND NOT EXISTS (SELECT FROM {table} WHERE {table}.{policy.key} = live.{policy.key})"
-        for table in policy.unless_exists
-    )
-    return f"live.{policy.finished_at} < {cutoff}{owed}"
-
-
-def select_batch(policy: ArchivePolicy, *, cutoff: str, batch_rows: str, but: str | None = None) -> str:
-    """Select the keys of a batch, those that were finished first, without a lock.
-
-    Parameters:
-        policy: what is archived.
-        cutoff: an SQL expression; rows that were finished before it are due.
-        batch_rows: how many at most.
-        but: an array of keys that are left out.
-    """
-    others = "" if but is None else f"\n      AND live.{policy.key} <> ALL (CAST({but} AS bigint[]))"
-    return (
-        f"SELECT live.{policy.key}\n"
-        f"    FROM {policy.live} AS live\n"
-        f"    WHERE {due_condition(policy, cutoff)}{others}\n"
-        f"    ORDER BY live.{policy.finished_at}\n"
-        f"    LIMIT {batch_rows}"
-    )
-
-
-_LOCK = "FOR UPDATE OF live SKIP LOCKED"
-"""SKIP LOCKED: the session that holds a row is working on it, and neither waits for the other."""
-
-
-def lock_batch(policy: ArchivePolicy, *, cutoff: str, batch_rows: str) -> str:
-    """Select and lock the keys of a batch, those that were finished first."""
-    return f"{select_batch(policy, cutoff=cutoff, batch_rows=batch_rows)}\n    {_LOCK}"
-
-
-def lock_key(policy: ArchivePolicy, *, cutoff: str, key: str) -> str:
-    """Lock a row by its key, unless it is locked or is not due: where a lock may not be over many shards."""
-    return (
-        f"SELECT live.{policy.key}\n"
-        f"    FROM {policy.live} AS live\n"
-        f"    WHERE live.{policy.key} = {key}\n"
-        f"      AND {due_condition(policy, cutoff)}\n"
-        f"    {_LOCK}"
-    )
-
-
-def move_finished(policy: ArchivePolicy, columns: Columns, *, cutoff: str, keys: str) -> str:
-    """Move the locked rows of the live table.
-
-    The condition stands here again: while the lock was being taken, its last holder may have come to owe
-    something. This statement sees that (READ COMMITTED), and under the lock no session can add to it.
-    """
-    return _move(policy, columns, policy.live, keys, f"\n      AND {due_condition(policy, cutoff)}")
-
-
-def move_child(policy: ArchivePolicy, columns: Columns, live: str, *, keys: str) -> str:
-    """Move the rows of a child table that belong to moved keys."""
-    return _move(policy, columns, live, keys, "")
-
-
-def _move(policy: ArchivePolicy, columns: Columns, live: str, keys: str, condition: str) -> str:
-    # By name: the two tables need not have their columns in the same order.
-    names = ", ".join(columns[live])
-    return (
-        f"WITH gone AS (\n"
-        f"    DELETE FROM {live} AS live\n"
-        f"    WHERE live.{policy.key} = ANY (CAST({keys} AS bigint[])){condition}\n"
-        f"    RETURNING {names}\n"
-        f"), kept AS (\n"
-        f"    INSERT INTO {policy.moves[live]} ({names})\n"
-        f"    SELECT {names} FROM gone\n"
-        f"    RETURNING {policy.key}\n"
-        f")\n"
-        f"SELECT (SELECT count(*) FROM gone) AS deleted,\n"
-        f"       (SELECT count(*) FROM kept) AS inserted,\n"
-        f"       ARRAY(SELECT {policy.key} FROM kept) AS keys"
-    )
-
-
-def script(
-    policy: ArchivePolicy, columns: Columns, *, cutoff: str, batch_rows: int, lock_by_key: bool = False
-) -> str:
-    """Return one batch as a script for psql; its `gset` carries the keys from one statement to the next.
-
-    Parameters:
-        policy: what is archived.
-        columns: the columns of each live table.
-        cutoff: an SQL literal.
-        batch_rows: how many rows of the live table at most.
-        lock_by_key: lock each row by a statement of its own.
-    """
-    keys = ":'keys'"
-    lock = _lock_each if lock_by_key else _lock_at_once
-    lines = [
-        "BEGIN;",
-        lock(policy, cutoff=cutoff, batch_rows=str(batch_rows)),
-        f"{move_finished(policy, columns, cutoff=cutoff, keys=keys)} \\gset",
-        *(f"{move_child(policy, columns, live, keys=keys)};" for live in policy.children),
-        "COMMIT;",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _lock_at_once(policy: ArchivePolicy, *, cutoff: str, batch_rows: str) -> str:
-    locked = lock_batch(policy, cutoff=cutoff, batch_rows=batch_rows)
-    return (
-        f"SELECT coalesce(array_agg({policy.key}), '{{}}') AS keys FROM (\n    {locked}\n) AS locked \\gset"
-    )
-
-
-def _lock_each(policy: ArchivePolicy, *, cutoff: str, batch_rows: str) -> str:
-    lock = lock_key(policy, cutoff=cutoff, key="chosen").removeprefix("SELECT")
-    return (
-        f"DO $lock$\n"
-        f"DECLARE chosen bigint; locked bigint[] := '{{}}';\n"
-        f"BEGIN\n"
-        f"    FOR chosen IN\n"
-        f"    {select_batch(policy, cutoff=cutoff, batch_rows=batch_rows)}\n"
-        f"    LOOP\n"
-        f"    PERFORM{lock};\n"
-        f"    IF FOUND THEN locked := locked || chosen; END IF;\n"
-        f"    END LOOP;\n"
-        f"    PERFORM set_config('archive.keys', locked::text, true);\n"
-        f"END $lock$;\n"
-        f"SELECT current_setting('archive.keys') AS keys \\gset"
-    )
+from partitions.policy_errors import RangeColumnTaken
+from partitions.range_key import key_of_value
+from partitions.sql import identifier, relation
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,8 +36,8 @@ class ArchivedBatch:
 class ArchiveBacklog:
     """What stands past the grace period.
 
-    `rows` can be moved, `owed` are held back by work that is still owed; `oldest_key` is the smallest key of
-    the former, None when there are none.
+    `rows` can be moved, `owed` are held back by work that is still owed; `oldest_key` is the smallest range
+    key of the former, None when there are none.
     """
 
     rows: int
@@ -208,14 +76,14 @@ def move(
         ArchiveCountMismatch: not every deleted row was inserted.
         ArchiveBatchFailed: PostgreSQL refused a batch, for want of a month for example.
     """
-    cutoff = now - policy.grace
     totals = dict.fromkeys(policy.moves, 0)
-    lock = _EachByKey(policy, cutoff) if lock_by_key else _AllAtOnce(policy, cutoff)
     with engine.connect() as connection:
-        columns = read_columns(connection, policy)
+        sql = ArchiveStatements(policy, read_columns(connection, policy), ":cutoff")
         connection.rollback()
+        batch_of = _Batches(sql, now - policy.grace)
+        lock: _Lock = _EachByKey(sql, batch_of.cutoff) if lock_by_key else _AllAtOnce(sql, batch_of.cutoff)
         while True:
-            batch = _move_batch(connection, policy, columns, cutoff, partial(lock, batch_rows=batch_rows))
+            batch = batch_of.move(connection, partial(lock, batch_rows=batch_rows))
             for live, rows in batch.rows.items():
                 totals[live] += rows
             if report is not None and batch.locked:
@@ -224,124 +92,196 @@ def move(
                 return totals
 
 
+def script(
+    policy: ArchivePolicy,
+    columns: ArchiveColumns,
+    *,
+    cutoff: str,
+    batch_rows: int,
+    lock_by_key: bool = False,
+) -> str:
+    """Return one batch as a script for psql.
+
+    Parameters:
+        policy: what is archived.
+        columns: what its tables have.
+        cutoff: an SQL literal.
+        batch_rows: how many rows of the live table at most.
+        lock_by_key: lock each row by a statement of its own.
+    """
+    return ArchiveStatements(policy, columns, cutoff).script(batch_rows=batch_rows, lock_by_key=lock_by_key)
+
+
 def read_backlog(connection: Connection, policy: ArchivePolicy, now: datetime) -> ArchiveBacklog:
     """Count what stands past the grace period."""
-    due = due_condition(policy, ":cutoff")
-    found = connection.execute(
-        text(
-            f"SELECT count(*) FILTER (WHERE due) AS rows, count(*) FILTER (WHERE NOT due) AS owed, "
-            f"min({policy.key}) FILTER (WHERE due) AS oldest_key "
-            f"FROM (SELECT live.{policy.key}, {due} AS due FROM {policy.live} AS live "
-            f"WHERE live.{policy.finished_at} < :cutoff) AS past_grace"
-        ),
-        {"cutoff": now - policy.grace},
-    ).one()
-    return ArchiveBacklog(rows=found.rows, owed=found.owed, oldest_key=found.oldest_key)
+    sql = ArchiveStatements(policy, ArchiveColumns(_types_of(connection, policy.live)), ":cutoff")
+    key = "NULL" if policy.range_key is None else f"live.{identifier(policy.range_key)}"
+    query = (
+        f"SELECT count(*) FILTER (WHERE due) AS rows, count(*) FILTER (WHERE NOT due) AS owed, "
+        f"min(range_key) FILTER (WHERE due) AS oldest_key "
+        f"FROM (SELECT {key} AS range_key, {sql.due()} AS due FROM {relation(policy.live)} AS live "
+        f"WHERE {sql.past_grace()}) AS past_grace"
+    )
+    found = connection.execute(_bound(query), {"cutoff": now - policy.grace}).one()
+    oldest = None if found.oldest_key is None else key_of_value(found.oldest_key)[1]
+    return ArchiveBacklog(rows=found.rows, owed=found.owed, oldest_key=oldest)
 
 
 def count_archived(connection: Connection, policy: ArchivePolicy) -> Mapping[str, int]:
     """Count the archived rows by partition; an empty partition is left out."""
-    counted = text(
-        f"SELECT tableoid::regclass::text AS month, count(*) AS rows FROM {policy.archive} "
+    counted = (
+        f"SELECT tableoid::regclass::text AS month, count(*) AS rows FROM {relation(policy.archive)} "
         f"GROUP BY tableoid ORDER BY 1"
     )
-    return {found.month: found.rows for found in connection.execute(counted)}
+    rows = connection.exec_driver_sql(counted, execution_options={"no_parameters": True})
+    return {found.month: found.rows for found in rows}
 
 
-def read_columns(connection: Connection, policy: ArchivePolicy) -> Columns:
+def read_columns(connection: Connection, policy: ArchivePolicy) -> ArchiveColumns:
     """Read the columns that a live table and its archive share.
 
     Raises:
         ArchiveColumnsDiffer: one has a column that the other has not.
+        NoSuchColumn: a table lacks a column that the policy names.
+        RangeColumnTaken: a child has a column of its own where the parent's range key would go.
     """
-    columns: dict[str, tuple[str, ...]] = {}
-    for live, archive in policy.moves.items():
-        found, wanted = _columns_of(connection, live), _columns_of(connection, archive)
-        if set(found) != set(wanted):
-            raise ArchiveColumnsDiffer(live, archive, sorted(set(found) ^ set(wanted)))
-        columns[live] = found
-    return columns
+    types = _types_of(connection, policy.live)
+    shared = {policy.live: tuple(types)}
+    _require_alike(policy.live, policy.archive, types, _types_of(connection, policy.archive))
+    _require(policy.live, types, (*policy.row_id, policy.finished_at, policy.range_key))
+    filled: dict[str, str] = {}
+    for child in policy.children:
+        found, wanted = _types_of(connection, child.table), _types_of(connection, child.archive)
+        _require(child.table, found, child.key)
+        if (extra := policy.filled(child)) is not None:
+            _require(child.archive, wanted, (extra,))
+            if extra in found:
+                raise RangeColumnTaken(child.table, child.archive, extra)
+            filled[child.table] = extra
+            wanted = {name: kind for name, kind in wanted.items() if name != extra}
+        _require_alike(child.table, child.archive, found, wanted)
+        shared[child.table] = tuple(found)
+    return ArchiveColumns(types, shared, filled)
 
 
-_COLUMNS = text("""
-    SELECT quote_ident(attname) FROM pg_attribute
+def _require(table: str, found: Mapping[str, str], names: Sequence[str | None]) -> None:
+    for name in names:
+        if name is not None and name not in found:
+            raise NoSuchColumn(table, name)
+
+
+def _require_alike(live: str, archive: str, found: Mapping[str, str], wanted: Mapping[str, str]) -> None:
+    if found.keys() != wanted.keys():
+        raise ArchiveColumnsDiffer(live, archive, sorted(found.keys() ^ wanted.keys()))
+
+
+_TYPES = text("""
+    SELECT attname, format_type(atttypid, atttypmod) AS type FROM pg_attribute
     WHERE attrelid = to_regclass(:table) AND attnum > 0 AND NOT attisdropped
     ORDER BY attnum
 """)
 
 
-def _columns_of(connection: Connection, table: str) -> tuple[str, ...]:
-    return tuple(connection.scalars(_COLUMNS, {"table": table}))
+def _types_of(connection: Connection, table: str) -> dict[str, str]:
+    return {row.attname: row.type for row in connection.execute(_TYPES, {"table": relation(table)})}
+
+
+_PARAMETERS = re.compile(r"(?<!:):(?=cutoff\b|batch_rows\b|(?:but|key|keys)_\d)")
+
+
+def _bound(sql: str) -> TextClause:
+    """Make a statement with its parameters; another colon, in a name for example, stays one."""
+    return text(_PARAMETERS.sub("\0", sql).replace(":", "\\:").replace("\0", ":"))
+
+
+class _Lock(Protocol):
+    def __call__(self, connection: Connection, *, batch_rows: int) -> Sequence[Row[Any]]:
+        """Lock rows that are due, and return their ids."""
+        ...
 
 
 @dataclass(frozen=True)
 class _AllAtOnce:
     """Locks the rows of a batch by one statement."""
 
-    policy: ArchivePolicy
+    sql: ArchiveStatements
     cutoff: datetime
 
-    def __call__(self, connection: Connection, *, batch_rows: int) -> list[int]:
-        lock = text(lock_batch(self.policy, cutoff=":cutoff", batch_rows=":batch_rows"))
-        return list(connection.scalars(lock, {"cutoff": self.cutoff, "batch_rows": batch_rows}))
+    def __call__(self, connection: Connection, *, batch_rows: int) -> Sequence[Row[Any]]:
+        lock = _bound(self.sql.lock_batch(batch_rows=":batch_rows"))
+        return connection.execute(lock, {"cutoff": self.cutoff, "batch_rows": batch_rows}).all()
 
 
 @dataclass(frozen=True)
 class _EachByKey:
     """Locks each row of a batch by a statement of its own; `held` are those that others have locked."""
 
-    policy: ArchivePolicy
+    sql: ArchiveStatements
     cutoff: datetime
-    held: list[int] = field(default_factory=list)
+    held: list[Row[Any]] = field(default_factory=list)
 
-    def __call__(self, connection: Connection, *, batch_rows: int) -> list[int]:
-        locked: list[int] = []
+    def __call__(self, connection: Connection, *, batch_rows: int) -> Sequence[Row[Any]]:
+        locked: list[Row[Any]] = []
         while chosen := self._choose(connection, locked, batch_rows - len(locked)):
-            for key in chosen:
-                (locked if self._lock(connection, key) else self.held).append(key)
+            for row in chosen:
+                (locked if self._lock(connection, row) else self.held).append(row)
         return locked
 
-    def _choose(self, connection: Connection, locked: list[int], rows: int) -> list[int]:
-        statement = select_batch(self.policy, cutoff=":cutoff", batch_rows=":rows", but=":but")
-        values = {"cutoff": self.cutoff, "rows": rows, "but": [*locked, *self.held]}
-        return list(connection.scalars(text(statement), values))
+    def _choose(self, connection: Connection, locked: list[Row[Any]], rows: int) -> Sequence[Row[Any]]:
+        width = len(self.sql.policy.row_id)
+        but = [f":but_{number}" for number in range(1, width + 1)]
+        statement = _bound(self.sql.select_batch(batch_rows=":batch_rows", but=but))
+        values = _arrays("but", [*locked, *self.held], width)
+        return connection.execute(statement, {"cutoff": self.cutoff, "batch_rows": rows, **values}).all()
 
-    def _lock(self, connection: Connection, key: int) -> bool:
-        lock = text(lock_key(self.policy, cutoff=":cutoff", key=":key"))
-        return connection.execute(lock, {"cutoff": self.cutoff, "key": key}).first() is not None
-
-
-def _move_batch(
-    connection: Connection,
-    policy: ArchivePolicy,
-    columns: Columns,
-    cutoff: datetime,
-    lock: Callable[[Connection], list[int]],
-) -> ArchivedBatch:
-    try:
-        with connection.begin():
-            locked = lock(connection)
-            return ArchivedBatch(len(locked), _move_locked(connection, policy, columns, cutoff, locked))
-    except DBAPIError as fault:
-        raise ArchiveBatchFailed(policy.live, reason_of(fault)) from fault
+    def _lock(self, connection: Connection, row: Row[Any]) -> bool:
+        names = [f"key_{number}" for number, _ in enumerate(row, start=1)]
+        lock = _bound(self.sql.lock_row([f":{name}" for name in names]))
+        values = dict(zip(names, row, strict=True))
+        return connection.execute(lock, {"cutoff": self.cutoff, **values}).first() is not None
 
 
-def _move_locked(
-    connection: Connection, policy: ArchivePolicy, columns: Columns, cutoff: datetime, locked: list[int]
-) -> Mapping[str, int]:
-    sql = move_finished(policy, columns, cutoff=":cutoff", keys=":keys")
-    keys = _move_table(connection, policy, policy.live, sql, {"keys": locked, "cutoff": cutoff})
-    moved = {policy.live: len(keys)}
-    for live in policy.children:
-        sql = move_child(policy, columns, live, keys=":keys")
-        moved[live] = len(_move_table(connection, policy, live, sql, {"keys": keys}))
-    return moved
+def _arrays(prefix: str, rows: Sequence[Sequence[Any]], width: int) -> dict[str, list[Any]]:
+    """Turn ids into a parameter for each of their columns."""
+    return {f"{prefix}_{number + 1}": [row[number] for row in rows] for number in range(width)}
 
 
-def _move_table(
-    connection: Connection, policy: ArchivePolicy, live: str, sql: str, values: Mapping[str, object]
-) -> list[int]:
-    found = connection.execute(text(sql), values).one()
-    if found.deleted != found.inserted:
-        raise ArchiveCountMismatch(live, policy.moves[live], deleted=found.deleted, inserted=found.inserted)
-    return list(found.keys)
+@dataclass(frozen=True)
+class _Batches:
+    """Moves batch by batch, each in a transaction."""
+
+    sql: ArchiveStatements
+    cutoff: datetime
+
+    def move(self, connection: Connection, lock: Callable[[Connection], Sequence[Row[Any]]]) -> ArchivedBatch:
+        try:
+            with connection.begin():
+                locked = lock(connection)
+                return ArchivedBatch(len(locked), self._move_locked(connection, locked))
+        except DBAPIError as fault:
+            raise ArchiveBatchFailed(self.sql.policy.live, reason_of(fault)) from fault
+
+    def _move_locked(self, connection: Connection, locked: Sequence[Row[Any]]) -> Mapping[str, int]:
+        policy, ids = self.sql.policy, self.sql.arrays(":keys_")
+        chosen = _arrays("keys", locked, len(policy.row_id))
+        values = {**chosen, "cutoff": self.cutoff}
+        moved = self._move(connection, policy.live, self.sql.move_finished(ids), values)
+        keys = {name.removeprefix(":"): getattr(moved, name.removeprefix(":")) for name in ids}
+        counts = {policy.live: moved.inserted}
+        for child in policy.children:
+            counts[child.table] = self._move_child(connection, child, ids, keys)
+        return counts
+
+    def _move_child(
+        self, connection: Connection, child: Child, ids: Sequence[str], keys: Mapping[str, object]
+    ) -> int:
+        sql = self.sql.move_child(child, ids)
+        used = {name: value for name, value in keys.items() if f":{name} " in sql}
+        return int(self._move(connection, child.table, sql, used).inserted)
+
+    def _move(self, connection: Connection, live: str, sql: str, values: Mapping[str, object]) -> Row[Any]:
+        found = connection.execute(_bound(sql), values).one()
+        if found.deleted != found.inserted:
+            archive = self.sql.policy.moves[live]
+            raise ArchiveCountMismatch(live, archive, deleted=found.deleted, inserted=found.inserted)
+        return found

@@ -1,25 +1,32 @@
 """The bounds of partitions: calendar months in UTC with their keys, key ranges, lists of values."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from partitions.errors import UnknownBound
-from partitions.sql import value_list
-
-KeyAt = Callable[[datetime], int]
-"""Returns the smallest key of an instant; it must rise with time. ValueError is before the first key."""
+from partitions.errors import InfiniteBound, UnknownBound
+from partitions.range_key import KeyAt, KeyType
+from partitions.sql import identifier, value_list
 
 _TEXT = re.compile(r"(\d{4})-(0[1-9]|1[0-2])")
 
 
 @dataclass(frozen=True, order=True, slots=True)
 class KeyRange:
-    """Keys from `start` (in it) to `end` (not in it)."""
+    """Keys from `start` (in it) to `end` (not in it); both are the integers of their type."""
 
     start: int
     end: int
+    type: KeyType = KeyType.INTEGER
+
+    def __str__(self) -> str:
+        return f"{self.type.literal(self.start)} to {self.type.literal(self.end)}"
+
+    def condition(self, column: str) -> str:
+        """Write that a column's value is in it."""
+        name = identifier(column)
+        return f"{name} >= {self.type.literal(self.start)} AND {name} < {self.type.literal(self.end)}"
 
     def overlaps(self, other: "KeyRange") -> bool:
         """Return whether some key is in both."""
@@ -80,9 +87,9 @@ class Month:
         years, index = divmod(self.number - 1 + months, 12)
         return Month(self.year + years, index + 1)
 
-    def keys(self, key_at: KeyAt) -> KeyRange:
+    def keys(self, key_at: KeyAt, key_type: KeyType = KeyType.INTEGER) -> KeyRange:
         """Return the keys of the month: from its first instant to the next month's."""
-        return KeyRange(key_at(self.start), key_at(self.next.start))
+        return KeyRange(key_at(self.start), key_at(self.next.start), key_type)
 
 
 def months_through(first: Month, last: Month) -> Iterator[Month]:
@@ -109,19 +116,33 @@ Bound = ValueList | KeyRange | DefaultBound
 
 _LITERAL = r"(?:'(?:[^']|'')*'|-?\d+)"
 _LIST = re.compile(rf"FOR VALUES IN \(({_LITERAL}(?:, {_LITERAL})*)\)")
-_RANGE = re.compile(r"FOR VALUES FROM \('?(-?\d+)'?\) TO \('?(-?\d+)'?\)")
+_END = r"(MINVALUE|MAXVALUE|'(?:[^']|'')*'|-?\d+)"
+_RANGE = re.compile(rf"FOR VALUES FROM \({_END}\) TO \({_END}\)")
+_INFINITE = frozenset({"MINVALUE", "MAXVALUE", "infinity", "-infinity"})
 
 
-def parse_bound(partition: str, bound: str) -> Bound:
-    """Read a bound as `pg_get_expr` prints it.
+def parse_bound(partition: str, bound: str, key_type: KeyType | None = KeyType.INTEGER) -> Bound:
+    """Read a bound as `pg_get_expr` prints it in DateStyle ISO.
+
+    Parameters:
+        partition: whose it is.
+        bound: its text.
+        key_type: the type of a RANGE key; None is one that no month can be made of.
 
     Raises:
-        UnknownBound: it is neither DEFAULT, nor a list, nor a finite range over one integer column.
+        InfiniteBound: a range has no end.
+        UnknownBound: it is neither DEFAULT, nor a list, nor a finite range over one column of that type.
     """
     if bound == "DEFAULT":
         return DefaultBound()
     if found := _RANGE.fullmatch(bound):
-        return KeyRange(int(found[1]), int(found[2]))
+        ends = [_unquote(end) for end in found.groups()]
+        if not _INFINITE.isdisjoint(ends):
+            raise InfiniteBound(partition, bound)
+        start, end = (None, None) if key_type is None else map(key_type.parse, ends)
+        if key_type is None or start is None or end is None:
+            raise UnknownBound(partition, bound)
+        return KeyRange(start, end, key_type)
     if found := _LIST.fullmatch(bound):
         return ValueList(frozenset(map(_unquote, re.findall(_LITERAL, found[1]))))
     raise UnknownBound(partition, bound)
@@ -130,8 +151,8 @@ def parse_bound(partition: str, bound: str) -> Bound:
 def render_bound(bound: Bound) -> str:
     """Write a bound as ATTACH PARTITION takes it."""
     match bound:
-        case KeyRange(start, end):
-            return f"FOR VALUES FROM ({start}) TO ({end})"
+        case KeyRange(start, end, key_type):
+            return f"FOR VALUES FROM ({key_type.literal(start)}) TO ({key_type.literal(end)})"
         case ValueList(values):
             return f"FOR VALUES IN ({value_list(values)})"
         case DefaultBound():

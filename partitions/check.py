@@ -8,8 +8,8 @@ from enum import StrEnum
 from partitions.bounds import Month, ValueList, months_through
 from partitions.catalog import Catalog, PartitionedTable
 from partitions.detached import DetachedState, DetachedTable
-from partitions.errors import PartitionOverlap, default_partition_fix
-from partitions.plan import is_month_covered, is_stale
+from partitions.errors import PartitionOverlap, RangeKeyDiffers, default_partition_fix
+from partitions.plan import is_month_covered, is_stale, require_same_key
 from partitions.policy import ListPartitions, MonthlyRange, Policy, validated
 
 
@@ -49,6 +49,11 @@ def check(policies: Iterable[Policy], catalog: Catalog, now: datetime) -> list[P
     findings: list[PartitionFinding] = []
     for policy in validated(policies):
         table = catalog[policy.table]
+        try:
+            require_same_key(policy, table)
+        except RangeKeyDiffers as fault:
+            findings.append(PartitionFinding(table.name, "", str(fault), "correct the policy"))
+            continue
         match policy:
             case ListPartitions():
                 findings.extend(_check_groups(policy, table))
@@ -109,7 +114,8 @@ def _check_months(
             if not is_month_covered(table.name, table.ranges(), month, policy.keys_of(month)):
                 yield PartitionFinding(table.name, name, f"{month} is missing", APPLY, Remedy.APPLY)
         except PartitionOverlap as overlap:
-            fault = f"it covers a part of {month} only"
+            reach = f" ({overlap.bound}; months are those of UTC)" if overlap.bound else ""
+            fault = f"it covers a part of {month} only{reach}"
             yield PartitionFinding(
                 table.name, overlap.partition, fault, "detach it, once its rows are elsewhere", Remedy.DETACH
             )

@@ -13,7 +13,7 @@ never changes; and it is what `CreateMonth` puts there anyway.
 
 from typing import NamedTuple
 
-from partitions.sql import identifier, literal, regclass
+from partitions.sql import bare, identifier, literal, relation, relation_oid
 
 REGROUP_CHECK_SUFFIX = "_regroup_check"
 
@@ -44,10 +44,10 @@ def missing_checks(table: str, partition: str) -> str:
 
 def add_missing_checks(table: str, partition: str) -> str:
     """Render the addition of those CHECKs as a statement for `do_block`: as valid as the table has them."""
-    add = literal(f"ALTER TABLE {identifier(partition)} ADD CONSTRAINT ")
+    add = literal(f"ALTER TABLE {relation(partition)} ADD CONSTRAINT ")
     return (
         "DECLARE missing record; BEGIN\n"
-        f"        FOR missing IN {missing_checks(regclass(table), regclass(partition))}\n"
+        f"        FOR missing IN {missing_checks(relation_oid(table), relation_oid(partition))}\n"
         f"        LOOP EXECUTE {add} || quote_ident(missing.conname) || ' ' || missing.definition;\n"
         "        END LOOP;\n"
         "    END"
@@ -59,10 +59,10 @@ def finalize_without_checks(table: str, partition: str, finalize: str) -> str:
 
     They come back NOT VALID, without a scan under that lock.
     """
-    drop, add = (literal(f"ALTER TABLE {identifier(table)} {verb} CONSTRAINT ") for verb in ("DROP", "ADD"))
+    drop, add = (literal(f"ALTER TABLE {relation(table)} {verb} CONSTRAINT ") for verb in ("DROP", "ADD"))
     return (
         "DECLARE missing record; again text[] := '{}'; addition text; BEGIN\n"
-        f"        FOR missing IN {missing_checks(regclass(table), regclass(partition))} LOOP\n"
+        f"        FOR missing IN {missing_checks(relation_oid(table), relation_oid(partition))} LOOP\n"
         f"            again := again || ({add} || quote_ident(missing.conname) || ' ' || missing.definition\n"
         "                || CASE WHEN missing.convalidated THEN ' NOT VALID' ELSE '' END);\n"
         f"            EXECUTE {drop} || quote_ident(missing.conname);\n"
@@ -95,10 +95,10 @@ def leftover_checks(table: str, partition: str) -> str:
 
 def drop_leftover_checks(table: str, partition: str) -> str:
     """Render the drop of those CHECKs, as a statement for `do_block`, under a lock that is held by then."""
-    drop = literal(f"ALTER TABLE {identifier(partition)} DROP CONSTRAINT ")
+    drop = literal(f"ALTER TABLE {relation(partition)} DROP CONSTRAINT ")
     return (
         "DECLARE leftover name; BEGIN\n"
-        f"        FOR leftover IN {leftover_checks(regclass(table), regclass(partition))}\n"
+        f"        FOR leftover IN {leftover_checks(relation_oid(table), relation_oid(partition))}\n"
         f"        LOOP EXECUTE {drop} || quote_ident(leftover); END LOOP;\n"
         "    END"
     )
@@ -106,7 +106,7 @@ def drop_leftover_checks(table: str, partition: str) -> str:
 
 def regroup_check_name(partition: str) -> str:
     """Return the name of the CHECK that proves to ATTACH what it would otherwise scan for."""
-    return partition + REGROUP_CHECK_SUFFIX
+    return bare(partition) + REGROUP_CHECK_SUFFIX
 
 
 def drop_regroup_check(partition: str) -> str:
@@ -116,4 +116,4 @@ def drop_regroup_check(partition: str) -> str:
 
 def drop_constraint(partition: str, name: str) -> str:
     """Render the drop of a constraint, if there is one of that name."""
-    return f"ALTER TABLE {identifier(partition)} DROP CONSTRAINT IF EXISTS {identifier(name)}"
+    return f"ALTER TABLE {relation(partition)} DROP CONSTRAINT IF EXISTS {identifier(name)}"

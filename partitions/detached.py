@@ -10,7 +10,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from partitions.check_constraints import ParentCheck
-from partitions.sql import identifier, literal
+from partitions.sql import literal, relation
 
 
 class DetachedState(StrEnum):
@@ -42,12 +42,12 @@ class DetachedMark:
     def on(self, partition: str) -> str:
         """Render the statement that marks a table."""
         words = {"state": self.state, "table": self.table, "bound": self.bound, "at": self.at.isoformat()}
-        return f"COMMENT ON TABLE {identifier(partition)} IS {literal(json.dumps(words))}"
+        return f"COMMENT ON TABLE {relation(partition)} IS {literal(json.dumps(words))}"
 
 
 def clear_mark(partition: str) -> str:
     """Render the statement that removes a mark."""
-    return f"COMMENT ON TABLE {identifier(partition)} IS NULL"
+    return f"COMMENT ON TABLE {relation(partition)} IS NULL"
 
 
 def read_mark(comment: str | None) -> DetachedMark | None:

@@ -2,11 +2,18 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 
 
 class PartitionError(Exception):
     """Base of every error that this package raises."""
+
+
+class AlembicMissing(PartitionError, ImportError):
+    """The operations for migrations need alembic."""
+
+    def __init__(self) -> None:
+        super().__init__("alembic is not installed: pip install 'mes-storage[alembic]'")
 
 
 class NotPartitioned(PartitionError):
@@ -26,80 +33,42 @@ class UnknownBound(PartitionError):
         super().__init__(f"partition {partition} has a bound of an unknown kind: {bound}")
 
 
+class InfiniteBound(UnknownBound):
+    """A partition of a RANGE table has no end on one side, so it covers months without number."""
+
+    def __init__(self, partition: str, bound: str) -> None:
+        super().__init__(partition, bound)
+        self.args = (
+            f"partition {partition} has an infinite bound: {bound}; months need finite ones: detach it, and "
+            f"attach it again with the dates that its rows have",
+        )
+
+
 class PartitionOverlap(PartitionError):
     """A partition covers a part of a month, so that the month cannot be created."""
 
-    def __init__(self, table: str, partition: str, month: str) -> None:
+    def __init__(self, table: str, partition: str, month: str, bound: str = "") -> None:
         self.table = table
         self.partition = partition
         self.month = month
+        self.bound = bound
+        reach = f" ({bound}; months are those of UTC)" if bound else ""
         super().__init__(
-            f"{table}: partition {partition} covers a part of {month} only; split or detach it first"
+            f"{table}: partition {partition}{reach} covers a part of {month} only; split or detach it first"
         )
 
 
-class PolicyError(PartitionError):
-    """A policy that cannot be; each fault is a subclass."""
+class RangeKeyDiffers(PartitionError):
+    """A table is partitioned otherwise than its policy says; nothing was planned."""
 
-
-class ValueInTwoGroups(PolicyError):
-    """A row of that value would belong to two partitions."""
-
-    def __init__(self, table: str, value: str, one: str, other: str) -> None:
+    def __init__(self, table: str, *, declared: str, found: str) -> None:
         self.table = table
-        self.value = value
-        self.groups = (one, other)
-        super().__init__(f"{table}: {value} is in {one} and in {other}: leave it in one of the groups")
-
-
-class EmptyGroup(PolicyError):
-    """A LIST partition has one value at least."""
-
-    def __init__(self, table: str, partition: str) -> None:
-        self.table = table
-        self.partition = partition
-        super().__init__(f"{table}: {partition} has no values: give it one, or leave the group out")
-
-
-class NameTooLong(PolicyError):
-    """PostgreSQL would cut the name off, and two partitions would have one."""
-
-    def __init__(self, table: str, partition: str) -> None:
-        self.table = table
-        self.partition = partition
-        super().__init__(f"{table}: {partition} has more than 63 bytes: give the table a shorter name")
-
-
-class NegativeMonths(PolicyError):
-    """A number of months is less than none."""
-
-    def __init__(self, table: str, months: int) -> None:
-        self.table = table
-        self.months = months
+        self.declared = declared
+        self.found = found
         super().__init__(
-            f"{table}: {months} months is less than none: months_ahead and retention are 0 or more"
+            f"{table} is partitioned by {found}, its policy says {declared}: nothing was done; "
+            f"correct the policy, or make a new table and move the rows"
         )
-
-
-class RetentionShorterThanGrace(PolicyError):
-    """A month would be detached before the last of its rows have come."""
-
-    def __init__(self, table: str, *, months: int, grace: timedelta) -> None:
-        self.table = table
-        self.months = months
-        self.grace = grace
-        super().__init__(
-            f"{table}: a retention of {months} months is shorter than the grace period of {grace.days} days: "
-            f"a month would leave before its last rows have come; keep {-(-grace.days // 28)} months at least"
-        )
-
-
-class DuplicatePolicy(PolicyError):
-    """Two policies are about one table."""
-
-    def __init__(self, table: str) -> None:
-        self.table = table
-        super().__init__(f"{table} has two policies: declare one")
 
 
 class MonthWithoutKeys(PartitionError):

@@ -24,7 +24,7 @@ from partitions.errors import (
 )
 from partitions.indexes import CreateIndex, DropIndex
 from partitions.regroup import ChangeValues, MergePartition, SplitPartition
-from partitions.sql import cut, identifier, value_list
+from partitions.sql import bare, beside, cut, identifier, relation, value_list
 
 _NAME = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 
@@ -32,12 +32,13 @@ _NAME = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 def detach(table: PartitionedTable, partition: str, now: datetime) -> list[Action]:
     """Detach a partition concurrently."""
     found = _partition(table, partition)
-    return [DetachPartition(table=table.name, partition=partition, bound=found.bound, at=now)]
+    return [DetachPartition(table=table.name, partition=found.name, bound=found.bound, at=now)]
 
 
 def attach(table: PartitionedTable, partition: str, now: datetime) -> list[Action]:
     """Attach a detached partition again, with the bound of its mark."""
-    bound = parse_bound(partition, _mark(table, partition).bound)
+    partition = table.named(partition)
+    bound = parse_bound(partition, _mark(table, partition).bound, table.key_type)
     return [AttachPartition(table=table.name, partition=partition, bound=bound, at=now)]
 
 
@@ -47,6 +48,7 @@ def drop(table: PartitionedTable, partition: str, now: datetime, *, delay: timed
     Raises:
         NotDroppable: it is attached, or was detached too short a time ago.
     """
+    partition = table.named(partition)
     if table.partition(partition) is not None:
         raise NotDroppable(partition, "it is attached; detach it first")
     mark = _mark(table, partition)
@@ -62,6 +64,7 @@ def add(table: PartitionedTable, partition: str, values: Collection[str], *, key
     Raises:
         ValueHeld: one takes such a value already.
     """
+    partition = table.named(partition)
     before = _values(_partition(table, partition))
     for found in table.partitions:
         if held := _values(found) & frozenset(values):
@@ -104,12 +107,13 @@ def split(
         PartitionNameTaken: a table has the new name.
         TooManyRows: more rows than `max_rows` would move.
     """
+    source, into = table.named(source), table.named(into)
     held, moved = _values(_partition(table, source)), frozenset(values)
     if not moved or not moved < held:
         raise NoSuchPartition(source, f"value {', '.join(sorted(moved - held)) or 'to keep'}", sorted(held))
     leftover = _leftover(table, into)
-    exists = connection.scalar(text("SELECT to_regclass(:name) IS NOT NULL"), {"name": identifier(into)})
-    if not _NAME.fullmatch(into):
+    exists = connection.scalar(text("SELECT to_regclass(:name) IS NOT NULL"), {"name": relation(into)})
+    if not _NAME.fullmatch(bare(into)):
         raise InvalidPartitionName(into)
     if exists and leftover is None:
         raise PartitionNameTaken(table.name, into)
@@ -148,6 +152,7 @@ def merge(
         SamePartition: they are one.
         TooManyRows: more rows than `max_rows` would move.
     """
+    source, into = table.named(source), table.named(into)
     if source == into:
         raise SamePartition(source)
     moved, kept = _values(_partition(table, source)), _values(_partition(table, into))
@@ -200,7 +205,7 @@ def drop_index(connection: Connection, table: PartitionedTable, name: str) -> Dr
     if name not in there:
         raise NoSuchPartition(table.name, f"index {name}", sorted(there))
     definition = connection.scalar(
-        text(f"SELECT {definition_sql('to_regclass(:name)')}"), {"name": identifier(name)}
+        text(f"SELECT {definition_sql('to_regclass(:name)')}"), {"name": relation(beside(table.name, name))}
     )
     return DropIndex(
         table=table.name,
@@ -212,7 +217,7 @@ def drop_index(connection: Connection, table: PartitionedTable, name: str) -> Dr
 
 
 def _partition(table: PartitionedTable, name: str) -> Partition:
-    found = table.partition(name)
+    found = table.partition(table.named(name))
     if found is None:
         raise NoSuchPartition(table.name, name, [each.name for each in table.partitions])
     return found
@@ -244,7 +249,7 @@ def _values(partition: Partition) -> frozenset[str]:
 
 
 def _measure(connection: Connection, source: str, key: str, values: frozenset[str], max_rows: int) -> None:
-    count = f"SELECT count(*) FROM {identifier(source)} WHERE {identifier(key)} IN ({value_list(values)})"
+    count = f"SELECT count(*) FROM {relation(source)} WHERE {identifier(key)} IN ({value_list(values)})"
     rows = connection.execute(text(count.replace(":", "\\:"))).scalar_one()
     if rows > max_rows:
         raise TooManyRows(source, rows=rows, max_rows=max_rows)
@@ -267,4 +272,5 @@ def _indexes_for(connection: Connection, big: str, small: str, moved: str) -> tu
 
 
 def _renamed(index: str, big: str, small: str) -> str:
-    return cut(index.replace(big, small, 1) if big in index else f"{small}_{index}")
+    one, other = bare(big), bare(small)
+    return cut(index.replace(one, other, 1) if one in index else f"{other}_{index}")

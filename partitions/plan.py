@@ -17,7 +17,13 @@ from partitions.actions import (
 from partitions.bounds import KeyRange, Month, ValueList, months_through, parse_bound
 from partitions.catalog import Catalog, PartitionedTable
 from partitions.detached import DetachedState
-from partitions.errors import DefaultPartitionBlocks, MonthWithoutKeys, PartitionNameTaken, PartitionOverlap
+from partitions.errors import (
+    DefaultPartitionBlocks,
+    MonthWithoutKeys,
+    PartitionNameTaken,
+    PartitionOverlap,
+    RangeKeyDiffers,
+)
 from partitions.indexes import CreateIndex, CreatePartitionIndex, DropLeftoverIndex, RepairIndex
 from partitions.policy import ListPartitions, MonthlyRange, Policy, validated
 from partitions.regroup import ChangeValues, DropCheck
@@ -39,6 +45,7 @@ def plan(
 
     Raises:
         PolicyError: the policies contradict each other.
+        RangeKeyDiffers: a table is partitioned otherwise than its policy says.
         PartitionOverlap: a partition covers a part of a month that is needed.
         PartitionNameTaken: a table that is no partition has the name of a month that is needed.
         DefaultPartitionBlocks: a month cannot come or go because of a DEFAULT partition.
@@ -53,6 +60,7 @@ def plan(
 def _plan_table(
     policy: Policy, table: PartitionedTable, now: datetime, since: Month | None
 ) -> Iterator[Action]:
+    require_same_key(policy, table)
     # A pending detach comes first: until it is finished, PostgreSQL refuses the next one.
     yield from _after_a_kill(table, now)
     changes: list[Action] = []
@@ -67,6 +75,23 @@ def _plan_table(
     if is_stale(table, policy.analyze_every, now):
         why = "never analyzed" if table.analyzed_at is None else f"analyzed {table.analyzed_at:%Y-%m-%d}"
         yield Analyze(table=table.name, why=why)
+
+
+def require_same_key(policy: Policy, table: PartitionedTable) -> None:
+    """Compare what a table is partitioned by with its policy.
+
+    Raises:
+        RangeKeyDiffers: it is partitioned otherwise, or its key is of another type.
+    """
+    key = table.key
+    if key is None:
+        return
+    if isinstance(policy, ListPartitions):
+        if (key.strategy, key.column) != ("l", policy.key):
+            raise RangeKeyDiffers(table.name, declared=policy.partition_by, found=key.definition)
+    elif (key.strategy, key.column, key.type) != ("r", policy.key, policy.key_type):
+        declared = f"{policy.partition_by} of {policy.key_type}"
+        raise RangeKeyDiffers(table.name, declared=declared, found=f"{key.definition} of {key.type_name}")
 
 
 def is_stale(table: PartitionedTable, age: timedelta, now: datetime) -> bool:
@@ -246,7 +271,7 @@ def is_month_covered(table: str, existing: dict[str, KeyRange], month: Month, ke
         if found.covers(keys):
             return True
         if found.overlaps(keys):
-            raise PartitionOverlap(table, name, str(month))
+            raise PartitionOverlap(table, name, str(month), str(found) if found.type.is_time else "")
     return False
 
 
@@ -267,7 +292,7 @@ def _dropped(
         mark = detached.mark
         if policy.retention is None or mark is None or mark.state is not DetachedState.DETACHED:
             continue
-        keys = parse_bound(detached.name, mark.bound)
+        keys = parse_bound(detached.name, mark.bound, policy.key_type)
         is_past = isinstance(keys, KeyRange) and _is_past(policy, keys, now, since)
         if is_past and now - mark.at >= policy.retention.drop_delay:
             yield DropTable(

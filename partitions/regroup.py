@@ -18,7 +18,7 @@ from partitions.check_constraints import (
     regroup_check_name,
 )
 from partitions.detached import DetachedMark, DetachedState, clear_mark
-from partitions.sql import identifier, literal, regclass, value_list
+from partitions.sql import identifier, literal, relation, relation_oid, value_list
 from partitions.steps import ExecutionMode, SqlStep, do_block, raise_if
 
 Values = frozenset[str]
@@ -97,7 +97,7 @@ class _Regroup(Action):
 
     def _refuse_many(self, source: str) -> str:
         some = (
-            f"SELECT FROM {identifier(source)} WHERE {identifier(self.key)} IN ({value_list(self.moved)}) "
+            f"SELECT FROM {relation(source)} WHERE {identifier(self.key)} IN ({value_list(self.moved)}) "
             f"LIMIT {self.max_rows + 1}"
         )
         message = f"more than {self.max_rows} rows would move from {source} while every query waits"
@@ -115,7 +115,7 @@ class SplitPartition(_Regroup):
 
     def steps(self) -> tuple[SqlStep, ...]:
         """Render the SQL."""
-        small, big, values = identifier(self.small), identifier(self.big), value_list(self.moved)
+        small, big, values = relation(self.small), relation(self.big), value_list(self.moved)
         bound, key = ValueList(self.moved), identifier(self.key)
         check = identifier(regroup_check_name(self.small))
         return (
@@ -171,9 +171,9 @@ class MergePartition(_Regroup):
                 _detach(self.table, self.big),
                 _detach(self.table, self.small),
                 self._refuse_many(self.small),
-                f"INSERT INTO {identifier(self.big)} ({self._names})\n"
-                f"    SELECT {self._names} FROM {identifier(self.small)}",
-                f"DROP TABLE {identifier(self.small)}",
+                f"INSERT INTO {relation(self.big)} ({self._names})\n"
+                f"    SELECT {self._names} FROM {relation(self.small)}",
+                f"DROP TABLE {relation(self.small)}",
                 attach(self.table, self.big, ValueList(both)),
                 restore_index_parts(self.big),
                 drop_leftover_checks(self.table, self.big),
@@ -205,7 +205,7 @@ class DropCheck(Action):
 
 def prove(key: str, partition: str, values: Values) -> tuple[SqlStep, ...]:
     """Render a validated CHECK: the exclusive lock does not last as long as the scan."""
-    name, table = identifier(regroup_check_name(partition)), identifier(partition)
+    name, table = identifier(regroup_check_name(partition)), relation(partition)
     return (
         _exclusive(
             f"ALTER TABLE {table} DROP CONSTRAINT IF EXISTS {name},\n"
@@ -231,7 +231,7 @@ def save_index_parts(partition: str) -> str:
         f"        || jsonb_build_object({literal(partition)}, coalesce((\n"
         "            SELECT jsonb_object_agg(inhparent, relname) FROM pg_index\n"
         "            JOIN pg_inherits ON inhrelid = indexrelid JOIN pg_class ON pg_class.oid = indexrelid\n"
-        f"            WHERE indrelid = {regclass(partition)}), '{{}}')))::text, true)"
+        f"            WHERE indrelid = {relation_oid(partition)}), '{{}}')))::text, true)"
     )
 
 
@@ -246,7 +246,7 @@ def restore_index_parts(partition: str) -> str:
         "            JOIN pg_class AS attached ON attached.oid = indexrelid\n"
         "            JOIN pg_class AS own\n"
         "                ON own.relnamespace = attached.relnamespace AND own.relname = part.name\n"
-        f"            WHERE inhparent = part.whole AND indrelid = {regclass(partition)};\n"
+        f"            WHERE inhparent = part.whole AND indrelid = {relation_oid(partition)};\n"
         "            CONTINUE WHEN NOT FOUND OR taken.relname = part.name;\n"
         "            EXECUTE 'ALTER INDEX ' || taken.own || ' RENAME TO mes_storage_swap';\n"
         "            EXECUTE 'ALTER INDEX ' || taken.attached || ' RENAME TO ' || quote_ident(part.name);\n"
@@ -263,4 +263,4 @@ def _exclusive(*statements: str) -> SqlStep:
 
 
 def _detach(table: str, partition: str) -> str:
-    return f"ALTER TABLE {identifier(table)} DETACH PARTITION {identifier(partition)}"
+    return f"ALTER TABLE {relation(table)} DETACH PARTITION {relation(partition)}"

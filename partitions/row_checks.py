@@ -4,7 +4,8 @@ Every row is read, in windows of the key: each statement is short and takes ACCE
 for long, and of each fault no more than a few keys are fetched.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -12,29 +13,40 @@ from psycopg.errors import QueryCanceled
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
+from partitions.archive_policy import ArchivePolicy, Child
 from partitions.catalog import read_columns, read_constraints
 from partitions.check import PartitionFinding
-from partitions.policy import ArchivePolicy, ListPartitions, Policy
-from partitions.sql import identifier
+from partitions.policy import Policy
+from partitions.sql import identifier, literal, relation, relation_oid
 
 Found = TypeVar("Found")
 
 
+RowId = tuple[str, ...]
+"""What names a row: values as PostgreSQL prints them, in the order of the columns."""
+
+
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Keys after `after`, through `last`; None has no end."""
+    """Rows whose id is after `after`, through `last`; None has no end."""
 
-    after: int | None = None
-    last: int | None = None
+    after: RowId | None = None
+    last: RowId | None = None
 
-    def holds(self, column: str) -> str:
-        """Render the condition that a column's value is in it."""
+    def holds(self, columns: Sequence[str]) -> str:
+        """Render the condition that the values of some columns, as they stand in SQL, are in it."""
+        row = _row(columns)
         ends = []
         if self.after is not None:
-            ends.append(f"{column} > {self.after}")
+            ends.append(f"{row} > {_row(map(literal, self.after))}")
         if self.last is not None:
-            ends.append(f"{column} <= {self.last}")
+            ends.append(f"{row} <= {_row(map(literal, self.last))}")
         return " AND ".join(ends) or "true"
+
+
+def _row(expressions: Iterable[str]) -> str:
+    found = tuple(expressions)
+    return found[0] if len(found) == 1 else f"({', '.join(found)})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,16 +58,21 @@ class WindowSize:
 
 
 def walk_windows(
-    connection: Connection, source: str, key: str, look: Callable[[Window], Found], *, size: WindowSize
+    connection: Connection,
+    source: str,
+    row_id: Sequence[str],
+    look: Callable[[Window], Found],
+    *,
+    size: WindowSize,
 ) -> Iterator[tuple[int, Found]]:
-    """Look at a table window by window, in the order of its key.
+    """Look at a table window by window, in the order of the ids of its rows.
 
     A window that statement_timeout cuts off is halved and tried again, and so are those after it.
 
     Parameters:
         connection: in autocommit, so that no statement holds up vacuum for the time of all.
-        source: what stands behind FROM; it has an index that begins with the key.
-        key: an integer column.
+        source: what stands behind FROM; it has an index that begins with the id.
+        row_id: the columns of the id.
         look: is given each window.
         size: how large windows are.
 
@@ -68,7 +85,7 @@ def walk_windows(
     after, rows = None, size.rows
     while True:
         try:
-            window = Window(after, _last_of(connection, source, key, after, rows))
+            window = Window(after, _last_of(connection, source, row_id, after, rows))
             found = look(window)
         except DBAPIError as fault:
             if not isinstance(fault.orig, QueryCanceled) or rows <= size.fewest_rows:
@@ -81,12 +98,18 @@ def walk_windows(
         after = window.last
 
 
-def _last_of(connection: Connection, source: str, key: str, after: int | None, rows: int) -> int | None:
-    column = identifier(key)
-    beginning = Window(after).holds(column)
-    query = f"SELECT {column} FROM {source} WHERE {beginning} ORDER BY {column} OFFSET {rows - 1} LIMIT 1"
-    last: int | None = connection.exec_driver_sql(query).scalar()
-    return last
+def _last_of(
+    connection: Connection, source: str, row_id: Sequence[str], after: RowId | None, rows: int
+) -> RowId | None:
+    columns = [identifier(column) for column in row_id]
+    names = ", ".join(columns)
+    printed = ", ".join(f"{column}::text" for column in columns)
+    query = (
+        f"SELECT {printed} FROM {source} WHERE {Window(after).holds(columns)} "
+        f"ORDER BY {names} OFFSET {rows - 1} LIMIT 1"
+    )
+    last = connection.exec_driver_sql(query, execution_options={"no_parameters": True}).first()
+    return None if last is None else tuple(last)
 
 
 Columns = Mapping[str, tuple[str, ...]]
@@ -95,14 +118,23 @@ Columns = Mapping[str, tuple[str, ...]]
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """The keys that a check found wrong in one way: how many, and the smallest of them."""
+    """The rows that a check found wrong in one way: how many, and the ids of the first of them."""
 
     count: int
-    examples: tuple[int, ...]
+    examples: tuple[RowId, ...]
 
     def __str__(self) -> str:
         more = ", ..." if self.count > len(self.examples) else ""
-        return f"{', '.join(map(str, self.examples))}{more}"
+        return f"{', '.join(map(_row, self.examples))}{more}"
+
+    def first(self, row_id: Sequence[str]) -> str:
+        """Render the condition that a row is the first example."""
+        pairs = zip(row_id, self.examples[0], strict=True)
+        return " AND ".join(f"{identifier(column)} = {_constant(value)}" for column, value in pairs)
+
+
+def _constant(value: str) -> str:
+    return value if re.fullmatch(r"-?\d+", value) else literal(value)
 
 
 ToFinding = Callable[[Keys], PartitionFinding]
@@ -115,16 +147,28 @@ class RowCheck:
     Parameters:
         subject: the table or partition that is read.
         source: how it stands behind FROM.
-        key: the integer column by which it is read.
-        query: renders SQL whose rows are `(kind, key)`, of the keys that are wrong in a window.
-        findings: makes a finding of the keys of each kind.
+        row_id: the columns by whose values it is read.
+        query: renders SQL whose rows are `(kind, key_1, ...)`, of the ids that are wrong in a window.
+        findings: makes a finding of the ids of each kind.
     """
 
     subject: str
     source: str
-    key: str
+    row_id: tuple[str, ...]
     query: Callable[[Window], str]
     findings: Mapping[str, ToFinding]
+
+
+def _of(alias: str, columns: Sequence[str]) -> list[str]:
+    return [f"{alias}.{identifier(column)}" for column in columns]
+
+
+def _as_keys(expressions: Sequence[str]) -> str:
+    return ", ".join(f"{each} AS key_{number}" for number, each in enumerate(expressions, start=1))
+
+
+def _equal(one: Sequence[str], other: Sequence[str]) -> str:
+    return " AND ".join(f"{mine} = {its}" for mine, its in zip(one, other, strict=True))
 
 
 def misplaced_rows(policy: Policy, partition: str, condition: str, columns: Columns) -> RowCheck:
@@ -138,50 +182,52 @@ def misplaced_rows(policy: Policy, partition: str, condition: str, columns: Colu
         condition: its bound, as a condition on a row.
         columns: the columns of the table.
     """
-    key, table, name = _key_of(policy), identifier(policy.table), identifier(partition)
-    column = identifier(key)
-    there = (
-        f"EXISTS (SELECT FROM {table} AS other WHERE other.{column} = here.{column} {_elsewhere(partition)})"
-    )
+    row_id, table, name = policy.row_id, relation(policy.table), relation(partition)
+    here, same = _of("here", row_id), _equal(_of("other", row_id), _of("here", row_id))
+    there = f"EXISTS (SELECT FROM {table} AS other WHERE {same} {_elsewhere(partition)})"
 
     def query(window: Window) -> str:
         return (
-            f"SELECT CASE WHEN {there} THEN 'twice' ELSE 'misplaced' END AS kind, here.{column} AS key "
-            f"FROM ONLY {name} AS here WHERE {window.holds(f'here.{column}')} AND NOT ({condition})"
+            f"SELECT CASE WHEN {there} THEN 'twice' ELSE 'misplaced' END AS kind, {_as_keys(here)} "
+            f"FROM ONLY {name} AS here WHERE {window.holds(here)} AND NOT ({condition})"
         )
 
     def misplaced(keys: Keys) -> PartitionFinding:
-        fault = f"{keys.count} rows are outside its bound: {key} {keys}"
+        fault = f"{keys.count} rows are outside its bound: {_row(row_id)} {keys}"
         fix = _move(f"ONLY {name}", table, columns[policy.table], f"NOT ({condition})")
         return PartitionFinding(policy.table, partition, fault, fix)
 
     def twice(keys: Keys) -> PartitionFinding:
-        fault = f"{keys.count} rows are outside its bound, and stand in another partition too: {key} {keys}"
-        look = f"SELECT tableoid::regclass, * FROM ONLY {name} WHERE {column} = {keys.examples[0]}"
+        fault = (
+            f"{keys.count} rows are outside its bound, and stand in another partition too: "
+            f"{_row(row_id)} {keys}"
+        )
+        look = f"SELECT tableoid::regclass, * FROM ONLY {name} WHERE {keys.first(row_id)}"
         fix = f"compare with the row in its place, then delete the one that is outside: {look}"
         return PartitionFinding(policy.table, partition, fault, fix)
 
-    return RowCheck(partition, f"ONLY {name}", key, query, {"misplaced": misplaced, "twice": twice})
+    return RowCheck(partition, f"ONLY {name}", row_id, query, {"misplaced": misplaced, "twice": twice})
 
 
-def duplicate_ids(policy: ListPartitions) -> RowCheck:
+def duplicate_ids(policy: Policy) -> RowCheck:
     """Find ids that stand in a table twice, which no unique index can forbid without the partition key."""
-    table, column = identifier(policy.table), identifier(policy.row_id)
+    table, row_id = relation(policy.table), policy.row_id
+    columns = [identifier(column) for column in row_id]
 
     def query(window: Window) -> str:
         return (
-            f"SELECT 'twice' AS kind, {column} AS key FROM {table} WHERE {window.holds(column)} "
-            f"GROUP BY {column} HAVING count(*) > 1"
+            f"SELECT 'twice' AS kind, {_as_keys(columns)} FROM {table} WHERE {window.holds(columns)} "
+            f"GROUP BY {', '.join(columns)} HAVING count(*) > 1"
         )
 
     def twice(keys: Keys) -> PartitionFinding:
-        fault = f"{keys.count} {policy.row_id} stand in it more than once: {keys}"
-        look = f"SELECT tableoid::regclass, * FROM {table} WHERE {column} = {keys.examples[0]}"
+        fault = f"{keys.count} {_row(row_id)} stand in it more than once: {keys}"
+        look = f"SELECT tableoid::regclass, * FROM {table} WHERE {keys.first(row_id)}"
         return PartitionFinding(
             policy.table, "", fault, f"keep the row with the newest history, delete the other: {look}"
         )
 
-    return RowCheck(policy.table, table, policy.row_id, query, {"twice": twice})
+    return RowCheck(policy.table, table, row_id, query, {"twice": twice})
 
 
 def archive_rows(policy: ArchivePolicy, columns: Columns) -> Iterator[RowCheck]:
@@ -189,105 +235,141 @@ def archive_rows(policy: ArchivePolicy, columns: Columns) -> Iterator[RowCheck]:
 
     Parameters:
         policy: what is archived, and what travels along.
-        columns: the columns of the tables of the policy's children.
+        columns: the columns of the live tables of the policy's children.
     """
     yield _live_and_archived_rows(policy)
-    for live, archived in policy.children.items():
-        yield _child_rows(
-            policy, live, home=policy.tree, twin=archived, other=policy.archive, columns=columns
-        )
-        yield _child_rows(
-            policy, archived, home=policy.archive, twin=live, other=policy.tree, columns=columns
-        )
+    for child in policy.children:
+        names = columns[child.table]
+        yield _ChildRows(policy, child, names, is_archived=False).check()
+        yield _ChildRows(policy, child, names, is_archived=True).check()
 
 
 def _live_and_archived_rows(policy: ArchivePolicy) -> RowCheck:
-    column = identifier(policy.key)
+    row_id = policy.row_id
+    live = _of("live", row_id)
 
     def query(window: Window) -> str:
+        archived = _exists(policy, policy.archive, live, window)
         return (
-            f"SELECT DISTINCT 'both' AS kind, live.{column} AS key FROM {identifier(policy.tree)} AS live "
-            f"WHERE {window.holds(f'live.{column}')} AND {_exists(policy, policy.archive, 'live', window)}"
+            f"SELECT DISTINCT 'both' AS kind, {_as_keys(live)} FROM {relation(policy.tree)} AS live "
+            f"WHERE {window.holds(live)} AND {archived}"
         )
 
     def both(keys: Keys) -> PartitionFinding:
-        fault = f"{keys.count} {policy.key} stand in it and in {policy.archive}: {keys}"
+        fault = f"{keys.count} {_row(row_id)} stand in it and in {policy.archive}: {keys}"
         looks = "; ".join(
-            f"SELECT * FROM {identifier(table)} WHERE {column} = {keys.examples[0]}"
+            f"SELECT * FROM {relation(table)} WHERE {keys.first(row_id)}"
             for table in (policy.tree, policy.archive)
         )
-        live, archived = _names(policy.tree, *policy.children), _names(*list(policy.moves.values()))
+        children = [child.table for child in policy.children]
         fix = (
             f"compare ({looks}), then delete the older one with what belongs to it, in one transaction: "
-            f"from {live}, or from {archived}"
+            f"from {', '.join((policy.tree, *children))}, or from {', '.join(policy.moves.values())}"
         )
         return PartitionFinding(policy.tree, "", fault, fix)
 
-    return RowCheck(policy.tree, identifier(policy.tree), policy.key, query, {"both": both})
+    return RowCheck(policy.tree, relation(policy.tree), row_id, query, {"both": both})
 
 
-def _child_rows(
-    policy: ArchivePolicy, child: str, *, home: str, twin: str, other: str, columns: Columns
-) -> RowCheck:
-    """Find rows of `child` without a parent in `home`; it may be in `other`, where `twin` belongs."""
-    table, column = identifier(child), identifier(policy.key)
-    at_home, elsewhere = _exists(policy, home, "child"), _exists(policy, other, "child")
+@dataclass(frozen=True)
+class _ChildRows:
+    """Finds rows of a child, live or archived, without a parent beside them; it may be in the other place."""
 
-    def query(window: Window) -> str:
+    policy: ArchivePolicy
+    child: Child
+    columns: tuple[str, ...]
+    is_archived: bool
+
+    @property
+    def name(self) -> str:
+        """The table that is read."""
+        return self.child.archive if self.is_archived else self.child.table
+
+    @property
+    def home(self) -> str:
+        """Where its parents should be."""
+        return self.policy.archive if self.is_archived else self.policy.tree
+
+    @property
+    def other(self) -> str:
+        """Where they may be instead."""
+        return self.policy.tree if self.is_archived else self.policy.archive
+
+    def check(self) -> RowCheck:
+        """Return the check."""
+        found = {"stray": self._stray, "orphan": self._orphan}
+        return RowCheck(self.name, relation(self.name), self.child.key, self._query, found)
+
+    def _parent(self, table: str, window: Window | None = None) -> str:
+        return _exists(self.policy, table, _of("child", self.child.key), window)
+
+    def _query(self, window: Window) -> str:
+        key = _of("child", self.child.key)
         # The window is repeated for the parent: that lets the planner read as little of it.
-        in_window = _exists(policy, home, "child", window)
         return (
-            f"SELECT DISTINCT CASE WHEN {elsewhere} THEN 'stray' ELSE 'orphan' END AS kind, "
-            f"child.{column} AS key FROM {table} AS child "
-            f"WHERE {window.holds(f'child.{column}')} AND NOT {in_window}"
+            f"SELECT DISTINCT CASE WHEN {self._parent(self.other)} THEN 'stray' ELSE 'orphan' END AS kind, "
+            f"{_as_keys(key)} FROM {relation(self.name)} AS child "
+            f"WHERE {window.holds(key)} AND NOT {self._parent(self.home, window)}"
         )
 
-    def stray(keys: Keys) -> PartitionFinding:
-        fault = f"rows of {keys.count} {policy.key} that stand in {other}, not in {home}: {keys}"
-        condition = f"NOT {at_home} AND {elsewhere}"
-        return PartitionFinding(
-            child, "", fault, _move(f"{table} AS child", identifier(twin), columns[child], condition)
+    def _stray(self, keys: Keys) -> PartitionFinding:
+        fault = (
+            f"rows of {keys.count} {_row(self.child.key)} that stand in {self.other}, "
+            f"not in {self.home}: {keys}"
         )
+        condition = f"NOT {self._parent(self.home)} AND {self._parent(self.other)}"
+        return PartitionFinding(self.name, "", fault, self._move_stray(condition))
 
-    def orphan(keys: Keys) -> PartitionFinding:
-        fault = f"rows of {keys.count} {policy.key} that stand neither in {home} nor in {other}: {keys}"
-        condition = f"NOT {at_home} AND NOT {elsewhere}"
+    def _move_stray(self, condition: str) -> str:
+        twin = self.child.table if self.is_archived else self.child.archive
+        source, target = f"{relation(self.name)} AS child", relation(twin)
+        filled = None if self.is_archived else self.policy.filled(self.child)
+        if filled is None or self.policy.range_key is None:
+            return _move(source, target, self.columns, condition)
+        same = _equal(_of("parent", self.policy.row_id), _of("gone", self.child.key))
+        of_parent = (
+            f"(SELECT parent.{identifier(self.policy.range_key)} FROM {relation(self.other)} AS parent "
+            f"WHERE {same})"
+        )
+        return _move(source, target, self.columns, condition, (filled, of_parent))
+
+    def _orphan(self, keys: Keys) -> PartitionFinding:
+        fault = (
+            f"rows of {keys.count} {_row(self.child.key)} that stand neither in {self.home} nor in "
+            f"{self.other}: {keys}"
+        )
+        condition = f"NOT {self._parent(self.home)} AND NOT {self._parent(self.other)}"
         fix = (
-            f"bring their rows of {home} back from a backup, or attach the month that was detached; "
-            f"if they may go: DELETE FROM {table} AS child WHERE {condition}"
+            f"bring their rows of {self.home} back from a backup, or attach the month that was detached; "
+            f"if they may go: DELETE FROM {relation(self.name)} AS child WHERE {condition}"
         )
-        return PartitionFinding(child, "", fault, fix)
-
-    return RowCheck(child, table, policy.key, query, {"stray": stray, "orphan": orphan})
+        return PartitionFinding(self.name, "", fault, fix)
 
 
-def _exists(policy: ArchivePolicy, table: str, child: str, window: Window | None = None) -> str:
-    column = identifier(policy.key)
-    within = "" if window is None else f" AND {window.holds(f'parent.{column}')}"
-    return (
-        f"EXISTS (SELECT FROM {identifier(table)} AS parent WHERE parent.{column} = {child}.{column}{within})"
-    )
+def _exists(policy: ArchivePolicy, table: str, key: Sequence[str], window: Window | None = None) -> str:
+    row_id = _of("parent", policy.row_id)
+    within = "" if window is None else f" AND {window.holds(row_id)}"
+    return f"EXISTS (SELECT FROM {relation(table)} AS parent WHERE {_equal(row_id, key)}{within})"
 
 
-def _move(source: str, target: str, columns: tuple[str, ...], condition: str) -> str:
+def _move(
+    source: str,
+    target: str,
+    columns: tuple[str, ...],
+    condition: str,
+    more: tuple[str, str] | None = None,
+) -> str:
     # By name: the two need not have their columns in the same order.
     names = ", ".join(map(identifier, columns))
+    into, values = ("", "") if more is None else (f", {identifier(more[0])}", f", {more[1]}")
     return (
         f"WITH gone AS (DELETE FROM {source} WHERE {condition} RETURNING {names}) "
-        f"INSERT INTO {target} ({names}) SELECT {names} FROM gone"
+        f"INSERT INTO {target} ({names}{into}) SELECT {names}{values} FROM gone"
     )
 
 
 def _elsewhere(partition: str) -> str:
-    return f"AND other.tableoid <> '{identifier(partition)}'::regclass"
-
-
-def _key_of(policy: Policy) -> str:
-    return policy.row_id if isinstance(policy, ListPartitions) else policy.key
-
-
-def _names(*tables: str) -> str:
-    return ", ".join(tables)
+    return f"AND other.tableoid <> {relation_oid(partition)}"
 
 
 EXAMPLES = 5
@@ -345,7 +427,7 @@ def _row_checks(
     connection: Connection, policies: tuple[Policy, ...], archives: tuple[ArchivePolicy, ...]
 ) -> list[RowCheck]:
     tables = {policy.table for policy in policies} | {
-        table for archive in archives for pair in archive.children.items() for table in pair
+        child.table for archive in archives for child in archive.children
     }
     columns = {table: read_columns(connection, table) for table in tables}
     # Misplaced rows come first: one that the planner does not find makes its children look like orphans.
@@ -355,9 +437,14 @@ def _row_checks(
             for policy in policies
             for name, condition in read_constraints(connection, policy.table).items()
         ),
-        *(duplicate_ids(policy) for policy in policies if isinstance(policy, ListPartitions)),
+        *(duplicate_ids(policy) for policy in policies if has_own_id(policy)),
         *(check for archive in archives for check in archive_rows(archive, columns)),
     ]
+
+
+def has_own_id(policy: Policy) -> bool:
+    """Return whether no unique index can promise that the ids of a table's rows are unique."""
+    return policy.key not in policy.row_id
 
 
 _ESTIMATE = text("""
@@ -367,7 +454,7 @@ _ESTIMATE = text("""
 
 
 def _estimate(connection: Connection, check: RowCheck) -> int:
-    return int(connection.execute(_ESTIMATE, {"table": identifier(check.subject)}).scalar_one())
+    return int(connection.execute(_ESTIMATE, {"table": relation(check.subject)}).scalar_one())
 
 
 def _run(
@@ -376,16 +463,18 @@ def _run(
     """Check one window after the other, and add up what each kind of fault has."""
 
     def read(window: Window) -> list[tuple[str, Keys]]:
+        keys = [f"key_{number}" for number, _ in enumerate(check.row_id, start=1)]
+        printed = ", ".join(f"{key}::text" for key in keys)
         query = (
-            f"SELECT kind, count(*), (array_agg(key ORDER BY key))[1:{EXAMPLES}] "
+            f"SELECT kind, count(*), (array_agg(ARRAY[{printed}] ORDER BY {', '.join(keys)}))[1:{EXAMPLES}] "
             f"FROM ({check.query(window)}) AS wrong GROUP BY kind"
         )
         rows = connection.exec_driver_sql(query, execution_options={"no_parameters": True})
-        return [(kind, Keys(found, tuple(examples))) for kind, found, examples in rows]
+        return [(kind, Keys(found, tuple(map(tuple, examples)))) for kind, found, examples in rows]
 
     wrong: dict[str, Keys] = {}
     rows = 0
-    for in_window, found in walk_windows(connection, check.source, check.key, read, size=size):
+    for in_window, found in walk_windows(connection, check.source, check.row_id, read, size=size):
         for kind, keys in found:
             before = wrong.get(kind, Keys(0, ()))
             wrong[kind] = Keys(before.count + keys.count, (before.examples + keys.examples)[:EXAMPLES])

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from sqlalchemy.dialects.postgresql.base import RESERVED_WORDS
+from partitions.private_api import RESERVED_WORDS
 
 _PLAIN = re.compile(r"[a-z_][a-z0-9_]*")
 _QUOTED = r'"(?:[^"]|"")+"'
@@ -20,6 +20,8 @@ _MORE_WORDS = re.compile(
     "tablesample|time|timestamp|treat|trim|values|varchar|xmlattributes|xmlconcat|xmlelement|"
     "xmlexists|xmlforest|xmlnamespaces|xmlparse|xmlpi|xmlroot|xmlserialize|xmltable"
 )
+_UNCLEAR = re.compile(r'[".]')
+QUOTE = '"'
 MAX_NAME_BYTES = 63
 HASH_LETTERS = 8
 
@@ -56,12 +58,50 @@ class RelationName:
         return RelationName(name, self.schema)
 
     @property
+    def text(self) -> str:
+        """Write it as people do; `of` reads it back, so a part with a dot or a quote in it is in quotes."""
+        parts = [part for part in (self.schema, self.name) if part is not None]
+        return ".".join(
+            f'"{part.replace(QUOTE, QUOTE * 2)}"' if _UNCLEAR.search(part) else part for part in parts
+        )
+
+    @property
     def regclass(self) -> str:
         """Write its oid; NULL when there is no such relation."""
         return f"to_regclass({literal(str(self))})"
 
     def __str__(self) -> str:
         return ".".join(identifier(part) for part in (self.schema, self.name) if part is not None)
+
+
+def relation(table: str) -> str:
+    """Write the name of a table, which may have its schema before a dot, as it stands in SQL."""
+    return str(RelationName.of(table))
+
+
+def relation_oid(table: str) -> str:
+    """Write a table's name, which may have its schema before a dot, as an oid; NULL when it is absent."""
+    return RelationName.of(table).regclass
+
+
+def canonical(table: str) -> str:
+    """Write the name of a table in the one way in which names are compared."""
+    return RelationName.of(table).text
+
+
+def beside(table: str, name: str) -> str:
+    """Return the name of a table or an index in the schema of another table."""
+    return RelationName.of(table).beside(name).text
+
+
+def bare(table: str) -> str:
+    """Return the name of a table without its schema, as the catalogue has it."""
+    return RelationName.of(table).name
+
+
+def schema_of(table: str) -> str | None:
+    """Return the schema that the name of a table says."""
+    return RelationName.of(table).schema
 
 
 def cut(name: str, *, room_bytes: int = 0) -> str:

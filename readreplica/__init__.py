@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from readreplica.addresses import Address, read_patroni
     from readreplica.cluster import Cluster
+    from readreplica.context import causality, follow_causality, has_written, learn, required_token
     from readreplica.discovery import Discovery, addresses_of, services_of
     from readreplica.engines import reader_engine, writer_engine
     from readreplica.errors import (
         CommitInDoubt,
         CommitLost,
+        MissingExtra,
         ReadReplicaError,
         ReplicasTooStale,
         WritesRefused,
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     from readreplica.freshness import ANY, PRIMARY, Freshness, after, bounded
     from readreplica.options import ReplicaOptions
     from readreplica.sessions import AnySession, ReadSession, WriteSession
-    from readreplica.signing import KeyRing
+    from readreplica.signing import KeyRing, TokenText, parse_keys
     from readreplica.token import CausalToken, Committed
     from readreplica.transaction_status import TransactionStatus
 
@@ -35,18 +37,26 @@ __all__ = [
     "Discovery",
     "Freshness",
     "KeyRing",
+    "MissingExtra",
     "ReadReplicaError",
     "ReadSession",
     "ReplicaOptions",
     "ReplicasTooStale",
+    "TokenText",
     "TransactionStatus",
     "WriteSession",
     "WritesRefused",
     "addresses_of",
     "after",
     "bounded",
+    "causality",
+    "follow_causality",
+    "has_written",
+    "learn",
+    "parse_keys",
     "read_patroni",
     "reader_engine",
+    "required_token",
     "services_of",
     "writer_engine",
 ]
@@ -54,13 +64,21 @@ __all__ = [
 _NAMES = {
     "addresses": ("Address", "read_patroni"),
     "cluster": ("Cluster",),
+    "context": ("causality", "follow_causality", "has_written", "learn", "required_token"),
     "discovery": ("Discovery", "addresses_of", "services_of"),
     "engines": ("reader_engine", "writer_engine"),
-    "errors": ("CommitInDoubt", "CommitLost", "ReadReplicaError", "ReplicasTooStale", "WritesRefused"),
+    "errors": (
+        "CommitInDoubt",
+        "CommitLost",
+        "MissingExtra",
+        "ReadReplicaError",
+        "ReplicasTooStale",
+        "WritesRefused",
+    ),
     "freshness": ("ANY", "PRIMARY", "Freshness", "after", "bounded"),
     "options": ("ReplicaOptions",),
     "sessions": ("AnySession", "ReadSession", "WriteSession"),
-    "signing": ("KeyRing",),
+    "signing": ("KeyRing", "TokenText", "parse_keys"),
     "token": ("CausalToken", "Committed"),
     "transaction_status": ("TransactionStatus",),
 }

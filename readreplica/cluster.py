@@ -1,7 +1,7 @@
 """A cluster: one primary with its streaming replicas, and the sessions on them.
 
 Which node is the primary is found by role and timeline, never by name: after a failover the same `Cluster`
-and the same engines go on with the new one. See docs/replicas.md.
+and the same engines go on with the new one. See docs/explanation/replicas.md.
 """
 
 import time
@@ -205,7 +205,9 @@ class Cluster:
         """Return what `transact` runs; after a failure it knows whether the unit may be run again.
 
         Parameters:
-            work, attempts, hooks: as for `transact`.
+            work: as for `transact`.
+            attempts: as for `transact`.
+            hooks: as for `transact`.
             failover_wait_seconds: in place of the cluster's option.
         """
         wait_seconds = self.options.failover_wait_seconds
@@ -249,7 +251,9 @@ class Cluster:
 
         Parameters:
             work: called with a fresh read session at each attempt, so it sees one snapshot at each.
-            after, freshness, autocommit: as for `read`.
+            after: as for `read`.
+            freshness: as for `read`.
+            autocommit: as for `read`.
             attempts: how often it is tried at most; the last error is raised as it is.
             hooks: what goes along with the session of each attempt.
         """

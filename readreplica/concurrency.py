@@ -15,6 +15,7 @@ from sqlalchemy import URL
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
+from readreplica.errors import MissingExtra
 from readreplica.pool import shut
 
 __all__ = [
@@ -106,13 +107,14 @@ async def resolve_services(
     """Ask DNS for a name's SRV records: hosts and ports, those to be preferred first.
 
     Raises:
-        OSError: there are none, no server answers, or dnspython is not installed.
+        OSError: there are none, or no server answers.
+        MissingExtra: dnspython is not installed.
     """
     try:
         import dns.asyncresolver as resolvers
         from dns.exception import DNSException
     except ImportError as error:
-        raise OSError("SRV records are read with dnspython: install mes-storage[srv]") from error
+        raise MissingExtra("srv", package="dnspython") from error
     try:
         resolver = resolvers.Resolver(configure=nameserver is None)
         if nameserver is not None:

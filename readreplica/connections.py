@@ -3,15 +3,15 @@
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from typing import Any, TypeAlias
 
-from psycopg import AsyncConnection, DatabaseError, Error, IsolationLevel, OperationalError, generators
+from psycopg import AsyncConnection, DatabaseError, Error, IsolationLevel, OperationalError
 from psycopg.errors import InFailedSqlTransaction, ObjectNotInPrerequisiteState, error_from_result
 from psycopg.pq import ExecStatus, TransactionStatus
 from psycopg.pq.abc import PGconn, PGresult
 from psycopg.rows import TupleRow
-from psycopg.waiting import wait_async
 
 from readreplica.errors import NotThePrimary
 from readreplica.pool import shut
+from readreplica.private_api import fetch, send, wait_async
 from readreplica.transaction_status import CommitOutcome, InDoubtTransaction
 from readreplica.wal import (
     COMMIT_WITH_POSITION,
@@ -178,8 +178,8 @@ class WriterConnection(AsyncConnection[TupleRow]):
 
 def _collect(pgconn: PGconn, answers: list[PGresult]) -> Generator[Any, Any, None]:
     """Do as psycopg's `execute`, and keep the answers that came before the connection was lost."""
-    yield from generators.send(pgconn)
-    while (answer := (yield from generators.fetch(pgconn))) is not None:
+    yield from send(pgconn)
+    while (answer := (yield from fetch(pgconn))) is not None:
         answers.append(answer)
 
 

@@ -15,6 +15,15 @@ class ReadReplicaError(Exception):
     """Base of every error of this package."""
 
 
+class MissingExtra(ReadReplicaError, ImportError):
+    """A package is needed that an extra of mes-storage installs."""
+
+    def __init__(self, extra: str, *, package: str) -> None:
+        self.extra = extra
+        self.package = package
+        super().__init__(f"{package} is not installed: pip install 'mes-storage[{extra}]'")
+
+
 class TokenMalformed(ReadReplicaError, ValueError):
     """The text is not a causal token that this version can read."""
 

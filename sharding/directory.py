@@ -1,10 +1,10 @@
 """The directory: the small unsharded database that keeps the shard maps and the node leases."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
-import structlog
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -89,7 +89,7 @@ WITH saved AS (
 SELECT pg_notify('{MAP_CHANNEL}', tree) FROM saved"""
 
 
-log: structlog.stdlib.BoundLogger = structlog.get_logger("directory")
+log = logging.getLogger("sharding.directory")
 
 
 class Directory(MapReader):
@@ -249,7 +249,7 @@ class _Lease:
             try:
                 await self._renew()
             except (SQLAlchemyError, ShardingError, OSError) as error:
-                log.warning("node lease not renewed", node=self._window.node, error=str(error))
+                log.warning("node lease not renewed", extra={"node": self._window.node, "error": str(error)})
 
     async def _renew(self) -> None:
         renewed = await self._directory.renew_node(self._window, window_seconds=self._window_seconds)
@@ -258,7 +258,7 @@ class _Lease:
             renewed = await self._directory.lease_node(
                 holder=self._holder, window_seconds=self._window_seconds
             )
-            log.warning("node lease was lost", node=lost, now_node=renewed.node)
+            log.warning("node lease was lost", extra={"node": lost, "now_node": renewed.node})
         self._window = renewed
         self.generator.use(renewed)
 
@@ -270,4 +270,7 @@ class _Lease:
                 self._window, unused_ms=max(self._window.floor_ms, last_ms + 1)
             )
         except (SQLAlchemyError, OSError) as error:
-            log.warning("node lease not given back; it will expire", node=self._window.node, error=str(error))
+            log.warning(
+                "node lease not given back; it will expire",
+                extra={"node": self._window.node, "error": str(error)},
+            )

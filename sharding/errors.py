@@ -323,7 +323,7 @@ class CitusMissing(CitusRefused):
         self.extension = extension
         super().__init__(
             f"{database}: the extension {extension} is not in this database: a superuser says "
-            f"`CREATE EXTENSION {extension}` on the coordinator and on every worker (docs/citus.md)"
+            f"`CREATE EXTENSION {extension}` on the coordinator and on every worker (docs/how-to/citus.md)"
         )
 
 

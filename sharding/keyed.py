@@ -3,12 +3,12 @@
 `sharding.sync.keyed` is generated from this module; `sharding.sessions` adds what asyncio alone has.
 """
 
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from types import MappingProxyType
 from typing import Self, TypeVar
 
-import structlog
 from sqlalchemy.exc import SQLAlchemyError
 from tenacity import (
     AsyncRetrying,
@@ -35,7 +35,7 @@ from sharding.shard_map import Routing, ShardMap, check_map, check_successor
 from sharding.telemetry import Telemetry
 from sharding.topology import Topology
 
-log: structlog.stdlib.BoundLogger = structlog.get_logger("sharding")
+log = logging.getLogger("sharding")
 
 T = TypeVar("T")
 
@@ -102,7 +102,7 @@ class KeyedSessions:
             application_name: what pg_stat_activity shows.
             poll_seconds: how often the map is loaded without a notification.
             verify_missing_rows: after an UPDATE that found no row, and after a DELETE, have the shard check
-                that it owns the keys (docs/sharding.md).
+                that it owns the keys (docs/explanation/sharding.md).
 
         Raises:
             TreeUnclear: no tree was named, and there is none, or several.
@@ -166,14 +166,15 @@ class KeyedSessions:
                 self._refuse(shard_map, str(fault))
                 return False
             self._routing = self._route_by(shard_map)
-        log.info("shard map taken", version=shard_map.version, before=now.version)
+        log.info("shard map taken", extra={"version": shard_map.version, "before": now.version})
         return True
 
     def _refuse(self, shard_map: ShardMap, why: str) -> None:
         # Once for each map: it is read again every few seconds.
         if shard_map != self._refused:
             log.error(
-                "shard map refused; going on with the one at hand", at_hand=self.shard_map.version, why=why
+                "shard map refused; going on with the one at hand",
+                extra={"at_hand": self.shard_map.version, "why": why},
             )
         self._refused = shard_map
 
@@ -262,7 +263,9 @@ class KeyedSessions:
                 raise  # it has committed by itself before
             before = self.shard_map.version
             await self.wait_for_map(refusal.map_version)
-            log.info("unit of work refused, doing it again", shard=refusal.shard, map_version=before)
+            log.info(
+                "unit of work refused, doing it again", extra={"shard": refusal.shard, "map_version": before}
+            )
         return await self._unit_of_work(key, work, attempts).run()
 
     def _unit_of_work(

@@ -12,13 +12,15 @@ from typing import NamedTuple
 
 from sqlalchemy import MetaData, Table
 
+from partitions.models import table_name
+
 _INFO = "shard_key"
 _REFERENCE = "reference"
 _CHANGES = "changes_at"
 
 
 class GuardedTable(NamedTuple):
-    """A table whose rows are guarded, and the column by which they are placed."""
+    """A table whose rows are guarded, with its schema where it has one, and the column that places them."""
 
     table: str
     key: str
@@ -75,5 +77,5 @@ def guarded_tables(metadata: MetaData) -> list[GuardedTable]:
     A partitioned table stands for its partitions.
     """
     whole = (table for table in metadata.tables.values() if not is_partition(table))
-    found = ((table.name, shard_key_of(table)) for table in whole)
+    found = ((table_name(table), shard_key_of(table)) for table in whole)
     return [GuardedTable(name, key) for name, key in found if key]

@@ -5,13 +5,13 @@ connection broke, a pooler stood between), so the map is also loaded every few s
 cannot be reached, the process keeps the map that it has.
 """
 
+import logging
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 import psycopg
-import structlog
 from sqlalchemy import URL, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -20,7 +20,7 @@ from readreplica.pool import shut
 from sharding.errors import ShardMapMissing
 from sharding.shard_map import ShardMap
 
-log: structlog.stdlib.BoundLogger = structlog.get_logger("shard map")
+log = logging.getLogger("sharding.map")
 
 ANSWER_SECONDS = 2.0
 """How long the directory may take to answer; a frozen one never would."""
@@ -164,7 +164,9 @@ class _Watch:
                 self._has_failed = False
             except Exception as error:  # whatever it is, the process goes on with the map that it has
                 if not self._has_failed:
-                    log.warning("shard map not read; going on with the one at hand", error=str(error))
+                    log.warning(
+                        "shard map not read; going on with the one at hand", extra={"error": str(error)}
+                    )
                 self._has_failed = True
 
     async def _listen(self) -> None:
@@ -182,7 +184,7 @@ class _Watch:
                     await self._receive(connection)
             except (psycopg.Error, OSError) as error:
                 if not self._stopping.is_set():
-                    log.info("no word of the shard map for now", error=str(error))
+                    log.info("no word of the shard map for now", extra={"error": str(error)})
             finally:
                 self._listening = None
             # Random, so that not all processes connect at once to a directory that comes back.

@@ -18,6 +18,7 @@ from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
+from partitions.sql import relation
 from readreplica.errors import one_line
 from sharding.errors import (
     BucketNotOwned,
@@ -125,7 +126,7 @@ def lock_writers(tables: list[str]) -> str:
     A transaction that has written holds ROW EXCLUSIVE until it ends, and SHARE ROW EXCLUSIVE waits for
     it: so what was written under the old ownership is committed before the new one begins. Readers go on.
     """
-    return f"LOCK TABLE {', '.join(tables)} IN SHARE ROW EXCLUSIVE MODE"
+    return f"LOCK TABLE {', '.join(map(relation, tables))} IN SHARE ROW EXCLUSIVE MODE"
 
 
 def read_refusal(detail: str | None) -> BucketNotOwned | None:

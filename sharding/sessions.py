@@ -75,7 +75,7 @@ class ShardedSessions(KeyedSessions):
     ) -> Page[Any]:
         """Run a SELECT over all shards, and return a page of what one database with all rows would return.
 
-        See `sharding.scatter.scatter` for the parameters and errors, docs/scatter.md for what the SELECT
+        See `sharding.scatter.scatter` for parameters and errors, and docs/explanation/scatter.md for what it
         may hold. Without `keys`, cursors are valid in this process only.
         """
         owners = {shard: self.clusters[shard] for shard in self.shard_map.shards}
@@ -98,7 +98,7 @@ class ShardedSessions(KeyedSessions):
 
         A chunk that a shard refuses, because it has lost a bucket, is cut anew by the newer map and written
         once more; the others are not touched. See `sharding.writes.bulk` for the options and errors,
-        docs/writes-over-shards.md for what is written when something fails.
+        docs/explanation/writes-over-shards.md for what is written when something fails.
         """
         return await bulk(self, entity, rows, refresh=self.wait_for_map, **options)
 

@@ -3,7 +3,7 @@
 What a statement names is found once for each compiled form, which SQLAlchemy keeps and uses again; an
 execution then looks at its parameters only. So `get`, a flush, and `WHERE key = ...` or `IN (...)` are all
 seen at the same place, where the statement is sent. A comparison of ranges names no key, and neither do
-the forms that docs/sharding.md lists.
+the forms that docs/explanation/sharding.md lists.
 
 The guard of a shard is a CHECK, and a CHECK sees rows that are written. A writer with an old map, whose
 bucket has moved away, would find no row, and get no error. So after an UPDATE that found no row, and after a
@@ -23,6 +23,7 @@ from sqlalchemy.util import immutabledict
 from sharding.errors import OtherShard
 from sharding.keys import shard_key_of
 from sharding.ownership import ASK_OWNERSHIP, REFUSED, read_refusal
+from sharding.private_api import driver_cursor
 from sharding.shard_map import Route, Routing
 from sharding.telemetry import UnitSpan
 
@@ -264,7 +265,7 @@ def may_miss_rows(cursor: Any, *, sent: int = 1) -> bool:
         cursor: it has just run the statement; the server's command tag (`UPDATE 0`) covers text() too.
         sent: how many sets of parameters it was run with.
     """
-    tag = getattr(cursor, "_cursor", cursor).statusmessage or ""
+    tag = driver_cursor(cursor).statusmessage or ""
     if tag.startswith(("DELETE", "MERGE")) or tag in _NO_ROW:
         return True
     return sent > 1 and tag.startswith("UPDATE") and bool(cursor.rowcount < sent)

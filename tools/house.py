@@ -1,6 +1,6 @@
-"""`python -m tools.house [--check]`: count what makes the code hard to find one's way in.
+"""`python -m tools.house [--check]`: count what makes code hard to find one's way in, and pages hard to read.
 
-It reads the packages that ship, without generated files and revisions. `make check` runs it with `--check`;
+It reads the packages that ship, without generated files and revisions, and docs/. `make check` checks;
 `make bench ONLY=house` prints the counts beside their limits.
 """
 
@@ -27,6 +27,13 @@ FIRST_WORDS = frozenset({"Give", "Gives", "Tell", "Tells", "Say", "Says"})
 """A docstring begins with what the function does or returns, as in the manuals of SQLAlchemy."""
 AVOIDED = re.compile(r"\b(nobody|whoever|told|called off)\b", re.IGNORECASE)
 """Words that readers abroad stumble over: say who or what it is, and what it is sent, knows or cancels."""
+
+LONG_SENTENCE_WORDS = 30
+_CODE_BLOCK = re.compile(r"^ *(```|~~~).*?^ *\1[^\n]*$", re.MULTILINE | re.DOTALL)
+_NOT_PROSE = re.compile(r"^ *(?:\||#|:::|<!--).*$", re.MULTILINE)
+_LINK = re.compile(r"!?\[([^\]]*)\](?:\([^)]*\)|\[[^\]]*\])")
+_BLOCK_END = re.compile(r"\n\s*\n|^\s*(?:[-*+]|\d+\.)\s+", re.MULTILINE)
+_SENTENCE_END = re.compile(r"(?<=[.!?])[)\"'*_]*\s+(?=[\"'(*_`]*[A-Z0-9`])")
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -211,10 +218,32 @@ def wording(modules: Iterable[Module]) -> Iterator[str]:
                 yield f"{module.path}:{line}: {found[0]!r}"
 
 
+def sentence_lengths(text: str) -> list[int]:
+    """Return how many words each sentence of a page has.
+
+    Code blocks, tables, headings and the targets of links are left out. An item of a list and a
+    paragraph end a sentence, also where no full stop stands.
+
+    Parameters:
+        text: the page, in Markdown.
+    """
+    prose = _LINK.sub(r"\1", _NOT_PROSE.sub("\n", _CODE_BLOCK.sub("\n\n", text)))
+    blocks = (" ".join(block.split()) for block in _BLOCK_END.split(prose))
+    sentences = (sentence for block in blocks for sentence in _SENTENCE_END.split(block))
+    lengths = (sum(bool(re.search(r"\w", word)) for word in sentence.split()) for sentence in sentences)
+    return [length for length in lengths if length]
+
+
+def pages(root: Path = ROOT) -> list[Path]:
+    """Return the written pages of the documentation."""
+    return [root / "README.md", *sorted((root / "docs").rglob("*.md"))]
+
+
 def counts_of(modules: Sequence[Module]) -> Mapping[str, tuple[float, float]]:
     """Return what was counted and the most that is good enough, by its name."""
     sizes = sizes_of(modules)
     places = places_of_concepts(modules).values()
+    words = [length for page in pages() for length in sentence_lengths(page.read_text(encoding="utf-8"))]
     return {
         "public class names in two modules": (len(classes_in_two_modules(modules)), 0),
         "import cycles": (len(import_cycles(modules)), 0),
@@ -225,6 +254,10 @@ def counts_of(modules: Sequence[Module]) -> Mapping[str, tuple[float, float]]:
         "lines of the largest module": (sizes.largest_module, 500),
         "lines of a function, median": (sizes.function_median, 8),
         "lines of a function, 90th percentile": (sizes.function_p90, 20),
+        "words of a sentence of the documentation, 90th percentile": (
+            quantiles(words, n=10)[-1],
+            LONG_SENTENCE_WORDS,
+        ),
     }
 
 

@@ -1,11 +1,15 @@
-"""Logs of a service: one JSON object per line on stderr, the libraries' lines included."""
+"""Logs of a service: one JSON object per line on stderr, the libraries' lines included.
+
+The application logs by structlog. Our libraries log by the standard library's logging, with fields in
+`extra`: their lines look the same.
+"""
 
 import logging
 import sys
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
@@ -16,6 +20,9 @@ QUIET_SECONDS = 60.0
 _MOST_KINDS = 1000
 # What differs between two occurrences of one fault.
 _VARYING = frozenset({"timestamp", "path", "order_id", "message_id", "attempt"})
+# Our libraries' loggers: what their records bear beside this is a field, from `extra`.
+_LIBRARIES = frozenset({"partitions", "readreplica", "sharding"})
+_OF_EVERY_RECORD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
 @dataclass
@@ -79,14 +86,24 @@ def _identity(record: logging.LogRecord) -> Hashable:
 class QuietHandler(logging.StreamHandler[TextIO]):
     """Writes a fault that goes on happening once a minute, with how often it has."""
 
-    def __init__(self, stream: TextIO, repeats: Repeats) -> None:
+    def __init__(self, stream: TextIO, repeats: Repeats, *, processors: Sequence[Processor] = ()) -> None:
+        """Write to a stream.
+
+        Parameters:
+            stream: where the lines go.
+            repeats: counts the faults that go on.
+            processors: what makes an event of a library's record, as structlog does of the application's.
+        """
         super().__init__(stream)
         self._repeats = repeats
+        self._processors = processors
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a record, or count it; and first what has been counted long enough."""
         for late in self._repeats.due():
             super().emit(late)
+        if isinstance(record.msg, str) and record.name.partition(".")[0] in _LIBRARIES:
+            record = _as_event(record, self._processors)
         if self._repeats.admit(record):
             super().emit(record)
 
@@ -95,6 +112,20 @@ class QuietHandler(logging.StreamHandler[TextIO]):
         for late in self._repeats.due(all_of_them=True):
             super().emit(late)
         super().close()
+
+
+def _as_event(record: logging.LogRecord, processors: Sequence[Processor]) -> logging.LogRecord:
+    """Return a library's record as structlog would have made it, with the fields and the context of now."""
+    facts = vars(record)
+    event: EventDict = {name: fact for name, fact in facts.items() if name not in _OF_EVERY_RECORD}
+    event["event"] = record.getMessage()
+    if record.exc_info:
+        event["exc_info"] = record.exc_info
+    logger, level = logging.getLogger(record.name), record.levelname.lower()
+    for process in processors:
+        event = cast("EventDict", process(logger, level, event))
+    made = {"msg": event, "args": (), "exc_info": None, "exc_text": None, "_logger": logger, "_name": level}
+    return logging.makeLogRecord(facts | made)
 
 
 def _tell_repeated(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
@@ -134,7 +165,7 @@ def configure_logging(service: str, *, level: str) -> None:
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
-    handler = QuietHandler(sys.stderr, Repeats())
+    handler = QuietHandler(sys.stderr, Repeats(), processors=common)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             # For lines that come from the standard library's logging: uvicorn's, for example.

@@ -15,9 +15,9 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Scope
 
-from app.causality.context import has_written
 from app.kit.errors import AppError, DependencyUnavailable
 from app.kit.tasks import within
+from readreplica.context import has_written
 
 MOST_KEYS = 100
 """The most keys of one JSON object: each unknown one is a fault that is found and kept."""

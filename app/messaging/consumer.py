@@ -13,7 +13,6 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm.exc import StaleDataError
 
-from app.causality.context import causality
 from app.kit.errors import AppError
 from app.messaging.backoff import repeat_with_backoff
 from app.messaging.errors import (
@@ -41,6 +40,7 @@ from app.messaging.streams import (
 )
 from app.models.base import InboxRow
 from app.models.status import IllegalTransition
+from readreplica.context import causality
 from readreplica.errors import Unavailable
 from readreplica.sessions import WriteSession
 from readreplica.token import CausalToken, Committed

@@ -1,4 +1,4 @@
-"""Who gets which event: one table, as drawn in docs/architecture.md, section Messages."""
+"""Who gets which event: one table, as drawn in docs/explanation/architecture.md, section Messages."""
 
 from collections.abc import Mapping
 from enum import StrEnum

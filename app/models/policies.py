@@ -2,52 +2,45 @@
 
 from datetime import timedelta
 
-from sqlalchemy import Index
-from sqlalchemy.dialects import postgresql
-from sqlalchemy.schema import CreateIndex
-
-from app.models.mes import MesBase
-from app.models.status import DONE, HOT
-from partitions.policy import ArchivePolicy, DeclaredIndex, ListPartitions, MonthlyRange, Policy
-from sharding.ids import first_id_at
-
-_GROUPS = {"orders_hot": HOT, "orders_done": DONE}
-
-
-def _declared(index: Index) -> DeclaredIndex:
-    """Return an index as CREATE INDEX has it behind the table's name."""
-    statement = str(CreateIndex(index).compile(dialect=postgresql.dialect()))  # type: ignore[no-untyped-call]
-    table = index.table.name if index.table is not None else ""
-    return DeclaredIndex(statement.split(f" ON {table} ", 1)[1], unique=bool(index.unique))
-
-
-ORDERS = ListPartitions(
-    table="orders",
-    groups={name: frozenset(map(str, statuses)) for name, statuses in _GROUPS.items()},
-    indexes={
-        name: {str(index.name): _declared(index) for index in MesBase.metadata.tables[name].indexes}
-        for name in _GROUPS
-    },
+from app.models.mes import (
+    ORDERS,
+    MesArchivedOrder,
+    MesArchivedOrderEvent,
+    MesArchivedOrderItem,
+    MesBase,
+    MesOrder,
+    MesOrderEvent,
+    MesOrderItem,
+    MesOutbox,
+    PricingJob,
 )
-"""Live orders: those that someone must act on apart from those that have ended."""
+from partitions import ArchivePolicy, Child, Link, MonthlyRange, declare_partitions
+from partitions.policy import Policy
+from sharding.ids import first_id_at
 
 ARCHIVE = ArchivePolicy(
     live="orders_done",
-    partition_of=ORDERS.table,
-    archive="orders_archive",
-    key="order_id",
-    finished_at="changed_at",
+    partition_of=MesOrder,
+    archive=MesArchivedOrder,
+    row_id=MesOrder.order_id,
+    range_key=MesOrder.order_id,
+    finished_at=MesOrder.changed_at,
     grace=timedelta(days=30),
-    children={"order_items": "order_items_archive", "order_events": "order_events_archive"},
-    unless_exists=("outbox", "pricing_jobs"),
+    children=(
+        Child(MesOrderItem, archive=MesArchivedOrderItem, key=MesOrderItem.order_id),
+        Child(MesOrderEvent, archive=MesArchivedOrderEvent, key=MesOrderEvent.order_id),
+    ),
+    unless_exists=(Link(MesOutbox, key=MesOutbox.order_id), Link(PricingJob, key=PricingJob.order_id)),
 )
 """A finished order leaves after the grace period, unless a message or a price of it is still owed."""
 
 ARCHIVE_MONTHS = tuple(
-    MonthlyRange(table=table, key=ARCHIVE.key, key_at=first_id_at, months_ahead=3, grace=ARCHIVE.grace)
-    for table in ARCHIVE.moves.values()
+    MonthlyRange(table, key="order_id", key_at=first_id_at, months_ahead=3, grace=ARCHIVE.grace)
+    for table in (MesArchivedOrder, MesArchivedOrderItem, MesArchivedOrderEvent)
 )
 """The archive by the month in which an order was made, which follows from its id."""
+
+declare_partitions(MesBase.metadata, ARCHIVE_MONTHS, [ARCHIVE])
 
 POLICIES: tuple[Policy, ...] = (ORDERS, *ARCHIVE_MONTHS)
 """How the tables of the MES shards are partitioned."""

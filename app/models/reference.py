@@ -1,6 +1,6 @@
 """Reference tables of the MES shards: small, alike on every shard, written by version through the directory.
 
-`mesctl shards reference load` writes them; docs/writes-over-shards.md says how.
+`mesctl shards reference load` writes them; docs/explanation/writes-over-shards.md says how.
 """
 
 from collections.abc import Mapping

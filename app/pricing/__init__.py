@@ -1,1 +1,4 @@
-"""Pricing: measures the models of submitted orders, and prices or rejects the orders. See docs/pricing.md."""
+"""Pricing: measures the models of submitted orders, and prices or rejects the orders.
+
+See docs/explanation/pricing.md.
+"""

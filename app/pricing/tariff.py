@@ -1,4 +1,4 @@
-"""What a piece costs, from its measures. Pure; docs/pricing.md explains it with a worked example.
+"""What a piece costs, from its measures. Pure; docs/explanation/pricing.md explains it with a worked example.
 
 Money is Decimal from the first factor to the last, and is rounded once, half up, at the unit price: the total
 is then what a customer gets who multiplies.

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, Engine
 
 from ops.fleet import connect_line, naming, open_engine
-from ops.partitions.archiving import month_of, months_of
+from ops.partitions.archiving import months_of
 from ops.project.project import ProjectTree
 from ops.shards.service import live_tables
+from partitions.archive_policy import ArchivePolicy
 from partitions.bounds import Month
-from partitions.policy import ArchivePolicy
-from partitions.sql import identifier
+from partitions.sql import relation
 from sharding.citus import columnar, moving
 from sharding.citus.catalog import ShardRange, locate, require_citus
 from sharding.citus.distribute import Distribution
@@ -167,12 +167,11 @@ def check_store(engine: Engine, tree: ProjectTree, partition: str, *, to: str, n
         policy = _archive_of(tree, stored)
         columnar.require_columnar(connection, engine.url.database or "")
         # Month and rows by the keys: what is still live will be written there.
-        in_month = text(
-            f"SELECT count(*) FROM {identifier(policy.tree)} "
-            f"WHERE {identifier(policy.key)} >= :start AND {identifier(policy.key)} < :end"
-        )
-        bounds = {"start": stored.keys.start, "end": stored.keys.end}
-        live = connection.scalar(in_month, bounds) or 0
+        if policy.range_key is None:
+            raise ColumnarRefused(partition, f"the policy of {policy.archive} names no range key")
+        condition = stored.keys.condition(policy.range_key)
+        in_month = f"SELECT count(*) FROM {relation(policy.tree)} WHERE {condition}"
+        live = connection.exec_driver_sql(in_month, execution_options={"no_parameters": True}).scalar() or 0
     ended_at = _end_of(tree, policy, stored, now)
     reason = columnar.refusal(stored, to=to, ended_at=ended_at, now=now, grace=policy.grace, live_orders=live)
     if reason is not None:
@@ -192,7 +191,7 @@ def _end_of(
     for monthly in months_of(tree, policy):
         latest = Month.of(now).later(monthly.months_ahead)
         month = (
-            month_of(monthly, stored.keys.end - 1, latest=latest) if monthly.table == stored.parent else None
+            monthly.month_at(stored.keys.end - 1, latest=latest) if monthly.table == stored.parent else None
         )
         if month is not None:
             return month.next.start

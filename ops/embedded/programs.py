@@ -16,7 +16,7 @@ from ops.embedded.processes import run_command
 
 POSTGRES_PROGRAMS = ("initdb", "pg_basebackup", "pg_ctl", "postgres")
 
-REMEDY = "install the locked dependencies with `make test`, or "
+REMEDY = "`pip install 'mesctl[embedded]'`, or "
 
 
 NOBODY = 65534

@@ -125,6 +125,7 @@ def visit(connection: Connection, topology: Topology, database: str, tree: Proje
         target_metadata=metadata,
         version_table=tree.version_table,
         transaction_per_migration=True,
+        include_schemas=any(table.schema for table in metadata.tables.values()),
         include_name=ignore_undeclared_partitions(connection, metadata),
         include_object=leave_out(library.tables_of(part)),
         autogenerate_plugins=plugins,

@@ -105,7 +105,7 @@ class SquawkMissing(MigrationError):
     """The linter is not installed."""
 
     def __init__(self) -> None:
-        super().__init__("squawk is not installed: it is in the extra `dev` (`pip install squawk-cli`)")
+        super().__init__("squawk is not installed: pip install 'mesctl[lint]'")
 
 
 class SeveralRevisions(MigrationError):

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import NamedTuple, TextIO
 
 from ops.migrate.outcome import MigrationOutcome, Request
@@ -25,6 +26,14 @@ from sharding.topology import Topology
 PARALLEL = 4
 
 
+# A folder `ops` in the working directory or on PYTHONPATH must not be imported instead of this package.
+_MAIN = Path(__file__).parents[1] / "__main__.py"
+_RUN = """\
+import runpy, sys
+runpy.run_path(sys.argv.pop(1))["own_package"]()
+from ops.migrate.fleet import main
+main()
+"""
 FORK = multiprocessing.get_context("fork")
 
 
@@ -61,8 +70,7 @@ def _migrate_others(
 ) -> list[MigrationOutcome]:
     if min(parallel, len(names)) <= 1:
         return [migrate_database(topology, name, request, report=report) for name in names]
-    # -P: or a folder `ops` in the working directory would be imported instead of this one.
-    command = [sys.executable, "-P", "-m", "ops.migrate.fleet", request.model_dump_json()]
+    command = [sys.executable, "-P", "-c", _RUN, str(_MAIN), request.model_dump_json()]
     done = subprocess.run(
         [*command, str(topology.path), str(parallel), *names],
         stdout=subprocess.PIPE,

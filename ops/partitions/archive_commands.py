@@ -18,7 +18,7 @@ from ops.output import note, print_json, show_rows
 from ops.partitions.archiving import ArchiveState, archive_database, read_state, render_database
 from ops.project.project import Project
 from partitions.archive import ArchivedBatch, Report
-from partitions.policy import ArchivePolicy
+from partitions.archive_policy import ArchivePolicy
 from sharding.topology import Database, Topology
 
 app = typer.Typer(help="Move finished rows out of the live tables of every database.", no_args_is_help=True)

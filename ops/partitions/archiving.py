@@ -18,8 +18,7 @@ from partitions.archive import (
     read_columns,
     script,
 )
-from partitions.errors import MonthWithoutKeys
-from partitions.policy import ArchivePolicy
+from partitions.archive_policy import ArchivePolicy, check_retention
 from sharding.citus.catalog import read_shards
 from sharding.topology import Topology
 
@@ -36,19 +35,6 @@ def months_of(tree: ProjectTree, policy: ArchivePolicy) -> tuple[MonthlyRange, .
     """Return the monthly policies of the tables that an archive fills, its own table's first."""
     monthly = {each.table: each for each in tree.policies if isinstance(each, MonthlyRange)}
     return tuple(monthly[table] for table in policy.moves.values() if table in monthly)
-
-
-def month_of(monthly: MonthlyRange, key: int, *, latest: Month) -> Month | None:
-    """Return the month that holds a key; None if it is none up to `latest`."""
-    month = latest
-    while True:
-        try:
-            keys = monthly.keys_of(month)
-        except MonthWithoutKeys:
-            return None
-        if keys.start <= key:
-            return month if key < keys.end else None
-        month = month.previous
 
 
 def read_state(topology: Topology, member: Member, policy: ArchivePolicy, now: datetime) -> ArchiveState:
@@ -95,6 +81,7 @@ def archive_database(
         PartitionError: a month or a batch was refused; the batches before it stay.
     """
     database, months = member.database, months_of(member.tree, policy)
+    check_retention(member.tree.policies, member.tree.archives)
     waiting = read_state(topology, member, policy, now).waiting
     with open_engine(topology, database, role=database.owner) as owner:
         partitions.apply(owner, months, now, since=earliest_month(months, waiting, now))
@@ -132,4 +119,4 @@ def earliest_month(months: tuple[MonthlyRange, ...], waiting: ArchiveBacklog, no
     """Return the month that the oldest waiting row needs; None if nothing waits, or there are no months."""
     if waiting.oldest_key is None or not months:
         return None
-    return month_of(months[0], waiting.oldest_key, latest=Month.of(now))
+    return months[0].month_at(waiting.oldest_key, latest=Month.of(now))

@@ -25,7 +25,7 @@ from partitions.bounds import Bound, DefaultBound, Month, ValueList
 from partitions.check import PartitionFinding
 from partitions.row_checks import RowCheckProgress as Rows
 from partitions.steps import LockTimeouts
-from sharding.ids import first_id_at, instant_of
+from sharding.ids import instant_of
 from sharding.topology import Database
 
 app = typer.Typer(help="Show, plan and change the partitions of every database.", no_args_is_help=True)
@@ -41,11 +41,9 @@ LINE_EVERY_SECONDS = 5.0
 
 def _parse_month(text: str) -> Month:
     try:
-        month = Month.parse(text)
-        first_id_at(month.start)
+        return Month.parse(text)
     except ValueError as fault:
         raise typer.BadParameter(str(fault)) from fault
-    return month
 
 
 Since = Annotated[
@@ -213,16 +211,17 @@ def _facts(finding: PartitionFinding) -> dict[str, str]:
 
 
 def describe_bound(bound: Bound) -> str:
-    """Return a bound for people: its values, or the months of its ids."""
+    """Return a bound for people: its values, or the months of its keys."""
     match bound:
         case ValueList(values):
             return ", ".join(sorted(values))
         case DefaultBound():
             return "all others"
+    instant = bound.type.instant if bound.type.is_time else instant_of
     try:
-        first, last = Month.of(instant_of(bound.start)), Month.of(instant_of(bound.end - 1))
-    except ValueError:  # no id is that small or large, but somebody made the partition
-        return f"{bound.start} to {bound.end}"
+        first, last = Month.of(instant(bound.start)), Month.of(instant(bound.end - 1))
+    except (ValueError, OverflowError):  # there is no instant of such a key, but somebody made the partition
+        return str(bound)
     return str(first) if first == last else f"{first} to {last}"
 
 

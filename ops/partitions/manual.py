@@ -18,6 +18,7 @@ from partitions.actions import Action, Analyze
 from partitions.catalog import PartitionedTable
 from partitions.errors import NoSuchTable
 from partitions.policy import ListPartitions, Policy
+from partitions.sql import canonical
 from sharding.topology import Database, Topology
 
 Table = Annotated[str, typer.Argument(help="The partitioned table.")]
@@ -254,5 +255,5 @@ def _target(context: typer.Context, table: str, tree: str | None) -> _Target:
         raise ChangeRefused(NoSuchTable(table, "", list(names)))
     if len(trees) > 1:
         raise TableUnclear(table, trees)
-    [policy] = [each for each in found[0].tree.policies if each.table == table]
+    [policy] = [each for each in found[0].tree.policies if each.table == canonical(table)]
     return _Target(options, topology, policy, found)

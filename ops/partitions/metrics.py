@@ -85,7 +85,7 @@ def months_ahead(policy: MonthlyRange, table: PartitionedTable, current: Month) 
     """Count the months after the current one that stand without a gap; -1 when the current one is missing."""
     ranges, count = list(table.ranges().values()), -1
     month = current
-    while any(found.covers(month.keys(policy.key_at)) for found in ranges):
+    while any(found.covers(policy.keys_of(month)) for found in ranges):
         count, month = count + 1, month.next
     return count
 

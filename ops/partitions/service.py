@@ -17,11 +17,13 @@ from ops.fleet import Member, Outcome, attempt, members, open_engine
 from ops.project.project import Project
 from partitions import RetryPolicy
 from partitions.actions import Action, DetachPartition
+from partitions.archive_policy import check_retention
 from partitions.bounds import Month
 from partitions.catalog import Catalog
 from partitions.check import PartitionFinding
 from partitions.errors import ClockDiffers
 from partitions.row_checks import RowCheckProgress, check_rows
+from partitions.sql import canonical
 from sharding.topology import Database, Topology
 
 Result = TypeVar("Result")
@@ -88,10 +90,11 @@ def partitioned(
     Raises:
         UnknownProjectTree: the project has no such tree.
     """
+    wanted = None if table is None else canonical(table)
     return [
         each
         for each in members(topology, project, tree=tree)
-        if any(table in (None, policy.table) for policy in each.tree.policies)
+        if any(wanted in (None, policy.table) for policy in each.tree.policies)
     ]
 
 
@@ -131,6 +134,7 @@ def plan_partitions(
     """List what `apply_partitions` would do, by database."""
 
     def plan(member: Member, engine: Engine) -> list[Action]:
+        check_retention(member.tree.policies, member.tree.archives)
         planned = partitions.plan(member.tree.policies, _read_catalog(member, engine), now, since=since)
         return [adapt_action(member.database, action) for action in planned]
 
@@ -200,6 +204,7 @@ def apply_partitions(
         if max_clock_difference is not None:
             _compare_clocks(engine, now, max_clock_difference)
         done = None if report is None else partial(report, member.database)
+        check_retention(member.tree.policies, member.tree.archives)
         policies, adapt = member.tree.policies, partial(adapt_action, member.database)
         return partitions.apply(engine, policies, now, since=since, retry=retry, report=done, adapt=adapt)
 

@@ -22,7 +22,11 @@ from ops.output import note, show_rows
 from ops.project.file import line_of
 from ops.project.project import Project, ProjectTree, ReferenceBroken
 from ops.verbs import VERBS
-from partitions.policy import ArchivePolicy, ListPartitions, MonthlyRange
+from partitions.archive_policy import ArchivePolicy
+from partitions.declare import check_policies
+from partitions.models import table_name
+from partitions.policy import ListPartitions, MonthlyRange
+from partitions.policy_errors import PolicyError, TableNotDeclared
 from readreplica.errors import one_line
 from sharding.keys import GuardedTable, guarded_tables
 from sharding.ownership import CHECK_NAME, read_identity
@@ -31,8 +35,8 @@ from sharding.topology import Database, Topology
 
 OLDEST_SERVER = 150000
 
-OURS = ("ops", "partitions", "readreplica", "sharding")
-"""The top-level packages of mesctl and its libraries."""
+LIBRARIES = ("partitions", "readreplica", "sharding")
+"""What a project imports of ours. A folder `ops` of its own harms nothing: see `ops.__main__`."""
 
 
 @dataclass(frozen=True)
@@ -164,13 +168,13 @@ _TABLES = text("""
 
 
 def _check_packages(root: Path) -> Iterator[Finding]:
-    """Find packages of the team's that have the name of one of ours: only one of the two can be imported."""
-    for name in OURS:
+    """Find packages of the team's that have the name of a library: only one of the two can be imported."""
+    for name in LIBRARIES:
         own = Path(sys.modules[name].__path__[0]).resolve() if name in sys.modules else None
         for theirs in (root / name, root / f"{name}.py"):
             if theirs.exists() and theirs.resolve() != own:
                 fix = "rename it: only one of the two can be imported"
-                yield Finding(str(theirs), f"has the name of mesctl's own package {name!r}", fix)
+                yield Finding(str(theirs), f"has the name of the library {name!r}", fix)
 
 
 def _check_tree(project: Project, tree: ProjectTree) -> Iterator[Finding]:
@@ -181,6 +185,7 @@ def _check_tree(project: Project, tree: ProjectTree) -> Iterator[Finding]:
         return
     yield from _check_policies(project, tree, "policies", metadata)
     yield from _check_policies(project, tree, "archives", metadata)
+    yield from _check_keys(project, tree, metadata)
     yield from _check_revisions(project, tree)
 
 
@@ -195,9 +200,20 @@ def _check_policies(project: Project, tree: ProjectTree, name: str, metadata: Me
         tables = _tables_of(policy) if name == "policies" else _archived_by(policy)
         if not tables:
             yield _at(project, key, f"{policy!r} is no such policy", "name a tuple of policies")
-        for table in sorted(tables - metadata.tables.keys()):
+        for table in sorted(tables - set(map(table_name, metadata.tables.values()))):
             fix = "declare the table, or correct the name"
             yield _at(project, key, f"the metadata has no table {table!r}", fix)
+
+
+def _check_keys(project: Project, tree: ProjectTree, metadata: MetaData) -> Iterator[Finding]:
+    """Look whether PostgreSQL would take the tables, and whether months can be made of their keys."""
+    try:
+        if all(map(_tables_of, tree.policies)) and all(map(_archived_by, tree.archives)):
+            check_policies(metadata, tree.policies, tree.archives)
+    except (ReferenceBroken, TableNotDeclared):
+        return  # it has been named by then
+    except PolicyError as fault:
+        yield _at(project, f"trees.{tree.name}.policies", str(fault), "correct the model, or the policy")
 
 
 def _tables_of(policy: object) -> set[str]:

@@ -236,10 +236,12 @@ def _draft_policies(connection: Connection) -> str:
         _draft_list(catalog[name], key, others) or _draft_range(catalog[name], key)
         for name, key, others in found
     ]
+    by_time = any("KeyType." in draft for draft in drafts)
+    imported = ", MonthlyRange\nfrom partitions.range_key import KeyType" if by_time else ""
     return f'''\
 """How the tables are partitioned, as they stand; drafted by `mesctl init --from-database`."""
 
-from partitions.policy import ListPartitions
+from partitions.policy import ListPartitions{imported}
 
 POLICIES = (
 {"".join(drafts)})
@@ -254,7 +256,7 @@ def _draft_list(table: PartitionedTable, key: str, others: Sequence[str]) -> str
     }
     if not groups:
         return ""
-    row_id = f"{others[0]!r}," if len(others) == 1 else '"",  # TO DECIDE: the column that names a row'
+    row_id = f"{tuple(others)!r},{'' if len(others) == 1 else '  # TO DECIDE: the columns that name a row'}"
     lines = "".join(f"            {name!r}: frozenset({values!r}),\n" for name, values in groups.items())
     return (
         f"    ListPartitions(\n        table={table.name!r},\n        groups={{\n{lines}        }},\n"
@@ -263,6 +265,9 @@ def _draft_list(table: PartitionedTable, key: str, others: Sequence[str]) -> str
 
 
 def _draft_range(table: PartitionedTable, key: str) -> str:
+    if table.key_type is not None and table.key_type.is_time:
+        kind = f"KeyType.{table.key_type.name}"
+        return f"    MonthlyRange(table={table.name!r}, key={key!r}, key_type={kind}),\n"
     what = f"{identifier(table.name)} is PARTITION BY RANGE ({identifier(key)})"
     return f"    # TO DECIDE: {what}: a MonthlyRange, if the key is an integer that rises with time.\n"
 

@@ -32,7 +32,8 @@ from sharding.topology import Name, Section, Text, Topology, describe
 if TYPE_CHECKING:
     from sqlalchemy import MetaData
 
-    from partitions.policy import ArchivePolicy, Policy
+    from partitions.archive_policy import ArchivePolicy
+    from partitions.policy import Policy
 
 
 def _checked(reference: str) -> str:
@@ -298,5 +299,7 @@ class Project:
                 found = getattr(found, name)
         except (Exception, SystemExit) as error:  # a module may raise anything while it is imported
             problem = f"{reference!r} cannot be imported: {type(error).__name__}: {error}"
+            if isinstance(error, ImportError) and (error.name or "").partition(".")[0] == "ops":
+                problem += "; in mesctl `ops` is its own package: import none of yours of that name there"
             raise ReferenceBroken(self.path, key, problem) from error
         return found

@@ -8,7 +8,7 @@ from sqlalchemy.exc import DBAPIError
 
 from ops.fleet import connect_line, naming, open_engine
 from ops.project.project import ProjectTree
-from partitions.sql import identifier
+from partitions.sql import identifier, relation
 from readreplica.errors import one_line
 from sharding.errors import ShardingError
 from sharding.keys import GuardedTable, guarded_tables
@@ -212,7 +212,7 @@ def _strange(guarded: GuardedTable, wanted: Ownership) -> str:
 
 def _count(connection: Connection, guarded: GuardedTable, wanted: Ownership) -> tuple[int, int]:
     misplaced_rows = f"count(*) FILTER (WHERE {_strange(guarded, wanted)})"
-    query = f"SELECT count(*), {misplaced_rows} FROM {identifier(guarded.table)}"
+    query = f"SELECT count(*), {misplaced_rows} FROM {relation(guarded.table)}"
     rows, misplaced = connection.execute(text(query), {"owned": wanted.owned}).one()
     return rows, misplaced
 
@@ -226,7 +226,7 @@ def _misplaced(
     connection: Connection, guarded: GuardedTable, wanted: Ownership, count: int, *, of_tree: str
 ) -> ShardFinding:
     query = (
-        f"SELECT DISTINCT {identifier(guarded.key)} FROM {identifier(guarded.table)} "
+        f"SELECT DISTINCT {identifier(guarded.key)} FROM {relation(guarded.table)} "
         f"WHERE {_strange(guarded, wanted)} LIMIT {EXAMPLES}"
     )
     keys = tuple(str(key) for key in connection.scalars(text(query), {"owned": wanted.owned}))

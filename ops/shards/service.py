@@ -12,11 +12,12 @@ from sqlalchemy import Connection, text
 
 from ops.errors import ExitStatus, OpsError
 from ops.fleet import Outcome, attempt, connect_line, naming, open_engine
-from ops.partitions.archiving import month_of, months_of
+from ops.partitions.archiving import months_of
 from ops.project.project import ProjectTree
 from partitions.bounds import Month
+from partitions.models import table_name
 from partitions.policy import ListPartitions, MonthlyRange
-from partitions.sql import identifier
+from partitions.sql import identifier, relation
 from sharding.citus.distribute import coordinator_map
 from sharding.directory import Directory, save_first_map
 from sharding.engines import open_cluster
@@ -158,7 +159,7 @@ def locate(tree: ProjectTree, shard_map: ShardMap, key: int, *, now: datetime) -
     """Return where a key belongs, whether or not there are rows of it."""
     monthly = _archive_months(tree)
     latest = Month.of(now).later(monthly.months_ahead) if monthly else None
-    month = month_of(monthly, key, latest=latest) if monthly and latest else None
+    month = monthly.month_at(key, latest=latest) if monthly and latest else None
     is_ours = month is not None and monthly is not None and monthly.key_at is first_id_at
     return KeyLocation(
         tree.name,
@@ -174,7 +175,14 @@ def _archive_months(tree: ProjectTree) -> MonthlyRange | None:
     """Return the months of the first archive that goes by the key by which its rows are placed."""
     shard_keys = {guarded.table: guarded.key for guarded in guarded_tables(tree.metadata)}
     months = (monthly for archive in tree.archives for monthly in months_of(tree, archive))
-    return next((monthly for monthly in months if shard_keys.get(monthly.table) == monthly.key), None)
+    return next(
+        (
+            monthly
+            for monthly in months
+            if shard_keys.get(monthly.table) == monthly.key and not monthly.key_type.is_time
+        ),
+        None,
+    )
 
 
 def list_shards(
@@ -229,10 +237,10 @@ def _count_all(connection: Connection, tables: Sequence[str], exact: bool) -> _C
 
 
 def _count(connection: Connection, table: str, exact: bool) -> _Count:
-    estimate = int(connection.scalar(ESTIMATE, {"name": identifier(table)}) or 0)
+    estimate = int(connection.scalar(ESTIMATE, {"name": relation(table)}) or 0)
     if not exact and estimate >= EXACT_BELOW_ROWS:
         return _Count(estimate, exact=False)
-    counted = connection.scalar(text(f"SELECT count(*) FROM {identifier(table)}")) or 0
+    counted = connection.scalar(text(f"SELECT count(*) FROM {relation(table)}")) or 0
     return _Count(counted, exact=True)
 
 
@@ -292,7 +300,7 @@ def conditions_of(tree: ProjectTree, by: WeightBy) -> Mapping[GuardedTable, str]
     guarded = guarded_tables(tree.metadata)
     if by is not WeightBy.LOAD:
         return dict.fromkeys(guarded, "")
-    columns = {table.name: change_log_of(table) for table in tree.metadata.tables.values()}
+    columns = {table_name(table): change_log_of(table) for table in tree.metadata.tables.values()}
     # What was done lately says most about what will be done.
     found = {
         each: f"WHERE {identifier(column)} > now() - interval '1 day'"
@@ -308,7 +316,7 @@ def _weigh(
     connection: Connection, guarded: GuardedTable, buckets: int, by: WeightBy, condition: str
 ) -> dict[int, int]:
     bucket = bucket_sql(identifier(guarded.key), buckets)
-    table = identifier(guarded.table)
+    table = relation(guarded.table)
     query = f"SELECT {bucket} AS bucket, count(*) FROM {table} {condition} GROUP BY 1"
     rows: dict[int, int] = {int(bucket): int(count) for bucket, count in connection.execute(text(query))}
     if by is not WeightBy.BYTES or not rows:

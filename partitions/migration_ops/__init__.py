@@ -1,6 +1,6 @@
 """Alembic operations for partitions, and an autogenerate plugin that knows them.
 
-It needs alembic, which the rest of `partitions` does not: `pip install mes-storage[migrations]`. Importing
+It needs alembic, which the rest of `partitions` does not: `pip install 'mes-storage[alembic]'`. Importing
 it once, in `env.py` or in a migration, is enough for `op.create_partition(...)` and the others to exist:
 
 from partitions.migration_ops import PLUGINS, POLICIES, ignore_undeclared_partitions
@@ -13,7 +13,15 @@ context.configure(
 )
 """
 
-from partitions.migration_ops.compare import PLUGINS, POLICIES, ignore_undeclared_partitions
+from partitions.errors import AlembicMissing
+
+try:
+    import alembic  # noqa: F401 (asked for here, so that its absence is one line)
+except ModuleNotFoundError as error:
+    raise AlembicMissing from error
+
+from partitions.declare import POLICIES
+from partitions.migration_ops.compare import PLUGINS, ignore_undeclared_partitions
 from partitions.migration_ops.operations import (
     AttachPartitionOp,
     CreateIndexOnPartitionsOp,

@@ -6,6 +6,7 @@ partition has from its parent, or what an online change has made that is under w
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from alembic.autogenerate.api import AutogenContext
@@ -23,12 +24,15 @@ from alembic.util import DispatchPriority, PriorityDispatchResult
 from sqlalchemy import Connection, Index, MetaData, Table, TextClause, text
 from sqlalchemy.dialects import postgresql
 
+from partitions.declare import PARTITION_OF, POLICIES
 from partitions.deparse import predicate_sql, same_predicates
 from partitions.migration_ops.existing_schema import (
+    SCHEMA,
     ExistingSchema,
     check_partition_keys,
     is_month,
     lists,
+    name_of,
     read_existing_schema,
     read_lists,
     regroupings,
@@ -43,9 +47,10 @@ from partitions.migration_ops.operations import (
     RegroupPartitionsOp,
     ReplacePartialIndexOp,
 )
+from partitions.models import table_name
 from partitions.online.backfill import PROGRESS_TABLE
 from partitions.policy import Policy
-from partitions.sql import literal, regclass
+from partitions.sql import RelationName, beside, literal, regclass
 from partitions.steps import do_block
 
 # With this style of parameters % is a sign like any other.
@@ -138,19 +143,20 @@ def online(operation: CreateIndexOp | DropIndexOp, existing: ExistingSchema) -> 
     """Return the operation that does the same without stopping writers; others stay as alembic made them."""
     creates = isinstance(operation, CreateIndexOp)
     index = operation.to_index()
-    table, where = operation.table_name or "", predicate_of(index, reflected=not creates)
+    name, where = operation.table_name or "", predicate_of(index, reflected=not creates)
+    table = RelationName(name, operation.schema).text
     if not _is_simple(operation):
         return operation
     known: dict[str, Any] = {
-        "table": table,
         "columns": columns_of(index, reflected=not creates),
         "unique": bool(index.unique),
     }
     if table in existing.keys:
         on_all = CreateIndexOnPartitionsOp if creates else DropIndexOnPartitionsOp
-        return on_all(str(index.name), where=where or None, **known)
+        return on_all(str(index.name), table=table, where=where or None, **known)
     if where:
         partial = CreatePartialIndexOp if creates else DropPartialIndexOp
+        known |= {"table": name, "schema": operation.schema}
         return partial(str(index.name), where=where, concurrently=table in existing.tables, **known)
     return operation
 
@@ -158,24 +164,37 @@ def online(operation: CreateIndexOp | DropIndexOp, existing: ExistingSchema) -> 
 def _is_simple(operation: CreateIndexOp | DropIndexOp) -> bool:
     """Return whether the operations here can say all that the index is."""
     others = (value for name, value in operation.kw.items() if name not in {"postgresql_where", "unique"})
-    return operation.schema is None and not any(others)
+    return not any(others)
 
 
 IncludeName = Callable[[str | None, Any, MutableMapping[Any, Any]], bool]
-POLICIES = "partition_policies"
-"""The key of `MetaData.info` under which autogenerate finds the policies of the tables."""
 PLUGINS = ("alembic.autogenerate.*", "partitions.migration_ops")
 
 
 def ignore_undeclared_partitions(connection: Connection, metadata: MetaData) -> IncludeName:
     """Make alembic's `include_name`: it leaves out the partitions that the models do not declare.
 
-    Months come and go by policy. `orders_hot` and `orders_done` are declared: they have indexes of their own.
+    Months come and go by policy. Partitions that have indexes of their own are declared. With
+    `include_schemas`, schemas of others are left out too.
     """
-    found = connection.scalars(text("SELECT relname FROM pg_class WHERE relispartition AND relkind = 'r'"))
-    undeclared = frozenset(found) - frozenset(metadata.tables)
+    undeclared = frozenset(map(name_of, connection.execute(_PARTITIONS))) - frozenset(
+        map(table_name, metadata.tables.values())
+    )
+    schemas = {table.schema for table in metadata.tables.values()}
     connection.commit()
-    return lambda name, kind, _parents: not (kind == "table" and name in undeclared)
+
+    def include(name: str | None, kind: str | None, parents: MutableMapping[Any, Any]) -> bool:
+        if kind == "schema":
+            return name is None or name in schemas
+        return kind != "table" or RelationName(name or "", parents.get("schema_name")).text not in undeclared
+
+    return include
+
+
+_PARTITIONS = text(f"""
+    SELECT relname AS name, {SCHEMA} FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
+    WHERE relispartition AND relkind = 'r'
+""")
 
 
 def compare_predicates(
@@ -216,7 +235,7 @@ def _made(changes: Iterable[RegroupPartitionsOp]) -> Iterator[str]:
     return (name for change in changes for name in change.new if name not in change.existing)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class _Rewriter:
     """Rewrites alembic's operations; `made` are the partitions that a regrouping makes."""
 
@@ -225,15 +244,17 @@ class _Rewriter:
     policies: Sequence[Policy]
     made: frozenset[str]
 
+    @cached_property
+    def declared(self) -> Mapping[str, Table]:
+        """The tables of the metadata, by their names as policies have them."""
+        return {table_name(table): table for table in self.metadata.tables.values()}
+
     def rewrite(self, operations: Iterable[MigrateOperation]) -> Iterator[MigrateOperation]:
         for operation in operations:
             match operation:
-                # Partitions and policies are those of the current schema.
-                case CreateTableOp() | DropTableOp() | ModifyTableOps() if operation.schema is not None:
-                    yield operation
                 case CreateTableOp():
                     yield from self._created(operation)
-                case DropTableOp() if self._stays(operation.table_name):
+                case DropTableOp() if self._stays(_table_of(operation)):
                     continue
                 case ModifyTableOps():
                     yield from self._modified(operation)
@@ -243,7 +264,7 @@ class _Rewriter:
     def new_groups(self) -> Iterator[CreatePartitionOp]:
         """Return the partitions of tables that do not stand yet."""
         for policy in lists(self.policies):
-            if policy.table in self.metadata.tables and policy.table not in self.existing.tables:
+            if policy.table in self.declared and policy.table not in self.existing.tables:
                 for name, values in policy.groups.items():
                     yield CreatePartitionOp(name, of=policy.table, values=sorted(values))
 
@@ -256,24 +277,24 @@ class _Rewriter:
                 return 1
             case RegroupPartitionsOp():
                 return 3
-            case ModifyTableOps() if operation.table_name in self.made:
+            case ModifyTableOps() if _table_of(operation) in self.made:
                 return 4
         return 2
 
     def _created(self, operation: CreateTableOp) -> Iterator[CreateTableOp]:
-        if self._group_of(operation.table_name) is not None:
+        if self._group_of(_table_of(operation)) is not None:
             return
         if operation.kw.get("postgresql_partition_by"):
             operation = CreatePartitionedTableOp.from_table(operation.to_table())
         yield operation
 
     def _modified(self, operation: ModifyTableOps) -> Iterator[ModifyTableOps]:
-        name = operation.table_name
-        if name not in self.metadata.tables and self._stays(name):
+        name = _table_of(operation)
+        if name not in self.declared and self._stays(name):
             return
         kept = [self._index(change) for change in operation.ops if self._is_own(name, change)]
         if kept:
-            yield ModifyTableOps(name, kept, schema=operation.schema)
+            yield ModifyTableOps(operation.table_name, kept, schema=operation.schema)
 
     def _index(self, change: MigrateOperation) -> MigrateOperation:
         return online(change, self.existing) if isinstance(change, CreateIndexOp | DropIndexOp) else change
@@ -283,12 +304,10 @@ class _Rewriter:
         if (table, getattr(change, "column_name", None)) in self.existing.under_way:
             return False  # an online change has made it so, and is not done yet
         if isinstance(change, DropIndexOp):
-            return change.index_name not in self.existing.inherited_indexes
+            return beside(table, str(change.index_name)) not in self.existing.inherited_indexes
         if isinstance(change, ReplacePartialIndexOp):
-            return change.name not in self.existing.inherited_indexes
-        parent = (
-            self.metadata.tables[table].info.get("partition_of") if table in self.metadata.tables else None
-        )
+            return beside(table, change.name) not in self.existing.inherited_indexes
+        parent = self.declared[table].info.get(PARTITION_OF) if table in self.declared else None
         if parent is None:
             return True
         if isinstance(change, CreateIndexOp):
@@ -302,6 +321,10 @@ class _Rewriter:
 
     def _group_of(self, table: str) -> str | None:
         return next((policy.table for policy in lists(self.policies) if table in policy.groups), None)
+
+
+def _table_of(operation: CreateTableOp | DropTableOp | ModifyTableOps) -> str:
+    return RelationName(operation.table_name, operation.schema).text
 
 
 def _definition(index: Index) -> tuple[list[str], str]:

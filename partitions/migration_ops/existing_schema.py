@@ -3,15 +3,18 @@
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import Connection, MetaData, text
+from sqlalchemy import Connection, MetaData, Row, text
 
 from partitions.bounds import ValueList
 from partitions.catalog import Catalog, PartitionedTable, read_catalog
 from partitions.errors import PartitionError
 from partitions.migration_ops.operations import RegroupPartitionsOp
+from partitions.models import table_name
 from partitions.online.change import MARK
 from partitions.policy import ListPartitions, MonthlyRange, Policy
+from partitions.sql import RelationName, bare, schema_of
 
 
 class PartitionKeyDiffers(PartitionError):
@@ -31,6 +34,8 @@ class PartitionKeyDiffers(PartitionError):
 class ExistingSchema:
     """The tables of a database, and which of them are partitions.
 
+    Names have a schema where it is not the current one.
+
     Parameters:
         tables: every table.
         keys: what each partitioned table is partitioned by, as in `LIST (status)`.
@@ -46,31 +51,42 @@ class ExistingSchema:
     under_way: frozenset[tuple[str, str]]
 
 
-_RELATIONS = text("""
-    SELECT relname, relkind::text, relispartition, pg_get_partkeydef(oid) AS key FROM pg_class
-    WHERE relnamespace = current_schema()::regnamespace AND relkind IN ('r', 'p', 'f', 'i', 'I')
+SCHEMA = "nullif(nspname, current_schema()) AS schema"
+"""The schema of a relation; NULL for the current one, which the models do not name."""
+
+_RELATIONS = text(f"""
+    SELECT relname AS name, {SCHEMA}, relkind::text, relispartition, pg_get_partkeydef(pg_class.oid) AS key
+    FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
+    WHERE nspname NOT LIKE 'pg\\_%' AND nspname <> 'information_schema'
+      AND relkind IN ('r', 'p', 'f', 'i', 'I')
 """)
-_UNDER_WAY = text("""
-    SELECT relname, attname FROM pg_description JOIN pg_attribute ON attrelid = objoid AND attnum = objsubid
-    JOIN pg_class ON pg_class.oid = attrelid
+_UNDER_WAY = text(f"""
+    SELECT relname AS name, {SCHEMA}, attname
+    FROM pg_description JOIN pg_attribute ON attrelid = objoid AND attnum = objsubid
+    JOIN pg_class ON pg_class.oid = attrelid JOIN pg_namespace ON pg_namespace.oid = relnamespace
     WHERE classoid = 'pg_class'::regclass AND starts_with(description, :mark)
-      AND relnamespace = current_schema()::regnamespace
 """)
 
 
 def read_existing_schema(connection: Connection) -> ExistingSchema:
-    """Read which tables and partitions there are in the current schema."""
-    found = connection.execute(_RELATIONS).all()
-    tables = [row for row in found if row.relkind in "rpf"]
+    """Read which tables and partitions there are."""
+    found = [(name_of(row), row) for row in connection.execute(_RELATIONS)]
+    tables = [(name, row) for name, row in found if row.relkind in "rpf"]
+    under_way = connection.execute(_UNDER_WAY, {"mark": MARK})
     return ExistingSchema(
-        tables=frozenset(row.relname for row in tables),
-        keys={row.relname: row.key for row in tables if row.key},
-        partitions=frozenset(row.relname for row in tables if row.relispartition),
+        tables=frozenset(name for name, _ in tables),
+        keys={name: row.key for name, row in tables if row.key},
+        partitions=frozenset(name for name, row in tables if row.relispartition),
         inherited_indexes=frozenset(
-            row.relname for row in found if row.relkind in "iI" and row.relispartition
+            name for name, row in found if row.relkind in "iI" and row.relispartition
         ),
-        under_way=frozenset(map(tuple, connection.execute(_UNDER_WAY, {"mark": MARK}))),
+        under_way=frozenset((name_of(row), row.attname) for row in under_way),
     )
+
+
+def name_of(row: Row[Any]) -> str:
+    """Return the name of a relation that a query of this module has found."""
+    return RelationName(row.name, row.schema).text
 
 
 def check_partition_keys(metadata: MetaData, schema: ExistingSchema) -> None:
@@ -81,9 +97,10 @@ def check_partition_keys(metadata: MetaData, schema: ExistingSchema) -> None:
     """
     for table in metadata.tables.values():
         wanted = table.dialect_options["postgresql"]["partition_by"]
-        found = schema.keys.get(table.name)
-        if table.name in schema.tables and _plain(wanted) != _plain(found):
-            raise PartitionKeyDiffers(table.name, found=found, wanted=wanted)
+        name = table_name(table)
+        found = schema.keys.get(name)
+        if name in schema.tables and _plain(wanted) != _plain(found):
+            raise PartitionKeyDiffers(name, found=found, wanted=wanted)
 
 
 def _plain(key: str | None) -> str:
@@ -132,6 +149,8 @@ def _new_groups(policy: ListPartitions, existing: Mapping[str, list[str]]) -> di
 def is_month(name: str, policies: Iterable[Policy]) -> bool:
     """Return whether a table is named like a month of a policy: one that was detached waits to be dropped."""
     return any(
-        isinstance(policy, MonthlyRange) and re.fullmatch(rf"{re.escape(policy.table)}_\d{{4}}_\d{{2}}", name)
+        isinstance(policy, MonthlyRange)
+        and schema_of(policy.table) == schema_of(name)
+        and re.fullmatch(rf"{re.escape(bare(policy.table))}_\d{{4}}_\d{{2}}", bare(name))
         for policy in policies
     )

@@ -28,7 +28,7 @@ from partitions.migration_ops.runner import (
     script_of,
 )
 from partitions.migration_ops.statements import proofs, regroup
-from partitions.sql import identifier, qualified
+from partitions.sql import RelationName, qualified
 from partitions.steps import LockTimeouts, SqlStep
 
 
@@ -102,7 +102,7 @@ class _BoundedPartition(PartitionOperation):
     name: str
     of: str
     values: Sequence[str] | None = None
-    keys: tuple[int, int] | None = None
+    keys: tuple[sql.Key, sql.Key] | None = None
     lock_timeout_seconds: float = 3.0
 
     @property
@@ -349,7 +349,7 @@ class DropIndexOnPartitionsOp(_IndexOnPartitions):
 
     def statements(self) -> tuple[str, ...]:
         """Render the SQL."""
-        return (f"DROP INDEX {identifier(self.name)}",)
+        return (f"DROP INDEX {RelationName.of(self.table).beside(self.name)}",)
 
     def reverse(self) -> CreateIndexOnPartitionsOp:
         """Create it again everywhere."""

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, text
 from partitions.indexes import CreateIndex, index_on, suffix_of
 from partitions.migration_ops.runner import gexec
 from partitions.migration_ops.statements import definition
-from partitions.sql import identifier, literal, regclass, unique_name_sql
+from partitions.sql import beside, identifier, literal, relation, relation_oid, unique_name_sql
 from partitions.steps import ExecutionMode, LockTimeouts, SqlStep, render_step
 
 _ANY = "?"
@@ -49,7 +49,8 @@ def create_index(
 
 def partitions_of(connection: Connection, table: str) -> Sequence[str]:
     """Read the partitions of a table."""
-    return connection.scalars(_PARTITIONS, {"table": identifier(table)}).all()
+    names = connection.scalars(_PARTITIONS, {"table": relation(table)})
+    return [beside(table, name) for name in names]
 
 
 def script(
@@ -57,7 +58,7 @@ def script(
 ) -> Iterator[str]:
     """Render the script for psql."""
     on_parent, again = create_index(name, table, columns, where, unique=unique, partitions=[]).steps()
-    pattern = create_index(name, table, columns, where, unique=unique, partitions=[_ANY])
+    pattern = create_index(name, table, columns, where, unique=unique, partitions=[beside(table, _ANY)])
     _, build, attach, _ = pattern.steps()
     yield from render_step(on_parent, timeouts)
     for state, statement in ((_INVALID, *build.cleanup), (_ABSENT, *build.statements)):
@@ -80,11 +81,11 @@ def _each(table: str, name: str, state: str, statement: str) -> str:
 FROM (
     SELECT child.relname::text AS partition, {unique_name_sql(f"({full_name})")} AS index_name
     FROM pg_inherits JOIN pg_class AS child ON child.oid = inhrelid
-    WHERE inhparent = {regclass(table)} AND child.relkind = 'r'
+    WHERE inhparent = {relation_oid(table)} AND child.relkind = 'r'
 ) AS wanted
 LEFT JOIN (
     SELECT pg_class.oid, relname, relispartition, indisvalid FROM pg_class JOIN pg_index ON indexrelid = oid
-    WHERE relnamespace = (SELECT relnamespace FROM pg_class WHERE oid = {regclass(table)})
+    WHERE relnamespace = (SELECT relnamespace FROM pg_class WHERE oid = {relation_oid(table)})
 ) AS found ON found.relname = wanted.index_name
 WHERE {state}
 ORDER BY partition""")

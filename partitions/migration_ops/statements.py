@@ -1,14 +1,15 @@
 """The SQL of each operation, from the statements of `partitions.actions` and its like. Pure."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 
 from partitions import actions
 from partitions.bounds import KeyRange, ValueList
 from partitions.check_constraints import drop_regroup_check
 from partitions.errors import PartitionError
+from partitions.range_key import key_of_value
 from partitions.regroup import prove, restore_index_parts, save_index_parts
-from partitions.sql import identifier, literal, qualified, regclass, value_list
+from partitions.sql import bare, identifier, literal, qualified, relation, relation_oid, value_list
 from partitions.steps import SqlStep, do_block, raise_if
 
 Groups = Mapping[str, Sequence[str]]
@@ -23,18 +24,27 @@ class BoundMissing(PartitionError):
 
     def __init__(self, partition: str) -> None:
         self.partition = partition
-        super().__init__(f"partition {partition}: give either values=[...] or keys=(start, end)")
+        super().__init__(f"partition {partition}: give either values=[...] or keys=(start, end), of one type")
 
 
-def bound_of(partition: str, values: Sequence[str] | None, keys: tuple[int, int] | None) -> Bound:
+Key = int | date
+"""An integer, a date, or a datetime (with a time zone for `timestamptz`)."""
+
+
+def bound_of(partition: str, values: Sequence[str] | None, keys: tuple[Key, Key] | None) -> Bound:
     """Make a bound from what a migration says.
 
     Raises:
-        BoundMissing: neither is given, or both are.
+        BoundMissing: neither is given, or both are, or the two keys are of two types.
     """
     if (values is None) == (keys is None):
         raise BoundMissing(partition)
-    return ValueList(frozenset(values)) if values is not None else KeyRange(*(keys or (0, 0)))
+    if keys is None:
+        return ValueList(frozenset(values or ()))
+    (kind, start), (other, end) = map(key_of_value, keys)
+    if kind is not other:
+        raise BoundMissing(partition)
+    return KeyRange(start, end, kind)
 
 
 def create(partition: str, parent: str, bound: Bound) -> tuple[str, ...]:
@@ -44,13 +54,13 @@ def create(partition: str, parent: str, bound: Bound) -> tuple[str, ...]:
 
 def like(partition: str, parent: str, *, how: str = "") -> str:
     """Create a table that can become a partition."""
-    return f"CREATE TABLE {how}{identifier(partition)} ({actions.copy_of(parent)})"
+    return f"CREATE TABLE {how}{relation(partition)} ({actions.copy_of(parent)})"
 
 
 def drop(partition: str, parent: str) -> tuple[str, ...]:
     """Detach an empty partition and drop it; rows make it fail."""
     return (
-        f"LOCK TABLE {identifier(parent)} IN ACCESS EXCLUSIVE MODE",
+        f"LOCK TABLE {relation(parent)} IN ACCESS EXCLUSIVE MODE",
         refuse_rows(partition),
         detach(partition, parent),
         *actions.DropTable(table=parent, partition=partition).statements(),
@@ -62,7 +72,7 @@ def attach(partition: str, parent: str, bound: Bound, key: str | None) -> tuple[
     made = actions.AttachPartition(table=parent, partition=partition, bound=bound, at=NEVER).statements()
     if key is None:
         return made
-    table, check = identifier(partition), identifier(f"{partition}_bound_check")
+    table, check = relation(partition), identifier(f"{bare(partition)}_bound_check")
     return (
         f"ALTER TABLE {table} ADD CONSTRAINT {check} CHECK ({condition(key, bound)})",
         *made,
@@ -73,7 +83,7 @@ def attach(partition: str, parent: str, bound: Bound, key: str | None) -> tuple[
 
 def detach(partition: str, parent: str) -> str:
     """Detach a partition, under ACCESS EXCLUSIVE for a moment."""
-    return f"ALTER TABLE {identifier(parent)} DETACH PARTITION {identifier(partition)}"
+    return f"ALTER TABLE {relation(parent)} DETACH PARTITION {relation(partition)}"
 
 
 def detach_concurrently(partition: str, parent: str, bound: Bound) -> tuple[SqlStep, ...]:
@@ -105,17 +115,17 @@ def definition(columns: Sequence[str], where: str | None) -> str:
 
 def condition(key: str, bound: Bound) -> str:
     """Render a bound as a CHECK, from which PostgreSQL proves that ATTACH need not scan."""
-    key = identifier(key)
+    name = identifier(key)
     match bound:
         case ValueList(values):
-            return f"{key} IS NOT NULL AND {key} IN ({value_list(values)})"
-        case KeyRange(start, end):
-            return f"{key} IS NOT NULL AND {key} >= {start} AND {key} < {end}"
+            return f"{name} IS NOT NULL AND {name} IN ({value_list(values)})"
+        case KeyRange():
+            return f"{name} IS NOT NULL AND {bound.condition(key)}"
 
 
 def refuse_rows(partition: str) -> str:
     """Fail when a partition that is about to go has rows."""
-    has_rows = f"EXISTS (SELECT FROM {identifier(partition)})"
+    has_rows = f"EXISTS (SELECT FROM {relation(partition)})"
     return do_block(raise_if(has_rows, f"{partition} has rows: move them first"))
 
 
@@ -139,7 +149,7 @@ def regroup(
     gone = [name for name in existing if name not in new]
     return (
         # First of all: a second lock that is waited for while one is held is a deadlock one day.
-        f"LOCK TABLE {identifier(table)} IN ACCESS EXCLUSIVE MODE",
+        f"LOCK TABLE {relation(table)} IN ACCESS EXCLUSIVE MODE",
         refuse_unknown(existing, new),
         *(like(name, table, how="IF NOT EXISTS ") for name in new if name not in existing),
         *(do_block(save_index_parts(name)) for name in changed),
@@ -180,7 +190,7 @@ def _unknown(partition: str, known: str) -> tuple[str, str]:
     of_bound = (
         f"SELECT replace(held[1], {twice}, {once}) FROM pg_class, "
         f"regexp_matches(pg_get_expr(relpartbound, oid), {literal(_LITERAL)}, 'g') AS held "
-        f"WHERE oid = {regclass(partition)}"
+        f"WHERE oid = {relation_oid(partition)}"
     )
     condition = f"EXISTS ({of_bound} EXCEPT SELECT unnest(ARRAY[{known}]))"
     fix = "add them to `existing` and `new`, or let autogenerate write the revision anew"
@@ -205,7 +215,7 @@ def _leave(table: str, gone: list[str], *, drop_emptied: bool) -> Iterator[str]:
 
 def _move(table: str, key: str, move: Move, max_rows: int) -> str:
     source, target, values = move
-    rows_of, rows_to, has_key = identifier(source), identifier(target), identifier(key)
+    rows_of, rows_to, has_key = relation(source), relation(target), identifier(key)
     # Columns by name: a partition that was attached once may have them in another order.
     begin = literal(
         f"WITH moved AS (DELETE FROM {rows_of} WHERE {has_key} IN ({value_list(values)}) RETURNING "
@@ -219,7 +229,7 @@ def _move(table: str, key: str, move: Move, max_rows: int) -> str:
 DECLARE
     names text := (
         SELECT string_agg(quote_ident(attname), ', ' ORDER BY attnum) FROM pg_attribute
-        WHERE attrelid = {regclass(table)} AND attnum > 0 AND NOT attisdropped AND attgenerated = ''
+        WHERE attrelid = {relation_oid(table)} AND attnum > 0 AND NOT attisdropped AND attgenerated = ''
     );
     found bigint := (
         SELECT count(*) FROM (

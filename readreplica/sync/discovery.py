@@ -5,10 +5,10 @@ It only adds. A node that is gone is ejected by the monitor, and so is one whose
 cluster: its system identifier is another.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
-import structlog
 from sqlalchemy import Engine
 
 from readreplica.addresses import Address
@@ -16,7 +16,7 @@ from readreplica.errors import NothingDiscovered
 from readreplica.sync.cluster import Cluster
 from readreplica.sync.concurrency import BackgroundThread, Event, resolve_name, resolve_services, wait_for
 
-log: structlog.stdlib.BoundLogger = structlog.get_logger("readreplica")
+log = logging.getLogger("readreplica")
 
 AddressSource: TypeAlias = Callable[[], Sequence[Address]]
 """Returns the addresses that are announced now; raises NothingDiscovered or OSError."""
@@ -46,7 +46,8 @@ def services_of(
         nameserver: the address and port of the server to ask; the system's ones by default.
 
     Raises:
-        NothingDiscovered: there is no such record, no server answered in time, or dnspython is not installed.
+        NothingDiscovered: there is no such record, or no server answered in time.
+        MissingExtra: dnspython is not installed.
     """
     try:
         found = resolve_services(name, timeout_seconds=timeout_seconds, nameserver=nameserver)
@@ -111,10 +112,13 @@ class Discovery:
             try:
                 added = self.refresh()
                 if added:
-                    log.info("nodes found", cluster=self._cluster.name, nodes=[str(each) for each in added])
+                    log.info(
+                        "nodes found",
+                        extra={"cluster": self._cluster.name, "nodes": [str(each) for each in added]},
+                    )
             except NothingDiscovered as error:
-                log.warning("no nodes found", cluster=self._cluster.name, error=str(error))
+                log.warning("no nodes found", extra={"cluster": self._cluster.name, "error": str(error)})
             except Exception as error:
                 # An HTTP client's own error is no OSError. Any error may be gone at the next time.
-                log.warning("no nodes found", cluster=self._cluster.name, error=repr(error))
+                log.warning("no nodes found", extra={"cluster": self._cluster.name, "error": repr(error)})
             wait_for(self._stopping, timeout_seconds=self._every_seconds)

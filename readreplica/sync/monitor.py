@@ -1,11 +1,10 @@
 # Generated from readreplica/monitor.py by `make sync`: change that file, not this one.
 """The monitor of one cluster in this process: finds the primary, ejects and readmits replicas."""
 
+import logging
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-
-import structlog
 
 from readreplica.election import PrimaryState, elect
 from readreplica.errors import OtherEventLoop, is_rejection
@@ -18,7 +17,7 @@ from readreplica.sync.concurrency import Lock, run_all, running_loop, wait_for
 from readreplica.sync.poller import NodePoller, ReplayWaiter
 from readreplica.wal import Position
 
-log: structlog.stdlib.BoundLogger = structlog.get_logger("readreplica")
+log = logging.getLogger("readreplica")
 
 # How many replicas are polled quickly for one waiting read: more would cost more polls, and gain little.
 POLLED_FOR_ONE_READ = 2
@@ -280,12 +279,17 @@ class Monitor:
 
     def _announce(self, before: PrimaryState, found: PrimaryState) -> None:
         if found.rivals and found.rivals != before.rivals:
-            log.error("two primaries", cluster=self.cluster, primary=found.node, rivals=found.rivals)
+            log.error(
+                "two primaries",
+                extra={"cluster": self.cluster, "primary": found.node, "rivals": found.rivals},
+            )
         is_first = before.timeline == 0
         if (found.node, found.timeline) == (before.node, before.timeline) or found.node is None:
             return
         if not is_first or found.node != before.node:
-            log.warning("new primary", cluster=self.cluster, node=found.node, timeline=found.timeline)
+            log.warning(
+                "new primary", extra={"cluster": self.cluster, "node": found.node, "timeline": found.timeline}
+            )
             self._metrics.failed_over(found.node)
             self._on_new_primary()
 
@@ -350,12 +354,14 @@ class Monitor:
         before, node.health = node.health, health
         fault, name = health.ejected, node.replica_name
         if fault and not before.ejected:
-            log.warning("replica taken out", cluster=self.cluster, replica=name, fault=fault.value)
+            log.warning(
+                "replica taken out", extra={"cluster": self.cluster, "replica": name, "fault": fault.value}
+            )
             self._metrics.ejected(name, fault.value)
         if fault and fault is not before.ejected:
             node.pool_generation.evict(abort=fault in (NodeFault.SILENT, NodeFault.UNREACHABLE))
         elif before.ejected and not fault:
-            log.info("replica taken in again", cluster=self.cluster, replica=name)
+            log.info("replica taken in again", extra={"cluster": self.cluster, "replica": name})
 
     def _is_urgent(self) -> bool:
         # Bounded: a primary that stays away is not polled twenty times a second for ever.

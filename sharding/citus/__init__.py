@@ -1,1 +1,1 @@
-"""Shards that Citus keeps: one coordinator instead of a shard map (docs/citus.md)."""
+"""Shards that Citus keeps: one coordinator instead of a shard map (docs/how-to/citus.md)."""

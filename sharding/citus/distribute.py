@@ -6,7 +6,7 @@ from typing import Self
 
 from sqlalchemy import MetaData
 
-from partitions.sql import identifier, literal
+from partitions.sql import literal, relation
 from sharding.citus.catalog import CitusTable
 from sharding.errors import DistributionConflict
 from sharding.keys import GuardedTable, guarded_tables, is_partition, is_reference
@@ -80,7 +80,7 @@ class Placement:
 
     def statement(self) -> str:
         """Return the statement that places the table; nothing happens when it is placed, or is not there."""
-        name = literal(identifier(self.table))
+        name = literal(relation(self.table))
         call = f"create_reference_table({name})"
         if self.key and self.beside:
             words = (name, literal(self.key), f"colocate_with => {literal(self.beside)}")

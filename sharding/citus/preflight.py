@@ -1,6 +1,6 @@
 """What Citus would refuse of a schema, found before it is moved there.
 
-Each rule was seen on Citus 13.2 with PostgreSQL 15 (docs/citus.md says how), and its `reason` says what
+Each rule was seen on Citus 13.2 with PostgreSQL 15 (docs/how-to/citus.md says how); its `reason` says what
 happens there. It works on a plain shard as well: that is where it is needed.
 """
 

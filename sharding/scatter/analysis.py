@@ -18,6 +18,16 @@ from sqlalchemy.sql import operators, visitors
 from sqlalchemy.sql.elements import ClauseList, Grouping
 
 from sharding.errors import ScatterRefused
+from sharding.private_api import (
+    annotations_of,
+    cache_key_of,
+    group_by_clauses,
+    having_criteria,
+    order_by_clauses,
+    raw_columns,
+    where_criteria,
+    with_where,
+)
 from sharding.scatter.grammar import Scope, check, onclauses, open_scope
 from sharding.scatter.kinds import DIALECT
 from sharding.scatter.order import resolve, split_order
@@ -76,8 +86,7 @@ def analyse(statement: Any, *, key: str | None) -> Analysis:
     Raises:
         ScatterRefused: it cannot be answered exactly, and why.
     """
-    made: Callable[[], Any] | None = getattr(statement, "_generate_cache_key", None)
-    cache_key = made() if made else None
+    cache_key = cache_key_of(statement)
     if cache_key is None:
         return _read(statement, key)
     known = (key, cache_key.key)
@@ -94,7 +103,7 @@ def analyse(statement: Any, *, key: str | None) -> Analysis:
 
 def fingerprint(statement: Any, analysis: Analysis) -> bytes:
     """Hash a query, its order and its parameters; the same in every process."""
-    cache_key = statement._generate_cache_key()
+    cache_key = cache_key_of(statement)
     if cache_key is not None:
         parameters = [parameter.effective_value for parameter in cache_key.bindparams]
     else:
@@ -109,7 +118,7 @@ def check_parameters(statement: Any) -> None:
     Raises:
         ScatterRefused: it names the parameter.
     """
-    cache_key = statement._generate_cache_key()
+    cache_key = cache_key_of(statement)
     for parameter in cache_key.bindparams if cache_key else ():
         if parameter.required:
             raise ScatterRefused(f"the parameter {parameter.key} has no value: put the value into the SELECT")
@@ -132,8 +141,8 @@ def _read(statement: Any, key: str | None) -> Analysis:
     mappers = _mappers(statement)
     for mapper in mappers.values():
         _check_mapper(mapper)
-    groups = [resolve(each, namer(statement)) for each in statement._group_by_clauses]
-    for each, group in zip(statement._group_by_clauses, groups, strict=True):
+    groups = [resolve(each, namer(statement)) for each in group_by_clauses(statement)]
+    for each, group in zip(group_by_clauses(statement), groups, strict=True):
         _check_group_name(each, group, scope)
     has_local_groups = any(
         is_key_of(group, source) and not source.is_nullable
@@ -156,15 +165,15 @@ def _columns_in(statement: Any) -> Iterable[Column[Any]]:
 
 def _check_clauses(statement: Any, scope: Scope) -> None:
     named = namer(statement)
-    if any(each.__visit_name__ == "clauselist" for each in statement._raw_columns):
+    if any(each.__visit_name__ == "clauselist" for each in raw_columns(statement)):
         raise ScatterRefused("it selects a list of columns (a Bundle): select the columns")
-    ordered = [resolve(each, named) for each in (*statement._order_by_clauses, *statement._group_by_clauses)]
+    ordered = [resolve(each, named) for each in (*order_by_clauses(statement), *group_by_clauses(statement))]
     for clause in ordered:
         _check_no_position(split_order(clause)[0])
     for clause in (
-        *statement._raw_columns,
-        *statement._where_criteria,
-        *statement._having_criteria,
+        *raw_columns(statement),
+        *where_criteria(statement),
+        *having_criteria(statement),
         *ordered,
     ):
         # A FROM element among the columns is an entity or a table: all of its columns.
@@ -204,7 +213,7 @@ def _check_no_position(clause: Clause) -> None:
 
 def namer(statement: Any) -> Callable[[str], Clause | None]:
     """Return a function that finds a selected column by its name in SQL; an attribute's may be another."""
-    columns = [each for raw in statement._raw_columns for each in (raw.columns if is_table(raw) else [raw])]
+    columns = [each for raw in raw_columns(statement) for each in (raw.columns if is_table(raw) else [raw])]
 
     def find(name: str) -> Clause | None:
         found = [each for each in columns if getattr(each, "name", None) == name]
@@ -222,15 +231,15 @@ def namer(statement: Any) -> Callable[[str], Clause | None]:
 def selected(statement: Any) -> list[Clause]:
     """Return what a row holds: an entity is one element, a table's columns are many."""
     found: list[Clause] = []
-    for each in statement._raw_columns:
-        is_entity = "parententity" in getattr(each, "_annotations", {})
+    for each in raw_columns(statement):
+        is_entity = "parententity" in annotations_of(each)
         found += each.columns if is_table(each) and not is_entity else [each]
     return found
 
 
 def _mappers(statement: Any) -> dict[Table, Mapper[Any]]:
     """Find which tables are asked for through mapped classes."""
-    found = (getattr(each, "_annotations", {}).get("parentmapper") for each in visitors.iterate(statement))
+    found = (annotations_of(each).get("parentmapper") for each in visitors.iterate(statement))
     return {mapper.local_table: mapper for mapper in found if mapper is not None}
 
 
@@ -282,7 +291,7 @@ def split(
         return {shards[0]: statement}
     if shard_of is None:
         return dict.fromkeys(shards, statement)
-    criteria = list(conjuncts(statement._where_criteria))
+    criteria = list(conjuncts(where_criteria(statement)))
     lists = {i: keys for i, each in enumerate(criteria) if (keys := _keys(each, scope)) is not None}
     if not lists:
         return dict.fromkeys(shards, statement)
@@ -319,9 +328,10 @@ def _by_shard(keys: Iterable[Any], shard_of: Callable[[int], str]) -> dict[str, 
 
 def _with(statement: Any, criteria: Sequence[Clause], own: dict[int, list[int]]) -> Any:
     """Put a shard's own keys in the place of all; a single key stays as it is."""
-    changed = statement._generate()
-    changed._where_criteria = tuple(
-        each.left.in_(own[i]) if i in own and each.operator is operators.in_op else each
-        for i, each in enumerate(criteria)
+    return with_where(
+        statement,
+        [
+            each.left.in_(own[i]) if i in own and each.operator is operators.in_op else each
+            for i, each in enumerate(criteria)
+        ],
     )
-    return changed

@@ -18,6 +18,15 @@ from sqlalchemy.sql.operators import custom_op
 from sqlalchemy.sql.selectable import Join
 
 from sharding.errors import ScatterRefused
+from sharding.private_api import (
+    correlation,
+    group_by_clauses,
+    having_criteria,
+    order_by_clauses,
+    raw_columns,
+    refused_clauses,
+    where_criteria,
+)
 from sharding.scatter.tables import (
     Clause,
     Source,
@@ -154,9 +163,6 @@ OWN_OPERATORS = frozenset({"@>", "<@", "&&", "?", "?|", "?&", "->", "->>", "#>",
 """PostgreSQL's operators on arrays, ranges and JSON, which SQLAlchemy knows by their text."""
 
 
-_EXTENSIONS = ("_pre_columns_clause", "_post_select_clause", "_post_criteria_clause", "_post_body_clause")
-
-
 @dataclass(frozen=True)
 class Scope:
     """The tables that an expression may name, and how far its rows reach."""
@@ -187,41 +193,18 @@ def open_scope(statement: Any, *, key: str | None) -> Scope:
     if not froms:
         raise ScatterRefused("it has no FROM, so it needs no shard")
     sources = collect(froms, key=key)
-    where = list(conjuncts(statement._where_criteria))
+    where = list(conjuncts(where_criteria(statement)))
     check_linked(sources.sharded, [*sources.links, *key_links(where, sources.all, sources.all)])
     return Scope(key, tuple(froms), sources)
 
 
 def check_select(statement: Any) -> None:
-    """Refuse clauses that each shard would apply to its own rows only.
-
-    SQLAlchemy has no public way to ask a SELECT for its clauses; the underscored names of this package are
-    those that its own compiler reads.
-    """
+    """Refuse clauses that each shard would apply to its own rows only."""
     if not isinstance(statement, Select):
         name = getattr(statement, "__visit_name__", "")
         raise ScatterRefused(REASONS.get(name, f"it is a {type(statement).__name__}, not a select()"))
-    found = {
-        "LIMIT or OFFSET: pass limit and cursor to scatter": statement._has_row_limiting_clause,
-        "FOR UPDATE: the sessions only read; lock a row by sessions.write(key)": statement._for_update_arg
-        is not None,
-        "DISTINCT ON: which row stays depends on the other shards' rows": statement._distinct_on,
-        "a prefix, a suffix or a hint, which are text": (
-            statement._prefixes or statement._suffixes or statement._hints or statement._statement_hints
-        ),
-        ".execution_options(): they may change what is read": statement._execution_options,
-        ".params(): put the values into the SELECT": getattr(statement, "_params", None),
-        "an extension (.ext()), such as DISTINCT ON": any(
-            getattr(statement, place, None) is not None for place in _EXTENSIONS
-        ),
-        "WITH: a common table expression is not looked into": statement._independent_ctes,
-        ".options(): a loader may add joins and queries; select the columns that you want": (
-            statement._with_options
-        ),
-    }
-    for what, is_there in found.items():
-        if is_there:
-            raise ScatterRefused(f"it has {what}")
+    for what in refused_clauses(statement):
+        raise ScatterRefused(f"it has {what}")
 
 
 def check(clause: Clause, scope: Scope) -> None:
@@ -333,8 +316,8 @@ def check_subquery(select: Any, outer: Scope, in_which: Clause | None) -> None:
     scope = Scope(outer.key, froms, sources, outer, is_local=True)
     if sources.sharded:
         _check_correlated(select, scope, in_which)
-    clauses = [*select._raw_columns, *select._where_criteria, *select._having_criteria]
-    for clause in [*clauses, *select._group_by_clauses, *select._order_by_clauses]:
+    clauses = [*raw_columns(select), *where_criteria(select), *having_criteria(select)]
+    for clause in [*clauses, *group_by_clauses(select), *order_by_clauses(select)]:
         if not (is_table(clause) or is_star(clause)):
             check(clause, scope)
         elif in_which is not None:
@@ -346,7 +329,7 @@ def check_subquery(select: Any, outer: Scope, in_which: Clause | None) -> None:
 def _check_correlated(select: Any, scope: Scope, in_which: Clause | None) -> None:
     own = scope.sources.sharded
     around = [source for each in scope.chain() if each is not scope for source in each.sources.sharded]
-    where = list(conjuncts(select._where_criteria))
+    where = list(conjuncts(where_criteria(select)))
     links = [*scope.sources.links, *key_links(where, scope.sources.all, scope.sources.all)]
     check_linked(own, links)
     to_outer = key_links(where, own, around) or _membership(select, own, around, in_which)
@@ -359,12 +342,12 @@ def _check_correlated(select: Any, scope: Scope, in_which: Clause | None) -> Non
 
 def _membership(select: Any, own: list[Source], around: list[Source], in_which: Clause | None) -> list[Any]:
     """Find `outer.key IN (SELECT own.key ...)`: an equality of shard keys, written as membership."""
-    if in_which is None or len(select._raw_columns) != 1 or any(source.is_nullable for source in own):
+    if in_which is None or len(raw_columns(select)) != 1 or any(source.is_nullable for source in own):
         return []
     # After GROUP BY or HAVING the rows that make the answer need not be those of the outer row's key.
-    if select._group_by_clauses or select._having_criteria:
+    if group_by_clauses(select) or having_criteria(select):
         return []
-    selected = select._raw_columns[0]
+    selected = raw_columns(select)[0]
     # NULL IN (nothing) is false and NULL IN (something) is NULL, and a shard may have nothing.
     certain = [source for source in around if not source.is_nullable]
     return [(a, b) for a in own for b in certain if is_key_of(selected, a) and is_key_of(in_which, b)]
@@ -398,12 +381,13 @@ def _own_froms(select: Any, outer: Scope) -> list[FromClause]:
     """Leave out what a subquery takes from the query around it, by the rules of SQLAlchemy's correlation."""
     froms = _froms_of(select)
     all_around = _flat(from_ for scope in outer.chain() for from_ in scope.froms)
-    if select._correlate:
-        froms = [each for each in froms if not (each in all_around and each in set(select._correlate))]
-    if select._correlate_except is not None:
-        kept = set(select._correlate_except)
+    correlated = correlation(select)
+    if correlated.only:
+        froms = [each for each in froms if not (each in all_around and each in set(correlated.only))]
+    if correlated.all_but is not None:
+        kept = set(correlated.all_but)
         froms = [each for each in froms if not (each in all_around and each not in kept)]
-    if select._auto_correlate and len(froms) > 1:
+    if correlated.is_automatic and len(froms) > 1:
         around = _flat(outer.froms)
         froms = [each for each in froms if each not in around]
     return froms

@@ -33,6 +33,7 @@ from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import UserDefinedType
 
 from sharding.errors import ScatterRefused
+from sharding.private_api import having_criteria, where_criteria
 from sharding.scatter.analysis import selected
 from sharding.scatter.grammar import MERGED_AGGREGATES
 from sharding.scatter.order import Direction, Term, position_after, split_order
@@ -199,7 +200,7 @@ class GroupsPlan:
         named = [cast(func.pg_typeof(part), Text).label(f"t{i}") for i, part in enumerate(parts)]
         # Grouped by the expressions: the name of a label is not selected any more.
         asked = select(*values, *named).select_from(*statement.get_final_froms())
-        asked = asked.where(*statement._where_criteria).group_by(*parts[: self.parts.groups])
+        asked = asked.where(*where_criteria(statement)).group_by(*parts[: self.parts.groups])
         return asked.limit(limit)
 
     def whole(self, rows: Sequence[Sequence[str]], *, after: Sequence[Any] | None, limit: int) -> Any:
@@ -253,7 +254,7 @@ def plan_groups(statement: Any, groups: Sequence[Clause], ordered: Sequence[Clau
             aggregated.
     """
     parts = Parts(groups)
-    columns, having = tuple(selected(statement)), tuple(statement._having_criteria)
+    columns, having = tuple(selected(statement)), tuple(having_criteria(statement))
     terms = [split_order(each) for each in ordered]
     # The groups themselves tell a row from every other. One row needs no order.
     terms += [(group, Direction()) for group in groups]

@@ -32,6 +32,7 @@ from sqlalchemy.dialects.postgresql.psycopg import dialect as psycopg_dialect
 from sqlalchemy.types import TypeDecorator, TypeEngine, UserDefinedType
 
 from sharding.errors import ScatterRefused
+from sharding.private_api import has_column_expression
 from sharding.scatter.tables import Clause
 
 _make_dialect: Any = psycopg_dialect
@@ -223,7 +224,7 @@ def kind_of(clause: Clause) -> Kind:
         ScatterRefused: Python does not compare them as PostgreSQL does.
     """
     found = clause.type
-    if found._has_column_expression:
+    if has_column_expression(found):
         raise ScatterRefused(f"{clause} is selected as an SQL expression by its type {found!r}: cast it")
     # SQLAlchemy's Interval is a decorator of DateTime, which it is not to PostgreSQL.
     while isinstance(found, TypeDecorator) and not isinstance(found, types.Interval):

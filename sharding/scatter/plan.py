@@ -17,7 +17,9 @@ from weakref import WeakSet
 from sqlalchemy import Column, Label, TypeDecorator, select, types
 from sqlalchemy.sql.functions import FunctionElement
 
+from sharding import private_api
 from sharding.errors import ScatterRefused
+from sharding.private_api import group_by_clauses, having_criteria, order_by_clauses, raw_columns
 from sharding.scatter.analysis import Analysis, namer, selected
 from sharding.scatter.grammar import LOCAL_AGGREGATES
 from sharding.scatter.groups import GroupsPlan, plan_groups
@@ -124,13 +126,13 @@ def plan(statement: Any, analysis: Analysis) -> RowsPlan | GroupsPlan:
 
 def _plan(statement: Any, analysis: Analysis) -> RowsPlan | GroupsPlan:
     named = namer(statement)
-    groups = [resolve(each, named) for each in statement._group_by_clauses]
-    ordered = [resolve(each, named) for each in statement._order_by_clauses]
+    groups = [resolve(each, named) for each in group_by_clauses(statement)]
+    ordered = [resolve(each, named) for each in order_by_clauses(statement)]
     if not (groups or _has_aggregates(statement, ordered)):
-        if statement._having_criteria:
+        if having_criteria(statement):
             raise ScatterRefused("it has HAVING without an aggregate: say it by WHERE")
         return _plan_rows(statement, analysis, ordered)
-    if statement._distinct:
+    if private_api.is_distinct(statement):
         raise ScatterRefused(
             "it has DISTINCT with GROUP BY or aggregates: group by all that is to be distinct"
         )
@@ -141,7 +143,7 @@ def _plan(statement: Any, analysis: Analysis) -> RowsPlan | GroupsPlan:
 
 
 def _has_aggregates(statement: Any, ordered: Sequence[Clause]) -> bool:
-    clauses = [*statement._raw_columns, *statement._having_criteria, *ordered]
+    clauses = [*raw_columns(statement), *having_criteria(statement), *ordered]
     return any(_is_aggregate(each) for clause in clauses for each in _outside_subqueries(clause))
 
 
@@ -157,7 +159,7 @@ def _is_aggregate(clause: Clause) -> bool:
 
 
 def _plan_rows(statement: Any, analysis: Analysis, ordered: Sequence[Clause]) -> RowsPlan:
-    is_distinct = bool(statement._distinct)
+    is_distinct = private_api.is_distinct(statement)
     unique = _columns(statement) if is_distinct else analysis.unique
     terms = make_terms(ordered, unique, analysis.may_be_null)
     if is_distinct:

@@ -43,7 +43,7 @@ async def scatter(
 
     Parameters:
         clusters: the shards, by name.
-        statement: the SELECT; docs/scatter.md says what it may hold.
+        statement: the SELECT; docs/explanation/scatter.md says what it may hold.
         limit: how many rows a page has at most.
         cursor: `next_cursor` of the page before; None for the first page.
         after: what the reads must have seen.

@@ -8,6 +8,7 @@ until a recovery (`sharding.writes.in_doubt`). Most work belongs on one shard, o
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -15,7 +16,6 @@ from typing import Protocol
 from uuid import uuid4
 
 import psycopg
-import structlog
 from psycopg.errors import InFailedSqlTransaction, ObjectNotInPrerequisiteState, OutOfMemory
 from sqlalchemy import event, text
 from sqlalchemy.exc import SQLAlchemyError
@@ -49,7 +49,7 @@ from sharding.writes.prepared import (
     gid_of,
 )
 
-log: structlog.stdlib.BoundLogger = structlog.get_logger("two_phase")
+log = logging.getLogger("sharding.two_phase")
 
 _SHARD_ERRORS = (SQLAlchemyError, psycopg.Error, ShardTimedOut, OSError)
 _ATTEMPTS = 3
@@ -280,7 +280,7 @@ class _Ending:
                     for shard in shards:
                         self._note(shard, UNKNOWN_POSITION)
                     raise UnitInDoubt(unit_id, seconds=self._decision_seconds) from error
-                log.warning("decision in doubt", unit_id=unit_id, error=str(error))
+                log.warning("decision in doubt", extra={"unit_id": unit_id, "error": str(error)})
             await asyncio.sleep(0.2)
 
     async def _commit_all(self, shards: tuple[str, ...]) -> None:
@@ -298,7 +298,7 @@ class _Ending:
             try:
                 await self._decisions.finish(self._unit.unit_id)
             except _SHARD_ERRORS as error:
-                log.warning("end not noted", unit_id=self._unit.unit_id, error=one_line(error))
+                log.warning("end not noted", extra={"unit_id": self._unit.unit_id, "error": one_line(error)})
         self._report("finished")
 
     def _note(self, shard: str, position: Position) -> None:
@@ -318,7 +318,9 @@ class _Ending:
                     await session.commit()
             self._unit.token = self._unit.token.followed_by(session.token)
         except (*_SHARD_ERRORS, ReadReplicaError) as error:
-            log.warning("no token", unit_id=self._unit.unit_id, shard=shard, error=one_line(error))
+            log.warning(
+                "no token", extra={"unit_id": self._unit.unit_id, "shard": shard, "error": one_line(error)}
+            )
 
     async def _roll_back(self, shards: Iterable[str]) -> None:
         for shard in shards:
@@ -348,7 +350,10 @@ class _Ending:
             except _SHARD_ERRORS as error:
                 said = one_line(error)
                 await asyncio.sleep(0.1 * attempt)
-        log.warning("not ended", unit_id=self._unit.unit_id, shard=shard, verb=verb.value, error=said)
+        log.warning(
+            "not ended",
+            extra={"unit_id": self._unit.unit_id, "shard": shard, "verb": verb.value, "error": said},
+        )
         return False
 
 

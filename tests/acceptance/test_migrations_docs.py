@@ -1,4 +1,4 @@
-"""What docs/migrations.md says about writing a revision is done, in a copy of the project."""
+"""What docs/how-to/migrations.md says about writing a revision is done, in a copy of the project."""
 
 import json
 import os
@@ -26,7 +26,7 @@ def test_a_revision_is_written_checked_run_and_frozen(topology_path: Path, tmp_p
     models.write_text(
         models.read_text().replace(COLUMN, f"{COLUMN}    lane: Mapped[str | None] = mapped_column(Text)\n")
     )
-    [script] = fenced(ROOT / "docs" / "migrations.md", "bash")
+    [script] = fenced(ROOT / "docs" / "how-to" / "migrations.md", "bash")
     environment = {
         "MES_STORAGE_TOPOLOGY": str(topology_path),
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",

@@ -1,4 +1,4 @@
-"""What docs/online-changes.md shows in Python is run, on a shard and its real replica."""
+"""What docs/how-to/online-changes.md shows in Python is run, on a shard and its real replica."""
 
 import psycopg
 from sqlalchemy import create_engine, inspect
@@ -23,7 +23,7 @@ def test_python_of_the_page_runs_from_top_to_bottom(topology: Topology, postgres
     monitor = create_engine(
         "postgresql+psycopg://", creator=lambda: psycopg.connect(superuser), poolclass=NullPool
     )
-    blocks = fenced(ROOT / "docs" / "online-changes.md", "python")
+    blocks = fenced(ROOT / "docs" / "how-to" / "online-changes.md", "python")
     assert len(blocks) == 5
     with open_engine(topology, mes_0, role="mes_owner") as engine:
         with engine.begin() as connection:

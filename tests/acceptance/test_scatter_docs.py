@@ -1,4 +1,4 @@
-"""What docs/scatter.md shows in Python is run, on two shards."""
+"""What docs/explanation/scatter.md shows in Python is run, on two shards."""
 
 import textwrap
 from decimal import Decimal
@@ -22,7 +22,7 @@ async def test_python_of_the_page_runs_from_top_to_bottom(topology: Topology) ->
         await Directory(directory.primary, "mes").ensure_map(
             ShardMap.even(["mes_0", "mes_1"], topology.trees["mes"].buckets)
         )
-    blocks = fenced(ROOT / "docs" / "scatter.md", "python")
+    blocks = fenced(ROOT / "docs" / "explanation" / "scatter.md", "python")
     assert len(blocks) == 5
     body = textwrap.indent("\n".join([*blocks, "return locals()"]), "    ")
     scope: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""What docs/writes-over-shards.md shows in Python is run, on two shards and the directory."""
+"""What docs/explanation/writes-over-shards.md shows in Python is run, on two shards and the directory."""
 
 import textwrap
 
@@ -11,7 +11,7 @@ from tests.acceptance.test_docs import ROOT, fenced
 
 
 async def test_python_of_the_page_runs_from_top_to_bottom(topology: Topology) -> None:
-    blocks = fenced(ROOT / "docs" / "writes-over-shards.md", "python")
+    blocks = fenced(ROOT / "docs" / "explanation" / "writes-over-shards.md", "python")
     assert len(blocks) == 3
     body = textwrap.indent("".join(blocks), "    ")
     source = f"async def main(sessions, directory):\n{body}\n    return report, unit, one.order_id\n"

@@ -8,13 +8,13 @@ from datetime import timedelta
 from pathlib import Path
 from statistics import median
 
-from sqlalchemy import Connection, Engine, create_engine, text
+from sqlalchemy import Connection, DateTime, Engine, create_engine, text
 from sqlalchemy.pool import NullPool
 
 import partitions
 from app.models.policies import ARCHIVE_MONTHS
 from ops.embedded.postgres import SUPERUSER
-from partitions import Month, RetryPolicy
+from partitions import Month, MonthlyRange, RetryPolicy
 from partitions.actions import Action
 from partitions.catalog import Catalog
 from partitions.manual import detach, drop
@@ -222,6 +222,48 @@ def locks(service: Engine) -> int:
         for _ in range(20):
             held = _locked_by(connection, lambda: connection.execute(query, {"id": first_id_at(NOW)}).all())
     return held
+
+
+PAYMENTS_OF_A_MONTH = 20_000
+SOME, TEN_TIMES = 12, 120
+
+
+@benchmark(name="by_id_months", target=SOME, unit="ratio")
+def by_id_months() -> Measured:
+    """Compare the pages that a read by id visits in a table of ten times as many months of time.
+
+    The key is a timestamp, of which the id says nothing: without a time in the query PostgreSQL looks into
+    the index of every month. With the time, or the range of it, it looks into one.
+    """
+    with shard() as (owner, _):
+        few = pages_by_id(owner, SOME)
+        many = pages_by_id(owner, TEN_TIMES)
+        with_time = pages_by_id(owner, TEN_TIMES, " AND at >= '2026-11-01' AND at < '2026-12-01'")
+    detail = (
+        f"{many} pages with {TEN_TIMES} months, {few} with {SOME}; "
+        f"{with_time} with {TEN_TIMES} when the query has the month too"
+    )
+    return Measured(many / few, detail)
+
+
+def pages_by_id(owner: Engine, months: int, more: str = "") -> int:
+    """Make a table of so many months, and count the pages of a read by id."""
+    policy = MonthlyRange("by_id", key="at", key_type=DateTime, months_ahead=0)
+    rows = (
+        "INSERT INTO by_id SELECT 1000000 * month + row, date '2026-11-01' - make_interval(months => month) "
+        f"FROM generate_series(0, {months - 1}) AS month, generate_series(1, {PAYMENTS_OF_A_MONTH}) AS row"
+    )
+    explain = f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) SELECT * FROM by_id WHERE id = 17{more}"
+    with owner.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.exec_driver_sql("DROP TABLE IF EXISTS by_id")
+        columns = "id bigint, at timestamp, PRIMARY KEY (id, at)"
+        connection.exec_driver_sql(f"CREATE TABLE by_id ({columns}) PARTITION BY RANGE (at)")
+        partitions.apply(owner, [policy], NOW, since=Month.of(NOW).later(1 - months))
+        connection.exec_driver_sql(rows)
+        connection.exec_driver_sql("VACUUM ANALYZE by_id")
+        [found] = connection.exec_driver_sql(explain).scalar_one()
+        connection.exec_driver_sql("DROP TABLE by_id")
+    return int(found["Plan"]["Shared Hit Blocks"] + found["Plan"]["Shared Read Blocks"])
 
 
 def _locked_by(connection: Connection, read: Callable[[], object]) -> int:

@@ -90,7 +90,8 @@ class Load:
 
     def work(self, conninfo: str, worker: int) -> None:
         """Insert, change and read rows of one's own until told to stop."""
-        # A statement that was prepared before a swap fails once after it (0A000): docs/online-changes.md
+        # A statement that was prepared before a swap fails once after it (0A000):
+        # docs/how-to/online-changes.md
         with psycopg.connect(conninfo, autocommit=True, prepare_threshold=None) as connection:
             number = 1_000_000 * (worker + 1)
             while not self.stop.is_set():

@@ -93,7 +93,7 @@ POLICIES = """\
 from datetime import datetime, timedelta
 
 from partitions import ListPartitions, MonthlyRange
-from partitions.policy import ArchivePolicy
+from partitions.archive_policy import ArchivePolicy
 
 
 def first_payment_at(instant: datetime) -> int:
@@ -110,14 +110,16 @@ ARCHIVE = ArchivePolicy(
     live="payments_settled",
     partition_of="payments",
     archive="payments_archive",
-    key="payment_id",
+    row_id="payment_id",
+    range_key="payment_id",
     finished_at="created_at",
     grace=timedelta(days=90),
 )
 REFUNDS = ArchivePolicy(
     live="refunds",
     archive="refunds_archive",
-    key="payment_id",
+    row_id="payment_id",
+    range_key="payment_id",
     finished_at="created_at",
     grace=timedelta(days=10),
 )

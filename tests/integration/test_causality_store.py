@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 import pytest
 from redis.asyncio import Redis
 
-from app.causality.store import TokenStore
+from readreplica.redis import TokenStore
 from readreplica.token import CausalToken
 from readreplica.wal import UNKNOWN_SYSTEM, Lsn, Position
 from tests.servers import ValkeyServer

@@ -45,6 +45,7 @@ from tests.integration.operations_rig import (
     scratch_database,
     script_of,
 )
+from tests.kill_points import kill_points
 from tests.psql import psql
 from tests.servers import PostgresServers
 
@@ -527,15 +528,16 @@ def killed_at(engine: Engine, operation: ReplacePartialIndexOp, statement: int) 
 FORTH = ReplacePartialIndexOp("x", table="items", where="id > 2", existing_where="id > 1", concurrently=True)
 
 
-@pytest.mark.long
+@pytest.mark.kills
 @pytest.mark.parametrize("then", ["id > 1", "id > 3"], ids=["back", "another"])
 def test_killed_at_any_statement_an_index_serves_and_the_next_run_ends_clean(
     engine: Engine, then: str
 ) -> None:
     run_sql(engine, *TREE[:2], *TREE[5:], "INSERT INTO items VALUES (5, 'a', '1')")
-    before, kills = definitions(engine), 0
-    while killed_at(engine, FORTH, kills):
-        kills += 1
+    before = definitions(engine)
+    for point in kill_points():
+        if not killed_at(engine, FORTH, point):
+            break
         serving = definitions(engine)
         assert {name: serving[name].replace("id > 2", "id > 1") for name in before} == before
         run(engine, [ReplacePartialIndexOp("x", table="items", where=then, concurrently=True)])
@@ -544,7 +546,7 @@ def test_killed_at_any_statement_an_index_serves_and_the_next_run_ends_clean(
         }
         run(engine, [FORTH.reverse()])
         assert definitions(engine, invalid=True) == before
-    assert kills > 20
+    assert point > 20
 
 
 def test_leftover_that_is_invalid_is_built_anew(engine: Engine) -> None:

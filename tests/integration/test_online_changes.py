@@ -36,6 +36,7 @@ from partitions.online import (
 from partitions.steps import LockTimeouts
 from tests.integration.online_rig import CHANGES, RUNS, START, load_on, run_type_change, type_change
 from tests.integration.operations_rig import scratch_database
+from tests.kill_points import kill_points
 from tests.psql import psql
 from tests.servers import PostgresServers
 
@@ -91,13 +92,14 @@ def test_change_is_made_under_load_and_nobody_notices(database: tuple[Engine, st
     assert schema(engine) - before == WANTED[name]
 
 
+@pytest.mark.kills
 @pytest.mark.parametrize("name", RUNS)
 def test_killed_at_any_commit_it_is_finished_by_the_next_run(postgres: PostgresServers, name: str) -> None:
-    kills = 0
-    while _is_killed_and_mended(postgres, name, commit=kills + 1):
-        kills += 1
-        assert kills < 50
-    assert kills >= 2
+    for point in kill_points(every=2):
+        if not _is_killed_and_mended(postgres, name, commit=point + 1):
+            break
+        assert point < 50
+    assert point >= 2
 
 
 def _is_killed_and_mended(postgres: PostgresServers, name: str, *, commit: int) -> bool:

@@ -60,7 +60,12 @@ def models(
     key = Column("order_id", BigInteger, primary_key=True, autoincrement=False)
     Table("old", metadata, key, postgresql_partition_by="RANGE (order_id)")
     metadata.info[POLICIES] = (
-        ListPartitions(table="orders", groups={name: frozenset(values) for name, values in groups.items()}),
+        ListPartitions(
+            "orders",
+            key="status",
+            groups={name: frozenset(values) for name, values in groups.items()},
+            row_id="order_id",
+        ),
         MonthlyRange(table="old", key="order_id", key_at=first_id_at),
     )
     return metadata

@@ -22,6 +22,7 @@ from partitions.steps import LockTimeouts
 from sharding.topology import Topology
 from tests.integration.partitions_load import under_load
 from tests.integration.partitions_rig import MES, NOW, catalog_of
+from tests.kill_points import kill_points
 from tests.project import PROJECT
 
 LOCK_TIMEOUT_SECONDS = 2.0
@@ -143,18 +144,19 @@ def test_no_query_fails_or_waits_longer_than_lock_timeout(
     assert partitions.check(MES, catalog_of(owner), NOW) == []
 
 
+@pytest.mark.kills
 def test_killed_before_any_statement_the_next_upgrade_ends_clean(
     topology: Topology, owner: Engine, versions: Path
 ) -> None:
     before = str(run.head(PROJECT.tree("mes")))
     for name in CHANGES:
-        kills = 0
-        while is_killed(topology, versions, name, statement=kills):
-            kills += 1
+        for point in kill_points(every=2):
+            if not is_killed(topology, versions, name, statement=point):
+                break
             assert migrate(topology, versions, "up", name).done
             whole = catalog_of(owner)
             assert migrate(topology, versions, "down", before).done
-        assert kills >= 3
+        assert point >= 3
         assert catalog_of(owner) == whole
         before = name
     assert all(index.valid for index in catalog_of(owner)["orders"].indexes)

@@ -8,7 +8,8 @@ import pytest
 from sqlalchemy import Connection, Engine, text
 
 import partitions
-from app.models.policies import ARCHIVE_MONTHS, ORDERS, POLICIES
+from app.models.mes import ORDERS
+from app.models.policies import ARCHIVE_MONTHS, POLICIES
 from ops.fleet import open_engine
 from ops.waiting import wait_until
 from partitions import Month, MonthlyRange, RetryPolicy

@@ -195,7 +195,12 @@ def groups(draw: st.DrawFn) -> Groups:
         for number, value in enumerate(sorted("'" + each.replace("'", "''") + "'" for each in wanted["hot"]))
     }
     policy = ListPartitions(
-        table="live", groups=wanted, indexes={"hot": indexes}, row_id="id", analyze_every=NEVER_STALE
+        table="live",
+        key="status",
+        groups=wanted,
+        indexes={"hot": indexes},
+        row_id="id",
+        analyze_every=NEVER_STALE,
     )
     built = frozenset(draw(st.lists(st.sampled_from(sorted(indexes)), unique=True)))
     return Groups(policy, held, built, draw(st.booleans()))

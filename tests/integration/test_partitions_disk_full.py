@@ -13,10 +13,10 @@ from sqlalchemy import Engine
 import partitions
 from partitions import Month, MonthlyRange
 from partitions.archive import move
+from partitions.archive_policy import ArchivePolicy
 from partitions.errors import ActionFailed, ArchiveBatchFailed, OnlineChangeRefused
 from partitions.manual import index
 from partitions.online import Backfill, backfill
-from partitions.policy import ArchivePolicy
 from sharding.ids import first_id_at
 from tests.integration.partitions_rig import run as run_action
 from tests.integration.partitions_shard import bare_server, servers_folder
@@ -158,7 +158,12 @@ def test_archive_for_which_there_is_no_room_loses_nothing(owner: Engine, disk: D
         f"INSERT INTO live SELECT order_id + {ROWS}, note, at FROM archive",
     )
     policy = ArchivePolicy(
-        live="live", archive="archive", key="order_id", finished_at="at", grace=timedelta(days=30)
+        live="live",
+        archive="archive",
+        row_id="order_id",
+        range_key="order_id",
+        finished_at="at",
+        grace=timedelta(days=30),
     )
     disk.fill()
     with pytest.raises(ArchiveBatchFailed, match=rf"^live: a batch was rolled back: {FULL}"):

@@ -13,9 +13,10 @@ import partitions
 from partitions import ListPartitions, Month, MonthlyRange, Retention, RetryPolicy, manual
 from partitions.actions import Action
 from partitions.catalog import PartitionedTable
-from partitions.errors import MonthWithoutKeys, NameTooLong
+from partitions.errors import MonthWithoutKeys
 from partitions.policy import DeclaredIndex
-from partitions.sql import identifier
+from partitions.policy_errors import NameTooLong
+from partitions.sql import relation
 from partitions.steps import LockTimeouts
 from sharding.ids import first_id_at
 from tests.integration.partitions_rig import run as run_action
@@ -68,10 +69,11 @@ def is_clean(engine: Engine, policy: MonthlyRange | ListPartitions, now: datetim
 
 
 @pytest.mark.parametrize(
-    "table", ["Orders", "order.s", "or+ders", "o'rders", 'o"rders', "sélect", "ord:ers", "ord%ers", "select"]
+    "table",
+    ["Orders", '"order.s"', "or+ders", "o'rders", 'o"rders', "sélect", "ord:ers", "ord%ers", "select"],
 )
 def test_table_of_any_name_has_its_months_and_indexes(owner: Engine, table: str) -> None:
-    name = identifier(table)
+    name = relation(table)
     send(owner, f'CREATE TABLE {name} ("Key" bigint PRIMARY KEY) PARTITION BY RANGE ("Key")')
     policy = months(table, key="Key")
     assert len(partitions.apply(owner, [policy], NOW)) == 3
@@ -202,7 +204,7 @@ def test_names_that_postgresql_would_cut_off_are_refused() -> None:
     with pytest.raises(NameTooLong, match="more than 63 bytes"):
         months("a" * 56)
     with pytest.raises(NameTooLong, match="é"):
-        ListPartitions(table="live", groups={"é" * 32: frozenset("A")})
+        ListPartitions("live", key="status", row_id="id", groups={"é" * 32: frozenset("A")})
 
 
 def test_month_of_a_table_with_identity_and_generated_columns_is_attached(owner: Engine) -> None:
@@ -305,7 +307,9 @@ def test_partition_that_was_away_when_its_table_was_guarded_gets_the_guard(
     else:
         groups = {"hot": frozenset({"NEW"}), "done": frozenset({"CLOSED"})}
         table, name = "live", kind
-        policy = ListPartitions(table="live", groups=groups, row_id="order_id", analyze_every=NEVER_STALE)
+        policy = ListPartitions(
+            "live", key="status", groups=groups, row_id="order_id", analyze_every=NEVER_STALE
+        )
         send(
             owner,
             LIVE,

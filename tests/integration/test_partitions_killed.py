@@ -30,6 +30,7 @@ from tests.integration.partitions_rig import (
     where_orders_are,
 )
 from tests.integration.partitions_shard import engine_of, own_shard
+from tests.kill_points import kill_points
 from tests.servers import PostgresServers
 
 CURRENT = "orders_archive_2026_11"
@@ -110,9 +111,10 @@ INVERTED = ("split", "value", "index", "declared_index")
 """The inverse of these is killed as well; that of the others is one of the others."""
 
 
+@pytest.mark.kills
 @pytest.mark.parametrize("kind", ACTIONS)
 def test_apply_ends_clean_after_a_kill_at_any_statement(kind: str, owner: Engine) -> None:
-    for point in count():
+    for point in kill_points():
         action = ACTIONS[kind](owner)
         if not is_killed(owner, action, point):
             break
@@ -124,7 +126,7 @@ def test_apply_ends_clean_after_a_kill_at_any_statement(kind: str, owner: Engine
     if kind in INVERTED:
         inverse = action.inverse()
         assert inverse is not None
-        for point in count():
+        for point in kill_points():
             if not is_killed(owner, inverse, point):
                 break
             mend(owner)

@@ -3,31 +3,32 @@
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from tests.conftest import ONE_IN
 from tests.needs import require
 
 HERE = Path(__file__).parent
-FILES = (
-    "test_online_field.py",
-    "test_partitions_actions.py",
-    "test_partitions_hostile.py",
-    "test_partitions_killed.py",
-    "test_partitions_online.py",
-)
+SHORT = ("test_online_field.py", "test_partitions_actions.py", "test_partitions_hostile.py")
+ALL = (*SHORT, "test_partitions_killed.py", "test_partitions_online.py")
 
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
-def test_life_of_partitions_on_debians_postgresql_15() -> None:
+@pytest.mark.parametrize(
+    ("files", "one_in"),
+    [pytest.param(SHORT, 3, id="some"), pytest.param(ALL, 1, id="all", marks=pytest.mark.soak)],
+)
+def test_life_of_partitions_on_debians_postgresql_15(files: Sequence[str], one_in: int) -> None:
     folder = require("postgresql-15").parent
     # In a process of its own: a session has one PostgreSQL, and PG_BIN says which.
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
     done = subprocess.run(
-        [*command, *(str(HERE / name) for name in FILES)],
-        env={**os.environ, "PG_BIN": str(folder)},
+        [*command, *(str(HERE / name) for name in files)],
+        env={**os.environ, "PG_BIN": str(folder), ONE_IN: str(one_in)},
         cwd=HERE.parents[1],
         text=True,
         capture_output=True,

@@ -188,11 +188,11 @@ def test_window_that_statement_timeout_cuts_off_is_halved(owner: Engine) -> None
         def look(window: Window) -> list[int]:
             # A tenth of a second for each of the 12 rows.
             query = "SELECT order_id FROM order_items, pg_sleep(order_id - order_id + 0.1) WHERE {}"
-            return list(connection.exec_driver_sql(query.format(window.holds("order_id"))).scalars())
+            return list(connection.exec_driver_sql(query.format(window.holds(["order_id"]))).scalars())
 
-        for rows, found in walk_windows(connection, "order_items", "order_id", look, size=WindowSize(8, 1)):
+        for rows, found in walk_windows(connection, "order_items", ["order_id"], look, size=WindowSize(8, 1)):
             assert rows < 8
             seen += found
         assert sorted(seen) == sorted([*LIVE, *LIVE])
         with pytest.raises(DBAPIError, match="statement timeout"):
-            list(walk_windows(connection, "order_items", "order_id", look, size=WindowSize(8, 8)))
+            list(walk_windows(connection, "order_items", ["order_id"], look, size=WindowSize(8, 8)))

@@ -10,13 +10,13 @@ import pytest_asyncio
 from httpx import AsyncClient, Response
 from sqlalchemy import select
 
-from app.causality.wire import TOKEN_HEADER
 from app.crm.application import build as build_crm
 from app.models.crm import CrmOrder, CrmOrderEvent
 from app.models.status import Channel, Status
 from app.orders import CRM, add_order
 from app.settings import Settings
 from readreplica.cluster import Cluster
+from readreplica.signing import TOKEN_HEADER
 from readreplica.token import CausalToken
 from readreplica.wal import UNKNOWN_SYSTEM
 from sharding.engines import open_cluster

@@ -9,7 +9,6 @@ import pytest
 from httpx import AsyncClient, Response
 from sqlalchemy import select
 
-from app.causality.wire import TOKEN_HEADER
 from app.crm.application import build as build_crm
 from app.messaging.events import OrderApproved
 from app.models.crm import CrmOrder, CrmOrderEvent, CrmOutbox
@@ -17,6 +16,7 @@ from app.models.status import Channel, Status
 from app.orders import CRM, add_order
 from app.shop.application import build as build_shop
 from readreplica.cluster import Cluster
+from readreplica.signing import TOKEN_HEADER
 from readreplica.token import CausalToken
 from readreplica.wal import UNKNOWN_SYSTEM
 from sharding.engines import open_cluster

@@ -9,13 +9,13 @@ from httpx import AsyncClient, Response
 from redis.asyncio import Redis
 from sqlalchemy import select
 
-from app.causality.wire import TOKEN_HEADER
 from app.crm.application import build as build_crm
 from app.mes.application import build as build_mes
 from app.messaging.streams import open_redis
 from app.models.crm import CrmOrder
 from app.topology import redis_url
 from readreplica.cluster import Cluster
+from readreplica.signing import TOKEN_HEADER
 from sharding.engines import open_cluster
 from sharding.topology import Topology
 from tests.integration.messaging_rig import until

@@ -11,9 +11,6 @@ from fastapi import FastAPI
 from httpx import ASGITransport, AsyncClient, Response
 from redis.asyncio import Redis
 
-from app.causality.client import CausalClient
-from app.causality.middleware import COOKIE
-from app.causality.wire import MOST_TOKENS, TOKEN_HEADER, TokenText, parse_keys
 from app.delivery import in_one
 from app.mes.application import build as build_mes
 from app.messaging.consumer import Consumer
@@ -23,7 +20,10 @@ from app.messaging.signing import EntrySigner, parse_peer_keys
 from app.messaging.streams import open_redis
 from app.models.crm import CrmInbox
 from app.topology import redis_url
+from readreplica.asgi import COOKIE
+from readreplica.httpx import CausalClient
 from readreplica.sessions import WriteSession
+from readreplica.signing import MOST_TOKENS, TOKEN_HEADER, TokenText, parse_keys
 from readreplica.token import CausalToken
 from readreplica.wal import Lsn
 from sharding.engines import open_cluster

@@ -85,7 +85,7 @@ def test_an_update_of_a_row_that_came_before_is_refused(
 def test_what_finds_no_row_and_what_deletes_is_not_refused(
     mes_0: psycopg.Connection, topology: Topology
 ) -> None:
-    """What docs/sharding.md says of who writes past the library: the rowcount is all that is seen."""
+    """What docs/explanation/sharding.md says of who writes past the library: only the rowcount shows it."""
     mes_0.execute(INSERT, [OWN])
     give(topology, moved(EVEN, 3, "mes_1"), "mes_0")
     delete = "DELETE FROM orders WHERE order_id = %s"

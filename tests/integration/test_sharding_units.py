@@ -9,7 +9,6 @@ import psycopg
 import pytest
 from sqlalchemy import bindparam, delete, func, insert, literal, select, text, tuple_, update
 from sqlalchemy.orm import aliased
-from structlog.testing import capture_logs
 
 from app.models.mes import MesOrder, MesOrderItem, ShardIdentity
 from app.models.status import Channel, Status
@@ -214,7 +213,7 @@ async def test_a_new_map_is_heard_of_and_a_session_keeps_its_shard(
 
 
 async def test_a_map_that_cannot_be_right_is_refused_loudly(
-    sessions: ShardedSessions, topology: Topology
+    sessions: ShardedSessions, topology: Topology, caplog: pytest.LogCaptureFixture
 ) -> None:
     wrong = [
         (ShardMap.even(["mes_0", "mes_7"], 64, version=2), "names the shard 'mes_7'"),
@@ -222,11 +221,11 @@ async def test_a_map_that_cannot_be_right_is_refused_loudly(
         (ShardMap(1, tuple(reversed(EVEN.owners))), "must follow version 1"),
     ]
     for shard_map, why in wrong:
-        with capture_logs() as logs:
-            assert not sessions.use(shard_map)
-            assert not sessions.use(shard_map)
-        [line] = [line for line in logs if line["log_level"] == "error"]
-        assert why in line["why"]
+        caplog.clear()
+        assert not sessions.use(shard_map)
+        assert not sessions.use(shard_map)
+        [line] = [record for record in caplog.records if record.levelname == "ERROR"]
+        assert why in vars(line)["why"]
     assert sessions.shard_map == EVEN
 
 

@@ -11,10 +11,10 @@ import pytest
 from sqlalchemy import BigInteger, Column, Integer, MetaData, Table
 from sqlalchemy.pool import NullPool
 
-from app.causality.context import causality, follow_causality
 from app.models.mes import MesOrder, MesOrderEvent, MesOrderItem
 from app.models.status import Channel, Status
 from readreplica.cluster import Cluster
+from readreplica.context import causality, follow_causality
 from readreplica.engines import reader_engine, writer_engine
 from readreplica.token import CausalToken
 from readreplica.wal import UNKNOWN_SYSTEM

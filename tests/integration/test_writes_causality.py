@@ -3,8 +3,8 @@
 
 from collections.abc import Mapping
 
-from app.causality.context import causality, follow_causality
 from app.models.mes import MesOrderItem
+from readreplica.context import causality, follow_causality
 from readreplica.token import CausalToken
 from readreplica.wal import UNKNOWN_SYSTEM
 from sharding.sessions import ShardedSessions

@@ -6,12 +6,12 @@ import random
 import pytest
 from httpx import Request, Response
 
-from app.causality.client import CausalClient
-from app.causality.context import causality, learn, record_commit, required_token
-from app.causality.wire import MOST_TOKENS, TOKEN_HEADER, TokenText, parse_keys
 from app.messaging.message import Message, decode
 from app.settings import SettingsInvalid, load_settings
+from readreplica.context import causality, learn, record_commit, required_token
 from readreplica.errors import TokenForged, TokenKeyUnknown, TokenMalformed, TokenUnsigned
+from readreplica.httpx import CausalClient
+from readreplica.signing import MOST_TOKENS, TOKEN_HEADER, TokenText, parse_keys
 from readreplica.token import CausalToken
 from readreplica.wal import UNKNOWN_SYSTEM, Lsn, Position
 

@@ -4,7 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from tools.house import Module, classes_in_two_modules, import_cycles, read_modules, sizes_of, wording
+from tools.house import (
+    Module,
+    classes_in_two_modules,
+    import_cycles,
+    read_modules,
+    sentence_lengths,
+    sizes_of,
+    wording,
+)
 
 
 def _package(folder: Path, files: dict[str, str]) -> list[Module]:
@@ -52,3 +60,23 @@ def test_wording_names_file_line_and_word(tmp_path: Path) -> None:
     text = '"""Rows."""\n\n\ndef row():\n    """Give a row."""\n    return 1  # Nobody waits; told = 2\n'
     found = list(wording(_package(tmp_path, {"cart.py": text + "told = 'nobody'\n"})))
     assert found == ["shop/cart.py:5: begins with 'Give'", "shop/cart.py:6: 'Nobody'"]
+
+
+def test_sentences_are_counted_without_code_tables_headings_and_targets_of_links() -> None:
+    page = """# A heading of five words
+
+One two [three](four/five.md "six") `seven`: eight. Nine ten,
+i.e. eleven twelve (thirteen.) Fourteen!
+
+| not | counted |
+| --- | --- |
+
+```python
+x = 1. Not counted. Neither.
+```
+
+- An item without a stop
+- One more. `code` begins a sentence - and a dash is no word.
+1. The last
+"""
+    assert sentence_lengths(page) == [5, 6, 1, 5, 2, 10, 2]

@@ -24,7 +24,6 @@ def test_bound_is_read(printed: str, bound: object) -> None:
 @pytest.mark.parametrize(
     "printed",
     [
-        "FOR VALUES FROM (MINVALUE) TO ('20')",
         "FOR VALUES FROM ('1', '2') TO ('3', '4')",
         "FOR VALUES FROM ('2026-01-01') TO ('2026-02-01')",
         "FOR VALUES WITH (modulus 4, remainder 1)",

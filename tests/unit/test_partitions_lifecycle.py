@@ -22,18 +22,17 @@ from partitions.bounds import Bound, DefaultBound, Month, ValueList, render_boun
 from partitions.catalog import Partition, PartitionedTable, TableIndex
 from partitions.check import check
 from partitions.detached import DetachedMark, DetachedState, DetachedTable
-from partitions.errors import (
-    DefaultPartitionBlocks,
-    DuplicatePolicy,
-    EmptyGroup,
-    NegativeMonths,
-    PartitionNameTaken,
-    RetentionShorterThanGrace,
-    ValueInTwoGroups,
-)
+from partitions.errors import DefaultPartitionBlocks, PartitionNameTaken
 from partitions.indexes import CreateIndex, DropLeftoverIndex, RepairIndex
 from partitions.plan import plan
 from partitions.policy import ListPartitions, MonthlyRange, Retention
+from partitions.policy_errors import (
+    DuplicatePolicy,
+    EmptyGroup,
+    NegativeMonths,
+    RetentionShorterThanGrace,
+    ValueInTwoGroups,
+)
 from partitions.regroup import ChangeValues, DropCheck
 from sharding.ids import first_id_at
 
@@ -45,6 +44,10 @@ def policy_of(*, ahead: int = 1, retention: Retention | None = None) -> MonthlyR
     return MonthlyRange(
         table="archive", key="order_id", key_at=first_id_at, months_ahead=ahead, retention=retention
     )
+
+
+def list_of(**groups: str) -> ListPartitions:
+    return ListPartitions("orders", key="status", groups=groups, row_id="order_id")
 
 
 def partition_of(name: str, bound: Bound, *, pending: bool = False, check: bool = False) -> Partition:
@@ -185,7 +188,7 @@ def test_default_partition_is_named_before_anything_waits_for_it() -> None:
 
 
 def test_new_status_is_added_and_a_moved_one_is_left_to_a_person() -> None:
-    policy = ListPartitions(table="orders", groups={"hot": frozenset("ABN"), "done": frozenset("C")})
+    policy = list_of(hot="ABN", done="C")
     table = PartitionedTable(
         "orders",
         (
@@ -231,9 +234,9 @@ def test_leftover_of_a_reindex_is_dropped_whatever_its_number(suffix: str) -> No
 
 def test_policies_that_cannot_be_are_refused_by_name() -> None:
     with pytest.raises(ValueInTwoGroups, match="orders: B is in hot and in done"):
-        ListPartitions(table="orders", groups={"hot": frozenset("AB"), "done": frozenset("BC")})
+        list_of(hot="AB", done="BC")
     with pytest.raises(EmptyGroup, match="orders: hot has no values"):
-        ListPartitions(table="orders", groups={"hot": frozenset()})
+        list_of(hot="")
     with pytest.raises(RetentionShorterThanGrace, match=r"archive: a retention of 1 months .* keep 2 months"):
         MonthlyRange(
             table="archive",

@@ -15,7 +15,7 @@ from app.pricing.errors import UnknownChoice
 from app.pricing.measurement import Measurement
 from app.pricing.tariff import TARIFF, Metal, Tariff, price
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "pricing.md"
+DOCUMENT = Path(__file__).parents[2] / "docs" / "explanation" / "pricing.md"
 
 sides = st.floats(0.1, 150)
 measurements = st.builds(

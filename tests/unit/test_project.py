@@ -273,4 +273,4 @@ def test_without_its_extra_mesctl_says_how_to_get_it() -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == ExitStatus.USAGE
     assert done.stderr.count("\n") == 1
-    assert "the package 'typer' is missing: install the extra" in done.stderr
+    assert "the package 'typer' is missing: pip install mesctl" in done.stderr

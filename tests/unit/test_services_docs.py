@@ -1,4 +1,4 @@
-"""docs/services.md has the settings of the edge as they are."""
+"""docs/how-to/services.md has the settings of the edge as they are."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import pytest
 
 from app.settings import Settings
 
-PAGE = Path(__file__).parents[2] / "docs" / "services.md"
+PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "services.md"
 EDGE = {
     "max_connections": 512,
     "max_requests": 64,

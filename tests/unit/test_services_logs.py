@@ -1,15 +1,18 @@
 """A fault that goes on happening is logged once a minute, with a count."""
 
+import ast
 import io
 import json
 import logging
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import structlog
 
 from app.kit.logs import QuietHandler, Repeats, configure_logging
+from ops.cli import WithFields
 
 pytestmark = pytest.mark.field
 
@@ -101,3 +104,84 @@ def test_lines_tell_how_often(monkeypatch: pytest.MonkeyPatch) -> None:
         ("Invalid HTTP request received.", 1),
     ]
     assert lines[2]["path"] == "/v1/orders/4"
+
+
+LIBRARY_FAULTS = (("mes_1", "lagging"), ("mes_1", "lagging"), ("mes_2", "lagging"))
+
+
+@pytest.mark.usefixtures("restored")
+def test_records_of_the_libraries_are_lines_like_those_of_the_application(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    configure_logging("shop", level="info")
+    library = logging.getLogger("sharding.directory")
+    ours = structlog.get_logger("sharding.directory")
+    for replica, fault in LIBRARY_FAULTS:
+        with structlog.contextvars.bound_contextvars(message_id=f"of {replica}"):
+            library.warning("replica taken out", extra={"replica": replica, "fault": fault})
+    library.debug("not written", extra={"replica": "mes_1"})
+    for handler in logging.getLogger().handlers:
+        handler.close()
+    said = stream.getvalue().splitlines()
+    stream.truncate(0)
+    stream.seek(0)
+    configure_logging("shop", level="info")
+    for replica, fault in LIBRARY_FAULTS:
+        with structlog.contextvars.bound_contextvars(message_id=f"of {replica}"):
+            ours.warning("replica taken out", replica=replica, fault=fault)
+    for handler in logging.getLogger().handlers:
+        handler.close()
+    assert [without_time(line) for line in said] == [
+        without_time(line) for line in stream.getvalue().splitlines()
+    ]
+    assert [(line["replica"], line.get("repeated")) for line in map(json.loads, said)] == [
+        ("mes_1", None),
+        ("mes_2", None),
+        ("mes_1", 1),
+    ]
+
+
+def without_time(line: str) -> list[tuple[str, object]]:
+    """The keys and values of a line, in their order."""
+    return [(key, value) for key, value in json.loads(line).items() if key != "timestamp"]
+
+
+@pytest.mark.usefixtures("restored")
+def test_an_error_of_a_library_bears_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    configure_logging("shop", level="info")
+    try:
+        int("of a library")
+    except ValueError:
+        logging.getLogger("readreplica").exception("died", extra={"cluster": "mes_0"})
+    [line] = map(json.loads, stream.getvalue().splitlines())
+    assert (line["event"], line["cluster"], line["logger"], line["level"]) == (
+        "died", "mes_0", "readreplica", "error",
+    )  # fmt: skip
+    assert line["exception"].endswith("'of a library'")
+
+
+def fields_of_libraries() -> Iterator[tuple[str, str]]:
+    """Yield file and name of each field that a library logs."""
+    for package in ("partitions", "readreplica", "sharding"):
+        for file in (Path(__file__).parents[2] / package).rglob("*.py"):
+            for node in ast.walk(ast.parse(file.read_text())):
+                if isinstance(node, ast.keyword) and node.arg == "extra" and isinstance(node.value, ast.Dict):
+                    yield from ((file.name, ast.literal_eval(key)) for key in node.value.keys if key)
+
+
+def test_no_field_has_the_name_of_what_every_record_has() -> None:
+    """The standard library raises KeyError for one, at the moment when there is something to say."""
+    fields = list(fields_of_libraries())
+    assert len(fields) > 20
+    record = logging.makeLogRecord({})
+    assert [each for each in fields if hasattr(record, each[1]) or each[1] in {"message", "asctime"}] == []
+
+
+def test_mesctl_writes_the_fields_of_a_record_behind_its_message() -> None:
+    facts = {"msg": "new primary", "levelname": "WARNING", "node": "db1:5432", "timeline": 2}
+    line = WithFields("%(levelname)s: %(message)s").format(logging.makeLogRecord(facts))
+    assert line == "WARNING: new primary node='db1:5432' timeline=2"

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from ops.migrate.catalogue.facts import DIFFERS, Fact
 from ops.migrate.catalogue.fragments import PER_SHARD, UNDER_WAY
-from partitions.sql import literal
+from partitions.sql import canonical, literal
 
 
 class Drift(NamedTuple):
@@ -29,7 +29,9 @@ def compare_facts(
     standing, wanted = _by_object(found), _by_object(expected)
     on_one_side = _tables(found) ^ _tables(expected)
     by_policy = {
-        fact.name for fact in (*found, *expected) if fact.kind == "partition" and fact.table in governed
+        fact.name
+        for fact in (*found, *expected)
+        if fact.kind == "partition" and canonical(fact.table) in governed
     }
     for key in sorted(standing.keys() | wanted.keys()):
         kind, table, name = key
@@ -62,7 +64,9 @@ def _difference(found: Fact | None, expected: Fact | None) -> Drift:
         case Fact(definition=definition), _ if UNDER_WAY in definition:
             change = definition.partition(UNDER_WAY)[2]
             problem = f"belongs to the online change `{change}`, which is under way"
-            return Drift(_name(found), problem, "finish that change, or undo it (docs/online-changes.md)")
+            return Drift(
+                _name(found), problem, "finish that change, or undo it (docs/how-to/online-changes.md)"
+            )
         case Fact(definition=definition), _ if DIFFERS in definition:
             return _differs_from_its_table(found)
         case Fact(), Fact():

@@ -1,7 +1,7 @@
 """Everything that stands in a database, as PostgreSQL describes it, in a form that can be compared.
 
-It walks the system catalogues as pg_dump does; docs/migrations.md says what is left out. The partitions of a
-range come and go by policy, so they are no facts themselves: it is one where they differ from their table.
+It walks the system catalogues as pg_dump does; docs/how-to/migrations.md says what is left out. Partitions of
+a range come and go by policy, so they are no facts themselves: it is one where they differ from their table.
 """
 
 import hashlib

@@ -11,7 +11,7 @@ from ops.migrate import frozen
 % endif
 revision = ${repr(up_revision)}
 down_revision = ${repr(down_revision)}
-phase = "pre"  # or "post": docs/migrations.md
+phase = "pre"  # or "post": docs/how-to/migrations.md
 
 
 def upgrade() -> None:

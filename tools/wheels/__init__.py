@@ -1,0 +1,1 @@
+"""Makes the wheels that are published out of this one repository."""
