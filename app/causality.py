@@ -1,4 +1,4 @@
-"""Where the services keep causal tokens that no client brings, and how they refuse one (docs/replicas.md)."""
+"""Where services keep causal tokens that no client brings, and refuse one (docs/explanation/replicas.md)."""
 
 from typing import cast
 

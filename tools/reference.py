@@ -22,6 +22,9 @@ from sharding.errors import ShardingError
 
 PACKAGES: Mapping[str, str] = {
     "readreplica": "Sessions on a primary and its replicas, for asyncio.",
+    "readreplica.asgi": "Middleware that carries causal tokens through a service; the extra `asgi`.",
+    "readreplica.httpx": "Hooks that carry causal tokens from one service to another.",
+    "readreplica.redis": "Tokens of callers that keep none; the extra `redis`.",
     "readreplica.sync": "The same sessions for threads.",
     "sharding": "Sessions by shard key, for asyncio.",
     "sharding.sync": "The same sessions for threads.",

@@ -25,6 +25,7 @@ from sharding.topology import (
     TopologyModel,
     Tree,
 )
+from tests.unit.test_public_surface import PUBLIC
 from tools.reference import PACKAGES, reference_pages
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -79,6 +80,7 @@ def test_every_exit_status_is_there() -> None:
 
 
 def test_every_public_name_and_every_verb_has_a_place_in_the_generated_pages() -> None:
+    assert sorted(PACKAGES) == sorted(PUBLIC)
     pages = dict(reference_pages())
     for package in PACKAGES:
         listed = re.findall(rf"^::: {re.escape(package)}\.(\w+)$", pages[f"reference/api/{package}.md"], re.M)
