@@ -13,7 +13,6 @@ from uuid import UUID
 from sqlalchemy import (
     DDL,
     BigInteger,
-    CheckConstraint,
     DateTime,
     Float,
     Index,
@@ -160,24 +159,6 @@ class MesOutbox(OutboxRow, MesBase):
 
 class MesInbox(InboxRow, MesBase):
     """Messages that this shard has handled."""
-
-
-class ShardIdentity(MesBase):
-    """Which shard this database is, and what it owns: a 0 or 1 in `owned` for each bucket. One row.
-
-    Without it the shard has no name yet, and owns everything.
-    """
-
-    __tablename__ = "shard_identity"
-    __table_args__ = (CheckConstraint("singleton = 1", name="singleton"),)
-
-    singleton: Mapped[int] = mapped_column(
-        Integer, primary_key=True, autoincrement=False, server_default=text("1")
-    )
-    shard: Mapped[str] = mapped_column(Text)
-    map_version: Mapped[int] = mapped_column(Integer)
-    owned: Mapped[str] = mapped_column(Text)
-    changed_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
 
 
 def _waiting_orders() -> Iterator[Index]:

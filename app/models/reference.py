@@ -4,11 +4,10 @@
 """
 
 from collections.abc import Mapping
-from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
 
-from sqlalchemy import CheckConstraint, DateTime, Integer, Numeric, Text, func
+from sqlalchemy import CheckConstraint, Numeric, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.models.base import MONEY
@@ -98,17 +97,6 @@ class MesTariff(MesBase):
     machine_seconds_per_1000_polygons: Mapped[Decimal] = mapped_column(RATE)
     machine_eur_per_hour: Mapped[Decimal] = mapped_column(RATE)
     minimum_eur: Mapped[Decimal] = mapped_column(MONEY)
-
-
-class ReferenceVersion(MesBase):
-    """Which version of a reference table this shard holds, and the checksum of its rows."""
-
-    __tablename__ = "reference_versions"
-
-    table_name: Mapped[str] = mapped_column(Text, primary_key=True)
-    version: Mapped[int] = mapped_column(Integer)
-    checksum: Mapped[str] = mapped_column(Text)
-    applied_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
 
 
 REFERENCE_TABLES = reference_tables(MesBase.metadata)

@@ -11,6 +11,7 @@ from sharding.citus.catalog import CitusTable
 from sharding.errors import DistributionConflict
 from sharding.keys import GuardedTable, guarded_tables, is_partition, is_reference
 from sharding.ownership import Ownership
+from sharding.schema import SHARD
 from sharding.shard_map import ShardMap
 from sharding.topology import Topology
 
@@ -22,6 +23,9 @@ MIGRATION_OPTIONS = f"{PROPAGATE_SET_LOCAL} -c citus.multi_shard_modify_mode=seq
 
 Sequential, because a transaction that changes tables and a function of theirs is refused otherwise.
 """
+
+LIBRARY_TABLES = frozenset(SHARD.tables)
+"""The library's own tables on a shard: they stay on the coordinator."""
 
 ALONE = "none"
 """Citus' word for a table that is in a group with no other."""
@@ -40,7 +44,7 @@ class Distribution:
 
     keyed: tuple[GuardedTable, ...]
     references: frozenset[str] = field(default=frozenset())
-    local: frozenset[str] = field(default=frozenset())
+    local: frozenset[str] = field(default=LIBRARY_TABLES)
 
     @classmethod
     def of(cls, metadata: MetaData) -> Self:
@@ -49,7 +53,7 @@ class Distribution:
         whole = {name: table for name, table in metadata.tables.items() if not is_partition(table)}
         references = frozenset(name for name, table in whole.items() if is_reference(table))
         local = whole.keys() - references - {each.table for each in keyed}
-        return cls(keyed=keyed, references=references, local=frozenset(local))
+        return cls(keyed=keyed, references=references, local=LIBRARY_TABLES | local)
 
     def placements(self) -> Iterator["Placement"]:
         """Yield the declared placements, in the order in which they can be made."""

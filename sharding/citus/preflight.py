@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, Row, TextClause, text
 
 from sharding.citus.distribute import Distribution, Placement
-from sharding.schema import SHARD
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +88,7 @@ def check_schema(schema: Schema, declared: Distribution) -> list[Objection]:
         root = _root(schema, table)
         placement = placements.get(root.name)
         if placement is None:
-            if root.name not in declared.local and root.name not in SHARD.tables:  # the library's stay here
+            if root.name not in declared.local:
                 found.append(_undeclared(table))
             continue
         subject = _Subject(table, schema.get(table.parent or ""), placement, declared.references)

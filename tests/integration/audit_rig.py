@@ -8,9 +8,9 @@ from sqlalchemy import Engine, create_engine, insert
 from sqlalchemy.pool import NullPool
 
 from app.models import crm, mes, shop
-from app.models.directory import ShardMapVersion
 from app.models.status import Channel, Status
 from sharding.ids import first_id_at
+from sharding.schema import DIRECTORY
 from sharding.shard_map import ShardMap
 from sharding.topology import Topology
 
@@ -55,7 +55,7 @@ class Clerk:
         row = {"tree": "mes", "version": SHARDS.version, "owners": ",".join(SHARDS.owners)}
         url = self._topology.url("directory", role="directory_owner")
         with create_engine(url, poolclass=NullPool).begin() as connection:
-            connection.execute(insert(ShardMapVersion).values(**row))
+            connection.execute(insert(DIRECTORY.tables["shard_map_versions"]).values(**row))
 
 
 def order_row(order_id: int, status: Status) -> dict[str, Any]:

@@ -16,9 +16,10 @@ from sqlalchemy.pool import NullPool
 
 from ops.fleet import open_engine
 from ops.migrate import run
+from ops.migrate.library import part_of
 from ops.partitions.service import apply_partitions
 from ops.project.project import ProjectTree
-from sharding.schema import VERSION_TABLE
+from sharding.schema import VERSION_TABLE, Part, metadata
 from sharding.topology import Topology
 from tests.project import MES, PROJECT
 from tests.servers import PostgresServers
@@ -120,8 +121,10 @@ def catalogue(connection: Connection) -> Mapping[str, set[tuple[object, ...]]]:
 
 
 @contextmanager
-def created_from_models(postgres: PostgresServers, tree: ProjectTree) -> Iterator[Connection]:
-    """Give a database in which the models themselves have made their tables."""
+def created_from_models(
+    postgres: PostgresServers, tree: ProjectTree, part: Part | None
+) -> Iterator[Connection]:
+    """Give a database in which the models themselves, and the library's, have made their tables."""
     with postgres.primary.connect() as server:
         server.execute("CREATE DATABASE from_models")
         try:
@@ -130,6 +133,8 @@ def created_from_models(postgres: PostgresServers, tree: ProjectTree) -> Iterato
                 "postgresql+psycopg://", creator=lambda: psycopg.connect(conninfo), poolclass=NullPool
             )
             tree.metadata.create_all(engine)
+            if part:
+                metadata(part).create_all(engine)
             with engine.connect() as connection:
                 yield connection
         finally:
@@ -144,7 +149,7 @@ def test_migrated_database_is_what_the_models_would_create(
         with (
             open_engine(topology, database, role=database.owner) as engine,
             engine.connect() as migrated,
-            created_from_models(postgres, tree) as created,
+            created_from_models(postgres, tree, part_of(topology, tree.name)) as created,
         ):
             found, wanted = catalogue(migrated), catalogue(created)
         for kind in CATALOGUE:

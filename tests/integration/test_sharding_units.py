@@ -10,10 +10,11 @@ import pytest
 from sqlalchemy import bindparam, delete, func, insert, literal, select, text, tuple_, update
 from sqlalchemy.orm import aliased
 
-from app.models.mes import MesOrder, MesOrderItem, ShardIdentity
+from app.models.mes import MesOrder, MesOrderItem
 from app.models.status import Channel, Status
 from readreplica.sessions import WriteSession
 from sharding.errors import BucketNotOwned, InvalidShardKey, OtherShard, ShardUnnamed, WrongShard
+from sharding.schema import SHARD
 from sharding.sessions import ShardedSessions, open_sessions
 from sharding.shard_map import ShardMap
 from sharding.topology import Topology
@@ -34,6 +35,7 @@ from tests.servers import PostgresServers
 OWN, BESIDE, FOREIGN = key_in(3), key_in(3, number=1), key_in(40)
 ROW = {"status": Status.SUBMITTED, "channel": Channel.B2C, "summary": "ring", "version": 1}
 other = aliased(MesOrder)
+SHARD_NAME = SHARD.tables["shard_identity"].c.shard
 LINE = tuple_(MesOrderItem.order_id, MesOrderItem.line_no)
 Until = Callable[[], bool]
 
@@ -118,7 +120,7 @@ async def test_what_names_no_other_shard_passes(sessions: ShardedSessions) -> No
         assert (await session.scalars(lines)).all() == []
         computed = select(MesOrder).where(MesOrder.order_id == func.coalesce(2, OWN))
         assert (await session.scalars(computed)).all() == []
-        assert await session.scalar(select(ShardIdentity.shard)) == "mes_0"
+        assert await session.scalar(select(SHARD_NAME)) == "mes_0"
         assert (
             await session.scalar(text("SELECT count(*) FROM orders WHERE order_id = :id"), {"id": FOREIGN})
             == 0
@@ -131,7 +133,7 @@ def adding(order_id: int) -> Callable[[WriteSession], Any]:
     async def work(session: WriteSession) -> str:
         session.add(new_order(order_id))
         await session.flush()
-        return str(await session.scalar(select(ShardIdentity.shard)))
+        return str(await session.scalar(select(SHARD_NAME)))
 
     return work
 
@@ -207,7 +209,7 @@ async def test_a_new_map_is_heard_of_and_a_session_keeps_its_shard(
         assert session.node is None
         await save(topology, moved(EVEN, 3, "mes_1"))
         await until(lambda: sessions.shard_map.version == 2)  # long before the next poll
-        assert await session.scalar(select(ShardIdentity.shard)) == "mes_0"
+        assert await session.scalar(select(SHARD_NAME)) == "mes_0"
         await session.get(MesOrder, OWN)
     assert sessions.shard_of(OWN) == "mes_1"
 
