@@ -11,7 +11,7 @@ from sqlalchemy import Engine
 
 from ops.citus import service
 from ops.errors import ExitStatus
-from ops.options import Options, options_of
+from ops.options import DryRun, Options, options_of
 from ops.output import note, print_json, show_rows
 from ops.shards.options import TAKES_KEY, Key, Sharded, TreeName, sharded
 from sharding.citus import moving
@@ -31,7 +31,6 @@ app = typer.Typer(
     help='Look after the shards where Citus keeps them (`backend = "citus"`).', no_args_is_help=True
 )
 
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the SQL for psql; change nothing.")]
 
 How = Annotated[
     Mode, typer.Option("--mode", help="block_writes copies faster, and writers of the shard wait for it.")
@@ -45,6 +44,10 @@ TableName = Annotated[
 ]
 
 Role = Annotated[str | None, typer.Option("--role", help="Who connects; Citus wants a superuser for this.")]
+
+
+def _print_script(found: Sharded, statement: str, *, role: str | None = None) -> None:
+    print(service.render_script(found.topology, found.tree.name, statement, role=role), end="")
 
 
 def _coordinator(found: Sharded, *, role: str | None = None) -> AbstractContextManager[Engine]:
@@ -124,7 +127,7 @@ def rebalance(
     statement = moving.STOP if stop else moving.rebalance_statement(mode)
     with _coordinator(found) as engine:
         if dry_run:
-            print(service.render_script(found.topology, found.tree.name, statement), end="")
+            _print_script(found, statement)
             return
         if stop:
             with engine.connect() as connection:
@@ -156,7 +159,7 @@ def drain(
         with engine.connect() as connection:
             statement = moving.drain_statement(moving.check_drain(read_nodes(connection), node), mode)
             if dry_run:
-                print(service.render_script(found.topology, found.tree.name, statement, role=role), end="")
+                _print_script(found, statement, role=role)
                 return
             moving.require_superuser(connection, "drain a node", role=engine.url.username or "")
         service.run_watched(engine, statement, report=note)
@@ -178,7 +181,7 @@ def undrain(
     with _coordinator(found, role=role) as engine, engine.connect() as connection:
         statement = moving.undrain_statement(find_node(read_nodes(connection), node))
         if dry_run:
-            print(service.render_script(found.topology, found.tree.name, statement, role=role), end="")
+            _print_script(found, statement, role=role)
             return
         moving.require_superuser(connection, "let a node have shards", role=engine.url.username or "")
         connection.exec_driver_sql(statement)
@@ -218,7 +221,7 @@ def move(
             source, target = moving.check_move(connection, read_nodes(connection), shard, to)
         statement = moving.move_statement(shard, source, target, mode)
         if dry_run:
-            print(service.render_script(found.topology, found.tree.name, statement), end="")
+            _print_script(found, statement)
             return
         service.run_watched(engine, statement, report=note)
     show_rows(options, [{"shard": shard, "source": source.name, "target": target.name}], empty="")
@@ -250,7 +253,7 @@ def isolate(
             before = moving.check_isolate(connection, table, key)
         statement = moving.isolate_statement(table, key, mode)
         if dry_run:
-            print(service.render_script(found.topology, found.tree.name, statement), end="")
+            _print_script(found, statement)
             return
         service.run_watched(engine, statement, report=note)
         with engine.connect() as connection:
@@ -274,9 +277,7 @@ def columnar(
     with _coordinator(found) as engine:
         service.check_store(engine, found.tree, partition, to=to, now=datetime.now(UTC))
         if dry_run:
-            print(
-                service.render_script(found.topology, found.tree.name, store_statement(partition, to)), end=""
-            )
+            _print_script(found, store_statement(partition, to))
             return
         row = service.store(engine, partition, to=to)
     show_rows(options, [asdict(row)], empty="")

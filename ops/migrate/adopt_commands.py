@@ -12,7 +12,7 @@ from ops.migrate.adoption import ADOPTABLE, Examination
 from ops.migrate.errors import AdoptionRefused, DatabasesRefused
 from ops.migrate.mark import removal
 from ops.migrate.run import DatabaseState, read_states
-from ops.options import Options, options_of
+from ops.options import DryRun, OnlyTree, Options, options_of
 from ops.output import note, show_rows
 from sharding.topology import Topology
 
@@ -27,16 +27,14 @@ revisions make them, get the name from `upgrade` by themselves.
 def adopt(
     context: typer.Context,
     *,
-    tree: Annotated[str | None, typer.Option("--tree", help="Only the databases of this tree.")] = None,
+    tree: OnlyTree = None,
     database: Annotated[str | None, typer.Option("--database", help="Only this database.")] = None,
     accept_differences: Annotated[
         bool, typer.Option("--accept-differences", help="Although they are not as the revisions make them.")
     ] = False,
     undo: Annotated[bool, typer.Option("--undo", help="Take the tree's name from them instead.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the SQL for psql; change nothing.")
-    ] = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Mark databases as those of their tree, so that its revisions may run in them."""
     options = options_of(context)

@@ -15,7 +15,7 @@ from ops.migrate.lint import lint_tree
 from ops.migrate.outcome import MigrationOutcome
 from ops.migrate.phases import Phase, PhasedRevision
 from ops.migrate.run import DatabaseState, last_run, read_ledger, read_states
-from ops.options import Options, options_of
+from ops.options import DryRun, OnlyTree, Options, options_of
 from ops.output import note, show_rows
 from ops.project.project import ProjectTree
 from sharding.topology import Topology
@@ -24,9 +24,6 @@ app = typer.Typer(help="Show and change the schema of every database.", no_args_
 
 app.command(help=ADOPT_HELP)(adopt)
 
-OnlyTree = Annotated[str | None, typer.Option("--tree", help="Only the databases of this tree.")]
-
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the SQL for psql; change nothing.")]
 
 OnlyPhase = Annotated[
     Phase | None, typer.Option("--phase", help="Only what belongs before, or after, the deployment.")

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ops.fleet import Member, attempt, members, raise_failures, results_of
-from ops.options import options_of, parse_duration
+from ops.options import DryRun, OnlyTree, options_of, parse_duration
 from ops.output import note, print_json, show_rows
 from ops.partitions.archiving import ArchiveState, archive_database, read_state, render_database
 from ops.project.project import Project
@@ -32,7 +32,6 @@ Grace = Annotated[
     ),
 ]
 
-OnlyTree = Annotated[str | None, typer.Option("--tree", help="Only the databases of this tree.")]
 
 LINE_EVERY_SECONDS = 5.0
 
@@ -43,9 +42,7 @@ def run(
     grace: Grace = None,
     batch: Annotated[int, typer.Option(min=1, help="Finished rows in one transaction at most.")] = 500,
     tree: OnlyTree = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the SQL for psql; change nothing.")
-    ] = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Move the rows that were finished longer ago than the grace period, with the rows that belong to them.
 

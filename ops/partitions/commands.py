@@ -13,10 +13,10 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 
 from ops.errors import ExitStatus
 from ops.fleet import Outcome, raise_failures, results_of
-from ops.options import Options, options_of
+from ops.options import DryRun, OnlyTree, Options, options_of
 from ops.output import note, print_json, show_rows
 from ops.partitions import manual, service
-from ops.partitions.manual import OnlyTree, describe_action, print_script
+from ops.partitions.manual import describe_action, print_script
 from ops.partitions.metrics import render_metrics, write_atomically
 from ops.partitions.service import ReportRows
 from partitions import RetryPolicy
@@ -94,9 +94,7 @@ def plan(context: typer.Context, since: Since = None, tree: OnlyTree = None) -> 
 def apply(
     context: typer.Context,
     *,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the SQL for psql; change nothing.")
-    ] = False,
+    dry_run: DryRun = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing but errors: for cron.")] = False,
     metrics_file: Annotated[
         Path | None, typer.Option(help="Write metrics here, for Prometheus' textfile collector (*.prom).")

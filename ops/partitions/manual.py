@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 
 from ops.errors import ChangeRefused, ExitStatus, OpsError
 from ops.fleet import Member, connect_line, raise_failures, results_of
-from ops.options import Options, options_of
+from ops.options import DryRun, OnlyTree, Options, options_of
 from ops.output import show_rows
 from ops.partitions import service
 from partitions import manual, read_catalog, render
@@ -31,9 +31,6 @@ Values = Annotated[list[str], typer.Option("--value", help="A value of the parti
 
 MaxRows = Annotated[int, typer.Option(min=0, help="How many rows may move while everybody waits.")]
 
-OnlyTree = Annotated[str | None, typer.Option("--tree", help="Only the databases of this tree.")]
-
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the SQL for psql; change nothing.")]
 
 Choose = Callable[[Connection, PartitionedTable], list[Action]]
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from ops.errors import ExitStatus
-from ops.options import Options, options_of, parse_duration
+from ops.options import DryRun, Options, options_of, parse_duration
 from ops.output import note, print_json, show_rows
 from ops.shards.in_doubt import close, end, look, render_close, render_end
 from ops.shards.options import TreeName, sharded
@@ -36,7 +36,6 @@ reference = typer.Typer(
     no_args_is_help=True,
 )
 
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the SQL for psql; change nothing.")]
 
 OlderThan = Annotated[
     timedelta,
