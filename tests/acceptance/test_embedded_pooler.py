@@ -13,7 +13,6 @@ import pytest
 import pytest_asyncio
 from httpx import AsyncClient
 
-from app.console.demo.shapes import band_ring, stl_binary
 from app.topology import services_of
 from ops import cli
 from ops.embedded.platform import Platform
@@ -22,12 +21,10 @@ from ops.errors import ExitStatus
 from ops.pgbouncer.pooler import Pooler
 from ops.waiting import wait_until
 from sharding.sessions import open_sessions
+from tests.integration.life_rig import RING, make_and_ship
 from tests.integration.services_rig import Services, ok
 from tests.needs import require
 from tests.project import PROJECT
-
-RING = stl_binary(band_ring(radius_mm=8.5, width_mm=4.0, thickness_mm=1.5))
-MADE = ("MANUFACTURING_COMPLETED", "PACKAGING", "SHIPPED")
 
 
 @pytest.fixture(scope="module")
@@ -64,13 +61,7 @@ def mesctl(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> Callable[...,
 
 async def test_an_order_goes_its_way_through_the_pooler(services: Services, platform: Platform) -> None:
     order_id = str(ok(await services.b2b_response(content=RING), 201)["order_id"])
-    await services.shows(services.crm, order_id, "PRICE_CALCULATED")
-    ok(await services.crm.post(f"/v1/orders/{order_id}/approve", json={"actor": "Sara"}))
-    await services.shows(services.mes, order_id, "MANUFACTURING_APPROVED")
-    ok(await services.take(order_id))
-    for status in MADE:
-        ok(await services.advance(order_id, status))
-    await services.shows(services.crm, order_id, "SHIPPED")
+    await make_and_ship(services, order_id)
     # For LISTEN, which is of a session.
     assert {server for _, server in direct_ways(platform)} <= {"directory"}
     [console] = Pooler(platform.topology()).consoles()

@@ -50,8 +50,8 @@ async def submit(services: Services, channel: str) -> str:
     return order_id
 
 
-async def make_and_close(services: Services, order_id: str) -> None:
-    """Bring a submitted order to its end, each service doing its part; a worker prices it meanwhile."""
+async def make_and_ship(services: Services, order_id: str) -> None:
+    """Bring a submitted order to the carrier, each service doing its part; a worker prices it meanwhile."""
     await services.shows(services.crm, order_id, "PRICE_CALCULATED")
     ok(await services.crm.post(f"/v1/orders/{order_id}/approve", json={"actor": "Sara"}))
     await services.shows(services.mes, order_id, "MANUFACTURING_APPROVED")
@@ -59,5 +59,10 @@ async def make_and_close(services: Services, order_id: str) -> None:
     for status in MADE:
         ok(await services.advance(order_id, status))
     await services.shows(services.crm, order_id, "SHIPPED")
+
+
+async def make_and_close(services: Services, order_id: str) -> None:
+    """Bring a submitted order to its end."""
+    await make_and_ship(services, order_id)
     ok(await services.crm.post(f"/v1/orders/{order_id}/close", json={"actor": "Sara"}))
     await services.shows(services.mes, order_id, "CLOSED")

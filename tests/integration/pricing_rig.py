@@ -9,7 +9,7 @@ from itertools import count
 from pathlib import Path
 from uuid import uuid4
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import delete, select, update
 
 from app.console.demo.shapes import Shape
 from app.files import ModelStore
@@ -153,10 +153,6 @@ class Rig:
         """Change a job: time that has passed, attempts that were made."""
         async with self.sessions.write(order_id) as session:
             await session.execute(update(PricingJob).filter_by(order_id=order_id).values(**values))
-
-    async def expire(self, order_id: int) -> None:
-        """Let the time of a lease pass."""
-        await self.set_job(order_id, lease_expires_at=func.now())
 
     async def known(self) -> list[ModelMeasurement]:
         """Read what all shards remember of models."""
