@@ -135,18 +135,7 @@ def test_split_makes_the_indexes_of_any_name_and_expression_on_the_new_partition
         "CREATE INDEX done_not_a ON done (id) WHERE status <> 'A'",
         "CREATE INDEX done_noted ON done (id) WHERE note IS NOT NULL",
     )
-    with owner.connect() as connection:
-        [split] = manual.split(
-            connection,
-            standing(owner, "live"),
-            "done",
-            ["B"],
-            into="cold",
-            key="status",
-            max_rows=10,
-            at=NOW,
-        )
-    run_action(owner, split)
+    run_action(owner, split_of_done(owner, max_rows=10))
     found = send(owner, "SELECT indexname, indexdef FROM pg_indexes WHERE tablename = 'cold' ORDER BY 1")
     on_cold = "ON public.cold USING btree"
     assert [tuple(row) for row in found] == [
@@ -156,6 +145,22 @@ def test_split_makes_the_indexes_of_any_name_and_expression_on_the_new_partition
         ("cold_note", f"CREATE INDEX cold_note {on_cold} ((((note || ' WHERE '::text) || note)))"),
         ("cold_noted", f"CREATE INDEX cold_noted {on_cold} (id) WHERE (note IS NOT NULL)"),
     ]
+
+
+def split_of_done(owner: Engine, *, max_rows: int) -> Action:
+    """Split status B off the partition `done` of the table `live`."""
+    with owner.connect() as connection:
+        [action] = manual.split(
+            connection,
+            standing(owner, "live"),
+            "done",
+            ["B"],
+            into="cold",
+            key="status",
+            max_rows=max_rows,
+            at=NOW,
+        )
+    return action
 
 
 def test_own_index_that_equals_one_of_its_table_stays_the_partitions_own(owner: Engine) -> None:
@@ -171,26 +176,12 @@ def test_own_index_that_equals_one_of_its_table_stays_the_partitions_own(owner: 
     def parts() -> dict[str, Mapping[str, str]]:
         return {each.name: each.parts for each in standing(owner, "live").indexes}
 
-    def split() -> Action:
-        with owner.connect() as connection:
-            [action] = manual.split(
-                connection,
-                standing(owner, "live"),
-                "done",
-                ["B"],
-                into="cold",
-                key="status",
-                max_rows=1,
-                at=NOW,
-            )
-        return action
-
     expected = {"live_first": {"done": "done_first"}, "live_second": {"done": "done_second"}}
     assert parts() == expected
     [add] = manual.add(standing(owner, "live"), "done", ["C"], key="status")
     run_action(owner, add)
     assert parts() == expected
-    action = split()
+    action = split_of_done(owner, max_rows=1)
     run_action(owner, action)
     assert {name: found["done"] for name, found in parts().items()} == {
         "live_first": "done_first",
