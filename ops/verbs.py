@@ -75,6 +75,10 @@ VERBS: Mapping[str, LazyCommand] = {
         "ops.pgbouncer.commands:app", "Write, check and steer the pooler in front of the databases."
     ),
     "monitoring": LazyCommand("ops.monitoring.commands:app", "Watch the platform."),
+    "forecast": LazyCommand(
+        "ops.forecast.commands:forecast",
+        "Forecast how the platform grows, and when which disk, shard, id space or connection limit is full.",
+    ),
     "init": LazyCommand("ops.project.init:init", "Write the files that a project begins with."),
     "doctor": LazyCommand(
         "ops.project.doctor:doctor", "Check every reference of the project and every database."

@@ -43,7 +43,7 @@ OF_EVERY_NODE = {"up", "transaction_age_seconds", "locks_waiting", "connections"
 OF_EVERY_DISK = {"disk_free_bytes", "disk_bytes"}
 OF_EVERY_DATABASE = {
     *("database_bytes", "xid_age", "transactions_total", "in_doubt_units", "in_doubt_oldest_seconds"),
-    *("live_rows", "dead_rows", "exporter_errors_total", "exporter_last_success_timestamp_seconds"),
+    *("rows", "live_rows", "dead_rows", "exporter_errors_total", "exporter_last_success_timestamp_seconds"),
 }
 OF_SHARDS = {
     *("replica_lag_seconds", "replica_lag_bytes", "partition_rows", "partition_bytes"),
