@@ -17,7 +17,9 @@ from typing import Any
 
 import psycopg
 
+from ops.embedded.platform import Platform
 from ops.ports import PortPicker
+from ops.project.project import Project
 from sharding.topology import Topology
 from tests.acceptance.test_wheel import ROOT, THEIRS, UV, packages_of, run, write
 from tools.wheels.__main__ import build
@@ -26,6 +28,9 @@ from tools.wheels.staging import WHEELS
 EXAMPLE = ROOT / "examples" / "payments"
 NAMES = ("mes-storage", "mesctl")
 """The wheels that a team installs; the third one is the order system."""
+
+PATIENT = "\n[replicas]\nreplay_wait_seconds = 10\n"
+"""However busy the machine is, a read with a token waits for the replica."""
 
 _PORT = re.compile(r"\b56\d\d\b")
 
@@ -119,11 +124,11 @@ def payments_team(folder: Path) -> Iterator[PaymentsTeam]:
     shutil.copytree(EXAMPLE, team.root, ignore=shutil.ignore_patterns("__pycache__", ".*"))
     write(team.root, {name: text for name, text in THEIRS.items() if not name.startswith("migrations/")})
     topology = team.root / "topology.toml"
-    topology.write_text(with_free_ports(topology.read_text()))
+    topology.write_text(with_free_ports(topology.read_text()) + PATIENT)
     try:
         yield team
     finally:
-        team.mesctl("down", "--delete", "--yes")
+        Platform(team.root / ".platform", Project.load(team.root / "mes-storage.toml")).delete()
         shutil.rmtree(team.venv)
 
 

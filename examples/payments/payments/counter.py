@@ -3,6 +3,7 @@
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -12,10 +13,9 @@ from pydantic import BaseModel, PositiveInt
 from sqlalchemy import select
 
 from payments.models import Payment, PaymentArchive, PaymentEvent, State
-from payments.storage import Storage, open_storage
-from readreplica import TokenText, parse_keys
+from readreplica import TokenText, follow_causality, parse_keys
 from readreplica.asgi import CausalTokens
-from sharding import Topology
+from sharding import IdGenerator, ShardedSessions, Topology, open_ids, open_sessions
 
 TOPOLOGY = Topology.load(os.environ["MES_STORAGE_TOPOLOGY"])
 
@@ -39,10 +39,20 @@ class ShownPayment(BaseModel):
         return cls(payment_id=str(payment.payment_id), state=payment.state, cents=payment.cents)
 
 
+@dataclass(frozen=True)
+class Storage:
+    """What an endpoint works with: sessions that find shard and replica, and ids for new payments."""
+
+    sessions: ShardedSessions
+    ids: IdGenerator
+
+
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Keep the databases open while the service runs."""
-    async with open_storage(TOPOLOGY) as app.state.storage:
+    async with open_sessions(TOPOLOGY, application_name="payments") as sessions, open_ids(TOPOLOGY) as ids:
+        follow_causality(*sessions.clusters.values())
+        app.state.storage = Storage(sessions, ids)
         yield
 
 
