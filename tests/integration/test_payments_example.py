@@ -17,6 +17,7 @@ from ops.waiting import wait_until
 from partitions import Month
 from readreplica.httpx import CausalClient
 from sharding.shard_map import ShardMap
+from tests.acceptance.test_docs import ROOT, fenced
 from tests.acceptance.test_wheel import THEIRS, kept, packages_of
 from tests.integration.payments_rig import EXAMPLE, PaymentsTeam, payments_team
 
@@ -260,14 +261,18 @@ def tenant_of(place: int) -> int:
     return 1 + place % 40
 
 
+def address(team: PaymentsTeam) -> str:
+    """Return where the service answers."""
+    place = team.topology.sections["services"]["counter"]
+    return f"http://{place['host']}:{place['port']}"
+
+
 def client(team: PaymentsTeam) -> httpx.Client:
     """Open a client of the service that keeps its causal token."""
-    place = team.topology.sections["services"]["counter"]
-    base = f"http://{place['host']}:{place['port']}"
-    return httpx.Client(base_url=base, event_hooks=CausalClient().hooks())
+    return httpx.Client(base_url=address(team), event_hooks=CausalClient().hooks())
 
 
-def serve(team: PaymentsTeam, *, read_on: str = "north_copy") -> None:
+def serve(team: PaymentsTeam) -> None:
     """Take a payment, and show it at once to the client that made it."""
     with client(team) as counter:
         taken = counter.post(f"/tenants/{NORTH}/payments", json={"cents": 1250})
@@ -275,10 +280,15 @@ def serve(team: PaymentsTeam, *, read_on: str = "north_copy") -> None:
         assert "!first." in taken.headers["Causal-Token"]
         payment = taken.json()
         shown = counter.get(f"/tenants/{NORTH}/payments/{payment['payment_id']}")
-        assert (shown.json(), shown.headers["Read-On"]) == (payment, read_on)
+        assert (shown.json(), shown.headers["Read-On"]) == (payment, "north_copy")
         assert counter.get(f"/tenants/{SOUTH}/payments/{payment['payment_id']}").status_code == 404
         forged = counter.get("/tenants/1/payments/1", headers={"Causal-Token": "1~north.1.1.1"})
         assert forged.status_code == httpx.codes.BAD_REQUEST
+
+    [*_, block] = fenced(ROOT / "docs" / "how-to" / "causal-tokens.md", "python")
+    scope: dict[str, Any] = {"service": address(team)}
+    exec(compile(block, "causal-tokens.md", "exec"), scope)
+    assert (scope["shown"].json(), scope["shown"].headers["Read-On"]) == (scope["taken"], "north_copy")
 
 
 def switch_over(team: PaymentsTeam) -> None:

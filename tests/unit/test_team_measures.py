@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.benchmarks.team_lines import code_lines, team_lines, workarounds
+from tests.acceptance.test_docs import ROOT, fenced
+from tests.benchmarks.team_lines import EXAMPLE, code_lines, team_lines, workarounds
 from tests.benchmarks.team_verbs import ROWS, verbs
 
 
@@ -60,3 +61,13 @@ def test_a_line_of_code_is_no_comment_no_docstring_and_not_blank() -> None:
 
 def test_every_verb_of_mesctl_has_a_row() -> None:
     assert {*verbs()} == {*ROWS}
+
+
+def test_the_page_about_causal_tokens_shows_what_the_example_has() -> None:
+    page = ROOT / "docs" / "how-to" / "causal-tokens.md"
+    *blocks, client = fenced(page, "python")
+    service = (EXAMPLE / "payments" / "counter.py").read_text()
+    assert [block for block in blocks if block not in service] == []
+    assert "CausalClient" in client  # test_payments_example runs it
+    [keys] = fenced(page, "toml")
+    assert keys in (EXAMPLE / "mes-storage.toml").read_text()
