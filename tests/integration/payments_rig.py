@@ -80,7 +80,7 @@ class PaymentsTeam:
 
     def script(self, text: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run a program of the team's."""
-        return self.run(self.python, "-c", text, *arguments, PYTHONPATH=".")
+        return self.run(self.python, "-c", text, *arguments)
 
     def query(self, database: str, statement: str, *, role: str = "treasurer") -> list[tuple[Any, ...]]:
         """Run a statement in a database and return its rows."""
@@ -123,6 +123,8 @@ def payments_team(folder: Path) -> Iterator[PaymentsTeam]:
         (team.venv / "bin" / program).symlink_to(Path(sys.executable).with_name(program))
     shutil.copytree(EXAMPLE, team.root, ignore=shutil.ignore_patterns("__pycache__", ".*"))
     write(team.root, {name: text for name, text in THEIRS.items() if not name.startswith("migrations/")})
+    editable = ("--no-deps", "--no-build-isolation", "--editable", team.root)
+    run(UV, "pip", "install", "--python", team.python, *editable, cwd=folder)
     topology = team.root / "topology.toml"
     topology.write_text(with_free_ports(topology.read_text()) + PATIENT)
     try:
