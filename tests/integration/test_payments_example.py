@@ -1,5 +1,6 @@
 """examples/payments from the built wheels: what a team does, from its README to the end of the wheels."""
 
+import ast
 import json
 import re
 from collections.abc import Iterator
@@ -112,6 +113,7 @@ def test_the_example_is_typed_and_its_checks_need_no_server(team: PaymentsTeam) 
 @pytest.mark.long
 def test_a_team_goes_from_the_readme_to_the_end_of_the_wheels(team: PaymentsTeam) -> None:
     begin_another(team)
+    write_the_first_revision(team)
     follow_the_readme(team)
     change_the_schema(team)
     make_months(team)
@@ -131,6 +133,34 @@ def begin_another(team: PaymentsTeam) -> None:
     done(team, "init", str(other), "--tree", "notes")
     project = str(other / "mes-storage.toml")
     assert "nothing is wrong" in done(team, "--project", project, "doctor", "--no-databases")
+
+
+def write_the_first_revision(team: PaymentsTeam) -> None:
+    """Without a revision the servers start, and autogenerate writes the one that the example comes with."""
+    shipped = team.root / "migrations" / "versions" / "0001_payments.py"
+    aside = shipped.rename(team.root / "0001_payments.py")
+    up = team.mesctl("up", "--no-services", "--no-fsync")
+    assert up.returncode == ExitStatus.DONE, up.stderr
+    assert "tree payments: has no revision yet" in up.stderr
+    made = team.alembic("revision", "--autogenerate", "--rev-id", FIRST, "-m", "payments")
+    assert made.returncode == 0, made.stderr
+    [written] = shipped.parent.glob("*.py")
+    [grant] = statements(aside) - statements(written)
+    assert "GRANT" in grant
+    assert statements(written) <= statements(aside)
+    written.unlink()
+    aside.rename(shipped)
+
+
+def statements(revision: Path) -> set[str]:
+    """Return what a revision does, up and down, each statement in one form."""
+    functions = [each for each in ast.parse(revision.read_text()).body if isinstance(each, ast.FunctionDef)]
+    calls = (each for function in functions for each in function.body if not is_docstring(each))
+    return {ast.unparse(each) for each in calls}
+
+
+def is_docstring(statement: ast.stmt) -> bool:
+    return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
 
 
 def follow_the_readme(team: PaymentsTeam) -> None:
