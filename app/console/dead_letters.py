@@ -439,7 +439,7 @@ def retry(
 def discard(
     context: typer.Context, message_id: MessageId, *, reason: Reason, dry_run: DryRun = False
 ) -> None:
-    """Give up a dead letter: its destination never learns of it, and what waits behind it goes on.
+    """Delete a dead letter: its destination never learns of it, and what waits behind it goes on.
 
     The history of its order gets a line with the reason, and with what `restore` needs.
     """

@@ -6,18 +6,21 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import Thread
+from uuid import uuid4
 
 import psycopg
 import pytest
 from psycopg import sql
-from sqlalchemy import make_url
+from sqlalchemy import insert, make_url, update
 
+from app.models.mes import MesOrder, MesOutbox, PricingJob
 from ops.embedded.servers import grant_read_stats
 from ops.problems.service import LIMITS, Limit
 from sharding.topology import Topology
-from tests.integration.audit_rig import Clerk
+from tests.integration.audit_rig import SHARDS, Clerk
 from tests.integration.mesctl_rig import Mesctl
 from tests.project import DATABASES, PROJECT
 from tests.servers import PostgresServers
@@ -149,3 +152,42 @@ def test_a_watch_prints_what_begins_and_what_ends(mesctl: Mesctl, topology: Topo
     assert re.match(r"\S+ begins page database shop: does not answer: ", begun[0])
     said = mesctl("problems", "--watch", "--count", "1", "--json")
     assert json.loads(said.out[: said.out.index("\n}") + 2])["change"] == "begins"
+
+
+def test_what_waits_of_the_order_system(mesctl: Mesctl, topology: Topology) -> None:
+    clerk, now = Clerk(topology), datetime.now(UTC)
+    late, stuck = clerk.orders(2, made=now - timedelta(days=30))
+    changed = update(MesOrder).where(MesOrder.order_id.in_([late, stuck])).values(changed_at=now)
+    for shard in ("mes_0", "mes_1"):
+        clerk.write(shard, changed)
+    shard = SHARDS.shard_of(late)
+    message = {"order_id": late, "type": "order.shipped", "data": {}}
+    dead = {"destination": "crm", "set_aside_at": now - timedelta(hours=2), "set_aside_reason": "why"}
+    job = {"order_id": late, "lease_expires_at": now - timedelta(minutes=20), "attempts": 5}
+    clerk.write(
+        shard,
+        insert(MesOutbox).values(**message, message_id=uuid4(), **dead),
+        # It waits behind the dead letter, which is the problem.
+        insert(MesOutbox).values(
+            **message, message_id=uuid4(), destination="crm", created_at=now - timedelta(1)
+        ),
+        insert(MesOutbox).values(
+            **message, message_id=uuid4(), destination="shop", created_at=now - timedelta(1)
+        ),
+        insert(PricingJob).values(job),
+    )
+    too_long = update(MesOrder).where(MesOrder.order_id == stuck).values(changed_at=now - timedelta(days=15))
+    clerk.write(SHARDS.shard_of(stuck), too_long)
+    said = mesctl("problems", "--json")
+    assert said.status == 1
+    found = {(each["object"], each["severity"]): each for each in said.json}
+    assert found.keys() == {
+        (f"messages {shard} to crm", "page"),
+        (f"messages {shard} to shop", "page"),
+        (f"prices on {shard}", "page"),
+        (f"prices on {shard}", "ticket"),
+        (f"orders SHIPPED on {SHARDS.shard_of(stuck)}", "ticket"),
+    }
+    assert found[f"messages {shard} to crm", "page"]["what"].startswith("1 dead letter:")
+    order = found[f"orders SHIPPED on {SHARDS.shard_of(stuck)}", "ticket"]
+    assert order["command"] == f"mesctl orders trace {stuck}"
