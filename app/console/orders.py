@@ -16,6 +16,7 @@ from app.console.audit.trace import print_trace
 from app.console.audit.trace import trace as read_trace
 from app.console.audit.watch import OrderWatch
 from app.console.dead_letters import app as dead_letters
+from app.console.slow import measure, print_slow, slow_as_json
 from app.console.sweep import delete_unnamed, find_unnamed, naming_store
 from app.files import ModelStore
 from app.messaging.routing import ServiceName
@@ -141,6 +142,32 @@ def sweep_files(
         print(f"{each.key} {each.size_bytes} bytes, stored {each.stored_at:%Y-%m-%d %H:%M}")
     verb = "would be deleted" if dry_run else "deleted"
     print(f"{len(gone)} of {found.objects} models {verb}, {size_bytes} bytes")
+
+
+@app.command("slow")
+def slow(
+    context: typer.Context,
+    *,
+    since: Annotated[
+        timedelta,
+        typer.Option(parser=parse_duration, metavar="DURATION", help="Orders that were made since so long."),
+    ] = "30d",  # type: ignore[assignment]  # typer parses the text
+    most_orders: Annotated[
+        int, typer.Option(min=1, help="How many orders of a database are read at most, the newest first.")
+    ] = 20_000,
+) -> None:
+    """Show how long orders stand in each status, how much of it is waiting, and the ten slowest.
+
+    It reads histories page by page, each page in a short transaction with a time limit. Drafts are read from
+    the Shop, everything after them from MES, live and archived.
+    """
+    options, now = options_of(context), datetime.now(UTC)
+    report = measure(OrderDatabases(options.topology()), since=now - since, now=now, most_orders=most_orders)
+    if options.json:
+        print_json(slow_as_json(report))
+    else:
+        print_slow(report)
+    raise_failures(report.unread)
 
 
 @app.command("trace")
