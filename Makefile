@@ -5,7 +5,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-WORKERS ?= 2
+# Twice the cores of a small machine: tests wait for servers about as long as they compute.
+WORKERS ?= 4
 export UV_PYTHON_DOWNLOADS := never
 # Tests and demo start many processes; each would compile every module again.
 unexport PYTHONDONTWRITEBYTECODE

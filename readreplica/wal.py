@@ -208,6 +208,14 @@ SELECT_RECORD_END = """
 SELECT_HAS_REPLAYED = "SELECT pg_last_wal_replay_lsn() >= {position}::pg_lsn"
 """Whether a standby has replayed up to an LSN, to be put at `position` as a parameter or a literal."""
 
+SELECT_SLOTS = """
+SELECT slot_name::text AS name, active AS is_active, coalesce(wal_status, '') = 'lost' AS is_lost,
+       coalesce(pg_wal_lsn_diff(CASE WHEN pg_is_in_recovery() THEN pg_last_wal_receive_lsn()
+                                     ELSE pg_current_wal_lsn() END, restart_lsn), 0)::bigint AS wal_bytes
+FROM pg_replication_slots WHERE database IS NULL OR database = current_database()
+"""
+"""The slots of the database, and the physical ones, which are the whole server's, with the WAL they hold."""
+
 SELECT_REPLICATION = """
     SELECT application_name, state, pg_wal_lsn_diff(pg_current_wal_lsn(), replay_lsn)::bigint
     FROM pg_stat_replication

@@ -5,7 +5,7 @@ import json
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -164,7 +164,9 @@ async def trickle(writer: asyncio.StreamWriter, content: bytes, *, size: int, pa
 async def test_a_byte_at_a_time_buys_no_time(content: bytes) -> None:
     async with running() as service, connected(service) as (reader, writer):
         trickling = asyncio.create_task(trickle(writer, content, size=1, pause_seconds=0.02))
-        await read_all(reader)
+        # A byte that comes after the end is answered by a reset.
+        with suppress(ConnectionResetError):
+            await read_all(reader)
         trickling.cancel()
         await until(lambda: service.connections == 0)
 
@@ -341,7 +343,7 @@ async def test_without_files_clients_wait_and_the_log_is_short(tmp_path: Path) -
         assert {answer[-260:] for answer in answers if b'"alive"' not in answer} == set()
     lines = [line for line in log.read_text().splitlines() if "Too many open files" in line]
     assert len(lines) == 1
-    assert json.loads(lines[0])["event"] == "too_many_open_files"
+    assert json.loads(lines[0])["event"]["action"] == "too_many_open_files"
     assert log.stat().st_size < 30_000
 
 

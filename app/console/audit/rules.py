@@ -7,11 +7,13 @@ under way between the two. A message that was set aside excuses nothing: it wait
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
 from heapq import merge
 from itertools import groupby
 from operator import attrgetter
+from types import MappingProxyType
 
 from app.messaging.routing import ServiceName
 from app.models.status import Channel, Status
@@ -40,6 +42,7 @@ class OrderCopy:
     channel: Channel
     price: Decimal | None
     submitted: bool = True
+    changed_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +116,24 @@ class Fault(StrEnum):
     PRICE_DIFFERS = "price differs"
     DEAD_LETTER = "message set aside"
     ORPHAN = "orphan"
+    STUCK = "stuck"
+    NO_JOB = "no pricing job"
     IN_FLIGHT = "in flight"
     """Not a fault: services differ, and the message that will make them agree is under way."""
+
+
+STUCK_AFTER: Mapping[Status, timedelta] = MappingProxyType(
+    {
+        Status.SUBMITTED: timedelta(hours=1),  # pricing takes up to 30 minutes
+        Status.PRICE_CALCULATED: timedelta(days=3),
+        Status.MANUFACTURING_APPROVED: timedelta(days=2),
+        Status.MANUFACTURING_STARTED: timedelta(days=7),
+        Status.MANUFACTURING_COMPLETED: timedelta(days=1),
+        Status.PACKAGING: timedelta(days=1),
+        Status.SHIPPED: timedelta(days=14),
+    }
+)
+"""How long an order may stand in MES in a status. Drafts are the customer's own, and an end has no limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +144,8 @@ class AuditFinding:
     fault: Fault
     detail: str
 
+
+PRICING_JOBS = "pricing_jobs"
 
 MAKES_KNOWN: Mapping[ServiceName, frozenset[ServiceName]] = {
     ServiceName.SHOP: frozenset(),
@@ -154,6 +175,33 @@ def judge(facts: OrderFacts, *, shard_of: Callable[[int], str]) -> list[AuditFin
     ]
     # Several services may wait for messages of one order: that is still one order in flight.
     return list(dict.fromkeys(findings))
+
+
+def judge_progress(facts: OrderFacts, *, now: datetime) -> list[AuditFinding]:
+    """Return what keeps an order from going on in MES; empty when it may, or has ended.
+
+    Parameters:
+        facts: what all databases hold of it.
+        now: the current instant, with a time zone.
+    """
+    return [*_stuck(facts, now), *_unpriced(facts)]
+
+
+def _stuck(facts: OrderFacts, now: datetime) -> Iterator[AuditFinding]:
+    for copy in facts.copies_of(ServiceName.MES):
+        limit = STUCK_AFTER.get(copy.status)
+        if limit is not None and copy.changed_at is not None and now - copy.changed_at > limit:
+            since = f"{copy.changed_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+            yield AuditFinding(facts.order_id, Fault.STUCK, f"{copy.place} {copy.status} since {since}")
+
+
+def _unpriced(facts: OrderFacts) -> Iterator[AuditFinding]:
+    # The job is deleted by the transaction that ends this status, and both are read in one.
+    priced = {child.place.database for child in facts.children if child.place.table == PRICING_JOBS}
+    for copy in facts.copies_of(ServiceName.MES):
+        if copy.status is Status.SUBMITTED and copy.place.database not in priced:
+            detail = f"{copy.place} {copy.status}, and no pricing job: no worker will take it"
+            yield AuditFinding(facts.order_id, Fault.NO_JOB, detail)
 
 
 def _duplicates(facts: OrderFacts) -> Iterator[AuditFinding]:
