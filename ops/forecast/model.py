@@ -289,8 +289,8 @@ class _Book:
                 rates = _rates(series)
                 trend = self._trend(rates)
                 if trend is not None:
-                    busy = max(0.0, trend.level)
-                    later = max(0.0, trend.value_at((self._now + self._horizon).timestamp()))
+                    busy = max(0.0, trend.peak_at(trend.at))
+                    later = max(0.0, trend.peak_at((self._now + self._horizon).timestamp()))
                     what = name.removesuffix(BUSY).replace("_", " ")
                     yield WorkersLine(what, busy, _workers(busy), _workers(later), trend.span_seconds)
 

@@ -8,6 +8,7 @@ of the latest part: growth that has changed lately is a wide range.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 from math import sqrt
 from statistics import median
@@ -32,11 +33,21 @@ Moment = tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True)
+class Crossing:
+    """When a limit is met: in seconds as those of the samples; None is never."""
+
+    at: float | None
+    earliest: float | None
+    latest: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Trend:
     """A line through samples, from the time of the last one on.
 
-    `level` is where the series stands then, at its hour of most load where the time of day counts, and
-    `spread` how far its samples lie about the line. Slopes are by the second.
+    `level` is where the line stands then, `spread` how far samples lie about it; slopes are by the second.
+    `season` is how much the hours of a day lie above the line or below, the hour of the last sample first;
+    it is empty where the time of day does not count.
     """
 
     at: float
@@ -46,33 +57,41 @@ class Trend:
     slope_low: float
     slope_high: float
     span_seconds: float
+    season: Sequence[float] = ()
 
     def value_at(self, moment: float) -> float:
         """Return the value that the line has at a moment."""
         return self.level + self.slope * (moment - self.at)
 
-    def reaches(self, limit: float) -> "Crossing":
-        """Return when the line meets a limit, with the earliest and the latest moment."""
+    def peak_at(self, moment: float) -> float:
+        """Return the value at the hour of most load, on the day of a moment."""
+        return self.value_at(moment) + max(self.season, default=0.0)
+
+    def reaches(self, limit: float) -> Crossing:
+        """Return when the series meets a limit, with the earliest and the latest moment."""
         return Crossing(
-            at=_meets(self.at, self.level, self.slope, limit),
-            earliest=_meets(self.at, self.level + self.spread, self.slope_high, limit),
-            latest=_meets(self.at, self.level - self.spread, self.slope_low, limit),
+            at=self._meets(self.level, self.slope, limit),
+            earliest=self._meets(self.level + self.spread, self.slope_high, limit),
+            latest=self._meets(self.level - self.spread, self.slope_low, limit),
         )
 
-
-@dataclass(frozen=True, slots=True)
-class Crossing:
-    """When a limit is met: in seconds as those of the samples; None is never."""
-
-    at: float | None
-    earliest: float | None
-    latest: float | None
-
-
-def _meets(at: float, level: float, slope: float, limit: float) -> float | None:
-    if level >= limit:
-        return at
-    return at + (limit - level) / slope if slope > 0 else None
+    def _meets(self, level: float, slope: float, limit: float) -> float | None:
+        peak = max(self.season, default=0.0)
+        if slope <= 0:
+            return self.at if level + peak >= limit else None
+        first = max(0.0, (limit - level - peak) / slope)
+        if not self.season:
+            return self.at + first
+        # An hour of most load comes within a day from when the line is that near.
+        begin, width = int(first / DAY * SEASON_PIECES), DAY / SEASON_PIECES
+        hours = range(begin, begin + SEASON_PIECES + 1)
+        moments = (max(first, (limit - level - self.season[hour % SEASON_PIECES]) / slope) for hour in hours)
+        found = (
+            max(moment, hour * width)
+            for hour, moment in zip(hours, moments, strict=True)
+            if moment < (hour + 1) * width
+        )
+        return self.at + next(found, first)
 
 
 def find_trend(points: Iterable[Moment], *, min_span_seconds: float = MIN_SPAN_SECONDS) -> Trend | None:
@@ -97,8 +116,9 @@ def find_trend(points: Iterable[Moment], *, min_span_seconds: float = MIN_SPAN_S
     has_halves = not is_seasonal or span >= 2 * SEASON_DAYS * DAY
     late = _slopes(pieces[len(pieces) // 2 :], step=step) if has_halves else []
     latest = median(late) if late else slope
-    level, spread = _level(pieces, slope, is_seasonal=is_seasonal)
-    return Trend(at, level, spread, slope, min(low, latest), max(high, latest), span)
+    season = _season(pieces, slope) if is_seasonal else ()
+    level, spread = _level(pieces, slope, season)
+    return Trend(at, level, spread, slope, min(low, latest), max(high, latest), span, season)
 
 
 class _Piece(NamedTuple):
@@ -107,6 +127,11 @@ class _Piece(NamedTuple):
     number: int
     moment: float
     value: float
+
+    @property
+    def hour(self) -> int:
+        """The hour of the day, counted from the time of day of the last sample."""
+        return int(self.moment % DAY / DAY * SEASON_PIECES) % SEASON_PIECES
 
 
 def _thin(points: Sequence[Moment], *, width: float) -> list[_Piece]:
@@ -141,20 +166,34 @@ def _interval(slopes: Sequence[float], points: int) -> tuple[float, float]:
     return slopes[low], slopes[high]
 
 
-def _level(pieces: Sequence[_Piece], slope: float, *, is_seasonal: bool) -> tuple[float, float]:
+def _season(pieces: Sequence[_Piece], slope: float) -> Sequence[float]:
+    """Return how much each hour lies above the line in the median of its days; it begins at the last one."""
+    days: dict[int, list[tuple[int, float]]] = {}
+    for piece in pieces:
+        rest = piece.value - slope * piece.moment
+        days.setdefault(piece.number // SEASON_PIECES, []).append((piece.hour, rest))
+    above: dict[int, list[float]] = {}
+    for found in days.values():
+        middle = median(rest for _, rest in found)
+        for hour, rest in found:
+            above.setdefault(hour, []).append(rest - middle)
+    # Where samples are rarer than hours, the nearest one stands for an hour.
+    known = {hour: median(found) for hour, found in above.items()}
+    return tuple(known[min(known, key=partial(_apart, hour))] for hour in range(SEASON_PIECES))
+
+
+def _apart(hour: int, other: int) -> int:
+    return min((hour - other) % SEASON_PIECES, (other - hour) % SEASON_PIECES)
+
+
+def _level(pieces: Sequence[_Piece], slope: float, season: Sequence[float]) -> tuple[float, float]:
     """Return where the line stands at the last sample, and how far samples lie about it."""
     rests = [piece.value - slope * piece.moment for piece in pieces]
-    latest = rests[-SEASON_PIECES:] if is_seasonal else rests[-max(3, len(rests) // 10) :]
+    if season:
+        rests = [rest - season[piece.hour] for piece, rest in zip(pieces, rests, strict=True)]
+    latest = rests[-SEASON_PIECES:] if season else rests[-max(3, len(rests) // 10) :]
     middle = median(latest)
-    spread = median(abs(rest - middle) for rest in latest)
-    if not is_seasonal:
-        return middle, spread
-    hours: dict[int, list[float]] = {}
-    for piece, rest in zip(pieces, rests, strict=True):
-        hours.setdefault(piece.number % SEASON_PIECES, []).append(rest)
-    # The hour of the day that has most is the one that meets a limit.
-    peak = max(median(found) for found in hours.values()) - median(rests)
-    return middle + max(0.0, peak), spread
+    return middle, median(abs(rest - middle) for rest in latest)
 
 
 def without_resets(points: Iterable[Moment]) -> list[Moment]:

@@ -268,7 +268,8 @@ def _steps_of(member: Member, now: datetime, kind: str) -> Iterator[Read]:
     yield partial(_read_database, member)
     yield _read_slots
     yield partial(_read_tables, member)
-    yield partial(_read_partitions, member.tree.policies, now)
+    if member.tree.policies:
+        yield partial(_read_partitions, member.tree.policies, now)
     yield from (partial(_read_archive, policy, now) for policy in member.tree.archives)
     if kind == "directory":
         yield _read_leases

@@ -7,6 +7,7 @@ import pytest
 from ops.errors import ExitStatus
 from ops.monitoring.databases import open_limited
 from sharding.topology import Topology
+from tests.integration.forecast_growth import grow
 from tests.integration.mesctl_rig import Mesctl
 
 SERIES = """
@@ -69,3 +70,10 @@ def test_too_little_is_said_and_not_guessed(topology: Topology, mesctl: Mesctl) 
     assert disk["note"].startswith("too little history: 13 samples over 12 min")
     assert "too little history" in mesctl("forecast").out
     assert mesctl("forecast", "--horizon", "soon").status == ExitStatus.USAGE
+
+
+def test_growth_of_a_real_database_is_foreseen(topology: Topology) -> None:
+    found = grow(topology, orders_an_hour=100, every_hours=3, seed=1)
+    assert {each.metric for each in found} == {"app_orders", "mes_storage_rows", "mes_storage_database_bytes"}
+    assert all(each.actual_hours > 40 for each in found)
+    assert max(each.error for each in found) <= 0.2, found

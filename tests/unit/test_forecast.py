@@ -94,7 +94,11 @@ def test_a_days_ups_and_downs_are_no_growth() -> None:
         trend = trend_of(moments(load, hours=24 * days + 1, every=15 * MINUTE))
         assert trend.slope * DAY == pytest.approx(1, abs=0.7)
         # It is the evening that meets the limit.
-        assert trend.level == pytest.approx(150 + days, abs=5)
+        assert trend.peak_at(trend.at) == pytest.approx(150 + days, abs=5)
+        met = trend.reaches(trend.peak_at(trend.at) + 3).at
+        assert met is not None
+        assert 0 < met - trend.at < 6 * DAY
+        assert ((met - NOW.timestamp()) / DAY + days + 1 / 24) % 1 == pytest.approx(0.25, abs=0.1)
 
 
 def test_growth_that_has_changed_lately_is_a_wide_range() -> None:
