@@ -71,6 +71,7 @@ ROWS: Mapping[str, Sequence[str]] = {
     "replicas watch": ["--count 2 --every-seconds 0.1"],
     "replicas switchover": ["north --to north_copy --dry-run"],
     "monitoring exporter": ["--once"],
+    "forecast": [""],
     "pgbouncer render": ["--out pooler"],
     "pgbouncer secrets": [""],
     "pgbouncer check": [""],
