@@ -13,7 +13,6 @@ from uuid import uuid4
 
 import psycopg
 import pytest
-from psycopg import sql
 from sqlalchemy import insert, make_url, update
 
 from app.models.mes import MesOrder, MesOutbox, PricingJob
@@ -22,20 +21,10 @@ from ops.problems.service import LIMITS, Limit
 from sharding.topology import Topology
 from tests.integration.audit_rig import SHARDS, Clerk
 from tests.integration.mesctl_rig import Mesctl
-from tests.project import DATABASES, PROJECT
+from tests.project import PROJECT
 from tests.servers import PostgresServers
 
-
-@pytest.fixture(autouse=True, scope="module")
-def _rights(postgres: PostgresServers) -> Iterator[None]:
-    """Let the owners see the sessions of other roles, as on a platform of `mesctl up`."""
-    owners = sorted({shape.owner for shape in DATABASES})
-    with postgres.primary.connect() as connection:
-        for owner in owners:
-            grant_read_stats(connection, owner)
-        yield
-        for owner in owners:
-            connection.execute(sql.SQL("REVOKE pg_read_all_stats FROM {}").format(sql.Identifier(owner)))
+pytestmark = pytest.mark.usefixtures("stats_rights")
 
 
 @pytest.fixture
