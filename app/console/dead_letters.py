@@ -6,11 +6,11 @@ The relay never takes one, and a row lock keeps a late acknowledgement apart fro
 
 import asyncio
 import getpass
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 from uuid import UUID
 
 import typer
@@ -26,14 +26,11 @@ from ops.fleet import Outcome, attempt, naming, raise_failures, results_of
 from ops.options import options_of, parse_duration
 from ops.output import note, print_json, print_table, show_rows
 from readreplica.sessions import WriteSession
-from sharding.engines import open_cluster
 from sharding.ids import MAX_ID
 
 app = typer.Typer(
     help="Find messages that no service could handle, and send them again.", no_args_is_help=True
 )
-
-T = TypeVar("T")
 
 MODELS: Mapping[ServiceName, tuple[OrderModels[Any], ...]] = {
     ServiceName.SHOP: (SHOP,),
@@ -42,7 +39,6 @@ MODELS: Mapping[ServiceName, tuple[OrderModels[Any], ...]] = {
 }
 """Where a service's orders are, live ones first."""
 
-WRITE_SECONDS = 10.0
 LOOK_SECONDS = 5
 NOT_KEPT = "order.submitted"
 """A message with the customer's address: a history, which every API shows, does not keep it."""
@@ -189,7 +185,7 @@ async def retry_letter(databases: OrderDatabases, letter: DeadLetter, *, actor: 
             .execution_options(synchronize_session=False)
         )
 
-    await write(databases, letter.source, work)
+    await databases.write(letter.source, work)
 
 
 async def discard_letter(databases: OrderDatabases, letter: DeadLetter, *, reason: str, actor: str) -> bool:
@@ -220,7 +216,7 @@ async def discard_letter(databases: OrderDatabases, letter: DeadLetter, *, reaso
         await append_event(session, models, order, actor=actor, now=datetime.now(UTC), detail=detail)
         return True
 
-    return await write(databases, letter.source, work)
+    return await databases.write(letter.source, work)
 
 
 async def restore_letter(databases: OrderDatabases, message_id: UUID, order_id: int, *, actor: str) -> str:
@@ -250,7 +246,7 @@ async def restore_letter(databases: OrderDatabases, message_id: UUID, order_id: 
         return True
 
     for name, service in databases.services.items():
-        if await write(databases, name, partial(work, service=service)):
+        if await databases.write(name, partial(work, service=service)):
             return name
     raise NotRestorable(message_id, order_id)
 
@@ -302,21 +298,6 @@ def _due(attempts: int, next_at: datetime) -> str:
     return f"it is under way, sent {attempts} times, next at {next_at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
-async def write(databases: OrderDatabases, name: str, work: Callable[[WriteSession], Awaitable[T]]) -> T:
-    """Run a unit of work in a short transaction on a database, as the role of its service.
-
-    Raises:
-        DatabasesFailed: it does not answer, or refuses.
-    """
-    topology, role = databases.topology, databases.services[name].value
-    with naming(topology.database(name)):
-        async with (
-            asyncio.timeout(WRITE_SECONDS),
-            open_cluster(topology, name, role=role, application_name="mesctl", direct=True) as cluster,
-        ):
-            return (await cluster.transact(work)).value
-
-
 def what_happened(databases: OrderDatabases, message_id: UUID) -> str:
     """Return where a message is that is no dead letter: under way, handled, or unknown."""
     for name, service in databases.services.items():
@@ -335,7 +316,7 @@ def what_happened(databases: OrderDatabases, message_id: UUID) -> str:
     return "no outbox and no inbox has it: it was discarded, handled long ago, or never there"
 
 
-def actor() -> str:
+def person() -> str:
     """Return who types here, for the history."""
     return f"mesctl: {getpass.getuser()}"
 
@@ -457,7 +438,7 @@ def discard(
         raise typer.BadParameter("say why")
     databases = OrderDatabases(options_of(context).topology())
     letter = _find(databases, message_id)
-    if not dry_run and not asyncio.run(discard_letter(databases, letter, reason=reason, actor=actor())):
+    if not dry_run and not asyncio.run(discard_letter(databases, letter, reason=reason, actor=person())):
         note(f"{letter.source} has no order {letter.order_id}: no history has the line")
     _report(context, "discarded", [letter], dry_run=dry_run)
     if not dry_run and letter.type != NOT_KEPT:
@@ -473,7 +454,9 @@ def restore(
 ) -> None:
     """Undo a discard: write the message again, in its old place among those of its order, due at once."""
     options = options_of(context)
-    source = asyncio.run(restore_letter(OrderDatabases(options.topology()), message_id, order, actor=actor()))
+    source = asyncio.run(
+        restore_letter(OrderDatabases(options.topology()), message_id, order, actor=person())
+    )
     if options.json:
         print_json({"restored": str(message_id), "order_id": str(order), "source": source})
     else:

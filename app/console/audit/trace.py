@@ -15,7 +15,7 @@ from sqlalchemy import Connection, select
 
 from app.console.audit.databases import SERVICE_TABLES, OrderDatabases, partition_of
 from app.console.audit.rules import RowLocation
-from app.console.slow import WORKING, HistoryLine, shown, stays_of
+from app.console.slow import WORKING, StatusEntry, shown, stays_of
 from app.messaging.routing import ServiceName
 from app.models import crm, mes, shop
 from app.models.base import InboxRow
@@ -163,7 +163,7 @@ def steps_of(order_id: int, history: Sequence[HistoryEntry], *, now: datetime) -
     """Return how long the order stood in each status: the Shop says it of drafts, MES of all that follows."""
     drafts = [step for step in history if step.service is ServiceName.SHOP and step.status in DRAFTS]
     decided = [step for step in history if step.service is ServiceName.MES]
-    lines = [HistoryLine(order_id, step.status, step.at) for step in (*drafts, *decided)]
+    lines = [StatusEntry(order_id, step.status, step.at) for step in (*drafts, *decided)]
     for stay in stays_of(lines, now=now):
         yield Step(stay.status, stay.seconds, stay.status not in WORKING, stay.ended)
 
