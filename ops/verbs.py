@@ -82,6 +82,7 @@ VERBS: Mapping[str, LazyCommand] = {
     "pgbouncer": LazyCommand(
         "ops.pgbouncer.commands:app", "Write, check and steer the pooler in front of the databases."
     ),
+    "monitoring": LazyCommand("ops.monitoring.commands:app", "Watch the platform."),
     "init": LazyCommand("ops.project.init:init", "Write the files that a project begins with."),
     "doctor": LazyCommand(
         "ops.project.doctor:doctor", "Check every reference of the project and every database."

@@ -222,6 +222,13 @@ SELECT_REPLICATION = """
 """
 """The standbys that a primary sends to: name, state, and the bytes that each has not replayed."""
 
+SELECT_SLOT_WAL = """
+    SELECT slot_name, pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn) AS bytes
+    FROM pg_replication_slots WHERE restart_lsn IS NOT NULL AND NOT pg_is_in_recovery()
+    ORDER BY bytes DESC, slot_name LIMIT :most
+"""
+"""The slots of a primary that hold most WAL back, and the bytes; for SQLAlchemy's `text`."""
+
 WAIT_FOR_LSN_VERSION = 190000
 """The server version from which `WAIT FOR LSN` is there."""
 

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 import structlog
 from fastapi import FastAPI
 
-from app.database import open_ids, open_shards
+from app.database import open_shards
 from app.delivery import delivering
 from app.files import ModelStore
 from app.kit.clock import utc_now
@@ -22,6 +22,7 @@ from app.serve import make_app, timeouts_of
 from app.settings import Settings
 from app.topology import files_url, redis_url
 from sharding.scatter import CursorKeys
+from sharding.sessions import open_ids
 from sharding.topology import Topology
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("mes")
@@ -73,7 +74,8 @@ def build(settings: Settings, topology: Topology) -> FastAPI:
 
 def _cursor_keys(settings: Settings) -> CursorKeys | None:
     if settings.cursor_key is None:
-        log.warning("page cursors end with this process", fix="set MES_STORAGE_CURSOR_KEY in every process")
+        fix = "set MES_STORAGE_CURSOR_KEY in every process"
+        log.warning("page_cursors_end_with_this_process", fix=fix)
         return None
     previous = settings.cursor_key_previous
     return CursorKeys(

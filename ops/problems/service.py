@@ -143,7 +143,7 @@ def database_problems(facts: DatabaseFacts) -> Iterator[OpenProblem]:
         yield OpenProblem("page", f"database {facts.name}", "its primary takes no writes", None, command)
     if facts.hidden_from is not None:
         what = f"{facts.hidden_from} may not see the sessions of other roles, nor how long they are open"
-        grant = f'{facts.psql} -c "GRANT pg_read_all_stats TO {facts.hidden_from}"'
+        grant = f'{facts.psql} -c "GRANT pg_monitor TO {facts.hidden_from}"'
         yield OpenProblem("note", f"sessions on {facts.name}", what, None, grant)
     yield from _transactions(facts)
     yield from _lock_waits(facts)

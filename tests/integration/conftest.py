@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from psycopg import sql
 
-from ops.embedded.servers import grant_read_stats
+from ops.embedded.servers import grant_monitor
 from sharding.sessions import ShardedSessions, open_sessions
 from sharding.topology import Topology
 from tests.integration.replicas_rig import make_table
@@ -107,7 +107,7 @@ def stats_rights(postgres: PostgresServers) -> Iterator[None]:
     owners = sorted({shape.owner for shape in DATABASES})
     with postgres.primary.connect() as connection:
         for owner in owners:
-            grant_read_stats(connection, owner)
+            grant_monitor(connection, owner)
         yield
         for owner in owners:
-            connection.execute(sql.SQL("REVOKE pg_read_all_stats FROM {}").format(sql.Identifier(owner)))
+            connection.execute(sql.SQL("REVOKE pg_monitor FROM {}").format(sql.Identifier(owner)))

@@ -16,7 +16,7 @@ import pytest
 from sqlalchemy import insert, make_url, update
 
 from app.models.mes import MesOrder, MesOutbox, PricingJob
-from ops.embedded.servers import grant_read_stats
+from ops.embedded.servers import grant_monitor
 from ops.problems.service import LIMITS, Limit
 from sharding.topology import Topology
 from tests.integration.audit_rig import SHARDS, Clerk
@@ -52,13 +52,13 @@ def test_nothing_is_wrong(mesctl: Mesctl) -> None:
 
 def test_who_may_not_see_the_sessions_of_others_is_noted(mesctl: Mesctl, postgres: PostgresServers) -> None:
     with postgres.primary.connect() as connection:
-        connection.execute("REVOKE pg_read_all_stats FROM crm_owner")
+        connection.execute("REVOKE pg_monitor FROM crm_owner")
         said = mesctl("problems", "--json")
-        grant_read_stats(connection, "crm_owner")
+        grant_monitor(connection, "crm_owner")
     assert said.status == 0
     [noted] = said.json
     assert (noted["severity"], noted["object"]) == ("note", "sessions on crm")
-    assert noted["command"].endswith('-c "GRANT pg_read_all_stats TO crm_owner"')
+    assert noted["command"].endswith('-c "GRANT pg_monitor TO crm_owner"')
 
 
 def test_an_open_transaction_and_who_waits_for_it(
