@@ -45,7 +45,7 @@ NOT_KEPT = "order.submitted"
 
 
 @dataclass(frozen=True, slots=True)
-class DeadLetter:
+class SetAsideMessage:
     """A message that was set aside; `behind` is how many others of its order wait for it."""
 
     message_id: UUID
@@ -101,7 +101,7 @@ class NotRestorable(OpsError):
 
 def find_letters(
     databases: OrderDatabases, wanted: LetterFilter, *, limit: int = 1_000
-) -> list[Outcome[list[DeadLetter]]]:
+) -> list[Outcome[list[SetAsideMessage]]]:
     """Find the dead letters of every database, those that were set aside first in front.
 
     Parameters:
@@ -110,7 +110,7 @@ def find_letters(
         limit: how many of one database at most.
     """
 
-    def read(name: str) -> list[DeadLetter]:
+    def read(name: str) -> list[SetAsideMessage]:
         with databases.connect(name) as connection:
             return list(_letters(connection, name, databases.services[name], wanted, limit))
 
@@ -120,10 +120,10 @@ def find_letters(
 
 def _letters(
     connection: Connection, name: str, service: ServiceName, wanted: LetterFilter, limit: int
-) -> Iterator[DeadLetter]:
+) -> Iterator[SetAsideMessage]:
     query = _matching(SERVICE_TABLES[service].outbox, wanted).limit(limit)
     for row in connection.execute(query):
-        yield DeadLetter(source=name, **row._mapping)
+        yield SetAsideMessage(source=name, **row._mapping)
 
 
 def _matching(outbox: Any, wanted: LetterFilter) -> Select[Any]:
@@ -156,7 +156,9 @@ def _matching(outbox: Any, wanted: LetterFilter) -> Select[Any]:
     return query.order_by(outbox.set_aside_at, outbox.sequence)
 
 
-async def retry_letter(databases: OrderDatabases, letter: DeadLetter, *, actor: str | None = None) -> None:
+async def retry_letter(
+    databases: OrderDatabases, letter: SetAsideMessage, *, actor: str | None = None
+) -> None:
     """Make a dead letter due again, its attempts counted anew; the relay sends it at its next turn.
 
     Parameters:
@@ -188,7 +190,9 @@ async def retry_letter(databases: OrderDatabases, letter: DeadLetter, *, actor: 
     await databases.write(letter.source, work)
 
 
-async def discard_letter(databases: OrderDatabases, letter: DeadLetter, *, reason: str, actor: str) -> bool:
+async def discard_letter(
+    databases: OrderDatabases, letter: SetAsideMessage, *, reason: str, actor: str
+) -> bool:
     """Delete a dead letter, and write a line about it into the history of its order.
 
     Returns:
@@ -281,7 +285,7 @@ async def lock_anywhere(
     return None
 
 
-async def _lock_letter(session: WriteSession, outbox: Any, letter: DeadLetter) -> Any:
+async def _lock_letter(session: WriteSession, outbox: Any, letter: SetAsideMessage) -> Any:
     row = await session.scalar(
         select(outbox)
         .where(outbox.order_id == letter.order_id, outbox.message_id == letter.message_id)
@@ -411,7 +415,7 @@ def retry(
     else:
         failed = find_letters(databases, _filter(source, destination, type_, order, older_than))
         letters = [each for _, found in results_of(failed) for each in found]
-    done: list[DeadLetter] = []
+    done: list[SetAsideMessage] = []
     for letter in letters:
         try:
             if not dry_run:
@@ -463,7 +467,7 @@ def restore(
         print(f"restored: {message_id} of order {order}, which {source} owes")
 
 
-def _find(databases: OrderDatabases, message_id: UUID) -> DeadLetter:
+def _find(databases: OrderDatabases, message_id: UUID) -> SetAsideMessage:
     outcomes = find_letters(databases, LetterFilter(message_id=message_id))
     for _, letters in results_of(outcomes):
         if letters:
@@ -472,7 +476,7 @@ def _find(databases: OrderDatabases, message_id: UUID) -> DeadLetter:
     raise NotDeadLetter(message_id, what_happened(databases, message_id))
 
 
-def _report(context: typer.Context, verb: str, letters: Sequence[DeadLetter], *, dry_run: bool) -> None:
+def _report(context: typer.Context, verb: str, letters: Sequence[SetAsideMessage], *, dry_run: bool) -> None:
     if options_of(context).json:
         print_json({"dry_run": dry_run, verb.replace(" ", "_"): [each.as_json() for each in letters]})
         return
