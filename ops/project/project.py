@@ -95,6 +95,19 @@ class UpEntry(Section):
     environment: dict[str, str] = Field(default_factory=dict)
 
 
+class MonitoringEntry(Section):
+    """What the project adds to what is watched of the platform; each key is optional.
+
+    `alerts` is a value with rules, `dashboards` one with dashboards; `samples` and `problems` are functions
+    that are called with the topology, and return what they read there.
+    """
+
+    alerts: Reference | None = None
+    dashboards: Reference | None = None
+    samples: Reference | None = None
+    problems: Reference | None = None
+
+
 class ProjectFile(Section):
     """The keys of a project file."""
 
@@ -103,6 +116,7 @@ class ProjectFile(Section):
     commands: dict[Name, CommandEntry] = Field(default_factory=dict)
     services: dict[Name, ServiceEntry] = Field(default_factory=dict)
     up: UpEntry = UpEntry()
+    monitoring: MonitoringEntry = MonitoringEntry()
 
 
 class ReferenceBroken(ProjectInvalid):

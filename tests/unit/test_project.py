@@ -11,8 +11,9 @@ from sqlalchemy import MetaData
 
 from ops import cli
 from ops.errors import ExitStatus
+from ops.project.doctor import check_project
 from ops.project.file import ProjectInvalid, ProjectMissing, commands_of, find_section, line_of, read_section
-from ops.project.project import Project, ReferenceBroken, UnknownProjectTree
+from ops.project.project import MonitoringEntry, Project, ReferenceBroken, UnknownProjectTree
 from tests.project import PROJECT, ROOT
 
 GOOD = """\
@@ -95,6 +96,18 @@ def test_what_it_leads_to(project: Project, tmp_path: Path) -> None:
 def test_a_tree_that_it_does_not_name(project: Project) -> None:
     with pytest.raises(UnknownProjectTree, match=r"no tree 'orders'; it has payments. Add \[trees.orders\]"):
         project.tree("orders")
+
+
+def test_what_it_adds_to_monitoring(project: Project) -> None:
+    assert project.file.monitoring == MonitoringEntry()
+    section = '[monitoring]\nproblems = "payments_tables:count"\nsamples = "payments_tables:samples"\n'
+    changed = Project.load(written(project.root, GOOD + section))
+    assert changed.file.monitoring.problems == "payments_tables:count"
+    assert changed.file.monitoring.alerts is None
+    (project.root / "migrations" / "payments" / "versions").mkdir(parents=True)
+    [finding] = (each for each in check_project(changed) if "monitoring" in each.where)
+    assert finding.where == "mes-storage.toml:13 monitoring.samples"
+    assert "no attribute 'samples'" in finding.problem
 
 
 def test_a_team_does_not_hide_a_library(project: Project) -> None:

@@ -12,7 +12,7 @@ import pytest
 from pydantic import BaseModel
 
 from ops.errors import ExitStatus
-from ops.project.project import CommandEntry, ProjectFile, ServiceEntry, TreeEntry, UpEntry
+from ops.project.project import CommandEntry, MonitoringEntry, ProjectFile, ServiceEntry, TreeEntry, UpEntry
 from ops.verbs import VERBS
 from sharding.topology import (
     Database,
@@ -47,6 +47,7 @@ SECTIONS: dict[str, dict[str, type[BaseModel]]] = {
         "`[commands.NAME]`": CommandEntry,
         "`[services.NAME]`": ServiceEntry,
         "`[up]`": UpEntry,
+        "`[monitoring]`": MonitoringEntry,
     },
 }
 
