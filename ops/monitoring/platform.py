@@ -1,6 +1,11 @@
 """What every platform has to be watched: databases, replicas, partitions, shards, and what watches them."""
 
+from typing import TYPE_CHECKING
+
 from ops.monitoring.model import WINDOW, Alert, Inhibition, Metric, RecordingRule, Rules, Slo
+
+if TYPE_CHECKING:
+    from ops.project.project import Project
 
 _OF_DATABASE = ("database",)
 _OF_NODE = ("database", "node")
@@ -330,3 +335,12 @@ PLATFORM = Rules(
     inhibitions=INHIBITIONS,
     metrics=METRICS,
 )
+
+
+def rules_for(project: "Project") -> Rules:
+    """Return the rules of the platform and those of a project.
+
+    Raises:
+        ReferenceBroken: `monitoring.alerts` of the project file leads nowhere, or to no `Rules`.
+    """
+    return PLATFORM + project.typed("monitoring.alerts", project.file.monitoring.alerts, Rules, Rules())
