@@ -175,12 +175,18 @@ def texts_of(project: "Project", topology: "Topology", *, interval_seconds: floa
         ReferenceBroken: the project's rules or dashboards cannot be imported.
     """
     try:
+        from ops.monitoring.dashboards import dashboard_files, dashboards_for
         from ops.monitoring.render import files_of
     except ModuleNotFoundError as error:
-        if error.name != "yaml":
+        missing = {"yaml": "PyYAML", "grafana_foundation_sdk": "grafana-foundation-sdk"}
+        module = (error.name or "").partition(".")[0]
+        if module not in missing:
             raise
-        raise MonitoringMissing("PyYAML") from error
-    return files_of(topology, rules_for(project), interval_seconds=interval_seconds)
+        raise MonitoringMissing(missing[module]) from error
+    return {
+        **files_of(topology, rules_for(project), interval_seconds=interval_seconds),
+        **dashboard_files(dashboards_for(project)),
+    }
 
 
 @app.command()
@@ -209,9 +215,9 @@ def check(context: typer.Context) -> None:
     """
     options = options_of(context)
     project, topology = options.project(), options.topology()
+    texts = texts_of(project, topology, interval_seconds=INTERVAL_SECONDS)
     found = [{"file": "rules", "finding": f"{name} is served by no process"} for name in _unknown(project)]
     with TemporaryDirectory() as folder:
-        texts = texts_of(project, topology, interval_seconds=INTERVAL_SECONDS)
         files.write(Path(folder), texts)
         for program, words in _checks(Path(folder)).items():
             if shutil.which(program) is None:
@@ -224,9 +230,12 @@ def check(context: typer.Context) -> None:
 
 
 def _unknown(project: "Project") -> list[str]:
+    from ops.monitoring.dashboards import dashboards_for  # Grafana's models take a while
+
     found = rules_for(project)
     queries = [alert.expr for alert in found.every_alert()]
     queries += [rule.expr for rule in found.every_recording()]
+    queries += [query for each in dashboards_for(project) for query in each.queries]
     return sorted(unknown_metrics(found, queries))
 
 
