@@ -14,12 +14,13 @@ from app.database import DatabaseTimeouts
 from app.files import ModelTooLarge, UnsupportedModelType
 from app.kit import problem
 from app.kit.connections import ConnectionLimits, TooFewFiles, limited, log_accept_errors, raise_file_limit
-from app.kit.health import NotReady, Readiness, health_routes
-from app.kit.middleware import BodyLimit, HeadAsGet, WellFormed
+from app.kit.health import ROUTINE, NotReady, Readiness, health_routes
+from app.kit.middleware import BodyLimit, HeadAsGet, RequestLog, WellFormed
 from app.kit.pages import pages
 from app.kit.process import enter_with_retries, exit_on_signals, exit_with_fault, run_and_exit
 from app.kit.strict import RequestLimit
 from app.kit.tasks import Background
+from app.log_events import facts_of_path
 from app.messaging.streams import connect_redis
 from app.models.status import IllegalTransition
 from app.orders import IdempotencyKeyReused, UnknownOrder
@@ -93,7 +94,7 @@ def make_app(
             app.state.learned = open_learned(redis, service, keep_seconds=keep_seconds)
             if not text.is_signed:
                 fix = "set MES_STORAGE_TOKEN_KEYS in every process"
-                log.warning("causal tokens are not signed, and browsers have none", fix=fix)
+                log.warning("tokens_not_signed", fix=f"browsers have none: {fix}")
             yield
 
     app = FastAPI(
@@ -120,7 +121,9 @@ def make_app(
         refuse=refuse,
     )
     app.add_middleware(HeadAsGet)
-    app.add_middleware(WellFormed)  # the last one is the first that sees a request
+    app.add_middleware(WellFormed)
+    # The last one is the first that sees a request.
+    app.add_middleware(RequestLog, facts_of=facts_of_path, routine=ROUTINE)
     problem.install(app, {**STATUSES, **statuses})
     app.include_router(pages(service))
     app.include_router(health_routes(service))
@@ -188,6 +191,7 @@ def server_config(app: FastAPI, settings: Settings, *, host: str, port: int) -> 
         proxy_headers=bool(settings.trusted_proxies),
         forwarded_allow_ips=settings.trusted_proxies,
         log_config=None,
+        access_log=False,  # `RequestLog` writes it, without the client's address
         server_header=False,
     )
 

@@ -160,17 +160,27 @@ def _matching(outbox: Any, wanted: LetterFilter) -> Select[Any]:
     return query.order_by(outbox.set_aside_at, outbox.sequence)
 
 
-async def retry_letter(databases: OrderDatabases, letter: DeadLetter) -> None:
+async def retry_letter(databases: OrderDatabases, letter: DeadLetter, *, actor: str | None = None) -> None:
     """Make a dead letter due again, its attempts counted anew; the relay sends it at its next turn.
+
+    Parameters:
+        databases: the databases.
+        letter: the message.
+        actor: who repairs the order, for its history; None leaves no line there.
 
     Raises:
         NotDeadLetter: it is none any more.
         DatabasesFailed: its database does not answer.
     """
-    outbox = SERVICE_TABLES[databases.services[letter.source]].outbox
+    service = databases.services[letter.source]
+    outbox = SERVICE_TABLES[service].outbox
 
     async def work(session: WriteSession) -> None:
+        found = await lock_anywhere(session, service, letter.order_id) if actor else None
         await _lock_letter(session, outbox, letter)
+        if actor and found:
+            detail = {"repaired": f"the dead letter {letter.message_id} to {letter.destination}"}
+            await append_event(session, *found, actor=actor, now=datetime.now(UTC), detail=detail)
         fresh = {"attempts": 0, "next_attempt_at": func.now(), "set_aside_at": None, "set_aside_reason": None}
         await session.execute(
             update(outbox)

@@ -1,14 +1,20 @@
-"""ASGI middleware: refuses what cannot be read in one way or is too large, and answers HEAD as GET."""
+"""ASGI middleware: refuses what is too large or cannot be read in one way, answers HEAD as GET, logs."""
 
 import re
+import time
+from collections.abc import Callable, Mapping
 from urllib.parse import unquote_to_bytes
 
+import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.kit import problem
+from app.kit.logs import begin_request
 from app.kit.strict import BodyTooLarge, content_length
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("request")
 
 _BROKEN_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 
@@ -105,3 +111,46 @@ class BodyLimit:
     def _check(self, size: int) -> None:
         if size > self._max_bytes:
             raise BodyTooLarge(self._max_bytes)
+
+
+class RequestLog:
+    """Binds what a request is about to every line of it, and writes one when it is answered.
+
+    The context is that of the server's task for the request, and ends with it; so what the server itself logs
+    of the request bears the same facts. Refusals and failures have lines of their own, in `app.kit.problem`.
+    """
+
+    def __init__(
+        self, app: ASGIApp, *, facts_of: Callable[[str], Mapping[str, str]], routine: frozenset[str]
+    ) -> None:
+        """Log requests.
+
+        Parameters:
+            app: what answers them.
+            facts_of: returns what a path says.
+            routine: paths that programs ask every moment; their lines have the level DEBUG.
+        """
+        self._app = app
+        self._facts_of = facts_of
+        self._routine = routine
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        path, begun = scope["path"], time.perf_counter_ns()
+        bound = begin_request(**self._facts_of(path))
+        status = 0
+
+        async def sending(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        await self._app(scope, receive, sending)
+        if 0 < status < 400:
+            write = log.debug if path in self._routine else log.info
+            facts = {"path": path, "method": scope["method"], "http_status": status, **bound}
+            write("request_answered", **facts, duration_ns=time.perf_counter_ns() - begun)

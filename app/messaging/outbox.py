@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Sequence
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID, uuid4
 
 from sqlalchemy import Select, Text, case, cast, delete, func, insert, select, update
@@ -153,18 +153,52 @@ def _due(outbox: type[OutboxRow], destinations: Destinations, limit: int) -> Sel
     )
 
 
-async def settle(session: WriteSession, outbox: type[OutboxRow], acks: Collection[Ack]) -> None:
-    """Delete the messages that were handled, and mark those that cannot be as dead letters.
+class UnsentMessage(NamedTuple):
+    """A message that waits to be sent."""
+
+    destination: str
+    order_id: int
+    message_id: UUID
+    type: str
+
+
+async def waiting_for(
+    session: WriteSession, outbox: type[OutboxRow], destinations: Collection[str], *, limit: int
+) -> Sequence[UnsentMessage]:
+    """Return the oldest messages that are owed to some services, and are no dead letters."""
+    owed = (
+        select(outbox.destination, outbox.order_id, outbox.message_id, outbox.type)
+        .where(outbox.set_aside_at.is_(None), outbox.destination.in_(destinations))
+        .order_by(outbox.sequence)
+        .limit(limit)
+    )
+    return [UnsentMessage._make(row) for row in await session.execute(owed)]
+
+
+class DeadLetter(NamedTuple):
+    """A message that has just been set aside."""
+
+    order_id: int
+    message_id: UUID
+    type: str
+    reason: str
+
+
+async def settle(
+    session: WriteSession, outbox: type[OutboxRow], acks: Collection[Ack]
+) -> Sequence[DeadLetter]:
+    """Delete the messages that were handled, and mark those that cannot be as dead letters; return these.
 
     An acknowledgement may come twice, or after the row has gone: both change nothing. Nor does one of a
     service to which the message is not owed.
     """
     handled: dict[str, list[UUID]] = {}
+    dead: list[DeadLetter] = []
     for ack in acks:
         if ack.reason is None:
             handled.setdefault(ack.consumer, []).append(ack.message_id)
             continue
-        await session.execute(
+        marked = await session.execute(
             update(outbox)
             .where(
                 outbox.message_id == ack.message_id,
@@ -172,8 +206,11 @@ async def settle(session: WriteSession, outbox: type[OutboxRow], acks: Collectio
                 outbox.set_aside_at.is_(None),
             )
             .values(set_aside_at=func.now(), set_aside_reason=ack.reason)
+            .returning(outbox.order_id, outbox.message_id, outbox.type)
         )
+        dead += [DeadLetter(*row, ack.reason) for row in marked]
     for consumer, ids in handled.items():
         await session.execute(
             delete(outbox).where(outbox.message_id.in_(ids), outbox.destination == consumer)
         )
+    return dead

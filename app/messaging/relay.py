@@ -2,18 +2,19 @@
 
 import asyncio
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from uuid import UUID
 
 import structlog
 from redis.asyncio import Redis
-from redis.exceptions import ResponseError
+from redis.exceptions import RedisError, ResponseError
 from sqlalchemy import Boolean, func, literal_column, select
 
 from app.kit.tasks import sleep_unless
 from app.messaging.backoff import delay_seconds, repeat_with_backoff
 from app.messaging.errors import EntryRefused, shortened
 from app.messaging.message import SENT, TOKEN, Ack, encode
-from app.messaging.outbox import claim, settle
+from app.messaging.outbox import DeadLetter, claim, settle, waiting_for
 from app.messaging.routing import ServiceName, destinations_of
 from app.messaging.signing import EntrySigner, Refusals
 from app.messaging.streams import (
@@ -38,6 +39,10 @@ _BEGIN = select(literal_column(try_acquire_sql(str(_LOCK), until_commit=True), B
 
 # Between two turns, so that acknowledgements gather and are settled together.
 _REST_SECONDS = 0.02
+
+# In an outage: how often the orders that wait are looked for, and how many are named.
+_NAME_SECONDS = 2.0
+_MOST_NAMED = 1000
 
 Outgoing = tuple[str, dict[str, str]]
 """The service that an entry goes to, and the entry."""
@@ -102,6 +107,8 @@ class Relay:
         self._jitter = jitter
         self._log: structlog.stdlib.BoundLogger = structlog.get_logger("relay").bind(database=source)
         self._faults = FaultLog(self._log)
+        self._named: set[UUID] = set()
+        self._name_next = 0.0
         self.refusals = Refusals(self._log)
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -109,7 +116,12 @@ class Relay:
 
         async def turn() -> None:
             # Another relay may work here, and then the acknowledgements that end our wait are for it.
-            await sleep_unless(stop, _REST_SECONDS if await self.turn() else self._poll_seconds)
+            try:
+                has_worked = await self.turn()
+            except RedisError as error:
+                await self._name_unsent(dict.fromkeys(self._destinations, error))
+                raise
+            await sleep_unless(stop, _REST_SECONDS if has_worked else self._poll_seconds)
 
         await repeat_with_backoff(turn, stop=stop, log=self._log)
 
@@ -125,12 +137,37 @@ class Relay:
             has_lock, now = (await session.execute(_BEGIN)).one()
             if not has_lock:
                 return False
-            await settle(session, self._outbox, self._understood(received))
+            dead = await settle(session, self._outbox, self._understood(received))
             outgoing = await self._claim(session, destinations)
         # Each message was committed before it was claimed: what sees this commit sees it.
         stamps = {TOKEN: session.token.encode(), SENT: now.isoformat()}
+        self._tell_dead(dead)
         await self._send([self._signed(to, {**entry, **stamps}) for to, entry in outgoing], settled=received)
+        await self._name_unsent(destinations.unusable)
         return True
+
+    async def _name_unsent(self, faults: Mapping[str, RedisError]) -> None:
+        """Log each order whose message cannot be sent, once in an outage, and not those that come very late.
+
+        Parameters:
+            faults: what Redis said, by destination; none: the outage is over.
+        """
+        now = asyncio.get_running_loop().time()
+        if not faults:
+            self._named.clear()
+        elif now >= self._name_next and len(self._named) < _MOST_NAMED:
+            self._name_next = now + _NAME_SECONDS
+            async with self._cluster.write() as session:
+                owed = await waiting_for(session, self._outbox, list(faults), limit=_MOST_NAMED)
+            for row in owed:
+                if row.message_id not in self._named:
+                    self._named.add(row.message_id)
+                    said = {"order_id": str(row.order_id), "message_id": str(row.message_id)}
+                    self._tell_unsent(
+                        orders_stream(row.destination),
+                        {**said, "message_type": row.type},
+                        faults[row.destination],
+                    )
 
     def _signed(self, destination: str, entry: dict[str, str]) -> Outgoing:
         return orders_stream(destination), self._signer.sign(
@@ -166,11 +203,12 @@ class Relay:
             # One line, however many: they are deleted with those that were understood.
             first = " ".join(f"{name}={value}" for name, value in malformed[0].items())
             self._log.warning("acks_malformed", count=len(malformed), first=shortened(first))
-        acks = [ack for _, ack in read if ack is not None]
-        for ack in acks:
-            if ack.reason is not None:
-                self._log.error("message_set_aside", message_id=str(ack.message_id), reason=ack.reason)
-        return acks
+        return [ack for _, ack in read if ack is not None]
+
+    def _tell_dead(self, dead: Sequence[DeadLetter]) -> None:
+        for each in dead:
+            said = {"order_id": each.order_id, "message_id": each.message_id, "message_type": each.type}
+            self._log.error("message_set_aside", **said, reason=each.reason)
 
     def _verified(self, received: Sequence[Entry]) -> Iterator[tuple[ServiceName, dict[str, str]]]:
         for _, entry in received:
@@ -218,6 +256,7 @@ class Relay:
         for (stream, entry), reply in zip(outgoing, replies, strict=False):
             if isinstance(reply, ResponseError):
                 faults[stream] = reply
+                self._tell_unsent(stream, _named(entry), reply)
             else:
                 self._tell_sent(stream, entry)
         if settled:
@@ -227,11 +266,13 @@ class Relay:
             self._faults.note(stream, "write", fault)
 
     def _tell_sent(self, stream: str, entry: dict[str, str]) -> None:
-        self._log.debug(
-            "message_sent",
-            stream=stream,
-            order_id=entry["subject"],
-            message_id=entry["id"],
-            message_type=entry["type"],
-            attempt=entry["attempt"],
-        )
+        self._log.info("message_sent", stream=stream, **_named(entry), attempt=int(entry["attempt"]))
+
+    def _tell_unsent(self, stream: str, named: Mapping[str, str], fault: RedisError) -> None:
+        said = shortened(str(fault)) or type(fault).__name__
+        self._log.error("message_not_sent", stream=stream, **named, error=said)
+
+
+def _named(entry: Mapping[str, str]) -> dict[str, str]:
+    """Return what a line about a message holds of it."""
+    return {"order_id": entry["subject"], "message_id": entry["id"], "message_type": entry["type"]}
