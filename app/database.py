@@ -1,7 +1,5 @@
 """The composition root: from a topology to the databases that a process works with."""
 
-import os
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -14,9 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from readreplica.cluster import Cluster
 from readreplica.context import follow_causality
 from readreplica.sessions import WriteSession
-from sharding.directory import Directory, open_id_generator
 from sharding.engines import open_cluster
-from sharding.ids import IdGenerator
 from sharding.sessions import ShardedSessions, open_sessions
 from sharding.topology import Topology
 
@@ -87,20 +83,3 @@ def _limit_statements(engine: AsyncEngine, *, seconds: float) -> None:
         options["options"] = f"{options.get('options', '')} {limit}".strip()
 
     event.listen(engine.sync_engine, "do_connect", limit)
-
-
-@asynccontextmanager
-async def open_ids(topology: Topology, *, tree: str) -> AsyncIterator[IdGenerator]:
-    """Lease a node number from the directory of a tree, and make order ids with it.
-
-    Parameters:
-        tree: whose service makes orders; the lease shows its role with this host and process.
-    """
-    place, section = topology.directory_of(tree).name, topology.trees[tree]
-    role, space = section.role, section.id_space
-    holder = f"{role}@{socket.gethostname()}:{os.getpid()}"
-    async with (
-        open_cluster(topology, place, role=role, application_name=f"{role}-ids") as cluster,
-        open_id_generator(Directory(cluster.primary, tree, id_space=space), holder=holder) as ids,
-    ):
-        yield ids

@@ -3,6 +3,7 @@
 import random
 import socket
 from collections.abc import Callable, Iterable
+from ipaddress import ip_address
 
 import psutil
 
@@ -34,6 +35,17 @@ class NoFreePort(OpsError):
 
     def __init__(self, tried: int) -> None:
         super().__init__(f"no free port on 127.0.0.1 ({tried} were tried)")
+
+
+def address_of(host: str) -> str | None:
+    """Return the loopback address of a host of the topology, None if it is elsewhere."""
+    if host.lower() == "localhost":
+        return LOOPBACK
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return None
+    return str(address) if address.is_loopback else None
 
 
 def is_free(port: int, host: str = LOOPBACK) -> bool:

@@ -62,6 +62,10 @@ VERBS: Mapping[str, LazyCommand] = {
         "ops.embedded.commands:status",
         "Show the topology (passwords masked) and the state of every component that mesctl runs.",
     ),
+    "problems": LazyCommand(
+        "ops.problems.commands:problems",
+        "Show what is wrong at this moment, worst first, each with since when and the command that helps.",
+    ),
     "migrate": LazyCommand("ops.migrate.commands:app", "Show and change the schema of every database."),
     "partitions": LazyCommand(
         "ops.partitions.commands:app", "Show, plan and change the partitions of every database."
@@ -74,6 +78,7 @@ VERBS: Mapping[str, LazyCommand] = {
     "pgbouncer": LazyCommand(
         "ops.pgbouncer.commands:app", "Write, check and steer the pooler in front of the databases."
     ),
+    "monitoring": LazyCommand("ops.monitoring.commands:app", "Watch the platform."),
     "init": LazyCommand("ops.project.init:init", "Write the files that a project begins with."),
     "doctor": LazyCommand(
         "ops.project.doctor:doctor", "Check every reference of the project and every database."

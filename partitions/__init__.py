@@ -13,7 +13,7 @@ from partitions.check import PartitionFinding, check
 from partitions.declare import declare_partitions
 from partitions.executor import RetryPolicy, apply, open_executor, render
 from partitions.plan import plan
-from partitions.policy import DeclaredIndex, ListPartitions, MonthlyRange, Retention
+from partitions.policy import DeclaredIndex, ListPartitions, MonthlyRange, Policy, Retention
 
 __all__ = [
     "ArchivePolicy",
@@ -24,6 +24,7 @@ __all__ = [
     "Month",
     "MonthlyRange",
     "PartitionFinding",
+    "Policy",
     "Retention",
     "RetryPolicy",
     "apply",

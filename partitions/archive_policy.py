@@ -15,6 +15,7 @@ from partitions.models import (
 )
 from partitions.policy import Columns, Declared, MonthlyRange, Policy, Retention, partition_name
 from partitions.policy_errors import ChildrenOutliveParent, LinkDiffers, RangeColumnTaken
+from partitions.range_key import KeyAt
 
 
 @dataclass(frozen=True, init=False)
@@ -57,6 +58,9 @@ class Child(Link):
     spare: frozenset[str] = field(init=False, compare=False, repr=False)
     """The columns that the archive has beyond those of the live table, as far as the models say."""
 
+    archive_model: TableLike = field(init=False, compare=False, repr=False)
+    """The archive as it was given."""
+
     def __init__(
         self, table: TableLike, *, archive: TableLike, key: Columns, range_key: ColumnLike | None = None
     ) -> None:
@@ -70,7 +74,7 @@ class Child(Link):
         spare = frozenset[str]()
         if live is not None and kept is not None:
             spare = frozenset(column.name for column in kept.columns if column.name not in live.columns)
-        self._set(archive=table_name(archive), range_key=filled, spare=spare)
+        self._set(archive=table_name(archive), range_key=filled, spare=spare, archive_model=archive)
         for name in self.key:
             require_column(archive, name, use="the key of its parent")
 
@@ -109,6 +113,8 @@ class ArchivePolicy(Declared):
     children: tuple[Child, ...]
     unless_exists: tuple[Link, ...]
     partition_of: str | None
+    archive_model: TableLike = field(init=False, compare=False, repr=False)
+    """The archive as it was given; `months` takes the type of its key from it."""
 
     def __init__(
         self,
@@ -143,6 +149,7 @@ class ArchivePolicy(Declared):
             children=tuple(children),
             unless_exists=tuple(unless_exists),
             partition_of=None if partition_of is None else table_name(partition_of),
+            archive_model=archive,
         )
         for link in (*self.children, *self.unless_exists):
             if len(link.key) != len(names):
@@ -167,6 +174,48 @@ class ArchivePolicy(Declared):
         """Return which columns of a child's archive hold the parent's range key: filled, or by the link."""
         linked = (mine for mine, its in zip(child.key, self.row_id, strict=True) if its == self.range_key)
         return frozenset((*linked, *filter(None, [self.filled(child)])))
+
+    def months(
+        self, *, key_at: KeyAt | None = None, months_ahead: int = 3, retention: Retention | None = None
+    ) -> tuple[MonthlyRange, ...]:
+        """Return the policies for the months of the archive and of each child's archive.
+
+        They have one range key, one grace period and one retention, so months leave together. A child whose
+        archive has no column for the range key has no months.
+
+        Parameters:
+            key_at: the smallest key of an instant; for an integer key, and for no other.
+            months_ahead: how many months after the current one must stand ready.
+            retention: which months leave; None keeps all.
+
+        Raises:
+            RangeKeyUnsupported: the key is a text for example, or an integer without `key_at`; or the archive
+                was given by its name.
+        """
+        if self.range_key is None:
+            return ()
+        keys = [(child, min(columns)) for child in self.children if (columns := self.range_columns(child))]
+        found = [(child.archive_model, key, _row_id(child, key)) for child, key in keys]
+        return tuple(
+            MonthlyRange(
+                model,
+                key=key,
+                key_at=key_at,
+                row_id=row_id,
+                months_ahead=months_ahead,
+                grace=self.grace,
+                retention=retention,
+            )
+            for model, key, row_id in [(self.archive_model, self.range_key, self.row_id), *found]
+        )
+
+
+def _row_id(child: Child, range_column: str) -> tuple[str, ...]:
+    """Return what names a row of a child's archive: its primary key, without a range key that is filled."""
+    archive = table_of(child.archive_model)
+    if archive is None or range_column in child.key:
+        return (range_column,)
+    return tuple(column.name for column in archive.primary_key if column.name != range_column)
 
 
 def check_retention(policies: Iterable[Policy], archives: Iterable[ArchivePolicy]) -> None:

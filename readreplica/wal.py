@@ -208,11 +208,26 @@ SELECT_RECORD_END = """
 SELECT_HAS_REPLAYED = "SELECT pg_last_wal_replay_lsn() >= {position}::pg_lsn"
 """Whether a standby has replayed up to an LSN, to be put at `position` as a parameter or a literal."""
 
+SELECT_SLOTS = """
+SELECT slot_name::text AS name, active AS is_active, coalesce(wal_status, '') = 'lost' AS is_lost,
+       coalesce(pg_wal_lsn_diff(CASE WHEN pg_is_in_recovery() THEN pg_last_wal_receive_lsn()
+                                     ELSE pg_current_wal_lsn() END, restart_lsn), 0)::bigint AS wal_bytes
+FROM pg_replication_slots WHERE database IS NULL OR database = current_database()
+"""
+"""The slots of the database, and the physical ones, which are the whole server's, with the WAL they hold."""
+
 SELECT_REPLICATION = """
     SELECT application_name, state, pg_wal_lsn_diff(pg_current_wal_lsn(), replay_lsn)::bigint
     FROM pg_stat_replication
 """
 """The standbys that a primary sends to: name, state, and the bytes that each has not replayed."""
+
+SELECT_SLOT_WAL = """
+    SELECT slot_name, pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn) AS bytes
+    FROM pg_replication_slots WHERE restart_lsn IS NOT NULL AND NOT pg_is_in_recovery()
+    ORDER BY bytes DESC, slot_name LIMIT :most
+"""
+"""The slots of a primary that hold most WAL back, and the bytes; for SQLAlchemy's `text`."""
 
 WAIT_FOR_LSN_VERSION = 190000
 """The server version from which `WAIT FOR LSN` is there."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from sharding.ids import IdGenerator, first_id_at, instant_of
     from sharding.keys import change_log, reference_table, shard_key
     from sharding.scatter.pages import Bounds, CursorKeys, Page
-    from sharding.sessions import ShardedSessions, open_sessions
+    from sharding.sessions import ShardedSessions, open_ids, open_sessions
     from sharding.shard_map import ShardMap, key_of_text
     from sharding.topology import Topology
     from sharding.writes.bulk import BulkFailed
@@ -65,6 +65,7 @@ __all__ = [
     "key_of_text",
     "open_cluster",
     "open_id_generator",
+    "open_ids",
     "open_sessions",
     "reference_table",
     "shard_key",
@@ -105,6 +106,7 @@ _NAMES = {
     ),
     "sessions": (
         "ShardedSessions",
+        "open_ids",
         "open_sessions",
     ),
     "shard_map": (

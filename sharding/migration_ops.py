@@ -5,26 +5,31 @@ a shard key has a CHECK of its own, which is a revision's:
 
     op.create_shard_guard("payments", key="tenant_id", version=1)
 
-It needs alembic, which the rest of `sharding` does not. Importing it once, in `env.py` or in a migration, is
-enough for the operations to exist; `ops.migrate:script` does.
+It needs alembic, which the rest of `sharding` does not: `pip install 'mes-storage[alembic]'`. Importing it
+once, in `env.py` or in a migration, is enough for the operations to exist; `ops.migrate:script` does.
 """
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from alembic.autogenerate import renderers
-from alembic.autogenerate.api import AutogenContext
-from alembic.operations import MigrateOperation, Operations
-from alembic.operations.ops import UpgradeOps
-from alembic.runtime.plugins import Plugin
-from alembic.util import DispatchPriority, PriorityDispatchResult
 from sqlalchemy import Connection, MetaData, text
 
+from partitions.errors import AlembicMissing
 from partitions.sql import identifier, literal, qualified
 from sharding.errors import ShardingError
 from sharding.keys import is_partition, shard_key_of
 from sharding.ownership import CHECK_NAME
+
+try:
+    from alembic.autogenerate import renderers
+    from alembic.autogenerate.api import AutogenContext
+    from alembic.operations import MigrateOperation, Operations
+    from alembic.operations.ops import UpgradeOps
+    from alembic.runtime.plugins import Plugin
+    from alembic.util import DispatchPriority, PriorityDispatchResult
+except ModuleNotFoundError as error:
+    raise AlembicMissing from error
 
 PLUGINS = ("sharding.migration_ops",)
 """For `context.configure(autogenerate_plugins=...)` of a sharded tree."""

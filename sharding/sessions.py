@@ -1,10 +1,12 @@
-"""Sessions on the shard of a key, pages out of all shards, and writes over several.
+"""Sessions on the shard of a key, pages out of all shards, writes over several, and ids for new rows.
 
 async with open_sessions(topology, application_name="orders") as sessions:
     async with sessions.write(order_id) as session:
         ...
 """
 
+import os
+import socket
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar, TypeVarTuple, Unpack, overload
@@ -13,8 +15,12 @@ from sqlalchemy import Select, Table
 
 from readreplica.freshness import ANY, Freshness
 from readreplica.token import CausalToken
+from sharding.directory import Directory, open_id_generator
+from sharding.engines import open_cluster
+from sharding.ids import IdGenerator
 from sharding.keyed import KeyedSessions
 from sharding.scatter import AnySelect, Bounds, CursorKeys, Page, scatter
+from sharding.topology import Topology
 from sharding.writes.bulk import BulkOptions, Rows, bulk
 from sharding.writes.errors import UnitRefused
 from sharding.writes.prepared import Decisions
@@ -122,3 +128,29 @@ class ShardedSessions(KeyedSessions):
 
 open_sessions = ShardedSessions.open
 """`ShardedSessions.open`: what most services begin with."""
+
+
+@asynccontextmanager
+async def open_ids(topology: Topology, *, tree: str | None = None) -> AsyncIterator[IdGenerator]:
+    """Lease a node number from the directory of a tree, and make ids with it until the block ends.
+
+    The lease shows the tree's role with this host and process. See `open_id_generator`.
+
+    Parameters:
+        topology: where the directory is.
+        tree: whose rows get the ids; without it, the only sharded tree.
+
+    Raises:
+        TreeUnclear: no tree was named, and there is no sharded one, or several.
+        UnknownTree: the topology has no such tree.
+        DirectoryMissing: the tree has no directory.
+        NodesExhausted: every node number is held.
+    """
+    name = tree or topology.sharded_tree()
+    place, section = topology.directory_of(name).name, topology.trees[name]
+    holder = f"{section.role}@{socket.gethostname()}:{os.getpid()}"
+    async with (
+        open_cluster(topology, place, role=section.role, application_name=f"{section.role}-ids") as cluster,
+        open_id_generator(Directory(cluster.primary, name, id_space=section.id_space), holder=holder) as ids,
+    ):
+        yield ids

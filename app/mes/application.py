@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 import structlog
 from fastapi import FastAPI
 
-from app.database import open_ids, open_shards
+from app.database import open_shards
 from app.delivery import delivering
 from app.files import ModelStore
 from app.kit.clock import utc_now
@@ -22,6 +22,7 @@ from app.serve import make_app, timeouts_of
 from app.settings import Settings
 from app.topology import files_url, redis_url
 from sharding.scatter import CursorKeys
+from sharding.sessions import open_ids
 from sharding.topology import Topology
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("mes")

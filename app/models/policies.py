@@ -14,7 +14,7 @@ from app.models.mes import (
     MesOutbox,
     PricingJob,
 )
-from partitions import ArchivePolicy, Child, Link, MonthlyRange, declare_partitions
+from partitions import ArchivePolicy, Child, Link, declare_partitions
 from partitions.policy import Policy
 from sharding.ids import first_id_at
 
@@ -34,10 +34,7 @@ ARCHIVE = ArchivePolicy(
 )
 """A finished order leaves after the grace period, unless a message or a price of it is still owed."""
 
-ARCHIVE_MONTHS = tuple(
-    MonthlyRange(table, key="order_id", key_at=first_id_at, months_ahead=3, grace=ARCHIVE.grace)
-    for table in (MesArchivedOrder, MesArchivedOrderItem, MesArchivedOrderEvent)
-)
+ARCHIVE_MONTHS = ARCHIVE.months(key_at=first_id_at)
 """The archive by the month in which an order was made, which follows from its id."""
 
 declare_partitions(MesBase.metadata, ARCHIVE_MONTHS, [ARCHIVE])

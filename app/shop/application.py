@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from app.database import open_database, open_ids
+from app.database import open_database
 from app.delivery import delivering, in_one
 from app.files import ModelStore
 from app.kit.clock import utc_now
@@ -18,6 +18,7 @@ from app.shop.endpoints import router
 from app.shop.handlers import handle
 from app.shop.service import ShopService
 from app.topology import files_url, redis_url
+from sharding.sessions import open_ids
 from sharding.topology import Topology
 
 

@@ -68,8 +68,11 @@ def _bring_up(project: Project, names: Sequence[str], topology: Topology, report
     # The ledger of the others is in a directory.
     for name in sorted(kinds, key=lambda name: kinds[name] != "directory"):
         run.upgrade(topology, project.tree_in(topology, name))
-    raise_failures(apply_partitions(topology, project, now=datetime.now(UTC)))
+    begun = {name for name, tree in project.trees.items() if any(tree.revisions.glob("*.py"))}
+    for name in sorted(name for name, kind in kinds.items() if kind != "directory" and name not in begun):
+        report(f"tree {name}: has no revision yet; `alembic revision --autogenerate` writes the first one")
+    raise_failures(apply_partitions(topology, _only(project, begun), now=datetime.now(UTC)))
     for name, kind in kinds.items():
-        if kind == "sharded":
+        if kind == "sharded" and name in begun:
             shard_map = asyncio.run(ensure_shard_map(topology, name))
             init_shards(topology, project.tree(name), shard_map)

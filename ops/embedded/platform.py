@@ -4,6 +4,7 @@ No supervisor stays behind. What there is, is read each time from the folder, th
 so a killed `mesctl` leaves nothing that the next one cannot see.
 """
 
+import os
 import random
 import shutil
 from collections.abc import Iterable, Sequence
@@ -19,7 +20,16 @@ from ops.embedded.postgres import SUPERUSER
 from ops.embedded.processes import run_all
 from ops.embedded.programs import PostgresTools, valkey_server
 from ops.embedded.service import ServiceProcess, environment_of
-from ops.embedded.shape import POOLER, VALKEY, PlatformShape, roles_of, service_key, shape_of
+from ops.embedded.shape import (
+    EXPORTER,
+    POOLER,
+    VALKEY,
+    PlatformShape,
+    ServiceShape,
+    roles_of,
+    service_key,
+    shape_of,
+)
 from ops.embedded.source import TopologySource
 from ops.embedded.state import PlatformState, steps_down, steps_up
 from ops.embedded.topology_file import ComponentPorts, Draft, Report, fault_of
@@ -162,17 +172,22 @@ class Platform:
             self._shape(topology),
             topology=self.topology_path,
             passfile=passfile,
-            environment=lambda service: environment_of(
-                self.project.file.up.environment,
-                service.environment,
-                topology=self.topology_path,
-                root=self.project.root,
-                passfile=passfile,
-            ),
+            environment=self._environment,
             tools=self._tools,
             report=self._report,
             safe=self._safe,
         )
+
+    def _environment(self, service: ServiceShape) -> dict[str, str]:
+        found = environment_of(
+            self.project.file.up.environment,
+            service.environment,
+            topology=self.topology_path,
+            project=self.project.path,
+            passfile=self._source.passfile(self.topology()),
+        )
+        # mesctl finds the project's modules itself, behind its own.
+        return found if service.name != EXPORTER else found | {"PYTHONPATH": os.environ.get("PYTHONPATH", "")}
 
     def _running(self) -> RunningComponents:
         return RunningComponents(self.home, tools=self._tools, report=self._report)

@@ -57,9 +57,9 @@ def grant_connect(connection: psycopg.Connection, dbname: str, services: Sequenc
     connection.execute(grant.format(sql.Identifier(dbname), roles))
 
 
-def grant_read_stats(connection: psycopg.Connection, role: str) -> None:
-    """Grant an owner `pg_read_all_stats`: it sees what the sessions run that block a change, and no data."""
-    connection.execute(sql.SQL("GRANT pg_read_all_stats TO {}").format(sql.Identifier(role)))
+def grant_monitor(connection: psycopg.Connection, role: str) -> None:
+    """Grant an owner `pg_monitor`: it sees what sessions run, and where the data are, and no data."""
+    connection.execute(sql.SQL("GRANT pg_monitor TO {}").format(sql.Identifier(role)))
 
 
 def ensure_roles(connection: psycopg.Connection, roles: Sequence[str], passwords: Mapping[str, str]) -> None:
@@ -223,7 +223,7 @@ class DatabaseServers:
             ensure_role(connection, REPLICATOR, passwords[REPLICATOR], replication=True)
             for database in self.shape.databases:
                 ensure_roles(connection, database.roles, passwords)
-                grant_read_stats(connection, database.owner)
+                grant_monitor(connection, database.owner)
                 ensure_database(connection, database.dbname, owner=database.owner, services=database.services)
 
     def _start_replica(self, replica: StandbyCluster, ports: ComponentPorts) -> None:

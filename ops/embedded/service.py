@@ -73,7 +73,10 @@ class ServiceProcess:
     def _launch(self, port: int | None) -> None:
         if port is not None and not is_free(port, self.host):
             raise PortTaken(self.name, port, holder_of(port))
-        self._daemon.launch([sys.executable, "-m", self.shape.module], environment=self._environment())
+        # -P: the folder in which mesctl was called may have a package of the same name as mesctl's own.
+        flags = ["-P"] if self.shape.arguments else []
+        command = [sys.executable, *flags, "-m", self.shape.module, *self.shape.arguments]
+        self._daemon.launch(command, environment=self._environment())
 
     @property
     def host(self) -> str:
@@ -128,7 +131,7 @@ def environment_of(
     own: Mapping[str, str] = MappingProxyType({}),
     *,
     topology: Path,
-    root: Path,
+    project: Path,
     passfile: Path,
 ) -> dict[str, str]:
     """Return the environment variables that a service has beside those of this process.
@@ -138,11 +141,15 @@ def environment_of(
         own: `[services.NAME.environment]`, of this service alone. This and `wanted` are left out when there
             are no passwords, of which to derive secrets.
         topology: the topology file.
-        root: the folder of the project, from which its modules are imported.
+        project: the project file, from whose folder its modules are imported.
         passfile: of what its secrets are derived.
     """
-    paths = (os.environ.get("PYTHONPATH"), str(root))
-    found = {"MES_STORAGE_TOPOLOGY": str(topology), "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    paths = (os.environ.get("PYTHONPATH"), str(project.parent))
+    found = {
+        "MES_STORAGE_TOPOLOGY": str(topology),
+        "MES_STORAGE_PROJECT": str(project),
+        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+    }
     if read_passwords(passfile):
         shared = {name: value for name, value in wanted.items() if name not in os.environ}
         found |= {

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from ipaddress import ip_address
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, urlsplit
 
@@ -12,7 +11,8 @@ from pydantic import ConfigDict, ValidationError
 from ops.embedded.errors import ReplicaNameTaken
 from ops.embedded.postgres import REPLICATOR, SUPERUSER, access_line
 from ops.embedded.state import ComponentState, Kind
-from ops.ports import LOOPBACK
+from ops.monitoring.section import monitoring_of
+from ops.ports import LOOPBACK, address_of
 from sharding.errors import TopologyError
 from sharding.topology import Database, Endpoint, Topology, describe
 
@@ -24,6 +24,8 @@ Key = tuple[str | int, ...]
 
 VALKEY = "[redis]"
 POOLER = "[pgbouncer]"
+EXPORTER = "mesctl-exporter"
+"""No service of a project has a name with a hyphen."""
 REDIS_PORT = 6379
 HBA_WORDS = {"all", "replication", "sameuser", "samerole", "samegroup"}
 REDIS_KEY: Key = ("redis", "url")
@@ -106,7 +108,8 @@ class ServerShape:
 class ServiceShape:
     """A service of the project; one without an address is a worker.
 
-    `redis` are the rules of its user of Valkey, `environment` is its own part of the environment.
+    `redis` are the rules of its user of Valkey, `environment` is its own part of the environment. `arguments`
+    stand behind the module: it is one of mesctl's own.
     """
 
     name: str
@@ -115,6 +118,7 @@ class ServiceShape:
     address: ListenAddress | None
     redis: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
+    arguments: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -165,20 +169,9 @@ def shape_of(topology: Topology, services: Mapping[str, "ServiceEntry"]) -> Plat
         servers=servers,
         valkey=_valkey(topology, elsewhere),
         pooler=_pooler(topology, servers, elsewhere),
-        services=tuple(_services(topology, services, elsewhere)),
+        services=(*_services(topology, services, elsewhere), *_exporter(topology)),
         elsewhere=tuple(elsewhere),
     )
-
-
-def address_of(host: str) -> str | None:
-    """Return the loopback address of a host of the topology, None if it is elsewhere."""
-    if host.lower() == "localhost":
-        return LOOPBACK
-    try:
-        address = ip_address(host)
-    except ValueError:
-        return None
-    return str(address) if address.is_loopback else None
 
 
 def shapes_of(topology: Topology) -> tuple[DatabaseShape, ...]:
@@ -313,6 +306,14 @@ def _services(
         keys: tuple[Key, ...] = (("services", name, "port"),)
         address = ListenAddress(host, endpoint.port, keys) if endpoint and host else None
         yield ServiceShape(name, entry.module, entry.health, address, entry.redis, entry.environment)
+
+
+def _exporter(topology: Topology) -> Iterator[ServiceShape]:
+    """Return mesctl's own exporter, where the topology has a port for it."""
+    port = monitoring_of(topology).port
+    if port is not None:
+        address = ListenAddress(LOOPBACK, port, (("monitoring", "port"),))
+        yield ServiceShape(EXPORTER, "ops", "/livez", address, arguments=("monitoring", "exporter"))
 
 
 def _listening(topology: Topology, name: str, section: object) -> Endpoint:

@@ -69,7 +69,7 @@ def plan(context: typer.Context, tree: OnlyTree = None, phase: OnlyPhase = None)
     rows = [
         {"database": state.database, "tree": state.tree.name, **lacking._asdict()}
         for state in states
-        for lacking in (*run.pending_library(topology, state), *_pending(state, phase))
+        for lacking in _lacking(topology, state, phase)
     ]
     show_rows(options, rows, empty="nothing to do: every database is at its head")
     _fail_if_any_is_down(states)
@@ -252,6 +252,14 @@ def _pending(state: DatabaseState, phase: Phase | None) -> list[PhasedRevision]:
         raise PhaseRefused(state.database, reason) from reason
 
 
+def _lacking(topology: Topology, state: DatabaseState, phase: Phase | None) -> Iterator[PhasedRevision]:
+    """List what `upgrade` would run in a database, in its order."""
+    pending = _pending(state, phase)
+    yield from run.pending_library(topology, state)
+    yield from pending
+    yield from run.following_library(topology, state, [each.revision for each in pending])
+
+
 def _states(topology: Topology, trees: Sequence[ProjectTree]) -> list[DatabaseState]:
     return [state for each in trees for state in read_states(topology, each)]
 
@@ -279,6 +287,7 @@ def _upgrade_script(topology: Topology, state: DatabaseState, phase: Phase | Non
     begin = (adoption.script(state.found, state.tree) if marks else "") + schema
     if lacking:
         begin += run.render_upgrade(state.tree, lacking[-1].revision, start=state.revision)
+        begin += run.render_following(topology, state, [each.revision for each in lacking])
     return begin + run.render_distribution(topology, state.tree)
 
 

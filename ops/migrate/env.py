@@ -168,27 +168,38 @@ class OfflineScript(io.StringIO):
         return self._out.write(f"{made}{mark.statement(self._tree)};\n\n")
 
 
-def library_script(tree: ProjectTree) -> str:
-    """Return what makes the library's schema; where it stands already, that changes nothing."""
+def library_script(tree: ProjectTree) -> tuple[str, str]:
+    """Return what makes the library's schema before the revisions, and what behind them.
+
+    Where it stands already, that changes nothing.
+    """
     if the_command() is not command.upgrade:
-        return ""
+        return "", ""
     try:
         topology = the_topology()
     except CommandError:
-        return "-- The library's schema is left out: only a topology says which part of it this tree has.\n\n"
+        why = "only a topology says which part of it this tree has"
+        return f"-- The library's schema is left out: {why}.\n\n", ""
     part, databases = library.part_of(topology, tree.name), topology.databases_of(tree.name)
-    if part is None or not databases or Scripts(tree, tree.revisions).library_recorder:
-        return ""
+    if part is None or not databases:
+        return "", ""
     grantees = library.grantees_of(topology, next(iter(databases)))
-    return library.render(part, range(1, newest_version(part) + 1), grantees)
+    scripts = Scripts(tree, tree.revisions)
+    if scripts.library_recorder is None:
+        return library.render(part, range(1, newest_version(part) + 1), grantees), ""
+    target = context.get_revision_argument()
+    behind = library.following(part, scripts, scripts.applied(target if isinstance(target, str) else None))
+    return "", library.render(part, behind, grantees if behind else None)
 
 
 def run_offline() -> None:
     """Print one script; it is the same for every database of the tree."""
     tree = the_tree()
     output = context.config.output_buffer or sys.stdout
+    before, behind = "", ""
     if context.config.cmd_opts is not None:  # a program asks for the library's part by itself
-        output.write(library_script(tree))
+        before, behind = library_script(tree)
+    output.write(before)
     context.configure(
         dialect_name="postgresql",
         target_metadata=metadata_of(tree),
@@ -199,6 +210,7 @@ def run_offline() -> None:
     # What a revision prints is no SQL.
     with context.begin_transaction(), redirect_stdout(sys.stderr):
         context.run_migrations()
+    output.write(behind)
 
 
 def run() -> None:

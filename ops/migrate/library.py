@@ -87,6 +87,13 @@ def lacking(part: Part, scripts: Scripts, *, at: str | None, version: int) -> ra
     return range(version + 1, newest_version(part) + 1)
 
 
+def following(part: Part, scripts: Scripts, revisions: Collection[str]) -> range:
+    """Return the versions that come behind these revisions, of which one records what was before."""
+    if scripts.library_recorder not in revisions:
+        return range(0)
+    return range(scripts.recorded_version + 1, newest_version(part) + 1)
+
+
 def apply_version(connection: Connection, part: Part, version: int) -> None:
     """Apply a version, verify what stands then, and record it: in one transaction, or not at all.
 
@@ -133,7 +140,7 @@ def separate(connection: Connection, part: Part | None, facts: Collection[Fact])
     version = read_version(connection, part) if part else 0
     if part is None or version not in range(1, newest_version(part) + 1):
         return LibraryFacts(version, (), facts)
-    tables = {fact.table for fact in expected_facts(part, version)}
+    tables = _tables(part, version)
     own = [fact for fact in facts if fact.table in tables]
     return LibraryFacts(version, own, [fact for fact in facts if fact.table not in tables])
 
@@ -199,8 +206,20 @@ def record_version(part: Part, version: int) -> None:
 
 
 def forget_version(part: Part, version: int) -> None:
-    """Take the record of a version away: the inverse of `record_version`."""
+    """Take the record of a version away: the inverse of `record_version`.
+
+    What later versions have made goes with it: no revision of the tree makes that.
+    """
+    later = _tables(part, newest_version(part)) - _tables(part, version)
+    if later:
+        op.execute("SET LOCAL lock_timeout = '3s'")
+    for table in sorted(later):
+        op.execute(f"DROP TABLE IF EXISTS public.{table}")
     op.execute(_as_it_is(forget(part, version)))
+
+
+def _tables(part: Part, version: int) -> set[str]:
+    return {fact.table for fact in expected_facts(part, version)}
 
 
 def _as_it_is(statement: str) -> str:

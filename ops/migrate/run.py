@@ -1,7 +1,7 @@
 """Migrations for programs: what `alembic -n TREE ...` does for a topology, and where its databases stand."""
 
 import io
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from ops.migrate.scripts import Scripts, alembic_config, read_revision
 from ops.migrate.single import Report
 from ops.project.project import Project, ProjectTree
 from readreplica.errors import one_line
+from sharding.schema import Part
 from sharding.topology import Topology
 
 
@@ -170,19 +171,45 @@ def pending_library(topology: Topology, state: "DatabaseState") -> list[PhasedRe
         return []
     scripts = Scripts(state.tree, state.tree.revisions)
     lacking = library.lacking(part, scripts, at=state.revision, version=state.library_version)
-    return [PhasedRevision(library.name_of(part, each), "pre", "The library's schema.") for each in lacking]
+    return _phased(part, lacking)
+
+
+def following_library(
+    topology: Topology, state: "DatabaseState", revisions: Collection[str]
+) -> list[PhasedRevision]:
+    """List the versions of the library's schema that come behind these revisions of a database."""
+    part = library.part_of(topology, state.tree.name)
+    if part is None:
+        return []
+    return _phased(part, library.following(part, Scripts(state.tree, state.tree.revisions), revisions))
+
+
+def _phased(part: Part, versions: Iterable[int]) -> list[PhasedRevision]:
+    return [PhasedRevision(library.name_of(part, each), "pre", "The library's schema.") for each in versions]
 
 
 def render_library(topology: Topology, state: "DatabaseState") -> str:
-    """Return the script that brings the library's schema of a database up, before its revisions or after."""
+    """Return the script that brings the library's schema of a database up, before its revisions."""
     part = library.part_of(topology, state.tree.name)
     if part is None or state.found is None:
         return ""
     scripts = Scripts(state.tree, state.tree.revisions)
-    version = state.library_version
+    lacking = library.lacking(part, scripts, at=state.revision, version=state.library_version)
+    return _render_library(topology, state, part, lacking)
+
+
+def render_following(topology: Topology, state: "DatabaseState", revisions: Collection[str]) -> str:
+    """Return the script of the versions of the library's schema that come behind these revisions."""
+    part = library.part_of(topology, state.tree.name)
+    if part is None:
+        return ""
+    following = library.following(part, Scripts(state.tree, state.tree.revisions), revisions)
+    return _render_library(topology, state, part, following)
+
+
+def _render_library(topology: Topology, state: "DatabaseState", part: Part, versions: range) -> str:
     grantees = library.grantees_of(topology, state.database)
-    lacking = library.lacking(part, scripts, at=state.revision, version=version)
-    return library.render(part, lacking, grantees if lacking else None)
+    return library.render(part, versions, grantees if versions else None)
 
 
 def render_distribution(topology: Topology, tree: ProjectTree) -> str:

@@ -84,15 +84,24 @@ class Scripts:
         """List all revisions, oldest first."""
         return list(reversed(list(self._directory.walk_revisions())))
 
-    @cached_property
+    @property
     def library_recorder(self) -> str | None:
         """The revision that records the library's schema, of a tree whose own revisions make it.
 
         Raises:
             RevisionsInvalid: the revisions cannot be read.
         """
-        found = (each.revision for each in self.line() if getattr(each.module, "library_schema", None))
-        return next(found, None)
+        return self._recorded[0]
+
+    @property
+    def recorded_version(self) -> int:
+        """The version of the library's schema that `library_recorder` records. Raises: as it does."""
+        return self._recorded[1]
+
+    @cached_property
+    def _recorded(self) -> tuple[str | None, int]:
+        found = ((each.revision, getattr(each.module, "library_schema", 0)) for each in self.line())
+        return next(((revision, version) for revision, version in found if version), (None, 0))
 
     def applied(self, current: str | None) -> Collection[str]:
         """List the revisions that a database of revision `current` has had. Raises: as `steps`."""

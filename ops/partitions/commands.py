@@ -19,13 +19,12 @@ from ops.partitions import manual, service
 from ops.partitions.manual import describe_action, print_script
 from ops.partitions.metrics import render_metrics, write_atomically
 from ops.partitions.service import ReportRows
-from partitions import RetryPolicy
+from partitions import MonthlyRange, Policy, RetryPolicy
 from partitions.actions import Action
-from partitions.bounds import Bound, DefaultBound, Month, ValueList
+from partitions.bounds import Bound, DefaultBound, KeyRange, Month, ValueList
 from partitions.check import PartitionFinding
 from partitions.row_checks import RowCheckProgress as Rows
 from partitions.steps import LockTimeouts
-from sharding.ids import instant_of
 from sharding.topology import Database
 
 app = typer.Typer(help="Show, plan and change the partitions of every database.", no_args_is_help=True)
@@ -37,6 +36,9 @@ CLOCKS_DIFFER = timedelta(hours=1)
 
 
 LINE_EVERY_SECONDS = 5.0
+
+FAR_MONTHS = 24
+"""Months that were made by hand are looked for so far beyond those that the policy wants."""
 
 
 def _parse_month(text: str) -> Month:
@@ -60,17 +62,19 @@ Since = Annotated[
 def list_(context: typer.Context, tree: OnlyTree = None) -> None:
     """List every partition with its bound, PostgreSQL's estimate of its rows, and its size."""
     options = options_of(context)
-    outcomes = service.read_catalogs(options.topology(), options.project(), tree=tree)
+    project, now = options.project(), datetime.now(UTC)
+    outcomes = service.read_catalogs(options.topology(), project, tree=tree)
     rows = [
         {
             "database": database.name,
             "table": table.name,
             "partition": partition.name,
-            "bound": describe_bound(partition.bound),
+            "bound": describe_bound(partition.bound, policies[table.name], now),
             "rows": partition.rows,
             "size_bytes": partition.size_bytes,
         }
         for database, catalog in results_of(outcomes)
+        for policies in [{each.table: each for each in project.tree(database.tree).policies}]
         for table in catalog.values()
         for partition in table.partitions
     ]
@@ -208,19 +212,28 @@ def _facts(finding: PartitionFinding) -> dict[str, str]:
     }
 
 
-def describe_bound(bound: Bound) -> str:
-    """Return a bound for people: its values, or the months of its keys."""
+def describe_bound(bound: Bound, policy: Policy, now: datetime) -> str:
+    """Return a bound for people: its values, or the months of its keys, as the table's policy has them."""
     match bound:
         case ValueList(values):
             return ", ".join(sorted(values))
         case DefaultBound():
             return "all others"
-    instant = bound.type.instant if bound.type.is_time else instant_of
-    try:
-        first, last = Month.of(instant(bound.start)), Month.of(instant(bound.end - 1))
-    except (ValueError, OverflowError):  # there is no instant of such a key, but somebody made the partition
+    months = [_month_of(key, bound, policy, now) for key in (bound.start, bound.end - 1)]
+    if None in months:  # there is no month of such a key, but somebody made the partition
         return str(bound)
-    return str(first) if first == last else f"{first} to {last}"
+    return " to ".join(str(month) for month in dict.fromkeys(months))
+
+
+def _month_of(key: int, bound: KeyRange, policy: Policy, now: datetime) -> Month | None:
+    if bound.type.is_time:
+        try:
+            return Month.of(bound.type.instant(key))
+        except (ValueError, OverflowError):
+            return None
+    if not isinstance(policy, MonthlyRange):
+        return None
+    return policy.month_at(key, latest=Month.of(now).later(policy.months_ahead + FAR_MONTHS))
 
 
 def command_of(finding: PartitionFinding) -> str | None:

@@ -61,7 +61,7 @@ class NodeWatcher:
 
     def poll(self) -> list[NodeRow]:
         """Ask every node once."""
-        return [row for database in self._databases for row in self._poll_database(database)]
+        return [row for each in self._databases for row in self.judge(each, self.observe(each))]
 
     def observe(self, database: Database) -> Mapping[str, Observation | str]:
         """Ask the nodes of a database; one that does not answer has its fault for an answer."""
@@ -70,8 +70,8 @@ class NodeWatcher:
             for node in nodes_of(database)
         }
 
-    def _poll_database(self, database: Database) -> Iterator[NodeRow]:
-        said = self.observe(database)
+    def judge(self, database: Database, said: Mapping[str, Observation | str]) -> Iterator[NodeRow]:
+        """Return what the answers of a database's nodes mean, by what they have answered before."""
         answers = {node: found for node, found in said.items() if isinstance(found, Observation)}
         known = elect(self._known[database.name], answers)
         self._known[database.name] = known
@@ -122,7 +122,8 @@ def _row(
     if place[1] == known.node and known.answers:
         return NodeRow(*place, "primary", "takes writes", timeline, None, None)
     reached = found.reached
-    lag = history.lag(reached, now=time.monotonic()) if reached is not None else ReplicaLag(None, None)
+    # Of the moment of its answer: what other nodes are waited for meanwhile is none of its lag.
+    lag = history.lag(reached, now=found.at) if reached is not None else ReplicaLag(None, None)
     fault = find_fault(
         found,
         lag,

@@ -109,6 +109,16 @@ Table(
     _at("published_at"),
 )
 Table(
+    "metric_samples",
+    DIRECTORY,
+    _text("metric", key=True),
+    Column("at", DateTime(timezone=True), primary_key=True),
+    Column("labels", JSONB, primary_key=True),
+    Column("value", Double, nullable=False),
+    _integer("step_seconds"),
+    Index("metric_samples_step_seconds_at_idx", "step_seconds", "at"),
+)
+Table(
     "shard_identity",
     SHARD,
     _integer("singleton", key=True, default="1"),

@@ -433,7 +433,7 @@ def test_services_are_started_killed_and_started_again(
 ) -> None:
     platform.up()
     assert {line for line in said if line.endswith("service: started")} == {
-        f"{name} service: started" for name in ("shop", "crm", "mes", "pricing")
+        f"{name} service: started" for name in ("shop", "crm", "mes", "pricing", "mesctl-exporter")
     }
     killed = platform.kill_service("mes")
     assert killed is not None

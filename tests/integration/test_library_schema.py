@@ -23,7 +23,7 @@ _numbers = count(1)
 MAP = ShardMap.even(SHARDS, 16)
 KEYS = {shard: next(key for key in range(99) if MAP.shard_of(key) == shard) for shard in SHARDS}
 DIRECTORY_TABLES = {
-    *("mes_storage_schema", "migration_ledger", "node_leases", "reference_contents"),
+    *("mes_storage_schema", "metric_samples", "migration_ledger", "node_leases", "reference_contents"),
     *("shard_map_versions", "two_phase_decisions"),
 }
 SHARD_TABLES = {"mes_storage_schema", "reference_versions", "shard_identity"}
@@ -46,7 +46,7 @@ def mesctl(team: LibraryTeam, capsys: pytest.CaptureFixture[str]) -> Mesctl:
 
 def is_complete(team: LibraryTeam) -> bool:
     return (
-        team.versions_in("books") == [("directory", 1)]
+        team.versions_in("books") == [("directory", 1), ("directory", 2)]
         and all(team.versions_in(shard) == [("shard", 1)] for shard in SHARDS)
         and set(team.tables("books")) == DIRECTORY_TABLES | {"alembic_version"}
         and all(
@@ -69,7 +69,7 @@ def test_fresh_project_copies_no_sql(team: LibraryTeam, mesctl: Mesctl) -> None:
     assert done.status == ExitStatus.DONE, done.err
     assert is_complete(team)
     shown = {row["database"]: row for row in mesctl("migrate", "status", "--json").json}
-    assert {name: row["library"] for name, row in shown.items()} == dict.fromkeys(DATABASES, 1)
+    assert {name: row["library"] for name, row in shown.items()} == dict.fromkeys(SHARDS, 1) | {"books": 2}
     assert team.query("books", "SELECT DISTINCT database, revision, state FROM migration_ledger") != []
 
     lacking = mesctl("doctor", "--json")
@@ -119,7 +119,7 @@ def test_doctor_names_a_schema_and_a_guard_that_lack(team: LibraryTeam, mesctl: 
     assert [(row["where"], row["fix"]) for row in found] == [
         (name, "mesctl migrate upgrade") for name in DATABASES
     ]
-    assert found[0]["problem"] == "its library schema is of version 0, and this mesctl knows 1"
+    assert found[0]["problem"] == "its library schema is of version 0, and this mesctl knows 2"
     team.write_first()
     mesctl("migrate", "upgrade")
     mesctl("shards", "init")
@@ -157,7 +157,7 @@ def test_run_that_is_killed_in_the_chain_is_finished_by_the_next(team: LibraryTe
             os.killpg(victim.pid, signal.SIGKILL)
             victim.communicate()
         blocker.rollback()
-    assert team.versions_in("books") == [("directory", 1)]
+    assert team.versions_in("books") == [("directory", 1), ("directory", 2)]
     assert team.versions_in(SHARDS[0]) == []
     assert "shard_identity" not in team.tables(SHARDS[0])
     done = mesctl("migrate", "upgrade")
@@ -177,7 +177,7 @@ def test_two_runs_at_once_make_it_once(team: LibraryTeam) -> None:
     made = (
         "SELECT count(*), count(DISTINCT database) FROM migration_ledger WHERE revision LIKE 'mes_storage%'"
     )
-    assert team.query("books", made) == [(3, 3)]
+    assert team.query("books", made) == [(4, 3)]
 
 
 def test_plain_alembic_makes_it_too(team: LibraryTeam, mesctl: Mesctl) -> None:
@@ -218,11 +218,11 @@ def test_alembics_script_has_the_schema_in_front_and_may_run_again(team: Library
 def test_newer_schema_is_refused_in_one_line(team: LibraryTeam, mesctl: Mesctl) -> None:
     team.write_first()
     mesctl("migrate", "upgrade", "--tree", "books")
-    team.query("books", "INSERT INTO mes_storage_schema VALUES ('directory', 2, now(), '9.9')")
+    team.query("books", "INSERT INTO mes_storage_schema VALUES ('directory', 3, now(), '9.9')")
     refused = mesctl("migrate", "upgrade")
     assert refused.status == ExitStatus.REFUSED
     [line] = refused.err.splitlines()
-    assert "its library schema is of version 2, and this mesctl knows 1" in line
+    assert "its library schema is of version 3, and this mesctl knows 2" in line
     assert line.endswith("use the release that made it, mes-storage 9.9")
     assert team.tables(SHARDS[0]) == []
     plain = team.run("alembic", "upgrade", "head")  # the directory's is no affair of this tree

@@ -61,12 +61,15 @@ def use(connection: Connection, table: Table) -> None:
     connection.execute(delete(table))
 
 
+NOT_OF_SERVICES = {VERSION_TABLE, "metric_samples"}
+
+
 def use_all(topology: Topology, tree: ProjectTree) -> None:
-    """Use every table that the models of a tree declare; no service uses the library's record of versions."""
+    """Use every table that the models of a tree declare, but for those that no service uses."""
     database = next(iter(topology.databases_of(tree.name).values()))
     with open_engine(topology, database, role=database.owner) as engine, engine.begin() as connection:
         for name, table in tree.metadata.tables.items():
-            if name != VERSION_TABLE:
+            if name not in NOT_OF_SERVICES:
                 use(connection, table)
 
 

@@ -171,6 +171,9 @@ def test_partitions_of_every_tree_or_of_one(mesctl: Mesctl) -> None:
     assert mesctl("partitions", "check").status == ExitStatus.FAILED  # the other tree's
     listed = mesctl("partitions", "list", "--json").json
     assert {"payments_open", "orders_hot"} <= {row["partition"] for row in listed}
+    # Their keys are integers, of which the team's policy knows the months.
+    bounds = {row["bound"] for row in listed if row["table"] == "payments_archive"}
+    assert bounds == {str(Month.of(NOW)), str(Month.of(NOW).next)}
     done = mesctl(
         "partitions", "split", "payments", "payments_settled", "--value", "refused", "--into", "refused"
     )

@@ -11,7 +11,6 @@ from httpx import Response
 from sqlalchemy import func, select
 from starlette.datastructures import UploadFile
 
-from app.database import open_ids
 from app.files import ModelStore
 from app.kit.clock import utc_now
 from app.mes.intake import PartnerIntake
@@ -21,7 +20,7 @@ from app.models.reference import Finish, Material
 from app.topology import files_url
 from readreplica.sessions import WriteSession
 from readreplica.token import Committed
-from sharding.sessions import ShardedSessions
+from sharding.sessions import ShardedSessions, open_ids
 from sharding.topology import Topology
 from tests.integration.services_rig import MODEL, Services, new_key, ok, open_services, problem
 

@@ -321,11 +321,16 @@ def test_the_environment_of_a_service_has_the_secrets_that_the_project_asks_for(
     wanted = {"KEYS": "a={secret:one},b={secret:two}", "PLAIN": "false", "MINE": "replaced"}
     own = {"ALONE": "c={secret:two}"}
     passfile, topology = tmp_path / "pgpass", tmp_path / "topology.toml"
+    project = tmp_path / "mes-storage.toml"
 
     def environment() -> dict[str, str]:
-        return environment_of(wanted, own, topology=topology, root=tmp_path, passfile=passfile)
+        return environment_of(wanted, own, topology=topology, project=project, passfile=passfile)
 
-    base = {"MES_STORAGE_TOPOLOGY": str(topology), "PYTHONPATH": f"/elsewhere:{tmp_path}"}
+    base = {
+        "MES_STORAGE_TOPOLOGY": str(topology),
+        "MES_STORAGE_PROJECT": str(project),
+        "PYTHONPATH": f"/elsewhere:{tmp_path}",
+    }
     assert environment() == base
     ensure_passwords(passfile, ["shop"])
     one, two = (derived_secret(passfile, purpose=purpose) for purpose in ("one", "two"))

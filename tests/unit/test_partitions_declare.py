@@ -231,3 +231,54 @@ def test_children_that_carry_the_range_key_may_leave_with_their_parents() -> Non
     archived = events(metadata, "events_archive", column("made_at", MOMENT, key=True))
     archive_of(events(metadata, "events"), archived)
     assert len(metadata.info[POLICIES]) == 2
+
+
+def test_months_of_an_archive_are_those_of_its_children_too() -> None:
+    metadata = MetaData()
+    live, kept = payments(metadata), payments(metadata, "payments_archive")
+    with_key = events(metadata, "events_archive", column("made_at", MOMENT, key=True))
+    without = events(metadata, "notes_archive")
+    archive = ArchivePolicy(
+        live="payments_done",
+        partition_of=live,
+        archive=kept,
+        row_id=live.c.payment_id,
+        range_key=live.c.made_at,
+        finished_at=live.c.made_at,
+        grace=timedelta(days=3),
+        children=[
+            Child(events(metadata, "events"), archive=with_key, key="payment_id"),
+            Child(events(metadata, "notes"), archive=without, key="payment_id"),
+        ],
+    )
+    found = archive.months(months_ahead=2, retention=YEAR)
+    assert [(each.table, each.key, each.row_id) for each in found] == [
+        ("pay.payments_archive", "made_at", ("payment_id",)),
+        ("pay.events_archive", "made_at", ("payment_id", "event")),
+    ]
+    assert {(each.key_type, each.months_ahead, each.grace, each.retention) for each in found} == {
+        (KeyType.TIMESTAMPTZ, 2, timedelta(days=3), YEAR)
+    }
+    assert archive.months()[0] == MonthlyRange(
+        kept, key=kept.c.made_at, row_id=kept.c.payment_id, grace=timedelta(days=3)
+    )
+
+
+def test_an_archive_by_name_has_no_months_without_their_key() -> None:
+    links: dict[str, Any] = {
+        "row_id": "id",
+        "range_key": "id",
+        "finished_at": "at",
+        "grace": timedelta(days=3),
+    }
+    child = Child("events", archive="events_archive", key="id")
+    archive = ArchivePolicy(live="payments", archive="payments_archive", children=[child], **links)
+    with pytest.raises(PolicyError, match="its type is not known here"):
+        archive.months()
+    found = archive.months(key_at=lambda instant: instant.year)
+    assert [(each.table, each.key, each.row_id) for each in found] == [
+        ("payments_archive", "id", ("id",)),
+        ("events_archive", "id", ("id",)),
+    ]
+    plain = ArchivePolicy(live="refunds", archive="refunds_archive", **links | {"range_key": None})
+    assert plain.months() == ()

@@ -155,8 +155,9 @@ def test_middleware_and_hooks_need_no_framework() -> None:
             "dnspython is not installed: pip install 'mes-storage[srv]'",
         ),
         ("import partitions.migration_ops", "alembic is not installed: pip install 'mes-storage[alembic]'"),
+        ("import sharding.migration_ops", "alembic is not installed: pip install 'mes-storage[alembic]'"),
     ],
-    ids=["redis", "srv", "alembic"],
+    ids=["redis", "srv", "alembic of partitions", "alembic of sharding"],
 )
 def test_a_missing_extra_is_one_clear_line(script: str, line: str) -> None:
     hidden = "import sys; sys.modules.update(dict.fromkeys(['redis', 'dns', 'alembic']))\n"

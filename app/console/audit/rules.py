@@ -7,11 +7,13 @@ under way between the two. A message that was set aside excuses nothing: it wait
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from decimal import Decimal
 from enum import StrEnum
 from heapq import merge
 from itertools import groupby
 from operator import attrgetter
+from types import MappingProxyType
 
 from app.messaging.routing import ServiceName
 from app.models.status import Channel, Status
@@ -115,6 +117,20 @@ class Fault(StrEnum):
     ORPHAN = "orphan"
     IN_FLIGHT = "in flight"
     """Not a fault: services differ, and the message that will make them agree is under way."""
+
+
+STUCK_AFTER: Mapping[Status, timedelta] = MappingProxyType(
+    {
+        Status.SUBMITTED: timedelta(hours=1),  # pricing takes up to 30 minutes
+        Status.PRICE_CALCULATED: timedelta(days=3),
+        Status.MANUFACTURING_APPROVED: timedelta(days=2),
+        Status.MANUFACTURING_STARTED: timedelta(days=7),
+        Status.MANUFACTURING_COMPLETED: timedelta(days=1),
+        Status.PACKAGING: timedelta(days=1),
+        Status.SHIPPED: timedelta(days=14),
+    }
+)
+"""How long an order may stand in MES in a status. Drafts are the customer's own, and an end has no limit."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,491 @@
+"""`mesctl orders dead-letters`: messages that no service could handle: found, sent again, or given up.
+
+A dead letter stays in the outbox of its source and holds up what its destination is owed about that order.
+The relay never takes one, and a row lock keeps a late acknowledgement apart from what is done here.
+"""
+
+import asyncio
+import getpass
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Annotated, Any, TypeVar
+from uuid import UUID
+
+import typer
+from sqlalchemy import Connection, Select, bindparam, func, select, text, update
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import aliased
+
+from app.console.audit.databases import SERVICE_TABLES, OrderDatabases
+from app.messaging.routing import ServiceName
+from app.orders import CRM, MES, MES_ARCHIVE, SHOP, OrderModels, UnknownOrder, append_event, lock_order
+from ops.errors import ExitStatus, OpsError
+from ops.fleet import Outcome, attempt, naming, raise_failures, results_of
+from ops.options import options_of, parse_duration
+from ops.output import note, print_json, print_table, show_rows
+from readreplica.sessions import WriteSession
+from sharding.engines import open_cluster
+from sharding.ids import MAX_ID
+
+app = typer.Typer(
+    help="Find messages that no service could handle, and send them again.", no_args_is_help=True
+)
+
+T = TypeVar("T")
+
+MODELS: Mapping[ServiceName, tuple[OrderModels[Any], ...]] = {
+    ServiceName.SHOP: (SHOP,),
+    ServiceName.CRM: (CRM,),
+    ServiceName.MES: (MES, MES_ARCHIVE),
+}
+"""Where a service's orders are, live ones first."""
+
+WRITE_SECONDS = 10.0
+LOOK_SECONDS = 5
+NOT_KEPT = "order.submitted"
+"""A message with the customer's address: a history, which every API shows, does not keep it."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A message that was set aside; `behind` is how many others of its order wait for it."""
+
+    message_id: UUID
+    order_id: int
+    source: str
+    destination: str
+    type: str
+    attempts: int
+    created_at: datetime
+    set_aside_at: datetime
+    reason: str
+    behind: int
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as JSON has it: the id is a string, for JavaScript loses integers above 2^53."""
+        return {**asdict(self), "order_id": str(self.order_id)}
+
+
+@dataclass(frozen=True, slots=True)
+class LetterFilter:
+    """Which dead letters are meant; what is None does not matter."""
+
+    source: str | None = None
+    destination: str | None = None
+    type: str | None = None
+    order_id: int | None = None
+    before: datetime | None = None
+    message_id: UUID | None = None
+
+
+class NotDeadLetter(OpsError):
+    """The message is no dead letter, or no longer: nothing was changed."""
+
+    exit_status = ExitStatus.REFUSED
+
+    def __init__(self, message_id: UUID, meanwhile: str) -> None:
+        self.message_id = message_id
+        self.meanwhile = meanwhile
+        super().__init__(f"message {message_id} is no dead letter: {meanwhile}; nothing was changed")
+
+
+class NotRestorable(OpsError):
+    """No history holds what is needed to write the message again."""
+
+    exit_status = ExitStatus.REFUSED
+
+    def __init__(self, message_id: UUID, order_id: int) -> None:
+        super().__init__(
+            f"message {message_id} cannot be restored: no history of order {order_id} has its content "
+            f"(that of {NOT_KEPT} is never kept)"
+        )
+
+
+def find_letters(
+    databases: OrderDatabases, wanted: LetterFilter, *, limit: int = 1_000
+) -> list[Outcome[list[DeadLetter]]]:
+    """Find the dead letters of every database, those that were set aside first in front.
+
+    Parameters:
+        databases: the databases; one that does not answer hides nothing of the others.
+        wanted: which of them.
+        limit: how many of one database at most.
+    """
+
+    def read(name: str) -> list[DeadLetter]:
+        with databases.connect(name) as connection:
+            return list(_letters(connection, name, databases.services[name], wanted, limit))
+
+    chosen = [name for name in databases.services if wanted.source in (None, name)]
+    return [attempt(databases.topology.database(name), partial(read, name)) for name in chosen]
+
+
+def _letters(
+    connection: Connection, name: str, service: ServiceName, wanted: LetterFilter, limit: int
+) -> Iterator[DeadLetter]:
+    query = _matching(SERVICE_TABLES[service].outbox, wanted).limit(limit)
+    for row in connection.execute(query):
+        yield DeadLetter(source=name, **row._mapping)
+
+
+def _matching(outbox: Any, wanted: LetterFilter) -> Select[Any]:
+    later = aliased(outbox)
+    behind = (
+        select(func.count())
+        .where(
+            later.order_id == outbox.order_id,
+            later.destination == outbox.destination,
+            later.sequence > outbox.sequence,
+        )
+        .scalar_subquery()
+    )
+    query = select(
+        outbox.message_id,
+        outbox.order_id,
+        outbox.destination,
+        outbox.type,
+        outbox.attempts,
+        outbox.created_at,
+        outbox.set_aside_at,
+        func.coalesce(outbox.set_aside_reason, "no reason given").label("reason"),
+        behind.label("behind"),
+    ).where(outbox.set_aside_at.is_not(None))
+    for name in ("destination", "type", "order_id", "message_id"):
+        if (value := getattr(wanted, name)) is not None:
+            query = query.where(getattr(outbox, name) == value)
+    if wanted.before is not None:
+        query = query.where(outbox.set_aside_at < wanted.before)
+    return query.order_by(outbox.set_aside_at, outbox.sequence)
+
+
+async def retry_letter(databases: OrderDatabases, letter: DeadLetter) -> None:
+    """Make a dead letter due again, its attempts counted anew; the relay sends it at its next turn.
+
+    Raises:
+        NotDeadLetter: it is none any more.
+        DatabasesFailed: its database does not answer.
+    """
+    outbox = SERVICE_TABLES[databases.services[letter.source]].outbox
+
+    async def work(session: WriteSession) -> None:
+        await _lock_letter(session, outbox, letter)
+        fresh = {"attempts": 0, "next_attempt_at": func.now(), "set_aside_at": None, "set_aside_reason": None}
+        await session.execute(
+            update(outbox)
+            .where(outbox.order_id == letter.order_id, outbox.message_id == letter.message_id)
+            .values(fresh)
+            .execution_options(synchronize_session=False)
+        )
+
+    await write(databases, letter.source, work)
+
+
+async def discard_letter(databases: OrderDatabases, letter: DeadLetter, *, reason: str, actor: str) -> bool:
+    """Delete a dead letter, and write a line about it into the history of its order.
+
+    Returns:
+        False if its database has no such order, so that no history has the line.
+
+    Raises:
+        NotDeadLetter: it is none any more.
+        DatabasesFailed: its database does not answer.
+    """
+    service = databases.services[letter.source]
+    outbox = SERVICE_TABLES[service].outbox
+
+    async def work(session: WriteSession) -> bool:
+        # The order first, as each writer of a message does: no deadlock.
+        found = await lock_anywhere(session, service, letter.order_id)
+        row = await _lock_letter(session, outbox, letter)
+        kept = {"data": row.data} if row.type != NOT_KEPT else {}
+        facts = {name: str(getattr(row, name)) for name in ("message_id", "destination", "type", "sequence")}
+        said = {"dead_letter": row.set_aside_reason or "", "reason": reason}
+        await session.delete(row)
+        if found is None:
+            return False
+        models, order = found
+        detail = {"discarded": {**facts, **kept, "created_at": row.created_at.isoformat()}, **said}
+        await append_event(session, models, order, actor=actor, now=datetime.now(UTC), detail=detail)
+        return True
+
+    return await write(databases, letter.source, work)
+
+
+async def restore_letter(databases: OrderDatabases, message_id: UUID, order_id: int, *, actor: str) -> str:
+    """Write a message again that was discarded, in its old place among those of its order; return its source.
+
+    Raises:
+        NotRestorable: no history of the order has it.
+        DatabasesFailed: a database does not answer.
+    """
+
+    async def work(session: WriteSession, *, service: ServiceName) -> bool:
+        found = await lock_anywhere(session, service, order_id)
+        if found is None:
+            return False
+        models, order = found
+        events, outbox = models.event, models.outbox
+        known = events.detail["discarded"]["message_id"].astext == str(message_id)
+        line = await session.scalar(select(events).where(events.order_id == order_id, known).limit(1))
+        if line is None or "data" not in line.detail["discarded"]:
+            return False
+        there = select(outbox.message_id).where(outbox.order_id == order_id, outbox.message_id == message_id)
+        if await session.scalar(there) is not None:
+            raise NotDeadLetter(message_id, "it was restored already")
+        await session.execute(_RESTORE, _restored(order_id, line.detail["discarded"]))
+        detail = {"restored": str(message_id)}
+        await append_event(session, models, order, actor=actor, now=datetime.now(UTC), detail=detail)
+        return True
+
+    for name, service in databases.services.items():
+        if await write(databases, name, partial(work, service=service)):
+            return name
+    raise NotRestorable(message_id, order_id)
+
+
+# With its old number, by which it comes before what was written after it.
+_RESTORE = text("""
+    INSERT INTO outbox (order_id, sequence, message_id, destination, type, data, created_at)
+    OVERRIDING SYSTEM VALUE
+    VALUES (:order_id, :sequence, :message_id, :destination, :type, :data, :created_at)
+""").bindparams(bindparam("data", type_=JSONB))
+
+
+def _restored(order_id: int, was: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        **{name: was[name] for name in ("destination", "type", "data")},
+        "order_id": order_id,
+        "sequence": int(was["sequence"]),
+        "message_id": UUID(was["message_id"]),
+        "created_at": datetime.fromisoformat(was["created_at"]),
+    }
+
+
+async def lock_anywhere(
+    session: WriteSession, service: ServiceName, order_id: int
+) -> tuple[OrderModels[Any], Any] | None:
+    """Lock an order of a service, live or archived; None if it has none of this id."""
+    for models in MODELS[service]:
+        try:
+            return models, await lock_order(session, models, order_id)
+        except UnknownOrder:
+            continue
+    return None
+
+
+async def _lock_letter(session: WriteSession, outbox: Any, letter: DeadLetter) -> Any:
+    row = await session.scalar(
+        select(outbox)
+        .where(outbox.order_id == letter.order_id, outbox.message_id == letter.message_id)
+        .with_for_update()
+    )
+    if row is None:
+        raise NotDeadLetter(letter.message_id, "it was handled or discarded meanwhile")
+    if row.set_aside_at is None:
+        raise NotDeadLetter(letter.message_id, _due(row.attempts, row.next_attempt_at))
+    return row
+
+
+def _due(attempts: int, next_at: datetime) -> str:
+    return f"it is under way, sent {attempts} times, next at {next_at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+async def write(databases: OrderDatabases, name: str, work: Callable[[WriteSession], Awaitable[T]]) -> T:
+    """Run a unit of work in a short transaction on a database, as the role of its service.
+
+    Raises:
+        DatabasesFailed: it does not answer, or refuses.
+    """
+    topology, role = databases.topology, databases.services[name].value
+    with naming(topology.database(name)):
+        async with (
+            asyncio.timeout(WRITE_SECONDS),
+            open_cluster(topology, name, role=role, application_name="mesctl", direct=True) as cluster,
+        ):
+            return (await cluster.transact(work)).value
+
+
+def what_happened(databases: OrderDatabases, message_id: UUID) -> str:
+    """Return where a message is that is no dead letter: under way, handled, or unknown."""
+    for name, service in databases.services.items():
+        tables = SERVICE_TABLES[service]
+        inbox = MODELS[service][0].inbox
+        with naming(databases.topology.database(name)), databases.connect(name) as connection:
+            connection.execute(text(f"SET LOCAL statement_timeout = '{LOOK_SECONDS}s'"))
+            due = select(tables.outbox.attempts, tables.outbox.next_attempt_at)
+            row = connection.execute(due.where(tables.outbox.message_id == message_id)).first()
+            if row is not None:
+                return _due(row.attempts, row.next_attempt_at)
+            seen = select(inbox.received_at).where(inbox.message_id == message_id).limit(1)
+            at = connection.scalar(seen)
+            if at is not None:
+                return f"{service} has handled it at {at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+    return "no outbox and no inbox has it: it was discarded, handled long ago, or never there"
+
+
+def actor() -> str:
+    """Return who types here, for the history."""
+    return f"mesctl: {getpass.getuser()}"
+
+
+OlderThan = Annotated[
+    timedelta | None,
+    typer.Option(
+        parser=parse_duration, metavar="DURATION", help="Only those that were set aside so long ago."
+    ),
+]
+Source = Annotated[str | None, typer.Option("--source", help="Only those that this database owes.")]
+Destination = Annotated[str | None, typer.Option("--destination", help="Only those to this service.")]
+Type = Annotated[str | None, typer.Option("--type", help="Only those of this type, as order.approved.")]
+Order = Annotated[int | None, typer.Option("--order", min=0, max=MAX_ID, help="Only those of this order.")]
+MessageId = Annotated[UUID, typer.Argument(help="The message's id.", show_default=False)]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")]
+Reason = Annotated[str, typer.Option("--reason", help="Why it is given up; the history keeps it.")]
+
+
+def _filter(
+    source: str | None, destination: str | None, type_: str | None, order: int | None, older: timedelta | None
+) -> LetterFilter:
+    before = None if older is None else datetime.now(UTC) - older
+    return LetterFilter(source, destination, type_, order, before)
+
+
+@app.command("list")
+def list_(
+    context: typer.Context,
+    *,
+    source: Source = None,
+    destination: Destination = None,
+    type_: Type = None,
+    order: Order = None,
+    older_than: OlderThan = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many of one database at most.")] = 100,
+) -> None:
+    """List the messages that no service could handle, with the reason, and how many wait behind each."""
+    options = options_of(context)
+    wanted = _filter(source, destination, type_, order, older_than)
+    outcomes = find_letters(OrderDatabases(options.topology()), wanted, limit=limit)
+    found = [each for _, letters in results_of(outcomes) for each in letters]
+    show_rows(options, [each.as_json() for each in found], empty="no dead letters")
+    raise_failures(outcomes)
+
+
+@app.command("show")
+def show(context: typer.Context, message_id: MessageId) -> None:
+    """Show one dead letter with its content; the customer is masked."""
+    options = options_of(context)
+    databases = OrderDatabases(options.topology())
+    letter = _find(databases, message_id)
+    outbox = SERVICE_TABLES[databases.services[letter.source]].outbox
+    with databases.connect(letter.source) as connection:
+        at = (outbox.order_id == letter.order_id) & (outbox.message_id == message_id)
+        data = connection.scalar(select(outbox.data).where(at)) or {}
+    shown = {**letter.as_json(), "data": masked(data)}
+    if options.json:
+        print_json(shown)
+    else:
+        print_table(("", ""), list(shown.items()))
+
+
+def masked(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a message's content without who the customer is."""
+    return {name: "(masked)" if name == "customer" and value else value for name, value in data.items()}
+
+
+@app.command("retry")
+def retry(
+    context: typer.Context,
+    message_id: Annotated[UUID | None, typer.Argument(help="The message's id.", show_default=False)] = None,
+    *,
+    all_: Annotated[bool, typer.Option("--all", help="All that the filters leave, not one.")] = False,
+    source: Source = None,
+    destination: Destination = None,
+    type_: Type = None,
+    order: Order = None,
+    older_than: OlderThan = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Send a dead letter again, or all that the filters leave: it is due at once, its attempts counted anew.
+
+    What has been handled or is under way is refused. Should it fail again, it is set aside again.
+    """
+    databases = OrderDatabases(options_of(context).topology())
+    if (message_id is None) != all_:
+        raise typer.BadParameter("name one message, or give --all")
+    if message_id is not None:
+        letters = [_find(databases, message_id)]
+        failed: Sequence[Outcome[Any]] = ()
+    else:
+        failed = find_letters(databases, _filter(source, destination, type_, order, older_than))
+        letters = [each for _, found in results_of(failed) for each in found]
+    done: list[DeadLetter] = []
+    for letter in letters:
+        try:
+            if not dry_run:
+                asyncio.run(retry_letter(databases, letter))
+        except NotDeadLetter as error:
+            if not all_:
+                raise
+            note(f"left alone: {error.meanwhile}: {letter.message_id}")
+            continue
+        done.append(letter)
+    _report(context, "sent again", done, dry_run=dry_run)
+    raise_failures(failed)
+
+
+@app.command("discard")
+def discard(
+    context: typer.Context, message_id: MessageId, *, reason: Reason, dry_run: DryRun = False
+) -> None:
+    """Delete a dead letter: its destination never learns of it, and what waits behind it goes on.
+
+    The history of its order gets a line with the reason, and with what `restore` needs.
+    """
+    if not reason.strip():
+        raise typer.BadParameter("say why")
+    databases = OrderDatabases(options_of(context).topology())
+    letter = _find(databases, message_id)
+    if not dry_run and not asyncio.run(discard_letter(databases, letter, reason=reason, actor=actor())):
+        note(f"{letter.source} has no order {letter.order_id}: no history has the line")
+    _report(context, "discarded", [letter], dry_run=dry_run)
+    if not dry_run and letter.type != NOT_KEPT:
+        note(f"undo it with `mesctl orders dead-letters restore {message_id} --order {letter.order_id}`")
+
+
+@app.command("restore")
+def restore(
+    context: typer.Context,
+    message_id: MessageId,
+    *,
+    order: Annotated[int, typer.Option("--order", min=0, max=MAX_ID, help="Its order.", show_default=False)],
+) -> None:
+    """Undo a discard: write the message again, in its old place among those of its order, due at once."""
+    options = options_of(context)
+    source = asyncio.run(restore_letter(OrderDatabases(options.topology()), message_id, order, actor=actor()))
+    if options.json:
+        print_json({"restored": str(message_id), "order_id": str(order), "source": source})
+    else:
+        print(f"restored: {message_id} of order {order}, which {source} owes")
+
+
+def _find(databases: OrderDatabases, message_id: UUID) -> DeadLetter:
+    outcomes = find_letters(databases, LetterFilter(message_id=message_id))
+    for _, letters in results_of(outcomes):
+        if letters:
+            return letters[0]
+    raise_failures(outcomes)
+    raise NotDeadLetter(message_id, what_happened(databases, message_id))
+
+
+def _report(context: typer.Context, verb: str, letters: Sequence[DeadLetter], *, dry_run: bool) -> None:
+    if options_of(context).json:
+        print_json({"dry_run": dry_run, verb.replace(" ", "_"): [each.as_json() for each in letters]})
+        return
+    would = "would be " if dry_run else ""
+    for each in letters:
+        path = f"{each.source} to {each.destination}"
+        print(f"{would}{verb}: {each.type} of order {each.order_id}, {path} ({each.message_id})")
+    if not letters:
+        print("no dead letters")

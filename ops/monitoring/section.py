@@ -1,0 +1,25 @@
+"""`[monitoring]` of the topology file: where what watches the platform listens."""
+
+from sharding.topology import Port, Section, Topology
+
+
+class MonitoringSection(Section):
+    """The ports, all on loopback; without one, that program is not run.
+
+    `port` is the exporter's. The other two are of programs that `mesctl up --monitoring` runs.
+    """
+
+    port: Port | None = None
+    prometheus_port: Port | None = None
+    alertmanager_port: Port | None = None
+
+
+def monitoring_of(topology: Topology) -> MonitoringSection:
+    """Return the section; without one in the file, one without ports.
+
+    Raises:
+        TopologyError: it is wrong.
+    """
+    if "monitoring" not in topology.sections:
+        return MonitoringSection()
+    return topology.section("monitoring", MonitoringSection)
