@@ -17,7 +17,7 @@ from psycopg import sql
 from sqlalchemy import insert, make_url, update
 
 from app.models.mes import MesOrder, MesOutbox, PricingJob
-from ops.embedded.servers import grant_read_stats
+from ops.embedded.servers import grant_monitor
 from ops.problems.service import LIMITS, Limit
 from sharding.topology import Topology
 from tests.integration.audit_rig import SHARDS, Clerk
@@ -32,7 +32,7 @@ def _rights(postgres: PostgresServers) -> Iterator[None]:
     owners = sorted({shape.owner for shape in DATABASES})
     with postgres.primary.connect() as connection:
         for owner in owners:
-            grant_read_stats(connection, owner)
+            grant_monitor(connection, owner)
         yield
         for owner in owners:
             connection.execute(sql.SQL("REVOKE pg_read_all_stats FROM {}").format(sql.Identifier(owner)))
@@ -63,9 +63,9 @@ def test_nothing_is_wrong(mesctl: Mesctl) -> None:
 
 def test_who_may_not_see_the_sessions_of_others_is_noted(mesctl: Mesctl, postgres: PostgresServers) -> None:
     with postgres.primary.connect() as connection:
-        connection.execute("REVOKE pg_read_all_stats FROM crm_owner")
+        connection.execute("REVOKE pg_monitor FROM crm_owner")
         said = mesctl("problems", "--json")
-        grant_read_stats(connection, "crm_owner")
+        grant_monitor(connection, "crm_owner")
     assert said.status == 0
     [noted] = said.json
     assert (noted["severity"], noted["object"]) == ("note", "sessions on crm")
