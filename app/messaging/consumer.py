@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from typing import Protocol
+from typing import Literal, Protocol
 
 import structlog
 from psycopg.errors import ReadOnlySqlTransaction
@@ -13,6 +13,7 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm.exc import StaleDataError
 
+from app import instruments
 from app.kit.errors import AppError
 from app.messaging.backoff import repeat_with_backoff
 from app.messaging.errors import (
@@ -23,7 +24,7 @@ from app.messaging.errors import (
     StreamUnusable,
     shortened,
 )
-from app.messaging.events import Event
+from app.messaging.events import EVENTS, Event
 from app.messaging.inbox import record
 from app.messaging.message import Ack, Message, decode, sender_of
 from app.messaging.routing import ServiceName, may_send
@@ -250,7 +251,9 @@ class Consumer:
             return self._refusal(message, error)
         # Before the acknowledgement: a message whose token was not kept comes again, and it is kept then.
         await self._learned(message.order_id, here.token)
-        self._log.info("message_handled" if done.value else "message_repeated")
+        outcome: Literal["handled", "repeated"] = "handled" if done.value else "repeated"
+        instruments.message_handled(message.source, message.type, outcome)
+        self._log.info(f"message_{outcome}")
         return Ack(message.id, self._group)
 
     def _message(self, sender: ServiceName, entry: Mapping[str, str]) -> Message:
@@ -265,6 +268,9 @@ class Consumer:
             # No relay has sent it, so none waits for an answer.
             self._log.warning("message_dropped", error=str(error))
             return None
+        instruments.message_handled(
+            sender[0], entry["type"] if entry.get("type") in EVENTS else instruments.OTHER, "refused"
+        )
         self._log.error("message_refused", reason=str(error))
         return Ack(sender[1], self._group, reason=str(error))
 
@@ -277,8 +283,10 @@ class Consumer:
     def _refusal(self, message: Message, error: Exception) -> Ack | None:
         reason = dead_letter_reason(error, attempt=message.attempt, max_attempts=self._max_attempts)
         if reason is not None:
+            instruments.message_handled(message.source, message.type, "refused")
             self._log.error("message_refused", reason=reason, exc_info=error)
             return Ack(message.id, self._group, reason=reason)
+        instruments.message_handled(message.source, message.type, "postponed")
         self._log.warning("message_postponed", attempt=message.attempt, error=repr(error))
         return None
 

@@ -1,7 +1,7 @@
 """The sending side: the messages about a change of an order, written in the transaction of that change."""
 
 from collections.abc import Callable, Collection, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -15,6 +15,8 @@ from app.messaging.streams import Destinations
 from app.models.base import OutboxRow
 from readreplica.sessions import WriteSession
 
+# What Python has in every time zone.
+_FIRST, _LAST = datetime(2, 1, 1, tzinfo=UTC), datetime(9999, 1, 1, tzinfo=UTC)
 _MOST_ATTEMPTS = 2**31 - 1
 """What the column holds. A hand may have written it, and one row must not stop the others."""
 
@@ -153,12 +155,18 @@ def _due(outbox: type[OutboxRow], destinations: Destinations, limit: int) -> Sel
     )
 
 
-async def settle(session: WriteSession, outbox: type[OutboxRow], acks: Collection[Ack]) -> None:
+async def settle(
+    session: WriteSession, outbox: type[OutboxRow], acks: Collection[Ack]
+) -> list[tuple[str, datetime]]:
     """Delete the messages that were handled, and mark those that cannot be as dead letters.
 
     An acknowledgement may come twice, or after the row has gone: both change nothing. Nor does one of a
     service to which the message is not owed.
+
+    Returns:
+        of each message that was handled and is deleted, its destination and when its event happened.
     """
+    settled: list[tuple[str, datetime]] = []
     handled: dict[str, list[UUID]] = {}
     for ack in acks:
         if ack.reason is None:
@@ -174,6 +182,9 @@ async def settle(session: WriteSession, outbox: type[OutboxRow], acks: Collectio
             .values(set_aside_at=func.now(), set_aside_reason=ack.reason)
         )
     for consumer, ids in handled.items():
-        await session.execute(
-            delete(outbox).where(outbox.message_id.in_(ids), outbox.destination == consumer)
-        )
+        gone = delete(outbox).where(outbox.message_id.in_(ids), outbox.destination == consumer)
+        # A hand may have written a time that Python has not, and it must not stop the relay.
+        known = case((outbox.created_at.between(_FIRST, _LAST), outbox.created_at))
+        times = await session.execute(gone.returning(known))
+        settled += [(consumer, at) for (at,) in times if at is not None]
+    return settled

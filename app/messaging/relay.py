@@ -9,13 +9,14 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 from sqlalchemy import Boolean, func, literal_column, select
 
+from app import instruments
 from app.kit.tasks import sleep_unless
 from app.messaging.backoff import delay_seconds, repeat_with_backoff
 from app.messaging.errors import EntryRefused, shortened
 from app.messaging.message import SENT, TOKEN, Ack, encode
 from app.messaging.outbox import claim, settle
 from app.messaging.routing import ServiceName, destinations_of
-from app.messaging.signing import EntrySigner, Refusals
+from app.messaging.signing import DESTINATION, EntrySigner, Refusals
 from app.messaging.streams import (
     MAX_ENTRIES,
     Destinations,
@@ -125,8 +126,10 @@ class Relay:
             has_lock, now = (await session.execute(_BEGIN)).one()
             if not has_lock:
                 return False
-            await settle(session, self._outbox, self._understood(received))
+            settled = await settle(session, self._outbox, self._understood(received))
             outgoing = await self._claim(session, destinations)
+        for destination, written_at in settled:
+            instruments.message_acknowledged(destination, seconds=(now - written_at).total_seconds())
         # Each message was committed before it was claimed: what sees this commit sees it.
         stamps = {TOKEN: session.token.encode(), SENT: now.isoformat()}
         await self._send([self._signed(to, {**entry, **stamps}) for to, entry in outgoing], settled=received)
@@ -219,6 +222,7 @@ class Relay:
             if isinstance(reply, ResponseError):
                 faults[stream] = reply
             else:
+                instruments.message_sent(entry[DESTINATION])
                 self._tell_sent(stream, entry)
         if settled:
             is_deleted = not isinstance(replies[-1], ResponseError)
