@@ -6,6 +6,7 @@ from functools import partial
 from typing import Literal, Protocol
 
 import structlog
+from opentelemetry.trace import StatusCode, get_current_span
 from psycopg.errors import ReadOnlySqlTransaction
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
@@ -39,6 +40,7 @@ from app.messaging.streams import (
     id_of,
     orders_stream,
 )
+from app.messaging.tracing import processing
 from app.models.base import InboxRow
 from app.models.status import IllegalTransition
 from readreplica.context import causality
@@ -219,9 +221,10 @@ class Consumer:
         with structlog.contextvars.bound_contextvars(**bound):
             try:
                 sender, entry = self._signer.verify(entry, kind="message", destination=self._group)
-                ack = await self._outcome(sender, entry)
-                if ack is not None:
-                    await self._answer(sender, entry["source"], ack)
+                with processing(self._stream, self._group, entry):
+                    ack = await self._outcome(sender, entry)
+                    if ack is not None:
+                        await self._answer(sender, entry["source"], ack)
             except EntryRefused as error:
                 self.refusals.note(error)
             except Exception as error:
@@ -284,6 +287,7 @@ class Consumer:
         reason = dead_letter_reason(error, attempt=message.attempt, max_attempts=self._max_attempts)
         if reason is not None:
             instruments.message_handled(message.source, message.type, "refused")
+            get_current_span().set_status(StatusCode.ERROR)
             self._log.error("message_refused", reason=reason, exc_info=error)
             return Ack(message.id, self._group, reason=reason)
         instruments.message_handled(message.source, message.type, "postponed")

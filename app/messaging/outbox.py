@@ -8,6 +8,7 @@ from uuid import UUID, uuid4
 from sqlalchemy import Select, Text, case, cast, delete, func, insert, select, update
 from sqlalchemy.orm import aliased
 
+from app.kit.telemetry import traceparent_of
 from app.messaging.events import Event
 from app.messaging.message import Ack, Dispatch
 from app.messaging.routing import ServiceName
@@ -44,6 +45,7 @@ async def publish(
         destinations: who gets it, see `app.messaging.routing.route`; may be empty.
         at: when it happened, with a time zone.
     """
+    traceparent = traceparent_of()
     rows = [
         {
             "order_id": order_id,
@@ -52,6 +54,7 @@ async def publish(
             "type": event.type,
             "data": event.model_dump(mode="json"),
             "created_at": at,
+            "traceparent": traceparent,
         }
         for destination in destinations
     ]
@@ -103,6 +106,7 @@ async def claim(
             time=row.time,
             data=row.data,
             attempt=attempts[row.sequence],
+            traceparent=row.traceparent,
         )
         for row in rows
     ]
@@ -143,6 +147,7 @@ def _due(outbox: type[OutboxRow], destinations: Destinations, limit: int) -> Sel
             func.btrim(cast(func.to_json(outbox.created_at), Text), '"').label("time"),
             cast(outbox.data, Text).label("data"),
             outbox.attempts,
+            outbox.traceparent,
         )
         .where(
             outbox.set_aside_at.is_(None),
