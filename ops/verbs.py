@@ -66,6 +66,10 @@ VERBS: Mapping[str, LazyCommand] = {
         "ops.problems.commands:problems",
         "Show what is wrong at this moment, worst first, each with since when and the command that helps.",
     ),
+    "bundle": LazyCommand(
+        "ops.problems.bundle:bundle",
+        "Write everything that an incident needs into one archive, without secrets.",
+    ),
     "migrate": LazyCommand("ops.migrate.commands:app", "Show and change the schema of every database."),
     "partitions": LazyCommand(
         "ops.partitions.commands:app", "Show, plan and change the partitions of every database."
