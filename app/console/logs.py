@@ -120,23 +120,21 @@ def find_lines(files: Iterable[Path], wanted: LineFilter, *, most: int = MOST_LI
     """Read the lines about an order in the order of their time; the newest ones, if there are very many."""
     with ExitStack() as opened:
         # All at first: one that is renamed meanwhile is read once, and whole.
-        streams = [opened.enter_context(stream) for stream in _open_each(files)]
+        streams = list(_open_each(files, opened))
         lines = (line for stream in streams for raw in stream if (line := wanted.parse(raw)) is not None)
         newest = heapq.nlargest(most, enumerate(lines), key=lambda each: (_time_of(each[1]), each[0]))
     return [line for _, line in reversed(newest)]
 
 
-def _open_each(files: Iterable[Path]) -> Iterator[IO[bytes]]:
+def _open_each(files: Iterable[Path], opened: ExitStack) -> Iterator[IO[bytes]]:
     known: set[tuple[int, int]] = set()
     for path in files:
         with suppress(FileNotFoundError):  # it was the oldest, and is gone
-            stream = path.open("rb")
+            stream = opened.enter_context(path.open("rb"))
             state = os.fstat(stream.fileno())
-            if (state.st_dev, state.st_ino) in known:
-                stream.close()
-                continue
-            known.add((state.st_dev, state.st_ino))
-            yield cast("IO[bytes]", gzip.GzipFile(fileobj=stream)) if path.suffix == ".gz" else stream
+            if (state.st_dev, state.st_ino) not in known:
+                known.add((state.st_dev, state.st_ino))
+                yield cast("IO[bytes]", gzip.GzipFile(fileobj=stream)) if path.suffix == ".gz" else stream
 
 
 @dataclass
