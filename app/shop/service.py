@@ -126,7 +126,7 @@ class ShopService:
             if await is_repeated(session, SHOP, order, wanted=Status.SUBMITTED, actor=actor):
                 return ShopOrderView.of(order)
             now = self.now()
-            event = _submitted(order, at=now)
+            event = submission_of(order, at=now)
             await record_event(session, SHOP, order, event, now=now)
             return ShopOrderView.of(order)
 
@@ -156,7 +156,8 @@ def _check_open(order: ShopOrder) -> None:
         check_transition(order.order_id, order.status, Status.FILE_UPLOADED)
 
 
-def _submitted(order: ShopOrder, *, at: datetime) -> OrderSubmitted:
+def submission_of(order: ShopOrder, *, at: datetime) -> OrderSubmitted:
+    """Return the event by which an order with a model is submitted."""
     # The status says so: only an order with a model can be submitted.
     assert order.model_key is not None
     assert order.model_name is not None
