@@ -8,13 +8,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from app.console.audit.commands import repair_orders, watch_orders
 from app.console.audit.databases import OrderDatabases
+from app.console.audit.repair import repair_orders
 from app.console.audit.report import AuditReport
 from app.console.audit.report import audit as compare
 from app.console.audit.trace import print_trace
 from app.console.audit.trace import trace as read_trace
-from app.console.audit.watch import OrderWatch
+from app.console.audit.watch import OrderWatch, watch_orders
 from app.console.dead_letters import app as dead_letters
 from app.console.slow import measure, print_slow, slow_as_json
 from app.console.sweep import delete_unnamed, find_unnamed, naming_store

@@ -38,7 +38,7 @@ HISTORIES: Mapping[ServiceName, tuple[tuple[Any, Any], ...]] = {
 }
 
 
-class HistoryLine(NamedTuple):
+class StatusEntry(NamedTuple):
     """A line of a history, as much as is measured of it."""
 
     order_id: int
@@ -123,12 +123,12 @@ def percentiles(seconds: Sequence[float]) -> tuple[float, float, float]:
     return cuts[49], cuts[94], cuts[98]
 
 
-def stays_of(lines: Iterable[HistoryLine], *, now: datetime) -> Iterator[Stay]:
+def stays_of(lines: Iterable[StatusEntry], *, now: datetime) -> Iterator[Stay]:
     """Return how long one order stood in each status, from its history in order of time.
 
     A line that repeats the status is a remark and ends no stay. An order that has ended stands in no status.
     """
-    entered: HistoryLine | None = None
+    entered: StatusEntry | None = None
     for line in lines:
         if entered is None:
             entered = line
@@ -139,7 +139,7 @@ def stays_of(lines: Iterable[HistoryLine], *, now: datetime) -> Iterator[Stay]:
         yield _stay(entered, now, ended=False)
 
 
-def _stay(entered: HistoryLine, until: datetime, *, ended: bool) -> Stay:
+def _stay(entered: StatusEntry, until: datetime, *, ended: bool) -> Stay:
     # A clock may have stood behind the one before it.
     seconds = max(0.0, (until - entered.at).total_seconds())
     return Stay(entered.order_id, entered.status, seconds, ended)
@@ -195,7 +195,7 @@ def _pages(databases: OrderDatabases, name: str, *, oldest: int, now: datetime) 
 
 def _page(
     connection: Connection, order: Any, event: Any, oldest: int, below: int | None
-) -> tuple[int, list[HistoryLine]] | None:
+) -> tuple[int, list[StatusEntry]] | None:
     """Read the histories of the orders below one, and return the lowest id among them; None at the end."""
     ids = select(order.order_id).where(order.order_id >= oldest)
     if below is not None:
@@ -207,10 +207,10 @@ def _page(
             return None
         lines = select(event.order_id, event.status, event.at).where(event.order_id.in_(chosen))
         rows = connection.execute(lines.order_by(event.order_id, event.event_no)).all()
-    return min(chosen), [HistoryLine(*row) for row in rows]
+    return min(chosen), [StatusEntry(*row) for row in rows]
 
 
-def _by_order(lines: Sequence[HistoryLine], service: ServiceName, now: datetime) -> list[list[Stay]]:
+def _by_order(lines: Sequence[StatusEntry], service: ServiceName, now: datetime) -> list[list[Stay]]:
     drafts = {Status.INITIATED, Status.FILE_UPLOADED}
     found = []
     for _, of_order in groupby(lines, key=attrgetter("order_id")):

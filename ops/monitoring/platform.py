@@ -199,7 +199,7 @@ _DATABASES = (
         "page",
         "{{ $labels.database }}, {{ $labels.node }}: {{ $value | humanizePercentage }} of the disk is free",
         "alerts-databases.md#disknearlyfull",
-        "mesctl problems",
+        "mesctl forecast",
     ),
     Alert(
         "DiskFillsUp",
@@ -209,7 +209,7 @@ _DATABASES = (
         "ticket",
         "{{ $labels.database }}, {{ $labels.node }}: the disk is full in a day if it goes on like this",
         "alerts-databases.md#diskfillsup",
-        "mesctl problems",
+        "mesctl forecast",
     ),
     Alert(
         "TransactionIdsOld",
@@ -302,7 +302,7 @@ _STORAGE = (
         "ticket",
         "{{ $value | humanizePercentage }} of the node numbers of {{ $labels.id_space }} are leased",
         "alerts-storage.md#idspacenearlyfull",
-        "mesctl problems",
+        "mesctl forecast",
     ),
 )
 

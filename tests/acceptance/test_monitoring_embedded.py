@@ -35,7 +35,7 @@ def test_a_replica_that_stops_fires_is_sent_and_resolves(watched: WatchedPlatfor
 
 
 # The relay is in the process of its service.
-@pytest.mark.parametrize("service", [EXPORTER])
+@pytest.mark.parametrize("service", ["mes", "pricing", EXPORTER])
 def test_a_process_that_stops_fires_is_sent_and_resolves(watched: WatchedPlatform, service: str) -> None:
     alert = process_down(service)
     assert watched.detect(lambda: watched.platform.kill_service(service), alert) <= MOST_EVALUATIONS

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 from sqlalchemy import delete, insert, update
@@ -78,6 +79,30 @@ def test_a_trace_is_one_page_of_all_services(
         assert expected in page
     assert f"pricing job on {shard}: it waits, 0 attempts so far" in page
     assert f"order.shipped from {shard} to shop: under way since" in page
+
+
+def test_a_trace_has_waits_tier_and_what_was_handled(
+    mesctl: Mesctl, clerk: Clerk, capsys: pytest.CaptureFixture[str]
+) -> None:
+    order_id = clerk.orders(1)[0]
+    shard = SHARDS.shard_of(order_id)
+    start = MADE_AT - timedelta(hours=2)
+    line = {"order_id": order_id, "event_no": 0, "status": Status.PACKAGING, "at": start, "actor": "Rosa"}
+    receipt = {"order_id": order_id, "message_id": uuid4(), "source": shard, "type": "order.shipped"}
+    clerk.write(shard, insert(mes.MesOrderEvent).values(line))
+    clerk.write("crm", insert(crm.CrmInbox).values(receipt))
+    assert mesctl("orders", "trace", str(order_id), "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [each["tier"] for each in found["standings"]] == ["hot"] * 3
+    packed, shipped = found["steps"]
+    assert packed == {"status": "PACKAGING", "seconds": 7200.0, "is_wait": False, "ended": True}
+    assert (shipped["status"], shipped["ended"]) == ("SHIPPED", False)
+    [handled] = found["received"]
+    assert (handled["service"], handled["type"], handled["source"]) == ("crm", "order.shipped", shard)
+    assert mesctl("orders", "trace", str(order_id)) == 0
+    page = capsys.readouterr().out
+    assert "PACKAGING  2.0 h" in page
+    assert "order.shipped" in page
 
 
 def test_a_trace_shows_what_was_set_aside_and_why(

@@ -4,14 +4,14 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from app.console.slow import HistoryLine, SlowReport, Stay, percentiles, shown, stays_of
+from app.console.slow import SlowReport, StatusEntry, Stay, percentiles, shown, stays_of
 from app.models.status import Status
 
 START = datetime(2026, 12, 1, tzinfo=UTC)
 
 
-def line(seconds: float, status: Status) -> HistoryLine:
-    return HistoryLine(17, status, START + timedelta(seconds=seconds))
+def line(seconds: float, status: Status) -> StatusEntry:
+    return StatusEntry(17, status, START + timedelta(seconds=seconds))
 
 
 def test_a_stay_ends_with_the_next_status_and_not_with_a_remark() -> None:

@@ -4,11 +4,12 @@ Each database is read in one REPEATABLE READ transaction through server-side cur
 with each other. Every database is opened with the role of its own service: no superuser is needed.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from sqlalchemy import (
     ColumnElement,
@@ -30,6 +31,8 @@ from app.messaging.routing import ServiceName
 from app.models import crm, mes, shop
 from app.models.status import Status
 from ops.fleet import naming, open_engine
+from readreplica.sessions import WriteSession
+from sharding.engines import open_cluster
 from sharding.topology import Database, Topology
 
 FETCH_ROWS = 1_000
@@ -37,6 +40,9 @@ FETCH_ROWS = 1_000
 
 
 SLICE_STATEMENT_SECONDS = 30
+WRITE_SECONDS = 10.0
+
+T = TypeVar("T")
 
 
 class IdRange(NamedTuple):
@@ -157,6 +163,22 @@ class OrderDatabases:
                     if (end := connection.scalar(last)) is not None:
                         ends.append(end)
         return min(ends, default=None)
+
+    async def write(self, name: str, work: Callable[[WriteSession], Awaitable[T]]) -> T:
+        """Run a unit of work in a short transaction on a database, as the role of its service.
+
+        Raises:
+            DatabasesFailed: it does not answer, or refuses.
+        """
+        role = self.services[name].value
+        with naming(self.topology.database(name)):
+            async with (
+                asyncio.timeout(WRITE_SECONDS),
+                open_cluster(
+                    self.topology, name, role=role, application_name="mesctl", direct=True
+                ) as cluster,
+            ):
+                return (await cluster.transact(work)).value
 
     @contextmanager
     def open(self, order_ids: Sequence[int] | None = None) -> Iterator[Iterator[OrderFacts]]:

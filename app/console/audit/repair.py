@@ -5,16 +5,26 @@ decided; the services then do what they always do, and refuse what does not fit.
 the history of the order. What was repaired is under way, or agrees, and is no finding any more.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+import asyncio
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
+import typer
 from sqlalchemy import func, select
 
 from app.console.audit.databases import OrderDatabases
 from app.console.audit.rules import AuditFinding, Fault, OrderCopy, OrderFacts
-from app.console.dead_letters import LetterFilter, find_letters, lock_anywhere, retry_letter, write
+from app.console.audit.watch import OrderWatch
+from app.console.dead_letters import (
+    LetterFilter,
+    NotDeadLetter,
+    find_letters,
+    lock_anywhere,
+    person,
+    retry_letter,
+)
 from app.messaging.events import (
     EVENTS,
     PROGRESS,
@@ -34,6 +44,8 @@ from app.models.status import TRANSITIONS, Channel, Status
 from app.orders import OrderModels, append_event, read_history
 from ops.errors import ExitStatus, OpsError
 from ops.fleet import results_of
+from ops.options import Options
+from ops.output import print_json, print_table
 from readreplica.sessions import WriteSession
 
 Kind = Literal["pricing job", "dead letter", "messages"]
@@ -189,7 +201,7 @@ async def do_repair(databases: OrderDatabases, repair: Repair, *, actor: str, dr
             detail = {"repaired": str(repair)}
             await append_event(session, models, order, actor=actor, now=datetime.now(UTC), detail=detail)
 
-    await write(databases, repair.database, work)
+    await databases.write(repair.database, work)
 
 
 async def _retry_first(databases: OrderDatabases, repair: Repair, *, actor: str, dry_run: bool) -> None:
@@ -283,3 +295,59 @@ async def _submission(session: WriteSession, order: Any, line: EventRow) -> Even
         items=items,
         submitted_at=line.at,
     )
+
+
+def repair_orders(
+    options: Options, databases: OrderDatabases, watching: OrderWatch, *, dry_run: bool
+) -> None:
+    """Look at all orders once, and send again what is safe; print what was, and what a person must decide.
+
+    Exit status 1 if a fault is left; with a dry run, if there is any.
+    """
+    found = [
+        (each.finding, each.facts) for each in watching.run_pass() if each.kind == "found" and each.facts
+    ]
+    repairs, others = plan_repairs(found)
+    done: list[Repair] = []
+    refused: list[RepairRefused] = []
+    for repair in repairs:
+        try:
+            asyncio.run(do_repair(databases, repair, actor=person(), dry_run=dry_run))
+            done.append(repair)
+        except RepairRefused as error:
+            refused.append(error)
+        except NotDeadLetter as error:
+            refused.append(RepairRefused(repair, error.meanwhile))
+    _print_repairs(options, done, refused, others, dry_run=dry_run)
+    if others or refused or (dry_run and done):
+        raise typer.Exit(ExitStatus.FAILED)
+
+
+def _print_repairs(
+    options: Options,
+    done: Sequence[Repair],
+    refused: Sequence[RepairRefused],
+    others: Sequence[AuditFinding],
+    *,
+    dry_run: bool,
+) -> None:
+    if options.json:
+        left = [{"order_id": str(x.order_id), "fault": x.fault.value, "detail": x.detail} for x in others]
+        sent = [{"order_id": str(each.order_id), "sent_again": str(each)} for each in done]
+        kept = [
+            {"order_id": str(x.repair.order_id), "not_sent": str(x.repair), "why": x.why} for x in refused
+        ]
+        print_json({"dry_run": dry_run, "repaired": sent, "refused": kept, "left": left})
+        return
+    verb = "would be sent again" if dry_run else "sent again"
+    for each in done:
+        print(f"order {each.order_id}: {verb}: {each}")
+    for error in refused:
+        print(str(error))
+    if others:
+        print("for a person to decide:")
+        print_table(
+            ("order", "finding", "detail"),
+            [(finding.order_id, finding.fault, finding.detail) for finding in others],
+        )
+    print(f"{len(done)} {verb}, {len(refused) + len(others)} left")

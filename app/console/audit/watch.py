@@ -12,11 +12,16 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
+import typer
 from sqlalchemy import Connection
 
 from app.console.audit.databases import IdRange, OrderDatabases
 from app.console.audit.report import RECHECK_BATCH, AuditReport
 from app.console.audit.rules import AuditFinding, Fault, OrderFacts, judge, judge_progress
+from ops.errors import ExitStatus
+from ops.fleet import DatabasesFailed
+from ops.options import Options
+from ops.output import note, print_json
 
 SLICE_ROWS = 500
 REST_SECONDS = 0.02
@@ -153,3 +158,44 @@ class OrderWatch:
         owed = next(each.detail for each in findings if each.fault is Fault.IN_FLIGHT)
         detail = f"under way since {since.astimezone(UTC):%Y-%m-%d %H:%M} UTC or longer: {owed}"
         return [AuditFinding(order_id, Fault.STUCK, detail)]
+
+
+def watch_orders(options: Options, watching: OrderWatch, *, every_seconds: float, count: int) -> None:
+    """Print each fault that begins or ends, and a line for each pass; wait for a database that is away."""
+    done = 0
+    while True:
+        failed = False
+        try:
+            for change in watching.run_pass():
+                _print_change(change, as_json=options.json)
+        except DatabasesFailed as error:
+            failed = True
+            note(f"this pass was cut off: {error}")
+        else:
+            _print_pass(watching, as_json=options.json)
+        done += 1
+        if done == count:
+            break
+        time.sleep(every_seconds)
+    if failed or not watching.report.clean:
+        raise typer.Exit(ExitStatus.FAILED)
+
+
+def _print_change(change: FindingChange, *, as_json: bool) -> None:
+    finding, at = change.finding, datetime.now(UTC)
+    if as_json:
+        facts = {"fault": finding.fault.value, "detail": finding.detail}
+        print_json({"change": change.kind, "at": at, "order_id": str(finding.order_id), **facts})
+    else:
+        line = f"{change.kind}: order {finding.order_id}, {finding.fault}: {finding.detail}"
+        print(f"{at.isoformat(timespec='seconds')} {line}", flush=True)
+
+
+def _print_pass(watching: OrderWatch, *, as_json: bool) -> None:
+    report, at = watching.report, datetime.now(UTC)
+    if as_json:
+        print_json({"change": "pass", "at": at, **report.as_json(), "findings": []})
+        return
+    faults = f"{report.faults} fault{'' if report.faults == 1 else 's'}"
+    line = f"{report.orders} orders compared, {faults}, {report.in_flight} in flight"
+    print(f"{at.isoformat(timespec='seconds')} {line}", flush=True)
