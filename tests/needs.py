@@ -64,6 +64,7 @@ NEEDS: Mapping[str, Need] = {
     "prometheus": Need("prometheus", "prometheus"),
     "alertmanager": Need("prometheus-alertmanager", "prometheus-alertmanager"),
     "iproute2": Need("ip", "iproute2", ("/usr/sbin", "/sbin")),
+    "rsyslog": Need("rsyslogd", "rsyslog rsyslog-elasticsearch", ("/usr/sbin",)),
     "citus": ExtensionNeed("citus", "postgresql-15-citus-13.2, of Citus Data, or set PG_BIN"),
 }
 

@@ -90,7 +90,9 @@ class ServiceProcess:
         # -P: the folder in which mesctl was called may have a package of the same name as mesctl's own.
         flags = ["-P"] if self.shape.arguments else []
         command = [sys.executable, *flags, "-m", self.shape.module, *self.shape.arguments]
-        self._daemon.launch(command, environment=self._environment())
+        # The file of its stderr: a service that writes it itself keeps it within bounds while it runs.
+        environment = {"MES_STORAGE_LOG_FILE": str(self._daemon.log), **self._environment()}
+        self._daemon.launch(command, environment=environment)
 
     @property
     def host(self) -> str:
