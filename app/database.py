@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from app.instruments import watch_pool
 from readreplica.cluster import Cluster
 from readreplica.context import follow_causality
 from readreplica.sessions import WriteSession
@@ -72,9 +73,14 @@ def _with_timeouts(topology: Topology, timeouts: DatabaseTimeouts) -> Topology:
 
 def _prepare(cluster: Cluster, topology: Topology, timeouts: DatabaseTimeouts | None) -> None:
     follow_causality(cluster)
+    cluster.on_engine(partial(_watch_pool, database=cluster.name))
     cluster.resolve_commits(within_seconds=RESOLVE_SECONDS)
     if timeouts is not None and topology.pgbouncer is None:
         cluster.on_engine(partial(_limit_statements, seconds=timeouts.statement_seconds))
+
+
+def _watch_pool(engine: AsyncEngine, *, database: str) -> None:
+    watch_pool(engine.sync_engine, database=database)
 
 
 def _limit_statements(engine: AsyncEngine, *, seconds: float) -> None:

@@ -16,7 +16,9 @@ from sqlalchemy import event as orm_event
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session
 
+from app import instruments
 from app.kit.errors import AppError
+from app.kit.telemetry import concerns
 from app.log_events import STATUS_EVENTS
 from app.messaging.errors import NotYet
 from app.messaging.events import Event, OrderCancelled, OrderRejected, PriceCalculated, StatusChanged
@@ -34,7 +36,7 @@ from app.models.mes import (
     MesOutbox,
 )
 from app.models.shop import ShopInbox, ShopOrder, ShopOrderEvent, ShopOutbox
-from app.models.status import TRANSITIONS, IllegalTransition, Status, check_transition
+from app.models.status import TRANSITIONS, Channel, IllegalTransition, Status, check_transition
 from readreplica.sessions import AnySession, WriteSession
 
 AnyOrder = TypeVar("AnyOrder", bound=OrderState)
@@ -59,6 +61,17 @@ SHOP = OrderModels(ServiceName.SHOP, ShopOrder, ShopOrderEvent, ShopOutbox, Shop
 CRM = OrderModels(ServiceName.CRM, CrmOrder, CrmOrderEvent, CrmOutbox, CrmInbox)
 MES = OrderModels(ServiceName.MES, MesOrder, MesOrderEvent, MesOutbox, MesInbox)
 MES_ARCHIVE = OrderModels(ServiceName.MES, MesArchivedOrder, MesArchivedOrderEvent, MesOutbox, MesInbox)
+
+
+_MAKES: Mapping[Channel, ServiceName] = {Channel.B2C: ServiceName.SHOP, Channel.B2B: ServiceName.MES}
+_DECIDES: Mapping[Status, ServiceName] = {
+    **dict.fromkeys(Status, ServiceName.MES),
+    Status.INITIATED: ServiceName.SHOP,
+    Status.FILE_UPLOADED: ServiceName.SHOP,
+    Status.SUBMITTED: ServiceName.SHOP,
+    Status.MANUFACTURING_APPROVED: ServiceName.CRM,
+    Status.CLOSED: ServiceName.CRM,
+}
 
 
 class UnknownOrder(AppError):
@@ -178,6 +191,9 @@ async def add_order(
     """
     order.created_at = order.changed_at = now
     session.add(order)
+    concerns(order.order_id)
+    if models.service is _MAKES[order.channel]:
+        instruments.order_created(session.sync_session, channel=order.channel.value)
     await append_event(session, models, order, actor=actor, now=now, detail=detail)
     log_change(session, STATUS_EVENTS[order.status], order)
 
@@ -206,6 +222,15 @@ async def advance_order(
     """
     previous = order.status
     check_transition(order.order_id, previous, to)
+    if _DECIDES[to] is models.service:  # the others follow, and each change counts once
+        instruments.order_advanced(
+            session.sync_session,
+            channel=order.channel.value,
+            old=previous.value,
+            new=to.value,
+            since=order.changed_at,
+            now=now,
+        )
     order.status, order.changed_at = to, now
     await append_event(session, models, order, actor=actor, now=now, detail=detail)
     log_change(session, STATUS_EVENTS[to], order, previous=previous)

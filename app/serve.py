@@ -9,13 +9,15 @@ import structlog
 import uvicorn
 from fastapi import APIRouter, FastAPI
 
+from app import instruments
 from app.causality import open_callers, open_learned, refuse, store_of
 from app.database import DatabaseTimeouts
 from app.files import ModelTooLarge, UnsupportedModelType
 from app.kit import problem
+from app.kit.admin import AdminAddress, Readings, measuring_lag, serving_admin
 from app.kit.connections import ConnectionLimits, TooFewFiles, limited, log_accept_errors, raise_file_limit
 from app.kit.health import ROUTINE, NotReady, Readiness, health_routes
-from app.kit.middleware import BodyLimit, HeadAsGet, RequestLog, WellFormed
+from app.kit.middleware import BodyLimit, HeadAsGet, Observed, RequestLog, WellFormed
 from app.kit.pages import pages
 from app.kit.process import enter_with_retries, exit_on_signals, exit_with_fault, run_and_exit
 from app.kit.strict import RequestLimit
@@ -25,7 +27,7 @@ from app.messaging.streams import connect_redis
 from app.models.status import IllegalTransition
 from app.orders import IdempotencyKeyReused, UnknownOrder
 from app.settings import Settings, configure
-from app.topology import services_of
+from app.topology import admin_address, services_of
 from readreplica.asgi import CausalTokens, CookieOptions
 from readreplica.signing import TokenText, parse_keys
 from sharding.topology import Topology
@@ -122,8 +124,9 @@ def make_app(
     )
     app.add_middleware(HeadAsGet)
     app.add_middleware(WellFormed)
-    # The last one is the first that sees a request.
     app.add_middleware(RequestLog, facts_of=facts_of_path, routine=ROUTINE)
+    # The last one is the first that sees a request.
+    app.add_middleware(Observed, facts_of=facts_of_path)
     problem.install(app, {**STATUSES, **statuses})
     app.include_router(pages(service))
     app.include_router(health_routes(service))
@@ -166,7 +169,7 @@ def run(service: str, build: Build) -> NoReturn:
         exit_with_fault(service, str(error))
     app = build(settings, topology)
     server = uvicorn.Server(server_config(app, settings, host=address.host, port=address.port))
-    run_and_exit(service, _serve(app, server))
+    run_and_exit(service, _serve(service, app, server, admin_address(topology, service)))
 
 
 def server_config(app: FastAPI, settings: Settings, *, host: str, port: int) -> uvicorn.Config:
@@ -196,9 +199,20 @@ def server_config(app: FastAPI, settings: Settings, *, host: str, port: int) -> 
     )
 
 
-async def _serve(app: FastAPI, server: uvicorn.Server) -> None:
+async def _serve(service: str, app: FastAPI, server: uvicorn.Server, admin: AdminAddress | None) -> None:
     """Open what the service works with, and serve. uvicorn's own lifespan would turn errors into text."""
     asyncio.get_running_loop().set_exception_handler(log_accept_errors)
-    async with AsyncExitStack() as opened:
+
+    async def ready() -> Readings:
+        if not hasattr(app.state, "readiness"):
+            return Readings(False, {"status": "starting"})
+        readiness: Readiness = app.state.readiness
+        return await readiness.read(app.state.background)
+
+    async with (
+        serving_admin(service, admin, ready),
+        measuring_lag(instruments.event_loop_lag),
+        AsyncExitStack() as opened,
+    ):
         await enter_with_retries(opened, lambda: app.router.lifespan_context(app))
         await server.serve()

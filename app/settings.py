@@ -1,5 +1,6 @@
 """The settings in a process's environment; everything about databases stands in the topology file."""
 
+import atexit
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,6 +11,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from app.kit.errors import AppError
 from app.kit.logs import LogFile, configure_logging
 from app.kit.process import exit_with_fault
+from app.kit.telemetry import start_telemetry
 from app.log_events import SCHEMA
 from app.messaging.signing import parse_peer_keys
 from readreplica.signing import parse_keys
@@ -110,6 +112,12 @@ class Settings(BaseSettings):
     caller_header: str | None = None
     """the request header in which the gateway names the caller; for callers that keep no token, Redis does"""
 
+    otlp_endpoint: Annotated[str, Field(pattern=r"^https?://[^/\s]+")] | None = None
+    """where a collector takes OTLP over HTTP, such as http://127.0.0.1:4318; without it, no spans are made"""
+
+    trace_ratio: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """the share of the orders whose spans are sent, from 0 to 1; those of work that failed always are"""
+
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """the least severe log line that is written"""
 
@@ -179,7 +187,7 @@ def _fault(field: str, kind: str, message: str) -> str:
 
 
 def configure(process: str) -> tuple[Settings, Topology]:
-    """Read the settings and the topology, and set up logging; exit with status 2 if they are wrong."""
+    """Read settings and topology, set up logs and telemetry; exit with status 2 if something is wrong."""
     try:
         settings = load_settings()
         topology = Topology.load(settings.topology)
@@ -189,4 +197,6 @@ def configure(process: str) -> tuple[Settings, Topology]:
         configure_logging(process, level=settings.log_level, schema=SCHEMA, file=settings.log_output)
     except OSError as error:
         exit_with_fault(process, f"{PREFIX}LOG_FILE: {error.strerror}: {settings.log_file}")
+    stop = start_telemetry(process, otlp_endpoint=settings.otlp_endpoint, trace_ratio=settings.trace_ratio)
+    atexit.register(stop)
     return settings, topology

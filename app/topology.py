@@ -2,15 +2,18 @@
 
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
-from pydantic import Field, RootModel
+from pydantic import Field, RootModel, model_validator
 
-from sharding.topology import Endpoint, Name, Section, Text
+from app.kit.admin import AdminAddress
+from sharding.topology import Endpoint, Name, Port, Section, Text
 
 if TYPE_CHECKING:
     from sharding.topology import Topology
+
+LOOPBACK = "127.0.0.1"
 
 
 class Location(Section):
@@ -19,7 +22,15 @@ class Location(Section):
     url: Text
 
 
-class Service(Endpoint):
+class _Administered(Section):
+    """What a worker may have, and a service as well."""
+
+    admin_host: Text = LOOPBACK
+    admin_port: Port | None = None
+    """Where metrics and health are for those who run it; without it, nowhere."""
+
+
+class Service(Endpoint, _Administered):
     """Where a service listens."""
 
     @property
@@ -29,8 +40,28 @@ class Service(Endpoint):
         return f"http://{host}:{self.port}"
 
 
+def _is_worker(section: object) -> bool:
+    return (
+        isinstance(section, dict) and "admin_port" in section and section.keys().isdisjoint({"host", "port"})
+    )
+
+
 class _Services(RootModel[dict[Name, Service]]):
     root: dict[Name, Service] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_workers(cls, given: Any) -> Any:
+        return {name: each for name, each in given.items() if not _is_worker(each)}
+
+
+class _Workers(RootModel[dict[Name, _Administered]]):
+    root: dict[Name, _Administered] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _only_workers(cls, given: Any) -> Any:
+        return {name: each for name, each in given.items() if _is_worker(each)}
 
 
 def redis_url(topology: "Topology", user: str) -> str:
@@ -83,3 +114,18 @@ def services_of(topology: "Topology") -> Mapping[str, Service]:
     if "services" not in topology.sections:
         return {}
     return topology.section("services", _Services).root
+
+
+def admin_address(topology: "Topology", process: str) -> AdminAddress | None:
+    """Return where the admin port of a service or a worker is, `[services.NAME] admin_port`, if anywhere.
+
+    Raises:
+        TopologyError: a section is wrong.
+    """
+    if "services" not in topology.sections:
+        return None
+    workers = topology.section("services", _Workers).root
+    section = services_of(topology).get(process) or workers.get(process)
+    if section is None or section.admin_port is None:
+        return None
+    return AdminAddress(section.admin_host, section.admin_port)

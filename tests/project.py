@@ -17,7 +17,7 @@ DATABASES = shapes_of(TEMPLATE)
 """The five databases of the order system."""
 ROLES = roles_of(DATABASES)
 TREES = tuple(PROJECT.trees)
-HTTP_SERVICES = tuple(TEMPLATE.sections["services"])
+HTTP_SERVICES = tuple(name for name, each in TEMPLATE.sections["services"].items() if "port" in each)
 PRICE_LIST = ROOT / "app" / "console" / "price_list.toml"
 GUARDED = guarded_tables(MES.metadata)
 """The guarded tables of a MES shard."""

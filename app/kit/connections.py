@@ -18,7 +18,9 @@ from app.kit.errors import AppError
 from app.kit.problem import MEDIA_TYPE, problem_type
 
 RETRY_AFTER_SECONDS = 1
-_HEALTH = frozenset({"/livez", "/readyz", "/healthz"})
+HEALTH = frozenset({"/livez", "/readyz", "/healthz"})
+"""The paths of `app.kit.health`."""
+
 _RESERVE = 16
 """How many connections beyond the limit may still ask for the service's health."""
 
@@ -201,7 +203,7 @@ def _only_health(app: Any) -> Any:
     """Answer questions after the health, and 503 to all others."""
 
     async def busy(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["path"] in _HEALTH:
+        if scope["path"] in HEALTH:
             await app(scope, receive, send)
             return
         headers = [(name.lower().encode(), value.encode()) for name, value in _BUSY_HEADERS.items()]

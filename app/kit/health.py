@@ -10,6 +10,7 @@ from fastapi import APIRouter, Request
 from psycopg import AsyncConnection
 from pydantic import BaseModel, Field
 
+from app.kit.admin import Readings
 from app.kit.errors import AppError
 from app.kit.problem import described
 from app.kit.tasks import Background, within
@@ -102,6 +103,14 @@ class Readiness:
         if missing:
             raise NotReady(self.service, missing)
         return state.away
+
+    async def read(self, background: Background) -> Readings:
+        """Return what the admin port says, which is what the data port answers."""
+        try:
+            away = await self.ask(background)
+        except NotReady as error:
+            return Readings(False, {"status": "not ready", "missing": error.missing})
+        return Readings(True, {"status": "degraded" if away else "ok", "away": away})
 
     async def _ask(self) -> _State:
         probes = {f"database {name}": _probe(cluster) for name, cluster in self._databases.items()}

@@ -3,9 +3,10 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from typing import Protocol
+from typing import Literal, Protocol
 
 import structlog
+from opentelemetry.trace import StatusCode, get_current_span
 from psycopg.errors import ReadOnlySqlTransaction
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
@@ -13,6 +14,7 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm.exc import StaleDataError
 
+from app import instruments
 from app.kit.errors import AppError
 from app.messaging.backoff import repeat_with_backoff
 from app.messaging.errors import (
@@ -23,7 +25,7 @@ from app.messaging.errors import (
     StreamUnusable,
     shortened,
 )
-from app.messaging.events import Event
+from app.messaging.events import EVENTS, Event
 from app.messaging.inbox import record
 from app.messaging.message import Ack, Message, decode, sender_of
 from app.messaging.routing import ServiceName, may_send
@@ -38,6 +40,7 @@ from app.messaging.streams import (
     id_of,
     orders_stream,
 )
+from app.messaging.tracing import processing
 from app.models.base import InboxRow
 from app.models.status import IllegalTransition
 from readreplica.context import causality
@@ -218,9 +221,10 @@ class Consumer:
         with structlog.contextvars.bound_contextvars(**bound):
             try:
                 sender, entry = self._signer.verify(entry, kind="message", destination=self._group)
-                ack = await self._outcome(sender, entry)
-                if ack is not None:
-                    await self._answer(sender, entry["source"], ack)
+                with processing(self._stream, self._group, entry):
+                    ack = await self._outcome(sender, entry)
+                    if ack is not None:
+                        await self._answer(sender, entry["source"], ack)
             except EntryRefused as error:
                 self.refusals.note(error)
             except Exception as error:
@@ -251,6 +255,8 @@ class Consumer:
             return self._refusal(message, error)
         # Before the acknowledgement: a message whose token was not kept comes again, and it is kept then.
         await self._learned(message.order_id, here.token)
+        outcome: Literal["handled", "repeated"] = "handled" if done.value else "repeated"
+        instruments.message_handled(message.source, message.type, outcome)
         if done.value:
             self._log.info("message_handled")
         else:
@@ -269,6 +275,9 @@ class Consumer:
             # No relay has sent it, so none waits for an answer.
             self._log.warning("message_dropped", error=str(error))
             return None
+        instruments.message_handled(
+            sender[0], entry["type"] if entry.get("type") in EVENTS else instruments.OTHER, "refused"
+        )
         self._log.error("message_refused", reason=str(error))
         return Ack(sender[1], self._group, reason=str(error))
 
@@ -281,8 +290,11 @@ class Consumer:
     def _refusal(self, message: Message, error: Exception) -> Ack | None:
         reason = dead_letter_reason(error, attempt=message.attempt, max_attempts=self._max_attempts)
         if reason is not None:
+            instruments.message_handled(message.source, message.type, "refused")
+            get_current_span().set_status(StatusCode.ERROR)
             self._log.error("message_refused", reason=reason, exc_info=error)
             return Ack(message.id, self._group, reason=reason)
+        instruments.message_handled(message.source, message.type, "postponed")
         if isinstance(error, NotYet):
             self._log.warning("message_postponed", attempt=message.attempt, error=str(error))
         else:

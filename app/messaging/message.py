@@ -8,6 +8,7 @@ from uuid import UUID
 
 from pydantic import AwareDatetime, Field, PlainValidator, SerializeAsAny, ValidationError
 
+from app.kit.telemetry import TRACEPARENT
 from app.messaging.errors import MessageMalformed, shortened
 from app.messaging.events import EVENTS, Event, Frozen
 from readreplica.errors import TokenMalformed
@@ -35,6 +36,8 @@ class Message(Frozen):
     `source` is the database that owes it (shop, crm, mes_0, ...), `subject` the order's id as CloudEvents
     want it, a string. `attempt` counts how often the relay has sent it, from 1.
     `sent` is when this copy was claimed, by the source's clock; None for what was never on a stream.
+    `traceparent` names the trace in which it was sent, as CloudEvents' extension for distributed tracing has
+    it; what is no such name is ignored.
     `token` is what a read of the source must have seen to see what the message is about.
     """
 
@@ -45,6 +48,7 @@ class Message(Frozen):
     data: SerializeAsAny[Event]
     attempt: int = Field(default=1, ge=1)
     sent: AwareDatetime | None = Field(default=None, alias=SENT)
+    traceparent: str | None = None
     token: Annotated[CausalToken, PlainValidator(_read_token)] = Field(default=CausalToken(), alias=TOKEN)
 
     @property
@@ -73,6 +77,7 @@ class Dispatch:
     time: str
     data: str
     attempt: int
+    traceparent: str | None = None
 
 
 def encode(message: Dispatch, *, source: str) -> dict[str, str]:
@@ -143,6 +148,11 @@ class Ack:
     message_id: UUID
     consumer: str
     reason: str | None = None
+
+    @property
+    def is_of_older_code(self) -> bool:
+        """Whether a consumer of a release before `traceparent` has refused a message for having one."""
+        return self.reason is not None and f"{TRACEPARENT}: Extra inputs" in self.reason
 
     def encode(self) -> dict[str, str]:
         """Make the entry for the stream `acks:SOURCE`; who signs it is the consumer."""

@@ -1,13 +1,14 @@
 """The sending side: the messages about a change of an order, written in the transaction of that change."""
 
 from collections.abc import Callable, Collection, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 from uuid import UUID, uuid4
 
 from sqlalchemy import Select, Text, case, cast, delete, func, insert, select, update
 from sqlalchemy.orm import aliased
 
+from app.kit.telemetry import traceparent_of
 from app.messaging.events import Event
 from app.messaging.message import Ack, Dispatch
 from app.messaging.routing import ServiceName
@@ -15,6 +16,8 @@ from app.messaging.streams import Destinations
 from app.models.base import OutboxRow
 from readreplica.sessions import WriteSession
 
+# What Python has in every time zone.
+_FIRST, _LAST = datetime(2, 1, 1, tzinfo=UTC), datetime(9999, 1, 1, tzinfo=UTC)
 _MOST_ATTEMPTS = 2**31 - 1
 """What the column holds. A hand may have written it, and one row must not stop the others."""
 
@@ -42,6 +45,7 @@ async def publish(
         destinations: who gets it, see `app.messaging.routing.route`; may be empty.
         at: when it happened, with a time zone.
     """
+    traceparent = traceparent_of()
     rows = [
         {
             "order_id": order_id,
@@ -50,6 +54,7 @@ async def publish(
             "type": event.type,
             "data": event.model_dump(mode="json"),
             "created_at": at,
+            "traceparent": traceparent,
         }
         for destination in destinations
     ]
@@ -101,6 +106,7 @@ async def claim(
             time=row.time,
             data=row.data,
             attempt=attempts[row.sequence],
+            traceparent=row.traceparent,
         )
         for row in rows
     ]
@@ -141,6 +147,7 @@ def _due(outbox: type[OutboxRow], destinations: Destinations, limit: int) -> Sel
             func.btrim(cast(func.to_json(outbox.created_at), Text), '"').label("time"),
             cast(outbox.data, Text).label("data"),
             outbox.attempts,
+            outbox.traceparent,
         )
         .where(
             outbox.set_aside_at.is_(None),
@@ -184,14 +191,27 @@ class DeadLetter(NamedTuple):
     reason: str
 
 
-async def settle(
-    session: WriteSession, outbox: type[OutboxRow], acks: Collection[Ack]
-) -> Sequence[DeadLetter]:
-    """Delete the messages that were handled, and mark those that cannot be as dead letters; return these.
+class AcknowledgedMessage(NamedTuple):
+    """A message that was handled, and is deleted."""
+
+    destination: str
+    written_at: datetime
+
+
+class Settled(NamedTuple):
+    """What came of the messages that were answered."""
+
+    acknowledged: Sequence[AcknowledgedMessage]
+    dead: Sequence[DeadLetter]
+
+
+async def settle(session: WriteSession, outbox: type[OutboxRow], acks: Collection[Ack]) -> Settled:
+    """Delete the messages that were handled, and mark those that cannot be as dead letters; return both.
 
     An acknowledgement may come twice, or after the row has gone: both change nothing. Nor does one of a
     service to which the message is not owed.
     """
+    acknowledged: list[AcknowledgedMessage] = []
     handled: dict[str, list[UUID]] = {}
     dead: list[DeadLetter] = []
     for ack in acks:
@@ -210,7 +230,9 @@ async def settle(
         )
         dead += [DeadLetter(*row, ack.reason) for row in marked]
     for consumer, ids in handled.items():
-        await session.execute(
-            delete(outbox).where(outbox.message_id.in_(ids), outbox.destination == consumer)
-        )
-    return dead
+        gone = delete(outbox).where(outbox.message_id.in_(ids), outbox.destination == consumer)
+        # A hand may have written a time that Python has not, and it must not stop the relay.
+        known = case((outbox.created_at.between(_FIRST, _LAST), outbox.created_at))
+        times = await session.execute(gone.returning(known))
+        acknowledged += [AcknowledgedMessage(consumer, at) for (at,) in times if at is not None]
+    return Settled(acknowledged, dead)

@@ -3,20 +3,26 @@
 import asyncio
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
+from time import monotonic
+from typing import NamedTuple
 from uuid import UUID
 
 import structlog
+from opentelemetry.trace import Span
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 from sqlalchemy import Boolean, func, literal_column, select
 
+from app import instruments
 from app.kit.tasks import sleep_unless
+from app.kit.telemetry import TRACEPARENT, traceparent_of
 from app.messaging.backoff import delay_seconds, repeat_with_backoff
 from app.messaging.errors import EntryRefused, shortened
-from app.messaging.message import SENT, TOKEN, Ack, encode
+from app.messaging.message import SENT, TOKEN, Ack, Dispatch, encode
 from app.messaging.outbox import DeadLetter, claim, settle, waiting_for
 from app.messaging.routing import ServiceName, destinations_of
-from app.messaging.signing import EntrySigner, Refusals
+from app.messaging.signing import DESTINATION, EntrySigner, Refusals
 from app.messaging.streams import (
     MAX_ENTRIES,
     Destinations,
@@ -28,6 +34,7 @@ from app.messaging.streams import (
     orders_stream,
     read_destinations,
 )
+from app.messaging.tracing import begin_sending
 from app.models.base import OutboxRow
 from partitions.advisory_lock import try_acquire_sql
 from readreplica.cluster import Cluster
@@ -44,8 +51,16 @@ _REST_SECONDS = 0.02
 _NAME_SECONDS = 2.0
 _MOST_NAMED = 1000
 
-Outgoing = tuple[str, dict[str, str]]
-"""The service that an entry goes to, and the entry."""
+_WITHHOLD_SECONDS = 600.0
+"""For how long a service gets no trace after code of an older release has refused a message for one."""
+
+
+class Sending(NamedTuple):
+    """An entry that is to be written to a stream, and the span of that."""
+
+    stream: str
+    entry: dict[str, str]
+    span: Span
 
 
 class Relay:
@@ -110,6 +125,7 @@ class Relay:
         self._named: set[UUID] = set()
         self._name_next = 0.0
         self.refusals = Refusals(self._log)
+        self._withheld: dict[str, float] = {}
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set. Outages of Redis and of the database are waited out."""
@@ -137,12 +153,14 @@ class Relay:
             has_lock, now = (await session.execute(_BEGIN)).one()
             if not has_lock:
                 return False
-            dead = await settle(session, self._outbox, self._understood(received))
-            outgoing = await self._claim(session, destinations)
+            settled = await settle(session, self._outbox, self._understood(received))
+            claimed = await self._claim(session, destinations)
+        for destination, written_at in settled.acknowledged:
+            instruments.message_acknowledged(destination, seconds=(now - written_at).total_seconds())
         # Each message was committed before it was claimed: what sees this commit sees it.
         stamps = {TOKEN: session.token.encode(), SENT: now.isoformat()}
-        self._tell_dead(dead)
-        await self._send([self._signed(to, {**entry, **stamps}) for to, entry in outgoing], settled=received)
+        self._tell_dead(settled.dead)
+        await self._send([self._sending(each, stamps, now) for each in claimed], settled=received)
         await self._name_unsent(destinations.unusable)
         return True
 
@@ -169,10 +187,18 @@ class Relay:
                         faults[row.destination],
                     )
 
-    def _signed(self, destination: str, entry: dict[str, str]) -> Outgoing:
-        return orders_stream(destination), self._signer.sign(
-            entry, kind="message", destination=destination, peer=ServiceName(destination)
+    def _sending(self, message: Dispatch, stamps: Mapping[str, str], now: datetime) -> Sending:
+        """Begin to send a message: its entry, signed, in which this sending is what it continues."""
+        destination = message.destination
+        entry, stream = encode(message, source=self._source), orders_stream(destination)
+        span = begin_sending(stream, entry, traceparent=message.traceparent, now=now)
+        traceparent = traceparent_of(span)
+        if traceparent is not None and monotonic() > self._withheld.get(destination, 0):
+            entry[TRACEPARENT] = traceparent
+        signed = self._signer.sign(
+            {**entry, **stamps}, kind="message", destination=destination, peer=ServiceName(destination)
         )
+        return Sending(stream, signed, span)
 
     async def _acknowledgements(self) -> list[Entry]:
         """Wait for acknowledgements: one that comes lets the next message of its order go at once.
@@ -203,7 +229,12 @@ class Relay:
             # One line, however many: they are deleted with those that were understood.
             first = " ".join(f"{name}={value}" for name, value in malformed[0].items())
             self._log.warning("acks_malformed", count=len(malformed), first=shortened(first))
-        return [ack for _, ack in read if ack is not None]
+        acks = [ack for _, ack in read if ack is not None]
+        for ack in (ack for ack in acks if ack.is_of_older_code):
+            # While a release is rolled out. The message is sent again, as that code knows it.
+            self._log.info("trace_withheld", destination=ack.consumer)
+            self._withheld[ack.consumer] = monotonic() + _WITHHOLD_SECONDS
+        return [ack for ack in acks if not ack.is_of_older_code]
 
     def _tell_dead(self, dead: Sequence[DeadLetter]) -> None:
         for each in dead:
@@ -217,7 +248,7 @@ class Relay:
             except EntryRefused as error:
                 self.refusals.note(error)
 
-    async def _claim(self, session: WriteSession, destinations: Destinations) -> list[Outgoing]:
+    async def _claim(self, session: WriteSession, destinations: Destinations) -> list[Dispatch]:
         messages = await claim(
             session,
             self._outbox,
@@ -230,9 +261,7 @@ class Relay:
         for each in strange:
             said = {"message_id": str(each.message_id), "destination": shortened(each.destination)}
             self._log.error("message_without_destination", order_id=str(each.order_id), **said)
-        return [
-            (each.destination, encode(each, source=self._source)) for each in messages if each not in strange
-        ]
+        return [each for each in messages if each not in strange]
 
     def _retry_after_seconds(self, attempts: int) -> float:
         return delay_seconds(
@@ -242,22 +271,27 @@ class Relay:
             jitter=self._jitter(),
         )
 
-    async def _send(self, outgoing: Sequence[Outgoing], *, settled: Sequence[Entry]) -> None:
+    async def _send(self, outgoing: Sequence[Sending], *, settled: Sequence[Entry]) -> None:
         if not outgoing and not settled:
             return
         pipeline = self._redis.pipeline(transaction=False)
-        for stream, entry in outgoing:
+        for stream, entry, _ in outgoing:
             pipeline.xadd(stream, fields_of(entry), maxlen=MAX_ENTRIES, approximate=True)
         if settled:
             pipeline.xdel(acks_stream(self._source), *(entry_id for entry_id, _ in settled))
-        # What Redis refuses for one stream is no matter of the others.
-        replies = await pipeline.execute(raise_on_error=False)
-        faults: dict[str, ResponseError | None] = dict.fromkeys(stream for stream, _ in outgoing)
-        for (stream, entry), reply in zip(outgoing, replies, strict=False):
+        try:
+            # What Redis refuses for one stream is no matter of the others.
+            replies = await pipeline.execute(raise_on_error=False)
+        finally:
+            for each in outgoing:
+                each.span.end()
+        faults: dict[str, ResponseError | None] = dict.fromkeys(each.stream for each in outgoing)
+        for (stream, entry, _), reply in zip(outgoing, replies, strict=False):
             if isinstance(reply, ResponseError):
                 faults[stream] = reply
                 self._tell_unsent(stream, _named(entry), reply)
             else:
+                instruments.message_sent(entry[DESTINATION])
                 self._tell_sent(stream, entry)
         if settled:
             is_deleted = not isinstance(replies[-1], ResponseError)

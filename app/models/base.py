@@ -127,6 +127,7 @@ class OutboxRow:
     next_attempt_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
     set_aside_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     set_aside_reason: Mapped[str | None] = mapped_column(Text)
+    traceparent: Mapped[str | None] = mapped_column(Text)
 
     @declared_attr.directive
     def __table_args__(cls) -> tuple[Index, ...]:  # noqa: N805 (SQLAlchemy's signature)

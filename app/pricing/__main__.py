@@ -8,13 +8,15 @@ from contextlib import AsyncExitStack
 
 from app.database import open_shards
 from app.files import ModelStore
+from app.instruments import event_loop_lag
+from app.kit.admin import Readings, measuring_lag, serving_admin
 from app.kit.clock import utc_now
 from app.kit.process import enter_with_retries, exit_on_signals, run_and_exit
 from app.pricing.pricer import Pricer
 from app.pricing.sandbox import Sandbox
 from app.pricing.worker import Worker, WorkerOptions
 from app.settings import Settings, configure
-from app.topology import files_url
+from app.topology import admin_address, files_url
 from sharding.topology import Topology
 
 MAX_ATTEMPTS = 3
@@ -31,7 +33,14 @@ async def work(settings: Settings, topology: Topology) -> None:
     """Run a worker with everything that it needs."""
     models = ModelStore.open(files_url(topology))
     options = WorkerOptions(stop_seconds=settings.stop_seconds)
+    ready = False
+
+    async def state() -> Readings:
+        return Readings(ready, {"status": "ok" if ready else "starting"})
+
     async with AsyncExitStack() as opened:
+        await opened.enter_async_context(serving_admin("pricing", admin_address(topology, "pricing"), state))
+        await opened.enter_async_context(measuring_lag(event_loop_lag))
         sessions = await enter_with_retries(opened, lambda: open_shards(topology, application_name="pricing"))
         # Leases are to be returned from here on: a signal no longer ends the process at once.
         stop = asyncio.Event()
@@ -40,6 +49,7 @@ async def work(settings: Settings, topology: Topology) -> None:
         sandbox = await opened.enter_async_context(Sandbox(concurrency=options.concurrency))
         pricer = Pricer(sessions, models, sandbox, now=utc_now, max_attempts=MAX_ATTEMPTS)
         holder = f"{socket.gethostname()}:{os.getpid()}"
+        ready = True
         await Worker(sessions, pricer, holder=holder, options=options).run(stop)
 
 

@@ -9,7 +9,9 @@ from tempfile import TemporaryDirectory
 import structlog
 from sqlalchemy import select, update
 
+from app import instruments
 from app.files import ModelMissing, ModelStore
+from app.instruments import PricingAttempt
 from app.kit.clock import Clock
 from app.messaging.events import OrderRejected, PriceCalculated
 from app.models.mes import MesOrderItem
@@ -78,9 +80,15 @@ class Pricer:
         Returns:
             False if there is no answer yet, and another attempt may find one: the job is still leased.
         """
-        verdict = await self._consider(held, after)
-        if verdict is None:
-            return False
+        with instruments.pricing_attempt() as attempt:
+            verdict = await self._consider(held, after, attempt)
+            if verdict is None:
+                return False
+            await self._end(held, verdict)
+            attempt.outcome = "priced" if isinstance(verdict, PriceCalculated) else "rejected"
+        return True
+
+    async def _end(self, held: Lease, verdict: Verdict) -> None:
         settled = await self._sessions.transact(held.order_id, partial(self._settle, held, verdict))
         if settled.value is Settlement.LEASE_LOST:
             log.info("lease_lost", attempt=held.attempt)
@@ -88,13 +96,14 @@ class Pricer:
             log.info("job_dropped", attempt=held.attempt)
         else:
             log.info("order_settled", attempt=held.attempt, verdict=verdict.model_dump(mode="json"))
-        return True
 
-    async def _consider(self, held: Lease, after: CausalToken) -> Verdict | None:
+    async def _consider(self, held: Lease, after: CausalToken, attempt: PricingAttempt) -> Verdict | None:
         if held.attempt > self._max_attempts:
             return rejected(str(AttemptsExhausted(self._max_attempts)))
         items, tariff = await self._items_and_tariff(held.order_id, after)
-        outcomes: Outcomes = {key: await self._measured(key) for key in {item.model_key for item in items}}
+        attempt.reused = True  # until one is measured
+        keys = {item.model_key for item in items}
+        outcomes: Outcomes = {key: await self._measured(key, attempt) for key in keys}
         unclear = any(isinstance(found, Unmeasurable) and not found.final for found in outcomes.values())
         if unclear and held.attempt < self._max_attempts:
             return None
@@ -107,11 +116,12 @@ class Pricer:
         async with self._sessions.read(order_id, after=after) as session:
             return (await session.scalars(lines)).all(), await read_tariff(session)
 
-    async def _measured(self, model_key: str) -> Outcome:
+    async def _measured(self, model_key: str, attempt: PricingAttempt) -> Outcome:
         digest = PurePosixPath(model_key).name
-        return await self._cache.get_or_measure(digest, partial(self._fetch_and_measure, model_key))
+        return await self._cache.get_or_measure(digest, partial(self._fetch_and_measure, model_key, attempt))
 
-    async def _fetch_and_measure(self, model_key: str) -> Outcome:
+    async def _fetch_and_measure(self, model_key: str, attempt: PricingAttempt) -> Outcome:
+        attempt.reused = False
         name = PurePosixPath(model_key)
         with TemporaryDirectory(prefix="pricing-") as folder:
             path = Path(folder) / name.name

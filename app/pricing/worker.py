@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from functools import partial
 
 import structlog
+from opentelemetry.trace import Span, SpanKind, StatusCode
 
 from app.files import FilesUnavailable
 from app.kit.tasks import sleep_unless
+from app.kit.telemetry import working
 from app.messaging.backoff import repeat_with_backoff
 from app.pricing import jobs
 from app.pricing.cache import DATABASE_AWAY
@@ -147,6 +149,13 @@ class Worker:
 
     async def _attempt(self, held: Lease, after: CausalToken) -> None:
         """Price a leased order; in the end it is settled, given back, or its lease expires."""
+        attributes = {"mes_storage.attempt": held.attempt}
+        with working(
+            "price order", kind=SpanKind.CONSUMER, order_id=str(held.order_id), attributes=attributes
+        ) as span:
+            await self._price(held, after, span)
+
+    async def _price(self, held: Lease, after: CausalToken, span: Span) -> None:
         rest_seconds = self._options.retry_seconds
         try:
             if not await self._pricer.price(held, after=after):
@@ -157,6 +166,7 @@ class Worker:
             if is_unsupported(error):
                 raise
         except Exception as error:
+            span.set_status(StatusCode.ERROR)
             log.exception("pricing_failed", attempt=held.attempt)
             await self._give_back(held, repr(error), rest_seconds=rest_seconds, counted=True)
 

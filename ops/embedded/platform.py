@@ -26,6 +26,7 @@ from ops.embedded.shape import (
     VALKEY,
     PlatformShape,
     ServiceShape,
+    admin_key,
     roles_of,
     service_key,
     shape_of,
@@ -246,6 +247,8 @@ class Platform:
         ways = [database.primary.port for database in topology.databases.values()]
         if topology.pgbouncer:
             ways.append(topology.pgbouncer.port)
+        if service.shape.admin:
+            ports.start(admin_key(service.name), service.claim_admin_port)
         if service.shape.address:
             key = service_key(service.name)
             started = ports.start(key, lambda port: service.start(port=port, databases=ways))

@@ -167,8 +167,12 @@ class Daemon:
         pid = self.pid()
         return listening_ports(pid) if pid is not None else set()
 
-    def stop_unless_on(self, port: int) -> bool:
+    def stop_unless_on(self, port: int, *, beside: int | None = None) -> bool:
         """Stop the daemon if it listens, but not on `port`: the topology names another by now.
+
+        Parameters:
+            port: where it should listen.
+            beside: where it may listen before that, and which says nothing.
 
         Returns:
             whether it runs.
@@ -177,7 +181,7 @@ class Daemon:
             StopFailed: it survived.
         """
         pid = self.pid()
-        if pid is not None and port not in (ports := listening_ports(pid)) and ports:
+        if pid is not None and port not in (ports := listening_ports(pid)) and ports - {beside}:
             self.stop()
         return self.pid() is not None
 

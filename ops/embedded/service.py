@@ -57,7 +57,8 @@ class ServiceProcess:
             StartFailed: it ended, or was not at work in time.
         """
         log_start = size_of(self._daemon.log)
-        runs = self.pid() is not None if port is None else self._daemon.stop_unless_on(port)
+        beside = self.shape.admin.port if self.shape.admin else None
+        runs = self.pid() is not None if port is None else self._daemon.stop_unless_on(port, beside=beside)
         if not runs:
             self._launch(port)
         works = partial(self._is_connected, databases) if port is None else partial(self.is_healthy, port)
@@ -69,6 +70,19 @@ class ServiceProcess:
             said = last_lines(self._daemon.log, from_byte=log_start)
             raise StartFailed(self.name, why, self._daemon.log, said)
         return not runs
+
+    def claim_admin_port(self, port: int) -> bool:
+        """Return whether it runs; before it is started, its admin port must be free.
+
+        Raises:
+            PortTaken: another program listens there.
+        """
+        if self.pid() is not None:
+            return True
+        host = self.shape.admin.host if self.shape.admin else LOOPBACK
+        if not is_free(port, host):
+            raise PortTaken(f"{self.name} admin port", port, holder_of(port))
+        return False
 
     def _launch(self, port: int | None) -> None:
         if port is not None and not is_free(port, self.host):

@@ -14,7 +14,7 @@ from ops.embedded.state import ComponentState, Kind
 from ops.monitoring.section import monitoring_of
 from ops.ports import LOOPBACK, address_of
 from sharding.errors import TopologyError
-from sharding.topology import Database, Endpoint, Topology, describe
+from sharding.topology import Database, Endpoint, Port, Section, Text, Topology, describe
 
 if TYPE_CHECKING:
     from ops.project.project import ServiceEntry
@@ -109,7 +109,7 @@ class ServiceShape:
     """A service of the project; one without an address is a worker.
 
     `redis` are the rules of its user of Valkey, `environment` is its own part of the environment. `arguments`
-    stand behind the module: it is one of mesctl's own.
+    stand behind the module: it is one of mesctl's own. `admin` is where it has its metrics.
     """
 
     name: str
@@ -119,6 +119,7 @@ class ServiceShape:
     redis: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     arguments: tuple[str, ...] = ()
+    admin: ListenAddress | None = None
 
 
 @dataclass(frozen=True)
@@ -137,6 +138,7 @@ class PlatformShape:
         addresses = {server.name: server.address for server in self.servers}
         addresses |= {replica.name: replica.address for server in self.servers for replica in server.replicas}
         addresses |= {service_key(each.name): each.address for each in self.services if each.address}
+        addresses |= {admin_key(each.name): each.admin for each in self.services if each.admin}
         addresses |= {VALKEY: self.valkey} if self.valkey else {}
         return addresses | ({POOLER: self.pooler} if self.pooler else {})
 
@@ -187,6 +189,11 @@ def roles_of(shapes: Iterable[DatabaseShape]) -> tuple[str, ...]:
 def service_key(service: str) -> str:
     """Return the key of a service in a table of ports: a service and a database may have the same name."""
     return f"{service} service"
+
+
+def admin_key(service: str) -> str:
+    """Return the key of a service's admin port in a table of ports."""
+    return f"{service} admin port"
 
 
 def _in_hba(dbname: str) -> str:
@@ -287,8 +294,17 @@ def _pooler(
     return None
 
 
-class _Listening(Endpoint):
-    """What `[services.NAME]` says for us; the other keys are the service's own."""
+class _Administered(Section):
+    """What `[services.NAME]` says for us of a worker; the other keys are the service's own."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    admin_host: Text = LOOPBACK
+    admin_port: Port | None = None
+
+
+class _Listening(Endpoint, _Administered):
+    """What it says of a service with an API."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -298,14 +314,25 @@ def _services(
 ) -> Iterator[ServiceShape]:
     sections = topology.sections.get("services", {})
     for name, entry in services.items():
-        endpoint = _listening(topology, name, sections[name]) if name in sections else None
+        section = _section(topology, name, sections[name]) if name in sections else None
+        endpoint = section if isinstance(section, _Listening) else None
         host = address_of(endpoint.host) if endpoint else None
         if endpoint and not host:
             elsewhere.append(_elsewhere(name, "service", endpoint))
             continue
         keys: tuple[Key, ...] = (("services", name, "port"),)
         address = ListenAddress(host, endpoint.port, keys) if endpoint and host else None
-        yield ServiceShape(name, entry.module, entry.health, address, entry.redis, entry.environment)
+        admin = _admin(name, section)
+        yield ServiceShape(
+            name, entry.module, entry.health, address, entry.redis, entry.environment, admin=admin
+        )
+
+
+def _admin(name: str, section: _Administered | None) -> ListenAddress | None:
+    host = None if section is None else address_of(section.admin_host)
+    if section is None or section.admin_port is None or host is None:
+        return None
+    return ListenAddress(host, section.admin_port, (("services", name, "admin_port"),))
 
 
 def _exporter(topology: Topology) -> Iterator[ServiceShape]:
@@ -316,9 +343,12 @@ def _exporter(topology: Topology) -> Iterator[ServiceShape]:
         yield ServiceShape(EXPORTER, "ops", "/livez", address, arguments=("monitoring", "exporter"))
 
 
-def _listening(topology: Topology, name: str, section: object) -> Endpoint:
+def _section(topology: Topology, name: str, section: Mapping[str, object]) -> _Administered:
+    """Read `[services.NAME]`: with an admin port alone it is a worker's."""
+    is_worker = "admin_port" in section and section.keys().isdisjoint({"host", "port"})
+    model = _Administered if is_worker else _Listening
     try:
-        return _Listening.model_validate(section)
+        return model.model_validate(section)
     except ValidationError as error:
-        faults = [f"services.{name}.{line}" for line in describe(_Listening, error)]
+        faults = [f"services.{name}.{line}" for line in describe(model, error)]
         raise TopologyError(topology.path, faults) from None

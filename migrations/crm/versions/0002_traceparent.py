@@ -1,0 +1,17 @@
+"""A message names the trace in which it was written."""
+
+from ops.migrate import frozen
+
+revision = "0002"
+down_revision = "0001"
+phase = "pre"
+
+
+def upgrade() -> None:
+    """Run the frozen SQL upwards."""
+    frozen.run(__file__, "up")
+
+
+def downgrade() -> None:
+    """Run the frozen SQL downwards."""
+    frozen.run(__file__, "down")
