@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import timedelta
 from hashlib import sha256
+from importlib.util import find_spec
 from threading import Lock
 from types import MappingProxyType
 
@@ -403,8 +404,22 @@ def _tracers(resource: Resource, otlp_endpoint: str | None, ratio: float) -> Tra
         return TracerProvider(ALWAYS_OFF, resource, shutdown_on_exit=False)
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
+    _instrument()
     url = f"{otlp_endpoint.rstrip('/')}/v1/traces"
     queue = BoundedQueue(CountingExporter(OTLPSpanExporter(url, timeout=_SEND_SECONDS)))
     tracers = TracerProvider(EntrySampler(), resource, shutdown_on_exit=False)
     tracers.add_span_processor(OrderSampling(queue, ratio))
     return tracers
+
+
+def _instrument() -> None:
+    """Have the drivers make spans of what they do, inside of work only: see `EntrySampler`."""
+    from opentelemetry.instrumentation.psycopg import PsycopgInstrumentor
+    from opentelemetry.instrumentation.redis import RedisInstrumentor
+
+    PsycopgInstrumentor().instrument()
+    RedisInstrumentor().instrument()
+    if find_spec("httpx") is not None:  # no service needs it
+        from opentelemetry.instrumentation.httpx import HTTPXClientInstrumentor
+
+        HTTPXClientInstrumentor().instrument()
