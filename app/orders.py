@@ -5,17 +5,21 @@ the same everywhere: lock the order's row, decide, change the status, append a l
 announce it. The lock is what makes the history's numbers and the outbox's order of messages right.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Generic, TypeVar
 
+import structlog
 from sqlalchemy import BigInteger, DateTime, Text, func, insert, literal, select
+from sqlalchemy import event as orm_event
 from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import Session
 
 from app import instruments
 from app.kit.errors import AppError
 from app.kit.telemetry import concerns
+from app.log_events import STATUS_EVENTS
 from app.messaging.errors import NotYet
 from app.messaging.events import Event, OrderCancelled, OrderRejected, PriceCalculated, StatusChanged
 from app.messaging.message import Message
@@ -36,6 +40,10 @@ from app.models.status import TRANSITIONS, Channel, IllegalTransition, Status, c
 from readreplica.sessions import AnySession, WriteSession
 
 AnyOrder = TypeVar("AnyOrder", bound=OrderState)
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("orders")
+
+_WHEN_COMMITTED = "when_committed"
 
 
 @dataclass(frozen=True)
@@ -93,6 +101,36 @@ class UnexpectedEvent(AppError):
         self.source = message.source
         self.type = message.type
         super().__init__(f"{service} does not handle {message.type} from {message.source}")
+
+
+def when_committed(session: WriteSession, call: Callable[[], None]) -> None:
+    """Call `call` once the session's transaction is committed, and never if it is not."""
+    session.sync_session.info.setdefault(_WHEN_COMMITTED, []).append(call)
+
+
+@orm_event.listens_for(Session, "after_commit")
+def _call_committed(session: Session) -> None:
+    for call in session.info.pop(_WHEN_COMMITTED, ()):
+        call()
+
+
+@orm_event.listens_for(Session, "after_rollback")
+def _forget_uncommitted(session: Session) -> None:
+    session.info.pop(_WHEN_COMMITTED, None)
+
+
+def log_change(
+    session: WriteSession, event: str, order: OrderState, *, previous: Status | None = None
+) -> None:
+    """Log that something has happened to an order, once it is committed.
+
+    Parameters:
+        event: one of `app.log_events.LIFE`.
+        order: as it is now.
+        previous: the status that it had, if it has changed.
+    """
+    facts = {"order_id": order.order_id, "order_status": order.status, "channel": order.channel}
+    when_committed(session, lambda: log.info(event, **facts, previous_status=previous))
 
 
 async def get_order(session: AnySession, models: OrderModels[AnyOrder], order_id: int) -> AnyOrder:
@@ -157,6 +195,7 @@ async def add_order(
     if models.service is _MAKES[order.channel]:
         instruments.order_created(session.sync_session, channel=order.channel.value)
     await append_event(session, models, order, actor=actor, now=now, detail=detail)
+    log_change(session, STATUS_EVENTS[order.status], order)
 
 
 async def advance_order(
@@ -181,18 +220,20 @@ async def advance_order(
     Raises:
         IllegalTransition: the order cannot go from its status to `to`.
     """
-    check_transition(order.order_id, order.status, to)
+    previous = order.status
+    check_transition(order.order_id, previous, to)
     if _DECIDES[to] is models.service:  # the others follow, and each change counts once
         instruments.order_advanced(
             session.sync_session,
             channel=order.channel.value,
-            old=order.status.value,
+            old=previous.value,
             new=to.value,
             since=order.changed_at,
             now=now,
         )
     order.status, order.changed_at = to, now
     await append_event(session, models, order, actor=actor, now=now, detail=detail)
+    log_change(session, STATUS_EVENTS[to], order, previous=previous)
 
 
 async def append_event(

@@ -1,7 +1,6 @@
 """What the three services share in becoming a process: an application, its health, its start and its end."""
 
 import asyncio
-import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import NoReturn
@@ -17,12 +16,13 @@ from app.files import ModelTooLarge, UnsupportedModelType
 from app.kit import problem
 from app.kit.admin import AdminAddress, Readings, measuring_lag, serving_admin
 from app.kit.connections import ConnectionLimits, TooFewFiles, limited, log_accept_errors, raise_file_limit
-from app.kit.health import NotReady, Readiness, health_routes
-from app.kit.middleware import BodyLimit, HeadAsGet, Observed, WellFormed
+from app.kit.health import ROUTINE, NotReady, Readiness, health_routes
+from app.kit.middleware import BodyLimit, HeadAsGet, Observed, RequestLog, WellFormed
 from app.kit.pages import pages
 from app.kit.process import enter_with_retries, exit_on_signals, exit_with_fault, run_and_exit
 from app.kit.strict import RequestLimit
 from app.kit.tasks import Background
+from app.log_events import facts_of_path
 from app.messaging.streams import connect_redis
 from app.models.status import IllegalTransition
 from app.orders import IdempotencyKeyReused, UnknownOrder
@@ -36,7 +36,6 @@ _FORM_OVERHEAD_BYTES = 64 * 1024
 _LONGEST_HEADER_BYTES = 16 * 1024
 # As many as wait are looked at in one go, also when none can be accepted.
 _BACKLOG = 512
-_ORDER_PATH = re.compile(r"/v1/orders/([0-9]{1,19})(?:/|$)")
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("serve")
 
@@ -97,7 +96,7 @@ def make_app(
             app.state.learned = open_learned(redis, service, keep_seconds=keep_seconds)
             if not text.is_signed:
                 fix = "set MES_STORAGE_TOKEN_KEYS in every process"
-                log.warning("causal tokens are not signed, and browsers have none", fix=fix)
+                log.warning("tokens_not_signed", fix=f"browsers have none: {fix}")
             yield
 
     app = FastAPI(
@@ -127,7 +126,9 @@ def make_app(
     )
     app.add_middleware(HeadAsGet)
     app.add_middleware(WellFormed)
-    app.add_middleware(Observed, order_of=order_of_path)  # the last one is the first that sees a request
+    app.add_middleware(RequestLog, facts_of=facts_of_path, routine=ROUTINE)
+    # The last one is the first that sees a request.
+    app.add_middleware(Observed, facts_of=facts_of_path)
     problem.install(app, {**STATUSES, **statuses})
     app.include_router(pages(service))
     app.include_router(health_routes(service))
@@ -195,6 +196,7 @@ def server_config(app: FastAPI, settings: Settings, *, host: str, port: int) -> 
         proxy_headers=bool(settings.trusted_proxies),
         forwarded_allow_ips=settings.trusted_proxies,
         log_config=None,
+        access_log=False,  # `RequestLog` writes it, without the client's address
         server_header=False,
     )
 
@@ -216,9 +218,3 @@ async def _serve(service: str, app: FastAPI, server: uvicorn.Server, admin: Admi
     ):
         await enter_with_retries(opened, lambda: app.router.lifespan_context(app))
         await server.serve()
-
-
-def order_of_path(path: str) -> str | None:
-    """Return which order a request is about, by its path."""
-    found = _ORDER_PATH.match(path)
-    return None if found is None else found[1]

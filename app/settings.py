@@ -9,9 +9,10 @@ from pydantic import Field, PositiveInt, SecretStr, ValidationError, ValidationI
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.kit.errors import AppError
-from app.kit.logs import configure_logging
+from app.kit.logs import LogFile, configure_logging
 from app.kit.process import exit_with_fault
 from app.kit.telemetry import start_telemetry
+from app.log_events import SCHEMA
 from app.messaging.signing import parse_peer_keys
 from readreplica.signing import parse_keys
 from sharding.errors import ShardingError
@@ -120,6 +121,22 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """the least severe log line that is written"""
 
+    log_file: Path | None = None
+    """the file that log lines go to, which this process alone writes; without it they go to stderr"""
+
+    log_file_bytes: PositiveInt = 10 * 1024 * 1024
+    """the size at which the log file is renamed to NAME.1, and a new one begun"""
+
+    log_files_kept: Annotated[int, Field(ge=0, le=1000)] = 3
+    """how many older log files are kept"""
+
+    @property
+    def log_output(self) -> LogFile | None:
+        """The log file, None for stderr."""
+        if self.log_file is None:
+            return None
+        return LogFile(self.log_file, max_bytes=self.log_file_bytes, kept=self.log_files_kept)
+
     @field_validator("statement_seconds")
     @classmethod
     def _is_within_the_request(cls, seconds: float, info: ValidationInfo) -> float:
@@ -176,7 +193,10 @@ def configure(process: str) -> tuple[Settings, Topology]:
         topology = Topology.load(settings.topology)
     except (SettingsInvalid, ShardingError) as error:
         exit_with_fault(process, str(error))
-    configure_logging(process, level=settings.log_level)
+    try:
+        configure_logging(process, level=settings.log_level, schema=SCHEMA, file=settings.log_output)
+    except OSError as error:
+        exit_with_fault(process, f"{PREFIX}LOG_FILE: {error.strerror}: {settings.log_file}")
     stop = start_telemetry(process, otlp_endpoint=settings.otlp_endpoint, trace_ratio=settings.trace_ratio)
     atexit.register(stop)
     return settings, topology

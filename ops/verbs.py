@@ -66,6 +66,10 @@ VERBS: Mapping[str, LazyCommand] = {
         "ops.problems.commands:problems",
         "Show what is wrong at this moment, worst first, each with since when and the command that helps.",
     ),
+    "bundle": LazyCommand(
+        "ops.problems.bundle:bundle",
+        "Write everything that an incident needs into one archive, without secrets.",
+    ),
     "migrate": LazyCommand("ops.migrate.commands:app", "Show and change the schema of every database."),
     "partitions": LazyCommand(
         "ops.partitions.commands:app", "Show, plan and change the partitions of every database."
@@ -79,6 +83,10 @@ VERBS: Mapping[str, LazyCommand] = {
         "ops.pgbouncer.commands:app", "Write, check and steer the pooler in front of the databases."
     ),
     "monitoring": LazyCommand("ops.monitoring.commands:app", "Watch the platform."),
+    "forecast": LazyCommand(
+        "ops.forecast.commands:forecast",
+        "Forecast how the platform grows, and when which disk, shard, id space or connection limit is full.",
+    ),
     "init": LazyCommand("ops.project.init:init", "Write the files that a project begins with."),
     "doctor": LazyCommand(
         "ops.project.doctor:doctor", "Check every reference of the project and every database."

@@ -160,6 +160,8 @@ class WritingSession(HookedSession):
         """Record where the primary stood when a COMMIT in doubt was found committed; None: it was aborted."""
         self._outcome, self._in_doubt = CommitOutcome(position), None
         self.record_outcome()
+        if position is not None:
+            self.dispatch.after_commit(self)  # SQLAlchemy's own was not called: its COMMIT has failed
 
     def get_bind(self, *_: Any, **__: Any) -> Engine | Connection:
         """Return the primary's engine, to a session that has passed the gate."""

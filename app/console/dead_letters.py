@@ -6,11 +6,11 @@ The relay never takes one, and a row lock keeps a late acknowledgement apart fro
 
 import asyncio
 import getpass
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 from uuid import UUID
 
 import typer
@@ -26,14 +26,11 @@ from ops.fleet import Outcome, attempt, naming, raise_failures, results_of
 from ops.options import options_of, parse_duration
 from ops.output import note, print_json, print_table, show_rows
 from readreplica.sessions import WriteSession
-from sharding.engines import open_cluster
 from sharding.ids import MAX_ID
 
 app = typer.Typer(
     help="Find messages that no service could handle, and send them again.", no_args_is_help=True
 )
-
-T = TypeVar("T")
 
 MODELS: Mapping[ServiceName, tuple[OrderModels[Any], ...]] = {
     ServiceName.SHOP: (SHOP,),
@@ -42,14 +39,13 @@ MODELS: Mapping[ServiceName, tuple[OrderModels[Any], ...]] = {
 }
 """Where a service's orders are, live ones first."""
 
-WRITE_SECONDS = 10.0
 LOOK_SECONDS = 5
 NOT_KEPT = "order.submitted"
 """A message with the customer's address: a history, which every API shows, does not keep it."""
 
 
 @dataclass(frozen=True, slots=True)
-class DeadLetter:
+class SetAsideMessage:
     """A message that was set aside; `behind` is how many others of its order wait for it."""
 
     message_id: UUID
@@ -105,7 +101,7 @@ class NotRestorable(OpsError):
 
 def find_letters(
     databases: OrderDatabases, wanted: LetterFilter, *, limit: int = 1_000
-) -> list[Outcome[list[DeadLetter]]]:
+) -> list[Outcome[list[SetAsideMessage]]]:
     """Find the dead letters of every database, those that were set aside first in front.
 
     Parameters:
@@ -114,7 +110,7 @@ def find_letters(
         limit: how many of one database at most.
     """
 
-    def read(name: str) -> list[DeadLetter]:
+    def read(name: str) -> list[SetAsideMessage]:
         with databases.connect(name) as connection:
             return list(_letters(connection, name, databases.services[name], wanted, limit))
 
@@ -124,10 +120,10 @@ def find_letters(
 
 def _letters(
     connection: Connection, name: str, service: ServiceName, wanted: LetterFilter, limit: int
-) -> Iterator[DeadLetter]:
+) -> Iterator[SetAsideMessage]:
     query = _matching(SERVICE_TABLES[service].outbox, wanted).limit(limit)
     for row in connection.execute(query):
-        yield DeadLetter(source=name, **row._mapping)
+        yield SetAsideMessage(source=name, **row._mapping)
 
 
 def _matching(outbox: Any, wanted: LetterFilter) -> Select[Any]:
@@ -160,17 +156,29 @@ def _matching(outbox: Any, wanted: LetterFilter) -> Select[Any]:
     return query.order_by(outbox.set_aside_at, outbox.sequence)
 
 
-async def retry_letter(databases: OrderDatabases, letter: DeadLetter) -> None:
+async def retry_letter(
+    databases: OrderDatabases, letter: SetAsideMessage, *, actor: str | None = None
+) -> None:
     """Make a dead letter due again, its attempts counted anew; the relay sends it at its next turn.
+
+    Parameters:
+        databases: the databases.
+        letter: the message.
+        actor: who repairs the order, for its history; None leaves no line there.
 
     Raises:
         NotDeadLetter: it is none any more.
         DatabasesFailed: its database does not answer.
     """
-    outbox = SERVICE_TABLES[databases.services[letter.source]].outbox
+    service = databases.services[letter.source]
+    outbox = SERVICE_TABLES[service].outbox
 
     async def work(session: WriteSession) -> None:
+        found = await lock_anywhere(session, service, letter.order_id) if actor else None
         await _lock_letter(session, outbox, letter)
+        if actor and found:
+            detail = {"repaired": f"the dead letter {letter.message_id} to {letter.destination}"}
+            await append_event(session, *found, actor=actor, now=datetime.now(UTC), detail=detail)
         fresh = {"attempts": 0, "next_attempt_at": func.now(), "set_aside_at": None, "set_aside_reason": None}
         await session.execute(
             update(outbox)
@@ -179,10 +187,12 @@ async def retry_letter(databases: OrderDatabases, letter: DeadLetter) -> None:
             .execution_options(synchronize_session=False)
         )
 
-    await write(databases, letter.source, work)
+    await databases.write(letter.source, work)
 
 
-async def discard_letter(databases: OrderDatabases, letter: DeadLetter, *, reason: str, actor: str) -> bool:
+async def discard_letter(
+    databases: OrderDatabases, letter: SetAsideMessage, *, reason: str, actor: str
+) -> bool:
     """Delete a dead letter, and write a line about it into the history of its order.
 
     Returns:
@@ -210,7 +220,7 @@ async def discard_letter(databases: OrderDatabases, letter: DeadLetter, *, reaso
         await append_event(session, models, order, actor=actor, now=datetime.now(UTC), detail=detail)
         return True
 
-    return await write(databases, letter.source, work)
+    return await databases.write(letter.source, work)
 
 
 async def restore_letter(databases: OrderDatabases, message_id: UUID, order_id: int, *, actor: str) -> str:
@@ -240,7 +250,7 @@ async def restore_letter(databases: OrderDatabases, message_id: UUID, order_id: 
         return True
 
     for name, service in databases.services.items():
-        if await write(databases, name, partial(work, service=service)):
+        if await databases.write(name, partial(work, service=service)):
             return name
     raise NotRestorable(message_id, order_id)
 
@@ -275,7 +285,7 @@ async def lock_anywhere(
     return None
 
 
-async def _lock_letter(session: WriteSession, outbox: Any, letter: DeadLetter) -> Any:
+async def _lock_letter(session: WriteSession, outbox: Any, letter: SetAsideMessage) -> Any:
     row = await session.scalar(
         select(outbox)
         .where(outbox.order_id == letter.order_id, outbox.message_id == letter.message_id)
@@ -290,21 +300,6 @@ async def _lock_letter(session: WriteSession, outbox: Any, letter: DeadLetter) -
 
 def _due(attempts: int, next_at: datetime) -> str:
     return f"it is under way, sent {attempts} times, next at {next_at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
-
-
-async def write(databases: OrderDatabases, name: str, work: Callable[[WriteSession], Awaitable[T]]) -> T:
-    """Run a unit of work in a short transaction on a database, as the role of its service.
-
-    Raises:
-        DatabasesFailed: it does not answer, or refuses.
-    """
-    topology, role = databases.topology, databases.services[name].value
-    with naming(topology.database(name)):
-        async with (
-            asyncio.timeout(WRITE_SECONDS),
-            open_cluster(topology, name, role=role, application_name="mesctl", direct=True) as cluster,
-        ):
-            return (await cluster.transact(work)).value
 
 
 def what_happened(databases: OrderDatabases, message_id: UUID) -> str:
@@ -325,7 +320,7 @@ def what_happened(databases: OrderDatabases, message_id: UUID) -> str:
     return "no outbox and no inbox has it: it was discarded, handled long ago, or never there"
 
 
-def actor() -> str:
+def person() -> str:
     """Return who types here, for the history."""
     return f"mesctl: {getpass.getuser()}"
 
@@ -420,7 +415,7 @@ def retry(
     else:
         failed = find_letters(databases, _filter(source, destination, type_, order, older_than))
         letters = [each for _, found in results_of(failed) for each in found]
-    done: list[DeadLetter] = []
+    done: list[SetAsideMessage] = []
     for letter in letters:
         try:
             if not dry_run:
@@ -447,7 +442,7 @@ def discard(
         raise typer.BadParameter("say why")
     databases = OrderDatabases(options_of(context).topology())
     letter = _find(databases, message_id)
-    if not dry_run and not asyncio.run(discard_letter(databases, letter, reason=reason, actor=actor())):
+    if not dry_run and not asyncio.run(discard_letter(databases, letter, reason=reason, actor=person())):
         note(f"{letter.source} has no order {letter.order_id}: no history has the line")
     _report(context, "discarded", [letter], dry_run=dry_run)
     if not dry_run and letter.type != NOT_KEPT:
@@ -463,14 +458,16 @@ def restore(
 ) -> None:
     """Undo a discard: write the message again, in its old place among those of its order, due at once."""
     options = options_of(context)
-    source = asyncio.run(restore_letter(OrderDatabases(options.topology()), message_id, order, actor=actor()))
+    source = asyncio.run(
+        restore_letter(OrderDatabases(options.topology()), message_id, order, actor=person())
+    )
     if options.json:
         print_json({"restored": str(message_id), "order_id": str(order), "source": source})
     else:
         print(f"restored: {message_id} of order {order}, which {source} owes")
 
 
-def _find(databases: OrderDatabases, message_id: UUID) -> DeadLetter:
+def _find(databases: OrderDatabases, message_id: UUID) -> SetAsideMessage:
     outcomes = find_letters(databases, LetterFilter(message_id=message_id))
     for _, letters in results_of(outcomes):
         if letters:
@@ -479,7 +476,7 @@ def _find(databases: OrderDatabases, message_id: UUID) -> DeadLetter:
     raise NotDeadLetter(message_id, what_happened(databases, message_id))
 
 
-def _report(context: typer.Context, verb: str, letters: Sequence[DeadLetter], *, dry_run: bool) -> None:
+def _report(context: typer.Context, verb: str, letters: Sequence[SetAsideMessage], *, dry_run: bool) -> None:
     if options_of(context).json:
         print_json({"dry_run": dry_run, verb.replace(" ", "_"): [each.as_json() for each in letters]})
         return

@@ -9,11 +9,14 @@ from rich.console import Console
 from rich.table import Table
 
 from app.console.audit.databases import OrderDatabases
+from app.console.audit.repair import repair_orders
 from app.console.audit.report import AuditReport
 from app.console.audit.report import audit as compare
 from app.console.audit.trace import print_trace
 from app.console.audit.trace import trace as read_trace
+from app.console.audit.watch import OrderWatch, watch_orders
 from app.console.dead_letters import app as dead_letters
+from app.console.slow import measure, print_slow, slow_as_json
 from app.console.sweep import delete_unnamed, find_unnamed, naming_store
 from app.files import ModelStore
 from app.messaging.routing import ServiceName
@@ -47,16 +50,40 @@ class OrderNotFound(OpsError):
 @app.command("audit")
 def audit(
     context: typer.Context,
+    *,
     limit: Annotated[int, typer.Option(min=0, help="How many findings to list; all are counted.")] = 100,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="In short transactions, and again until Ctrl-C.")
+    ] = False,
+    every_seconds: Annotated[
+        float, typer.Option(min=0, help="With --watch: the pause between passes.")
+    ] = 30.0,
+    count: Annotated[int, typer.Option(min=0, help="With --watch: end after so many passes; 0: never.")] = 0,
+    repair: Annotated[bool, typer.Option("--repair", help="Send again what is safe to send again.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="With --repair: only say what would be.")
+    ] = False,
 ) -> None:
     """Compare what Shop, CRM and MES hold: nothing lost, nothing twice, all agreed.
 
     Differences that a message under way will settle are counted as in flight and are no fault. It may run
     beside the traffic. Exit status 1 if anything is wrong.
+
+    Without --watch and --repair each database is read in one transaction, which holds up vacuum as long as
+    it takes. With them, orders are read slice by slice in short transactions, and orders that are stuck are
+    found as well. A repair changes no status: it writes a lost message or pricing job again, sends a dead
+    letter again that its service would take by now, and leaves a line in the order's history.
     """
     options = options_of(context)
     topology = options.topology()
     shard_map = asyncio.run(load_shard_map(topology, ServiceName.MES))
+    if watch or repair:
+        watching = OrderWatch(OrderDatabases(topology), shard_of=shard_map.shard_of)
+        if repair:
+            repair_orders(options, OrderDatabases(topology), watching, dry_run=dry_run)
+        else:
+            watch_orders(options, watching, every_seconds=every_seconds, count=count)
+        return
     report = compare(OrderDatabases(topology), shard_of=shard_map.shard_of, keep_findings=limit)
     if options.json:
         print_json(report.as_json())
@@ -115,6 +142,32 @@ def sweep_files(
         print(f"{each.key} {each.size_bytes} bytes, stored {each.stored_at:%Y-%m-%d %H:%M}")
     verb = "would be deleted" if dry_run else "deleted"
     print(f"{len(gone)} of {found.objects} models {verb}, {size_bytes} bytes")
+
+
+@app.command("slow")
+def slow(
+    context: typer.Context,
+    *,
+    since: Annotated[
+        timedelta,
+        typer.Option(parser=parse_duration, metavar="DURATION", help="Orders that were made since so long."),
+    ] = "30d",  # type: ignore[assignment]  # typer parses the text
+    most_orders: Annotated[
+        int, typer.Option(min=1, help="How many orders of a database are read at most, the newest first.")
+    ] = 20_000,
+) -> None:
+    """Show how long orders stand in each status, how much of it is waiting, and the ten slowest.
+
+    It reads histories page by page, each page in a short transaction with a time limit. Drafts are read from
+    the Shop, everything after them from MES, live and archived.
+    """
+    options, now = options_of(context), datetime.now(UTC)
+    report = measure(OrderDatabases(options.topology()), since=now - since, now=now, most_orders=most_orders)
+    if options.json:
+        print_json(slow_as_json(report))
+    else:
+        print_slow(report)
+    raise_failures(report.unread)
 
 
 @app.command("trace")

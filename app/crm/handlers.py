@@ -3,7 +3,7 @@
 from app.messaging.events import CancelRefused, OrderSubmitted
 from app.messaging.message import Message
 from app.models.crm import CrmOrder
-from app.orders import CRM, add_order, append_event, follow, lock_known
+from app.orders import CRM, add_order, append_event, follow, lock_known, log_change
 from readreplica.sessions import WriteSession
 
 
@@ -38,3 +38,4 @@ async def _reopen(session: WriteSession, message: Message, refused: CancelRefuse
     order.cancel_requested_at = None
     detail = {"cancel_refused": refused.reason}
     await append_event(session, CRM, order, actor="mes", now=message.time, detail=detail)
+    log_change(session, "order_cancel_refused", order)

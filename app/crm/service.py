@@ -17,6 +17,7 @@ from app.orders import (
     get_order,
     is_repeated,
     lock_order,
+    log_change,
     read_history,
     record_event,
 )
@@ -89,6 +90,7 @@ class CrmService:
             now = order.cancel_requested_at = self.now()
             await append_event(session, CRM, order, actor=actor, now=now, detail={"cancel_requested": reason})
             await announce(session, CRM, order, CancelRequested(actor=actor, reason=reason), now=now)
+            log_change(session, "order_cancel_requested", order)
         return CrmOrderView.of(order)
 
     async def _write(self, work: Work[CrmOrderView]) -> CrmOrderView:

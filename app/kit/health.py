@@ -25,6 +25,9 @@ KEEP_SECONDS = 1.0
 Check = Callable[[], Coroutine[Any, Any, object]]
 """Raises if something cannot be used."""
 
+ROUTINE = frozenset({"/livez", "/readyz", "/healthz"})
+"""What programs ask every moment."""
+
 log: structlog.stdlib.BoundLogger = structlog.get_logger("health")
 
 

@@ -1,28 +1,86 @@
-"""Logs of a service: one JSON object per line on stderr, the libraries' lines included.
+"""Logs of a service: one JSON object per line in the names of the Elastic Common Schema (ECS).
 
-The application logs by structlog. Our libraries log by the standard library's logging, with fields in
-`extra`: their lines look the same.
+The application logs by structlog, and names an event and short facts: `log.info("message_sent", stream=...)`.
+Our libraries log by the standard library's logging, with fields in `extra`, and others' by text alone: their
+lines look the same. A `LogSchema` says which field of ECS each fact is; what it does not know is one of ours,
+`mes_storage.NAME`. What is bound to the context (`bind`) stands in every line.
 """
 
 import logging
+import os
+import re
 import sys
 import time
-from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
-from typing import Any, TextIO, cast
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, TextIO, cast
 
 import structlog
+from ecs_logging import StructlogFormatter
+from opentelemetry import trace
 from structlog.typing import EventDict, Processor, WrappedLogger
+
+from app.kit.log_masks import mask, mask_text
+from app.kit.log_writer import DescriptorOutput, LogWriter, NoOutput, Output, RotatingFile, StreamOutput
 
 QUIET_SECONDS = 60.0
 """How long a fault that was logged is only counted."""
 
+ECS_VERSION = "9.4.0"
+"""The version of ECS whose names and types are used; app/console/monitoring/elastic/ecs.json has them."""
+
+OURS = "mes_storage."
+"""The beginning of fields that ECS does not have."""
+
 _MOST_KINDS = 1000
 # What differs between two occurrences of one fault.
-_VARYING = frozenset({"timestamp", "path", "order_id", "message_id", "attempt"})
+_VARYING = frozenset(
+    {"timestamp", "path", "message_id", "attempt", "duration_ns", "trace_id", "span_id", "exception"}
+)
+_ORDER = frozenset({"order_id"})
 # Our libraries' loggers: what their records bear beside this is a field, from `extra`.
 _LIBRARIES = frozenset({"partitions", "readreplica", "sharding"})
 _OF_EVERY_RECORD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+DROPPED = "log_lines_dropped"
+
+
+@dataclass(frozen=True)
+class LogSchema:
+    """What the lines of an application hold.
+
+    `fields`: the ECS name of each short one; `outcomes`: `event.outcome` where the level does not say it;
+    `texts`: facts whose values are identifiers, and so text, whatever they are in the program.
+    """
+
+    fields: Mapping[str, str] = field(default_factory=dict)
+    outcomes: Mapping[str, str] = field(default_factory=dict)
+    texts: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class LogFile:
+    """A file for the lines, instead of stderr: its size, and how many older ones are kept."""
+
+    path: Path
+    max_bytes: int
+    kept: int
+
+
+class LineWriter(Protocol):
+    """Takes lines, and never waits."""
+
+    @property
+    def dropped(self) -> int:
+        """How many lines were dropped."""
+
+    def write(self, line: str) -> None:
+        """Take a line."""
+
+    def close(self) -> None:
+        """Write what was taken."""
 
 
 @dataclass
@@ -35,7 +93,10 @@ class _Kind:
 
 
 class Repeats:
-    """Counts the faults that were logged a moment ago, so that only new ones are written."""
+    """Counts the faults that were logged a moment ago, so that only new ones are written.
+
+    The fault of another order is another one, as long as there are not very many.
+    """
 
     def __init__(
         self, *, quiet_seconds: float = QUIET_SECONDS, clock: Callable[[], float] = time.monotonic
@@ -49,6 +110,8 @@ class Repeats:
         if record.levelno < logging.WARNING:
             return True
         key = _identity(record)
+        if key not in self._kinds and len(self._kinds) >= _MOST_KINDS // 2:
+            key = _identity(record, but=_ORDER)
         kind = self._kinds.get(key)
         if kind is None:
             if len(self._kinds) < _MOST_KINDS:
@@ -72,60 +135,136 @@ class Repeats:
         return [kind.last for _, kind in late]
 
 
-def _identity(record: logging.LogRecord) -> Hashable:
+def _identity(record: logging.LogRecord, *, but: frozenset[str] = frozenset()) -> Hashable:
     """Return what two records of one fault have in common."""
     if not isinstance(record.msg, dict):
         error = record.exc_info[1] if record.exc_info else None
         return record.name, record.levelno, str(record.msg), repr(error)
-    facts = {name: fact for name, fact in record.msg.items() if name not in _VARYING}
-    if "exception" in facts:
-        facts["exception"] = str(facts["exception"]).rstrip().rpartition("\n")[2]
+    facts = {name: fact for name, fact in record.msg.items() if name not in _VARYING | but}
+    if "exception" in record.msg:
+        facts["exception"] = str(record.msg["exception"]).rstrip().rpartition("\n")[2]
     return record.name, record.levelno, tuple(sorted((name, str(fact)) for name, fact in facts.items()))
 
 
-class QuietHandler(logging.StreamHandler[TextIO]):
+class QuietHandler(logging.Handler):
     """Writes a fault that goes on happening once a minute, with how often it has."""
 
-    def __init__(self, stream: TextIO, repeats: Repeats, *, processors: Sequence[Processor] = ()) -> None:
-        """Write to a stream.
+    def __init__(self, writer: LineWriter, repeats: Repeats, *, processors: Sequence[Processor] = ()) -> None:
+        """Write lines.
 
         Parameters:
-            stream: where the lines go.
+            writer: takes them.
             repeats: counts the faults that go on.
             processors: what makes an event of a library's record, as structlog does of the application's.
         """
-        super().__init__(stream)
+        super().__init__()
+        self.writer = writer
         self._repeats = repeats
         self._processors = processors
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a record, or count it; and first what has been counted long enough."""
-        for late in self._repeats.due():
-            super().emit(late)
-        if isinstance(record.msg, str) and record.name.partition(".")[0] in _LIBRARIES:
-            record = _as_event(record, self._processors)
-        if self._repeats.admit(record):
-            super().emit(record)
+        try:
+            for late in self._repeats.due():
+                self.writer.write(self.format(late))
+            if isinstance(record.msg, str) and self._processors:
+                record = _as_event(record, self._processors)
+            _count_error(record)
+            if self._repeats.admit(record):
+                self.writer.write(self.format(record))
+        except Exception:  # as every handler of the standard library does: a line is not worth a request
+            self.handleError(record)
 
     def close(self) -> None:
         """Write what was counted."""
         for late in self._repeats.due(all_of_them=True):
-            super().emit(late)
+            self.writer.write(self.format(late))
+        self.writer.close()
         super().close()
 
 
 def _as_event(record: logging.LogRecord, processors: Sequence[Processor]) -> logging.LogRecord:
     """Return a library's record as structlog would have made it, with the fields and the context of now."""
     facts = vars(record)
-    event: EventDict = {name: fact for name, fact in facts.items() if name not in _OF_EVERY_RECORD}
+    is_ours = record.name.partition(".")[0] in _LIBRARIES
+    event: EventDict = {}
+    if is_ours:
+        event.update((name, fact) for name, fact in facts.items() if name not in _OF_EVERY_RECORD)
     event["event"] = record.getMessage()
     if record.exc_info:
         event["exc_info"] = record.exc_info
     logger, level = logging.getLogger(record.name), record.levelname.lower()
+    if not is_ours:
+        event["is_text"] = True
     for process in processors:
         event = cast("EventDict", process(logger, level, event))
     made = {"msg": event, "args": (), "exc_info": None, "exc_text": None, "_logger": logger, "_name": level}
     return logging.makeLogRecord(facts | made)
+
+
+ErrorListener = Callable[[str], None]
+"""Called with `event.action` of each line of level ERROR, also of those that are only counted."""
+
+_listeners: list[ErrorListener] = []
+
+
+def on_error(listener: ErrorListener) -> None:
+    """Call `listener` with the event of each ERROR from now on."""
+    _listeners.append(listener)
+
+
+def _count_error(record: logging.LogRecord) -> None:
+    if record.levelno >= logging.ERROR and isinstance(record.msg, dict):
+        for listener in _listeners:
+            listener(_action(record.msg) or record.name)
+
+
+def dropped_lines() -> int:
+    """Count the lines of this process that were dropped: too many at once, or nowhere to write them to."""
+    handlers = logging.getLogger().handlers
+    return sum(handler.writer.dropped for handler in handlers if isinstance(handler, QuietHandler))
+
+
+_of_request: ContextVar[dict[str, Any]] = ContextVar("of_request")
+
+
+def bind(**facts: Any) -> None:
+    """Have these facts in every line from here on, and in the line of the request that this is a part of.
+
+    A request is worked on in a task of its own, whose context the middleware does not see.
+    """
+    structlog.contextvars.bind_contextvars(**facts)
+    _of_request.get({}).update(facts)
+
+
+def begin_request(**facts: Any) -> dict[str, Any]:
+    """Begin with these facts alone, and return where `bind` puts more of them."""
+    structlog.contextvars.clear_contextvars()
+    shared: dict[str, Any] = {}
+    _of_request.set(shared)
+    bind(**facts)
+    return shared
+
+
+def _name_error(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Add the type and the message of the error that the line is about."""
+    about = event.get("exc_info")
+    error = about if isinstance(about, BaseException) else None
+    if about and error is None:
+        error = (about if isinstance(about, tuple) else sys.exc_info())[1]
+    if error is not None:
+        event.setdefault("error", str(error))
+        event.setdefault("error_type", f"{type(error).__module__}.{type(error).__qualname__}")
+    return event
+
+
+def _add_trace(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Add the ids of the span that is being made, if one is."""
+    context = trace.get_current_span().get_span_context()
+    if context.is_valid:
+        event["trace_id"] = trace.format_trace_id(context.trace_id)
+        event["span_id"] = trace.format_span_id(context.span_id)
+    return event
 
 
 def _tell_repeated(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
@@ -135,12 +274,75 @@ def _tell_repeated(_logger: WrappedLogger, _method: str, event: EventDict) -> Ev
     return event
 
 
-def configure_logging(service: str, *, level: str) -> None:
-    """Send every log line of this process to stderr as JSON; see `QuietHandler`.
+_OF_ALL: Mapping[str, str] = {
+    "timestamp": "@timestamp",
+    "level": "log.level",
+    "logger": "log.logger",
+    "service": "service.name",
+    "error": "error.message",
+    "error_type": "error.type",
+    "exception": "error.stack_trace",
+    "trace_id": "trace.id",
+    "span_id": "span.id",
+}
+_OF_NONE = frozenset({"event", "is_text"})
+_FAULTS = frozenset({"warning", "error", "critical"})
+
+
+def _action(event: Mapping[str, Any]) -> str | None:
+    """Return `event.action`: an event's name, or our libraries' text as a name; None of another library's."""
+    if event.get("is_text"):
+        return None
+    return re.sub(r"\W+", "_", str(event["event"])).strip("_").lower()
+
+
+@dataclass(frozen=True)
+class _ToEcs:
+    """Renames the facts of a line, masks what must not stand in one, and adds what all have."""
+
+    schema: LogSchema
+    pid: int = field(default_factory=os.getpid)
+
+    def __call__(self, _logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+        names, texts = {**_OF_ALL, **self.schema.fields}, self.schema.texts
+        line: EventDict = {}
+        for name, fact in event.items():
+            if name not in _OF_NONE and fact is not None:
+                line[names.get(name) or f"{OURS}{name}"] = mask(name, str(fact) if name in texts else fact)
+        action = _action(event)
+        if action is not None:
+            line["event.action"] = action
+            default = "failure" if event.get("level") in _FAULTS else "success"
+            line["event.outcome"] = self.schema.outcomes.get(action, default)
+        line["event"] = mask_text(str(event["event"]).replace("_", " ").strip())
+        line["process.pid"] = self.pid
+        return line
+
+
+class _EcsFormatter(StructlogFormatter):
+    """ecs-logging's formatter, with the version of the schema that is in use."""
+
+    def __call__(self, logger: WrappedLogger, method: str, event: EventDict) -> str:
+        return super().__call__(logger, method, dict(event))
+
+    def format_to_ecs(self, event_dict: dict[str, Any]) -> dict[str, Any]:
+        event_dict["ecs.version"] = ECS_VERSION
+        return super().format_to_ecs(event_dict)
+
+
+def configure_logging(
+    service: str, *, level: str, schema: LogSchema | None = None, file: LogFile | None = None
+) -> None:
+    """Write every log line of this process as JSON; see `QuietHandler` and `LogWriter`.
 
     Parameters:
         service: stands in each line.
         level: the least severe level that is written, such as "info".
+        schema: what the lines hold.
+        file: where they go; stderr without it.
+
+    Raises:
+        OSError: the file cannot be opened.
     """
 
     def name_service(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
@@ -152,6 +354,8 @@ def configure_logging(service: str, *, level: str) -> None:
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _add_trace,
+        _name_error,
         structlog.processors.format_exc_info,
         name_service,
     ]
@@ -165,16 +369,35 @@ def configure_logging(service: str, *, level: str) -> None:
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
-    handler = QuietHandler(sys.stderr, Repeats(), processors=common)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            # For lines that come from the standard library's logging: uvicorn's, for example.
-            foreign_pre_chain=common,
-            processors=[
-                _tell_repeated,
-                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                structlog.processors.JSONRenderer(),
-            ],
-        )
+    formatter = structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=common,
+        processors=[
+            _tell_repeated,
+            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+            _ToEcs(schema or LogSchema()),
+            _EcsFormatter(ensure_ascii=False),
+        ],
     )
+
+    def tell_dropped(count: int) -> str:
+        event: EventDict = {"event": DROPPED, "count": count}
+        for process in common:
+            event = cast("EventDict", process(logging.getLogger("logs"), "warning", event))
+        made = {"name": "logs", "levelno": logging.WARNING, "levelname": "WARNING", "msg": event}
+        return formatter.format(logging.makeLogRecord({**made, "_logger": None, "_name": "warning"}))
+
+    handler = QuietHandler(LogWriter(_output(file), tell_dropped=tell_dropped), Repeats(), processors=common)
+    handler.setFormatter(formatter)
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
+
+
+def _output(file: LogFile | None) -> Output:
+    if file is not None:
+        return RotatingFile(file.path, max_bytes=file.max_bytes, kept=file.kept)
+    stream = cast("TextIO | None", sys.stderr)
+    if stream is None:
+        return NoOutput()
+    try:
+        return DescriptorOutput(stream.fileno())
+    except (OSError, ValueError):  # it has none, or is closed
+        return NoOutput() if stream.closed else StreamOutput(stream)

@@ -1,10 +1,11 @@
-"""ASGI middleware: measures requests, refuses what is ambiguous or too large, and answers HEAD as GET."""
+"""ASGI middleware: measures, logs, refuses what is ambiguous or too large, and answers HEAD as GET."""
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from urllib.parse import unquote_to_bytes
 
+import structlog
 from opentelemetry.trace import Span, SpanKind, StatusCode
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
@@ -13,8 +14,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app import instruments
 from app.kit import problem
 from app.kit.connections import HEALTH
+from app.kit.logs import begin_request
 from app.kit.strict import BodyTooLarge, content_length
 from app.kit.telemetry import cause_of, working
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("request")
 
 _BROKEN_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 
@@ -30,14 +34,14 @@ class Observed:
     notes the addresses of clients. FastAPI's own knows no order.
     """
 
-    def __init__(self, app: ASGIApp, *, order_of: Callable[[str], str | None]) -> None:
+    def __init__(self, app: ASGIApp, *, facts_of: Callable[[str], Mapping[str, str]]) -> None:
         """Measure an application.
 
         Parameters:
-            order_of: reads from a path which order a request is about.
+            facts_of: reads from a path what it says of an order, such as its `order_id`.
         """
         self._app = app
-        self._order_of = order_of
+        self._facts_of = facts_of
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on. Questions after the health are no one's work, and are measured only."""
@@ -49,7 +53,7 @@ class Observed:
             return
         given = Headers(scope=scope).get("traceparent")
         context, links = cause_of(given)
-        order_id = self._order_of(scope["path"])
+        order_id = self._facts_of(scope["path"]).get("order_id")
         with working(
             scope["method"], kind=SpanKind.SERVER, order_id=order_id, context=context, links=links
         ) as span:
@@ -199,3 +203,46 @@ class BodyLimit:
     def _check(self, size: int) -> None:
         if size > self._max_bytes:
             raise BodyTooLarge(self._max_bytes)
+
+
+class RequestLog:
+    """Binds what a request is about to every line of it, and writes one when it is answered.
+
+    The context is that of the server's task for the request, and ends with it; so what the server itself logs
+    of the request bears the same facts. Refusals and failures have lines of their own, in `app.kit.problem`.
+    """
+
+    def __init__(
+        self, app: ASGIApp, *, facts_of: Callable[[str], Mapping[str, str]], routine: frozenset[str]
+    ) -> None:
+        """Log requests.
+
+        Parameters:
+            app: what answers them.
+            facts_of: returns what a path says.
+            routine: paths that programs ask every moment; their lines have the level DEBUG.
+        """
+        self._app = app
+        self._facts_of = facts_of
+        self._routine = routine
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        path, begun = scope["path"], time.perf_counter_ns()
+        bound = begin_request(**self._facts_of(path))
+        status = 0
+
+        async def sending(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        await self._app(scope, receive, sending)
+        if 0 < status < 400:
+            write = log.debug if path in self._routine else log.info
+            facts = {"path": path, "method": scope["method"], "http_status": status, **bound}
+            write("request_answered", **facts, duration_ns=time.perf_counter_ns() - begun)

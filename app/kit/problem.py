@@ -148,7 +148,9 @@ def _answer(
     facts: Mapping[str, Any] | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> JSONResponse:
-    """Make the response; `name` is the problem's, in words."""
+    """Make the response; `name` is the problem's, in words. A refusal is logged, a failure has been."""
+    if status < HTTPStatus.INTERNAL_SERVER_ERROR:
+        log.info("request_refused", **_asked(request, status), error=f"{name}: {detail}")
     content = {
         **(facts or {}),
         "type": problem_type(name),
@@ -158,6 +160,11 @@ def _answer(
         "instance": printable(request.scope["path"]),
     }
     return JSONResponse(content, status, headers=headers, media_type=MEDIA_TYPE)
+
+
+def _asked(request: Request, status: int) -> dict[str, Any]:
+    """Return what a line about a request holds of it."""
+    return {"path": request.scope["path"], "method": request.scope["method"], "http_status": status}
 
 
 def _foreseen(status: int) -> Callable[[Request, Exception], Awaitable[JSONResponse]]:
@@ -268,7 +275,7 @@ def _outage(error: BaseException | None) -> _Outage:
 
 async def _unavailable(request: Request, error: Exception) -> JSONResponse:
     """Answer that something this service needs is away; the details are for the log."""
-    log.warning("unavailable", path=request.scope["path"], error=str(error))
+    log.error("unavailable", **_asked(request, 503), error=str(error), error_type=type(error).__name__)
     outage = _outage(_cause(error))
     seconds = max(1, math.ceil(outage.retry_after_seconds))
     return _answer(
@@ -293,7 +300,7 @@ async def _in_doubt(request: Request, error: Exception) -> JSONResponse:
     To repeat it is safe. With its key, a request finds the order that it has made; and a change of an order
     that its actor has made already is answered as it was (`app.orders.is_repeated`).
     """
-    log.error("commit in doubt", path=request.scope["path"], error=str(error))
+    log.error("commit_in_doubt", **_asked(request, 503), error=str(error))
     return _answer(
         request,
         status=503,
@@ -313,8 +320,8 @@ async def _timed_out(request: Request, error: Exception) -> JSONResponse:
 
 async def _misrouted(request: Request, error: Exception) -> JSONResponse:
     """Answer a unit of work that named a key of another shard: a fault of ours, which repeating keeps."""
-    log.error("misrouted", path=request.scope["path"], exc_info=error)
-    return await _unforeseen(request, error)
+    log.error("misrouted", **_asked(request, 500), exc_info=error)
+    return _internal_error(request)
 
 
 def refused_token(request: Request, fault: TokenMalformed, *, header: str) -> JSONResponse:
@@ -333,7 +340,6 @@ async def _database(request: Request, error: Exception) -> JSONResponse:
     """Answer a database error: what heals by itself is a 503, anything else is a bug."""
     if _heals(error.__cause__ if isinstance(error, ShardFailed) else error):
         return await _unavailable(request, error)
-    log.error("unforeseen", path=request.scope["path"], exc_info=error)
     return await _unforeseen(request, error)
 
 
@@ -345,8 +351,13 @@ def _heals(error: BaseException | None) -> bool:
     return isinstance(error, _UNAVAILABLE)
 
 
-async def _unforeseen(request: Request, _error: Exception) -> JSONResponse:
-    """Answer a fault of ours, without its internals; the server logs it, for it is raised again."""
+async def _unforeseen(request: Request, error: Exception) -> JSONResponse:
+    """Answer a fault of ours, without its internals, which are logged."""
+    log.error("unforeseen", **_asked(request, 500), exc_info=error)
+    return _internal_error(request)
+
+
+def _internal_error(request: Request) -> JSONResponse:
     return _answer(
         request,
         status=500,

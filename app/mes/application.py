@@ -74,7 +74,8 @@ def build(settings: Settings, topology: Topology) -> FastAPI:
 
 def _cursor_keys(settings: Settings) -> CursorKeys | None:
     if settings.cursor_key is None:
-        log.warning("page cursors end with this process", fix="set MES_STORAGE_CURSOR_KEY in every process")
+        fix = "set MES_STORAGE_CURSOR_KEY in every process"
+        log.warning("page_cursors_end_with_this_process", fix=fix)
         return None
     previous = settings.cursor_key_previous
     return CursorKeys(

@@ -27,6 +27,7 @@ from app.orders import (
     announce,
     append_event,
     lock_known,
+    log_change,
     record_event,
 )
 from readreplica.sessions import WriteSession
@@ -98,3 +99,4 @@ async def _refuse(
     await append_event(session, models, order, actor="mes", now=now, detail=detail)
     refused = CancelRefused(reason=reason, status=order.status)
     await announce(session, models, order, refused, now=now)
+    log_change(session, "order_cancel_refused", order)

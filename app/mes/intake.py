@@ -9,6 +9,7 @@ from uuid import uuid4
 
 from app.files import ModelStore, StoredModel, Upload, model_name, model_suffix
 from app.kit.clock import Clock
+from app.kit.logs import bind
 from app.mes import repository
 from app.mes.schemas import MesOrderView, PartnerOrder
 from app.messaging import inbox
@@ -87,6 +88,7 @@ class PartnerIntake:
         reserved = await self._reserve(request.partner, key, digest)
         if reserved.request_digest != digest:
             raise IdempotencyKeyReused(key, reserved.order_id)
+        bind(order_id=reserved.order_id)
         submitted = _submitted(request, stored, name, at=self.now())
         message = Message(
             id=reserved.message_id,

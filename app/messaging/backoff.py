@@ -52,7 +52,7 @@ async def repeat_with_backoff(
                 raise
             failures += 1
             if _kind_of(error) != logged:
-                log.warning("interrupted", error=str(error), exc_info=not _is_foreseen(error))
+                log.error("interrupted", error=str(error), exc_info=not _is_foreseen(error))
                 logged = _kind_of(error)
             pause = delay_seconds(
                 failures, base_seconds=first_pause_seconds, cap_seconds=longest_pause_seconds, jitter=0

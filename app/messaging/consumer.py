@@ -138,7 +138,7 @@ class Consumer:
         self._max_attempts = max_attempts
         self._block_ms = max(1, round(block_seconds * 1000))
         self._running: set[asyncio.Task[None]] = set()
-        self._log: structlog.stdlib.BoundLogger = structlog.get_logger("consumer").bind(service=self._group)
+        self._log: structlog.stdlib.BoundLogger = structlog.get_logger("consumer")
         self._faults = FaultLog(self._log)
         self.refusals = Refusals(self._log)
 
@@ -228,7 +228,7 @@ class Consumer:
             except EntryRefused as error:
                 self.refusals.note(error)
             except Exception as error:
-                self._log.warning("message_unanswered", error=shortened(str(error)))
+                self._log.error("message_unanswered", error=shortened(str(error)))
 
     async def _answer(self, sender: ServiceName, source: str, ack: Ack) -> None:
         stream = acks_stream(source)
@@ -237,6 +237,7 @@ class Consumer:
             await self._redis.xadd(stream, fields_of(signed), maxlen=MAX_ENTRIES, approximate=True)
         except ResponseError as fault:
             self._faults.note(stream, "write", fault)
+            self._log.error("message_unanswered", error=shortened(str(fault)))
         else:
             self._faults.note(stream, "write", None)
 
@@ -256,7 +257,10 @@ class Consumer:
         await self._learned(message.order_id, here.token)
         outcome: Literal["handled", "repeated"] = "handled" if done.value else "repeated"
         instruments.message_handled(message.source, message.type, outcome)
-        self._log.info(f"message_{outcome}")
+        if done.value:
+            self._log.info("message_handled")
+        else:
+            self._log.info("message_repeated")
         return Ack(message.id, self._group)
 
     def _message(self, sender: ServiceName, entry: Mapping[str, str]) -> Message:
@@ -291,7 +295,12 @@ class Consumer:
             self._log.error("message_refused", reason=reason, exc_info=error)
             return Ack(message.id, self._group, reason=reason)
         instruments.message_handled(message.source, message.type, "postponed")
-        self._log.warning("message_postponed", attempt=message.attempt, error=repr(error))
+        if isinstance(error, NotYet):
+            self._log.warning("message_postponed", attempt=message.attempt, error=str(error))
+        else:
+            # Of what passes by itself its name is enough; the rest is a fault of ours.
+            about = None if isinstance(error, _PASSING) or _is_demoted_primary(error) else error
+            self._log.error("message_postponed", attempt=message.attempt, error=repr(error), exc_info=about)
         return None
 
 

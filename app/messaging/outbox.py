@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID, uuid4
 
 from sqlalchemy import Select, Text, case, cast, delete, func, insert, select, update
@@ -160,24 +160,65 @@ def _due(outbox: type[OutboxRow], destinations: Destinations, limit: int) -> Sel
     )
 
 
-async def settle(
-    session: WriteSession, outbox: type[OutboxRow], acks: Collection[Ack]
-) -> list[tuple[str, datetime]]:
-    """Delete the messages that were handled, and mark those that cannot be as dead letters.
+class UnsentMessage(NamedTuple):
+    """A message that waits to be sent."""
+
+    destination: str
+    order_id: int
+    message_id: UUID
+    type: str
+
+
+async def waiting_for(
+    session: WriteSession, outbox: type[OutboxRow], destinations: Collection[str], *, limit: int
+) -> Sequence[UnsentMessage]:
+    """Return the oldest messages that are owed to some services, and are no dead letters."""
+    owed = (
+        select(outbox.destination, outbox.order_id, outbox.message_id, outbox.type)
+        .where(outbox.set_aside_at.is_(None), outbox.destination.in_(destinations))
+        .order_by(outbox.sequence)
+        .limit(limit)
+    )
+    return [UnsentMessage._make(row) for row in await session.execute(owed)]
+
+
+class DeadLetter(NamedTuple):
+    """A message that has just been set aside."""
+
+    order_id: int
+    message_id: UUID
+    type: str
+    reason: str
+
+
+class AcknowledgedMessage(NamedTuple):
+    """A message that was handled, and is deleted."""
+
+    destination: str
+    written_at: datetime
+
+
+class Settled(NamedTuple):
+    """What came of the messages that were answered."""
+
+    acknowledged: Sequence[AcknowledgedMessage]
+    dead: Sequence[DeadLetter]
+
+
+async def settle(session: WriteSession, outbox: type[OutboxRow], acks: Collection[Ack]) -> Settled:
+    """Delete the messages that were handled, and mark those that cannot be as dead letters; return both.
 
     An acknowledgement may come twice, or after the row has gone: both change nothing. Nor does one of a
     service to which the message is not owed.
-
-    Returns:
-        of each message that was handled and is deleted, its destination and when its event happened.
     """
-    settled: list[tuple[str, datetime]] = []
+    acknowledged: list[AcknowledgedMessage] = []
     handled: dict[str, list[UUID]] = {}
+    dead: list[DeadLetter] = []
     for ack in acks:
         if ack.reason is None:
             handled.setdefault(ack.consumer, []).append(ack.message_id)
             continue
-        await session.execute(
+        marked = await session.execute(
             update(outbox)
             .where(
                 outbox.message_id == ack.message_id,
@@ -185,11 +226,13 @@ async def settle(
                 outbox.set_aside_at.is_(None),
             )
             .values(set_aside_at=func.now(), set_aside_reason=ack.reason)
+            .returning(outbox.order_id, outbox.message_id, outbox.type)
         )
+        dead += [DeadLetter(*row, ack.reason) for row in marked]
     for consumer, ids in handled.items():
         gone = delete(outbox).where(outbox.message_id.in_(ids), outbox.destination == consumer)
         # A hand may have written a time that Python has not, and it must not stop the relay.
         known = case((outbox.created_at.between(_FIRST, _LAST), outbox.created_at))
         times = await session.execute(gone.returning(known))
-        settled += [(consumer, at) for (at,) in times if at is not None]
-    return settled
+        acknowledged += [AcknowledgedMessage(consumer, at) for (at,) in times if at is not None]
+    return Settled(acknowledged, dead)

@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from time import monotonic
 from typing import NamedTuple
+from uuid import UUID
 
 import structlog
 from opentelemetry.trace import Span
 from redis.asyncio import Redis
-from redis.exceptions import ResponseError
+from redis.exceptions import RedisError, ResponseError
 from sqlalchemy import Boolean, func, literal_column, select
 
 from app import instruments
@@ -19,7 +20,7 @@ from app.kit.telemetry import TRACEPARENT, traceparent_of
 from app.messaging.backoff import delay_seconds, repeat_with_backoff
 from app.messaging.errors import EntryRefused, shortened
 from app.messaging.message import SENT, TOKEN, Ack, Dispatch, encode
-from app.messaging.outbox import claim, settle
+from app.messaging.outbox import DeadLetter, claim, settle, waiting_for
 from app.messaging.routing import ServiceName, destinations_of
 from app.messaging.signing import DESTINATION, EntrySigner, Refusals
 from app.messaging.streams import (
@@ -45,6 +46,10 @@ _BEGIN = select(literal_column(try_acquire_sql(str(_LOCK), until_commit=True), B
 
 # Between two turns, so that acknowledgements gather and are settled together.
 _REST_SECONDS = 0.02
+
+# In an outage: how often the orders that wait are looked for, and how many are named.
+_NAME_SECONDS = 2.0
+_MOST_NAMED = 1000
 
 _WITHHOLD_SECONDS = 600.0
 """For how long a service gets no trace after code of an older release has refused a message for one."""
@@ -117,6 +122,8 @@ class Relay:
         self._jitter = jitter
         self._log: structlog.stdlib.BoundLogger = structlog.get_logger("relay").bind(database=source)
         self._faults = FaultLog(self._log)
+        self._named: set[UUID] = set()
+        self._name_next = 0.0
         self.refusals = Refusals(self._log)
         self._withheld: dict[str, float] = {}
 
@@ -125,7 +132,12 @@ class Relay:
 
         async def turn() -> None:
             # Another relay may work here, and then the acknowledgements that end our wait are for it.
-            await sleep_unless(stop, _REST_SECONDS if await self.turn() else self._poll_seconds)
+            try:
+                has_worked = await self.turn()
+            except RedisError as error:
+                await self._name_unsent(dict.fromkeys(self._destinations, error))
+                raise
+            await sleep_unless(stop, _REST_SECONDS if has_worked else self._poll_seconds)
 
         await repeat_with_backoff(turn, stop=stop, log=self._log)
 
@@ -143,12 +155,37 @@ class Relay:
                 return False
             settled = await settle(session, self._outbox, self._understood(received))
             claimed = await self._claim(session, destinations)
-        for destination, written_at in settled:
+        for destination, written_at in settled.acknowledged:
             instruments.message_acknowledged(destination, seconds=(now - written_at).total_seconds())
         # Each message was committed before it was claimed: what sees this commit sees it.
         stamps = {TOKEN: session.token.encode(), SENT: now.isoformat()}
+        self._tell_dead(settled.dead)
         await self._send([self._sending(each, stamps, now) for each in claimed], settled=received)
+        await self._name_unsent(destinations.unusable)
         return True
+
+    async def _name_unsent(self, faults: Mapping[str, RedisError]) -> None:
+        """Log each order whose message cannot be sent, once in an outage, and not those that come very late.
+
+        Parameters:
+            faults: what Redis said, by destination; none: the outage is over.
+        """
+        now = asyncio.get_running_loop().time()
+        if not faults:
+            self._named.clear()
+        elif now >= self._name_next and len(self._named) < _MOST_NAMED:
+            self._name_next = now + _NAME_SECONDS
+            async with self._cluster.write() as session:
+                owed = await waiting_for(session, self._outbox, list(faults), limit=_MOST_NAMED)
+            for row in owed:
+                if row.message_id not in self._named:
+                    self._named.add(row.message_id)
+                    said = {"order_id": str(row.order_id), "message_id": str(row.message_id)}
+                    self._tell_unsent(
+                        orders_stream(row.destination),
+                        {**said, "message_type": row.type},
+                        faults[row.destination],
+                    )
 
     def _sending(self, message: Dispatch, stamps: Mapping[str, str], now: datetime) -> Sending:
         """Begin to send a message: its entry, signed, in which this sending is what it continues."""
@@ -197,11 +234,12 @@ class Relay:
             # While a release is rolled out. The message is sent again, as that code knows it.
             self._log.info("trace_withheld", destination=ack.consumer)
             self._withheld[ack.consumer] = monotonic() + _WITHHOLD_SECONDS
-        acks = [ack for ack in acks if not ack.is_of_older_code]
-        for ack in acks:
-            if ack.reason is not None:
-                self._log.error("message_set_aside", message_id=str(ack.message_id), reason=ack.reason)
-        return acks
+        return [ack for ack in acks if not ack.is_of_older_code]
+
+    def _tell_dead(self, dead: Sequence[DeadLetter]) -> None:
+        for each in dead:
+            said = {"order_id": each.order_id, "message_id": each.message_id, "message_type": each.type}
+            self._log.error("message_set_aside", **said, reason=each.reason)
 
     def _verified(self, received: Sequence[Entry]) -> Iterator[tuple[ServiceName, dict[str, str]]]:
         for _, entry in received:
@@ -251,6 +289,7 @@ class Relay:
         for (stream, entry, _), reply in zip(outgoing, replies, strict=False):
             if isinstance(reply, ResponseError):
                 faults[stream] = reply
+                self._tell_unsent(stream, _named(entry), reply)
             else:
                 instruments.message_sent(entry[DESTINATION])
                 self._tell_sent(stream, entry)
@@ -261,11 +300,13 @@ class Relay:
             self._faults.note(stream, "write", fault)
 
     def _tell_sent(self, stream: str, entry: dict[str, str]) -> None:
-        self._log.debug(
-            "message_sent",
-            stream=stream,
-            order_id=entry["subject"],
-            message_id=entry["id"],
-            message_type=entry["type"],
-            attempt=entry["attempt"],
-        )
+        self._log.info("message_sent", stream=stream, **_named(entry), attempt=int(entry["attempt"]))
+
+    def _tell_unsent(self, stream: str, named: Mapping[str, str], fault: RedisError) -> None:
+        said = shortened(str(fault)) or type(fault).__name__
+        self._log.error("message_not_sent", stream=stream, **named, error=said)
+
+
+def _named(entry: Mapping[str, str]) -> dict[str, str]:
+    """Return what a line about a message holds of it."""
+    return {"order_id": entry["subject"], "message_id": entry["id"], "message_type": entry["type"]}

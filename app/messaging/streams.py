@@ -89,7 +89,7 @@ async def connect_redis(url: str, *, answer_seconds: float = 2.0) -> AsyncIterat
             address = f"{words.get('host')}:{words.get('port', 6379)}"
             raise RedisRefuses(address, words.get("username"), str(error)) from error
         except (RedisError, OSError, TimeoutError) as error:
-            log.warning("redis_away", error=str(error))
+            log.error("redis_away", error=str(error))
         yield redis
 
 
@@ -219,4 +219,4 @@ class FaultLog:
             self.log.info("stream_usable", stream=stream, doing=doing)
         else:
             self._known[stream, doing] = said
-            self.log.warning("stream_unusable", stream=stream, doing=doing, error=said)
+            self.log.error("stream_unusable", stream=stream, doing=doing, error=said)

@@ -1,6 +1,7 @@
 """Price one order that was leased: measure its models, decide, and settle it in one transaction."""
 
 from collections.abc import Sequence
+from enum import Enum, auto
 from functools import partial
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
@@ -31,6 +32,14 @@ from sharding.sessions import ShardedSessions
 Verdict = PriceCalculated | OrderRejected
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("pricing")
+
+
+class Settlement(Enum):
+    """What became of a job: it was done, another worker had it by then, or its order was cancelled."""
+
+    DONE = auto()
+    LEASE_LOST = auto()
+    JOB_DROPPED = auto()
 
 
 class Pricer:
@@ -81,12 +90,12 @@ class Pricer:
 
     async def _end(self, held: Lease, verdict: Verdict) -> None:
         settled = await self._sessions.transact(held.order_id, partial(self._settle, held, verdict))
-        log.info(
-            settled.value,
-            order_id=held.order_id,
-            attempt=held.attempt,
-            verdict=verdict.model_dump(mode="json"),
-        )
+        if settled.value is Settlement.LEASE_LOST:
+            log.info("lease_lost", attempt=held.attempt)
+        elif settled.value is Settlement.JOB_DROPPED:
+            log.info("job_dropped", attempt=held.attempt)
+        else:
+            log.info("order_settled", attempt=held.attempt, verdict=verdict.model_dump(mode="json"))
 
     async def _consider(self, held: Lease, after: CausalToken, attempt: PricingAttempt) -> Verdict | None:
         if held.attempt > self._max_attempts:
@@ -123,21 +132,21 @@ class Pricer:
                 return Unmeasurable(reason=str(ModelLost(name.name)), final=False)
             return await self._sandbox.measure(path, suffix=name.suffix.removeprefix("."))
 
-    async def _settle(self, held: Lease, verdict: Verdict, session: WriteSession) -> str:
+    async def _settle(self, held: Lease, verdict: Verdict, session: WriteSession) -> Settlement:
         """Write the verdict, owe it to the others and delete the job: all or nothing; name what happened."""
         try:
             order = await lock_order(session, MES, held.order_id)
         except UnknownOrder:
             order = None
         if not await jobs.finish(session, held):
-            return "lease_lost"
+            return Settlement.LEASE_LOST
         if order is None or order.status is not Status.SUBMITTED:
-            return "job_dropped"  # it was cancelled meanwhile
+            return Settlement.JOB_DROPPED  # it was cancelled meanwhile
         if isinstance(verdict, PriceCalculated):
             await _write_prices(session, held.order_id, verdict)
         now = self._now()
         await record_event(session, MES, order, verdict, now=now)
-        return "order_settled"
+        return Settlement.DONE
 
 
 async def _write_prices(session: WriteSession, order_id: int, verdict: PriceCalculated) -> None:

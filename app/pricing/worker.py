@@ -84,8 +84,13 @@ class Worker:
         """Price one order, or wait a little if no shard has any."""
         leased = await self._lease()
         if leased is None:
-            return await sleep_unless(stop, self._options.poll_seconds)
-        held, after = leased.value, leased.token
+            await sleep_unless(stop, self._options.poll_seconds)
+            return
+        with structlog.contextvars.bound_contextvars(order_id=leased.value.order_id):
+            await self._work_on(leased.value, leased.token, stop)
+
+    async def _work_on(self, held: Lease, after: CausalToken, stop: asyncio.Event) -> None:
+        """Price a leased order, and renew the lease meanwhile; give it back where there is no time left."""
         try:
             async with asyncio.timeout(None) as patience:
                 beside = [
@@ -113,7 +118,7 @@ class Worker:
                 if not (await self._sessions.transact(held.order_id, renew)).value:
                     return  # it is settled, or another worker has it, which `finish` finds out
             except OUTAGES as error:
-                log.warning("lease_not_renewed", order_id=held.order_id, error=one_line(error))
+                log.error("lease_not_renewed", error=one_line(error))
 
     async def _lease(self) -> Committed[Lease] | None:
         """Ask the shards for a job, each time beginning with the next one."""
@@ -134,7 +139,7 @@ class Worker:
             if is_unsupported(error):
                 raise
             if shard not in self._shards_away:
-                log.warning("shard_away", shard=shard, error=one_line(error))
+                log.error("shard_away", shard=shard, error=one_line(error))
                 self._shards_away.add(shard)
             return None
         if shard in self._shards_away:
@@ -156,19 +161,20 @@ class Worker:
             if not await self._pricer.price(held, after=after):
                 await self._give_back(held, "no answer yet", rest_seconds=rest_seconds, counted=True)
         except OUTAGES as error:
+            log.error("pricing_interrupted", attempt=held.attempt, error=one_line(error))
             await self._give_back(held, one_line(error), rest_seconds=rest_seconds, counted=False)
             if is_unsupported(error):
                 raise
         except Exception as error:
             span.set_status(StatusCode.ERROR)
-            log.exception("pricing_failed", order_id=held.order_id, attempt=held.attempt)
+            log.exception("pricing_failed", attempt=held.attempt)
             await self._give_back(held, repr(error), rest_seconds=rest_seconds, counted=True)
 
     async def _give_back(self, held: Lease, why: str, *, rest_seconds: float, counted: bool) -> None:
         """End a lease; should that fail too, it expires by itself."""
-        log.warning("job_given_back", order_id=held.order_id, attempt=held.attempt, why=why, counted=counted)
+        log.warning("job_given_back", attempt=held.attempt, why=why, counted=counted)
         release = partial(jobs.give_back, held=held, rest_seconds=rest_seconds, counted=counted)
         try:
             await self._sessions.transact(held.order_id, release)
         except OUTAGES as error:
-            log.warning("job_not_given_back", order_id=held.order_id, error=one_line(error))
+            log.error("job_not_given_back", error=one_line(error))

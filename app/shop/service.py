@@ -6,6 +6,7 @@ from datetime import datetime
 from app import instruments
 from app.files import ModelStore, StoredModel, Upload, model_name, model_suffix
 from app.kit.clock import Clock
+from app.kit.logs import bind
 from app.kit.telemetry import concerns
 from app.messaging.events import Customer, Item, OrderSubmitted
 from app.models.shop import ShopOrder
@@ -18,6 +19,7 @@ from app.orders import (
     get_order,
     is_repeated,
     lock_order,
+    log_change,
     read_history,
     record_event,
 )
@@ -71,8 +73,10 @@ class ShopService:
             if created:
                 instruments.order_created(session.sync_session, channel=order.channel.value)
                 await append_event(session, SHOP, order, actor=request.customer.name, now=now)
+                log_change(session, "order_created", order)
             elif not _asked_for(order, request):
                 raise IdempotencyKeyReused(key, order.order_id)
+            bind(order_id=order.order_id)
             return StartedOrder(ShopOrderView.of(order), created)
 
         return (await self.orders.transact(work)).value
@@ -107,6 +111,7 @@ class ShopService:
         if order.status is Status.FILE_UPLOADED:
             order.changed_at = now
             await append_event(session, SHOP, order, actor=actor, now=now, detail=detail)
+            log_change(session, "order_file_uploaded", order)
         else:
             await advance_order(
                 session, SHOP, order, to=Status.FILE_UPLOADED, actor=actor, now=now, detail=detail
@@ -125,7 +130,7 @@ class ShopService:
             if await is_repeated(session, SHOP, order, wanted=Status.SUBMITTED, actor=actor):
                 return ShopOrderView.of(order)
             now = self.now()
-            event = _submitted(order, at=now)
+            event = submission_of(order, at=now)
             await record_event(session, SHOP, order, event, now=now)
             return ShopOrderView.of(order)
 
@@ -155,7 +160,8 @@ def _check_open(order: ShopOrder) -> None:
         check_transition(order.order_id, order.status, Status.FILE_UPLOADED)
 
 
-def _submitted(order: ShopOrder, *, at: datetime) -> OrderSubmitted:
+def submission_of(order: ShopOrder, *, at: datetime) -> OrderSubmitted:
+    """Return the event by which an order with a model is submitted."""
     # The status says so: only an order with a model can be submitted.
     assert order.model_key is not None
     assert order.model_name is not None

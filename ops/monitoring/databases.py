@@ -48,7 +48,7 @@ STATEMENT_SECONDS = 2.0
 LOCK_SECONDS = 0.5
 """Sizes are read under a lock of the table, which a change of it may hold."""
 
-_LIMITS = f"-c statement_timeout={STATEMENT_SECONDS * 1000:.0f} -c lock_timeout={LOCK_SECONDS * 1000:.0f}"
+_LOCK_LIMIT = f"-c lock_timeout={LOCK_SECONDS * 1000:.0f}"
 _READ_ONLY = "-c default_transaction_read_only=on"
 
 READ_ALL_STATS = "pg_read_all_stats"
@@ -71,6 +71,7 @@ HELP: Mapping[str, str] = {
     "transactions_total": "Transactions that ended.",
     "in_doubt_units": "Prepared transactions.",
     "in_doubt_oldest_seconds": "Age of the oldest prepared transaction.",
+    "rows": "Rows of the database, as PostgreSQL estimates them.",
     "live_rows": "Rows of a table, with its partitions, as PostgreSQL estimates them.",
     "dead_rows": "Rows that vacuum can remove, likewise.",
     "autovacuum_age_seconds": "Since the last vacuum of the table or one of its partitions.",
@@ -226,7 +227,12 @@ class DatabaseReader:
 
 @contextmanager
 def open_limited(
-    topology: Topology, database: Database, *, node: str = PRIMARY_NODE, read_only: bool = True
+    topology: Topology,
+    database: Database,
+    *,
+    node: str = PRIMARY_NODE,
+    read_only: bool = True,
+    statement_seconds: float = STATEMENT_SECONDS,
 ) -> Iterator[Connection]:
     """Connect to a node as the owner; each statement is a transaction of its own, and has a time limit.
 
@@ -235,7 +241,8 @@ def open_limited(
     """
     replica = None if node == PRIMARY_NODE else node
     url = topology.url(database, role=database.owner, replica=replica, direct=True)
-    options = [_LIMITS, _READ_ONLY] if read_only else [_LIMITS]
+    options = [f"-c statement_timeout={statement_seconds * 1000:.0f}", _LOCK_LIMIT]
+    options += [_READ_ONLY] if read_only else []
     options += [PROPAGATE_SET_LOCAL] if database.is_coordinator else []
     words = {"application_name": "mesctl exporter", "options": " ".join(options)}
     with open_watched(url, words, isolation_level="AUTOCOMMIT") as engine, engine.connect() as connection:
@@ -261,7 +268,8 @@ def _steps_of(member: Member, now: datetime, kind: str) -> Iterator[Read]:
     yield partial(_read_database, member)
     yield _read_slots
     yield partial(_read_tables, member)
-    yield partial(_read_partitions, member.tree.policies, now)
+    if member.tree.policies:
+        yield partial(_read_partitions, member.tree.policies, now)
     yield from (partial(_read_archive, policy, now) for policy in member.tree.archives)
     if kind == "directory":
         yield _read_leases
@@ -323,6 +331,7 @@ def _read_tables(member: Member, connection: Connection, reading: DatabaseReadin
     if others:
         reading.add("live_rows", sum(row.live for row in others), table=OTHER)
         reading.add("dead_rows", sum(row.dead for row in others), table=OTHER)
+    reading.add("rows", sum(row.live for row in rows))
     if member.database.is_shard:
         ours = {relation(name) for name in (*live_tables(member.tree), *archive_tables(member.tree))}
         labels = {"tree": member.tree.name, "shard": member.database.name}

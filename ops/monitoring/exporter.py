@@ -7,6 +7,7 @@ does not is left at work, shown as not read, and not asked again before it has e
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from datetime import UTC, datetime
@@ -102,8 +103,8 @@ class Exporter:
         # Each has at most one thread at work, the writer too.
         self._pool = ThreadPoolExecutor(max_workers=len(reader.members) + 2, thread_name_prefix="exporter")
         self._running: dict[str, Future[Any]] = {}
-        names = [*reader.members, *([PROJECT] if read_project else [])]
-        self._errors = dict.fromkeys(names, 0)
+        self._names = [*reader.members, *([PROJECT] if read_project else [])]
+        self._errors = Counter(dict.fromkeys(self._names, 0))
         self._succeeded: dict[str, float] = {}
         self._faults: dict[str, tuple[str, ...]] = {}
         self._written = 0
@@ -130,7 +131,7 @@ class Exporter:
         if self._read_project is not None:
             self._start(PROJECT, partial(_read_project, self._read_project, self._topology))
         wait(list(self._running.values()), timeout=self._round_seconds)
-        readings = [self._result(name) for name in self._errors]
+        readings = [self._result(name) for name in self._names]
         for reading in readings:
             self._count(reading, now)
         samples = [sample for reading in readings for sample in reading.samples]

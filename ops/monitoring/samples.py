@@ -22,7 +22,7 @@ KEPT = tuple(
         *("up", "database_bytes", "disk_free_bytes", "disk_bytes", "connections", "connections_max"),
         *("shard_rows", "shard_bytes", "id_leases", "id_leases_max", "partitions_months_ahead"),
         *("transactions_total", "replica_lag_seconds", "slot_wal_bytes", "transaction_age_seconds"),
-        *("in_doubt_units", "archive_waiting_rows", "xid_age", "live_rows"),
+        *("in_doubt_units", "archive_waiting_rows", "xid_age", "rows"),
     )
 )
 """The platform's metrics that are kept, the most important first; those of the project come before them."""
@@ -59,10 +59,13 @@ _DELETE_ANY = text(_DELETE.format(condition="true"))
 _COUNT = text("SELECT count(*) FROM metric_samples")
 
 _READ = text("""
-    SELECT metric, labels, at, value FROM metric_samples
-    WHERE metric = ANY(:metrics) AND at >= :since AND at < :until
+    SELECT metric, labels, to_timestamp(avg(extract(epoch FROM at))) AS at, avg(value) AS value
+    FROM metric_samples
+    WHERE (:is_any OR metric = ANY(:metrics)) AND at >= :since AND at < :until
+    GROUP BY metric, labels, floor(extract(epoch FROM at) / :every_seconds)
     ORDER BY metric, labels, at
 """)
+READ_SECONDS = 20.0
 
 
 class Point(NamedTuple):
@@ -167,15 +170,21 @@ def _begin(now: datetime, step_seconds: int) -> datetime:
 
 
 def read_series(
-    topology: Topology, metrics: Iterable[str], *, since: datetime, until: datetime | None = None
+    topology: Topology,
+    metrics: Iterable[str] | None,
+    *,
+    since: datetime,
+    until: datetime | None = None,
+    every_seconds: int = FINE_SECONDS,
 ) -> list[Series]:
     """Read series back, by metric and labels.
 
     Parameters:
         topology: has the directory; without one there are no samples.
-        metrics: their names.
+        metrics: their names; None is all.
         since: the earliest moment.
         until: the moment before which they end; None is the last one.
+        every_seconds: of each such piece of time the mean is returned.
 
     Raises:
         DBAPIError: the directory does not answer, or has no such table yet.
@@ -183,9 +192,15 @@ def read_series(
     directory = directory_of(topology)
     if directory is None:
         return []
-    end = until or datetime.max.replace(tzinfo=UTC)
-    with open_limited(topology, directory) as connection:
-        rows = connection.execute(_READ, {"metrics": list(metrics), "since": since, "until": end}).all()
+    values = {
+        "is_any": metrics is None,
+        "metrics": list(metrics or ()),
+        "since": since,
+        "until": until or datetime.max.replace(tzinfo=UTC),
+        "every_seconds": every_seconds,
+    }
+    with open_limited(topology, directory, statement_seconds=READ_SECONDS) as connection:
+        rows = connection.execute(_READ, values).all()
     found: dict[tuple[str, tuple[tuple[str, str], ...]], list[Point]] = {}
     for row in rows:
         key = (row.metric, tuple(sorted(row.labels.items())))

@@ -1,17 +1,20 @@
 """`[monitoring]` of the topology file: where what watches the platform listens."""
 
-from sharding.topology import Port, Section, Topology
+from sharding.topology import Port, Section, Text, Topology
 
 
 class MonitoringSection(Section):
     """The ports, all on loopback; without one, that program is not run.
 
-    `port` is the exporter's. The other two are of programs that `mesctl up --monitoring` runs.
+    `port` is the exporter's. The other two are of programs that `mesctl up --monitoring` runs. Alertmanager
+    sends alerts to `alerts_url`, and to `watchdog_url` the one that always fires.
     """
 
     port: Port | None = None
     prometheus_port: Port | None = None
     alertmanager_port: Port | None = None
+    alerts_url: Text | None = None
+    watchdog_url: Text | None = None
 
 
 def monitoring_of(topology: Topology) -> MonitoringSection:

@@ -37,17 +37,18 @@ def changes(folder: Path, files: Mapping[str, str]) -> dict[str, list[str]]:
     return found
 
 
-def write(folder: Path, files: Mapping[str, str]) -> None:
-    """Write files so that only their owner reads them; each appears complete, the main one last."""
+def write(folder: Path, files: Mapping[str, str], *, mode: int = 0o600) -> None:
+    """Write files, which only their owner reads; each appears complete, the main one last."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in sorted(files, reverse=True):
-        _replace(folder / name, files[name])
+        _replace(folder / name, files[name], mode)
 
 
-def _replace(path: Path, text: str) -> None:
+def _replace(path: Path, text: str, mode: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial")
     partial.unlink(missing_ok=True)
-    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console, Group
 from rich.live import Live
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from ops.errors import ExitStatus
@@ -109,7 +109,7 @@ class _Lines:
 
 def _page(found: Sequence[OpenProblem]) -> Group:
     now = datetime.now(UTC)
-    table = Table(*HEADERS, box=None, pad_edge=False)
+    table = Table(*(Column(header, overflow="fold") for header in HEADERS), box=None, pad_edge=False)
     for each in found:
         table.add_row(*_cells(each, now), style=COLOURS[each.severity])
     last = f"{now:%H:%M:%S} UTC, {len(found)} problem{'' if len(found) == 1 else 's'}"

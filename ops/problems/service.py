@@ -8,8 +8,12 @@ from datetime import datetime, timedelta
 from queue import Empty, SimpleQueue
 from typing import Any, Literal, NamedTuple
 
+import psycopg
+from sqlalchemy.exc import DBAPIError
+
 from ops.replicas.nodes import PRIMARY_NODE, NodeRow
 from partitions.check import PartitionFinding, Remedy
+from readreplica.errors import one_line
 from sharding.ids import NODES
 
 Severity = Literal["page", "ticket", "note"]
@@ -143,7 +147,7 @@ def database_problems(facts: DatabaseFacts) -> Iterator[OpenProblem]:
         yield OpenProblem("page", f"database {facts.name}", "its primary takes no writes", None, command)
     if facts.hidden_from is not None:
         what = f"{facts.hidden_from} may not see the sessions of other roles, nor how long they are open"
-        grant = f'{facts.psql} -c "GRANT pg_read_all_stats TO {facts.hidden_from}"'
+        grant = f'{facts.psql} -c "GRANT pg_monitor TO {facts.hidden_from}"'
         yield OpenProblem("note", f"sessions on {facts.name}", what, None, grant)
     yield from _transactions(facts)
     yield from _lock_waits(facts)
@@ -348,7 +352,9 @@ def run_sources(sources: Mapping[str, Source], *, deadline_seconds: float) -> li
 
 
 def first_line(error: BaseException) -> str:
-    """Return an error in one line."""
+    """Return an error in one line; of a server's, what it said."""
+    if isinstance(error, (DBAPIError, psycopg.Error)):
+        return one_line(error)
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
 

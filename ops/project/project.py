@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self, TypeVar
 
 from pydantic import AfterValidator, Field, ValidationError
 from pydantic_core import PydanticCustomError
@@ -42,6 +42,7 @@ def _checked(reference: str) -> str:
     return reference
 
 
+T = TypeVar("T")
 Reference = Annotated[str, Field(strict=True), AfterValidator(_checked)]
 
 
@@ -295,6 +296,20 @@ class Project:
         folder = folder_of("directory")  # of no revisions
         entry = TreeEntry(metadata="sharding.schema:DIRECTORY", revisions=str(folder))
         return ProjectTree(name, entry, self)
+
+    def typed(self, key: str, reference: str | None, kind: type[T], default: T) -> T:
+        """Import what a reference leads to, or return a default where the file has none.
+
+        Raises:
+            ReferenceBroken: it does not import, or is of another kind.
+        """
+        if reference is None:
+            return default
+        found = self.resolve(key, reference)
+        if not isinstance(found, kind):
+            problem = f"{reference!r} is a {type(found).__name__} and no {kind.__name__}"
+            raise ReferenceBroken(self.path, key, problem)
+        return found
 
     def resolve(self, key: str, reference: str) -> Any:
         """Import what a reference of the file leads to.

@@ -143,8 +143,8 @@ async def test_a_service_waits_for_the_directory_and_starts_when_it_is_there(
         shop.send_signal(signal.SIGTERM)
         assert await asyncio.to_thread(shop.wait, timeout=30) == 0
     [line] = [json.loads(line) for line in log.read_text().splitlines()]
-    assert (line["level"], line["service"]) == ("warning", "shop")
-    assert "Connection refused" in line["error"]
+    assert (line["log.level"], line["service"]["name"]) == ("warning", "shop")
+    assert "Connection refused" in line["error"]["message"]
 
 
 def test_services_serve_until_they_are_told_to_stop(platform: Topology, tmp_path: Path) -> None:
@@ -168,5 +168,5 @@ def test_services_serve_until_they_are_told_to_stop(platform: Topology, tmp_path
         mes.send_signal(signal.SIGTERM)
         assert mes.wait(timeout=30) == 0
     lines = [json.loads(line) for line in log.read_text().splitlines()]
-    assert {line["service"] for line in lines} == {"mes"}
-    assert not [line for line in lines if line["level"] in {"warning", "error"}]
+    assert {line["service"]["name"] for line in lines} == {"mes"}
+    assert not [line for line in lines if line["log.level"] in {"warning", "error"}]

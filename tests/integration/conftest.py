@@ -4,7 +4,9 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from psycopg import sql
 
+from ops.embedded.servers import grant_monitor
 from sharding.sessions import ShardedSessions, open_sessions
 from sharding.topology import Topology
 from tests.integration.replicas_rig import make_table
@@ -15,6 +17,7 @@ from tests.needs import require
 from tests.node_poolers import behind_poolers
 from tests.pool import DatabasePool
 from tests.pooler import run_pooler
+from tests.project import DATABASES
 from tests.servers import PostgresServers, ValkeyServer, run_postgres
 
 
@@ -96,3 +99,15 @@ async def wide_sessions(wide: Wide) -> AsyncIterator[ShardedSessions]:
     """Open sessions over three empty shards."""
     async with open_sessions(wide.topology, role="mes", application_name="test") as sessions:
         yield sessions
+
+
+@pytest.fixture(scope="module")
+def stats_rights(postgres: PostgresServers) -> Iterator[None]:
+    """Let the owners see the sessions of other roles, as on a platform of `mesctl up`."""
+    owners = sorted({shape.owner for shape in DATABASES})
+    with postgres.primary.connect() as connection:
+        for owner in owners:
+            grant_monitor(connection, owner)
+        yield
+        for owner in owners:
+            connection.execute(sql.SQL("REVOKE pg_monitor FROM {}").format(sql.Identifier(owner)))

@@ -139,13 +139,13 @@ def names(found: Sequence[Sample]) -> list[str]:
 
 def test_the_projects_own_come_first_and_all_are_bounded() -> None:
     read = [
-        Sample("mes_storage_live_rows", {"table": "orders"}, 1),
+        Sample("mes_storage_rows", {"database": "crm"}, 1),
         Sample("mes_storage_statement_seconds_total", {"queryid": "1"}, 1),
         Sample("mes_storage_up", {"database": "shop"}, 1),
         Sample("app_orders", {"status": "CLOSED"}, 1),
     ]
-    assert names(choose(read)) == ["app_orders", "mes_storage_up", "mes_storage_live_rows"]
-    many = [Sample("mes_storage_live_rows", {"table": str(each)}, 1) for each in range(2 * MAX_SERIES)]
+    assert names(choose(read)) == ["app_orders", "mes_storage_up", "mes_storage_rows"]
+    many = [Sample("mes_storage_rows", {"database": str(each)}, 1) for each in range(2 * MAX_SERIES)]
     chosen = choose([*many, *read])
     assert len(chosen) == MAX_SERIES
     assert names(chosen)[:2] == ["app_orders", "mes_storage_up"]

@@ -2,12 +2,15 @@
 
 import json
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 from sqlalchemy import delete, insert, update
 
-from app.models import crm, mes
+from app.console import slow
+from app.models import crm, mes, shop
 from app.models.status import Status
 from ops import cli
 from sharding.topology import Topology
@@ -78,6 +81,30 @@ def test_a_trace_is_one_page_of_all_services(
     assert f"order.shipped from {shard} to shop: under way since" in page
 
 
+def test_a_trace_has_waits_tier_and_what_was_handled(
+    mesctl: Mesctl, clerk: Clerk, capsys: pytest.CaptureFixture[str]
+) -> None:
+    order_id = clerk.orders(1)[0]
+    shard = SHARDS.shard_of(order_id)
+    start = MADE_AT - timedelta(hours=2)
+    line = {"order_id": order_id, "event_no": 0, "status": Status.PACKAGING, "at": start, "actor": "Rosa"}
+    receipt = {"order_id": order_id, "message_id": uuid4(), "source": shard, "type": "order.shipped"}
+    clerk.write(shard, insert(mes.MesOrderEvent).values(line))
+    clerk.write("crm", insert(crm.CrmInbox).values(receipt))
+    assert mesctl("orders", "trace", str(order_id), "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [each["tier"] for each in found["standings"]] == ["hot"] * 3
+    packed, shipped = found["steps"]
+    assert packed == {"status": "PACKAGING", "seconds": 7200.0, "is_wait": False, "ended": True}
+    assert (shipped["status"], shipped["ended"]) == ("SHIPPED", False)
+    [handled] = found["received"]
+    assert (handled["service"], handled["type"], handled["source"]) == ("crm", "order.shipped", shard)
+    assert mesctl("orders", "trace", str(order_id)) == 0
+    page = capsys.readouterr().out
+    assert "PACKAGING  2.0 h" in page
+    assert "order.shipped" in page
+
+
 def test_a_trace_shows_what_was_set_aside_and_why(
     mesctl: Mesctl, clerk: Clerk, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -116,3 +143,41 @@ def test_what_is_no_id_is_wrong_usage(
 ) -> None:
     assert mesctl("orders", "trace", "--", order_id) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_how_long_orders_stand_in_each_status(
+    mesctl: Mesctl, clerk: Clerk, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Over both shards, drafts from the Shop, and over several pages."""
+    monkeypatch.setattr(slow, "PAGE_ORDERS", 4)
+    made = datetime.now(UTC) - timedelta(days=2)
+    order_ids = clerk.orders(20, made=made)
+    event, draft = mes.MesOrderEvent, shop.ShopOrderEvent
+    for number, order_id in enumerate(order_ids):
+        clerk.write(SHARDS.shard_of(order_id), delete(event).where(event.order_id == order_id))
+        lines = [(Status.SUBMITTED, 0), (Status.PRICE_CALCULATED, 60 + number), (Status.REJECTED, 100)]
+        rows = [
+            {"order_id": order_id, "event_no": no, "status": status, "at": made + timedelta(seconds=at)}
+            for no, (status, at) in enumerate(lines)
+        ]
+        clerk.write(SHARDS.shard_of(order_id), insert(event).values([{**row, "actor": "x"} for row in rows]))
+        first = {"order_id": order_id, "event_no": 1, "status": Status.INITIATED, "actor": "Ada"}
+        submitted = {**first, "event_no": 2, "status": Status.SUBMITTED, "at": made}
+        started = {**first, "at": made - timedelta(minutes=5)}
+        clerk.write("shop", insert(draft).values([started, submitted]))
+    assert mesctl("orders", "slow", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["orders"], found["is_sample"], found["share_waiting"]) == (20, False, 1.0)
+    stages = {each["status"]: each for each in found["stages"]}
+    assert stages.keys() == {"INITIATED", "SUBMITTED", "PRICE_CALCULATED"}
+    assert (stages["INITIATED"]["p50"], stages["INITIATED"]["stays"]) == (300, 20)
+    assert (stages["SUBMITTED"]["p50"], stages["SUBMITTED"]["stays"]) == (69.5, 20)
+    assert len(found["slowest"]) == 10
+
+    assert mesctl("orders", "slow") == 0
+    page = capsys.readouterr().out
+    assert "20 orders; 100% of their time is waiting" in page
+    assert mesctl("orders", "slow", "--most-orders", "4", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["is_sample"]
+    assert mesctl("orders", "slow", "--since", "1d") == 0
+    assert capsys.readouterr().out == "no orders since then\n"

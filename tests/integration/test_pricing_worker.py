@@ -347,10 +347,10 @@ async def test_the_process_prices_logs_json_and_ends_in_good_order(rig: Rig) -> 
         _, logged = await asyncio.wait_for(worker.communicate(), 20)
     assert worker.returncode == 0
     lines = [json.loads(line) for line in logged.splitlines()]
-    (settled,) = (line for line in lines if line["event"] == "order_settled")
-    assert settled["service"] == "pricing"
-    assert settled["order_id"] == order_id
-    assert settled["verdict"]["price"] == str(expected(RING).total_eur)
+    (settled,) = (line for line in lines if line["event"]["action"] == "order_settled")
+    assert settled["service"]["name"] == "pricing"
+    assert settled["order"]["id"] == str(order_id)
+    assert settled["mes_storage"]["verdict"]["price"] == str(expected(RING).total_eur)
 
 
 async def test_a_killed_process_loses_no_order(rig: Rig) -> None:

@@ -343,7 +343,7 @@ async def test_without_files_clients_wait_and_the_log_is_short(tmp_path: Path) -
         assert {answer[-260:] for answer in answers if b'"alive"' not in answer} == set()
     lines = [line for line in log.read_text().splitlines() if "Too many open files" in line]
     assert len(lines) == 1
-    assert json.loads(lines[0])["event"] == "too_many_open_files"
+    assert json.loads(lines[0])["event"]["action"] == "too_many_open_files"
     assert log.stat().st_size < 30_000
 
 

@@ -32,5 +32,5 @@ def test_a_program_is_found_where_debian_puts_servers(
 
 def test_a_promise_that_no_test_knows_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(REQUIRED, "postgresql-15,pgbuncer")
-    with pytest.raises(ValueError, match="pgbuncer is not among postgresql-15, pgbouncer, etcd, iproute2"):
+    with pytest.raises(ValueError, match=r"pgbuncer is not among postgresql-15, pgbouncer, .*iproute2"):
         required()

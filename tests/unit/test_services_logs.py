@@ -12,6 +12,7 @@ import pytest
 import structlog
 
 from app.kit.logs import QuietHandler, Repeats, configure_logging
+from app.log_events import SCHEMA
 from ops.cli import WithFields
 
 pytestmark = pytest.mark.field
@@ -34,9 +35,24 @@ def restored() -> Iterator[None]:
     structlog.configure(**config)
 
 
+class Lines:
+    """Writes at once."""
+
+    dropped = 0
+
+    def __init__(self, stream: io.StringIO) -> None:
+        self._stream = stream
+
+    def write(self, line: str) -> None:
+        self._stream.write(f"{line}\n")
+
+    def close(self) -> None:
+        """There is nothing to wait for."""
+
+
 def quiet(clock: Clock) -> tuple[logging.Logger, io.StringIO, QuietHandler]:
     stream, logger = io.StringIO(), logging.Logger("test")
-    handler = QuietHandler(stream, Repeats(quiet_seconds=60, clock=clock))
+    handler = QuietHandler(Lines(stream), Repeats(quiet_seconds=60, clock=clock))
     logger.addHandler(handler)
     return logger, stream, handler
 
@@ -88,7 +104,7 @@ def test_faults_of_many_kinds_take_no_more_memory() -> None:
 def test_lines_tell_how_often(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = io.StringIO()
     monkeypatch.setattr(sys, "stderr", stream)
-    configure_logging("shop", level="info")
+    configure_logging("shop", level="info", schema=SCHEMA)
     log = structlog.get_logger("problem")
     for number in range(5):
         log.warning("unavailable", path=f"/v1/orders/{number}", error="away")
@@ -97,13 +113,13 @@ def test_lines_tell_how_often(monkeypatch: pytest.MonkeyPatch) -> None:
     for handler in logging.getLogger().handlers:
         handler.close()
     lines = [json.loads(line) for line in stream.getvalue().splitlines()]
-    assert [(line["event"], line.get("repeated")) for line in lines] == [
+    assert [(line["message"], line.get("mes_storage", {}).get("repeated")) for line in lines] == [
         ("unavailable", None),
         ("Invalid HTTP request received.", None),
         ("unavailable", 4),
         ("Invalid HTTP request received.", 1),
     ]
-    assert lines[2]["path"] == "/v1/orders/4"
+    assert lines[2]["url"]["path"] == "/v1/orders/4"
 
 
 LIBRARY_FAULTS = (("mes_1", "lagging"), ("mes_1", "lagging"), ("mes_2", "lagging"))
@@ -136,7 +152,8 @@ def test_records_of_the_libraries_are_lines_like_those_of_the_application(
     assert [without_time(line) for line in said] == [
         without_time(line) for line in stream.getvalue().splitlines()
     ]
-    assert [(line["replica"], line.get("repeated")) for line in map(json.loads, said)] == [
+    facts = [json.loads(line)["mes_storage"] for line in said]
+    assert [(line["replica"], line.get("repeated")) for line in facts] == [
         ("mes_1", None),
         ("mes_2", None),
         ("mes_1", 1),
@@ -145,7 +162,7 @@ def test_records_of_the_libraries_are_lines_like_those_of_the_application(
 
 def without_time(line: str) -> list[tuple[str, object]]:
     """The keys and values of a line, in their order."""
-    return [(key, value) for key, value in json.loads(line).items() if key != "timestamp"]
+    return [(key, value) for key, value in json.loads(line).items() if key != "@timestamp"]
 
 
 @pytest.mark.usefixtures("restored")
@@ -157,11 +174,13 @@ def test_an_error_of_a_library_bears_its_traceback(monkeypatch: pytest.MonkeyPat
         int("of a library")
     except ValueError:
         logging.getLogger("readreplica").exception("died", extra={"cluster": "mes_0"})
+    for handler in logging.getLogger().handlers:
+        handler.close()
     [line] = map(json.loads, stream.getvalue().splitlines())
-    assert (line["event"], line["cluster"], line["logger"], line["level"]) == (
-        "died", "mes_0", "readreplica", "error",
-    )  # fmt: skip
-    assert line["exception"].endswith("'of a library'")
+    assert (line["event"]["action"], line["mes_storage"]["cluster"]) == ("died", "mes_0")
+    assert (line["log"]["logger"], line["log.level"]) == ("readreplica", "error")
+    assert line["error"]["stack_trace"].endswith("'of a library'")
+    assert line["error"]["type"] == "builtins.ValueError"
 
 
 def fields_of_libraries() -> Iterator[tuple[str, str]]:

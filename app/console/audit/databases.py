@@ -4,11 +4,12 @@ Each database is read in one REPEATABLE READ transaction through server-side cur
 with each other. Every database is opened with the role of its own service: no superuser is needed.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 from sqlalchemy import (
     ColumnElement,
@@ -22,6 +23,7 @@ from sqlalchemy import (
     literal,
     literal_column,
     select,
+    text,
 )
 
 from app.console.audit.rules import ChildRows, Fact, OrderCopy, OrderFacts, OwedMessage, RowLocation, gather
@@ -29,10 +31,29 @@ from app.messaging.routing import ServiceName
 from app.models import crm, mes, shop
 from app.models.status import Status
 from ops.fleet import naming, open_engine
+from readreplica.sessions import WriteSession
+from sharding.engines import open_cluster
 from sharding.topology import Database, Topology
 
 FETCH_ROWS = 1_000
 """Rows that one cursor brings per round trip: what the audit's memory is made of, times about 25 cursors."""
+
+
+SLICE_STATEMENT_SECONDS = 30
+WRITE_SECONDS = 10.0
+
+T = TypeVar("T")
+
+
+class IdRange(NamedTuple):
+    """Order ids above `after`, up to `until`; without an end where that is None."""
+
+    after: int
+    until: int | None
+
+
+Chosen = Sequence[int] | IdRange | None
+"""Which orders are read: some ids, a range of them, or all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +128,58 @@ class OrderDatabases:
             with closing(connection):
                 yield connection
 
+    def read_slice(self, connections: Mapping[str, Connection], chosen: Chosen) -> list[OrderFacts]:
+        """Read the facts of some orders: in each database in a short transaction, which has ended by then.
+
+        Parameters:
+            connections: to every database, as `connect` gives them.
+            chosen: which orders; few enough for memory.
+
+        Raises:
+            DatabasesFailed: a database does not answer, or no longer.
+        """
+        streams: list[Iterable[Fact]] = []
+        for name, connection in connections.items():
+            with naming(self.topology.database(name)), connection.begin():
+                connection.execute(text(f"SET LOCAL statement_timeout = '{SLICE_STATEMENT_SECONDS}s'"))
+                for query, make in _queries(name, self.services[name]):
+                    rows = connection.execute(_chosen(query, chosen)).all()
+                    streams.append([make(row) for row in rows])
+        return list(gather(streams))
+
+    def slice_end(self, connections: Mapping[str, Connection], after: int, *, rows: int) -> int | None:
+        """Return up to which id a slice reaches that has at most so many orders of any table; None: no end.
+
+        Raises:
+            DatabasesFailed: a database does not answer, or no longer.
+        """
+        ends: list[int] = []
+        for name, connection in connections.items():
+            with naming(self.topology.database(name)), connection.begin():
+                connection.execute(text(f"SET LOCAL statement_timeout = '{SLICE_STATEMENT_SECONDS}s'"))
+                for model in SERVICE_TABLES[self.services[name]].orders:
+                    following = select(model.order_id).where(model.order_id > after)
+                    last = following.order_by(model.order_id).limit(1).offset(rows - 1)
+                    if (end := connection.scalar(last)) is not None:
+                        ends.append(end)
+        return min(ends, default=None)
+
+    async def write(self, name: str, work: Callable[[WriteSession], Awaitable[T]]) -> T:
+        """Run a unit of work in a short transaction on a database, as the role of its service.
+
+        Raises:
+            DatabasesFailed: it does not answer, or refuses.
+        """
+        role = self.services[name].value
+        with naming(self.topology.database(name)):
+            async with (
+                asyncio.timeout(WRITE_SECONDS),
+                open_cluster(
+                    self.topology, name, role=role, application_name="mesctl", direct=True
+                ) as cluster,
+            ):
+                return (await cluster.transact(work)).value
+
     @contextmanager
     def open(self, order_ids: Sequence[int] | None = None) -> Iterator[Iterator[OrderFacts]]:
         """Take a snapshot of every database and yield the facts of all orders, or of `order_ids` only.
@@ -141,6 +214,12 @@ def _named(database: Database, stream: Iterator[Fact]) -> Iterator[Fact]:
 def _streams(
     database: str, service: ServiceName, connection: Connection, order_ids: Sequence[int] | None
 ) -> list[tuple[CursorResult[Any], Any]]:
+    options = connection.execution_options(yield_per=FETCH_ROWS)
+    return [(options.execute(_chosen(query, order_ids)), make) for query, make in _queries(database, service)]
+
+
+def _queries(database: str, service: ServiceName) -> list[tuple[Select[Any], Callable[[Row[Any]], Fact]]]:
+    """Return what is read of a database, and what makes a fact of a row."""
     layout = SERVICE_TABLES[service]
     queries: list[tuple[Select[Any], Any]] = [
         (_copies(model, layout), partial(_copy, service, database, model.__tablename__))
@@ -149,17 +228,21 @@ def _streams(
     for model, parent in layout.children:
         queries.append((_children(model), partial(_child, service, database, model.__tablename__, parent)))
     queries.append((_messages(layout.outbox), partial(_message, service)))
-    return [(_execute(connection, query, order_ids), make) for query, make in queries]
+    return queries
 
 
-def _execute(
-    connection: Connection, query: Select[Any], order_ids: Sequence[int] | None
-) -> CursorResult[Any]:
+def _chosen(query: Select[Any], chosen: Chosen) -> Select[Any]:
     order_id = query.selected_columns.order_id
     query = query.order_by(order_id)
-    if order_ids is not None:
-        query = query.where(order_id.in_(order_ids))
-    return connection.execution_options(yield_per=FETCH_ROWS).execute(query)
+    match chosen:
+        case None:
+            return query
+        case IdRange(after, None):
+            return query.where(order_id > after)
+        case IdRange(after, until):
+            return query.where(order_id > after, order_id <= until)
+        case _:
+            return query.where(order_id.in_(chosen))
 
 
 def _copies(model: Any, layout: ServiceTables) -> Select[Any]:
@@ -179,6 +262,7 @@ def _copies(model: Any, layout: ServiceTables) -> Select[Any]:
         model.status,
         model.channel,
         model.price,
+        model.changed_at,
         submitted.label("submitted"),
     )
 
@@ -200,7 +284,7 @@ def partition_of(table: Table) -> ColumnElement[str]:
 
 def _copy(service: ServiceName, database: str, table: str, row: Row[Any]) -> OrderCopy:
     place = RowLocation(service, database, table, row.partition)
-    return OrderCopy(row.order_id, place, row.status, row.channel, row.price, row.submitted)
+    return OrderCopy(row.order_id, place, row.status, row.channel, row.price, row.submitted, row.changed_at)
 
 
 def _child(service: ServiceName, database: str, table: str, parent: str, row: Row[Any]) -> ChildRows:

@@ -7,7 +7,7 @@ under way between the two. A message that was set aside excuses nothing: it wait
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
 from heapq import merge
@@ -42,6 +42,7 @@ class OrderCopy:
     channel: Channel
     price: Decimal | None
     submitted: bool = True
+    changed_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +116,8 @@ class Fault(StrEnum):
     PRICE_DIFFERS = "price differs"
     DEAD_LETTER = "message set aside"
     ORPHAN = "orphan"
+    STUCK = "stuck"
+    NO_JOB = "no pricing job"
     IN_FLIGHT = "in flight"
     """Not a fault: services differ, and the message that will make them agree is under way."""
 
@@ -141,6 +144,8 @@ class AuditFinding:
     fault: Fault
     detail: str
 
+
+PRICING_JOBS = "pricing_jobs"
 
 MAKES_KNOWN: Mapping[ServiceName, frozenset[ServiceName]] = {
     ServiceName.SHOP: frozenset(),
@@ -170,6 +175,33 @@ def judge(facts: OrderFacts, *, shard_of: Callable[[int], str]) -> list[AuditFin
     ]
     # Several services may wait for messages of one order: that is still one order in flight.
     return list(dict.fromkeys(findings))
+
+
+def judge_progress(facts: OrderFacts, *, now: datetime) -> list[AuditFinding]:
+    """Return what keeps an order from going on in MES; empty when it may, or has ended.
+
+    Parameters:
+        facts: what all databases hold of it.
+        now: the current instant, with a time zone.
+    """
+    return [*_stuck(facts, now), *_unpriced(facts)]
+
+
+def _stuck(facts: OrderFacts, now: datetime) -> Iterator[AuditFinding]:
+    for copy in facts.copies_of(ServiceName.MES):
+        limit = STUCK_AFTER.get(copy.status)
+        if limit is not None and copy.changed_at is not None and now - copy.changed_at > limit:
+            since = f"{copy.changed_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+            yield AuditFinding(facts.order_id, Fault.STUCK, f"{copy.place} {copy.status} since {since}")
+
+
+def _unpriced(facts: OrderFacts) -> Iterator[AuditFinding]:
+    # The job is deleted by the transaction that ends this status, and both are read in one.
+    priced = {child.place.database for child in facts.children if child.place.table == PRICING_JOBS}
+    for copy in facts.copies_of(ServiceName.MES):
+        if copy.status is Status.SUBMITTED and copy.place.database not in priced:
+            detail = f"{copy.place} {copy.status}, and no pricing job: no worker will take it"
+            yield AuditFinding(facts.order_id, Fault.NO_JOB, detail)
 
 
 def _duplicates(facts: OrderFacts) -> Iterator[AuditFinding]:

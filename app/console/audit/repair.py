@@ -1,0 +1,353 @@
+"""What of the audit's findings is mended by sending again: planned (pure), and done, each in a transaction.
+
+No status is ever changed here. A message that was lost is written again from the history of the service that
+decided; the services then do what they always do, and refuse what does not fit. Each repair leaves a line in
+the history of the order. What was repaired is under way, or agrees, and is no finding any more.
+"""
+
+import asyncio
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+import typer
+from sqlalchemy import func, select
+
+from app.console.audit.databases import OrderDatabases
+from app.console.audit.rules import AuditFinding, Fault, OrderCopy, OrderFacts
+from app.console.audit.watch import OrderWatch
+from app.console.dead_letters import (
+    LetterFilter,
+    NotDeadLetter,
+    find_letters,
+    lock_anywhere,
+    person,
+    retry_letter,
+)
+from app.messaging.events import (
+    EVENTS,
+    PROGRESS,
+    Event,
+    Item,
+    OrderCancelled,
+    OrderRejected,
+    OrderSubmitted,
+    PriceCalculated,
+    StatusChanged,
+)
+from app.messaging.outbox import publish
+from app.messaging.routing import ServiceName, may_send
+from app.models.base import EventRow
+from app.models.mes import MesOrder, MesOrderItem, PricingJob
+from app.models.status import TRANSITIONS, Channel, Status
+from app.orders import OrderModels, append_event, read_history
+from ops.errors import ExitStatus, OpsError
+from ops.fleet import results_of
+from ops.options import Options
+from ops.output import print_json, print_table
+from readreplica.sessions import WriteSession
+
+Kind = Literal["pricing job", "dead letter", "messages"]
+
+
+@dataclass(frozen=True, slots=True)
+class Repair:
+    """Something that is safe to send again.
+
+    `after` is the status at which the destination stands; None if it does not have the order at all.
+    """
+
+    order_id: int
+    kind: Kind
+    database: str
+    destination: ServiceName | None = None
+    after: Status | None = None
+
+    def __str__(self) -> str:
+        match self.kind:
+            case "pricing job":
+                return f"a pricing job on {self.database}"
+            case "dead letter":
+                return f"the dead letter of {self.database} to {self.destination}"
+            case _:
+                since = f"what followed {self.after}" if self.after else "the order as it was submitted"
+                return f"{since}, from {self.database} to {self.destination}"
+
+
+class RepairRefused(OpsError):
+    """It is not safe to send it again; nothing was changed."""
+
+    exit_status = ExitStatus.REFUSED
+
+    def __init__(self, repair: Repair, why: str) -> None:
+        self.repair = repair
+        self.why = why
+        super().__init__(f"order {repair.order_id}: {repair} is not sent again: {why}")
+
+
+FOLLOWS = frozenset({Fault.MISSING, Fault.STATUS_DIFFERS, Fault.PRICE_DIFFERS, Fault.STUCK})
+"""What goes away by itself once what was sent again is handled."""
+
+
+def plan_repairs(found: Iterable[tuple[AuditFinding, OrderFacts]]) -> tuple[list[Repair], list[AuditFinding]]:
+    """Return what can be sent again, and the findings that are for a person. Pure."""
+    repairs: dict[Repair, None] = {}
+    others: list[AuditFinding] = []
+    for finding, facts in found:
+        chosen = list(_repairs_of(finding, facts))
+        repairs |= dict.fromkeys(chosen)
+        if not chosen:
+            others.append(finding)
+    mended = {each.order_id for each in repairs}
+    return list(repairs), [x for x in others if x.fault not in FOLLOWS or x.order_id not in mended]
+
+
+def _repairs_of(finding: AuditFinding, facts: OrderFacts) -> Iterator[Repair]:
+    match finding.fault:
+        case Fault.NO_JOB:
+            for copy in facts.copies_of(ServiceName.MES):
+                yield Repair(facts.order_id, "pricing job", copy.place.database)
+        case Fault.DEAD_LETTER:
+            yield from _retries(facts)
+        case Fault.MISSING:
+            yield from _submissions(facts)
+        case Fault.STATUS_DIFFERS:
+            yield from _resends(facts)
+
+
+def _retries(facts: OrderFacts) -> Iterator[Repair]:
+    """Choose the dead letters that their destination would take by now."""
+    for message in facts.messages:
+        if message.set_aside_reason is None:
+            continue
+        event, destination = EVENTS.get(message.type), ServiceName(message.destination)
+        copies = facts.copies_of(destination)
+        if event is None or not issubclass(event, StatusChanged):
+            continue
+        fits = event.status in TRANSITIONS[copies[0].status] if copies else event is OrderSubmitted
+        sources = facts.copies_of(message.source)
+        if fits and len(copies) < 2 and len(sources) == 1:
+            yield Repair(facts.order_id, "dead letter", sources[0].place.database, destination)
+
+
+def _submissions(facts: OrderFacts) -> Iterator[Repair]:
+    """Choose who has an order that another service lacks: the Shop, and MES those of partners."""
+    for service in (ServiceName.MES, ServiceName.CRM):
+        if facts.copies_of(service) or _owes(facts, service):
+            continue
+        for source in facts.copies:
+            started_there = ServiceName.SHOP if source.channel is Channel.B2C else ServiceName.MES
+            if source.place.service is started_there and source.submitted:
+                yield Repair(facts.order_id, "messages", source.place.database, service)
+
+
+def _resends(facts: OrderFacts) -> Iterator[Repair]:
+    """Choose whose messages to another service are lost: the one that is behind lacks them."""
+    hubs = facts.copies_of(ServiceName.MES)
+    if len(hubs) != 1:
+        return
+    [hub] = hubs
+    for copy in facts.copies:
+        if copy.place.service is ServiceName.MES or copy.status is hub.status:
+            continue
+        if can_become(copy.status, hub.status):
+            behind, ahead = copy, hub
+        elif can_become(hub.status, copy.status) and copy.place.service is ServiceName.CRM:
+            behind, ahead = hub, copy
+        else:
+            continue
+        if not _owes(facts, behind.place.service, source=ahead.place.service):
+            yield _messages(ahead, behind)
+
+
+def _messages(ahead: OrderCopy, behind: OrderCopy) -> Repair:
+    return Repair(ahead.order_id, "messages", ahead.place.database, behind.place.service, after=behind.status)
+
+
+def _owes(facts: OrderFacts, destination: ServiceName, *, source: ServiceName | None = None) -> bool:
+    return any(note.destination == destination and source in (None, note.source) for note in facts.messages)
+
+
+def can_become(status: Status, wanted: Status) -> bool:
+    """Return whether an order can come from one status to another, over whatever lies between."""
+    following = TRANSITIONS[status]
+    return wanted in following or any(can_become(each, wanted) for each in following)
+
+
+async def do_repair(databases: OrderDatabases, repair: Repair, *, actor: str, dry_run: bool) -> None:
+    """Send again what a repair says; with `dry_run` only look whether it can be.
+
+    Raises:
+        RepairRefused: it is not safe, or no longer needed; nothing was changed.
+        NotDeadLetter: the dead letter is none any more.
+        DatabasesFailed: a database does not answer.
+    """
+    if repair.kind == "dead letter":
+        await _retry_first(databases, repair, actor=actor, dry_run=dry_run)
+        return
+
+    async def work(session: WriteSession) -> None:
+        service = databases.services[repair.database]
+        found = await lock_anywhere(session, service, repair.order_id)
+        if found is None:
+            raise RepairRefused(repair, f"{repair.database} has the order no more")
+        models, order = found
+        if repair.kind == "pricing job":
+            await _add_job(session, repair, order, dry_run=dry_run)
+        else:
+            await _send(session, repair, models, order, dry_run=dry_run)
+        if not dry_run:
+            detail = {"repaired": str(repair)}
+            await append_event(session, models, order, actor=actor, now=datetime.now(UTC), detail=detail)
+
+    await databases.write(repair.database, work)
+
+
+async def _retry_first(databases: OrderDatabases, repair: Repair, *, actor: str, dry_run: bool) -> None:
+    """Retry the oldest one: what is behind it goes on by itself, or is set aside and found again."""
+    wanted = LetterFilter(repair.database, repair.destination, order_id=repair.order_id)
+    letters = [each for _, found in results_of(find_letters(databases, wanted)) for each in found]
+    if not letters:
+        raise RepairRefused(repair, "it is none any more")
+    if not dry_run:
+        await retry_letter(databases, letters[0], actor=actor)
+
+
+async def _add_job(session: WriteSession, repair: Repair, order: MesOrder, *, dry_run: bool) -> None:
+    job = await session.scalar(select(PricingJob.order_id).where(PricingJob.order_id == order.order_id))
+    if order.status is not Status.SUBMITTED or job is not None:
+        raise RepairRefused(repair, f"it is {order.status}{' and has a job' if job is not None else ''}")
+    if not dry_run:
+        session.add(PricingJob(order_id=order.order_id))
+
+
+async def _send(
+    session: WriteSession, repair: Repair, models: OrderModels[Any], order: Any, *, dry_run: bool
+) -> None:
+    assert repair.destination is not None
+    outbox = models.outbox
+    owed = select(func.count()).where(
+        outbox.order_id == repair.order_id, outbox.destination == repair.destination.value
+    )
+    if await session.scalar(owed):
+        raise RepairRefused(repair, "a message is under way")
+    lines = entries(await read_history(session, models, repair.order_id), after=repair.after)
+    events = [(await _event_of(session, repair, order, line), line.at) for line in lines]
+    for event, _ in events:
+        if not may_send(models.service, event, repair.destination):
+            raise RepairRefused(repair, f"{event.type} is not for {models.service} to send")
+    if not events:
+        raise RepairRefused(repair, f"the history of {repair.database} does not have it")
+    for event, at in () if dry_run else events:
+        await publish(
+            session, outbox, order_id=repair.order_id, event=event, destinations=[repair.destination], at=at
+        )
+
+
+def entries(history: Iterable[EventRow], *, after: Status | None) -> list[EventRow]:
+    """Return the lines by which an order came to each status after one, or its submission alone. Pure."""
+    lines = sorted(history, key=lambda line: line.event_no)
+    first: dict[Status, EventRow] = {}
+    for line in lines:
+        first.setdefault(line.status, line)
+    if after is None:
+        return [first[Status.SUBMITTED]] if Status.SUBMITTED in first else []
+    reached = list(first)
+    return [first[status] for status in reached[reached.index(after) + 1 :]] if after in first else []
+
+
+async def _event_of(session: WriteSession, repair: Repair, order: Any, line: EventRow) -> Event:
+    """Write an event again as the service that decided it has recorded it."""
+    match line.status:
+        case Status.SUBMITTED:
+            return await _submission(session, order, line)
+        case Status.PRICE_CALCULATED:
+            return PriceCalculated(actor=line.actor, **_facts(repair, line, "price", "items"))
+        case Status.REJECTED:
+            return OrderRejected(actor=line.actor, **_facts(repair, line, "reason"))
+        case Status.CANCELLED:
+            return OrderCancelled(actor=line.actor, **_facts(repair, line, "reason"))
+        case _ if line.status in PROGRESS:
+            return PROGRESS[line.status](actor=line.actor)
+    raise RepairRefused(repair, f"{line.status} is no event that is sent")
+
+
+def _facts(repair: Repair, line: EventRow, *names: str) -> Mapping[str, Any]:
+    if missing := [name for name in names if name not in line.detail]:
+        raise RepairRefused(repair, f"the history has no {' and '.join(missing)} of {line.status}")
+    return {name: line.detail[name] for name in names}
+
+
+async def _submission(session: WriteSession, order: Any, line: EventRow) -> Event:
+    if order.channel is Channel.B2C:
+        from app.shop.service import submission_of  # the Shop's, with all that it imports
+
+        return submission_of(order, at=line.at)
+    rows = await session.scalars(select(MesOrderItem).where(MesOrderItem.order_id == order.order_id))
+    names = Item.model_fields
+    items = tuple(Item(**{name: getattr(row, name) for name in names}) for row in rows)
+    return OrderSubmitted(
+        actor=line.actor,
+        channel=order.channel,
+        summary=order.summary,
+        partner=order.partner,
+        items=items,
+        submitted_at=line.at,
+    )
+
+
+def repair_orders(
+    options: Options, databases: OrderDatabases, watching: OrderWatch, *, dry_run: bool
+) -> None:
+    """Look at all orders once, and send again what is safe; print what was, and what a person must decide.
+
+    Exit status 1 if a fault is left; with a dry run, if there is any.
+    """
+    found = [
+        (each.finding, each.facts) for each in watching.run_pass() if each.kind == "found" and each.facts
+    ]
+    repairs, others = plan_repairs(found)
+    done: list[Repair] = []
+    refused: list[RepairRefused] = []
+    for repair in repairs:
+        try:
+            asyncio.run(do_repair(databases, repair, actor=person(), dry_run=dry_run))
+            done.append(repair)
+        except RepairRefused as error:
+            refused.append(error)
+        except NotDeadLetter as error:
+            refused.append(RepairRefused(repair, error.meanwhile))
+    _print_repairs(options, done, refused, others, dry_run=dry_run)
+    if others or refused or (dry_run and done):
+        raise typer.Exit(ExitStatus.FAILED)
+
+
+def _print_repairs(
+    options: Options,
+    done: Sequence[Repair],
+    refused: Sequence[RepairRefused],
+    others: Sequence[AuditFinding],
+    *,
+    dry_run: bool,
+) -> None:
+    if options.json:
+        left = [{"order_id": str(x.order_id), "fault": x.fault.value, "detail": x.detail} for x in others]
+        sent = [{"order_id": str(each.order_id), "sent_again": str(each)} for each in done]
+        kept = [
+            {"order_id": str(x.repair.order_id), "not_sent": str(x.repair), "why": x.why} for x in refused
+        ]
+        print_json({"dry_run": dry_run, "repaired": sent, "refused": kept, "left": left})
+        return
+    verb = "would be sent again" if dry_run else "sent again"
+    for each in done:
+        print(f"order {each.order_id}: {verb}: {each}")
+    for error in refused:
+        print(str(error))
+    if others:
+        print("for a person to decide:")
+        print_table(
+            ("order", "finding", "detail"),
+            [(finding.order_id, finding.fault, finding.detail) for finding in others],
+        )
+    print(f"{len(done)} {verb}, {len(refused) + len(others)} left")

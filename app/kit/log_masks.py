@@ -1,0 +1,59 @@
+"""What a log line must not hold: secrets, and what leads to a customer's door or letter box."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+MASK = "***"
+
+LONGEST_TEXT = 16_384
+"""A traceback may hold megabytes of what came from outside."""
+
+_SECRET = re.compile(
+    r"(?i)passw(or)?d|secret|authori[sz]ation|cookie|api_?key|credential|private_?key|token$"
+)
+_OF_CUSTOMER = re.compile(
+    r"(?i)(customer|recipient|delivery|billing|home)_?\w*|e?_?mail(_address)?|(tele)?phone\w*|street\w*|"
+    r"post(al)?_?code|zip_?code|city|client_(ip|addr|address)"
+)
+
+# Where a text holds one: the password of a URL, NAME=VALUE and NAME: VALUE, an e-mail address.
+_URL_PASSWORD = re.compile(r"(\b[a-zA-Z][\w+.-]*://[^\s/:@]*):[^\s/@]+@")
+_ASSIGNED = re.compile(
+    r"(?i)\b([\w-]*(?:password|passwd|secret|authorization)\w*['\"]?\s*[=:]\s*)(?!\s|\*)[^\s,;)}]+"
+)
+_EMAIL = re.compile(r"(?<![\w.+/:@-])[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
+# SQLAlchemy's and PostgreSQL's ways to repeat the row that a statement was about.
+_PARAMETERS = re.compile(r"\[parameters: .*?\](?=\n|$)|\[SQL parameters hidden[^\]]*\]")
+_ROW = re.compile(r"(Failing row contains|\)=)\s?\(.*?\)(?=\.|\n|$| already| is)")
+
+
+def mask_text(text: str) -> str:
+    """Return a text without passwords, e-mail addresses and rows of the database, and not too long."""
+    if len(text) > LONGEST_TEXT:
+        text = f"{text[:LONGEST_TEXT]}... ({len(text)} characters)"
+    text = _URL_PASSWORD.sub(rf"\1:{MASK}@", text)
+    text = _PARAMETERS.sub(f"[parameters: {MASK}]", text)
+    text = _ROW.sub(rf"\1({MASK})", text)
+    text = _ASSIGNED.sub(rf"\1{MASK}", text)
+    return _EMAIL.sub(MASK, text)
+
+
+def mask(name: str, fact: Any) -> Any:
+    """Return a fact as a log line may show it.
+
+    Parameters:
+        name: the fact's; that of a secret, or of a part of an address, masks whatever it is.
+        fact: a value, or mappings and lists of values.
+    """
+    if fact is not None and (_SECRET.search(name) or _OF_CUSTOMER.fullmatch(name)):
+        return MASK
+    if isinstance(fact, str):
+        return mask_text(fact)
+    if isinstance(fact, Mapping):
+        return {str(key): mask(str(key), value) for key, value in fact.items()}
+    if isinstance(fact, (list, tuple, set, frozenset)):
+        return [mask(name, value) for value in fact]
+    if fact is None or isinstance(fact, (bool, int, float)):
+        return fact
+    return mask_text(str(fact))
