@@ -1,6 +1,6 @@
 """A collector: takes OTLP over HTTP and decodes it, as a real one does."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -57,6 +57,27 @@ class Collector:
         for resource in ExportMetricsServiceRequest.FromString(body).resource_metrics:
             for scope in resource.scope_metrics:
                 self.metrics |= {metric.name for metric in scope.metrics}
+
+
+ENDINGS: Mapping[str, tuple[str, ...]] = {
+    "CLOSED": ("POST /v1/orders/{order_id}/close", "process orders:mes"),
+    "CANCELLED": ("POST /v1/orders/{order_id}/cancel", "process orders:crm"),
+    "REJECTED": ("process orders:crm",),
+}
+"""What one trace of an order must hold if it reaches the order's end, by the status there."""
+
+BEGINNINGS = {"B2C": "POST /v1/orders", "B2B": "POST /v1/partners/{partner}/orders"}
+
+
+def reaches_its_end(spans: Iterable[TakenSpan], *, channel: str, status: str) -> bool:
+    """Return whether the spans of an order go from its first request to what has ended it."""
+    traces: dict[str, set[str]] = {}
+    for span in spans:
+        traces.setdefault(span.trace, set()).add(span.name)
+    begins = any(BEGINNINGS[channel] in names for names in traces.values())
+    ends = any(set(ENDINGS[status]) <= names for names in traces.values())
+    is_priced = any("price order" in names for names in traces.values())
+    return begins and ends and is_priced
 
 
 def _value(value: AnyValue) -> Any:

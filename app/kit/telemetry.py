@@ -50,6 +50,9 @@ QUEUE_SPANS = 8192
 """How many spans may wait for the collector."""
 
 _BATCH_SPANS = 512
+_DELAY_MILLISECONDS = 250
+"""How long a span may wait to be sent, and so how much is lost with a process that is killed."""
+
 _MOST_HELD = 16384
 """How many spans of unfinished work are kept until it is decided."""
 
@@ -313,7 +316,7 @@ class BoundedQueue(SpanProcessor):
             exporter,
             max_queue_size=most_spans,
             max_export_batch_size=min(_BATCH_SPANS, most_spans),
-            schedule_delay_millis=1000,
+            schedule_delay_millis=_DELAY_MILLISECONDS,
         )
 
     def on_end(self, span: ReadableSpan) -> None:

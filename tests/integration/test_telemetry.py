@@ -13,7 +13,7 @@ import pytest
 from app.kit.telemetry import is_kept
 from app.models.status import Status
 from sharding.topology import Topology
-from tests.collector import Collector, TakenSpan, collecting
+from tests.collector import Collector, TakenSpan, collecting, reaches_its_end
 
 SAMPLE = re.compile(r"^(\w+)(?:\{(.*)\})? (\S+)$", re.MULTILINE)
 
@@ -69,6 +69,8 @@ def test_an_order_is_found_by_its_id_in_every_service_up_to_its_end(whole: Shown
         names = {span.name for span in spans}
         assert {"process orders:crm", "price order", "INSERT", "SELECT"} <= names, (order, names)
         channel, ending = order.split()
+        assert reaches_its_end(spans, channel=channel, status=ending.upper()), order
+        assert not reaches_its_end(spans[:3], channel=channel, status=ending.upper())
         if ending == "closed":
             assert {
                 "POST /v1/orders/{order_id}/approve",
