@@ -347,6 +347,13 @@ CASES = (
         {"mes_storage_replica_lag_seconds" + REPLICA: always(9)},
         at="70m",
     ),
+    # As late, and Prometheus has just begun.
+    AlertCase(
+        "ListFreshnessBurnSteady",
+        {"mes_storage_replica_lag_seconds" + REPLICA: f"{always(1, 20)} {always(20, 60)}"},
+        {"mes_storage_replica_lag_seconds" + REPLICA: f"_x40 {always(20, 60)}"},
+        at="70m",
+    ),
     AlertCase(
         "ListFreshnessBurnSteady",
         {"mes_storage_replica_lag_seconds" + REPLICA: f"{always(1, 380)} {always(20, 120)}"},

@@ -2,6 +2,7 @@
 
 from app.console.audit.rules import STUCK_AFTER
 from ops.monitoring.model import WINDOW, Alert, Inhibition, Metric, RecordingRule, Rules, Slo
+from ops.monitoring.platform import LEAST_SAMPLES
 
 _OF_DATABASE = ("database",)
 _OF_MESSAGES = ("database", "destination")
@@ -278,6 +279,7 @@ SLOS = (
         "Orders stand in a status for longer than they may",
         "alerts-objectives.md#orderprogress",
         "mesctl problems",
+        least_total=LEAST_SAMPLES,
     ),
     Slo(
         "api_errors",
