@@ -64,6 +64,7 @@ NEEDS: Mapping[str, Need] = {
     "iproute2": Need("ip", "iproute2", ("/usr/sbin", "/sbin")),
     "prometheus": Need("prometheus", "prometheus"),
     "alertmanager": Need("prometheus-alertmanager", "prometheus-alertmanager"),
+    "rsyslog": Need("rsyslogd", "rsyslog rsyslog-elasticsearch", ("/usr/sbin",)),
     "citus": ExtensionNeed("citus", "postgresql-15-citus-13.2, of Citus Data, or set PG_BIN"),
 }
 

@@ -94,7 +94,9 @@ class ServiceProcess:
     def _launch(self, port: int | None) -> None:
         if port is not None and not is_free(port, self.host):
             raise PortTaken(self.name, port, holder_of(port))
-        self._daemon.launch(self._words(port), environment=self._environment())
+        # The file of its stderr: a service that writes it itself keeps it within bounds while it runs.
+        environment = {"MES_STORAGE_LOG_FILE": str(self._daemon.log), **self._environment()}
+        self._daemon.launch(self._words(port), environment=environment)
 
     def _words(self, port: int | None) -> Sequence[str]:
         if self._command is not None and port is not None:
