@@ -10,6 +10,7 @@ from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 from urllib.request import urlopen
 
 from ops.embedded.platform import Platform
@@ -104,6 +105,13 @@ class WatchedPlatform:
         """Return the health of each process that is read, by its job."""
         found = self._ask("/api/v1/targets")["data"]["activeTargets"]
         return {each["labels"]["job"]: each["health"] for each in found}
+
+    def series(self) -> list[dict[str, str]]:
+        """Return the labels of all series that the platform's processes serve, with their names."""
+        names = "app_.+|mes_storage_.+|readreplica_.+|http_server_.+"
+        query = urlencode({"match[]": f'{{__name__=~"{names}"}}'})
+        found: list[dict[str, str]] = self._ask(f"/api/v1/series?{query}")["data"]
+        return found
 
     def is_well(self) -> bool:
         """Whether all is read, and no alert fires of what the tests stop."""

@@ -32,6 +32,7 @@ METRICS = {
     "mes_storage_database_bytes": Metric("gauge", _OF_DATABASE),
     "mes_storage_disk_free_bytes": Metric("gauge", _OF_NODE),
     "mes_storage_disk_bytes": Metric("gauge", _OF_NODE),
+    "mes_storage_rows": Metric("gauge", _OF_DATABASE),
     "mes_storage_dead_rows": Metric("gauge", _OF_TABLE),
     "mes_storage_live_rows": Metric("gauge", _OF_TABLE),
     "mes_storage_autovacuum_age_seconds": Metric("gauge", _OF_TABLE),

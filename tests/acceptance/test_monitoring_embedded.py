@@ -6,8 +6,16 @@ import pytest
 
 from ops.embedded.shape import ALERTMANAGER, PROMETHEUS
 from ops.waiting import wait_until
+from tests.alert_cases import RULES
 from tests.needs import require
 from tests.watched_platform import DEADLINE_SECONDS, MOST_EVALUATIONS, WatchedPlatform, watched_platform
+
+GIVEN = {"__name__", "job", "instance", "le"}
+"""Labels that Prometheus adds, and that of a histogram's bounds."""
+EXPORTERS_OWN = {
+    f"mes_storage_exporter_{name}" for name in ("missing", "round_seconds", "samples_written_total")
+}
+"""What no query reads."""
 
 pytestmark = pytest.mark.long
 
@@ -27,6 +35,18 @@ def test_what_stops_fires_is_sent_and_resolves(watched: WatchedPlatform) -> None
     watched.start_again()
     assert wait_until(watched.is_well, timeout_seconds=DEADLINE_SECONDS), watched.firing()
     assert wait_until(lambda: watched.receiver.has_all("resolved"), timeout_seconds=DEADLINE_SECONDS)
+
+
+def test_what_processes_serve_is_in_the_table_of_metrics_with_its_labels(watched: WatchedPlatform) -> None:
+    known = {series: metric for name, metric in RULES.metrics.items() for series in metric.series_of(name)}
+    served = watched.series()
+    assert {each["__name__"] for each in served} - known.keys() <= EXPORTERS_OWN
+    unknown: dict[str, set[str]] = {}
+    for each in served:
+        if metric := known.get(each["__name__"]):
+            own = {label for label in each if not label.startswith("otel_")} - GIVEN - set(metric.labels)
+            unknown |= {each["__name__"]: own} if own else {}
+    assert unknown == {}
 
 
 def test_status_and_down_know_what_watches_and_without_it_nothing_is_left(watched: WatchedPlatform) -> None:
