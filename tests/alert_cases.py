@@ -347,6 +347,13 @@ CASES = (
         {"mes_storage_replica_lag_seconds" + REPLICA: always(9)},
         at="70m",
     ),
+    # As late, and Prometheus has just begun.
+    AlertCase(
+        "ListFreshnessBurnSteady",
+        {"mes_storage_replica_lag_seconds" + REPLICA: f"{always(1, 20)} {always(20, 60)}"},
+        {"mes_storage_replica_lag_seconds" + REPLICA: f"_x40 {always(20, 60)}"},
+        at="70m",
+    ),
     AlertCase(
         "ListFreshnessBurnSteady",
         {"mes_storage_replica_lag_seconds" + REPLICA: f"{always(1, 380)} {always(20, 120)}"},
@@ -442,7 +449,7 @@ _LABELS = {
     **{"http_response_status_code": "200", "channel": "B2C", "from": "SUBMITTED"},
     **{"to": "PRICE_CALCULATED", "reused": "false", "destination": "crm", "source": "shop"},
     **{"type": "order_submitted", "event": "interrupted", "signal": "spans", "state": "held"},
-    **{"status": "SUBMITTED"},
+    **{"status": "SUBMITTED", "kind": "message"},
 }
 
 HEALTHY: Series = {
@@ -460,6 +467,7 @@ HEALTHY: Series = {
     "mes_storage_database_bytes": "5000000000+100000x60",
     "mes_storage_disk_free_bytes": "60000000000-100000x60",
     "mes_storage_disk_bytes": always(100_000_000_000),
+    "mes_storage_rows": always(5_000_000),
     "mes_storage_dead_rows": always(90_000),
     "mes_storage_live_rows": always(400_000),
     "mes_storage_autovacuum_age_seconds": _steady(60),
@@ -513,6 +521,7 @@ HEALTHY: Series = {
     "app_dead_letters": always(0),
     "app_pricing_jobs": always(1),
     "app_pricing_jobs_oldest_seconds": "3 9 20 5 1+0x60",
+    "app_pricing_busy_seconds_total": _steady(20),
     "app_customers": always(20_000),
 }
 """Every metric that is known, as it is in an hour of healthy load; of a histogram, what comes a minute."""

@@ -6,9 +6,11 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 from urllib.request import urlopen
 
 from ops.embedded.platform import Platform
@@ -16,20 +18,27 @@ from ops.embedded.postgres import PostgresCluster
 from ops.embedded.programs import PostgresTools
 from ops.embedded.shape import PROMETHEUS
 from ops.ports import LOOPBACK
+from ops.project.project import Project
 from ops.waiting import wait_until
-from tests.project import PROJECT
+from tests.project import PROJECT, TEMPLATE
 
 DEADLINE_SECONDS = 60
 MOST_EVALUATIONS = 8
 """From a stop to the alert: two for reading it, four that it must hold, and two to spare."""
 
 REPLICA = "mes_0_replica"
-REPLICA_DOWN = {"alertname": "ReplicaDown", "node": REPLICA}
 
 
-def process_down(service: str) -> dict[str, str]:
-    """Return the labels of the alert for a service that does not run."""
-    return {"alertname": "ProcessDown", "job": service.removeprefix("mesctl-"), "severity": "page"}
+SERVICES = {"relay": "mes", "pricing worker": "pricing"}
+"""The relay is in the process of its service."""
+
+EXPECTED: Mapping[str, Mapping[str, str]] = {
+    "replica": {"alertname": "ReplicaDown", "node": REPLICA},
+    **{what: {"alertname": "ProcessDown", "job": name} for what, name in SERVICES.items()},
+}
+"""The labels of the alert for each thing that is stopped."""
+
+NEVER = 1_000
 
 
 class AlertReceiver(ThreadingHTTPServer):
@@ -47,12 +56,10 @@ class AlertReceiver(ThreadingHTTPServer):
         """Where it listens."""
         return f"http://{LOOPBACK}:{self.server_address[1]}/alerts"
 
-    def has(self, status: str, labels: Mapping[str, str]) -> bool:
-        """Whether an alert with these labels came, with this status."""
-        return any(
-            alert["status"] == status and labels.items() <= alert["labels"].items()
-            for alert in list(self.alerts)
-        )
+    def has_all(self, status: str) -> bool:
+        """Whether each expected alert came with this status."""
+        came = [alert["labels"] for alert in list(self.alerts) if alert["status"] == status]
+        return all(any(labels.items() <= each.items() for each in came) for labels in EXPECTED.values())
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -99,28 +106,47 @@ class WatchedPlatform:
         found = self._ask("/api/v1/targets")["data"]["activeTargets"]
         return {each["labels"]["job"]: each["health"] for each in found}
 
-    def is_quiet(self) -> bool:
-        """Whether all is read, and nothing fires."""
-        return not self.firing() and set(self.targets().values()) == {"up"}
+    def series(self) -> list[dict[str, str]]:
+        """Return the labels of all series that the platform's processes serve, with their names."""
+        names = "app_.+|mes_storage_.+|readreplica_.+|http_server_.+"
+        query = urlencode({"match[]": f'{{__name__=~"{names}"}}'})
+        found: list[dict[str, str]] = self._ask(f"/api/v1/series?{query}")["data"]
+        return found
 
-    def detect(self, stop: Callable[[], object], labels: Mapping[str, str]) -> int:
-        """Stop something, and count the evaluations until an alert with these labels fires."""
-        stop()
-        before = self.evaluations()
-        fires = wait_until(
-            lambda: any(labels.items() <= alert.items() for alert in self.firing()),
-            timeout_seconds=DEADLINE_SECONDS,
-            every_seconds=0.1,
-        )
-        assert fires, f"{labels} did not fire; {self.firing()}"
-        return self.evaluations() - before
+    def is_well(self) -> bool:
+        """Whether all is read, and no alert fires of what the tests stop."""
+        expected = {labels["alertname"] for labels in EXPECTED.values()}
+        is_quiet = not any(alert["alertname"] in expected for alert in self.firing())
+        return is_quiet and set(self.targets().values()) == {"up"}
 
-    def resolves(self, labels: Mapping[str, str]) -> bool:
-        """Whether the alert with these labels ends in time."""
-        return wait_until(
-            lambda: not any(labels.items() <= alert.items() for alert in self.firing()),
-            timeout_seconds=DEADLINE_SECONDS,
-        )
+    def stop_and_detect(self) -> dict[str, int]:
+        """Stop a replica, the service with the relay, and the pricing worker.
+
+        Returns:
+            how many evaluations it was until the alert for each fired; MAX if it did not in time.
+        """
+        found: dict[str, int] = {}
+        stopped = {what: (stop(), self.evaluations())[1] for what, stop in self._stops().items()}
+
+        def all_fire() -> bool:
+            firing, now = self.firing(), self.evaluations()
+            for what, labels in EXPECTED.items():
+                if what not in found and any(labels.items() <= alert.items() for alert in firing):
+                    found[what] = now - stopped[what]
+            return len(found) == len(EXPECTED)
+
+        wait_until(all_fire, timeout_seconds=DEADLINE_SECONDS, every_seconds=0.1)
+        return dict.fromkeys(EXPECTED, NEVER) | found
+
+    def start_again(self) -> None:
+        """Start what was stopped."""
+        self._start_replica()
+        for service in SERVICES.values():
+            self.platform.start_service(service)
+
+    def _stops(self) -> dict[str, Callable[[], object]]:
+        services = {what: partial(self.platform.kill_service, name) for what, name in SERVICES.items()}
+        return {"replica": self.replica().stop, **services}
 
     def replica(self) -> PostgresCluster:
         """Return a replica's server."""
@@ -133,7 +159,7 @@ class WatchedPlatform:
             passfile=home.passfile,
         )
 
-    def start_replica(self) -> None:
+    def _start_replica(self) -> None:
         """Start it again, where it was."""
         [address] = [
             replica
@@ -150,19 +176,23 @@ class WatchedPlatform:
 
 @contextmanager
 def watched_platform(home: Path) -> Iterator[WatchedPlatform]:
-    """Run a platform that is read every second; at first everything is read and nothing fires."""
-    platform = Platform(home, PROJECT, safe=False)
+    """Run a platform that is read every second; at first everything is read."""
     receiver = AlertReceiver()
+    platform = Platform(home, _project(home.with_name("template.toml"), receiver.url), safe=False)
     try:
-        platform.up(services=False, monitoring=True)
-        text = platform.topology_path.read_text()
-        own = f'[monitoring]\ninterval_seconds = 1\nalerts_url = "{receiver.url}"\n'
-        platform.topology_path.write_text(text.replace("[monitoring]\n", own))
-        platform.up()
+        platform.up(monitoring=True)
         watched = WatchedPlatform(platform, receiver)
-        assert wait_until(watched.is_quiet, timeout_seconds=DEADLINE_SECONDS), watched.firing()
+        assert wait_until(watched.is_well, timeout_seconds=DEADLINE_SECONDS), watched.firing()
         yield watched
     finally:
         receiver.shutdown()
         receiver.server_close()
         platform.delete()
+
+
+def _project(template: Path, url: str) -> Project:
+    """Return the project with a template of its own: everything is read each second, and alerts are sent."""
+    own = f'[monitoring]\ninterval_seconds = 1\nalerts_url = "{url}"\n'
+    template.write_text(TEMPLATE.path.read_text().replace("[monitoring]\n", own))
+    up = PROJECT.file.up.model_copy(update={"template": str(template)})
+    return Project(PROJECT.path, PROJECT.file.model_copy(update={"up": up}))

@@ -14,6 +14,9 @@ _OF_TABLE = ("database", "table")
 SOON_SECONDS = 45
 """How long something may be down: a restart takes less, and its alert comes within two minutes."""
 
+LEAST_SAMPLES = 50
+"""Of an objective that counts samples: a Prometheus that has just begun has seen too little."""
+
 METRICS = {
     "mes_storage_up": Metric("gauge", ("database", "node", "role")),
     "mes_storage_exporter_last_success_timestamp_seconds": Metric("gauge", _OF_DATABASE),
@@ -29,6 +32,7 @@ METRICS = {
     "mes_storage_database_bytes": Metric("gauge", _OF_DATABASE),
     "mes_storage_disk_free_bytes": Metric("gauge", _OF_NODE),
     "mes_storage_disk_bytes": Metric("gauge", _OF_NODE),
+    "mes_storage_rows": Metric("gauge", _OF_DATABASE),
     "mes_storage_dead_rows": Metric("gauge", _OF_TABLE),
     "mes_storage_live_rows": Metric("gauge", _OF_TABLE),
     "mes_storage_autovacuum_age_seconds": Metric("gauge", _OF_TABLE),
@@ -315,6 +319,7 @@ SLOS = (
         "Lists are read from replicas that are more than 10 s behind",
         "alerts-objectives.md#listfreshness",
         "mesctl replicas list",
+        least_total=LEAST_SAMPLES,
     ),
 )
 

@@ -4,17 +4,18 @@ from collections.abc import Iterator
 
 import pytest
 
-from ops.embedded.shape import ALERTMANAGER, EXPORTER, PROMETHEUS
+from ops.embedded.shape import ALERTMANAGER, PROMETHEUS
 from ops.waiting import wait_until
+from tests.alert_cases import RULES
 from tests.needs import require
-from tests.watched_platform import (
-    DEADLINE_SECONDS,
-    MOST_EVALUATIONS,
-    REPLICA_DOWN,
-    WatchedPlatform,
-    process_down,
-    watched_platform,
-)
+from tests.watched_platform import DEADLINE_SECONDS, MOST_EVALUATIONS, WatchedPlatform, watched_platform
+
+GIVEN = {"__name__", "job", "instance", "le"}
+"""Labels that Prometheus adds, and that of a histogram's bounds."""
+EXPORTERS_OWN = {
+    f"mes_storage_exporter_{name}" for name in ("missing", "round_seconds", "samples_written_total")
+}
+"""What no query reads."""
 
 pytestmark = pytest.mark.long
 
@@ -27,22 +28,25 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WatchedPlatfor
         yield watched
 
 
-def test_a_replica_that_stops_fires_is_sent_and_resolves(watched: WatchedPlatform) -> None:
-    assert watched.detect(watched.replica().stop, REPLICA_DOWN) <= MOST_EVALUATIONS
-    assert wait_until(lambda: watched.receiver.has("firing", REPLICA_DOWN), timeout_seconds=DEADLINE_SECONDS)
-    watched.start_replica()
-    assert watched.resolves(REPLICA_DOWN)
+def test_what_stops_fires_is_sent_and_resolves(watched: WatchedPlatform) -> None:
+    evaluations = watched.stop_and_detect()
+    assert max(evaluations.values()) <= MOST_EVALUATIONS, evaluations
+    assert wait_until(lambda: watched.receiver.has_all("firing"), timeout_seconds=DEADLINE_SECONDS)
+    watched.start_again()
+    assert wait_until(watched.is_well, timeout_seconds=DEADLINE_SECONDS), watched.firing()
+    assert wait_until(lambda: watched.receiver.has_all("resolved"), timeout_seconds=DEADLINE_SECONDS)
 
 
-# The relay is in the process of its service.
-@pytest.mark.parametrize("service", ["mes", "pricing", EXPORTER])
-def test_a_process_that_stops_fires_is_sent_and_resolves(watched: WatchedPlatform, service: str) -> None:
-    alert = process_down(service)
-    assert watched.detect(lambda: watched.platform.kill_service(service), alert) <= MOST_EVALUATIONS
-    assert wait_until(lambda: watched.receiver.has("firing", alert), timeout_seconds=DEADLINE_SECONDS)
-    watched.platform.start_service(service)
-    assert watched.resolves(alert)
-    assert wait_until(lambda: watched.receiver.has("resolved", alert), timeout_seconds=DEADLINE_SECONDS)
+def test_what_processes_serve_is_in_the_table_of_metrics_with_its_labels(watched: WatchedPlatform) -> None:
+    known = {series: metric for name, metric in RULES.metrics.items() for series in metric.series_of(name)}
+    served = watched.series()
+    assert {each["__name__"] for each in served} - known.keys() <= EXPORTERS_OWN
+    unknown: dict[str, set[str]] = {}
+    for each in served:
+        if metric := known.get(each["__name__"]):
+            own = {label for label in each if not label.startswith("otel_")} - GIVEN - set(metric.labels)
+            unknown |= {each["__name__"]: own} if own else {}
+    assert unknown == {}
 
 
 def test_status_and_down_know_what_watches_and_without_it_nothing_is_left(watched: WatchedPlatform) -> None:

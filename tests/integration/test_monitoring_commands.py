@@ -70,7 +70,7 @@ def test_with_a_short_interval_alerts_wait_for_as_many_evaluations(mesctl: Mesct
     mesctl("monitoring", "render", str(tmp_path / "out"), "--interval-seconds", "1")
     assert "evaluation_interval: 1s" in (tmp_path / "out" / "prometheus.yml").read_text()
     rules = yaml.safe_load((tmp_path / "out" / "rules.yml").read_text())["groups"][0]["rules"]
-    assert {rule["alert"]: rule["for"] for rule in rules if "alert" in rule}["ReplicaDown"] == "4s"
+    assert {rule["alert"]: rule["for"] for rule in rules if "alert" in rule}["ReplicaDown"] == "3s"
 
 
 def test_the_programs_take_what_is_rendered(mesctl: Mesctl) -> None:

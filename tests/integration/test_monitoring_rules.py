@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
-from app.console.monitoring.alerts import ALERTS
+from app import instruments
+from app.console.monitoring.alerts import ALERTS, PRICE_SECONDS
 from ops.cli import app
 from ops.monitoring.model import Alert, Metric, RecordingRule, Rules, metrics_of, unknown_metrics
 from ops.monitoring.render import alertmanager_config, rules_text
@@ -122,3 +123,7 @@ def test_alertmanager_sends_one_page_for_what_one_fault_explains() -> None:
 def test_rules_are_the_same_text_each_time() -> None:
     assert rules_text(RULES) == rules_text(RULES)
     assert "for: 4s" in rules_text(ALERTS, scale=1 / 15)
+
+
+def test_the_limit_of_a_price_is_a_bound_of_the_histogram_that_the_services_fill() -> None:
+    assert PRICE_SECONDS in instruments._STAGE

@@ -2,6 +2,7 @@
 
 from app.console.audit.rules import STUCK_AFTER
 from ops.monitoring.model import WINDOW, Alert, Inhibition, Metric, RecordingRule, Rules, Slo
+from ops.monitoring.platform import LEAST_SAMPLES
 
 _OF_DATABASE = ("database",)
 _OF_MESSAGES = ("database", "destination")
@@ -24,9 +25,9 @@ METRICS = {
     "app_requests_in_progress": Metric("gauge"),
     "app_pool_wait_duration_seconds": Metric("histogram", _OF_DATABASE),
     "app_pool_connections": Metric("gauge", ("database", "state")),
-    "app_inbox_pruned_total": Metric("counter"),
-    "app_inbox_kept": Metric("gauge"),
-    "app_entries_refused_total": Metric("counter", ("reason",)),
+    "app_inbox_pruned_total": Metric("counter", _OF_DATABASE),
+    "app_inbox_kept": Metric("gauge", _OF_DATABASE),
+    "app_entries_refused_total": Metric("counter", ("reason", "kind")),
     # Of the exporter.
     "app_orders": Metric("gauge", ("database", "status")),
     "app_orders_oldest_seconds": Metric("gauge", ("database", "status")),
@@ -36,6 +37,7 @@ METRICS = {
     "app_dead_letters_oldest_seconds": Metric("gauge", _OF_MESSAGES),
     "app_pricing_jobs": Metric("gauge", ("database", "state")),
     "app_pricing_jobs_oldest_seconds": Metric("gauge", ("database", "state")),
+    "app_pricing_busy_seconds_total": Metric("counter", _OF_DATABASE),
     "app_customers": Metric("gauge", _OF_DATABASE),
 }
 
@@ -278,6 +280,7 @@ SLOS = (
         "Orders stand in a status for longer than they may",
         "alerts-objectives.md#orderprogress",
         "mesctl problems",
+        least_total=LEAST_SAMPLES,
     ),
     Slo(
         "api_errors",
