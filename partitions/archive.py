@@ -26,10 +26,14 @@ from partitions.sql import identifier, relation
 
 @dataclass(frozen=True, slots=True)
 class ArchivedBatch:
-    """What one transaction moved: rows by live table. `locked` is how many it had found."""
+    """What one transaction moved: rows by live table, and the ids of the rows that left the first of them.
+
+    `locked` is how many it had found.
+    """
 
     locked: int
     rows: Mapping[str, int]
+    ids: Sequence[Sequence[Any]] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,11 +261,11 @@ class _Batches:
         try:
             with connection.begin():
                 locked = lock(connection)
-                return ArchivedBatch(len(locked), self._move_locked(connection, locked))
+                return self._move_locked(connection, locked)
         except DBAPIError as fault:
             raise ArchiveBatchFailed(self.sql.policy.live, reason_of(fault)) from fault
 
-    def _move_locked(self, connection: Connection, locked: Sequence[Row[Any]]) -> Mapping[str, int]:
+    def _move_locked(self, connection: Connection, locked: Sequence[Row[Any]]) -> ArchivedBatch:
         policy, ids = self.sql.policy, self.sql.arrays(":keys_")
         chosen = _arrays("keys", locked, len(policy.row_id))
         values = {**chosen, "cutoff": self.cutoff}
@@ -270,7 +274,10 @@ class _Batches:
         counts = {policy.live: moved.inserted}
         for child in policy.children:
             counts[child.table] = self._move_child(connection, child, ids, keys)
-        return counts
+        moved_ids = list(
+            zip(*(keys[f"keys_{number + 1}"] or () for number in range(len(policy.row_id))), strict=True)
+        )
+        return ArchivedBatch(len(locked), counts, moved_ids)
 
     def _move_child(
         self, connection: Connection, child: Child, ids: Sequence[str], keys: Mapping[str, object]

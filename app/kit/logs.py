@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol, TextIO, cast
 
@@ -380,15 +381,18 @@ def configure_logging(
     )
 
     def tell_dropped(count: int) -> str:
-        event: EventDict = {"event": DROPPED, "count": count}
-        for process in common:
-            event = cast("EventDict", process(logging.getLogger("logs"), "warning", event))
-        made = {"name": "logs", "levelno": logging.WARNING, "levelname": "WARNING", "msg": event}
-        return formatter.format(logging.makeLogRecord({**made, "_logger": None, "_name": "warning"}))
+        return render_line(service, schema or LogSchema(), "warning", DROPPED, count=count)
 
     handler = QuietHandler(LogWriter(_output(file), tell_dropped=tell_dropped), Repeats(), processors=common)
     handler.setFormatter(formatter)
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
+
+
+def render_line(service: str, schema: LogSchema, level: str, event: str, /, **facts: Any) -> str:
+    """Return a line as `configure_logging` has them written, without the context of the caller."""
+    now = datetime.now(UTC).isoformat()
+    said: EventDict = {"event": event, "level": level, "logger": "logs", "service": service, "timestamp": now}
+    return _EcsFormatter(ensure_ascii=False)(None, level, _ToEcs(schema)(None, level, {**said, **facts}))
 
 
 def _output(file: LogFile | None) -> Output:

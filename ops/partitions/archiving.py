@@ -11,6 +11,7 @@ from ops.project.project import ProjectTree
 from partitions import Month, MonthlyRange
 from partitions.archive import (
     ArchiveBacklog,
+    ArchivedBatch,
     Report,
     count_archived,
     move,
@@ -83,12 +84,20 @@ def archive_database(
     database, months = member.database, months_of(member.tree, policy)
     check_retention(member.tree.policies, member.tree.archives)
     waiting = read_state(topology, member, policy, now).waiting
+    archived = member.tree.archived
+
+    def moved(batch: ArchivedBatch) -> None:
+        if archived is not None:
+            archived(topology, database.name, policy, batch.ids)
+        if report is not None:
+            report(batch)
+
     with open_engine(topology, database, role=database.owner) as owner:
         partitions.apply(owner, months, now, since=earliest_month(months, waiting, now))
     with open_engine(topology, database, role=database.role) as service:
         # Citus locks rows of one shard at a time.
         by_key = database.is_coordinator
-        return move(service, policy, now, batch_rows=batch_rows, lock_by_key=by_key, report=report)
+        return move(service, policy, now, batch_rows=batch_rows, lock_by_key=by_key, report=moved)
 
 
 def render_database(

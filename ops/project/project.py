@@ -15,7 +15,7 @@ A reference `module:name` is imported when it is used first. Paths are relative 
 
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
@@ -50,12 +50,15 @@ class TreeEntry(Section):
     """A tree of the project. The topology's section of the same name says what kind it is.
 
     `revisions` is the folder of alembic's revisions; what they make is frozen beside it, in `../schema`.
+    `archived` is called after each batch of the archive job, with the topology, the database's name, the
+    policy and the ids that were moved.
     """
 
     metadata: Reference
     revisions: Text
     policies: Reference | None = None
     archives: Reference | None = None
+    archived: Reference | None = None
     # Its primary key has four letters more, and PostgreSQL's names have 63.
     version_table: Annotated[Name, Field(max_length=59)] = "alembic_version"
 
@@ -179,6 +182,18 @@ class ProjectTree:
     def archives(self) -> "tuple[ArchivePolicy, ...]":
         """What is archived, and what belongs to it."""
         return self._all("archives", self.entry.archives)
+
+    @cached_property
+    def archived(self) -> "Callable[..., None] | None":
+        """What is called with the rows that were archived.
+
+        Raises:
+            ReferenceBroken: it does not import.
+        """
+        if self.entry.archived is None:
+            return None
+        found: Callable[..., None] = self.project.resolve(f"trees.{self.name}.archived", self.entry.archived)
+        return found
 
     @property
     def is_named(self) -> bool:

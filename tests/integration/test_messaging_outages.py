@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from app.messaging.errors import NotYet
 from app.messaging.message import Message
@@ -131,7 +132,16 @@ async def test_redis_goes_away_and_comes_back(topology: Topology, tmp_path: Path
                 await rig.owe(1, "a")
                 await rig.until_settled()
                 await asyncio.to_thread(server.stop)
-                await rig.owe(1, "b")
+                with capture_logs() as logs:
+
+                    async def is_named() -> bool:
+                        return any(log["event"] == "message_not_sent" for log in logs)
+
+                    await rig.owe(1, "b")
+                    await until(is_named)
+                [line] = [log for log in logs if log["event"] == "message_not_sent"]
+                assert (line["log_level"], line["order_id"], line["stream"]) == ("error", "1", STREAM)
+                assert line["message_type"] == "order.shipped"
                 await asyncio.to_thread(server.start, program=program, port=port)
                 await rig.until_settled()
             assert await rig.history() == {1: ["a", "b"]}

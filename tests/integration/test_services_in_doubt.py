@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 import pytest
 from httpx import AsyncClient, Response
 from sqlalchemy import select
+from structlog.testing import capture_logs
 
 from app.crm.application import build as build_crm
 from app.messaging.events import OrderApproved
@@ -87,9 +88,11 @@ async def rig(topology: Topology) -> AsyncIterator[Rig]:
 
 async def test_what_was_committed_is_answered_as_done(rig: Rig) -> None:
     rig.to_crm.arm(Cut.AFTER, mark=b"Sara")
-    answer = await rig.approve()
+    with capture_logs() as logs:
+        answer = await rig.approve()
     assert rig.to_crm.cuts == 1
     assert ok(answer)["status"] == "MANUFACTURING_APPROVED"
+    assert [log["order_id"] for log in logs if log["event"] == "order_approved"] == [ORDER_ID]
     # A read after it is sure to see it.
     position = CausalToken.decode(answer.headers[TOKEN_HEADER]).positions["crm"]
     assert position.system_identifier != UNKNOWN_SYSTEM
@@ -99,8 +102,10 @@ async def test_what_was_committed_is_answered_as_done(rig: Rig) -> None:
 
 async def test_what_was_not_committed_is_told_and_may_be_repeated(rig: Rig) -> None:
     rig.to_crm.arm(Cut.BEFORE, mark=b"Sara")
-    answer = await rig.approve()
+    with capture_logs() as logs:
+        answer = await rig.approve()
     assert rig.to_crm.cuts == 1
+    assert "order_approved" not in {log["event"] for log in logs}
     refused = problem(answer, 503)
     assert refused["type"].endswith(":commit-lost")
     assert "nothing was written" in refused["detail"]

@@ -1,0 +1,272 @@
+"""What lines never hold, and what becomes of them when they cannot be written."""
+
+import errno
+import json
+import logging
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import structlog
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+
+from app.console.logs import flat
+from app.kit.log_masks import LONGEST_TEXT, mask, mask_text
+from app.kit.log_writer import LogWriter, RotatingFile
+from app.kit.logs import bind, configure_logging, dropped_lines, on_error
+from app.log_events import SCHEMA
+from ops.waiting import wait_until
+from tests.unit.test_services_logs import restored
+
+__all__ = ["restored"]
+
+SECRETS = [
+    "connection to postgresql://shop:hunter2@db1:5432/shop failed",
+    "redis://:hunter2@cache:6379/0 is away",
+    "password=hunter2 host=db1",
+    "Authorization: hunter2, and more",
+    "'db_password': 'hunter2'",
+    "[SQL: INSERT INTO orders]\n[parameters: {'name': 'Ada', 'street': 'hunter2'}]\n(Background: x)",
+    "DETAIL:  Failing row contains (17, Ada, hunter2, 4).",
+    "DETAIL:  Key (customer_name)=(hunter2) already exists.",
+    "there is no customer hunter2@example.org",
+]
+
+
+@pytest.mark.parametrize("text", SECRETS)
+def test_a_secret_in_a_text_is_masked(text: str) -> None:
+    masked = mask_text(text)
+    assert "hunter2" not in masked
+    assert "***" in masked
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("password", "db_passwd", "cursor_secret", "Authorization", "cookie", "api_key", "causal_token"),
+        *("email", "customer_email", "customer_name", "phone", "street", "postcode", "client_ip"),
+        "delivery_address",
+    ],
+)
+def test_a_fact_with_the_name_of_a_secret_or_of_an_address_is_masked(name: str) -> None:
+    assert mask(name, "hunter2") == "***"
+    assert mask("detail", {"order": {name: ["hunter2"]}}) == {"order": {name: "***"}}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "order 17 is SHIPPED and cannot become PACKAGING",
+        "connection failed: host db1:5432, role shop",
+        "set MES_STORAGE_TOKEN_KEYS in every process",
+        "key 'k1' of crm is not among MES_STORAGE_MESSAGE_KEYS",
+    ],
+)
+def test_what_is_no_secret_stays(text: str) -> None:
+    assert mask_text(text) == text
+    assert mask("address", "db1:5432") == "db1:5432"
+
+
+def test_a_text_is_cut_off() -> None:
+    assert len(mask_text("x" * 10**6)) < LONGEST_TEXT + 50
+
+
+def lines_of(path: Path) -> list[dict[str, object]]:
+    return [flat(json.loads(line)) for line in path.read_text().splitlines()]
+
+
+def end_logging() -> None:
+    for handler in logging.getLogger().handlers:
+        handler.close()
+
+
+@pytest.fixture
+def log(restored: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "log"
+    with path.open("w") as stream:
+        monkeypatch.setattr(sys, "stderr", stream)
+        configure_logging("mes", level="info", schema=SCHEMA)
+    structlog.contextvars.clear_contextvars()
+    return path
+
+
+def test_lines_of_other_libraries_bear_the_order_and_the_trace(log: Path) -> None:
+    seen: list[str] = []
+    on_error(seen.append)
+    bind(order_id=17)
+    with TracerProvider().get_tracer("test").start_as_current_span("take") as span:
+        ids = span.get_span_context()
+        structlog.get_logger("mes").error("unforeseen", path="/v1/orders/17/take", error="no ring")
+        logging.getLogger("sqlalchemy.pool").error("cannot reset redis://:hunter2@cache")
+        logging.getLogger("sharding.keyed").warning("Shard map taken late", extra={"shard": "mes_0"})
+    structlog.contextvars.clear_contextvars()
+    end_logging()
+    lines = lines_of(log)
+    assert len(lines) == 3
+    for line in lines:
+        assert (line["order.id"], line["service.name"], line["process.pid"]) == ("17", "mes", os.getpid())
+        assert line["trace.id"] == trace.format_trace_id(ids.trace_id)
+        assert line["span.id"] == trace.format_span_id(ids.span_id)
+    assert [line.get("event.action") for line in lines] == ["unforeseen", None, "shard_map_taken_late"]
+    assert [line.get("event.outcome") for line in lines] == ["failure", None, "failure"]
+    assert lines[1]["message"] == "cannot reset redis://:***@cache"
+    assert lines[2]["mes_storage.shard"] == "mes_0"
+    assert seen == ["unforeseen", "sqlalchemy.pool"]
+
+
+class Stuck:
+    """A pipe whose reader does not read, until it is told to."""
+
+    def __init__(self) -> None:
+        self.goes_on = threading.Event()
+        self.entered = threading.Event()
+        self.data = b""
+
+    def write(self, data: bytes) -> int:
+        self.entered.set()
+        self.goes_on.wait(60)
+        self.data += data
+        return len(data)
+
+
+def test_a_stuck_reader_stops_no_one_and_what_it_did_not_get_is_counted() -> None:
+    output = Stuck()
+    writer = LogWriter(output, tell_dropped="{} dropped".format, most_lines=10)
+    writer.write("first")
+    assert output.entered.wait(60)
+    for number in range(100):
+        writer.write(f"line {number}")
+    assert writer.dropped == 90
+    output.goes_on.set()
+    writer.close(timeout_seconds=60)
+    lines = output.data.decode().splitlines()
+    assert lines[:3] == ["first", "90 dropped", "line 0"]
+    assert len(lines) == 12
+
+
+def test_the_end_of_a_process_does_not_wait_for_a_stuck_reader() -> None:
+    output = Stuck()
+    writer = LogWriter(output, tell_dropped=str)
+    writer.write("line")
+    writer.close(timeout_seconds=0.01)
+    output.goes_on.set()
+
+
+class Full:
+    """A disk that is full after some bytes, until there is room."""
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+        self.data = b""
+
+    def write(self, data: bytes) -> int:
+        part = data[: self.room]
+        if not part:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        self.room -= len(part)
+        self.data += part
+        return len(part)
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    assert wait_until(condition, timeout_seconds=60)
+
+
+def test_a_full_disk_costs_lines_and_they_are_counted_when_there_is_room() -> None:
+    disk = Full(room=9)
+    writer = LogWriter(disk, tell_dropped="{} dropped".format)
+    writer.write("one")
+    wait_for(lambda: disk.data == b"one\n")
+    writer.write("two too long")
+    wait_for(lambda: writer.dropped == 1)
+    writer.write("three")
+    wait_for(lambda: writer.dropped == 2)
+    disk.room = 1000
+    writer.write("four")
+    writer.close(timeout_seconds=60)
+    # What was cut stands on a line of its own.
+    assert disk.data.decode().splitlines() == ["one", "two t", "2 dropped", "four"]
+
+
+def test_a_service_outlives_a_device_that_is_full(restored: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    full = Path("/dev/full").open("w")  # noqa: SIM115 (closed at once below)
+    monkeypatch.setattr(sys, "stderr", full)
+    configure_logging("mes", level="info")
+    full.close()
+    structlog.get_logger("mes").info("line")
+    wait_for(lambda: dropped_lines() == 1)
+    end_logging()
+
+
+CLOSED = """
+import os, structlog
+from app.kit.logs import configure_logging, dropped_lines
+configure_logging("mes", level="info")
+log = structlog.get_logger("mes")
+for number in range(3):
+    log.info("line")
+while dropped_lines() < 3:
+    pass
+print("goes on", flush=True)
+"""
+
+
+def test_a_service_outlives_the_reader_of_its_stderr() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-c", CLOSED]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=writer, timeout=60, check=True)
+    os.close(writer)
+    assert done.stdout == b"goes on\n"
+
+
+def test_a_service_runs_without_a_stderr() -> None:
+    command = ["sh", "-c", 'exec "$0" -c "$1" 2>&-', sys.executable, CLOSED]
+    done = subprocess.run(command, stdout=subprocess.PIPE, timeout=60, check=True)
+    assert done.stdout == b"goes on\n"
+
+
+def test_a_file_that_has_grown_begins_anew_and_a_few_older_ones_stay(tmp_path: Path) -> None:
+    path = tmp_path / "shop.log"
+    file = RotatingFile(path, max_bytes=10, kept=2)
+    for number in range(5):
+        file.write(f"line number {number}\n".encode())
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["shop.log", "shop.log.1", "shop.log.2"]
+    assert [(tmp_path / name).read_text() for name in ("shop.log.2", "shop.log.1", "shop.log")] == [
+        "line number 2\n", "line number 3\n", "line number 4\n",
+    ]  # fmt: skip
+
+
+def test_a_file_that_logrotate_has_renamed_is_opened_anew(tmp_path: Path) -> None:
+    path = tmp_path / "shop.log"
+    file = RotatingFile(path, max_bytes=1000, kept=2)
+    file.write(b"one\n")
+    path.rename(tmp_path / "shop.log.1")
+    file.write(b"two\n")
+    path.unlink()
+    file.write(b"three\n")
+    assert path.read_text() == "three\n"
+    assert (tmp_path / "shop.log.1").read_text() == "one\n"
+
+
+MOVES = """
+import sys
+from pathlib import Path
+from app.kit.log_writer import RotatingFile
+file = RotatingFile(Path(sys.argv[1]), max_bytes=10, kept=1)
+for number in range(3):
+    file.write(b"a line of ten\\n")
+print("a traceback", file=sys.stderr)
+"""
+
+
+def test_the_stderr_of_a_service_moves_along(tmp_path: Path) -> None:
+    path = tmp_path / "shop.log"
+    with path.open("ab") as stderr:
+        subprocess.run([sys.executable, "-c", MOVES, str(path)], stderr=stderr, check=True)
+    assert path.read_text() == "a line of ten\na traceback\n"
