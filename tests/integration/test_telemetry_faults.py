@@ -87,15 +87,7 @@ def test_a_frozen_collector_holds_up_neither_work_nor_the_end_and_the_queue_has_
     with collecting(answers=False) as collector:
         ended = run(collector.url, 20_000)
         assert collector.asked.is_set()
-    # Twice as fast as needed on a machine that is busy: none of it waits for the collector.
+    # Far more than it takes on a busy machine: none of it waits for the collector.
     assert ended.worked < 20
     assert ended.ended < 15
     assert ended.counts[DROPPED] == 20_000
-
-
-def test_a_collector_that_refuses_is_said_once() -> None:
-    with collecting(status=400) as collector:
-        ended = run(collector.url, 2000)
-    assert ended.counts[DROPPED] == 2000
-    assert ended.log.count("collector_away") == 1
-    assert "Traceback" not in ended.log
