@@ -74,9 +74,6 @@ _acknowledged = _seconds(
     "app.message.acknowledged.duration", "From a message's event to its acknowledgement.", _DELIVERY
 )
 _errors = _meter.create_counter("app.errors", unit="{line}", description="Log lines of level ERROR.")
-_dropped = _meter.create_counter(
-    "app.telemetry.dropped", unit="{item}", description="Spans and log lines that were not delivered."
-)
 _lag = _meter.create_gauge("app.event_loop.lag", unit="s", description="How late the event loop is.")
 _pool_wait = _seconds("app.pool.wait.duration", "From asking a pool to having a connection.", _WAIT)
 
@@ -208,9 +205,32 @@ def error_logged(name: str) -> None:
     _errors.add(1, {"event": _events.fold(name) if _EVENT_NAME.fullmatch(name) else OTHER})
 
 
-def telemetry_dropped(signal: Literal["spans", "logs"], count: int) -> None:
-    """Count what was not delivered: the queue was full, or who was to take it did not."""
-    _dropped.add(count, {"signal": signal})
+_spans_dropped = 0
+_log_lines_dropped: list[Callable[[], int]] = []
+
+
+def spans_dropped(count: int) -> None:
+    """Count spans that were not delivered: the queue was full, or the collector did not take them."""
+    global _spans_dropped  # noqa: PLW0603 (one process, one count, as for every instrument here)
+    _spans_dropped += count
+
+
+def show_dropped_logs(count: Callable[[], int]) -> None:
+    """Show how many log lines were dropped, as `count` says."""
+    _log_lines_dropped.append(count)
+
+
+def _observe_dropped(_options: CallbackOptions) -> Iterable[Observation]:
+    yield Observation(_spans_dropped, {"signal": "spans"})
+    yield Observation(sum(count() for count in _log_lines_dropped), {"signal": "logs"})
+
+
+_meter.create_observable_counter(
+    "app.telemetry.dropped",
+    [_observe_dropped],
+    unit="{item}",
+    description="Spans and log lines that were not delivered.",
+)
 
 
 def event_loop_lag(seconds: float) -> None:

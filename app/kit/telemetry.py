@@ -280,9 +280,12 @@ class CountingExporter(SpanExporter):
         result = self._send(spans)
         is_away = result is not SpanExportResult.SUCCESS
         if is_away:
-            instruments.telemetry_dropped("spans", len(spans))
+            instruments.spans_dropped(len(spans))
         if is_away != self._is_away:
-            (log.warning if is_away else log.info)("collector_away" if is_away else "collector_back")
+            if is_away:
+                log.warning("collector_away", lost=len(spans))
+            else:
+                log.info("collector_back")
         self._is_away = is_away
         return result
 
@@ -291,9 +294,7 @@ class CountingExporter(SpanExporter):
             return SpanExportResult.FAILURE
         try:
             return self._exporter.export(spans)
-        except Exception as error:
-            # Whatever it is, it is no matter of the service's.
-            log.debug("spans_not_sent", error=str(error))
+        except Exception:  # whatever it is, it is no matter of the service's; `export` says it
             return SpanExportResult.FAILURE
 
     def end_within(self, seconds: float) -> None:
@@ -322,7 +323,7 @@ class BoundedQueue(SpanProcessor):
     def on_end(self, span: ReadableSpan) -> None:
         """Queue a span, or drop it if there is no room."""
         if self._given - self._exporter.taken >= self._most_spans:
-            instruments.telemetry_dropped("spans", 1)
+            instruments.spans_dropped(1)
             return
         self._given += 1
         self._queue.on_end(span)
@@ -335,19 +336,6 @@ class BoundedQueue(SpanProcessor):
     def force_flush(self, timeout_millis: int | None = 30000) -> bool:
         """Send what waits."""
         return self._queue.force_flush(timeout_millis or 30000)
-
-
-class ErrorCounter(logging.Handler):
-    """Counts log lines of level ERROR by their event."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.ERROR)
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Count a line; one of a library that has no event counts by its logger's name."""
-        facts = record.msg if isinstance(record.msg, dict) else {}
-        name = facts.get("event.action") or facts.get("event") or record.name.replace(".", "_")
-        instruments.error_logged(str(name))
 
 
 def start_telemetry(service: str, *, otlp_endpoint: str | None, trace_ratio: float) -> Callable[[], None]:
@@ -378,7 +366,6 @@ def start_telemetry(service: str, *, otlp_endpoint: str | None, trace_ratio: flo
     metrics.set_meter_provider(meters)
     tracers = _tracers(resource, otlp_endpoint, trace_ratio)
     trace.set_tracer_provider(tracers)
-    logging.getLogger().addHandler(ErrorCounter())
     # It logs each batch that fails; `CountingExporter` says it once.
     logging.getLogger("opentelemetry.exporter").setLevel(logging.CRITICAL)
 

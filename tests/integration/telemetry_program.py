@@ -1,6 +1,6 @@
 """Takes orders through the services with OpenTelemetry's SDK: providers are global, hence a process.
 
-Its arguments: the topology file, the collector's URL (or `none`), the ratio of traces. It prints the
+Its arguments: the topology file, the collector's URL, the ratio of traces. It prints the
 orders' ids and, in the end, the metrics.
 """
 
@@ -55,7 +55,7 @@ async def strain(services: Services) -> None:
 
 async def main(path: str, url: str, ratio: str) -> None:
     topology = Topology.load(path)
-    stop = start_telemetry("all", otlp_endpoint=None if url == "none" else url, trace_ratio=float(ratio))
+    stop = start_telemetry("all", otlp_endpoint=url, trace_ratio=float(ratio))
     async with open_services(topology) as services:
         models = await asyncio.to_thread(ModelStore.open, files_url(topology))
         async with Sandbox() as sandbox, open_shards(topology, application_name="pricing") as sessions:

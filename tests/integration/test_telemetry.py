@@ -43,15 +43,15 @@ class Shown:
         return {dict(labels)[label] for labels in self.samples(name)}
 
 
-async def run(topology: Topology, collector: Collector | None, ratio: float = 1.0) -> Shown:
+async def run(topology: Topology, collector: Collector, ratio: float = 1.0) -> Shown:
     """Run the program on a topology's databases."""
-    url = "none" if collector is None else collector.url
-    words = [sys.executable, "-m", "tests.integration.telemetry_program", str(topology.path), url, str(ratio)]
+    program = ["-m", "tests.integration.telemetry_program"]
+    words = [sys.executable, *program, str(topology.path), collector.url, str(ratio)]
     process = await asyncio.create_subprocess_exec(*words, stdout=asyncio.subprocess.PIPE)
     out, _ = await asyncio.wait_for(process.communicate(), 120)
     assert process.returncode == 0
     found = json.loads(out.splitlines()[-1])
-    return Shown(found["orders"], found["metrics"], [] if collector is None else collector.spans)
+    return Shown(found["orders"], found["metrics"], collector.spans)
 
 
 @pytest.fixture(scope="module")
@@ -183,8 +183,3 @@ async def test_a_ratio_keeps_or_drops_whole_orders_and_always_keeps_what_failed(
             traces = {span.trace for span in spans}
             for trace in traces:
                 assert any(span.failed for span in shown.spans if span.trace == trace), (order, spans)
-
-
-async def test_without_a_collector_there_are_metrics_and_no_spans(topology: Topology) -> None:
-    shown = await run(topology, None)
-    assert shown.samples("app_order_created_total")

@@ -11,22 +11,26 @@ from tests.collector import collecting
 # A process of its own: the SDK's providers are global.
 PROGRAM = """
 import json, logging, re, sys, time
+import structlog
 from opentelemetry import trace
 from opentelemetry.trace import SpanKind
 from prometheus_client import REGISTRY, generate_latest
+from app.instruments import error_logged
+from app.kit.logs import configure_logging, on_error
 from app.kit.telemetry import start_telemetry, working
 
-logging.basicConfig(level="INFO")
+configure_logging("shop", level="info")
+on_error(error_logged)
 stop = start_telemetry("shop", otlp_endpoint=sys.argv[1], trace_ratio=1.0)
 started = time.monotonic()
 for number in range(int(sys.argv[2])):
     with working("work", kind=SpanKind.SERVER, order_id=str(number)):
         pass
 worked = time.monotonic() - started
-logging.getLogger("shop").error({"event": "order_lost"})
+structlog.get_logger("shop").error("order_lost")
 logging.getLogger("some.library").error("no event %s", 1)
 for number in range(500):
-    logging.getLogger("shop").error({"event": f"order {number} is lost"})
+    structlog.get_logger("shop").error(f"order {number} is lost")
 ending = time.monotonic()
 trace.get_tracer_provider().shutdown()
 text = generate_latest(REGISTRY).decode()
@@ -65,9 +69,9 @@ def test_all_spans_arrive_at_a_collector_that_takes_them_and_errors_count_by_the
     with collecting() as collector:
         ended = run(collector.url, 2000)
     assert len(collector.spans) == 2000
-    assert DROPPED not in ended.counts
+    assert ended.counts[DROPPED] == 0
     assert ended.counts['app_errors_total{event="order_lost"}'] == 1
-    assert ended.counts['app_errors_total{event="some_library"}'] == 1
+    assert ended.counts['app_errors_total{event="other"}'] >= 1
     events = [name for name in ended.counts if name.startswith("app_errors_total")]
     assert len(events) <= 201
 
@@ -83,15 +87,7 @@ def test_a_frozen_collector_holds_up_neither_work_nor_the_end_and_the_queue_has_
     with collecting(answers=False) as collector:
         ended = run(collector.url, 20_000)
         assert collector.asked.is_set()
-    # Twice as fast as needed on a machine that is busy: none of it waits for the collector.
+    # Far more than it takes on a busy machine: none of it waits for the collector.
     assert ended.worked < 20
     assert ended.ended < 15
     assert ended.counts[DROPPED] == 20_000
-
-
-def test_a_collector_that_refuses_is_said_once() -> None:
-    with collecting(status=400) as collector:
-        ended = run(collector.url, 2000)
-    assert ended.counts[DROPPED] == 2000
-    assert ended.log.count("collector_away") == 1
-    assert "Traceback" not in ended.log
