@@ -140,6 +140,8 @@ OTHERS: Mapping[str, LogEvent] = {
     "client_too_slow": _event("info", fields="mes_storage.stage", outcome="failure"),
     "tokens_not_signed": _event("warning", fields="mes_storage.fix"),
     "page_cursors_end_with_this_process": _event("warning", fields="mes_storage.fix"),
+    "spans_not_sent": _event("debug", fields="error.message", outcome="failure"),
+    "trace_withheld": _event("info", fields="mes_storage.destination"),
     DROPPED: _event("warning", fields="mes_storage.count"),
 }
 """What else the processes log."""
