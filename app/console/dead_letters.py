@@ -216,7 +216,9 @@ async def discard_letter(
         if found is None:
             return False
         models, order = found
-        detail = {"discarded": {**facts, **kept, "created_at": row.created_at.isoformat()}, **said}
+        facts |= {"created_at": row.created_at.isoformat()}
+        facts |= {"traceparent": row.traceparent} if row.traceparent else {}
+        detail = {"discarded": {**facts, **kept}, **said}
         await append_event(session, models, order, actor=actor, now=datetime.now(UTC), detail=detail)
         return True
 
@@ -257,9 +259,9 @@ async def restore_letter(databases: OrderDatabases, message_id: UUID, order_id: 
 
 # With its old number, by which it comes before what was written after it.
 _RESTORE = text("""
-    INSERT INTO outbox (order_id, sequence, message_id, destination, type, data, created_at)
+    INSERT INTO outbox (order_id, sequence, message_id, destination, type, data, created_at, traceparent)
     OVERRIDING SYSTEM VALUE
-    VALUES (:order_id, :sequence, :message_id, :destination, :type, :data, :created_at)
+    VALUES (:order_id, :sequence, :message_id, :destination, :type, :data, :created_at, :traceparent)
 """).bindparams(bindparam("data", type_=JSONB))
 
 
@@ -270,6 +272,7 @@ def _restored(order_id: int, was: Mapping[str, Any]) -> dict[str, Any]:
         "sequence": int(was["sequence"]),
         "message_id": UUID(was["message_id"]),
         "created_at": datetime.fromisoformat(was["created_at"]),
+        "traceparent": was.get("traceparent"),
     }
 
 

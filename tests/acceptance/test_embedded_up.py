@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -29,6 +30,7 @@ from ops.embedded.platform import Platform
 from ops.embedded.postgres import PostgresCluster
 from ops.embedded.processes import is_alive
 from ops.embedded.programs import PostgresTools, valkey_server
+from ops.embedded.service import SECRET
 from ops.embedded.valkey import Valkey
 from ops.errors import ExitStatus
 from ops.ports import PortPicker
@@ -428,6 +430,28 @@ def test_an_up_that_was_killed_midway_is_completed_by_the_next(tmp_path: Path) -
     assert not home.path.exists()
 
 
+def _is_a_problem(mesctl: Mesctl, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    assert mesctl("problems", "--json") == ExitStatus.FAILED
+    found = {each["object"]: each for each in json.loads(capsys.readouterr().out)}
+    assert (found[name]["severity"], found[name]["command"]) == ("page", "mesctl up")
+
+
+def _is_bundled_without_secrets(platform: Platform, mesctl: Mesctl) -> None:
+    file = platform.home.path / "incident.tar.gz"
+    assert mesctl("bundle", str(file)) == ExitStatus.DONE
+    with tarfile.open(file) as archive:
+        parts = {each.name: archive.extractfile(each) for each in archive}
+        whole = b"".join(part.read() for part in parts.values() if part).decode()
+    file.unlink()
+    assert any("/logs/" in name and "mes" in name for name in parts), parts.keys()
+    passfile = platform.home.passfile
+    purposes = SECRET.findall(PROJECT.path.read_text())
+    secrets = {*read_passwords(passfile).values(), *(derived_secret(passfile, purpose=p) for p in purposes)}
+    assert len(secrets) > 10
+    assert [secret for secret in secrets if secret in whole] == []
+    assert re.findall(r"://[^\s:/@]*:(?!\(masked\)|\*\*\*)[^\s@/]+@", whole) == []
+
+
 def test_services_are_started_killed_and_started_again(
     platform: Platform, mesctl: Mesctl, said: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -441,6 +465,8 @@ def test_services_are_started_killed_and_started_again(
     components = json.loads(capsys.readouterr().out)["components"]
     [mes] = [state for state in components if (state["name"], state["kind"]) == ("mes", "service")]
     assert (mes["state"], mes["wanted"]) == ("stopped", True)
+    _is_a_problem(mesctl, capsys, "service mes")
+    _is_bundled_without_secrets(platform, mesctl)
     assert platform.start_service("mes")
     assert not platform.start_service("mes"), "it runs already"
     assert platform.status().is_right

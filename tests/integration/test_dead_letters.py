@@ -49,6 +49,7 @@ def set_aside(clerk: Clerk, order_id: int, **changed: Any) -> UUID:
         "attempts": 5,
         "set_aside_at": MADE_AT,
         "set_aside_reason": "cannot become SHIPPED",
+        "traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
         **changed,
     }
     clerk.write(SHARDS.shard_of(order_id), insert(MesOutbox).values(row))
@@ -157,12 +158,8 @@ def test_one_is_discarded_with_a_line_in_the_history_and_restored(mesctl: Mesctl
     undo = ("orders", "dead-letters", "restore", str(letter), "--order", str(order_id))
     assert mesctl(*undo).status == 0
     [after] = rows(clerk, order_id)
-    assert (after.sequence, after.type, after.data, after.created_at) == (
-        before.sequence,
-        before.type,
-        before.data,
-        before.created_at,
-    )
+    for name in ("sequence", "type", "data", "created_at", "traceparent"):
+        assert getattr(after, name) == getattr(before, name), name
     assert after.set_aside_at is None
     assert "it was restored already" in mesctl(*undo).err
     assert len(history(clerk, order_id)) == 3

@@ -110,9 +110,12 @@ def test_a_trace_shows_what_was_set_aside_and_why(
 ) -> None:
     order_id = clerk.orders(1)[0]
     aside = update(mes.MesOutbox).values(set_aside_at=MADE_AT, set_aside_reason="unknown field", attempts=3)
-    clerk.write(SHARDS.shard_of(order_id), owed(order_id), aside)
+    traced = update(mes.MesOutbox).values(traceparent=f"00-{'4b' * 16}-{'0f' * 8}-01")
+    clerk.write(SHARDS.shard_of(order_id), owed(order_id), aside, traced)
     assert mesctl("orders", "trace", str(order_id)) == 0
-    assert "SET ASIDE after 3 attempts: unknown field" in capsys.readouterr().out
+    page = capsys.readouterr().out
+    assert "SET ASIDE after 3 attempts: unknown field (mesctl orders dead-letters show 8a3c0f3e" in page
+    assert f"trace {'4b' * 16}" in page
 
 
 def test_a_trace_for_programs_has_the_same(
