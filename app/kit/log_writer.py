@@ -153,17 +153,24 @@ class LogWriter:
     """Writes lines in their order, later and never in the caller's time."""
 
     def __init__(
-        self, output: Output, *, tell_dropped: Callable[[int], str], most_lines: int = MOST_LINES
+        self,
+        output: Output,
+        *,
+        tell_dropped: Callable[[int], str],
+        count_dropped: Callable[[int], None] = lambda _count: None,
+        most_lines: int = MOST_LINES,
     ) -> None:
         """Start the thread.
 
         Parameters:
             output: where the lines go.
             tell_dropped: makes the line that says how many were dropped.
+            count_dropped: called with how many are dropped just now.
             most_lines: how many may wait.
         """
         self._output = output
         self._tell_dropped = tell_dropped
+        self._count_dropped = count_dropped
         self._most_lines = most_lines
         # It has no bound of its own, but may be used in a signal handler; `write` looks at its size.
         self._lines: SimpleQueue[str | None] = SimpleQueue()
@@ -183,6 +190,7 @@ class LogWriter:
         """Take a line, or count it."""
         if self._lines.qsize() >= self._most_lines:
             self._refused += 1
+            self._count_dropped(1)
         else:
             self._lines.put(line)
 
@@ -217,6 +225,7 @@ class LogWriter:
             return
         # What was written in part is not counted as written, and the next line begins on a line of its own.
         self._failed += len(lines)
+        self._count_dropped(len(lines))
 
     def _write_all(self, data: bytes) -> int | None:
         """Write everything and return None, or how many bytes went before it failed."""

@@ -23,6 +23,7 @@ from ecs_logging import StructlogFormatter
 from opentelemetry import trace
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from app import instruments
 from app.kit.log_masks import mask, mask_text
 from app.kit.log_writer import DescriptorOutput, LogWriter, NoOutput, Output, RotatingFile, StreamOutput
 
@@ -72,10 +73,6 @@ class LogFile:
 
 class LineWriter(Protocol):
     """Takes lines, and never waits."""
-
-    @property
-    def dropped(self) -> int:
-        """How many lines were dropped."""
 
     def write(self, line: str) -> None:
         """Take a line."""
@@ -170,7 +167,6 @@ class QuietHandler(logging.Handler):
                 self.writer.write(self.format(late))
             if isinstance(record.msg, str) and self._processors:
                 record = _as_event(record, self._processors)
-            _count_error(record)
             if self._repeats.admit(record):
                 self.writer.write(self.format(record))
         except Exception:  # as every handler of the standard library does: a line is not worth a request
@@ -201,29 +197,6 @@ def _as_event(record: logging.LogRecord, processors: Sequence[Processor]) -> log
         event = cast("EventDict", process(logger, level, event))
     made = {"msg": event, "args": (), "exc_info": None, "exc_text": None, "_logger": logger, "_name": level}
     return logging.makeLogRecord(facts | made)
-
-
-ErrorListener = Callable[[str], None]
-"""Called with `event.action` of each line of level ERROR, also of those that are only counted."""
-
-_listeners: list[ErrorListener] = []
-
-
-def on_error(listener: ErrorListener) -> None:
-    """Call `listener` with the event of each ERROR from now on."""
-    _listeners.append(listener)
-
-
-def _count_error(record: logging.LogRecord) -> None:
-    if record.levelno >= logging.ERROR and isinstance(record.msg, dict):
-        for listener in _listeners:
-            listener(_action(record.msg) or record.name)
-
-
-def dropped_lines() -> int:
-    """Count the lines of this process that were dropped: too many at once, or nowhere to write them to."""
-    handlers = logging.getLogger().handlers
-    return sum(handler.writer.dropped for handler in handlers if isinstance(handler, QuietHandler))
 
 
 _of_request: ContextVar[dict[str, Any]] = ContextVar("of_request")
@@ -383,7 +356,11 @@ def configure_logging(
     def tell_dropped(count: int) -> str:
         return render_line(service, schema or LogSchema(), "warning", DROPPED, count=count)
 
-    handler = QuietHandler(LogWriter(_output(file), tell_dropped=tell_dropped), Repeats(), processors=common)
+    def count_dropped(count: int) -> None:
+        instruments.telemetry_dropped("logs", count)
+
+    writer = LogWriter(_output(file), tell_dropped=tell_dropped, count_dropped=count_dropped)
+    handler = QuietHandler(writer, Repeats(), processors=common)
     handler.setFormatter(formatter)
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
 

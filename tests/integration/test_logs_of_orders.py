@@ -114,6 +114,8 @@ async def test_every_event_of_an_orders_life_is_logged_with_its_fields(
     of_orders = [line for line in lines if str(line.get("event.action")).startswith(("order_", "message_"))]
     requests = [line for line in lines if "/v1/" in str(line.get("url.path"))]
     assert [line for line in of_orders + requests if "order.id" not in line] == []
+    traced = {"request_answered", "message_handled", "order_priced", "order_settled"}
+    assert [line for line in lines if line.get("event.action") in traced and "trace.id" not in line] == []
     for known in (order_id, *others):
         named = {line["service.name"] for line in lines if line.get("order.id") == known}
         assert named >= {"crm", "mes", "pricing"}

@@ -38,8 +38,6 @@ def restored() -> Iterator[None]:
 class Lines:
     """Writes at once."""
 
-    dropped = 0
-
     def __init__(self, stream: io.StringIO) -> None:
         self._stream = stream
 
