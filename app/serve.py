@@ -106,6 +106,8 @@ def make_app(
         lifespan=lifespan,
         docs_url=None,  # its page loads scripts from elsewhere; ours is in `app.kit.pages`
         redoc_url=None,
+        # Ours is `Observed`: it knows the order, and the door; and malformed requests count as well.
+        telemetry={"tracing": False, "metrics": False, "logs": False, "operation_spans": False},
         redirect_slashes=False,  # such a redirect has the host that the client names
     )
     app.state.max_json_bytes, app.state.request_seconds = settings.max_json_bytes, settings.request_seconds

@@ -62,7 +62,7 @@ def _prices(in_time: float, every: float, count: int) -> Series:
     name = "app_order_stage_duration_seconds"
     stage = 'job="mes",from="SUBMITTED",to="PRICE_CALCULATED"'
     return {
-        f'{name}_bucket{{{stage},le="120.0"}}': f"0+{in_time}x{count}",
+        f'{name}_bucket{{{stage},le="300.0"}}': f"0+{in_time}x{count}",
         f"{name}_count{{{stage}}}": f"0+{every}x{count}",
     }
 
@@ -528,7 +528,7 @@ def healthy_series() -> Series:
         if metric.kind != "histogram":
             found[f"{name}{{{labels}}}"] = values
             continue
-        for bound in ("0.5", "120.0", "+Inf"):
+        for bound in ("0.5", "300.0", "+Inf"):
             found[f'{name}_bucket{{{labels},le="{bound}"}}'] = values
         found |= {f"{name}_{part}{{{labels}}}": values for part in ("sum", "count")}
     return found

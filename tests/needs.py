@@ -61,9 +61,9 @@ NEEDS: Mapping[str, Need] = {
     "postgresql-15": Need("/usr/lib/postgresql/15/bin/initdb", "postgresql-15"),
     "pgbouncer": Need("pgbouncer", "pgbouncer", ("/usr/sbin",)),
     "etcd": Need("etcd", "etcd-server", ("/usr/sbin",)),
+    "iproute2": Need("ip", "iproute2", ("/usr/sbin", "/sbin")),
     "prometheus": Need("prometheus", "prometheus"),
     "alertmanager": Need("prometheus-alertmanager", "prometheus-alertmanager"),
-    "iproute2": Need("ip", "iproute2", ("/usr/sbin", "/sbin")),
     "rsyslog": Need("rsyslogd", "rsyslog rsyslog-elasticsearch", ("/usr/sbin",)),
     "citus": ExtensionNeed("citus", "postgresql-15-citus-13.2, of Citus Data, or set PG_BIN"),
 }

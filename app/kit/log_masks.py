@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 MASK = "***"
@@ -32,11 +33,17 @@ def mask_text(text: str) -> str:
     """Return a text without passwords, e-mail addresses and rows of the database, and not too long."""
     if len(text) > LONGEST_TEXT:
         text = f"{text[:LONGEST_TEXT]}... ({len(text)} characters)"
-    text = _URL_PASSWORD.sub(rf"\1:{MASK}@", text)
-    text = _PARAMETERS.sub(f"[parameters: {MASK}]", text)
-    text = _ROW.sub(rf"\1({MASK})", text)
-    text = _ASSIGNED.sub(rf"\1{MASK}", text)
-    return _EMAIL.sub(MASK, text)
+    # Most texts are a word, in which none of these can be.
+    if "@" in text:
+        text = _EMAIL.sub(MASK, _URL_PASSWORD.sub(rf"\1:{MASK}@", text))
+    if "(" in text or "[" in text:
+        text = _ROW.sub(rf"\1({MASK})", _PARAMETERS.sub(f"[parameters: {MASK}]", text))
+    return _ASSIGNED.sub(rf"\1{MASK}", text) if "=" in text or ":" in text else text
+
+
+@lru_cache(maxsize=1000)
+def _is_masked(name: str) -> bool:
+    return bool(_SECRET.search(name) or _OF_CUSTOMER.fullmatch(name))
 
 
 def mask(name: str, fact: Any) -> Any:
@@ -46,7 +53,7 @@ def mask(name: str, fact: Any) -> Any:
         name: the fact's; that of a secret, or of a part of an address, masks whatever it is.
         fact: a value, or mappings and lists of values.
     """
-    if fact is not None and (_SECRET.search(name) or _OF_CUSTOMER.fullmatch(name)):
+    if fact is not None and _is_masked(name):
         return MASK
     if isinstance(fact, str):
         return mask_text(fact)

@@ -30,8 +30,8 @@ _CLIENT_GONE = 499
 class Observed:
     """Measures each request, and makes a span of it, named by its route.
 
-    OpenTelemetry's own ASGI instrumentation raises on a header that is no UTF-8 and ends in a backslash,
-    notes the addresses of clients, and makes spans before a route is known.
+    OpenTelemetry's own ASGI instrumentation raises on a header that is no UTF-8 and ends in a backslash, and
+    notes the addresses of clients. FastAPI's own knows no order.
     """
 
     def __init__(self, app: ASGIApp, *, facts_of: Callable[[str], Mapping[str, str]]) -> None:

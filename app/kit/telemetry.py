@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import timedelta
 from hashlib import sha256
+from importlib.util import find_spec
 from threading import Lock
 from types import MappingProxyType
 
@@ -49,6 +50,9 @@ QUEUE_SPANS = 8192
 """How many spans may wait for the collector."""
 
 _BATCH_SPANS = 512
+_DELAY_MILLISECONDS = 250
+"""How long a span may wait to be sent, and so how much is lost with a process that is killed."""
+
 _MOST_HELD = 16384
 """How many spans of unfinished work are kept until it is decided."""
 
@@ -312,7 +316,7 @@ class BoundedQueue(SpanProcessor):
             exporter,
             max_queue_size=most_spans,
             max_export_batch_size=min(_BATCH_SPANS, most_spans),
-            schedule_delay_millis=1000,
+            schedule_delay_millis=_DELAY_MILLISECONDS,
         )
 
     def on_end(self, span: ReadableSpan) -> None:
@@ -403,8 +407,22 @@ def _tracers(resource: Resource, otlp_endpoint: str | None, ratio: float) -> Tra
         return TracerProvider(ALWAYS_OFF, resource, shutdown_on_exit=False)
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
+    _instrument()
     url = f"{otlp_endpoint.rstrip('/')}/v1/traces"
     queue = BoundedQueue(CountingExporter(OTLPSpanExporter(url, timeout=_SEND_SECONDS)))
     tracers = TracerProvider(EntrySampler(), resource, shutdown_on_exit=False)
     tracers.add_span_processor(OrderSampling(queue, ratio))
     return tracers
+
+
+def _instrument() -> None:
+    """Have the drivers make spans of what they do, inside of work only: see `EntrySampler`."""
+    from opentelemetry.instrumentation.psycopg import PsycopgInstrumentor
+    from opentelemetry.instrumentation.redis import RedisInstrumentor
+
+    PsycopgInstrumentor().instrument()
+    RedisInstrumentor().instrument()
+    if find_spec("httpx") is not None:  # no service needs it
+        from opentelemetry.instrumentation.httpx import HTTPXClientInstrumentor
+
+        HTTPXClientInstrumentor().instrument()

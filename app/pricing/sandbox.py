@@ -11,13 +11,17 @@ import os
 import signal
 import sys
 from asyncio.subprocess import PIPE, Process
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from opentelemetry.trace import StatusCode
+from opentelemetry.util.types import AttributeValue
 from pydantic import TypeAdapter, ValidationError
 
+from app.kit.telemetry import tracer
 from app.pricing.errors import ReaderCrashed, SandboxTimedOut, SandboxUnavailable, TooLong, TooMuchMemory
 from app.pricing.measurement import Outcome, Unmeasurable
 
@@ -127,6 +131,18 @@ def judge(exit_code: int, answer: str, limits: SandboxLimits) -> Outcome:
     return Unmeasurable(reason=str(ReaderCrashed()))
 
 
+def _trace_child(reply: Mapping[str, Any], suffix: str) -> None:
+    """Make the span of a child that has ended, by the times that its zygote has taken."""
+    facts: dict[str, AttributeValue] = {
+        "mes_storage.model.format": suffix,
+        "process.exit.code": int(reply["exit_code"]),
+    }
+    span = tracer.start_span("measure model", attributes=facts, start_time=int(reply["began_ns"]))
+    if reply["exit_code"] != os.EX_OK:
+        span.set_status(StatusCode.ERROR)
+    span.end(int(reply["ended_ns"]))
+
+
 class _Zygote:
     """The worker's end of one zygote process."""
 
@@ -175,6 +191,7 @@ class _Zygote:
         stdin.write(json.dumps({"path": str(path), "suffix": suffix} | asdict(limits)).encode() + b"\n")
         await stdin.drain()
         reply = await self._reply()
+        _trace_child(reply, suffix)
         return int(reply["exit_code"]), str(reply["answer"])
 
     async def _reply(self) -> dict[str, Any]:

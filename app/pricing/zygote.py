@@ -4,8 +4,8 @@
 
 The first line out, `{"ready": true}`, comes when every format can be read. Then one JSON line in,
 `{"path", "suffix", "memory_bytes", "cpu_seconds", "wall_seconds"}`, makes one child, and one JSON line out,
-`{"exit_code", "answer"}`, says how it ended and what it wrote. The end of standard input means that the
-worker is gone, however it died: the zygote kills its child and leaves.
+`{"exit_code", "answer", "began_ns", "ended_ns"}`, says how it ended, what it wrote, and when. The end
+of standard input means that the worker is gone, however it died: the zygote kills its child and leaves.
 """
 
 import contextlib
@@ -17,6 +17,7 @@ import resource
 import select
 import signal
 import sys
+import time
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -38,8 +39,11 @@ def main() -> None:
     gc.freeze()  # what the children share is not to be copied by their collector
     _reply({"ready": True})
     while line := sys.stdin.buffer.readline():
+        began = time.time_ns()
         exit_code, answer = _measure_in_child(json.loads(line))
-        _reply({"exit_code": exit_code, "answer": answer.decode(errors="replace")})
+        # The child opens no socket: the worker makes a span of these.
+        when = {"began_ns": began, "ended_ns": time.time_ns()}
+        _reply({"exit_code": exit_code, "answer": answer.decode(errors="replace"), **when})
 
 
 def _reply(facts: dict[str, Any]) -> None:

@@ -3,9 +3,11 @@
 from dataclasses import dataclass
 from datetime import datetime
 
+from app import instruments
 from app.files import ModelStore, StoredModel, Upload, model_name, model_suffix
 from app.kit.clock import Clock
 from app.kit.logs import bind
+from app.kit.telemetry import concerns
 from app.messaging.events import Customer, Item, OrderSubmitted
 from app.models.shop import ShopOrder
 from app.models.status import Channel, Status, check_transition
@@ -67,7 +69,9 @@ class ShopService:
             now = self.now()
             created = await repository.insert_once(session, request, order_id=order_id, key=key, now=now)
             order = await repository.get_by_key(session, key)
+            concerns(order.order_id)
             if created:
+                instruments.order_created(session.sync_session, channel=order.channel.value)
                 await append_event(session, SHOP, order, actor=request.customer.name, now=now)
                 log_change(session, "order_created", order)
             elif not _asked_for(order, request):

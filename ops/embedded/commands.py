@@ -62,6 +62,7 @@ def platform_of(context: typer.Context, *, safe: bool = True) -> Platform:
 
 def up(
     context: typer.Context,
+    *,
     services: Annotated[bool, typer.Option(help="Start the services too, and not only the servers.")] = True,
     fsync: Annotated[bool, typer.Option(help="Wait for the disk at every commit.")] = True,
     pgbouncer: Annotated[
@@ -69,6 +70,13 @@ def up(
         typer.Option(
             "--pgbouncer/--no-pgbouncer",
             help="Have services connect through PgBouncer, or directly; without it, as it was.",
+        ),
+    ] = None,
+    monitoring: Annotated[
+        bool | None,
+        typer.Option(
+            "--monitoring/--no-monitoring",
+            help="Have Prometheus and Alertmanager watch all, or not; without it, as it was.",
         ),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be started.")] = False,
@@ -82,9 +90,10 @@ def up(
     platform = platform_of(context, safe=fsync)
     as_json = options_of(context).json
     if dry_run:
-        _print_plan(platform.plan_up(services=services, pgbouncer=pgbouncer), as_json=as_json)
+        steps = platform.plan_up(services=services, pgbouncer=pgbouncer, monitoring=monitoring)
+        _print_plan(steps, as_json=as_json)
         return
-    topology = platform.up(services=services, pgbouncer=pgbouncer)
+    topology = platform.up(services=services, pgbouncer=pgbouncer, monitoring=monitoring)
     _print_result(platform, topology, services=services, as_json=as_json)
 
 

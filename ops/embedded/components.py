@@ -25,6 +25,7 @@ from ops.embedded.shape import PlatformShape, ServiceShape
 from ops.embedded.state import STOP_ORDER, ComponentState, Kind, State
 from ops.embedded.topology_file import Report
 from ops.embedded.valkey import ADMIN, Valkey, password_name
+from ops.embedded.watchers import WATCHERS, command_of
 from ops.ports import holder_of, is_free
 
 
@@ -214,6 +215,9 @@ class Components:
             pidfile=self._home.pidfile(file),
             log=self._home.log(file),
             environment=partial(self._environment, shape),
+            command=partial(command_of, shape.name, self._home.monitoring)
+            if shape.name in WATCHERS
+            else None,
         )
 
     def running_services(self) -> list[ServiceProcess]:

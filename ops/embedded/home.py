@@ -16,7 +16,7 @@ from pathlib import Path
 from ops.embedded.errors import HomeBusy, NotOurFolder
 
 OURS = (
-    *("data", "valkey", "files", "logs", "run", "pgbouncer"),
+    *("data", "valkey", "files", "logs", "run", "pgbouncer", "monitoring"),
     *("topology.toml", "topology.partial", "pgpass", "pgpass.partial"),
     "platform.lock",
 )
@@ -45,6 +45,7 @@ class Home:
         self.passfile = self.path / "pgpass"
         self.valkey = self.path / "valkey"
         self.pooler = self.path / "pgbouncer"
+        self.monitoring = self.path / "monitoring"
         self._lock = self.path / "platform.lock"
         self._wanted = self.path / "run" / "wanted"
 

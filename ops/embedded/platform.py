@@ -7,7 +7,7 @@ so a killed `mesctl` leaves nothing that the next one cannot see.
 import os
 import random
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -35,6 +35,7 @@ from ops.embedded.source import TopologySource
 from ops.embedded.state import PlatformState, steps_down, steps_up
 from ops.embedded.topology_file import ComponentPorts, Draft, Report, fault_of
 from ops.embedded.valkey import acl_of, password_name, users_of
+from ops.embedded.watchers import WATCHERS, find_watcher, stop_watchers, write_files
 from ops.ports import PortPicker, holder_of, is_free
 from ops.project.project import Project
 from sharding.topology import Topology
@@ -86,12 +87,15 @@ class Platform:
         """
         return self._source.load()
 
-    def up(self, *, services: bool = True, pgbouncer: bool | None = None) -> Topology:
+    def up(
+        self, *, services: bool = True, pgbouncer: bool | None = None, monitoring: bool | None = None
+    ) -> Topology:
         """Start everything; what runs already is left alone, what is half made is completed.
 
         Parameters:
             services: start the services too, and not only the servers.
             pgbouncer: have a pooler between services and servers, or none; None leaves it as it is.
+            monitoring: have Prometheus and Alertmanager, or none; None leaves it as it is.
 
         Returns:
             the topology, as it is now.
@@ -103,9 +107,11 @@ class Platform:
             EmbeddedError: a component did not come up; others may run. `up` again continues.
         """
         self._tools.check()
-        draft, topology = self._source.preview(pgbouncer=pgbouncer)
+        draft, topology = self._source.preview(pgbouncer=pgbouncer, monitoring=monitoring)
         shape = self._shape(topology)
         valkey = valkey_server() if shape.valkey else None
+        for name in WATCHERS.keys() & {service.name for service in shape.services}:
+            find_watcher(name)
         if shape.pooler:
             pooler_program()
         self.home.make()
@@ -139,6 +145,9 @@ class Platform:
         if pooled and shape.pooler is None:
             self._running().stop("pooler")
             shutil.rmtree(self.home.pooler)
+        if not WATCHERS.keys() & {service.name for service in shape.services}:
+            for name in stop_watchers(self.home):
+                self._report(f"{name} service: stopped")
         return [*draft.notes, *([POOLER] if pooled != (shape.pooler is not None) else [])]
 
     def _open(self, *, changed: Iterable[str] = ()) -> tuple[Components, ComponentPorts]:
@@ -187,6 +196,8 @@ class Platform:
             project=self.project.path,
             passfile=self._source.passfile(self.topology()),
         )
+        if service.name in WATCHERS:
+            return {}  # no secret is theirs
         # mesctl finds the project's modules itself, behind its own.
         return found if service.name != EXPORTER else found | {"PYTHONPATH": os.environ.get("PYTHONPATH", "")}
 
@@ -240,7 +251,17 @@ class Platform:
         for service in late:
             self._report(f"{service.name} service: starting anew, for it has read the topology as it was")
         run_all(service.stop for service in late)
-        run_all(partial(self._start_service, service, ports) for service in chosen)
+        others = [each for each in chosen if each.name not in WATCHERS]
+        run_all(partial(self._start_service, service, ports) for service in others)
+        self._start_watchers({each.name: each for each in chosen}, ports)
+
+    def _start_watchers(self, chosen: Mapping[str, ServiceProcess], ports: ComponentPorts) -> None:
+        """Start what watches the others, one after the other: each start may move a port."""
+        for name in (name for name in WATCHERS if name in chosen):
+            # A port of what was started before may have moved, and one that runs has read the old files.
+            if write_files(self.project, self.topology(), self.home.monitoring):
+                stop_watchers(self.home)
+            self._start_service(chosen[name], ports)
 
     def _start_service(self, service: ServiceProcess, ports: ComponentPorts) -> bool:
         topology = self.topology()
@@ -311,9 +332,11 @@ class Platform:
         for log in rotate(self.home.logs):
             self._report(f"{log}: has grown too large; its end is in {log.name}.1")
 
-    def plan_up(self, *, services: bool = True, pgbouncer: bool | None = None) -> list[str]:
+    def plan_up(
+        self, *, services: bool = True, pgbouncer: bool | None = None, monitoring: bool | None = None
+    ) -> list[str]:
         """Return what `up` would write, create and start."""
-        draft, topology = self._source.preview(pgbouncer=pgbouncer)
+        draft, topology = self._source.preview(pgbouncer=pgbouncer, monitoring=monitoring)
         states = self._components(topology).inspect()
         edits = [f"change {self.topology_path.name}: {line}" for line in draft.notes]
         return [*edits, *steps_up(states, services=services)]

@@ -3,7 +3,7 @@
 import os
 import re
 import sys
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
@@ -26,7 +26,12 @@ SECRET = re.compile(r"\{secret:([^}]+)\}")
 
 
 class ServiceProcess:
-    """One service, known by its pid file; `environment` gives what it has beside ours when it is started."""
+    """One service, known by its pid file.
+
+    Parameters:
+        environment: gives what it has beside ours when it is started.
+        command: gives the words that start it on a port, where it is no module.
+    """
 
     def __init__(
         self,
@@ -35,10 +40,12 @@ class ServiceProcess:
         pidfile: Path,
         log: Path,
         environment: Callable[[], Mapping[str, str]],
+        command: Callable[[int], Sequence[str]] | None = None,
     ) -> None:
         self.name = shape.name
         self.shape = shape
         self._environment = environment
+        self._command = command
         self._daemon = Daemon(shape.name, pidfile=pidfile, log=log)
 
     def pid(self) -> int | None:
@@ -87,12 +94,16 @@ class ServiceProcess:
     def _launch(self, port: int | None) -> None:
         if port is not None and not is_free(port, self.host):
             raise PortTaken(self.name, port, holder_of(port))
-        # -P: the folder in which mesctl was called may have a package of the same name as mesctl's own.
-        flags = ["-P"] if self.shape.arguments else []
-        command = [sys.executable, *flags, "-m", self.shape.module, *self.shape.arguments]
         # The file of its stderr: a service that writes it itself keeps it within bounds while it runs.
         environment = {"MES_STORAGE_LOG_FILE": str(self._daemon.log), **self._environment()}
-        self._daemon.launch(command, environment=environment)
+        self._daemon.launch(self._words(port), environment=environment)
+
+    def _words(self, port: int | None) -> Sequence[str]:
+        if self._command is not None and port is not None:
+            return self._command(port)
+        # -P: the folder in which mesctl was called may have a package of the same name as mesctl's own.
+        flags = ["-P"] if self.shape.arguments else []
+        return [sys.executable, *flags, "-m", self.shape.module, *self.shape.arguments]
 
     @property
     def host(self) -> str:

@@ -26,6 +26,8 @@ VALKEY = "[redis]"
 POOLER = "[pgbouncer]"
 EXPORTER = "mesctl-exporter"
 """No service of a project has a name with a hyphen."""
+PROMETHEUS = "mesctl-prometheus"
+ALERTMANAGER = "mesctl-alertmanager"
 REDIS_PORT = 6379
 HBA_WORDS = {"all", "replication", "sameuser", "samerole", "samegroup"}
 REDIS_KEY: Key = ("redis", "url")
@@ -171,7 +173,7 @@ def shape_of(topology: Topology, services: Mapping[str, "ServiceEntry"]) -> Plat
         servers=servers,
         valkey=_valkey(topology, elsewhere),
         pooler=_pooler(topology, servers, elsewhere),
-        services=(*_services(topology, services, elsewhere), *_exporter(topology)),
+        services=(*_services(topology, services, elsewhere), *_exporter(topology), *_watchers(topology)),
         elsewhere=tuple(elsewhere),
     )
 
@@ -341,6 +343,19 @@ def _exporter(topology: Topology) -> Iterator[ServiceShape]:
     if port is not None:
         address = ListenAddress(LOOPBACK, port, (("monitoring", "port"),))
         yield ServiceShape(EXPORTER, "ops", "/livez", address, arguments=("monitoring", "exporter"))
+
+
+def _watchers(topology: Topology) -> Iterator[ServiceShape]:
+    """Return Alertmanager and Prometheus, each where the topology has a port for it."""
+    section = monitoring_of(topology)
+    ports = {
+        ALERTMANAGER: ("alertmanager_port", section.alertmanager_port),
+        PROMETHEUS: ("prometheus_port", section.prometheus_port),
+    }
+    for name, (key, port) in ports.items():
+        if port is not None:
+            address = ListenAddress(LOOPBACK, port, (("monitoring", key),))
+            yield ServiceShape(name, "", "/-/ready", address)
 
 
 def _section(topology: Topology, name: str, section: Mapping[str, object]) -> _Administered:

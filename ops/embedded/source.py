@@ -13,7 +13,9 @@ from ops.embedded.topology_file import (
     load_text,
     replace_file,
     with_free_ports,
+    with_keys,
     with_pooler,
+    without_keys,
     without_pooler,
 )
 from ops.options import NoPlatform
@@ -24,6 +26,7 @@ from sharding.topology import Topology
 
 POOLER_TABLE = ("pgbouncer",)
 POOLER_PORT = 6432
+WATCHER_PORTS = {"prometheus_port": 9090, "alertmanager_port": 9093}
 
 
 class TopologySource:
@@ -52,11 +55,12 @@ class TopologySource:
             raise NoPlatform(self._home.path)
         return Topology.load(self.path)
 
-    def preview(self, *, pgbouncer: bool | None) -> tuple[Draft, Topology]:
+    def preview(self, *, pgbouncer: bool | None, monitoring: bool | None = None) -> tuple[Draft, Topology]:
         """Draft the file as `up` would have it, and read what it would mean; nothing is written.
 
         Parameters:
             pgbouncer: have a pooler in it, or none; None leaves it as it is.
+            monitoring: have ports of Prometheus and Alertmanager in it, or none; likewise.
 
         Raises:
             NoTopology: there is no file, and no template.
@@ -68,9 +72,10 @@ class TopologySource:
         if not self.is_ours:
             topology = Topology.load(self.path)
             self._refuse_switch(topology, pgbouncer)
+            self._refuse_watchers(topology, monitoring)
             draft = Draft(self.path.read_text(encoding="utf-8"), added=())
         else:
-            draft = self._switch(self._draft(), pgbouncer)
+            draft = self._switch_watchers(self._switch(self._draft(), pgbouncer), monitoring)
             topology = load_text(draft.text, self.path.name)
         if topology.passfile is None:
             raise PassfileMissing(self.path, self._home.passfile)
@@ -100,6 +105,25 @@ class TopologySource:
         version = ask_version(pooler_program())
         text = with_pooler(draft.text, port=POOLER_PORT, version=str(version))
         return Draft(text, (*draft.added, POOLER_TABLE), draft.notes)
+
+    @staticmethod
+    def _switch_watchers(draft: Draft, monitoring: bool | None) -> Draft:
+        there = load_text(draft.text, "topology.toml").sections.get("monitoring", {})
+        if monitoring is None:
+            return draft
+        if not monitoring:
+            return Draft(without_keys(draft.text, "monitoring", WATCHER_PORTS), draft.added, draft.notes)
+        lacking = {key: port for key, port in WATCHER_PORTS.items() if key not in there}
+        text = with_keys(draft.text, "monitoring", lacking)
+        return Draft(text, (*draft.added, *(("monitoring", key) for key in lacking)), draft.notes)
+
+    def _refuse_watchers(self, topology: Topology, monitoring: bool | None) -> None:
+        there = WATCHER_PORTS.keys() & topology.sections.get("monitoring", {}).keys()
+        if monitoring and len(there) < len(WATCHER_PORTS):
+            keys = " and ".join(WATCHER_PORTS)
+            raise TeamsTopology(self.path, f"add {keys} to its section [monitoring] yourself")
+        if monitoring is False and there:
+            raise TeamsTopology(self.path, f"take {' and '.join(sorted(there))} away yourself")
 
     def _refuse_switch(self, topology: Topology, pgbouncer: bool | None) -> None:
         if pgbouncer and topology.pgbouncer is None:

@@ -233,6 +233,25 @@ def without_pooler(text: str) -> str:
     return f"{left.rstrip()}\n"
 
 
+def with_keys(text: str, table: str, ports: Mapping[str, int]) -> str:
+    """Add keys with ports to a table, which is added where there is none."""
+    if not ports:
+        return text
+    lines = "".join(f"{key} = {port}\n" for key, port in ports.items())
+    header = re.search(rf"(?m)^\[{table}\][^\n]*\n", text)
+    if header is None:
+        return f"{text.rstrip()}\n\n[{table}]\n{lines}"
+    return f"{text[: header.end()]}{lines}{text[header.end() :]}"
+
+
+def without_keys(text: str, table: str, keys: Iterable[str]) -> str:
+    """Remove the lines of keys from a table."""
+    # A table ends where the next one begins.
+    tables = re.split(r"(?m)^(?=\[)", text)
+    lines = re.compile(rf"(?m)^(?:{'|'.join(keys)})\s*=.*\n?")
+    return "".join(lines.sub("", each) if re.match(rf"\[{table}\]", each) else each for each in tables)
+
+
 def replace_file(path: Path, text: str) -> None:
     """Write the file; it appears only when it is complete."""
     partial = path.with_suffix(".partial")

@@ -24,20 +24,6 @@ UTILISATION = 0.7
 SKEW_LIMIT = 1.25
 """Rows of the fullest shard over the mean: what `mesctl shards plan` is worth while for."""
 
-EXPRESSIONS: Mapping[str, str] = {
-    "mes_storage:disk_free_bytes:in_4d": "predict_linear(mes_storage_disk_free_bytes[6h], 4 * 86400)",
-    "mes_storage:connections_used:in_1d": (
-        "predict_linear(mes_storage_connections[6h], 86400) / mes_storage_connections_max"
-    ),
-    "mes_storage:id_leases_used": "mes_storage_id_leases / mes_storage_id_leases_max",
-    "mes_storage:shard_rows_skew": (
-        "max by (tree) (mes_storage_shard_rows) / avg by (tree) (mes_storage_shard_rows)"
-    ),
-    "mes_storage:database_bytes:per_day": "deriv(mes_storage_database_bytes[1d]) * 86400",
-}
-"""The nearest that Prometheus has to these forecasts, as recording rules."""
-
-
 _LAST = datetime(9000, 1, 1, tzinfo=UTC)
 _RATES = 48
 """In how many pieces of time the work of workers is looked at."""

@@ -56,8 +56,11 @@ class NoExporterPort(OpsError):
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be written; change nothing.")]
 
 Interval = Annotated[
-    float,
-    typer.Option(min=0.5, help="Seconds between two scrapes; alerts wait for as many of them as ever."),
+    float | None,
+    typer.Option(
+        min=1.0,
+        help="Seconds between two scrapes, else the topology's; alerts wait for as many of them as ever.",
+    ),
 ]
 
 GET_PROGRAM = {
@@ -78,7 +81,9 @@ def exporter(
         int | None, typer.Option(min=0, max=65535, help="Else that of [monitoring] in the topology.")
     ] = None,
     host: Annotated[str, typer.Option(help="The address at which it listens.")] = LOOPBACK,
-    every: Annotated[float, typer.Option(min=1.0, help="Seconds from one round to the next.")] = 15.0,
+    every: Annotated[
+        float | None, typer.Option(min=1.0, help="Seconds from one round to the next; else the topology's.")
+    ] = None,
     once: Annotated[bool, typer.Option("--once", help="Print what one round reads, and end.")] = False,
 ) -> None:
     """Serve the databases' own metrics to Prometheus, and keep some of them in the directory.
@@ -88,7 +93,8 @@ def exporter(
     """
     options = options_of(context)
     topology = options.topology()
-    made = _exporter(options, topology, round_seconds=every)
+    every_seconds = every or monitoring_of(topology).interval_seconds
+    made = _exporter(options, topology, round_seconds=every_seconds)
     if once:
         _print_once(made, options)
         return
@@ -98,7 +104,7 @@ def exporter(
     from ops.monitoring.exporter import serve
 
     note(f"metrics at http://{host}:{chosen}/metrics")
-    serve(made, host=host, port=chosen, every_seconds=every)
+    serve(made, host=host, port=chosen, every_seconds=every_seconds)
 
 
 def _exporter(options: Options, topology: "Topology", *, round_seconds: float) -> "Exporter":
@@ -147,12 +153,14 @@ def render(
     context: typer.Context,
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where the files are written.")],
     *,
-    interval_seconds: Interval = INTERVAL_SECONDS,
+    interval_seconds: Interval = None,
     dry_run: DryRun = False,
 ) -> None:
     """Write the files of Prometheus, Alertmanager and Grafana; what stands already is left alone."""
     options = options_of(context)
-    texts = texts_of(options.project(), options.topology(), interval_seconds=interval_seconds)
+    topology = options.topology()
+    interval = interval_seconds or monitoring_of(topology).interval_seconds
+    texts = texts_of(options.project(), topology, interval_seconds=interval)
     changed = files.changes(folder, texts)
     if not dry_run:
         # Prometheus runs as a user of its own, and has to read them.

@@ -127,7 +127,8 @@ _LEASES = text("""
 
 _EXTENSION_SCHEMA = text("""
     SELECT quote_ident(nspname) FROM pg_extension JOIN pg_namespace AS place ON place.oid = extnamespace
-    WHERE extname = :name
+    -- created, and loaded when the server started
+    WHERE extname = :name AND current_setting('pg_stat_statements.max', true) IS NOT NULL
 """)
 
 _STATEMENTS = """

@@ -11,6 +11,9 @@ _OF_DATABASE = ("database",)
 _OF_NODE = ("database", "node")
 _OF_TABLE = ("database", "table")
 
+SOON_SECONDS = 45
+"""How long something may be down: a restart takes less, and its alert comes within two minutes."""
+
 METRICS = {
     "mes_storage_up": Metric("gauge", ("database", "node", "role")),
     "mes_storage_exporter_last_success_timestamp_seconds": Metric("gauge", _OF_DATABASE),
@@ -90,7 +93,7 @@ _WATCHING = (
     Alert(
         "ProcessDown",
         "up == 0",
-        60,
+        SOON_SECONDS,
         "page",
         "{{ $labels.job }} at {{ $labels.instance }} does not answer on its admin port",
         "alerts-monitoring.md#processdown",
@@ -120,7 +123,7 @@ _DATABASES = (
     Alert(
         "PrimaryDown",
         'mes_storage_up{role="primary"} == 0',
-        60,
+        SOON_SECONDS,
         "page",
         "The primary of {{ $labels.database }} does not answer: nothing is written there",
         "alerts-databases.md#primarydown",
@@ -129,7 +132,7 @@ _DATABASES = (
     Alert(
         "ReplicaDown",
         'mes_storage_up{role="replica"} == 0',
-        60,
+        SOON_SECONDS,
         "ticket",
         "Replica {{ $labels.node }} of {{ $labels.database }} does not answer: reads go elsewhere",
         "alerts-databases.md#replicadown",
@@ -196,7 +199,7 @@ _DATABASES = (
         "page",
         "{{ $labels.database }}, {{ $labels.node }}: {{ $value | humanizePercentage }} of the disk is free",
         "alerts-databases.md#disknearlyfull",
-        "mesctl problems",
+        "mesctl forecast",
     ),
     Alert(
         "DiskFillsUp",
@@ -206,7 +209,7 @@ _DATABASES = (
         "ticket",
         "{{ $labels.database }}, {{ $labels.node }}: the disk is full in a day if it goes on like this",
         "alerts-databases.md#diskfillsup",
-        "mesctl problems",
+        "mesctl forecast",
     ),
     Alert(
         "TransactionIdsOld",
@@ -299,7 +302,7 @@ _STORAGE = (
         "ticket",
         "{{ $value | humanizePercentage }} of the node numbers of {{ $labels.id_space }} are leased",
         "alerts-storage.md#idspacenearlyfull",
-        "mesctl problems",
+        "mesctl forecast",
     ),
 )
 

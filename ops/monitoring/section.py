@@ -1,5 +1,10 @@
 """`[monitoring]` of the topology file: where what watches the platform listens."""
 
+from typing import Annotated
+
+from pydantic import Field
+
+from ops.monitoring.model import INTERVAL_SECONDS
 from sharding.topology import Port, Section, Text, Topology
 
 
@@ -7,7 +12,8 @@ class MonitoringSection(Section):
     """The ports, all on loopback; without one, that program is not run.
 
     `port` is the exporter's. The other two are of programs that `mesctl up --monitoring` runs. Alertmanager
-    sends alerts to `alerts_url`, and to `watchdog_url` the one that always fires.
+    sends alerts to `alerts_url`, and to `watchdog_url` the one that always fires. `interval_seconds` is from
+    one reading to the next, of the exporter and of Prometheus.
     """
 
     port: Port | None = None
@@ -15,6 +21,7 @@ class MonitoringSection(Section):
     alertmanager_port: Port | None = None
     alerts_url: Text | None = None
     watchdog_url: Text | None = None
+    interval_seconds: Annotated[float, Field(ge=1, le=60)] = INTERVAL_SECONDS
 
 
 def monitoring_of(topology: Topology) -> MonitoringSection:

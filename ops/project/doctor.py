@@ -187,6 +187,8 @@ def _check_tree(project: Project, tree: ProjectTree) -> Iterator[Finding]:
         return
     yield from _check_policies(project, tree, "policies", metadata)
     yield from _check_policies(project, tree, "archives", metadata)
+    if tree.entry.archived is not None:
+        yield from _import(project, f"trees.{tree.name}.archived", tree.entry.archived)
     yield from _check_keys(project, tree, metadata)
     yield from _check_revisions(project, tree)
 

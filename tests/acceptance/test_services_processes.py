@@ -97,6 +97,13 @@ def test_a_service_that_cannot_start_says_why_in_one_line(
     assert said in line
 
 
+def test_a_log_file_that_cannot_be_opened_is_one_line(platform: Topology, tmp_path: Path) -> None:
+    log, nowhere = tmp_path / "log", str(tmp_path / "nowhere" / "mes.log")
+    with process("mes", platform.path, log, MES_STORAGE_LOG_FILE=nowhere) as mes:
+        assert mes.wait(timeout=60) == 2
+    assert log.read_text() == f"mes: MES_STORAGE_LOG_FILE: No such file or directory: {nowhere}\n"
+
+
 @asynccontextmanager
 async def forwarded(port: int, to_port: int) -> AsyncIterator[None]:
     """Let a server be found on a second port."""

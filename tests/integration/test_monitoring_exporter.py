@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -22,6 +23,9 @@ from sqlalchemy import Engine, event
 
 from app.console.monitoring.samples import read_samples
 from app.models.status import Status
+from ops.embedded.pgpass import ensure_passwords
+from ops.embedded.postgres import SUPERUSER, UNSAFE, PostgresCluster, access_line
+from ops.embedded.programs import PostgresTools
 from ops.fleet import Member
 from ops.monitoring import databases
 from ops.monitoring.databases import DatabaseReader, DatabaseReading, open_limited
@@ -252,6 +256,64 @@ def test_partitions_beyond_the_largest_are_one() -> None:
     assert rows["p_99"] == 99
     assert rows[databases.OTHER] == sum(range(70))
     assert sum(rows.values()) == sum(range(100))
+
+
+TOPOLOGY = """
+passfile = "pgpass"
+[trees.shop]
+kind = "single"
+owner = "postgres"
+[databases.shop]
+tree = "shop"
+dbname = "postgres"
+primary = { host = "127.0.0.1", port = PORT }
+"""
+
+
+@pytest.fixture
+def with_statements(tmp_path: Path) -> Iterator[Topology]:
+    """Give a server of its own that counts statements; others cannot, for it is loaded at the start."""
+    port, passfile = PortPicker(random.Random()).pick(), tmp_path / "pgpass"
+    passwords = ensure_passwords(passfile, [SUPERUSER])
+    cluster = PostgresCluster(
+        "own", tools=PostgresTools(), data=tmp_path / "own", log=tmp_path / "own.log", passfile=passfile
+    )
+    cluster.create(superuser_password=passwords[SUPERUSER], safe=False)
+    settings = {**UNSAFE, "shared_preload_libraries": databases.EXTENSION}
+    cluster.configure(port=port, access=[access_line("all", (SUPERUSER,))], settings=settings)
+    try:
+        cluster.start(port=port)
+        path = tmp_path / "topology.toml"
+        path.write_text(TOPOLOGY.replace("PORT", str(port)))
+        yield Topology.load(path)
+    finally:
+        cluster.stop()
+        shutil.rmtree(cluster.data)  # its owner is who PostgreSQL ran as
+
+
+def test_statements_that_took_most_are_counted_where_that_is_installed(with_statements: Topology) -> None:
+    exporter = exporter_of(with_statements)
+    exporter.collect(NOW)
+    missing = {"database": "shop", "what": "pg_stat_statements"}
+    assert value(exporter.samples, "mes_storage_exporter_missing", **missing) == 1
+    shop = with_statements.database("shop")
+    with open_limited(with_statements, shop, read_only=False) as connection:
+        connection.exec_driver_sql("CREATE EXTENSION pg_stat_statements")
+        for number in range(40):
+            connection.exec_driver_sql(f"SELECT {', '.join('1' * (number + 1))}")
+    exporter.collect(NOW)
+    found = [each for each in exporter.samples if each.name == "mes_storage_statement_seconds_total"]
+    assert len(found) == databases.STATEMENTS_NAMED
+    assert all(each.labels["queryid"].lstrip("-").isdigit() and each.value > 0 for each in found)
+    assert not places(exporter.samples)["exporter_missing"]
+    assert value(exporter.samples, "mes_storage_exporter_errors_total", database="shop") == 0
+
+
+def test_extension_that_was_not_loaded_is_no_fault(topology: Topology, postgres: PostgresServers) -> None:
+    insert(postgres, topology.database("shop").dbname, ["CREATE EXTENSION pg_stat_statements"])
+    exporter = exporter_of(topology)
+    exporter.collect(NOW)
+    assert value(exporter.samples, "mes_storage_exporter_errors_total", database="shop") == 0
 
 
 STATEMENTS_OF_A_ROUND = 16

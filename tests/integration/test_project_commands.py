@@ -233,6 +233,12 @@ def test_our_own_project_has_nothing_wrong(topology: Topology) -> None:
             "and no tuple of policies",
         ),
         (
+            "mes-storage.toml",
+            ('# archives = "payments_policies:ARCHIVES"', 'archived = "payments_models:say"'),
+            "mes-storage.toml:8 trees.payments.archived",
+            "say",
+        ),
+        (
             FIRST,
             ('phase = "pre"', 'phase = "now"'),
             "mes-storage.toml:6 trees.payments.revisions",

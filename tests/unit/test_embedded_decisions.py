@@ -5,16 +5,17 @@ import hmac
 import random
 import re
 import socket
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from ops.embedded.errors import ReplicaNameTaken, TopologyNotEdited
+from ops.embedded.errors import BinaryMissing, ReplicaNameTaken, TopologyNotEdited
 from ops.embedded.pgpass import derived_secret, ensure_passwords, read_passwords
 from ops.embedded.postgres import quoted
 from ops.embedded.service import environment_of
-from ops.embedded.shape import POOLER, VALKEY, ListenAddress, shape_of
+from ops.embedded.shape import ALERTMANAGER, POOLER, PROMETHEUS, VALKEY, ListenAddress, shape_of
 from ops.embedded.state import ComponentState, PlatformState, steps_down, steps_up
 from ops.embedded.topology_file import (
     Draft,
@@ -22,11 +23,14 @@ from ops.embedded.topology_file import (
     draft_new,
     load_text,
     with_free_ports,
+    with_keys,
     with_pooler,
     with_port,
+    without_keys,
     without_pooler,
 )
 from ops.embedded.valkey import acl_of, users_of
+from ops.embedded.watchers import command_of, find_watcher
 from ops.ports import LOOPBACK, NoFreePort, PortPicker, PortTaken, holder_of, is_free, start_on_free_port
 from ops.project.project import ServiceEntry
 from sharding.errors import TopologyError
@@ -420,3 +424,35 @@ def test_plans_name_what_does_not_run_and_stop_services_first() -> None:
 def test_the_platform_is_right_when_everything_that_should_run_does() -> None:
     assert PlatformState(home="h", components=(SHOP, SERVICE)).is_right
     assert not PlatformState(home="h", components=(SHOP, REPLICA)).is_right
+
+
+@pytest.mark.parametrize(
+    "text", ["[monitoring] # ours\nport = 1\n\n[redis]\nport = 2\n", "[redis]\nport = 2\n"]
+)
+def test_the_ports_of_what_watches_come_into_their_table_and_leave_it(text: str) -> None:
+    with_ports = with_keys(text, "monitoring", {"prometheus_port": 9090, "alertmanager_port": 9093})
+    content = tomllib.loads(with_ports)
+    assert content["monitoring"]["prometheus_port"] == 9090
+    assert content["redis"] == {"port": 2}
+    left = without_keys(with_ports, "monitoring", ["prometheus_port", "alertmanager_port"])
+    expected = tomllib.loads(text)
+    assert tomllib.loads(left) == {"monitoring": {}, **expected}
+
+
+def test_a_watcher_that_is_not_here_is_named_with_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(BinaryMissing, match=r"Prometheus .*apt-get install prometheus, or .*--no-monitoring"):
+        find_watcher(PROMETHEUS)
+
+
+def test_what_watches_listens_on_loopback_and_keeps_bounded_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("prometheus", "prometheus-alertmanager"):
+        (tmp_path / name).write_text("#!/bin/sh\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    command = command_of(PROMETHEUS, tmp_path / "home", 9090)
+    assert "--web.listen-address=127.0.0.1:9090" in command
+    assert "--storage.tsdb.retention.size=1GB" in command
+    assert "--cluster.listen-address=" in command_of(ALERTMANAGER, tmp_path / "home", 9093)

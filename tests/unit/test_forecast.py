@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ops.forecast.model import EXPRESSIONS, Forecast, LimitLine, forecast
+from ops.forecast.model import Forecast, LimitLine, forecast
 from ops.forecast.trend import DAY, MIN_POINTS, Moment, Trend, find_trend, without_resets
 from ops.monitoring.samples import Point, Series
 
@@ -256,7 +256,3 @@ def test_metric_of_the_project_may_have_a_limit() -> None:
 def test_nothing_is_said_of_nothing() -> None:
     assert look() == Forecast(NOW, timedelta(days=90), [], [], [])
     assert look(days=10**6).limits == []
-
-
-def test_recording_rules_are_named_as_prometheus_wants() -> None:
-    assert all(name.count(":") >= 1 and expression for name, expression in EXPRESSIONS.items())

@@ -101,6 +101,26 @@ def test_faults_of_many_kinds_take_no_more_memory() -> None:
 
 
 @pytest.mark.usefixtures("restored")
+def test_the_fault_of_another_order_is_another_one_but_not_of_very_many(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    configure_logging("shop", level="info", schema=SCHEMA)
+    log = structlog.get_logger("problem")
+    for order_id in range(5000):
+        log.error("unavailable", order_id=order_id % 2500, error="away")
+    for handler in logging.getLogger().handlers:
+        handler.close()
+    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+    named = {line["order"]["id"] for line in lines}
+    assert {str(order_id) for order_id in range(500)} <= named
+    assert len(lines) < 1100
+    said = sum(1 + line.get("mes_storage", {}).get("repeated", 0) for line in lines)
+    assert said >= 5000, "each is written or counted"
+
+
+@pytest.mark.usefixtures("restored")
 def test_lines_tell_how_often(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = io.StringIO()
     monkeypatch.setattr(sys, "stderr", stream)

@@ -39,7 +39,7 @@ METRICS = {
     "app_customers": Metric("gauge", _OF_DATABASE),
 }
 
-PRICE_SECONDS = 120
+PRICE_SECONDS = 300
 """A price is in time within this; it is a bound of the histogram of stages."""
 
 WEEKS = (1, 2, 3, 4)
@@ -265,7 +265,7 @@ SLOS = (
         f'sum(increase(app_order_stage_duration_seconds_bucket{{from="SUBMITTED",'
         f'le=~"{PRICE_SECONDS}([.]0)?"}}[{WINDOW}]))',
         f'sum(increase(app_order_stage_duration_seconds_count{{from="SUBMITTED"}}[{WINDOW}]))',
-        "Prices come after more than 2 minutes",
+        "Prices come after more than 5 minutes",
         "alerts-objectives.md#pricetime",
         "mesctl problems",
         least_total=10,

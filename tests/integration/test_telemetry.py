@@ -1,0 +1,190 @@
+"""What the order system shows by OpenTelemetry: orders through all services, and a real collector."""
+
+import asyncio
+import json
+import re
+import sys
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import pytest
+
+from app.kit.telemetry import is_kept
+from app.models.status import Status
+from sharding.topology import Topology
+from tests.collector import Collector, TakenSpan, collecting, reaches_its_end
+
+SAMPLE = re.compile(r"^(\w+)(?:\{(.*)\})? (\S+)$", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a run has shown."""
+
+    orders: Mapping[str, str]
+    metrics: str
+    spans: list[TakenSpan]
+
+    def of(self, order: str) -> list[TakenSpan]:
+        """Return the spans of an order."""
+        return [span for span in self.spans if span.order == self.orders[order]]
+
+    def samples(self, name: str) -> dict[tuple[tuple[str, str], ...], float]:
+        """Return a metric's samples by their labels."""
+        return {
+            tuple(sorted(re.findall(r'(\w+)="([^"]*)"', labels))): float(value)
+            for found, labels, value in SAMPLE.findall(self.metrics)
+            if found == name
+        }
+
+    def values(self, name: str, label: str) -> set[str]:
+        """Return the values of one label."""
+        return {dict(labels)[label] for labels in self.samples(name)}
+
+
+async def run(topology: Topology, collector: Collector | None, ratio: float = 1.0) -> Shown:
+    """Run the program on a topology's databases."""
+    url = "none" if collector is None else collector.url
+    words = [sys.executable, "-m", "tests.integration.telemetry_program", str(topology.path), url, str(ratio)]
+    process = await asyncio.create_subprocess_exec(*words, stdout=asyncio.subprocess.PIPE)
+    out, _ = await asyncio.wait_for(process.communicate(), 120)
+    assert process.returncode == 0
+    found = json.loads(out.splitlines()[-1])
+    return Shown(found["orders"], found["metrics"], [] if collector is None else collector.spans)
+
+
+@pytest.fixture(scope="module")
+def whole(module_topology: Topology) -> Shown:
+    """Show all of every order."""
+    with collecting() as collector:
+        shown = asyncio.run(run(module_topology, collector))
+        assert {"app.order.created", "http.server.request.duration"} <= collector.metrics
+    return shown
+
+
+def test_an_order_is_found_by_its_id_in_every_service_up_to_its_end(whole: Shown) -> None:
+    for order in whole.orders:
+        spans = whole.of(order)
+        names = {span.name for span in spans}
+        assert {"process orders:crm", "price order", "INSERT", "SELECT"} <= names, (order, names)
+        channel, ending = order.split()
+        assert reaches_its_end(spans, channel=channel, status=ending.upper()), order
+        assert not reaches_its_end(spans[:3], channel=channel, status=ending.upper())
+        if ending == "closed":
+            assert {
+                "POST /v1/orders/{order_id}/approve",
+                "POST /v1/orders/{order_id}/take",
+                "POST /v1/orders/{order_id}/advance",
+                "POST /v1/orders/{order_id}/close",
+                "process orders:mes",
+            } <= names
+        if channel == "B2C":
+            assert {"POST /v1/orders", "POST /v1/orders/{order_id}/submit", "process orders:shop"} <= names
+        else:
+            assert "POST /v1/partners/{partner}/orders" in names
+
+
+def test_a_message_is_handled_in_the_trace_of_the_request_that_has_sent_it(whole: Shown) -> None:
+    spans = {span.span: span for span in whole.spans}
+    closing = next(span for span in whole.of("B2C closed") if span.name.endswith("/close"))
+    chain = [span for span in whole.of("B2C closed") if span.trace == closing.trace]
+    handled = next(span for span in chain if span.name == "process orders:mes")
+    sent = spans[handled.parent]
+    assert (sent.name, sent.kind, handled.kind) == ("send orders:mes", "PRODUCER", "CONSUMER")
+    assert sent.parent == closing.span
+    assert (closing.kind, closing.parent) == ("SERVER", "")
+    # The MES passes it on to the Shop.
+    assert any(span.name == "process orders:shop" for span in chain)
+    facts = {"messaging.system": "redis", "messaging.operation.type": "process"}
+    assert facts.items() <= handled.facts.items()
+    assert handled.facts["messaging.consumer.group.name"] == "mes"
+
+
+def test_statements_and_commands_are_parts_of_work_and_nothing_is_without_a_cause(whole: Shown) -> None:
+    spans = {span.span for span in whole.spans}
+    first = [span for span in whole.spans if span.parent not in spans]
+    assert {span.kind for span in first} <= {"SERVER", "CONSUMER", "PRODUCER"}, Counter(s.name for s in first)
+    systems = {span.facts.get("db.system.name", span.facts.get("db.system")) for span in whole.spans}
+    assert {"postgresql", "redis"} <= systems
+    said = json.dumps([span.facts for span in whole.spans])
+    assert "ada@example.org" not in said
+    assert "Sara" not in said
+
+
+def test_the_child_that_measures_has_a_span_in_the_attempt_to_price(whole: Shown) -> None:
+    [attempt] = [span for span in whole.of("B2C closed") if span.name == "price order"]
+    children = [span for span in whole.spans if span.trace == attempt.trace and span.name == "measure model"]
+    assert all(child.seconds > 0 and child.facts["mes_storage.model.format"] == "stl" for child in children)
+    measured = [span for span in whole.spans if span.name == "measure model"]
+    assert measured  # the same ring is measured once
+
+
+def test_each_transition_counts_once_by_the_service_that_decides_it(whole: Shown) -> None:
+    found: Counter[tuple[str, str, str]] = Counter()
+    for labels, count in whole.samples("app_order_transitions_total").items():
+        facts = dict(labels)
+        found[facts["from"], facts["to"], facts["channel"]] += int(count)
+    for channel in ("B2C", "B2B"):
+        assert found["SUBMITTED", "PRICE_CALCULATED", channel] == 2
+        assert found["SUBMITTED", "REJECTED", channel] == 1
+        assert found["PRICE_CALCULATED", "MANUFACTURING_APPROVED", channel] == 1
+        assert found["PRICE_CALCULATED", "CANCELLED", channel] == 1
+        assert found["SHIPPED", "CLOSED", channel] == 1
+    assert found["FILE_UPLOADED", "SUBMITTED", "B2C"] == 3
+    assert found["FILE_UPLOADED", "SUBMITTED", "B2B"] == 0
+    created = {dict(labels)["channel"]: n for labels, n in whole.samples("app_order_created_total").items()}
+    assert created == {"B2C": 3, "B2B": 3}
+    stages = whole.samples("app_order_stage_duration_seconds_count")
+    assert stages[("from", "SHIPPED"), ("to", "CLOSED")] == 2
+
+
+def test_prices_messages_and_pools_are_measured(whole: Shown) -> None:
+    prices = whole.samples("app_pricing_duration_seconds_count")
+    assert prices[("outcome", "priced"), ("reused", "false")] >= 1
+    assert prices[("outcome", "priced"), ("reused", "true")] >= 1
+    assert whole.values("app_pricing_duration_seconds_count", "outcome") <= {"priced", "rejected", "failed"}
+    assert whole.values("app_messages_sent_total", "destination") == {"shop", "crm", "mes"}
+    assert "handled" in whole.values("app_messages_handled_total", "outcome")
+    acknowledged = whole.values("app_message_acknowledged_duration_seconds_count", "destination")
+    assert acknowledged == {"shop", "crm", "mes"}
+    databases = {"shop", "crm", "mes_0", "mes_1"}
+    assert databases <= whole.values("app_pool_wait_duration_seconds_count", "database")
+    assert databases <= whole.values("app_pool_connections", "database")
+    assert whole.values("app_pool_connections", "state") == {"used", "idle"}
+    assert whole.samples("app_requests_in_progress") == {(): 0}
+    assert whole.samples("app_pricing_running") == {(): 0}
+
+
+def test_no_label_has_a_value_that_a_client_chooses(whole: Shown) -> None:
+    routes = whole.values("http_server_request_duration_seconds_count", "http_route")
+    assert "unmatched" in routes
+    assert "/v1/orders/{order_id}" in routes
+    assert not any(re.search(r"\d{3}", route) for route in routes)
+    methods = whole.values("http_server_request_duration_seconds_count", "http_request_method")
+    assert methods <= {"GET", "POST", "PUT", "HEAD", "_OTHER"}
+    assert "_OTHER" in methods
+    assert whole.values("http_server_request_duration_seconds_count", "door") == {"none"}
+    transitions = whole.values("app_order_transitions_total", "to")
+    assert transitions <= set(Status)
+    series = Counter(name for name, _, _ in SAMPLE.findall(whole.metrics))
+    assert max(series.values()) < 1000, series.most_common(3)
+
+
+async def test_a_ratio_keeps_or_drops_whole_orders_and_always_keeps_what_failed(topology: Topology) -> None:
+    with collecting() as collector:
+        shown = await run(topology, collector, ratio=0.5)
+    for order, order_id in shown.orders.items():
+        spans = shown.of(order)
+        if is_kept(order_id, 0.5):
+            assert any(span.name == "price order" for span in spans)
+            assert any(span.name == "process orders:crm" for span in spans)
+        else:
+            traces = {span.trace for span in spans}
+            for trace in traces:
+                assert any(span.failed for span in shown.spans if span.trace == trace), (order, spans)
+
+
+async def test_without_a_collector_there_are_metrics_and_no_spans(topology: Topology) -> None:
+    shown = await run(topology, None)
+    assert shown.samples("app_order_created_total")

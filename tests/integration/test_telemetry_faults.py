@@ -1,0 +1,97 @@
+"""A collector that is dead, slow or full costs nothing, and what it does not take is counted."""
+
+import json
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass
+
+from tests.collector import collecting
+
+# A process of its own: the SDK's providers are global.
+PROGRAM = """
+import json, logging, re, sys, time
+from opentelemetry import trace
+from opentelemetry.trace import SpanKind
+from prometheus_client import REGISTRY, generate_latest
+from app.kit.telemetry import start_telemetry, working
+
+logging.basicConfig(level="INFO")
+stop = start_telemetry("shop", otlp_endpoint=sys.argv[1], trace_ratio=1.0)
+started = time.monotonic()
+for number in range(int(sys.argv[2])):
+    with working("work", kind=SpanKind.SERVER, order_id=str(number)):
+        pass
+worked = time.monotonic() - started
+logging.getLogger("shop").error({"event": "order_lost"})
+logging.getLogger("some.library").error("no event %s", 1)
+for number in range(500):
+    logging.getLogger("shop").error({"event": f"order {number} is lost"})
+ending = time.monotonic()
+trace.get_tracer_provider().shutdown()
+text = generate_latest(REGISTRY).decode()
+stop()
+found = re.findall(r"^(app_(?:telemetry|errors).*) ([0-9.]+)$", text, re.M)
+counts = {name: float(count) for name, count in found}
+print(json.dumps({"worked": worked, "ended": time.monotonic() - ending, "counts": counts}))
+"""
+DROPPED = 'app_telemetry_dropped_total{signal="spans"}'
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What a process has shown."""
+
+    worked: float
+    ended: float
+    counts: dict[str, float]
+    log: str
+
+
+def run(url: str, spans: int) -> Ended:
+    """Make spans in a process, and end it."""
+    words = [sys.executable, "-c", PROGRAM, url, str(spans)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=True)
+    return Ended(**json.loads(done.stdout.splitlines()[-1]), log=done.stdout + done.stderr)
+
+
+def dead_url() -> str:
+    """Return the URL of a port on which no one listens."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+def test_all_spans_arrive_at_a_collector_that_takes_them_and_errors_count_by_their_event() -> None:
+    with collecting() as collector:
+        ended = run(collector.url, 2000)
+    assert len(collector.spans) == 2000
+    assert DROPPED not in ended.counts
+    assert ended.counts['app_errors_total{event="order_lost"}'] == 1
+    assert ended.counts['app_errors_total{event="some_library"}'] == 1
+    events = [name for name in ended.counts if name.startswith("app_errors_total")]
+    assert len(events) <= 201
+
+
+def test_a_dead_collector_costs_nothing_and_every_span_is_counted_as_dropped() -> None:
+    ended = run(dead_url(), 3000)
+    assert ended.counts[DROPPED] == 3000
+    assert ended.log.count("collector_away") == 1
+    assert ended.ended < 15
+
+
+def test_a_frozen_collector_holds_up_neither_work_nor_the_end_and_the_queue_has_an_end() -> None:
+    with collecting(answers=False) as collector:
+        ended = run(collector.url, 20_000)
+        assert collector.asked.is_set()
+    # Twice as fast as needed on a machine that is busy: none of it waits for the collector.
+    assert ended.worked < 20
+    assert ended.ended < 15
+    assert ended.counts[DROPPED] == 20_000
+
+
+def test_a_collector_that_refuses_is_said_once() -> None:
+    with collecting(status=400) as collector:
+        ended = run(collector.url, 2000)
+    assert ended.counts[DROPPED] == 2000
+    assert ended.log.count("collector_away") == 1
+    assert "Traceback" not in ended.log
