@@ -230,11 +230,24 @@ def _print_json_line(line: Line) -> None:
 
 
 def _print_line(line: Line) -> None:
+    print(line_text(line), flush=True)
+
+
+def line_text(line: Line) -> str:
+    """Return a line as a person reads it."""
     names = sorted(name for name in line if name not in _SHOWN_APART)
     said = " ".join(f"{name.removeprefix('mes_storage.')}={line[name]}" for name in names)
     what = line.get("event.action") or line.get("message")
     severe = str(line.get("log.level")).upper()
-    print(f"{line.get('@timestamp')} {line.get('service.name')} {severe} {what} {said}".rstrip(), flush=True)
+    return f"{line.get('@timestamp')} {line.get('service.name')} {severe} {what} {said}".rstrip()
+
+
+def logged_of(folder: Path, order_id: int, *, most: int) -> Sequence[Line]:
+    """Return the newest lines about an order; none where the folder has no logs."""
+    try:
+        return find_lines(log_files(folder), LineFilter(order_id), most=most)
+    except NoLogs:
+        return ()
 
 
 def log_archived(

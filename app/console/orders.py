@@ -1,7 +1,9 @@
 """`mesctl orders`: where an order is, and whether every order is where it must be."""
 
 import asyncio
+import os
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -16,7 +18,7 @@ from app.console.audit.trace import print_trace
 from app.console.audit.trace import trace as read_trace
 from app.console.audit.watch import OrderWatch, watch_orders
 from app.console.dead_letters import app as dead_letters
-from app.console.logs import logs
+from app.console.logs import FOLDER_VARIABLE, line_text, logged_of, logs
 from app.console.slow import measure, print_slow, slow_as_json
 from app.console.sweep import delete_unnamed, find_unnamed, naming_store
 from app.files import ModelStore
@@ -34,6 +36,9 @@ app.add_typer(dead_letters, name="dead-letters")
 app.command("logs")(logs)
 
 DEFAULT_GRACE = "7d"
+MOST_LOGGED = 20
+"""Log lines that a trace shows."""
+
 MIN_GRACE = timedelta(hours=1)
 
 OrderId = Annotated[int, typer.Argument(min=0, max=MAX_ID, help="The order's id.", show_default=False)]
@@ -174,18 +179,27 @@ def slow(
 
 @app.command("trace")
 def trace(context: typer.Context, order_id: OrderId) -> None:
-    """Show where an order is: in every service, with its whole history and what is under way for it."""
+    """Show where an order is: in every service, with its whole history and what is under way for it.
+
+    The newest log lines about it are shown where there are log files: in the folder of MES_STORAGE_LOGS, else
+    in that of `mesctl up`. `mesctl orders logs` has all of them.
+    """
     options = options_of(context)
     topology = options.topology()
+    logged = logged_of(
+        Path(os.environ.get(FOLDER_VARIABLE) or options.home / "logs"), order_id, most=MOST_LOGGED
+    )
     found = read_trace(OrderDatabases(topology), order_id)
     if not found.known:
         raise_failures(found.unread)
         raise OrderNotFound(order_id)
     if options.json:
-        print_json(found.as_json())
+        print_json({**found.as_json(), "logs": [dict(line) for line in logged]})
         raise_failures(found.unread)
         return
     shard_map = asyncio.run(load_shard_map(topology, ServiceName.MES))
     place = locate(options.project().tree(ServiceName.MES), shard_map, order_id, now=datetime.now(UTC))
     print_trace(Console(), found, place)
+    for line in logged:
+        print(line_text(line))
     raise_failures(found.unread)

@@ -105,6 +105,26 @@ def test_a_trace_has_waits_tier_and_what_was_handled(
     assert "order.shipped" in page
 
 
+def test_a_trace_has_the_newest_log_lines_where_there_are_logs(
+    mesctl: Mesctl,
+    clerk: Clerk,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    order_id = clerk.orders(1)[0]
+    monkeypatch.setenv("MES_STORAGE_LOGS", str(tmp_path / "no logs"))
+    assert mesctl("orders", "trace", str(order_id), "--json") == 0
+    assert json.loads(capsys.readouterr().out)["logs"] == []
+
+    line = {"@timestamp": "2026-12-02T05:00:00Z", "order": {"id": str(order_id)}, "log.level": "info"}
+    more = {"event": {"action": "order_shipped"}, "service": {"name": "mes"}}
+    (tmp_path / "mes.log").write_text(json.dumps(line | more) + "\n")
+    monkeypatch.setenv("MES_STORAGE_LOGS", str(tmp_path))
+    assert mesctl("orders", "trace", str(order_id)) == 0
+    assert "2026-12-02T05:00:00Z mes INFO order_shipped" in capsys.readouterr().out
+
+
 def test_a_trace_shows_what_was_set_aside_and_why(
     mesctl: Mesctl, clerk: Clerk, capsys: pytest.CaptureFixture[str]
 ) -> None:
