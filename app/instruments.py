@@ -205,24 +205,17 @@ def error_logged(name: str) -> None:
     _errors.add(1, {"event": _events.fold(name) if _EVENT_NAME.fullmatch(name) else OTHER})
 
 
-_spans_dropped = 0
-_log_lines_dropped: list[Callable[[], int]] = []
+_dropped: dict[Literal["spans", "logs"], int] = {"spans": 0, "logs": 0}
 
 
-def spans_dropped(count: int) -> None:
-    """Count spans that were not delivered: the queue was full, or the collector did not take them."""
-    global _spans_dropped  # noqa: PLW0603 (one process, one count, as for every instrument here)
-    _spans_dropped += count
-
-
-def show_dropped_logs(count: Callable[[], int]) -> None:
-    """Show how many log lines were dropped, as `count` says."""
-    _log_lines_dropped.append(count)
+def telemetry_dropped(signal: Literal["spans", "logs"], count: int) -> None:
+    """Count what was not delivered: the queue was full, or who was to take it did not."""
+    _dropped[signal] += count
 
 
 def _observe_dropped(_options: CallbackOptions) -> Iterable[Observation]:
-    yield Observation(_spans_dropped, {"signal": "spans"})
-    yield Observation(sum(count() for count in _log_lines_dropped), {"signal": "logs"})
+    for signal, count in _dropped.items():
+        yield Observation(count, {"signal": signal})
 
 
 _meter.create_observable_counter(

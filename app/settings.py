@@ -8,9 +8,8 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveInt, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from app import instruments
 from app.kit.errors import AppError
-from app.kit.logs import LogFile, configure_logging, dropped_lines, on_error
+from app.kit.logs import LogFile, configure_logging
 from app.kit.process import exit_with_fault
 from app.kit.telemetry import start_telemetry
 from app.log_events import SCHEMA
@@ -200,6 +199,4 @@ def configure(process: str) -> tuple[Settings, Topology]:
         exit_with_fault(process, f"{PREFIX}LOG_FILE: {error.strerror}: {settings.log_file}")
     stop = start_telemetry(process, otlp_endpoint=settings.otlp_endpoint, trace_ratio=settings.trace_ratio)
     atexit.register(stop)
-    on_error(instruments.error_logged)
-    instruments.show_dropped_logs(dropped_lines)
     return settings, topology

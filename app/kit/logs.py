@@ -167,6 +167,9 @@ class QuietHandler(logging.Handler):
                 self.writer.write(self.format(late))
             if isinstance(record.msg, str) and self._processors:
                 record = _as_event(record, self._processors)
+            if record.levelno >= logging.ERROR and isinstance(record.msg, dict):
+                # Each of them, also what is only counted here.
+                instruments.error_logged(_action(record.msg) or record.name)
             if self._repeats.admit(record):
                 self.writer.write(self.format(record))
         except Exception:  # as every handler of the standard library does: a line is not worth a request

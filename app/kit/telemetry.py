@@ -280,7 +280,7 @@ class CountingExporter(SpanExporter):
         result = self._send(spans)
         is_away = result is not SpanExportResult.SUCCESS
         if is_away:
-            instruments.spans_dropped(len(spans))
+            instruments.telemetry_dropped("spans", len(spans))
         if is_away != self._is_away:
             if is_away:
                 log.warning("collector_away", lost=len(spans))
@@ -323,7 +323,7 @@ class BoundedQueue(SpanProcessor):
     def on_end(self, span: ReadableSpan) -> None:
         """Queue a span, or drop it if there is no room."""
         if self._given - self._exporter.taken >= self._most_spans:
-            instruments.spans_dropped(1)
+            instruments.telemetry_dropped("spans", 1)
             return
         self._given += 1
         self._queue.on_end(span)

@@ -15,12 +15,10 @@ import structlog
 from opentelemetry import trace
 from opentelemetry.trace import SpanKind
 from prometheus_client import REGISTRY, generate_latest
-from app.instruments import error_logged
-from app.kit.logs import configure_logging, on_error
+from app.kit.logs import configure_logging
 from app.kit.telemetry import start_telemetry, working
 
 configure_logging("shop", level="info")
-on_error(error_logged)
 stop = start_telemetry("shop", otlp_endpoint=sys.argv[1], trace_ratio=1.0)
 started = time.monotonic()
 for number in range(int(sys.argv[2])):
