@@ -177,8 +177,9 @@ async def main():
     found = {}
     for scope in reader.get_metrics_data().resource_metrics[0].scope_metrics:
         for metric in scope.metrics:
-            [point] = metric.data.data_points
-            found[metric.name] = [dict(point.attributes), point.value]
+            if metric.name.startswith("app.inbox."):
+                [point] = metric.data.data_points
+                found[metric.name] = [dict(point.attributes), point.value]
     print(json.dumps(found))
 
 asyncio.run(main())
