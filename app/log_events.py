@@ -143,6 +143,7 @@ OTHERS: Mapping[str, LogEvent] = {
     "trace_withheld": _event("info", fields="mes_storage.destination", outcome="failure"),
     "collector_away": _event("warning", fields="mes_storage.lost"),
     "collector_back": _event("info"),
+    "admin_port_taken": _event("warning", fields="error.message"),
     DROPPED: _event("warning", fields="mes_storage.count"),
 }
 """What else the processes log."""

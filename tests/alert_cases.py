@@ -22,6 +22,7 @@ Series = Mapping[str, str]
 """By selector, values in promtool's notation, one every `step`."""
 
 PRIMARY = '{job="exporter",database="mes_0",node="primary"}'
+WATCHED = {'up{job="mes",instance="a"}': "1+0x120"}
 REPLICA = '{job="exporter",database="mes_0",node="mes_0_replica"}'
 TABLE = '{job="exporter",database="mes_0",table="orders"}'
 TO_CRM = '{job="exporter",database="shop",destination="crm"}'
@@ -111,6 +112,12 @@ CASES = (
         {'mes_storage_exporter_last_success_timestamp_seconds{database="shop"}': always(0)},
         {'mes_storage_exporter_last_success_timestamp_seconds{database="shop"}': "0+60x90"},
     ),
+    # One that was never read in full.
+    AlertCase(
+        "DatabaseNotRead",
+        {'mes_storage_exporter_errors_total{database="shop"}': "0+4x90"},
+        {'mes_storage_exporter_errors_total{database="shop"}': always(2)},
+    ),
     AlertCase(
         "PrimaryDown",
         {'mes_storage_up{database="mes_0",node="primary",role="primary"}': "1+0x5 0+0x30"},
@@ -126,6 +133,26 @@ CASES = (
         "PrimaryChanged",
         {'readreplica_failovers_total{job="mes",cluster="mes_0",node="b"}': "0+0x25 1+0x60"},
         {'readreplica_failovers_total{job="mes",cluster="mes_0",node="b"}': "0+0x5 1+0x60"},
+    ),
+    # The first one of a process.
+    AlertCase(
+        "PrimaryChanged",
+        {'readreplica_failovers_total{job="mes",instance="a",cluster="mes_0",node="b"}': "_x25 1+0x60"}
+        | WATCHED,
+        {'readreplica_failovers_total{job="mes",instance="a",cluster="mes_0",node="b"}': "_x5 1+0x60"}
+        | WATCHED,
+    ),
+    # After a failover the old primary is away.
+    AlertCase(
+        "PrimaryDown",
+        {
+            'mes_storage_up{database="mes_0",node="primary",role="primary"}': always(0),
+            'mes_storage_up{database="mes_1",node="primary",role="primary"}': always(1),
+        },
+        {
+            'mes_storage_up{database="mes_0",node="primary",role="primary"}': always(0),
+            'mes_storage_up{database="mes_0",node="b",role="primary"}': always(1),
+        },
     ),
     _level("SlotHoldsWal", 'mes_storage_slot_wal_bytes{database="mes_0",slot="s"}', 2e10, 5e9),
     _level("TransactionOld", "mes_storage_transaction_age_seconds" + PRIMARY, 1000, 800),
@@ -270,6 +297,11 @@ CASES = (
         "EntriesRefused",
         {'app_entries_refused_total{job="mes",reason="forged"}': "0+0x25 1+0x60"},
         {'app_entries_refused_total{job="mes",reason="forged"}': "1+0x90"},
+    ),
+    AlertCase(
+        "EntriesRefused",
+        {'app_entries_refused_total{job="mes",instance="a",reason="forged"}': "_x25 1+0x60"} | WATCHED,
+        {'app_entries_refused_total{job="mes",instance="a",reason="forged"}': "_x5 1+0x60"} | WATCHED,
     ),
     AlertCase(
         "ErrorsRise",

@@ -240,13 +240,20 @@ async def restore_letter(databases: OrderDatabases, message_id: UUID, order_id: 
         models, order = found
         events, outbox = models.event, models.outbox
         known = events.detail["discarded"]["message_id"].astext == str(message_id)
-        line = await session.scalar(select(events).where(events.order_id == order_id, known).limit(1))
+        discards = select(events).where(events.order_id == order_id, known)
+        line = await session.scalar(discards.order_by(events.event_no.desc()).limit(1))
         if line is None or "data" not in line.detail["discarded"]:
             return False
-        there = select(outbox.message_id).where(outbox.order_id == order_id, outbox.message_id == message_id)
-        if await session.scalar(there) is not None:
+        again = events.detail["restored"].astext == str(message_id)
+        since = events.order_id == order_id, events.event_no > line.event_no
+        if await session.scalar(select(events.event_no).where(*since, again).limit(1)) is not None:
             raise NotDeadLetter(message_id, "it was restored already")
-        await session.execute(_RESTORE, _restored(order_id, line.detail["discarded"]))
+        was = line.detail["discarded"]
+        there = outbox.order_id == order_id, outbox.destination == was["destination"], outbox.attempts > 0
+        later = select(outbox.message_id).where(*there, outbox.sequence > int(was["sequence"]))
+        if await session.scalar(later.limit(1)) is not None:
+            raise NotDeadLetter(message_id, "what was written after it is under way")
+        await session.execute(_RESTORE, _restored(order_id, was))
         detail = {"restored": str(message_id)}
         await append_event(session, models, order, actor=actor, now=datetime.now(UTC), detail=detail)
         return True

@@ -19,14 +19,16 @@ _OF_CUSTOMER = re.compile(
 )
 
 # Where a text holds one: the password of a URL, NAME=VALUE and NAME: VALUE, an e-mail address.
-_URL_PASSWORD = re.compile(r"(\b[a-zA-Z][\w+.-]*://[^\s/:@]*):[^\s/@]+@")
+# Each part is bounded: a path of a stranger must not cost the square of its length.
+_URL_PASSWORD = re.compile(r"(\b[a-zA-Z][\w+.-]{0,30}://[^\s/:@]{0,256}):[^\s/@]{1,1024}@")
 _ASSIGNED = re.compile(
-    r"(?i)\b([\w-]*(?:password|passwd|secret|authorization)\w*['\"]?\s*[=:]\s*)(?!\s|\*)[^\s,;)}]+"
+    r"(?i)(?<![\w-])([\w-]{0,64}?(?:password|passwd|secret|authorization)\w{0,64}['\"]?\s{0,8}[=:]\s{0,8})"
+    r"(?!\s|\*)(?:(?:bearer|basic|digest)\s+)?(?:'[^'\n]*'|\"[^\"\n]*\"|[^\s,;)}]+)"
 )
-_EMAIL = re.compile(r"(?<![\w.+/:@-])[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
-# SQLAlchemy's and PostgreSQL's ways to repeat the row that a statement was about.
-_PARAMETERS = re.compile(r"\[parameters: .*?\](?=\n|$)|\[SQL parameters hidden[^\]]*\]")
-_ROW = re.compile(r"(Failing row contains|\)=)\s?\(.*?\)(?=\.|\n|$| already| is)")
+_EMAIL = re.compile(r"(?<![\w.+/:@-])[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,8}")
+# SQLAlchemy's and PostgreSQL's ways to repeat the row that a statement was about; of what was cut, the rest.
+_PARAMETERS = re.compile(r"\[parameters: .*?(?:\](?=\n|$)|(?=\n|$))|\[SQL parameters hidden[^\]]*\]")
+_ROW = re.compile(r"(Failing row contains|\)=)\s?\((?:.*?\)(?=\.|\n|$| already| is)|.*)")
 
 
 def mask_text(text: str) -> str:

@@ -104,8 +104,9 @@ class RotatingFile:
             self._reopen(ours)
         elif ours.st_size > self._max_bytes:
             with _alone(self._path.parent) as is_alone:
-                if is_alone:
+                if is_alone and self._is_at(ours):
                     self._shift()
+                if is_alone:
                     self._reopen(ours)
 
     def _is_at(self, ours: os.stat_result) -> bool:

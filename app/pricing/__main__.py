@@ -6,10 +6,12 @@ import signal
 import socket
 from contextlib import AsyncExitStack
 
+import structlog
+
 from app.database import open_shards
 from app.files import ModelStore
 from app.instruments import event_loop_lag
-from app.kit.admin import Readings, measuring_lag, serving_admin
+from app.kit.admin import AdminPortTaken, Readings, measuring_lag, serving_admin
 from app.kit.clock import utc_now
 from app.kit.process import enter_with_retries, exit_on_signals, run_and_exit
 from app.pricing.pricer import Pricer
@@ -20,6 +22,8 @@ from app.topology import admin_address, files_url
 from sharding.topology import Topology
 
 MAX_ATTEMPTS = 3
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("pricing")
 
 
 def main() -> None:
@@ -39,7 +43,12 @@ async def work(settings: Settings, topology: Topology) -> None:
         return Readings(ready, {"status": "ok" if ready else "starting"})
 
     async with AsyncExitStack() as opened:
-        await opened.enter_async_context(serving_admin("pricing", admin_address(topology, "pricing"), state))
+        try:
+            address = admin_address(topology, "pricing")
+            await opened.enter_async_context(serving_admin("pricing", address, state))
+        except AdminPortTaken as error:
+            # Another worker on this host has it, and any number of them may run.
+            log.warning("admin_port_taken", error=str(error))
         await opened.enter_async_context(measuring_lag(event_loop_lag))
         sessions = await enter_with_retries(opened, lambda: open_shards(topology, application_name="pricing"))
         # Leases are to be returned from here on: a signal no longer ends the process at once.

@@ -191,7 +191,8 @@ class _Zygote:
         stdin.write(json.dumps({"path": str(path), "suffix": suffix} | asdict(limits)).encode() + b"\n")
         await stdin.drain()
         reply = await self._reply()
-        _trace_child(reply, suffix)
+        with contextlib.suppress(Exception):  # a span is not worth a price
+            _trace_child(reply, suffix)
         return int(reply["exit_code"]), str(reply["answer"])
 
     async def _reply(self) -> dict[str, Any]:

@@ -186,8 +186,12 @@ class _Book:
         if trend is None:
             return LimitLine(rule.what, name, value, limit, command=rule.command, note=_too_little(moments))
         met = trend.reaches(limit)
-        full_at = self._within(met.at)
-        note = "" if full_at else "does not grow" if met.at is None else "after the horizon"
+        # A slope whose range includes 0 is noise.
+        is_growth = trend.slope_low > 0 or value >= limit
+        full_at = self._within(met.at) if is_growth else None
+        note = "" if full_at else "after the horizon" if is_growth else "no clear growth"
+        if met.at is None:
+            note = "does not grow"
         return LimitLine(
             rule.what,
             name,

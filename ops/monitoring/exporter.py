@@ -20,7 +20,6 @@ from typing import Any
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
-from sqlalchemy.exc import DBAPIError
 
 from ops.monitoring.databases import EXTENSION, HELP, PREFIX, DatabaseReader, DatabaseReading
 from ops.monitoring.samples import SampleWriter, directory_of
@@ -153,7 +152,7 @@ class Exporter:
             fault = ""
         except TimeoutError:
             fault = "the table of samples was not written in time"
-        except DBAPIError as error:
+        except Exception as error:  # whatever it is, the rounds go on
             fault = f"the table of samples was not written: {one_line(error)}"
         self._errors[directory.name] += bool(fault)
         self._say(WRITER, (fault,) if fault else ())

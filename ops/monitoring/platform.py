@@ -114,7 +114,10 @@ _WATCHING = (
     ),
     Alert(
         "DatabaseNotRead",
-        "time() - mes_storage_exporter_last_success_timestamp_seconds > 300",
+        "time() - mes_storage_exporter_last_success_timestamp_seconds > 300"
+        # One that was never read in full has no such time.
+        " or (mes_storage_exporter_errors_total > 20"
+        " unless on (database) mes_storage_exporter_last_success_timestamp_seconds)",
         60,
         "ticket",
         "{{ $labels.database }} could not be read in full for 5 minutes",
@@ -126,7 +129,8 @@ _WATCHING = (
 _DATABASES = (
     Alert(
         "PrimaryDown",
-        'mes_storage_up{role="primary"} == 0',
+        # After a failover the old one is away for long, and no page.
+        'mes_storage_up{role="primary"} == 0 unless on (database) mes_storage_up{role="primary"} == 1',
         SOON_SECONDS,
         "page",
         "The primary of {{ $labels.database }} does not answer: nothing is written there",
@@ -153,7 +157,10 @@ _DATABASES = (
     ),
     Alert(
         "PrimaryChanged",
-        "increase(readreplica_failovers_total[10m]) > 0",
+        # The series begins with the first of them, at 1: no increase. It is news if the process was watched.
+        "increase(readreplica_failovers_total[10m]) > 0"
+        " or (readreplica_failovers_total > 0 unless readreplica_failovers_total offset 10m"
+        " and on (job, instance) up offset 10m)",
         0,
         "ticket",
         "{{ $labels.cluster }} is written at {{ $labels.node }} now",

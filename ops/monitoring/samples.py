@@ -84,12 +84,18 @@ class Series(NamedTuple):
 
 
 def choose(samples: Iterable[Sample]) -> list[Sample]:
-    """Choose what is kept: all of the project, then the platform's in the order of `KEPT`. Pure."""
+    """Choose what is kept: the project's, and the platform's in the order of `KEPT`. Pure.
+
+    Where there are too many, each has half of the room at least.
+    """
     places = {name: place for place, name in enumerate(KEPT)}
     own = f"{PREFIX}_"
     kept = [each for each in samples if each.name in places or not each.name.startswith(own)]
     # The sort is stable: of one metric those that were read first are kept.
-    return sorted(kept, key=lambda each: places.get(each.name, -1))[:MAX_SERIES]
+    platform = sorted((each for each in kept if each.name in places), key=lambda each: places[each.name])
+    project = [each for each in kept if each.name not in places]
+    room = MAX_SERIES - min(len(platform), MAX_SERIES // 2)
+    return [*project[:room], *platform][:MAX_SERIES]
 
 
 def directory_of(topology: Topology) -> Database | None:

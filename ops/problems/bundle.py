@@ -176,8 +176,11 @@ def _environment() -> dict[str, str]:
 
 def _tail(log: Path, lines: int) -> str:
     with log.open("rb") as file:
-        file.seek(max(0, log.stat().st_size - MOST_BYTES))
+        begin = max(0, log.stat().st_size - MOST_BYTES)
+        file.seek(begin)
         found = file.read(MOST_BYTES).decode(errors="replace").splitlines(keepends=True)
+    if begin:
+        del found[:1]  # a part of a line, which does not say any more what it is
     return "".join(map(masked_log_line, found[-lines:] if lines else ()))
 
 

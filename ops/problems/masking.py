@@ -14,8 +14,12 @@ SHORTEST_SECRET = 4
 _SECRET_NAME = re.compile(r"passw|secret|key|token|credential|passphrase|conninfo|_command", re.IGNORECASE)
 _URL_PASSWORD = re.compile(r"(://[^\s:/@\"']*):[^\s\"']*@")
 _IN_URL = re.compile(r"://[^\s:/@\"']*:([^\s\"']*)@")
+# `PGPASSWORD=`, `"api_key": "`, `{\"password\": \"`, `Authorization: Bearer `, `..._MESSAGE_KEYS=`.
 _ASSIGNED = re.compile(
-    r"\b(pass(?:word|wd|phrase)?\"?\s*[=:]\s*)('(?:[^'\\]|\\.|'')*'?|\"[^\"]*\"?|[^\s,;]+)", re.IGNORECASE
+    r"((?:pass(?:word|wd|phrase)?|secret|token|api[_-]?key|(?-i:[A-Z0-9]_KEYS?))\\?[\"']?\s*[=:]\s*"
+    r"|authorization\\?[\"']?\s*[=:]\s*(?:\\?[\"'])?(?:bearer|basic)\s+)"
+    r"('(?:[^'\\]|\\.|'')*'?|\\\"[^\"]*\"?|\"(?:[^\"\\]|\\.)*\"?|[^\s,;]+)",
+    re.IGNORECASE,
 )
 
 # Escapes first: in E'' a backslash keeps a quote, and elsewhere it does not.

@@ -149,3 +149,6 @@ def test_the_projects_own_come_first_and_all_are_bounded() -> None:
     chosen = choose([*many, *read])
     assert len(chosen) == MAX_SERIES
     assert names(chosen)[:2] == ["app_orders", "mes_storage_up"]
+    own = [Sample("app_orders", {"status": str(each)}, 1) for each in range(2 * MAX_SERIES)]
+    both = names(choose([*own, *many]))
+    assert both.count("app_orders") == both.count("mes_storage_rows") == MAX_SERIES // 2

@@ -50,6 +50,17 @@ def test_what_looks_like_a_secret_is_masked_though_it_is_not_known() -> None:
     mask = Masker([])
     assert mask("postgresql://mes:unknown@db/mes") == f"postgresql://mes:{MASK}@db/mes"
     assert mask("password=unknown x") == f"password={MASK} x"
+    for text in (
+        "PGPASSWORD=unknown",
+        "db_password: unknown",
+        'api_key": "unknown"',
+        '{\\"password\\": \\"unknown\\"}',
+        '"password": "a\\"unknown"',
+        "Authorization: Bearer unknown",
+        "MES_STORAGE_STREAM_KEY=unknown",
+    ):
+        assert "unknown" not in mask(text), text
+    assert mask("model_key=models/1.stl") == "model_key=models/1.stl"
     assert mask("postgresql://mes@db/mes, at 10:30") == "postgresql://mes@db/mes, at 10:30"
 
 

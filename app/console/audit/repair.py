@@ -136,6 +136,8 @@ def _submissions(facts: OrderFacts) -> Iterator[Repair]:
     for service in (ServiceName.MES, ServiceName.CRM):
         if facts.copies_of(service) or _owes(facts, service):
             continue
+        if service is ServiceName.MES and any(copy.status is not Status.SUBMITTED for copy in facts.copies):
+            continue  # MES would price and make anew what is further already: for a person
         for source in facts.copies:
             started_there = ServiceName.SHOP if source.channel is Channel.B2C else ServiceName.MES
             if source.place.service is started_there and source.submitted:
@@ -232,6 +234,12 @@ async def _send(
     )
     if await session.scalar(owed):
         raise RepairRefused(repair, "a message is under way")
+    if (
+        repair.after is None
+        and repair.destination is ServiceName.MES
+        and order.status is not Status.SUBMITTED
+    ):
+        raise RepairRefused(repair, f"it is {order.status}, and MES would make it anew")
     lines = entries(await read_history(session, models, repair.order_id), after=repair.after)
     events = [(await _event_of(session, repair, order, line), line.at) for line in lines]
     for event, _ in events:
@@ -304,10 +312,13 @@ def repair_orders(
 
     Exit status 1 if a fault is left; with a dry run, if there is any.
     """
-    found = [
-        (each.finding, each.facts) for each in watching.run_pass() if each.kind == "found" and each.facts
-    ]
-    repairs, others = plan_repairs(found)
+    standing: dict[AuditFinding, OrderFacts] = {}
+    for each in watching.run_pass():
+        if each.kind == "settled":
+            standing.pop(each.finding, None)  # within this pass
+        elif each.facts:
+            standing[each.finding] = each.facts
+    repairs, others = plan_repairs(standing.items())
     done: list[Repair] = []
     refused: list[RepairRefused] = []
     for repair in repairs:

@@ -197,7 +197,11 @@ _MESSAGES = (
     ),
     Alert(
         "EntriesRefused",
-        "sum by (job, reason) (increase(app_entries_refused_total[10m])) > 0",
+        # The series begins with the first of them, at 1: that is no increase.
+        "sum by (job, reason) (increase(app_entries_refused_total[10m])) > 0"
+        " or sum by (job, reason)"
+        " (app_entries_refused_total unless app_entries_refused_total offset 10m"
+        " and on (job, instance) up offset 10m) > 0",
         0,
         "ticket",
         "{{ $labels.job }} refused entries of its stream: {{ $labels.reason }}",
