@@ -128,18 +128,31 @@ def request_ended(method: str, route: str | None, status: int, *, seconds: float
     _request_duration.record(seconds, labels)
 
 
-def after_commit(session: Session, count: Callable[[], None]) -> None:
-    """Count something once its transaction is committed, and not if that is rolled back.
+_WHEN_COMMITTED = "when_committed"
 
-    A unit of work that is run again has a new session, and so counts once. One whose COMMIT was not answered
-    is not counted.
+
+def when_committed(session: Session, call: Callable[[], None]) -> None:
+    """Call `call` once the session's transaction is committed, and never if it is not.
+
+    A unit of work that is run again has a new session, and so counts and is logged once.
     """
-    event.listen(session, "after_commit", lambda _session: count(), once=True)
+    session.info.setdefault(_WHEN_COMMITTED, []).append(call)
+
+
+@event.listens_for(Session, "after_commit")
+def _call_committed(session: Session) -> None:
+    for call in session.info.pop(_WHEN_COMMITTED, ()):
+        call()
+
+
+@event.listens_for(Session, "after_rollback")
+def _forget_uncommitted(session: Session) -> None:
+    session.info.pop(_WHEN_COMMITTED, None)
 
 
 def order_created(session: Session, *, channel: str) -> None:
     """Count a new order at its commit."""
-    after_commit(session, lambda: _created.add(1, {"channel": channel}))
+    when_committed(session, lambda: _created.add(1, {"channel": channel}))
 
 
 def order_advanced(
@@ -152,7 +165,7 @@ def order_advanced(
         _transitions.add(1, {"from": old, "to": new, "channel": channel})
         _stage.record(seconds, {"from": old, "to": new})
 
-    after_commit(session, count)
+    when_committed(session, count)
 
 
 class PricingAttempt:

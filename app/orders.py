@@ -5,16 +5,14 @@ the same everywhere: lock the order's row, decide, change the status, append a l
 announce it. The lock is what makes the history's numbers and the outbox's order of messages right.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Generic, TypeVar
 
 import structlog
 from sqlalchemy import BigInteger, DateTime, Text, func, insert, literal, select
-from sqlalchemy import event as orm_event
 from sqlalchemy.dialects.postgresql import JSONB
-from sqlalchemy.orm import Session
 
 from app import instruments
 from app.kit.errors import AppError
@@ -42,8 +40,6 @@ from readreplica.sessions import AnySession, WriteSession
 AnyOrder = TypeVar("AnyOrder", bound=OrderState)
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("orders")
-
-_WHEN_COMMITTED = "when_committed"
 
 
 @dataclass(frozen=True)
@@ -103,22 +99,6 @@ class UnexpectedEvent(AppError):
         super().__init__(f"{service} does not handle {message.type} from {message.source}")
 
 
-def when_committed(session: WriteSession, call: Callable[[], None]) -> None:
-    """Call `call` once the session's transaction is committed, and never if it is not."""
-    session.sync_session.info.setdefault(_WHEN_COMMITTED, []).append(call)
-
-
-@orm_event.listens_for(Session, "after_commit")
-def _call_committed(session: Session) -> None:
-    for call in session.info.pop(_WHEN_COMMITTED, ()):
-        call()
-
-
-@orm_event.listens_for(Session, "after_rollback")
-def _forget_uncommitted(session: Session) -> None:
-    session.info.pop(_WHEN_COMMITTED, None)
-
-
 def log_change(
     session: WriteSession, event: str, order: OrderState, *, previous: Status | None = None
 ) -> None:
@@ -130,7 +110,9 @@ def log_change(
         previous: the status that it had, if it has changed.
     """
     facts = {"order_id": order.order_id, "order_status": order.status, "channel": order.channel}
-    when_committed(session, lambda: log.info(event, **facts, previous_status=previous))
+    instruments.when_committed(
+        session.sync_session, lambda: log.info(event, **facts, previous_status=previous)
+    )
 
 
 async def get_order(session: AnySession, models: OrderModels[AnyOrder], order_id: int) -> AnyOrder:
