@@ -6,10 +6,10 @@ from datetime import datetime
 from functools import partial
 
 from sqlalchemy import Connection, func, literal_column, select, text
-from sqlalchemy.orm import aliased
 
 from app.console.audit.databases import SERVICE_TABLES, OrderDatabases
 from app.console.audit.rules import STUCK_AFTER
+from app.messaging.outbox import is_behind_dead_letter
 from app.messaging.routing import ServiceName
 from app.models.base import OutboxRow
 from app.models.mes import MesOrder, PricingJob
@@ -166,19 +166,9 @@ def _dead(connection: Connection, outbox: type[OutboxRow]) -> dict[str, Waiting]
 
 def _owed(connection: Connection, outbox: type[OutboxRow]) -> dict[str, Waiting]:
     """Count what should be under way: not what waits behind a dead letter, which is reported itself."""
-    letter = aliased(outbox)
-    is_behind = (
-        select(letter.sequence)
-        .where(
-            letter.destination == outbox.destination,
-            letter.order_id == outbox.order_id,
-            letter.set_aside_at.is_not(None),
-        )
-        .exists()
-    )
     query = (
         select(outbox.destination, func.count(), func.min(outbox.created_at))
-        .where(outbox.set_aside_at.is_(None), ~is_behind)
+        .where(outbox.set_aside_at.is_(None), ~is_behind_dead_letter(outbox))
         .group_by(outbox.destination)
     )
     return {to: Waiting(count, oldest) for to, count, oldest in connection.execute(query)}

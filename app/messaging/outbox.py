@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 from uuid import UUID, uuid4
 
-from sqlalchemy import Select, Text, case, cast, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Select, Text, case, cast, delete, func, insert, select, update
 from sqlalchemy.orm import aliased
 
 from app.kit.telemetry import traceparent_of
@@ -127,16 +127,7 @@ def _due(outbox: type[OutboxRow], destinations: Destinations, limit: int) -> Sel
     # Whatever the time: this server's clock may stand behind the one that wrote the row (a failover, or a
     # step back), and an order would be stuck until it has caught up.
     is_new = outbox.attempts == 0
-    older = aliased(outbox)
-    is_behind = (
-        select(older.sequence)
-        .where(
-            older.destination == outbox.destination,
-            older.order_id == outbox.order_id,
-            older.sequence < outbox.sequence,
-        )
-        .exists()
-    )
+    is_behind = has_another(outbox, lambda other: other.sequence < outbox.sequence)
     return (
         select(
             outbox.order_id,
@@ -158,6 +149,25 @@ def _due(outbox: type[OutboxRow], destinations: Destinations, limit: int) -> Sel
         .order_by(outbox.next_attempt_at, outbox.sequence)
         .limit(limit)
     )
+
+
+def has_another(
+    outbox: type[OutboxRow], which: Callable[[type[OutboxRow]], ColumnElement[bool]]
+) -> ColumnElement[bool]:
+    """Return the condition that the same order and destination have another message of some kind.
+
+    Parameters:
+        outbox: the table in the query around it.
+        which: says of the other message whether it is meant.
+    """
+    other = aliased(outbox)
+    its_own = other.destination == outbox.destination, other.order_id == outbox.order_id
+    return select(other.sequence).where(*its_own, which(other)).exists()
+
+
+def is_behind_dead_letter(outbox: type[OutboxRow]) -> ColumnElement[bool]:
+    """Return the condition that a dead letter holds a message up: one of the same order and destination."""
+    return has_another(outbox, lambda other: other.set_aside_at.is_not(None))
 
 
 class UnsentMessage(NamedTuple):

@@ -13,6 +13,7 @@ from sqlalchemy import delete, insert, select, update
 
 from app.console.audit.databases import OrderDatabases
 from app.console.dead_letters import LetterFilter, find_letters, retry_letter
+from app.console.monitoring.samples import read_samples
 from app.models.crm import CrmInbox, CrmOrder
 from app.models.mes import MesOrderEvent, MesOutbox
 from app.models.status import Status
@@ -67,6 +68,19 @@ def history(clerk: Clerk, order_id: int) -> list[Any]:
     with clerk.engine(SHARDS.shard_of(order_id)).connect() as connection:
         query = select(MesOrderEvent.__table__).where(MesOrderEvent.order_id == order_id)
         return list(connection.execute(query.order_by(MesOrderEvent.event_no)))
+
+
+def test_what_waits_behind_one_is_no_message_that_the_relay_has_left(
+    topology: Topology, clerk: Clerk
+) -> None:
+    first, *_ = clerk.orders(4)
+    set_aside(clerk, first)
+    set_aside(clerk, first, set_aside_at=None, type="order.closed", attempts=0)
+    labels = {"database": SHARDS.shard_of(first), "destination": "crm"}
+    found = {each.name: each.value for each in read_samples(topology) if each.labels == labels}
+    assert found["app_outbox_messages"] == found["app_dead_letters"] == 1
+    assert found["app_outbox_oldest_seconds"] == 0
+    assert found["app_dead_letters_oldest_seconds"] > 0
 
 
 def test_they_are_listed_with_reason_and_times_and_what_waits_behind(mesctl: Mesctl, clerk: Clerk) -> None:
@@ -163,6 +177,26 @@ def test_one_is_discarded_with_a_line_in_the_history_and_restored(mesctl: Mesctl
     assert after.set_aside_at is None
     assert "it was restored already" in mesctl(*undo).err
     assert len(history(clerk, order_id)) == 3
+
+
+def test_a_restored_one_passes_nothing_and_comes_once(mesctl: Mesctl, clerk: Clerk) -> None:
+    [order_id] = clerk.orders(1)
+    letter = set_aside(clerk, order_id)
+    assert mesctl("orders", "dead-letters", "discard", str(letter), "--reason", "x").status == 0
+    set_aside(clerk, order_id, set_aside_at=None, type="order.closed", attempts=1)  # the relay has sent it
+    undo = ("orders", "dead-letters", "restore", str(letter), "--order", str(order_id))
+    refused = mesctl(*undo)
+    assert refused.status == REFUSED
+    assert "what was written after it is under way" in refused.err
+
+    everything = delete(MesOutbox).where(MesOutbox.order_id == order_id)
+    clerk.write(SHARDS.shard_of(order_id), everything)
+    assert mesctl(*undo).status == 0
+    clerk.write(SHARDS.shard_of(order_id), everything)  # it was delivered
+    again = mesctl(*undo)
+    assert again.status == REFUSED
+    assert "it was restored already" in again.err
+    assert rows(clerk, order_id) == []
 
 
 def test_a_history_never_keeps_the_customers_address(mesctl: Mesctl, clerk: Clerk) -> None:

@@ -137,7 +137,7 @@ def test_lines_of_other_libraries_bear_the_order_and_the_trace(log: Path) -> Non
 
 
 class Stuck:
-    """A pipe whose reader does not read, until it is told to."""
+    """A pipe whose reader does not read, until it is let to."""
 
     def __init__(self) -> None:
         self.goes_on = threading.Event()

@@ -16,9 +16,9 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, case, func, literal, select, text
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.orm import aliased
 
 from app.console.audit.databases import SERVICE_TABLES, OrderDatabases
+from app.messaging.outbox import is_behind_dead_letter
 from app.messaging.routing import ServiceName
 from app.models.base import STATUS
 from app.models.mes import MesOrder, ModelMeasurement, PricingJob
@@ -131,19 +131,9 @@ def _ended_orders(service: ServiceName, database: str, connection: Connection) -
 def _messages(service: ServiceName, database: str, connection: Connection) -> Iterator[Sample]:
     outbox = SERVICE_TABLES[service].outbox
     is_dead = outbox.set_aside_at.is_not(None)
-    letter = aliased(outbox)
-    # What is behind a dead letter waits for a person, and says nothing of the relay.
-    is_behind = (
-        select(letter.sequence)
-        .where(
-            letter.order_id == outbox.order_id,
-            letter.destination == outbox.destination,
-            letter.set_aside_at.is_not(None),
-        )
-        .exists()
-    )
     moment = func.min(func.coalesce(outbox.set_aside_at, outbox.created_at))
-    oldest = _age(moment.filter(is_dead | ~is_behind))
+    # What is behind a dead letter waits for a person, and says nothing of the relay.
+    oldest = _age(moment.filter(is_dead | ~is_behind_dead_letter(outbox)))
     query = select(outbox.destination, is_dead, func.count(), oldest).group_by(outbox.destination, is_dead)
     for destination, dead, count, age in connection.execute(query):
         labels = {"database": database, "destination": destination}
