@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.console.audit.repair import plan_repairs
 from app.console.audit.rules import (
     ChildRows,
     Fact,
@@ -55,6 +56,16 @@ def faults(*rows: Fact) -> list[Fault]:
 
 
 AGREED = (copy(SHOP), copy(CRM), copy(HOT))
+
+
+@pytest.mark.parametrize(("status", "is_sent"), [(Status.SUBMITTED, True), (Status.SHIPPED, False)])
+def test_mes_gets_an_order_again_only_while_it_is_no_further(status: Status, is_sent: bool) -> None:
+    """A shard that came back from yesterday's backup must not make anew what was shipped."""
+    (facts,) = gather([(copy(SHOP, status), copy(CRM, status))])
+    lost = [(each, facts) for each in judge(facts, shard_of=lambda _: "mes_0") if each.fault is Fault.MISSING]
+    repairs, others = plan_repairs(lost)
+    assert [each.destination for each in repairs] == ([ServiceName.MES] if is_sent else [])
+    assert bool(others) is not is_sent
 
 
 def test_an_order_that_stands_everywhere_and_agrees_is_clean() -> None:
