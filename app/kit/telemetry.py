@@ -129,7 +129,7 @@ def traceparent_of(span: trace.Span | None = None) -> str | None:
     return carrier.get(TRACEPARENT)
 
 
-def cause_of(traceparent: str | None, *, age: timedelta = timedelta(0)) -> tuple[Context, list[Link]]:
+def cause_of(traceparent: str | None, *, is_fresh: bool = True) -> tuple[Context, list[Link]]:
     """Read a `traceparent`: the context that work is a part of, or links to what has caused it long ago.
 
     One that cannot be read causes nothing.
@@ -138,7 +138,7 @@ def cause_of(traceparent: str | None, *, age: timedelta = timedelta(0)) -> tuple
     span = trace.get_current_span(found).get_span_context()
     if not span.is_valid:
         return Context(), []
-    return (found, []) if age <= FRESH else (Context(), [Link(span)])
+    return (found, []) if is_fresh else (Context(), [Link(span)])
 
 
 def is_kept(key: str, ratio: float) -> bool:

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
@@ -13,6 +13,7 @@ from sqlalchemy import func, text, update
 from app.kit.telemetry import cause_of, traceparent_of
 from app.messaging.message import Ack, Message, decode
 from app.messaging.streams import fields_of
+from app.messaging.tracing import is_fresh
 from app.models.shop import ShopOutbox
 from readreplica.sessions import WriteSession
 from sharding.topology import Topology
@@ -125,9 +126,12 @@ def test_only_the_refusal_of_an_older_release_is_one() -> None:
 
 
 def test_work_of_much_later_is_linked_to_its_cause_and_is_no_part_of_it() -> None:
-    context, links = cause_of(PARENT, age=timedelta(minutes=10))
+    written = "2026-12-02T09:00:00+00:00"
+    assert is_fresh(written, datetime(2026, 12, 2, 9, 10, tzinfo=UTC))
+    assert not is_fresh(written, datetime(2026, 12, 2, 9, 10, 1, tzinfo=UTC))
+    context, links = cause_of(PARENT, is_fresh=True)
     assert (get_current_span(context).get_span_context().trace_id, links) == (TRACE, [])
-    context, links = cause_of(PARENT, age=timedelta(minutes=10, seconds=1))
+    context, links = cause_of(PARENT, is_fresh=False)
     assert not get_current_span(context).get_span_context().is_valid
     assert [link.context.trace_id for link in links] == [TRACE]
     assert cause_of(None)[1] == []

@@ -101,6 +101,25 @@ def test_a_message_is_handled_in_the_trace_of_the_request_that_has_sent_it(whole
     assert handled.facts["messaging.consumer.group.name"] == "mes"
 
 
+@pytest.mark.parametrize(
+    ("order", "maker"),
+    [("B2C closed", "process orders:mes"), ("B2B closed", "POST /v1/partners/{partner}/orders")],
+)
+def test_an_order_is_priced_in_the_trace_of_what_has_made_its_job(
+    whole: Shown, order: str, maker: str
+) -> None:
+    spans = {span.span: span for span in whole.spans}
+    attempts = [span for span in whole.of(order) if span.name == "price order"]
+    assert attempts
+    for attempt in attempts:
+        chain = {span.span for span in whole.spans if span.trace == attempt.trace}
+        assert attempt.parent in chain
+        assert spans[attempt.parent].name == maker
+    # What has come of it is there too.
+    priced = {span.name for span in whole.spans if span.trace == attempts[-1].trace}
+    assert "send orders:crm" in priced
+
+
 def test_statements_and_commands_are_parts_of_work_and_nothing_is_without_a_cause(whole: Shown) -> None:
     spans = {span.span for span in whole.spans}
     first = [span for span in whole.spans if span.parent not in spans]
