@@ -74,9 +74,9 @@ _propagator = TraceContextTextMapPropagator()
 class Work:
     """A piece of work, and the order that it is about as soon as that is known."""
 
-    def __init__(self, span: trace.Span, order_id: str | None) -> None:
-        self.span = span
+    def __init__(self, order_id: str | None) -> None:
         self.order_id = order_id
+        self.span: trace.Span = trace.INVALID_SPAN
 
 
 _work: ContextVar[Work | None] = ContextVar("work", default=None)
@@ -102,16 +102,18 @@ def working(
         links: from `cause_of`.
         attributes: of the span.
     """
+    work = Work(order_id)
     own = dict(attributes) | ({ORDER_ID: order_id} if order_id is not None else {})
-    # An empty context, and not the one of now: this is a part of what has caused it, and of nothing else.
-    with tracer.start_as_current_span(
-        name, context or Context(), kind=kind, links=links, attributes=own
-    ) as span:
-        token = _work.set(Work(span, order_id))
-        try:
-            yield span
-        finally:
-            _work.reset(token)
+    # Before the span begins: a server may run a request in the context of the one before on that connection.
+    token = _work.set(work)
+    try:
+        # An empty context, and not the one of now: this is a part of what has caused it, and of nothing else.
+        with tracer.start_as_current_span(
+            name, context or Context(), kind=kind, links=links, attributes=own
+        ) as work.span:
+            yield work.span
+    finally:
+        _work.reset(token)
 
 
 def concerns(order_id: int) -> None:
