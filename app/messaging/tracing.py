@@ -5,9 +5,10 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Literal
 
-from opentelemetry.trace import Span, SpanKind
+from opentelemetry.trace import Span, SpanKind, get_current_span
 from opentelemetry.util.types import AttributeValue
 
+from app import instruments
 from app.kit.telemetry import FRESH, ORDER_ID, TRACEPARENT, cause_of, tracer, working
 from app.messaging.message import SENT
 
@@ -66,6 +67,14 @@ def processing(stream: str, group: str, entry: Mapping[str, str]) -> Iterator[Sp
         attributes=attributes,
     ) as span:
         yield span
+
+
+def note_outcome(
+    source: str, message_type: str, outcome: Literal["handled", "repeated", "postponed", "refused"]
+) -> None:
+    """Count what became of the message that is being handled, and note it in its span."""
+    instruments.message_handled(source, message_type, outcome)
+    get_current_span().set_attribute(OUTCOME, outcome)
 
 
 def is_fresh(written: str, now: datetime) -> bool:
