@@ -5,8 +5,8 @@ decided; the services then do what they always do, and refuse what does not fit.
 the history of the order. What was repaired is under way, or agrees, and is no finding any more.
 
 Between the look at all orders and a repair, an order may have gone on. So each is read again in the
-transaction that repairs it, when its row is locked at the source and nothing is owed: what has settled is left
-alone.
+transaction that repairs it, when its row is locked at the source and nothing is owed: what has settled is
+left alone.
 """
 
 import asyncio
