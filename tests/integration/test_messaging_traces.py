@@ -121,8 +121,14 @@ class FormerMessage(Frozen):
     token: Annotated[CausalToken, PlainValidator(CausalToken.decode)] = Field(
         default=CausalToken(), alias=TOKEN
     )
-    type = Message.type
-    order_id = Message.order_id
+
+    @property
+    def type(self) -> str:
+        return self.data.type
+
+    @property
+    def order_id(self) -> int:
+        return int(self.subject)
 
 
 @pytest.fixture
