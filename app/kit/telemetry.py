@@ -74,9 +74,9 @@ _propagator = TraceContextTextMapPropagator()
 class Work:
     """A piece of work, and the order that it is about as soon as that is known."""
 
-    def __init__(self, span: trace.Span, order_id: str | None) -> None:
-        self.span = span
+    def __init__(self, order_id: str | None) -> None:
         self.order_id = order_id
+        self.span: trace.Span = trace.INVALID_SPAN
 
 
 _work: ContextVar[Work | None] = ContextVar("work", default=None)
@@ -102,16 +102,18 @@ def working(
         links: from `cause_of`.
         attributes: of the span.
     """
+    work = Work(order_id)
     own = dict(attributes) | ({ORDER_ID: order_id} if order_id is not None else {})
-    # An empty context, and not the one of now: this is a part of what has caused it, and of nothing else.
-    with tracer.start_as_current_span(
-        name, context or Context(), kind=kind, links=links, attributes=own
-    ) as span:
-        token = _work.set(Work(span, order_id))
-        try:
-            yield span
-        finally:
-            _work.reset(token)
+    # Before the span begins: a server may run a request in the context of the one before on that connection.
+    token = _work.set(work)
+    try:
+        # An empty context, and not the one of now: this is a part of what has caused it, and of nothing else.
+        with tracer.start_as_current_span(
+            name, context or Context(), kind=kind, links=links, attributes=own
+        ) as work.span:
+            yield work.span
+    finally:
+        _work.reset(token)
 
 
 def concerns(order_id: int) -> None:
@@ -129,7 +131,7 @@ def traceparent_of(span: trace.Span | None = None) -> str | None:
     return carrier.get(TRACEPARENT)
 
 
-def cause_of(traceparent: str | None, *, age: timedelta = timedelta(0)) -> tuple[Context, list[Link]]:
+def cause_of(traceparent: str | None, *, is_fresh: bool = True) -> tuple[Context, list[Link]]:
     """Read a `traceparent`: the context that work is a part of, or links to what has caused it long ago.
 
     One that cannot be read causes nothing.
@@ -138,7 +140,7 @@ def cause_of(traceparent: str | None, *, age: timedelta = timedelta(0)) -> tuple
     span = trace.get_current_span(found).get_span_context()
     if not span.is_valid:
         return Context(), []
-    return (found, []) if age <= FRESH else (Context(), [Link(span)])
+    return (found, []) if is_fresh else (Context(), [Link(span)])
 
 
 def is_kept(key: str, ratio: float) -> bool:

@@ -358,10 +358,11 @@ def test_order_system_counts_orders_messages_and_jobs(topology: Topology, postgr
             "CREATE OR REPLACE FUNCTION shard_owns(shard_key bigint) RETURNS boolean"
             " LANGUAGE sql IMMUTABLE RETURN true",
             f"INSERT INTO orders ({columns})"
-            f" SELECT n, 'SUBMITTED', 'B2B', '', 1, {old} FROM generate_series(1, 3) AS n",
+            f" SELECT n, 'SUBMITTED', 'B2B', '', 1, {old} FROM generate_series(1, 4) AS n",
             f"INSERT INTO orders ({columns}) VALUES (9, 'CLOSED', 'B2B', '', 1, now())",
             "INSERT INTO pricing_jobs (order_id) VALUES (1), (2)",
             "INSERT INTO pricing_jobs VALUES (3, 1, 'worker', now() + interval '1 minute')",
+            "INSERT INTO pricing_jobs VALUES (4, 1, NULL, now() + interval '1 minute')",
             "INSERT INTO outbox (order_id, message_id, destination, type, data, created_at)"
             f" VALUES (1, gen_random_uuid(), 'crm', 'x', '{{}}', {old})",
             "INSERT INTO outbox (order_id, message_id, destination, type, data, set_aside_at)"
@@ -370,11 +371,12 @@ def test_order_system_counts_orders_messages_and_jobs(topology: Topology, postgr
     )
     samples = read_samples(topology)
     here = {"database": "mes_0"}
-    assert value(samples, "app_orders", status="SUBMITTED", **here) == 3
+    assert value(samples, "app_orders", status="SUBMITTED", **here) == 4
     assert value(samples, "app_orders", status="CLOSED", **here) == 1
     assert value(samples, "app_orders_oldest_seconds", status="SUBMITTED", **here) >= 3600
     assert value(samples, "app_pricing_jobs", state="waiting", **here) == 2
     assert value(samples, "app_pricing_jobs", state="held", **here) == 1
+    assert value(samples, "app_pricing_jobs", state="resting", **here) == 1
     assert value(samples, "app_pricing_jobs_oldest_seconds", state="waiting", **here) >= 3600
     assert value(samples, "app_outbox_messages", destination="crm", **here) == 1
     assert value(samples, "app_dead_letters", destination="shop", **here) == 1

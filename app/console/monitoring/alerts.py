@@ -125,7 +125,7 @@ _ORDERS = (
     ),
     Alert(
         "PricingWaits",
-        'app_pricing_jobs_oldest_seconds{state="waiting"} > 120',
+        'max by (database) (app_pricing_jobs_oldest_seconds{state=~"waiting|resting"}) > 120',
         60,
         "page",
         "An order of {{ $labels.database }} has waited for a price for {{ $value | humanizeDuration }}",
@@ -134,11 +134,12 @@ _ORDERS = (
     ),
     Alert(
         "PricingIdle",
+        # Of those that are due: one that fails at once rests between two attempts, and workers are there.
         'sum(app_pricing_jobs{state="waiting"}) > 0'
         ' and (sum(app_pricing_jobs{state="held"}) or vector(0)) == 0',
         60,
         "page",
-        "{{ $value }} orders wait for a price, and no worker is at one",
+        "{{ $value }} orders could be priced, and no worker takes one",
         "alerts-orders.md#pricingidle",
         "mesctl up",
     ),

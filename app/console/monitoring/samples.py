@@ -152,16 +152,16 @@ def _customers(database: str, connection: Connection) -> Iterator[Sample]:
 
 
 def _jobs(database: str, connection: Connection) -> Iterator[Sample]:
-    """Count the orders that wait for a price, and those at which a worker is, with how long they have."""
-    is_held = PricingJob.leased_by.is_not(None) & (PricingJob.lease_expires_at > func.now())
-    state = case((is_held, "held"), else_="waiting")
+    """Count the orders that owe a price: those a worker may take, is at, or may take again after a rest."""
+    is_due = PricingJob.lease_expires_at <= func.now()
+    state = case((is_due, "waiting"), (PricingJob.leased_by.is_not(None), "held"), else_="resting")
     query = (
         select(state, func.count(), _age(func.min(MesOrder.changed_at)))
         .outerjoin(MesOrder, (MesOrder.order_id == PricingJob.order_id) & _is_one_of(MesOrder, HOT))
         .group_by(state)
     )
     rows = {found: (count, age) for found, count, age in connection.execute(query)}
-    for each in ("waiting", "held"):
+    for each in ("waiting", "held", "resting"):
         count, age = rows.get(each, (0, 0))
         labels = {"database": database, "state": each}
         yield Sample("app_pricing_jobs", labels, count)
