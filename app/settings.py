@@ -87,6 +87,10 @@ class Settings(BaseSettings):
     inbox_prune_seconds: PositiveInt = 6 * 3600
     """how often what was handled is looked through for what may be forgotten"""
 
+    price_valid_days: Annotated[int, Field(ge=0, le=3650)] = 30
+    """how many days a price may be approved; 0 for ever, as while any service runs a release that does not
+    know `price_valid_until`"""
+
     stop_seconds: PositiveInt = 10
     """how long running requests and messages may take once the service was told to stop"""
 

@@ -15,6 +15,7 @@ from app.messaging.events import (
     OrderCancelled,
     OrderClosed,
     OrderSubmitted,
+    RequoteRequested,
 )
 from app.messaging.message import Message
 from app.models.mes import MesOrderColumns
@@ -46,7 +47,7 @@ class MesHandlers:
         match message.data:
             case OrderSubmitted() as submitted:
                 await place(session, message, submitted)
-            case OrderApproved() | OrderClosed() | CancelRequested():
+            case OrderApproved() | OrderClosed() | CancelRequested() | RequoteRequested():
                 await self._apply(session, message)
             case _:
                 raise UnexpectedEvent(MES.service, message)
@@ -66,6 +67,8 @@ class MesHandlers:
         match message.data:
             case CancelRequested() as request:
                 await self._answer(session, models, order, request)
+            case RequoteRequested() as request:
+                await _requote(session, models, order, request, message.time)
             case OrderApproved() | OrderClosed() as decided:
                 await record_event(session, models, order, decided, now=message.time)
 
@@ -84,6 +87,21 @@ class MesHandlers:
         cancelled = OrderCancelled(actor=request.actor, reason=request.reason)
         await repository.drop_pricing_job(session, order.order_id)
         await record_event(session, models, order, cancelled, now=now)
+
+
+async def _requote(
+    session: WriteSession,
+    models: OrderModels[AnyMesOrder],
+    order: AnyMesOrder,
+    request: RequoteRequested,
+    now: datetime,
+) -> None:
+    """Have an order priced anew. One that waits for approval no longer has ended: the CRM hears of that."""
+    if order.status is not Status.PRICE_CALCULATED:
+        return
+    await repository.add_pricing_job(session, order.order_id)
+    detail = {"requote_requested": request.actor}
+    await append_event(session, models, order, actor=request.actor, now=now, detail=detail)
 
 
 async def _refuse(

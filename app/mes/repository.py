@@ -120,6 +120,11 @@ async def reserve(session: WriteSession, request: PartnerRequest) -> PartnerRequ
     return await session.get_one(PartnerRequest, identity)
 
 
+async def add_pricing_job(session: WriteSession, order_id: int) -> None:
+    """Have an order priced again, unless it is about to be."""
+    await session.execute(insert(PricingJob).values(order_id=order_id).on_conflict_do_nothing())
+
+
 async def drop_pricing_job(session: WriteSession, order_id: int) -> None:
     """Spare the pricing worker an order that is not wanted any more."""
     await session.execute(delete(PricingJob).where(PricingJob.order_id == order_id))

@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 from contextlib import AsyncExitStack
+from datetime import timedelta
 
 import structlog
 
@@ -56,10 +57,22 @@ async def work(settings: Settings, topology: Topology) -> None:
         for signum in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(signum, stop.set)
         sandbox = await opened.enter_async_context(Sandbox(concurrency=options.concurrency))
-        pricer = Pricer(sessions, models, sandbox, now=utc_now, max_attempts=MAX_ATTEMPTS)
+        pricer = Pricer(
+            sessions,
+            models,
+            sandbox,
+            now=utc_now,
+            max_attempts=MAX_ATTEMPTS,
+            price_valid_for=price_validity(settings),
+        )
         holder = f"{socket.gethostname()}:{os.getpid()}"
         ready = True
         await Worker(sessions, pricer, holder=holder, options=options).run(stop)
+
+
+def price_validity(settings: Settings) -> timedelta | None:
+    """Return how long a price may be approved; None for ever."""
+    return timedelta(days=settings.price_valid_days) if settings.price_valid_days else None
 
 
 if __name__ == "__main__":
