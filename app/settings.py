@@ -14,6 +14,7 @@ from app.kit.process import exit_with_fault
 from app.kit.telemetry import start_telemetry
 from app.log_events import SCHEMA
 from app.messaging.signing import parse_peer_keys
+from app.topology import services_of
 from readreplica.signing import parse_keys
 from sharding.errors import ShardingError
 from sharding.topology import Topology
@@ -191,12 +192,18 @@ def configure(process: str) -> tuple[Settings, Topology]:
     try:
         settings = load_settings()
         topology = Topology.load(settings.topology)
+        own_services = {f"{each.host}:{each.port}" for each in services_of(topology).values()}
     except (SettingsInvalid, ShardingError) as error:
         exit_with_fault(process, str(error))
     try:
         configure_logging(process, level=settings.log_level, schema=SCHEMA, file=settings.log_output)
     except OSError as error:
         exit_with_fault(process, f"{PREFIX}LOG_FILE: {error.strerror}: {settings.log_file}")
-    stop = start_telemetry(process, otlp_endpoint=settings.otlp_endpoint, trace_ratio=settings.trace_ratio)
+    stop = start_telemetry(
+        process,
+        otlp_endpoint=settings.otlp_endpoint,
+        trace_ratio=settings.trace_ratio,
+        own_services=own_services,
+    )
     atexit.register(stop)
     return settings, topology
