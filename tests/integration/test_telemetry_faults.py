@@ -6,10 +6,10 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
+from threading import Event, Thread
 
 from tests.collector import collecting
 from tests.servers import PostgresServers
@@ -228,3 +228,31 @@ def test_a_frozen_collector_holds_up_neither_work_nor_the_end_and_the_queue_has_
     assert ended.worked < 20
     assert ended.ended < 15
     assert ended.counts[DROPPED] == 20_000
+
+
+@contextmanager
+def trickling() -> Iterator[str]:
+    """Run a collector that answers byte by byte, so that no wait for the next one is long; give its URL."""
+    ended = Event()
+
+    def answer(connection: socket.socket) -> None:
+        with connection, suppress(OSError):
+            connection.sendall(b"HTTP/1.1 200 OK\r\n")
+            while not ended.wait(0.2):
+                connection.sendall(b"X")
+
+    def accept(server: socket.socket) -> None:
+        with suppress(OSError):
+            while True:
+                Thread(target=answer, args=(server.accept()[0],), daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        Thread(target=accept, args=(server,), daemon=True).start()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+        ended.set()
+
+
+def test_a_collector_that_trickles_holds_up_the_end_for_its_bound_only() -> None:
+    with trickling() as url:
+        ended = run(url, 10)
+    assert ended.ended < 15
