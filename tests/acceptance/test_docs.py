@@ -89,7 +89,7 @@ def starts_a_platform(page: Path) -> bool:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("pages", scripts())
+@pytest.mark.parametrize("pages", [*scripts()])
 def test_console_blocks_run_from_top_to_bottom(
     pages: Sequence[Path], home: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
