@@ -8,16 +8,18 @@ README's page, the tutorial and the tests of `up`, `init`, `doctor` and the whee
 import gc
 import json
 import os
+import runpy
 import select
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
+from typing import NoReturn
 
 ROOT = Path(__file__).parents[1]
 
@@ -49,25 +51,37 @@ _LONGEST_BYTES = 150_000
 
 
 @contextmanager
-def start_warm_mesctl(folder: Path) -> Iterator[Path]:
+def start_warm_mesctl(
+    folder: Path, *, python: Path = Path(sys.executable), ops: Path = ROOT / "ops"
+) -> Iterator[Path]:
     """Start the process that imports; give the program `mesctl` that has its commands run there.
 
     Parameters:
         folder: an empty one, whose path is short: a socket's may have 107 bytes.
+        python: the interpreter of the commands.
+        ops: the package that is installed for it.
     """
     address = folder / "socket"
     program = folder / "mesctl"
     program.write_text(_CLIENT.format(python=sys.executable, address=str(address)))
     program.chmod(0o755)
-    command = [sys.executable, "-m", "tests.warm_mesctl", str(address)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT) as server:
+    # -P: no folder of ours in front of what is installed.
+    command = [str(python), "-P", __file__, str(address), str(ops / "__main__.py")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=folder) as server:
         assert server.stdout is not None
         assert server.stdout.readline() == b"ready\n"
         yield program
 
 
-def serve(address: str) -> None:
-    """Fork for each command until standard input ends."""
+def serve(address: str, program: str) -> None:
+    """Fork for each command until standard input ends.
+
+    Parameters:
+        address: of the socket.
+        program: the module of which `mesctl` is the function `main`.
+    """
+    start = runpy.run_path(program)
+    start["own_package"]()
     from ops.verbs import VERBS
 
     for module in (*(verb.reference.partition(":")[0] for verb in VERBS.values()), *LIBRARIES):
@@ -84,13 +98,11 @@ def serve(address: str) -> None:
             connection, _ = listener.accept()
             if os.fork() == 0:
                 listener.close()
-                _run_command(connection)
+                _run_command(connection, start["main"])
             connection.close()
 
 
-def _run_command(connection: socket.socket) -> None:
-    from ops.__main__ import main
-
+def _run_command(connection: socket.socket, main: Callable[[], object]) -> NoReturn:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     words, files, _, _ = socket.recv_fds(connection, _LONGEST_BYTES, 3)
     arguments, folder, environment = json.loads(words)
@@ -100,8 +112,6 @@ def _run_command(connection: socket.socket) -> None:
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
-    # As of a console script: no folder of the caller's, and none of this repository but by its install.
-    sys.path[:] = [place for place in sys.path if place not in ("", str(ROOT))]
     sys.argv = ["mesctl", *arguments]
     status = 1
     try:
@@ -118,4 +128,4 @@ def _run_command(connection: socket.socket) -> None:
 
 
 if __name__ == "__main__":
-    serve(sys.argv[1])
+    serve(*sys.argv[1:])
