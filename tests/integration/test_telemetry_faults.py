@@ -4,9 +4,11 @@ import json
 import socket
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import dataclass
 
 from tests.collector import collecting
+from tests.servers import PostgresServers
 
 # A process of its own: the SDK's providers are global.
 HEAD = """
@@ -62,9 +64,9 @@ def run(url: str, spans: int) -> Ended:
     return Ended(**json.loads(done.stdout.splitlines()[-1]), log=done.stdout + done.stderr)
 
 
-def run_program(body: str, url: str) -> str:
+def run_program(body: str, url: str, *arguments: str) -> str:
     """Run statements in a process whose spans are sent, and end it; return what it has printed."""
-    words = [sys.executable, "-c", f"{HEAD}{body}stop()\n", url]
+    words = [sys.executable, "-c", f"{HEAD}{body}stop()\n", url, *arguments]
     return subprocess.run(words, capture_output=True, text=True, timeout=60, check=True).stdout
 
 
@@ -100,6 +102,60 @@ with working("first", kind=SpanKind.SERVER, order_id="1"):
         )
     found = {span.name: span.order for span in collector.spans}
     assert found == {"first": "1", "second": "2", "without an order": None, "statement": None}
+
+
+ERRORS = """
+import asyncio, httpx, psycopg
+from psycopg.conninfo import conninfo_to_dict
+from sqlalchemy import URL, text
+from readreplica.engines import writer_engine
+
+CONNINFO = sys.argv[2]
+TABLE = "CREATE TEMP TABLE customers (name text NOT NULL, email text UNIQUE)"
+
+async def insert_twice():
+    url = URL.create("postgresql+psycopg", query=conninfo_to_dict(CONNINFO))
+    engine = writer_engine(url, application_name="test")
+    async with engine.begin() as connection:
+        await connection.execute(text(TABLE))
+        for _ in range(2):
+            ada = {"name": "Ada Berg", "email": "ada@example.org"}
+            await connection.execute(text("INSERT INTO customers VALUES (:name, :email)"), ada)
+
+def insert_no_name():
+    with psycopg.connect(CONNINFO, autocommit=True) as connection:
+        connection.execute(TABLE)
+        connection.execute("INSERT INTO customers VALUES (NULL, %s)", ["ada@example.org"])
+
+def ask():
+    httpx.get("http://ada:hunter2@127.0.0.1:9/?mail=ada@example.org")
+
+for call in (lambda: asyncio.run(insert_twice()), insert_no_name, ask):
+    try:
+        with working("work", kind=SpanKind.SERVER, order_id="1"):
+            call()
+    except Exception as error:
+        assert not isinstance(error, (NameError, TypeError)), error
+        print(error)
+"""
+
+
+def test_what_an_error_says_is_sent_without_addresses_and_rows(postgres: PostgresServers) -> None:
+    with collecting() as collector:
+        printed = run_program(ERRORS, collector.url, postgres.conninfo())
+    assert "(ada@example.org)" in printed
+    failed = [span for span in collector.spans if span.failed]
+    assert Counter(span.name for span in failed) == {"work": 3, "INSERT": 2, "GET": 1}
+    faults = [span.facts["error.type"] for span in failed if span.name == "work"]
+    assert faults == [
+        "sqlalchemy.exc.IntegrityError",
+        "psycopg.errors.NotNullViolation",
+        "httpx.ConnectError",
+    ]
+    said = repr(collector.spans)
+    assert "duplicate key value violates unique constraint" in said
+    for secret in ("ada@example.org", "Ada Berg", "hunter2"):
+        assert secret not in said
 
 
 def test_a_dead_collector_costs_nothing_and_every_span_is_counted_as_dropped() -> None:
