@@ -1,6 +1,7 @@
 """Orders arrive while services, relays, Redis, replicas and primaries are killed, frozen and wiped."""
 
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ def test_a_target_is_mended_before_it_is_struck_again() -> None:
     plan = plan_faults(TARGETS, seed=1, seconds=300, every_seconds=1)
     for target in TARGETS:
         own = [fault for fault in plan if fault.target == target and fault.kind is not Kind.WIPE]
-        for before, after in zip(own, own[1:], strict=False):
+        for before, after in pairwise(own):
             assert before.at_seconds + before.lasts_seconds < after.at_seconds
 
 
