@@ -295,7 +295,7 @@ class Messages(RuleBasedStateMachine):
             await self.rig.until_settled()
 
 
-# To shrink what has failed takes minutes with real servers; the steps of the failure are printed all the same.
+# To shrink what has failed takes minutes with real servers; its steps are printed all the same.
 PHASES = (Phase.explicit, Phase.reuse, Phase.generate)
 
 
