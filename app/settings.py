@@ -87,6 +87,12 @@ class Settings(BaseSettings):
     inbox_prune_seconds: PositiveInt = 6 * 3600
     """how often what was handled is looked through for what may be forgotten"""
 
+    intake_shard_orders: PositiveInt = 1000
+    """how many partners' orders may wait on a shard to be placed; one more is answered by 429"""
+
+    intake_orders: PositiveInt = 1500
+    """how many partners' orders may wait on all shards, about"""
+
     stop_seconds: PositiveInt = 10
     """how long running requests and messages may take once the service was told to stop"""
 
