@@ -91,6 +91,7 @@ def _start_sending(
         signer=signer,
         poll_seconds=settings.relay_poll_seconds,
         retry_seconds=settings.redelivery_seconds,
+        send_traceparent=settings.send_traceparent,
     )
     background.start(f"relay {database}", relay.run)
     pruner = Pruner(

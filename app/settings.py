@@ -124,6 +124,10 @@ class Settings(BaseSettings):
     trace_ratio: Annotated[float, Field(ge=0, le=1)] = 1.0
     """the share of the orders whose spans are sent, from 0 to 1; those of work that failed always are"""
 
+    send_traceparent: bool = True
+    """whether messages name the trace in which they were sent; off while any service runs a release that
+    does not know `traceparent`"""
+
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """the least severe log line that is written"""
 

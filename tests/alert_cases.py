@@ -265,12 +265,24 @@ CASES = (
     AlertCase("ProcessingSlower", _stages(300), _stages(150), at=_LATE, step="10m", every="30m"),
     AlertCase("ProcessingSlower", _stages(300), _stages(300, steps=6), at=_LATE, step="10m", every="30m"),
     _level("PricingWaits", 'app_pricing_jobs_oldest_seconds{database="mes_0",state="waiting"}', 130, 110),
+    # Each of its attempts fails: no one prices it, though it is seldom due.
+    _level("PricingWaits", 'app_pricing_jobs_oldest_seconds{database="mes_0",state="resting"}', 130, 110),
     AlertCase(
         "PricingIdle",
         {'app_pricing_jobs{database="mes_0",state="waiting"}': always(3)},
         {
             'app_pricing_jobs{database="mes_0",state="waiting"}': always(3),
             'app_pricing_jobs{database="mes_1",state="held"}': always(1),
+        },
+    ),
+    # One job that fails at once, and is put off each time.
+    AlertCase(
+        "PricingIdle",
+        {'app_pricing_jobs{database="mes_0",state="waiting"}': always(1)},
+        {
+            'app_pricing_jobs{database="mes_0",state="waiting"}': always(0),
+            'app_pricing_jobs{database="mes_0",state="held"}': always(0),
+            'app_pricing_jobs{database="mes_0",state="resting"}': always(1),
         },
     ),
     AlertCase(

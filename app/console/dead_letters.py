@@ -6,7 +6,7 @@ The relay never takes one, and a row lock keeps a late acknowledgement apart fro
 
 import asyncio
 import getpass
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -38,6 +38,9 @@ MODELS: Mapping[ServiceName, tuple[OrderModels[Any], ...]] = {
     ServiceName.MES: (MES, MES_ARCHIVE),
 }
 """Where a service's orders are, live ones first."""
+
+Check = Callable[[], Awaitable[None]]
+"""Raises if something is not to be done after all."""
 
 LOOK_SECONDS = 5
 NOT_KEPT = "order.submitted"
@@ -157,7 +160,11 @@ def _matching(outbox: Any, wanted: LetterFilter) -> Select[Any]:
 
 
 async def retry_letter(
-    databases: OrderDatabases, letter: SetAsideMessage, *, actor: str | None = None
+    databases: OrderDatabases,
+    letter: SetAsideMessage,
+    *,
+    actor: str | None = None,
+    check: Check | None = None,
 ) -> None:
     """Make a dead letter due again, its attempts counted anew; the relay sends it at its next turn.
 
@@ -165,6 +172,7 @@ async def retry_letter(
         databases: the databases.
         letter: the message.
         actor: who repairs the order, for its history; None leaves no line there.
+        check: called when the order and the message are locked; what it raises leaves all as it is.
 
     Raises:
         NotDeadLetter: it is none any more.
@@ -176,6 +184,8 @@ async def retry_letter(
     async def work(session: WriteSession) -> None:
         found = await lock_anywhere(session, service, letter.order_id) if actor else None
         await _lock_letter(session, outbox, letter)
+        if check is not None:
+            await check()
         if actor and found:
             detail = {"repaired": f"the dead letter {letter.message_id} to {letter.destination}"}
             await append_event(session, *found, actor=actor, now=datetime.now(UTC), detail=detail)

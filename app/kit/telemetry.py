@@ -31,14 +31,15 @@ from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.sdk.metrics import AlwaysOffExemplarFilter, MeterProvider
 from opentelemetry.sdk.metrics.export import MetricReader, PeriodicExportingMetricReader
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace import Event, ReadableSpan, Span, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, Decision, Sampler, SamplingResult
-from opentelemetry.trace import Link, SpanKind, StatusCode, TraceState
+from opentelemetry.trace import Link, SpanKind, Status, StatusCode, TraceState
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from opentelemetry.util.types import Attributes, AttributeValue
 
 from app import instruments
+from app.kit.log_masks import mask, mask_text
 
 ORDER_ID = "order.id"
 """The attribute of every span that concerns an order."""
@@ -74,9 +75,9 @@ _propagator = TraceContextTextMapPropagator()
 class Work:
     """A piece of work, and the order that it is about as soon as that is known."""
 
-    def __init__(self, span: trace.Span, order_id: str | None) -> None:
-        self.span = span
+    def __init__(self, order_id: str | None) -> None:
         self.order_id = order_id
+        self.span: trace.Span = trace.INVALID_SPAN
 
 
 _work: ContextVar[Work | None] = ContextVar("work", default=None)
@@ -102,16 +103,30 @@ def working(
         links: from `cause_of`.
         attributes: of the span.
     """
+    work = Work(order_id)
     own = dict(attributes) | ({ORDER_ID: order_id} if order_id is not None else {})
-    # An empty context, and not the one of now: this is a part of what has caused it, and of nothing else.
-    with tracer.start_as_current_span(
-        name, context or Context(), kind=kind, links=links, attributes=own
-    ) as span:
-        token = _work.set(Work(span, order_id))
-        try:
-            yield span
-        finally:
-            _work.reset(token)
+    # Before the span begins: a server may run a request in the context of the one before on that connection.
+    token = _work.set(work)
+    try:
+        # An empty context, and not the one of now: this is a part of what has caused it, and of nothing else.
+        with tracer.start_as_current_span(
+            name,
+            context or Context(),
+            kind=kind,
+            links=links,
+            attributes=own,
+            record_exception=False,
+            set_status_on_exception=False,
+        ) as work.span:
+            try:
+                yield work.span
+            except Exception as error:
+                # Its text is in the log.
+                work.span.set_attribute("error.type", f"{type(error).__module__}.{type(error).__qualname__}")
+                work.span.set_status(StatusCode.ERROR)
+                raise
+    finally:
+        _work.reset(token)
 
 
 def concerns(order_id: int) -> None:
@@ -129,7 +144,7 @@ def traceparent_of(span: trace.Span | None = None) -> str | None:
     return carrier.get(TRACEPARENT)
 
 
-def cause_of(traceparent: str | None, *, age: timedelta = timedelta(0)) -> tuple[Context, list[Link]]:
+def cause_of(traceparent: str | None, *, is_fresh: bool = True) -> tuple[Context, list[Link]]:
     """Read a `traceparent`: the context that work is a part of, or links to what has caused it long ago.
 
     One that cannot be read causes nothing.
@@ -138,7 +153,7 @@ def cause_of(traceparent: str | None, *, age: timedelta = timedelta(0)) -> tuple
     span = trace.get_current_span(found).get_span_context()
     if not span.is_valid:
         return Context(), []
-    return (found, []) if age <= FRESH else (Context(), [Link(span)])
+    return (found, []) if is_fresh else (Context(), [Link(span)])
 
 
 def is_kept(key: str, ratio: float) -> bool:
@@ -261,8 +276,35 @@ def is_wanted(spans: Sequence[ReadableSpan], ratio: float) -> bool:
     return key is not None and is_kept(str(key), ratio)
 
 
+_STATEMENTS = frozenset({"db.statement", "db.query.text"})
+"""They are recorded without their parameters, and are long."""
+
+
+def mask_span(span: ReadableSpan) -> ReadableSpan:
+    """Return a span without what instrumentations repeat of errors and URLs: addresses, rows, passwords."""
+    facts = {name: fact for name, fact in (span.attributes or {}).items() if name not in _STATEMENTS}
+    about = span.status.description
+    masked = {name: mask_text(fact) for name, fact in facts.items() if isinstance(fact, str)}
+    if not span.events and about is None and masked.items() <= facts.items():
+        return span
+    return ReadableSpan(
+        span.name,
+        span.context,
+        span.parent,
+        span.resource,
+        {**(span.attributes or {}), **masked},
+        [Event(each.name, mask("", each.attributes or {}), each.timestamp) for each in span.events],
+        span.links,
+        span.kind,
+        status=Status(span.status.status_code, None if about is None else mask_text(about)),
+        start_time=span.start_time,
+        end_time=span.end_time,
+        instrumentation_scope=span.instrumentation_scope,
+    )
+
+
 class CountingExporter(SpanExporter):
-    """Sends batches; counts what is not taken, and says once that the collector is away.
+    """Sends batches, masked; counts what is not taken, and says once that the collector is away.
 
     The SDK logs each batch that fails, and goes on for as long as there is one.
     """
@@ -278,7 +320,7 @@ class CountingExporter(SpanExporter):
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """Send a batch; what is not taken is dropped."""
         self.taken += len(spans)
-        result = self._send(spans)
+        result = self._send([mask_span(span) for span in spans])
         is_away = result is not SpanExportResult.SUCCESS
         if is_away:
             instruments.telemetry_dropped("spans", len(spans))

@@ -22,6 +22,7 @@ from app import instruments
 from app.files import ModelStore, StoredModel, Upload, model_name, model_suffix
 from app.kit.clock import Clock
 from app.kit.logs import bind
+from app.kit.telemetry import traceparent_of
 from app.mes import repository
 from app.mes.errors import IntakeFull
 from app.mes.schemas import MesOrderView, PartnerOrder, PartnerOrderView, Waiting
@@ -62,7 +63,7 @@ async def place(session: WriteSession, message: Message, submitted: OrderSubmitt
     )
     await add_order(session, MES, order, actor=submitted.actor, now=message.time)
     session.add_all(MesOrderItem(order_id=order.order_id, **item.model_dump()) for item in submitted.items)
-    session.add(PricingJob(order_id=order.order_id))
+    session.add(PricingJob(order_id=order.order_id, traceparent=traceparent_of()))
     if order.channel is Channel.B2B:  # the Shop sends a B2C order to the CRM itself
         await announce(session, MES, order, submitted, now=message.time)
 

@@ -40,7 +40,7 @@ from app.messaging.streams import (
     id_of,
     orders_stream,
 )
-from app.messaging.tracing import processing
+from app.messaging.tracing import note_outcome, processing
 from app.models.base import InboxRow
 from app.models.status import IllegalTransition
 from readreplica.context import causality
@@ -256,7 +256,7 @@ class Consumer:
         # Before the acknowledgement: a message whose token was not kept comes again, and it is kept then.
         await self._learned(message.order_id, here.token)
         outcome: Literal["handled", "repeated"] = "handled" if done.value else "repeated"
-        instruments.message_handled(message.source, message.type, outcome)
+        note_outcome(message.source, message.type, outcome)
         if done.value:
             self._log.info("message_handled")
         else:
@@ -275,7 +275,7 @@ class Consumer:
             # No relay has sent it, so none waits for an answer.
             self._log.warning("message_dropped", error=str(error))
             return None
-        instruments.message_handled(
+        note_outcome(
             sender[0], entry["type"] if entry.get("type") in EVENTS else instruments.OTHER, "refused"
         )
         self._log.error("message_refused", reason=str(error))
@@ -290,11 +290,11 @@ class Consumer:
     def _refusal(self, message: Message, error: Exception) -> Ack | None:
         reason = dead_letter_reason(error, attempt=message.attempt, max_attempts=self._max_attempts)
         if reason is not None:
-            instruments.message_handled(message.source, message.type, "refused")
+            note_outcome(message.source, message.type, "refused")
             get_current_span().set_status(StatusCode.ERROR)
             self._log.error("message_refused", reason=reason, exc_info=error)
             return Ack(message.id, self._group, reason=reason)
-        instruments.message_handled(message.source, message.type, "postponed")
+        note_outcome(message.source, message.type, "postponed")
         if isinstance(error, NotYet):
             self._log.warning("message_postponed", attempt=message.attempt, error=str(error))
         else:

@@ -93,6 +93,7 @@ class Relay:
         retry_seconds: float = 2.0,
         longest_retry_seconds: float = 60.0,
         batch: int = 500,
+        send_traceparent: bool = True,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         """Make a relay; `run` starts it.
@@ -107,6 +108,7 @@ class Relay:
             retry_seconds: how long the first sending waits for its acknowledgement; doubled each time.
             longest_retry_seconds: where the doubling ends.
             batch: the most messages and acknowledgements in one turn.
+            send_traceparent: whether a message names its trace; a consumer takes it either way.
             jitter: gives numbers from 0 to 1.
         """
         self._cluster = cluster
@@ -119,6 +121,7 @@ class Relay:
         self._retry_seconds = retry_seconds
         self._longest_retry_seconds = longest_retry_seconds
         self._batch = batch
+        self._send_traceparent = send_traceparent
         self._jitter = jitter
         self._log: structlog.stdlib.BoundLogger = structlog.get_logger("relay").bind(database=source)
         self._faults = FaultLog(self._log)
@@ -192,13 +195,16 @@ class Relay:
         destination = message.destination
         entry, stream = encode(message, source=self._source), orders_stream(destination)
         span = begin_sending(stream, entry, traceparent=message.traceparent, now=now)
-        traceparent = traceparent_of(span)
-        if traceparent is not None and monotonic() > self._withheld.get(destination, 0):
+        traceparent = traceparent_of(span) if self._names_traces_to(destination) else None
+        if traceparent is not None:
             entry[TRACEPARENT] = traceparent
         signed = self._signer.sign(
             {**entry, **stamps}, kind="message", destination=destination, peer=ServiceName(destination)
         )
         return Sending(stream, signed, span)
+
+    def _names_traces_to(self, destination: str) -> bool:
+        return self._send_traceparent and monotonic() > self._withheld.get(destination, 0)
 
     async def _acknowledgements(self) -> list[Entry]:
         """Wait for acknowledgements: one that comes lets the next message of its order go at once.

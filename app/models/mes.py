@@ -118,6 +118,8 @@ class PricingJob(MesBase):
     attempts: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     leased_by: Mapped[str | None] = mapped_column(Text)
     lease_expires_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+    traceparent: Mapped[str | None] = mapped_column(Text)
 
 
 class ModelMeasurement(MesBase):

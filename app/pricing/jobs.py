@@ -11,12 +11,14 @@ from datetime import timedelta
 
 from sqlalchemy import ColumnElement, and_, delete, func, select, update
 
+from app.kit.telemetry import FRESH
 from app.models.mes import PricingJob
 from readreplica.sessions import WriteSession
 
 # Of those that others are taking at this moment, the next one is tried.
 _CHOICE = 8
 _IS_FREE = PricingJob.lease_expires_at <= func.now()
+_IS_FRESH = (PricingJob.created_at > func.now() - FRESH).label("is_fresh")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,11 +29,15 @@ class Lease:
         order_id: the order.
         holder: the worker that has it.
         attempt: the number of this lease, from 1.
+        traceparent: of what has made the job.
+        is_fresh: whether that was just now, so that the work is a part of its trace.
     """
 
     order_id: int
     holder: str
     attempt: int
+    traceparent: str | None = None
+    is_fresh: bool = True
 
 
 async def lease(session: WriteSession, *, holder: str, lease_seconds: float) -> Lease | None:
@@ -64,7 +70,7 @@ async def _take(session: WriteSession, order_id: int, *, holder: str, lease_seco
     Both rows are named by the key, for Citus locks rows of one shard only.
     """
     locked = select(PricingJob.order_id).where(PricingJob.order_id == order_id, _IS_FREE)
-    attempt = await session.scalar(
+    taken = await session.execute(
         update(PricingJob)
         .where(
             PricingJob.order_id == order_id,
@@ -75,9 +81,15 @@ async def _take(session: WriteSession, order_id: int, *, holder: str, lease_seco
             lease_expires_at=func.now() + timedelta(seconds=lease_seconds),
             attempts=PricingJob.attempts + 1,
         )
-        .returning(PricingJob.attempts)
+        .returning(PricingJob.attempts, PricingJob.traceparent, _IS_FRESH)
     )
-    return None if attempt is None else Lease(order_id=order_id, holder=holder, attempt=attempt)
+    row = taken.first()
+    if row is None:
+        return None
+    attempt, traceparent, is_fresh = row
+    return Lease(
+        order_id=order_id, holder=holder, attempt=attempt, traceparent=traceparent, is_fresh=is_fresh
+    )
 
 
 async def renew(session: WriteSession, held: Lease, *, lease_seconds: float) -> bool:

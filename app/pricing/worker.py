@@ -9,7 +9,7 @@ from opentelemetry.trace import Span, SpanKind, StatusCode
 
 from app.files import FilesUnavailable
 from app.kit.tasks import sleep_unless
-from app.kit.telemetry import working
+from app.kit.telemetry import cause_of, working
 from app.messaging.backoff import repeat_with_backoff
 from app.pricing import jobs
 from app.pricing.cache import DATABASE_AWAY
@@ -149,9 +149,14 @@ class Worker:
 
     async def _attempt(self, held: Lease, after: CausalToken) -> None:
         """Price a leased order; in the end it is settled, given back, or its lease expires."""
-        attributes = {"mes_storage.attempt": held.attempt}
+        context, links = cause_of(held.traceparent, is_fresh=held.is_fresh)
         with working(
-            "price order", kind=SpanKind.CONSUMER, order_id=str(held.order_id), attributes=attributes
+            "price order",
+            kind=SpanKind.CONSUMER,
+            order_id=str(held.order_id),
+            context=context,
+            links=links,
+            attributes={"mes_storage.attempt": held.attempt},
         ) as span:
             await self._price(held, after, span)
 

@@ -4,12 +4,14 @@ import json
 import socket
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import dataclass
 
 from tests.collector import collecting
+from tests.servers import PostgresServers
 
 # A process of its own: the SDK's providers are global.
-PROGRAM = """
+HEAD = """
 import json, logging, re, sys, time
 import structlog
 from opentelemetry import trace
@@ -20,6 +22,10 @@ from app.kit.telemetry import start_telemetry, working
 
 configure_logging("shop", level="info")
 stop = start_telemetry("shop", otlp_endpoint=sys.argv[1], trace_ratio=1.0)
+"""
+PROGRAM = (
+    HEAD
+    + """
 started = time.monotonic()
 for number in range(int(sys.argv[2])):
     with working("work", kind=SpanKind.SERVER, order_id=str(number)):
@@ -37,6 +43,7 @@ found = re.findall(r"^(app_(?:telemetry|errors).*) ([0-9.]+)$", text, re.M)
 counts = {name: float(count) for name, count in found}
 print(json.dumps({"worked": worked, "ended": time.monotonic() - ending, "counts": counts}))
 """
+)
 DROPPED = 'app_telemetry_dropped_total{signal="spans"}'
 
 
@@ -57,6 +64,12 @@ def run(url: str, spans: int) -> Ended:
     return Ended(**json.loads(done.stdout.splitlines()[-1]), log=done.stdout + done.stderr)
 
 
+def run_program(body: str, url: str, *arguments: str) -> str:
+    """Run statements in a process whose spans are sent, and end it; return what it has printed."""
+    words = [sys.executable, "-c", f"{HEAD}{body}stop()\n", url, *arguments]
+    return subprocess.run(words, capture_output=True, text=True, timeout=60, check=True).stdout
+
+
 def dead_url() -> str:
     """Return the URL of a port on which no one listens."""
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -72,6 +85,77 @@ def test_all_spans_arrive_at_a_collector_that_takes_them_and_errors_count_by_the
     assert ended.counts['app_errors_total{event="other"}'] >= 1
     events = [name for name in ended.counts if name.startswith("app_errors_total")]
     assert len(events) <= 201
+
+
+def test_work_that_begins_in_the_context_of_other_work_is_not_about_its_order() -> None:
+    """A server handles a request in the context of the one before on the same connection."""
+    with collecting() as collector:
+        run_program(
+            """
+with working("first", kind=SpanKind.SERVER, order_id="1"):
+    with working("second", kind=SpanKind.SERVER, order_id="2"):
+        pass
+    with working("without an order", kind=SpanKind.SERVER):
+        trace.get_tracer("test").start_span("statement").end()
+""",
+            collector.url,
+        )
+    found = {span.name: span.order for span in collector.spans}
+    assert found == {"first": "1", "second": "2", "without an order": None, "statement": None}
+
+
+ERRORS = """
+import asyncio, httpx, psycopg
+from psycopg.conninfo import conninfo_to_dict
+from sqlalchemy import URL, text
+from readreplica.engines import writer_engine
+
+CONNINFO = sys.argv[2]
+TABLE = "CREATE TEMP TABLE customers (name text NOT NULL, email text UNIQUE)"
+
+async def insert_twice():
+    url = URL.create("postgresql+psycopg", query=conninfo_to_dict(CONNINFO))
+    engine = writer_engine(url, application_name="test")
+    async with engine.begin() as connection:
+        await connection.execute(text(TABLE))
+        for _ in range(2):
+            ada = {"name": "Ada Berg", "email": "ada@example.org"}
+            await connection.execute(text("INSERT INTO customers VALUES (:name, :email)"), ada)
+
+def insert_no_name():
+    with psycopg.connect(CONNINFO, autocommit=True) as connection:
+        connection.execute(TABLE)
+        connection.execute("INSERT INTO customers VALUES (NULL, %s)", ["ada@example.org"])
+
+def ask():
+    httpx.get("http://ada:hunter2@127.0.0.1:9/?mail=ada@example.org")
+
+for call in (lambda: asyncio.run(insert_twice()), insert_no_name, ask):
+    try:
+        with working("work", kind=SpanKind.SERVER, order_id="1"):
+            call()
+    except Exception as error:
+        assert not isinstance(error, (NameError, TypeError)), error
+        print(error)
+"""
+
+
+def test_what_an_error_says_is_sent_without_addresses_and_rows(postgres: PostgresServers) -> None:
+    with collecting() as collector:
+        printed = run_program(ERRORS, collector.url, postgres.conninfo())
+    assert "(ada@example.org)" in printed
+    failed = [span for span in collector.spans if span.failed]
+    assert Counter(span.name for span in failed) == {"work": 3, "INSERT": 2, "GET": 1}
+    faults = [span.facts["error.type"] for span in failed if span.name == "work"]
+    assert faults == [
+        "sqlalchemy.exc.IntegrityError",
+        "psycopg.errors.NotNullViolation",
+        "httpx.ConnectError",
+    ]
+    said = repr(collector.spans)
+    assert "duplicate key value violates unique constraint" in said
+    for secret in ("ada@example.org", "Ada Berg", "hunter2"):
+        assert secret not in said
 
 
 def test_a_dead_collector_costs_nothing_and_every_span_is_counted_as_dropped() -> None:

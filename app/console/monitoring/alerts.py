@@ -29,7 +29,12 @@ METRICS = {
     "app_inbox_kept": Metric("gauge", _OF_DATABASE),
     "app_entries_refused_total": Metric("counter", ("reason", "kind")),
     # Of the exporter.
-    "app_orders": Metric("gauge", ("database", "status")),
+    "app_orders": Metric(
+        "gauge",
+        ("database", "status"),
+        "Orders by status. Open ones are counted. Ended ones are counted while their table is at most 8 MiB,"
+        " and PostgreSQL's estimate from there on: rows by pg_class, shares by pg_stats.",
+    ),
     "app_orders_oldest_seconds": Metric("gauge", ("database", "status")),
     "app_outbox_messages": Metric("gauge", _OF_MESSAGES),
     "app_outbox_oldest_seconds": Metric("gauge", _OF_MESSAGES),
@@ -125,7 +130,7 @@ _ORDERS = (
     ),
     Alert(
         "PricingWaits",
-        'app_pricing_jobs_oldest_seconds{state="waiting"} > 120',
+        'max by (database) (app_pricing_jobs_oldest_seconds{state=~"waiting|resting"}) > 120',
         60,
         "page",
         "An order of {{ $labels.database }} has waited for a price for {{ $value | humanizeDuration }}",
@@ -134,11 +139,12 @@ _ORDERS = (
     ),
     Alert(
         "PricingIdle",
+        # Of those that are due: one that fails at once rests between two attempts, and workers are there.
         'sum(app_pricing_jobs{state="waiting"}) > 0'
         ' and (sum(app_pricing_jobs{state="held"}) or vector(0)) == 0',
         60,
         "page",
-        "{{ $value }} orders wait for a price, and no worker is at one",
+        "{{ $value }} orders could be priced, and no worker takes one",
         "alerts-orders.md#pricingidle",
         "mesctl up",
     ),
