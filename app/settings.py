@@ -93,6 +93,15 @@ class Settings(BaseSettings):
     intake_orders: PositiveInt = 1500
     """how many partners' orders may wait on all shards, about"""
 
+    flow_floor_per_second: Seconds = 2.0
+    """what each sender may send to the MES in a second at least, unless a person has paused it"""
+
+    flow_pricing_seconds: Seconds = 60.0
+    """how long the oldest order may wait for its price before senders are slowed down"""
+
+    flow_requests: Annotated[int, Field(ge=8)] = 64
+    """how many requests are worked on at once at most; the limiter finds how many below it are good"""
+
     stop_seconds: PositiveInt = 10
     """how long running requests and messages may take once the service was told to stop"""
 

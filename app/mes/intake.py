@@ -12,17 +12,18 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 from hashlib import sha256
-from typing import Protocol
 from uuid import uuid4
 
 import structlog
+from opentelemetry.trace import SpanKind
 from pydantic import ValidationError
 
 from app import instruments
 from app.files import ModelStore, StoredModel, Upload, model_name, model_suffix
+from app.flow.grants import Allowance
 from app.kit.clock import Clock
 from app.kit.logs import bind
-from app.kit.telemetry import traceparent_of
+from app.kit.telemetry import cause_of, traceparent_of, working
 from app.mes import repository
 from app.mes.errors import IntakeFull
 from app.mes.schemas import MesOrderView, PartnerOrder, PartnerOrderView, Waiting
@@ -32,7 +33,7 @@ from app.messaging.events import Item, OrderSubmitted
 from app.messaging.message import Message
 from app.models.mes import Intake, MesOrder, MesOrderItem, PartnerRequest, PricingJob
 from app.models.status import Channel
-from app.orders import MES, IdempotencyKeyReused, UnknownOrder, add_order, announce
+from app.orders import MES, IdempotencyKeyReused, add_order, announce
 from app.schemas import summarise
 from readreplica.cluster import Cluster
 from readreplica.sessions import AnySession, WriteSession
@@ -76,45 +77,11 @@ class TakenOrder:
     created: bool
 
 
-class Allowance(Protocol):
-    """What may be placed; `app.flow.grants` has one that follows the grant for partners."""
-
-    def take(self, limit: int) -> int:
-        """Return how many of `limit` may be placed now; they count as placed."""
-
-    def give_back(self, count: int) -> None:
-        """Take back what was not placed after all."""
-
-    def seconds_until_next(self) -> float:
-        """Return when the next one may be placed."""
-
-    @property
-    def per_second(self) -> float:
-        """How many may be placed in a second; infinite where no one limits it."""
-
-
-class Unlimited:
-    """Allows everything."""
-
-    per_second = math.inf
-
-    def take(self, limit: int) -> int:
-        """Return `limit`."""
-        return limit
-
-    def give_back(self, count: int) -> None:
-        """Count nothing."""
-
-    def seconds_until_next(self) -> float:
-        """Return 0."""
-        return 0.0
-
-
 @dataclass
 class IntakeState:
     """What a process knows of the intake: how many wait where, how fast they go, and a bell for the drain."""
 
-    allowance: Allowance = field(default_factory=Unlimited)
+    allowance: Allowance
     waiting: dict[str, int] = field(default_factory=dict)
     arrived: Mapping[str, asyncio.Event] = field(default_factory=dict)
 
@@ -126,8 +93,8 @@ class IntakeState:
 
     def expected_seconds(self, place: int) -> int | None:
         """Return in how many seconds an order with so many before it on its shard is likely to be placed."""
-        rate = self.allowance.per_second / max(1, len(self.arrived))
-        return math.ceil((place + 1) / rate) if rate > 0 else None
+        seconds = self.allowance.seconds_for((place + 1) * max(1, len(self.arrived)))
+        return None if seconds is None else math.ceil(seconds)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +117,7 @@ class PartnerIntake:
     models: ModelStore
     max_upload_bytes: int
     now: Clock
-    state: IntakeState = field(default_factory=IntakeState)
+    state: IntakeState
     most_of_shard: int = 1000
     most: int = 1500
 
@@ -181,6 +148,7 @@ class PartnerIntake:
             partner=request.partner,
             model_key=stored.key,
             received_at=(now := self.now()),
+            traceparent=traceparent_of(),
             body=_submitted(request, stored, name, at=now).model_dump(mode="json"),
         )
         taken = (await self.sessions.transact(row.order_id, partial(self._take, row))).value
@@ -259,9 +227,7 @@ async def shown_waiting(session: AnySession, row: Intake, state: IntakeState) ->
         partner=row.partner,
         operator=None,
         state="waiting",
-        waiting=Waiting(
-            place=place, expected_seconds=state.expected_seconds(place), since=row.received_at
-        ),
+        waiting=Waiting(place=place, expected_seconds=state.expected_seconds(place), since=row.received_at),
     )
 
 
@@ -321,7 +287,8 @@ class Drain:
             for each in waits:
                 each.cancel()
         # Of a bell that rings while nothing may be placed, nothing comes.
-        pause = min(self._state.allowance.seconds_until_next(), self._look_seconds)
+        seconds = self._state.allowance.seconds_for(1)
+        pause = self._look_seconds if seconds is None else min(seconds, self._look_seconds)
         if pause > 0 and not stop.is_set():
             await asyncio.wait([wait := asyncio.ensure_future(stop.wait())], timeout=pause)
             wait.cancel()
@@ -330,7 +297,9 @@ class Drain:
         """Place what may be placed now; return how many were."""
         async with self._cluster.write() as session:
             found = await repository.longest_in_intake(session, count=self._batch, but=self._unreadable)
-            self._state.waiting[self._shard] = await session.scalar(repository.intake_count(MOST_COUNTED)) or 0
+            self._state.waiting[self._shard] = (
+                await session.scalar(repository.intake_count(MOST_COUNTED)) or 0
+            )
         instruments.intake_waiting(self._shard, self._state.waiting[self._shard])
         allowed = self._state.allowance.take(len(found)) if found else 0
         results = await asyncio.gather(*map(self._place, found[:allowed]), return_exceptions=True)
@@ -356,6 +325,13 @@ async def _place_from_intake(order_id: int, session: WriteSession) -> bool:
     if row is None:
         return False
     submitted = OrderSubmitted.model_validate(row.body)
+    context, links = cause_of(row.traceparent)
+    with working("place", kind=SpanKind.CONSUMER, order_id=str(order_id), context=context, links=links):
+        await _place_row(session, row, submitted)
+    return True
+
+
+async def _place_row(session: WriteSession, row: Intake, submitted: OrderSubmitted) -> None:
     message = Message(
         id=row.message_id,
         source="partner",
@@ -367,7 +343,6 @@ async def _place_from_intake(order_id: int, session: WriteSession) -> bool:
     if await inbox.record(session, MES.inbox, message):
         await place(session, message, submitted)
     await session.delete(row)
-    return True
 
 
 def _digest(request: PartnerOrder, stored: StoredModel) -> str:

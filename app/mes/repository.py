@@ -133,7 +133,7 @@ async def keep_in_intake(session: WriteSession, row: Intake, *, inbox: type[Inbo
     )
     if await session.scalar(placed) is not None:
         return False
-    columns = ("order_id", "message_id", "partner", "model_key", "body", "received_at")
+    columns = ("order_id", "message_id", "partner", "model_key", "body", "received_at", "traceparent")
     values = {name: getattr(row, name) for name in columns}
     kept = insert(Intake).values(values).on_conflict_do_nothing().returning(Intake.order_id)
     return await session.scalar(kept) is not None

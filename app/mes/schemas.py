@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchem
 from pydantic.config import JsonDict
 from pydantic_core import PydanticCustomError
 
+from app.messaging.events import OrderSubmitted
 from app.models.base import EventRow
 from app.models.mes import MesOrderColumns, MesOrderItemColumns
 from app.models.reference import Finish, Material
@@ -109,7 +110,9 @@ class MesOrderView(OrderView):
 class Waiting(View):
     """An order that was taken in and is not placed yet: others are before it."""
 
-    place: int = Field(description="How many are before it on its shard; 1000 are 1000 or more.", examples=[3])
+    place: int = Field(
+        description="How many are before it on its shard; 1000 are 1000 or more.", examples=[3]
+    )
     expected_seconds: int | None = Field(
         description="When it is likely to be placed; null where that is not known, as while it is paused.",
         examples=[2],
@@ -150,6 +153,14 @@ class MesOrderDetail(MesOrderView):
     waiting: Waiting | None = Field(
         default=None, description="Where a partner's order stands that is not placed yet; null once it is."
     )
+
+    @classmethod
+    def of_waiting(cls, order: PartnerOrderView, submitted: OrderSubmitted) -> Self:
+        """Show a partner's order that is not placed yet."""
+        items = [
+            ItemView(**item.model_dump(exclude={"model_key"}), unit_price=None) for item in submitted.items
+        ]
+        return cls(**order.model_dump(exclude={"state"}), items=items, history=[])
 
     @classmethod
     def of(

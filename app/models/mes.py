@@ -167,6 +167,7 @@ class Intake(MesBase):
     model_key: Mapped[str] = mapped_column(Text)
     body: Mapped[dict[str, Any]] = mapped_column(JSONB)
     received_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+    traceparent: Mapped[str | None] = mapped_column(Text)
 
 
 class MesOutbox(OutboxRow, MesBase):

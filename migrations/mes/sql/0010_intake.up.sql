@@ -8,6 +8,7 @@ CREATE TABLE intake (
     model_key   text NOT NULL,
     body        jsonb NOT NULL,
     received_at timestamptz NOT NULL DEFAULT now(),
+    traceparent text,
     PRIMARY KEY (order_id)
 );
 
