@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from statistics import fmean
 from threading import Lock
 from typing import Any, Literal
 from weakref import WeakSet
@@ -241,26 +242,21 @@ _meter.create_observable_counter(
 
 
 class Recent:
-    """The greatest value of the last seconds: what a process measures of itself, for itself."""
+    """The mean of the last seconds: what a process measures of itself, for itself."""
 
     def __init__(self, *, seconds: float = 5.0) -> None:
         self._seconds = seconds
-        self._values: deque[tuple[float, float]] = deque()
+        self._values: deque[tuple[float, float]] = deque(maxlen=1000)
 
     def note(self, value: float) -> None:
         """Keep a value."""
-        now = time.monotonic()
-        # What is less than a later one is never the greatest again.
-        while self._values and self._values[-1][1] <= value:
-            self._values.pop()
-        self._values.append((now, value))
+        self._values.append((time.monotonic(), value))
 
-    def greatest(self) -> float:
-        """Return the greatest value of the last seconds; 0 if there was none."""
+    def mean(self) -> float:
+        """Return the mean of the last seconds; 0 if there was none."""
         since = time.monotonic() - self._seconds
-        while self._values and self._values[0][0] < since:
-            self._values.popleft()
-        return self._values[0][1] if self._values else 0.0
+        values = [value for at, value in tuple(self._values) if at >= since]
+        return fmean(values) if values else 0.0
 
 
 recent_lag, recent_pool_wait = Recent(), Recent()

@@ -99,7 +99,7 @@ class Settings(BaseSettings):
     flow_pricing_seconds: Seconds = 60.0
     """how long the oldest order may wait for its price before senders are slowed down"""
 
-    flow_requests: Annotated[int, Field(ge=8)] = 64
+    flow_requests: Annotated[int, Field(ge=1)] = 48
     """how many requests are worked on at once at most; the limiter finds how many below it are good"""
 
     stop_seconds: PositiveInt = 10

@@ -97,6 +97,6 @@ def replica_lag(cluster: Cluster, *, now: float) -> float:
 def of_process() -> dict[str, float]:
     """Return what this process measures of itself."""
     return {
-        "pool_wait": instruments.recent_pool_wait.greatest(),
-        "event_loop": instruments.recent_lag.greatest(),
+        "pool_wait": instruments.recent_pool_wait.mean(),
+        "event_loop": instruments.recent_lag.mean(),
     }
