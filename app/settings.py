@@ -88,6 +88,21 @@ class Settings(BaseSettings):
     inbox_prune_seconds: PositiveInt = 6 * 3600
     """how often what was handled is looked through for what may be forgotten"""
 
+    intake_shard_orders: PositiveInt = 1000
+    """how many partners' orders may wait on a shard to be placed; one more is answered by 429"""
+
+    intake_orders: PositiveInt = 1500
+    """how many partners' orders may wait on all shards, about"""
+
+    flow_floor_per_second: Seconds = 2.0
+    """what each sender may send to the MES in a second at least, unless a person has paused it"""
+
+    flow_pricing_seconds: Seconds = 60.0
+    """how long the oldest order may wait for its price before senders are slowed down"""
+
+    flow_requests: Annotated[int, Field(ge=1)] = 48
+    """how many requests are worked on at once at most; the limiter finds how many below it are good"""
+
     stop_seconds: PositiveInt = 10
     """how long running requests and messages may take once the service was told to stop"""
 

@@ -33,7 +33,7 @@ _OWN = (SIGNER, DESTINATION, SIGNATURE)
 
 _refused = get_meter("app.messaging").create_counter("app.entries.refused", unit="{entry}")
 
-Kind = Literal["message", "acknowledgement"]
+Kind = Literal["message", "acknowledgement", "grant"]
 PeerKeys = Mapping[ServiceName, KeyRing]
 
 
