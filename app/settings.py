@@ -82,6 +82,9 @@ class Settings(BaseSettings):
     redelivery_seconds: Seconds = 2.0
     """how long the relay waits for an acknowledgement before it sends again; doubled each time"""
 
+    flow_floor_per_second: Seconds = 2.0
+    """how many messages in a second a database sends to the MES while no grant of the MES is heard"""
+
     inbox_keep_seconds: Annotated[int, Field(ge=2 * 24 * 3600)] = 7 * 24 * 3600
     """how long what was handled is remembered at least: well beyond the day that a copy of a message lives"""
 
