@@ -5,7 +5,7 @@ from datetime import datetime
 from sqlalchemy import DateTime, PrimaryKeyConstraint, Text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from app.models.base import EventRow, InboxRow, OrderState, OutboxRow, Quoted, new_metadata
+from app.models.base import EventRow, InboxRow, OrderState, OutboxRow, Quoted, index_open_orders, new_metadata
 
 
 class CrmBase(DeclarativeBase):
@@ -25,7 +25,7 @@ class CrmOrder(Quoted, OrderState, CrmBase):
     cancel_requested_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     requote_requested_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
 
-    __table_args__ = (PrimaryKeyConstraint("order_id"),)
+    __table_args__ = (PrimaryKeyConstraint("order_id"), index_open_orders())
 
 
 class CrmOrderEvent(EventRow, CrmBase):

@@ -1,9 +1,9 @@
-"""A price is valid until a moment, and names the rates that are in it."""
+"""What the MES grants its senders, and what people have ordered about it."""
 
 from ops.migrate import frozen
 
-revision = "0003"
-down_revision = "0002"
+revision = "0007"
+down_revision = "0006"
 phase = "pre"
 
 

@@ -2,8 +2,8 @@
 
 from ops.migrate import frozen
 
-revision = "0003"
-down_revision = "0002"
+revision = "0004"
+down_revision = "0003"
 phase = "pre"
 
 
