@@ -14,6 +14,7 @@ from app.kit.process import exit_with_fault
 from app.kit.telemetry import start_telemetry
 from app.log_events import SCHEMA
 from app.messaging.signing import parse_peer_keys
+from app.topology import WorkerCount
 from readreplica.signing import parse_keys
 from sharding.errors import ShardingError
 from sharding.topology import Topology
@@ -86,6 +87,21 @@ class Settings(BaseSettings):
 
     inbox_prune_seconds: PositiveInt = 6 * 3600
     """how often what was handled is looked through for what may be forgotten"""
+
+    pricing_workers: WorkerCount | None = None
+    """how many worker processes there are, or auto; without it, as many as the topology file says"""
+
+    pricing_memory_bytes: Annotated[int, Field(ge=512 * 2**20)] = 3 * 2**30
+    """the memory that reading and measuring one model may use, of which the libraries use 150 MB"""
+
+    pricing_cpu_seconds: PositiveInt = 60
+    """the processor time that measuring one model may take"""
+
+    pricing_wall_seconds: Seconds = 120.0
+    """how long measuring one model may take by the clock, whatever else the machine does"""
+
+    pricing_model_bytes: PositiveInt = 64 * 2**20
+    """the size of the largest model file that is measured"""
 
     stop_seconds: PositiveInt = 10
     """how long running requests and messages may take once the service was told to stop"""
