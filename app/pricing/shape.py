@@ -36,7 +36,9 @@ SAME_SUM = 1e-4
 # No two points of a piece made by people are at one height above a plane of these: its sides are not in their ratio.
 _RANDOM = np.random.default_rng(20261202)
 DIRECTIONS: Floats = _RANDOM.normal(size=(8, 3))
-MIXERS: NDArray[np.uint64] = _RANDOM.integers(2**62, 2**63, size=3, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+MIXERS: NDArray[np.uint64] = _RANDOM.integers(2**62, 2**63, size=3, dtype=np.uint64) * np.uint64(
+    2
+) + np.uint64(1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,7 +159,10 @@ class Shape:
             return None
         found = scaled(known.measured, scale)
         volume, area = self._sums()
-        agrees = abs(volume - found.volume_mm3) <= SAME_SUM * volume and abs(area - found.area_mm2) <= SAME_SUM * area
+        agrees = (
+            abs(volume - found.volume_mm3) <= SAME_SUM * volume
+            and abs(area - found.area_mm2) <= SAME_SUM * area
+        )
         return found if agrees else None
 
     def _is_apart(self) -> bool:
