@@ -6,6 +6,7 @@ folded (`other`), so that no one can make a process remember more and more serie
 
 import re
 import time
+from asyncio import CancelledError
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -65,6 +66,9 @@ _stage = _seconds(
 _pricing = _seconds("app.pricing.duration", "Attempts to price an order.", _PRICING)
 _pricing_running = _meter.create_up_down_counter(
     "app.pricing.running", unit="{order}", description="Orders that are being priced."
+)
+_pricing_workers = _meter.create_gauge(
+    "app.pricing.workers", unit="{process}", description="Worker processes: that run, and that should."
 )
 _sent = _meter.create_counter("app.messages.sent", unit="{message}", description="Sendings to a stream.")
 _handled = _meter.create_counter(
@@ -173,7 +177,7 @@ def order_advanced(
 class PricingAttempt:
     """One attempt to price an order; `outcome` and `reused` are filled in on the way."""
 
-    outcome: Literal["priced", "rejected", "failed"] = "failed"
+    outcome: Literal["priced", "rejected", "failed", "interrupted"] = "failed"
     reused = False
     """Whether every measurement was there already."""
 
@@ -185,10 +189,19 @@ def pricing_attempt() -> Iterator[PricingAttempt]:
     _pricing_running.add(1)
     try:
         yield attempt
+    except CancelledError:
+        attempt.outcome = "interrupted"
+        raise
     finally:
         _pricing_running.add(-1)
         labels = {"outcome": attempt.outcome, "reused": "true" if attempt.reused else "false"}
         _pricing.record(time.monotonic() - started, labels)
+
+
+def pricing_workers(*, running: int, wanted: int) -> None:
+    """Record how many worker processes run, and how many should."""
+    _pricing_workers.set(running, {"state": "running"})
+    _pricing_workers.set(wanted, {"state": "wanted"})
 
 
 def message_sent(destination: str) -> None:

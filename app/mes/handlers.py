@@ -4,7 +4,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TypeVar
 
+from app.flow.turns import enqueue
 from app.kit.clock import Clock
+from app.kit.telemetry import traceparent_of
 from app.mes import repository
 from app.mes.intake import place
 from app.messaging.errors import NotYet
@@ -18,7 +20,7 @@ from app.messaging.events import (
     RequoteRequested,
 )
 from app.messaging.message import Message
-from app.models.mes import MesOrderColumns
+from app.models.mes import MesOrderColumns, PricingJob
 from app.models.status import TRANSITIONS, Status
 from app.orders import (
     MES,
@@ -99,9 +101,13 @@ async def _requote(
     """Have an order priced anew. One that waits for approval no longer has ended: the CRM hears of that."""
     if order.status is not Status.PRICE_CALCULATED:
         return
-    await repository.add_pricing_job(session, order.order_id)
     detail = {"requote_requested": request.actor}
     await append_event(session, models, order, actor=request.actor, now=now, detail=detail)
+    if not await repository.has_pricing_job(session, order.order_id):
+        sender = f"partner {order.partner}" if order.partner is not None else f"order {order.order_id}"
+        await enqueue(
+            session, PricingJob(order_id=order.order_id, sender=sender, traceparent=traceparent_of())
+        )
 
 
 async def _refuse(

@@ -21,6 +21,7 @@ from pydantic import ValidationError
 from app import instruments
 from app.files import ModelStore, StoredModel, Upload, model_name, model_suffix
 from app.flow.grants import Allowance
+from app.flow.turns import enqueue, sender_of
 from app.kit.clock import Clock
 from app.kit.logs import bind
 from app.kit.telemetry import cause_of, traceparent_of, working
@@ -64,9 +65,11 @@ async def place(session: WriteSession, message: Message, submitted: OrderSubmitt
     )
     await add_order(session, MES, order, actor=submitted.actor, now=message.time)
     session.add_all(MesOrderItem(order_id=order.order_id, **item.model_dump()) for item in submitted.items)
-    session.add(PricingJob(order_id=order.order_id, traceparent=traceparent_of()))
     if order.channel is Channel.B2B:  # the Shop sends a B2C order to the CRM itself
         await announce(session, MES, order, submitted, now=message.time)
+    sender = sender_of(submitted, order.order_id)
+    # Last of all: others of the same sender wait from here on.
+    await enqueue(session, PricingJob(order_id=order.order_id, sender=sender, traceparent=traceparent_of()))
 
 
 @dataclass(frozen=True)

@@ -121,9 +121,11 @@ async def reserve(session: WriteSession, request: PartnerRequest) -> PartnerRequ
     return await session.get_one(PartnerRequest, identity)
 
 
-async def add_pricing_job(session: WriteSession, order_id: int) -> None:
-    """Have an order priced again, unless it is about to be."""
-    await session.execute(insert(PricingJob).values(order_id=order_id).on_conflict_do_nothing())
+async def has_pricing_job(session: WriteSession, order_id: int) -> bool:
+    """Return whether a locked order waits for a price, or is being priced."""
+    return (
+        await session.scalar(select(PricingJob.order_id).where(PricingJob.order_id == order_id)) is not None
+    )
 
 
 def intake_count(most: int) -> Select[int]:

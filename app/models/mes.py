@@ -109,10 +109,19 @@ class MesArchivedOrderEvent(EventRow, MesBase):
 
 
 class PricingJob(MesBase):
-    """An order that waits for its price; a worker holds it by a lease, so a killed worker loses nothing."""
+    """An order that waits for its price; a worker holds it by a lease, so a killed worker loses nothing.
+
+    `sender` is who has ordered, and `position` its place among all, by which the senders take turns
+    (`app.flow.turns`). The smallest is priced first.
+    """
 
     __tablename__ = "pricing_jobs"
-    __table_args__ = (Index(None, "lease_expires_at"),)
+    __table_args__ = (
+        Index(None, "lease_expires_at"),
+        Index(None, "position", "created_at"),
+        Index(None, "sender", "position"),
+        Index("pricing_jobs_held_idx", "position", postgresql_where=text("leased_by IS NOT NULL")),
+    )
 
     order_id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
     attempts: Mapped[int] = mapped_column(Integer, server_default=text("0"))
@@ -120,6 +129,8 @@ class PricingJob(MesBase):
     lease_expires_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
     traceparent: Mapped[str | None] = mapped_column(Text)
+    sender: Mapped[str] = mapped_column(Text, server_default=text("''"))
+    position: Mapped[float] = mapped_column(Float, server_default=text("0"))
 
 
 class ModelMeasurement(MesBase):

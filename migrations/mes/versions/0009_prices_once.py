@@ -3,7 +3,7 @@
 from ops.migrate import frozen
 
 revision = "0009"
-down_revision = "0007"
+down_revision = "0008"
 phase = "pre"
 
 
