@@ -1,4 +1,4 @@
-"""`mesctl orders quotes`: the prices that wait for approval, and those that have ended or have other rates by now.
+"""`mesctl orders quotes`: the prices that wait for approval, and which have ended or have other rates by now.
 
 A price that was given stays until its end, whatever becomes of the price list. To renew the prices that a
 change of the list touches is a decision: `renew --touched`.
