@@ -48,6 +48,7 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+@pytest.hookimpl(trylast=True)  # behind `-m` and `-k`: xdist cuts what these have left
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Have every worker begin with some of what takes long; the files stay as they are among each other.
 
