@@ -1,16 +1,19 @@
 """Flow control at the running services: what is granted, what waits, what is refused."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Any
 
 import pytest_asyncio
-from httpx import AsyncClient
+from httpx import AsyncClient, Response
 from redis.asyncio import Redis
 from sqlalchemy import func, select, text
 
 from app.flow.grants import grant_key
+from app.flow.limiter import Priority
+from app.flow.signals import SIGNALS
 from app.mes.application import build as build_mes
 from app.messaging.streams import open_redis
 from app.models.mes import Intake, MesOrder, PartnerRequest, PricingJob
@@ -18,6 +21,7 @@ from app.topology import redis_url
 from readreplica.cluster import Cluster
 from sharding.engines import open_cluster
 from sharding.topology import Topology
+from tests.integration.mesctl_rig import Mesctl
 from tests.integration.messaging_rig import until
 from tests.integration.services_rig import (
     MODEL,
@@ -132,7 +136,7 @@ async def test_what_waits_is_shown_and_the_same_key_finds_it(services: Services,
 async def test_a_full_intake_refuses_and_stores_nothing(services: Services, directory: Cluster) -> None:
     await paused(services, directory)
     known = ""
-    answers = []
+    answers: list[Response] = []
     while not answers or answers[-1].status_code == 202:
         key = new_key()
         answers.append(await services.b2b_response(key=key))
@@ -159,7 +163,8 @@ async def test_a_pause_outlives_a_wiped_redis_and_ends_by_itself(
     async with redis_of(topology) as redis:
 
         async def rate() -> str | None:
-            return await redis.hget(grant_key("shop"), "per_second")
+            found: dict[str, str] = await redis.hgetall(grant_key("shop"))
+            return found.get("per_second")
 
         async def is_paused() -> bool:
             return await rate() == "0.0"
@@ -235,3 +240,56 @@ async def taken_by(client: AsyncClient) -> str:
         headers={"Idempotency-Key": new_key()},
     )
     return str(ok(answer, 202)["order_id"])
+
+
+async def test_people_pause_limit_and_resume_by_mesctl(
+    services: Services, directory: Cluster, mesctl: Mesctl
+) -> None:
+    await until_granted(directory, "crm", lambda grant: grant["per_second"] >= 1000)
+    dry = await asyncio.to_thread(mesctl, "flow", "pause", "crm", "--for", "5m", "--dry-run")
+    assert dry.out.startswith("INSERT INTO flow_overrides") and dry.out.rstrip().endswith(";")
+    assert not (await granted(directory, "crm"))["paused"]
+    done = await asyncio.to_thread(
+        mesctl, "flow", "pause", "crm", "--for", "5m", "--reason", "full", "--json"
+    )
+    assert done.json["per_second"] == 0
+    await until_granted(directory, "crm", lambda grant: grant["paused"])
+    shown = (await asyncio.to_thread(mesctl, "flow", "status", "--json")).json
+    crm = next(each for each in shown["senders"] if each["sender"] == "crm")
+    assert (crm["per_second"], crm["paused"]) == (0, True)
+    assert "full" in crm["reason"]
+    assert {each["signal"] for each in shown["signals"]} == set(SIGNALS)
+    await asyncio.to_thread(mesctl, "flow", "limit", "crm", "7", "--for", "5m")
+    await until_granted(directory, "crm", lambda grant: grant["per_second"] == 7)
+    assert (await asyncio.to_thread(mesctl, "flow", "resume", "crm")).status == 0
+    await until_granted(directory, "crm", lambda grant: grant["per_second"] > 7)
+    assert (await asyncio.to_thread(mesctl, "flow", "resume", "crm")).status == 3
+    assert (await asyncio.to_thread(mesctl, "flow", "pause", "crm", "--for", "25h")).status == 2
+
+
+async def test_history_is_refused_while_creation_goes_on_and_the_operators_list_never(
+    services: Services, topology: Topology
+) -> None:
+    """A service at its limit: its places are taken, and nothing comes free for a while."""
+    order_id = await services.b2b()
+    app = build_mes(fast_settings(topology), topology)
+    async with client_of(app) as mes, AsyncExitStack() as places:
+        limiter = app.state.admission.limiter
+        for _ in range(limiter.limit):
+            await places.enter_async_context(limiter.admitted(Priority.NEVER))
+        reads = [asyncio.create_task(mes.get(f"/v1/orders/{order_id}")) for _ in range(20)]
+        creations = [asyncio.create_task(taken_by(mes)) for _ in range(8)]
+
+        async def is_full() -> bool:
+            return limiter.waiting >= 16
+
+        await until(is_full)
+        listed = await mes.get("/v1/orders", params={"status": "SUBMITTED"})
+        assert listed.status_code == 200
+        await places.aclose()
+        answers = await asyncio.gather(*reads)
+        await asyncio.gather(*creations)  # each was taken in
+    refused = [answer for answer in answers if answer.status_code == 503]
+    assert refused
+    assert problem(refused[0], 503)["type"].endswith(":shed")
+    assert refused[0].headers["Retry-After"] == "2"
