@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Any
 
+import pytest
 import pytest_asyncio
 from httpx import AsyncClient, Response
 from redis.asyncio import Redis
@@ -13,6 +14,7 @@ from sqlalchemy import func, select, text
 
 from app.flow.grants import grant_key
 from app.flow.limiter import Priority
+from app.flow.shedding import Admission
 from app.flow.signals import SIGNALS
 from app.mes.application import build as build_mes
 from app.messaging.streams import open_redis
@@ -35,6 +37,7 @@ from tests.integration.services_rig import (
     open_services,
     problem,
 )
+from tests.project import PROJECT
 
 
 @pytest_asyncio.fixture
@@ -47,6 +50,11 @@ async def services(topology: Topology) -> AsyncIterator[Services]:
 async def directory(topology: Topology) -> AsyncIterator[Cluster]:
     async with open_cluster(topology, "directory", role="mes", application_name="test") as cluster:
         yield cluster
+
+
+@pytest.fixture
+def mesctl(topology: Topology, capsys: pytest.CaptureFixture[str]) -> Mesctl:
+    return Mesctl(topology.path, capsys, PROJECT.path)
 
 
 @asynccontextmanager
@@ -163,8 +171,8 @@ async def test_a_pause_outlives_a_wiped_redis_and_ends_by_itself(
     async with redis_of(topology) as redis:
 
         async def rate() -> str | None:
-            found: dict[str, str] = await redis.hgetall(grant_key("shop"))
-            return found.get("per_second")
+            found = (await redis.hgetall(grant_key("shop"))).get("per_second")
+            return None if found is None else str(found)
 
         async def is_paused() -> bool:
             return await rate() == "0.0"
@@ -247,7 +255,8 @@ async def test_people_pause_limit_and_resume_by_mesctl(
 ) -> None:
     await until_granted(directory, "crm", lambda grant: grant["per_second"] >= 1000)
     dry = await asyncio.to_thread(mesctl, "flow", "pause", "crm", "--for", "5m", "--dry-run")
-    assert dry.out.startswith("INSERT INTO flow_overrides") and dry.out.rstrip().endswith(";")
+    assert dry.out.startswith("INSERT INTO flow_overrides")
+    assert dry.out.rstrip().endswith(";")
     assert not (await granted(directory, "crm"))["paused"]
     done = await asyncio.to_thread(
         mesctl, "flow", "pause", "crm", "--for", "5m", "--reason", "full", "--json"
@@ -274,6 +283,7 @@ async def test_history_is_refused_while_creation_goes_on_and_the_operators_list_
     order_id = await services.b2b()
     app = build_mes(fast_settings(topology), topology)
     async with client_of(app) as mes, AsyncExitStack() as places:
+        app.state.admission = Admission("mes", most=48, max_wait_seconds=30.0)
         limiter = app.state.admission.limiter
         for _ in range(limiter.limit):
             await places.enter_async_context(limiter.admitted(Priority.NEVER))
@@ -281,7 +291,7 @@ async def test_history_is_refused_while_creation_goes_on_and_the_operators_list_
         creations = [asyncio.create_task(taken_by(mes)) for _ in range(8)]
 
         async def is_full() -> bool:
-            return limiter.waiting >= 16
+            return bool(limiter.waiting >= 16)
 
         await until(is_full)
         listed = await mes.get("/v1/orders", params={"status": "SUBMITTED"})

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.flow.control import Decision, Override, RateOptions, SenderMeter, decide, next_rate
-from app.flow.shedding import PRIORITIES, Priority, priority_of
+from app.flow.limiter import Priority
+from app.flow.shedding import PRIORITIES, priority_of
 from app.flow.signals import SIGNALS, Pressure, pressure_on
 
 OPTIONS = RateOptions()
