@@ -526,7 +526,7 @@ _LABELS = {
     **{"http_response_status_code": "200", "channel": "B2C", "from": "SUBMITTED"},
     **{"to": "PRICE_CALCULATED", "reused": "false", "destination": "crm", "source": "shop"},
     **{"type": "order_submitted", "event": "interrupted", "signal": "spans", "state": "held"},
-    **{"status": "SUBMITTED", "kind": "message"},
+    **{"status": "SUBMITTED", "kind": "message", "sender": "shop", "priority": "history"},
 }
 
 HEALTHY: Series = {

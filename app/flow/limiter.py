@@ -243,7 +243,7 @@ class Shed(AppError):
         self.retry_after_seconds = retry_after_seconds
         super().__init__(
             f"{why}: history is refused first, then lists, then new orders; nothing of this was done: "
-            f"repeat the request, with the same Idempotency-Key if it has one, in {retry_after_seconds:g} seconds"
+            f"repeat it, with the same Idempotency-Key if it has one, in {retry_after_seconds:g} seconds"
         )
 
 

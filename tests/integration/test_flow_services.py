@@ -1,6 +1,8 @@
 """Flow control at the running services: what is granted, what waits, what is refused."""
 
 import asyncio
+import signal
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
@@ -303,3 +305,21 @@ async def test_history_is_refused_while_creation_goes_on_and_the_operators_list_
     assert refused
     assert problem(refused[0], 503)["type"].endswith(":shed")
     assert refused[0].headers["Retry-After"] == "2"
+
+
+@pytest.mark.parametrize("point", ["placing", "placed"])
+async def test_an_order_whose_process_is_killed_while_it_places_it_is_placed_once(
+    services: Services, directory: Cluster, topology: Topology, point: str
+) -> None:
+    await paused(services, directory)
+    order_id = str(ok(await services.b2b_response(), 202)["order_id"])
+    victim = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "tests.integration.intake_victim", point, str(topology.path), order_id
+    )
+    assert await victim.wait() == -signal.SIGKILL
+    assert await counted(services, MesOrder) == (1 if point == "placed" else 0)
+    await override(directory, "partners", 0.0, seconds=0)
+    seen = await services.shows(services.crm, order_id, "SUBMITTED")
+    assert len(seen["history"]) == 1
+    assert (await counted(services, MesOrder), await counted(services, PricingJob)) == (1, 1)
+    assert await counted(services, Intake) == 0
