@@ -130,7 +130,7 @@ _KEEP = text("""
         paused = excluded.paused, issued_at = excluded.issued_at
 """)
 _IN_FORCE = text("""
-    SELECT sender, per_second, burst, reason, issued_at FROM flow_grants
+    SELECT sender, per_second, burst, reason, paused, issued_at FROM flow_grants
     WHERE issued_at > clock_timestamp() - make_interval(secs => :seconds)
 """)
 
@@ -301,17 +301,18 @@ class FlowControl:
             received = self._meter.rate(sender)
             self._rates[sender] = next_rate(self._rates[sender], pressure.value, received, self._options)
             decision = decide(self._rates[sender], pressure, overrides.get(sender), self._options)
-            instruments.granted(sender, decision.per_second, paused=decision.paused)
             decided[sender] = decision, max(1, math.ceil(decision.per_second))
         return decided
 
     def _hear(self, rows: Any) -> None:
         heard = None
         for row in rows:
+            instruments.granted(row["sender"], row["per_second"], paused=row["paused"])
             self._meter.hear(row["sender"], row["per_second"], row["burst"])
             if row["sender"] == PARTNERS:
                 expires_at = row["issued_at"] + timedelta(seconds=GRANT_SECONDS)
-                heard = Grant(**row, expires_at=expires_at)
+                granted = {name: value for name, value in row.items() if name != "paused"}
+                heard = Grant(**granted, expires_at=expires_at)
         self._allowance.hear(heard)
 
     async def _publish(self, decided: Mapping[str, tuple[Decision, int]]) -> None:

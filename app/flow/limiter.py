@@ -242,8 +242,8 @@ class Shed(AppError):
         self.priority = priority.name.lower()
         self.retry_after_seconds = retry_after_seconds
         super().__init__(
-            f"{why}, and requests of this kind ({self.priority}) are refused first; nothing was done: "
-            f"repeat it in {retry_after_seconds:g} seconds"
+            f"{why}: history is refused first, then lists, then new orders; nothing of this was done: "
+            f"repeat it, with the same Idempotency-Key if it has one, in {retry_after_seconds:g} seconds"
         )
 
 

@@ -255,7 +255,7 @@ class Admission(Protocol):
 class StrictRoute(APIRoute):
     """A route that reads strictly, and answers within `app.state.request_seconds` from the body's end.
 
-    `app.state.admission` lets it in by what it is worth, and `app.state.request_limit` is the last bound of all.
+    `app.state.admission` lets it in by what it is worth; `app.state.request_limit` is the last bound of all.
     """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
