@@ -1,5 +1,6 @@
 """Fixtures: real servers for each worker, and for each test databases of its own."""
 
+import gc
 import os
 import zlib
 from collections.abc import Generator, Iterator, Mapping
@@ -17,6 +18,7 @@ from tests.pool import DatabasePool
 from tests.pooler import RunningPooler, run_pooler
 from tests.reaper import reaping
 from tests.servers import PostgresServers, ValkeyServer, run_postgres, run_valkey
+from tests.warm_mesctl import start_warm_mesctl
 
 # How long an example takes says how busy the machine is, and nothing about what is proved.
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -37,6 +39,12 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
     report = yield
     report.longrepr = skip_place(report.longrepr)
     return report
+
+
+def pytest_collection_finish() -> None:
+    """Leave what was imported and collected out of every later search for garbage: a tenth of the CPU."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -75,6 +83,13 @@ def valkey(valkey_server: ValkeyServer) -> ValkeyServer:
     """Give an empty Valkey."""
     valkey_server.flush()
     return valkey_server
+
+
+@pytest.fixture(scope="session")
+def warm_mesctl(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Give a program `mesctl` that starts in a tenth of the time, for this worker."""
+    with start_warm_mesctl(tmp_path_factory.mktemp("mesctl")) as program:
+        yield program
 
 
 @pytest.fixture(scope="session")

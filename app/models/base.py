@@ -24,7 +24,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, declared_attr, mapped_column
 from sqlalchemy.types import TypeDecorator
 
-from app.models.status import Channel, Status
+from app.models.status import HOT, Channel, Status
 
 NAMING = {
     "ix": "%(table_name)s_%(column_0_N_name)s_idx",
@@ -94,6 +94,12 @@ class OrderState(Timestamps):
     @declared_attr.directive
     def __mapper_args__(cls) -> dict[str, Any]:  # noqa: N805 (SQLAlchemy's signature)
         return {"primary_key": [cls.order_id], "version_id_col": cls.version}
+
+
+def index_open_orders() -> Index:
+    """Return the index by which open orders are counted, however many have ended."""
+    statuses = ", ".join(f"'{status}'" for status in sorted(HOT))
+    return Index("orders_open_idx", "status", "changed_at", postgresql_where=text(f"status IN ({statuses})"))
 
 
 class EventRow:

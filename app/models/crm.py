@@ -5,7 +5,7 @@ from datetime import datetime
 from sqlalchemy import DateTime, PrimaryKeyConstraint, Text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from app.models.base import EventRow, InboxRow, OrderState, OutboxRow, new_metadata
+from app.models.base import EventRow, InboxRow, OrderState, OutboxRow, index_open_orders, new_metadata
 
 
 class CrmBase(DeclarativeBase):
@@ -24,7 +24,7 @@ class CrmOrder(OrderState, CrmBase):
     partner: Mapped[str | None] = mapped_column(Text)
     cancel_requested_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
 
-    __table_args__ = (PrimaryKeyConstraint("order_id"),)
+    __table_args__ = (PrimaryKeyConstraint("order_id"), index_open_orders())
 
 
 class CrmOrderEvent(EventRow, CrmBase):

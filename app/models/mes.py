@@ -166,6 +166,21 @@ class PartnerRequest(MesBase):
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
 
 
+class Intake(MesBase):
+    """A partner's order that was taken in and is not placed yet; `body` is its `OrderSubmitted`."""
+
+    __tablename__ = "intake"
+    __table_args__ = (Index(None, "received_at"),)
+
+    order_id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    message_id: Mapped[UUID] = mapped_column(Uuid)
+    partner: Mapped[str] = mapped_column(Text)
+    model_key: Mapped[str] = mapped_column(Text)
+    body: Mapped[dict[str, Any]] = mapped_column(JSONB)
+    received_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+    traceparent: Mapped[str | None] = mapped_column(Text)
+
+
 class MesOutbox(OutboxRow, MesBase):
     """Messages that this shard owes."""
 

@@ -11,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from ops.ports import PortPicker
 from ops.project.project import Project
 from sharding.topology import Topology
 from tests.acceptance.test_wheel import ROOT, THEIRS, UV, packages_of, run, write
+from tests.warm_mesctl import start_warm_mesctl
 from tools.wheels.__main__ import build
 from tools.wheels.staging import WHEELS
 
@@ -41,6 +42,8 @@ class PaymentsTeam:
 
     root: Path
     venv: Path
+    program: Path
+    """`mesctl` of the wheel."""
 
     @property
     def python(self) -> Path:
@@ -70,7 +73,16 @@ class PaymentsTeam:
 
     def mesctl(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Run `mesctl` of the wheel."""
-        return self.run(self.venv / "bin" / "mesctl", *words)
+        return self.run(self.program, *words)
+
+    @contextmanager
+    def warm(self) -> Iterator["PaymentsTeam"]:
+        """Give the team with a `mesctl` that starts in a tenth of the time."""
+        folder = self.root.with_name("warm")
+        folder.mkdir()
+        ops = packages_of(self.venv) / "ops"
+        with start_warm_mesctl(folder, python=self.python, ops=ops) as program:
+            yield replace(self, program=program)
 
     def alembic(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Run alembic as its script does, which puts no folder in front of what is installed."""
@@ -109,7 +121,7 @@ def payments_team(folder: Path) -> Iterator[PaymentsTeam]:
     Parameters:
         folder: an empty one.
     """
-    team = PaymentsTeam(folder / "team", folder / "venv")
+    team = PaymentsTeam(folder / "team", folder / "venv", folder / "venv" / "bin" / "mesctl")
     run(sys.executable, "-m", "venv", "--without-pip", team.venv, cwd=folder)
     packages = packages_of(team.venv)
     # Python reads no .pth files in there, and so finds no editable install.

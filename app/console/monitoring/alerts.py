@@ -29,7 +29,12 @@ METRICS = {
     "app_inbox_kept": Metric("gauge", _OF_DATABASE),
     "app_entries_refused_total": Metric("counter", ("reason", "kind")),
     # Of the exporter.
-    "app_orders": Metric("gauge", ("database", "status")),
+    "app_orders": Metric(
+        "gauge",
+        ("database", "status"),
+        "Orders by status. Open ones are counted. Ended ones are counted while their table is at most 8 MiB,"
+        " and PostgreSQL's estimate from there on: rows by pg_class, shares by pg_stats.",
+    ),
     "app_orders_oldest_seconds": Metric("gauge", ("database", "status")),
     "app_outbox_messages": Metric("gauge", _OF_MESSAGES),
     "app_outbox_oldest_seconds": Metric("gauge", _OF_MESSAGES),
