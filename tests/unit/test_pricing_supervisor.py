@@ -91,7 +91,7 @@ def test_a_shard_that_was_empty_has_earned_nothing_by_it() -> None:
 def written(tmp_path: Path, pricing: str) -> Topology:
     path = tmp_path / "topology.toml"
     text = files("app.console").joinpath("topology.toml").read_text()
-    path.write_text(text.replace("[services.pricing]\nadmin_port = 9104\n", pricing))
+    path.write_text(text.replace('[services.pricing]\nadmin_port = 9104\nworkers = "auto"\n', pricing))
     return Topology.load(path)
 
 
