@@ -116,6 +116,8 @@ OTHERS: Mapping[str, LogEvent] = {
     "lease_lost": _event("info", fields=_JOB, outcome="failure"),
     "job_dropped": _event("info", fields=_JOB),
     "pricing_abandoned": _event("info", fields=_JOB),
+    "place_not_read": _event("warning", fields="order.id error.message"),
+    "places_not_published": _event("warning", fields="error.message"),
     "worker_started": _event("info", fields="mes_storage.worker mes_storage.pid"),
     "worker_ended": _event("error", fields="mes_storage.worker mes_storage.status"),
     "worker_frozen": _event("error", fields="mes_storage.worker mes_storage.pid"),

@@ -269,6 +269,19 @@ CASES = (
     AlertCase("ProcessingSlower", _stages(300), _stages(150), at=_LATE, step="10m", every="30m"),
     AlertCase("ProcessingSlower", _stages(300), _stages(300, steps=6), at=_LATE, step="10m", every="30m"),
     _level("PricingWaits", 'app_pricing_jobs_oldest_seconds{database="mes_0",state="waiting"}', 130, 110),
+    AlertCase(
+        "PricingWorkersMissing",
+        {
+            'app_pricing_workers{job="pricing",instance="a",state="running"}': always(1),
+            'app_pricing_workers{job="pricing",instance="a",state="wanted"}': always(2),
+        },
+        # One that was killed is replaced within seconds.
+        {
+            'app_pricing_workers{job="pricing",instance="a",state="running"}': "2+0x26 1+0x2 2+0x60",
+            'app_pricing_workers{job="pricing",instance="a",state="wanted"}': always(2),
+        },
+    ),
+    _level("PricingUnfair", 'app_pricing_passed_over_seconds{database="mes_0"}', 310, 290),
     # Each of its attempts fails: no one prices it, though it is seldom due.
     _level("PricingWaits", 'app_pricing_jobs_oldest_seconds{database="mes_0",state="resting"}', 130, 110),
     AlertCase(
@@ -584,6 +597,7 @@ HEALTHY: Series = {
     "app_order_stage_duration_seconds": _steady(2),
     "app_pricing_duration_seconds": _steady(2),
     "app_pricing_running": always(1),
+    "app_pricing_workers": always(1),
     "app_messages_sent_total": _steady(12),
     "app_messages_handled_total": _steady(12),
     "app_message_acknowledged_duration_seconds": _steady(12),
@@ -612,6 +626,9 @@ HEALTHY: Series = {
     "app_pricing_jobs": always(1),
     "app_pricing_jobs_oldest_seconds": "3 9 20 5 1+0x60",
     "app_pricing_busy_seconds_total": _steady(20),
+    "app_pricing_senders": always(1),
+    "app_pricing_largest_sender_jobs": always(1),
+    "app_pricing_passed_over_seconds": always(0),
     "app_customers": always(20_000),
 }
 """Every metric that is known, as it is in an hour of healthy load; of a histogram, what comes a minute."""

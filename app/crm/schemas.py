@@ -6,6 +6,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from app.flow.places import PricingPlace
 from app.models.base import EventRow
 from app.models.crm import CrmOrder
 from app.schemas import HistoryLine, Line, OrderView, Reason, View, shown, shown_history
@@ -55,11 +56,16 @@ class CrmOrderDetail(CrmOrderView):
     """An order with its history."""
 
     history: list[HistoryLine]
+    pricing: PricingPlace | None = Field(
+        default=None, description="Where it stands while it waits for its price; null where that is unknown."
+    )
 
     @classmethod
-    def with_history(cls, order: CrmOrder, events: Iterable[EventRow]) -> Self:
+    def with_history(
+        cls, order: CrmOrder, events: Iterable[EventRow], *, pricing: PricingPlace | None
+    ) -> Self:
         """Show an order and everything that happened to it."""
-        return cls(**_fields(order), history=shown_history(events))
+        return cls(**_fields(order), history=shown_history(events), pricing=pricing)
 
 
 class CrmOrderPage(View):

@@ -7,6 +7,7 @@ from app.crm import repository
 from app.crm.errors import CancellationPending
 from app.crm.schemas import CancelOrder, CrmOrderDetail, CrmOrderPage, CrmOrderView, Decision
 from app.database import Work
+from app.flow.places import Places
 from app.kit.clock import Clock
 from app.messaging.events import CancelRequested, OrderApproved, OrderClosed
 from app.models.status import Status
@@ -30,6 +31,7 @@ class CrmService:
     """The CRM, with everything that it works with: its database and the clock."""
 
     orders: Cluster
+    places: Places
     now: Clock
 
     async def approve(self, order_id: int, decision: Decision) -> CrmOrderView:
@@ -104,7 +106,9 @@ class CrmService:
         """
         async with self.orders.read() as session:
             order = await get_order(session, CRM, order_id)
-            return CrmOrderDetail.with_history(order, await read_history(session, CRM, order_id))
+            history = await read_history(session, CRM, order_id)
+        pricing = await self.places.of(order)
+        return CrmOrderDetail.with_history(order, history, pricing=pricing)
 
     async def page(self, *, status: Status | None, limit: int, below: int | None) -> CrmOrderPage:
         """Read a page of orders, newest first.

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchem
 from pydantic.config import JsonDict
 from pydantic_core import PydanticCustomError
 
+from app.flow.places import PricingPlace
 from app.messaging.events import OrderSubmitted
 from app.models.base import EventRow
 from app.models.mes import MesOrderColumns, MesOrderItemColumns
@@ -153,6 +154,9 @@ class MesOrderDetail(MesOrderView):
     waiting: Waiting | None = Field(
         default=None, description="Where a partner's order stands that is not placed yet; null once it is."
     )
+    pricing: PricingPlace | None = Field(
+        default=None, description="Where it stands while it waits for its price; null where that is unknown."
+    )
 
     @classmethod
     def of_waiting(cls, order: PartnerOrderView, submitted: OrderSubmitted) -> Self:
@@ -164,7 +168,12 @@ class MesOrderDetail(MesOrderView):
 
     @classmethod
     def of(
-        cls, order: MesOrderColumns, items: Iterable[MesOrderItemColumns], events: Iterable[EventRow]
+        cls,
+        order: MesOrderColumns,
+        items: Iterable[MesOrderItemColumns],
+        events: Iterable[EventRow],
+        *,
+        pricing: PricingPlace | None,
     ) -> Self:
         """Show an order, live or archived, and everything that belongs to it."""
         return cls(
@@ -173,4 +182,5 @@ class MesOrderDetail(MesOrderView):
             operator=order.operator,
             items=[ItemView.model_validate(item) for item in items],
             history=shown_history(events),
+            pricing=pricing,
         )

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from app.database import Work
+from app.flow.places import Places
 from app.kit.clock import Clock
 from app.mes import repository
 from app.mes.errors import NotTheHolder, TakenByAnother
@@ -25,6 +26,7 @@ class MesService:
     sessions: ShardedSessions
     now: Clock
     intake: IntakeState
+    places: Places
     cursor_keys: CursorKeys | None = None
     """What signs page cursors; None for a key that only this process has."""
 
@@ -55,7 +57,8 @@ class MesService:
                 shown = await shown_waiting(session, waiting, self.intake)
                 return MesOrderDetail.of_waiting(shown, OrderSubmitted.model_validate(waiting.body))
             found = await repository.find_all(session, order_id)
-        return MesOrderDetail.of(found.order, found.items, found.events)
+        pricing = await self.places.of(found.order)
+        return MesOrderDetail.of(found.order, found.items, found.events, pricing=pricing)
 
     async def take(self, order_id: int, operator: str) -> MesOrderView:
         """Assign an approved order to an operator: to one, however many ask at once.

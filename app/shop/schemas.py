@@ -5,6 +5,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from app.flow.places import PricingPlace
 from app.models.base import EventRow
 from app.models.reference import Finish, Material
 from app.models.shop import ShopOrder
@@ -60,11 +61,16 @@ class ShopOrderDetail(ShopOrderView):
     """An order with its history."""
 
     history: list[HistoryLine]
+    pricing: PricingPlace | None = Field(
+        default=None, description="Where it stands while it waits for its price; null where that is unknown."
+    )
 
     @classmethod
-    def with_history(cls, order: ShopOrder, events: Iterable[EventRow]) -> Self:
+    def with_history(
+        cls, order: ShopOrder, events: Iterable[EventRow], *, pricing: PricingPlace | None
+    ) -> Self:
         """Show an order and everything that happened to it."""
-        return cls(**_fields(order), history=shown_history(events))
+        return cls(**_fields(order), history=shown_history(events), pricing=pricing)
 
 
 def _fields(order: ShopOrder) -> dict[str, Any]:

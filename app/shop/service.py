@@ -5,6 +5,7 @@ from datetime import datetime
 
 from app import instruments
 from app.files import ModelStore, StoredModel, Upload, model_name, model_suffix
+from app.flow.places import Places
 from app.kit.clock import Clock
 from app.kit.logs import bind
 from app.kit.telemetry import concerns
@@ -45,6 +46,7 @@ class ShopService:
 
     Parameters:
         orders: the Shop's database.
+        places: where orders stand that wait for a price.
         ids: makes order ids.
         models: where uploaded models are kept.
         max_upload_bytes: the largest model that is accepted.
@@ -52,6 +54,7 @@ class ShopService:
     """
 
     orders: Cluster
+    places: Places
     ids: IdGenerator
     models: ModelStore
     max_upload_bytes: int
@@ -144,7 +147,9 @@ class ShopService:
         """
         async with self.orders.read() as session:
             order = await get_order(session, SHOP, order_id)
-            return ShopOrderDetail.with_history(order, await read_history(session, SHOP, order_id))
+            history = await read_history(session, SHOP, order_id)
+        pricing = await self.places.of(order)
+        return ShopOrderDetail.with_history(order, history, pricing=pricing)
 
 
 def _asked_for(order: ShopOrder, request: StartOrder) -> bool:

@@ -16,6 +16,7 @@ METRICS = {
     "app_order_stage_duration_seconds": Metric("histogram", ("from", "to")),
     "app_pricing_duration_seconds": Metric("histogram", ("outcome", "reused")),
     "app_pricing_running": Metric("gauge"),
+    "app_pricing_workers": Metric("gauge", ("state",)),
     "app_messages_sent_total": Metric("counter", ("destination",)),
     "app_messages_handled_total": Metric("counter", ("source", "type", "outcome")),
     "app_message_acknowledged_duration_seconds": Metric("histogram", ("destination",)),
@@ -50,6 +51,9 @@ METRICS = {
     "app_dead_letters_oldest_seconds": Metric("gauge", _OF_MESSAGES),
     "app_pricing_jobs": Metric("gauge", ("database", "state")),
     "app_pricing_jobs_oldest_seconds": Metric("gauge", ("database", "state")),
+    "app_pricing_senders": Metric("gauge", _OF_DATABASE),
+    "app_pricing_largest_sender_jobs": Metric("gauge", _OF_DATABASE),
+    "app_pricing_passed_over_seconds": Metric("gauge", _OF_DATABASE),
     "app_pricing_busy_seconds_total": Metric("counter", _OF_DATABASE),
     "app_customers": Metric("gauge", _OF_DATABASE),
 }
@@ -155,6 +159,25 @@ _ORDERS = (
         "{{ $value }} orders could be priced, and no worker takes one",
         "alerts-orders.md#pricingidle",
         "mesctl up",
+    ),
+    Alert(
+        "PricingWorkersMissing",
+        'sum by (instance) (app_pricing_workers{state="running"})'
+        ' < sum by (instance) (app_pricing_workers{state="wanted"})',
+        300,
+        "ticket",
+        "{{ $value }} pricing workers run at {{ $labels.instance }}, fewer than should",
+        "alerts-orders.md#pricingworkersmissing",
+        "mesctl logs pricing",
+    ),
+    Alert(
+        "PricingUnfair",
+        "app_pricing_passed_over_seconds > 300",
+        300,
+        "ticket",
+        "A sender's only order in {{ $labels.database }} is passed over for {{ $value | humanizeDuration }}",
+        "alerts-orders.md#pricingunfair",
+        "mesctl problems",
     ),
     Alert(
         "PricingFails",

@@ -112,7 +112,14 @@ PRICING = Dashboard(
     (
         lines("Jobs", ("sum by (database, state) (app_pricing_jobs)", "{{database}} {{state}}")),
         lines("Age of the oldest", ("app_pricing_jobs_oldest_seconds", "{{database}} {{state}}"), unit="s"),
-        lines("Running", ("app_pricing_running", "{{job}} {{instance}}")),
+        lines("Running", ("sum by (job, instance) (app_pricing_running)", "{{job}} {{instance}}")),
+        lines("Workers", ("sum by (instance, state) (app_pricing_workers)", "{{instance}} {{state}}")),
+        lines(
+            "Senders",
+            ("app_pricing_senders", "{{database}}"),
+            ("app_pricing_largest_sender_jobs", "{{database}}, orders of the largest"),
+        ),
+        lines("Passed over", ("app_pricing_passed_over_seconds", "{{database}}"), unit="s"),
         lines(
             "Prices a minute",
             ("60 * sum by (outcome) (rate(app_pricing_duration_seconds_count[10m]))", "{{outcome}}"),
