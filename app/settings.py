@@ -91,6 +91,10 @@ class Settings(BaseSettings):
     inbox_prune_seconds: PositiveInt = 6 * 3600
     """how often what was handled is looked through for what may be forgotten"""
 
+    price_valid_days: Annotated[int, Field(ge=0, le=3650)] = 30
+    """how many days a price may be approved; 0 for ever, as while any service runs a release that does not
+    know `price_valid_until`"""
+
     intake_shard_orders: PositiveInt = 1000
     """how many partners' orders may wait on a shard to be placed; one more is answered by 429"""
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from app.flow.places import PricingPlace
 from app.models.base import EventRow
 from app.models.crm import CrmOrder
-from app.schemas import HistoryLine, Line, OrderView, Reason, View, shown, shown_history
+from app.schemas import HistoryLine, Line, QuoteView, Reason, View, shown, shown_history, shown_quote
 
 
 class Decision(BaseModel):
@@ -37,13 +37,16 @@ class CrmCustomerView(View):
     email: str
 
 
-class CrmOrderView(OrderView):
+class CrmOrderView(QuoteView):
     """An order as a seller sees it: B2C orders have a customer, B2B orders a partner."""
 
     customer: CrmCustomerView | None
     partner: str | None = Field(examples=["atelier-nord"])
     cancel_requested_at: datetime | None = Field(
         description="Since when the order waits for MES to agree that it is called off."
+    )
+    requote_requested_at: datetime | None = Field(
+        description="Since when the order waits for a new price from MES."
     )
 
     @classmethod
@@ -79,7 +82,9 @@ def _fields(order: CrmOrder) -> dict[str, Any]:
     named = order.customer_name is not None and order.customer_email is not None
     return {
         **shown(order),
+        **shown_quote(order),
         "customer": CrmCustomerView(name=order.customer_name, email=order.customer_email) if named else None,
         "partner": order.partner,
         "cancel_requested_at": order.cancel_requested_at,
+        "requote_requested_at": order.requote_requested_at,
     }

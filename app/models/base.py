@@ -96,6 +96,16 @@ class OrderState(Timestamps):
         return {"primary_key": [cls.order_id], "version_id_col": cls.version}
 
 
+class Quoted:
+    """Until when an order's price may be approved, and by which rates it was made; both null without a price.
+
+    The same two are null of what was priced before quotes had an end.
+    """
+
+    price_valid_until: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    tariff_version: Mapped[str | None] = mapped_column(Text)
+
+
 def index_open_orders() -> Index:
     """Return the index by which open orders are counted, however many have ended."""
     statuses = ", ".join(f"'{status}'" for status in sorted(HOT))

@@ -9,7 +9,7 @@ from app.flow.places import PricingPlace
 from app.models.base import EventRow
 from app.models.reference import Finish, Material
 from app.models.shop import ShopOrder
-from app.schemas import Email, HistoryLine, Line, OrderView, View, shown, shown_history
+from app.schemas import Email, HistoryLine, Line, QuoteView, View, shown, shown_history, shown_quote
 
 
 class CustomerInput(BaseModel):
@@ -42,7 +42,7 @@ class CustomerView(View):
     email: str = Field(examples=["ada@example.org"])
 
 
-class ShopOrderView(OrderView):
+class ShopOrderView(QuoteView):
     """An order as its customer sees it."""
 
     customer: CustomerView
@@ -76,6 +76,7 @@ class ShopOrderDetail(ShopOrderView):
 def _fields(order: ShopOrder) -> dict[str, Any]:
     return {
         **shown(order),
+        **shown_quote(order),
         "customer": CustomerView(name=order.customer_name, email=order.customer_email),
         "material": order.material,
         "finish": order.finish,

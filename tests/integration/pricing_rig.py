@@ -20,7 +20,7 @@ from app.models.mes import MesOrder, MesOrderEvent, MesOrderItem, MesOutbox, Mod
 from app.models.status import Channel, Status
 from app.pricing.measurement import Outcome
 from app.pricing.pricer import Pricer
-from app.pricing.sandbox import Sandbox
+from app.pricing.sandbox import Sandbox, Shapes
 from app.pricing.worker import Worker, WorkerOptions
 from app.topology import files_url
 from readreplica.sessions import WriteSession
@@ -51,10 +51,10 @@ class CountingSandbox(Sandbox):
 
     measured: list[str]
 
-    async def measure(self, path: Path, *, suffix: str) -> Outcome:
+    async def measure(self, path: Path, *, suffix: str, shapes: Shapes | None = None) -> Outcome:
         """Count, and measure."""
         self.measured = [*getattr(self, "measured", []), path.name]
-        return await super().measure(path, suffix=suffix)
+        return await super().measure(path, suffix=suffix, shapes=shapes)
 
 
 @dataclass(frozen=True)
