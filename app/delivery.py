@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 from app.causality import open_learned
 from app.kit.health import Readiness
 from app.kit.tasks import Background
-from app.messaging.consumer import Consumer, Handler, Transact
+from app.messaging.consumer import Consumer, Handler, Receives, Transact, receives_all
 from app.messaging.inbox import Pruner
 from app.messaging.relay import Relay
 from app.messaging.signing import EntrySigner, parse_peer_keys
@@ -35,6 +35,7 @@ async def delivering(
     databases: Mapping[str, Cluster],
     transact: Transact,
     handle: Handler,
+    receives: Receives = receives_all,
 ) -> AsyncIterator[None]:
     """Send what a service owes and handle what is sent to it, for as long as the tasks of `background` run.
 
@@ -48,6 +49,7 @@ async def delivering(
             and a pruner.
         transact: runs a unit of work on the database that holds an order.
         handle: does what a message asks for.
+        receives: asked before a message is handled, with who has sent it.
 
     Raises:
         RedisUrlInvalid, MessageKeysMissing: nothing was started.
@@ -66,6 +68,7 @@ async def delivering(
             inbox=models.inbox,
             transact=transact,
             handle=handle,
+            receives=receives,
             learned=lambda order_id, token: learned.keep(str(order_id), token),
         )
         background.start("consumer", consumer.run)

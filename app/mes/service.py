@@ -7,8 +7,10 @@ from app.database import Work
 from app.kit.clock import Clock
 from app.mes import repository
 from app.mes.errors import NotTheHolder, TakenByAnother
+from app.mes.intake import IntakeState, shown_waiting
 from app.mes.schemas import AdvanceOrder, MesOrderDetail, MesOrderPage, MesOrderView
-from app.messaging.events import PROGRESS, ManufacturingStarted, OrderRejected, StatusChanged
+from app.messaging.events import PROGRESS, ManufacturingStarted, OrderRejected, OrderSubmitted, StatusChanged
+from app.models.mes import Intake
 from app.models.status import Status
 from app.orders import MES, entry_into, is_repeated, record_event
 from readreplica.sessions import WriteSession
@@ -22,6 +24,7 @@ class MesService:
 
     sessions: ShardedSessions
     now: Clock
+    intake: IntakeState
     cursor_keys: CursorKeys | None = None
     """What signs page cursors; None for a key that only this process has."""
 
@@ -46,6 +49,11 @@ class MesService:
             UnknownOrder: there is none.
         """
         async with self.sessions.read(order_id) as session:
+            # The intake first: what is placed between the two statements is found by the second.
+            waiting = await session.get(Intake, order_id)
+            if waiting is not None:
+                shown = await shown_waiting(session, waiting, self.intake)
+                return MesOrderDetail.of_waiting(shown, OrderSubmitted.model_validate(waiting.body))
             found = await repository.find_all(session, order_id)
         return MesOrderDetail.of(found.order, found.items, found.events)
 

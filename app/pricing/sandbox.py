@@ -22,7 +22,14 @@ from opentelemetry.util.types import AttributeValue
 from pydantic import TypeAdapter, ValidationError
 
 from app.kit.telemetry import tracer
-from app.pricing.errors import ReaderCrashed, SandboxTimedOut, SandboxUnavailable, TooLong, TooMuchMemory
+from app.pricing.errors import (
+    FileTooLarge,
+    ReaderCrashed,
+    SandboxTimedOut,
+    SandboxUnavailable,
+    TooLong,
+    TooMuchMemory,
+)
 from app.pricing.measurement import Outcome, Unmeasurable
 
 START_SECONDS = 60.0
@@ -50,11 +57,13 @@ class SandboxLimits:
         memory_bytes: address space of the child; about 150 MB of it are the libraries.
         cpu_seconds: processor time; it depends on the file alone, so exceeding it is final.
         wall_seconds: time by the clock; it depends on the machine's load as well, so it is not.
+        file_bytes: size of the file; a larger one is not opened.
     """
 
     memory_bytes: int = 3 * 2**30
     cpu_seconds: int = 60
     wall_seconds: float = 120.0
+    file_bytes: int = 64 * 2**20
 
 
 class Sandbox:
@@ -96,6 +105,10 @@ class Sandbox:
         Raises:
             SandboxUnavailable: no file can be measured here.
         """
+        size = path.stat().st_size
+        if size > self._limits.file_bytes:
+            # Not remembered: the limit may be another one tomorrow.
+            return Unmeasurable(reason=str(FileTooLarge(size, self._limits.file_bytes)), final=False)
         async with self._turn:
             zygote = self._idle.pop() if self._idle else await _Zygote.start()
             try:
@@ -188,7 +201,8 @@ class _Zygote:
         """
         stdin = self._process.stdin
         assert stdin is not None
-        stdin.write(json.dumps({"path": str(path), "suffix": suffix} | asdict(limits)).encode() + b"\n")
+        confinement = {name: value for name, value in asdict(limits).items() if name != "file_bytes"}
+        stdin.write(json.dumps({"path": str(path), "suffix": suffix} | confinement).encode() + b"\n")
         await stdin.drain()
         reply = await self._reply()
         with contextlib.suppress(Exception):  # a span is not worth a price

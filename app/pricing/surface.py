@@ -117,8 +117,8 @@ def label_bodies(pairs: Ints, polygons: int) -> Ints:
         labels = following
 
 
-def enclosed_volume(corners: Floats, bodies: Ints) -> float:
-    """Add up what the bodies enclose, by the divergence theorem.
+def enclosed_volumes(corners: Floats, bodies: Ints) -> Floats:
+    """Return what the bodies enclose, each by itself, by the divergence theorem.
 
     A model that is inside out as a whole is taken as it was meant. A mixture is refused: an inverted body
     beside a ring would be subtracted from the price of the ring.
@@ -128,7 +128,7 @@ def enclosed_volume(corners: Floats, bodies: Ints) -> float:
         bodies: the body of each triangle.
 
     Returns:
-        the volume in mm³.
+        the volumes in mm³: negative ones if all are inside out. A speck of dust has hardly any.
 
     Raises:
         InsideOut: some bodies point outwards and others inwards.
@@ -143,7 +143,7 @@ def enclosed_volume(corners: Floats, bodies: Ints) -> float:
     inverted = int((solid < 0).sum())
     if 0 < inverted < len(solid):
         raise InsideOut(inverted, len(solid))
-    return float(abs(solid.sum()))
+    return volumes
 
 
 def area(corners: Floats, polygons: Ints) -> float:

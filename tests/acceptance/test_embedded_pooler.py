@@ -60,7 +60,7 @@ def mesctl(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> Callable[...,
 
 
 async def test_an_order_goes_its_way_through_the_pooler(services: Services, platform: Platform) -> None:
-    order_id = str(ok(await services.b2b_response(content=RING), 201)["order_id"])
+    order_id = await services.placed(await services.b2b_response(content=RING))
     await make_and_ship(services, order_id)
     # For LISTEN, which is of a session.
     assert {server for _, server in direct_ways(platform)} <= {"directory"}

@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -219,6 +219,21 @@ def test_project_that_raises_costs_its_own_samples_only(topology: Topology) -> N
     exporter.collect(NOW)
     assert "project: LookupError: no such table" in lines
     assert places(exporter.samples)["database_bytes"] == set(topology.databases)
+
+
+def test_samples_that_cannot_be_written_do_not_end_the_rounds(topology: Topology) -> None:
+    lines: list[str] = []
+    strange = Sample("app_strange", {"database": b"mes_0"}, 1.0)  # type: ignore[dict-item]
+    given = [[strange], []]
+    exporter = exporter_of(topology, lines, read_project=lambda _: given.pop(0))
+    exporter.collect(NOW)
+    exporter.write(NOW)
+    assert [line for line in lines if "the table of samples was not written: " in line]
+    later = NOW + timedelta(minutes=1)
+    exporter.collect(later)
+    exporter.write(later)
+    with open_limited(topology, topology.database("directory")) as connection:
+        assert connection.exec_driver_sql("SELECT count(*) FROM metric_samples").scalar_one() > 0
 
 
 def test_labels_are_bounded(topology: Topology, postgres: PostgresServers) -> None:
