@@ -30,7 +30,7 @@ class GatewayError(OpsError):
 class NoGateway(GatewayError):
     """The topology has no section [gateway]."""
 
-    exit_status = ExitStatus.USAGE
+    exit_status = ExitStatus.REFUSED
 
     def __init__(self, topology: Path) -> None:
         self.topology = topology
