@@ -8,11 +8,13 @@ from functools import partial
 from redis.asyncio import Redis
 
 from app.causality import open_learned
+from app.flow.grants import HeardAllowance
 from app.kit.health import Readiness
 from app.kit.tasks import Background
 from app.messaging.consumer import Consumer, Handler, Transact
 from app.messaging.inbox import Pruner
-from app.messaging.relay import Relay
+from app.messaging.relay import Allowance, Relay
+from app.messaging.routing import ServiceName, destinations_of
 from app.messaging.signing import EntrySigner, parse_peer_keys
 from app.messaging.streams import check_streams, open_redis
 from app.orders import AnyOrder, OrderModels
@@ -92,6 +94,7 @@ def _start_sending(
         poll_seconds=settings.relay_poll_seconds,
         retry_seconds=settings.redelivery_seconds,
         send_traceparent=settings.send_traceparent,
+        allowances=_allowances(redis, signer, settings),
     )
     background.start(f"relay {database}", relay.run)
     pruner = Pruner(
@@ -102,6 +105,17 @@ def _start_sending(
         every_seconds=settings.inbox_prune_seconds,
     )
     background.start(f"pruner {database}", pruner.run)
+
+
+def _allowances(redis: Redis, signer: EntrySigner, settings: Settings) -> Mapping[ServiceName, Allowance]:
+    """Return the allowances of one database: MES says how much it takes, and the others take all."""
+    if ServiceName.MES not in destinations_of(signer.service):
+        return {}
+    floor = settings.flow_floor_per_second
+    heard = HeardAllowance(
+        redis, signer, signer.service.value, floor_per_second=floor, floor_burst=max(1, round(floor))
+    )
+    return {ServiceName.MES: heard}
 
 
 def in_one(cluster: Cluster) -> Transact:
