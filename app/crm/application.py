@@ -37,9 +37,9 @@ def build(settings: Settings, topology: Topology) -> FastAPI:
                 databases={"crm": orders},
                 transact=in_one(orders),
                 handle=handle,
-            ),
+            ) as to_mes,
         ):
-            yield CrmService(orders=orders, now=utc_now)
+            yield CrmService(orders=orders, now=utc_now, to_mes=to_mes)
 
     return make_app(
         "crm",

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from app.models.base import EventRow
 from app.models.crm import CrmOrder
-from app.schemas import HistoryLine, Line, OrderView, Reason, View, shown, shown_history
+from app.schemas import HistoryLine, Line, OrderView, Reason, View, WaitingView, shown, shown_history
 
 
 class Decision(BaseModel):
@@ -52,14 +52,17 @@ class CrmOrderView(OrderView):
 
 
 class CrmOrderDetail(CrmOrderView):
-    """An order with its history."""
+    """An order with its history; `waiting` is null when the MES was sent all that it gets of it."""
 
     history: list[HistoryLine]
+    waiting: WaitingView | None
 
     @classmethod
-    def with_history(cls, order: CrmOrder, events: Iterable[EventRow]) -> Self:
+    def with_history(
+        cls, order: CrmOrder, events: Iterable[EventRow], *, waiting: WaitingView | None
+    ) -> Self:
         """Show an order and everything that happened to it."""
-        return cls(**_fields(order), history=shown_history(events))
+        return cls(**_fields(order), history=shown_history(events), waiting=waiting)
 
 
 class CrmOrderPage(View):

@@ -15,8 +15,10 @@ from app.kit.tasks import Background
 from app.mes.endpoints import Services, router
 from app.mes.errors import STATUSES
 from app.mes.handlers import MesHandlers
+from app.mes.hot_list import HotLists
 from app.mes.intake import PartnerIntake
 from app.mes.service import MesService
+from app.messaging.streams import open_redis
 from app.orders import MES
 from app.serve import make_app, timeouts_of
 from app.settings import Settings
@@ -38,6 +40,7 @@ def build(settings: Settings, topology: Topology) -> FastAPI:
         async with (
             open_shards(topology, application_name="mes", timeouts=timeouts_of(settings)) as sessions,
             open_ids(topology, tree="mes") as ids,
+            open_redis(redis_url(topology, "mes")) as redis,
         ):
             readiness.need_ids(ids)
             async with delivering(
@@ -57,9 +60,13 @@ def build(settings: Settings, topology: Topology) -> FastAPI:
                     max_upload_bytes=settings.max_upload_bytes,
                     now=utc_now,
                 )
-                yield Services(
-                    MesService(sessions=sessions, now=utc_now, cursor_keys=_cursor_keys(settings)), partners
+                operators = MesService(
+                    sessions=sessions,
+                    now=utc_now,
+                    cursor_keys=_cursor_keys(settings),
+                    lists=HotLists(redis),
                 )
+                yield Services(operators, partners)
 
     return make_app(
         "mes",

@@ -31,7 +31,7 @@ from app.messaging.events import Event
 from app.messaging.message import Ack, Dispatch
 from app.messaging.routing import ServiceName
 from app.models.base import OutboxRow
-from readreplica.sessions import WriteSession
+from readreplica.sessions import AnySession, WriteSession
 
 # What Python has in every time zone.
 _FIRST, _LAST = datetime(2, 1, 1, tzinfo=UTC), datetime(9999, 1, 1, tzinfo=UTC)
@@ -265,6 +265,33 @@ async def waiting_for(
         .limit(limit)
     )
     return [UnsentMessage._make(row) for row in await session.execute(owed)]
+
+
+MOST_COUNTED = 1000
+"""How many messages in front of one are counted."""
+
+
+class WaitingMessage(NamedTuple):
+    """The oldest message of an order that was never sent to a service yet."""
+
+    place: int
+    """Its place among those to that service, from 1; `MOST_COUNTED` + 1 for any beyond."""
+
+    since: datetime
+
+
+async def find_waiting(
+    session: AnySession, outbox: type[OutboxRow], order_id: int, destination: ServiceName
+) -> WaitingMessage | None:
+    """Return what of an order still waits to be sent to a service; None if nothing does."""
+    unsent = outbox.destination == destination.value, outbox.set_aside_at.is_(None), outbox.attempts == 0
+    own = select(outbox.sequence, outbox.created_at).where(outbox.order_id == order_id, *unsent)
+    first = (await session.execute(own.order_by(outbox.sequence).limit(1))).first()
+    if first is None:
+        return None
+    before = select(outbox.sequence).where(*unsent, outbox.sequence < first.sequence).limit(MOST_COUNTED)
+    count = await session.scalar(select(func.count()).select_from(before.subquery()))
+    return WaitingMessage((count or 0) + 1, first.created_at)
 
 
 class DeadLetter(NamedTuple):

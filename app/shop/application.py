@@ -43,13 +43,14 @@ def build(settings: Settings, topology: Topology) -> FastAPI:
                 databases={"shop": orders},
                 transact=in_one(orders),
                 handle=handle,
-            ):
+            ) as to_mes:
                 yield ShopService(
                     orders=orders,
                     ids=ids,
                     models=models,
                     max_upload_bytes=settings.max_upload_bytes,
                     now=utc_now,
+                    to_mes=to_mes,
                 )
 
     return make_app(

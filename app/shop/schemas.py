@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from app.models.base import EventRow
 from app.models.reference import Finish, Material
 from app.models.shop import ShopOrder
-from app.schemas import Email, HistoryLine, Line, OrderView, View, shown, shown_history
+from app.schemas import Email, HistoryLine, Line, OrderView, View, WaitingView, shown, shown_history
 
 
 class CustomerInput(BaseModel):
@@ -57,14 +57,17 @@ class ShopOrderView(OrderView):
 
 
 class ShopOrderDetail(ShopOrderView):
-    """An order with its history."""
+    """An order with its history; `waiting` is null when the MES was sent all that it gets of it."""
 
     history: list[HistoryLine]
+    waiting: WaitingView | None
 
     @classmethod
-    def with_history(cls, order: ShopOrder, events: Iterable[EventRow]) -> Self:
+    def with_history(
+        cls, order: ShopOrder, events: Iterable[EventRow], *, waiting: WaitingView | None
+    ) -> Self:
         """Show an order and everything that happened to it."""
-        return cls(**_fields(order), history=shown_history(events))
+        return cls(**_fields(order), history=shown_history(events), waiting=waiting)
 
 
 def _fields(order: ShopOrder) -> dict[str, Any]:
