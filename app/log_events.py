@@ -155,6 +155,7 @@ OTHERS: Mapping[str, LogEvent] = {
     "tokens_not_signed": _event("warning", fields="mes_storage.fix"),
     "page_cursors_end_with_this_process": _event("warning", fields="mes_storage.fix"),
     "grant_heard": _event("info", fields="mes_storage.sender mes_storage.per_second mes_storage.reason"),
+    "list_not_kept": _event("warning", fields="error.message"),
     "trace_withheld": _event("info", fields="mes_storage.destination", outcome="failure"),
     "collector_away": _event("warning", fields="mes_storage.lost"),
     "collector_back": _event("info"),

@@ -8,9 +8,12 @@ from app.crm import repository
 from app.crm.errors import CancellationPending, PriceExpired, PriceRenewalPending
 from app.crm.schemas import CancelOrder, CrmOrderDetail, CrmOrderPage, CrmOrderView, Decision
 from app.database import Work
+from app.flow.grants import Allowance
 from app.flow.places import Places
 from app.kit.clock import Clock
 from app.messaging.events import CancelRequested, OrderApproved, OrderClosed, RequoteRequested
+from app.messaging.outbox import find_waiting
+from app.messaging.routing import ServiceName
 from app.models.crm import CrmOrder
 from app.models.status import IllegalTransition, Status
 from app.orders import (
@@ -24,17 +27,19 @@ from app.orders import (
     read_history,
     record_event,
 )
+from app.schemas import WaitingView
 from readreplica.cluster import Cluster
 from readreplica.sessions import WriteSession
 
 
 @dataclass(frozen=True, kw_only=True)
 class CrmService:
-    """The CRM, with everything that it works with: its database and the clock."""
+    """The CRM, with everything that it works with: its database, the clock, and how fast MES is sent to."""
 
     orders: Cluster
     places: Places
     now: Clock
+    to_mes: Allowance
 
     async def approve(self, order_id: int, decision: Decision) -> CrmOrderView:
         """Confirm a price, so that the order can be made; MES gets a message.
@@ -132,8 +137,10 @@ class CrmService:
         async with self.orders.read() as session:
             order = await get_order(session, CRM, order_id)
             history = await read_history(session, CRM, order_id)
+            unsent = await find_waiting(session, CRM.outbox, order_id, ServiceName.MES)
+        waiting = WaitingView.of(unsent, per_second=self.to_mes.per_second)
         pricing = await self.places.of(order)
-        return CrmOrderDetail.with_history(order, history, pricing=pricing)
+        return CrmOrderDetail.with_history(order, history, pricing=pricing, waiting=waiting)
 
     async def page(self, *, status: Status | None, limit: int, below: int | None) -> CrmOrderPage:
         """Read a page of orders, newest first.
