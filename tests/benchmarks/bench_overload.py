@@ -21,9 +21,11 @@ def _swept() -> Sweep:
     """Load one platform once for all three figures."""
     if not has_adaptive_limiter():
         raise CannotRun("the services have no adaptive limiter")
-    with tempfile.TemporaryDirectory(prefix="mes-storage-bench-") as folder:
-        with open_bench(Path(folder) / "platform") as bench:
-            return sweep(bench, seconds=SECONDS)
+    with (
+        tempfile.TemporaryDirectory(prefix="mes-storage-bench-") as folder,
+        open_bench(Path(folder) / "platform") as bench,
+    ):
+        return sweep(bench, seconds=SECONDS)
 
 
 def _published(swept: Sweep) -> str:
