@@ -26,7 +26,7 @@ from app.kit.logs import bind
 from app.kit.telemetry import cause_of, traceparent_of, working
 from app.mes import repository
 from app.mes.errors import IntakeFull
-from app.mes.schemas import MesOrderView, PartnerOrder, PartnerOrderView, IntakePlace
+from app.mes.schemas import IntakePlace, MesOrderView, PartnerOrder, PartnerOrderView
 from app.messaging import inbox
 from app.messaging.backoff import repeat_with_backoff
 from app.messaging.events import Item, OrderSubmitted

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.flow.control import RateDecision, Override, RateOptions, SenderMeter, decide, next_rate
+from app.flow.control import Override, RateDecision, RateOptions, SenderMeter, decide, next_rate
 from app.flow.limiter import Priority
 from app.flow.shedding import PRIORITIES, priority_of
 from app.flow.signals import SIGNALS, Pressure, pressure_on

@@ -19,9 +19,9 @@ from app.flow.limiter import (
     AdaptiveLimiter,
     LimitOptions,
     LimitState,
+    LoadWindow,
     Priority,
     Shed,
-    LoadWindow,
     next_limit,
 )
 
