@@ -4,6 +4,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +14,7 @@ from typer.exceptions import TyperException
 from ops.errors import ExitStatus, OpsError, command_for
 from ops.options import Options
 from ops.project.file import ProjectInvalid, ProjectMissing, ProjectSection, find_section, read_section
+from ops.tracing import run_traced
 from ops.verbs import PROJECT, LazyGroup
 
 app = typer.Typer(
@@ -116,6 +118,10 @@ def run(arguments: Sequence[str]) -> int:
     Raises:
         Exception: one that is a bug; its traceback is shown.
     """
+    return run_traced(partial(_run, arguments))
+
+
+def _run(arguments: Sequence[str]) -> int:
     try:
         words = globals_first(arguments)
         PROJECT.set(project_of(words))

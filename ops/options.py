@@ -11,6 +11,7 @@ import typer
 
 from ops.errors import OpsError
 from ops.project.file import ProjectMissing, ProjectSection, find_section
+from ops.tracing import VERB
 
 if TYPE_CHECKING:
     from ops.project.project import Project
@@ -110,6 +111,7 @@ class Options:
 
 def options_of(context: typer.Context) -> Options:
     """Return the options of this run of `mesctl`, in any of its verbs."""
+    VERB.set(context.command_path)
     found: Options = context.find_root().obj
     return found
 

@@ -11,6 +11,7 @@ from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command, get_group
 
 from ops.project.file import ProjectSection, commands_of
+from ops.tracing import VERB
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,9 @@ VERBS: Mapping[str, LazyCommand] = {
         "ops.pgbouncer.commands:app", "Write, check and steer the pooler in front of the databases."
     ),
     "monitoring": LazyCommand("ops.monitoring.commands:app", "Watch the platform."),
+    "gateway": LazyCommand(
+        "ops.gateway.commands:app", "Write, check and reload the gateway in front of the services."
+    ),
     "forecast": LazyCommand(
         "ops.forecast.commands:forecast",
         "Forecast how the platform grows, and when which disk, shard, id space or connection limit is full.",
@@ -120,5 +124,6 @@ class LazyGroup(TyperGroup):
         """Find the verb that `args` begin with; an error on a wrong name has those that are near it."""
         name, command, rest = super().resolve_command(ctx, args)
         if name is not None and name in self._verbs:
+            VERB.set(f"mesctl {name}")
             command = self._verbs[name].load(name)
         return name, command, rest

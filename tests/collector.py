@@ -1,6 +1,6 @@
 """A collector: takes OTLP over HTTP and decodes it, as a real one does."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -18,14 +18,19 @@ class TakenSpan:
     """A span as it has arrived."""
 
     service: str
+    instance: str
     name: str
     kind: str
     trace: str
     span: str
     parent: str
     failed: bool
+    began: float
+    """In seconds of the epoch."""
     seconds: float
     facts: dict[str, Any]
+    texts: tuple[str, ...]
+    """What it says of an error: its status and its events."""
     links: tuple[str, ...]
 
     @property
@@ -50,7 +55,7 @@ class Collector:
         for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
             own = {each.key: _value(each.value) for each in resource.resource.attributes}
             for scope in resource.scope_spans:
-                self.spans += [_taken(str(own["service.name"]), span) for span in scope.spans]
+                self.spans += [_taken(own, span) for span in scope.spans]
 
     def take_metrics(self, body: bytes) -> None:
         """Decode metrics; their names are kept."""
@@ -59,43 +64,28 @@ class Collector:
                 self.metrics |= {metric.name for metric in scope.metrics}
 
 
-ENDINGS: Mapping[str, tuple[str, ...]] = {
-    "CLOSED": ("POST /v1/orders/{order_id}/close", "process orders:mes"),
-    "CANCELLED": ("POST /v1/orders/{order_id}/cancel", "process orders:crm"),
-    "REJECTED": ("process orders:crm",),
-}
-"""What one trace of an order must hold if it reaches the order's end, by the status there."""
-
-BEGINNINGS = {"B2C": "POST /v1/orders", "B2B": "POST /v1/partners/{partner}/orders"}
-
-
-def reaches_its_end(spans: Iterable[TakenSpan], *, channel: str, status: str) -> bool:
-    """Return whether the spans of an order go from its first request to what has ended it."""
-    traces: dict[str, set[str]] = {}
-    for span in spans:
-        traces.setdefault(span.trace, set()).add(span.name)
-    begins = any(BEGINNINGS[channel] in names for names in traces.values())
-    ends = any(set(ENDINGS[status]) <= names for names in traces.values())
-    is_priced = any("price order" in names for names in traces.values())
-    return begins and ends and is_priced
-
-
 def _value(value: AnyValue) -> Any:
     kind = value.WhichOneof("value")
     return None if kind is None else getattr(value, kind)
 
 
-def _taken(service: str, span: Span) -> TakenSpan:
+def _taken(resource: Mapping[str, Any], span: Span) -> TakenSpan:
     return TakenSpan(
-        service=service,
+        service=str(resource["service.name"]),
+        instance=str(resource["service.instance.id"]),
         name=span.name,
         kind=Span.SpanKind.Name(span.kind).removeprefix("SPAN_KIND_"),
         trace=span.trace_id.hex(),
         span=span.span_id.hex(),
         parent=span.parent_span_id.hex(),
         failed=span.status.code == span.status.STATUS_CODE_ERROR,
+        began=span.start_time_unix_nano / 1e9,
         seconds=(span.end_time_unix_nano - span.start_time_unix_nano) / 1e9,
         facts={each.key: _value(each.value) for each in span.attributes},
+        texts=(
+            span.status.message,
+            *(str(_value(fact.value)) for each in span.events for fact in each.attributes),
+        ),
         links=tuple(link.trace_id.hex() for link in span.links),
     )
 

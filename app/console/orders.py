@@ -17,7 +17,7 @@ from app.console.audit.report import audit as compare
 from app.console.audit.trace import print_trace
 from app.console.audit.trace import trace as read_trace
 from app.console.audit.watch import OrderWatch, watch_orders
-from app.console.dead_letters import app as dead_letters
+from app.console.dead_letter_commands import app as dead_letters
 from app.console.logs import FOLDER_VARIABLE, line_text, logged_of, logs
 from app.console.slow import measure, print_slow, slow_as_json
 from app.console.sweep import delete_unnamed, find_unnamed, naming_store

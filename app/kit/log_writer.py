@@ -1,7 +1,8 @@
 """Where log lines go, on a thread of their own: nothing of the service waits for its log.
 
-Lines wait in a bounded queue. What finds it full (the disk is slow, the reader of a pipe is frozen), or
-cannot be written (a full disk, a closed pipe), is dropped and counted; the next line that is written says so.
+Lines wait in a queue that is bounded in lines and in bytes. What finds it full (the disk is slow, the reader
+of a pipe is frozen), or cannot be written (a full disk, a closed pipe), is dropped and counted; the next line
+that is written says so.
 """
 
 import fcntl
@@ -17,10 +18,14 @@ from typing import Protocol, TextIO
 MOST_LINES = 10_000
 """How many lines may wait."""
 
+MOST_BYTES = 16 * 2**20
+"""How much all lines may have that wait or are just being written, whatever the length of one."""
+
 CLOSE_SECONDS = 2.0
 """How long the end of a process waits for its last lines."""
 
 _BATCH = 500
+_BATCH_BYTES = 2**20
 _STREAMS = (1, 2)
 
 
@@ -160,6 +165,7 @@ class LogWriter:
         tell_dropped: Callable[[int], str],
         count_dropped: Callable[[int], None] = lambda _count: None,
         most_lines: int = MOST_LINES,
+        most_bytes: int = MOST_BYTES,
     ) -> None:
         """Start the thread.
 
@@ -168,13 +174,18 @@ class LogWriter:
             tell_dropped: makes the line that says how many were dropped.
             count_dropped: called with how many are dropped just now.
             most_lines: how many may wait.
+            most_bytes: how much may wait, what is being written included.
         """
         self._output = output
         self._tell_dropped = tell_dropped
         self._count_dropped = count_dropped
         self._most_lines = most_lines
+        self._most_bytes = most_bytes
         # It has no bound of its own, but may be used in a signal handler; `write` looks at its size.
-        self._lines: SimpleQueue[str | None] = SimpleQueue()
+        self._lines: SimpleQueue[bytes | None] = SimpleQueue()
+        # For numbers, never while something is written. A handler of a signal may hold it already.
+        self._lock = threading.RLock()
+        self._waiting_bytes = 0
         self._refused = 0
         self._failed = 0
         self._told = 0
@@ -187,13 +198,22 @@ class LogWriter:
         """How many lines were dropped."""
         return self._refused + self._failed
 
+    @property
+    def waiting_bytes(self) -> int:
+        """How much waits or is just being written."""
+        return self._waiting_bytes
+
     def write(self, line: str) -> None:
         """Take a line, or count it."""
-        if self._lines.qsize() >= self._most_lines:
+        data = f"{line}\n".encode(errors="backslashreplace")
+        with self._lock:
+            has_room = self._waiting_bytes + len(data) <= self._most_bytes
+            if has_room and self._lines.qsize() < self._most_lines:
+                self._waiting_bytes += len(data)
+                self._lines.put(data)
+                return
             self._refused += 1
-            self._count_dropped(1)
-        else:
-            self._lines.put(line)
+        self._count_dropped(1)
 
     def close(self, *, timeout_seconds: float = CLOSE_SECONDS) -> None:
         """Write what waits, and end; what cannot be written in that time is left."""
@@ -203,23 +223,28 @@ class LogWriter:
     def _run(self) -> None:
         while True:
             batch = self._take()
-            self._deliver([line for line in batch if line is not None])
+            lines = [line for line in batch if line is not None]
+            self._deliver(lines)
+            with self._lock:
+                self._waiting_bytes -= sum(map(len, lines))
             if None in batch:
                 return
 
-    def _take(self) -> list[str | None]:
+    def _take(self) -> list[bytes | None]:
         batch = [self._lines.get()]
+        size = len(batch[0] or b"")
         with suppress(Empty):
-            while len(batch) < _BATCH:
+            while len(batch) < _BATCH and size < _BATCH_BYTES:
                 batch.append(self._lines.get_nowait())
+                size += len(batch[-1] or b"")
         return batch
 
-    def _deliver(self, lines: list[str]) -> None:
+    def _deliver(self, lines: list[bytes]) -> None:
         dropped = self.dropped
-        told = [self._tell_dropped(dropped - self._told)] if dropped > self._told else []
+        told = [f"{self._tell_dropped(dropped - self._told)}\n".encode()] if dropped > self._told else []
         if not lines and not told:
             return
-        data = "".join(f"{line}\n" for line in [*told, *lines]).encode(errors="backslashreplace")
+        data = b"".join([*told, *lines])
         written = self._write_all(b"\n" + data if self._is_torn else data)
         if written is None:
             self._told = dropped

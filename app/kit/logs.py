@@ -369,10 +369,11 @@ def configure_logging(
 
 
 def render_line(service: str, schema: LogSchema, level: str, event: str, /, **facts: Any) -> str:
-    """Return a line as `configure_logging` has them written, without the context of the caller."""
+    """Return a line as `configure_logging` has them written, in the span of the caller."""
     now = datetime.now(UTC).isoformat()
     said: EventDict = {"event": event, "level": level, "logger": "logs", "service": service, "timestamp": now}
-    return _EcsFormatter(ensure_ascii=False)(None, level, _ToEcs(schema)(None, level, {**said, **facts}))
+    ecs = _ToEcs(schema)(None, level, _add_trace(None, level, {**said, **facts}))
+    return _EcsFormatter(ensure_ascii=False)(None, level, ecs)
 
 
 def _output(file: LogFile | None) -> Output:

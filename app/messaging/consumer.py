@@ -40,7 +40,7 @@ from app.messaging.streams import (
     id_of,
     orders_stream,
 )
-from app.messaging.tracing import processing
+from app.messaging.tracing import note_outcome, processing
 from app.models.base import InboxRow
 from app.models.status import IllegalTransition
 from readreplica.context import causality
@@ -86,6 +86,15 @@ async def _keep_nothing(_order_id: int, _token: CausalToken) -> None:
     """Keep no token."""
 
 
+Receives = Callable[[str], bool]
+"""Asked with who has sent a message; False if it has sent far too many, and this one comes again."""
+
+
+def receives_all(_sender: str) -> bool:
+    """Receive everything."""
+    return True
+
+
 class Consumer:
     """Handles the messages to one service. Several processes may run one; Redis shares the messages out.
 
@@ -107,6 +116,7 @@ class Consumer:
         handle: Handler,
         learned: Learned = _keep_nothing,
         may_send: MaySend = may_send,
+        receives: Receives = receives_all,
         concurrency: int = 8,
         max_attempts: int = 5,
         block_seconds: float = 0.5,
@@ -121,6 +131,7 @@ class Consumer:
             handle: does what a message asks for.
             learned: called for each message, once it is committed.
             may_send: says which events are taken of whom.
+            receives: says whether a message is handled now, by who has sent it.
             concurrency: the most messages handled at once; no more than the pool has connections.
             max_attempts: sendings after which an unforeseen error makes a message a dead letter.
             block_seconds: how long a stop may wait for an idle consumer.
@@ -134,6 +145,7 @@ class Consumer:
         self._handle = handle
         self._learned = learned
         self._may_send = may_send
+        self._receives = receives
         self._concurrency = concurrency
         self._max_attempts = max_attempts
         self._block_ms = max(1, round(block_seconds * 1000))
@@ -247,6 +259,9 @@ class Consumer:
             message = self._message(sender, entry)
         except (MessageMalformed, MessageNotAllowed) as error:
             return self._unread(entry, error)
+        if not self._receives(sender.value):
+            instruments.message_handled(message.source, message.type, "postponed")
+            return None
         try:
             # What the handler reads or asks for elsewhere is to be as new as the message.
             with causality(message.token) as here:
@@ -256,7 +271,7 @@ class Consumer:
         # Before the acknowledgement: a message whose token was not kept comes again, and it is kept then.
         await self._learned(message.order_id, here.token)
         outcome: Literal["handled", "repeated"] = "handled" if done.value else "repeated"
-        instruments.message_handled(message.source, message.type, outcome)
+        note_outcome(message.source, message.type, outcome)
         if done.value:
             self._log.info("message_handled")
         else:
@@ -275,7 +290,7 @@ class Consumer:
             # No relay has sent it, so none waits for an answer.
             self._log.warning("message_dropped", error=str(error))
             return None
-        instruments.message_handled(
+        note_outcome(
             sender[0], entry["type"] if entry.get("type") in EVENTS else instruments.OTHER, "refused"
         )
         self._log.error("message_refused", reason=str(error))
@@ -290,11 +305,11 @@ class Consumer:
     def _refusal(self, message: Message, error: Exception) -> Ack | None:
         reason = dead_letter_reason(error, attempt=message.attempt, max_attempts=self._max_attempts)
         if reason is not None:
-            instruments.message_handled(message.source, message.type, "refused")
+            note_outcome(message.source, message.type, "refused")
             get_current_span().set_status(StatusCode.ERROR)
             self._log.error("message_refused", reason=reason, exc_info=error)
             return Ack(message.id, self._group, reason=reason)
-        instruments.message_handled(message.source, message.type, "postponed")
+        note_outcome(message.source, message.type, "postponed")
         if isinstance(error, NotYet):
             self._log.warning("message_postponed", attempt=message.attempt, error=str(error))
         else:

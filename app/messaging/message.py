@@ -80,6 +80,7 @@ class Dispatch:
     data: str
     attempt: int
     traceparent: str | None = None
+    sequence: int = 0
 
 
 def encode(message: Dispatch, *, source: str) -> dict[str, str]:

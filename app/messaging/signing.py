@@ -4,6 +4,9 @@ Each two services share keys, which no third one has. An entry says who signed i
 addressed to (`destination`), and bears `signature = KEY.MAC`, with the MAC over these and everything else in
 it. So what was copied to another stream, or changed, is refused, and a service that is in strange hands can
 say what that service may say, and nothing in the name of another.
+
+What a service writes for itself, which its other processes read, bears a signature by the keys of all its
+peers, of which none has all.
 """
 
 import json
@@ -30,10 +33,11 @@ SIGNER = "signer"
 DESTINATION = "destination"
 SIGNATURE = "signature"
 _OWN = (SIGNER, DESTINATION, SIGNATURE)
+_BETWEEN = ","
 
 _refused = get_meter("app.messaging").create_counter("app.entries.refused", unit="{entry}")
 
-Kind = Literal["message", "acknowledgement"]
+Kind = Literal["message", "acknowledgement", "grant", "place"]
 PeerKeys = Mapping[ServiceName, KeyRing]
 
 
@@ -87,10 +91,12 @@ class EntrySigner:
             entry: its fields.
             kind: what it is.
             destination: the service, or for an acknowledgement the database, whose stream it goes to.
-            peer: the service that will verify it.
+            peer: the service that will verify it; this one for what it reads itself.
         """
         signed = {**entry, SIGNER: self.service.value, DESTINATION: destination}
-        return {**signed, SIGNATURE: self._keys[peer].signature(_canonical(signed, kind, peer))}
+        text = _canonical(signed, kind, peer)
+        signatures = (ring.signature(text) for ring in self._rings(peer))
+        return {**signed, SIGNATURE: _BETWEEN.join(signatures)}
 
     def verify(
         self, entry: Mapping[str, str], *, kind: Kind, destination: str
@@ -105,16 +111,27 @@ class EntrySigner:
         """
         signed = {name: value for name, value in entry.items() if name != SIGNATURE}
         signer, signature = signed.get(SIGNER, ""), entry.get(SIGNATURE, "")
-        if signer not in set(self._keys) or not signature:
+        # No service sends messages to itself.
+        heard = {*self._keys, self.service} if kind in {"grant", "place"} else set(self._keys)
+        if signer not in heard or not signature:
             raise EntryUnsigned(kind, entry)
         if signed.get(DESTINATION) != destination:
             raise EntryMisdirected(kind, entry)
-        ring = self._keys[ServiceName(signer)]
-        if not ring.knows(signature):
-            raise SigningKeyUnknown(kind, entry)
-        if not ring.is_signature(signature, of=_canonical(signed, kind, self.service)):
+        rings, parts = self._rings(ServiceName(signer)), signature.split(_BETWEEN)
+        if len(rings) != len(parts):
             raise EntryForged(kind, entry)
+        text = _canonical(signed, kind, self.service)
+        for ring, part in zip(rings, parts, strict=True):
+            if not ring.knows(part):
+                raise SigningKeyUnknown(kind, entry)
+            if not ring.is_signature(part, of=text):
+                raise EntryForged(kind, entry)
         return ServiceName(signer), {name: value for name, value in signed.items() if name not in _OWN}
+
+    def _rings(self, peer: ServiceName) -> list[KeyRing]:
+        """Return the keys that are shared with a peer; with this service itself, those of all peers."""
+        shared = sorted(self._keys) if peer is self.service else [peer]
+        return [self._keys[each] for each in shared]
 
 
 def _canonical(signed: Mapping[str, str], kind: Kind, peer: ServiceName) -> str:

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Literal
 
-from opentelemetry.trace import Span, SpanKind
+from opentelemetry.trace import Span, SpanKind, get_current_span
 from opentelemetry.util.types import AttributeValue
 
-from app.kit.telemetry import ORDER_ID, TRACEPARENT, cause_of, tracer, working
+from app import instruments
+from app.kit.telemetry import FRESH, ORDER_ID, TRACEPARENT, cause_of, tracer, working
 from app.messaging.message import SENT
 
 SYSTEM = "messaging.system"
@@ -43,7 +44,7 @@ def begin_sending(stream: str, entry: Mapping[str, str], *, traceparent: str | N
         traceparent: of the transaction that has written the message.
         now: the time by the clock of its database.
     """
-    context, links = cause_of(traceparent, age=_age(entry.get("time", ""), now))
+    context, links = cause_of(traceparent, is_fresh=is_fresh(entry.get("time", ""), now))
     attributes = _attributes("send", stream, entry) | {ORDER_ID: entry["subject"]}
     return tracer.start_span(
         f"send {stream}", context, kind=SpanKind.PRODUCER, attributes=attributes, links=links
@@ -53,8 +54,8 @@ def begin_sending(stream: str, entry: Mapping[str, str], *, traceparent: str | N
 @contextmanager
 def processing(stream: str, group: str, entry: Mapping[str, str]) -> Iterator[Span]:
     """Handle a received entry in a span: a part of the trace in which it was sent, or linked to it."""
-    age = _age(entry.get(SENT, ""), datetime.now(UTC))
-    context, links = cause_of(entry.get(TRACEPARENT), age=age)
+    was_just_sent = is_fresh(entry.get(SENT, ""), datetime.now(UTC))
+    context, links = cause_of(entry.get(TRACEPARENT), is_fresh=was_just_sent)
     attributes = _attributes("process", stream, entry) | {GROUP: group}
     subject = entry.get("subject", "")
     with working(
@@ -68,9 +69,17 @@ def processing(stream: str, group: str, entry: Mapping[str, str]) -> Iterator[Sp
         yield span
 
 
-def _age(written: str, now: datetime) -> timedelta:
-    """Return how old a time is that stands in JSON; what Python has not (infinity) is of now."""
+def note_outcome(
+    source: str, message_type: str, outcome: Literal["handled", "repeated", "postponed", "refused"]
+) -> None:
+    """Count what became of the message that is being handled, and note it in its span."""
+    instruments.message_handled(source, message_type, outcome)
+    get_current_span().set_attribute(OUTCOME, outcome)
+
+
+def is_fresh(written: str, now: datetime) -> bool:
+    """Return whether a time that stands in JSON is of now; so is what Python has not (infinity)."""
     try:
-        return now - datetime.fromisoformat(written)
+        return now - datetime.fromisoformat(written) <= FRESH
     except (ValueError, TypeError, OverflowError):
-        return timedelta(0)
+        return True

@@ -1,5 +1,6 @@
 """What `mesctl archive` does to one database: months by the owner, rows by the service's own role."""
 
+import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from datetime import datetime
 import partitions
 from ops.fleet import Member, connect_line, open_engine
 from ops.project.project import ProjectTree
+from ops.tracing import span_of
 from partitions import Month, MonthlyRange
 from partitions.archive import (
     ArchiveBacklog,
@@ -84,11 +86,14 @@ def archive_database(
     database, months = member.database, months_of(member.tree, policy)
     check_retention(member.tree.policies, member.tree.archives)
     waiting = read_state(topology, member, policy, now).waiting
-    archived = member.tree.archived
+    archived, began_ns = member.tree.archived, time.time_ns()
 
     def moved(batch: ArchivedBatch) -> None:
-        if archived is not None:
-            archived(topology, database.name, policy, batch.ids)
+        nonlocal began_ns
+        with span_of("archive batch", began_ns=began_ns, attributes=_facts(database.name, policy, batch)):
+            if archived is not None:
+                archived(topology, database.name, policy, batch.ids)
+        began_ns = time.time_ns()
         if report is not None:
             report(batch)
 
@@ -96,8 +101,17 @@ def archive_database(
         partitions.apply(owner, months, now, since=earliest_month(months, waiting, now))
     with open_engine(topology, database, role=database.role) as service:
         # Citus locks rows of one shard at a time.
-        by_key = database.is_coordinator
+        by_key, began_ns = database.is_coordinator, time.time_ns()
         return move(service, policy, now, batch_rows=batch_rows, lock_by_key=by_key, report=moved)
+
+
+def _facts(database: str, policy: ArchivePolicy, batch: ArchivedBatch) -> dict[str, str | int]:
+    """Return what the span of a batch says."""
+    keys = [each[0] for each in batch.ids]
+    bounds = {"first": min(keys), "last": max(keys)} if keys else {}
+    facts = {f"mes_storage.archive.{name}": str(key) for name, key in bounds.items()}
+    counts = {f"mes_storage.archive.rows.{table}": rows for table, rows in batch.rows.items()}
+    return {"mes_storage.database": database, "mes_storage.archive": policy.archive, **counts, **facts}
 
 
 def render_database(

@@ -30,15 +30,23 @@ from partitions.migration_ops.runner import (
     print_in_autocommit,
     run_in_transaction,
 )
-from partitions.sql import HASH_LETTERS, cut, cut_sql, hash_sql, literal, regclass
+from partitions.sql import HASH_LETTERS, cut, cut_sql, dollar_quoted, hash_sql, literal, regclass
 from partitions.steps import ExecutionMode, LockTimeouts, SqlStep, do_block, render_step
 
 _SAME = "mes_storage.same_predicates"
 """The session's setting that has the predicates which say what is wanted."""
 
-_VIEW = "mes_storage_replaced_index"
-_NODES = f"pg_temp.{_VIEW} AS node"
-"""The session's view of the index on its table, and of its parts on the partitions."""
+_FUNCTION = "pg_temp.mes_storage_replaced_index()"
+_NODES = f"{_FUNCTION} AS node"
+"""The index on its table, and its parts on the partitions, as a function of the session has them.
+
+A view would say the same, and be planned anew, for milliseconds, in each of the twenty queries that read it.
+"""
+
+_COLUMNS = (
+    "depth integer, tab oid, fresh_above oid, standing oid, base text, fresh oid, retired oid, root oid, "
+    'is_done boolean, kind "char", space text, table_name text, fresh_name text, retired_name text'
+)
 
 FRESH, RETIRED = "new", "old"
 """Words in the name of the index that is built, and of the one that it has replaced."""
@@ -115,11 +123,17 @@ class Replacement:
         same = same_predicates(
             self.table, self.schema, self.where or "", candidates, setting=_SAME, may_lack=False
         )
-        return (f"CREATE OR REPLACE TEMP VIEW {_VIEW} AS {self._nodes()}", do_block(same, self._refusals()))
+        # The names of the columns that it returns are columns in its query, too.
+        body = f"#variable_conflict use_column\nBEGIN RETURN QUERY {self._nodes()}; END"
+        create = (
+            f"CREATE OR REPLACE FUNCTION {_FUNCTION} RETURNS TABLE ({_COLUMNS})\n"
+            f"LANGUAGE plpgsql STABLE ROWS 10 AS {dollar_quoted(body, 'nodes')}"
+        )
+        return (create, do_block(same, self._refusals()))
 
     def end(self) -> str:
         """Render the end of what `begin` has made in the session."""
-        return f"DROP VIEW pg_temp.{_VIEW}"
+        return f"DROP FUNCTION {_FUNCTION}"
 
     def phases(self) -> Iterator[Phase]:
         """Return the phases, in their order."""

@@ -3,24 +3,30 @@
 import asyncio
 import os
 import random
+import re
 import subprocess
 import sys
+import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from itertools import count
 from pathlib import Path
+from typing import Any, LiteralString, NamedTuple
 
 import psycopg
 from httpx import AsyncClient, HTTPError
 
+from app.console.demo.plan import Deviation, plan_day
+from app.models.status import Channel
 from app.topology import services_of
 from ops.ports import PortPicker
 from sharding.topology import Topology
 from tests.benchmarks.harness import Measured, benchmark, compare, platform
-from tests.collector import Collector, collecting, reaches_its_end
+from tests.collector import Collector, TakenSpan, collecting
 from tests.integration.services_rig import START, ok, save_map
 from tests.message_keys import ALL_KEYS
+from tests.order_traces import Killed, follow
 
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "build" / "demo"
@@ -111,31 +117,116 @@ async def is_ready(client: AsyncClient) -> bool:
 def trace_complete() -> Measured:
     """Take the demo's orders through everything, the killed MES included, and follow each by its spans."""
     with collecting() as collector:
-        ended = run_demo(collector)
-    complete: Counter[str] = Counter()
-    everything: Counter[str] = Counter()
-    for order_id, channel, status in ended:
-        spans = [span for span in collector.spans if span.order == order_id]
-        everything[f"{channel} {status}"] += 1
-        complete[f"{channel} {status}"] += reaches_its_end(spans, channel=channel, status=status)
-    shares = ", ".join(f"{kind} {complete[kind]} of {everything[kind]}" for kind in sorted(everything))
-    return Measured(complete.total() / everything.total(), shares)
+        ended, killed = run_demo(collector)
+    spans: dict[str | None, list[TakenSpan]] = {}
+    for span in collector.spans:
+        spans.setdefault(span.order, []).append(span)
+    everything, complete, lost = Counter[str](), Counter[str](), Counter[str]()
+    faults: list[str] = []
+    for order in ended:
+        kind = f"{order.channel} {order.status}"
+        found = follow(
+            spans.get(order.id, ()),
+            channel=order.channel,
+            status=order.status,
+            changed_at=order.changed_at,
+            killed=killed,
+        )
+        everything[kind] += 1
+        complete[kind] += found.reaches_its_end
+        lost.update(step.name for _, step in found.lost)
+        faults += found.faults(order.id)
+    assert set(everything) >= ENDINGS, f"the demo lacks {ENDINGS - set(everything)}"
+    parts = [f"{kind} {complete[kind]} of {everything[kind]}" for kind in sorted(everything)]
+    parts.append(f"{lost.total()} steps lost with the killed MES{_listed(lost)}")
+    return Measured(complete.total() / everything.total(), "; ".join([", ".join(parts), *faults]))
 
 
-def run_demo(collector: Collector) -> list[tuple[str, str, str]]:
-    """Run `mesctl demo`, whose services send to the collector; give its orders, as the CRM has them."""
+def _listed(lost: Counter[str]) -> str:
+    return f" ({', '.join(f'{count} {name}' for name, count in sorted(lost.items()))})" if lost else ""
+
+
+class EndedOrder(NamedTuple):
+    """An order of the demo, as the CRM has it: the CRM is not killed."""
+
+    id: str
+    channel: str
+    status: str
+    changed_at: dict[str, float]
+
+
+ENDINGS = {
+    f"{channel} {status}" for channel in ("B2C", "B2B") for status in ("CLOSED", "CANCELLED", "REJECTED")
+}
+
+
+def seed_with_every_ending() -> int:
+    """Return the first seed by which buyers of both channels decline, and send models that are bad."""
+    wanted = {
+        (channel, deviation) for channel in Channel for deviation in (Deviation.DECLINES, Deviation.BAD_MODEL)
+    }
+    return next(
+        seed
+        for seed in count(1)
+        if wanted <= {(planned.channel, planned.deviation) for planned in plan_day(orders=ORDERS, seed=seed)}
+    )
+
+
+def run_demo(collector: Collector) -> tuple[list[EndedOrder], Killed]:
+    """Run `mesctl demo`, whose services send to the collector; return its orders, and the killed MES."""
     mesctl = [sys.executable, "-m", "ops"]
     environment = {**os.environ, "MES_STORAGE_OTLP_ENDPOINT": collector.url}
-    words = [*mesctl, "demo", "--orders", str(ORDERS), "--keep", "--no-fsync"]
+    size = ["--orders", str(ORDERS), "--seed", str(seed_with_every_ending())]
+    words = [*mesctl, "demo", *size, "--keep", "--no-fsync"]
     try:
-        subprocess.run(words, env=environment, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+        pid, killed_at = until_killed(words, environment)
         topology = Topology.load(DEMO / "topology.toml")
-        url = topology.url("crm", role="crm", driver="psycopg").set(drivername="postgresql")
-        with psycopg.connect(url.render_as_string(hide_password=False)) as connection:
-            rows = connection.execute("SELECT order_id::text, channel, status FROM orders").fetchall()
+        ended = [EndedOrder(*row) for row in rows(topology, "crm", ENDED)]
+        for shard in topology.databases_of("mes"):
+            for order_id, message_type, at in rows(topology, shard, RECEIVED):
+                next(order for order in ended if order.id == order_id).changed_at[message_type] = at
     finally:
         # The services send what they have before they end.
         subprocess.run(
             [*mesctl, "--home", str(DEMO), "down"], cwd=ROOT, check=True, stdout=subprocess.DEVNULL
         )
-    return [(order_id, channel, status) for order_id, channel, status in rows]
+    last = max(span.began + span.seconds for span in collector.spans if span.instance.endswith(f":{pid}"))
+    return ended, Killed("mes", last_seen=last, at=killed_at)
+
+
+def rows(topology: Topology, name: str, query: LiteralString) -> list[tuple[Any, ...]]:
+    """Return the rows of a query to one database."""
+    role = topology.databases[name].role
+    url = topology.url(name, role=role, driver="psycopg").set(drivername="postgresql")
+    with psycopg.connect(url.render_as_string(hide_password=False)) as connection:
+        return connection.execute(query).fetchall()
+
+
+RECEIVED = "SELECT order_id::text, type, extract(epoch FROM received_at)::float8 FROM inbox"
+"""The inbox keeps the last message of each order."""
+
+ENDED = """
+    SELECT order_id::text, channel, status, (
+        SELECT jsonb_object_agg(status, at) FROM (
+            SELECT status, extract(epoch FROM min(at))::float8 AS at
+            FROM order_events WHERE order_events.order_id = orders.order_id GROUP BY status
+        ) AS changes
+    )
+    FROM orders
+"""
+
+
+def until_killed(words: Sequence[str], environment: Mapping[str, str]) -> tuple[int, float]:
+    """Run the demo to its end; return the process id of the MES that it kills, and when that was."""
+    killed: tuple[int, float] | None = None
+    with subprocess.Popen(
+        words, env=environment, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            found = re.search(r"MES \(pid (\d+)\) killed", line)
+            if found is not None:
+                killed = int(found[1]), time.time()
+    assert process.returncode == 0
+    assert killed is not None
+    return killed

@@ -111,7 +111,14 @@ class Rig:
     worker_crm: Cluster
     redis: Redis
 
-    def relay(self, *, retry_seconds: float = 0.05, signer: EntrySigner | None = None) -> Relay:
+    def relay(
+        self,
+        *,
+        retry_seconds: float = 0.05,
+        signer: EntrySigner | None = None,
+        send_traceparent: bool = True,
+        **options: Any,
+    ) -> Relay:
         """Make a relay of the shop's outbox."""
         return Relay(
             self.worker_shop,
@@ -122,6 +129,8 @@ class Rig:
             poll_seconds=0.02,
             retry_seconds=retry_seconds,
             longest_retry_seconds=max(retry_seconds, 0.2),
+            send_traceparent=send_traceparent,
+            **options,
         )
 
     def consumer(

@@ -20,7 +20,7 @@ from app.models.mes import MesOrder, MesOrderEvent, MesOrderItem, MesOutbox, Mod
 from app.models.status import Channel, Status
 from app.pricing.measurement import Outcome
 from app.pricing.pricer import Pricer
-from app.pricing.sandbox import Sandbox
+from app.pricing.sandbox import Sandbox, Shapes
 from app.pricing.worker import Worker, WorkerOptions
 from app.topology import files_url
 from readreplica.sessions import WriteSession
@@ -51,10 +51,10 @@ class CountingSandbox(Sandbox):
 
     measured: list[str]
 
-    async def measure(self, path: Path, *, suffix: str) -> Outcome:
+    async def measure(self, path: Path, *, suffix: str, shapes: Shapes | None = None) -> Outcome:
         """Count, and measure."""
         self.measured = [*getattr(self, "measured", []), path.name]
-        return await super().measure(path, suffix=suffix)
+        return await super().measure(path, suffix=suffix, shapes=shapes)
 
 
 @dataclass(frozen=True)
@@ -87,8 +87,13 @@ class Rig:
         quantity: int = 1,
         channel: Channel = Channel.B2B,
         shard: str | None = None,
+        partner: str = "atelier-nord",
+        keys: Sequence[str] = (),
     ) -> int:
-        """Place an order with a line for each model, as the MES does; give its id."""
+        """Place an order with a line for each model, as the MES does; give its id.
+
+        `keys` are those of models that are stored already.
+        """
         order_id = next(number for number in self.ids if shard in {None, self.sessions.shard_of(number)})
         items = [
             Item(
@@ -96,17 +101,17 @@ class Rig:
                 material="silver_925",
                 finish="matte",
                 quantity=quantity,
-                model_key=await self.store(shape),
-                model_name=f"{shape.name}.{shape.suffix}",
+                model_key=key,
+                model_name=f"model{line_no}.stl",
             )
-            for line_no, shape in enumerate(shapes, start=1)
+            for line_no, key in enumerate([*keys, *[await self.store(shape) for shape in shapes]], start=1)
         ]
         submitted = OrderSubmitted(
             actor="test",
             channel=channel,
             summary="test",
             customer=Customer(name="Ada", email="ada@example.org") if channel is Channel.B2C else None,
-            partner="atelier-nord" if channel is Channel.B2B else None,
+            partner=partner if channel is Channel.B2B else None,
             items=tuple(items),
             submitted_at=AT,
         )

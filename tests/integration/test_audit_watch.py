@@ -1,8 +1,10 @@
 """`mesctl orders audit --watch` and `--repair`: no snapshot is held, faults are found, some are mended."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -11,11 +13,15 @@ import pytest
 import pytest_asyncio
 from sqlalchemy import delete, insert, select, update
 
+from app.console import orders
+from app.console.audit import repair
 from app.console.audit.databases import OrderDatabases
-from app.console.audit.rules import Fault
+from app.console.audit.repair import do_repair, plan_repairs
+from app.console.audit.rules import AuditFinding, Fault, OrderFacts
 from app.console.audit.watch import OrderWatch
 from app.models import crm, mes, shop
 from app.models.status import Status
+from ops.waiting import wait_until
 from sharding.topology import Topology
 from tests.integration.audit_rig import MADE_AT, SHARDS, Clerk, order_row, owed
 from tests.integration.mesctl_rig import Mesctl, Said
@@ -178,12 +184,12 @@ async def services(topology: Topology) -> AsyncIterator[Services]:
 def repaired(topology_path: Path, capsys: pytest.CaptureFixture[str]) -> Any:
     mesctl = Mesctl(topology_path, capsys, PROJECT.path)
 
-    async def repair(*words: str) -> Said:
+    async def run(*words: str) -> Said:
         said = await asyncio.to_thread(mesctl, "orders", "audit", "--repair", "--json", *words)
         # The services log into the same stream.
         return said._replace(out=said.out[said.out.index('{\n  "dry_run"') : said.out.rindex("\n}\n") + 3])
 
-    return repair
+    return run
 
 
 async def test_lost_messages_are_sent_again_and_the_services_agree(
@@ -272,14 +278,131 @@ def test_a_dead_letter_is_sent_again_only_where_it_would_be_taken(
             "set_aside_reason": "cannot become CLOSED",
         }
         clerk.write(SHARDS.shard_of(order_id), insert(mes.MesOutbox).values(letter | aside))
-    repair = ("orders", "audit", "--repair", "--json")
-    said = mesctl(*repair)
+    said = mesctl(*REPAIR)
     assert said.status == 1
     shard = SHARDS.shard_of(fits)
     sent = {"order_id": str(fits), "sent_again": f"the dead letter of {shard} to shop"}
     assert said.json["repaired"] == [sent]
     assert {each["order_id"] for each in said.json["left"]} == {str(not_yet)}
-    assert mesctl(*repair).json["repaired"] == []  # it is under way
+    assert mesctl(*REPAIR).json["repaired"] == []  # it is under way
     with clerk.engine(shard).connect() as connection:
         lines = connection.execute(select(mes.MesOrderEvent.detail).where(mes.MesOrderEvent.order_id == fits))
         assert [line.detail for line in lines if "repaired" in line.detail] != []
+
+
+def lost_closings(clerk: Clerk, count: int = 1) -> list[int]:
+    """Have orders that MES knows as packed, and of which the CRM lost that message."""
+    order_ids = clerk.orders(count, status=Status.PACKAGING)
+    for order_id in order_ids:
+        row = update(crm.CrmOrder).where(crm.CrmOrder.order_id == order_id)
+        clerk.write("crm", row.values(status=Status.MANUFACTURING_COMPLETED))
+        made = {"order_id": order_id, "event_no": 0, "at": MADE_AT, "actor": "Rosa"}
+        line = insert(mes.MesOrderEvent).values(made | {"status": Status.MANUFACTURING_COMPLETED})
+        clerk.write(SHARDS.shard_of(order_id), line)
+    return order_ids
+
+
+def catch_up(clerk: Clerk, order_id: int) -> None:
+    """Have the CRM handle the message after all."""
+    row = update(crm.CrmOrder).where(crm.CrmOrder.order_id == order_id)
+    clerk.write("crm", row.values(status=Status.PACKAGING))
+
+
+REPAIR = ("orders", "audit", "--repair", "--json")
+
+
+def test_an_order_that_moves_while_its_repair_waits_is_left_alone(
+    mesctl: Mesctl, clerk: Clerk, postgres: PostgresServers
+) -> None:
+    """A second connection holds the order at its source, and lets it go when the other service agrees."""
+    moves, stays = lost_closings(clerk, 2)
+    assert SHARDS.shard_of(moves) != SHARDS.shard_of(stays) or moves < stays
+    shard = SHARDS.shard_of(moves)
+    row = select(mes.MesOrder.order_id).where(mes.MesOrder.order_id == moves).with_for_update()
+    with ThreadPoolExecutor(1) as pool, clerk.engine(shard).begin() as other:
+        other.execute(row)
+        repairing = pool.submit(mesctl, *REPAIR)
+        assert wait_until(lambda: waiting_for_locks(postgres) > 0, timeout_seconds=30)
+        catch_up(clerk, moves)
+        other.rollback()
+        said = repairing.result(60)
+    assert [each["order_id"] for each in said.json["repaired"]] == [str(stays)]
+    assert said.json["settled"] == [{"order_id": str(moves), "settled": "the services agree"}]
+    assert (said.status, said.json["refused"], said.json["left"]) == (0, [], [])
+    assert owed_of(clerk, moves) == []
+    assert owed_of(clerk, stays) == ["order.packaging"]
+
+
+def waiting_for_locks(postgres: PostgresServers) -> int:
+    with postgres.primary.connect() as connection:
+        [(count,)] = connection.execute(
+            "SELECT count(*) FROM pg_stat_activity"
+            " WHERE application_name = 'mesctl' AND wait_event_type = 'Lock'"
+        )
+    return int(count)
+
+
+def owed_of(clerk: Clerk, order_id: int) -> list[str]:
+    query = select(mes.MesOutbox.type).where(mes.MesOutbox.order_id == order_id)
+    with clerk.engine(SHARDS.shard_of(order_id)).connect() as connection:
+        return list(connection.scalars(query))
+
+
+def test_a_dead_letter_that_would_be_refused_by_now_is_left_alone(
+    mesctl: Mesctl, clerk: Clerk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [order_id] = clerk.orders(1, status=Status.CLOSED)
+    row = update(shop.ShopOrder).where(shop.ShopOrder.order_id == order_id)
+    clerk.write("shop", row.values(status=Status.SHIPPED))
+    letter = {"order_id": order_id, "message_id": uuid4(), "destination": "shop", "type": "order.closed"}
+    aside = {"data": {"actor": "Sara"}, "set_aside_at": MADE_AT, "set_aside_reason": "no room"}
+    clerk.write(SHARDS.shard_of(order_id), insert(mes.MesOutbox).values(letter | aside))
+    move_before(monkeypatch, lambda: clerk.write("shop", row.values(status=Status.CANCELLED)))
+    said = mesctl(*REPAIR)
+    [refused] = said.json["refused"]
+    assert (said.status, said.json["repaired"]) == (1, [])
+    assert refused["why"].startswith("it has changed meanwhile: ")
+    with clerk.engine(SHARDS.shard_of(order_id)).connect() as connection:
+        assert connection.scalar(select(mes.MesOutbox.set_aside_at)) == MADE_AT
+
+
+def move_before(monkeypatch: pytest.MonkeyPatch, move: Callable[[], None]) -> None:
+    """Do something between the look at all orders and the first repair."""
+
+    async def late(*arguments: Any, **options: Any) -> None:
+        move()
+        await do_repair(*arguments, **options)
+
+    monkeypatch.setattr(repair, "do_repair", late)
+
+
+def test_a_job_that_was_written_meanwhile_is_settled(
+    mesctl: Mesctl, clerk: Clerk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [order_id] = clerk.orders(1, status=Status.SUBMITTED)
+    job = insert(mes.PricingJob).values(order_id=order_id)
+    move_before(monkeypatch, lambda: clerk.write(SHARDS.shard_of(order_id), job))
+    said = mesctl(*REPAIR)
+    assert said.json["settled"] == [{"order_id": str(order_id), "settled": "it is SUBMITTED and has a job"}]
+    assert (said.json["repaired"], said.json["refused"]) == ([], [])
+
+
+def test_what_settles_within_the_look_at_all_orders_is_not_repaired(
+    mesctl: Mesctl, clerk: Clerk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was found, and has gone by the end of the pass: no repair is even planned."""
+    settles, stays = lost_closings(clerk, 2)
+    watching = partial(OrderWatch, rest=lambda _: catch_up(clerk, settles))
+    monkeypatch.setattr(orders, "OrderWatch", watching)
+    planned: list[int] = []
+
+    def plan(found: Iterable[tuple[AuditFinding, OrderFacts]]) -> Any:
+        known = list(found)
+        planned.extend(finding.order_id for finding, _ in known)
+        return plan_repairs(known)
+
+    monkeypatch.setattr(repair, "plan_repairs", plan)
+    said = mesctl(*REPAIR)
+    assert set(planned) == {stays}
+    assert [each["order_id"] for each in said.json["repaired"]] == [str(stays)]
+    assert (said.json["settled"], said.json["left"], said.status) == ([], [], 0)

@@ -14,7 +14,6 @@ from redis.asyncio import Redis
 from sqlalchemy import text, update
 from structlog.testing import capture_logs
 
-from app.messaging.errors import shortened
 from app.messaging.inbox import Pruner
 from app.messaging.routing import ServiceName
 from app.models.crm import CrmInbox

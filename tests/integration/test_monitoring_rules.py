@@ -9,6 +9,8 @@ from typer.main import get_command
 from app import instruments
 from app.console.monitoring.alerts import ALERTS, PRICE_SECONDS
 from ops.cli import app
+from ops.embedded.shape import PROMETHEUS
+from ops.embedded.watchers import command_of
 from ops.monitoring.model import Alert, Metric, RecordingRule, Rules, metrics_of, unknown_metrics
 from ops.monitoring.render import alertmanager_config, rules_text
 from ops.monitoring.section import MonitoringSection
@@ -107,6 +109,10 @@ def test_the_command_of_an_alert_is_a_verb(command: str) -> None:
         from app.console.orders import app as orders
 
         group, verb, rest = get_command(orders), rest[0], rest[1:]
+    if verb == "flow":
+        from app.console.flow import app as flow
+
+        group, verb, rest = get_command(flow), rest[0], rest[1:]
     assert verb in group.commands  # type: ignore[attr-defined]  # a group of typer
 
 
@@ -118,6 +124,17 @@ def test_alertmanager_sends_one_page_for_what_one_fault_explains() -> None:
     for rule in config["inhibit_rules"]:
         for label in rule["equal"]:
             assert f'{label}=~".+"' in rule["source_matchers"]
+
+
+def test_the_embedded_prometheus_keeps_what_the_rules_compare_with(tmp_path: Path) -> None:
+    require("prometheus")
+    command = command_of(PROMETHEUS, tmp_path, 9090)
+    [kept] = [each for each in command if each.startswith("--storage.tsdb.retention.time=")]
+    days = int(kept.partition("=")[2].removesuffix("d"))
+    weeks = [int(week) for week in re.findall(r"offset ([0-9]+)w", "".join(rules_text(RULES)))]
+    # The oldest hour is a whole one, and Prometheus drops blocks of a few days.
+    assert days >= 7 * max(weeks) + 4
+    assert [each for each in command if each.startswith("--storage.tsdb.retention.size=")]
 
 
 def test_rules_are_the_same_text_each_time() -> None:

@@ -4,12 +4,14 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
+from sqlalchemy import text
 
 from app.console.demo.shapes import Shape
 from app.pricing import jobs
 from app.pricing.jobs import Lease
 from sharding.topology import Topology
 from tests.integration.pricing_rig import Rig, open_rig
+from tests.integration.test_messaging_traces import PARENT, in_trace
 
 RING = Shape("ring", "stl", b"a ring")
 
@@ -97,6 +99,17 @@ async def test_a_job_that_was_given_back_can_be_taken_again(rig: Rig, counted: b
     async with rig.sessions.write(order_id) as session:
         await jobs.give_back(session, held, rest_seconds=0, counted=counted)
     assert await lease(rig, "bert") == Lease(order_id=order_id, holder="bert", attempt=attempt)
+
+
+async def test_a_job_names_the_trace_in_which_it_was_made_as_long_as_that_was_just_now(rig: Rig) -> None:
+    with in_trace():
+        order_id = await rig.submit(RING, shard="mes_0")
+    held = await lease(rig, "anna", seconds=0)
+    assert held == Lease(order_id=order_id, holder="anna", attempt=1, traceparent=PARENT)
+    await rig.set_job(order_id, created_at=text("'-infinity'"))
+    held = await lease(rig, "bert")
+    assert held is not None
+    assert (held.traceparent, held.is_fresh) == (PARENT, False)
 
 
 async def test_a_job_that_was_given_back_rests(rig: Rig) -> None:

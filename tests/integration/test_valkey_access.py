@@ -138,6 +138,22 @@ def test_a_service_writes_to_those_alone_to_which_it_sends(server: Server, servi
             redis.hgetall(f"causal-order:{'crm' if service is ServiceName.MES else 'mes'}:1")
 
 
+@pytest.mark.parametrize("service", ServiceName)
+def test_grants_are_written_by_mes_alone(server: Server, service: ServiceName) -> None:
+    with server.client(service.value) as redis:
+        redis.hgetall("flow:grant:mes:crm")
+        if service is ServiceName.MES:
+            with redis.pipeline() as pipeline:
+                pipeline.delete("flow:grant:mes:crm").hset("flow:grant:mes:crm", "a", "b")
+                pipeline.pexpire("flow:grant:mes:crm", 1)
+                assert pipeline.execute()
+            return
+        with pytest.raises(NoPermissionError):
+            redis.hset("flow:grant:mes:crm", "per_second", "1000")
+        with pytest.raises(NoPermissionError):
+            redis.delete("flow:grant:mes:crm")
+
+
 def test_without_a_password_there_is_no_way_in(server: Server) -> None:
     for client in (server.client(), server.client("shop", "wrong"), server.client("crm", "password of shop")):
         with client as redis, pytest.raises(AuthenticationError):

@@ -454,5 +454,5 @@ def test_what_watches_listens_on_loopback_and_keeps_bounded_data(
     monkeypatch.setenv("PATH", str(tmp_path))
     command = command_of(PROMETHEUS, tmp_path / "home", 9090)
     assert "--web.listen-address=127.0.0.1:9090" in command
-    assert "--storage.tsdb.retention.size=1GB" in command
+    assert "--storage.tsdb.retention.size=4GB" in command
     assert "--cluster.listen-address=" in command_of(ALERTMANAGER, tmp_path / "home", 9093)

@@ -8,7 +8,9 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -17,8 +19,9 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 
 from app.console.logs import flat
+from app.kit import log_writer
 from app.kit.log_masks import LONGEST_TEXT, mask, mask_text
-from app.kit.log_writer import LogWriter, RotatingFile
+from app.kit.log_writer import MOST_BYTES, LogWriter, RotatingFile
 from app.kit.logs import QuietHandler, bind, configure_logging
 from app.log_events import SCHEMA
 from ops.waiting import wait_until
@@ -168,6 +171,48 @@ def test_a_stuck_reader_stops_no_one_and_what_it_did_not_get_is_counted() -> Non
     assert len(lines) == 12
 
 
+MEGABYTE = 10**6
+
+
+def test_lines_of_a_megabyte_wait_up_to_a_number_of_bytes_and_the_rest_is_counted() -> None:
+    output = Stuck()
+    counted: list[int] = []
+    told = "{} dropped".format
+    writer = LogWriter(output, tell_dropped=told, count_dropped=counted.append)
+    writer.write("first")
+    assert output.entered.wait(60)
+    tracemalloc.start()
+    for _ in range(100):
+        writer.write("x" * MEGABYTE)
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    kept = MOST_BYTES // (MEGABYTE + 1)
+    assert held < MOST_BYTES + MEGABYTE
+    assert writer.dropped == sum(counted) == 100 - kept
+    writer.write("a short one has room")
+    output.goes_on.set()
+    writer.close(timeout_seconds=60)
+    lines = output.data.decode().splitlines()
+    assert lines[:2] == ["first", f"{100 - kept} dropped"]
+    assert [len(line) for line in lines[2:-1]] == [MEGABYTE] * kept
+    assert lines[-1] == "a short one has room"
+
+
+def test_there_is_room_again_when_long_lines_were_written_or_dropped() -> None:
+    disk = Full(room=0)
+    writer = LogWriter(disk, tell_dropped="{} dropped".format, most_bytes=10)
+    for number in range(1, 4):
+        writer.write("ten bytes")
+        wait_for(lambda many=number: writer.dropped == many)  # type: ignore[misc]  # a default
+        wait_for(lambda: writer.waiting_bytes == 0)
+    writer.write("no line of this length ever has room")
+    assert writer.dropped == 4
+    disk.room = 1000
+    writer.write("fits now")
+    writer.close(timeout_seconds=60)
+    assert disk.data.decode().splitlines() == ["4 dropped", "fits now"]
+
+
 def test_the_end_of_a_process_does_not_wait_for_a_stuck_reader() -> None:
     output = Stuck()
     writer = LogWriter(output, tell_dropped=str)
@@ -264,6 +309,27 @@ def test_a_file_that_has_grown_begins_anew_and_a_few_older_ones_stay(tmp_path: P
     assert [(tmp_path / name).read_text() for name in ("shop.log.2", "shop.log.1", "shop.log")] == [
         "line number 2\n", "line number 3\n", "line number 4\n",
     ]  # fmt: skip
+
+
+def test_a_file_that_another_process_has_just_rotated_is_not_rotated_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other one is faster by the moment between the look at the size and the lock."""
+    path = tmp_path / "shop.log"
+    ours, other = (RotatingFile(path, max_bytes=10, kept=2) for _ in range(2))
+    ours.write(b"it has grown\n")
+    alone = log_writer._alone
+
+    def late(folder: Path) -> AbstractContextManager[bool]:
+        monkeypatch.setattr(log_writer, "_alone", alone)
+        other.write(b"new\n")
+        return alone(folder)
+
+    monkeypatch.setattr(log_writer, "_alone", late)
+    ours.write(b"ours\n")
+    assert path.read_text() == "new\nours\n"
+    assert (tmp_path / "shop.log.1").read_text() == "it has grown\n"
+    assert not (tmp_path / "shop.log.2").exists()
 
 
 def test_a_file_that_logrotate_has_renamed_is_opened_anew(tmp_path: Path) -> None:

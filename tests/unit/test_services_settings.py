@@ -14,6 +14,9 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
     assert settings.topology == Path("here/topology.toml")
     assert settings.max_upload_bytes == 1000
     assert settings.redelivery_seconds == 2.0
+    assert settings.send_traceparent
+    monkeypatch.setenv("MES_STORAGE_SEND_TRACEPARENT", "off")
+    assert not load_settings().send_traceparent
 
 
 def test_every_fault_has_a_line_that_names_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,21 +3,26 @@
 No status is ever changed here. A message that was lost is written again from the history of the service that
 decided; the services then do what they always do, and refuse what does not fit. Each repair leaves a line in
 the history of the order. What was repaired is under way, or agrees, and is no finding any more.
+
+Between the look at all orders and a repair, an order may have gone on. So each is read again in the
+transaction that repairs it, when its row is locked at the source and nothing is owed: what has settled is
+left alone.
 """
 
 import asyncio
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
 import typer
-from sqlalchemy import func, select
+from sqlalchemy import select
 
 from app.console.audit.databases import OrderDatabases
 from app.console.audit.rules import AuditFinding, Fault, OrderCopy, OrderFacts
 from app.console.audit.watch import OrderWatch
 from app.console.dead_letters import (
+    Check,
     LetterFilter,
     NotDeadLetter,
     find_letters,
@@ -25,6 +30,7 @@ from app.console.dead_letters import (
     person,
     retry_letter,
 )
+from app.flow.turns import enqueue
 from app.messaging.events import (
     EVENTS,
     PROGRESS,
@@ -85,6 +91,22 @@ class RepairRefused(OpsError):
         self.why = why
         super().__init__(f"order {repair.order_id}: {repair} is not sent again: {why}")
 
+
+class RepairSettled(OpsError):
+    """The order has gone on since it was looked at, and needs no repair; nothing was changed."""
+
+    exit_status = ExitStatus.REFUSED
+
+    def __init__(self, repair: Repair, why: str) -> None:
+        self.repair = repair
+        self.why = why
+        super().__init__(f"order {repair.order_id}: settled meanwhile: {why}")
+
+
+Look = Callable[[int], tuple[OrderFacts, Sequence[AuditFinding]]]
+"""Reads an order in all databases, and returns its facts and what is wrong with it."""
+
+REPAIRED = frozenset({Fault.NO_JOB, Fault.DEAD_LETTER, Fault.MISSING, Fault.STATUS_DIFFERS})
 
 FOLLOWS = frozenset({Fault.MISSING, Fault.STATUS_DIFFERS, Fault.PRICE_DIFFERS, Fault.STUCK})
 """What goes away by itself once what was sent again is handled."""
@@ -177,16 +199,46 @@ def can_become(status: Status, wanted: Status) -> bool:
     return wanted in following or any(can_become(each, wanted) for each in following)
 
 
-async def do_repair(databases: OrderDatabases, repair: Repair, *, actor: str, dry_run: bool) -> None:
-    """Send again what a repair says; with `dry_run` only look whether it can be.
+def confirm(repair: Repair, facts: OrderFacts, findings: Sequence[AuditFinding]) -> None:
+    """Return if a repair would be planned by what is known of its order now. Pure.
 
     Raises:
-        RepairRefused: it is not safe, or no longer needed; nothing was changed.
+        RepairSettled: nothing is wrong with the order that a repair could mend.
+        RepairRefused: something else is wrong with it by now.
+    """
+    if repair in plan_repairs((finding, facts) for finding in findings)[0]:
+        return
+    left = [finding for finding in findings if finding.fault in REPAIRED]
+    if left:
+        raise RepairRefused(repair, f"it has changed meanwhile: {left[0].detail}")
+    under_way = [finding.detail for finding in findings if finding.fault is Fault.IN_FLIGHT]
+    raise RepairSettled(repair, f"under way: {under_way[0]}" if under_way else "the services agree")
+
+
+async def do_repair(
+    databases: OrderDatabases, repair: Repair, *, look: Look, actor: str, dry_run: bool
+) -> None:
+    """Send again what a repair says; with `dry_run` only look whether it can be.
+
+    Parameters:
+        databases: the databases.
+        repair: what is to be sent again.
+        look: reads the order once more, inside of the transaction.
+        actor: who repairs, for the order's history.
+        dry_run: whether nothing is to be changed.
+
+    Raises:
+        RepairSettled: it is no longer needed; nothing was changed.
+        RepairRefused: it is not safe; nothing was changed.
         NotDeadLetter: the dead letter is none any more.
         DatabasesFailed: a database does not answer.
     """
+
+    async def still_due() -> None:
+        confirm(repair, *await asyncio.to_thread(look, repair.order_id))
+
     if repair.kind == "dead letter":
-        await _retry_first(databases, repair, actor=actor, dry_run=dry_run)
+        await _retry_first(databases, repair, still_due, actor=actor, dry_run=dry_run)
         return
 
     async def work(session: WriteSession) -> None:
@@ -198,6 +250,9 @@ async def do_repair(databases: OrderDatabases, repair: Repair, *, actor: str, dr
         if repair.kind == "pricing job":
             await _add_job(session, repair, order, dry_run=dry_run)
         else:
+            await _check_outbox(session, repair, models.outbox)
+            # Later: what the destination had acknowledged by then is in what is read of it now.
+            await still_due()
             await _send(session, repair, models, order, dry_run=dry_run)
         if not dry_run:
             detail = {"repaired": str(repair)}
@@ -206,22 +261,38 @@ async def do_repair(databases: OrderDatabases, repair: Repair, *, actor: str, dr
     await databases.write(repair.database, work)
 
 
-async def _retry_first(databases: OrderDatabases, repair: Repair, *, actor: str, dry_run: bool) -> None:
+async def _retry_first(
+    databases: OrderDatabases, repair: Repair, still_due: Check, *, actor: str, dry_run: bool
+) -> None:
     """Retry the oldest one: what is behind it goes on by itself, or is set aside and found again."""
     wanted = LetterFilter(repair.database, repair.destination, order_id=repair.order_id)
     letters = [each for _, found in results_of(find_letters(databases, wanted)) for each in found]
     if not letters:
-        raise RepairRefused(repair, "it is none any more")
-    if not dry_run:
-        await retry_letter(databases, letters[0], actor=actor)
+        raise RepairSettled(repair, "it is no dead letter any more")
+    if dry_run:
+        await still_due()
+    else:
+        await retry_letter(databases, letters[0], actor=actor, check=still_due)
 
 
 async def _add_job(session: WriteSession, repair: Repair, order: MesOrder, *, dry_run: bool) -> None:
     job = await session.scalar(select(PricingJob.order_id).where(PricingJob.order_id == order.order_id))
     if order.status is not Status.SUBMITTED or job is not None:
-        raise RepairRefused(repair, f"it is {order.status}{' and has a job' if job is not None else ''}")
+        raise RepairSettled(repair, f"it is {order.status}{' and has a job' if job is not None else ''}")
     if not dry_run:
-        session.add(PricingJob(order_id=order.order_id))
+        sender = f"partner {order.partner}" if order.partner is not None else f"order {order.order_id}"
+        await enqueue(session, PricingJob(order_id=order.order_id, sender=sender))
+
+
+async def _check_outbox(session: WriteSession, repair: Repair, outbox: Any) -> None:
+    owed = select(outbox.set_aside_at).where(
+        outbox.order_id == repair.order_id, outbox.destination == repair.destination
+    )
+    found = (await session.scalars(owed)).all()
+    if any(set_aside_at is not None for set_aside_at in found):
+        raise RepairRefused(repair, "a message was set aside meanwhile")
+    if found:
+        raise RepairSettled(repair, "a message is under way")
 
 
 async def _send(
@@ -229,11 +300,6 @@ async def _send(
 ) -> None:
     assert repair.destination is not None
     outbox = models.outbox
-    owed = select(func.count()).where(
-        outbox.order_id == repair.order_id, outbox.destination == repair.destination.value
-    )
-    if await session.scalar(owed):
-        raise RepairRefused(repair, "a message is under way")
     if (
         repair.after is None
         and repair.destination is ServiceName.MES
@@ -321,15 +387,19 @@ def repair_orders(
     repairs, others = plan_repairs(standing.items())
     done: list[Repair] = []
     refused: list[RepairRefused] = []
-    for repair in repairs:
-        try:
-            asyncio.run(do_repair(databases, repair, actor=person(), dry_run=dry_run))
-            done.append(repair)
-        except RepairRefused as error:
-            refused.append(error)
-        except NotDeadLetter as error:
-            refused.append(RepairRefused(repair, error.meanwhile))
-    _print_repairs(options, done, refused, others, dry_run=dry_run)
+    settled: list[RepairSettled] = []
+    with watching.looking() as look:
+        for repair in repairs:
+            try:
+                asyncio.run(do_repair(databases, repair, look=look, actor=person(), dry_run=dry_run))
+                done.append(repair)
+            except RepairRefused as error:
+                refused.append(error)
+            except RepairSettled as error:
+                settled.append(error)
+            except NotDeadLetter as error:
+                settled.append(RepairSettled(repair, error.meanwhile))
+    _print_repairs(options, done, refused, settled, others, dry_run=dry_run)
     if others or refused or (dry_run and done):
         raise typer.Exit(ExitStatus.FAILED)
 
@@ -338,6 +408,7 @@ def _print_repairs(
     options: Options,
     done: Sequence[Repair],
     refused: Sequence[RepairRefused],
+    settled: Sequence[RepairSettled],
     others: Sequence[AuditFinding],
     *,
     dry_run: bool,
@@ -348,12 +419,13 @@ def _print_repairs(
         kept = [
             {"order_id": str(x.repair.order_id), "not_sent": str(x.repair), "why": x.why} for x in refused
         ]
-        print_json({"dry_run": dry_run, "repaired": sent, "refused": kept, "left": left})
+        gone = [{"order_id": str(x.repair.order_id), "settled": x.why} for x in settled]
+        print_json({"dry_run": dry_run, "repaired": sent, "refused": kept, "settled": gone, "left": left})
         return
     verb = "would be sent again" if dry_run else "sent again"
     for each in done:
         print(f"order {each.order_id}: {verb}: {each}")
-    for error in refused:
+    for error in (*refused, *settled):
         print(str(error))
     if others:
         print("for a person to decide:")

@@ -7,7 +7,7 @@ settled is remembered, and looked at again at the end of every pass.
 
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Literal
@@ -84,9 +84,7 @@ class OrderWatch:
             DatabasesFailed: a database does not answer; what was seen is remembered.
         """
         report = AuditReport()
-        with ExitStack() as stack:
-            names = self._databases.services
-            opened = {name: stack.enter_context(self._databases.connect(name)) for name in names}
+        with self._opened() as opened:
             after: int | None = -1
             while after is not None:
                 after, facts = self._slice(opened, after)
@@ -99,6 +97,28 @@ class OrderWatch:
         report.counts.update(each.fault for each in self._standing)
         report.counts[Fault.IN_FLIGHT] = len(self._late)
         self.report = report
+
+    @contextmanager
+    def looking(self) -> Iterator[Callable[[int], tuple[OrderFacts, list[AuditFinding]]]]:
+        """Connect to all databases, and yield what reads one order there, as it is then, and judges it.
+
+        Raises:
+            DatabasesFailed: a database does not answer.
+        """
+        with self._opened() as opened:
+
+            def look(order_id: int) -> tuple[OrderFacts, list[AuditFinding]]:
+                found = self._databases.read_slice(opened, [order_id])
+                facts = found[0] if found else OrderFacts(order_id)
+                return facts, self._judge(facts)
+
+            yield look
+
+    @contextmanager
+    def _opened(self) -> Iterator[Mapping[str, Connection]]:
+        with ExitStack() as stack:
+            names = self._databases.services
+            yield {name: stack.enter_context(self._databases.connect(name)) for name in names}
 
     def _slice(self, opened: Mapping[str, Connection], after: int) -> tuple[int | None, Sequence[OrderFacts]]:
         until = self._databases.slice_end(opened, after, rows=self._rows)
