@@ -44,7 +44,7 @@ SenderArgument = Annotated[Sender, typer.Argument(help="Who sends.", show_defaul
 Reason = Annotated[str, typer.Option("--reason", help="Why; everyone who looks sees it.")]
 
 
-class NothingOrdered(OpsError):
+class NotOverridden(OpsError):
     """No order of a person is in force for the sender."""
 
     exit_status = ExitStatus.REFUSED
@@ -105,7 +105,7 @@ def resume(context: typer.Context, sender: SenderArgument, *, dry_run: DryRun = 
         gone = connection.execute(statement, {"sender": sender.value}).all()
         connection.commit()
     if not gone:
-        raise NothingOrdered(sender)
+        raise NotOverridden(sender)
     _done(options, {"sender": sender.value, "resumed": True}, f"{sender} is resumed")
 
 

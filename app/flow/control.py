@@ -72,7 +72,7 @@ class Override:
 
 
 @dataclass(frozen=True)
-class Decision:
+class RateDecision:
     """What a sender may send in a second, and why."""
 
     per_second: float
@@ -97,16 +97,16 @@ def next_rate(rate: float, pressure: float, received: float, options: RateOption
     return min(max(rate, options.floor), options.most)
 
 
-def decide(rate: float, pressure: Pressure, override: Override | None, options: RateOptions) -> Decision:
+def decide(rate: float, pressure: Pressure, override: Override | None, options: RateOptions) -> RateDecision:
     """Return what is granted, and why: an order of a person counts, and a limit never raises."""
     if override is not None and override.per_second == 0:
         until = f"{override.until:%H:%M:%S} UTC"
         why = f"paused by {override.made_by} until {until}: {override.reason}"
-        return Decision(0.0, why, paused=True)
+        return RateDecision(0.0, why, paused=True)
     why = pressure.reason if rate < options.most else "the MES has room"
     if override is not None and override.per_second < rate:
-        return Decision(override.per_second, f"limited by {override.made_by}: {override.reason}")
-    return Decision(rate, why)
+        return RateDecision(override.per_second, f"limited by {override.made_by}: {override.reason}")
+    return RateDecision(rate, why)
 
 
 _LEAD = text("""
@@ -273,7 +273,7 @@ class FlowControl:
 
     async def _lead(
         self, session: WriteSession, measured: Mapping[str, float]
-    ) -> dict[str, tuple[Decision, int]] | None:
+    ) -> dict[str, tuple[RateDecision, int]] | None:
         """Lead, and write what is granted; None if another process leads, whose grants are heard."""
         shown = {
             name: {"value": round(measured.get(name, 0.0), 3), "limit": each.limit}
@@ -292,7 +292,7 @@ class FlowControl:
 
     def _decide(
         self, measured: Mapping[str, float], overrides: Mapping[str, Override]
-    ) -> dict[str, tuple[Decision, int]]:
+    ) -> dict[str, tuple[RateDecision, int]]:
         for name, share in pressures(measured, self._signals).items():
             instruments.flow_pressure(name, share)
         decided = {}
@@ -315,7 +315,7 @@ class FlowControl:
                 heard = Grant(**granted, expires_at=expires_at)
         self._allowance.hear(heard)
 
-    async def _publish(self, decided: Mapping[str, tuple[Decision, int]]) -> None:
+    async def _publish(self, decided: Mapping[str, tuple[RateDecision, int]]) -> None:
         """Publish what other services hear; Redis may be away, and then the floor holds for them."""
         try:
             now = await redis_now(self._redis)

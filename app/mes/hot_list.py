@@ -1,10 +1,10 @@
 """The first page of the operators' lists out of Redis, read from the primaries once for all processes.
 
 A page is stamped with the causal token after which it was read, and is shown to a caller only if the caller's
-token is in the stamp: it is never older than what the caller has written or was shown. It is good for less than
-a second whatever happens, and an operator's change of status ends it at once: each counts up a generation, and
-a page that was read in an older one is refused by the script that keeps it. Whatever Redis or a reading lacks,
-the database answers.
+token is in the stamp: it is never older than what the caller has written or was shown. It is good for less
+than a second whatever happens, and an operator's change of status ends it at once: each counts up a
+generation, and a page that was read in an older one is refused by the script that keeps it. Whatever Redis or
+a reading lacks, the database answers.
 """
 
 import asyncio
@@ -56,7 +56,7 @@ class HotLists:
         self,
         redis: Redis,
         *,
-        answer_seconds: float = 0.1,
+        answer_seconds: float = 0.25,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Keep pages in a Redis.
@@ -77,10 +77,8 @@ class HotLists:
     async def page(self, status: Status, fill: Fill) -> MesOrderPage | None:
         """Return the first page of a status; None if the database is to answer."""
         wanted = required_token() or CausalToken()
-        kept = await self._ask(self._read(status))
-        if kept is None:
-            return None
-        generation, stamp, page = kept
+        # Without Redis the callers of this process share a reading all the same.
+        generation, stamp, page = await self._ask(self._read(status)) or ("", CausalToken(), None)
         if page is not None and _covers(stamp, wanted):
             return page
         under_way = self._filling.get(status)
@@ -138,8 +136,9 @@ class HotLists:
             async with asyncio.timeout(self._answer_seconds):
                 return await answer
         except _AWAY as error:
+            if self._clock() >= self._away_until:  # of those that waited side by side, one says so
+                self._log.warning("list_not_kept", error=str(error) or type(error).__name__)
             self._away_until = self._clock() + _PAUSE_SECONDS
-            self._log.warning("list_not_kept", error=str(error) or type(error).__name__)
             return None
 
 

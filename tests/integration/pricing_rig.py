@@ -16,7 +16,16 @@ from app.files import ModelStore
 from app.mes.intake import place
 from app.messaging.events import Customer, Item, OrderSubmitted
 from app.messaging.message import Message
-from app.models.mes import MesOrder, MesOrderEvent, MesOrderItem, MesOutbox, ModelMeasurement, PricingJob
+from app.models.mes import (
+    MeasurementClaim,
+    MesOrder,
+    MesOrderEvent,
+    MesOrderItem,
+    MesOutbox,
+    ModelMeasurement,
+    ModelShape,
+    PricingJob,
+)
 from app.models.status import Channel, Status
 from app.pricing.measurement import Outcome
 from app.pricing.pricer import Pricer
@@ -152,7 +161,8 @@ class Rig:
         for cluster in self.sessions.clusters.values():
             async with cluster.write() as session:
                 await session.execute(delete(PricingJob))
-                await session.execute(delete(ModelMeasurement))
+                for known in (ModelMeasurement, MeasurementClaim, ModelShape):
+                    await session.execute(delete(known))
 
     async def set_job(self, order_id: int, **values: object) -> None:
         """Change a job: time that has passed, attempts that were made."""

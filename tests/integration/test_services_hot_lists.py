@@ -10,6 +10,7 @@ from app import topology as sections
 from app.mes.hot_list import GOOD_MS
 from app.messaging.streams import open_redis
 from sharding.topology import Topology
+from tests.integration.messaging_rig import until
 from tests.integration.services_rig import Services, ok, open_services
 
 KEYS = {"cursor_key": SecretStr("a key of all processes"), "caller_header": "X-Caller"}
@@ -61,8 +62,11 @@ async def test_a_change_that_no_operator_made_is_shown_within_a_second(topology:
         order_id = await services.approved()
         await services.shows(services.mes, order_id, "MANUFACTURING_APPROVED")
         shown_at = time.monotonic()
-        while await listed(services, "Rosa") != [order_id]:
-            await asyncio.sleep(0.01)
+
+        async def is_listed() -> bool:
+            return await listed(services, "Rosa") == [order_id]
+
+        await until(is_listed)
         assert time.monotonic() - shown_at < 1
 
 
@@ -84,11 +88,11 @@ async def test_the_database_answers_when_redis_forgets_or_stands_still(topology:
         await redis.flushall()
         assert await listed(services, "Rosa") == [order_id]
         # Every command of every client waits.
-        await redis.execute_command("CLIENT", "PAUSE", 3000, "ALL")
+        await redis.client_pause(3000)
         began = time.monotonic()
         assert await listed(services, "Rosa") == [order_id]
         assert time.monotonic() - began < 2.5
-        await redis.execute_command("CLIENT", "UNPAUSE")
+        await redis.client_unpause()
 
 
 def test_a_page_is_good_for_less_than_a_second() -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.flow.control import Decision, Override, RateOptions, SenderMeter, decide, next_rate
+from app.flow.control import Override, RateDecision, RateOptions, SenderMeter, decide, next_rate
 from app.flow.limiter import Priority
 from app.flow.shedding import PRIORITIES, priority_of
 from app.flow.signals import SIGNALS, Pressure, pressure_on
@@ -41,7 +41,7 @@ def test_pressure_ends_at_the_floor_and_rest_at_the_most_within_seconds() -> Non
 def test_an_order_of_a_person_counts_and_never_raises() -> None:
     calm = Pressure(0.0, "calm")
     pause = Override(0.0, UNTIL, "stock-taking", "dba")
-    assert decide(50.0, calm, pause, OPTIONS) == Decision(
+    assert decide(50.0, calm, pause, OPTIONS) == RateDecision(
         0.0, "paused by dba until 12:00:00 UTC: stock-taking", paused=True
     )
     limit = Override(10.0, UNTIL, "nights", "dba")

@@ -290,7 +290,8 @@ def _messages(outbox: Any) -> Select[Any]:
 
 
 def _waiting_intake() -> Select[Any]:
-    return select(mes.Intake.order_id, (func.now() - mes.Intake.received_at).label("waited"))
+    model: Any = mes.Intake
+    return select(model.order_id, (func.now() - model.received_at).label("waited"))
 
 
 def partition_of(table: Table) -> ColumnElement[str]:
