@@ -12,34 +12,30 @@ from pathlib import Path
 
 import httpx
 
-from app.settings import Settings
 from app.topology import services_of
 from ops.embedded.platform import Platform
+from ops.project.project import Project
 from tests.load.arrivals import MIX, Arrival, Caller, Kind, Outcome, arrivals
 from tests.load.faults import Breaker, Fault
 from tests.load.faults import Kind as FaultKind
+from tests.load.fixed_mes import FIXED_REQUESTS
 from tests.project import PROJECT
 
 FIXED_LIMITS = (4, 8, 16, 32, 64)
 OVERLOAD = 3.0
-PREFIX = "MES_STORAGE_"
 SEEDED_ORDERS = 40
 
 
 def limiter_environment(limiter: str) -> dict[str, str]:
-    """Return the variables by which the MES limits what it works on: `adaptive`, or `fixed:N` at once.
-
-    A fixed limit is the one of the HTTP server, and the limiter is kept at the same number.
-    """
-    if limiter == "adaptive":
-        return {}
-    number = limiter.removeprefix("fixed:")
-    return {f"{PREFIX}MAX_REQUESTS": number, f"{PREFIX}FLOW_LIMITER": limiter}
+    """Return the variable by which the MES limits what it works on: `adaptive`, or `fixed:N` at once."""
+    return {} if limiter == "adaptive" else {FIXED_REQUESTS: limiter.removeprefix("fixed:")}
 
 
-def has_adaptive_limiter() -> bool:
-    """Whether the services limit by what they measure."""
-    return "flow_limiter" in Settings.model_fields
+def _project() -> Project:
+    """Return the project, with a MES whose limit can be fixed."""
+    mes = PROJECT.file.services["mes"].model_copy(update={"module": "tests.load.fixed_mes"})
+    services = {**PROJECT.file.services, "mes": mes}
+    return Project(PROJECT.path, PROJECT.file.model_copy(update={"services": services}))
 
 
 @dataclass
@@ -141,7 +137,7 @@ def _environment(changed: Mapping[str, str]) -> Iterator[None]:
 @contextmanager
 def open_bench(folder: Path) -> Iterator[Bench]:
     """Start a platform with some orders in it, and remove it at the end."""
-    platform = Platform(folder, PROJECT, safe=False)
+    platform = Platform(folder, _project(), safe=False)
     try:
         platform.up()
         bench = Bench(platform)
