@@ -56,8 +56,8 @@ async def seconds_until_priced(rig: Rig, ring: Shape, sender: str) -> float:
     """Return how long a lone job of a sender takes from its submission to its price."""
     began = time.perf_counter()
     order_id = await rig.submit(ring, partner=sender)
-    while await rig.job(order_id) is not None:
-        await asyncio.sleep(0.01)  # noqa: ASYNC110  # another process prices it
+    while await rig.job(order_id) is not None:  # noqa: ASYNC110  # another process prices it
+        await asyncio.sleep(0.01)
     return time.perf_counter() - began
 
 
