@@ -62,7 +62,7 @@ def try_acquire_sql(key: str, *, until_commit: bool) -> str:
 
 
 def wait_until_commit_sql(key: str) -> str:
-    """Return the statement that waits for the lock of a key, which is held until the end of the transaction."""
+    """Return the statement that waits for the lock of a key, and holds it until the transaction ends."""
     return f"SELECT pg_advisory_xact_lock({key})"
 
 

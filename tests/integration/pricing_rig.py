@@ -106,11 +106,9 @@ class Rig:
 
     async def submit_many(self, keys: Sequence[str], *, partner: str) -> None:
         """Place an order for each key of a model, all of a shard in one transaction."""
-        numbers = [next(self.ids) for _ in keys]
+        orders = [(next(self.ids), key) for key in keys]
         for shard in self.sessions.clusters:
-            mine = [
-                each for each in zip(numbers, keys, strict=True) if self.sessions.shard_of(each[0]) == shard
-            ]
+            mine = [order for order in orders if self.sessions.shard_of(order[0]) == shard]
 
             async def work(session: WriteSession, mine: list[tuple[int, str]] = mine) -> None:
                 for order_id, key in mine:
