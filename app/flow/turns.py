@@ -1,4 +1,4 @@
-"""The turns of those who send orders to be priced: one who sends a thousand delays nobody else's by them.
+"""The turns of those who send orders to be priced: one who sends a thousand delays no one else's by them.
 
 Fair queueing by start times (Goyal, Vin and Cheng, SIGCOMM 1996), on each shard by itself. A job's `position`
 is one step behind its sender's last one, and never before the job that was reached: so the jobs of a sender
@@ -13,10 +13,11 @@ same way (`ShardTurns`): each shard's positions are shifted so that what is firs
 from collections.abc import Mapping
 from hashlib import sha256
 
-from sqlalchemy import func, select
+from sqlalchemy import func, select, text
 
 from app.messaging.events import OrderSubmitted
 from app.models.mes import PricingJob
+from partitions.advisory_lock import wait_until_commit_sql
 from readreplica.sessions import WriteSession
 from sharding.shard_map import key_of_text
 
@@ -84,7 +85,7 @@ async def enqueue(session: WriteSession, job: PricingJob) -> None:
     Read one by one and in a lock: Citus takes no subquery in VALUES, and two that read the same last position
     would stand at the same one.
     """
-    await session.execute(select(func.pg_advisory_xact_lock(key_of_text(f"pricing {job.sender}"))))
+    await session.execute(text(wait_until_commit_sql(str(key_of_text(f"pricing {job.sender}")))))
     job.position = next_position(
         reached=await session.scalar(select(func.max(PricingJob.position)).where(IS_LEASED)),
         first=await session.scalar(select(func.min(PricingJob.position)).where(~IS_LEASED)),

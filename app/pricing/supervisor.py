@@ -150,17 +150,29 @@ class Supervisor:
     options: SupervisorOptions = field(default_factory=SupervisorOptions)
     measure_room: Callable[[], Room] = Room.measure
     places: dict[int, _Place] = field(default_factory=dict)
+    _jobs: int | None = None
     _wanted: int = 1
     _differs_since: float | None = None
 
     async def run(self, stop: asyncio.Event) -> None:
         """Keep workers until `stop` is set; then stop them, and end when the last one has."""
+        # On its own: while a shard does not answer, workers are replaced all the same.
+        counting = asyncio.create_task(self._count(), name="count jobs")
         try:
             while not stop.is_set():
+                if counting.done():
+                    counting.result()
                 await self._look()
                 await sleep_unless(stop, self.options.poll_seconds)
         finally:
+            counting.cancel()
+            await asyncio.gather(counting, return_exceptions=True)
             await self._end()
+
+    async def _count(self) -> None:
+        while True:
+            self._jobs = await self.count_jobs()
+            await asyncio.sleep(self.options.poll_seconds)
 
     @property
     def children(self) -> Mapping[int, _Child]:
@@ -179,7 +191,7 @@ class Supervisor:
     async def _look(self) -> None:
         for number, place in self.places.items():
             self._check(number, place)
-        self._decide(await self.count_jobs())
+        self._decide(self._jobs)
         for number in range(self._wanted):
             place = self.places.setdefault(number, _Place())
             if place.child is None and place.free_at <= _now():
