@@ -43,7 +43,7 @@ class Progress:
         self._began = clock()
 
     def begin(self, successors_of: Collection[int]) -> Range:
-        """Say what the claim that begins now looks at.
+        """Return what the claim that begins now looks at.
 
         Parameters:
             successors_of: orders of which a message to this destination was just acknowledged.

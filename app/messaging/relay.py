@@ -72,7 +72,7 @@ class Sending(NamedTuple):
     span: Span
 
 
-class Allowance(Protocol):
+class SendingLimit(Protocol):
     """How many messages a destination takes; see `app.flow.grants`."""
 
     async def refresh(self) -> None:
@@ -118,7 +118,7 @@ class Relay:
         send_traceparent: bool = True,
         jitter: Callable[[], float] = random.random,
         look_seconds: float = 0.5,
-        allowances: Mapping[ServiceName, Allowance] | None = None,
+        allowances: Mapping[ServiceName, SendingLimit] | None = None,
         clock: Callable[[], float] = monotonic,
     ) -> None:
         """Make a relay; `run` starts it.
