@@ -69,19 +69,7 @@ class CrmService:
         Raises:
             UnknownOrder, IllegalTransition: and nothing is changed.
         """
-        return await self._write(partial(self._request_quote, order_id, decision))
-
-    async def _request_quote(self, order_id: int, decision: Decision, session: WriteSession) -> CrmOrderView:
-        order = await lock_order(session, CRM, order_id)
-        if order.status is not Status.PRICE_CALCULATED:
-            raise IllegalTransition(order_id, order.status, Status.PRICE_CALCULATED)
-        if order.requote_requested_at is None:
-            now = order.requote_requested_at = self.now()
-            detail = {"requote_requested": decision.actor}
-            await append_event(session, CRM, order, actor=decision.actor, now=now, detail=detail)
-            await announce(session, CRM, order, RequoteRequested(actor=decision.actor), now=now)
-            log_change(session, "order_requote_requested", order)
-        return CrmOrderView.of(order)
+        return await self._write(partial(request_quote, order_id, actor=decision.actor, now=self.now()))
 
     async def close(self, order_id: int, decision: Decision) -> CrmOrderView:
         """End an order that has been delivered; MES gets a message.
@@ -170,3 +158,20 @@ def _refuse_approval(order: CrmOrder, now: datetime) -> None:
         raise PriceRenewalPending(order.order_id, order.requote_requested_at)
     if order.price_valid_until is not None and order.price_valid_until <= now:
         raise PriceExpired(order.order_id, order.price_valid_until)
+
+
+async def request_quote(order_id: int, session: WriteSession, *, actor: str, now: datetime) -> CrmOrderView:
+    """Owe MES the question for a new price, unless it has not answered the last one.
+
+    Raises:
+        UnknownOrder, IllegalTransition: and nothing is changed.
+    """
+    order = await lock_order(session, CRM, order_id)
+    if order.status is not Status.PRICE_CALCULATED:
+        raise IllegalTransition(order_id, order.status, Status.PRICE_CALCULATED)
+    if order.requote_requested_at is None:
+        order.requote_requested_at = now
+        await append_event(session, CRM, order, actor=actor, now=now, detail={"requote_requested": actor})
+        await announce(session, CRM, order, RequoteRequested(actor=actor), now=now)
+        log_change(session, "order_requote_requested", order)
+    return CrmOrderView.of(order)
