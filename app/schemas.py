@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable
 from datetime import datetime
 from decimal import Decimal
+from math import ceil
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Le
@@ -19,7 +20,8 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from app.models.base import EventRow, OrderState
+from app.messaging.outbox import MOST_COUNTED, WaitingMessage
+from app.models.base import EventRow, OrderState, Quoted
 from app.models.status import Channel, Status
 from readreplica.context import learn
 from readreplica.redis import TokenStore
@@ -225,6 +227,15 @@ class OrderView(View):
     changed_at: datetime
 
 
+class QuoteView(OrderView):
+    """An order with the end of its quote. Both are null without a price, and of a price without an end."""
+
+    price_valid_until: datetime | None = Field(description="Until when its price may be approved.")
+    tariff_version: str | None = Field(
+        description="The rates that are in its price, and no others.", examples=["9f2c61d0ab47"]
+    )
+
+
 class HistoryLine(View):
     """A change of an order: what it became, when, and by whom."""
 
@@ -234,9 +245,36 @@ class HistoryLine(View):
     detail: dict[str, Any] = Field(examples=[{}])
 
 
+class WaitingView(View):
+    """What of an order still waits to be sent to the MES, which takes no more than it can."""
+
+    place: int | Literal["1000+"] = Field(description="Among all that waits here, from 1.", examples=[17])
+    expected_seconds: int | None = Field(
+        description="In about how many seconds it is sent, as fast as now; null while sending is paused.",
+        examples=[9],
+    )
+    since: datetime
+
+    @classmethod
+    def of(cls, waiting: WaitingMessage | None, *, per_second: float) -> "WaitingView | None":
+        """Show how long it takes to send what waits at some rate; None where nothing waits."""
+        if waiting is None:
+            return None
+        return cls(
+            place=waiting.place if waiting.place <= MOST_COUNTED else "1000+",
+            expected_seconds=ceil(waiting.place / per_second) if per_second > 0 else None,
+            since=waiting.since,
+        )
+
+
 def shown(order: OrderState) -> dict[str, Any]:
     """Return the fields of an `OrderView` for a view that adds its own."""
     return {name: getattr(order, name) for name in OrderView.model_fields if name != "currency"}
+
+
+def shown_quote(order: Quoted) -> dict[str, Any]:
+    """Return the two fields that a `QuoteView` adds."""
+    return {"price_valid_until": order.price_valid_until, "tariff_version": order.tariff_version}
 
 
 def shown_history(events: Iterable[EventRow]) -> list[HistoryLine]:

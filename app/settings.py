@@ -83,13 +83,17 @@ class Settings(BaseSettings):
     """how long the relay waits for an acknowledgement before it sends again; doubled each time"""
 
     flow_floor_per_second: Seconds = 2.0
-    """how many messages in a second each sender may send to the MES at least, unless a person has paused it"""
+    """how many messages in a second each sender may send to the MES at least, unless it is paused"""
 
     inbox_keep_seconds: Annotated[int, Field(ge=2 * 24 * 3600)] = 7 * 24 * 3600
     """how long what was handled is remembered at least: well beyond the day that a copy of a message lives"""
 
     inbox_prune_seconds: PositiveInt = 6 * 3600
     """how often what was handled is looked through for what may be forgotten"""
+
+    price_valid_days: Annotated[int, Field(ge=0, le=3650)] = 30
+    """how many days a price may be approved; 0 for ever, as while any service runs a release that does not
+    know `price_valid_until`"""
 
     intake_shard_orders: PositiveInt = 1000
     """how many partners' orders may wait on a shard to be placed; one more is answered by 429"""

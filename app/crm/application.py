@@ -41,10 +41,10 @@ def build(settings: Settings, topology: Topology) -> FastAPI:
                 databases={"crm": orders},
                 transact=in_one(orders),
                 handle=handle,
-            ),
+            ) as to_mes,
         ):
             signer = EntrySigner(CRM.service, parse_peer_keys(settings.message_keys.get_secret_value()))
-            yield CrmService(orders=orders, places=Places(redis, signer), now=utc_now)
+            yield CrmService(orders=orders, places=Places(redis, signer), now=utc_now, to_mes=to_mes)
 
     return make_app(
         "crm",

@@ -22,6 +22,7 @@ from app.kit.tasks import Background
 from app.mes.endpoints import Services, router
 from app.mes.errors import STATUSES
 from app.mes.handlers import MesHandlers
+from app.mes.hot_list import HotLists
 from app.mes.intake import Drain, IntakeState, PartnerIntake
 from app.mes.service import MesService
 from app.messaging.signing import EntrySigner, parse_peer_keys
@@ -99,6 +100,7 @@ def build(settings: Settings, topology: Topology) -> FastAPI:
                     intake=intake,
                     places=Places(redis, signer),
                     cursor_keys=_cursor_keys(settings),
+                    lists=HotLists(redis),
                 )
                 yield Services(operators, partners)
 

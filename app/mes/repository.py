@@ -121,6 +121,13 @@ async def reserve(session: WriteSession, request: PartnerRequest) -> PartnerRequ
     return await session.get_one(PartnerRequest, identity)
 
 
+async def has_pricing_job(session: WriteSession, order_id: int) -> bool:
+    """Return whether a locked order waits for a price, or is being priced."""
+    return (
+        await session.scalar(select(PricingJob.order_id).where(PricingJob.order_id == order_id)) is not None
+    )
+
+
 def intake_count(most: int) -> Select[int]:
     """Select how many partners' orders wait on a shard, counted up to `most`."""
     return select(func.count()).select_from(select(literal(1)).select_from(Intake).limit(most).subquery())

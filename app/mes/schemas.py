@@ -108,7 +108,7 @@ class MesOrderView(OrderView):
     operator: str | None = Field(examples=["Rosa"])
 
 
-class Waiting(View):
+class IntakePlace(View):
     """An order that was taken in and is not placed yet: others are before it."""
 
     place: int = Field(
@@ -125,7 +125,7 @@ class PartnerOrderView(MesOrderView):
     """A partner's order: "waiting" until it is placed, and shown from the first moment under its id."""
 
     state: Literal["waiting", "placed"]
-    waiting: Waiting | None = Field(description="Where it stands while it waits; null once it is placed.")
+    waiting: IntakePlace | None = Field(description="Where it stands while it waits; null once it is placed.")
 
 
 class MesOrderPage(View):
@@ -151,7 +151,7 @@ class MesOrderDetail(MesOrderView):
 
     items: list[ItemView]
     history: list[HistoryLine]
-    waiting: Waiting | None = Field(
+    waiting: IntakePlace | None = Field(
         default=None, description="Where a partner's order stands that is not placed yet; null once it is."
     )
     pricing: PricingPlace | None = Field(

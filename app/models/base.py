@@ -96,6 +96,16 @@ class OrderState(Timestamps):
         return {"primary_key": [cls.order_id], "version_id_col": cls.version}
 
 
+class Quoted:
+    """Until when an order's price may be approved, and by which rates it was made; both null without a price.
+
+    The same two are null of what was priced before quotes had an end.
+    """
+
+    price_valid_until: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    tariff_version: Mapped[str | None] = mapped_column(Text)
+
+
 def index_open_orders() -> Index:
     """Return the index by which open orders are counted, however many have ended."""
     statuses = ", ".join(f"'{status}'" for status in sorted(HOT))
@@ -137,8 +147,13 @@ class OutboxRow:
 
     @declared_attr.directive
     def __table_args__(cls) -> tuple[Index, ...]:  # noqa: N805 (SQLAlchemy's signature)
-        # The relay asks for the oldest message of each order and destination.
-        return (Index(None, "destination", "order_id", "sequence"), Index(None, "message_id"))
+        return (
+            # The relay asks for the oldest message of each order and destination,
+            Index(None, "destination", "order_id", "sequence"),
+            # and for those that came after the ones that it knows.
+            Index(None, "destination", "sequence", postgresql_where=text("set_aside_at IS NULL")),
+            Index(None, "message_id"),
+        )
 
 
 class InboxRow:

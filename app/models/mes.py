@@ -148,6 +148,38 @@ class ModelMeasurement(MesBase):
     rejection: Mapped[str | None] = mapped_column(Text)
     measured_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
     seconds: Mapped[float] = mapped_column(Numeric(10, 3, asdecimal=False))
+    reader: Mapped[int] = mapped_column(Integer, server_default=text("1"))
+
+
+class MeasurementClaim(MesBase):
+    """A model file that is being measured by one worker, for all others that have orders with it."""
+
+    __tablename__ = "measurement_claims"
+    __table_args__ = ({"info": {"shard_key": "digest_key"}},)
+
+    digest_key: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    digest: Mapped[str] = mapped_column(Text, primary_key=True)
+    holder: Mapped[UUID] = mapped_column(Uuid)
+    expires_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
+
+
+class ModelShape(MesBase):
+    """The points of a piece that was measured, by which it is known again in another file."""
+
+    __tablename__ = "model_shapes"
+    __table_args__ = (Index(None, "measured_at"), {"info": {"shard_key": "shape_key"}})
+
+    shape_key: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    digest: Mapped[str] = mapped_column(Text, primary_key=True)
+    name: Mapped[str] = mapped_column(Text)
+    points: Mapped[str] = mapped_column(Text)
+    faces_digest: Mapped[str] = mapped_column(Text)
+    smallest_body_mm3: Mapped[float] = mapped_column(Float)
+    volume_mm3: Mapped[float] = mapped_column(Float)
+    area_mm2: Mapped[float] = mapped_column(Float)
+    extents_mm: Mapped[list[float]] = mapped_column(JSONB)
+    polygons: Mapped[int] = mapped_column(Integer)
+    measured_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
 
 
 class PartnerRequest(MesBase):

@@ -3,7 +3,7 @@
 from sqlalchemy import Integer, PrimaryKeyConstraint, Text, UniqueConstraint
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from app.models.base import EventRow, InboxRow, OrderState, OutboxRow, index_open_orders, new_metadata
+from app.models.base import EventRow, InboxRow, OrderState, OutboxRow, Quoted, index_open_orders, new_metadata
 
 
 class ShopBase(DeclarativeBase):
@@ -12,7 +12,7 @@ class ShopBase(DeclarativeBase):
     metadata = new_metadata()
 
 
-class ShopOrder(OrderState, ShopBase):
+class ShopOrder(Quoted, OrderState, ShopBase):
     """An order as its customer sees it."""
 
     __tablename__ = "orders"

@@ -12,6 +12,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
+from datetime import timedelta
 
 import structlog
 from prometheus_client import REGISTRY, generate_latest
@@ -109,10 +110,22 @@ async def work(settings: Settings, topology: Topology) -> None:
         await _stop_at_end_of_stdin(stop)
         sandbox = Sandbox(limits=_limits(settings), concurrency=options.concurrency)
         await opened.enter_async_context(sandbox)
-        pricer = Pricer(sessions, models, sandbox, now=utc_now, max_attempts=MAX_ATTEMPTS)
+        pricer = Pricer(
+            sessions,
+            models,
+            sandbox,
+            now=utc_now,
+            max_attempts=MAX_ATTEMPTS,
+            price_valid_for=price_validity(settings),
+        )
         holder = f"{socket.gethostname()}:{os.getpid()}"
         beats.ready = True
         await Worker(sessions, pricer, holder=holder, options=options).run(stop)
+
+
+def price_validity(settings: Settings) -> timedelta | None:
+    """Return how long a price may be approved; None for ever."""
+    return timedelta(days=settings.price_valid_days) if settings.price_valid_days else None
 
 
 def _limits(settings: Settings) -> SandboxLimits:

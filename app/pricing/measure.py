@@ -7,7 +7,6 @@ it refers to.
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import trimesh
@@ -26,9 +25,9 @@ from app.pricing.errors import (
     TooMuchMemory,
     TooSmall,
 )
-from app.pricing.measurement import Measurement, Outcome, Unmeasurable
+from app.pricing.measurement import Examined, KnownShape, Measurement, Outcome, ShapeFacts, Unmeasurable
 from app.pricing.obj import read_obj
-from app.pricing.shape import KnownShape, Shape, ShapeFacts
+from app.pricing.shape import Shape
 from app.pricing.stl import read_stl
 from app.pricing.surface import Floats, Mesh, area, enclosed_volumes, label_bodies, neighbours, outline_edges
 from app.pricing.threemf import read_3mf
@@ -46,21 +45,6 @@ ROUNDING = 1.001
 
 Recall = Callable[[ShapeFacts], Sequence[KnownShape]]
 """Asks for the known pieces that this one may be."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Examined:
-    """What came of a file.
-
-    Parameters:
-        outcome: its measures, or the reason why there are none.
-        shape: what is to be kept, so that the piece is known in another file; None if there is nothing to keep.
-        recognised: it was a known piece, and was not measured.
-    """
-
-    outcome: Outcome
-    shape: KnownShape | None = None
-    recognised: bool = False
 
 
 def measure(data: bytes, *, suffix: str) -> Outcome:

@@ -1,86 +1,43 @@
 """Is this piece known already, whatever file it comes in? Pure functions on arrays.
 
 Two files of one piece differ in the last figures of nearly all coordinates: STL has float32, and text is
-rounded to some decimals. Corners that were rounded to a grid would fall to both sides of its lines, so that no
-digest of them is the same. So the digest names a shape, and whether two are one is decided by their points: each
-has its own partner within `SAME_MM`, and the triangles join the same points.
+rounded to some decimals. Corners that were rounded to a grid would fall to both sides of its lines, and no
+digest of them would be the same. So the digest only names a shape; two are one if each point has its own
+partner within `SAME_MM`, and the triangles join the same points.
 """
 
 import hashlib
 from base64 import b64decode, b64encode
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 
-from app.pricing.measurement import Measurement
+from app.pricing.measurement import (
+    MAX_POINTS,
+    SAME_MM,
+    KnownShape,
+    Measurement,
+    ShapeFacts,
+    scale_between,
+    scaled,
+)
 from app.pricing.surface import Floats, Ints, Mesh
 
-READER = 1
-"""The version of the readers and of the rules by which is measured: what another one has found is not known."""
 GRID_MM = 1e-6
-SAME_MM = 1e-5
-"""How far apart two corners of one piece may be: as far as those that are welded into one."""
-MAX_POINTS = 500_000
-"""A shape with more points is measured each time: 6 MB of points are kept at the most."""
-SCALES = (0.5, 2.0)
-"""Between these a scaled piece follows from its model; beyond, what is too small to be a body may change."""
 SMALLEST_BODY_MM3 = 1e-3
 """Scaled follows only what has no body below this: a thousand times what is taken for flat."""
-SAME_SUM = 1e-4
+SAME_SUM = 1e-3
 """How far a volume or a surface, added up anew, may be off the known one: points may be off by `SAME_MM`."""
 
-# No two points of a piece made by people are at one height above a plane of these: its sides are not in their ratio.
+# Two points of a piece are hardly ever at one height above planes that no designer chose.
 _RANDOM = np.random.default_rng(20261202)
 DIRECTIONS: Floats = _RANDOM.normal(size=(8, 3))
 MIXERS: NDArray[np.uint64] = _RANDOM.integers(2**62, 2**63, size=3, dtype=np.uint64) * np.uint64(
     2
 ) + np.uint64(1)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ShapeFacts:
-    """What is asked by whether a piece is known.
-
-    Parameters:
-        polygons: the triangles of the file.
-        points: the positions that they join.
-        extents_mm: the sides of the bounding box.
-    """
-
-    polygons: Annotated[int, Field(ge=4)]
-    points: Annotated[int, Field(ge=4, le=MAX_POINTS)]
-    extents_mm: tuple[float, float, float]
-
-    @property
-    def name(self) -> str:
-        """What all pieces with as many polygons and points have in common, read by the same readers."""
-        return f"{READER}/{self.polygons}/{self.points}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class KnownShape:
-    """The shape of a piece that was measured.
-
-    Parameters:
-        points: base64 of (k, 3) int32, in `GRID_MM` from the lowest corner of the bounding box, in their order.
-        faces_digest: SHA-256 of the triangles between them.
-        smallest_body_mm3: the volume of its smallest body.
-        measured: what was measured of it.
-    """
-
-    points: str
-    faces_digest: str
-    smallest_body_mm3: float
-    measured: Measurement
-
-    @property
-    def digest(self) -> str:
-        """The canonical digest: format, place, order of points and of triangles have no part in it."""
-        return hashlib.sha256(f"{READER}/{self.faces_digest}/{self.points}".encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -102,8 +59,9 @@ class Shape:
         """Weld meshes into a shape.
 
         Returns:
-            None if it cannot be compared: polygons with more corners than three, whose diagonals are no edges;
-            meshes that share points, which a file of one mesh would join; too many points, or too large.
+            None if it cannot be compared: polygons with more corners than three, whose diagonals are no
+            edges; meshes that share points, which a file of one mesh would join; too many points, or too
+            far apart.
         """
         welded = [_weld(mesh) for mesh in meshes if len(mesh.faces)]
         if not welded or any(found is None for found in welded):
@@ -179,33 +137,6 @@ class Shape:
         nx, ny, nz = uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx
         volume = float((x[a] * nx + y[a] * ny + z[a] * nz).sum()) / 6
         return abs(volume), float(np.sqrt(nx * nx + ny * ny + nz * nz).sum()) / 2
-
-
-def scale_between(known_mm: Iterable[float], found_mm: Iterable[float]) -> float | None:
-    """Return by how much a box is larger than another one of its proportions; None if it has others.
-
-    It is 1 where the boxes differ by no more than their corners may.
-    """
-    known, found = np.array(tuple(known_mm)), np.array(tuple(found_mm))
-    if (np.abs(known - found) <= 2 * SAME_MM).all():
-        return 1.0
-    scale = float(found.max() / known.max())
-    smallest, largest = SCALES
-    fits = smallest <= scale <= largest and (np.abs(known * scale - found) <= 2 * SAME_MM).all()
-    return scale if fits else None
-
-
-def scaled(measured: Measurement, scale: float) -> Measurement:
-    """Return the measures of a piece that is larger by a factor in all directions."""
-    if scale == 1:
-        return measured
-    x, y, z = measured.extents_mm
-    return Measurement(
-        volume_mm3=measured.volume_mm3 * scale**3,
-        area_mm2=measured.area_mm2 * scale**2,
-        extents_mm=(x * scale, y * scale, z * scale),
-        polygons=measured.polygons,
-    )
 
 
 def _weld(mesh: Mesh) -> tuple[Floats, Ints] | None:

@@ -135,7 +135,7 @@ def enclosed_volumes(corners: Floats, bodies: Ints) -> Floats:
         FlatBodies: some bodies are surfaces that lie upon each other.
     """
     parts = np.einsum("ij,ij->i", corners[:, 0], np.cross(corners[:, 1], corners[:, 2])) / 6
-    volumes = np.bincount(bodies, weights=parts)
+    volumes: Floats = np.bincount(bodies, weights=parts).astype(np.float64)
     areas = np.bincount(bodies, weights=np.linalg.norm(_normals(corners), axis=1) / 2)
     if flat := int(((np.abs(volumes) <= FLAT_MM3) & (areas > FLAT_MM2)).sum()):
         raise FlatBodies(flat)
@@ -143,7 +143,7 @@ def enclosed_volumes(corners: Floats, bodies: Ints) -> Floats:
     inverted = int((solid < 0).sum())
     if 0 < inverted < len(solid):
         raise InsideOut(inverted, len(solid))
-    return volumes
+    return np.asarray(volumes)
 
 
 def area(corners: Floats, polygons: Ints) -> float:

@@ -47,7 +47,7 @@ def build(settings: Settings, topology: Topology) -> FastAPI:
                 databases={"shop": orders},
                 transact=in_one(orders),
                 handle=handle,
-            ):
+            ) as to_mes:
                 signer = EntrySigner(SHOP.service, parse_peer_keys(settings.message_keys.get_secret_value()))
                 yield ShopService(
                     orders=orders,
@@ -56,6 +56,7 @@ def build(settings: Settings, topology: Topology) -> FastAPI:
                     models=models,
                     max_upload_bytes=settings.max_upload_bytes,
                     now=utc_now,
+                    to_mes=to_mes,
                 )
 
     return make_app(

@@ -1,7 +1,7 @@
 -- What the order system sends to its shards where Citus keeps them: every statement that writes or locks, without
 -- its parameters. tests/integration/test_citus_statements.py collects it and says what to add or take out;
 -- `make check` has the preflight read it.
-DELETE FROM outbox WHERE outbox.message_id IN (%s) AND outbox.destination = %s RETURNING CASE WHEN (outbox.created_at BETWEEN %s AND %s) THEN outbox.created_at END AS anon_1;
+DELETE FROM outbox WHERE outbox.message_id IN (%s) AND outbox.destination = %s RETURNING outbox.order_id, CASE WHEN (outbox.created_at BETWEEN %s AND %s) THEN outbox.created_at END AS anon_1;
 DELETE FROM pricing_jobs WHERE pricing_jobs.order_id = %s;
 DELETE FROM pricing_jobs WHERE pricing_jobs.order_id = %s AND pricing_jobs.leased_by = %s AND pricing_jobs.attempts = %s RETURNING pricing_jobs.order_id;
 INSERT INTO inbox (order_id, message_id, source, type) VALUES (%s) ON CONFLICT DO NOTHING RETURNING inbox.message_id;

@@ -16,11 +16,20 @@ from app.files import ModelStore
 from app.mes.intake import place
 from app.messaging.events import Customer, Item, OrderSubmitted
 from app.messaging.message import Message
-from app.models.mes import MesOrder, MesOrderEvent, MesOrderItem, MesOutbox, ModelMeasurement, PricingJob
+from app.models.mes import (
+    MeasurementClaim,
+    MesOrder,
+    MesOrderEvent,
+    MesOrderItem,
+    MesOutbox,
+    ModelMeasurement,
+    ModelShape,
+    PricingJob,
+)
 from app.models.status import Channel, Status
 from app.pricing.measurement import Outcome
 from app.pricing.pricer import Pricer
-from app.pricing.sandbox import Sandbox
+from app.pricing.sandbox import Sandbox, Shapes
 from app.pricing.worker import Worker, WorkerOptions
 from app.topology import files_url
 from readreplica.sessions import WriteSession
@@ -51,10 +60,10 @@ class CountingSandbox(Sandbox):
 
     measured: list[str]
 
-    async def measure(self, path: Path, *, suffix: str) -> Outcome:
+    async def measure(self, path: Path, *, suffix: str, shapes: Shapes | None = None) -> Outcome:
         """Count, and measure."""
         self.measured = [*getattr(self, "measured", []), path.name]
-        return await super().measure(path, suffix=suffix)
+        return await super().measure(path, suffix=suffix, shapes=shapes)
 
 
 @dataclass(frozen=True)
@@ -146,7 +155,8 @@ class Rig:
         for cluster in self.sessions.clusters.values():
             async with cluster.write() as session:
                 await session.execute(delete(PricingJob))
-                await session.execute(delete(ModelMeasurement))
+                for known in (ModelMeasurement, MeasurementClaim, ModelShape):
+                    await session.execute(delete(known))
 
     async def set_job(self, order_id: int, **values: object) -> None:
         """Change a job: time that has passed, attempts that were made."""

@@ -26,7 +26,7 @@ from app.models.status import Channel, Status
 from app.pricing.errors import AttemptsExhausted
 from app.pricing.measure import measure
 from app.pricing.measurement import Measurement, Outcome
-from app.pricing.sandbox import Sandbox, SandboxLimits
+from app.pricing.sandbox import Sandbox, SandboxLimits, Shapes
 from app.pricing.tariff import Price, price
 from app.topology import files_url
 from ops.ports import LOOPBACK
@@ -295,9 +295,9 @@ class HeldSandbox(Sandbox):
         self.let = asyncio.Event()
         return await super().__aenter__()
 
-    async def measure(self, path: Path, *, suffix: str) -> Outcome:
+    async def measure(self, path: Path, *, suffix: str, shapes: Shapes | None = None) -> Outcome:
         await self.let.wait()
-        return await super().measure(path, suffix=suffix)
+        return await super().measure(path, suffix=suffix, shapes=shapes)
 
 
 async def test_a_worker_at_work_keeps_its_job_beyond_the_lease(rig: Rig, sandbox: CountingSandbox) -> None:

@@ -87,6 +87,25 @@ MESSAGES = Dashboard(
     ),
 )
 
+FLOW = Dashboard(
+    "flow",
+    "Flow",
+    (
+        lines("Granted a second", ("max by (sender) (app_flow_granted)", "{{sender}}")),
+        lines("Paused", ("max by (sender) (app_flow_paused)", "{{sender}}")),
+        lines("Signals, 1 is the limit", ("max by (signal) (app_flow_pressure)", "{{signal}}")),
+        lines("Partners' orders that wait", ("max by (database) (app_intake_waiting)", "{{database}}")),
+        lines("Partners' orders refused", ("sum(increase(app_intake_refused_total[5m]))", "refused")),
+        lines("Beyond the grant", ("sum by (sender) (increase(app_flow_ignored_total[5m]))", "{{sender}}")),
+        lines("Requests at once, limit", ("app_requests_limit", "{{job}} {{instance}}")),
+        lines(
+            "Requests refused",
+            ("sum by (job, priority) (rate(app_requests_shed_total[5m]))", "{{job}} {{priority}}"),
+            unit="reqps",
+        ),
+    ),
+)
+
 PRICING = Dashboard(
     "pricing",
     "Pricing",
@@ -118,4 +137,4 @@ PRICING = Dashboard(
     ),
 )
 
-DASHBOARDS = (ORDERS, MESSAGES, PRICING)
+DASHBOARDS = (ORDERS, MESSAGES, FLOW, PRICING)

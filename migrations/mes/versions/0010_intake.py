@@ -3,7 +3,7 @@
 from ops.migrate import frozen
 
 revision = "0010"
-down_revision = "0008"
+down_revision = "0009"
 phase = "pre"
 
 
