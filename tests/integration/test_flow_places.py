@@ -80,7 +80,7 @@ async def test_places_are_those_in_which_the_orders_are_taken(rig: Rig, redis: R
 def test_the_expected_time_is_right_within_one_order(lanes: int) -> None:
     """Orders of 10 s each, on some lanes; what was said at each moment against what came then."""
     seconds, rate, said, clock = 10.0, Rate(), dict[int, tuple[float, float]](), 0.0
-    waiting = list(range(40))
+    waiting = list(range(90))
     held: list[tuple[float, int]] = []
     while waiting or held:
         while waiting and len(held) < lanes:
