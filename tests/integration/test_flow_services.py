@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -25,7 +26,7 @@ from app.topology import redis_url
 from readreplica.cluster import Cluster
 from sharding.engines import open_cluster
 from sharding.topology import Topology
-from tests.integration.mesctl_rig import Mesctl
+from tests.integration.mesctl_rig import Said
 from tests.integration.messaging_rig import until
 from tests.integration.services_rig import (
     MODEL,
@@ -54,9 +55,17 @@ async def directory(topology: Topology) -> AsyncIterator[Cluster]:
         yield cluster
 
 
-@pytest.fixture
-def mesctl(topology: Topology, capsys: pytest.CaptureFixture[str]) -> Mesctl:
-    return Mesctl(topology.path, capsys, PROJECT.path)
+async def mesctl(topology: Topology, *words: str) -> Said:
+    """Run `mesctl` in a process of its own: in this one the services write their logs to the same stdout."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "ops", "--project", str(PROJECT.path), "--topology", str(topology.path)),
+        *words,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    out, err = await process.communicate()
+    assert process.returncode is not None
+    return Said(process.returncode, out.decode(), err.decode())
 
 
 @asynccontextmanager
@@ -253,29 +262,27 @@ async def taken_by(client: AsyncClient) -> str:
 
 
 async def test_people_pause_limit_and_resume_by_mesctl(
-    services: Services, directory: Cluster, mesctl: Mesctl
+    services: Services, directory: Cluster, topology: Topology
 ) -> None:
     await until_granted(directory, "crm", lambda grant: True)
-    dry = await asyncio.to_thread(mesctl, "flow", "pause", "crm", "--for", "5m", "--dry-run")
+    dry = await mesctl(topology, "flow", "pause", "crm", "--for", "5m", "--dry-run")
     assert dry.out.startswith("INSERT INTO flow_overrides")
     assert dry.out.rstrip().endswith(";")
     assert not (await granted(directory, "crm"))["paused"]
-    done = await asyncio.to_thread(
-        mesctl, "flow", "pause", "crm", "--for", "5m", "--reason", "full", "--json"
-    )
+    done = await mesctl(topology, "flow", "pause", "crm", "--for", "5m", "--reason", "full", "--json")
     assert done.json["per_second"] == 0
     await until_granted(directory, "crm", lambda grant: grant["paused"])
-    shown = (await asyncio.to_thread(mesctl, "flow", "status", "--json")).json
+    shown = (await mesctl(topology, "flow", "status", "--json")).json
     crm = next(each for each in shown["senders"] if each["sender"] == "crm")
     assert (crm["per_second"], crm["paused"]) == (0, True)
     assert "full" in crm["reason"]
     assert {each["signal"] for each in shown["signals"]} == set(SIGNALS)
-    await asyncio.to_thread(mesctl, "flow", "limit", "crm", "1", "--for", "5m")
+    await mesctl(topology, "flow", "limit", "crm", "1", "--for", "5m")
     await until_granted(directory, "crm", lambda grant: grant["per_second"] == 1)
-    assert (await asyncio.to_thread(mesctl, "flow", "resume", "crm")).status == 0
+    assert (await mesctl(topology, "flow", "resume", "crm")).status == 0
     await until_granted(directory, "crm", lambda grant: grant["per_second"] > 1)
-    assert (await asyncio.to_thread(mesctl, "flow", "resume", "crm")).status == 3
-    assert (await asyncio.to_thread(mesctl, "flow", "pause", "crm", "--for", "25h")).status == 2
+    assert (await mesctl(topology, "flow", "resume", "crm")).status == 3
+    assert (await mesctl(topology, "flow", "pause", "crm", "--for", "25h")).status == 2
 
 
 async def test_history_is_refused_while_creation_goes_on_and_the_operators_list_never(
