@@ -66,6 +66,14 @@ async def open_shards(
         yield sessions
 
 
+@asynccontextmanager
+async def open_directory(topology: Topology, *, application_name: str) -> AsyncIterator[Cluster]:
+    """Open the directory of the MES, with the role of the MES."""
+    name = topology.directory_of("mes").name
+    async with open_cluster(topology, name, role="mes", application_name=application_name) as cluster:
+        yield cluster
+
+
 def _with_timeouts(topology: Topology, timeouts: DatabaseTimeouts) -> Topology:
     pool = topology.pool.model_copy(update={"timeout_seconds": timeouts.queue_seconds})
     return topology.model_copy(update={"pool": pool})

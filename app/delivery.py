@@ -11,7 +11,7 @@ from app.causality import open_learned
 from app.flow.grants import PARTNERS, HeardAllowance
 from app.kit.health import Readiness
 from app.kit.tasks import Background
-from app.messaging.consumer import Consumer, Handler, Transact
+from app.messaging.consumer import Consumer, Handler, Receives, Transact, receives_all
 from app.messaging.inbox import Pruner
 from app.messaging.relay import Relay
 from app.messaging.routing import ServiceName, destinations_of
@@ -37,6 +37,7 @@ async def delivering(
     databases: Mapping[str, Cluster],
     transact: Transact,
     handle: Handler,
+    receives: Receives = receives_all,
 ) -> AsyncIterator[HeardAllowance]:
     """Send what a service owes and handle what is sent to it, for as long as the tasks of `background` run.
 
@@ -52,6 +53,7 @@ async def delivering(
             and a pruner.
         transact: runs a unit of work on the database that holds an order.
         handle: does what a message asks for.
+        receives: asked before a message is handled, with who has sent it.
 
     Raises:
         RedisUrlInvalid, MessageKeysMissing: nothing was started.
@@ -80,6 +82,7 @@ async def delivering(
             inbox=models.inbox,
             transact=transact,
             handle=handle,
+            receives=receives,
             learned=lambda order_id, token: learned.keep(str(order_id), token),
         )
         background.start("consumer", consumer.run)

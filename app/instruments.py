@@ -6,9 +6,12 @@ folded (`other`), so that no one can make a process remember more and more serie
 
 import re
 import time
+from asyncio import CancelledError
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from statistics import fmean
 from threading import Lock
 from typing import Any, Literal
 from weakref import WeakSet
@@ -63,6 +66,9 @@ _stage = _seconds(
 _pricing = _seconds("app.pricing.duration", "Attempts to price an order.", _PRICING)
 _pricing_running = _meter.create_up_down_counter(
     "app.pricing.running", unit="{order}", description="Orders that are being priced."
+)
+_pricing_workers = _meter.create_gauge(
+    "app.pricing.workers", unit="{process}", description="Worker processes: that run, and that should."
 )
 _sent = _meter.create_counter("app.messages.sent", unit="{message}", description="Sendings to a stream.")
 _handled = _meter.create_counter(
@@ -171,7 +177,7 @@ def order_advanced(
 class PricingAttempt:
     """One attempt to price an order; `outcome` and `reused` are filled in on the way."""
 
-    outcome: Literal["priced", "rejected", "failed"] = "failed"
+    outcome: Literal["priced", "rejected", "failed", "interrupted"] = "failed"
     reused = False
     """Whether every measurement was there already."""
 
@@ -183,10 +189,19 @@ def pricing_attempt() -> Iterator[PricingAttempt]:
     _pricing_running.add(1)
     try:
         yield attempt
+    except CancelledError:
+        attempt.outcome = "interrupted"
+        raise
     finally:
         _pricing_running.add(-1)
         labels = {"outcome": attempt.outcome, "reused": "true" if attempt.reused else "false"}
         _pricing.record(time.monotonic() - started, labels)
+
+
+def pricing_workers(*, running: int, wanted: int) -> None:
+    """Record how many worker processes run, and how many should."""
+    _pricing_workers.set(running, {"state": "running"})
+    _pricing_workers.set(wanted, {"state": "wanted"})
 
 
 def message_sent(destination: str) -> None:
@@ -239,9 +254,86 @@ _meter.create_observable_counter(
 )
 
 
+class Recent:
+    """The mean of the last seconds: what a process measures of itself, for itself."""
+
+    def __init__(self, *, seconds: float = 5.0) -> None:
+        self._seconds = seconds
+        self._values: deque[tuple[float, float]] = deque(maxlen=1000)
+
+    def note(self, value: float) -> None:
+        """Keep a value."""
+        self._values.append((time.monotonic(), value))
+
+    def mean(self) -> float:
+        """Return the mean of the last seconds; 0 if there was none."""
+        since = time.monotonic() - self._seconds
+        values = [value for at, value in tuple(self._values) if at >= since]
+        return fmean(values) if values else 0.0
+
+
+recent_lag, recent_pool_wait = Recent(), Recent()
+"""What a service slows down its senders by."""
+
+
 def event_loop_lag(seconds: float) -> None:
     """Record how late the event loop has woken a task."""
     _lag.set(seconds)
+    recent_lag.note(seconds)
+
+
+_intake = _meter.create_gauge("app.intake.waiting", unit="{order}", description="Partners' orders that wait.")
+_intake_refused = _meter.create_counter(
+    "app.intake.refused", unit="{order}", description="Partners' orders that were refused: too many waited."
+)
+_grant = _meter.create_gauge(
+    "app.flow.granted", unit="{message}", description="What a sender may send in a second."
+)
+_paused = _meter.create_gauge("app.flow.paused", description="1 while a person has paused a sender.")
+_pressure = _meter.create_gauge("app.flow.pressure", description="A signal over its limit; above 1 it slows.")
+_ignored = _meter.create_counter(
+    "app.flow.ignored", unit="{message}", description="Messages far beyond their sender's grant."
+)
+_shed = _meter.create_counter(
+    "app.requests.shed", unit="{request}", description="Requests that were refused."
+)
+_limit = _meter.create_gauge("app.requests.limit", unit="{request}", description="How many may be worked on.")
+
+
+def intake_waiting(database: str, count: int) -> None:
+    """Record how many partners' orders wait to be placed on a shard."""
+    _intake.set(count, {"database": database})
+
+
+def intake_refused() -> None:
+    """Count a partner's order that was refused, because too many waited."""
+    _intake_refused.add(1)
+
+
+def granted(sender: str, per_second: float, *, paused: bool) -> None:
+    """Record what a sender may send; the senders are few."""
+    _grant.set(per_second, {"sender": sender})
+    _paused.set(int(paused), {"sender": sender})
+
+
+def flow_pressure(signal: str, pressure: float) -> None:
+    """Record a signal, as a share of its limit; the signals are few."""
+    _pressure.set(pressure, {"signal": signal})
+
+
+def grant_ignored(sender: str) -> None:
+    """Count a message that came far beyond its sender's grant."""
+    _ignored.add(1, {"sender": sender})
+
+
+def request_shed(priority: str) -> None:
+    """Count a request that was refused, so that what matters more is done."""
+    _shed.add(1, {"priority": priority})
+
+
+def request_limit(limit: int) -> None:
+    """Record how many requests may be worked on at once."""
+    _limit.set(limit)
 
 
 _pools: dict[str, WeakSet[Engine]] = {}
@@ -262,6 +354,7 @@ def watch_pool(engine: Engine, *, database: str) -> None:
                 return connect()
             finally:
                 _pool_wait.record(time.monotonic() - started, labels)
+                recent_pool_wait.note(time.monotonic() - started)
 
         # SQLAlchemy has an event for a connection that was got, and none for one that is asked for.
         pool.connect = timed  # type: ignore[method-assign]

@@ -19,11 +19,11 @@ from app.kit.errors import AppError
 from app.kit.telemetry import concerns
 from app.log_events import STATUS_EVENTS
 from app.messaging.errors import NotYet
-from app.messaging.events import Event, OrderCancelled, OrderRejected, PriceCalculated, StatusChanged
+from app.messaging.events import Event, OrderCancelled, OrderRejected, PriceRenewed, Quote, StatusChanged
 from app.messaging.message import Message
 from app.messaging.outbox import publish
 from app.messaging.routing import ServiceName, route
-from app.models.base import STATUS, EventRow, InboxRow, OrderState, OutboxRow
+from app.models.base import STATUS, EventRow, InboxRow, OrderState, OutboxRow, Quoted
 from app.models.crm import CrmInbox, CrmOrder, CrmOrderEvent, CrmOutbox
 from app.models.mes import (
     MesArchivedOrder,
@@ -261,13 +261,41 @@ async def apply_event(
         IllegalTransition: the order cannot go from its status to the event's.
     """
     detail: dict[str, Any] = {}
-    if isinstance(event, PriceCalculated):
-        order.price = event.price
-        detail = event.model_dump(mode="json", include={"price", "items"})
+    if isinstance(event, Quote):
+        detail = _set_quote(order, event)
     elif isinstance(event, OrderRejected | OrderCancelled):
         order.reason = event.reason
         detail = {"reason": event.reason}
     await advance_order(session, models, order, to=event.status, actor=event.actor, now=now, detail=detail)
+
+
+def _set_quote(order: OrderState, quote: Quote) -> dict[str, Any]:
+    """Give an order its price; return what its history says of it."""
+    order.price = quote.price
+    if isinstance(order, Quoted):
+        order.price_valid_until, order.tariff_version = quote.price_valid_until, quote.tariff_version
+    return quote.model_dump(mode="json", exclude={"actor"})
+
+
+async def renew_price(
+    session: WriteSession,
+    models: OrderModels[AnyOrder],
+    order: AnyOrder,
+    renewed: PriceRenewed,
+    *,
+    now: datetime,
+) -> bool:
+    """Give a locked order that waits for approval a new price, and append that to its history.
+
+    Returns:
+        False if it waits no longer: what was approved, or has ended, keeps its price.
+    """
+    if order.status is not Status.PRICE_CALCULATED:
+        return False
+    detail = {"price_renewed": _set_quote(order, renewed)}
+    await append_event(session, models, order, actor=renewed.actor, now=now, detail=detail)
+    log_change(session, "order_price_renewed", order)
+    return True
 
 
 async def is_repeated(
@@ -360,9 +388,13 @@ async def follow(session: WriteSession, models: OrderModels[AnyOrder], message: 
 
     Raises:
         NotYet: the order is not here yet.
-        UnexpectedEvent: the message changes no status.
+        UnexpectedEvent: the message changes neither status nor price.
         IllegalTransition: the order cannot become what the message says.
     """
+    if isinstance(message.data, PriceRenewed):
+        order = await lock_known(session, models, message)
+        await renew_price(session, models, order, message.data, now=message.time)
+        return
     if not isinstance(message.data, StatusChanged):
         raise UnexpectedEvent(models.service, message)
     order = await lock_known(session, models, message)

@@ -21,7 +21,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from app.messaging.outbox import MOST_COUNTED, WaitingMessage
-from app.models.base import EventRow, OrderState
+from app.models.base import EventRow, OrderState, Quoted
 from app.models.status import Channel, Status
 from readreplica.context import learn
 from readreplica.redis import TokenStore
@@ -227,6 +227,15 @@ class OrderView(View):
     changed_at: datetime
 
 
+class QuoteView(OrderView):
+    """An order with the end of its quote. Both are null without a price, and of a price without an end."""
+
+    price_valid_until: datetime | None = Field(description="Until when its price may be approved.")
+    tariff_version: str | None = Field(
+        description="The rates that are in its price, and no others.", examples=["9f2c61d0ab47"]
+    )
+
+
 class HistoryLine(View):
     """A change of an order: what it became, when, and by whom."""
 
@@ -261,6 +270,11 @@ class WaitingView(View):
 def shown(order: OrderState) -> dict[str, Any]:
     """Return the fields of an `OrderView` for a view that adds its own."""
     return {name: getattr(order, name) for name in OrderView.model_fields if name != "currency"}
+
+
+def shown_quote(order: Quoted) -> dict[str, Any]:
+    """Return the two fields that a `QuoteView` adds."""
+    return {"price_valid_until": order.price_valid_until, "tariff_version": order.tariff_version}
 
 
 def shown_history(events: Iterable[EventRow]) -> list[HistoryLine]:

@@ -13,6 +13,8 @@ from app import instruments
 from app.causality import open_callers, open_learned, refuse, store_of
 from app.database import DatabaseTimeouts
 from app.files import ModelTooLarge, UnsupportedModelType
+from app.flow.limiter import Shed
+from app.flow.shedding import Admission
 from app.kit import problem
 from app.kit.admin import AdminAddress, Readings, measuring_lag, serving_admin
 from app.kit.connections import ConnectionLimits, TooFewFiles, limited, log_accept_errors, raise_file_limit
@@ -49,6 +51,7 @@ STATUSES: problem.Statuses = {
     UnsupportedModelType: 415,
     IdempotencyKeyReused: 422,
     NotReady: 503,
+    Shed: 503,
 }
 """The HTTP status of each error that more than one service knows; a service adds its own."""
 
@@ -112,6 +115,7 @@ def make_app(
     )
     app.state.max_json_bytes, app.state.request_seconds = settings.max_json_bytes, settings.request_seconds
     app.state.request_limit = RequestLimit(settings.max_requests)
+    app.state.admission = Admission(service, most=settings.flow_requests)
     app.add_middleware(BodyLimit, max_bytes=settings.max_upload_bytes + _FORM_OVERHEAD_BYTES)
     app.add_middleware(
         CausalTokens,

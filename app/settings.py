@@ -14,6 +14,7 @@ from app.kit.process import exit_with_fault
 from app.kit.telemetry import start_telemetry
 from app.log_events import SCHEMA
 from app.messaging.signing import parse_peer_keys
+from app.topology import WorkerCount, services_of
 from readreplica.signing import parse_keys
 from sharding.errors import ShardingError
 from sharding.topology import Topology
@@ -82,13 +83,44 @@ class Settings(BaseSettings):
     """how long the relay waits for an acknowledgement before it sends again; doubled each time"""
 
     flow_floor_per_second: Seconds = 2.0
-    """how many messages in a second a database sends to the MES while no grant of the MES is heard"""
+    """how many messages in a second each sender may send to the MES at least, unless it is paused"""
 
     inbox_keep_seconds: Annotated[int, Field(ge=2 * 24 * 3600)] = 7 * 24 * 3600
     """how long what was handled is remembered at least: well beyond the day that a copy of a message lives"""
 
     inbox_prune_seconds: PositiveInt = 6 * 3600
     """how often what was handled is looked through for what may be forgotten"""
+
+    price_valid_days: Annotated[int, Field(ge=0, le=3650)] = 30
+    """how many days a price may be approved; 0 for ever, as while any service runs a release that does not
+    know `price_valid_until`"""
+
+    intake_shard_orders: PositiveInt = 1000
+    """how many partners' orders may wait on a shard to be placed; one more is answered by 429"""
+
+    intake_orders: PositiveInt = 1500
+    """how many partners' orders may wait on all shards, about"""
+
+    flow_pricing_seconds: Seconds = 60.0
+    """how long the oldest order may wait for its price before senders are slowed down"""
+
+    flow_requests: Annotated[int, Field(ge=1)] = 48
+    """how many requests are worked on at once at most; the limiter finds how many below it are good"""
+
+    pricing_workers: WorkerCount | None = None
+    """how many worker processes there are, or auto; without it, as many as the topology file says"""
+
+    pricing_memory_bytes: Annotated[int, Field(ge=512 * 2**20)] = 3 * 2**30
+    """the memory that reading and measuring one model may use, of which the libraries use 150 MB"""
+
+    pricing_cpu_seconds: PositiveInt = 60
+    """the processor time that measuring one model may take"""
+
+    pricing_wall_seconds: Seconds = 120.0
+    """how long measuring one model may take by the clock, whatever else the machine does"""
+
+    pricing_model_bytes: PositiveInt = 64 * 2**20
+    """the size of the largest model file that is measured"""
 
     stop_seconds: PositiveInt = 10
     """how long running requests and messages may take once the service was told to stop"""
@@ -198,12 +230,18 @@ def configure(process: str) -> tuple[Settings, Topology]:
     try:
         settings = load_settings()
         topology = Topology.load(settings.topology)
+        own_services = {f"{each.host}:{each.port}" for each in services_of(topology).values()}
     except (SettingsInvalid, ShardingError) as error:
         exit_with_fault(process, str(error))
     try:
         configure_logging(process, level=settings.log_level, schema=SCHEMA, file=settings.log_output)
     except OSError as error:
         exit_with_fault(process, f"{PREFIX}LOG_FILE: {error.strerror}: {settings.log_file}")
-    stop = start_telemetry(process, otlp_endpoint=settings.otlp_endpoint, trace_ratio=settings.trace_ratio)
+    stop = start_telemetry(
+        process,
+        otlp_endpoint=settings.otlp_endpoint,
+        trace_ratio=settings.trace_ratio,
+        own_services=own_services,
+    )
     atexit.register(stop)
     return settings, topology

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 from urllib.parse import quote, urlsplit
 
 from pydantic import Field, RootModel, model_validator
@@ -30,6 +30,17 @@ class _Administered(Section):
     """Where metrics and health are for those who run it; without it, nowhere."""
 
 
+AUTO: Final = "auto"
+WorkerCount = Literal["auto"] | Annotated[int, Field(strict=True, ge=1, le=256)]
+"""How many processes a worker is: a number, or as many as cores, memory and queue allow."""
+
+
+class WorkerSection(_Administered):
+    """A worker, which has no API of its own: `[services.NAME]` without a port to listen on."""
+
+    workers: WorkerCount = AUTO
+
+
 class Service(Endpoint, _Administered):
     """Where a service listens."""
 
@@ -42,7 +53,9 @@ class Service(Endpoint, _Administered):
 
 def _is_worker(section: object) -> bool:
     return (
-        isinstance(section, dict) and "admin_port" in section and section.keys().isdisjoint({"host", "port"})
+        isinstance(section, dict)
+        and not section.keys().isdisjoint({"admin_port", "workers"})
+        and section.keys().isdisjoint({"host", "port"})
     )
 
 
@@ -55,8 +68,8 @@ class _Services(RootModel[dict[Name, Service]]):
         return {name: each for name, each in given.items() if not _is_worker(each)}
 
 
-class _Workers(RootModel[dict[Name, _Administered]]):
-    root: dict[Name, _Administered] = Field(default_factory=dict)
+class _Workers(RootModel[dict[Name, WorkerSection]]):
+    root: dict[Name, WorkerSection] = Field(default_factory=dict)
 
     @model_validator(mode="before")
     @classmethod
@@ -114,6 +127,18 @@ def services_of(topology: "Topology") -> Mapping[str, Service]:
     if "services" not in topology.sections:
         return {}
     return topology.section("services", _Services).root
+
+
+def worker_count(topology: "Topology", process: str) -> WorkerCount:
+    """Return how many processes a worker is, `[services.NAME] workers`.
+
+    Raises:
+        TopologyError: a section is wrong.
+    """
+    if "services" not in topology.sections:
+        return AUTO
+    section = topology.section("services", _Workers).root.get(process)
+    return AUTO if section is None else section.workers
 
 
 def admin_address(topology: "Topology", process: str) -> AdminAddress | None:

@@ -50,7 +50,9 @@ def open_watched(url: URL, words: Mapping[str, Any], **options: Any) -> Iterator
         words: psycopg's, beside those of the URL.
         options: of `create_engine`.
     """
-    engine = create_engine(url, poolclass=NullPool, connect_args=dict(words), **options)
+    engine = create_engine(
+        url, poolclass=NullPool, connect_args=dict(words), **{"hide_parameters": True, **options}
+    )
     arguments, named = engine.dialect.create_connect_args(url)
     again = partial(open_connection, *arguments, **{**named, **words, "autocommit": True})
 

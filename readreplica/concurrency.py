@@ -64,7 +64,9 @@ def make_engine(
         connect_args: passed to it, with what the URL says.
         pool: options of SQLAlchemy's pool.
     """
-    return create_async_engine(url, connect_args={**connect_args, "async_creator_fn": connect}, **pool)
+    arguments = {**connect_args, "async_creator_fn": connect}
+    # An error repeats the parameters in its text, which stands in logs and traces.
+    return create_async_engine(url, connect_args=arguments, hide_parameters=True, **pool)
 
 
 @asynccontextmanager

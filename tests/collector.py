@@ -29,6 +29,8 @@ class TakenSpan:
     """In seconds of the epoch."""
     seconds: float
     facts: dict[str, Any]
+    texts: tuple[str, ...]
+    """What it says of an error: its status and its events."""
     links: tuple[str, ...]
 
     @property
@@ -80,6 +82,10 @@ def _taken(resource: Mapping[str, Any], span: Span) -> TakenSpan:
         began=span.start_time_unix_nano / 1e9,
         seconds=(span.end_time_unix_nano - span.start_time_unix_nano) / 1e9,
         facts={each.key: _value(each.value) for each in span.attributes},
+        texts=(
+            span.status.message,
+            *(str(_value(fact.value)) for each in span.events for fact in each.attributes),
+        ),
         links=tuple(link.trace_id.hex() for link in span.links),
     )
 

@@ -189,7 +189,7 @@ CONCEPTS: Mapping[str, str] = {
     "how a socket is cut": r"\.shutdown\(socket\.SHUT_RDWR\)",
     "the SQLSTATE of a refused row": r'"MS001"',
     "the exit statuses": r"^class ExitStatus\b",
-    "problem+json": r"application/problem\+json",
+    "problem+json": r"MEDIA_TYPE = \"application/problem\+json\"",
     "what a partition bound is": r"^class KeyRange\b",
     "the price formula": r"^def machine_eur\b",
     "the mark on a detached partition": r"^class (Detached)?Mark\b",
@@ -249,8 +249,8 @@ def counts_of(modules: Sequence[Module]) -> Mapping[str, tuple[float, float]]:
         "import cycles": (len(import_cycles(modules)), 0),
         "concepts that are not in exactly one file": (sum(len(where) != 1 for where in places), 0),
         "texts that begin or speak as the manuals do not": (len(list(wording(modules))), 0),
-        # It was 310 before what watches the system; a new module needs a reason.
-        "modules": (sizes.modules, 350),
+        # It was 345 before flow control, its load test apart; a new module needs a reason.
+        "modules": (sizes.modules, 370),
         f"modules below {SMALL_LINES} lines": (sizes.small_modules, 50),
         "lines of the largest module": (sizes.largest_module, 500),
         "lines of a function, median": (sizes.function_median, 8),

@@ -17,8 +17,9 @@ from app.console.audit.report import audit as compare
 from app.console.audit.trace import print_trace
 from app.console.audit.trace import trace as read_trace
 from app.console.audit.watch import OrderWatch, watch_orders
-from app.console.dead_letters import app as dead_letters
+from app.console.dead_letter_commands import app as dead_letters
 from app.console.logs import FOLDER_VARIABLE, line_text, logged_of, logs
+from app.console.quotes import app as quotes
 from app.console.slow import measure, print_slow, slow_as_json
 from app.console.sweep import delete_unnamed, find_unnamed, naming_store
 from app.files import ModelStore
@@ -33,6 +34,7 @@ from sharding.ids import MAX_ID
 
 app = typer.Typer(help="Find orders, and prove that none is lost.", no_args_is_help=True)
 app.add_typer(dead_letters, name="dead-letters")
+app.add_typer(quotes, name="quotes")
 app.command("logs")(logs)
 
 DEFAULT_GRACE = "7d"

@@ -9,12 +9,13 @@ from sqlalchemy import Connection, func, literal_column, select, text
 
 from app.console.audit.databases import SERVICE_TABLES, OrderDatabases
 from app.console.audit.rules import STUCK_AFTER
+from app.console.redis_problems import find_redis_problems
 from app.messaging.outbox import is_behind_dead_letter
 from app.messaging.routing import ServiceName
 from app.models.base import OutboxRow
 from app.models.mes import MesOrder, PricingJob
 from app.models.status import Status
-from ops.problems.service import Limit, OpenProblem, run_sources
+from ops.problems.service import Limit, OpenProblem, Source, run_sources
 from sharding.topology import Topology
 
 DEADLINE_SECONDS = 7.0
@@ -69,13 +70,14 @@ class OrderFigures:
 
 
 def find_problems(topology: Topology) -> Iterable[OpenProblem]:
-    """Return what is wrong with orders, messages and prices; a database that does not answer is a problem."""
+    """Return what is wrong with orders, messages, prices and Redis; what does not answer is a problem."""
     databases = OrderDatabases(topology)
 
     def look(name: str) -> Iterator[OpenProblem]:
         return order_problems(read_figures(databases, name))
 
-    sources = {f"database {name}": partial(look, name) for name in databases.services}
+    sources: dict[str, Source] = {f"database {name}": partial(look, name) for name in databases.services}
+    sources["Redis"] = partial(find_redis_problems, topology)
     return run_sources(sources, deadline_seconds=DEADLINE_SECONDS)
 
 

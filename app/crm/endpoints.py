@@ -45,6 +45,15 @@ async def approve_order(crm: Crm, order_id: OrderIdPath, body: Decision) -> CrmO
     return await crm.approve(order_id, body)
 
 
+@router.post("/{order_id}/requote", status_code=status.HTTP_202_ACCEPTED, responses=documented(404, 409))
+async def requote_order(crm: Crm, order_id: OrderIdPath, body: Decision) -> CrmOrderView:
+    """Ask for a new price: the one that was calculated is not valid any more, or the price list has changed.
+
+    Until it is there, `requote_requested_at` says since when, and the order cannot be approved.
+    """
+    return await crm.requote(order_id, body)
+
+
 @router.post("/{order_id}/close", responses=documented(404, 409))
 async def close_order(crm: Crm, order_id: OrderIdPath, body: Decision) -> CrmOrderView:
     """End an order that was delivered."""

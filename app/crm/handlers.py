@@ -1,6 +1,6 @@
 """The messages that the CRM handles: new orders from Shop (B2C) and MES (B2B), and their progress."""
 
-from app.messaging.events import CancelRefused, OrderSubmitted
+from app.messaging.events import CancelRefused, OrderSubmitted, PriceRenewed
 from app.messaging.message import Message
 from app.models.crm import CrmOrder
 from app.orders import CRM, add_order, append_event, follow, lock_known, log_change
@@ -14,6 +14,9 @@ async def handle(session: WriteSession, message: Message) -> None:
             await _learn(session, message, submitted)
         case CancelRefused() as refused:
             await _reopen(session, message, refused)
+        case PriceRenewed():
+            (await lock_known(session, CRM, message)).requote_requested_at = None
+            await follow(session, CRM, message)
         case _:
             await follow(session, CRM, message)
 

@@ -6,9 +6,20 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from app.flow.places import PricingPlace
 from app.models.base import EventRow
 from app.models.crm import CrmOrder
-from app.schemas import HistoryLine, Line, OrderView, Reason, View, WaitingView, shown, shown_history
+from app.schemas import (
+    HistoryLine,
+    Line,
+    QuoteView,
+    Reason,
+    View,
+    WaitingView,
+    shown,
+    shown_history,
+    shown_quote,
+)
 
 
 class Decision(BaseModel):
@@ -36,13 +47,16 @@ class CrmCustomerView(View):
     email: str
 
 
-class CrmOrderView(OrderView):
+class CrmOrderView(QuoteView):
     """An order as a seller sees it: B2C orders have a customer, B2B orders a partner."""
 
     customer: CrmCustomerView | None
     partner: str | None = Field(examples=["atelier-nord"])
     cancel_requested_at: datetime | None = Field(
         description="Since when the order waits for MES to agree that it is called off."
+    )
+    requote_requested_at: datetime | None = Field(
+        description="Since when the order waits for a new price from MES."
     )
 
     @classmethod
@@ -55,14 +69,22 @@ class CrmOrderDetail(CrmOrderView):
     """An order with its history; `waiting` is null when the MES was sent all that it gets of it."""
 
     history: list[HistoryLine]
+    pricing: PricingPlace | None = Field(
+        default=None, description="Where it stands while it waits for its price; null where that is unknown."
+    )
     waiting: WaitingView | None
 
     @classmethod
     def with_history(
-        cls, order: CrmOrder, events: Iterable[EventRow], *, waiting: WaitingView | None
+        cls,
+        order: CrmOrder,
+        events: Iterable[EventRow],
+        *,
+        pricing: PricingPlace | None,
+        waiting: WaitingView | None,
     ) -> Self:
         """Show an order and everything that happened to it."""
-        return cls(**_fields(order), history=shown_history(events), waiting=waiting)
+        return cls(**_fields(order), history=shown_history(events), pricing=pricing, waiting=waiting)
 
 
 class CrmOrderPage(View):
@@ -76,7 +98,9 @@ def _fields(order: CrmOrder) -> dict[str, Any]:
     named = order.customer_name is not None and order.customer_email is not None
     return {
         **shown(order),
+        **shown_quote(order),
         "customer": CrmCustomerView(name=order.customer_name, email=order.customer_email) if named else None,
         "partner": order.partner,
         "cancel_requested_at": order.cancel_requested_at,
+        "requote_requested_at": order.requote_requested_at,
     }

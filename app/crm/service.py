@@ -1,18 +1,21 @@
 """What the CRM does: sellers look at orders, approve them, close them and ask to call them off."""
 
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 
 from app.crm import repository
-from app.crm.errors import CancellationPending
+from app.crm.errors import CancellationPending, PriceExpired, PriceRenewalPending
 from app.crm.schemas import CancelOrder, CrmOrderDetail, CrmOrderPage, CrmOrderView, Decision
 from app.database import Work
 from app.flow.grants import Allowance
+from app.flow.places import Places
 from app.kit.clock import Clock
-from app.messaging.events import CancelRequested, OrderApproved, OrderClosed
+from app.messaging.events import CancelRequested, OrderApproved, OrderClosed, RequoteRequested
 from app.messaging.outbox import find_waiting
 from app.messaging.routing import ServiceName
-from app.models.status import Status
+from app.models.crm import CrmOrder
+from app.models.status import IllegalTransition, Status
 from app.orders import (
     CRM,
     announce,
@@ -34,6 +37,7 @@ class CrmService:
     """The CRM, with everything that it works with: its database, the clock, and how fast MES is sent to."""
 
     orders: Cluster
+    places: Places
     now: Clock
     to_mes: Allowance
 
@@ -43,7 +47,8 @@ class CrmService:
         Asked again by the seller who has confirmed it, this changes nothing.
 
         Raises:
-            UnknownOrder, IllegalTransition, CancellationPending: and nothing is changed.
+            UnknownOrder, IllegalTransition, CancellationPending, PriceRenewalPending, PriceExpired:
+                and nothing is changed.
         """
         return await self._write(partial(self._approve, order_id, decision))
 
@@ -51,9 +56,31 @@ class CrmService:
         order = await lock_order(session, CRM, order_id)
         event = OrderApproved(actor=decision.actor)
         if not await is_repeated(session, CRM, order, wanted=event.status, actor=event.actor):
-            if order.cancel_requested_at is not None:
-                raise CancellationPending(order_id, order.cancel_requested_at)
-            await record_event(session, CRM, order, event, now=self.now())
+            now = self.now()
+            _refuse_approval(order, now)
+            await record_event(session, CRM, order, event, now=now)
+        return CrmOrderView.of(order)
+
+    async def requote(self, order_id: int, decision: Decision) -> CrmOrderView:
+        """Ask MES for a price by the price list of now, for an order that waits for approval.
+
+        Asked again while MES has not answered, this changes nothing.
+
+        Raises:
+            UnknownOrder, IllegalTransition: and nothing is changed.
+        """
+        return await self._write(partial(self._request_quote, order_id, decision))
+
+    async def _request_quote(self, order_id: int, decision: Decision, session: WriteSession) -> CrmOrderView:
+        order = await lock_order(session, CRM, order_id)
+        if order.status is not Status.PRICE_CALCULATED:
+            raise IllegalTransition(order_id, order.status, Status.PRICE_CALCULATED)
+        if order.requote_requested_at is None:
+            now = order.requote_requested_at = self.now()
+            detail = {"requote_requested": decision.actor}
+            await append_event(session, CRM, order, actor=decision.actor, now=now, detail=detail)
+            await announce(session, CRM, order, RequoteRequested(actor=decision.actor), now=now)
+            log_change(session, "order_requote_requested", order)
         return CrmOrderView.of(order)
 
     async def close(self, order_id: int, decision: Decision) -> CrmOrderView:
@@ -109,10 +136,11 @@ class CrmService:
         """
         async with self.orders.read() as session:
             order = await get_order(session, CRM, order_id)
-            events = await read_history(session, CRM, order_id)
+            history = await read_history(session, CRM, order_id)
             unsent = await find_waiting(session, CRM.outbox, order_id, ServiceName.MES)
-            waiting = WaitingView.of(unsent, per_second=self.to_mes.per_second)
-            return CrmOrderDetail.with_history(order, events, waiting=waiting)
+        waiting = WaitingView.of(unsent, per_second=self.to_mes.per_second)
+        pricing = await self.places.of(order)
+        return CrmOrderDetail.with_history(order, history, pricing=pricing, waiting=waiting)
 
     async def page(self, *, status: Status | None, limit: int, below: int | None) -> CrmOrderPage:
         """Read a page of orders, newest first.
@@ -128,3 +156,17 @@ class CrmService:
             orders = [CrmOrderView.of(order) for order in found]
         more = len(orders) > limit
         return CrmOrderPage(orders=orders[:limit], next_cursor=orders[limit - 1].order_id if more else None)
+
+
+def _refuse_approval(order: CrmOrder, now: datetime) -> None:
+    """Refuse to confirm a price that is about to change, or not valid any more.
+
+    Raises:
+        CancellationPending, PriceRenewalPending, PriceExpired: why.
+    """
+    if order.cancel_requested_at is not None:
+        raise CancellationPending(order.order_id, order.cancel_requested_at)
+    if order.requote_requested_at is not None:
+        raise PriceRenewalPending(order.order_id, order.requote_requested_at)
+    if order.price_valid_until is not None and order.price_valid_until <= now:
+        raise PriceExpired(order.order_id, order.price_valid_until)

@@ -258,6 +258,11 @@ class Allowance:
             return max(0.0, self._ends - self._clock())
         return (1 - self._tokens) / self._per_second
 
+    def seconds_for(self, messages: int) -> float | None:
+        """Return in how long so many messages may be sent, if the rate stays; None in a pause."""
+        self._fill()
+        return None if self._per_second == 0 else max(0.0, messages - self._tokens) / self._per_second
+
     def _fill(self) -> None:
         now = self._clock()
         if self._grant is not None and now >= self._ends:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import uvicorn
 from prometheus_client import REGISTRY
 from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -56,7 +57,9 @@ Ready = Callable[[], Awaitable[Readings]]
 
 
 @asynccontextmanager
-async def serving_admin(process: str, address: AdminAddress | None, ready: Ready) -> AsyncIterator[None]:
+async def serving_admin(
+    process: str, address: AdminAddress | None, ready: Ready, *, metrics: Collector = REGISTRY
+) -> AsyncIterator[None]:
     """Serve the admin port while the block runs; without an address, nothing.
 
     Raises:
@@ -66,7 +69,7 @@ async def serving_admin(process: str, address: AdminAddress | None, ready: Ready
         yield
         return
     with _bound(process, address) as listening:
-        server = _Server(_config(process, ready))
+        server = _Server(_config(process, ready, metrics))
         serving = asyncio.create_task(server.serve([listening]), name="admin port")
         try:
             yield
@@ -97,9 +100,9 @@ class _Server(uvicorn.Server):
         yield
 
 
-def _config(process: str, ready: Ready) -> uvicorn.Config:
+def _config(process: str, ready: Ready, registry: Collector) -> uvicorn.Config:
     return uvicorn.Config(
-        admin_app(process, ready),
+        admin_app(process, ready, registry),
         http="h11",
         ws="none",
         lifespan="off",
@@ -110,12 +113,12 @@ def _config(process: str, ready: Ready) -> uvicorn.Config:
     )
 
 
-def admin_app(process: str, ready: Ready) -> Starlette:
+def admin_app(process: str, ready: Ready, registry: Collector = REGISTRY) -> Starlette:
     """Make the application of an admin port."""
 
     async def metrics(request: Request) -> Response:
         encode, kind = choose_encoder(request.headers.get("accept", ""))
-        return Response(encode(REGISTRY), headers={"Content-Type": kind})
+        return Response(encode(registry), headers={"Content-Type": kind})
 
     async def live(_request: Request) -> Response:
         return JSONResponse({"service": process, "status": "ok"})

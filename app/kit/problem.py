@@ -77,6 +77,7 @@ _EXAMPLES: Mapping[int, tuple[str, str]] = {
     413: ("Model too large", "the model is larger than 20971520 bytes"),
     415: ("Unsupported model type", "'ring.step' is not a 3D model"),
     422: ("Invalid request", "body quantity: Input should be greater than or equal to 1"),
+    429: ("Intake full", "1000 partners' orders wait to be placed, and no more may"),
     503: ("Temporarily unavailable", "something that this needs cannot be reached"),
 }
 
@@ -169,7 +170,12 @@ def _asked(request: Request, status: int) -> dict[str, Any]:
 
 def _foreseen(status: int) -> Callable[[Request, Exception], Awaitable[JSONResponse]]:
     async def answer(request: Request, error: Exception) -> JSONResponse:
-        return _answer(request, status=status, name=_name(error), detail=str(error), facts=_facts(error))
+        facts = _facts(error)
+        seconds = facts.get("retry_after_seconds")
+        headers = None if seconds is None else {"Retry-After": str(max(1, math.ceil(seconds)))}
+        return _answer(
+            request, status=status, name=_name(error), detail=str(error), facts=facts, headers=headers
+        )
 
     return answer
 

@@ -3,8 +3,8 @@
 import json
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any, NoReturn
+from contextlib import AbstractAsyncContextManager, contextmanager
+from typing import Any, NoReturn, Protocol
 from urllib.parse import parse_qsl
 
 from fastapi import params
@@ -245,10 +245,17 @@ class StrictRequest(Request):
             raise
 
 
+class LetsIn(Protocol):
+    """Decides which requests are worked on, and which are refused so that others are."""
+
+    def admitted(self, method: str, route: str, *, is_deep: bool) -> AbstractAsyncContextManager[None]:
+        """Wait for a place for the block, or raise."""
+
+
 class StrictRoute(APIRoute):
     """A route that reads strictly, and answers within `app.state.request_seconds` from the body's end.
 
-    `app.state.request_limit` says how many of its like do so at once.
+    `app.state.admission` lets it in by what it is worth; `app.state.request_limit` is the last bound of all.
     """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -269,10 +276,13 @@ class StrictRoute(APIRoute):
                 await strict.read_body()
             seconds: float = request.app.state.request_seconds
             limit: RequestLimit = request.app.state.request_limit
+            admission: LetsIn = request.app.state.admission
+            is_deep = "cursor" in request.query_params
             try:
                 # Not around the reading: slow clients would take the places of all others.
-                with limit.taken():
-                    return await within(answer(strict), seconds=seconds)
+                async with admission.admitted(request.method, self.path_format, is_deep=is_deep):
+                    with limit.taken():
+                        return await within(answer(strict), seconds=seconds)
             except TimeoutError:
                 raise RequestTimedOut(seconds, in_doubt=has_written()) from None
 

@@ -15,7 +15,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import timedelta
@@ -23,22 +23,25 @@ from hashlib import sha256
 from importlib.util import find_spec
 from threading import Lock
 from types import MappingProxyType
+from typing import Any
 
 import structlog
 from opentelemetry import metrics, propagate, trace
 from opentelemetry.context import Context
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
+from opentelemetry.propagators.composite import CompositePropagator
 from opentelemetry.sdk.metrics import AlwaysOffExemplarFilter, MeterProvider
 from opentelemetry.sdk.metrics.export import MetricReader, PeriodicExportingMetricReader
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace import Event, ReadableSpan, Span, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, Decision, Sampler, SamplingResult
-from opentelemetry.trace import Link, SpanKind, StatusCode, TraceState
+from opentelemetry.trace import Link, SpanKind, Status, StatusCode, TraceState
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from opentelemetry.util.types import Attributes, AttributeValue
 
 from app import instruments
+from app.kit.log_masks import mask, mask_text
 
 ORDER_ID = "order.id"
 """The attribute of every span that concerns an order."""
@@ -109,9 +112,21 @@ def working(
     try:
         # An empty context, and not the one of now: this is a part of what has caused it, and of nothing else.
         with tracer.start_as_current_span(
-            name, context or Context(), kind=kind, links=links, attributes=own
+            name,
+            context or Context(),
+            kind=kind,
+            links=links,
+            attributes=own,
+            record_exception=False,
+            set_status_on_exception=False,
         ) as work.span:
-            yield work.span
+            try:
+                yield work.span
+            except Exception as error:
+                # Its text is in the log.
+                work.span.set_attribute("error.type", f"{type(error).__module__}.{type(error).__qualname__}")
+                work.span.set_status(StatusCode.ERROR)
+                raise
     finally:
         _work.reset(token)
 
@@ -263,8 +278,35 @@ def is_wanted(spans: Sequence[ReadableSpan], ratio: float) -> bool:
     return key is not None and is_kept(str(key), ratio)
 
 
+_STATEMENTS = frozenset({"db.statement", "db.query.text"})
+"""They are recorded without their parameters, and are long."""
+
+
+def mask_span(span: ReadableSpan) -> ReadableSpan:
+    """Return a span without what instrumentations repeat of errors and URLs: addresses, rows, passwords."""
+    facts = {name: fact for name, fact in (span.attributes or {}).items() if name not in _STATEMENTS}
+    about = span.status.description
+    masked = {name: mask_text(fact) for name, fact in facts.items() if isinstance(fact, str)}
+    if not span.events and about is None and masked.items() <= facts.items():
+        return span
+    return ReadableSpan(
+        span.name,
+        span.context,
+        span.parent,
+        span.resource,
+        {**(span.attributes or {}), **masked},
+        [Event(each.name, mask("", each.attributes or {}), each.timestamp) for each in span.events],
+        span.links,
+        span.kind,
+        status=Status(span.status.status_code, None if about is None else mask_text(about)),
+        start_time=span.start_time,
+        end_time=span.end_time,
+        instrumentation_scope=span.instrumentation_scope,
+    )
+
+
 class CountingExporter(SpanExporter):
-    """Sends batches; counts what is not taken, and says once that the collector is away.
+    """Sends batches, masked; counts what is not taken, and says once that the collector is away.
 
     The SDK logs each batch that fails, and goes on for as long as there is one.
     """
@@ -280,7 +322,7 @@ class CountingExporter(SpanExporter):
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """Send a batch; what is not taken is dropped."""
         self.taken += len(spans)
-        result = self._send(spans)
+        result = self._send([mask_span(span) for span in spans])
         is_away = result is not SpanExportResult.SUCCESS
         if is_away:
             instruments.telemetry_dropped("spans", len(spans))
@@ -344,7 +386,13 @@ class BoundedQueue(SpanProcessor):
         return self._queue.force_flush(timeout_millis or 30000)
 
 
-def start_telemetry(service: str, *, otlp_endpoint: str | None, trace_ratio: float) -> Callable[[], None]:
+def start_telemetry(
+    service: str,
+    *,
+    otlp_endpoint: str | None,
+    trace_ratio: float,
+    own_services: Collection[str] = frozenset(),
+) -> Callable[[], None]:
     """Set the SDK up for this process, once, before anything is opened that is to be measured.
 
     Without an endpoint there are metrics for the admin port, and trace ids for log lines and messages, but no
@@ -354,6 +402,7 @@ def start_telemetry(service: str, *, otlp_endpoint: str | None, trace_ratio: flo
         service: its name.
         otlp_endpoint: where a collector takes OTLP over HTTP, such as http://127.0.0.1:4318.
         trace_ratio: the share of the orders whose spans are sent, from 0 to 1.
+        own_services: HOST:PORT of each service that httpx names the trace to; strangers do not see it.
 
     Returns:
         what ends it: it sends what waits, for a few seconds at most.
@@ -362,7 +411,8 @@ def start_telemetry(service: str, *, otlp_endpoint: str | None, trace_ratio: flo
     os.environ.setdefault("OTEL_SEMCONV_STABILITY_OPT_IN", "http,database")
     place = f"{socket.gethostname()}:{os.getpid()}"
     resource = Resource.create({"service.name": service, "service.instance.id": place})
-    propagate.set_global_textmap(TraceContextTextMapPropagator())
+    # By it instrumentations would name the trace to every server that they call. See `_instrument`.
+    propagate.set_global_textmap(CompositePropagator([]))
     meters = MeterProvider(
         _readers(otlp_endpoint),
         resource=resource,
@@ -370,7 +420,7 @@ def start_telemetry(service: str, *, otlp_endpoint: str | None, trace_ratio: flo
         shutdown_on_exit=False,
     )
     metrics.set_meter_provider(meters)
-    tracers = _tracers(resource, otlp_endpoint, trace_ratio)
+    tracers = _tracers(resource, otlp_endpoint, trace_ratio, own_services)
     trace.set_tracer_provider(tracers)
     # It logs each batch that fails; `CountingExporter` says it once.
     logging.getLogger("opentelemetry.exporter").setLevel(logging.CRITICAL)
@@ -395,12 +445,14 @@ def _readers(otlp_endpoint: str | None) -> list[MetricReader]:
     return readers
 
 
-def _tracers(resource: Resource, otlp_endpoint: str | None, ratio: float) -> TracerProvider:
+def _tracers(
+    resource: Resource, otlp_endpoint: str | None, ratio: float, own_services: Collection[str]
+) -> TracerProvider:
     if otlp_endpoint is None:
         return TracerProvider(ALWAYS_OFF, resource, shutdown_on_exit=False)
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
-    _instrument()
+    _instrument(own_services)
     url = f"{otlp_endpoint.rstrip('/')}/v1/traces"
     queue = BoundedQueue(CountingExporter(OTLPSpanExporter(url, timeout=_SEND_SECONDS)))
     tracers = TracerProvider(EntrySampler(), resource, shutdown_on_exit=False)
@@ -408,7 +460,7 @@ def _tracers(resource: Resource, otlp_endpoint: str | None, ratio: float) -> Tra
     return tracers
 
 
-def _instrument() -> None:
+def _instrument(own_services: Collection[str]) -> None:
     """Have the drivers make spans of what they do, inside of work only: see `EntrySampler`."""
     from opentelemetry.instrumentation.psycopg import PsycopgInstrumentor
     from opentelemetry.instrumentation.redis import RedisInstrumentor
@@ -418,4 +470,13 @@ def _instrument() -> None:
     if find_spec("httpx") is not None:  # no service needs it
         from opentelemetry.instrumentation.httpx import HTTPXClientInstrumentor
 
-        HTTPXClientInstrumentor().instrument()
+        def name_trace(span: trace.Span, request: Any) -> None:
+            port = request.url.port or {"http": 80, "https": 443}.get(request.url.scheme)
+            if span.is_recording() and f"{request.url.host}:{port}" in own_services:
+                _propagator.inject(request.headers, trace.set_span_in_context(span))
+
+        async def name_trace_async(span: trace.Span, request: Any) -> None:
+            name_trace(span, request)
+
+        hooks = {"request_hook": name_trace, "async_request_hook": name_trace_async}
+        HTTPXClientInstrumentor().instrument(**hooks)

@@ -1,14 +1,21 @@
 """The MES put together."""
 
+import asyncio
+import os
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from secrets import token_hex
 
 import structlog
 from fastapi import FastAPI
 
-from app.database import open_shards
+from app.database import open_directory, open_shards
 from app.delivery import delivering
 from app.files import ModelStore
+from app.flow.control import FlowControl, RateOptions, SenderMeter
+from app.flow.grants import Allowance
+from app.flow.places import Places, PlacesPublisher
 from app.kit.clock import utc_now
 from app.kit.health import Readiness
 from app.kit.tasks import Background
@@ -16,8 +23,9 @@ from app.mes.endpoints import Services, router
 from app.mes.errors import STATUSES
 from app.mes.handlers import MesHandlers
 from app.mes.hot_list import HotLists
-from app.mes.intake import PartnerIntake
+from app.mes.intake import Drain, IntakeState, PartnerIntake
 from app.mes.service import MesService
+from app.messaging.signing import EntrySigner, parse_peer_keys
 from app.messaging.streams import open_redis
 from app.orders import MES
 from app.serve import make_app, timeouts_of
@@ -40,9 +48,14 @@ def build(settings: Settings, topology: Topology) -> FastAPI:
         async with (
             open_shards(topology, application_name="mes", timeouts=timeouts_of(settings)) as sessions,
             open_ids(topology, tree="mes") as ids,
+            open_directory(topology, application_name="mes-flow") as directory,
             open_redis(redis_url(topology, "mes")) as redis,
         ):
             readiness.need_ids(ids)
+            meter = SenderMeter(floor=settings.flow_floor_per_second)
+            allowance = Allowance(floor_per_second=settings.flow_floor_per_second)
+            bells = {name: asyncio.Event() for name in sessions.clusters}
+            intake = IntakeState(allowance=allowance, arrived=bells)
             async with delivering(
                 MES,
                 background,
@@ -52,17 +65,40 @@ def build(settings: Settings, topology: Topology) -> FastAPI:
                 databases=sessions.clusters,
                 transact=sessions.transact,
                 handle=MesHandlers(utc_now).handle,
+                receives=meter.receive,
             ):
+                signer = EntrySigner(MES.service, parse_peer_keys(settings.message_keys.get_secret_value()))
+                process = f"{socket.gethostname()}:{os.getpid()}:{token_hex(4)}"
+                control = FlowControl(
+                    directory,
+                    sessions.clusters,
+                    redis,
+                    signer,
+                    process=process,
+                    allowance=allowance,
+                    meter=meter,
+                    options=RateOptions(floor=settings.flow_floor_per_second),
+                    pricing_seconds=settings.flow_pricing_seconds,
+                )
+                background.start("flow control", control.run)
+                background.start("places", PlacesPublisher(sessions, redis, signer, process).run)
+                for shard in sessions.clusters:
+                    background.start(f"intake {shard}", Drain(sessions, shard, intake).run)
                 partners = PartnerIntake(
                     sessions=sessions,
                     ids=ids,
                     models=models,
                     max_upload_bytes=settings.max_upload_bytes,
                     now=utc_now,
+                    state=intake,
+                    most_of_shard=settings.intake_shard_orders,
+                    most=settings.intake_orders,
                 )
                 operators = MesService(
                     sessions=sessions,
                     now=utc_now,
+                    intake=intake,
+                    places=Places(redis, signer),
                     cursor_keys=_cursor_keys(settings),
                     lists=HotLists(redis),
                 )

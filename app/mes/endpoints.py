@@ -15,6 +15,7 @@ from app.mes.schemas import (
     MesOrderPage,
     MesOrderView,
     PartnerOrder,
+    PartnerOrderView,
     TakeOrder,
 )
 from app.mes.service import MesService
@@ -53,10 +54,11 @@ def _partner_order(
 @router.post(
     "/partners/{partner}/orders",
     tags=["partners"],
-    status_code=status.HTTP_201_CREATED,
+    status_code=status.HTTP_202_ACCEPTED,
     responses={
-        200: {"model": MesOrderView, "description": "The key has made this order before."},
-        **documented(413, 415),
+        202: {"description": "It is safe, and will be placed; `Location` is where it can be followed."},
+        200: {"model": PartnerOrderView, "description": "The key has made this order before."},
+        **documented(413, 415, 429),
     },
 )
 async def submit_order(
@@ -65,12 +67,13 @@ async def submit_order(
     file: UploadFile,
     key: IdempotencyKey,
     response: Response,
-) -> MesOrderView:
-    """Order from a 3D model, an STL, 3MF or OBJ file."""
-    placed = await parts.partners.submit(order, file, key=key)
-    if not placed.created:
+) -> PartnerOrderView:
+    """Order from a 3D model, an STL, 3MF or OBJ file. It waits for its turn, and its id shows it at once."""
+    taken = await parts.partners.submit(order, file, key=key)
+    if not taken.created:
         response.status_code = status.HTTP_200_OK
-    return placed.order
+    response.headers["Location"] = f"/v1/orders/{taken.order.order_id}"
+    return taken.order
 
 
 @router.get("/orders", tags=["operators"], responses=documented(), dependencies=[AFTER_TOKEN])

@@ -30,5 +30,17 @@ class NotTheHolder(AppError):
         super().__init__(f"{operator} cannot advance order {order_id}: {holder}")
 
 
-STATUSES: Statuses = {TakenByAnother: 409, NotTheHolder: 409}
+class IntakeFull(AppError):
+    """More partners' orders wait than may."""
+
+    def __init__(self, waiting: int, retry_after_seconds: int) -> None:
+        self.waiting = waiting
+        self.retry_after_seconds = retry_after_seconds
+        super().__init__(
+            f"{waiting} partners' orders wait to be placed, and no more may; nothing was stored: repeat the "
+            f"request, with the same Idempotency-Key, in {retry_after_seconds} seconds"
+        )
+
+
+STATUSES: Statuses = {TakenByAnother: 409, NotTheHolder: 409, IntakeFull: 429}
 """What they are worth in HTTP."""

@@ -4,7 +4,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TypeVar
 
+from app.flow.turns import enqueue
 from app.kit.clock import Clock
+from app.kit.telemetry import traceparent_of
 from app.mes import repository
 from app.mes.intake import place
 from app.messaging.errors import NotYet
@@ -15,9 +17,10 @@ from app.messaging.events import (
     OrderCancelled,
     OrderClosed,
     OrderSubmitted,
+    RequoteRequested,
 )
 from app.messaging.message import Message
-from app.models.mes import MesOrderColumns
+from app.models.mes import MesOrderColumns, PricingJob
 from app.models.status import TRANSITIONS, Status
 from app.orders import (
     MES,
@@ -46,7 +49,7 @@ class MesHandlers:
         match message.data:
             case OrderSubmitted() as submitted:
                 await place(session, message, submitted)
-            case OrderApproved() | OrderClosed() | CancelRequested():
+            case OrderApproved() | OrderClosed() | CancelRequested() | RequoteRequested():
                 await self._apply(session, message)
             case _:
                 raise UnexpectedEvent(MES.service, message)
@@ -66,6 +69,8 @@ class MesHandlers:
         match message.data:
             case CancelRequested() as request:
                 await self._answer(session, models, order, request)
+            case RequoteRequested() as request:
+                await _requote(session, models, order, request, message.time)
             case OrderApproved() | OrderClosed() as decided:
                 await record_event(session, models, order, decided, now=message.time)
 
@@ -84,6 +89,25 @@ class MesHandlers:
         cancelled = OrderCancelled(actor=request.actor, reason=request.reason)
         await repository.drop_pricing_job(session, order.order_id)
         await record_event(session, models, order, cancelled, now=now)
+
+
+async def _requote(
+    session: WriteSession,
+    models: OrderModels[AnyMesOrder],
+    order: AnyMesOrder,
+    request: RequoteRequested,
+    now: datetime,
+) -> None:
+    """Have an order priced anew. One that waits for approval no longer has ended: the CRM hears of that."""
+    if order.status is not Status.PRICE_CALCULATED:
+        return
+    detail = {"requote_requested": request.actor}
+    await append_event(session, models, order, actor=request.actor, now=now, detail=detail)
+    if not await repository.has_pricing_job(session, order.order_id):
+        sender = f"partner {order.partner}" if order.partner is not None else f"order {order.order_id}"
+        await enqueue(
+            session, PricingJob(order_id=order.order_id, sender=sender, traceparent=traceparent_of())
+        )
 
 
 async def _refuse(

@@ -1,29 +1,54 @@
-"""How an order comes into the MES: by the Shop's message (B2C), or from a partner (B2B)."""
+"""How an order comes into the MES: by the Shop's message (B2C), or from a partner (B2B).
 
+A partner has no outbox of ours. So its order is written as it came, into the intake of the order's shard,
+and answered; `Drain` places it, as fast as the grant for partners allows.
+"""
+
+import asyncio
 import json
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 from hashlib import sha256
 from uuid import uuid4
 
+import structlog
+from opentelemetry.trace import SpanKind
+from pydantic import ValidationError
+
+from app import instruments
 from app.files import ModelStore, StoredModel, Upload, model_name, model_suffix
+from app.flow.grants import Allowance
+from app.flow.turns import enqueue, sender_of
 from app.kit.clock import Clock
 from app.kit.logs import bind
-from app.kit.telemetry import traceparent_of
+from app.kit.telemetry import cause_of, traceparent_of, working
 from app.mes import repository
-from app.mes.schemas import MesOrderView, PartnerOrder
+from app.mes.errors import IntakeFull
+from app.mes.schemas import IntakePlace, MesOrderView, PartnerOrder, PartnerOrderView
 from app.messaging import inbox
+from app.messaging.backoff import repeat_with_backoff
 from app.messaging.events import Item, OrderSubmitted
 from app.messaging.message import Message
-from app.models.mes import MesOrder, MesOrderItem, PartnerRequest, PricingJob
+from app.models.mes import Intake, MesOrder, MesOrderItem, PartnerRequest, PricingJob
 from app.models.status import Channel
 from app.orders import MES, IdempotencyKeyReused, add_order, announce
 from app.schemas import summarise
-from readreplica.sessions import WriteSession
+from readreplica.cluster import Cluster
+from readreplica.sessions import AnySession, WriteSession
 from sharding.ids import IdGenerator
 from sharding.sessions import ShardedSessions
 from sharding.shard_map import key_of_text
+
+MOST_COUNTED = 1000
+"""So many are counted before an order that waits, and no more."""
+
+PARTNERS = "partners"
+"""The sender whose grant the drain keeps."""
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("intake")
 
 
 async def place(session: WriteSession, message: Message, submitted: OrderSubmitted) -> None:
@@ -40,17 +65,39 @@ async def place(session: WriteSession, message: Message, submitted: OrderSubmitt
     )
     await add_order(session, MES, order, actor=submitted.actor, now=message.time)
     session.add_all(MesOrderItem(order_id=order.order_id, **item.model_dump()) for item in submitted.items)
-    session.add(PricingJob(order_id=order.order_id, traceparent=traceparent_of()))
     if order.channel is Channel.B2B:  # the Shop sends a B2C order to the CRM itself
         await announce(session, MES, order, submitted, now=message.time)
+    sender = sender_of(submitted, order.order_id)
+    # Last of all: others of the same sender wait from here on.
+    await enqueue(session, PricingJob(order_id=order.order_id, sender=sender, traceparent=traceparent_of()))
 
 
 @dataclass(frozen=True)
-class PlacedOrder:
+class TakenOrder:
     """The order of a partner's idempotency key; `created`: whether this request made it."""
 
-    order: MesOrderView
+    order: PartnerOrderView
     created: bool
+
+
+@dataclass
+class IntakeState:
+    """What a process knows of the intake: how many wait where, how fast they go, and a bell for the drain."""
+
+    allowance: Allowance
+    waiting: dict[str, int] = field(default_factory=dict)
+    arrived: Mapping[str, asyncio.Event] = field(default_factory=dict)
+
+    def arrive(self, shard: str) -> None:
+        """Count one more on a shard, and wake its drain."""
+        self.waiting[shard] = self.waiting.get(shard, 0) + 1
+        if shard in self.arrived:
+            self.arrived[shard].set()
+
+    def expected_seconds(self, place: int) -> int | None:
+        """Return in how many seconds an order with so many before it on its shard is likely to be placed."""
+        seconds = self.allowance.seconds_for((place + 1) * max(1, len(self.arrived)))
+        return None if seconds is None else math.ceil(seconds)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +110,9 @@ class PartnerIntake:
         models: where uploaded models are kept.
         max_upload_bytes: the largest model that is accepted.
         now: the clock.
+        state: of this process' intake.
+        most_of_shard: how many orders may wait on a shard.
+        most: how many may wait on all shards, about: each process counts now and then.
     """
 
     sessions: ShardedSessions
@@ -70,56 +120,234 @@ class PartnerIntake:
     models: ModelStore
     max_upload_bytes: int
     now: Clock
+    state: IntakeState
+    most_of_shard: int = 1000
+    most: int = 1500
 
-    async def submit(self, request: PartnerOrder, file: Upload, *, key: str) -> PlacedOrder:
-        """Make an order, or find the one that the partner's key has made.
+    async def submit(self, request: PartnerOrder, file: Upload, *, key: str) -> TakenOrder:
+        """Take an order in, or find the one that the partner's key has made.
 
         The key and the order usually lie on different shards. So the key first reserves the order's id and
-        a message id, in a transaction of its own; then the order's shard makes the order together with an
-        inbox row of that message id. A repeated request, after a crash anywhere in between or at the
-        same time, finds the same two ids, and the inbox lets one of them make the order.
+        a message id, in a transaction of its own; then the order's shard takes it in. A repeated request,
+        after a crash anywhere in between or at the same time, finds the same two ids. The intake has an id
+        once, and the drain records the message in the inbox: it is placed once.
 
         Raises:
-            UnsupportedModelType, ModelTooLarge: and nothing is stored.
+            UnsupportedModelType, ModelTooLarge, IntakeFull: and nothing is stored.
             IdempotencyKeyReused: the key has made an order from another request.
         """
-        name = model_name(file.filename or "")
-        stored = await self.models.put(file, model_suffix(name), self.max_upload_bytes)
+        name, order_id = model_name(file.filename or ""), self.ids.next_id()
+        suffix = model_suffix(name)
+        await self._check_room(order_id, request.partner, key)
+        stored = await self.models.put(file, suffix, self.max_upload_bytes)
         digest = _digest(request, stored)
-        reserved = await self._reserve(request.partner, key, digest)
+        reserved = await self._reserve(request.partner, key, digest, order_id=order_id)
         if reserved.request_digest != digest:
             raise IdempotencyKeyReused(key, reserved.order_id)
         bind(order_id=reserved.order_id)
-        submitted = _submitted(request, stored, name, at=self.now())
-        message = Message(
-            id=reserved.message_id,
-            source="partner",
-            subject=str(reserved.order_id),
-            time=submitted.submitted_at,
-            data=submitted,
+        row = Intake(
+            order_id=reserved.order_id,
+            message_id=reserved.message_id,
+            partner=request.partner,
+            model_key=stored.key,
+            received_at=(now := self.now()),
+            traceparent=traceparent_of(),
+            body=_submitted(request, stored, name, at=now).model_dump(mode="json"),
         )
-        place_once = partial(_place_once, message=message, submitted=submitted)
-        return (await self.sessions.transact(reserved.order_id, place_once)).value
+        taken = (await self.sessions.transact(row.order_id, partial(self._take, row))).value
+        if taken.created:
+            self.state.arrive(self.sessions.shard_of(row.order_id))
+        return taken
 
-    async def _reserve(self, partner: str, key: str, digest: str) -> PartnerRequest:
-        request_key = key_of_text(f"{partner}\n{key}")
+    async def _check_room(self, order_id: int, partner: str, key: str) -> None:
+        """Refuse a new order where too many wait; a repeated request is answered all the same.
+
+        Raises:
+            IntakeFull: nothing was stored.
+        """
+        count = partial(_count, most=self.most_of_shard)
+        waiting = (await self.sessions.transact(order_id, count)).value
+        in_all = sum(self.state.waiting.values())
+        if waiting < self.most_of_shard and in_all < self.most:
+            return
+        known = partial(_is_known, partner, key)
+        if (await self.sessions.transact(_request_key(partner, key), known)).value:
+            return
+        instruments.intake_refused()
+        seconds = self.state.expected_seconds(max(1, waiting // 10)) or _PAUSED_RETRY_SECONDS
+        raise IntakeFull(max(waiting, in_all), min(max(seconds, 1), _PAUSED_RETRY_SECONDS))
+
+    async def _reserve(self, partner: str, key: str, digest: str, *, order_id: int) -> PartnerRequest:
+        request_key = _request_key(partner, key)
         request = PartnerRequest(
             request_key=request_key,
             partner=partner,
             idempotency_key=key,
             request_digest=digest,
-            order_id=self.ids.next_id(),
+            order_id=order_id,
             message_id=uuid4(),
         )
         reserve = partial(repository.reserve, request=request)
         return (await self.sessions.transact(request_key, reserve)).value
 
+    async def _take(self, row: Intake, session: WriteSession) -> TakenOrder:
+        created = await repository.keep_in_intake(session, row, inbox=MES.inbox)
+        waiting = await session.get(Intake, row.order_id)
+        if waiting is None:
+            order = MesOrderView.model_validate(await repository.find(session, row.order_id))
+            return TakenOrder(PartnerOrderView(**order.model_dump(), state="placed", waiting=None), created)
+        return TakenOrder(await shown_waiting(session, waiting, self.state), created)
 
-async def _place_once(session: WriteSession, message: Message, submitted: OrderSubmitted) -> PlacedOrder:
-    created = await inbox.record(session, MES.inbox, message)
-    if created:
+
+_PAUSED_RETRY_SECONDS = 30
+
+
+async def _count(session: WriteSession, most: int) -> int:
+    return await session.scalar(repository.intake_count(most)) or 0
+
+
+async def _is_known(partner: str, key: str, session: WriteSession) -> bool:
+    return await session.get(PartnerRequest, (_request_key(partner, key), partner, key)) is not None
+
+
+def _request_key(partner: str, key: str) -> int:
+    return key_of_text(f"{partner}\n{key}")
+
+
+async def shown_waiting(session: AnySession, row: Intake, state: IntakeState) -> PartnerOrderView:
+    """Show an order that waits in the intake: as it will be, and where it stands."""
+    place = await repository.place_in_intake(session, row, most=MOST_COUNTED)
+    submitted = OrderSubmitted.model_validate(row.body)
+    return PartnerOrderView(
+        order_id=str(row.order_id),
+        status=submitted.status,
+        channel=submitted.channel,
+        summary=submitted.summary,
+        price=None,
+        reason=None,
+        created_at=row.received_at,
+        changed_at=row.received_at,
+        partner=row.partner,
+        operator=None,
+        state="waiting",
+        waiting=IntakePlace(
+            place=place, expected_seconds=state.expected_seconds(place), since=row.received_at
+        ),
+    )
+
+
+class Drain:
+    """Places what waits in the intake of one shard: the oldest first, within the grant for partners.
+
+    Several processes may have one: a row that another is placing is left to it. A process that is killed
+    before the commit leaves the row where it was.
+    """
+
+    def __init__(
+        self,
+        sessions: ShardedSessions,
+        shard: str,
+        state: IntakeState,
+        *,
+        batch: int = 16,
+        look_seconds: float = 0.5,
+    ) -> None:
+        """Make the drain of a shard; `run` starts it.
+
+        Parameters:
+            sessions: the shards.
+            shard: which of them.
+            state: of this process' intake.
+            batch: how many are placed at the same time at most.
+            look_seconds: how often it looks for what other processes have taken in.
+        """
+        self._sessions = sessions
+        self._shard = shard
+        self._state = state
+        self._batch = batch
+        self._look_seconds = look_seconds
+        self._unreadable: set[int] = set()
+        self._log = log.bind(database=shard)
+
+    @property
+    def _cluster(self) -> Cluster:
+        return self._sessions.clusters[self._shard]
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Work until `stop` is set. Outages of the database are waited out."""
+
+        async def turn() -> None:
+            arrived = self._state.arrived[self._shard]
+            arrived.clear()
+            if not await self.turn():
+                await self._rest(stop, arrived)
+
+        await repeat_with_backoff(turn, stop=stop, log=self._log)
+
+    async def _rest(self, stop: asyncio.Event, arrived: asyncio.Event) -> None:
+        waits = [asyncio.ensure_future(event.wait()) for event in (stop, arrived)]
+        try:
+            await asyncio.wait(waits, timeout=self._look_seconds, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for each in waits:
+                each.cancel()
+        # Of a bell that rings while nothing may be placed, nothing comes.
+        seconds = self._state.allowance.seconds_for(1)
+        pause = self._look_seconds if seconds is None else min(seconds, self._look_seconds)
+        if pause > 0 and not stop.is_set():
+            await asyncio.wait([wait := asyncio.ensure_future(stop.wait())], timeout=pause)
+            wait.cancel()
+
+    async def turn(self) -> int:
+        """Place what may be placed now; return how many were."""
+        async with self._cluster.write() as session:
+            found = await repository.longest_in_intake(session, count=self._batch, but=self._unreadable)
+            self._state.waiting[self._shard] = (
+                await session.scalar(repository.intake_count(MOST_COUNTED)) or 0
+            )
+        instruments.intake_waiting(self._shard, self._state.waiting[self._shard])
+        allowed = self._state.allowance.take(len(found)) if found else 0
+        results = await asyncio.gather(*map(self._place, found[:allowed]), return_exceptions=True)
+        placed = sum(each is True for each in results)
+        self._state.allowance.give_back(allowed - placed)
+        for each in results:
+            if isinstance(each, BaseException):
+                raise each
+        return placed
+
+    async def _place(self, order_id: int) -> bool:
+        try:
+            return (await self._sessions.transact(order_id, partial(_place_from_intake, order_id))).value
+        except ValidationError as error:
+            # Of an older or a newer release, or changed by hand: the others go on, and the audit finds it.
+            self._unreadable.add(order_id)
+            self._log.error("intake_unreadable", order_id=order_id, error=str(error))
+            return False
+
+
+async def _place_from_intake(order_id: int, session: WriteSession) -> bool:
+    row = await repository.lock_in_intake(session, order_id)
+    if row is None:
+        return False
+    submitted = OrderSubmitted.model_validate(row.body)
+    context, links = cause_of(row.traceparent)
+    with working("place", kind=SpanKind.CONSUMER, order_id=str(order_id), context=context, links=links):
+        await _place_row(session, row, submitted)
+    return True
+
+
+async def _place_row(session: WriteSession, row: Intake, submitted: OrderSubmitted) -> None:
+    message = Message(
+        id=row.message_id,
+        source="partner",
+        subject=str(row.order_id),
+        time=submitted.submitted_at,
+        data=submitted,
+    )
+    # A repeated request may have put it in again while it was being placed.
+    if await inbox.record(session, MES.inbox, message):
         await place(session, message, submitted)
-    return PlacedOrder(MesOrderView.model_validate(await repository.find(session, message.order_id)), created)
+    await session.delete(row)
 
 
 def _digest(request: PartnerOrder, stored: StoredModel) -> str:

@@ -1,15 +1,16 @@
 """The MES's SQL. Every statement is about one shard; `newest` is also made for running on all of them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 
-from sqlalchemy import Select, delete, literal, select
+from sqlalchemy import Select, delete, func, literal, select
 from sqlalchemy.dialects.postgresql import insert
 
-from app.models.base import STATUS, EventRow
+from app.models.base import STATUS, EventRow, InboxRow
 from app.models.mes import (
+    Intake,
     MesArchivedOrder,
     MesArchivedOrderEvent,
     MesArchivedOrderItem,
@@ -118,6 +119,51 @@ async def reserve(session: WriteSession, request: PartnerRequest) -> PartnerRequ
     await session.execute(insert(PartnerRequest).values(row).on_conflict_do_nothing())
     identity = (request.request_key, request.partner, request.idempotency_key)
     return await session.get_one(PartnerRequest, identity)
+
+
+async def has_pricing_job(session: WriteSession, order_id: int) -> bool:
+    """Return whether a locked order waits for a price, or is being priced."""
+    return (
+        await session.scalar(select(PricingJob.order_id).where(PricingJob.order_id == order_id)) is not None
+    )
+
+
+def intake_count(most: int) -> Select[int]:
+    """Select how many partners' orders wait on a shard, counted up to `most`."""
+    return select(func.count()).select_from(select(literal(1)).select_from(Intake).limit(most).subquery())
+
+
+async def keep_in_intake(session: WriteSession, row: Intake, *, inbox: type[InboxRow]) -> bool:
+    """Take a partner's order in; False if it was taken in, or placed, before."""
+    placed = select(inbox.message_id).where(
+        inbox.order_id == row.order_id, inbox.message_id == row.message_id
+    )
+    if await session.scalar(placed) is not None:
+        return False
+    columns = ("order_id", "message_id", "partner", "model_key", "body", "received_at", "traceparent")
+    values = {name: getattr(row, name) for name in columns}
+    kept = insert(Intake).values(values).on_conflict_do_nothing().returning(Intake.order_id)
+    return await session.scalar(kept) is not None
+
+
+async def place_in_intake(session: AnySession, row: Intake, *, most: int) -> int:
+    """Return how many partners' orders of the shard came before this one, counted up to `most`."""
+    before = select(literal(1)).select_from(Intake).where(Intake.received_at < row.received_at).limit(most)
+    found = await session.scalar(select(func.count()).select_from(before.subquery()))
+    return found or 0
+
+
+async def longest_in_intake(session: AnySession, *, count: int, but: Collection[int]) -> Sequence[int]:
+    """Select the orders that have waited longest to be placed, without a lock."""
+    query = select(Intake.order_id).order_by(Intake.received_at).limit(count)
+    return (await session.scalars(query.where(Intake.order_id.not_in(but)) if but else query)).all()
+
+
+async def lock_in_intake(session: WriteSession, order_id: int) -> Intake | None:
+    """Lock an order that waits; None if it was placed, or is being placed by another process."""
+    query = select(Intake).where(Intake.order_id == order_id).with_for_update(skip_locked=True)
+    found: Intake | None = await session.scalar(query)
+    return found
 
 
 async def drop_pricing_job(session: WriteSession, order_id: int) -> None:

@@ -1,13 +1,16 @@
 """What the MES's API takes and shows."""
 
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 from decimal import Decimal
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
 from pydantic.config import JsonDict
 from pydantic_core import PydanticCustomError
 
+from app.flow.places import PricingPlace
+from app.messaging.events import OrderSubmitted
 from app.models.base import EventRow
 from app.models.mes import MesOrderColumns, MesOrderItemColumns
 from app.models.reference import Finish, Material
@@ -105,6 +108,26 @@ class MesOrderView(OrderView):
     operator: str | None = Field(examples=["Rosa"])
 
 
+class IntakePlace(View):
+    """An order that was taken in and is not placed yet: others are before it."""
+
+    place: int = Field(
+        description="How many are before it on its shard; 1000 are 1000 or more.", examples=[3]
+    )
+    expected_seconds: int | None = Field(
+        description="When it is likely to be placed; null where that is not known, as while it is paused.",
+        examples=[2],
+    )
+    since: datetime
+
+
+class PartnerOrderView(MesOrderView):
+    """A partner's order: "waiting" until it is placed, and shown from the first moment under its id."""
+
+    state: Literal["waiting", "placed"]
+    waiting: IntakePlace | None = Field(description="Where it stands while it waits; null once it is placed.")
+
+
 class MesOrderPage(View):
     """Orders of one status, newest first."""
 
@@ -128,10 +151,29 @@ class MesOrderDetail(MesOrderView):
 
     items: list[ItemView]
     history: list[HistoryLine]
+    waiting: IntakePlace | None = Field(
+        default=None, description="Where a partner's order stands that is not placed yet; null once it is."
+    )
+    pricing: PricingPlace | None = Field(
+        default=None, description="Where it stands while it waits for its price; null where that is unknown."
+    )
+
+    @classmethod
+    def of_waiting(cls, order: PartnerOrderView, submitted: OrderSubmitted) -> Self:
+        """Show a partner's order that is not placed yet."""
+        items = [
+            ItemView(**item.model_dump(exclude={"model_key"}), unit_price=None) for item in submitted.items
+        ]
+        return cls(**order.model_dump(exclude={"state"}), items=items, history=[])
 
     @classmethod
     def of(
-        cls, order: MesOrderColumns, items: Iterable[MesOrderItemColumns], events: Iterable[EventRow]
+        cls,
+        order: MesOrderColumns,
+        items: Iterable[MesOrderItemColumns],
+        events: Iterable[EventRow],
+        *,
+        pricing: PricingPlace | None,
     ) -> Self:
         """Show an order, live or archived, and everything that belongs to it."""
         return cls(
@@ -140,4 +182,5 @@ class MesOrderDetail(MesOrderView):
             operator=order.operator,
             items=[ItemView.model_validate(item) for item in items],
             history=shown_history(events),
+            pricing=pricing,
         )

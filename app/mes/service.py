@@ -4,12 +4,15 @@ from dataclasses import dataclass
 from functools import partial
 
 from app.database import Work
+from app.flow.places import Places
 from app.kit.clock import Clock
 from app.mes import repository
 from app.mes.errors import NotTheHolder, TakenByAnother
 from app.mes.hot_list import HotLists
+from app.mes.intake import IntakeState, shown_waiting
 from app.mes.schemas import LISTED, SET_BY_OPERATORS, AdvanceOrder, MesOrderDetail, MesOrderPage, MesOrderView
-from app.messaging.events import PROGRESS, ManufacturingStarted, OrderRejected, StatusChanged
+from app.messaging.events import PROGRESS, ManufacturingStarted, OrderRejected, OrderSubmitted, StatusChanged
+from app.models.mes import Intake
 from app.models.status import Status
 from app.orders import MES, entry_into, is_repeated, record_event
 from readreplica.freshness import ANY, PRIMARY, Freshness
@@ -34,6 +37,8 @@ class MesService:
 
     sessions: ShardedSessions
     now: Clock
+    intake: IntakeState
+    places: Places
     cursor_keys: CursorKeys | None = None
     """What signs page cursors; None for a key that only this process has."""
 
@@ -80,8 +85,14 @@ class MesService:
             UnknownOrder: there is none.
         """
         async with self.sessions.read(order_id) as session:
+            # The intake first: what is placed between the two statements is found by the second.
+            waiting = await session.get(Intake, order_id)
+            if waiting is not None:
+                shown = await shown_waiting(session, waiting, self.intake)
+                return MesOrderDetail.of_waiting(shown, OrderSubmitted.model_validate(waiting.body))
             found = await repository.find_all(session, order_id)
-        return MesOrderDetail.of(found.order, found.items, found.events)
+        pricing = await self.places.of(found.order)
+        return MesOrderDetail.of(found.order, found.items, found.events, pricing=pricing)
 
     async def take(self, order_id: int, operator: str) -> MesOrderView:
         """Assign an approved order to an operator: to one, however many ask at once.

@@ -86,6 +86,15 @@ async def _keep_nothing(_order_id: int, _token: CausalToken) -> None:
     """Keep no token."""
 
 
+Receives = Callable[[str], bool]
+"""Asked with who has sent a message; False if it has sent far too many, and this one comes again."""
+
+
+def receives_all(_sender: str) -> bool:
+    """Receive everything."""
+    return True
+
+
 class Consumer:
     """Handles the messages to one service. Several processes may run one; Redis shares the messages out.
 
@@ -107,6 +116,7 @@ class Consumer:
         handle: Handler,
         learned: Learned = _keep_nothing,
         may_send: MaySend = may_send,
+        receives: Receives = receives_all,
         concurrency: int = 8,
         max_attempts: int = 5,
         block_seconds: float = 0.5,
@@ -121,6 +131,7 @@ class Consumer:
             handle: does what a message asks for.
             learned: called for each message, once it is committed.
             may_send: says which events are taken of whom.
+            receives: says whether a message is handled now, by who has sent it.
             concurrency: the most messages handled at once; no more than the pool has connections.
             max_attempts: sendings after which an unforeseen error makes a message a dead letter.
             block_seconds: how long a stop may wait for an idle consumer.
@@ -134,6 +145,7 @@ class Consumer:
         self._handle = handle
         self._learned = learned
         self._may_send = may_send
+        self._receives = receives
         self._concurrency = concurrency
         self._max_attempts = max_attempts
         self._block_ms = max(1, round(block_seconds * 1000))
@@ -247,6 +259,9 @@ class Consumer:
             message = self._message(sender, entry)
         except (MessageMalformed, MessageNotAllowed) as error:
             return self._unread(entry, error)
+        if not self._receives(sender.value):
+            instruments.message_handled(message.source, message.type, "postponed")
+            return None
         try:
             # What the handler reads or asks for elsewhere is to be as new as the message.
             with causality(message.token) as here:

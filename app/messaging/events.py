@@ -3,9 +3,17 @@
 from collections.abc import Mapping
 from decimal import Decimal
 from types import MappingProxyType
-from typing import Annotated, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from app.models.status import Channel, Status
 
@@ -78,14 +86,36 @@ class ItemPrice(Frozen):
     unit_price: Money
 
 
-class PriceCalculated(StatusChanged):
-    """Every model was measured; `price` is the whole order's, in euros."""
+class Quote(Frozen):
+    """A price: `price` is the whole order's, in euros. It may be approved until `price_valid_until`.
+
+    `tariff_version` names the rates that are in it, and no others: it stays as it is when the price of
+    another metal changes. A release that knows neither refuses a message with them: nulls are left out.
+    """
+
+    price: Money
+    items: tuple[ItemPrice, ...]
+    price_valid_until: AwareDatetime | None = None
+    tariff_version: str | None = None
+
+    @model_serializer(mode="wrap")
+    def _leave_out_nulls(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in dump(self).items() if value is not None}
+
+
+class PriceCalculated(Quote, StatusChanged):
+    """Every model was measured, and the order has a price."""
 
     type: ClassVar[str] = "order.price_calculated"
     status: ClassVar[Status] = Status.PRICE_CALCULATED
 
-    price: Money
-    items: tuple[ItemPrice, ...]
+
+class PriceRenewed(Quote, Event):
+    """An order that had a price, and is not approved yet, has one by the price list of now."""
+
+    type: ClassVar[str] = "order.price_renewed"
+
+    actor: str
 
 
 class OrderRejected(StatusChanged):
@@ -170,6 +200,14 @@ class CancelRefused(Event):
     status: Status
 
 
+class RequoteRequested(Event):
+    """A seller wants a new price for an order; MES calculates it, and measures nothing that it knows."""
+
+    type: ClassVar[str] = "order.requote_requested"
+
+    actor: str
+
+
 _PROGRESS: tuple[type[ProgressEvent], ...] = (
     OrderApproved,
     ManufacturingStarted,
@@ -185,6 +223,8 @@ _DETAILED: tuple[type[Event], ...] = (
     OrderCancelled,
     CancelRequested,
     CancelRefused,
+    RequoteRequested,
+    PriceRenewed,
 )
 
 EVENTS: Mapping[str, type[Event]] = MappingProxyType({event.type: event for event in _DETAILED + _PROGRESS})

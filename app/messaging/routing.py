@@ -18,6 +18,8 @@ from app.messaging.events import (
     OrderSubmitted,
     PackagingStarted,
     PriceCalculated,
+    PriceRenewed,
+    RequoteRequested,
 )
 from app.models.status import Channel
 
@@ -34,6 +36,7 @@ Routes = Mapping[type[Event], tuple[ServiceName, ...]]
 
 _MES_DECIDES: tuple[type[Event], ...] = (
     PriceCalculated,
+    PriceRenewed,
     OrderRejected,
     OrderCancelled,
     ManufacturingStarted,
@@ -44,7 +47,7 @@ _MES_DECIDES: tuple[type[Event], ...] = (
 # MES learned of these from the CRM, so it passes them on to the Shop only.
 _CRM_DECIDES: tuple[type[Event], ...] = (OrderApproved, OrderClosed)
 
-_FROM_CRM: Routes = dict.fromkeys((*_CRM_DECIDES, CancelRequested), (ServiceName.MES,))
+_FROM_CRM: Routes = dict.fromkeys((*_CRM_DECIDES, CancelRequested, RequoteRequested), (ServiceName.MES,))
 
 ROUTES: Mapping[tuple[ServiceName, Channel], Routes] = {
     (ServiceName.SHOP, Channel.B2C): {OrderSubmitted: (ServiceName.MES, ServiceName.CRM)},

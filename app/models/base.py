@@ -24,7 +24,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, declared_attr, mapped_column
 from sqlalchemy.types import TypeDecorator
 
-from app.models.status import Channel, Status
+from app.models.status import HOT, Channel, Status
 
 NAMING = {
     "ix": "%(table_name)s_%(column_0_N_name)s_idx",
@@ -94,6 +94,22 @@ class OrderState(Timestamps):
     @declared_attr.directive
     def __mapper_args__(cls) -> dict[str, Any]:  # noqa: N805 (SQLAlchemy's signature)
         return {"primary_key": [cls.order_id], "version_id_col": cls.version}
+
+
+class Quoted:
+    """Until when an order's price may be approved, and by which rates it was made; both null without a price.
+
+    The same two are null of what was priced before quotes had an end.
+    """
+
+    price_valid_until: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    tariff_version: Mapped[str | None] = mapped_column(Text)
+
+
+def index_open_orders() -> Index:
+    """Return the index by which open orders are counted, however many have ended."""
+    statuses = ", ".join(f"'{status}'" for status in sorted(HOT))
+    return Index("orders_open_idx", "status", "changed_at", postgresql_where=text(f"status IN ({statuses})"))
 
 
 class EventRow:

@@ -5,7 +5,7 @@ from datetime import datetime
 from sqlalchemy import DateTime, PrimaryKeyConstraint, Text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from app.models.base import EventRow, InboxRow, OrderState, OutboxRow, new_metadata
+from app.models.base import EventRow, InboxRow, OrderState, OutboxRow, Quoted, index_open_orders, new_metadata
 
 
 class CrmBase(DeclarativeBase):
@@ -14,7 +14,7 @@ class CrmBase(DeclarativeBase):
     metadata = new_metadata()
 
 
-class CrmOrder(OrderState, CrmBase):
+class CrmOrder(Quoted, OrderState, CrmBase):
     """An order as a seller sees it. `customer_*` are for B2C, `partner` is for B2B."""
 
     __tablename__ = "orders"
@@ -23,8 +23,9 @@ class CrmOrder(OrderState, CrmBase):
     customer_email: Mapped[str | None] = mapped_column(Text)
     partner: Mapped[str | None] = mapped_column(Text)
     cancel_requested_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    requote_requested_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
 
-    __table_args__ = (PrimaryKeyConstraint("order_id"),)
+    __table_args__ = (PrimaryKeyConstraint("order_id"), index_open_orders())
 
 
 class CrmOrderEvent(EventRow, CrmBase):

@@ -109,10 +109,19 @@ class MesArchivedOrderEvent(EventRow, MesBase):
 
 
 class PricingJob(MesBase):
-    """An order that waits for its price; a worker holds it by a lease, so a killed worker loses nothing."""
+    """An order that waits for its price; a worker holds it by a lease, so a killed worker loses nothing.
+
+    `sender` is who has ordered, and `position` its place among all, by which the senders take turns
+    (`app.flow.turns`). The smallest is priced first.
+    """
 
     __tablename__ = "pricing_jobs"
-    __table_args__ = (Index(None, "lease_expires_at"),)
+    __table_args__ = (
+        Index(None, "lease_expires_at"),
+        Index(None, "position", "created_at"),
+        Index(None, "sender", "position"),
+        Index("pricing_jobs_held_idx", "position", postgresql_where=text("leased_by IS NOT NULL")),
+    )
 
     order_id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
     attempts: Mapped[int] = mapped_column(Integer, server_default=text("0"))
@@ -120,6 +129,8 @@ class PricingJob(MesBase):
     lease_expires_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
     traceparent: Mapped[str | None] = mapped_column(Text)
+    sender: Mapped[str] = mapped_column(Text, server_default=text("''"))
+    position: Mapped[float] = mapped_column(Float, server_default=text("0"))
 
 
 class ModelMeasurement(MesBase):
@@ -137,6 +148,38 @@ class ModelMeasurement(MesBase):
     rejection: Mapped[str | None] = mapped_column(Text)
     measured_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
     seconds: Mapped[float] = mapped_column(Numeric(10, 3, asdecimal=False))
+    reader: Mapped[int] = mapped_column(Integer, server_default=text("1"))
+
+
+class MeasurementClaim(MesBase):
+    """A model file that is being measured by one worker, for all others that have orders with it."""
+
+    __tablename__ = "measurement_claims"
+    __table_args__ = ({"info": {"shard_key": "digest_key"}},)
+
+    digest_key: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    digest: Mapped[str] = mapped_column(Text, primary_key=True)
+    holder: Mapped[UUID] = mapped_column(Uuid)
+    expires_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
+
+
+class ModelShape(MesBase):
+    """The points of a piece that was measured, by which it is known again in another file."""
+
+    __tablename__ = "model_shapes"
+    __table_args__ = (Index(None, "measured_at"), {"info": {"shard_key": "shape_key"}})
+
+    shape_key: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    digest: Mapped[str] = mapped_column(Text, primary_key=True)
+    name: Mapped[str] = mapped_column(Text)
+    points: Mapped[str] = mapped_column(Text)
+    faces_digest: Mapped[str] = mapped_column(Text)
+    smallest_body_mm3: Mapped[float] = mapped_column(Float)
+    volume_mm3: Mapped[float] = mapped_column(Float)
+    area_mm2: Mapped[float] = mapped_column(Float)
+    extents_mm: Mapped[list[float]] = mapped_column(JSONB)
+    polygons: Mapped[int] = mapped_column(Integer)
+    measured_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
 
 
 class PartnerRequest(MesBase):
@@ -153,6 +196,21 @@ class PartnerRequest(MesBase):
     order_id: Mapped[int] = mapped_column(BigInteger)
     message_id: Mapped[UUID] = mapped_column(Uuid)
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+
+
+class Intake(MesBase):
+    """A partner's order that was taken in and is not placed yet; `body` is its `OrderSubmitted`."""
+
+    __tablename__ = "intake"
+    __table_args__ = (Index(None, "received_at"),)
+
+    order_id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    message_id: Mapped[UUID] = mapped_column(Uuid)
+    partner: Mapped[str] = mapped_column(Text)
+    model_key: Mapped[str] = mapped_column(Text)
+    body: Mapped[dict[str, Any]] = mapped_column(JSONB)
+    received_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+    traceparent: Mapped[str | None] = mapped_column(Text)
 
 
 class MesOutbox(OutboxRow, MesBase):

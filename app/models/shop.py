@@ -3,7 +3,7 @@
 from sqlalchemy import Integer, PrimaryKeyConstraint, Text, UniqueConstraint
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from app.models.base import EventRow, InboxRow, OrderState, OutboxRow, new_metadata
+from app.models.base import EventRow, InboxRow, OrderState, OutboxRow, Quoted, index_open_orders, new_metadata
 
 
 class ShopBase(DeclarativeBase):
@@ -12,7 +12,7 @@ class ShopBase(DeclarativeBase):
     metadata = new_metadata()
 
 
-class ShopOrder(OrderState, ShopBase):
+class ShopOrder(Quoted, OrderState, ShopBase):
     """An order as its customer sees it."""
 
     __tablename__ = "orders"
@@ -26,7 +26,11 @@ class ShopOrder(OrderState, ShopBase):
     model_name: Mapped[str | None] = mapped_column(Text)
     idempotency_key: Mapped[str] = mapped_column(Text)
 
-    __table_args__ = (PrimaryKeyConstraint("order_id"), UniqueConstraint("idempotency_key"))
+    __table_args__ = (
+        PrimaryKeyConstraint("order_id"),
+        UniqueConstraint("idempotency_key"),
+        index_open_orders(),
+    )
 
 
 class ShopOrderEvent(EventRow, ShopBase):

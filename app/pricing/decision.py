@@ -1,13 +1,14 @@
 """From the measures of an order's models to what happens to the order. Pure."""
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from decimal import Decimal
 
 from app.messaging.events import ItemPrice, OrderRejected, PriceCalculated
 from app.models.mes import MesOrderItem
 from app.pricing.errors import NothingOrdered, PricingError, TooExpensive
 from app.pricing.measurement import Outcome, Unmeasurable
-from app.pricing.tariff import LIMIT_EUR, TARIFF, Price, Tariff, price
+from app.pricing.tariff import LIMIT_EUR, TARIFF, Price, Tariff, price, tariff_version
 
 ACTOR = "pricing"
 
@@ -16,7 +17,11 @@ Outcomes = Mapping[str, Outcome]
 
 
 def decide(
-    items: Sequence[MesOrderItem], outcomes: Outcomes, tariff: Tariff = TARIFF
+    items: Sequence[MesOrderItem],
+    outcomes: Outcomes,
+    tariff: Tariff = TARIFF,
+    *,
+    valid_until: datetime | None = None,
 ) -> PriceCalculated | OrderRejected:
     """Price an order, or reject it with the reasons of all of its lines.
 
@@ -24,6 +29,7 @@ def decide(
         items: the lines of the order.
         outcomes: what is known of their models.
         tariff: the price list.
+        valid_until: until when the price may be approved; None for a price without an end.
     """
     priced: list[ItemPrice] = []
     total, faults = Decimal(0), []
@@ -39,7 +45,17 @@ def decide(
         return rejected(" ".join(faults) or str(NothingOrdered()))
     if total >= LIMIT_EUR:
         return rejected(str(TooExpensive(LIMIT_EUR)))
-    return PriceCalculated(actor=ACTOR, price=total, items=tuple(priced))
+    version = tariff_version(
+        tariff, materials={item.material for item in items}, finishes={item.finish for item in items}
+    )
+    return PriceCalculated(
+        actor=ACTOR,
+        price=total,
+        items=tuple(priced),
+        price_valid_until=valid_until,
+        # Neither without the other: releases that know neither are sent neither.
+        tariff_version=version if valid_until is not None else None,
+    )
 
 
 def price_line(item: MesOrderItem, outcome: Outcome, tariff: Tariff = TARIFF) -> Price:

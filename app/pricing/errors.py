@@ -230,6 +230,16 @@ class TooMuchMemory(ModelFault):
         super().__init__("The model is too complex to be measured. Reduce the number of polygons.")
 
 
+class FileTooLarge(ModelFault):
+    """The file has more bytes than are measured here."""
+
+    def __init__(self, size_bytes: int, limit_bytes: int) -> None:
+        super().__init__(
+            f"The file has {size_bytes / 2**20:,.1f} MiB; at most {limit_bytes / 2**20:,.1f} MiB are "
+            "measured. Reduce the number of polygons."
+        )
+
+
 class TooLong(ModelFault):
     """Reading the file exceeded the sandbox's processor time."""
 

@@ -1,4 +1,6 @@
-"""The leases on `pricing_jobs`: who prices which order, and until when. SQL only; time is the database's.
+"""The queue `pricing_jobs`: who prices which order, and until when. SQL only; time is the database's.
+
+Senders take turns: the job with the smallest `position` comes next (`app.flow.turns`).
 
 A lease is taken in a short transaction and worked on outside any: pricing takes seconds to minutes, and a
 transaction held that long stops vacuum. A worker that is killed lets its lease expire. `attempts` counts the
@@ -11,12 +13,15 @@ from datetime import timedelta
 
 from sqlalchemy import ColumnElement, and_, delete, func, select, update
 
+from app.flow.turns import IS_LEASED, STEP, TURNS
 from app.kit.telemetry import FRESH
 from app.models.mes import PricingJob
 from readreplica.sessions import WriteSession
 
 # Of those that others are taking at this moment, the next one is tried.
 _CHOICE = 8
+# What asks has fewer workers than this.
+_MOST_COUNTED = 1000
 _IS_FREE = PricingJob.lease_expires_at <= func.now()
 _IS_FRESH = (PricingJob.created_at > func.now() - FRESH).label("is_fresh")
 
@@ -40,8 +45,13 @@ class Lease:
     is_fresh: bool = True
 
 
+async def first(session: WriteSession) -> float | None:
+    """Return the position of the job on this shard whose turn it is; None if none may be taken."""
+    return await session.scalar(select(PricingJob.position).where(_IS_FREE).order_by(*TURNS).limit(1))
+
+
 async def lease(session: WriteSession, *, holder: str, lease_seconds: float) -> Lease | None:
-    """Take the job on this shard that has waited longest, if there is one without a lease.
+    """Take the job on this shard whose turn it is, if there is one without a lease.
 
     Parameters:
         session: a transaction of its own, committed at once.
@@ -59,8 +69,8 @@ async def lease(session: WriteSession, *, holder: str, lease_seconds: float) -> 
 
 
 async def _waiting(session: WriteSession, *, but: Collection[int]) -> Sequence[int]:
-    """Select a few of the jobs that may be taken, the one that has waited longest first, without a lock."""
-    free = select(PricingJob.order_id).where(_IS_FREE).order_by(PricingJob.lease_expires_at).limit(_CHOICE)
+    """Select a few of the jobs that may be taken, the one whose turn it is first, without a lock."""
+    free = select(PricingJob.order_id).where(_IS_FREE).order_by(*TURNS).limit(_CHOICE)
     return (await session.scalars(free.where(PricingJob.order_id.not_in(but)) if but else free)).all()
 
 
@@ -92,6 +102,12 @@ async def _take(session: WriteSession, order_id: int, *, holder: str, lease_seco
     )
 
 
+async def count(session: WriteSession) -> int:
+    """Count the jobs of this shard, up to a bound."""
+    some = select(PricingJob.order_id).limit(_MOST_COUNTED).subquery()
+    return await session.scalar(select(func.count()).select_from(some)) or 0
+
+
 async def renew(session: WriteSession, held: Lease, *, lease_seconds: float) -> bool:
     """Keep a job for as long again, while its holder is at work.
 
@@ -107,6 +123,11 @@ async def renew(session: WriteSession, held: Lease, *, lease_seconds: float) -> 
     return renewed.first() is not None
 
 
+async def is_held(session: WriteSession, held: Lease) -> bool:
+    """Whether a lease still stands: its order was not cancelled, and no other worker has taken the job."""
+    return await session.scalar(select(PricingJob.order_id).where(_is(held))) is not None
+
+
 async def finish(session: WriteSession, held: Lease) -> bool:
     """Delete the job, in the transaction that settles its order.
 
@@ -120,15 +141,20 @@ async def finish(session: WriteSession, held: Lease) -> bool:
 async def give_back(session: WriteSession, held: Lease, *, rest_seconds: float, counted: bool) -> None:
     """End the lease, so that the job is taken again later. If another worker has it already, nothing changes.
 
+    A job that is to rest goes behind those that wait for their first attempt: jobs that fail again and again
+    would otherwise always be the next ones.
+
     Parameters:
         held: the lease.
         rest_seconds: when it may be taken again.
         counted: whether the attempt counts; it does not when the order had no part in its end.
     """
+    released = update(PricingJob).where(_is(held))
+    if rest_seconds > 0:
+        reached = await session.scalar(select(func.max(PricingJob.position)).where(IS_LEASED))
+        released = released.values(position=(reached or 0) + STEP)
     await session.execute(
-        update(PricingJob)
-        .where(_is(held))
-        .values(
+        released.values(
             leased_by=None,
             lease_expires_at=func.now() + timedelta(seconds=rest_seconds),
             attempts=held.attempt if counted else held.attempt - 1,

@@ -1,6 +1,7 @@
 """Price one order that was leased: measure its models, decide, and settle it in one transaction."""
 
 from collections.abc import Sequence
+from datetime import timedelta
 from enum import Enum, auto
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -13,12 +14,12 @@ from app import instruments
 from app.files import ModelMissing, ModelStore
 from app.instruments import PricingAttempt
 from app.kit.clock import Clock
-from app.messaging.events import OrderRejected, PriceCalculated
+from app.messaging.events import OrderRejected, PriceCalculated, PriceRenewed
 from app.models.mes import MesOrderItem
 from app.models.status import Status
-from app.orders import MES, UnknownOrder, lock_order, record_event
+from app.orders import MES, UnknownOrder, announce, lock_order, record_event, renew_price
 from app.pricing import jobs
-from app.pricing.cache import MeasurementCache
+from app.pricing.cache import MeasurementCache, ShapeIndex
 from app.pricing.decision import Outcomes, decide, rejected
 from app.pricing.errors import AttemptsExhausted, ModelLost
 from app.pricing.jobs import Lease
@@ -53,6 +54,7 @@ class Pricer:
         *,
         now: Clock,
         max_attempts: int,
+        price_valid_for: timedelta | None = None,
     ) -> None:
         """Make a pricer.
 
@@ -62,12 +64,14 @@ class Pricer:
             sandbox: measures them.
             now: the clock for the orders' histories.
             max_attempts: attempts after which an order is rejected.
+            price_valid_for: how long a price may be approved; None for ever.
         """
         self._sessions = sessions
         self._models = models
         self._sandbox = sandbox
         self._now = now
         self._max_attempts = max_attempts
+        self._price_valid_for = price_valid_for
         self._cache = MeasurementCache(sessions)
 
     async def price(self, held: Lease, *, after: CausalToken) -> bool:
@@ -107,7 +111,9 @@ class Pricer:
         unclear = any(isinstance(found, Unmeasurable) and not found.final for found in outcomes.values())
         if unclear and held.attempt < self._max_attempts:
             return None
-        return decide(items, outcomes, tariff)
+        valid_for = self._price_valid_for
+        valid_until = None if valid_for is None else self._now() + valid_for
+        return decide(items, outcomes, tariff, valid_until=valid_until)
 
     async def _items_and_tariff(
         self, order_id: int, after: CausalToken
@@ -121,16 +127,22 @@ class Pricer:
         return await self._cache.get_or_measure(digest, partial(self._fetch_and_measure, model_key, attempt))
 
     async def _fetch_and_measure(self, model_key: str, attempt: PricingAttempt) -> Outcome:
-        attempt.reused = False
         name = PurePosixPath(model_key)
         with TemporaryDirectory(prefix="pricing-") as folder:
             path = Path(folder) / name.name
             try:
                 await self._models.fetch(model_key, path)
             except ModelMissing:
+                attempt.reused = False
                 # A store that copies with a delay may have it later.
                 return Unmeasurable(reason=str(ModelLost(name.name)), final=False)
-            return await self._sandbox.measure(path, suffix=name.suffix.removeprefix("."))
+            shapes = ShapeIndex(self._sessions)
+            suffix = name.suffix.removeprefix(".")
+            outcome = await self._sandbox.measure(path, suffix=suffix, shapes=shapes)
+        if shapes.recognised:
+            log.info("piece_recognised", model=name.name)
+        attempt.reused = attempt.reused and shapes.recognised
+        return outcome
 
     async def _settle(self, held: Lease, verdict: Verdict, session: WriteSession) -> Settlement:
         """Write the verdict, owe it to the others and delete the job: all or nothing; name what happened."""
@@ -140,12 +152,17 @@ class Pricer:
             order = None
         if not await jobs.finish(session, held):
             return Settlement.LEASE_LOST
-        if order is None or order.status is not Status.SUBMITTED:
+        if order is None or order.status not in {Status.SUBMITTED, Status.PRICE_CALCULATED}:
             return Settlement.JOB_DROPPED  # it was cancelled meanwhile
         if isinstance(verdict, PriceCalculated):
             await _write_prices(session, held.order_id, verdict)
         now = self._now()
-        await record_event(session, MES, order, verdict, now=now)
+        if isinstance(verdict, PriceCalculated) and order.status is Status.PRICE_CALCULATED:
+            renewed = PriceRenewed(**dict(verdict))
+            await renew_price(session, MES, order, renewed, now=now)
+            await announce(session, MES, order, renewed, now=now)
+        else:
+            await record_event(session, MES, order, verdict, now=now)
         return Settlement.DONE
 
 

@@ -15,15 +15,22 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from opentelemetry.trace import StatusCode
 from opentelemetry.util.types import AttributeValue
 from pydantic import TypeAdapter, ValidationError
 
 from app.kit.telemetry import tracer
-from app.pricing.errors import ReaderCrashed, SandboxTimedOut, SandboxUnavailable, TooLong, TooMuchMemory
-from app.pricing.measurement import Outcome, Unmeasurable
+from app.pricing.errors import (
+    FileTooLarge,
+    ReaderCrashed,
+    SandboxTimedOut,
+    SandboxUnavailable,
+    TooLong,
+    TooMuchMemory,
+)
+from app.pricing.measurement import EXAMINED, SHAPES, Examined, KnownShape, Outcome, ShapeFacts, Unmeasurable
 
 START_SECONDS = 60.0
 """How long a zygote may take to load the mesh libraries on a machine that is busy."""
@@ -39,7 +46,19 @@ MACHINE_AT_FAULT = {-signal.SIGALRM, -signal.SIGKILL, -signal.SIGTERM, os.EX_OSE
 # "cannot allocate memory for thread-local data": the dynamic loader's way to say that memory has run out.
 LOADER_OUT_OF_MEMORY = 127
 
-ANSWER: TypeAdapter[Outcome] = TypeAdapter(Outcome)
+MAX_LINE_BYTES = 2**25
+"""What a zygote may say at once: a shape that is to be kept is 8 MB of it."""
+FACTS: TypeAdapter[ShapeFacts] = TypeAdapter(ShapeFacts)
+
+
+class Shapes(Protocol):
+    """The pieces that were measured, and are known again in other files."""
+
+    async def find(self, facts: ShapeFacts) -> list[KnownShape]:
+        """Return the known pieces that a piece of these facts may be."""
+
+    async def keep(self, found: Examined) -> None:
+        """Keep what was measured, or take note that it was known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,11 +69,13 @@ class SandboxLimits:
         memory_bytes: address space of the child; about 150 MB of it are the libraries.
         cpu_seconds: processor time; it depends on the file alone, so exceeding it is final.
         wall_seconds: time by the clock; it depends on the machine's load as well, so it is not.
+        file_bytes: size of the file; a larger one is not opened.
     """
 
     memory_bytes: int = 3 * 2**30
     cpu_seconds: int = 60
     wall_seconds: float = 120.0
+    file_bytes: int = 64 * 2**20
 
 
 class Sandbox:
@@ -83,12 +104,13 @@ class Sandbox:
         while self._idle:
             await self._idle.pop().kill()
 
-    async def measure(self, path: Path, *, suffix: str) -> Outcome:
+    async def measure(self, path: Path, *, suffix: str, shapes: Shapes | None = None) -> Outcome:
         """Measure the model in a file.
 
         Parameters:
             path: the file.
             suffix: its format: `stl`, `obj` or `3mf`.
+            shapes: where the piece may be known; None for nowhere.
 
         Returns:
             the measures, or why there are none; `final` says that the file is at fault.
@@ -96,11 +118,15 @@ class Sandbox:
         Raises:
             SandboxUnavailable: no file can be measured here.
         """
+        size = (await asyncio.to_thread(path.stat)).st_size
+        if size > self._limits.file_bytes:
+            # Not remembered: the limit may be another one tomorrow.
+            return Unmeasurable(reason=str(FileTooLarge(size, self._limits.file_bytes)), final=False)
         async with self._turn:
             zygote = self._idle.pop() if self._idle else await _Zygote.start()
             try:
                 async with asyncio.timeout(self._limits.wall_seconds + GRACE_SECONDS):
-                    exit_code, answer = await zygote.measure(path, suffix, self._limits)
+                    exit_code, answer = await zygote.measure(path, suffix, self._limits, shapes)
             except (TimeoutError, EOFError, OSError):  # it was killed or stopped
                 await zygote.kill()
                 return Unmeasurable(reason=str(SandboxTimedOut()), final=False)
@@ -108,10 +134,13 @@ class Sandbox:
                 await zygote.kill()
                 raise
             self._idle.append(zygote)
-        return judge(exit_code, answer, self._limits)
+        found = judge(exit_code, answer, self._limits)
+        if shapes is not None:
+            await shapes.keep(found)
+        return found.outcome
 
 
-def judge(exit_code: int, answer: str, limits: SandboxLimits) -> Outcome:
+def judge(exit_code: int, answer: str, limits: SandboxLimits) -> Examined:
     """Decide what the end of a child means.
 
     Parameters:
@@ -121,7 +150,11 @@ def judge(exit_code: int, answer: str, limits: SandboxLimits) -> Outcome:
     """
     if exit_code == os.EX_OK:
         with contextlib.suppress(ValidationError):
-            return ANSWER.validate_json(answer)
+            return EXAMINED.validate_json(answer)
+    return Examined(outcome=_failure(exit_code, limits))
+
+
+def _failure(exit_code: int, limits: SandboxLimits) -> Unmeasurable:
     if exit_code == -signal.SIGXCPU:
         return Unmeasurable(reason=str(TooLong(limits.cpu_seconds)))
     if exit_code == LOADER_OUT_OF_MEMORY:
@@ -141,6 +174,17 @@ def _trace_child(reply: Mapping[str, Any], suffix: str) -> None:
     if reply["exit_code"] != os.EX_OK:
         span.set_status(StatusCode.ERROR)
     span.end(int(reply["ended_ns"]))
+
+
+async def _known(asked: str, shapes: Shapes | None) -> list[KnownShape]:
+    """Answer a child's question; what it asks is checked, for the child has read a stranger's file."""
+    if shapes is None:
+        return []
+    try:
+        facts = FACTS.validate_json(asked)
+    except ValidationError:
+        return []
+    return await shapes.find(facts)
 
 
 class _Zygote:
@@ -164,6 +208,7 @@ class _Zygote:
                 "app.pricing.zygote",
                 stdin=PIPE,
                 stdout=PIPE,
+                limit=MAX_LINE_BYTES,
                 # One thread: a process with more of them must not fork.
                 env=kept | {"OPENBLAS_NUM_THREADS": "1"},
                 # Ctrl-C at a terminal is for the worker to handle.
@@ -180,20 +225,29 @@ class _Zygote:
             raise
         return zygote
 
-    async def measure(self, path: Path, suffix: str, limits: SandboxLimits) -> tuple[int, str]:
-        """Ask for one file; return the child's exit code and answer.
+    async def measure(
+        self, path: Path, suffix: str, limits: SandboxLimits, shapes: Shapes | None
+    ) -> tuple[int, str]:
+        """Ask for one file, and tell its child what is known; return the child's exit code and answer.
 
         Raises:
             EOFError, OSError: the zygote is gone.
         """
-        stdin = self._process.stdin
-        assert stdin is not None
-        stdin.write(json.dumps({"path": str(path), "suffix": suffix} | asdict(limits)).encode() + b"\n")
-        await stdin.drain()
+        confinement = {name: value for name, value in asdict(limits).items() if name != "file_bytes"}
+        await self._send(json.dumps({"path": str(path), "suffix": suffix} | confinement).encode())
         reply = await self._reply()
+        if "asks" in reply:
+            await self._send(SHAPES.dump_json(await _known(reply["asks"], shapes)))
+            reply = await self._reply()
         with contextlib.suppress(Exception):  # a span is not worth a price
             _trace_child(reply, suffix)
         return int(reply["exit_code"]), str(reply["answer"])
+
+    async def _send(self, line: bytes) -> None:
+        stdin = self._process.stdin
+        assert stdin is not None
+        stdin.write(line + b"\n")
+        await stdin.drain()
 
     async def _reply(self) -> dict[str, Any]:
         assert self._process.stdout is not None

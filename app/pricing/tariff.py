@@ -4,7 +4,8 @@ Money is Decimal from the first factor to the last, and is rounded once, half up
 is then what a customer gets who multiplies.
 """
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from decimal import ROUND_HALF_UP, Decimal
 from types import MappingProxyType
@@ -204,6 +205,23 @@ def _chosen(what: str, choice: str, rates: Mapping[str, Rate]) -> Rate:
 def _decimal(measure: float) -> Decimal:
     return Decimal(measure).quantize(MEASURED, rounding=ROUND_HALF_UP)
 
+
+def tariff_version(tariff: Tariff, *, materials: Collection[str], finishes: Collection[str]) -> str:
+    """Name the rates that an order's price has in it: of its metals and finishes, and those of any piece.
+
+    It changes if and only if one of them does. Rates are compared as numbers: 1.4 is 1.40.
+    """
+    rates: dict[str, Decimal] = {}
+    for material in materials:
+        metal = _chosen("material", material, tariff.metals)
+        rates |= {f"{material} {name}": rate for name, rate in vars(metal).items()}
+    rates |= {f"finish {each}": _chosen("finish", each, tariff.finish_eur_per_cm2) for each in finishes}
+    rates |= {name: rate for name, rate in vars(tariff).items() if isinstance(rate, Decimal)}
+    lines = "\n".join(f"{name} {rate.normalize():f}" for name, rate in sorted(rates.items()))
+    return hashlib.sha256(lines.encode()).hexdigest()[:VERSION_LETTERS]
+
+
+VERSION_LETTERS = 12
 
 IN_FORCE = "standard"
 """The name of the tariff that prices orders."""

@@ -1,13 +1,18 @@
 """The pricing worker: takes jobs from all shards in turn, and gives back what it cannot finish."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from enum import Enum, auto
 from functools import partial
+from types import TracebackType
+from typing import Self, TypeVar
 
 import structlog
 from opentelemetry.trace import Span, SpanKind, StatusCode
 
 from app.files import FilesUnavailable
+from app.flow.turns import ShardTurns
 from app.kit.tasks import sleep_unless
 from app.kit.telemetry import cause_of, working
 from app.messaging.backoff import repeat_with_backoff
@@ -17,8 +22,11 @@ from app.pricing.errors import BadRate, SandboxUnavailable
 from app.pricing.jobs import Lease
 from app.pricing.pricer import Pricer
 from readreplica.errors import is_unsupported, one_line
+from readreplica.sessions import WriteSession
 from readreplica.token import CausalToken, Committed
 from sharding.sessions import ShardedSessions
+
+T = TypeVar("T")
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("pricing")
 
@@ -35,15 +43,50 @@ class WorkerOptions:
         poll_seconds: how long a new job may lie before it is seen.
         lease_seconds: after how long others take the job of a worker that is dead or frozen. One at work
             renews its lease three times as often.
+        watch_seconds: how often it is looked whether the job still stands. When it is seen twice that it does
+            not, such as after a cancellation, the work ends.
         retry_seconds: how long a job rests after an attempt that came to nothing.
         stop_seconds: how long orders in hand may take once the worker is to stop.
     """
 
     concurrency: int = 2
     poll_seconds: float = 0.2
-    lease_seconds: float = 15.0
+    lease_seconds: float = 4.0
+    watch_seconds: float = 0.3
     retry_seconds: float = 5.0
     stop_seconds: float = 10.0
+
+
+class Interruption(Enum):
+    """Why an attempt ends before its end: the worker stops, or the job is another's or was dropped."""
+
+    STOP = auto()
+    NOT_OURS = auto()
+
+
+class _Interruptible:
+    """A block that other tasks may end: what it waits for is cancelled, and a measurement so killed."""
+
+    interruption: Interruption | None = None
+
+    async def __aenter__(self) -> Self:
+        self._timeout = asyncio.timeout(None)
+        await self._timeout.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        try:
+            await self._timeout.__aexit__(kind, error, trace)
+        except TimeoutError:
+            return self.interruption is not None
+        return False
+
+    def interrupt(self, why: Interruption) -> None:
+        """End the block at what it waits for; once its end has come, this does nothing."""
+        self.interruption = self.interruption or why
+        self._timeout.reschedule(asyncio.get_running_loop().time())
 
 
 class Worker:
@@ -64,7 +107,7 @@ class Worker:
         self._pricer = pricer
         self._holder = holder
         self._options = options or WorkerOptions()
-        self._turn = 0
+        self._turns = ShardTurns()
         self._shards_away: set[str] = set()
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -90,51 +133,70 @@ class Worker:
             await self._work_on(leased.value, leased.token, stop)
 
     async def _work_on(self, held: Lease, after: CausalToken, stop: asyncio.Event) -> None:
-        """Price a leased order, and renew the lease meanwhile; give it back where there is no time left."""
-        try:
-            async with asyncio.timeout(None) as patience:
-                beside = [
-                    asyncio.create_task(self._hurry(stop, patience)),
-                    asyncio.create_task(self._keep(held)),
-                ]
-                try:
-                    await self._attempt(held, after)
-                finally:
-                    for task in beside:
-                        task.cancel()
-        except TimeoutError:
-            await self._give_back(held, "the worker stops", rest_seconds=0, counted=False)
-
-    async def _hurry(self, stop: asyncio.Event, patience: asyncio.Timeout) -> None:
-        await stop.wait()
-        patience.reschedule(asyncio.get_running_loop().time() + self._options.stop_seconds)
-
-    async def _keep(self, held: Lease) -> None:
-        """Renew a lease while its order is worked on. One that is lost all the same settles nothing."""
-        renew = partial(jobs.renew, held=held, lease_seconds=self._options.lease_seconds)
-        while True:
-            await asyncio.sleep(self._options.lease_seconds / 3)
+        """Price a leased order, and keep the lease meanwhile; give it back where there is no time left."""
+        async with _Interruptible() as attempt:
+            beside = [
+                asyncio.create_task(self._hurry(stop, attempt)),
+                asyncio.create_task(self._keep(held, attempt)),
+            ]
             try:
-                if not (await self._sessions.transact(held.order_id, renew)).value:
-                    return  # it is settled, or another worker has it, which `finish` finds out
+                await self._attempt(held, after)
+            finally:
+                for task in beside:
+                    task.cancel()
+        if attempt.interruption is Interruption.STOP:
+            await self._give_back(held, "the worker stops", rest_seconds=0, counted=False)
+        elif attempt.interruption is Interruption.NOT_OURS:
+            log.info("pricing_abandoned", attempt=held.attempt)
+
+    async def _hurry(self, stop: asyncio.Event, attempt: "_Interruptible") -> None:
+        await stop.wait()
+        await asyncio.sleep(self._options.stop_seconds)
+        attempt.interrupt(Interruption.STOP)
+
+    async def _keep(self, held: Lease, attempt: "_Interruptible") -> None:
+        """Renew a lease while its order is worked on, and end the work once the job is another's or gone.
+
+        It is looked twice: the job of an order that was settled is gone as well, an instant before the answer
+        to COMMIT. A lease that is lost unseen settles nothing, which `finish` sees to.
+        """
+        clock = asyncio.get_running_loop().time
+        renew = partial(jobs.renew, held=held, lease_seconds=self._options.lease_seconds)
+        look, due, missed = partial(jobs.is_held, held=held), clock(), 0
+        while missed < 2:
+            await asyncio.sleep(self._options.watch_seconds)
+            is_due = clock() >= due
+            try:
+                stands = (await self._sessions.transact(held.order_id, renew if is_due else look)).value
             except OUTAGES as error:
                 log.error("lease_not_renewed", error=one_line(error))
+                continue
+            missed = 0 if stands else missed + 1
+            if is_due:
+                due = clock() + self._options.lease_seconds / 3
+        attempt.interrupt(Interruption.NOT_OURS)
 
     async def _lease(self) -> Committed[Lease] | None:
-        """Ask the shards for a job, each time beginning with the next one."""
-        shards = sorted(self._sessions.clusters)
-        self._turn += 1
-        for offset in range(len(shards)):
-            leased = await self._lease_on(shards[(self._turn + offset) % len(shards)])
-            if leased is not None:
-                return leased
+        """Ask the shards for a job, the one first whose turn it is."""
+        shards = list(self._sessions.clusters)
+        positions = await asyncio.gather(*(self._ask(shard, jobs.first) for shard in shards))
+        firsts = {
+            shard: found.value
+            for shard, found in zip(shards, positions, strict=True)
+            if found is not None and found.value is not None
+        }
+        take = partial(jobs.lease, holder=self._holder, lease_seconds=self._options.lease_seconds)
+        for shard in self._turns.order(firsts):
+            leased = await self._ask(shard, take)
+            if leased is not None and leased.value is not None:
+                self._turns.took(shard, firsts[shard])
+                return Committed(leased.value, leased.token)
         return None
 
-    async def _lease_on(self, shard: str) -> Committed[Lease] | None:
-        """Take a job from one shard. One that is away costs a log line, and not the others' orders."""
-        take = partial(jobs.lease, holder=self._holder, lease_seconds=self._options.lease_seconds)
+    async def _ask(self, shard: str, work: Callable[[WriteSession], Awaitable[T]]) -> Committed[T] | None:
+        """Run a unit on one shard. One that is away costs a log line, and not the others' orders."""
         try:
-            leased = await self._sessions.clusters[shard].transact(take)
+            answer = await self._sessions.clusters[shard].transact(work)
         except OUTAGES as error:
             if is_unsupported(error):
                 raise
@@ -145,7 +207,7 @@ class Worker:
         if shard in self._shards_away:
             log.info("shard_back", shard=shard)
             self._shards_away.remove(shard)
-        return None if leased.value is None else Committed(leased.value, leased.token)
+        return answer
 
     async def _attempt(self, held: Lease, after: CausalToken) -> None:
         """Price a leased order; in the end it is settled, given back, or its lease expires."""

@@ -4,8 +4,10 @@
 
 The first line out, `{"ready": true}`, comes when every format can be read. Then one JSON line in,
 `{"path", "suffix", "memory_bytes", "cpu_seconds", "wall_seconds"}`, makes one child, and one JSON line out,
-`{"exit_code", "answer", "began_ns", "ended_ns"}`, says how it ended, what it wrote, and when. The end
-of standard input means that the worker is gone, however it died: the zygote kills its child and leaves.
+`{"exit_code", "answer", "began_ns", "ended_ns"}`, says how it ended, what it wrote, and when. Before that may
+come one line `{"asks": FACTS}`: the child has read its file, and waits for the known pieces of such facts.
+They are one JSON line in, `[SHAPE, ...]`, which goes to the child as it is. The end of standard input means
+that the worker is gone, however it died: the zygote kills its child and leaves.
 """
 
 import contextlib
@@ -19,18 +21,21 @@ import signal
 import sys
 import time
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
-from app.pricing.measure import measure
-from app.pricing.measurement import Unmeasurable
+from app.pricing.measure import examine, measure
+from app.pricing.measurement import SHAPES, KnownShape, ShapeFacts, Unmeasurable
 from app.pricing.opc import CONTENT_TYPES, MODEL_TYPE, RELATIONSHIPS, START
 from app.pricing.threemf import CORE
 
-MAX_ANSWER_BYTES = 4096
+MAX_ANSWER_BYTES = 16 * 2**20
+"""A shape that is to be kept is the most of it: `app.pricing.shape.MAX_POINTS` of them are 8 MB as text."""
 STDIN, STDOUT, STDERR = 0, 1, 2
+ASKS = b"asks "
+"""What a child's question begins with."""
 
 
 def main() -> None:
@@ -114,33 +119,75 @@ SAMPLES: Mapping[str, Callable[[], bytes]] = {"stl": _stl, "obj": _obj, "3mf": _
 def _measure_in_child(request: dict[str, Any]) -> tuple[int, bytes]:
     """Fork a child for one file; return its exit code (a signal as a negative number) and its answer."""
     answer_end, child_end = os.pipe()
+    known_begin, known_end = os.pipe()
     child = os.fork()
     if child == 0:
-        _run_child(request, child_end)
+        os.close(known_end)
+        _run_child(request, child_end, known_begin)
     os.close(child_end)
-    # Nothing is sent to us while a child runs: standard input is readable only at its end.
+    os.close(known_begin)
+    answer = bytearray()
+    asked = False
+    while piece := _next_piece(answer_end, child):
+        answer += piece
+        if len(answer) > MAX_ANSWER_BYTES:
+            os.kill(child, signal.SIGKILL)
+        elif not asked and answer.startswith(ASKS) and answer.endswith(b"\n"):
+            asked = True
+            _answer(known_end, bytes(answer.removeprefix(ASKS)), child)
+            answer.clear()
+    os.close(answer_end)
+    os.close(known_end)
+    _, status = os.waitpid(child, 0)
+    return os.waitstatus_to_exitcode(status), bytes(answer)
+
+
+def _next_piece(answer_end: int, child: int) -> bytes:
+    # Nothing is sent to us while a child works: standard input is readable only at its end.
     ready, _, _ = select.select([answer_end, STDIN], [], [])
     if STDIN in ready:
-        os.kill(child, signal.SIGKILL)
-        sys.exit()
-    answer = os.read(answer_end, MAX_ANSWER_BYTES)
-    os.close(answer_end)
-    _, status = os.waitpid(child, 0)
-    return os.waitstatus_to_exitcode(status), answer
+        _leave(child)
+    return os.read(answer_end, 2**16)
 
 
-def _run_child(request: dict[str, Any], child_end: int) -> NoReturn:
+def _leave(child: int) -> NoReturn:
+    os.kill(child, signal.SIGKILL)
+    sys.exit()
+
+
+def _answer(known_end: int, facts: bytes, child: int) -> None:
+    """Ask the worker for the known pieces, and hand them to the child, which may have died meanwhile."""
+    _reply({"asks": facts.decode(errors="replace")})
+    line = sys.stdin.buffer.readline()
+    if not line:
+        _leave(child)
+    with contextlib.suppress(BrokenPipeError), open(known_end, "wb", closefd=False) as to_child:
+        to_child.write(line)
+
+
+def _run_child(request: dict[str, Any], child_end: int, known_begin: int) -> NoReturn:
     """Measure, write the answer, and end here, whatever happens: this is a copy of the zygote."""
     exit_code = os.EX_OSERR  # as long as the file has no part in what goes wrong
     with contextlib.suppress(BaseException):
         _silence()
         data = Path(request["path"]).read_bytes()
+        known = open(known_begin, "rb")  # noqa: SIM115 (read within the limits, which allow no open)
         _confine(**{name: value for name, value in request.items() if name not in {"path", "suffix"}})
         exit_code = os.EX_SOFTWARE
-        outcome = measure(data, suffix=request["suffix"])
-        os.write(child_end, json.dumps(asdict(outcome)).encode())
+
+        def recall(facts: ShapeFacts) -> Sequence[KnownShape]:
+            _write(child_end, ASKS + json.dumps(asdict(facts)).encode() + b"\n")
+            return SHAPES.validate_json(known.readline())
+
+        found = examine(data, suffix=request["suffix"], recall=recall)
+        _write(child_end, json.dumps(asdict(found)).encode())
         exit_code = os.EX_OK
     os._exit(exit_code)
+
+
+def _write(descriptor: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(descriptor, data) :]
 
 
 def _silence() -> None:

@@ -5,10 +5,21 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from app.flow.places import PricingPlace
 from app.models.base import EventRow
 from app.models.reference import Finish, Material
 from app.models.shop import ShopOrder
-from app.schemas import Email, HistoryLine, Line, OrderView, View, WaitingView, shown, shown_history
+from app.schemas import (
+    Email,
+    HistoryLine,
+    Line,
+    QuoteView,
+    View,
+    WaitingView,
+    shown,
+    shown_history,
+    shown_quote,
+)
 
 
 class CustomerInput(BaseModel):
@@ -41,7 +52,7 @@ class CustomerView(View):
     email: str = Field(examples=["ada@example.org"])
 
 
-class ShopOrderView(OrderView):
+class ShopOrderView(QuoteView):
     """An order as its customer sees it."""
 
     customer: CustomerView
@@ -60,19 +71,28 @@ class ShopOrderDetail(ShopOrderView):
     """An order with its history; `waiting` is null when the MES was sent all that it gets of it."""
 
     history: list[HistoryLine]
+    pricing: PricingPlace | None = Field(
+        default=None, description="Where it stands while it waits for its price; null where that is unknown."
+    )
     waiting: WaitingView | None
 
     @classmethod
     def with_history(
-        cls, order: ShopOrder, events: Iterable[EventRow], *, waiting: WaitingView | None
+        cls,
+        order: ShopOrder,
+        events: Iterable[EventRow],
+        *,
+        pricing: PricingPlace | None,
+        waiting: WaitingView | None,
     ) -> Self:
         """Show an order and everything that happened to it."""
-        return cls(**_fields(order), history=shown_history(events), waiting=waiting)
+        return cls(**_fields(order), history=shown_history(events), pricing=pricing, waiting=waiting)
 
 
 def _fields(order: ShopOrder) -> dict[str, Any]:
     return {
         **shown(order),
+        **shown_quote(order),
         "customer": CustomerView(name=order.customer_name, email=order.customer_email),
         "material": order.material,
         "finish": order.finish,

@@ -6,6 +6,7 @@ from datetime import datetime
 from app import instruments
 from app.files import ModelStore, StoredModel, Upload, model_name, model_suffix
 from app.flow.grants import Allowance
+from app.flow.places import Places
 from app.kit.clock import Clock
 from app.kit.logs import bind
 from app.kit.telemetry import concerns
@@ -48,6 +49,7 @@ class ShopService:
 
     Parameters:
         orders: the Shop's database.
+        places: where orders stand that wait for a price.
         ids: makes order ids.
         models: where uploaded models are kept.
         max_upload_bytes: the largest model that is accepted.
@@ -56,6 +58,7 @@ class ShopService:
     """
 
     orders: Cluster
+    places: Places
     ids: IdGenerator
     models: ModelStore
     max_upload_bytes: int
@@ -149,10 +152,11 @@ class ShopService:
         """
         async with self.orders.read() as session:
             order = await get_order(session, SHOP, order_id)
-            events = await read_history(session, SHOP, order_id)
+            history = await read_history(session, SHOP, order_id)
             unsent = await find_waiting(session, SHOP.outbox, order_id, ServiceName.MES)
-            waiting = WaitingView.of(unsent, per_second=self.to_mes.per_second)
-            return ShopOrderDetail.with_history(order, events, waiting=waiting)
+        waiting = WaitingView.of(unsent, per_second=self.to_mes.per_second)
+        pricing = await self.places.of(order)
+        return ShopOrderDetail.with_history(order, history, pricing=pricing, waiting=waiting)
 
 
 def _asked_for(order: ShopOrder, request: StartOrder) -> bool:

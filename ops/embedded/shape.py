@@ -360,7 +360,8 @@ def _watchers(topology: Topology) -> Iterator[ServiceShape]:
 
 def _section(topology: Topology, name: str, section: Mapping[str, object]) -> _Administered:
     """Read `[services.NAME]`: with an admin port alone it is a worker's."""
-    is_worker = "admin_port" in section and section.keys().isdisjoint({"host", "port"})
+    listens = not section.keys().isdisjoint({"host", "port"})
+    is_worker = not listens and not section.keys().isdisjoint({"admin_port", "workers"})
     model = _Administered if is_worker else _Listening
     try:
         return model.model_validate(section)

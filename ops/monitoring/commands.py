@@ -22,6 +22,7 @@ from ops.ports import LOOPBACK
 
 if TYPE_CHECKING:
     from ops.monitoring.exporter import Exporter
+    from ops.monitoring.model import Rules
     from ops.partitions.metrics import Sample
     from ops.project.project import Project
     from sharding.topology import Topology
@@ -124,6 +125,7 @@ def _exporter(options: Options, topology: "Topology", *, round_seconds: float) -
         topology,
         DatabaseReader(topology, members),
         read_project=_samples_of(project),
+        helps=_helps_of(project),
         report=note,
         round_seconds=round_seconds,
     )
@@ -135,6 +137,14 @@ def _samples_of(project: "Project") -> "Callable[[Topology], Iterable[Sample]] |
         return None
     found: Callable[[Topology], Iterable[Sample]] = project.resolve("monitoring.samples", reference)
     return found
+
+
+def _helps_of(project: "Project") -> dict[str, str]:
+    reference = project.file.monitoring.alerts
+    if reference is None:
+        return {}
+    rules: Rules = project.resolve("monitoring.alerts", reference)
+    return {name: metric.help for name, metric in rules.metrics.items() if metric.help}
 
 
 def _print_once(made: "Exporter", options: Options) -> None:

@@ -48,24 +48,29 @@ Report = Callable[[str], None]
 
 
 class SampleCollector(Collector):
-    """Returns the samples of the last round to Prometheus' client."""
+    """Returns the samples of the last round to Prometheus' client.
 
-    def __init__(self) -> None:
+    Parameters:
+        helps: what the project's metrics count, by name.
+    """
+
+    def __init__(self, helps: Mapping[str, str] | None = None) -> None:
         self.samples: Sequence[Sample] = ()
+        self._helps = helps or {}
 
     def collect(self) -> Iterator[Metric]:
         """Return the samples by metric."""
         metrics: dict[str, Metric] = {}
         for name, labels, value in self.samples:
             if name not in metrics:
-                metrics[name] = _metric(name)
+                metrics[name] = _metric(name, self._helps)
             metrics[name].add_sample(name, dict(labels), value)
         yield from metrics.values()
 
 
-def _metric(name: str) -> Metric:
+def _metric(name: str, helps: Mapping[str, str]) -> Metric:
     short = name.removeprefix(f"{PREFIX}_")
-    meaning = _OWN_HELP.get(name) or HELP.get(short) or "Of the project."
+    meaning = _OWN_HELP.get(name) or HELP.get(short) or helps.get(name) or "Of the project."
     kind = "counter" if name.endswith("_total") else "gauge"
     return Metric(name.removesuffix("_total"), meaning, kind)
 
@@ -77,6 +82,7 @@ class Exporter:
         topology: where the databases are.
         reader: of the databases.
         read_project: reads what the project adds; None where it adds nothing.
+        helps: what the project's metrics count, by name.
         report: is called with a line when a database begins or ceases to be read without a fault.
         round_seconds: how long a round waits for what it reads.
     """
@@ -87,11 +93,12 @@ class Exporter:
         reader: DatabaseReader,
         *,
         read_project: ReadProject | None = None,
+        helps: Mapping[str, str] | None = None,
         report: Report,
         round_seconds: float = INTERVAL_SECONDS,
     ) -> None:
         self.registry = CollectorRegistry()
-        self._collector = SampleCollector()
+        self._collector = SampleCollector(helps)
         self.registry.register(self._collector)
         self._topology = topology
         self._reader = reader

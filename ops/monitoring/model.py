@@ -23,10 +23,11 @@ ERRORS = "slo:errors"
 
 
 class Metric(NamedTuple):
-    """A metric that some process serves: its type, and every label that a query may name."""
+    """A metric that some process serves: its type, every label that a query may name, and what it counts."""
 
     kind: Literal["counter", "gauge", "histogram"]
     labels: tuple[str, ...] = ()
+    help: str = ""
 
     def series_of(self, name: str) -> tuple[str, ...]:
         """Return the names under which Prometheus stores it."""

@@ -54,7 +54,8 @@ def make_engine(
         connect_args: passed to it, with what the URL says.
         pool: options of SQLAlchemy's pool.
     """
-    engine = create_engine(url, connect_args=dict(connect_args), **pool)
+    # An error repeats the parameters in its text, which stands in logs and traces.
+    engine = create_engine(url, connect_args=dict(connect_args), hide_parameters=True, **pool)
     # In place of the driver's. Not by the event do_connect: a listener to that may aim the engine elsewhere,
     # and is added later.
     engine.dialect.connect = connect  # type: ignore[method-assign]

@@ -5,7 +5,7 @@ import re
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -26,6 +26,9 @@ ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 FOLLOWED = [page for page in PAGES if page.name != "tutorial.md"]  # which has a test of its own
 
+SERVED = ("trouble", "night-shift", "logs")
+"""Pages about services that run: they are followed one after another on one platform, in this order."""
+
 
 def fenced(page: Path, language: str) -> list[str]:
     """The fenced blocks of one language on a page."""
@@ -35,6 +38,21 @@ def fenced(page: Path, language: str) -> list[str]:
 def typed_commands(page: Path) -> list[str]:
     """The lines behind a prompt, in the order in which a reader types them."""
     return [line[2:] for block in fenced(page, "console") for line in block.splitlines() if line[:2] == "$ "]
+
+
+def scripts() -> Iterator[object]:
+    """Give the pages that are followed together, most often a single one, as pytest's parameters."""
+    pages = {page.stem: page for page in FOLLOWED if typed_commands(page)}
+    yield pytest.param([pages.pop(name) for name in SERVED], id=" ".join(SERVED))
+    for name, page in pages.items():
+        yield pytest.param([page], id=name)
+
+
+def commands_of(pages: Sequence[Path]) -> list[str]:
+    """Return what is typed on pages that are followed together; the platform runs until the last one ends."""
+    *first, last = map(typed_commands, pages)
+    kept = [line for commands in first for line in commands if line != "mesctl down"]
+    return [*kept, *last, *(["mesctl down"] if first else [])]
 
 
 @pytest.fixture(scope="module")
@@ -50,10 +68,10 @@ def stopped_platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]
 
 
 @pytest.fixture
-def home(page: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
+def home(pages: Sequence[Path], tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
     """Give the folder of the platform that a page starts; README's has to be made, as a reader's."""
     home = tmp_path / "platform"
-    if page.stem != "README" and starts_a_platform(page):
+    if pages[0].stem != "README" and starts_a_platform(pages[0]):
         copy_stopped(request.getfixturevalue("stopped_platform"), home)
     yield home
     Platform(home, PROJECT).down()
@@ -71,22 +89,23 @@ def starts_a_platform(page: Path) -> bool:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(
-    "page", [page for page in FOLLOWED if typed_commands(page)], ids=lambda page: page.stem
-)
+@pytest.mark.parametrize("pages", [*scripts()])
 def test_console_blocks_run_from_top_to_bottom(
-    page: Path, home: Path, tmp_path: Path, request: pytest.FixtureRequest
+    pages: Sequence[Path], home: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
+    programs = [Path(sys.executable).parent]
+    if pages[0].stem != "README":  # whose commands start as a reader's do
+        programs.insert(0, request.getfixturevalue("warm_mesctl").parent)
     environment = os.environ | {
         "MES_STORAGE_HOME": str(home),
         "MES_STORAGE_PROJECT": str(PROJECT.path),
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PATH": ":".join([*map(str, programs), os.environ["PATH"]]),
     }
-    if not starts_a_platform(page):
+    if not starts_a_platform(pages[0]):
         # The page is about a platform that runs: databases of the pool will do.
         environment["MES_STORAGE_TOPOLOGY"] = str(request.getfixturevalue("topology_path"))
     done = subprocess.run(
-        ["bash", "-c", "\n".join(["set -e", *typed_commands(page)])],
+        ["bash", "-c", "\n".join(["set -e", *commands_of(pages)])],
         env=environment,
         cwd=tmp_path,
         capture_output=True,

@@ -22,7 +22,7 @@ from ops.pgbouncer.pooler import Pooler
 from ops.waiting import wait_until
 from sharding.sessions import open_sessions
 from tests.integration.life_rig import RING, make_and_ship
-from tests.integration.services_rig import Services, ok
+from tests.integration.services_rig import Services
 from tests.needs import require
 from tests.project import PROJECT
 
@@ -60,7 +60,7 @@ def mesctl(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> Callable[...,
 
 
 async def test_an_order_goes_its_way_through_the_pooler(services: Services, platform: Platform) -> None:
-    order_id = str(ok(await services.b2b_response(content=RING), 201)["order_id"])
+    order_id = await services.placed(await services.b2b_response(content=RING))
     await make_and_ship(services, order_id)
     # For LISTEN, which is of a session.
     assert {server for _, server in direct_ways(platform)} <= {"directory"}

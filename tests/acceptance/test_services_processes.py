@@ -167,7 +167,7 @@ def test_services_serve_until_they_are_told_to_stop(platform: Topology, tmp_path
             data={"material": "brass", "finish": "matte", "quantity": "3"},
             headers={"Idempotency-Key": "one"},
         )
-        order_id = ok(made, 201)["order_id"]
+        order_id = ok(made, 202)["order_id"]
         token = {"Causal-Token": made.headers["Causal-Token"]}
         assert ok(httpx.get(f"{url}/v1/orders/{order_id}", headers=token))["status"] == "SUBMITTED"
         too_large = {"file": ("ring.stl", b"x" * 30_000_000)}

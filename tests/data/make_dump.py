@@ -141,7 +141,7 @@ async def submit_b2b(services: Services) -> str:
     """Order as a partner; return the order's id."""
     shape = next(SHAPES)
     answer = await services.b2b_response(name=_file_name(shape), content=shape.data)
-    return str(ok(answer, 201)["order_id"])
+    return await services.placed(answer)
 
 
 def _file_name(shape: Shape) -> str:

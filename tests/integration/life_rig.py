@@ -43,7 +43,7 @@ async def pricing(topology: Topology) -> AsyncIterator[None]:
 async def submit(services: Services, channel: str) -> str:
     """Order a ring through the Shop or as a partner; return the order's id."""
     if channel == "B2B":
-        return str(ok(await services.b2b_response(content=RING), 201)["order_id"])
+        return await services.placed(await services.b2b_response(content=RING))
     order_id = str(ok(await services.start(), 201)["order_id"])
     ok(await services.upload(order_id, content=RING))
     ok(await services.shop.post(f"/v1/orders/{order_id}/submit"))

@@ -16,11 +16,20 @@ from app.files import ModelStore
 from app.mes.intake import place
 from app.messaging.events import Customer, Item, OrderSubmitted
 from app.messaging.message import Message
-from app.models.mes import MesOrder, MesOrderEvent, MesOrderItem, MesOutbox, ModelMeasurement, PricingJob
+from app.models.mes import (
+    MeasurementClaim,
+    MesOrder,
+    MesOrderEvent,
+    MesOrderItem,
+    MesOutbox,
+    ModelMeasurement,
+    ModelShape,
+    PricingJob,
+)
 from app.models.status import Channel, Status
 from app.pricing.measurement import Outcome
 from app.pricing.pricer import Pricer
-from app.pricing.sandbox import Sandbox
+from app.pricing.sandbox import Sandbox, Shapes
 from app.pricing.worker import Worker, WorkerOptions
 from app.topology import files_url
 from readreplica.sessions import WriteSession
@@ -51,10 +60,10 @@ class CountingSandbox(Sandbox):
 
     measured: list[str]
 
-    async def measure(self, path: Path, *, suffix: str) -> Outcome:
+    async def measure(self, path: Path, *, suffix: str, shapes: Shapes | None = None) -> Outcome:
         """Count, and measure."""
         self.measured = [*getattr(self, "measured", []), path.name]
-        return await super().measure(path, suffix=suffix)
+        return await super().measure(path, suffix=suffix, shapes=shapes)
 
 
 @dataclass(frozen=True)
@@ -87,36 +96,35 @@ class Rig:
         quantity: int = 1,
         channel: Channel = Channel.B2B,
         shard: str | None = None,
+        partner: str = "atelier-nord",
+        keys: Sequence[str] = (),
     ) -> int:
-        """Place an order with a line for each model, as the MES does; give its id."""
+        """Place an order with a line for each model, as the MES does; give its id.
+
+        `keys` are those of models that are stored already.
+        """
         order_id = next(number for number in self.ids if shard in {None, self.sessions.shard_of(number)})
-        items = [
-            Item(
-                line_no=line_no,
-                material="silver_925",
-                finish="matte",
-                quantity=quantity,
-                model_key=await self.store(shape),
-                model_name=f"{shape.name}.{shape.suffix}",
-            )
-            for line_no, shape in enumerate(shapes, start=1)
-        ]
-        submitted = OrderSubmitted(
-            actor="test",
-            channel=channel,
-            summary="test",
-            customer=Customer(name="Ada", email="ada@example.org") if channel is Channel.B2C else None,
-            partner="atelier-nord" if channel is Channel.B2B else None,
-            items=tuple(items),
-            submitted_at=AT,
-        )
-        message = Message(id=uuid4(), source="test", subject=str(order_id), time=AT, data=submitted)
+        every = [*keys, *[await self.store(shape) for shape in shapes]]
+        message, submitted = _message(order_id, every, quantity=quantity, channel=channel, partner=partner)
 
         async def work(session: WriteSession) -> None:
             await place(session, message, submitted)
 
         await self.sessions.transact(order_id, work)
         return order_id
+
+    async def submit_many(self, keys: Sequence[str], *, partner: str) -> None:
+        """Place an order for each key of a model, all of a shard in one transaction."""
+        orders = [(next(self.ids), key) for key in keys]
+        for shard in self.sessions.clusters:
+            mine = [order for order in orders if self.sessions.shard_of(order[0]) == shard]
+
+            async def work(session: WriteSession, mine: list[tuple[int, str]] = mine) -> None:
+                for order_id, key in mine:
+                    await place(session, *_message(order_id, [key], partner=partner))
+
+            if mine:
+                await self.sessions.transact(mine[0][0], work)
 
     def worker(self, sandbox: Sandbox, *, holder: str = "worker", options: WorkerOptions = SOON) -> Worker:
         """Make a worker."""
@@ -147,7 +155,8 @@ class Rig:
         for cluster in self.sessions.clusters.values():
             async with cluster.write() as session:
                 await session.execute(delete(PricingJob))
-                await session.execute(delete(ModelMeasurement))
+                for known in (ModelMeasurement, MeasurementClaim, ModelShape):
+                    await session.execute(delete(known))
 
     async def set_job(self, order_id: int, **values: object) -> None:
         """Change a job: time that has passed, attempts that were made."""
@@ -182,6 +191,38 @@ class Rig:
             order = await session.scalar(select(MesOrder).filter_by(order_id=order_id))
             assert order is not None
             order.status, order.changed_at = Status.CANCELLED, AT
+
+
+def _message(
+    order_id: int,
+    keys: Sequence[str],
+    *,
+    quantity: int = 1,
+    channel: Channel = Channel.B2B,
+    partner: str = "atelier-nord",
+) -> tuple[Message, OrderSubmitted]:
+    """Make the message that submits an order with a line for each model."""
+    items = [
+        Item(
+            line_no=line_no,
+            material="silver_925",
+            finish="matte",
+            quantity=quantity,
+            model_key=key,
+            model_name=f"model{line_no}.stl",
+        )
+        for line_no, key in enumerate(keys, start=1)
+    ]
+    submitted = OrderSubmitted(
+        actor="test",
+        channel=channel,
+        summary="test",
+        customer=Customer(name="Ada", email="ada@example.org") if channel is Channel.B2C else None,
+        partner=partner if channel is Channel.B2B else None,
+        items=tuple(items),
+        submitted_at=AT,
+    )
+    return Message(id=uuid4(), source="test", subject=str(order_id), time=AT, data=submitted), submitted
 
 
 async def until_leased(rig: Rig, order_id: int) -> None:

@@ -84,8 +84,17 @@ class Services:
         )
 
     async def b2b(self) -> str:
-        """Order as a partner; give the order's id."""
-        return str(ok(await self.b2b_response(), 201)["order_id"])
+        """Order as a partner, and wait until the order is placed; give its id."""
+        return await self.placed(await self.b2b_response())
+
+    async def placed(self, answer: Response) -> str:
+        """Wait until a partner's order that was taken in is placed; give its id."""
+        order_id = str(ok(answer, 202)["order_id"])
+        await eventually(
+            partial(self.mes.get, f"/v1/orders/{order_id}"),
+            lambda shown: shown.status_code == 200 and shown.json()["waiting"] is None,
+        )
+        return order_id
 
     async def price(self, order_id: str, price: str = "412.50") -> None:
         """Do what the pricing worker does once it has measured the model."""

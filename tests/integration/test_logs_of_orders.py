@@ -53,6 +53,8 @@ async def cancelled(services: LoggingServices) -> str:
 async def approved(services: LoggingServices) -> str:
     order_id = await submit(services, "B2B")
     await services.shows(services.crm, order_id, "PRICE_CALCULATED")
+    ok(await services.crm.post(f"/v1/orders/{order_id}/requote", json={"actor": "Sara"}), 202)
+    await services.until_logged("order_price_renewed", order_id=order_id, service_name="crm")
     ok(await services.crm.post(f"/v1/orders/{order_id}/approve", json={"actor": "Sara"}))
     await services.shows(services.mes, order_id, "MANUFACTURING_APPROVED")
     return order_id

@@ -20,7 +20,8 @@ from readreplica.httpx import CausalClient
 from sharding.shard_map import ShardMap
 from tests.acceptance.test_docs import ROOT, fenced
 from tests.acceptance.test_wheel import THEIRS, kept, packages_of
-from tests.integration.payments_rig import EXAMPLE, PaymentsTeam, payments_team
+from tests.integration.payments_rig import EXAMPLE, PaymentsTeam, build_wheels, payments_team
+from tests.once import made_once
 
 MAP = ShardMap.even(["north", "south"], 16)
 NORTH, SOUTH = (next(key for key in range(1, 99) if MAP.shard_of(key) == shard) for shard in MAP.shards)
@@ -82,8 +83,9 @@ asyncio.run(main())
 
 
 @pytest.fixture
-def team(tmp_path: Path) -> Iterator[PaymentsTeam]:
-    with payments_team(tmp_path) as team:
+def team(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PaymentsTeam]:
+    built = made_once(tmp_path_factory, "team-wheels", build_wheels)
+    with payments_team(tmp_path, [*built.glob("*.whl")]) as team:
         yield team
 
 
@@ -114,14 +116,15 @@ def test_the_example_is_typed_and_its_checks_need_no_server(team: PaymentsTeam) 
 def test_a_team_goes_from_the_readme_to_the_end_of_the_wheels(team: PaymentsTeam) -> None:
     begin_another(team)
     write_the_first_revision(team)
-    follow_the_readme(team)
-    change_the_schema(team)
-    make_months(team)
-    payments = work(team)
-    refuse_what_is_elsewhere(team)
-    archive(team, payments)
-    serve(team)
-    switch_over(team)
+    with team.warm() as quick:
+        follow_the_readme(quick)
+        change_the_schema(quick)
+        make_months(quick)
+        payments = work(quick)
+        refuse_what_is_elsewhere(quick)
+        archive(quick, payments)
+        serve(quick)
+        switch_over(quick)
     done(team, "down", "--delete", "--yes")
     end(team)
 

@@ -7,6 +7,7 @@ import sys
 from collections.abc import AsyncIterator
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -209,6 +210,16 @@ async def test_a_killed_worker_leaves_no_process(slow: Path) -> None:
         worker.kill()
         await worker.wait()
     await gone(zygote, child)
+
+
+async def test_a_span_that_cannot_be_made_costs_no_price(
+    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise ValueError("no span")
+
+    monkeypatch.setattr(sandboxing, "tracer", SimpleNamespace(start_span=refuse))
+    await assert_still_works(sandbox, tmp_path)
 
 
 async def test_no_more_zygotes_than_files_at_once(tmp_path: Path) -> None:

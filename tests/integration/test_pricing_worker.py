@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Iterator
@@ -25,9 +26,10 @@ from app.models.status import Channel, Status
 from app.pricing.errors import AttemptsExhausted
 from app.pricing.measure import measure
 from app.pricing.measurement import Measurement, Outcome
-from app.pricing.sandbox import Sandbox, SandboxLimits
+from app.pricing.sandbox import Sandbox, SandboxLimits, Shapes
 from app.pricing.tariff import Price, price
 from app.topology import files_url
+from ops.ports import LOOPBACK
 from sharding.topology import Topology
 from tests.integration.archive_rig import shard
 from tests.integration.messaging_rig import running, until
@@ -293,9 +295,9 @@ class HeldSandbox(Sandbox):
         self.let = asyncio.Event()
         return await super().__aenter__()
 
-    async def measure(self, path: Path, *, suffix: str) -> Outcome:
+    async def measure(self, path: Path, *, suffix: str, shapes: Shapes | None = None) -> Outcome:
         await self.let.wait()
-        return await super().measure(path, suffix=suffix)
+        return await super().measure(path, suffix=suffix, shapes=shapes)
 
 
 async def test_a_worker_at_work_keeps_its_job_beyond_the_lease(rig: Rig, sandbox: CountingSandbox) -> None:
@@ -351,6 +353,22 @@ async def test_the_process_prices_logs_json_and_ends_in_good_order(rig: Rig) -> 
     assert settled["service"]["name"] == "pricing"
     assert settled["order"]["id"] == str(order_id)
     assert settled["mes_storage"]["verdict"]["price"] == str(expected(RING).total_eur)
+
+
+async def test_a_second_process_on_a_host_prices_without_its_admin_port(rig: Rig) -> None:
+    path = rig.topology.path.with_name("second.toml")
+    with socket.create_server((LOOPBACK, 0)) as first:
+        port = first.getsockname()[1]
+        path.write_text(f"{rig.topology.path.read_text()}[services.pricing]\nadmin_port = {port}\n")
+        order_id = await rig.submit(RING)
+        async with process(rig, MES_STORAGE_TOPOLOGY=str(path)) as worker:
+            await rig.until_done(order_id)
+            worker.send_signal(signal.SIGTERM)
+            _, logged = await asyncio.wait_for(worker.communicate(), 20)
+    assert worker.returncode == 0
+    lines = [json.loads(line) for line in logged.splitlines()]
+    (taken,) = (line for line in lines if line["event"]["action"] == "admin_port_taken")
+    assert f"services.pricing.admin_port: port {port}" in taken["error"]["message"]
 
 
 async def test_a_killed_process_loses_no_order(rig: Rig) -> None:

@@ -5,6 +5,8 @@ import os
 import subprocess
 import sys
 import tomllib
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -50,19 +52,29 @@ class Ended(NamedTuple):
         return {each["where"]: each["problem"] for each in json.loads(self.out)}
 
 
-def mesctl(folder: Path, *words: str) -> Ended:
+Run = Callable[..., Ended]
+"""`mesctl` in a folder."""
+
+
+def mesctl(folder: Path, *words: str, program: Path = MESCTL) -> Ended:
     """Run `mesctl` in a folder, as a process: it imports a team's modules."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("MES_STORAGE_")}
     done = subprocess.run(
-        [MESCTL, *words], cwd=folder, env=clean, capture_output=True, text=True, timeout=120, check=False
+        [program, *words], cwd=folder, env=clean, capture_output=True, text=True, timeout=120, check=False
     )
     return Ended(done.returncode, done.stdout, done.stderr)
 
 
 @pytest.fixture
-def started(tmp_path: Path) -> Path:
+def warm(warm_mesctl: Path) -> Run:
+    """Run `mesctl` without its start, which is the subject of other tests here."""
+    return partial(mesctl, program=warm_mesctl)
+
+
+@pytest.fixture
+def started(tmp_path: Path, warm: Run) -> Path:
     """Give a folder in which `mesctl init` was run."""
-    assert mesctl(tmp_path, "init", "--tree", "payments").status == 0
+    assert warm(tmp_path, "init", "--tree", "payments").status == 0
     return tmp_path
 
 
@@ -93,21 +105,21 @@ def test_init_writes_what_works(started: Path) -> None:
     assert (plan.status, plan.out) == (0, "no revision breaks a rule\n"), plan.err
 
 
-def test_init_touches_nothing_that_is_there(tmp_path: Path) -> None:
+def test_init_touches_nothing_that_is_there(tmp_path: Path, warm: Run) -> None:
     (tmp_path / "alembic.ini").write_text("[mine]\n")
-    said = mesctl(tmp_path, "init", "--json")
+    said = warm(tmp_path, "init", "--json")
     assert json.loads(said.out)["left alone"] == ["alembic.ini"]
     assert "alembic.ini: is there, and was left alone" in said.err
     assert (tmp_path / "alembic.ini").read_text() == "[mine]\n"
     before = {path: path.read_text() for path in tmp_path.rglob("*") if path.is_file()}
-    again = mesctl(tmp_path, "init")
+    again = warm(tmp_path, "init")
     assert (again.status, again.out) == (3, "")
     assert "is a project already" in again.err
     assert {path: path.read_text() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
-def test_init_dry_run_writes_nothing(tmp_path: Path) -> None:
-    said = mesctl(tmp_path, "init", "--dry-run")
+def test_init_dry_run_writes_nothing(tmp_path: Path, warm: Run) -> None:
+    said = warm(tmp_path, "init", "--dry-run")
     assert said.status == 0
     assert "[trees.main]" in said.out
     assert list(tmp_path.iterdir()) == []
@@ -124,35 +136,37 @@ def test_init_dry_run_writes_nothing(tmp_path: Path) -> None:
         ["--from-database", "postgresql://payments@127.0.0.1:port/payments"],
     ],
 )
-def test_init_refuses_what_it_cannot_use(tmp_path: Path, words: list[str]) -> None:
-    said = mesctl(tmp_path, "init", *words)
+def test_init_refuses_what_it_cannot_use(tmp_path: Path, words: list[str], warm: Run) -> None:
+    said = warm(tmp_path, "init", *words)
     assert said.status == 2
     assert said.err.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
 
 
-def test_longest_name_of_a_tree_makes_a_project(tmp_path: Path) -> None:
-    assert mesctl(tmp_path, "init", "--tree", "p" * 57).status == 0
-    assert mesctl(tmp_path, "doctor", "--no-databases").out == "nothing is wrong\n"
+def test_longest_name_of_a_tree_makes_a_project(tmp_path: Path, warm: Run) -> None:
+    assert warm(tmp_path, "init", "--tree", "p" * 57).status == 0
+    assert warm(tmp_path, "doctor", "--no-databases").out == "nothing is wrong\n"
 
 
-def test_init_that_failed_halfway_goes_on(tmp_path: Path) -> None:
+def test_init_that_failed_halfway_goes_on(tmp_path: Path, warm: Run) -> None:
     (tmp_path / "migrations").touch()
-    assert mesctl(tmp_path, "init").status == 1
+    assert warm(tmp_path, "init").status == 1
     (tmp_path / "migrations").unlink()
-    again = mesctl(tmp_path, "init")
+    again = warm(tmp_path, "init")
     assert again.status == 0, again.err
-    assert mesctl(tmp_path, "doctor", "--no-databases").out == "nothing is wrong\n"
+    assert warm(tmp_path, "doctor", "--no-databases").out == "nothing is wrong\n"
 
 
-def test_init_drafts_from_a_database_of_any_name(postgres: PostgresServers, tmp_path: Path) -> None:
+def test_init_drafts_from_a_database_of_any_name(
+    postgres: PostgresServers, tmp_path: Path, warm: Run
+) -> None:
     dbname = 'pay"ments\\ 50%\nof = üs'
     with postgres.primary.connect() as connection:
         connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(dbname)))
     try:
         password = postgres.passwords[SUPERUSER]
         url = URL.create("postgresql", SUPERUSER, password, LOOPBACK, postgres.primary_port, dbname)
-        said = mesctl(tmp_path, "init", "--from-database", url.render_as_string(hide_password=False))
+        said = warm(tmp_path, "init", "--from-database", url.render_as_string(hide_password=False))
         assert said.status == 0, said.err
     finally:
         with postgres.primary.connect() as connection:
@@ -161,11 +175,11 @@ def test_init_drafts_from_a_database_of_any_name(postgres: PostgresServers, tmp_
     assert drafted["databases"]["main"]["dbname"] == dbname
 
 
-def test_init_drafts_from_a_live_catalogue(topology: Topology, tmp_path: Path) -> None:
+def test_init_drafts_from_a_live_catalogue(topology: Topology, tmp_path: Path, warm: Run) -> None:
     folder = tmp_path / "team"
     folder.mkdir()
     url = topology.url("mes_0", role="mes", direct=True).set(drivername="postgresql")
-    said = mesctl(
+    said = warm(
         folder, "init", "--tree", "orders", "--from-database", url.render_as_string(hide_password=False)
     )
     assert said.status == 0, said.err
@@ -186,11 +200,11 @@ def test_init_drafts_from_a_live_catalogue(topology: Topology, tmp_path: Path) -
     assert (policy.key, policy.row_id) == ("status", ("order_id",))
     assert "orders_archive is PARTITION BY RANGE (order_id)" in (folder / "orders_policies.py").read_text()
     # What a draft cannot know is found by doctor, with its line.
-    assert any("trees.orders.metadata" in where for where in mesctl(folder, "doctor", "--json").findings)
+    assert any("trees.orders.metadata" in where for where in warm(folder, "doctor", "--json").findings)
 
 
-def test_init_from_a_database_that_does_not_answer_writes_nothing(tmp_path: Path) -> None:
-    said = mesctl(tmp_path, "init", "--from-database", "postgresql://u@127.0.0.1:1/x")
+def test_init_from_a_database_that_does_not_answer_writes_nothing(tmp_path: Path, warm: Run) -> None:
+    said = warm(tmp_path, "init", "--from-database", "postgresql://u@127.0.0.1:1/x")
     assert said.status == 1
     assert said.err.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
@@ -259,14 +273,14 @@ def test_our_own_project_has_nothing_wrong(topology: Topology) -> None:
     ],
 )
 def test_doctor_names_the_line_at_fault(
-    started: Path, path: str, change: tuple[str, str], where: str, problem: str
+    started: Path, path: str, change: tuple[str, str], where: str, problem: str, *, warm: Run
 ) -> None:
     if path == FIRST:
         path = f"migrations/payments/versions/{first_revision(started)}_start.py"
     text = (started / path).read_text()
     assert change[0] in text
     (started / path).write_text(text.replace(*change))
-    said = mesctl(started, "doctor", "--no-databases", "--json")
+    said = warm(started, "doctor", "--no-databases", "--json")
     assert said.status == 1
     assert problem in said.findings[where]
 
@@ -281,8 +295,8 @@ def test_doctor_finds_a_module_with_the_name_of_a_library(started: Path) -> None
     }
 
 
-def test_doctor_names_every_database_that_does_not_answer(started: Path) -> None:
-    said = mesctl(started, "doctor", "--json")
+def test_doctor_names_every_database_that_does_not_answer(started: Path, warm: Run) -> None:
+    said = warm(started, "doctor", "--json")
     assert said.status == 1
     assert sorted(said.findings) == ["payments as payments", "payments as payments_owner"]
     assert all("cannot be connected to" in problem for problem in said.findings.values())

@@ -158,7 +158,7 @@ async def test_a_number_in_a_form_or_a_query_is_in_plain_figures(services: Servi
 
 
 async def test_numbers_in_plain_figures(services: Services) -> None:
-    assert ok(await services.b2b_response(quantity="10"), 201)["summary"].startswith("10 x")
+    assert ok(await services.b2b_response(quantity="10"), 202)["summary"].startswith("10 x")
     for quantity in ("0", "1001", "9" * 18):
         problem(await services.b2b_response(quantity=quantity), 422)
     for client in (services.crm, services.mes):

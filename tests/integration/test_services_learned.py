@@ -62,7 +62,7 @@ class Rig:
             data={"material": "brass", "finish": "matte", "quantity": "3"},
             headers={"Idempotency-Key": new_key()},
         )
-        order_id = str(ok(answer, 201)["order_id"])
+        order_id = str(ok(answer, 202)["order_id"])
 
         async def is_learned() -> bool:
             # The token is kept after the commit: who asks in between cannot know that there was one.

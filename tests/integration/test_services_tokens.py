@@ -78,7 +78,7 @@ async def order(client: AsyncClient, **headers: str) -> Response:
         data={"material": "brass", "finish": "matte", "quantity": "3"},
         headers={"Idempotency-Key": new_key(), **headers},
     )
-    ok(answer, 201)
+    ok(answer, 202)
     return answer
 
 

@@ -151,3 +151,13 @@ def test_it_never_lets_through_more_than_the_rates_over_time(steps: list[tuple[s
             taken += subject.take(int(value))
         assert taken <= allowed + 1e-6
         assert subject.seconds_until_next() >= 0
+
+
+def test_how_long_what_lies_in_an_outbox_takes() -> None:
+    timer = Timer()
+    subject = allowance(timer, floor=2.0)
+    assert subject.seconds_for(1) == 0
+    subject.hear(grant(10))
+    assert subject.seconds_for(101) == pytest.approx(10.0)
+    subject.hear(grant(0, after=1))
+    assert subject.seconds_for(1) is None

@@ -9,7 +9,7 @@ from app.models.mes import MesOrderItem
 from app.models.reference import Material
 from app.pricing.decision import decide
 from app.pricing.measure import LONGEST_MM
-from app.pricing.measurement import Measurement, Unmeasurable
+from app.pricing.measurement import Examined, Measurement, Unmeasurable
 from app.pricing.reading import MAX_POLYGONS
 from app.pricing.sandbox import SandboxLimits, judge
 from app.pricing.tariff import price
@@ -68,15 +68,14 @@ def test_the_most_expensive_order_still_has_a_price() -> None:
         assert isinstance(event, PriceCalculated)
 
 
-GOOD = '{"volume_mm3": 5.0, "area_mm2": 7.0, "extents_mm": [3.0, 2.0, 1.0], "polygons": 12}'
+GOOD = '{"outcome": {"volume_mm3": 5.0, "area_mm2": 7.0, "extents_mm": [3.0, 2.0, 1.0], "polygons": 12}}'
 
 
 def test_a_well_formed_answer_is_believed() -> None:
     expected = Measurement(volume_mm3=5.0, area_mm2=7.0, extents_mm=(3.0, 2.0, 1.0), polygons=12)
-    assert judge(0, GOOD, SandboxLimits()) == expected
-    assert judge(0, '{"reason": "It has holes.", "final": true}', SandboxLimits()) == Unmeasurable(
-        reason="It has holes."
-    )
+    assert judge(0, GOOD, SandboxLimits()) == Examined(outcome=expected)
+    answer = '{"outcome": {"reason": "It has holes.", "final": true}}'
+    assert judge(0, answer, SandboxLimits()).outcome == Unmeasurable(reason="It has holes.")
 
 
 @pytest.mark.parametrize(
@@ -90,12 +89,12 @@ def test_a_well_formed_answer_is_believed() -> None:
         GOOD.replace("5.0", "1e999"),
         GOOD.replace("12", "0"),
         GOOD.replace("[3.0, ", "["),
-        '{"reason": ""}',
-        '{"reason": "%s"}' % ("x" * 501),
+        '{"outcome": {"reason": ""}}',
+        '{"outcome": {"reason": "%s"}}' % ("x" * 501),
     ],
 )
 def test_a_child_that_was_taken_over_is_not_believed(answer: str) -> None:
-    outcome = judge(0, answer, SandboxLimits())
+    outcome = judge(0, answer, SandboxLimits()).outcome
     assert isinstance(outcome, Unmeasurable)
     assert outcome.reason.startswith("The file made its reader crash.")
 
@@ -113,7 +112,7 @@ def test_a_child_that_was_taken_over_is_not_believed(answer: str) -> None:
     ],
 )
 def test_every_end_of_a_child_has_a_sentence(exit_code: int, said: str, final: bool) -> None:
-    outcome = judge(exit_code, GOOD, SandboxLimits())
+    outcome = judge(exit_code, GOOD, SandboxLimits()).outcome
     assert isinstance(outcome, Unmeasurable)
     assert outcome.reason.startswith(said)
     assert outcome.final is final

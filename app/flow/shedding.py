@@ -1,0 +1,79 @@
+"""Which requests are refused first when a service is asked for more than it can do: one table."""
+
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+
+from app import instruments
+from app.flow.limiter import AdaptiveLimiter, LimitOptions, LimitState, Priority, Shed
+
+PRIORITIES: Mapping[tuple[str, str, str], Priority] = {
+    # The operators are paid by the order that they take.
+    ("mes", "GET", "/v1/orders"): Priority.NEVER,
+    ("mes", "POST", "/v1/orders/{order_id}/take"): Priority.NEVER,
+    ("mes", "POST", "/v1/orders/{order_id}/advance"): Priority.NEVER,
+    ("mes", "POST", "/v1/partners/{partner}/orders"): Priority.CREATION,
+    ("mes", "GET", "/v1/orders/{order_id}"): Priority.HISTORY,
+    ("shop", "POST", "/v1/orders"): Priority.CREATION,
+    ("shop", "PUT", "/v1/orders/{order_id}/model"): Priority.CREATION,
+    ("shop", "POST", "/v1/orders/{order_id}/submit"): Priority.CREATION,
+    ("shop", "GET", "/v1/orders/{order_id}"): Priority.HISTORY,
+    ("crm", "GET", "/v1/orders"): Priority.LISTS,
+    ("crm", "GET", "/v1/orders/{order_id}"): Priority.HISTORY,
+    ("crm", "POST", "/v1/orders/{order_id}/approve"): Priority.CREATION,
+    ("crm", "POST", "/v1/orders/{order_id}/cancel"): Priority.CREATION,
+    ("crm", "POST", "/v1/orders/{order_id}/close"): Priority.CREATION,
+}
+"""By service, method and route. Health and the admin port are no routes of an API, and are never refused."""
+
+
+def priority_of(service: str, method: str, route: str, *, is_deep: bool = False) -> Priority:
+    """Return when a request is refused.
+
+    Parameters:
+        service: its name.
+        method: of HTTP.
+        route: the template that has matched.
+        is_deep: whether it asks for a page behind the first of a list, which is history.
+    """
+    if is_deep:
+        return Priority.HISTORY
+    known = PRIORITIES.get((service, method, route))
+    return known if known is not None else (Priority.LISTS if method == "GET" else Priority.CREATION)
+
+
+class Admission:
+    """Lets the requests of a service in, as its limiter finds; used by `app.kit.strict`."""
+
+    def __init__(self, service: str, *, most: int, max_wait_seconds: float = 1.0) -> None:
+        """Make the admission of a process.
+
+        Parameters:
+            service: its name.
+            most: how many requests are worked on at once at most.
+            max_wait_seconds: how long one waits for a place at most.
+        """
+        self._service = service
+        options = LimitOptions(floor=min(8, most), initial=min(24, most), most=most)
+        self.limiter = AdaptiveLimiter(
+            options, clock=time.monotonic, max_wait_seconds=max_wait_seconds, changed=_changed
+        )
+
+    @asynccontextmanager
+    async def admitted(self, method: str, route: str, *, is_deep: bool) -> AsyncIterator[None]:
+        """Wait for a place, and have it for the block.
+
+        Raises:
+            Shed: there is none; nothing of the block was done.
+        """
+        priority = priority_of(self._service, method, route, is_deep=is_deep)
+        try:
+            async with self.limiter.admitted(priority):
+                yield
+        except Shed:
+            instruments.request_shed(priority.name.lower())
+            raise
+
+
+def _changed(state: LimitState) -> None:
+    instruments.request_limit(int(state.limit))

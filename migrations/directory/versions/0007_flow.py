@@ -1,0 +1,17 @@
+"""What the MES grants its senders, and what people have ordered about it."""
+
+from ops.migrate import frozen
+
+revision = "0007"
+down_revision = "0006"
+phase = "pre"
+
+
+def upgrade() -> None:
+    """Run the frozen SQL upwards."""
+    frozen.run(__file__, "up")
+
+
+def downgrade() -> None:
+    """Run the frozen SQL downwards."""
+    frozen.run(__file__, "down")

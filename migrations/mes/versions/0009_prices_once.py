@@ -1,0 +1,17 @@
+"""One worker measures a model for all, and a piece is known again in another file."""
+
+from ops.migrate import frozen
+
+revision = "0009"
+down_revision = "0008"
+phase = "pre"
+
+
+def upgrade() -> None:
+    """Run the frozen SQL upwards."""
+    frozen.run(__file__, "up")
+
+
+def downgrade() -> None:
+    """Run the frozen SQL downwards."""
+    frozen.run(__file__, "down")

@@ -1,0 +1,325 @@
+"""Flow control at the running services: what is granted, what waits, what is refused."""
+
+import asyncio
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from httpx import AsyncClient, Response
+from redis.asyncio import Redis
+from sqlalchemy import func, select, text
+
+from app.flow.grants import grant_key
+from app.flow.limiter import Priority
+from app.flow.shedding import Admission
+from app.flow.signals import SIGNALS
+from app.mes.application import build as build_mes
+from app.messaging.streams import open_redis
+from app.models.mes import Intake, MesOrder, PartnerRequest, PricingJob
+from app.topology import redis_url
+from readreplica.cluster import Cluster
+from sharding.engines import open_cluster
+from sharding.topology import Topology
+from tests.integration.mesctl_rig import Mesctl
+from tests.integration.messaging_rig import until
+from tests.integration.services_rig import (
+    MODEL,
+    Json,
+    Services,
+    client_of,
+    eventually,
+    fast_settings,
+    new_key,
+    ok,
+    open_services,
+    problem,
+)
+from tests.project import PROJECT
+
+
+@pytest_asyncio.fixture
+async def services(topology: Topology) -> AsyncIterator[Services]:
+    async with open_services(topology, intake_shard_orders=3) as services:
+        yield services
+
+
+@pytest_asyncio.fixture
+async def directory(topology: Topology) -> AsyncIterator[Cluster]:
+    async with open_cluster(topology, "directory", role="mes", application_name="test") as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def mesctl(topology: Topology, capsys: pytest.CaptureFixture[str]) -> Mesctl:
+    return Mesctl(topology.path, capsys, PROJECT.path)
+
+
+@asynccontextmanager
+async def redis_of(topology: Topology) -> AsyncIterator[Redis]:
+    async with open_redis(redis_url(topology, "mes")) as redis:
+        yield redis
+
+
+async def granted(directory: Cluster, sender: str) -> Json:
+    async with directory.write() as session:
+        found = (
+            (await session.execute(text("SELECT * FROM flow_grants WHERE sender = :s"), {"s": sender}))
+            .mappings()
+            .one_or_none()
+        )
+    return dict(found) if found is not None else {}
+
+
+async def until_granted(directory: Cluster, sender: str, holds: Callable[[Json], bool]) -> Json:
+    async def is_so() -> bool:
+        found = await granted(directory, sender)
+        return bool(found) and holds(found)
+
+    await until(is_so)
+    return await granted(directory, sender)
+
+
+async def override(directory: Cluster, sender: str, per_second: float, *, seconds: float) -> None:
+    """Do what `mesctl flow pause` and `limit` do."""
+    statement = text("""
+        INSERT INTO flow_overrides (sender, per_second, until, reason, made_by)
+        VALUES (:sender, :rate, clock_timestamp() + make_interval(secs => :seconds), 'a test', 'dba')
+        ON CONFLICT (sender) DO UPDATE SET per_second = excluded.per_second, until = excluded.until
+    """)
+    words = {"sender": sender, "rate": per_second, "seconds": seconds}
+
+    async def work(session: Any) -> None:
+        await session.execute(statement, words)
+
+    await directory.transact(work)
+
+
+async def counted(services: Services, model: Any) -> int:
+    total = 0
+    for cluster in services.shards.clusters.values():
+        async with cluster.write() as session:
+            total += await session.scalar(select(func.count()).select_from(model)) or 0
+    return total
+
+
+async def paused(services: Services, directory: Cluster, *, seconds: float = 3600) -> None:
+    """Pause the partners, and wait until the drains of this process have heard it."""
+    await override(directory, "partners", 0.0, seconds=seconds)
+    await until_granted(directory, "partners", lambda grant: grant["paused"])
+
+
+async def test_a_partners_order_is_taken_in_and_placed_at_once(services: Services) -> None:
+    answer = await services.b2b_response()
+    taken = ok(answer, 202)
+    assert answer.headers["Location"] == f"/v1/orders/{taken['order_id']}"
+    assert (taken["state"], taken["status"], taken["waiting"]["place"]) == ("waiting", "SUBMITTED", 0)
+    await services.placed(answer)
+    await services.shows(services.crm, taken["order_id"], "SUBMITTED")
+    assert await counted(services, Intake) == 0
+
+
+async def test_what_waits_is_shown_and_the_same_key_finds_it(services: Services, directory: Cluster) -> None:
+    await paused(services, directory)
+    key = new_key()
+    taken = ok(await services.b2b_response(key=key), 202)
+    again = ok(await services.b2b_response(key=key), 200)
+    assert (again["order_id"], again["state"]) == (taken["order_id"], "waiting")
+    shown = ok(await services.mes.get(f"/v1/orders/{taken['order_id']}"))
+    assert (shown["status"], shown["waiting"]["place"], shown["waiting"]["expected_seconds"]) == (
+        "SUBMITTED",
+        0,
+        None,
+    )
+    assert [line["quantity"] for line in shown["items"]] == [3]
+    assert await counted(services, MesOrder) == 0
+    await override(directory, "partners", 0.0, seconds=0)
+    await services.shows(services.crm, taken["order_id"], "SUBMITTED")
+    assert ok(await services.b2b_response(key=key), 200)["state"] == "placed"
+    assert (await counted(services, MesOrder), await counted(services, Intake)) == (1, 0)
+
+
+async def test_a_full_intake_refuses_and_stores_nothing(services: Services, directory: Cluster) -> None:
+    await paused(services, directory)
+    known = ""
+    answers: list[Response] = []
+    while not answers or answers[-1].status_code == 202:
+        key = new_key()
+        answers.append(await services.b2b_response(key=key))
+        known = key if answers[-1].status_code == 202 else known
+    refused = answers[-1]
+    assert problem(refused, 429)["type"].endswith(":intake-full")
+    assert int(refused.headers["Retry-After"]) >= 1
+    assert await counted(services, Intake) == len(answers) - 1
+    assert ok(await services.b2b_response(key=known), 200)["state"] == "waiting"
+    assert await counted(services, PartnerRequest) == len(answers) - 1
+    await override(directory, "partners", 0.0, seconds=0)
+
+    async def are_placed() -> bool:
+        return await counted(services, MesOrder) == len(answers) - 1
+
+    await until(are_placed)
+
+
+async def test_a_pause_outlives_a_wiped_redis_and_ends_by_itself(
+    services: Services, directory: Cluster, topology: Topology
+) -> None:
+    await override(directory, "shop", 0.0, seconds=6)
+    await until_granted(directory, "shop", lambda grant: grant["paused"])
+    async with redis_of(topology) as redis:
+
+        async def rate() -> str | None:
+            found = (await redis.hgetall(grant_key("shop"))).get("per_second")
+            return None if found is None else str(found)
+
+        async def is_paused() -> bool:
+            return await rate() == "0.0"
+
+        await until(is_paused)
+        await redis.flushall()
+        await until(is_paused)
+
+        async def is_over() -> bool:
+            found = await rate()
+            return found is not None and float(found) > 0
+
+        await until(is_over)
+    assert "paused" not in (await granted(directory, "shop"))["reason"]
+
+
+async def test_grants_follow_the_age_of_the_pricing_queue(services: Services, directory: Cluster) -> None:
+    at_rest = await until_granted(directory, "shop", lambda grant: grant["per_second"] >= 1000)
+    assert at_rest["reason"] == "the MES has room"
+    order_id = await services.b2b()
+
+    async def make_old(session: Any) -> None:
+        job = await session.get(PricingJob, int(order_id))
+        job.lease_expires_at = func.now() - text("interval '10 minutes'")
+
+    await services.shards.transact(int(order_id), make_old)
+    slow = await until_granted(directory, "shop", lambda grant: grant["per_second"] <= 2.0)
+    assert slow["reason"].startswith("pricing queue is 60")
+    assert (await granted(directory, "partners"))["per_second"] < 1000
+    assert (await granted(directory, "crm"))["per_second"] == 1000  # it orders no price
+    await services.price(order_id)
+    await until_granted(directory, "shop", lambda grant: grant["per_second"] > 10)
+
+
+async def test_of_two_processes_one_grants_and_the_other_takes_over(
+    services: Services, directory: Cluster, topology: Topology
+) -> None:
+    async def leader() -> tuple[str, Any]:
+        async with directory.write() as session:
+            return tuple((await session.execute(text("SELECT leader, renewed_at FROM flow_control"))).one())
+
+    await until_granted(directory, "shop", lambda grant: True)
+    first, _ = await leader()
+    async with client_of(build_mes(fast_settings(topology), topology)) as second:
+        for _ in range(3):
+            _, seen = await leader()
+
+            async def is_renewed(seen: Any = seen) -> bool:
+                return bool((await leader())[1] > seen)
+
+            await until(is_renewed)
+            assert (await leader())[0] == first
+        await paused(services, directory)
+
+        # The other process keeps the pause too: what it takes in is not placed.
+        async def stays() -> bool:
+            order_id = await taken_by(second)
+            ask = partial(second.get, f"/v1/orders/{order_id}")
+            try:
+                await eventually(ask, lambda answer: answer.json().get("waiting") is None, seconds=2.0)
+            except AssertionError:
+                return True
+            return False
+
+        await until(stays)
+
+
+async def taken_by(client: AsyncClient) -> str:
+    answer = await client.post(
+        "/v1/partners/atelier-nord/orders",
+        files={"file": ("ring.stl", MODEL)},
+        data={"material": "brass", "finish": "matte", "quantity": "3"},
+        headers={"Idempotency-Key": new_key()},
+    )
+    return str(ok(answer, 202)["order_id"])
+
+
+async def test_people_pause_limit_and_resume_by_mesctl(
+    services: Services, directory: Cluster, mesctl: Mesctl
+) -> None:
+    await until_granted(directory, "crm", lambda grant: True)
+    dry = await asyncio.to_thread(mesctl, "flow", "pause", "crm", "--for", "5m", "--dry-run")
+    assert dry.out.startswith("INSERT INTO flow_overrides")
+    assert dry.out.rstrip().endswith(";")
+    assert not (await granted(directory, "crm"))["paused"]
+    done = await asyncio.to_thread(
+        mesctl, "flow", "pause", "crm", "--for", "5m", "--reason", "full", "--json"
+    )
+    assert done.json["per_second"] == 0
+    await until_granted(directory, "crm", lambda grant: grant["paused"])
+    shown = (await asyncio.to_thread(mesctl, "flow", "status", "--json")).json
+    crm = next(each for each in shown["senders"] if each["sender"] == "crm")
+    assert (crm["per_second"], crm["paused"]) == (0, True)
+    assert "full" in crm["reason"]
+    assert {each["signal"] for each in shown["signals"]} == set(SIGNALS)
+    await asyncio.to_thread(mesctl, "flow", "limit", "crm", "1", "--for", "5m")
+    await until_granted(directory, "crm", lambda grant: grant["per_second"] == 1)
+    assert (await asyncio.to_thread(mesctl, "flow", "resume", "crm")).status == 0
+    await until_granted(directory, "crm", lambda grant: grant["per_second"] > 1)
+    assert (await asyncio.to_thread(mesctl, "flow", "resume", "crm")).status == 3
+    assert (await asyncio.to_thread(mesctl, "flow", "pause", "crm", "--for", "25h")).status == 2
+
+
+async def test_history_is_refused_while_creation_goes_on_and_the_operators_list_never(
+    services: Services, topology: Topology
+) -> None:
+    """A service at its limit: its places are taken, and nothing comes free for a while."""
+    order_id = await services.b2b()
+    app = build_mes(fast_settings(topology), topology)
+    async with client_of(app) as mes, AsyncExitStack() as places:
+        app.state.admission = Admission("mes", most=48, max_wait_seconds=30.0)
+        limiter = app.state.admission.limiter
+        for _ in range(limiter.limit):
+            await places.enter_async_context(limiter.admitted(Priority.NEVER))
+        reads = [asyncio.create_task(mes.get(f"/v1/orders/{order_id}")) for _ in range(20)]
+        creations = [asyncio.create_task(taken_by(mes)) for _ in range(2)]
+
+        async def is_full() -> bool:
+            return bool(limiter.waiting >= 14)
+
+        await until(is_full)
+        listed = await mes.get("/v1/orders", params={"status": "SUBMITTED"})
+        assert listed.status_code == 200
+        await places.aclose()
+        answers = await asyncio.gather(*reads)
+        await asyncio.gather(*creations)  # each was taken in
+    refused = [answer for answer in answers if answer.status_code == 503]
+    assert refused
+    assert problem(refused[0], 503)["type"].endswith(":shed")
+    assert refused[0].headers["Retry-After"] == "2"
+
+
+@pytest.mark.parametrize("point", ["placing", "placed"])
+async def test_an_order_whose_process_is_killed_while_it_places_it_is_placed_once(
+    services: Services, directory: Cluster, topology: Topology, point: str
+) -> None:
+    await paused(services, directory)
+    order_id = str(ok(await services.b2b_response(), 202)["order_id"])
+    victim = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "tests.integration.intake_victim", point, str(topology.path), order_id
+    )
+    assert await victim.wait() == -signal.SIGKILL
+    assert await counted(services, MesOrder) == (1 if point == "placed" else 0)
+    await override(directory, "partners", 0.0, seconds=0)
+    seen = await services.shows(services.crm, order_id, "SUBMITTED")
+    assert len(seen["history"]) == 1
+    assert (await counted(services, MesOrder), await counted(services, PricingJob)) == (1, 1)
+    assert await counted(services, Intake) == 0
