@@ -6,7 +6,7 @@ One Citus for the module; its tests run in their order, and each leaves the node
 import json
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import uuid4
 
