@@ -281,7 +281,7 @@ async def test_a_relay_takes_what_is_owed_and_settles_it(sessions: ShardedSessio
             MesOutbox,
             destination="crm",
             lag=timedelta(0),
-            now=(await session.execute(select(func.now()))).scalar_one(),
+            now=datetime.now(UTC),
             limit=10,
             retry_after_seconds=lambda _: 60.0,
         )
