@@ -269,13 +269,13 @@ def _verdict(chaos: Chaos, *, seconds: float) -> Verdict:
 
 @contextmanager
 def _platform(folder: Path) -> Iterator[Platform]:
-    """Start a platform, and remove it at the end, whatever state it is in."""
+    """Start a platform, and stop it at the end, whatever state it is in; its logs stay."""
     platform = Platform(folder, PROJECT, safe=False)
     try:
         platform.up()
         yield platform
     finally:
-        platform.delete()
+        platform.down()
 
 
 def main() -> int:
