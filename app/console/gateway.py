@@ -50,6 +50,7 @@ DOORS: Mapping[str, tuple[GatewayRoute, ...]] = {
         _reads("crm", "/v1/orders"),
         _reads("crm", _ORDER),
         _acts("crm", f"{_ORDER}/approve"),
+        _acts("crm", f"{_ORDER}/requote"),
         _acts("crm", f"{_ORDER}/close"),
         _acts("crm", f"{_ORDER}/cancel"),
     ),
