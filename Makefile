@@ -1,6 +1,6 @@
 # The stable verbs. Each works from a bare clone: Python 3.11+ with venv, and make.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-quick test-field check docs sync format wheels bench soak up down lock clean
+.PHONY: help demo test test-quick test-field check docs sync format wheels bench load soak up down lock clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -65,6 +65,9 @@ wheels: $(VENV)/.ready  ## build the three wheels into build/wheels
 
 bench: $(VENV)/.ready  ## measure; ONLY=name,... for some; writes build/bench.json
 	$(BIN)/python -m tests.benchmarks $(if $(ONLY),--only $(ONLY))
+
+load: $(VENV)/.ready  ## load the services beyond what they can do; writes build/load.html and build/load.json
+	$(BIN)/python -m tests.load $(if $(PROFILES),--profiles $(PROFILES)) $(if $(SECONDS),--seconds $(SECONDS))
 
 soak: $(VENV)/.ready  ## long chaos runs
 	$(BIN)/python -m pytest -m soak

@@ -8,11 +8,13 @@ from functools import partial
 from redis.asyncio import Redis
 
 from app.causality import open_learned
+from app.flow.grants import PARTNERS, HeardAllowance
 from app.kit.health import Readiness
 from app.kit.tasks import Background
 from app.messaging.consumer import Consumer, Handler, Receives, Transact, receives_all
 from app.messaging.inbox import Pruner
 from app.messaging.relay import Relay
+from app.messaging.routing import ServiceName, destinations_of
 from app.messaging.signing import EntrySigner, parse_peer_keys
 from app.messaging.streams import check_streams, open_redis
 from app.orders import AnyOrder, OrderModels
@@ -36,8 +38,10 @@ async def delivering(
     transact: Transact,
     handle: Handler,
     receives: Receives = receives_all,
-) -> AsyncIterator[None]:
+) -> AsyncIterator[HeardAllowance]:
     """Send what a service owes and handle what is sent to it, for as long as the tasks of `background` run.
+
+    It gives what MES lets the service send; for MES itself what MES takes out of its intake.
 
     Parameters:
         models: the service's tables.
@@ -59,8 +63,18 @@ async def delivering(
         readiness.need_databases(databases)
         readiness.need("streams in Redis", partial(check_streams, redis, service, databases))
         signer = EntrySigner(models.service, parse_peer_keys(settings.message_keys.get_secret_value()))
+        allowance = _allowance(redis, signer, settings)
         for name, cluster in databases.items():
-            _start_sending(background, models, signer, redis, cluster, database=name, settings=settings)
+            _start_sending(
+                background,
+                models,
+                signer,
+                redis,
+                cluster,
+                allowance=allowance,
+                database=name,
+                settings=settings,
+            )
         learned = open_learned(redis, service, keep_seconds=settings.token_seconds)
         consumer = Consumer(
             redis,
@@ -72,7 +86,7 @@ async def delivering(
             learned=lambda order_id, token: learned.keep(str(order_id), token),
         )
         background.start("consumer", consumer.run)
-        yield
+        yield allowance
 
 
 def _start_sending(
@@ -82,6 +96,7 @@ def _start_sending(
     redis: Redis,
     cluster: Cluster,
     *,
+    allowance: HeardAllowance,
     database: str,
     settings: Settings,
 ) -> None:
@@ -95,6 +110,8 @@ def _start_sending(
         poll_seconds=settings.relay_poll_seconds,
         retry_seconds=settings.redelivery_seconds,
         send_traceparent=settings.send_traceparent,
+        # What MES sends to others is not limited.
+        allowances={ServiceName.MES: allowance} if ServiceName.MES in destinations_of(signer.service) else {},
     )
     background.start(f"relay {database}", relay.run)
     pruner = Pruner(
@@ -105,6 +122,18 @@ def _start_sending(
         every_seconds=settings.inbox_prune_seconds,
     )
     background.start(f"pruner {database}", pruner.run)
+
+
+def _allowance(redis: Redis, signer: EntrySigner, settings: Settings) -> HeardAllowance:
+    """Return the allowance of a service's database; of MES, that of the partners."""
+    floor = settings.flow_floor_per_second
+    return HeardAllowance(
+        redis,
+        signer,
+        PARTNERS if signer.service is ServiceName.MES else signer.service.value,
+        floor_per_second=floor,
+        floor_burst=max(1, round(floor)),
+    )
 
 
 def in_one(cluster: Cluster) -> Transact:

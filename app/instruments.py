@@ -287,7 +287,7 @@ _intake_refused = _meter.create_counter(
     "app.intake.refused", unit="{order}", description="Partners' orders that were refused: too many waited."
 )
 _grant = _meter.create_gauge(
-    "app.flow.granted", unit="{message}/s", description="What a sender may send in a second."
+    "app.flow.granted", unit="{message}", description="What a sender may send in a second."
 )
 _paused = _meter.create_gauge("app.flow.paused", description="1 while a person has paused a sender.")
 _pressure = _meter.create_gauge("app.flow.pressure", description="A signal over its limit; above 1 it slows.")

@@ -270,7 +270,7 @@ async def apply_event(
 
 
 def _set_quote(order: OrderState, quote: Quote) -> dict[str, Any]:
-    """Give an order its price; return what its history says of it."""
+    """Set the price of an order; return what its history says of it."""
     order.price = quote.price
     if isinstance(order, Quoted):
         order.price_valid_until, order.tariff_version = quote.price_valid_until, quote.tariff_version
@@ -285,7 +285,7 @@ async def renew_price(
     *,
     now: datetime,
 ) -> bool:
-    """Give a locked order that waits for approval a new price, and append that to its history.
+    """Set a new price on a locked order that waits for approval, and append that to its history.
 
     Returns:
         False if it waits no longer: what was approved, or has ended, keeps its price.

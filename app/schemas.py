@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable
 from datetime import datetime
 from decimal import Decimal
+from math import ceil
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Le
@@ -19,6 +20,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from app.messaging.outbox import MOST_COUNTED, WaitingMessage
 from app.models.base import EventRow, OrderState, Quoted
 from app.models.status import Channel, Status
 from readreplica.context import learn
@@ -241,6 +243,28 @@ class HistoryLine(View):
     at: datetime
     actor: str = Field(examples=["Rosa"])
     detail: dict[str, Any] = Field(examples=[{}])
+
+
+class WaitingView(View):
+    """What of an order still waits to be sent to the MES, which takes no more than it can."""
+
+    place: int | Literal["1000+"] = Field(description="Among all that waits here, from 1.", examples=[17])
+    expected_seconds: int | None = Field(
+        description="In about how many seconds it is sent, as fast as now; null while sending is paused.",
+        examples=[9],
+    )
+    since: datetime
+
+    @classmethod
+    def of(cls, waiting: WaitingMessage | None, *, per_second: float) -> "WaitingView | None":
+        """Show how long it takes to send what waits at some rate; None where nothing waits."""
+        if waiting is None:
+            return None
+        return cls(
+            place=waiting.place if waiting.place <= MOST_COUNTED else "1000+",
+            expected_seconds=ceil(waiting.place / per_second) if per_second > 0 else None,
+            since=waiting.since,
+        )
 
 
 def shown(order: OrderState) -> dict[str, Any]:

@@ -83,7 +83,7 @@ class Settings(BaseSettings):
     """how long the relay waits for an acknowledgement before it sends again; doubled each time"""
 
     flow_floor_per_second: Seconds = 2.0
-    """how many messages in a second each sender may send to the MES at least, unless a person has paused it"""
+    """how many messages in a second each sender may send to the MES at least, unless it is paused"""
 
     inbox_keep_seconds: Annotated[int, Field(ge=2 * 24 * 3600)] = 7 * 24 * 3600
     """how long what was handled is remembered at least: well beyond the day that a copy of a message lives"""

@@ -84,6 +84,9 @@ VERBS: Mapping[str, LazyCommand] = {
         "ops.pgbouncer.commands:app", "Write, check and steer the pooler in front of the databases."
     ),
     "monitoring": LazyCommand("ops.monitoring.commands:app", "Watch the platform."),
+    "gateway": LazyCommand(
+        "ops.gateway.commands:app", "Write, check and reload the gateway in front of the services."
+    ),
     "forecast": LazyCommand(
         "ops.forecast.commands:forecast",
         "Forecast how the platform grows, and when which disk, shard, id space or connection limit is full.",

@@ -61,6 +61,11 @@ def try_acquire_sql(key: str, *, until_commit: bool) -> str:
     return f"pg_try_advisory{'_xact' if until_commit else ''}_lock({key})"
 
 
+def wait_until_commit_sql(key: str) -> str:
+    """Return the statement that waits for the lock of a key, and holds it until the transaction ends."""
+    return f"SELECT pg_advisory_xact_lock({key})"
+
+
 def poll_until(try_once: Callable[[], bool], *, wait_seconds: float, sleep: Sleep = time.sleep) -> bool:
     """Poll for a lock until it is taken or the time is over; return whether it was taken.
 

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, settings
 from sharding.topology import Topology
 from tests.memory import roomy_memory
 from tests.needs import require, skip_place
+from tests.order import spread
 from tests.platform_topology import migrate_templates, write_topology
 from tests.pool import DatabasePool
 from tests.pooler import RunningPooler, run_pooler
@@ -47,14 +48,17 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+@pytest.hookimpl(trylast=True)  # behind `-m` and `-k`: xdist cuts what these have left
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what takes long; the files stay as they are among each other.
+    """Have every worker begin with some of what takes long; the files stay as they are among each other.
 
     `MES_STORAGE_ONE_TEST_IN=3` leaves every third test, the same ones each time.
     """
     one_in = int(os.environ.get(ONE_IN, "1"))
     items[:] = [item for item in items if zlib.crc32(item.nodeid.encode()) % one_in == 0]
-    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+    long = [(str(item.path), item) for item in items if item.get_closest_marker("long")]
+    others = [item for item in items if not item.get_closest_marker("long")]
+    items[:] = spread(long, others, workers=int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
 
 
 @pytest.fixture(scope="session", autouse=True)

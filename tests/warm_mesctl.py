@@ -2,7 +2,7 @@
 
 For tests that run many commands and whose subject is not the start. A command has arguments, folder,
 environment, files and exit status of its own, as a process has; it alone imports the project's modules.
-README's page, the tutorial and the tests of `up`, `init`, `doctor` and the wheels run the real program.
+README's page and the tests of `up`, `init`, `doctor` and the wheels run the real program.
 """
 
 import gc

@@ -189,7 +189,7 @@ CONCEPTS: Mapping[str, str] = {
     "how a socket is cut": r"\.shutdown\(socket\.SHUT_RDWR\)",
     "the SQLSTATE of a refused row": r'"MS001"',
     "the exit statuses": r"^class ExitStatus\b",
-    "problem+json": r"application/problem\+json",
+    "problem+json": r"MEDIA_TYPE = \"application/problem\+json\"",
     "what a partition bound is": r"^class KeyRange\b",
     "the price formula": r"^def machine_eur\b",
     "the mark on a detached partition": r"^class (Detached)?Mark\b",

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
+from functools import partial
 from typing import Annotated, Any
 
 import typer
 from sqlalchemy import select
 
-from app.crm.schemas import Decision
-from app.crm.service import CrmService
+from app.crm.service import request_quote
 from app.database import open_shards
 from app.kit.clock import utc_now
 from app.models.crm import CrmOrder
@@ -141,10 +141,11 @@ class Quotes:
 
     async def renew(self, quotes: Iterable[OpenQuote], *, actor: str) -> list[OpenQuote]:
         """Ask MES for new prices, as a seller does; what is approved or has ended meanwhile is left out."""
-        service, asked = CrmService(orders=self.crm, now=utc_now), []
+        asked = []
         for quote in quotes:
             try:
-                await service.requote(quote.order_id, Decision(actor=actor))
+                ask = partial(request_quote, quote.order_id, actor=actor, now=utc_now())
+                await self.crm.transact(ask)
             except (UnknownOrder, IllegalTransition) as error:
                 note(f"left alone: {error}")
             else:

@@ -8,8 +8,12 @@ from app.crm import repository
 from app.crm.errors import CancellationPending, PriceExpired, PriceRenewalPending
 from app.crm.schemas import CancelOrder, CrmOrderDetail, CrmOrderPage, CrmOrderView, Decision
 from app.database import Work
+from app.flow.grants import Allowance
+from app.flow.places import Places
 from app.kit.clock import Clock
 from app.messaging.events import CancelRequested, OrderApproved, OrderClosed, RequoteRequested
+from app.messaging.outbox import find_waiting
+from app.messaging.routing import ServiceName
 from app.models.crm import CrmOrder
 from app.models.status import IllegalTransition, Status
 from app.orders import (
@@ -23,16 +27,19 @@ from app.orders import (
     read_history,
     record_event,
 )
+from app.schemas import WaitingView
 from readreplica.cluster import Cluster
 from readreplica.sessions import WriteSession
 
 
 @dataclass(frozen=True, kw_only=True)
 class CrmService:
-    """The CRM, with everything that it works with: its database and the clock."""
+    """The CRM, with everything that it works with: its database, the clock, and how fast MES is sent to."""
 
     orders: Cluster
+    places: Places
     now: Clock
+    to_mes: Allowance
 
     async def approve(self, order_id: int, decision: Decision) -> CrmOrderView:
         """Confirm a price, so that the order can be made; MES gets a message.
@@ -62,19 +69,7 @@ class CrmService:
         Raises:
             UnknownOrder, IllegalTransition: and nothing is changed.
         """
-        return await self._write(partial(self._request_quote, order_id, decision))
-
-    async def _request_quote(self, order_id: int, decision: Decision, session: WriteSession) -> CrmOrderView:
-        order = await lock_order(session, CRM, order_id)
-        if order.status is not Status.PRICE_CALCULATED:
-            raise IllegalTransition(order_id, order.status, Status.PRICE_CALCULATED)
-        if order.requote_requested_at is None:
-            now = order.requote_requested_at = self.now()
-            detail = {"requote_requested": decision.actor}
-            await append_event(session, CRM, order, actor=decision.actor, now=now, detail=detail)
-            await announce(session, CRM, order, RequoteRequested(actor=decision.actor), now=now)
-            log_change(session, "order_requote_requested", order)
-        return CrmOrderView.of(order)
+        return await self._write(partial(request_quote, order_id, actor=decision.actor, now=self.now()))
 
     async def close(self, order_id: int, decision: Decision) -> CrmOrderView:
         """End an order that has been delivered; MES gets a message.
@@ -129,7 +124,11 @@ class CrmService:
         """
         async with self.orders.read() as session:
             order = await get_order(session, CRM, order_id)
-            return CrmOrderDetail.with_history(order, await read_history(session, CRM, order_id))
+            history = await read_history(session, CRM, order_id)
+            unsent = await find_waiting(session, CRM.outbox, order_id, ServiceName.MES)
+        waiting = WaitingView.of(unsent, per_second=self.to_mes.per_second)
+        pricing = await self.places.of(order)
+        return CrmOrderDetail.with_history(order, history, pricing=pricing, waiting=waiting)
 
     async def page(self, *, status: Status | None, limit: int, below: int | None) -> CrmOrderPage:
         """Read a page of orders, newest first.
@@ -159,3 +158,20 @@ def _refuse_approval(order: CrmOrder, now: datetime) -> None:
         raise PriceRenewalPending(order.order_id, order.requote_requested_at)
     if order.price_valid_until is not None and order.price_valid_until <= now:
         raise PriceExpired(order.order_id, order.price_valid_until)
+
+
+async def request_quote(order_id: int, session: WriteSession, *, actor: str, now: datetime) -> CrmOrderView:
+    """Owe MES the question for a new price, unless it has not answered the last one.
+
+    Raises:
+        UnknownOrder, IllegalTransition: and nothing is changed.
+    """
+    order = await lock_order(session, CRM, order_id)
+    if order.status is not Status.PRICE_CALCULATED:
+        raise IllegalTransition(order_id, order.status, Status.PRICE_CALCULATED)
+    if order.requote_requested_at is None:
+        order.requote_requested_at = now
+        await append_event(session, CRM, order, actor=actor, now=now, detail={"requote_requested": actor})
+        await announce(session, CRM, order, RequoteRequested(actor=actor), now=now)
+        log_change(session, "order_requote_requested", order)
+    return CrmOrderView.of(order)

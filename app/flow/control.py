@@ -72,7 +72,7 @@ class Override:
 
 
 @dataclass(frozen=True)
-class Decision:
+class RateDecision:
     """What a sender may send in a second, and why."""
 
     per_second: float
@@ -97,16 +97,16 @@ def next_rate(rate: float, pressure: float, received: float, options: RateOption
     return min(max(rate, options.floor), options.most)
 
 
-def decide(rate: float, pressure: Pressure, override: Override | None, options: RateOptions) -> Decision:
+def decide(rate: float, pressure: Pressure, override: Override | None, options: RateOptions) -> RateDecision:
     """Return what is granted, and why: an order of a person counts, and a limit never raises."""
     if override is not None and override.per_second == 0:
         until = f"{override.until:%H:%M:%S} UTC"
         why = f"paused by {override.made_by} until {until}: {override.reason}"
-        return Decision(0.0, why, paused=True)
+        return RateDecision(0.0, why, paused=True)
     why = pressure.reason if rate < options.most else "the MES has room"
     if override is not None and override.per_second < rate:
-        return Decision(override.per_second, f"limited by {override.made_by}: {override.reason}")
-    return Decision(rate, why)
+        return RateDecision(override.per_second, f"limited by {override.made_by}: {override.reason}")
+    return RateDecision(rate, why)
 
 
 _LEAD = text("""
@@ -130,7 +130,7 @@ _KEEP = text("""
         paused = excluded.paused, issued_at = excluded.issued_at
 """)
 _IN_FORCE = text("""
-    SELECT sender, per_second, burst, reason, issued_at FROM flow_grants
+    SELECT sender, per_second, burst, reason, paused, issued_at FROM flow_grants
     WHERE issued_at > clock_timestamp() - make_interval(secs => :seconds)
 """)
 
@@ -273,7 +273,7 @@ class FlowControl:
 
     async def _lead(
         self, session: WriteSession, measured: Mapping[str, float]
-    ) -> dict[str, tuple[Decision, int]] | None:
+    ) -> dict[str, tuple[RateDecision, int]] | None:
         """Lead, and write what is granted; None if another process leads, whose grants are heard."""
         shown = {
             name: {"value": round(measured.get(name, 0.0), 3), "limit": each.limit}
@@ -292,7 +292,7 @@ class FlowControl:
 
     def _decide(
         self, measured: Mapping[str, float], overrides: Mapping[str, Override]
-    ) -> dict[str, tuple[Decision, int]]:
+    ) -> dict[str, tuple[RateDecision, int]]:
         for name, share in pressures(measured, self._signals).items():
             instruments.flow_pressure(name, share)
         decided = {}
@@ -301,20 +301,21 @@ class FlowControl:
             received = self._meter.rate(sender)
             self._rates[sender] = next_rate(self._rates[sender], pressure.value, received, self._options)
             decision = decide(self._rates[sender], pressure, overrides.get(sender), self._options)
-            instruments.granted(sender, decision.per_second, paused=decision.paused)
             decided[sender] = decision, max(1, math.ceil(decision.per_second))
         return decided
 
     def _hear(self, rows: Any) -> None:
         heard = None
         for row in rows:
+            instruments.granted(row["sender"], row["per_second"], paused=row["paused"])
             self._meter.hear(row["sender"], row["per_second"], row["burst"])
             if row["sender"] == PARTNERS:
                 expires_at = row["issued_at"] + timedelta(seconds=GRANT_SECONDS)
-                heard = Grant(**row, expires_at=expires_at)
+                granted = {name: value for name, value in row.items() if name != "paused"}
+                heard = Grant(**granted, expires_at=expires_at)
         self._allowance.hear(heard)
 
-    async def _publish(self, decided: Mapping[str, tuple[Decision, int]]) -> None:
+    async def _publish(self, decided: Mapping[str, tuple[RateDecision, int]]) -> None:
         """Publish what other services hear; Redis may be away, and then the floor holds for them."""
         try:
             now = await redis_now(self._redis)

@@ -60,7 +60,7 @@ class LimitOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Window:
+class LoadWindow:
     """What was measured for a while.
 
     Parameters:
@@ -124,7 +124,7 @@ _SETTLE_WINDOWS = 2
 _FIRST_UPWARDS, _UPWARDS, _DOWNWARDS, _LEAST = 0.3, 0.05, 0.03, 0.8
 
 
-def next_limit(state: LimitState, window: Window, options: LimitOptions) -> LimitState:
+def next_limit(state: LimitState, window: LoadWindow, options: LimitOptions) -> LimitState:
     """Return the state after one more window.
 
     Parameters:
@@ -161,7 +161,7 @@ def next_limit(state: LimitState, window: Window, options: LimitOptions) -> Limi
 
 def _moved(
     limit: float,
-    window: Window,
+    window: LoadWindow,
     stretch: float,
     slopes: "_Slopes | None",
     *,
@@ -183,7 +183,7 @@ def _moved(
     return limit * (1 - _DOWNWARDS), "perhaps a queue"
 
 
-def _point(window: Window) -> tuple[float, float, float]:
+def _point(window: LoadWindow) -> tuple[float, float, float]:
     throughput = max(window.completed, 1) / window.seconds
     return (
         math.log(max(window.mean_inflight, 1e-3)),
@@ -192,7 +192,7 @@ def _point(window: Window) -> tuple[float, float, float]:
     )
 
 
-def _baseline(baseline: float | None, latency: float, window: Window) -> float:
+def _baseline(baseline: float | None, latency: float, window: LoadWindow) -> float:
     if baseline is None:
         return latency
     if latency < baseline:
@@ -201,7 +201,7 @@ def _baseline(baseline: float | None, latency: float, window: Window) -> float:
     return baseline if window.was_full else baseline + _UP * (latency - baseline)
 
 
-def _bounded(limit: float, window: Window, options: LimitOptions) -> float:
+def _bounded(limit: float, window: LoadWindow, options: LimitOptions) -> float:
     most = max(window.most_inflight * options.headroom, options.floor)
     return float(min(max(limit, options.floor), most, options.most))
 
@@ -242,8 +242,8 @@ class Shed(AppError):
         self.priority = priority.name.lower()
         self.retry_after_seconds = retry_after_seconds
         super().__init__(
-            f"{why}, and requests of this kind ({self.priority}) are refused first; nothing was done: "
-            f"repeat it in {retry_after_seconds:g} seconds"
+            f"{why}: history is refused first, then lists, then new orders; nothing of this was done: "
+            f"repeat it, with the same Idempotency-Key if it has one, in {retry_after_seconds:g} seconds"
         )
 
 
@@ -389,7 +389,7 @@ class AdaptiveLimiter:
         self._admit()
 
     def _admit(self) -> None:
-        """Give the free places to those who wait, and refuse who has waited too long in a standing queue."""
+        """Hand the free places to those who wait, and refuse who has waited too long in a standing queue."""
         now = self._clock()
         if not self.waiting:
             self._empty_at = now
@@ -413,7 +413,7 @@ class AdaptiveLimiter:
         if seconds < options.window_seconds or len(self._latencies) < options.window_samples:
             return
         self._count(0)
-        window = Window(
+        window = LoadWindow(
             seconds=seconds,
             latency_seconds=median(self._latencies),
             completed=len(self._latencies),

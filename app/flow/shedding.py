@@ -45,16 +45,19 @@ def priority_of(service: str, method: str, route: str, *, is_deep: bool = False)
 class Admission:
     """Lets the requests of a service in, as its limiter finds; used by `app.kit.strict`."""
 
-    def __init__(self, service: str, *, most: int) -> None:
+    def __init__(self, service: str, *, most: int, max_wait_seconds: float = 1.0) -> None:
         """Make the admission of a process.
 
         Parameters:
             service: its name.
             most: how many requests are worked on at once at most.
+            max_wait_seconds: how long one waits for a place at most.
         """
         self._service = service
         options = LimitOptions(floor=min(8, most), initial=min(24, most), most=most)
-        self.limiter = AdaptiveLimiter(options, clock=time.monotonic, changed=_changed)
+        self.limiter = AdaptiveLimiter(
+            options, clock=time.monotonic, max_wait_seconds=max_wait_seconds, changed=_changed
+        )
 
     @asynccontextmanager
     async def admitted(self, method: str, route: str, *, is_deep: bool) -> AsyncIterator[None]:

@@ -245,7 +245,7 @@ class StrictRequest(Request):
             raise
 
 
-class Admission(Protocol):
+class LetsIn(Protocol):
     """Decides which requests are worked on, and which are refused so that others are."""
 
     def admitted(self, method: str, route: str, *, is_deep: bool) -> AbstractAsyncContextManager[None]:
@@ -255,7 +255,7 @@ class Admission(Protocol):
 class StrictRoute(APIRoute):
     """A route that reads strictly, and answers within `app.state.request_seconds` from the body's end.
 
-    `app.state.admission` lets it in by what it is worth, and `app.state.request_limit` is the last bound of all.
+    `app.state.admission` lets it in by what it is worth; `app.state.request_limit` is the last bound of all.
     """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -276,7 +276,7 @@ class StrictRoute(APIRoute):
                 await strict.read_body()
             seconds: float = request.app.state.request_seconds
             limit: RequestLimit = request.app.state.request_limit
-            admission: Admission = request.app.state.admission
+            admission: LetsIn = request.app.state.admission
             is_deep = "cursor" in request.query_params
             try:
                 # Not around the reading: slow clients would take the places of all others.

@@ -411,7 +411,7 @@ def start_telemetry(
     os.environ.setdefault("OTEL_SEMCONV_STABILITY_OPT_IN", "http,database")
     place = f"{socket.gethostname()}:{os.getpid()}"
     resource = Resource.create({"service.name": service, "service.instance.id": place})
-    # What instrumentations name the trace by, to whoever they call: to no one. See `_instrument`.
+    # By it instrumentations would name the trace to every server that they call. See `_instrument`.
     propagate.set_global_textmap(CompositePropagator([]))
     meters = MeterProvider(
         _readers(otlp_endpoint),

@@ -15,12 +15,14 @@ from app.delivery import delivering
 from app.files import ModelStore
 from app.flow.control import FlowControl, RateOptions, SenderMeter
 from app.flow.grants import Allowance
+from app.flow.places import Places, PlacesPublisher
 from app.kit.clock import utc_now
 from app.kit.health import Readiness
 from app.kit.tasks import Background
 from app.mes.endpoints import Services, router
 from app.mes.errors import STATUSES
 from app.mes.handlers import MesHandlers
+from app.mes.hot_list import HotLists
 from app.mes.intake import Drain, IntakeState, PartnerIntake
 from app.mes.service import MesService
 from app.messaging.signing import EntrySigner, parse_peer_keys
@@ -66,18 +68,20 @@ def build(settings: Settings, topology: Topology) -> FastAPI:
                 receives=meter.receive,
             ):
                 signer = EntrySigner(MES.service, parse_peer_keys(settings.message_keys.get_secret_value()))
+                process = f"{socket.gethostname()}:{os.getpid()}:{token_hex(4)}"
                 control = FlowControl(
                     directory,
                     sessions.clusters,
                     redis,
                     signer,
-                    process=f"{socket.gethostname()}:{os.getpid()}:{token_hex(4)}",
+                    process=process,
                     allowance=allowance,
                     meter=meter,
                     options=RateOptions(floor=settings.flow_floor_per_second),
                     pricing_seconds=settings.flow_pricing_seconds,
                 )
                 background.start("flow control", control.run)
+                background.start("places", PlacesPublisher(sessions, redis, signer, process).run)
                 for shard in sessions.clusters:
                     background.start(f"intake {shard}", Drain(sessions, shard, intake).run)
                 partners = PartnerIntake(
@@ -91,7 +95,12 @@ def build(settings: Settings, topology: Topology) -> FastAPI:
                     most=settings.intake_orders,
                 )
                 operators = MesService(
-                    sessions=sessions, now=utc_now, intake=intake, cursor_keys=_cursor_keys(settings)
+                    sessions=sessions,
+                    now=utc_now,
+                    intake=intake,
+                    places=Places(redis, signer),
+                    cursor_keys=_cursor_keys(settings),
+                    lists=HotLists(redis),
                 )
                 yield Services(operators, partners)
 

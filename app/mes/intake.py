@@ -27,7 +27,7 @@ from app.kit.logs import bind
 from app.kit.telemetry import cause_of, traceparent_of, working
 from app.mes import repository
 from app.mes.errors import IntakeFull
-from app.mes.schemas import MesOrderView, PartnerOrder, PartnerOrderView, Waiting
+from app.mes.schemas import IntakePlace, MesOrderView, PartnerOrder, PartnerOrderView
 from app.messaging import inbox
 from app.messaging.backoff import repeat_with_backoff
 from app.messaging.events import Item, OrderSubmitted
@@ -230,7 +230,9 @@ async def shown_waiting(session: AnySession, row: Intake, state: IntakeState) ->
         partner=row.partner,
         operator=None,
         state="waiting",
-        waiting=Waiting(place=place, expected_seconds=state.expected_seconds(place), since=row.received_at),
+        waiting=IntakePlace(
+            place=place, expected_seconds=state.expected_seconds(place), since=row.received_at
+        ),
     )
 
 

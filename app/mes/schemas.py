@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchem
 from pydantic.config import JsonDict
 from pydantic_core import PydanticCustomError
 
+from app.flow.places import PricingPlace
 from app.messaging.events import OrderSubmitted
 from app.models.base import EventRow
 from app.models.mes import MesOrderColumns, MesOrderItemColumns
@@ -107,7 +108,7 @@ class MesOrderView(OrderView):
     operator: str | None = Field(examples=["Rosa"])
 
 
-class Waiting(View):
+class IntakePlace(View):
     """An order that was taken in and is not placed yet: others are before it."""
 
     place: int = Field(
@@ -124,7 +125,7 @@ class PartnerOrderView(MesOrderView):
     """A partner's order: "waiting" until it is placed, and shown from the first moment under its id."""
 
     state: Literal["waiting", "placed"]
-    waiting: Waiting | None = Field(description="Where it stands while it waits; null once it is placed.")
+    waiting: IntakePlace | None = Field(description="Where it stands while it waits; null once it is placed.")
 
 
 class MesOrderPage(View):
@@ -150,8 +151,11 @@ class MesOrderDetail(MesOrderView):
 
     items: list[ItemView]
     history: list[HistoryLine]
-    waiting: Waiting | None = Field(
+    waiting: IntakePlace | None = Field(
         default=None, description="Where a partner's order stands that is not placed yet; null once it is."
+    )
+    pricing: PricingPlace | None = Field(
+        default=None, description="Where it stands while it waits for its price; null where that is unknown."
     )
 
     @classmethod
@@ -164,7 +168,12 @@ class MesOrderDetail(MesOrderView):
 
     @classmethod
     def of(
-        cls, order: MesOrderColumns, items: Iterable[MesOrderItemColumns], events: Iterable[EventRow]
+        cls,
+        order: MesOrderColumns,
+        items: Iterable[MesOrderItemColumns],
+        events: Iterable[EventRow],
+        *,
+        pricing: PricingPlace | None,
     ) -> Self:
         """Show an order, live or archived, and everything that belongs to it."""
         return cls(
@@ -173,4 +182,5 @@ class MesOrderDetail(MesOrderView):
             operator=order.operator,
             items=[ItemView.model_validate(item) for item in items],
             history=shown_history(events),
+            pricing=pricing,
         )

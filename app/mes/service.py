@@ -4,18 +4,31 @@ from dataclasses import dataclass
 from functools import partial
 
 from app.database import Work
+from app.flow.places import Places
 from app.kit.clock import Clock
 from app.mes import repository
 from app.mes.errors import NotTheHolder, TakenByAnother
+from app.mes.hot_list import HotLists
 from app.mes.intake import IntakeState, shown_waiting
-from app.mes.schemas import AdvanceOrder, MesOrderDetail, MesOrderPage, MesOrderView
+from app.mes.schemas import LISTED, SET_BY_OPERATORS, AdvanceOrder, MesOrderDetail, MesOrderPage, MesOrderView
 from app.messaging.events import PROGRESS, ManufacturingStarted, OrderRejected, OrderSubmitted, StatusChanged
 from app.models.mes import Intake
 from app.models.status import Status
 from app.orders import MES, entry_into, is_repeated, record_event
+from readreplica.freshness import ANY, PRIMARY, Freshness
 from readreplica.sessions import WriteSession
+from readreplica.token import CausalToken
 from sharding.scatter import CursorKeys
 from sharding.sessions import ShardedSessions
+
+_OPERATORS = tuple(
+    status
+    for status in LISTED
+    if status in {*SET_BY_OPERATORS, Status.MANUFACTURING_APPROVED, Status.MANUFACTURING_STARTED}
+)
+
+HOT_LIMIT = 50
+"""The length of the pages that are kept: that of a list which is asked for without a limit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,8 +38,12 @@ class MesService:
     sessions: ShardedSessions
     now: Clock
     intake: IntakeState
+    places: Places
     cursor_keys: CursorKeys | None = None
     """What signs page cursors; None for a key that only this process has."""
+
+    lists: HotLists | None = None
+    """Where first pages are kept; None has the shards read for each."""
 
     async def page(self, status: Status, *, limit: int, cursor: str | None) -> MesOrderPage:
         """Read a page of the orders of one status over all shards, newest first.
@@ -36,9 +53,28 @@ class MesService:
             limit: the most orders on the page.
             cursor: `next_cursor` of the page before.
         """
+        # A cursor of another process is good for those alone that share its keys.
+        if self.lists is not None and self.cursor_keys and cursor is None and limit == HOT_LIMIT:
+            fill = partial(self._read_page, status, limit=limit, cursor=None, freshness=PRIMARY)
+            kept = await self.lists.page(status, lambda after: fill(after=after))
+            if kept is not None:
+                return kept
+        return await self._read_page(status, limit=limit, cursor=cursor)
+
+    async def _read_page(
+        self,
+        status: Status,
+        *,
+        limit: int,
+        cursor: str | None,
+        after: CausalToken | None = None,
+        freshness: Freshness = ANY,
+    ) -> MesOrderPage:
         newest = repository.newest(status)
         names = newest.selected_columns.keys()
-        page = await self.sessions.scatter(newest, limit=limit, cursor=cursor, keys=self.cursor_keys)
+        page = await self.sessions.scatter(
+            newest, limit=limit, cursor=cursor, after=after, freshness=freshness, keys=self.cursor_keys
+        )
         orders = [MesOrderView.model_validate(dict(zip(names, row, strict=True))) for row in page.rows]
         return MesOrderPage(orders=orders, next_cursor=page.next_cursor)
 
@@ -55,7 +91,8 @@ class MesService:
                 shown = await shown_waiting(session, waiting, self.intake)
                 return MesOrderDetail.of_waiting(shown, OrderSubmitted.model_validate(waiting.body))
             found = await repository.find_all(session, order_id)
-        return MesOrderDetail.of(found.order, found.items, found.events)
+        pricing = await self.places.of(found.order)
+        return MesOrderDetail.of(found.order, found.items, found.events, pricing=pricing)
 
     async def take(self, order_id: int, operator: str) -> MesOrderView:
         """Assign an approved order to an operator: to one, however many ask at once.
@@ -101,7 +138,11 @@ class MesService:
         return MesOrderView.model_validate(order)
 
     async def _write(self, order_id: int, work: Work[MesOrderView]) -> MesOrderView:
-        return (await self.sessions.transact(order_id, work)).value
+        view = (await self.sessions.transact(order_id, work)).value
+        if self.lists is not None:
+            # Those that an operator's step takes an order from, or brings it to.
+            await self.lists.changed(*_OPERATORS)
+        return view
 
 
 def _event(step: AdvanceOrder) -> StatusChanged:

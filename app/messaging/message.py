@@ -15,6 +15,8 @@ from readreplica.errors import TokenMalformed
 from readreplica.token import CausalToken
 
 MAX_ORDER_ID = 2**63 - 1
+MAX_DATA_CHARACTERS = 1024 * 1024
+"""Of an event, as JSON: far beyond any that a service writes, and little enough for a history or a stream."""
 TOKEN = "causaltoken"
 """An extension attribute; CloudEvents wants its name in lower-case letters and figures."""
 SENT = "senttime"
@@ -78,6 +80,7 @@ class Dispatch:
     data: str
     attempt: int
     traceparent: str | None = None
+    sequence: int = 0
 
 
 def encode(message: Dispatch, *, source: str) -> dict[str, str]:
@@ -105,20 +108,29 @@ def decode(entry: Mapping[str, str]) -> Message:
     """Read a stream entry.
 
     Raises:
-        MessageMalformed: an attribute is missing, the type is unknown, or the data does not fit it.
+        MessageMalformed: an attribute is missing, the type is unknown, or the data is too long or
+            does not fit it.
     """
     attributes = dict(entry)
     event = EVENTS.get(attributes.pop("type", ""))
     if event is None:
         raise MessageMalformed(entry.get("id"), f"unknown type {shortened(entry.get('type', ''))!r}")
     try:
-        data = event.model_validate_json(attributes.pop("data", ""))
+        data = event.model_validate_json(_bounded(entry, attributes.pop("data", "")))
         message = Message.model_validate({**attributes, "data": data})
     except ValidationError as error:
         raise MessageMalformed(entry.get("id"), _first_fault(error)) from error
     if message.order_id > MAX_ORDER_ID:
         raise MessageMalformed(entry.get("id"), f"subject {message.subject} is no order id")
     return message
+
+
+def _bounded(entry: Mapping[str, str], data: str) -> str:
+    """Return the data of an event; it would be kept as it is, in an order's history."""
+    if len(data) > MAX_DATA_CHARACTERS:
+        fault = f"its data has {len(data):,} characters; at most {MAX_DATA_CHARACTERS:,} are taken"
+        raise MessageMalformed(entry.get("id"), fault)
+    return data
 
 
 def sender_of(entry: Mapping[str, str]) -> tuple[str, UUID] | None:

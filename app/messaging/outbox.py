@@ -1,20 +1,37 @@
 """The sending side: the messages about a change of an order, written in the transaction of that change."""
 
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 from uuid import UUID, uuid4
 
-from sqlalchemy import ColumnElement, Select, Text, case, cast, delete, func, insert, select, update
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    ColumnElement,
+    Select,
+    Text,
+    Update,
+    any_,
+    bindparam,
+    case,
+    cast,
+    delete,
+    func,
+    insert,
+    literal,
+    select,
+    update,
+)
 from sqlalchemy.orm import aliased
 
 from app.kit.telemetry import traceparent_of
 from app.messaging.events import Event
 from app.messaging.message import Ack, Dispatch
 from app.messaging.routing import ServiceName
-from app.messaging.streams import Destinations
 from app.models.base import OutboxRow
-from readreplica.sessions import WriteSession
+from readreplica.sessions import AnySession, WriteSession
 
 # What Python has in every time zone.
 _FIRST, _LAST = datetime(2, 1, 1, tzinfo=UTC), datetime(9999, 1, 1, tzinfo=UTC)
@@ -62,41 +79,57 @@ async def publish(
         await session.execute(insert(outbox), rows)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Range:
+    """Which messages to a destination a claim looks at.
+
+    Parameters:
+        after: those with a higher sequence number that were never sent; None for all that may be due.
+        successors_of: and those of these orders, of which another message was just acknowledged.
+    """
+
+    after: int | None = None
+    successors_of: Collection[int] = ()
+
+
+ALL = Range()
+
+
 async def claim(
     session: WriteSession,
     outbox: type[OutboxRow],
     *,
-    destinations: Destinations,
+    destination: str,
+    lag: timedelta,
+    now: datetime,
     limit: int,
     retry_after_seconds: Callable[[int], float],
+    within: Range = ALL,
 ) -> Sequence[Dispatch]:
-    """Take the messages that are to be sent now, and put off their next sending.
+    """Take the messages to one destination that are to be sent now, and put off their next sending.
 
     Parameters:
         session: the transaction of the one relay that is at work.
         outbox: the outbox of its database.
-        destinations: how the streams stand; nothing is taken for one that is unusable.
+        destination: to whom they are owed.
+        lag: how far the destination lags behind in its stream.
+        now: by the database's clock, which alone decides what is due: every relay agrees with it.
         limit: how many to take at most.
         retry_after_seconds: how long to wait for an acknowledgement, from the number of sendings so far.
+        within: which are looked at.
 
     Returns:
         the messages, counted up and no longer due once the session commits.
     """
-    # The database's clock alone decides what is due: every relay agrees with it.
-    now = (await session.execute(select(func.now()))).scalar_one()
-    rows = (await session.execute(_due(outbox, destinations, limit))).all()
-    attempts = {row.sequence: min(row.attempts + 1, _MOST_ATTEMPTS) for row in rows}
-    counted = [
-        {
-            "order_id": row.order_id,
-            "sequence": row.sequence,
-            "attempts": attempts[row.sequence],
-            "next_attempt_at": now + timedelta(seconds=retry_after_seconds(attempts[row.sequence])),
-        }
-        for row in rows
-    ]
-    if counted:
-        await session.execute(update(outbox), counted)
+    if limit <= 0:
+        return []
+    due = _due(outbox, destination, lag)
+    rows = {row.sequence: row for row in await _find(session, outbox, due, limit, within)}
+    attempts = {sequence: min(row.attempts + 1, _MOST_ATTEMPTS) for sequence, row in rows.items()}
+    for count in sorted(set(attempts.values())):
+        alike = [row for sequence, row in rows.items() if attempts[sequence] == count]
+        again_at = now + timedelta(seconds=retry_after_seconds(count))
+        await session.execute(_count_up(outbox, alike), {"attempts": count, "again_at": again_at})
     return [
         Dispatch(
             order_id=row.order_id,
@@ -105,49 +138,91 @@ async def claim(
             type=row.type,
             time=row.time,
             data=row.data,
-            attempt=attempts[row.sequence],
+            attempt=attempts[sequence],
             traceparent=row.traceparent,
+            sequence=sequence,
         )
-        for row in rows
+        for sequence, row in rows.items()
     ]
 
 
-def _due(outbox: type[OutboxRow], destinations: Destinations, limit: int) -> Select[Any]:
-    """Select the oldest message of each order and destination, unless it is set aside or was just sent.
+def _count_up(outbox: type[OutboxRow], rows: Sequence[Any]) -> Update:
+    """Put off the next sending of rows that were sent equally often, in one statement."""
+    return (
+        update(outbox)
+        .where(
+            # A number is no key where Citus has the table: the order says on which shard it stands.
+            outbox.order_id == any_(literal([row.order_id for row in rows], ARRAY(BigInteger))),
+            outbox.sequence == any_(literal([row.sequence for row in rows], ARRAY(BigInteger))),
+        )
+        .values(attempts=bindparam("attempts"), next_attempt_at=bindparam("again_at"))
+        .execution_options(synchronize_session=False)
+    )
 
-    No cursor remembers what was sent, so a row that commits late is found later. A message that is set
-    aside stays the oldest of its order, and by that alone holds up the messages behind it.
+
+async def _find(
+    session: WriteSession,
+    outbox: type[OutboxRow],
+    due: Select[Any],
+    limit: int,
+    within: Range,
+) -> list[Any]:
+    """Read what is due; the successors of what was acknowledged, which are older, come first."""
+    if within.after is None:
+        oldest = due.order_by(outbox.next_attempt_at, outbox.sequence).limit(limit)
+        return [*(await session.execute(oldest))]
+    found: list[Any] = []
+    if within.successors_of:
+        following = due.where(outbox.order_id.in_(within.successors_of)).order_by(outbox.sequence)
+        found += (await session.execute(following.limit(limit))).all()
+    if len(found) < limit:
+        new = due.where(outbox.attempts == 0, outbox.sequence > within.after).order_by(outbox.sequence)
+        found += (await session.execute(new.limit(limit - len(found)))).all()
+    return found
+
+
+async def misaddressed(
+    session: WriteSession, outbox: type[OutboxRow], known: Collection[str], *, limit: int
+) -> Sequence["UnsentMessage"]:
+    """Return messages to services that there are not: a hand may have written one."""
+    strange = (
+        select(outbox.destination, outbox.order_id, outbox.message_id, outbox.type)
+        .where(outbox.set_aside_at.is_(None), outbox.destination.not_in(known))
+        .order_by(outbox.sequence)
+        .limit(limit)
+    )
+    return [UnsentMessage._make(row) for row in await session.execute(strange)]
+
+
+def _due(outbox: type[OutboxRow], destination: str, lag: timedelta) -> Select[Any]:
+    """Select the oldest message of each order, unless it is set aside or was just sent.
+
+    A message that is set aside stays the oldest of its order, and by that alone holds up the messages behind
+    it.
 
     The back-off runs from when a message is received, so the lag is added to it: what was sent less than
     a lag ago is still waiting in the stream. Without this a slow consumer would get ever more copies and
     become ever slower.
     """
-    lags, none = destinations.lags, timedelta(0)
-    lag = case(lags, value=outbox.destination, else_=none) if lags else none
     # Whatever the time: this server's clock may stand behind the one that wrote the row (a failover, or a
     # step back), and an order would be stuck until it has caught up.
     is_new = outbox.attempts == 0
     is_behind = has_another(outbox, lambda other: other.sequence < outbox.sequence)
-    return (
-        select(
-            outbox.order_id,
-            outbox.sequence,
-            outbox.message_id,
-            outbox.destination,
-            outbox.type,
-            func.btrim(cast(func.to_json(outbox.created_at), Text), '"').label("time"),
-            cast(outbox.data, Text).label("data"),
-            outbox.attempts,
-            outbox.traceparent,
-        )
-        .where(
-            outbox.set_aside_at.is_(None),
-            outbox.destination.not_in(destinations.unusable),
-            is_new | (outbox.next_attempt_at <= func.now() - lag),
-            ~is_behind,
-        )
-        .order_by(outbox.next_attempt_at, outbox.sequence)
-        .limit(limit)
+    return select(
+        outbox.order_id,
+        outbox.sequence,
+        outbox.message_id,
+        outbox.destination,
+        outbox.type,
+        func.btrim(cast(func.to_json(outbox.created_at), Text), '"').label("time"),
+        cast(outbox.data, Text).label("data"),
+        outbox.attempts,
+        outbox.traceparent,
+    ).where(
+        outbox.set_aside_at.is_(None),
+        outbox.destination == destination,
+        is_new | (outbox.next_attempt_at <= func.now() - lag),
+        ~is_behind,
     )
 
 
@@ -192,6 +267,33 @@ async def waiting_for(
     return [UnsentMessage._make(row) for row in await session.execute(owed)]
 
 
+MOST_COUNTED = 1000
+"""How many messages in front of one are counted."""
+
+
+class WaitingMessage(NamedTuple):
+    """The oldest message of an order that was never sent to a service yet."""
+
+    place: int
+    """Its place among those to that service, from 1; `MOST_COUNTED` + 1 for any beyond."""
+
+    since: datetime
+
+
+async def find_waiting(
+    session: AnySession, outbox: type[OutboxRow], order_id: int, destination: ServiceName
+) -> WaitingMessage | None:
+    """Return what of an order still waits to be sent to a service; None if nothing does."""
+    unsent = outbox.destination == destination.value, outbox.set_aside_at.is_(None), outbox.attempts == 0
+    own = select(outbox.sequence, outbox.created_at).where(outbox.order_id == order_id, *unsent)
+    first = (await session.execute(own.order_by(outbox.sequence).limit(1))).first()
+    if first is None:
+        return None
+    before = select(outbox.sequence).where(*unsent, outbox.sequence < first.sequence).limit(MOST_COUNTED)
+    count = await session.scalar(select(func.count()).select_from(before.subquery()))
+    return WaitingMessage((count or 0) + 1, first.created_at)
+
+
 class DeadLetter(NamedTuple):
     """A message that has just been set aside."""
 
@@ -202,10 +304,11 @@ class DeadLetter(NamedTuple):
 
 
 class AcknowledgedMessage(NamedTuple):
-    """A message that was handled, and is deleted."""
+    """A message that was handled, and is deleted; `written_at` is None where Python has no such time."""
 
     destination: str
-    written_at: datetime
+    order_id: int
+    written_at: datetime | None
 
 
 class Settled(NamedTuple):
@@ -243,6 +346,6 @@ async def settle(session: WriteSession, outbox: type[OutboxRow], acks: Collectio
         gone = delete(outbox).where(outbox.message_id.in_(ids), outbox.destination == consumer)
         # A hand may have written a time that Python has not, and it must not stop the relay.
         known = case((outbox.created_at.between(_FIRST, _LAST), outbox.created_at))
-        times = await session.execute(gone.returning(known))
-        acknowledged += [AcknowledgedMessage(consumer, at) for (at,) in times if at is not None]
+        rows = await session.execute(gone.returning(outbox.order_id, known))
+        acknowledged += [AcknowledgedMessage(consumer, order_id, at) for order_id, at in rows]
     return Settled(acknowledged, dead)

@@ -3,9 +3,9 @@
 import asyncio
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from time import monotonic
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 from uuid import UUID
 
 import structlog
@@ -20,7 +20,8 @@ from app.kit.telemetry import TRACEPARENT, traceparent_of
 from app.messaging.backoff import delay_seconds, repeat_with_backoff
 from app.messaging.errors import EntryRefused, shortened
 from app.messaging.message import SENT, TOKEN, Ack, Dispatch, encode
-from app.messaging.outbox import DeadLetter, claim, settle, waiting_for
+from app.messaging.outbox import AcknowledgedMessage, DeadLetter, claim, misaddressed, settle, waiting_for
+from app.messaging.progress import Progress
 from app.messaging.routing import ServiceName, destinations_of
 from app.messaging.signing import DESTINATION, EntrySigner, Refusals
 from app.messaging.streams import (
@@ -46,6 +47,14 @@ _BEGIN = select(literal_column(try_acquire_sql(str(_LOCK), until_commit=True), B
 
 # Between two turns, so that acknowledgements gather and are settled together.
 _REST_SECONDS = 0.02
+_ALERT_SECONDS = 1.0
+"""How long it looks as often as it rests, after there was something to do."""
+
+_SLOWER = 1.25
+"""By how much longer each wait is than the one before, after that."""
+
+_STRANGE_SECONDS = 60.0
+"""How often messages to no service are looked for."""
 
 # In an outage: how often the orders that wait are looked for, and how many are named.
 _NAME_SECONDS = 2.0
@@ -61,6 +70,19 @@ class Sending(NamedTuple):
     stream: str
     entry: dict[str, str]
     span: Span
+
+
+class SendingLimit(Protocol):
+    """How many messages a destination takes; see `app.flow.grants`."""
+
+    async def refresh(self) -> None:
+        """Hear what is allowed now; raises RedisError when Redis is away."""
+
+    def take(self, limit: int, /) -> int:
+        """Take up to `limit` messages; return how many may be sent."""
+
+    def give_back(self, count: int, /) -> None:
+        """Put back what was taken and not sent."""
 
 
 class Relay:
@@ -95,6 +117,9 @@ class Relay:
         batch: int = 500,
         send_traceparent: bool = True,
         jitter: Callable[[], float] = random.random,
+        look_seconds: float = 0.5,
+        allowances: Mapping[ServiceName, SendingLimit] | None = None,
+        clock: Callable[[], float] = monotonic,
     ) -> None:
         """Make a relay; `run` starts it.
 
@@ -104,12 +129,15 @@ class Relay:
             outbox: the outbox's model.
             source: the database's name in the topology, which is the messages' `source`.
             signer: signs the messages of the service whose database it is, and verifies acknowledgements.
-            poll_seconds: how long a new message may lie before it is seen.
+            poll_seconds: how long a new message may lie before it is seen, after a time without any.
             retry_seconds: how long the first sending waits for its acknowledgement; doubled each time.
             longest_retry_seconds: where the doubling ends.
             batch: the most messages and acknowledgements in one turn.
             send_traceparent: whether a message names its trace; a consumer takes it either way.
             jitter: gives numbers from 0 to 1.
+            look_seconds: how often everything that is owed is looked at, if that is quick; 0: in each turn.
+            allowances: of the destinations that take a limited number; what is beyond it waits in the outbox.
+            clock: a monotonic clock, in seconds.
         """
         self._cluster = cluster
         self._redis = redis
@@ -129,6 +157,15 @@ class Relay:
         self._name_next = 0.0
         self.refusals = Refusals(self._log)
         self._withheld: dict[str, float] = {}
+        self._allowances = {service.value: allowance for service, allowance in (allowances or {}).items()}
+        look_seconds = min(retry_seconds / 4, look_seconds)
+        self._progress = {
+            service: Progress(look_seconds=look_seconds, clock=clock) for service in self._destinations
+        }
+        self._block_seconds = min(poll_seconds, _REST_SECONDS)
+        self._clock = clock
+        self._is_busy, self._calm_at = False, clock()
+        self._strange_next = 0.0
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set. Outages of Redis and of the database are waited out."""
@@ -140,7 +177,10 @@ class Relay:
             except RedisError as error:
                 await self._name_unsent(dict.fromkeys(self._destinations, error))
                 raise
-            await sleep_unless(stop, _REST_SECONDS if has_worked else self._poll_seconds)
+            if not has_worked:
+                await sleep_unless(stop, self._poll_seconds)
+            elif self._is_busy:
+                await sleep_unless(stop, _REST_SECONDS)
 
         await repeat_with_backoff(turn, stop=stop, log=self._log)
 
@@ -152,14 +192,19 @@ class Relay:
         """
         received = await self._acknowledgements()
         destinations = await self._look()
+        for allowance in self._allowances.values():
+            await allowance.refresh()
         async with self._cluster.write() as session:
             has_lock, now = (await session.execute(_BEGIN)).one()
             if not has_lock:
                 return False
             settled = await settle(session, self._outbox, self._understood(received))
-            claimed = await self._claim(session, destinations)
-        for destination, written_at in settled.acknowledged:
-            instruments.message_acknowledged(destination, seconds=(now - written_at).total_seconds())
+            claimed = await self._claim(session, destinations, settled.acknowledged, now)
+            await self._name_misaddressed(session)
+        self._pace(is_busy=bool(received or claimed))
+        for destination, _, written_at in settled.acknowledged:
+            if written_at is not None:
+                instruments.message_acknowledged(destination, seconds=(now - written_at).total_seconds())
         # Each message was committed before it was claimed: what sees this commit sees it.
         stamps = {TOKEN: session.token.encode(), SENT: now.isoformat()}
         self._tell_dead(settled.dead)
@@ -212,7 +257,7 @@ class Relay:
         Without them nothing is settled, but what is due is sent all the same.
         """
         stream = acks_stream(self._source)
-        block_ms = max(1, round(self._poll_seconds * 1000))
+        block_ms = max(1, round(self._block_seconds * 1000))
         try:
             reply = await self._redis.xread({stream: "0"}, count=self._batch, block=block_ms)
         except ResponseError as fault:
@@ -254,20 +299,70 @@ class Relay:
             except EntryRefused as error:
                 self.refusals.note(error)
 
-    async def _claim(self, session: WriteSession, destinations: Destinations) -> list[Dispatch]:
-        messages = await claim(
+    async def _claim(
+        self,
+        session: WriteSession,
+        destinations: Destinations,
+        acknowledged: Sequence[AcknowledgedMessage],
+        now: datetime,
+    ) -> list[Dispatch]:
+        claimed: list[Dispatch] = []
+        for destination in self._destinations:
+            if destination not in destinations.unusable:
+                lag = destinations.lags.get(destination, timedelta(0))
+                orders = {each.order_id for each in acknowledged if each.destination == destination}
+                claimed += await self._claim_for(session, destination, lag, orders, now)
+        return claimed
+
+    async def _claim_for(
+        self, session: WriteSession, destination: str, lag: timedelta, successors_of: set[int], now: datetime
+    ) -> Sequence[Dispatch]:
+        """Claim what is due to one destination, as far as its allowance goes."""
+        allowance, progress = self._allowances.get(destination), self._progress[destination]
+        limit = self._batch if allowance is None else allowance.take(self._batch)
+        if limit == 0:
+            return []
+        within = progress.begin(successors_of)
+        claimed = await claim(
             session,
             self._outbox,
-            destinations=destinations,
-            limit=self._batch,
+            destination=destination,
+            lag=lag,
+            now=now,
+            limit=limit,
             retry_after_seconds=self._retry_after_seconds,
+            within=within,
         )
-        # A hand may have written a destination; a message to no service must not stop the others.
-        strange = [each for each in messages if each.destination not in self._destinations]
-        for each in strange:
+        if allowance is not None:
+            allowance.give_back(limit - len(claimed))
+        progress.end(
+            within,
+            [each.sequence for each in claimed],
+            is_cut=len(claimed) >= limit,
+            is_limited=limit < self._batch,
+        )
+        return claimed
+
+    async def _name_misaddressed(self, session: WriteSession) -> None:
+        """Log messages to no service, now and then: a hand may have written a destination."""
+        if monotonic() < self._strange_next:
+            return
+        self._strange_next = monotonic() + _STRANGE_SECONDS
+        for each in await misaddressed(session, self._outbox, self._destinations, limit=_MOST_NAMED):
             said = {"message_id": str(each.message_id), "destination": shortened(each.destination)}
             self._log.error("message_without_destination", order_id=str(each.order_id), **said)
-        return [each for each in messages if each not in strange]
+
+    def _pace(self, *, is_busy: bool) -> None:
+        """Look again soon while there is something to do, and ever later when there was not."""
+        now = self._clock()
+        self._is_busy = is_busy
+        if is_busy:
+            self._calm_at, self._block_seconds = now + _ALERT_SECONDS, 0.0
+        elif now < self._calm_at:
+            self._block_seconds = min(_REST_SECONDS, self._poll_seconds)
+        else:
+            slower = max(self._block_seconds, _REST_SECONDS) * _SLOWER
+            self._block_seconds = min(slower, self._poll_seconds)
 
     def _retry_after_seconds(self, attempts: int) -> float:
         return delay_seconds(

@@ -37,7 +37,7 @@ _BETWEEN = ","
 
 _refused = get_meter("app.messaging").create_counter("app.entries.refused", unit="{entry}")
 
-Kind = Literal["message", "acknowledgement", "grant"]
+Kind = Literal["message", "acknowledgement", "grant", "place"]
 PeerKeys = Mapping[ServiceName, KeyRing]
 
 
@@ -112,7 +112,7 @@ class EntrySigner:
         signed = {name: value for name, value in entry.items() if name != SIGNATURE}
         signer, signature = signed.get(SIGNER, ""), entry.get(SIGNATURE, "")
         # No service sends messages to itself.
-        heard = {*self._keys, self.service} if kind == "grant" else set(self._keys)
+        heard = {*self._keys, self.service} if kind in {"grant", "place"} else set(self._keys)
         if signer not in heard or not signature:
             raise EntryUnsigned(kind, entry)
         if signed.get(DESTINATION) != destination:

@@ -147,8 +147,13 @@ class OutboxRow:
 
     @declared_attr.directive
     def __table_args__(cls) -> tuple[Index, ...]:  # noqa: N805 (SQLAlchemy's signature)
-        # The relay asks for the oldest message of each order and destination.
-        return (Index(None, "destination", "order_id", "sequence"), Index(None, "message_id"))
+        return (
+            # The relay asks for the oldest message of each order and destination,
+            Index(None, "destination", "order_id", "sequence"),
+            # and for those that came after the ones that it knows.
+            Index(None, "destination", "sequence", postgresql_where=text("set_aside_at IS NULL")),
+            Index(None, "message_id"),
+        )
 
 
 class InboxRow:

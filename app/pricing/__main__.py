@@ -148,7 +148,7 @@ class _StopAtEnd(asyncio.Protocol):
     def __init__(self, stop: asyncio.Event) -> None:
         self._stop = stop
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # its signature
         """Stop: the supervisor is gone, however it ended."""
         self._stop.set()
 

@@ -235,8 +235,8 @@ class FileTooLarge(ModelFault):
 
     def __init__(self, size_bytes: int, limit_bytes: int) -> None:
         super().__init__(
-            f"The file has {size_bytes / 2**20:,.1f} MiB; at most {limit_bytes / 2**20:,.1f} MiB are measured. "
-            "Reduce the number of polygons."
+            f"The file has {size_bytes / 2**20:,.1f} MiB; at most {limit_bytes / 2**20:,.1f} MiB are "
+            "measured. Reduce the number of polygons."
         )
 
 

@@ -45,6 +45,11 @@ class Lease:
     is_fresh: bool = True
 
 
+async def first(session: WriteSession) -> float | None:
+    """Return the position of the job on this shard whose turn it is; None if none may be taken."""
+    return await session.scalar(select(PricingJob.position).where(_IS_FREE).order_by(*TURNS).limit(1))
+
+
 async def lease(session: WriteSession, *, holder: str, lease_seconds: float) -> Lease | None:
     """Take the job on this shard whose turn it is, if there is one without a lease.
 

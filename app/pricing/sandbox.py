@@ -118,7 +118,7 @@ class Sandbox:
         Raises:
             SandboxUnavailable: no file can be measured here.
         """
-        size = path.stat().st_size
+        size = (await asyncio.to_thread(path.stat)).st_size
         if size > self._limits.file_bytes:
             # Not remembered: the limit may be another one tomorrow.
             return Unmeasurable(reason=str(FileTooLarge(size, self._limits.file_bytes)), final=False)

@@ -1,8 +1,8 @@
 """Keeps worker processes at work: as many as the queue has use for and the machine has room for.
 
 A worker is `python -m app.pricing worker NUMBER`. It writes a line a second on its standard output, with its
-metrics; one that falls silent is killed, and one that has ended is replaced. The end of its standard input says
-that the supervisor is gone, and then it stops in good order.
+metrics; one that falls silent is killed, and one that has ended is replaced. The end of its standard input
+says that the supervisor is gone, and then it stops in good order.
 """
 
 import asyncio
@@ -75,7 +75,7 @@ def most_workers(wanted: WorkerCount, room: Room, *, job_bytes: int) -> int:
 
 
 def workers_for(jobs: int, *, running: int, most: int, room: Room, job_bytes: int) -> int:
-    """Return how many workers should run for a number of jobs: one each, as long as memory is free for one more."""
+    """Return how many workers should run: one for each job, as long as memory is free for one more."""
     useful = min(most, max(1, jobs))
     if useful > running > 0:
         return min(useful, running + max(0, room.free_bytes) // job_bytes)
@@ -92,8 +92,8 @@ class SupervisorOptions:
         poll_seconds: how often it looks at the workers and the queue.
         grow_seconds: how long jobs have to be more than the workers before another one is started.
         shrink_seconds: how long workers have to be too many before one is stopped.
-        silent_seconds: after which time without a line a worker counts as frozen. Its jobs are taken by others
-            before that.
+        silent_seconds: after which time without a line a worker counts as frozen. Its jobs are taken by
+            others before that.
         start_seconds: how long a worker may be silent at its start.
         restart_seconds: how long the place of a worker stays empty that has ended soon after its start; twice
             as long each time.
@@ -150,17 +150,29 @@ class Supervisor:
     options: SupervisorOptions = field(default_factory=SupervisorOptions)
     measure_room: Callable[[], Room] = Room.measure
     places: dict[int, _Place] = field(default_factory=dict)
+    _jobs: int | None = None
     _wanted: int = 1
     _differs_since: float | None = None
 
     async def run(self, stop: asyncio.Event) -> None:
         """Keep workers until `stop` is set; then stop them, and end when the last one has."""
+        # On its own: while a shard does not answer, workers are replaced all the same.
+        counting = asyncio.create_task(self._count(), name="count jobs")
         try:
             while not stop.is_set():
+                if counting.done():
+                    counting.result()
                 await self._look()
                 await sleep_unless(stop, self.options.poll_seconds)
         finally:
+            counting.cancel()
+            await asyncio.gather(counting, return_exceptions=True)
             await self._end()
+
+    async def _count(self) -> None:
+        while True:
+            self._jobs = await self.count_jobs()
+            await asyncio.sleep(self.options.poll_seconds)
 
     @property
     def children(self) -> Mapping[int, _Child]:
@@ -179,7 +191,7 @@ class Supervisor:
     async def _look(self) -> None:
         for number, place in self.places.items():
             self._check(number, place)
-        self._decide(await self.count_jobs())
+        self._decide(self._jobs)
         for number in range(self._wanted):
             place = self.places.setdefault(number, _Place())
             if place.child is None and place.free_at <= _now():

@@ -1,16 +1,18 @@
 """The pricing worker: takes jobs from all shards in turn, and gives back what it cannot finish."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import Enum, auto
 from functools import partial
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 import structlog
 from opentelemetry.trace import Span, SpanKind, StatusCode
 
 from app.files import FilesUnavailable
+from app.flow.turns import ShardTurns
 from app.kit.tasks import sleep_unless
 from app.kit.telemetry import cause_of, working
 from app.messaging.backoff import repeat_with_backoff
@@ -20,8 +22,11 @@ from app.pricing.errors import BadRate, SandboxUnavailable
 from app.pricing.jobs import Lease
 from app.pricing.pricer import Pricer
 from readreplica.errors import is_unsupported, one_line
+from readreplica.sessions import WriteSession
 from readreplica.token import CausalToken, Committed
 from sharding.sessions import ShardedSessions
+
+T = TypeVar("T")
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("pricing")
 
@@ -102,7 +107,7 @@ class Worker:
         self._pricer = pricer
         self._holder = holder
         self._options = options or WorkerOptions()
-        self._turn = 0
+        self._turns = ShardTurns()
         self._shards_away: set[str] = set()
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -172,20 +177,26 @@ class Worker:
         attempt.interrupt(Interruption.NOT_OURS)
 
     async def _lease(self) -> Committed[Lease] | None:
-        """Ask the shards for a job, each time beginning with the next one."""
-        shards = sorted(self._sessions.clusters)
-        self._turn += 1
-        for offset in range(len(shards)):
-            leased = await self._lease_on(shards[(self._turn + offset) % len(shards)])
-            if leased is not None:
-                return leased
+        """Ask the shards for a job, the one first whose turn it is."""
+        shards = list(self._sessions.clusters)
+        positions = await asyncio.gather(*(self._ask(shard, jobs.first) for shard in shards))
+        firsts = {
+            shard: found.value
+            for shard, found in zip(shards, positions, strict=True)
+            if found is not None and found.value is not None
+        }
+        take = partial(jobs.lease, holder=self._holder, lease_seconds=self._options.lease_seconds)
+        for shard in self._turns.order(firsts):
+            leased = await self._ask(shard, take)
+            if leased is not None and leased.value is not None:
+                self._turns.took(shard, firsts[shard])
+                return Committed(leased.value, leased.token)
         return None
 
-    async def _lease_on(self, shard: str) -> Committed[Lease] | None:
-        """Take a job from one shard. One that is away costs a log line, and not the others' orders."""
-        take = partial(jobs.lease, holder=self._holder, lease_seconds=self._options.lease_seconds)
+    async def _ask(self, shard: str, work: Callable[[WriteSession], Awaitable[T]]) -> Committed[T] | None:
+        """Run a unit on one shard. One that is away costs a log line, and not the others' orders."""
         try:
-            leased = await self._sessions.clusters[shard].transact(take)
+            answer = await self._sessions.clusters[shard].transact(work)
         except OUTAGES as error:
             if is_unsupported(error):
                 raise
@@ -196,7 +207,7 @@ class Worker:
         if shard in self._shards_away:
             log.info("shard_back", shard=shard)
             self._shards_away.remove(shard)
-        return None if leased.value is None else Committed(leased.value, leased.token)
+        return answer
 
     async def _attempt(self, held: Lease, after: CausalToken) -> None:
         """Price a leased order; in the end it is settled, given back, or its lease expires."""

@@ -5,10 +5,21 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from app.flow.places import PricingPlace
 from app.models.base import EventRow
 from app.models.reference import Finish, Material
 from app.models.shop import ShopOrder
-from app.schemas import Email, HistoryLine, Line, QuoteView, View, shown, shown_history, shown_quote
+from app.schemas import (
+    Email,
+    HistoryLine,
+    Line,
+    QuoteView,
+    View,
+    WaitingView,
+    shown,
+    shown_history,
+    shown_quote,
+)
 
 
 class CustomerInput(BaseModel):
@@ -57,14 +68,25 @@ class ShopOrderView(QuoteView):
 
 
 class ShopOrderDetail(ShopOrderView):
-    """An order with its history."""
+    """An order with its history; `waiting` is null when the MES was sent all that it gets of it."""
 
     history: list[HistoryLine]
+    pricing: PricingPlace | None = Field(
+        default=None, description="Where it stands while it waits for its price; null where that is unknown."
+    )
+    waiting: WaitingView | None
 
     @classmethod
-    def with_history(cls, order: ShopOrder, events: Iterable[EventRow]) -> Self:
+    def with_history(
+        cls,
+        order: ShopOrder,
+        events: Iterable[EventRow],
+        *,
+        pricing: PricingPlace | None,
+        waiting: WaitingView | None,
+    ) -> Self:
         """Show an order and everything that happened to it."""
-        return cls(**_fields(order), history=shown_history(events))
+        return cls(**_fields(order), history=shown_history(events), pricing=pricing, waiting=waiting)
 
 
 def _fields(order: ShopOrder) -> dict[str, Any]:

@@ -5,10 +5,14 @@ from datetime import datetime
 
 from app import instruments
 from app.files import ModelStore, StoredModel, Upload, model_name, model_suffix
+from app.flow.grants import Allowance
+from app.flow.places import Places
 from app.kit.clock import Clock
 from app.kit.logs import bind
 from app.kit.telemetry import concerns
 from app.messaging.events import Customer, Item, OrderSubmitted
+from app.messaging.outbox import find_waiting
+from app.messaging.routing import ServiceName
 from app.models.shop import ShopOrder
 from app.models.status import Channel, Status, check_transition
 from app.orders import (
@@ -23,7 +27,7 @@ from app.orders import (
     read_history,
     record_event,
 )
-from app.schemas import summarise
+from app.schemas import WaitingView, summarise
 from app.shop import repository
 from app.shop.schemas import ShopOrderDetail, ShopOrderView, StartOrder
 from readreplica.cluster import Cluster
@@ -45,17 +49,21 @@ class ShopService:
 
     Parameters:
         orders: the Shop's database.
+        places: where orders stand that wait for a price.
         ids: makes order ids.
         models: where uploaded models are kept.
         max_upload_bytes: the largest model that is accepted.
         now: the clock.
+        to_mes: how fast messages go to the MES.
     """
 
     orders: Cluster
+    places: Places
     ids: IdGenerator
     models: ModelStore
     max_upload_bytes: int
     now: Clock
+    to_mes: Allowance
 
     async def start(self, request: StartOrder, *, key: str) -> StartedOrder:
         """Make an order, or find the one that this key has made.
@@ -144,7 +152,11 @@ class ShopService:
         """
         async with self.orders.read() as session:
             order = await get_order(session, SHOP, order_id)
-            return ShopOrderDetail.with_history(order, await read_history(session, SHOP, order_id))
+            history = await read_history(session, SHOP, order_id)
+            unsent = await find_waiting(session, SHOP.outbox, order_id, ServiceName.MES)
+        waiting = WaitingView.of(unsent, per_second=self.to_mes.per_second)
+        pricing = await self.places.of(order)
+        return ShopOrderDetail.with_history(order, history, pricing=pricing, waiting=waiting)
 
 
 def _asked_for(order: ShopOrder, request: StartOrder) -> bool:

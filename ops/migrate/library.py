@@ -31,7 +31,7 @@ from sharding.schema import (
     record,
     sql_of,
 )
-from sharding.schema.chain import Grant, folder_of
+from sharding.schema.chain import TableGrant, folder_of
 from sharding.topology import Topology
 
 _ROLES = text("SELECT rolname FROM pg_roles")
@@ -157,11 +157,11 @@ def measure(part: Part, version: int, found: Collection[Fact], grantees: Grantee
     return [*expected_facts(part, version), *sorted(allowed | others)]
 
 
-def _fact(grant: Grant) -> Fact:
+def _fact(grant: TableGrant) -> Fact:
     return Fact("grant", grant.table, identifier(grant.role), ", ".join(sorted(grant.rights.split(", "))))
 
 
-def missing_grants(connection: Connection, part: Part, grantees: Grantees) -> list[Grant]:
+def missing_grants(connection: Connection, part: Part, grantees: Grantees) -> list[TableGrant]:
     """List the grants that lack; a role that does not exist yet gets its own by the next run."""
     roles = set(connection.scalars(_ROLES))
     return [

@@ -31,7 +31,10 @@ from sharding.topology import Database, Topology
 MOST_BYTES = 2 << 20
 """Of each file in the archive; of a log it is the end."""
 
-AT_ONCE = 4
+DATABASES_AT_ONCE = 4
+COMMANDS_AT_ONCE = 2
+"""Each is a process, which needs a core to start."""
+
 COMMAND_SECONDS = 30.0
 
 _ACTIVITY = text("""
@@ -74,6 +77,9 @@ Produce = Callable[[], str]
 def collect(options: Options, *, log_lines: int, seconds: float) -> list[BundlePart]:
     """Read all that belongs into a bundle, several parts at once; one that cannot be read says why.
 
+    What lies on this machine is read first, and databases apart from commands: a server that does not answer
+    costs what comes from it, and nothing else.
+
     Parameters:
         options: of the run of `mesctl`.
         log_lines: how many lines of each log, from its end.
@@ -81,10 +87,16 @@ def collect(options: Options, *, log_lines: int, seconds: float) -> list[BundleP
     """
     topology = options.topology()
     mask, until = Masker(secrets_of(topology)), time.monotonic() + seconds
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        parts = _parts(options, topology, log_lines=log_lines, until=until)
-        jobs = [pool.submit(_produce, name, produce, mask, until) for name, produce in parts]
-        return [job.result() for job in jobs]
+    local = [_produce(*part, mask, until) for part in _local_parts(options, topology, log_lines=log_lines)]
+    with ThreadPoolExecutor(COMMANDS_AT_ONCE) as commands, ThreadPoolExecutor(DATABASES_AT_ONCE) as databases:
+        jobs = [
+            *(
+                commands.submit(_produce, *part, mask, until)
+                for part in _verb_parts(options, topology, until)
+            ),
+            *(databases.submit(_produce, *part, mask, until) for part in _database_parts(topology)),
+        ]
+        return [*(job.result() for job in jobs), *local]
 
 
 def _produce(name: str, produce: Produce, mask: Masker, until: float) -> BundlePart:
@@ -99,14 +111,21 @@ def _produce(name: str, produce: Produce, mask: Masker, until: float) -> BundleP
     return BundlePart(name, cut, time.monotonic() - began, is_cut=len(cut) < len(content))
 
 
-def _parts(
-    options: Options, topology: Topology, *, log_lines: int, until: float
-) -> Iterator[tuple[str, Produce]]:
-    """Yield the name of each part and what makes it, those first that change fastest."""
+Part = tuple[str, Produce]
+"""The name of a file of the archive, and what makes it."""
+
+
+def _verb_parts(options: Options, topology: Topology, until: float) -> Iterator[Part]:
     for name, words in _commands(topology).items():
         yield f"{name}.json", partial(_run, options, words, until)
+
+
+def _database_parts(topology: Topology) -> Iterator[Part]:
     for name, database in topology.databases.items():
         yield f"databases/{name}.json", partial(_database, topology, database)
+
+
+def _local_parts(options: Options, topology: Topology, *, log_lines: int) -> Iterator[Part]:
     yield "topology.json", lambda: _json(topology.masked())
     yield "versions.json", lambda: _json(_versions())
     yield "environment.json", lambda: _json(masked_settings(_environment()))
@@ -130,7 +149,7 @@ def _commands(topology: Topology) -> Mapping[str, list[str]]:
 
 
 class CommandSilent(OpsError):
-    """A command of mesctl has printed nothing."""
+    """A command of mesctl has printed nothing, or was not done in time."""
 
 
 def _run(options: Options, words: list[str], until: float) -> str:
@@ -139,13 +158,11 @@ def _run(options: Options, words: list[str], until: float) -> str:
     if options.named_topology is not None:
         shared += ["--topology", str(options.named_topology)]
     seconds = max(0.1, min(COMMAND_SECONDS, until - time.monotonic()))
-    done = subprocess.run(
-        [sys.executable, "-m", "ops", *shared, *words],
-        capture_output=True,
-        text=True,
-        timeout=seconds,
-        check=False,
-    )
+    command = [sys.executable, "-m", "ops", *shared, *words]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
+    except subprocess.TimeoutExpired:
+        raise CommandSilent(f"mesctl {' '.join(words)} was not done within {seconds:.0f} s") from None
     if not done.stdout.strip():
         raise CommandSilent(done.stderr.strip() or f"it ended with {done.returncode}")
     said = f"\n{done.stderr}" if done.returncode and done.stderr else ""

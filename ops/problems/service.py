@@ -20,6 +20,7 @@ Severity = Literal["page", "ticket", "note"]
 WORST_FIRST: tuple[Severity, ...] = ("page", "ticket", "note")
 
 NO_ANSWER = "does not answer"
+_SILENT = f"it {NO_ANSWER}: "
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,7 +296,9 @@ def unread(name: str, error: str) -> OpenProblem:
     """Return the problem of something that could not be read."""
     where = name if " " in name else f"database {name}"
     database = name.rpartition(" ")[2]
-    return OpenProblem("page", where, f"{NO_ANSWER}: {error}", None, f"mesctl replicas list {database}")
+    is_of_database = name == database or name.startswith(("database ", "replicas of ", "partitions of "))
+    command = f"mesctl replicas list {database}" if is_of_database else "mesctl status"
+    return OpenProblem("page", where, f"{NO_ANSWER}: {error.removeprefix(_SILENT)}", None, command)
 
 
 def ranked(problems: Iterable[OpenProblem]) -> list[OpenProblem]:

@@ -193,12 +193,14 @@ def platform_status(options: Options, *, timeout_seconds: float) -> Mapping[str,
     """Return what `mesctl status --json` prints: in a process, for what serves development is not imported.
 
     Raises:
-        StatusUnread: it says nothing.
-        TimeoutExpired: it is not done in time.
+        StatusUnread: it says nothing, or not in time.
     """
     words = [sys.executable, "-m", "ops", "--json", "--home", str(options.home)]
     words += ["--project", str(options.project().path), "status"]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=timeout_seconds, check=False)
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, timeout=timeout_seconds, check=False)
+    except subprocess.TimeoutExpired:
+        raise StatusUnread(f"mesctl status said nothing within {timeout_seconds:g} s") from None
     if not done.stdout:
         raise StatusUnread(done.stderr.strip() or f"mesctl status ended with {done.returncode}")
     found: Mapping[str, Any] = json.loads(done.stdout)

@@ -65,6 +65,8 @@ def check_project(project: Project) -> Iterator[Finding]:
                 project, key, f"there is no module {service.module!r}", "correct it, or remove the service"
             )
     yield from _check_up(project)
+    if routes := project.file.gateway.routes:
+        yield from _import(project, "gateway.routes", routes)
     for name, reference in project.file.monitoring.model_dump(exclude_none=True).items():
         yield from _import(project, f"monitoring.{name}", reference)
 

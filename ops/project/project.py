@@ -112,6 +112,12 @@ class MonitoringEntry(Section):
     problems: Reference | None = None
 
 
+class GatewayEntry(Section):
+    """What the gateway lets in: `routes` is a mapping of doors to `ops.gateway.model.GatewayRoute`s."""
+
+    routes: Reference | None = None
+
+
 class ProjectFile(Section):
     """The keys of a project file."""
 
@@ -121,6 +127,7 @@ class ProjectFile(Section):
     services: dict[Name, ServiceEntry] = Field(default_factory=dict)
     up: UpEntry = UpEntry()
     monitoring: MonitoringEntry = MonitoringEntry()
+    gateway: GatewayEntry = GatewayEntry()
 
 
 class ReferenceBroken(ProjectInvalid):

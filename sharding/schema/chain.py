@@ -43,7 +43,7 @@ class Grantees(NamedTuple):
     of_shards: tuple[str, ...]
 
 
-class Grant(NamedTuple):
+class TableGrant(NamedTuple):
     """Rights of a role on a table."""
 
     table: str
@@ -71,11 +71,11 @@ def sql_of(part: Part, version: int) -> str:
     return (folder_of(part) / f"{version:04}.sql").read_text(encoding="utf-8")
 
 
-def grants(part: Part, grantees: Grantees) -> Iterator[Grant]:
+def grants(part: Part, grantees: Grantees) -> Iterator[TableGrant]:
     """List the rights that services need on a part's tables."""
     for table, (rights, only_of_shards) in _RIGHTS[part].items():
         for role in grantees.of_shards if only_of_shards else grantees.users:
-            yield Grant(table, role, rights)
+            yield TableGrant(table, role, rights)
 
 
 def read_version(connection: Connection, part: Part) -> int:

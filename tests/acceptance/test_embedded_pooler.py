@@ -22,7 +22,7 @@ from ops.pgbouncer.pooler import Pooler
 from ops.waiting import wait_until
 from sharding.sessions import open_sessions
 from tests.integration.life_rig import RING, make_and_ship
-from tests.integration.services_rig import Services, ok
+from tests.integration.services_rig import Services
 from tests.needs import require
 from tests.project import PROJECT
 

@@ -452,6 +452,7 @@ def _is_bundled_without_secrets(platform: Platform, mesctl: Mesctl) -> None:
     assert re.findall(r"://[^\s:/@]*:(?!\(masked\)|\*\*\*)[^\s@/]+@", whole) == []
 
 
+@pytest.mark.long
 def test_services_are_started_killed_and_started_again(
     platform: Platform, mesctl: Mesctl, said: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -47,12 +47,13 @@ def folder(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.long
-def test_a_reader_gets_two_shards_and_a_replica(folder: Path) -> None:
+def test_a_reader_gets_two_shards_and_a_replica(folder: Path, warm_mesctl: Path) -> None:
     page = with_free_ports((ROOT / "docs" / "tutorial.md").read_text())
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MES_STORAGE_")}
+    programs = (warm_mesctl.parent, Path(sys.executable).parent)
     done = subprocess.run(
         ["bash", "-c", script_of(page)],
-        env=environment | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+        env=environment | {"PATH": ":".join([*map(str, programs), os.environ["PATH"]])},
         cwd=folder,
         capture_output=True,
         text=True,

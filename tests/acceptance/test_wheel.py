@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from email.message import Message
 from email.parser import Parser
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from zipfile import ZipFile
 
 import pytest
 
+from tests.once import made_once
 from tools.wheels.staging import WHEELS
 
 ROOT = Path(__file__).parents[2]
@@ -102,7 +104,11 @@ def run(*command: object, cwd: Path, **environment: str) -> str:
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of what a build may see, with what an earlier build has left there."""
-    copy = tmp_path_factory.mktemp("source") / "mes-storage"
+    return copy_source(tmp_path_factory.mktemp("source"))
+
+
+def copy_source(folder: Path) -> Path:
+    copy = folder / "mes-storage"
     left_out = shutil.ignore_patterns(".*", "build", "*.egg-info", "__pycache__", "tests", "docs")
     shutil.copytree(ROOT, copy, ignore=left_out)
     stale = copy / "build" / "lib" / "app"
@@ -139,12 +145,17 @@ def read(file: Path) -> Built:
 
 
 @pytest.fixture(scope="module")
-def wheels(source: Path) -> Mapping[str, Built]:
-    out = source.with_name("wheels")
-    printed = run(sys.executable, "-m", "tools.wheels", "--out", out, cwd=source).splitlines()
-    built = [read(Path(line)) for line in printed]
-    assert sorted(out.iterdir()) == sorted(each.file for each in built)
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Built]:
+    out = made_once(tmp_path_factory, "built-wheels", build_wheels)
+    built = [read(file) for file in sorted(out.glob("*.whl"))]
     return {str(each.metadata["Name"]): each for each in built}
+
+
+def build_wheels(out: Path) -> None:
+    with TemporaryDirectory(dir=out.parent) as folder:
+        command = (sys.executable, "-m", "tools.wheels", "--out", out)
+        printed = run(*command, cwd=copy_source(Path(folder))).splitlines()
+    assert sorted(out.iterdir()) == sorted(map(Path, printed))
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pathlib import Path
 from tests.benchmarks.harness import CannotRun, Measured, benchmark
 from tests.benchmarks.team_lines import team_lines, workarounds
 from tests.benchmarks.team_verbs import ROWS, run_verbs, verbs
-from tests.integration.payments_rig import PaymentsTeam, payments_team
+from tests.integration.payments_rig import PaymentsTeam, build_wheels, payments_team
 from tests.memory import roomy_memory
 
 
@@ -18,7 +18,7 @@ def team() -> Iterator[PaymentsTeam]:
     """Give the example in a folder, with the built wheels."""
     with (
         tempfile.TemporaryDirectory(prefix="mes-storage-bench-", dir=roomy_memory()) as folder,
-        payments_team(Path(folder)) as made,
+        payments_team(Path(folder), build_wheels(Path(folder, "wheels"))) as made,
     ):
         yield made
 

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from itertools import count
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, LiteralString, NamedTuple
 
 import psycopg
 from httpx import AsyncClient, HTTPError
@@ -152,7 +152,7 @@ class EndedOrder(NamedTuple):
     id: str
     channel: str
     status: str
-    changed_at: Mapping[str, float]
+    changed_at: dict[str, float]
 
 
 ENDINGS = {
@@ -181,17 +181,29 @@ def run_demo(collector: Collector) -> tuple[list[EndedOrder], Killed]:
     try:
         pid, killed_at = until_killed(words, environment)
         topology = Topology.load(DEMO / "topology.toml")
-        url = topology.url("crm", role="crm", driver="psycopg").set(drivername="postgresql")
-        with psycopg.connect(url.render_as_string(hide_password=False)) as connection:
-            ended = connection.execute(ENDED).fetchall()
+        ended = [EndedOrder(*row) for row in rows(topology, "crm", ENDED)]
+        for shard in topology.databases_of("mes"):
+            for order_id, message_type, at in rows(topology, shard, RECEIVED):
+                next(order for order in ended if order.id == order_id).changed_at[message_type] = at
     finally:
         # The services send what they have before they end.
         subprocess.run(
             [*mesctl, "--home", str(DEMO), "down"], cwd=ROOT, check=True, stdout=subprocess.DEVNULL
         )
     last = max(span.began + span.seconds for span in collector.spans if span.instance.endswith(f":{pid}"))
-    return [EndedOrder(*row) for row in ended], Killed("mes", last_seen=last, at=killed_at)
+    return ended, Killed("mes", last_seen=last, at=killed_at)
 
+
+def rows(topology: Topology, name: str, query: LiteralString) -> list[tuple[Any, ...]]:
+    """Return the rows of a query to one database."""
+    role = topology.databases[name].role
+    url = topology.url(name, role=role, driver="psycopg").set(drivername="postgresql")
+    with psycopg.connect(url.render_as_string(hide_password=False)) as connection:
+        return connection.execute(query).fetchall()
+
+
+RECEIVED = "SELECT order_id::text, type, extract(epoch FROM received_at)::float8 FROM inbox"
+"""The inbox keeps the last message of each order."""
 
 ENDED = """
     SELECT order_id::text, channel, status, (

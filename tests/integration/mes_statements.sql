@@ -1,10 +1,12 @@
 -- What the order system sends to its shards where Citus keeps them: every statement that writes or locks, without
 -- its parameters. tests/integration/test_citus_statements.py collects it and says what to add or take out;
 -- `make check` has the preflight read it.
-DELETE FROM outbox WHERE outbox.message_id IN (%s) AND outbox.destination = %s RETURNING CASE WHEN (outbox.created_at BETWEEN %s AND %s) THEN outbox.created_at END AS anon_1;
+DELETE FROM intake WHERE intake.order_id = %s;
+DELETE FROM outbox WHERE outbox.message_id IN (%s) AND outbox.destination = %s RETURNING outbox.order_id, CASE WHEN (outbox.created_at BETWEEN %s AND %s) THEN outbox.created_at END AS anon_1;
 DELETE FROM pricing_jobs WHERE pricing_jobs.order_id = %s;
 DELETE FROM pricing_jobs WHERE pricing_jobs.order_id = %s AND pricing_jobs.leased_by = %s AND pricing_jobs.attempts = %s RETURNING pricing_jobs.order_id;
 INSERT INTO inbox (order_id, message_id, source, type) VALUES (%s) ON CONFLICT DO NOTHING RETURNING inbox.message_id;
+INSERT INTO intake (order_id, message_id, partner, model_key, body, received_at, traceparent) VALUES (%s) ON CONFLICT DO NOTHING RETURNING intake.order_id;
 INSERT INTO model_measurements (digest_key, digest, volume_mm3, area_mm2, extents_mm, polygons, seconds) VALUES (%s) ON CONFLICT DO NOTHING;
 INSERT INTO order_events (order_id, event_no, status, at, actor, detail) SELECT %s AS anon_1, coalesce(max(order_events.event_no), %s) + %s AS anon_2, %s AS anon_3, %s AS anon_4, %s AS anon_5, %s AS anon_6 FROM order_events WHERE order_events.order_id = %s;
 INSERT INTO order_items (order_id, line_no, material, finish, quantity, model_key, model_name, unit_price) VALUES (%s);
@@ -13,6 +15,7 @@ INSERT INTO outbox (order_id, message_id, destination, type, data, created_at) V
 INSERT INTO outbox (order_id, message_id, destination, type, data, created_at) VALUES (%s) RETURNING outbox.sequence;
 INSERT INTO partner_requests (request_key, partner, idempotency_key, request_digest, order_id, message_id) VALUES (%s) ON CONFLICT DO NOTHING;
 INSERT INTO pricing_jobs (order_id, leased_by, traceparent) VALUES (%s) RETURNING pricing_jobs.attempts, pricing_jobs.lease_expires_at, pricing_jobs.created_at;
+SELECT intake.order_id, intake.message_id, intake.partner, intake.model_key, intake.body, intake.received_at, intake.traceparent FROM intake WHERE intake.order_id = %s FOR UPDATE SKIP LOCKED;
 SELECT orders.partner, orders.operator, orders.order_id, orders.status, orders.channel, orders.summary, orders.price, orders.reason, orders.version, orders.created_at, orders.changed_at FROM orders WHERE orders.order_id = %s FOR UPDATE;
 UPDATE order_items SET unit_price=%s WHERE order_items.order_id = %s AND order_items.line_no = %s;
 UPDATE orders SET operator=%s, status=%s, version=%s, changed_at=%s WHERE orders.order_id = %s AND orders.status = %s AND orders.version = %s;

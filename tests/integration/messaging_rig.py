@@ -112,7 +112,12 @@ class Rig:
     redis: Redis
 
     def relay(
-        self, *, retry_seconds: float = 0.05, signer: EntrySigner | None = None, send_traceparent: bool = True
+        self,
+        *,
+        retry_seconds: float = 0.05,
+        signer: EntrySigner | None = None,
+        send_traceparent: bool = True,
+        **options: Any,
     ) -> Relay:
         """Make a relay of the shop's outbox."""
         return Relay(
@@ -125,6 +130,7 @@ class Rig:
             retry_seconds=retry_seconds,
             longest_retry_seconds=max(retry_seconds, 0.2),
             send_traceparent=send_traceparent,
+            **options,
         )
 
     def consumer(

@@ -9,7 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -114,12 +114,18 @@ class PaymentsTeam:
         run(UV, "pip", "uninstall", "--python", self.python, *NAMES, cwd=self.root)
 
 
+def build_wheels(out: Path) -> list[Path]:
+    """Build what a team installs into a folder; return the files."""
+    return build([wheel for wheel in WHEELS if wheel.name in NAMES], root=ROOT, out=out)
+
+
 @contextmanager
-def payments_team(folder: Path) -> Iterator[PaymentsTeam]:
-    """Build the wheels, install them beside packages of the team, and copy the example; stop what it runs.
+def payments_team(folder: Path, wheels: Sequence[Path]) -> Iterator[PaymentsTeam]:
+    """Install the wheels beside packages of the team, and copy the example; stop what it runs.
 
     Parameters:
         folder: an empty one.
+        wheels: what `build_wheels` has built.
     """
     team = PaymentsTeam(folder / "team", folder / "venv", folder / "venv" / "bin" / "mesctl")
     run(sys.executable, "-m", "venv", "--without-pip", team.venv, cwd=folder)
@@ -128,9 +134,7 @@ def payments_team(folder: Path) -> Iterator[PaymentsTeam]:
     dependencies = Path(psycopg.__file__).parents[1]
     (packages / "dependencies.pth").write_text(str(dependencies))
     write(packages, THEIRS)
-    wheels = [wheel for wheel in WHEELS if wheel.name in NAMES]
-    built = build(wheels, root=ROOT, out=folder / "wheels")
-    run(UV, "pip", "install", "--python", team.python, "--no-deps", *built, cwd=folder)
+    run(UV, "pip", "install", "--python", team.python, "--no-deps", *wheels, cwd=folder)
     for program in ("squawk",):  # it is looked for beside Python
         (team.venv / "bin" / program).symlink_to(Path(sys.executable).with_name(program))
     shutil.copytree(EXAMPLE, team.root, ignore=shutil.ignore_patterns("__pycache__", ".*"))

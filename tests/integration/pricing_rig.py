@@ -96,36 +96,35 @@ class Rig:
         quantity: int = 1,
         channel: Channel = Channel.B2B,
         shard: str | None = None,
+        partner: str = "atelier-nord",
+        keys: Sequence[str] = (),
     ) -> int:
-        """Place an order with a line for each model, as the MES does; give its id."""
+        """Place an order with a line for each model, as the MES does; give its id.
+
+        `keys` are those of models that are stored already.
+        """
         order_id = next(number for number in self.ids if shard in {None, self.sessions.shard_of(number)})
-        items = [
-            Item(
-                line_no=line_no,
-                material="silver_925",
-                finish="matte",
-                quantity=quantity,
-                model_key=await self.store(shape),
-                model_name=f"{shape.name}.{shape.suffix}",
-            )
-            for line_no, shape in enumerate(shapes, start=1)
-        ]
-        submitted = OrderSubmitted(
-            actor="test",
-            channel=channel,
-            summary="test",
-            customer=Customer(name="Ada", email="ada@example.org") if channel is Channel.B2C else None,
-            partner="atelier-nord" if channel is Channel.B2B else None,
-            items=tuple(items),
-            submitted_at=AT,
-        )
-        message = Message(id=uuid4(), source="test", subject=str(order_id), time=AT, data=submitted)
+        every = [*keys, *[await self.store(shape) for shape in shapes]]
+        message, submitted = _message(order_id, every, quantity=quantity, channel=channel, partner=partner)
 
         async def work(session: WriteSession) -> None:
             await place(session, message, submitted)
 
         await self.sessions.transact(order_id, work)
         return order_id
+
+    async def submit_many(self, keys: Sequence[str], *, partner: str) -> None:
+        """Place an order for each key of a model, all of a shard in one transaction."""
+        orders = [(next(self.ids), key) for key in keys]
+        for shard in self.sessions.clusters:
+            mine = [order for order in orders if self.sessions.shard_of(order[0]) == shard]
+
+            async def work(session: WriteSession, mine: list[tuple[int, str]] = mine) -> None:
+                for order_id, key in mine:
+                    await place(session, *_message(order_id, [key], partner=partner))
+
+            if mine:
+                await self.sessions.transact(mine[0][0], work)
 
     def worker(self, sandbox: Sandbox, *, holder: str = "worker", options: WorkerOptions = SOON) -> Worker:
         """Make a worker."""
@@ -192,6 +191,38 @@ class Rig:
             order = await session.scalar(select(MesOrder).filter_by(order_id=order_id))
             assert order is not None
             order.status, order.changed_at = Status.CANCELLED, AT
+
+
+def _message(
+    order_id: int,
+    keys: Sequence[str],
+    *,
+    quantity: int = 1,
+    channel: Channel = Channel.B2B,
+    partner: str = "atelier-nord",
+) -> tuple[Message, OrderSubmitted]:
+    """Make the message that submits an order with a line for each model."""
+    items = [
+        Item(
+            line_no=line_no,
+            material="silver_925",
+            finish="matte",
+            quantity=quantity,
+            model_key=key,
+            model_name=f"model{line_no}.stl",
+        )
+        for line_no, key in enumerate(keys, start=1)
+    ]
+    submitted = OrderSubmitted(
+        actor="test",
+        channel=channel,
+        summary="test",
+        customer=Customer(name="Ada", email="ada@example.org") if channel is Channel.B2C else None,
+        partner=partner if channel is Channel.B2B else None,
+        items=tuple(items),
+        submitted_at=AT,
+    )
+    return Message(id=uuid4(), source="test", subject=str(order_id), time=AT, data=submitted), submitted
 
 
 async def until_leased(rig: Rig, order_id: int) -> None:

@@ -194,6 +194,7 @@ def fast_settings(topology: Topology) -> Settings:
         max_upload_bytes=MAX_UPLOAD_BYTES,
         relay_poll_seconds=0.02,
         redelivery_seconds=0.2,
+        flow_floor_per_second=1000.0,
         message_keys=SecretStr(ALL_KEYS),
     )
 

@@ -113,3 +113,18 @@ def test_a_part_is_cut_at_its_limit_and_keeps_its_end(monkeypatch: pytest.Monkey
     monkeypatch.setattr(bundle, "MOST_BYTES", 10)
     part = bundle._produce("x", lambda: "0123456789abcdef", str, float("inf"))  # type: ignore[arg-type]
     assert (part.content, part.is_cut) == (b"6789abcdef", True)
+
+
+def test_verbs_that_hang_cost_nothing_but_what_they_would_say(
+    mesctl: Mesctl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "home"
+    (home / "logs").mkdir(parents=True)
+    (home / "logs" / "mes.log").write_text("a line\n")
+    hanging = {f"hangs-{number}": ["problems", "--watch"] for number in range(8)}
+    monkeypatch.setattr(bundle, "_commands", lambda _: hanging)
+    path = tmp_path / "b.tar.gz"
+    said = mesctl("--home", str(home), "bundle", str(path), "--seconds", "5", "--json")
+    assert set(said.json["unread"]) == {f"{name}.json" for name in hanging}
+    assert said.json["unread"]["hangs-0.json"] == "mesctl problems --watch was not done within 5 s"
+    assert {"topology.json", "versions.json", "logs/mes.log", "databases/crm.json"} <= contents(path).keys()

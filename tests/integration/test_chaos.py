@@ -42,6 +42,6 @@ def test_no_order_is_lost_or_doubled_whatever_is_broken(tmp_path: Path) -> None:
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_two_thousand_orders_live_through_a_day_of_chaos(seed: int, tmp_path: Path) -> None:
-    verdict = run_chaos(tmp_path / "platform", orders=2000, seed=seed, seconds=400, every_seconds=4)
+    verdict = run_chaos(tmp_path / "platform", orders=2000, seed=seed, seconds=360, every_seconds=10)
     assert verdict.wrong == 0, verdict.as_json()
     assert len(verdict.reconciled.accounted_for) + verdict.refused.total() == 2000, verdict.as_json()

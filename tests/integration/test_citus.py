@@ -6,7 +6,7 @@ One Citus for the module; its tests run in their order, and each leaves the node
 import json
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import uuid4
 
@@ -17,7 +17,6 @@ from sqlalchemy.exc import DBAPIError
 
 from app.messaging.message import Ack
 from app.messaging.outbox import claim, settle
-from app.messaging.streams import Destinations
 from app.models.mes import MesOrder, MesOrderEvent, MesOutbox
 from app.models.status import Channel, Status
 from ops.citus.service import open_coordinator, run_watched
@@ -280,7 +279,9 @@ async def test_a_relay_takes_what_is_owed_and_settles_it(sessions: ShardedSessio
         rows = await claim(
             session,
             MesOutbox,
-            destinations=Destinations({}, {}),
+            destination="crm",
+            lag=timedelta(0),
+            now=datetime.now(UTC),
             limit=10,
             retry_after_seconds=lambda _: 60.0,
         )

@@ -22,7 +22,7 @@ THEIRS = (200, {"operator": "Sam"})
 
 
 async def test_a_repeatable_request_is_repeated_until_it_is_answered() -> None:
-    async with client_of(None, (503, {}), (201, {"order_id": "7"})) as (client, server):
+    async with client_of(None, (429, {}), (202, {"order_id": "7"})) as (client, server):
         assert await client.send("POST", "/v1/orders", json={}) == {"order_id": "7"}
         assert len(server.requests) == 3
         assert client.repeats == 2

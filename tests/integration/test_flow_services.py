@@ -1,16 +1,24 @@
 """Flow control at the running services: what is granted, what waits, what is refused."""
 
+import asyncio
+import signal
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Any
 
+import pytest
 import pytest_asyncio
-from httpx import AsyncClient
+from httpx import AsyncClient, Response
 from redis.asyncio import Redis
 from sqlalchemy import func, select, text
 
 from app.flow.grants import grant_key
+from app.flow.limiter import Priority
+from app.flow.shedding import Admission
+from app.flow.signals import SIGNALS
 from app.mes.application import build as build_mes
 from app.messaging.streams import open_redis
 from app.models.mes import Intake, MesOrder, PartnerRequest, PricingJob
@@ -18,6 +26,7 @@ from app.topology import redis_url
 from readreplica.cluster import Cluster
 from sharding.engines import open_cluster
 from sharding.topology import Topology
+from tests.integration.mesctl_rig import Said
 from tests.integration.messaging_rig import until
 from tests.integration.services_rig import (
     MODEL,
@@ -31,6 +40,7 @@ from tests.integration.services_rig import (
     open_services,
     problem,
 )
+from tests.project import PROJECT
 
 
 @pytest_asyncio.fixture
@@ -43,6 +53,19 @@ async def services(topology: Topology) -> AsyncIterator[Services]:
 async def directory(topology: Topology) -> AsyncIterator[Cluster]:
     async with open_cluster(topology, "directory", role="mes", application_name="test") as cluster:
         yield cluster
+
+
+async def mesctl(topology: Topology, *words: str) -> Said:
+    """Run `mesctl` in a process of its own: in this one the services write their logs to the same stdout."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "ops", "--project", str(PROJECT.path), "--topology", str(topology.path)),
+        *words,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    out, err = await process.communicate()
+    assert process.returncode is not None
+    return Said(process.returncode, out.decode(), err.decode())
 
 
 @asynccontextmanager
@@ -132,7 +155,7 @@ async def test_what_waits_is_shown_and_the_same_key_finds_it(services: Services,
 async def test_a_full_intake_refuses_and_stores_nothing(services: Services, directory: Cluster) -> None:
     await paused(services, directory)
     known = ""
-    answers = []
+    answers: list[Response] = []
     while not answers or answers[-1].status_code == 202:
         key = new_key()
         answers.append(await services.b2b_response(key=key))
@@ -159,7 +182,8 @@ async def test_a_pause_outlives_a_wiped_redis_and_ends_by_itself(
     async with redis_of(topology) as redis:
 
         async def rate() -> str | None:
-            return await redis.hget(grant_key("shop"), "per_second")
+            found = (await redis.hgetall(grant_key("shop"))).get("per_second")
+            return None if found is None else str(found)
 
         async def is_paused() -> bool:
             return await rate() == "0.0"
@@ -235,3 +259,74 @@ async def taken_by(client: AsyncClient) -> str:
         headers={"Idempotency-Key": new_key()},
     )
     return str(ok(answer, 202)["order_id"])
+
+
+async def test_people_pause_limit_and_resume_by_mesctl(
+    services: Services, directory: Cluster, topology: Topology
+) -> None:
+    await until_granted(directory, "crm", lambda grant: True)
+    dry = await mesctl(topology, "flow", "pause", "crm", "--for", "5m", "--dry-run")
+    assert dry.out.startswith("INSERT INTO flow_overrides")
+    assert dry.out.rstrip().endswith(";")
+    assert not (await granted(directory, "crm"))["paused"]
+    done = await mesctl(topology, "flow", "pause", "crm", "--for", "5m", "--reason", "full", "--json")
+    assert done.json["per_second"] == 0
+    await until_granted(directory, "crm", lambda grant: grant["paused"])
+    shown = (await mesctl(topology, "flow", "status", "--json")).json
+    crm = next(each for each in shown["senders"] if each["sender"] == "crm")
+    assert (crm["per_second"], crm["paused"]) == (0, True)
+    assert "full" in crm["reason"]
+    assert {each["signal"] for each in shown["signals"]} == set(SIGNALS)
+    await mesctl(topology, "flow", "limit", "crm", "1", "--for", "5m")
+    await until_granted(directory, "crm", lambda grant: grant["per_second"] == 1)
+    assert (await mesctl(topology, "flow", "resume", "crm")).status == 0
+    await until_granted(directory, "crm", lambda grant: grant["per_second"] > 1)
+    assert (await mesctl(topology, "flow", "resume", "crm")).status == 3
+    assert (await mesctl(topology, "flow", "pause", "crm", "--for", "25h")).status == 2
+
+
+async def test_history_is_refused_while_creation_goes_on_and_the_operators_list_never(
+    services: Services, topology: Topology
+) -> None:
+    """A service at its limit: its places are taken, and nothing comes free for a while."""
+    order_id = await services.b2b()
+    app = build_mes(fast_settings(topology), topology)
+    async with client_of(app) as mes, AsyncExitStack() as places:
+        app.state.admission = Admission("mes", most=48, max_wait_seconds=30.0)
+        limiter = app.state.admission.limiter
+        for _ in range(limiter.limit):
+            await places.enter_async_context(limiter.admitted(Priority.NEVER))
+        reads = [asyncio.create_task(mes.get(f"/v1/orders/{order_id}")) for _ in range(20)]
+        creations = [asyncio.create_task(taken_by(mes)) for _ in range(2)]
+
+        async def is_full() -> bool:
+            return bool(limiter.waiting >= 14)
+
+        await until(is_full)
+        listed = await mes.get("/v1/orders", params={"status": "SUBMITTED"})
+        assert listed.status_code == 200
+        await places.aclose()
+        answers = await asyncio.gather(*reads)
+        await asyncio.gather(*creations)  # each was taken in
+    refused = [answer for answer in answers if answer.status_code == 503]
+    assert refused
+    assert problem(refused[0], 503)["type"].endswith(":shed")
+    assert refused[0].headers["Retry-After"] == "2"
+
+
+@pytest.mark.parametrize("point", ["placing", "placed"])
+async def test_an_order_whose_process_is_killed_while_it_places_it_is_placed_once(
+    services: Services, directory: Cluster, topology: Topology, point: str
+) -> None:
+    await paused(services, directory)
+    order_id = str(ok(await services.b2b_response(), 202)["order_id"])
+    victim = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "tests.integration.intake_victim", point, str(topology.path), order_id
+    )
+    assert await victim.wait() == -signal.SIGKILL
+    assert await counted(services, MesOrder) == (1 if point == "placed" else 0)
+    await override(directory, "partners", 0.0, seconds=0)
+    seen = await services.shows(services.crm, order_id, "SUBMITTED")
+    assert len(seen["history"]) == 1
+    assert (await counted(services, MesOrder), await counted(services, PricingJob)) == (1, 1)
+    assert await counted(services, Intake) == 0

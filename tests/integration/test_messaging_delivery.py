@@ -230,7 +230,7 @@ async def test_foreign_entries_do_no_harm(rig: Rig) -> None:
 
 async def test_what_is_not_acknowledged_is_sent_again_later_and_later(rig: Rig) -> None:
     await rig.owe(1, "a")
-    relay = rig.relay(retry_seconds=60)
+    relay = rig.relay(retry_seconds=60, look_seconds=0)
 
     await relay.turn()
     await relay.turn()

@@ -109,6 +109,10 @@ def test_the_command_of_an_alert_is_a_verb(command: str) -> None:
         from app.console.orders import app as orders
 
         group, verb, rest = get_command(orders), rest[0], rest[1:]
+    if verb == "flow":
+        from app.console.flow import app as flow
+
+        group, verb, rest = get_command(flow), rest[0], rest[1:]
     assert verb in group.commands  # type: ignore[attr-defined]  # a group of typer
 
 

@@ -20,7 +20,8 @@ from readreplica.httpx import CausalClient
 from sharding.shard_map import ShardMap
 from tests.acceptance.test_docs import ROOT, fenced
 from tests.acceptance.test_wheel import THEIRS, kept, packages_of
-from tests.integration.payments_rig import EXAMPLE, PaymentsTeam, payments_team
+from tests.integration.payments_rig import EXAMPLE, PaymentsTeam, build_wheels, payments_team
+from tests.once import made_once
 
 MAP = ShardMap.even(["north", "south"], 16)
 NORTH, SOUTH = (next(key for key in range(1, 99) if MAP.shard_of(key) == shard) for shard in MAP.shards)
@@ -82,8 +83,9 @@ asyncio.run(main())
 
 
 @pytest.fixture
-def team(tmp_path: Path) -> Iterator[PaymentsTeam]:
-    with payments_team(tmp_path) as team:
+def team(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PaymentsTeam]:
+    built = made_once(tmp_path_factory, "team-wheels", build_wheels)
+    with payments_team(tmp_path, [*built.glob("*.whl")]) as team:
         yield team
 
 

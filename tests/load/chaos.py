@@ -41,6 +41,9 @@ from tests.load.faults import Breaker, Fault, plan_faults
 from tests.project import PROJECT
 
 CENSUS_EVERY_SECONDS = 1.0
+BUYERS_AT_ONCE = 60
+"""Of all buyers that have come; the others wait at the door, and the client has connections for these."""
+PATIENCE_SECONDS = 600.0
 STALL_SECONDS = 150.0
 """The run is given up when nothing at all has changed for so long: longer than any back-off."""
 
@@ -111,8 +114,11 @@ class Chaos:
     async def live(self) -> None:
         """Run until every order has ended and every fault is mended, or nothing changes any more."""
         over = asyncio.Event()
-        async with self._clients() as (shop, crm, mes), asyncio.TaskGroup() as tasks:
-            work = [*self._buyers(shop, mes), *self._staff(crm, mes, over)]
+        async with self._clients() as buyers, self._clients() as staff, asyncio.TaskGroup() as tasks:
+            work = [
+                *self._buyers(buyers["shop"], buyers["mes"]),
+                *self._staff(staff["crm"], staff["mes"], over),
+            ]
             people = [tasks.create_task(each) for each in work]
             faults = [tasks.create_task(self._break(fault)) for fault in self.faults]
             await self._watch(faults)
@@ -120,7 +126,7 @@ class Chaos:
             for person in people:
                 if not self._is_settled:
                     person.cancel()
-            self.repeats = shop.repeats + crm.repeats + mes.repeats
+            self.repeats = sum(client.repeats for client in (*buyers.values(), *staff.values()))
 
     async def _break(self, fault: Fault) -> None:
         await asyncio.sleep(fault.at_seconds)
@@ -163,30 +169,37 @@ class Chaos:
         return is_complete and ended and census.owed == 0
 
     @asynccontextmanager
-    async def _clients(self) -> AsyncIterator[tuple[RetryingClient, RetryingClient, RetryingClient]]:
+    async def _clients(self) -> AsyncIterator[dict[str, RetryingClient]]:
+        """Open clients of their own for some people: who waits for a frozen service keeps a connection."""
         async with AsyncExitStack() as stack:
-            shop, crm, mes = [
-                await stack.enter_async_context(
-                    RetryingClient(services_of(self.topology)[service].url, patience_seconds=300)
+            yield {
+                name: await stack.enter_async_context(
+                    RetryingClient(service.url, patience_seconds=PATIENCE_SECONDS)
                 )
-                for service in ("shop", "crm", "mes")
-            ]
-            yield shop, crm, mes
+                for name, service in services_of(self.topology).items()
+            }
 
     def _buyers(self, shop: RetryingClient, mes: RetryingClient) -> Iterator[Coroutine[Any, Any, None]]:
-        random = Random(self.seed)
+        random, door = Random(self.seed), asyncio.Semaphore(BUYERS_AT_ONCE)
         for planned in self.planned_orders:
-            yield self._buy(planned, shop, mes, after_seconds=random.uniform(0, self.seconds))
+            yield self._buy(planned, shop, mes, door, after_seconds=random.uniform(0, self.seconds))
 
     async def _buy(
-        self, planned: PlannedOrder, shop: RetryingClient, mes: RetryingClient, *, after_seconds: float
+        self,
+        planned: PlannedOrder,
+        shop: RetryingClient,
+        mes: RetryingClient,
+        door: asyncio.Semaphore,
+        *,
+        after_seconds: float,
     ) -> None:
         await asyncio.sleep(after_seconds)
         try:
-            if planned.channel is Channel.B2C:
-                await ShopCustomer(planned, shop=shop, accepted=self.accepted).visit()
-            else:
-                await Partner(planned, mes=mes, accepted=self.accepted).visit()
+            async with door:
+                if planned.channel is Channel.B2C:
+                    await ShopCustomer(planned, shop=shop, accepted=self.accepted).visit()
+                else:
+                    await Partner(planned, mes=mes, accepted=self.accepted).visit()
         except (HttpRefusal, TemporarilyUnavailable) as error:
             self.refused[str(error)] += 1
 
@@ -256,13 +269,13 @@ def _verdict(chaos: Chaos, *, seconds: float) -> Verdict:
 
 @contextmanager
 def _platform(folder: Path) -> Iterator[Platform]:
-    """Start a platform, and remove it at the end, whatever state it is in."""
+    """Start a platform, and stop it at the end, whatever state it is in; its logs stay."""
     platform = Platform(folder, PROJECT, safe=False)
     try:
         platform.up()
         yield platform
     finally:
-        platform.delete()
+        platform.down()
 
 
 def main() -> int:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import replace
+from datetime import timedelta
 from decimal import Decimal
 
 import pytest
@@ -13,6 +14,7 @@ from app.console.audit.rules import (
     ChildRows,
     Fact,
     Fault,
+    IntakeRow,
     OrderCopy,
     OrderFacts,
     OwedMessage,
@@ -66,6 +68,21 @@ def test_mes_gets_an_order_again_only_while_it_is_no_further(status: Status, is_
     repairs, others = plan_repairs(lost)
     assert [each.destination for each in repairs] == ([ServiceName.MES] if is_sent else [])
     assert bool(others) is not is_sent
+
+
+@pytest.mark.parametrize(
+    ("minutes", "copies", "found"),
+    [
+        (59, (), []),
+        (61, (), [Fault.NOT_PLACED]),
+        (0.9, AGREED, []),
+        (1.1, AGREED, [Fault.IN_INTAKE_TOO]),
+    ],
+)
+def test_what_waits_in_the_intake_for_too_long_or_is_placed_already_is_found(
+    minutes: float, copies: tuple[OrderCopy, ...], found: list[Fault]
+) -> None:
+    assert faults(*copies, IntakeRow(1, "mes_0", timedelta(minutes=minutes))) == found
 
 
 def test_an_order_that_stands_everywhere_and_agrees_is_clean() -> None:

@@ -78,6 +78,16 @@ def _cells(place: dict[str, Any]) -> list[tuple[int, int]]:
 
 def test_there_is_a_dashboard_for_each_area_and_its_text_is_the_same_each_time() -> None:
     files = dashboard_files(ALL)
-    names = ["databases", "mes-storage", "messages", "orders", "pricing", "replicas", "shards", "trouble-now"]
+    names = [
+        "databases",
+        "flow",
+        "mes-storage",
+        "messages",
+        "orders",
+        "pricing",
+        "replicas",
+        "shards",
+        "trouble-now",
+    ]
     assert sorted(files) == [f"dashboards/{name}.json" for name in names]
     assert files == dashboard_files(ALL)

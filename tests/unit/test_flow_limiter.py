@@ -19,9 +19,9 @@ from app.flow.limiter import (
     AdaptiveLimiter,
     LimitOptions,
     LimitState,
+    LoadWindow,
     Priority,
     Shed,
-    Window,
     next_limit,
 )
 
@@ -135,7 +135,7 @@ class Simulation:
         if self.fixed or seconds < self.options.window_seconds or not enough:
             return
         self._count(now, 0)
-        window = Window(
+        window = LoadWindow(
             seconds=seconds,
             latency_seconds=median(self._latencies),
             completed=len(self._latencies),
@@ -196,7 +196,7 @@ def test_it_follows_a_service_that_gets_slower_and_fast_again() -> None:
 
 
 windows = st.builds(
-    Window,
+    LoadWindow,
     seconds=st.floats(0.01, 100),
     latency_seconds=st.floats(0, 1000),
     completed=st.integers(0, 10_000),
@@ -208,7 +208,7 @@ windows = st.builds(
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(windows, max_size=60), st.integers(1, 20))
-def test_whatever_it_measures_it_keeps_its_bounds(measured: list[Window], floor: int) -> None:
+def test_whatever_it_measures_it_keeps_its_bounds(measured: list[LoadWindow], floor: int) -> None:
     options = LimitOptions(floor=floor, initial=floor, most=100)
     state = LimitState(limit=float(floor))
     for window in measured:

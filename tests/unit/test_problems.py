@@ -208,3 +208,19 @@ def test_ages() -> None:
         "2 d",
     ]
     assert age_of(None, NOW) == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "object_", "command"),
+    [
+        ("crm", "database crm", "mesctl replicas list crm"),
+        ("database crm", "database crm", "mesctl replicas list crm"),
+        ("partitions of mes_0", "partitions of mes_0", "mesctl replicas list mes_0"),
+        ("the embedded platform", "the embedded platform", "mesctl status"),
+        ("the project's own problems", "the project's own problems", "mesctl status"),
+    ],
+)
+def test_what_could_not_be_read_names_a_command_that_is_one(name: str, object_: str, command: str) -> None:
+    found = unread(name, "it does not answer: nothing came within 4 s")
+    assert (found.object, found.what) == (object_, "does not answer: nothing came within 4 s")
+    assert found.command == command

@@ -44,6 +44,7 @@ def in_threads(snippet: str) -> str:
     )
 
 
+@pytest.mark.long
 def test_the_wrong_kind_of_session_is_refused_and_the_right_one_accepted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,7 +12,15 @@ import pytest
 from pydantic import BaseModel
 
 from ops.errors import ExitStatus
-from ops.project.project import CommandEntry, MonitoringEntry, ProjectFile, ServiceEntry, TreeEntry, UpEntry
+from ops.project.project import (
+    CommandEntry,
+    GatewayEntry,
+    MonitoringEntry,
+    ProjectFile,
+    ServiceEntry,
+    TreeEntry,
+    UpEntry,
+)
 from ops.verbs import VERBS
 from sharding.topology import (
     Database,
@@ -48,6 +56,7 @@ SECTIONS: dict[str, dict[str, type[BaseModel]]] = {
         "`[services.NAME]`": ServiceEntry,
         "`[up]`": UpEntry,
         "`[monitoring]`": MonitoringEntry,
+        "`[gateway]`": GatewayEntry,
     },
 }
 

@@ -20,13 +20,23 @@ from sqlalchemy import (
     Table,
     case,
     exists,
+    func,
     literal,
     literal_column,
     select,
     text,
 )
 
-from app.console.audit.rules import ChildRows, Fact, OrderCopy, OrderFacts, OwedMessage, RowLocation, gather
+from app.console.audit.rules import (
+    ChildRows,
+    Fact,
+    IntakeRow,
+    OrderCopy,
+    OrderFacts,
+    OwedMessage,
+    RowLocation,
+    gather,
+)
 from app.messaging.routing import ServiceName
 from app.models import crm, mes, shop
 from app.models.status import Status
@@ -228,6 +238,8 @@ def _queries(database: str, service: ServiceName) -> list[tuple[Select[Any], Cal
     for model, parent in layout.children:
         queries.append((_children(model), partial(_child, service, database, model.__tablename__, parent)))
     queries.append((_messages(layout.outbox), partial(_message, service)))
+    if service is ServiceName.MES:
+        queries.append((_waiting_intake(), partial(_intake, database)))
     return queries
 
 
@@ -277,6 +289,11 @@ def _messages(outbox: Any) -> Select[Any]:
     )
 
 
+def _waiting_intake() -> Select[Any]:
+    model: Any = mes.Intake
+    return select(model.order_id, (func.now() - model.received_at).label("waited"))
+
+
 def partition_of(table: Table) -> ColumnElement[str]:
     """Return the SQL that names the partition (or the plain table) in which a row of `table` stands."""
     return literal_column(f"{table.name}.tableoid::regclass::text")
@@ -289,6 +306,10 @@ def _copy(service: ServiceName, database: str, table: str, row: Row[Any]) -> Ord
 
 def _child(service: ServiceName, database: str, table: str, parent: str, row: Row[Any]) -> ChildRows:
     return ChildRows(row.order_id, RowLocation(service, database, table, table), parent)
+
+
+def _intake(database: str, row: Row[Any]) -> IntakeRow:
+    return IntakeRow(row.order_id, database, row.waited)
 
 
 def _message(source: ServiceName, row: Row[Any]) -> OwedMessage:

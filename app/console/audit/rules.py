@@ -65,7 +65,16 @@ class OwedMessage:
     set_aside_reason: str | None = None
 
 
-Fact = OrderCopy | ChildRows | OwedMessage
+@dataclass(frozen=True, slots=True)
+class IntakeRow:
+    """A partner's order that is not placed yet, and for how long it has waited by the database's clock."""
+
+    order_id: int
+    database: str
+    waited: timedelta
+
+
+Fact = OrderCopy | ChildRows | OwedMessage | IntakeRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +85,7 @@ class OrderFacts:
     copies: tuple[OrderCopy, ...] = ()
     children: tuple[ChildRows, ...] = ()
     messages: tuple[OwedMessage, ...] = ()
+    intake: tuple[IntakeRow, ...] = ()
 
     def copies_of(self, service: ServiceName) -> tuple[OrderCopy, ...]:
         """Return the copies that one service holds: one, when all is well."""
@@ -103,6 +113,7 @@ def _facts(order_id: int, rows: tuple[Fact, ...]) -> OrderFacts:
         tuple(sorted((row for row in rows if isinstance(row, OrderCopy)), key=lambda copy: str(copy.place))),
         tuple(row for row in rows if isinstance(row, ChildRows)),
         tuple(row for row in rows if isinstance(row, OwedMessage)),
+        tuple(row for row in rows if isinstance(row, IntakeRow)),
     )
 
 
@@ -118,6 +129,8 @@ class Fault(StrEnum):
     ORPHAN = "orphan"
     STUCK = "stuck"
     NO_JOB = "no pricing job"
+    NOT_PLACED = "waits in intake"
+    IN_INTAKE_TOO = "placed, and in intake"
     IN_FLIGHT = "in flight"
     """Not a fault: services differ, and the message that will make them agree is under way."""
 
@@ -144,6 +157,12 @@ class AuditFinding:
     fault: Fault
     detail: str
 
+
+IN_INTAKE_AFTER = timedelta(hours=1)
+"""How long a partner's order may wait to be placed. Who has paused partners for longer sees it here."""
+
+CLEARED_AFTER = timedelta(minutes=1)
+"""A repeated request may put an order into the intake again while it is placed; the drain clears that."""
 
 PRICING_JOBS = "pricing_jobs"
 
@@ -172,6 +191,7 @@ def judge(facts: OrderFacts, *, shard_of: Callable[[int], str]) -> list[AuditFin
         *_differing(facts),
         *_dead_letters(facts),
         *_orphans(facts),
+        *_in_intake(facts),
     ]
     # Several services may wait for messages of one order: that is still one order in flight.
     return list(dict.fromkeys(findings))
@@ -274,6 +294,17 @@ def _orphans(facts: OrderFacts) -> Iterator[AuditFinding]:
         if (child.place.database, child.parent) not in homes:
             detail = f"rows in {child.place}, no order in {child.place.database}.{child.parent}"
             yield AuditFinding(facts.order_id, Fault.ORPHAN, detail)
+
+
+def _in_intake(facts: OrderFacts) -> Iterator[AuditFinding]:
+    placed = facts.copies_of(ServiceName.MES)
+    for row in facts.intake:
+        waited = f"for {row.waited.total_seconds():.0f} s in {row.database}.intake"
+        if placed and row.waited > CLEARED_AFTER:
+            detail = f"{waited}, and placed in {placed[0].place}"
+            yield AuditFinding(facts.order_id, Fault.IN_INTAKE_TOO, detail)
+        elif not placed and row.waited > IN_INTAKE_AFTER:
+            yield AuditFinding(facts.order_id, Fault.NOT_PLACED, f"{waited}: mesctl flow status says why")
 
 
 def _under_way(facts: OrderFacts, source: ServiceName, destination: ServiceName) -> bool:

@@ -21,7 +21,7 @@ class DemoError(OpsError):
 
 
 class TemporarilyUnavailable(DemoError):
-    """The service did not do it, and says that it may later: no connection, or 503."""
+    """The service did not do it, and says that it may later: no connection, 503 or 429."""
 
     def __init__(self, request: str, reason: str) -> None:
         self.request = request
@@ -50,6 +50,9 @@ class GuaranteeViolated(DemoError):
 
 
 Json = dict[str, Any]
+
+_LATER = frozenset({httpx.codes.SERVICE_UNAVAILABLE, httpx.codes.TOO_MANY_REQUESTS})
+"""What is refused now, and may be asked again: a service that is away, and an intake that is full."""
 
 REFUSALS_AFTER_A_LOST_ANSWER = 5
 """How often a no is checked against the order once an answer was lost: a replica may be a moment behind."""
@@ -145,7 +148,7 @@ class RetryingClient:
             raise TemporarilyUnavailable(request, "no connection") from error
         except httpx.TransportError as error:
             raise AnswerLost(request, type(error).__name__) from error
-        if answer.status_code == httpx.codes.SERVICE_UNAVAILABLE:
+        if answer.status_code in _LATER:
             raise TemporarilyUnavailable(request, answer.text)
         if answer.is_error:
             raise HttpRefusal(request, answer.status_code, answer.text)

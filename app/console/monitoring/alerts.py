@@ -16,6 +16,7 @@ METRICS = {
     "app_order_stage_duration_seconds": Metric("histogram", ("from", "to")),
     "app_pricing_duration_seconds": Metric("histogram", ("outcome", "reused")),
     "app_pricing_running": Metric("gauge"),
+    "app_pricing_workers": Metric("gauge", ("state",)),
     "app_messages_sent_total": Metric("counter", ("destination",)),
     "app_messages_handled_total": Metric("counter", ("source", "type", "outcome")),
     "app_message_acknowledged_duration_seconds": Metric("histogram", ("destination",)),
@@ -28,6 +29,14 @@ METRICS = {
     "app_inbox_pruned_total": Metric("counter", _OF_DATABASE),
     "app_inbox_kept": Metric("gauge", _OF_DATABASE),
     "app_entries_refused_total": Metric("counter", ("reason", "kind")),
+    "app_flow_granted": Metric("gauge", ("sender",)),
+    "app_flow_paused": Metric("gauge", ("sender",)),
+    "app_flow_pressure": Metric("gauge", ("signal",)),
+    "app_flow_ignored_total": Metric("counter", ("sender",)),
+    "app_intake_waiting": Metric("gauge", _OF_DATABASE),
+    "app_intake_refused_total": Metric("counter"),
+    "app_requests_shed_total": Metric("counter", ("priority",)),
+    "app_requests_limit": Metric("gauge"),
     # Of the exporter.
     "app_orders": Metric(
         "gauge",
@@ -42,6 +51,9 @@ METRICS = {
     "app_dead_letters_oldest_seconds": Metric("gauge", _OF_MESSAGES),
     "app_pricing_jobs": Metric("gauge", ("database", "state")),
     "app_pricing_jobs_oldest_seconds": Metric("gauge", ("database", "state")),
+    "app_pricing_senders": Metric("gauge", _OF_DATABASE),
+    "app_pricing_largest_sender_jobs": Metric("gauge", _OF_DATABASE),
+    "app_pricing_passed_over_seconds": Metric("gauge", _OF_DATABASE),
     "app_pricing_busy_seconds_total": Metric("counter", _OF_DATABASE),
     "app_customers": Metric("gauge", _OF_DATABASE),
 }
@@ -147,6 +159,25 @@ _ORDERS = (
         "{{ $value }} orders could be priced, and no worker takes one",
         "alerts-orders.md#pricingidle",
         "mesctl up",
+    ),
+    Alert(
+        "PricingWorkersMissing",
+        'sum by (instance) (app_pricing_workers{state="running"})'
+        ' < sum by (instance) (app_pricing_workers{state="wanted"})',
+        300,
+        "ticket",
+        "{{ $value }} pricing workers run at {{ $labels.instance }}, fewer than should",
+        "alerts-orders.md#pricingworkersmissing",
+        "mesctl logs pricing",
+    ),
+    Alert(
+        "PricingUnfair",
+        "app_pricing_passed_over_seconds > 300",
+        300,
+        "ticket",
+        "A sender's only order in {{ $labels.database }} is passed over for {{ $value | humanizeDuration }}",
+        "alerts-orders.md#pricingunfair",
+        "mesctl problems",
     ),
     Alert(
         "PricingFails",
@@ -270,6 +301,72 @@ _SERVICES = (
     ),
 )
 
+_FLOW = (
+    Alert(
+        "GrantAtFloor",
+        "max by (sender) (app_flow_granted) <= 2 unless max by (sender) (app_flow_paused) == 1",
+        900,
+        "ticket",
+        "The MES takes only {{ $value }} messages a second of {{ $labels.sender }}, for want of capacity",
+        "alerts-flow.md#grantatfloor",
+        "mesctl flow status",
+    ),
+    Alert(
+        "FlowPaused",
+        "max by (sender) (app_flow_paused) == 1",
+        1800,
+        "ticket",
+        "{{ $labels.sender }} is paused by a person, and what it sends waits",
+        "alerts-flow.md#flowpaused",
+        "mesctl flow resume {{ $labels.sender }}",
+    ),
+    Alert(
+        "IntakeFull",
+        "sum(increase(app_intake_refused_total[5m])) > 0",
+        60,
+        "page",
+        "{{ $value | humanize }} orders of partners were refused within 5 minutes: too many wait",
+        "alerts-flow.md#intakefull",
+        "mesctl flow status",
+    ),
+    Alert(
+        "GrantIgnored",
+        "sum by (sender) (increase(app_flow_ignored_total[5m])) > 0",
+        60,
+        "ticket",
+        "{{ $labels.sender }} sends far more than the MES grants",
+        "alerts-flow.md#grantignored",
+        "mesctl flow status",
+    ),
+    Alert(
+        "CreationShed",
+        'sum by (job) (increase(app_requests_shed_total{priority="creation"}[5m])) > 0',
+        60,
+        "page",
+        "{{ $labels.job }} refuses {{ $value | humanize }} new orders and decisions within 5 minutes",
+        "alerts-flow.md#creationshed",
+        "mesctl flow status",
+    ),
+    Alert(
+        "RequestsShed",
+        "sum by (job) (rate(app_requests_shed_total[5m])) > 1",
+        300,
+        "ticket",
+        "{{ $labels.job }} refuses {{ $value | humanize }} requests a second, history first",
+        "alerts-flow.md#requestsshed",
+        "mesctl flow status",
+    ),
+    Alert(
+        "LimitLow",
+        "app_requests_limit <= 8",
+        900,
+        "ticket",
+        "{{ $labels.job }} at {{ $labels.instance }} finds room for {{ $value }} requests at once only",
+        "alerts-flow.md#limitlow",
+        "mesctl problems",
+    ),
+)
+
 SLOS = (
     Slo(
         "price_time",
@@ -320,7 +417,7 @@ INHIBITIONS = (
 
 ALERTS = Rules(
     recording=RECORDING,
-    alerts=(*_ORDERS, *_MESSAGES, *_SERVICES),
+    alerts=(*_ORDERS, *_MESSAGES, *_SERVICES, *_FLOW),
     slos=SLOS,
     inhibitions=INHIBITIONS,
     metrics=METRICS,

@@ -87,13 +87,39 @@ MESSAGES = Dashboard(
     ),
 )
 
+FLOW = Dashboard(
+    "flow",
+    "Flow",
+    (
+        lines("Granted a second", ("max by (sender) (app_flow_granted)", "{{sender}}")),
+        lines("Paused", ("max by (sender) (app_flow_paused)", "{{sender}}")),
+        lines("Signals, 1 is the limit", ("max by (signal) (app_flow_pressure)", "{{signal}}")),
+        lines("Partners' orders that wait", ("max by (database) (app_intake_waiting)", "{{database}}")),
+        lines("Partners' orders refused", ("sum(increase(app_intake_refused_total[5m]))", "refused")),
+        lines("Beyond the grant", ("sum by (sender) (increase(app_flow_ignored_total[5m]))", "{{sender}}")),
+        lines("Requests at once, limit", ("app_requests_limit", "{{job}} {{instance}}")),
+        lines(
+            "Requests refused",
+            ("sum by (job, priority) (rate(app_requests_shed_total[5m]))", "{{job}} {{priority}}"),
+            unit="reqps",
+        ),
+    ),
+)
+
 PRICING = Dashboard(
     "pricing",
     "Pricing",
     (
         lines("Jobs", ("sum by (database, state) (app_pricing_jobs)", "{{database}} {{state}}")),
         lines("Age of the oldest", ("app_pricing_jobs_oldest_seconds", "{{database}} {{state}}"), unit="s"),
-        lines("Running", ("app_pricing_running", "{{job}} {{instance}}")),
+        lines("Running", ("sum by (job, instance) (app_pricing_running)", "{{job}} {{instance}}")),
+        lines("Workers", ("sum by (instance, state) (app_pricing_workers)", "{{instance}} {{state}}")),
+        lines(
+            "Senders",
+            ("app_pricing_senders", "{{database}}"),
+            ("app_pricing_largest_sender_jobs", "{{database}}, orders of the largest"),
+        ),
+        lines("Passed over", ("app_pricing_passed_over_seconds", "{{database}}"), unit="s"),
         lines(
             "Prices a minute",
             ("60 * sum by (outcome) (rate(app_pricing_duration_seconds_count[10m]))", "{{outcome}}"),
@@ -111,4 +137,4 @@ PRICING = Dashboard(
     ),
 )
 
-DASHBOARDS = (ORDERS, MESSAGES, PRICING)
+DASHBOARDS = (ORDERS, MESSAGES, FLOW, PRICING)

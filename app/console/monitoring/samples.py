@@ -198,11 +198,35 @@ def _jobs(database: str, connection: Connection) -> Iterator[Sample]:
         .group_by(state)
     )
     rows = {found: (count, age) for found, count, age in connection.execute(query)}
+    yield from _senders(database, connection)
     for each in ("waiting", "held", "resting"):
         count, age = rows.get(each, (0, 0))
         labels = {"database": database, "state": each}
         yield Sample("app_pricing_jobs", labels, count)
         yield Sample("app_pricing_jobs_oldest_seconds", labels, float(age or 0))
+
+
+def _senders(database: str, connection: Connection) -> Iterator[Sample]:
+    """Count the senders whose orders wait for a price, and see whether one with a single order waits longest.
+
+    Such an order has been passed over as long as orders of others, which came later, are worked on.
+    """
+    waits = PricingJob.leased_by.is_(None) & (PricingJob.lease_expires_at <= func.now())
+    each = (
+        select(func.count().label("jobs"), func.min(PricingJob.created_at).label("since"))
+        .where(waits, PricingJob.attempts == 0)
+        .group_by(PricingJob.sender)
+        .subquery()
+    )
+    latest = select(func.max(PricingJob.created_at)).where(PricingJob.leased_by.is_not(None))
+    taken = connection.scalar(latest)
+    lone = func.min(each.c.since).filter((each.c.jobs == 1) & (each.c.since < taken))
+    query = select(func.count(), func.coalesce(func.max(each.c.jobs), 0), _age(lone)).select_from(each)
+    senders, largest, age = connection.execute(query).one()
+    labels = {"database": database}
+    yield Sample("app_pricing_senders", labels, senders)
+    yield Sample("app_pricing_largest_sender_jobs", labels, largest)
+    yield Sample("app_pricing_passed_over_seconds", labels, float(age or 0))
 
 
 def _measurements(database: str, connection: Connection) -> Iterator[Sample]:

@@ -5,7 +5,9 @@ from ops.migrate import frozen
 revision = "0008"
 down_revision = "0007"
 phase = "pre"
-lint_allows = {"require-concurrent-index-creation": "it holds what waits to be priced: some thousand rows at most"}
+lint_allows = {
+    "require-concurrent-index-creation": "it holds what waits to be priced: some thousand rows at most"
+}
 
 
 def upgrade() -> None:

@@ -1,0 +1,58 @@
+"""Which route of which service is behind which door of the gateway: one table, `DOORS`.
+
+Health, metrics and the pages of the API's documentation are behind no door.
+"""
+
+from collections.abc import Mapping
+
+from ops.gateway.model import GatewayRoute
+
+FILE_BYTES = 21 * 1024 * 1024
+"""A model of the largest size that is accepted, in a form."""
+_UPLOAD_SECONDS = 60.0
+
+
+def _reads(service: str, path: str) -> GatewayRoute:
+    return GatewayRoute(path=path, methods=("GET",), service=service, is_repeatable=True)
+
+
+def _acts(service: str, path: str) -> GatewayRoute:
+    return GatewayRoute(path=path, methods=("POST",), service=service)
+
+
+def _uploads(service: str, path: str, method: str) -> GatewayRoute:
+    return GatewayRoute(
+        path=path, methods=(method,), service=service, body_bytes=FILE_BYTES, seconds=_UPLOAD_SECONDS
+    )
+
+
+_ORDER = "/v1/orders/{order_id}"
+
+DOORS: Mapping[str, tuple[GatewayRoute, ...]] = {
+    # Partners.
+    "external": (
+        _uploads("mes", "/v1/partners/{partner}/orders", "POST"),
+        _reads("mes", _ORDER),
+    ),
+    # Customers, and the Shop's own pages.
+    "customer": (
+        _acts("shop", "/v1/orders"),
+        _uploads("shop", f"{_ORDER}/model", "PUT"),
+        _acts("shop", f"{_ORDER}/submit"),
+        _reads("shop", _ORDER),
+    ),
+    # Operators in the factory, and sellers.
+    "staff": (
+        _reads("mes", "/v1/orders"),
+        _reads("mes", _ORDER),
+        _acts("mes", f"{_ORDER}/take"),
+        _acts("mes", f"{_ORDER}/advance"),
+        _reads("crm", "/v1/orders"),
+        _reads("crm", _ORDER),
+        _acts("crm", f"{_ORDER}/approve"),
+        _acts("crm", f"{_ORDER}/requote"),
+        _acts("crm", f"{_ORDER}/close"),
+        _acts("crm", f"{_ORDER}/cancel"),
+    ),
+}
+"""The doors of the order system."""

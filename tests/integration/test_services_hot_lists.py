@@ -1,0 +1,103 @@
+"""The operators' list out of Redis: right within a second, never older than the caller's own change."""
+
+import asyncio
+import time
+
+from pydantic import SecretStr
+from redis.asyncio import Redis
+
+from app import topology as sections
+from app.mes.hot_list import GOOD_MS
+from app.messaging.streams import open_redis
+from sharding.topology import Topology
+from tests.integration.messaging_rig import until
+from tests.integration.services_rig import Services, ok, open_services
+
+KEYS = {"cursor_key": SecretStr("a key of all processes"), "caller_header": "X-Caller"}
+
+
+async def listed(services: Services, caller: str, status: str = "MANUFACTURING_APPROVED") -> list[str]:
+    """List orders as one operator."""
+    answer = await services.mes.get(f"/v1/orders?status={status}", headers={"X-Caller": caller})
+    return [order["order_id"] for order in ok(answer)["orders"]]
+
+
+async def take(services: Services, caller: str, order_id: str) -> None:
+    ok(
+        await services.mes.post(
+            f"/v1/orders/{order_id}/take", json={"operator": caller}, headers={"X-Caller": caller}
+        )
+    )
+
+
+def redis_of(topology: Topology) -> Redis:
+    return open_redis(sections.redis_url(topology, "test"))
+
+
+async def test_operators_see_what_they_have_changed_however_many_look(topology: Topology) -> None:
+    async with open_services(topology, **KEYS) as services:
+        orders = [await services.approved() for _ in range(4)]
+        wrong: list[str] = []
+
+        async def operator(number: int) -> None:
+            caller = f"operator {number}"
+            if number < len(orders):
+                await take(services, caller, orders[number])
+                if orders[number] in await listed(services, caller):
+                    wrong.append(caller)
+            await listed(services, caller)
+
+        # No more at once than a process works on.
+        for first in range(0, 200, 40):
+            await asyncio.gather(*(operator(number) for number in range(first, first + 40)))
+        assert wrong == []
+        async with redis_of(topology) as redis:
+
+            async def is_kept() -> bool:
+                assert await listed(services, "another") == []
+                return bool(await redis.exists("flow:list:MANUFACTURING_APPROVED:page"))
+
+            await until(is_kept)
+
+
+async def test_a_change_that_no_operator_made_is_shown_within_a_second(topology: Topology) -> None:
+    async with open_services(topology, **KEYS) as services:
+        assert await listed(services, "Rosa") == []
+        order_id = await services.approved()
+        await services.shows(services.mes, order_id, "MANUFACTURING_APPROVED")
+        shown_at = time.monotonic()
+
+        async def is_listed() -> bool:
+            return await listed(services, "Rosa") == [order_id]
+
+        await until(is_listed)
+        assert time.monotonic() - shown_at < 1
+
+
+async def test_a_page_that_is_no_page_or_is_of_an_older_generation_is_not_shown(topology: Topology) -> None:
+    async with open_services(topology, **KEYS) as services, redis_of(topology) as redis:
+        order_id = await services.approved()
+        await redis.set("flow:list:MANUFACTURING_APPROVED:page", "{}")
+        await services.shows(services.mes, order_id, "MANUFACTURING_APPROVED")
+        assert await listed(services, "Rosa") == [order_id]
+        await redis.hincrby("flow:list:MANUFACTURING_APPROVED:changes", "generation", 1)
+        await redis.delete("flow:list:MANUFACTURING_APPROVED:page")
+        assert await listed(services, "Rosa") == [order_id]
+
+
+async def test_the_database_answers_when_redis_forgets_or_stands_still(topology: Topology) -> None:
+    async with open_services(topology, **KEYS) as services, redis_of(topology) as redis:
+        order_id = await services.approved()
+        await services.shows(services.mes, order_id, "MANUFACTURING_APPROVED")
+        await redis.flushall()
+        assert await listed(services, "Rosa") == [order_id]
+        # Every command of every client waits.
+        await redis.client_pause(3000)
+        began = time.monotonic()
+        assert await listed(services, "Rosa") == [order_id]
+        assert time.monotonic() - began < 2.5
+        await redis.client_unpause()
+
+
+def test_a_page_is_good_for_less_than_a_second() -> None:
+    assert GOOD_MS < 1000
