@@ -233,7 +233,7 @@ def _is_claim(key: int, digest: str, holder: UUID) -> tuple[ColumnElement[bool],
 
 
 async def _take_claim(session: WriteSession, key: int, digest: str, *, holder: UUID, seconds: float) -> bool:
-    """Claim a model that nobody is measuring, or that a worker was measuring which has died."""
+    """Claim a model that no worker is measuring, or one whose worker has died."""
     until = func.now() + timedelta(seconds=seconds)
     row = insert(MeasurementClaim).values(digest_key=key, digest=digest, holder=holder, expires_at=until)
     taken = row.on_conflict_do_update(

@@ -100,7 +100,7 @@ class Shape:
     def recognise(self, known: KnownShape) -> Measurement | None:
         """Return the measures of this piece if it is a known one, or that one in another size.
 
-        Whoever the entry is from: the volume and the surface are added up anew, and must agree.
+        The volume and the surface are added up anew, and must agree with the entry, wherever it is from.
         """
         points = np.frombuffer(b64decode(known.points), "<i4").reshape(-1, 3).astype(np.int64)
         if points.shape != self.points.shape:

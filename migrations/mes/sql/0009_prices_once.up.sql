@@ -3,7 +3,7 @@ SET LOCAL lock_timeout = '3s';
 -- Which version of the readers has measured it; what is there is the first one's.
 ALTER TABLE model_measurements ADD COLUMN reader integer NOT NULL DEFAULT 1;
 
--- A model that is being measured. Whoever comes in with the same one waits, until expires_at at the longest.
+-- A model that is being measured. Others with an order for it wait, until expires_at at the longest.
 CREATE TABLE measurement_claims (
     digest_key bigint NOT NULL,
     digest     text NOT NULL,
