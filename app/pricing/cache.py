@@ -8,6 +8,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import TypeVar
 from uuid import UUID, uuid4
 from weakref import WeakValueDictionary
@@ -144,17 +145,10 @@ class MeasurementCache:
             await self._end(digest, holder, outcome, seconds=self._clock() - started)
 
     async def _renew(self, digest: str, holder: UUID) -> None:
-        key = key_of_text(digest)
-        until = func.now() + timedelta(seconds=self._claim_seconds)
-
-        async def work(session: WriteSession) -> None:
-            await session.execute(
-                update(MeasurementClaim).where(*_is_claim(key, digest, holder)).values(expires_at=until)
-            )
-
+        renew = partial(renew_claim, digest=digest, holder=holder, seconds=self._claim_seconds)
         while True:
             await asyncio.sleep(self._claim_seconds / 3)
-            await self._write(digest, work)
+            await self._write(digest, renew)
 
     async def _end(self, digest: str, holder: UUID, outcome: Outcome | None, *, seconds: float) -> None:
         key = key_of_text(digest)
@@ -211,7 +205,7 @@ class ShapeIndex:
         key = key_of_text(shape.name)
 
         async def work(session: WriteSession) -> None:
-            await _sweep(session)
+            await sweep_shapes(session)
             await session.execute(insert(ModelShape).values(_shape_row(key, shape)).on_conflict_do_nothing())
 
         try:
@@ -234,14 +228,23 @@ def _is_claim(key: int, digest: str, holder: UUID) -> tuple[ColumnElement[bool],
 
 async def _take_claim(session: WriteSession, key: int, digest: str, *, holder: UUID, seconds: float) -> bool:
     """Claim a model that no worker is measuring, or one whose worker has died."""
-    until = func.now() + timedelta(seconds=seconds)
-    row = insert(MeasurementClaim).values(digest_key=key, digest=digest, holder=holder, expires_at=until)
-    taken = row.on_conflict_do_update(
-        index_elements=[MeasurementClaim.digest_key, MeasurementClaim.digest],
-        set_={"holder": row.excluded.holder, "expires_at": row.excluded.expires_at},
-        where=MeasurementClaim.expires_at <= func.now(),
+    claim = MeasurementClaim
+    # Two statements: Citus takes no now() in ON CONFLICT.
+    ended = delete(claim).where(claim.digest_key == key, claim.digest == digest)
+    await session.execute(
+        ended.where(claim.expires_at <= func.now()), execution_options={"synchronize_session": False}
     )
-    return (await session.execute(taken.returning(MeasurementClaim.digest_key))).first() is not None
+    until = func.now() + timedelta(seconds=seconds)
+    row = insert(claim).values(digest_key=key, digest=digest, holder=holder, expires_at=until)
+    taken = row.on_conflict_do_nothing().returning(claim.digest_key)
+    return (await session.execute(taken)).first() is not None
+
+
+async def renew_claim(session: WriteSession, *, digest: str, holder: UUID, seconds: float) -> None:
+    """Keep a claim for as long again, while its model is measured."""
+    until = func.now() + timedelta(seconds=seconds)
+    own = _is_claim(key_of_text(digest), digest, holder)
+    await session.execute(update(MeasurementClaim).where(*own).values(expires_at=until))
 
 
 async def _find(session: AnySession, key: int, digest: str) -> Outcome | None:
@@ -280,10 +283,10 @@ async def _find_shapes(session: AnySession, key: int, facts: ShapeFacts) -> list
     return [_shape(row) for row in (await session.scalars(wanted)).all()]
 
 
-async def _sweep(session: WriteSession) -> None:
+async def sweep_shapes(session: WriteSession, *, kept: timedelta = SHAPES_KEPT) -> None:
     """Delete a few shapes that are old, by their keys: Citus deletes from one shard at a time."""
     shape = ModelShape
-    old = select(shape.shape_key, shape.digest).where(shape.measured_at < func.now() - SHAPES_KEPT)
+    old = select(shape.shape_key, shape.digest).where(shape.measured_at < func.now() - kept)
     for key, digest in (await session.execute(old.limit(_SWEPT_AT_ONCE))).all():
         await session.execute(delete(shape).where(shape.shape_key == key, shape.digest == digest))
 

@@ -22,6 +22,7 @@ from app.messaging.outbox import settle
 from app.models.mes import MesInbox, MesOutbox
 from app.models.policies import ARCHIVE
 from app.pricing import jobs
+from app.pricing.cache import renew_claim, sweep_shapes
 from app.pricing.jobs import Lease
 from app.pricing.pricer import Pricer
 from app.pricing.sandbox import Sandbox
@@ -116,6 +117,10 @@ async def tend(topology: Topology) -> None:
             held = Lease(order_id=1, holder="test", attempt=1)
             await jobs.give_back(session, held, rest_seconds=1, counted=True)
             await settle(session, MesOutbox, [Ack(uuid4(), "no reason")])
+            await renew_claim(session, digest="a.stl", holder=uuid4(), seconds=1)
+        for each in sessions.clusters.values():
+            async with each.write() as session:
+                await sweep_shapes(session, kept=timedelta(days=-1))
         await pruner.prune(asyncio.Event())
 
 
