@@ -118,7 +118,10 @@ class Sandbox:
         Raises:
             SandboxUnavailable: no file can be measured here.
         """
-        size = (await asyncio.to_thread(path.stat)).st_size
+        try:
+            size = (await asyncio.to_thread(path.stat)).st_size
+        except OSError:  # the file is gone
+            return Unmeasurable(reason=str(SandboxTimedOut()), final=False)
         if size > self._limits.file_bytes:
             # Not remembered: the limit may be another one tomorrow.
             return Unmeasurable(reason=str(FileTooLarge(size, self._limits.file_bytes)), final=False)

@@ -16,6 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Self
 
+import psutil
 import pytest
 from psycopg import sql
 from sqlalchemy.exc import NotSupportedError
@@ -375,6 +376,9 @@ async def test_a_killed_process_loses_no_order(rig: Rig) -> None:
     order_id = await rig.submit(SLOW)
     async with process(rig) as worker:
         await until_leased(rig, order_id)
+        # The supervisor last: it would replace a worker, and a worker alone would end its order.
+        for each in psutil.Process(worker.pid).children(recursive=True)[::-1]:
+            each.kill()
         worker.kill()
         await worker.wait()
     left = await rig.job(order_id)
