@@ -27,7 +27,7 @@ from app.pricing.errors import (
 )
 from app.pricing.measurement import Examined, KnownShape, Measurement, Outcome, ShapeFacts, Unmeasurable
 from app.pricing.obj import read_obj
-from app.pricing.shape import Shape
+from app.pricing.shape import WeldedShape
 from app.pricing.stl import read_stl
 from app.pricing.surface import Floats, Mesh, area, enclosed_volumes, label_bodies, neighbours, outline_edges
 from app.pricing.threemf import read_3mf
@@ -79,7 +79,7 @@ def examine(data: bytes, *, suffix: str, recall: Recall) -> Examined:
 
 def _examine(meshes: list[Mesh], suffix: str, recall: Recall) -> Examined:
     meshes = _counted(meshes, suffix)
-    shape = Shape.of(meshes)
+    shape = WeldedShape.of(meshes)
     if shape is None:
         return Examined(outcome=_survey(meshes)[0])
     for known in recall(shape.facts()):

@@ -41,7 +41,7 @@ MIXERS: NDArray[np.uint64] = _RANDOM.integers(2**62, 2**63, size=3, dtype=np.uin
 
 
 @dataclass(frozen=True)
-class Shape:
+class WeldedShape:
     """All triangles of a file between points of which no two are at one place.
 
     Parameters:
@@ -140,7 +140,7 @@ class Shape:
 
 
 def _weld(mesh: Mesh) -> tuple[Floats, Ints] | None:
-    """Give corners at one place one number; None where polygons have more corners than three."""
+    """Count corners at one place as one; None where polygons have more corners than three."""
     if int(mesh.polygons[-1]) + 1 != len(mesh.faces):
         return None
     points = mesh.points + 0.0  # -0.0 is 0.0

@@ -23,7 +23,7 @@ from app.pricing.measurement import (
     Unmeasurable,
     scale_between,
 )
-from app.pricing.shape import Shape
+from app.pricing.shape import WeldedShape
 
 FILES = ("stl", "ascii", "obj", "3mf")
 SEEDS = st.integers(0, 2**32)
@@ -208,7 +208,7 @@ def test_bodies_of_a_3mf_are_one_piece_with_those_of_an_stl_unless_they_touch() 
     found = examine(data, suffix="3mf", recall=lambda _: [kept(both)])
     assert found.recognised
     touching = READERS["3mf"](shapes.threemf([one, one]))
-    assert Shape.of(touching) is None
+    assert WeldedShape.of(touching) is None
 
 
 def test_polygons_with_more_corners_are_not_compared() -> None:
@@ -227,7 +227,7 @@ def test_polygons_with_more_corners_are_not_compared() -> None:
 
 def test_the_name_of_a_shape_is_that_of_its_facts() -> None:
     data, suffix = written(ring(6), "obj")
-    shape = Shape.of(READERS[suffix](data))
+    shape = WeldedShape.of(READERS[suffix](data))
     assert shape is not None
     assert shape.facts().name == kept(ring(6), "obj").name
 
