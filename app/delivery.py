@@ -10,6 +10,7 @@ from redis.asyncio import Redis
 from app.causality import open_learned
 from app.flow.grants import PARTNERS, HeardAllowance
 from app.kit.health import Readiness
+from app.kit.process import process_name
 from app.kit.tasks import Background
 from app.messaging.consumer import Consumer, Handler, Receives, Transact, receives_all
 from app.messaging.inbox import Pruner
@@ -133,6 +134,7 @@ def _allowance(redis: Redis, signer: EntrySigner, settings: Settings) -> HeardAl
         PARTNERS if signer.service is ServiceName.MES else signer.service.value,
         floor_per_second=floor,
         floor_burst=max(1, round(floor)),
+        holder=process_name(),
     )
 
 

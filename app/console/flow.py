@@ -19,7 +19,7 @@ from app.console.audit.databases import SERVICE_TABLES, OrderDatabases
 from app.messaging.routing import ServiceName
 from app.models.mes import Intake
 from ops.errors import ExitStatus, OpsError
-from ops.fleet import naming, open_engine
+from ops.fleet import DatabasesFailed, naming, open_engine
 from ops.options import DryRun, Options, format_duration, options_of, parse_duration
 from ops.output import note, print_json, print_table
 from sharding.topology import Database, Topology
@@ -165,7 +165,7 @@ def status(context: typer.Context) -> None:
     print_table(
         ("sender", "a second", "why", "waits", "expected"),
         [
-            (each["sender"], _rate(each), each["reason"], each["waiting"], _expected(each))
+            (each["sender"], _rate(each), each["reason"], _unless_unknown(each["waiting"]), _expected(each))
             for each in found["senders"]
         ],
     )
@@ -180,6 +180,10 @@ def _rate(sender: Mapping[str, Any]) -> str:
     return "floor" if sender["per_second"] is None else f"{sender['per_second']:g}"
 
 
+def _unless_unknown(count: int | None) -> object:
+    return "unknown" if count is None else count
+
+
 def _expected(sender: Mapping[str, Any]) -> str:
     seconds = sender["expected_seconds"]
     return "unknown" if seconds is None else format_duration(timedelta(seconds=seconds))
@@ -189,7 +193,7 @@ def read_status(topology: Topology) -> dict[str, Any]:
     """Return the state of the flow as JSON has it.
 
     Raises:
-        DatabasesFailed: a database does not answer.
+        DatabasesFailed: the directory does not answer.
     """
     with _directory(topology) as connection:
         control = connection.execute(
@@ -218,7 +222,7 @@ def read_status(topology: Topology) -> dict[str, Any]:
     }
 
 
-def _sender(sender: Sender, grant: Row[Any] | None, waiting: int) -> dict[str, Any]:
+def _sender(sender: Sender, grant: Row[Any] | None, waiting: int | None) -> dict[str, Any]:
     per_second = grant.per_second if grant is not None else None
     return {
         "sender": sender.value,
@@ -226,25 +230,43 @@ def _sender(sender: Sender, grant: Row[Any] | None, waiting: int) -> dict[str, A
         "paused": grant.paused if grant is not None else False,
         "reason": grant.reason if grant is not None else "no grant is heard",
         "waiting": waiting,
-        "expected_seconds": math.ceil(waiting / per_second) if per_second else (0 if not waiting else None),
+        "expected_seconds": _expected_seconds(waiting, per_second),
     }
 
 
-def _waiting(databases: OrderDatabases) -> dict[Sender, int]:
-    """Count what each sender has not got rid of yet, up to `MOST_COUNTED` of a database."""
-    counts = dict.fromkeys(Sender, 0)
+def _expected_seconds(waiting: int | None, per_second: float | None) -> int | None:
+    if not waiting:
+        return waiting
+    return math.ceil(waiting / per_second) if per_second else None
+
+
+def _waiting(databases: OrderDatabases) -> dict[Sender, int | None]:
+    """Count what each sender has not got rid of yet; None where a database of it does not answer."""
+    counts: dict[Sender, int | None] = dict.fromkeys(Sender, 0)
     for name, service in databases.services.items():
         sender = Sender.PARTNERS if service is ServiceName.MES else Sender(service.value)
-        outbox = SERVICE_TABLES[service].outbox
-        rows = (
-            select(literal(1)).select_from(Intake)
-            if service is ServiceName.MES
-            else select(literal(1)).where(outbox.destination == ServiceName.MES.value)
-        )
-        with databases.connect(name) as connection:
-            counted = select(func.count()).select_from(rows.limit(MOST_COUNTED).subquery())
-            counts[sender] += connection.scalar(counted) or 0
+        before = counts[sender]
+        try:
+            found = _count(databases, name, service)
+        except DatabasesFailed as error:
+            note(f"what waits there is unknown: {error}")
+            counts[sender] = None
+        else:
+            counts[sender] = None if before is None else before + found
     return counts
+
+
+def _count(databases: OrderDatabases, name: str, service: ServiceName) -> int:
+    """Count what waits in a database, up to `MOST_COUNTED`."""
+    outbox = SERVICE_TABLES[service].outbox
+    rows = (
+        select(literal(1)).select_from(Intake)
+        if service is ServiceName.MES
+        else select(literal(1)).where(outbox.destination == ServiceName.MES.value)
+    )
+    counted = select(func.count()).select_from(rows.limit(MOST_COUNTED).subquery())
+    with databases.connect(name) as connection, naming(databases.topology.database(name)):
+        return connection.scalar(counted) or 0
 
 
 @contextmanager

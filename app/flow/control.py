@@ -33,7 +33,7 @@ from app.flow.signals import (
     pricing_queue,
     replica_lag,
 )
-from app.kit.tasks import sleep_unless
+from app.kit.tasks import sleep_unless, within
 from app.messaging.backoff import repeat_with_backoff
 from app.messaging.signing import EntrySigner
 from readreplica.cluster import Cluster
@@ -165,9 +165,13 @@ class SenderMeter:
             received.popleft()
         return len(received) / _METER_SECONDS
 
+    def count(self, sender: str) -> None:
+        """Count a message."""
+        self._received.setdefault(sender, deque()).append(self.clock())
+
     def receive(self, sender: str) -> bool:
         """Count a message; False if its sender is far beyond its grant, so that it is to come again."""
-        self._received.setdefault(sender, deque()).append(self.clock())
+        self.count(sender)
         rate, grants = self.rate(sender), self._granted.get(sender)
         if not grants:
             return True  # nothing was granted yet, by this process or another
@@ -240,6 +244,7 @@ class FlowControl:
                 await self.turn()
             except Exception:
                 self._allowance.hear(None)
+                self._allowance.hold(is_held=True)
                 raise
             await sleep_unless(stop, self._every_seconds)
 
@@ -256,19 +261,12 @@ class FlowControl:
     async def measure(self) -> dict[str, float]:
         """Measure every signal once. A shard that does not answer says nothing."""
         measured = of_process()
-        for name in ("pricing_age", "pricing_jobs", "replica_lag"):
-            measured[name] = 0.0
-        for cluster in self._shards.values():
-            try:
-                async with asyncio.timeout(1.0), cluster.write() as session:
-                    age, jobs = await pricing_queue(session)
-            except Exception as error:
-                log.warning("signal_missing", database=cluster.name, error=repr(error))
-                continue
-            measured["pricing_age"] = max(measured["pricing_age"], age)
-            measured["pricing_jobs"] += jobs
-            lag = replica_lag(cluster, now=time.monotonic())
-            measured["replica_lag"] = max(measured["replica_lag"], lag)
+        # Side by side: however many do not answer, this process must not lose the lead by them.
+        found = await asyncio.gather(*map(_measure_shard, self._shards.values()))
+        of_shards = [each for each in found if each is not None]
+        measured["pricing_age"] = max((each.pricing_age for each in of_shards), default=0.0)
+        measured["pricing_jobs"] = float(sum(each.pricing_jobs for each in of_shards))
+        measured["replica_lag"] = max((each.replica_lag for each in of_shards), default=0.0)
         return measured
 
     async def _lead(
@@ -283,12 +281,23 @@ class FlowControl:
         now = await session.scalar(_LEAD, words)
         decided = None
         if now is not None:
+            if not self.leads:
+                self._go_on_from(await self._in_force(session))
             decided = self._decide(measured, await _overrides(session))
             for sender, (decision, burst) in decided.items():
                 words = {"sender": sender, "per_second": decision.per_second, "burst": burst}
                 await session.execute(_KEEP, words | {"reason": decision.reason, "paused": decision.paused})
-        self._hear((await session.execute(_IN_FORCE, {"seconds": GRANT_SECONDS})).mappings().all())
+        self._hear(await self._in_force(session), leads=decided is not None)
         return decided
+
+    async def _in_force(self, session: WriteSession) -> Any:
+        return (await session.execute(_IN_FORCE, {"seconds": GRANT_SECONDS})).mappings().all()
+
+    def _go_on_from(self, rows: Any) -> None:
+        """Begin with what another process has granted: under load the most would let all in at once."""
+        for row in rows:
+            if not row["paused"] and row["sender"] in self._rates:
+                self._rates[row["sender"]] = row["per_second"]
 
     def _decide(
         self, measured: Mapping[str, float], overrides: Mapping[str, Override]
@@ -304,7 +313,7 @@ class FlowControl:
             decided[sender] = decision, max(1, math.ceil(decision.per_second))
         return decided
 
-    def _hear(self, rows: Any) -> None:
+    def _hear(self, rows: Any, *, leads: bool) -> None:
         heard = None
         for row in rows:
             instruments.granted(row["sender"], row["per_second"], paused=row["paused"])
@@ -314,6 +323,9 @@ class FlowControl:
                 granted = {name: value for name, value in row.items() if name != "paused"}
                 heard = Grant(**granted, expires_at=expires_at)
         self._allowance.hear(heard)
+        # The grant is one for all processes. Where it limits nothing each places what it takes in, at once.
+        limits_nothing = heard is None or heard.per_second >= self._options.most
+        self._allowance.hold(is_held=leads or limits_nothing)
 
     async def _publish(self, decided: Mapping[str, tuple[RateDecision, int]]) -> None:
         """Publish what other services hear; Redis may be away, and then the floor holds for them."""
@@ -332,6 +344,27 @@ class FlowControl:
                 await publish(self._redis, self._signer, grant)
         except (RedisError, OSError) as error:
             log.warning("grants_not_published", error=repr(error))
+
+
+@dataclass(frozen=True)
+class _ShardSignals:
+    pricing_age: float
+    pricing_jobs: int
+    replica_lag: float
+
+
+async def _measure_shard(cluster: Cluster) -> _ShardSignals | None:
+    async def measured() -> _ShardSignals:
+        async with cluster.write() as session:
+            age, jobs = await pricing_queue(session)
+        return _ShardSignals(age, jobs, replica_lag(cluster, now=time.monotonic()))
+
+    try:
+        # A frozen server is left behind: it would not even end what is cancelled.
+        return await within(measured(), seconds=1.0)
+    except Exception as error:
+        log.warning("signal_missing", database=cluster.name, error=repr(error))
+        return None
 
 
 async def _overrides(session: WriteSession) -> dict[str, Override]:

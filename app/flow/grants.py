@@ -15,7 +15,7 @@ from typing import Literal
 
 import structlog
 from redis.asyncio import Redis
-from redis.exceptions import ResponseError
+from redis.exceptions import NoPermissionError, ResponseError
 
 from app.messaging.errors import EntryRefused, shortened
 from app.messaging.routing import ServiceName
@@ -27,6 +27,9 @@ LONGEST_GRANT = timedelta(seconds=30)
 
 PARTNERS = "partners"
 """The sender that is no service: the orders of partners, which MES itself takes out of its intake."""
+
+_HOLDER_SECONDS = 2.0
+"""After so long without a word of it, another process may draw on the grant."""
 
 # Redis' clock may be set back by a little between two grants.
 _CLOCK_STEP = timedelta(seconds=1)
@@ -195,7 +198,7 @@ def _with_zone(text: str) -> datetime:
 class Allowance:
     """A token bucket that grants fill; while none is good it fills at the floor.
 
-    It is not shared between processes: who may send for a database is settled elsewhere.
+    Each process has one of its own. So of several that send for one sender only the holder draws on it.
     """
 
     def __init__(
@@ -215,6 +218,7 @@ class Allowance:
         self._per_second, self._burst = self._floor
         self._tokens = float(floor_burst)
         self._filled_at = clock()
+        self._is_held = True
 
     @property
     def grant(self) -> Grant | None:
@@ -236,9 +240,18 @@ class Allowance:
             self._ends = self._clock() + grant.lasts.total_seconds()
         self._set(grant)
 
+    def hold(self, *, is_held: bool) -> None:
+        """Draw on the grant from now on, or leave it to another process. Who begins has saved up nothing."""
+        self._fill()
+        if not (is_held and self._is_held):
+            self._tokens = 0.0
+        self._is_held = is_held
+
     def take(self, limit: int) -> int:
         """Take up to `limit` messages out of the bucket; return how many may be sent."""
         self._fill()
+        if not self._is_held:
+            return 0
         taken = max(0, min(limit, int(self._tokens)))
         self._tokens -= taken
         return taken
@@ -246,7 +259,7 @@ class Allowance:
     def give_back(self, count: int) -> None:
         """Put back what was taken and not sent."""
         self._fill()
-        if self._per_second > 0:
+        if self._per_second > 0 and self._is_held:
             self._tokens = min(self._burst, self._tokens + count)
 
     def seconds_until_next(self) -> float:
@@ -284,8 +297,17 @@ class Allowance:
         self._tokens = min(self._tokens, self._burst if self._per_second > 0 else 0)
 
 
+def holder_key(sender: str) -> str:
+    """Name the key that says which process of a sender draws on its grant."""
+    return f"flow:holder:{sender}"
+
+
 class HeardAllowance(Allowance):
-    """An allowance that reads its grants by itself."""
+    """An allowance that reads its grants by itself, and finds out whether this process draws on them.
+
+    The first that says so in Redis does, until it is silent or has taken nothing for a while: one that
+    cannot read its database any more leaves it to another. If Redis forgets it, another may send one burst.
+    """
 
     def __init__(
         self,
@@ -296,6 +318,7 @@ class HeardAllowance(Allowance):
         floor_per_second: float,
         floor_burst: int = 1,
         every_seconds: float = 0.5,
+        holder: str | None = None,
         clock: Callable[[], float] = monotonic,
     ) -> None:
         """Read the grants of a sender.
@@ -307,6 +330,7 @@ class HeardAllowance(Allowance):
             floor_per_second: as of `Allowance`.
             floor_burst: as of `Allowance`.
             every_seconds: the most often that it asks Redis.
+            holder: a name that no other process has; None for the only one that sends.
             clock: as of `Allowance`.
         """
         super().__init__(floor_per_second=floor_per_second, floor_burst=floor_burst, clock=clock)
@@ -314,6 +338,8 @@ class HeardAllowance(Allowance):
         self._signer = signer
         self._sender = sender
         self._every_seconds = every_seconds
+        self._holder = holder
+        self._has_worked = True
         self._next = -inf
         self._latest: Grant | None = None
         self._log: structlog.stdlib.BoundLogger = structlog.get_logger("grants").bind(sender=sender)
@@ -331,6 +357,9 @@ class HeardAllowance(Allowance):
         # One that ended long ago says nothing of the present clock of Redis, which may be another one's.
         heard = self._latest if now < self._ends + LONGEST_GRANT.total_seconds() else None
         grant = await read_grant(self._redis, self._signer, self._sender, heard=heard, refusals=self.refusals)
+        if self._holder is not None:
+            self.hold(is_held=self._has_worked and await self._is_holder(self._holder))
+            self._has_worked = False
         self._next = now + self._every_seconds
         self._latest = grant or self._latest
         before = self.per_second
@@ -338,3 +367,25 @@ class HeardAllowance(Allowance):
         if self.per_second != before:
             said = grant.reason if grant is not None else "no grant is heard"
             self._log.info("grant_heard", per_second=self.per_second, reason=said)
+
+    def take(self, limit: int) -> int:
+        """Take up to `limit` messages; whoever asks has the database, and so may be the holder."""
+        self._has_worked = True
+        return super().take(limit)
+
+    async def _is_holder(self, name: str) -> bool:
+        key, lasts_ms = holder_key(self._sender), round(_HOLDER_SECONDS * 1000)
+        pipeline = self._redis.pipeline(transaction=False)
+        pipeline.set(key, name, nx=True, px=lasts_ms)
+        pipeline.get(key)
+        pipeline.pttl(key)
+        _, holder, left_ms = await pipeline.execute(raise_on_error=False)
+        if isinstance(left_ms, NoPermissionError):
+            return True  # its user is of an older release
+        if isinstance(left_ms, ResponseError):
+            raise left_ms
+        if holder != name and 0 <= left_ms <= lasts_ms and isinstance(holder, str):
+            return False
+        # It is ours, or what a hand has left there: no holder says that it stays for ever.
+        await self._redis.set(key, name, px=lasts_ms)
+        return True

@@ -257,6 +257,12 @@ QUEUE_FACTOR = 2
 STANDING_SECONDS = 1.0
 """A queue that was not empty for so long is no burst: what has waited as long as it takes is refused."""
 
+REST_SECONDS = 1.0
+"""What comes at once after so long without a queue is a burst. It finds a limit that was not used, which says
+nothing against it: as many of it may wait as under a limit that is `BURST_FACTOR` times as high."""
+
+BURST_FACTOR = 6
+
 
 @dataclass(eq=False)
 class _Waiter:
@@ -296,6 +302,7 @@ class AdaptiveLimiter:
         self._changed = changed
         self._queues: dict[Priority, deque[_Waiter]] = {each: deque() for each in QUEUE_SHARES}
         self._empty_at = self._since = self._counted_at = clock()
+        self._waited_at, self._is_burst = -math.inf, False
         self._latencies: list[float] = []
         self._work, self._most, self._was_full = 0.0, 0, False
 
@@ -341,11 +348,12 @@ class AdaptiveLimiter:
         self._most = max(self._most, self.inflight)
 
     async def _wait(self, priority: Priority) -> None:
-        self._was_full = True
-        self._make_room(priority)
-        waiter = _Waiter(priority, self._clock())
+        now, self._was_full = self._clock(), True
         if not self.waiting:
-            self._empty_at = waiter.since
+            self._empty_at, self._is_burst = now, now - self._waited_at > REST_SECONDS
+        self._waited_at = now
+        self._make_room(priority, now)
+        waiter = _Waiter(priority, now)
         self._queues[priority].append(waiter)
         try:
             async with asyncio.timeout(self._max_wait_seconds):
@@ -363,9 +371,11 @@ class AdaptiveLimiter:
         elif waiter.admitted.done() and not waiter.admitted.cancelled() and not waiter.admitted.exception():
             self._leave(None)
 
-    def _make_room(self, priority: Priority) -> None:
+    def _make_room(self, priority: Priority, now: float) -> None:
         """Refuse the last one of the lowest priority, if the queue is as full as it may be for this one."""
-        room = max(LEAST_QUEUE, QUEUE_FACTOR * self.limit)
+        is_burst = self._is_burst and now - self._empty_at <= STANDING_SECONDS
+        limit = min(BURST_FACTOR * self.limit, self.options.most) if is_burst else self.limit
+        room = max(LEAST_QUEUE, QUEUE_FACTOR * limit)
         if self.waiting < QUEUE_SHARES[priority] * room:
             return
         for lower in Priority:

@@ -1,10 +1,13 @@
 """How a process of the application starts and ends: one line for what is wrong, patience for what is away."""
 
 import asyncio
+import os
 import signal
+import socket
 import sys
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from secrets import token_hex
 from types import FrameType
 from typing import NoReturn, TypeVar
 
@@ -27,6 +30,11 @@ _PASSING = (OperationalError, NodesExhausted)
 _WRONG = (AppError, ShardingError, ProgrammingError)
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("process")
+
+
+def process_name() -> str:
+    """Make a name that no other process has, nor this one a second time."""
+    return f"{socket.gethostname()}:{os.getpid()}:{token_hex(4)}"
 
 
 def exit_on_signals() -> None:

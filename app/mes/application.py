@@ -1,11 +1,9 @@
 """The MES put together."""
 
 import asyncio
-import os
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from secrets import token_hex
+from functools import partial
 
 import structlog
 from fastapi import FastAPI
@@ -14,10 +12,11 @@ from app.database import open_directory, open_shards
 from app.delivery import delivering
 from app.files import ModelStore
 from app.flow.control import FlowControl, RateOptions, SenderMeter
-from app.flow.grants import Allowance
+from app.flow.grants import PARTNERS, Allowance
 from app.flow.places import Places, PlacesPublisher
 from app.kit.clock import utc_now
 from app.kit.health import Readiness
+from app.kit.process import process_name
 from app.kit.tasks import Background
 from app.mes.endpoints import Services, router
 from app.mes.errors import STATUSES
@@ -55,7 +54,7 @@ def build(settings: Settings, topology: Topology) -> FastAPI:
             meter = SenderMeter(floor=settings.flow_floor_per_second)
             allowance = Allowance(floor_per_second=settings.flow_floor_per_second)
             bells = {name: asyncio.Event() for name in sessions.clusters}
-            intake = IntakeState(allowance=allowance, arrived=bells)
+            intake = IntakeState(allowance, arrived=bells, placed=partial(meter.count, PARTNERS))
             async with delivering(
                 MES,
                 background,
@@ -68,7 +67,7 @@ def build(settings: Settings, topology: Topology) -> FastAPI:
                 receives=meter.receive,
             ):
                 signer = EntrySigner(MES.service, parse_peer_keys(settings.message_keys.get_secret_value()))
-                process = f"{socket.gethostname()}:{os.getpid()}:{token_hex(4)}"
+                process = process_name()
                 control = FlowControl(
                     directory,
                     sessions.clusters,

@@ -10,6 +10,7 @@ a reading lacks, the database answers.
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import TypeVar
 
 import structlog
@@ -71,7 +72,7 @@ class HotLists:
         self._clock = clock
         self._keeping = redis.register_script(_KEEP)
         self._away_until = 0.0
-        self._filling: dict[Status, tuple[CausalToken, asyncio.Task[MesOrderPage]]] = {}
+        self._filling: dict[Status, _Filling] = {}
         self._log: structlog.stdlib.BoundLogger = structlog.get_logger("hot_lists")
 
     async def page(self, status: Status, fill: Fill) -> MesOrderPage | None:
@@ -82,19 +83,16 @@ class HotLists:
         if page is not None and _covers(stamp, wanted):
             return page
         under_way = self._filling.get(status)
-        if under_way is None or not _covers(under_way[0], wanted):
+        if under_way is None or not under_way.is_good(wanted, now=self._clock()):
             after = stamp.merge(wanted)
-            under_way = after, asyncio.create_task(self._fill(status, generation, after, fill))
-            self._filling[status] = under_way
+            task = asyncio.create_task(self._fill(status, generation, after, fill))
+            under_way = self._filling[status] = _Filling(after, task, self._clock() + GOOD_MS / 1000)
         try:
             # One caller that goes away does not end what others wait for.
-            return await asyncio.shield(under_way[1])
+            return await asyncio.shield(under_way.task)
         except Unavailable as error:
             self._log.warning("list_not_kept", error=str(error))
             return None
-        finally:
-            if under_way[1].done() and self._filling.get(status) is under_way:
-                del self._filling[status]
 
     async def changed(self, *statuses: Status) -> None:
         """End the pages of these statuses: something was committed that they do not show."""
@@ -140,6 +138,19 @@ class HotLists:
                 self._log.warning("list_not_kept", error=str(error) or type(error).__name__)
             self._away_until = self._clock() + _PAUSE_SECONDS
             return None
+
+
+@dataclass(frozen=True)
+class _Filling:
+    """A page that is being read, after a token."""
+
+    after: CausalToken
+    task: asyncio.Task[MesOrderPage]
+    good_until: float
+
+    def is_good(self, wanted: CausalToken, *, now: float) -> bool:
+        """Whether one that comes now may wait for it: whatever happens, it is not an old page."""
+        return not self.task.done() and now < self.good_until and _covers(self.after, wanted)
 
 
 def _covers(stamp: CausalToken, wanted: CausalToken) -> bool:

@@ -7,7 +7,8 @@ and answered; `Drain` places it, as fast as the grant for partners allows.
 import asyncio
 import json
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
@@ -30,6 +31,7 @@ from app.mes.errors import IntakeFull
 from app.mes.schemas import IntakePlace, MesOrderView, PartnerOrder, PartnerOrderView
 from app.messaging import inbox
 from app.messaging.backoff import repeat_with_backoff
+from app.messaging.consumer import dead_letter_reason
 from app.messaging.events import Item, OrderSubmitted
 from app.messaging.message import Message
 from app.models.mes import Intake, MesOrder, MesOrderItem, PartnerRequest, PricingJob
@@ -82,11 +84,15 @@ class TakenOrder:
 
 @dataclass
 class IntakeState:
-    """What a process knows of the intake: how many wait where, how fast they go, and a bell for the drain."""
+    """What a process knows of the intake: how many wait where, how fast they go, and a bell for the drain.
+
+    `placed` is called for each order that the process has placed.
+    """
 
     allowance: Allowance
     waiting: dict[str, int] = field(default_factory=dict)
     arrived: Mapping[str, asyncio.Event] = field(default_factory=dict)
+    placed: Callable[[], None] = lambda: None
 
     def arrive(self, shard: str) -> None:
         """Count one more on a shard, and wake its drain."""
@@ -200,6 +206,7 @@ class PartnerIntake:
 
 
 _PAUSED_RETRY_SECONDS = 30
+_MOST_ATTEMPTS = 5
 
 
 async def _count(session: WriteSession, most: int) -> int:
@@ -266,7 +273,9 @@ class Drain:
         self._state = state
         self._batch = batch
         self._look_seconds = look_seconds
-        self._unreadable: set[int] = set()
+        self._passed_over: set[int] = set()
+        self._failures: Counter[int] = Counter()
+        self._map_version = sessions.shard_map.version
         self._log = log.bind(database=shard)
 
     @property
@@ -301,7 +310,7 @@ class Drain:
     async def turn(self) -> int:
         """Place what may be placed now; return how many were."""
         async with self._cluster.write() as session:
-            found = await repository.longest_in_intake(session, count=self._batch, but=self._unreadable)
+            found = await self._longest(session)
             self._state.waiting[self._shard] = (
                 await session.scalar(repository.intake_count(MOST_COUNTED)) or 0
             )
@@ -310,19 +319,44 @@ class Drain:
         results = await asyncio.gather(*map(self._place, found[:allowed]), return_exceptions=True)
         placed = sum(each is True for each in results)
         self._state.allowance.give_back(allowed - placed)
+        for _ in range(placed):
+            self._state.placed()
         for each in results:
             if isinstance(each, BaseException):
                 raise each
         return placed
 
+    async def _longest(self, session: WriteSession) -> Sequence[int]:
+        """Read which orders have waited longest; the rows of buckets that have moved away are others'."""
+        shard_map = self._sessions.shard_map
+        if shard_map.version != self._map_version:
+            self._map_version = shard_map.version
+            self._passed_over.clear()
+        while True:
+            found = await repository.longest_in_intake(session, count=self._batch, but=self._passed_over)
+            moved = [each for each in found if self._sessions.shard_of(each) != self._shard]
+            if not moved:
+                return found
+            self._passed_over.update(moved)
+
     async def _place(self, order_id: int) -> bool:
         try:
-            return (await self._sessions.transact(order_id, partial(_place_from_intake, order_id))).value
-        except ValidationError as error:
+            is_placed = (await self._sessions.transact(order_id, partial(_place_from_intake, order_id))).value
+            self._failures.pop(order_id, None)
+            return is_placed
+        except Exception as error:
+            self._failures[order_id] += 1
+            reason = str(error) if isinstance(error, ValidationError) else self._reason(order_id, error)
+            if reason is None:
+                raise
             # Of an older or a newer release, or changed by hand: the others go on, and the audit finds it.
-            self._unreadable.add(order_id)
-            self._log.error("intake_unreadable", order_id=order_id, error=str(error))
+            self._passed_over.add(order_id)
+            self._log.error("intake_unreadable", order_id=order_id, error=reason)
             return False
+
+    def _reason(self, order_id: int, error: Exception) -> str | None:
+        """Return why an order cannot be placed; None if it is to be tried again, as a message would be."""
+        return dead_letter_reason(error, attempt=self._failures[order_id], max_attempts=_MOST_ATTEMPTS)
 
 
 async def _place_from_intake(order_id: int, session: WriteSession) -> bool:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, NamedTuple
 from uuid import UUID, uuid4
 
@@ -13,6 +14,7 @@ from sqlalchemy import (
     Select,
     Text,
     Update,
+    all_,
     any_,
     bindparam,
     case,
@@ -85,7 +87,8 @@ class Range:
 
     Parameters:
         after: those with a higher sequence number that were never sent; None for all that may be due.
-        successors_of: and those of these orders, of which another message was just acknowledged.
+        successors_of: and, of those with a lower one, the ones of these orders, of which another message was
+            just acknowledged.
     """
 
     after: int | None = None
@@ -123,8 +126,8 @@ async def claim(
     """
     if limit <= 0:
         return []
-    due = _due(outbox, destination, lag)
-    rows = {row.sequence: row for row in await _find(session, outbox, due, limit, within)}
+    found = await _find(session, partial(_due, outbox, destination, lag), outbox, limit, within)
+    rows = {row.sequence: row for row in found}
     attempts = {sequence: min(row.attempts + 1, _MOST_ATTEMPTS) for sequence, row in rows.items()}
     for count in sorted(set(attempts.values())):
         alike = [row for sequence, row in rows.items() if attempts[sequence] == count]
@@ -162,19 +165,24 @@ def _count_up(outbox: type[OutboxRow], rows: Sequence[Any]) -> Update:
 
 async def _find(
     session: WriteSession,
+    select_due: Callable[[ColumnElement[bool]], Select[Any]],
     outbox: type[OutboxRow],
-    due: Select[Any],
     limit: int,
     within: Range,
 ) -> list[Any]:
     """Read what is due; the successors of what was acknowledged, which are older, come first."""
+    due = select_due(outbox.set_aside_at.is_(None))
     if within.after is None:
         oldest = due.order_by(outbox.next_attempt_at, outbox.sequence).limit(limit)
         return [*(await session.execute(oldest))]
     found: list[Any] = []
     if within.successors_of:
-        following = due.where(outbox.order_id.in_(within.successors_of)).order_by(outbox.sequence)
-        found += (await session.execute(following.limit(limit))).all()
+        following = select_due(_by_order(outbox)).where(
+            outbox.order_id.in_(within.successors_of),
+            # The rest waits for its turn: else it would be sent before what is older.
+            outbox.sequence <= within.after,
+        )
+        found += (await session.execute(following.order_by(outbox.sequence).limit(limit))).all()
     if len(found) < limit:
         new = due.where(outbox.attempts == 0, outbox.sequence > within.after).order_by(outbox.sequence)
         found += (await session.execute(new.limit(limit - len(found)))).all()
@@ -194,7 +202,17 @@ async def misaddressed(
     return [UnsentMessage._make(row) for row in await session.execute(strange)]
 
 
-def _due(outbox: type[OutboxRow], destination: str, lag: timedelta) -> Select[Any]:
+def _by_order(outbox: type[OutboxRow]) -> ColumnElement[bool]:
+    """Return the condition that a message is no dead letter, so that the index by number is not used for it.
+
+    That index has only those, and by `IS NULL` PostgreSQL knows it. It may then walk over all that has gone.
+    """
+    return func.num_nulls(outbox.set_aside_at) == 1
+
+
+def _due(
+    outbox: type[OutboxRow], destination: str, lag: timedelta, is_live: ColumnElement[bool]
+) -> Select[Any]:
     """Select the oldest message of each order, unless it is set aside or was just sent.
 
     A message that is set aside stays the oldest of its order, and by that alone holds up the messages behind
@@ -207,7 +225,13 @@ def _due(outbox: type[OutboxRow], destination: str, lag: timedelta) -> Select[An
     # Whatever the time: this server's clock may stand behind the one that wrote the row (a failover, or a
     # step back), and an order would be stuck until it has caught up.
     is_new = outbox.attempts == 0
-    is_behind = has_another(outbox, lambda other: other.sequence < outbox.sequence)
+    other = aliased(outbox)
+    of_order = select(other.sequence).where(
+        other.destination == outbox.destination, other.order_id == outbox.order_id
+    )
+    # No NOT EXISTS: that becomes a join, and of a table that was analyzed while nothing was owed PostgreSQL
+    # believes that to walk over all of the index, gone or not, for each row is as good as to look one up.
+    is_oldest = outbox.sequence <= all_(of_order.scalar_subquery())
     return select(
         outbox.order_id,
         outbox.sequence,
@@ -219,10 +243,10 @@ def _due(outbox: type[OutboxRow], destination: str, lag: timedelta) -> Select[An
         outbox.attempts,
         outbox.traceparent,
     ).where(
-        outbox.set_aside_at.is_(None),
+        is_live,
         outbox.destination == destination,
         is_new | (outbox.next_attempt_at <= func.now() - lag),
-        ~is_behind,
+        is_oldest,
     )
 
 

@@ -16,6 +16,9 @@ from app.messaging.outbox import ALL, Range
 _LOOKING_SHARE = 20
 """A look at everything is followed by so many times its own duration without one."""
 
+_MOST_KEPT = 1000
+"""So many orders are kept whose next message may go; a look at everything finds those of the others."""
+
 
 class Progress:
     """The mark of one destination. It holds nothing that a relay which begins anew would miss."""
@@ -38,7 +41,9 @@ class Progress:
         self._late_seconds = late_seconds
         self._clock = clock
         self._mark = -1
+        self._newest = -1
         self._seen: deque[tuple[float, int]] = deque()
+        self._successors_of: set[int] = set()
         self._look_next = clock()
         self._began = clock()
 
@@ -49,11 +54,17 @@ class Progress:
             successors_of: orders of which a message to this destination was just acknowledged.
         """
         self._began = self._clock()
-        if self._began >= self._look_next:
-            return ALL
+        self.postpone(successors_of)
         while self._seen and self._seen[0][0] <= self._began - self._late_seconds:
             self._mark = self._seen.popleft()[1]
-        return Range(after=self._mark, successors_of=successors_of)
+        if self._began >= self._look_next:
+            return ALL
+        return Range(after=self._mark, successors_of=tuple(self._successors_of))
+
+    def postpone(self, successors_of: Collection[int]) -> None:
+        """Keep orders of which a message was just acknowledged for the next claim: none is made now."""
+        if len(self._successors_of) < _MOST_KEPT:
+            self._successors_of.update(successors_of)
 
     def end(self, looked_at: Range, sequences: Collection[int], *, is_cut: bool, is_limited: bool) -> None:
         """Go on from what was claimed.
@@ -65,14 +76,21 @@ class Progress:
             is_limited: no more could have been taken, for want of an allowance.
         """
         now = self._clock()
+        self._newest = max(self._newest, *sequences, -1)
         if looked_at is ALL:
             spent = now - self._began
             share = 1 if is_cut and not is_limited else _LOOKING_SHARE
             pause = max(self._look_seconds, share * spent) if self._look_seconds else 0.0
             self._look_next = now + pause
-            if is_cut:
-                return  # They are in the order of their sendings: there may be lower numbers.
-        last = self._seen[-1][1] if self._seen else self._mark
-        newest = max(sequences, default=last)
-        if newest > last:
-            self._seen.append((self._began, newest))
+        if not is_cut:
+            self._successors_of.clear()
+            self._reach(self._newest)
+        elif looked_at is not ALL:
+            # In the order of their numbers. Those of a look at everything are in that of their sendings, so
+            # there may be lower numbers that were not claimed.
+            self._reach(max(sequences, default=-1))
+
+    def _reach(self, sequence: int) -> None:
+        """Note that what has a lower number and was there is claimed."""
+        if sequence > (self._seen[-1][1] if self._seen else self._mark):
+            self._seen.append((self._began, sequence))

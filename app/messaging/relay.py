@@ -321,6 +321,7 @@ class Relay:
         allowance, progress = self._allowances.get(destination), self._progress[destination]
         limit = self._batch if allowance is None else allowance.take(self._batch)
         if limit == 0:
+            progress.postpone(successors_of)
             return []
         within = progress.begin(successors_of)
         claimed = await claim(

@@ -4,10 +4,14 @@ import asyncio
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timedelta
 from functools import partial
+from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 import pytest_asyncio
@@ -19,9 +23,14 @@ from app.flow.grants import grant_key
 from app.flow.limiter import Priority
 from app.flow.shedding import Admission
 from app.flow.signals import SIGNALS
+from app.kit.clock import utc_now
 from app.mes.application import build as build_mes
+from app.messaging.events import Item, OrderSubmitted
 from app.messaging.streams import open_redis
 from app.models.mes import Intake, MesOrder, PartnerRequest, PricingJob
+from app.models.reference import Finish, Material
+from app.models.status import Channel
+from app.settings import Settings
 from app.topology import redis_url
 from readreplica.cluster import Cluster
 from sharding.engines import open_cluster
@@ -39,13 +48,26 @@ from tests.integration.services_rig import (
     ok,
     open_services,
     problem,
+    save_map,
 )
 from tests.project import PROJECT
 
 
 @pytest_asyncio.fixture
 async def services(topology: Topology) -> AsyncIterator[Services]:
-    async with open_services(topology, intake_shard_orders=3) as services:
+    async with open_services(topology, intake_shard_orders=3, flow_floor_per_second=2.0) as services:
+        yield services
+
+
+def settings_of(topology: Topology) -> Settings:
+    """Return those of one more process of the MES, with the floor that it has in operation."""
+    return fast_settings(topology).model_copy(update={"flow_floor_per_second": 2.0})
+
+
+@pytest_asyncio.fixture
+async def roomy(topology: Topology) -> AsyncIterator[Services]:
+    """Run the services with an intake that is never full."""
+    async with open_services(topology) as services:
         yield services
 
 
@@ -218,16 +240,18 @@ async def test_grants_follow_the_age_of_the_pricing_queue(services: Services, di
     await until_granted(directory, "shop", lambda grant: grant["per_second"] > 10)
 
 
-async def test_of_two_processes_one_grants_and_the_other_takes_over(
+async def leading(directory: Cluster) -> tuple[str, Any]:
+    async with directory.write() as session:
+        return tuple((await session.execute(text("SELECT leader, renewed_at FROM flow_control"))).one())
+
+
+async def test_of_two_processes_one_grants_and_the_other_does_not(
     services: Services, directory: Cluster, topology: Topology
 ) -> None:
-    async def leader() -> tuple[str, Any]:
-        async with directory.write() as session:
-            return tuple((await session.execute(text("SELECT leader, renewed_at FROM flow_control"))).one())
-
+    leader = partial(leading, directory)
     await until_granted(directory, "shop", lambda grant: True)
     first, _ = await leader()
-    async with client_of(build_mes(fast_settings(topology), topology)) as second:
+    async with client_of(build_mes(settings_of(topology), topology)) as second:
         for _ in range(3):
             _, seen = await leader()
 
@@ -249,6 +273,128 @@ async def test_of_two_processes_one_grants_and_the_other_takes_over(
             return False
 
         await until(stays)
+
+
+async def test_when_the_leader_is_gone_another_goes_on_from_what_it_has_granted(
+    topology: Topology, directory: Cluster
+) -> None:
+    """What it granted under load is not all: the next one would let a flood in."""
+    dead = """
+        INSERT INTO flow_control (leader, renewed_at, signals) VALUES ('killed', clock_timestamp(), '{}');
+        INSERT INTO flow_grants (sender, per_second, burst, reason, paused, issued_at)
+        VALUES ('shop', 20, 20, 'pricing queue is 58 s old', false, clock_timestamp())
+    """
+    async with directory.write() as session:
+        for statement in dead.split(";"):
+            await session.execute(text(statement))
+    await save_map(topology)
+    async with client_of(build_mes(settings_of(topology), topology)):
+
+        async def leads() -> bool:
+            return (await leading(directory))[0] != "killed"
+
+        await until(leads)
+        assert 20 <= (await granted(directory, "shop"))["per_second"] < 100
+        assert (await granted(directory, "crm"))["per_second"] == 1000
+
+
+async def test_a_killed_leader_is_replaced_within_seconds(
+    services: Services, directory: Cluster, topology: Topology
+) -> None:
+    await until_granted(directory, "shop", lambda grant: True)
+    first, _ = await leading(directory)
+    stopped = "UPDATE flow_control SET leader = 'killed', renewed_at = clock_timestamp()"
+    async with directory.write() as session:
+        await session.execute(text(stopped))
+
+    async def is_replaced() -> bool:
+        return (await leading(directory))[0] == first
+
+    await until(is_replaced, seconds=10.0)
+    await until_granted(directory, "shop", lambda grant: grant["per_second"] == 1000)
+
+
+async def test_of_two_processes_the_leader_alone_places_what_is_limited(
+    services: Services, directory: Cluster, topology: Topology
+) -> None:
+    """Each has a bucket of its own, and drains every shard."""
+    await until_granted(directory, "partners", lambda grant: True)
+    async with client_of(build_mes(settings_of(topology), topology)) as second:
+        await override(directory, "partners", 1.0, seconds=3600)
+        await until_granted(directory, "partners", lambda grant: grant["per_second"] == 1)
+        # By now both have heard it, and what either has saved up is gone.
+        _, seen = await leading(directory)
+
+        async def is_renewed() -> bool:
+            return bool((await leading(directory))[1] > seen + timedelta(seconds=2))
+
+        await until(is_renewed)
+        for _ in range(6):
+            await taken_by(second)
+        before, began = await counted(services, MesOrder), time.monotonic()
+
+        async def are_some_placed() -> bool:
+            return await counted(services, MesOrder) >= before + 3
+
+        await until(are_some_placed)
+        assert time.monotonic() - began >= 1.5, "one in a second, and one that was saved up"
+
+
+def intake_row(order_id: int, *, body: Json | None = None) -> Intake:
+    now = utc_now()
+    submitted = OrderSubmitted(
+        actor="atelier-nord",
+        channel=Channel.B2B,
+        summary="a ring",
+        partner="atelier-nord",
+        items=(
+            Item(
+                line_no=1,
+                material=Material.BRASS,
+                finish=Finish.MATTE,
+                quantity=1,
+                model_key="a",
+                model_name="b",
+            ),
+        ),
+        submitted_at=now,
+    )
+    return Intake(
+        order_id=order_id,
+        message_id=uuid4(),
+        partner="atelier-nord",
+        model_key="a",
+        body=body or submitted.model_dump(mode="json"),
+        received_at=now - timedelta(minutes=1),
+    )
+
+
+async def test_orders_that_cannot_be_placed_do_not_stop_those_behind_them(roomy: Services) -> None:
+    """More than the drain takes at a time, and older than what comes behind."""
+    made = [int(await roomy.b2b()) for _ in range(20)]
+    for order_id in made:
+
+        async def spoil(session: Any, order_id: int = order_id) -> None:
+            session.add(intake_row(order_id))  # of an order that there is, by another message
+
+        await roomy.shards.transact(order_id, spoil)
+    for _ in range(4):
+        await roomy.b2b()
+    assert await counted(roomy, Intake) == len(made)
+    assert await counted(roomy, MesOrder) == len(made) + 4
+
+
+async def test_rows_of_a_bucket_that_has_moved_away_do_not_stop_those_behind_them(
+    roomy: Services,
+) -> None:
+    """A move copies the rows first, and the old ones go later."""
+    shard, other = sorted(roomy.shards.clusters)[:2]
+    ids = [order_id for order_id in range(10**6, 10**6 + 200) if roomy.shards.shard_of(order_id) == other]
+    async with roomy.shards.clusters[shard].write() as session:
+        session.add_all(intake_row(order_id) for order_id in ids[:40])
+    for _ in range(6):
+        await roomy.b2b()
+    assert await counted(roomy, MesOrder) == 6
 
 
 async def taken_by(client: AsyncClient) -> str:
@@ -290,13 +436,13 @@ async def test_history_is_refused_while_creation_goes_on_and_the_operators_list_
 ) -> None:
     """A service at its limit: its places are taken, and nothing comes free for a while."""
     order_id = await services.b2b()
-    app = build_mes(fast_settings(topology), topology)
+    app = build_mes(settings_of(topology), topology)
     async with client_of(app) as mes, AsyncExitStack() as places:
         app.state.admission = Admission("mes", most=48, max_wait_seconds=30.0)
         limiter = app.state.admission.limiter
         for _ in range(limiter.limit):
             await places.enter_async_context(limiter.admitted(Priority.NEVER))
-        reads = [asyncio.create_task(mes.get(f"/v1/orders/{order_id}")) for _ in range(20)]
+        reads = [asyncio.create_task(mes.get(f"/v1/orders/{order_id}")) for _ in range(40)]
         creations = [asyncio.create_task(taken_by(mes)) for _ in range(2)]
 
         async def is_full() -> bool:
@@ -330,3 +476,44 @@ async def test_an_order_whose_process_is_killed_while_it_places_it_is_placed_onc
     assert len(seen["history"]) == 1
     assert (await counted(services, MesOrder), await counted(services, PricingJob)) == (1, 1)
     assert await counted(services, Intake) == 0
+
+
+async def test_an_order_is_found_at_each_moment_and_the_crm_cancels_it_once_it_is_placed(
+    services: Services, directory: Cluster, topology: Topology
+) -> None:
+    """Two processes drain each shard meanwhile."""
+    await paused(services, directory)
+    async with client_of(build_mes(settings_of(topology), topology)) as second:
+        orders = [str(ok(await services.b2b_response(), 202)["order_id"]) for _ in range(3)]
+        wish = {"actor": "Sara", "reason": "she changed her mind"}
+        problem(await services.crm.post(f"/v1/orders/{orders[0]}/cancel", json=wish), 404)
+        problem(await services.take(orders[0]), 404)
+        await override(directory, "partners", 0.0, seconds=0)
+        left = set(orders)
+        async with asyncio.timeout(30):
+            while left:
+                for order_id in orders:
+                    for client in (services.mes, second):
+                        shown = ok(await client.get(f"/v1/orders/{order_id}"))
+                        if shown["waiting"] is None:
+                            left.discard(order_id)
+    for order_id in orders:
+        seen = await services.shows(services.crm, order_id, "SUBMITTED")
+        assert len(seen["history"]) == 1
+    ok(await services.crm.post(f"/v1/orders/{orders[0]}/cancel", json=wish), 202)
+    await services.shows(services.mes, orders[0], "CANCELLED")
+    assert (await counted(services, MesOrder), await counted(services, Intake)) == (3, 0)
+
+
+async def test_the_status_is_shown_while_a_database_is_away(
+    services: Services, directory: Cluster, topology: Topology, tmp_path: Path
+) -> None:
+    """It is looked at when something is wrong."""
+    await until_granted(directory, "crm", lambda grant: True)
+    there = topology.path.read_text()
+    path = tmp_path / "away.toml"
+    path.write_text(there.replace(topology.database("crm").dbname, "no_such_database"))
+    said = await mesctl(Topology.load(path), "flow", "status", "--json")
+    assert "crm" in said.err
+    waiting = {each["sender"]: each["waiting"] for each in said.json["senders"]}
+    assert waiting == {"shop": 0, "crm": None, "partners": 0}

@@ -3,14 +3,21 @@
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import event, text
 
+from app.flow.grants import Grant, HeardAllowance, holder_key, publish, redis_now
+from app.messaging.outbox import Range, claim
 from app.messaging.routing import ServiceName
+from app.messaging.streams import fields_of
+from app.models.shop import ShopOutbox
+from sharding.engines import open_cluster
 from sharding.topology import Topology
-from tests.integration.messaging_rig import Rig, open_rig, owe, running, until
+from tests.integration.messaging_rig import AT, STREAM, Rig, open_rig, owe, running, signed_ack, until
+from tests.message_keys import signer_of
 
 CRM, MES = ServiceName.CRM, ServiceName.MES
 
@@ -112,34 +119,211 @@ async def test_the_next_message_of_an_order_goes_as_soon_as_the_one_before_is_se
     assert await rig.history() == {1: ["a", "b", "c"]}
 
 
-async def pages(rig: Rig, after: int) -> int:
-    """Count the pages that a claim of new messages reads."""
-    async with rig.shop.write() as session:
-        [[plan]] = await session.execute(
-            text(
-                "EXPLAIN (ANALYZE, BUFFERS, TIMING OFF, FORMAT JSON) SELECT order_id FROM outbox"
-                " WHERE set_aside_at IS NULL AND destination = 'crm' AND attempts = 0"
-                f" AND sequence > {after} ORDER BY sequence LIMIT 100"
-            )
+async def acknowledge(rig: Rig) -> None:
+    """Answer for all that the CRM was sent, and take it out of its stream."""
+    for fields in await rig.sent():
+        ack = signed_ack({"id": fields["id"], "outcome": "done"})
+        await rig.redis.xadd("acks:shop", fields_of(ack))
+    await rig.redis.xtrim(STREAM, maxlen=0, approximate=False)
+
+
+async def test_the_next_message_of_an_order_lets_no_newer_one_overtake_an_older(rig: Rig) -> None:
+    seconds = 0.0
+    allowance = Counted(left=1)
+    relay = rig.relay(
+        retry_seconds=3600, look_seconds=900, clock=lambda: seconds, allowances={CRM: allowance}
+    )
+    await rig.owe(1, "a")
+    for order_id in range(2, 7):
+        await rig.owe(order_id, "waits")
+    await rig.owe(1, "b")
+    await rig.owe(7, "waits")
+    await relay.turn()
+    assert await subjects(rig, CRM) == [1]
+    await acknowledge(rig)
+    seconds, allowance.left = 2.0, 1
+    await relay.turn()
+    seconds, allowance.left = 4.0, 2
+    await relay.turn()
+    assert await subjects(rig, CRM) == [2, 3, 4], "by their age, for no grant lets all through"
+    seconds, allowance.left = 6.0, 10
+    await relay.turn()
+    assert await subjects(rig, CRM) == [2, 3, 4, 5, 6, 1, 7]
+
+
+async def test_what_follows_an_acknowledgement_in_a_pause_goes_when_the_pause_is_over(rig: Rig) -> None:
+    seconds = 0.0
+    allowance = Counted(left=100)
+    relay = rig.relay(
+        retry_seconds=3600, look_seconds=900, clock=lambda: seconds, allowances={CRM: allowance}
+    )
+    await rig.owe(1, "a", "b")
+    await rig.owe(2, "a")
+    await relay.turn()
+    assert await subjects(rig, CRM) == [1, 2]
+    seconds = 2.0
+    await relay.turn()
+    await acknowledge(rig)
+    seconds, allowance.left = 4.0, 0
+    await relay.turn()
+    assert await subjects(rig, CRM) == []
+    allowance.left = 10
+    await relay.turn()
+    assert await subjects(rig, CRM) == [1], "although no look at everything was due"
+
+
+async def grant(rig: Rig, per_second: float, burst: int) -> None:
+    now = await redis_now(rig.redis)
+    said = Grant(
+        sender="crm",
+        per_second=per_second,
+        burst=burst,
+        issued_at=now,
+        expires_at=now + timedelta(seconds=30),
+        reason="a test",
+    )
+    await publish(rig.redis, signer_of(MES), said)
+
+
+async def test_of_two_processes_one_draws_on_the_grant_and_the_other_when_it_is_gone(rig: Rig) -> None:
+    """Each has a bucket of its own, and the lock of the database goes from one to the other at each turn."""
+    seconds = 0.0
+    for order_id in range(200):
+        await rig.owe(order_id, "a")
+    # The Shop's outbox, read by who hears the grants of the CRM: what a test may send to the CRM is plain.
+    allowances = [
+        HeardAllowance(
+            rig.redis,
+            signer_of(CRM),
+            "crm",
+            floor_per_second=2,
+            holder=name,
+            clock=lambda: seconds,
         )
-    top = plan[0]["Plan"]
-    return int(top["Shared Hit Blocks"] + top["Shared Read Blocks"])
+        for name in ("first", "second")
+    ]
+    relays = [rig.relay(retry_seconds=3600, allowances={CRM: each}) for each in allowances]
+    await grant(rig, 20, 5)
+    for _ in range(20):
+        for relay in relays:
+            await relay.turn()
+        seconds += 0.1
+    sent = len(await subjects(rig, CRM))
+    assert 35 <= sent <= 5 + 40, "one burst, and two seconds at twenty"
+
+    async def is_taken_over() -> bool:
+        nonlocal seconds
+        seconds += 0.1
+        await relays[1].turn()
+        return len(await subjects(rig, CRM)) > sent
+
+    began = seconds
+    await until(is_taken_over)
+    assert len(await subjects(rig, CRM)) <= sent + 5
+    assert seconds > began
 
 
-async def test_behind_an_open_transaction_a_claim_reads_no_more_pages(rig: Rig) -> None:
-    relay = rig.relay(retry_seconds=60)
+async def test_a_process_that_has_lost_its_database_leaves_the_grant_to_another(rig: Rig) -> None:
+    seconds = 0.0
+    broken, well = (
+        HeardAllowance(
+            rig.redis, signer_of(CRM), "crm", floor_per_second=20, holder=name, clock=lambda: seconds
+        )
+        for name in ("broken", "well")
+    )
+    await broken.refresh()
+    assert broken.take(1) == 1
+
+    async def is_taken_over() -> bool:
+        nonlocal seconds
+        seconds += 1.0
+        await broken.refresh()  # and it never asks its database
+        await well.refresh()
+        return well.take(1) == 1
+
+    await until(is_taken_over)
+    assert broken.take(1) == 0
+
+
+@pytest.mark.parametrize("left", ["for ever", "a list"])
+async def test_what_a_hand_has_left_where_the_holder_stands_stops_no_one(rig: Rig, left: str) -> None:
+    if left == "a list":
+        await rig.redis.rpush(holder_key("crm"), "x")
+    else:
+        await rig.redis.set(holder_key("crm"), "x")
+    subject = HeardAllowance(rig.redis, signer_of(CRM), "crm", floor_per_second=2, holder="me")
+    await subject.refresh()
+    assert subject.take(1) == 1
+    assert 0 < await rig.redis.pttl(holder_key("crm")) <= 2000
+
+
+async def claimed_pages(rig: Rig, after: int) -> int:
+    """Count the pages that the statements of a claim read, as the driver sends them, and claim nothing."""
+    sent: list[tuple[str, Any]] = []
+
+    def note_it(_c: Any, _u: Any, statement: str, parameters: Any, _x: Any, _m: Any) -> None:
+        if statement.startswith("SELECT"):
+            sent.append((statement, parameters))
+
+    async with rig.shop.write() as session:
+        connection = await session.connection()
+        event.listen(connection.sync_connection, "before_cursor_execute", note_it)
+        await claim(
+            session,
+            ShopOutbox,
+            destination="crm",
+            lag=timedelta(0),
+            now=AT,
+            limit=500,
+            retry_after_seconds=lambda _count: 60.0,
+            within=Range(after=after, successors_of=range(500)),
+        )
+        event.remove(connection.sync_connection, "before_cursor_execute", note_it)
+        await session.rollback()
+        connection = await session.connection()
+        read = 0
+        for statement, parameters in sent:
+            explain = f"EXPLAIN (ANALYZE, BUFFERS, TIMING OFF, FORMAT JSON) {statement}"
+            [[plan]] = (await connection.exec_driver_sql(explain, parameters)).all()
+            read += plan[0]["Plan"]["Shared Hit Blocks"] + plan[0]["Plan"]["Shared Read Blocks"]
+    assert len(sent) == 2
+    return read
+
+
+@pytest.mark.parametrize("analyzed", ["never", "full", "empty"])
+async def test_behind_an_open_transaction_a_claim_reads_no_more_pages(
+    rig: Rig, topology: Topology, analyzed: str
+) -> None:
+    seconds = 0.0
+    relay = rig.relay(retry_seconds=60, clock=lambda: seconds)
     async with rig.crm.write() as _, rig.worker_shop.write() as holder:
         await holder.execute(text("SELECT pg_current_xact_id(), count(*) FROM outbox"))
         async with rig.shop.write() as session:
             for order_id in range(3000):
                 await owe(session, order_id, "a")
+        await analyze(topology, is_wanted=analyzed == "full")
         while len(await subjects(rig, CRM)) < 3000:
             await relay.turn()
+            seconds += 0.1
         async with rig.shop.write() as session:
             await session.execute(text("DELETE FROM outbox"))
-        dead = await pages(rig, -1)
-        await rig.owe(9999, "b")
-        progress = relay._progress["crm"]
-        behind = await pages(rig, progress._seen[-1][1])
-    assert dead > 50, "the dead rows are there, and a claim from the beginning reads them"
-    assert behind <= 12
+        await analyze(topology, is_wanted=analyzed == "empty")
+        dead = await claimed_pages(rig, -1)
+        # There is nothing to do, for more than a second.
+        for _ in range(2):
+            seconds += 2.0
+            await relay.turn()
+        for order_id in range(10_000, 10_010):
+            await rig.owe(order_id, "b")
+        behind = await claimed_pages(rig, relay._progress["crm"]._mark)
+    assert dead > 5000, "the dead rows are there, and a claim from the beginning reads them"
+    assert behind <= 2000, "at most two of each order that was acknowledged just now; a few of the ten others"
+
+
+async def analyze(topology: Topology, *, is_wanted: bool) -> None:
+    if is_wanted:
+        async with (
+            open_cluster(topology, "shop", role="shop_owner", application_name="test") as owner,
+            owner.write() as session,
+        ):
+            await session.execute(text("ANALYZE outbox"))

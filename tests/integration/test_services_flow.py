@@ -164,7 +164,7 @@ async def test_a_write_is_seen_by_a_read_that_carries_its_token(services: Servic
     for _ in range(20):
         written = await services.b2b_response()
         token = written.headers["Causal-Token"]
-        order_id = ok(written, 201)["order_id"]
+        order_id = ok(written, 202)["order_id"]
         shown = await services.mes.get(f"/v1/orders/{order_id}", headers={"Causal-Token": token})
         assert ok(shown)["order_id"] == order_id
 

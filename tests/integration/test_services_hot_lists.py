@@ -2,13 +2,17 @@
 
 import asyncio
 import time
+from functools import partial
 
 from pydantic import SecretStr
 from redis.asyncio import Redis
 
 from app import topology as sections
-from app.mes.hot_list import GOOD_MS
+from app.mes.hot_list import GOOD_MS, HotLists
+from app.mes.schemas import MesOrderPage
 from app.messaging.streams import open_redis
+from app.models.status import Status
+from readreplica.token import CausalToken
 from sharding.topology import Topology
 from tests.integration.messaging_rig import until
 from tests.integration.services_rig import Services, ok, open_services
@@ -101,3 +105,60 @@ async def test_the_database_answers_when_redis_forgets_or_stands_still(topology:
 
 def test_a_page_is_good_for_less_than_a_second() -> None:
     assert GOOD_MS < 1000
+
+
+async def test_a_page_whose_callers_have_gone_is_shown_to_none_that_come_later(topology: Topology) -> None:
+    async with redis_of(topology) as redis:
+        lists = HotLists(redis)
+        old, new = (MesOrderPage(orders=[], next_cursor=name) for name in ("old", "new"))
+        gate = asyncio.Event()
+
+        async def slow(_after: CausalToken) -> MesOrderPage:
+            await gate.wait()
+            return old
+
+        async def quick(_after: CausalToken) -> MesOrderPage:
+            return new
+
+        first = asyncio.create_task(lists.page(Status.SUBMITTED, slow))
+        await until(partial(is_filling, lists))
+        first.cancel()
+        gate.set()
+        await asyncio.wait({first})
+        await until(partial(is_filled, lists))
+        await redis.delete("flow:list:SUBMITTED:page")  # as half a second does
+        assert await lists.page(Status.SUBMITTED, quick) == new
+
+
+async def is_filling(lists: HotLists) -> bool:
+    return bool(lists._filling)
+
+
+async def is_filled(lists: HotLists) -> bool:
+    return not lists._filling or lists._filling[Status.SUBMITTED].task.done()
+
+
+async def test_who_comes_half_a_second_after_a_slow_reading_began_does_not_wait_for_it(
+    topology: Topology,
+) -> None:
+    async with redis_of(topology) as redis:
+        seconds = 100.0
+        lists = HotLists(redis, clock=lambda: seconds)
+        old, new = (MesOrderPage(orders=[], next_cursor=name) for name in ("old", "new"))
+        gate = asyncio.Event()
+
+        async def slow(_after: CausalToken) -> MesOrderPage:
+            await gate.wait()
+            return old
+
+        async def quick(_after: CausalToken) -> MesOrderPage:
+            return new
+
+        first = asyncio.create_task(lists.page(Status.SUBMITTED, slow))
+        await until(partial(is_filling, lists))
+        seconds += 0.6
+        second = asyncio.create_task(lists.page(Status.SUBMITTED, quick))
+        done, _ = await asyncio.wait({second}, timeout=5)
+        gate.set()
+        assert done
+        assert (await second, await first) == (new, old)

@@ -12,6 +12,7 @@ from redis.exceptions import AuthenticationError, NoPermissionError
 from structlog.testing import capture_logs
 
 from app.crm.application import build as build_crm
+from app.flow.grants import holder_key
 from app.messaging.errors import RedisRefuses
 from app.messaging.routing import ServiceName, destinations_of
 from ops.embedded.errors import StartFailed
@@ -148,6 +149,11 @@ def test_grants_are_written_by_mes_alone(server: Server, service: ServiceName) -
                 pipeline.pexpire("flow:grant:mes:crm", 1)
                 assert pipeline.execute()
             return
+        other = "crm" if service is ServiceName.SHOP else "shop"
+        assert redis.set(holder_key(service.value), "me", nx=True, px=10)
+        assert redis.pttl(holder_key(service.value)) <= 10
+        with pytest.raises(NoPermissionError):
+            redis.set(holder_key(other), "me")
         with pytest.raises(NoPermissionError):
             redis.hset("flow:grant:mes:crm", "per_second", "1000")
         with pytest.raises(NoPermissionError):

@@ -13,8 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.flow.limiter import (
+    BURST_FACTOR,
     LEAST_QUEUE,
     QUEUE_FACTOR,
+    REST_SECONDS,
     STANDING_SECONDS,
     AdaptiveLimiter,
     LimitOptions,
@@ -62,7 +64,7 @@ class Simulation:
         self._inflight = self._busy = self._most = 0
         self._work = self._counted = self._since = self._empty = 0.0
         self._latencies: list[float] = []
-        self._was_full = False
+        self._was_full, self._is_burst, self._waited = False, False, -10.0
         self._push(self._random.expovariate(self.rate(0.0)), None)
         while self._events:
             now, _, leaving = heapq.heappop(self._events)
@@ -93,7 +95,14 @@ class Simulation:
             self._admit(now, now)
             return
         self._was_full = True
-        if len(self._queue) < max(LEAST_QUEUE, QUEUE_FACTOR * int(self.state.limit)):
+        if not self._queue:
+            self._is_burst, self._empty = now - self._waited > REST_SECONDS, now
+        self._waited = now
+        is_burst = self._is_burst and now - self._empty <= STANDING_SECONDS
+        limit = int(self.state.limit)
+        if is_burst:
+            limit = min(BURST_FACTOR * limit, self.options.most)
+        if len(self._queue) < max(LEAST_QUEUE, QUEUE_FACTOR * limit):
             self._queue.append(now)
         else:
             self.refused_at.append(now)
@@ -179,7 +188,7 @@ def test_at_modest_overload_the_limit_does_not_grow_without_end(share: float) ->
 def test_its_probes_refuse_nothing(share: float) -> None:
     """From the load that it began with on: the first seconds, in which it looks for a limit, are left out."""
     begun = Simulation(always(share * 400), seed=4)
-    assert begun.run(300.0).refused_at[-1:] <= [2.0]
+    assert begun.run(300.0).refused_at[-1:] <= [4.0]
 
 
 def test_it_follows_a_service_that_gets_slower_and_fast_again() -> None:
@@ -230,7 +239,7 @@ class Clock:
 
 def limiter(places: int = 1) -> tuple[AdaptiveLimiter, Clock]:
     clock = Clock()
-    return AdaptiveLimiter(LimitOptions(floor=places, initial=places), clock=clock), clock
+    return AdaptiveLimiter(LimitOptions(floor=places, initial=places, most=places), clock=clock), clock
 
 
 async def hold(limit: AdaptiveLimiter, priority: Priority, until: asyncio.Event, done: list[str]) -> None:
@@ -301,3 +310,21 @@ async def test_in_a_standing_queue_one_waits_no_longer_than_it_takes() -> None:
         gates[0].set()
         await turn()
         assert done == ["creation", "creation shed", "creation shed", "creation shed"]
+
+
+async def test_a_burst_after_a_rest_waits_and_is_not_refused() -> None:
+    clock = Clock()
+    limit = AdaptiveLimiter(LimitOptions(floor=8, initial=8, most=48), clock=clock)
+    until, done = asyncio.Event(), list[str]()
+    async with asyncio.TaskGroup() as tasks:
+        for priority in (Priority.HISTORY, Priority.CREATION):
+            for _ in range(30):
+                tasks.create_task(hold(limit, priority, until, done))
+        await turn()
+        assert (limit.inflight, limit.waiting, done) == (8, 52, [])
+        # No burst any more: from now on the queue is as long as the limit makes it.
+        clock.now = STANDING_SECONDS + 0.5
+        tasks.create_task(hold(limit, Priority.HISTORY, until, done))
+        await turn()
+        assert done == ["history shed"]
+        until.set()
