@@ -121,6 +121,7 @@ OTHERS: Mapping[str, LogEvent] = {
     "place_not_read": _event("warning", fields="order.id error.message"),
     "places_not_published": _event("warning", fields="error.message"),
     "worker_started": _event("info", fields="mes_storage.worker mes_storage.pid"),
+    "worker_not_started": _event("error", fields="mes_storage.worker error.message"),
     "worker_ended": _event("error", fields="mes_storage.worker mes_storage.status"),
     "worker_frozen": _event("error", fields="mes_storage.worker mes_storage.pid"),
     "worker_not_needed": _event("info", fields="mes_storage.worker"),

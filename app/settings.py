@@ -14,7 +14,7 @@ from app.kit.process import exit_with_fault
 from app.kit.telemetry import start_telemetry
 from app.log_events import SCHEMA
 from app.messaging.signing import parse_peer_keys
-from app.topology import WorkerCount, services_of
+from app.topology import MOST_WORKERS, services_of
 from readreplica.signing import parse_keys
 from sharding.errors import ShardingError
 from sharding.topology import Topology
@@ -107,7 +107,7 @@ class Settings(BaseSettings):
     flow_requests: Annotated[int, Field(ge=1)] = 48
     """how many requests are worked on at once at most; the limiter finds how many below it are good"""
 
-    pricing_workers: WorkerCount | None = None
+    pricing_workers: Literal["auto"] | Annotated[int, Field(ge=1, le=MOST_WORKERS)] | None = None
     """how many worker processes there are, or auto; without it, as many as the topology file says"""
 
     pricing_memory_bytes: Annotated[int, Field(ge=512 * 2**20)] = 3 * 2**30

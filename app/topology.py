@@ -31,7 +31,8 @@ class _Administered(Section):
 
 
 AUTO: Final = "auto"
-WorkerCount = Literal["auto"] | Annotated[int, Field(strict=True, ge=1, le=256)]
+MOST_WORKERS: Final = 256
+WorkerCount = Literal["auto"] | Annotated[int, Field(strict=True, ge=1, le=MOST_WORKERS)]
 """How many processes a worker is: a number, or as many as cores, memory and queue allow."""
 
 

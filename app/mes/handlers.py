@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TypeVar
 
-from app.flow.turns import enqueue
+from app.flow.turns import enqueue, sender_of_order
 from app.kit.clock import Clock
 from app.kit.telemetry import traceparent_of
 from app.mes import repository
@@ -104,7 +104,7 @@ async def _requote(
     detail = {"requote_requested": request.actor}
     await append_event(session, models, order, actor=request.actor, now=now, detail=detail)
     if not await repository.has_pricing_job(session, order.order_id):
-        sender = f"partner {order.partner}" if order.partner is not None else f"order {order.order_id}"
+        sender = sender_of_order(order.order_id, order.partner)
         await enqueue(
             session, PricingJob(order_id=order.order_id, sender=sender, traceparent=traceparent_of())
         )

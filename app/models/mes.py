@@ -125,6 +125,7 @@ class PricingJob(MesBase):
 
     order_id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
     attempts: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    expired_leases: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     leased_by: Mapped[str | None] = mapped_column(Text)
     lease_expires_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())

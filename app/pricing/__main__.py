@@ -102,12 +102,12 @@ async def work(settings: Settings, topology: Topology) -> None:
     options = WorkerOptions(concurrency=1, stop_seconds=settings.stop_seconds)
     beats = Beats()
     async with AsyncExitStack() as opened:
+        await _end_with_supervisor()
         await opened.enter_async_context(beats.sent())
         await opened.enter_async_context(measuring_lag(event_loop_lag))
         sessions = await enter_with_retries(opened, lambda: open_shards(topology, application_name="pricing"))
         # Leases are to be returned from here on: a signal no longer ends the process at once.
         stop = _stop_on_signals()
-        await _stop_at_end_of_stdin(stop)
         sandbox = Sandbox(limits=_limits(settings), concurrency=options.concurrency)
         await opened.enter_async_context(sandbox)
         pricer = Pricer(
@@ -144,17 +144,14 @@ def _stop_on_signals() -> asyncio.Event:
     return stop
 
 
-class _StopAtEnd(asyncio.Protocol):
-    def __init__(self, stop: asyncio.Event) -> None:
-        self._stop = stop
-
+class _SupervisorsEnd(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # its signature
-        """Stop: the supervisor is gone, however it ended."""
-        self._stop.set()
+        """Stop as on SIGTERM, also while this waits for its databases: the supervisor is gone."""
+        signal.raise_signal(signal.SIGTERM)
 
 
-async def _stop_at_end_of_stdin(stop: asyncio.Event) -> None:
-    await asyncio.get_running_loop().connect_read_pipe(lambda: _StopAtEnd(stop), sys.stdin)
+async def _end_with_supervisor() -> None:
+    await asyncio.get_running_loop().connect_read_pipe(_SupervisorsEnd, sys.stdin)
 
 
 class Beats:

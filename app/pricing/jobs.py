@@ -4,16 +4,18 @@ Senders take turns: the job with the smallest `position` comes next (`app.flow.t
 
 A lease is taken in a short transaction and worked on outside any: pricing takes seconds to minutes, and a
 transaction held that long stops vacuum. A worker that is killed lets its lease expire. `attempts` counts the
-leases, and so distinguishes a stale holder from the present one as well.
+leases, and so distinguishes a stale holder from the present one as well. `expired_leases` counts those that
+ended without a word: also a worker whose database was away for a while lets its lease expire, and the order
+has no part in that.
 """
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
-from sqlalchemy import ColumnElement, and_, delete, func, select, update
+from sqlalchemy import ColumnElement, and_, case, delete, func, select, update
 
-from app.flow.turns import IS_LEASED, STEP, TURNS
+from app.flow.turns import HAS_TURN, IS_LEASED, STEP, TURNS, place_jobs
 from app.kit.telemetry import FRESH
 from app.models.mes import PricingJob
 from readreplica.sessions import WriteSession
@@ -22,7 +24,7 @@ from readreplica.sessions import WriteSession
 _CHOICE = 8
 # What asks has fewer workers than this.
 _MOST_COUNTED = 1000
-_IS_FREE = PricingJob.lease_expires_at <= func.now()
+_IS_FREE = and_(PricingJob.lease_expires_at <= func.now(), HAS_TURN)
 _IS_FRESH = (PricingJob.created_at > func.now() - FRESH).label("is_fresh")
 
 
@@ -34,6 +36,7 @@ class Lease:
         order_id: the order.
         holder: the worker that has it.
         attempt: the number of this lease, from 1.
+        expired: how many leases before it have expired.
         traceparent: of what has made the job.
         is_fresh: whether that was just now, so that the work is a part of its trace.
     """
@@ -41,12 +44,22 @@ class Lease:
     order_id: int
     holder: str
     attempt: int
+    expired: int = 0
     traceparent: str | None = None
     is_fresh: bool = True
 
+    @property
+    def tries(self) -> int:
+        """How many times the order was tried until its try had an end, this one included."""
+        return self.attempt - self.expired
+
 
 async def first(session: WriteSession) -> float | None:
-    """Return the position of the job on this shard whose turn it is; None if none may be taken."""
+    """Return the position of the job on this shard whose turn it is; None if none may be taken.
+
+    Jobs that have no position yet get one.
+    """
+    await place_jobs(session)
     return await session.scalar(select(PricingJob.position).where(_IS_FREE).order_by(*TURNS).limit(1))
 
 
@@ -90,15 +103,21 @@ async def _take(session: WriteSession, order_id: int, *, holder: str, lease_seco
             leased_by=holder,
             lease_expires_at=func.now() + timedelta(seconds=lease_seconds),
             attempts=PricingJob.attempts + 1,
+            expired_leases=PricingJob.expired_leases + case((IS_LEASED, 1), else_=0),
         )
-        .returning(PricingJob.attempts, PricingJob.traceparent, _IS_FRESH)
+        .returning(PricingJob.attempts, PricingJob.expired_leases, PricingJob.traceparent, _IS_FRESH)
     )
     row = taken.first()
     if row is None:
         return None
-    attempt, traceparent, is_fresh = row
+    attempt, expired, traceparent, is_fresh = row
     return Lease(
-        order_id=order_id, holder=holder, attempt=attempt, traceparent=traceparent, is_fresh=is_fresh
+        order_id=order_id,
+        holder=holder,
+        attempt=attempt,
+        expired=expired,
+        traceparent=traceparent,
+        is_fresh=is_fresh,
     )
 
 

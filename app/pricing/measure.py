@@ -85,7 +85,7 @@ def _examine(meshes: list[Mesh], suffix: str, recall: Recall) -> Examined:
     for known in recall(shape.facts()):
         measured = shape.recognise(known)
         if measured is not None:
-            _refuse_size(max(measured.extents_mm))
+            _refuse_size(max(shape.facts().extents_mm))
             _refuse_hollow(measured.volume_mm3)
             return Examined(outcome=measured, recognised=True)
     measured, smallest_body_mm3 = _survey(shape.meshes)

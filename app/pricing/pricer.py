@@ -34,6 +34,10 @@ Verdict = PriceCalculated | OrderRejected
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("pricing")
 
+MOST_EXPIRED = 10
+"""After how many expired leases an order is rejected: one that kills its workers must not do so for ever.
+They are more than the attempts, for a database that was away for seconds looks the same."""
+
 
 class Settlement(Enum):
     """What became of a job: it was done, another worker had it by then, or its order was cancelled."""
@@ -63,7 +67,7 @@ class Pricer:
             models: where the model files are.
             sandbox: measures them.
             now: the clock for the orders' histories.
-            max_attempts: attempts after which an order is rejected.
+            max_attempts: attempts after which an order is rejected, of those that had an end.
             price_valid_for: how long a price may be approved; None for ever.
         """
         self._sessions = sessions
@@ -102,14 +106,14 @@ class Pricer:
             log.info("order_settled", attempt=held.attempt, verdict=verdict.model_dump(mode="json"))
 
     async def _consider(self, held: Lease, after: CausalToken, attempt: PricingAttempt) -> Verdict | None:
-        if held.attempt > self._max_attempts:
-            return rejected(str(AttemptsExhausted(self._max_attempts)))
+        if held.tries > self._max_attempts or held.expired >= MOST_EXPIRED:
+            return rejected(str(AttemptsExhausted(held.attempt - 1)))
         items, tariff = await self._items_and_tariff(held.order_id, after)
         attempt.reused = True  # until one is measured
         keys = {item.model_key for item in items}
         outcomes: Outcomes = {key: await self._measured(key, attempt) for key in keys}
         unclear = any(isinstance(found, Unmeasurable) and not found.final for found in outcomes.values())
-        if unclear and held.attempt < self._max_attempts:
+        if unclear and held.tries < self._max_attempts:
             return None
         valid_for = self._price_valid_for
         valid_until = None if valid_for is None else self._now() + valid_for

@@ -27,6 +27,10 @@ from app.pricing.measurement import (
 from app.pricing.surface import Floats, Ints, Mesh
 
 GRID_MM = 1e-6
+APART = round(4 * SAME_MM / GRID_MM)
+"""How far apart, in `GRID_MM`, the points of a piece must be that is compared: then none of them are welded,
+in no size and with no rounding."""
+_MOST_NEIGHBOURS = 100
 SMALLEST_BODY_MM3 = 1e-3
 """Scaled follows only what has no body below this: a thousand times what is taken for flat."""
 SAME_SUM = 1e-3
@@ -76,7 +80,7 @@ class WeldedShape:
         begins = np.cumsum([0, *(len(part) for part, _ in parts[:-1])])
         faces = np.concatenate([part + begin for (_, part), begin in zip(parts, begins, strict=True)])
         grid = np.rint(points / GRID_MM).astype(np.int64)
-        if len(parts) > 1 and len(np.unique(_mixed(grid))) < len(grid):
+        if len(parts) > 1 and not are_apart(grid, APART):
             return None
         return cls(grid, faces, [Mesh.of_triangles(part, numbers) for part, numbers in parts])
 
@@ -102,18 +106,20 @@ class WeldedShape:
 
         The volume and the surface are added up anew, and must agree with the entry, wherever it is from.
         """
-        points = np.frombuffer(b64decode(known.points), "<i4").reshape(-1, 3).astype(np.int64)
-        if points.shape != self.points.shape:
+        points = _unpacked(known.points)
+        if points is None or points.shape != self.points.shape:
             return None
         scale = scale_between(known.measured.extents_mm, self.facts().extents_mm)
         if scale is None:
             return None
         if scale != 1:
-            if known.smallest_body_mm3 < SMALLEST_BODY_MM3 or not self._is_apart():
+            if known.smallest_body_mm3 < SMALLEST_BODY_MM3:
                 return None
             points = np.rint(points * scale).astype(np.int64)
         partners = _partners(self.points, points)
         if partners is None or _digest(partners[self.faces]) != known.faces_digest:
+            return None
+        if not are_apart(self.points, APART):
             return None
         found = scaled(known.measured, scale)
         volume, area = self._sums()
@@ -122,11 +128,6 @@ class WeldedShape:
             and abs(area - found.area_mm2) <= SAME_SUM * area
         )
         return found if agrees else None
-
-    def _is_apart(self) -> bool:
-        """Return whether welding, which knows no scale, would leave all points what they are."""
-        cells = np.rint(self.points * (GRID_MM / SAME_MM)).astype(np.int64)
-        return len(np.unique(_mixed(cells))) == len(cells)
 
     def _sums(self) -> tuple[float, float]:
         """Return the volume in mm³ and the surface in mm²."""
@@ -137,6 +138,31 @@ class WeldedShape:
         nx, ny, nz = uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx
         volume = float((x[a] * nx + y[a] * ny + z[a] * nz).sum()) / 6
         return abs(volume), float(np.sqrt(nx * nx + ny * ny + nz * nz).sum()) / 2
+
+
+def _unpacked(points: str) -> Ints | None:
+    try:
+        return np.frombuffer(b64decode(points), "<i4").reshape(-1, 3).astype(np.int64)
+    except ValueError:
+        return None  # an entry that is not true is no fault of the file
+
+
+def are_apart(points: Ints, distance: int) -> bool:
+    """Return whether no two points are as near to each other as that in all three directions.
+
+    Those are near each other above any plane as well. False also where too many are to be compared.
+    """
+    heights = points @ DIRECTIONS[0]
+    order = np.argsort(heights)
+    heights, points = heights[order], points[order]
+    reach = distance * np.abs(DIRECTIONS[0]).sum()
+    for step in range(1, _MOST_NEIGHBOURS):
+        (near,) = np.nonzero(heights[step:] - heights[:-step] <= reach)
+        if not len(near):
+            return True
+        if (np.abs(points[near + step] - points[near]).max(axis=1) <= distance).any():
+            return False
+    return False
 
 
 def _weld(mesh: Mesh) -> tuple[Floats, Ints] | None:

@@ -12,10 +12,10 @@ import os
 import signal
 import sys
 from asyncio.subprocess import PIPE, Process
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import structlog
 from prometheus_client.core import Metric
@@ -195,7 +195,7 @@ class Supervisor:
         for number in range(self._wanted):
             place = self.places.setdefault(number, _Place())
             if place.child is None and place.free_at <= _now():
-                place.child = await self._start(number)
+                await self._fill(number, place)
         for number, child in self.children.items():
             if number >= self._wanted and child.stopping_since is None:
                 log.info("worker_not_needed", worker=number)
@@ -242,9 +242,22 @@ class Supervisor:
             return
         place.failures = 0 if _now() - child.started_at > _SETTLED_SECONDS else place.failures + 1
         log.error("worker_ended", worker=number, status=child.process.returncode)
-        # The first one is replaced at once: what has killed it was no fault of its start.
-        rest = self.options.restart_seconds * 2 ** (place.failures - 2) if place.failures > 1 else 0.0
-        place.free_at = _now() + min(rest, _LONGEST_RESTART_SECONDS)
+        place.free_at = _now() + self._rest_seconds(place.failures)
+
+    def _rest_seconds(self, failures: int) -> float:
+        """Return how long a place stays empty; after the first time not at all: its start had no fault."""
+        # A power above this is past the longest rest, and would overflow in the end.
+        rest = self.options.restart_seconds * 2 ** min(failures - 2, 32) if failures > 1 else 0.0
+        return min(rest, _LONGEST_RESTART_SECONDS)
+
+    async def _fill(self, number: int, place: _Place) -> None:
+        """Start a worker; where the machine has no room for a process, it may have later."""
+        try:
+            place.child = await self._start(number)
+        except OSError as error:
+            place.failures += 1
+            place.free_at = _now() + self._rest_seconds(place.failures)
+            log.error("worker_not_started", worker=number, error=str(error))
 
     def _is_silent(self, child: _Child) -> bool:
         if child.heard_at is None:
@@ -302,9 +315,15 @@ def _kill(child: _Child) -> None:
 async def _listen(child: _Child) -> None:
     """Take a worker's lines until its end."""
     assert child.process.stdout is not None
-    async for line in child.process.stdout:
-        said = json.loads(line)
+    async for said in listen(child.process.stdout):
         child.heard_at, child.ready, child.metrics = _now(), said["ready"], said["metrics"]
+
+
+async def listen(stdout: asyncio.StreamReader) -> AsyncIterator[Mapping[str, Any]]:
+    """Yield a worker's lines; the last one of a worker that was killed may have no end, and is none."""
+    async for line in stdout:
+        if line.endswith(b"\n"):
+            yield json.loads(line)
 
 
 class FleetMetrics(Collector):
@@ -317,13 +336,19 @@ class FleetMetrics(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """Return one family for each name."""
-        families = {family.name: family for family in self._own.collect()}
+        families: dict[str, Metric] = {}
+        for family in self._own.collect():
+            # A new one with the samples: some collectors return the same family each time.
+            families[family.name] = copied = _empty(family)
+            copied.samples += family.samples
         for worker, text in self._texts().items():
             for family in text_string_to_metric_families(text):
-                known = families.setdefault(
-                    family.name, Metric(family.name, family.documentation, family.type, family.unit)
-                )
+                known = families.setdefault(family.name, _empty(family))
                 known.samples += [
                     sample._replace(labels={**sample.labels, "worker": worker}) for sample in family.samples
                 ]
         return families.values()
+
+
+def _empty(family: Metric) -> Metric:
+    return Metric(family.name, family.documentation, family.type, family.unit)

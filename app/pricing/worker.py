@@ -85,8 +85,9 @@ class _Interruptible:
 
     def interrupt(self, why: Interruption) -> None:
         """End the block at what it waits for; once its end has come, this does nothing."""
-        self.interruption = self.interruption or why
-        self._timeout.reschedule(asyncio.get_running_loop().time())
+        if self.interruption is None:
+            self.interruption = why
+            self._timeout.reschedule(asyncio.get_running_loop().time())
 
 
 class Worker:
@@ -129,10 +130,22 @@ class Worker:
         if leased is None:
             await sleep_unless(stop, self._options.poll_seconds)
             return
-        with structlog.contextvars.bound_contextvars(order_id=leased.value.order_id):
-            await self._work_on(leased.value, leased.token, stop)
+        held = leased.value
+        context, links = cause_of(held.traceparent, is_fresh=held.is_fresh)
+        with (
+            structlog.contextvars.bound_contextvars(order_id=held.order_id),
+            working(
+                "price order",
+                kind=SpanKind.CONSUMER,
+                order_id=str(held.order_id),
+                context=context,
+                links=links,
+                attributes={"mes_storage.attempt": held.attempt},
+            ) as span,
+        ):
+            await self._work_on(held, leased.token, stop, span)
 
-    async def _work_on(self, held: Lease, after: CausalToken, stop: asyncio.Event) -> None:
+    async def _work_on(self, held: Lease, after: CausalToken, stop: asyncio.Event, span: Span) -> None:
         """Price a leased order, and keep the lease meanwhile; give it back where there is no time left."""
         async with _Interruptible() as attempt:
             beside = [
@@ -140,7 +153,7 @@ class Worker:
                 asyncio.create_task(self._keep(held, attempt)),
             ]
             try:
-                await self._attempt(held, after)
+                await self._price(held, after, span)
             finally:
                 for task in beside:
                     task.cancel()
@@ -162,16 +175,19 @@ class Worker:
         """
         clock = asyncio.get_running_loop().time
         renew = partial(jobs.renew, held=held, lease_seconds=self._options.lease_seconds)
-        look, due, missed = partial(jobs.is_held, held=held), clock(), 0
+        look, due, missed, is_away = partial(jobs.is_held, held=held), clock(), 0, False
         while missed < 2:
-            await asyncio.sleep(self._options.watch_seconds)
+            # Whether it is gone is asked again at once: the one who cancels waits for its end.
+            await asyncio.sleep(self._options.watch_seconds / (4 if missed else 1))
             is_due = clock() >= due
             try:
                 stands = (await self._sessions.transact(held.order_id, renew if is_due else look)).value
             except OUTAGES as error:
-                log.error("lease_not_renewed", error=one_line(error))
+                if not is_away:  # once for each outage
+                    log.error("lease_not_renewed", error=one_line(error))
+                is_away = True
                 continue
-            missed = 0 if stands else missed + 1
+            is_away, missed = False, 0 if stands else missed + 1
             if is_due:
                 due = clock() + self._options.lease_seconds / 3
         attempt.interrupt(Interruption.NOT_OURS)
@@ -208,19 +224,6 @@ class Worker:
             log.info("shard_back", shard=shard)
             self._shards_away.remove(shard)
         return answer
-
-    async def _attempt(self, held: Lease, after: CausalToken) -> None:
-        """Price a leased order; in the end it is settled, given back, or its lease expires."""
-        context, links = cause_of(held.traceparent, is_fresh=held.is_fresh)
-        with working(
-            "price order",
-            kind=SpanKind.CONSUMER,
-            order_id=str(held.order_id),
-            context=context,
-            links=links,
-            attributes={"mes_storage.attempt": held.attempt},
-        ) as span:
-            await self._price(held, after, span)
 
     async def _price(self, held: Lease, after: CausalToken, span: Span) -> None:
         rest_seconds = self._options.retry_seconds

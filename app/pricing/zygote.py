@@ -26,6 +26,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
+from pydantic import ValidationError
+
 from app.pricing.measure import examine, measure
 from app.pricing.measurement import SHAPES, KnownShape, ShapeFacts, Unmeasurable
 from app.pricing.opc import CONTENT_TYPES, MODEL_TYPE, RELATIONSHIPS, START
@@ -177,7 +179,10 @@ def _run_child(request: dict[str, Any], child_end: int, known_begin: int) -> NoR
 
         def recall(facts: ShapeFacts) -> Sequence[KnownShape]:
             _write(child_end, ASKS + json.dumps(asdict(facts)).encode() + b"\n")
-            return SHAPES.validate_json(known.readline())
+            try:
+                return SHAPES.validate_json(known.readline())
+            except ValidationError:
+                return ()  # what is known wrongly is no fault of the file
 
         found = examine(data, suffix=request["suffix"], recall=recall)
         _write(child_end, json.dumps(asdict(found)).encode())

@@ -74,7 +74,8 @@ async def test_a_lease_that_expired_is_taken_by_another_and_worth_nothing(rig: R
     stale = await lease(rig, "anna", seconds=0)
     held = await lease(rig, "bert")
     assert stale is not None
-    assert held == Lease(order_id=order_id, holder="bert", attempt=2)
+    assert held == Lease(order_id=order_id, holder="bert", attempt=2, expired=1)
+    assert held.tries == 1
     assert not await finish(rig, stale)
     async with rig.sessions.write(order_id) as session:
         await jobs.give_back(session, stale, rest_seconds=0, counted=False)
@@ -119,3 +120,60 @@ async def test_a_job_that_was_given_back_rests(rig: Rig) -> None:
     async with rig.sessions.write(order_id) as session:
         await jobs.give_back(session, held, rest_seconds=60, counted=True)
     assert await lease(rig, "bert") is None
+
+
+OLD_TAKES = """
+UPDATE pricing_jobs
+SET leased_by = :holder, lease_expires_at = now() + interval '1 minute', attempts = attempts + 1
+WHERE order_id = (
+    SELECT order_id FROM pricing_jobs WHERE lease_expires_at <= now() ORDER BY lease_expires_at LIMIT 1
+) RETURNING order_id
+"""
+
+
+async def without_turns(rig: Rig, *order_ids: int) -> None:
+    """Make the jobs what a release before turns has inserted."""
+    for order_id in order_ids:
+        async with rig.sessions.write(order_id) as session:
+            await session.execute(text("DELETE FROM pricing_jobs WHERE order_id = :id"), {"id": order_id})
+            await session.execute(text("INSERT INTO pricing_jobs (order_id) VALUES (:id)"), {"id": order_id})
+
+
+async def first(rig: Rig) -> float | None:
+    async with rig.sessions.clusters["mes_0"].write() as session:
+        return await jobs.first(session)
+
+
+async def test_jobs_of_a_release_without_turns_stand_in_front_of_no_one(rig: Rig) -> None:
+    """A partner's thirty, which the old MES has inserted, and then one of another, by the new one."""
+    many = [await rig.submit(RING, shard="mes_0", partner="many") for _ in range(30)]
+    await without_turns(rig, *many)
+    lone = await rig.submit(RING, shard="mes_0", partner="lone")
+    taken: list[int] = []
+    for _ in range(31):
+        assert await first(rig) is not None
+        held = await lease(rig, "anna")
+        assert held is not None
+        taken.append(held.order_id)
+    assert lone in taken[:2]
+    assert [order_id for order_id in taken if order_id != lone] == many
+
+
+async def test_workers_place_such_jobs_side_by_side(rig: Rig) -> None:
+    many = [await rig.submit(RING, shard="mes_0", partner=f"p{number % 3}") for number in range(20)]
+    await without_turns(rig, *many)
+    await asyncio.gather(*(first(rig) for _ in range(4)))
+    placed = [await rig.job(order_id) for order_id in many]
+    at = [(job.sender, job.position) for job in placed if job is not None]
+    assert len(set(at)) == 20
+    assert {sender for sender, _ in at} == {"partner p0", "partner p1", "partner p2"}
+
+
+async def test_a_worker_of_a_release_without_turns_takes_jobs_beside_a_new_one(rig: Rig) -> None:
+    orders = {await rig.submit(RING, shard="mes_0") for _ in range(2)}
+    async with rig.sessions.clusters["mes_0"].write() as session:
+        old = await session.scalar(text(OLD_TAKES), {"holder": "old"})
+    held = await lease(rig, "anna")
+    assert held is not None
+    assert {old, held.order_id} == orders
+    assert await lease(rig, "anna") is None

@@ -1,7 +1,7 @@
 """A piece is known again whatever file it comes in, and no other piece is taken for it."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from random import Random
 
@@ -268,3 +268,131 @@ def test_the_scale_between_two_boxes(
     known: tuple[float, ...], found: tuple[float, ...], scale: float | None
 ) -> None:
     assert scale_between(known, found) == scale
+
+
+@pytest.mark.parametrize("points", ["", "!", "AAAA", "not base64 at all", "AAAAAAAAAAAAAAAA"])
+def test_an_entry_that_cannot_be_read_is_no_fault_of_the_file(points: str) -> None:
+    mesh = ring(2)
+    known = kept(mesh)
+    found = examined(mesh, "stl", replace(known, points=points))
+    assert not found.recognised
+    assert found.outcome == known.measured
+
+
+def test_bodies_nearer_to_each_other_than_is_welded_are_measured() -> None:
+    """In a file whose bodies are meshes they are apart; in one that is a single mesh they become one."""
+    one = block((4.0, 4.0, 4.0))
+    other = moved(one, (4.000004, 0, 0))
+    apart = shapes.threemf([one, other])
+    known = examine(apart, suffix="3mf", recall=lambda _: ())
+    found = examined(joined(one, other), "obj", *([known.shape] if known.shape is not None else []))
+    assert not found.recognised
+
+
+def test_a_larger_piece_whose_points_were_welded_when_it_was_small_is_measured() -> None:
+    """What was welded into nothing has a size of its own by then."""
+    for gap in np.linspace(2e-6, 3e-5, 15):
+        mesh = joined(block((4.0, 4.0, 4.0)), moved(block((3.0, 3.0, 3.0)), (4 + float(gap), 0, 0)))
+        shape = examined(mesh, "obj").shape
+        for scale in (0.5, 0.7, 1.3, 1.9):
+            other = scaled(mesh, scale)
+            agree(examined(other, "obj", *([shape] if shape is not None else [])), other, "obj")
+
+
+def block(sides: Sequence[float]) -> Mesh:
+    a, b, c = sides
+    points = [(x * a, y * b, z * c) for x in (0, 1) for y in (0, 1) for z in (0, 1)]
+    faces = [
+        *((0, 1, 3), (0, 3, 2), (4, 6, 7), (4, 7, 5), (0, 4, 5), (0, 5, 1)),
+        *((2, 3, 7), (2, 7, 6), (0, 2, 6), (0, 6, 4), (1, 5, 7), (1, 7, 3)),
+    ]
+    return points, faces
+
+
+def joined(*meshes: Mesh) -> Mesh:
+    points: list[tuple[float, float, float]] = []
+    faces: list[tuple[int, int, int]] = []
+    for some, triangles in meshes:
+        begin = len(points)
+        faces += [(a + begin, b + begin, c + begin) for a, b, c in triangles]
+        points += some
+    return points, faces
+
+
+def scaled(mesh: Mesh, by: float) -> Mesh:
+    points, faces = mesh
+    return [(x * by, y * by, z * by) for x, y, z in points], faces
+
+
+def inverted(mesh: Mesh) -> Mesh:
+    points, faces = mesh
+    return points, [(a, c, b) for a, b, c in faces]
+
+
+def mirrored(mesh: Mesh) -> Mesh:
+    points, faces = mesh
+    return inverted(([(-x, y, z) for x, y, z in points], faces))
+
+
+def agree(found: Examined, mesh: Mesh, form: str) -> None:
+    """Hold what was recognised against what is measured."""
+    if not found.recognised:
+        return
+    alone = examined(mesh, form).outcome
+    if isinstance(alone, Unmeasurable):
+        assert found.outcome == alone
+        return
+    assert isinstance(found.outcome, Measurement)
+    assert found.outcome.volume_mm3 == pytest.approx(alone.volume_mm3, rel=1e-4)
+    assert found.outcome.area_mm2 == pytest.approx(alone.area_mm2, rel=1e-4)
+    assert found.outcome.extents_mm == pytest.approx(alone.extents_mm, abs=2e-4)
+    assert found.outcome.polygons == alone.polygons
+
+
+GAPS = st.sampled_from([4e-6, 9e-6, 1.1e-5, 2.1e-5, 5e-5, 1.0]) | st.floats(1e-7, 1e-4)
+SIDES = st.tuples(*[st.sampled_from([0.11, 0.8, 2.0, 2.00001, 7.0])] * 3)
+FACTORS = st.just(1.0) | st.sampled_from([1e-3, 0.5, 0.999999, 1.000001, 2.0]) | st.floats(0.49, 2.01)
+JITTERS = st.just(0.0) | st.sampled_from([4e-7, 4e-6, 9e-6, 1.2e-5])
+CHANGES: dict[str, Callable[[list[Mesh]], list[Mesh]]] = {
+    "none": lambda bodies: bodies,
+    "swap": lambda bodies: bodies[::-1],
+    "mirror": lambda bodies: [mirrored(body) for body in bodies],
+    "invert one": lambda bodies: [inverted(bodies[0]), *bodies[1:]],
+    "invert all": lambda bodies: [inverted(body) for body in bodies],
+    "once more": lambda bodies: [*bodies, bodies[-1]],
+    "a cavity": lambda bodies: [*bodies, inverted(moved(bodies[-1], (0.01, 0.01, 0.01)))],
+    "turn": lambda bodies: [([(y, z, x) for x, y, z in points], faces) for points, faces in bodies],
+}
+
+
+@st.composite
+def bodies_side_by_side(draw: st.DrawFn) -> list[Mesh]:
+    """Blocks of which some are equal, with or without a ring, and with gaps of nanometres."""
+    bodies, at, gap = [moved(block((2, 3, 4.5)), (-5, 0, 20))], 0.0, draw(GAPS)
+    for sides in draw(st.lists(SIDES, max_size=3)):
+        bodies.append(moved(block(sides), (at, 0, 20)))
+        at += sides[0] + gap
+    return [ring(draw(st.integers(0, 4)), segments=8, corners=5), *bodies] if draw(st.booleans()) else bodies
+
+
+@st.composite
+def pairs(draw: st.DrawFn) -> tuple[Mesh, Mesh]:
+    """A piece, and what is nearly the same, or not at all."""
+    bodies = draw(bodies_side_by_side())
+    change = draw(st.just("none") | st.sampled_from(sorted(CHANGES)))
+    points, faces = scaled(joined(*CHANGES[change](bodies)), draw(FACTORS))
+    random, off = Random(draw(SEEDS)), draw(JITTERS)
+    other = [(x + random.uniform(-off, off), y + random.uniform(-off, off), z) for x, y, z in points]
+    return joined(*bodies), (other, faces)
+
+
+@given(pair=pairs(), forms=st.tuples(st.sampled_from(FILES), st.sampled_from(FILES)))
+@settings(max_examples=50, deadline=None)
+def test_what_is_recognised_has_the_measures_that_it_would_have(
+    pair: tuple[Mesh, Mesh], forms: tuple[str, str]
+) -> None:
+    """Symmetric pieces, equal bodies, cavities, bodies that nearly touch, and all of it in another size."""
+    first, second = pair
+    shape = examined(first, forms[0]).shape
+    if shape is not None:
+        agree(examined(second, forms[1], shape), second, forms[1])

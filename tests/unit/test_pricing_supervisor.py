@@ -1,12 +1,24 @@
 """How many workers there are: by cores, memory and queue."""
 
+import asyncio
+import sys
+from asyncio.subprocess import PIPE
 from importlib.resources import files
 from pathlib import Path
 
 import pytest
+from prometheus_client import REGISTRY, generate_latest
 
 from app.flow.turns import NEWCOMER_STEP, STEP, ShardTurns, next_position
-from app.pricing.supervisor import Room, most_workers, workers_for
+from app.pricing.supervisor import (
+    FleetMetrics,
+    Room,
+    Supervisor,
+    SupervisorOptions,
+    listen,
+    most_workers,
+    workers_for,
+)
 from app.topology import AUTO, WorkerCount, services_of, worker_count
 from sharding.errors import TopologyError
 from sharding.topology import Topology
@@ -114,3 +126,58 @@ def test_the_topology_says_how_many_workers(tmp_path: Path, pricing: str, worker
 def test_a_number_of_workers_that_makes_no_sense_is_refused_by_name(tmp_path: Path, workers: str) -> None:
     with pytest.raises(TopologyError, match=r"pricing\.workers"):
         worker_count(written(tmp_path, f"[services.pricing]\nworkers = {workers}\n"), "pricing")
+
+
+def test_a_shard_whose_positions_have_jumped_does_not_wait_for_all_of_another() -> None:
+    """Of a sender's thousand jobs on it all but the last were cancelled."""
+    turns = ShardTurns()
+    for position in range(3):
+        heads = {"a": float(position), "b": float(position)}
+        while heads:
+            shard = turns.order(heads)[0]
+            turns.took(shard, heads.pop(shard))
+    came_first = 0
+    while turns.order(heads := {"a": 1000.0, "b": 3.0 + came_first})[0] == "b":
+        turns.took("b", heads["b"])
+        came_first += 1
+        assert came_first < 100
+    assert came_first <= 20
+
+
+def test_metrics_that_are_asked_for_again_and_again_do_not_grow() -> None:
+    """The family of `python_info` is the same object each time."""
+    own = generate_latest(REGISTRY).decode()
+    fleet = FleetMetrics(REGISTRY, lambda: {"0": own, "1": own})
+    sizes = [sum(len(family.samples) for family in fleet.collect()) for _ in range(3)]
+    assert len(set(sizes)) == 1
+    assert "worker" not in generate_latest(REGISTRY).decode()
+
+
+async def test_half_a_line_of_a_worker_that_was_killed_is_no_beat() -> None:
+    says = """print('{"ready": true, "metrics": "x"}'); print('{"ready": fal', end="")"""
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", says, stdout=PIPE)
+    assert process.stdout is not None
+    beats = [beat async for beat in listen(process.stdout)]
+    assert [beat["ready"] for beat in beats] == [True]
+    assert await process.wait() == 0
+
+
+async def test_a_worker_that_cannot_be_started_is_started_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as while the machine has no memory for a process."""
+    stop = asyncio.Event()
+
+    async def no_jobs() -> int:
+        return 0
+
+    supervisor = Supervisor(no_jobs, SupervisorOptions(workers=1, poll_seconds=0.01, restart_seconds=0.01))
+    with monkeypatch.context() as without:
+        without.setattr(sys, "executable", "/nothing/python")
+        running = asyncio.create_task(supervisor.run(stop))
+        while not any(place.failures > 1 for place in supervisor.places.values()):
+            await asyncio.sleep(0)
+            assert not running.done()
+    while not supervisor.children:
+        await asyncio.sleep(0)
+        assert not running.done()
+    stop.set()
+    await running

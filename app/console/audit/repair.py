@@ -30,7 +30,7 @@ from app.console.dead_letters import (
     person,
     retry_letter,
 )
-from app.flow.turns import enqueue
+from app.flow.turns import enqueue, sender_of_order
 from app.messaging.events import (
     EVENTS,
     PROGRESS,
@@ -280,7 +280,7 @@ async def _add_job(session: WriteSession, repair: Repair, order: MesOrder, *, dr
     if order.status is not Status.SUBMITTED or job is not None:
         raise RepairSettled(repair, f"it is {order.status}{' and has a job' if job is not None else ''}")
     if not dry_run:
-        sender = f"partner {order.partner}" if order.partner is not None else f"order {order.order_id}"
+        sender = sender_of_order(order.order_id, order.partner)
         await enqueue(session, PricingJob(order_id=order.order_id, sender=sender))
 
 
