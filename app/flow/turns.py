@@ -126,7 +126,7 @@ async def _sender(session: WriteSession, order_id: int) -> str:
 
 
 async def place_jobs(session: WriteSession) -> None:
-    """Give a position to jobs that were inserted without one, each sender's oldest first.
+    """Place jobs that were inserted without a position, each sender's oldest first.
 
     Each by its key, and only where it has none by now: other workers do the same, in the same order of locks.
     """
