@@ -15,6 +15,7 @@ import uvicorn
 from fastapi import APIRouter, FastAPI, Request
 from structlog.testing import capture_logs
 
+from app.flow.shedding import Admission
 from app.kit import problem
 from app.kit.connections import _RESERVE
 from app.kit.middleware import HeadAsGet, WellFormed
@@ -70,6 +71,7 @@ def application(bodies: list[int]) -> FastAPI:
     app.include_router(router)
     app.state.max_json_bytes, app.state.request_seconds = 64 * 1024, 5.0
     app.state.request_limit = RequestLimit(100)
+    app.state.admission = Admission("test", most=100)
     app.add_middleware(HeadAsGet)
     app.add_middleware(WellFormed)
     problem.install(app, {})

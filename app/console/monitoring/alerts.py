@@ -168,7 +168,7 @@ _ORDERS = (
         "ticket",
         "{{ $value }} pricing workers run at {{ $labels.instance }}, fewer than should",
         "alerts-orders.md#pricingworkersmissing",
-        "mesctl logs pricing",
+        "mesctl status",
     ),
     Alert(
         "PricingUnfair",

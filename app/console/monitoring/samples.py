@@ -15,7 +15,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, case, func, literal, select, text
+from sqlalchemy import ColumnElement, Connection, DateTime, case, func, literal, select, text
 from sqlalchemy.exc import DBAPIError
 
 from app.console.audit.databases import SERVICE_TABLES, OrderDatabases
@@ -220,7 +220,9 @@ def _senders(database: str, connection: Connection) -> Iterator[Sample]:
     )
     latest = select(func.max(PricingJob.created_at)).where(PricingJob.leased_by.is_not(None))
     taken = connection.scalar(latest)
-    lone = func.min(each.c.since).filter((each.c.jobs == 1) & (each.c.since < taken))
+    lone = func.min(each.c.since).filter(
+        (each.c.jobs == 1) & (each.c.since < literal(taken, DateTime(timezone=True)))
+    )
     query = select(func.count(), func.coalesce(func.max(each.c.jobs), 0), _age(lone)).select_from(each)
     senders, largest, age = connection.execute(query).one()
     labels = {"database": database}
