@@ -235,6 +235,8 @@ class FlowControl:
         }
         self._rates = dict.fromkeys(SENDERS, options.most)
         self.leads = False
+        # A pause holds from the first moment: nothing is placed before the directory was heard, or is away.
+        allowance.hold(is_held=False)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set. Without the directory, the floor holds in this process."""

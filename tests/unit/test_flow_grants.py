@@ -161,3 +161,18 @@ def test_how_long_what_lies_in_an_outbox_takes() -> None:
     assert subject.seconds_for(101) == pytest.approx(10.0)
     subject.hear(grant(0, after=1))
     assert subject.seconds_for(1) is None
+
+
+def test_who_does_not_hold_the_grant_sends_nothing_and_begins_with_nothing() -> None:
+    timer = Timer()
+    subject = allowance(timer)
+    subject.hear(grant(100, 50))
+    subject.hold(is_held=False)
+    timer.now += 10
+    assert subject.take(10) == 0
+    subject.give_back(10)
+    subject.hold(is_held=True)
+    assert subject.take(10) == 0
+    timer.now += 0.1
+    subject.hold(is_held=True)
+    assert subject.take(100) == 10
