@@ -369,7 +369,7 @@ class HeardAllowance(Allowance):
             self._log.info("grant_heard", per_second=self.per_second, reason=said)
 
     def take(self, limit: int) -> int:
-        """Take up to `limit` messages; whoever asks has the database, and so may be the holder."""
+        """Take up to `limit` messages. A process that asks has its database, and so may be the holder."""
         self._has_worked = True
         return super().take(limit)
 
