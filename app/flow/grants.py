@@ -369,7 +369,7 @@ class HeardAllowance(Allowance):
             self._log.info("grant_heard", per_second=self.per_second, reason=said)
 
     def take(self, limit: int) -> int:
-        """Take up to `limit` messages; the caller has the database, and so may be the holder."""
+        """Take up to `limit` messages. A process that asks has its database, and so may be the holder."""
         self._has_worked = True
         return super().take(limit)
 
@@ -382,10 +382,12 @@ class HeardAllowance(Allowance):
         _, holder, left_ms = await pipeline.execute(raise_on_error=False)
         if isinstance(left_ms, NoPermissionError):
             return True  # its user is of an older release
-        if isinstance(left_ms, ResponseError):
-            raise left_ms
-        if holder != name and 0 <= left_ms <= lasts_ms and isinstance(holder, str):
+        # No holder says that it stays for ever: that is of a hand, as is what is no text.
+        ends_soon = isinstance(left_ms, int) and 0 <= left_ms <= lasts_ms
+        if isinstance(holder, str) and holder != name and ends_soon:
             return False
-        # It is ours, or what a hand has left there: no holder says that it stays for ever.
-        await self._redis.set(key, name, px=lasts_ms)
+        try:
+            await self._redis.set(key, name, px=lasts_ms)
+        except ResponseError:
+            return self._is_held  # such as a Redis that is full: another process can write no more there
         return True

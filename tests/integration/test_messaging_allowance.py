@@ -257,6 +257,18 @@ async def test_what_a_hand_has_left_where_the_holder_stands_stops_no_one(rig: Ri
     assert 0 < await rig.redis.pttl(holder_key("crm")) <= 2000
 
 
+async def test_a_full_redis_stops_no_one(rig: Rig) -> None:
+    subject = HeardAllowance(
+        rig.redis, signer_of(CRM), "crm", floor_per_second=1000, every_seconds=0, holder="me"
+    )
+    await rig.redis.config_set("maxmemory", 1)
+    try:
+        await subject.refresh()
+        assert subject.take(1) == 1
+    finally:
+        await rig.redis.config_set("maxmemory", 0)
+
+
 async def claimed_pages(rig: Rig, after: int) -> int:
     """Count the pages that the statements of a claim read, as the driver sends them, and claim nothing."""
     sent: list[tuple[str, Any]] = []
