@@ -10,14 +10,14 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 
 import structlog
 from prometheus_client import REGISTRY, generate_latest
 
-from app.database import open_shards
+from app.database import DatabaseTimeouts, open_shards
 from app.files import ModelStore
 from app.instruments import event_loop_lag
 from app.kit.admin import AdminPortTaken, Readings, measuring_lag, serving_admin
@@ -69,7 +69,7 @@ async def supervise(settings: Settings, topology: Topology) -> None:
             # Another supervisor on this host has it, and any number of them may run.
             log.warning("admin_port_taken", error=str(error))
         await opened.enter_async_context(measuring_lag(event_loop_lag))
-        sessions = await enter_with_retries(opened, lambda: open_shards(topology, application_name="pricing"))
+        sessions = await enter_with_retries(opened, lambda: _open_shards(settings, topology))
         stop = _stop_on_signals()
         supervisor = Supervisor(JobCount(sessions), options)
         await supervisor.run(stop)
@@ -105,7 +105,7 @@ async def work(settings: Settings, topology: Topology) -> None:
         await _end_with_supervisor()
         await opened.enter_async_context(beats.sent())
         await opened.enter_async_context(measuring_lag(event_loop_lag))
-        sessions = await enter_with_retries(opened, lambda: open_shards(topology, application_name="pricing"))
+        sessions = await enter_with_retries(opened, lambda: _open_shards(settings, topology))
         # Leases are to be returned from here on: a signal no longer ends the process at once.
         stop = _stop_on_signals()
         sandbox = Sandbox(limits=_limits(settings), concurrency=options.concurrency)
@@ -126,6 +126,14 @@ async def work(settings: Settings, topology: Topology) -> None:
 def price_validity(settings: Settings) -> timedelta | None:
     """Return how long a price may be approved; None for ever."""
     return timedelta(days=settings.price_valid_days) if settings.price_valid_days else None
+
+
+def _open_shards(settings: Settings, topology: Topology) -> AbstractAsyncContextManager[ShardedSessions]:
+    # A shard that is frozen, or behind a network that drops everything, is one that is away after this time.
+    limits = DatabaseTimeouts(
+        statement_seconds=settings.statement_seconds, queue_seconds=settings.queue_seconds
+    )
+    return open_shards(topology, application_name="pricing", timeouts=limits)
 
 
 def _limits(settings: Settings) -> SandboxLimits:

@@ -295,6 +295,7 @@ class Supervisor:
             await child.process.wait()
             if child.listening is not None:
                 await child.listening
+        self.places.clear()
 
 
 def _now() -> float:

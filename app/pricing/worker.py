@@ -45,6 +45,8 @@ class WorkerOptions:
             renews its lease three times as often.
         watch_seconds: how often it is looked whether the job still stands. When it is seen twice that it does
             not, such as after a cancellation, the work ends.
+        answer_seconds: how long a shard may take to say which job is its first; then those of the others are
+            done.
         retry_seconds: how long a job rests after an attempt that came to nothing.
         stop_seconds: how long orders in hand may take once the worker is to stop.
     """
@@ -53,6 +55,7 @@ class WorkerOptions:
     poll_seconds: float = 0.2
     lease_seconds: float = 4.0
     watch_seconds: float = 0.3
+    answer_seconds: float = 1.0
     retry_seconds: float = 5.0
     stop_seconds: float = 10.0
 
@@ -110,6 +113,8 @@ class Worker:
         self._options = options or WorkerOptions()
         self._turns = ShardTurns()
         self._shards_away: set[str] = set()
+        # By shard and lane.
+        self._unanswered: dict[tuple[str, str], asyncio.Task[Committed[float | None] | None]] = {}
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set, and then give back what cannot be finished in time.
@@ -118,15 +123,20 @@ class Worker:
             ExceptionGroup: the server does not support one of our statements. That is no outage: the process
                 ends with it, and does not idle unseen.
         """
-        async with asyncio.TaskGroup() as tasks:
-            for _ in range(self._options.concurrency):
-                tasks.create_task(
-                    repeat_with_backoff(partial(self._step, stop), stop=stop, log=log, ends_on=is_unsupported)
-                )
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for lane in range(self._options.concurrency):
+                    step = partial(self._step, f"lane {lane}", stop)
+                    tasks.create_task(repeat_with_backoff(step, stop=stop, log=log, ends_on=is_unsupported))
+        finally:
+            left = list(self._unanswered.values())
+            for task in left:
+                task.cancel()
+            await asyncio.gather(*left, return_exceptions=True)
 
-    async def _step(self, stop: asyncio.Event) -> None:
+    async def _step(self, lane: str, stop: asyncio.Event) -> None:
         """Price one order, or wait a little if no shard has any."""
-        leased = await self._lease()
+        leased = await self._lease(lane)
         if leased is None:
             await sleep_unless(stop, self._options.poll_seconds)
             return
@@ -192,10 +202,10 @@ class Worker:
                 due = clock() + self._options.lease_seconds / 3
         attempt.interrupt(Interruption.NOT_OURS)
 
-    async def _lease(self) -> Committed[Lease] | None:
+    async def _lease(self, lane: str) -> Committed[Lease] | None:
         """Ask the shards for a job, the one first whose turn it is."""
         shards = list(self._sessions.clusters)
-        positions = await asyncio.gather(*(self._ask(shard, jobs.first) for shard in shards))
+        positions = await asyncio.gather(*(self._first(shard, lane) for shard in shards))
         firsts = {
             shard: found.value
             for shard, found in zip(shards, positions, strict=True)
@@ -208,6 +218,16 @@ class Worker:
                 self._turns.took(shard, firsts[shard])
                 return Committed(leased.value, leased.token)
         return None
+
+    async def _first(self, shard: str, lane: str) -> Committed[float | None] | None:
+        """Ask a shard for its first position. One that is frozen is not waited for, by no one's order."""
+        if (shard, lane) in self._unanswered:
+            return None
+        asked = asyncio.create_task(self._ask(shard, jobs.first))
+        self._unanswered[shard, lane] = asked
+        asked.add_done_callback(lambda _: self._unanswered.pop((shard, lane)))
+        done, _ = await asyncio.wait({asked}, timeout=self._options.answer_seconds)
+        return asked.result() if done else None
 
     async def _ask(self, shard: str, work: Callable[[WriteSession], Awaitable[T]]) -> Committed[T] | None:
         """Run a unit on one shard. One that is away costs a log line, and not the others' orders."""

@@ -1,11 +1,9 @@
 """Faults that no route of a service has, brought about: each leaves its line, with the order."""
 
-import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from functools import partial
-from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -16,10 +14,11 @@ from app.kit.logs import LogFile, configure_logging
 from app.log_events import SCHEMA
 from app.mes.application import build as build_mes
 from app.models.crm import CrmOrder
-from app.models.mes import MesOrder, PricingJob
+from app.models.mes import MesOrder, ModelMeasurement, PricingJob
 from app.models.status import Channel, Status
 from app.orders import CRM, MES, add_order, lock_order
 from sharding.engines import open_cluster
+from sharding.shard_map import key_of_text
 from sharding.topology import Topology
 from tests.integration.commit_cutter import Cut, cutter_to
 from tests.integration.logs_rig import Line, check_line, read_lines, run_services
@@ -34,7 +33,7 @@ from tests.unit.test_services_logs import restored
 __all__ = ["restored"]
 
 AT = datetime(2026, 3, 1, tzinfo=UTC)
-RING, PENDANT = islice(good_shapes(seed=5), 2)
+RING = next(good_shapes(seed=5))
 
 
 def of_order(line: Line, order_id: int) -> None:
@@ -84,7 +83,7 @@ async def test_a_worker_that_loses_its_databases_while_it_holds_a_job(
         order_id = await rig.submit(RING)
         cut = behind(topology, mes_0=cutter.port, mes_1=cutter.port)
         async with (
-            run_services(cut, tmp_path, "pricing", MES_STORAGE_STATEMENT_SECONDS="9") as services,
+            run_services(cut, tmp_path, "pricing", MES_STORAGE_STATEMENT_SECONDS="4") as services,
             held(rig, order_id),
         ):
             await until_priced(rig, order_id)
@@ -117,21 +116,27 @@ async def test_a_worker_whose_lease_another_one_has_taken(topology: Topology, tm
 
 
 async def test_a_price_that_fails_within_the_worker(topology: Topology, tmp_path: Path) -> None:
-    """The folder for its temporary files is gone."""
-    temporary, logs = tmp_path / "temporary", tmp_path / "logs"
-    temporary.mkdir()
-    logs.mkdir()
+    """What is remembered of its model has two sides only."""
     async with open_rig(topology) as rig:
-        first = await rig.submit(RING)
-        async with run_services(topology, logs, "pricing", TMPDIR=str(temporary)) as services:
-            await services.until_logged("order_settled", order_id=str(first))
-            shutil.rmtree(temporary)
-            order_id = await rig.submit(PENDANT)
+        digest = (await rig.store(RING)).rpartition("/")[2]
+        remembered = ModelMeasurement(
+            digest_key=key_of_text(digest),
+            digest=digest,
+            seconds=1.0,
+            volume_mm3=100.0,
+            area_mm2=100.0,
+            extents_mm=[5.0, 5.0],
+            polygons=12,
+        )
+        async with rig.sessions.write(remembered.digest_key) as session:
+            session.add(remembered)
+        order_id = await rig.submit(RING)
+        async with run_services(topology, tmp_path, "pricing") as services:
             line = await services.until_logged("pricing_failed", order_id=str(order_id))
             given = await services.until_logged("job_given_back", order_id=str(order_id))
     of_order(line, order_id)
     assert line["mes_storage.attempt"] == 1
-    assert "No such file or directory" in line["error.message"]
+    assert "not enough values" in line["error.message"]
     assert "Traceback" in line["error.stack_trace"]
     assert given["mes_storage.counted"] is True
 

@@ -16,9 +16,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Self
 
-import psutil
 import pytest
 from psycopg import sql
+from sqlalchemy import text
 from sqlalchemy.exc import NotSupportedError
 
 from app.console.demo.bad_shapes import bad_shapes
@@ -35,6 +35,7 @@ from sharding.topology import Topology
 from tests.integration.archive_rig import shard
 from tests.integration.messaging_rig import running, until
 from tests.integration.pricing_rig import (
+    AT,
     SETTLED,
     SOON,
     CountingSandbox,
@@ -212,6 +213,32 @@ async def test_a_shard_that_is_away_does_not_hold_up_the_others(
     assert seen.order.status is Status.PRICE_CALCULATED
 
 
+async def test_a_shard_that_does_not_answer_does_not_hold_up_the_others(rig: Rig, sandbox: Sandbox) -> None:
+    late, there = [await rig.submit(shape, shard=s) for shape, s in zip(OTHERS[4:6], SHARDS, strict=True)]
+    worker = rig.worker(sandbox)
+    async with rig.sessions.clusters["mes_0"].write() as session:
+        await session.execute(text("LOCK TABLE pricing_jobs"))
+        async with running(worker):
+            await rig.until_done(there)
+    (seen,) = await rig.price(worker, late)
+    assert seen.order.status is Status.PRICE_CALCULATED
+
+
+async def test_leases_that_expired_reject_no_order_as_soon_as_attempts(rig: Rig, sandbox: Sandbox) -> None:
+    """Its worker could not reach the database three times, as it could while it was priced three times."""
+    order_id = await rig.submit(RING)
+    await rig.set_job(order_id, attempts=3, expired_leases=2, leased_by="away", lease_expires_at=AT)
+    (seen,) = await rig.price(rig.worker(sandbox), order_id)
+    assert seen.order.status is Status.PRICE_CALCULATED
+
+
+async def test_an_order_whose_leases_all_expired_is_rejected_in_the_end(rig: Rig, sandbox: Sandbox) -> None:
+    order_id = await rig.submit(RING)
+    await rig.set_job(order_id, attempts=10, expired_leases=9, leased_by="dead", lease_expires_at=AT)
+    (seen,) = await rig.price(rig.worker(sandbox), order_id)
+    assert seen.order.reason == str(AttemptsExhausted(10))
+
+
 @contextmanager
 def closed(postgres: PostgresServers, dbname: str) -> Iterator[None]:
     """Let nobody into a database, and throw out who is there."""
@@ -374,18 +401,13 @@ async def test_a_second_process_on_a_host_prices_without_its_admin_port(rig: Rig
 
 async def test_a_killed_process_loses_no_order(rig: Rig) -> None:
     order_id = await rig.submit(SLOW)
-    async with process(rig) as worker:
+    async with process(rig, MES_STORAGE_STOP_SECONDS="1") as supervisor:
         await until_leased(rig, order_id)
-        # The supervisor last: it would replace a worker, and a worker alone would end its order.
-        for each in psutil.Process(worker.pid).children(recursive=True)[::-1]:
-            each.kill()
-        worker.kill()
-        await worker.wait()
-    left = await rig.job(order_id)
-    assert left is not None
-    assert left.leased_by is not None
+        supervisor.kill()
+        await supervisor.wait()
+    assert await rig.job(order_id) is not None
     async with Sandbox(limits=SandboxLimits(cpu_seconds=1)) as sandbox:
-        async with asyncio.timeout(60):  # the lease of the dead one ends by itself
+        async with asyncio.timeout(60):  # its worker has ended by itself
             (seen,) = await rig.price(rig.worker(sandbox), order_id)
     assert seen.order.status is Status.REJECTED
     assert seen.order.reason is not None
