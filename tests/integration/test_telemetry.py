@@ -22,7 +22,7 @@ from app.models.status import Status
 from sharding.topology import Topology
 from tests.collector import Collector, TakenSpan, collecting
 from tests.needs import require
-from tests.order_traces import Found, Killed, follow
+from tests.order_traces import HANDLED_WITHIN_SECONDS, Found, Killed, follow
 from tests.pooler import run_pooler
 
 SAMPLE = re.compile(r"^(\w+)(?:\{(.*)\})? (\S+)$", re.MULTILINE)
@@ -103,7 +103,7 @@ def test_an_order_whose_trace_breaks_or_whose_end_is_missing_is_not_whole(whole:
     # It was lost with the MES, which was killed, or it was not: that was before its last moment, or after it.
     assert seen().reaches_its_end
     assert len(seen().lost) == 1
-    assert not seen(CLOSED=99.9).reaches_its_end
+    assert not seen(CLOSED=101.0 - HANDLED_WITHIN_SECONDS - 0.1).reaches_its_end
     assert not seen(CLOSED=101.3).reaches_its_end
     # The pricing worker was not.
     rest = [span for span in spans if span not in priced]
