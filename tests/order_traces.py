@@ -12,7 +12,7 @@ HANDLED_WITHIN_SECONDS = 2.0
 
 @dataclass(frozen=True)
 class Step:
-    """A span that must be there: a request, an attempt to price, or a message that was handled.
+    """A span that must be there: a request, a placing, an attempt to price, or a message that was handled.
 
     Parameters:
         service: which process has made it.
@@ -62,7 +62,8 @@ def life_of(channel: str, status: str) -> list[Stage]:
             Stage("FILE_UPLOADED", (Step("shop", "PUT /v1/orders/{order_id}/model"),)),
         ]
     else:
-        first = [Step("mes", "POST /v1/partners/{partner}/orders"), *handled("order.submitted", "crm")]
+        taken = [Step("mes", "POST /v1/partners/{partner}/orders"), Step("mes", "place")]
+        first = [*taken, *handled("order.submitted", "crm")]
         stages = []
     stages.append(Stage("SUBMITTED", (*first, *priced)))
     if status == "CANCELLED":

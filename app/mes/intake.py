@@ -16,16 +16,17 @@ from hashlib import sha256
 from uuid import uuid4
 
 import structlog
-from opentelemetry.trace import SpanKind
+from opentelemetry.context import Context
+from opentelemetry.trace import Link, SpanKind
 from pydantic import ValidationError
 
 from app import instruments
 from app.files import ModelStore, StoredModel, Upload, model_name, model_suffix
 from app.flow.grants import Allowance
 from app.flow.turns import enqueue, sender_of
-from app.kit.clock import Clock
+from app.kit.clock import Clock, utc_now
 from app.kit.logs import bind
-from app.kit.telemetry import cause_of, traceparent_of, working
+from app.kit.telemetry import FRESH, cause_of, concerns, traceparent_of, working
 from app.mes import repository
 from app.mes.errors import IntakeFull
 from app.mes.schemas import IntakePlace, MesOrderView, PartnerOrder, PartnerOrderView
@@ -151,6 +152,7 @@ class PartnerIntake:
         if reserved.request_digest != digest:
             raise IdempotencyKeyReused(key, reserved.order_id)
         bind(order_id=reserved.order_id)
+        concerns(reserved.order_id)
         row = Intake(
             order_id=reserved.order_id,
             message_id=reserved.message_id,
@@ -364,10 +366,15 @@ async def _place_from_intake(order_id: int, session: WriteSession) -> bool:
     if row is None:
         return False
     submitted = OrderSubmitted.model_validate(row.body)
-    context, links = cause_of(row.traceparent)
+    context, links = cause_of_placing(row, now=utc_now())
     with working("place", kind=SpanKind.CONSUMER, order_id=str(order_id), context=context, links=links):
         await _place_row(session, row, submitted)
     return True
+
+
+def cause_of_placing(row: Intake, *, now: datetime) -> tuple[Context, list[Link]]:
+    """Return the trace of the partner's request, or a link to it if the order has waited for long."""
+    return cause_of(row.traceparent, is_fresh=now - row.received_at <= FRESH)
 
 
 async def _place_row(session: WriteSession, row: Intake, submitted: OrderSubmitted) -> None:

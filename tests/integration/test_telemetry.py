@@ -7,18 +7,22 @@ import sys
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 
 import pytest
+from opentelemetry.trace import get_current_span
 
-from app.kit.telemetry import is_kept
+from app.kit.telemetry import FRESH, is_kept
+from app.mes.intake import cause_of_placing
 from app.messaging.tracing import MESSAGE_TYPE, OUTCOME
+from app.models.mes import Intake
 from app.models.status import Status
 from sharding.topology import Topology
 from tests.collector import Collector, TakenSpan, collecting
 from tests.needs import require
-from tests.order_traces import Found, Killed, follow
+from tests.order_traces import HANDLED_WITHIN_SECONDS, Found, Killed, follow
 from tests.pooler import run_pooler
 
 SAMPLE = re.compile(r"^(\w+)(?:\{(.*)\})? (\S+)$", re.MULTILINE)
@@ -99,12 +103,39 @@ def test_an_order_whose_trace_breaks_or_whose_end_is_missing_is_not_whole(whole:
     # It was lost with the MES, which was killed, or it was not: that was before its last moment, or after it.
     assert seen().reaches_its_end
     assert len(seen().lost) == 1
-    assert not seen(CLOSED=99.9).reaches_its_end
+    assert not seen(CLOSED=101.0 - HANDLED_WITHIN_SECONDS - 0.1).reaches_its_end
     assert not seen(CLOSED=101.3).reaches_its_end
     # The pricing worker was not.
     rest = [span for span in spans if span not in priced]
     killed = Killed("mes", last_seen=101.0, at=101.2)
     assert not of_order(rest, changed_at={"SUBMITTED": 101.0}, killed=killed).reaches_its_end
+
+
+@pytest.mark.parametrize("name", ["POST /v1/partners/{partner}/orders", "place"])
+def test_a_partners_order_that_is_placed_in_another_trace_is_not_whole(whole: Shown, name: str) -> None:
+    spans = whole.of("B2B closed")
+    of_order = partial(follow, channel="B2B", status="CLOSED")
+    elsewhere = [replace(span, trace="f" * 32) if span.name == name else span for span in spans]
+    assert elsewhere != spans
+    assert not of_order(elsewhere).reaches_its_end
+    assert not of_order([span for span in spans if span.name != name]).reaches_its_end
+
+
+def test_a_partners_order_is_placed_as_a_part_of_its_request(whole: Shown) -> None:
+    for order in ("B2B closed", "B2B cancelled", "B2B rejected"):
+        [placing] = [span for span in whole.of(order) if span.name == "place"]
+        [request] = [span for span in whole.of(order) if span.name == "POST /v1/partners/{partner}/orders"]
+        assert (placing.trace, placing.parent) == (request.trace, request.span)
+
+
+def test_an_order_that_has_waited_for_long_is_linked_to_its_request() -> None:
+    now, request = datetime.now(UTC), f"00-{'1' * 32}-{'2' * 16}-01"
+    context, links = cause_of_placing(Intake(traceparent=request, received_at=now - FRESH), now=now)
+    assert (format(get_current_span(context).get_span_context().trace_id, "x"), links) == ("1" * 32, [])
+    old = Intake(traceparent=request, received_at=now - FRESH - timedelta(seconds=1))
+    context, links = cause_of_placing(old, now=now)
+    assert not get_current_span(context).get_span_context().is_valid
+    assert [format(link.context.trace_id, "x") for link in links] == ["1" * 32]
 
 
 def test_a_message_is_handled_in_the_trace_of_the_request_that_has_sent_it(whole: Shown) -> None:
@@ -125,7 +156,7 @@ def test_a_message_is_handled_in_the_trace_of_the_request_that_has_sent_it(whole
 
 @pytest.mark.parametrize(
     ("order", "maker"),
-    [("B2C closed", "process orders:mes"), ("B2B closed", "POST /v1/partners/{partner}/orders")],
+    [("B2C closed", "process orders:mes"), ("B2B closed", "place")],
 )
 def test_an_order_is_priced_in_the_trace_of_what_has_made_its_job(
     whole: Shown, order: str, maker: str
