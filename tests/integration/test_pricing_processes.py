@@ -15,7 +15,7 @@ import numpy as np
 import psutil
 import pytest
 from prometheus_client import REGISTRY
-from sqlalchemy import func, select
+from sqlalchemy import delete, func, select
 
 from app.console.demo.shapes import Shape, good_shapes
 from app.models.mes import PricingJob
@@ -216,7 +216,7 @@ async def test_an_order_cancelled_while_it_is_measured_is_measured_no_longer(rig
         child = await until_measured(pid)
         await rig.cancel(order_id)
         async with rig.sessions.write(order_id) as session:
-            await session.delete(await session.get_one(PricingJob, order_id))
+            await session.execute(delete(PricingJob).where(PricingJob.order_id == order_id))
         began = asyncio.get_running_loop().time()
 
         async def killed() -> bool:
