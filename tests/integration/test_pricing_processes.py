@@ -290,6 +290,6 @@ async def test_workers_come_with_a_queue_and_go_without(rig: Rig, monkeypatch: p
         await until(all_have_metrics, seconds=START_SECONDS)
         for order_id in orders:
             async with rig.sessions.write(order_id) as session:
-                await session.delete(await session.get_one(PricingJob, order_id))
+                await session.execute(delete(PricingJob).where(PricingJob.order_id == order_id))
         await until(partial(runs, 1), seconds=START_SECONDS)
     assert not supervisor.children
