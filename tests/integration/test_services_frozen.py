@@ -122,7 +122,7 @@ async def test_connections_that_are_all_taken_are_waited_for_a_moment(
     async with client_of(build_crm(settings, topology)) as crm:
         async with orders.write() as session:
             await session.execute(select(CrmOrder).where(CrmOrder.order_id == ORDER_ID).with_for_update())
-            waiting = [asyncio.create_task(approve(crm)) for _ in range(30)]
+            waiting = [asyncio.create_task(approve(crm)) for _ in range(20)]
             done, rest = await asyncio.wait(waiting, timeout=IN_TIME)
             for answered in done:
                 refused = problem(answered.result(), 503)
