@@ -2,13 +2,14 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 
 from redis.asyncio import Redis
 
 from app.causality import open_learned
-from app.flow.grants import PARTNERS, HeardAllowance
+from app.flow.grants import HeardAllowance
 from app.kit.health import Readiness
 from app.kit.process import process_name
 from app.kit.tasks import Background
@@ -27,6 +28,15 @@ from readreplica.token import Committed
 from sharding.topology import Topology
 
 
+@dataclass(frozen=True)
+class Delivery:
+    """What a service delivers by, for its other parts: its Redis, its keys, and how fast it sends to MES."""
+
+    redis: Redis
+    signer: EntrySigner
+    to_mes: HeardAllowance
+
+
 @asynccontextmanager
 async def delivering(
     models: OrderModels[AnyOrder],
@@ -39,10 +49,8 @@ async def delivering(
     transact: Transact,
     handle: Handler,
     receives: Receives = receives_all,
-) -> AsyncIterator[HeardAllowance]:
+) -> AsyncIterator[Delivery]:
     """Send what a service owes and handle what is sent to it, for as long as the tasks of `background` run.
-
-    It gives what MES lets the service send; for MES itself what MES takes out of its intake.
 
     Parameters:
         models: the service's tables.
@@ -64,7 +72,7 @@ async def delivering(
         readiness.need_databases(databases)
         readiness.need("streams in Redis", partial(check_streams, redis, service, databases))
         signer = EntrySigner(models.service, parse_peer_keys(settings.message_keys.get_secret_value()))
-        allowance = _allowance(redis, signer, settings)
+        to_mes = _allowance(redis, signer, settings)
         for name, cluster in databases.items():
             _start_sending(
                 background,
@@ -72,7 +80,7 @@ async def delivering(
                 signer,
                 redis,
                 cluster,
-                allowance=allowance,
+                to_mes=to_mes,
                 database=name,
                 settings=settings,
             )
@@ -87,7 +95,7 @@ async def delivering(
             learned=lambda order_id, token: learned.keep(str(order_id), token),
         )
         background.start("consumer", consumer.run)
-        yield allowance
+        yield Delivery(redis, signer, to_mes)
 
 
 def _start_sending(
@@ -97,7 +105,7 @@ def _start_sending(
     redis: Redis,
     cluster: Cluster,
     *,
-    allowance: HeardAllowance,
+    to_mes: HeardAllowance,
     database: str,
     settings: Settings,
 ) -> None:
@@ -112,7 +120,7 @@ def _start_sending(
         retry_seconds=settings.redelivery_seconds,
         send_traceparent=settings.send_traceparent,
         # What MES sends to others is not limited.
-        allowances={ServiceName.MES: allowance} if ServiceName.MES in destinations_of(signer.service) else {},
+        allowances={ServiceName.MES: to_mes} if ServiceName.MES in destinations_of(signer.service) else {},
     )
     background.start(f"relay {database}", relay.run)
     pruner = Pruner(
@@ -126,12 +134,12 @@ def _start_sending(
 
 
 def _allowance(redis: Redis, signer: EntrySigner, settings: Settings) -> HeardAllowance:
-    """Return the allowance of a service's database; of MES, that of the partners."""
+    """Return what MES lets a service send to it."""
     floor = settings.flow_floor_per_second
     return HeardAllowance(
         redis,
         signer,
-        PARTNERS if signer.service is ServiceName.MES else signer.service.value,
+        signer.service.value,
         floor_per_second=floor,
         floor_burst=max(1, round(floor)),
         holder=process_name(),

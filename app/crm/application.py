@@ -15,8 +15,6 @@ from app.flow.places import Places
 from app.kit.clock import utc_now
 from app.kit.health import Readiness
 from app.kit.tasks import Background
-from app.messaging.signing import EntrySigner, parse_peer_keys
-from app.messaging.streams import open_redis
 from app.orders import CRM
 from app.serve import make_app, timeouts_of
 from app.settings import Settings
@@ -31,7 +29,6 @@ def build(settings: Settings, topology: Topology) -> FastAPI:
     async def parts(background: Background, readiness: Readiness) -> AsyncIterator[CrmService]:
         async with (
             open_database(topology, "crm", timeouts=timeouts_of(settings)) as orders,
-            open_redis(redis_url(topology, "crm")) as redis,
             delivering(
                 CRM,
                 background,
@@ -41,10 +38,10 @@ def build(settings: Settings, topology: Topology) -> FastAPI:
                 databases={"crm": orders},
                 transact=in_one(orders),
                 handle=handle,
-            ) as to_mes,
+            ) as delivery,
         ):
-            signer = EntrySigner(CRM.service, parse_peer_keys(settings.message_keys.get_secret_value()))
-            yield CrmService(orders=orders, places=Places(redis, signer), now=utc_now, to_mes=to_mes)
+            places = Places(delivery.redis, delivery.signer)
+            yield CrmService(orders=orders, places=places, now=utc_now, to_mes=delivery.to_mes)
 
     return make_app(
         "crm",

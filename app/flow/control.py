@@ -21,7 +21,7 @@ from redis.exceptions import RedisError
 from sqlalchemy import text
 
 from app import instruments
-from app.flow.grants import Allowance, Grant, publish, redis_now
+from app.flow.grants import PARTNERS, Allowance, Grant, publish, redis_now
 from app.flow.signals import (
     SENDERS,
     SIGNALS,
@@ -45,7 +45,6 @@ GRANT_SECONDS = 10.0
 LEADER_SECONDS = 3.0
 """After so long without a word of it another process grants."""
 
-PARTNERS = "partners"
 _IN_REDIS = ("shop", "crm")
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("flow")

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from sqlalchemy import func, select
 
 from app import instruments
+from app.flow.grants import PARTNERS
 from app.models.mes import PricingJob
 from readreplica.cluster import Cluster
 from readreplica.sessions import AnySession
 
-SENDERS = ("shop", "crm", "partners")
+SENDERS = ("shop", "crm", PARTNERS)
 """Who sends to the MES, and is granted something."""
 
 MOST_COUNTED = 10_000
@@ -33,7 +34,7 @@ class Signal:
     senders: tuple[str, ...] = SENDERS
 
 
-_ORDERS = ("shop", "partners")  # what the CRM sends makes no price
+_ORDERS = ("shop", PARTNERS)  # what the CRM sends makes no price
 
 SIGNALS: Mapping[str, Signal] = {
     "pricing_age": Signal(limit=60.0, unit="s", what="pricing queue is {value:.0f} s old", senders=_ORDERS),

@@ -24,8 +24,6 @@ from app.mes.handlers import MesHandlers
 from app.mes.hot_list import HotLists
 from app.mes.intake import Drain, IntakeState, PartnerIntake
 from app.mes.service import MesService
-from app.messaging.signing import EntrySigner, parse_peer_keys
-from app.messaging.streams import open_redis
 from app.orders import MES
 from app.serve import make_app, timeouts_of
 from app.settings import Settings
@@ -48,7 +46,6 @@ def build(settings: Settings, topology: Topology) -> FastAPI:
             open_shards(topology, application_name="mes", timeouts=timeouts_of(settings)) as sessions,
             open_ids(topology, tree="mes") as ids,
             open_directory(topology, application_name="mes-flow") as directory,
-            open_redis(redis_url(topology, "mes")) as redis,
         ):
             readiness.need_ids(ids)
             meter = SenderMeter(floor=settings.flow_floor_per_second)
@@ -65,8 +62,8 @@ def build(settings: Settings, topology: Topology) -> FastAPI:
                 transact=sessions.transact,
                 handle=MesHandlers(utc_now).handle,
                 receives=meter.receive,
-            ):
-                signer = EntrySigner(MES.service, parse_peer_keys(settings.message_keys.get_secret_value()))
+            ) as delivery:
+                redis, signer = delivery.redis, delivery.signer
                 process = process_name()
                 control = FlowControl(
                     directory,

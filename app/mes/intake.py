@@ -48,9 +48,6 @@ from sharding.shard_map import key_of_text
 MOST_COUNTED = 1000
 """So many are counted before an order that waits, and no more."""
 
-PARTNERS = "partners"
-"""The sender whose grant the drain keeps."""
-
 log: structlog.stdlib.BoundLogger = structlog.get_logger("intake")
 
 

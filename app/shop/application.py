@@ -12,8 +12,6 @@ from app.flow.places import Places
 from app.kit.clock import utc_now
 from app.kit.health import Readiness
 from app.kit.tasks import Background
-from app.messaging.signing import EntrySigner, parse_peer_keys
-from app.messaging.streams import open_redis
 from app.orders import SHOP
 from app.serve import make_app, timeouts_of
 from app.settings import Settings
@@ -34,7 +32,6 @@ def build(settings: Settings, topology: Topology) -> FastAPI:
         models = ModelStore.open(files_url(topology))
         async with (
             open_database(topology, "shop", timeouts=timeouts_of(settings)) as orders,
-            open_redis(redis_url(topology, "shop")) as redis,
             open_ids(topology, tree="shop") as ids,
         ):
             readiness.need_ids(ids)
@@ -47,16 +44,15 @@ def build(settings: Settings, topology: Topology) -> FastAPI:
                 databases={"shop": orders},
                 transact=in_one(orders),
                 handle=handle,
-            ) as to_mes:
-                signer = EntrySigner(SHOP.service, parse_peer_keys(settings.message_keys.get_secret_value()))
+            ) as delivery:
                 yield ShopService(
                     orders=orders,
-                    places=Places(redis, signer),
+                    places=Places(delivery.redis, delivery.signer),
                     ids=ids,
                     models=models,
                     max_upload_bytes=settings.max_upload_bytes,
                     now=utc_now,
-                    to_mes=to_mes,
+                    to_mes=delivery.to_mes,
                 )
 
     return make_app(
