@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -47,3 +48,19 @@ def print_table(headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     if not console.is_terminal:
         console.width = 1000
     console.print(table)
+
+
+def show_written(folder: Path, changed: Mapping[str, Sequence[str]], *, dry_run: bool) -> None:
+    """Print to a person which files of a folder were written, or how they would differ.
+
+    Parameters:
+        folder: where they are.
+        changed: the difference of each, by its name.
+        dry_run: whether nothing was written.
+    """
+    if not changed:
+        print("nothing to write: every file stands")
+    elif dry_run:
+        print("\n".join(line for lines in changed.values() for line in lines))
+    else:
+        print("\n".join(f"wrote {folder / name}" for name in sorted(changed)))

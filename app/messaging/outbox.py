@@ -189,19 +189,6 @@ async def _find(
     return found
 
 
-async def misaddressed(
-    session: WriteSession, outbox: type[OutboxRow], known: Collection[str], *, limit: int
-) -> Sequence["UnsentMessage"]:
-    """Return messages to services that there are not: a hand may have written one."""
-    strange = (
-        select(outbox.destination, outbox.order_id, outbox.message_id, outbox.type)
-        .where(outbox.set_aside_at.is_(None), outbox.destination.not_in(known))
-        .order_by(outbox.sequence)
-        .limit(limit)
-    )
-    return [UnsentMessage._make(row) for row in await session.execute(strange)]
-
-
 def _by_order(outbox: type[OutboxRow]) -> ColumnElement[bool]:
     """Return the condition that a message is no dead letter, so that the index by number is not used for it.
 
@@ -250,23 +237,11 @@ def _due(
     )
 
 
-def has_another(
-    outbox: type[OutboxRow], which: Callable[[type[OutboxRow]], ColumnElement[bool]]
-) -> ColumnElement[bool]:
-    """Return the condition that the same order and destination have another message of some kind.
-
-    Parameters:
-        outbox: the table in the query around it.
-        which: says of the other message whether it is meant.
-    """
-    other = aliased(outbox)
-    its_own = other.destination == outbox.destination, other.order_id == outbox.order_id
-    return select(other.sequence).where(*its_own, which(other)).exists()
-
-
 def is_behind_dead_letter(outbox: type[OutboxRow]) -> ColumnElement[bool]:
     """Return the condition that a dead letter holds a message up: one of the same order and destination."""
-    return has_another(outbox, lambda other: other.set_aside_at.is_not(None))
+    other = aliased(outbox)
+    its_own = other.destination == outbox.destination, other.order_id == outbox.order_id
+    return select(other.sequence).where(*its_own, other.set_aside_at.is_not(None)).exists()
 
 
 class UnsentMessage(NamedTuple):
@@ -282,9 +257,22 @@ async def waiting_for(
     session: WriteSession, outbox: type[OutboxRow], destinations: Collection[str], *, limit: int
 ) -> Sequence[UnsentMessage]:
     """Return the oldest messages that are owed to some services, and are no dead letters."""
+    return await _unsent(session, outbox, outbox.destination.in_(destinations), limit=limit)
+
+
+async def misaddressed(
+    session: WriteSession, outbox: type[OutboxRow], known: Collection[str], *, limit: int
+) -> Sequence[UnsentMessage]:
+    """Return messages to services that there are not: a hand may have written one."""
+    return await _unsent(session, outbox, outbox.destination.not_in(known), limit=limit)
+
+
+async def _unsent(
+    session: WriteSession, outbox: type[OutboxRow], which: ColumnElement[bool], *, limit: int
+) -> Sequence[UnsentMessage]:
     owed = (
         select(outbox.destination, outbox.order_id, outbox.message_id, outbox.type)
-        .where(outbox.set_aside_at.is_(None), outbox.destination.in_(destinations))
+        .where(outbox.set_aside_at.is_(None), which)
         .order_by(outbox.sequence)
         .limit(limit)
     )

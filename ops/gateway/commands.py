@@ -10,7 +10,7 @@ import typer
 from ops.gateway import envoy
 from ops.gateway.model import Gateway, GatewayRoute, gateway_of
 from ops.options import Options, options_of
-from ops.output import note, print_json, show_rows
+from ops.output import note, print_json, show_rows, show_written
 from ops.pgbouncer import files
 
 if TYPE_CHECKING:
@@ -51,12 +51,8 @@ def render(context: typer.Context, folder: Folder, dry_run: DryRun = False) -> N
         files.write(folder, {name: texts[name] for name in changed})
     if options.json:
         print_json({"changed": sorted(changed)})
-    elif not changed:
-        print("nothing to write: every file stands")
-    elif dry_run:
-        print("\n".join(line for lines in changed.values() for line in lines))
     else:
-        print("\n".join(f"wrote {folder / name}" for name in sorted(changed)))
+        show_written(folder, changed, dry_run=dry_run)
 
 
 @app.command()

@@ -197,24 +197,20 @@ class RunningGateway:
 
     def _take(self, name: str, text: str, timeout_seconds: float) -> None:
         before = (self._folder / name).read_text()
-        rejected = self._rejected(name)
+        rejected = _rejections(self._stats(), name)
         files.write(self._folder, {name: text})
         version = envoy.version_of(text)
-        prefix = _PARTS[name]
         deadline = time.monotonic() + timeout_seconds
         while time.monotonic() < deadline:
-            if self._stats().get(f"{prefix}.version_text") == version:
+            stats = self._stats()
+            if stats.get(f"{_PARTS[name]}.version_text") == version:
                 return
-            if self._rejected(name) > rejected:
+            if _rejections(stats, name) > rejected:
                 break
             time.sleep(0.05)
         said = self._complaint(name) or f"it did not take {name} within {timeout_seconds:g} s"
         files.write(self._folder, {name: before})
         raise FilesRefused(said)
-
-    def _rejected(self, name: str) -> int:
-        stats, prefix = self._stats(), _PARTS[name]
-        return sum(int(stats.get(f"{prefix}.update_{how}", "0")) for how in ("rejected", "failure"))
 
     def _complaint(self, name: str) -> str:
         """Return Envoy's own words about what it has refused last."""
@@ -234,3 +230,8 @@ class RunningGateway:
                 return str(answer.read().decode())
         except (URLError, OSError) as error:
             raise EnvoySilent(self._port, str(getattr(error, "reason", error))) from error
+
+
+def _rejections(stats: Mapping[str, str], name: str) -> int:
+    """Return how many versions of a file Envoy has refused."""
+    return sum(int(stats.get(f"{_PARTS[name]}.update_{how}", "0")) for how in ("rejected", "failure"))

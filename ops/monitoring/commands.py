@@ -16,7 +16,7 @@ from ops.monitoring.model import INTERVAL_SECONDS, unknown_metrics
 from ops.monitoring.platform import rules_for
 from ops.monitoring.section import monitoring_of
 from ops.options import Options, options_of
-from ops.output import note, print_json, show_rows
+from ops.output import note, print_json, show_rows, show_written
 from ops.pgbouncer import files
 from ops.ports import LOOPBACK
 
@@ -177,12 +177,8 @@ def render(
         files.write(folder, {name: texts[name] for name in changed}, mode=0o644)
     if options.json:
         print_json({"changed": sorted(changed)})
-    elif not changed:
-        print("nothing to write: every file stands")
-    elif dry_run:
-        print("\n".join(line for lines in changed.values() for line in lines))
     else:
-        print("\n".join(f"wrote {folder / name}" for name in sorted(changed)))
+        show_written(folder, changed, dry_run=dry_run)
 
 
 def texts_of(project: "Project", topology: "Topology", *, interval_seconds: float) -> dict[str, str]:

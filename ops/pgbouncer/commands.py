@@ -8,7 +8,7 @@ import typer
 from psycopg.conninfo import make_conninfo
 
 from ops.options import options_of
-from ops.output import note, print_json, show_rows
+from ops.output import note, print_json, show_rows, show_written
 from ops.pgbouncer import admin, files
 from ops.pgbouncer.check import PoolerFinding
 from ops.pgbouncer.errors import Differences
@@ -58,12 +58,8 @@ def render(
         _make_socket_dirs(pooler)
     if options.json:
         print_json({"changed": sorted(changed), "servers": _arithmetic(wanted)})
-    elif not changed:
-        print("nothing to write: every file stands")
-    elif dry_run:
-        print("\n".join(line for lines in changed.values() for line in lines))
     else:
-        print("\n".join(f"wrote {out / name}" for name in sorted(changed)))
+        show_written(out, changed, dry_run=dry_run)
 
 
 def _make_socket_dirs(pooler: Pooler) -> None:
