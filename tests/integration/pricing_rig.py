@@ -9,6 +9,7 @@ from itertools import count
 from pathlib import Path
 from uuid import uuid4
 
+import pytest
 from sqlalchemy import delete, select, update
 
 from app.console.demo.shapes import Shape
@@ -242,3 +243,15 @@ async def open_rig(topology: Topology) -> AsyncIterator[Rig]:
     async with open_sessions(topology, role="mes", application_name="test") as sessions:
         models = await asyncio.to_thread(ModelStore.open, files_url(topology))
         yield Rig(topology, sessions, models)
+
+
+@pytest.fixture(scope="module")
+async def shared_rig(module_topology: Topology) -> AsyncIterator[Rig]:
+    async with open_rig(module_topology) as rig:
+        yield rig
+
+
+@pytest.fixture
+async def rig(shared_rig: Rig) -> Rig:
+    await shared_rig.forget()
+    return shared_rig

@@ -12,6 +12,7 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from random import Random
 
 import httpx
 import pytest
@@ -31,7 +32,7 @@ from ops.gateway.service import (
     find_envoy,
     validate,
 )
-from ops.ports import LOOPBACK
+from ops.ports import LOOPBACK, PortPicker, is_free
 from ops.waiting import wait_until
 
 HOST = "mes.api.localhost"
@@ -46,11 +47,7 @@ ROUTES = (
 )
 
 
-def free_port() -> int:
-    with closing(socket.socket()) as listening:
-        listening.bind((LOOPBACK, 0))
-        port: int = listening.getsockname()[1]
-        return port
+free_port = PortPicker(Random()).pick
 
 
 @dataclass
@@ -156,18 +153,13 @@ def envoy_on(gateway: Gateway, folder: Path) -> Iterator[RunningGateway]:
     try:
         port = gateway.section.doors["external"].port
         running = RunningGateway(gateway, folder)
-        wait_until(lambda: process.poll() is not None or listens(port), timeout_seconds=20)
+        wait_until(lambda: process.poll() is not None or not is_free(port), timeout_seconds=20)
         assert process.poll() is None, (folder / "envoy.log").read_text()
         wait_until(lambda: not running.findings(), timeout_seconds=20)
         yield running
     finally:
         process.kill()
         process.wait()
-
-
-def listens(port: int) -> bool:
-    with closing(socket.socket()) as client:
-        return client.connect_ex((LOOPBACK, port)) == 0
 
 
 def client_of(gateway: Gateway, **options: object) -> httpx.Client:

@@ -1,7 +1,6 @@
 """Leases: one holder at a time, whoever dies."""
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import pytest
 from sqlalchemy import text
@@ -9,23 +8,12 @@ from sqlalchemy import text
 from app.console.demo.shapes import Shape
 from app.pricing import jobs
 from app.pricing.jobs import Lease
-from sharding.topology import Topology
-from tests.integration.pricing_rig import Rig, open_rig
+from tests.integration.pricing_rig import Rig, rig, shared_rig
 from tests.integration.test_messaging_traces import PARENT, in_trace
 
+__all__ = ["rig", "shared_rig"]
+
 RING = Shape("ring", "stl", b"a ring")
-
-
-@pytest.fixture(scope="module")
-async def shared_rig(module_topology: Topology) -> AsyncIterator[Rig]:
-    async with open_rig(module_topology) as rig:
-        yield rig
-
-
-@pytest.fixture
-async def rig(shared_rig: Rig) -> Rig:
-    await shared_rig.forget()
-    return shared_rig
 
 
 async def lease(rig: Rig, holder: str, *, seconds: float = 60) -> Lease | None:

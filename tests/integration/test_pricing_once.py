@@ -21,24 +21,13 @@ from app.pricing import cache, measurement
 from app.pricing.cache import MeasurementCache
 from app.pricing.measurement import Outcome, Unmeasurable
 from app.pricing.sandbox import Sandbox
-from sharding.topology import Topology
 from tests.integration.measuring_callers import MEASURED
 from tests.integration.messaging_rig import until
-from tests.integration.pricing_rig import Rig, open_rig
+from tests.integration.pricing_rig import Rig, rig, shared_rig
+
+__all__ = ["rig", "shared_rig"]
 
 SECTION = [(9.0, -2.0), (10.7, -1.9), (11.1, 0.3), (10.2, 2.1), (9.1, 1.7)]
-
-
-@pytest.fixture(scope="module")
-async def shared_rig(module_topology: Topology) -> AsyncIterator[Rig]:
-    async with open_rig(module_topology) as rig:
-        yield rig
-
-
-@pytest.fixture
-async def rig(shared_rig: Rig) -> Rig:
-    await shared_rig.forget()
-    return shared_rig
 
 
 @asynccontextmanager

@@ -23,9 +23,10 @@ from app.models.status import Status
 from app.pricing.__main__ import JobCount
 from app.pricing.errors import FileTooLarge, SandboxTimedOut, TooLong, TooMuchMemory
 from app.pricing.supervisor import FleetMetrics, Room, Supervisor, SupervisorOptions
-from sharding.topology import Topology
 from tests.integration.messaging_rig import running, until
-from tests.integration.pricing_rig import Rig, open_rig, until_leased
+from tests.integration.pricing_rig import Rig, rig, shared_rig, until_leased
+
+__all__ = ["rig", "shared_rig"]
 
 RINGS = list(islice(good_shapes(seed=11), 40))
 # Its reader needs minutes.
@@ -38,18 +39,6 @@ START_SECONDS = 30.0
 def slow(number: int) -> Shape:
     """Give another slow file."""
     return Shape(f"slow{number}", "obj", b"# %d\n" % number + SLOW.data)
-
-
-@pytest.fixture(scope="module")
-async def shared_rig(module_topology: Topology) -> AsyncIterator[Rig]:
-    async with open_rig(module_topology) as rig:
-        yield rig
-
-
-@pytest.fixture
-async def rig(shared_rig: Rig) -> Rig:
-    await shared_rig.forget()
-    return shared_rig
 
 
 @asynccontextmanager
@@ -221,7 +210,7 @@ async def test_an_order_cancelled_while_it_is_measured_is_measured_no_longer(rig
 
         async def killed() -> bool:
             try:
-                # Its zygote was killed with it, and so whoever reaps it now is no part of this.
+                # Its zygote was killed with it, and so what reaps it now is no part of this.
                 return psutil.Process(child).status() == psutil.STATUS_ZOMBIE
             except psutil.NoSuchProcess:
                 return True

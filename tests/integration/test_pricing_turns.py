@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import count, islice
 from random import Random
@@ -17,22 +17,11 @@ from app.models.mes import PricingJob
 from app.pricing import jobs
 from app.pricing.jobs import Lease
 from readreplica.sessions import WriteSession
-from sharding.topology import Topology
-from tests.integration.pricing_rig import Rig, open_rig
+from tests.integration.pricing_rig import Rig, rig, shared_rig
+
+__all__ = ["rig", "shared_rig"]
 
 SHARDS = ("mes_0", "mes_1")
-
-
-@pytest.fixture(scope="module")
-async def shared_rig(module_topology: Topology) -> AsyncIterator[Rig]:
-    async with open_rig(module_topology) as rig:
-        yield rig
-
-
-@pytest.fixture
-async def rig(shared_rig: Rig) -> Rig:
-    await shared_rig.forget()
-    return shared_rig
 
 
 @dataclass

@@ -40,10 +40,13 @@ from tests.integration.pricing_rig import (
     SOON,
     CountingSandbox,
     Rig,
-    open_rig,
+    rig,
+    shared_rig,
     until_leased,
 )
 from tests.servers import PostgresServers
+
+__all__ = ["rig", "shared_rig"]
 
 RING, PENDANT, *OTHERS = islice(good_shapes(seed=5), 12)
 HOLES = next(shape for shape in bad_shapes() if shape.name == "holes")
@@ -53,21 +56,9 @@ SHARDS = ("mes_0", "mes_1")
 
 
 @pytest.fixture(scope="module")
-async def shared_rig(module_topology: Topology) -> AsyncIterator[Rig]:
-    async with open_rig(module_topology) as rig:
-        yield rig
-
-
-@pytest.fixture(scope="module")
 async def shared_sandbox() -> AsyncIterator[CountingSandbox]:
     async with CountingSandbox(concurrency=4) as sandbox:
         yield sandbox
-
-
-@pytest.fixture
-async def rig(shared_rig: Rig) -> Rig:
-    await shared_rig.forget()
-    return shared_rig
 
 
 @pytest.fixture
