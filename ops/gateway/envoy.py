@@ -349,7 +349,8 @@ def _retries(route: GatewayRoute) -> dict[str, Any]:
                 "extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate",
             )
         ],
-        "host_selection_retry_max_attempts": 3,
+        # Each attempt draws a process anew, and of two it draws the same one every other time.
+        "host_selection_retry_max_attempts": 20,
     }
 
 

@@ -462,10 +462,11 @@ async def test_history_is_refused_while_creation_goes_on_and_the_operators_list_
         await places.aclose()
         answers = await asyncio.gather(*reads)
         await asyncio.gather(*creations)  # each was taken in
+    # One that was let in may have waited in vain for a connection of the pool, which is another refusal.
     refused = [answer for answer in answers if answer.status_code == 503]
-    assert refused
-    assert problem(refused[0], 503)["type"].endswith(":shed")
-    assert refused[0].headers["Retry-After"] == "2"
+    shed = [answer for answer in refused if problem(answer, 503)["type"].endswith(":shed")]
+    assert shed
+    assert shed[0].headers["Retry-After"] == "2"
 
 
 @pytest.mark.parametrize("point", ["placing", "placed"])

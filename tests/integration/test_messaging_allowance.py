@@ -269,8 +269,14 @@ async def test_a_full_redis_stops_no_one(rig: Rig) -> None:
         await rig.redis.config_set("maxmemory", 0)
 
 
-async def claimed_pages(rig: Rig, after: int) -> int:
-    """Count the pages that the statements of a claim read, as the driver sends them, and claim nothing."""
+async def claimed_pages(rig: Rig, after: int, *, by_index: bool = False) -> int:
+    """Count the pages that the statements of a claim read, as the driver sends them, and claim nothing.
+
+    Parameters:
+        rig: the outbox.
+        after: the mark of the claim.
+        by_index: whether PostgreSQL is kept from reading the few pages of the table one after the other.
+    """
     sent: list[tuple[str, Any]] = []
 
     def note_it(_c: Any, _u: Any, statement: str, parameters: Any, _x: Any, _m: Any) -> None:
@@ -293,6 +299,8 @@ async def claimed_pages(rig: Rig, after: int) -> int:
         event.remove(connection.sync_connection, "before_cursor_execute", note_it)
         await session.rollback()
         connection = await session.connection()
+        if by_index:
+            await connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
         read = 0
         for statement, parameters in sent:
             explain = f"EXPLAIN (ANALYZE, BUFFERS, TIMING OFF, FORMAT JSON) {statement}"
@@ -320,7 +328,7 @@ async def test_behind_an_open_transaction_a_claim_reads_no_more_pages(
         async with rig.shop.write() as session:
             await session.execute(text("DELETE FROM outbox"))
         await analyze(topology, is_wanted=analyzed == "empty")
-        dead = await claimed_pages(rig, -1)
+        dead = await claimed_pages(rig, -1, by_index=True)
         # There is nothing to do, for more than a second.
         for _ in range(2):
             seconds += 2.0
