@@ -1,0 +1,100 @@
+"""Who sends the request that is worked on: a person, a partner or a service, known by a credential.
+
+Example::
+
+    actor = current_caller().name
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from enum import StrEnum
+
+from app.kit.errors import AppError
+
+
+class Role(StrEnum):
+    """What somebody may do: `app.access.table` says it for each."""
+
+    PARTNER = "partner"
+    CUSTOMER = "customer"
+    OPERATOR = "operator"
+    SELLER = "seller"
+    AUDITOR = "auditor"
+    DBA = "dba"
+    ADMIN = "admin"
+    SERVICE = "service"
+
+
+class Door(StrEnum):
+    """Where a request has come in: a listener of the gateway, or past it, which is the internal one."""
+
+    EXTERNAL = "external"
+    CUSTOMER = "customer"
+    STAFF = "staff"
+    INTERNAL = "internal"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Caller:
+    """Who sends a request, and how that is known.
+
+    Parameters:
+        name: of the person, partner or service, as histories show it.
+        role: what it may do.
+        door: where the request came in.
+        identity_id: of its row in the directory; None of a customer, and of what has no identity there.
+        credential: the public part of what it was known by, such as an API key's id; never a secret.
+        address: of the client, as a proxy that is believed has named it; None where there is no network.
+        order_ids: the only orders that it may see; None if its role says which.
+        sandbox: whether its orders are for trying out, and made by no one.
+        scopes: what of its role the credential is good for; empty is all of it.
+    """
+
+    name: str
+    role: Role
+    door: Door = Door.INTERNAL
+    identity_id: int | None = None
+    credential: str | None = None
+    address: str | None = None
+    order_ids: frozenset[int] | None = None
+    sandbox: bool = False
+    scopes: frozenset[str] = frozenset()
+
+
+class NoCaller(AppError):
+    """Something asks for the caller outside of a request that was let in: a fault of ours."""
+
+    def __init__(self) -> None:
+        super().__init__("no caller is known here: this was not called by a request that was let in")
+
+
+_caller: ContextVar[Caller | None] = ContextVar("caller", default=None)
+
+
+@contextmanager
+def calling(caller: Caller) -> Iterator[None]:
+    """Let the block work for a caller."""
+    token = _caller.set(caller)
+    try:
+        yield
+    finally:
+        _caller.reset(token)
+
+
+def find_caller() -> Caller | None:
+    """Return who sends the request that is worked on; None outside of one, as in a background task."""
+    return _caller.get()
+
+
+def current_caller() -> Caller:
+    """Return who sends the request that is worked on.
+
+    Raises:
+        NoCaller: no request is.
+    """
+    caller = _caller.get()
+    if caller is None:
+        raise NoCaller
+    return caller
