@@ -5,6 +5,7 @@ uploaded, a stored model never changes, and the pricing worker can trust the key
 """
 
 import hashlib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -23,6 +24,13 @@ MAX_NAME_CHARACTERS = 200
 FOLDER = "models"
 _CHUNK_BYTES = 1 << 20
 _IN_MEMORY_BYTES = 1 << 20
+_HEAD_BYTES = 512
+_TEXT_STL = re.compile(rb"(?:\xef\xbb\xbf)?\s*solid(?!\S)", re.IGNORECASE)
+# Pictures, documents, programs, other archives and web pages, by how they begin, in small letters.
+_FOREIGN = (
+    *(b"\x89png", b"\xff\xd8\xff", b"gif8", b"%pdf", b"\x7felf", b"mz\x90", b"\x1f\x8b", b"7z\xbc", b"rar!"),
+    *(b"<!doctype", b"<html", b"<svg", b"{\\rtf"),
+)
 
 
 class FilesError(AppError):
@@ -36,6 +44,20 @@ class UnsupportedModelType(FilesError):
         self.name = name
         self.accepted = [f".{suffix}" for suffix in MODEL_SUFFIXES]
         super().__init__(f"{name!r} is not a 3D model: send a file that ends in {', '.join(self.accepted)}")
+
+
+class ContentMismatch(FilesError):
+    """The content is not what the file's name says; pricing would only find out later."""
+
+    def __init__(self, suffix: str, found: str | None) -> None:
+        self.suffix = suffix
+        self.found = found
+        content, remedy = (
+            (f"that of a .{found} file", f"name it so that it ends in .{found}")
+            if found
+            else ("of another kind", "export the model again")
+        )
+        super().__init__(f"the file's name ends in .{suffix}, and its content is {content}: {remedy}")
 
 
 class ModelTooLarge(FilesError):
@@ -150,11 +172,12 @@ class ModelStore:
             max_bytes: the largest content that is accepted.
 
         Raises:
-            ModelTooLarge: nothing was stored.
-            FilesUnavailable: nothing was stored.
+            ModelTooLarge, ContentMismatch, FilesUnavailable: nothing was stored.
         """
         with SpooledTemporaryFile(max_size=_IN_MEMORY_BYTES) as staged:
             digest, size = await _stage(stream, staged, max_bytes)
+            _check_content(staged.read(_HEAD_BYTES), size, suffix)
+            staged.seek(0)
             key = f"{FOLDER}/{digest}.{suffix}"
             try:
                 # Atomic: the key shows the whole content or does not exist.
@@ -208,6 +231,32 @@ class ModelStore:
             raise ModelMissing(key) from error
         except (BaseError, OSError) as error:
             raise FilesUnavailable(error) from error
+
+
+def _check_content(head: bytes, size: int, suffix: str) -> None:
+    """Refuse what is certainly of another kind. Whether it is a good model, pricing finds out.
+
+    Raises:
+        ContentMismatch: it is.
+    """
+    found = _kind_of(head, size)
+    if found not in (suffix, None) or _is_foreign(head, found):
+        raise ContentMismatch(suffix, found)
+
+
+def _kind_of(head: bytes, size: int) -> str | None:
+    """Return the suffix of a content that can be nothing else; None if it may be text, or anything."""
+    triangles = int.from_bytes(head[80:84], "little")
+    # First: the header of a binary STL may hold anything, also what begins another kind of file.
+    if len(head) >= 84 and size == 84 + 50 * triangles:
+        return "stl"
+    if head.startswith(b"PK\3\4"):
+        return "3mf"
+    return "stl" if _TEXT_STL.match(head) else None
+
+
+def _is_foreign(head: bytes, found: str | None) -> bool:
+    return found is None and head.removeprefix(b"\xef\xbb\xbf").lstrip().lower().startswith(_FOREIGN)
 
 
 async def _stage(stream: ByteStream, staged: IO[bytes], max_bytes: int) -> tuple[str, int]:

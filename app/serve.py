@@ -12,7 +12,7 @@ from fastapi import APIRouter, FastAPI
 from app import instruments
 from app.causality import open_callers, open_learned, refuse, store_of
 from app.database import DatabaseTimeouts
-from app.files import ModelTooLarge, UnsupportedModelType
+from app.files import ContentMismatch, ModelTooLarge, UnsupportedModelType
 from app.flow.limiter import Shed
 from app.flow.shedding import Admission
 from app.kit import problem
@@ -49,6 +49,7 @@ STATUSES: problem.Statuses = {
     IllegalTransition: 409,
     ModelTooLarge: 413,
     UnsupportedModelType: 415,
+    ContentMismatch: 415,
     IdempotencyKeyReused: 422,
     NotReady: 503,
     Shed: 503,

@@ -137,7 +137,7 @@ class PartnerIntake:
         once, and the drain records the message in the inbox: it is placed once.
 
         Raises:
-            UnsupportedModelType, ModelTooLarge, IntakeFull: and nothing is stored.
+            UnsupportedModelType, ContentMismatch, ModelTooLarge, IntakeFull: and nothing is stored.
             IdempotencyKeyReused: the key has made an order from another request.
         """
         name, order_id = model_name(file.filename or ""), self.ids.next_id()

@@ -93,7 +93,8 @@ class ShopService:
         """Store the 3D model of an order; until the order is submitted, a new upload replaces the old.
 
         Raises:
-            UnsupportedModelType, ModelTooLarge, UnknownOrder, IllegalTransition: and nothing is changed.
+            UnsupportedModelType, ContentMismatch, ModelTooLarge: and nothing is changed.
+            UnknownOrder, IllegalTransition: and nothing is changed.
         """
         name = model_name(file.filename or "")
         suffix = model_suffix(name)

@@ -83,6 +83,10 @@ async def test_wrong_file_type(services: Services, topology: Topology) -> None:
         refused = problem(await services.upload(order_id, name=name), 415)
         assert refused["accepted"] == [".stl", ".3mf", ".obj"]
         problem(await services.b2b_response(name=name), 415)
+    refused = problem(await services.upload(order_id, content=b"%PDF-1.7\n"), 415)
+    assert refused["type"].endswith(":content-mismatch")
+    renamed = problem(await services.b2b_response(name="ring.stl", content=b"PK\3\4 and the rest"), 415)
+    assert (renamed["suffix"], renamed["found"]) == ("stl", "3mf")
     assert stored_files(topology) == []
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from app.files import (
+    ContentMismatch,
     FilesUnavailable,
     ModelMissing,
     ModelStore,
@@ -69,6 +70,56 @@ async def test_a_model_that_is_too_large_is_neither_read_nor_stored(store: Model
         await store.put(stream, "stl", 4500)
     assert caught.value.max_bytes == 4500
     assert stream.read_bytes == 5000
+    assert list(files(folder)) == []
+
+
+BINARY_STL = b"%PDF-1.7".ljust(80) + (2).to_bytes(4, "little") + bytes(100)
+ARCHIVE = b"PK\3\4" + bytes(100)
+
+
+@pytest.mark.parametrize(
+    ("content", "suffix"),
+    [
+        (RING, "stl"),
+        (b"\xef\xbb\xbf\n Solid", "stl"),
+        (BINARY_STL, "stl"),
+        (BINARY_STL[:-1].replace(b"%PDF", b"ring"), "stl"),  # cut off, which pricing says better
+        (ARCHIVE, "3mf"),
+        (b"v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n", "obj"),
+        (b"solidity is no keyword", "obj"),
+        (b"no model at all", "obj"),
+        (b"nor is this", "3mf"),
+    ],
+)
+async def test_content_that_may_be_what_its_name_says_is_stored(
+    store: ModelStore, content: bytes, suffix: str
+) -> None:
+    assert (await store.put(Stream(content), suffix, 1000)).key.endswith(f".{suffix}")
+
+
+@pytest.mark.parametrize(
+    ("content", "suffix", "found"),
+    [
+        (ARCHIVE, "stl", "3mf"),
+        (ARCHIVE, "obj", "3mf"),
+        (RING, "obj", "stl"),
+        (RING, "3mf", "stl"),
+        (BINARY_STL, "obj", "stl"),
+        (BINARY_STL, "3mf", "stl"),
+        (b"%PDF-1.7\n", "obj", None),
+        (b"\x89PNG\r\n\x1a\n", "stl", None),
+        (b"\x7fELF\2\1\1", "obj", None),
+        (b"\x1f\x8b\x08\0", "obj", None),
+        (b"\xef\xbb\xbf <!DOCTYPE html><script>", "obj", None),
+        (b"<svg onload=alert(1)>", "stl", None),
+    ],
+)
+async def test_content_of_another_kind_is_refused_and_not_stored(
+    store: ModelStore, folder: Path, content: bytes, suffix: str, found: str | None
+) -> None:
+    with pytest.raises(ContentMismatch) as caught:
+        await store.put(Stream(content), suffix, 1000)
+    assert (caught.value.suffix, caught.value.found) == (suffix, found)
     assert list(files(folder)) == []
 
 
