@@ -67,10 +67,12 @@ async def open_shards(
 
 
 @asynccontextmanager
-async def open_directory(topology: Topology, *, application_name: str) -> AsyncIterator[Cluster]:
-    """Open the directory of the MES, with the role of the MES."""
+async def open_directory(
+    topology: Topology, *, application_name: str, role: str = "mes"
+) -> AsyncIterator[Cluster]:
+    """Open the directory of the MES, with the role of a service."""
     name = topology.directory_of("mes").name
-    async with open_cluster(topology, name, role="mes", application_name=application_name) as cluster:
+    async with open_cluster(topology, name, role=role, application_name=application_name) as cluster:
         yield cluster
 
 

@@ -15,6 +15,7 @@ from sqlalchemy import BigInteger, DateTime, Text, func, insert, literal, select
 from sqlalchemy.dialects.postgresql import JSONB
 
 from app import instruments
+from app.kit.caller import Role, find_caller
 from app.kit.errors import AppError
 from app.kit.telemetry import concerns
 from app.log_events import STATUS_EVENTS
@@ -115,14 +116,30 @@ def log_change(
     )
 
 
+def is_visible(order: object) -> bool:
+    """Return whether an order is one of the caller's: it is to him as if another's did not exist.
+
+    Background work has no caller, and sees all.
+
+    Parameters:
+        order: of any service, live, archived or waiting; it has an `order_id`, and may have a `partner`.
+    """
+    caller = find_caller()
+    if caller is None:
+        return True
+    if caller.order_ids is not None and getattr(order, "order_id", None) not in caller.order_ids:
+        return False
+    return caller.role is not Role.PARTNER or getattr(order, "partner", None) == caller.name
+
+
 async def get_order(session: AnySession, models: OrderModels[AnyOrder], order_id: int) -> AnyOrder:
     """Return the order of an id.
 
     Raises:
-        UnknownOrder: the table of live orders does not hold this id.
+        UnknownOrder: the table of live orders does not hold this id, or holds another's order under it.
     """
     order = await session.get(models.order, order_id)
-    if order is None:
+    if order is None or not is_visible(order):
         raise UnknownOrder(order_id)
     return order
 
@@ -141,7 +158,7 @@ async def lock_order(session: WriteSession, models: OrderModels[AnyOrder], order
     (PostgreSQL cannot follow a row across partitions): run the unit of work by `transact`, which repeats it.
 
     Raises:
-        UnknownOrder: the table of live orders does not hold this id.
+        UnknownOrder: the table of live orders does not hold this id, or holds another's order under it.
     """
     found = await session.scalar(
         select(models.order)
@@ -149,7 +166,7 @@ async def lock_order(session: WriteSession, models: OrderModels[AnyOrder], order
         .with_for_update()
         .execution_options(populate_existing=True)
     )
-    if found is None:
+    if found is None or not is_visible(found):
         raise UnknownOrder(order_id)
     return found
 

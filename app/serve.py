@@ -8,10 +8,15 @@ from typing import NoReturn
 import structlog
 import uvicorn
 from fastapi import APIRouter, FastAPI
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from app import instruments
+from app.access import endpoints, errors
+from app.access.credentials import TokenKeys
+from app.access.enforce import Access, Attempts
+from app.access.identities import Registry
 from app.causality import open_callers, open_learned, refuse, store_of
-from app.database import DatabaseTimeouts
+from app.database import DatabaseTimeouts, open_directory
 from app.files import ContentMismatch, ModelTooLarge, UnsupportedModelType
 from app.flow.limiter import Shed
 from app.flow.shedding import Admission
@@ -19,7 +24,7 @@ from app.kit import problem
 from app.kit.admin import AdminAddress, Readings, measuring_lag, serving_admin
 from app.kit.connections import ConnectionLimits, TooFewFiles, limited, log_accept_errors, raise_file_limit
 from app.kit.health import ROUTINE, NotReady, Readiness, health_routes
-from app.kit.middleware import BodyLimit, HeadAsGet, Observed, RequestLog, WellFormed
+from app.kit.middleware import BodyLimit, HeadAsGet, KeepsPeer, Observed, RequestLog, WellFormed
 from app.kit.pages import pages
 from app.kit.process import enter_with_retries, exit_on_signals, exit_with_fault, run_and_exit
 from app.kit.strict import RequestLimit
@@ -29,8 +34,9 @@ from app.messaging.streams import connect_redis
 from app.models.status import IllegalTransition
 from app.orders import IdempotencyKeyReused, UnknownOrder
 from app.settings import Settings, configure
-from app.topology import admin_address, services_of
+from app.topology import admin_address, redis_url, services_of
 from readreplica.asgi import CausalTokens, CookieOptions
+from readreplica.cluster import Cluster
 from readreplica.signing import TokenText, parse_keys
 from sharding.topology import Topology
 
@@ -66,7 +72,7 @@ def make_app(
     *,
     description: str,
     settings: Settings,
-    redis_url: str,
+    topology: Topology,
     router: APIRouter,
     statuses: problem.Statuses,
     parts: Parts,
@@ -77,7 +83,7 @@ def make_app(
         service: its name in the topology.
         description: for the OpenAPI document.
         settings: of this process.
-        redis_url: where tokens are kept that clients cannot bring.
+        topology: where the identities are, and the tokens that clients cannot bring.
         router: the service's endpoints.
         statuses: the HTTP status of each error that only this service knows.
         parts: opens what the endpoints find as `app.state.parts`.
@@ -89,10 +95,13 @@ def make_app(
         background = Background(stop_seconds=settings.stop_seconds)
         readiness = Readiness(service)
         async with (
-            connect_redis(redis_url) as redis,
+            connect_redis(redis_url(topology, service)) as redis,
+            open_directory(topology, application_name=f"{service}-access", role=service) as directory,
             parts(background, readiness) as opened,
             background,
         ):
+            app.state.access = access = _open_access(service, directory, settings)
+            background.start("identities", access.registry.run)
             app.state.parts, app.state.background, app.state.readiness = opened, background, readiness
             keep_seconds = settings.token_seconds
             has_callers = settings.caller_header is not None
@@ -134,12 +143,31 @@ def make_app(
     app.add_middleware(RequestLog, facts_of=facts_of_path, routine=ROUTINE)
     # The last one is the first that sees a request.
     app.add_middleware(Observed, facts_of=facts_of_path)
-    problem.install(app, {**STATUSES, **statuses})
+    problem.install(app, {**STATUSES, **errors.STATUSES, **statuses})
     app.include_router(pages(service))
     app.include_router(health_routes(service))
     app.include_router(router)
+    if service != "shop":
+        app.include_router(endpoints.staff_router)
+    if service == "mes":
+        app.include_router(endpoints.partners_router)
     _describe_forms(app)
     return app
+
+
+def _open_access(service: str, directory: Cluster, settings: Settings) -> Access:
+    """Put together what finds out who calls."""
+    tokens = TokenKeys.parse(settings.access_keys.get_secret_value())
+    if tokens is None:
+        log.warning("access_tokens_not_signed", fix="set MES_STORAGE_ACCESS_KEYS in every process")
+    return Access(
+        service=service,
+        registry=Registry(directory, stale_seconds=settings.identity_stale_seconds),
+        tokens=tokens,
+        door_header=settings.door_header,
+        proxies=settings.proxies,
+        attempts=Attempts(),
+    )
 
 
 def _describe_forms(app: FastAPI) -> None:
@@ -187,8 +215,10 @@ def server_config(app: FastAPI, settings: Settings, *, host: str, port: int) -> 
         body_seconds=settings.body_seconds,
         answer_seconds=settings.answer_seconds,
     )
+    # The peer is kept before uvicorn's own middleware puts the client's address in its place.
+    proxied = ProxyHeadersMiddleware(app, trusted_hosts=settings.trusted_proxies)  # type: ignore[arg-type]
     return uvicorn.Config(
-        app,
+        KeepsPeer(proxied if settings.trusted_proxies else app),  # type: ignore[arg-type]
         host=host,
         port=port,
         http=limited(limits),
@@ -198,8 +228,7 @@ def server_config(app: FastAPI, settings: Settings, *, host: str, port: int) -> 
         h11_max_incomplete_event_size=_LONGEST_HEADER_BYTES,
         timeout_keep_alive=settings.idle_seconds,
         timeout_graceful_shutdown=settings.stop_seconds,
-        proxy_headers=bool(settings.trusted_proxies),
-        forwarded_allow_ips=settings.trusted_proxies,
+        proxy_headers=False,
         log_config=None,
         access_log=False,  # `RequestLog` writes it, without the client's address
         server_header=False,

@@ -1,13 +1,14 @@
 """The settings in a process's environment; everything about databases stands in the topology file."""
 
 import atexit
-from ipaddress import ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from app.access.credentials import TokenKeys
 from app.kit.errors import AppError
 from app.kit.logs import LogFile, configure_logging
 from app.kit.process import exit_with_fault
@@ -138,6 +139,16 @@ class Settings(BaseSettings):
     """the secrets that this service shares with each other one, PEER:NAME=SECRET,...; of each peer the first
     one signs messages, all are taken"""
 
+    access_keys: SecretStr = SecretStr("")
+    """the secrets that sign the tokens of callers, NAME=SECRET,NAME=SECRET, of 32 bytes at least; the first
+    one signs, all are taken; without them there are API keys only"""
+
+    identity_stale_seconds: Seconds = 300.0
+    """how long the identities that are known stay good while the directory is away"""
+
+    door_header: str = "X-Door"
+    """the request header in which the gateway names its door; it is believed from `trusted_proxies` only"""
+
     token_seconds: PositiveInt = 3600
     """how long a browser's cookie and Redis keep a causal token; longer than any replica may be behind"""
 
@@ -176,6 +187,13 @@ class Settings(BaseSettings):
             return None
         return LogFile(self.log_file, max_bytes=self.log_file_bytes, kept=self.log_files_kept)
 
+    @property
+    def proxies(self) -> tuple[IPv4Network | IPv6Network, ...]:
+        """The networks of `trusted_proxies`."""
+        return tuple(
+            ip_network(each) for each in filter(None, map(str.strip, self.trusted_proxies.split(",")))
+        )
+
     @field_validator("statement_seconds")
     @classmethod
     def _is_within_the_request(cls, seconds: float, info: ValidationInfo) -> float:
@@ -195,6 +213,12 @@ class Settings(BaseSettings):
     @classmethod
     def _are_keys(cls, keys: SecretStr) -> SecretStr:
         parse_keys(keys.get_secret_value())
+        return keys
+
+    @field_validator("access_keys")
+    @classmethod
+    def _are_access_keys(cls, keys: SecretStr) -> SecretStr:
+        TokenKeys.parse(keys.get_secret_value())
         return keys
 
     @field_validator("message_keys")

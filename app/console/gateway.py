@@ -33,6 +33,11 @@ DOORS: Mapping[str, tuple[GatewayRoute, ...]] = {
     "external": (
         _uploads("mes", "/v1/partners/{partner}/orders", "POST"),
         _reads("mes", _ORDER),
+        _acts("mes", "/v1/token"),
+        _reads("crm", _ORDER),
+        _acts("crm", f"{_ORDER}/approve"),
+        _acts("crm", f"{_ORDER}/requote"),
+        _acts("crm", f"{_ORDER}/cancel"),
     ),
     # Customers, and the Shop's own pages.
     "customer": (
@@ -53,6 +58,7 @@ DOORS: Mapping[str, tuple[GatewayRoute, ...]] = {
         _acts("crm", f"{_ORDER}/requote"),
         _acts("crm", f"{_ORDER}/close"),
         _acts("crm", f"{_ORDER}/cancel"),
+        *(_acts(service, f"/v1/{path}") for service in ("crm", "mes") for path in ("login", "logout")),
     ),
 }
 """The doors of the order system."""

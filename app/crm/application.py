@@ -18,7 +18,6 @@ from app.kit.tasks import Background
 from app.orders import CRM
 from app.serve import make_app, timeouts_of
 from app.settings import Settings
-from app.topology import redis_url
 from sharding.topology import Topology
 
 
@@ -47,7 +46,7 @@ def build(settings: Settings, topology: Topology) -> FastAPI:
         "crm",
         description="Sellers confirm prices, close orders, and ask to call them off.",
         settings=settings,
-        redis_url=redis_url(topology, "crm"),
+        topology=topology,
         router=router,
         statuses=STATUSES,
         parts=parts,

@@ -4,8 +4,9 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request, status
 
-from app.crm.schemas import CancelOrder, CrmOrderDetail, CrmOrderPage, CrmOrderView, Decision
+from app.crm.schemas import CancelOrder, CrmOrderDetail, CrmOrderPage, CrmOrderView
 from app.crm.service import CrmService
+from app.kit.caller import current_caller
 from app.kit.problem import documented
 from app.kit.strict import StrictRoute
 from app.models.status import Status
@@ -40,24 +41,24 @@ async def show_order(crm: Crm, order_id: OrderIdPath) -> CrmOrderDetail:
 
 
 @router.post("/{order_id}/approve", responses=documented(404, 409))
-async def approve_order(crm: Crm, order_id: OrderIdPath, body: Decision) -> CrmOrderView:
+async def approve_order(crm: Crm, order_id: OrderIdPath) -> CrmOrderView:
     """Confirm the price with the customer, so that the factory may begin."""
-    return await crm.approve(order_id, body)
+    return await crm.approve(order_id, current_caller().name)
 
 
 @router.post("/{order_id}/requote", status_code=status.HTTP_202_ACCEPTED, responses=documented(404, 409))
-async def requote_order(crm: Crm, order_id: OrderIdPath, body: Decision) -> CrmOrderView:
+async def requote_order(crm: Crm, order_id: OrderIdPath) -> CrmOrderView:
     """Ask for a new price: the one that was calculated is not valid any more, or the price list has changed.
 
     Until it is there, `requote_requested_at` says since when, and the order cannot be approved.
     """
-    return await crm.requote(order_id, body)
+    return await crm.requote(order_id, current_caller().name)
 
 
 @router.post("/{order_id}/close", responses=documented(404, 409))
-async def close_order(crm: Crm, order_id: OrderIdPath, body: Decision) -> CrmOrderView:
+async def close_order(crm: Crm, order_id: OrderIdPath) -> CrmOrderView:
     """End an order that was delivered."""
-    return await crm.close(order_id, body)
+    return await crm.close(order_id, current_caller().name)
 
 
 @router.post("/{order_id}/cancel", status_code=status.HTTP_202_ACCEPTED, responses=documented(404, 409))
@@ -67,4 +68,4 @@ async def cancel_order(crm: Crm, order_id: OrderIdPath, body: CancelOrder) -> Cr
     The factory decides: the order is CANCELLED, or goes on with `cancel_requested_at` empty again and the
     reason in its history.
     """
-    return await crm.cancel(order_id, body)
+    return await crm.cancel(order_id, body, current_caller().name)

@@ -11,7 +11,6 @@ from app.models.base import EventRow
 from app.models.crm import CrmOrder
 from app.schemas import (
     HistoryLine,
-    Line,
     QuoteView,
     Reason,
     View,
@@ -22,16 +21,10 @@ from app.schemas import (
 )
 
 
-class Decision(BaseModel):
-    """Who decides."""
+class CancelOrder(BaseModel):
+    """Why an order is to be called off."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-
-    actor: Line = Field(description="The seller's name.", examples=["Sara"])
-
-
-class CancelOrder(Decision):
-    """Who wants to call an order off, and why."""
 
     reason: Reason = Field(examples=["the customer changed her mind"])
 

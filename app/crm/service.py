@@ -6,7 +6,7 @@ from functools import partial
 
 from app.crm import repository
 from app.crm.errors import CancellationPending, PriceExpired, PriceRenewalPending
-from app.crm.schemas import CancelOrder, CrmOrderDetail, CrmOrderPage, CrmOrderView, Decision
+from app.crm.schemas import CancelOrder, CrmOrderDetail, CrmOrderPage, CrmOrderView
 from app.database import Work
 from app.flow.grants import Allowance
 from app.flow.places import Places
@@ -41,7 +41,7 @@ class CrmService:
     now: Clock
     to_mes: Allowance
 
-    async def approve(self, order_id: int, decision: Decision) -> CrmOrderView:
+    async def approve(self, order_id: int, actor: str) -> CrmOrderView:
         """Confirm a price, so that the order can be made; MES gets a message.
 
         Asked again by the seller who has confirmed it, this changes nothing.
@@ -50,18 +50,18 @@ class CrmService:
             UnknownOrder, IllegalTransition, CancellationPending, PriceRenewalPending, PriceExpired:
                 and nothing is changed.
         """
-        return await self._write(partial(self._approve, order_id, decision))
+        return await self._write(partial(self._approve, order_id, actor))
 
-    async def _approve(self, order_id: int, decision: Decision, session: WriteSession) -> CrmOrderView:
+    async def _approve(self, order_id: int, actor: str, session: WriteSession) -> CrmOrderView:
         order = await lock_order(session, CRM, order_id)
-        event = OrderApproved(actor=decision.actor)
+        event = OrderApproved(actor=actor)
         if not await is_repeated(session, CRM, order, wanted=event.status, actor=event.actor):
             now = self.now()
             _refuse_approval(order, now)
             await record_event(session, CRM, order, event, now=now)
         return CrmOrderView.of(order)
 
-    async def requote(self, order_id: int, decision: Decision) -> CrmOrderView:
+    async def requote(self, order_id: int, actor: str) -> CrmOrderView:
         """Ask MES for a price by the price list of now, for an order that waits for approval.
 
         Asked again while MES has not answered, this changes nothing.
@@ -69,9 +69,9 @@ class CrmService:
         Raises:
             UnknownOrder, IllegalTransition: and nothing is changed.
         """
-        return await self._write(partial(request_quote, order_id, actor=decision.actor, now=self.now()))
+        return await self._write(partial(request_quote, order_id, actor=actor, now=self.now()))
 
-    async def close(self, order_id: int, decision: Decision) -> CrmOrderView:
+    async def close(self, order_id: int, actor: str) -> CrmOrderView:
         """End an order that has been delivered; MES gets a message.
 
         Asked again by the seller who has closed it, this changes nothing.
@@ -79,16 +79,16 @@ class CrmService:
         Raises:
             UnknownOrder, IllegalTransition: and nothing is changed.
         """
-        return await self._write(partial(self._close, order_id, decision))
+        return await self._write(partial(self._close, order_id, actor))
 
-    async def _close(self, order_id: int, decision: Decision, session: WriteSession) -> CrmOrderView:
+    async def _close(self, order_id: int, actor: str, session: WriteSession) -> CrmOrderView:
         order = await lock_order(session, CRM, order_id)
-        event = OrderClosed(actor=decision.actor)
+        event = OrderClosed(actor=actor)
         if not await is_repeated(session, CRM, order, wanted=event.status, actor=event.actor):
             await record_event(session, CRM, order, event, now=self.now())
         return CrmOrderView.of(order)
 
-    async def cancel(self, order_id: int, request: CancelOrder) -> CrmOrderView:
+    async def cancel(self, order_id: int, request: CancelOrder, actor: str) -> CrmOrderView:
         """Ask MES to cancel an order. It decides, because an operator may be taking the order right now.
 
         Asked again while MES has not answered, or after it has agreed, this changes nothing.
@@ -96,13 +96,12 @@ class CrmService:
         Raises:
             UnknownOrder, IllegalTransition: and nothing is changed.
         """
-        return await self._write(partial(self._request_cancellation, order_id, request))
+        return await self._write(partial(self._request_cancellation, order_id, request.reason, actor))
 
     async def _request_cancellation(
-        self, order_id: int, request: CancelOrder, session: WriteSession
+        self, order_id: int, reason: str, actor: str, session: WriteSession
     ) -> CrmOrderView:
         order = await lock_order(session, CRM, order_id)
-        actor, reason = request.actor, request.reason
         repeated = await is_repeated(
             session, CRM, order, wanted=Status.CANCELLED, actor=actor, detail={"reason": reason}
         )

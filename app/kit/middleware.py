@@ -106,6 +106,19 @@ def _describe(span: Span, scope: Scope, status: int) -> None:
         span.set_status(StatusCode.ERROR)
 
 
+class KeepsPeer:
+    """Keeps who has really connected, which is forgotten where a proxy's word for the client is believed."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on."""
+        if scope["type"] == "http" and scope.get("client"):
+            scope["extensions"] = {**scope.get("extensions", {}), "peer": scope["client"][0]}
+        await self._app(scope, receive, send)
+
+
 class WellFormed:
     """Refuses what two readers would read in two ways.
 

@@ -72,6 +72,8 @@ class Problem(BaseModel):
 
 _EXAMPLES: Mapping[int, tuple[str, str]] = {
     400: ("Malformed request", "header Idempotency-Key: Field required"),
+    401: ("Not authenticated", "this needs a credential: send an API key as `Authorization: Bearer`"),
+    403: ("Not allowed", "partner may not do this at the door staff: POST /v1/orders/{order_id}/take"),
     404: ("Unknown order", "there is no order 17: check the id"),
     409: ("Illegal transition", "order 17 is SHIPPED and cannot become PACKAGING"),
     413: ("Model too large", "the model is larger than 20971520 bytes"),
@@ -96,9 +98,12 @@ def described(status: int) -> dict[str, Any]:
     return {"description": HTTPStatus(status).phrase, "content": content}
 
 
+_ALWAYS = frozenset({400, 401, 403, 422, 429, 503})
+
+
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Describe the error answers of an endpoint; 400, 422 and 503 can always come."""
-    return {status: described(status) for status in sorted({*statuses, 400, 422, 503})}
+    """Describe the error answers of an endpoint; some can always come."""
+    return {status: described(status) for status in sorted({*statuses, *_ALWAYS})}
 
 
 _OF_LIBRARIES: Statuses = {CursorMalformed: 422}
@@ -172,7 +177,9 @@ def _foreseen(status: int) -> Callable[[Request, Exception], Awaitable[JSONRespo
     async def answer(request: Request, error: Exception) -> JSONResponse:
         facts = _facts(error)
         seconds = facts.get("retry_after_seconds")
-        headers = None if seconds is None else {"Retry-After": str(max(1, math.ceil(seconds)))}
+        headers = {} if seconds is None else {"Retry-After": str(max(1, math.ceil(seconds)))}
+        if status == HTTPStatus.UNAUTHORIZED:
+            headers["WWW-Authenticate"] = "Bearer"
         return _answer(
             request, status=status, name=_name(error), detail=str(error), facts=facts, headers=headers
         )

@@ -252,10 +252,18 @@ class LetsIn(Protocol):
         """Wait for a place for the block, or raise."""
 
 
+class KnowsCallers(Protocol):
+    """Finds out who sends a request, and keeps out those who may not."""
+
+    def calling(self, request: Request, route: str) -> AbstractAsyncContextManager[object]:
+        """Let the block work for who sends a request, or raise."""
+
+
 class StrictRoute(APIRoute):
     """A route that reads strictly, and answers within `app.state.request_seconds` from the body's end.
 
-    `app.state.admission` lets it in by what it is worth; `app.state.request_limit` is the last bound of all.
+    `app.state.access` says who may use it, before anything is read; `app.state.admission` lets it in by what
+    it is worth; `app.state.request_limit` is the last bound of all.
     """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -265,6 +273,11 @@ class StrictRoute(APIRoute):
         has_form = isinstance(form, params.Form)
         # FastAPI makes a model of a form's fields.
         fields: Mapping[str, Any] = getattr(getattr(form, "annotation", None), "model_fields", {})
+
+        async def of_caller(request: Request) -> Response:
+            access: KnowsCallers = request.app.state.access
+            async with access.calling(request, self.path_format):
+                return await strictly(request)
 
         async def strictly(request: Request) -> Response:
             strict = StrictRequest(request.scope, request.receive)
@@ -286,4 +299,4 @@ class StrictRoute(APIRoute):
             except TimeoutError:
                 raise RequestTimedOut(seconds, in_doubt=has_written()) from None
 
-        return strictly
+        return of_caller

@@ -27,7 +27,7 @@ from app.mes.service import MesService
 from app.orders import MES
 from app.serve import make_app, timeouts_of
 from app.settings import Settings
-from app.topology import files_url, redis_url
+from app.topology import files_url
 from sharding.scatter import CursorKeys
 from sharding.sessions import open_ids
 from sharding.topology import Topology
@@ -104,7 +104,7 @@ def build(settings: Settings, topology: Topology) -> FastAPI:
         "mes",
         description="Partners order here; operators list, take and advance orders.",
         settings=settings,
-        redis_url=redis_url(topology, "mes"),
+        topology=topology,
         router=router,
         statuses=STATUSES,
         parts=parts,

@@ -5,6 +5,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Form, Path, Query, Request, Response, UploadFile, status
 
+from app.kit.caller import current_caller
 from app.kit.problem import documented
 from app.kit.strict import StrictRoute
 from app.mes.intake import PartnerIntake
@@ -16,7 +17,6 @@ from app.mes.schemas import (
     MesOrderView,
     PartnerOrder,
     PartnerOrderView,
-    TakeOrder,
 )
 from app.mes.service import MesService
 from app.models.reference import Finish, Material
@@ -96,12 +96,12 @@ async def show_order(parts: Parts, order_id: OrderIdPath) -> MesOrderDetail:
 
 
 @router.post("/orders/{order_id}/take", tags=["operators"], responses=documented(404, 409))
-async def take_order(parts: Parts, order_id: OrderIdPath, body: TakeOrder) -> MesOrderView:
+async def take_order(parts: Parts, order_id: OrderIdPath) -> MesOrderView:
     """Take an approved order. If another operator was faster, the answer names who has it and since when."""
-    return await parts.operators.take(order_id, body.operator)
+    return await parts.operators.take(order_id, current_caller().name)
 
 
 @router.post("/orders/{order_id}/advance", tags=["operators"], responses=documented(404, 409))
 async def advance_order(parts: Parts, order_id: OrderIdPath, body: AdvanceOrder) -> MesOrderView:
     """Record how far the order is: only the operator who has taken it can."""
-    return await parts.operators.advance(order_id, body)
+    return await parts.operators.advance(order_id, body, current_caller().name)

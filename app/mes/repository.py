@@ -23,7 +23,7 @@ from app.models.mes import (
     PricingJob,
 )
 from app.models.status import Channel, IllegalTransition, Status
-from app.orders import MES, UnknownOrder, lock_order
+from app.orders import MES, UnknownOrder, is_visible, lock_order
 from readreplica.sessions import AnySession, WriteSession
 
 
@@ -67,13 +67,15 @@ class Found:
 async def find(session: AnySession, order_id: int) -> MesOrderColumns:
     """Find an order among the live ones, else in the archive, whose partition follows from the id.
 
+    Another's order is looked for as long as one that does not exist: the time says nothing of it.
+
     Raises:
-        UnknownOrder: it is in neither.
+        UnknownOrder: it is in neither, or is another's.
     """
     order: MesOrderColumns | None = await session.get(MesOrder, order_id)
-    if order is None:
+    if order is None or not is_visible(order):
         order = await session.get(MesArchivedOrder, order_id)
-    if order is None:
+    if order is None or not is_visible(order):
         raise UnknownOrder(order_id)
     return order
 

@@ -15,7 +15,7 @@ from app.models.base import EventRow
 from app.models.mes import MesOrderColumns, MesOrderItemColumns
 from app.models.reference import Finish, Material
 from app.models.status import HOT, Status
-from app.schemas import HistoryLine, Line, OrderView, Reason, View, shown, shown_history
+from app.schemas import HistoryLine, OrderView, Reason, View, shown, shown_history
 
 LISTED = tuple(s for s in Status if s in HOT - {Status.INITIATED, Status.FILE_UPLOADED})
 """The statuses in which an order waits for somebody, in the MES; each has an index of its own."""
@@ -65,15 +65,7 @@ _REASON_WITH_REJECTION: JsonDict = {
 }
 
 
-class TakeOrder(BaseModel):
-    """Who takes an order."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    operator: Line = Field(examples=["Rosa"])
-
-
-class AdvanceOrder(TakeOrder):
+class AdvanceOrder(BaseModel):
     """How far an operator is; a rejection needs a reason that the customer understands."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=_REASON_WITH_REJECTION)

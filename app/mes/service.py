@@ -14,7 +14,7 @@ from app.mes.schemas import LISTED, SET_BY_OPERATORS, AdvanceOrder, MesOrderDeta
 from app.messaging.events import PROGRESS, ManufacturingStarted, OrderRejected, OrderSubmitted, StatusChanged
 from app.models.mes import Intake
 from app.models.status import Status
-from app.orders import MES, entry_into, is_repeated, record_event
+from app.orders import MES, entry_into, is_repeated, is_visible, record_event
 from readreplica.freshness import ANY, PRIMARY, Freshness
 from readreplica.sessions import WriteSession
 from readreplica.token import CausalToken
@@ -87,7 +87,7 @@ class MesService:
         async with self.sessions.read(order_id) as session:
             # The intake first: what is placed between the two statements is found by the second.
             waiting = await session.get(Intake, order_id)
-            if waiting is not None:
+            if waiting is not None and is_visible(waiting):
                 shown = await shown_waiting(session, waiting, self.intake)
                 return MesOrderDetail.of_waiting(shown, OrderSubmitted.model_validate(waiting.body))
             found = await repository.find_all(session, order_id)
@@ -117,7 +117,7 @@ class MesService:
             raise TakenByAnother(order_id, order.operator, taken.at)
         return MesOrderView.model_validate(order)
 
-    async def advance(self, order_id: int, step: AdvanceOrder) -> MesOrderView:
+    async def advance(self, order_id: int, step: AdvanceOrder, operator: str) -> MesOrderView:
         """Record how far the operator who holds an order is with it.
 
         Asked again by the one who has recorded it, this changes nothing.
@@ -126,15 +126,17 @@ class MesService:
             NotTheHolder: this operator has not taken it.
             UnknownOrder, IllegalTransition: and nothing is changed.
         """
-        return await self._write(order_id, partial(self._advance, order_id, step))
+        return await self._write(order_id, partial(self._advance, order_id, step, operator))
 
-    async def _advance(self, order_id: int, step: AdvanceOrder, session: WriteSession) -> MesOrderView:
+    async def _advance(
+        self, order_id: int, step: AdvanceOrder, operator: str, session: WriteSession
+    ) -> MesOrderView:
         order = await repository.lock(session, order_id, wanted=step.to)
         detail = {"reason": step.reason} if step.reason is not None else {}
-        if not await is_repeated(session, MES, order, wanted=step.to, actor=step.operator, detail=detail):
-            if order.operator != step.operator:
-                raise NotTheHolder(order_id, step.operator, order.operator)
-            await record_event(session, MES, order, _event(step), now=self.now())
+        if not await is_repeated(session, MES, order, wanted=step.to, actor=operator, detail=detail):
+            if order.operator != operator:
+                raise NotTheHolder(order_id, operator, order.operator)
+            await record_event(session, MES, order, _event(step, operator), now=self.now())
         return MesOrderView.model_validate(order)
 
     async def _write(self, order_id: int, work: Work[MesOrderView]) -> MesOrderView:
@@ -145,7 +147,7 @@ class MesService:
         return view
 
 
-def _event(step: AdvanceOrder) -> StatusChanged:
+def _event(step: AdvanceOrder, operator: str) -> StatusChanged:
     if step.reason is not None:
-        return OrderRejected(actor=step.operator, reason=step.reason)
-    return PROGRESS[step.to](actor=step.operator)
+        return OrderRejected(actor=operator, reason=step.reason)
+    return PROGRESS[step.to](actor=operator)

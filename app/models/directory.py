@@ -1,9 +1,24 @@
-"""The order system's tables in the directory, beside the library's: what may be sent to the MES, and why."""
+"""The order system's tables in the directory: what may be sent to the MES and why, and who may call."""
 
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import CheckConstraint, DateTime, Double, Integer, Text, func, text
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    DateTime,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    Text,
+    func,
+    text,
+)
+from sqlalchemy import Identity as IdentityColumn
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -53,3 +68,52 @@ class FlowGrant(DirectoryBase):
     reason: Mapped[str] = mapped_column(Text)
     paused: Mapped[bool]
     issued_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
+
+
+class Identity(DirectoryBase):
+    """A partner, a member of staff or a service: who calls.
+
+    What was signed for it before `valid_after` is good no more.
+    """
+
+    __tablename__ = "identities"
+
+    identity_id: Mapped[int] = mapped_column(BigInteger, IdentityColumn(always=True), primary_key=True)
+    name: Mapped[str] = mapped_column(Text, unique=True)
+    role: Mapped[str] = mapped_column(Text)
+    sandbox: Mapped[bool] = mapped_column(Boolean, server_default=text("false"))
+    password_hash: Mapped[str | None] = mapped_column(Text)
+    limits: Mapped[dict[str, Any] | None] = mapped_column(JSONB)
+    created_by: Mapped[str] = mapped_column(Text)
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+    valid_after: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+    revoked_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+
+
+class IdentityKey(DirectoryBase):
+    """An API key of an identity: the id that may be shown, and the SHA-256 of the rest."""
+
+    __tablename__ = "identity_keys"
+    __table_args__ = (
+        Index(None, "identity_id"),
+        CheckConstraint("octet_length(digest) = 32", name="digest"),
+    )
+
+    key_id: Mapped[str] = mapped_column(Text, primary_key=True)
+    identity_id: Mapped[int] = mapped_column(BigInteger, ForeignKey(Identity.identity_id))
+    digest: Mapped[bytes] = mapped_column(LargeBinary)
+    scopes: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default="{}")
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+    expires_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    revoked_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    last_used_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+
+
+class IdentitiesVersion(DirectoryBase):
+    """How often identities and keys were changed: raised in the transaction of each change."""
+
+    __tablename__ = "identities_version"
+    __table_args__ = (CheckConstraint("singleton = 1", name="singleton"),)
+
+    singleton: Mapped[int] = mapped_column(Integer, primary_key=True, server_default=text("1"))
+    version: Mapped[int] = mapped_column(BigInteger)

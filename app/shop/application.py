@@ -18,7 +18,7 @@ from app.settings import Settings
 from app.shop.endpoints import router
 from app.shop.handlers import handle
 from app.shop.service import ShopService
-from app.topology import files_url, redis_url
+from app.topology import files_url
 from sharding.sessions import open_ids
 from sharding.topology import Topology
 
@@ -59,7 +59,7 @@ def build(settings: Settings, topology: Topology) -> FastAPI:
         "shop",
         description="Customers start orders, upload 3D models and submit them.",
         settings=settings,
-        redis_url=redis_url(topology, "shop"),
+        topology=topology,
         router=router,
         statuses={},
         parts=parts,

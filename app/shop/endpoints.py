@@ -4,11 +4,17 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response, UploadFile, status
 
+from app.access.enforce import Access
+from app.access.errors import IdempotencyKeyGuessable
+from app.kit.caller import current_caller
 from app.kit.problem import documented
 from app.kit.strict import StrictRoute
 from app.schemas import AFTER_TOKEN, IdempotencyKey, OrderIdPath
-from app.shop.schemas import ShopOrderDetail, ShopOrderView, StartOrder
+from app.shop.schemas import ShopOrderDetail, ShopOrderView, StartedOrderView, StartOrder
 from app.shop.service import ShopService
+
+SHORTEST_SECRET_KEY = 16
+"""Of an Idempotency-Key that is all by which a customer is known."""
 
 router = APIRouter(prefix="/v1/orders", tags=["orders"], route_class=StrictRoute)
 
@@ -25,16 +31,28 @@ Shop = Annotated[ShopService, Depends(_shop)]
     "",
     status_code=status.HTTP_201_CREATED,
     responses={
-        200: {"model": ShopOrderView, "description": "The key has made this order before."},
+        200: {"model": StartedOrderView, "description": "The key has made this order before."},
         **documented(),
     },
 )
-async def start_order(shop: Shop, body: StartOrder, key: IdempotencyKey, response: Response) -> ShopOrderView:
-    """Start an order."""
-    started = await shop.start(body, key=key)
+async def start_order(
+    shop: Shop, request: Request, body: StartOrder, key: IdempotencyKey, response: Response
+) -> StartedOrderView:
+    """Start an order. Who has no credential sends an Idempotency-Key that no one guesses, such as a UUID."""
+    started = await shop.start(body, key=_key_of_caller(key))
     if not started.created:
         response.status_code = status.HTTP_200_OK
-    return started.order
+    access: Access = request.app.state.access
+    return StartedOrderView(**dict(started.order), link=access.link_of(int(started.order.order_id)))
+
+
+def _key_of_caller(key: str) -> str:
+    """Return an idempotency key that finds the caller's order alone: it gives the order's link out."""
+    if current_caller().credential is not None:
+        return key
+    if len(key) < SHORTEST_SECRET_KEY:
+        raise IdempotencyKeyGuessable(SHORTEST_SECRET_KEY)
+    return f"customer {key}"
 
 
 @router.put("/{order_id}/model", responses=documented(404, 409, 413, 415))

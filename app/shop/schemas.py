@@ -67,6 +67,16 @@ class ShopOrderView(QuoteView):
         return cls(**_fields(order))
 
 
+class StartedOrderView(ShopOrderView):
+    """An order that was started, and the token that opens it for its customer."""
+
+    link: str | None = Field(
+        description="Send it as `Authorization: Bearer`: it is good for this order alone, for 90 days; null "
+        "where tokens are not signed.",
+        examples=["eyJhbGciOiJIUzI1NiIs..."],
+    )
+
+
 class ShopOrderDetail(ShopOrderView):
     """An order with its history; `waiting` is null when the MES was sent all that it gets of it."""
 

@@ -20,6 +20,7 @@ from app.topology import services_of
 from ops.ports import PortPicker
 from ops.waiting import wait_until
 from sharding.topology import Topology
+from tests.callers import ACCESS_KEYS, ActingAs
 from tests.integration.services_rig import ok, problem, save_map
 from tests.message_keys import ALL_KEYS
 
@@ -32,7 +33,11 @@ def process(
 ) -> Iterator[subprocess.Popen[bytes]]:
     known = {name: value for name, value in os.environ.items() if not name.startswith("MES_STORAGE_")}
     if topology is not None:
-        known |= {"MES_STORAGE_TOPOLOGY": str(topology), "MES_STORAGE_MESSAGE_KEYS": ALL_KEYS}
+        known |= {
+            "MES_STORAGE_TOPOLOGY": str(topology),
+            "MES_STORAGE_MESSAGE_KEYS": ALL_KEYS,
+            "MES_STORAGE_ACCESS_KEYS": ACCESS_KEYS,
+        }
     with log.open("wb") as stderr:
         running = subprocess.Popen(
             [sys.executable, "-m", f"app.{service}"], env=known | environment, stderr=stderr
@@ -166,12 +171,16 @@ def test_services_serve_until_they_are_told_to_stop(platform: Topology, tmp_path
             files={"file": ("ring.stl", MODEL)},
             data={"material": "brass", "finish": "matte", "quantity": "3"},
             headers={"Idempotency-Key": "one"},
+            auth=ActingAs(),
         )
         order_id = ok(made, 202)["order_id"]
         token = {"Causal-Token": made.headers["Causal-Token"]}
-        assert ok(httpx.get(f"{url}/v1/orders/{order_id}", headers=token))["status"] == "SUBMITTED"
+        assert (
+            ok(httpx.get(f"{url}/v1/orders/{order_id}", headers=token, auth=ActingAs()))["status"]
+            == "SUBMITTED"
+        )
         too_large = {"file": ("ring.stl", b"x" * 30_000_000)}
-        problem(httpx.post(f"{url}/v1/partners/x/orders", files=too_large), 413)
+        problem(httpx.post(f"{url}/v1/partners/x/orders", files=too_large, auth=ActingAs()), 413)
         mes.send_signal(signal.SIGTERM)
         assert mes.wait(timeout=30) == 0
     lines = [json.loads(line) for line in log.read_text().splitlines()]

@@ -23,6 +23,7 @@ from app.topology import services_of
 from ops.ports import PortPicker
 from sharding.topology import Topology
 from tests.benchmarks.harness import Measured, benchmark, compare, platform
+from tests.callers import ACCESS_KEYS, ActingAs
 from tests.collector import Collector, TakenSpan, collecting
 from tests.integration.services_rig import START, ok, save_map
 from tests.message_keys import ALL_KEYS
@@ -84,13 +85,19 @@ async def shop(topology: Topology, environment: Mapping[str, str]) -> AsyncItera
     port = PortPicker(random.Random()).pick(listens.host)
     path = topology.path.with_name(f"shop-{port}.toml")
     path.write_text(topology.path.read_text().replace(f"port = {listens.port}\n", f"port = {port}\n"))
-    own = {"MES_STORAGE_TOPOLOGY": str(path), "MES_STORAGE_MESSAGE_KEYS": ALL_KEYS}
+    own = {
+        "MES_STORAGE_TOPOLOGY": str(path),
+        "MES_STORAGE_MESSAGE_KEYS": ALL_KEYS,
+        "MES_STORAGE_ACCESS_KEYS": ACCESS_KEYS,
+    }
     words = [sys.executable, "-m", "app.shop"]
     process = await asyncio.create_subprocess_exec(
         *words, env={**os.environ, **own, **environment}, stderr=asyncio.subprocess.DEVNULL
     )
     try:
-        async with AsyncClient(base_url=f"http://{listens.host}:{port}", timeout=30) as client:
+        async with AsyncClient(
+            base_url=f"http://{listens.host}:{port}", timeout=30, auth=ActingAs()
+        ) as client:
             await until_ready(client)
             yield client
     finally:

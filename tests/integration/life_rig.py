@@ -53,7 +53,7 @@ async def submit(services: Services, channel: str) -> str:
 async def make_and_ship(services: Services, order_id: str) -> None:
     """Bring a submitted order to the carrier, each service doing its part; a worker prices it meanwhile."""
     await services.shows(services.crm, order_id, "PRICE_CALCULATED")
-    ok(await services.crm.post(f"/v1/orders/{order_id}/approve", json={"actor": "Sara"}))
+    ok(await services.crm.post(f"/v1/orders/{order_id}/approve"))
     await services.shows(services.mes, order_id, "MANUFACTURING_APPROVED")
     ok(await services.take(order_id))
     for status in MADE:
@@ -64,5 +64,5 @@ async def make_and_ship(services: Services, order_id: str) -> None:
 async def make_and_close(services: Services, order_id: str) -> None:
     """Bring a submitted order to its end."""
     await make_and_ship(services, order_id)
-    ok(await services.crm.post(f"/v1/orders/{order_id}/close", json={"actor": "Sara"}))
+    ok(await services.crm.post(f"/v1/orders/{order_id}/close"))
     await services.shows(services.mes, order_id, "CLOSED")

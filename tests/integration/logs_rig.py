@@ -18,6 +18,7 @@ from app.log_events import EVENTS, EVERY_LINE
 from app.topology import services_of
 from sharding.sessions import open_sessions
 from sharding.topology import Topology
+from tests.callers import ACCESS_KEYS, caller_of
 from tests.integration.messaging_rig import until
 from tests.integration.services_rig import Services, save_map
 from tests.message_keys import ALL_KEYS
@@ -90,7 +91,9 @@ async def run_services(
             for name in names
         }
         clients = {
-            name: await opened.enter_async_context(AsyncClient(base_url=address.url, timeout=30))
+            name: await opened.enter_async_context(
+                AsyncClient(base_url=address.url, timeout=30, auth=caller_of(name))
+            )
             for name, address in services_of(topology).items()
         }
         for name in set(names) & set(clients):
@@ -116,6 +119,7 @@ async def _process(
     own = {
         "MES_STORAGE_TOPOLOGY": str(topology.path),
         "MES_STORAGE_MESSAGE_KEYS": ALL_KEYS,
+        "MES_STORAGE_ACCESS_KEYS": ACCESS_KEYS,
         "MES_STORAGE_RELAY_POLL_SECONDS": "0.02",
         "MES_STORAGE_FLOW_FLOOR_PER_SECOND": "1000",
         "MES_STORAGE_REDELIVERY_SECONDS": "0.2",

@@ -10,7 +10,7 @@ from itertools import count
 from typing import Any
 
 from fastapi import FastAPI
-from httpx import ASGITransport, AsyncClient, Response
+from httpx import ASGITransport, AsyncClient, Auth, Response
 from pydantic import SecretStr
 from sqlalchemy import delete
 
@@ -28,6 +28,7 @@ from sharding.engines import open_cluster
 from sharding.sessions import ShardedSessions, open_sessions
 from sharding.shard_map import ShardMap
 from sharding.topology import Topology
+from tests.callers import ACCESS_KEYS, ActingAs, by_operator, caller_of
 from tests.message_keys import ALL_KEYS
 
 Json = dict[str, Any]
@@ -114,18 +115,19 @@ class Services:
         order_id = await self.b2b()
         await self.price(order_id)
         await self.shows(self.crm, order_id, "PRICE_CALCULATED")
-        ok(await self.crm.post(f"/v1/orders/{order_id}/approve", json={"actor": "Sara"}))
+        ok(await self.crm.post(f"/v1/orders/{order_id}/approve"))
         await self.shows(self.mes, order_id, "MANUFACTURING_APPROVED")
         return order_id
 
     async def advance(self, order_id: str, to: str, *, operator: str = "Rosa", **more: Any) -> Response:
         """Advance an order in the MES."""
-        body = {"operator": operator, "to": to, **more}
-        return await self.mes.post(f"/v1/orders/{order_id}/advance", json=body)
+        return await self.mes.post(
+            f"/v1/orders/{order_id}/advance", json={"to": to, **more}, headers=by_operator(operator)
+        )
 
     async def take(self, order_id: str, *, operator: str = "Rosa") -> Response:
         """Take an order in the MES."""
-        return await self.mes.post(f"/v1/orders/{order_id}/take", json={"operator": operator})
+        return await self.mes.post(f"/v1/orders/{order_id}/take", headers=by_operator(operator))
 
     async def shows(self, client: AsyncClient, order_id: str, status: str) -> Json:
         """Wait until a service shows an order with a status."""
@@ -176,13 +178,13 @@ async def save_map(topology: Topology) -> None:
 
 
 @asynccontextmanager
-async def client_of(app: FastAPI) -> AsyncIterator[AsyncClient]:
-    """Run an application's lifespan, and give a client of it."""
+async def client_of(app: FastAPI, *, auth: Auth | None = None) -> AsyncIterator[AsyncClient]:
+    """Run an application's lifespan, and give a client of it: an admin, unless a request says otherwise."""
     # As a server does, an unforeseen error is answered, and not raised into the client.
     transport = ASGITransport(app, raise_app_exceptions=False)
     async with (
         app.router.lifespan_context(app),
-        AsyncClient(transport=transport, base_url="http://service") as client,
+        AsyncClient(transport=transport, base_url="http://service", auth=auth or ActingAs()) as client,
     ):
         yield client
 
@@ -196,6 +198,7 @@ def fast_settings(topology: Topology) -> Settings:
         redelivery_seconds=0.2,
         flow_floor_per_second=1000.0,
         message_keys=SecretStr(ALL_KEYS),
+        access_keys=SecretStr(ACCESS_KEYS),
     )
 
 
@@ -206,7 +209,7 @@ async def open_services(topology: Topology, **changes: Any) -> AsyncIterator[Ser
     settings = fast_settings(topology).model_copy(update=changes)
     async with (
         client_of(build_shop(settings, topology)) as shop,
-        client_of(build_crm(settings, topology)) as crm,
+        client_of(build_crm(settings, topology), auth=caller_of("crm")) as crm,
         client_of(build_mes(settings, topology)) as mes,
         open_sessions(topology, role="mes", application_name="test-pricing") as shards,
     ):

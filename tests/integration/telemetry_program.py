@@ -33,7 +33,7 @@ async def live(services: Services) -> dict[str, str]:
         await make_and_close(services, orders[f"{channel} closed"])
         orders[f"{channel} cancelled"] = cancelled = await submit(services, channel)
         await services.shows(services.crm, cancelled, "PRICE_CALCULATED")
-        wish = {"actor": "Sara", "reason": "she changed her mind"}
+        wish = {"reason": "she changed her mind"}
         ok(await services.crm.post(f"/v1/orders/{cancelled}/cancel", json=wish), 202)
         await services.shows(services.crm, cancelled, "CANCELLED")
     orders["B2C rejected"] = rejected = await services.b2c()

@@ -103,7 +103,7 @@ async def live(topology: Topology, services: Services) -> None:
                 await make_and_close(services, await submit(services, channel))
             cancelled = await submit(services, "B2B")
             await services.shows(services.crm, cancelled, "PRICE_CALCULATED")
-            wish = {"actor": "Sara", "reason": "she changed her mind"}
+            wish = {"reason": "she changed her mind"}
             ok(await services.crm.post(f"/v1/orders/{cancelled}/cancel", json=wish), 202)
             await services.shows(services.crm, cancelled, "CANCELLED")
 

@@ -494,7 +494,7 @@ async def test_an_order_is_found_at_each_moment_and_the_crm_cancels_it_once_it_i
     await paused(services, directory)
     async with client_of(build_mes(settings_of(topology), topology)) as second:
         orders = [str(ok(await services.b2b_response(), 202)["order_id"]) for _ in range(3)]
-        wish = {"actor": "Sara", "reason": "she changed her mind"}
+        wish = {"reason": "she changed her mind"}
         problem(await services.crm.post(f"/v1/orders/{orders[0]}/cancel", json=wish), 404)
         problem(await services.take(orders[0]), 404)
         await override(directory, "partners", 0.0, seconds=0)

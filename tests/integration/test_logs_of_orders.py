@@ -44,7 +44,7 @@ async def cancelled(services: LoggingServices) -> str:
     ok(await services.upload(order_id, content=RING))
     ok(await services.shop.post(f"/v1/orders/{order_id}/submit"))
     await services.shows(services.crm, order_id, "PRICE_CALCULATED")
-    wish = {"actor": "Sara", "reason": "too dear"}
+    wish = {"reason": "too dear"}
     ok(await services.crm.post(f"/v1/orders/{order_id}/cancel", json=wish), 202)
     await services.shows(services.shop, order_id, "CANCELLED")
     return order_id
@@ -53,9 +53,9 @@ async def cancelled(services: LoggingServices) -> str:
 async def approved(services: LoggingServices) -> str:
     order_id = await submit(services, "B2B")
     await services.shows(services.crm, order_id, "PRICE_CALCULATED")
-    ok(await services.crm.post(f"/v1/orders/{order_id}/requote", json={"actor": "Sara"}), 202)
+    ok(await services.crm.post(f"/v1/orders/{order_id}/requote"), 202)
     await services.until_logged("order_price_renewed", order_id=order_id, service_name="crm")
-    ok(await services.crm.post(f"/v1/orders/{order_id}/approve", json={"actor": "Sara"}))
+    ok(await services.crm.post(f"/v1/orders/{order_id}/approve"))
     await services.shows(services.mes, order_id, "MANUFACTURING_APPROVED")
     return order_id
 
@@ -67,7 +67,7 @@ async def rejected_after_a_refused_cancellation(services: LoggingServices, topol
         crm.write() as session,
     ):
         await lock_order(session, CRM, int(order_id))
-        wish = {"actor": "Sara", "reason": "too slow"}
+        wish = {"reason": "too slow"}
         asking = asyncio.create_task(services.crm.post(f"/v1/orders/{order_id}/cancel", json=wish))
         await until(partial(somebody_waits_for_a_lock, crm))
         ok(await services.take(order_id))
@@ -167,7 +167,7 @@ async def test_what_the_mes_cannot_handle_from_its_queue_is_an_error_with_the_or
     with refused_events(module_topology, "NEW.status IN ('SUBMITTED', 'MANUFACTURING_APPROVED')"):
         order_id = await submit(services, "B2C")
         new = await services.until_logged("message_postponed", order_id=order_id, service_name="mes")
-        ok(await services.crm.post(f"/v1/orders/{waiting}/approve", json={"actor": "Sara"}))
+        ok(await services.crm.post(f"/v1/orders/{waiting}/approve"))
         changed = await services.until_logged("message_postponed", order_id=waiting, service_name="mes")
         for line, kind in ((new, "order.submitted"), (changed, "order.approved")):
             assert line["log.level"] == "error"
@@ -190,7 +190,7 @@ async def test_what_the_crm_cannot_write_to_a_queue_is_an_error_with_the_order(
         await redis.delete(stream)
         await redis.set(stream, "no stream")
         try:
-            ok(await services.crm.post(f"/v1/orders/{order_id}/approve", json={"actor": "Sara"}))
+            ok(await services.crm.post(f"/v1/orders/{order_id}/approve"))
             line = await services.until_logged("message_not_sent", order_id=order_id, service_name="crm")
         finally:
             await redis.delete(stream)
@@ -247,7 +247,7 @@ async def test_a_database_that_does_not_answer_is_an_error_with_the_order_in_eac
     async with locked(module_topology, services, order_id):
         answers = await asyncio.gather(
             services.shop.post(f"/v1/orders/{order_id}/submit"),
-            services.crm.post(f"/v1/orders/{order_id}/approve", json={"actor": "Sara"}),
+            services.crm.post(f"/v1/orders/{order_id}/approve"),
             services.take(order_id),
         )
         assert [answer.status_code for answer in answers] == [503, 503, 503]

@@ -58,7 +58,7 @@ async def approvals(orders: Cluster) -> int:
 
 
 async def approve(crm: AsyncClient) -> Response:
-    return await crm.post(APPROVE, json={"actor": "Sara"})
+    return await crm.post(APPROVE)
 
 
 async def test_a_frozen_primary_holds_up_no_request(

@@ -14,6 +14,7 @@ from app.messaging.streams import open_redis
 from app.models.status import Status
 from readreplica.token import CausalToken
 from sharding.topology import Topology
+from tests.callers import by_operator
 from tests.integration.messaging_rig import until
 from tests.integration.services_rig import Services, ok, open_services
 
@@ -29,7 +30,7 @@ async def listed(services: Services, caller: str, status: str = "MANUFACTURING_A
 async def take(services: Services, caller: str, order_id: str) -> None:
     ok(
         await services.mes.post(
-            f"/v1/orders/{order_id}/take", json={"operator": caller}, headers={"X-Caller": caller}
+            f"/v1/orders/{order_id}/take", headers=by_operator(caller) | {"X-Caller": caller}
         )
     )
 

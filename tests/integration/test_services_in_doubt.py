@@ -22,6 +22,7 @@ from readreplica.token import CausalToken
 from readreplica.wal import UNKNOWN_SYSTEM
 from sharding.engines import open_cluster
 from sharding.topology import Topology
+from tests.callers import by_seller
 from tests.integration.commit_cutter import Cut, Cutter, cutter_to
 from tests.integration.services_rig import START, client_of, fast_settings, new_key, ok, problem, save_map
 
@@ -41,7 +42,7 @@ class Rig:
     orders: Cluster
 
     async def approve(self, actor: str = "Sara") -> Response:
-        return await self.crm.post(APPROVE, json={"actor": actor})
+        return await self.crm.post(APPROVE, headers=by_seller(actor))
 
     async def approvals(self) -> tuple[int, int]:
         """Count the lines of the history and the messages that tell of an approval."""

@@ -27,8 +27,6 @@ from tests.integration.pricing_rig import SOON, CountingSandbox
 from tests.integration.services_rig import Json, Services, eventually, ok, open_services, problem
 from tests.project import MES, PRICE_LIST
 
-SARA = {"actor": "Sara"}
-
 
 @pytest_asyncio.fixture
 async def services(topology: Topology) -> AsyncIterator[Services]:
@@ -104,23 +102,23 @@ async def test_a_price_that_has_ended_is_approved_after_a_new_one_was_asked_for(
             await session.execute(update(CrmOrder).values(price_valid_until=past))
         assert await found(topology) == {order_id: QuoteState.EXPIRED}
 
-        refused = problem(await services.crm.post(f"/v1/orders/{order_id}/approve", json=SARA), 409)
+        refused = problem(await services.crm.post(f"/v1/orders/{order_id}/approve"), 409)
         assert refused["type"].endswith(":price-expired")
         assert "valid until 2026-01-02T03:04:05+00:00" in refused["detail"]
         assert f"POST /v1/orders/{order_id}/requote" in refused["detail"]
 
-        ok(await services.crm.post(f"/v1/orders/{order_id}/requote", json=SARA), 202)
-        again = ok(await services.crm.post(f"/v1/orders/{order_id}/requote", json=SARA), 202)
+        ok(await services.crm.post(f"/v1/orders/{order_id}/requote"), 202)
+        again = ok(await services.crm.post(f"/v1/orders/{order_id}/requote"), 202)
         assert again["requote_requested_at"] is not None
         assert await found(topology) == {order_id: QuoteState.ASKED}
-        pending = problem(await services.crm.post(f"/v1/orders/{order_id}/approve", json=SARA), 409)
+        pending = problem(await services.crm.post(f"/v1/orders/{order_id}/approve"), 409)
         assert pending["type"].endswith(":price-renewal-pending")
 
         async with running(worker):
             renewed = await quoted(services, order_id)
     assert datetime.fromisoformat(renewed["price_valid_until"]) > ends
     assert (renewed["price"], renewed["tariff_version"]) == (fresh["price"], fresh["tariff_version"])
-    ok(await services.crm.post(f"/v1/orders/{order_id}/approve", json=SARA))
+    ok(await services.crm.post(f"/v1/orders/{order_id}/approve"))
     history = (await services.shows(services.mes, order_id, "MANUFACTURING_APPROVED"))["history"]
     assert [sorted(line["detail"])[-1:] for line in history] == [
         [],
@@ -131,7 +129,7 @@ async def test_a_price_that_has_ended_is_approved_after_a_new_one_was_asked_for(
     ]
     assert len(sandbox.measured) == 1
     # What is approved has its price.
-    problem(await services.crm.post(f"/v1/orders/{order_id}/requote", json=SARA), 409)
+    problem(await services.crm.post(f"/v1/orders/{order_id}/requote"), 409)
 
 
 async def test_a_change_of_one_metal_renews_the_prices_with_that_metal_and_measures_nothing(
@@ -155,7 +153,7 @@ async def test_a_change_of_one_metal_renews_the_prices_with_that_metal_and_measu
             other: QuoteState.TOUCHED,
         }
         # What was given stays: a seller may confirm it until its end.
-        ok(await services.crm.post(f"/v1/orders/{other}/approve", json=SARA))
+        ok(await services.crm.post(f"/v1/orders/{other}/approve"))
 
         async with open_quotes(topology) as quotes:
             touched = [each async for each in quotes.find(now=utc_now()) if each.state is QuoteState.TOUCHED]
@@ -175,8 +173,8 @@ async def test_a_new_price_that_comes_too_late_changes_nothing(
 ) -> None:
     """The order was cancelled while it was priced anew."""
     async with priced(services, worker, "brass") as [order_id]:
-        ok(await services.crm.post(f"/v1/orders/{order_id}/requote", json=SARA), 202)
-        wish = {"actor": "Sara", "reason": "too dear"}
+        ok(await services.crm.post(f"/v1/orders/{order_id}/requote"), 202)
+        wish = {"reason": "too dear"}
         ok(await services.crm.post(f"/v1/orders/{order_id}/cancel", json=wish), 202)
         await services.shows(services.crm, order_id, "CANCELLED")
         async with running(worker):
@@ -196,4 +194,4 @@ async def test_without_a_validity_a_price_has_no_end_and_old_readers_take_it(
     assert (shown["price_valid_until"], shown["tariff_version"]) == (None, None)
     (line,) = [each for each in shown["history"] if each["status"] == "PRICE_CALCULATED"]
     assert line["detail"].keys() == {"price", "items"}
-    ok(await services.crm.post(f"/v1/orders/{order_id}/approve", json=SARA))
+    ok(await services.crm.post(f"/v1/orders/{order_id}/approve"))

@@ -28,6 +28,7 @@ from readreplica.token import CausalToken
 from readreplica.wal import Lsn
 from sharding.engines import open_cluster
 from sharding.topology import Topology
+from tests.callers import ActingAs, by_operator
 from tests.integration.messaging_rig import running, until
 from tests.integration.replicas_rig import parameters
 from tests.integration.services_rig import MODEL, fast_settings, new_key, ok, problem, save_map
@@ -57,7 +58,12 @@ async def client_to(app: FastAPI, **options: Any) -> AsyncIterator[AsyncClient]:
     """A program, which keeps no cookies, unless it is given a jar."""
     transport = ASGITransport(app, raise_app_exceptions=False)
     jar = CookieJar(DefaultCookiePolicy(allowed_domains=[]))
-    words: dict[str, Any] = {"transport": transport, "base_url": "http://service", "cookies": jar}
+    words: dict[str, Any] = {
+        "transport": transport,
+        "base_url": "http://service",
+        "cookies": jar,
+        "auth": ActingAs(),
+    }
     async with AsyncClient(**words | options) as client:
         yield client
 
@@ -226,7 +232,7 @@ async def test_writes_are_refused_while_a_database_is_switched_over(mes_app: Fas
     async with client_to(mes_app) as client, AsyncExitStack() as stack:
         for shard in shards.values():
             await stack.enter_async_context(shard.drained(timeout_seconds=30))
-        answer = await client.post("/v1/orders/17/take", json={"operator": "Rosa"})
+        answer = await client.post("/v1/orders/17/take", headers=by_operator("Rosa"))
         refused = problem(answer, 503)
         assert refused["type"].endswith(":writes-refused")
         assert "nothing was written" in refused["detail"]

@@ -141,10 +141,12 @@ class Caller:
     Parameters:
         url: the service's.
         order_ids: orders that may be asked for.
+        key: an admin's API key.
     """
 
     url: str
     order_ids: Sequence[str]
+    key: str
     _idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = field(default_factory=list)
     _numbers: Iterator[int] = field(default_factory=lambda: count(time.time_ns()))
     _busy: int = 0
@@ -202,7 +204,10 @@ class Caller:
                 return self._post(arrival.sender, number)
 
     def _get(self, path: str) -> bytes:
-        return f"GET {path} HTTP/1.1\r\nHost: {urlsplit(self.url).netloc}\r\n\r\n".encode()
+        return "\r\n".join([f"GET {path} HTTP/1.1", *self._headers(), "", ""]).encode()
+
+    def _headers(self) -> list[str]:
+        return [f"Host: {urlsplit(self.url).netloc}", f"Authorization: Bearer {self.key}"]
 
     def _post(self, sender: str, number: int) -> bytes:
         mark = "load-test-boundary"
@@ -215,7 +220,7 @@ class Caller:
         body = "".join(parts).encode() + self._model.data + f"\r\n--{mark}--\r\n".encode()
         head = [
             f"POST /v1/partners/{sender}/orders HTTP/1.1",
-            f"Host: {urlsplit(self.url).netloc}",
+            *self._headers(),
             f"Idempotency-Key: load-{number}",
             f"Content-Type: multipart/form-data; boundary={mark}",
             f"Content-Length: {len(body)}",

@@ -9,7 +9,7 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -25,7 +25,7 @@ from app.console.audit.report import AuditReport, audit
 from app.console.audit.rules import OrderFacts
 from app.console.demo.census import Census, take_census
 from app.console.demo.client import HttpRefusal, RetryingClient, TemporarilyUnavailable
-from app.console.demo.day import OPERATORS, SELLERS
+from app.console.demo.day import OPERATORS, SELLERS, give_keys
 from app.console.demo.figures import Reconciliation, reconcile
 from app.console.demo.people import Operator, Partner, Seller, ShopCustomer
 from app.console.demo.plan import AcceptedOrders, PlannedOrder, plan_day
@@ -105,6 +105,7 @@ class Chaos:
     seed: int
     seconds: float
     say: Callable[[str], None]
+    keys: Mapping[str, str]
     accepted: AcceptedOrders = field(default_factory=AcceptedOrders)
     refused: Counter[str] = field(default_factory=Counter)
     struck_at_work: int = 0
@@ -199,17 +200,20 @@ class Chaos:
                 if planned.channel is Channel.B2C:
                     await ShopCustomer(planned, shop=shop, accepted=self.accepted).visit()
                 else:
-                    await Partner(planned, mes=mes, accepted=self.accepted).visit()
+                    own = mes.bearing(self.keys[planned.buyer])
+                    await Partner(planned, mes=own, accepted=self.accepted).visit()
         except (HttpRefusal, TemporarilyUnavailable) as error:
             self.refused[str(error)] += 1
 
     def _staff(
         self, crm: RetryingClient, mes: RetryingClient, over: asyncio.Event
     ) -> list[Coroutine[Any, Any, None]]:
-        operators = [Operator(name, mes=mes, accepted=self.accepted) for name in OPERATORS]
+        operators = [
+            Operator(name, mes=mes.bearing(self.keys[name]), accepted=self.accepted) for name in OPERATORS
+        ]
         for operator, colleague in pairwise([*operators, operators[0]]):
             operator.colleague = colleague
-        sellers = [Seller(name, crm=crm, accepted=self.accepted) for name in SELLERS]
+        sellers = [Seller(crm=crm.bearing(self.keys[name]), accepted=self.accepted) for name in SELLERS]
         return [*(seller.day(over) for seller in sellers), *(operator.day(over) for operator in operators)]
 
 
@@ -243,6 +247,7 @@ def run_chaos(
             seed=seed,
             seconds=seconds,
             say=say,
+            keys=give_keys(topology),
         )
         started = time.monotonic()
         asyncio.run(chaos.live())

@@ -8,10 +8,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import httpx
 
+from app.console.demo.day import wait_until_known
+from app.console.identities import create_all
+from app.kit.caller import Role
 from app.topology import services_of
 from ops.embedded.platform import Platform
 from ops.project.project import Project
@@ -50,6 +54,13 @@ class Bench:
     platform: Platform
     order_ids: list[str] = field(default_factory=list)
 
+    @cached_property
+    def key(self) -> str:
+        """The API key of an admin."""
+        made = create_all(self.platform.topology(), {"load test": Role.ADMIN})["load test"]
+        wait_until_known(self.platform.topology(), {"mes": made})
+        return made
+
     @property
     def url(self) -> str:
         """Where the MES is."""
@@ -66,7 +77,7 @@ class Bench:
         """Make some orders to ask for."""
 
         async def make() -> None:
-            caller = Caller(self.url, self.order_ids)
+            caller = Caller(self.url, self.order_ids, self.key)
             answers = [await caller.one(Kind.CREATION) for _ in range(orders)]
             caller.close()
             assert all(answer.status in {201, 202} for answer in answers), answers
@@ -79,7 +90,9 @@ class Bench:
         deadline = time.monotonic() + 60
         while True:
             found = httpx.get(
-                f"{self.url}/v1/orders", params={"status": "PRICE_CALCULATED", "limit": 200}
+                f"{self.url}/v1/orders",
+                params={"status": "PRICE_CALCULATED", "limit": 200},
+                headers={"Authorization": f"Bearer {self.key}"},
             ).json()
             if len(found["orders"]) >= SEEDED_ORDERS // 2 or time.monotonic() > deadline:
                 return [str(order["order_id"]) for order in found["orders"]]
@@ -90,7 +103,7 @@ class Bench:
         planned = iter(arrivals(lambda _: 1000, seconds=60, seed=3))
 
         async def measure() -> float:
-            caller, done, over = Caller(self.url, self.order_ids), 0, time.monotonic() + seconds
+            caller, done, over = Caller(self.url, self.order_ids, self.key), 0, time.monotonic() + seconds
 
             async def call() -> None:
                 nonlocal done
@@ -117,7 +130,7 @@ class Bench:
         planned = sorted(
             (*arrivals(rate, seconds=seconds, seed=seed, mix=mix), *more), key=lambda each: each.at_seconds
         )
-        return asyncio.run(Caller(self.url, self.order_ids).run(planned, seconds=seconds))
+        return asyncio.run(Caller(self.url, self.order_ids, self.key).run(planned, seconds=seconds))
 
 
 @contextmanager

@@ -13,7 +13,10 @@ from app.kit.health import Readiness
 from app.kit.tasks import Background
 from app.serve import make_app
 from app.settings import Settings
+from sharding.topology import Topology
 from tests.integration.messaging_rig import until
+
+TEMPLATE = Path("app/console/topology.toml")
 
 
 async def until_down(background: Background, *, is_down: bool) -> None:
@@ -88,8 +91,8 @@ async def test_health_tells_of_a_task_that_is_down() -> None:
     app = make_app(
         "mes",
         description="",
-        settings=Settings(topology=Path("topology.toml")),
-        redis_url="redis://127.0.0.1:1/0",
+        settings=Settings(topology=TEMPLATE),
+        topology=Topology.load(TEMPLATE),  # nothing is there
         router=APIRouter(),
         statuses={},
         parts=parts,

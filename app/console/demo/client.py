@@ -1,5 +1,7 @@
 """A patient HTTP client: it lives through a service that is killed and comes back."""
 
+import copy
+from collections import Counter
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Self
@@ -67,7 +69,8 @@ class RetryingClient:
     """
 
     def __init__(self, base_url: str, *, patience_seconds: float = 120.0) -> None:
-        self.repeats = 0
+        self._counted: Counter[str] = Counter()
+        self._headers: dict[str, str] = {}
         self._patience_seconds = patience_seconds
         self._http = httpx.AsyncClient(base_url=base_url, timeout=httpx.Timeout(15.0))
 
@@ -78,6 +81,17 @@ class RetryingClient:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._http.aclose()
+
+    @property
+    def repeats(self) -> int:
+        """How many requests were repeated, by all who share its connections."""
+        return self._counted["repeats"]
+
+    def bearing(self, credential: str) -> Self:
+        """Return a client over the same connections that shows a credential with each request."""
+        bearer = copy.copy(self)
+        bearer._headers = {"Authorization": f"Bearer {credential}"}
+        return bearer
 
     async def get(self, path: str, **params: str | int) -> Json:
         """Read something; reading twice does no harm."""
@@ -138,12 +152,13 @@ class RetryingClient:
         )
 
     def _count(self, _: RetryCallState) -> None:
-        self.repeats += 1
+        self._counted["repeats"] += 1
 
     async def _once(self, method: str, path: str, **content: Any) -> Json:
         request = f"{method} {self._http.base_url}{path.lstrip('/')}"
         try:
-            answer = await self._http.request(method, path, **content)
+            headers = {**self._headers, **content.pop("headers", {})}
+            answer = await self._http.request(method, path, headers=headers, **content)
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             raise TemporarilyUnavailable(request, "no connection") from error
         except httpx.TransportError as error:

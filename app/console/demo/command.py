@@ -18,7 +18,7 @@ from app.console.audit.databases import OrderDatabases
 from app.console.audit.report import audit
 from app.console.audit.rules import OrderFacts
 from app.console.demo.census import read_reached, take_census
-from app.console.demo.day import Day
+from app.console.demo.day import Day, give_keys
 from app.console.demo.figures import price_ranges, reconcile, stage_times
 from app.console.demo.plan import plan_day
 from app.console.demo.progress import open_display
@@ -105,6 +105,7 @@ def run_demo(chosen: DemoOptions, project: Project, *, console: Console) -> DayR
             control=EmbeddedControl(platform, topology),
             display=display,
             stall_seconds=chosen.stall_seconds,
+            keys=give_keys(topology),
         )
         try:
             asyncio.run(day.live())

@@ -2,18 +2,23 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from itertools import pairwise
 from typing import Protocol
 
+from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_fixed
+
 from app.console.audit.databases import OrderDatabases
 from app.console.demo.census import Census, take_census
-from app.console.demo.client import RetryingClient
+from app.console.demo.client import HttpRefusal, RetryingClient
 from app.console.demo.people import Operator, Partner, Seller, ShopCustomer
-from app.console.demo.plan import AcceptedOrders, PlannedOrder
+from app.console.demo.plan import PARTNERS, AcceptedOrders, PlannedOrder
 from app.console.demo.progress import Display
+from app.console.identities import create_all
+from app.kit.caller import Role
 from app.messaging.routing import ServiceName
 from app.models.status import Channel
 from app.topology import services_of
@@ -21,6 +26,8 @@ from sharding.topology import Topology
 
 BUYERS_AT_ONCE = 8
 SELLERS = ("Nadia", "Oskar", "Petra")
+KEYS_SECONDS = 30.0
+"""How long services may take to hear of new keys; it is a fifth of a second."""
 OPERATORS = ("Rosa", "Sam", "Tomas", "Uma", "Viktor", "Wanda")
 
 CRASH_SHARE = 0.4
@@ -123,6 +130,40 @@ class DayMonitor:
         self.notes.append(f"the archive job moved {moved} orders beside the traffic of {under_way} others")
 
 
+def give_keys(topology: Topology) -> dict[str, str]:
+    """Make an identity for each person and partner, and return the API key of each, once it is taken."""
+    roles = {
+        **dict.fromkeys(PARTNERS, Role.PARTNER),
+        **dict.fromkeys(SELLERS, Role.SELLER),
+        **dict.fromkeys(OPERATORS, Role.OPERATOR),
+    }
+    keys = create_all(topology, roles)
+    wait_until_known(topology, {"crm": keys[SELLERS[0]], "mes": keys[OPERATORS[0]]})
+    return keys
+
+
+def wait_until_known(topology: Topology, keys: Mapping[str, str]) -> None:
+    """Wait until services know keys, each of somebody who may list orders there."""
+    asyncio.run(_wait_until_known(topology, keys))
+
+
+async def _wait_until_known(topology: Topology, keys: Mapping[str, str]) -> None:
+    for service, key in keys.items():
+        async with RetryingClient(services_of(topology)[service].url) as client:
+            async for attempt in AsyncRetrying(
+                retry=retry_if_exception(_is_unknown),
+                wait=wait_fixed(0.05),
+                stop=stop_after_delay(KEYS_SECONDS),
+                reraise=True,
+            ):
+                with attempt:
+                    await client.bearing(key).get("/v1/orders", limit=1)
+
+
+def _is_unknown(error: BaseException) -> bool:
+    return isinstance(error, HttpRefusal) and error.status == HTTPStatus.UNAUTHORIZED
+
+
 @dataclass(kw_only=True)
 class Day:
     """One run of all clients against a platform that is up.
@@ -130,6 +171,7 @@ class Day:
     Parameters:
         planned_orders: what is ordered.
         stall_seconds: the day is given up when nothing at all has changed for so long.
+        keys: the API key of each partner, seller and operator.
         accepted: after the day, what was accepted.
         notes: after the day, sentences about what happened.
     """
@@ -139,6 +181,7 @@ class Day:
     control: PlatformControl
     display: Display
     stall_seconds: float
+    keys: Mapping[str, str]
     accepted: AcceptedOrders = field(default_factory=AcceptedOrders)
     notes: list[str] = field(default_factory=list)
 
@@ -177,15 +220,18 @@ class Day:
                 if planned.channel is Channel.B2C:
                     await ShopCustomer(planned, shop=shop, accepted=self.accepted).visit()
                 else:
-                    await Partner(planned, mes=mes, accepted=self.accepted).visit()
+                    own = mes.bearing(self.keys[planned.buyer])
+                    await Partner(planned, mes=own, accepted=self.accepted).visit()
 
         async with asyncio.TaskGroup() as tasks:
             for planned in self.planned_orders:
                 tasks.create_task(visit(planned))
 
     def _staff(self, crm: RetryingClient, mes: RetryingClient) -> list[Seller | Operator]:
-        sellers = [Seller(name, crm=crm, accepted=self.accepted) for name in SELLERS]
-        operators = [Operator(name, mes=mes, accepted=self.accepted) for name in OPERATORS]
+        sellers = [Seller(crm=crm.bearing(self.keys[name]), accepted=self.accepted) for name in SELLERS]
+        operators = [
+            Operator(name, mes=mes.bearing(self.keys[name]), accepted=self.accepted) for name in OPERATORS
+        ]
         for operator, colleague in pairwise([*operators, operators[0]]):
             operator.colleague = colleague
         return [*sellers, *operators]

@@ -26,10 +26,12 @@ class ShopCustomer:
         self._planned = planned
         self._shop = shop
         self._accepted = accepted
+        self._link = ""
 
     async def visit(self) -> None:
         """Start an order, upload the model, order it."""
         order_id = await _order_once(self._start, impatient=self._planned.impatient)
+        self._shop = self._shop.bearing(self._link)
         await self._upload(order_id)
         await self._submit(order_id)
         self._accepted.accept(order_id, self._planned)
@@ -48,6 +50,7 @@ class ShopCustomer:
         order = await self._shop.send(
             "POST", "/v1/orders", json=wanted, headers={"Idempotency-Key": planned.key}
         )
+        self._link = str(order.get("link"))
         return str(order["order_id"])
 
     async def _upload(self, order_id: str) -> None:
@@ -108,10 +111,9 @@ async def pause(day_over: asyncio.Event) -> None:
 
 
 class Seller:
-    """Confirms prices with the buyers, and closes what was delivered."""
+    """Confirms prices with the buyers, and closes what was delivered; `crm` bears the seller's key."""
 
-    def __init__(self, name: str, *, crm: RetryingClient, accepted: AcceptedOrders) -> None:
-        self._name = name
+    def __init__(self, *, crm: RetryingClient, accepted: AcceptedOrders) -> None:
         self._crm = crm
         self._accepted = accepted
 
@@ -149,7 +151,7 @@ class Seller:
 
     async def _cancel(self, order_id: str, reason: str) -> None:
         # A repeated request does no harm: the CRM asks MES once. MES decides, and may have begun already.
-        request = {"actor": self._name, "reason": reason}
+        request = {"reason": reason}
         try:
             await self._crm.send("POST", f"/v1/orders/{order_id}/cancel", json=request)
         except HttpRefusal as refused:
@@ -158,9 +160,7 @@ class Seller:
 
     async def _change(self, order_id: str, verb: str, *, done: set[Status]) -> None:
         order = f"/v1/orders/{order_id}"
-        await self._crm.change(
-            f"{order}/{verb}", {"actor": self._name}, look=order, done=lambda seen: seen["status"] in done
-        )
+        await self._crm.change(f"{order}/{verb}", {}, look=order, done=lambda seen: seen["status"] in done)
 
 
 class Operator:
@@ -193,7 +193,7 @@ class Operator:
         """Take an order; False when a colleague was faster, or its buyer."""
         order = f"/v1/orders/{order_id}"
         try:
-            await self._mes.change(f"{order}/take", {"operator": self.name}, look=order, done=self._have_it)
+            await self._mes.change(f"{order}/take", {}, look=order, done=self._have_it)
         except HttpRefusal as refused:
             if refused.status == CONFLICT:
                 return False
@@ -225,7 +225,7 @@ class Operator:
         following = set(MAKING[MAKING.index(to) :]) | DONE
         await self._mes.change(
             f"{order}/advance",
-            {"operator": self.name, "to": to.value},
+            {"to": to.value},
             look=order,
             done=lambda seen: seen["status"] in following,
         )

@@ -89,7 +89,7 @@ def plan_day(*, orders: int, seed: int) -> list[PlannedOrder]:
     bad = [shape for shape in bad_shapes() if shape.name in BAD_MODELS]
     return [
         PlannedOrder(
-            key=f"demo-{seed}-{number}",
+            key=f"order-{number:05}-of-the-demo-{seed}",
             channel=channel,
             buyer=random.choice(CUSTOMERS if channel is Channel.B2C else PARTNERS),
             shape=random.choice(bad) if deviation is Deviation.BAD_MODEL else next(good),

@@ -1,0 +1,98 @@
+"""Where credentials are given out: staff log in, and partners turn a key into a token."""
+
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Form, Request, Response, status
+from pydantic import BaseModel, ConfigDict, Field
+
+from app.access.credentials import LIFETIMES, LONGEST_PASSWORD, TokenUse, is_password, read_api_key
+from app.access.enforce import COOKIE, Access, address_of
+from app.access.errors import GrantUnsupported, LoginFailed, NoTokens
+from app.kit.problem import documented
+from app.kit.strict import StrictRoute
+
+staff_router = APIRouter(prefix="/v1", tags=["staff"], route_class=StrictRoute)
+partners_router = APIRouter(prefix="/v1", tags=["partners"], route_class=StrictRoute)
+
+
+class Login(BaseModel):
+    """Who logs in."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(min_length=1, max_length=100, examples=["Rosa"])
+    password: str = Field(
+        min_length=1, max_length=LONGEST_PASSWORD, examples=["correct horse battery staple"]
+    )
+
+
+class AccessToken(BaseModel):
+    """A token, as OAuth 2.0 has it (RFC 6749, 5.1)."""
+
+    access_token: str
+    token_type: Literal["Bearer"] = "Bearer"
+    expires_in: int = Field(examples=[900])
+    scope: str = Field(examples=["read write"])
+
+
+def _access(request: Request) -> Access:
+    access: Access = request.app.state.access
+    return access
+
+
+@staff_router.post("/login", status_code=status.HTTP_204_NO_CONTENT, responses=documented(401, 403, 429))
+def login(request: Request, response: Response, body: Login) -> None:
+    """Log in by name and password; the cookie is good for twelve hours."""
+    access = _access(request)
+    if access.tokens is None:
+        raise NoTokens
+    access.attempts.check(address := address_of(request))
+    identity = access.registry.named(body.name)
+    if not is_password(body.password, identity.password_hash if identity else None) or identity is None:
+        access.attempts.note(address)
+        raise LoginFailed
+    claims = {"sub": identity.name, "iid": identity.identity_id}
+    response.set_cookie(
+        COOKIE,
+        access.tokens.sign(TokenUse.SESSION, claims),
+        max_age=int(LIFETIMES[TokenUse.SESSION].total_seconds()),
+        secure=True,
+        httponly=True,
+        samesite="strict",
+    )
+
+
+@staff_router.post("/logout", status_code=status.HTTP_204_NO_CONTENT, responses=documented(401, 403))
+async def logout(response: Response) -> None:
+    """Forget the cookie. `mesctl identities revoke` ends all sessions of an identity."""
+    response.delete_cookie(COOKIE, secure=True, httponly=True, samesite="strict")
+
+
+@partners_router.post("/token", responses=documented(401, 403, 429))
+async def issue_token(
+    request: Request,
+    response: Response,
+    grant_type: Annotated[str, Form(max_length=100, examples=["client_credentials"])],
+    client_id: Annotated[str, Form(max_length=100, examples=["atelier-nord"])],
+    client_secret: Annotated[str, Form(max_length=100, description="An API key.")],
+) -> AccessToken:
+    """Turn an API key into a token that is good for a quarter of an hour (RFC 6749, 4.4)."""
+    access = _access(request)
+    if grant_type != "client_credentials":
+        raise GrantUnsupported(grant_type)
+    if access.tokens is None:
+        raise NoTokens
+    access.attempts.check(address := address_of(request))
+    read = read_api_key(client_secret)
+    known = access.registry.key(*read) if read is not None else None
+    if read is None or known is None or known.identity.name != client_id:
+        access.attempts.note(address)
+        raise LoginFailed
+    scope = " ".join(sorted(known.scopes))
+    claims = {"sub": client_id, "iid": known.identity.identity_id, "key": read[0], "scope": scope}
+    response.headers["Cache-Control"] = "no-store"
+    return AccessToken(
+        access_token=access.tokens.sign(TokenUse.ACCESS, claims),
+        expires_in=int(LIFETIMES[TokenUse.ACCESS].total_seconds()),
+        scope=scope or "read write",
+    )

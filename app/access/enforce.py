@@ -1,0 +1,236 @@
+"""Who sends a request, and may he: asked once, when the route is known and before the body is read."""
+
+import ipaddress
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import urlsplit
+
+from starlette.requests import Request
+
+from app.access.credentials import TokenKeys, TokenUse, read_api_key
+from app.access.errors import CrossSiteRequest, NotAllowed, NotAuthenticated, TooManyAttempts, UnknownPartner
+from app.access.identities import KnownIdentity, Registry
+from app.access.table import is_allowed, rule_of
+from app.kit.caller import Caller, Door, Role, calling
+from app.kit.logs import bind
+
+COOKIE = "__Host-session"
+"""Browsers send it to this host alone, over TLS, and no page's script reads it (RFC 6265bis)."""
+_SAFE = frozenset({"GET", "HEAD"})
+_TRIES, _TRIES_SECONDS, _MOST_ADDRESSES = 20, 60.0, 10_000
+
+
+class Attempts:
+    """Counts bad credentials by address, and refuses an address that has sent too many."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._since: OrderedDict[str, tuple[float, int]] = OrderedDict()
+
+    def check(self, address: str | None) -> None:
+        """Refuse an address for the rest of its minute.
+
+        Raises:
+            TooManyAttempts: it has sent too many bad credentials.
+        """
+        since, count = self._since.get(address or "", (0.0, 0))
+        left = since + _TRIES_SECONDS - self._clock()
+        if count >= _TRIES and left > 0:
+            raise TooManyAttempts(max(1, round(left)))
+
+    def note(self, address: str | None) -> None:
+        """Count a bad credential."""
+        now, key = self._clock(), address or ""
+        since, count = self._since.pop(key, (now, 0))
+        self._since[key] = (since, count + 1) if now - since < _TRIES_SECONDS else (now, 1)
+        if len(self._since) > _MOST_ADDRESSES:
+            self._since.popitem(last=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Access:
+    """Lets the requests of a service in; used by `app.kit.strict`.
+
+    Parameters:
+        service: whose requests they are.
+        registry: the identities and their keys.
+        tokens: signs and reads tokens; None if no key was set, and then there are none.
+        door_header: the header in which the gateway names the door.
+        proxies: the networks whose door header is believed.
+        attempts: the bad credentials so far.
+    """
+
+    service: str
+    registry: Registry
+    tokens: TokenKeys | None
+    door_header: str
+    proxies: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]
+    attempts: Attempts
+
+    @asynccontextmanager
+    async def calling(self, request: Request, route: str) -> AsyncIterator[Caller]:
+        """Find out who sends a request, and let the block work for him.
+
+        Parameters:
+            request: its route has matched.
+            route: the template of its path.
+
+        Raises:
+            NotAuthenticated, NotAllowed, UnknownPartner, CrossSiteRequest, TooManyAttempts,
+            IdentitiesUnknown: nothing of the request is done.
+        """
+        caller = self._admitted(request, route)
+        bind(caller=caller.name, role=caller.role.value)
+        with calling(caller):
+            yield caller
+
+    def _admitted(self, request: Request, route: str) -> Caller:
+        rule = rule_of(self.service, request.method, route)
+        door, address = self.door_of(request), address_of(request)
+        caller = self._known(request, door, address)
+        if caller is None:
+            if rule is None or not rule.is_open or door not in rule.doors | {Door.INTERNAL}:
+                raise NotAuthenticated
+            caller = Caller(name="customer", role=Role.CUSTOMER, door=door, address=address)
+        elif not is_allowed(rule, caller, request.method):
+            raise NotAllowed(caller.role, door, f"{request.method} {route}")
+        partner = request.path_params.get("partner")
+        if partner is not None and caller.role is Role.PARTNER and partner != caller.name:
+            raise UnknownPartner(partner)
+        return caller
+
+    def link_of(self, order_id: int) -> str | None:
+        """Return the token that opens one order for its customer; None where tokens are not signed."""
+        return None if self.tokens is None else self.tokens.sign(TokenUse.LINK, {"sub": str(order_id)})
+
+    def door_of(self, request: Request) -> Door:
+        """Return where a request came in: as the gateway says, or past it."""
+        named = request.headers.get(self.door_header)
+        # The peer itself: uvicorn puts the client's address in its place where the proxy is believed.
+        peer = request.scope.get("extensions", {}).get("peer") or (request.client and request.client.host)
+        if named is None or not self._is_proxy(peer):
+            return Door.INTERNAL
+        try:
+            return Door(named)
+        except ValueError:
+            raise NotAuthenticated from None
+
+    def _is_proxy(self, peer: Any) -> bool:
+        try:
+            address = ipaddress.ip_address(str(peer))
+        except ValueError:
+            return False
+        return any(address in network for network in self.proxies)
+
+    def _known(self, request: Request, door: Door, address: str | None) -> Caller | None:
+        """Return who a request's credential says that it is; None if it brings none.
+
+        Raises:
+            NotAuthenticated: it brings one that is not good.
+        """
+        given = request.headers.getlist("authorization")
+        cookie = request.cookies.get(COOKIE)
+        if not given and cookie is None:
+            return None
+        self.attempts.check(address)
+        caller = None
+        if given:
+            scheme, _, text = given[0].partition(" ")
+            if len(given) == 1 and scheme.lower() == "bearer":
+                caller = self._by_key(text, door) or self._by_token(text, door)
+        elif cookie is not None:
+            _refuse_cross_site(request)
+            caller = self._by_token(cookie, door, is_cookie=True)
+        if caller is None:
+            self.attempts.note(address)
+            raise NotAuthenticated
+        return Caller(**{**vars(caller), "address": address})
+
+    def _by_key(self, text: str, door: Door) -> Caller | None:
+        read = read_api_key(text)
+        known = self.registry.key(*read) if read is not None else None
+        if read is None or known is None:
+            return None
+        return _caller_of(known.identity, door, credential=read[0], scopes=known.scopes)
+
+    def _by_token(self, text: str, door: Door, *, is_cookie: bool = False) -> Caller | None:
+        read = self.tokens.read(text) if self.tokens is not None else None
+        if read is None:
+            return None
+        use, claims = read
+        if is_cookie is not (use is TokenUse.SESSION):
+            return None
+        if use is TokenUse.SERVICE:
+            return _by_service(claims, door)
+        if use is TokenUse.LINK:
+            return _by_link(claims, door)
+        return self._by_identity(claims, door)
+
+    def _by_identity(self, claims: dict[str, Any], door: Door) -> Caller | None:
+        """Return whom a session or an access token was made for, unless that has ended since."""
+        number, key = claims.get("iid"), claims.get("key")
+        identity = self.registry.identity(number) if isinstance(number, int) else None
+        issued = datetime.fromtimestamp(claims["iat"] + 1, UTC)  # it has no fraction of a second
+        if identity is None or issued < identity.valid_after:
+            return None
+        if key is not None and not self.registry.has_key(str(key), identity.identity_id):
+            return None
+        scopes = frozenset(str(claims.get("scope", "")).split())
+        return _caller_of(identity, door, credential=key or "session", scopes=scopes)
+
+
+def _caller_of(identity: KnownIdentity, door: Door, *, credential: str, scopes: frozenset[str]) -> Caller:
+    return Caller(
+        name=identity.name,
+        role=identity.role,
+        door=door,
+        identity_id=identity.identity_id,
+        credential=credential,
+        sandbox=identity.sandbox,
+        scopes=scopes,
+    )
+
+
+def _by_service(claims: dict[str, Any], door: Door) -> Caller | None:
+    """Return the person that one of our services asks for: past the gateway, or by its inner door."""
+    if door is not Door.INTERNAL or claims.get("role") not in set(Role) or not claims["sub"].strip():
+        return None
+    issuer = str(claims.get("iss", ""))
+    return Caller(name=claims["sub"], role=Role(claims["role"]), door=door, credential=f"service:{issuer}")
+
+
+def _by_link(claims: dict[str, Any], door: Door) -> Caller | None:
+    """Return the customer of an order. His name is not in the link, for links lie in many places."""
+    order = claims["sub"]
+    if not (order.isascii() and order.isdecimal()):
+        return None
+    return Caller(
+        name="customer",
+        role=Role.CUSTOMER,
+        door=door,
+        credential=f"link:{order}",
+        order_ids=frozenset({int(order)}),
+    )
+
+
+def _refuse_cross_site(request: Request) -> None:
+    """Refuse a change by cookie that another site's page has asked for (Fetch Metadata, or else Origin)."""
+    if request.method in _SAFE:
+        return
+    site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
+    if site is not None:
+        is_ours = site == "same-origin"
+    else:
+        is_ours = origin is not None and urlsplit(origin).netloc == request.headers.get("host")
+    if not is_ours:
+        raise CrossSiteRequest
+
+
+def address_of(request: Request) -> str | None:
+    """Return the client's address; of a proxy that is believed, the one that it names."""
+    return request.client.host if request.client is not None else None

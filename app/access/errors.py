@@ -1,0 +1,134 @@
+"""What keeps a caller out."""
+
+from app.kit.caller import Door, Role
+from app.kit.errors import AppError, DependencyUnavailable
+from app.kit.problem import Statuses
+
+
+class AccessError(AppError):
+    """Base of everything that keeps a caller out."""
+
+
+class NotAuthenticated(AccessError):
+    """The request has no credential, or none that is good. It does not say why: that would help to guess."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "this needs a credential: send an API key, a token or an order's link as `Authorization: Bearer`"
+        )
+
+
+class NotAllowed(AccessError):
+    """The caller is known, and his role, his key's scopes or the door do not allow this."""
+
+    def __init__(self, role: Role, door: Door, route: str) -> None:
+        self.role = role
+        self.door = door
+        super().__init__(f"{role} may not do this at the door {door}: {route}")
+
+
+class UnknownPartner(AccessError):
+    """The path names a partner that does not exist, or is not the caller."""
+
+    def __init__(self, partner: str) -> None:
+        self.partner = partner
+        super().__init__(f"there is no partner {partner!r}: check the name")
+
+
+class CrossSiteRequest(AccessError):
+    """Another site's page asked a browser to send this, with the cookie that the browser keeps for us."""
+
+    def __init__(self) -> None:
+        super().__init__("a change by cookie comes from our own pages only: this request has another origin")
+
+
+class TooManyAttempts(AccessError):
+    """Too many bad credentials came from one address."""
+
+    def __init__(self, retry_after_seconds: int) -> None:
+        self.retry_after_seconds = retry_after_seconds
+        super().__init__(f"too many bad credentials: wait {retry_after_seconds} seconds")
+
+
+class IdentitiesUnknown(AccessError, DependencyUnavailable):
+    """The identities could not be read for long, so that a revoked one might be let in."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        super().__init__(f"the identities could not be read for {seconds:.0f} s")
+
+
+class UnknownIdentity(AccessError):
+    """No identity has this name."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        super().__init__(f"there is no identity {name!r}: `mesctl identities list` shows all")
+
+
+class UnknownCredential(AccessError):
+    """No credential has this id."""
+
+    def __init__(self, credential_id: str) -> None:
+        self.credential_id = credential_id
+        super().__init__(f"there is no API key {credential_id!r}: `mesctl identities list` shows all")
+
+
+class IdentityExists(AccessError):
+    """The name is taken."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        super().__init__(f"there is an identity {name!r} already: `mesctl identities rotate` makes a new key")
+
+
+class TooManyKeys(AccessError):
+    """An identity has as many API keys as it may have."""
+
+    def __init__(self, name: str, most: int) -> None:
+        self.name = name
+        self.most = most
+        super().__init__(f"{name!r} has {most} API keys, the most: revoke one first")
+
+
+class LoginFailed(AccessError):
+    """Name and password do not belong together, or client and secret. It does not say which is wrong."""
+
+    def __init__(self) -> None:
+        super().__init__("name and password do not belong together: check both")
+
+
+class GrantUnsupported(AccessError):
+    """A token is asked for in a way that is not offered (RFC 6749, 5.2)."""
+
+    def __init__(self, grant_type: str) -> None:
+        self.grant_type = grant_type
+        super().__init__(f"grant_type {grant_type!r} is not offered: send client_credentials")
+
+
+class NoTokens(AccessError, DependencyUnavailable):
+    """There is no key to sign tokens with."""
+
+    def __init__(self) -> None:
+        super().__init__("tokens cannot be signed: set MES_STORAGE_ACCESS_KEYS in every process")
+
+
+class IdempotencyKeyGuessable(AccessError):
+    """A customer without a credential sends an Idempotency-Key that another might guess."""
+
+    def __init__(self, shortest: int) -> None:
+        self.shortest = shortest
+        super().__init__(f"the Idempotency-Key has fewer than {shortest} characters: send a UUID, say")
+
+
+STATUSES: Statuses = {
+    IdempotencyKeyGuessable: 422,
+    NotAuthenticated: 401,
+    LoginFailed: 401,
+    GrantUnsupported: 400,
+    NotAllowed: 403,
+    CrossSiteRequest: 403,
+    UnknownPartner: 404,
+    TooManyAttempts: 429,
+}
+"""What they are worth in HTTP."""

@@ -1,0 +1,111 @@
+"""Who may do what: one table of routes, roles, owners and doors. Nothing else decides.
+
+A role may use a route if `RULES` says so, at a door where the role may be and the route is. The door is the
+gateway's listener; a request that comes past the gateway has the door `internal`.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from app.kit.caller import Caller, Door, Role
+
+
+class Owner(StrEnum):
+    """Whose orders a role reaches by a route."""
+
+    OWN = "own"
+    """A partner's own, or those of a customer's link."""
+
+    ANY = "any"
+
+
+ROLE_DOORS: Mapping[Role, frozenset[Door]] = {
+    Role.PARTNER: frozenset({Door.EXTERNAL, Door.INTERNAL}),
+    Role.CUSTOMER: frozenset({Door.CUSTOMER, Door.INTERNAL}),
+    **{
+        role: frozenset({Door.STAFF, Door.INTERNAL})
+        for role in (Role.OPERATOR, Role.SELLER, Role.AUDITOR, Role.DBA, Role.ADMIN)
+    },
+    Role.SERVICE: frozenset({Door.INTERNAL}),
+}
+"""Where each role may come in: a partner's key opens nothing at the door of staff."""
+
+OWN_ONLY = frozenset({Role.PARTNER, Role.CUSTOMER})
+"""The roles that reach their own orders only."""
+
+
+@dataclass(frozen=True)
+class AccessRule:
+    """Who may use a route.
+
+    Parameters:
+        doors: where the gateway leads to it; the internal door leads to all.
+        roles: who may use it.
+        is_open: needs no credential at its doors, as what gives out credentials.
+    """
+
+    doors: frozenset[Door]
+    roles: frozenset[Role] = field(default_factory=frozenset)
+    is_open: bool = False
+
+    def owners(self, role: Role, door: Door) -> Owner | None:
+        """Return whose orders a role reaches by this route at a door; None if it may not use it there."""
+        if role not in self.roles or door not in ROLE_DOORS[role] or door not in self.doors | {Door.INTERNAL}:
+            return None
+        return Owner.OWN if role in OWN_ONLY else Owner.ANY
+
+
+def _rule(doors: Iterable[Door], *roles: Role, is_open: bool = False) -> AccessRule:
+    return AccessRule(frozenset(doors), frozenset(roles) | {Role.ADMIN}, is_open)
+
+
+_STAFF, _CUSTOMER, _EXTERNAL = (Door.STAFF,), (Door.CUSTOMER,), (Door.EXTERNAL,)
+_READERS = (Role.AUDITOR, Role.SERVICE)
+_ORDER = "/v1/orders/{order_id}"
+
+RULES: Mapping[tuple[str, str, str], AccessRule] = {
+    # Customers.
+    ("shop", "POST", "/v1/orders"): _rule(_CUSTOMER, Role.CUSTOMER, Role.SERVICE, is_open=True),
+    ("shop", "PUT", f"{_ORDER}/model"): _rule(_CUSTOMER, Role.CUSTOMER, Role.SERVICE),
+    ("shop", "POST", f"{_ORDER}/submit"): _rule(_CUSTOMER, Role.CUSTOMER, Role.SERVICE),
+    ("shop", "GET", _ORDER): _rule(_CUSTOMER, Role.CUSTOMER, Role.SELLER, *_READERS),
+    # Partners.
+    ("mes", "POST", "/v1/partners/{partner}/orders"): _rule(_EXTERNAL, Role.PARTNER, Role.SERVICE),
+    ("mes", "POST", "/v1/token"): _rule(_EXTERNAL, *Role, is_open=True),
+    # Operators.
+    ("mes", "GET", "/v1/orders"): _rule(_STAFF, Role.OPERATOR, *_READERS),
+    ("mes", "GET", _ORDER): _rule(
+        (*_STAFF, *_EXTERNAL), Role.PARTNER, Role.OPERATOR, Role.SELLER, Role.DBA, *_READERS
+    ),
+    ("mes", "POST", f"{_ORDER}/take"): _rule(_STAFF, Role.OPERATOR),
+    ("mes", "POST", f"{_ORDER}/advance"): _rule(_STAFF, Role.OPERATOR),
+    # Sellers, and partners with their own orders.
+    ("crm", "GET", "/v1/orders"): _rule(_STAFF, Role.SELLER, *_READERS),
+    ("crm", "GET", _ORDER): _rule(
+        (*_STAFF, *_EXTERNAL), Role.PARTNER, Role.SELLER, Role.OPERATOR, Role.DBA, *_READERS
+    ),
+    ("crm", "POST", f"{_ORDER}/approve"): _rule((*_STAFF, *_EXTERNAL), Role.SELLER, Role.PARTNER),
+    ("crm", "POST", f"{_ORDER}/requote"): _rule((*_STAFF, *_EXTERNAL), Role.SELLER, Role.PARTNER),
+    ("crm", "POST", f"{_ORDER}/cancel"): _rule((*_STAFF, *_EXTERNAL), Role.SELLER, Role.PARTNER),
+    ("crm", "POST", f"{_ORDER}/close"): _rule(_STAFF, Role.SELLER),
+    # Those who log in.
+    **{
+        (service, "POST", f"/v1/{path}"): _rule(_STAFF, *Role, is_open=True)
+        for service in ("crm", "mes")
+        for path in ("login", "logout")
+    },
+}
+"""By service, method and route. A route without a row is used by no one; a test finds it."""
+
+
+def rule_of(service: str, method: str, route: str) -> AccessRule | None:
+    """Return who may use a route; None if it has no row. HEAD is as GET."""
+    return RULES.get((service, "GET" if method == "HEAD" else method, route))
+
+
+def is_allowed(rule: AccessRule | None, caller: Caller, method: str) -> bool:
+    """Return whether a caller may use a route. Whose orders he reaches is asked where they are read."""
+    if rule is None or rule.owners(caller.role, caller.door) is None:
+        return False
+    return not caller.scopes or ("read" if method in {"GET", "HEAD"} else "write") in caller.scopes
