@@ -30,6 +30,8 @@ FIELDS: Mapping[str, str] = {
     "method": "http.request.method",
     "http_status": "http.response.status_code",
     "path": "url.path",
+    "caller": "user.name",
+    "role": "user.roles",
     "duration_ns": "event.duration",
 }
 """The field of each fact, where it is not `mes_storage.NAME`."""
@@ -154,6 +156,7 @@ OTHERS: Mapping[str, LogEvent] = {
     "too_many_connections": _event("warning", fields="mes_storage.limit"),
     "client_too_slow": _event("info", fields="mes_storage.stage", outcome="failure"),
     "tokens_not_signed": _event("warning", fields="mes_storage.fix"),
+    "access_tokens_not_signed": _event("warning", fields="mes_storage.fix"),
     "page_cursors_end_with_this_process": _event("warning", fields="mes_storage.fix"),
     "grant_heard": _event("info", fields="mes_storage.sender mes_storage.per_second mes_storage.reason"),
     "list_not_kept": _event("warning", fields="error.message"),

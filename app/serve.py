@@ -7,7 +7,8 @@ from typing import NoReturn
 
 import structlog
 import uvicorn
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, FastAPI, Security
+from fastapi.security import HTTPBearer
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from app import instruments
@@ -46,6 +47,9 @@ _LONGEST_HEADER_BYTES = 16 * 1024
 _BACKLOG = 512
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("serve")
+
+# For the description of the API alone: `app.access.enforce` reads the header.
+_BEARER = Security(HTTPBearer(auto_error=False, description="An API key, a token, or an order's link."))
 
 Build = Callable[[Settings, Topology], FastAPI]
 """Makes a service's application; it connects to nothing before its lifespan begins."""
@@ -146,7 +150,7 @@ def make_app(
     problem.install(app, {**STATUSES, **errors.STATUSES, **statuses})
     app.include_router(pages(service))
     app.include_router(health_routes(service))
-    app.include_router(router)
+    app.include_router(router, dependencies=[_BEARER])
     if service != "shop":
         app.include_router(endpoints.staff_router)
     if service == "mes":

@@ -146,7 +146,7 @@ class Settings(BaseSettings):
     identity_stale_seconds: Seconds = 300.0
     """how long the identities that are known stay good while the directory is away"""
 
-    door_header: str = "X-Door"
+    door_header: str = "X-Gateway-Door"
     """the request header in which the gateway names its door; it is believed from `trusted_proxies` only"""
 
     token_seconds: PositiveInt = 3600

@@ -137,7 +137,6 @@ class Access:
         cookie = request.cookies.get(COOKIE)
         if not given and cookie is None:
             return None
-        self.attempts.check(address)
         caller = None
         if given:
             scheme, _, text = given[0].partition(" ")
@@ -147,6 +146,8 @@ class Access:
             _refuse_cross_site(request)
             caller = self._by_token(cookie, door, is_cookie=True)
         if caller is None:
+            # What is good is let in whatever else came from its address, which may be that of many.
+            self.attempts.check(address)
             self.attempts.note(address)
             raise NotAuthenticated
         return Caller(**{**vars(caller), "address": address})

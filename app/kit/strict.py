@@ -215,6 +215,16 @@ class StrictRequest(Request):
         except ClientDisconnect:
             raise BodyMalformed("body: it did not come to its end") from None
 
+    async def refuse_body(self) -> None:
+        """Refuse what says something where nothing is read: a client would believe that it was heard.
+
+        Raises:
+            BodyTooLarge, BodyMalformed: there is a body that is not empty, or `{}`.
+        """
+        await self.read_body()
+        if (await self.body()).strip() not in {b"", b"{}"}:
+            raise BodyMalformed("body: this takes none; who acts is who the credential says")
+
     async def json(self) -> Any:
         """Read JSON.
 
@@ -287,6 +297,8 @@ class StrictRoute(APIRoute):
                 await strict.read_form(fields)
             elif self.body_field is not None:
                 await strict.read_body()
+            elif request.method not in {"GET", "HEAD"}:
+                await strict.refuse_body()
             seconds: float = request.app.state.request_seconds
             limit: RequestLimit = request.app.state.request_limit
             admission: LetsIn = request.app.state.admission

@@ -144,7 +144,7 @@ async def test_a_message_of_ten_megabytes_is_refused_by_name(platform: Platform)
 async def test_a_request_of_ten_megabytes_is_refused_by_name(platform: Platform) -> None:
     services = platform.services
     order_id = await services.b2b()
-    problem(await services.take(order_id, operator=TEN_MEGABYTES), 413)
+    problem(await services.advance(order_id, TEN_MEGABYTES), 413)
     problem(await services.start(material=TEN_MEGABYTES), 413)
     problem(await services.b2b_response(content=TEN_MEGABYTES.encode()), 413)
     await platform.goes_on()

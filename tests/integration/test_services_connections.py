@@ -43,6 +43,14 @@ class Running:
         return len(self.server.server_state.connections)
 
 
+class Anyone:
+    """Lets everyone in: these tests are about what comes before."""
+
+    @asynccontextmanager
+    async def calling(self, _request: Request, _route: str) -> AsyncIterator[None]:
+        yield
+
+
 def application(bodies: list[int]) -> FastAPI:
     app, router = FastAPI(), APIRouter(route_class=StrictRoute)
 
@@ -72,6 +80,7 @@ def application(bodies: list[int]) -> FastAPI:
     app.state.max_json_bytes, app.state.request_seconds = 64 * 1024, 5.0
     app.state.request_limit = RequestLimit(100)
     app.state.admission = Admission("test", most=100)
+    app.state.access = Anyone()
     app.add_middleware(HeadAsGet)
     app.add_middleware(WellFormed)
     problem.install(app, {})

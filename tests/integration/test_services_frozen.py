@@ -21,6 +21,7 @@ from readreplica.token import CausalToken
 from readreplica.wal import UNKNOWN_SYSTEM
 from sharding.engines import open_cluster
 from sharding.topology import Topology
+from tests.callers import caller_of
 from tests.integration.commit_cutter import Cut, cutter_to
 from tests.integration.replicas_rig import frozen
 from tests.integration.services_rig import client_of, eventually, fast_settings, ok, open_services, problem
@@ -87,7 +88,7 @@ async def test_a_commit_that_is_not_answered_is_in_doubt_and_not_done_twice(
 ) -> None:
     async with cutter_to(topology.database("crm").primary.port) as cutter:
         cut = behind(topology, crm=cutter.port)
-        async with client_of(build_crm(quick(cut), cut)) as crm:
+        async with client_of(build_crm(quick(cut), cut), auth=caller_of("crm")) as crm:
             cutter.arm(Cut.SILENT, mark=b"Sara")
             async with asyncio.timeout(IN_TIME):
                 answer = await approve(crm)

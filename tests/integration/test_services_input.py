@@ -66,6 +66,15 @@ async def test_a_large_body_is_refused_before_it_is_read(services: Services) -> 
         problem(await services.mes.post(f"/v1/orders/17/{path}", content=content), 413)
 
 
+async def test_who_acts_is_not_said_in_a_body(services: Services) -> None:
+    for path in ("/v1/orders/17/take", "/v1/orders/17/take?x=1"):
+        refused = problem(await services.mes.post(path, json={"operator": "Rosa"}), 400)
+        assert "this takes none" in refused["detail"]
+        problem(await services.mes.post(path, json={}), 404)
+    problem(await services.crm.post("/v1/orders/17/approve", json={"actor": "Sara"}), 400)
+    problem(await services.crm.post("/v1/orders/17/cancel", json={"actor": "Sara", "reason": "dear"}), 422)
+
+
 async def test_a_file_is_no_way_around_the_limit_of_json(services: Services) -> None:
     content = b"{" + b" " * LIMIT + b"}"
     for kind in ("multipart/form-data; boundary=b", "application/x-www-form-urlencoded", "text/plain"):

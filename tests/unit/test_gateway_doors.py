@@ -8,6 +8,8 @@ import pytest
 from fastapi import APIRouter
 from fastapi.routing import APIRoute
 
+from app.access.endpoints import partners_router, staff_router
+from app.access.table import RULES
 from app.console.gateway import DOORS
 from app.crm.endpoints import router as crm
 from app.mes.endpoints import router as mes
@@ -16,18 +18,18 @@ from ops.gateway.model import GatewayInvalid, GatewayRoute, NoGateway, gateway_o
 from sharding.errors import TopologyError
 from sharding.topology import Topology
 
-SERVICES = {"shop": shop, "crm": crm, "mes": mes}
+SERVICES = {"shop": (shop,), "crm": (crm, staff_router), "mes": (mes, staff_router, partners_router)}
 
 
-def routes_of(service: str, router: APIRouter) -> Iterator[tuple[str, str, str]]:
-    for route in router.routes:
+def routes_of(service: str, routers: tuple[APIRouter, ...]) -> Iterator[tuple[str, str, str]]:
+    for route in (route for router in routers for route in router.routes):
         assert isinstance(route, APIRoute)
         for method in (route.methods or set()) - {"HEAD"}:
             yield service, method, route.path
 
 
 def test_each_route_is_behind_a_door_and_each_door_leads_to_a_route() -> None:
-    there = {each for name, router in SERVICES.items() for each in routes_of(name, router)}
+    there = {each for name, routers in SERVICES.items() for each in routes_of(name, routers)}
     listed = {
         (route.service, method, route.path)
         for routes in DOORS.values()
@@ -39,7 +41,23 @@ def test_each_route_is_behind_a_door_and_each_door_leads_to_a_route() -> None:
 
 def test_a_partner_reaches_neither_operators_nor_sellers() -> None:
     paths = {(route.service, route.path) for route in DOORS["external"]}
-    assert paths == {("mes", "/v1/partners/{partner}/orders"), ("mes", "/v1/orders/{order_id}")}
+    assert paths == {
+        ("mes", "/v1/partners/{partner}/orders"),
+        ("mes", "/v1/orders/{order_id}"),
+        ("mes", "/v1/token"),
+        ("crm", "/v1/orders/{order_id}"),
+        *(("crm", f"/v1/orders/{{order_id}}/{what}") for what in ("approve", "requote", "cancel")),
+    }
+
+
+def test_the_gateway_leads_where_the_table_of_access_says() -> None:
+    led = {
+        (door, route.service, method, route.path)
+        for door, routes in DOORS.items()
+        for route in routes
+        for method in route.methods
+    }
+    assert led == {(door, *route) for route, rule in RULES.items() for door in rule.doors}
 
 
 def test_a_parameter_is_one_segment() -> None:

@@ -1,0 +1,445 @@
+"""Who may do what: every cell of the table against the running applications, and what revokes a caller."""
+
+import itertools
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from httpx import ASGITransport, AsyncClient, Response
+from sqlalchemy import select
+
+from app.access import identities
+from app.access.enforce import COOKIE, Access
+from app.access.errors import IdentitiesUnknown, IdentityExists, TooManyKeys, UnknownIdentity
+from app.access.table import OWN_ONLY, RULES, Owner, rule_of
+from app.crm.application import build as build_crm
+from app.kit.caller import Door, Role
+from app.mes.application import build as build_mes
+from app.models.directory import Identity, IdentityKey
+from app.shop.application import build as build_shop
+from readreplica.cluster import Cluster
+from readreplica.sessions import WriteSession
+from sharding.engines import open_cluster
+from sharding.topology import Topology
+from tests.callers import acting
+from tests.integration.services_rig import (
+    MODEL,
+    START,
+    Services,
+    eventually,
+    fast_settings,
+    new_key,
+    ok,
+    open_services,
+    problem,
+    save_map,
+)
+
+BUILDS = {"shop": build_shop, "crm": build_crm, "mes": build_mes}
+PROXY = "127.0.0.1"
+PARTNERS = ("atelier-nord", "bijoux-sud")
+PASSWORD = "correct horse battery staple"
+
+
+@dataclass
+class Doors:
+    """The three applications behind a proxy that is believed, and the keys of some callers."""
+
+    apps: dict[str, FastAPI]
+    services: Services
+    directory: Cluster
+    keys: dict[str, str]
+
+    async def send(
+        self,
+        service: str,
+        method: str,
+        path: str,
+        *,
+        bearer: str | None = None,
+        door: Door | str | None = None,
+        peer: str = PROXY,
+        **content: Any,
+    ) -> Response:
+        """Send a request through a door, with a credential or without one."""
+        headers = content.pop("headers", {}) | ({"X-Gateway-Door": str(door)} if door is not None else {})
+        if bearer is not None:
+            headers["Authorization"] = f"Bearer {bearer}"
+        transport = ASGITransport(self.apps[service], raise_app_exceptions=False, client=(peer, 4711))
+        async with AsyncClient(transport=transport, base_url="http://service") as client:
+            return await client.request(method, path, headers=headers, **content)
+
+    async def change(self, work: Any) -> Any:
+        """Change identities, and have the services hear of it."""
+        changed = (await self.directory.transact(work)).value
+        await self.refresh()
+        return changed
+
+    async def refresh(self) -> None:
+        for app in self.apps.values():
+            access: Access = app.state.access
+            await access.registry.refresh()
+
+
+@pytest.fixture(scope="module")
+async def doors(module_topology: Topology) -> AsyncIterator[Doors]:
+    changes = {"trusted_proxies": PROXY}
+    apps = {}
+    async with open_services(module_topology, **changes) as services:
+        for name in BUILDS:
+            apps[name] = getattr(services, name)._transport.app
+        async with open_cluster(
+            module_topology, "directory", role="directory_owner", application_name="test"
+        ) as directory:
+            found = Doors(apps, services, directory, {})
+
+            async def make(session: WriteSession) -> dict[str, str]:
+                made = {}
+                for name, role in [(partner, Role.PARTNER) for partner in PARTNERS] + [
+                    (role.value, role) for role in Role if role not in OWN_ONLY
+                ]:
+                    key = await identities.create(session, name, role, by="test")
+                    made[name] = key.text
+                return made
+
+            found.keys = await found.change(make)
+            yield found
+
+
+def routes() -> set[tuple[str, str, str]]:
+    """Read the routes of the applications, but not those of health and pages."""
+    topology = Topology.load(Path("app/console/topology.toml"))
+    described = {
+        service: build(fast_settings(topology), topology).openapi()["paths"]
+        for service, build in BUILDS.items()
+    }
+    return {
+        (service, method.upper(), path)
+        for service, paths in described.items()
+        for path, methods in paths.items()
+        if path.startswith("/v1/")
+        for method in methods
+    }
+
+
+def test_every_route_has_a_row_and_every_row_a_route() -> None:
+    assert routes() == set(RULES)
+
+
+def test_cells_that_must_not_change_by_accident() -> None:
+    take, approve = (
+        rule_of("mes", "POST", "/v1/orders/{order_id}/take"),
+        RULES["crm", "POST", "/v1/orders/{order_id}/approve"],
+    )
+    assert take is not None
+    assert take.owners(Role.OPERATOR, Door.STAFF) is Owner.ANY
+    for role, door in itertools.product(Role, Door):
+        if role not in {Role.OPERATOR, Role.ADMIN}:
+            assert take.owners(role, door) is None
+    assert take.owners(Role.OPERATOR, Door.EXTERNAL) is None
+    assert approve.owners(Role.PARTNER, Door.EXTERNAL) is Owner.OWN
+    assert approve.owners(Role.PARTNER, Door.STAFF) is None
+    assert approve.owners(Role.AUDITOR, Door.STAFF) is None
+    readers = [rule for (_, method, _), rule in RULES.items() if method != "GET" and not rule.is_open]
+    assert not [rule for rule in readers if Role.AUDITOR in rule.roles or Role.DBA in rule.roles]
+
+
+async def test_every_cell_of_the_table_is_as_the_services_answer(doors: Doors) -> None:
+    """Right means: let in, refused by 403, or answered as if another's order did not exist."""
+    wrong = await wrong_cells(doors)
+    assert wrong == []
+
+
+async def wrong_cells(doors: Doors) -> list[str]:
+    """Ask for every route as every role at every door, for orders of one's own and of others."""
+    started = ok(await doors.services.start(), 201)
+    other = ok(await doors.services.start(), 201)
+    orders = {
+        "shop": (started["order_id"], other["order_id"]),
+        "mes": (await doors.services.b2b(), await of_partner(doors.services, PARTNERS[1])),
+    }
+    orders["crm"] = orders["mes"]
+    for order_id in orders["crm"]:
+        await doors.services.shows(doors.services.crm, order_id, "SUBMITTED")
+    wrong = []
+    for (service, method, path), rule in RULES.items():
+        for role, door, owner in itertools.product(Role, Door, Owner):
+            if "{" not in path and owner is Owner.ANY:
+                continue
+            order_id = orders[service][0 if owner is Owner.OWN else 1]
+            partner = PARTNERS[0 if owner is Owner.OWN else 1]
+            bearer = (
+                doors.keys[PARTNERS[0] if role is Role.PARTNER else role.value]
+                if role is not Role.CUSTOMER
+                else started["link"]
+            )
+            given = path.format(order_id=order_id, partner=partner)
+            answer = await doors.send(service, method, given, bearer=bearer, door=door)
+            reach = rule.owners(role, door)
+            is_foreign = role in OWN_ONLY and (
+                owner is Owner.ANY or (role is Role.CUSTOMER and service != "shop")
+            )
+            status = answer.status_code
+            if reach is None:
+                right = status == 403
+            elif is_foreign and "{order_id}" in path:
+                # Without a body a change is refused before anything is looked for.
+                right = status in {404, 422}
+            elif is_foreign and "{partner}" in path:
+                right = status == 404
+            else:
+                right = status not in {401, 403, 404}
+            if not right:
+                wrong.append(f"{role} {owner} {door}: {method} {service}{path}: {status}")
+    return wrong
+
+
+async def of_partner(services: Services, partner: str) -> str:
+    """Order as another partner; give the order's id."""
+    answer = await services.mes.post(
+        f"/v1/partners/{partner}/orders",
+        files={"file": ("ring.stl", MODEL)},
+        data={"material": "brass", "finish": "matte", "quantity": "3"},
+        headers={"Idempotency-Key": new_key()},
+    )
+    return await services.placed(answer)
+
+
+async def test_without_a_credential_only_open_routes_answer(doors: Doors) -> None:
+    for (service, method, path), rule in RULES.items():
+        given = path.format(order_id=17, partner="atelier-nord")
+        for door in Door:
+            answer = await doors.send(service, method, given, door=door)
+            is_open = rule.is_open and door in {*rule.doors, Door.INTERNAL}
+            assert (answer.status_code == 401) is not is_open, (service, method, path, door, answer.text)
+            if not is_open:
+                assert answer.headers["WWW-Authenticate"] == "Bearer"
+
+
+async def test_foreign_and_unknown_orders_are_answered_alike(doors: Doors) -> None:
+    foreign = await of_partner(doors.services, PARTNERS[1])
+    await doors.services.shows(doors.services.crm, foreign, "SUBMITTED")
+    key = doors.keys[PARTNERS[0]]
+    for service, method, what in (
+        ("mes", "GET", ""),
+        ("crm", "GET", ""),
+        ("crm", "POST", "/approve"),
+        ("crm", "POST", "/requote"),
+    ):
+        said = [
+            problem(await doors.send(service, method, f"/v1/orders/{order_id}{what}", bearer=key), 404)
+            for order_id in (foreign, "17")
+        ]
+        plain = [str(each).replace(foreign, "ID").replace("17", "ID") for each in said]
+        assert plain[0] == plain[1]
+    assert ok(await doors.services.crm.get(f"/v1/orders/{foreign}"))["status"] == "SUBMITTED"
+
+
+async def test_a_partner_sees_his_own_order_before_it_is_placed_and_others_do_not(doors: Doors) -> None:
+    answer = await doors.services.b2b_response()
+    order_id = ok(answer, 202)["order_id"]
+    mine, theirs = (doors.keys[partner] for partner in PARTNERS)
+    ok(await doors.send("mes", "GET", f"/v1/orders/{order_id}", bearer=mine, door=Door.EXTERNAL))
+    problem(await doors.send("mes", "GET", f"/v1/orders/{order_id}", bearer=theirs, door=Door.EXTERNAL), 404)
+    await doors.services.placed(answer)
+
+
+async def test_the_partner_approves_his_order(doors: Doors) -> None:
+    order_id = await doors.services.b2b()
+    await doors.services.price(order_id)
+    await doors.services.shows(doors.services.crm, order_id, "PRICE_CALCULATED")
+    approve = f"/v1/orders/{order_id}/approve"
+    problem(await doors.send("crm", "POST", approve, bearer=doors.keys[PARTNERS[1]]), 404)
+    ok(await doors.send("crm", "POST", approve, bearer=doors.keys[PARTNERS[0]], door=Door.EXTERNAL))
+    shown = await doors.services.shows(doors.services.mes, order_id, "MANUFACTURING_APPROVED")
+    assert shown["history"][-1]["actor"] == PARTNERS[0]
+
+
+async def test_a_customer_orders_by_a_link_of_his_own(doors: Doors) -> None:
+    key = {"Idempotency-Key": f"a-key-that-no-one-guesses-{new_key()}"}
+    short = await doors.send(
+        "shop", "POST", "/v1/orders", door=Door.CUSTOMER, json=START, headers={"Idempotency-Key": "1"}
+    )
+    assert problem(short, 422)["type"].endswith(":idempotency-key-guessable")
+    made = ok(
+        await doors.send("shop", "POST", "/v1/orders", door=Door.CUSTOMER, json=START, headers=key), 201
+    )
+    own = {"bearer": made["link"], "door": Door.CUSTOMER}
+    order = f"/v1/orders/{made['order_id']}"
+    ok(await doors.send("shop", "PUT", f"{order}/model", files={"file": ("ring.stl", MODEL)}, **own))
+    ok(await doors.send("shop", "POST", f"{order}/submit", **own))
+    assert ok(await doors.send("shop", "GET", order, **own))["status"] == "SUBMITTED"
+    other = ok(await doors.services.start(), 201)["order_id"]
+    for path in (f"/v1/orders/{other}", "/v1/orders/17"):
+        problem(await doors.send("shop", "GET", path, **own), 404)
+        problem(await doors.send("shop", "POST", f"{path}/submit", **own), 404)
+    # The same key of a caller who is known is another one.
+    same = await doors.services.start(key=key["Idempotency-Key"])
+    assert ok(same, 201)["order_id"] != made["order_id"]
+
+
+@pytest.mark.parametrize("spoofed", ["internal", "staff", "INTERNAL", "", "x" * 5000])
+async def test_a_door_is_believed_from_the_proxy_alone(doors: Doors, spoofed: str) -> None:
+    """Who connects himself is past the gateway, whatever he says; and no door makes a partner an operator."""
+    key = doors.keys[PARTNERS[0]]
+    answer = await doors.send("mes", "GET", "/v1/orders", bearer=key, door=spoofed, peer="192.0.2.7")
+    problem(answer, 403)
+    problem(await doors.send("mes", "POST", "/v1/orders/17/take", door=spoofed, peer="192.0.2.7"), 401)
+
+
+async def test_a_service_token_opens_the_internal_door_alone(doors: Doors) -> None:
+    token = acting("Rosa", Role.OPERATOR)["Authorization"].removeprefix("Bearer ")
+    ok(await doors.send("mes", "GET", "/v1/orders", bearer=token))
+    for door in (Door.STAFF, Door.EXTERNAL, Door.CUSTOMER, "cellar"):
+        problem(await doors.send("mes", "GET", "/v1/orders", bearer=token, door=door), 401)
+
+
+async def test_scopes_bound_what_a_key_does(doors: Doors) -> None:
+    async def make(session: WriteSession) -> str:
+        made = await identities.create(session, "reader", Role.PARTNER, by="test", scopes=["read"])
+        return made.text
+
+    key = await doors.change(make)
+    problem(await doors.send("mes", "GET", "/v1/orders/17", bearer=key), 404)
+    problem(await doors.send("mes", "POST", "/v1/partners/reader/orders", bearer=key), 403)
+
+
+async def test_a_key_is_rotated_and_both_are_good_meanwhile(doors: Doors) -> None:
+    first = (await doors.change(lambda s: identities.create(s, "rotating", Role.PARTNER, by="test"))).text
+    second = (await doors.change(lambda s: identities.rotate(s, "rotating"))).text
+    for key in (first, second):
+        problem(await doors.send("mes", "GET", "/v1/orders/17", bearer=key), 404)
+    with pytest.raises(TooManyKeys):
+        await doors.change(lambda s: identities.rotate(s, "rotating"))
+    await doors.change(lambda s: identities.revoke_key(s, first.split("_")[1]))
+    problem(await doors.send("mes", "GET", "/v1/orders/17", bearer=first), 401)
+    problem(await doors.send("mes", "GET", "/v1/orders/17", bearer=second), 404)
+
+
+async def test_a_revoked_identity_is_out_within_a_second(doors: Doors) -> None:
+    key = (await doors.change(lambda s: identities.create(s, "leaving", Role.OPERATOR, by="test"))).text
+    ok(await doors.send("mes", "GET", "/v1/orders", bearer=key))
+    await doors.directory.transact(lambda s: identities.revoke(s, "leaving"))
+    ask = partial(doors.send, "mes", "GET", "/v1/orders", bearer=key)
+    await eventually(ask, lambda answer: answer.status_code == 401, seconds=1.0)
+    with pytest.raises(UnknownIdentity):
+        await doors.directory.transact(lambda s: identities.rotate(s, "leaving"))
+    with pytest.raises(IdentityExists):
+        await doors.directory.transact(lambda s: identities.create(s, "leaving", Role.ADMIN, by="test"))
+
+
+async def test_a_partner_turns_his_key_into_a_token(doors: Doors) -> None:
+    key = doors.keys[PARTNERS[0]]
+    form = {"grant_type": "client_credentials", "client_id": PARTNERS[0], "client_secret": key}
+    answer = await doors.send("mes", "POST", "/v1/token", door=Door.EXTERNAL, data=form)
+    token = ok(answer)["access_token"]
+    assert answer.headers["Cache-Control"] == "no-store"
+    problem(await doors.send("mes", "GET", "/v1/orders/17", bearer=token, door=Door.EXTERNAL), 404)
+    problem(await doors.send("mes", "GET", "/v1/orders", bearer=token, door=Door.EXTERNAL), 403)
+    for change in (
+        {"client_id": PARTNERS[1]},
+        {"client_secret": f"{key[:20]}{'A' if key[20] != 'A' else 'B'}{key[21:]}"},
+        {"client_secret": token[:99]},
+    ):
+        problem(await doors.send("mes", "POST", "/v1/token", data=form | change), 401)
+    problem(await doors.send("mes", "POST", "/v1/token", data=form | {"grant_type": "password"}), 400)
+
+
+async def test_staff_log_in_with_a_cookie_that_scripts_and_other_sites_cannot_use(doors: Doors) -> None:
+    await doors.change(lambda s: identities.create(s, "Rosa", Role.OPERATOR, by="test", password=PASSWORD))
+    wrong = await doors.send(
+        "mes", "POST", "/v1/login", door=Door.STAFF, json={"name": "Rosa", "password": "x"}
+    )
+    absent = await doors.send(
+        "mes", "POST", "/v1/login", door=Door.STAFF, json={"name": "Eve", "password": "x"}
+    )
+    assert problem(wrong, 401)["detail"] == problem(absent, 401)["detail"]
+    answer = await doors.send(
+        "mes", "POST", "/v1/login", door=Door.STAFF, json={"name": "Rosa", "password": PASSWORD}
+    )
+    assert answer.status_code == 204
+    said = answer.headers["Set-Cookie"]
+    assert all(word in said for word in (f"{COOKIE}=", "HttpOnly", "Secure", "SameSite=strict", "Path=/"))
+    cookie = {"Cookie": said.partition(";")[0]}
+    ok(await doors.send("mes", "GET", "/v1/orders", door=Door.STAFF, headers=cookie))
+    ours, theirs = {"Sec-Fetch-Site": "same-origin"}, {"Sec-Fetch-Site": "cross-site"}
+    take = "/v1/orders/17/take"
+    problem(await doors.send("mes", "POST", take, door=Door.STAFF, headers=cookie | ours), 404)
+    for headers in (theirs, {"Origin": "https://evil.example"}, {"Origin": "null"}, {}):
+        refused = problem(
+            await doors.send("mes", "POST", take, door=Door.STAFF, headers=cookie | headers), 403
+        )
+        assert refused["type"].endswith(":cross-site-request")
+    # As a bearer it is no good: a page's script has no use for what it steals.
+    session = cookie["Cookie"].partition("=")[2]
+    problem(await doors.send("mes", "GET", "/v1/orders", bearer=session), 401)
+    await doors.change(lambda s: identities.revoke(s, "Rosa"))
+    problem(await doors.send("mes", "GET", "/v1/orders", door=Door.STAFF, headers=cookie), 401)
+
+
+async def test_who_guesses_is_made_to_wait_and_no_one_else(doors: Doors) -> None:
+    bad = "mk_abcdefghijkl_" + "A" * 43
+    statuses = [
+        (await doors.send("crm", "GET", "/v1/orders", bearer=bad, peer="198.51.100.9")).status_code
+        for _ in range(25)
+    ]
+    assert statuses == [401] * 20 + [429] * 5
+    refused = await doors.send("crm", "GET", "/v1/orders", bearer=bad, peer="198.51.100.9")
+    assert 0 < int(refused.headers["Retry-After"]) <= 60
+    for peer in ("198.51.100.9", "198.51.100.10"):
+        ok(await doors.send("crm", "GET", "/v1/orders", bearer=doors.keys["seller"], peer=peer))
+
+
+@pytest.mark.parametrize(
+    "header",
+    ["Basic cm9zYTpyb3Nh", "Bearer", "Bearer ", "bearer  x", "Digest x", "Bearer " + "x" * 8000, "mk_"],
+)
+async def test_a_header_that_is_no_credential(doors: Doors, header: str) -> None:
+    answer = await doors.send(
+        "crm", "GET", "/v1/orders", headers={"Authorization": header}, peer="203.0.113.5"
+    )
+    problem(answer, 401)
+
+
+async def test_two_credentials_are_one_too_many(doors: Doors) -> None:
+    transport = ASGITransport(doors.apps["crm"])
+    async with AsyncClient(transport=transport, base_url="http://service") as client:
+        headers = [("Authorization", f"Bearer {doors.keys['seller']}"), ("Authorization", "Bearer x")]
+        problem(await client.get("/v1/orders", headers=headers), 401)
+
+
+async def test_what_was_known_stays_good_for_a_time_while_the_directory_is_away(
+    module_topology: Topology,
+) -> None:
+    topology = module_topology
+    await save_map(topology)
+    moment = 0.0
+    async with open_cluster(
+        topology, "directory", role="directory_owner", application_name="test"
+    ) as directory:
+        made = (
+            await directory.transact(lambda s: identities.create(s, "known", Role.SELLER, by="test"))
+        ).value
+        registry = identities.Registry(directory, stale_seconds=300, clock=lambda: moment)
+        read = made.credential_id, made.digest
+        with pytest.raises(IdentitiesUnknown):
+            registry.key(*read)
+        await registry.refresh()
+        moment = 299.0
+        assert registry.key(*read) is not None
+        moment = 301.0
+        with pytest.raises(IdentitiesUnknown):
+            registry.key(*read)
+        await registry.write_uses()
+        rows = await directory.transact(_last_use)
+        assert rows.value is not None
+
+
+async def _last_use(session: WriteSession) -> Any:
+    used = select(IdentityKey.last_used_at).join(Identity).where(Identity.name == "known")
+    found = await session.scalars(used)
+    return found.one()
