@@ -98,14 +98,6 @@ class LoginFailed(AccessError):
         super().__init__("name and password do not belong together: check both")
 
 
-class GrantUnsupported(AccessError):
-    """A token is asked for in a way that is not offered (RFC 6749, 5.2)."""
-
-    def __init__(self, grant_type: str) -> None:
-        self.grant_type = grant_type
-        super().__init__(f"grant_type {grant_type!r} is not offered: send client_credentials")
-
-
 class NoTokens(AccessError, DependencyUnavailable):
     """There is no key to sign tokens with."""
 
@@ -125,7 +117,6 @@ STATUSES: Statuses = {
     IdempotencyKeyGuessable: 422,
     NotAuthenticated: 401,
     LoginFailed: 401,
-    GrantUnsupported: 400,
     NotAllowed: 403,
     CrossSiteRequest: 403,
     UnknownPartner: 404,

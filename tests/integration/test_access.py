@@ -346,7 +346,7 @@ async def test_a_partner_turns_his_key_into_a_token(doors: Doors) -> None:
         {"client_secret": token[:99]},
     ):
         problem(await doors.send("mes", "POST", "/v1/token", data=form | change), 401)
-    problem(await doors.send("mes", "POST", "/v1/token", data=form | {"grant_type": "password"}), 400)
+    problem(await doors.send("mes", "POST", "/v1/token", data=form | {"grant_type": "password"}), 422)
 
 
 async def test_staff_log_in_with_a_cookie_that_scripts_and_other_sites_cannot_use(doors: Doors) -> None:
