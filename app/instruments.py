@@ -300,6 +300,36 @@ _shed = _meter.create_counter(
 _limit = _meter.create_gauge("app.requests.limit", unit="{request}", description="How many may be worked on.")
 
 
+_limited = _meter.create_counter(
+    "app.requests.limited", unit="{request}", description="Requests beyond their caller's limits."
+)
+_limits_unknown = _meter.create_counter(
+    "app.limits.unknown", unit="{request}", description="Times that Redis did not say what is left of limits."
+)
+
+
+_identities_unknown = _meter.create_counter(
+    "app.identities.unknown",
+    unit="{request}",
+    description="Requests refused because the identities could not be read for too long.",
+)
+
+
+def identities_unknown() -> None:
+    """Count a request that was refused because the directory was away for too long."""
+    _identities_unknown.add(1)
+
+
+def request_limited(role: str, limit: str) -> None:
+    """Count a request that was refused by a limit of its caller; roles and limits are few."""
+    _limited.add(1, {"role": role, "limit": limit})
+
+
+def limits_unknown() -> None:
+    """Count that Redis did not answer what is left of a limit."""
+    _limits_unknown.add(1)
+
+
 def intake_waiting(database: str, count: int) -> None:
     """Record how many partners' orders wait to be placed on a shard."""
     _intake.set(count, {"database": database})

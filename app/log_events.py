@@ -156,6 +156,7 @@ OTHERS: Mapping[str, LogEvent] = {
     "too_many_connections": _event("warning", fields="mes_storage.limit"),
     "client_too_slow": _event("info", fields="mes_storage.stage", outcome="failure"),
     "tokens_not_signed": _event("warning", fields="mes_storage.fix"),
+    "limits_unknown": _event("warning", fields="error.message"),
     "access_tokens_not_signed": _event("warning", fields="mes_storage.fix"),
     "page_cursors_end_with_this_process": _event("warning", fields="mes_storage.fix"),
     "grant_heard": _event("info", fields="mes_storage.sender mes_storage.per_second mes_storage.reason"),

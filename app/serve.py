@@ -16,6 +16,7 @@ from app.access import endpoints, errors
 from app.access.credentials import TokenKeys
 from app.access.enforce import Access, Attempts
 from app.access.identities import Registry
+from app.access.limits import CallerLimits, RateLimited
 from app.causality import open_callers, open_learned, refuse, store_of
 from app.database import DatabaseTimeouts, open_directory
 from app.files import ContentMismatch, ModelTooLarge, UnsupportedModelType
@@ -62,6 +63,7 @@ STATUSES: problem.Statuses = {
     ContentMismatch: 415,
     IdempotencyKeyReused: 422,
     NotReady: 503,
+    RateLimited: 429,
     Shed: 503,
 }
 """The HTTP status of each error that more than one service knows; a service adds its own."""
@@ -105,6 +107,7 @@ def make_app(
             background,
         ):
             app.state.access = access = _open_access(service, directory, settings)
+            app.state.limits = CallerLimits(redis)
             background.start("identities", access.registry.run)
             app.state.parts, app.state.background, app.state.readiness = opened, background, readiness
             keep_seconds = settings.token_seconds

@@ -392,6 +392,21 @@ CASES = (
         {_OF_SENDER % "app_flow_ignored_total": always(5)},
     ),
     AlertCase("CreationShed", {_SHED % "creation": "0+5x90"}, {_SHED % "history": "0+5x90"}),
+    AlertCase(
+        "LimitsUnknown",
+        {'app_limits_unknown_total{job="mes"}': "0+2x90"},
+        {'app_limits_unknown_total{job="mes"}': "0 1+0x90"},
+    ),
+    AlertCase(
+        "IdentitiesUnknown",
+        {'app_identities_unknown_total{job="mes"}': "0+1x90"},
+        {'app_identities_unknown_total{job="mes"}': always(3)},
+    ),
+    AlertCase(
+        "CallerLimited",
+        {'app_requests_limited_total{job="mes",role="partner",limit="requests"}': "0+120x90"},
+        {'app_requests_limited_total{job="mes",role="customer",limit="requests"}': "0+120x90"},
+    ),
     AlertCase("RequestsShed", {_SHED % "history": "0+120x90"}, {_SHED % "history": "0+30x90"}),
     _level("LimitLow", 'app_requests_limit{job="mes",instance="a"}', 8, 9),
     # 1.44 % of all requests must fail, both over an hour and now.
@@ -545,6 +560,7 @@ _LABELS = {
     **{"to": "PRICE_CALCULATED", "reused": "false", "destination": "crm", "source": "shop"},
     **{"type": "order_submitted", "event": "interrupted", "signal": "spans", "state": "held"},
     **{"status": "SUBMITTED", "kind": "message", "sender": "shop", "priority": "history"},
+    **{"role": "partner", "limit": "requests"},
 }
 
 HEALTHY: Series = {
@@ -616,6 +632,9 @@ HEALTHY: Series = {
     "app_intake_refused_total": always(0),
     "app_requests_shed_total": always(4),
     "app_requests_limit": "24+0x20 30 18 24+0x40",
+    "app_requests_limited_total": always(3),
+    "app_limits_unknown_total": always(1),
+    "app_identities_unknown_total": always(0),
     "app_inbox_kept": always(500),
     "app_entries_refused_total": always(0),
     "app_orders": always(900),

@@ -1,4 +1,4 @@
-"""Where credentials are given out: staff log in, and partners turn a key into a token."""
+"""What is the caller's own: staff log in, partners turn a key into a token, and see what they may ask for."""
 
 from typing import Annotated, Literal
 
@@ -8,6 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from app.access.credentials import LIFETIMES, LONGEST_PASSWORD, TokenUse, is_password, read_api_key
 from app.access.enforce import COOKIE, Access, address_of
 from app.access.errors import LoginFailed, NoTokens
+from app.access.limits import CallerLimits
+from app.kit.caller import current_caller
 from app.kit.problem import documented
 from app.kit.strict import StrictRoute
 
@@ -38,6 +40,22 @@ class AccessToken(BaseModel):
 def _access(request: Request) -> Access:
     access: Access = request.app.state.access
     return access
+
+
+class LimitUsage(BaseModel):
+    """What is left of a limit."""
+
+    name: str = Field(examples=["requests"])
+    most: int = Field(description="At once, after a rest.", examples=[40])
+    window_seconds: int = Field(description="In which all of it comes back.", examples=[2])
+    remaining: int = Field(examples=[39])
+    reset_seconds: int = Field(description="Until all of it is there again.", examples=[1])
+
+
+class Usage(BaseModel):
+    """What is left of all limits of the caller; empty for those who have none, or while it is unknown."""
+
+    limits: list[LimitUsage]
 
 
 @staff_router.post("/login", status_code=status.HTTP_204_NO_CONTENT, responses=documented(401, 403, 429))
@@ -93,4 +111,22 @@ async def issue_token(
         access_token=access.tokens.sign(TokenUse.ACCESS, claims),
         expires_in=int(LIFETIMES[TokenUse.ACCESS].total_seconds()),
         scope=scope or "read write",
+    )
+
+
+@partners_router.get("/usage", responses=documented())
+async def show_usage(request: Request) -> Usage:
+    """Show what is left of the limits; this asks for one request of them."""
+    limits: CallerLimits = request.app.state.limits
+    return Usage(
+        limits=[
+            LimitUsage(
+                name=each.name,
+                most=each.most,
+                window_seconds=each.window_seconds,
+                remaining=each.remaining,
+                reset_seconds=each.seconds,
+            )
+            for each in await limits.usage(current_caller())
+        ]
     )

@@ -194,6 +194,7 @@ def _caller_of(identity: KnownIdentity, door: Door, *, credential: str, scopes: 
         credential=credential,
         sandbox=identity.sandbox,
         scopes=scopes,
+        limits=identity.limits or {},
     )
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import structlog
 from sqlalchemy import func, or_, select, update
 
+from app import instruments
 from app.access.credentials import ApiKey, hash_password, new_api_key
 from app.access.errors import (
     IdentitiesUnknown,
@@ -110,6 +111,22 @@ async def rotate(
         await session.execute(update(IdentityKey).where(of_it, is_later).values(expires_at=ends))
     kept = live[-1].scopes if live else []
     return await _add_key(session, found.identity_id, kept if scopes is None else scopes, None)
+
+
+LIMITS = ("requests_per_second", "burst", "orders_per_day", "bytes_per_second", "concurrent")
+"""What of its role's limits an identity may have otherwise."""
+
+
+async def limit(session: WriteSession, name: str, limits: Mapping[str, float]) -> dict[str, float]:
+    """Set what of its role's limits an identity has otherwise; return all of that. Empty: nothing.
+
+    Raises:
+        UnknownIdentity: there is none, or it is revoked.
+    """
+    await _raise_version(session)
+    found = await _find(session, name)
+    found.limits = {each: limits[each] for each in LIMITS if each in limits} or None
+    return dict(found.limits or {})
 
 
 async def revoke(session: WriteSession, name: str) -> int:
@@ -302,6 +319,7 @@ class Registry:
     def _check_fresh(self) -> None:
         silent = self._clock() - (self._read_at if self._read_at is not None else self._began)
         if self._read_at is None or silent > self._stale_seconds:
+            instruments.identities_unknown()
             raise IdentitiesUnknown(silent)
 
 

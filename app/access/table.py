@@ -72,6 +72,7 @@ RULES: Mapping[tuple[str, str, str], AccessRule] = {
     ("shop", "GET", _ORDER): _rule(_CUSTOMER, Role.CUSTOMER, Role.SELLER, *_READERS),
     # Partners.
     ("mes", "POST", "/v1/partners/{partner}/orders"): _rule(_EXTERNAL, Role.PARTNER, Role.SERVICE),
+    ("mes", "GET", "/v1/usage"): _rule(_EXTERNAL, Role.PARTNER),
     ("mes", "POST", "/v1/token"): _rule(_EXTERNAL, *Role, is_open=True),
     # Operators.
     ("mes", "GET", "/v1/orders"): _rule(_STAFF, Role.OPERATOR, *_READERS),

@@ -34,6 +34,7 @@ DOORS: Mapping[str, tuple[GatewayRoute, ...]] = {
         _uploads("mes", "/v1/partners/{partner}/orders", "POST"),
         _reads("mes", _ORDER),
         _acts("mes", "/v1/token"),
+        _reads("mes", "/v1/usage"),
         _reads("crm", _ORDER),
         _acts("crm", f"{_ORDER}/approve"),
         _acts("crm", f"{_ORDER}/requote"),

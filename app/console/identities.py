@@ -6,6 +6,7 @@ second.
 
 import asyncio
 import getpass
+import json
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from enum import StrEnum
@@ -164,6 +165,31 @@ def rotate(
         return await identities.rotate(session, name, keep=lasts, scopes=scopes)
 
     _show_key(options, _change(options.topology(), work), name=name, older_keys_until=keep)
+
+
+@app.command("limit")
+def limit(
+    context: typer.Context,
+    name: Name,
+    *,
+    requests_per_second: Annotated[float | None, typer.Option(min=0.01, help="Evenly.")] = None,
+    burst: Annotated[float | None, typer.Option(min=1, help="Requests at once, after a rest.")] = None,
+    orders_per_day: Annotated[float | None, typer.Option(min=1, help="Orders.")] = None,
+    bytes_per_second: Annotated[float | None, typer.Option(min=1024, help="Of bodies.")] = None,
+    concurrent: Annotated[int | None, typer.Option(min=1, help="Requests at the same time.")] = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Set what of its role's limits an identity has otherwise; without options, nothing."""
+    options = options_of(context)
+    given = (requests_per_second, burst, orders_per_day, bytes_per_second, concurrent)
+    limits = {each: value for each, value in zip(identities.LIMITS, given, strict=True) if value is not None}
+    if dry_run:
+        value = f"'{json.dumps(limits)}'" if limits else "NULL"
+        _print_sql(f"UPDATE identities SET limits = {value} WHERE name = {_quoted(name)};")
+        return
+    found = _change(options.topology(), lambda session: identities.limit(session, name, limits))
+    shown = ", ".join(f"{each} {value:g}" for each, value in found.items()) or "those of its role"
+    _done(options, {"identity": name, "limits": found}, f"{name} has the limits: {shown}")
 
 
 @app.command("revoke")

@@ -5,10 +5,10 @@ Example::
     actor = current_caller().name
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from app.kit.errors import AppError
@@ -50,6 +50,7 @@ class Caller:
         order_ids: the only orders that it may see; None if its role says which.
         sandbox: whether its orders are for trying out, and made by no one.
         scopes: what of its role the credential is good for; empty is all of it.
+        limits: what differs of its role's limits, by name.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Caller:
     order_ids: frozenset[int] | None = None
     sandbox: bool = False
     scopes: frozenset[str] = frozenset()
+    limits: Mapping[str, float] = field(default_factory=dict, hash=False)
 
 
 class NoCaller(AppError):

@@ -20,8 +20,8 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 
-from app.kit.errors import DependencyUnavailable
-from app.kit.strict import Overloaded, RequestTimedOut, printable
+from app.kit.errors import AppError, DependencyUnavailable
+from app.kit.strict import ANSWER_HEADERS, Overloaded, RequestTimedOut, printable
 from readreplica.errors import (
     CommitInDoubt,
     CommitLost,
@@ -165,7 +165,8 @@ def _answer(
         "detail": detail,
         "instance": printable(request.scope["path"]),
     }
-    return JSONResponse(content, status, headers=headers, media_type=MEDIA_TYPE)
+    all_headers = {**request.scope.get(ANSWER_HEADERS, {}), **(headers or {})}
+    return JSONResponse(content, status, headers=all_headers, media_type=MEDIA_TYPE)
 
 
 def _asked(request: Request, status: int) -> dict[str, Any]:
@@ -180,6 +181,7 @@ def _foreseen(status: int) -> Callable[[Request, Exception], Awaitable[JSONRespo
         headers = {} if seconds is None else {"Retry-After": str(max(1, math.ceil(seconds)))}
         if status == HTTPStatus.UNAUTHORIZED:
             headers["WWW-Authenticate"] = "Bearer"
+        headers |= error.answer_headers() if isinstance(error, AppError) else {}
         return _answer(
             request, status=status, name=_name(error), detail=str(error), facts=facts, headers=headers
         )

@@ -15,6 +15,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Scope
 
+from app.kit.caller import Caller
 from app.kit.errors import AppError, DependencyUnavailable
 from app.kit.tasks import within
 from readreplica.context import has_written
@@ -27,6 +28,9 @@ DEEPEST = 20
 
 LONGEST_NUMBER = 40
 """The most characters of a number in JSON: Python takes quadratic time to read one."""
+
+ANSWER_HEADERS = "answer_headers"
+"""Where in the scope of a request the headers are that each of its answers has."""
 
 # One more field and file than the largest form has, so that one which is sent twice has a name in the answer.
 _FORM_LIMITS: Mapping[str, int] = {"max_files": 2, "max_fields": 4, "max_part_size": 4096}
@@ -265,14 +269,24 @@ class LetsIn(Protocol):
 class KnowsCallers(Protocol):
     """Finds out who sends a request, and keeps out those who may not."""
 
-    def calling(self, request: Request, route: str) -> AbstractAsyncContextManager[object]:
+    def calling(self, request: Request, route: str) -> AbstractAsyncContextManager[Caller]:
         """Let the block work for who sends a request, or raise."""
+
+
+class LimitsCallers(Protocol):
+    """Limits how much a caller may ask for."""
+
+    def taken(
+        self, caller: Caller, method: str, route: str, size: int
+    ) -> AbstractAsyncContextManager[Mapping[str, str]]:
+        """Take what a request costs, for the block, or raise; gives headers of the answer."""
 
 
 class StrictRoute(APIRoute):
     """A route that reads strictly, and answers within `app.state.request_seconds` from the body's end.
 
-    `app.state.access` says who may use it, before anything is read; `app.state.admission` lets it in by what
+    `app.state.access` says who may use it and `app.state.limits` how often, before anything is read;
+    `app.state.admission` lets it in by what
     it is worth; `app.state.request_limit` is the last bound of all.
     """
 
@@ -286,8 +300,16 @@ class StrictRoute(APIRoute):
 
         async def of_caller(request: Request) -> Response:
             access: KnowsCallers = request.app.state.access
-            async with access.calling(request, self.path_format):
-                return await strictly(request)
+            limits: LimitsCallers = request.app.state.limits
+            size = content_length(request.scope)
+            async with (
+                access.calling(request, self.path_format) as caller,
+                limits.taken(caller, request.method, self.path_format, size) as headers,
+            ):
+                request.scope[ANSWER_HEADERS] = headers  # for an error's answer, which is made elsewhere
+                response = await strictly(request)
+                response.headers.update(headers)
+                return response
 
         async def strictly(request: Request) -> Response:
             strict = StrictRequest(request.scope, request.receive)

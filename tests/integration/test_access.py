@@ -15,6 +15,7 @@ from sqlalchemy import select
 from app.access import identities
 from app.access.enforce import COOKIE, Access
 from app.access.errors import IdentitiesUnknown, IdentityExists, TooManyKeys, UnknownIdentity
+from app.access.limits import CallerLimits
 from app.access.table import OWN_ONLY, RULES, Owner, rule_of
 from app.crm.application import build as build_crm
 from app.kit.caller import Door, Role
@@ -96,6 +97,8 @@ async def doors(module_topology: Topology) -> AsyncIterator[Doors]:
             module_topology, "directory", role="directory_owner", application_name="test"
         ) as directory:
             found = Doors(apps, services, directory, {})
+            for app in apps.values():
+                app.state.limits = CallerLimits(app.state.limits.redis, plans={})
 
             async def make(session: WriteSession) -> dict[str, str]:
                 made = {}

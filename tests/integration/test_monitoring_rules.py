@@ -7,7 +7,10 @@ import pytest
 from typer.main import get_command
 
 from app import instruments
+from app.console.flow import app as flow_app
+from app.console.identities import app as identities_app
 from app.console.monitoring.alerts import ALERTS, PRICE_SECONDS
+from app.console.orders import app as orders_app
 from ops.cli import app
 from ops.embedded.shape import PROMETHEUS
 from ops.embedded.watchers import command_of
@@ -100,19 +103,16 @@ def test_the_runbook_of_an_alert_says_what_it_means_and_what_to_do(alert: Alert)
         assert f"**{word}.**" in found[0]
 
 
+PLUG_INS = {"orders": orders_app, "flow": flow_app, "identities": identities_app}
+
+
 @pytest.mark.parametrize("command", sorted({alert.command for alert in RULES.every_alert()}))
 def test_the_command_of_an_alert_is_a_verb(command: str) -> None:
     first, verb, *rest = command.split()
     assert first == "mesctl"
     group = get_command(app)
-    if verb == "orders":
-        from app.console.orders import app as orders
-
-        group, verb, rest = get_command(orders), rest[0], rest[1:]
-    if verb == "flow":
-        from app.console.flow import app as flow
-
-        group, verb, rest = get_command(flow), rest[0], rest[1:]
+    if verb in PLUG_INS:
+        group, verb, rest = get_command(PLUG_INS[verb]), rest[0], rest[1:]
     assert verb in group.commands  # type: ignore[attr-defined]  # a group of typer
 
 

@@ -4,7 +4,7 @@ import asyncio
 import json
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from structlog.testing import capture_logs
 
 from app.flow.shedding import Admission
 from app.kit import problem
+from app.kit.caller import Caller, Role
 from app.kit.connections import _RESERVE
 from app.kit.middleware import HeadAsGet, WellFormed
 from app.kit.strict import RequestLimit, StrictRoute
@@ -47,8 +48,12 @@ class Anyone:
     """Lets everyone in: these tests are about what comes before."""
 
     @asynccontextmanager
-    async def calling(self, _request: Request, _route: str) -> AsyncIterator[None]:
-        yield
+    async def calling(self, _request: Request, _route: str) -> AsyncIterator[Caller]:
+        yield Caller(name="anyone", role=Role.ADMIN)
+
+    @asynccontextmanager
+    async def taken(self, *_asked: Any) -> AsyncIterator[Mapping[str, str]]:
+        yield {}
 
 
 def application(bodies: list[int]) -> FastAPI:
@@ -80,7 +85,7 @@ def application(bodies: list[int]) -> FastAPI:
     app.state.max_json_bytes, app.state.request_seconds = 64 * 1024, 5.0
     app.state.request_limit = RequestLimit(100)
     app.state.admission = Admission("test", most=100)
-    app.state.access = Anyone()
+    app.state.access = app.state.limits = Anyone()
     app.add_middleware(HeadAsGet)
     app.add_middleware(WellFormed)
     problem.install(app, {})

@@ -45,6 +45,7 @@ def test_a_partner_reaches_neither_operators_nor_sellers() -> None:
         ("mes", "/v1/partners/{partner}/orders"),
         ("mes", "/v1/orders/{order_id}"),
         ("mes", "/v1/token"),
+        ("mes", "/v1/usage"),
         ("crm", "/v1/orders/{order_id}"),
         *(("crm", f"/v1/orders/{{order_id}}/{what}") for what in ("approve", "requote", "cancel")),
     }

@@ -37,6 +37,9 @@ METRICS = {
     "app_intake_refused_total": Metric("counter"),
     "app_requests_shed_total": Metric("counter", ("priority",)),
     "app_requests_limit": Metric("gauge"),
+    "app_requests_limited_total": Metric("counter", ("role", "limit")),
+    "app_limits_unknown_total": Metric("counter"),
+    "app_identities_unknown_total": Metric("counter"),
     # Of the exporter.
     "app_orders": Metric(
         "gauge",
@@ -355,6 +358,33 @@ _FLOW = (
         "{{ $labels.job }} refuses {{ $value | humanize }} requests a second, history first",
         "alerts-flow.md#requestsshed",
         "mesctl flow status",
+    ),
+    Alert(
+        "LimitsUnknown",
+        "sum by (job) (increase(app_limits_unknown_total[5m])) > 5",
+        60,
+        "ticket",
+        "{{ $labels.job }} cannot ask Redis what callers may ask for, and limits orders alone",
+        "alerts-flow.md#limitsunknown",
+        "mesctl problems",
+    ),
+    Alert(
+        "IdentitiesUnknown",
+        "sum by (job) (increase(app_identities_unknown_total[5m])) > 0",
+        0,
+        "page",
+        "{{ $labels.job }} refuses callers: it could not read the directory for too long",
+        "alerts-flow.md#identitiesunknown",
+        "mesctl problems",
+    ),
+    Alert(
+        "CallerLimited",
+        'sum by (job, limit) (rate(app_requests_limited_total{role="partner"}[5m])) > 1',
+        600,
+        "ticket",
+        "a partner asks {{ $labels.job }} for more {{ $labels.limit }} than allowed, for ten minutes",
+        "alerts-flow.md#callerlimited",
+        "mesctl identities list",
     ),
     Alert(
         "LimitLow",

@@ -103,6 +103,11 @@ FLOW = Dashboard(
             ("sum by (job, priority) (rate(app_requests_shed_total[5m]))", "{{job}} {{priority}}"),
             unit="reqps",
         ),
+        lines(
+            "Requests beyond the caller's limits",
+            ("sum by (role, limit) (rate(app_requests_limited_total[5m]))", "{{role}} {{limit}}"),
+            unit="reqps",
+        ),
     ),
 )
 

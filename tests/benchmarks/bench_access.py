@@ -1,0 +1,133 @@
+"""What it costs to know who calls, and what a limit lets through by many processes and clocks."""
+
+import asyncio
+import multiprocessing
+import time
+from multiprocessing.queues import Queue
+from statistics import median
+from uuid import uuid4
+
+from httpx import ASGITransport, AsyncClient
+
+from app import topology as sections
+from app.access import identities
+from app.access.limits import CallerLimits, plan
+from app.kit.caller import Caller, Role
+from app.mes.application import build
+from app.messaging.streams import open_redis
+from sharding.engines import open_cluster
+from tests.benchmarks.harness import Measured, benchmark, platform
+from tests.integration.services_rig import fast_settings, save_map
+from tests.integration.test_services_connections import Anyone
+
+DECISIONS = 2000
+REQUESTS = 600
+PROCESSES, FLOOD_SECONDS = 8, 3.0
+PER_SECOND, BURST = 50.0, 20.0
+FLOODED = plan(
+    requests_per_second=PER_SECOND,
+    burst=BURST,
+    orders_per_day=1e9,
+    bytes_per_second=1e12,
+    bytes_burst=1e12,
+    concurrent=1_000_000,
+)
+
+
+@benchmark(name="limiter_cost", target=1.3)
+async def limiter_cost() -> Measured:
+    """Decide about one request, and ask Redis for nothing: one after the other."""
+    with platform() as topology:
+        async with open_redis(sections.redis_url(topology, "test")) as redis:
+            limits = CallerLimits(redis)
+            made = limits.plan_of(caller := Caller(name="p", role=Role.PARTNER, identity_id=1))
+            assert made is not None
+            pairs = []
+            for _ in range(DECISIONS):
+                began = time.perf_counter()
+                await redis.ping()
+                between = time.perf_counter()
+                await limits._decided(made, f"{caller.role}:{uuid4()}", (1.0, 1.0, 100.0), uuid4().hex)
+                pairs.append((between - began, time.perf_counter() - between))
+    ping, decided = (median(each) * 1e6 for each in zip(*pairs[100:], strict=True))
+    return Measured(decided / ping, f"{decided:.0f} us for all limits of a request, {ping:.0f} us for a PING")
+
+
+def _flood(url: str, subject: int, skew_seconds: float, counted: "Queue[tuple[int, float, float]]") -> None:
+    """Ask for as much as can be asked for; tell how much was let in, by a clock that is wrong."""
+    real = time.time
+    time.time = lambda: real() + skew_seconds
+
+    async def ask() -> tuple[int, float, float]:
+        let_in, began = 0, time.monotonic()
+        async with open_redis(url) as redis:
+            limits = CallerLimits(redis, plans={Role.PARTNER: FLOODED})
+            caller = Caller(name="p", role=Role.PARTNER, identity_id=subject)
+            made = limits.plan_of(caller)
+            assert made is not None
+            while time.monotonic() - began < FLOOD_SECONDS:
+                verdict = await limits._decided(made, f"flood:{subject}", (1.0, 0.0, 0.0), "")
+                let_in += verdict is not None and verdict.refused_by is None
+        return let_in, began, time.monotonic()
+
+    counted.put(asyncio.run(ask()))
+
+
+@benchmark(name="limiter_error", target=0, unit="requests")
+def limiter_error() -> Measured:
+    """Count what is let in above the limit, by processes whose clocks are up to hours apart."""
+    with platform() as topology:
+        url, context = sections.redis_url(topology, "test"), multiprocessing.get_context("spawn")
+        counted: Queue[tuple[int, float, float]] = context.Queue()
+        subject = uuid4().int >> 66
+        processes = [
+            context.Process(target=_flood, args=(url, subject, (number - 4) * 1800.0, counted))
+            for number in range(PROCESSES)
+        ]
+        for process in processes:
+            process.start()
+        found = [counted.get(timeout=60) for _ in processes]
+        for process in processes:
+            process.join()
+    let_in = sum(each[0] for each in found)
+    seconds = max(each[2] for each in found) - min(each[1] for each in found)
+    allowed = BURST + PER_SECOND * seconds
+    return Measured(
+        max(0, let_in - int(allowed)),
+        f"{let_in} of {allowed:.0f} that are allowed in {seconds:.1f} s, by {PROCESSES} processes",
+    )
+
+
+@benchmark(name="auth_cost", target=1.1)
+async def auth_cost() -> Measured:
+    """List orders with an API key, and with nobody asking who it is: one after the other."""
+    with platform() as topology:
+        await save_map(topology)
+        app = build(fast_settings(topology), topology)
+        async with (
+            app.router.lifespan_context(app),
+            open_cluster(
+                topology, "directory", role="directory_owner", application_name="bench"
+            ) as directory,
+            AsyncClient(transport=ASGITransport(app), base_url="http://mes") as client,
+        ):
+            key = (
+                await directory.transact(lambda s: identities.create(s, "Rosa", Role.OPERATOR, by="bench"))
+            ).value
+            headers = {"Authorization": f"Bearer {key.text}"}
+            known, limits = app.state.access, app.state.limits
+            await known.registry.refresh()
+            pairs = []
+            for _ in range(REQUESTS):
+                spent = []
+                for access, limited in ((Anyone(), Anyone()), (known, limits)):
+                    app.state.access, app.state.limits = access, limited
+                    began = time.perf_counter()
+                    answer = await client.get("/v1/orders", headers=headers)
+                    spent.append(time.perf_counter() - began)
+                    assert answer.status_code == 200
+                pairs.append(spent)
+    without, with_key = (median(each) * 1e3 for each in zip(*pairs[50:], strict=True))
+    return Measured(
+        with_key / without, f"{with_key:.2f} ms for a list with an API key, {without:.2f} ms without"
+    )
