@@ -395,7 +395,7 @@ def _check_owner(partner: str, order: MesOrderColumns) -> None:
         raise UnknownOrder(order.order_id)
 
 
-router = APIRouter(prefix="/partners/{partner}", tags=["partners"], route_class=StrictRoute)
+router = APIRouter(prefix="/v1/partners/{partner}", tags=["partners"], route_class=StrictRoute)
 
 
 def _api(request: Request) -> PublicApi:
