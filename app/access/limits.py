@@ -107,9 +107,9 @@ PLANS: Mapping[Role, Plan] = {
     ),
     # Of one order's link, or of one address: a shop's visitor.
     Role.CUSTOMER: plan(
-        requests_per_second=5,
-        burst=20,
-        orders_per_day=200,
+        requests_per_second=10,
+        burst=50,
+        orders_per_day=2_000,
         bytes_per_second=2**20,
         bytes_burst=64 * 2**20,
         concurrent=8,
@@ -466,10 +466,10 @@ class _Questions:
 
 
 def subject_of(caller: Caller) -> str:
-    """Return whose limits a request counts to: an identity's, else those of an address or a link."""
+    """Return whose limits a request counts to: an identity's, else those of a link, else of an address."""
     if caller.identity_id is not None:
         return f"{caller.role}:{caller.identity_id}"
-    return f"{caller.role}:{caller.address or caller.credential or 'unknown'}"
+    return f"{caller.role}:{caller.credential or caller.address or 'unknown'}"
 
 
 def _keys(subject: str) -> tuple[str, str]:
