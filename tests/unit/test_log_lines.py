@@ -82,7 +82,9 @@ def test_a_text_is_cut_off() -> None:
     assert len(mask_text("x" * 10**6)) < LONGEST_TEXT + 50
 
 
-@pytest.mark.parametrize("piece", ["a-", "secret-", "a.", "a+", "://a", "a@", "[parameters: ", ")=(", "'a", "mk_a", "eyJa."])
+@pytest.mark.parametrize(
+    "piece", ["a-", "secret-", "a.", "a+", "://a", "a@", "[parameters: ", ")=(", "'a", "mk_a", "eyJa."]
+)
 def test_masking_costs_no_square_of_a_strangers_text(piece: str) -> None:
     """Ten times the text takes about ten times as long, and not a hundred times."""
 
