@@ -87,7 +87,7 @@ async def create(
 async def rotate(
     session: WriteSession, name: str, *, keep: timedelta | None = None, scopes: Sequence[str] | None = None
 ) -> ApiKey:
-    """Give an identity a new API key, beside the one that it has.
+    """Add an API key to an identity, beside the one that it has.
 
     Parameters:
         session: a transaction in the directory.

@@ -42,7 +42,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("limits")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rate:
+class RateLimit:
     """So much in a time, and so much of it at once after a rest.
 
     Parameters:
@@ -67,13 +67,13 @@ class Rate:
 class Plan:
     """All limits of a caller."""
 
-    requests: Rate
-    orders: Rate
-    bytes: Rate
+    requests: RateLimit
+    orders: RateLimit
+    bytes: RateLimit
     concurrent: int
 
     @property
-    def rates(self) -> tuple[Rate, ...]:
+    def rates(self) -> tuple[RateLimit, ...]:
         """Those by GCRA, in the order in which they are asked."""
         return (self.requests, self.orders, self.bytes)
 
@@ -89,9 +89,9 @@ def plan(
 ) -> Plan:
     """Make the limits of a caller; a day's orders come back evenly, and may be used at once."""
     return Plan(
-        requests=Rate(name="requests", amount=requests_per_second, seconds=1.0, burst=burst),
-        orders=Rate(name="orders", amount=orders_per_day, seconds=_DAY, burst=orders_per_day),
-        bytes=Rate(name="bytes", amount=bytes_per_second, seconds=1.0, burst=bytes_burst),
+        requests=RateLimit(name="requests", amount=requests_per_second, seconds=1.0, burst=burst),
+        orders=RateLimit(name="orders", amount=orders_per_day, seconds=_DAY, burst=orders_per_day),
+        bytes=RateLimit(name="bytes", amount=bytes_per_second, seconds=1.0, burst=bytes_burst),
         concurrent=concurrent,
     )
 
@@ -107,9 +107,9 @@ PLANS: Mapping[Role, Plan] = {
     ),
     # Of one order's link, or of one address: a shop's visitor.
     Role.CUSTOMER: plan(
-        requests_per_second=5,
-        burst=20,
-        orders_per_day=200,
+        requests_per_second=10,
+        burst=50,
+        orders_per_day=2_000,
         bytes_per_second=2**20,
         bytes_burst=64 * 2**20,
         concurrent=8,
@@ -147,14 +147,9 @@ class RateLimited(AccessError):
 
 @dataclass(frozen=True)
 class Left:
-    """What is left of a limit.
+    """What is left of a limit: `remaining` of `most` now, and all of it in `seconds`.
 
-    Parameters:
-        name: the limit's.
-        most: the most at once.
-        remaining: what may be asked for now.
-        seconds: until all of it is there again.
-        window_seconds: the time in which `most` comes back.
+    All of `most` comes back in `window_seconds`.
     """
 
     name: str
@@ -181,7 +176,7 @@ class Verdict:
 
 
 def decide(
-    rates: Sequence[Rate], due: Sequence[float], costs: Sequence[float], now: float
+    rates: Sequence[RateLimit], due: Sequence[float], costs: Sequence[float], now: float
 ) -> tuple[list[float], int | None, float]:
     """Decide by GCRA, as the script in Redis does; pure.
 
@@ -208,8 +203,8 @@ def decide(
 
 # KEYS: the state, and the places. ARGV: numbers with commas between (how many places there are, how long one
 # is held in us, and of each rate its interval in us, burst and cost), and the name of a place. Returns which
-# limit refuses (0: none; places are behind the rates), in how many us it would not, the time, the places taken,
-# and when each rate is whole again.
+# limit refuses (0: none; places come after the rates), in how many us it would not, the time, the places that
+# are taken, and when each rate is whole again.
 _TAKE = """
 local given = {}
 for each in string.gmatch(ARGV[1], '[^,]+') do
@@ -426,7 +421,7 @@ class _Questions:
             self._begin()
 
     def release(self, subject: str, lease: str) -> None:
-        """Give a place back, and wait for nothing: it is free when its lease ends at the latest."""
+        """Free a place, and wait for nothing: it is free when its lease ends at the latest."""
         self._released.append((_keys(subject)[1], lease))
         self._begin()
 
@@ -478,10 +473,10 @@ class _Questions:
 
 
 def subject_of(caller: Caller) -> str:
-    """Return whose limits a request counts to: an identity's, else those of an address or a link."""
+    """Return whose limits a request counts to: an identity's, else those of a link, else of an address."""
     if caller.identity_id is not None:
         return f"{caller.role}:{caller.identity_id}"
-    return f"{caller.role}:{caller.address or caller.credential or 'unknown'}"
+    return f"{caller.role}:{caller.credential or caller.address or 'unknown'}"
 
 
 def _keys(subject: str) -> tuple[str, str]:
@@ -506,7 +501,7 @@ def _verdict(limits: Plan, found: Sequence[int]) -> Verdict:
     return Verdict((*left, places), names[refused - 1] if refused else None, wait / 1e6)
 
 
-def _left(rate: Rate, owed_seconds: float) -> Left:
+def _left(rate: RateLimit, owed_seconds: float) -> Left:
     remaining = max(0.0, rate.burst - owed_seconds / rate.interval_seconds)
     window = math.ceil(rate.burst * rate.interval_seconds)
     return Left(rate.name, int(rate.burst), math.floor(remaining + 1e-6), math.ceil(owed_seconds), window)

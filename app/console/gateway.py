@@ -30,7 +30,7 @@ _ORDER = "/v1/orders/{order_id}"
 _PARTNER = "/v1/partners/{partner}"
 _WEBHOOK = f"{_PARTNER}/webhooks/{{webhook_id}}"
 
-DOORS: Mapping[str, tuple[GatewayRoute, ...]] = {
+_DOORS: dict[str, tuple[GatewayRoute, ...]] = {
     # Partners.
     "external": (
         _uploads("mes", "/v1/partners/{partner}/orders", "POST"),
@@ -71,6 +71,16 @@ DOORS: Mapping[str, tuple[GatewayRoute, ...]] = {
         _acts("crm", f"{_ORDER}/close"),
         _acts("crm", f"{_ORDER}/cancel"),
         *(_acts(service, f"/v1/{path}") for service in ("crm", "mes") for path in ("login", "logout")),
+    ),
+}
+
+DOORS: Mapping[str, tuple[GatewayRoute, ...]] = {
+    **_DOORS,
+    # Services, which reach everything.
+    "internal": tuple(
+        {
+            (route.service, route.path, route.methods): route for door in _DOORS.values() for route in door
+        }.values()
     ),
 }
 """The doors of the order system."""

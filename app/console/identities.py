@@ -49,7 +49,7 @@ class GivenRole(StrEnum):
     SERVICE = "service"
 
 
-class Scope(StrEnum):
+class KeyScope(StrEnum):
     """What of its role a key is good for."""
 
     READ = "read"
@@ -72,7 +72,9 @@ class AccessKeysMissing(OpsError):
 
 
 Name = Annotated[str, typer.Argument(help="Its name, as histories show it.", show_default=False)]
-Scopes = Annotated[list[Scope] | None, typer.Option("--scope", help="What the key is good for; all without.")]
+Scopes = Annotated[
+    list[KeyScope] | None, typer.Option("--scope", help="What the key is good for; all without.")
+]
 
 
 async def _in_directory(topology: Topology, work: Callable[[WriteSession], Awaitable[T]]) -> T:

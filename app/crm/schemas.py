@@ -22,7 +22,7 @@ from app.schemas import (
 
 
 class CancelOrder(BaseModel):
-    """Why an order is to be called off."""
+    """Why an order is to be cancelled."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ops.gateway.model import KIB, Door, Gateway, GatewayRoute, Upstream
+from ops.gateway.model import KIB, Gateway, GatewayDoor, GatewayRoute, Upstream
 
 BOOTSTRAP = "bootstrap.json"
 CLUSTERS = "clusters.json"
@@ -156,7 +156,7 @@ def _cluster(upstream: Upstream, gateway: Gateway) -> dict[str, Any]:
     )
 
 
-def _listener(door: Door, gateway: Gateway, folder: Path) -> dict[str, Any]:
+def _listener(door: GatewayDoor, gateway: Gateway, folder: Path) -> dict[str, Any]:
     chain: dict[str, Any] = {
         "name": door.name,
         "filters": [_connection_limit(door), _manager(door, gateway, folder)],
@@ -173,7 +173,7 @@ def _listener(door: Door, gateway: Gateway, folder: Path) -> dict[str, Any]:
     )
 
 
-def _connection_limit(door: Door) -> dict[str, Any]:
+def _connection_limit(door: GatewayDoor) -> dict[str, Any]:
     return _extension(
         "envoy.filters.network.connection_limit",
         "extensions.filters.network.connection_limit.v3.ConnectionLimit",
@@ -182,7 +182,7 @@ def _connection_limit(door: Door) -> dict[str, Any]:
     )
 
 
-def _tls(door: Door) -> dict[str, Any]:
+def _tls(door: GatewayDoor) -> dict[str, Any]:
     section = door.section
     assert section.certificate is not None
     assert section.key is not None
@@ -207,7 +207,7 @@ def _tls(door: Door) -> dict[str, Any]:
     )
 
 
-def _manager(door: Door, gateway: Gateway, folder: Path) -> dict[str, Any]:
+def _manager(door: GatewayDoor, gateway: Gateway, folder: Path) -> dict[str, Any]:
     internal = door.section.clients_ca is not None
     return _extension(
         "envoy.filters.network.http_connection_manager",
@@ -292,7 +292,7 @@ def _local_replies() -> dict[str, Any]:
     }
 
 
-def _routes(door: Door) -> dict[str, Any]:
+def _routes(door: GatewayDoor) -> dict[str, Any]:
     services = sorted({route.service for route in door.routes})
     return {
         "name": door.name,

@@ -147,7 +147,7 @@ class Upstream:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Door:
+class GatewayDoor:
     """A listener: its section, with the files found, and its routes in their order."""
 
     name: str
@@ -165,7 +165,7 @@ class Gateway:
     """All that Envoy is given."""
 
     section: GatewaySection
-    doors: tuple[Door, ...]
+    doors: tuple[GatewayDoor, ...]
     upstreams: tuple[Upstream, ...]
 
 
@@ -211,7 +211,7 @@ def gateway_of(topology: Topology, routes: Mapping[str, Sequence[GatewayRoute]])
     return Gateway(
         section=section,
         doors=tuple(
-            Door(name=name, section=door, folder=topology.path.parent, routes=tuple(routes[name]))
+            GatewayDoor(name=name, section=door, folder=topology.path.parent, routes=tuple(routes[name]))
             for name, door in section.doors.items()
         ),
         upstreams=tuple(

@@ -24,7 +24,7 @@ from starlette.routing import Route
 
 from ops.gateway import envoy
 from ops.gateway.certificates import make_authority
-from ops.gateway.model import Door, Gateway, GatewayRoute, GatewaySection, Upstream
+from ops.gateway.model import Gateway, GatewayDoor, GatewayRoute, GatewaySection, Upstream
 from ops.gateway.service import (
     FilesRefused,
     RunningGateway,
@@ -132,7 +132,9 @@ def gateway_on(
     return Gateway(
         section=section,
         doors=(
-            Door(name="external", section=section.doors["external"], folder=folder, routes=tuple(routes)),
+            GatewayDoor(
+                name="external", section=section.doors["external"], folder=folder, routes=tuple(routes)
+            ),
         ),
         upstreams=(Upstream(service="mes", processes=tuple((LOOPBACK, each.port) for each in upstreams)),),
     )
