@@ -474,7 +474,7 @@ class Dispatcher:
     async def _prune_at_times(self, shard: str) -> None:
         """Forget old events, in slices: one each time, at intervals once there are no more."""
         if self._clock() >= self._prune_next.get(shard, 0.0):
-            prune = partial(_prune, self._options.keep)
+            prune = partial(prune_events, self._options.keep)
             pruned = (await self._sessions.clusters[shard].transact(prune)).value
             self._prune_next[shard] = 0.0 if pruned else self._clock() + _PRUNE_SECONDS
 
@@ -558,7 +558,8 @@ async def _put_off(
     return await session.scalar(put_off) is not None
 
 
-async def _prune(keep: timedelta, session: WriteSession) -> int:
+async def prune_events(keep: timedelta, session: WriteSession) -> int:
+    """Forget a slice of the events that are older, and what is owed of them; return how many these were."""
     old = WebhookEvent.created_at < func.now() - keep
     keys = [
         (order_id, sequence)

@@ -1,4 +1,4 @@
-"""A receiver of webhooks, by HTTP of its own: it answers as a test wants, and verifies by the specification."""
+"""A receiver of webhooks: it answers as a test wants, and verifies as the specification has it."""
 
 import asyncio
 import base64
