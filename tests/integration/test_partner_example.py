@@ -1,4 +1,4 @@
-"""The client that partners copy, against the services: it orders, waits by polling, hears by webhook, verifies."""
+"""The client that partners copy, against the services: it orders, waits, hears by webhook and verifies."""
 
 import asyncio
 import importlib.util
