@@ -26,7 +26,7 @@ from app.mes.errors import IntakeFull, UnknownModel
 from app.mes.intake import IntakeState, PartnerIntake, shown_waiting
 from app.mes.outgoing import SendingFailed, WebhookSender
 from app.mes.schemas import IntakePlace, ItemView, PartnerOrder, PartnerOrderView
-from app.mes.webhooks import TEST_TYPE, Endpoint, Endpoints, body_of, replay, send
+from app.mes.webhooks import TEST_TYPE, Endpoints, WebhookTarget, body_of, replay, send
 from app.messaging.events import OrderSubmitted
 from app.models.base import EventRow
 from app.models.mes import Intake, MesOrderColumns
@@ -223,7 +223,7 @@ class WebhookView(View):
     disabled_reason: str | None
 
     @classmethod
-    def of(cls, endpoint: Endpoint) -> Self:
+    def of(cls, endpoint: WebhookTarget) -> Self:
         """Show an endpoint."""
         return cls(webhook_id=endpoint.endpoint_id, **_fields_of(endpoint))
 
@@ -236,12 +236,12 @@ class MadeWebhook(WebhookView):
     )
 
     @classmethod
-    def of(cls, endpoint: Endpoint) -> Self:
+    def of(cls, endpoint: WebhookTarget) -> Self:
         """Show a new endpoint."""
         return cls(webhook_id=endpoint.endpoint_id, secret=endpoint.secret, **_fields_of(endpoint))
 
 
-def _fields_of(endpoint: Endpoint) -> dict[str, Any]:
+def _fields_of(endpoint: WebhookTarget) -> dict[str, Any]:
     shown = {name: getattr(endpoint, name) for name in WebhookView.model_fields if name != "webhook_id"}
     return {**shown, "events": list(endpoint.events)}
 
@@ -483,7 +483,7 @@ async def create_webhook(api: Api, partner: Partner, body: NewWebhook) -> MadeWe
 @router.get("/webhooks", responses=documented(404))
 async def list_webhooks(api: Api, partner: Partner) -> Webhooks:
     """List your webhooks, with how well they do."""
-    endpoints: Sequence[Endpoint] = await api.endpoints.list(partner)
+    endpoints: Sequence[WebhookTarget] = await api.endpoints.list(partner)
     return Webhooks(webhooks=[WebhookView.of(each) for each in endpoints])
 
 
