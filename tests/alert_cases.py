@@ -406,6 +406,16 @@ CASES = (
         {'app_identities_unknown_total{job="mes"}': always(3)},
     ),
     AlertCase(
+        "WebhooksDead",
+        {'app_webhooks_dead_total{job="mes"}': "0+1x90"},
+        {'app_webhooks_dead_total{job="mes"}': always(3)},
+    ),
+    AlertCase(
+        "WebhookDisabled",
+        {'app_webhooks_disabled_total{job="mes"}': "0+1x90"},
+        {'app_webhooks_disabled_total{job="mes"}': always(3)},
+    ),
+    AlertCase(
         "CallerLimited",
         {'app_requests_limited_total{job="mes",role="partner",limit="requests"}': "0+120x90"},
         {'app_requests_limited_total{job="mes",role="customer",limit="requests"}': "0+120x90"},
@@ -657,6 +667,9 @@ HEALTHY: Series = {
     "app_requests_limit": "24+0x20 30 18 24+0x40",
     "app_requests_limited_total": always(3),
     "app_limits_unknown_total": always(1),
+    "app_webhooks_sent_total": always(40),
+    "app_webhooks_dead_total": always(0),
+    "app_webhooks_disabled_total": always(0),
     "app_identities_unknown_total": always(0),
     "app_inbox_kept": always(500),
     "app_entries_refused_total": always(0),

@@ -1,7 +1,7 @@
 """The dispatcher of webhooks: makes deliveries of new events, sends what is due, and forgets what is old.
 
-A delivery is put off before it is sent, and deleted when it was taken. If a process is killed in between, it is
-sent again, with the same id.
+A delivery is put off before it is sent, and deleted when it was taken. If a process is killed in between, the
+delivery is sent again, with the same id.
 """
 
 import asyncio
