@@ -117,15 +117,9 @@ PLANS: Mapping[Role, Plan] = {
 }
 """Who is limited, and how. Staff and services are not: they are ours."""
 
-ORDERS: Mapping[tuple[str, str], int] = {
-    ("POST", "/v1/partners/{partner}/orders"): 1,
-    ("POST", "/v1/partners/{partner}/orders/batch"): 20,
-    ("POST", "/v1/orders"): 1,
-}
-"""How many orders a route may make; without Redis a process limits these alone.
-
-It is asked before the body is read, so many orders count as the most that there may be.
-"""
+_MAKE_ORDERS = (("partners/{partner}/orders", 1), ("partners/{partner}/orders/batch", 20), ("orders", 1))
+ORDERS: Mapping[tuple[str, str], int] = {("POST", f"/v1/{path}"): most for path, most in _MAKE_ORDERS}
+"""How many orders a route may make: the most, for its body is not read yet."""
 
 
 class RateLimited(AccessError):
