@@ -117,8 +117,15 @@ PLANS: Mapping[Role, Plan] = {
 }
 """Who is limited, and how. Staff and services are not: they are ours."""
 
-ORDERS = frozenset({("POST", "/v1/partners/{partner}/orders"), ("POST", "/v1/orders")})
-"""The routes that make an order; without Redis a process limits them alone."""
+ORDERS: Mapping[tuple[str, str], int] = {
+    ("POST", "/v1/partners/{partner}/orders"): 1,
+    ("POST", "/v1/partners/{partner}/orders/batch"): 20,
+    ("POST", "/v1/orders"): 1,
+}
+"""How many orders a route may make; without Redis a process limits these alone.
+
+It is asked before the body is read, so many orders count as the most that there may be.
+"""
 
 
 class RateLimited(AccessError):
@@ -319,15 +326,15 @@ class CallerLimits:
         if limits is None:
             yield {}
             return
-        is_order = (method, route) in ORDERS
+        orders = ORDERS.get((method, route), 0)
         subject, lease = subject_of(caller), uuid4().hex
         try:
-            verdict = await self._decided(limits, subject, (1.0, float(is_order), float(size)), lease)
+            verdict = await self._decided(limits, subject, (1.0, float(orders), float(size)), lease)
         except asyncio.CancelledError:
             self._questions.release(subject, lease)  # its place may have been taken
             raise
         if verdict is None:
-            self._decide_alone(limits, subject, is_order=is_order)
+            self._decide_alone(limits, subject, is_order=orders > 0)
             yield {}
             return
         if verdict.refused_by is not None:

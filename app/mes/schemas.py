@@ -91,6 +91,7 @@ class PartnerOrder(BaseModel):
     material: Material
     finish: Finish
     quantity: int
+    reference: str | None = None
 
 
 class MesOrderView(OrderView):
@@ -116,6 +117,7 @@ class IntakePlace(View):
 class PartnerOrderView(MesOrderView):
     """A partner's order: "waiting" until it is placed, and shown from the first moment under its id."""
 
+    reference: str | None = Field(description="The partner's own name of it.", examples=["PO-1017"])
     state: Literal["waiting", "placed"]
     waiting: IntakePlace | None = Field(description="Where it stands while it waits; null once it is placed.")
 
@@ -141,6 +143,7 @@ class ItemView(View):
 class MesOrderDetail(MesOrderView):
     """An order with its lines and its history."""
 
+    reference: str | None = Field(default=None, description="The partner's own name of it.")
     items: list[ItemView]
     history: list[HistoryLine]
     waiting: IntakePlace | None = Field(
@@ -172,6 +175,7 @@ class MesOrderDetail(MesOrderView):
             **shown(order),
             partner=order.partner,
             operator=order.operator,
+            reference=order.reference,
             items=[ItemView.model_validate(item) for item in items],
             history=shown_history(events),
             pricing=pricing,
