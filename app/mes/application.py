@@ -27,7 +27,8 @@ from app.mes.intake import Drain, IntakeState, PartnerIntake
 from app.mes.outgoing import WebhookSender
 from app.mes.public import PublicApi
 from app.mes.service import MesService
-from app.mes.webhooks import WEBHOOK_STATUSES, Dispatcher, Endpoints
+from app.mes.webhook_endpoints import WEBHOOK_STATUSES, Endpoints
+from app.mes.webhooks import Dispatcher
 from app.orders import MES
 from app.serve import make_app, timeouts_of
 from app.settings import Settings

@@ -6,7 +6,6 @@ All routes stand below `/v1/partners/{partner}`, where `app.access` lets a partn
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from decimal import Decimal
 from hashlib import sha256
 from typing import Annotated, Any, Literal, Self
 from uuid import uuid4
@@ -16,7 +15,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validato
 from pydantic_core import PydanticCustomError
 
 from app.files import ModelStore, Upload, model_name, model_suffix
-from app.flow.places import Places, PricingPlace
+from app.flow.places import Places
 from app.kit.clock import Clock
 from app.kit.errors import AppError
 from app.kit.problem import content_of, documented
@@ -25,10 +24,15 @@ from app.mes import repository
 from app.mes.errors import IntakeFull, UnknownModel
 from app.mes.intake import IntakeState, PartnerIntake, shown_waiting
 from app.mes.outgoing import SendingFailed, WebhookSender
-from app.mes.schemas import IntakePlace, ItemView, PartnerOrder, PartnerOrderView
-from app.mes.webhooks import TEST_TYPE, Endpoint, Endpoints, body_of, replay, send
-from app.messaging.events import OrderSubmitted
-from app.models.base import EventRow
+from app.mes.schemas import (
+    PartnerOrder,
+    PartnerOrderView,
+    PartnersOrder,
+    PartnersOrderDetail,
+    PartnersOrderPage,
+)
+from app.mes.webhook_endpoints import Endpoints, KnownEndpoint, replay
+from app.mes.webhooks import TEST_TYPE, body_of, send
 from app.models.mes import Intake, MesOrderColumns
 from app.models.reference import Finish, Material
 from app.models.status import Status
@@ -38,7 +42,6 @@ from app.schemas import (
     AFTER_TOKEN,
     Line,
     OrderIdPath,
-    OrderIdText,
     PageCursor,
     PageLimit,
     Quantity,
@@ -54,88 +57,6 @@ MOST_ORDERS = 20
 
 REPLAY_DAYS = 7
 _MODEL = b"model upload"
-
-
-class PartnersOrder(View):
-    """An order as its partner sees it: without names of staff. `price` is null until it is calculated."""
-
-    order_id: OrderIdText
-    reference: str | None = Field(description="Your own name of it.", examples=["PO-1017"])
-    status: Status = Field(examples=[Status.PRICE_CALCULATED])
-    summary: str = Field(examples=["2 x ring.stl, gold_18k, polished"])
-    price: Decimal | None = Field(examples=["412.50"])
-    currency: Literal["EUR"] = "EUR"
-    reason: str | None = Field(description="Why it was rejected or cancelled.")
-    created_at: datetime
-    changed_at: datetime
-
-
-class PartnersOrderPage(View):
-    """Orders of one partner, newest first."""
-
-    orders: list[PartnersOrder]
-    next_cursor: str | None = Field(description="For the next page; null on the last.")
-
-
-class PartnersHistoryLine(View):
-    """A status that the order had, since when, and the price that it got then."""
-
-    status: Status
-    at: datetime
-    price: Decimal | None = Field(default=None, examples=["412.50"])
-
-
-class PartnersOrderDetail(PartnersOrder):
-    """An order with its lines, its history, until when its price may be approved, and where it waits."""
-
-    price_valid_until: datetime | None = Field(description="Until when its price may be approved.")
-    items: list[ItemView]
-    history: list[PartnersHistoryLine]
-    state: Literal["waiting", "placed"]
-    waiting: IntakePlace | None = Field(description="Where it stands while it waits to be placed.")
-    pricing: PricingPlace | None = Field(description="Where it stands while it waits for its price.")
-
-    @classmethod
-    def of_waiting(cls, row: Intake, shown: PartnerOrderView) -> Self:
-        """Show an order that is not placed yet."""
-        items = OrderSubmitted.model_validate(row.body).items
-        return cls(
-            **shown.model_dump(include=set(PartnersOrder.model_fields)),
-            price_valid_until=None,
-            items=[ItemView(**item.model_dump(exclude={"model_key"}), unit_price=None) for item in items],
-            history=[],
-            state="waiting",
-            waiting=shown.waiting,
-            pricing=None,
-        )
-
-    @classmethod
-    def of(cls, found: repository.Found, *, pricing: PricingPlace | None) -> Self:
-        """Show an order, live or archived."""
-        events = sorted(found.events, key=lambda event: event.event_no)
-        quotes = [quote for event in events if (quote := _quote_in(event))]
-        until = quotes[-1].get("price_valid_until") if quotes else None
-        return cls(
-            **PartnersOrder.model_validate(found.order).model_dump(),
-            price_valid_until=until,
-            items=[ItemView.model_validate(item) for item in found.items],
-            history=[_history_line(event) for event in events],
-            state="placed",
-            waiting=None,
-            pricing=pricing,
-        )
-
-
-def _quote_in(event: EventRow) -> dict[str, Any]:
-    """Return the price that a line of the history holds; empty if none."""
-    renewed = event.detail.get("price_renewed")
-    if isinstance(renewed, dict):
-        return renewed
-    return event.detail if "price" in event.detail else {}
-
-
-def _history_line(event: EventRow) -> PartnersHistoryLine:
-    return PartnersHistoryLine(status=event.status, at=event.at, price=_quote_in(event).get("price"))
 
 
 class UploadedModel(View):
@@ -223,7 +144,7 @@ class WebhookView(View):
     disabled_reason: str | None
 
     @classmethod
-    def of(cls, endpoint: Endpoint) -> Self:
+    def of(cls, endpoint: KnownEndpoint) -> Self:
         """Show an endpoint."""
         return cls(webhook_id=endpoint.endpoint_id, **_fields_of(endpoint))
 
@@ -236,12 +157,12 @@ class MadeWebhook(WebhookView):
     )
 
     @classmethod
-    def of(cls, endpoint: Endpoint) -> Self:
+    def of(cls, endpoint: KnownEndpoint) -> Self:
         """Show a new endpoint."""
         return cls(webhook_id=endpoint.endpoint_id, secret=endpoint.secret, **_fields_of(endpoint))
 
 
-def _fields_of(endpoint: Endpoint) -> dict[str, Any]:
+def _fields_of(endpoint: KnownEndpoint) -> dict[str, Any]:
     shown = {name: getattr(endpoint, name) for name in WebhookView.model_fields if name != "webhook_id"}
     return {**shown, "events": list(endpoint.events)}
 
@@ -316,7 +237,8 @@ class PublicApi:
                 return PartnersOrderDetail.of_waiting(waiting, shown)
             found = await repository.find_all(session, order_id)
         _check_owner(partner, found.order)
-        return PartnersOrderDetail.of(found, pricing=await self.places.of(found.order))
+        pricing = await self.places.of(found.order)
+        return PartnersOrderDetail.of(found.order, found.items, found.events, pricing=pricing)
 
     async def upload(self, partner: str, file: Upload, *, max_bytes: int) -> UploadedModel:
         """Store a model, and return what the partner's orders name it by.
@@ -483,7 +405,7 @@ async def create_webhook(api: Api, partner: Partner, body: NewWebhook) -> MadeWe
 @router.get("/webhooks", responses=documented(404))
 async def list_webhooks(api: Api, partner: Partner) -> Webhooks:
     """List your webhooks, with how well they do."""
-    endpoints: Sequence[Endpoint] = await api.endpoints.list(partner)
+    endpoints: Sequence[KnownEndpoint] = await api.endpoints.list(partner)
     return Webhooks(webhooks=[WebhookView.of(each) for each in endpoints])
 
 

@@ -1,4 +1,4 @@
-"""Webhooks: partners say where they want to hear of their orders; each event is sent there until it is taken.
+"""Webhooks are sent: each event of an order goes to its partner's endpoints until it is taken.
 
 Each event of a partner's order is a row on the order's shard (`app.partner_events`). The dispatcher makes a
 delivery of it for each endpoint of the partner, and sends what is due. A delivery is put off before it is
@@ -11,10 +11,9 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
-from secrets import token_urlsafe
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -24,7 +23,6 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     ColumnElement,
-    Executable,
     Select,
     any_,
     case,
@@ -40,182 +38,28 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import aliased
 
 from app import instruments
-from app.kit.errors import AppError
-from app.kit.problem import Statuses
 from app.kit.tasks import sleep_unless
 from app.mes.outgoing import (
     SendingFailed,
     WebhookSender,
-    WebhookUrlRefused,
-    check_url,
-    new_secret,
     signature_headers,
 )
+from app.mes.webhook_endpoints import Endpoints, KnownEndpoint
 from app.messaging.backoff import delay_seconds, repeat_with_backoff
-from app.models.directory import WebhookEndpoint
 from app.models.mes import WebhookDelivery, WebhookEvent
 from partitions.advisory_lock import try_acquire_sql
-from readreplica.cluster import Cluster
 from readreplica.errors import Unavailable, one_line
 from readreplica.sessions import WriteSession
 from sharding.sessions import ShardedSessions
 
-MOST_ENDPOINTS = 10
-"""How many endpoints a partner may have."""
-
 TEST_TYPE = "webhook.test"
 _LOCK = 0x776562686F6F6B
 _BEGIN = select(literal_column(try_acquire_sql(str(_LOCK), until_commit=True), Boolean))
-_MOST_REPLAYED = 1000
 _GONE = 410
 _PRUNE_SECONDS = 60.0
 _AWAY = (SQLAlchemyError, Unavailable, OSError)
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("webhooks")
-
-
-class UnknownWebhook(AppError):
-    """The partner has no endpoint of this id."""
-
-    def __init__(self, webhook_id: str) -> None:
-        self.webhook_id = webhook_id
-        super().__init__(f"there is no webhook {webhook_id!r}: check the id")
-
-
-class TooManyWebhooks(AppError):
-    """The partner has as many endpoints as it may have."""
-
-    def __init__(self, most: int) -> None:
-        self.most = most
-        super().__init__(f"{most} webhooks are the most: delete one that is not needed")
-
-
-WEBHOOK_STATUSES: Statuses = {UnknownWebhook: 404, TooManyWebhooks: 409, WebhookUrlRefused: 422}
-"""What they are worth in HTTP."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Endpoint:
-    """Where a partner wants to hear of its orders; no events are all events."""
-
-    endpoint_id: str
-    partner: str
-    url: str
-    secret: str = field(repr=False)
-    events: tuple[str, ...]
-    created_at: datetime
-    failing_since: datetime | None
-    last_error: str | None
-    disabled_at: datetime | None
-    disabled_reason: str | None
-
-    @classmethod
-    def of(cls, row: WebhookEndpoint) -> "Endpoint":
-        """Read a row."""
-        names = cls.__dataclass_fields__.keys() - {"events"}
-        return cls(**{name: getattr(row, name) for name in names}, events=tuple(row.events))
-
-    def wants(self, type_: str) -> bool:
-        """Return whether an event is sent there."""
-        return self.disabled_at is None and (not self.events or type_ in self.events)
-
-
-class Endpoints:
-    """The endpoints, as the directory has them."""
-
-    def __init__(self, directory: Cluster, *, allows_local: bool = False) -> None:
-        self._directory = directory
-        self._allows_local = allows_local
-
-    async def create(self, partner: str, url: str, events: Iterable[str]) -> Endpoint:
-        """Insert an endpoint with a new secret.
-
-        Raises:
-            WebhookUrlRefused, TooManyWebhooks: and nothing is stored.
-        """
-        check_url(url, allows_local=self._allows_local)
-        row = {
-            "endpoint_id": f"wh_{token_urlsafe(16)}",
-            "partner": partner,
-            "url": url,
-            "secret": new_secret(),
-            "events": sorted(set(events)),
-        }
-
-        async def work(session: WriteSession) -> Endpoint:
-            own = select(func.count()).select_from(WebhookEndpoint).where(WebhookEndpoint.partner == partner)
-            if (await session.scalar(own) or 0) >= MOST_ENDPOINTS:
-                raise TooManyWebhooks(MOST_ENDPOINTS)
-            made = await session.scalars(insert(WebhookEndpoint).values(row).returning(WebhookEndpoint))
-            return Endpoint.of(made.one())
-
-        return (await self._directory.transact(work)).value
-
-    async def list(self, partner: str | None = None) -> Sequence[Endpoint]:
-        """Return the endpoints of a partner, the oldest first; without a partner, those of all."""
-        found = select(WebhookEndpoint).order_by(WebhookEndpoint.created_at, WebhookEndpoint.endpoint_id)
-        if partner is not None:
-            found = found.where(WebhookEndpoint.partner == partner)
-        async with self._directory.write() as session:
-            return [Endpoint.of(row) for row in await session.scalars(found)]
-
-    async def find(self, partner: str, endpoint_id: str) -> Endpoint:
-        """Return an endpoint of a partner.
-
-        Raises:
-            UnknownWebhook: it has none of this id; another's is as none.
-        """
-        for endpoint in await self.list(partner):
-            if endpoint.endpoint_id == endpoint_id:
-                return endpoint
-        raise UnknownWebhook(endpoint_id)
-
-    async def delete(self, partner: str, endpoint_id: str) -> None:
-        """Delete an endpoint; what is owed to it is not sent any more.
-
-        Raises:
-            UnknownWebhook: the partner has none of this id.
-        """
-        await self.find(partner, endpoint_id)
-        gone = delete(WebhookEndpoint).where(WebhookEndpoint.endpoint_id == endpoint_id)
-        await self._run(gone)
-
-    async def note_success(self, endpoint_id: str) -> None:
-        """Note that a sending came through: the endpoint is good, and enabled."""
-        good = dict.fromkeys(("failing_since", "last_error", "disabled_at", "disabled_reason"))
-        await self._run(update(WebhookEndpoint).where(_is(endpoint_id)).values(good))
-
-    async def note_failure(self, endpoint_id: str, why: str, *, disable_after: timedelta) -> bool:
-        """Note that a sending failed; return whether that disables the endpoint: none has for too long."""
-        since = func.coalesce(WebhookEndpoint.failing_since, func.now())
-        is_over = since <= func.now() - disable_after
-        reason = f"nothing has come through for {disable_after}; last: {why}"
-        changed = (
-            update(WebhookEndpoint)
-            .where(_is(endpoint_id), WebhookEndpoint.disabled_at.is_(None))
-            .values(
-                failing_since=since,
-                last_error=why,
-                disabled_at=case((is_over, func.now())),
-                disabled_reason=case((is_over, reason)),
-            )
-            .returning(WebhookEndpoint.disabled_at)
-        )
-
-        async def work(session: WriteSession) -> bool:
-            return await session.scalar(changed) is not None
-
-        return (await self._directory.transact(work)).value
-
-    async def _run(self, statement: Executable) -> None:
-        async def work(session: WriteSession) -> None:
-            await session.execute(statement)
-
-        await self._directory.transact(work)
-
-
-def _is(endpoint_id: str) -> ColumnElement[bool]:
-    return WebhookEndpoint.endpoint_id == endpoint_id
 
 
 class DueDelivery(NamedTuple):
@@ -292,7 +136,7 @@ class Dispatcher:
         self._options = options or WebhookOptions()
         self._jitter = jitter
         self._clock = clock
-        self._known: dict[str, Endpoint] = {}
+        self._known: dict[str, KnownEndpoint] = {}
         self._known_until = 0.0
         self._prune_next: dict[str, float] = {}
         self._refreshing = asyncio.Lock()
@@ -332,10 +176,10 @@ class Dispatcher:
             return False
         return True
 
-    async def turn(self, shard: str) -> Sequence[tuple[DueDelivery, Endpoint]]:
+    async def turn(self, shard: str) -> Sequence[tuple[DueDelivery, KnownEndpoint]]:
         """Make deliveries of the new events of a shard, and take those that are to be sent now."""
 
-        async def work(session: WriteSession) -> list[tuple[DueDelivery, Endpoint]]:
+        async def work(session: WriteSession) -> list[tuple[DueDelivery, KnownEndpoint]]:
             if not await session.scalar(_BEGIN):
                 return []
             await self._fan_out(session, shard)
@@ -387,7 +231,7 @@ class Dispatcher:
         if owed:
             await session.execute(insert(WebhookDelivery).values(owed).on_conflict_do_nothing())
 
-    def _free_lanes(self, endpoint: Endpoint, taken: Sequence[DueDelivery]) -> int:
+    def _free_lanes(self, endpoint: KnownEndpoint, taken: Sequence[DueDelivery]) -> int:
         lanes = 1 if endpoint.endpoint_id in self._failing else self._options.lanes
         own = sum(each.endpoint_id == endpoint.endpoint_id for each in taken)
         return lanes - self._running[endpoint.endpoint_id] - own
@@ -396,7 +240,7 @@ class Dispatcher:
         self,
         session: WriteSession,
         shard: str,
-        known: Mapping[str, Endpoint],
+        known: Mapping[str, KnownEndpoint],
         taken: Sequence[DueDelivery],
     ) -> Sequence[DueDelivery]:
         """Take what is due to endpoints that have a lane free, and put it off: no one else sends it."""
@@ -428,7 +272,7 @@ class Dispatcher:
             )
         return claimed
 
-    async def _deliver(self, endpoint: Endpoint, due: DueDelivery) -> None:
+    async def _deliver(self, endpoint: KnownEndpoint, due: DueDelivery) -> None:
         """Send one delivery, and write down what came of it. Should that fail, the delivery comes again."""
         said = {"order_id": due.order_id, "endpoint": endpoint.endpoint_id, "attempt": due.attempts + 1}
         try:
@@ -447,12 +291,12 @@ class Dispatcher:
         finally:
             self._running[endpoint.endpoint_id] -= 1
 
-    async def _succeeded(self, endpoint: Endpoint) -> None:
+    async def _succeeded(self, endpoint: KnownEndpoint) -> None:
         if endpoint.failing_since is not None or endpoint.endpoint_id in self._failing:
             self._failing.discard(endpoint.endpoint_id)
             await self._endpoints.note_success(endpoint.endpoint_id)
 
-    async def _failed(self, endpoint: Endpoint, due: DueDelivery, error: SendingFailed) -> None:
+    async def _failed(self, endpoint: KnownEndpoint, due: DueDelivery, error: SendingFailed) -> None:
         self._failing.add(endpoint.endpoint_id)
         options = self._options
         pause = delay_seconds(
@@ -573,7 +417,7 @@ async def prune_events(keep: timedelta, session: WriteSession) -> int:
     return len(keys)
 
 
-async def send(sender: WebhookSender, endpoint: Endpoint, *, event_id: str, body: bytes) -> int:
+async def send(sender: WebhookSender, endpoint: KnownEndpoint, *, event_id: str, body: bytes) -> int:
     """Send a body to an endpoint, signed for it; return the status by which it was taken.
 
     Raises:
@@ -581,56 +425,3 @@ async def send(sender: WebhookSender, endpoint: Endpoint, *, event_id: str, body
     """
     headers = signature_headers(endpoint.secret, event_id=event_id, timestamp=round(time.time()), body=body)
     return await sender.post(endpoint.url, headers=headers, body=body)
-
-
-class Replayed(NamedTuple):
-    """How many events are sent again; `next_since` is where to go on if there are more, else None."""
-
-    events: int
-    next_since: datetime | None
-
-
-async def replay(sessions: ShardedSessions, endpoint: Endpoint, *, since: datetime) -> Replayed:
-    """Owe an endpoint again what has happened since a moment, the oldest first, whether taken or not."""
-    count, reached = 0, []
-    for shard, cluster in sessions.clusters.items():
-        own = partial(_replay_shard, endpoint, since=since, is_own=partial(_is_of, sessions, shard))
-        events, last = (await cluster.transact(own)).value
-        count += events
-        if last is not None:
-            reached.append(last)
-    return Replayed(count, min(reached, default=None))
-
-
-def _is_of(sessions: ShardedSessions, shard: str, order_id: int) -> bool:
-    return sessions.shard_of(order_id) == shard
-
-
-async def _replay_shard(
-    endpoint: Endpoint, session: WriteSession, *, since: datetime, is_own: Callable[[int], bool]
-) -> tuple[int, datetime | None]:
-    found = (
-        select(WebhookEvent.order_id, WebhookEvent.sequence, WebhookEvent.created_at)
-        .where(
-            WebhookEvent.partner == endpoint.partner,
-            WebhookEvent.created_at >= since,
-            WebhookEvent.fanned_out_at.is_not(None),
-        )
-        .order_by(WebhookEvent.created_at)
-        .limit(_MOST_REPLAYED)
-    )
-    if endpoint.events:
-        found = found.where(WebhookEvent.type.in_(endpoint.events))
-    rows = (await session.execute(found)).all()
-    owed = [
-        {"order_id": order_id, "sequence": sequence, "endpoint_id": endpoint.endpoint_id}
-        for order_id, sequence, _ in rows
-        if is_own(order_id)
-    ]
-    if owed:
-        again = insert(WebhookDelivery)
-        keys = [WebhookDelivery.order_id, WebhookDelivery.sequence, WebhookDelivery.endpoint_id]
-        anew = {"created_at": func.now(), "next_attempt_at": func.now(), "attempts": 0, "dead_at": None}
-        await session.execute(again.values(owed).on_conflict_do_update(index_elements=keys, set_=anew))
-    last: datetime | None = rows[-1][2] if len(rows) == _MOST_REPLAYED else None
-    return len(owed), last

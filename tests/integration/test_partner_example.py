@@ -1,4 +1,4 @@
-"""The client that partners copy, against the services: it orders, waits by polling, hears by webhook, verifies."""
+"""The client that partners copy, against the services: it orders, waits, and verifies what it hears."""
 
 import asyncio
 import importlib.util

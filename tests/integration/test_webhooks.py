@@ -16,7 +16,8 @@ from sqlalchemy import func, select, update
 from app.database import open_directory
 from app.kit.caller import Role
 from app.mes.outgoing import WebhookSender
-from app.mes.webhooks import Dispatcher, Endpoints, WebhookOptions
+from app.mes.webhook_endpoints import Endpoints
+from app.mes.webhooks import Dispatcher, WebhookOptions
 from app.models.directory import WebhookEndpoint
 from app.models.mes import WebhookDelivery, WebhookEvent
 from readreplica.cluster import Cluster

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from app.database import open_directory, open_shards
 from app.mes.outgoing import WebhookSender
-from app.mes.webhooks import Dispatcher, Endpoints, WebhookOptions
+from app.mes.webhook_endpoints import Endpoints
+from app.mes.webhooks import Dispatcher, WebhookOptions
 from sharding.topology import Topology
 
 
