@@ -32,7 +32,6 @@ REDIS_SECONDS = 0.25
 """How long Redis may take to decide. Much longer than it takes: a process that is busy is late itself, and
 who keeps it busy must not be let in for that."""
 PAUSE_SECONDS = 1.0
-"""For how long Redis is not asked after it did not answer."""
 LOCAL_SHARE = 4
 """A process alone lets this part of the orders in: there are about as many processes."""
 _MOST_LOCAL = 10_000
@@ -117,8 +116,12 @@ PLANS: Mapping[Role, Plan] = {
 }
 """Who is limited, and how. Staff and services are not: they are ours."""
 
-ORDERS = frozenset({("POST", "/v1/partners/{partner}/orders"), ("POST", "/v1/orders")})
-"""The routes that make an order; without Redis a process limits them alone."""
+ORDERS: Mapping[tuple[str, str], int] = {
+    ("POST", "/v1/partners/{partner}/orders"): 1,
+    ("POST", "/v1/partners/{partner}/orders/batch"): 20,
+    ("POST", "/v1/orders"): 1,
+}
+"""How many orders a route may make at most, for that is asked before the body is read."""
 
 
 class RateLimited(AccessError):
@@ -319,15 +322,15 @@ class CallerLimits:
         if limits is None:
             yield {}
             return
-        is_order = (method, route) in ORDERS
+        orders = ORDERS.get((method, route), 0)
         subject, lease = subject_of(caller), uuid4().hex
         try:
-            verdict = await self._decided(limits, subject, (1.0, float(is_order), float(size)), lease)
+            verdict = await self._decided(limits, subject, (1.0, float(orders), float(size)), lease)
         except asyncio.CancelledError:
             self._questions.release(subject, lease)  # its place may have been taken
             raise
         if verdict is None:
-            self._decide_alone(limits, subject, is_order=is_order)
+            self._decide_alone(limits, subject, is_order=orders > 0)
             yield {}
             return
         if verdict.refused_by is not None:
@@ -362,11 +365,7 @@ class CallerLimits:
         return _verdict(limits, found)
 
     def _decide_alone(self, limits: Plan, subject: str, *, is_order: bool) -> None:
-        """Limit the orders of a caller in this process; everything else is let in.
-
-        Raises:
-            RateLimited: it has made its part of them.
-        """
+        """Limit the orders of a caller in this process, or raise; everything else is let in."""
         if not is_order:
             return
         orders = limits.requests

@@ -27,11 +27,22 @@ def _uploads(service: str, path: str, method: str) -> GatewayRoute:
 
 
 _ORDER = "/v1/orders/{order_id}"
+_PARTNER = "/v1/partners/{partner}"
+_WEBHOOK = f"{_PARTNER}/webhooks/{{webhook_id}}"
 
 _DOORS: dict[str, tuple[GatewayRoute, ...]] = {
     # Partners.
     "external": (
         _uploads("mes", "/v1/partners/{partner}/orders", "POST"),
+        _reads("mes", f"{_PARTNER}/orders"),
+        _reads("mes", f"{_PARTNER}/orders/{{order_id}}"),
+        _acts("mes", f"{_PARTNER}/orders/batch"),
+        _uploads("mes", f"{_PARTNER}/models", "POST"),
+        _acts("mes", f"{_PARTNER}/webhooks"),
+        _reads("mes", f"{_PARTNER}/webhooks"),
+        GatewayRoute(path=_WEBHOOK, methods=("DELETE",), service="mes"),
+        _acts("mes", f"{_WEBHOOK}/test"),
+        _acts("mes", f"{_WEBHOOK}/replay"),
         _reads("mes", _ORDER),
         _acts("mes", "/v1/token"),
         _reads("mes", "/v1/usage"),

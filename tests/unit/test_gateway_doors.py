@@ -19,6 +19,15 @@ from ops.gateway.model import GatewayInvalid, GatewayRoute, NoGateway, gateway_o
 from sharding.errors import TopologyError
 from sharding.topology import Topology
 
+PARTNERS_OWN = (
+    "orders/{order_id}",
+    "orders/batch",
+    "models",
+    "webhooks",
+    "webhooks/{webhook_id}",
+    "webhooks/{webhook_id}/test",
+    "webhooks/{webhook_id}/replay",
+)
 SERVICES = {"shop": (shop,), "crm": (crm, staff_router), "mes": (mes, staff_router, partners_router)}
 
 
@@ -44,6 +53,7 @@ def test_a_partner_reaches_neither_operators_nor_sellers() -> None:
     paths = {(route.service, route.path) for route in DOORS["external"]}
     assert paths == {
         ("mes", "/v1/partners/{partner}/orders"),
+        *(("mes", f"/v1/partners/{{partner}}/{what}") for what in PARTNERS_OWN),
         ("mes", "/v1/orders/{order_id}"),
         ("mes", "/v1/token"),
         ("mes", "/v1/usage"),
