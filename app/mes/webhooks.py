@@ -412,8 +412,10 @@ async def prune_events(keep: timedelta, session: WriteSession) -> int:
         )
     ]
     if keys:
-        await session.execute(delete(WebhookDelivery).where(*_these(WebhookDelivery, keys)))
-        await session.execute(delete(WebhookEvent).where(*_these(WebhookEvent, keys)))
+        gone = delete(WebhookDelivery).where(*_these(WebhookDelivery, keys))
+        await session.execute(gone.execution_options(synchronize_session=False))
+        gone = delete(WebhookEvent).where(*_these(WebhookEvent, keys))
+        await session.execute(gone.execution_options(synchronize_session=False))
     return len(keys)
 
 

@@ -104,7 +104,7 @@ async def hear(services: Services, receiver: Receiver) -> None:
     """Have partners' events sent to a receiver that fails at first."""
     receiver.answer = status(500)
     ok(await services.mes.post(WEBHOOKS, json={"url": receiver.url()}), 201)
-    await services.b2b()
+    await submit(services, "B2B")
     await receiver.wait(lambda found: bool(found.received))
     receiver.answer = status(204)
 

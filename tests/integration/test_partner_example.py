@@ -1,4 +1,4 @@
-"""The client that partners copy, against the services: it orders, waits, and verifies what it hears."""
+"""The client that partners copy, against the services: it orders, waits, hears by webhook and verifies."""
 
 import asyncio
 import importlib.util
