@@ -32,7 +32,6 @@ REDIS_SECONDS = 0.25
 """How long Redis may take to decide. Much longer than it takes: a process that is busy is late itself, and
 who keeps it busy must not be let in for that."""
 PAUSE_SECONDS = 1.0
-"""For how long Redis is not asked after it did not answer."""
 LOCAL_SHARE = 4
 """A process alone lets this part of the orders in: there are about as many processes."""
 _MOST_LOCAL = 10_000
@@ -117,9 +116,12 @@ PLANS: Mapping[Role, Plan] = {
 }
 """Who is limited, and how. Staff and services are not: they are ours."""
 
-_MAKE_ORDERS = (("partners/{partner}/orders", 1), ("partners/{partner}/orders/batch", 20), ("orders", 1))
-ORDERS: Mapping[tuple[str, str], int] = {("POST", f"/v1/{path}"): most for path, most in _MAKE_ORDERS}
-"""How many orders a route may make: the most, for its body is not read yet."""
+ORDERS: Mapping[tuple[str, str], int] = {
+    ("POST", "/v1/partners/{partner}/orders"): 1,
+    ("POST", "/v1/partners/{partner}/orders/batch"): 20,
+    ("POST", "/v1/orders"): 1,
+}
+"""How many orders a route may make at most, for that is asked before the body is read."""
 
 
 class RateLimited(AccessError):
@@ -363,11 +365,7 @@ class CallerLimits:
         return _verdict(limits, found)
 
     def _decide_alone(self, limits: Plan, subject: str, *, is_order: bool) -> None:
-        """Limit the orders of a caller in this process; everything else is let in.
-
-        Raises:
-            RateLimited: it has made its part of them.
-        """
+        """Limit the orders of a caller in this process, or raise; everything else is let in."""
         if not is_order:
             return
         orders = limits.requests

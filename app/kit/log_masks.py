@@ -26,7 +26,7 @@ _ASSIGNED = re.compile(
     r"(?!\s|\*)(?:(?:bearer|basic|digest)\s+)?(?:'[^'\n]*'|\"[^\"\n]*\"|[^\s,;)}]+)"
 )
 _EMAIL = re.compile(r"(?<![\w.+/:@-])[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,8}")
-# An API key of ours, or a token: whoever has it is somebody.
+# An API key of ours, or a token: it makes its holder somebody.
 _CREDENTIAL = re.compile(r"\bmk_[a-z0-9]{12}_[\w-]{20,256}|\beyJ[\w-]{8,2048}\.[\w-]{8,2048}\.[\w-]{8,512}")
 # SQLAlchemy's and PostgreSQL's ways to repeat the row that a statement was about; of what was cut, the rest.
 _PARAMETERS = re.compile(r"\[parameters: .*?(?:\](?=\n|$)|(?=\n|$))|\[SQL parameters hidden[^\]]*\]")

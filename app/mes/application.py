@@ -19,7 +19,6 @@ from app.kit.clock import utc_now
 from app.kit.health import Readiness
 from app.kit.process import process_name
 from app.kit.tasks import Background
-from app.mes.deliveries import Dispatcher
 from app.mes.endpoints import Services, router
 from app.mes.errors import STATUSES
 from app.mes.handlers import MesHandlers
@@ -28,7 +27,8 @@ from app.mes.intake import Drain, IntakeState, PartnerIntake
 from app.mes.outgoing import WebhookSender
 from app.mes.public import PublicApi
 from app.mes.service import MesService
-from app.mes.webhooks import WEBHOOK_STATUSES, Endpoints
+from app.mes.webhook_endpoints import WEBHOOK_STATUSES, Endpoints
+from app.mes.webhooks import Dispatcher
 from app.orders import MES
 from app.serve import make_app, timeouts_of
 from app.settings import Settings

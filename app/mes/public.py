@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from hashlib import sha256
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 from uuid import uuid4
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response, UploadFile, status
-from pydantic import AwareDatetime
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validator
+from pydantic_core import PydanticCustomError
 
 from app.files import ModelStore, Upload, model_name, model_suffix
 from app.flow.places import Places
@@ -23,41 +24,168 @@ from app.mes import repository
 from app.mes.errors import IntakeFull, UnknownModel
 from app.mes.intake import IntakeState, PartnerIntake, shown_waiting
 from app.mes.outgoing import SendingFailed, WebhookSender
-from app.mes.public_schemas import (
-    Batch,
-    BatchOrder,
-    BatchResult,
-    BatchResults,
-    MadeWebhook,
-    NewWebhook,
+from app.mes.schemas import (
+    PartnerOrder,
+    PartnerOrderView,
     PartnersOrder,
     PartnersOrderDetail,
     PartnersOrderPage,
-    UploadedModel,
-    WebhookReplayed,
-    Webhooks,
-    WebhookTested,
-    WebhookView,
 )
-from app.mes.schemas import PartnerOrder
-from app.mes.webhooks import TEST_TYPE, Endpoints, WebhookTarget, body_of, replay, send
+from app.mes.webhook_endpoints import Endpoints, KnownEndpoint, replay
+from app.mes.webhooks import TEST_TYPE, body_of, send
 from app.models.mes import Intake, MesOrderColumns
+from app.models.reference import Finish, Material
 from app.models.status import Status
 from app.orders import IdempotencyKeyReused, UnknownOrder
+from app.partner_events import TYPES
 from app.schemas import (
     AFTER_TOKEN,
     Line,
     OrderIdPath,
     PageCursor,
     PageLimit,
+    Quantity,
     Reference,
+    View,
 )
 from sharding.errors import CursorMalformed
 from sharding.scatter import CursorKeys
 from sharding.sessions import ShardedSessions
 
+MOST_ORDERS = 20
+"""How many orders one request may make."""
+
 REPLAY_DAYS = 7
 _MODEL = b"model upload"
+
+
+class UploadedModel(View):
+    """A model that orders may name for as long as it is kept, which is a day at least."""
+
+    model: str = Field(description="What an order names it by; only yours may.", examples=["AYd2Fq..."])
+    name: str = Field(examples=["ring.stl"])
+    size_bytes: int = Field(examples=[482_084])
+
+
+class BatchOrder(BaseModel):
+    """One of many orders, with an Idempotency-Key of its own."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    idempotency_key: str = Field(
+        min_length=1, max_length=200, pattern=r"^[\x20-\x7e]+$", examples=["po-1017-1"]
+    )
+    model: str = Field(min_length=1, max_length=500, pattern=r"^[\x21-\x7e]+$", examples=["AYd2Fq..."])
+    material: Material
+    finish: Finish
+    quantity: Quantity
+    reference: Reference | None = Field(default=None, examples=["PO-1017"])
+
+
+class Batch(BaseModel):
+    """Many orders."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    orders: list[BatchOrder] = Field(min_length=1, max_length=MOST_ORDERS)
+
+    @field_validator("orders")
+    @classmethod
+    def _has_each_key_once(cls, orders: list[BatchOrder]) -> list[BatchOrder]:
+        if len({order.idempotency_key for order in orders}) < len(orders):
+            raise PydanticCustomError("repeated_key", "each order has an idempotency_key of its own")
+        return orders
+
+
+class BatchResult(View):
+    """What became of one order: as if it had come alone."""
+
+    status: int = Field(description="202: taken in; 200: made before; else its problem.", examples=[202])
+    order: PartnerOrderView | None = None
+    problem: dict[str, Any] | None = None
+
+
+class BatchResults(View):
+    """What became of each order, in the order in which they came."""
+
+    results: list[BatchResult]
+
+
+class NewWebhook(BaseModel):
+    """Where to send events, and which; none are all."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    url: str = Field(min_length=1, max_length=2000, examples=["https://erp.example.com/hooks/orders"])
+    events: list[str] = Field(default=[], max_length=len(TYPES), examples=[["order.price_calculated"]])
+
+    @field_validator("events")
+    @classmethod
+    def _are_known(cls, events: list[str]) -> list[str]:
+        if unknown := sorted(set(events) - set(TYPES)):
+            raise PydanticCustomError(
+                "unknown_event",
+                "there is no event {unknown}, but {known}",
+                {"unknown": unknown[0][:60], "known": ", ".join(TYPES)},
+            )
+        return events
+
+
+class WebhookView(View):
+    """An endpoint. `disabled_reason` says why nothing is sent there any more."""
+
+    webhook_id: str = Field(examples=["wh_6sJq0c1Qv0m3n8X1yR2aFw"])
+    url: str
+    events: list[str] = Field(description="None are all.")
+    created_at: datetime
+    failing_since: datetime | None = Field(description="Nothing has come through since; null while it does.")
+    last_error: str | None
+    disabled_at: datetime | None
+    disabled_reason: str | None
+
+    @classmethod
+    def of(cls, endpoint: KnownEndpoint) -> Self:
+        """Show an endpoint."""
+        return cls(webhook_id=endpoint.endpoint_id, **_fields_of(endpoint))
+
+
+class MadeWebhook(WebhookView):
+    """A new endpoint. Its secret is shown this once."""
+
+    secret: str = Field(
+        description="Verifies the signature.", examples=["whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"]
+    )
+
+    @classmethod
+    def of(cls, endpoint: KnownEndpoint) -> Self:
+        """Show a new endpoint."""
+        return cls(webhook_id=endpoint.endpoint_id, secret=endpoint.secret, **_fields_of(endpoint))
+
+
+def _fields_of(endpoint: KnownEndpoint) -> dict[str, Any]:
+    shown = {name: getattr(endpoint, name) for name in WebhookView.model_fields if name != "webhook_id"}
+    return {**shown, "events": list(endpoint.events)}
+
+
+class Webhooks(View):
+    """The endpoints of a partner."""
+
+    webhooks: list[WebhookView]
+
+
+class WebhookTested(View):
+    """Whether a test event came through; if it did, the endpoint is enabled."""
+
+    delivered: bool
+    status: int | None = Field(description="By which it was answered.", examples=[204])
+    error: str | None
+
+
+class WebhookReplayed(View):
+    """How many events are sent again."""
+
+    events: int
+    next_since: datetime | None = Field(description="From where to ask again, if there are more.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +237,8 @@ class PublicApi:
                 return PartnersOrderDetail.of_waiting(waiting, shown)
             found = await repository.find_all(session, order_id)
         _check_owner(partner, found.order)
-        return PartnersOrderDetail.of(found, pricing=await self.places.of(found.order))
+        pricing = await self.places.of(found.order)
+        return PartnersOrderDetail.of(found.order, found.items, found.events, pricing=pricing)
 
     async def upload(self, partner: str, file: Upload, *, max_bytes: int) -> UploadedModel:
         """Store a model, and return what the partner's orders name it by.
@@ -276,7 +405,7 @@ async def create_webhook(api: Api, partner: Partner, body: NewWebhook) -> MadeWe
 @router.get("/webhooks", responses=documented(404))
 async def list_webhooks(api: Api, partner: Partner) -> Webhooks:
     """List your webhooks, with how well they do."""
-    endpoints: Sequence[WebhookTarget] = await api.endpoints.list(partner)
+    endpoints: Sequence[KnownEndpoint] = await api.endpoints.list(partner)
     return Webhooks(webhooks=[WebhookView.of(each) for each in endpoints])
 
 

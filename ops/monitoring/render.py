@@ -34,7 +34,7 @@ class ScrapeJob:
     kept: str = ""
 
     def config(self) -> dict[str, Any]:
-        """Return what Prometheus is told of it."""
+        """Return its part of the configuration of Prometheus."""
         found: dict[str, Any] = {"job_name": self.name, "static_configs": [{"targets": [self.target]}]}
         if self.path != "/metrics":
             found["metrics_path"] = self.path

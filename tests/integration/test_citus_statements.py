@@ -16,7 +16,7 @@ import partitions
 from app.database import open_shards
 from app.files import ModelStore
 from app.kit.clock import utc_now
-from app.mes.deliveries import prune_events
+from app.mes.webhooks import prune_events
 from app.messaging.inbox import Pruner
 from app.messaging.message import Ack
 from app.messaging.outbox import settle

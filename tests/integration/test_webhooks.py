@@ -15,9 +15,9 @@ from sqlalchemy import func, select, update
 
 from app.database import open_directory
 from app.kit.caller import Role
-from app.mes.deliveries import Dispatcher, WebhookOptions
 from app.mes.outgoing import WebhookSender
-from app.mes.webhooks import Endpoints
+from app.mes.webhook_endpoints import Endpoints
+from app.mes.webhooks import Dispatcher, WebhookOptions
 from app.models.directory import WebhookEndpoint
 from app.models.mes import WebhookDelivery, WebhookEvent
 from readreplica.cluster import Cluster

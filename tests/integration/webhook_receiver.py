@@ -56,7 +56,7 @@ async def hang(_: Delivered, __: asyncio.StreamWriter) -> None:
     await asyncio.Event().wait()
 
 
-async def flood(_delivered: Delivered, writer: asyncio.StreamWriter) -> None:
+async def flood(_given: Delivered, writer: asyncio.StreamWriter) -> None:
     """Answer with gigabytes of a header."""
     writer.write(b"HTTP/1.1 200 OK\r\nx: ")
     for _ in range(4096):
@@ -64,7 +64,7 @@ async def flood(_delivered: Delivered, writer: asyncio.StreamWriter) -> None:
         await writer.drain()
 
 
-async def pour(_delivered: Delivered, writer: asyncio.StreamWriter) -> None:
+async def pour(_given: Delivered, writer: asyncio.StreamWriter) -> None:
     """Answer well, and then with gigabytes of a body."""
     writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 99999999999\r\n\r\n")
     for _ in range(4096):

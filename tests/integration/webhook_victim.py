@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from app.database import open_directory, open_shards
-from app.mes.deliveries import Dispatcher, WebhookOptions
 from app.mes.outgoing import WebhookSender
-from app.mes.webhooks import Endpoints
+from app.mes.webhook_endpoints import Endpoints
+from app.mes.webhooks import Dispatcher, WebhookOptions
 from sharding.topology import Topology
 
 
