@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from uuid import uuid4
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response, UploadFile, status
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, WithJsonSchema, field_validator
 from pydantic_core import PydanticCustomError
 
 from app.files import ModelStore, Upload, model_name, model_suffix
@@ -111,13 +111,17 @@ class BatchResults(View):
     results: list[BatchResult]
 
 
+EventType = Annotated[str, WithJsonSchema({"type": "string", "enum": list(TYPES)})]
+"""The name of an event; what is none is refused by the name."""
+
+
 class NewWebhook(BaseModel):
     """Where to send events, and which; none are all."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     url: str = Field(min_length=1, max_length=2000, examples=["https://erp.example.com/hooks/orders"])
-    events: list[str] = Field(default=[], max_length=len(TYPES), examples=[["order.price_calculated"]])
+    events: list[EventType] = Field(default=[], max_length=len(TYPES), examples=[["order.price_calculated"]])
 
     @field_validator("events")
     @classmethod

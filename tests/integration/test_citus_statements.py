@@ -143,10 +143,10 @@ async def tend(topology: Topology) -> None:
             held = Lease(order_id=1, holder="test", attempt=1)
             await jobs.give_back(session, held, rest_seconds=1, counted=True)
             await settle(session, MesOutbox, [Ack(uuid4(), "no reason")])
-            await prune_events(timedelta(0), session)
             await renew_claim(session, digest="a.stl", holder=uuid4(), seconds=1)
         for each in sessions.clusters.values():
             async with each.write() as session:
+                await prune_events(timedelta(0), session)
                 await sweep_shapes(session, kept=timedelta(days=-1))
         await pruner.prune(asyncio.Event())
 
