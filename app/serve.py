@@ -119,7 +119,7 @@ def make_app(
             background,
         ):
             app.state.access = access = _open_access(service, directory, settings)
-            app.state.limits = CallerLimits(redis)
+            app.state.limits = limits = CallerLimits(redis)
             background.start("identities", access.registry.run)
             app.state.parts, app.state.background, app.state.readiness = opened, background, readiness
             keep_seconds = settings.token_seconds
@@ -130,6 +130,7 @@ def make_app(
                 fix = "set MES_STORAGE_TOKEN_KEYS in every process"
                 log.warning("tokens_not_signed", fix=f"browsers have none: {fix}")
             yield
+            await limits.settled()
 
     app = _Service(
         title=f"{service} API",

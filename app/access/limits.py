@@ -25,15 +25,14 @@ from redis.exceptions import RedisError
 from app import instruments
 from app.access.errors import AccessError
 from app.kit.caller import Caller, Role
+from app.kit.tasks import answer_within
 
-LEASE_SECONDS = 60.0
-"""After so long a place is free again whose process has died; longer than any request may take."""
+LEASE_SECONDS = 60.0  # after it a place is free whose process has died; longer than a request may take
 REDIS_SECONDS = 0.25
 """How long Redis may take to decide. Much longer than it takes: a process that is busy is late itself, and
 who keeps it busy must not be let in for that."""
 PAUSE_SECONDS = 1.0
-LOCAL_SHARE = 4
-"""A process alone lets this part of the orders in: there are about as many processes."""
+LOCAL_SHARE = 4  # a process alone lets this part of the orders in: there are about as many processes
 _MOST_LOCAL = 10_000
 _DAY = 24 * 3600.0
 
@@ -143,10 +142,7 @@ class RateLimited(AccessError):
 
 @dataclass(frozen=True)
 class Left:
-    """What is left of a limit: `remaining` of `most` now, and all of it in `seconds`.
-
-    All of `most` comes back in `window_seconds`.
-    """
+    """What is left of a limit: `remaining` now, all of it in `seconds`; `most` comes in `window_seconds`."""
 
     name: str
     most: int
@@ -341,6 +337,10 @@ class CallerLimits:
         finally:
             self._questions.release(subject, lease)
 
+    async def settled(self) -> None:
+        """Wait until places that were freed are free: before the client of Redis is closed."""
+        await self._questions.settled()
+
     async def usage(self, caller: Caller) -> tuple[Left, ...]:
         """Return what is left of a caller's limits, and take nothing; nothing while Redis is away."""
         limits = self.plan_of(caller)
@@ -391,11 +391,7 @@ class _Questions:
         self._asking: asyncio.Task[None] | None = None
 
     async def ask(self, keys: Sequence[str], arguments: Sequence[Any]) -> list[int]:
-        """Return what the script says.
-
-        Raises:
-            RedisError, OSError, TimeoutError: Redis did not answer.
-        """
+        """Return what the script says; RedisError, OSError or TimeoutError where Redis did not answer."""
         if not self._is_asking:
             return await self._ask_alone(keys, arguments)
         answer: asyncio.Future[list[int]] = asyncio.get_running_loop().create_future()
@@ -406,8 +402,8 @@ class _Questions:
         """Ask at once; those that come meanwhile are asked together afterwards."""
         self._is_asking = True
         try:
-            async with asyncio.timeout(REDIS_SECONDS):
-                return [int(each) for each in await self._take(keys=keys, args=arguments)]
+            found = await answer_within(self._take(keys=keys, args=arguments), seconds=REDIS_SECONDS)
+            return [int(each) for each in found]
         finally:
             self._is_asking = False
             self._begin()
@@ -416,6 +412,11 @@ class _Questions:
         """Free a place, and wait for nothing: it is free when its lease ends at the latest."""
         self._released.append((_keys(subject)[1], lease))
         self._begin()
+
+    async def settled(self) -> None:
+        """Wait until nothing is asked any more: a client that is closed before would connect once more."""
+        while self._asking is not None and not self._asking.done():
+            await asyncio.wait({self._asking})
 
     def _begin(self) -> None:
         """Have a task ask what has gathered."""
@@ -435,8 +436,7 @@ class _Questions:
             released, self._released = self._released, []
             answers: Sequence[Any]
             try:
-                async with asyncio.timeout(REDIS_SECONDS):
-                    answers = await self._send(asked, released)
+                answers = await answer_within(self._send(asked, released), seconds=REDIS_SECONDS)
             except (RedisError, OSError, TimeoutError) as error:
                 answers = [error] * len(asked)
             for (_, _, waiting), answer in zip(asked, answers, strict=True):

@@ -111,6 +111,8 @@ async def doors(module_topology: Topology) -> AsyncIterator[Doors]:
 
             found.keys = await found.change(make)
             yield found
+            for app in apps.values():
+                await app.state.limits.settled()
 
 
 def routes() -> set[tuple[str, str, str]]:
