@@ -6,7 +6,7 @@ from fastapi import APIRouter, Depends, Request, Response, UploadFile, status
 
 from app.access.enforce import Access
 from app.access.errors import IdempotencyKeyGuessable
-from app.kit.caller import current_caller
+from app.kit.caller import Role, current_caller
 from app.kit.problem import documented
 from app.kit.strict import StrictRoute
 from app.schemas import AFTER_TOKEN, IdempotencyKey, OrderIdPath
@@ -48,7 +48,8 @@ async def start_order(
 
 def _key_of_caller(key: str) -> str:
     """Return an idempotency key that finds the caller's order alone: it gives the order's link out."""
-    if current_caller().credential is not None:
+    # Who has an order's link is a customer like any other: the link of another order is not his.
+    if current_caller().role is not Role.CUSTOMER:
         return key
     if len(key) < SHORTEST_SECRET_KEY:
         raise IdempotencyKeyGuessable(SHORTEST_SECRET_KEY)

@@ -284,6 +284,11 @@ async def test_a_customer_orders_by_a_link_of_his_own(doors: Doors) -> None:
     for path in (f"/v1/orders/{other}", "/v1/orders/17"):
         problem(await doors.send("shop", "GET", path, **own), 404)
         problem(await doors.send("shop", "POST", f"{path}/submit", **own), 404)
+    # With a link of another order, a short key is refused as well: it would open what it was used for.
+    again = await doors.send(
+        "shop", "POST", "/v1/orders", json=START, headers={"Idempotency-Key": "1"}, **own
+    )
+    assert problem(again, 422)["type"].endswith(":idempotency-key-guessable")
     # The same key of a caller who is known is another one.
     same = await doors.services.start(key=key["Idempotency-Key"])
     assert ok(same, 201)["order_id"] != made["order_id"]
