@@ -114,13 +114,19 @@ def make_app(
         readiness = Readiness(service)
         async with (
             connect_redis(redis_url(topology, service)) as redis,
-            open_directory(topology, application_name=f"{service}-access", role=service) as directory,
+            open_directory(
+                topology,
+                application_name=f"{service}-access",
+                role=service,
+                timeouts=timeouts_of(settings),
+            ) as directory,
             parts(background, readiness) as opened,
             background,
         ):
             app.state.access = access = _open_access(service, directory, settings)
             app.state.limits = limits = CallerLimits(redis)
             background.start("identities", access.registry.run)
+            background.start("identity uses", access.registry.run_uses)
             app.state.parts, app.state.background, app.state.readiness = opened, background, readiness
             keep_seconds = settings.token_seconds
             has_callers = settings.caller_header is not None
@@ -129,8 +135,10 @@ def make_app(
             if not text.is_signed:
                 fix = "set MES_STORAGE_TOKEN_KEYS in every process"
                 log.warning("tokens_not_signed", fix=f"browsers have none: {fix}")
-            yield
-            await limits.settled()
+            try:
+                yield
+            finally:
+                await limits.settled()
 
     app = _Service(
         title=f"{service} API",

@@ -100,7 +100,7 @@ def limiter_error() -> Measured:
 
 @benchmark(name="auth_cost", target=1.1)
 async def auth_cost() -> Measured:
-    """List orders with an API key, and with nobody asking who it is: one after the other."""
+    """List orders with an API key, and without a question who it is: one after the other."""
     with platform() as topology:
         await save_map(topology)
         app = build(fast_settings(topology), topology)

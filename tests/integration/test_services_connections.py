@@ -52,7 +52,7 @@ class Anyone:
         yield Caller(name="anyone", role=Role.ADMIN)
 
     @asynccontextmanager
-    async def taken(self, *_asked: Any) -> AsyncIterator[Mapping[str, str]]:
+    async def taken(self, *_asked: Any) -> AsyncIterator[dict[str, str]]:
         yield {}
 
 
