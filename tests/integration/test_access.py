@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -131,17 +131,19 @@ async def doors(module_topology: Topology) -> AsyncIterator[Doors]:
                 await app.state.limits.settled()
 
 
+@cache
+def described() -> dict[str, Any]:
+    """Read the descriptions of the applications."""
+    topology = Topology.load(Path("app/console/topology.toml"))
+    return {service: build(fast_settings(topology), topology).openapi() for service, build in BUILDS.items()}
+
+
 def routes() -> set[tuple[str, str, str]]:
     """Read the routes of the applications, but not those of health and pages."""
-    topology = Topology.load(Path("app/console/topology.toml"))
-    described = {
-        service: build(fast_settings(topology), topology).openapi()["paths"]
-        for service, build in BUILDS.items()
-    }
     return {
         (service, method.upper(), path)
-        for service, paths in described.items()
-        for path, methods in paths.items()
+        for service, app in described().items()
+        for path, methods in app["paths"].items()
         if path.startswith("/v1/")
         for method in methods
     }
@@ -149,6 +151,20 @@ def routes() -> set[tuple[str, str, str]]:
 
 def test_every_route_has_a_row_and_every_row_a_route() -> None:
     assert routes() == set(RULES)
+
+
+def test_no_body_takes_a_field_that_is_not_its_own() -> None:
+    """Nor can anyone set the status, the price or the owner of an order by sending it (mass assignment)."""
+    open_bodies = []
+    for service, app in described().items():
+        schemas = app["components"]["schemas"]
+        for path, methods in app["paths"].items():
+            for method, route in methods.items():
+                for content in route.get("requestBody", {}).get("content", {}).values():
+                    body = schemas[content["schema"]["$ref"].rpartition("/")[2]]
+                    if body.get("additionalProperties") is not False:
+                        open_bodies.append((service, method, path))
+    assert open_bodies == []
 
 
 def test_cells_that_must_not_change_by_accident() -> None:
@@ -430,6 +446,15 @@ async def test_who_guesses_is_made_to_wait_and_no_one_else(doors: Doors) -> None
     assert 0 < int(refused.headers["Retry-After"]) <= 60
     for peer in ("198.51.100.9", "198.51.100.10"):
         ok(await doors.send("crm", "GET", "/v1/orders", bearer=doors.keys["seller"], peer=peer))
+
+
+async def test_no_other_site_reads_an_answer_and_none_says_what_serves_it(doors: Doors) -> None:
+    asking = {"Origin": "https://evil.example", "Access-Control-Request-Method": "GET"}
+    for service, method, status in itertools.product(BUILDS, ("OPTIONS", "TRACE", "GET"), (405,)):
+        answer = await doors.send(service, method, "/v1/orders/17", headers=asking)
+        assert answer.status_code == (401 if method == "GET" else status)
+        assert [name for name in answer.headers if name.startswith("access-control-")] == []
+        assert answer.headers.keys() & {"server", "x-powered-by"} == set()
 
 
 @pytest.mark.parametrize(

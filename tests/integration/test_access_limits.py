@@ -22,7 +22,7 @@ from app.messaging.streams import open_redis
 from readreplica.sessions import WriteSession
 from sharding.engines import open_cluster
 from sharding.topology import Topology
-from tests.integration.services_rig import eventually, new_key, ok, open_services, problem
+from tests.integration.services_rig import Services, eventually, new_key, ok, open_services, problem
 
 SLOW = plan(
     requests_per_second=0.01, burst=5, orders_per_day=3, bytes_per_second=1, bytes_burst=1000, concurrent=20
@@ -308,6 +308,7 @@ async def test_a_partner_who_floods_is_refused_and_a_polite_one_is_not(topology:
             for name in ("loud", "polite"):
                 made[name] = (await identities.create(session, name, Role.PARTNER, by="test")).text
             await identities.limit(session, "loud", {"requests_per_second": 1, "burst": 10})
+            await identities.limit(session, "polite", {"bytes_per_second": 1024})
             return made
 
         keys = (await directory.transact(make)).value
@@ -339,3 +340,28 @@ async def test_a_partner_who_floods_is_refused_and_a_polite_one_is_not(topology:
             "headers": headers["loud"] | {"Idempotency-Key": new_key()},
         }
         problem(await services.mes.post("/v1/partners/loud/orders", **order), 429)
+        await what_a_request_holds_is_counted(services, headers["polite"])
+
+
+async def what_a_request_holds_is_counted(services: Services, key: dict[str, str]) -> None:
+    """Of a batch the orders that it holds, and of a body whose length is not said what has come."""
+    before = await left(services, key)
+    partner = "/v1/partners/polite"
+    one = {"material": "brass", "finish": "matte", "quantity": 1, "model": "none", "idempotency_key": "1"}
+    batch = await services.mes.post(f"{partner}/orders/batch", json={"orders": [one]}, headers=key)
+    assert f'"orders";r={before["orders"] - 1};' in batch.headers["RateLimit"]
+    assert (await left(services, key))["orders"] == before["orders"] - 1
+
+    async def chunks() -> AsyncIterator[bytes]:
+        for _ in range(50):
+            yield b" " * 1000
+
+    before = await left(services, key)
+    json_text = {"Content-Type": "application/json", **key}
+    problem(await services.mes.post(f"{partner}/webhooks", content=chunks(), headers=json_text), 422)
+    assert before["bytes"] - (await left(services, key))["bytes"] > 40_000
+
+
+async def left(services: Services, key: dict[str, str]) -> dict[str, int]:
+    shown = ok(await services.mes.get("/v1/usage", headers=key))
+    return {each["name"]: each["remaining"] for each in shown["limits"]}
