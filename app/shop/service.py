@@ -80,8 +80,9 @@ class ShopService:
             concerns(order.order_id)
             if created:
                 instruments.order_created(session.sync_session, channel=order.channel.value)
-                await append_event(session, SHOP, order, actor=request.customer.name, now=now)
-                log_change(session, "order_created", order)
+                action = "order_created"
+                await append_event(session, SHOP, order, actor=request.customer.name, now=now, action=action)
+                log_change(session, action, order)
             elif not _asked_for(order, request):
                 raise IdempotencyKeyReused(key, order.order_id)
             bind(order_id=order.order_id)
@@ -119,8 +120,9 @@ class ShopService:
         )
         if order.status is Status.FILE_UPLOADED:
             order.changed_at = now
-            await append_event(session, SHOP, order, actor=actor, now=now, detail=detail)
-            log_change(session, "order_file_uploaded", order)
+            action = "order_file_uploaded"
+            await append_event(session, SHOP, order, actor=actor, now=now, detail=detail, action=action)
+            log_change(session, action, order)
         else:
             await advance_order(
                 session, SHOP, order, to=Status.FILE_UPLOADED, actor=actor, now=now, detail=detail
