@@ -186,6 +186,20 @@ class ModelStore:
                 raise FilesUnavailable(error) from error
         return StoredModel(key=key, digest=digest, size=size)
 
+    async def has(self, key: str) -> bool:
+        """Return whether the store has a model.
+
+        Raises:
+            FilesUnavailable: the store did not answer.
+        """
+        try:
+            await obstore.head_async(self._store, key)
+        except FileNotFoundError:
+            return False
+        except (BaseError, OSError) as error:
+            raise FilesUnavailable(error) from error
+        return True
+
     def listed(self) -> Iterator[StoredObject]:
         """List all models.
 

@@ -374,6 +374,32 @@ def request_limit(limit: int) -> None:
     _limit.set(limit)
 
 
+_webhooks = _meter.create_counter(
+    "app.webhooks.sent", unit="{request}", description="Sendings to partners, by what became of them."
+)
+_webhooks_dead = _meter.create_counter(
+    "app.webhooks.dead", unit="{event}", description="Events that a partner's endpoint has not taken in days."
+)
+_webhooks_disabled = _meter.create_counter(
+    "app.webhooks.disabled", unit="{endpoint}", description="Partners' endpoints that were disabled."
+)
+
+
+def webhook_sent(outcome: Literal["delivered", "failed"]) -> None:
+    """Count a sending to a partner's endpoint."""
+    _webhooks.add(1, {"outcome": outcome})
+
+
+def webhook_dead() -> None:
+    """Count an event that is not sent any more: it was not taken for too long."""
+    _webhooks_dead.add(1)
+
+
+def webhook_disabled() -> None:
+    """Count an endpoint to which nothing has come through for too long."""
+    _webhooks_disabled.add(1)
+
+
 _pools: dict[str, WeakSet[Engine]] = {}
 
 

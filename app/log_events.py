@@ -122,6 +122,15 @@ OTHERS: Mapping[str, LogEvent] = {
     "pricing_abandoned": _event("info", fields=_JOB),
     "place_not_read": _event("warning", fields="order.id error.message"),
     "places_not_published": _event("warning", fields="error.message"),
+    "webhook_not_delivered": _event(
+        "warning", fields="order.id mes_storage.endpoint mes_storage.attempt error.message"
+    ),
+    "webhook_dead": _event("error", fields="order.id mes_storage.endpoint error.message"),
+    "webhook_disabled": _event("error", fields="mes_storage.endpoint error.message"),
+    "webhook_not_settled": _event(
+        "error", fields="order.id mes_storage.endpoint mes_storage.attempt error.message"
+    ),
+    "webhooks_not_read": _event("warning", fields="error.message"),
     "worker_started": _event("info", fields="mes_storage.worker mes_storage.pid"),
     "worker_not_started": _event("error", fields="mes_storage.worker error.message"),
     "worker_ended": _event("error", fields="mes_storage.worker mes_storage.status"),

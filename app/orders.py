@@ -33,11 +33,13 @@ from app.models.mes import (
     MesAuditSeal,
     MesInbox,
     MesOrder,
+    MesOrderColumns,
     MesOrderEvent,
     MesOutbox,
 )
 from app.models.shop import ShopAuditLine, ShopAuditSeal, ShopInbox, ShopOrder, ShopOrderEvent, ShopOutbox
 from app.models.status import TRANSITIONS, Channel, IllegalTransition, Status, check_transition
+from app.partner_events import note_for_partner
 from readreplica.sessions import AnySession, WriteSession
 
 AnyOrder = TypeVar("AnyOrder", bound=OrderState)
@@ -400,7 +402,12 @@ async def record_event(
 async def announce(
     session: WriteSession, models: OrderModels[AnyOrder], order: AnyOrder, event: Event, *, now: datetime
 ) -> None:
-    """Publish an event of a locked order to the services that the routing table names for this one."""
+    """Publish an event of a locked order to the services that the routing table names for this one.
+
+    The MES notes it for the partner too, whose order it is.
+    """
+    if isinstance(order, MesOrderColumns):
+        await note_for_partner(session, order, event, at=now)
     await publish(
         session,
         models.outbox,

@@ -135,6 +135,14 @@ Line = Annotated[
 ]
 """A short text on one line, such as a name."""
 
+Reference = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=64),
+    AfterValidator(_check_line),
+    _text_schema(longest=64, pattern=f"^[^{_UNSEEN}]*{_SEEN}[^{_UNSEEN}]*$"),
+]
+"""A partner's own name of an order; several orders may have the same."""
+
 Reason = Annotated[
     str,
     StringConstraints(min_length=1, max_length=1000),

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import structlog
 import uvicorn
@@ -73,6 +73,18 @@ Parts = Callable[[Background, Readiness], AbstractAsyncContextManager[object]]
 it all at the end."""
 
 
+class _Service(FastAPI):
+    """An application whose description is made when it is first asked for: a start need not wait for it."""
+
+    def openapi(self) -> dict[str, Any]:
+        """Describe the API, with forms that have no other fields: `app.kit.strict` refuses them."""
+        described = super().openapi()
+        for name, schema in described["components"]["schemas"].items():
+            if name.startswith("Body_"):
+                schema["additionalProperties"] = False
+        return described
+
+
 def make_app(
     service: str,
     *,
@@ -107,7 +119,7 @@ def make_app(
             background,
         ):
             app.state.access = access = _open_access(service, directory, settings)
-            app.state.limits = CallerLimits(redis)
+            app.state.limits = limits = CallerLimits(redis)
             background.start("identities", access.registry.run)
             app.state.parts, app.state.background, app.state.readiness = opened, background, readiness
             keep_seconds = settings.token_seconds
@@ -118,8 +130,9 @@ def make_app(
                 fix = "set MES_STORAGE_TOKEN_KEYS in every process"
                 log.warning("tokens_not_signed", fix=f"browsers have none: {fix}")
             yield
+            await limits.settled()
 
-    app = FastAPI(
+    app = _Service(
         title=f"{service} API",
         version="1",
         description=description,
@@ -158,7 +171,6 @@ def make_app(
         app.include_router(endpoints.staff_router)
     if service == "mes":
         app.include_router(endpoints.partners_router)
-    _describe_forms(app)
     return app
 
 
@@ -175,13 +187,6 @@ def _open_access(service: str, directory: Cluster, settings: Settings) -> Access
         proxies=settings.proxies,
         attempts=Attempts(),
     )
-
-
-def _describe_forms(app: FastAPI) -> None:
-    """Add to the API's description that a form has no other fields: `app.kit.strict` refuses them."""
-    for name, schema in app.openapi()["components"]["schemas"].items():
-        if name.startswith("Body_"):
-            schema["additionalProperties"] = False
 
 
 def timeouts_of(settings: Settings) -> DatabaseTimeouts:

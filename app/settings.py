@@ -102,6 +102,9 @@ class Settings(BaseSettings):
     intake_orders: PositiveInt = 1500
     """how many partners' orders may wait on all shards, about"""
 
+    webhook_local: bool = False
+    """whether webhooks may go by http, and to this machine itself: for trying out alone"""
+
     flow_pricing_seconds: Seconds = 60.0
     """how long the oldest order may wait for its price before senders are slowed down"""
 

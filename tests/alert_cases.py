@@ -54,6 +54,9 @@ def _level(alert: str, series: str, over: float, under: float, at: str = "30m") 
 
 
 _OF_SENDER = '%s{job="mes",sender="shop"}'
+_AT_DOOR = (
+    'envoy_http_downstream_rq_xx{envoy_http_conn_manager_prefix="staff",envoy_response_code_class="%s"}'
+)
 _SHED = 'app_requests_shed_total{job="mes",priority="%s"}'
 
 _REQUESTS = 'http_server_request_duration_seconds_count{job="mes",http_response_status_code="%s"}'
@@ -403,10 +406,39 @@ CASES = (
         {'app_identities_unknown_total{job="mes"}': always(3)},
     ),
     AlertCase(
+        "WebhooksDead",
+        {'app_webhooks_dead_total{job="mes"}': "0+1x90"},
+        {'app_webhooks_dead_total{job="mes"}': always(3)},
+    ),
+    AlertCase(
+        "WebhookDisabled",
+        {'app_webhooks_disabled_total{job="mes"}': "0+1x90"},
+        {'app_webhooks_disabled_total{job="mes"}': always(3)},
+    ),
+    AlertCase(
         "CallerLimited",
         {'app_requests_limited_total{job="mes",role="partner",limit="requests"}': "0+120x90"},
         {'app_requests_limited_total{job="mes",role="customer",limit="requests"}': "0+120x90"},
     ),
+    AlertCase(
+        "DoorFails",
+        {_AT_DOOR % "5": "0+6x90", _AT_DOOR % "2": "0+60x90"},
+        {_AT_DOOR % "5": "0+1x90", _AT_DOOR % "2": "0+60x90"},
+    ),
+    AlertCase(
+        "GatewayRefusesFiles",
+        {
+            "envoy_listener_manager_lds_update_rejected": "0x20 1x70",
+            "envoy_cluster_manager_cds_update_rejected": always(0),
+        },
+        {
+            "envoy_listener_manager_lds_update_rejected": always(1),
+            "envoy_cluster_manager_cds_update_rejected": always(2),
+        },
+        at="25m",
+    ),
+    _level("CertificateEndsSoon", "envoy_server_days_until_first_cert_expiring", 20, 364, "90m"),
+    _level("ServiceUnreachable", 'envoy_cluster_membership_healthy{envoy_cluster_name="mes"}', 0, 1),
     AlertCase("RequestsShed", {_SHED % "history": "0+120x90"}, {_SHED % "history": "0+30x90"}),
     _level("LimitLow", 'app_requests_limit{job="mes",instance="a"}', 8, 9),
     # 1.44 % of all requests must fail, both over an hour and now.
@@ -560,7 +592,8 @@ _LABELS = {
     **{"to": "PRICE_CALCULATED", "reused": "false", "destination": "crm", "source": "shop"},
     **{"type": "order_submitted", "event": "interrupted", "signal": "spans", "state": "held"},
     **{"status": "SUBMITTED", "kind": "message", "sender": "shop", "priority": "history"},
-    **{"role": "partner", "limit": "requests"},
+    **{"role": "partner", "limit": "requests", "envoy_http_conn_manager_prefix": "staff"},
+    **{"envoy_response_code_class": "2", "envoy_cluster_name": "mes"},
 }
 
 HEALTHY: Series = {
@@ -634,6 +667,9 @@ HEALTHY: Series = {
     "app_requests_limit": "24+0x20 30 18 24+0x40",
     "app_requests_limited_total": always(3),
     "app_limits_unknown_total": always(1),
+    "app_webhooks_sent_total": always(40),
+    "app_webhooks_dead_total": always(0),
+    "app_webhooks_disabled_total": always(0),
     "app_identities_unknown_total": always(0),
     "app_inbox_kept": always(500),
     "app_entries_refused_total": always(0),
@@ -649,6 +685,12 @@ HEALTHY: Series = {
     "app_pricing_largest_sender_jobs": always(1),
     "app_pricing_passed_over_seconds": always(0),
     "app_customers": always(20_000),
+    "envoy_http_downstream_rq_xx": _steady(600),
+    "envoy_http_downstream_rq_time": _steady(600),
+    "envoy_listener_manager_lds_update_rejected": always(0),
+    "envoy_cluster_manager_cds_update_rejected": always(0),
+    "envoy_server_days_until_first_cert_expiring": always(364),
+    "envoy_cluster_membership_healthy": always(1),
 }
 """Every metric that is known, as it is in an hour of healthy load; of a histogram, what comes a minute."""
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from functools import cache
 from typing import Any
 
 from argon2 import PasswordHasher
@@ -90,13 +91,16 @@ def hash_password(password: str) -> str:
     return _PASSWORDS.hash(password)
 
 
-_NO_PASSWORD = hash_password(secrets.token_urlsafe(16))
+@cache
+def _no_password() -> str:
+    """Return the hash of what no one knows; not at the start of each process, for it is meant to be slow."""
+    return hash_password(secrets.token_urlsafe(16))
 
 
 def is_password(password: str, hashed: str | None) -> bool:
     """Return whether a password is the one of a hash. It takes as long where there is no hash."""
     try:
-        return _PASSWORDS.verify(hashed or _NO_PASSWORD, password) and hashed is not None
+        return _PASSWORDS.verify(hashed or _no_password(), password) and hashed is not None
     except (VerificationError, InvalidHashError):
         return False
 

@@ -91,8 +91,8 @@ async def issue_token(
     request: Request,
     response: Response,
     grant_type: Annotated[Literal["client_credentials"], Form()],  # noqa: ARG001 (OAuth 2.0 has it sent)
-    client_id: Annotated[str, Form(max_length=100, examples=["atelier-nord"])],
-    client_secret: Annotated[str, Form(max_length=100, description="An API key.")],
+    client_id: Annotated[str, Form(min_length=1, max_length=100, examples=["atelier-nord"])],
+    client_secret: Annotated[str, Form(min_length=1, max_length=100, description="An API key.")],
 ) -> AccessToken:
     """Turn an API key into a token that is good for a quarter of an hour (RFC 6749, 4.4)."""
     access = _access(request)

@@ -25,16 +25,14 @@ from redis.exceptions import RedisError
 from app import instruments
 from app.access.errors import AccessError
 from app.kit.caller import Caller, Role
+from app.kit.tasks import answer_within
 
-LEASE_SECONDS = 60.0
-"""After so long a place is free again whose process has died; longer than any request may take."""
+LEASE_SECONDS = 60.0  # after it a place is free whose process has died; longer than a request may take
 REDIS_SECONDS = 0.25
 """How long Redis may take to decide. Much longer than it takes: a process that is busy is late itself, and
 who keeps it busy must not be let in for that."""
 PAUSE_SECONDS = 1.0
-"""For how long Redis is not asked after it did not answer."""
-LOCAL_SHARE = 4
-"""A process alone lets this part of the orders in: there are about as many processes."""
+LOCAL_SHARE = 4  # a process alone lets this part of the orders in: there are about as many processes
 _MOST_LOCAL = 10_000
 _DAY = 24 * 3600.0
 
@@ -107,9 +105,9 @@ PLANS: Mapping[Role, Plan] = {
     ),
     # Of one order's link, or of one address: a shop's visitor.
     Role.CUSTOMER: plan(
-        requests_per_second=5,
-        burst=20,
-        orders_per_day=200,
+        requests_per_second=10,
+        burst=50,
+        orders_per_day=2_000,
         bytes_per_second=2**20,
         bytes_burst=64 * 2**20,
         concurrent=8,
@@ -117,8 +115,12 @@ PLANS: Mapping[Role, Plan] = {
 }
 """Who is limited, and how. Staff and services are not: they are ours."""
 
-ORDERS = frozenset({("POST", "/v1/partners/{partner}/orders"), ("POST", "/v1/orders")})
-"""The routes that make an order; without Redis a process limits them alone."""
+ORDERS: Mapping[tuple[str, str], int] = {
+    ("POST", "/v1/partners/{partner}/orders"): 1,
+    ("POST", "/v1/partners/{partner}/orders/batch"): 20,
+    ("POST", "/v1/orders"): 1,
+}
+"""How many orders a route may make at most, for that is asked before the body is read."""
 
 
 class RateLimited(AccessError):
@@ -140,10 +142,7 @@ class RateLimited(AccessError):
 
 @dataclass(frozen=True)
 class Left:
-    """What is left of a limit: `remaining` of `most` now, and all of it in `seconds`.
-
-    All of `most` comes back in `window_seconds`.
-    """
+    """What is left of a limit: `remaining` now, all of it in `seconds`; `most` comes in `window_seconds`."""
 
     name: str
     most: int
@@ -319,15 +318,15 @@ class CallerLimits:
         if limits is None:
             yield {}
             return
-        is_order = (method, route) in ORDERS
+        orders = ORDERS.get((method, route), 0)
         subject, lease = subject_of(caller), uuid4().hex
         try:
-            verdict = await self._decided(limits, subject, (1.0, float(is_order), float(size)), lease)
+            verdict = await self._decided(limits, subject, (1.0, float(orders), float(size)), lease)
         except asyncio.CancelledError:
             self._questions.release(subject, lease)  # its place may have been taken
             raise
         if verdict is None:
-            self._decide_alone(limits, subject, is_order=is_order)
+            self._decide_alone(limits, subject, is_order=orders > 0)
             yield {}
             return
         if verdict.refused_by is not None:
@@ -337,6 +336,10 @@ class CallerLimits:
             yield verdict.headers
         finally:
             self._questions.release(subject, lease)
+
+    async def settled(self) -> None:
+        """Wait until places that were freed are free: before the client of Redis is closed."""
+        await self._questions.settled()
 
     async def usage(self, caller: Caller) -> tuple[Left, ...]:
         """Return what is left of a caller's limits, and take nothing; nothing while Redis is away."""
@@ -362,11 +365,7 @@ class CallerLimits:
         return _verdict(limits, found)
 
     def _decide_alone(self, limits: Plan, subject: str, *, is_order: bool) -> None:
-        """Limit the orders of a caller in this process; everything else is let in.
-
-        Raises:
-            RateLimited: it has made its part of them.
-        """
+        """Limit the orders of a caller in this process, or raise; everything else is let in."""
         if not is_order:
             return
         orders = limits.requests
@@ -392,11 +391,7 @@ class _Questions:
         self._asking: asyncio.Task[None] | None = None
 
     async def ask(self, keys: Sequence[str], arguments: Sequence[Any]) -> list[int]:
-        """Return what the script says.
-
-        Raises:
-            RedisError, OSError, TimeoutError: Redis did not answer.
-        """
+        """Return what the script says; RedisError, OSError or TimeoutError where Redis did not answer."""
         if not self._is_asking:
             return await self._ask_alone(keys, arguments)
         answer: asyncio.Future[list[int]] = asyncio.get_running_loop().create_future()
@@ -407,8 +402,8 @@ class _Questions:
         """Ask at once; those that come meanwhile are asked together afterwards."""
         self._is_asking = True
         try:
-            async with asyncio.timeout(REDIS_SECONDS):
-                return [int(each) for each in await self._take(keys=keys, args=arguments)]
+            found = await answer_within(self._take(keys=keys, args=arguments), seconds=REDIS_SECONDS)
+            return [int(each) for each in found]
         finally:
             self._is_asking = False
             self._begin()
@@ -417,6 +412,11 @@ class _Questions:
         """Free a place, and wait for nothing: it is free when its lease ends at the latest."""
         self._released.append((_keys(subject)[1], lease))
         self._begin()
+
+    async def settled(self) -> None:
+        """Wait until nothing is asked any more: a client that is closed before would connect once more."""
+        while self._asking is not None and not self._asking.done():
+            await asyncio.wait({self._asking})
 
     def _begin(self) -> None:
         """Have a task ask what has gathered."""
@@ -436,8 +436,7 @@ class _Questions:
             released, self._released = self._released, []
             answers: Sequence[Any]
             try:
-                async with asyncio.timeout(REDIS_SECONDS):
-                    answers = await self._send(asked, released)
+                answers = await answer_within(self._send(asked, released), seconds=REDIS_SECONDS)
             except (RedisError, OSError, TimeoutError) as error:
                 answers = [error] * len(asked)
             for (_, _, waiting), answer in zip(asked, answers, strict=True):
@@ -466,10 +465,10 @@ class _Questions:
 
 
 def subject_of(caller: Caller) -> str:
-    """Return whose limits a request counts to: an identity's, else those of an address or a link."""
+    """Return whose limits a request counts to: an identity's, else those of a link, else of an address."""
     if caller.identity_id is not None:
         return f"{caller.role}:{caller.identity_id}"
-    return f"{caller.role}:{caller.address or caller.credential or 'unknown'}"
+    return f"{caller.role}:{caller.credential or caller.address or 'unknown'}"
 
 
 def _keys(subject: str) -> tuple[str, str]:

@@ -72,6 +72,20 @@ RULES: Mapping[tuple[str, str, str], AccessRule] = {
     ("shop", "GET", _ORDER): _rule(_CUSTOMER, Role.CUSTOMER, Role.SELLER, *_READERS),
     # Partners.
     ("mes", "POST", "/v1/partners/{partner}/orders"): _rule(_EXTERNAL, Role.PARTNER, Role.SERVICE),
+    **{
+        ("mes", method, f"/v1/partners/{{partner}}/{path}"): _rule(_EXTERNAL, Role.PARTNER, Role.SERVICE)
+        for method, path in (
+            ("GET", "orders"),
+            ("GET", "orders/{order_id}"),
+            ("POST", "orders/batch"),
+            ("POST", "models"),
+            ("POST", "webhooks"),
+            ("GET", "webhooks"),
+            ("DELETE", "webhooks/{webhook_id}"),
+            ("POST", "webhooks/{webhook_id}/test"),
+            ("POST", "webhooks/{webhook_id}/replay"),
+        )
+    },
     ("mes", "GET", "/v1/usage"): _rule(_EXTERNAL, Role.PARTNER),
     ("mes", "POST", "/v1/token"): _rule(_EXTERNAL, *Role, is_open=True),
     # Operators.

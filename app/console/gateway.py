@@ -27,11 +27,22 @@ def _uploads(service: str, path: str, method: str) -> GatewayRoute:
 
 
 _ORDER = "/v1/orders/{order_id}"
+_PARTNER = "/v1/partners/{partner}"
+_WEBHOOK = f"{_PARTNER}/webhooks/{{webhook_id}}"
 
-DOORS: Mapping[str, tuple[GatewayRoute, ...]] = {
+_DOORS: dict[str, tuple[GatewayRoute, ...]] = {
     # Partners.
     "external": (
         _uploads("mes", "/v1/partners/{partner}/orders", "POST"),
+        _reads("mes", f"{_PARTNER}/orders"),
+        _reads("mes", f"{_PARTNER}/orders/{{order_id}}"),
+        _acts("mes", f"{_PARTNER}/orders/batch"),
+        _uploads("mes", f"{_PARTNER}/models", "POST"),
+        _acts("mes", f"{_PARTNER}/webhooks"),
+        _reads("mes", f"{_PARTNER}/webhooks"),
+        GatewayRoute(path=_WEBHOOK, methods=("DELETE",), service="mes"),
+        _acts("mes", f"{_WEBHOOK}/test"),
+        _acts("mes", f"{_WEBHOOK}/replay"),
         _reads("mes", _ORDER),
         _acts("mes", "/v1/token"),
         _reads("mes", "/v1/usage"),
@@ -60,6 +71,16 @@ DOORS: Mapping[str, tuple[GatewayRoute, ...]] = {
         _acts("crm", f"{_ORDER}/close"),
         _acts("crm", f"{_ORDER}/cancel"),
         *(_acts(service, f"/v1/{path}") for service in ("crm", "mes") for path in ("login", "logout")),
+    ),
+}
+
+DOORS: Mapping[str, tuple[GatewayRoute, ...]] = {
+    **_DOORS,
+    # Services, which reach everything.
+    "internal": tuple(
+        {
+            (route.service, route.path, route.methods): route for door in _DOORS.values() for route in door
+        }.values()
     ),
 }
 """The doors of the order system."""

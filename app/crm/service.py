@@ -1,7 +1,7 @@
 """What the CRM does: sellers look at orders, approve them, close them and ask to call them off."""
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 
 from app.crm import repository
@@ -30,6 +30,9 @@ from app.orders import (
 from app.schemas import WaitingView
 from readreplica.cluster import Cluster
 from readreplica.sessions import WriteSession
+
+ASK_AGAIN_AFTER = timedelta(minutes=10)
+"""After so long without an answer MES is asked for a new price once more, if a seller asks again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +67,7 @@ class CrmService:
     async def requote(self, order_id: int, actor: str) -> CrmOrderView:
         """Ask MES for a price by the price list of now, for an order that waits for approval.
 
-        Asked again while MES has not answered, this changes nothing.
+        Asked again while MES has not answered, this changes nothing for ten minutes; then MES is asked again.
 
         Raises:
             UnknownOrder, IllegalTransition: and nothing is changed.
@@ -161,7 +164,9 @@ def _refuse_approval(order: CrmOrder, now: datetime) -> None:
 
 
 async def request_quote(order_id: int, session: WriteSession, *, actor: str, now: datetime) -> CrmOrderView:
-    """Owe MES the question for a new price, unless it has not answered the last one.
+    """Owe MES the question for a new price, unless it has not answered the last one, of a moment ago.
+
+    It may never: a pricing worker of an older release drops what it does not know.
 
     Raises:
         UnknownOrder, IllegalTransition: and nothing is changed.
@@ -169,7 +174,7 @@ async def request_quote(order_id: int, session: WriteSession, *, actor: str, now
     order = await lock_order(session, CRM, order_id)
     if order.status is not Status.PRICE_CALCULATED:
         raise IllegalTransition(order_id, order.status, Status.PRICE_CALCULATED)
-    if order.requote_requested_at is None:
+    if order.requote_requested_at is None or order.requote_requested_at <= now - ASK_AGAIN_AFTER:
         order.requote_requested_at = now
         detail, action = {"requote_requested": actor}, "order_requote_requested"
         await append_event(session, CRM, order, actor=actor, now=now, detail=detail, action=action)

@@ -262,15 +262,6 @@ class Allowance:
         if self._per_second > 0 and self._is_held:
             self._tokens = min(self._burst, self._tokens + count)
 
-    def seconds_until_next(self) -> float:
-        """Return in how long a message may be sent; of a pause, when its grant ends."""
-        self._fill()
-        if self._tokens >= 1:
-            return 0.0
-        if self._per_second == 0:
-            return max(0.0, self._ends - self._clock())
-        return (1 - self._tokens) / self._per_second
-
     def seconds_for(self, messages: int) -> float | None:
         """Return in how long so many messages may be sent, if the rate stays; None in a pause."""
         self._fill()

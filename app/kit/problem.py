@@ -339,6 +339,18 @@ async def _misrouted(request: Request, error: Exception) -> JSONResponse:
     return _internal_error(request)
 
 
+def content_of(error: Exception, status: int, instance: str) -> dict[str, Any]:
+    """Return the content of the problem that an error is, for an answer that holds several."""
+    return {
+        **_facts(error),
+        "type": problem_type(_name(error)),
+        "title": _name(error),
+        "status": status,
+        "detail": str(error),
+        "instance": instance,
+    }
+
+
 def refused_token(request: Request, fault: TokenMalformed, *, header: str) -> JSONResponse:
     """Answer a causal token that is not good. The empty header asks the client to forget it."""
     detail = f"header {header}: {fault}, or leave it out"

@@ -33,7 +33,7 @@ ANSWER_HEADERS = "answer_headers"
 """Where in the scope of a request the headers are that each of its answers has."""
 
 # One more field and file than the largest form has, so that one which is sent twice has a name in the answer.
-_FORM_LIMITS: Mapping[str, int] = {"max_files": 2, "max_fields": 4, "max_part_size": 4096}
+_FORM_LIMITS: Mapping[str, int] = {"max_files": 2, "max_fields": 5, "max_part_size": 4096}
 _LONGEST_SHOWN = 60
 
 

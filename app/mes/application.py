@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 
 import structlog
@@ -23,7 +24,11 @@ from app.mes.errors import STATUSES
 from app.mes.handlers import MesHandlers
 from app.mes.hot_list import HotLists
 from app.mes.intake import Drain, IntakeState, PartnerIntake
+from app.mes.outgoing import WebhookSender
+from app.mes.public import PublicApi
 from app.mes.service import MesService
+from app.mes.webhook_endpoints import WEBHOOK_STATUSES, Endpoints
+from app.mes.webhooks import Dispatcher
 from app.orders import MES
 from app.serve import make_app, timeouts_of
 from app.settings import Settings
@@ -98,7 +103,23 @@ def build(settings: Settings, topology: Topology) -> FastAPI:
                     cursor_keys=_cursor_keys(settings),
                     lists=HotLists(redis),
                 )
-                yield Services(operators, partners)
+                cursor_keys = operators.cursor_keys or CursorKeys.random()
+                endpoints = Endpoints(directory, allows_local=settings.webhook_local)
+                sender = WebhookSender(allows_local=settings.webhook_local)
+                background.start("webhooks", Dispatcher(sessions, endpoints, sender).run)
+                public = PublicApi(
+                    sessions=sessions,
+                    intake=partners,
+                    state=intake,
+                    places=operators.places,
+                    models=models,
+                    keys=cursor_keys,
+                    endpoints=endpoints,
+                    # Someone waits for the answer, and no longer than for any.
+                    sender=replace(sender, seconds=settings.request_seconds / 2),
+                    now=utc_now,
+                )
+                yield Services(operators, partners, public)
 
     return make_app(
         "mes",
@@ -106,7 +127,7 @@ def build(settings: Settings, topology: Topology) -> FastAPI:
         settings=settings,
         topology=topology,
         router=router,
-        statuses=STATUSES,
+        statuses={**STATUSES, **WEBHOOK_STATUSES},
         parts=parts,
     )
 

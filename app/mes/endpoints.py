@@ -9,6 +9,8 @@ from app.kit.caller import current_caller
 from app.kit.problem import documented
 from app.kit.strict import StrictRoute
 from app.mes.intake import PartnerIntake
+from app.mes.public import PublicApi
+from app.mes.public import router as public_router
 from app.mes.schemas import (
     AdvanceOrder,
     ListedStatus,
@@ -21,7 +23,16 @@ from app.mes.schemas import (
 from app.mes.service import MesService
 from app.models.reference import Finish, Material
 from app.models.status import Status
-from app.schemas import AFTER_TOKEN, IdempotencyKey, Line, OrderIdPath, PageCursor, PageLimit, Quantity
+from app.schemas import (
+    AFTER_TOKEN,
+    IdempotencyKey,
+    Line,
+    OrderIdPath,
+    PageCursor,
+    PageLimit,
+    Quantity,
+    Reference,
+)
 
 router = APIRouter(prefix="/v1", route_class=StrictRoute)
 
@@ -32,6 +43,7 @@ class Services:
 
     operators: MesService
     partners: PartnerIntake
+    public: PublicApi
 
 
 def _parts(request: Request) -> Services:
@@ -47,8 +59,13 @@ def _partner_order(
     material: Annotated[Material, Form()],
     finish: Annotated[Finish, Form()],
     quantity: Annotated[Quantity, Form()],
+    reference: Annotated[
+        Reference | None, Form(description="Your own name of it; several orders may have the same.")
+    ] = None,
 ) -> PartnerOrder:
-    return PartnerOrder(partner=partner, material=material, finish=finish, quantity=quantity)
+    return PartnerOrder(
+        partner=partner, material=material, finish=finish, quantity=quantity, reference=reference
+    )
 
 
 @router.post(
@@ -105,3 +122,7 @@ async def take_order(parts: Parts, order_id: OrderIdPath) -> MesOrderView:
 async def advance_order(parts: Parts, order_id: OrderIdPath, body: AdvanceOrder) -> MesOrderView:
     """Record how far the order is: only the operator who has taken it can."""
     return await parts.operators.advance(order_id, body, current_caller().name)
+
+
+# As they are: a route that is included by a prefix does not know its whole path, by which it is let in.
+router.routes.extend(public_router.routes)

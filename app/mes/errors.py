@@ -42,5 +42,13 @@ class IntakeFull(AppError):
         )
 
 
-STATUSES: Statuses = {TakenByAnother: 409, NotTheHolder: 409, IntakeFull: 429}
+class UnknownModel(AppError):
+    """An order names a model that the partner has not uploaded, or that is kept no more."""
+
+    def __init__(self, model: str) -> None:
+        self.model = model[:60]
+        super().__init__(f"no model of yours is kept under {self.model!r}: upload it again")
+
+
+STATUSES: Statuses = {TakenByAnother: 409, NotTheHolder: 409, UnknownModel: 422, IntakeFull: 429}
 """What they are worth in HTTP."""

@@ -21,7 +21,7 @@ from opentelemetry.trace import Link, SpanKind
 from pydantic import ValidationError
 
 from app import audit_log, instruments
-from app.files import ModelStore, StoredModel, Upload, model_name, model_suffix
+from app.files import ModelStore, Upload, model_name, model_suffix
 from app.flow.grants import Allowance
 from app.flow.turns import enqueue, sender_of
 from app.kit.clock import Clock, utc_now
@@ -51,10 +51,15 @@ MOST_COUNTED = 1000
 log: structlog.stdlib.BoundLogger = structlog.get_logger("intake")
 
 
-async def place(session: WriteSession, message: Message, submitted: OrderSubmitted) -> None:
+async def place(
+    session: WriteSession, message: Message, submitted: OrderSubmitted, *, reference: str | None = None
+) -> None:
     """Insert a submitted order: its lines, its history and the job that prices it.
 
     The caller has recorded the message in the inbox, in this transaction: that is what makes it happen once.
+
+    Parameters:
+        reference: the partner's own name of the order. It is the MES's alone, and so not in the event.
     """
     order = MesOrder(
         order_id=message.order_id,
@@ -62,6 +67,7 @@ async def place(session: WriteSession, message: Message, submitted: OrderSubmitt
         channel=submitted.channel,
         summary=submitted.summary,
         partner=submitted.partner,
+        reference=reference,
     )
     await add_order(session, MES, order, actor=submitted.actor, now=message.time)
     session.add_all(MesOrderItem(order_id=order.order_id, **item.model_dump()) for item in submitted.items)
@@ -144,7 +150,30 @@ class PartnerIntake:
         suffix = model_suffix(name)
         await self._check_room(order_id, request.partner, key)
         stored = await self.models.put(file, suffix, self.max_upload_bytes)
-        digest = _digest(request, stored)
+        return await self._take_in(request, stored.key, name, key=key, order_id=order_id)
+
+    async def submit_stored(
+        self, request: PartnerOrder, model_key: str, name: str, *, key: str
+    ) -> TakenOrder:
+        """Take an order in whose model is in the store already, as `submit` does.
+
+        Parameters:
+            request: the order.
+            model_key: of a model that the partner has uploaded.
+            name: the model's file name.
+            key: the partner's idempotency key.
+
+        Raises:
+            IntakeFull, IdempotencyKeyReused: as of `submit`.
+        """
+        order_id = self.ids.next_id()
+        await self._check_room(order_id, request.partner, key)
+        return await self._take_in(request, model_key, name, key=key, order_id=order_id)
+
+    async def _take_in(
+        self, request: PartnerOrder, model_key: str, name: str, *, key: str, order_id: int
+    ) -> TakenOrder:
+        digest = _digest(request, model_key)
         reserved = await self._reserve(request.partner, key, digest, order_id=order_id)
         if reserved.request_digest != digest:
             raise IdempotencyKeyReused(key, reserved.order_id)
@@ -154,10 +183,11 @@ class PartnerIntake:
             order_id=reserved.order_id,
             message_id=reserved.message_id,
             partner=request.partner,
-            model_key=stored.key,
+            model_key=model_key,
             received_at=(now := self.now()),
             traceparent=traceparent_of(),
-            body=_submitted(request, stored, name, at=now).model_dump(mode="json"),
+            body=_submitted(request, model_key, name, at=now).model_dump(mode="json"),
+            reference=request.reference,
         )
         taken = (await self.sessions.transact(row.order_id, partial(self._take, row))).value
         if taken.created:
@@ -202,8 +232,10 @@ class PartnerIntake:
             await audit_log.record(session, MES.audit, "order_taken_in", row.order_id, facts)
         waiting = await session.get(Intake, row.order_id)
         if waiting is None:
-            order = MesOrderView.model_validate(await repository.find(session, row.order_id))
-            return TakenOrder(PartnerOrderView(**order.model_dump(), state="placed", waiting=None), created)
+            order = await repository.find(session, row.order_id)
+            shown = MesOrderView.model_validate(order).model_dump()
+            view = PartnerOrderView(**shown, reference=order.reference, state="placed", waiting=None)
+            return TakenOrder(view, created)
         return TakenOrder(await shown_waiting(session, waiting, self.state), created)
 
 
@@ -238,6 +270,7 @@ async def shown_waiting(session: AnySession, row: Intake, state: IntakeState) ->
         changed_at=row.received_at,
         partner=row.partner,
         operator=None,
+        reference=row.reference,
         state="waiting",
         waiting=IntakePlace(
             place=place, expected_seconds=state.expected_seconds(place), since=row.received_at
@@ -387,22 +420,24 @@ async def _place_row(session: WriteSession, row: Intake, submitted: OrderSubmitt
     )
     # A repeated request may have put it in again while it was being placed.
     if await inbox.record(session, MES.inbox, message):
-        await place(session, message, submitted)
+        await place(session, message, submitted, reference=row.reference)
     await session.delete(row)
 
 
-def _digest(request: PartnerOrder, stored: StoredModel) -> str:
+def _digest(request: PartnerOrder, model_key: str) -> str:
     """Return what is the same for equal requests only; the model counts by its content."""
-    return sha256(json.dumps([request.model_dump(mode="json"), stored.key]).encode()).hexdigest()
+    # Without what is not there: a release before may have seen the same request.
+    asked = request.model_dump(mode="json", exclude_none=True)
+    return sha256(json.dumps([asked, model_key]).encode()).hexdigest()
 
 
-def _submitted(request: PartnerOrder, stored: StoredModel, name: str, *, at: datetime) -> OrderSubmitted:
+def _submitted(request: PartnerOrder, model_key: str, name: str, *, at: datetime) -> OrderSubmitted:
     item = Item(
         line_no=1,
         material=request.material,
         finish=request.finish,
         quantity=request.quantity,
-        model_key=stored.key,
+        model_key=model_key,
         model_name=name,
     )
     summary = summarise(

@@ -55,6 +55,31 @@ def newest(
     )
 
 
+def orders_of_partner(
+    partner: str, *, status: Status | None, reference: str | None, is_archived: bool
+) -> Select[int, str | None, Status, str, Decimal | None, str | None, datetime, datetime]:
+    """Select what a partner's list shows of its orders, newest first: read off an index that begins with it.
+
+    The status stands in the SQL as a literal, so that only the partition is read that may hold it.
+    """
+    order = MesArchivedOrder if is_archived else MesOrder
+    found = select(
+        order.order_id,
+        order.reference,
+        order.status,
+        order.summary,
+        order.price,
+        order.reason,
+        order.created_at,
+        order.changed_at,
+    ).where(order.partner == partner)
+    if status is not None:
+        found = found.where(order.status == literal(status, STATUS, literal_execute=True))
+    if reference is not None:
+        found = found.where(order.reference == reference)
+    return found.order_by(order.order_id.desc())
+
+
 @dataclass(frozen=True)
 class Found:
     """An order, live or archived, with what belongs to it."""
@@ -142,7 +167,16 @@ async def keep_in_intake(session: WriteSession, row: Intake, *, inbox: type[Inbo
     )
     if await session.scalar(placed) is not None:
         return False
-    columns = ("order_id", "message_id", "partner", "model_key", "body", "received_at", "traceparent")
+    columns = (
+        "order_id",
+        "message_id",
+        "partner",
+        "model_key",
+        "body",
+        "received_at",
+        "traceparent",
+        "reference",
+    )
     values = {name: getattr(row, name) for name in columns}
     kept = insert(Intake).values(values).on_conflict_do_nothing().returning(Intake.order_id)
     return await session.scalar(kept) is not None

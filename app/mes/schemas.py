@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from decimal import Decimal
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
 from pydantic.config import JsonDict
@@ -12,10 +12,10 @@ from pydantic_core import PydanticCustomError
 from app.flow.places import PricingPlace
 from app.messaging.events import OrderSubmitted
 from app.models.base import EventRow
-from app.models.mes import MesOrderColumns, MesOrderItemColumns
+from app.models.mes import Intake, MesOrderColumns, MesOrderItemColumns
 from app.models.reference import Finish, Material
 from app.models.status import HOT, Status
-from app.schemas import HistoryLine, OrderView, Reason, View, shown, shown_history
+from app.schemas import HistoryLine, OrderIdText, OrderView, Reason, View, shown, shown_history
 
 LISTED = tuple(s for s in Status if s in HOT - {Status.INITIATED, Status.FILE_UPLOADED})
 """The statuses in which an order waits for somebody, in the MES; each has an index of its own."""
@@ -91,6 +91,7 @@ class PartnerOrder(BaseModel):
     material: Material
     finish: Finish
     quantity: int
+    reference: str | None = None
 
 
 class MesOrderView(OrderView):
@@ -116,6 +117,7 @@ class IntakePlace(View):
 class PartnerOrderView(MesOrderView):
     """A partner's order: "waiting" until it is placed, and shown from the first moment under its id."""
 
+    reference: str | None = Field(description="The partner's own name of it.", examples=["PO-1017"])
     state: Literal["waiting", "placed"]
     waiting: IntakePlace | None = Field(description="Where it stands while it waits; null once it is placed.")
 
@@ -141,6 +143,7 @@ class ItemView(View):
 class MesOrderDetail(MesOrderView):
     """An order with its lines and its history."""
 
+    reference: str | None = Field(default=None, description="The partner's own name of it.")
     items: list[ItemView]
     history: list[HistoryLine]
     waiting: IntakePlace | None = Field(
@@ -172,7 +175,97 @@ class MesOrderDetail(MesOrderView):
             **shown(order),
             partner=order.partner,
             operator=order.operator,
+            reference=order.reference,
             items=[ItemView.model_validate(item) for item in items],
             history=shown_history(events),
             pricing=pricing,
         )
+
+
+class PartnersOrder(View):
+    """An order as its partner sees it: without names of staff. `price` is null until it is calculated."""
+
+    order_id: OrderIdText
+    reference: str | None = Field(description="Your own name of it.", examples=["PO-1017"])
+    status: Status = Field(examples=[Status.PRICE_CALCULATED])
+    summary: str = Field(examples=["2 x ring.stl, gold_18k, polished"])
+    price: Decimal | None = Field(examples=["412.50"])
+    currency: Literal["EUR"] = "EUR"
+    reason: str | None = Field(description="Why it was rejected or cancelled.")
+    created_at: datetime
+    changed_at: datetime
+
+
+class PartnersOrderPage(View):
+    """Orders of one partner, newest first."""
+
+    orders: list[PartnersOrder]
+    next_cursor: str | None = Field(description="For the next page; null on the last.")
+
+
+class PartnersHistoryLine(View):
+    """A status that the order had, since when, and the price that it got then."""
+
+    status: Status
+    at: datetime
+    price: Decimal | None = Field(default=None, examples=["412.50"])
+
+
+class PartnersOrderDetail(PartnersOrder):
+    """An order with its lines, its history, until when its price may be approved, and where it waits."""
+
+    price_valid_until: datetime | None = Field(description="Until when its price may be approved.")
+    items: list[ItemView]
+    history: list[PartnersHistoryLine]
+    state: Literal["waiting", "placed"]
+    waiting: IntakePlace | None = Field(description="Where it stands while it waits to be placed.")
+    pricing: PricingPlace | None = Field(description="Where it stands while it waits for its price.")
+
+    @classmethod
+    def of_waiting(cls, row: Intake, shown: PartnerOrderView) -> Self:
+        """Show an order that is not placed yet."""
+        items = OrderSubmitted.model_validate(row.body).items
+        return cls(
+            **shown.model_dump(include=set(PartnersOrder.model_fields)),
+            price_valid_until=None,
+            items=[ItemView(**item.model_dump(exclude={"model_key"}), unit_price=None) for item in items],
+            history=[],
+            state="waiting",
+            waiting=shown.waiting,
+            pricing=None,
+        )
+
+    @classmethod
+    def of(
+        cls,
+        order: MesOrderColumns,
+        items: Iterable[MesOrderItemColumns],
+        events: Iterable[EventRow],
+        *,
+        pricing: PricingPlace | None,
+    ) -> Self:
+        """Show an order, live or archived."""
+        lines = sorted(events, key=lambda event: event.event_no)
+        quotes = [quote for event in lines if (quote := _quote_in(event))]
+        until = quotes[-1].get("price_valid_until") if quotes else None
+        return cls(
+            **PartnersOrder.model_validate(order).model_dump(),
+            price_valid_until=until,
+            items=[ItemView.model_validate(item) for item in items],
+            history=[_history_line(event) for event in lines],
+            state="placed",
+            waiting=None,
+            pricing=pricing,
+        )
+
+
+def _quote_in(event: EventRow) -> dict[str, Any]:
+    """Return the price that a line of the history holds; empty if none."""
+    renewed = event.detail.get("price_renewed")
+    if isinstance(renewed, dict):
+        return renewed
+    return event.detail if "price" in event.detail else {}
+
+
+def _history_line(event: EventRow) -> PartnersHistoryLine:
+    return PartnersHistoryLine(status=event.status, at=event.at, price=_quote_in(event).get("price"))

@@ -119,6 +119,27 @@ class IdentitiesVersion(DirectoryBase):
     version: Mapped[int] = mapped_column(BigInteger)
 
 
+class WebhookEndpoint(DirectoryBase):
+    """Where a partner wants to hear of its orders; `secret` signs what is sent there.
+
+    `failing_since` is when the first of the sendings failed after which none has come through.
+    """
+
+    __tablename__ = "webhook_endpoints"
+    __table_args__ = (Index(None, "partner"),)
+
+    endpoint_id: Mapped[str] = mapped_column(Text, primary_key=True)
+    partner: Mapped[str] = mapped_column(Text)
+    url: Mapped[str] = mapped_column(Text)
+    secret: Mapped[str] = mapped_column(Text)
+    events: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default=text("'{}'"))
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+    failing_since: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    last_error: Mapped[str | None] = mapped_column(Text)
+    disabled_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    disabled_reason: Mapped[str | None] = mapped_column(Text)
+
+
 class AuditHead(DirectoryBase):
     """The digest of a seal of a database's audit log, kept apart from it; only ever appended."""
 

@@ -15,6 +15,7 @@ from sqlalchemy import (
     BigInteger,
     DateTime,
     Float,
+    Identity,
     Index,
     Integer,
     Numeric,
@@ -51,10 +52,26 @@ class MesBase(DeclarativeBase):
 
 
 class MesOrderColumns(OrderState):
-    """The columns of an order, live or archived. Narrow on purpose: an operator's page is 50 of these."""
+    """The columns of an order, live or archived. Narrow on purpose: an operator's page is 50 of these.
+
+    `reference` is the partner's own name of it, and may be that of several.
+    """
 
     partner: Mapped[str | None] = mapped_column(Text)
     operator: Mapped[str | None] = mapped_column(Text)
+    reference: Mapped[str | None] = mapped_column(Text)
+
+
+def _partners_orders(table: str, *columns: str) -> Iterator[Index]:
+    """Return the indexes of partners' lists: each begins with the partner, and has its orders by their ids.
+
+    Of a customer's order, which has no partner, they hold nothing.
+    """
+    for column in columns:
+        of = ("partner",) if column == "partner" else ("partner", column)
+        predicate = "partner IS NOT NULL" if column != "reference" else "reference IS NOT NULL"
+        name = f"{table}_{'_'.join(of)}_idx"
+        yield Index(name, *of, "order_id", postgresql_where=text(predicate))
 
 
 class MesOrder(MesOrderColumns, MesBase):
@@ -73,6 +90,7 @@ class MesArchivedOrder(MesOrderColumns, MesBase):
     __tablename__ = "orders_archive"
     __table_args__ = (
         PrimaryKeyConstraint("order_id"),
+        *_partners_orders("orders_archive", "partner", "reference"),
         {"postgresql_partition_by": "RANGE (order_id)"},
     )
 
@@ -221,6 +239,52 @@ class Intake(MesBase):
     body: Mapped[dict[str, Any]] = mapped_column(JSONB)
     received_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
     traceparent: Mapped[str | None] = mapped_column(Text)
+    reference: Mapped[str | None] = mapped_column(Text)
+
+
+class WebhookEvent(MesBase):
+    """What has happened to a partner's order, as its webhooks say it; written in the change's transaction.
+
+    It is kept for some days, so that it can be sent again. `fanned_out_at`: when deliveries were made of it.
+    """
+
+    __tablename__ = "webhook_events"
+    __table_args__ = (
+        Index("webhook_events_waiting_idx", "sequence", postgresql_where=text("fanned_out_at IS NULL")),
+        Index(None, "partner", "created_at"),
+        Index(None, "created_at"),
+    )
+
+    order_id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    sequence: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    event_id: Mapped[UUID] = mapped_column(Uuid)
+    partner: Mapped[str] = mapped_column(Text)
+    type: Mapped[str] = mapped_column(Text)
+    data: Mapped[dict[str, Any]] = mapped_column(JSONB)
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+    fanned_out_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+
+
+class WebhookDelivery(MesBase):
+    """An event that is owed to one endpoint; it is deleted when the endpoint has answered 2xx.
+
+    Until `next_attempt_at` it is left alone: it was just sent, or is being sent by some process.
+    """
+
+    __tablename__ = "webhook_deliveries"
+    __table_args__ = (
+        Index("webhook_deliveries_due_idx", "next_attempt_at", postgresql_where=text("dead_at IS NULL")),
+        Index(None, "endpoint_id", "order_id", "sequence"),
+    )
+
+    order_id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    sequence: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    endpoint_id: Mapped[str] = mapped_column(Text, primary_key=True)
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+    attempts: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    next_attempt_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+    dead_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    error: Mapped[str | None] = mapped_column(Text)
 
 
 class MesOutbox(OutboxRow, MesBase):
@@ -253,6 +317,8 @@ def _waiting_orders() -> Iterator[Index]:
             yield Index(name, MesOrder.order_id.desc(), postgresql_where=predicate)
 
 
+_LISTED_BY = ("partner", "status", "reference")
+
 ORDERS = ListPartitions(
     MesOrder,
     key=MesOrder.status,
@@ -260,8 +326,11 @@ ORDERS = ListPartitions(
     row_id=MesOrder.order_id,
     # The archive job asks for the orders that ended longest ago.
     indexes={
-        "orders_hot": list(_waiting_orders()),
-        "orders_done": [Index("orders_done_changed_at_idx", MesOrder.changed_at)],
+        "orders_hot": [*_waiting_orders(), *_partners_orders("orders_hot", *_LISTED_BY)],
+        "orders_done": [
+            Index("orders_done_changed_at_idx", MesOrder.changed_at),
+            *_partners_orders("orders_done", *_LISTED_BY),
+        ],
     },
 )
 """Live orders: those that someone must act on apart from those that have ended."""

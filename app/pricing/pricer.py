@@ -6,6 +6,7 @@ from enum import Enum, auto
 from functools import partial
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import structlog
 from sqlalchemy import select, update
@@ -17,10 +18,18 @@ from app.kit.clock import Clock
 from app.messaging.events import OrderRejected, PriceCalculated, PriceRenewed
 from app.models.mes import MesOrderItem
 from app.models.status import Status
-from app.orders import MES, UnknownOrder, announce, lock_order, record_event, renew_price
+from app.orders import (
+    MES,
+    UnknownOrder,
+    announce,
+    lock_order,
+    read_history,
+    record_event,
+    renew_price,
+)
 from app.pricing import jobs
 from app.pricing.cache import MeasurementCache, ShapeIndex
-from app.pricing.decision import Outcomes, decide, rejected
+from app.pricing.decision import ACTOR, Outcomes, decide, rejected
 from app.pricing.errors import AttemptsExhausted, ModelLost
 from app.pricing.jobs import Lease
 from app.pricing.measurement import Outcome, Unmeasurable
@@ -31,6 +40,7 @@ from readreplica.token import CausalToken
 from sharding.sessions import ShardedSessions
 
 Verdict = PriceCalculated | OrderRejected
+"""What becomes of an order that has no price yet."""
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("pricing")
 
@@ -89,12 +99,18 @@ class Pricer:
             False if there is no answer yet, and another attempt may find one: the job is still leased.
         """
         with instruments.pricing_attempt() as attempt:
-            verdict = await self._consider(held, after, attempt)
+            if self._is_exhausted(held):
+                verdict: Verdict | None = rejected(str(AttemptsExhausted(held.attempt - 1)))
+            else:
+                verdict = await self._consider(held, after, attempt)
             if verdict is None:
                 return False
             await self._end(held, verdict)
             attempt.outcome = "priced" if isinstance(verdict, PriceCalculated) else "rejected"
         return True
+
+    def _is_exhausted(self, held: Lease) -> bool:
+        return held.tries > self._max_attempts or held.expired >= MOST_EXPIRED
 
     async def _end(self, held: Lease, verdict: Verdict) -> None:
         settled = await self._sessions.transact(held.order_id, partial(self._settle, held, verdict))
@@ -106,8 +122,6 @@ class Pricer:
             log.info("order_settled", attempt=held.attempt, verdict=verdict.model_dump(mode="json"))
 
     async def _consider(self, held: Lease, after: CausalToken, attempt: PricingAttempt) -> Verdict | None:
-        if held.tries > self._max_attempts or held.expired >= MOST_EXPIRED:
-            return rejected(str(AttemptsExhausted(held.attempt - 1)))
         items, tariff = await self._items_and_tariff(held.order_id, after)
         attempt.reused = True  # until one is measured
         keys = {item.model_key for item in items}
@@ -161,13 +175,24 @@ class Pricer:
         if isinstance(verdict, PriceCalculated):
             await _write_prices(session, held.order_id, verdict)
         now = self._now()
-        if isinstance(verdict, PriceCalculated) and order.status is Status.PRICE_CALCULATED:
-            renewed = PriceRenewed(**dict(verdict))
+        if order.status is Status.PRICE_CALCULATED and (
+            isinstance(verdict, PriceCalculated) or self._is_exhausted(held)
+        ):
+            # It has a price. Where no new one was found, that one stays, and the CRM hears so.
+            found = dict(verdict) if isinstance(verdict, PriceCalculated) else None
+            renewed = PriceRenewed(**(found or await _standing_quote(session, held.order_id)))
             await renew_price(session, MES, order, renewed, now=now)
             await announce(session, MES, order, renewed, now=now)
         else:
             await record_event(session, MES, order, verdict, now=now)
         return Settlement.DONE
+
+
+async def _standing_quote(session: WriteSession, order_id: int) -> dict[str, Any]:
+    """Return the price that an order has, as its history says it."""
+    lines = sorted(await read_history(session, MES, order_id), key=lambda line: line.event_no)
+    quotes = [line.detail.get("price_renewed", line.detail) for line in lines]
+    return {"actor": ACTOR, **[quote for quote in quotes if "price" in quote][-1]}
 
 
 async def _write_prices(session: WriteSession, order_id: int, verdict: PriceCalculated) -> None:

@@ -79,6 +79,9 @@ def up(
             help="Have Prometheus and Alertmanager watch all, or not; without it, as it was.",
         ),
     ] = None,
+    gateway: Annotated[
+        bool, typer.Option(help="Start the gateway before the services, where the topology has one.")
+    ] = True,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be started.")] = False,
 ) -> None:
     """Start what the topology has on this machine: PostgreSQL, PgBouncer, Valkey, and the project's services.
@@ -93,7 +96,7 @@ def up(
         steps = platform.plan_up(services=services, pgbouncer=pgbouncer, monitoring=monitoring)
         _print_plan(steps, as_json=as_json)
         return
-    topology = platform.up(services=services, pgbouncer=pgbouncer, monitoring=monitoring)
+    topology = platform.up(services=services, pgbouncer=pgbouncer, monitoring=monitoring, gateway=gateway)
     _print_result(platform, topology, services=services, as_json=as_json)
 
 

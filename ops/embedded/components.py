@@ -12,6 +12,8 @@ from pathlib import Path
 import psycopg
 
 from ops.embedded.errors import ClusterSilent
+from ops.embedded.gateway import command_of as gateway_command
+from ops.embedded.gateway import find_gateway
 from ops.embedded.home import EVERYTHING, Home
 from ops.embedded.pgpass import read_passwords
 from ops.embedded.pooler import PgBouncerProcess, PlatformPooler
@@ -21,7 +23,7 @@ from ops.embedded.processes import Daemon, listening_ports, run_all
 from ops.embedded.programs import PostgresTools
 from ops.embedded.servers import DatabaseServers, StandbyCluster
 from ops.embedded.service import STOP_SECONDS, ServiceProcess
-from ops.embedded.shape import PlatformShape, ServiceShape
+from ops.embedded.shape import GATEWAY, PlatformShape, ServiceShape
 from ops.embedded.state import STOP_ORDER, ComponentState, Kind, State
 from ops.embedded.topology_file import Report
 from ops.embedded.valkey import ADMIN, Valkey, password_name
@@ -215,10 +217,16 @@ class Components:
             pidfile=self._home.pidfile(file),
             log=self._home.log(file),
             environment=partial(self._environment, shape),
-            command=partial(command_of, shape.name, self._home.monitoring)
-            if shape.name in WATCHERS
-            else None,
+            command=self._command(shape.name),
         )
+
+    def _command(self, name: str) -> Callable[[int], list[str]] | None:
+        """Return what starts a program that is no module of Python."""
+        if name in WATCHERS:
+            return partial(command_of, name, self._home.monitoring)
+        if name == GATEWAY and (program := find_gateway()) is not None:
+            return lambda _port: gateway_command(program, self._home.gateway)
+        return None
 
     def running_services(self) -> list[ServiceProcess]:
         """Return the services that run."""

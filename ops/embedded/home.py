@@ -17,6 +17,7 @@ from ops.embedded.errors import HomeBusy, NotOurFolder
 
 OURS = (
     *("data", "valkey", "files", "logs", "run", "pgbouncer", "monitoring"),
+    *("gateway", "certificates"),
     *("topology.toml", "topology.partial", "pgpass", "pgpass.partial"),
     "platform.lock",
 )
@@ -46,6 +47,8 @@ class Home:
         self.valkey = self.path / "valkey"
         self.pooler = self.path / "pgbouncer"
         self.monitoring = self.path / "monitoring"
+        self.gateway = self.path / "gateway"
+        self.certificates = self.path / "certificates"
         self._lock = self.path / "platform.lock"
         self._wanted = self.path / "run" / "wanted"
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ops.embedded.components import Components, RunningComponents
 from ops.embedded.errors import PasswordsLost, PortsTaken, UnknownService
+from ops.embedded.gateway import find_gateway, write_gateway
 from ops.embedded.home import EVERYTHING, SERVERS_ONLY, Home, rotate
 from ops.embedded.pgpass import ensure_passwords, read_passwords
 from ops.embedded.pooler import CONSOLE_ROLE, pooler_program
@@ -22,11 +23,13 @@ from ops.embedded.programs import PostgresTools, valkey_server
 from ops.embedded.service import ServiceProcess, environment_of
 from ops.embedded.shape import (
     EXPORTER,
+    GATEWAY,
     POOLER,
     VALKEY,
     PlatformShape,
     ServiceShape,
     admin_key,
+    door_key,
     roles_of,
     service_key,
     shape_of,
@@ -36,9 +39,17 @@ from ops.embedded.state import PlatformState, steps_down, steps_up
 from ops.embedded.topology_file import ComponentPorts, Draft, Report, fault_of
 from ops.embedded.valkey import acl_of, password_name, users_of
 from ops.embedded.watchers import WATCHERS, find_watcher, stop_watchers, write_files
-from ops.ports import PortPicker, holder_of, is_free
+from ops.gateway import envoy
+from ops.ports import LOOPBACK, PortPicker, PortTaken, holder_of, is_free
 from ops.project.project import Project
 from sharding.topology import Topology
+
+
+def _claim_door(door: str, port: int) -> bool:
+    """Find a door's port free; Envoy itself only logs that one is taken."""
+    if not is_free(port, LOOPBACK):
+        raise PortTaken(door_key(door), port, holder_of(port))
+    return False
 
 
 def _quiet(_line: str) -> None:
@@ -88,7 +99,12 @@ class Platform:
         return self._source.load()
 
     def up(
-        self, *, services: bool = True, pgbouncer: bool | None = None, monitoring: bool | None = None
+        self,
+        *,
+        services: bool = True,
+        pgbouncer: bool | None = None,
+        monitoring: bool | None = None,
+        gateway: bool = True,
     ) -> Topology:
         """Start everything; what runs already is left alone, what is half made is completed.
 
@@ -96,6 +112,7 @@ class Platform:
             services: start the services too, and not only the servers.
             pgbouncer: have a pooler between services and servers, or none; None leaves it as it is.
             monitoring: have Prometheus and Alertmanager, or none; None leaves it as it is.
+            gateway: start the gateway with the services, where the topology has one and Envoy is here.
 
         Returns:
             the topology, as it is now.
@@ -125,7 +142,7 @@ class Platform:
             if components.pooler:
                 components.pooler.up(ports)
             self._fill(components.shape)
-            self._start_services(components, ports, services=services)
+            self._start_services(components, ports, services=services, gateway=gateway)
             # At last: the services do without a replica, and a person must know of it.
             run_all(servers.check_streaming for servers in components.databases)
             return self.topology()
@@ -196,7 +213,7 @@ class Platform:
             project=self.project.path,
             passfile=self._source.passfile(self.topology()),
         )
-        if service.name in WATCHERS:
+        if service.name in {*WATCHERS, GATEWAY}:
             return {}  # no secret is theirs
         # mesctl finds the project's modules itself, behind its own.
         return found if service.name != EXPORTER else found | {"PYTHONPATH": os.environ.get("PYTHONPATH", "")}
@@ -244,16 +261,38 @@ class Platform:
 
         fill(self.project, self.topology(), shape, report=self._report)
 
-    def _start_services(self, components: Components, ports: ComponentPorts, *, services: bool) -> None:
+    def _start_services(
+        self, components: Components, ports: ComponentPorts, *, services: bool, gateway: bool
+    ) -> None:
         chosen = list(components.services.values()) if services else components.running_services()
         read_at = self.topology_path.stat().st_mtime
         late = [each for each in components.running_services() if ports.moved or each.is_older(read_at)]
         for service in late:
             self._report(f"{service.name} service: starting anew, for it has read the topology as it was")
         run_all(service.stop for service in late)
-        others = [each for each in chosen if each.name not in WATCHERS]
+        others = [each for each in chosen if each.name not in {*WATCHERS, GATEWAY}]
         run_all(partial(self._start_service, service, ports) for service in others)
+        for each in (each for each in chosen if each.name == GATEWAY):
+            self._start_gateway(each, ports, is_wanted=gateway)
         self._start_watchers({each.name: each for each in chosen}, ports)
+
+    def _start_gateway(self, gateway: ServiceProcess, ports: ComponentPorts, *, is_wanted: bool) -> None:
+        """Start what stands before the services: their ports are known by now."""
+        if not is_wanted or find_gateway() is None:
+            gateway.stop()
+            why = (
+                "as it was asked for"
+                if not is_wanted
+                else "pip install 'mesctl[gateway]', or put envoy on PATH"
+            )
+            self._report(f"{gateway.name} service: not started: {why}")
+            return
+        if gateway.pid() is None:
+            for door in self._shape(self.topology()).doors:
+                ports.start(door_key(door), partial(_claim_door, door))
+        if envoy.BOOTSTRAP in write_gateway(self.project, self.topology(), self.home):
+            gateway.stop()  # it reads that at its start only
+        self._start_service(gateway, ports)
 
     def _start_watchers(self, chosen: Mapping[str, ServiceProcess], ports: ComponentPorts) -> None:
         """Start what watches the others, one after the other: each start may move a port."""
@@ -309,8 +348,10 @@ class Platform:
 
     def urls(self, topology: Topology) -> dict[str, str]:
         """Return where the services of this machine answer, by name."""
-        addresses = {service.name: service.address for service in self._shape(topology).services}
-        return {name: address.url for name, address in addresses.items() if address}
+        shape = self._shape(topology)
+        addresses = {service.name: service.address for service in shape.services}
+        doors = {door_key(name): f"https://localhost:{address.port}" for name, address in shape.doors.items()}
+        return {name: address.url for name, address in addresses.items() if address} | doors
 
     def status(self) -> PlatformState:
         """Return the state of every component; nothing changes but logs that have grown too large.

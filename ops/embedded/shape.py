@@ -11,6 +11,7 @@ from pydantic import ConfigDict, ValidationError
 from ops.embedded.errors import ReplicaNameTaken
 from ops.embedded.postgres import REPLICATOR, SUPERUSER, access_line
 from ops.embedded.state import ComponentState, Kind
+from ops.gateway.model import section_of
 from ops.monitoring.section import monitoring_of
 from ops.ports import LOOPBACK, address_of
 from sharding.errors import TopologyError
@@ -27,6 +28,7 @@ POOLER = "[pgbouncer]"
 EXPORTER = "mesctl-exporter"
 """No service of a project has a name with a hyphen."""
 PROMETHEUS = "mesctl-prometheus"
+GATEWAY = "mesctl-gateway"
 ALERTMANAGER = "mesctl-alertmanager"
 REDIS_PORT = 6379
 HBA_WORDS = {"all", "replication", "sameuser", "samerole", "samegroup"}
@@ -133,6 +135,7 @@ class PlatformShape:
     pooler: ListenAddress | None
     services: tuple[ServiceShape, ...]
     elsewhere: tuple[ComponentState, ...]
+    doors: Mapping[str, ListenAddress] = field(default_factory=dict)
 
     @property
     def addresses(self) -> dict[str, ListenAddress]:
@@ -141,6 +144,7 @@ class PlatformShape:
         addresses |= {replica.name: replica.address for server in self.servers for replica in server.replicas}
         addresses |= {service_key(each.name): each.address for each in self.services if each.address}
         addresses |= {admin_key(each.name): each.admin for each in self.services if each.admin}
+        addresses |= {door_key(name): address for name, address in self.doors.items()}
         addresses |= {VALKEY: self.valkey} if self.valkey else {}
         return addresses | ({POOLER: self.pooler} if self.pooler else {})
 
@@ -173,8 +177,14 @@ def shape_of(topology: Topology, services: Mapping[str, "ServiceEntry"]) -> Plat
         servers=servers,
         valkey=_valkey(topology, elsewhere),
         pooler=_pooler(topology, servers, elsewhere),
-        services=(*_services(topology, services, elsewhere), *_exporter(topology), *_watchers(topology)),
+        services=(
+            *_services(topology, services, elsewhere),
+            *_exporter(topology),
+            *_gateway(topology),
+            *_watchers(topology),
+        ),
         elsewhere=tuple(elsewhere),
+        doors=_doors(topology),
     )
 
 
@@ -202,6 +212,27 @@ def _in_hba(dbname: str) -> str:
     """Write the name of a database for pg_hba.conf, where some words and characters mean something else."""
     is_plain = re.fullmatch(r"[a-z0-9_]+", dbname) and dbname not in HBA_WORDS
     return dbname if is_plain else f'"{dbname}"'
+
+
+def door_key(door: str) -> str:
+    """Return the key of a door of the gateway in a table of ports."""
+    return f"{door} door"
+
+
+def _gateway(topology: Topology) -> Iterator[ServiceShape]:
+    """Return Envoy, where the topology has a gateway; its address is its admin port."""
+    if "gateway" in topology.sections:
+        address = ListenAddress(LOOPBACK, section_of(topology).admin_port, (("gateway", "admin_port"),))
+        yield ServiceShape(GATEWAY, "", "/ready", address)
+
+
+def _doors(topology: Topology) -> dict[str, ListenAddress]:
+    if "gateway" not in topology.sections:
+        return {}
+    return {
+        name: ListenAddress(door.host, door.port, (("gateway", "doors", name, "port"),))
+        for name, door in section_of(topology).doors.items()
+    }
 
 
 def _database(database: Database, topology: Topology) -> DatabaseShape:

@@ -200,7 +200,49 @@ DATABASES = Dashboard(
     ),
 )
 
-PLATFORM_DASHBOARDS = (TROUBLE, STORAGE, SHARDS, REPLICAS, DATABASES)
+_DOOR = "envoy_http_conn_manager_prefix"
+
+GATEWAY = Dashboard(
+    "gateway",
+    "Gateway",
+    (
+        lines(
+            "Requests a second",
+            (f"sum by ({_DOOR}) (rate(envoy_http_downstream_rq_xx[5m]))", f"{{{{{_DOOR}}}}}"),
+            unit="reqps",
+        ),
+        lines(
+            "Answers by class",
+            (
+                f"sum by ({_DOOR}, envoy_response_code_class) (rate(envoy_http_downstream_rq_xx[5m]))",
+                f"{{{{{_DOOR}}}}} {{{{envoy_response_code_class}}}}xx",
+            ),
+            unit="reqps",
+        ),
+        lines(
+            "Share of failures",
+            (
+                f'sum by ({_DOOR}) (rate(envoy_http_downstream_rq_xx{{envoy_response_code_class="5"}}[5m]))'
+                f" / sum by ({_DOOR}) (rate(envoy_http_downstream_rq_xx[5m]))",
+                f"{{{{{_DOOR}}}}}",
+            ),
+            unit="percentunit",
+        ),
+        lines(
+            "Answer time, p99",
+            (
+                f"histogram_quantile(0.99, sum by ({_DOOR}, le)"
+                " (rate(envoy_http_downstream_rq_time_bucket[5m])))",
+                f"{{{{{_DOOR}}}}}",
+            ),
+            unit="ms",
+        ),
+        lines("Processes that are ready", ("envoy_cluster_membership_healthy", "{{envoy_cluster_name}}")),
+        number("Days until a certificate ends", "min(envoy_server_days_until_first_cert_expiring)"),
+    ),
+)
+
+PLATFORM_DASHBOARDS = (TROUBLE, STORAGE, SHARDS, REPLICAS, DATABASES, GATEWAY)
 
 
 def dashboards_for(project: "Project") -> tuple[Dashboard, ...]:

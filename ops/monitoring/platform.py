@@ -17,7 +17,19 @@ SOON_SECONDS = 45
 LEAST_SAMPLES = 50
 """Of an objective that counts samples: a Prometheus that has just begun has seen too little."""
 
+_OF_DOOR = ("envoy_http_conn_manager_prefix",)
+GATEWAY_METRICS = {
+    "envoy_http_downstream_rq_xx": Metric("counter", (*_OF_DOOR, "envoy_response_code_class")),
+    "envoy_http_downstream_rq_time": Metric("histogram", _OF_DOOR, "In milliseconds."),
+    "envoy_listener_manager_lds_update_rejected": Metric("counter"),
+    "envoy_cluster_manager_cds_update_rejected": Metric("counter"),
+    "envoy_server_days_until_first_cert_expiring": Metric("gauge"),
+    "envoy_cluster_membership_healthy": Metric("gauge", ("envoy_cluster_name",)),
+}
+"""Of Envoy, by the name of the door where it has one."""
+
 METRICS = {
+    **GATEWAY_METRICS,
     "mes_storage_up": Metric("gauge", ("database", "node", "role")),
     "mes_storage_exporter_last_success_timestamp_seconds": Metric("gauge", _OF_DATABASE),
     "mes_storage_exporter_errors_total": Metric("counter", _OF_DATABASE),
@@ -101,6 +113,46 @@ _WATCHING = (
         "page",
         "{{ $labels.job }} at {{ $labels.instance }} does not answer on its admin port",
         "alerts-monitoring.md#processdown",
+        "mesctl status",
+    ),
+    Alert(
+        "DoorFails",
+        "sum by (envoy_http_conn_manager_prefix)"
+        ' (rate(envoy_http_downstream_rq_xx{envoy_response_code_class="5"}[5m]))'
+        " / sum by (envoy_http_conn_manager_prefix) (rate(envoy_http_downstream_rq_xx[5m])) > 0.05",
+        120,
+        "page",
+        "{{ $value | humanizePercentage }} of the answers at the door"
+        " {{ $labels.envoy_http_conn_manager_prefix }} are failures",
+        "alerts-gateway.md#doorfails",
+        "mesctl problems",
+    ),
+    Alert(
+        "GatewayRefusesFiles",
+        "increase(envoy_listener_manager_lds_update_rejected[10m])"
+        " + increase(envoy_cluster_manager_cds_update_rejected[10m]) > 0",
+        0,
+        "ticket",
+        "Envoy has refused its new files, and goes on with those of before",
+        "alerts-gateway.md#gatewayrefusesfiles",
+        "mesctl gateway check",
+    ),
+    Alert(
+        "CertificateEndsSoon",
+        "envoy_server_days_until_first_cert_expiring < 21",
+        3600,
+        "ticket",
+        "a certificate of the gateway ends in {{ $value }} days",
+        "alerts-gateway.md#certificateendssoon",
+        "mesctl gateway check",
+    ),
+    Alert(
+        "ServiceUnreachable",
+        "envoy_cluster_membership_healthy < 1",
+        60,
+        "page",
+        "the gateway finds no process of {{ $labels.envoy_cluster_name }} that is ready",
+        "alerts-gateway.md#serviceunreachable",
         "mesctl status",
     ),
     Alert(

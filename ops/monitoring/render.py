@@ -6,7 +6,9 @@ from typing import Any
 
 import yaml
 
+from ops.gateway.model import section_of
 from ops.monitoring.model import INTERVAL_SECONDS, Alert, Inhibition, RecordingRule, Rules
+from ops.monitoring.platform import GATEWAY_METRICS
 from ops.monitoring.section import MonitoringSection, monitoring_of
 from ops.ports import LOOPBACK
 from sharding.topology import Topology
@@ -24,15 +26,27 @@ RUNBOOKS = "docs/runbooks"
 
 @dataclass(frozen=True, slots=True)
 class ScrapeJob:
-    """A process that serves /metrics."""
+    """A process that serves metrics at `path`; those that `kept` matches are kept, all if it is empty."""
 
     name: str
     target: str
+    path: str = "/metrics"
+    kept: str = ""
+
+    def config(self) -> dict[str, Any]:
+        """Return its part of the configuration of Prometheus."""
+        found: dict[str, Any] = {"job_name": self.name, "static_configs": [{"targets": [self.target]}]}
+        if self.path != "/metrics":
+            found["metrics_path"] = self.path
+        if self.kept:
+            keep = {"source_labels": ["__name__"], "regex": self.kept, "action": "keep"}
+            found["metric_relabel_configs"] = [keep]
+        return found
 
 
 def jobs_of(topology: Topology) -> tuple[ScrapeJob, ...]:
-    """Find what is scraped: every service with an admin port, and the exporter."""
-    return (*_services(topology), *_exporter(monitoring_of(topology)))
+    """Find what is scraped: every service with an admin port, the exporter, and the gateway."""
+    return (*_services(topology), *_exporter(monitoring_of(topology)), *_gateway(topology))
 
 
 def _services(topology: Topology) -> Iterator[ScrapeJob]:
@@ -44,6 +58,14 @@ def _services(topology: Topology) -> Iterator[ScrapeJob]:
 def _exporter(section: MonitoringSection) -> Iterator[ScrapeJob]:
     if section.port is not None:
         yield ScrapeJob("exporter", _target(LOOPBACK, section.port))
+
+
+def _gateway(topology: Topology) -> Iterator[ScrapeJob]:
+    """Return Envoy, of whose thousand series those of `ops.monitoring.platform` are kept."""
+    if "gateway" in topology.sections:
+        kept = "|".join(f"{name}(_bucket|_sum|_count)?" for name in GATEWAY_METRICS)
+        target = _target(LOOPBACK, section_of(topology).admin_port)
+        yield ScrapeJob("gateway", target, path="/stats/prometheus", kept=kept)
 
 
 def _target(host: str, port: int) -> str:
@@ -83,9 +105,7 @@ def prometheus_config(
         },
         "rule_files": [RULES_FILE],
         "alerting": {"alertmanagers": [{"static_configs": [{"targets": [alertmanager]}]}]},
-        "scrape_configs": [
-            {"job_name": job.name, "static_configs": [{"targets": [job.target]}]} for job in jobs
-        ],
+        "scrape_configs": [job.config() for job in jobs],
     }
 
 

@@ -19,19 +19,32 @@ from ops.embedded.platform import Platform
 from ops.embedded.processes import is_alive
 from ops.errors import ExitStatus
 from ops.pgbouncer.pooler import Pooler
+from ops.project.project import Project
 from ops.waiting import wait_until
 from sharding.sessions import open_sessions
+from tests.callers import ACCESS_KEYS, caller_of
 from tests.integration.life_rig import RING, make_and_ship
 from tests.integration.services_rig import Services
 from tests.needs import require
 from tests.project import PROJECT
 
 
+def project_of_tests() -> Project:
+    """Return the project, whose services know the callers of tests."""
+    services = {
+        name: entry.model_copy(
+            update={"environment": {**entry.environment, "MES_STORAGE_ACCESS_KEYS": ACCESS_KEYS}}
+        )
+        for name, entry in PROJECT.file.services.items()
+    }
+    return Project(PROJECT.path, PROJECT.file.model_copy(update={"services": services}))
+
+
 @pytest.fixture(scope="module")
 def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     """Give a platform in which everything runs, behind a pooler."""
     require("pgbouncer")
-    platform = Platform(tmp_path_factory.mktemp("platform") / "home", PROJECT, safe=False)
+    platform = Platform(tmp_path_factory.mktemp("platform") / "home", project_of_tests(), safe=False)
     try:
         platform.up(pgbouncer=True)
         yield platform
@@ -45,7 +58,9 @@ async def services(platform: Platform) -> AsyncIterator[Services]:
     topology = platform.topology()
     async with AsyncExitStack() as stack:
         shop, crm, mes = [
-            await stack.enter_async_context(AsyncClient(base_url=services_of(topology)[name].url, timeout=30))
+            await stack.enter_async_context(
+                AsyncClient(base_url=services_of(topology)[name].url, timeout=30, auth=caller_of(name))
+            )
             for name in ("shop", "crm", "mes")
         ]
         shards = await stack.enter_async_context(open_sessions(topology, role="mes", application_name="test"))

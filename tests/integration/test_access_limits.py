@@ -16,6 +16,7 @@ from redis.asyncio import Redis
 from app import topology as sections
 from app.access import identities
 from app.access.limits import CallerLimits, Plan, RateLimited, _arguments, decide, plan
+from app.kit import tasks
 from app.kit.caller import Caller, Role
 from app.messaging.streams import open_redis
 from readreplica.sessions import WriteSession
@@ -30,10 +31,22 @@ POST = ("POST", "/v1/partners/{partner}/orders")
 GET = ("GET", "/v1/orders/{order_id}")
 
 
+MADE: list[CallerLimits] = []
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """Wait for Redis on a machine that is busy, but where a test is about how long that is waited for."""
+    if "slow_redis" not in request.node.name:
+        monkeypatch.setattr("app.access.limits.REDIS_SECONDS", 10.0)
+
+
 @pytest.fixture
 async def redis(topology: Topology) -> AsyncIterator[Redis]:
     async with open_redis(sections.redis_url(topology, "test")) as client:
         yield client
+        while MADE:
+            await MADE.pop().settled()
 
 
 def partner(**more: Any) -> Caller:
@@ -41,7 +54,8 @@ def partner(**more: Any) -> Caller:
 
 
 def of(redis: Redis, limits: Plan = SLOW) -> CallerLimits:
-    return CallerLimits(redis, plans={Role.PARTNER: limits})
+    MADE.append(CallerLimits(redis, plans={Role.PARTNER: limits}))
+    return MADE[-1]
 
 
 async def ask(
@@ -140,10 +154,12 @@ async def test_without_redis_requests_are_let_in_and_orders_by_a_part(topology: 
 
 async def test_a_slow_redis_is_not_waited_for(redis: Redis, topology: Topology) -> None:
     limits, caller = of(redis), partner()
-    await redis.client_pause(600)
+    await redis.client_pause(2000)
     began = time.monotonic()
     assert {await ask(limits, caller) for _ in range(20)} == {None}
-    assert time.monotonic() - began < 0.5
+    assert time.monotonic() - began < 1.5
+    # The question that was left comes to its end, before its client is closed.
+    await asyncio.gather(*tasks._left, return_exceptions=True)
 
 
 async def test_a_wiped_redis_begins_anew(redis: Redis) -> None:

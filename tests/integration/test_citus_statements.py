@@ -16,6 +16,7 @@ import partitions
 from app.database import open_shards
 from app.files import ModelStore
 from app.kit.clock import utc_now
+from app.mes.webhooks import prune_events
 from app.messaging.inbox import Pruner
 from app.messaging.message import Ack
 from app.messaging.outbox import settle
@@ -38,6 +39,7 @@ from tests.integration.life_rig import make_and_close, submit
 from tests.integration.messaging_rig import running
 from tests.integration.pricing_rig import SOON
 from tests.integration.services_rig import Services, ok, open_services
+from tests.integration.webhook_receiver import Receiver, receiving, status
 from tests.project import MES, PROJECT
 
 FILE = Path(__file__).with_name("mes_statements.sql")
@@ -81,8 +83,10 @@ def recording(topology: Topology) -> Iterator[list[str]]:
 
 async def test_the_preflight_reads_every_statement_that_the_order_system_sends(topology: Topology) -> None:
     with recording(topology) as sent:
-        async with open_services(topology) as services:
+        async with open_services(topology, webhook_local=True) as services, receiving() as receiver:
+            await hear(services, receiver)
             await live(topology, services)
+            await hear_again(services, receiver)
         await tend(topology)
         await asyncio.to_thread(archive, topology)
     found = {statement for statement in map(shape, sent) if writes_or_locks(statement)}
@@ -91,6 +95,28 @@ async def test_the_preflight_reads_every_statement_that_the_order_system_sends(t
     assert check_statements(sent, Distribution.of(MES.metadata)) == []
     assert not found - known, f"add to {FILE.name}:\n{script(found - known)}"
     assert not known - found, f"take out of {FILE.name}:\n{script(known - found)}"
+
+
+WEBHOOKS = "/v1/partners/atelier-nord/webhooks"
+
+
+async def hear(services: Services, receiver: Receiver) -> None:
+    """Have partners' events sent to a receiver that fails at first."""
+    receiver.answer = status(500)
+    ok(await services.mes.post(WEBHOOKS, json={"url": receiver.url()}), 201)
+    await submit(services, "B2B")
+    await receiver.wait(lambda found: bool(found.received))
+    receiver.answer = status(204)
+
+
+async def hear_again(services: Services, receiver: Receiver) -> None:
+    """Have them sent once more."""
+    [webhook] = ok(await services.mes.get(WEBHOOKS))["webhooks"]
+    replay = f"{WEBHOOKS}/{webhook['webhook_id']}/replay"
+    since = (utc_now() - timedelta(hours=1)).isoformat()
+    before = len(receiver.received)
+    ok(await services.mes.post(replay, params={"since": since}), 202)
+    await receiver.wait(lambda found: len(found.received) > before)
 
 
 async def live(topology: Topology, services: Services) -> None:
@@ -120,6 +146,7 @@ async def tend(topology: Topology) -> None:
             await renew_claim(session, digest="a.stl", holder=uuid4(), seconds=1)
         for each in sessions.clusters.values():
             async with each.write() as session:
+                await prune_events(timedelta(0), session)
                 await sweep_shapes(session, kept=timedelta(days=-1))
         await pruner.prune(asyncio.Event())
 

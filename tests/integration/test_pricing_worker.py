@@ -23,6 +23,8 @@ from sqlalchemy.exc import NotSupportedError
 
 from app.console.demo.bad_shapes import bad_shapes
 from app.console.demo.shapes import Shape, good_shapes
+from app.flow.turns import enqueue
+from app.models.mes import PricingJob
 from app.models.status import Channel, Status
 from app.pricing.errors import AttemptsExhausted
 from app.pricing.measure import measure
@@ -230,6 +232,19 @@ async def test_an_order_whose_leases_all_expired_is_rejected_in_the_end(rig: Rig
     await rig.set_job(order_id, attempts=10, expired_leases=9, leased_by="dead", lease_expires_at=AT)
     (seen,) = await rig.price(rig.worker(sandbox), order_id)
     assert seen.order.reason == str(AttemptsExhausted(10))
+
+
+async def test_an_order_with_a_price_keeps_it_where_no_new_one_is_found(rig: Rig, sandbox: Sandbox) -> None:
+    order_id = await rig.submit(RING)
+    (priced,) = await rig.price(rig.worker(sandbox), order_id)
+    async with rig.sessions.write(order_id) as session:
+        await enqueue(session, PricingJob(order_id=order_id, sender="partner atelier-nord"))
+    await rig.set_job(order_id, attempts=10, expired_leases=9, leased_by="dead", lease_expires_at=AT)
+    (seen,) = await rig.price(rig.worker(sandbox), order_id)
+    assert (seen.order.status, seen.order.price) == (Status.PRICE_CALCULATED, priced.order.price)
+    [told] = [row for row in seen.owed if row.type == "order.price_renewed"]
+    before = next(row for row in priced.owed if row.type == "order.price_calculated")
+    assert told.data == before.data
 
 
 @contextmanager

@@ -114,6 +114,13 @@ async def test_a_price_that_has_ended_is_approved_after_a_new_one_was_asked_for(
         pending = problem(await services.crm.post(f"/v1/orders/{order_id}/approve"), 409)
         assert pending["type"].endswith(":price-renewal-pending")
 
+        # A worker of an older release has dropped it: after a while a seller who asks again is heard.
+        asked = again["requote_requested_at"]
+        async with crm.write() as session:
+            await session.execute(update(CrmOrder).values(requote_requested_at=past))
+        later = ok(await services.crm.post(f"/v1/orders/{order_id}/requote"), 202)
+        assert later["requote_requested_at"] > asked
+
         async with running(worker):
             renewed = await quoted(services, order_id)
     assert datetime.fromisoformat(renewed["price_valid_until"]) > ends
@@ -123,6 +130,7 @@ async def test_a_price_that_has_ended_is_approved_after_a_new_one_was_asked_for(
     assert [sorted(line["detail"])[-1:] for line in history] == [
         [],
         ["tariff_version"],
+        ["requote_requested"],
         ["requote_requested"],
         ["price_renewed"],
         [],

@@ -81,6 +81,7 @@ def test_there_is_a_dashboard_for_each_area_and_its_text_is_the_same_each_time()
     names = [
         "databases",
         "flow",
+        "gateway",
         "mes-storage",
         "messages",
         "orders",

@@ -12,12 +12,22 @@ from app.access.endpoints import partners_router, staff_router
 from app.access.table import RULES
 from app.console.gateway import DOORS
 from app.crm.endpoints import router as crm
+from app.kit.caller import Door
 from app.mes.endpoints import router as mes
 from app.shop.endpoints import router as shop
 from ops.gateway.model import GatewayInvalid, GatewayRoute, NoGateway, gateway_of
 from sharding.errors import TopologyError
 from sharding.topology import Topology
 
+PARTNERS_OWN = (
+    "orders/{order_id}",
+    "orders/batch",
+    "models",
+    "webhooks",
+    "webhooks/{webhook_id}",
+    "webhooks/{webhook_id}/test",
+    "webhooks/{webhook_id}/replay",
+)
 SERVICES = {"shop": (shop,), "crm": (crm, staff_router), "mes": (mes, staff_router, partners_router)}
 
 
@@ -43,6 +53,7 @@ def test_a_partner_reaches_neither_operators_nor_sellers() -> None:
     paths = {(route.service, route.path) for route in DOORS["external"]}
     assert paths == {
         ("mes", "/v1/partners/{partner}/orders"),
+        *(("mes", f"/v1/partners/{{partner}}/{what}") for what in PARTNERS_OWN),
         ("mes", "/v1/orders/{order_id}"),
         ("mes", "/v1/token"),
         ("mes", "/v1/usage"),
@@ -58,7 +69,7 @@ def test_the_gateway_leads_where_the_table_of_access_says() -> None:
         for route in routes
         for method in route.methods
     }
-    assert led == {(door, *route) for route, rule in RULES.items() for door in rule.doors}
+    assert led == {(door, *route) for route, rule in RULES.items() for door in (*rule.doors, Door.INTERNAL)}
 
 
 def test_a_parameter_is_one_segment() -> None:

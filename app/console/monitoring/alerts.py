@@ -39,6 +39,9 @@ METRICS = {
     "app_requests_limit": Metric("gauge"),
     "app_requests_limited_total": Metric("counter", ("role", "limit")),
     "app_limits_unknown_total": Metric("counter"),
+    "app_webhooks_sent_total": Metric("counter", ("outcome",)),
+    "app_webhooks_dead_total": Metric("counter"),
+    "app_webhooks_disabled_total": Metric("counter"),
     "app_identities_unknown_total": Metric("counter"),
     # Of the exporter.
     "app_orders": Metric(
@@ -385,6 +388,24 @@ _FLOW = (
         "a partner asks {{ $labels.job }} for more {{ $labels.limit }} than allowed, for ten minutes",
         "alerts-flow.md#callerlimited",
         "mesctl identities list",
+    ),
+    Alert(
+        "WebhooksDead",
+        "sum(increase(app_webhooks_dead_total[1h])) > 0",
+        0,
+        "ticket",
+        "{{ $value | humanize }} events were not taken by partners' webhooks for three days",
+        "alerts-flow.md#webhooksdead",
+        "mesctl problems",
+    ),
+    Alert(
+        "WebhookDisabled",
+        "sum(increase(app_webhooks_disabled_total[1h])) > 0",
+        0,
+        "ticket",
+        "nothing comes through to {{ $value | humanize }} webhooks of partners: they were disabled",
+        "alerts-flow.md#webhookdisabled",
+        "mesctl problems",
     ),
     Alert(
         "LimitLow",

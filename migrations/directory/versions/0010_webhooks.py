@@ -1,8 +1,8 @@
-"""The heads of the audit logs, apart from the logs."""
+"""Where partners want to hear of their orders."""
 
 from ops.migrate import frozen
 
-revision = "0009"
+revision = "0010"
 down_revision = "0008"
 phase = "pre"
 

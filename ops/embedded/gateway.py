@@ -1,0 +1,88 @@
+"""The gateway of the embedded platform: Envoy on loopback, and certificates of an authority of its own."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ops.embedded.home import Home
+from ops.gateway import envoy
+from ops.gateway.commands import gateway_for
+from ops.gateway.model import section_of
+from ops.pgbouncer import files
+from ops.ports import LOOPBACK
+
+if TYPE_CHECKING:
+    from ops.project.project import Project
+    from sharding.topology import Topology
+
+SERVER, CLIENT, AUTHORITY = "gateway", "client", "ca"
+"""The certificates in HOME/certificates: of the doors, of who may come in by the internal one, of both."""
+VALID_DAYS = 365
+RENEWED_BEFORE = timedelta(days=30)
+
+
+def find_gateway() -> Path | None:
+    """Find Envoy and what makes certificates; None if one of them is not installed."""
+    try:
+        from ops.gateway.service import EnvoyMissing, find_envoy  # with `cryptography`
+    except ModuleNotFoundError:
+        return None
+    try:
+        return find_envoy()
+    except EnvoyMissing:
+        return None
+
+
+def command_of(program: Path, folder: Path) -> list[str]:
+    """Return the command that runs Envoy on the files of a folder."""
+    # Others of its kind run on the machine, each with a base id of its own.
+    words = ["--concurrency", "1", "-l", "warning", "--use-dynamic-base-id"]
+    return [str(program), "-c", str(folder / envoy.BOOTSTRAP), *words]
+
+
+def write_gateway(project: "Project", topology: "Topology", home: Home) -> frozenset[str]:
+    """Write certificates and files that fit the topology; name the files of Envoy that have changed.
+
+    Raises:
+        GatewayInvalid, TopologyError: doors and routes do not fit each other.
+    """
+    _certify(topology, home.certificates)
+    home.gateway.mkdir(exist_ok=True, mode=0o700)
+    texts = envoy.files_of(gateway_for(project, topology), home.gateway)
+    changed = files.changes(home.gateway, texts)
+    # Clusters before the listeners that lead to them: Envoy takes each as it comes.
+    for name in sorted(changed, key=[envoy.BOOTSTRAP, envoy.CLUSTERS, envoy.LISTENERS].index):
+        files.write(home.gateway, {name: texts[name]})
+    return frozenset(changed)
+
+
+def _certify(topology: "Topology", folder: Path) -> None:
+    """Make the certificates, unless they are there, are for all names, and have a month to go."""
+    from ops.gateway.certificates import make_authority
+
+    names = sorted({LOOPBACK, "localhost", *_names(topology)})
+    listed, written = folder / "names.txt", "\n".join(names)
+    if listed.is_file() and listed.read_text() == written and not _ends_soon(folder):
+        return
+    folder.mkdir(exist_ok=True, mode=0o700)
+    authority = make_authority(folder, days=VALID_DAYS)
+    authority.issue(SERVER, names=["localhost", *(name for name in names if name != "localhost")])
+    authority.issue(CLIENT, names=["client.mesctl"])  # another subject than that of the authority
+    listed.write_text(written)
+
+
+def _names(topology: "Topology") -> Iterator[str]:
+    for door in section_of(topology).doors.values():
+        for given in door.names.values():
+            yield from given
+
+
+def _ends_soon(folder: Path) -> bool:
+    from ops.gateway.service import certificate_end
+
+    try:
+        ends = [certificate_end(folder / f"{name}.pem") for name in (AUTHORITY, SERVER, CLIENT)]
+    except (OSError, ValueError):
+        return True
+    return min(ends) - datetime.now(UTC) < RENEWED_BEFORE
