@@ -88,7 +88,7 @@ async def record(
         values |= {"caller": caller.name, "role": caller.role.value, "door": caller.door.value}
         values |= {"identity_id": caller.identity_id, "credential": caller.credential}
         values |= {"address": caller.address}
-    await session.execute(insert(lines).values(values))
+    await session.execute(insert(lines).values(values).inline())
 
 
 def _trace_id() -> str | None:

@@ -336,7 +336,7 @@ async def renew_price(
     detail = {"price_renewed": _set_quote(order, renewed)}
     action = "order_price_renewed"
     await append_event(session, models, order, actor=renewed.actor, now=now, detail=detail, action=action)
-    log_change(session, action, order)
+    log_change(session, "order_price_renewed", order)
     return True
 
 

@@ -41,4 +41,4 @@ async def _reopen(session: WriteSession, message: Message, refused: CancelRefuse
     order.cancel_requested_at = None
     detail, action = {"cancel_refused": refused.reason}, "order_cancel_refused"
     await append_event(session, CRM, order, actor="mes", now=message.time, detail=detail, action=action)
-    log_change(session, action, order)
+    log_change(session, "order_cancel_refused", order)

@@ -113,7 +113,7 @@ class CrmService:
             detail, action = {"cancel_requested": reason}, "order_cancel_requested"
             await append_event(session, CRM, order, actor=actor, now=now, detail=detail, action=action)
             await announce(session, CRM, order, CancelRequested(actor=actor, reason=reason), now=now)
-            log_change(session, action, order)
+            log_change(session, "order_cancel_requested", order)
         return CrmOrderView.of(order)
 
     async def _write(self, work: Work[CrmOrderView]) -> CrmOrderView:
@@ -179,5 +179,5 @@ async def request_quote(order_id: int, session: WriteSession, *, actor: str, now
         detail, action = {"requote_requested": actor}, "order_requote_requested"
         await append_event(session, CRM, order, actor=actor, now=now, detail=detail, action=action)
         await announce(session, CRM, order, RequoteRequested(actor=actor), now=now)
-        log_change(session, action, order)
+        log_change(session, "order_requote_requested", order)
     return CrmOrderView.of(order)

@@ -124,4 +124,4 @@ async def _refuse(
     await append_event(session, models, order, actor="mes", now=now, detail=detail, action=action)
     refused = CancelRefused(reason=reason, status=order.status)
     await announce(session, models, order, refused, now=now)
-    log_change(session, action, order)
+    log_change(session, "order_cancel_refused", order)

@@ -82,7 +82,7 @@ class ShopService:
                 instruments.order_created(session.sync_session, channel=order.channel.value)
                 action = "order_created"
                 await append_event(session, SHOP, order, actor=request.customer.name, now=now, action=action)
-                log_change(session, action, order)
+                log_change(session, "order_created", order)
             elif not _asked_for(order, request):
                 raise IdempotencyKeyReused(key, order.order_id)
             bind(order_id=order.order_id)
@@ -122,7 +122,7 @@ class ShopService:
             order.changed_at = now
             action = "order_file_uploaded"
             await append_event(session, SHOP, order, actor=actor, now=now, detail=detail, action=action)
-            log_change(session, action, order)
+            log_change(session, "order_file_uploaded", order)
         else:
             await advance_order(
                 session, SHOP, order, to=Status.FILE_UPLOADED, actor=actor, now=now, detail=detail
