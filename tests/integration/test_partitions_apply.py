@@ -87,7 +87,10 @@ def test_month_has_its_parents_key_and_index(owner: Engine) -> None:
     partitions.apply(owner, MES, NOW)
     month = catalog(owner)["orders_archive"].partition("orders_archive_2026_11")
     assert month is not None
-    assert month.indexes == {"orders_archive_2026_11_pkey"}
+    of_partners = {
+        f"orders_archive_2026_11_partner_{what}idx" for what in ("order_id_", "reference_order_id_")
+    }
+    assert month.indexes == {"orders_archive_2026_11_pkey", *of_partners}
     assert month.invalid_indexes == frozenset()
 
 

@@ -21,7 +21,13 @@ from tests.integration.test_services_operators import add_month
 
 PARTNER = "atelier-nord"
 ORDERS = f"/v1/partners/{PARTNER}/orders"
-AS_PARTNER = acting(PARTNER, Role.PARTNER)
+
+
+def as_partner() -> dict[str, str]:
+    """Return the header of the partner; its token is good for five minutes."""
+    return acting(PARTNER, Role.PARTNER)
+
+
 MARCH = datetime(2026, 3, 1, tzinfo=UTC)
 
 
@@ -32,7 +38,7 @@ async def services(topology: Topology) -> AsyncIterator[Services]:
 
 
 async def list_of(services: Services, **query: Any) -> Json:
-    return ok(await services.mes.get(ORDERS, params=query, headers=AS_PARTNER))
+    return ok(await services.mes.get(ORDERS, params=query, headers=as_partner()))
 
 
 async def test_pages_over_all_shards_have_each_order_once_and_none_of_others(services: Services) -> None:
@@ -60,7 +66,7 @@ async def test_a_cursor_is_good_for_its_own_query_alone(services: Services) -> N
         await services.b2b()
     cursor = (await list_of(services, limit=1))["next_cursor"]
     for query in ({"cursor": cursor[:-2] + "AA"}, {"cursor": cursor, "status": "CLOSED"}):
-        problem(await services.mes.get(ORDERS, params={"limit": 1, **query}, headers=AS_PARTNER), 422)
+        problem(await services.mes.get(ORDERS, params={"limit": 1, **query}, headers=as_partner()), 422)
 
 
 async def test_the_partners_reference_is_kept_shown_and_found(services: Services) -> None:
@@ -72,7 +78,7 @@ async def test_the_partners_reference_is_kept_shown_and_found(services: Services
     found = (await list_of(services, reference="PO-1017"))["orders"]
     assert [order["order_id"] for order in found] == [second, first]  # need not be unique
     assert {order["reference"] for order in found} == {"PO-1017"}
-    shown = ok(await services.mes.get(f"{ORDERS}/{plain}", headers=AS_PARTNER))
+    shown = ok(await services.mes.get(f"{ORDERS}/{plain}", headers=as_partner()))
     assert shown["reference"] is None
     assert ok(await services.mes.get(f"/v1/orders/{first}"))["reference"] == "PO-1017"
     await services.price(first)
@@ -92,7 +98,7 @@ async def test_the_reference_is_shown_while_the_order_waits_and_belongs_to_the_r
     key = new_key()
     made = ok(await services.b2b_response(key=key, reference="A"), 202)
     assert made["reference"] == "A"
-    shown = ok(await services.mes.get(f"{ORDERS}/{made['order_id']}", headers=AS_PARTNER))
+    shown = ok(await services.mes.get(f"{ORDERS}/{made['order_id']}", headers=as_partner()))
     assert shown["reference"] == "A"
     assert ok(await services.b2b_response(key=key, reference="A"), 200)["reference"] == "A"
     assert problem(await services.b2b_response(key=key), 422)["order_id"] == made["order_id"]
@@ -101,7 +107,7 @@ async def test_the_reference_is_shown_while_the_order_waits_and_belongs_to_the_r
 async def test_an_order_is_shown_without_names_of_staff_and_by_its_tag(services: Services) -> None:
     order_id = await services.approved()
     ok(await services.take(order_id, operator="Rosa"))
-    answer = await services.mes.get(f"{ORDERS}/{order_id}", headers=AS_PARTNER)
+    answer = await services.mes.get(f"{ORDERS}/{order_id}", headers=as_partner())
     shown = ok(answer)
     assert "Rosa" not in answer.text
     assert "Sara" not in answer.text
@@ -114,10 +120,12 @@ async def test_an_order_is_shown_without_names_of_staff_and_by_its_tag(services:
     assert shown["history"][1]["price"] == shown["price"] == "412.50"
     tag = answer.headers["ETag"]
     for known in (tag, f"W/{tag}", f'"other", {tag}', "*"):
-        same = await services.mes.get(f"{ORDERS}/{order_id}", headers={**AS_PARTNER, "If-None-Match": known})
+        same = await services.mes.get(
+            f"{ORDERS}/{order_id}", headers={**as_partner(), "If-None-Match": known}
+        )
         assert (same.status_code, same.content, same.headers["ETag"]) == (304, b"", tag)
     ok(await services.advance(order_id, "MANUFACTURING_COMPLETED"))
-    changed = await services.mes.get(f"{ORDERS}/{order_id}", headers={**AS_PARTNER, "If-None-Match": tag})
+    changed = await services.mes.get(f"{ORDERS}/{order_id}", headers={**as_partner(), "If-None-Match": tag})
     assert ok(changed)["status"] == "MANUFACTURING_COMPLETED"
 
 
@@ -164,10 +172,10 @@ async def test_archived_orders_have_a_list_of_their_own(services: Services, topo
         )
     after = {"Causal-Token": session.token.encode()}
     asked = {"archived": "true", "reference": "old"}
-    page = ok(await services.mes.get(ORDERS, params=asked, headers=AS_PARTNER | after))
+    page = ok(await services.mes.get(ORDERS, params=asked, headers=as_partner() | after))
     assert [each["order_id"] for each in page["orders"]] == [str(order_id)]
     assert (await list_of(services))["orders"] == []
-    shown = ok(await services.mes.get(f"{ORDERS}/{order_id}", headers=AS_PARTNER | after))
+    shown = ok(await services.mes.get(f"{ORDERS}/{order_id}", headers=as_partner() | after))
     assert shown["price_valid_until"] == "2026-04-01T00:00:00Z"
 
 
@@ -194,18 +202,18 @@ async def test_many_orders_are_taken_or_refused_one_by_one(services: Services) -
     model = await uploaded(services)
     foreign = await uploaded(services, "bijoux-sud")
     good, bad = one(model, reference="B-1"), one(foreign)
-    answer = await services.mes.post(f"{ORDERS}/batch", json={"orders": [good, bad]}, headers=AS_PARTNER)
+    answer = await services.mes.post(f"{ORDERS}/batch", json={"orders": [good, bad]}, headers=as_partner())
     first, second = ok(answer, 207)["results"]
     assert (first["status"], first["order"]["reference"]) == (202, "B-1")
     assert second["status"] == second["problem"]["status"] == 422
     assert second["problem"]["type"].endswith(":unknown-model")
     again = [good, {**good, "idempotency_key": good["idempotency_key"] + "x"}, {**good, "quantity": 2}]
     again[2]["idempotency_key"] = bad["idempotency_key"]
-    answer = await services.mes.post(f"{ORDERS}/batch", json={"orders": again}, headers=AS_PARTNER)
+    answer = await services.mes.post(f"{ORDERS}/batch", json={"orders": again}, headers=as_partner())
     statuses = [each["status"] for each in ok(answer, 207)["results"]]
     assert statuses == [200, 202, 202]
     reused = await services.mes.post(
-        f"{ORDERS}/batch", json={"orders": [{**good, "quantity": 7}]}, headers=AS_PARTNER
+        f"{ORDERS}/batch", json={"orders": [{**good, "quantity": 7}]}, headers=as_partner()
     )
     [result] = ok(reused, 207)["results"]
     assert result["problem"]["order_id"] == first["order"]["order_id"]
@@ -215,10 +223,12 @@ async def test_a_batch_has_bounds(services: Services) -> None:
     model = await uploaded(services)
     same = one(model)
     for orders in ([], [one(model) for _ in range(21)], [same, same], [one(model, quantity=0)]):
-        problem(await services.mes.post(f"{ORDERS}/batch", json={"orders": orders}, headers=AS_PARTNER), 422)
+        problem(
+            await services.mes.post(f"{ORDERS}/batch", json={"orders": orders}, headers=as_partner()), 422
+        )
     huge = b'{"orders": [' + b" " * 70_000 + b"]}"
     answer = await services.mes.post(
-        f"{ORDERS}/batch", content=huge, headers={**AS_PARTNER, "content-type": "application/json"}
+        f"{ORDERS}/batch", content=huge, headers={**as_partner(), "content-type": "application/json"}
     )
     problem(answer, 413)
 

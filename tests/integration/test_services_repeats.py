@@ -11,8 +11,6 @@ from sharding.topology import Topology
 from tests.callers import by_seller
 from tests.integration.services_rig import Json, Services, ok, open_services, problem
 
-TOM = by_seller("Tom")
-
 
 @pytest_asyncio.fixture
 async def services(topology: Topology) -> AsyncIterator[Services]:
@@ -52,7 +50,7 @@ async def test_a_seller_who_decides_again_has_decided_once(services: Services) -
     approve, close = (f"/v1/orders/{order_id}/{verb}" for verb in ("approve", "close"))
     first = ok(await services.crm.post(approve))
     assert ok(await services.crm.post(approve)) == first
-    refused(await services.crm.post(approve, headers=TOM), wanted="MANUFACTURING_APPROVED")
+    refused(await services.crm.post(approve, headers=by_seller("Tom")), wanted="MANUFACTURING_APPROVED")
     refused(await services.crm.post(close), wanted="CLOSED")
 
     await services.shows(services.mes, order_id, "MANUFACTURING_APPROVED")
@@ -64,7 +62,7 @@ async def test_a_seller_who_decides_again_has_decided_once(services: Services) -
     await services.shows(services.crm, order_id, "SHIPPED")
     first = ok(await services.crm.post(close))
     assert ok(await services.crm.post(close)) == first
-    refused(await services.crm.post(close, headers=TOM), wanted="CLOSED")
+    refused(await services.crm.post(close, headers=by_seller("Tom")), wanted="CLOSED")
     shown = await services.shows(services.mes, order_id, "CLOSED")
     assert statuses(shown).count("CLOSED") == statuses(shown).count("MANUFACTURING_APPROVED") == 1
 
@@ -73,12 +71,14 @@ async def test_who_has_only_asked_to_cancel_has_not_approved(services: Services)
     order_id = await services.approved()  # by Sara
     # The history says of Tom, too, that the order was approved when he asked.
     ok(
-        await services.crm.post(f"/v1/orders/{order_id}/cancel", json={"reason": "too slow"}, headers=TOM),
+        await services.crm.post(
+            f"/v1/orders/{order_id}/cancel", json={"reason": "too slow"}, headers=by_seller("Tom")
+        ),
         202,
     )
     await services.shows(services.crm, order_id, "CANCELLED")
     approve = f"/v1/orders/{order_id}/approve"
-    refused(await services.crm.post(approve, headers=TOM), wanted="MANUFACTURING_APPROVED")
+    refused(await services.crm.post(approve, headers=by_seller("Tom")), wanted="MANUFACTURING_APPROVED")
     assert ok(await services.crm.post(approve))["status"] == "CANCELLED"
 
 
@@ -90,7 +90,7 @@ async def test_a_cancellation_that_was_granted_is_answered_again(services: Servi
     await services.shows(services.crm, order_id, "CANCELLED")
     assert ok(await services.crm.post(cancel, json=wish), 202)["status"] == "CANCELLED"
     refused(await services.crm.post(cancel, json={"reason": "too late"}), wanted="CANCELLED")
-    refused(await services.crm.post(cancel, json=wish, headers=TOM), wanted="CANCELLED")
+    refused(await services.crm.post(cancel, json=wish, headers=by_seller("Tom")), wanted="CANCELLED")
 
 
 async def test_an_operator_who_advances_again_has_advanced_once(services: Services) -> None:

@@ -39,7 +39,13 @@ from tests.integration.webhook_receiver import (
 
 PARTNER = "atelier-nord"
 HOOKS = f"/v1/partners/{PARTNER}/webhooks"
-AS_PARTNER = acting(PARTNER, Role.PARTNER)
+
+
+def as_partner() -> dict[str, str]:
+    """Return the header of the partner; its token is good for five minutes."""
+    return acting(PARTNER, Role.PARTNER)
+
+
 SOON = WebhookOptions(
     poll_seconds=0.05, first_retry_seconds=0.1, longest_retry_seconds=0.3, lease_seconds=3.0
 )
@@ -83,11 +89,11 @@ async def dispatching(
 
 async def hook(services: Services, receiver: Receiver, path: str = "/hook", **body: Any) -> Json:
     asked = {"url": receiver.url(path), **body}
-    return ok(await services.mes.post(HOOKS, json=asked, headers=AS_PARTNER), 201)
+    return ok(await services.mes.post(HOOKS, json=asked, headers=as_partner()), 201)
 
 
 async def shown(services: Services) -> Json:
-    [only] = ok(await services.mes.get(HOOKS, headers=AS_PARTNER))["webhooks"]
+    [only] = ok(await services.mes.get(HOOKS, headers=as_partner()))["webhooks"]
     return dict(only)
 
 
@@ -285,13 +291,13 @@ async def test_what_is_not_taken_for_too_long_is_a_dead_letter_and_is_replayed(
         await until(is_dead)
     receiver.answer = status(204)
     replay = f"{HOOKS}/{made['webhook_id']}/replay"
-    answer = await services.mes.post(replay, params={"since": since.isoformat()}, headers=AS_PARTNER)
+    answer = await services.mes.post(replay, params={"since": since.isoformat()}, headers=as_partner())
     assert ok(answer, 202) == {"events": 1, "next_since": None}
     async with dispatching(services, directory):
         await until_settled(services)
     assert len({each.event_id for each in receiver.of(order_id)}) == 1
     # What was taken is sent again as well, if that is wanted.
-    ok(await services.mes.post(replay, params={"since": since.isoformat()}, headers=AS_PARTNER), 202)
+    ok(await services.mes.post(replay, params={"since": since.isoformat()}, headers=as_partner()), 202)
     before = len(receiver.received)
     async with dispatching(services, directory):
         await until_settled(services)
@@ -319,9 +325,9 @@ async def test_an_endpoint_that_always_fails_is_disabled_and_a_test_enables_it(
         second = await services.b2b()
         assert receiver.of(second) == []
         test = f"{HOOKS}/{made['webhook_id']}/test"
-        assert ok(await services.mes.post(test, headers=AS_PARTNER))["delivered"] is False
+        assert ok(await services.mes.post(test, headers=as_partner()))["delivered"] is False
         receiver.answer = status(200)
-        assert ok(await services.mes.post(test, headers=AS_PARTNER)) == {
+        assert ok(await services.mes.post(test, headers=as_partner())) == {
             "delivered": True,
             "status": 200,
             "error": None,
@@ -345,11 +351,11 @@ async def test_webhooks_are_the_partners_own_and_the_secret_is_shown_once(
     problem(await services.mes.post(f"{other}/test", headers=theirs), 404)
     problem(await services.mes.post(f"{other}/replay", params=since, headers=theirs), 404)
     own = f"{HOOKS}/{made['webhook_id']}"
-    assert (await services.mes.delete(own, headers=AS_PARTNER)).status_code == 204
-    problem(await services.mes.delete(own, headers=AS_PARTNER), 404)
+    assert (await services.mes.delete(own, headers=as_partner())).status_code == 204
+    problem(await services.mes.delete(own, headers=as_partner()), 404)
     for _ in range(10):
         await hook(services, receiver)
-    problem(await services.mes.post(HOOKS, json={"url": receiver.url()}, headers=AS_PARTNER), 409)
+    problem(await services.mes.post(HOOKS, json={"url": receiver.url()}, headers=as_partner()), 409)
 
 
 async def test_a_bad_url_or_event_is_refused(topology: Topology) -> None:
@@ -365,9 +371,9 @@ async def test_a_bad_url_or_event_is_refused(topology: Topology) -> None:
             "file:///etc/passwd",
             "https://",
         ):
-            problem(await services.mes.post(HOOKS, json={"url": url}, headers=AS_PARTNER), 422)
+            problem(await services.mes.post(HOOKS, json={"url": url}, headers=as_partner()), 422)
         unknown = {"url": "https://example.com/", "events": ["order.eaten"]}
-        problem(await services.mes.post(HOOKS, json=unknown, headers=AS_PARTNER), 422)
+        problem(await services.mes.post(HOOKS, json=unknown, headers=as_partner()), 422)
 
 
 @dataclass
