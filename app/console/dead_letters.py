@@ -179,7 +179,8 @@ async def retry_letter(
             await check()
         if actor and found:
             detail = {"repaired": f"the dead letter {letter.message_id} to {letter.destination}"}
-            await append_event(session, *found, actor=actor, now=datetime.now(UTC), detail=detail)
+            now, action = datetime.now(UTC), "dead_letter_retried"
+            await append_event(session, *found, actor=actor, now=now, detail=detail, action=action)
         fresh = {"attempts": 0, "next_attempt_at": func.now(), "set_aside_at": None, "set_aside_reason": None}
         await session.execute(
             update(outbox)
@@ -220,7 +221,8 @@ async def discard_letter(
         facts |= {"created_at": row.created_at.isoformat()}
         facts |= {"traceparent": row.traceparent} if row.traceparent else {}
         detail = {"discarded": {**facts, **kept}, **said}
-        await append_event(session, models, order, actor=actor, now=datetime.now(UTC), detail=detail)
+        now, action = datetime.now(UTC), "dead_letter_discarded"
+        await append_event(session, models, order, actor=actor, now=now, detail=detail, action=action)
         return True
 
     return await databases.write(letter.source, work)
@@ -256,7 +258,8 @@ async def restore_letter(databases: OrderDatabases, message_id: UUID, order_id: 
             raise NotDeadLetter(message_id, "what was written after it is under way")
         await session.execute(_RESTORE, _restored(order_id, was))
         detail = {"restored": str(message_id)}
-        await append_event(session, models, order, actor=actor, now=datetime.now(UTC), detail=detail)
+        now, action = datetime.now(UTC), "dead_letter_restored"
+        await append_event(session, models, order, actor=actor, now=now, detail=detail, action=action)
         return True
 
     for name, service in databases.services.items():

@@ -138,3 +138,16 @@ class WebhookEndpoint(DirectoryBase):
     last_error: Mapped[str | None] = mapped_column(Text)
     disabled_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     disabled_reason: Mapped[str | None] = mapped_column(Text)
+
+
+class AuditHead(DirectoryBase):
+    """The digest of a seal of a database's audit log, kept apart from it; only ever appended."""
+
+    __tablename__ = "audit_heads"
+
+    database: Mapped[str] = mapped_column(Text, primary_key=True)
+    seal_no: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    digest: Mapped[bytes] = mapped_column(LargeBinary)
+    recorded_at: Mapped[datetime] = mapped_column(
+        DateTime(timezone=True), server_default=text("clock_timestamp()")
+    )

@@ -1,0 +1,319 @@
+"""`mesctl audit`: who has changed what, and whether a line was changed, removed or added since.
+
+`mesctl orders audit` is another thing: it compares the services' copies of each order.
+"""
+
+import getpass
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import typer
+from sqlalchemy import BigInteger, Connection, Select, cast, delete, func, insert, select
+
+from app.audit_log import (
+    PRUNED,
+    AuditFault,
+    AuditLine,
+    AuditSeal,
+    Tampering,
+    find_tampering,
+    line_of,
+    select_lines,
+    select_seals,
+)
+from app.console.audit.databases import OrderDatabases
+from app.kit.caller import Role
+from app.messaging.routing import ServiceName
+from app.models.base import AuditRow
+from app.models.directory import AuditHead
+from app.orders import CRM, MES, SHOP, OrderModels
+from ops.errors import ExitStatus, OpsError
+from ops.fleet import naming, open_engine
+from ops.options import DryRun, Options, options_of, parse_duration
+from ops.output import note, print_json, print_table
+from sharding.topology import Database, Topology
+
+app = typer.Typer(
+    help="Show who has changed what, and prove that no line was changed or removed.", no_args_is_help=True
+)
+
+MODELS: Mapping[ServiceName, OrderModels[Any]] = {
+    ServiceName.SHOP: SHOP,
+    ServiceName.CRM: CRM,
+    ServiceName.MES: MES,
+}
+FETCH_ROWS = 1000
+MOST_HEADS = 100_000
+"""So many of the newest heads are read: each stands for all seals before it."""
+
+MOST_SHOWN = 100
+"""More faults of one database are counted, and not listed."""
+
+DatabaseOption = Annotated[
+    str | None, typer.Option("--database", help="Only this one, by its name in the topology.")
+]
+
+
+class AuditDatabaseUnknown(OpsError):
+    """No database of this name has an audit log."""
+
+    exit_status = ExitStatus.USAGE
+
+    def __init__(self, name: str, known: Iterable[str]) -> None:
+        self.name, self.known = name, tuple(known)
+        super().__init__(f"{name!r} has no audit log; there are {', '.join(self.known)}")
+
+
+@dataclass
+class Verified:
+    """What was found in the audit log of one database."""
+
+    database: str
+    seals: int = 0
+    lines: int = 0
+    unsealed: int = 0
+    pruned_through: int = 0
+    faults: int = 0
+    shown: tuple[Tampering, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as JSON has it."""
+        words = {
+            name: getattr(self, name)
+            for name in ("database", "seals", "lines", "unsealed", "pruned_through", "faults")
+        }
+        shown = [
+            {"fault": each.fault.value, "seal": each.seal_no, "line": each.line_no} for each in self.shown
+        ]
+        return {**words, "found": shown}
+
+
+@app.command("verify")
+def verify(context: typer.Context, *, database: DatabaseOption = None) -> None:
+    """Hold every line against its seal, and the seals against the directory; exit status 1 if any differs."""
+    options = options_of(context)
+    topology = options.topology()
+    found = [verify_database(topology, name) for name in _chosen(OrderDatabases(topology).services, database)]
+    if options.json:
+        print_json([each.as_json() for each in found])
+    else:
+        _print_verified(found)
+    if any(each.faults for each in found):
+        raise typer.Exit(ExitStatus.FAILED)
+
+
+def _chosen(services: Mapping[str, ServiceName], database: str | None) -> list[str]:
+    if database is not None and database not in services:
+        raise AuditDatabaseUnknown(database, services)
+    return [database] if database is not None else list(services)
+
+
+def _print_verified(found: Iterable[Verified]) -> None:
+    columns = ("database", "seals", "lines", "unsealed", "pruned_through", "faults")
+    print_table(columns, [tuple(getattr(each, name) for name in columns) for each in found])
+    for each in found:
+        for fault in each.shown:
+            print(f"{each.database}: {_words(fault)}")
+        if each.faults > len(each.shown):
+            print(f"{each.database}: {each.faults - len(each.shown)} more")
+
+
+def _words(found: Tampering) -> str:
+    match found.fault:
+        case AuditFault.LINE_CHANGED | AuditFault.LINE_REMOVED | AuditFault.LINE_ADDED:
+            what = found.fault.value.removeprefix("line ")
+            return f"line {found.line_no} was {what}: seal {found.seal_no} was made otherwise"
+        case AuditFault.SEAL_CHANGED:
+            return f"seal {found.seal_no} was changed: its digest is not that of its content"
+        case AuditFault.SEAL_REPLACED:
+            return f"seal {found.seal_no} was replaced, or one before it: the chain is another"
+        case AuditFault.SEAL_MISSING:
+            return f"seal {found.seal_no} is missing"
+        case AuditFault.TAIL_CUT:
+            return f"the seals from {found.seal_no} on were cut: the directory knows more"
+
+
+def verify_database(topology: Topology, name: str) -> Verified:
+    """Walk the audit log of a database, a batch at a time.
+
+    Raises:
+        DatabasesFailed: it, or the directory, does not answer.
+    """
+    databases = OrderDatabases(topology)
+    models, result = MODELS[databases.services[name]], Verified(name)
+    heads = _read_heads(topology, name)  # before the seals: a head is written after its seal
+    # Two connections of one moment each: what is sealed changes no more, and each has a cursor of its own.
+    with (
+        databases.connect(name) as for_seals,
+        databases.connect(name) as for_lines,
+        naming(topology.database(name)),
+    ):
+        end = for_seals.scalar(select(func.max(models.seals.below_xid))) or 0
+        sealed = select_lines(models.audit).where(models.audit.xid < end)
+        result.unsealed = _count(for_lines, select(models.audit.xid).where(models.audit.xid >= end))
+        result.pruned_through = _pruned_through(for_lines, models.audit)
+        found = find_tampering(
+            _seals(for_seals, select_seals(models.seals), result),
+            _lines(for_lines, sealed, result),
+            heads,
+            pruned_through=result.pruned_through,
+        )
+        for each in found:
+            result.faults += 1
+            if result.faults <= MOST_SHOWN:
+                result.shown = (*result.shown, each)
+    return result
+
+
+def _count(connection: Connection, rows: Select[Any]) -> int:
+    return connection.scalar(select(func.count()).select_from(rows.subquery())) or 0
+
+
+def _pruned_through(connection: Connection, lines: type[AuditRow]) -> int:
+    through = cast(lines.facts["through_seal"].astext, BigInteger)
+    return connection.scalar(select(func.max(through)).where(lines.action == PRUNED)) or 0
+
+
+def _seals(connection: Connection, query: Select[Any], result: Verified) -> Iterator[AuditSeal]:
+    with connection.execution_options(yield_per=10).execute(query) as rows:
+        for row in rows.mappings():
+            result.seals += 1
+            yield AuditSeal(**row)
+
+
+def _lines(connection: Connection, query: Select[Any], result: Verified) -> Iterator[AuditLine]:
+    with connection.execution_options(yield_per=FETCH_ROWS).execute(query) as rows:
+        for row in rows.mappings():
+            result.lines += 1
+            if result.lines % 100_000 == 0:
+                note(f"{result.database}: {result.lines:,} lines")
+            yield line_of(dict(row))
+
+
+def _read_heads(topology: Topology, name: str) -> dict[int, bytes]:
+    directory = topology.directory_of(ServiceName.MES.value)
+    with (
+        open_engine(topology, directory, role=directory.owner) as engine,
+        naming(directory),
+        engine.connect() as connection,
+    ):
+        query = select(AuditHead.seal_no, AuditHead.digest).where(AuditHead.database == name)
+        query = query.order_by(AuditHead.seal_no.desc()).limit(MOST_HEADS)
+        return {row.seal_no: row.digest for row in connection.execute(query)}
+
+
+@app.command("list")
+def list_lines(
+    context: typer.Context,
+    *,
+    order: Annotated[int | None, typer.Option("--order", min=1, help="Only changes of this order.")] = None,
+    identity: Annotated[str | None, typer.Option("--identity", help="Only what this caller did.")] = None,
+    since: Annotated[
+        str | None, typer.Option("--since", metavar="DURATION", help="Only what is not older.")
+    ] = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=10_000, help="At most so many.")] = 100,
+    database: DatabaseOption = None,
+) -> None:
+    """List who has changed what, the newest last."""
+    options = options_of(context)
+    topology = options.topology()
+    after = datetime.now(UTC) - parse_duration(since) if since is not None else None
+    databases = OrderDatabases(topology)
+    found: list[dict[str, Any]] = []
+    for name in _chosen(databases.services, database):
+        lines = MODELS[databases.services[name]].audit
+        query = _wanted(lines, order=order, identity=identity, after=after).limit(limit)
+        with databases.connect(name) as connection, naming(topology.database(name)):
+            found += [{"database": name, **row} for row in connection.execute(query).mappings()]
+    found = sorted(found, key=lambda line: line["at"])[-limit:]
+    _print_lines(options, found)
+
+
+def _wanted(
+    lines: type[AuditRow], *, order: int | None, identity: str | None, after: datetime | None
+) -> Select[Any]:
+    query = select_lines(lines).order_by(None).order_by(lines.at.desc())
+    if order is not None:
+        query = query.where(lines.order_id == order)
+    if identity is not None:
+        query = query.where(lines.caller == identity)
+    return query if after is None else query.where(lines.at >= after)
+
+
+def _print_lines(options: Options, found: Iterable[Mapping[str, Any]]) -> None:
+    shown = [
+        {
+            **line,
+            "at": line["at"].astimezone(UTC).isoformat(timespec="milliseconds"),
+            "order_id": str(line["order_id"] or ""),
+        }
+        for line in found
+    ]
+    if options.json:
+        print_json(shown)
+        return
+    columns = ("at", "database", "order_id", "action", "caller", "role", "door", "credential", "address")
+    print_table(columns, [tuple(line[name] or "" for name in columns) for line in shown])
+
+
+@app.command("prune")
+def prune(
+    context: typer.Context,
+    *,
+    older_than: Annotated[
+        str, typer.Option("--older-than", metavar="DURATION", help="What was sealed before, such as 400d.")
+    ],
+    database: DatabaseOption = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Delete old lines that are sealed; the seals stay, and a line says who has done it."""
+    options = options_of(context)
+    topology = options.topology()
+    before = datetime.now(UTC) - parse_duration(older_than)
+    done = [
+        _prune(topology, topology.database(name), service, before, dry_run=dry_run)
+        for name, service in OrderDatabases(topology).services.items()
+        if name in _chosen(OrderDatabases(topology).services, database)
+    ]
+    if options.json:
+        print_json(done)
+        return
+    print_table(("database", "through_seal", "lines"), [tuple(each.values()) for each in done])
+    if dry_run:
+        note("nothing was deleted")
+
+
+def _prune(
+    topology: Topology, database: Database, service: ServiceName, before: datetime, *, dry_run: bool
+) -> dict[str, Any]:
+    models = MODELS[service]
+    with _owner(topology, database) as connection:
+        newest = select(models.seals.seal_no, models.seals.below_xid).where(models.seals.sealed_at < before)
+        row = connection.execute(newest.order_by(models.seals.seal_no.desc()).limit(1)).one_or_none()
+        if row is None:
+            return {"database": database.name, "through_seal": 0, "lines": 0}
+        # The lines that say what was pruned stay: the newest of them is what `verify` goes by.
+        old = (models.audit.xid < row.below_xid) & (models.audit.action != PRUNED)
+        if dry_run:
+            count = _count(connection, select(models.audit.xid).where(old))
+            return {"database": database.name, "through_seal": row.seal_no, "lines": count}
+        count = connection.execute(delete(models.audit).where(old)).rowcount
+        facts = {"through_seal": row.seal_no, "lines": count}
+        if count:
+            who = {"caller": getpass.getuser(), "role": Role.DBA.value}
+            connection.execute(insert(models.audit).values({**who, "action": PRUNED, "facts": facts}))
+        connection.commit()
+    return {"database": database.name, **facts}
+
+
+@contextmanager
+def _owner(topology: Topology, database: Database) -> Iterator[Connection]:
+    with (
+        open_engine(topology, database, role=database.owner) as engine,
+        naming(database),
+        engine.connect() as connection,
+    ):
+        yield connection
