@@ -2,7 +2,7 @@
 
 `record` appends a line in the transaction of the change. The writer chains nothing, for a chain would have
 all commits wait for each other. `Sealer` does so behind it: it seals the lines of transactions that have
-ended, and writes the head of the chain into the directory. `find_tampering` walks the chain, and names what
+ended, and has the head of the chain written down elsewhere. `find_tampering` walks the chain, and names what
 differs.
 """
 
@@ -10,7 +10,7 @@ import asyncio
 import json
 import os
 import socket
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -20,7 +20,7 @@ from typing import Any
 
 import structlog
 from opentelemetry import trace
-from sqlalchemy import BigInteger, Boolean, Select, func, insert, inspect, literal_column, select
+from sqlalchemy import BigInteger, Boolean, Insert, Select, func, insert, inspect, literal_column, select
 from sqlalchemy.dialects.postgresql import insert as insert_once
 
 from app import instruments
@@ -42,6 +42,9 @@ START = bytes(32)
 
 PRUNED = "audit_pruned"
 """The action of the line that says up to which seal the lines were deleted on purpose."""
+
+ANCHORED = "audit_anchored"
+"""The action of the line that has the newest seal of the directory's own log, in the log of a shard."""
 
 _DIGEST_BYTES = 32
 
@@ -78,6 +81,11 @@ async def record(
         order_id: to which order.
         facts: what differs from change to change, as JSON.
     """
+    await session.execute(insert_line(lines, action, order_id, facts))
+
+
+def insert_line(lines: type[AuditRow], action: str, order_id: int | None, facts: Mapping[str, Any]) -> Insert:
+    """Return what appends a line, as `record` does, with the caller and the trace of now."""
     caller = find_caller()
     values: dict[str, Any] = {"action": action, "order_id": order_id, "facts": dict(facts)}
     values |= {"trace_id": _trace_id()}
@@ -88,7 +96,7 @@ async def record(
         values |= {"caller": caller.name, "role": caller.role.value, "door": caller.door.value}
         values |= {"identity_id": caller.identity_id, "credential": caller.credential}
         values |= {"address": caller.address}
-    await session.execute(insert(lines).values(values).inline())
+    return insert(lines).values(values).inline()
 
 
 def _trace_id() -> str | None:
@@ -129,6 +137,15 @@ class AuditSeal:
         return dict(zip(self.line_nos, digests, strict=False))
 
 
+@dataclass(frozen=True, slots=True)
+class SealHead:
+    """What of a seal the next one follows."""
+
+    seal_no: int
+    below_xid: int
+    digest: bytes
+
+
 def line_of(row: Mapping[str, Any]) -> AuditLine:
     """Return a line of the table as it is sealed; its digest covers every column."""
     content = {
@@ -140,7 +157,7 @@ def line_of(row: Mapping[str, Any]) -> AuditLine:
 
 
 def next_seal(
-    last: AuditSeal | None, lines: Sequence[AuditLine], *, horizon: int, most: int
+    last: SealHead | None, lines: Sequence[AuditLine], *, horizon: int, most: int
 ) -> AuditSeal | None:
     """Return the seal of the lines that follow the last one; None if there are none.
 
@@ -280,6 +297,38 @@ def _check_lines(seal: AuditSeal, lines: Iterable[AuditLine], *, may_be_gone: bo
             yield Tampering(AuditFault.LINE_REMOVED, seal.seal_no, line_no)
 
 
+Anchor = Callable[[str, SealHead], Awaitable[None]]
+"""Writes the head of a database's chain down where the owner of that database does not come."""
+
+
+def in_directory(directory: Cluster) -> Anchor:
+    """Return what keeps heads in the directory."""
+
+    async def anchor(database: str, head: SealHead) -> None:
+        row = {"database": database, "seal_no": head.seal_no, "digest": head.digest}
+
+        async def work(session: WriteSession) -> None:
+            await session.execute(insert_once(AuditHead).values(row).on_conflict_do_nothing())
+
+        await directory.transact(work)
+
+    return anchor
+
+
+def in_lines(cluster: Cluster, lines: type[AuditRow]) -> Anchor:
+    """Return what keeps heads as lines of another log: no log vouches for itself."""
+
+    async def anchor(database: str, head: SealHead) -> None:
+        facts = {"database": database, "seal_no": head.seal_no, "digest": head.digest.hex()}
+
+        async def work(session: WriteSession) -> None:
+            await record(session, lines, ANCHORED, None, facts)
+
+        await cluster.transact(work)
+
+    return anchor
+
+
 class Sealer:
     """Seals the lines of one database. Several may run; an advisory lock lets one work at a time.
 
@@ -290,7 +339,7 @@ class Sealer:
     def __init__(
         self,
         cluster: Cluster,
-        directory: Cluster,
+        anchor: Anchor,
         *,
         lines: type[AuditRow],
         seals: type[AuditSealRow],
@@ -303,7 +352,7 @@ class Sealer:
 
         Parameters:
             cluster: the database.
-            directory: where the head of the chain is kept.
+            anchor: keeps the head of the chain elsewhere.
             lines: its table of lines.
             seals: its table of seals.
             database: its name in the topology.
@@ -311,13 +360,13 @@ class Sealer:
             most: how many lines a seal covers.
             sealed: called between the commit in the database and the head in the directory.
         """
-        self._cluster, self._directory = cluster, directory
+        self._cluster, self._anchor = cluster, anchor
         self._lines, self._seals, self._database = lines, seals, database
         self._every_seconds, self._most, self._sealed = every_seconds, most, sealed
         self._anchored = 0
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Work until `stop` is set. Outages are waited out; without the directory, sealing goes on."""
+        """Work until `stop` is set. Outages are waited out; without the other place, sealing goes on."""
         await asyncio.gather(self._repeat(self._seal_all, stop), self._repeat(self.anchor, stop))
 
     async def _repeat(self, work: Callable[[], Any], stop: asyncio.Event) -> None:
@@ -375,23 +424,19 @@ class Sealer:
             lines = [line_of(row) for row in (await session.execute(whole)).mappings()]
         return lines
 
-    async def _newest(self, session: AnySession) -> AuditSeal | None:
-        newest = select_seals(self._seals).order_by(None).order_by(self._seals.seal_no.desc()).limit(1)
-        row = (await session.execute(newest)).mappings().one_or_none()
-        return AuditSeal(**row) if row is not None else None
+    async def _newest(self, session: AnySession) -> SealHead | None:
+        found = select(self._seals.seal_no, self._seals.below_xid, self._seals.digest)
+        newest = found.order_by(self._seals.seal_no.desc()).limit(1)
+        row = (await session.execute(newest)).one_or_none()
+        return SealHead(*row) if row is not None else None
 
     async def anchor(self) -> None:
-        """Write the head of the chain into the directory, if it is not there."""
+        """Have the head of the chain written down elsewhere, if it is not there."""
         async with self._cluster.write() as session:
             newest = await self._newest(session)
         if newest is None or newest.seal_no == self._anchored:
             return
-        head = {"database": self._database, "seal_no": newest.seal_no, "digest": newest.digest}
-
-        async def work(session: WriteSession) -> None:
-            await session.execute(insert_once(AuditHead).values(head).on_conflict_do_nothing())
-
-        await self._directory.transact(work)
+        await self._anchor(self._database, newest)
         self._anchored = newest.seal_no
 
 

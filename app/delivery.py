@@ -8,7 +8,7 @@ from functools import partial
 
 from redis.asyncio import Redis
 
-from app.audit_log import Sealer
+from app.audit_log import Sealer, in_directory
 from app.causality import open_learned
 from app.database import open_directory
 from app.flow.grants import HeardAllowance
@@ -90,7 +90,8 @@ async def delivering(
                 settings=settings,
             )
         for name, cluster in databases.items():
-            sealer = Sealer(cluster, directory, lines=models.audit, seals=models.seals, database=name)
+            anchor = in_directory(directory)
+            sealer = Sealer(cluster, anchor, lines=models.audit, seals=models.seals, database=name)
             background.start(f"audit {name}", sealer.run)
         learned = open_learned(redis, service, keep_seconds=settings.token_seconds)
         consumer = Consumer(

@@ -25,10 +25,11 @@ from app.access.errors import (
     UnknownCredential,
     UnknownIdentity,
 )
+from app.audit_log import record
 from app.kit.caller import Role
 from app.kit.tasks import sleep_unless
 from app.messaging.backoff import repeat_with_backoff
-from app.models.directory import IdentitiesVersion, Identity, IdentityKey
+from app.models.directory import DirectoryAuditLine, IdentitiesVersion, Identity, IdentityKey
 from readreplica.cluster import Cluster
 from readreplica.sessions import WriteSession
 
@@ -81,7 +82,10 @@ async def create(
     )
     session.add(made)
     await session.flush()
-    return await _add_key(session, made.identity_id, scopes, expires_at)
+    key = await _add_key(session, made.identity_id, scopes, expires_at)
+    facts = {"role": role.value, "sandbox": sandbox, "key": key.credential_id, "scopes": list(scopes)}
+    await _record(session, "identity_created", name, **facts, has_password=password is not None)
+    return key
 
 
 async def rotate(
@@ -110,7 +114,10 @@ async def rotate(
         of_it = IdentityKey.identity_id == found.identity_id
         await session.execute(update(IdentityKey).where(of_it, is_later).values(expires_at=ends))
     kept = live[-1].scopes if live else []
-    return await _add_key(session, found.identity_id, kept if scopes is None else scopes, None)
+    made = await _add_key(session, found.identity_id, kept if scopes is None else scopes, None)
+    lasts = None if keep is None else keep.total_seconds()
+    await _record(session, "identity_rotated", name, key=made.credential_id, older_for_seconds=lasts)
+    return made
 
 
 LIMITS = ("requests_per_second", "burst", "orders_per_day", "bytes_per_second", "concurrent")
@@ -126,6 +133,7 @@ async def limit(session: WriteSession, name: str, limits: Mapping[str, float]) -
     await _raise_version(session)
     found = await _find(session, name)
     found.limits = {each: limits[each] for each in LIMITS if each in limits} or None
+    await _record(session, "identity_limited", name, limits=found.limits)
     return dict(found.limits or {})
 
 
@@ -141,6 +149,7 @@ async def revoke(session: WriteSession, name: str) -> int:
     keys = (await session.scalars(_live_keys(found.identity_id))).all()
     for key in keys:
         key.revoked_at = found.revoked_at
+    await _record(session, "identity_revoked", name, keys=[key.key_id for key in keys])
     return len(keys)
 
 
@@ -155,7 +164,13 @@ async def revoke_key(session: WriteSession, key_id: str) -> str:
     if key is None or key.revoked_at is not None:
         raise UnknownCredential(key_id)
     key.revoked_at = datetime.now(UTC)
-    return (await session.get_one(Identity, key.identity_id)).name
+    owner = (await session.get_one(Identity, key.identity_id)).name
+    await _record(session, "identity_key_revoked", owner, key=key_id)
+    return owner
+
+
+async def _record(session: WriteSession, action: str, name: str, **facts: Any) -> None:
+    await record(session, DirectoryAuditLine, action, None, {"identity": name, **facts})
 
 
 async def _raise_version(session: WriteSession) -> None:

@@ -3,7 +3,6 @@
 `mesctl orders audit` is another thing: it compares the services' copies of each order.
 """
 
-import getpass
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,24 +10,26 @@ from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
-from sqlalchemy import BigInteger, Connection, Select, cast, delete, func, insert, select
+from sqlalchemy import BigInteger, Connection, Select, cast, delete, func, select
 
 from app.audit_log import (
+    ANCHORED,
     PRUNED,
     AuditFault,
     AuditLine,
     AuditSeal,
     Tampering,
     find_tampering,
+    insert_line,
     line_of,
     select_lines,
     select_seals,
 )
 from app.console.audit.databases import OrderDatabases
-from app.kit.caller import Role
+from app.kit.caller import calling, shell_user
 from app.messaging.routing import ServiceName
-from app.models.base import AuditRow
-from app.models.directory import AuditHead
+from app.models.base import AuditRow, AuditSealRow
+from app.models.directory import AuditHead, DirectoryAuditLine, DirectoryAuditSeal
 from app.orders import CRM, MES, SHOP, OrderModels
 from ops.errors import ExitStatus, OpsError
 from ops.fleet import naming, open_engine
@@ -45,7 +46,31 @@ MODELS: Mapping[ServiceName, OrderModels[Any]] = {
     ServiceName.CRM: CRM,
     ServiceName.MES: MES,
 }
+
+
+@dataclass(frozen=True)
+class AuditLog:
+    """An audit log: its database, its tables, and the role that reads it."""
+
+    database: Database
+    audit: type[AuditRow]
+    seals: type[AuditSealRow]
+    reader: str
+
+
+def logs_of(topology: Topology) -> dict[str, AuditLog]:
+    """Return every audit log by its database's name: those of orders, and that of the directory."""
+    found = {}
+    for name, service in OrderDatabases(topology).services.items():
+        models = MODELS[service]
+        found[name] = AuditLog(topology.database(name), models.audit, models.seals, service.value)
+    directory = topology.directory_of(ServiceName.MES.value)
+    own = AuditLog(directory, DirectoryAuditLine, DirectoryAuditSeal, directory.owner)
+    return {**found, directory.name: own}
+
+
 FETCH_ROWS = 1000
+ACCEPTED = "audit_loss_accepted"
 MOST_HEADS = 100_000
 """So many of the newest heads are read: each stands for all seals before it."""
 
@@ -96,7 +121,7 @@ def verify(context: typer.Context, *, database: DatabaseOption = None) -> None:
     """Hold every line against its seal, and the seals against the directory; exit status 1 if any differs."""
     options = options_of(context)
     topology = options.topology()
-    found = [verify_database(topology, name) for name in _chosen(OrderDatabases(topology).services, database)]
+    found = [verify_database(topology, name) for name in _chosen(topology, database)]
     if options.json:
         print_json([each.as_json() for each in found])
     else:
@@ -105,10 +130,11 @@ def verify(context: typer.Context, *, database: DatabaseOption = None) -> None:
         raise typer.Exit(ExitStatus.FAILED)
 
 
-def _chosen(services: Mapping[str, ServiceName], database: str | None) -> list[str]:
-    if database is not None and database not in services:
-        raise AuditDatabaseUnknown(database, services)
-    return [database] if database is not None else list(services)
+def _chosen(topology: Topology, database: str | None) -> dict[str, AuditLog]:
+    logs = logs_of(topology)
+    if database is not None and database not in logs:
+        raise AuditDatabaseUnknown(database, logs)
+    return logs if database is None else {database: logs[database]}
 
 
 def _print_verified(found: Iterable[Verified]) -> None:
@@ -133,7 +159,7 @@ def _words(found: Tampering) -> str:
         case AuditFault.SEAL_MISSING:
             return f"seal {found.seal_no} is missing"
         case AuditFault.TAIL_CUT:
-            return f"the seals from {found.seal_no} on were cut: the directory knows more"
+            return f"the seals from {found.seal_no} on were cut, or the database is an older copy"
 
 
 def verify_database(topology: Topology, name: str) -> Verified:
@@ -143,13 +169,13 @@ def verify_database(topology: Topology, name: str) -> Verified:
         DatabasesFailed: it, or the directory, does not answer.
     """
     databases = OrderDatabases(topology)
-    models, result = MODELS[databases.services[name]], Verified(name)
-    heads = _read_heads(topology, name)  # before the seals: a head is written after its seal
+    models, result = logs_of(topology)[name], Verified(name)
+    heads = _read_heads(topology, models)  # before the seals: a head is written after its seal
     # Two connections of one moment each: what is sealed changes no more, and each has a cursor of its own.
     with (
-        databases.connect(name) as for_seals,
-        databases.connect(name) as for_lines,
-        naming(topology.database(name)),
+        databases.connect(name, role=models.reader) as for_seals,
+        databases.connect(name, role=models.reader) as for_lines,
+        naming(models.database),
     ):
         end = for_seals.scalar(select(func.max(models.seals.below_xid))) or 0
         sealed = select_lines(models.audit).where(models.audit.xid < end)
@@ -193,16 +219,26 @@ def _lines(connection: Connection, query: Select[Any], result: Verified) -> Iter
             yield line_of(dict(row))
 
 
-def _read_heads(topology: Topology, name: str) -> dict[int, bytes]:
-    directory = topology.directory_of(ServiceName.MES.value)
-    with (
-        open_engine(topology, directory, role=directory.owner) as engine,
-        naming(directory),
-        engine.connect() as connection,
-    ):
+def _read_heads(topology: Topology, of: AuditLog) -> dict[int, bytes]:
+    name, directory = of.database.name, topology.directory_of(ServiceName.MES.value)
+    if name == directory.name:
+        return _read_anchored(topology, name)
+    with _owner(topology, directory) as connection:
         query = select(AuditHead.seal_no, AuditHead.digest).where(AuditHead.database == name)
         query = query.order_by(AuditHead.seal_no.desc()).limit(MOST_HEADS)
         return {row.seal_no: row.digest for row in connection.execute(query)}
+
+
+def _read_anchored(topology: Topology, name: str) -> dict[int, bytes]:
+    """Read the heads of the directory's own log, which lines of the shards hold."""
+    databases, heads = OrderDatabases(topology), {}
+    for shard in topology.databases_of(ServiceName.MES.value):
+        is_of_it = MES.audit.facts["database"].astext == name
+        query = select(MES.audit.facts).where(MES.audit.action == ANCHORED, is_of_it)
+        with databases.connect(shard) as connection, naming(topology.database(shard)):
+            for facts in connection.scalars(query.order_by(MES.audit.xid.desc()).limit(MOST_HEADS)):
+                heads[int(facts["seal_no"])] = bytes.fromhex(facts["digest"])
+    return heads
 
 
 @app.command("list")
@@ -223,10 +259,9 @@ def list_lines(
     after = datetime.now(UTC) - parse_duration(since) if since is not None else None
     databases = OrderDatabases(topology)
     found: list[dict[str, Any]] = []
-    for name in _chosen(databases.services, database):
-        lines = MODELS[databases.services[name]].audit
-        query = _wanted(lines, order=order, identity=identity, after=after).limit(limit)
-        with databases.connect(name) as connection, naming(topology.database(name)):
+    for name, log in _chosen(topology, database).items():
+        query = _wanted(log.audit, order=order, identity=identity, after=after).limit(limit)
+        with databases.connect(name, role=log.reader) as connection, naming(log.database):
             found += [{"database": name, **row} for row in connection.execute(query).mappings()]
     found = sorted(found, key=lambda line: line["at"])[-limit:]
     _print_lines(options, found)
@@ -273,11 +308,7 @@ def prune(
     options = options_of(context)
     topology = options.topology()
     before = datetime.now(UTC) - parse_duration(older_than)
-    done = [
-        _prune(topology, topology.database(name), service, before, dry_run=dry_run)
-        for name, service in OrderDatabases(topology).services.items()
-        if name in _chosen(OrderDatabases(topology).services, database)
-    ]
+    done = [_prune(topology, log, before, dry_run=dry_run) for log in _chosen(topology, database).values()]
     if options.json:
         print_json(done)
         return
@@ -286,27 +317,56 @@ def prune(
         note("nothing was deleted")
 
 
-def _prune(
-    topology: Topology, database: Database, service: ServiceName, before: datetime, *, dry_run: bool
-) -> dict[str, Any]:
-    models = MODELS[service]
-    with _owner(topology, database) as connection:
-        newest = select(models.seals.seal_no, models.seals.below_xid).where(models.seals.sealed_at < before)
-        row = connection.execute(newest.order_by(models.seals.seal_no.desc()).limit(1)).one_or_none()
+def _prune(topology: Topology, log: AuditLog, before: datetime, *, dry_run: bool) -> dict[str, Any]:
+    name = log.database.name
+    with _owner(topology, log.database) as connection, calling(shell_user()):
+        newest = select(log.seals.seal_no, log.seals.below_xid).where(log.seals.sealed_at < before)
+        row = connection.execute(newest.order_by(log.seals.seal_no.desc()).limit(1)).one_or_none()
         if row is None:
-            return {"database": database.name, "through_seal": 0, "lines": 0}
-        # The lines that say what was pruned stay: the newest of them is what `verify` goes by.
-        old = (models.audit.xid < row.below_xid) & (models.audit.action != PRUNED)
+            return {"database": name, "through_seal": 0, "lines": 0}
+        # Two kinds of lines stay: what was pruned, which `verify` goes by, and heads of the directory's log.
+        old = (log.audit.xid < row.below_xid) & log.audit.action.not_in((PRUNED, ANCHORED))
         if dry_run:
-            count = _count(connection, select(models.audit.xid).where(old))
-            return {"database": database.name, "through_seal": row.seal_no, "lines": count}
-        count = connection.execute(delete(models.audit).where(old)).rowcount
+            count = _count(connection, select(log.audit.xid).where(old))
+            return {"database": name, "through_seal": row.seal_no, "lines": count}
+        count = connection.execute(delete(log.audit).where(old)).rowcount
         facts = {"through_seal": row.seal_no, "lines": count}
         if count:
-            who = {"caller": getpass.getuser(), "role": Role.DBA.value}
-            connection.execute(insert(models.audit).values({**who, "action": PRUNED, "facts": facts}))
+            connection.execute(insert_line(log.audit, PRUNED, None, facts))
         connection.commit()
-    return {"database": database.name, **facts}
+    return {"database": name, **facts}
+
+
+@app.command("accept")
+def accept(
+    context: typer.Context,
+    database: Annotated[str, typer.Argument(help="By its name in the topology.", show_default=False)],
+    *,
+    from_seal: Annotated[int, typer.Option("--from-seal", min=1, help="The first one that was lost.")],
+    dry_run: DryRun = False,
+) -> None:
+    """Accept that the newest seals of a database are lost, as by a failover; a line says who has done it."""
+    options = options_of(context)
+    topology = options.topology()
+    directory = topology.directory_of(ServiceName.MES.value)
+    (log,) = _chosen(topology, database).values()
+    if log.database.name == directory.name:
+        raise typer.BadParameter(f"the heads of {database} are lines of the shards, and lines stay")
+    lost = (AuditHead.database == database) & (AuditHead.seal_no >= from_seal)
+    with _owner(topology, directory) as connection, calling(shell_user()):
+        facts = {"database": database, "from_seal": from_seal}
+        if dry_run:
+            heads = connection.scalar(select(func.count()).select_from(AuditHead).where(lost)) or 0
+        else:
+            heads = connection.execute(delete(AuditHead).where(lost)).rowcount
+            connection.execute(insert_line(DirectoryAuditLine, ACCEPTED, None, {**facts, "heads": heads}))
+        connection.commit()
+    if options.json:
+        print_json({**facts, "heads": heads})
+    else:
+        print(
+            f"{database}: {heads} heads from seal {from_seal} on {'would be' if dry_run else 'are'} forgotten"
+        )
 
 
 @contextmanager

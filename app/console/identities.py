@@ -19,7 +19,7 @@ from sqlalchemy import select, text
 from app.access import identities
 from app.access.credentials import ApiKey, TokenKeys, TokenUse
 from app.access.errors import IdentityExists, TooManyKeys, UnknownCredential, UnknownIdentity
-from app.kit.caller import Role
+from app.kit.caller import Role, calling, shell_user
 from app.models.directory import Identity, IdentityKey
 from app.schemas import Line
 from ops.errors import ExitStatus, OpsError
@@ -87,7 +87,8 @@ async def _in_directory(topology: Topology, work: Callable[[WriteSession], Await
 
 def _change(topology: Topology, work: Callable[[WriteSession], Awaitable[T]]) -> T:
     try:
-        return asyncio.run(_in_directory(topology, work))
+        with calling(shell_user()):
+            return asyncio.run(_in_directory(topology, work))
     except (IdentityExists, TooManyKeys, UnknownIdentity, UnknownCredential) as error:
         raise IdentityRefused(str(error)) from error
 

@@ -22,7 +22,7 @@ from sqlalchemy import Identity as IdentityColumn
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from app.models.base import new_metadata
+from app.models.base import AuditRow, AuditSealRow, new_metadata
 
 
 class DirectoryBase(DeclarativeBase):
@@ -151,3 +151,11 @@ class AuditHead(DirectoryBase):
     recorded_at: Mapped[datetime] = mapped_column(
         DateTime(timezone=True), server_default=text("clock_timestamp()")
     )
+
+
+class DirectoryAuditLine(AuditRow, DirectoryBase):
+    """Who has changed an identity, a webhook or an order to the flow."""
+
+
+class DirectoryAuditSeal(AuditSealRow, DirectoryBase):
+    """The seals of those lines."""

@@ -6,7 +6,7 @@ import signal
 import sys
 from pathlib import Path
 
-from app.audit_log import Sealer
+from app.audit_log import Sealer, in_directory
 from app.orders import SHOP
 from sharding.engines import open_cluster
 from sharding.topology import Topology
@@ -21,7 +21,7 @@ async def main(topology_path: Path) -> None:
     ):
         sealer = Sealer(
             shop,
-            directory,
+            in_directory(directory),
             lines=SHOP.audit,
             seals=SHOP.seals,
             database="shop",

@@ -1,6 +1,7 @@
 """The audit log on real servers: one line a change, sealed behind it, and every way to change it found."""
 
 import asyncio
+import getpass
 import json
 import signal
 import sys
@@ -14,13 +15,14 @@ from typing import Any
 import psycopg
 import pytest
 import pytest_asyncio
+from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, use_span
 from psycopg.errors import InsufficientPrivilege
 from sqlalchemy import select, text
 
-from app.audit_log import AuditChainAhead, AuditFault, Sealer, record
+from app.audit_log import AuditChainAhead, AuditFault, Sealer, in_directory, in_lines, record
 from app.console.audit_log import verify_database
 from app.kit.caller import Caller, Door, Role, calling
-from app.models.directory import AuditHead
+from app.models.directory import AuditHead, DirectoryAuditLine, DirectoryAuditSeal
 from app.models.shop import ShopAuditLine, ShopAuditSeal
 from app.orders import CRM, MES, SHOP, OrderModels
 from ops import cli
@@ -61,7 +63,9 @@ def run(topology_path: Path, capsys: pytest.CaptureFixture[str]) -> Run:
 
 
 def sealer_of(shop: Cluster, directory: Cluster, **options: Any) -> Sealer:
-    return Sealer(shop, directory, lines=SHOP.audit, seals=SHOP.seals, database="shop", **options)
+    return Sealer(
+        shop, in_directory(directory), lines=SHOP.audit, seals=SHOP.seals, database="shop", **options
+    )
 
 
 @contextmanager
@@ -106,6 +110,14 @@ async def test_a_line_says_who_from_where_and_by_which_key(shop: Cluster) -> Non
     assert (line.caller, line.role, line.door, line.identity_id) == ("Ada", "seller", "staff", 7)
     assert (line.credential, line.address, line.order_id) == ("abc", "192.0.2.1", 42)
     assert line.facts == {"number": 0}
+
+
+async def test_a_line_names_the_trace_that_it_was_written_in(shop: Cluster) -> None:
+    context = SpanContext(0xA1, 0xB2, is_remote=False, trace_flags=TraceFlags(0))
+    with use_span(NonRecordingSpan(context)):
+        await write(shop)
+    async with shop.write() as session:
+        assert (await session.scalars(select(ShopAuditLine.trace_id))).one() == f"{0xA1:032x}"
 
 
 async def test_a_change_that_is_rolled_back_leaves_no_line(shop: Cluster) -> None:
@@ -246,6 +258,85 @@ async def test_a_chain_that_was_made_anew_is_found(
     assert await asyncio.to_thread(found, topology) == [("seal replaced", 3, None)]
 
 
+async def test_a_database_that_was_restored_from_an_older_backup_is_found_and_accepted(
+    shop: Cluster, directory: Cluster, topology: Topology, run: Run
+) -> None:
+    """It has the seals of then; it is found before it has made others, and when it has as many again."""
+    for _ in range(3):
+        await write(shop, 2)
+        await sealer_of(shop, directory).turn()
+    with psql(topology, "shop", role="shop_owner") as connection:
+        connection.execute(
+            "DELETE FROM audit_seals WHERE seal_no > 1; DELETE FROM audit_log WHERE line_no > 2"
+        )
+    assert await asyncio.to_thread(found, topology) == [("tail cut", 2, None)]
+    for _ in range(3):
+        await write(shop)
+        await sealer_of(shop, directory).turn()
+    assert await asyncio.to_thread(found, topology) == [
+        ("seal replaced", 2, None),
+        ("seal replaced", 3, None),
+    ]
+    words = ("accept", "shop", "--from-seal", "2", "--json")
+    assert (await asyncio.to_thread(run, *words, "--dry-run"))[0] == 0
+    assert len(await asyncio.to_thread(found, topology)) == 2
+    status, out, err = await asyncio.to_thread(run, *words)
+    assert (status, json.loads(out)) == (0, {"database": "shop", "from_seal": 2, "heads": 3}), err
+    assert await asyncio.to_thread(found, topology) == []
+    _, out, _ = await asyncio.to_thread(run, "list", "--database", "directory", "--json")
+    (line,) = json.loads(out)
+    assert (line["action"], line["role"], line["credential"]) == ("audit_loss_accepted", "dba", "mesctl")
+
+
+async def test_who_changes_identities_and_the_flow_stands_in_the_directorys_own_log(
+    topology: Topology, topology_path: Path
+) -> None:
+    """No log vouches for itself: a shard keeps the head of this one."""
+    for words in (
+        ("identities", "create", "Rosa", "--role", "operator"),
+        ("identities", "rotate", "Rosa"),
+        ("identities", "limit", "Rosa", "--burst", "7"),
+        ("identities", "revoke", "Rosa"),
+        ("flow", "pause", "shop"),
+        ("flow", "resume", "shop"),
+    ):
+        assert await asyncio.to_thread(cli.run, ["--topology", str(topology_path), *words]) == 0
+    async with (
+        open_cluster(topology, "directory", role="directory_owner", application_name="test") as directory,
+        directory.write() as session,
+    ):
+        lines = (await session.scalars(select(DirectoryAuditLine).order_by(DirectoryAuditLine.line_no))).all()
+    actions = ("created", "rotated", "limited", "revoked")
+    expected = [*(f"identity_{action}" for action in actions), "flow_ordered", "flow_resumed"]
+    assert [line.action for line in lines] == expected
+    assert {(line.caller, line.role, line.credential) for line in lines} == {
+        (getpass.getuser(), "dba", "mesctl")
+    }
+    assert lines[0].facts["identity"] == "Rosa"
+    await seal_directory(topology)
+    with psql(topology, "directory", role="directory_owner") as connection:
+        connection.execute("DELETE FROM audit_seals; DELETE FROM audit_log")
+    (seen,) = (await asyncio.to_thread(verify_database, topology, "directory")).shown
+    assert (seen.fault, seen.seal_no) == (AuditFault.TAIL_CUT, 1)
+
+
+async def seal_directory(topology: Topology) -> None:
+    """Seal its log, and see that nothing is wrong with it."""
+    async with (
+        open_cluster(topology, "directory", role="mes", application_name="test") as directory,
+        open_cluster(topology, "mes_0", role="mes", application_name="test") as shard,
+    ):
+        await Sealer(
+            directory,
+            in_lines(shard, MES.audit),
+            lines=DirectoryAuditLine,
+            seals=DirectoryAuditSeal,
+            database="directory",
+        ).turn()
+    result = await asyncio.to_thread(verify_database, topology, "directory")
+    assert (result.seals, result.unsealed, result.faults) == (1, 0, 0)
+
+
 async def test_a_sealer_killed_before_the_head_is_made_up_for(
     shop: Cluster, directory: Cluster, topology: Topology
 ) -> None:
@@ -326,7 +417,7 @@ async def test_verify_and_list_say_what_they_find(
     await sealer_of(shop, directory).turn()
     status, out, err = await asyncio.to_thread(run, "verify", "--json")
     assert status == 0, err
-    assert {each["database"] for each in json.loads(out)} == {"shop", "crm", "mes_0", "mes_1"}
+    assert {each["database"] for each in json.loads(out)} == {"shop", "crm", "mes_0", "mes_1", "directory"}
     _, out, _ = await asyncio.to_thread(run, "list", "--order", "42", "--since", "1h", "--json")
     assert [(line["caller"], line["facts"]["number"]) for line in json.loads(out)] == [
         ("Ada", 0),
