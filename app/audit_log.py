@@ -363,6 +363,7 @@ class Sealer:
         self._cluster, self._anchor = cluster, anchor
         self._lines, self._seals, self._database = lines, seals, database
         self._every_seconds, self._most, self._sealed = every_seconds, most, sealed
+        self._head: SealHead | None = None
         self._anchored = 0
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -371,8 +372,10 @@ class Sealer:
 
     async def _repeat(self, work: Callable[[], Any], stop: asyncio.Event) -> None:
         async def turn() -> None:
-            await work()
+            # First: a process that starts, and one whose databases are away, has other things to do.
             await sleep_unless(stop, self._every_seconds)
+            if not stop.is_set():
+                await work()
 
         await repeat_with_backoff(turn, stop=stop, log=log.bind(database=self._database))
 
@@ -401,7 +404,7 @@ class Sealer:
         )
         if not is_ours:
             return False
-        last = await self._newest(session)
+        last = self._head = await self._newest(session)
         # In a statement of its own, before the lines are read: what has ended by now, they show.
         horizon = int(await session.scalar(select(_HORIZON)) or 0)
         begin = last.below_xid if last else 0
@@ -431,9 +434,8 @@ class Sealer:
         return SealHead(*row) if row is not None else None
 
     async def anchor(self) -> None:
-        """Have the head of the chain written down elsewhere, if it is not there."""
-        async with self._cluster.write() as session:
-            newest = await self._newest(session)
+        """Have the newest seal that this has seen written down elsewhere, if it is not there."""
+        newest = self._head
         if newest is None or newest.seal_no == self._anchored:
             return
         await self._anchor(self._database, newest)

@@ -15,6 +15,7 @@ from starlette.requests import Request
 from app.access.credentials import TokenKeys, TokenUse, read_api_key
 from app.access.errors import CrossSiteRequest, NotAllowed, NotAuthenticated, TooManyAttempts, UnknownPartner
 from app.access.identities import KnownIdentity, Registry
+from app.access.oidc import OidcProvider
 from app.access.table import is_allowed, rule_of
 from app.kit.caller import Caller, Door, Role, calling
 from app.kit.logs import bind
@@ -63,6 +64,7 @@ class Access:
         door_header: the header in which the gateway names the door.
         proxies: the networks whose door header is believed.
         attempts: the bad credentials so far.
+        oidc: where staff log in; None where they do so by name and password alone.
     """
 
     service: str
@@ -71,6 +73,7 @@ class Access:
     door_header: str
     proxies: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]
     attempts: Attempts
+    oidc: OidcProvider | None = None
 
     @asynccontextmanager
     async def calling(self, request: Request, route: str) -> AsyncIterator[Caller]:
@@ -92,7 +95,7 @@ class Access:
     def _admitted(self, request: Request, route: str) -> Caller:
         rule = rule_of(self.service, request.method, route)
         door, address = self.door_of(request), address_of(request)
-        caller = self._known(request, door, address)
+        caller = self._known(request, door, address, is_open=rule is not None and rule.is_open)
         if caller is None:
             if rule is None or not rule.is_open or door not in rule.doors | {Door.INTERNAL}:
                 raise NotAuthenticated
@@ -127,11 +130,12 @@ class Access:
             return False
         return any(address in network for network in self.proxies)
 
-    def _known(self, request: Request, door: Door, address: str | None) -> Caller | None:
+    def _known(self, request: Request, door: Door, address: str | None, *, is_open: bool) -> Caller | None:
         """Return who a request's credential says that it is; None if it brings none.
 
         Raises:
-            NotAuthenticated: it brings one that is not good.
+            NotAuthenticated: it brings one that is not good. Where none is needed, an ended session is none:
+                who has one must be able to log in.
         """
         given = request.headers.getlist("authorization")
         cookie = request.cookies.get(COOKIE)
@@ -145,6 +149,8 @@ class Access:
         elif cookie is not None:
             _refuse_cross_site(request)
             caller = self._by_token(cookie, door, is_cookie=True)
+            if caller is None and is_open:
+                return None
         if caller is None:
             # What is good is let in whatever else came from its address, which may be that of many.
             self.attempts.check(address)
@@ -170,6 +176,8 @@ class Access:
             return _by_service(claims, door)
         if use is TokenUse.LINK:
             return _by_link(claims, door)
+        if use is TokenUse.LOGIN:
+            return None
         return self._by_identity(claims, door)
 
     def _by_identity(self, claims: dict[str, Any], door: Door) -> Caller | None:
@@ -182,7 +190,7 @@ class Access:
         if key is not None and not self.registry.has_key(str(key), identity.identity_id):
             return None
         scopes = frozenset(str(claims.get("scope", "")).split())
-        return _caller_of(identity, door, credential=key or "session", scopes=scopes)
+        return _caller_of(identity, door, credential=key or str(claims.get("by", "session")), scopes=scopes)
 
 
 def _caller_of(identity: KnownIdentity, door: Door, *, credential: str, scopes: frozenset[str]) -> Caller:

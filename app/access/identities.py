@@ -14,13 +14,14 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import structlog
-from sqlalchemy import func, or_, select, update
+from sqlalchemy import delete, func, or_, select, update
 
 from app import instruments
 from app.access.credentials import ApiKey, hash_password, new_api_key
 from app.access.errors import (
     IdentitiesUnknown,
     IdentityExists,
+    SubjectRefused,
     TooManyKeys,
     UnknownCredential,
     UnknownIdentity,
@@ -29,7 +30,7 @@ from app.audit_log import record
 from app.kit.caller import Role
 from app.kit.tasks import sleep_unless
 from app.messaging.backoff import repeat_with_backoff
-from app.models.directory import DirectoryAuditLine, IdentitiesVersion, Identity, IdentityKey
+from app.models.directory import DirectoryAuditLine, IdentitiesVersion, Identity, IdentityKey, IdentitySubject
 from readreplica.cluster import Cluster
 from readreplica.sessions import WriteSession
 
@@ -37,6 +38,8 @@ MOST_KEYS = 2
 """Of one identity: while one is replaced by the next, both are good."""
 MOST_IDENTITIES = 100_000
 """How many are kept in memory."""
+STAFF = frozenset({Role.OPERATOR, Role.SELLER, Role.AUDITOR, Role.DBA, Role.ADMIN})
+"""Who may log in."""
 LOOK_SECONDS = 0.2
 USED_SECONDS = 30.0
 """How often the times of last use are written down."""
@@ -173,6 +176,48 @@ async def _record(session: WriteSession, action: str, name: str, **facts: Any) -
     await record(session, DirectoryAuditLine, action, None, {"identity": name, **facts})
 
 
+async def link_subject(session: WriteSession, name: str, issuer: str, subject: str) -> None:
+    """Let the person whom an OpenID provider knows by a subject log in as an identity of staff.
+
+    Parameters:
+        session: a transaction in the directory.
+        name: of the identity.
+        issuer: the provider, as its tokens have it.
+        subject: the person there. Not an address or a name, which may be given to another one day.
+
+    Raises:
+        UnknownIdentity: there is none, or it is revoked.
+        SubjectRefused: it is no identity of staff, or the subject is linked to another.
+    """
+    await _raise_version(session)
+    found = await _find(session, name)
+    if Role(found.role) not in STAFF:
+        raise SubjectRefused(f"{name!r} is a {found.role}, and no member of staff")
+    other = await session.get(IdentitySubject, (issuer, subject))
+    if other is not None and other.identity_id != found.identity_id:
+        owner = (await session.get_one(Identity, other.identity_id)).name
+        raise SubjectRefused(f"the subject {subject!r} of {issuer} is linked to {owner!r} already")
+    if other is None:
+        session.add(IdentitySubject(issuer=issuer, subject=subject, identity_id=found.identity_id))
+        await session.flush()
+        await _record(session, "identity_linked", name, issuer=issuer, subject=subject)
+
+
+async def unlink_subjects(session: WriteSession, name: str) -> int:
+    """Let no one log in as an identity by a provider, end its sessions; return how many links it had.
+
+    Raises:
+        UnknownIdentity: there is none, or it is revoked.
+    """
+    await _raise_version(session)
+    found = await _find(session, name)
+    of_it = delete(IdentitySubject).where(IdentitySubject.identity_id == found.identity_id)
+    gone = (await session.scalars(of_it.returning(IdentitySubject.subject))).all()
+    found.valid_after = datetime.now(UTC)
+    await _record(session, "identity_unlinked", name, subjects=list(gone))
+    return len(gone)
+
+
 async def _raise_version(session: WriteSession) -> None:
     """First: the lock on the row lets one change at a time through, so that no version is seen too early."""
     await session.execute(update(IdentitiesVersion).values(version=IdentitiesVersion.version + 1))
@@ -241,6 +286,7 @@ class _Known:
     keys: Mapping[str, KnownKey] = field(default_factory=dict)
     by_id: Mapping[int, KnownIdentity] = field(default_factory=dict)
     by_name: Mapping[str, KnownIdentity] = field(default_factory=dict)
+    by_subject: Mapping[tuple[str, str], KnownIdentity] = field(default_factory=dict)
 
 
 class Registry:
@@ -331,6 +377,11 @@ class Registry:
         self._check_fresh()
         return self._known.by_name.get(name)
 
+    def linked(self, issuer: str, subject: str) -> KnownIdentity | None:
+        """Return the identity that is linked to a subject of an OpenID provider; raises as `key`."""
+        self._check_fresh()
+        return self._known.by_subject.get((issuer, subject))
+
     def _check_fresh(self) -> None:
         silent = self._clock() - (self._read_at if self._read_at is not None else self._began)
         if self._read_at is None or silent > self._stale_seconds:
@@ -344,8 +395,12 @@ async def _read(session: WriteSession, version: int) -> _Known:
     rows = [each for each in await session.scalars(identities) if each.role in set(Role)]
     by_id = {each.identity_id: _shown(each) for each in rows}
     keys = select(IdentityKey).where(IdentityKey.revoked_at.is_(None)).limit(MOST_KEYS * MOST_IDENTITIES)
+    subjects = await session.scalars(select(IdentitySubject).limit(MOST_IDENTITIES))
     return _Known(
         version=version,
+        by_subject={
+            (row.issuer, row.subject): by_id[row.identity_id] for row in subjects if row.identity_id in by_id
+        },
         keys=_by_key(await session.scalars(keys), by_id),
         by_id=by_id,
         by_name={each.name: each for each in by_id.values()},

@@ -109,6 +109,18 @@ class IdentityKey(DirectoryBase):
     last_used_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
 
 
+class IdentitySubject(DirectoryBase):
+    """Who a person is to an OpenID provider, and which identity he logs in as."""
+
+    __tablename__ = "identity_subjects"
+    __table_args__ = (Index(None, "identity_id"),)
+
+    issuer: Mapped[str] = mapped_column(Text, primary_key=True)
+    subject: Mapped[str] = mapped_column(Text, primary_key=True)
+    identity_id: Mapped[int] = mapped_column(BigInteger, ForeignKey(Identity.identity_id))
+    linked_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+
+
 class IdentitiesVersion(DirectoryBase):
     """How often identities and keys were changed: raised in the transaction of each change."""
 
