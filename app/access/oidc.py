@@ -294,7 +294,7 @@ class OidcProvider:
 
 @asynccontextmanager
 async def open_provider(options: OidcOptions | None) -> AsyncIterator[OidcProvider | None]:
-    """Give what talks to a provider, for the block; None where there is none."""
+    """Open what talks to a provider, for the block; None where there is none."""
     if options is None:
         yield None
         return

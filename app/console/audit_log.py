@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import pairwise
 from typing import Annotated, Any
 
 import typer
@@ -73,6 +74,9 @@ FETCH_ROWS = 1000
 ACCEPTED = "audit_loss_accepted"
 MOST_HEADS = 100_000
 """So many of the newest heads are read: each stands for all seals before it."""
+
+BATCH_SEALS = 50
+"""The lines of so many seals are deleted in one transaction."""
 
 MOST_SHOWN = 100
 """More faults of one database are counted, and not listed."""
@@ -260,22 +264,25 @@ def list_lines(
     databases = OrderDatabases(topology)
     found: list[dict[str, Any]] = []
     for name, log in _chosen(topology, database).items():
-        query = _wanted(log.audit, order=order, identity=identity, after=after).limit(limit)
+        query = _wanted(log, order=order, identity=identity, after=after).limit(limit)
         with databases.connect(name, role=log.reader) as connection, naming(log.database):
             found += [{"database": name, **row} for row in connection.execute(query).mappings()]
     found = sorted(found, key=lambda line: line["at"])[-limit:]
     _print_lines(options, found)
 
 
-def _wanted(
-    lines: type[AuditRow], *, order: int | None, identity: str | None, after: datetime | None
-) -> Select[Any]:
-    query = select_lines(lines).order_by(None).order_by(lines.at.desc())
+def _wanted(log: AuditLog, *, order: int | None, identity: str | None, after: datetime | None) -> Select[Any]:
+    lines, seals = log.audit, log.seals
+    query = select_lines(lines).order_by(None).order_by(lines.xid.desc(), lines.line_no.desc())
     if order is not None:
         query = query.where(lines.order_id == order)
     if identity is not None:
         query = query.where(lines.caller == identity)
-    return query if after is None else query.where(lines.at >= after)
+    if after is None:
+        return query
+    # What was sealed before then is older: the key of the table leads past it.
+    older = select(seals.below_xid).where(seals.sealed_at < after).order_by(seals.seal_no.desc()).limit(1)
+    return query.where(lines.at >= after, lines.xid >= func.coalesce(older.scalar_subquery(), 0))
 
 
 def _print_lines(options: Options, found: Iterable[Mapping[str, Any]]) -> None:
@@ -326,15 +333,23 @@ def _prune(topology: Topology, log: AuditLog, before: datetime, *, dry_run: bool
             return {"database": name, "through_seal": 0, "lines": 0}
         # Two kinds of lines stay: what was pruned, which `verify` goes by, and heads of the directory's log.
         old = (log.audit.xid < row.below_xid) & log.audit.action.not_in((PRUNED, ANCHORED))
-        if dry_run:
-            count = _count(connection, select(log.audit.xid).where(old))
-            return {"database": name, "through_seal": row.seal_no, "lines": count}
-        count = connection.execute(delete(log.audit).where(old)).rowcount
-        facts = {"through_seal": row.seal_no, "lines": count}
-        if count:
-            connection.execute(insert_line(log.audit, PRUNED, None, facts))
-        connection.commit()
-    return {"database": name, **facts}
+        count = _count(connection, select(log.audit.xid).where(old))
+        if count and not dry_run:
+            # First: from now on `verify` knows that they may be gone, wherever this is interrupted.
+            connection.execute(
+                insert_line(log.audit, PRUNED, None, {"through_seal": row.seal_no, "lines": count})
+            )
+            for first, end in pairwise([0, *_batches(connection, log, row.seal_no)]):
+                connection.execute(delete(log.audit).where(old, log.audit.xid >= first, log.audit.xid < end))
+                connection.commit()
+    return {"database": name, "through_seal": row.seal_no, "lines": count}
+
+
+def _batches(connection: Connection, log: AuditLog, through_seal: int) -> list[int]:
+    """Return the transactions below which a batch of lines ends, the last batch last."""
+    is_end = ((log.seals.seal_no % BATCH_SEALS) == 0) | (log.seals.seal_no == through_seal)
+    ends = select(log.seals.below_xid).where(log.seals.seal_no <= through_seal, is_end)
+    return list(connection.scalars(ends.order_by(log.seals.seal_no)))
 
 
 @app.command("accept")

@@ -35,7 +35,7 @@ OPTIONS = OidcOptions(
 )
 KEY = RSAKey.generate_key(2048, {"kid": "1", "use": "sig", "alg": "RS256"})
 NEXT = ECKey.generate_key("P-256", {"kid": "2", "use": "sig"})
-METADATA = {
+METADATA: dict[str, Any] = {
     "issuer": ISSUER,
     "authorization_endpoint": f"{ISSUER}/auth",
     "token_endpoint": f"{ISSUER}/token",
@@ -231,7 +231,7 @@ async def test_metadata_that_cannot_be_read(content: bytes) -> None:
         ({"id_token_signing_alg_values_supported": ["HS256", "none"]}, "none of these is good"),
     ],
 )
-def test_metadata_of_another_or_that_is_not_safe(changes: Mapping[str, Any], said: str) -> None:
+def test_metadata_of_another_or_that_is_not_safe(changes: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         read_metadata(METADATA | changes, ISSUER)
 
