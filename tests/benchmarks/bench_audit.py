@@ -2,6 +2,7 @@
 
 import time
 from decimal import Decimal
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -10,6 +11,8 @@ import pytest
 from app import audit_log
 from app.kit.caller import Caller, Door, Role, calling
 from app.kit.clock import utc_now
+from app.kit.logs import LogFile, configure_logging
+from app.log_events import SCHEMA
 from app.messaging.events import OrderApproved
 from app.models.crm import CrmOrder
 from app.models.status import Channel, Status
@@ -60,6 +63,8 @@ async def _write_nothing(*_: Any) -> None:
 @benchmark(name="audit_cost", target=1.25)
 async def audit_cost() -> Measured:
     """Approve orders, with the line of the audit log and without it, by turns."""
+    log = LogFile(Path("build/bench-audit.log"), max_bytes=10_000_000, kept=1)
+    configure_logging("bench", level="error", schema=SCHEMA, file=log)
     pairs = []
     with platform() as topology, pytest.MonkeyPatch.context() as patch:
         async with open_cluster(topology, "crm", role="crm", application_name="bench") as crm:

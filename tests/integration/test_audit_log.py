@@ -497,6 +497,17 @@ async def test_each_change_of_a_caller_is_one_line(topology: Topology) -> None:
             202,
         )
         assert ("crm", "order_cancel_requested", "Sara") in await lines_of(services, topology, customers)
+    # Background work too: as many lines as the histories have, and one for each order that was taken in.
+    for name, taken_in in (("shop", 0), ("crm", 0), ("mes_0", None), ("mes_1", None)):
+        with psql(topology, name, role=f"{name.partition('_')[0]}_owner") as connection:
+            counts = connection.execute(
+                "SELECT (SELECT count(*) FROM order_events),"
+                " count(*) FILTER (WHERE action <> 'order_taken_in'),"
+                " count(*) FILTER (WHERE action = 'order_taken_in') FROM audit_log"
+            ).fetchone()
+        assert counts is not None
+        assert counts[0] == counts[1]
+        assert taken_in in (None, counts[2])
 
 
 async def test_the_services_seal_what_they_write(topology: Topology, directory: Cluster) -> None:
