@@ -209,15 +209,15 @@ def log_each(log: structlog.stdlib.BoundLogger, event: str, each: Collection[Map
         event: the event's name.
         each: the facts of each.
     """
-    logger = logging.getLogger(log.name)
-    if not each or not logger.isEnabledFor(logging.INFO):
-        return
     handlers = [handler for handler in logging.getLogger().handlers if isinstance(handler, QuietHandler)]
-    for handler in handlers:
-        handler.emit_each(logger, {**structlog.get_context(log), "event": event}, each)
-    if not handlers:
+    if not handlers:  # the program has logging of its own
         for facts in each:
             log.info(event, **facts)
+        return
+    logger = logging.getLogger(log.name)
+    if each and logger.isEnabledFor(logging.INFO):
+        for handler in handlers:
+            handler.emit_each(logger, {**structlog.get_context(log), "event": event}, each)
 
 
 def _as_event(record: logging.LogRecord, processors: Sequence[Processor]) -> logging.LogRecord:
