@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol, Self, TextIO, cast
+from uuid import uuid4
 
 import structlog
 from opentelemetry import trace
@@ -190,8 +191,12 @@ class QuietHandler(logging.Handler):
         for process in self._processors:
             event = cast("EventDict", process(logger, "info", event))
         line = self._to_ecs(logger, "info", event)
+        forms: dict[tuple[str, ...], _Form] = {}
         for facts in each:
-            self.writer.write(_to_line(logger, "info", {**line, **self._to_ecs.renamed(facts)}))
+            names = tuple(name for name, fact in facts.items() if fact is not None)
+            if names not in forms:
+                forms[names] = self._to_ecs.form(line, names)
+            self.writer.write(forms[names].fill(facts))
 
     def close(self) -> None:
         """Write what was counted."""
@@ -348,6 +353,32 @@ class _ToEcs:
             for name, fact in event.items()
             if name not in _OF_NONE and fact is not None
         }
+
+    def form(self, line: Mapping[str, Any], names: Sequence[str]) -> "_Form":
+        """Return the form of a line, made of what all have, with room for facts of these names."""
+        room = uuid4().hex
+        empty = {self.names.get(name) or f"{OURS}{name}": f"{room}{at}" for at, name in enumerate(names)}
+        *parts, end = re.split(f'"{room}([0-9]+)"', _to_line(None, "info", {**line, **empty}))
+        before = [(text, names[int(at)]) for text, at in zip(parts[::2], parts[1::2], strict=True)]
+        return _Form(before, end, frozenset(self.schema.texts))
+
+
+@dataclass(frozen=True)
+class _Form:
+    """A line but for some of its facts: what stands before each, and its name; and what stands at the end."""
+
+    before: Sequence[tuple[str, str]]
+    end: str
+    texts: frozenset[str]
+
+    def fill(self, facts: Mapping[str, Any]) -> str:
+        """Write the line with these facts."""
+        parts = [part for before, name in self.before for part in (before, self._written(name, facts[name]))]
+        return "".join((*parts, self.end))
+
+    def _written(self, name: str, fact: Any) -> str:
+        shown = mask(name, str(fact) if name in self.texts else fact)
+        return str(shown) if type(shown) is int else _ENCODER.encode(shown)
 
 
 _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=repr)

@@ -338,12 +338,7 @@ class Relay:
         )
         if allowance is not None:
             allowance.give_back(limit - len(claimed))
-        progress.end(
-            within,
-            [each.sequence for each in claimed],
-            is_cut=len(claimed) >= limit,
-            is_limited=limit < self._batch,
-        )
+        progress.end(within, claimed, is_cut=len(claimed) >= limit, is_limited=limit < self._batch)
         return claimed
 
     async def _name_misaddressed(self, session: WriteSession) -> None:
