@@ -100,8 +100,9 @@ async def _connections(
     async with AsyncExitStack() as stack:
         nodes = []
         for shard, database in topology.databases_of("mes").items():
-            for replica in (None, *database.replicas) if with_replicas else (None,):
-                url = topology.url(shard, role="mes", replica=replica and replica.name)
+            replicas = [replica.name for replica in database.replicas] if with_replicas else []
+            for replica in (None, *replicas):
+                url = topology.url(shard, role="mes", replica=replica)
                 text = url.set(drivername="postgresql").render_as_string(hide_password=False)
                 connection = await psycopg.AsyncConnection.connect(text, autocommit=True)
                 nodes.append(await stack.enter_async_context(connection))

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 from sqlalchemy import event, select, text
-from sqlalchemy.dialects import postgresql
 
 from app.flow.grants import Grant, HeardAllowance, holder_key, publish, redis_now
 from app.messaging.message import Ack
@@ -358,7 +357,9 @@ async def test_behind_an_open_transaction_an_acknowledgement_reads_no_more_pages
             owed = await session.execute(select(ShopOutbox.order_id, ShopOutbox.message_id))
             acks = [Ack(message_id, "crm", order_id=order_id) for order_id, message_id in owed]
             statement = _delete_handled(ShopOutbox, "crm", acks)
-            compiled = statement.compile(dialect=postgresql.dialect(), compile_kwargs={"literal_binds": True})
+            compiled = statement.compile(
+                dialect=(await session.connection()).dialect, compile_kwargs={"literal_binds": True}
+            )
             explain = f"EXPLAIN (ANALYZE, BUFFERS, TIMING OFF, FORMAT JSON) {compiled}"
             [[plan]] = (await session.execute(text(explain.replace(":", r"\:")))).all()
             await session.rollback()
