@@ -17,6 +17,7 @@ from app.access.credentials import TokenKeys
 from app.access.enforce import Access, Attempts
 from app.access.identities import Registry
 from app.access.limits import CallerLimits, RateLimited
+from app.access.oidc import OidcProvider, open_provider
 from app.causality import open_callers, open_learned, refuse, store_of
 from app.database import DatabaseTimeouts, open_directory
 from app.files import ContentMismatch, ModelTooLarge, UnsupportedModelType
@@ -120,10 +121,11 @@ def make_app(
                 role=service,
                 timeouts=timeouts_of(settings),
             ) as directory,
+            open_provider(settings.oidc_of(service)) as oidc,
             parts(background, readiness) as opened,
             background,
         ):
-            app.state.access = access = _open_access(service, directory, settings)
+            app.state.access = access = _open_access(service, directory, settings, oidc)
             app.state.limits = limits = CallerLimits(redis)
             background.start("identities", access.registry.run)
             background.start("identity uses", access.registry.run_uses)
@@ -182,7 +184,7 @@ def make_app(
     return app
 
 
-def _open_access(service: str, directory: Cluster, settings: Settings) -> Access:
+def _open_access(service: str, directory: Cluster, settings: Settings, oidc: OidcProvider | None) -> Access:
     """Put together what finds out who calls."""
     tokens = TokenKeys.parse(settings.access_keys.get_secret_value())
     if tokens is None:
@@ -194,6 +196,7 @@ def _open_access(service: str, directory: Cluster, settings: Settings) -> Access
         door_header=settings.door_header,
         proxies=settings.proxies,
         attempts=Attempts(),
+        oidc=oidc,
     )
 
 

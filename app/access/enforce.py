@@ -23,6 +23,7 @@ from app.access.errors import (
     UnknownPartner,
 )
 from app.access.identities import KnownIdentity, Registry
+from app.access.oidc import OidcProvider
 from app.access.table import is_allowed, rule_of
 from app.kit.caller import Caller, Door, Role, calling, network_of
 from app.kit.logs import bind
@@ -77,6 +78,7 @@ class Access:
         door_header: the header in which the gateway names the door.
         proxies: the networks whose door header is believed.
         attempts: the bad credentials so far.
+        oidc: where staff log in; None where they do so by name and password alone.
     """
 
     service: str
@@ -85,6 +87,7 @@ class Access:
     door_header: str
     proxies: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]
     attempts: Attempts
+    oidc: OidcProvider | None = None
 
     @asynccontextmanager
     async def calling(self, request: Request, route: str) -> AsyncIterator[Caller]:
@@ -190,6 +193,8 @@ class Access:
             return _by_service(claims, door)
         if use is TokenUse.LINK:
             return _by_link(claims, door)
+        if use is TokenUse.LOGIN:
+            return None
         return self._by_identity(claims, door)
 
     def _by_identity(self, claims: dict[str, Any], door: Door) -> Caller | None:
@@ -201,8 +206,12 @@ class Access:
             return None
         if key is not None and not self.registry.has_key(str(key), identity.identity_id):
             return None
+        link = claims.get("link")
+        if link is not None and self.registry.linked(*link) != identity:
+            return None
         scopes = frozenset(str(claims.get("scope", "")).split())
-        return _caller_of(identity, door, credential=key or "session", scopes=scopes)
+        known_by = key or ("session" if link is None else "oidc")
+        return _caller_of(identity, door, credential=known_by, scopes=scopes)
 
 
 def _caller_of(identity: KnownIdentity, door: Door, *, credential: str, scopes: frozenset[str]) -> Caller:

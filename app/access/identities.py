@@ -14,21 +14,23 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import structlog
-from sqlalchemy import func, or_, select, update
+from sqlalchemy import delete, func, or_, select, update
 
 from app import instruments
 from app.access.credentials import ApiKey, hash_password, new_api_key, read_api_key
 from app.access.errors import (
     IdentitiesUnknown,
     IdentityExists,
+    SubjectRefused,
     TooManyKeys,
     UnknownCredential,
     UnknownIdentity,
 )
+from app.audit_log import record
 from app.kit.caller import Role
 from app.kit.tasks import sleep_unless, within
 from app.messaging.backoff import repeat_with_backoff
-from app.models.directory import IdentitiesVersion, Identity, IdentityKey
+from app.models.directory import DirectoryAuditLine, IdentitiesVersion, Identity, IdentityKey, IdentitySubject
 from readreplica.cluster import Cluster
 from readreplica.sessions import WriteSession
 
@@ -36,6 +38,8 @@ MOST_KEYS = 2
 """Of one identity: while one is replaced by the next, both are good."""
 MOST_IDENTITIES = 100_000
 """How many are kept in memory."""
+STAFF = frozenset({Role.OPERATOR, Role.SELLER, Role.AUDITOR, Role.DBA, Role.ADMIN})
+"""Who may log in."""
 LOOK_SECONDS = 0.2
 USED_SECONDS = 30.0
 """How often the times of last use are written down."""
@@ -83,7 +87,10 @@ async def create(
     )
     session.add(made)
     await session.flush()
-    return await _add_key(session, made.identity_id, scopes, expires_at)
+    key = await _add_key(session, made.identity_id, scopes, expires_at)
+    facts = {"role": role.value, "sandbox": sandbox, "key": key.credential_id, "scopes": list(scopes)}
+    await _record(session, "identity_created", name, **facts, has_password=password is not None)
+    return key
 
 
 async def rotate(
@@ -112,7 +119,10 @@ async def rotate(
         of_it = IdentityKey.identity_id == found.identity_id
         await session.execute(update(IdentityKey).where(of_it, is_later).values(expires_at=ends))
     kept = live[-1].scopes if live else []
-    return await _add_key(session, found.identity_id, kept if scopes is None else scopes, None)
+    made = await _add_key(session, found.identity_id, kept if scopes is None else scopes, None)
+    lasts = None if keep is None else keep.total_seconds()
+    await _record(session, "identity_rotated", name, key=made.credential_id, older_for_seconds=lasts)
+    return made
 
 
 LIMITS: Mapping[str, float] = {
@@ -135,6 +145,7 @@ async def limit(session: WriteSession, name: str, limits: Mapping[str, float]) -
     await _raise_version(session)
     found = await _find(session, name)
     found.limits = {each: limits[each] for each in LIMITS if each in limits} or None
+    await _record(session, "identity_limited", name, limits=found.limits)
     return dict(found.limits or {})
 
 
@@ -150,6 +161,7 @@ async def revoke(session: WriteSession, name: str) -> int:
     keys = (await session.scalars(_live_keys(found.identity_id))).all()
     for key in keys:
         key.revoked_at = found.revoked_at
+    await _record(session, "identity_revoked", name, keys=[key.key_id for key in keys])
     return len(keys)
 
 
@@ -164,7 +176,54 @@ async def revoke_key(session: WriteSession, key_id: str) -> str:
     if key is None or key.revoked_at is not None:
         raise UnknownCredential(key_id)
     key.revoked_at = datetime.now(UTC)
-    return (await session.get_one(Identity, key.identity_id)).name
+    owner = (await session.get_one(Identity, key.identity_id)).name
+    await _record(session, "identity_key_revoked", owner, key=key_id)
+    return owner
+
+
+async def _record(session: WriteSession, action: str, name: str, **facts: Any) -> None:
+    await record(session, DirectoryAuditLine, action, None, {"identity": name, **facts})
+
+
+async def link_subject(session: WriteSession, name: str, issuer: str, subject: str) -> None:
+    """Let the person whom an OpenID provider knows by a subject log in as an identity of staff.
+
+    Parameters:
+        session: a transaction in the directory.
+        name: of the identity.
+        issuer: the provider, as its tokens have it.
+        subject: the person there. Not an address or a name, which may be given to another one day.
+
+    Raises:
+        UnknownIdentity: there is none, or it is revoked.
+        SubjectRefused: it is no identity of staff, or the subject is linked to another.
+    """
+    await _raise_version(session)
+    found = await _find(session, name)
+    if Role(found.role) not in STAFF:
+        raise SubjectRefused(f"{name!r} is a {found.role}, and no member of staff")
+    other = await session.get(IdentitySubject, (issuer, subject))
+    if other is not None and other.identity_id != found.identity_id:
+        owner = (await session.get_one(Identity, other.identity_id)).name
+        raise SubjectRefused(f"the subject {subject!r} of {issuer} is linked to {owner!r} already")
+    if other is None:
+        session.add(IdentitySubject(issuer=issuer, subject=subject, identity_id=found.identity_id))
+        await session.flush()
+        await _record(session, "identity_linked", name, issuer=issuer, subject=subject)
+
+
+async def unlink_subjects(session: WriteSession, name: str) -> int:
+    """Let no one log in as an identity by a provider, and end who has; return how many links it had.
+
+    Raises:
+        UnknownIdentity: there is none, or it is revoked.
+    """
+    await _raise_version(session)
+    found = await _find(session, name)
+    of_it = delete(IdentitySubject).where(IdentitySubject.identity_id == found.identity_id)
+    gone = (await session.scalars(of_it.returning(IdentitySubject.subject))).all()
+    await _record(session, "identity_unlinked", name, subjects=list(gone))
+    return len(gone)
 
 
 async def _raise_version(session: WriteSession) -> None:
@@ -236,6 +295,7 @@ class _Known:
     keys: Mapping[str, KnownKey] = field(default_factory=dict)
     by_id: Mapping[int, KnownIdentity] = field(default_factory=dict)
     by_name: Mapping[str, KnownIdentity] = field(default_factory=dict)
+    by_subject: Mapping[tuple[str, str], KnownIdentity] = field(default_factory=dict)
 
 
 class Registry:
@@ -337,6 +397,11 @@ class Registry:
         self._check_fresh()
         return self._known.by_name.get(name)
 
+    def linked(self, issuer: str, subject: str) -> KnownIdentity | None:
+        """Return the identity that is linked to a subject of an OpenID provider; raises as `key`."""
+        self._check_fresh()
+        return self._known.by_subject.get((issuer, subject))
+
     def _check_fresh(self) -> None:
         silent = self._clock() - (self._read_at if self._read_at is not None else self._began)
         if self._read_at is None or silent > self._stale_seconds:
@@ -350,8 +415,12 @@ async def _read(session: WriteSession, version: int) -> _Known:
     rows = [each for each in await session.scalars(identities) if each.role in set(Role)]
     by_id = {each.identity_id: _shown(each) for each in rows}
     keys = select(IdentityKey).where(IdentityKey.revoked_at.is_(None)).limit(MOST_KEYS * MOST_IDENTITIES)
+    subjects = await session.scalars(select(IdentitySubject).limit(MOST_IDENTITIES))
     return _Known(
         version=version,
+        by_subject={
+            (row.issuer, row.subject): by_id[row.identity_id] for row in subjects if row.identity_id in by_id
+        },
         keys=_by_key(await session.scalars(keys), by_id),
         by_id=by_id,
         by_name={each.name: each for each in by_id.values()},

@@ -15,8 +15,11 @@ from typing import Annotated, Any
 import typer
 from sqlalchemy import Connection, Row, func, literal, select, text
 
+from app.audit_log import insert_line
 from app.console.audit.databases import SERVICE_TABLES, OrderDatabases
+from app.kit.caller import calling, shell_user
 from app.messaging.routing import ServiceName
+from app.models.directory import DirectoryAuditLine
 from app.models.mes import Intake
 from ops.errors import ExitStatus, OpsError
 from ops.fleet import DatabasesFailed, naming, open_engine
@@ -103,6 +106,8 @@ def resume(context: typer.Context, sender: SenderArgument, *, dry_run: DryRun = 
         return
     with _directory(options.topology()) as connection:
         gone = connection.execute(statement, {"sender": sender.value}).all()
+        if gone:
+            _record(connection, "flow_resumed", {"sender": sender.value})
         connection.commit()
     if not gone:
         raise NotOverridden(sender)
@@ -133,10 +138,16 @@ def _order(
     statement = text(_ORDER.format(**{name: f":{name}" for name in words}) + "RETURNING until")
     with _directory(options.topology()) as connection:
         until = connection.execute(statement, words).scalar_one()
+        _record(connection, "flow_ordered", words)
         connection.commit()
     what = "paused" if per_second == 0 else f"limited to {per_second:g} messages a second"
     facts = {**words, "until": until.astimezone(UTC).isoformat()}
     report(options, facts, f"{sender} is {what} until {until.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC")
+
+
+def _record(connection: Connection, action: str, facts: Mapping[str, Any]) -> None:
+    with calling(shell_user()):
+        connection.execute(insert_line(DirectoryAuditLine, action, None, facts))
 
 
 @app.command("status")

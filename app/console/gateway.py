@@ -71,6 +71,12 @@ _DOORS: dict[str, tuple[GatewayRoute, ...]] = {
         _acts("crm", f"{_ORDER}/close"),
         _acts("crm", f"{_ORDER}/cancel"),
         *(_acts(service, f"/v1/{path}") for service in ("crm", "mes") for path in ("login", "logout")),
+        *(_reads(service, "/v1/oidc/login") for service in ("crm", "mes")),
+        # Not repeated: the provider takes a code once.
+        *(
+            GatewayRoute(path="/v1/oidc/callback", methods=("GET",), service=service)
+            for service in ("crm", "mes")
+        ),
     ),
 }
 

@@ -18,8 +18,8 @@ from sqlalchemy import func, select
 
 from app.access import identities
 from app.access.credentials import ApiKey, TokenKeys, TokenUse
-from app.access.errors import IdentityExists, TooManyKeys, UnknownCredential, UnknownIdentity
-from app.kit.caller import Role
+from app.access.errors import IdentityExists, SubjectRefused, TooManyKeys, UnknownCredential, UnknownIdentity
+from app.kit.caller import Role, calling, shell_user
 from app.models.directory import Identity, IdentityKey
 from app.schemas import Line
 from ops.errors import ExitStatus, OpsError
@@ -87,8 +87,9 @@ async def _in_directory(topology: Topology, work: Callable[[WriteSession], Await
 
 def _change(topology: Topology, work: Callable[[WriteSession], Awaitable[T]]) -> T:
     try:
-        return asyncio.run(_in_directory(topology, work))
-    except (IdentityExists, TooManyKeys, UnknownIdentity, UnknownCredential) as error:
+        with calling(shell_user()):
+            return asyncio.run(_in_directory(topology, work))
+    except (IdentityExists, SubjectRefused, TooManyKeys, UnknownIdentity, UnknownCredential) as error:
         raise IdentityRefused(str(error)) from error
 
 
@@ -192,6 +193,40 @@ def limit(
     found = _change(options.topology(), lambda session: identities.limit(session, name, limits))
     shown = ", ".join(f"{each} {value:g}" for each, value in found.items()) or "those of its role"
     report(options, {"identity": name, "limits": found}, f"{name} has the limits: {shown}")
+
+
+@app.command("oidc")
+def oidc(
+    context: typer.Context,
+    name: Name,
+    *,
+    issuer: Annotated[
+        str | None, typer.Option("--issuer", help="The provider, as its tokens have it.")
+    ] = None,
+    subject: Annotated[str | None, typer.Option("--subject", help="The person there: `sub`.")] = None,
+    remove: Annotated[bool, typer.Option("--remove", help="All links, and end who came by them.")] = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Link a person of an OpenID provider to an identity of staff, or remove its links."""
+    options = options_of(context)
+    if remove is (issuer is not None and subject is not None) or (remove and (issuer or subject)):
+        raise typer.BadParameter("give --issuer and --subject, or --remove")
+    whose = f"(SELECT identity_id FROM identities WHERE name = {literal_of(name)})"
+    if remove:
+        if dry_run:
+            _print_sql(f"DELETE FROM identity_subjects WHERE identity_id = {whose};")
+            return
+        links = _change(options.topology(), lambda session: identities.unlink_subjects(session, name))
+        report(options, {"identity": name, "links": links}, f"{name} has no link any more; it had {links}")
+        return
+    issuer, subject = _checked(str(issuer)), _checked(str(subject))
+    if dry_run:
+        values = f"{literal_of(issuer)}, {literal_of(subject)}, {whose}"
+        _print_sql(f"INSERT INTO identity_subjects (issuer, subject, identity_id) VALUES ({values});")
+        return
+    _change(options.topology(), lambda session: identities.link_subject(session, name, issuer, subject))
+    facts = {"identity": name, "issuer": issuer, "subject": subject}
+    report(options, facts, f"{name} logs in as {subject} of {issuer}")
 
 
 @app.command("revoke")

@@ -110,7 +110,8 @@ class CrmService:
         )
         if not repeated and order.cancel_requested_at is None:
             now = order.cancel_requested_at = self.now()
-            await append_event(session, CRM, order, actor=actor, now=now, detail={"cancel_requested": reason})
+            detail, action = {"cancel_requested": reason}, "order_cancel_requested"
+            await append_event(session, CRM, order, actor=actor, now=now, detail=detail, action=action)
             await announce(session, CRM, order, CancelRequested(actor=actor, reason=reason), now=now)
             log_change(session, "order_cancel_requested", order)
         return CrmOrderView.of(order)
@@ -175,7 +176,8 @@ async def request_quote(order_id: int, session: WriteSession, *, actor: str, now
         raise IllegalTransition(order_id, order.status, Status.PRICE_CALCULATED)
     if order.requote_requested_at is None or order.requote_requested_at <= now - ASK_AGAIN_AFTER:
         order.requote_requested_at = now
-        await append_event(session, CRM, order, actor=actor, now=now, detail={"requote_requested": actor})
+        detail, action = {"requote_requested": actor}, "order_requote_requested"
+        await append_event(session, CRM, order, actor=actor, now=now, detail=detail, action=action)
         await announce(session, CRM, order, RequoteRequested(actor=actor), now=now)
         log_change(session, "order_requote_requested", order)
     return CrmOrderView.of(order)

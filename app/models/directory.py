@@ -25,7 +25,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeDecorator
 
-from app.models.base import new_metadata
+from app.models.base import AuditRow, AuditSealRow, new_metadata
 
 
 class DirectoryBase(DeclarativeBase):
@@ -124,6 +124,18 @@ class IdentityKey(DirectoryBase):
     last_used_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
 
 
+class IdentitySubject(DirectoryBase):
+    """Who a person is to an OpenID provider, and which identity he logs in as."""
+
+    __tablename__ = "identity_subjects"
+    __table_args__ = (Index(None, "identity_id"),)
+
+    issuer: Mapped[str] = mapped_column(Text, primary_key=True)
+    subject: Mapped[str] = mapped_column(Text, primary_key=True)
+    identity_id: Mapped[int] = mapped_column(BigInteger, ForeignKey(Identity.identity_id))
+    linked_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+
+
 class IdentitiesVersion(DirectoryBase):
     """How often identities and keys were changed: raised in the transaction of each change."""
 
@@ -153,3 +165,24 @@ class WebhookEndpoint(DirectoryBase):
     last_error: Mapped[str | None] = mapped_column(Text)
     disabled_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     disabled_reason: Mapped[str | None] = mapped_column(Text)
+
+
+class AuditHead(DirectoryBase):
+    """The digest of a seal of a database's audit log, kept apart from it; only ever appended."""
+
+    __tablename__ = "audit_heads"
+
+    database: Mapped[str] = mapped_column(Text, primary_key=True)
+    seal_no: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    digest: Mapped[bytes] = mapped_column(LargeBinary)
+    recorded_at: Mapped[datetime] = mapped_column(
+        DateTime(timezone=True), server_default=text("clock_timestamp()")
+    )
+
+
+class DirectoryAuditLine(AuditRow, DirectoryBase):
+    """Who has changed an identity, a webhook or an order to the flow."""
+
+
+class DirectoryAuditSeal(AuditSealRow, DirectoryBase):
+    """The seals of those lines."""

@@ -231,6 +231,8 @@ async def wrong_cells(doors: Doors) -> list[str]:
                 right = status == 404
             elif "{webhook_id}" in path:
                 right = status == 422 or problem(answer, 404)["type"].endswith(":unknown-webhook")
+            elif "/oidc/" in path:
+                right = problem(answer, 404)["type"].endswith(":oidc-off")
             else:
                 right = status not in {401, 403, 404}
             if not right:
