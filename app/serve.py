@@ -25,6 +25,7 @@ from app.flow.shedding import Admission
 from app.kit import problem
 from app.kit.admin import AdminAddress, Readings, measuring_lag, serving_admin
 from app.kit.connections import ConnectionLimits, TooFewFiles, limited, log_accept_errors, raise_file_limit
+from app.kit.etags import ChangedMeanwhile
 from app.kit.health import ROUTINE, NotReady, Readiness, health_routes
 from app.kit.middleware import BodyLimit, HeadAsGet, KeepsPeer, Observed, RequestLog, WellFormed
 from app.kit.pages import pages
@@ -65,6 +66,7 @@ STATUSES: problem.Statuses = {
     NotReady: 503,
     RateLimited: 429,
     TooManyStreams: 429,
+    ChangedMeanwhile: 412,
     Shed: 503,
 }
 """The HTTP status of each error that more than one service knows; a service adds its own."""

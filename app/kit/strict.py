@@ -347,9 +347,10 @@ class StrictRoute(APIRoute):
                 access.calling(request, self.path_format) as caller,
                 limits.taken(caller, request.method, self.path_format, size) as headers,
             ):
-                request.scope[ANSWER_HEADERS] = headers  # for an error's answer, which is made elsewhere
+                # For an error's answer, which is made elsewhere.
+                every = request.scope[ANSWER_HEADERS] = {**request.scope.get(ANSWER_HEADERS, {}), **headers}
                 response = await strictly(request)
-                response.headers.update(headers)
+                response.headers.update(every)
                 if isinstance(response, StreamingResponse):
                     # It lasts beyond this, so its place is not one of those that are given back here.
                     streams: StreamLimit = request.app.state.streams

@@ -194,6 +194,19 @@ def gateway_on(folder: Path, mes: Sequence[Upstreaming], crm: Sequence[Upstreami
     )
 
 
+def one_door(folder: Path, name: str, routes: Sequence[GatewayRoute], *, service: int) -> Gateway:
+    """Make a gateway of one door that takes TLS, in front of the MES at a port; its certificates as well."""
+    make_authority(folder, days=30).issue("door", names=[HOST, LOOPBACK])
+    door = {"host": LOOPBACK, "port": free_port(), "names": {"mes": (HOST,)}}
+    door |= {"certificate": "door.pem", "key": "door.key"}
+    section = GatewaySection.model_validate({"admin_port": free_port(), "doors": {name: door}})
+    return Gateway(
+        section=section,
+        doors=(GatewayDoor(name=name, section=section.doors[name], folder=folder, routes=tuple(routes)),),
+        upstreams=(Upstream(service="mes", processes=((LOOPBACK, service),)),),
+    )
+
+
 @contextmanager
 def run_envoy(gateway: Gateway, folder: Path) -> Iterator[None]:
     """Run Envoy as `mesctl up` does."""
