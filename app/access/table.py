@@ -115,6 +115,11 @@ RULES: Mapping[tuple[str, str, str], AccessRule] = {
         for service in ("crm", "mes")
         for path in ("login", "logout")
     },
+    **{
+        (service, "GET", f"/v1/oidc/{path}"): _rule(_STAFF, *Role, is_open=True)
+        for service in ("crm", "mes")
+        for path in ("login", "callback")
+    },
 }
 """By service, method and route. A route without a row is used by no one; a test finds it."""
 

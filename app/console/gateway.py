@@ -33,7 +33,7 @@ _WEBHOOK = f"{_PARTNER}/webhooks/{{webhook_id}}"
 _DOORS: dict[str, tuple[GatewayRoute, ...]] = {
     # Partners.
     "external": (
-        _uploads("mes", "/v1/partners/{partner}/orders", "POST"),
+        _uploads("mes", f"{_PARTNER}/orders", "POST"),
         _reads("mes", f"{_PARTNER}/orders"),
         _reads("mes", f"{_PARTNER}/orders/{{order_id}}"),
         _acts("mes", f"{_PARTNER}/orders/batch"),
@@ -73,6 +73,12 @@ _DOORS: dict[str, tuple[GatewayRoute, ...]] = {
         _acts("crm", f"{_ORDER}/close"),
         _acts("crm", f"{_ORDER}/cancel"),
         *(_acts(service, f"/v1/{path}") for service in ("crm", "mes") for path in ("login", "logout")),
+        *(_reads(service, "/v1/oidc/login") for service in ("crm", "mes")),
+        # Not repeated: the provider takes a code once.
+        *(
+            GatewayRoute(path="/v1/oidc/callback", methods=("GET",), service=service)
+            for service in ("crm", "mes")
+        ),
     ),
 }
 

@@ -39,6 +39,6 @@ async def _reopen(session: WriteSession, message: Message, refused: CancelRefuse
     """Go on with an order that MES will not cancel."""
     order = await lock_known(session, CRM, message)
     order.cancel_requested_at = None
-    detail = {"cancel_refused": refused.reason}
-    await append_event(session, CRM, order, actor="mes", now=message.time, detail=detail)
+    detail, action = {"cancel_refused": refused.reason}, "order_cancel_refused"
+    await append_event(session, CRM, order, actor="mes", now=message.time, detail=detail, action=action)
     log_change(session, "order_cancel_refused", order)

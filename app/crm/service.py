@@ -126,7 +126,8 @@ class CrmService:
         if not repeated and order.cancel_requested_at is None:
             _check_seen(order, seen)
             now = order.cancel_requested_at = self.now()
-            await append_event(session, CRM, order, actor=actor, now=now, detail={"cancel_requested": reason})
+            detail, action = {"cancel_requested": reason}, "order_cancel_requested"
+            await append_event(session, CRM, order, actor=actor, now=now, detail=detail, action=action)
             await announce(session, CRM, order, CancelRequested(actor=actor, reason=reason), now=now)
             log_change(session, "order_cancel_requested", order)
         return CrmOrderView.of(order)
@@ -207,7 +208,8 @@ async def request_quote(
     if order.requote_requested_at is None or order.requote_requested_at <= now - ASK_AGAIN_AFTER:
         _check_seen(order, seen)
         order.requote_requested_at = now
-        await append_event(session, CRM, order, actor=actor, now=now, detail={"requote_requested": actor})
+        detail, action = {"requote_requested": actor}, "order_requote_requested"
+        await append_event(session, CRM, order, actor=actor, now=now, detail=detail, action=action)
         await announce(session, CRM, order, RequoteRequested(actor=actor), now=now)
         log_change(session, "order_requote_requested", order)
     return CrmOrderView.of(order)

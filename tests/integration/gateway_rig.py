@@ -27,6 +27,7 @@ from ops.ports import LOOPBACK, PortPicker, is_free
 from ops.waiting import wait_until
 
 KIB = 1024
+SOURCE = "127.0.0.2"
 HOST, OTHER_HOST = "mes.api.localhost", "crm.api.localhost"
 ROUTES = (
     GatewayRoute(path="/v1/orders/{order_id}", methods=("GET",), service="mes", is_repeatable=True),
@@ -57,9 +58,14 @@ class Upstreaming:
     async def echo(self, request: Request) -> Response:
         body = await request.body()
         self.seen.append(request)
-        headers = dict(request.headers)
         return JSONResponse(
-            {"path": request.url.path, "bytes": len(body), "port": self.port, "headers": headers}
+            {
+                "path": request.url.path,
+                "bytes": len(body),
+                "port": self.port,
+                "peer": request.client.host if request.client else None,
+                "headers": dict(request.headers),
+            }
         )
 
     async def slow(self, request: Request) -> Response:
@@ -175,6 +181,7 @@ def gateway_on(folder: Path, mes: Sequence[Upstreaming], crm: Sequence[Upstreami
         {
             "admin_port": free_port(),
             "drain_seconds": 2.0,
+            "source": SOURCE,
             "doors": {
                 name: {"host": LOOPBACK, "port": free_port(), "names": names, **door}
                 for name, door in doors.items()
@@ -199,7 +206,9 @@ def one_door(folder: Path, name: str, routes: Sequence[GatewayRoute], *, service
     make_authority(folder, days=30).issue("door", names=[HOST, LOOPBACK])
     door = {"host": LOOPBACK, "port": free_port(), "names": {"mes": (HOST,)}}
     door |= {"certificate": "door.pem", "key": "door.key"}
-    section = GatewaySection.model_validate({"admin_port": free_port(), "doors": {name: door}})
+    section = GatewaySection.model_validate(
+        {"admin_port": free_port(), "source": SOURCE, "doors": {name: door}}
+    )
     return Gateway(
         section=section,
         doors=(GatewayDoor(name=name, section=section.doors[name], folder=folder, routes=tuple(routes)),),

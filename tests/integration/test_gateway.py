@@ -29,6 +29,7 @@ from tests.integration.gateway_rig import (
     LARGE,
     OTHER_HOST,
     ROUTES,
+    SOURCE,
     GatewayRig,
     Upstreaming,
     run_gateway,
@@ -67,6 +68,8 @@ def test_a_route_leads_to_its_service(client: httpx.Client) -> None:
     assert answer.status_code == 200
     assert answer.json()["path"] == "/v1/orders/17"
     assert answer.json()["headers"]["x-gateway-door"] == "external"
+    assert answer.json()["peer"] == SOURCE  # by which the service knows the gateway
+    assert answer.json()["peer"] == SOURCE  # by which the service knows the gateway
     assert client.head("/v1/orders/17").status_code == 200
 
 

@@ -26,7 +26,7 @@ from app.serve import server_config
 from ops.ports import LOOPBACK
 from readreplica.sessions import WriteSession
 from sharding.topology import Topology
-from tests.integration.gateway_rig import HOST, one_door, run_envoy
+from tests.integration.gateway_rig import HOST, SOURCE, one_door, run_envoy
 from tests.integration.services_rig import MODEL, Services, eventually, fast_settings, open_services
 from tests.integration.webhook_receiver import receiving
 
@@ -59,7 +59,7 @@ class Through:
 @pytest.fixture
 async def through(topology: Topology, tmp_path: Path) -> AsyncIterator[Through]:
     """Serve the MES by HTTP, and a gateway before it: the client is one for threads, as a partner's is."""
-    changes = {"webhook_local": True, "trusted_proxies": LOOPBACK}
+    changes = {"webhook_local": True, "trusted_proxies": SOURCE}
     async with open_services(topology, **changes) as services:
         app: Any = services.mes._transport
         made = fast_settings(topology).model_copy(update=changes)

@@ -37,6 +37,7 @@ from app.console.audit.rules import (
     RowLocation,
     gather,
 )
+from app.kit.caller import calling, shell_user
 from app.messaging.routing import ServiceName
 from app.models import crm, mes, shop
 from app.models.status import Status
@@ -181,7 +182,7 @@ class OrderDatabases:
             DatabasesFailed: it does not answer, or refuses.
         """
         role = self.services[name].value
-        with naming(self.topology.database(name)):
+        with naming(self.topology.database(name)), calling(shell_user()):
             async with (
                 asyncio.timeout(WRITE_SECONDS),
                 open_cluster(

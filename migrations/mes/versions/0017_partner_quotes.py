@@ -3,7 +3,7 @@
 from ops.migrate import frozen
 
 revision = "0017"
-down_revision = "0015"
+down_revision = "0016"
 phase = "pre"
 
 
