@@ -36,7 +36,7 @@ class ActionRefused(AppError):
         self.service = service
         self.status = status
         self.facts = facts
-        self.kind = str(facts.get("type", "about:blank")).rpartition("/")[2]
+        self.kind = str(facts.get("type", "about:blank")).rpartition(":")[2]
         super().__init__(str(facts.get("detail") or facts.get("title") or f"{service} answers {status}"))
 
 

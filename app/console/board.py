@@ -53,7 +53,7 @@ class NoBoard(OpsError):
 
     def __init__(self, topology: Topology) -> None:
         super().__init__(
-            f"{topology.path} has no board: add [services.board], and a database of the tree board"
+            f"{topology.path} has no board: add a database of the tree board, and [services.board]"
         )
 
 
