@@ -22,12 +22,12 @@ from app.log_events import STATUS_EVENTS
 from app.messaging.errors import NotYet
 from app.messaging.events import (
     Event,
-    HistoryEntry,
     OrderCancelled,
     OrderRejected,
     OrderReleased,
     PriceRenewed,
     Quote,
+    SnapshotEntry,
     StatusChanged,
 )
 from app.messaging.message import Message
@@ -296,7 +296,7 @@ async def append_event(
     event_no = (await session.execute(written)).scalar_one()
     if announces_snapshots(session):
         facts = dict(detail or {})
-        entry = HistoryEntry(event_no=event_no, status=order.status, at=now, actor=actor, detail=facts)
+        entry = SnapshotEntry(event_no=event_no, status=order.status, at=now, actor=actor, detail=facts)
         snapshot = await snapshot_of(session, order, version=event_no, history=(entry,))
         await announce(session, models, order, snapshot, now=now)
 

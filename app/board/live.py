@@ -15,7 +15,7 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
-from app.board.projection import Change
+from app.board.projection import BoardChange
 from app.messaging.backoff import repeat_with_backoff
 from app.messaging.streams import Entry, entries_of, id_of
 from app.models.status import Status
@@ -77,8 +77,8 @@ class LiveChanges:
         """How many want to hear of changes."""
         return len(self._subscribers)
 
-    async def publish(self, order_id: int, change: Change | None, token: CausalToken) -> None:
-        """Say that an order has changed.
+    async def publish(self, order_id: int, change: BoardChange | None, token: CausalToken) -> None:
+        """Write that an order has changed.
 
         Raises:
             RedisError, OSError: Redis is away, or refuses.
@@ -122,7 +122,7 @@ class LiveChanges:
 
     @asynccontextmanager
     async def subscribe(self, after: str) -> AsyncIterator[AsyncIterator[LiveEvent]]:
-        """Give the events behind one, and then those that come; they end when the reader is too slow.
+        """Yield the events behind one, and then those that come; they end when the reader is too slow.
 
         Parameters:
             after: the id of the last event that the reader has seen, or the `position` of its page.
@@ -150,7 +150,7 @@ class LiveChanges:
     async def with_pauses(
         events: AsyncIterator[LiveEvent], *, seconds: float
     ) -> AsyncIterator[LiveEvent | None]:
-        """Give the events, and None whenever none has come for so long."""
+        """Yield the events, and None whenever none has come for so long."""
         following: asyncio.Task[LiveEvent] | None = None
         try:
             while True:

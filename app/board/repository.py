@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Self
 from sqlalchemy import ColumnElement, Select, cast, func, literal, select, tuple_
 from sqlalchemy.dialects.postgresql import TSQUERY
 
-from app.board.projection import words_of
+from app.board.projection import search_words
 from app.kit.errors import AppError
 from app.messaging.events import OrderSnapshot, SnapshotLine
 from app.messaging.routing import ServiceName
@@ -28,7 +28,7 @@ WORKED_ON = (Status.MANUFACTURING_STARTED, Status.MANUFACTURING_COMPLETED, Statu
 """The statuses in which an order is some operator's work."""
 
 
-class CursorMalformed(AppError):
+class ListCursorMalformed(AppError):
     """A cursor is none that a page has given."""
 
     def __init__(self) -> None:
@@ -50,15 +50,15 @@ class Cursor(NamedTuple):
         """Read what `encode` has written.
 
         Raises:
-            CursorMalformed: it is not that.
+            ListCursorMalformed: it is not that.
         """
         at, _, order_id = text.partition("~")
         try:
             found = cls(datetime.fromisoformat(at) if at else None, int(order_id))
         except ValueError:
-            raise CursorMalformed from None
+            raise ListCursorMalformed from None
         if not 0 <= found.order_id < 2**63 or (found.at is not None and found.at.tzinfo is None):
-            raise CursorMalformed
+            raise ListCursorMalformed
         return found
 
 
@@ -150,7 +150,7 @@ ALL = Filters()
 def _has_words(text: str) -> ColumnElement[bool]:
     """Return the condition that an order has words that begin as those of a text."""
     # Each is a lexeme as it stands: what is quoted goes through no parser.
-    query = " & ".join(f"'{word}':*" for word in words_of(text))
+    query = " & ".join(f"'{word}':*" for word in search_words(text))
     return BoardOrder.words.op("@@", is_comparison=True)(cast(literal(query), TSQUERY))
 
 
@@ -233,7 +233,7 @@ async def search(
 
     An order's id is one of its words, and so are those of its customer, its partner and its models.
     """
-    if not words_of(text):
+    if not search_words(text):
         return ListedPage((), None)
     return await _newest(session, [_has_words(text)], limit, cursor)
 

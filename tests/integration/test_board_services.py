@@ -17,8 +17,8 @@ from sqlalchemy import delete, select, update
 from app.access.credentials import TokenKeys
 from app.board import repository
 from app.board.actions import ActionRefused, Actions, ActionUnanswered
-from app.board.application import Board
 from app.board.application import build as build_board
+from app.board.endpoints import Board
 from app.board.repository import Filters, ListedOrder, ListedPage
 from app.console.audit.databases import OrderDatabases
 from app.console.audit.report import audit

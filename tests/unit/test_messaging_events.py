@@ -18,7 +18,6 @@ from app.messaging.events import (
     CancelRequested,
     Customer,
     Event,
-    HistoryEntry,
     Item,
     ItemPrice,
     OrderCancelled,
@@ -29,6 +28,7 @@ from app.messaging.events import (
     PriceCalculated,
     PriceRenewed,
     RequoteRequested,
+    SnapshotEntry,
     SnapshotLine,
     StatusChanged,
 )
@@ -83,7 +83,9 @@ SAMPLES: tuple[Event, ...] = (
         customer=Customer(name="Ana", email="ana@example.org"),
         lines=(SnapshotLine(line_no=1, material="brass", finish="matte", quantity=2),),
         history=(
-            HistoryEntry(event_no=3, status=Status.PRICE_CALCULATED, at=AT, actor="pricing", detail={"a": 1}),
+            SnapshotEntry(
+                event_no=3, status=Status.PRICE_CALCULATED, at=AT, actor="pricing", detail={"a": 1}
+            ),
         ),
     ),
     *(event(actor="Rosa") for event in PROGRESS.values()),
