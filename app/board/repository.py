@@ -3,6 +3,7 @@
 A status stands in the SQL as a literal, or PostgreSQL uses the partial index of that status by no statement.
 """
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -21,6 +22,8 @@ from app.models.base import STATUS
 from app.models.board import BoardHistory, BoardOrder, BoardSource
 from app.models.status import HOT, Channel, Status
 from app.orders import UnknownOrder
+from readreplica.cluster import Cluster
+from readreplica.freshness import PRIMARY
 from readreplica.sessions import AnySession
 
 PAGE = 50
@@ -368,3 +371,45 @@ def timeline(history: Sequence[BoardHistory]) -> list[TimelineEntry]:
 
 
 _RANK = {ServiceName.MES: 0, ServiceName.CRM: 1, ServiceName.SHOP: 2}
+
+
+async def wait_until_shown(
+    orders: Cluster, source: ServiceName, answer: Mapping[str, Any], *, seconds: float = 1.0
+) -> bool:
+    """Wait until the board has what a service has just answered about an order; False if that takes too long.
+
+    Who has done something then sees it in the lists that he reads next. It is looked for on the primary: read
+    the lists there too, with `freshness=PRIMARY`.
+
+    Parameters:
+        orders: the board's database.
+        source: the service.
+        answer: the order as the service shows it.
+        seconds: how long it may take.
+    """
+    query = select(BoardSource.snapshot).where(
+        BoardSource.order_id == int(answer["order_id"]), BoardSource.source == source.value
+    )
+    try:
+        async with asyncio.timeout(seconds):
+            while True:
+                async with orders.read(freshness=PRIMARY) as session:
+                    found = await session.scalar(query)
+                if found is not None and is_shown(OrderSnapshot.model_validate(found), answer):
+                    return True
+                await asyncio.sleep(_LOOK_SECONDS)
+    except TimeoutError:
+        return False
+
+
+def is_shown(snapshot: OrderSnapshot, answer: Mapping[str, Any]) -> bool:
+    """Return whether a snapshot is as new as an answer of its service, or newer. Pure."""
+    answered = datetime.fromisoformat(answer["changed_at"])
+    if snapshot.changed_at != answered:
+        return snapshot.changed_at > answered
+    known = snapshot.model_dump(mode="json")
+    return all(known.get(name) == answer[name] for name in _ANSWERED if name in answer)
+
+
+_ANSWERED = ("operator", "cancel_requested_at", "requote_requested_at", "price_valid_until")
+_LOOK_SECONDS = 0.03

@@ -1,7 +1,7 @@
 """Orders on their way through the three services, and what the board shows of them meanwhile."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -24,10 +24,12 @@ from app.console.audit.databases import OrderDatabases
 from app.console.audit.report import audit
 from app.console.board import Rebuild
 from app.kit.caller import Caller, Role
-from app.messaging.routing import ORDER_SERVICES
+from app.messaging.routing import ORDER_SERVICES, ServiceName
 from app.models.board import BoardHistory, BoardOrder, BoardSource
 from app.models.mes import MesOutbox
 from app.models.status import Channel, Status
+from readreplica.cluster import Cluster
+from readreplica.freshness import PRIMARY
 from readreplica.signing import TokenText
 from sharding.topology import Topology
 from tests.callers import ACCESS_KEYS, acting, by_operator
@@ -94,6 +96,11 @@ async def platform(topology: Topology) -> AsyncIterator[Platform]:
         yield platform
 
 
+async def my_orders(orders: Cluster, operator: str) -> Sequence[ListedOrder]:
+    async with orders.read(freshness=PRIMARY) as session:
+        return await repository.my_orders(session, operator)
+
+
 async def findings(platform: Platform) -> list[str]:
     """Audit until nothing is under way, and give what is wrong."""
     directory = platform.services.shards.shard_map
@@ -138,8 +145,13 @@ async def test_a_customers_order_is_on_the_board_from_its_draft_to_its_end(platf
     waiting = Filters(waits_since=now - timedelta(days=1))
     assert await platform.listed(lambda s: repository.new_orders(s, waiting)) == []
 
-    await platform.actions.take(ROSA, int(order_id))
-    await platform.shows(order_id, "MANUFACTURING_STARTED")
+    taken = await platform.actions.take(ROSA, int(order_id))
+    # Who has taken an order finds it among his own at once.
+    orders = platform.board.orders
+    assert await repository.wait_until_shown(orders, ServiceName.MES, taken, seconds=10)
+    assert [str(order.order_id) for order in await my_orders(orders, "Rosa")] == [order_id]
+    later = {**taken, "operator": "Olga"}
+    assert not await repository.wait_until_shown(orders, ServiceName.MES, later, seconds=0.1)
     for step in (Status.MANUFACTURING_COMPLETED, Status.PACKAGING, Status.SHIPPED):
         await platform.actions.advance(ROSA, int(order_id), to=step)
     await platform.shows(order_id, "SHIPPED")
