@@ -28,6 +28,8 @@ MOST_MISSED = 500
 """So many events are caught up with; who has missed more reads the page again."""
 MOST_WAITING = 256
 """So many events wait for a browser; one that is slower is let go, and comes again."""
+_AT_ONCE = MOST_WAITING // 4
+"""So few are read at once that a reader who keeps up has room for them, however many came together."""
 _BLOCK_SECONDS = 0.5
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("live")
@@ -96,7 +98,9 @@ class LiveChanges:
     async def _turn(self) -> None:
         if self._last is None:
             self._last = await self._newest()
-        found = await self._redis.xread({STREAM: self._last}, count=500, block=round(_BLOCK_SECONDS * 1000))
+        found = await self._redis.xread(
+            {STREAM: self._last}, count=_AT_ONCE, block=round(_BLOCK_SECONDS * 1000)
+        )
         entries = entries_of(found)
         for entry in entries:
             self._last = entry[0]
