@@ -11,7 +11,7 @@ from decimal import Decimal
 from itertools import groupby
 from typing import Any, NamedTuple, Self
 
-from sqlalchemy import ColumnElement, Select, cast, func, literal, select, tuple_
+from sqlalchemy import ARRAY, ColumnElement, Select, Text, cast, func, literal, select, tuple_
 from sqlalchemy.dialects.postgresql import TSQUERY
 
 from app.board.projection import search_words
@@ -131,7 +131,9 @@ class Filters:
         """Return them as SQL."""
         order, found = BoardOrder, list[ColumnElement[bool]]()
         if self.materials:
-            found.append(order.materials.overlap(list(self.materials)))
+            found.append(
+                order.materials.op("&&", is_comparison=True)(cast(list(self.materials), ARRAY(Text)))
+            )
         if self.price_from is not None:
             found.append(order.price >= self.price_from)
         if self.price_to is not None:
