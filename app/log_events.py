@@ -108,6 +108,7 @@ FAULTS: Mapping[str, LogEvent] = {
     "unforeseen": _event("error", fields=f"{_REQUEST} error.message error.type error.stack_trace"),
     # Pricing.
     "pricing_failed": _event("error", fields=f"{_JOB} error.message error.stack_trace"),
+    "preview_not_made": _event("warning", fields="error.message"),
     "pricing_interrupted": _event("error", fields=f"{_JOB} error.message"),
     "job_given_back": _event("warning", fields=f"{_JOB} mes_storage.why mes_storage.counted"),
     "job_not_given_back": _event("error", fields="order.id error.message"),
