@@ -25,7 +25,7 @@ ELL = b"v 2 2 0\nv 0 2 0\nv 0 0 0\nv 6 0 0\nv 6 1 0\nv 2 1 0\n"
 
 
 def mesh_of(glb: str) -> trimesh.Trimesh:
-    return trimesh.load(io.BytesIO(base64.b64decode(glb)), file_type="glb", force="mesh")
+    return trimesh.load_scene(io.BytesIO(base64.b64decode(glb)), file_type="glb").to_mesh()
 
 
 @pytest.mark.parametrize("shape", GOOD, ids=lambda shape: f"{shape.name}.{shape.suffix}")
