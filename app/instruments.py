@@ -204,9 +204,9 @@ def pricing_workers(*, running: int, wanted: int) -> None:
     _pricing_workers.set(wanted, {"state": "wanted"})
 
 
-def message_sent(destination: str) -> None:
-    """Count a message that was written to the stream of a service."""
-    _sent.add(1, {"destination": destination})
+def messages_sent(destination: str, count: int) -> None:
+    """Count messages that were written to the stream of a service."""
+    _sent.add(count, {"destination": destination})
 
 
 def message_handled(

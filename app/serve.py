@@ -115,7 +115,12 @@ def make_app(
         readiness = Readiness(service)
         async with (
             connect_redis(redis_url(topology, service)) as redis,
-            open_directory(topology, application_name=f"{service}-access", role=service) as directory,
+            open_directory(
+                topology,
+                application_name=f"{service}-access",
+                role=service,
+                timeouts=timeouts_of(settings),
+            ) as directory,
             open_provider(settings.oidc_of(service)) as oidc,
             parts(background, readiness) as opened,
             background,
@@ -123,6 +128,7 @@ def make_app(
             app.state.access = access = _open_access(service, directory, settings, oidc)
             app.state.limits = limits = CallerLimits(redis)
             background.start("identities", access.registry.run)
+            background.start("identity uses", access.registry.run_uses)
             app.state.parts, app.state.background, app.state.readiness = opened, background, readiness
             keep_seconds = settings.token_seconds
             has_callers = settings.caller_header is not None
@@ -131,8 +137,10 @@ def make_app(
             if not text.is_signed:
                 fix = "set MES_STORAGE_TOKEN_KEYS in every process"
                 log.warning("tokens_not_signed", fix=f"browsers have none: {fix}")
-            yield
-            await limits.settled()
+            try:
+                yield
+            finally:
+                await limits.settled()
 
     app = _Service(
         title=f"{service} API",

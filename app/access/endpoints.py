@@ -8,14 +8,7 @@ from fastapi import APIRouter, Form, Query, Request, Response, status
 from fastapi.responses import HTMLResponse, RedirectResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.access.credentials import (
-    LIFETIMES,
-    LONGEST_PASSWORD,
-    TokenKeys,
-    TokenUse,
-    is_password,
-    read_api_key,
-)
+from app.access.credentials import LIFETIMES, LONGEST_PASSWORD, TokenKeys, TokenUse, is_password
 from app.access.enforce import COOKIE, Access, address_of
 from app.access.errors import (
     LoginFailed,
@@ -64,6 +57,8 @@ def _access(request: Request) -> Access:
 class LimitUsage(BaseModel):
     """What is left of a limit."""
 
+    model_config = ConfigDict(from_attributes=True)
+
     name: str = Field(examples=["requests"])
     most: int = Field(description="At once, after a rest.", examples=[40])
     window_seconds: int = Field(description="In which all of it comes back.", examples=[2])
@@ -83,11 +78,11 @@ def login(request: Request, response: Response, body: Login) -> None:
     access = _access(request)
     if access.tokens is None:
         raise NoTokens
-    access.attempts.check(address := address_of(request))
+    access.attempts.count(address := address_of(request))
     identity = access.registry.named(body.name)
     if not is_password(body.password, identity.password_hash if identity else None) or identity is None:
-        access.attempts.note(address)
         raise LoginFailed
+    access.attempts.forget(address)
     _start_session(response, access.tokens, identity)
 
 
@@ -164,11 +159,11 @@ async def finish_oidc(
 ) -> HTMLResponse:
     """Log in who comes back from the OpenID provider; the cookie is good for twelve hours."""
     access, (tokens, provider) = _access(request), _oidc(request)
-    access.attempts.check(address := address_of(request))
+    access.attempts.count(address := address_of(request))
     begun = _begun(request, tokens, state)
     if begun is None:
-        access.attempts.note(address)
         raise OidcStateWrong
+    access.attempts.forget(address)
     if error is not None or code is None:
         raise OidcRefused(error or "it sent no code")
     verifier, nonce = str(begun["verifier"]), str(begun["nonce"])
@@ -214,14 +209,13 @@ async def issue_token(
     access = _access(request)
     if access.tokens is None:
         raise NoTokens
-    access.attempts.check(address := address_of(request))
-    read = read_api_key(client_secret)
-    known = access.registry.key(*read) if read is not None else None
-    if read is None or known is None or known.identity.name != client_id:
-        access.attempts.note(address)
+    access.attempts.count(address := address_of(request))
+    known = access.registry.find(client_secret)
+    if known is None or known.identity.name != client_id:
         raise LoginFailed
+    access.attempts.forget(address)
     scope = " ".join(sorted(known.scopes))
-    claims = {"sub": client_id, "iid": known.identity.identity_id, "key": read[0], "scope": scope}
+    claims = {"sub": client_id, "iid": known.identity.identity_id, "key": known.key_id, "scope": scope}
     response.headers["Cache-Control"] = "no-store"
     return AccessToken(
         access_token=access.tokens.sign(TokenUse.ACCESS, claims),
@@ -234,15 +228,4 @@ async def issue_token(
 async def show_usage(request: Request) -> Usage:
     """Show what is left of the limits; this asks for one request of them."""
     limits: CallerLimits = request.app.state.limits
-    return Usage(
-        limits=[
-            LimitUsage(
-                name=each.name,
-                most=each.most,
-                window_seconds=each.window_seconds,
-                remaining=each.remaining,
-                reset_seconds=each.seconds,
-            )
-            for each in await limits.usage(current_caller())
-        ]
-    )
+    return Usage.model_validate({"limits": await limits.usage(current_caller())})

@@ -27,6 +27,13 @@ class NotAllowed(AccessError):
         super().__init__(f"{role} may not do this at the door {door}: {route}")
 
 
+class DoorUnknown(AccessError):
+    """A request came from a proxy that is believed, and that names no door: it might be an outer one."""
+
+    def __init__(self, header: str) -> None:
+        super().__init__(f"the proxy in front names no door: it sets {header} in every request")
+
+
 class UnknownPartner(AccessError):
     """The path names a partner that does not exist, or is not the caller."""
 
@@ -177,6 +184,7 @@ STATUSES: Statuses = {
     LoginFailed: 401,
     NotAllowed: 403,
     CrossSiteRequest: 403,
+    DoorUnknown: 403,
     UnknownPartner: 404,
     TooManyAttempts: 429,
 }

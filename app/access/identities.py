@@ -17,7 +17,7 @@ import structlog
 from sqlalchemy import delete, func, or_, select, update
 
 from app import instruments
-from app.access.credentials import ApiKey, hash_password, new_api_key
+from app.access.credentials import ApiKey, hash_password, new_api_key, read_api_key
 from app.access.errors import (
     IdentitiesUnknown,
     IdentityExists,
@@ -28,7 +28,7 @@ from app.access.errors import (
 )
 from app.audit_log import record
 from app.kit.caller import Role
-from app.kit.tasks import sleep_unless
+from app.kit.tasks import sleep_unless, within
 from app.messaging.backoff import repeat_with_backoff
 from app.models.directory import DirectoryAuditLine, IdentitiesVersion, Identity, IdentityKey, IdentitySubject
 from readreplica.cluster import Cluster
@@ -43,6 +43,8 @@ STAFF = frozenset({Role.OPERATOR, Role.SELLER, Role.AUDITOR, Role.DBA, Role.ADMI
 LOOK_SECONDS = 0.2
 USED_SECONDS = 30.0
 """How often the times of last use are written down."""
+DIRECTORY_SECONDS = 5.0
+"""How long the directory may take to answer; then it is asked again."""
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("identities")
 
@@ -123,8 +125,15 @@ async def rotate(
     return made
 
 
-LIMITS = ("requests_per_second", "burst", "orders_per_day", "bytes_per_second", "concurrent")
-"""What of its role's limits an identity may have otherwise."""
+LIMITS: Mapping[str, float] = {
+    "requests_per_second": 0.01,
+    "burst": 1,
+    "orders_per_day": 1,
+    "bytes_per_second": 1024,
+    "concurrent": 1,
+}
+"""What of its role's limits an identity may have otherwise, and the least of each."""
+MOST_LIMIT = 1e12
 
 
 async def limit(session: WriteSession, name: str, limits: Mapping[str, float]) -> dict[str, float]:
@@ -262,13 +271,14 @@ class KnownIdentity:
     sandbox: bool
     password_hash: str | None
     valid_after: datetime
-    limits: Mapping[str, Any] | None
+    limits: Mapping[str, float]
 
 
 @dataclass(frozen=True, kw_only=True)
 class KnownKey:
     """An API key as a process knows it."""
 
+    key_id: str
     digest: bytes
     identity: KnownIdentity
     scopes: frozenset[str]
@@ -308,20 +318,24 @@ class Registry:
         self._read_at: float | None = None
         self._known = _Known()
         self._used: dict[str, datetime] = {}
-        self._write_next = clock() + USED_SECONDS
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Follow what changes until `stop` is set, and write down at its end which keys were used."""
+        """Follow what changes until `stop` is set."""
 
         async def look() -> None:
-            await self.refresh()
-            if self._clock() >= self._write_next:
-                await self.write_uses()
+            await within(self.refresh(), seconds=DIRECTORY_SECONDS)
             await sleep_unless(stop, LOOK_SECONDS)
 
         await repeat_with_backoff(look, stop=stop, log=log, longest_pause_seconds=0.5)
-        if self._used:
-            await self.write_uses()
+
+    async def run_uses(self, stop: asyncio.Event) -> None:
+        """Write down from time to time which keys were used, and at the end. A lock delays no revocation."""
+
+        async def write() -> None:
+            await sleep_unless(stop, USED_SECONDS)
+            await within(self.write_uses(), seconds=DIRECTORY_SECONDS)
+
+        await repeat_with_backoff(write, stop=stop, log=log, longest_pause_seconds=USED_SECONDS)
 
     async def refresh(self) -> None:
         """Read what has changed since the last time."""
@@ -333,31 +347,38 @@ class Registry:
 
     async def write_uses(self) -> None:
         """Write down when keys were last used."""
-        self._write_next = self._clock() + USED_SECONDS
         used, self._used = self._used, {}
-        async with self._directory.write() as session:
-            for key_id, at in sorted(used.items()):
-                of_it = IdentityKey.key_id == key_id
-                await session.execute(update(IdentityKey).where(of_it).values(last_used_at=at))
+        if not used:
+            return
+        try:
+            async with self._directory.write() as session:
+                for key_id, at in sorted(used.items()):
+                    of_it = IdentityKey.key_id == key_id
+                    await session.execute(update(IdentityKey).where(of_it).values(last_used_at=at))
+        except BaseException:
+            self._used = used | self._used
+            raise
 
-    def key(self, key_id: str, digest: bytes) -> KnownKey | None:
-        """Return a key that is good; None if there is none of this id and digest.
+    def find(self, text: str) -> KnownKey | None:
+        """Return the good key that a text is; None if it is none.
 
         Raises:
             IdentitiesUnknown: the directory was not heard of for too long.
         """
         self._check_fresh()
-        now = datetime.now(UTC)
-        known = self._known.keys.get(key_id)
+        read, now = read_api_key(text), datetime.now(UTC)
+        if read is None:
+            return None
+        known = self._known.keys.get(read[0])
         # Compared in any case, so that the time says nothing of which ids there are.
-        is_it = hmac.compare_digest(digest, known.digest if known is not None else bytes(32))
+        is_it = hmac.compare_digest(read[1], known.digest if known is not None else bytes(32))
         if known is None or not is_it or not known.is_good(now):
             return None
-        self._used[key_id] = now
+        self._used[known.key_id] = now
         return known
 
     def has_key(self, key_id: str, identity_id: int) -> bool:
-        """Return whether an identity has a good key of this id; raises as `key`."""
+        """Return whether an identity has a good key of this id; raises as `find`."""
         self._check_fresh()
         known = self._known.keys.get(key_id)
         return (
@@ -367,12 +388,12 @@ class Registry:
         )
 
     def identity(self, identity_id: int) -> KnownIdentity | None:
-        """Return an identity; raises as `key`."""
+        """Return an identity; raises as `find`."""
         self._check_fresh()
         return self._known.by_id.get(identity_id)
 
     def named(self, name: str) -> KnownIdentity | None:
-        """Return an identity; raises as `key`."""
+        """Return an identity; raises as `find`."""
         self._check_fresh()
         return self._known.by_name.get(name)
 
@@ -414,13 +435,30 @@ def _shown(row: Identity) -> KnownIdentity:
         sandbox=row.sandbox,
         password_hash=row.password_hash,
         valid_after=row.valid_after,
-        limits=row.limits,
+        limits=_readable_limits(row),
     )
+
+
+def _readable_limits(row: Identity) -> dict[str, float]:
+    """Return the limits that make sense; what no command of ours has written is left out, and logged."""
+    written = row.limits or {}
+    if not isinstance(written, dict):
+        written = {"all": written}
+    good = {name: value for name, value in written.items() if _is_limit(name, value)}
+    if unread := ", ".join(sorted(written.keys() - good.keys())):
+        log.error("identity_limits_unreadable", error=f"identity {row.identity_id}: {unread[:200]}")
+    return good
+
+
+def _is_limit(name: str, value: Any) -> bool:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and name in LIMITS and LIMITS[name] <= value <= MOST_LIMIT
 
 
 def _by_key(rows: Iterable[IdentityKey], by_id: Mapping[int, KnownIdentity]) -> dict[str, KnownKey]:
     return {
         row.key_id: KnownKey(
+            key_id=row.key_id,
             digest=row.digest,
             identity=by_id[row.identity_id],
             scopes=frozenset(row.scopes),

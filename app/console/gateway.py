@@ -33,7 +33,7 @@ _WEBHOOK = f"{_PARTNER}/webhooks/{{webhook_id}}"
 _DOORS: dict[str, tuple[GatewayRoute, ...]] = {
     # Partners.
     "external": (
-        _uploads("mes", "/v1/partners/{partner}/orders", "POST"),
+        _uploads("mes", f"{_PARTNER}/orders", "POST"),
         _reads("mes", f"{_PARTNER}/orders"),
         _reads("mes", f"{_PARTNER}/orders/{{order_id}}"),
         _acts("mes", f"{_PARTNER}/orders/batch"),

@@ -77,7 +77,8 @@ class CrmOrderDetail(CrmOrderView):
         waiting: WaitingView | None,
     ) -> Self:
         """Show an order and everything that happened to it."""
-        return cls(**_fields(order), history=shown_history(events), pricing=pricing, waiting=waiting)
+        history = shown_history(events, own=(order.partner, order.customer_name))
+        return cls(**_fields(order), history=history, pricing=pricing, waiting=waiting)
 
 
 class CrmOrderPage(View):

@@ -6,6 +6,7 @@ Example::
 """
 
 import getpass
+import ipaddress
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -65,6 +66,17 @@ class Caller:
     sandbox: bool = False
     scopes: frozenset[str] = frozenset()
     limits: Mapping[str, float] = field(default_factory=dict, hash=False)
+
+
+def network_of(address: str | None) -> str:
+    """Return what counts as one address: of IPv6 its /64, which one line of one household has."""
+    try:
+        found = ipaddress.ip_address(address or "")
+    except ValueError:
+        return address or "unknown"
+    if isinstance(found, ipaddress.IPv4Address):
+        return str(found)
+    return str(found.ipv4_mapped or ipaddress.IPv6Network((int(found), 64), strict=False))
 
 
 class NoCaller(AppError):

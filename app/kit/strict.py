@@ -13,7 +13,7 @@ from starlette.datastructures import FormData, Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.types import Scope
+from starlette.types import Message, Receive, Scope
 
 from app.kit.caller import Caller
 from app.kit.errors import AppError, DependencyUnavailable
@@ -184,6 +184,28 @@ def content_length(scope: Scope) -> int:
         return 0
 
 
+class BodySize:
+    """How many bytes a request's body has: as the client says, or what has come of it.
+
+    A body whose length is not said is taken for one byte until it comes.
+    """
+
+    def __init__(self, scope: Scope, receive: Receive) -> None:
+        self._known = content_length(scope) or int("transfer-encoding" in Headers(scope=scope))
+        self._come = 0
+        self._receive = receive
+
+    def __call__(self) -> int:
+        """Return how many there are, as far as that is known."""
+        return max(self._known, self._come)
+
+    async def receive(self) -> Message:
+        """Receive what comes next, and count it."""
+        message = await self._receive()
+        self._come += len(message.get("body", b""))
+        return message
+
+
 class StrictRequest(Request):
     """A request whose JSON is small and read by `parse_json`, and whose form has each field once."""
 
@@ -277,9 +299,12 @@ class LimitsCallers(Protocol):
     """Limits how much a caller may ask for."""
 
     def taken(
-        self, caller: Caller, method: str, route: str, size: int
-    ) -> AbstractAsyncContextManager[Mapping[str, str]]:
+        self, caller: Caller, method: str, route: str, size: BodySize
+    ) -> AbstractAsyncContextManager[dict[str, str]]:
         """Take what a request costs, for the block, or raise; gives headers of the answer."""
+
+    async def take_orders(self, caller: Caller, count: int) -> dict[str, str]:
+        """Take as many orders as a request was found to hold, or raise; return headers of the answer."""
 
 
 class StrictRoute(APIRoute):
@@ -301,33 +326,32 @@ class StrictRoute(APIRoute):
         async def of_caller(request: Request) -> Response:
             access: KnowsCallers = request.app.state.access
             limits: LimitsCallers = request.app.state.limits
-            size = content_length(request.scope)
+            size = BodySize(request.scope, request.receive)
             async with (
                 access.calling(request, self.path_format) as caller,
                 limits.taken(caller, request.method, self.path_format, size) as headers,
             ):
                 request.scope[ANSWER_HEADERS] = headers  # for an error's answer, which is made elsewhere
-                response = await strictly(request)
+                response = await strictly(StrictRequest(request.scope, size.receive))
                 response.headers.update(headers)
                 return response
 
-        async def strictly(request: Request) -> Response:
-            strict = StrictRequest(request.scope, request.receive)
-            query = request.scope["query_string"].decode("latin-1")
+        async def strictly(strict: StrictRequest) -> Response:
+            query = strict.scope["query_string"].decode("latin-1")
             refuse_repeated("query", (name for name, _ in parse_qsl(query, keep_blank_values=True)))
             if has_form:
                 await strict.read_form(fields)
             elif self.body_field is not None:
                 await strict.read_body()
-            elif request.method not in {"GET", "HEAD"}:
+            elif strict.method not in {"GET", "HEAD"}:
                 await strict.refuse_body()
-            seconds: float = request.app.state.request_seconds
-            limit: RequestLimit = request.app.state.request_limit
-            admission: LetsIn = request.app.state.admission
-            is_deep = "cursor" in request.query_params
+            seconds: float = strict.app.state.request_seconds
+            limit: RequestLimit = strict.app.state.request_limit
+            admission: LetsIn = strict.app.state.admission
+            is_deep = "cursor" in strict.query_params
             try:
                 # Not around the reading: slow clients would take the places of all others.
-                async with admission.admitted(request.method, self.path_format, is_deep=is_deep):
+                async with admission.admitted(strict.method, self.path_format, is_deep=is_deep):
                     with limit.taken():
                         return await within(answer(strict), seconds=seconds)
             except TimeoutError:

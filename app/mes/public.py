@@ -16,10 +16,11 @@ from pydantic_core import PydanticCustomError
 
 from app.files import ModelStore, Upload, model_name, model_suffix
 from app.flow.places import Places
+from app.kit.caller import current_caller
 from app.kit.clock import Clock
 from app.kit.errors import AppError
 from app.kit.problem import content_of, documented
-from app.kit.strict import StrictRoute
+from app.kit.strict import ANSWER_HEADERS, LimitsCallers, StrictRoute
 from app.mes import repository
 from app.mes.errors import IntakeFull, UnknownModel
 from app.mes.intake import IntakeState, PartnerIntake, shown_waiting
@@ -397,6 +398,8 @@ async def upload_model(api: Api, partner: Partner, file: UploadFile) -> Uploaded
 @router.post("/orders/batch", status_code=status.HTTP_207_MULTI_STATUS, responses=documented(404, 413))
 async def submit_orders(api: Api, partner: Partner, body: Batch, request: Request) -> BatchResults:
     """Order up to 20 times, by models that were uploaded before. Each is taken or refused by itself."""
+    limits: LimitsCallers = request.app.state.limits
+    request.scope[ANSWER_HEADERS].update(await limits.take_orders(current_caller(), len(body.orders)))
     return await api.submit(partner, body, instance=request.url.path)
 
 

@@ -10,12 +10,22 @@ from pydantic.config import JsonDict
 from pydantic_core import PydanticCustomError
 
 from app.flow.places import PricingPlace
+from app.kit.caller import Role
 from app.messaging.events import OrderSubmitted
 from app.models.base import EventRow
 from app.models.mes import Intake, MesOrderColumns, MesOrderItemColumns
 from app.models.reference import Finish, Material
 from app.models.status import HOT, Status
-from app.schemas import HistoryLine, OrderIdText, OrderView, Reason, View, shown, shown_history
+from app.schemas import (
+    HistoryLine,
+    OrderIdText,
+    OrderView,
+    Reason,
+    View,
+    hides_staff,
+    shown,
+    shown_history,
+)
 
 LISTED = tuple(s for s in Status if s in HOT - {Status.INITIATED, Status.FILE_UPLOADED})
 """The statuses in which an order waits for somebody, in the MES; each has an index of its own."""
@@ -94,11 +104,15 @@ class PartnerOrder(BaseModel):
     reference: str | None = None
 
 
+def _shown_operator(name: str | None) -> str | None:
+    return Role.OPERATOR.value if name is not None and hides_staff() else name
+
+
 class MesOrderView(OrderView):
-    """An order as an operator sees it. `operator` has taken it; `partner` is for B2B."""
+    """An order as an operator sees it. `operator` has taken it: to partners a role; `partner` is for B2B."""
 
     partner: str | None = Field(examples=["atelier-nord"])
-    operator: str | None = Field(examples=["Rosa"])
+    operator: Annotated[str | None, AfterValidator(_shown_operator)] = Field(examples=["Rosa"])
 
 
 class IntakePlace(View):
@@ -177,7 +191,7 @@ class MesOrderDetail(MesOrderView):
             operator=order.operator,
             reference=order.reference,
             items=[ItemView.model_validate(item) for item in items],
-            history=shown_history(events),
+            history=shown_history(events, own=(order.partner,)),
             pricing=pricing,
         )
 

@@ -8,6 +8,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     CheckConstraint,
+    ColumnElement,
     DateTime,
     Double,
     ForeignKey,
@@ -15,12 +16,14 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     Text,
+    case,
     func,
     text,
 )
 from sqlalchemy import Identity as IdentityColumn
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.types import TypeDecorator
 
 from app.models.base import AuditRow, AuditSealRow, new_metadata
 
@@ -29,6 +32,18 @@ class DirectoryBase(DeclarativeBase):
     """Everything of the order system in the directory."""
 
     metadata = new_metadata()
+
+
+class BoundedTime(TypeDecorator[datetime]):
+    """A moment that may be `infinity` in the database: it is read as the last year that Python has."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def column_expression(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
+        """Return what is selected: psycopg raises on what Python cannot show, and then no row is read."""
+        first, last = (text(f"timestamptz '{year}-01-01 00:00:00+00'") for year in ("0002", "9999"))
+        return case((column.is_not(None), func.least(func.greatest(column, first), last)))
 
 
 class FlowOverride(DirectoryBase):
@@ -86,8 +101,8 @@ class Identity(DirectoryBase):
     limits: Mapped[dict[str, Any] | None] = mapped_column(JSONB)
     created_by: Mapped[str] = mapped_column(Text)
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
-    valid_after: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
-    revoked_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    valid_after: Mapped[datetime] = mapped_column(BoundedTime(), server_default=func.now())
+    revoked_at: Mapped[datetime | None] = mapped_column(BoundedTime())
 
 
 class IdentityKey(DirectoryBase):
@@ -104,8 +119,8 @@ class IdentityKey(DirectoryBase):
     digest: Mapped[bytes] = mapped_column(LargeBinary)
     scopes: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default="{}")
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
-    expires_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
-    revoked_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    expires_at: Mapped[datetime | None] = mapped_column(BoundedTime())
+    revoked_at: Mapped[datetime | None] = mapped_column(BoundedTime())
     last_used_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
 
 

@@ -111,10 +111,16 @@ def _address(host: str, port: int) -> dict[str, Any]:
     return {"socket_address": {"address": host, "port_value": port}}
 
 
+def _source(host: str) -> dict[str, Any]:
+    return {"address": host, "port_value": 0}
+
+
 def _cluster(upstream: Upstream, gateway: Gateway) -> dict[str, Any]:
     """Balance over the processes of a service; one that fails several times gets none for a while."""
     endpoints = [{"endpoint": {"address": _address(host, port)}} for host, port in upstream.processes]
     is_address = all(host.replace(".", "").isdecimal() or ":" in host for host, _ in upstream.processes)
+    source = gateway.section.source
+    bound = {} if source is None else {"upstream_bind_config": {"source_address": _source(source)}}
     return _typed(
         "config.cluster.v3.Cluster",
         name=upstream.service,
@@ -122,6 +128,7 @@ def _cluster(upstream: Upstream, gateway: Gateway) -> dict[str, Any]:
         connect_timeout=_seconds(gateway.section.connect_seconds),
         lb_policy="LEAST_REQUEST",
         per_connection_buffer_limit_bytes=32 * KIB,  # edge
+        **bound,
         load_assignment={"cluster_name": upstream.service, "endpoints": [{"lb_endpoints": endpoints}]},
         # A process that drains answers /readyz with 503 first.
         health_checks=[

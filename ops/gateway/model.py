@@ -127,14 +127,17 @@ class GatewaySection(Section):
     """`[gateway]`: the doors, and what they have in common.
 
     `admin_port` is Envoy's own on loopback, with its metrics; no door leads there. `drain_seconds` is how
-    long requests may take to end where a door is changed or closed. `processes` are further processes of a
-    service, by its name, as `HOST:PORT`: requests are balanced over them and the one in `[services.NAME]`.
+    long requests may take to end where a door is changed or closed. `source` is the address from which it
+    connects to services, and by which they know it; None for what the system chooses. `processes` are further
+    processes of a service, by its name, as `HOST:PORT`: requests are balanced over them and the one in
+    `[services.NAME]`.
     """
 
     admin_port: Port
     doors: dict[Name, DoorSection]
     drain_seconds: Seconds = 10.0
     connect_seconds: Seconds = 1.0
+    source: Text | None = None
     processes: dict[Name, tuple[Text, ...]] = Field(default_factory=dict)
 
 

@@ -36,6 +36,7 @@ from ops.ports import LOOPBACK, PortPicker, is_free
 from ops.waiting import wait_until
 
 HOST = "mes.api.localhost"
+SOURCE = "127.0.0.2"
 KIB = 1024
 ROUTES = (
     GatewayRoute(path="/v1/orders/{order_id}", methods=("GET",), service="mes", is_repeatable=True),
@@ -66,6 +67,7 @@ class Upstreaming:
                 "path": request.url.path,
                 "bytes": len(body),
                 "port": self.port,
+                "peer": request.client.host if request.client else None,
                 "headers": dict(request.headers),
             }
         )
@@ -126,6 +128,7 @@ def gateway_on(
         {
             "admin_port": free_port(),
             "drain_seconds": 2.0,
+            "source": SOURCE,
             "doors": {"external": {"host": LOOPBACK, "port": free_port(), "names": {"mes": (HOST,)}, **door}},
         }
     )
@@ -194,6 +197,7 @@ def test_a_route_leads_to_its_service(client: httpx.Client) -> None:
     assert answer.status_code == 200
     assert answer.json()["path"] == "/v1/orders/17"
     assert answer.json()["headers"]["x-gateway-door"] == "external"
+    assert answer.json()["peer"] == SOURCE  # by which the service knows the gateway
     assert client.head("/v1/orders/17").status_code == 200
 
 

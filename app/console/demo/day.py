@@ -26,9 +26,9 @@ from sharding.topology import Topology
 
 BUYERS_AT_ONCE = 8
 SELLERS = ("Nadia", "Oskar", "Petra")
+OPERATORS = ("Rosa", "Sam", "Tomas", "Uma", "Viktor", "Wanda")
 KEYS_SECONDS = 30.0
 """How long services may take to hear of new keys; it is a fifth of a second."""
-OPERATORS = ("Rosa", "Sam", "Tomas", "Uma", "Viktor", "Wanda")
 
 CRASH_SHARE = 0.4
 """The MES is killed when this share of the orders has ended: the others are then at every stage."""
