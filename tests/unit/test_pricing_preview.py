@@ -25,7 +25,10 @@ ELL = b"v 2 2 0\nv 0 2 0\nv 0 0 0\nv 6 0 0\nv 6 1 0\nv 2 1 0\n"
 
 
 def mesh_of(glb: str) -> trimesh.Trimesh:
-    return trimesh.load_scene(io.BytesIO(base64.b64decode(glb)), file_type="glb").to_mesh()
+    scene = trimesh.load_scene(io.BytesIO(base64.b64decode(glb)), file_type="glb")
+    mesh = scene.to_mesh()
+    assert isinstance(mesh, trimesh.Trimesh)
+    return mesh
 
 
 @pytest.mark.parametrize("shape", GOOD, ids=lambda shape: f"{shape.name}.{shape.suffix}")
