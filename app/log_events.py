@@ -28,6 +28,7 @@ FIELDS: Mapping[str, str] = {
     "channel": "order.channel",
     "message_id": "messaging.message.id",
     "method": "http.request.method",
+    "request_id": "http.request.id",
     "http_status": "http.response.status_code",
     "path": "url.path",
     "caller": "user.name",

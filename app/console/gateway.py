@@ -40,6 +40,8 @@ _DOORS: dict[str, tuple[GatewayRoute, ...]] = {
         _reads("mes", f"{_PARTNER}/orders/{{order_id}}"),
         _acts("mes", f"{_PARTNER}/orders/batch"),
         _uploads("mes", f"{_PARTNER}/models", "POST"),
+        _uploads("mes", f"{_PARTNER}/quotes", "POST"),
+        _reads("mes", f"{_PARTNER}/quotes/{{quote_id}}"),
         _acts("mes", f"{_PARTNER}/webhooks"),
         _reads("mes", f"{_PARTNER}/webhooks"),
         GatewayRoute(path=_WEBHOOK, methods=("DELETE",), service="mes"),

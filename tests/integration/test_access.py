@@ -383,6 +383,18 @@ async def test_scopes_bound_what_a_key_does(doors: Doors) -> None:
     problem(await doors.send("mes", "POST", "/v1/partners/reader/orders", bearer=key), 403)
 
 
+async def test_a_key_for_trying_out_makes_no_order_in_earnest(doors: Doors) -> None:
+    async def make(session: WriteSession) -> str:
+        made = await identities.create(session, "trying", Role.PARTNER, by="test", sandbox=True)
+        return made.text
+
+    key = await doors.change(make)
+    for path in ("orders", "orders/batch"):
+        refused = problem(await doors.send("mes", "POST", f"/v1/partners/trying/{path}", bearer=key), 403)
+        assert refused["type"].endswith("sandbox-order")
+    ok(await doors.send("mes", "GET", "/v1/partners/trying/orders", bearer=key))
+
+
 async def test_a_key_is_rotated_and_both_are_good_meanwhile(doors: Doors) -> None:
     first = (await doors.change(lambda s: identities.create(s, "rotating", Role.PARTNER, by="test"))).text
     second = (await doors.change(lambda s: identities.rotate(s, "rotating"))).text

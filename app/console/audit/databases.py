@@ -326,7 +326,8 @@ def _copies(model: Any, layout: ServiceTables) -> Select[Any]:
 
 
 def _children(model: Any) -> Select[Any]:
-    return select(model.order_id).distinct()
+    # The pricing jobs of quotes have negative ids, and belong to no order.
+    return select(model.order_id).where(model.order_id > 0).distinct()
 
 
 def _messages(outbox: Any) -> Select[Any]:
