@@ -386,11 +386,14 @@ class Sealer:
         await self.anchor()
 
     async def _seal_all(self) -> None:
-        while (await self._cluster.transact(self._seal)).value:
-            pass
         async with self._cluster.write() as session:
             oldest = await session.scalar(self._oldest_unsealed())
+            self._head = await self._newest(session)  # perhaps of a process that was killed before it said so
         instruments.audit_unsealed(self._database, oldest or 0.0)
+        if oldest is None:
+            return
+        while (await self._cluster.transact(self._seal)).value:
+            pass
 
     def _oldest_unsealed(self) -> Select[Any]:
         below = select(func.coalesce(func.max(self._seals.below_xid), 0)).scalar_subquery()

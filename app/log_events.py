@@ -65,6 +65,8 @@ LIFE: Mapping[str, LogEvent] = {
     "order_priced": _event("info", fields=_STEP),
     "order_approved": _event("info", fields=_STEP),
     "order_taken": _event("info", fields=_STEP),
+    "order_released": _event("info", fields=_STEP),
+    "order_handed_over": _event("info", fields=_CHANGE),
     "order_completed": _event("info", fields=_STEP),
     "order_packaging": _event("info", fields=_STEP),
     "order_shipped": _event("info", fields=_STEP),
@@ -107,6 +109,7 @@ FAULTS: Mapping[str, LogEvent] = {
     "unforeseen": _event("error", fields=f"{_REQUEST} error.message error.type error.stack_trace"),
     # Pricing.
     "pricing_failed": _event("error", fields=f"{_JOB} error.message error.stack_trace"),
+    "preview_not_made": _event("warning", fields="error.message"),
     "pricing_interrupted": _event("error", fields=f"{_JOB} error.message"),
     "job_given_back": _event("warning", fields=f"{_JOB} mes_storage.why mes_storage.counted"),
     "job_not_given_back": _event("error", fields="order.id error.message"),

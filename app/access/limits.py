@@ -319,12 +319,10 @@ class CallerLimits:
             return ()
         if caller.identity_id is not None:
             return ((f"{caller.role}:{caller.identity_id}", made),)
-        address = (f"{caller.role}:{network_of(caller.address)}", self._address_plan)
-        return (
-            (address,)
-            if caller.credential is None
-            else (address, (f"{caller.role}:{caller.credential}", made))
-        )
+        found = [(f"{caller.role}:{network_of(caller.address)}", self._address_plan)]
+        if caller.credential is not None:
+            found.append((f"{caller.role}:{caller.credential}", made))
+        return found
 
     @asynccontextmanager
     async def taken(

@@ -18,6 +18,7 @@ from app.models.reference import Finish, Material
 from app.models.status import HOT, Status
 from app.schemas import (
     HistoryLine,
+    Line,
     OrderIdText,
     OrderView,
     Reason,
@@ -90,6 +91,22 @@ class AdvanceOrder(BaseModel):
                 "reason", "a reason goes with REJECTED, which needs one, and with nothing else"
             )
         return self
+
+
+class ReleaseOrder(BaseModel):
+    """Why an order that was taken is put back."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    reason: Reason = Field(examples=["the furnace is broken"])
+
+
+class HandOverOrder(BaseModel):
+    """Who gets an order that was taken."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    to: Line = Field(description="The operator's name.", examples=["Olga"])
 
 
 class PartnerOrder(BaseModel):

@@ -1,5 +1,7 @@
 """Price one order that was leased: measure its models, decide, and settle it in one transaction."""
 
+from base64 import b64decode
+from collections import deque
 from collections.abc import Sequence
 from datetime import timedelta
 from enum import Enum, auto
@@ -50,6 +52,9 @@ MOST_EXPIRED = 10
 They are more than the attempts, for a database that was away for seconds looks the same."""
 
 
+_MOST_UNSHOWN = 200
+
+
 class Settlement(Enum):
     """What became of a job: it was done, another worker had it by then, or its order was cancelled."""
 
@@ -88,6 +93,7 @@ class Pricer:
         self._max_attempts = max_attempts
         self._price_valid_for = price_valid_for
         self._cache = MeasurementCache(sessions)
+        self._unshown: deque[str] = deque(maxlen=_MOST_UNSHOWN)
 
     async def price(self, held: Lease, *, after: CausalToken) -> bool:
         """Price an order and settle it.
@@ -195,10 +201,24 @@ class Pricer:
             shapes = ShapeIndex(self._sessions)
             suffix = name.suffix.removeprefix(".")
             outcome = await self._sandbox.measure(path, suffix=suffix, shapes=shapes)
+        self._unshown.append(model_key)
         if shapes.recognised:
             log.info("piece_recognised", model=name.name)
         attempt.reused = attempt.reused and shapes.recognised
         return outcome
+
+    async def show_next(self) -> bool:
+        """Make what is shown of a model that was measured here; False if there is none left.
+
+        It is no part of a price: a worker does it when it has no order, and forgets it when it ends.
+
+        Raises:
+            FilesUnavailable, SandboxUnavailable: it was not made.
+        """
+        if not self._unshown:
+            return False
+        await show_model(self._models, self._sandbox, self._unshown.pop())
+        return True
 
     async def _settle(self, held: Lease, verdict: Verdict, session: WriteSession) -> Settlement:
         """Write the verdict, owe it to the others and delete the job: all or nothing; name what happened."""
@@ -260,6 +280,28 @@ def _line_of(quote: PartnerQuote) -> MesOrderItem:
         model_key=quote.model_key,
         model_name=quote.model_name,
     )
+
+
+async def show_model(models: ModelStore, sandbox: Sandbox, model_key: str) -> bool:
+    """Make what is shown of a model, and store it; False if the model is gone, or cannot be shown.
+
+    Raises:
+        FilesUnavailable, SandboxUnavailable: it was not made.
+    """
+    name = PurePosixPath(model_key)
+    with TemporaryDirectory(prefix="preview-") as folder:
+        path = Path(folder) / name.name
+        try:
+            await models.fetch(model_key, path)
+        except ModelMissing:
+            return False
+        shown = await sandbox.preview(path, suffix=name.suffix.removeprefix("."))
+    if shown is None:
+        return False
+    await models.put_preview(model_key, "glb", b64decode(shown.glb))
+    # It is looked for by its picture, which therefore comes last.
+    await models.put_preview(model_key, "png", b64decode(shown.png))
+    return True
 
 
 async def _standing_quote(session: WriteSession, order_id: int) -> dict[str, Any]:

@@ -30,10 +30,12 @@ from app.access.errors import (
 )
 from app.access.limits import PLANS, CallerLimits
 from app.access.table import OWN_ONLY, RULES, Owner, rule_of
+from app.board.application import build as build_board
 from app.crm.application import build as build_crm
 from app.kit.caller import Caller, Door, Role, calling
 from app.mes.application import build as build_mes
-from app.messaging.events import PriceRenewed
+from app.mes.handlers import _refuse
+from app.messaging.events import CancelRequested, PriceRenewed
 from app.models.directory import Identity, IdentityKey
 from app.orders import MES, UnknownOrder, announce, lock_order, renew_price
 from app.shop.application import build as build_shop
@@ -42,10 +44,12 @@ from readreplica.sessions import WriteSession
 from sharding.engines import open_cluster
 from sharding.topology import Topology
 from tests.callers import KEYS, acting
+from tests.integration.board_rig import streaming, with_board
 from tests.integration.services_rig import (
     MODEL,
     START,
     Services,
+    client_of,
     eventually,
     fast_settings,
     new_key,
@@ -55,7 +59,8 @@ from tests.integration.services_rig import (
     save_map,
 )
 
-BUILDS = {"shop": build_shop, "crm": build_crm, "mes": build_mes}
+BUILDS = {"shop": build_shop, "crm": build_crm, "mes": build_mes, "board": build_board}
+STREAM = "/v1/changes"
 PROXY, PEER = "192.0.2.1", "127.0.0.1"
 PARTNERS = ("atelier-nord", "bijoux-sud")
 PASSWORD = "correct horse battery staple"
@@ -86,6 +91,12 @@ class Doors:
         headers = content.pop("headers", {}) | ({"X-Gateway-Door": str(door)} if door is not None else {})
         if bearer is not None:
             headers["Authorization"] = f"Bearer {bearer}"
+        if (method, path) == ("GET", STREAM):
+            async with streaming(
+                self.apps[service], path, {"Host": "service", **headers}, peer=peer
+            ) as stream:
+                body = "" if stream.status == 200 else await stream.body.get()
+                return Response(stream.status, headers=stream.headers, text=body)
         transport = ASGITransport(self.apps[service], raise_app_exceptions=False, client=(peer, 4711))
         async with AsyncClient(transport=transport, base_url="http://service") as client:
             return await client.request(method, path, headers=headers, **content)
@@ -106,9 +117,15 @@ class Doors:
 async def doors(module_topology: Topology) -> AsyncIterator[Doors]:
     changes = {"trusted_proxies": PROXY}
     apps = {}
-    async with open_services(module_topology, **changes) as services:
+    topology = with_board(module_topology)
+    settings = fast_settings(topology).model_copy(update=changes)
+    async with (
+        open_services(topology, **changes) as services,
+        client_of(build_board(settings, topology)) as board,
+    ):
         for name in BUILDS:
-            apps[name] = getattr(services, name)._transport.app
+            client: Any = board if name == "board" else getattr(services, name)
+            apps[name] = client._transport.app
         async with open_cluster(
             module_topology, "directory", role="directory_owner", application_name="test"
         ) as directory:
@@ -199,7 +216,10 @@ async def wrong_cells(doors: Doors) -> list[str]:
         "shop": (started["order_id"], other["order_id"]),
         "mes": (await doors.services.b2b(), await of_partner(doors.services, PARTNERS[1])),
     }
-    orders["crm"] = orders["mes"]
+    orders["crm"], orders["board"] = orders["mes"], orders["shop"]
+    for order_id in orders["board"]:
+        admin = partial(doors.send, "board", "GET", f"/v1/orders/{order_id}", bearer=doors.keys["admin"])
+        await eventually(admin, lambda answer: answer.status_code == 200)
     for order_id in orders["crm"]:
         await doors.services.shows(doors.services.crm, order_id, "SUBMITTED")
     wrong = []
@@ -218,7 +238,7 @@ async def wrong_cells(doors: Doors) -> list[str]:
             answer = await doors.send(service, method, given, bearer=bearer, door=door)
             reach = rule.owners(role, door)
             is_foreign = role in OWN_ONLY and (
-                owner is Owner.ANY or (role is Role.CUSTOMER and service != "shop")
+                owner is Owner.ANY or (role is Role.CUSTOMER and service not in {"shop", "board"})
             )
             status = answer.status_code
             if reach is None:
@@ -500,10 +520,16 @@ async def test_a_session_that_has_ended_is_as_none(doors: Doors) -> None:
 
 async def test_bad_passwords_are_counted_while_others_are_checked(doors: Doors) -> None:
     """A password takes long to check, in threads: those that come meanwhile are counted too, by IPv6 /64."""
-    login = partial(doors.send, "mes", "POST", "/v1/login", json={"name": "Eve", "password": "x"})
-    answers = await asyncio.gather(*(login(peer=f"2001:db8:7:1::{number:x}") for number in range(30)))
-    assert Counter(answer.status_code for answer in answers) == {401: 20, 429: 10}
-    assert (await login(peer="2001:db8:7:2::1")).status_code == 401
+    at_once = asyncio.Semaphore(4)
+
+    async def login(peer: str) -> int:
+        async with at_once:
+            body = {"name": "Eve", "password": "x"}
+            return (await doors.send("mes", "POST", "/v1/login", json=body, peer=peer)).status_code
+
+    found = await asyncio.gather(*(login(f"2001:db8:7:1::{number:x}") for number in range(30)))
+    assert Counter(found) == {401: 20, 429: 10}
+    assert await login("2001:db8:7:2::1") == 401
 
 
 def test_attempts_are_counted_across_threads() -> None:
@@ -698,7 +724,13 @@ async def test_partners_see_roles_and_no_names_of_staff(doors: Doors) -> None:
     await services.shows(services.mes, order_id, "MANUFACTURING_APPROVED")
     ok(await services.mes.post(f"{order}/take", headers=otto))
     await services.shows(services.crm, order_id, "MANUFACTURING_STARTED")
-    ok(await services.crm.post(f"{order}/cancel", headers=sara, json={"reason": "too late"}), 202)
+
+    async def refuse(session: WriteSession) -> None:
+        asked_for = CancelRequested(actor=STAFF[0], reason="too late")
+        held = await lock_order(session, MES, int(order_id))
+        await _refuse(session, MES, held, asked_for, datetime.now(UTC))
+
+    await services.shards.transact(int(order_id), refuse)
     refused = partial(services.crm.get, order)
     await eventually(refused, lambda answer: "cancel_refused" in answer.text)
     assert STAFF[1] in (await refused()).text

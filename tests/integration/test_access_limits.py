@@ -307,7 +307,7 @@ async def test_a_partner_who_floods_is_refused_and_a_polite_one_is_not(topology:
             made = {}
             for name in ("loud", "polite"):
                 made[name] = (await identities.create(session, name, Role.PARTNER, by="test")).text
-            await identities.limit(session, "loud", {"requests_per_second": 1, "burst": 10})
+            await identities.limit(session, "loud", {"requests_per_second": 0.01, "burst": 10})
             await identities.limit(session, "polite", {"bytes_per_second": 1024})
             return made
 

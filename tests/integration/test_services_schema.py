@@ -29,6 +29,7 @@ from schemathesis.specs.openapi.checks import (
 
 from app.access.credentials import TokenUse
 from app.access.table import rule_of
+from app.board.application import build as build_board
 from app.crm.application import build as build_crm
 from app.kit.caller import Door, Role
 from app.mes.application import build as build_mes
@@ -46,6 +47,7 @@ BUILDS: Mapping[str, Callable[[Settings, Topology], FastAPI]] = {
     "shop": build_shop,
     "crm": build_crm,
     "mes": build_mes,
+    "board": build_board,
 }
 EXAMPLES = 25
 Case: TypeAlias = "schemathesis.Case[Any]"
@@ -84,7 +86,7 @@ def served(app: FastAPI, settings: Settings) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def urls(module_topology: Topology) -> Iterator[Mapping[str, str]]:
-    """Serve the three services; give where they are."""
+    """Serve the three services and the board; give where they are."""
     asyncio.run(save_map(module_topology))
     made = fast_settings(module_topology)
     with ExitStack() as stack:
@@ -125,7 +127,9 @@ def mend(case: Case) -> None:
 def test_what_the_description_says_holds(urls: Mapping[str, str], service: str, mode: GenerationMode) -> None:
     schema = schemathesis.openapi.from_url(f"{urls[service]}/openapi.json")
     tried = 0
-    for operation in (cast("Any", found).ok() for found in schema.get_all_operations()):
+    operations = (cast("Any", found).ok() for found in schema.get_all_operations())
+    # A stream has no end to wait for.
+    for operation in (each for each in operations if each.path != "/v1/changes"):
 
         @seed(16)
         @settings(max_examples=EXAMPLES, database=None)
