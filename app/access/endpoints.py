@@ -1,6 +1,7 @@
 """What is the caller's own: staff log in, partners turn a key into a token, and see what they may ask for."""
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Form, Request, Response, status
 from pydantic import BaseModel, ConfigDict, Field
@@ -58,26 +59,37 @@ class Usage(BaseModel):
     limits: list[LimitUsage]
 
 
-@staff_router.post("/login", status_code=status.HTTP_204_NO_CONTENT, responses=documented(401, 403, 429))
-def login(request: Request, response: Response, body: Login) -> None:
-    """Log in by name and password; the cookie is good for twelve hours."""
+SESSION_COOKIE_OPTIONS: Mapping[str, Any] = {
+    "max_age": int(LIFETIMES[TokenUse.SESSION].total_seconds()),
+    "secure": True,
+    "httponly": True,
+    "samesite": "strict",
+}
+"""How browsers keep a session."""
+
+
+def open_session(request: Request, *, name: str, password: str) -> str:
+    """Return the content of the cookie of who knows a name's password.
+
+    Raises:
+        LoginFailed, TooManyAttempts, NoTokens: there is none.
+    """
     access = _access(request)
     if access.tokens is None:
         raise NoTokens
     access.attempts.check(address := address_of(request))
-    identity = access.registry.named(body.name)
-    if not is_password(body.password, identity.password_hash if identity else None) or identity is None:
+    identity = access.registry.named(name)
+    if not is_password(password, identity.password_hash if identity else None) or identity is None:
         access.attempts.note(address)
         raise LoginFailed
-    claims = {"sub": identity.name, "iid": identity.identity_id}
-    response.set_cookie(
-        COOKIE,
-        access.tokens.sign(TokenUse.SESSION, claims),
-        max_age=int(LIFETIMES[TokenUse.SESSION].total_seconds()),
-        secure=True,
-        httponly=True,
-        samesite="strict",
-    )
+    return access.tokens.sign(TokenUse.SESSION, {"sub": identity.name, "iid": identity.identity_id})
+
+
+@staff_router.post("/login", status_code=status.HTTP_204_NO_CONTENT, responses=documented(401, 403, 429))
+def login(request: Request, response: Response, body: Login) -> None:
+    """Log in by name and password; the cookie is good for twelve hours."""
+    session = open_session(request, name=body.name, password=body.password)
+    response.set_cookie(COOKIE, session, **SESSION_COOKIE_OPTIONS)
 
 
 @staff_router.post("/logout", status_code=status.HTTP_204_NO_CONTENT, responses=documented(401, 403))

@@ -92,9 +92,16 @@ class Access:
     def _admitted(self, request: Request, route: str) -> Caller:
         rule = rule_of(self.service, request.method, route)
         door, address = self.door_of(request), address_of(request)
-        caller = self._known(request, door, address)
+        is_open = rule is not None and rule.is_open and door in rule.doors | {Door.INTERNAL}
+        try:
+            caller = self._known(request, door, address)
+        except NotAuthenticated:
+            # Who signs in again still sends the cookie of a session that has ended.
+            if not is_open or "authorization" in request.headers:
+                raise
+            caller = None
         if caller is None:
-            if rule is None or not rule.is_open or door not in rule.doors | {Door.INTERNAL}:
+            if not is_open:
                 raise NotAuthenticated
             caller = Caller(name="customer", role=Role.CUSTOMER, door=door, address=address)
         elif not is_allowed(rule, caller, request.method):
@@ -143,7 +150,7 @@ class Access:
             if len(given) == 1 and scheme.lower() == "bearer":
                 caller = self._by_key(text, door) or self._by_token(text, door)
         elif cookie is not None:
-            _refuse_cross_site(request)
+            refuse_cross_site(request)
             caller = self._by_token(cookie, door, is_cookie=True)
         if caller is None:
             # What is good is let in whatever else came from its address, which may be that of many.
@@ -220,8 +227,12 @@ def _by_link(claims: dict[str, Any], door: Door) -> Caller | None:
     )
 
 
-def _refuse_cross_site(request: Request) -> None:
-    """Refuse a change by cookie that another site's page has asked for (Fetch Metadata, or else Origin)."""
+def refuse_cross_site(request: Request) -> None:
+    """Refuse a change by cookie that another site's page has asked for (Fetch Metadata, or else Origin).
+
+    Raises:
+        CrossSiteRequest: it has.
+    """
     if request.method in _SAFE:
         return
     site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
