@@ -1,5 +1,6 @@
 """What is open to all: files, the way in and out, the viewer's choices, and what errors look like."""
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any
 from urllib.parse import quote
@@ -23,6 +24,7 @@ from app.board.pages.rendering import (
     render,
     static_files,
 )
+from app.board.pages.rendering import marked as _
 from app.kit.problem import problem_type
 from app.kit.strict import StrictRoute
 
@@ -32,12 +34,6 @@ router = APIRouter(include_in_schema=False, route_class=StrictRoute)
 _YEAR_SECONDS = 365 * 24 * 3600
 _LONGEST_BACK = 500
 
-
-def _marked(text: str) -> str:
-    return text
-
-
-_ = _marked
 
 PROBLEM_TEXTS: Mapping[str, str] = {
     "Taken by another": _("%(operator)s has taken this order already."),
@@ -94,7 +90,11 @@ def show_error(request: Request, problem: Mapping[str, Any], headers: Mapping[st
         said = quote(said_of(viewer, problem))
         return Response(status_code=status, headers={**HEADERS, **kept, "X-Said": said})
     if problem["type"] == problem_type("Not authenticated"):
-        return _ask_to_sign_in(request, viewer)
+        return (
+            _ask_for_link(request, viewer)
+            if _OF_CUSTOMER.match(request.url.path)
+            else _ask_to_sign_in(request, viewer)
+        )
     titles = {403: _("This is not yours to see"), 404: _("Not found"), 503: _("Not now")}
     text = render(
         "error.html",
@@ -107,6 +107,17 @@ def show_error(request: Request, problem: Mapping[str, Any], headers: Mapping[st
         can_retry=status in {429, 503} and request.method == "GET",
     )
     return HTMLResponse(text, status, headers={**HEADERS, **kept})
+
+
+_OF_CUSTOMER = re.compile(r"(/my/[0-9]{1,19})(/|$)")
+
+
+def _ask_for_link(request: Request, viewer: Viewer) -> Response:
+    """Answer with the page that takes the token behind the # of a link, which no request has."""
+    found = _OF_CUSTOMER.match(request.url.path)
+    assert found is not None
+    text = render("my_open.html", viewer, path=found[1], query="", home=found[1])
+    return HTMLResponse(text, 401, headers=dict(HEADERS))
 
 
 def _wants_page(request: Request) -> bool:

@@ -178,6 +178,15 @@ class Viewer:
         found: str = translations_of(self.language).ugettext(text)
         return found % values if values else found
 
+    def ngettext(self, one: str, many: str, number: int) -> str:
+        """Translate what depends on a number, which `%(n)d` shows."""
+        found: str = translations_of(self.language).ungettext(one, many, number)
+        return found % {"n": number}
+
+    def reason(self, text: str | None) -> str | None:
+        """Translate why an order was rejected, if pricing has said so; a person's words stay as they are."""
+        return text
+
     def money(self, amount: Decimal | None) -> str:
         """Write an amount in euros; a dash for one that is not known."""
         return "\N{EN DASH}" if amount is None else format_currency(amount, "EUR", locale=self.locale)
@@ -247,12 +256,12 @@ def _negotiated(accepted: str) -> str:
     return negotiate_locale(wanted, list(LANGUAGES)) or "en"
 
 
-def _marked(text: str) -> str:
+def marked(text: str) -> str:
     """Mark a text for the catalogue; it is translated where it is shown."""
     return text
 
 
-_ = _marked
+_ = marked
 
 STATUS_NAMES: Mapping[Status, str] = {
     Status.INITIATED: _("Started"),
@@ -290,8 +299,6 @@ SCRIPT_TEXTS = (
     _("Something went wrong. Nothing was changed."),
     _("Signed in again; nothing was lost."),
     _("Name and password do not belong together: check both."),
-    _("Signed in"),
-    _("Copied"),
 )
 """What the script says by itself."""
 

@@ -82,8 +82,7 @@
   };
   const insert = (id, html) => {
     const row = rowOf(html);
-    // Ids grow with time, and have up to 19 figures: more than a number holds.
-    const before = all("tr[data-order]", rows()).find((each) => BigInt(each.dataset.order) < BigInt(id));
+    const before = all("tr[data-order]", rows()).find((each) => Number(each.dataset.at) < Number(row.dataset.at));
     if (!before && one("#more a")) return;
     rows().insertBefore(row, before || null);
     row.classList.add("fresh");
@@ -177,7 +176,7 @@
     const ids = new Set(found.orders.map((each) => each.id));
     for (const each of found.orders) changed(each);
     for (const row of all("tr[data-order]:not(.gone)", rows())) {
-      const isOlder = found.last && BigInt(row.dataset.order) < BigInt(found.last);
+      const isOlder = found.last && Number(row.dataset.at) < found.last;
       if (!ids.has(row.dataset.order) && !isOlder) changed({ id: row.dataset.order });
     }
     refresh("#work");
