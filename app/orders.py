@@ -20,7 +20,16 @@ from app.kit.errors import AppError
 from app.kit.telemetry import concerns
 from app.log_events import STATUS_EVENTS
 from app.messaging.errors import NotYet
-from app.messaging.events import Event, OrderCancelled, OrderRejected, PriceRenewed, Quote, StatusChanged
+from app.messaging.events import (
+    Event,
+    HistoryEntry,
+    OrderCancelled,
+    OrderRejected,
+    OrderReleased,
+    PriceRenewed,
+    Quote,
+    StatusChanged,
+)
 from app.messaging.message import Message
 from app.messaging.outbox import publish
 from app.messaging.routing import ServiceName, route
@@ -36,8 +45,16 @@ from app.models.mes import (
     MesOutbox,
 )
 from app.models.shop import ShopInbox, ShopOrder, ShopOrderEvent, ShopOutbox
-from app.models.status import TRANSITIONS, Channel, IllegalTransition, Status, check_transition
+from app.models.status import (
+    TRANSITIONS,
+    Channel,
+    IllegalTransition,
+    Status,
+    check_release,
+    check_transition,
+)
 from app.partner_events import note_for_partner
+from app.snapshots import announces_snapshots, snapshot_of
 from readreplica.sessions import AnySession, WriteSession
 
 AnyOrder = TypeVar("AnyOrder", bound=OrderState)
@@ -221,8 +238,22 @@ async def advance_order(
     Raises:
         IllegalTransition: the order cannot go from its status to `to`.
     """
+    check_transition(order.order_id, order.status, to)
+    await _set_status(session, models, order, to=to, actor=actor, now=now, detail=detail)
+
+
+async def _set_status(
+    session: WriteSession,
+    models: OrderModels[AnyOrder],
+    order: AnyOrder,
+    *,
+    to: Status,
+    actor: str,
+    now: datetime,
+    detail: Mapping[str, Any] | None,
+    log_event: str | None = None,
+) -> None:
     previous = order.status
-    check_transition(order.order_id, previous, to)
     if _DECIDES[to] is models.service:  # the others follow, and each change counts once
         instruments.order_advanced(
             session.sync_session,
@@ -234,7 +265,7 @@ async def advance_order(
         )
     order.status, order.changed_at = to, now
     await append_event(session, models, order, actor=actor, now=now, detail=detail)
-    log_change(session, STATUS_EVENTS[to], order, previous=previous)
+    log_change(session, log_event or STATUS_EVENTS[to], order, previous=previous)
 
 
 async def append_event(
@@ -246,7 +277,11 @@ async def append_event(
     now: datetime,
     detail: Mapping[str, Any] | None = None,
 ) -> None:
-    """Append a line to the history of a locked order, whether or not its status has changed."""
+    """Append a line to the history of a locked order, whether or not its status has changed.
+
+    It comes last of all that changes of an order in a transaction: where there is a board, the order is
+    announced to it as it is now, and with this line.
+    """
     # A SELECT and no VALUES: Citus refuses a subquery in VALUES. The aggregate returns one row in any case.
     line = select(
         literal(order.order_id, BigInteger),
@@ -257,7 +292,13 @@ async def append_event(
         literal(dict(detail or {}), JSONB),
     ).where(models.event.order_id == order.order_id)
     columns = ["order_id", "event_no", "status", "at", "actor", "detail"]
-    await session.execute(insert(models.event).from_select(columns, line))
+    written = insert(models.event).from_select(columns, line).returning(models.event.event_no)
+    event_no = (await session.execute(written)).scalar_one()
+    if announces_snapshots(session):
+        facts = dict(detail or {})
+        entry = HistoryEntry(event_no=event_no, status=order.status, at=now, actor=actor, detail=facts)
+        snapshot = await snapshot_of(session, order, version=event_no, history=(entry,))
+        await announce(session, models, order, snapshot, now=now)
 
 
 async def apply_event(
@@ -285,7 +326,35 @@ async def apply_event(
     elif isinstance(event, OrderRejected | OrderCancelled):
         order.reason = event.reason
         detail = {"reason": event.reason}
+    elif isinstance(event, OrderReleased):
+        await _release(session, models, order, event, now=now)
+        return
     await advance_order(session, models, order, to=event.status, actor=event.actor, now=now, detail=detail)
+
+
+async def _release(
+    session: WriteSession,
+    models: OrderModels[AnyOrder],
+    order: AnyOrder,
+    released: OrderReleased,
+    *,
+    now: datetime,
+) -> None:
+    """Put a locked order back to where an operator finds it."""
+    check_release(order.order_id, order.status, released.status)
+    if isinstance(order, MesOrderColumns):
+        order.operator = None
+    detail = {"released": released.reason}
+    await _set_status(
+        session,
+        models,
+        order,
+        to=released.status,
+        actor=released.actor,
+        now=now,
+        detail=detail,
+        log_event="order_released",
+    )
 
 
 def _set_quote(order: OrderState, quote: Quote) -> dict[str, Any]:

@@ -95,21 +95,32 @@ RULES: Mapping[tuple[str, str, str], AccessRule] = {
     ),
     ("mes", "POST", f"{_ORDER}/take"): _rule(_STAFF, Role.OPERATOR),
     ("mes", "POST", f"{_ORDER}/advance"): _rule(_STAFF, Role.OPERATOR),
+    ("mes", "POST", f"{_ORDER}/release"): _rule(_STAFF, Role.OPERATOR),
+    ("mes", "POST", f"{_ORDER}/hand-over"): _rule(_STAFF, Role.OPERATOR),
     # Sellers, and partners with their own orders.
     ("crm", "GET", "/v1/orders"): _rule(_STAFF, Role.SELLER, *_READERS),
     ("crm", "GET", _ORDER): _rule(
         (*_STAFF, *_EXTERNAL), Role.PARTNER, Role.SELLER, Role.OPERATOR, Role.DBA, *_READERS
     ),
-    ("crm", "POST", f"{_ORDER}/approve"): _rule((*_STAFF, *_EXTERNAL), Role.SELLER, Role.PARTNER),
-    ("crm", "POST", f"{_ORDER}/requote"): _rule((*_STAFF, *_EXTERNAL), Role.SELLER, Role.PARTNER),
-    ("crm", "POST", f"{_ORDER}/cancel"): _rule((*_STAFF, *_EXTERNAL), Role.SELLER, Role.PARTNER),
+    # A customer comes by the board, with the link of his order: the gateway leads him here by no door.
+    **{
+        ("crm", "POST", f"{_ORDER}/{step}"): _rule(
+            (*_STAFF, *_EXTERNAL), Role.SELLER, Role.PARTNER, Role.CUSTOMER
+        )
+        for step in ("approve", "requote", "cancel")
+    },
     ("crm", "POST", f"{_ORDER}/close"): _rule(_STAFF, Role.SELLER),
     # Those who log in.
     **{
         (service, "POST", f"/v1/{path}"): _rule(_STAFF, *Role, is_open=True)
-        for service in ("crm", "mes")
+        for service in ("crm", "mes", "board")
         for path in ("login", "logout")
     },
+    # The board: what a person may do there is asked of the service that decides.
+    ("board", "GET", _ORDER): _rule(
+        (*_STAFF, *_CUSTOMER), Role.OPERATOR, Role.SELLER, Role.DBA, Role.CUSTOMER, *_READERS
+    ),
+    ("board", "GET", "/v1/changes"): _rule(_STAFF, Role.OPERATOR, Role.SELLER, Role.DBA, *_READERS),
 }
 """By service, method and route. A route without a row is used by no one; a test finds it."""
 

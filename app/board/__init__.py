@@ -1,1 +1,1 @@
-"""Board: the read side of the order system, and the pages on it."""
+"""The board: orders of all services for those who read lists of them, and the pages that show them."""

@@ -10,6 +10,8 @@ from ops.gateway.model import GatewayRoute
 FILE_BYTES = 21 * 1024 * 1024
 """A model of the largest size that is accepted, in a form."""
 _UPLOAD_SECONDS = 60.0
+_STREAM_SECONDS = 3600.0
+"""Of a stream of changes; a browser comes again by itself, and goes on where it was."""
 
 
 def _reads(service: str, path: str) -> GatewayRoute:
@@ -57,6 +59,7 @@ _DOORS: dict[str, tuple[GatewayRoute, ...]] = {
         _uploads("shop", f"{_ORDER}/model", "PUT"),
         _acts("shop", f"{_ORDER}/submit"),
         _reads("shop", _ORDER),
+        _reads("board", _ORDER),
     ),
     # Operators in the factory, and sellers.
     "staff": (
@@ -64,13 +67,23 @@ _DOORS: dict[str, tuple[GatewayRoute, ...]] = {
         _reads("mes", _ORDER),
         _acts("mes", f"{_ORDER}/take"),
         _acts("mes", f"{_ORDER}/advance"),
+        _acts("mes", f"{_ORDER}/release"),
+        _acts("mes", f"{_ORDER}/hand-over"),
         _reads("crm", "/v1/orders"),
         _reads("crm", _ORDER),
         _acts("crm", f"{_ORDER}/approve"),
         _acts("crm", f"{_ORDER}/requote"),
         _acts("crm", f"{_ORDER}/close"),
         _acts("crm", f"{_ORDER}/cancel"),
-        *(_acts(service, f"/v1/{path}") for service in ("crm", "mes") for path in ("login", "logout")),
+        *(
+            _acts(service, f"/v1/{path}")
+            for service in ("crm", "mes", "board")
+            for path in ("login", "logout")
+        ),
+        _reads("board", _ORDER),
+        GatewayRoute(
+            path="/v1/changes", methods=("GET",), service="board", is_repeatable=True, seconds=_STREAM_SECONDS
+        ),
     ),
 }
 

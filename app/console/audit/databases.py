@@ -37,9 +37,11 @@ from app.console.audit.rules import (
     RowLocation,
     gather,
 )
-from app.messaging.routing import ServiceName
+from app.messaging.routing import ORDER_SERVICES, ServiceName
 from app.models import crm, mes, shop
 from app.models.status import Status
+from app.snapshots import announce_snapshots
+from app.topology import has_board
 from ops.fleet import naming, open_engine
 from readreplica.sessions import WriteSession
 from sharding.engines import open_cluster
@@ -115,7 +117,7 @@ class OrderDatabases:
         self.services: dict[str, ServiceName] = {
             name: ServiceName(database.tree)
             for name, database in topology.databases.items()
-            if database.tree in set(ServiceName)
+            if database.tree in set(ORDER_SERVICES)
         }
         self.topology = topology
 
@@ -188,6 +190,8 @@ class OrderDatabases:
                     self.topology, name, role=role, application_name="mesctl", direct=True
                 ) as cluster,
             ):
+                if has_board(self.topology):
+                    cluster.on_engine(announce_snapshots)
                 return (await cluster.transact(work)).value
 
     @contextmanager

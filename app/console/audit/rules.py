@@ -15,7 +15,7 @@ from itertools import groupby
 from operator import attrgetter
 from types import MappingProxyType
 
-from app.messaging.routing import ServiceName
+from app.messaging.routing import ORDER_SERVICES, ServiceName
 from app.models.status import Channel, Status
 
 
@@ -225,7 +225,7 @@ def _unpriced(facts: OrderFacts) -> Iterator[AuditFinding]:
 
 
 def _duplicates(facts: OrderFacts) -> Iterator[AuditFinding]:
-    for service in ServiceName:
+    for service in ORDER_SERVICES:
         copies = facts.copies_of(service)
         if len(copies) > 1:
             places = ", ".join(f"{copy.place} ({copy.status})" for copy in copies)
@@ -247,7 +247,7 @@ def _missing(facts: OrderFacts) -> Iterator[AuditFinding]:
         return
     witness = submitted[0]
     required = [
-        service for service in ServiceName if service != ServiceName.SHOP or witness.channel == Channel.B2C
+        service for service in ORDER_SERVICES if service != ServiceName.SHOP or witness.channel == Channel.B2C
     ]
     for service in required:
         if facts.copies_of(service):
