@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ARRAY, Text, func, insert, literal, select, update
+from sqlalchemy import ARRAY, BigInteger, Table, Text, bindparam, func, insert, literal, select, update
 from sqlalchemy.dialects import postgresql
 
-from app.messaging.events import HistoryEntry, OrderSnapshot
+from app.messaging.events import OrderSnapshot
 from app.messaging.message import Message
 from app.messaging.routing import ServiceName
 from app.models.board import BoardHistory, BoardOrder, BoardSource
@@ -23,6 +23,9 @@ from readreplica.sessions import WriteSession
 MOST_WORDS = 200
 LONGEST_WORD = 100
 _WORD = re.compile(r"[^\W_]+")
+_ORDERS: Table = BoardOrder.__table__  # type: ignore[assignment]  # it is one
+ROW = tuple(each.name for each in _ORDERS.columns if each.name not in {"order_id", "words"})
+"""The columns that `merge` makes."""
 _LIFE: Mapping[Status, int] = {status: number for number, status in enumerate(Status)}
 
 
@@ -50,7 +53,7 @@ def words_of(*texts: str | None) -> list[str]:
 
 
 def leading(snapshots: Mapping[ServiceName, OrderSnapshot]) -> OrderSnapshot:
-    """Return whose status an order has: the MES's, and before it has the order, whoever is further."""
+    """Return whose status an order has: the MES's; before it has the order, that of who is further."""
     if ServiceName.MES in snapshots:
         return snapshots[ServiceName.MES]
     others = [snapshots[each] for each in (ServiceName.CRM, ServiceName.SHOP) if each in snapshots]
@@ -109,91 +112,132 @@ def _first(values: Iterable[Any]) -> Any:
     return next((value for value in values if value is not None), None)
 
 
-async def apply_snapshot(
+async def apply_snapshots(
     session: WriteSession,
-    order_id: int,
     source: ServiceName,
-    snapshot: OrderSnapshot,
+    snapshots: Mapping[int, OrderSnapshot],
     *,
     is_read: bool = False,
-) -> Change | None:
-    """Make what a service says part of an order's row; return what changed, or None if nothing did.
+) -> dict[int, Change]:
+    """Make what a service says part of its orders' rows; return what changed, by order.
+
+    However many they are, these are the same few statements. The orders are held until the transaction ends.
 
     Parameters:
-        session: of the board's database; this holds the order until its transaction ends.
-        order_id: the order.
+        session: of the board's database.
         source: the service.
-        snapshot: what it says.
+        snapshots: what it says, by order.
         is_read: whether it was read of the service's tables just now, and not sent: then it also counts if
             it is as new as what is known, so that a rebuild mends what was changed by hand.
     """
-    await session.execute(select(func.pg_advisory_xact_lock(order_id)))
-    has_lines = await _append(session, order_id, source, snapshot.history)
-    known = await _read_sources(session, order_id)
-    before = known.get(source)
-    is_newer = before is None or snapshot.version > before.version
-    if is_newer or (is_read and before is not None and snapshot.version == before.version):
-        known[source] = snapshot
-        await _keep(session, order_id, source, snapshot)
-    elif not has_lines:
-        return None
-    return await _write(session, order_id, known)
+    ids = sorted(snapshots)
+    # In the order of the ids: two that hold several would wait for each other for ever.
+    held = func.unnest(literal(ids, ARRAY(BigInteger))).column_valued("order_id")
+    await session.execute(select(func.pg_advisory_xact_lock(held)))
+    touched = await _append(session, source, snapshots)
+    known = await _read_sources(session, ids)
+    newer = {}
+    for order_id, snapshot in snapshots.items():
+        before = known[order_id].get(source)
+        is_newer = before is None or snapshot.version > before.version
+        if is_newer or (is_read and before is not None and snapshot.version == before.version):
+            known[order_id][source] = newer[order_id] = snapshot
+    if newer:
+        await _keep(session, source, newer)
+    return await _write(session, {each: known[each] for each in ids if each in touched or each in newer})
 
 
 async def _append(
-    session: WriteSession, order_id: int, source: ServiceName, history: Sequence[HistoryEntry]
-) -> bool:
-    """Append lines to a history; return whether any of them was new."""
-    if not history:
-        return False
+    session: WriteSession, source: ServiceName, snapshots: Mapping[int, OrderSnapshot]
+) -> set[int]:
+    """Append lines to histories; return the orders that got any."""
     rows = [
-        {"order_id": order_id, "source": source.value, **entry.model_dump(mode="python")} for entry in history
+        {"order_id": order_id, "source": source.value, **entry.model_dump(mode="python")}
+        for order_id, snapshot in snapshots.items()
+        for entry in snapshot.history
     ]
+    if not rows:
+        return set()
     written = postgresql.insert(BoardHistory).values(rows).on_conflict_do_nothing()
-    return (await session.execute(written.returning(BoardHistory.event_no))).first() is not None
+    return set(await session.scalars(written.returning(BoardHistory.order_id)))
 
 
-async def _read_sources(session: WriteSession, order_id: int) -> dict[ServiceName, OrderSnapshot]:
-    query = select(BoardSource.source, BoardSource.snapshot).where(BoardSource.order_id == order_id)
-    rows = await session.execute(query)
-    return {ServiceName(source): OrderSnapshot.model_validate(snapshot) for source, snapshot in rows}
+async def _read_sources(
+    session: WriteSession, ids: Sequence[int]
+) -> dict[int, dict[ServiceName, OrderSnapshot]]:
+    table = BoardSource.__table__.c
+    query = select(table.order_id, table.source, table.snapshot).where(table.order_id.in_(ids))
+    found: dict[int, dict[ServiceName, OrderSnapshot]] = {order_id: {} for order_id in ids}
+    for order_id, source, snapshot in await session.execute(query):
+        found[order_id][ServiceName(source)] = OrderSnapshot.model_validate(snapshot)
+    return found
 
 
-async def _keep(session: WriteSession, order_id: int, source: ServiceName, snapshot: OrderSnapshot) -> None:
-    kept = snapshot.model_dump(mode="json", exclude={"history"})
-    values = {"version": snapshot.version, "snapshot": kept}
-    row = {"order_id": order_id, "source": source.value, **values}
-    written = postgresql.insert(BoardSource).values(row)
-    await session.execute(
-        written.on_conflict_do_update(index_elements=[BoardSource.order_id, BoardSource.source], set_=values)
-    )
+async def _keep(session: WriteSession, source: ServiceName, snapshots: Mapping[int, OrderSnapshot]) -> None:
+    rows = [
+        {
+            "order_id": order_id,
+            "source": source.value,
+            "version": snapshot.version,
+            "snapshot": snapshot.model_dump(mode="json", exclude={"history"}),
+        }
+        for order_id, snapshot in snapshots.items()
+    ]
+    written = postgresql.insert(BoardSource).values(rows)
+    said = {"version": written.excluded.version, "snapshot": written.excluded.snapshot}
+    key = [BoardSource.order_id, BoardSource.source]
+    await session.execute(written.on_conflict_do_update(index_elements=key, set_=said))
 
 
-async def _write(session: WriteSession, order_id: int, known: Mapping[ServiceName, OrderSnapshot]) -> Change:
-    before, marks = await _read_marks(session, order_id)
-    row, words = merge(order_id, known, marks)
-    values = {**row, "words": func.array_to_tsvector(literal(words, ARRAY(Text)))}
-    if before is None:
-        await session.execute(insert(BoardOrder).values(values))
-    else:
-        # The status that it has stands in the condition: one partition is looked at.
-        there = BoardOrder.order_id == order_id, BoardOrder.status == before
-        changed = update(BoardOrder).where(*there).values(values)
-        await session.execute(changed.execution_options(synchronize_session=False))
-    return Change(order_id, before, row["status"])
+async def _write(
+    session: WriteSession, known: Mapping[int, Mapping[ServiceName, OrderSnapshot]]
+) -> dict[int, Change]:
+    """Bring the rows of orders up to what is known of them; leave those alone that are so already."""
+    if not known:
+        return {}
+    there, marks = await _read_rows(session, list(known)), await _read_marks(session, list(known))
+    changes: dict[int, Change] = {}
+    new, changed = [], []
+    for order_id, snapshots in known.items():
+        row, words = merge(order_id, snapshots, marks.get(order_id, Marks()))
+        before = there.get(order_id)
+        if before == row:
+            continue
+        status = None if before is None else before["status"]
+        changes[order_id] = Change(order_id, status, row["status"])
+        said = {**row, "found_by": words}
+        if before is None:
+            new.append(said)
+        else:
+            changed.append({**said, "its_id": order_id, "its_status": status})
+    words_said = func.array_to_tsvector(bindparam("found_by", type_=ARRAY(Text)))
+    names = [*ROW, "order_id"]
+    columns: dict[str, Any] = {name: bindparam(name) for name in names} | {"words": words_said}
+    if new:
+        await session.execute(insert(_ORDERS).values(columns), new)
+    if changed:
+        # The status that an order has stands in the condition: one partition is looked at.
+        of = _ORDERS.c.order_id == bindparam("its_id"), _ORDERS.c.status == bindparam("its_status")
+        await session.execute(update(_ORDERS).where(*of).values(columns), changed)
+    return changes
 
 
-async def _read_marks(session: WriteSession, order_id: int) -> tuple[Status | None, Marks]:
-    """Return the status of an order's row, None if it has none, and what its histories say."""
+async def _read_rows(session: WriteSession, ids: Sequence[int]) -> dict[int, dict[str, Any]]:
+    query = select(_ORDERS.c.order_id, *(_ORDERS.c[name] for name in ROW))
+    rows = await session.execute(query.where(_ORDERS.c.order_id.in_(ids)))
+    return {row.order_id: dict(row._mapping) for row in rows}
+
+
+async def _read_marks(session: WriteSession, ids: Sequence[int]) -> dict[int, Marks]:
     line = BoardHistory
     is_shipping = (line.source == ServiceName.MES.value) & (line.status == Status.SHIPPED)
     is_refusal = (line.source == ServiceName.CRM.value) & line.detail.has_key("cancel_refused")
-    status = select(BoardOrder.status).where(BoardOrder.order_id == order_id).scalar_subquery()
-    query = select(status, func.min(line.at).filter(is_shipping), func.max(line.at).filter(is_refusal)).where(
-        line.order_id == order_id
+    query = (
+        select(line.order_id, func.min(line.at).filter(is_shipping), func.max(line.at).filter(is_refusal))
+        .where(line.order_id.in_(ids))
+        .group_by(line.order_id)
     )
-    before, shipped_at, refused_at = (await session.execute(query)).one()
-    return before, Marks(shipped_at, refused_at)
+    return {order_id: Marks(*marks) for order_id, *marks in await session.execute(query)}
 
 
 @dataclass(frozen=True)
@@ -213,6 +257,5 @@ class Projection:
         assert isinstance(message.data, OrderSnapshot), "the routing table gives the board nothing else"
         # A database that is newer than this process is a shard of the MES: no other service gets more.
         source = self.services.get(message.source, ServiceName.MES)
-        change = await apply_snapshot(session, message.order_id, source, message.data)
-        if change is not None:
-            self.changes[message.order_id] = change
+        changes = await apply_snapshots(session, source, {message.order_id: message.data})
+        self.changes.update(changes)

@@ -15,7 +15,7 @@ from app.models.base import EventRow
 from app.models.mes import Intake, MesOrderColumns, MesOrderItemColumns
 from app.models.reference import Finish, Material
 from app.models.status import HOT, Status
-from app.schemas import HistoryLine, OrderIdText, OrderView, Reason, View, shown, shown_history
+from app.schemas import HistoryLine, Line, OrderIdText, OrderView, Reason, View, shown, shown_history
 
 LISTED = tuple(s for s in Status if s in HOT - {Status.INITIATED, Status.FILE_UPLOADED})
 """The statuses in which an order waits for somebody, in the MES; each has an index of its own."""
@@ -80,6 +80,22 @@ class AdvanceOrder(BaseModel):
                 "reason", "a reason goes with REJECTED, which needs one, and with nothing else"
             )
         return self
+
+
+class ReleaseOrder(BaseModel):
+    """Why an order that was taken is put back."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    reason: Reason = Field(examples=["the furnace is broken"])
+
+
+class HandOverOrder(BaseModel):
+    """Who gets an order that was taken."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    to: Line = Field(description="The operator's name.", examples=["Olga"])
 
 
 class PartnerOrder(BaseModel):

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import select
 
-from app.board.projection import Change, apply_snapshot
+from app.board.projection import Change, apply_snapshots
 from app.board.repository import find_order, search
 from app.models.board import BoardHistory, BoardOrder, BoardSource
 from app.models.status import Status
@@ -30,7 +30,7 @@ async def show(board: Cluster, said: Iterable[Said], *, is_read: bool = False) -
     order_id = next(_ids)
     for service, snapshot in said:
         async with board.write() as session:
-            await apply_snapshot(session, order_id, service, snapshot, is_read=is_read)
+            await apply_snapshots(session, service, {order_id: snapshot}, is_read=is_read)
     return order_id
 
 
@@ -39,7 +39,7 @@ async def rows(board: Cluster, order_id: int) -> list[list[dict[str, Any]]]:
     found = []
     async with board.write() as session:
         for model in (BoardOrder, BoardSource, BoardHistory):
-            table = model.__table__
+            table: Any = model.__table__
             query = select(table).where(table.c.order_id == order_id).order_by(*table.primary_key.columns)
             lines = [dict(row._mapping) for row in await session.execute(query)]
             for line in lines:
@@ -66,16 +66,16 @@ async def test_the_mes_says_the_status_once_it_has_the_order(board: Cluster) -> 
     assert (shown["status"], shown["mes_status"]) == (Status.MANUFACTURING_APPROVED, None)
     async with board.write() as session:
         late = next(snapshot for service, snapshot in life_of(steps=3) if service is MES)
-        change = await apply_snapshot(session, order_id, MES, late)
-    assert change == Change(order_id, Status.MANUFACTURING_APPROVED, Status.SUBMITTED)
+        changes = await apply_snapshots(session, MES, {order_id: late})
+    assert changes == {order_id: Change(order_id, Status.MANUFACTURING_APPROVED, Status.SUBMITTED)}
 
 
 async def test_what_is_known_changes_nothing(board: Cluster) -> None:
     said = life_of(steps=4)
     order_id = await show(board, said)
     async with board.write() as session:
-        assert await apply_snapshot(session, order_id, *said[0]) is None
-        assert await apply_snapshot(session, order_id, *said[-1]) is None
+        for service, snapshot in (said[0], said[-1]):
+            assert await apply_snapshots(session, service, {order_id: snapshot}) == {}
 
 
 async def test_what_was_read_mends_a_row_of_the_same_version(board: Cluster) -> None:
@@ -90,7 +90,7 @@ async def test_what_was_read_mends_a_row_of_the_same_version(board: Cluster) -> 
     newest = dict(said)
     for service in (SHOP, CRM, MES):
         async with board.write() as session:
-            await apply_snapshot(session, order_id, service, newest[service], is_read=True)
+            await apply_snapshots(session, service, {order_id: newest[service]}, is_read=True)
     assert await rows(board, order_id) == expected
 
 
