@@ -7,7 +7,7 @@ page sends it once in a form, and gets a cookie that is good for this order alon
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Annotated, Any, NamedTuple
 
-from fastapi import APIRouter, Form, Request, UploadFile
+from fastapi import APIRouter, Form, Query, Request, UploadFile
 from starlette.responses import RedirectResponse, Response, StreamingResponse
 
 from app.access.credentials import LIFETIMES, LONGEST_TOKEN, TokenUse
@@ -158,7 +158,7 @@ async def _page(
     return page(
         request,
         "my.html" if not is_fragment(request) else "my_body.html",
-        status=409 if refused else 200,
+        status=409 if refused and not is_fragment(request) else 200,
         headers={**HEADERS, "X-Part": "my"},
         o=card_of(order, ends=order.price_valid_until),
         order=order,
@@ -190,7 +190,7 @@ def _facts(found: FoundOrder, viewer: Viewer) -> Sequence[tuple[str, str]]:
 
 @router.get("/my/{order_id}/stream")
 async def my_stream(
-    request: Request, parts: Parts, order_id: OrderIdPath, after: str | None = None
+    request: Request, parts: Parts, order_id: OrderIdPath, after: Annotated[str, Query(max_length=41)] = ""
 ) -> StreamingResponse:
     """Send an open page of an order what changes."""
     await _found(parts, order_id)
@@ -203,23 +203,30 @@ async def my_model(parts: Parts, order_id: OrderIdPath) -> Response:
     return await download(parts, await _found(parts, order_id), line_no=1)
 
 
-@router.post("/my/{order_id}/{act}")
-async def act(request: Request, parts: Parts, order_id: OrderIdPath, act: str) -> Response:
-    """Order it, approve its price, or ask to cancel it: the services decide."""
+@router.post("/my/{order_id}/submit")
+async def submit(request: Request, parts: Parts, order_id: OrderIdPath) -> Response:
+    """Order what was uploaded."""
     await _found(parts, order_id)
-    asked = {
-        "submit": lambda: parts.actions.submit(current_caller(), order_id),
-        "approve": lambda: parts.actions.approve(current_caller(), order_id),
-        "cancel": lambda: parts.actions.cancel(
-            current_caller(), order_id, reason="asked for by the customer"
-        ),
-    }.get(act)
-    if asked is None:
-        raise UnknownOrder(order_id)
-    return await _done(request, parts, order_id, await attempt(asked()), act)
+    refused = await attempt(parts.actions.submit(current_caller(), order_id))
+    return await _done(request, parts, order_id, refused, "submit")
 
 
-@router.put("/my/{order_id}/model")
+@router.post("/my/{order_id}/approve")
+async def approve(request: Request, parts: Parts, order_id: OrderIdPath) -> Response:
+    """Order it at its price: the CRM decides."""
+    await _found(parts, order_id)
+    refused = await attempt(parts.actions.approve(current_caller(), order_id))
+    return await _done(request, parts, order_id, refused, "approve")
+
+
+@router.post("/my/{order_id}/cancel")
+async def cancel(request: Request, parts: Parts, order_id: OrderIdPath) -> Response:
+    """Ask to cancel it: the workshop decides."""
+    await _found(parts, order_id)
+    asked = parts.actions.cancel(current_caller(), order_id, reason="asked for by the customer")
+    return await _done(request, parts, order_id, await attempt(asked), "cancel")
+
+
 @router.post("/my/{order_id}/model")
 async def upload(request: Request, parts: Parts, order_id: OrderIdPath, file: UploadFile) -> Response:
     """Take a model of the customer, before he orders or after it was rejected."""

@@ -6,7 +6,8 @@ from typing import Annotated, Any
 from urllib.parse import quote
 
 from fastapi import APIRouter, Form, Request
-from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from starlette.exceptions import HTTPException
+from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from app.access.credentials import LONGEST_PASSWORD
 from app.access.endpoints import SESSION_COOKIE_OPTIONS, open_session
@@ -22,7 +23,7 @@ from app.board.pages.rendering import (
     is_fragment,
     page,
     render,
-    static_files,
+    static_file,
 )
 from app.board.pages.rendering import marked as _
 from app.kit.problem import problem_type
@@ -141,13 +142,13 @@ def own_path(back: str) -> str:
     return back if is_own and len(back) <= _LONGEST_BACK else "/"
 
 
-@files_router.get("/static/{digest}/{name:path}")
-async def static_file(request: Request, digest: str, name: str) -> Response:
+@files_router.get("/static/{digest}/{name}")
+async def file(request: Request, digest: str, name: str) -> Response:
     """Answer with a file; its address names its content."""
-    file = static_files().get(name)
-    if file is None or file.digest != digest:
-        return JSONResponse({"title": "Not found", "status": 404}, 404)
-    return file.response(takes_gzip="gzip" in request.headers.get("accept-encoding", ""))
+    found = static_file(digest, name)
+    if found is None:
+        raise HTTPException(404)
+    return found.response(takes_gzip="gzip" in request.headers.get("accept-encoding", ""))
 
 
 @files_router.get("/login")

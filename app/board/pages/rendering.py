@@ -86,6 +86,11 @@ class StaticFile:
         """The beginning of its SHA-256."""
         return hashlib.sha256(self.content).hexdigest()[:12]
 
+    @property
+    def address(self) -> str:
+        """Where it is found."""
+        return f"/static/{self.digest}/{Path(self.name).name}"
+
     @cached_property
     def compressed(self) -> bytes | None:
         """It as gzip; None where that is no smaller."""
@@ -109,14 +114,21 @@ def static_files() -> Mapping[str, StaticFile]:
     # Style sheets name fonts beside them, whose addresses have digests too.
     for name in [name for name in files if name.endswith(".css")]:
         for font in [font for font in files if font.endswith(".woff2")]:
-            address = f"/static/{StaticFile(font, files[font]).digest}/{font}"
+            address = StaticFile(font, files[font]).address
             files[name] = files[name].replace(font.encode(), address.encode())
     return {name: StaticFile(name, content) for name, content in files.items()}
 
 
 def static_url(name: str) -> str:
     """Return the address of a file of the pages."""
-    return f"/static/{static_files()[name].digest}/{name}"
+    return static_files()[name].address
+
+
+@lru_cache(maxsize=100)
+def static_file(digest: str, name: str) -> StaticFile | None:
+    """Return the file at an address; None if there is none, or none any more."""
+    found = (file for file in static_files().values() if file.address == f"/static/{digest}/{name}")
+    return next(found, None)
 
 
 @lru_cache(maxsize=256)

@@ -220,7 +220,7 @@ async def work(request: Request, parts: Parts) -> Response:
 
 async def _work(request: Request, parts: Pages, fault: str | None = None) -> Response:
     text = await _work_html(Viewer.of(request), parts, fault)
-    return HTMLResponse(text, 409 if fault else 200, headers={**HEADERS, "X-Part": "work"})
+    return HTMLResponse(text, headers={**HEADERS, "X-Part": "work"})
 
 
 async def _work_html(viewer: Viewer, parts: Pages, fault: str | None = None) -> str:
@@ -234,7 +234,7 @@ async def stream(
     request: Request,
     parts: Parts,
     chosen: ChosenFilters,
-    after: Annotated[str | None, Query(max_length=40)] = None,
+    after: Annotated[str, Query(max_length=41)] = "",
 ) -> StreamingResponse:
     """Send an open board what changes."""
     filters, _is_good = chosen.filters(datetime.now(UTC))
@@ -269,7 +269,7 @@ async def take(request: Request, parts: Parts, order_id: OrderIdPath) -> Respons
     why = said_of(viewer, refused) if refused else viewer.gettext(_("Yours now"))
     row = row_html(card_of(order), viewer, why=why, is_mine=refused is None)
     own = f'<hx-partial hx-target="#work" hx-swap="outerHTML">{await _work_html(viewer, parts)}</hx-partial>'
-    return HTMLResponse(row + own, 409 if refused else 200, headers={**HEADERS, "X-Part": "row"})
+    return HTMLResponse(row + own, headers={**HEADERS, "X-Part": "row"})
 
 
 async def attempt(asked: Awaitable[object]) -> Mapping[str, Any] | None:
@@ -429,7 +429,7 @@ async def _order_page(
     return page(
         request,
         "order.html" if not is_fragment(request) else "order_body.html",
-        status=409 if refused else 200,
+        status=409 if refused and not is_fragment(request) else 200,
         headers={**VIEWER_HEADERS, "X-Part": "order"},
         o=card_of(listed, ends=listed.price_valid_until),
         order=listed,
@@ -452,7 +452,7 @@ async def order_stream(
     request: Request,
     parts: Parts,
     order_id: OrderIdPath,
-    after: Annotated[str | None, Query(max_length=40)] = None,
+    after: Annotated[str, Query(max_length=41)] = "",
 ) -> StreamingResponse:
     """Send an open page of an order what changes."""
     return stream_of(parts.streams.order(order_id, after=request.headers.get("last-event-id") or after))

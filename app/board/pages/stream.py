@@ -155,17 +155,12 @@ class Streams:
         ends = loop.time() + STREAM_SECONDS
         async with self.live.subscribe(after) as events:
             yield _event("beat", 0)
-            following = asyncio.ensure_future(anext(events, None))
-            try:
-                while loop.time() < ends:
-                    await asyncio.wait({following}, timeout=self.beat_seconds)
-                    if not following.done():
-                        yield _event("beat", 0)
-                        continue
-                    event = following.result()
-                    if event is None:  # it was too slow, or the process ends: the page comes again
-                        return
-                    following = asyncio.ensure_future(anext(events, None))
-                    yield _event("reload", 0, event_id=event.event_id) if event.is_reload else event
-            finally:
-                following.cancel()
+            async for event in self.live.with_pauses(events, seconds=self.beat_seconds):
+                if event is None:
+                    yield _event("beat", 0)
+                elif event.is_reload:
+                    yield _event("reload", 0, event_id=event.event_id)
+                else:
+                    yield event
+                if loop.time() > ends:
+                    return
