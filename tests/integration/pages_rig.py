@@ -12,9 +12,11 @@ from httpx import AsyncClient, Auth
 from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Page, async_playwright
 
 from app.access import identities
+from app.access.credentials import TokenUse
 from app.board.application import Board
 from app.board.application import build as build_board
 from app.crm.application import build as build_crm
+from app.database import open_shards
 from app.kit.caller import Role
 from app.mes.application import build as build_mes
 from app.orders import UnknownOrder
@@ -24,7 +26,6 @@ from app.shop.application import build as build_shop
 from app.topology import services_of
 from readreplica.sessions import WriteSession
 from sharding.engines import open_cluster
-from sharding.sessions import open_sessions
 from sharding.topology import Topology
 from tests.callers import KEYS, ActingAs, caller_of
 from tests.integration.board_rig import with_board
@@ -138,7 +139,7 @@ async def serving_pages(topology: Topology, **changes: Any) -> AsyncIterator[Pag
             url = services_of(topology)[name].url
             client = AsyncClient(base_url=url, auth=auth, trust_env=False)
             clients[name] = await stack.enter_async_context(client)
-        shards = await stack.enter_async_context(open_sessions(topology, role="mes", application_name="test"))
+        shards = await stack.enter_async_context(open_shards(topology, application_name="test"))
         pages = Pages(topology, settings, Services(**clients, shards=shards))
         try:
             for name in BUILDS:
@@ -212,7 +213,7 @@ async def viewing(
     """Open a browser of one of `PEOPLE`, who is signed in, or of somebody without a name."""
     options = {"timezone_id": "Europe/Berlin", "locale": f"{language}-XX"[:2]} | options
     context = await browser.new_context(viewport={"width": width, "height": height}, **options)
-    context.set_default_timeout(15_000)
+    context.set_default_timeout(8_000)
     cookies = {"lang": language, "theme": theme, "zone": options["timezone_id"]}
     await context.add_cookies([{"name": key, "value": value, "url": url} for key, value in cookies.items()])
     viewer = Viewing(context, url)
