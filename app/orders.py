@@ -22,12 +22,12 @@ from app.log_events import STATUS_EVENTS
 from app.messaging.errors import NotYet
 from app.messaging.events import (
     Event,
-    HistoryEntry,
     OrderCancelled,
     OrderRejected,
     OrderReleased,
     PriceRenewed,
     Quote,
+    SnapshotEntry,
     StatusChanged,
 )
 from app.messaging.message import Message
@@ -238,8 +238,10 @@ async def advance_order(
     Raises:
         IllegalTransition: the order cannot go from its status to `to`.
     """
-    check_transition(order.order_id, order.status, to)
+    previous = order.status
+    check_transition(order.order_id, previous, to)
     await _set_status(session, models, order, to=to, actor=actor, now=now, detail=detail)
+    log_change(session, STATUS_EVENTS[to], order, previous=previous)
 
 
 async def _set_status(
@@ -251,7 +253,6 @@ async def _set_status(
     actor: str,
     now: datetime,
     detail: Mapping[str, Any] | None,
-    log_event: str | None = None,
 ) -> None:
     previous = order.status
     if _DECIDES[to] is models.service:  # the others follow, and each change counts once
@@ -265,7 +266,6 @@ async def _set_status(
         )
     order.status, order.changed_at = to, now
     await append_event(session, models, order, actor=actor, now=now, detail=detail)
-    log_change(session, log_event or STATUS_EVENTS[to], order, previous=previous)
 
 
 async def append_event(
@@ -296,7 +296,7 @@ async def append_event(
     event_no = (await session.execute(written)).scalar_one()
     if announces_snapshots(session):
         facts = dict(detail or {})
-        entry = HistoryEntry(event_no=event_no, status=order.status, at=now, actor=actor, detail=facts)
+        entry = SnapshotEntry(event_no=event_no, status=order.status, at=now, actor=actor, detail=facts)
         snapshot = await snapshot_of(session, order, version=event_no, history=(entry,))
         await announce(session, models, order, snapshot, now=now)
 
@@ -341,20 +341,15 @@ async def _release(
     now: datetime,
 ) -> None:
     """Put a locked order back to where an operator finds it."""
-    check_release(order.order_id, order.status, released.status)
+    previous = order.status
+    check_release(order.order_id, previous, released.status)
     if isinstance(order, MesOrderColumns):
         order.operator = None
     detail = {"released": released.reason}
     await _set_status(
-        session,
-        models,
-        order,
-        to=released.status,
-        actor=released.actor,
-        now=now,
-        detail=detail,
-        log_event="order_released",
+        session, models, order, to=released.status, actor=released.actor, now=now, detail=detail
     )
+    log_change(session, "order_released", order, previous=previous)
 
 
 def _set_quote(order: OrderState, quote: Quote) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.messaging.events import Customer, HistoryEntry, OrderSnapshot, SnapshotLine
+from app.messaging.events import Customer, OrderSnapshot, SnapshotEntry, SnapshotLine
 from app.models.base import EventRow, OrderState, Quoted
 from app.models.crm import CrmOrder
 from app.models.mes import (
@@ -31,15 +31,15 @@ def announces_snapshots(session: WriteSession) -> bool:
     return bool(session.sync_session.get_bind().get_execution_options().get(_OPTION, False))
 
 
-def entry_of(line: EventRow) -> HistoryEntry:
+def entry_of(line: EventRow) -> SnapshotEntry:
     """Return a line of a history as a snapshot has it."""
-    return HistoryEntry(
+    return SnapshotEntry(
         event_no=line.event_no, status=line.status, at=line.at, actor=line.actor, detail=line.detail
     )
 
 
 async def snapshot_of(
-    session: AnySession, order: OrderState, *, version: int, history: Sequence[HistoryEntry]
+    session: AnySession, order: OrderState, *, version: int, history: Sequence[SnapshotEntry]
 ) -> OrderSnapshot:
     """Return all that a service knows of an order.
 
@@ -67,7 +67,7 @@ def make_snapshot(
     order: OrderState,
     *,
     version: int,
-    history: Sequence[HistoryEntry],
+    history: Sequence[SnapshotEntry],
     items: Sequence[MesOrderItemColumns] = (),
 ) -> OrderSnapshot:
     """Return all that a service knows of an order, from its row and, in the MES, its lines."""

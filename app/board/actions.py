@@ -36,7 +36,7 @@ class ActionRefused(AppError):
         self.service = service
         self.status = status
         self.facts = facts
-        self.kind = str(facts.get("type", "about:blank")).rpartition("/")[2]
+        self.kind = str(facts.get("type", "about:blank")).rpartition(":")[2]
         super().__init__(str(facts.get("detail") or facts.get("title") or f"{service} answers {status}"))
 
 
@@ -75,7 +75,7 @@ class Actions:
         return await self._post(caller, "mes", order_id, "release", {"reason": reason})
 
     async def hand_over(self, caller: Caller, order_id: int, *, to: str) -> Order:
-        """Give an order that was taken to another operator."""
+        """Hand an order that was taken over to another operator."""
         return await self._post(caller, "mes", order_id, "hand-over", {"to": to})
 
     async def approve(self, caller: Caller, order_id: int) -> Order:

@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 
@@ -12,21 +11,21 @@ from redis.asyncio import Redis
 from app.access.credentials import TokenKeys
 from app.board import repository
 from app.board.actions import Actions, open_actions
-from app.board.endpoints import router
+from app.board.endpoints import Board, router
 from app.board.errors import STATUSES
 from app.board.live import LiveChanges, LiveEvent
 from app.board.pages import front
 from app.board.pages.entry import show_error
 from app.board.pages.staff import Pages
 from app.board.pages.stream import Feed, Streams
-from app.board.projection import Change, Projection
+from app.board.projection import BoardChange, Projection
 from app.board.repository import ListedOrder
 from app.causality import open_learned
 from app.database import open_database
 from app.delivery import in_one
 from app.files import ModelStore
 from app.flow.places import Places
-from app.kit.clock import Clock, utc_now
+from app.kit.clock import utc_now
 from app.kit.health import Readiness
 from app.kit.tasks import Background
 from app.messaging.consumer import Consumer
@@ -42,18 +41,6 @@ from readreplica.cluster import Cluster
 from readreplica.signing import TokenText, parse_keys
 from readreplica.token import CausalToken
 from sharding.topology import Topology
-
-
-@dataclass(frozen=True, kw_only=True)
-class Board:
-    """What the pages work with: the board's database, what changes, what may be asked of the services."""
-
-    pages: Pages
-    orders: Cluster
-    live: LiveChanges
-    actions: Actions
-    places: Places
-    now: Clock
 
 
 def build(settings: Settings, topology: Topology) -> FastAPI:
@@ -124,7 +111,7 @@ def _start_receiving(
     topology: Topology,
 ) -> None:
     """Start to handle what the services send. The board sends nothing, and so it has no relay."""
-    changes: dict[int, Change] = {}
+    changes: dict[int, BoardChange] = {}
     learned = open_learned(redis, "board", keep_seconds=settings.token_seconds)
 
     async def committed(order_id: int, token: CausalToken) -> None:

@@ -2,9 +2,10 @@
 
 import json
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Request
 from fastapi.responses import StreamingResponse
@@ -12,30 +13,45 @@ from pydantic import Field
 from starlette.responses import Response
 
 from app.board import repository
-from app.board.live import LiveEvent
+from app.board.actions import Actions
+from app.board.live import LiveChanges, LiveEvent
+from app.board.pages.staff import Pages
 from app.board.repository import FoundOrder
+from app.flow.places import Places
 from app.kit.caller import Role, current_caller
+from app.kit.clock import Clock
 from app.kit.problem import documented
 from app.kit.strict import StrictRoute
 from app.models.status import Channel, Status
 from app.orders import UnknownOrder
 from app.schemas import AFTER_TOKEN, OrderIdPath, OrderIdText, View
-
-if TYPE_CHECKING:
-    from app.board.application import Board
+from readreplica.cluster import Cluster
 
 KEEP_ALIVE_SECONDS = 15.0
 """So often a comment is sent where nothing changes: a proxy and the browser know that this is alive."""
 
+
+@dataclass(frozen=True, kw_only=True)
+class Board:
+    """What the pages work with: the board's database, what changes, what may be asked of the services."""
+
+    pages: Pages
+    orders: Cluster
+    live: LiveChanges
+    actions: Actions
+    places: Places
+    now: Clock
+
+
 router = APIRouter(prefix="/v1", tags=["board"], route_class=StrictRoute)
 
 
-def _board(request: Request) -> "Board":
+def _board(request: Request) -> Board:
     board: Board = request.app.state.parts
     return board
 
 
-BoardParts = Annotated[Any, Depends(_board)]
+BoardParts = Annotated[Board, Depends(_board)]
 
 
 class TimelineView(View):
@@ -116,7 +132,7 @@ def event_stream(lines: AsyncIterator[str]) -> StreamingResponse:
     return StreamingResponse(lines, media_type="text/event-stream", headers=headers)
 
 
-async def _lines(board: "Board", after: str) -> AsyncIterator[str]:
+async def _lines(board: Board, after: str) -> AsyncIterator[str]:
     async with board.live.subscribe(after) as events:
         async for event in board.live.with_pauses(events, seconds=KEEP_ALIVE_SECONDS):
             yield ":\n\n" if event is None else as_sse(event)

@@ -15,7 +15,7 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
-from app.board.projection import Change
+from app.board.projection import BoardChange
 from app.messaging.backoff import repeat_with_backoff
 from app.messaging.streams import Entry, entries_of, id_of
 from app.models.status import Status
@@ -28,6 +28,8 @@ MOST_MISSED = 500
 """So many events are caught up with; who has missed more reads the page again."""
 MOST_WAITING = 256
 """So many events wait for a browser; one that is slower is let go, and comes again."""
+_AT_ONCE = MOST_WAITING // 4
+"""So few are read at once that a reader who keeps up has room for them, however many came together."""
 _BLOCK_SECONDS = 0.5
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("live")
@@ -77,8 +79,8 @@ class LiveChanges:
         """How many want to hear of changes."""
         return len(self._subscribers)
 
-    async def publish(self, order_id: int, change: Change | None, token: CausalToken) -> None:
-        """Say that an order has changed.
+    async def publish(self, order_id: int, change: BoardChange | None, token: CausalToken) -> None:
+        """Write that an order has changed.
 
         Raises:
             RedisError, OSError: Redis is away, or refuses.
@@ -96,7 +98,9 @@ class LiveChanges:
     async def _turn(self) -> None:
         if self._last is None:
             self._last = await self._newest()
-        found = await self._redis.xread({STREAM: self._last}, count=500, block=round(_BLOCK_SECONDS * 1000))
+        found = await self._redis.xread(
+            {STREAM: self._last}, count=_AT_ONCE, block=round(_BLOCK_SECONDS * 1000)
+        )
         entries = entries_of(found)
         for entry in entries:
             self._last = entry[0]
@@ -122,7 +126,7 @@ class LiveChanges:
 
     @asynccontextmanager
     async def subscribe(self, after: str) -> AsyncIterator[AsyncIterator[LiveEvent]]:
-        """Give the events behind one, and then those that come; they end when the reader is too slow.
+        """Yield the events behind one, and then those that come; they end when the reader is too slow.
 
         Parameters:
             after: the id of the last event that the reader has seen, or the `position` of its page.
@@ -150,7 +154,7 @@ class LiveChanges:
     async def with_pauses(
         events: AsyncIterator[LiveEvent], *, seconds: float
     ) -> AsyncIterator[LiveEvent | None]:
-        """Give the events, and None whenever none has come for so long."""
+        """Yield the events, and None whenever none has come for so long."""
         following: asyncio.Task[LiveEvent] | None = None
         try:
             while True:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ARRAY, BigInteger, Table, Text, bindparam, func, insert, literal, select, update
+from sqlalchemy import ARRAY, Table, Text, bindparam, func, insert, select, text, update
 from sqlalchemy.dialects import postgresql
 
 from app.messaging.events import OrderSnapshot
@@ -18,6 +18,7 @@ from app.messaging.message import Message
 from app.messaging.routing import ServiceName
 from app.models.board import BoardHistory, BoardOrder, BoardSource
 from app.models.status import Status
+from partitions.advisory_lock import wait_until_commit_sql
 from readreplica.sessions import WriteSession
 
 MOST_WORDS = 200
@@ -26,11 +27,12 @@ _WORD = re.compile(r"[^\W_]+")
 _ORDERS: Table = BoardOrder.__table__  # type: ignore[assignment]  # it is one
 ROW = tuple(each.name for each in _ORDERS.columns if each.name not in {"order_id", "words"})
 """The columns that `merge` makes."""
+_HOLD = text(f"{wait_until_commit_sql('order_id')} FROM unnest(CAST(:ids AS bigint[])) AS order_id")
 _LIFE: Mapping[Status, int] = {status: number for number, status in enumerate(Status)}
 
 
 @dataclass(frozen=True)
-class Change:
+class BoardChange:
     """What a snapshot has changed of an order; `before` is None of one that was not known."""
 
     order_id: int
@@ -46,7 +48,7 @@ class Marks:
     cancel_refused_at: datetime | None = None
 
 
-def words_of(*texts: str | None) -> list[str]:
+def search_words(*texts: str | None) -> list[str]:
     """Return the words by which an order is found, in small letters, without what stands between them."""
     found = (word for text in texts if text for word in _WORD.findall(text.casefold()))
     return list(dict.fromkeys(word[:LONGEST_WORD] for word in found))[:MOST_WORDS]
@@ -105,7 +107,7 @@ def merge(
     }
     names = (line.model_name for line in lines)
     texts = (row[name] for name in ("customer_name", "customer_email", "partner", "reference", "operator"))
-    return row, words_of(str(order_id), *texts, row["summary"], *names)
+    return row, search_words(str(order_id), *texts, row["summary"], *names)
 
 
 def _first(values: Iterable[Any]) -> Any:
@@ -118,7 +120,7 @@ async def apply_snapshots(
     snapshots: Mapping[int, OrderSnapshot],
     *,
     is_read: bool = False,
-) -> dict[int, Change]:
+) -> dict[int, BoardChange]:
     """Make what a service says part of its orders' rows; return what changed, by order.
 
     However many they are, these are the same few statements. The orders are held until the transaction ends.
@@ -132,8 +134,7 @@ async def apply_snapshots(
     """
     ids = sorted(snapshots)
     # In the order of the ids: two that hold several would wait for each other for ever.
-    held = func.unnest(literal(ids, ARRAY(BigInteger))).column_valued("order_id")
-    await session.execute(select(func.pg_advisory_xact_lock(held)))
+    await session.execute(_HOLD, {"ids": ids})
     touched = await _append(session, source, snapshots)
     known = await _read_sources(session, ids)
     newer = {}
@@ -191,12 +192,12 @@ async def _keep(session: WriteSession, source: ServiceName, snapshots: Mapping[i
 
 async def _write(
     session: WriteSession, known: Mapping[int, Mapping[ServiceName, OrderSnapshot]]
-) -> dict[int, Change]:
+) -> dict[int, BoardChange]:
     """Bring the rows of orders up to what is known of them; leave those alone that are so already."""
     if not known:
         return {}
     there, marks = await _read_rows(session, list(known)), await _read_marks(session, list(known))
-    changes: dict[int, Change] = {}
+    changes: dict[int, BoardChange] = {}
     new, changed = [], []
     for order_id, snapshots in known.items():
         row, words = merge(order_id, snapshots, marks.get(order_id, Marks()))
@@ -204,7 +205,7 @@ async def _write(
         if before == row:
             continue
         status = None if before is None else before["status"]
-        changes[order_id] = Change(order_id, status, row["status"])
+        changes[order_id] = BoardChange(order_id, status, row["status"])
         said = {**row, "found_by": words}
         if before is None:
             new.append(said)
@@ -250,7 +251,7 @@ class Projection:
     """
 
     services: Mapping[str, ServiceName]
-    changes: dict[int, Change]
+    changes: dict[int, BoardChange]
 
     async def handle(self, session: WriteSession, message: Message) -> None:
         """Make a snapshot part of its order's row."""

@@ -3,6 +3,7 @@
 A status stands in the SQL as a literal, or PostgreSQL uses the partial index of that status by no statement.
 """
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -10,10 +11,10 @@ from decimal import Decimal
 from itertools import groupby
 from typing import Any, NamedTuple, Self
 
-from sqlalchemy import ColumnElement, Select, cast, func, literal, select, tuple_
+from sqlalchemy import ARRAY, ColumnElement, Select, Text, cast, func, literal, select, tuple_
 from sqlalchemy.dialects.postgresql import TSQUERY
 
-from app.board.projection import words_of
+from app.board.projection import search_words
 from app.kit.errors import AppError
 from app.messaging.events import OrderSnapshot, SnapshotLine
 from app.messaging.routing import ServiceName
@@ -21,6 +22,8 @@ from app.models.base import STATUS
 from app.models.board import BoardHistory, BoardOrder, BoardSource
 from app.models.status import HOT, Channel, Status
 from app.orders import UnknownOrder
+from readreplica.cluster import Cluster
+from readreplica.freshness import PRIMARY
 from readreplica.sessions import AnySession
 
 PAGE = 50
@@ -28,7 +31,7 @@ WORKED_ON = (Status.MANUFACTURING_STARTED, Status.MANUFACTURING_COMPLETED, Statu
 """The statuses in which an order is some operator's work."""
 
 
-class CursorMalformed(AppError):
+class ListCursorMalformed(AppError):
     """A cursor is none that a page has given."""
 
     def __init__(self) -> None:
@@ -50,15 +53,15 @@ class Cursor(NamedTuple):
         """Read what `encode` has written.
 
         Raises:
-            CursorMalformed: it is not that.
+            ListCursorMalformed: it is not that.
         """
         at, _, order_id = text.partition("~")
         try:
             found = cls(datetime.fromisoformat(at) if at else None, int(order_id))
         except ValueError:
-            raise CursorMalformed from None
+            raise ListCursorMalformed from None
         if not 0 <= found.order_id < 2**63 or (found.at is not None and found.at.tzinfo is None):
-            raise CursorMalformed
+            raise ListCursorMalformed
         return found
 
 
@@ -128,7 +131,9 @@ class Filters:
         """Return them as SQL."""
         order, found = BoardOrder, list[ColumnElement[bool]]()
         if self.materials:
-            found.append(order.materials.overlap(list(self.materials)))
+            found.append(
+                order.materials.op("&&", is_comparison=True)(cast(list(self.materials), ARRAY(Text)))
+            )
         if self.price_from is not None:
             found.append(order.price >= self.price_from)
         if self.price_to is not None:
@@ -150,7 +155,7 @@ ALL = Filters()
 def _has_words(text: str) -> ColumnElement[bool]:
     """Return the condition that an order has words that begin as those of a text."""
     # Each is a lexeme as it stands: what is quoted goes through no parser.
-    query = " & ".join(f"'{word}':*" for word in words_of(text))
+    query = " & ".join(f"'{word}':*" for word in search_words(text))
     return BoardOrder.words.op("@@", is_comparison=True)(cast(literal(query), TSQUERY))
 
 
@@ -239,7 +244,7 @@ async def search(
 
     An order's id is one of its words, and so are those of its customer, its partner and its models.
     """
-    if not words_of(text):
+    if not search_words(text):
         return ListedPage((), None)
     return await _newest(session, [_has_words(text)], limit, cursor)
 
@@ -389,3 +394,45 @@ def timeline(history: Sequence[BoardHistory]) -> list[TimelineEntry]:
 
 
 _RANK = {ServiceName.MES: 0, ServiceName.CRM: 1, ServiceName.SHOP: 2}
+
+
+async def wait_until_shown(
+    orders: Cluster, source: ServiceName, answer: Mapping[str, Any], *, seconds: float = 1.0
+) -> bool:
+    """Wait until the board has what a service has just answered about an order; False if that takes too long.
+
+    Who has done something then sees it in the lists that he reads next. It is looked for on the primary: read
+    the lists there too, with `freshness=PRIMARY`.
+
+    Parameters:
+        orders: the board's database.
+        source: the service.
+        answer: the order as the service shows it.
+        seconds: how long it may take.
+    """
+    query = select(BoardSource.snapshot).where(
+        BoardSource.order_id == int(answer["order_id"]), BoardSource.source == source.value
+    )
+    try:
+        async with asyncio.timeout(seconds):
+            while True:
+                async with orders.read(freshness=PRIMARY) as session:
+                    found = await session.scalar(query)
+                if found is not None and is_shown(OrderSnapshot.model_validate(found), answer):
+                    return True
+                await asyncio.sleep(_LOOK_SECONDS)
+    except TimeoutError:
+        return False
+
+
+def is_shown(snapshot: OrderSnapshot, answer: Mapping[str, Any]) -> bool:
+    """Return whether a snapshot is as new as an answer of its service, or newer. Pure."""
+    answered = datetime.fromisoformat(answer["changed_at"])
+    if snapshot.changed_at != answered:
+        return snapshot.changed_at > answered
+    known = snapshot.model_dump(mode="json")
+    return all(known.get(name) == answer[name] for name in _ANSWERED if name in answer)
+
+
+_ANSWERED = ("operator", "cancel_requested_at", "requote_requested_at", "price_valid_until")
+_LOOK_SECONDS = 0.03

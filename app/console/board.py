@@ -18,7 +18,7 @@ from sqlalchemy import Connection, delete, func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from app.board.projection import Change, apply_snapshots
+from app.board.projection import BoardChange, apply_snapshots
 from app.console.audit.databases import SERVICE_TABLES, OrderDatabases
 from app.console.dead_letters import MODELS
 from app.messaging.events import OrderSnapshot
@@ -53,12 +53,12 @@ class NoBoard(OpsError):
 
     def __init__(self, topology: Topology) -> None:
         super().__init__(
-            f"{topology.path} has no board: add [services.board], and a database of the tree board"
+            f"{topology.path} has no board: add a database of the tree board, and [services.board]"
         )
 
 
 @dataclass
-class Progress:
+class RebuildProgress:
     """How many orders of a table were read, and how many of them were not on the board as they are."""
 
     database: str
@@ -73,7 +73,7 @@ class Progress:
 
 
 class _DryRun(Exception):
-    def __init__(self, changes: dict[int, Change]) -> None:
+    def __init__(self, changes: dict[int, BoardChange]) -> None:
         self.changes = changes
 
 
@@ -137,7 +137,7 @@ class Rebuild:
         self._dry_run = dry_run
         self._noted = time.monotonic()
 
-    async def run(self, services: Sequence[ServiceName], *, again: bool = False) -> list[Progress]:
+    async def run(self, services: Sequence[ServiceName], *, again: bool = False) -> list[RebuildProgress]:
         """Read all orders of some services; return what was done, by table.
 
         Raises:
@@ -171,12 +171,12 @@ class Rebuild:
 
     async def _database(
         self, cluster: Cluster, name: str, service: ServiceName, begun: Mapping[tuple[str, str], int | None]
-    ) -> list[Progress]:
+    ) -> list[RebuildProgress]:
         found = []
         with self._databases.connect(name) as connection:
             # The live orders before the archive: one that is archived meanwhile is read there.
             for models in MODELS[service]:
-                progress = Progress(name, models.order.__tablename__)
+                progress = RebuildProgress(name, models.order.__tablename__)
                 after: int | None = begun.get((name, progress.table), -1)
                 while after is not None:
                     page = await asyncio.to_thread(self._read, connection, models, after)
@@ -207,10 +207,10 @@ class Rebuild:
         cluster: Cluster,
         service: ServiceName,
         page: Mapping[int, OrderSnapshot],
-        progress: Progress,
+        progress: RebuildProgress,
         after: int | None,
     ) -> None:
-        async def work(session: WriteSession) -> dict[int, Change]:
+        async def work(session: WriteSession) -> dict[int, BoardChange]:
             changes = await apply_snapshots(session, service, page, is_read=True) if page else {}
             if self._dry_run:
                 raise _DryRun(changes)
@@ -225,7 +225,7 @@ class Rebuild:
         progress.added += sum(each.before is None for each in changes.values())
         progress.changed += sum(each.before is not None for each in changes.values())
 
-    def _tell(self, progress: Progress) -> None:
+    def _tell(self, progress: RebuildProgress) -> None:
         now = time.monotonic()
         if now - self._noted >= NOTE_SECONDS:
             self._noted = now
@@ -245,7 +245,9 @@ def _snapshot(order: Any, lines: Sequence[EventRow], items: Sequence[MesOrderIte
     return make_snapshot(order, version=version, history=[entry_of(line) for line in lines], items=items)
 
 
-async def _keep_progress(session: WriteSession, progress: Progress, *, count: int, last: int | None) -> None:
+async def _keep_progress(
+    session: WriteSession, progress: RebuildProgress, *, count: int, last: int | None
+) -> None:
     """Note how far a table is, with the page itself: what is noted is written."""
     now = datetime.now(UTC)
     row = {

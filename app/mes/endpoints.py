@@ -139,7 +139,7 @@ async def release_order(parts: Parts, order_id: OrderIdPath, body: ReleaseOrder)
 async def hand_over_order(
     parts: Parts, request: Request, order_id: OrderIdPath, body: HandOverOrder
 ) -> MesOrderView:
-    """Give an order that was taken to another operator: the one who has it can, and an admin for him."""
+    """Hand an order that was taken over to another operator: the one who has it can, and an admin for him."""
     caller, access = current_caller(), request.app.state.access
     found = access.registry.named(body.to)
     if found is None or found.role is not Role.OPERATOR:

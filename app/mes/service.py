@@ -200,7 +200,7 @@ class MesService:
         return last is not None and (last.actor, last.detail) == (operator, {"released": reason})
 
     async def hand_over(self, order_id: int, to: str, operator: str, *, for_another: bool) -> MesOrderView:
-        """Give an order that was taken to another operator, who goes on with it.
+        """Hand an order that was taken over to another operator, who goes on with it.
 
         Asked again, this changes nothing.
 

@@ -217,7 +217,7 @@ class RequoteRequested(Event):
     actor: str
 
 
-class HistoryEntry(Frozen):
+class SnapshotEntry(Frozen):
     """A line of an order's history, as the service has it that says so."""
 
     event_no: int
@@ -266,7 +266,7 @@ class OrderSnapshot(Event):
     cancel_requested_at: AwareDatetime | None = None
     requote_requested_at: AwareDatetime | None = None
     lines: tuple[SnapshotLine, ...] = ()
-    history: tuple[HistoryEntry, ...] = ()
+    history: tuple[SnapshotEntry, ...] = ()
 
     @model_serializer(mode="wrap")
     def _leave_out_nulls(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:

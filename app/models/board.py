@@ -139,7 +139,14 @@ def _found_by(table: str) -> Iterator[Index]:
         predicate = text(f"{name} IS NOT NULL")
         yield Index(f"{table}_{name}_idx", getattr(order, name), by_id, postgresql_where=predicate)
     shipped = text("shipped_at IS NOT NULL")
-    yield Index(f"{table}_pay_idx", order.operator, order.shipped_at, postgresql_where=shipped)
+    yield Index(
+        f"{table}_pay_idx",
+        order.operator,
+        order.shipped_at,
+        # What an operator has earned in a month is read off the index alone.
+        postgresql_include=["price"],
+        postgresql_where=shipped,
+    )
 
 
 ORDERS = ListPartitions(

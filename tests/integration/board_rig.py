@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-from app.messaging.events import Customer, HistoryEntry, OrderSnapshot, SnapshotLine
+from app.messaging.events import Customer, OrderSnapshot, SnapshotEntry, SnapshotLine
 from app.messaging.routing import ServiceName
 from app.models.status import Channel, Status
 from readreplica.cluster import Cluster
@@ -50,7 +50,7 @@ def life_of(*, steps: int = 10, quantity: int = 2, refused: bool = False) -> lis
     ) -> None:
         versions[service] += 1
         known[service].update(facts)
-        entry = HistoryEntry(
+        entry = SnapshotEntry(
             event_no=versions[service], status=status, at=at, actor="Ada", detail=detail or {}
         )
         snapshot = OrderSnapshot(

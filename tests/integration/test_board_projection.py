@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import select
 
-from app.board.projection import Change, apply_snapshots
+from app.board.projection import BoardChange, apply_snapshots
 from app.board.repository import find_order, search
 from app.models.board import BoardHistory, BoardOrder, BoardSource
 from app.models.status import Status
@@ -67,7 +67,7 @@ async def test_the_mes_says_the_status_once_it_has_the_order(board: Cluster) -> 
     async with board.write() as session:
         late = next(snapshot for service, snapshot in life_of(steps=3) if service is MES)
         changes = await apply_snapshots(session, MES, {order_id: late})
-    assert changes == {order_id: Change(order_id, Status.MANUFACTURING_APPROVED, Status.SUBMITTED)}
+    assert changes == {order_id: BoardChange(order_id, Status.MANUFACTURING_APPROVED, Status.SUBMITTED)}
 
 
 async def test_what_is_known_changes_nothing(board: Cluster) -> None:

@@ -123,14 +123,17 @@ class OrderDatabases:
             if database.tree in set(ORDER_SERVICES)
         }
         self.topology = topology
-        boards = list(topology.databases_of("board")) if has_board(topology) else []
-        self.board: str | None = boards[0] if boards else None
-        """The board's database, where orders are announced to it."""
+        self.board = next((name for name, each in topology.databases.items() if each.tree == "board"), None)
+        """The board's database."""
+        self.is_announced = self.board is not None and has_board(topology)
+        """Whether orders are announced to the board, so that it is to have them all."""
 
     @property
     def audited(self) -> Mapping[str, ServiceName]:
         """Every database that the audit reads: those of the services, and the board's."""
-        return self.services if self.board is None else {**self.services, self.board: ServiceName.BOARD}
+        if self.board is None or not self.is_announced:
+            return self.services
+        return {**self.services, self.board: ServiceName.BOARD}
 
     @contextmanager
     def connect(self, name: str, *, role: str | None = None) -> Iterator[Connection]:
@@ -143,7 +146,7 @@ class OrderDatabases:
         Raises:
             DatabasesFailed: it does not answer.
         """
-        database, reader = self.topology.database(name), role or self.audited[name].value
+        database, reader = self.topology.database(name), role or self.topology.database(name).tree
         options = {"isolation_level": "REPEATABLE READ", "execution_options": {"postgresql_readonly": True}}
         with open_engine(self.topology, database, role=reader, **options) as engine:
             with naming(database):
@@ -168,7 +171,7 @@ class OrderDatabases:
                 for query, make in _queries(name, self.audited[name]):
                     rows = connection.execute(_chosen(query, chosen)).all()
                     streams.append([make(row) for row in rows])
-        return list(gather(streams, has_board=self.board is not None))
+        return list(gather(streams, has_board=self.is_announced))
 
     def slice_end(self, connections: Mapping[str, Connection], after: int, *, rows: int) -> int | None:
         """Return up to which id a slice reaches that has at most so many orders of any table; None: no end.
@@ -227,7 +230,7 @@ class OrderDatabases:
                 for rows, make in found:
                     stack.enter_context(closing(rows))  # also where another database fails
                     streams.append(_named(self.topology.database(name), map(make, rows)))
-            yield gather(streams, has_board=self.board is not None)
+            yield gather(streams, has_board=self.is_announced)
 
 
 def _named(database: Database, stream: Iterator[Fact]) -> Iterator[Fact]:

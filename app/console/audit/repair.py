@@ -39,6 +39,7 @@ from app.messaging.events import (
     OrderCancelled,
     OrderRejected,
     OrderReleased,
+    OrderSnapshot,
     OrderSubmitted,
     PriceCalculated,
     StatusChanged,
@@ -146,12 +147,23 @@ def _retries(facts: OrderFacts) -> Iterator[Repair]:
             continue
         event, destination = EVENTS.get(message.type), ServiceName(message.destination)
         copies = facts.copies_of(destination)
-        if event is None or not issubclass(event, StatusChanged):
-            continue
-        fits = event.status in TRANSITIONS[copies[0].status] if copies else event is OrderSubmitted
+        fits = event is not None and _would_take(event, copies)
         sources = facts.copies_of(message.source)
         if fits and len(copies) < 2 and len(sources) == 1:
             yield Repair(facts.order_id, "dead letter", sources[0].place.database, destination)
+
+
+def _would_take(event: type[Event], copies: Sequence[OrderCopy]) -> bool:
+    if event is OrderSnapshot:
+        return True  # the board takes what comes, in whatever order
+    if not issubclass(event, StatusChanged):
+        return False
+    if not copies:
+        return event is OrderSubmitted
+    status = copies[0].status
+    if event is OrderReleased:
+        return RELEASES.get(status) is event.status
+    return event.status in TRANSITIONS[status]
 
 
 def _submissions(facts: OrderFacts) -> Iterator[Repair]:

@@ -46,7 +46,7 @@ CREATE INDEX orders_done_customer_email_idx
 CREATE INDEX orders_done_partner_idx
     ON orders_done (partner, order_id DESC) WHERE partner IS NOT NULL;
 CREATE INDEX orders_done_pay_idx
-    ON orders_done (operator, shipped_at) WHERE shipped_at IS NOT NULL;
+    ON orders_done (operator, shipped_at) INCLUDE (price) WHERE shipped_at IS NOT NULL;
 CREATE INDEX orders_done_words_idx
     ON orders_done USING gin (words);
 CREATE INDEX orders_hot_cancel_refused_idx
@@ -72,7 +72,7 @@ CREATE INDEX orders_hot_packaging_idx
 CREATE INDEX orders_hot_partner_idx
     ON orders_hot (partner, order_id DESC) WHERE partner IS NOT NULL;
 CREATE INDEX orders_hot_pay_idx
-    ON orders_hot (operator, shipped_at) WHERE shipped_at IS NOT NULL;
+    ON orders_hot (operator, shipped_at) INCLUDE (price) WHERE shipped_at IS NOT NULL;
 CREATE INDEX orders_hot_price_calculated_idx
     ON orders_hot (changed_at, order_id) WHERE status = 'PRICE_CALCULATED';
 CREATE INDEX orders_hot_shipped_idx
