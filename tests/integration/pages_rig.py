@@ -13,8 +13,8 @@ from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Page, 
 
 from app.access import identities
 from app.access.credentials import TokenUse
-from app.board.application import Board
 from app.board.application import build as build_board
+from app.board.endpoints import Board
 from app.crm.application import build as build_crm
 from app.database import open_shards
 from app.kit.caller import Role

@@ -33,6 +33,9 @@ async def browser() -> AsyncIterator[Browser]:
         yield browser
 
 
+expect.set_options(timeout=20_000)
+
+
 async def is_live(page: Page, said: str = "live") -> None:
     await expect(page.locator("#link-state")).to_have_text(said)
 
@@ -306,7 +309,7 @@ async def test_a_customer_orders_and_follows_it_by_his_link(
         await page.locator("#confirm button.main").click()
         await expect(page.locator("main .note.bad")).to_be_visible()
         await pages.services.shows(pages.services.shop, order_id, "CANCELLED")
-        assert ada.complaints == []
+        assert ada.complaints == [], ada.complaints
         other = ok(await pages.services.start(), 201)["order_id"]
         page = await ada.open(f"/my/{other}")
         await expect(page.locator("[data-opens]")).to_be_visible()
@@ -342,13 +345,15 @@ async def test_every_page_is_open_to_all(pages: Pages, browser: Browser) -> None
     }
     found = []
     for (name, paths), (language, width) in itertools.product(staff.items(), (("en", 1440), ("ru", 360))):
-        async with viewing(browser, pages.url, name, language=language, width=width) as viewer:
+        async with viewing(
+            browser, pages.url, name, language=language, width=width, reduced_motion="reduce"
+        ) as viewer:
             page = await viewer.context.new_page()
             for path in paths:
                 await page.goto("about:blank")  # or what only differs behind the # would not be opened
                 await page.goto(f"{pages.url}{path}")
                 found += [f"{language} {name} {path}: {each}" for each in await faults_of(page, width)]
-    assert found == []
+    assert found == [], "\n".join(found)
     await pages.services.take(waiting, operator="Oleg")
 
 

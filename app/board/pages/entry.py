@@ -118,7 +118,7 @@ def _ask_for_link(request: Request, viewer: Viewer) -> Response:
     found = _OF_CUSTOMER.match(request.url.path)
     assert found is not None
     text = render("my_open.html", viewer, path=found[1], query="", home=found[1])
-    return HTMLResponse(text, 401, headers=dict(HEADERS))
+    return HTMLResponse(text, headers=dict(HEADERS))
 
 
 def _wants_page(request: Request) -> bool:

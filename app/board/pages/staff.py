@@ -25,7 +25,7 @@ from app.board.pages.views import (
     life_of,
     tabs_of,
 )
-from app.board.repository import Cursor, CursorMalformed, Filters, FoundOrder, ListedOrder
+from app.board.repository import Cursor, Filters, FoundOrder, ListCursorMalformed, ListedOrder
 from app.files import ModelMissing, ModelStore
 from app.kit.caller import Caller, Role, current_caller
 from app.kit.strict import StrictRoute
@@ -200,7 +200,7 @@ def _cursor(text: str | None) -> Cursor | None:
     """Read where a page begins; the first page for what is no place."""
     try:
         return Cursor.decode(text) if text else None
-    except CursorMalformed:
+    except ListCursorMalformed:
         return None
 
 
