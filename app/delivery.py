@@ -8,7 +8,9 @@ from functools import partial
 
 from redis.asyncio import Redis
 
+from app.audit_log import Sealer, in_directory
 from app.causality import open_learned
+from app.database import open_directory
 from app.flow.grants import HeardAllowance
 from app.kit.health import Readiness
 from app.kit.process import process_name
@@ -68,7 +70,10 @@ async def delivering(
         RedisUrlInvalid, MessageKeysMissing: nothing was started.
     """
     service = models.service.value
-    async with open_redis(redis_url(topology, service)) as redis:
+    async with (
+        open_redis(redis_url(topology, service)) as redis,
+        open_directory(topology, application_name=f"{service}-audit", role=service) as directory,
+    ):
         readiness.need_databases(databases)
         readiness.need("streams in Redis", partial(check_streams, redis, service, databases))
         signer = EntrySigner(models.service, parse_peer_keys(settings.message_keys.get_secret_value()))
@@ -88,6 +93,10 @@ async def delivering(
                 settings=settings,
                 sends_to_board=sends_to_board,
             )
+        for name, cluster in databases.items():
+            anchor = in_directory(directory)
+            sealer = Sealer(cluster, anchor, lines=models.audit, seals=models.seals, database=name)
+            background.start(f"audit {name}", sealer.run)
         learned = open_learned(redis, service, keep_seconds=settings.token_seconds)
         consumer = Consumer(
             redis,

@@ -28,6 +28,7 @@ FIELDS: Mapping[str, str] = {
     "channel": "order.channel",
     "message_id": "messaging.message.id",
     "method": "http.request.method",
+    "request_id": "http.request.id",
     "http_status": "http.response.status_code",
     "path": "url.path",
     "caller": "user.name",
@@ -108,6 +109,7 @@ FAULTS: Mapping[str, LogEvent] = {
     "unforeseen": _event("error", fields=f"{_REQUEST} error.message error.type error.stack_trace"),
     # Pricing.
     "pricing_failed": _event("error", fields=f"{_JOB} error.message error.stack_trace"),
+    "preview_not_made": _event("warning", fields="error.message"),
     "pricing_interrupted": _event("error", fields=f"{_JOB} error.message"),
     "job_given_back": _event("warning", fields=f"{_JOB} mes_storage.why mes_storage.counted"),
     "job_not_given_back": _event("error", fields="order.id error.message"),
@@ -167,6 +169,7 @@ OTHERS: Mapping[str, LogEvent] = {
     "too_many_connections": _event("warning", fields="mes_storage.limit"),
     "client_too_slow": _event("info", fields="mes_storage.stage", outcome="failure"),
     "tokens_not_signed": _event("warning", fields="mes_storage.fix"),
+    "identity_limits_unreadable": _event("error", fields="error.message"),
     "limits_unknown": _event("warning", fields="error.message"),
     "access_tokens_not_signed": _event("warning", fields="mes_storage.fix"),
     "page_cursors_end_with_this_process": _event("warning", fields="mes_storage.fix"),

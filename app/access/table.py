@@ -6,7 +6,10 @@ gateway's listener; a request that comes past the gateway has the door `internal
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import format_datetime
 from enum import StrEnum
+from urllib.parse import quote
 
 from app.kit.caller import Caller, Door, Role
 
@@ -79,6 +82,8 @@ RULES: Mapping[tuple[str, str, str], AccessRule] = {
             ("GET", "orders/{order_id}"),
             ("POST", "orders/batch"),
             ("POST", "models"),
+            ("POST", "quotes"),
+            ("GET", "quotes/{quote_id}"),
             ("POST", "webhooks"),
             ("GET", "webhooks"),
             ("DELETE", "webhooks/{webhook_id}"),
@@ -115,6 +120,11 @@ RULES: Mapping[tuple[str, str, str], AccessRule] = {
         (service, "POST", f"/v1/{path}"): _rule(_STAFF, *Role, is_open=True)
         for service in ("crm", "mes", "board")
         for path in ("login", "logout")
+    },
+    **{
+        (service, "GET", f"/v1/oidc/{path}"): _rule(_STAFF, *Role, is_open=True)
+        for service in ("crm", "mes", "board")
+        for path in ("login", "callback")
     },
     # The board: what a person may do there is asked of the service that decides.
     ("board", "GET", _ORDER): _rule(
@@ -161,6 +171,51 @@ PAGES: Mapping[tuple[str, str, str], AccessRule] = {
     },
 }
 """As `RULES`, of the pages for people."""
+
+
+@dataclass(frozen=True)
+class Deprecation:
+    """A route that goes: for whom, since when, until when, and what takes its place (RFC 9745, RFC 8594)."""
+
+    roles: frozenset[Role]
+    since: datetime
+    until: datetime
+    successor: str
+
+    def headers(self, parameters: Mapping[str, str]) -> dict[str, str]:
+        """Return the headers of each answer.
+
+        Parameters:
+            parameters: of the path, for that of the successor.
+        """
+        place = self.successor.format(**{name: quote(value) for name, value in parameters.items()})
+        return {
+            "Deprecation": f"@{int(self.since.timestamp())}",
+            "Sunset": format_datetime(self.until, usegmt=True),
+            "Link": f'<{place}>; rel="successor-version"',
+        }
+
+
+DEPRECATED: Mapping[tuple[str, str, str], Deprecation] = {
+    # It shows a partner's order as staff see it, with the names of people in the factory.
+    ("mes", "GET", _ORDER): Deprecation(
+        frozenset({Role.PARTNER}),
+        since=datetime(2026, 12, 2, tzinfo=UTC),
+        until=datetime(2027, 12, 2, tzinfo=UTC),
+        successor="/v1/partners/{partner}/orders/{order_id}",
+    ),
+}
+"""By service, method and route. A route goes a year after it is here at the earliest."""
+
+
+def deprecation_headers(
+    service: str, method: str, route: str, *, caller: Caller, parameters: Mapping[str, str]
+) -> dict[str, str]:
+    """Return what an answer says of a route that goes; nothing of one that stays."""
+    found = DEPRECATED.get((service, "GET" if method == "HEAD" else method, route))
+    if found is None or caller.role not in found.roles:
+        return {}
+    return found.headers({"partner": caller.name, **parameters})
 
 
 def rule_of(service: str, method: str, route: str) -> AccessRule | None:

@@ -35,11 +35,13 @@ _WEBHOOK = f"{_PARTNER}/webhooks/{{webhook_id}}"
 _DOORS: dict[str, tuple[GatewayRoute, ...]] = {
     # Partners.
     "external": (
-        _uploads("mes", "/v1/partners/{partner}/orders", "POST"),
+        _uploads("mes", f"{_PARTNER}/orders", "POST"),
         _reads("mes", f"{_PARTNER}/orders"),
         _reads("mes", f"{_PARTNER}/orders/{{order_id}}"),
         _acts("mes", f"{_PARTNER}/orders/batch"),
         _uploads("mes", f"{_PARTNER}/models", "POST"),
+        _uploads("mes", f"{_PARTNER}/quotes", "POST"),
+        _reads("mes", f"{_PARTNER}/quotes/{{quote_id}}"),
         _acts("mes", f"{_PARTNER}/webhooks"),
         _reads("mes", f"{_PARTNER}/webhooks"),
         GatewayRoute(path=_WEBHOOK, methods=("DELETE",), service="mes"),
@@ -79,6 +81,12 @@ _DOORS: dict[str, tuple[GatewayRoute, ...]] = {
             _acts(service, f"/v1/{path}")
             for service in ("crm", "mes", "board")
             for path in ("login", "logout")
+        ),
+        *(_reads(service, "/v1/oidc/login") for service in ("crm", "mes", "board")),
+        # Not repeated: the provider takes a code once.
+        *(
+            GatewayRoute(path="/v1/oidc/callback", methods=("GET",), service=service)
+            for service in ("crm", "mes", "board")
         ),
         _reads("board", _ORDER),
         GatewayRoute(

@@ -20,6 +20,7 @@ from sqlalchemy import select
 
 from app.crm.service import request_quote
 from app.database import open_shards
+from app.kit.caller import calling, shell_user
 from app.kit.clock import utc_now
 from app.models.crm import CrmOrder
 from app.models.mes import MesOrderItem
@@ -147,7 +148,8 @@ class Quotes:
         for quote in quotes:
             try:
                 ask = partial(request_quote, quote.order_id, actor=actor, now=utc_now())
-                await self.crm.transact(ask)
+                with calling(shell_user()):
+                    await self.crm.transact(ask)
             except (UnknownOrder, IllegalTransition) as error:
                 note(f"left alone: {error}")
             else:

@@ -19,6 +19,8 @@ PRIORITIES: Mapping[tuple[str, str, str], Priority] = {
     ("mes", "POST", "/v1/partners/{partner}/orders"): Priority.CREATION,
     ("mes", "POST", "/v1/partners/{partner}/orders/batch"): Priority.CREATION,
     ("mes", "POST", "/v1/partners/{partner}/models"): Priority.CREATION,
+    ("mes", "POST", "/v1/partners/{partner}/quotes"): Priority.LISTS,
+    ("mes", "GET", "/v1/partners/{partner}/quotes/{quote_id}"): Priority.HISTORY,
     ("mes", "GET", "/v1/partners/{partner}/orders/{order_id}"): Priority.HISTORY,
     ("mes", "GET", "/v1/orders/{order_id}"): Priority.HISTORY,
     ("shop", "POST", "/v1/orders"): Priority.CREATION,

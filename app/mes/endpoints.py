@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from typing import Annotated
+from urllib.parse import quote
 
 from fastapi import APIRouter, Depends, Form, Path, Query, Request, Response, UploadFile, status
 
@@ -12,6 +13,7 @@ from app.mes.errors import UnknownOperator
 from app.mes.intake import PartnerIntake
 from app.mes.public import PublicApi
 from app.mes.public import router as public_router
+from app.mes.quotes import router as quotes_router
 from app.mes.schemas import (
     AdvanceOrder,
     HandOverOrder,
@@ -92,7 +94,7 @@ async def submit_order(
     taken = await parts.partners.submit(order, file, key=key)
     if not taken.created:
         response.status_code = status.HTTP_200_OK
-    response.headers["Location"] = f"/v1/orders/{taken.order.order_id}"
+    response.headers["Location"] = f"/v1/partners/{quote(order.partner)}/orders/{taken.order.order_id}"
     return taken.order
 
 
@@ -149,4 +151,4 @@ async def hand_over_order(
 
 
 # As they are: a route that is included by a prefix does not know its whole path, by which it is let in.
-router.routes.extend(public_router.routes)
+router.routes.extend([*public_router.routes, *quotes_router.routes])

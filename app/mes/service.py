@@ -93,13 +93,16 @@ class MesService:
         after: CausalToken | None = None,
         freshness: Freshness = ANY,
     ) -> MesOrderPage:
-        newest = repository.newest(status)
-        names = newest.selected_columns.keys()
-        page = await self.sessions.scatter(
-            newest, limit=limit, cursor=cursor, after=after, freshness=freshness, keys=self.cursor_keys
+        rows, following = await repository.read_page(
+            self.sessions,
+            repository.newest(status),
+            limit=limit,
+            cursor=cursor,
+            after=after,
+            freshness=freshness,
+            keys=self.cursor_keys,
         )
-        orders = [MesOrderView.model_validate(dict(zip(names, row, strict=True))) for row in page.rows]
-        return MesOrderPage(orders=orders, next_cursor=page.next_cursor)
+        return MesOrderPage(orders=list(map(MesOrderView.model_validate, rows)), next_cursor=following)
 
     async def show(self, order_id: int) -> MesOrderDetail:
         """Read an order, live or archived, with its lines and its history.

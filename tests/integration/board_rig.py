@@ -1,11 +1,15 @@
 """A board's database, and snapshots of orders on their way through the services."""
 
+import asyncio
 import random
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
+
+from fastapi import FastAPI
 
 from app.messaging.events import Customer, OrderSnapshot, SnapshotEntry, SnapshotLine
 from app.messaging.routing import ServiceName
@@ -108,3 +112,55 @@ def shuffled(said: Sequence[Said], *, seed: int) -> list[Said]:
     mixed = [*said, *chance.sample(list(said), k=len(said) // 2)]
     chance.shuffle(mixed)
     return mixed
+
+
+@dataclass
+class Stream:
+    """An answer that goes on: what it began with, and its text as it comes."""
+
+    status: int
+    headers: dict[str, str]
+    body: asyncio.Queue[str]
+
+
+@asynccontextmanager
+async def streaming(
+    app: FastAPI, path: str, headers: Mapping[str, str], *, peer: str = "127.0.0.1"
+) -> AsyncIterator[Stream]:
+    """Ask for a stream, as httpx cannot of an application: it waits for the end; then hang up."""
+    begun: asyncio.Queue[Any] = asyncio.Queue()
+    text: asyncio.Queue[str] = asyncio.Queue()
+    is_gone = asyncio.Event()
+
+    async def receive() -> dict[str, Any]:
+        await is_gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            await begun.put(message)
+        else:
+            await text.put(message["body"].decode())
+
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": "GET",
+        "scheme": "http",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "root_path": "",
+        "client": (peer, 4711),
+        "server": ("127.0.0.1", 80),
+        "headers": [(name.lower().encode(), value.encode()) for name, value in headers.items()],
+    }
+    asking = asyncio.create_task(app(scope, receive, send))
+    try:
+        begin = await begun.get()
+        found = {name.decode(): value.decode() for name, value in begin["headers"]}
+        yield Stream(begin["status"], found, text)
+    finally:
+        is_gone.set()
+        await asking

@@ -33,7 +33,7 @@ from readreplica.freshness import PRIMARY
 from readreplica.signing import TokenText
 from sharding.topology import Topology
 from tests.callers import ACCESS_KEYS, acting, by_operator
-from tests.integration.board_rig import open_board, with_board
+from tests.integration.board_rig import open_board, streaming, with_board
 from tests.integration.messaging_rig import until
 from tests.integration.services_rig import (
     Services,
@@ -288,41 +288,13 @@ async def test_changes_are_sent_as_they_happen_and_again_to_who_was_away(platfor
 async def test_a_browser_follows_the_stream_of_changes(platform: Platform) -> None:
     after = platform.board.live.position
     order_id = await platform.services.b2b()
-    sent: asyncio.Queue[Any] = asyncio.Queue()
-    scope = {
-        "type": "http",
-        "asgi": {"version": "3.0"},
-        "http_version": "1.1",
-        "method": "GET",
-        "scheme": "http",
-        "path": "/v1/changes",
-        "raw_path": b"/v1/changes",
-        "query_string": b"",
-        "root_path": "",
-        "client": ("127.0.0.1", 1),
-        "server": ("127.0.0.1", 2),
-        "headers": [
-            (name.lower().encode(), value.encode())
-            for name, value in {**by_operator(), "Last-Event-ID": after, "Host": "board"}.items()
-        ],
-    }
-    is_gone = asyncio.Event()
-
-    async def receive() -> dict[str, Any]:
-        await is_gone.wait()
-        return {"type": "http.disconnect"}
-
-    browser = asyncio.create_task(platform.app(scope, receive, sent.put))
-    async with asyncio.timeout(30):
-        begin = await sent.get()
-        headers = dict(begin["headers"])
-        assert (begin["status"], headers[b"content-type"]) == (200, b"text/event-stream; charset=utf-8")
+    headers = {**by_operator(), "Last-Event-ID": after}
+    async with asyncio.timeout(30), streaming(platform.app, "/v1/changes", headers) as stream:
+        assert (stream.status, stream.headers["content-type"]) == (200, "text/event-stream; charset=utf-8")
         text = ""
         while f'"order_id": "{order_id}"' not in text:
-            text += (await sent.get())["body"].decode()
+            text += await stream.body.get()
         assert "event: changed" in text
-        is_gone.set()
-        await browser
     assert platform.board.live.subscribers == 0
 
 

@@ -24,6 +24,8 @@ PARTNERS_OWN = (
     "orders/{order_id}",
     "orders/batch",
     "models",
+    "quotes",
+    "quotes/{quote_id}",
     "webhooks",
     "webhooks/{webhook_id}",
     "webhooks/{webhook_id}/test",

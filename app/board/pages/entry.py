@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from app.access.credentials import LONGEST_PASSWORD
-from app.access.endpoints import SESSION_COOKIE_OPTIONS, open_session
+from app.access.endpoints import sign_in
 from app.access.enforce import COOKIE, refuse_cross_site
 from app.access.errors import LoginFailed
 from app.board.pages.rendering import (
@@ -166,15 +166,14 @@ def login(
 ) -> Response:
     """Sign in, and go back to where it was asked for."""
     refuse_cross_site(request)
+    answer = RedirectResponse(own_path(back), 303, headers=dict(HEADERS))
     try:
-        token = open_session(request, name=name, password=password)
+        sign_in(request, answer, name=name, password=password)
     except LoginFailed:
         viewer = Viewer.of(request)
         fault = viewer.gettext(PROBLEM_TEXTS["Login failed"])
         context = {"path": "/login", "query": "", "fault": fault, "back": own_path(back)}
         return HTMLResponse(render("login.html", viewer, **context), 401, headers=dict(HEADERS))
-    answer = RedirectResponse(own_path(back), 303, headers=dict(HEADERS))
-    answer.set_cookie(COOKIE, token, **SESSION_COOKIE_OPTIONS)
     return answer
 
 

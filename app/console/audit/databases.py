@@ -39,6 +39,7 @@ from app.console.audit.rules import (
     ShownCopy,
     gather,
 )
+from app.kit.caller import calling, shell_user
 from app.messaging.routing import ORDER_SERVICES, ServiceName
 from app.models import board, crm, mes, shop
 from app.models.base import MONEY
@@ -197,7 +198,7 @@ class OrderDatabases:
             DatabasesFailed: it does not answer, or refuses.
         """
         role = self.services[name].value
-        with naming(self.topology.database(name)):
+        with naming(self.topology.database(name)), calling(shell_user()):
             async with (
                 asyncio.timeout(WRITE_SECONDS),
                 open_cluster(
@@ -325,7 +326,8 @@ def _copies(model: Any, layout: ServiceTables) -> Select[Any]:
 
 
 def _children(model: Any) -> Select[Any]:
-    return select(model.order_id).distinct()
+    # The pricing jobs of quotes have negative ids, and belong to no order.
+    return select(model.order_id).where(model.order_id > 0).distinct()
 
 
 def _messages(outbox: Any) -> Select[Any]:

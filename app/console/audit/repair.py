@@ -269,7 +269,8 @@ async def do_repair(
             await _send(session, repair, models, order, dry_run=dry_run)
         if not dry_run:
             detail = {"repaired": str(repair)}
-            await append_event(session, models, order, actor=actor, now=datetime.now(UTC), detail=detail)
+            now, action = datetime.now(UTC), "order_repaired"
+            await append_event(session, models, order, actor=actor, now=now, detail=detail, action=action)
 
     await databases.write(repair.database, work)
 

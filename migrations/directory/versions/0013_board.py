@@ -3,7 +3,7 @@
 from ops.migrate import frozen
 
 revision = "0013"
-down_revision = "0010"
+down_revision = "0011"
 phase = "pre"
 
 
