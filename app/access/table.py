@@ -140,7 +140,7 @@ _PAGE_ORDER, _PAGE_MY = "/orders/{order_id}", "/my/{order_id}"
 PAGES: Mapping[tuple[str, str, str], AccessRule] = {
     **{
         ("board", "GET", path): _rule(_STAFF, *_LOOKERS)
-        for path in ("/", "/search", _PAGE_ORDER, f"{_PAGE_ORDER}/stream", f"{_PAGE_ORDER}/model")
+        for path in ("/", "/search", "/history", _PAGE_ORDER, f"{_PAGE_ORDER}/stream", f"{_PAGE_ORDER}/model")
     },
     **{
         ("board", "GET", path): _rule(_STAFF, Role.OPERATOR, Role.DBA, Role.AUDITOR)

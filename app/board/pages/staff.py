@@ -438,6 +438,7 @@ async def _order_page(
         reason=viewer.reason(listed.reason),
         actions=acts_for(listed, viewer),
         life=life_of(found.timeline, viewer, datetime.now(UTC)),
+        history_url=_history_url(listed),
         has_model=any(line.model_key for line in found.lines),
         model_glb=None,
         measures=[],
@@ -445,6 +446,13 @@ async def _order_page(
         stream_url=f"/orders/{order_id}/stream" + (f"?after={after}" if after else ""),
         tabs=tabs_of(viewer, request.url.path),
     )
+
+
+def _history_url(order: ListedOrder) -> str | None:
+    """Return where all orders of the same customer or partner are."""
+    if order.partner is not None:
+        return f"/history?{urlencode({'partner': order.partner})}"
+    return f"/history?{urlencode({'email': order.customer_email})}" if order.customer_email else None
 
 
 @router.get("/orders/{order_id}/stream")
@@ -498,7 +506,27 @@ async def search(request: Request, parts: Parts, q: Annotated[str, Query(max_len
     if len(found) == 1 and text == str(found[0].order_id):
         return RedirectResponse(f"/orders/{text}", 303, headers=dict(HEADERS))
     rows = [card_of(each) for each in found]
-    return page(request, "search.html", rows=rows, q=text, tabs=tabs_of(Viewer.of(request), "/search"))
+    return page(
+        request, "search.html", rows=rows, title=None, q=text, tabs=tabs_of(Viewer.of(request), "/search")
+    )
+
+
+@router.get("/history")
+async def history(
+    request: Request,
+    parts: Parts,
+    email: Annotated[str | None, Query(max_length=254)] = None,
+    partner: Annotated[str | None, Query(max_length=200)] = None,
+) -> Response:
+    """Show all orders of a customer or a partner, the newest first."""
+    if (who := email or partner) is None:
+        return RedirectResponse("/search", 303, headers=dict(HEADERS))
+    async with parts.orders.read() as session:
+        found = await repository.customer_history(session, email=email, partner=partner)
+    viewer = Viewer.of(request)
+    title = viewer.gettext(_("All orders of %(name)s"), name=who)
+    rows = [card_of(each) for each in found.orders]
+    return page(request, "search.html", rows=rows, title=title, q="", tabs=tabs_of(viewer, "/history"))
 
 
 class Report(NamedTuple):
