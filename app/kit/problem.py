@@ -80,6 +80,7 @@ _EXAMPLES: Mapping[int, tuple[str, str]] = {
     403: ("Not allowed", "partner may not do this at the door staff: POST /v1/orders/{order_id}/take"),
     404: ("Unknown order", "there is no order 17: check the id"),
     409: ("Illegal transition", "order 17 is SHIPPED and cannot become PACKAGING"),
+    412: ("Changed meanwhile", "order 17 has changed since you have read it: read it again, and decide anew"),
     413: ("Model too large", "the model is larger than 20971520 bytes"),
     415: ("Unsupported model type", "'ring.step' is not a 3D model"),
     422: ("Invalid request", "body quantity: Input should be greater than or equal to 1"),

@@ -287,7 +287,7 @@ def loaded(module_topology: Topology) -> Engine:
 async def test_the_answers_are_in_the_description(services: Services) -> None:
     paths = (await services.mes.get("/openapi.json")).json()["paths"]
     own = {path: methods for path, methods in paths.items() if path.startswith("/v1/partners/{partner}/")}
-    assert len(own) == 8
+    assert len(own) == 10
     for methods in own.values():
         for method in methods.values():
             assert {"400", "401", "403", "404", "422", "429", "503"} <= method["responses"].keys() | {"404"}
