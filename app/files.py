@@ -6,7 +6,7 @@ uploaded, a stored model never changes, and the pricing worker can trust the key
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -263,6 +263,26 @@ class ModelStore:
         except (BaseError, OSError) as error:
             raise FilesUnavailable(error) from error
         return True
+
+    async def read(self, key: str) -> AsyncIterator[bytes]:
+        """Return the content of a model, piece by piece.
+
+        Raises:
+            ModelMissing: the store has no such key.
+            FilesUnavailable: the store did not answer.
+        """
+        try:
+            found = await obstore.get_async(self._store, key)
+        except FileNotFoundError as error:
+            raise ModelMissing(key) from error
+        except (BaseError, OSError) as error:
+            raise FilesUnavailable(error) from error
+
+        async def pieces() -> AsyncIterator[bytes]:
+            async for chunk in found.stream(min_chunk_size=_CHUNK_BYTES):
+                yield bytes(chunk)
+
+        return pieces()
 
     async def fetch(self, key: str, to_path: Path) -> None:
         """Write the model under `key` to a local file.

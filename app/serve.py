@@ -98,6 +98,7 @@ def make_app(
     router: APIRouter,
     statuses: problem.Statuses,
     parts: Parts,
+    front: APIRouter | None = None,
 ) -> FastAPI:
     """Assemble a service's application.
 
@@ -109,6 +110,7 @@ def make_app(
         router: the service's endpoints.
         statuses: the HTTP status of each error that only this service knows.
         parts: opens what the endpoints find as `app.state.parts`.
+        front: pages for people, which stand before all else.
     """
     text = TokenText(parse_keys(settings.token_keys.get_secret_value()))
 
@@ -178,6 +180,8 @@ def make_app(
     # The last one is the first that sees a request.
     app.add_middleware(Observed, facts_of=facts_of_path)
     problem.install(app, {**STATUSES, **errors.STATUSES, **statuses})
+    if front is not None:
+        app.router.routes.extend(front.routes)
     app.include_router(pages(service))
     app.include_router(health_routes(service))
     app.include_router(router, dependencies=[_BEARER])

@@ -182,7 +182,7 @@ class Access:
         caller = None if cookie is None else self._by_token(cookie, door, is_cookie=True)
         if caller is None:
             return None
-        _refuse_cross_site(request)
+        refuse_cross_site(request)
         return replace(caller, address=address)
 
     def _by_key(self, text: str, door: Door) -> Caller | None:
@@ -258,8 +258,12 @@ def _by_link(claims: dict[str, Any], door: Door) -> Caller | None:
     )
 
 
-def _refuse_cross_site(request: Request) -> None:
-    """Refuse a change by cookie that another site's page has asked for (Fetch Metadata, or else Origin)."""
+def refuse_cross_site(request: Request) -> None:
+    """Refuse a change by cookie that another site's page has asked for (Fetch Metadata, or else Origin).
+
+    Raises:
+        CrossSiteRequest: it has.
+    """
     if request.method in _SAFE:
         return
     site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")

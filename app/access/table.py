@@ -134,6 +134,44 @@ RULES: Mapping[tuple[str, str, str], AccessRule] = {
 }
 """By service, method and route. A route without a row is used by no one; a test finds it."""
 
+_LOOKERS = (Role.OPERATOR, Role.SELLER, Role.DBA, Role.AUDITOR)
+_PAGE_ORDER, _PAGE_MY = "/orders/{order_id}", "/my/{order_id}"
+
+PAGES: Mapping[tuple[str, str, str], AccessRule] = {
+    **{
+        ("board", "GET", path): _rule(_STAFF, *_LOOKERS)
+        for path in ("/", "/search", "/history", _PAGE_ORDER, f"{_PAGE_ORDER}/stream", f"{_PAGE_ORDER}/model")
+    },
+    **{
+        ("board", "GET", path): _rule(_STAFF, Role.OPERATOR, Role.DBA, Role.AUDITOR)
+        for path in ("/stream", "/changes", "/work")
+    },
+    ("board", "GET", "/sales"): _rule(_STAFF, Role.SELLER, Role.AUDITOR),
+    ("board", "POST", "/sales/approve"): _rule(_STAFF, Role.SELLER),
+    **{
+        ("board", "POST", f"{_PAGE_ORDER}/{step}"): _rule(_STAFF, Role.OPERATOR)
+        for step in ("take", "advance", "release", "hand-over")
+    },
+    **{
+        ("board", "POST", f"{_PAGE_ORDER}/{step}"): _rule(_STAFF, Role.SELLER)
+        for step in ("approve", "requote", "close", "cancel")
+    },
+    **{
+        ("board", "GET", path): _rule(_CUSTOMER, Role.CUSTOMER)
+        for path in (_PAGE_MY, f"{_PAGE_MY}/stream", f"{_PAGE_MY}/model")
+    },
+    **{
+        ("board", "POST", f"{_PAGE_MY}/{step}"): _rule(_CUSTOMER, Role.CUSTOMER)
+        for step in ("model", "submit", "approve", "cancel")
+    },
+    ("board", "POST", f"{_PAGE_MY}/open"): _rule(_CUSTOMER, *Role, is_open=True),
+    **{
+        ("board", "POST", path): _rule((*_STAFF, *_CUSTOMER), *Role, is_open=True)
+        for path in ("/login", "/logout", "/preferences")
+    },
+}
+"""As `RULES`, of the pages for people."""
+
 
 @dataclass(frozen=True)
 class Deprecation:
@@ -182,7 +220,8 @@ def deprecation_headers(
 
 def rule_of(service: str, method: str, route: str) -> AccessRule | None:
     """Return who may use a route; None if it has no row. HEAD is as GET."""
-    return RULES.get((service, "GET" if method == "HEAD" else method, route))
+    key = (service, "GET" if method == "HEAD" else method, route)
+    return RULES.get(key) or PAGES.get(key)
 
 
 def is_allowed(rule: AccessRule | None, caller: Caller, method: str) -> bool:

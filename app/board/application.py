@@ -9,14 +9,21 @@ from fastapi import FastAPI
 from redis.asyncio import Redis
 
 from app.access.credentials import TokenKeys
-from app.board.actions import open_actions
+from app.board import repository
+from app.board.actions import Actions, open_actions
 from app.board.endpoints import Board, router
 from app.board.errors import STATUSES
-from app.board.live import LiveChanges
+from app.board.live import LiveChanges, LiveEvent
+from app.board.pages import front
+from app.board.pages.entry import show_error
+from app.board.pages.staff import Pages
+from app.board.pages.stream import Feed, Streams
 from app.board.projection import BoardChange, Projection
+from app.board.repository import ListedOrder
 from app.causality import open_learned
 from app.database import open_database
 from app.delivery import in_one
+from app.files import ModelStore
 from app.flow.places import Places
 from app.kit.clock import utc_now
 from app.kit.health import Readiness
@@ -29,7 +36,7 @@ from app.messaging.streams import check_streams, open_redis
 from app.models.board import BoardInbox
 from app.serve import make_app, timeouts_of
 from app.settings import Settings
-from app.topology import redis_url
+from app.topology import files_url, redis_url
 from readreplica.cluster import Cluster
 from readreplica.signing import TokenText, parse_keys
 from readreplica.token import CausalToken
@@ -41,6 +48,7 @@ def build(settings: Settings, topology: Topology) -> FastAPI:
 
     @asynccontextmanager
     async def parts(background: Background, readiness: Readiness) -> AsyncIterator[Board]:
+        models = ModelStore.open(files_url(topology))
         signer = EntrySigner(ServiceName.BOARD, parse_peer_keys(settings.message_keys.get_secret_value()))
         tokens = TokenKeys.parse(settings.access_keys.get_secret_value())
         text = TokenText(parse_keys(settings.token_keys.get_secret_value()))
@@ -55,9 +63,10 @@ def build(settings: Settings, topology: Topology) -> FastAPI:
             background.start("live changes", live.run)
             _start_receiving(background, orders, redis, signer, live, settings=settings, topology=topology)
             places = Places(redis, signer)
-            yield Board(orders=orders, live=live, actions=actions, places=places, now=utc_now)
+            pages = _pages_on(orders, live, actions, models)
+            yield Board(pages=pages, orders=orders, live=live, actions=actions, places=places, now=utc_now)
 
-    return make_app(
+    app = make_app(
         "board",
         description="Shows the orders of all services, as they say that these are.",
         settings=settings,
@@ -65,7 +74,21 @@ def build(settings: Settings, topology: Topology) -> FastAPI:
         router=router,
         statuses=STATUSES,
         parts=parts,
+        front=front,
     )
+    app.state.show_error = show_error
+    return app
+
+
+def _pages_on(orders: Cluster, live: LiveChanges, actions: Actions, models: ModelStore) -> Pages:
+    async def read(event: LiveEvent) -> ListedOrder | None:
+        """Read the order of an event, on a replica that has it."""
+        if event.order_id is None:
+            return None
+        async with orders.read(after=event.token, autocommit=True) as session:
+            return await repository.get_order(session, event.order_id)
+
+    return Pages(orders=orders, actions=actions, streams=Streams(live, Feed(read)), models=models)
 
 
 def services_of_databases(topology: Topology) -> dict[str, ServiceName]:

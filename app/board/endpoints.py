@@ -15,6 +15,7 @@ from starlette.responses import Response
 from app.board import repository
 from app.board.actions import Actions
 from app.board.live import LiveChanges, LiveEvent
+from app.board.pages.staff import Pages
 from app.board.repository import FoundOrder
 from app.flow.places import Places
 from app.kit.caller import Role, current_caller
@@ -34,6 +35,7 @@ KEEP_ALIVE_SECONDS = 15.0
 class Board:
     """What the pages work with: the board's database, what changes, what may be asked of the services."""
 
+    pages: Pages
     orders: Cluster
     live: LiveChanges
     actions: Actions

@@ -172,6 +172,7 @@ class LiveChanges:
         finally:
             if following is not None:
                 following.cancel()
+                await asyncio.wait({following})
 
     async def _missed(self, after: str) -> list[LiveEvent]:
         """Read what came behind an event; one `reload` if that is no longer known, or is too much."""

@@ -169,10 +169,16 @@ def _is_hot() -> ColumnElement[bool]:
 
 
 async def new_orders(
-    session: AnySession, filters: Filters = ALL, *, limit: int = PAGE, cursor: Cursor | None = None
+    session: AnySession,
+    filters: Filters = ALL,
+    *,
+    limit: int = PAGE,
+    cursor: Cursor | None = None,
+    newest_first: bool = False,
 ) -> ListedPage:
-    """Read a page of the orders that wait for an operator, those first that have waited longest."""
-    return await orders_in(session, Status.MANUFACTURING_APPROVED, filters, limit=limit, cursor=cursor)
+    """Read a page of the orders that wait for an operator: the longest waiting first, or the newest."""
+    waiting = [_is(Status.MANUFACTURING_APPROVED), *filters.conditions()]
+    return await _page(session, waiting, BoardOrder.changed_at, limit, cursor, descends=newest_first)
 
 
 async def orders_in(
@@ -272,10 +278,15 @@ async def _page(
     by: Any,
     limit: int,
     cursor: Cursor | None,
+    *,
+    descends: bool = False,
 ) -> ListedPage:
-    query = select(*_COLUMNS).where(*conditions).order_by(by, BoardOrder.order_id)
+    query = select(*_COLUMNS).where(*conditions)
+    place = (by, BoardOrder.order_id)
+    query = query.order_by(*(column.desc() if descends else column for column in place))
     if cursor is not None:
-        query = query.where(tuple_(by, BoardOrder.order_id) > tuple_(cursor.at, cursor.order_id))
+        here, behind = tuple_(*place), tuple_(cursor.at, cursor.order_id)
+        query = query.where(here < behind if descends else here > behind)
     rows = await _read(session, query, limit)
     last = rows[limit - 1] if len(rows) > limit else None
     return ListedPage(rows[:limit], Cursor(getattr(last, by.key), last.order_id) if last else None)
@@ -330,8 +341,8 @@ class FoundOrder(NamedTuple):
     timeline: Sequence[TimelineEntry]
 
 
-async def find_order(session: AnySession, order_id: int) -> FoundOrder:
-    """Read an order, live or ended, in three statements.
+async def get_order(session: AnySession, order_id: int) -> ListedOrder:
+    """Read an order as lists show it.
 
     Raises:
         UnknownOrder: no service has said anything of it.
@@ -339,6 +350,16 @@ async def find_order(session: AnySession, order_id: int) -> FoundOrder:
     row = (await session.execute(select(*_COLUMNS).where(BoardOrder.order_id == order_id))).first()
     if row is None:
         raise UnknownOrder(order_id)
+    return ListedOrder._make(row)
+
+
+async def find_order(session: AnySession, order_id: int) -> FoundOrder:
+    """Read an order, live or ended, in three statements.
+
+    Raises:
+        UnknownOrder: no service has said anything of it.
+    """
+    order = await get_order(session, order_id)
     sources = select(BoardSource.source, BoardSource.snapshot).where(BoardSource.order_id == order_id)
     said = {
         ServiceName(source): OrderSnapshot.model_validate(snapshot)
@@ -347,7 +368,7 @@ async def find_order(session: AnySession, order_id: int) -> FoundOrder:
     history = await session.scalars(select(BoardHistory).where(BoardHistory.order_id == order_id))
     by_rank = (ServiceName.MES, ServiceName.CRM, ServiceName.SHOP)
     lines = next((said[each].lines for each in by_rank if each in said and said[each].lines), ())
-    return FoundOrder(ListedOrder._make(row), said, lines, timeline(history.all()))
+    return FoundOrder(order, said, lines, timeline(history.all()))
 
 
 def timeline(history: Sequence[BoardHistory]) -> list[TimelineEntry]:

@@ -28,6 +28,36 @@ def _uploads(service: str, path: str, method: str) -> GatewayRoute:
     )
 
 
+def _streams(path: str) -> GatewayRoute:
+    return GatewayRoute(path=path, methods=("GET",), service="board", seconds=_STREAM_SECONDS, is_stream=True)
+
+
+_PAGE_ORDER, _PAGE_MY = "/orders/{order_id}", "/my/{order_id}"
+_PAGES: dict[str, tuple[GatewayRoute, ...]] = {
+    "all": (
+        _reads("board", "/static/{digest}/{name}"),
+        _reads("board", "/login"),
+        *(_acts("board", path) for path in ("/login", "/logout", "/preferences")),
+    ),
+    "staff": (
+        *(_reads("board", path) for path in ("/", "/work", "/changes", "/search", "/sales", "/history")),
+        *(_reads("board", path) for path in (_PAGE_ORDER, f"{_PAGE_ORDER}/model")),
+        *(_streams(path) for path in ("/stream", f"{_PAGE_ORDER}/stream")),
+        *(
+            _acts("board", f"{_PAGE_ORDER}/{step}")
+            for step in ("take", "advance", "release", "hand-over", "approve", "requote", "close", "cancel")
+        ),
+        _acts("board", "/sales/approve"),
+    ),
+    "customer": (
+        *(_reads("board", path) for path in (_PAGE_MY, f"{_PAGE_MY}/model")),
+        _streams(f"{_PAGE_MY}/stream"),
+        *(_acts("board", f"{_PAGE_MY}/{step}") for step in ("open", "submit", "approve", "cancel")),
+        _uploads("board", f"{_PAGE_MY}/model", "POST"),
+    ),
+}
+"""The pages for people, by door."""
+
 _ORDER = "/v1/orders/{order_id}"
 _PARTNER = "/v1/partners/{partner}"
 _WEBHOOK = f"{_PARTNER}/webhooks/{{webhook_id}}"
@@ -62,6 +92,8 @@ _DOORS: dict[str, tuple[GatewayRoute, ...]] = {
         _acts("shop", f"{_ORDER}/submit"),
         _reads("shop", _ORDER),
         _reads("board", _ORDER),
+        *_PAGES["all"],
+        *_PAGES["customer"],
     ),
     # Operators in the factory, and sellers.
     "staff": (
@@ -92,6 +124,8 @@ _DOORS: dict[str, tuple[GatewayRoute, ...]] = {
         GatewayRoute(
             path="/v1/changes", methods=("GET",), service="board", is_repeatable=True, seconds=_STREAM_SECONDS
         ),
+        *_PAGES["all"],
+        *_PAGES["staff"],
     ),
 }
 

@@ -2,9 +2,9 @@
 
 import json
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Container, Coroutine, Iterable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, contextmanager
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn, Protocol, get_origin
 from urllib.parse import parse_qsl
 
 from fastapi import params
@@ -301,20 +301,25 @@ class StrictRequest(Request):
             self._json = parse_json(await self.body())
         return self._json
 
-    async def read_form(self, fields: Iterable[str]) -> None:
+    async def read_form(self, fields: Iterable[str], *, lists: Container[str] = ()) -> None:
         """Read a form; `form` gives it.
+
+        Parameters:
+            fields: those that there are.
+            lists: those of them that may be given several times.
 
         Raises:
             BodyMalformed, HTTPException: it is malformed, or has a field twice or one that is not known.
         """
         try:
-            form: FormData = await self._get_form(**_FORM_LIMITS)
+            limits = {**_FORM_LIMITS, "max_fields": MOST_KEYS} if lists else _FORM_LIMITS
+            form: FormData = await self._get_form(**limits)
         except HTTPException:
             raise
         except Exception as error:
             raise BodyMalformed(f"body: this is no form that can be read: {error}") from error
         try:
-            refuse_repeated("body", (name for name, _ in form.multi_items()))
+            refuse_repeated("body", (name for name, _ in form.multi_items() if name not in lists))
             _refuse_unknown(form, fields)
         except BodyMalformed:
             await form.close()
@@ -364,6 +369,8 @@ class StrictRoute(APIRoute):
         # FastAPI makes a model of a form's fields.
         fields: Mapping[str, Any] = getattr(getattr(form, "annotation", None), "model_fields", {})
 
+        lists = frozenset(name for name, each in fields.items() if get_origin(each.annotation) is list)
+
         async def of_caller(request: Request) -> Response:
             access: KnowsCallers = request.app.state.access
             limits: LimitsCallers = request.app.state.limits
@@ -386,7 +393,7 @@ class StrictRoute(APIRoute):
             query = strict.scope["query_string"].decode("latin-1")
             refuse_repeated("query", (name for name, _ in parse_qsl(query, keep_blank_values=True)))
             if has_form:
-                await strict.read_form(fields)
+                await strict.read_form(fields, lists=lists)
             elif self.body_field is not None:
                 await strict.read_body()
             elif strict.method not in {"GET", "HEAD"}:

@@ -11,6 +11,7 @@ from fastapi.routing import APIRoute
 from app.access.endpoints import partners_router, staff_router
 from app.access.table import RULES
 from app.board.endpoints import router as board
+from app.board.pages import front
 from app.console.gateway import DOORS
 from app.crm.endpoints import router as crm
 from app.kit.caller import Door
@@ -35,7 +36,7 @@ SERVICES = {
     "shop": (shop,),
     "crm": (crm, staff_router),
     "mes": (mes, staff_router, partners_router),
-    "board": (board, staff_router),
+    "board": (front, board, staff_router),
 }
 
 
