@@ -386,16 +386,31 @@ class Sealer:
         await self.anchor()
 
     async def _seal_all(self) -> None:
+        async with self._cluster.write() as session:
+            # Perhaps of a process that was killed before it said so.
+            head = self._head = await self._newest(session)
+            horizon = await self._horizon(session)
+            is_ahead = head is not None and horizon < head.below_xid
+            age = self._seconds_since_a_seal() if is_ahead else self._oldest_unsealed()
+            oldest = await session.scalar(age)
+        instruments.audit_unsealed(self._database, oldest or 0.0)
+        if head is not None and is_ahead:
+            raise AuditChainAhead(self._database, head.below_xid, horizon)
+        if oldest is None:
+            return
         while (await self._cluster.transact(self._seal)).value:
             pass
-        async with self._cluster.write() as session:
-            oldest = await session.scalar(self._oldest_unsealed())
-        instruments.audit_unsealed(self._database, oldest or 0.0)
 
     def _oldest_unsealed(self) -> Select[Any]:
         below = select(func.coalesce(func.max(self._seals.below_xid), 0)).scalar_subquery()
         age = func.extract("epoch", func.clock_timestamp() - self._lines.at)
         return select(age).where(self._lines.xid >= below).order_by(self._lines.xid).limit(1)
+
+    def _seconds_since_a_seal(self) -> Select[Any]:
+        return select(func.extract("epoch", func.clock_timestamp() - func.max(self._seals.sealed_at)))
+
+    async def _horizon(self, session: AnySession) -> int:
+        return int(await session.scalar(select(_HORIZON)) or 0)
 
     async def _seal(self, session: WriteSession) -> bool:
         """Make one seal; False if there is nothing more to seal, or another process is sealing."""
@@ -406,10 +421,7 @@ class Sealer:
             return False
         last = self._head = await self._newest(session)
         # In a statement of its own, before the lines are read: what has ended by now, they show.
-        horizon = int(await session.scalar(select(_HORIZON)) or 0)
-        begin = last.below_xid if last else 0
-        if horizon < begin:
-            raise AuditChainAhead(self._database, begin, horizon)
+        horizon, begin = await self._horizon(session), last.below_xid if last else 0
         seal = next_seal(
             last, await self._unsealed(session, begin, horizon), horizon=horizon, most=self._most
         )

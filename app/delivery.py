@@ -23,7 +23,7 @@ from app.messaging.signing import EntrySigner, parse_peer_keys
 from app.messaging.streams import check_streams, open_redis
 from app.orders import AnyOrder, OrderModels
 from app.settings import Settings
-from app.topology import redis_url
+from app.topology import has_board, redis_url
 from readreplica.cluster import Cluster
 from readreplica.sessions import WriteSession
 from readreplica.token import Committed
@@ -77,6 +77,9 @@ async def delivering(
         readiness.need_databases(databases)
         readiness.need("streams in Redis", partial(check_streams, redis, service, databases))
         signer = EntrySigner(models.service, parse_peer_keys(settings.message_keys.get_secret_value()))
+        sends_to_board = has_board(topology)
+        if sends_to_board:
+            signer.require_key(ServiceName.BOARD)
         to_mes = _allowance(redis, signer, settings)
         for name, cluster in databases.items():
             _start_sending(
@@ -88,6 +91,7 @@ async def delivering(
                 to_mes=to_mes,
                 database=name,
                 settings=settings,
+                sends_to_board=sends_to_board,
             )
         for name, cluster in databases.items():
             anchor = in_directory(directory)
@@ -117,6 +121,7 @@ def _start_sending(
     to_mes: HeardAllowance,
     database: str,
     settings: Settings,
+    sends_to_board: bool,
 ) -> None:
     """Start the relay and the pruner of one database."""
     relay = Relay(
@@ -130,6 +135,7 @@ def _start_sending(
         send_traceparent=settings.send_traceparent,
         # What MES sends to others is not limited.
         allowances={ServiceName.MES: to_mes} if ServiceName.MES in destinations_of(signer.service) else {},
+        has_board=sends_to_board,
     )
     background.start(f"relay {database}", relay.run)
     pruner = Pruner(

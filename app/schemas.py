@@ -183,6 +183,16 @@ IdempotencyKey = Annotated[
 ]
 
 
+IfMatch = Annotated[
+    str | None,
+    Header(
+        alias="If-Match",
+        max_length=1000,
+        description="The `ETag` of the order as you have read it: if it has changed, this is refused by 412.",
+    ),
+]
+
+
 async def _after_token(
     request: Request,
     _: Annotated[

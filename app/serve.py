@@ -26,11 +26,12 @@ from app.flow.shedding import Admission
 from app.kit import problem
 from app.kit.admin import AdminAddress, Readings, measuring_lag, serving_admin
 from app.kit.connections import ConnectionLimits, TooFewFiles, limited, log_accept_errors, raise_file_limit
+from app.kit.etags import ChangedMeanwhile
 from app.kit.health import ROUTINE, NotReady, Readiness, health_routes
 from app.kit.middleware import BodyLimit, HeadAsGet, KeepsPeer, Observed, RequestLog, WellFormed
 from app.kit.pages import pages
 from app.kit.process import enter_with_retries, exit_on_signals, exit_with_fault, run_and_exit
-from app.kit.strict import RequestLimit
+from app.kit.strict import RequestLimit, StreamLimit, TooManyStreams
 from app.kit.tasks import Background
 from app.log_events import facts_of_path
 from app.messaging.streams import connect_redis
@@ -65,6 +66,8 @@ STATUSES: problem.Statuses = {
     IdempotencyKeyReused: 422,
     NotReady: 503,
     RateLimited: 429,
+    TooManyStreams: 429,
+    ChangedMeanwhile: 412,
     Shed: 503,
 }
 """The HTTP status of each error that more than one service knows; a service adds its own."""
@@ -95,6 +98,7 @@ def make_app(
     router: APIRouter,
     statuses: problem.Statuses,
     parts: Parts,
+    front: APIRouter | None = None,
 ) -> FastAPI:
     """Assemble a service's application.
 
@@ -106,6 +110,7 @@ def make_app(
         router: the service's endpoints.
         statuses: the HTTP status of each error that only this service knows.
         parts: opens what the endpoints find as `app.state.parts`.
+        front: pages for people, which stand before all else.
     """
     text = TokenText(parse_keys(settings.token_keys.get_secret_value()))
 
@@ -155,6 +160,7 @@ def make_app(
     )
     app.state.max_json_bytes, app.state.request_seconds = settings.max_json_bytes, settings.request_seconds
     app.state.request_limit = RequestLimit(settings.max_requests)
+    app.state.streams = StreamLimit(settings.max_streams)
     app.state.admission = Admission(service, most=settings.flow_requests)
     app.add_middleware(BodyLimit, max_bytes=settings.max_upload_bytes + _FORM_OVERHEAD_BYTES)
     app.add_middleware(
@@ -174,6 +180,8 @@ def make_app(
     # The last one is the first that sees a request.
     app.add_middleware(Observed, facts_of=facts_of_path)
     problem.install(app, {**STATUSES, **errors.STATUSES, **statuses})
+    if front is not None:
+        app.router.routes.extend(front.routes)
     app.include_router(pages(service))
     app.include_router(health_routes(service))
     app.include_router(router, dependencies=[_BEARER])

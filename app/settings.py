@@ -54,6 +54,9 @@ class Settings(BaseSettings):
     max_requests: PositiveInt = 64
     """how many requests are worked on at once; one more is answered by 503 at once"""
 
+    max_streams: PositiveInt = 8
+    """how many streams of events a caller may have open at once in a process; one more is answered by 429"""
+
     header_seconds: Seconds = 10.0
     """how long a client may take to send the header of a request"""
 

@@ -250,8 +250,9 @@ def counts_of(modules: Sequence[Module]) -> Mapping[str, tuple[float, float]]:
         "concepts that are not in exactly one file": (sum(len(where) != 1 for where in places), 0),
         "texts that begin or speak as the manuals do not": (len(list(wording(modules))), 0),
         # A new module needs a reason: the last ones are app.access (with its connection to Redis, and
-        # `app.access.oidc`, which alone knows how OpenID providers are asked), and the partners' API.
-        "modules": (sizes.modules, 385),
+        # `app.access.oidc`, which alone knows how OpenID providers are asked), the partners' quotes and
+        # entity tags, what rotates the gateway's log, and the board.
+        "modules": (sizes.modules, 408),
         f"modules below {SMALL_LINES} lines": (sizes.small_modules, 50),
         "lines of the largest module": (sizes.largest_module, 500),
         "lines of a function, median": (sizes.function_median, 8),

@@ -75,12 +75,21 @@ class Usage(BaseModel):
 @staff_router.post("/login", status_code=status.HTTP_204_NO_CONTENT, responses=documented(401, 403, 429))
 def login(request: Request, response: Response, body: Login) -> None:
     """Log in by name and password; the cookie is good for twelve hours."""
+    sign_in(request, response, name=body.name, password=body.password)
+
+
+def sign_in(request: Request, response: Response, *, name: str, password: str) -> None:
+    """Begin a session by a cookie of the response.
+
+    Raises:
+        LoginFailed, TooManyAttempts, NoTokens: none is begun.
+    """
     access = _access(request)
     if access.tokens is None:
         raise NoTokens
     access.attempts.count(address := address_of(request))
-    identity = access.registry.named(body.name)
-    if not is_password(body.password, identity.password_hash if identity else None) or identity is None:
+    identity = access.registry.named(name)
+    if not is_password(password, identity.password_hash if identity else None) or identity is None:
         raise LoginFailed
     access.attempts.forget(address)
     _start_session(response, access.tokens, identity)

@@ -19,14 +19,17 @@ from app.access.errors import (
     DoorUnknown,
     NotAllowed,
     NotAuthenticated,
+    SandboxOrder,
     TooManyAttempts,
     UnknownPartner,
 )
 from app.access.identities import KnownIdentity, Registry
+from app.access.limits import ORDERS
 from app.access.oidc import OidcProvider
-from app.access.table import is_allowed, rule_of
+from app.access.table import deprecation_headers, is_allowed, rule_of
 from app.kit.caller import Caller, Door, Role, calling, network_of
 from app.kit.logs import bind
+from app.kit.strict import ANSWER_HEADERS
 
 COOKIE = "__Host-session"
 """Browsers send it to this host alone, over TLS, and no page's script reads it (RFC 6265bis)."""
@@ -98,10 +101,14 @@ class Access:
             route: the template of its path.
 
         Raises:
-            NotAuthenticated, NotAllowed, UnknownPartner, CrossSiteRequest, TooManyAttempts, DoorUnknown,
+            NotAuthenticated, NotAllowed, SandboxOrder, UnknownPartner, CrossSiteRequest, TooManyAttempts,
+            DoorUnknown,
             IdentitiesUnknown: nothing of the request is done.
         """
         caller = self._admitted(request, route)
+        request.scope[ANSWER_HEADERS] = deprecation_headers(
+            self.service, request.method, route, caller=caller, parameters=request.path_params
+        )
         bind(caller=caller.name, role=caller.role.value)
         with calling(caller):
             yield caller
@@ -116,6 +123,8 @@ class Access:
             caller = Caller(name="customer", role=Role.CUSTOMER, door=door, address=address)
         elif not is_allowed(rule, caller, request.method):
             raise NotAllowed(caller.role, door, f"{request.method} {route}")
+        if caller.sandbox and (request.method, route) in ORDERS:
+            raise SandboxOrder
         partner = request.path_params.get("partner")
         if partner is not None and caller.role is Role.PARTNER and partner != caller.name:
             raise UnknownPartner(partner)
@@ -173,7 +182,7 @@ class Access:
         caller = None if cookie is None else self._by_token(cookie, door, is_cookie=True)
         if caller is None:
             return None
-        _refuse_cross_site(request)
+        refuse_cross_site(request)
         return replace(caller, address=address)
 
     def _by_key(self, text: str, door: Door) -> Caller | None:
@@ -249,8 +258,12 @@ def _by_link(claims: dict[str, Any], door: Door) -> Caller | None:
     )
 
 
-def _refuse_cross_site(request: Request) -> None:
-    """Refuse a change by cookie that another site's page has asked for (Fetch Metadata, or else Origin)."""
+def refuse_cross_site(request: Request) -> None:
+    """Refuse a change by cookie that another site's page has asked for (Fetch Metadata, or else Origin).
+
+    Raises:
+        CrossSiteRequest: it has.
+    """
     if request.method in _SAFE:
         return
     site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")

@@ -27,6 +27,13 @@ class NotAllowed(AccessError):
         super().__init__(f"{role} may not do this at the door {door}: {route}")
 
 
+class SandboxOrder(AccessError):
+    """The key is for trying out, and there is no place for orders that no one is to make."""
+
+    def __init__(self) -> None:
+        super().__init__("this key is for trying out, and an order would be made in earnest: ask for a quote")
+
+
 class DoorUnknown(AccessError):
     """A request came from a proxy that is believed, and that names no door: it might be an outer one."""
 
@@ -183,6 +190,7 @@ STATUSES: Statuses = {
     NotAuthenticated: 401,
     LoginFailed: 401,
     NotAllowed: 403,
+    SandboxOrder: 403,
     CrossSiteRequest: 403,
     DoorUnknown: 403,
     UnknownPartner: 404,

@@ -161,6 +161,8 @@ async def revoke(session: WriteSession, name: str) -> int:
     keys = (await session.scalars(_live_keys(found.identity_id))).all()
     for key in keys:
         key.revoked_at = found.revoked_at
+    # A person may come back, as another identity.
+    await session.execute(delete(IdentitySubject).where(IdentitySubject.identity_id == found.identity_id))
     await _record(session, "identity_revoked", name, keys=[key.key_id for key in keys])
     return len(keys)
 
@@ -366,7 +368,7 @@ class Registry:
             IdentitiesUnknown: the directory was not heard of for too long.
         """
         read, now = read_api_key(text), datetime.now(UTC)
-        if read is None:
+        if read is None:  # a token, say, which is good whether or not the directory is heard of
             return None
         self._check_fresh()
         known = self._known.keys.get(read[0])
@@ -398,7 +400,7 @@ class Registry:
         return self._known.by_name.get(name)
 
     def linked(self, issuer: str, subject: str) -> KnownIdentity | None:
-        """Return the identity that is linked to a subject of an OpenID provider; raises as `key`."""
+        """Return the identity that is linked to a subject of an OpenID provider; raises as `find`."""
         self._check_fresh()
         return self._known.by_subject.get((issuer, subject))
 

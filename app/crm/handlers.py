@@ -1,9 +1,10 @@
 """The messages that the CRM handles: new orders from Shop (B2C) and MES (B2B), and their progress."""
 
+from app.following import follow, lock_known
 from app.messaging.events import CancelRefused, OrderSubmitted, PriceRenewed
 from app.messaging.message import Message
 from app.models.crm import CrmOrder
-from app.orders import CRM, add_order, append_event, follow, lock_known, log_change
+from app.orders import CRM, add_order, append_event, log_change
 from readreplica.sessions import WriteSession
 
 

@@ -7,6 +7,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.flow.places import PricingPlace
+from app.kit.etags import etag_of
 from app.models.base import EventRow
 from app.models.crm import CrmOrder
 from app.schemas import (
@@ -56,6 +57,11 @@ class CrmOrderView(QuoteView):
     def of(cls, order: CrmOrder) -> Self:
         """Show an order."""
         return cls(**_fields(order))
+
+
+def etag_of_order(order: CrmOrderView) -> str:
+    """Return the tag of an order: of itself, and not of where it waits, which changes all the time."""
+    return etag_of(order.model_dump_json(include=set(CrmOrderView.model_fields)))
 
 
 class CrmOrderDetail(CrmOrderView):

@@ -27,6 +27,7 @@ from app.mes.hot_list import HotLists
 from app.mes.intake import Drain, IntakeState, PartnerIntake
 from app.mes.outgoing import WebhookSender
 from app.mes.public import PublicApi
+from app.mes.quotes import QUOTE_STATUSES
 from app.mes.service import MesService
 from app.mes.webhook_endpoints import WEBHOOK_STATUSES, Endpoints
 from app.mes.webhooks import Dispatcher
@@ -131,7 +132,7 @@ def build(settings: Settings, topology: Topology) -> FastAPI:
         settings=settings,
         topology=topology,
         router=router,
-        statuses={**STATUSES, **WEBHOOK_STATUSES},
+        statuses={**STATUSES, **WEBHOOK_STATUSES, **QUOTE_STATUSES},
         parts=parts,
     )
 

@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import TypeVar
 
 from app.flow.turns import enqueue, sender_of_order
+from app.following import UnexpectedEvent, lock_known
 from app.kit.clock import Clock
 from app.kit.telemetry import traceparent_of
 from app.mes import repository
@@ -26,10 +27,8 @@ from app.orders import (
     MES,
     MES_ARCHIVE,
     OrderModels,
-    UnexpectedEvent,
     announce,
     append_event,
-    lock_known,
     log_change,
     record_event,
 )

@@ -69,8 +69,8 @@ async def place(
         partner=submitted.partner,
         reference=reference,
     )
-    await add_order(session, MES, order, actor=submitted.actor, now=message.time)
     session.add_all(MesOrderItem(order_id=order.order_id, **item.model_dump()) for item in submitted.items)
+    await add_order(session, MES, order, actor=submitted.actor, now=message.time)
     if order.channel is Channel.B2B:  # the Shop sends a B2C order to the CRM itself
         await announce(session, MES, order, submitted, now=message.time)
     sender = sender_of(submitted, order.order_id)

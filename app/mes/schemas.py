@@ -18,6 +18,7 @@ from app.models.reference import Finish, Material
 from app.models.status import HOT, Status
 from app.schemas import (
     HistoryLine,
+    Line,
     OrderIdText,
     OrderView,
     Reason,
@@ -92,6 +93,22 @@ class AdvanceOrder(BaseModel):
         return self
 
 
+class ReleaseOrder(BaseModel):
+    """Why an order that was taken is put back."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    reason: Reason = Field(examples=["the furnace is broken"])
+
+
+class HandOverOrder(BaseModel):
+    """Who gets an order that was taken."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    to: Line = Field(description="The operator's name.", examples=["Olga"])
+
+
 class PartnerOrder(BaseModel):
     """What a partner orders, beside the model's file."""
 
@@ -154,6 +171,11 @@ class ItemView(View):
     unit_price: Decimal | None = Field(examples=["206.25"])
 
 
+def _unpriced(submitted: OrderSubmitted) -> list[ItemView]:
+    """Return the lines of an order that is not placed yet."""
+    return [ItemView(**item.model_dump(exclude={"model_key"}), unit_price=None) for item in submitted.items]
+
+
 class MesOrderDetail(MesOrderView):
     """An order with its lines and its history."""
 
@@ -170,10 +192,7 @@ class MesOrderDetail(MesOrderView):
     @classmethod
     def of_waiting(cls, order: PartnerOrderView, submitted: OrderSubmitted) -> Self:
         """Show a partner's order that is not placed yet."""
-        items = [
-            ItemView(**item.model_dump(exclude={"model_key"}), unit_price=None) for item in submitted.items
-        ]
-        return cls(**order.model_dump(exclude={"state"}), items=items, history=[])
+        return cls(**order.model_dump(exclude={"state"}), items=_unpriced(submitted), history=[])
 
     @classmethod
     def of(
@@ -238,11 +257,11 @@ class PartnersOrderDetail(PartnersOrder):
     @classmethod
     def of_waiting(cls, row: Intake, shown: PartnerOrderView) -> Self:
         """Show an order that is not placed yet."""
-        items = OrderSubmitted.model_validate(row.body).items
+        submitted = OrderSubmitted.model_validate(row.body)
         return cls(
             **shown.model_dump(include=set(PartnersOrder.model_fields)),
             price_valid_until=None,
-            items=[ItemView(**item.model_dump(exclude={"model_key"}), unit_price=None) for item in items],
+            items=_unpriced(submitted),
             history=[],
             state="waiting",
             waiting=shown.waiting,

@@ -122,6 +122,7 @@ class Relay:
         look_seconds: float = 0.5,
         allowances: Mapping[ServiceName, SendingLimit] | None = None,
         clock: Callable[[], float] = monotonic,
+        has_board: bool = False,
     ) -> None:
         """Make a relay; `run` starts it.
 
@@ -140,13 +141,18 @@ class Relay:
             look_seconds: how often everything that is owed is looked at, if that is quick; 0: in each turn.
             allowances: of the destinations that take a limited number; what is beyond it waits in the outbox.
             clock: a monotonic clock, in seconds.
+            has_board: whether there is one, to which orders are announced.
         """
         self._cluster = cluster
         self._redis = redis
         self._outbox = outbox
         self._source = source
         self._signer = signer
-        self._destinations = sorted(service.value for service in destinations_of(signer.service))
+        self._destinations = sorted(
+            service.value
+            for service in destinations_of(signer.service)
+            if has_board or service is not ServiceName.BOARD
+        )
         self._poll_seconds = poll_seconds
         self._retry_seconds = retry_seconds
         self._longest_retry_seconds = longest_retry_seconds

@@ -76,11 +76,25 @@ class EntrySigner:
             MessageKeysMissing: it has none in common with one to which it sends, or from which it receives.
         """
         peers = peers_of(service)
-        missing = sorted(peers - keys.keys())
+        # The board is sent to where there is one, and then `app.delivery` asks for its key.
+        missing = sorted(peers - keys.keys() - {ServiceName.BOARD})
         if missing:
             raise MessageKeysMissing(service, missing)
         self.service = service
-        self._keys = {peer: keys[peer] for peer in peers}
+        self._keys = {peer: keys[peer] for peer in peers if peer in keys}
+
+    def require_key(self, peer: ServiceName) -> None:
+        """Refuse to go on without the key of a peer.
+
+        Raises:
+            MessageKeysMissing: it has none in common with it.
+        """
+        if peer not in self._keys:
+            raise MessageKeysMissing(self.service, [peer])
+
+    def has_key(self, peer: ServiceName) -> bool:
+        """Return whether anything can be signed for a peer."""
+        return peer in self._keys or peer is self.service
 
     def sign(
         self, entry: Mapping[str, str], *, kind: Kind, destination: str, peer: ServiceName
@@ -130,7 +144,9 @@ class EntrySigner:
 
     def _rings(self, peer: ServiceName) -> list[KeyRing]:
         """Return the keys that are shared with a peer; with this service itself, those of all peers."""
-        shared = sorted(self._keys) if peer is self.service else [peer]
+        # Not the board's: its key is younger than the others, and comes to one process after another.
+        own = sorted(self._keys.keys() - {ServiceName.BOARD})
+        shared = own if peer is self.service else [peer]
         return [self._keys[each] for each in shared]
 
 

@@ -242,6 +242,34 @@ class Intake(MesBase):
     reference: Mapped[str | None] = mapped_column(Text)
 
 
+class PartnerQuote(MesBase):
+    """What a partner asks the price of without an order; the price, or the reason for none, once it is there.
+
+    Its id is made of what is asked (`app.quotes`). It is good until `ends_at`.
+    """
+
+    __tablename__ = "partner_quotes"
+    __table_args__ = (
+        Index("partner_quotes_waiting_idx", "partner", postgresql_where=text("answered_at IS NULL")),
+        Index(None, "ends_at"),
+    )
+
+    quote_id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    partner: Mapped[str] = mapped_column(Text)
+    model_key: Mapped[str] = mapped_column(Text)
+    model_name: Mapped[str] = mapped_column(Text)
+    material: Mapped[str] = mapped_column(Text)
+    finish: Mapped[str] = mapped_column(Text)
+    quantity: Mapped[int] = mapped_column(Integer)
+    asked_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
+    ends_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
+    answered_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    unit_price: Mapped[Decimal | None] = mapped_column(MONEY)
+    price: Mapped[Decimal | None] = mapped_column(MONEY)
+    tariff_version: Mapped[str | None] = mapped_column(Text)
+    reason: Mapped[str | None] = mapped_column(Text)
+
+
 class WebhookEvent(MesBase):
     """What has happened to a partner's order, as its webhooks say it; written in the change's transaction.
 

@@ -2,29 +2,37 @@
 
 import asyncio
 import multiprocessing
+import ssl
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from multiprocessing.queues import Queue
 from pathlib import Path
 from statistics import median
 from uuid import uuid4
 
+import httpx
 from httpx import ASGITransport, AsyncClient
 
 from app import topology as sections
 from app.access import identities
 from app.access.limits import PLANS, CallerLimits, plan
 from app.console.demo.day import wait_until_known
+from app.console.gateway import DOORS
 from app.console.identities import create_all
 from app.kit.caller import Caller, Role
 from app.mes.application import build
 from app.messaging.streams import open_redis
+from ops.ports import LOOPBACK
+from ops.waiting import wait_until
 from sharding.engines import open_cluster
+from sharding.topology import Topology
 from tests.benchmarks.harness import Measured, benchmark, platform
+from tests.integration.gateway_rig import HOST, SOURCE, one_door, run_envoy
 from tests.integration.services_rig import fast_settings, save_map
 from tests.integration.test_services_connections import Anyone
+from tests.integration.test_services_schema import served
 from tests.load.arrivals import Caller as Client
 from tests.load.arrivals import Kind, arrivals, percentile
 from tests.load.runs import Bench, open_bench
@@ -142,6 +150,47 @@ async def auth_cost() -> Measured:
     return Measured(
         with_key / without, f"{with_key:.2f} ms for a list with an API key, {without:.2f} ms without"
     )
+
+
+@benchmark(name="gateway_cost", target=2.0)
+def gateway_cost() -> Measured:
+    """List orders through a door of the gateway, by TLS, and past it: one after the other."""
+    with platform() as topology, ExitStack() as opened:
+        asyncio.run(save_map(topology))
+        settings = fast_settings(topology).model_copy(update={"trusted_proxies": SOURCE})
+        direct = opened.enter_context(served(build(settings, topology), settings))
+        folder = Path(opened.enter_context(tempfile.TemporaryDirectory()))
+        gateway = one_door(folder, "staff", DOORS["staff"][:1], service=int(direct.rpartition(":")[2]))
+        opened.enter_context(run_envoy(gateway, folder / "gateway"))
+        trusted = ssl.create_default_context(cafile=str(folder / "ca.pem"))
+        door = f"https://{LOOPBACK}:{gateway.section.doors['staff'].port}"
+        # A service's token would not be taken at a door.
+        key = asyncio.run(_key_of_operator(topology))
+        headers = {"Authorization": f"Bearer {key}", "Host": HOST}
+        ways = [
+            opened.enter_context(httpx.Client(base_url=url, headers=headers, verify=trusted, trust_env=False))
+            for url in (direct, door)
+        ]
+        wait_until(lambda: ways[1].get("/v1/orders").status_code == 200, timeout_seconds=20)
+        pairs = []
+        for _ in range(REQUESTS):
+            spent = []
+            for way in ways:
+                began = time.perf_counter()
+                answer = way.get("/v1/orders")
+                spent.append(time.perf_counter() - began)
+                assert answer.status_code == 200
+            pairs.append(spent)
+    past, through = (median(each) * 1e3 for each in zip(*pairs[50:], strict=True))
+    return Measured(through / past, f"{through:.2f} ms for a list through the gateway, {past:.2f} ms past it")
+
+
+async def _key_of_operator(topology: Topology) -> str:
+    async with open_cluster(
+        topology, "directory", role="directory_owner", application_name="bench"
+    ) as directory:
+        made = await directory.transact(lambda s: identities.create(s, "Rosa", Role.OPERATOR, by="bench"))
+    return made.value.text
 
 
 POLITE_PER_SECOND = 15.0

@@ -5,7 +5,9 @@ DELETE FROM intake WHERE intake.order_id = %s;
 DELETE FROM measurement_claims WHERE measurement_claims.digest_key = %s AND measurement_claims.digest = %s AND measurement_claims.expires_at <= now();
 DELETE FROM measurement_claims WHERE measurement_claims.digest_key = %s AND measurement_claims.digest = %s AND measurement_claims.holder = %s;
 DELETE FROM model_shapes WHERE model_shapes.shape_key = %s AND model_shapes.digest = %s;
-DELETE FROM outbox WHERE outbox.message_id IN (%s) AND outbox.destination = %s RETURNING outbox.order_id, CASE WHEN (outbox.created_at BETWEEN %s AND %s) THEN outbox.created_at END AS anon_1;
+DELETE FROM outbox WHERE outbox.message_id = ANY (%s[]) AND outbox.destination = %s AND outbox.order_id = ANY (%s[]) RETURNING outbox.order_id, CASE WHEN (outbox.created_at BETWEEN %s AND %s) THEN outbox.created_at END AS anon_1;
+DELETE FROM outbox WHERE outbox.message_id = ANY (%s[]) AND outbox.destination = %s RETURNING outbox.order_id, CASE WHEN (outbox.created_at BETWEEN %s AND %s) THEN outbox.created_at END AS anon_1;
+DELETE FROM partner_quotes WHERE partner_quotes.quote_id = %s AND partner_quotes.ends_at <= %s;
 DELETE FROM pricing_jobs WHERE pricing_jobs.order_id = %s AND pricing_jobs.leased_by = %s AND pricing_jobs.attempts = %s RETURNING pricing_jobs.order_id;
 DELETE FROM pricing_jobs WHERE pricing_jobs.order_id = %s;
 DELETE FROM webhook_deliveries WHERE webhook_deliveries.order_id = %s AND webhook_deliveries.sequence = %s AND webhook_deliveries.endpoint_id = %s;
@@ -23,6 +25,7 @@ INSERT INTO order_items (order_id, line_no, material, finish, quantity, model_ke
 INSERT INTO orders (partner, operator, reference, order_id, status, channel, summary, price, reason, version, created_at, changed_at) VALUES (%s);
 INSERT INTO outbox (order_id, message_id, destination, type, data, created_at) VALUES (%s) RETURNING outbox.sequence;
 INSERT INTO outbox (order_id, message_id, destination, type, data, created_at) VALUES (%s);
+INSERT INTO partner_quotes (quote_id, partner, model_key, model_name, material, finish, quantity, asked_at, ends_at) VALUES (%s) ON CONFLICT DO NOTHING RETURNING partner_quotes.quote_id;
 INSERT INTO partner_requests (request_key, partner, idempotency_key, request_digest, order_id, message_id) VALUES (%s) ON CONFLICT DO NOTHING;
 INSERT INTO pricing_jobs (order_id, leased_by, traceparent, sender, position) VALUES (%s) RETURNING pricing_jobs.attempts, pricing_jobs.expired_leases, pricing_jobs.lease_expires_at, pricing_jobs.created_at;
 INSERT INTO webhook_deliveries (order_id, sequence, endpoint_id) VALUES (%s) ON CONFLICT (order_id, sequence, endpoint_id) DO UPDATE SET created_at = now(), attempts = %s, next_attempt_at = now(), dead_at = %s;
@@ -38,6 +41,7 @@ UPDATE orders SET status=%s, price=%s, version=%s, changed_at=%s WHERE orders.or
 UPDATE orders SET status=%s, reason=%s, version=%s, changed_at=%s WHERE orders.order_id = %s AND orders.status = %s AND orders.version = %s;
 UPDATE orders SET status=%s, version=%s, changed_at=%s WHERE orders.order_id = %s AND orders.status = %s AND orders.version = %s;
 UPDATE outbox SET attempts=%s, next_attempt_at=%s WHERE outbox.order_id = ANY (%s[]) AND outbox.sequence = ANY (%s[]);
+UPDATE partner_quotes SET ends_at=%s, answered_at=%s, unit_price=%s, price=%s, tariff_version=%s, reason=%s WHERE partner_quotes.quote_id = %s AND partner_quotes.answered_at IS NULL;
 UPDATE pricing_jobs SET attempts=%s, leased_by=%s, lease_expires_at=(now() + %s), position=%s WHERE pricing_jobs.order_id = %s AND pricing_jobs.leased_by = %s AND pricing_jobs.attempts = %s;
 UPDATE pricing_jobs SET attempts=(pricing_jobs.attempts + %s), expired_leases=(pricing_jobs.expired_leases + CASE WHEN (pricing_jobs.leased_by IS NOT NULL) THEN %s ELSE %s END), leased_by=%s, lease_expires_at=(now() + %s) WHERE pricing_jobs.order_id = %s AND pricing_jobs.order_id = (SELECT pricing_jobs.order_id FROM pricing_jobs WHERE pricing_jobs.order_id = %s AND pricing_jobs.lease_expires_at <= now() AND pricing_jobs.sender != %s FOR UPDATE SKIP LOCKED) RETURNING pricing_jobs.order_id, pricing_jobs.attempts, pricing_jobs.expired_leases, pricing_jobs.traceparent, pricing_jobs.created_at > now() - %s AS is_fresh;
 UPDATE pricing_jobs SET lease_expires_at=(now() + %s) WHERE pricing_jobs.order_id = %s AND pricing_jobs.leased_by = %s AND pricing_jobs.attempts = %s RETURNING pricing_jobs.order_id;

@@ -30,6 +30,7 @@ from app.access.errors import (
 )
 from app.access.limits import PLANS, CallerLimits
 from app.access.table import OWN_ONLY, RULES, Owner, rule_of
+from app.board.application import build as build_board
 from app.crm.application import build as build_crm
 from app.kit.caller import Caller, Door, Role, calling
 from app.mes.application import build as build_mes
@@ -43,10 +44,12 @@ from readreplica.sessions import WriteSession
 from sharding.engines import open_cluster
 from sharding.topology import Topology
 from tests.callers import KEYS, acting
+from tests.integration.board_rig import streaming, with_board
 from tests.integration.services_rig import (
     MODEL,
     START,
     Services,
+    client_of,
     eventually,
     fast_settings,
     new_key,
@@ -56,7 +59,8 @@ from tests.integration.services_rig import (
     save_map,
 )
 
-BUILDS = {"shop": build_shop, "crm": build_crm, "mes": build_mes}
+BUILDS = {"shop": build_shop, "crm": build_crm, "mes": build_mes, "board": build_board}
+STREAM = "/v1/changes"
 PROXY, PEER = "192.0.2.1", "127.0.0.1"
 PARTNERS = ("atelier-nord", "bijoux-sud")
 PASSWORD = "correct horse battery staple"
@@ -87,6 +91,12 @@ class Doors:
         headers = content.pop("headers", {}) | ({"X-Gateway-Door": str(door)} if door is not None else {})
         if bearer is not None:
             headers["Authorization"] = f"Bearer {bearer}"
+        if (method, path) == ("GET", STREAM):
+            async with streaming(
+                self.apps[service], path, {"Host": "service", **headers}, peer=peer
+            ) as stream:
+                body = "" if stream.status == 200 else await stream.body.get()
+                return Response(stream.status, headers=stream.headers, text=body)
         transport = ASGITransport(self.apps[service], raise_app_exceptions=False, client=(peer, 4711))
         async with AsyncClient(transport=transport, base_url="http://service") as client:
             return await client.request(method, path, headers=headers, **content)
@@ -107,9 +117,15 @@ class Doors:
 async def doors(module_topology: Topology) -> AsyncIterator[Doors]:
     changes = {"trusted_proxies": PROXY}
     apps = {}
-    async with open_services(module_topology, **changes) as services:
+    topology = with_board(module_topology)
+    settings = fast_settings(topology).model_copy(update=changes)
+    async with (
+        open_services(topology, **changes) as services,
+        client_of(build_board(settings, topology)) as board,
+    ):
         for name in BUILDS:
-            apps[name] = getattr(services, name)._transport.app
+            client: Any = board if name == "board" else getattr(services, name)
+            apps[name] = client._transport.app
         async with open_cluster(
             module_topology, "directory", role="directory_owner", application_name="test"
         ) as directory:
@@ -200,7 +216,10 @@ async def wrong_cells(doors: Doors) -> list[str]:
         "shop": (started["order_id"], other["order_id"]),
         "mes": (await doors.services.b2b(), await of_partner(doors.services, PARTNERS[1])),
     }
-    orders["crm"] = orders["mes"]
+    orders["crm"], orders["board"] = orders["mes"], orders["shop"]
+    for order_id in orders["board"]:
+        admin = partial(doors.send, "board", "GET", f"/v1/orders/{order_id}", bearer=doors.keys["admin"])
+        await eventually(admin, lambda answer: answer.status_code == 200)
     for order_id in orders["crm"]:
         await doors.services.shows(doors.services.crm, order_id, "SUBMITTED")
     wrong = []
@@ -219,7 +238,7 @@ async def wrong_cells(doors: Doors) -> list[str]:
             answer = await doors.send(service, method, given, bearer=bearer, door=door)
             reach = rule.owners(role, door)
             is_foreign = role in OWN_ONLY and (
-                owner is Owner.ANY or (role is Role.CUSTOMER and service != "shop")
+                owner is Owner.ANY or (role is Role.CUSTOMER and service not in {"shop", "board"})
             )
             status = answer.status_code
             if reach is None:
@@ -362,6 +381,18 @@ async def test_scopes_bound_what_a_key_does(doors: Doors) -> None:
     key = await doors.change(make)
     problem(await doors.send("mes", "GET", "/v1/orders/17", bearer=key), 404)
     problem(await doors.send("mes", "POST", "/v1/partners/reader/orders", bearer=key), 403)
+
+
+async def test_a_key_for_trying_out_makes_no_order_in_earnest(doors: Doors) -> None:
+    async def make(session: WriteSession) -> str:
+        made = await identities.create(session, "trying", Role.PARTNER, by="test", sandbox=True)
+        return made.text
+
+    key = await doors.change(make)
+    for path in ("orders", "orders/batch"):
+        refused = problem(await doors.send("mes", "POST", f"/v1/partners/trying/{path}", bearer=key), 403)
+        assert refused["type"].endswith("sandbox-order")
+    ok(await doors.send("mes", "GET", "/v1/partners/trying/orders", bearer=key))
 
 
 async def test_a_key_is_rotated_and_both_are_good_meanwhile(doors: Doors) -> None:

@@ -19,6 +19,7 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, use_s
 from psycopg.errors import InsufficientPrivilege
 from sqlalchemy import select, text
 
+from app import instruments
 from app.audit_log import AuditChainAhead, AuditFault, Sealer, in_directory, in_lines, record
 from app.console.audit_log import verify_database
 from app.kit.caller import Caller, Door, Role, calling
@@ -377,15 +378,20 @@ async def test_sealing_goes_on_without_the_directory_and_the_head_catches_up(
     assert await asyncio.to_thread(found, topology) == []
 
 
-async def test_a_database_that_was_restored_from_a_dump_is_named(
-    shop: Cluster, directory: Cluster, topology: Topology
+async def test_a_database_that_was_restored_from_a_dump_is_named_and_alerted(
+    shop: Cluster, directory: Cluster, topology: Topology, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    measured: list[float] = []
+    monkeypatch.setattr(instruments, "audit_unsealed", lambda _, seconds: measured.append(seconds))
     await write(shop)
     await sealer_of(shop, directory).turn()
     with psql(topology, "shop", role="shop_owner") as connection:
-        connection.execute("UPDATE audit_seals SET below_xid = 4611686018427387904")
+        connection.execute(
+            "UPDATE audit_seals SET below_xid = 4611686018427387904, sealed_at = now() - interval '1 hour'"
+        )
     with pytest.raises(AuditChainAhead, match="restored"):
         await sealer_of(shop, directory).turn()
+    assert measured[-1] > 3600
 
 
 async def test_what_was_pruned_is_no_fault_and_stands_in_the_log(

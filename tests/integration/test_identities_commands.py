@@ -89,6 +89,8 @@ def test_a_person_of_a_provider_is_linked_to_one_identity_of_staff(run: Run) -> 
         assert run("oidc", *bad)[0] == 2
     assert ok(run("oidc", "Rosa", "--remove", "--json")) == {"identity": "Rosa", "links": 1}
     assert ok(run("oidc", "Sara", *link, "--json"))["identity"] == "Sara"
+    ok(run("revoke", "Sara", "--json"))
+    assert ok(run("oidc", "Rosa", *link, "--json"))["identity"] == "Rosa"
 
 
 @pytest.mark.parametrize(

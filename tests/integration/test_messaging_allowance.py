@@ -10,7 +10,6 @@ import pytest
 from sqlalchemy import event, select, text
 
 from app.flow.grants import Grant, HeardAllowance, holder_key, publish, redis_now
-from app.messaging.message import Ack
 from app.messaging.outbox import Range, _delete_handled, claim
 from app.messaging.routing import ServiceName
 from app.messaging.streams import fields_of
@@ -355,13 +354,14 @@ async def test_behind_an_open_transaction_an_acknowledgement_reads_no_more_pages
         await analyze(topology, is_wanted=False)
         async with rig.shop.write() as session:
             owed = await session.execute(select(ShopOutbox.order_id, ShopOutbox.message_id))
-            acks = [Ack(message_id, "crm", order_id=order_id) for order_id, message_id in owed]
-            statement = _delete_handled(ShopOutbox, "crm", acks)
-            compiled = statement.compile(
-                dialect=(await session.connection()).dialect, compile_kwargs={"literal_binds": True}
-            )
+            orders, messages = zip(*owed, strict=True)
+            words = {"consumer": "crm", "orders": [*orders], "messages": [*messages]}
+            statement = _delete_handled(ShopOutbox, by_order=True)
+            connection = await session.connection()
+            compiled = statement.compile(dialect=connection.dialect)
             explain = f"EXPLAIN (ANALYZE, BUFFERS, TIMING OFF, FORMAT JSON) {compiled}"
-            [[plan]] = (await session.execute(text(explain.replace(":", r"\:")))).all()
+            words = {**compiled.params, **words}
+            [[plan]] = (await connection.exec_driver_sql(explain, words)).all()
             await session.rollback()
     assert plan[0]["Plan"]["Actual Rows"] == 10
     assert plan[0]["Plan"]["Shared Hit Blocks"] + plan[0]["Plan"]["Shared Read Blocks"] < 200

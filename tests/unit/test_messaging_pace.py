@@ -94,9 +94,9 @@ def test_what_a_look_has_not_taken_it_takes_soon() -> None:
     for _ in range(100):
         within = progress.begin(())
         looks += within.is_look
-        now += 0.1
+        now += 0.125  # exact in binary
         progress.end(within, [dispatch(7, attempt=2)], is_cut=within.is_look, is_limited=False)
-    assert looks == 17
+    assert looks == 20, "one in five turns: half a second after the end of the last"
 
 
 def test_a_message_that_is_sent_again_moves_no_mark_while_there_are_more() -> None:

@@ -20,7 +20,7 @@ from app.messaging.routing import ServiceName, destinations_of, may_send, peers_
 from app.messaging.signing import EntrySigner, Refusals, _canonical, parse_peer_keys
 from tests.message_keys import peer_keys, signer_of
 
-SHOP, CRM, MES = ServiceName.SHOP, ServiceName.CRM, ServiceName.MES
+SHOP, CRM, MES, BOARD = ServiceName.SHOP, ServiceName.CRM, ServiceName.MES, ServiceName.BOARD
 ENTRY = {"id": "7", "type": "order.approved", "subject": "1", "data": '{"actor": "Sara"}'}
 SIGNED = signer_of(CRM).sign(ENTRY, kind="message", destination="mes", peer=MES)
 
@@ -140,11 +140,12 @@ def test_only_the_crm_may_approve() -> None:
     assert not may_send(CRM, approved, SHOP)
     assert not may_send(SHOP, approved, CRM)
     assert {service: destinations_of(service) for service in ServiceName} == {
-        SHOP: {CRM, MES},
-        CRM: {MES},
-        MES: {SHOP, CRM},
+        SHOP: {CRM, MES, BOARD},
+        CRM: {MES, BOARD},
+        MES: {SHOP, CRM, BOARD},
+        BOARD: set(),
     }
-    assert peers_of(CRM) == {SHOP, MES}
+    assert peers_of(CRM) == {SHOP, MES, BOARD}
     assert OrderSubmitted.type == "order.submitted"
 
 

@@ -3,7 +3,7 @@
 from ops.migrate import frozen
 
 revision = "0015"
-down_revision = "0011"
+down_revision = "0013"
 phase = "pre"
 
 
