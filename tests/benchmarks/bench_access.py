@@ -18,7 +18,6 @@ from httpx import ASGITransport, AsyncClient
 from app import topology as sections
 from app.access import identities
 from app.access.limits import PLANS, CallerLimits, plan
-from app.console.demo.day import wait_until_known
 from app.console.gateway import DOORS
 from app.console.identities import create_all
 from app.kit.caller import Caller, Role
@@ -227,7 +226,10 @@ def fairness() -> Measured:
     ):
         partners = {"atelier-nord": Role.PARTNER, "loud": Role.PARTNER}
         keys = create_all(bench.platform.topology(), partners)
-        wait_until_known(bench.platform.topology(), {"mes": keys["loud"]})
+        asking = {"Authorization": f"Bearer {keys['loud']}"}
+        wait_until(
+            lambda: httpx.get(f"{bench.url}/v1/usage", headers=asking).status_code == 200, timeout_seconds=30
+        )
         alone: list[float] = []
         beside: list[float] = []
         for _ in range(ROUNDS):

@@ -75,9 +75,10 @@ class Bench:
 
     def fill(self, orders: int = SEEDED_ORDERS) -> None:
         """Make some orders to ask for."""
+        key = self.key  # here: the command that makes it runs a loop of its own
 
         async def make() -> None:
-            caller = Caller(self.url, self.order_ids, self.key)
+            caller = Caller(self.url, self.order_ids, key)
             answers = [await caller.one(Kind.CREATION) for _ in range(orders)]
             caller.close()
             assert all(answer.status in {201, 202} for answer in answers), answers
