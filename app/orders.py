@@ -179,7 +179,7 @@ async def lock_order(session: WriteSession, models: OrderModels[AnyOrder], order
     """
     found = await session.scalar(
         select(models.order)
-        .where(models.order.order_id == order_id, *_of_caller(models.order))
+        .where(models.order.order_id == order_id, *_of_caller(models.order, order_id))
         .with_for_update()
         .execution_options(populate_existing=True)
     )
@@ -188,11 +188,11 @@ async def lock_order(session: WriteSession, models: OrderModels[AnyOrder], order
     return found
 
 
-def _of_caller(order: type[OrderState]) -> Iterator[ColumnElement[bool]]:
+def _of_caller(order: type[OrderState], order_id: int) -> Iterator[ColumnElement[bool]]:
     """Yield what `is_visible` asks, in SQL: another's order is not even locked, or he would hold it up."""
     caller = find_caller()
-    if caller is not None and caller.order_ids is not None:
-        yield order.order_id.in_(caller.order_ids)
+    if caller is not None and caller.order_ids is not None and order_id not in caller.order_ids:
+        yield false()  # not their ids: those are on other shards
     if caller is not None and caller.role is Role.PARTNER:
         yield order.partner == caller.name if issubclass(order, CrmOrder | MesOrderColumns) else false()
 

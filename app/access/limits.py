@@ -129,9 +129,10 @@ ADDRESS_PLAN = plan(
 
 ORDERS: Mapping[tuple[str, str], int] = {
     ("POST", "/v1/partners/{partner}/orders"): 1,
+    ("POST", "/v1/partners/{partner}/orders/batch"): 0,
     ("POST", "/v1/orders"): 1,
 }
-"""How many orders a route makes; what a batch holds is taken once it is read, by `take_orders`."""
+"""The routes that make orders, and how many; what a batch holds is taken once it is read."""
 
 
 class RateLimited(AccessError):

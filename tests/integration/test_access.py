@@ -234,7 +234,7 @@ async def wrong_cells(doors: Doors) -> list[str]:
                 if role is not Role.CUSTOMER
                 else started["link"]
             )
-            given = path.format(order_id=order_id, partner=partner, webhook_id="wh_none")
+            given = path.format(order_id=order_id, partner=partner, webhook_id="wh_none", quote_id="q_none")
             answer = await doors.send(service, method, given, bearer=bearer, door=door)
             reach = rule.owners(role, door)
             is_foreign = role in OWN_ONLY and (
@@ -248,8 +248,9 @@ async def wrong_cells(doors: Doors) -> list[str]:
                 right = status in {404, 422}
             elif is_foreign and "{partner}" in path:
                 right = status == 404
-            elif "{webhook_id}" in path:
-                right = status == 422 or problem(answer, 404)["type"].endswith(":unknown-webhook")
+            elif "{webhook_id}" in path or "{quote_id}" in path:
+                kind = "webhook" if "{webhook_id}" in path else "quote"
+                right = status == 422 or problem(answer, 404)["type"].endswith(f":unknown-{kind}")
             elif "/oidc/" in path:
                 right = problem(answer, 404)["type"].endswith(":oidc-off")
             else:
@@ -272,7 +273,7 @@ async def of_partner(services: Services, partner: str) -> str:
 
 async def test_without_a_credential_only_open_routes_answer(doors: Doors) -> None:
     for (service, method, path), rule in RULES.items():
-        given = path.format(order_id=17, partner="atelier-nord", webhook_id="wh_none")
+        given = path.format(order_id=17, partner="atelier-nord", webhook_id="wh_none", quote_id="q_none")
         for door in Door:
             answer = await doors.send(service, method, given, door=door)
             is_open = rule.is_open and door in {*rule.doors, Door.INTERNAL}
@@ -739,7 +740,9 @@ async def test_partners_see_roles_and_no_names_of_staff(doors: Doors) -> None:
         for door in (Door.EXTERNAL, Door.INTERNAL):
             if rule.owners(Role.PARTNER, door) is None:
                 continue
-            given = path.format(order_id=order_id, partner=PARTNERS[0], webhook_id="wh_none")
+            given = path.format(
+                order_id=order_id, partner=PARTNERS[0], webhook_id="wh_none", quote_id="q_none"
+            )
             content = (
                 asked if path.endswith("/orders") and method == "POST" else {"json": {"reason": "no more"}}
             )
