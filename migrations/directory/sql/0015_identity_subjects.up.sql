@@ -11,4 +11,4 @@ CREATE TABLE identity_subjects (
 );
 CREATE INDEX identity_subjects_identity_id_idx ON identity_subjects (identity_id);
 
-GRANT SELECT ON identity_subjects TO shop, crm, mes;
+GRANT SELECT ON identity_subjects TO shop, crm, mes, board;
