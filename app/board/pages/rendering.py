@@ -209,7 +209,7 @@ class Viewer:
 
     def moment(self, at: datetime) -> str:
         """Write a day and a time, with the zone."""
-        return format_datetime(at, "d MMM y, HH:mm z", tzinfo=self.zone, locale=self.locale)
+        return format_datetime(at, "d MMM y, HH:mm ZZZZ", tzinfo=self.zone, locale=self.locale)
 
     def short(self, at: datetime) -> str:
         """Write a day and a time in short."""

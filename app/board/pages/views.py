@@ -24,7 +24,7 @@ _NEXT_NAMES: Mapping[Status, str] = {
     Status.SHIPPED: _("Mark as shipped"),
 }
 _STEPS = (*NEXT, Status.SHIPPED)
-_LONG_WAIT = timedelta(hours=24)
+_NO_WAIT, _LONG_WAIT = timedelta(minutes=1), timedelta(hours=24)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +149,7 @@ def life_of(entries: Sequence[TimelineEntry], viewer: Viewer, now: datetime) -> 
                 actor=entry.actor,
                 sources=[each.value for each in entry.services],
                 detail=_detail_of(entry, viewer),
-                waited=None if is_end else viewer.lasted(waited.total_seconds()),
+                waited=None if is_end or waited < _NO_WAIT else viewer.lasted(waited.total_seconds()),
                 is_long=waited > _LONG_WAIT and not is_end,
             )
         )
