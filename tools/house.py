@@ -252,7 +252,7 @@ def counts_of(modules: Sequence[Module]) -> Mapping[str, tuple[float, float]]:
         # A new module needs a reason: the last ones are app.access (with its connection to Redis, and
         # `app.access.oidc`, which alone knows how OpenID providers are asked), the partners' quotes and
         # entity tags, what rotates the gateway's log, the board, and its pages.
-        "modules": (sizes.modules, 409),
+        "modules": (sizes.modules, 410),
         f"modules below {SMALL_LINES} lines": (sizes.small_modules, 50),
         "lines of the largest module": (sizes.largest_module, 500),
         "lines of a function, median": (sizes.function_median, 8),

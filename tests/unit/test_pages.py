@@ -2,10 +2,11 @@
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 from babel.messages.extract import extract_from_dir
@@ -15,8 +16,10 @@ from fastapi.routing import APIRoute
 from app.access.table import PAGES
 from app.board.pages import front
 from app.board.pages.entry import own_path
+from app.board.pages.reasons import REASONS, code_of, translated
 from app.board.pages.rendering import FOLDER, HEADERS, Viewer, static_files
 from app.kit.strict import StrictRoute
+from app.pricing import errors as pricing_errors
 
 VENDOR = FOLDER / "static" / "vendor"
 PLACEHOLDER = re.compile(r"%(?:\(\w+\))?[sd]")
@@ -127,3 +130,50 @@ def test_russian_has_three_plurals(number: int, said: str) -> None:
 def test_a_file_is_found_by_its_content_and_small() -> None:
     weights = {name: len(file.compressed or file.content) for name, file in static_files().items()}
     assert sum(size for name, size in weights.items() if "model-viewer" not in name) < 150_000
+
+
+ARGUMENTS: Mapping[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
+    "DamagedFile": (("stl",), {}),
+    "NoTriangles": (("obj",), {}),
+    "UnpacksTooLarge": ((2**31, 2**28), {}),
+    "TooManyBodies": ((1e12, 1000), {}),
+    "NotFlat": ((12_345, 1.25, 0.01), {}),
+    "SelfIntersecting": ((3,), {}),
+    "NotFinite": ((1_234,), {}),
+    "TooManyPolygons": ((2_000_000, 1_000_000), {}),
+    "FileTooLarge": ((70 * 2**20, 64 * 2**20), {}),
+    "TooLong": ((60,), {}),
+    "TooLarge": ((1234.5, 200), {}),
+    "TooSmall": ((0.02, 0.5), {}),
+    "HasHoles": ((1_234,), {}),
+    "SharedEdges": ((3,), {}),
+    "MixedWinding": ((3,), {}),
+    "InsideOut": ((1, 2), {}),
+    "FlatBodies": ((2,), {}),
+    "NoVolume": ((0.00012, 0.1), {}),
+    "Overlapping": ((12.5, 10.25), {}),
+    "TooExpensive": ((1_000_000,), {}),
+    "ModelLost": (("ring v2.stl",), {}),
+    "AttemptsExhausted": ((3,), {}),
+}
+
+
+@pytest.mark.parametrize("code", REASONS)
+def test_a_rejection_is_read_as_its_code_and_said_in_russian(code: str) -> None:
+    given, named = ARGUMENTS.get(code, ((), {}))
+    text = str(getattr(pricing_errors, code)(*given, **named))
+    found = code_of(text)
+    assert found is not None
+    assert found[0] == code
+    said = translated(text, Viewer(language="ru")) or ""
+    assert said != text
+    assert all(value in said for value in found[1].values())
+    # Of an order with two lines, each with the name of its model.
+    both = translated(f"a.stl: {text} b.stl: {text}", Viewer(language="ru"))
+    assert both == f"a.stl: {said} b.stl: {said}"
+
+
+def test_the_words_of_a_person_stay_as_they_are() -> None:
+    text = "The wall is too thin. Order it again, thicker; 100% sure"
+    assert translated(text, Viewer(language="ru")) == text
+    assert code_of(text) is None

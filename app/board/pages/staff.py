@@ -14,6 +14,7 @@ from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Re
 from app.board import repository
 from app.board.actions import ActionRefused, Actions
 from app.board.pages.entry import said_of
+from app.board.pages.reasons import translated
 from app.board.pages.rendering import HEADERS, VIEWER_HEADERS, Viewer, is_fragment, page, render
 from app.board.pages.rendering import marked as _
 from app.board.pages.stream import Streams, row_html, stream_of
@@ -432,7 +433,7 @@ async def _order_page(
         order=listed,
         lines=found.lines,
         fault=said_of(viewer, refused) if refused else None,
-        reason=viewer.reason(listed.reason),
+        reason=translated(listed.reason, viewer),
         actions=acts_for(listed, viewer),
         life=life_of(found.timeline, viewer, datetime.now(UTC)),
         history_url=_history_url(listed),

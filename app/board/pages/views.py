@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import NamedTuple
 
+from app.board.pages.reasons import translated
 from app.board.pages.rendering import CHOICE_NAMES, Viewer
 from app.board.pages.rendering import marked as _
 from app.board.repository import Filters, FoundOrder, ListedOrder, TimelineEntry
@@ -175,7 +176,7 @@ def _detail_of(entry: TimelineEntry, viewer: Viewer) -> str | None:
     """Return the words of a line that a reader wants: a model's name, a reason, a price."""
     detail = entry.detail
     names = ("model", "to", "reason", *_EVENT_NAMES)
-    said = [viewer.reason(detail[name]) for name in names if isinstance(detail.get(name), str)]
+    said = [translated(detail[name], viewer) for name in names if isinstance(detail.get(name), str)]
     renewed = detail.get("price_renewed")
     quote = renewed if isinstance(renewed, Mapping) else detail
     if "price" in quote:
