@@ -84,8 +84,8 @@ async def _shots(pages: Pages) -> list[Shot]:
 
 
 async def _customers_order(pages: Pages, name: str, model: str, changes: dict[str, Any], price: str) -> str:
-    customer = {"customer": {"name": name, "email": "somebody@example.org"}}
-    order_id = str(ok(await pages.services.start(**customer, **changes), 201)["order_id"])
+    asked = {**changes, "customer": {"name": name, "email": "somebody@example.org"}}
+    order_id = str(ok(await pages.services.start(**asked), 201)["order_id"])
     ok(await pages.services.upload(order_id, name=model))
     ok(await pages.services.shop.post(f"/v1/orders/{order_id}/submit"))
     await pages.services.shows(pages.services.mes, order_id, "SUBMITTED")

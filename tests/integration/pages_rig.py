@@ -213,7 +213,7 @@ async def viewing(
     """Open a browser of one of `PEOPLE`, who is signed in, or of somebody without a name."""
     options = {"timezone_id": "Europe/Berlin", "locale": f"{language}-XX"[:2]} | options
     context = await browser.new_context(viewport={"width": width, "height": height}, **options)
-    context.set_default_timeout(8_000)
+    context.set_default_timeout(30_000)
     cookies = {"lang": language, "theme": theme, "zone": options["timezone_id"]}
     await context.add_cookies([{"name": key, "value": value, "url": url} for key, value in cookies.items()])
     viewer = Viewing(context, url)

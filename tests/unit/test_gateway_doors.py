@@ -9,7 +9,7 @@ from fastapi import APIRouter
 from fastapi.routing import APIRoute
 
 from app.access.endpoints import partners_router, staff_router
-from app.access.table import RULES
+from app.access.table import PAGES, RULES
 from app.board.endpoints import router as board
 from app.board.pages import front
 from app.console.gateway import DOORS
@@ -78,7 +78,13 @@ def test_the_gateway_leads_where_the_table_of_access_says() -> None:
         for route in routes
         for method in route.methods
     }
-    assert led == {(door, *route) for route, rule in RULES.items() for door in (*rule.doors, Door.INTERNAL)}
+    rules = {
+        (door, *route) for route, rule in {**RULES, **PAGES}.items() for door in (*rule.doors, Door.INTERNAL)
+    }
+    # They are open to all, and ask no one who he is.
+    files = {("board", "GET", path) for path in ("/static/{digest}/{name}", "/login")}
+    doors = (Door.STAFF, Door.CUSTOMER, Door.INTERNAL)
+    assert led == rules | {(door, *route) for route in files for door in doors}
 
 
 def test_a_parameter_is_one_segment() -> None:

@@ -2,9 +2,16 @@
 
 from fastapi import APIRouter
 
-from app.board.pages import customers, entry, staff
+from app.board.pages import customers, entry, sales, staff
 
 front = APIRouter(include_in_schema=False)
 # As they are: what is included anew loses how its route reads a request.
-for _router in (entry.files_router, entry.router, staff.router, customers.open_router, customers.router):
+for _router in (
+    entry.files_router,
+    entry.router,
+    staff.router,
+    sales.router,
+    customers.open_router,
+    customers.router,
+):
     front.routes.extend(_router.routes)

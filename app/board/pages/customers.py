@@ -15,6 +15,7 @@ from app.access.enforce import Access, refuse_cross_site
 from app.access.errors import NotAuthenticated
 from app.board import repository
 from app.board.pages.entry import said_of
+from app.board.pages.reasons import translated
 from app.board.pages.rendering import HEADERS, Viewer, is_fragment, page
 from app.board.pages.rendering import marked as _
 from app.board.pages.staff import Pages, Parts, attempt, download
@@ -165,7 +166,7 @@ async def _page(
         address=f"/my/{order_id}",
         home=f"/my/{order_id}",
         fault=said_of(viewer, refused) if refused else None,
-        reason=viewer.reason(order.reason),
+        reason=translated(order.reason, viewer),
         way=way_of(order.status, viewer),
         waits_for=viewer.gettext(waits_for) if waits_for else None,
         model_glb=None,

@@ -195,10 +195,6 @@ class Viewer:
         found: str = translations_of(self.language).ungettext(one, many, number)
         return found % {"n": number}
 
-    def reason(self, text: str | None) -> str | None:
-        """Translate why an order was rejected, if pricing has said so; a person's words stay as they are."""
-        return text
-
     def money(self, amount: Decimal | None) -> str:
         """Write an amount in euros; a dash for one that is not known."""
         return "\N{EN DASH}" if amount is None else format_currency(amount, "EUR", locale=self.locale)
@@ -209,7 +205,7 @@ class Viewer:
 
     def moment(self, at: datetime) -> str:
         """Write a day and a time, with the zone."""
-        return format_datetime(at, "d MMM y, HH:mm z", tzinfo=self.zone, locale=self.locale)
+        return format_datetime(at, "d MMM y, HH:mm ZZZZ", tzinfo=self.zone, locale=self.locale)
 
     def short(self, at: datetime) -> str:
         """Write a day and a time in short."""

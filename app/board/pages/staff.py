@@ -1,7 +1,7 @@
-"""The pages of staff: the operator's board, an order, the seller's board, the search."""
+"""The pages of staff: the operator's board, and an order with what may be done with it."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
@@ -14,6 +14,7 @@ from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Re
 from app.board import repository
 from app.board.actions import ActionRefused, Actions
 from app.board.pages.entry import said_of
+from app.board.pages.reasons import translated
 from app.board.pages.rendering import HEADERS, VIEWER_HEADERS, Viewer, is_fragment, page, render
 from app.board.pages.rendering import marked as _
 from app.board.pages.stream import Streams, row_html, stream_of
@@ -39,9 +40,6 @@ from readreplica.sessions import ReadSession
 router = APIRouter(include_in_schema=False, route_class=StrictRoute, dependencies=[AFTER_TOKEN])
 
 PAGE = 50
-EXPIRES_WITHIN = timedelta(days=3)
-WAITS_LONG = timedelta(days=2)
-_MOST_APPROVED = 100
 _SETTLES_SECONDS, _LOOK_SECONDS = 2.0, 0.02
 
 
@@ -311,7 +309,7 @@ async def release(
     order_id: OrderIdPath,
     reason: Annotated[str, Form(min_length=1, max_length=1000)],
 ) -> Response:
-    """Give an order back, for any operator to take."""
+    """Put an order back, for any operator to take."""
     asked = parts.actions.release(current_caller(), order_id, reason=reason)
     return await _done(request, parts, order_id, asked, lambda each: each.operator is None)
 
@@ -435,7 +433,7 @@ async def _order_page(
         order=listed,
         lines=found.lines,
         fault=said_of(viewer, refused) if refused else None,
-        reason=viewer.reason(listed.reason),
+        reason=translated(listed.reason, viewer),
         actions=acts_for(listed, viewer),
         life=life_of(found.timeline, viewer, datetime.now(UTC)),
         history_url=_history_url(listed),
@@ -495,87 +493,3 @@ async def download(parts: Pages, found: FoundOrder, *, line_no: int) -> Response
     }
     content = await parts.models.read(key)
     return StreamingResponse(content, media_type="application/octet-stream", headers=headers)
-
-
-@router.get("/search")
-async def search(request: Request, parts: Parts, q: Annotated[str, Query(max_length=100)] = "") -> Response:
-    """Find orders by id, customer, partner or text; an id that is one leads to its page."""
-    text = " ".join(q.split())
-    async with parts.orders.read() as session:
-        found = (await repository.search(session, text)).orders
-    if len(found) == 1 and text == str(found[0].order_id):
-        return RedirectResponse(f"/orders/{text}", 303, headers=dict(HEADERS))
-    rows = [card_of(each) for each in found]
-    return page(
-        request, "search.html", rows=rows, title=None, q=text, tabs=tabs_of(Viewer.of(request), "/search")
-    )
-
-
-@router.get("/history")
-async def history(
-    request: Request,
-    parts: Parts,
-    email: Annotated[str | None, Query(max_length=254)] = None,
-    partner: Annotated[str | None, Query(max_length=200)] = None,
-) -> Response:
-    """Show all orders of a customer or a partner, the newest first."""
-    if (who := email or partner) is None:
-        return RedirectResponse("/search", 303, headers=dict(HEADERS))
-    async with parts.orders.read() as session:
-        found = await repository.customer_history(session, email=email, partner=partner)
-    viewer = Viewer.of(request)
-    title = viewer.gettext(_("All orders of %(name)s"), name=who)
-    rows = [card_of(each) for each in found.orders]
-    return page(request, "search.html", rows=rows, title=title, q="", tabs=tabs_of(viewer, "/history"))
-
-
-class Report(NamedTuple):
-    """What became of many that were approved at once."""
-
-    title: str
-    refused: Sequence[Mapping[str, Any]]
-
-
-@router.get("/sales")
-async def sales(request: Request, parts: Parts) -> Response:
-    """Show a seller what waits for him."""
-    return await _sales(request, parts)
-
-
-async def _sales(request: Request, parts: Pages, report: Report | None = None) -> Response:
-    viewer, now = Viewer.of(request), datetime.now(UTC)
-    async with parts.orders.read(freshness=ANY if report is None else PRIMARY) as session:
-        to_confirm = await repository.to_confirm(session)
-        expiring = await repository.expiring(session, before=now + EXPIRES_WITHIN)
-        refused = await repository.refused_cancellations(session)
-        waiting_long = await repository.waiting_long(session, since=now - WAITS_LONG)
-    return page(
-        request,
-        "sales.html",
-        headers={**HEADERS, "X-Part": "sales"},
-        to_confirm=[card_of(each) for each in to_confirm.orders],
-        more_to_confirm=to_confirm.next_cursor is not None,
-        expiring=[card_of(each, ends=each.price_valid_until) for each in expiring.orders],
-        refused=[card_of(each) for each in refused.orders],
-        waiting_long=[card_of(each) for each in waiting_long.orders],
-        report=report,
-        tabs=tabs_of(viewer, "/sales"),
-    )
-
-
-@router.post("/sales/approve")
-async def approve_many(
-    request: Request, parts: Parts, order_id: Annotated[list[str], Form(max_length=_MOST_APPROVED)]
-) -> Response:
-    """Confirm many orders, one after another, and say what became of each."""
-    viewer, refused, done = Viewer.of(request), [], 0
-    for each in dict.fromkeys(order_id):
-        if not each.isdecimal():
-            continue
-        problem = await attempt(parts.actions.approve(current_caller(), int(each)))
-        if problem is None:
-            done += 1
-        else:
-            refused.append({"order_id": each, "why": said_of(viewer, problem)})
-    title = viewer.ngettext("%(n)d order was approved", "%(n)d orders were approved", done)
-    return await _sales(request, parts, Report(title, refused))

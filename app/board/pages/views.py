@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import NamedTuple
 
+from app.board.pages.reasons import translated
 from app.board.pages.rendering import CHOICE_NAMES, Viewer
 from app.board.pages.rendering import marked as _
 from app.board.repository import Filters, FoundOrder, ListedOrder, TimelineEntry
@@ -24,7 +25,7 @@ _NEXT_NAMES: Mapping[Status, str] = {
     Status.SHIPPED: _("Mark as shipped"),
 }
 _STEPS = (*NEXT, Status.SHIPPED)
-_LONG_WAIT = timedelta(hours=24)
+_NO_WAIT, _LONG_WAIT = timedelta(minutes=1), timedelta(hours=24)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +150,7 @@ def life_of(entries: Sequence[TimelineEntry], viewer: Viewer, now: datetime) -> 
                 actor=entry.actor,
                 sources=[each.value for each in entry.services],
                 detail=_detail_of(entry, viewer),
-                waited=None if is_end else viewer.lasted(waited.total_seconds()),
+                waited=None if is_end or waited < _NO_WAIT else viewer.lasted(waited.total_seconds()),
                 is_long=waited > _LONG_WAIT and not is_end,
             )
         )
@@ -175,7 +176,7 @@ def _detail_of(entry: TimelineEntry, viewer: Viewer) -> str | None:
     """Return the words of a line that a reader wants: a model's name, a reason, a price."""
     detail = entry.detail
     names = ("model", "to", "reason", *_EVENT_NAMES)
-    said = [viewer.reason(detail[name]) for name in names if isinstance(detail.get(name), str)]
+    said = [translated(detail[name], viewer) for name in names if isinstance(detail.get(name), str)]
     renewed = detail.get("price_renewed")
     quote = renewed if isinstance(renewed, Mapping) else detail
     if "price" in quote:

@@ -1,0 +1,109 @@
+"""The pages of sellers: what waits for them; and what all of staff look up: a search, a customer's orders."""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, NamedTuple
+
+from fastapi import APIRouter, Form, Query, Request
+from starlette.responses import RedirectResponse, Response
+
+from app.board import repository
+from app.board.pages.entry import said_of
+from app.board.pages.rendering import HEADERS, Viewer, page
+from app.board.pages.rendering import marked as _
+from app.board.pages.staff import Pages, Parts, attempt
+from app.board.pages.views import card_of, tabs_of
+from app.kit.caller import current_caller
+from app.kit.strict import StrictRoute
+from app.schemas import AFTER_TOKEN
+from readreplica.freshness import ANY, PRIMARY
+
+router = APIRouter(include_in_schema=False, route_class=StrictRoute, dependencies=[AFTER_TOKEN])
+
+EXPIRES_WITHIN = timedelta(days=3)
+WAITS_LONG = timedelta(days=2)
+_MOST_APPROVED = 100
+
+
+@router.get("/search")
+async def search(request: Request, parts: Parts, q: Annotated[str, Query(max_length=100)] = "") -> Response:
+    """Find orders by id, customer, partner or text; an id that is one leads to its page."""
+    text = " ".join(q.split())
+    async with parts.orders.read() as session:
+        found = (await repository.search(session, text)).orders
+    if len(found) == 1 and text == str(found[0].order_id):
+        return RedirectResponse(f"/orders/{text}", 303, headers=dict(HEADERS))
+    rows = [card_of(each) for each in found]
+    return page(
+        request, "search.html", rows=rows, title=None, q=text, tabs=tabs_of(Viewer.of(request), "/search")
+    )
+
+
+@router.get("/history")
+async def history(
+    request: Request,
+    parts: Parts,
+    email: Annotated[str | None, Query(max_length=254)] = None,
+    partner: Annotated[str | None, Query(max_length=200)] = None,
+) -> Response:
+    """Show all orders of a customer or a partner, the newest first."""
+    if (who := email or partner) is None:
+        return RedirectResponse("/search", 303, headers=dict(HEADERS))
+    async with parts.orders.read() as session:
+        found = await repository.customer_history(session, email=email, partner=partner)
+    viewer = Viewer.of(request)
+    title = viewer.gettext(_("All orders of %(name)s"), name=who)
+    rows = [card_of(each) for each in found.orders]
+    return page(request, "search.html", rows=rows, title=title, q="", tabs=tabs_of(viewer, "/history"))
+
+
+class ApprovalReport(NamedTuple):
+    """What became of many that were approved at once."""
+
+    title: str
+    refused: Sequence[Mapping[str, Any]]
+
+
+@router.get("/sales")
+async def sales(request: Request, parts: Parts) -> Response:
+    """Show a seller what waits for him."""
+    return await _sales(request, parts)
+
+
+async def _sales(request: Request, parts: Pages, report: ApprovalReport | None = None) -> Response:
+    viewer, now = Viewer.of(request), datetime.now(UTC)
+    async with parts.orders.read(freshness=ANY if report is None else PRIMARY) as session:
+        to_confirm = await repository.to_confirm(session)
+        expiring = await repository.expiring(session, before=now + EXPIRES_WITHIN)
+        refused = await repository.refused_cancellations(session)
+        waiting_long = await repository.waiting_long(session, since=now - WAITS_LONG)
+    return page(
+        request,
+        "sales.html",
+        headers={**HEADERS, "X-Part": "sales"},
+        to_confirm=[card_of(each) for each in to_confirm.orders],
+        more_to_confirm=to_confirm.next_cursor is not None,
+        expiring=[card_of(each, ends=each.price_valid_until) for each in expiring.orders],
+        refused=[card_of(each) for each in refused.orders],
+        waiting_long=[card_of(each) for each in waiting_long.orders],
+        report=report,
+        tabs=tabs_of(viewer, "/sales"),
+    )
+
+
+@router.post("/sales/approve")
+async def approve_many(
+    request: Request, parts: Parts, order_id: Annotated[list[str], Form(max_length=_MOST_APPROVED)]
+) -> Response:
+    """Confirm many orders, one after another, and say what became of each."""
+    viewer, refused, done = Viewer.of(request), [], 0
+    for each in dict.fromkeys(order_id):
+        if not each.isdecimal():
+            continue
+        problem = await attempt(parts.actions.approve(current_caller(), int(each)))
+        if problem is None:
+            done += 1
+        else:
+            refused.append({"order_id": each, "why": said_of(viewer, problem)})
+    title = viewer.ngettext("%(n)d order was approved", "%(n)d orders were approved", done)
+    return await _sales(request, parts, ApprovalReport(title, refused))
