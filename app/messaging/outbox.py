@@ -423,4 +423,5 @@ def _delete_handled(outbox: type[OutboxRow], *, by_order: bool) -> ReturningDele
         gone = gone.where(outbox.order_id == any_(bindparam("orders", type_=ARRAY(BigInteger))))
     # A hand may have written a time that Python has not, and it must not stop the relay.
     known = case((outbox.created_at.between(_FIRST, _LAST), outbox.created_at))
-    return gone.returning(outbox.order_id, known)
+    # Without this SQLAlchemy asks for the keys as well, for objects of the session: there are none.
+    return gone.returning(outbox.order_id, known).execution_options(synchronize_session=False)

@@ -71,6 +71,12 @@ def open_redis(url: str, *, timeout_seconds: float = 5.0) -> Redis:
     return client
 
 
+def _words(command: tuple[EncodableT, ...]) -> tuple[EncodableT, ...]:
+    """Return a command with each word of its name by itself: redis-py says `XINFO GROUPS` in one text."""
+    name, *arguments = command
+    return (*name.split(), *arguments) if isinstance(name, str) and " " in name else command
+
+
 _pack = cast("Callable[[tuple[EncodableT, ...]], bytes]", pack_command)
 
 
@@ -81,7 +87,7 @@ class PackingConnection(Connection):
         """Write commands as Redis reads them."""
         listed = [tuple(command) for command in commands]
         try:
-            return [b"".join(map(_pack, listed))]
+            return [b"".join([_pack(_words(command)) for command in listed])]
         except (TypeError, UnicodeEncodeError):  # what redis-py writes all the same, or refuses by name
             return super().pack_commands(listed)
 

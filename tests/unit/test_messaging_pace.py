@@ -8,6 +8,7 @@ import structlog
 from psycopg import Error
 from psycopg.errors import FeatureNotSupported, UndefinedTable
 from redis.asyncio import Connection
+from redis.typing import EncodableT
 from sqlalchemy.exc import DBAPIError
 
 from app.messaging.backoff import repeat_with_backoff
@@ -112,8 +113,9 @@ def test_a_message_that_is_sent_again_moves_no_mark_while_there_are_more() -> No
 
 def test_hiredis_writes_what_redis_py_writes() -> None:
     connection = PackingConnection(encoding_errors="backslashreplace")
-    commands = [
+    commands: list[tuple[EncodableT, ...]] = [
         ("XADD", "orders:mes", "MAXLEN", "~", 100_000, "*", "data", "é\0"),
+        ("XINFO GROUPS", "orders:mes"),
         ("XDEL", "acks:shop", b"1-1"),
     ]
     assert b"".join(connection.pack_commands(commands)) == b"".join(Connection().pack_commands(commands))
