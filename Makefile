@@ -1,6 +1,6 @@
 # The stable verbs. Each works from a bare clone: Python 3.11+ with venv, and make.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-quick test-field check docs sync format wheels bench load soak up down lock clean
+.PHONY: help demo test test-quick test-field check docs sync format wheels screenshots bench load soak up down lock clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -63,6 +63,9 @@ format: $(VENV)/.ready  ## format and fix what can be fixed
 
 wheels: $(VENV)/.ready  ## build the three wheels into build/wheels
 	$(BIN)/python -m tools.wheels
+
+screenshots: $(VENV)/.ready  ## make the pictures of the pages in docs/images again; needs chromium
+	$(BIN)/python -m tests.screenshots
 
 bench: $(VENV)/.ready  ## measure; ONLY=name,... for some; writes build/bench.json
 	$(BIN)/python -m tests.benchmarks $(if $(ONLY),--only $(ONLY))

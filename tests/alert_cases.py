@@ -386,6 +386,7 @@ CASES = (
         {_OF_SENDER % "app_flow_paused": f"{always(0, 20)} {always(1, 90)}"},
         at="40m",
     ),
+    _level("AuditUnsealed", 'app_audit_unsealed_age_seconds{job="mes",database="mes_0"}', 1000, 800),
     AlertCase(
         "IntakeFull",
         {'app_intake_refused_total{job="mes"}': "0+5x90"},
@@ -676,6 +677,7 @@ HEALTHY: Series = {
     "app_flow_paused": always(0),
     "app_flow_pressure": "0.2 0.4 1.1 0.6+0x60",
     "app_flow_ignored_total": always(0),
+    "app_audit_unsealed_age_seconds": "0 2 1 0 3 0+0x60",
     "app_intake_waiting": "0 3 1 0 2 0+0x60",
     "app_intake_refused_total": always(0),
     "app_requests_shed_total": always(4),

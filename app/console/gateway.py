@@ -10,6 +10,8 @@ from ops.gateway.model import GatewayRoute
 FILE_BYTES = 21 * 1024 * 1024
 """A model of the largest size that is accepted, in a form."""
 _UPLOAD_SECONDS = 60.0
+_STREAM_SECONDS = 3600.0
+"""Of a stream of changes; a browser comes again by itself, and goes on where it was."""
 
 
 def _reads(service: str, path: str) -> GatewayRoute:
@@ -26,6 +28,36 @@ def _uploads(service: str, path: str, method: str) -> GatewayRoute:
     )
 
 
+def _streams(path: str) -> GatewayRoute:
+    return GatewayRoute(path=path, methods=("GET",), service="board", seconds=_STREAM_SECONDS, is_stream=True)
+
+
+_PAGE_ORDER, _PAGE_MY = "/orders/{order_id}", "/my/{order_id}"
+_PAGES: dict[str, tuple[GatewayRoute, ...]] = {
+    "all": (
+        _reads("board", "/static/{digest}/{name}"),
+        _reads("board", "/login"),
+        *(_acts("board", path) for path in ("/login", "/logout", "/preferences")),
+    ),
+    "staff": (
+        *(_reads("board", path) for path in ("/", "/work", "/changes", "/search", "/sales", "/history")),
+        *(_reads("board", path) for path in (_PAGE_ORDER, f"{_PAGE_ORDER}/model")),
+        *(_streams(path) for path in ("/stream", f"{_PAGE_ORDER}/stream")),
+        *(
+            _acts("board", f"{_PAGE_ORDER}/{step}")
+            for step in ("take", "advance", "release", "hand-over", "approve", "requote", "close", "cancel")
+        ),
+        _acts("board", "/sales/approve"),
+    ),
+    "customer": (
+        *(_reads("board", path) for path in (_PAGE_MY, f"{_PAGE_MY}/model")),
+        _streams(f"{_PAGE_MY}/stream"),
+        *(_acts("board", f"{_PAGE_MY}/{step}") for step in ("open", "submit", "approve", "cancel")),
+        _uploads("board", f"{_PAGE_MY}/model", "POST"),
+    ),
+}
+"""The pages for people, by door."""
+
 _ORDER = "/v1/orders/{order_id}"
 _PARTNER = "/v1/partners/{partner}"
 _WEBHOOK = f"{_PARTNER}/webhooks/{{webhook_id}}"
@@ -33,11 +65,13 @@ _WEBHOOK = f"{_PARTNER}/webhooks/{{webhook_id}}"
 _DOORS: dict[str, tuple[GatewayRoute, ...]] = {
     # Partners.
     "external": (
-        _uploads("mes", "/v1/partners/{partner}/orders", "POST"),
+        _uploads("mes", f"{_PARTNER}/orders", "POST"),
         _reads("mes", f"{_PARTNER}/orders"),
         _reads("mes", f"{_PARTNER}/orders/{{order_id}}"),
         _acts("mes", f"{_PARTNER}/orders/batch"),
         _uploads("mes", f"{_PARTNER}/models", "POST"),
+        _uploads("mes", f"{_PARTNER}/quotes", "POST"),
+        _reads("mes", f"{_PARTNER}/quotes/{{quote_id}}"),
         _acts("mes", f"{_PARTNER}/webhooks"),
         _reads("mes", f"{_PARTNER}/webhooks"),
         GatewayRoute(path=_WEBHOOK, methods=("DELETE",), service="mes"),
@@ -57,6 +91,9 @@ _DOORS: dict[str, tuple[GatewayRoute, ...]] = {
         _uploads("shop", f"{_ORDER}/model", "PUT"),
         _acts("shop", f"{_ORDER}/submit"),
         _reads("shop", _ORDER),
+        _reads("board", _ORDER),
+        *_PAGES["all"],
+        *_PAGES["customer"],
     ),
     # Operators in the factory, and sellers.
     "staff": (
@@ -64,13 +101,31 @@ _DOORS: dict[str, tuple[GatewayRoute, ...]] = {
         _reads("mes", _ORDER),
         _acts("mes", f"{_ORDER}/take"),
         _acts("mes", f"{_ORDER}/advance"),
+        _acts("mes", f"{_ORDER}/release"),
+        _acts("mes", f"{_ORDER}/hand-over"),
         _reads("crm", "/v1/orders"),
         _reads("crm", _ORDER),
         _acts("crm", f"{_ORDER}/approve"),
         _acts("crm", f"{_ORDER}/requote"),
         _acts("crm", f"{_ORDER}/close"),
         _acts("crm", f"{_ORDER}/cancel"),
-        *(_acts(service, f"/v1/{path}") for service in ("crm", "mes") for path in ("login", "logout")),
+        *(
+            _acts(service, f"/v1/{path}")
+            for service in ("crm", "mes", "board")
+            for path in ("login", "logout")
+        ),
+        *(_reads(service, "/v1/oidc/login") for service in ("crm", "mes", "board")),
+        # Not repeated: the provider takes a code once.
+        *(
+            GatewayRoute(path="/v1/oidc/callback", methods=("GET",), service=service)
+            for service in ("crm", "mes", "board")
+        ),
+        _reads("board", _ORDER),
+        GatewayRoute(
+            path="/v1/changes", methods=("GET",), service="board", is_repeatable=True, seconds=_STREAM_SECONDS
+        ),
+        *_PAGES["all"],
+        *_PAGES["staff"],
     ),
 }
 

@@ -19,6 +19,7 @@ from pydantic_core import to_jsonable_python
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
+from starlette.responses import Response
 
 from app.kit.errors import AppError, DependencyUnavailable
 from app.kit.strict import ANSWER_HEADERS, Overloaded, RequestTimedOut, printable
@@ -52,6 +53,9 @@ _READ_ONLY = "25006"
 Statuses = Mapping[type[Exception], int]
 """The HTTP status of errors that are raised on purpose."""
 
+ShowsErrors = Callable[[Request, Mapping[str, Any], Mapping[str, str]], Response | None]
+"""`app.state.show_error`: answers a problem for people, with its headers; None to answer by problem+json."""
+
 
 def problem_type(title: str) -> str:
     """Make the `type` of a problem: a name that programs compare, not an address."""
@@ -76,6 +80,7 @@ _EXAMPLES: Mapping[int, tuple[str, str]] = {
     403: ("Not allowed", "partner may not do this at the door staff: POST /v1/orders/{order_id}/take"),
     404: ("Unknown order", "there is no order 17: check the id"),
     409: ("Illegal transition", "order 17 is SHIPPED and cannot become PACKAGING"),
+    412: ("Changed meanwhile", "order 17 has changed since you have read it: read it again, and decide anew"),
     413: ("Model too large", "the model is larger than 20971520 bytes"),
     415: ("Unsupported model type", "'ring.step' is not a 3D model"),
     422: ("Invalid request", "body quantity: Input should be greater than or equal to 1"),
@@ -153,7 +158,7 @@ def _answer(
     detail: str,
     facts: Mapping[str, Any] | None = None,
     headers: Mapping[str, str] | None = None,
-) -> JSONResponse:
+) -> Response:
     """Make the response; `name` is the problem's, in words. A refusal is logged, a failure has been."""
     if status < HTTPStatus.INTERNAL_SERVER_ERROR:
         log.info("request_refused", **_asked(request, status), error=f"{name}: {detail}")
@@ -166,6 +171,10 @@ def _answer(
         "instance": printable(request.scope["path"]),
     }
     all_headers = {**request.scope.get(ANSWER_HEADERS, {}), **(headers or {})}
+    shows: ShowsErrors | None = getattr(request.app.state, "show_error", None)
+    shown = shows(request, content, all_headers) if shows is not None else None
+    if shown is not None:
+        return shown
     return JSONResponse(content, status, headers=all_headers, media_type=MEDIA_TYPE)
 
 
@@ -174,8 +183,8 @@ def _asked(request: Request, status: int) -> dict[str, Any]:
     return {"path": request.scope["path"], "method": request.scope["method"], "http_status": status}
 
 
-def _foreseen(status: int) -> Callable[[Request, Exception], Awaitable[JSONResponse]]:
-    async def answer(request: Request, error: Exception) -> JSONResponse:
+def _foreseen(status: int) -> Callable[[Request, Exception], Awaitable[Response]]:
+    async def answer(request: Request, error: Exception) -> Response:
         facts = _facts(error)
         seconds = facts.get("retry_after_seconds")
         headers = {} if seconds is None else {"Retry-After": str(max(1, math.ceil(seconds)))}
@@ -202,7 +211,7 @@ def _facts(error: Exception) -> dict[str, Any]:
     }
 
 
-async def _http(request: Request, error: Exception) -> JSONResponse:
+async def _http(request: Request, error: Exception) -> Response:
     """Answer what the framework refuses: an unknown path, a wrong method, a broken or too large body."""
     assert isinstance(error, HTTPException)
     phrase = HTTPStatus(error.status_code).phrase
@@ -215,7 +224,7 @@ async def _http(request: Request, error: Exception) -> JSONResponse:
     )
 
 
-async def _invalid(request: Request, error: Exception) -> JSONResponse:
+async def _invalid(request: Request, error: Exception) -> Response:
     """Answer a request that does not fit its description; a broken header or broken JSON is a 400."""
     assert isinstance(error, RequestValidationError)
     faults = error.errors()
@@ -288,7 +297,7 @@ def _outage(error: BaseException | None) -> _Outage:
             return _OUTAGES.get(type(error), _AWAY)
 
 
-async def _unavailable(request: Request, error: Exception) -> JSONResponse:
+async def _unavailable(request: Request, error: Exception) -> Response:
     """Answer that something this service needs is away; the details are for the log."""
     log.error("unavailable", **_asked(request, 503), error=str(error), error_type=type(error).__name__)
     outage = _outage(_cause(error))
@@ -309,7 +318,7 @@ def _cause(error: Exception) -> BaseException | None:
     return cause.orig if isinstance(cause, DBAPIError) and isinstance(cause.orig, NotThePrimary) else cause
 
 
-async def _in_doubt(request: Request, error: Exception) -> JSONResponse:
+async def _in_doubt(request: Request, error: Exception) -> Response:
     """Answer that it is unknown whether the request was carried out: the primary did not answer that either.
 
     To repeat it is safe. With its key, a request finds the order that it has made; and a change of an order
@@ -327,13 +336,13 @@ async def _in_doubt(request: Request, error: Exception) -> JSONResponse:
     )
 
 
-async def _timed_out(request: Request, error: Exception) -> JSONResponse:
+async def _timed_out(request: Request, error: Exception) -> Response:
     """Answer that the request took too long; it was ended, unless it had begun to commit."""
     assert isinstance(error, RequestTimedOut)
     return await (_in_doubt if error.in_doubt else _unavailable)(request, error)
 
 
-async def _misrouted(request: Request, error: Exception) -> JSONResponse:
+async def _misrouted(request: Request, error: Exception) -> Response:
     """Answer a unit of work that named a key of another shard: a fault of ours, which repeating keeps."""
     log.error("misrouted", **_asked(request, 500), exc_info=error)
     return _internal_error(request)
@@ -351,19 +360,26 @@ def content_of(error: Exception, status: int, instance: str) -> dict[str, Any]:
     }
 
 
-def refused_token(request: Request, fault: TokenMalformed, *, header: str) -> JSONResponse:
+def refused_token(request: Request, fault: TokenMalformed, *, header: str) -> Response:
     """Answer a causal token that is not good. The empty header asks the client to forget it."""
     detail = f"header {header}: {fault}, or leave it out"
     facts = {"fault": fault.fault}
     return _answer(request, status=400, name=_name(fault), detail=detail, facts=facts, headers={header: ""})
 
 
-def refused(request: Request, detail: str, *, headers: Mapping[str, str]) -> JSONResponse:
+def encoding_refused(request: Request) -> Response:
+    """Answer a body that is compressed: a small one may become very large, so none is read."""
+    detail = "header Content-Encoding: send the body as it is"
+    headers = {"Accept-Encoding": "identity"}
+    return _answer(request, status=415, name="Content encoding refused", detail=detail, headers=headers)
+
+
+def refused(request: Request, detail: str, *, headers: Mapping[str, str]) -> Response:
     """Answer a request that cannot be read, outside of every route."""
     return _answer(request, status=400, name="Malformed request", detail=detail, headers=headers)
 
 
-async def _database(request: Request, error: Exception) -> JSONResponse:
+async def _database(request: Request, error: Exception) -> Response:
     """Answer a database error: what heals by itself is a 503, anything else is a bug."""
     if _heals(error.__cause__ if isinstance(error, ShardFailed) else error):
         return await _unavailable(request, error)
@@ -378,13 +394,13 @@ def _heals(error: BaseException | None) -> bool:
     return isinstance(error, _UNAVAILABLE)
 
 
-async def _unforeseen(request: Request, error: Exception) -> JSONResponse:
+async def _unforeseen(request: Request, error: Exception) -> Response:
     """Answer a fault of ours, without its internals, which are logged."""
     log.error("unforeseen", **_asked(request, 500), exc_info=error)
     return _internal_error(request)
 
 
-def _internal_error(request: Request) -> JSONResponse:
+def _internal_error(request: Request) -> Response:
     return _answer(
         request,
         status=500,

@@ -1,19 +1,22 @@
 """The sending side: the messages about a change of an order, written in the transaction of that change."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import partial
-from typing import Any, NamedTuple
+from functools import cache
+from typing import Any, Literal, NamedTuple
 from uuid import UUID, uuid4
 
 from sqlalchemy import (
     ARRAY,
     BigInteger,
     ColumnElement,
+    Integer,
+    Interval,
     Select,
     Text,
     Update,
+    Uuid,
     all_,
     any_,
     bindparam,
@@ -22,11 +25,12 @@ from sqlalchemy import (
     delete,
     func,
     insert,
-    literal,
+    or_,
     select,
     update,
 )
 from sqlalchemy.orm import aliased
+from sqlalchemy.sql.dml import ReturningDelete
 
 from app.kit.telemetry import traceparent_of
 from app.messaging.events import Event
@@ -89,10 +93,12 @@ class Range:
         after: those with a higher sequence number that were never sent; None for all that may be due.
         successors_of: and, of those with a lower one, the ones of these orders, of which another message was
             just acknowledged.
+        is_look: and everything else, which comes first.
     """
 
     after: int | None = None
     successors_of: Collection[int] = ()
+    is_look: bool = False
 
 
 ALL = Range()
@@ -126,67 +132,104 @@ async def claim(
     """
     if limit <= 0:
         return []
-    found = await _find(session, partial(_due, outbox, destination, lag), outbox, limit, within)
+    found = await _find(session, outbox, {"destination": destination, "lag": lag}, limit, within)
     rows = {row.sequence: row for row in found}
     attempts = {sequence: min(row.attempts + 1, _MOST_ATTEMPTS) for sequence, row in rows.items()}
     for count in sorted(set(attempts.values())):
         alike = [row for sequence, row in rows.items() if attempts[sequence] == count]
-        again_at = now + timedelta(seconds=retry_after_seconds(count))
-        await session.execute(_count_up(outbox, alike), {"attempts": count, "again_at": again_at})
+        words = {
+            "orders": [row.order_id for row in alike],
+            "sequences": [row.sequence for row in alike],
+            "count": count,
+            "again_at": now + timedelta(seconds=retry_after_seconds(count)),
+        }
+        statement = _count_up(outbox)  # type: ignore[arg-type]  # mypy takes a class for what cannot be hashed
+        await session.execute(statement, words)
     return [
         Dispatch(
-            order_id=row.order_id,
-            message_id=row.message_id,
-            destination=row.destination,
-            type=row.type,
-            time=row.time,
-            data=row.data,
-            attempt=attempts[sequence],
-            traceparent=row.traceparent,
-            sequence=sequence,
+            row.order_id,
+            row.message_id,
+            row.destination,
+            row.type,
+            row.time,
+            row.data,
+            attempts[sequence],
+            row.traceparent,
+            sequence,
         )
         for sequence, row in rows.items()
     ]
 
 
-def _count_up(outbox: type[OutboxRow], rows: Sequence[Any]) -> Update:
+@cache
+def _count_up(outbox: type[OutboxRow]) -> Update:
     """Put off the next sending of rows that were sent equally often, in one statement."""
     return (
         update(outbox)
         .where(
             # A number is no key where Citus has the table: the order says on which shard it stands.
-            outbox.order_id == any_(literal([row.order_id for row in rows], ARRAY(BigInteger))),
-            outbox.sequence == any_(literal([row.sequence for row in rows], ARRAY(BigInteger))),
+            outbox.order_id == any_(bindparam("orders", type_=ARRAY(BigInteger))),
+            outbox.sequence == any_(bindparam("sequences", type_=ARRAY(BigInteger))),
         )
-        .values(attempts=bindparam("attempts"), next_attempt_at=bindparam("again_at"))
+        .values(attempts=bindparam("count"), next_attempt_at=bindparam("again_at"))
         .execution_options(synchronize_session=False)
     )
 
 
 async def _find(
     session: WriteSession,
-    select_due: Callable[[ColumnElement[bool]], Select[Any]],
     outbox: type[OutboxRow],
+    words: Mapping[str, Any],
     limit: int,
     within: Range,
 ) -> list[Any]:
     """Read what is due; the successors of what was acknowledged, which are older, come first."""
-    due = select_due(outbox.set_aside_at.is_(None))
-    if within.after is None:
-        oldest = due.order_by(outbox.next_attempt_at, outbox.sequence).limit(limit)
-        return [*(await session.execute(oldest))]
+
+    async def read(which: _Which, **more: Any) -> Sequence[Any]:
+        statement = _select_due(outbox, which)  # type: ignore[arg-type]  # mypy takes a class for what cannot be hashed
+        found: Sequence[Any] = (await session.execute(statement, {**words, **more})).all()
+        return found
+
+    after = within.after
+    if after is None:
+        return [*await read("all", most=limit)]
     found: list[Any] = []
-    if within.successors_of:
-        following = select_due(_by_order(outbox)).where(
-            outbox.order_id.in_(within.successors_of),
-            # The rest waits for its turn: else it would be sent before what is older.
-            outbox.sequence <= within.after,
-        )
-        found += (await session.execute(following.order_by(outbox.sequence).limit(limit))).all()
+    if within.is_look:
+        found += await read("other", after=after, most=limit)
+    elif within.successors_of:
+        found += await read("following", after=after, most=limit, orders=[*within.successors_of])
     if len(found) < limit:
-        new = due.where(outbox.attempts == 0, outbox.sequence > within.after).order_by(outbox.sequence)
-        found += (await session.execute(new.limit(limit - len(found)))).all()
+        found += await read("new", after=after, most=limit - len(found))
     return found
+
+
+_Which = Literal["all", "other", "following", "new"]
+
+
+@cache
+def _select_due(outbox: type[OutboxRow], which: _Which) -> Select[Any]:
+    """Select what is due: a statement takes longer to make than the server takes to read a message."""
+    after = outbox.sequence > bindparam("after", type_=BigInteger)
+    if which == "following":
+        due = _due(outbox, _by_order(outbox)).where(
+            outbox.order_id == any_(bindparam("orders", type_=ARRAY(BigInteger))),
+            # The rest waits for its turn: else it would be sent before what is older.
+            ~after,
+        )
+    else:
+        due = _due(outbox, outbox.set_aside_at.is_(None))
+    match which:
+        case "all":
+            due = due.order_by(outbox.next_attempt_at, outbox.sequence)
+        case "other":
+            # Never what is claimed by its number: of a long backlog that would be all.
+            due = due.where(or_(outbox.attempts > 0, ~after))
+            due = due.order_by(outbox.next_attempt_at, outbox.sequence)
+        case "following":
+            due = due.order_by(outbox.sequence)
+        case "new":
+            due = due.where(outbox.attempts == 0, after).order_by(outbox.sequence)
+    return due.limit(bindparam("most", type_=Integer))
 
 
 def _by_order(outbox: type[OutboxRow]) -> ColumnElement[bool]:
@@ -197,9 +240,7 @@ def _by_order(outbox: type[OutboxRow]) -> ColumnElement[bool]:
     return func.num_nulls(outbox.set_aside_at) == 1
 
 
-def _due(
-    outbox: type[OutboxRow], destination: str, lag: timedelta, is_live: ColumnElement[bool]
-) -> Select[Any]:
+def _due(outbox: type[OutboxRow], is_live: ColumnElement[bool]) -> Select[Any]:
     """Select the oldest message of each order, unless it is set aside or was just sent.
 
     A message that is set aside stays the oldest of its order, and by that alone holds up the messages behind
@@ -231,8 +272,8 @@ def _due(
         outbox.traceparent,
     ).where(
         is_live,
-        outbox.destination == destination,
-        is_new | (outbox.next_attempt_at <= func.now() - lag),
+        outbox.destination == bindparam("destination", type_=Text),
+        is_new | (outbox.next_attempt_at <= func.now() - bindparam("lag", type_=Interval)),
         is_oldest,
     )
 
@@ -337,11 +378,11 @@ async def settle(session: WriteSession, outbox: type[OutboxRow], acks: Collectio
     service to which the message is not owed.
     """
     acknowledged: list[AcknowledgedMessage] = []
-    handled: dict[str, list[UUID]] = {}
+    handled: dict[tuple[str, bool], list[Ack]] = {}
     dead: list[DeadLetter] = []
     for ack in acks:
         if ack.reason is None:
-            handled.setdefault(ack.consumer, []).append(ack.message_id)
+            handled.setdefault((ack.consumer, ack.order_id is None), []).append(ack)
             continue
         marked = await session.execute(
             update(outbox)
@@ -354,10 +395,32 @@ async def settle(session: WriteSession, outbox: type[OutboxRow], acks: Collectio
             .returning(outbox.order_id, outbox.message_id, outbox.type)
         )
         dead += [DeadLetter(*row, ack.reason) for row in marked]
-    for consumer, ids in handled.items():
-        gone = delete(outbox).where(outbox.message_id.in_(ids), outbox.destination == consumer)
-        # A hand may have written a time that Python has not, and it must not stop the relay.
-        known = case((outbox.created_at.between(_FIRST, _LAST), outbox.created_at))
-        rows = await session.execute(gone.returning(outbox.order_id, known))
+    for (consumer, has_no_order), alike in handled.items():
+        words = {
+            "consumer": consumer,
+            "messages": [ack.message_id for ack in alike],
+            **({} if has_no_order else {"orders": [ack.order_id for ack in alike]}),
+        }
+        statement = _delete_handled(outbox, by_order=not has_no_order)  # type: ignore[arg-type]  # mypy takes a class for what cannot be hashed
+        rows = (await session.execute(statement, words)).all()
         acknowledged += [AcknowledgedMessage(consumer, order_id, at) for order_id, at in rows]
     return Settled(acknowledged, dead)
+
+
+@cache
+def _delete_handled(outbox: type[OutboxRow], *, by_order: bool) -> ReturningDelete[Any]:
+    """Delete the messages that a consumer has handled, in one statement.
+
+    They are looked up by their orders, if all acknowledgements name them (a release before did not). By the
+    messages' ids alone PostgreSQL may read the whole table, with all that has gone: where it has not analyzed
+    the table since something was owed, it believes that so many ids are most of it.
+    """
+    gone = delete(outbox).where(
+        outbox.message_id == any_(bindparam("messages", type_=ARRAY(Uuid))),
+        outbox.destination == bindparam("consumer", type_=Text),
+    )
+    if by_order:
+        gone = gone.where(outbox.order_id == any_(bindparam("orders", type_=ARRAY(BigInteger))))
+    # A hand may have written a time that Python has not, and it must not stop the relay.
+    known = case((outbox.created_at.between(_FIRST, _LAST), outbox.created_at))
+    return gone.returning(outbox.order_id, known)

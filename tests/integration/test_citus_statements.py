@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -13,6 +14,7 @@ from uuid import uuid4
 from sqlalchemy import Engine, event
 
 import partitions
+from app.console.demo.shapes import good_shapes
 from app.database import open_shards
 from app.files import ModelStore
 from app.kit.clock import utc_now
@@ -38,7 +40,7 @@ from sharding.topology import Topology
 from tests.integration.life_rig import make_and_close, submit
 from tests.integration.messaging_rig import running
 from tests.integration.pricing_rig import SOON
-from tests.integration.services_rig import Services, ok, open_services
+from tests.integration.services_rig import Services, eventually, ok, open_services
 from tests.integration.webhook_receiver import Receiver, receiving, status
 from tests.project import MES, PROJECT
 
@@ -125,6 +127,7 @@ async def live(topology: Topology, services: Services) -> None:
     async with Sandbox() as sandbox, open_shards(topology, application_name="pricing") as sessions:
         pricer = Pricer(sessions, models, sandbox, now=utc_now, max_attempts=3)
         async with running(Worker(sessions, pricer, holder="test", options=replace(SOON, lease_seconds=600))):
+            await quote(services)
             for channel in ("B2C", "B2B"):
                 await make_and_close(services, await submit(services, channel))
             cancelled = await submit(services, "B2B")
@@ -132,6 +135,17 @@ async def live(topology: Topology, services: Services) -> None:
             wish = {"reason": "she changed her mind"}
             ok(await services.crm.post(f"/v1/orders/{cancelled}/cancel", json=wish), 202)
             await services.shows(services.crm, cancelled, "CANCELLED")
+
+
+async def quote(services: Services) -> None:
+    """Ask for a price without an order, and wait for it."""
+    shape = next(good_shapes(seed=1))
+    files = {"file": (f"{shape.name}.{shape.suffix}", shape.data)}
+    asked = {"material": "brass", "finish": "matte", "quantity": "1"}
+    path = "/v1/partners/atelier-nord/quotes"
+    answer = await services.mes.post(path, data=asked, files=files)
+    shown = partial(services.mes.get, f"{path}/{answer.json()['quote_id']}")
+    await eventually(shown, lambda found: found.json()["state"] == "priced")
 
 
 async def tend(topology: Topology) -> None:

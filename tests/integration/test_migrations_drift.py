@@ -262,7 +262,7 @@ def test_databases_that_do_not_answer_are_named_and_nothing_is_claimed(
     path.write_text(re.sub(r"(primary = .*port = )\d+", rf"\g<1>{NOWHERE}", topology_path.read_text()))
     said = Mesctl(path, capsys)("migrate", "drift", "--json")
     assert said.status == ExitStatus.FAILED
-    names = ["directory", "shop", "crm", "mes_0", "mes_1"]
+    names = ["directory", "shop", "crm", "mes_0", "mes_1", "board"]
     assert [row["database"] for row in said.json] == names
     assert all(row["problem"].startswith("did not answer: connection failed") for row in said.json)
     assert "as its migrations make it" not in Mesctl(path, capsys)("migrate", "drift").out

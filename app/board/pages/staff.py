@@ -1,0 +1,581 @@
+"""The pages of staff: the operator's board, an order, the seller's board, the search."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal, InvalidOperation
+from typing import Annotated, Any, NamedTuple
+from urllib.parse import quote, urlencode
+
+from fastapi import APIRouter, Depends, Form, Query, Request
+from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response, StreamingResponse
+
+from app.board import repository
+from app.board.actions import ActionRefused, Actions
+from app.board.pages.entry import said_of
+from app.board.pages.rendering import HEADERS, VIEWER_HEADERS, Viewer, is_fragment, page, render
+from app.board.pages.rendering import marked as _
+from app.board.pages.stream import Streams, row_html, stream_of
+from app.board.pages.views import (
+    acts_for,
+    card_of,
+    facts_of,
+    job_of,
+    life_of,
+    tabs_of,
+)
+from app.board.repository import Cursor, Filters, FoundOrder, ListCursorMalformed, ListedOrder
+from app.files import ModelMissing, ModelStore
+from app.kit.caller import Caller, Role, current_caller
+from app.kit.strict import StrictRoute
+from app.models.reference import Material
+from app.models.status import Channel, Status
+from app.schemas import AFTER_TOKEN, OrderIdPath
+from readreplica.cluster import Cluster
+from readreplica.freshness import ANY, PRIMARY
+from readreplica.sessions import ReadSession
+
+router = APIRouter(include_in_schema=False, route_class=StrictRoute, dependencies=[AFTER_TOKEN])
+
+PAGE = 50
+EXPIRES_WITHIN = timedelta(days=3)
+WAITS_LONG = timedelta(days=2)
+_MOST_APPROVED = 100
+_SETTLES_SECONDS, _LOOK_SECONDS = 2.0, 0.02
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pages:
+    """What the pages work with: the board's database, the services that decide, and what happens."""
+
+    orders: Cluster
+    actions: Actions
+    streams: Streams
+    models: ModelStore
+
+    async def settled(self, order_id: int, shows: Callable[[ListedOrder], bool]) -> ListedOrder:
+        """Wait until the board shows what a service has just done, for a moment at most; return the order.
+
+        Raises:
+            UnknownOrder: there is none.
+        """
+        ends = asyncio.get_running_loop().time() + _SETTLES_SECONDS
+        while True:
+            async with self.orders.read(freshness=PRIMARY, autocommit=True) as session:
+                found = await repository.get_order(session, order_id)
+            if shows(found) or asyncio.get_running_loop().time() > ends:
+                return found
+            await asyncio.sleep(_LOOK_SECONDS)
+
+
+def _pages(request: Request) -> Pages:
+    pages: Pages = request.app.state.parts.pages
+    return pages
+
+
+Parts = Annotated[Pages, Depends(_pages)]
+
+
+class Chosen(NamedTuple):
+    """The filters of a list as they stand in its form, and what of them cannot be read."""
+
+    material: str | None
+    channel: str | None
+    partner: str | None
+    price_from: str | None
+    price_to: str | None
+    waiting_hours: int | None
+    order: str | None
+
+    @property
+    def is_any(self) -> bool:
+        """Whether anything is left out of the list."""
+        return any(value is not None for value in self[:-1])
+
+    @property
+    def is_longest_first(self) -> bool:
+        """Whether those come first that have waited longest, and not the newest."""
+        return self.order == "longest"
+
+    def query(self, **more: str) -> str:
+        """Write them as a query."""
+        chosen = {name: str(value) for name, value in self._asdict().items() if value is not None}
+        return urlencode(chosen | more)
+
+    def filters(self, now: datetime) -> tuple[Filters, bool]:
+        """Return what the list is asked for; False with it if some of it cannot be read, and is left out."""
+        hours, is_good = self.waiting_hours, True
+        try:
+            prices = _amount(self.price_from), _amount(self.price_to)
+        except ValueError:
+            prices, is_good = (None, None), False
+        found = Filters(
+            materials=[self.material] if self.material else (),
+            channel=Channel(self.channel) if self.channel else None,
+            partner=self.partner,
+            price_from=prices[0],
+            price_to=prices[1],
+            waits_since=now - timedelta(hours=hours) if hours else None,
+        )
+        return found, is_good
+
+
+def _amount(text: str | None) -> Decimal | None:
+    """Read an amount as people write it."""
+    if text is None:
+        return None
+    try:
+        amount = Decimal("".join(text.split()).replace(",", "."))
+    except InvalidOperation:
+        raise ValueError(text) from None
+    if not amount.is_finite() or not 0 <= amount < 10**10:
+        raise ValueError(text)
+    return amount
+
+
+def _chosen(  # noqa: PLR0917 (FastAPI calls it by name)
+    material: Annotated[str | None, Query(max_length=40)] = None,
+    channel: Annotated[str | None, Query(max_length=10)] = None,
+    partner: Annotated[str | None, Query(max_length=200)] = None,
+    price_from: Annotated[str | None, Query(max_length=12)] = None,
+    price_to: Annotated[str | None, Query(max_length=12)] = None,
+    waiting_hours: Annotated[str | None, Query(max_length=4)] = None,
+    order: Annotated[str | None, Query(max_length=10)] = None,
+) -> Chosen:
+    return Chosen(
+        material if material in set(Material) else None,
+        channel if channel in set(Channel) else None,
+        partner or None,
+        price_from or None,
+        price_to or None,
+        int(waiting_hours)
+        if waiting_hours and waiting_hours.isascii() and waiting_hours.isdecimal()
+        else None,
+        order if order == "longest" else None,
+    )
+
+
+ChosenFilters = Annotated[Chosen, Depends(_chosen)]
+
+
+@router.get("/")
+async def board(
+    request: Request,
+    parts: Parts,
+    chosen: ChosenFilters,
+    cursor: Annotated[str | None, Query(max_length=100)] = None,
+) -> Response:
+    """Show an operator what waits, and what is in his hands."""
+    caller = current_caller()
+    if caller.role is Role.SELLER:
+        return RedirectResponse("/sales", 303, headers=dict(HEADERS))
+    viewer, now = Viewer.of(request), datetime.now(UTC)
+    # Before the list is read: what happens meanwhile is sent once more.
+    after = parts.streams.position()
+    filters, is_good = chosen.filters(now)
+    async with parts.orders.read() as session:
+        found = await repository.new_orders(
+            session, filters, limit=PAGE, cursor=_cursor(cursor), newest_first=not chosen.is_longest_first
+        )
+        mine = {} if is_fragment(request) else await _mine(session, caller, viewer, now)
+    query, following = chosen.query(), found.next_cursor
+    return page(
+        request,
+        "board.html" if not is_fragment(request) else "list.html",
+        rows=[card_of(order) for order in found.orders],
+        next_url=f"/?{chosen.query(cursor=following.encode())}" if following else None,
+        stream_url=f"/stream?{chosen.query(after=after)}" if after else f"/stream?{query}",
+        changes_url=f"/changes?{query}",
+        materials=list(Material),
+        filters=chosen,
+        is_filtered=chosen.is_any,
+        fault=None if is_good else viewer.gettext(_("A price is a number, such as 250.50: it is left out.")),
+        tabs=tabs_of(viewer, "/"),
+        **mine,
+    )
+
+
+def _cursor(text: str | None) -> Cursor | None:
+    """Read where a page begins; the first page for what is no place."""
+    try:
+        return Cursor.decode(text) if text else None
+    except ListCursorMalformed:
+        return None
+
+
+async def _mine(session: ReadSession, caller: Caller, viewer: Viewer, now: datetime) -> Mapping[str, Any]:
+    """Read what is an operator's own."""
+    begin = now.astimezone(viewer.zone).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    work = await repository.my_orders(session, caller.name)
+    pay = await repository.pay(session, caller.name, begin=begin, end=now + timedelta(days=1))
+    return {"work": [job_of(order, viewer) for order in work], "pay": pay}
+
+
+@router.get("/work")
+async def work(request: Request, parts: Parts) -> Response:
+    """Show what is in the operator's hands: a part of the board."""
+    return await _work(request, parts)
+
+
+async def _work(request: Request, parts: Pages, fault: str | None = None) -> Response:
+    text = await _work_html(Viewer.of(request), parts, fault)
+    return HTMLResponse(text, headers={**HEADERS, "X-Part": "work"})
+
+
+async def _work_html(viewer: Viewer, parts: Pages, fault: str | None = None) -> str:
+    async with parts.orders.read(freshness=PRIMARY) as session:
+        found = await repository.my_orders(session, current_caller().name)
+    return render("work.html", viewer, work=[job_of(each, viewer) for each in found], work_fault=fault)
+
+
+@router.get("/stream")
+async def stream(
+    request: Request,
+    parts: Parts,
+    chosen: ChosenFilters,
+    after: Annotated[str, Query(max_length=41)] = "",
+) -> StreamingResponse:
+    """Send an open board what changes."""
+    filters, _is_good = chosen.filters(datetime.now(UTC))
+    last = request.headers.get("last-event-id") or after
+    return stream_of(parts.streams.board(Viewer.of(request), filters=filters, after=last))
+
+
+@router.get("/changes")
+async def changes(request: Request, parts: Parts, chosen: ChosenFilters) -> JSONResponse:
+    """Return the first page of the list as rows, for a board that hears no events."""
+    viewer = Viewer.of(request)
+    filters, _is_good = chosen.filters(datetime.now(UTC))
+    async with parts.orders.read() as session:
+        found = await repository.new_orders(
+            session, filters, limit=PAGE, newest_first=not chosen.is_longest_first
+        )
+    rows = [{"id": str(order.order_id), "html": row_html(card_of(order), viewer)} for order in found.orders]
+    last = card_of(found.orders[-1]).at_ms if found.next_cursor else None
+    return JSONResponse({"orders": rows, "last": last}, headers=dict(HEADERS))
+
+
+@router.post("/orders/{order_id}/take")
+async def take(request: Request, parts: Parts, order_id: OrderIdPath) -> Response:
+    """Take an order; if another was faster, the row says who."""
+    refused = await attempt(parts.actions.take(current_caller(), order_id))
+    if not is_fragment(request):
+        return _back("/" if refused is None else f"/orders/{order_id}")
+    if request.headers.get("hx-target", "").endswith("#order"):
+        return await _order_page(request, parts, order_id, refused=refused)
+    viewer, caller = Viewer.of(request), current_caller()
+    order = await parts.settled(order_id, lambda each: refused is not None or each.operator == caller.name)
+    why = said_of(viewer, refused) if refused else viewer.gettext(_("Yours now"))
+    row = row_html(card_of(order), viewer, why=why, is_mine=refused is None)
+    own = f'<hx-partial hx-target="#work" hx-swap="outerHTML">{await _work_html(viewer, parts)}</hx-partial>'
+    return HTMLResponse(row + own, headers={**HEADERS, "X-Part": "row"})
+
+
+async def attempt(asked: Awaitable[object]) -> Mapping[str, Any] | None:
+    """Do something; return the problem of what refuses it."""
+    try:
+        await asked
+    except ActionRefused as refused:
+        return refused.facts
+    return None
+
+
+def _back(to: str) -> Response:
+    """Send a browser without scripts to where the result is seen."""
+    return RedirectResponse(to, 303, headers=dict(HEADERS))
+
+
+@router.post("/orders/{order_id}/advance")
+async def advance(
+    request: Request,
+    parts: Parts,
+    order_id: OrderIdPath,
+    to: Annotated[Status, Form()],
+    reason: Annotated[str | None, Form(max_length=1000)] = None,
+) -> Response:
+    """Record the next step of an order, or that it cannot be made."""
+    return await _done(
+        request,
+        parts,
+        order_id,
+        parts.actions.advance(current_caller(), order_id, to=to, reason=reason),
+        lambda each: each.status is to,
+    )
+
+
+@router.post("/orders/{order_id}/release")
+async def release(
+    request: Request,
+    parts: Parts,
+    order_id: OrderIdPath,
+    reason: Annotated[str, Form(min_length=1, max_length=1000)],
+) -> Response:
+    """Give an order back, for any operator to take."""
+    asked = parts.actions.release(current_caller(), order_id, reason=reason)
+    return await _done(request, parts, order_id, asked, lambda each: each.operator is None)
+
+
+@router.post("/orders/{order_id}/hand-over")
+async def hand_over(
+    request: Request,
+    parts: Parts,
+    order_id: OrderIdPath,
+    to: Annotated[str, Form(min_length=1, max_length=200)],
+) -> Response:
+    """Hand an order over to another operator."""
+    return await _done(
+        request,
+        parts,
+        order_id,
+        parts.actions.hand_over(current_caller(), order_id, to=to),
+        lambda each: each.operator == to,
+    )
+
+
+@router.post("/orders/{order_id}/approve")
+async def approve(request: Request, parts: Parts, order_id: OrderIdPath) -> Response:
+    """Confirm the price of an order."""
+    return await _done(
+        request,
+        parts,
+        order_id,
+        parts.actions.approve(current_caller(), order_id),
+        lambda each: each.crm_status is Status.MANUFACTURING_APPROVED,
+    )
+
+
+@router.post("/orders/{order_id}/requote")
+async def requote(request: Request, parts: Parts, order_id: OrderIdPath) -> Response:
+    """Ask for a new price."""
+    return await _done(
+        request,
+        parts,
+        order_id,
+        parts.actions.requote(current_caller(), order_id),
+        lambda each: each.requote_requested_at is not None,
+    )
+
+
+@router.post("/orders/{order_id}/close")
+async def close(request: Request, parts: Parts, order_id: OrderIdPath) -> Response:
+    """End an order that was delivered."""
+    return await _done(
+        request,
+        parts,
+        order_id,
+        parts.actions.close(current_caller(), order_id),
+        lambda each: each.crm_status is Status.CLOSED,
+    )
+
+
+@router.post("/orders/{order_id}/cancel")
+async def cancel(
+    request: Request,
+    parts: Parts,
+    order_id: OrderIdPath,
+    reason: Annotated[str, Form(min_length=1, max_length=1000)],
+) -> Response:
+    """Ask the workshop to cancel an order."""
+    return await _done(
+        request,
+        parts,
+        order_id,
+        parts.actions.cancel(current_caller(), order_id, reason=reason),
+        lambda each: each.cancel_requested_at is not None,
+    )
+
+
+async def _done(
+    request: Request,
+    parts: Pages,
+    order_id: int,
+    asked: Awaitable[object],
+    shows: Callable[[ListedOrder], bool],
+) -> Response:
+    """Do something with an order, and answer with the part of the page from which it was asked.
+
+    Parameters:
+        request: as it came.
+        parts: what the pages work with.
+        order_id: of the order.
+        asked: what is done.
+        shows: whether the board's row shows that it was done.
+    """
+    refused = await attempt(asked)
+    if refused is None:
+        await parts.settled(order_id, shows)
+        if not is_fragment(request):
+            return _back(f"/orders/{order_id}")
+    if request.headers.get("hx-target", "").endswith("#work"):
+        return await _work(request, parts, said_of(Viewer.of(request), refused) if refused else None)
+    return await _order_page(request, parts, order_id, refused=refused)
+
+
+@router.get("/orders/{order_id}")
+async def order(request: Request, parts: Parts, order_id: OrderIdPath) -> Response:
+    """Show an order: what has happened to it, its price, the piece."""
+    return await _order_page(request, parts, order_id)
+
+
+async def _order_page(
+    request: Request, parts: Pages, order_id: int, *, refused: Mapping[str, Any] | None = None
+) -> Response:
+    viewer, after = Viewer.of(request), parts.streams.position()
+    is_change = request.method != "GET"
+    async with parts.orders.read(freshness=PRIMARY if is_change else ANY) as session:
+        found = await repository.find_order(session, order_id)
+    listed = found.order
+    return page(
+        request,
+        "order.html" if not is_fragment(request) else "order_body.html",
+        status=409 if refused and not is_fragment(request) else 200,
+        headers={**VIEWER_HEADERS, "X-Part": "order"},
+        o=card_of(listed, ends=listed.price_valid_until),
+        order=listed,
+        lines=found.lines,
+        fault=said_of(viewer, refused) if refused else None,
+        reason=viewer.reason(listed.reason),
+        actions=acts_for(listed, viewer),
+        life=life_of(found.timeline, viewer, datetime.now(UTC)),
+        history_url=_history_url(listed),
+        has_model=any(line.model_key for line in found.lines),
+        model_glb=None,
+        measures=[],
+        facts=facts_of(found, viewer),
+        stream_url=f"/orders/{order_id}/stream" + (f"?after={after}" if after else ""),
+        tabs=tabs_of(viewer, request.url.path),
+    )
+
+
+def _history_url(order: ListedOrder) -> str | None:
+    """Return where all orders of the same customer or partner are."""
+    if order.partner is not None:
+        return f"/history?{urlencode({'partner': order.partner})}"
+    return f"/history?{urlencode({'email': order.customer_email})}" if order.customer_email else None
+
+
+@router.get("/orders/{order_id}/stream")
+async def order_stream(
+    request: Request,
+    parts: Parts,
+    order_id: OrderIdPath,
+    after: Annotated[str, Query(max_length=41)] = "",
+) -> StreamingResponse:
+    """Send an open page of an order what changes."""
+    return stream_of(parts.streams.order(order_id, after=request.headers.get("last-event-id") or after))
+
+
+@router.get("/orders/{order_id}/model")
+async def model(
+    parts: Parts, order_id: OrderIdPath, line: Annotated[int, Query(ge=1, le=1000)] = 1
+) -> Response:
+    """Send the file of an order's model."""
+    async with parts.orders.read() as session:
+        found = await repository.find_order(session, order_id)
+    return await download(parts, found, line_no=line)
+
+
+async def download(parts: Pages, found: FoundOrder, *, line_no: int) -> Response:
+    """Answer with a model's file, to be kept: no browser opens a stranger's file in our name.
+
+    Raises:
+        ModelMissing: there is none.
+    """
+    key, name = next(
+        ((each.model_key, each.model_name) for each in found.lines if each.line_no == line_no), (None, None)
+    )
+    if key is None:
+        raise ModelMissing(f"of line {line_no}")
+    title = quote(f"{found.order.order_id}-{name or 'model'}", safe="")
+    headers = {
+        **HEADERS,
+        "Content-Disposition": f"attachment; filename*=UTF-8''{title}",
+        "Content-Security-Policy": "default-src 'none'; sandbox",
+    }
+    content = await parts.models.read(key)
+    return StreamingResponse(content, media_type="application/octet-stream", headers=headers)
+
+
+@router.get("/search")
+async def search(request: Request, parts: Parts, q: Annotated[str, Query(max_length=100)] = "") -> Response:
+    """Find orders by id, customer, partner or text; an id that is one leads to its page."""
+    text = " ".join(q.split())
+    async with parts.orders.read() as session:
+        found = (await repository.search(session, text)).orders
+    if len(found) == 1 and text == str(found[0].order_id):
+        return RedirectResponse(f"/orders/{text}", 303, headers=dict(HEADERS))
+    rows = [card_of(each) for each in found]
+    return page(
+        request, "search.html", rows=rows, title=None, q=text, tabs=tabs_of(Viewer.of(request), "/search")
+    )
+
+
+@router.get("/history")
+async def history(
+    request: Request,
+    parts: Parts,
+    email: Annotated[str | None, Query(max_length=254)] = None,
+    partner: Annotated[str | None, Query(max_length=200)] = None,
+) -> Response:
+    """Show all orders of a customer or a partner, the newest first."""
+    if (who := email or partner) is None:
+        return RedirectResponse("/search", 303, headers=dict(HEADERS))
+    async with parts.orders.read() as session:
+        found = await repository.customer_history(session, email=email, partner=partner)
+    viewer = Viewer.of(request)
+    title = viewer.gettext(_("All orders of %(name)s"), name=who)
+    rows = [card_of(each) for each in found.orders]
+    return page(request, "search.html", rows=rows, title=title, q="", tabs=tabs_of(viewer, "/history"))
+
+
+class Report(NamedTuple):
+    """What became of many that were approved at once."""
+
+    title: str
+    refused: Sequence[Mapping[str, Any]]
+
+
+@router.get("/sales")
+async def sales(request: Request, parts: Parts) -> Response:
+    """Show a seller what waits for him."""
+    return await _sales(request, parts)
+
+
+async def _sales(request: Request, parts: Pages, report: Report | None = None) -> Response:
+    viewer, now = Viewer.of(request), datetime.now(UTC)
+    async with parts.orders.read(freshness=ANY if report is None else PRIMARY) as session:
+        to_confirm = await repository.to_confirm(session)
+        expiring = await repository.expiring(session, before=now + EXPIRES_WITHIN)
+        refused = await repository.refused_cancellations(session)
+        waiting_long = await repository.waiting_long(session, since=now - WAITS_LONG)
+    return page(
+        request,
+        "sales.html",
+        headers={**HEADERS, "X-Part": "sales"},
+        to_confirm=[card_of(each) for each in to_confirm.orders],
+        more_to_confirm=to_confirm.next_cursor is not None,
+        expiring=[card_of(each, ends=each.price_valid_until) for each in expiring.orders],
+        refused=[card_of(each) for each in refused.orders],
+        waiting_long=[card_of(each) for each in waiting_long.orders],
+        report=report,
+        tabs=tabs_of(viewer, "/sales"),
+    )
+
+
+@router.post("/sales/approve")
+async def approve_many(
+    request: Request, parts: Parts, order_id: Annotated[list[str], Form(max_length=_MOST_APPROVED)]
+) -> Response:
+    """Confirm many orders, one after another, and say what became of each."""
+    viewer, refused, done = Viewer.of(request), [], 0
+    for each in dict.fromkeys(order_id):
+        if not each.isdecimal():
+            continue
+        problem = await attempt(parts.actions.approve(current_caller(), int(each)))
+        if problem is None:
+            done += 1
+        else:
+            refused.append({"order_id": each, "why": said_of(viewer, problem)})
+    title = viewer.ngettext("%(n)d order was approved", "%(n)d orders were approved", done)
+    return await _sales(request, parts, Report(title, refused))

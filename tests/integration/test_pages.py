@@ -1,0 +1,387 @@
+"""The pages in a real browser: the stories of operators, sellers and customers, in both languages."""
+
+import asyncio
+import itertools
+import re
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from importlib.resources import files
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from playwright.async_api import Browser, Page, Route, expect
+
+from app.access.enforce import COOKIE
+from sharding.topology import Topology
+from tests.callers import acting
+from tests.integration.pages_rig import PASSWORD, Pages, chromium, link_of, serving_pages, viewing
+from tests.integration.services_rig import MODEL, ok
+
+NASTY = "\"><img src=x onerror=alert(1)>'</script><script>alert(2)</script>{{7*7}}"
+
+
+@pytest_asyncio.fixture(scope="module")
+async def pages(module_topology: Topology) -> AsyncIterator[Pages]:
+    async with serving_pages(module_topology) as pages:
+        yield pages
+
+
+@pytest_asyncio.fixture(scope="module")
+async def browser() -> AsyncIterator[Browser]:
+    async with chromium() as browser:
+        yield browser
+
+
+expect.set_options(timeout=20_000)
+
+
+async def is_live(page: Page, said: str = "live") -> None:
+    await expect(page.locator("#link-state")).to_have_text(said)
+
+
+@pytest.mark.parametrize(
+    ("language", "said", "theirs"), [("en", "live", "Yours now"), ("ru", "на связи", "Теперь ваш")]
+)
+async def test_an_operator_makes_an_order_by_keys_alone(
+    pages: Pages, browser: Browser, language: str, said: str, theirs: str
+) -> None:
+    async with viewing(browser, pages.url, "Rosa", language=language) as rosa:
+        page = await rosa.open("/")
+        await is_live(page, said)
+        [order_id] = await pages.approved()
+        await expect(page.locator(f"#o{order_id}")).to_be_visible()
+        await page.keyboard.press("j")
+        await expect(page.locator(f"#o{order_id}")).to_have_class(re.compile("at"))
+        await page.keyboard.press("t")
+        job = page.locator(f"[data-job='{order_id}']")
+        await expect(job).to_be_visible()
+        await expect(page.locator(f"#o{order_id} [data-act]")).to_have_text(theirs)
+        await page.keyboard.press("Escape")
+        for status in ("MANUFACTURING_COMPLETED", "PACKAGING"):
+            await page.keyboard.press("n")
+            await expect(job.locator(f".s-{status}")).to_be_visible()
+        await page.keyboard.press("n")
+        await expect(job).to_have_count(0)
+        shown = ok(await pages.services.mes.get(f"/v1/orders/{order_id}"))
+        assert (shown["status"], shown["operator"]) == ("SHIPPED", "Rosa")
+        await page.reload()
+        await expect(page.locator("#pay dd").first).not_to_have_text("0")
+        assert rosa.complaints == []
+
+
+async def test_of_two_who_take_at_once_the_other_sees_who_has_it_and_keeps_his_place(
+    pages: Pages, browser: Browser
+) -> None:
+    async with viewing(browser, pages.url, "Rosa") as rosa, viewing(browser, pages.url, "Oleg") as oleg:
+        orders = await pages.approved(3)
+        boards = [await rosa.open("/"), await oleg.open("/")]
+        for board in boards:
+            await is_live(board)
+            # What is pointed at stays where it is.
+            await board.locator(f"#o{orders[1]}").hover()
+        before = await boards[1].locator(f"#o{orders[1]}").bounding_box()
+        takes = [board.locator(f"#o{orders[1]} [data-take]") for board in boards]
+        await asyncio.gather(*(each.click(force=True) for each in takes))
+        holder = ok(await pages.services.mes.get(f"/v1/orders/{orders[1]}"))["operator"]
+        winner, loser = boards if holder == "Rosa" else boards[::-1]
+        await expect(winner.locator(f"[data-job='{orders[1]}']")).to_be_visible()
+        lost = loser.locator(f"#o{orders[1]} [data-act]")
+        await expect(lost).to_contain_text(holder)
+        await expect(loser.locator(f"[data-job='{orders[1]}']")).to_have_count(0)
+        assert await boards[1].locator(f"#o{orders[1]}").bounding_box() == before
+        for other in (orders[0], orders[2]):
+            await pages.services.take(other)
+        assert rosa.complaints + oleg.complaints == []
+
+
+async def test_a_double_click_takes_once(pages: Pages, browser: Browser) -> None:
+    async with viewing(browser, pages.url, "Rosa") as rosa:
+        [order_id] = await pages.approved()
+        page = await rosa.open("/")
+        await page.locator(f"#o{order_id} [data-take]").dblclick()
+        await expect(page.locator(f"[data-job='{order_id}']")).to_be_visible()
+        history = ok(await pages.services.mes.get(f"/v1/orders/{order_id}"))["history"]
+        assert [line["status"] for line in history].count("MANUFACTURING_STARTED") == 1
+        await expect(page.locator("#toasts .note")).to_have_count(0)
+        await page.goto(f"{pages.url}/orders/{order_id}")
+        await pages.services.mes.post(f"/v1/orders/{order_id}/take")
+        # Behind the back button the list is as it is, and not as it was.
+        await page.go_back()
+        await expect(page.locator(f"#o{order_id}")).to_have_count(0)
+        assert rosa.complaints == []
+
+
+async def test_the_list_does_not_jump_under_the_pointer(pages: Pages, browser: Browser) -> None:
+    async with viewing(browser, pages.url, "Rosa") as rosa:
+        [first] = await pages.approved()
+        page = await rosa.open("/")
+        await is_live(page)
+        row = page.locator(f"#o{first}")
+        await row.hover()
+        before = await row.bounding_box()
+        [second] = await pages.approved()
+        pill = page.locator("#show-new")
+        await expect(pill).to_have_text("New orders: 1")
+        assert await row.bounding_box() == before
+        await expect(page).to_have_title(re.compile(r"^\(1\) "))
+        await pill.click()
+        await expect(page.locator(f"#o{second}")).to_be_visible()
+        await pages.services.take(second, operator="Oleg")
+        await expect(page.locator(f"#o{second}")).to_contain_text("Taken by Oleg")
+        await page.mouse.move(5, 5)
+        await expect(page.locator(f"#o{second}")).to_have_count(0)
+        await pages.services.take(first, operator="Oleg")
+        assert rosa.complaints == []
+
+
+async def test_a_board_goes_on_behind_the_last_event_when_the_server_comes_again(
+    pages: Pages, browser: Browser
+) -> None:
+    async with viewing(browser, pages.url, "Rosa") as rosa:
+        page = await rosa.open("/")
+        await is_live(page)
+        await pages.stop("board")
+        await is_live(page, "no connection")
+        [order_id] = await pages.priced()
+        ok(await pages.services.crm.post(f"/v1/orders/{order_id}/approve"))
+        await pages.start("board")
+        await pages.shown(order_id, "MANUFACTURING_APPROVED")
+        await expect(page.locator(f"#o{order_id}")).to_be_visible()
+        await is_live(page)
+        await pages.services.take(order_id, operator="Oleg")
+        await expect(page.locator(f"#o{order_id}")).to_have_count(0)
+
+
+async def test_a_board_asks_where_it_hears_nothing(pages: Pages, browser: Browser) -> None:
+    """As behind a proxy that keeps all of a stream to itself."""
+    async with viewing(browser, pages.url, "Rosa") as rosa:
+        page = await rosa.context.new_page()
+        held: list[Route] = []
+        await page.route(re.compile(r"/stream"), lambda route: held.append(route))  # noqa: PLW0108 (it is wrapped)
+        await page.goto(pages.url)
+        await is_live(page, "polling")
+        [order_id] = await pages.approved()
+        await expect(page.locator(f"#o{order_id}")).to_be_visible()
+        await pages.services.take(order_id, operator="Oleg")
+        await expect(page.locator(f"#o{order_id}")).to_have_count(0)
+
+
+async def test_waits_are_right_by_a_clock_that_is_off(pages: Pages, browser: Browser) -> None:
+    async with viewing(browser, pages.url, "Rosa") as rosa:
+        [order_id] = await pages.approved()
+        page = await rosa.context.new_page()
+        await page.clock.install(time=datetime.now(UTC) + timedelta(days=400))
+        await page.goto(pages.url)
+        await page.clock.run_for("03:00")
+        await expect(page.locator(f"#o{order_id} time")).to_have_text("3 min")
+        await pages.services.take(order_id, operator="Oleg")
+
+
+async def test_texts_of_strangers_are_shown_and_not_run(pages: Pages, browser: Browser) -> None:
+    started = ok(await pages.services.start(customer={"name": NASTY, "email": "a@b.example"}), 201)
+    order_id = started["order_id"]
+    ok(await pages.services.upload(order_id, name=f"{NASTY}.stl".replace("/", "")))
+    ok(await pages.services.shop.post(f"/v1/orders/{order_id}/submit"))
+    await pages.services.shows(pages.services.mes, order_id, "SUBMITTED")
+    await pages.services.price(order_id)
+    await pages.services.shows(pages.services.crm, order_id, "PRICE_CALCULATED")
+    ok(await pages.services.crm.post(f"/v1/orders/{order_id}/approve"))
+    await pages.shown(order_id, "MANUFACTURING_APPROVED")
+    async with viewing(browser, pages.url, "Rosa") as rosa, viewing(browser, pages.url, "Sara") as sara:
+        seen = []
+        page = await rosa.open("/")
+        page.on("dialog", lambda dialog: seen.append(dialog.message))
+        await expect(page.locator(f"#o{order_id}")).to_contain_text("<img src=x onerror=alert(1)>")
+        await page.locator(f"#o{order_id} [data-take]").click()
+        await expect(page.locator(f"[data-job='{order_id}']")).to_contain_text("<script>alert(2)")
+        await page.goto(f"{pages.url}/orders/{order_id}")
+        await page.fill("[name=reason] >> nth=1", NASTY)
+        await page.click("button.danger")
+        await expect(page.locator("main .note.bad")).to_contain_text("{{7*7}}")
+        for path in (
+            f"/orders/{order_id}",
+            f"/search?q={order_id}",
+            "/search?q=%22%3E%3Cimg%20src%3Dx",
+            "/sales",
+        ):
+            other = await sara.open(path)
+            other.on("dialog", lambda dialog: seen.append(dialog.message))
+            await expect(other.locator("main")).to_be_visible()
+        assert seen == []
+        assert rosa.complaints + sara.complaints == []
+
+
+async def test_nothing_is_lost_when_the_session_ends_in_the_middle_of_a_form(
+    pages: Pages, browser: Browser
+) -> None:
+    async with viewing(browser, pages.url, "Rosa") as rosa:
+        [order_id] = await pages.approved()
+        ok(await pages.services.take(order_id))
+        await pages.shown(order_id, "MANUFACTURING_STARTED")
+        page = await rosa.open(f"/orders/{order_id}")
+        await rosa.context.clear_cookies(name=COOKIE)
+        form = page.locator("form[action$=release]")
+        await form.locator("[name=reason]").fill("my hand hurts")
+        await form.locator("button").click()
+        await expect(page.locator("#signin")).to_be_visible()
+        await page.fill("#again-name", "Rosa")
+        await page.fill("#again-password", "wrong")
+        await page.keyboard.press("Enter")
+        await expect(page.locator("#signin [data-fault]")).to_be_visible()
+        await page.fill("#again-password", PASSWORD)
+        await page.keyboard.press("Enter")
+        await expect(page.locator("#signin")).to_be_hidden()
+        # What was asked is asked again, with what was written.
+        await expect(page.locator(".order-head .s-MANUFACTURING_APPROVED")).to_be_visible()
+        await expect(page.locator(".life")).to_contain_text("my hand hurts")
+        await pages.services.take(order_id, operator="Oleg")
+
+
+async def test_an_operator_gives_back_and_hands_over(pages: Pages, browser: Browser) -> None:
+    async with viewing(browser, pages.url, "Rosa") as rosa:
+        first, second = await pages.approved(2)
+        for order_id in (first, second):
+            ok(await pages.services.take(order_id))
+            await pages.shown(order_id, "MANUFACTURING_STARTED")
+        page = await rosa.open("/")
+        job = page.locator(f"[data-job='{first}']")
+        await job.locator("summary").click()
+        await job.locator("[name=reason]").fill("no gold left")
+        await job.locator("button.danger").click()
+        await expect(job).to_have_count(0)
+        await expect(page.locator(f"#o{first}")).to_be_visible()
+        job = page.locator(f"[data-job='{second}']")
+        await job.locator("summary").click()
+        await job.get_by_label("Hand over to").fill("Oleg")
+        await job.get_by_role("button", name="Hand over").click()
+        await expect(job).to_have_count(0)
+        assert ok(await pages.services.mes.get(f"/v1/orders/{second}"))["operator"] == "Oleg"
+        await pages.services.take(first, operator="Oleg")
+        assert rosa.complaints == []
+
+
+async def test_a_seller_approves_many_at_once_and_sees_what_became_of_each(
+    pages: Pages, browser: Browser
+) -> None:
+    orders = await pages.priced(3)
+    for order_id in orders:
+        await pages.shown(order_id, "PRICE_CALCULATED")
+    async with viewing(browser, pages.url, "Sara") as sara:
+        page = await sara.open("/")
+        await expect(page).to_have_url(f"{pages.url}/sales")
+        for order_id in orders:
+            await page.check(f"input[value='{order_id}']")
+        # One was approved meanwhile by somebody else, and is in work.
+        ok(await pages.services.crm.post(f"/v1/orders/{orders[0]}/approve", headers=acting("boss")))
+        await page.get_by_role("button", name="Approve the chosen ones").click()
+        await expect(page.locator("#sales .note")).to_contain_text("2 orders were approved")
+        await expect(page.locator("#sales .note li")).to_contain_text(f"№ {orders[0]}")
+        for order_id in orders[1:]:
+            await pages.services.shows(pages.services.mes, order_id, "MANUFACTURING_APPROVED")
+        assert sara.complaints == []
+    for order_id in orders:
+        await pages.shown(order_id, "MANUFACTURING_APPROVED")
+        await pages.services.take(order_id, operator="Oleg")
+
+
+@pytest.mark.parametrize("language", ["en", "ru"])
+async def test_a_customer_orders_and_follows_it_by_his_link(
+    pages: Pages, browser: Browser, language: str
+) -> None:
+    started = ok(await pages.services.start(), 201)
+    order_id, asked = started["order_id"], []
+    async with viewing(browser, pages.url, language=language) as ada:
+        ada.context.on("request", lambda request: asked.append(request.url))
+        page = await ada.open(f"/my/{order_id}#{link_of(order_id)}")
+        await expect(page.locator("h1")).to_be_visible()
+        await expect(page).to_have_url(f"{pages.url}/my/{order_id}")
+        assert not [url for url in asked if "eyJ" in url]
+        await page.set_input_files("#file", {"name": "ring.stl", "mimeType": "model/stl", "buffer": MODEL})
+        await page.click(".drop button")
+        await page.locator("form[action$=submit] button").click()
+        await expect(page.locator(".way li").nth(1)).to_have_class("now")
+        await pages.services.shows(pages.services.mes, order_id, "SUBMITTED")
+        await pages.services.price(order_id)
+        # The price comes by itself.
+        await expect(page.locator(".big")).to_contain_text("412")
+        await page.locator("form[action$=cancel] button").click()
+        await page.locator("#confirm button.main").click()
+        await expect(page.locator("main .note.bad")).to_be_visible()
+        await pages.services.shows(pages.services.shop, order_id, "CANCELLED")
+        assert ada.complaints == [], ada.complaints
+        other = ok(await pages.services.start(), 201)["order_id"]
+        page = await ada.open(f"/my/{other}")
+        await expect(page.locator("[data-opens]")).to_be_visible()
+
+
+@pytest.mark.long
+async def test_every_page_is_open_to_all(pages: Pages, browser: Browser) -> None:
+    """axe-core, WCAG 2.2 AA and its best practices: each page in each language, theme and state."""
+    [waiting] = await pages.approved()
+    in_work, rejected = await pages.approved(2)
+    for order_id in (in_work, rejected):
+        ok(await pages.services.take(order_id))
+    ok(await pages.services.advance(rejected, "REJECTED", reason="the wall is too thin"))
+    [to_confirm] = await pages.priced()
+    await pages.shown(rejected, "REJECTED")
+    await pages.shown(to_confirm, "PRICE_CALCULATED")
+    customer = ok(await pages.services.start(), 201)["order_id"]
+    staff = {
+        "Rosa": (
+            "/",
+            "/?material=platinum_950",
+            "/?price_from=much",
+            f"/orders/{waiting}",
+            f"/orders/{in_work}",
+            f"/orders/{rejected}",
+            "/orders/17",
+            "/sales",
+            "/search?q=ring",
+            "/search?q=nothing-like-this",
+        ),
+        "Sara": ("/sales", f"/orders/{to_confirm}"),
+        None: ("/login", "/", f"/my/{customer}", f"/my/{customer}#{link_of(customer)}"),
+    }
+    found = []
+    for (name, paths), (language, width) in itertools.product(staff.items(), (("en", 1440), ("ru", 360))):
+        async with viewing(
+            browser, pages.url, name, language=language, width=width, reduced_motion="reduce"
+        ) as viewer:
+            page = await viewer.context.new_page()
+            for path in paths:
+                await page.goto("about:blank")  # or what only differs behind the # would not be opened
+                await page.goto(f"{pages.url}{path}")
+                found += [f"{language} {name} {path}: {each}" for each in await faults_of(page, width)]
+    assert found == [], "\n".join(found)
+    await pages.services.take(waiting, operator="Oleg")
+
+
+OPEN_IN_THE_DARK = """
+    document.documentElement.dataset.theme = "dark";
+    document.querySelectorAll("details").forEach((each) => { each.open = true; });
+    document.querySelector("#keys")?.showModal();
+"""
+AXE = files("axe_playwright_python").joinpath("axe.min.js").read_text()
+
+
+async def faults_of(page: Page, width: int) -> list[str]:
+    """Run axe-core on a page in both themes, in the dark with all open that opens; nothing may overflow."""
+    await expect(page.locator("main")).to_be_visible()
+    found = []
+    if await page.evaluate("document.documentElement.scrollWidth") > width:
+        found.append("it is wider than the screen")
+    # Its script is run by the protocol: the policy of the page lets no other in.
+    await page.evaluate(AXE)
+    found += [f"light: {each}" for each in await _axe(page)]
+    await page.evaluate(OPEN_IN_THE_DARK)
+    return found + [f"dark: {each}" for each in await _axe(page)]
+
+
+async def _axe(page: Page) -> list[str]:
+    result: dict[str, Any] = await page.evaluate("axe.run(document, {resultTypes: ['violations']})")
+    return [
+        f"{each['id']}: {node['html'][:120]} {node['failureSummary'][:200]}"
+        for each in result["violations"]
+        for node in each["nodes"][:1]
+    ]
