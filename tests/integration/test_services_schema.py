@@ -52,8 +52,8 @@ BUILDS: Mapping[str, Callable[[Settings, Topology], FastAPI]] = {
     "board": build_board,
 }
 EXAMPLES = 10
-"""Of each operation. Seeded; a description that allowed any status, any reason or a quantity of 0 was found by 10
-as it was by 25. `make soak` tries ten times as many."""
+"""Of each operation, seeded. A description that allows any status, any reason or a quantity of 0 is found by
+ten as by 25; `make soak` tries ten times as many."""
 Case: TypeAlias = "schemathesis.Case[Any]"
 CHECKS: list[CheckFunction] = [
     allow_header_conformance,
