@@ -1,4 +1,4 @@
-"""`mesctl` from a process that has imported it already: each start is a fork, a tenth of a cold one.
+"""`mesctl` and `alembic` from a process that has imported them: a start is a fork, a tenth of a cold one.
 
 For tests that run many commands and whose subject is not the start. A command has arguments, folder,
 environment, files and exit status of its own, as a process has; it alone imports the project's modules.
@@ -14,7 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -34,16 +34,18 @@ LIBRARIES = (
     "structlog",
 )
 
+PROGRAMS = ("mesctl", "alembic")
+
 _CLIENT = """\
 #!{python} -SE
 import json, os, socket, sys
 with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as server:
     server.connect({address!r})
-    words = json.dumps([sys.argv[1:], os.getcwd(), dict(os.environ)]).encode()
+    words = json.dumps([[{name!r}, *sys.argv[1:]], os.getcwd(), dict(os.environ)]).encode()
     socket.send_fds(server, [words], [0, 1, 2])
     status = server.recv(9)
 if not status:
-    sys.exit("mesctl: was killed")
+    sys.exit("{name}: was killed")
 sys.exit(int(status))
 """
 
@@ -56,21 +58,24 @@ def start_warm_mesctl(
 ) -> Iterator[Path]:
     """Start the process that imports; give the program `mesctl` that has its commands run there.
 
+    Beside it is `alembic`, which does the same.
+
     Parameters:
         folder: an empty one, whose path is short: a socket's may have 107 bytes.
         python: the interpreter of the commands.
         ops: the package that is installed for it.
     """
     address = folder / "socket"
-    program = folder / "mesctl"
-    program.write_text(_CLIENT.format(python=sys.executable, address=str(address)))
-    program.chmod(0o755)
+    for name in PROGRAMS:
+        client = folder / name
+        client.write_text(_CLIENT.format(python=sys.executable, address=str(address), name=name))
+        client.chmod(0o755)
     # -P: no folder of ours in front of what is installed.
     command = [str(python), "-P", __file__, str(address), str(ops / "__main__.py")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=folder) as server:
         assert server.stdout is not None
         assert server.stdout.readline() == b"ready\n"
-        yield program
+        yield folder / "mesctl"
 
 
 def serve(address: str, program: str) -> None:
@@ -86,6 +91,7 @@ def serve(address: str, program: str) -> None:
 
     for module in (*(verb.reference.partition(":")[0] for verb in VERBS.values()), *LIBRARIES):
         import_module(module)
+    mains = {"mesctl": start["main"], "alembic": import_module("alembic.config").main}
     # multiprocessing would import this module again in each process that a command starts.
     sys.modules["__main__"] = ModuleType("__main__")
     gc.freeze()
@@ -98,24 +104,25 @@ def serve(address: str, program: str) -> None:
             connection, _ = listener.accept()
             if os.fork() == 0:
                 listener.close()
-                _run_command(connection, start["main"])
+                _run_command(connection, mains)
             connection.close()
 
 
-def _run_command(connection: socket.socket, main: Callable[[], object]) -> NoReturn:
+def _run_command(connection: socket.socket, mains: Mapping[str, Callable[[], object]]) -> NoReturn:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     words, files, _, _ = socket.recv_fds(connection, _LONGEST_BYTES, 3)
-    arguments, folder, environment = json.loads(words)
+    argv, folder, environment = json.loads(words)
     for number, file in enumerate(files):
         os.dup2(file, number)
         os.close(file)
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
-    sys.argv = ["mesctl", *arguments]
+    sys.argv = argv
     status = 1
     try:
-        main()
+        mains[argv[0]]()
+        status = 0
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else int(end.code is not None)
     except BaseException:

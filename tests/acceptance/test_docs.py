@@ -20,14 +20,19 @@ from sharding.engines import open_cluster
 from sharding.sessions import open_sessions
 from sharding.shard_map import ShardMap
 from sharding.topology import Topology
+from tests.once import made_once
 from tests.project import PROJECT
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 FOLLOWED = [page for page in PAGES if page.name != "tutorial.md"]  # which has a test of its own
 
-SERVED = ("trouble", "night-shift", "logs")
-"""Pages about services that run: they are followed one after another on one platform, in this order."""
+TOGETHER = (
+    ("trouble", "night-shift", "logs", "gateway"),
+    # The last ones change a schema, and send the verbs to a pooler.
+    ("sharding", "forecast", "migrations", "online-changes", "pgbouncer"),
+)
+"""Pages about services that run, and about databases: each followed on one platform, in this order."""
 
 
 def fenced(page: Path, language: str) -> list[str]:
@@ -43,7 +48,8 @@ def typed_commands(page: Path) -> list[str]:
 def scripts() -> Iterator[object]:
     """Give the pages that are followed together, most often a single one, as pytest's parameters."""
     pages = {page.stem: page for page in FOLLOWED if typed_commands(page)}
-    yield pytest.param([pages.pop(name) for name in SERVED], id=" ".join(SERVED))
+    for names in TOGETHER:
+        yield pytest.param([pages.pop(name) for name in names], id=" ".join(names))
     for name, page in pages.items():
         yield pytest.param([page], id=name)
 
@@ -56,15 +62,17 @@ def commands_of(pages: Sequence[Path]) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def stopped_platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
+def stopped_platform(tmp_path_factory: pytest.TempPathFactory) -> Home:
     """Give the folder of a platform that was started once and stopped: its `up` has no data to make."""
-    platform = Platform(tmp_path_factory.mktemp("stopped") / "platform", PROJECT, safe=False)
-    try:
-        platform.up(services=False)
-        platform.down()
-        yield platform.home
-    finally:
-        platform.delete()
+
+    def make(folder: Path) -> None:
+        platform = Platform(folder / "platform", PROJECT, safe=False)
+        try:
+            platform.up(services=False)
+        finally:
+            platform.down()
+
+    return Home(made_once(tmp_path_factory, "stopped-platform", make) / "platform")
 
 
 @pytest.fixture

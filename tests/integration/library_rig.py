@@ -83,6 +83,8 @@ class LibraryTeam:
 
     root: Path
     servers: PostgresServers
+    programs: Path
+    """Where `mesctl` and `alembic` are that start fast."""
 
     def dbname(self, name: str) -> str:
         """Return the name of a database on its server."""
@@ -125,10 +127,12 @@ class LibraryTeam:
 
     def start(self, *words: str) -> subprocess.Popen[str]:
         """Start a program of the project's venv, in the project's folder."""
-        program = Path(sys.executable).with_name(words[0])
+        return self._start(Path(sys.executable).with_name(words[0]), *words[1:])
+
+    def _start(self, program: Path, *words: str) -> subprocess.Popen[str]:
         clean = {name: value for name, value in os.environ.items() if not name.startswith("MES_STORAGE_")}
         return subprocess.Popen(
-            [program, *words[1:]],
+            [program, *words],
             cwd=self.root,
             env=clean,
             text=True,
@@ -138,17 +142,17 @@ class LibraryTeam:
         )
 
     def run(self, *words: str) -> subprocess.CompletedProcess[str]:
-        """Run a program of the project's venv, in the project's folder."""
-        with self.start(*words) as started:
+        """Run a program in the project's folder."""
+        with self._start(self.programs / words[0], *words[1:]) as started:
             out, err = started.communicate(timeout=120)
         return subprocess.CompletedProcess(words, started.returncode, out, err)
 
 
 @contextmanager
-def run_library_team(servers: PostgresServers, root: Path) -> Iterator[LibraryTeam]:
+def run_library_team(servers: PostgresServers, root: Path, *, programs: Path) -> Iterator[LibraryTeam]:
     """Make the project and empty databases; drop them at the end."""
     root.mkdir()
-    team = LibraryTeam(root, servers)
+    team = LibraryTeam(root, servers, programs)
     team.versions.mkdir()
     (root / f"{root.name}_models.py").write_text(MODELS)
     (root / "mes-storage.toml").write_text(

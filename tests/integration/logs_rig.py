@@ -120,7 +120,6 @@ async def _process(
         "MES_STORAGE_TOPOLOGY": str(topology.path),
         "MES_STORAGE_MESSAGE_KEYS": ALL_KEYS,
         "MES_STORAGE_ACCESS_KEYS": ACCESS_KEYS,
-        "MES_STORAGE_RELAY_POLL_SECONDS": "0.02",
         "MES_STORAGE_FLOW_FLOOR_PER_SECOND": "1000",
         "MES_STORAGE_REDELIVERY_SECONDS": "0.2",
         "MES_STORAGE_LOG_FILE": str(folder / f"{name}.log"),

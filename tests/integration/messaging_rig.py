@@ -1,7 +1,7 @@
 """From the shop's outbox to the CRM's history: real databases and a real Redis, with small delays."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -126,7 +126,7 @@ class Rig:
             ShopOutbox,
             source="shop",
             signer=signer or signer_of(ServiceName.SHOP),
-            poll_seconds=0.02,
+            poll_seconds=0.05,
             retry_seconds=retry_seconds,
             longest_retry_seconds=max(retry_seconds, 0.2),
             send_traceparent=send_traceparent,
@@ -217,11 +217,21 @@ class Rig:
         return all(row.set_aside_at is not None for row in await self.owed())
 
 
+def pauses() -> Iterator[float]:
+    """Give the seconds between two looks: longer ones when it lasts, for a look takes CPU too."""
+    pause = 0.01
+    while True:
+        yield pause
+        pause = min(1.2 * pause, 0.05)
+
+
 async def until(holds: Callable[[], Coroutine[Any, Any, bool]], *, seconds: float = 60.0) -> None:
-    """Wait for a condition, looking often and not for ever."""
+    """Wait for a condition, looking often at first, and not for ever."""
     async with asyncio.timeout(seconds):
-        while not await holds():  # noqa: ASYNC110 (what is waited for is in another server)
-            await asyncio.sleep(0.01)
+        for pause in pauses():
+            if await holds():
+                return
+            await asyncio.sleep(pause)
 
 
 @asynccontextmanager

@@ -41,7 +41,7 @@ from tests.integration.services_rig import save_map
 
 AT = datetime(2026, 11, 3, 9, 30, tzinfo=UTC)
 SETTLED = datetime(2026, 11, 3, 9, 35, tzinfo=UTC)
-SOON = WorkerOptions(concurrency=4, poll_seconds=0.02, retry_seconds=0.0, stop_seconds=0.1)
+SOON = WorkerOptions(concurrency=4, poll_seconds=0.1, retry_seconds=0.0, stop_seconds=0.1)
 
 
 class Bytes:

@@ -31,6 +31,7 @@ from sharding.sessions import ShardedSessions, open_sessions
 from sharding.shard_map import ShardMap
 from sharding.topology import Topology
 from tests.callers import ACCESS_KEYS, ActingAs, by_operator, caller_of
+from tests.integration.messaging_rig import pauses
 from tests.message_keys import ALL_KEYS
 
 Json = dict[str, Any]
@@ -146,8 +147,10 @@ async def eventually(
     answer = await ask()
     try:
         async with asyncio.timeout(seconds):
-            while not holds(answer):
-                await asyncio.sleep(0.02)
+            for pause in pauses():
+                if holds(answer):
+                    break
+                await asyncio.sleep(pause)
                 answer = await ask()
     except TimeoutError:
         raise AssertionError(f"after {seconds:g} s the answer is still {answer.text}") from None
@@ -192,11 +195,13 @@ async def client_of(app: FastAPI, *, auth: Auth | None = None) -> AsyncIterator[
 
 
 def fast_settings(topology: Topology) -> Settings:
-    """Make settings with small delays and a small upload limit."""
+    """Make settings with small delays and a small upload limit.
+
+    Relays look for new messages as often as in operation: the four of a test take half a core otherwise.
+    """
     return Settings(
         topology=topology.path,
         max_upload_bytes=MAX_UPLOAD_BYTES,
-        relay_poll_seconds=0.02,
         redelivery_seconds=0.2,
         flow_floor_per_second=1000.0,
         message_keys=SecretStr(ALL_KEYS),

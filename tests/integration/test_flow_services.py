@@ -77,10 +77,10 @@ async def directory(topology: Topology) -> AsyncIterator[Cluster]:
         yield cluster
 
 
-async def mesctl(topology: Topology, *words: str) -> Said:
+async def run_mesctl(program: Path, topology: Topology, *words: str) -> Said:
     """Run `mesctl` in a process of its own: in this one the services write their logs to the same stdout."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "ops", "--project", str(PROJECT.path), "--topology", str(topology.path)),
+        *(program, "--project", str(PROJECT.path), "--topology", str(topology.path)),
         *words,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -416,27 +416,28 @@ async def taken_by(client: AsyncClient) -> str:
 
 
 async def test_people_pause_limit_and_resume_by_mesctl(
-    services: Services, directory: Cluster, topology: Topology
+    services: Services, directory: Cluster, topology: Topology, warm_mesctl: Path
 ) -> None:
+    mesctl = partial(run_mesctl, warm_mesctl, topology)
     await until_granted(directory, "crm", lambda grant: True)
-    dry = await mesctl(topology, "flow", "pause", "crm", "--for", "5m", "--dry-run")
+    dry = await mesctl("flow", "pause", "crm", "--for", "5m", "--dry-run")
     assert dry.out.startswith("INSERT INTO flow_overrides")
     assert dry.out.rstrip().endswith(";")
     assert not (await granted(directory, "crm"))["paused"]
-    done = await mesctl(topology, "flow", "pause", "crm", "--for", "5m", "--reason", "full", "--json")
+    done = await mesctl("flow", "pause", "crm", "--for", "5m", "--reason", "full", "--json")
     assert done.json["per_second"] == 0
     await until_granted(directory, "crm", lambda grant: grant["paused"])
-    shown = (await mesctl(topology, "flow", "status", "--json")).json
+    shown = (await mesctl("flow", "status", "--json")).json
     crm = next(each for each in shown["senders"] if each["sender"] == "crm")
     assert (crm["per_second"], crm["paused"]) == (0, True)
     assert "full" in crm["reason"]
     assert {each["signal"] for each in shown["signals"]} == set(SIGNALS)
-    await mesctl(topology, "flow", "limit", "crm", "1", "--for", "5m")
+    await mesctl("flow", "limit", "crm", "1", "--for", "5m")
     await until_granted(directory, "crm", lambda grant: grant["per_second"] == 1)
-    assert (await mesctl(topology, "flow", "resume", "crm")).status == 0
+    assert (await mesctl("flow", "resume", "crm")).status == 0
     await until_granted(directory, "crm", lambda grant: grant["per_second"] > 1)
-    assert (await mesctl(topology, "flow", "resume", "crm")).status == 3
-    assert (await mesctl(topology, "flow", "pause", "crm", "--for", "25h")).status == 2
+    assert (await mesctl("flow", "resume", "crm")).status == 3
+    assert (await mesctl("flow", "pause", "crm", "--for", "25h")).status == 2
 
 
 async def test_history_is_refused_while_creation_goes_on_and_the_operators_list_never(
@@ -515,14 +516,14 @@ async def test_an_order_is_found_at_each_moment_and_the_crm_cancels_it_once_it_i
 
 
 async def test_the_status_is_shown_while_a_database_is_away(
-    services: Services, directory: Cluster, topology: Topology, tmp_path: Path
+    services: Services, directory: Cluster, topology: Topology, warm_mesctl: Path, tmp_path: Path
 ) -> None:
     """It is looked at when something is wrong."""
     await until_granted(directory, "crm", lambda grant: True)
     there = topology.path.read_text()
     path = tmp_path / "away.toml"
     path.write_text(there.replace(topology.database("crm").dbname, "no_such_database"))
-    said = await mesctl(Topology.load(path), "flow", "status", "--json")
+    said = await run_mesctl(warm_mesctl, Topology.load(path), "flow", "status", "--json")
     assert "crm" in said.err
     waiting = {each["sender"]: each["waiting"] for each in said.json["senders"]}
     assert waiting == {"shop": 0, "crm": None, "partners": 0}

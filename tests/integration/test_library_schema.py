@@ -33,9 +33,10 @@ IS_WAITING = (
 
 
 @pytest.fixture
-def team(postgres: PostgresServers, tmp_path: Path) -> Iterator[LibraryTeam]:
+def team(postgres: PostgresServers, warm_mesctl: Path, tmp_path: Path) -> Iterator[LibraryTeam]:
     """Give a project whose databases are empty."""
-    with run_library_team(postgres, tmp_path / f"schema{next(_numbers)}") as team:
+    root = tmp_path / f"schema{next(_numbers)}"
+    with run_library_team(postgres, root, programs=warm_mesctl.parent) as team:
         yield team
 
 

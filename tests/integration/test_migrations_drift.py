@@ -62,6 +62,10 @@ def execute(topology: Topology, name: str, *statements: str) -> None:
 
 @pytest.mark.parametrize("tree", PROJECT.trees.values(), ids=PROJECT.trees)
 def test_snapshots_are_what_the_migrations_make(topology: Topology, tree: ProjectTree) -> None:
+    # Snapshots are of the first database of a tree; each of the others would be migrated as often as it.
+    others = list(topology.databases_of(tree.name))[1:]
+    kept = {name: each for name, each in topology.databases.items() if name not in others}
+    topology = topology.model_copy(update={"databases": kept})
     line = [script.revision for script in Scripts(tree, tree.revisions).line()]
     for revision in reversed(line):
         run.downgrade(topology, tree, revision)

@@ -109,12 +109,14 @@ def test_foreign_database_is_refused_before_anything_is_changed(
 @pytest.mark.parametrize(
     "arguments", [["upgrade", "head"], ["downgrade", "base"], ["stamp", "head"]], ids=" ".join
 )
-def test_plain_alembic_refuses_it_too(foreign: Topology, topology_path: Path, arguments: list[str]) -> None:
+def test_plain_alembic_refuses_it_too(
+    foreign: Topology, topology_path: Path, warm_mesctl: Path, arguments: list[str]
+) -> None:
     if arguments[0] == "stamp":  # alembic's own, one database after another
         execute(foreign, "mes_0", "DROP TABLE alembic_version", *FOREIGN[1:])
     before = what_stands(foreign)
     done = subprocess.run(
-        [sys.executable, "-m", "alembic", "-n", "mes", *arguments],
+        [warm_mesctl.with_name("alembic"), "-n", "mes", *arguments],
         cwd=ROOT,
         env=os.environ | {"MES_STORAGE_TOPOLOGY": str(topology_path)},
         capture_output=True,
