@@ -65,6 +65,7 @@ NEEDS: Mapping[str, Need] = {
     "prometheus": Need("prometheus", "prometheus"),
     "alertmanager": Need("prometheus-alertmanager", "prometheus-alertmanager"),
     "rsyslog": Need("rsyslogd", "rsyslog rsyslog-elasticsearch", ("/usr/sbin",)),
+    "chromium": Need("chromium", "chromium"),
     "citus": ExtensionNeed("citus", "postgresql-15-citus-13.2, of Citus Data, or set PG_BIN"),
 }
 
