@@ -18,17 +18,14 @@ def read_history(topology: Topology, metrics: Sequence[str], *, span: timedelta)
 
     Parameters:
         topology: has the directory.
-        metrics: their names without the prefix; one that has it, or a project's, stays as it is.
+        metrics: their names.
         span: how far to look back.
 
     Raises:
         DBAPIError: the directory does not answer.
     """
     every = max(FINE_SECONDS, int(span.total_seconds()) // MOST_POINTS)
-    names = [
-        name if "_" in name and name.startswith(("app_", PREFIX)) else f"{PREFIX}_{name}" for name in metrics
-    ]
-    return read_series(topology, names, since=datetime.now(UTC) - span, every_seconds=every)
+    return read_series(topology, metrics, since=datetime.now(UTC) - span, every_seconds=every)
 
 
 def plot_of(

@@ -29,6 +29,7 @@ CATALOGUES = Path(__file__).with_name("locale")
 VERB = "verb"
 _PLACE = re.compile(r"%\((\w+)\)s")
 NOTHING = Markup('<span class="none">&ndash;</span>')
+NUMBERS = frozenset({int, float, content.Size, content.Seconds, content.Share, content.About})
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
 
@@ -150,10 +151,9 @@ class Language:
         }
         return writers.get(type(value), self.text)(value)
 
-    def is_number(self, value: content.Cell) -> bool:
-        """Return whether a value stands at the right of its column."""
-        kinds = (int, float, content.Size, content.Seconds, content.Share, content.About)
-        return isinstance(value, kinds)
+    def number_columns(self, table: content.Table) -> set[int]:
+        """Return the columns of a table whose values stand at the right, one below the other."""
+        return {index for row in table.rows for index, cell in enumerate(row.cells) if type(cell) in NUMBERS}
 
     def plot(self, plot: content.Plot) -> str:
         """Write a plot as JSON, for the script that draws it."""

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from ops.fleet import DatabasesFailed
+from ops.monitoring.databases import PREFIX
 from ops.options import Options
 from ops.pages.content import (
     N_,
@@ -108,7 +109,9 @@ class Replicas:
             self._watcher, self._topology = NodeWatcher(topology, names), topology
         watcher = self._watcher
         looks = {name: partial(_look_at_nodes, watcher, topology.database(name)) for name in names}
-        history = partial(read_history, topology, ("replica_lag_seconds", "up"), span=HISTORY)
+        history = partial(
+            read_history, topology, (f"{PREFIX}_replica_lag_seconds", f"{PREFIX}_up"), span=HISTORY
+        )
         asked: dict[str, Callable[[], list[Any]]] = {**looks, "": history}
         answers = answers_of(asked, deadline_seconds=PART_SECONDS)
         unreached, rows = _split({name: answers[name] for name in names})

@@ -26,12 +26,14 @@ _BYTES = 32
 class Viewer:
     """Somebody who looks at the pages.
 
-    `may_act` is whether the buttons are there for him; `by_login` is whether the project knows him.
+    `may_act` is whether the buttons are there for him; `by_login` is whether the project knows him, who was
+    let in at `opened_at`, in seconds since 1970.
     """
 
     name: str
     may_act: bool
     by_login: bool = False
+    opened_at: float = 0.0
 
 
 class Access(Protocol):
@@ -44,8 +46,8 @@ class Access(Protocol):
             LoginRefused: it cannot be said now, or not to this address; the reason is shown.
         """
 
-    def is_good(self, viewer: Viewer) -> bool:
-        """Return whether one who has logged in may still look."""
+    def refresh(self, viewer: Viewer) -> Viewer | None:
+        """Return who one who has logged in is by now; None for one who may look no more."""
 
 
 class LoginRefused(OpsError):

@@ -364,7 +364,7 @@ class Site:
         viewer = self._sessions.viewer(session)
         if viewer is None or not viewer.by_login:
             return viewer
-        return viewer if self._access is not None and self._access.is_good(viewer) else None
+        return None if self._access is None else self._access.refresh(viewer)
 
     def _language(self, request: Request) -> Language:
         cookie, header = request.cookies.get("pages-language"), request.headers.get("accept-language")

@@ -14,6 +14,7 @@ from ops.forecast.commands import NO_SAMPLES, read_forecast
 from ops.forecast.model import LimitLine
 from ops.migrate import run
 from ops.migrate.commands import state_row
+from ops.monitoring.databases import PREFIX
 from ops.options import Options
 from ops.pages.content import (
     N_,
@@ -124,7 +125,7 @@ def _shards_panel(tree: str) -> Panel:
 def read_shards(options: Options, *, tree: str) -> Content:
     """Read who owns which bucket, and the rows, the size and the load of every shard."""
     topology, project = options.topology(), options.project()
-    metrics = ("transactions_total",)
+    metrics = (f"{PREFIX}_transactions_total",)
     asked: dict[str, Callable[[], Any]] = {
         "map": lambda: asyncio.run(load_shard_map(topology, tree)),
         "samples": partial(read_history, topology, metrics, span=HOUR),
@@ -172,7 +173,7 @@ def read_shards(options: Options, *, tree: str) -> Content:
         *plot_of(
             N_("Transactions in a second"),
             series,
-            metric="mes_storage_transactions_total",
+            metric=f"{PREFIX}_transactions_total",
             label=("database",),
             is_rate=True,
         ),
@@ -359,7 +360,7 @@ def read_archive(options: Options) -> Content:
         )
         for member in chosen
     }
-    asked[""] = partial(read_history, topology, ("archive_waiting_rows",), span=2 * DAY)
+    asked[""] = partial(read_history, topology, (f"{PREFIX}_archive_waiting_rows",), span=2 * DAY)
     answers = answers_of(asked, deadline_seconds=18)
     unreached: dict[str, str] = {}
     rows: list[Row] = []
@@ -393,7 +394,7 @@ def read_archive(options: Options) -> Content:
     plot = plot_of(
         N_("Rows that wait for the archive"),
         series,
-        metric="mes_storage_archive_waiting_rows",
+        metric=f"{PREFIX}_archive_waiting_rows",
         label=("database",),
     )
     blocks: list[Block] = [Table(columns=columns, rows=rows, empty=N_("no archives")), *plot]

@@ -3,7 +3,9 @@
 
 const body = document.body;
 const words = body.dataset;
-const lang = document.documentElement.lang;
+const chosen = document.documentElement.lang;
+// The browser's own kind of the language that was chosen: its dates and hours.
+const lang = navigator.languages.find((each) => each.startsWith(chosen)) || chosen;
 const panels = new Map([...document.querySelectorAll("[data-panel]")].map((each) => [each.dataset.panel, each]));
 const held = new Map();
 let pointer = null;
@@ -143,7 +145,16 @@ function show(name, answer) {
 // --- Plots ---------------------------------------------------------------------------------------------------
 
 const plots = new WeakMap();
-const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+
+function colour(name) {
+  const probe = document.createElement("i");
+  probe.style.color = `var(${name})`;
+  body.append(probe);
+  const found = getComputedStyle(probe).color;  // of the two of light-dark() the one that holds
+  probe.remove();
+  return found;
+}
+
 const byUnit = {
   "": (value) => new Intl.NumberFormat(lang, { maximumSignificantDigits: 3 }).format(value),
   seconds: (value) => new Intl.NumberFormat(lang, { style: "unit", unit: "second", unitDisplay: "narrow", maximumSignificantDigits: 3 }).format(value),
