@@ -47,7 +47,7 @@ HISTORY = timedelta(hours=6)
 MOST_LETTERS = 50
 SCRAPE_SECONDS = 3.0
 READS = "readreplica_reads_total"
-GROUP = N_("Orders")
+GROUP = N_("Work")
 
 
 class AnswerRefused(AppError):
@@ -73,6 +73,7 @@ def panels(_topology: Topology) -> Sequence[Panel]:
             verb="mesctl orders dead-letters list",
             group=GROUP,
             every_seconds=10,
+            is_wide=True,
             actions=(retry,),
         ),
         Panel(

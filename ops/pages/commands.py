@@ -133,7 +133,7 @@ def make_app(options: Options, *, port: int) -> "ASGIApp":
 
 
 def panels_of(options: Options) -> Sequence[Panel]:
-    """Return all panels, those of the project behind those of the platform of the same group."""
+    """Return all panels by their groups; of a group those that are wide come first."""
     from ops.pages.live_panels import live_panels  # with SQLAlchemy, as all that reads databases
     from ops.pages.storage_panels import storage_panels
 
@@ -142,7 +142,7 @@ def panels_of(options: Options) -> Sequence[Panel]:
     own: Iterable[Panel] = project.resolve("pages.panels", reference)(topology) if reference else ()
     found = [*live_panels(topology), *own, *storage_panels(topology, project)]
     groups = {panel.group: place for place, panel in reversed(list(enumerate(found)))}
-    return sorted(found, key=lambda panel: groups[panel.group])
+    return sorted(found, key=lambda panel: (groups[panel.group], not panel.is_wide))
 
 
 def _failed(panel: Panel, error: Exception) -> Content:

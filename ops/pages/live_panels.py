@@ -248,7 +248,7 @@ def _in_doubt_panel() -> Panel:
         title=N_("Units in doubt"),
         read=read_in_doubt,
         verb="mesctl shards in-doubt list",
-        group=N_("Writes"),
+        group=N_("Work"),
         every_seconds=15,
         seconds=14,
         actions=(action,),
