@@ -38,6 +38,7 @@ from ops.pages.content import (
     worst,
 )
 from ops.pages.history import plot_of, read_history
+from ops.pages.live_panels import errors_of
 from ops.problems.service import first_line
 from ops.waiting import answers_of
 from sharding.topology import Topology
@@ -277,7 +278,10 @@ def _figures(
     databases: OrderDatabases, answers: Mapping[str, Any]
 ) -> tuple[dict[str, str], list[OrderFigures]]:
     named = {name: answers[name] for name in databases.services}
-    unreached = {name: first_line(each) for name, each in named.items() if isinstance(each, Exception)}
+    unreached: dict[str, str] = {}
+    for name, each in named.items():
+        if isinstance(each, Exception):
+            unreached |= errors_of(name, each)
     return unreached, [each for each in named.values() if isinstance(each, OrderFigures)]
 
 

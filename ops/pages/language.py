@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from babel import Locale
-from babel.dates import format_datetime, format_timedelta
+from babel.dates import format_datetime
 from babel.messages.mofile import write_mo
 from babel.messages.pofile import read_po
 from babel.numbers import format_decimal, format_percent
 from babel.support import NullTranslations, Translations
+from babel.units import format_unit
 from markupsafe import Markup, escape
 
 from ops.pages import content
@@ -29,6 +30,9 @@ CATALOGUES = Path(__file__).with_name("locale")
 VERB = "verb"
 _PLACE = re.compile(r"%\((\w+)\)s")
 NOTHING = Markup('<span class="none">&ndash;</span>')
+_LONG = (("day", 86_400), ("hour", 3_600), ("minute", 60))
+"""As `mesctl problems` has ages: two of a unit are written in it."""
+
 NUMBERS = frozenset({int, float, content.Size, content.Seconds, content.Share, content.About})
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
@@ -111,10 +115,11 @@ class Language:
 
     def seconds(self, value: float) -> str:
         """Write a length of time: `0.4 s`, `3 min`."""
-        if value < 100:
-            shown = format_decimal(value, format="#,##0.#", locale=self.locale)
+        if value < 120:
+            shown = format_decimal(value, format="#,##0.#" if value < 10 else "#,##0", locale=self.locale)
             return f"{shown} {self.text('s')}"
-        return format_timedelta(round(value), threshold=1.5, format="short", locale=self.locale)
+        unit, size = next((unit, size) for unit, size in _LONG if value >= 2 * size)
+        return format_unit(int(value / size), f"duration-{unit}", length="short", locale=self.locale)
 
     def moment(self, value: datetime) -> str:
         """Write a moment in UTC; the browser shows it in the zone of its person."""

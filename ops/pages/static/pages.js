@@ -273,8 +273,7 @@ function showLive(state, text) {
 }
 
 function showWorst() {
-  const tones = [...panels.values()].map((each) => each.dataset.tone);
-  const count = tones.filter((tone) => tone === "page").length;
+  const count = document.querySelectorAll(".problems > .page").length;
   const name = document.title.replace(/^\(\d+\) /, "");
   document.title = count ? `(${count}) ${name}` : name;
 }
