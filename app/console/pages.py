@@ -19,22 +19,23 @@ from ops.fleet import Outcome, raise_failures, results_of
 from ops.options import Options
 from ops.pages.content import (
     N_,
-    Action,
     Block,
     Button,
     Cell,
     Code,
-    Content,
     Figure,
     Figures,
     Panel,
-    Row,
+    PanelAction,
+    PanelContent,
+    PanelRow,
+    PanelTable,
     Sentence,
     Share,
     Since,
     State,
-    Table,
     Tone,
+    tone_of,
     worst,
 )
 from ops.pages.history import plot_of, read_history
@@ -60,7 +61,7 @@ class AnswerRefused(AppError):
 
 def panels(_topology: Topology) -> Sequence[Panel]:
     """Return the panels of the order system."""
-    retry = Action(
+    retry = PanelAction(
         name="retry",
         label=N_("Send again"),
         question=N_("The message is sent again at the relay's next turn, and its attempts are counted anew."),
@@ -96,7 +97,7 @@ def panels(_topology: Topology) -> Sequence[Panel]:
     ]
 
 
-def read_messages(options: Options) -> Content:
+def read_messages(options: Options) -> PanelContent:
     """Read how many messages each database owes, since when, and the dead letters."""
     topology = options.topology()
     databases = OrderDatabases(topology)
@@ -124,7 +125,7 @@ def read_messages(options: Options) -> Content:
                 Figure(N_("dead letters"), sum(w.count for each in figures for w in each.dead.values())),
             ]
         ),
-        Table(
+        PanelTable(
             columns=(N_("from"), N_("to"), N_("under way"), N_("the oldest since"), N_("dead letters")),
             rows=rows,
             empty=N_("every message was acknowledged"),
@@ -132,25 +133,23 @@ def read_messages(options: Options) -> Content:
     ]
     if dead:
         columns = (N_("order"), N_("message"), N_("way"), N_("set aside"), N_("behind it"), N_("why"))
-        blocks.append(Table(columns=columns, rows=dead, caption=N_("Dead letters"), shown=8))
+        blocks.append(PanelTable(columns=columns, rows=dead, caption=N_("Dead letters"), shown=8))
     blocks += _plot(answers["samples"], N_("Messages under way"), "app_outbox_messages", "destination")
-    return Content(
-        blocks=blocks, unreached=unreached, tone=worst([row.tone for row in (*rows, *dead)]) or "right"
-    )
+    return PanelContent(blocks=blocks, unreached=unreached, tone=tone_of((*rows, *dead)))
 
 
 def _letters(databases: OrderDatabases, name: str) -> list[Outcome[list[SetAsideMessage]]]:
     return find_letters(databases, LetterFilter(source=name), limit=MOST_LETTERS)
 
 
-def _message_rows(figures: OrderFigures) -> Iterator[Row]:
+def _message_rows(figures: OrderFigures) -> Iterator[PanelRow]:
     name, now = figures.database, figures.now
     for to in sorted({*figures.owed, *figures.dead}):
         owed, dead = figures.owed.get(to), figures.dead.get(to)
         tone: Tone = "" if owed is None else _tone("message not acknowledged, seconds", owed, figures)
         if dead is not None:
             tone = worst([tone, LIMITS["dead letter, seconds"].severity_of(dead.seconds(now)) or "ticket"])
-        yield Row(
+        yield PanelRow(
             f"{name} {to}",
             (
                 Code(name),
@@ -163,8 +162,8 @@ def _message_rows(figures: OrderFigures) -> Iterator[Row]:
         )
 
 
-def _letter_row(letter: SetAsideMessage) -> Row:
-    return Row(
+def _letter_row(letter: SetAsideMessage) -> PanelRow:
+    return PanelRow(
         str(letter.message_id),
         (
             Code(str(letter.order_id)),
@@ -196,7 +195,7 @@ def retry_message(options: Options, viewer: str, argument: str) -> str:
     raise NotDeadLetter(message_id, "it was sent again or handled meanwhile")
 
 
-def read_prices(options: Options) -> Content:
+def read_prices(options: Options) -> PanelContent:
     """Read what waits for a price on each shard, and which orders stand in a status for too long."""
     topology = options.topology()
     databases = OrderDatabases(topology)
@@ -216,7 +215,7 @@ def read_prices(options: Options) -> Content:
                 Figure(N_("workers are at"), sum(each.held for each in shards)),
             ]
         ),
-        Table(
+        PanelTable(
             columns=(
                 *(N_("shard"), N_("waiting"), N_("the oldest since"), N_("workers are at")),
                 *(N_("most attempts"), N_("of order")),
@@ -227,7 +226,7 @@ def read_prices(options: Options) -> Content:
     if stuck:
         columns = (N_("status"), N_("shard"), N_("orders"), N_("the oldest since"))
         blocks.append(
-            Table(
+            PanelTable(
                 columns=columns,
                 rows=stuck,
                 caption=N_("Orders that are in a status for longer than they may"),
@@ -235,13 +234,13 @@ def read_prices(options: Options) -> Content:
         )
     blocks += _plot(answers["samples"], N_("Jobs of pricing"), "app_pricing_jobs", "state")
     tone = worst([each.severity for facts in figures for each in order_problems(facts)] or ["right"])
-    return Content(blocks=blocks, unreached=unreached, tone=tone)
+    return PanelContent(blocks=blocks, unreached=unreached, tone=tone)
 
 
-def _price_row(figures: OrderFigures) -> Row:
+def _price_row(figures: OrderFigures) -> PanelRow:
     waiting = figures.unpriced
     attempts, order_id = figures.most_attempts or (None, None)
-    return Row(
+    return PanelRow(
         figures.database,
         (
             Code(figures.database),
@@ -255,10 +254,10 @@ def _price_row(figures: OrderFigures) -> Row:
     )
 
 
-def _stuck_row(figures: OrderFigures, stuck: Any) -> Row:
+def _stuck_row(figures: OrderFigures, stuck: Any) -> PanelRow:
     tone: Tone = LIMITS["orders stuck"].severity_of(stuck.waiting.count) or "ticket"
     count: Cell = stuck.waiting.count
-    return Row(
+    return PanelRow(
         f"{figures.database} {stuck.status}",
         (State(str(stuck.status), tone), Code(figures.database), count, Since(stuck.waiting.oldest)),
         tone=tone,
@@ -291,11 +290,11 @@ def _samples(topology: Topology, metric: str) -> Callable[[], Any]:
 
 def _plot(samples: Any, title: str, metric: str, label: str) -> Sequence[Block]:
     if isinstance(samples, Exception):
-        return [Table(columns=(), rows=[], empty=N_("the samples of the last hours cannot be read"))]
+        return [PanelTable(columns=(), rows=[], empty=N_("the samples of the last hours cannot be read"))]
     return plot_of(title, samples, metric=metric, label=("database", label))
 
 
-def read_reads(options: Options) -> Content:
+def read_reads(options: Options) -> PanelContent:
     """Read from every service where its reads went and why, since it was started."""
     topology = options.topology()
     addresses = {name: admin_address(topology, name) for name in services_of(topology)}
@@ -308,7 +307,7 @@ def read_reads(options: Options) -> Content:
             counts |= {(name, *labels): value for labels, value in found.items()}
     total = sum(counts.values())
     rows = [
-        Row(
+        PanelRow(
             " ".join(key),
             (Code(key[0]), Code(key[1]), Code(key[2]), Sentence(key[3]), int(value), Share(value / total)),
         )
@@ -316,8 +315,8 @@ def read_reads(options: Options) -> Content:
         if value
     ]
     columns = (N_("service"), N_("database"), N_("node"), N_("reason"), N_("reads"), N_("of all"))
-    table = Table(columns=columns, rows=rows, empty=N_("no service has read yet"), shown=8)
-    return Content(blocks=[table], unreached=unreached, tone="right")
+    table = PanelTable(columns=columns, rows=rows, empty=N_("no service has read yet"), shown=8)
+    return PanelContent(blocks=[table], unreached=unreached, tone="right")
 
 
 def _scrape(host: str, port: int) -> Mapping[tuple[str, str, str], float]:

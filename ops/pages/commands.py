@@ -9,7 +9,7 @@ import typer
 from ops.errors import ExitStatus, OpsError
 from ops.options import Options, options_of
 from ops.output import print_json
-from ops.pages.content import Content, Panel
+from ops.pages.content import Panel, PanelContent
 from ops.pages.section import pages_of
 from ops.pages.sessions import SessionStore
 from ops.ports import LOOPBACK
@@ -134,18 +134,24 @@ def make_app(options: Options, *, port: int) -> "ASGIApp":
 
 def panels_of(options: Options) -> Sequence[Panel]:
     """Return all panels by their groups; of a group those that are wide come first."""
-    from ops.pages.live_panels import live_panels  # with SQLAlchemy, as all that reads databases
+    from ops.pages.change_panels import change_panels  # with SQLAlchemy, as all that reads databases
+    from ops.pages.live_panels import live_panels
     from ops.pages.storage_panels import storage_panels
 
     topology, project = options.topology(), options.project()
     reference = project.file.pages.panels
     own: Iterable[Panel] = project.resolve("pages.panels", reference)(topology) if reference else ()
-    found = [*live_panels(topology), *own, *storage_panels(topology, project)]
+    found = [
+        *live_panels(topology),
+        *own,
+        *storage_panels(topology, project),
+        *change_panels(topology, project),
+    ]
     groups = {panel.group: place for place, panel in reversed(list(enumerate(found)))}
     return sorted(found, key=lambda panel: (groups[panel.group], not panel.is_wide))
 
 
-def _failed(panel: Panel, error: Exception) -> Content:
+def _failed(panel: Panel, error: Exception) -> PanelContent:
     from ops.pages.live_panels import errors_of
 
-    return Content(unreached=errors_of(panel.title, error), tone="page")
+    return PanelContent(unreached=errors_of(panel.title, error), tone="page")

@@ -5,7 +5,7 @@ A project's panels are made of the same values::
     WAITING = Panel(name="waiting", title=N_("Waiting jobs"), read=read_jobs)
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, NamedTuple
@@ -75,7 +75,7 @@ Cell = str | int | float | datetime | None | Size | Seconds | Share | About | Si
 
 
 @dataclass(frozen=True, kw_only=True)
-class Action:
+class PanelAction:
     """Something safe that a button does: the same as a verb, which may be run again at any time.
 
     Parameters:
@@ -101,7 +101,7 @@ class Button:
 
 
 @dataclass(frozen=True)
-class Row:
+class PanelRow:
     """A row of a table. `key` is what stays the same from one reading to the next."""
 
     key: str
@@ -114,11 +114,11 @@ class Row:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Table:
+class PanelTable:
     """Rows under headings; what is longer than `shown` can be unfolded."""
 
     columns: Sequence[str]
-    rows: Sequence[Row]
+    rows: Sequence[PanelRow]
     empty: str = N_("nothing")
     caption: str = ""
     shown: int = 12
@@ -190,11 +190,11 @@ class ProblemList:
     kind: Literal["problems"] = "problems"
 
 
-Block = Table | Figures | Plot | ShardPicture | ProblemList
+Block = PanelTable | Figures | Plot | ShardPicture | ProblemList
 
 
 @dataclass(frozen=True, kw_only=True)
-class Content:
+class PanelContent:
     """What was read for a panel at one time.
 
     Parameters:
@@ -226,15 +226,15 @@ class Panel:
 
     name: str
     title: str
-    read: Callable[[Options], Content]
+    read: Callable[[Options], PanelContent]
     verb: str = ""
     group: str = N_("Now")
     every_seconds: float = 15.0
     seconds: float = 9.0
     is_wide: bool = False
-    actions: Sequence[Action] = ()
+    actions: Sequence[PanelAction] = ()
 
-    def action(self, name: str) -> Action | None:
+    def action(self, name: str) -> PanelAction | None:
         """Return an action of the panel; None if it has none of this name."""
         return next((each for each in self.actions if each.name == name), None)
 
@@ -245,3 +245,8 @@ WORST_FIRST: Sequence[Tone] = ("page", "ticket", "note", "right", "")
 def worst(tones: Sequence[Tone]) -> Tone:
     """Return the worst of some tones; empty where there is none."""
     return min(tones, key=WORST_FIRST.index, default="")
+
+
+def tone_of(rows: Iterable[PanelRow]) -> Tone:
+    """Return how bad the worst of some rows is; where none is bad, all is right."""
+    return worst([row.tone for row in rows]) or "right"

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 from ops.monitoring.databases import PREFIX
 from ops.monitoring.samples import FINE_SECONDS, Series, read_series
-from ops.pages.content import N_, Code, Plot, PlotLine, Row, Since, Table
+from ops.pages.content import N_, Code, PanelRow, PanelTable, Plot, PlotLine, Since
 from sharding.topology import Topology
 
 MOST_POINTS = 180
@@ -109,11 +109,11 @@ def failovers(series: Iterable[Series]) -> list[tuple[datetime, str, str, str]]:
     )
 
 
-def failovers_of(series: Iterable[Series]) -> list[Table]:
+def failovers_of(series: Iterable[Series]) -> list[PanelTable]:
     """Return the table of failovers, the last one first; none where there was none."""
     rows = [
-        Row(f"{database} {at.timestamp():.0f}", (Since(at), Code(database), Code(f"{old} → {new}")))
+        PanelRow(f"{database} {at.timestamp():.0f}", (Since(at), Code(database), Code(f"{old} → {new}")))
         for at, database, old, new in reversed(failovers(series))
     ]
     columns = (N_("when"), N_("database"), N_("primary"))
-    return [Table(columns=columns, rows=rows, caption=N_("Failovers"), shown=3)] if rows else []
+    return [PanelTable(columns=columns, rows=rows, caption=N_("Failovers"), shown=3)] if rows else []

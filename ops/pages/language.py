@@ -156,7 +156,7 @@ class Language:
         }
         return writers.get(type(value), self.text)(value)
 
-    def number_columns(self, table: content.Table) -> set[int]:
+    def number_columns(self, table: content.PanelTable) -> set[int]:
         """Return the columns of a table whose values stand at the right, one below the other."""
         return {index for row in table.rows for index, cell in enumerate(row.cells) if type(cell) in NUMBERS}
 

@@ -11,22 +11,23 @@ from ops.monitoring.databases import PREFIX
 from ops.options import Options
 from ops.pages.content import (
     N_,
-    Action,
     Block,
     Button,
     Code,
-    Content,
     Figure,
     Figures,
     Panel,
+    PanelAction,
+    PanelContent,
+    PanelRow,
+    PanelTable,
     ProblemList,
-    Row,
     Seconds,
     Since,
     Size,
     State,
-    Table,
     Tone,
+    tone_of,
     worst,
 )
 from ops.pages.history import failovers_of, lag_plot, read_history
@@ -65,7 +66,7 @@ def live_panels(topology: Topology) -> list[Panel]:
             Panel(
                 name="replicas",
                 title=N_("Replicas"),
-                read=Replicas(),
+                read=ReplicaReader(),
                 verb="mesctl replicas lag",
                 group=N_("Servers"),
                 every_seconds=5,
@@ -88,20 +89,20 @@ def live_panels(topology: Topology) -> list[Panel]:
     return panels
 
 
-def read_problems(options: Options) -> Content:
+def read_problems(options: Options) -> PanelContent:
     """Read what is wrong, as `mesctl problems` shows it."""
     found = ranked(find_problems(options))
-    return Content(blocks=[ProblemList(found)], tone=worst([each.severity for each in found]) or "right")
+    return PanelContent(blocks=[ProblemList(found)], tone=worst([each.severity for each in found]) or "right")
 
 
-class Replicas:
+class ReplicaReader:
     """Reads the nodes of every database; what it saw at the last reading dates what it sees now."""
 
     def __init__(self) -> None:
         self._watcher: NodeWatcher | None = None
         self._topology: Topology | None = None
 
-    def __call__(self, options: Options) -> Content:
+    def __call__(self, options: Options) -> PanelContent:
         """Read the nodes of all databases side by side, and the lag of the last hours."""
         topology = options.topology()
         names = [name for name, database in topology.databases.items() if database.replicas]
@@ -115,7 +116,7 @@ class Replicas:
         asked: dict[str, Callable[[], list[Any]]] = {**looks, "": history}
         answers = answers_of(asked, deadline_seconds=PART_SECONDS)
         unreached, rows = _split({name: answers[name] for name in names})
-        table = Table(
+        table = PanelTable(
             columns=(N_("database"), N_("node"), N_("state"), N_("behind"), N_("WAL behind"), N_("timeline")),
             rows=[_node_row(row) for row in rows],
             empty=N_("no database has a replica"),
@@ -128,18 +129,18 @@ class Replicas:
             blocks += lag_plot(series)
             blocks += failovers_of(series)
         tones: list[Tone] = [each.severity for each in node_problems(rows)]
-        return Content(blocks=blocks, unreached=unreached, tone=worst(tones) or "right")
+        return PanelContent(blocks=blocks, unreached=unreached, tone=worst(tones) or "right")
 
 
 def _look_at_nodes(watcher: NodeWatcher, database: Database) -> list[NodeRow]:
     return list(watcher.judge(database, watcher.observe(database)))
 
 
-def _node_row(row: NodeRow) -> Row:
+def _node_row(row: NodeRow) -> PanelRow:
     is_right = row.role == "primary" or (row.role == "replica" and row.state == "serves reads")
     tone: Tone = "right" if is_right else "page" if row.role in {"rival", "-"} else "ticket"
     lag = row.lag_seconds
-    return Row(
+    return PanelRow(
         f"{row.database} {row.node}",
         (
             Code(row.database),
@@ -154,7 +155,7 @@ def _node_row(row: NodeRow) -> Row:
     )
 
 
-def read_sessions(options: Options) -> Content:
+def read_sessions(options: Options) -> PanelContent:
     """Read the open transactions of every database, who waits for a lock, and who holds it."""
     topology = options.topology()
     asked = {name: partial(_facts, topology, base) for name, base in topology.databases.items()}
@@ -168,11 +169,11 @@ def read_sessions(options: Options) -> Content:
     columns = (N_("waits"), N_("for"), N_("held by"), N_("since"))
     sessions = (N_("database"), N_("session"), N_("role"), N_("application"), N_("state"), N_("since"))
     rows = [row for _, row in open_rows]
-    return Content(
+    return PanelContent(
         blocks=[
             Figures(_session_figures(facts)),
-            Table(columns=columns, rows=waits, empty=N_("no session waits for a lock")),
-            Table(
+            PanelTable(columns=columns, rows=waits, empty=N_("no session waits for a lock")),
+            PanelTable(
                 columns=sessions,
                 rows=rows,
                 empty=N_("no transaction is open"),
@@ -181,7 +182,7 @@ def read_sessions(options: Options) -> Content:
             ),
         ],
         unreached=unreached,
-        tone=worst([row.tone for row in (*waits, *rows)]) or "right",
+        tone=tone_of((*waits, *rows)),
     )
 
 
@@ -204,12 +205,12 @@ def _session_figures(facts: Sequence[DatabaseFacts]) -> list[Figure]:
     return figures
 
 
-def _waits(facts: DatabaseFacts) -> Iterator[Row]:
+def _waits(facts: DatabaseFacts) -> Iterator[PanelRow]:
     for wait in facts.lock_waits:
         tone = _tone(LIMITS["lock waited for, seconds"], facts.now, wait.began)
         first = next((pid for pid in wait.blockers if pid > 0), None)
         command = f'{facts.psql} -c "SELECT pg_terminate_backend({first})"' if first else None
-        yield Row(
+        yield PanelRow(
             f"{facts.name} {wait.pid}",
             (
                 Code(f"{facts.name} {wait.pid} ({wait.role})"),
@@ -222,13 +223,13 @@ def _waits(facts: DatabaseFacts) -> Iterator[Row]:
         )
 
 
-def _transactions(facts: DatabaseFacts) -> Iterator[tuple[timedelta, Row]]:
+def _transactions(facts: DatabaseFacts) -> Iterator[tuple[timedelta, PanelRow]]:
     kinds = {"idle in transaction": "idle", "idle in transaction (aborted)": "idle", "prepared": "prepared"}
     for each in facts.transactions:
         tone = _tone(LIMITS[f"transaction {kinds.get(each.state, 'open')}, seconds"], facts.now, each.began)
         cells = (Code(facts.name), Code(each.name), Code(each.role), Code(each.application))
         state = State(each.state, tone)
-        row = Row(f"{facts.name} {each.name}", (*cells, state, Since(each.began)), tone=tone)
+        row = PanelRow(f"{facts.name} {each.name}", (*cells, state, Since(each.began)), tone=tone)
         yield facts.now - each.began, row
 
 
@@ -237,7 +238,7 @@ def _tone(limit: Limit, now: datetime, since: datetime) -> Tone:
 
 
 def _in_doubt_panel() -> Panel:
-    action = Action(
+    action = PanelAction(
         name="resolve",
         label=N_("End as decided"),
         question=N_("The unit is ended on all its shards as it was decided, and aborted if nothing was."),
@@ -255,12 +256,12 @@ def _in_doubt_panel() -> Panel:
     )
 
 
-def read_in_doubt(options: Options) -> Content:
+def read_in_doubt(options: Options) -> PanelContent:
     """Read the prepared transactions of every sharded tree, and what is to be done with each."""
     topology = options.topology()
     trees = [name for name in topology.names_of_kind("sharded") if topology.trees[name].backend != "citus"]
     answers = answers_of({tree: partial(_survey, topology, tree) for tree in trees}, deadline_seconds=13)
-    rows: list[Row] = []
+    rows: list[PanelRow] = []
     unreached: dict[str, str] = {}
     for tree, answer in answers.items():
         if isinstance(answer, Exception):
@@ -270,19 +271,19 @@ def read_in_doubt(options: Options) -> Content:
         rows += [_unit_row(tree, each) for each in answer.found]
         rows += [_lost_row(tree, unit) for unit in answer.lost]
     columns = (N_("shard"), N_("transaction"), N_("decided"), N_("since"), N_("locks"), N_("who waits"))
-    table = Table(columns=columns, rows=rows, empty=N_("no transaction is prepared"))
-    return Content(blocks=[table], unreached=unreached, tone=worst([row.tone for row in rows]) or "right")
+    table = PanelTable(columns=columns, rows=rows, empty=N_("no transaction is prepared"))
+    return PanelContent(blocks=[table], unreached=unreached, tone=tone_of(rows))
 
 
 def _survey(topology: Topology, tree: str) -> Survey:
     return asyncio.run(look(topology, tree, (), older_than=SAFE_AGE))
 
 
-def _unit_row(tree: str, each: InDoubt) -> Row:
+def _unit_row(tree: str, each: InDoubt) -> PanelRow:
     part = each.prepared
     tone: Tone = LIMITS["transaction prepared, seconds"].severity_of(part.age_seconds) or ""
     is_ours = each.verdict not in {RecoveryAction.WAIT, RecoveryAction.FOREIGN}
-    return Row(
+    return PanelRow(
         part.gid,
         (
             Code(part.shard),
@@ -298,10 +299,10 @@ def _unit_row(tree: str, each: InDoubt) -> Row:
     )
 
 
-def _lost_row(tree: str, unit: Any) -> Row:
+def _lost_row(tree: str, unit: Any) -> PanelRow:
     cells = (Code(", ".join(unit.shards)), Code(unit.unit_id), State(N_("lost"), "page"))
     command = f"mesctl shards in-doubt close --tree {tree} {unit.unit_id}"
-    return Row(unit.unit_id, (*cells, Seconds(unit.age_seconds), "", 0), tone="page", command=command)
+    return PanelRow(unit.unit_id, (*cells, Seconds(unit.age_seconds), "", 0), tone="page", command=command)
 
 
 def resolve_units(options: Options, _viewer: str, argument: str) -> str:
@@ -313,7 +314,7 @@ def resolve_units(options: Options, _viewer: str, argument: str) -> str:
 
 
 def _pools_panel() -> Panel:
-    action = Action(
+    action = PanelAction(
         name="resume",
         label=N_("Resume"),
         question=N_("Clients of the pool that wait go on."),
@@ -330,7 +331,7 @@ def _pools_panel() -> Panel:
     )
 
 
-def read_pools(options: Options) -> Content:
+def read_pools(options: Options) -> PanelContent:
     """Read the pools of every process of the pooler."""
     consoles = Pooler(options.topology()).consoles()
     asked = {str(console.address): partial(_pool_rows, console) for console in consoles}
@@ -344,14 +345,14 @@ def read_pools(options: Options) -> Content:
         N_("longest wait"),
         N_("size"),
     )
-    return Content(
-        blocks=[Table(columns=columns, rows=rows, empty=N_("no pool"))],
+    return PanelContent(
+        blocks=[PanelTable(columns=columns, rows=rows, empty=N_("no pool"))],
         unreached=unreached,
-        tone=worst([row.tone for row in rows]) or "right",
+        tone=tone_of(rows),
     )
 
 
-def _pool_rows(console: admin.Console) -> list[Row]:
+def _pool_rows(console: admin.Console) -> list[PanelRow]:
     entries = {str(row["name"]): row for row in console.show("DATABASES")}
     return [
         _pool_row(row, entries.get(str(row["database"]), {}))
@@ -360,11 +361,11 @@ def _pool_rows(console: admin.Console) -> list[Row]:
     ]
 
 
-def _pool_row(row: admin.Row, entry: admin.Row) -> Row:
+def _pool_row(row: admin.Row, entry: admin.Row) -> PanelRow:
     name, is_paused = str(row["database"]), admin.is_paused(entry)
     waited = _number(row, "maxwait") + _number(row, "maxwait_us") / 1e6
     tone: Tone = "page" if waited >= 10 else "ticket" if is_paused or waited >= 1 else ""
-    return Row(
+    return PanelRow(
         f"{name} {row['user']}",
         (
             Code(name),

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from ops.options import Options
-from ops.pages.content import Content, Panel
+from ops.pages.content import Panel, PanelContent
 
 
 @dataclass
@@ -21,7 +21,7 @@ class PanelState:
     """What is known of a panel. `version` is another one whenever something else is to be shown."""
 
     panel: Panel
-    content: Content | None = None
+    content: PanelContent | None = None
     read_at: datetime | None = None
     version: int = 0
     is_late: bool = False
@@ -48,7 +48,7 @@ class PanelBoard:
     """
 
     def __init__(
-        self, options: Options, panels: Iterable[Panel], *, failed: Callable[[Panel, Exception], Content]
+        self, options: Options, panels: Iterable[Panel], *, failed: Callable[[Panel, Exception], PanelContent]
     ) -> None:
         self.states = {panel.name: PanelState(panel) for panel in panels}
         self._options = options
@@ -105,7 +105,7 @@ class PanelBoard:
                 await self._show(state)
                 content = await answer
         except Exception as error:  # whatever it is, it belongs to this panel alone
-            before = state.content or Content()
+            before = state.content or PanelContent()
             failure = self._failed(state.panel, error)
             state.content = replace(failure, blocks=before.blocks)
         else:
@@ -120,12 +120,12 @@ class PanelBoard:
             self._changed.notify_all()
 
 
-def _in_thread(panel: Panel, options: Options) -> asyncio.Future[Content]:
+def _in_thread(panel: Panel, options: Options) -> asyncio.Future[PanelContent]:
     """Read a panel in a daemon: one that hangs must not keep the process when it is to end."""
     loop = asyncio.get_running_loop()
-    answer: asyncio.Future[Content] = loop.create_future()
+    answer: asyncio.Future[PanelContent] = loop.create_future()
 
-    def put(content: Content | None, error: Exception | None) -> None:
+    def put(content: PanelContent | None, error: Exception | None) -> None:
         if answer.cancelled():
             return
         if error is not None:

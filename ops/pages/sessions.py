@@ -36,7 +36,7 @@ class Viewer:
     opened_at: float = 0.0
 
 
-class Access(Protocol):
+class PagesAccess(Protocol):
     """What a project decides: `pages.access` of its file is called with the topology, and returns it."""
 
     def login(self, name: str, password: str, address: str | None) -> Viewer | None:

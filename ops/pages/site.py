@@ -26,7 +26,7 @@ from ops.output import note
 from ops.pages.content import Panel, worst
 from ops.pages.language import LANGUAGES, NAMES, Language, choose_language
 from ops.pages.reading import PanelBoard, PanelState
-from ops.pages.sessions import Access, LoginRefused, SessionStore, Viewer, form_token, is_form_token
+from ops.pages.sessions import LoginRefused, PagesAccess, SessionStore, Viewer, form_token, is_form_token
 
 FOLDER = Path(__file__).parent
 STATIC = FOLDER / "static"
@@ -120,7 +120,7 @@ class Site:
         board: PanelBoard,
         sessions: SessionStore,
         *,
-        access: Access | None,
+        access: PagesAccess | None,
         title: str,
         hosts: Iterable[str],
         port: int,

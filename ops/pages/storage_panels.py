@@ -1,4 +1,4 @@
-"""The panels of what is stored: shards, partitions, archives, schemas, and when what is full."""
+"""The panels of what is stored: shards and partitions."""
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping
@@ -9,40 +9,33 @@ from typing import Any
 from sqlalchemy import Engine, text
 
 import partitions
-from ops.fleet import Member, attempt, members, results_of
-from ops.forecast.commands import NO_SAMPLES, read_forecast
-from ops.forecast.model import LimitLine
-from ops.migrate import run
-from ops.migrate.commands import state_row
+from ops.fleet import Member, attempt, results_of
 from ops.monitoring.databases import PREFIX
 from ops.options import Options
 from ops.pages.content import (
     N_,
     About,
-    Action,
     Block,
     Button,
     Cell,
     Code,
-    Content,
-    Figure,
-    Figures,
     Panel,
-    Row,
+    PanelAction,
+    PanelContent,
+    PanelRow,
+    PanelTable,
     Sentence,
     ShardPart,
     ShardPicture,
     Share,
-    Since,
     Size,
     State,
-    Table,
     Tone,
+    tone_of,
     worst,
 )
 from ops.pages.history import last_rates, plot_of, read_history
 from ops.pages.live_panels import errors_of
-from ops.partitions.archiving import ArchiveState, read_state
 from ops.partitions.commands import command_of, describe_bound
 from ops.partitions.metrics import months_ahead
 from ops.partitions.service import apply_partitions, partitioned, run_on_each
@@ -71,42 +64,9 @@ _DEAD = text("SELECT relname, n_live_tup AS live, n_dead_tup AS dead FROM pg_sta
 
 def storage_panels(topology: Topology, project: Project) -> list[Panel]:
     """Return the panels that a topology and a project need of these."""
-    known = members_of(topology, project)
     panels = [_shards_panel(tree) for tree in topology.names_of_kind("sharded") if tree in project.trees]
-    if any(member.tree.policies for member in known):
+    if any(member.tree.policies for member in members_of(topology, project)):
         panels.append(_partitions_panel())
-    if any(member.tree.archives for member in known):
-        panels.append(
-            Panel(
-                name="archive",
-                title=N_("Archive"),
-                read=read_archive,
-                verb="mesctl archive status",
-                group=N_("Storage"),
-                every_seconds=120,
-                seconds=20,
-            )
-        )
-    panels += [
-        Panel(
-            name="migrations",
-            title=N_("Migrations"),
-            read=read_migrations,
-            verb="mesctl migrate status",
-            group=N_("Storage"),
-            every_seconds=60,
-        ),
-        Panel(
-            name="forecast",
-            title=N_("Forecast"),
-            read=read_forecasts,
-            verb="mesctl forecast",
-            group=N_("Storage"),
-            every_seconds=300,
-            seconds=25,
-            is_wide=True,
-        ),
-    ]
     return panels
 
 
@@ -122,7 +82,7 @@ def _shards_panel(tree: str) -> Panel:
     )
 
 
-def read_shards(options: Options, *, tree: str) -> Content:
+def read_shards(options: Options, *, tree: str) -> PanelContent:
     """Read who owns which bucket, and the rows, the size and the load of every shard."""
     topology, project = options.topology(), options.project()
     metrics = (f"{PREFIX}_transactions_total",)
@@ -133,7 +93,7 @@ def read_shards(options: Options, *, tree: str) -> Content:
     first = answers_of(asked, deadline_seconds=PART_SECONDS / 2)
     shard_map, samples = first["map"], first["samples"]
     if isinstance(shard_map, Exception):
-        return Content(unreached=errors_of(N_("the shard map"), shard_map), tone="page")
+        return PanelContent(unreached=errors_of(N_("the shard map"), shard_map), tone="page")
     assert isinstance(shard_map, ShardMap)
     unreached = {N_("samples"): first_line(samples)} if isinstance(samples, Exception) else {}
     series = [] if isinstance(samples, Exception) else samples
@@ -163,7 +123,7 @@ def read_shards(options: Options, *, tree: str) -> Content:
             shards=[_shard_part(name, shard_map, rows.get(name), loads.get(name)) for name in databases],
             skew=uneven,
         ),
-        Table(
+        PanelTable(
             columns=(
                 *(N_("shard"), N_("address"), N_("buckets"), N_("live rows"), N_("archived rows")),
                 *(N_("size"), N_("knows map version")),
@@ -181,7 +141,7 @@ def read_shards(options: Options, *, tree: str) -> Content:
     tone: Tone = "right"
     if uneven is not None:
         tone = next((tone for tone in ("page", "ticket") if uneven >= SKEW[tone]), "right")
-    return Content(blocks=blocks, unreached=unreached, tone=worst([tone, *_map_tones(rows, shard_map)]))
+    return PanelContent(blocks=blocks, unreached=unreached, tone=worst([tone, *_map_tones(rows, shard_map)]))
 
 
 def _shard_part(name: str, shard_map: ShardMap, row: ShardRow | None, load: float | None) -> ShardPart:
@@ -191,13 +151,13 @@ def _shard_part(name: str, shard_map: ShardMap, row: ShardRow | None, load: floa
     return ShardPart(name, buckets, row.live_rows + row.archived_rows, row.bytes, load)
 
 
-def _shard_row(row: ShardRow, shard_map: ShardMap) -> Row:
+def _shard_row(row: ShardRow, shard_map: ShardMap) -> PanelRow:
     is_behind = row.map_version != shard_map.version
     version = State(str(row.map_version or N_("never")), "page" if is_behind else "")
     numbers: list[Cell] = [row.live_rows, row.archived_rows]
     if not row.exact:
         numbers = [About(row.live_rows), About(row.archived_rows)]
-    return Row(
+    return PanelRow(
         row.shard,
         (Code(row.shard), Code(row.address), row.buckets, *numbers, Size(row.bytes), version),
         tone="page" if is_behind else "",
@@ -210,7 +170,7 @@ def _map_tones(rows: Mapping[str, ShardRow], shard_map: ShardMap) -> list[Tone]:
 
 
 def _partitions_panel() -> Panel:
-    action = Action(
+    action = PanelAction(
         name="apply",
         label=N_("Make what is missing"),
         question=N_("Partitions that the policies want are made; the application goes on meanwhile."),
@@ -240,7 +200,7 @@ def apply_to_tree(options: Options, _viewer: str, tree: str) -> str:
     return "; ".join([*actions, *errors]) or "nothing to do: every partition stands"
 
 
-def read_partitions(options: Options) -> Content:
+def read_partitions(options: Options) -> PanelContent:
     """Read every partition with its rows and bytes, what is missing, and how many rows are dead."""
     topology, project, now = options.topology(), options.project(), datetime.now(UTC)
 
@@ -253,9 +213,9 @@ def read_partitions(options: Options) -> Content:
     chosen = [each for each in partitioned(topology, project) if each.tree.name in topology.trees]
     outcomes = run_on_each(topology, chosen, read)
     unreached = {each.database.name: each.error for each in outcomes if each.error is not None}
-    findings: list[Row] = []
-    tables: list[Row] = []
-    pieces: list[Row] = []
+    findings: list[PanelRow] = []
+    tables: list[PanelRow] = []
+    pieces: list[PanelRow] = []
     for member, outcome in zip(chosen, outcomes, strict=True):
         if outcome.result is None:
             continue
@@ -265,15 +225,15 @@ def read_partitions(options: Options) -> Content:
         tables += list(_tables(member, catalog, dead, now))
         pieces += list(_pieces(member, catalog, dead, now))
     blocks: list[Block] = [
-        *([Table(columns=(N_("where"), N_("what")), rows=findings)] if findings else []),
-        Table(
+        *([PanelTable(columns=(N_("where"), N_("what")), rows=findings)] if findings else []),
+        PanelTable(
             columns=(
                 *(N_("database"), N_("table"), N_("partitions"), N_("rows"), N_("size")),
                 *(N_("dead rows"), N_("months ahead")),
             ),
             rows=tables,
         ),
-        Table(
+        PanelTable(
             columns=(N_("partition"), N_("bound"), N_("rows"), N_("size"), N_("dead rows")),
             rows=pieces,
             caption=N_("Every partition, the largest first"),
@@ -281,30 +241,30 @@ def read_partitions(options: Options) -> Content:
         ),
     ]
     pieces.sort(key=lambda row: -_bytes_of(row))
-    return Content(
+    return PanelContent(
         blocks=blocks,
         unreached=unreached,
-        tone=worst([row.tone for row in (*findings, *tables)]) or "right",
+        tone=tone_of((*findings, *tables)),
     )
 
 
-def _bytes_of(row: Row) -> float:
+def _bytes_of(row: PanelRow) -> float:
     return next((cell.value for cell in row.cells if isinstance(cell, Size)), 0.0)
 
 
-def _finding(member: Member, finding: PartitionFinding) -> Row:
+def _finding(member: Member, finding: PartitionFinding) -> PanelRow:
     name = member.database.name
     where = finding.partition or finding.table
     tone: Tone = "page" if "in no query" in finding.fault else "ticket"
     command = command_of(finding)
     button = Button("apply", member.tree.name) if command == "mesctl partitions apply" else None
     cells = (Code(f"{name}: {where}"), Sentence(finding.fault))
-    return Row(f"{name} {where} {finding.fault}", cells, tone=tone, command=command, button=button)
+    return PanelRow(f"{name} {where} {finding.fault}", cells, tone=tone, command=command, button=button)
 
 
 def _tables(
     member: Member, catalog: Catalog, dead: Mapping[str, tuple[int, int]], now: datetime
-) -> Iterator[Row]:
+) -> Iterator[PanelRow]:
     for policy in member.tree.policies:
         table = catalog[policy.table]
         ahead = None
@@ -312,7 +272,7 @@ def _tables(
             ahead = months_ahead(policy, table, Month.of(now))
         counts = [dead.get(each.name, (0, 0)) for each in table.partitions]
         share = _share(sum(live for live, _ in counts), sum(gone for _, gone in counts))
-        yield Row(
+        yield PanelRow(
             f"{member.database.name} {table.name}",
             (
                 Code(member.database.name),
@@ -329,12 +289,12 @@ def _tables(
 
 def _pieces(
     member: Member, catalog: Catalog, dead: Mapping[str, tuple[int, int]], now: datetime
-) -> Iterator[Row]:
+) -> Iterator[PanelRow]:
     policies = {policy.table: policy for policy in member.tree.policies}
     for table in catalog.values():
         for each in table.partitions:
             live, gone = dead.get(each.name, (0, 0))
-            yield Row(
+            yield PanelRow(
                 f"{member.database.name} {each.name}",
                 (
                     Code(f"{member.database.name}: {each.name}"),
@@ -348,156 +308,3 @@ def _pieces(
 
 def _share(live: int, dead: int) -> Cell:
     return Share(dead / (live + dead)) if live + dead else None
-
-
-def read_archive(options: Options) -> Content:
-    """Read what waits for each archive, what is held back and archived, and when rows were moved last."""
-    topology, project, now = options.topology(), options.project(), datetime.now(UTC)
-    chosen = [member for member in members(topology, project) if member.tree.archives]
-    asked: dict[str, Callable[[], Any]] = {
-        member.database.name: partial(
-            attempt, member.database, partial(_archive_states, topology, member, now)
-        )
-        for member in chosen
-    }
-    asked[""] = partial(read_history, topology, (f"{PREFIX}_archive_waiting_rows",), span=2 * DAY)
-    answers = answers_of(asked, deadline_seconds=18)
-    unreached: dict[str, str] = {}
-    rows: list[Row] = []
-    samples = answers[""]
-    series = [] if isinstance(samples, Exception) else samples
-    moved = {
-        each.labels.get("database", ""): max(
-            (
-                after.at
-                for before, after in zip(each.points, each.points[1:], strict=False)
-                if after.value < before.value
-            ),
-            default=None,
-        )
-        for each in series
-    }
-    for member in chosen:
-        name = member.database.name
-        outcome = answers[name]
-        if isinstance(outcome, Exception):
-            unreached[name] = first_line(outcome)
-            continue
-        if outcome.error is not None:
-            unreached[name] = outcome.error
-            continue
-        rows += [_archive_row(name, archive, state, moved.get(name)) for archive, state in outcome.result]
-    columns = (
-        *(N_("database"), N_("archive"), N_("waiting"), N_("held back"), N_("archived"), N_("months")),
-        N_("rows last moved"),
-    )
-    plot = plot_of(
-        N_("Rows that wait for the archive"),
-        series,
-        metric=f"{PREFIX}_archive_waiting_rows",
-        label=("database",),
-    )
-    blocks: list[Block] = [Table(columns=columns, rows=rows, empty=N_("no archives")), *plot]
-    return Content(blocks=blocks, unreached=unreached, tone=worst([row.tone for row in rows]) or "right")
-
-
-def _archive_states(topology: Topology, member: Member, now: datetime) -> list[tuple[str, ArchiveState]]:
-    return [(policy.archive, read_state(topology, member, policy, now)) for policy in member.tree.archives]
-
-
-def _archive_row(database: str, archive: str, state: ArchiveState, moved: datetime | None) -> Row:
-    waiting = state.waiting.rows
-    return Row(
-        f"{database} {archive}",
-        (
-            Code(database),
-            Code(archive),
-            waiting,
-            state.waiting.owed,
-            sum(state.archived.values()),
-            len(state.archived),
-            None if moved is None else Since(moved),
-        ),
-        command="mesctl archive run" if waiting else None,
-    )
-
-
-def read_migrations(options: Options) -> Content:
-    """Read the revision of every database, and how the latest run on it ended."""
-    topology, project = options.topology(), options.project()
-    trees = run.trees_of(project, topology, None)
-    asked: dict[str, Callable[[], Any]] = {
-        tree.name: partial(lambda each: list(run.read_states(topology, each)), tree) for tree in trees
-    }
-    answers = answers_of({**asked, "": lambda: run.read_ledger(topology)}, deadline_seconds=PART_SECONDS)
-    ledger = answers[""] if not isinstance(answers[""], Exception) else {}
-    unreached: dict[str, str] = {}
-    rows: list[Row] = []
-    for tree in trees:
-        states = answers[tree.name]
-        if isinstance(states, Exception):
-            unreached |= dict.fromkeys(topology.databases_of(tree.name), first_line(states))
-            continue
-        unreached |= {each.database: each.unreachable for each in states if each.unreachable}
-        rows += [_migration_row(state_row(each, ledger)) for each in states if not each.unreachable]
-    columns = (N_("database"), N_("tree"), N_("revision"), N_("newest"), N_("state"), N_("latest run"))
-    tone = worst([row.tone for row in rows]) or "right"
-    return Content(blocks=[Table(columns=columns, rows=rows, shown=20)], unreached=unreached, tone=tone)
-
-
-def _migration_row(found: Mapping[str, Any]) -> Row:
-    is_current = bool(found["current"])
-    state = State(N_("current"), "right") if is_current else State(N_("not current"), "ticket")
-    names = ("database", "tree", "revision", "head")
-    cells = [Code(str(found[name])) if found[name] is not None else None for name in names]
-    return Row(
-        str(found["database"]),
-        (*cells, state, Sentence(str(found["last_run"])) if found["last_run"] else None),
-        tone="" if is_current else "ticket",
-        command=None if is_current else f"mesctl migrate plan --tree {found['tree']}",
-    )
-
-
-def read_forecasts(options: Options) -> Content:
-    """Read when what is full, by the samples of the last month."""
-    topology, now = options.topology(), datetime.now(UTC)
-    found, has_samples = read_forecast(topology, now=now, history=30 * DAY, horizon=90 * DAY)
-    if not has_samples:
-        return Content(blocks=[Table(columns=(), rows=[], empty=NO_SAMPLES)], tone="note")
-    rows = [_limit_row(line, now) for line in found.limits]
-    figures = [
-        Figure(f"{line.what} {line.object}".strip(), line.full_at, _limit_tone(line, now))
-        for line in found.limits
-        if line.full_at is not None and line.what != "months ahead"
-    ][:3]
-    columns = (N_("what"), N_("of"), N_("now"), N_("limit"), N_("full"), N_("earliest"), N_("latest"))
-    blocks: list[Block] = [Figures(figures)] if figures else []
-    table = Table(columns=columns, rows=rows, shown=8)
-    return Content(blocks=[*blocks, table], tone=worst([row.tone for row in rows]) or "right")
-
-
-def _limit_row(line: LimitLine, now: datetime) -> Row:
-    is_bytes = line.what == "disk"
-    value, limit = (Size(each) if is_bytes else round(each, 2) for each in (line.value, line.limit))
-    tone = _limit_tone(line, now)
-    dates = (line.earliest, line.latest) if line.full_at else (None, None)
-    return Row(
-        f"{line.what} {line.object}",
-        (
-            line.what,
-            Code(line.object),
-            value,
-            limit if line.limit else None,
-            line.full_at if line.full_at and not line.note else Sentence(line.note or "after the horizon"),
-            *dates,
-        ),
-        tone=tone,
-        command=line.command if tone and line.command.startswith("mesctl") else None,
-    )
-
-
-def _limit_tone(line: LimitLine, now: datetime) -> Tone:
-    if line.full_at is None:
-        return ""
-    left = line.full_at - now
-    return "page" if left < 2 * DAY else "ticket" if left < 14 * DAY else ""

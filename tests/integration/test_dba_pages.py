@@ -27,7 +27,7 @@ from app.models.mes import MesOrder, MesOrderEvent, MesOutbox
 from app.models.status import Status
 from ops.options import Options
 from ops.pages.commands import OWN_NAMES, make_app, panels_of
-from ops.pages.content import Content, Figure, Figures, Panel, Row, ShardPicture, Size, Table
+from ops.pages.content import Figure, Figures, Panel, PanelContent, PanelRow, PanelTable, ShardPicture, Size
 from ops.pages.reading import PanelBoard
 from ops.pages.sessions import SessionStore, Viewer
 from ops.pages.site import Site
@@ -56,16 +56,18 @@ def options_of(wide: Wide, home: Path) -> Options:
     return Options(json=False, named_home=home, named_topology=wide.topology.path, named_project=PROJECT.path)
 
 
-def contents_of(options: Options) -> Mapping[str, Content]:
+def contents_of(options: Options) -> Mapping[str, PanelContent]:
     return {panel.name: panel.read(options) for panel in panels_of(options)}
 
 
-def table_of(content: Content, columns: int) -> Table:
+def table_of(content: PanelContent, columns: int) -> PanelTable:
     """Give the table that has so many columns."""
-    return next(each for each in content.blocks if isinstance(each, Table) and len(each.columns) == columns)
+    return next(
+        each for each in content.blocks if isinstance(each, PanelTable) and len(each.columns) == columns
+    )
 
 
-def texts(row: Row) -> list[Any]:
+def texts(row: PanelRow) -> list[Any]:
     return [getattr(cell, "value", cell) for cell in row.cells]
 
 
@@ -390,30 +392,39 @@ async def test_both_languages_both_themes_and_a_phone(pages: tuple[str, SessionS
         assert console.lines == []
 
 
+def empty(_options: Options) -> PanelContent:
+    return PanelContent()
+
+
 async def test_nothing_moves_under_the_pointer(tmp_path: Path) -> None:
     turn = 0
 
-    def above(_options: Options) -> Content:
-        rows = [Row(f"r{number}", (f"row {number}",)) for number in range(10 if turn % 2 else 1)]
-        return Content(blocks=[Table(columns=["x"], rows=rows)])
+    def above(_options: Options) -> PanelContent:
+        rows = [PanelRow(f"r{number}", (f"row {number}",)) for number in range(10 if turn % 2 else 1)]
+        return PanelContent(blocks=[PanelTable(columns=["x"], rows=rows)])
 
-    def below(_options: Options) -> Content:
+    def below(_options: Options) -> PanelContent:
         nonlocal turn
         turn += 1
-        rows = [Row(f"{turn % 2} {number}", (f"row {number}", turn)) for number in range(6)]
+        rows = [PanelRow(f"{turn % 2} {number}", (f"row {number}", turn)) for number in range(6)]
         figures = Figures([Figure("turn", turn)])
-        return Content(blocks=[figures, Table(columns=["x", "turn"], rows=rows)])
+        return PanelContent(blocks=[figures, PanelTable(columns=["x", "turn"], rows=rows)])
 
     words: dict[str, Any] = {"every_seconds": 0.3, "is_wide": True}
     panels = [
         Panel(name="above", title="above", read=above, **words),
         Panel(name="below", title="below", read=below, **words),
-        *(Panel(name=f"p{n}", title=f"p{n}", read=lambda _: Content(), every_seconds=60) for n in range(20)),
+        *(
+            Panel(name=f"p{n}", title=f"p{n}", read=lambda _: PanelContent(), every_seconds=60)
+            for n in range(20)
+        ),
     ]
     sessions, options = SessionStore(tmp_path), Options(json=False)
 
     def app_in_its_loop() -> Any:
-        board = PanelBoard(options, panels, failed=lambda _panel, error: Content(unreached={"x": str(error)}))
+        board = PanelBoard(
+            options, panels, failed=lambda _panel, error: PanelContent(unreached={"x": str(error)})
+        )
         return Site(options, board, sessions, access=None, title="x", hosts=OWN_NAMES, port=1).app()
 
     with served(app_in_its_loop()) as url:
@@ -442,10 +453,10 @@ async def test_nothing_moves_under_the_pointer(tmp_path: Path) -> None:
 async def test_pages_that_went_away_say_so_and_come_back(wide: Wide, tmp_path: Path) -> None:
     sessions = SessionStore(tmp_path / "pages")
     options = Options(json=False)
-    panel = Panel(name="p", title="p", read=lambda _: Content(tone="right"), every_seconds=0.5)
+    panel = Panel(name="p", title="p", read=lambda _: PanelContent(tone="right"), every_seconds=0.5)
 
     def app() -> Any:
-        board = PanelBoard(options, [panel], failed=lambda _panel, error: Content())
+        board = PanelBoard(options, [panel], failed=lambda _panel, error: PanelContent())
         return Site(options, board, sessions, access=None, title="x", hosts=OWN_NAMES, port=1).app()
 
     async with chromium() as browser:

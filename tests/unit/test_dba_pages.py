@@ -22,17 +22,18 @@ from ops.errors import OpsError
 from ops.monitoring.samples import Point, Series
 from ops.options import Options
 from ops.pages.content import (
-    Action,
     Button,
     Code,
-    Content,
     Figure,
     Figures,
     Panel,
+    PanelAction,
+    PanelContent,
+    PanelRow,
+    PanelTable,
     Plot,
     PlotLine,
     ProblemList,
-    Row,
     Seconds,
     Sentence,
     ShardPart,
@@ -41,7 +42,6 @@ from ops.pages.content import (
     Since,
     Size,
     State,
-    Table,
     worst,
 )
 from ops.pages.history import failovers, last_rates, plot_of
@@ -57,9 +57,9 @@ BAD = "<script>alert('x')</script>\"><img src=x onerror=alert(1)>"
 NOW = datetime(2026, 12, 2, 3, 0, tzinfo=UTC)
 
 
-def everything(_options: Options) -> Content:
+def everything(_options: Options) -> PanelContent:
     """Give a content in which each name is as bad as a catalogue may have it."""
-    row = Row(
+    row = PanelRow(
         BAD,
         (Code(BAD), BAD, Sentence(BAD), State(BAD, "page"), Since(NOW), 3),
         "page",
@@ -67,10 +67,10 @@ def everything(_options: Options) -> Content:
         Button("do", BAD),
     )
     shard = ShardPart(BAD, 2, 3, 4, 0.5)
-    return Content(
+    return PanelContent(
         blocks=[
             ProblemList([OpenProblem("page", BAD, f"does not answer: {BAD}", NOW, BAD)]),
-            Table(columns=[BAD, "b", "c", "d", "e", "f"], rows=[row], caption=BAD),
+            PanelTable(columns=[BAD, "b", "c", "d", "e", "f"], rows=[row], caption=BAD),
             Figures([Figure(BAD, Code(BAD), "page")]),
             Plot(title=BAD, moments=[1.0, 2.0], lines=[PlotLine(BAD, [1.0, None])], unit="bytes"),
             ShardPicture(tree=BAD, version=1, owners=[BAD, BAD], shards=[shard], skew=1.0),
@@ -96,7 +96,7 @@ class Gate:
         return viewer if viewer.name in self.roles else None
 
 
-def panel(name: str, read: Callable[[Options], Content], **words: Any) -> Panel:
+def panel(name: str, read: Callable[[Options], PanelContent], **words: Any) -> Panel:
     return Panel(name=name, title=name, read=read, **words)
 
 
@@ -126,8 +126,8 @@ class Rig:
         return found
 
 
-def _failed(_panel: Panel, error: Exception) -> Content:
-    return Content(unreached={"mes_1": str(error)}, tone="page")
+def _failed(_panel: Panel, error: Exception) -> PanelContent:
+    return PanelContent(unreached={"mes_1": str(error)}, tone="page")
 
 
 DONE: list[tuple[str, str]] = []
@@ -140,7 +140,7 @@ def act(_options: Options, viewer: str, argument: str) -> str:
     return "nothing to do"
 
 
-ACTION = Action(name="do", label="Do", question="Sure?", run=act)
+ACTION = PanelAction(name="do", label="Do", question="Sure?", run=act)
 
 
 @pytest.fixture
@@ -326,13 +326,13 @@ async def test_a_project_says_who_may_look_and_who_may_act(tmp_path: Path) -> No
 async def test_a_panel_that_hangs_holds_up_no_other(tmp_path: Path) -> None:
     gate, begun = threading.Event(), []
 
-    def hang(_options: Options) -> Content:
+    def hang(_options: Options) -> PanelContent:
         begun.append(1)
         gate.wait(30)
-        return Content(blocks=[Figures([Figure("late", 7)])])
+        return PanelContent(blocks=[Figures([Figure("late", 7)])])
 
-    def fine(_options: Options) -> Content:
-        return Content(blocks=[Figures([Figure("soon", 1)])], tone="right")
+    def fine(_options: Options) -> PanelContent:
+        return PanelContent(blocks=[Figures([Figure("soon", 1)])], tone="right")
 
     rig = Rig(tmp_path, [panel("slow", hang, seconds=0.2), panel("fine", fine, every_seconds=60)])
     await rig.enter()
@@ -354,7 +354,7 @@ async def test_a_panel_that_hangs_holds_up_no_other(tmp_path: Path) -> None:
 
 
 async def test_what_was_read_before_stays_beside_an_error(tmp_path: Path) -> None:
-    answers: Iterator[Content] = iter([Content(blocks=[Figures([Figure("rows", 12_345)])])])
+    answers: Iterator[PanelContent] = iter([PanelContent(blocks=[Figures([Figure("rows", 12_345)])])])
     rig = Rig(tmp_path, [panel("bad", lambda _: next(answers, None) or _raise(), every_seconds=0.0)])
     await rig.enter()
     html, version = "", 0
@@ -365,18 +365,18 @@ async def test_what_was_read_before_stays_beside_an_error(tmp_path: Path) -> Non
     assert "read at" in html
 
 
-def _raise() -> Content:
+def _raise() -> PanelContent:
     raise OpsError("does not answer: gone")
 
 
 async def test_many_browsers_are_one_reading(tmp_path: Path) -> None:
     count = 0
 
-    def read(_options: Options) -> Content:
+    def read(_options: Options) -> PanelContent:
         nonlocal count
         count += 1
         time.sleep(0.05)
-        return Content(tone="right")
+        return PanelContent(tone="right")
 
     rig = Rig(tmp_path, [panel("bad", read, every_seconds=60)])
     await rig.enter()
