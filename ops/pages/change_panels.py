@@ -231,4 +231,8 @@ def _limit_tone(line: LimitLine, now: datetime) -> Tone:
     if line.full_at is None:
         return ""
     left = line.full_at - now
-    return "page" if left < 2 * DAY else "ticket" if left < 14 * DAY else ""
+    # An hour of growth says little about the days to come.
+    is_known = line.history_seconds >= DAY.total_seconds()
+    if left < 2 * DAY:
+        return "page" if is_known else "ticket"
+    return "ticket" if is_known and left < 14 * DAY else ""
