@@ -257,7 +257,9 @@ def test_a_wheel_needs_what_it_imports_and_the_other_wheels(wheels: Mapping[str,
         "opentelemetry-api>=1.30",
     }
     assert "mes-storage[alembic]==0.1.0" in needed["mesctl"]
-    assert {"mes-storage[asgi,redis]==0.1.0", "mesctl[embedded,pages]==0.1.0"} <= {*needed["mes-order-system"]}
+    assert {"mes-storage[asgi,redis]==0.1.0", "mesctl[embedded,pages]==0.1.0"} <= {
+        *needed["mes-order-system"]
+    }
     assert {"structlog", "fastapi"} <= named["mes-order-system"]
     assert not {"structlog", "fastapi"} & (named["mes-storage"] | named["mesctl"])
 

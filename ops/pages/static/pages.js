@@ -135,6 +135,7 @@ function show(name, answer) {
   panel.dataset.tone = answer.tone;
   document.querySelector(`[data-for="${CSS.escape(name)}"]`)?.setAttribute("data-tone", answer.tone);
   drawPlots(panel);
+  letScroll(panel);
   if (!pointer) panel.style.minHeight = "";
   if (anchor?.isConnected) {
     const moved = anchor.getBoundingClientRect().top - before;
@@ -198,8 +199,21 @@ function newPlot(plot, data, canvas) {
   }, data, canvas);
 }
 
-addEventListener("resize", () => drawPlots(document));
-document.addEventListener("toggle", (event) => drawPlots(event.target), true);
+// What is wider than its place can be scrolled by keys too.
+function letScroll(root) {
+  for (const each of root.querySelectorAll(".scroll")) {
+    if (each.scrollWidth > each.clientWidth) each.tabIndex = 0;
+    else each.removeAttribute("tabindex");
+  }
+}
+
+function fit(root) {
+  drawPlots(root);
+  letScroll(root);
+}
+
+addEventListener("resize", () => fit(document));
+document.addEventListener("toggle", (event) => fit(event.target), true);
 
 // --- Buttons -------------------------------------------------------------------------------------------------
 
