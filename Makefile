@@ -14,11 +14,12 @@ unexport PYTHONDONTWRITEBYTECODE
 help:  ## show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
 
-# pip is used once, to bring in the pinned uv; everything else comes from the hashed lock file.
+# pip is used once, to bring in the pinned uv; everything else comes from the hashed lock file. What is compiled here
+# is compiled once, and not by each of the processes that start at the same time.
 $(VENV)/.ready: requirements.lock pyproject.toml tools/build_backend.py
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(sed -n 's/^\(uv==[^ ]*\).*/\1/p' requirements.lock)"
-	$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock
+	$(BIN)/uv pip sync --quiet --compile-bytecode --python $(BIN)/python --require-hashes requirements.lock
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@touch $@
 

@@ -10,6 +10,8 @@ from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.instruments import watch_pool
+from app.snapshots import announce_snapshots
+from app.topology import has_board
 from readreplica.cluster import Cluster
 from readreplica.context import follow_causality
 from readreplica.sessions import WriteSession
@@ -68,11 +70,13 @@ async def open_shards(
 
 @asynccontextmanager
 async def open_directory(
-    topology: Topology, *, application_name: str, role: str = "mes"
+    topology: Topology, *, application_name: str, role: str = "mes", timeouts: DatabaseTimeouts | None = None
 ) -> AsyncIterator[Cluster]:
     """Open the directory of the MES, with the role of a service."""
     name = topology.directory_of("mes").name
-    async with open_cluster(topology, name, role=role, application_name=application_name) as cluster:
+    limited = _with_timeouts(topology, timeouts) if timeouts is not None else topology
+    async with open_cluster(limited, name, role=role, application_name=application_name) as cluster:
+        _limit(cluster, topology, timeouts)
         yield cluster
 
 
@@ -84,7 +88,13 @@ def _with_timeouts(topology: Topology, timeouts: DatabaseTimeouts) -> Topology:
 def _prepare(cluster: Cluster, topology: Topology, timeouts: DatabaseTimeouts | None) -> None:
     follow_causality(cluster)
     cluster.on_engine(partial(_watch_pool, database=cluster.name))
+    if has_board(topology):
+        cluster.on_engine(announce_snapshots)
     cluster.resolve_commits(within_seconds=RESOLVE_SECONDS)
+    _limit(cluster, topology, timeouts)
+
+
+def _limit(cluster: Cluster, topology: Topology, timeouts: DatabaseTimeouts | None) -> None:
     if timeouts is not None and topology.pgbouncer is None:
         cluster.on_engine(partial(_limit_statements, seconds=timeouts.statement_seconds))
 

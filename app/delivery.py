@@ -8,7 +8,9 @@ from functools import partial
 
 from redis.asyncio import Redis
 
+from app.audit_log import Sealer, in_directory
 from app.causality import open_learned
+from app.database import open_directory
 from app.flow.grants import HeardAllowance
 from app.kit.health import Readiness
 from app.kit.process import process_name
@@ -21,7 +23,7 @@ from app.messaging.signing import EntrySigner, parse_peer_keys
 from app.messaging.streams import check_streams, open_redis
 from app.orders import AnyOrder, OrderModels
 from app.settings import Settings
-from app.topology import redis_url
+from app.topology import has_board, redis_url
 from readreplica.cluster import Cluster
 from readreplica.sessions import WriteSession
 from readreplica.token import Committed
@@ -68,10 +70,16 @@ async def delivering(
         RedisUrlInvalid, MessageKeysMissing: nothing was started.
     """
     service = models.service.value
-    async with open_redis(redis_url(topology, service)) as redis:
+    async with (
+        open_redis(redis_url(topology, service)) as redis,
+        open_directory(topology, application_name=f"{service}-audit", role=service) as directory,
+    ):
         readiness.need_databases(databases)
         readiness.need("streams in Redis", partial(check_streams, redis, service, databases))
         signer = EntrySigner(models.service, parse_peer_keys(settings.message_keys.get_secret_value()))
+        sends_to_board = has_board(topology)
+        if sends_to_board:
+            signer.require_key(ServiceName.BOARD)
         to_mes = _allowance(redis, signer, settings)
         for name, cluster in databases.items():
             _start_sending(
@@ -83,7 +91,12 @@ async def delivering(
                 to_mes=to_mes,
                 database=name,
                 settings=settings,
+                sends_to_board=sends_to_board,
             )
+        for name, cluster in databases.items():
+            anchor = in_directory(directory)
+            sealer = Sealer(cluster, anchor, lines=models.audit, seals=models.seals, database=name)
+            background.start(f"audit {name}", sealer.run)
         learned = open_learned(redis, service, keep_seconds=settings.token_seconds)
         consumer = Consumer(
             redis,
@@ -108,6 +121,7 @@ def _start_sending(
     to_mes: HeardAllowance,
     database: str,
     settings: Settings,
+    sends_to_board: bool,
 ) -> None:
     """Start the relay and the pruner of one database."""
     relay = Relay(
@@ -121,6 +135,7 @@ def _start_sending(
         send_traceparent=settings.send_traceparent,
         # What MES sends to others is not limited.
         allowances={ServiceName.MES: to_mes} if ServiceName.MES in destinations_of(signer.service) else {},
+        has_board=sends_to_board,
     )
     background.start(f"relay {database}", relay.run)
     pruner = Pruner(

@@ -7,11 +7,12 @@ uploaded, a stored model never changes, and the pricing worker can trust the key
 import hashlib
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path, PurePosixPath
 from tempfile import SpooledTemporaryFile
-from typing import IO, Protocol, Self
+from typing import IO, Literal, Protocol, Self, get_args
 
 import obstore
 from obstore.exceptions import BaseError
@@ -22,6 +23,7 @@ from app.kit.errors import AppError, DependencyUnavailable
 MODEL_SUFFIXES = ("stl", "3mf", "obj")
 MAX_NAME_CHARACTERS = 200
 FOLDER = "models"
+PREVIEWS = "previews"
 _CHUNK_BYTES = 1 << 20
 _IN_MEMORY_BYTES = 1 << 20
 _HEAD_BYTES = 512
@@ -90,6 +92,10 @@ class StoreUnusable(FilesError):
     def __init__(self, cause: Exception) -> None:
         # Not its URL, which may hold a password.
         super().__init__(f"[files] url is of no use: {str(cause).partition(chr(10))[0]}")
+
+
+PreviewKind = Literal["glb", "png"]
+"""What is shown of a model: a mesh for a browser, and a picture (`app.pricing.preview`)."""
 
 
 class ByteStream(Protocol):
@@ -200,6 +206,31 @@ class ModelStore:
             raise FilesUnavailable(error) from error
         return True
 
+    async def put_preview(self, key: str, kind: PreviewKind, content: bytes) -> None:
+        """Store what is shown of a model.
+
+        Raises:
+            FilesUnavailable: nothing was stored.
+        """
+        try:
+            await obstore.put_async(self._store, _preview_key(key, kind), content)
+        except (BaseError, OSError) as error:
+            raise FilesUnavailable(error) from error
+
+    async def read_preview(self, key: str, kind: PreviewKind) -> bytes | None:
+        """Return what is shown of a model; None if there is nothing.
+
+        Raises:
+            FilesUnavailable: the store did not answer.
+        """
+        try:
+            found = await obstore.get_async(self._store, _preview_key(key, kind))
+            return bytes(await found.bytes_async())
+        except FileNotFoundError:
+            return None
+        except (BaseError, OSError) as error:
+            raise FilesUnavailable(error) from error
+
     def listed(self) -> Iterator[StoredObject]:
         """List all models.
 
@@ -214,7 +245,7 @@ class ModelStore:
             raise FilesUnavailable(error) from error
 
     def delete(self, key: str, *, stored_before: datetime) -> bool:
-        """Delete a model; False if it is gone, or was uploaded again since.
+        """Delete a model, with what is shown of it; False if it is gone, or was uploaded again since.
 
         Raises:
             FilesUnavailable: the store did not answer.
@@ -222,6 +253,10 @@ class ModelStore:
         try:
             if obstore.head(self._store, key)["last_modified"] >= stored_before:
                 return False
+            # The model last: while it is there, an interrupted deletion is found and done again.
+            for kind in get_args(PreviewKind):
+                with suppress(FileNotFoundError):
+                    obstore.delete(self._store, _preview_key(key, kind))
             obstore.delete(self._store, key)
         except FileNotFoundError:
             return False
@@ -245,6 +280,10 @@ class ModelStore:
             raise ModelMissing(key) from error
         except (BaseError, OSError) as error:
             raise FilesUnavailable(error) from error
+
+
+def _preview_key(key: str, kind: PreviewKind) -> str:
+    return f"{PREVIEWS}/{PurePosixPath(key).name}.{kind}"
 
 
 def _check_content(head: bytes, size: int, suffix: str) -> None:

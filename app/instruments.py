@@ -204,9 +204,9 @@ def pricing_workers(*, running: int, wanted: int) -> None:
     _pricing_workers.set(wanted, {"state": "wanted"})
 
 
-def message_sent(destination: str) -> None:
-    """Count a message that was written to the stream of a service."""
-    _sent.add(1, {"destination": destination})
+def messages_sent(destination: str, count: int) -> None:
+    """Count messages that were written to the stream of a service."""
+    _sent.add(count, {"destination": destination})
 
 
 def message_handled(
@@ -286,6 +286,9 @@ _intake = _meter.create_gauge("app.intake.waiting", unit="{order}", description=
 _intake_refused = _meter.create_counter(
     "app.intake.refused", unit="{order}", description="Partners' orders that were refused: too many waited."
 )
+_audit_unsealed = _meter.create_gauge(
+    "app.audit.unsealed.age", unit="s", description="Age of the oldest line that no seal covers."
+)
 _grant = _meter.create_gauge(
     "app.flow.granted", unit="{message}", description="What a sender may send in a second."
 )
@@ -338,6 +341,11 @@ def intake_waiting(database: str, count: int) -> None:
 def intake_refused() -> None:
     """Count a partner's order that was refused, because too many waited."""
     _intake_refused.add(1)
+
+
+def audit_unsealed(database: str, seconds: float) -> None:
+    """Record how old the oldest line of an audit log is that no seal covers; 0 if there is none."""
+    _audit_unsealed.set(seconds, {"database": database})
 
 
 def granted(sender: str, per_second: float, *, paused: bool) -> None:

@@ -5,39 +5,56 @@ the same everywhere: lock the order's row, decide, change the status, append a l
 announce it. The lock is what makes the history's numbers and the outbox's order of messages right.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Generic, TypeVar
 
 import structlog
-from sqlalchemy import BigInteger, DateTime, Text, func, insert, literal, select
+from sqlalchemy import BigInteger, ColumnElement, DateTime, Text, false, func, insert, literal, select
 from sqlalchemy.dialects.postgresql import JSONB
 
-from app import instruments
+from app import audit_log, instruments
 from app.kit.caller import Role, find_caller
 from app.kit.errors import AppError
 from app.kit.telemetry import concerns
 from app.log_events import STATUS_EVENTS
-from app.messaging.errors import NotYet
-from app.messaging.events import Event, OrderCancelled, OrderRejected, PriceRenewed, Quote, StatusChanged
-from app.messaging.message import Message
+from app.messaging.events import (
+    Event,
+    OrderCancelled,
+    OrderRejected,
+    OrderReleased,
+    PriceRenewed,
+    Quote,
+    SnapshotEntry,
+    StatusChanged,
+)
 from app.messaging.outbox import publish
 from app.messaging.routing import ServiceName, route
-from app.models.base import STATUS, EventRow, InboxRow, OrderState, OutboxRow, Quoted
-from app.models.crm import CrmInbox, CrmOrder, CrmOrderEvent, CrmOutbox
+from app.models.base import STATUS, AuditRow, AuditSealRow, EventRow, InboxRow, OrderState, OutboxRow, Quoted
+from app.models.crm import CrmAuditLine, CrmAuditSeal, CrmInbox, CrmOrder, CrmOrderEvent, CrmOutbox
 from app.models.mes import (
     MesArchivedOrder,
     MesArchivedOrderEvent,
+    MesAuditLine,
+    MesAuditSeal,
     MesInbox,
     MesOrder,
     MesOrderColumns,
     MesOrderEvent,
     MesOutbox,
 )
-from app.models.shop import ShopInbox, ShopOrder, ShopOrderEvent, ShopOutbox
-from app.models.status import TRANSITIONS, Channel, IllegalTransition, Status, check_transition
+from app.models.shop import ShopAuditLine, ShopAuditSeal, ShopInbox, ShopOrder, ShopOrderEvent, ShopOutbox
+from app.models.status import (
+    TRANSITIONS,
+    Channel,
+    IllegalTransition,
+    Status,
+    check_release,
+    check_transition,
+)
 from app.partner_events import note_for_partner
+from app.snapshots import announces_snapshots, snapshot_of
 from readreplica.sessions import AnySession, WriteSession
 
 AnyOrder = TypeVar("AnyOrder", bound=OrderState)
@@ -47,19 +64,27 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("orders")
 
 @dataclass(frozen=True)
 class OrderModels(Generic[AnyOrder]):
-    """The mapped classes that hold a service's orders, their history, and what it sends and has received."""
+    """A service's mapped classes: orders and their history, what it sends and has received, its audit log."""
 
     service: ServiceName
     order: type[AnyOrder]
     event: type[EventRow]
     outbox: type[OutboxRow]
     inbox: type[InboxRow]
+    audit: type[AuditRow]
+    seals: type[AuditSealRow]
 
 
-SHOP = OrderModels(ServiceName.SHOP, ShopOrder, ShopOrderEvent, ShopOutbox, ShopInbox)
-CRM = OrderModels(ServiceName.CRM, CrmOrder, CrmOrderEvent, CrmOutbox, CrmInbox)
-MES = OrderModels(ServiceName.MES, MesOrder, MesOrderEvent, MesOutbox, MesInbox)
-MES_ARCHIVE = OrderModels(ServiceName.MES, MesArchivedOrder, MesArchivedOrderEvent, MesOutbox, MesInbox)
+_SHOP_AUDIT = (ShopAuditLine, ShopAuditSeal)
+_CRM_AUDIT = (CrmAuditLine, CrmAuditSeal)
+_MES_AUDIT = (MesAuditLine, MesAuditSeal)
+
+SHOP = OrderModels(ServiceName.SHOP, ShopOrder, ShopOrderEvent, ShopOutbox, ShopInbox, *_SHOP_AUDIT)
+CRM = OrderModels(ServiceName.CRM, CrmOrder, CrmOrderEvent, CrmOutbox, CrmInbox, *_CRM_AUDIT)
+MES = OrderModels(ServiceName.MES, MesOrder, MesOrderEvent, MesOutbox, MesInbox, *_MES_AUDIT)
+MES_ARCHIVE = OrderModels(
+    ServiceName.MES, MesArchivedOrder, MesArchivedOrderEvent, MesOutbox, MesInbox, *_MES_AUDIT
+)
 
 
 _MAKES: Mapping[Channel, ServiceName] = {Channel.B2C: ServiceName.SHOP, Channel.B2B: ServiceName.MES}
@@ -90,16 +115,6 @@ class IdempotencyKeyReused(AppError):
         super().__init__(
             f"the Idempotency-Key {key!r} has made order {order_id} from another request: use a new key"
         )
-
-
-class UnexpectedEvent(AppError):
-    """A message came to a service that has no use for it."""
-
-    def __init__(self, service: str, message: Message) -> None:
-        self.service = service
-        self.source = message.source
-        self.type = message.type
-        super().__init__(f"{service} does not handle {message.type} from {message.source}")
 
 
 def log_change(
@@ -164,13 +179,22 @@ async def lock_order(session: WriteSession, models: OrderModels[AnyOrder], order
     """
     found = await session.scalar(
         select(models.order)
-        .where(models.order.order_id == order_id)
+        .where(models.order.order_id == order_id, *_of_caller(models.order))
         .with_for_update()
         .execution_options(populate_existing=True)
     )
-    if found is None or not is_visible(found):
+    if found is None:
         raise UnknownOrder(order_id)
     return found
+
+
+def _of_caller(order: type[OrderState]) -> Iterator[ColumnElement[bool]]:
+    """Yield what `is_visible` asks, in SQL: another's order is not even locked, or he would hold it up."""
+    caller = find_caller()
+    if caller is not None and caller.order_ids is not None:
+        yield order.order_id.in_(caller.order_ids)
+    if caller is not None and caller.role is Role.PARTNER:
+        yield order.partner == caller.name if issubclass(order, CrmOrder | MesOrderColumns) else false()
 
 
 async def add_order(
@@ -223,6 +247,21 @@ async def advance_order(
     """
     previous = order.status
     check_transition(order.order_id, previous, to)
+    await _set_status(session, models, order, to=to, actor=actor, now=now, detail=detail)
+    log_change(session, STATUS_EVENTS[to], order, previous=previous)
+
+
+async def _set_status(
+    session: WriteSession,
+    models: OrderModels[AnyOrder],
+    order: AnyOrder,
+    *,
+    to: Status,
+    actor: str,
+    now: datetime,
+    detail: Mapping[str, Any] | None,
+) -> None:
+    previous = order.status
     if _DECIDES[to] is models.service:  # the others follow, and each change counts once
         instruments.order_advanced(
             session.sync_session,
@@ -234,7 +273,6 @@ async def advance_order(
         )
     order.status, order.changed_at = to, now
     await append_event(session, models, order, actor=actor, now=now, detail=detail)
-    log_change(session, STATUS_EVENTS[to], order, previous=previous)
 
 
 async def append_event(
@@ -245,8 +283,20 @@ async def append_event(
     actor: str,
     now: datetime,
     detail: Mapping[str, Any] | None = None,
+    action: str | None = None,
 ) -> None:
-    """Append a line to the history of a locked order, whether or not its status has changed."""
+    """Append a line to the history of a locked order, changed or not in status, and one to the audit log.
+
+    It comes last of all that changes of an order in a transaction: where there is a board, the order is
+    announced to it as it is now, and with this line.
+
+    Parameters:
+        order: as it is now.
+        actor: who did it, as the history shows it; the audit log has the caller beside that.
+        now: the moment, with a time zone.
+        detail: facts for the history, as JSON.
+        action: what was done, by an event of `app.log_events`; without it, that of the order's status.
+    """
     # A SELECT and no VALUES: Citus refuses a subquery in VALUES. The aggregate returns one row in any case.
     line = select(
         literal(order.order_id, BigInteger),
@@ -257,7 +307,17 @@ async def append_event(
         literal(dict(detail or {}), JSONB),
     ).where(models.event.order_id == order.order_id)
     columns = ["order_id", "event_no", "status", "at", "actor", "detail"]
-    await session.execute(insert(models.event).from_select(columns, line))
+    written = insert(models.event).from_select(columns, line).returning(models.event.event_no)
+    event_no = (await session.execute(written)).scalar_one()
+    entry = dict(detail or {})
+    facts = {"actor": actor, "status": order.status.value, "detail": entry}
+    await audit_log.record(
+        session, models.audit, action or STATUS_EVENTS[order.status], order.order_id, facts
+    )
+    if announces_snapshots(session):
+        added = SnapshotEntry(event_no=event_no, status=order.status, at=now, actor=actor, detail=entry)
+        snapshot = await snapshot_of(session, order, version=event_no, history=(added,))
+        await announce(session, models, order, snapshot, now=now)
 
 
 async def apply_event(
@@ -285,7 +345,30 @@ async def apply_event(
     elif isinstance(event, OrderRejected | OrderCancelled):
         order.reason = event.reason
         detail = {"reason": event.reason}
+    elif isinstance(event, OrderReleased):
+        await _release(session, models, order, event, now=now)
+        return
     await advance_order(session, models, order, to=event.status, actor=event.actor, now=now, detail=detail)
+
+
+async def _release(
+    session: WriteSession,
+    models: OrderModels[AnyOrder],
+    order: AnyOrder,
+    released: OrderReleased,
+    *,
+    now: datetime,
+) -> None:
+    """Put a locked order back to where an operator finds it."""
+    previous = order.status
+    check_release(order.order_id, previous, released.status)
+    if isinstance(order, MesOrderColumns):
+        order.operator = None
+    detail = {"released": released.reason}
+    await _set_status(
+        session, models, order, to=released.status, actor=released.actor, now=now, detail=detail
+    )
+    log_change(session, "order_released", order, previous=previous)
 
 
 def _set_quote(order: OrderState, quote: Quote) -> dict[str, Any]:
@@ -312,7 +395,8 @@ async def renew_price(
     if order.status is not Status.PRICE_CALCULATED:
         return False
     detail = {"price_renewed": _set_quote(order, renewed)}
-    await append_event(session, models, order, actor=renewed.actor, now=now, detail=detail)
+    action = "order_price_renewed"
+    await append_event(session, models, order, actor=renewed.actor, now=now, detail=detail, action=action)
     log_change(session, "order_price_renewed", order)
     return True
 
@@ -393,33 +477,3 @@ async def announce(
         destinations=route(models.service, event, order.channel),
         at=now,
     )
-
-
-async def lock_known(session: WriteSession, models: OrderModels[AnyOrder], message: Message) -> AnyOrder:
-    """Lock the order that a message is about.
-
-    Raises:
-        NotYet: the order is not here yet, for messages from different services may overtake each other.
-    """
-    try:
-        return await lock_order(session, models, message.order_id)
-    except UnknownOrder as error:
-        raise NotYet(message.order_id, waits_for="its order.submitted") from error
-
-
-async def follow(session: WriteSession, models: OrderModels[AnyOrder], message: Message) -> None:
-    """Change the order as the message says, at the time that it says.
-
-    Raises:
-        NotYet: the order is not here yet.
-        UnexpectedEvent: the message changes neither status nor price.
-        IllegalTransition: the order cannot become what the message says.
-    """
-    if isinstance(message.data, PriceRenewed):
-        order = await lock_known(session, models, message)
-        await renew_price(session, models, order, message.data, now=message.time)
-        return
-    if not isinstance(message.data, StatusChanged):
-        raise UnexpectedEvent(models.service, message)
-    order = await lock_known(session, models, message)
-    await apply_event(session, models, order, message.data, now=message.time)

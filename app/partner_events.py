@@ -9,12 +9,12 @@ from uuid import uuid4
 
 from sqlalchemy import insert
 
-from app.messaging.events import EVENTS, CancelRequested, Event, Quote, RequoteRequested
+from app.messaging.events import EVENTS, CancelRequested, Event, OrderSnapshot, Quote, RequoteRequested
 from app.models.mes import MesOrderColumns, WebhookEvent
 from readreplica.sessions import WriteSession
 
-TYPES = tuple(sorted(EVENTS.keys() - {CancelRequested.type, RequoteRequested.type}))
-"""The events that a partner hears of. The other two are what the CRM asks of the MES."""
+TYPES = tuple(sorted(EVENTS.keys() - {CancelRequested.type, RequoteRequested.type, OrderSnapshot.type}))
+"""The events that a partner hears of. The others are the CRM's questions, and the board's."""
 
 
 async def note_for_partner(

@@ -1,7 +1,7 @@
 """What the three APIs share: the types of their parameters and fields, and what of an order each shows."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import datetime
 from decimal import Decimal
 from math import ceil
@@ -20,7 +20,9 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from app.kit.caller import Role, find_caller
 from app.messaging.outbox import MOST_COUNTED, WaitingMessage
+from app.messaging.routing import ServiceName
 from app.models.base import EventRow, OrderState, Quoted
 from app.models.status import Channel, Status
 from readreplica.context import learn
@@ -181,6 +183,16 @@ IdempotencyKey = Annotated[
 ]
 
 
+IfMatch = Annotated[
+    str | None,
+    Header(
+        alias="If-Match",
+        max_length=1000,
+        description="The `ETag` of the order as you have read it: if it has changed, this is refused by 412.",
+    ),
+]
+
+
 async def _after_token(
     request: Request,
     _: Annotated[
@@ -244,13 +256,48 @@ class QuoteView(OrderView):
     )
 
 
+_OURS = frozenset({*ServiceName, "pricing"})
+_OF_OPERATORS = frozenset(
+    {
+        Status.MANUFACTURING_STARTED,
+        Status.MANUFACTURING_COMPLETED,
+        Status.PACKAGING,
+        Status.SHIPPED,
+        Status.REJECTED,
+    }
+)
+_HOLDER = re.compile(r", by .*", re.DOTALL)
+
+
+def hides_staff() -> bool:
+    """Return whether who asks is no one of ours, and sees what our people do, and not their names."""
+    caller = find_caller()
+    return caller is not None and caller.role in {Role.PARTNER, Role.CUSTOMER}
+
+
 class HistoryLine(View):
-    """A change of an order: what it became, when, and by whom."""
+    """A change of an order: what it became, when, and by whom.
+
+    Partners and customers see the role of our people in the place of their names.
+    """
 
     status: Status
     at: datetime
     actor: str = Field(examples=["Rosa"])
     detail: dict[str, Any] = Field(examples=[{}])
+
+
+def _without_names(line: HistoryLine, own: Collection[str]) -> HistoryLine:
+    """Return a line with roles in the place of all names but one's own. Pure."""
+    is_sellers = bool(line.detail.keys() & {"cancel_requested", "requote_requested", "asked_by"})
+    role = Role.OPERATOR if line.status in _OF_OPERATORS and not is_sellers else Role.SELLER
+    detail = dict(line.detail)
+    for name in detail.keys() & {"requote_requested", "asked_by"}:
+        detail[name] = detail[name] if detail[name] in own else role.value
+    if isinstance(detail.get("cancel_refused"), str):
+        detail["cancel_refused"] = _HOLDER.sub("", detail["cancel_refused"])
+    actor = line.actor if line.actor in own or line.actor in _OURS else role.value
+    return line.model_copy(update={"actor": actor, "detail": detail})
 
 
 class WaitingView(View):
@@ -285,9 +332,16 @@ def shown_quote(order: Quoted) -> dict[str, Any]:
     return {"price_valid_until": order.price_valid_until, "tariff_version": order.tariff_version}
 
 
-def shown_history(events: Iterable[EventRow]) -> list[HistoryLine]:
-    """Return an order's history, oldest first."""
-    return [HistoryLine.model_validate(event) for event in sorted(events, key=lambda event: event.event_no)]
+def shown_history(events: Iterable[EventRow], *, own: Collection[str | None]) -> list[HistoryLine]:
+    """Return an order's history, oldest first.
+
+    Parameters:
+        events: its lines, in any order.
+        own: who has ordered: the names that a partner and a customer see.
+    """
+    names = {name for name in own if name is not None}
+    lines = [HistoryLine.model_validate(event) for event in sorted(events, key=lambda event: event.event_no)]
+    return [_without_names(line, names) for line in lines] if hides_staff() else lines
 
 
 def summarise(*, quantity: int, model_name: str, material: str, finish: str) -> str:

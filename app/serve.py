@@ -17,6 +17,7 @@ from app.access.credentials import TokenKeys
 from app.access.enforce import Access, Attempts
 from app.access.identities import Registry
 from app.access.limits import CallerLimits, RateLimited
+from app.access.oidc import OidcProvider, open_provider
 from app.causality import open_callers, open_learned, refuse, store_of
 from app.database import DatabaseTimeouts, open_directory
 from app.files import ContentMismatch, ModelTooLarge, UnsupportedModelType
@@ -25,11 +26,12 @@ from app.flow.shedding import Admission
 from app.kit import problem
 from app.kit.admin import AdminAddress, Readings, measuring_lag, serving_admin
 from app.kit.connections import ConnectionLimits, TooFewFiles, limited, log_accept_errors, raise_file_limit
+from app.kit.etags import ChangedMeanwhile
 from app.kit.health import ROUTINE, NotReady, Readiness, health_routes
 from app.kit.middleware import BodyLimit, HeadAsGet, KeepsPeer, Observed, RequestLog, WellFormed
 from app.kit.pages import pages
 from app.kit.process import enter_with_retries, exit_on_signals, exit_with_fault, run_and_exit
-from app.kit.strict import RequestLimit
+from app.kit.strict import RequestLimit, StreamLimit, TooManyStreams
 from app.kit.tasks import Background
 from app.log_events import facts_of_path
 from app.messaging.streams import connect_redis
@@ -64,6 +66,8 @@ STATUSES: problem.Statuses = {
     IdempotencyKeyReused: 422,
     NotReady: 503,
     RateLimited: 429,
+    TooManyStreams: 429,
+    ChangedMeanwhile: 412,
     Shed: 503,
 }
 """The HTTP status of each error that more than one service knows; a service adds its own."""
@@ -114,13 +118,20 @@ def make_app(
         readiness = Readiness(service)
         async with (
             connect_redis(redis_url(topology, service)) as redis,
-            open_directory(topology, application_name=f"{service}-access", role=service) as directory,
+            open_directory(
+                topology,
+                application_name=f"{service}-access",
+                role=service,
+                timeouts=timeouts_of(settings),
+            ) as directory,
+            open_provider(settings.oidc_of(service)) as oidc,
             parts(background, readiness) as opened,
             background,
         ):
-            app.state.access = access = _open_access(service, directory, settings)
+            app.state.access = access = _open_access(service, directory, settings, oidc)
             app.state.limits = limits = CallerLimits(redis)
             background.start("identities", access.registry.run)
+            background.start("identity uses", access.registry.run_uses)
             app.state.parts, app.state.background, app.state.readiness = opened, background, readiness
             keep_seconds = settings.token_seconds
             has_callers = settings.caller_header is not None
@@ -129,8 +140,10 @@ def make_app(
             if not text.is_signed:
                 fix = "set MES_STORAGE_TOKEN_KEYS in every process"
                 log.warning("tokens_not_signed", fix=f"browsers have none: {fix}")
-            yield
-            await limits.settled()
+            try:
+                yield
+            finally:
+                await limits.settled()
 
     app = _Service(
         title=f"{service} API",
@@ -145,6 +158,7 @@ def make_app(
     )
     app.state.max_json_bytes, app.state.request_seconds = settings.max_json_bytes, settings.request_seconds
     app.state.request_limit = RequestLimit(settings.max_requests)
+    app.state.streams = StreamLimit(settings.max_streams)
     app.state.admission = Admission(service, most=settings.flow_requests)
     app.add_middleware(BodyLimit, max_bytes=settings.max_upload_bytes + _FORM_OVERHEAD_BYTES)
     app.add_middleware(
@@ -174,7 +188,7 @@ def make_app(
     return app
 
 
-def _open_access(service: str, directory: Cluster, settings: Settings) -> Access:
+def _open_access(service: str, directory: Cluster, settings: Settings, oidc: OidcProvider | None) -> Access:
     """Put together what finds out who calls."""
     tokens = TokenKeys.parse(settings.access_keys.get_secret_value())
     if tokens is None:
@@ -186,6 +200,7 @@ def _open_access(service: str, directory: Cluster, settings: Settings) -> Access
         door_header=settings.door_header,
         proxies=settings.proxies,
         attempts=Attempts(),
+        oidc=oidc,
     )
 
 

@@ -9,6 +9,7 @@ from pydantic import Field, PositiveInt, SecretStr, ValidationError, ValidationI
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.access.credentials import TokenKeys
+from app.access.oidc import OidcOptions, check_url
 from app.kit.errors import AppError
 from app.kit.logs import LogFile, configure_logging
 from app.kit.process import exit_with_fault
@@ -52,6 +53,9 @@ class Settings(BaseSettings):
 
     max_requests: PositiveInt = 64
     """how many requests are worked on at once; one more is answered by 503 at once"""
+
+    max_streams: PositiveInt = 8
+    """how many streams of events a caller may have open at once in a process; one more is answered by 429"""
 
     header_seconds: Seconds = 10.0
     """how long a client may take to send the header of a request"""
@@ -149,6 +153,20 @@ class Settings(BaseSettings):
     identity_stale_seconds: Seconds = 300.0
     """how long the identities that are known stay good while the directory is away"""
 
+    oidc_issuer: str = ""
+    """the URL of the OpenID provider where staff log in, as its tokens have it; without it, they log in by
+    name and password"""
+
+    oidc_client_id: str = ""
+    """what the services are to the OpenID provider"""
+
+    oidc_client_secret: SecretStr = SecretStr("")
+    """what they prove it with"""
+
+    oidc_callback: Annotated[str, Field(validate_default=True)] = ""
+    """the URL of /v1/oidc/callback, as browsers reach it and as it is registered with the provider; {service}
+    in it stands for crm or mes"""
+
     door_header: str = "X-Gateway-Door"
     """the request header in which the gateway names its door; it is believed from `trusted_proxies` only"""
 
@@ -196,6 +214,29 @@ class Settings(BaseSettings):
         return tuple(
             ip_network(each) for each in filter(None, map(str.strip, self.trusted_proxies.split(",")))
         )
+
+    def oidc_of(self, service: str) -> OidcOptions | None:
+        """Return the OpenID provider where staff of a service log in; None if there is none."""
+        if not self.oidc_issuer:
+            return None
+        return OidcOptions(
+            issuer=self.oidc_issuer,
+            client_id=self.oidc_client_id,
+            client_secret=self.oidc_client_secret.get_secret_value(),
+            callback=self.oidc_callback.replace("{service}", service),
+        )
+
+    @field_validator("oidc_callback")
+    @classmethod
+    def _is_whole(cls, callback: str, info: ValidationInfo) -> str:
+        if not info.data.get("oidc_issuer"):
+            return callback
+        check_url(info.data["oidc_issuer"])
+        for name in ("oidc_client_id", "oidc_client_secret"):
+            value = info.data.get(name)
+            if not (value.get_secret_value() if isinstance(value, SecretStr) else value):
+                raise ValueError(f"with an OpenID provider {PREFIX}{name.upper()} must be set")
+        return check_url(callback)
 
     @field_validator("statement_seconds")
     @classmethod

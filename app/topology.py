@@ -130,6 +130,15 @@ def services_of(topology: "Topology") -> Mapping[str, Service]:
     return topology.section("services", _Services).root
 
 
+def has_board(topology: "Topology") -> bool:
+    """Return whether there is a board, `[services.board]`: then orders are announced to it.
+
+    Raises:
+        TopologyError: a section is wrong.
+    """
+    return "board" in services_of(topology)
+
+
 def worker_count(topology: "Topology", process: str) -> WorkerCount:
     """Return how many processes a worker is, `[services.NAME] workers`.
 

@@ -23,6 +23,19 @@ def note(line: str) -> None:
     sys.stderr.write(f"{line}\n")
 
 
+def report(options: Options, facts: Mapping[str, Any], line: str) -> None:
+    """Print what was done: its facts for programs, or a line for a person."""
+    if options.json:
+        print_json(dict(facts))
+    else:
+        print(line)
+
+
+def literal_of(value: str | float) -> str:
+    """Return a value as SQL has it, for statements that are shown and not executed."""
+    return str(value) if isinstance(value, float) else "'" + value.replace("'", "''") + "'"
+
+
 def show_rows(options: Options, rows: Sequence[Mapping[str, Any]], *, empty: str) -> None:
     """Print rows on stdout.
 

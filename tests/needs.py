@@ -66,6 +66,8 @@ NEEDS: Mapping[str, Need] = {
     "alertmanager": Need("prometheus-alertmanager", "prometheus-alertmanager"),
     "rsyslog": Need("rsyslogd", "rsyslog rsyslog-elasticsearch", ("/usr/sbin",)),
     "chromium": Need("chromium", "chromium"),
+    # The OpenID provider of tests/oidc wants a Node.js newer than that of Debian 12.
+    "npm": Need("npm", "npm, with Node.js 20 or newer"),
     "citus": ExtensionNeed("citus", "postgresql-15-citus-13.2, of Citus Data, or set PG_BIN"),
 }
 

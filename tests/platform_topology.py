@@ -80,7 +80,12 @@ url = "{valkey.url}"
 url = "{(path.parent / "files").as_uri()}"
 """
     databases = [_database(shape, dbnames[shape.name], servers) for shape in DATABASES]
-    services = [f'[services.{name}]\nhost = "{LOOPBACK}"\nport = {ports.pick()}\n' for name in HTTP_SERVICES]
+    # Without the board: where there is one, every order is announced to it, and the outboxes wait for it.
+    services = [
+        f'[services.{name}]\nhost = "{LOOPBACK}"\nport = {ports.pick()}\n'
+        for name in HTTP_SERVICES
+        if name != "board"
+    ]
     path.write_text("".join([head, *trees, *databases, *services]))
     return path
 

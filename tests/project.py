@@ -14,7 +14,7 @@ MES = PROJECT.tree("mes")
 TEMPLATE = Topology.load(ROOT / "app" / "console" / "topology.toml")
 
 DATABASES = shapes_of(TEMPLATE)
-"""The five databases of the order system."""
+"""The six databases of the order system."""
 ROLES = roles_of(DATABASES)
 TREES = tuple(PROJECT.trees)
 HTTP_SERVICES = tuple(name for name, each in TEMPLATE.sections["services"].items() if "port" in each)

@@ -249,8 +249,10 @@ def counts_of(modules: Sequence[Module]) -> Mapping[str, tuple[float, float]]:
         "import cycles": (len(import_cycles(modules)), 0),
         "concepts that are not in exactly one file": (sum(len(where) != 1 for where in places), 0),
         "texts that begin or speak as the manuals do not": (len(list(wording(modules))), 0),
-        # A new module needs a reason: the last ones are the partners' API, webhooks, and the DBA's pages.
-        "modules": (sizes.modules, 394),
+        # A new module needs a reason: the last ones are app.access (with its connection to Redis, and
+        # `app.access.oidc`, which alone knows how OpenID providers are asked), the partners' quotes and
+        # entity tags, what rotates the gateway's log, the board, and the DBA's pages.
+        "modules": (sizes.modules, 420),
         f"modules below {SMALL_LINES} lines": (sizes.small_modules, 50),
         "lines of the largest module": (sizes.largest_module, 500),
         "lines of a function, median": (sizes.function_median, 8),

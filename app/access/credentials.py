@@ -46,6 +46,9 @@ class TokenUse(StrEnum):
     SESSION = "session"
     """In the cookie of staff."""
 
+    LOGIN = "login"
+    """In a cookie of who is sent to the OpenID provider, until he comes back."""
+
     LINK = "link"
     """A customer's, for one order."""
 
@@ -54,6 +57,7 @@ LIFETIMES: Mapping[TokenUse, timedelta] = {
     TokenUse.SERVICE: timedelta(minutes=5),
     TokenUse.ACCESS: timedelta(minutes=15),
     TokenUse.SESSION: timedelta(hours=12),
+    TokenUse.LOGIN: timedelta(minutes=10),
     TokenUse.LINK: timedelta(days=90),
 }
 """How long a token is good at most; what says that it is good for longer was not made by us."""

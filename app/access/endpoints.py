@@ -1,14 +1,26 @@
 """What is the caller's own: staff log in, partners turn a key into a token, and see what they may ask for."""
 
-from typing import Annotated, Literal
+import hmac
+from html import escape
+from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Form, Request, Response, status
+from fastapi import APIRouter, Form, Query, Request, Response, status
+from fastapi.responses import HTMLResponse, RedirectResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.access.credentials import LIFETIMES, LONGEST_PASSWORD, TokenUse, is_password, read_api_key
+from app.access.credentials import LIFETIMES, LONGEST_PASSWORD, TokenKeys, TokenUse, is_password
 from app.access.enforce import COOKIE, Access, address_of
-from app.access.errors import LoginFailed, NoTokens
+from app.access.errors import (
+    LoginFailed,
+    NoTokens,
+    OidcOff,
+    OidcRefused,
+    OidcStateWrong,
+    OidcUnlinked,
+)
+from app.access.identities import STAFF, KnownIdentity
 from app.access.limits import CallerLimits
+from app.access.oidc import OidcProvider
 from app.kit.caller import current_caller
 from app.kit.problem import documented
 from app.kit.strict import StrictRoute
@@ -45,6 +57,8 @@ def _access(request: Request) -> Access:
 class LimitUsage(BaseModel):
     """What is left of a limit."""
 
+    model_config = ConfigDict(from_attributes=True)
+
     name: str = Field(examples=["requests"])
     most: int = Field(description="At once, after a rest.", examples=[40])
     window_seconds: int = Field(description="In which all of it comes back.", examples=[2])
@@ -64,15 +78,19 @@ def login(request: Request, response: Response, body: Login) -> None:
     access = _access(request)
     if access.tokens is None:
         raise NoTokens
-    access.attempts.check(address := address_of(request))
+    access.attempts.count(address := address_of(request))
     identity = access.registry.named(body.name)
     if not is_password(body.password, identity.password_hash if identity else None) or identity is None:
-        access.attempts.note(address)
         raise LoginFailed
-    claims = {"sub": identity.name, "iid": identity.identity_id}
+    access.attempts.forget(address)
+    _start_session(response, access.tokens, identity)
+
+
+def _start_session(response: Response, tokens: TokenKeys, identity: KnownIdentity, **more: Any) -> None:
+    claims = {"sub": identity.name, "iid": identity.identity_id, **more}
     response.set_cookie(
         COOKIE,
-        access.tokens.sign(TokenUse.SESSION, claims),
+        tokens.sign(TokenUse.SESSION, claims),
         max_age=int(LIFETIMES[TokenUse.SESSION].total_seconds()),
         secure=True,
         httponly=True,
@@ -84,6 +102,99 @@ def login(request: Request, response: Response, body: Login) -> None:
 async def logout(response: Response) -> None:
     """Forget the cookie. `mesctl identities revoke` ends all sessions of an identity."""
     response.delete_cookie(COOKIE, secure=True, httponly=True, samesite="strict")
+
+
+LOGIN_COOKIE = "__Host-login"
+"""What a login by the provider must come back with; the provider's page leads here, so it is not strict."""
+_PAGE_HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; base-uri 'none'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",  # the address has the code in it
+    "X-Content-Type-Options": "nosniff",
+}
+_PAGE = """\
+<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><title>Logged in</title>
+<meta http-equiv="refresh" content="0;url=%s"></head>
+<body><a href="%s">Go on</a></body></html>
+"""
+"""A page and no redirect: browsers keep a strict cookie back from what another site's page has led to."""
+
+
+@staff_router.get(
+    "/oidc/login",
+    status_code=status.HTTP_303_SEE_OTHER,
+    response_class=RedirectResponse,
+    responses=documented(404),
+)
+async def begin_oidc(
+    request: Request,
+    to: Annotated[
+        str, Query(max_length=500, pattern=r"^/([!-.0-\[\]-~][!-\[\]-~]*)?$", description="Where to go then.")
+    ] = "/",
+) -> RedirectResponse:
+    """Send a browser to the organisation's OpenID provider, to log in there."""
+    tokens, provider = _oidc(request)
+    begun = await provider.begin()
+    answer = RedirectResponse(begun.url, status.HTTP_303_SEE_OTHER, headers={"Cache-Control": "no-store"})
+    claims = {"sub": begun.state, "nonce": begun.nonce, "verifier": begun.verifier, "to": to}
+    answer.set_cookie(
+        LOGIN_COOKIE,
+        tokens.sign(TokenUse.LOGIN, claims),
+        max_age=int(LIFETIMES[TokenUse.LOGIN].total_seconds()),
+        secure=True,
+        httponly=True,
+        samesite="lax",
+    )
+    return answer
+
+
+@staff_router.get("/oidc/callback", response_class=HTMLResponse, responses=documented(404))
+async def finish_oidc(
+    request: Request,
+    state: Annotated[str, Query(max_length=200, description="As it was sent to the provider.")] = "",
+    code: Annotated[str | None, Query(max_length=2000, description="Good once, for a token.")] = None,
+    iss: Annotated[str | None, Query(max_length=500, description="Who answers (RFC 9207).")] = None,
+    error: Annotated[str | None, Query(max_length=100, description="Why there is no code.")] = None,
+) -> HTMLResponse:
+    """Log in who comes back from the OpenID provider; the cookie is good for twelve hours."""
+    access, (tokens, provider) = _access(request), _oidc(request)
+    access.attempts.count(address := address_of(request))
+    begun = _begun(request, tokens, state)
+    if begun is None:
+        raise OidcStateWrong
+    access.attempts.forget(address)
+    if error is not None or code is None:
+        raise OidcRefused(error or "it sent no code")
+    verifier, nonce = str(begun["verifier"]), str(begun["nonce"])
+    subject = await provider.finish(code=code, verifier=verifier, nonce=nonce, issuer=iss)
+    identity = access.registry.linked(provider.options.issuer, subject)
+    if identity is None or identity.role not in STAFF:
+        raise OidcUnlinked(provider.options.issuer, subject)
+    to = escape(str(begun["to"]))
+    answer = HTMLResponse(_PAGE % (to, to), headers=_PAGE_HEADERS)
+    # Good as long as the link is.
+    _start_session(answer, tokens, identity, link=[provider.options.issuer, subject])
+    answer.delete_cookie(LOGIN_COOKIE, secure=True, httponly=True, samesite="lax")
+    return answer
+
+
+def _oidc(request: Request) -> tuple[TokenKeys, OidcProvider]:
+    access = _access(request)
+    if access.oidc is None:
+        raise OidcOff
+    if access.tokens is None:
+        raise NoTokens
+    return access.tokens, access.oidc
+
+
+def _begun(request: Request, tokens: TokenKeys, state: str) -> dict[str, Any] | None:
+    """Return what this browser was sent to the provider with; None if it was not, or with another state."""
+    read = tokens.read(request.cookies.get(LOGIN_COOKIE, ""))
+    if read is None or read[0] is not TokenUse.LOGIN:
+        return None
+    claims = read[1]
+    return claims if hmac.compare_digest(str(claims["sub"]).encode(), state.encode()) else None
 
 
 @partners_router.post("/token", responses=documented(401, 403, 429))
@@ -98,14 +209,13 @@ async def issue_token(
     access = _access(request)
     if access.tokens is None:
         raise NoTokens
-    access.attempts.check(address := address_of(request))
-    read = read_api_key(client_secret)
-    known = access.registry.key(*read) if read is not None else None
-    if read is None or known is None or known.identity.name != client_id:
-        access.attempts.note(address)
+    access.attempts.count(address := address_of(request))
+    known = access.registry.find(client_secret)
+    if known is None or known.identity.name != client_id:
         raise LoginFailed
+    access.attempts.forget(address)
     scope = " ".join(sorted(known.scopes))
-    claims = {"sub": client_id, "iid": known.identity.identity_id, "key": read[0], "scope": scope}
+    claims = {"sub": client_id, "iid": known.identity.identity_id, "key": known.key_id, "scope": scope}
     response.headers["Cache-Control"] = "no-store"
     return AccessToken(
         access_token=access.tokens.sign(TokenUse.ACCESS, claims),
@@ -118,15 +228,4 @@ async def issue_token(
 async def show_usage(request: Request) -> Usage:
     """Show what is left of the limits; this asks for one request of them."""
     limits: CallerLimits = request.app.state.limits
-    return Usage(
-        limits=[
-            LimitUsage(
-                name=each.name,
-                most=each.most,
-                window_seconds=each.window_seconds,
-                remaining=each.remaining,
-                reset_seconds=each.seconds,
-            )
-            for each in await limits.usage(current_caller())
-        ]
-    )
+    return Usage.model_validate({"limits": await limits.usage(current_caller())})

@@ -1,23 +1,35 @@
 """Who sends a request, and may he: asked once, when the route is known and before the body is read."""
 
 import ipaddress
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.requests import Request
 
-from app.access.credentials import TokenKeys, TokenUse, read_api_key
-from app.access.errors import CrossSiteRequest, NotAllowed, NotAuthenticated, TooManyAttempts, UnknownPartner
+from app.access.credentials import TokenKeys, TokenUse
+from app.access.errors import (
+    CrossSiteRequest,
+    DoorUnknown,
+    NotAllowed,
+    NotAuthenticated,
+    SandboxOrder,
+    TooManyAttempts,
+    UnknownPartner,
+)
 from app.access.identities import KnownIdentity, Registry
-from app.access.table import is_allowed, rule_of
-from app.kit.caller import Caller, Door, Role, calling
+from app.access.limits import ORDERS
+from app.access.oidc import OidcProvider
+from app.access.table import deprecation_headers, is_allowed, rule_of
+from app.kit.caller import Caller, Door, Role, calling, network_of
 from app.kit.logs import bind
+from app.kit.strict import ANSWER_HEADERS
 
 COOKIE = "__Host-session"
 """Browsers send it to this host alone, over TLS, and no page's script reads it (RFC 6265bis)."""
@@ -26,30 +38,36 @@ _TRIES, _TRIES_SECONDS, _MOST_ADDRESSES = 20, 60.0, 10_000
 
 
 class Attempts:
-    """Counts bad credentials by address, and refuses an address that has sent too many."""
+    """Counts bad credentials by address, across threads, and refuses an address that has sent too many."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
+        self._lock = threading.Lock()
         self._since: OrderedDict[str, tuple[float, int]] = OrderedDict()
 
-    def check(self, address: str | None) -> None:
-        """Refuse an address for the rest of its minute.
+    def count(self, address: str | None) -> None:
+        """Count a credential that is bad, or that is about to be checked; `forget` takes a good one back.
 
         Raises:
-            TooManyAttempts: it has sent too many bad credentials.
+            TooManyAttempts: too many were bad; the address is refused for the rest of its minute.
         """
-        since, count = self._since.get(address or "", (0.0, 0))
-        left = since + _TRIES_SECONDS - self._clock()
-        if count >= _TRIES and left > 0:
-            raise TooManyAttempts(max(1, round(left)))
+        now, key = self._clock(), network_of(address)
+        with self._lock:
+            since, count = self._since.pop(key, (now, 0))
+            if now - since >= _TRIES_SECONDS:
+                since, count = now, 0
+            self._since[key] = since, min(count + 1, _TRIES)
+            if len(self._since) > _MOST_ADDRESSES:
+                self._since.popitem(last=False)
+        if count >= _TRIES:
+            raise TooManyAttempts(max(1, round(since + _TRIES_SECONDS - now)))
 
-    def note(self, address: str | None) -> None:
-        """Count a bad credential."""
-        now, key = self._clock(), address or ""
-        since, count = self._since.pop(key, (now, 0))
-        self._since[key] = (since, count + 1) if now - since < _TRIES_SECONDS else (now, 1)
-        if len(self._since) > _MOST_ADDRESSES:
-            self._since.popitem(last=False)
+    def forget(self, address: str | None) -> None:
+        """Take a credential back that was counted, and was good."""
+        with self._lock:
+            since, count = self._since.get(network_of(address), (0.0, 0))
+            if count > 0:
+                self._since[network_of(address)] = since, count - 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +81,7 @@ class Access:
         door_header: the header in which the gateway names the door.
         proxies: the networks whose door header is believed.
         attempts: the bad credentials so far.
+        oidc: where staff log in; None where they do so by name and password alone.
     """
 
     service: str
@@ -71,6 +90,7 @@ class Access:
     door_header: str
     proxies: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]
     attempts: Attempts
+    oidc: OidcProvider | None = None
 
     @asynccontextmanager
     async def calling(self, request: Request, route: str) -> AsyncIterator[Caller]:
@@ -81,10 +101,14 @@ class Access:
             route: the template of its path.
 
         Raises:
-            NotAuthenticated, NotAllowed, UnknownPartner, CrossSiteRequest, TooManyAttempts,
+            NotAuthenticated, NotAllowed, SandboxOrder, UnknownPartner, CrossSiteRequest, TooManyAttempts,
+            DoorUnknown,
             IdentitiesUnknown: nothing of the request is done.
         """
         caller = self._admitted(request, route)
+        request.scope[ANSWER_HEADERS] = deprecation_headers(
+            self.service, request.method, route, caller=caller, parameters=request.path_params
+        )
         bind(caller=caller.name, role=caller.role.value)
         with calling(caller):
             yield caller
@@ -99,6 +123,8 @@ class Access:
             caller = Caller(name="customer", role=Role.CUSTOMER, door=door, address=address)
         elif not is_allowed(rule, caller, request.method):
             raise NotAllowed(caller.role, door, f"{request.method} {route}")
+        if caller.sandbox and (request.method, route) in ORDERS:
+            raise SandboxOrder
         partner = request.path_params.get("partner")
         if partner is not None and caller.role is Role.PARTNER and partner != caller.name:
             raise UnknownPartner(partner)
@@ -109,16 +135,19 @@ class Access:
         return None if self.tokens is None else self.tokens.sign(TokenUse.LINK, {"sub": str(order_id)})
 
     def door_of(self, request: Request) -> Door:
-        """Return where a request came in: as the gateway says, or past it."""
-        named = request.headers.get(self.door_header)
+        """Return where a request came in: as the gateway says, or past it.
+
+        Raises:
+            DoorUnknown: it came from a proxy, which has named none.
+        """
         # The peer itself: uvicorn puts the client's address in its place where the proxy is believed.
         peer = request.scope.get("extensions", {}).get("peer") or (request.client and request.client.host)
-        if named is None or not self._is_proxy(peer):
+        if not self._is_proxy(peer):
             return Door.INTERNAL
         try:
-            return Door(named)
+            return Door(request.headers.get(self.door_header, ""))
         except ValueError:
-            raise NotAuthenticated from None
+            raise DoorUnknown(self.door_header) from None
 
     def _is_proxy(self, peer: Any) -> bool:
         try:
@@ -131,33 +160,36 @@ class Access:
         """Return who a request's credential says that it is; None if it brings none.
 
         Raises:
-            NotAuthenticated: it brings one that is not good.
+            NotAuthenticated, TooManyAttempts: it brings one that is not good.
+            CrossSiteRequest: it was sent by another site's page.
         """
         given = request.headers.getlist("authorization")
-        cookie = request.cookies.get(COOKIE)
-        if not given and cookie is None:
-            return None
+        if not given:
+            return self._by_cookie(request, door, address)
+        scheme, _, text = given[0].partition(" ")
         caller = None
-        if given:
-            scheme, _, text = given[0].partition(" ")
-            if len(given) == 1 and scheme.lower() == "bearer":
-                caller = self._by_key(text, door) or self._by_token(text, door)
-        elif cookie is not None:
-            _refuse_cross_site(request)
-            caller = self._by_token(cookie, door, is_cookie=True)
+        if len(given) == 1 and scheme.lower() == "bearer":
+            caller = self._by_key(text, door) or self._by_token(text, door)
         if caller is None:
             # What is good is let in whatever else came from its address, which may be that of many.
-            self.attempts.check(address)
-            self.attempts.note(address)
+            self.attempts.count(address)
             raise NotAuthenticated
-        return Caller(**{**vars(caller), "address": address})
+        return replace(caller, address=address)
+
+    def _by_cookie(self, request: Request, door: Door, address: str | None) -> Caller | None:
+        """Return whose session a request brings; one that has ended is as none, for browsers keep it."""
+        cookie = request.cookies.get(COOKIE)
+        caller = None if cookie is None else self._by_token(cookie, door, is_cookie=True)
+        if caller is None:
+            return None
+        _refuse_cross_site(request)
+        return replace(caller, address=address)
 
     def _by_key(self, text: str, door: Door) -> Caller | None:
-        read = read_api_key(text)
-        known = self.registry.key(*read) if read is not None else None
-        if read is None or known is None:
+        known = self.registry.find(text)
+        if known is None:
             return None
-        return _caller_of(known.identity, door, credential=read[0], scopes=known.scopes)
+        return _caller_of(known.identity, door, credential=known.key_id, scopes=known.scopes)
 
     def _by_token(self, text: str, door: Door, *, is_cookie: bool = False) -> Caller | None:
         read = self.tokens.read(text) if self.tokens is not None else None
@@ -170,6 +202,8 @@ class Access:
             return _by_service(claims, door)
         if use is TokenUse.LINK:
             return _by_link(claims, door)
+        if use is TokenUse.LOGIN:
+            return None
         return self._by_identity(claims, door)
 
     def _by_identity(self, claims: dict[str, Any], door: Door) -> Caller | None:
@@ -181,8 +215,12 @@ class Access:
             return None
         if key is not None and not self.registry.has_key(str(key), identity.identity_id):
             return None
+        link = claims.get("link")
+        if link is not None and self.registry.linked(*link) != identity:
+            return None
         scopes = frozenset(str(claims.get("scope", "")).split())
-        return _caller_of(identity, door, credential=key or "session", scopes=scopes)
+        known_by = key or ("session" if link is None else "oidc")
+        return _caller_of(identity, door, credential=known_by, scopes=scopes)
 
 
 def _caller_of(identity: KnownIdentity, door: Door, *, credential: str, scopes: frozenset[str]) -> Caller:
@@ -194,7 +232,7 @@ def _caller_of(identity: KnownIdentity, door: Door, *, credential: str, scopes: 
         credential=credential,
         sandbox=identity.sandbox,
         scopes=scopes,
-        limits=identity.limits or {},
+        limits=identity.limits,
     )
 
 

@@ -27,6 +27,20 @@ class NotAllowed(AccessError):
         super().__init__(f"{role} may not do this at the door {door}: {route}")
 
 
+class SandboxOrder(AccessError):
+    """The key is for trying out, and there is no place for orders that no one is to make."""
+
+    def __init__(self) -> None:
+        super().__init__("this key is for trying out, and an order would be made in earnest: ask for a quote")
+
+
+class DoorUnknown(AccessError):
+    """A request came from a proxy that is believed, and that names no door: it might be an outer one."""
+
+    def __init__(self, header: str) -> None:
+        super().__init__(f"the proxy in front names no door: it sets {header} in every request")
+
+
 class UnknownPartner(AccessError):
     """The path names a partner that does not exist, or is not the caller."""
 
@@ -82,6 +96,10 @@ class IdentityExists(AccessError):
         super().__init__(f"there is an identity {name!r} already: `mesctl identities rotate` makes a new key")
 
 
+class SubjectRefused(AccessError):
+    """A subject of an OpenID provider cannot be linked to an identity."""
+
+
 class TooManyKeys(AccessError):
     """An identity has as many API keys as it may have."""
 
@@ -113,12 +131,68 @@ class IdempotencyKeyGuessable(AccessError):
         super().__init__(f"the Idempotency-Key has fewer than {shortest} characters: send a UUID, say")
 
 
+class OidcOff(AccessError):
+    """No provider is set."""
+
+    def __init__(self) -> None:
+        super().__init__("no OpenID provider is set here: log in by name and password, POST /v1/login")
+
+
+class OidcStateWrong(AccessError):
+    """The browser did not begin this login, or too long ago."""
+
+    def __init__(self) -> None:
+        super().__init__("this login was not begun by this browser, or too long ago: begin again")
+
+
+class OidcRefused(AccessError):
+    """The provider says no: to the person, or to the code."""
+
+    def __init__(self, error: str) -> None:
+        self.error = error
+        super().__init__(f"the OpenID provider refused the login: {error}")
+
+
+class OidcTokenWrong(AccessError):
+    """The provider's answer, or its ID token, is not what it must be."""
+
+    def __init__(self, fault: str) -> None:
+        self.fault = fault
+        super().__init__(f"the OpenID provider's answer is not good: {fault}")
+
+
+class OidcUnlinked(AccessError):
+    """No identity is linked to the person whom the provider names."""
+
+    def __init__(self, issuer: str, subject: str) -> None:
+        self.issuer, self.subject = issuer, subject
+        super().__init__(
+            f"no identity is linked to the subject {subject!r} of {issuer}: "
+            "an admin links one by `mesctl identities oidc`"
+        )
+
+
+class OidcUnavailable(AccessError, DependencyUnavailable):
+    """The provider does not answer, or not so that it can be used."""
+
+    def __init__(self, what: str, why: str) -> None:
+        self.what, self.why = what, why
+        super().__init__(f"the OpenID provider's {what} cannot be used: {why}")
+
+
 STATUSES: Statuses = {
+    OidcOff: 404,
+    OidcStateWrong: 400,
+    OidcRefused: 401,
+    OidcTokenWrong: 401,
+    OidcUnlinked: 403,
     IdempotencyKeyGuessable: 422,
     NotAuthenticated: 401,
     LoginFailed: 401,
     NotAllowed: 403,
+    SandboxOrder: 403,
     CrossSiteRequest: 403,
+    DoorUnknown: 403,
     UnknownPartner: 404,
     TooManyAttempts: 429,
 }

@@ -14,21 +14,23 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import structlog
-from sqlalchemy import func, or_, select, update
+from sqlalchemy import delete, func, or_, select, update
 
 from app import instruments
-from app.access.credentials import ApiKey, hash_password, new_api_key
+from app.access.credentials import ApiKey, hash_password, new_api_key, read_api_key
 from app.access.errors import (
     IdentitiesUnknown,
     IdentityExists,
+    SubjectRefused,
     TooManyKeys,
     UnknownCredential,
     UnknownIdentity,
 )
+from app.audit_log import record
 from app.kit.caller import Role
-from app.kit.tasks import sleep_unless
+from app.kit.tasks import sleep_unless, within
 from app.messaging.backoff import repeat_with_backoff
-from app.models.directory import IdentitiesVersion, Identity, IdentityKey
+from app.models.directory import DirectoryAuditLine, IdentitiesVersion, Identity, IdentityKey, IdentitySubject
 from readreplica.cluster import Cluster
 from readreplica.sessions import WriteSession
 
@@ -36,9 +38,13 @@ MOST_KEYS = 2
 """Of one identity: while one is replaced by the next, both are good."""
 MOST_IDENTITIES = 100_000
 """How many are kept in memory."""
+STAFF = frozenset({Role.OPERATOR, Role.SELLER, Role.AUDITOR, Role.DBA, Role.ADMIN})
+"""Who may log in."""
 LOOK_SECONDS = 0.2
 USED_SECONDS = 30.0
 """How often the times of last use are written down."""
+DIRECTORY_SECONDS = 5.0
+"""How long the directory may take to answer; then it is asked again."""
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("identities")
 
@@ -81,7 +87,10 @@ async def create(
     )
     session.add(made)
     await session.flush()
-    return await _add_key(session, made.identity_id, scopes, expires_at)
+    key = await _add_key(session, made.identity_id, scopes, expires_at)
+    facts = {"role": role.value, "sandbox": sandbox, "key": key.credential_id, "scopes": list(scopes)}
+    await _record(session, "identity_created", name, **facts, has_password=password is not None)
+    return key
 
 
 async def rotate(
@@ -110,11 +119,21 @@ async def rotate(
         of_it = IdentityKey.identity_id == found.identity_id
         await session.execute(update(IdentityKey).where(of_it, is_later).values(expires_at=ends))
     kept = live[-1].scopes if live else []
-    return await _add_key(session, found.identity_id, kept if scopes is None else scopes, None)
+    made = await _add_key(session, found.identity_id, kept if scopes is None else scopes, None)
+    lasts = None if keep is None else keep.total_seconds()
+    await _record(session, "identity_rotated", name, key=made.credential_id, older_for_seconds=lasts)
+    return made
 
 
-LIMITS = ("requests_per_second", "burst", "orders_per_day", "bytes_per_second", "concurrent")
-"""What of its role's limits an identity may have otherwise."""
+LIMITS: Mapping[str, float] = {
+    "requests_per_second": 0.01,
+    "burst": 1,
+    "orders_per_day": 1,
+    "bytes_per_second": 1024,
+    "concurrent": 1,
+}
+"""What of its role's limits an identity may have otherwise, and the least of each."""
+MOST_LIMIT = 1e12
 
 
 async def limit(session: WriteSession, name: str, limits: Mapping[str, float]) -> dict[str, float]:
@@ -126,6 +145,7 @@ async def limit(session: WriteSession, name: str, limits: Mapping[str, float]) -
     await _raise_version(session)
     found = await _find(session, name)
     found.limits = {each: limits[each] for each in LIMITS if each in limits} or None
+    await _record(session, "identity_limited", name, limits=found.limits)
     return dict(found.limits or {})
 
 
@@ -141,6 +161,9 @@ async def revoke(session: WriteSession, name: str) -> int:
     keys = (await session.scalars(_live_keys(found.identity_id))).all()
     for key in keys:
         key.revoked_at = found.revoked_at
+    # A person may come back, as another identity.
+    await session.execute(delete(IdentitySubject).where(IdentitySubject.identity_id == found.identity_id))
+    await _record(session, "identity_revoked", name, keys=[key.key_id for key in keys])
     return len(keys)
 
 
@@ -155,7 +178,54 @@ async def revoke_key(session: WriteSession, key_id: str) -> str:
     if key is None or key.revoked_at is not None:
         raise UnknownCredential(key_id)
     key.revoked_at = datetime.now(UTC)
-    return (await session.get_one(Identity, key.identity_id)).name
+    owner = (await session.get_one(Identity, key.identity_id)).name
+    await _record(session, "identity_key_revoked", owner, key=key_id)
+    return owner
+
+
+async def _record(session: WriteSession, action: str, name: str, **facts: Any) -> None:
+    await record(session, DirectoryAuditLine, action, None, {"identity": name, **facts})
+
+
+async def link_subject(session: WriteSession, name: str, issuer: str, subject: str) -> None:
+    """Let the person whom an OpenID provider knows by a subject log in as an identity of staff.
+
+    Parameters:
+        session: a transaction in the directory.
+        name: of the identity.
+        issuer: the provider, as its tokens have it.
+        subject: the person there. Not an address or a name, which may be given to another one day.
+
+    Raises:
+        UnknownIdentity: there is none, or it is revoked.
+        SubjectRefused: it is no identity of staff, or the subject is linked to another.
+    """
+    await _raise_version(session)
+    found = await _find(session, name)
+    if Role(found.role) not in STAFF:
+        raise SubjectRefused(f"{name!r} is a {found.role}, and no member of staff")
+    other = await session.get(IdentitySubject, (issuer, subject))
+    if other is not None and other.identity_id != found.identity_id:
+        owner = (await session.get_one(Identity, other.identity_id)).name
+        raise SubjectRefused(f"the subject {subject!r} of {issuer} is linked to {owner!r} already")
+    if other is None:
+        session.add(IdentitySubject(issuer=issuer, subject=subject, identity_id=found.identity_id))
+        await session.flush()
+        await _record(session, "identity_linked", name, issuer=issuer, subject=subject)
+
+
+async def unlink_subjects(session: WriteSession, name: str) -> int:
+    """Let no one log in as an identity by a provider, and end who has; return how many links it had.
+
+    Raises:
+        UnknownIdentity: there is none, or it is revoked.
+    """
+    await _raise_version(session)
+    found = await _find(session, name)
+    of_it = delete(IdentitySubject).where(IdentitySubject.identity_id == found.identity_id)
+    gone = (await session.scalars(of_it.returning(IdentitySubject.subject))).all()
+    await _record(session, "identity_unlinked", name, subjects=list(gone))
+    return len(gone)
 
 
 async def _raise_version(session: WriteSession) -> None:
@@ -203,13 +273,14 @@ class KnownIdentity:
     sandbox: bool
     password_hash: str | None
     valid_after: datetime
-    limits: Mapping[str, Any] | None
+    limits: Mapping[str, float]
 
 
 @dataclass(frozen=True, kw_only=True)
 class KnownKey:
     """An API key as a process knows it."""
 
+    key_id: str
     digest: bytes
     identity: KnownIdentity
     scopes: frozenset[str]
@@ -226,6 +297,7 @@ class _Known:
     keys: Mapping[str, KnownKey] = field(default_factory=dict)
     by_id: Mapping[int, KnownIdentity] = field(default_factory=dict)
     by_name: Mapping[str, KnownIdentity] = field(default_factory=dict)
+    by_subject: Mapping[tuple[str, str], KnownIdentity] = field(default_factory=dict)
 
 
 class Registry:
@@ -248,20 +320,24 @@ class Registry:
         self._read_at: float | None = None
         self._known = _Known()
         self._used: dict[str, datetime] = {}
-        self._write_next = clock() + USED_SECONDS
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Follow what changes until `stop` is set, and write down at its end which keys were used."""
+        """Follow what changes until `stop` is set."""
 
         async def look() -> None:
-            await self.refresh()
-            if self._clock() >= self._write_next:
-                await self.write_uses()
+            await within(self.refresh(), seconds=DIRECTORY_SECONDS)
             await sleep_unless(stop, LOOK_SECONDS)
 
         await repeat_with_backoff(look, stop=stop, log=log, longest_pause_seconds=0.5)
-        if self._used:
-            await self.write_uses()
+
+    async def run_uses(self, stop: asyncio.Event) -> None:
+        """Write down from time to time which keys were used, and at the end. A lock delays no revocation."""
+
+        async def write() -> None:
+            await sleep_unless(stop, USED_SECONDS)
+            await within(self.write_uses(), seconds=DIRECTORY_SECONDS)
+
+        await repeat_with_backoff(write, stop=stop, log=log, longest_pause_seconds=USED_SECONDS)
 
     async def refresh(self) -> None:
         """Read what has changed since the last time."""
@@ -273,31 +349,38 @@ class Registry:
 
     async def write_uses(self) -> None:
         """Write down when keys were last used."""
-        self._write_next = self._clock() + USED_SECONDS
         used, self._used = self._used, {}
-        async with self._directory.write() as session:
-            for key_id, at in sorted(used.items()):
-                of_it = IdentityKey.key_id == key_id
-                await session.execute(update(IdentityKey).where(of_it).values(last_used_at=at))
+        if not used:
+            return
+        try:
+            async with self._directory.write() as session:
+                for key_id, at in sorted(used.items()):
+                    of_it = IdentityKey.key_id == key_id
+                    await session.execute(update(IdentityKey).where(of_it).values(last_used_at=at))
+        except BaseException:
+            self._used = used | self._used
+            raise
 
-    def key(self, key_id: str, digest: bytes) -> KnownKey | None:
-        """Return a key that is good; None if there is none of this id and digest.
+    def find(self, text: str) -> KnownKey | None:
+        """Return the good key that a text is; None if it is none.
 
         Raises:
             IdentitiesUnknown: the directory was not heard of for too long.
         """
         self._check_fresh()
-        now = datetime.now(UTC)
-        known = self._known.keys.get(key_id)
+        read, now = read_api_key(text), datetime.now(UTC)
+        if read is None:
+            return None
+        known = self._known.keys.get(read[0])
         # Compared in any case, so that the time says nothing of which ids there are.
-        is_it = hmac.compare_digest(digest, known.digest if known is not None else bytes(32))
+        is_it = hmac.compare_digest(read[1], known.digest if known is not None else bytes(32))
         if known is None or not is_it or not known.is_good(now):
             return None
-        self._used[key_id] = now
+        self._used[known.key_id] = now
         return known
 
     def has_key(self, key_id: str, identity_id: int) -> bool:
-        """Return whether an identity has a good key of this id; raises as `key`."""
+        """Return whether an identity has a good key of this id; raises as `find`."""
         self._check_fresh()
         known = self._known.keys.get(key_id)
         return (
@@ -307,14 +390,19 @@ class Registry:
         )
 
     def identity(self, identity_id: int) -> KnownIdentity | None:
-        """Return an identity; raises as `key`."""
+        """Return an identity; raises as `find`."""
         self._check_fresh()
         return self._known.by_id.get(identity_id)
 
     def named(self, name: str) -> KnownIdentity | None:
-        """Return an identity; raises as `key`."""
+        """Return an identity; raises as `find`."""
         self._check_fresh()
         return self._known.by_name.get(name)
+
+    def linked(self, issuer: str, subject: str) -> KnownIdentity | None:
+        """Return the identity that is linked to a subject of an OpenID provider; raises as `find`."""
+        self._check_fresh()
+        return self._known.by_subject.get((issuer, subject))
 
     def _check_fresh(self) -> None:
         silent = self._clock() - (self._read_at if self._read_at is not None else self._began)
@@ -329,8 +417,12 @@ async def _read(session: WriteSession, version: int) -> _Known:
     rows = [each for each in await session.scalars(identities) if each.role in set(Role)]
     by_id = {each.identity_id: _shown(each) for each in rows}
     keys = select(IdentityKey).where(IdentityKey.revoked_at.is_(None)).limit(MOST_KEYS * MOST_IDENTITIES)
+    subjects = await session.scalars(select(IdentitySubject).limit(MOST_IDENTITIES))
     return _Known(
         version=version,
+        by_subject={
+            (row.issuer, row.subject): by_id[row.identity_id] for row in subjects if row.identity_id in by_id
+        },
         keys=_by_key(await session.scalars(keys), by_id),
         by_id=by_id,
         by_name={each.name: each for each in by_id.values()},
@@ -345,13 +437,30 @@ def _shown(row: Identity) -> KnownIdentity:
         sandbox=row.sandbox,
         password_hash=row.password_hash,
         valid_after=row.valid_after,
-        limits=row.limits,
+        limits=_readable_limits(row),
     )
+
+
+def _readable_limits(row: Identity) -> dict[str, float]:
+    """Return the limits that make sense; what no command of ours has written is left out, and logged."""
+    written = row.limits or {}
+    if not isinstance(written, dict):
+        written = {"all": written}
+    good = {name: value for name, value in written.items() if _is_limit(name, value)}
+    if unread := ", ".join(sorted(written.keys() - good.keys())):
+        log.error("identity_limits_unreadable", error=f"identity {row.identity_id}: {unread[:200]}")
+    return good
+
+
+def _is_limit(name: str, value: Any) -> bool:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and name in LIMITS and LIMITS[name] <= value <= MOST_LIMIT
 
 
 def _by_key(rows: Iterable[IdentityKey], by_id: Mapping[int, KnownIdentity]) -> dict[str, KnownKey]:
     return {
         row.key_id: KnownKey(
+            key_id=row.key_id,
             digest=row.digest,
             identity=by_id[row.identity_id],
             scopes=frozenset(row.scopes),

@@ -8,24 +8,24 @@ While Redis is away, requests are let in, for that is a fault of ours; but order
 alone, to a part of what is allowed.
 """
 
-import asyncio
 import math
+import struct
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import NamedTuple
 from uuid import uuid4
 
 import structlog
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from app import instruments
 from app.access.errors import AccessError
-from app.kit.caller import Caller, Role
-from app.kit.tasks import answer_within
+from app.access.pipelining import Command, PipelinedScript
+from app.kit.caller import Caller, Role, network_of
 
 LEASE_SECONDS = 60.0  # after it a place is free whose process has died; longer than a request may take
 REDIS_SECONDS = 0.25
@@ -34,6 +34,8 @@ who keeps it busy must not be let in for that."""
 PAUSE_SECONDS = 1.0
 LOCAL_SHARE = 4  # a process alone lets this part of the orders in: there are about as many processes
 _MOST_LOCAL = 10_000
+_LIMITS = ("requests", "orders", "bytes", "concurrent requests")
+_ASKED, _SAID = struct.Struct("<11d"), struct.Struct("<7d")
 _DAY = 24 * 3600.0
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("limits")
@@ -103,7 +105,7 @@ PLANS: Mapping[Role, Plan] = {
         bytes_burst=64 * 2**20,
         concurrent=16,
     ),
-    # Of one order's link, or of one address: a shop's visitor.
+    # Of one order's link: a shop's visitor.
     Role.CUSTOMER: plan(
         requests_per_second=10,
         burst=50,
@@ -115,12 +117,21 @@ PLANS: Mapping[Role, Plan] = {
 }
 """Who is limited, and how. Staff and services are not: they are ours."""
 
+ADDRESS_PLAN = plan(
+    requests_per_second=40,
+    burst=200,
+    orders_per_day=2_000,
+    bytes_per_second=4 * 2**20,
+    bytes_burst=128 * 2**20,
+    concurrent=32,
+)
+"""Of all customers of one address together, by whatever links: many may share it, as those of one office."""
+
 ORDERS: Mapping[tuple[str, str], int] = {
     ("POST", "/v1/partners/{partner}/orders"): 1,
-    ("POST", "/v1/partners/{partner}/orders/batch"): 20,
     ("POST", "/v1/orders"): 1,
 }
-"""How many orders a route may make at most, for that is asked before the body is read."""
+"""How many orders a route makes; what a batch holds is taken once it is read, by `take_orders`."""
 
 
 class RateLimited(AccessError):
@@ -140,14 +151,13 @@ class RateLimited(AccessError):
         return self._headers
 
 
-@dataclass(frozen=True)
-class Left:
-    """What is left of a limit: `remaining` now, all of it in `seconds`; `most` comes in `window_seconds`."""
+class Left(NamedTuple):
+    """What is left of a limit: `remaining` now, all in `reset_seconds`; `most` comes in `window_seconds`."""
 
     name: str
     most: int
     remaining: int
-    seconds: int
+    reset_seconds: int
     window_seconds: int
 
 
@@ -163,7 +173,7 @@ class Verdict:
     def headers(self) -> dict[str, str]:
         """The headers of the answer, as draft-ietf-httpapi-ratelimit-headers-10 has them."""
         policies = ", ".join(f'"{each.name}";q={each.most};w={each.window_seconds}' for each in self.left)
-        states = ", ".join(f'"{each.name}";r={each.remaining};t={each.seconds}' for each in self.left)
+        states = ", ".join(f'"{each.name}";r={each.remaining};t={each.reset_seconds}' for each in self.left)
         return {"RateLimit-Policy": policies, "RateLimit": states} if self.left else {}
 
 
@@ -193,62 +203,59 @@ def decide(
     return after, None, 0.0
 
 
-# KEYS: the state, and the places. ARGV: numbers with commas between (how many places there are, how long one
-# is held in us, and of each rate its interval in us, burst and cost), and the name of a place. Returns which
+# KEYS: the state, and the places. ARGV: eleven numbers (how many places there are, how long one is held in
+# us, and of each rate its interval in us, burst and cost), and the name of a place. Returns seven: which
 # limit refuses (0: none; places come after the rates), in how many us it would not, the time, the places that
-# are taken, and when each rate is whole again.
+# are taken, and when each rate is whole again. Numbers are packed: as texts they took most of the time.
+# What a stranger has written there, and what is months ahead, is as if it were not there.
 _TAKE = """
-local given = {}
-for each in string.gmatch(ARGV[1], '[^,]+') do
-    given[#given + 1] = tonumber(each)
-end
-local most, held, name, count = given[1], given[2], ARGV[2], (#given - 2) / 3
+local given = {struct.unpack('<ddddddddddd', ARGV[1])}
+local most, held, name = given[1], given[2], ARGV[2]
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
-local kept = redis.call('HMGET', KEYS[1], 1, 2, 3)
-local due, refused, wait, longest = {}, 0, 0, 0
-for i = 1, count do
+local kept = redis.pcall('GET', KEYS[1])
+local is_kept = type(kept) == 'string' and #kept == 24
+local due = is_kept and {struct.unpack('<ddd', kept)} or {now, now, now}
+local before, refused, wait, longest, asked = {}, 0, 0, 0, 0
+for i = 1, 3 do
     local interval, burst, cost = given[3 * i], given[3 * i + 1], given[3 * i + 2]
-    local at = tonumber(kept[i] or '0')
-    local begins = math.max(at, now)
-    local ends = begins + cost * interval
+    local at = due[i]
+    if not (at > now and at < now + 1e13) then at = now end
+    local ends = at + cost * interval
     local late = ends - burst * interval - now
-    if refused == 0 and cost > 0 and late > 1 and begins > now then
-        refused, wait = i, math.min(late, begins - now)
+    if refused == 0 and cost > 0 and late > 1 and at > now then
+        refused, wait = i, math.min(late, at - now)
     end
-    due[i] = cost > 0 and ends or at
-    longest = math.max(longest, due[i] - now)
+    before[i], due[i] = at, ends
+    longest, asked = math.max(longest, ends - now), asked + cost
 end
-redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now)
-local busy = redis.call('ZCARD', KEYS[2])
-if refused == 0 and name ~= '' and busy >= most then
-    local first = redis.call('ZRANGE', KEYS[2], 0, 0, 'WITHSCORES')
-    refused, wait = count + 1, math.min(first[2] - now, 1000000)
+local busy = redis.pcall('ZCARD', KEYS[2])
+if type(busy) ~= 'number' then
+    redis.call('DEL', KEYS[2])
+    busy = 0
 end
-local answer = {refused, string.format('%.0f', wait), string.format('%.0f', now), busy}
-if refused == 0 then
-    local changed = {}
-    for i = 1, count do
-        if given[3 * i + 2] > 0 then
-            changed[#changed + 1] = i
-            changed[#changed + 1] = string.format('%.0f', due[i])
-        end
-    end
-    if #changed > 0 then
-        redis.call('HSET', KEYS[1], unpack(changed))
-        redis.call('PEXPIRE', KEYS[1], math.ceil(longest / 1000) + 1000)
-    end
-    if name ~= '' then
-        redis.call('ZADD', KEYS[2], now + held, name)
-        redis.call('PEXPIRE', KEYS[2], math.ceil(held / 1000) + 1000)
-        answer[4] = busy + 1
+if name ~= '' and busy >= most then
+    redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now)
+    redis.call('ZREMRANGEBYSCORE', KEYS[2], now + held, '+inf')
+    busy = redis.call('ZCARD', KEYS[2])
+    if refused == 0 and busy >= most then
+        local first = redis.call('ZRANGE', KEYS[2], 0, 0, 'WITHSCORES')
+        refused, wait = 4, math.min(first[2] - now, 1000000)
     end
 end
-for i = 1, count do
-    local at = refused == 0 and due[i] or tonumber(kept[i] or '0')
-    answer[4 + i] = string.format('%.0f', math.max(at, now))
+if refused ~= 0 then
+    return struct.pack('<ddddddd', refused, wait, now, busy, before[1], before[2], before[3])
 end
-return answer
+if asked > 0 then
+    local whole = math.ceil(longest / 1000) + 1000
+    redis.call('SET', KEYS[1], struct.pack('<ddd', due[1], due[2], due[3]), 'PX', whole)
+end
+if name ~= '' then
+    redis.call('ZADD', KEYS[2], now + held, name)
+    redis.call('PEXPIRE', KEYS[2], math.ceil(held / 1000) + 1000)
+    busy = busy + 1
+end
+return struct.pack('<ddddddd', 0, 0, now, busy, due[1], due[2], due[3])
 """
 
 
@@ -260,6 +267,7 @@ class CallerLimits:
         redis: Redis,
         *,
         plans: Mapping[Role, Plan] = PLANS,
+        address_plan: Plan = ADDRESS_PLAN,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Make the limits of a process.
@@ -267,11 +275,13 @@ class CallerLimits:
         Parameters:
             redis: where all processes count together.
             plans: the limits of each role that has some.
+            address_plan: of all who come from one address without an identity.
             clock: a monotonic clock, in seconds, for what this process decides alone.
         """
         self.redis = redis
-        self._questions = _Questions(redis)
+        self._take = PipelinedScript(redis, _TAKE)
         self._plans = plans
+        self._address_plan = address_plan
         self._clock = clock
         self._asks_again_at = 0.0
         self._local: OrderedDict[str, float] = OrderedDict()
@@ -299,55 +309,91 @@ class CallerLimits:
             concurrent=int(own.get("concurrent", made.concurrent)),
         )
 
+    def _limits_of(self, caller: Caller) -> Sequence[tuple[str, Plan]]:
+        """Return whose limits a caller's requests count to: an identity's; or of an address, and of a link.
+
+        A customer has as many links as orders; all that he sends by them counts to his address too.
+        """
+        made = self.plan_of(caller)
+        if made is None:
+            return ()
+        if caller.identity_id is not None:
+            return ((f"{caller.role}:{caller.identity_id}", made),)
+        found = [(f"{caller.role}:{network_of(caller.address)}", self._address_plan)]
+        if caller.credential is not None:
+            found.append((f"{caller.role}:{caller.credential}", made))
+        return found
+
     @asynccontextmanager
     async def taken(
-        self, caller: Caller, method: str, route: str, size: int
-    ) -> AsyncIterator[Mapping[str, str]]:
+        self, caller: Caller, method: str, route: str, size: Callable[[], int]
+    ) -> AsyncIterator[dict[str, str]]:
         """Take what a request costs, and a place for the block; gives the headers of the answer.
 
         Parameters:
             caller: who asks.
             method: of HTTP.
             route: the template of the path.
-            size: the bytes of its body.
+            size: returns the bytes of its body, as far as they are known. What has come in the block beyond
+                what was known before is owed: it is let in, and later requests wait for it.
 
         Raises:
             RateLimited: a limit has no room for it.
         """
-        limits = self.plan_of(caller)
-        if limits is None:
-            yield {}
-            return
-        orders = ORDERS.get((method, route), 0)
-        subject, lease = subject_of(caller), uuid4().hex
-        try:
-            verdict = await self._decided(limits, subject, (1.0, float(orders), float(size)), lease)
-        except asyncio.CancelledError:
-            self._questions.release(subject, lease)  # its place may have been taken
-            raise
+        costs = (1.0, float(ORDERS.get((method, route), 0)), float(size()))
+        headers: dict[str, str] = {}
+        async with AsyncExitStack() as places:
+            for subject, limits in self._limits_of(caller):
+                place = self._place(caller.role, subject, limits, costs, size)
+                headers = await places.enter_async_context(place)
+            yield headers
+
+    @asynccontextmanager
+    async def _place(
+        self, role: Role, subject: str, limits: Plan, costs: Sequence[float], size: Callable[[], int]
+    ) -> AsyncIterator[dict[str, str]]:
+        lease = uuid4().hex
+        verdict = await self._decided(limits, subject, costs, lease)
         if verdict is None:
-            self._decide_alone(limits, subject, is_order=orders > 0)
+            self._decide_alone(limits, subject, orders=costs[1])
             yield {}
             return
-        if verdict.refused_by is not None:
-            instruments.request_limited(caller.role.value, verdict.refused_by)
-            raise RateLimited(verdict.refused_by, verdict.retry_after_seconds, verdict.headers)
+        _refuse(role, verdict)
         try:
             yield verdict.headers
         finally:
-            self._questions.release(subject, lease)
+            # Where this waits for Redis, that is only until what is sent is in the hands of the system.
+            await self._take.send(_release(subject, lease), seconds=REDIS_SECONDS)
+            if (owed := size() - costs[2]) > 0:
+                arguments = _arguments(_letting_in(limits), (0.0, 0.0, owed), "")
+                await self._take.tell(_keys(subject), arguments, seconds=REDIS_SECONDS)
+
+    async def take_orders(self, caller: Caller, count: int) -> dict[str, str]:
+        """Take what a request has turned out to cost, once its body is read; return headers of the answer.
+
+        Raises:
+            RateLimited: there is no room for as many orders, and none is taken.
+        """
+        headers: dict[str, str] = {}
+        for subject, limits in self._limits_of(caller):
+            verdict = await self._decided(limits, subject, (0.0, float(count), 0.0), "")
+            if verdict is None:
+                self._decide_alone(limits, subject, orders=count)
+            else:
+                _refuse(caller.role, verdict)
+                headers = verdict.headers
+        return headers
 
     async def settled(self) -> None:
-        """Wait until places that were freed are free: before the client of Redis is closed."""
-        await self._questions.settled()
+        """Wait until places that were freed are free, and close the connection."""
+        await self._take.aclose(seconds=REDIS_SECONDS)
 
     async def usage(self, caller: Caller) -> tuple[Left, ...]:
         """Return what is left of a caller's limits, and take nothing; nothing while Redis is away."""
-        limits = self.plan_of(caller)
-        if limits is None:
-            return ()
-        verdict = await self._decided(limits, subject_of(caller), (0.0, 0.0, 0.0), "")
-        return () if verdict is None else verdict.left
+        for subject, limits in self._limits_of(caller)[-1:]:
+            verdict = await self._decided(limits, subject, (0.0, 0.0, 0.0), "")
+            return () if verdict is None else verdict.left
+        return ()
 
     async def _decided(
         self, limits: Plan, subject: str, costs: Sequence[float], lease: str
@@ -356,22 +402,29 @@ class CallerLimits:
         if self._clock() < self._asks_again_at:
             return None
         try:
-            found = await self._questions.ask(_keys(subject), _arguments(limits, costs, lease))
+            found = await self._take.ask(
+                _keys(subject),
+                _arguments(limits, costs, lease),
+                undo=_release(subject, lease) if lease else None,
+                seconds=REDIS_SECONDS,
+            )
         except (RedisError, OSError, TimeoutError) as error:
-            self._asks_again_at = self._clock() + PAUSE_SECONDS
+            # What Redis has refused says nothing of other callers.
+            if not isinstance(error, ResponseError):
+                self._asks_again_at = self._clock() + PAUSE_SECONDS
             instruments.limits_unknown()
             log.warning("limits_unknown", error=str(error) or type(error).__name__)
             return None
         return _verdict(limits, found)
 
-    def _decide_alone(self, limits: Plan, subject: str, *, is_order: bool) -> None:
+    def _decide_alone(self, limits: Plan, subject: str, *, orders: float) -> None:
         """Limit the orders of a caller in this process, or raise; everything else is let in."""
-        if not is_order:
+        if not orders:
             return
-        orders = limits.requests
-        own = replace(orders, amount=orders.amount / LOCAL_SHARE, burst=max(1.0, orders.burst / LOCAL_SHARE))
+        rate = limits.requests
+        own = replace(rate, amount=rate.amount / LOCAL_SHARE, burst=max(1.0, rate.burst / LOCAL_SHARE))
         due = self._local.pop(subject, 0.0)
-        (after,), refused, wait = decide((own,), (due,), (1.0,), self._clock())
+        (after,), refused, wait = decide((own,), (due,), (orders,), self._clock())
         self._local[subject] = after
         if len(self._local) > _MOST_LOCAL:
             self._local.popitem(last=False)
@@ -379,118 +432,41 @@ class CallerLimits:
             raise RateLimited("orders", wait, {})
 
 
-class _Questions:
-    """Asks Redis for all requests of a moment at once: a flood costs a round trip for many, not for each."""
-
-    def __init__(self, redis: Redis) -> None:
-        self._redis = redis
-        self._take = redis.register_script(_TAKE)
-        self._asked: list[tuple[Sequence[str], Sequence[Any], asyncio.Future[list[int]]]] = []
-        self._released: list[tuple[str, str]] = []
-        self._is_asking = False
-        self._asking: asyncio.Task[None] | None = None
-
-    async def ask(self, keys: Sequence[str], arguments: Sequence[Any]) -> list[int]:
-        """Return what the script says; RedisError, OSError or TimeoutError where Redis did not answer."""
-        if not self._is_asking:
-            return await self._ask_alone(keys, arguments)
-        answer: asyncio.Future[list[int]] = asyncio.get_running_loop().create_future()
-        self._asked.append((keys, arguments, answer))
-        return await answer
-
-    async def _ask_alone(self, keys: Sequence[str], arguments: Sequence[Any]) -> list[int]:
-        """Ask at once; those that come meanwhile are asked together afterwards."""
-        self._is_asking = True
-        try:
-            found = await answer_within(self._take(keys=keys, args=arguments), seconds=REDIS_SECONDS)
-            return [int(each) for each in found]
-        finally:
-            self._is_asking = False
-            self._begin()
-
-    def release(self, subject: str, lease: str) -> None:
-        """Free a place, and wait for nothing: it is free when its lease ends at the latest."""
-        self._released.append((_keys(subject)[1], lease))
-        self._begin()
-
-    async def settled(self) -> None:
-        """Wait until nothing is asked any more: a client that is closed before would connect once more."""
-        while self._asking is not None and not self._asking.done():
-            await asyncio.wait({self._asking})
-
-    def _begin(self) -> None:
-        """Have a task ask what has gathered."""
-        if not self._is_asking and (self._asked or self._released):
-            self._is_asking = True
-            self._asking = asyncio.get_running_loop().create_task(self._ask_all())
-
-    async def _ask_all(self) -> None:
-        try:
-            await self._ask_gathered()
-        finally:
-            self._is_asking = False
-
-    async def _ask_gathered(self) -> None:
-        while self._asked or self._released:
-            asked, self._asked = self._asked, []
-            released, self._released = self._released, []
-            answers: Sequence[Any]
-            try:
-                answers = await answer_within(self._send(asked, released), seconds=REDIS_SECONDS)
-            except (RedisError, OSError, TimeoutError) as error:
-                answers = [error] * len(asked)
-            for (_, _, waiting), answer in zip(asked, answers, strict=True):
-                if waiting.done():  # its request has ended meanwhile
-                    continue
-                if isinstance(answer, Exception):
-                    waiting.set_exception(answer)
-                else:
-                    waiting.set_result([int(each) for each in answer])
-
-    async def _send(
-        self,
-        asked: Sequence[tuple[Sequence[str], Sequence[Any], asyncio.Future[list[int]]]],
-        released: Sequence[tuple[str, str]],
-    ) -> Sequence[Any]:
-        if len(asked) == 1 and not released:
-            (keys, arguments, _) = asked[0]
-            return [await self._take(keys=keys, args=arguments)]
-        pipeline = self._redis.pipeline(transaction=False)
-        # First: a place that was given back is free for who asks next.
-        for key, lease in released:
-            pipeline.zrem(key, lease)
-        for keys, arguments, _ in asked:
-            await self._take(keys=keys, args=arguments, client=pipeline)
-        return (await pipeline.execute(raise_on_error=False))[len(released) :]
+def _refuse(role: Role, verdict: Verdict) -> None:
+    """Raise if a limit has no room."""
+    if verdict.refused_by is not None:
+        instruments.request_limited(role.value, verdict.refused_by)
+        raise RateLimited(verdict.refused_by, verdict.retry_after_seconds, verdict.headers)
 
 
-def subject_of(caller: Caller) -> str:
-    """Return whose limits a request counts to: an identity's, else those of a link, else of an address."""
-    if caller.identity_id is not None:
-        return f"{caller.role}:{caller.identity_id}"
-    return f"{caller.role}:{caller.credential or caller.address or 'unknown'}"
+def _letting_in(limits: Plan) -> Plan:
+    """Return limits that refuse no bytes, and count them."""
+    return replace(limits, bytes=replace(limits.bytes, burst=math.inf))
 
 
 def _keys(subject: str) -> tuple[str, str]:
     # In a cluster of Redis what is in braces decides the node.
-    return f"limit:{{{subject}}}:rates", f"limit:{{{subject}}}:places"
+    return f"limit:{{{subject}}}:due", f"limit:{{{subject}}}:places"
 
 
-def _arguments(limits: Plan, costs: Sequence[float], lease: str) -> tuple[str, str]:
+def _release(subject: str, lease: str) -> Command:
+    return ("ZREM", _keys(subject)[1], lease)
+
+
+def _arguments(limits: Plan, costs: Sequence[float], lease: str) -> tuple[bytes, str]:
     """Return what the script is asked with."""
     numbers: list[float] = [limits.concurrent, LEASE_SECONDS * 1e6]
     for rate, cost in zip(limits.rates, costs, strict=True):
-        numbers += (round(rate.interval_seconds * 1e6, 3), rate.burst, cost)
-    return ",".join(map(repr, numbers)), lease
+        numbers += (rate.interval_seconds * 1e6, rate.burst, cost)
+    return _ASKED.pack(*numbers), lease
 
 
-def _verdict(limits: Plan, found: Sequence[int]) -> Verdict:
+def _verdict(limits: Plan, found: bytes) -> Verdict:
     """Read what the script has said."""
-    refused, wait, now, busy, *due = found
+    refused, wait, now, busy, *due = _SAID.unpack(found)
     left = [_left(rate, (at - now) / 1e6) for rate, at in zip(limits.rates, due, strict=True)]
-    places = Left("concurrent", limits.concurrent, max(0, limits.concurrent - busy), 0, 1)
-    names = [*(rate.name for rate in limits.rates), "concurrent requests"]
-    return Verdict((*left, places), names[refused - 1] if refused else None, wait / 1e6)
+    places = Left("concurrent", limits.concurrent, max(0, limits.concurrent - int(busy)), 0, 1)
+    return Verdict((*left, places), _LIMITS[int(refused) - 1] if refused else None, wait / 1e6)
 
 
 def _left(rate: RateLimit, owed_seconds: float) -> Left:

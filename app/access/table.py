@@ -6,7 +6,10 @@ gateway's listener; a request that comes past the gateway has the door `internal
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import format_datetime
 from enum import StrEnum
+from urllib.parse import quote
 
 from app.kit.caller import Caller, Door, Role
 
@@ -79,6 +82,8 @@ RULES: Mapping[tuple[str, str, str], AccessRule] = {
             ("GET", "orders/{order_id}"),
             ("POST", "orders/batch"),
             ("POST", "models"),
+            ("POST", "quotes"),
+            ("GET", "quotes/{quote_id}"),
             ("POST", "webhooks"),
             ("GET", "webhooks"),
             ("DELETE", "webhooks/{webhook_id}"),
@@ -95,23 +100,84 @@ RULES: Mapping[tuple[str, str, str], AccessRule] = {
     ),
     ("mes", "POST", f"{_ORDER}/take"): _rule(_STAFF, Role.OPERATOR),
     ("mes", "POST", f"{_ORDER}/advance"): _rule(_STAFF, Role.OPERATOR),
+    ("mes", "POST", f"{_ORDER}/release"): _rule(_STAFF, Role.OPERATOR),
+    ("mes", "POST", f"{_ORDER}/hand-over"): _rule(_STAFF, Role.OPERATOR),
     # Sellers, and partners with their own orders.
     ("crm", "GET", "/v1/orders"): _rule(_STAFF, Role.SELLER, *_READERS),
     ("crm", "GET", _ORDER): _rule(
         (*_STAFF, *_EXTERNAL), Role.PARTNER, Role.SELLER, Role.OPERATOR, Role.DBA, *_READERS
     ),
-    ("crm", "POST", f"{_ORDER}/approve"): _rule((*_STAFF, *_EXTERNAL), Role.SELLER, Role.PARTNER),
-    ("crm", "POST", f"{_ORDER}/requote"): _rule((*_STAFF, *_EXTERNAL), Role.SELLER, Role.PARTNER),
-    ("crm", "POST", f"{_ORDER}/cancel"): _rule((*_STAFF, *_EXTERNAL), Role.SELLER, Role.PARTNER),
+    # A customer comes by the board, with the link of his order: the gateway leads him here by no door.
+    **{
+        ("crm", "POST", f"{_ORDER}/{step}"): _rule(
+            (*_STAFF, *_EXTERNAL), Role.SELLER, Role.PARTNER, Role.CUSTOMER
+        )
+        for step in ("approve", "requote", "cancel")
+    },
     ("crm", "POST", f"{_ORDER}/close"): _rule(_STAFF, Role.SELLER),
     # Those who log in.
     **{
         (service, "POST", f"/v1/{path}"): _rule(_STAFF, *Role, is_open=True)
-        for service in ("crm", "mes")
+        for service in ("crm", "mes", "board")
         for path in ("login", "logout")
     },
+    **{
+        (service, "GET", f"/v1/oidc/{path}"): _rule(_STAFF, *Role, is_open=True)
+        for service in ("crm", "mes", "board")
+        for path in ("login", "callback")
+    },
+    # The board: what a person may do there is asked of the service that decides.
+    ("board", "GET", _ORDER): _rule(
+        (*_STAFF, *_CUSTOMER), Role.OPERATOR, Role.SELLER, Role.DBA, Role.CUSTOMER, *_READERS
+    ),
+    ("board", "GET", "/v1/changes"): _rule(_STAFF, Role.OPERATOR, Role.SELLER, Role.DBA, *_READERS),
 }
 """By service, method and route. A route without a row is used by no one; a test finds it."""
+
+
+@dataclass(frozen=True)
+class Deprecation:
+    """A route that goes: for whom, since when, until when, and what takes its place (RFC 9745, RFC 8594)."""
+
+    roles: frozenset[Role]
+    since: datetime
+    until: datetime
+    successor: str
+
+    def headers(self, parameters: Mapping[str, str]) -> dict[str, str]:
+        """Return the headers of each answer.
+
+        Parameters:
+            parameters: of the path, for that of the successor.
+        """
+        place = self.successor.format(**{name: quote(value) for name, value in parameters.items()})
+        return {
+            "Deprecation": f"@{int(self.since.timestamp())}",
+            "Sunset": format_datetime(self.until, usegmt=True),
+            "Link": f'<{place}>; rel="successor-version"',
+        }
+
+
+DEPRECATED: Mapping[tuple[str, str, str], Deprecation] = {
+    # It shows a partner's order as staff see it, with the names of people in the factory.
+    ("mes", "GET", _ORDER): Deprecation(
+        frozenset({Role.PARTNER}),
+        since=datetime(2026, 12, 2, tzinfo=UTC),
+        until=datetime(2027, 12, 2, tzinfo=UTC),
+        successor="/v1/partners/{partner}/orders/{order_id}",
+    ),
+}
+"""By service, method and route. A route goes a year after it is here at the earliest."""
+
+
+def deprecation_headers(
+    service: str, method: str, route: str, *, caller: Caller, parameters: Mapping[str, str]
+) -> dict[str, str]:
+    """Return what an answer says of a route that goes; nothing of one that stays."""
+    found = DEPRECATED.get((service, "GET" if method == "HEAD" else method, route))
+    if found is None or caller.role not in found.roles:
+        return {}
+    return found.headers({"partner": caller.name, **parameters})
 
 
 def rule_of(service: str, method: str, route: str) -> AccessRule | None:

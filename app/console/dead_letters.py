@@ -16,6 +16,7 @@ from sqlalchemy import Connection, Select, bindparam, func, select, text, update
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import aliased
 
+from app import audit_log
 from app.console.audit.databases import SERVICE_TABLES, OrderDatabases
 from app.messaging.routing import ServiceName
 from app.orders import CRM, MES, MES_ARCHIVE, SHOP, OrderModels, UnknownOrder, append_event, lock_order
@@ -179,7 +180,10 @@ async def retry_letter(
             await check()
         if actor and found:
             detail = {"repaired": f"the dead letter {letter.message_id} to {letter.destination}"}
-            await append_event(session, *found, actor=actor, now=datetime.now(UTC), detail=detail)
+            now, action = datetime.now(UTC), "dead_letter_retried"
+            await append_event(session, *found, actor=actor, now=now, detail=detail, action=action)
+        else:
+            await _record(session, service, "dead_letter_retried", letter)
         fresh = {"attempts": 0, "next_attempt_at": func.now(), "set_aside_at": None, "set_aside_reason": None}
         await session.execute(
             update(outbox)
@@ -215,15 +219,25 @@ async def discard_letter(
         said = {"dead_letter": row.set_aside_reason or "", "reason": reason}
         await session.delete(row)
         if found is None:
+            await _record(session, service, "dead_letter_discarded", letter, reason=reason, actor=actor)
             return False
         models, order = found
         facts |= {"created_at": row.created_at.isoformat()}
         facts |= {"traceparent": row.traceparent} if row.traceparent else {}
         detail = {"discarded": {**facts, **kept}, **said}
-        await append_event(session, models, order, actor=actor, now=datetime.now(UTC), detail=detail)
+        now, action = datetime.now(UTC), "dead_letter_discarded"
+        await append_event(session, models, order, actor=actor, now=now, detail=detail, action=action)
         return True
 
     return await databases.write(letter.source, work)
+
+
+async def _record(
+    session: WriteSession, service: ServiceName, action: str, letter: SetAsideMessage, **facts: str
+) -> None:
+    """Write a line of the audit log where the order's history gets none."""
+    facts |= {"message_id": str(letter.message_id), "destination": letter.destination, "type": letter.type}
+    await audit_log.record(session, MODELS[service][0].audit, action, letter.order_id, facts)
 
 
 async def restore_letter(databases: OrderDatabases, message_id: UUID, order_id: int, *, actor: str) -> str:
@@ -256,7 +270,8 @@ async def restore_letter(databases: OrderDatabases, message_id: UUID, order_id: 
             raise NotDeadLetter(message_id, "what was written after it is under way")
         await session.execute(_RESTORE, _restored(order_id, was))
         detail = {"restored": str(message_id)}
-        await append_event(session, models, order, actor=actor, now=datetime.now(UTC), detail=detail)
+        now, action = datetime.now(UTC), "dead_letter_restored"
+        await append_event(session, models, order, actor=actor, now=now, detail=detail, action=action)
         return True
 
     for name, service in databases.services.items():

@@ -15,13 +15,16 @@ from typing import Annotated, Any
 import typer
 from sqlalchemy import Connection, Row, func, literal, select, text
 
+from app.audit_log import insert_line
 from app.console.audit.databases import SERVICE_TABLES, OrderDatabases
+from app.kit.caller import calling, shell_user
 from app.messaging.routing import ServiceName
+from app.models.directory import DirectoryAuditLine
 from app.models.mes import Intake
 from ops.errors import ExitStatus, OpsError
 from ops.fleet import DatabasesFailed, naming, open_engine
 from ops.options import DryRun, Options, format_duration, options_of, parse_duration
-from ops.output import note, print_json, print_table
+from ops.output import literal_of, note, print_json, print_table, report
 from sharding.topology import Database, Topology
 
 app = typer.Typer(help="Show and order what may be sent to the MES.", no_args_is_help=True)
@@ -103,10 +106,12 @@ def resume(context: typer.Context, sender: SenderArgument, *, dry_run: DryRun = 
         return
     with _directory(options.topology()) as connection:
         gone = connection.execute(statement, {"sender": sender.value}).all()
+        if gone:
+            _record(connection, "flow_resumed", {"sender": sender.value})
         connection.commit()
     if not gone:
         raise NotOverridden(sender)
-    _done(options, {"sender": sender.value, "resumed": True}, f"{sender} is resumed")
+    report(options, {"sender": sender.value, "resumed": True}, f"{sender} is resumed")
 
 
 _ORDER = """INSERT INTO flow_overrides (sender, per_second, until, reason, made_by)
@@ -128,26 +133,21 @@ def _order(
         "made_by": getpass.getuser(),
     }
     if dry_run:
-        print(_ORDER.format(**{name: _literal(value) for name, value in words.items()}).strip() + ";")
+        print(_ORDER.format(**{name: literal_of(value) for name, value in words.items()}).strip() + ";")
         return
     statement = text(_ORDER.format(**{name: f":{name}" for name in words}) + "RETURNING until")
     with _directory(options.topology()) as connection:
         until = connection.execute(statement, words).scalar_one()
+        _record(connection, "flow_ordered", words)
         connection.commit()
     what = "paused" if per_second == 0 else f"limited to {per_second:g} messages a second"
     facts = {**words, "until": until.astimezone(UTC).isoformat()}
-    _done(options, facts, f"{sender} is {what} until {until.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC")
+    report(options, facts, f"{sender} is {what} until {until.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC")
 
 
-def _literal(value: str | float) -> str:
-    return str(value) if isinstance(value, float) else "'" + value.replace("'", "''") + "'"
-
-
-def _done(options: Options, facts: Mapping[str, Any], line: str) -> None:
-    if options.json:
-        print_json(dict(facts))
-    else:
-        print(line)
+def _record(connection: Connection, action: str, facts: Mapping[str, Any]) -> None:
+    with calling(shell_user()):
+        connection.execute(insert_line(DirectoryAuditLine, action, None, facts))
 
 
 @app.command("status")

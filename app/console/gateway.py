@@ -10,6 +10,8 @@ from ops.gateway.model import PAGES, GatewayRoute
 FILE_BYTES = 21 * 1024 * 1024
 """A model of the largest size that is accepted, in a form."""
 _UPLOAD_SECONDS = 60.0
+_STREAM_SECONDS = 3600.0
+"""Of a stream of changes; a browser comes again by itself, and goes on where it was."""
 
 
 def _reads(service: str, path: str) -> GatewayRoute:
@@ -40,11 +42,13 @@ _WEBHOOK = f"{_PARTNER}/webhooks/{{webhook_id}}"
 _DOORS: dict[str, tuple[GatewayRoute, ...]] = {
     # Partners.
     "external": (
-        _uploads("mes", "/v1/partners/{partner}/orders", "POST"),
+        _uploads("mes", f"{_PARTNER}/orders", "POST"),
         _reads("mes", f"{_PARTNER}/orders"),
         _reads("mes", f"{_PARTNER}/orders/{{order_id}}"),
         _acts("mes", f"{_PARTNER}/orders/batch"),
         _uploads("mes", f"{_PARTNER}/models", "POST"),
+        _uploads("mes", f"{_PARTNER}/quotes", "POST"),
+        _reads("mes", f"{_PARTNER}/quotes/{{quote_id}}"),
         _acts("mes", f"{_PARTNER}/webhooks"),
         _reads("mes", f"{_PARTNER}/webhooks"),
         GatewayRoute(path=_WEBHOOK, methods=("DELETE",), service="mes"),
@@ -64,6 +68,7 @@ _DOORS: dict[str, tuple[GatewayRoute, ...]] = {
         _uploads("shop", f"{_ORDER}/model", "PUT"),
         _acts("shop", f"{_ORDER}/submit"),
         _reads("shop", _ORDER),
+        _reads("board", _ORDER),
     ),
     # Operators in the factory, and sellers.
     "staff": (
@@ -71,17 +76,33 @@ _DOORS: dict[str, tuple[GatewayRoute, ...]] = {
         _reads("mes", _ORDER),
         _acts("mes", f"{_ORDER}/take"),
         _acts("mes", f"{_ORDER}/advance"),
+        _acts("mes", f"{_ORDER}/release"),
+        _acts("mes", f"{_ORDER}/hand-over"),
         _reads("crm", "/v1/orders"),
         _reads("crm", _ORDER),
         _acts("crm", f"{_ORDER}/approve"),
         _acts("crm", f"{_ORDER}/requote"),
         _acts("crm", f"{_ORDER}/close"),
         _acts("crm", f"{_ORDER}/cancel"),
-        *(_acts(service, f"/v1/{path}") for service in ("crm", "mes") for path in ("login", "logout")),
         *map(_shows, ("/", "/open", "/panels", "/static/{name}")),
         *(
             _shows(path, method="POST")
             for path in ("/session", "/session/end", "/settings", "/actions/{panel}/{action}")
+        ),
+        *(
+            _acts(service, f"/v1/{path}")
+            for service in ("crm", "mes", "board")
+            for path in ("login", "logout")
+        ),
+        *(_reads(service, "/v1/oidc/login") for service in ("crm", "mes", "board")),
+        # Not repeated: the provider takes a code once.
+        *(
+            GatewayRoute(path="/v1/oidc/callback", methods=("GET",), service=service)
+            for service in ("crm", "mes", "board")
+        ),
+        _reads("board", _ORDER),
+        GatewayRoute(
+            path="/v1/changes", methods=("GET",), service="board", is_repeatable=True, seconds=_STREAM_SECONDS
         ),
     ),
 }

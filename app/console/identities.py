@@ -14,18 +14,18 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 from pydantic import TypeAdapter, ValidationError
-from sqlalchemy import select, text
+from sqlalchemy import func, select
 
 from app.access import identities
 from app.access.credentials import ApiKey, TokenKeys, TokenUse
-from app.access.errors import IdentityExists, TooManyKeys, UnknownCredential, UnknownIdentity
-from app.kit.caller import Role
+from app.access.errors import IdentityExists, SubjectRefused, TooManyKeys, UnknownCredential, UnknownIdentity
+from app.kit.caller import Role, calling, shell_user
 from app.models.directory import Identity, IdentityKey
 from app.schemas import Line
 from ops.errors import ExitStatus, OpsError
 from ops.fleet import naming, open_engine
 from ops.options import DryRun, Options, options_of, parse_duration
-from ops.output import note, print_json, print_table
+from ops.output import literal_of, note, print_json, print_table, report
 from readreplica.sessions import WriteSession
 from sharding.engines import open_cluster
 from sharding.topology import Topology
@@ -87,8 +87,9 @@ async def _in_directory(topology: Topology, work: Callable[[WriteSession], Await
 
 def _change(topology: Topology, work: Callable[[WriteSession], Awaitable[T]]) -> T:
     try:
-        return asyncio.run(_in_directory(topology, work))
-    except (IdentityExists, TooManyKeys, UnknownIdentity, UnknownCredential) as error:
+        with calling(shell_user()):
+            return asyncio.run(_in_directory(topology, work))
+    except (IdentityExists, SubjectRefused, TooManyKeys, UnknownIdentity, UnknownCredential) as error:
         raise IdentityRefused(str(error)) from error
 
 
@@ -122,8 +123,8 @@ def create(
     name = _checked(name)
     if dry_run:
         _print_sql(
-            f"INSERT INTO identities (name, role, sandbox, created_by) VALUES ({_quoted(name)}, "
-            f"'{role}', {str(sandbox).lower()}, {_quoted(getpass.getuser())});"
+            f"INSERT INTO identities (name, role, sandbox, created_by) VALUES ({literal_of(name)}, "
+            f"'{role}', {str(sandbox).lower()}, {literal_of(getpass.getuser())});"
         )
         return
     secret = typer.prompt("Password", hide_input=True, confirmation_prompt=True) if password else None
@@ -159,7 +160,7 @@ def rotate(
     if dry_run:
         _print_sql(
             f"UPDATE identity_keys SET expires_at = now() + interval '{lasts.total_seconds():.0f} seconds' "
-            f"WHERE identity_id = (SELECT identity_id FROM identities WHERE name = {_quoted(name)});"
+            f"WHERE identity_id = (SELECT identity_id FROM identities WHERE name = {literal_of(name)});"
         )
         return
 
@@ -187,11 +188,45 @@ def limit(
     limits = {each: value for each, value in zip(identities.LIMITS, given, strict=True) if value is not None}
     if dry_run:
         value = f"'{json.dumps(limits)}'" if limits else "NULL"
-        _print_sql(f"UPDATE identities SET limits = {value} WHERE name = {_quoted(name)};")
+        _print_sql(f"UPDATE identities SET limits = {value} WHERE name = {literal_of(name)};")
         return
     found = _change(options.topology(), lambda session: identities.limit(session, name, limits))
     shown = ", ".join(f"{each} {value:g}" for each, value in found.items()) or "those of its role"
-    _done(options, {"identity": name, "limits": found}, f"{name} has the limits: {shown}")
+    report(options, {"identity": name, "limits": found}, f"{name} has the limits: {shown}")
+
+
+@app.command("oidc")
+def oidc(
+    context: typer.Context,
+    name: Name,
+    *,
+    issuer: Annotated[
+        str | None, typer.Option("--issuer", help="The provider, as its tokens have it.")
+    ] = None,
+    subject: Annotated[str | None, typer.Option("--subject", help="The person there: `sub`.")] = None,
+    remove: Annotated[bool, typer.Option("--remove", help="All links, and end who came by them.")] = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Link a person of an OpenID provider to an identity of staff, or remove its links."""
+    options = options_of(context)
+    if remove is (issuer is not None and subject is not None) or (remove and (issuer or subject)):
+        raise typer.BadParameter("give --issuer and --subject, or --remove")
+    whose = f"(SELECT identity_id FROM identities WHERE name = {literal_of(name)})"
+    if remove:
+        if dry_run:
+            _print_sql(f"DELETE FROM identity_subjects WHERE identity_id = {whose};")
+            return
+        links = _change(options.topology(), lambda session: identities.unlink_subjects(session, name))
+        report(options, {"identity": name, "links": links}, f"{name} has no link any more; it had {links}")
+        return
+    issuer, subject = _checked(str(issuer)), _checked(str(subject))
+    if dry_run:
+        values = f"{literal_of(issuer)}, {literal_of(subject)}, {whose}"
+        _print_sql(f"INSERT INTO identity_subjects (issuer, subject, identity_id) VALUES ({values});")
+        return
+    _change(options.topology(), lambda session: identities.link_subject(session, name, issuer, subject))
+    facts = {"identity": name, "issuer": issuer, "subject": subject}
+    report(options, facts, f"{name} logs in as {subject} of {issuer}")
 
 
 @app.command("revoke")
@@ -206,18 +241,18 @@ def revoke(
     options = options_of(context)
     if dry_run:
         _print_sql(
-            f"UPDATE identity_keys SET revoked_at = now() WHERE key_id = {_quoted(name)};"
+            f"UPDATE identity_keys SET revoked_at = now() WHERE key_id = {literal_of(name)};"
             if key
             else "UPDATE identities SET revoked_at = now(), valid_after = now() WHERE name = "
-            f"{_quoted(name)};"
+            f"{literal_of(name)};"
         )
         return
     if key:
         owner = _change(options.topology(), lambda session: identities.revoke_key(session, name))
-        _done(options, {"key": name, "identity": owner}, f"the key {name} of {owner} is revoked")
+        report(options, {"key": name, "identity": owner}, f"the key {name} of {owner} is revoked")
         return
     keys = _change(options.topology(), lambda session: identities.revoke(session, name))
-    _done(options, {"identity": name, "keys": keys}, f"{name} is revoked, with {keys} keys")
+    report(options, {"identity": name, "keys": keys}, f"{name} is revoked, with {keys} keys")
 
 
 @app.command("list")
@@ -248,7 +283,7 @@ def read_all(topology: Topology, *, everything: bool = False) -> list[dict[str, 
         IdentityKey.last_used_at,
         IdentityKey.expires_at,
     ).join(IdentityKey, isouter=True)
-    revoked = text("coalesce(identities.revoked_at, identity_keys.revoked_at) AS revoked_at")
+    revoked = func.coalesce(Identity.revoked_at, IdentityKey.revoked_at).label("revoked_at")
     wanted = keys.add_columns(revoked).order_by(Identity.name, IdentityKey.created_at)
     if not everything:
         wanted = wanted.where(Identity.revoked_at.is_(None), IdentityKey.revoked_at.is_(None))
@@ -269,7 +304,7 @@ def link(
 ) -> None:
     """Make the token that opens one order for its customer, for 90 days."""
     token = _keys().sign(TokenUse.LINK, {"sub": str(order_id)})
-    _done(options_of(context), {"order_id": str(order_id), "token": token}, token)
+    report(options_of(context), {"order_id": str(order_id), "token": token}, token)
 
 
 @app.command("service-token")
@@ -281,7 +316,7 @@ def service_token(
     """Make a token on behalf of a person, as services have them: for five minutes, at the internal door."""
     claims = {"sub": _checked(person), "role": role.value, "iss": f"mesctl of {getpass.getuser()}"}
     token = _keys().sign(TokenUse.SERVICE, claims)
-    _done(options_of(context), {"person": person, "role": role.value, "token": token}, token)
+    report(options_of(context), {"person": person, "role": role.value, "token": token}, token)
 
 
 def _keys() -> TokenKeys:
@@ -299,10 +334,6 @@ def _checked(name: str) -> str:
         return TypeAdapter(Line).validate_python(name)
     except ValidationError as error:
         raise typer.BadParameter(str(error.errors()[0]["msg"])) from error
-
-
-def _quoted(value: str) -> str:
-    return "'" + value.replace("'", "''") + "'"
 
 
 def _print_sql(statement: str) -> None:
@@ -323,10 +354,3 @@ def _show_key(options: Options, made: ApiKey, **facts: Any) -> None:
         return
     note("keep it now: it is stored nowhere, and not shown again")
     print(made.text)
-
-
-def _done(options: Options, facts: Mapping[str, Any], line: str) -> None:
-    if options.json:
-        print_json(dict(facts))
-    else:
-        print(line)

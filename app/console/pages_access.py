@@ -59,7 +59,7 @@ class StaffAccess:
     def login(self, name: str, password: str, address: str | None) -> Viewer | None:
         """Return who somebody is, by name and password."""
         try:
-            self._attempts.check(address)
+            self._attempts.count(address)
         except TooManyAttempts as error:
             raise LoginRefused(str(error)) from error
         try:
@@ -68,8 +68,8 @@ class StaffAccess:
             raise LoginRefused(f"the identities cannot be read: {first_line(error)}") from error
         is_right = is_password(password, known.password_hash if known else None)
         if known is None or not is_right or known.role not in LOOKS:
-            self._attempts.note(address)
             return None
+        self._attempts.forget(address)
         return Viewer(known.name, known.role in ACTS, by_login=True, opened_at=time.time())
 
     def refresh(self, viewer: Viewer) -> Viewer | None:

@@ -20,6 +20,7 @@ from sqlalchemy import select
 
 from app.crm.service import request_quote
 from app.database import open_shards
+from app.kit.caller import calling, shell_user
 from app.kit.clock import utc_now
 from app.models.crm import CrmOrder
 from app.models.mes import MesOrderItem
@@ -27,6 +28,8 @@ from app.models.status import IllegalTransition, Status
 from app.orders import UnknownOrder
 from app.pricing.errors import UnknownChoice
 from app.pricing.tariff import Tariff, read_tariff, tariff_version
+from app.snapshots import announce_snapshots
+from app.topology import has_board
 from ops.options import options_of
 from ops.output import note, show_rows
 from readreplica.cluster import Cluster
@@ -145,7 +148,8 @@ class Quotes:
         for quote in quotes:
             try:
                 ask = partial(request_quote, quote.order_id, actor=actor, now=utc_now())
-                await self.crm.transact(ask)
+                with calling(shell_user()):
+                    await self.crm.transact(ask)
             except (UnknownOrder, IllegalTransition) as error:
                 note(f"left alone: {error}")
             else:
@@ -159,7 +163,10 @@ async def open_quotes(topology: Topology) -> AsyncIterator[Quotes]:
     async with AsyncExitStack() as opened:
         crm = open_cluster(topology, "crm", role="crm", application_name="mesctl")
         shards = open_shards(topology, application_name="mesctl")
-        yield Quotes(await opened.enter_async_context(crm), await opened.enter_async_context(shards))
+        quotes = Quotes(await opened.enter_async_context(crm), await opened.enter_async_context(shards))
+        if has_board(topology):
+            quotes.crm.on_engine(announce_snapshots)
+        yield quotes
 
 
 @app.command("list")

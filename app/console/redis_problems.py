@@ -9,7 +9,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
 from redis.retry import Retry
 
-from app.messaging.routing import ServiceName
+from app.messaging.routing import ORDER_SERVICES, ServiceName
 from app.messaging.streams import MAX_ENTRIES, acks_stream, orders_stream
 from app.topology import redis_url
 from ops.problems.service import NO_ANSWER, Limit, OpenProblem, first_line
@@ -69,7 +69,7 @@ def find_redis_problems(topology: Topology) -> Iterator[OpenProblem]:
 
 
 def _sources(topology: Topology) -> list[str]:
-    return [name for name, each in topology.databases.items() if each.tree in set(ServiceName)]
+    return [name for name, each in topology.databases.items() if each.tree in set(ORDER_SERVICES)]
 
 
 def _read(client: Redis, streams: Iterable[str]) -> RedisFigures:

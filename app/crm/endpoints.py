@@ -1,16 +1,18 @@
 """The CRM's API."""
 
-from typing import Annotated
+from typing import Annotated, TypeVar
 
-from fastapi import APIRouter, Depends, Query, Request, status
+from fastapi import APIRouter, Depends, Query, Request, Response, status
 
-from app.crm.schemas import CancelOrder, CrmOrderDetail, CrmOrderPage, CrmOrderView
+from app.crm.schemas import CancelOrder, CrmOrderDetail, CrmOrderPage, CrmOrderView, etag_of_order
 from app.crm.service import CrmService
 from app.kit.caller import current_caller
 from app.kit.problem import documented
 from app.kit.strict import StrictRoute
 from app.models.status import Status
-from app.schemas import AFTER_TOKEN, OrderId, OrderIdPath, PageLimit
+from app.schemas import AFTER_TOKEN, IfMatch, OrderId, OrderIdPath, PageLimit
+
+AnyOrder = TypeVar("AnyOrder", bound=CrmOrderView)
 
 router = APIRouter(prefix="/v1/orders", tags=["orders"], route_class=StrictRoute)
 
@@ -34,38 +36,52 @@ async def list_orders(
     return await crm.page(status=wanted, limit=limit, below=cursor)
 
 
+def _tagged(response: Response, order: AnyOrder) -> AnyOrder:
+    """Return an order, and its tag in a header."""
+    response.headers["ETag"] = etag_of_order(order)
+    return order
+
+
 @router.get("/{order_id}", responses=documented(404), dependencies=[AFTER_TOKEN])
-async def show_order(crm: Crm, order_id: OrderIdPath) -> CrmOrderDetail:
-    """Show an order and what has happened to it."""
-    return await crm.show(order_id)
+async def show_order(crm: Crm, order_id: OrderIdPath, response: Response) -> CrmOrderDetail:
+    """Show an order and what has happened to it. Its `ETag` is for `If-Match`, where it is changed."""
+    return _tagged(response, await crm.show(order_id))
 
 
-@router.post("/{order_id}/approve", responses=documented(404, 409))
-async def approve_order(crm: Crm, order_id: OrderIdPath) -> CrmOrderView:
+@router.post("/{order_id}/approve", responses=documented(404, 409, 412))
+async def approve_order(
+    crm: Crm, order_id: OrderIdPath, response: Response, seen: IfMatch = None
+) -> CrmOrderView:
     """Confirm the price with the customer, so that the factory may begin."""
-    return await crm.approve(order_id, current_caller().name)
+    return _tagged(response, await crm.approve(order_id, current_caller().name, seen=seen))
 
 
-@router.post("/{order_id}/requote", status_code=status.HTTP_202_ACCEPTED, responses=documented(404, 409))
-async def requote_order(crm: Crm, order_id: OrderIdPath) -> CrmOrderView:
+@router.post("/{order_id}/requote", status_code=status.HTTP_202_ACCEPTED, responses=documented(404, 409, 412))
+async def requote_order(
+    crm: Crm, order_id: OrderIdPath, response: Response, seen: IfMatch = None
+) -> CrmOrderView:
     """Ask for a new price: the one that was calculated is not valid any more, or the price list has changed.
 
     Until it is there, `requote_requested_at` says since when, and the order cannot be approved.
     """
-    return await crm.requote(order_id, current_caller().name)
+    return _tagged(response, await crm.requote(order_id, current_caller().name, seen=seen))
 
 
-@router.post("/{order_id}/close", responses=documented(404, 409))
-async def close_order(crm: Crm, order_id: OrderIdPath) -> CrmOrderView:
+@router.post("/{order_id}/close", responses=documented(404, 409, 412))
+async def close_order(
+    crm: Crm, order_id: OrderIdPath, response: Response, seen: IfMatch = None
+) -> CrmOrderView:
     """End an order that was delivered."""
-    return await crm.close(order_id, current_caller().name)
+    return _tagged(response, await crm.close(order_id, current_caller().name, seen=seen))
 
 
-@router.post("/{order_id}/cancel", status_code=status.HTTP_202_ACCEPTED, responses=documented(404, 409))
-async def cancel_order(crm: Crm, order_id: OrderIdPath, body: CancelOrder) -> CrmOrderView:
+@router.post("/{order_id}/cancel", status_code=status.HTTP_202_ACCEPTED, responses=documented(404, 409, 412))
+async def cancel_order(
+    crm: Crm, order_id: OrderIdPath, body: CancelOrder, response: Response, seen: IfMatch = None
+) -> CrmOrderView:
     """Ask to call an order off.
 
     The factory decides: the order is CANCELLED, or goes on with `cancel_requested_at` empty again and the
     reason in its history.
     """
-    return await crm.cancel(order_id, body, current_caller().name)
+    return _tagged(response, await crm.cancel(order_id, body, current_caller().name, seen=seen))

@@ -1,9 +1,10 @@
 """The messages that the CRM handles: new orders from Shop (B2C) and MES (B2B), and their progress."""
 
+from app.following import follow, lock_known
 from app.messaging.events import CancelRefused, OrderSubmitted, PriceRenewed
 from app.messaging.message import Message
 from app.models.crm import CrmOrder
-from app.orders import CRM, add_order, append_event, follow, lock_known, log_change
+from app.orders import CRM, add_order, append_event, log_change
 from readreplica.sessions import WriteSession
 
 
@@ -39,6 +40,6 @@ async def _reopen(session: WriteSession, message: Message, refused: CancelRefuse
     """Go on with an order that MES will not cancel."""
     order = await lock_known(session, CRM, message)
     order.cancel_requested_at = None
-    detail = {"cancel_refused": refused.reason}
-    await append_event(session, CRM, order, actor="mes", now=message.time, detail=detail)
+    detail, action = {"cancel_refused": refused.reason}, "order_cancel_refused"
+    await append_event(session, CRM, order, actor="mes", now=message.time, detail=detail, action=action)
     log_change(session, "order_cancel_refused", order)

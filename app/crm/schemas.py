@@ -7,6 +7,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.flow.places import PricingPlace
+from app.kit.etags import etag_of
 from app.models.base import EventRow
 from app.models.crm import CrmOrder
 from app.schemas import (
@@ -58,6 +59,11 @@ class CrmOrderView(QuoteView):
         return cls(**_fields(order))
 
 
+def etag_of_order(order: CrmOrderView) -> str:
+    """Return the tag of an order: of itself, and not of where it waits, which changes all the time."""
+    return etag_of(order.model_dump_json(include=set(CrmOrderView.model_fields)))
+
+
 class CrmOrderDetail(CrmOrderView):
     """An order with its history; `waiting` is null when the MES was sent all that it gets of it."""
 
@@ -77,7 +83,8 @@ class CrmOrderDetail(CrmOrderView):
         waiting: WaitingView | None,
     ) -> Self:
         """Show an order and everything that happened to it."""
-        return cls(**_fields(order), history=shown_history(events), pricing=pricing, waiting=waiting)
+        history = shown_history(events, own=(order.partner, order.customer_name))
+        return cls(**_fields(order), history=history, pricing=pricing, waiting=waiting)
 
 
 class CrmOrderPage(View):

@@ -6,11 +6,12 @@ from functools import partial
 
 from app.crm import repository
 from app.crm.errors import CancellationPending, PriceExpired, PriceRenewalPending
-from app.crm.schemas import CancelOrder, CrmOrderDetail, CrmOrderPage, CrmOrderView
+from app.crm.schemas import CancelOrder, CrmOrderDetail, CrmOrderPage, CrmOrderView, etag_of_order
 from app.database import Work
 from app.flow.grants import Allowance
 from app.flow.places import Places
 from app.kit.clock import Clock
+from app.kit.etags import ChangedMeanwhile, is_meant
 from app.messaging.events import CancelRequested, OrderApproved, OrderClosed, RequoteRequested
 from app.messaging.outbox import find_waiting
 from app.messaging.routing import ServiceName
@@ -44,73 +45,89 @@ class CrmService:
     now: Clock
     to_mes: Allowance
 
-    async def approve(self, order_id: int, actor: str) -> CrmOrderView:
+    async def approve(self, order_id: int, actor: str, *, seen: str | None = None) -> CrmOrderView:
         """Confirm a price, so that the order can be made; MES gets a message.
 
         Asked again by the seller who has confirmed it, this changes nothing.
 
-        Raises:
-            UnknownOrder, IllegalTransition, CancellationPending, PriceRenewalPending, PriceExpired:
-                and nothing is changed.
-        """
-        return await self._write(partial(self._approve, order_id, actor))
+        Parameters:
+            order_id: the order.
+            actor: who confirms.
+            seen: the tags of the order as he has read it (`If-Match`); None for whatever it is now.
 
-    async def _approve(self, order_id: int, actor: str, session: WriteSession) -> CrmOrderView:
+        Raises:
+            UnknownOrder, IllegalTransition, CancellationPending, PriceRenewalPending, PriceExpired,
+            ChangedMeanwhile: and nothing is changed.
+        """
+        return await self._write(partial(self._approve, order_id, actor, seen))
+
+    async def _approve(
+        self, order_id: int, actor: str, seen: str | None, session: WriteSession
+    ) -> CrmOrderView:
         order = await lock_order(session, CRM, order_id)
         event = OrderApproved(actor=actor)
         if not await is_repeated(session, CRM, order, wanted=event.status, actor=event.actor):
             now = self.now()
+            _check_seen(order, seen)
             _refuse_approval(order, now)
             await record_event(session, CRM, order, event, now=now)
         return CrmOrderView.of(order)
 
-    async def requote(self, order_id: int, actor: str) -> CrmOrderView:
+    async def requote(self, order_id: int, actor: str, *, seen: str | None = None) -> CrmOrderView:
         """Ask MES for a price by the price list of now, for an order that waits for approval.
 
         Asked again while MES has not answered, this changes nothing for ten minutes; then MES is asked again.
 
         Raises:
-            UnknownOrder, IllegalTransition: and nothing is changed.
+            UnknownOrder, IllegalTransition, ChangedMeanwhile: and nothing is changed.
         """
-        return await self._write(partial(request_quote, order_id, actor=actor, now=self.now()))
+        return await self._write(partial(request_quote, order_id, actor=actor, now=self.now(), seen=seen))
 
-    async def close(self, order_id: int, actor: str) -> CrmOrderView:
+    async def close(self, order_id: int, actor: str, *, seen: str | None = None) -> CrmOrderView:
         """End an order that has been delivered; MES gets a message.
 
         Asked again by the seller who has closed it, this changes nothing.
 
         Raises:
-            UnknownOrder, IllegalTransition: and nothing is changed.
+            UnknownOrder, IllegalTransition, ChangedMeanwhile: and nothing is changed.
         """
-        return await self._write(partial(self._close, order_id, actor))
+        return await self._write(partial(self._close, order_id, actor, seen))
 
-    async def _close(self, order_id: int, actor: str, session: WriteSession) -> CrmOrderView:
+    async def _close(
+        self, order_id: int, actor: str, seen: str | None, session: WriteSession
+    ) -> CrmOrderView:
         order = await lock_order(session, CRM, order_id)
         event = OrderClosed(actor=actor)
         if not await is_repeated(session, CRM, order, wanted=event.status, actor=event.actor):
+            _check_seen(order, seen)
             await record_event(session, CRM, order, event, now=self.now())
         return CrmOrderView.of(order)
 
-    async def cancel(self, order_id: int, request: CancelOrder, actor: str) -> CrmOrderView:
+    async def cancel(
+        self, order_id: int, request: CancelOrder, actor: str, *, seen: str | None = None
+    ) -> CrmOrderView:
         """Ask MES to cancel an order. It decides, because an operator may be taking the order right now.
 
         Asked again while MES has not answered, or after it has agreed, this changes nothing.
 
         Raises:
-            UnknownOrder, IllegalTransition: and nothing is changed.
+            UnknownOrder, IllegalTransition, ChangedMeanwhile: and nothing is changed.
         """
-        return await self._write(partial(self._request_cancellation, order_id, request.reason, actor))
+        ask = partial(self._request_cancellation, order_id, request.reason, actor=actor, seen=seen)
+        return await self._write(ask)
 
     async def _request_cancellation(
-        self, order_id: int, reason: str, actor: str, session: WriteSession
+        self, order_id: int, reason: str, session: WriteSession, *, actor: str, seen: str | None
     ) -> CrmOrderView:
         order = await lock_order(session, CRM, order_id)
         repeated = await is_repeated(
             session, CRM, order, wanted=Status.CANCELLED, actor=actor, detail={"reason": reason}
         )
         if not repeated and order.cancel_requested_at is None:
+            _check_seen(order, seen)
             now = order.cancel_requested_at = self.now()
-            await append_event(session, CRM, order, actor=actor, now=now, detail={"cancel_requested": reason})
+            detail, action = {"cancel_requested": reason}, "order_cancel_requested"
+            await append_event(session, CRM, order, actor=actor, now=now, detail=detail, action=action)
             await announce(session, CRM, order, CancelRequested(actor=actor, reason=reason), now=now)
             log_change(session, "order_cancel_requested", order)
         return CrmOrderView.of(order)
@@ -148,6 +165,19 @@ class CrmService:
         return CrmOrderPage(orders=orders[:limit], next_cursor=orders[limit - 1].order_id if more else None)
 
 
+def _check_seen(order: CrmOrder, seen: str | None) -> None:
+    """Refuse a change of an order that is not as its caller has read it.
+
+    A repeated request is not refused by it: its own first one has changed the order.
+
+    Raises:
+        ChangedMeanwhile: it is another by now.
+    """
+    etag = etag_of_order(CrmOrderView.of(order))
+    if seen is not None and not is_meant(seen, etag):
+        raise ChangedMeanwhile(f"order {order.order_id}", etag)
+
+
 def _refuse_approval(order: CrmOrder, now: datetime) -> None:
     """Refuse to confirm a price that is about to change, or not valid any more.
 
@@ -162,20 +192,24 @@ def _refuse_approval(order: CrmOrder, now: datetime) -> None:
         raise PriceExpired(order.order_id, order.price_valid_until)
 
 
-async def request_quote(order_id: int, session: WriteSession, *, actor: str, now: datetime) -> CrmOrderView:
+async def request_quote(
+    order_id: int, session: WriteSession, *, actor: str, now: datetime, seen: str | None = None
+) -> CrmOrderView:
     """Owe MES the question for a new price, unless it has not answered the last one, of a moment ago.
 
     It may never: a pricing worker of an older release drops what it does not know.
 
     Raises:
-        UnknownOrder, IllegalTransition: and nothing is changed.
+        UnknownOrder, IllegalTransition, ChangedMeanwhile: and nothing is changed.
     """
     order = await lock_order(session, CRM, order_id)
     if order.status is not Status.PRICE_CALCULATED:
         raise IllegalTransition(order_id, order.status, Status.PRICE_CALCULATED)
     if order.requote_requested_at is None or order.requote_requested_at <= now - ASK_AGAIN_AFTER:
+        _check_seen(order, seen)
         order.requote_requested_at = now
-        await append_event(session, CRM, order, actor=actor, now=now, detail={"requote_requested": actor})
+        detail, action = {"requote_requested": actor}, "order_requote_requested"
+        await append_event(session, CRM, order, actor=actor, now=now, detail=detail, action=action)
         await announce(session, CRM, order, RequoteRequested(actor=actor), now=now)
         log_change(session, "order_requote_requested", order)
     return CrmOrderView.of(order)

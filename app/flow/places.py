@@ -41,7 +41,6 @@ HALF_LIFE_SECONDS = 60.0
 """After how long of being busy a finished order counts half for the rate."""
 
 LEADER_KEY = "flow:places:leader"
-_READERS = tuple(ServiceName)
 
 
 class PricingPlace(BaseModel):
@@ -147,7 +146,7 @@ async def publish_places(
     """
     pipeline = redis.pipeline(transaction=False)
     for order_id, place in list(places.items())[:MOST_PLACES]:
-        for reader in _READERS:
+        for reader in filter(signer.has_key, ServiceName):
             key = _key(reader, order_id)
             entry = signer.sign(
                 {"place": place.model_dump_json()}, kind="place", destination=key, peer=reader

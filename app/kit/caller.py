@@ -5,6 +5,9 @@ Example::
     actor = current_caller().name
 """
 
+import getpass
+import ipaddress
+import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -65,6 +68,17 @@ class Caller:
     limits: Mapping[str, float] = field(default_factory=dict, hash=False)
 
 
+def network_of(address: str | None) -> str:
+    """Return what counts as one address: of IPv6 its /64, which one line of one household has."""
+    try:
+        found = ipaddress.ip_address(address or "")
+    except ValueError:
+        return address or "unknown"
+    if isinstance(found, ipaddress.IPv4Address):
+        return str(found)
+    return str(found.ipv4_mapped or ipaddress.IPv6Network((int(found), 64), strict=False))
+
+
 class NoCaller(AppError):
     """Something asks for the caller outside of a request that was let in: a fault of ours."""
 
@@ -83,6 +97,11 @@ def calling(caller: Caller) -> Iterator[None]:
         yield
     finally:
         _caller.reset(token)
+
+
+def shell_user() -> Caller:
+    """Return who runs a command on this machine, past every door."""
+    return Caller(name=getpass.getuser(), role=Role.DBA, credential="mesctl", address=socket.gethostname())
 
 
 def find_caller() -> Caller | None:

@@ -6,20 +6,22 @@ lines look the same. A `LogSchema` says which field of ECS each fact is; what it
 `mes_storage.NAME`. What is bound to the context (`bind`) stands in every line.
 """
 
+import json
 import logging
 import os
 import re
 import sys
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol, TextIO, cast
+from typing import Any, Protocol, Self, TextIO, cast
+from uuid import uuid4
 
 import structlog
-from ecs_logging import StructlogFormatter
 from opentelemetry import trace
 from structlog.typing import EventDict, Processor, WrappedLogger
 
@@ -147,18 +149,27 @@ def _identity(record: logging.LogRecord, *, but: frozenset[str] = frozenset()) -
 class QuietHandler(logging.Handler):
     """Writes a fault that goes on happening once a minute, with how often it has."""
 
-    def __init__(self, writer: LineWriter, repeats: Repeats, *, processors: Sequence[Processor] = ()) -> None:
+    def __init__(
+        self,
+        writer: LineWriter,
+        repeats: Repeats,
+        *,
+        processors: Sequence[Processor] = (),
+        schema: LogSchema | None = None,
+    ) -> None:
         """Write lines.
 
         Parameters:
             writer: takes them.
             repeats: counts the faults that go on.
             processors: what makes an event of a library's record, as structlog does of the application's.
+            schema: what the lines of `emit_each` hold.
         """
         super().__init__()
         self.writer = writer
         self._repeats = repeats
         self._processors = processors
+        self._to_ecs = _ToEcs.by(schema)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a record, or count it; and first what has been counted long enough."""
@@ -175,12 +186,43 @@ class QuietHandler(logging.Handler):
         except Exception:  # as every handler of the standard library does: a line is not worth a request
             self.handleError(record)
 
+    def emit_each(self, logger: logging.Logger, event: EventDict, each: Iterable[Mapping[str, Any]]) -> None:
+        """Write a line of the level INFO for each of many, of which all but `each` is worked out once."""
+        for process in self._processors:
+            event = cast("EventDict", process(logger, "info", event))
+        line = self._to_ecs(logger, "info", event)
+        forms: dict[tuple[str, ...], _Form] = {}
+        for facts in each:
+            names = tuple(name for name, fact in facts.items() if fact is not None)
+            if names not in forms:
+                forms[names] = self._to_ecs.form(line, names)
+            self.writer.write(forms[names].fill(facts))
+
     def close(self) -> None:
         """Write what was counted."""
         for late in self._repeats.due(all_of_them=True):
             self.writer.write(self.format(late))
         self.writer.close()
         super().close()
+
+
+def log_each(log: structlog.stdlib.BoundLogger, event: str, each: Collection[Mapping[str, Any]]) -> None:
+    """Log an event at the level INFO for each of many, with the facts of each: a line costs a fifth.
+
+    Parameters:
+        log: the logger; what is bound to it stands in every line.
+        event: the event's name.
+        each: the facts of each.
+    """
+    handlers = [handler for handler in logging.getLogger().handlers if isinstance(handler, QuietHandler)]
+    if not handlers:  # the program has logging of its own
+        for facts in each:
+            log.info(event, **facts)
+        return
+    logger = logging.getLogger(log.name)
+    if each and logger.isEnabledFor(logging.INFO):
+        for handler in handlers:
+            handler.emit_each(logger, {**structlog.get_context(log), "event": event}, each)
 
 
 def _as_event(record: logging.LogRecord, processors: Sequence[Processor]) -> logging.LogRecord:
@@ -270,7 +312,12 @@ def _action(event: Mapping[str, Any]) -> str | None:
     """Return `event.action`: an event's name, or our libraries' text as a name; None of another library's."""
     if event.get("is_text"):
         return None
-    return re.sub(r"\W+", "_", str(event["event"])).strip("_").lower()
+    return _as_name(str(event["event"]))
+
+
+@lru_cache(maxsize=1000)
+def _as_name(text: str) -> str:
+    return re.sub(r"\W+", "_", text).strip("_").lower()
 
 
 @dataclass(frozen=True)
@@ -278,14 +325,17 @@ class _ToEcs:
     """Renames the facts of a line, masks what must not stand in one, and adds what all have."""
 
     schema: LogSchema
+    names: Mapping[str, str]
     pid: int = field(default_factory=os.getpid)
 
+    @classmethod
+    def by(cls, schema: LogSchema | None) -> Self:
+        """Return the one of a schema."""
+        schema = schema or LogSchema()
+        return cls(schema, {**_OF_ALL, **schema.fields})
+
     def __call__(self, _logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-        names, texts = {**_OF_ALL, **self.schema.fields}, self.schema.texts
-        line: EventDict = {}
-        for name, fact in event.items():
-            if name not in _OF_NONE and fact is not None:
-                line[names.get(name) or f"{OURS}{name}"] = mask(name, str(fact) if name in texts else fact)
+        line = self.renamed(event)
         action = _action(event)
         if action is not None:
             line["event.action"] = action
@@ -295,16 +345,69 @@ class _ToEcs:
         line["process.pid"] = self.pid
         return line
 
+    def renamed(self, event: Mapping[str, Any]) -> EventDict:
+        """Return facts by their names in ECS, without what must not be seen."""
+        names, texts = self.names, self.schema.texts
+        return {
+            names.get(name) or f"{OURS}{name}": mask(name, str(fact) if name in texts else fact)
+            for name, fact in event.items()
+            if name not in _OF_NONE and fact is not None
+        }
 
-class _EcsFormatter(StructlogFormatter):
-    """ecs-logging's formatter, with the version of the schema that is in use."""
+    def form(self, line: Mapping[str, Any], names: Sequence[str]) -> "_Form":
+        """Return the form of a line, made of what all have, with room for facts of these names."""
+        room = uuid4().hex
+        empty = {self.names.get(name) or f"{OURS}{name}": f"{room}{at}" for at, name in enumerate(names)}
+        *parts, end = re.split(f'"{room}([0-9]+)"', _to_line(None, "info", {**line, **empty}))
+        before = [(text, names[int(at)]) for text, at in zip(parts[::2], parts[1::2], strict=True)]
+        return _Form(before, end, frozenset(self.schema.texts))
 
-    def __call__(self, logger: WrappedLogger, method: str, event: EventDict) -> str:
-        return super().__call__(logger, method, dict(event))
 
-    def format_to_ecs(self, event_dict: dict[str, Any]) -> dict[str, Any]:
-        event_dict["ecs.version"] = ECS_VERSION
-        return super().format_to_ecs(event_dict)
+@dataclass(frozen=True)
+class _Form:
+    """A line but for some of its facts: what stands before each, and its name; and what stands at the end."""
+
+    before: Sequence[tuple[str, str]]
+    end: str
+    texts: frozenset[str]
+
+    def fill(self, facts: Mapping[str, Any]) -> str:
+        """Write the line with these facts."""
+        parts = [part for before, name in self.before for part in (before, self._written(name, facts[name]))]
+        return "".join((*parts, self.end))
+
+    def _written(self, name: str, fact: Any) -> str:
+        shown = mask(name, str(fact) if name in self.texts else fact)
+        return str(shown) if type(shown) is int else _ENCODER.encode(shown)
+
+
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=repr)
+# ECS wants these at the beginning of a line, for the eye of a reader; the level is not within another field.
+_FIRST = ("@timestamp", "log.level", "message")
+
+
+@lru_cache(maxsize=1000)
+def _parts(name: str) -> tuple[tuple[str, ...], str]:
+    *outer, last = name.split(".")
+    return tuple(outer), last
+
+
+def _to_line(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
+    """Write the facts of a line as JSON, with a field a.b as b within a.
+
+    ecs-logging makes the same line, and takes a third of the time of a whole line longer.
+    """
+    line = {**event, "ecs.version": ECS_VERSION, "message": event["event"]}
+    del line["event"]
+    first = ",".join(f'"{name}":{_ENCODER.encode(line.pop(name))}' for name in _FIRST)
+    nested: dict[str, Any] = {}
+    for name, fact in line.items():
+        outer, last = _parts(name)
+        inner = nested
+        for part in outer:
+            inner = inner.setdefault(part, {})
+        inner[last] = fact
+    return f"{{{first},{_ENCODER.encode(nested)[1:]}"
 
 
 def configure_logging(
@@ -351,8 +454,8 @@ def configure_logging(
         processors=[
             _tell_repeated,
             structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-            _ToEcs(schema or LogSchema()),
-            _EcsFormatter(ensure_ascii=False),
+            _ToEcs.by(schema),
+            _to_line,
         ],
     )
 
@@ -363,7 +466,7 @@ def configure_logging(
         instruments.telemetry_dropped("logs", count)
 
     writer = LogWriter(_output(file), tell_dropped=tell_dropped, count_dropped=count_dropped)
-    handler = QuietHandler(writer, Repeats(), processors=common)
+    handler = QuietHandler(writer, Repeats(), processors=common, schema=schema)
     handler.setFormatter(formatter)
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
 
@@ -372,8 +475,8 @@ def render_line(service: str, schema: LogSchema, level: str, event: str, /, **fa
     """Return a line as `configure_logging` has them written, in the span of the caller."""
     now = datetime.now(UTC).isoformat()
     said: EventDict = {"event": event, "level": level, "logger": "logs", "service": service, "timestamp": now}
-    ecs = _ToEcs(schema)(None, level, _add_trace(None, level, {**said, **facts}))
-    return _EcsFormatter(ensure_ascii=False)(None, level, ecs)
+    ecs = _ToEcs.by(schema)(None, level, _add_trace(None, level, {**said, **facts}))
+    return _to_line(None, level, ecs)
 
 
 def _output(file: LogFile | None) -> Output:

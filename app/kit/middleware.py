@@ -20,6 +20,7 @@ from app.kit.telemetry import cause_of, working
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("request")
 
+_REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{8,64}")
 _BROKEN_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 
 
@@ -123,19 +124,26 @@ class WellFormed:
     """Refuses what two readers would read in two ways.
 
     That is a body with two lengths, of which a proxy in front may have believed the other one (request
-    smuggling), and a path or query that is no UTF-8, which the server would fill up with U+FFFD.
+    smuggling), and a path or query that is no UTF-8, which the server would fill up with U+FFFD. A body that
+    is compressed is refused as well: it may be much larger than it says.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on, or answer 400; after two lengths the connection is closed."""
-        fault, headers = _fault(scope) if scope["type"] == "http" else (None, {})
-        if fault is None:
+        """Pass the request on, or answer 400 or 415; after two lengths the connection is closed."""
+        if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        answer = problem.refused(Request(scope), fault, headers=headers)
+        fault, headers = _fault(scope)
+        if fault is not None:
+            answer = problem.refused(Request(scope), fault, headers=headers)
+        elif Headers(scope=scope).get("content-encoding", "identity").lower() != "identity":
+            answer = problem.encoding_refused(Request(scope))
+        else:
+            await self._app(scope, receive, send)
+            return
         await answer(scope, receive, send)
 
 
@@ -218,6 +226,12 @@ class BodyLimit:
             raise BodyTooLarge(self._max_bytes)
 
 
+def _request_id(scope: Scope) -> dict[str, str]:
+    """Return the id of the request, if the gateway has given it one; it is for the log alone."""
+    found = Headers(scope=scope).get("x-request-id", "")
+    return {"request_id": found} if _REQUEST_ID.fullmatch(found) else {}
+
+
 class RequestLog:
     """Binds what a request is about to every line of it, and writes one when it is answered.
 
@@ -245,7 +259,7 @@ class RequestLog:
             await self._app(scope, receive, send)
             return
         path, begun = scope["path"], time.perf_counter_ns()
-        bound = begin_request(**self._facts_of(path))
+        bound = begin_request(**self._facts_of(path), **_request_id(scope))
         status = 0
 
         async def sending(message: Message) -> None:

@@ -358,6 +358,13 @@ def refused_token(request: Request, fault: TokenMalformed, *, header: str) -> JS
     return _answer(request, status=400, name=_name(fault), detail=detail, facts=facts, headers={header: ""})
 
 
+def encoding_refused(request: Request) -> JSONResponse:
+    """Answer a body that is compressed: a small one may become very large, so none is read."""
+    detail = "header Content-Encoding: send the body as it is"
+    headers = {"Accept-Encoding": "identity"}
+    return _answer(request, status=415, name="Content encoding refused", detail=detail, headers=headers)
+
+
 def refused(request: Request, detail: str, *, headers: Mapping[str, str]) -> JSONResponse:
     """Answer a request that cannot be read, outside of every route."""
     return _answer(request, status=400, name="Malformed request", detail=detail, headers=headers)

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, contextmanager
 from typing import Any, NoReturn, Protocol
 from urllib.parse import parse_qsl
@@ -12,8 +12,8 @@ from fastapi.routing import APIRoute
 from starlette.datastructures import FormData, Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
-from starlette.types import Scope
+from starlette.responses import Response, StreamingResponse
+from starlette.types import Message, Receive, Scope
 
 from app.kit.caller import Caller
 from app.kit.errors import AppError, DependencyUnavailable
@@ -184,6 +184,68 @@ def content_length(scope: Scope) -> int:
         return 0
 
 
+class TooManyStreams(AppError):
+    """A caller has as many streams of events open as it may."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        super().__init__(f"{most} streams of events are open, and no more may be: close one")
+
+
+class StreamLimit:
+    """How many streams of events each caller may have open at once, of this process."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._open: Counter[str] = Counter()
+
+    def held(self, caller: Caller, content: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        """Return the content of a stream; the caller has a place until it ends.
+
+        Raises:
+            TooManyStreams: there is none.
+        """
+        subject = f"{caller.role}:{caller.identity_id or caller.credential or caller.address}"
+        if self._open[subject] >= self._most:
+            raise TooManyStreams(self._most)
+        return self._passed(subject, content)
+
+    async def _passed(self, subject: str, content: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        # From the first part on: what is never begun never ends, and would keep its place.
+        if self._open[subject] >= self._most:  # others have begun since it was asked for
+            return
+        self._open[subject] += 1
+        try:
+            async for part in content:
+                yield part
+        finally:
+            self._open[subject] -= 1
+            if not self._open[subject]:
+                del self._open[subject]
+
+
+class BodySize:
+    """How many bytes a request's body has: as the client says, or what has come of it.
+
+    A body whose length is not said is taken for one byte until it comes.
+    """
+
+    def __init__(self, scope: Scope, receive: Receive) -> None:
+        self._known = content_length(scope) or int("transfer-encoding" in Headers(scope=scope))
+        self._come = 0
+        self._receive = receive
+
+    def __call__(self) -> int:
+        """Return how many there are, as far as that is known."""
+        return max(self._known, self._come)
+
+    async def receive(self) -> Message:
+        """Receive what comes next, and count it."""
+        message = await self._receive()
+        self._come += len(message.get("body", b""))
+        return message
+
+
 class StrictRequest(Request):
     """A request whose JSON is small and read by `parse_json`, and whose form has each field once."""
 
@@ -277,9 +339,12 @@ class LimitsCallers(Protocol):
     """Limits how much a caller may ask for."""
 
     def taken(
-        self, caller: Caller, method: str, route: str, size: int
-    ) -> AbstractAsyncContextManager[Mapping[str, str]]:
+        self, caller: Caller, method: str, route: str, size: BodySize
+    ) -> AbstractAsyncContextManager[dict[str, str]]:
         """Take what a request costs, for the block, or raise; gives headers of the answer."""
+
+    async def take_orders(self, caller: Caller, count: int) -> dict[str, str]:
+        """Take as many orders as a request was found to hold, or raise; return headers of the answer."""
 
 
 class StrictRoute(APIRoute):
@@ -287,7 +352,8 @@ class StrictRoute(APIRoute):
 
     `app.state.access` says who may use it and `app.state.limits` how often, before anything is read;
     `app.state.admission` lets it in by what
-    it is worth; `app.state.request_limit` is the last bound of all.
+    it is worth; `app.state.request_limit` is the last bound of all. A stream of events may go on for longer:
+    `app.state.streams` bounds how many a caller has.
     """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -301,33 +367,37 @@ class StrictRoute(APIRoute):
         async def of_caller(request: Request) -> Response:
             access: KnowsCallers = request.app.state.access
             limits: LimitsCallers = request.app.state.limits
-            size = content_length(request.scope)
+            size = BodySize(request.scope, request.receive)
             async with (
                 access.calling(request, self.path_format) as caller,
                 limits.taken(caller, request.method, self.path_format, size) as headers,
             ):
-                request.scope[ANSWER_HEADERS] = headers  # for an error's answer, which is made elsewhere
-                response = await strictly(request)
-                response.headers.update(headers)
+                # For an error's answer, which is made elsewhere.
+                every = request.scope[ANSWER_HEADERS] = {**request.scope.get(ANSWER_HEADERS, {}), **headers}
+                response = await strictly(StrictRequest(request.scope, size.receive))
+                response.headers.update(every)
+                if isinstance(response, StreamingResponse):
+                    # It lasts beyond this, so its place is not one of those that are given back here.
+                    streams: StreamLimit = request.app.state.streams
+                    response.body_iterator = streams.held(caller, aiter(response.body_iterator))
                 return response
 
-        async def strictly(request: Request) -> Response:
-            strict = StrictRequest(request.scope, request.receive)
-            query = request.scope["query_string"].decode("latin-1")
+        async def strictly(strict: StrictRequest) -> Response:
+            query = strict.scope["query_string"].decode("latin-1")
             refuse_repeated("query", (name for name, _ in parse_qsl(query, keep_blank_values=True)))
             if has_form:
                 await strict.read_form(fields)
             elif self.body_field is not None:
                 await strict.read_body()
-            elif request.method not in {"GET", "HEAD"}:
+            elif strict.method not in {"GET", "HEAD"}:
                 await strict.refuse_body()
-            seconds: float = request.app.state.request_seconds
-            limit: RequestLimit = request.app.state.request_limit
-            admission: LetsIn = request.app.state.admission
-            is_deep = "cursor" in request.query_params
+            seconds: float = strict.app.state.request_seconds
+            limit: RequestLimit = strict.app.state.request_limit
+            admission: LetsIn = strict.app.state.admission
+            is_deep = "cursor" in strict.query_params
             try:
                 # Not around the reading: slow clients would take the places of all others.
-                async with admission.admitted(request.method, self.path_format, is_deep=is_deep):
+                async with admission.admitted(strict.method, self.path_format, is_deep=is_deep):
                     with limit.taken():
                         return await within(answer(strict), seconds=seconds)
             except TimeoutError:

@@ -108,23 +108,6 @@ async def within(work: Coroutine[Any, Any, T], *, seconds: float) -> T:
             task.add_done_callback(_forget)
 
 
-async def answer_within(work: Coroutine[Any, Any, T], *, seconds: float) -> T:
-    """Return what `work` returns; if that takes too long, leave it to its own end.
-
-    It is not cancelled, as `within` does it: a question to Redis that is cut off costs its connection.
-
-    Raises:
-        TimeoutError: all that time has passed.
-    """
-    task = asyncio.create_task(work)
-    _left.add(task)
-    task.add_done_callback(_forget)
-    done, _ = await asyncio.wait({task}, timeout=seconds)
-    if not done:
-        raise TimeoutError
-    return task.result()
-
-
 def _forget(task: asyncio.Task[Any]) -> None:
     _left.discard(task)
     if not task.cancelled() and (error := task.exception()) is not None:

@@ -151,7 +151,9 @@ def cause_of(traceparent: str | None, *, is_fresh: bool = True) -> tuple[Context
 
     One that cannot be read causes nothing.
     """
-    found = _propagator.extract({TRACEPARENT: traceparent or ""}, Context())
+    if not traceparent:
+        return Context(), []
+    found = _propagator.extract({TRACEPARENT: traceparent}, Context())
     span = trace.get_current_span(found).get_span_context()
     if not span.is_valid:
         return Context(), []

@@ -9,6 +9,7 @@ from functools import partial
 import structlog
 from fastapi import FastAPI
 
+from app.audit_log import Sealer, in_lines
 from app.database import open_directory, open_shards
 from app.delivery import delivering
 from app.files import ModelStore
@@ -26,15 +27,18 @@ from app.mes.hot_list import HotLists
 from app.mes.intake import Drain, IntakeState, PartnerIntake
 from app.mes.outgoing import WebhookSender
 from app.mes.public import PublicApi
+from app.mes.quotes import QUOTE_STATUSES
 from app.mes.service import MesService
 from app.mes.webhook_endpoints import WEBHOOK_STATUSES, Endpoints
 from app.mes.webhooks import Dispatcher
+from app.models.directory import DirectoryAuditLine, DirectoryAuditSeal
 from app.orders import MES
 from app.serve import make_app, timeouts_of
 from app.settings import Settings
 from app.topology import files_url
+from readreplica.cluster import Cluster
 from sharding.scatter import CursorKeys
-from sharding.sessions import open_ids
+from sharding.sessions import ShardedSessions, open_ids
 from sharding.topology import Topology
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("mes")
@@ -106,6 +110,7 @@ def build(settings: Settings, topology: Topology) -> FastAPI:
                 cursor_keys = operators.cursor_keys or CursorKeys.random()
                 endpoints = Endpoints(directory, allows_local=settings.webhook_local)
                 sender = WebhookSender(allows_local=settings.webhook_local)
+                background.start("audit directory", _directory_sealer(directory, sessions).run)
                 background.start("webhooks", Dispatcher(sessions, endpoints, sender).run)
                 public = PublicApi(
                     sessions=sessions,
@@ -127,8 +132,20 @@ def build(settings: Settings, topology: Topology) -> FastAPI:
         settings=settings,
         topology=topology,
         router=router,
-        statuses={**STATUSES, **WEBHOOK_STATUSES},
+        statuses={**STATUSES, **WEBHOOK_STATUSES, **QUOTE_STATUSES},
         parts=parts,
+    )
+
+
+def _directory_sealer(directory: Cluster, sessions: ShardedSessions) -> Sealer:
+    """Return what seals the directory's own audit log. A shard keeps the head: no log vouches for itself."""
+    shard = sessions.clusters[min(sessions.clusters)]
+    return Sealer(
+        directory,
+        in_lines(shard, MES.audit),
+        lines=DirectoryAuditLine,
+        seals=DirectoryAuditSeal,
+        database=directory.name,
     )
 
 

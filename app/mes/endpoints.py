@@ -2,23 +2,28 @@
 
 from dataclasses import dataclass
 from typing import Annotated
+from urllib.parse import quote
 
 from fastapi import APIRouter, Depends, Form, Path, Query, Request, Response, UploadFile, status
 
-from app.kit.caller import current_caller
+from app.kit.caller import Role, current_caller
 from app.kit.problem import documented
 from app.kit.strict import StrictRoute
+from app.mes.errors import UnknownOperator
 from app.mes.intake import PartnerIntake
 from app.mes.public import PublicApi
 from app.mes.public import router as public_router
+from app.mes.quotes import router as quotes_router
 from app.mes.schemas import (
     AdvanceOrder,
+    HandOverOrder,
     ListedStatus,
     MesOrderDetail,
     MesOrderPage,
     MesOrderView,
     PartnerOrder,
     PartnerOrderView,
+    ReleaseOrder,
 )
 from app.mes.service import MesService
 from app.models.reference import Finish, Material
@@ -89,7 +94,7 @@ async def submit_order(
     taken = await parts.partners.submit(order, file, key=key)
     if not taken.created:
         response.status_code = status.HTTP_200_OK
-    response.headers["Location"] = f"/v1/orders/{taken.order.order_id}"
+    response.headers["Location"] = f"/v1/partners/{quote(order.partner)}/orders/{taken.order.order_id}"
     return taken.order
 
 
@@ -124,5 +129,26 @@ async def advance_order(parts: Parts, order_id: OrderIdPath, body: AdvanceOrder)
     return await parts.operators.advance(order_id, body, current_caller().name)
 
 
+@router.post("/orders/{order_id}/release", tags=["operators"], responses=documented(404, 409))
+async def release_order(parts: Parts, order_id: OrderIdPath, body: ReleaseOrder) -> MesOrderView:
+    """Put back an order that was taken: the operator who has it can, and an admin for him."""
+    caller = current_caller()
+    for_another = caller.role is Role.ADMIN
+    return await parts.operators.release(order_id, body, caller.name, for_another=for_another)
+
+
+@router.post("/orders/{order_id}/hand-over", tags=["operators"], responses=documented(404, 409, 422))
+async def hand_over_order(
+    parts: Parts, request: Request, order_id: OrderIdPath, body: HandOverOrder
+) -> MesOrderView:
+    """Hand an order that was taken over to another operator: the one who has it can, and an admin for him."""
+    caller, access = current_caller(), request.app.state.access
+    found = access.registry.named(body.to)
+    if found is None or found.role is not Role.OPERATOR:
+        raise UnknownOperator(body.to)
+    for_another = caller.role is Role.ADMIN
+    return await parts.operators.hand_over(order_id, body.to, caller.name, for_another=for_another)
+
+
 # As they are: a route that is included by a prefix does not know its whole path, by which it is let in.
-router.routes.extend(public_router.routes)
+router.routes.extend([*public_router.routes, *quotes_router.routes])

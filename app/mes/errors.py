@@ -20,14 +20,22 @@ class TakenByAnother(AppError):
 
 
 class NotTheHolder(AppError):
-    """Only the operator who has taken an order may advance it."""
+    """Only the operator who has taken an order may advance it, put it back or hand it over."""
 
-    def __init__(self, order_id: int, operator: str, held_by: str | None) -> None:
+    def __init__(self, order_id: int, operator: str, held_by: str | None, *, wanted: str = "advance") -> None:
         self.order_id = order_id
         self.operator = operator
         self.held_by = held_by
         holder = f"it is held by {held_by}" if held_by else "nobody has taken it yet: take it first"
-        super().__init__(f"{operator} cannot advance order {order_id}: {holder}")
+        super().__init__(f"{operator} cannot {wanted} order {order_id}: {holder}")
+
+
+class UnknownOperator(AppError):
+    """An order is to be handed over to someone who is no operator."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name[:60]
+        super().__init__(f"there is no operator {self.name!r}: `mesctl identities list` shows them")
 
 
 class IntakeFull(AppError):
@@ -50,5 +58,11 @@ class UnknownModel(AppError):
         super().__init__(f"no model of yours is kept under {self.model!r}: upload it again")
 
 
-STATUSES: Statuses = {TakenByAnother: 409, NotTheHolder: 409, UnknownModel: 422, IntakeFull: 429}
+STATUSES: Statuses = {
+    TakenByAnother: 409,
+    NotTheHolder: 409,
+    UnknownModel: 422,
+    UnknownOperator: 422,
+    IntakeFull: 429,
+}
 """What they are worth in HTTP."""

@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import TypeVar
 
 from app.flow.turns import enqueue, sender_of_order
+from app.following import UnexpectedEvent, lock_known
 from app.kit.clock import Clock
 from app.kit.telemetry import traceparent_of
 from app.mes import repository
@@ -26,10 +27,8 @@ from app.orders import (
     MES,
     MES_ARCHIVE,
     OrderModels,
-    UnexpectedEvent,
     announce,
     append_event,
-    lock_known,
     log_change,
     record_event,
 )
@@ -101,8 +100,8 @@ async def _requote(
     """Have an order priced anew. One that waits for approval no longer has ended: the CRM hears of that."""
     if order.status is not Status.PRICE_CALCULATED:
         return
-    detail = {"requote_requested": request.actor}
-    await append_event(session, models, order, actor=request.actor, now=now, detail=detail)
+    detail, action = {"requote_requested": request.actor}, "order_requote_requested"
+    await append_event(session, models, order, actor=request.actor, now=now, detail=detail, action=action)
     if not await repository.has_pricing_job(session, order.order_id):
         sender = sender_of_order(order.order_id, order.partner)
         await enqueue(
@@ -120,7 +119,8 @@ async def _refuse(
     holder = f", by {order.operator}" if order.operator else ""
     reason = f"it is already {order.status}{holder}"
     detail = {"cancel_refused": reason, "asked_by": request.actor}
-    await append_event(session, models, order, actor="mes", now=now, detail=detail)
+    action = "order_cancel_refused"
+    await append_event(session, models, order, actor="mes", now=now, detail=detail, action=action)
     refused = CancelRefused(reason=reason, status=order.status)
     await announce(session, models, order, refused, now=now)
     log_change(session, "order_cancel_refused", order)

@@ -20,7 +20,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Link, SpanKind
 from pydantic import ValidationError
 
-from app import instruments
+from app import audit_log, instruments
 from app.files import ModelStore, Upload, model_name, model_suffix
 from app.flow.grants import Allowance
 from app.flow.turns import enqueue, sender_of
@@ -69,8 +69,8 @@ async def place(
         partner=submitted.partner,
         reference=reference,
     )
-    await add_order(session, MES, order, actor=submitted.actor, now=message.time)
     session.add_all(MesOrderItem(order_id=order.order_id, **item.model_dump()) for item in submitted.items)
+    await add_order(session, MES, order, actor=submitted.actor, now=message.time)
     if order.channel is Channel.B2B:  # the Shop sends a B2C order to the CRM itself
         await announce(session, MES, order, submitted, now=message.time)
     sender = sender_of(submitted, order.order_id)
@@ -227,6 +227,9 @@ class PartnerIntake:
 
     async def _take(self, row: Intake, session: WriteSession) -> TakenOrder:
         created = await repository.keep_in_intake(session, row, inbox=MES.inbox)
+        if created:
+            facts = {"actor": row.partner, "model_key": row.model_key}
+            await audit_log.record(session, MES.audit, "order_taken_in", row.order_id, facts)
         waiting = await session.get(Intake, row.order_id)
         if waiting is None:
             order = await repository.find(session, row.order_id)

@@ -16,10 +16,12 @@ from pydantic_core import PydanticCustomError
 
 from app.files import ModelStore, Upload, model_name, model_suffix
 from app.flow.places import Places
+from app.kit.caller import current_caller
 from app.kit.clock import Clock
 from app.kit.errors import AppError
+from app.kit.etags import etag_of, is_known
 from app.kit.problem import content_of, documented
-from app.kit.strict import StrictRoute
+from app.kit.strict import ANSWER_HEADERS, LimitsCallers, StrictRoute
 from app.mes import repository
 from app.mes.errors import IntakeFull, UnknownModel
 from app.mes.intake import IntakeState, PartnerIntake, shown_waiting
@@ -222,10 +224,10 @@ class PublicApi:
         orders = repository.orders_of_partner(
             partner, status=which.status, reference=which.reference, is_archived=which.is_archived
         )
-        names = orders.selected_columns.keys()
-        page = await self.sessions.scatter(orders, limit=limit, cursor=cursor, keys=self.keys)
-        shown = [PartnersOrder.model_validate(dict(zip(names, row, strict=True))) for row in page.rows]
-        return PartnersOrderPage(orders=shown, next_cursor=page.next_cursor)
+        rows, following = await repository.read_page(
+            self.sessions, orders, limit=limit, cursor=cursor, keys=self.keys
+        )
+        return PartnersOrderPage(orders=list(map(PartnersOrder.model_validate, rows)), next_cursor=following)
 
     async def show(self, partner: str, order_id: int) -> PartnersOrderDetail:
         """Read an order of a partner, waiting, live or archived.
@@ -263,7 +265,7 @@ class PublicApi:
     async def _submit(self, partner: str, wanted: BatchOrder, instance: str) -> BatchResult:
         asked = wanted.model_dump(include={"material", "finish", "quantity", "reference"})
         try:
-            model_key, name = await self._model_of(partner, wanted.model)
+            model_key, name = await self.model_of(partner, wanted.model)
             request = PartnerOrder(partner=partner, **asked)
             taken = await self.intake.submit_stored(request, model_key, name, key=wanted.idempotency_key)
         except tuple(_OF_ONE) as error:
@@ -271,7 +273,12 @@ class PublicApi:
             return BatchResult(status=code, problem=content_of(error, code, instance))
         return BatchResult(status=202 if taken.created else 200, order=taken.order)
 
-    async def _model_of(self, partner: str, text: str) -> tuple[str, str]:
+    async def model_of(self, partner: str, text: str) -> tuple[str, str]:
+        """Return the key and the name of a model that the partner has uploaded.
+
+        Raises:
+            UnknownModel: there is none, or it is another's.
+        """
         try:
             model_key, name = self.keys.open(text, _bound_to(partner))
         except CursorMalformed:
@@ -317,6 +324,7 @@ def _bound_to(partner: str) -> bytes:
 
 
 def _check_owner(partner: str, order: MesOrderColumns) -> None:
+    """Refuse an order of another than the path names: an admin sees all, and below each path its own."""
     if order.partner != partner:
         raise UnknownOrder(order.order_id)
 
@@ -375,17 +383,11 @@ async def show_partners_order(
 ) -> Response:
     """Show an order of yours from the first moment on, with its price, its history and where it waits."""
     content = (await api.show(partner, order_id)).model_dump_json()
-    tag = f'"{sha256(content.encode()).hexdigest()[:32]}"'
+    tag = etag_of(content)
     headers = {"ETag": tag, "Cache-Control": "private, no-cache"}
-    if known is not None and _matches(known, tag):
+    if known is not None and is_known(known, tag):
         return Response(status_code=status.HTTP_304_NOT_MODIFIED, headers=headers)
     return Response(content, media_type="application/json", headers=headers)
-
-
-def _matches(known: str, tag: str) -> bool:
-    """Return whether `If-None-Match` names a tag, by the weak comparison of RFC 9110."""
-    names = [each.strip().removeprefix("W/") for each in known.split(",")]
-    return "*" in names or tag in names
 
 
 @router.post("/models", status_code=status.HTTP_201_CREATED, responses=documented(404, 413, 415))
@@ -397,6 +399,8 @@ async def upload_model(api: Api, partner: Partner, file: UploadFile) -> Uploaded
 @router.post("/orders/batch", status_code=status.HTTP_207_MULTI_STATUS, responses=documented(404, 413))
 async def submit_orders(api: Api, partner: Partner, body: Batch, request: Request) -> BatchResults:
     """Order up to 20 times, by models that were uploaded before. Each is taken or refused by itself."""
+    limits: LimitsCallers = request.app.state.limits
+    request.scope[ANSWER_HEADERS].update(await limits.take_orders(current_caller(), len(body.orders)))
     return await api.submit(partner, body, instance=request.url.path)
 
 

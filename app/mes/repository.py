@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
+from typing import Any
 
 from sqlalchemy import Select, delete, func, literal, select
 from sqlalchemy.dialects.postgresql import insert
@@ -25,6 +26,7 @@ from app.models.mes import (
 from app.models.status import Channel, IllegalTransition, Status
 from app.orders import MES, UnknownOrder, is_visible, lock_order
 from readreplica.sessions import AnySession, WriteSession
+from sharding.sessions import ShardedSessions
 
 
 def newest(
@@ -78,6 +80,21 @@ def orders_of_partner(
     if reference is not None:
         found = found.where(order.reference == reference)
     return found.order_by(order.order_id.desc())
+
+
+async def read_page(
+    sessions: ShardedSessions, query: Select[*tuple[Any, ...]], **how: Any
+) -> tuple[list[dict[str, Any]], str | None]:
+    """Read a page of all shards: each row by its names, and the cursor of the next page.
+
+    Parameters:
+        sessions: the shards.
+        query: what is read.
+        how: as of `ShardedSessions.scatter`.
+    """
+    names = query.selected_columns.keys()
+    page = await sessions.scatter(query, **how)
+    return [dict(zip(names, row, strict=True)) for row in page.rows], page.next_cursor
 
 
 @dataclass(frozen=True)

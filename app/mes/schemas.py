@@ -10,12 +10,23 @@ from pydantic.config import JsonDict
 from pydantic_core import PydanticCustomError
 
 from app.flow.places import PricingPlace
+from app.kit.caller import Role
 from app.messaging.events import OrderSubmitted
 from app.models.base import EventRow
 from app.models.mes import Intake, MesOrderColumns, MesOrderItemColumns
 from app.models.reference import Finish, Material
 from app.models.status import HOT, Status
-from app.schemas import HistoryLine, OrderIdText, OrderView, Reason, View, shown, shown_history
+from app.schemas import (
+    HistoryLine,
+    Line,
+    OrderIdText,
+    OrderView,
+    Reason,
+    View,
+    hides_staff,
+    shown,
+    shown_history,
+)
 
 LISTED = tuple(s for s in Status if s in HOT - {Status.INITIATED, Status.FILE_UPLOADED})
 """The statuses in which an order waits for somebody, in the MES; each has an index of its own."""
@@ -82,6 +93,22 @@ class AdvanceOrder(BaseModel):
         return self
 
 
+class ReleaseOrder(BaseModel):
+    """Why an order that was taken is put back."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    reason: Reason = Field(examples=["the furnace is broken"])
+
+
+class HandOverOrder(BaseModel):
+    """Who gets an order that was taken."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    to: Line = Field(description="The operator's name.", examples=["Olga"])
+
+
 class PartnerOrder(BaseModel):
     """What a partner orders, beside the model's file."""
 
@@ -94,11 +121,15 @@ class PartnerOrder(BaseModel):
     reference: str | None = None
 
 
+def _shown_operator(name: str | None) -> str | None:
+    return Role.OPERATOR.value if name is not None and hides_staff() else name
+
+
 class MesOrderView(OrderView):
-    """An order as an operator sees it. `operator` has taken it; `partner` is for B2B."""
+    """An order as an operator sees it. `operator` has taken it: to partners a role; `partner` is for B2B."""
 
     partner: str | None = Field(examples=["atelier-nord"])
-    operator: str | None = Field(examples=["Rosa"])
+    operator: Annotated[str | None, AfterValidator(_shown_operator)] = Field(examples=["Rosa"])
 
 
 class IntakePlace(View):
@@ -140,6 +171,11 @@ class ItemView(View):
     unit_price: Decimal | None = Field(examples=["206.25"])
 
 
+def _unpriced(submitted: OrderSubmitted) -> list[ItemView]:
+    """Return the lines of an order that is not placed yet."""
+    return [ItemView(**item.model_dump(exclude={"model_key"}), unit_price=None) for item in submitted.items]
+
+
 class MesOrderDetail(MesOrderView):
     """An order with its lines and its history."""
 
@@ -156,10 +192,7 @@ class MesOrderDetail(MesOrderView):
     @classmethod
     def of_waiting(cls, order: PartnerOrderView, submitted: OrderSubmitted) -> Self:
         """Show a partner's order that is not placed yet."""
-        items = [
-            ItemView(**item.model_dump(exclude={"model_key"}), unit_price=None) for item in submitted.items
-        ]
-        return cls(**order.model_dump(exclude={"state"}), items=items, history=[])
+        return cls(**order.model_dump(exclude={"state"}), items=_unpriced(submitted), history=[])
 
     @classmethod
     def of(
@@ -177,7 +210,7 @@ class MesOrderDetail(MesOrderView):
             operator=order.operator,
             reference=order.reference,
             items=[ItemView.model_validate(item) for item in items],
-            history=shown_history(events),
+            history=shown_history(events, own=(order.partner,)),
             pricing=pricing,
         )
 
@@ -224,11 +257,11 @@ class PartnersOrderDetail(PartnersOrder):
     @classmethod
     def of_waiting(cls, row: Intake, shown: PartnerOrderView) -> Self:
         """Show an order that is not placed yet."""
-        items = OrderSubmitted.model_validate(row.body).items
+        submitted = OrderSubmitted.model_validate(row.body)
         return cls(
             **shown.model_dump(include=set(PartnersOrder.model_fields)),
             price_valid_until=None,
-            items=[ItemView(**item.model_dump(exclude={"model_key"}), unit_price=None) for item in items],
+            items=_unpriced(submitted),
             history=[],
             state="waiting",
             waiting=shown.waiting,

@@ -1,6 +1,8 @@
 """What the MES does for operators: the list of orders, taking one, advancing it, looking at it."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 
 from app.database import Work
@@ -10,11 +12,27 @@ from app.mes import repository
 from app.mes.errors import NotTheHolder, TakenByAnother
 from app.mes.hot_list import HotLists
 from app.mes.intake import IntakeState, shown_waiting
-from app.mes.schemas import LISTED, SET_BY_OPERATORS, AdvanceOrder, MesOrderDetail, MesOrderPage, MesOrderView
-from app.messaging.events import PROGRESS, ManufacturingStarted, OrderRejected, OrderSubmitted, StatusChanged
+from app.mes.schemas import (
+    LISTED,
+    SET_BY_OPERATORS,
+    AdvanceOrder,
+    MesOrderDetail,
+    MesOrderPage,
+    MesOrderView,
+    ReleaseOrder,
+)
+from app.messaging.events import (
+    PROGRESS,
+    ManufacturingStarted,
+    OrderRejected,
+    OrderReleased,
+    OrderSubmitted,
+    StatusChanged,
+)
+from app.models.base import EventRow
 from app.models.mes import Intake
-from app.models.status import Status
-from app.orders import MES, entry_into, is_repeated, is_visible, record_event
+from app.models.status import IllegalTransition, Status, check_release
+from app.orders import MES, append_event, is_repeated, is_visible, log_change, read_history, record_event
 from readreplica.freshness import ANY, PRIMARY, Freshness
 from readreplica.sessions import WriteSession
 from readreplica.token import CausalToken
@@ -26,6 +44,11 @@ _OPERATORS = tuple(
     for status in LISTED
     if status in {*SET_BY_OPERATORS, Status.MANUFACTURING_APPROVED, Status.MANUFACTURING_STARTED}
 )
+
+WORKED_ON = frozenset({Status.MANUFACTURING_STARTED, Status.MANUFACTURING_COMPLETED, Status.PACKAGING})
+"""The statuses in which an order is an operator's work."""
+
+HANDED_OVER = "handed_over"
 
 HOT_LIMIT = 50
 """The length of the pages that are kept: that of a list which is asked for without a limit."""
@@ -70,13 +93,16 @@ class MesService:
         after: CausalToken | None = None,
         freshness: Freshness = ANY,
     ) -> MesOrderPage:
-        newest = repository.newest(status)
-        names = newest.selected_columns.keys()
-        page = await self.sessions.scatter(
-            newest, limit=limit, cursor=cursor, after=after, freshness=freshness, keys=self.cursor_keys
+        rows, following = await repository.read_page(
+            self.sessions,
+            repository.newest(status),
+            limit=limit,
+            cursor=cursor,
+            after=after,
+            freshness=freshness,
+            keys=self.cursor_keys,
         )
-        orders = [MesOrderView.model_validate(dict(zip(names, row, strict=True))) for row in page.rows]
-        return MesOrderPage(orders=orders, next_cursor=page.next_cursor)
+        return MesOrderPage(orders=list(map(MesOrderView.model_validate, rows)), next_cursor=following)
 
     async def show(self, order_id: int) -> MesOrderDetail:
         """Read an order, live or archived, with its lines and its history.
@@ -112,9 +138,8 @@ class MesService:
             event = ManufacturingStarted(actor=operator)
             await record_event(session, MES, order, event, now=self.now())
         elif order.operator != operator:
-            taken = await entry_into(session, MES, order_id, Status.MANUFACTURING_STARTED)
-            assert taken is not None
-            raise TakenByAnother(order_id, order.operator, taken.at)
+            since = held_since(await read_history(session, MES, order_id))
+            raise TakenByAnother(order_id, order.operator, since or order.changed_at)
         return MesOrderView.model_validate(order)
 
     async def advance(self, order_id: int, step: AdvanceOrder, operator: str) -> MesOrderView:
@@ -139,12 +164,94 @@ class MesService:
             await record_event(session, MES, order, _event(step, operator), now=self.now())
         return MesOrderView.model_validate(order)
 
+    async def release(
+        self, order_id: int, request: ReleaseOrder, operator: str, *, for_another: bool
+    ) -> MesOrderView:
+        """Put back an order that was taken and is not made yet: it waits for another operator.
+
+        Asked again by the one who has put it back, this changes nothing.
+
+        Parameters:
+            order_id: the order.
+            request: why.
+            operator: who asks.
+            for_another: whether he may put back what another has taken.
+
+        Raises:
+            NotTheHolder: he may not.
+            UnknownOrder, IllegalTransition: and nothing is changed.
+        """
+        work = partial(self._release, order_id, request.reason, operator, for_another)
+        return await self._write(order_id, work)
+
+    async def _release(
+        self, order_id: int, reason: str, operator: str, for_another: bool, session: WriteSession
+    ) -> MesOrderView:
+        order = await repository.lock(session, order_id, wanted=Status.MANUFACTURING_APPROVED)
+        if order.operator is None and await self._is_released(session, order_id, operator, reason):
+            return MesOrderView.model_validate(order)
+        check_release(order_id, order.status, Status.MANUFACTURING_APPROVED)
+        if order.operator != operator and not for_another:
+            raise NotTheHolder(order_id, operator, order.operator, wanted="put back")
+        event = OrderReleased(actor=operator, reason=reason)
+        await record_event(session, MES, order, event, now=self.now())
+        return MesOrderView.model_validate(order)
+
+    async def _is_released(self, session: WriteSession, order_id: int, operator: str, reason: str) -> bool:
+        history = await read_history(session, MES, order_id)
+        last = max(history, key=lambda line: line.event_no, default=None)
+        return last is not None and (last.actor, last.detail) == (operator, {"released": reason})
+
+    async def hand_over(self, order_id: int, to: str, operator: str, *, for_another: bool) -> MesOrderView:
+        """Hand an order that was taken over to another operator, who goes on with it.
+
+        Asked again, this changes nothing.
+
+        Parameters:
+            order_id: the order.
+            to: who gets it; the caller has looked that there is such an operator.
+            operator: who asks.
+            for_another: whether he may hand over what another has taken.
+
+        Raises:
+            NotTheHolder: he may not.
+            UnknownOrder, IllegalTransition: and nothing is changed.
+        """
+        return await self._write(order_id, partial(self._hand_over, order_id, to, operator, for_another))
+
+    async def _hand_over(
+        self, order_id: int, to: str, operator: str, for_another: bool, session: WriteSession
+    ) -> MesOrderView:
+        order = await repository.lock(session, order_id, wanted=Status.MANUFACTURING_STARTED)
+        if order.status not in WORKED_ON:
+            raise IllegalTransition(order_id, order.status, Status.MANUFACTURING_STARTED)
+        if order.operator == to:
+            return MesOrderView.model_validate(order)
+        if order.operator != operator and not for_another:
+            raise NotTheHolder(order_id, operator, order.operator, wanted="hand over")
+        detail = {HANDED_OVER: {"from": order.operator, "to": to}}
+        order.operator = to
+        await append_event(session, MES, order, actor=operator, now=self.now(), detail=detail)
+        log_change(session, "order_handed_over", order)
+        return MesOrderView.model_validate(order)
+
     async def _write(self, order_id: int, work: Work[MesOrderView]) -> MesOrderView:
         view = (await self.sessions.transact(order_id, work)).value
         if self.lists is not None:
             # Those that an operator's step takes an order from, or brings it to.
             await self.lists.changed(*_OPERATORS)
         return view
+
+
+def held_since(history: Iterable[EventRow]) -> datetime | None:
+    """Return since when an order's operator has it: he took it, or was given it."""
+    since, status = None, None
+    for line in sorted(history, key=lambda line: line.event_no):
+        is_taken = line.status is Status.MANUFACTURING_STARTED and line.status is not status
+        if is_taken or HANDED_OVER in line.detail:
+            since = line.at
+        status = line.status
+    return since
 
 
 def _event(step: AdvanceOrder, operator: str) -> StatusChanged:

@@ -5,15 +5,17 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
 from secrets import token_urlsafe
-from typing import NamedTuple
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 from sqlalchemy import ColumnElement, Executable, case, delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
+from app.audit_log import record
 from app.kit.errors import AppError
 from app.kit.problem import Statuses
 from app.mes.outgoing import WebhookUrlRefused, check_url, new_secret
-from app.models.directory import WebhookEndpoint
+from app.models.directory import DirectoryAuditLine, WebhookEndpoint
 from app.models.mes import WebhookDelivery, WebhookEvent
 from readreplica.cluster import Cluster
 from readreplica.sessions import WriteSession
@@ -84,8 +86,9 @@ class Endpoints:
             WebhookUrlRefused, TooManyWebhooks: and nothing is stored.
         """
         check_url(url, allows_local=self._allows_local)
+        endpoint_id = f"wh_{token_urlsafe(16)}"
         row = {
-            "endpoint_id": f"wh_{token_urlsafe(16)}",
+            "endpoint_id": endpoint_id,
             "partner": partner,
             "url": url,
             "secret": new_secret(),
@@ -97,6 +100,8 @@ class Endpoints:
             if (await session.scalar(own) or 0) >= MOST_ENDPOINTS:
                 raise TooManyWebhooks(MOST_ENDPOINTS)
             made = await session.scalars(insert(WebhookEndpoint).values(row).returning(WebhookEndpoint))
+            facts = {"partner": partner, "host": urlsplit(url).hostname, "events": row["events"]}
+            await _record(session, "webhook_created", endpoint_id, **facts)
             return KnownEndpoint.of(made.one())
 
         return (await self._directory.transact(work)).value
@@ -127,8 +132,13 @@ class Endpoints:
             UnknownWebhook: the partner has none of this id.
         """
         await self.find(partner, endpoint_id)
-        gone = delete(WebhookEndpoint).where(WebhookEndpoint.endpoint_id == endpoint_id)
-        await self._run(gone)
+
+        async def work(session: WriteSession) -> None:
+            gone = delete(WebhookEndpoint).where(_is(endpoint_id)).returning(WebhookEndpoint.endpoint_id)
+            if await session.scalar(gone) is not None:
+                await _record(session, "webhook_deleted", endpoint_id, partner=partner)
+
+        await self._directory.transact(work)
 
     async def note_success(self, endpoint_id: str) -> None:
         """Note that a sending came through: the endpoint is good, and enabled."""
@@ -153,7 +163,10 @@ class Endpoints:
         )
 
         async def work(session: WriteSession) -> bool:
-            return await session.scalar(changed) is not None
+            is_disabled = await session.scalar(changed) is not None
+            if is_disabled:
+                await _record(session, "webhook_disabled", endpoint_id, reason=reason)
+            return is_disabled
 
         return (await self._directory.transact(work)).value
 
@@ -162,6 +175,10 @@ class Endpoints:
             await session.execute(statement)
 
         await self._directory.transact(work)
+
+
+async def _record(session: WriteSession, action: str, endpoint_id: str, **facts: Any) -> None:
+    await record(session, DirectoryAuditLine, action, None, {"webhook": endpoint_id, **facts})
 
 
 def _is(endpoint_id: str) -> ColumnElement[bool]:

@@ -276,7 +276,7 @@ class Consumer:
             self._log.info("message_handled")
         else:
             self._log.info("message_repeated")
-        return Ack(message.id, self._group)
+        return Ack(message.id, self._group, order_id=message.order_id)
 
     def _message(self, sender: ServiceName, entry: Mapping[str, str]) -> Message:
         message = decode(entry)

@@ -127,6 +127,15 @@ class OrderRejected(StatusChanged):
     reason: str
 
 
+class OrderReleased(StatusChanged):
+    """The order was put back by its operator, or for him: it waits for another one to take it."""
+
+    type: ClassVar[str] = "order.released"
+    status: ClassVar[Status] = Status.MANUFACTURING_APPROVED
+
+    reason: str
+
+
 class OrderCancelled(StatusChanged):
     """Its cancellation was requested, and MES agreed."""
 
@@ -208,6 +217,62 @@ class RequoteRequested(Event):
     actor: str
 
 
+class SnapshotEntry(Frozen):
+    """A line of an order's history, as the service has it that says so."""
+
+    event_no: int
+    status: Status
+    at: AwareDatetime
+    actor: str
+    detail: dict[str, Any] = Field(default_factory=dict)
+
+
+class SnapshotLine(Frozen):
+    """A line of an order; of a draft there may be no model yet, and no price before it was calculated."""
+
+    line_no: int
+    material: str
+    finish: str
+    quantity: int
+    model_key: str | None = None
+    model_name: str | None = None
+    unit_price: Money | None = None
+
+
+class OrderSnapshot(Event):
+    """All that one service knows of an order at one moment, for those who show orders.
+
+    `version` is the number of the last line of its history there: of two snapshots by one service the one
+    with the higher version is the newer, in whatever order they come. `history` has the lines that were
+    appended with this version. What a service does not know is left out.
+    """
+
+    type: ClassVar[str] = "order.snapshot"
+
+    version: int = Field(ge=1)
+    status: Status
+    channel: Channel
+    summary: str
+    created_at: AwareDatetime
+    changed_at: AwareDatetime
+    price: Money | None = None
+    price_valid_until: AwareDatetime | None = None
+    tariff_version: str | None = None
+    reason: str | None = None
+    customer: Customer | None = None
+    partner: str | None = None
+    reference: str | None = None
+    operator: str | None = None
+    cancel_requested_at: AwareDatetime | None = None
+    requote_requested_at: AwareDatetime | None = None
+    lines: tuple[SnapshotLine, ...] = ()
+    history: tuple[SnapshotEntry, ...] = ()
+
+    @model_serializer(mode="wrap")
+    def _leave_out_nulls(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in dump(self).items() if value is not None}
+
+
 _PROGRESS: tuple[type[ProgressEvent], ...] = (
     OrderApproved,
     ManufacturingStarted,
@@ -225,6 +290,8 @@ _DETAILED: tuple[type[Event], ...] = (
     CancelRefused,
     RequoteRequested,
     PriceRenewed,
+    OrderReleased,
+    OrderSnapshot,
 )
 
 EVENTS: Mapping[str, type[Event]] = MappingProxyType({event.type: event for event in _DETAILED + _PROGRESS})

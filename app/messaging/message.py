@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, NamedTuple, Self
 from uuid import UUID
 
 from pydantic import AwareDatetime, Field, PlainValidator, SerializeAsAny, ValidationError
@@ -21,6 +21,7 @@ TOKEN = "causaltoken"
 """An extension attribute; CloudEvents wants its name in lower-case letters and figures."""
 SENT = "senttime"
 """Another one."""
+_SUBJECT = re.compile(r"[0-9]{1,19}")
 _DATABASE = re.compile(r"[a-z][a-z0-9_]{0,62}")
 
 
@@ -45,7 +46,7 @@ class Message(Frozen):
 
     id: UUID
     source: str = Field(pattern=f"^{_DATABASE.pattern}$")
-    subject: str = Field(pattern=r"^[0-9]{1,19}$")
+    subject: str = Field(pattern=f"^{_SUBJECT.pattern}$")
     time: AwareDatetime
     data: SerializeAsAny[Event]
     attempt: int = Field(default=1, ge=1)
@@ -64,8 +65,7 @@ class Message(Frozen):
         return int(self.subject)
 
 
-@dataclass(frozen=True)
-class Dispatch:
+class Dispatch(NamedTuple):
     """A row of an outbox on its way to a stream.
 
     `time` and `data` are JSON as the database writes it: a row may hold what Python has no value for, and one
@@ -155,11 +155,15 @@ _LONGEST_REASON = 1000
 
 @dataclass(frozen=True)
 class Ack:
-    """A message was handled by `consumer`, or, with a `reason`, is to be set aside."""
+    """A message was handled by `consumer`, or, with a `reason`, is to be set aside.
+
+    `order_id` is what the message was about; None if it comes from a release that did not say so.
+    """
 
     message_id: UUID
     consumer: str
     reason: str | None = None
+    order_id: int | None = None
 
     @property
     def is_of_older_code(self) -> bool:
@@ -168,9 +172,12 @@ class Ack:
 
     def encode(self) -> dict[str, str]:
         """Make the entry for the stream `acks:SOURCE`; who signs it is the consumer."""
+        entry = {"id": str(self.message_id), "outcome": "done"}
+        if self.order_id is not None:
+            entry["subject"] = str(self.order_id)
         if self.reason is None:
-            return {"id": str(self.message_id), "outcome": "done"}
-        return {"id": str(self.message_id), "outcome": "set_aside", "reason": _legible(self.reason)}
+            return entry
+        return {**entry, "outcome": "set_aside", "reason": _legible(self.reason)}
 
     @classmethod
     def decode(cls, entry: Mapping[str, str], *, consumer: str) -> Self | None:
@@ -184,11 +191,16 @@ class Ack:
             return None
         match entry.get("outcome"):
             case "done":
-                return cls(message_id, consumer)
+                return cls(message_id, consumer, order_id=_order_id(entry.get("subject", "")))
             case "set_aside":
                 return cls(message_id, consumer, _legible(entry.get("reason", "no reason given")))
             case _:
                 return None
+
+
+def _order_id(subject: str) -> int | None:
+    known = _SUBJECT.fullmatch(subject) is not None and int(subject) <= MAX_ORDER_ID
+    return int(subject) if known else None
 
 
 def _legible(reason: str) -> str:

@@ -14,6 +14,7 @@ from sqlalchemy import (
     Select,
     Text,
     Update,
+    Uuid,
     all_,
     any_,
     bindparam,
@@ -23,10 +24,12 @@ from sqlalchemy import (
     func,
     insert,
     literal,
+    or_,
     select,
     update,
 )
 from sqlalchemy.orm import aliased
+from sqlalchemy.sql.dml import ReturningDelete
 
 from app.kit.telemetry import traceparent_of
 from app.messaging.events import Event
@@ -89,10 +92,12 @@ class Range:
         after: those with a higher sequence number that were never sent; None for all that may be due.
         successors_of: and, of those with a lower one, the ones of these orders, of which another message was
             just acknowledged.
+        is_look: and everything else, which comes first.
     """
 
     after: int | None = None
     successors_of: Collection[int] = ()
+    is_look: bool = False
 
 
 ALL = Range()
@@ -135,15 +140,15 @@ async def claim(
         await session.execute(_count_up(outbox, alike), {"attempts": count, "again_at": again_at})
     return [
         Dispatch(
-            order_id=row.order_id,
-            message_id=row.message_id,
-            destination=row.destination,
-            type=row.type,
-            time=row.time,
-            data=row.data,
-            attempt=attempts[sequence],
-            traceparent=row.traceparent,
-            sequence=sequence,
+            row.order_id,
+            row.message_id,
+            row.destination,
+            row.type,
+            row.time,
+            row.data,
+            attempts[sequence],
+            row.traceparent,
+            sequence,
         )
         for sequence, row in rows.items()
     ]
@@ -155,12 +160,17 @@ def _count_up(outbox: type[OutboxRow], rows: Sequence[Any]) -> Update:
         update(outbox)
         .where(
             # A number is no key where Citus has the table: the order says on which shard it stands.
-            outbox.order_id == any_(literal([row.order_id for row in rows], ARRAY(BigInteger))),
-            outbox.sequence == any_(literal([row.sequence for row in rows], ARRAY(BigInteger))),
+            outbox.order_id == _any_number([row.order_id for row in rows]),
+            outbox.sequence == _any_number([row.sequence for row in rows]),
         )
         .values(attempts=bindparam("attempts"), next_attempt_at=bindparam("again_at"))
         .execution_options(synchronize_session=False)
     )
+
+
+def _any_number(numbers: Collection[int]) -> ColumnElement[Any]:
+    """Return what equals any of some numbers: as one parameter, so that the statement is always the same."""
+    return any_(literal([*numbers], ARRAY(BigInteger)))
 
 
 async def _find(
@@ -176,9 +186,13 @@ async def _find(
         oldest = due.order_by(outbox.next_attempt_at, outbox.sequence).limit(limit)
         return [*(await session.execute(oldest))]
     found: list[Any] = []
-    if within.successors_of:
+    if within.is_look:
+        # Never what is claimed below by its number: of a long backlog that would be all.
+        other = due.where(or_(outbox.attempts > 0, outbox.sequence <= within.after))
+        found += await session.execute(other.order_by(outbox.next_attempt_at, outbox.sequence).limit(limit))
+    elif within.successors_of:
         following = select_due(_by_order(outbox)).where(
-            outbox.order_id.in_(within.successors_of),
+            outbox.order_id == _any_number(within.successors_of),
             # The rest waits for its turn: else it would be sent before what is older.
             outbox.sequence <= within.after,
         )
@@ -337,11 +351,11 @@ async def settle(session: WriteSession, outbox: type[OutboxRow], acks: Collectio
     service to which the message is not owed.
     """
     acknowledged: list[AcknowledgedMessage] = []
-    handled: dict[str, list[UUID]] = {}
+    handled: dict[tuple[str, bool], list[Ack]] = {}
     dead: list[DeadLetter] = []
     for ack in acks:
         if ack.reason is None:
-            handled.setdefault(ack.consumer, []).append(ack.message_id)
+            handled.setdefault((ack.consumer, ack.order_id is None), []).append(ack)
             continue
         marked = await session.execute(
             update(outbox)
@@ -354,10 +368,26 @@ async def settle(session: WriteSession, outbox: type[OutboxRow], acks: Collectio
             .returning(outbox.order_id, outbox.message_id, outbox.type)
         )
         dead += [DeadLetter(*row, ack.reason) for row in marked]
-    for consumer, ids in handled.items():
-        gone = delete(outbox).where(outbox.message_id.in_(ids), outbox.destination == consumer)
-        # A hand may have written a time that Python has not, and it must not stop the relay.
-        known = case((outbox.created_at.between(_FIRST, _LAST), outbox.created_at))
-        rows = await session.execute(gone.returning(outbox.order_id, known))
+    for (consumer, _), alike in handled.items():
+        rows = await session.execute(_delete_handled(outbox, consumer, alike))
         acknowledged += [AcknowledgedMessage(consumer, order_id, at) for order_id, at in rows]
     return Settled(acknowledged, dead)
+
+
+def _delete_handled(outbox: type[OutboxRow], consumer: str, acks: Sequence[Ack]) -> ReturningDelete[Any]:
+    """Delete the messages that a consumer has handled, in one statement.
+
+    They are looked up by their orders, if all acknowledgements name them (a release before did not). By the
+    messages' ids alone PostgreSQL may read the whole table, with all that has gone: where it has not analyzed
+    the table since something was owed, it believes that so many ids are most of it.
+    """
+    gone = delete(outbox).where(
+        outbox.message_id == any_(literal([ack.message_id for ack in acks], ARRAY(Uuid))),
+        outbox.destination == consumer,
+    )
+    orders = [ack.order_id for ack in acks if ack.order_id is not None]
+    if orders:
+        gone = gone.where(outbox.order_id == _any_number(orders))
+    # A hand may have written a time that Python has not, and it must not stop the relay.
+    known = case((outbox.created_at.between(_FIRST, _LAST), outbox.created_at))
+    return gone.returning(outbox.order_id, known)

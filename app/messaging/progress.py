@@ -8,10 +8,11 @@ at everything. Such a look takes a small share of the time only, however long it
 """
 
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from time import monotonic
 
-from app.messaging.outbox import ALL, Range
+from app.messaging.message import Dispatch
+from app.messaging.outbox import Range
 
 _LOOKING_SHARE = 20
 """A look at everything is followed by so many times its own duration without one."""
@@ -57,38 +58,40 @@ class Progress:
         self.postpone(successors_of)
         while self._seen and self._seen[0][0] <= self._began - self._late_seconds:
             self._mark = self._seen.popleft()[1]
-        if self._began >= self._look_next:
-            return ALL
-        return Range(after=self._mark, successors_of=tuple(self._successors_of))
+        return Range(
+            after=self._mark,
+            successors_of=tuple(self._successors_of),
+            is_look=self._began >= self._look_next,
+        )
 
     def postpone(self, successors_of: Collection[int]) -> None:
         """Keep orders of which a message was just acknowledged for the next claim: none is made now."""
         if len(self._successors_of) < _MOST_KEPT:
             self._successors_of.update(successors_of)
 
-    def end(self, looked_at: Range, sequences: Collection[int], *, is_cut: bool, is_limited: bool) -> None:
+    def end(self, looked_at: Range, claimed: Sequence[Dispatch], *, is_cut: bool, is_limited: bool) -> None:
         """Go on from what was claimed.
 
         Parameters:
             looked_at: what `begin` has said.
-            sequences: of the messages that were claimed.
+            claimed: the messages that were claimed.
             is_cut: there may be more.
             is_limited: no more could have been taken, for want of an allowance.
         """
         now = self._clock()
-        self._newest = max(self._newest, *sequences, -1)
-        if looked_at is ALL:
+        new = [each.sequence for each in claimed if each.attempt == 1 and each.sequence > self._mark]
+        self._newest = max(self._newest, *(each.sequence for each in claimed), -1)
+        if looked_at.is_look:
             spent = now - self._began
-            share = 1 if is_cut and not is_limited else _LOOKING_SHARE
-            pause = max(self._look_seconds, share * spent) if self._look_seconds else 0.0
-            self._look_next = now + pause
-        if not is_cut:
+            is_look_cut = is_cut and not is_limited and not new
+            pause = max(self._look_seconds, (1 if is_look_cut else _LOOKING_SHARE) * spent)
+            self._look_next = now + (pause if self._look_seconds else 0.0)
+        if is_cut:
+            # These were claimed in the order of their numbers.
+            self._reach(max(new, default=-1))
+        else:
             self._successors_of.clear()
             self._reach(self._newest)
-        elif looked_at is not ALL:
-            # In the order of their numbers. Those of a look at everything are in that of their sendings, so
-            # there may be lower numbers that were not claimed.
-            self._reach(max(sequences, default=-1))
 
     def _reach(self, sequence: int) -> None:
         """Note that what has a lower number and was there is claimed."""

@@ -2,10 +2,11 @@
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from time import monotonic
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 from uuid import UUID
 
 import structlog
@@ -15,6 +16,7 @@ from redis.exceptions import RedisError, ResponseError
 from sqlalchemy import Boolean, func, literal_column, select
 
 from app import instruments
+from app.kit.logs import log_each
 from app.kit.tasks import sleep_unless
 from app.kit.telemetry import TRACEPARENT, traceparent_of
 from app.messaging.backoff import delay_seconds, repeat_with_backoff
@@ -120,6 +122,7 @@ class Relay:
         look_seconds: float = 0.5,
         allowances: Mapping[ServiceName, SendingLimit] | None = None,
         clock: Callable[[], float] = monotonic,
+        has_board: bool = False,
     ) -> None:
         """Make a relay; `run` starts it.
 
@@ -138,13 +141,18 @@ class Relay:
             look_seconds: how often everything that is owed is looked at, if that is quick; 0: in each turn.
             allowances: of the destinations that take a limited number; what is beyond it waits in the outbox.
             clock: a monotonic clock, in seconds.
+            has_board: whether there is one, to which orders are announced.
         """
         self._cluster = cluster
         self._redis = redis
         self._outbox = outbox
         self._source = source
         self._signer = signer
-        self._destinations = sorted(service.value for service in destinations_of(signer.service))
+        self._destinations = sorted(
+            service.value
+            for service in destinations_of(signer.service)
+            if has_board or service is not ServiceName.BOARD
+        )
         self._poll_seconds = poll_seconds
         self._retry_seconds = retry_seconds
         self._longest_retry_seconds = longest_retry_seconds
@@ -336,12 +344,7 @@ class Relay:
         )
         if allowance is not None:
             allowance.give_back(limit - len(claimed))
-        progress.end(
-            within,
-            [each.sequence for each in claimed],
-            is_cut=len(claimed) >= limit,
-            is_limited=limit < self._batch,
-        )
+        progress.end(within, claimed, is_cut=len(claimed) >= limit, is_limited=limit < self._batch)
         return claimed
 
     async def _name_misaddressed(self, session: WriteSession) -> None:
@@ -388,25 +391,30 @@ class Relay:
             for each in outgoing:
                 each.span.end()
         faults: dict[str, ResponseError | None] = dict.fromkeys(each.stream for each in outgoing)
-        for (stream, entry, _), reply in zip(outgoing, replies, strict=False):
+        sent: list[Sending] = []
+        for each, reply in zip(outgoing, replies, strict=False):
             if isinstance(reply, ResponseError):
-                faults[stream] = reply
-                self._tell_unsent(stream, _named(entry), reply)
+                faults[each.stream] = reply
+                self._tell_unsent(each.stream, _named(each.entry), reply)
             else:
-                instruments.message_sent(entry[DESTINATION])
-                self._tell_sent(stream, entry)
+                sent.append(each)
+        for destination, count in Counter(each.entry[DESTINATION] for each in sent).items():
+            instruments.messages_sent(destination, count)
+        log_each(self._log, "message_sent", [_sent(each) for each in sent])
         if settled:
             is_deleted = not isinstance(replies[-1], ResponseError)
             faults[acks_stream(self._source)] = None if is_deleted else replies[-1]
         for stream, fault in faults.items():
             self._faults.note(stream, "write", fault)
 
-    def _tell_sent(self, stream: str, entry: dict[str, str]) -> None:
-        self._log.info("message_sent", stream=stream, **_named(entry), attempt=int(entry["attempt"]))
-
     def _tell_unsent(self, stream: str, named: Mapping[str, str], fault: RedisError) -> None:
         said = shortened(str(fault)) or type(fault).__name__
         self._log.error("message_not_sent", stream=stream, **named, error=said)
+
+
+def _sent(sending: Sending) -> dict[str, Any]:
+    """Return what a line about a message that was sent holds."""
+    return {**_named(sending.entry), "stream": sending.stream, "attempt": int(sending.entry["attempt"])}
 
 
 def _named(entry: Mapping[str, str]) -> dict[str, str]:

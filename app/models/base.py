@@ -7,12 +7,14 @@ from typing import Any, Generic, TypeVar
 from uuid import UUID
 
 from sqlalchemy import (
+    ARRAY,
     BigInteger,
     DateTime,
     Dialect,
     Identity,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     Numeric,
     Text,
@@ -166,3 +168,54 @@ class InboxRow:
     source: Mapped[str] = mapped_column(Text)
     type: Mapped[str] = mapped_column(Text)
     received_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+
+
+class AuditRow:
+    """Who has changed what, from where and by which key: appended in the transaction of the change.
+
+    A line belongs to the database that wrote it, and to no key: it stays where it is when orders move.
+    `xid` is the transaction's, by which it is known when no line can come before another any more.
+    """
+
+    __tablename__ = "audit_log"
+
+    xid: Mapped[int] = mapped_column(
+        BigInteger,
+        primary_key=True,
+        autoincrement=False,
+        server_default=text("(pg_current_xact_id()::text)::bigint"),
+    )
+    line_no: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=text("clock_timestamp()"))
+    action: Mapped[str] = mapped_column(Text)
+    order_id: Mapped[int | None] = mapped_column(BigInteger)
+    caller: Mapped[str] = mapped_column(Text)
+    role: Mapped[str] = mapped_column(Text)
+    door: Mapped[str | None] = mapped_column(Text)
+    identity_id: Mapped[int | None] = mapped_column(BigInteger)
+    credential: Mapped[str | None] = mapped_column(Text)
+    address: Mapped[str | None] = mapped_column(Text)
+    trace_id: Mapped[str | None] = mapped_column(Text)
+    facts: Mapped[dict[str, Any]] = mapped_column(JSONB, server_default="{}")
+
+    @declared_attr.directive
+    def __table_args__(cls) -> tuple[Index, ...]:  # noqa: N805 (SQLAlchemy's signature)
+        return (Index(None, "order_id"),)
+
+
+class AuditSealRow:
+    """Digests of the lines of transactions from `from_xid` to below `below_xid`, with the seal before."""
+
+    __tablename__ = "audit_seals"
+
+    seal_no: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    from_xid: Mapped[int] = mapped_column(BigInteger)
+    below_xid: Mapped[int] = mapped_column(BigInteger)
+    line_nos: Mapped[list[int]] = mapped_column(ARRAY(BigInteger))
+    line_digests: Mapped[bytes] = mapped_column(LargeBinary)
+    previous: Mapped[bytes] = mapped_column(LargeBinary)
+    digest: Mapped[bytes] = mapped_column(LargeBinary)
+    sealed_by: Mapped[str] = mapped_column(Text)
+    sealed_at: Mapped[datetime] = mapped_column(
+        DateTime(timezone=True), server_default=text("clock_timestamp()")
+    )

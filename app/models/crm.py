@@ -5,7 +5,17 @@ from datetime import datetime
 from sqlalchemy import DateTime, PrimaryKeyConstraint, Text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from app.models.base import EventRow, InboxRow, OrderState, OutboxRow, Quoted, index_open_orders, new_metadata
+from app.models.base import (
+    AuditRow,
+    AuditSealRow,
+    EventRow,
+    InboxRow,
+    OrderState,
+    OutboxRow,
+    Quoted,
+    index_open_orders,
+    new_metadata,
+)
 
 
 class CrmBase(DeclarativeBase):
@@ -40,3 +50,11 @@ class CrmOutbox(OutboxRow, CrmBase):
 
 class CrmInbox(InboxRow, CrmBase):
     """Messages that the CRM has handled."""
+
+
+class CrmAuditLine(AuditRow, CrmBase):
+    """Who has changed what in this database."""
+
+
+class CrmAuditSeal(AuditSealRow, CrmBase):
+    """The seals of those lines."""

@@ -8,6 +8,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     CheckConstraint,
+    ColumnElement,
     DateTime,
     Double,
     ForeignKey,
@@ -15,20 +16,34 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     Text,
+    case,
     func,
     text,
 )
 from sqlalchemy import Identity as IdentityColumn
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.types import TypeDecorator
 
-from app.models.base import new_metadata
+from app.models.base import AuditRow, AuditSealRow, new_metadata
 
 
 class DirectoryBase(DeclarativeBase):
     """Everything of the order system in the directory."""
 
     metadata = new_metadata()
+
+
+class BoundedTime(TypeDecorator[datetime]):
+    """A moment that may be `infinity` in the database: it is read as the last year that Python has."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def column_expression(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
+        """Return what is selected: psycopg raises on what Python cannot show, and then no row is read."""
+        first, last = (text(f"timestamptz '{year}-01-01 00:00:00+00'") for year in ("0002", "9999"))
+        return case((column.is_not(None), func.least(func.greatest(column, first), last)))
 
 
 class FlowOverride(DirectoryBase):
@@ -86,8 +101,8 @@ class Identity(DirectoryBase):
     limits: Mapped[dict[str, Any] | None] = mapped_column(JSONB)
     created_by: Mapped[str] = mapped_column(Text)
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
-    valid_after: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
-    revoked_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    valid_after: Mapped[datetime] = mapped_column(BoundedTime(), server_default=func.now())
+    revoked_at: Mapped[datetime | None] = mapped_column(BoundedTime())
 
 
 class IdentityKey(DirectoryBase):
@@ -104,9 +119,21 @@ class IdentityKey(DirectoryBase):
     digest: Mapped[bytes] = mapped_column(LargeBinary)
     scopes: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default="{}")
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
-    expires_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
-    revoked_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    expires_at: Mapped[datetime | None] = mapped_column(BoundedTime())
+    revoked_at: Mapped[datetime | None] = mapped_column(BoundedTime())
     last_used_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+
+
+class IdentitySubject(DirectoryBase):
+    """Who a person is to an OpenID provider, and which identity he logs in as."""
+
+    __tablename__ = "identity_subjects"
+    __table_args__ = (Index(None, "identity_id"),)
+
+    issuer: Mapped[str] = mapped_column(Text, primary_key=True)
+    subject: Mapped[str] = mapped_column(Text, primary_key=True)
+    identity_id: Mapped[int] = mapped_column(BigInteger, ForeignKey(Identity.identity_id))
+    linked_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
 
 
 class IdentitiesVersion(DirectoryBase):
@@ -138,3 +165,24 @@ class WebhookEndpoint(DirectoryBase):
     last_error: Mapped[str | None] = mapped_column(Text)
     disabled_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     disabled_reason: Mapped[str | None] = mapped_column(Text)
+
+
+class AuditHead(DirectoryBase):
+    """The digest of a seal of a database's audit log, kept apart from it; only ever appended."""
+
+    __tablename__ = "audit_heads"
+
+    database: Mapped[str] = mapped_column(Text, primary_key=True)
+    seal_no: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    digest: Mapped[bytes] = mapped_column(LargeBinary)
+    recorded_at: Mapped[datetime] = mapped_column(
+        DateTime(timezone=True), server_default=text("clock_timestamp()")
+    )
+
+
+class DirectoryAuditLine(AuditRow, DirectoryBase):
+    """Who has changed an identity, a webhook or an order to the flow."""
+
+
+class DirectoryAuditSeal(AuditSealRow, DirectoryBase):
+    """The seals of those lines."""

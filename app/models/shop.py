@@ -3,7 +3,17 @@
 from sqlalchemy import Integer, PrimaryKeyConstraint, Text, UniqueConstraint
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from app.models.base import EventRow, InboxRow, OrderState, OutboxRow, Quoted, index_open_orders, new_metadata
+from app.models.base import (
+    AuditRow,
+    AuditSealRow,
+    EventRow,
+    InboxRow,
+    OrderState,
+    OutboxRow,
+    Quoted,
+    index_open_orders,
+    new_metadata,
+)
 
 
 class ShopBase(DeclarativeBase):
@@ -45,3 +55,11 @@ class ShopOutbox(OutboxRow, ShopBase):
 
 class ShopInbox(InboxRow, ShopBase):
     """Messages that the shop has handled."""
+
+
+class ShopAuditLine(AuditRow, ShopBase):
+    """Who has changed what in this database."""
+
+
+class ShopAuditSeal(AuditSealRow, ShopBase):
+    """The seals of those lines."""

@@ -51,6 +51,12 @@ TRANSITIONS: Mapping[Status, frozenset[Status]] = MappingProxyType(
     }
 )
 
+RELEASES: Mapping[Status, Status] = MappingProxyType(
+    {Status.MANUFACTURING_STARTED: Status.MANUFACTURING_APPROVED}
+)
+"""The only step back, and its own event makes it: an operator puts back what he has taken. It is no
+transition, or a seller could approve again what is being made."""
+
 DONE: frozenset[Status] = frozenset(status for status, following in TRANSITIONS.items() if not following)
 HOT: frozenset[Status] = frozenset(TRANSITIONS) - DONE
 
@@ -74,4 +80,14 @@ def check_transition(order_id: int, current: Status, wanted: Status) -> None:
         IllegalTransition: `wanted` does not follow `current`.
     """
     if wanted not in TRANSITIONS[current]:
+        raise IllegalTransition(order_id, current, wanted)
+
+
+def check_release(order_id: int, current: Status, wanted: Status) -> None:
+    """Refuse to put an order back that no operator has taken, or that is further.
+
+    Raises:
+        IllegalTransition: `RELEASES` does not hold it.
+    """
+    if RELEASES.get(current) is not wanted:
         raise IllegalTransition(order_id, current, wanted)

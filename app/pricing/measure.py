@@ -72,13 +72,12 @@ def examine(data: bytes, *, suffix: str, recall: Recall) -> Examined:
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
         try:
-            return _examine(_read(data, suffix), suffix, recall)
+            return _examine(read_meshes(data, suffix), recall)
         except Exception as error:
             return Examined(outcome=Unmeasurable(reason=str(_fault(error, suffix))))
 
 
-def _examine(meshes: list[Mesh], suffix: str, recall: Recall) -> Examined:
-    meshes = _counted(meshes, suffix)
+def _examine(meshes: list[Mesh], recall: Recall) -> Examined:
     shape = WeldedShape.of(meshes)
     if shape is None:
         return Examined(outcome=_survey(meshes)[0])
@@ -102,15 +101,15 @@ def _fault(error: Exception, suffix: str) -> ModelFault:
     return DamagedFile(suffix)
 
 
-def _read(data: bytes, suffix: str) -> list[Mesh]:
-    """Read the bodies of a file, in mm."""
+def read_meshes(data: bytes, suffix: str) -> list[Mesh]:
+    """Read the bodies of a file, in mm: those that have triangles.
+
+    Raises:
+        ModelFault: there are none, or too many, or the file cannot be read. A reader may raise anything else.
+    """
     if not data:
         raise EmptyFile
-    return READERS[suffix](data)
-
-
-def _counted(meshes: list[Mesh], suffix: str) -> list[Mesh]:
-    """Return the meshes that have triangles, unless there are none, or too many."""
+    meshes = READERS[suffix](data)
     polygons = sum(len(mesh.faces) for mesh in meshes)
     if not polygons:
         raise NoTriangles(suffix)

@@ -1,5 +1,7 @@
 """Price one order that was leased: measure its models, decide, and settle it in one transaction."""
 
+from base64 import b64decode
+from collections import deque
 from collections.abc import Sequence
 from datetime import timedelta
 from enum import Enum, auto
@@ -16,7 +18,7 @@ from app.files import ModelMissing, ModelStore
 from app.instruments import PricingAttempt
 from app.kit.clock import Clock
 from app.messaging.events import OrderRejected, PriceCalculated, PriceRenewed
-from app.models.mes import MesOrderItem
+from app.models.mes import MesOrder, MesOrderItem, PartnerQuote
 from app.models.status import Status
 from app.orders import (
     MES,
@@ -35,6 +37,7 @@ from app.pricing.jobs import Lease
 from app.pricing.measurement import Outcome, Unmeasurable
 from app.pricing.sandbox import Sandbox
 from app.pricing.tariff import Tariff, read_tariff
+from app.quotes import DEFAULT_VALID, WAITS, answer_quote, asked_by, find_quote, is_quote
 from readreplica.sessions import WriteSession
 from readreplica.token import CausalToken
 from sharding.sessions import ShardedSessions
@@ -47,6 +50,9 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("pricing")
 MOST_EXPIRED = 10
 """After how many expired leases an order is rejected: one that kills its workers must not do so for ever.
 They are more than the attempts, for a database that was away for seconds looks the same."""
+
+
+_MOST_UNSHOWN = 200
 
 
 class Settlement(Enum):
@@ -87,6 +93,7 @@ class Pricer:
         self._max_attempts = max_attempts
         self._price_valid_for = price_valid_for
         self._cache = MeasurementCache(sessions)
+        self._unshown: deque[str] = deque(maxlen=_MOST_UNSHOWN)
 
     async def price(self, held: Lease, *, after: CausalToken) -> bool:
         """Price an order and settle it.
@@ -122,7 +129,7 @@ class Pricer:
             log.info("order_settled", attempt=held.attempt, verdict=verdict.model_dump(mode="json"))
 
     async def _consider(self, held: Lease, after: CausalToken, attempt: PricingAttempt) -> Verdict | None:
-        items, tariff = await self._items_and_tariff(held.order_id, after)
+        items, tariff, partner = await self._read(held.order_id, after)
         attempt.reused = True  # until one is measured
         keys = {item.model_key for item in items}
         outcomes: Outcomes = {key: await self._measured(key, attempt) for key in keys}
@@ -130,15 +137,52 @@ class Pricer:
         if unclear and held.tries < self._max_attempts:
             return None
         valid_for = self._price_valid_for
+        if valid_for is None and is_quote(held.order_id):
+            valid_for = DEFAULT_VALID
         valid_until = None if valid_for is None else self._now() + valid_for
-        return decide(items, outcomes, tariff, valid_until=valid_until)
+        decided = decide(items, outcomes, tariff, valid_until=valid_until)
+        if isinstance(decided, PriceCalculated) and partner is not None:
+            return await self._as_quoted(partner, items, decided)
+        return decided
 
-    async def _items_and_tariff(
+    async def _read(
         self, order_id: int, after: CausalToken
-    ) -> tuple[Sequence[MesOrderItem], Tariff]:
-        lines = select(MesOrderItem).where(MesOrderItem.order_id == order_id).order_by(MesOrderItem.line_no)
+    ) -> tuple[Sequence[MesOrderItem], Tariff, str | None]:
+        """Return the lines, the price list, and the partner whose quotes count: none if there is a price."""
         async with self._sessions.read(order_id, after=after) as session:
-            return (await session.scalars(lines)).all(), await read_tariff(session)
+            tariff = await read_tariff(session)
+            if is_quote(order_id):
+                quote = await find_quote(session, order_id, now=self._now())
+                return [_line_of(quote)] if quote is not None else [], tariff, None
+            line = MesOrderItem
+            lines = select(line).where(line.order_id == order_id).order_by(line.line_no)
+            order = await session.get(MesOrder, order_id)
+            is_first = order is not None and order.status is Status.SUBMITTED
+            partner = order.partner if order is not None and is_first else None
+            return (await session.scalars(lines)).all(), tariff, partner
+
+    async def _as_quoted(
+        self, partner: str, items: Sequence[MesOrderItem], decided: PriceCalculated
+    ) -> PriceCalculated:
+        """Return the price that the partner was quoted for the same, if that is good; else the one of now."""
+        lines = [(item.model_key, item.material, item.finish, item.quantity) for item in items]
+        asked = asked_by(partner, lines)
+        if asked is None:
+            return decided
+        # Of the primary: it may have been quoted a moment ago.
+        find = partial(find_quote, quote_id=asked.quote_id, now=self._now())
+        quote = (await self._sessions.transact(asked.quote_id, find)).value
+        if quote is None or quote.price is None or quote.unit_price is None or quote.partner != partner:
+            return decided
+        [line] = decided.items
+        return decided.model_copy(
+            update={
+                "price": quote.price,
+                "items": (line.model_copy(update={"unit_price": quote.unit_price}),),
+                "price_valid_until": quote.ends_at,
+                "tariff_version": quote.tariff_version,
+            }
+        )
 
     async def _measured(self, model_key: str, attempt: PricingAttempt) -> Outcome:
         digest = PurePosixPath(model_key).name
@@ -157,13 +201,29 @@ class Pricer:
             shapes = ShapeIndex(self._sessions)
             suffix = name.suffix.removeprefix(".")
             outcome = await self._sandbox.measure(path, suffix=suffix, shapes=shapes)
+        self._unshown.append(model_key)
         if shapes.recognised:
             log.info("piece_recognised", model=name.name)
         attempt.reused = attempt.reused and shapes.recognised
         return outcome
 
+    async def show_next(self) -> bool:
+        """Make what is shown of a model that was measured here; False if there is none left.
+
+        It is no part of a price: a worker does it when it has no order, and forgets it when it ends.
+
+        Raises:
+            FilesUnavailable, SandboxUnavailable: it was not made.
+        """
+        if not self._unshown:
+            return False
+        await show_model(self._models, self._sandbox, self._unshown.pop())
+        return True
+
     async def _settle(self, held: Lease, verdict: Verdict, session: WriteSession) -> Settlement:
         """Write the verdict, owe it to the others and delete the job: all or nothing; name what happened."""
+        if is_quote(held.order_id):
+            return await self._answer(held, verdict, session)
         try:
             order = await lock_order(session, MES, held.order_id)
         except UnknownOrder:
@@ -186,6 +246,62 @@ class Pricer:
         else:
             await record_event(session, MES, order, verdict, now=now)
         return Settlement.DONE
+
+    async def _answer(self, held: Lease, verdict: Verdict, session: WriteSession) -> Settlement:
+        """Write the price of a quote, or why it has none."""
+        if not await jobs.finish(session, held):
+            return Settlement.LEASE_LOST
+        now = self._now()
+        if isinstance(verdict, PriceCalculated):
+            [line] = verdict.items
+            assert verdict.price_valid_until is not None
+            await answer_quote(
+                session,
+                held.order_id,
+                now=now,
+                ends_at=verdict.price_valid_until,
+                unit_price=line.unit_price,
+                price=verdict.price,
+                tariff_version=verdict.tariff_version,
+            )
+        else:
+            await answer_quote(session, held.order_id, now=now, ends_at=now + WAITS, reason=verdict.reason)
+        return Settlement.DONE
+
+
+def _line_of(quote: PartnerQuote) -> MesOrderItem:
+    """Return what a quote asks for, as the line of an order that is none."""
+    return MesOrderItem(
+        order_id=quote.quote_id,
+        line_no=1,
+        material=quote.material,
+        finish=quote.finish,
+        quantity=quote.quantity,
+        model_key=quote.model_key,
+        model_name=quote.model_name,
+    )
+
+
+async def show_model(models: ModelStore, sandbox: Sandbox, model_key: str) -> bool:
+    """Make what is shown of a model, and store it; False if the model is gone, or cannot be shown.
+
+    Raises:
+        FilesUnavailable, SandboxUnavailable: it was not made.
+    """
+    name = PurePosixPath(model_key)
+    with TemporaryDirectory(prefix="preview-") as folder:
+        path = Path(folder) / name.name
+        try:
+            await models.fetch(model_key, path)
+        except ModelMissing:
+            return False
+        shown = await sandbox.preview(path, suffix=name.suffix.removeprefix("."))
+    if shown is None:
+        return False
+    await models.put_preview(model_key, "glb", b64decode(shown.glb))
+    # It is looked for by its picture, which therefore comes last.
+    await models.put_preview(model_key, "png", b64decode(shown.png))
+    return True
 
 
 async def _standing_quote(session: WriteSession, order_id: int) -> dict[str, Any]:

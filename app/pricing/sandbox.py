@@ -12,10 +12,10 @@ import signal
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Literal, Protocol, Self
 
 from opentelemetry.trace import StatusCode
 from opentelemetry.util.types import AttributeValue
@@ -31,9 +31,11 @@ from app.pricing.errors import (
     TooMuchMemory,
 )
 from app.pricing.measurement import EXAMINED, SHAPES, Examined, KnownShape, Outcome, ShapeFacts, Unmeasurable
+from app.pricing.preview import PREVIEW, Preview
 
 START_SECONDS = 60.0
 """How long a zygote may take to load the mesh libraries on a machine that is busy."""
+PREVIEW_SECONDS = 10
 GRACE_SECONDS = 10.0
 """How much longer than its child a zygote may take to answer."""
 
@@ -49,6 +51,7 @@ LOADER_OUT_OF_MEMORY = 127
 MAX_LINE_BYTES = 2**25
 """What a zygote may say at once: a shape that is to be kept is 8 MB of it."""
 FACTS: TypeAdapter[ShapeFacts] = TypeAdapter(ShapeFacts)
+Task = Literal["measure", "preview"]
 
 
 class Shapes(Protocol):
@@ -76,6 +79,14 @@ class SandboxLimits:
     cpu_seconds: int = 60
     wall_seconds: float = 120.0
     file_bytes: int = 64 * 2**20
+
+    def of_preview(self) -> "SandboxLimits":
+        """Return what showing a file may cost: it is done while there is nothing to price, and no longer."""
+        return replace(
+            self,
+            cpu_seconds=min(self.cpu_seconds, PREVIEW_SECONDS),
+            wall_seconds=min(self.wall_seconds, 3.0 * PREVIEW_SECONDS),
+        )
 
 
 class Sandbox:
@@ -125,22 +136,55 @@ class Sandbox:
         if size > self._limits.file_bytes:
             # Not remembered: the limit may be another one tomorrow.
             return Unmeasurable(reason=str(FileTooLarge(size, self._limits.file_bytes)), final=False)
-        async with self._turn:
-            zygote = self._idle.pop() if self._idle else await _Zygote.start()
-            try:
-                async with asyncio.timeout(self._limits.wall_seconds + GRACE_SECONDS):
-                    exit_code, answer = await zygote.measure(path, suffix, self._limits, shapes)
-            except (TimeoutError, EOFError, OSError):  # it was killed or stopped
-                await zygote.kill()
-                return Unmeasurable(reason=str(SandboxTimedOut()), final=False)
-            except BaseException:
-                await zygote.kill()
-                raise
-            self._idle.append(zygote)
+        try:
+            exit_code, answer = await self._ask(path, suffix, "measure", self._limits, shapes)
+        except SandboxTimedOut as error:
+            return Unmeasurable(reason=str(error), final=False)
         found = judge(exit_code, answer, self._limits)
         if shapes is not None:
             await shapes.keep(found)
         return found.outcome
+
+    async def preview(self, path: Path, *, suffix: str) -> Preview | None:
+        """Make what is shown of the model in a file; None if there is nothing to see, or no way to make it.
+
+        Parameters:
+            path: the file.
+            suffix: its format: `stl`, `obj` or `3mf`.
+
+        Raises:
+            SandboxUnavailable: no file can be read here.
+        """
+        try:
+            exit_code, answer = await self._ask(path, suffix, "preview", self._limits.of_preview(), None)
+        except SandboxTimedOut:
+            return None
+        with contextlib.suppress(ValidationError):
+            return PREVIEW.validate_json(answer) if exit_code == os.EX_OK else None
+        return None
+
+    async def _ask(
+        self, path: Path, suffix: str, task: Task, limits: SandboxLimits, shapes: Shapes | None
+    ) -> tuple[int, str]:
+        """Have one file read; return the child's exit code and answer.
+
+        Raises:
+            SandboxTimedOut: the zygote was killed or stopped.
+            SandboxUnavailable: no file can be read here.
+        """
+        async with self._turn:
+            zygote = self._idle.pop() if self._idle else await _Zygote.start()
+            try:
+                async with asyncio.timeout(limits.wall_seconds + GRACE_SECONDS):
+                    answered = await zygote.ask(path, suffix, task, limits, shapes)
+            except (TimeoutError, EOFError, OSError) as error:
+                await zygote.kill()
+                raise SandboxTimedOut from error
+            except BaseException:
+                await zygote.kill()
+                raise
+            self._idle.append(zygote)
+        return answered
 
 
 def judge(exit_code: int, answer: str, limits: SandboxLimits) -> Examined:
@@ -167,13 +211,13 @@ def _failure(exit_code: int, limits: SandboxLimits) -> Unmeasurable:
     return Unmeasurable(reason=str(ReaderCrashed()))
 
 
-def _trace_child(reply: Mapping[str, Any], suffix: str) -> None:
+def _trace_child(reply: Mapping[str, Any], suffix: str, task: Task) -> None:
     """Make the span of a child that has ended, by the times that its zygote has taken."""
     facts: dict[str, AttributeValue] = {
         "mes_storage.model.format": suffix,
         "process.exit.code": int(reply["exit_code"]),
     }
-    span = tracer.start_span("measure model", attributes=facts, start_time=int(reply["began_ns"]))
+    span = tracer.start_span(f"{task} model", attributes=facts, start_time=int(reply["began_ns"]))
     if reply["exit_code"] != os.EX_OK:
         span.set_status(StatusCode.ERROR)
     span.end(int(reply["ended_ns"]))
@@ -228,8 +272,8 @@ class _Zygote:
             raise
         return zygote
 
-    async def measure(
-        self, path: Path, suffix: str, limits: SandboxLimits, shapes: Shapes | None
+    async def ask(
+        self, path: Path, suffix: str, task: Task, limits: SandboxLimits, shapes: Shapes | None
     ) -> tuple[int, str]:
         """Ask for one file, and tell its child what is known; return the child's exit code and answer.
 
@@ -237,13 +281,15 @@ class _Zygote:
             EOFError, OSError: the zygote is gone.
         """
         confinement = {name: value for name, value in asdict(limits).items() if name != "file_bytes"}
-        await self._send(json.dumps({"path": str(path), "suffix": suffix} | confinement).encode())
+        await self._send(
+            json.dumps({"path": str(path), "suffix": suffix, "task": task} | confinement).encode()
+        )
         reply = await self._reply()
         if "asks" in reply:
             await self._send(SHAPES.dump_json(await _known(reply["asks"], shapes)))
             reply = await self._reply()
         with contextlib.suppress(Exception):  # a span is not worth a price
-            _trace_child(reply, suffix)
+            _trace_child(reply, suffix, task)
         return int(reply["exit_code"]), str(reply["answer"])
 
     async def _send(self, line: bytes) -> None:

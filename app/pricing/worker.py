@@ -138,7 +138,8 @@ class Worker:
         """Price one order, or wait a little if no shard has any."""
         leased = await self._lease(lane)
         if leased is None:
-            await sleep_unless(stop, self._options.poll_seconds)
+            if not await self._show(stop):
+                await sleep_unless(stop, self._options.poll_seconds)
             return
         held = leased.value
         context, links = cause_of(held.traceparent, is_fresh=held.is_fresh)
@@ -154,6 +155,20 @@ class Worker:
             ) as span,
         ):
             await self._work_on(held, leased.token, stop, span)
+
+    async def _show(self, stop: asyncio.Event) -> bool:
+        """Make what is shown of one model, unless there is none, or the worker stops meanwhile."""
+        showing, stopping = asyncio.create_task(self._pricer.show_next()), asyncio.create_task(stop.wait())
+        try:
+            await asyncio.wait({showing, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            return showing.done() and showing.result()
+        except OUTAGES as error:
+            log.warning("preview_not_made", error=one_line(error))
+            return False
+        finally:
+            for task in (showing, stopping):
+                task.cancel()
+            await asyncio.gather(showing, stopping, return_exceptions=True)
 
     async def _work_on(self, held: Lease, after: CausalToken, stop: asyncio.Event, span: Span) -> None:
         """Price a leased order, and keep the lease meanwhile; give it back where there is no time left."""

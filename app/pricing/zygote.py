@@ -3,11 +3,12 @@
     python -m app.pricing.zygote        (started by app.pricing.sandbox, spoken to by its standard streams)
 
 The first line out, `{"ready": true}`, comes when every format can be read. Then one JSON line in,
-`{"path", "suffix", "memory_bytes", "cpu_seconds", "wall_seconds"}`, makes one child, and one JSON line out,
-`{"exit_code", "answer", "began_ns", "ended_ns"}`, says how it ended, what it wrote, and when. Before that may
-come one line `{"asks": FACTS}`: the child has read its file, and waits for the known pieces of such facts.
-They are one JSON line in, `[SHAPE, ...]`, which goes to the child as it is. The end of standard input means
-that the worker is gone, however it died: the zygote kills its child and leaves.
+`{"path", "suffix", "task", "memory_bytes", "cpu_seconds", "wall_seconds"}`, makes one child; its task is
+`measure` or `preview`. One JSON line out, `{"exit_code", "answer", "began_ns", "ended_ns"}`, says how it
+ended, what it wrote, and when. Before that may come one line `{"asks": FACTS}`: a child that measures has
+read its file, and waits for the known pieces of such facts. They are one JSON line in, `[SHAPE, ...]`, which
+goes to the child as it is. The end of standard input means that the worker is gone, however it died: the
+zygote kills its child and leaves.
 """
 
 import contextlib
@@ -31,6 +32,7 @@ from pydantic import ValidationError
 from app.pricing.measure import examine, measure
 from app.pricing.measurement import SHAPES, KnownShape, ShapeFacts, Unmeasurable
 from app.pricing.opc import CONTENT_TYPES, MODEL_TYPE, RELATIONSHIPS, START
+from app.pricing.preview import PREVIEW, preview
 from app.pricing.threemf import CORE
 
 MAX_ANSWER_BYTES = 16 * 2**20
@@ -68,6 +70,8 @@ def _warm_up() -> None:
         outcome = measure(content(), suffix=suffix)
         if isinstance(outcome, Unmeasurable):
             sys.exit(f"the mesh libraries cannot read a wedge as {suffix}: {outcome.reason}")
+        if preview(content(), suffix=suffix) is None:
+            sys.exit(f"a wedge as {suffix} cannot be drawn")
 
 
 POINTS = ((0, 0, 0), (9, 0, 0), (0, 9, 0), (0, 0, 9))
@@ -174,7 +178,7 @@ def _run_child(request: dict[str, Any], child_end: int, known_begin: int) -> NoR
         _silence()
         data = Path(request["path"]).read_bytes()
         known = open(known_begin, "rb")  # noqa: SIM115 (read within the limits, which allow no open)
-        _confine(**{name: value for name, value in request.items() if name not in {"path", "suffix"}})
+        _confine(**{name: value for name, value in request.items() if name not in {"path", "suffix", "task"}})
         exit_code = os.EX_SOFTWARE
 
         def recall(facts: ShapeFacts) -> Sequence[KnownShape]:
@@ -184,8 +188,11 @@ def _run_child(request: dict[str, Any], child_end: int, known_begin: int) -> NoR
             except ValidationError:
                 return ()  # what is known wrongly is no fault of the file
 
-        found = examine(data, suffix=request["suffix"], recall=recall)
-        _write(child_end, json.dumps(asdict(found)).encode())
+        if request["task"] == "preview":
+            answer = PREVIEW.dump_json(preview(data, suffix=request["suffix"]))
+        else:
+            answer = json.dumps(asdict(examine(data, suffix=request["suffix"], recall=recall))).encode()
+        _write(child_end, answer)
         exit_code = os.EX_OK
     os._exit(exit_code)
 

@@ -1,7 +1,8 @@
 """The messages that the Shop handles: MES alone says how far an order is."""
 
+from app.following import follow
 from app.messaging.message import Message
-from app.orders import SHOP, follow
+from app.orders import SHOP
 from readreplica.sessions import WriteSession
 
 

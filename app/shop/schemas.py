@@ -96,7 +96,8 @@ class ShopOrderDetail(ShopOrderView):
         waiting: WaitingView | None,
     ) -> Self:
         """Show an order and everything that happened to it."""
-        return cls(**_fields(order), history=shown_history(events), pricing=pricing, waiting=waiting)
+        history = shown_history(events, own=(order.customer_name,))
+        return cls(**_fields(order), history=history, pricing=pricing, waiting=waiting)
 
 
 def _fields(order: ShopOrder) -> dict[str, Any]:

@@ -80,7 +80,8 @@ class ShopService:
             concerns(order.order_id)
             if created:
                 instruments.order_created(session.sync_session, channel=order.channel.value)
-                await append_event(session, SHOP, order, actor=request.customer.name, now=now)
+                action = "order_created"
+                await append_event(session, SHOP, order, actor=request.customer.name, now=now, action=action)
                 log_change(session, "order_created", order)
             elif not _asked_for(order, request):
                 raise IdempotencyKeyReused(key, order.order_id)
@@ -119,7 +120,8 @@ class ShopService:
         )
         if order.status is Status.FILE_UPLOADED:
             order.changed_at = now
-            await append_event(session, SHOP, order, actor=actor, now=now, detail=detail)
+            action = "order_file_uploaded"
+            await append_event(session, SHOP, order, actor=actor, now=now, detail=detail, action=action)
             log_change(session, "order_file_uploaded", order)
         else:
             await advance_order(

@@ -33,6 +33,15 @@ class Partner:
         answer = self._send("POST", "/orders", headers=headers, files=files, data=order)
         return dict(answer.json())
 
+    def quote(self, model: Path, *, seconds: float = 600, **asked: str) -> dict[str, Any]:
+        """Ask what a model costs, and order nothing; an order for the same has this price until it ends."""
+        ends, files = time.monotonic() + seconds, {"file": (model.name, model.read_bytes())}
+        shown = self._send("POST", "/quotes", files=files, data=asked).json()
+        while shown["state"] == "waiting" and time.monotonic() < ends:
+            time.sleep(1)
+            shown = self._send("GET", f"/quotes/{shown['quote_id']}").json()
+        return dict(shown)
+
     def wait(self, order_id: str, *, until: str = "PRICE_CALCULATED", seconds: float = 600) -> dict[str, Any]:
         """Ask for an order until it has a status; an unchanged one costs a 304."""
         ends, tag, shown = time.monotonic() + seconds, "", dict[str, Any]()
@@ -85,10 +94,17 @@ def main() -> None:
     for name in ("material", "finish", "quantity"):
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--reference", default="")
+    parser.add_argument("--quote", action="store_true", help="ask for the price, and order nothing")
     asked = vars(parser.parse_args())
+    is_quote = asked.pop("quote")
     headers = {"Authorization": f"Bearer {os.environ['PARTNER_KEY']}"}
     with httpx.Client(base_url=os.environ["PARTNER_URL"], headers=headers) as client:
         partner = Partner(client, os.environ["PARTNER_NAME"])
+        if is_quote:
+            del asked["reference"]
+            quoted = partner.quote(asked.pop("model"), **asked)
+            print(f"{quoted['quote_id']}: {quoted['state']}, {quoted['price']} {quoted['currency']}")
+            return
         made = partner.submit(asked.pop("model"), **asked)
         shown = partner.wait(made["order_id"])
     print(f"{shown['order_id']}: {shown['status']}, {shown['price']} {shown['currency']}")

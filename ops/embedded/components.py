@@ -225,7 +225,7 @@ class Components:
         if name in WATCHERS:
             return partial(command_of, name, self._home.monitoring)
         if name == GATEWAY and (program := find_gateway()) is not None:
-            return lambda _port: gateway_command(program, self._home.gateway)
+            return lambda port: gateway_command(program, self._home.gateway, admin_port=port)
         return None
 
     def running_services(self) -> list[ServiceProcess]:

@@ -1,5 +1,6 @@
 """The gateway of the embedded platform: Envoy on loopback, and certificates of an authority of its own."""
 
+import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -34,11 +35,18 @@ def find_gateway() -> Path | None:
         return None
 
 
-def command_of(program: Path, folder: Path) -> list[str]:
-    """Return the command that runs Envoy on the files of a folder."""
+_WITH_ROTATION = '"$1" -P -m ops.gateway.rotation "$2" "$3" & shift 3; exec "$@"'
+
+
+def command_of(program: Path, folder: Path, *, admin_port: int) -> list[str]:
+    """Return the command that runs Envoy on the files of a folder, and beside it what rotates its log."""
     # Others of its kind run on the machine, each with a base id of its own.
     words = ["--concurrency", "1", "-l", "warning", "--use-dynamic-base-id"]
-    return [str(program), "-c", str(folder / envoy.BOOTSTRAP), *words]
+    words += ["--file-flush-interval-msec", "1000"]
+    envoys = [str(program), "-c", str(folder / envoy.BOOTSTRAP), *words]
+    beside = [sys.executable, str(folder / envoy.ACCESS_LOG), str(admin_port)]
+    # exec: the process that is known by its pid is Envoy.
+    return ["sh", "-c", _WITH_ROTATION, "sh", *beside, *envoys]
 
 
 def write_gateway(project: "Project", topology: "Topology", home: Home) -> frozenset[str]:
@@ -51,8 +59,8 @@ def write_gateway(project: "Project", topology: "Topology", home: Home) -> froze
     home.gateway.mkdir(exist_ok=True, mode=0o700)
     texts = envoy.files_of(gateway_for(project, topology), home.gateway)
     changed = files.changes(home.gateway, texts)
-    # Clusters before the listeners that lead to them: Envoy takes each as it comes.
-    for name in sorted(changed, key=[envoy.BOOTSTRAP, envoy.CLUSTERS, envoy.LISTENERS].index):
+    # Listeners last, for they lead to the others: Envoy takes each as it comes.
+    for name in sorted(changed, key=lambda name: (name == envoy.LISTENERS, name)):
         files.write(home.gateway, {name: texts[name]})
     return frozenset(changed)
 

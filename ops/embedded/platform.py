@@ -298,9 +298,14 @@ class Platform:
         if gateway.pid() is None:
             for door in self._shape(self.topology()).doors:
                 ports.start(door_key(door), partial(_claim_door, door))
+        started = ports.start(service_key(GATEWAY), partial(self._start_envoy, gateway))
+        self._report(f"{gateway.name} service: {'started' if started else 'runs already'}")
+
+    def _start_envoy(self, gateway: ServiceProcess, port: int) -> bool:
+        """Start Envoy on an admin port, which stands in its files: they are written for each port."""
         if envoy.BOOTSTRAP in write_gateway(self.project, self.topology(), self.home):
             gateway.stop()  # it reads that at its start only
-        self._start_service(gateway, ports)
+        return gateway.start(port=port, databases=())
 
     def _start_watchers(self, chosen: Mapping[str, ServiceProcess], ports: ComponentPorts) -> None:
         """Start what watches the others, one after the other: each start may move a port."""

@@ -11,7 +11,7 @@ from pydantic import ConfigDict, ValidationError
 from ops.embedded.errors import ReplicaNameTaken
 from ops.embedded.postgres import REPLICATOR, SUPERUSER, access_line
 from ops.embedded.state import ComponentState, Kind
-from ops.gateway.model import section_of
+from ops.gateway.model import find_section
 from ops.monitoring.section import monitoring_of
 from ops.pages.section import pages_of
 from ops.ports import LOOPBACK, address_of
@@ -224,17 +224,18 @@ def door_key(door: str) -> str:
 
 def _gateway(topology: Topology) -> Iterator[ServiceShape]:
     """Return Envoy, where the topology has a gateway; its address is its admin port."""
-    if "gateway" in topology.sections:
-        address = ListenAddress(LOOPBACK, section_of(topology).admin_port, (("gateway", "admin_port"),))
+    section = find_section(topology)
+    if section is not None:
+        address = ListenAddress(LOOPBACK, section.admin_port, (("gateway", "admin_port"),))
         yield ServiceShape(GATEWAY, "", "/ready", address)
 
 
 def _doors(topology: Topology) -> dict[str, ListenAddress]:
-    if "gateway" not in topology.sections:
-        return {}
+    section = find_section(topology)
+    doors = {} if section is None else section.doors
     return {
         name: ListenAddress(door.host, door.port, (("gateway", "doors", name, "port"),))
-        for name, door in section_of(topology).doors.items()
+        for name, door in doors.items()
     }
 
 

@@ -1,6 +1,5 @@
 """Certificates of an authority of one's own: for the doors of an embedded platform, and for tests."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -11,6 +10,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from ops.pgbouncer.files import write
 
 AUTHORITY = "ca"
 
@@ -111,7 +112,6 @@ def _write(folder: Path, name: str, certificate: x509.Certificate, key: ec.Ellip
     pem = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    path = folder / f"{name}.key"
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-        file.write(pem)
-    (folder / f"{name}.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    text = certificate.public_bytes(serialization.Encoding.PEM).decode()
+    # Each appears complete, by a new name: that is what Envoy watches for, and then it reads both.
+    write(folder, {f"{name}.key": pem.decode(), f"{name}.pem": text})

@@ -2,13 +2,16 @@
 
 from dataclasses import asdict
 from datetime import UTC, datetime
+from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ops.gateway import envoy
-from ops.gateway.model import Gateway, GatewayRoute, gateway_of
+from ops.gateway.model import KIB, Gateway, GatewayRoute, gateway_of, section_of
+from ops.gateway.rotation import KEPT, MAX_BYTES
+from ops.gateway.rotation import rotate as rotate_log
 from ops.options import Options, options_of
 from ops.output import note, print_json, show_rows, show_written
 from ops.pgbouncer import files
@@ -18,6 +21,8 @@ if TYPE_CHECKING:
     from sharding.topology import Topology
 
 app = typer.Typer(help="Write, check and reload the gateway in front of the services.", no_args_is_help=True)
+
+MIB = KIB * KIB
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The folder of the files, which Envoy watches.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be written; change nothing.")]
@@ -99,6 +104,32 @@ def check(
     show_rows(options, [asdict(each) for each in found], empty="the gateway is what the topology asks for")
     if found:
         raise service.GatewayDiffers(len(found))
+
+
+@app.command()
+def rotate(
+    context: typer.Context,
+    folder: Folder,
+    max_mib: Annotated[int, typer.Option(min=0, help="Leave a smaller log alone.")] = MAX_BYTES // MIB,
+    keep: Annotated[int, typer.Option(min=1, help="How many older files stay.")] = KEPT,
+) -> None:
+    """Begin Envoy's access log anew if it has grown large; no line is lost.
+
+    `mesctl up` starts a process beside Envoy that does so by itself.
+    """
+    options = options_of(context)
+    port = section_of(options.topology()).admin_port
+    log = folder.resolve() / envoy.ACCESS_LOG
+    try:
+        is_done = rotate_log(log, port, max_bytes=max_mib * MIB, kept=keep)
+    except (OSError, HTTPException) as error:
+        from ops.gateway.service import EnvoySilent
+
+        raise EnvoySilent(port, str(error)) from error
+    if options.json:
+        print_json({"rotated": [log.name] if is_done else []})
+    else:
+        print(f"{log.name}: begun anew" if is_done else "nothing to do: it is small")
 
 
 @app.command()

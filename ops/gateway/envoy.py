@@ -1,4 +1,4 @@
-"""The files of Envoy: a bootstrap that stays; listeners and clusters that it reads again when they change.
+"""The files of Envoy: a bootstrap that stays; listeners, clusters and secrets that it reads again.
 
 Names are those of Envoy's API, version 3 (envoyproxy.io, "xDS"). Values that its edge guide names for a proxy
 that strangers reach ("Configuring Envoy as an edge proxy") bear the comment `edge`.
@@ -6,6 +6,7 @@ that strangers reach ("Configuring Envoy as an edge proxy") bear the comment `ed
 
 import hashlib
 import json
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,18 @@ DOOR_HEADER = "x-gateway-door"
 BUFFERED_BYTES = 1024 * KIB
 _HEADER_KIB = 32
 _MOST_HEADERS = 100
+_SECRET = "secret-"
 _STREAMS = 100
 _IDLE_SECONDS = 60.0
+_FORGED = (
+    "forwarded",
+    "x-forwarded-host",
+    "x-forwarded-prefix",
+    "x-original-url",
+    "x-real-ip",
+    "x-rewrite-url",
+)
+"""What a client may not say to a service: some programs believe it."""
 
 _TYPES = "type.googleapis.com/envoy."
 _MANAGER = "extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
@@ -51,8 +62,19 @@ def files_of(gateway: Gateway, folder: Path) -> dict[str, str]:
     return {
         BOOTSTRAP: _json(_bootstrap(gateway, folder)),
         CLUSTERS: _versioned([_cluster(each, gateway) for each in gateway.upstreams]),
-        LISTENERS: _versioned([_listener(door, gateway, folder) for door in gateway.doors]),
+        LISTENERS: _versioned([_listener(door, gateway, folder, is_static=False) for door in gateway.doors]),
+        **{secret_file(name): _versioned([secret]) for name, secret in _all_secrets(gateway).items()},
     }
+
+
+def secret_file(name: str) -> str:
+    """Return the file of a secret: Envoy takes one from each."""
+    return f"{_SECRET}{name}.json"
+
+
+def secret_names(texts: Iterable[str]) -> list[str]:
+    """Return the names of the secrets whose files are among these."""
+    return [name.removeprefix(_SECRET).removesuffix(".json") for name in texts if name.startswith(_SECRET)]
 
 
 def static_file(gateway: Gateway, folder: Path) -> str:
@@ -60,8 +82,9 @@ def static_file(gateway: Gateway, folder: Path) -> str:
     made = _bootstrap(gateway, folder)
     del made["dynamic_resources"]
     made["static_resources"] = {
-        "listeners": [_listener(door, gateway, folder) for door in gateway.doors],
+        "listeners": [_listener(door, gateway, folder, is_static=True) for door in gateway.doors],
         "clusters": [_cluster(each, gateway) for each in gateway.upstreams],
+        "secrets": list(_all_secrets(gateway).values()),
     }
     for resources in made["static_resources"].values():
         for resource in resources:
@@ -70,7 +93,7 @@ def static_file(gateway: Gateway, folder: Path) -> str:
 
 
 def version_of(text: str) -> str:
-    """Return the version that stands in a file of listeners or clusters."""
+    """Return the version that stands in a file that Envoy reads again."""
     return str(json.loads(text)["version_info"])
 
 
@@ -94,27 +117,31 @@ def _bootstrap(gateway: Gateway, folder: Path) -> dict[str, Any]:
         "node": {"id": "gateway", "cluster": "gateway"},
         "admin": {"address": _address("127.0.0.1", section.admin_port)},
         "dynamic_resources": {
-            f"{api}_config": {
-                "resource_api_version": "V3",
-                "path_config_source": {
-                    "path": str(folder / name),
-                    "watched_directory": {"path": str(folder)},
-                },
-            }
-            for api, name in (("cds", CLUSTERS), ("lds", LISTENERS))
+            f"{api}_config": _watched(folder, name) for api, name in (("cds", CLUSTERS), ("lds", LISTENERS))
         },
         "overload_manager": {"resource_monitors": [limits]},
     }
+
+
+def _watched(folder: Path, name: str) -> dict[str, Any]:
+    source = {"path": str(folder / name), "watched_directory": {"path": str(folder)}}
+    return {"resource_api_version": "V3", "path_config_source": source}
 
 
 def _address(host: str, port: int) -> dict[str, Any]:
     return {"socket_address": {"address": host, "port_value": port}}
 
 
+def _source(host: str) -> dict[str, Any]:
+    return {"address": host, "port_value": 0}
+
+
 def _cluster(upstream: Upstream, gateway: Gateway) -> dict[str, Any]:
     """Balance over the processes of a service; one that fails several times gets none for a while."""
     endpoints = [{"endpoint": {"address": _address(host, port)}} for host, port in upstream.processes]
     is_address = all(host.replace(".", "").isdecimal() or ":" in host for host, _ in upstream.processes)
+    source = gateway.section.source
+    bound = {} if source is None else {"upstream_bind_config": {"source_address": _source(source)}}
     return _typed(
         "config.cluster.v3.Cluster",
         name=upstream.service,
@@ -122,6 +149,7 @@ def _cluster(upstream: Upstream, gateway: Gateway) -> dict[str, Any]:
         connect_timeout=_seconds(gateway.section.connect_seconds),
         lb_policy="LEAST_REQUEST",
         per_connection_buffer_limit_bytes=32 * KIB,  # edge
+        **bound,
         load_assignment={"cluster_name": upstream.service, "endpoints": [{"lb_endpoints": endpoints}]},
         # A process that drains answers /readyz with 503 first.
         health_checks=[
@@ -156,13 +184,13 @@ def _cluster(upstream: Upstream, gateway: Gateway) -> dict[str, Any]:
     )
 
 
-def _listener(door: GatewayDoor, gateway: Gateway, folder: Path) -> dict[str, Any]:
+def _listener(door: GatewayDoor, gateway: Gateway, folder: Path, *, is_static: bool) -> dict[str, Any]:
     chain: dict[str, Any] = {
         "name": door.name,
         "filters": [_connection_limit(door), _manager(door, gateway, folder)],
     }
     if door.section.certificate is not None:
-        chain["transport_socket"] = _tls(door)
+        chain["transport_socket"] = _tls(door, None if is_static else folder)
     return _typed(
         "config.listener.v3.Listener",
         name=door.name,
@@ -182,29 +210,61 @@ def _connection_limit(door: GatewayDoor) -> dict[str, Any]:
     )
 
 
-def _tls(door: GatewayDoor) -> dict[str, Any]:
-    section = door.section
-    assert section.certificate is not None
-    assert section.key is not None
+def _tls(door: GatewayDoor, folder: Path | None) -> dict[str, Any]:
+    """Return how a door takes TLS; without a folder, its secrets are in the same file."""
+
+    def found(name: str) -> dict[str, Any]:
+        return {"name": name} | (
+            {} if folder is None else {"sds_config": _watched(folder, secret_file(name))}
+        )
+
     common: dict[str, Any] = {
         "alpn_protocols": ["h2", "http/1.1"],
         "tls_params": {"tls_minimum_protocol_version": "TLSv1_2"},
-        "tls_certificates": [
-            {
-                "certificate_chain": {"filename": str(door.file(section.certificate))},
-                "private_key": {"filename": str(door.file(section.key))},
-                "watched_directory": {"path": str(door.file(section.certificate).parent)},
-            }
-        ],
+        "tls_certificate_sds_secret_configs": [found(_certificate_name(door))],
     }
-    if section.clients_ca is not None:
-        common["validation_context"] = {"trusted_ca": {"filename": str(door.file(section.clients_ca))}}
+    if door.section.clients_ca is not None:
+        common["validation_context_sds_secret_config"] = found(_clients_name(door))
     return _extension(
         "envoy.transport_sockets.tls",
         "extensions.transport_sockets.tls.v3.DownstreamTlsContext",
         common_tls_context=common,
-        require_client_certificate=section.clients_ca is not None,
+        require_client_certificate=door.section.clients_ca is not None,
     )
+
+
+def _certificate_name(door: GatewayDoor) -> str:
+    return f"{door.name}-certificate"
+
+
+def _clients_name(door: GatewayDoor) -> str:
+    return f"{door.name}-clients"
+
+
+def _all_secrets(gateway: Gateway) -> dict[str, dict[str, Any]]:
+    return {each["name"]: each for door in gateway.doors for each in _secrets(door)}
+
+
+def _secrets(door: GatewayDoor) -> Iterator[dict[str, Any]]:
+    """Return the certificates of a door. Envoy reads the PEM files again when one comes in their folder."""
+    section = door.section
+    if section.certificate is not None and section.key is not None:
+        certificate = {
+            "certificate_chain": {"filename": str(door.file(section.certificate))},
+            "private_key": {"filename": str(door.file(section.key))},
+            "watched_directory": {"path": str(door.file(section.certificate).parent)},
+        }
+        yield _secret(_certificate_name(door), tls_certificate=certificate)
+    if section.clients_ca is not None:
+        authority = {
+            "trusted_ca": {"filename": str(door.file(section.clients_ca))},
+            "watched_directory": {"path": str(door.file(section.clients_ca).parent)},
+        }
+        yield _secret(_clients_name(door), validation_context=authority)
+
+
+def _secret(name: str, **content: Any) -> dict[str, Any]:
+    return _typed("extensions.transport_sockets.tls.v3.Secret", name=name, **content)
 
 
 def _manager(door: GatewayDoor, gateway: Gateway, folder: Path) -> dict[str, Any]:
@@ -223,11 +283,14 @@ def _manager(door: GatewayDoor, gateway: Gateway, folder: Path) -> dict[str, Any
         path_with_escaped_slashes_action="REJECT_REQUEST",
         strip_any_host_port=True,
         server_header_transformation="PASS_THROUGH",
-        generate_request_id=False,
+        # One of our own, in the log, to the service, and in the answer: a client's is not believed.
+        generate_request_id=True,
+        always_set_request_id_in_response=True,
         max_request_headers_kb=_HEADER_KIB,
-        request_headers_timeout="10s",
-        # A body that does not come: the routes have times of their own for the answer.
-        stream_idle_timeout="30s",
+        # The routes have times of their own for the answer.
+        request_headers_timeout=_seconds(door.section.header_seconds),
+        request_timeout=_seconds(door.section.request_seconds),
+        stream_idle_timeout=_seconds(door.section.idle_seconds),
         drain_timeout=_seconds(gateway.section.drain_seconds),
         delayed_close_timeout="1s",
         common_http_protocol_options={
@@ -268,6 +331,7 @@ def _access_log(folder: Path) -> dict[str, Any]:
         "http.response.body.bytes": "%BYTES_SENT%",
         "gateway.flags": "%RESPONSE_FLAGS%",
         "gateway.upstream": "%UPSTREAM_HOST%",
+        "http.request.id": "%REQ(X-REQUEST-ID)%",
         "traceparent": "%REQ(TRACEPARENT)%",
     }
     return _extension(
@@ -303,15 +367,30 @@ def _routes(door: GatewayDoor) -> dict[str, Any]:
                 "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
             }
         ],
+        "request_headers_to_remove": list(_FORGED),
         # A host that is none of ours has no virtual host, and is answered 404.
         "virtual_hosts": [
             {
                 "name": f"{door.name} {service}",
                 "domains": list(door.section.names[service]),
-                "routes": [_route(each) for each in door.routes if each.service == service],
+                "routes": [
+                    _no_encoding(),
+                    *(_route(each) for each in door.routes if each.service == service),
+                ],
             }
             for service in services
         ],
+    }
+
+
+def _no_encoding() -> dict[str, Any]:
+    """Refuse a body that is compressed: no service reads one, and a small one may become very large."""
+    encodings = {"name": "content-encoding", "string_match": {"exact": "identity"}, "invert_match": True}
+    return {
+        "name": "content-encoding",
+        "match": {"prefix": "/", "headers": [{"name": "content-encoding", "present_match": True}, encodings]},
+        "direct_response": {"status": 415},
+        "response_headers_to_add": [{"header": {"key": "accept-encoding", "value": "identity"}}],
     }
 
 

@@ -100,7 +100,8 @@ class DoorSection(Endpoint):
 
     `names` are the host names of each service at this door. With `certificate` and `key`, PEM files, it takes
     TLS; with `clients_ca` only clients with a certificate of that authority. `connections` is how many it has
-    open at most.
+    open at most. A client has `header_seconds` for the headers of a request and `request_seconds` for all of
+    it, and may stand still for `idle_seconds`, in sending and in reading; a stream of events may.
     """
 
     names: dict[Name, tuple[Text, ...]]
@@ -108,6 +109,9 @@ class DoorSection(Endpoint):
     key: Text | None = None
     clients_ca: Text | None = None
     connections: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
+    header_seconds: Seconds = 10.0
+    request_seconds: Seconds = 60.0
+    idle_seconds: Seconds = 30.0
 
     @model_validator(mode="after")
     def _tls_is_whole(self) -> Self:
@@ -133,14 +137,17 @@ class GatewaySection(Section):
     """`[gateway]`: the doors, and what they have in common.
 
     `admin_port` is Envoy's own on loopback, with its metrics; no door leads there. `drain_seconds` is how
-    long requests may take to end where a door is changed or closed. `processes` are further processes of a
-    service, by its name, as `HOST:PORT`: requests are balanced over them and the one in `[services.NAME]`.
+    long requests may take to end where a door is changed or closed. `source` is the address from which it
+    connects to services, and by which they know it; None for what the system chooses. `processes` are further
+    processes of a service, by its name, as `HOST:PORT`: requests are balanced over them and the one in
+    `[services.NAME]`.
     """
 
     admin_port: Port
     doors: dict[Name, DoorSection]
     drain_seconds: Seconds = 10.0
     connect_seconds: Seconds = 1.0
+    source: Text | None = None
     processes: dict[Name, tuple[Text, ...]] = Field(default_factory=dict)
 
 
@@ -187,9 +194,19 @@ def section_of(topology: Topology) -> GatewaySection:
         NoGateway: it has none.
         TopologyError: it is wrong.
     """
-    if "gateway" not in topology.sections:
+    section = find_section(topology)
+    if section is None:
         raise NoGateway(topology.path)
-    return topology.section("gateway", GatewaySection)
+    return section
+
+
+def find_section(topology: Topology) -> GatewaySection | None:
+    """Return the topology's section; None if it has none.
+
+    Raises:
+        TopologyError: it is wrong.
+    """
+    return topology.section("gateway", GatewaySection) if "gateway" in topology.sections else None
 
 
 def gateway_of(topology: Topology, routes: Mapping[str, Sequence[GatewayRoute]]) -> Gateway:

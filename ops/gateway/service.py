@@ -168,6 +168,10 @@ class RunningGateway:
                 found.append(
                     GatewayFinding(name, "Envoy has another version in force: `mesctl gateway reload`")
                 )
+        for name in envoy.secret_names(wanted):
+            file = envoy.secret_file(name)
+            if stats.get(f"sds.{name}.version_text") != envoy.version_of(wanted[file]):
+                found.append(GatewayFinding(file, "Envoy cannot read the certificate that it names"))
         for upstream in self._gateway.upstreams:
             healthy = int(stats.get(f"cluster.{upstream.service}.membership_healthy", "0"))
             if healthy < len(upstream.processes):
@@ -190,9 +194,16 @@ class RunningGateway:
         changed = files.changes(self._folder, wanted)
         if envoy.BOOTSTRAP in changed:
             raise NeedsRestart
-        # Clusters before the listeners that lead to them.
-        for name in (name for name in _PARTS if name in changed):
-            self._take(name, wanted[name], timeout_seconds)
+        secrets = [name for name in changed if name not in _PARTS]
+        before = {name: files.existing_text(self._folder / name) for name in secrets}
+        files.write(self._folder, {name: wanted[name] for name in secrets})
+        try:
+            # Clusters before the listeners that lead to them.
+            for name in (name for name in _PARTS if name in changed):
+                self._take(name, wanted[name], timeout_seconds)
+        except FilesRefused:
+            files.write(self._folder, {name: text for name, text in before.items() if text is not None})
+            raise
         return sorted(changed)
 
     def _take(self, name: str, text: str, timeout_seconds: float) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from ops.gateway.model import section_of
+from ops.gateway.model import find_section
 from ops.monitoring.model import INTERVAL_SECONDS, Alert, Inhibition, RecordingRule, Rules
 from ops.monitoring.platform import GATEWAY_METRICS
 from ops.monitoring.section import MonitoringSection, monitoring_of
@@ -62,9 +62,10 @@ def _exporter(section: MonitoringSection) -> Iterator[ScrapeJob]:
 
 def _gateway(topology: Topology) -> Iterator[ScrapeJob]:
     """Return Envoy, of whose thousand series those of `ops.monitoring.platform` are kept."""
-    if "gateway" in topology.sections:
+    section = find_section(topology)
+    if section is not None:
         kept = "|".join(f"{name}(_bucket|_sum|_count)?" for name in GATEWAY_METRICS)
-        target = _target(LOOPBACK, section_of(topology).admin_port)
+        target = _target(LOOPBACK, section.admin_port)
         yield ScrapeJob("gateway", target, path="/stats/prometheus", kept=kept)
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ops.errors import ExitStatus, OpsError
+from ops.gateway.model import section_of
 from ops.options import Options, options_of
 from ops.output import print_json
 from ops.pages.content import Panel, PanelContent
@@ -60,7 +61,8 @@ def serve(
     deadline of its own: a server that does not answer hides nothing of the others.
     """
     options = options_of(context)
-    chosen = port_of(options.topology(), port)
+    topology = options.topology()
+    chosen = port_of(topology, port)
     try:
         import uvicorn
 
@@ -74,6 +76,7 @@ def serve(
         log_level="warning",
         access_log=False,
         server_header=False,
+        forwarded_allow_ips=proxies_of(topology),
         timeout_graceful_shutdown=1,
     )
     uvicorn.Server(config).run()
@@ -100,6 +103,12 @@ def port_of(topology: "Topology", named: int | None) -> int:
     if port is None:
         raise NoPagesPort
     return port
+
+
+def proxies_of(topology: "Topology") -> list[str]:
+    """Return the addresses of proxies that are believed: those of loopback, and the gateway's own."""
+    source = section_of(topology).source if "gateway" in topology.sections else None
+    return ["127.0.0.1", "::1", *([source] if source else [])]
 
 
 def make_link(home: Path, port: int) -> str:

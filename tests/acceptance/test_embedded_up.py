@@ -42,7 +42,10 @@ from sharding.topology import Topology
 from tests.project import PROJECT
 
 MESCTL = Path(sys.executable).with_name("mesctl")
-SERVERS = ("shop", "crm", "directory", "mes_0", "mes_0_replica", "mes_1", "mes_1_replica", "valkey")
+SERVERS = (
+    *("shop", "crm", "directory", "mes_0", "mes_0_replica", "mes_1", "mes_1_replica"),
+    *("board", "board_replica", "valkey"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -489,7 +492,10 @@ def test_services_are_started_killed_and_started_again(
     platform.up()
     assert {line for line in said if line.endswith("service: started")} == {
         f"{name} service: started"
-        for name in ("shop", "crm", "mes", "pricing", "mesctl-exporter", "mesctl-gateway", "mesctl-pages")
+        for name in (
+            *("shop", "crm", "mes", "board", "pricing"),
+            *("mesctl-exporter", "mesctl-gateway", "mesctl-pages"),
+        )
     }
     _are_behind_doors(platform)
     killed = platform.kill_service("mes")

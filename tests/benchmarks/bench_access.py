@@ -1,24 +1,41 @@
-"""What it costs to know who calls, and what a limit lets through by many processes and clocks."""
+"""What it costs to know who calls, and what a limit lets through by many processes, clocks and partners."""
 
 import asyncio
 import multiprocessing
+import ssl
+import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from multiprocessing.queues import Queue
+from pathlib import Path
 from statistics import median
 from uuid import uuid4
 
+import httpx
 from httpx import ASGITransport, AsyncClient
 
 from app import topology as sections
 from app.access import identities
-from app.access.limits import CallerLimits, plan
+from app.access.limits import PLANS, CallerLimits, plan
+from app.console.demo.day import wait_until_known
+from app.console.gateway import DOORS
+from app.console.identities import create_all
 from app.kit.caller import Caller, Role
 from app.mes.application import build
 from app.messaging.streams import open_redis
+from ops.ports import LOOPBACK
+from ops.waiting import wait_until
 from sharding.engines import open_cluster
+from sharding.topology import Topology
 from tests.benchmarks.harness import Measured, benchmark, platform
+from tests.integration.gateway_rig import HOST, SOURCE, one_door, run_envoy
 from tests.integration.services_rig import fast_settings, save_map
 from tests.integration.test_services_connections import Anyone
+from tests.integration.test_services_schema import served
+from tests.load.arrivals import Caller as Client
+from tests.load.arrivals import Kind, arrivals, percentile
+from tests.load.runs import Bench, open_bench
 
 DECISIONS = 2000
 REQUESTS = 600
@@ -49,6 +66,7 @@ async def limiter_cost() -> Measured:
                 between = time.perf_counter()
                 await limits._decided(made, f"{caller.role}:{uuid4()}", (1.0, 1.0, 100.0), uuid4().hex)
                 pairs.append((between - began, time.perf_counter() - between))
+            await limits.settled()
     ping, decided = (median(each) * 1e6 for each in zip(*pairs[100:], strict=True))
     return Measured(decided / ping, f"{decided:.0f} us for all limits of a request, {ping:.0f} us for a PING")
 
@@ -68,6 +86,7 @@ def _flood(url: str, subject: int, skew_seconds: float, counted: "Queue[tuple[in
             while time.monotonic() - began < FLOOD_SECONDS:
                 verdict = await limits._decided(made, f"flood:{subject}", (1.0, 0.0, 0.0), "")
                 let_in += verdict is not None and verdict.refused_by is None
+            await limits.settled()
         return let_in, began, time.monotonic()
 
     counted.put(asyncio.run(ask()))
@@ -100,7 +119,7 @@ def limiter_error() -> Measured:
 
 @benchmark(name="auth_cost", target=1.1)
 async def auth_cost() -> Measured:
-    """List orders with an API key, and with nobody asking who it is: one after the other."""
+    """List orders with an API key, and without a question who it is: one after the other."""
     with platform() as topology:
         await save_map(topology)
         app = build(fast_settings(topology), topology)
@@ -131,3 +150,112 @@ async def auth_cost() -> Measured:
     return Measured(
         with_key / without, f"{with_key:.2f} ms for a list with an API key, {without:.2f} ms without"
     )
+
+
+@benchmark(name="gateway_cost", target=2.0)
+def gateway_cost() -> Measured:
+    """List orders through a door of the gateway, by TLS, and past it: one after the other."""
+    with platform() as topology, ExitStack() as opened:
+        asyncio.run(save_map(topology))
+        settings = fast_settings(topology).model_copy(update={"trusted_proxies": SOURCE})
+        direct = opened.enter_context(served(build(settings, topology), settings))
+        folder = Path(opened.enter_context(tempfile.TemporaryDirectory()))
+        gateway = one_door(folder, "staff", DOORS["staff"][:1], service=int(direct.rpartition(":")[2]))
+        opened.enter_context(run_envoy(gateway, folder / "gateway"))
+        trusted = ssl.create_default_context(cafile=str(folder / "ca.pem"))
+        door = f"https://{LOOPBACK}:{gateway.section.doors['staff'].port}"
+        # A service's token would not be taken at a door.
+        key = asyncio.run(_key_of_operator(topology))
+        headers = {"Authorization": f"Bearer {key}", "Host": HOST}
+        ways = [
+            opened.enter_context(httpx.Client(base_url=url, headers=headers, verify=trusted, trust_env=False))
+            for url in (direct, door)
+        ]
+        wait_until(lambda: ways[1].get("/v1/orders").status_code == 200, timeout_seconds=20)
+        pairs = []
+        for _ in range(REQUESTS):
+            spent = []
+            for way in ways:
+                began = time.perf_counter()
+                answer = way.get("/v1/orders")
+                spent.append(time.perf_counter() - began)
+                assert answer.status_code == 200
+            pairs.append(spent)
+    past, through = (median(each) * 1e3 for each in zip(*pairs[50:], strict=True))
+    return Measured(through / past, f"{through:.2f} ms for a list through the gateway, {past:.2f} ms past it")
+
+
+async def _key_of_operator(topology: Topology) -> str:
+    async with open_cluster(
+        topology, "directory", role="directory_owner", application_name="bench"
+    ) as directory:
+        made = await directory.transact(lambda s: identities.create(s, "Rosa", Role.OPERATOR, by="bench"))
+    return made.value.text
+
+
+POLITE_PER_SECOND = 15.0
+CONNECTIONS, TIMES_THE_LIMIT = 200, 10
+ROUNDS, ROUND_SECONDS = 3, 10.0
+
+
+def _flood_service(url: str, key: str, order_ids: list[str], seconds: float) -> None:
+    """Ask from many connections, each once in a time, for ten times what is allowed in all."""
+    pause = CONNECTIONS / (TIMES_THE_LIMIT * PLANS[Role.PARTNER].requests.amount)
+
+    async def connection(number: int, until: float) -> None:
+        caller = Client(url, order_ids, key)
+        await asyncio.sleep(pause * number / CONNECTIONS)
+        while time.monotonic() < until:
+            began = time.monotonic()
+            await caller.one(Kind.HISTORY)
+            await asyncio.sleep(max(0.0, pause - (time.monotonic() - began)))
+        caller.close()
+
+    async def flood() -> None:
+        until = time.monotonic() + seconds
+        await asyncio.gather(*(connection(number, until) for number in range(CONNECTIONS)))
+
+    asyncio.run(flood())
+
+
+@benchmark(name="fairness", target=1.3)
+def fairness() -> Measured:
+    """Ask as a polite partner, alone and while another one floods, in turns; compare the p99."""
+    with (
+        tempfile.TemporaryDirectory(prefix="mes-storage-bench-") as folder,
+        open_bench(Path(folder) / "platform") as bench,
+    ):
+        partners = {"atelier-nord": Role.PARTNER, "loud": Role.PARTNER}
+        keys = create_all(bench.platform.topology(), partners)
+        wait_until_known(bench.platform.topology(), {"mes": keys["loud"]})
+        alone: list[float] = []
+        beside: list[float] = []
+        for _ in range(ROUNDS):
+            alone += _ask_politely(bench, keys["atelier-nord"])
+            with _flooded(bench, keys["loud"]):
+                beside += _ask_politely(bench, keys["atelier-nord"])
+    quiet, loud = percentile(alone, 99) * 1e3, percentile(beside, 99) * 1e3
+    return Measured(
+        loud / quiet,
+        f"p99 {loud:.1f} ms beside {TIMES_THE_LIMIT} times the limit from {CONNECTIONS} connections, "
+        f"{quiet:.1f} ms alone; medians {median(beside) * 1e3:.1f} and {median(alone) * 1e3:.1f} ms",
+    )
+
+
+def _ask_politely(bench: Bench, key: str) -> list[float]:
+    """Ask for one's own orders, below one's limits; return how long each answer took."""
+    planned = arrivals(lambda _: POLITE_PER_SECOND, seconds=ROUND_SECONDS, seed=1, mix={Kind.HISTORY: 1.0})
+    found = asyncio.run(Client(bench.url, bench.order_ids, key).run(planned, seconds=ROUND_SECONDS))
+    assert {answer.status for answer in found.answers} == {200}
+    return [answer.seconds for answer in found.answers]
+
+
+@contextmanager
+def _flooded(bench: Bench, key: str) -> Iterator[None]:
+    """Have another process flood the MES during the block."""
+    asked = (bench.url, key, bench.order_ids, ROUND_SECONDS + 4)
+    flood = multiprocessing.get_context("spawn").Process(target=_flood_service, args=asked)
+    flood.start()
+    time.sleep(2.0)  # until it has started, and used up what it may ask for at once
+    yield
+    flood.join()

@@ -64,7 +64,7 @@ class Bench:
             signer = signer_of(ServiceName.CRM)
             pipeline = self.redis.pipeline(transaction=False)
             for _, entry in entries:
-                ack = Ack(UUID(entry["id"]), "crm")
+                ack = Ack(UUID(entry["id"]), "crm", order_id=int(entry["subject"]))
                 signed = signer.sign(
                     ack.encode(), kind="acknowledgement", destination="shop", peer=ServiceName.SHOP
                 )

@@ -80,6 +80,7 @@ ROWS: Mapping[str, Sequence[str]] = {
     "gateway routes": [""],
     "gateway check": [""],
     "gateway reload": ["doors --dry-run"],
+    "gateway rotate": ["doors"],
     "pgbouncer render": ["--out pooler"],
     "pgbouncer secrets": [""],
     "pgbouncer check": [""],

@@ -11,6 +11,8 @@ DELETE FROM pricing_jobs WHERE pricing_jobs.order_id = %s;
 DELETE FROM webhook_deliveries WHERE webhook_deliveries.order_id = %s AND webhook_deliveries.sequence = %s AND webhook_deliveries.endpoint_id = %s;
 DELETE FROM webhook_deliveries WHERE webhook_deliveries.order_id = ANY (%s[]) AND webhook_deliveries.sequence = ANY (%s[]);
 DELETE FROM webhook_events WHERE webhook_events.order_id = ANY (%s[]) AND webhook_events.sequence = ANY (%s[]);
+INSERT INTO audit_log (action, order_id, caller, role, door, identity_id, credential, address, trace_id, facts) VALUES (%s);
+INSERT INTO audit_seals (seal_no, from_xid, below_xid, line_nos, line_digests, previous, digest, sealed_by) VALUES (%s, %s, %s, %s[], %s, %s, %s, %s);
 INSERT INTO inbox (order_id, message_id, source, type) VALUES (%s) ON CONFLICT DO NOTHING RETURNING inbox.message_id;
 INSERT INTO intake (order_id, message_id, partner, model_key, body, received_at, traceparent, reference) VALUES (%s) ON CONFLICT DO NOTHING RETURNING intake.order_id;
 INSERT INTO measurement_claims (digest_key, digest, holder, expires_at) VALUES (%s, %s, %s, (now() + %s)) ON CONFLICT DO NOTHING RETURNING measurement_claims.digest_key;

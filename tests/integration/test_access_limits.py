@@ -1,6 +1,7 @@
 """How much a caller may ask for: the script in Redis against a model, and a partner who floods."""
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -15,14 +16,13 @@ from redis.asyncio import Redis
 
 from app import topology as sections
 from app.access import identities
-from app.access.limits import CallerLimits, Plan, RateLimited, _arguments, decide, plan
-from app.kit import tasks
+from app.access.limits import _SAID, CallerLimits, Plan, RateLimited, _arguments, decide, plan
 from app.kit.caller import Caller, Role
 from app.messaging.streams import open_redis
 from readreplica.sessions import WriteSession
 from sharding.engines import open_cluster
 from sharding.topology import Topology
-from tests.integration.services_rig import eventually, new_key, ok, open_services, problem
+from tests.integration.services_rig import Services, eventually, new_key, ok, open_services, problem
 
 SLOW = plan(
     requests_per_second=0.01, burst=5, orders_per_day=3, bytes_per_second=1, bytes_burst=1000, concurrent=20
@@ -63,7 +63,7 @@ async def ask(
 ) -> str | None:
     """Ask once; give the limit that refuses."""
     try:
-        async with limits.taken(caller, *route, size):
+        async with limits.taken(caller, *route, lambda: size):
             return None
     except RateLimited as refused:
         return refused.limit
@@ -92,7 +92,7 @@ async def test_what_is_larger_than_a_burst_is_let_in_after_a_rest(redis: Redis) 
 
 async def test_places_are_taken_and_given_back(redis: Redis) -> None:
     limits, caller = of(redis, replace(SLOW, concurrent=2)), partner()
-    async with limits.taken(caller, *GET, 0), limits.taken(caller, *GET, 0):
+    async with limits.taken(caller, *GET, int), limits.taken(caller, *GET, int):
         assert await ask(limits, caller) == "concurrent requests"
     # Asked after they were given back: both go to Redis in their order.
     assert [await ask(limits, caller) for _ in range(2)] == [None, None]
@@ -100,7 +100,7 @@ async def test_places_are_taken_and_given_back(redis: Redis) -> None:
 
 async def test_answers_say_what_is_left(redis: Redis) -> None:
     limits, caller = of(redis), partner()
-    async with limits.taken(caller, *POST, 100) as headers:
+    async with limits.taken(caller, *POST, lambda: 100) as headers:
         assert headers["RateLimit-Policy"] == (
             '"requests";q=5;w=500, "orders";q=3;w=86400, "bytes";q=1000;w=1000, "concurrent";q=20;w=1'
         )
@@ -158,8 +158,92 @@ async def test_a_slow_redis_is_not_waited_for(redis: Redis, topology: Topology) 
     began = time.monotonic()
     assert {await ask(limits, caller) for _ in range(20)} == {None}
     assert time.monotonic() - began < 1.5
-    # The question that was left comes to its end, before its client is closed.
-    await asyncio.gather(*tasks._left, return_exceptions=True)
+
+
+def places(caller: Caller) -> str:
+    return f"limit:{{{caller.role}:{caller.identity_id}}}:places"
+
+
+async def until_free(redis: Redis, caller: Caller) -> None:
+    """Wait until no place of a caller is taken."""
+    async with asyncio.timeout(10):
+        while await redis.zcard(places(caller)):  # noqa: ASYNC110 (what is waited for is in another server)
+            await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize("end", ["late", "cancelled", "disconnected"])
+async def test_a_slow_redis_keeps_no_place_of_who_did_not_wait(redis: Redis, end: str) -> None:
+    """Of an answer that is late, of a request that has ended before, and of a connection that is lost."""
+    limits, caller = of(redis, replace(SLOW, requests=replace(SLOW.requests, burst=100))), partner()
+    assert await ask(limits, caller) is None
+    await redis.client_pause(500)
+    asked = [asyncio.create_task(ask(limits, caller)) for _ in range(16)]
+    await asyncio.sleep(0.05)
+    if end == "cancelled":
+        for task in asked:
+            task.cancel()
+    if end == "disconnected":
+        assert limits._take._connection is not None
+        await limits._take._connection.disconnect(nowait=True)
+    await asyncio.gather(*asked, return_exceptions=True)
+    await redis.ping()  # it answers again
+    await limits._take.ask(("limit:x", "limit:y"), _arguments(SLOW, (0, 0, 0), ""), seconds=5)
+    await until_free(redis, caller)
+
+
+@pytest.mark.parametrize(
+    "written", [b"nan", b"\x00\x00\x00\x00\x00\x00\xf8\x7f" * 3, b"\xff" * 24, {"1": "nan"}]
+)
+async def test_what_a_stranger_has_written_is_as_nothing(redis: Redis, written: Any) -> None:
+    limits, caller = of(redis), partner()
+    due = places(caller).replace("places", "due")
+    if isinstance(written, bytes):
+        await redis.set(due, written)
+        await redis.set(places(caller), "x")
+    else:
+        await redis.hset(due, mapping=written)
+        await redis.zadd(places(caller), {str(number): math.inf for number in range(SLOW.concurrent)})
+    assert [await ask(limits, caller) for _ in range(6)] == [None] * 5 + ["requests"]
+    assert [each.name for each in await limits.usage(caller)] != []
+
+
+async def test_what_redis_refuses_of_one_caller_lets_no_other_one_in(redis: Redis) -> None:
+    limits, caller, other = of(redis), partner(), partner()
+    assert [await ask(limits, other) for _ in range(5)] == [None] * 5
+    limits._take._sha, known = "0" * 40, limits._take._sha  # it answers NOSCRIPT, whatever is loaded
+    assert await ask(limits, caller) is None
+    limits._take._sha = known
+    assert await ask(limits, other) == "requests"
+
+
+async def test_links_of_one_address_count_together_and_one_link_counts_from_everywhere(redis: Redis) -> None:
+    limits = CallerLimits(
+        redis,
+        plans={Role.CUSTOMER: SLOW},
+        address_plan=replace(SLOW, requests=replace(SLOW.requests, burst=8)),
+    )
+    MADE.append(limits)
+
+    def by_link(order: int, address: str) -> Caller:
+        return Caller(name="customer", role=Role.CUSTOMER, credential=f"link:{order}", address=address)
+
+    network = f"2001:db8:{uuid4().int >> 112:x}:1"
+    orders = [uuid4().int >> 66 for _ in range(10)]
+    # Another address of the same /64 is the same customer.
+    found = [await ask(limits, by_link(order, f"{network}::{order % 7}")) for order in orders]
+    assert found == [None] * 8 + ["requests"] * 2
+    one = uuid4().int >> 66
+    found = [await ask(limits, by_link(one, f"203.0.113.{number}")) for number in range(6)]
+    assert found == [None] * 5 + ["requests"]
+
+
+async def test_bytes_that_were_not_announced_are_owed(redis: Redis) -> None:
+    limits, caller = of(redis), partner()
+    come = iter([1, 5_000])
+    async with limits.taken(caller, *GET, lambda: next(come)):
+        pass
+    assert await ask(limits, caller, GET, 1) == "bytes"
+    assert [each.remaining for each in await limits.usage(caller)][2] == 0
 
 
 async def test_a_wiped_redis_begins_anew(redis: Redis) -> None:
@@ -190,12 +274,13 @@ def test_the_script_decides_as_the_model(
 
     async def compare() -> None:
         async with open_redis(sections.redis_url(topology, "test")) as client:
-            script = CallerLimits(client)._questions._take
+            caller = CallerLimits(client)
             keys = [f"limit:{{{uuid4()}}}:rates", f"limit:{{{uuid4()}}}:places"]
             due = [0.0, 0.0, 0.0]
             for is_order, size in asked:
                 costs = (1.0, float(is_order), float(size))
-                found = [int(each) for each in await script(keys=keys, args=_arguments(limits, costs, ""))]
+                answer = await caller._take.ask(keys, _arguments(limits, costs, ""), seconds=10)
+                found = [int(each) for each in _SAID.unpack(answer)]
                 refused, now = found[0], found[2] / 1e6
                 after, expected, _ = decide(limits.rates, due, costs, now)
                 # Within a microsecond of the border either is right.
@@ -206,6 +291,7 @@ def test_the_script_decides_as_the_model(
                 due = after
                 for at, whole in zip(due, found[4:], strict=True):
                     assert abs(max(at, now) - whole / 1e6) < 1e-3 + 1e-6 * abs(at - now)
+            await caller.settled()
 
     asyncio.run(compare())
 
@@ -221,7 +307,8 @@ async def test_a_partner_who_floods_is_refused_and_a_polite_one_is_not(topology:
             made = {}
             for name in ("loud", "polite"):
                 made[name] = (await identities.create(session, name, Role.PARTNER, by="test")).text
-            await identities.limit(session, "loud", {"requests_per_second": 1, "burst": 10})
+            await identities.limit(session, "loud", {"requests_per_second": 0.01, "burst": 10})
+            await identities.limit(session, "polite", {"bytes_per_second": 1024})
             return made
 
         keys = (await directory.transact(make)).value
@@ -253,3 +340,28 @@ async def test_a_partner_who_floods_is_refused_and_a_polite_one_is_not(topology:
             "headers": headers["loud"] | {"Idempotency-Key": new_key()},
         }
         problem(await services.mes.post("/v1/partners/loud/orders", **order), 429)
+        await what_a_request_holds_is_counted(services, headers["polite"])
+
+
+async def what_a_request_holds_is_counted(services: Services, key: dict[str, str]) -> None:
+    """Of a batch the orders that it holds, and of a body whose length is not said what has come."""
+    before = await left(services, key)
+    partner = "/v1/partners/polite"
+    one = {"material": "brass", "finish": "matte", "quantity": 1, "model": "none", "idempotency_key": "1"}
+    batch = await services.mes.post(f"{partner}/orders/batch", json={"orders": [one]}, headers=key)
+    assert f'"orders";r={before["orders"] - 1};' in batch.headers["RateLimit"]
+    assert (await left(services, key))["orders"] == before["orders"] - 1
+
+    async def chunks() -> AsyncIterator[bytes]:
+        for _ in range(50):
+            yield b" " * 1000
+
+    before = await left(services, key)
+    json_text = {"Content-Type": "application/json", **key}
+    problem(await services.mes.post(f"{partner}/webhooks", content=chunks(), headers=json_text), 422)
+    assert before["bytes"] - (await left(services, key))["bytes"] > 40_000
+
+
+async def left(services: Services, key: dict[str, str]) -> dict[str, int]:
+    shown = ok(await services.mes.get("/v1/usage", headers=key))
+    return {each["name"]: each["remaining"] for each in shown["limits"]}

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+from getpass import getuser
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -15,7 +16,7 @@ from app.console.audit.databases import OrderDatabases
 from app.console.dead_letters import LetterFilter, find_letters, retry_letter
 from app.console.monitoring.samples import read_samples
 from app.models.crm import CrmInbox, CrmOrder
-from app.models.mes import MesOrderEvent, MesOutbox
+from app.models.mes import MesAuditLine, MesOrderEvent, MesOutbox
 from app.models.status import Status
 from ops.errors import ExitStatus
 from ops.fleet import results_of
@@ -68,6 +69,16 @@ def history(clerk: Clerk, order_id: int) -> list[Any]:
     with clerk.engine(SHARDS.shard_of(order_id)).connect() as connection:
         query = select(MesOrderEvent.__table__).where(MesOrderEvent.order_id == order_id)
         return list(connection.execute(query.order_by(MesOrderEvent.event_no)))
+
+
+def audited(clerk: Clerk, order_id: int) -> list[tuple[str, str, str]]:
+    """Read what a person has done to the messages of an order, by the audit log."""
+    with clerk.engine(SHARDS.shard_of(order_id)).connect() as connection:
+        lines = MesAuditLine.__table__
+        query = select(lines.c.action, lines.c.caller, lines.c.role).where(
+            lines.c.order_id == order_id, lines.c.credential == "mesctl"
+        )
+        return [tuple(row) for row in connection.execute(query.order_by(lines.c.line_no))]
 
 
 def test_what_waits_behind_one_is_no_message_that_the_relay_has_left(
@@ -130,6 +141,7 @@ def test_one_is_due_again_with_its_attempts_counted_anew(mesctl: Mesctl, clerk: 
     assert mesctl("orders", "dead-letters", "retry", str(letter)).status == 0
     [row] = rows(clerk, order_id)
     assert (row.attempts, row.set_aside_at, row.set_aside_reason) == (0, None, None)
+    assert audited(clerk, order_id) == [("dead_letter_retried", getuser(), "dba")]
 
     again = mesctl("orders", "dead-letters", "retry", str(letter))
     assert again.status == REFUSED
@@ -177,6 +189,20 @@ def test_one_is_discarded_with_a_line_in_the_history_and_restored(mesctl: Mesctl
     assert after.set_aside_at is None
     assert "it was restored already" in mesctl(*undo).err
     assert len(history(clerk, order_id)) == 3
+    assert audited(clerk, order_id) == [
+        ("dead_letter_discarded", getuser(), "dba"),
+        ("dead_letter_restored", getuser(), "dba"),
+    ]
+
+
+def test_one_whose_order_is_unknown_is_discarded_with_a_line_in_the_audit_log(
+    mesctl: Mesctl, clerk: Clerk
+) -> None:
+    order_id = 2**40
+    letter = set_aside(clerk, order_id)
+    assert mesctl("orders", "dead-letters", "discard", str(letter), "--reason", "none has it").status == 0
+    assert (rows(clerk, order_id), history(clerk, order_id)) == ([], [])
+    assert audited(clerk, order_id) == [("dead_letter_discarded", getuser(), "dba")]
 
 
 def test_a_restored_one_passes_nothing_and_comes_once(mesctl: Mesctl, clerk: Clerk) -> None:

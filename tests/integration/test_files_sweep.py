@@ -93,6 +93,8 @@ async def test_a_model_that_no_order_names_is_deleted_and_all_others_stay(
     mesctl: Mesctl, shelf: Shelf, named: list[str]
 ) -> None:
     replaced = await shelf.put(b"replaced")
+    for key in (replaced, named[0]):
+        await shelf.store.put_preview(key, "png", b"a picture")
     young = await shelf.put(b"under way", age=timedelta(days=6))
     planned = mesctl("orders", "sweep-files", "--dry-run")
     assert planned.status == 0
@@ -102,6 +104,8 @@ async def test_a_model_that_no_order_names_is_deleted_and_all_others_stay(
     done = mesctl("orders", "sweep-files", "--json")
     assert (done.status, done.json["deleted"], done.json["bytes"], done.json["keys"]) == (0, 1, 8, [replaced])
     assert shelf.stored() == {*named, young}
+    assert await shelf.store.read_preview(replaced, "png") is None
+    assert await shelf.store.read_preview(named[0], "png") == b"a picture"
     assert mesctl("orders", "sweep-files").out == "0 of 5 models deleted, 0 bytes\n"
     assert mesctl("orders", "sweep-files", "--older-than", "5d").out == "1 of 5 models deleted, 9 bytes\n"
 

@@ -147,7 +147,7 @@ async def paused(services: Services, directory: Cluster, *, seconds: float = 360
 async def test_a_partners_order_is_taken_in_and_placed_at_once(services: Services) -> None:
     answer = await services.b2b_response()
     taken = ok(answer, 202)
-    assert answer.headers["Location"] == f"/v1/orders/{taken['order_id']}"
+    assert answer.headers["Location"] == f"/v1/partners/atelier-nord/orders/{taken['order_id']}"
     assert (taken["state"], taken["status"], taken["waiting"]["place"]) == ("waiting", "SUBMITTED", 0)
     await services.placed(answer)
     await services.shows(services.crm, taken["order_id"], "SUBMITTED")

@@ -1,191 +1,65 @@
-"""A real Envoy on the files of `mesctl gateway`, in front of real servers."""
+"""A real Envoy on the files of `mesctl gateway`, in front of real servers: one for all tests of a worker."""
 
-import asyncio
+import gzip
 import json
 import socket
 import ssl
-import subprocess
+import struct
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from random import Random
+from functools import partial
 
 import httpx
 import pytest
-import uvicorn
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
-from starlette.routing import Route
+from cryptography import x509
 
 from ops.gateway import envoy
-from ops.gateway.certificates import make_authority
-from ops.gateway.model import Gateway, GatewayDoor, GatewayRoute, GatewaySection, Upstream
-from ops.gateway.service import (
-    FilesRefused,
-    RunningGateway,
-    certificate_findings,
-    find_envoy,
-    validate,
-)
-from ops.ports import LOOPBACK, PortPicker, is_free
+from ops.gateway.model import GatewayRoute
+from ops.gateway.rotation import rotate
+from ops.gateway.service import FilesRefused, RunningGateway, certificate_findings, find_envoy, validate
+from ops.ports import LOOPBACK
 from ops.waiting import wait_until
-
-HOST = "mes.api.localhost"
-KIB = 1024
-ROUTES = (
-    GatewayRoute(path="/v1/orders/{order_id}", methods=("GET",), service="mes", is_repeatable=True),
-    GatewayRoute(path="/v1/orders", methods=("POST",), service="mes", body_bytes=KIB),
-    GatewayRoute(path="/v1/models", methods=("POST",), service="mes", body_bytes=20 * KIB * KIB),
-    GatewayRoute(path="/v1/slow", methods=("GET",), service="mes", seconds=20),
-    GatewayRoute(path="/v1/hangs", methods=("GET",), service="mes", seconds=0.5),
-    GatewayRoute(path="/v1/events", methods=("GET",), service="mes", is_stream=True),
+from tests.integration.gateway_rig import (
+    HOST,
+    KIB,
+    LARGE,
+    OTHER_HOST,
+    ROUTES,
+    SOURCE,
+    GatewayRig,
+    Upstreaming,
+    run_gateway,
 )
 
 
-free_port = PortPicker(Random()).pick
-
-
-@dataclass
-class Upstreaming:
-    """A server of a service that a test can look into."""
-
-    port: int = field(default_factory=free_port)
-    seen: list[Request] = field(default_factory=list)
-    release: threading.Event = field(default_factory=threading.Event)
-
-    async def echo(self, request: Request) -> Response:
-        body = await request.body()
-        self.seen.append(request)
-        return JSONResponse(
-            {
-                "path": request.url.path,
-                "bytes": len(body),
-                "port": self.port,
-                "headers": dict(request.headers),
-            }
-        )
-
-    async def slow(self, request: Request) -> Response:
-        self.seen.append(request)
-        await asyncio.to_thread(self.release.wait, 15)
-        return JSONResponse({"port": self.port})
-
-    async def events(self, request: Request) -> Response:
-        self.seen.append(request)
-
-        async def lines() -> AsyncIterator[str]:
-            for number in range(2):
-                yield f"data: {number}\n\n"
-                await asyncio.to_thread(self.release.wait, 15)
-
-        return StreamingResponse(lines(), media_type="text/event-stream")
-
-    async def ready(self, _request: Request) -> Response:
-        return Response()
-
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        routes = [
-            Route("/readyz", self.ready),
-            Route("/v1/slow", self.slow),
-            Route("/v1/hangs", self.slow),
-            Route("/v1/events", self.events),
-            Route("/{path:path}", self.echo, methods=["GET", "POST", "DELETE"]),
-        ]
-        config = uvicorn.Config(
-            Starlette(routes=routes), host=LOOPBACK, port=self.port, log_level="error", lifespan="off"
-        )
-        server = uvicorn.Server(config)
-        thread = threading.Thread(target=server.run, daemon=True)
-        thread.start()
-        wait_until(lambda: server.started, timeout_seconds=10)
-        try:
-            yield
-        finally:
-            self.release.set()
-            server.should_exit = server.force_exit = True
-            thread.join(10)
-
-
-@pytest.fixture
-def upstream() -> Iterator[Upstreaming]:
-    made = Upstreaming()
-    with made.running():
-        yield made
-
-
-def gateway_on(
-    folder: Path, upstreams: Sequence[Upstreaming], routes: Sequence[GatewayRoute] = ROUTES, **door: object
-) -> Gateway:
-    section = GatewaySection.model_validate(
-        {
-            "admin_port": free_port(),
-            "drain_seconds": 2.0,
-            "doors": {"external": {"host": LOOPBACK, "port": free_port(), "names": {"mes": (HOST,)}, **door}},
-        }
-    )
-    return Gateway(
-        section=section,
-        doors=(
-            GatewayDoor(
-                name="external", section=section.doors["external"], folder=folder, routes=tuple(routes)
-            ),
-        ),
-        upstreams=(Upstream(service="mes", processes=tuple((LOOPBACK, each.port) for each in upstreams)),),
-    )
-
-
-def with_routes(gateway: Gateway, *routes: GatewayRoute) -> Gateway:
-    return replace(gateway, doors=tuple(replace(door, routes=routes) for door in gateway.doors))
-
-
-@contextmanager
-def envoy_on(gateway: Gateway, folder: Path) -> Iterator[RunningGateway]:
-    folder.mkdir(exist_ok=True)
-    for name, text in envoy.files_of(gateway, folder).items():
-        (folder / name).write_text(text)
-    command = [str(find_envoy()), "-c", str(folder / envoy.BOOTSTRAP), "--concurrency", "1", "-l", "warning"]
-    with (folder / "envoy.log").open("w") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-    try:
-        port = gateway.section.doors["external"].port
-        running = RunningGateway(gateway, folder)
-        wait_until(lambda: process.poll() is not None or not is_free(port), timeout_seconds=20)
-        assert process.poll() is None, (folder / "envoy.log").read_text()
-        wait_until(lambda: not running.findings(), timeout_seconds=20)
-        yield running
-    finally:
-        process.kill()
-        process.wait()
-
-
-def client_of(gateway: Gateway, **options: object) -> httpx.Client:
-    door = gateway.section.doors["external"]
-    scheme = "https" if door.certificate else "http"
-    return httpx.Client(
-        base_url=f"{scheme}://{LOOPBACK}:{door.port}",
-        headers={"Host": HOST},
-        trust_env=False,
-        timeout=20,
-        **options,  # type: ignore[arg-type]
-    )
-
-
-@pytest.fixture
-def gateway(tmp_path: Path, upstream: Upstreaming) -> Iterator[Gateway]:
-    made = gateway_on(tmp_path, [upstream])
-    with envoy_on(made, tmp_path / "gateway"):
+@pytest.fixture(scope="session")
+def running_gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayRig]:
+    with run_gateway(tmp_path_factory.mktemp("gateway")) as made:
         yield made
 
 
 @pytest.fixture
-def client(gateway: Gateway) -> Iterator[httpx.Client]:
-    with client_of(gateway) as made:
+def rig(running_gateway: GatewayRig) -> Iterator[GatewayRig]:
+    """Give the gateway as it was made, whatever the tests before have done to it."""
+    running_gateway.upstream.seen.clear()
+    running_gateway.upstream.release.clear()
+    yield running_gateway
+    running_gateway.upstream.release.set()
+    running_gateway.running.reload()
+
+
+@pytest.fixture
+def upstream(rig: GatewayRig) -> Upstreaming:
+    return rig.upstream
+
+
+@pytest.fixture
+def client(rig: GatewayRig) -> Iterator[httpx.Client]:
+    with rig.client() as made:
         yield made
 
 
@@ -194,6 +68,8 @@ def test_a_route_leads_to_its_service(client: httpx.Client) -> None:
     assert answer.status_code == 200
     assert answer.json()["path"] == "/v1/orders/17"
     assert answer.json()["headers"]["x-gateway-door"] == "external"
+    assert answer.json()["peer"] == SOURCE  # by which the service knows the gateway
+    assert answer.json()["peer"] == SOURCE  # by which the service knows the gateway
     assert client.head("/v1/orders/17").status_code == 200
 
 
@@ -207,6 +83,8 @@ def test_a_route_leads_to_its_service(client: httpx.Client) -> None:
         ("GET", "/metrics", HOST),
         ("GET", "/readyz", HOST),
         ("GET", "/v1/orders/17", "internal.mes.api.localhost"),
+        ("GET", "/v1/orders/17", f"{HOST}.example.com"),
+        ("GET", "/v1/usage", OTHER_HOST),
     ],
 )
 def test_what_no_route_names_is_not_there(
@@ -223,16 +101,25 @@ def test_what_a_client_says_of_its_way_is_not_believed(client: httpx.Client) -> 
     lies = {
         "X-Gateway-Door": "internal",
         "X-Forwarded-For": "10.0.0.1",
+        "X-Forwarded-Proto": "https",
+        "X-Forwarded-Host": "internal.mes.api.localhost",
         "X-Forwarded-Client-Cert": "URI=spiffe://crm",
         "X-Envoy-Original-Path": "/v1/other",
         "X-Envoy-Upstream-Rq-Timeout-Ms": "1",
+        "X-Original-Url": "/metrics",
+        "X-Real-Ip": "10.0.0.1",
+        "X-Request-Id": "forged",
+        "Forwarded": "for=10.0.0.1;host=internal",
     }
     headers = client.get("/v1/orders/17", headers=lies).json()["headers"]
     assert headers["x-gateway-door"] == "external"
     # The last one is Envoy's own; of a client on loopback it names the address of this host.
     assert headers["x-forwarded-for"].split(",")[-1].strip() != lies["X-Forwarded-For"]
-    assert "x-forwarded-client-cert" not in headers
-    assert "x-envoy-original-path" not in headers
+    assert headers["x-forwarded-proto"] == "http"
+    assert headers["host"] == HOST
+    gone = {"x-forwarded-host", "x-forwarded-client-cert", "x-envoy-original-path", "x-original-url"}
+    assert headers.keys().isdisjoint({*gone, "x-real-ip", "forwarded"})
+    assert headers["x-request-id"] != lies["X-Request-Id"]
 
 
 def test_a_body_is_limited_before_the_service_sees_it(client: httpx.Client, upstream: Upstreaming) -> None:
@@ -244,26 +131,58 @@ def test_a_body_is_limited_before_the_service_sees_it(client: httpx.Client, upst
     assert client.post("/v1/models", content=file).json()["bytes"] == len(file)
 
 
+def test_a_body_that_is_compressed_is_refused(client: httpx.Client, upstream: Upstreaming) -> None:
+    bomb = gzip.compress(bytes(64 * KIB))
+    for coding in ("gzip", "GZIP", "br", "identity, gzip"):
+        answer = client.post("/v1/orders", content=bomb, headers={"Content-Encoding": coding})
+        assert answer.status_code == 415
+        assert answer.headers["accept-encoding"] == "identity"
+    assert upstream.seen == []
+    assert client.post("/v1/orders", content=b"x", headers={"Content-Encoding": "identity"}).is_success
+
+
 @pytest.mark.parametrize(
     "request_",
     [
         "POST /v1/orders HTTP/1.1\r\nHost: {host}\r\nContent-Length: 5\r\n"
         "Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        "POST /v1/orders HTTP/1.1\r\nHost: {host}\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
+        "POST /v1/orders HTTP/1.1\r\nHost: {host}\r\nTransfer-Encoding : chunked\r\n\r\n0\r\n\r\n",
         "GET /v1/orders/..%2f..%2fadmin HTTP/1.1\r\nHost: {host}\r\n\r\n",
         "GET /v1/orders/17 HTTP/1.1\r\nHost: {host}\r\nX_Gateway_Door: internal\r\n\r\n",
         "GET /v1/orders/17 HTTP/1.1\r\nHost: {host}\r\nX-A: b\r\n\x00\r\n\r\n",
         "GET /v1/orders/17 HTTP/1.1\r\nHost: {host}\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+        "GET /v1/orders/17 HTTP/1.1\r\nHost: {host}\r\nHost: internal\r\n\r\n",
         "GET /v1/orders/17 HTTP/1.1\r\nHost: {host}\r\nX-Long: " + "a" * 40_000 + "\r\n\r\n",
+        "GET /v1/orders/17 HTTP/1.1\r\nHost: {host}\r\n" + "X-Many: a\r\n" * 110 + "\r\n",
     ],
 )
 def test_what_two_readers_would_read_in_two_ways_is_refused(
-    gateway: Gateway, upstream: Upstreaming, request_: str
+    rig: GatewayRig, upstream: Upstreaming, request_: str
 ) -> None:
-    port = gateway.section.doors["external"].port
-    with closing(socket.create_connection((LOOPBACK, port), timeout=10)) as raw:
+    with closing(rig.connect()) as raw:
         raw.sendall(request_.format(host=HOST).encode())
         status = raw.recv(100).split(b" ")[1]
-    assert status in (b"400", b"431"), status
+    assert status in (b"400", b"404", b"431", b"501"), status
+    assert upstream.seen == []
+
+
+def test_half_a_line_end_ends_no_line(rig: GatewayRig, upstream: Upstreaming) -> None:
+    with closing(rig.connect()) as raw:
+        lie = f"GET /v1/orders/17 HTTP/1.1\r\nHost: {HOST}\r\nX-A: b\rX-Gateway-Door: internal\r\n\r\n"
+        raw.sendall(lie.encode())
+        assert raw.recv(100)
+    assert [each.headers.getlist("x-gateway-door") for each in upstream.seen] == [["external"]]
+    assert [each.headers["x-a"] for each in upstream.seen] == ["bX-Gateway-Door: internal"]
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/orders/../../metrics", "/v1/orders/%2e%2e/%2e%2e/metrics", "//metrics", "/v1/./orders/"]
+)
+def test_a_path_that_climbs_leads_nowhere(rig: GatewayRig, upstream: Upstreaming, path: str) -> None:
+    with closing(rig.connect()) as raw:
+        raw.sendall(f"GET {path} HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode())
+        assert raw.recv(100).split(b" ")[1] in (b"400", b"404")
     assert upstream.seen == []
 
 
@@ -273,96 +192,278 @@ def test_a_slow_answer_ends_by_the_time_of_its_route(client: httpx.Client) -> No
     assert time.monotonic() - started < 5
 
 
-def test_a_stream_of_events_has_no_end_of_its_own(client: httpx.Client, upstream: Upstreaming) -> None:
-    with client.stream("GET", "/v1/events") as answer:
+def answer_of(raw: socket.socket) -> bytes:
+    """Read until the other side ends the connection."""
+    parts = []
+    try:
+        while part := raw.recv(65536):
+            parts.append(part)
+    except ConnectionResetError:
+        pass
+    return b"".join(parts)
+
+
+@pytest.mark.parametrize(
+    "begun",
+    [
+        f"GET /v1/orders/17 HTTP/1.1\r\nHost: {HOST}\r\n",
+        f"POST /v1/orders HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 1000\r\n\r\n",
+        f"POST /v1/models HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 1000\r\n\r\n",
+    ],
+    ids=["header", "small body", "body of a file"],
+)
+def test_a_client_that_sends_a_byte_now_and_then_is_let_go(rig: GatewayRig, begun: str) -> None:
+    """Never idle, and never done: the time for the whole request ends it."""
+    with closing(rig.connect("impatient")) as raw:
+        raw.sendall(begun.encode())
+        raw.settimeout(0.1)
+        answer, deadline = b"", time.monotonic() + 15
+        while not answer and time.monotonic() < deadline:
+            try:
+                raw.send(b"x")
+                answer = raw.recv(100)
+            except TimeoutError:
+                continue
+            except (BrokenPipeError, ConnectionResetError):
+                break
+        assert time.monotonic() < deadline
+        assert answer.split(b" ")[1:2] in ([b"408"], [])
+
+
+def test_a_client_that_does_not_read_is_let_go(rig: GatewayRig) -> None:
+    with closing(rig.connect("impatient", receives=4096)) as raw:
+        raw.sendall(f"GET /v1/large HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode())
+        ended = "http.impatient.downstream_rq_idle_timeout"
+        before = rig.stat(ended)
+        assert wait_until(lambda: rig.stat(ended) > before, timeout_seconds=15)
+        assert len(answer_of(raw)) < len(LARGE)
+
+
+def test_a_stream_of_events_has_no_end_of_its_own(rig: GatewayRig, upstream: Upstreaming) -> None:
+    with rig.client("impatient") as client, client.stream("GET", "/v1/events") as answer:
         lines = answer.iter_lines()
         assert next(lines) == "data: 0"
-        upstream.release.set()
+        threading.Timer(1.0, upstream.release.set).start()  # longer than that door's patience
         assert "data: 1" in list(lines)
 
 
-def test_each_request_has_a_line_in_the_log(client: httpx.Client, tmp_path: Path) -> None:
+# HTTP/2 by hand: no client sends these.
+_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+_HEADERS, _RST_STREAM, _SETTINGS, _GOAWAY, _END = 1, 3, 4, 7, 5
+
+
+def frame(kind: int, flags: int, stream: int, content: bytes = b"") -> bytes:
+    return struct.pack(">I", len(content))[1:] + bytes([kind, flags]) + struct.pack(">I", stream) + content
+
+
+def literal(name: str, value: bytes) -> bytes:
+    """Return a header by HPACK (RFC 7541, 6.2.2), without its table and without Huffman."""
+    return b"\x00" + bytes([len(name)]) + name.encode() + bytes([len(value)]) + value
+
+
+def headers_of(path: str, *more: tuple[str, bytes]) -> bytes:
+    fields = (
+        (":method", b"GET"),
+        (":scheme", b"http"),
+        (":path", path.encode()),
+        (":authority", HOST.encode()),
+        *more,
+    )
+    return b"".join(literal(name, value) for name, value in fields)
+
+
+def frames_of(answer: bytes) -> Iterator[tuple[int, int, bytes]]:
+    """Return kind, stream and content of each frame."""
+    while len(answer) >= 9:
+        length = int.from_bytes(answer[:3])
+        yield answer[3], int.from_bytes(answer[5:9]), answer[9 : 9 + length]
+        answer = answer[9 + length :]
+
+
+def test_a_flood_of_resets_costs_its_sender_the_connection(rig: GatewayRig, client: httpx.Client) -> None:
+    """HTTP/2 rapid reset (CVE-2023-44487): a stream is begun and reset, so that it counts as none."""
+    fields = headers_of("/v1/slow")
+    with closing(rig.connect()) as raw:
+        raw.sendall(_PREFACE + frame(_SETTINGS, 0, 0))
+        sent, is_open = 0, True
+        while is_open and sent < 20_000:
+            numbers = range(2 * sent + 1, 2 * (sent + 50) + 1, 2)
+            burst = b"".join(
+                frame(_HEADERS, _END, number, fields) + frame(_RST_STREAM, 0, number, bytes(4))
+                for number in numbers
+            )
+            try:
+                raw.sendall(burst)
+            except OSError:
+                is_open = False
+            sent += 50
+            assert client.get("/v1/orders/17").status_code == 200
+        assert not is_open
+        assert sent < 5_000
+
+
+def test_a_header_with_a_line_end_in_it_is_refused(rig: GatewayRig, upstream: Upstreaming) -> None:
+    split = ("x-a", b"b\r\nX-Gateway-Door: internal")
+    with closing(rig.connect()) as raw:
+        raw.sendall(_PREFACE + frame(_SETTINGS, 0, 0))
+        raw.sendall(frame(_HEADERS, _END, 1, headers_of("/v1/orders/17", split)))
+        kinds: list[int] = []
+        while not {_RST_STREAM, _GOAWAY} & set(kinds) and (part := raw.recv(65536)):
+            kinds += [kind for kind, _, _ in frames_of(part)]
+            assert _HEADERS not in kinds
+    assert upstream.seen == []
+
+
+def line_of(rig: GatewayRig, request_id: str) -> dict[str, object]:
+    """Return the line of a request in the log, once it is there."""
+    log = rig.folder / envoy.ACCESS_LOG
+    assert wait_until(lambda: log.exists() and request_id in log.read_text(), timeout_seconds=20)
+    lines = map(json.loads, log.read_text().splitlines())
+    found: dict[str, object] = next(each for each in lines if each["http.request.id"] == request_id)
+    return found
+
+
+def test_each_request_has_a_line_in_the_log(rig: GatewayRig, client: httpx.Client) -> None:
     trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-    client.get("/v1/orders/17?key=secret", headers={"traceparent": trace})
-    log = tmp_path / "gateway" / envoy.ACCESS_LOG
-    wait_until(lambda: log.exists() and "/v1/orders/17" in log.read_text(), timeout_seconds=15)
-    assert "secret" not in log.read_text()
-    line = next(each for each in map(json.loads, log.read_text().splitlines()) if each["url.path"] != "/")
+    answer = client.get("/v1/orders/17?key=secret", headers={"traceparent": trace})
+    request_id = answer.headers["x-request-id"]
+    assert answer.json()["headers"]["x-request-id"] == request_id
+    assert answer.json()["headers"]["traceparent"] == trace
+    line = line_of(rig, request_id)
     assert line["gateway.door"] == "external"
     assert line["traceparent"] == trace
     assert line["http.response.status_code"] == 200
+    assert "secret" not in (rig.folder / envoy.ACCESS_LOG).read_text()
+
+
+def test_the_log_begins_anew_and_no_line_is_lost(rig: GatewayRig, client: httpx.Client) -> None:
+    log, port = rig.folder / envoy.ACCESS_LOG, rig.gateway.section.admin_port
+    before = client.get("/v1/orders/17").headers["x-request-id"]
+    line_of(rig, before)
+    assert not rotate(log, port)
+    assert rotate(log, port, max_bytes=100, kept=2)
+    assert before in log.with_name("access.log.1").read_text()
+    after = client.get("/v1/orders/17").headers["x-request-id"]
+    assert line_of(rig, after)
+    assert before not in log.read_text()
+    # And once more, so that the oldest goes.
+    for _ in range(2):
+        line_of(rig, client.get("/v1/orders/17").headers["x-request-id"])
+        assert rotate(log, port, max_bytes=100, kept=2)
+    names = {each.name for each in rig.folder.glob("access.log.*")}
+    assert names == {"access.log.1", "access.log.2"}
+    assert before not in "".join((rig.folder / name).read_text() for name in names)
 
 
 def test_a_new_route_is_in_force_at_once_and_a_request_under_way_ends_as_it_began(
-    gateway: Gateway, client: httpx.Client, upstream: Upstreaming, tmp_path: Path
+    rig: GatewayRig, client: httpx.Client, upstream: Upstreaming
 ) -> None:
-    folder = tmp_path / "gateway"
     answers: list[int] = []
 
     def ask() -> None:
-        with client_of(gateway) as other:
+        with rig.client() as other:
             answers.append(other.get("/v1/slow").status_code)
 
     slow = threading.Thread(target=ask)
     slow.start()
     wait_until(lambda: bool(upstream.seen), timeout_seconds=10)
-    added = with_routes(gateway, *ROUTES, GatewayRoute(path="/v1/usage", methods=("GET",), service="mes"))
-    assert RunningGateway(added, folder).reload() == [envoy.LISTENERS]
+    added = rig.with_routes(*ROUTES, GatewayRoute(path="/v1/usage", methods=("GET",), service="mes"))
+    assert RunningGateway(added, rig.folder).reload() == [envoy.LISTENERS]
     wait_until(lambda: client.get("/v1/usage").status_code == 200, timeout_seconds=5)
     upstream.release.set()
     slow.join(20)
     assert answers == [200]
-    assert RunningGateway(added, folder).reload() == []
+    assert RunningGateway(added, rig.folder).reload() == []
 
 
-def test_what_envoy_refuses_leaves_the_old_files_in_force(
-    gateway: Gateway, client: httpx.Client, tmp_path: Path
-) -> None:
-    folder = tmp_path / "gateway"
-    before = (folder / envoy.LISTENERS).read_text()
-    bad = with_routes(gateway, replace(ROUTES[0], seconds=10.0**12))
-    assert validate(bad, folder, program=find_envoy())
+def test_no_request_fails_while_routes_change(rig: GatewayRig) -> None:
+    """Clients that keep their connection are answered all the same while its door drains."""
+    failed: list[object] = []
+    over = threading.Event()
+    counted = [0, 0]
+
+    def ask(place: int) -> None:
+        with rig.client() as other:
+            while not over.is_set():
+                try:
+                    answer = other.get("/v1/orders/17")
+                except httpx.TransportError as error:
+                    failed.append(error)
+                    continue
+                counted[place] += 1
+                if answer.status_code != 200:
+                    failed.append(answer)
+
+    clients = [threading.Thread(target=ask, args=(place,)) for place in range(2)]
+    for each in clients:
+        each.start()
+    for number in range(4):
+        extra = GatewayRoute(path=f"/v1/extra{number}", methods=("GET",), service="mes")
+        RunningGateway(rig.with_routes(*ROUTES, extra), rig.folder).reload()
+        assert wait_until(partial(lambda seen: min(counted) > seen + 5, min(counted)), timeout_seconds=20)
+    over.set()
+    for each in clients:
+        each.join(20)
+    assert failed == []
+
+
+def test_what_envoy_refuses_leaves_the_old_files_in_force(rig: GatewayRig, client: httpx.Client) -> None:
+    before = {name: (rig.folder / name).read_text() for name in (envoy.LISTENERS, envoy.CLUSTERS)}
+    bad = rig.with_routes(replace(ROUTES[0], seconds=10.0**12))
+    assert validate(bad, rig.folder, program=find_envoy())
     with pytest.raises(FilesRefused):
-        RunningGateway(bad, folder).reload()
-    assert (folder / envoy.LISTENERS).read_text() == before
+        RunningGateway(bad, rig.folder).reload()
+    assert {name: (rig.folder / name).read_text() for name in before} == before
     assert client.get("/v1/orders/17").status_code == 200
-    assert RunningGateway(gateway, folder).findings() == []
+    assert rig.running.findings() == []
 
 
-def test_requests_go_on_when_a_process_of_the_service_dies(tmp_path: Path, upstream: Upstreaming) -> None:
-    other = Upstreaming()
-    gateway = gateway_on(tmp_path, [upstream, other])
+def serial_at(rig: GatewayRig, door: str) -> int:
+    """Return the serial number of the certificate that a door shows."""
+    trusted = ssl.create_default_context(cafile=str(rig.authority.folder / "ca.pem"))
     with (
-        ExitStack() as alive,
-        ExitStack() as opened,
+        closing(socket.create_connection((LOOPBACK, rig.port(door)), timeout=10)) as raw,
+        trusted.wrap_socket(raw, server_hostname=HOST) as secure,
     ):
-        alive.enter_context(other.running())
-        watched = opened.enter_context(envoy_on(gateway, tmp_path / "gateway"))
-        client = opened.enter_context(client_of(gateway))
-        ports = {client.get(f"/v1/orders/{number}").json()["port"] for number in range(40)}
-        assert ports == {upstream.port, other.port}
-        alive.close()
+        shown = secure.getpeercert(binary_form=True)
+    assert shown is not None
+    return x509.load_der_x509_certificate(shown).serial_number
+
+
+def test_a_certificate_that_is_renewed_is_shown_without_a_reload(rig: GatewayRig) -> None:
+    before = serial_at(rig, "secure")
+    rig.authority.issue("door", names=[HOST, LOOPBACK])
+    pem = (rig.authority.folder / "door.pem").read_bytes()
+    renewed = x509.load_pem_x509_certificate(pem).serial_number
+    assert renewed != before
+    assert wait_until(lambda: serial_at(rig, "secure") == renewed, timeout_seconds=20)
+    assert rig.running.findings() == []
+
+
+def test_the_inner_door_asks_for_a_certificate(rig: GatewayRig) -> None:
+    folder = rig.authority.folder
+    trusted = ssl.create_default_context(cafile=str(folder / "ca.pem"))
+    with rig.client("internal", verify=trusted) as stranger, pytest.raises(httpx.TransportError):
+        stranger.get("/v1/orders/17")
+    trusted.load_cert_chain(folder / "crm.pem", folder / "crm.key")
+    with rig.client("internal", verify=trusted) as crm:
+        headers = crm.get("/v1/orders/17").json()["headers"]
+    assert "DNS=crm.internal" in headers["x-forwarded-client-cert"]
+    assert headers["x-gateway-door"] == "internal"
+    assert certificate_findings(rig.gateway, now=datetime.now(UTC)) == []
+    [late, *_] = certificate_findings(rig.gateway, now=datetime.now(UTC) + timedelta(days=20))
+    assert "door.pem ends on" in late.finding
+
+
+def test_requests_go_on_when_a_process_of_the_service_dies(rig: GatewayRig) -> None:
+    stays, goes = rig.others
+    with rig.client(host=OTHER_HOST) as client:
+        if not rig.running.findings():
+            ports = {client.get(f"/v1/orders/{number}").json()["port"] for number in range(40)}
+            assert ports == {stays.port, goes.port}
+        rig.mortal.close()
         answers = [client.get(f"/v1/orders/{number}") for number in range(40)]
         assert {answer.status_code for answer in answers} == {200}
-        assert {answer.json()["port"] for answer in answers} == {upstream.port}
-        wait_until(lambda: bool(watched.findings()), timeout_seconds=15)
-        assert watched.findings()[0].finding == "1 of 2 processes are ready"
-
-
-def test_the_inner_door_asks_for_a_certificate(tmp_path: Path, upstream: Upstreaming) -> None:
-    authority = make_authority(tmp_path, days=30)
-    authority.issue("door", names=[HOST])
-    authority.issue("crm", names=["crm.internal"])
-    gateway = gateway_on(tmp_path, [upstream], certificate="door.pem", key="door.key", clients_ca="ca.pem")
-    with envoy_on(gateway, tmp_path / "gateway"):
-        trusted = ssl.create_default_context(cafile=str(tmp_path / "ca.pem"))
-        trusted.check_hostname = False
-        with client_of(gateway, verify=trusted) as stranger, pytest.raises(httpx.TransportError):
-            stranger.get("/v1/orders/17")
-        trusted.load_cert_chain(tmp_path / "crm.pem", tmp_path / "crm.key")
-        with client_of(gateway, verify=trusted) as crm:
-            headers = crm.get("/v1/orders/17").json()["headers"]
-        assert "DNS=crm.internal" in headers["x-forwarded-client-cert"]
-    assert certificate_findings(gateway, now=datetime.now(UTC)) == []
-    [late, *_] = certificate_findings(gateway, now=datetime.now(UTC) + timedelta(days=20))
-    assert "door.pem ends on" in late.finding
+        assert {answer.json()["port"] for answer in answers} == {stays.port}
+        assert wait_until(lambda: bool(rig.running.findings()), timeout_seconds=15)
+        assert rig.running.findings()[0].finding == "1 of 2 processes are ready"

@@ -69,6 +69,30 @@ def test_a_key_is_rotated_and_the_identity_revoked(run: Run) -> None:
         assert "mesctl identities list" in err
 
 
+def test_a_person_of_a_provider_is_linked_to_one_identity_of_staff(run: Run) -> None:
+    for name, role in (("Rosa", "operator"), ("Sara", "seller"), ("atelier-nord", "partner")):
+        ok(run("create", name, "--role", role, "--json"))
+    link = ("--issuer", "https://login.example", "--subject", "4711")
+    status, out, _ = run("oidc", "Rosa", *link, "--dry-run")
+    assert (status, "INSERT INTO identity_subjects" in out) == (0, True)
+    for _ in range(2):
+        made = ok(run("oidc", "Rosa", *link, "--json"))
+        assert made == {"identity": "Rosa", "issuer": "https://login.example", "subject": "4711"}
+    for words, said in (
+        (("Sara", *link), "is linked to 'Rosa' already"),
+        (("atelier-nord", *link), "no member of staff"),
+        (("Eve", *link), "mesctl identities list"),
+    ):
+        status, _, err = run("oidc", *words)
+        assert (status, said in err) == (3, True), err
+    for bad in (("Rosa",), ("Rosa", *link[:2]), ("Rosa", *link, "--remove")):
+        assert run("oidc", *bad)[0] == 2
+    assert ok(run("oidc", "Rosa", "--remove", "--json")) == {"identity": "Rosa", "links": 1}
+    assert ok(run("oidc", "Sara", *link, "--json"))["identity"] == "Sara"
+    ok(run("revoke", "Sara", "--json"))
+    assert ok(run("oidc", "Rosa", *link, "--json"))["identity"] == "Rosa"
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

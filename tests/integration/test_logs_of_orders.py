@@ -11,6 +11,8 @@ import pytest
 import pytest_asyncio
 from sqlalchemy import text
 
+from app.console.identities import create_all
+from app.kit.caller import Role
 from app.log_events import EVENTS, LIFE
 from app.messaging.streams import open_redis, orders_stream
 from app.orders import CRM, MES, SHOP, lock_order
@@ -19,7 +21,8 @@ from ops import cli
 from ops.fleet import open_engine
 from sharding.engines import open_cluster
 from sharding.topology import Topology
-from tests.integration.life_rig import RING, make_and_close, submit
+from tests.callers import by_operator
+from tests.integration.life_rig import MADE, RING, submit
 from tests.integration.logs_rig import LoggingServices, check_line, run_services
 from tests.integration.messaging_rig import until
 from tests.integration.services_rig import ok, problem
@@ -78,6 +81,26 @@ async def rejected_after_a_refused_cancellation(services: LoggingServices, topol
     return order_id
 
 
+async def taken_put_back_and_handed_over(
+    services: LoggingServices, topology: Topology, order_id: str
+) -> None:
+    await asyncio.to_thread(create_all, topology, {"Olga": Role.OPERATOR})
+    await services.shows(services.crm, order_id, "PRICE_CALCULATED")
+    ok(await services.crm.post(f"/v1/orders/{order_id}/approve"))
+    await services.shows(services.mes, order_id, "MANUFACTURING_APPROVED")
+    path, reason = f"/v1/orders/{order_id}", {"reason": "the furnace is broken"}
+    ok(await services.take(order_id))
+    ok(await services.mes.post(f"{path}/release", json=reason, headers=by_operator()))
+    ok(await services.take(order_id))
+
+    async def is_handed_over() -> bool:
+        # A process knows a new operator within a second or two.
+        answer = await services.mes.post(f"{path}/hand-over", json={"to": "Olga"}, headers=by_operator())
+        return answer.status_code == 200 and answer.json()["operator"] == "Olga"
+
+    await until(is_handed_over)
+
+
 @contextmanager
 def logs_in(folder: Path) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
@@ -89,7 +112,11 @@ async def test_every_event_of_an_orders_life_is_logged_with_its_fields(
     services: LoggingServices, module_topology: Topology, capsys: pytest.CaptureFixture[str]
 ) -> None:
     order_id = await submit(services, "B2C")
-    await make_and_close(services, order_id)
+    await taken_put_back_and_handed_over(services, module_topology, order_id)
+    for step in MADE:
+        ok(await services.advance(order_id, step, operator="Olga"))
+    await services.shows(services.crm, order_id, "SHIPPED")
+    ok(await services.crm.post(f"/v1/orders/{order_id}/close"))
     await services.shows(services.shop, order_id, "CLOSED")
     problem(await services.advance(order_id, "PACKAGING", operator="Ben"), 409)
     others = [

@@ -7,10 +7,11 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import event, text
+from sqlalchemy import event, select, text
 
 from app.flow.grants import Grant, HeardAllowance, holder_key, publish, redis_now
-from app.messaging.outbox import Range, claim
+from app.messaging.message import Ack
+from app.messaging.outbox import Range, _delete_handled, claim
 from app.messaging.routing import ServiceName
 from app.messaging.streams import fields_of
 from app.models.shop import ShopOutbox
@@ -338,6 +339,32 @@ async def test_behind_an_open_transaction_a_claim_reads_no_more_pages(
         behind = await claimed_pages(rig, relay._progress["crm"]._mark)
     assert dead > 5000, "the dead rows are there, and a claim from the beginning reads them"
     assert behind <= 2000, "at most two of each order that was acknowledged just now; a few of the ten others"
+
+
+async def test_behind_an_open_transaction_an_acknowledgement_reads_no_more_pages(
+    rig: Rig, topology: Topology
+) -> None:
+    async with rig.crm.write() as _, rig.worker_shop.write() as holder:
+        await holder.execute(text("SELECT pg_current_xact_id(), count(*) FROM outbox"))
+        for gone in (True, False):
+            async with rig.shop.write() as session:
+                for order_id in range(3000 if gone else 10):
+                    await owe(session, order_id, "a")
+                if gone:
+                    await session.execute(text("DELETE FROM outbox"))
+        await analyze(topology, is_wanted=False)
+        async with rig.shop.write() as session:
+            owed = await session.execute(select(ShopOutbox.order_id, ShopOutbox.message_id))
+            acks = [Ack(message_id, "crm", order_id=order_id) for order_id, message_id in owed]
+            statement = _delete_handled(ShopOutbox, "crm", acks)
+            compiled = statement.compile(
+                dialect=(await session.connection()).dialect, compile_kwargs={"literal_binds": True}
+            )
+            explain = f"EXPLAIN (ANALYZE, BUFFERS, TIMING OFF, FORMAT JSON) {compiled}"
+            [[plan]] = (await session.execute(text(explain.replace(":", r"\:")))).all()
+            await session.rollback()
+    assert plan[0]["Plan"]["Actual Rows"] == 10
+    assert plan[0]["Plan"]["Shared Hit Blocks"] + plan[0]["Plan"]["Shared Read Blocks"] < 200
 
 
 async def analyze(topology: Topology, *, is_wanted: bool) -> None:

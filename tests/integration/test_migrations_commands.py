@@ -13,7 +13,7 @@ from tests.integration.migrations_rig import NOWHERE
 from tests.psql import psql
 from tests.servers import PostgresServers
 
-NAMES = {"shop", "crm", "mes_0", "mes_1", "directory"}
+NAMES = {"shop", "crm", "mes_0", "mes_1", "directory", "board"}
 
 
 @pytest.fixture

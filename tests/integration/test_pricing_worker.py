@@ -113,6 +113,23 @@ async def test_a_bad_model_rejects_the_order_with_the_reason(rig: Rig, sandbox: 
     assert seen.owed[-1].data["reason"] == seen.order.reason
 
 
+async def test_what_was_measured_can_be_looked_at_also_if_it_cannot_be_made(
+    rig: Rig, sandbox: Sandbox
+) -> None:
+    good, holes = await rig.submit(RING), await rig.submit(HOLES)
+    async with running(rig.worker(sandbox)):
+        for order_id in (good, holes):
+            (item,) = (await rig.see(order_id)).items
+
+            async def is_shown(key: str = item.model_key) -> bool:
+                return await rig.models.read_preview(key, "png") is not None
+
+            await until(is_shown)
+            mesh = await rig.models.read_preview(item.model_key, "glb")
+            assert mesh is not None
+            assert mesh.startswith(b"glTF")
+
+
 async def test_an_identical_model_is_measured_once(rig: Rig, sandbox: CountingSandbox) -> None:
     """Eight orders at once, on both shards, and one more with a worker that starts later."""
     orders = [await rig.submit(replace(RING, name=f"{n}"), shard=SHARDS[n % 2]) for n in range(8)]

@@ -4,7 +4,7 @@ import asyncio
 import json
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,7 +52,7 @@ class Anyone:
         yield Caller(name="anyone", role=Role.ADMIN)
 
     @asynccontextmanager
-    async def taken(self, *_asked: Any) -> AsyncIterator[Mapping[str, str]]:
+    async def taken(self, *_asked: Any) -> AsyncIterator[dict[str, str]]:
         yield {}
 
 

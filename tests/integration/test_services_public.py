@@ -1,7 +1,9 @@
 """What partners do beside ordering: their list, one order, their own reference, many at once."""
 
+import re
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import pytest
@@ -9,6 +11,7 @@ import pytest_asyncio
 from sqlalchemy import Engine, create_engine, insert, text
 from sqlalchemy.pool import NullPool
 
+from app.access.table import DEPRECATED, RULES
 from app.kit.caller import Role
 from app.mes.repository import orders_of_partner
 from app.models.mes import MesArchivedOrder, MesArchivedOrderEvent, MesArchivedOrderItem
@@ -288,3 +291,49 @@ async def test_the_answers_are_in_the_description(services: Services) -> None:
     for methods in own.values():
         for method in methods.values():
             assert {"400", "401", "403", "404", "422", "429", "503"} <= method["responses"].keys() | {"404"}
+
+
+async def test_a_partner_changes_what_it_has_seen_and_nothing_else(services: Services) -> None:
+    order_id = await services.b2b()
+    await services.shows(services.crm, order_id, "SUBMITTED")
+    path = f"/v1/orders/{order_id}"
+    before = (await services.crm.get(path, headers=as_partner())).headers["etag"]
+    await services.price(order_id)
+    await services.shows(services.crm, order_id, "PRICE_CALCULATED")
+    stale = await services.crm.post(f"{path}/approve", headers={**as_partner(), "If-Match": before})
+    refused = problem(stale, 412)
+    assert refused["type"].endswith("changed-meanwhile")
+    shown = await services.crm.get(path, headers=as_partner())
+    assert stale.headers["etag"] == shown.headers["etag"] != before
+    weak = await services.crm.post(
+        f"{path}/approve", headers={**as_partner(), "If-Match": f"W/{stale.headers['etag']}"}
+    )
+    problem(weak, 412)
+    seen = {**as_partner(), "If-Match": f'"other", {stale.headers["etag"]}'}
+    approved = await services.crm.post(f"{path}/approve", headers=seen)
+    assert ok(approved)["status"] == "MANUFACTURING_APPROVED"
+    assert approved.headers["etag"] != stale.headers["etag"]
+    # Its answer may have been lost: repeated as it was, it is answered as it was.
+    assert ok(await services.crm.post(f"{path}/approve", headers=seen))["status"] == "MANUFACTURING_APPROVED"
+    reason = {"reason": "too late"}
+    problem(await services.crm.post(f"{path}/cancel", json=reason, headers=seen), 412)
+    ok(await services.crm.post(f"{path}/cancel", json=reason, headers={**seen, "If-Match": "*"}), 202)
+
+
+async def test_a_route_that_goes_says_so_to_those_who_lose_it(services: Services) -> None:
+    order_id = await services.b2b()
+    old = await services.mes.get(f"/v1/orders/{order_id}", headers=as_partner())
+    gone = DEPRECATED["mes", "GET", "/v1/orders/{order_id}"]
+    assert old.headers["deprecation"] == f"@{int(gone.since.timestamp())}"
+    assert parsedate_to_datetime(old.headers["sunset"]) == gone.until
+    assert gone.until - gone.since >= timedelta(days=365)
+    [successor] = re.findall(r'<(.*)>; rel="successor-version"', old.headers["link"])
+    assert successor == f"{ORDERS}/{order_id}"
+    new = await services.mes.get(successor, headers=as_partner())
+    assert ok(new)["order_id"] == order_id
+    assert "deprecation" not in new.headers
+    unknown = await services.mes.get("/v1/orders/17", headers=as_partner())
+    assert (unknown.status_code, "deprecation" in unknown.headers) == (404, True)
+    staff = await services.mes.get(f"/v1/orders/{order_id}", headers=acting("Rosa", Role.OPERATOR))
+    assert "deprecation" not in staff.headers
+    assert DEPRECATED.keys() <= RULES.keys()

@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 from app.crm.application import build as build_crm
 from app.flow.grants import holder_key
 from app.messaging.errors import RedisRefuses
-from app.messaging.routing import ServiceName, destinations_of
+from app.messaging.routing import ORDER_SERVICES, ServiceName, destinations_of
 from ops.embedded.errors import StartFailed
 from ops.embedded.programs import valkey_server
 from ops.embedded.valkey import Valkey, acl_of, password_name, users_of
@@ -139,7 +139,7 @@ def test_a_service_writes_to_those_alone_to_which_it_sends(server: Server, servi
             redis.hgetall(f"causal-order:{'crm' if service is ServiceName.MES else 'mes'}:1")
 
 
-@pytest.mark.parametrize("service", ServiceName)
+@pytest.mark.parametrize("service", ORDER_SERVICES)
 def test_grants_are_written_by_mes_alone(server: Server, service: ServiceName) -> None:
     with server.client(service.value) as redis:
         redis.hgetall("flow:grant:mes:crm")
@@ -158,6 +158,19 @@ def test_grants_are_written_by_mes_alone(server: Server, service: ServiceName) -
             redis.hset("flow:grant:mes:crm", "per_second", "1000")
         with pytest.raises(NoPermissionError):
             redis.delete("flow:grant:mes:crm")
+
+
+def test_the_board_writes_its_own_stream_of_changes_alone(server: Server) -> None:
+    with server.client("board") as board, server.client("mes") as mes:
+        entry = board.xadd("board:changes", {"order_id": "7"}, maxlen=10, approximate=True)
+        assert board.xrange("board:changes")[-1][0] == entry
+        assert board.xread({"board:changes": "0"}, count=1)
+        assert board.xinfo_stream("board:changes")["last-generated-id"] == entry
+        for stream in ("board:changes", "orders:shop"):
+            with pytest.raises(NoPermissionError):
+                (mes if stream == "board:changes" else board).xadd(stream, {"a": "b"})
+        with pytest.raises(NoPermissionError):
+            board.hset("flow:grant:mes:crm", "per_second", "1000")
 
 
 def test_without_a_password_there_is_no_way_in(server: Server) -> None:

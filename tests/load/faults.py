@@ -24,7 +24,7 @@ from ops.embedded.programs import PostgresTools, valkey_server
 from ops.embedded.valkey import ADMIN, Valkey, password_name
 from ops.waiting import wait_until
 
-SERVICES = ("shop", "crm", "mes", "pricing")
+SERVICES = ("shop", "crm", "mes", "board", "pricing")
 """The relay and the consumer of each database are in the process of its service."""
 VALKEY = "valkey"
 MENDED_SECONDS = 90

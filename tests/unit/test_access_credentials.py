@@ -21,6 +21,7 @@ from app.access.credentials import (
     new_api_key,
     read_api_key,
 )
+from app.kit.caller import network_of
 
 SECRET = "a secret of thirty-two bytes or more"
 KEYS = TokenKeys({"new": SECRET, "old": "another secret of thirty-two bytes"})
@@ -147,3 +148,19 @@ def test_keys_that_are_not_good_are_named_without_their_secret(text: str) -> Non
     with pytest.raises(ValueError, match=r"key|NAME") as caught:
         TokenKeys.parse(text)
     assert "x" * 8 not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("address", "network"),
+    [
+        ("203.0.113.9", "203.0.113.9"),
+        ("::ffff:203.0.113.9", "203.0.113.9"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("::1", "::/64"),
+        ("a host", "a host"),
+        (None, "unknown"),
+    ],
+)
+def test_what_counts_as_one_address(address: str | None, network: str) -> None:
+    assert network_of(address) == network

@@ -2,14 +2,14 @@
 
 from collections.abc import Iterable
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.console.audit.repair import plan_repairs
+from app.console.audit.repair import entries, plan_repairs
 from app.console.audit.rules import (
     ChildRows,
     Fact,
@@ -19,10 +19,12 @@ from app.console.audit.rules import (
     OrderFacts,
     OwedMessage,
     RowLocation,
+    ShownCopy,
     gather,
     judge,
 )
-from app.messaging.routing import ServiceName
+from app.messaging.routing import ORDER_SERVICES, ServiceName
+from app.models.mes import MesOrderEvent
 from app.models.status import Channel, Status
 
 SHOP = RowLocation(ServiceName.SHOP, "shop", "orders", "orders")
@@ -262,3 +264,71 @@ def test_two_looks_at_the_same_make_equal_findings(rows: list[OrderCopy]) -> Non
 def test_facts_of_an_order_know_their_services() -> None:
     facts = OrderFacts(1, copies=AGREED)
     assert facts.copies_of(ServiceName.CRM) == (AGREED[1],)
+
+
+def shown(
+    source: ServiceName,
+    status: Status = STARTED,
+    *,
+    price: str | None = "90.00",
+    in_list: Status | None = STARTED,
+) -> ShownCopy:
+    return ShownCopy(1, source, status, None if price is None else Decimal(price), in_list)
+
+
+ON_BOARD = tuple(shown(service) for service in ORDER_SERVICES)
+
+
+def board_faults(*rows: Fact) -> list[Fault]:
+    (facts,) = gather([[*AGREED, *rows]], has_board=True)
+    return [finding.fault for finding in judge(facts, shard_of=lambda _: "mes_0")]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "fault"),
+    [
+        (None, Fault.NOT_SHOWN),
+        (shown(ServiceName.MES, Status.PACKAGING, in_list=Status.PACKAGING), Fault.SHOWN_WRONG),
+        (shown(ServiceName.MES, in_list=Status.PACKAGING), Fault.SHOWN_WRONG),
+        (shown(ServiceName.MES, in_list=None), Fault.SHOWN_WRONG),
+        (shown(ServiceName.MES, price=None), Fault.SHOWN_WRONG),
+        (shown(ServiceName.MES, price="90.01"), Fault.SHOWN_WRONG),
+    ],
+)
+def test_the_board_shows_what_each_service_has(wrong: ShownCopy | None, fault: Fault) -> None:
+    shop, crm, _ = ON_BOARD
+    assert board_faults(*ON_BOARD) == []
+    assert faults(*AGREED) == [], "there is no board"
+    rows = (shop, crm) if wrong is None else (shop, crm, wrong)
+    assert board_faults(*rows) == [fault]
+    # Only what that service itself owes to the board explains it.
+    assert board_faults(*rows, owed(ServiceName.MES, ServiceName.BOARD)) == [Fault.IN_FLIGHT]
+    assert board_faults(*rows, owed(ServiceName.CRM, ServiceName.BOARD)) == [fault]
+
+
+def test_the_board_shows_nothing_of_its_own() -> None:
+    (facts,) = gather([[copy(SHOP, Status.INITIATED, submitted=False), *ON_BOARD]], has_board=True)
+    found = [finding.fault for finding in judge(facts, shard_of=lambda _: "mes_0")]
+    assert found == [Fault.SHOWN_WRONG] * 3
+
+
+def test_an_order_that_was_put_back_is_sent_again_to_who_has_not_heard() -> None:
+    (facts,) = gather(
+        [[copy(SHOP, Status.MANUFACTURING_APPROVED), copy(CRM), copy(HOT, Status.MANUFACTURING_APPROVED)]]
+    )
+    found = judge(facts, shard_of=lambda _: "mes_0")
+    assert [each.fault for each in found] == [Fault.STATUS_DIFFERS]
+    [repair], others = plan_repairs((finding, facts) for finding in found)
+    assert (repair.database, repair.destination, repair.after) == ("mes_0", ServiceName.CRM, STARTED)
+    assert others == []
+    approved, at = Status.MANUFACTURING_APPROVED, datetime(2026, 11, 3, tzinfo=UTC)
+    way = (Status.SUBMITTED, Status.PRICE_CALCULATED, approved, STARTED, STARTED, approved)
+    history = [
+        MesOrderEvent(order_id=1, event_no=number, status=status, at=at, actor="Rosa", detail={})
+        for number, status in enumerate(way, start=1)
+    ]
+    assert [line.event_no for line in entries(history, after=STARTED)] == [6]
+    assert entries(history, after=approved) == []
+    history.append(MesOrderEvent(order_id=1, event_no=7, status=STARTED, at=at, actor="Olga", detail={}))
+    assert [line.event_no for line in entries(history, after=approved)] == [7]
+    assert [line.event_no for line in entries(history, after=None)] == [1]

@@ -138,7 +138,7 @@ def test_a_file_of_release_0_1_gets_the_trees_of_the_template(path: Path) -> Non
         Topology.load(path)
     draft = draft_mended(path, TEMPLATE_FILE)
     assert draft.notes == (
-        *(f"add [trees.{name}]" for name in ("directory", "shop", "crm", "mes")),
+        *(f"add [trees.{name}]" for name in ("directory", "shop", "crm", "mes", "board")),
         "move backend into the sharded trees",
         "move buckets into the sharded trees",
     )
@@ -286,7 +286,7 @@ def test_only_its_own_roles_may_connect_to_a_database() -> None:
     shape = shape_of(TEMPLATE, {})
     access = {server.name: server.access(server.address.host) for server in shape.servers}
     assert access["crm"][-1] == "host crm crm_owner,crm 127.0.0.1/32 scram-sha-256"
-    assert access["directory"][-1].split()[2] == "directory_owner,crm,mes,shop"
+    assert access["directory"][-1].split()[2] == "directory_owner,board,crm,mes,shop"
     assert not any("trust" in line or "0.0.0.0" in line for lines in access.values() for line in lines)
 
 
@@ -362,9 +362,9 @@ def test_both_sides_of_each_pair_of_services_get_the_same_key_and_the_third_gets
     }
     pairs = [(name, *part.split(":", 1)) for name, text in keys.items() for part in text.split(",") if part]
     secrets = {(name, peer): secret for name, peer, secret in pairs}
-    assert len(secrets) == 6
+    assert len(secrets) == 12
     assert all(secrets[peer, name] == secret for (name, peer), secret in secrets.items())
-    assert len(set(secrets.values())) == 3
+    assert len(set(secrets.values())) == 6
 
 
 def test_a_picked_port_is_free_and_never_given_twice() -> None:

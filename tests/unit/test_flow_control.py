@@ -93,11 +93,14 @@ def test_what_was_sent_under_a_former_grant_is_not_held_against_its_sender() -> 
     assert sum(meter.receive("shop") for _ in range(3000)) == 2 * 2 * 10 + 2
 
 
+STEPS = ("take", "advance", "release", "hand-over")
+
+
 @pytest.mark.parametrize(("service", "method", "route"), [key for key in PRIORITIES if key[0] == "mes"])
 def test_operators_are_never_refused_and_deep_pages_first(service: str, method: str, route: str) -> None:
     found = priority_of(service, method, route)
     assert (found is Priority.NEVER) == (
-        route in {"/v1/orders", "/v1/orders/{order_id}/take", "/v1/orders/{order_id}/advance"}
+        route in {"/v1/orders", *(f"/v1/orders/{{order_id}}/{step}" for step in STEPS)}
     )
     assert priority_of(service, "GET", "/v1/orders", is_deep=True) is Priority.HISTORY
     assert priority_of(service, "GET", "/v1/new") is Priority.LISTS

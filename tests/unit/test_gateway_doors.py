@@ -10,6 +10,7 @@ from fastapi.routing import APIRoute
 
 from app.access.endpoints import partners_router, staff_router
 from app.access.table import RULES
+from app.board.endpoints import router as board
 from app.console.gateway import DOORS
 from app.crm.endpoints import router as crm
 from app.kit.caller import Door
@@ -23,12 +24,19 @@ PARTNERS_OWN = (
     "orders/{order_id}",
     "orders/batch",
     "models",
+    "quotes",
+    "quotes/{quote_id}",
     "webhooks",
     "webhooks/{webhook_id}",
     "webhooks/{webhook_id}/test",
     "webhooks/{webhook_id}/replay",
 )
-SERVICES = {"shop": (shop,), "crm": (crm, staff_router), "mes": (mes, staff_router, partners_router)}
+SERVICES = {
+    "shop": (shop,),
+    "crm": (crm, staff_router),
+    "mes": (mes, staff_router, partners_router),
+    "board": (board, staff_router),
+}
 
 
 def routes_of(service: str, routers: tuple[APIRouter, ...]) -> Iterator[tuple[str, str, str]]:

@@ -19,14 +19,14 @@ def is_log(call: ast.Call) -> bool:
             return level in LEVELS
         case ast.Attribute(value=ast.Attribute(attr="log" | "_log"), attr=level):
             return level in LEVELS
-        case ast.Name(id="log_change" | "write"):
+        case ast.Name(id="log_change" | "log_each" | "write"):
             return True
     return False
 
 
 def event_of(call: ast.Call) -> ast.expr:
-    """Return the argument that names the event: the second one of `log_change`."""
-    return call.args[1 if isinstance(call.func, ast.Name) and call.func.id == "log_change" else 0]
+    """Return the argument that names the event: the second one of `log_change` and `log_each`."""
+    return call.args[1 if isinstance(call.func, ast.Name) and call.func.id != "write" else 0]
 
 
 def logged() -> Iterator[tuple[str, int, str, str]]:

@@ -22,7 +22,7 @@ from app.console.logs import flat
 from app.kit import log_writer
 from app.kit.log_masks import LONGEST_TEXT, mask, mask_text
 from app.kit.log_writer import MOST_BYTES, LogWriter, RotatingFile
-from app.kit.logs import QuietHandler, bind, configure_logging
+from app.kit.logs import QuietHandler, bind, configure_logging, log_each
 from app.log_events import SCHEMA
 from ops.waiting import wait_until
 from tests.unit.test_services_logs import restored
@@ -141,6 +141,22 @@ def test_lines_of_other_libraries_bear_the_order_and_the_trace(log: Path) -> Non
     assert [line.get("event.outcome") for line in lines] == ["failure", None, "failure"]
     assert lines[1]["message"] == "cannot reset redis://:***@cache"
     assert lines[2]["mes_storage.shard"] == "mes_0"
+
+
+def test_lines_that_are_made_together_are_those_that_are_made_one_by_one(log: Path) -> None:
+    each: list[dict[str, object]] = [
+        {"order_id": "17", "stream": "orders:mes", "attempt": 2},
+        {"order_id": 17, "stream": 'orders:"mes"\n', "attempt": True, "detail": {"email": "ada@example.org"}},
+        {"order_id": None, "stream": "redis://:hunter2@cache", "attempt": 1.5},
+    ]
+    bound = structlog.get_logger("relay").bind(database="shop")
+    log_each(bound, "message_sent", each)
+    for facts in each:
+        bound.info("message_sent", **facts)
+    end_logging()
+    lines = [{**line, "@timestamp": ""} for line in lines_of(log)]
+    assert lines[:3] == lines[3:]
+    assert "hunter2" not in log.read_text()
 
 
 class Stuck:

@@ -14,7 +14,7 @@ from app.kit.errors import AppError
 from app.messaging.backoff import delay_seconds, repeat_with_backoff
 from app.messaging.consumer import dead_letter_reason
 from app.messaging.errors import NotYet
-from app.messaging.message import Ack
+from app.messaging.message import MAX_ORDER_ID, Ack
 from app.models.status import IllegalTransition, Status
 from readreplica.errors import RetriesExhausted
 
@@ -57,15 +57,16 @@ def test_jitter_takes_at_most_a_quarter(attempts: int, jitter: float) -> None:
     assert 0.75 * full <= delay_seconds(attempts, base_seconds=2, cap_seconds=60, jitter=jitter) <= full
 
 
-@given(reason=st.none() | st.text(max_size=2000))
-def test_an_ack_survives_the_wire_and_can_be_stored(reason: str | None) -> None:
-    ack = Ack(UUID(int=7), "crm", reason)
+@given(reason=st.none() | st.text(max_size=2000), order_id=st.none() | st.integers(0, MAX_ORDER_ID))
+def test_an_ack_survives_the_wire_and_can_be_stored(reason: str | None, order_id: int | None) -> None:
+    ack = Ack(UUID(int=7), "crm", reason, order_id)
 
     read = Ack.decode({key: value.encode().decode() for key, value in ack.encode().items()}, consumer="crm")
 
     assert read is not None
     assert read.message_id == ack.message_id
     assert (read.reason is None) == (reason is None)
+    assert read.order_id == (order_id if reason is None else None)
     assert "\0" not in (read.reason or "")
 
 
@@ -74,6 +75,13 @@ def test_an_ack_survives_the_wire_and_can_be_stored(reason: str | None) -> None:
 )
 def test_what_is_no_ack_is_not_taken_for_one(entry: dict[str, str]) -> None:
     assert Ack.decode(entry, consumer="crm") is None
+
+
+@pytest.mark.parametrize("subject", ["", "-1", "x", "1.0", str(MAX_ORDER_ID + 1), "9" * 4000])
+def test_an_ack_of_no_order_is_looked_up_by_its_message(subject: str) -> None:
+    read = Ack.decode({"id": str(UUID(int=7)), "outcome": "done", "subject": subject}, consumer="crm")
+
+    assert read == Ack(UUID(int=7), "crm")
 
 
 async def test_an_outage_is_logged_once_and_waited_out() -> None:

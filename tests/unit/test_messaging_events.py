@@ -22,10 +22,14 @@ from app.messaging.events import (
     ItemPrice,
     OrderCancelled,
     OrderRejected,
+    OrderReleased,
+    OrderSnapshot,
     OrderSubmitted,
     PriceCalculated,
     PriceRenewed,
     RequoteRequested,
+    SnapshotEntry,
+    SnapshotLine,
     StatusChanged,
 )
 from app.messaging.message import MAX_ORDER_ID, Dispatch, decode, encode, sender_of
@@ -66,6 +70,23 @@ SAMPLES: tuple[Event, ...] = (
         items=(ItemPrice(line_no=1, unit_price=Decimal("45.60")),),
         price_valid_until=AT,
         tariff_version="9f2c61d0ab47",
+    ),
+    OrderReleased(actor="Rosa", reason="the furnace is broken"),
+    OrderSnapshot(
+        version=3,
+        status=Status.PRICE_CALCULATED,
+        channel=Channel.B2C,
+        summary="2 x ring.stl",
+        created_at=AT,
+        changed_at=AT,
+        price=Decimal("90.20"),
+        customer=Customer(name="Ana", email="ana@example.org"),
+        lines=(SnapshotLine(line_no=1, material="brass", finish="matte", quantity=2),),
+        history=(
+            SnapshotEntry(
+                event_no=3, status=Status.PRICE_CALCULATED, at=AT, actor="pricing", detail={"a": 1}
+            ),
+        ),
     ),
     *(event(actor="Rosa") for event in PROGRESS.values()),
 )
@@ -175,7 +196,10 @@ def told(source: ServiceName, channel: Channel) -> dict[str, set[str]]:
 
 
 def test_the_shop_only_submits() -> None:
-    assert told(ServiceName.SHOP, Channel.B2C) == {"order.submitted": {"mes", "crm"}}
+    assert told(ServiceName.SHOP, Channel.B2C) == {
+        "order.submitted": {"mes", "crm"},
+        "order.snapshot": {"board"},
+    }
     assert told(ServiceName.SHOP, Channel.B2B) == {}
 
 
@@ -186,6 +210,7 @@ def test_the_crm_speaks_to_mes_alone(channel: Channel) -> None:
         "order.closed": {"mes"},
         "order.cancel_requested": {"mes"},
         "order.requote_requested": {"mes"},
+        "order.snapshot": {"board"},
     }
 
 

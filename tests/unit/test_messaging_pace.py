@@ -1,14 +1,19 @@
 """Relay and consumer go on after errors, and end when they are told to."""
 
 import asyncio
+from uuid import uuid4
 
 import pytest
 import structlog
 from psycopg import Error
 from psycopg.errors import FeatureNotSupported, UndefinedTable
+from redis.asyncio import Connection
 from sqlalchemy.exc import DBAPIError
 
 from app.messaging.backoff import repeat_with_backoff
+from app.messaging.message import Dispatch
+from app.messaging.progress import Progress
+from app.messaging.streams import PackingConnection
 from readreplica.errors import is_outage, is_unsupported
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("test")
@@ -63,3 +68,54 @@ def test_what_the_server_does_not_support_is_no_outage(fault: Error, expected: b
     error = DBAPIError("SELECT 1", {}, fault)
     assert is_unsupported(error) is expected
     assert not is_outage(error)
+
+
+def dispatch(sequence: int, attempt: int = 1) -> Dispatch:
+    return Dispatch(sequence, uuid4(), "crm", "order.shipped", "", "", attempt, None, sequence)
+
+
+def test_a_long_backlog_is_looked_at_no_more_often_than_a_short_one() -> None:
+    now = 0.0
+    progress = Progress(look_seconds=0.5, clock=lambda: now)
+    looks = 0
+    for turn in range(100):
+        within = progress.begin(())
+        looks += within.is_look
+        now += 0.1  # each turn takes so long, and new messages are behind what it has claimed
+        new = [dispatch(number) for number in range(turn * 10, turn * 10 + 10)]
+        progress.end(within, new, is_cut=True, is_limited=False)
+    assert looks == 5, "a look takes a turn, and twenty of them follow without one"
+
+
+def test_what_a_look_has_not_taken_it_takes_soon() -> None:
+    now = 0.0
+    progress = Progress(look_seconds=0.5, clock=lambda: now)
+    looks = 0
+    for _ in range(100):
+        within = progress.begin(())
+        looks += within.is_look
+        now += 0.1
+        progress.end(within, [dispatch(7, attempt=2)], is_cut=within.is_look, is_limited=False)
+    assert looks == 17
+
+
+def test_a_message_that_is_sent_again_moves_no_mark_while_there_are_more() -> None:
+    now = 0.0
+    progress = Progress(look_seconds=0.5, clock=lambda: now)
+    progress.end(progress.begin(()), [dispatch(70, attempt=2), dispatch(3)], is_cut=True, is_limited=False)
+    now = 2.0
+    assert progress.begin(()).after == 3
+    progress.end(progress.begin(()), [dispatch(80, attempt=2)], is_cut=False, is_limited=False)
+    now = 4.0
+    assert progress.begin(()).after == 80
+
+
+def test_hiredis_writes_what_redis_py_writes() -> None:
+    connection = PackingConnection(encoding_errors="backslashreplace")
+    commands = [
+        ("XADD", "orders:mes", "MAXLEN", "~", 100_000, "*", "data", "é\0"),
+        ("XDEL", "acks:shop", b"1-1"),
+    ]
+    assert b"".join(connection.pack_commands(commands)) == b"".join(Connection().pack_commands(commands))
+    strange = [("SET", "a", "\udc80")]
+    assert b"\\udc80" in b"".join(connection.pack_commands(strange))

@@ -1,6 +1,10 @@
 """Taken for a message or an acknowledgement is only what a service of ours has signed for that stream."""
 
+import json
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from app.messaging.errors import (
@@ -13,10 +17,10 @@ from app.messaging.errors import (
 )
 from app.messaging.events import OrderApproved, OrderSubmitted
 from app.messaging.routing import ServiceName, destinations_of, may_send, peers_of
-from app.messaging.signing import EntrySigner, Refusals, parse_peer_keys
+from app.messaging.signing import EntrySigner, Refusals, _canonical, parse_peer_keys
 from tests.message_keys import peer_keys, signer_of
 
-SHOP, CRM, MES = ServiceName.SHOP, ServiceName.CRM, ServiceName.MES
+SHOP, CRM, MES, BOARD = ServiceName.SHOP, ServiceName.CRM, ServiceName.MES, ServiceName.BOARD
 ENTRY = {"id": "7", "type": "order.approved", "subject": "1", "data": '{"actor": "Sara"}'}
 SIGNED = signer_of(CRM).sign(ENTRY, kind="message", destination="mes", peer=MES)
 
@@ -27,6 +31,12 @@ def verify(entry: dict[str, str], signer: EntrySigner | None = None) -> tuple[Se
 
 def test_what_is_signed_is_read_as_it_was_written() -> None:
     assert verify(SIGNED) == (CRM, ENTRY)
+
+
+@given(entry=st.dictionaries(st.text(), st.text()))
+def test_what_is_signed_is_one_text_of_json(entry: dict[str, str]) -> None:
+    """The releases before wrote it so, and verify what this one signs."""
+    assert _canonical(entry, "message", MES) == json.dumps(["message", "mes", sorted(entry.items())])
 
 
 def changed(**changes: str) -> dict[str, str]:
@@ -130,11 +140,12 @@ def test_only_the_crm_may_approve() -> None:
     assert not may_send(CRM, approved, SHOP)
     assert not may_send(SHOP, approved, CRM)
     assert {service: destinations_of(service) for service in ServiceName} == {
-        SHOP: {CRM, MES},
-        CRM: {MES},
-        MES: {SHOP, CRM},
+        SHOP: {CRM, MES, BOARD},
+        CRM: {MES, BOARD},
+        MES: {SHOP, CRM, BOARD},
+        BOARD: set(),
     }
-    assert peers_of(CRM) == {SHOP, MES}
+    assert peers_of(CRM) == {SHOP, MES, BOARD}
     assert OrderSubmitted.type == "order.submitted"
 
 

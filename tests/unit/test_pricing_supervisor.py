@@ -119,7 +119,7 @@ def written(tmp_path: Path, pricing: str) -> Topology:
 def test_the_topology_says_how_many_workers(tmp_path: Path, pricing: str, workers: WorkerCount) -> None:
     topology = written(tmp_path, pricing)
     assert worker_count(topology, "pricing") == workers
-    assert {"shop", "crm", "mes"} == services_of(topology).keys()
+    assert {"shop", "crm", "mes", "board"} == services_of(topology).keys()
 
 
 @pytest.mark.parametrize("workers", ['"many"', "0", "-1", "1.5", "true", '"3"', "300"])

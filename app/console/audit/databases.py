@@ -19,6 +19,7 @@ from sqlalchemy import (
     Select,
     Table,
     case,
+    cast,
     exists,
     func,
     literal,
@@ -35,11 +36,16 @@ from app.console.audit.rules import (
     OrderFacts,
     OwedMessage,
     RowLocation,
+    ShownCopy,
     gather,
 )
-from app.messaging.routing import ServiceName
-from app.models import crm, mes, shop
+from app.kit.caller import calling, shell_user
+from app.messaging.routing import ORDER_SERVICES, ServiceName
+from app.models import board, crm, mes, shop
+from app.models.base import MONEY
 from app.models.status import Status
+from app.snapshots import announce_snapshots
+from app.topology import has_board
 from ops.fleet import naming, open_engine
 from readreplica.sessions import WriteSession
 from sharding.engines import open_cluster
@@ -115,9 +121,20 @@ class OrderDatabases:
         self.services: dict[str, ServiceName] = {
             name: ServiceName(database.tree)
             for name, database in topology.databases.items()
-            if database.tree in set(ServiceName)
+            if database.tree in set(ORDER_SERVICES)
         }
         self.topology = topology
+        self.board = next((name for name, each in topology.databases.items() if each.tree == "board"), None)
+        """The board's database."""
+        self.is_announced = self.board is not None and has_board(topology)
+        """Whether orders are announced to the board, so that it is to have them all."""
+
+    @property
+    def audited(self) -> Mapping[str, ServiceName]:
+        """Every database that the audit reads: those of the services, and the board's."""
+        if self.board is None or not self.is_announced:
+            return self.services
+        return {**self.services, self.board: ServiceName.BOARD}
 
     @contextmanager
     def connect(self, name: str, *, role: str | None = None) -> Iterator[Connection]:
@@ -130,7 +147,7 @@ class OrderDatabases:
         Raises:
             DatabasesFailed: it does not answer.
         """
-        database, reader = self.topology.database(name), role or self.services[name].value
+        database, reader = self.topology.database(name), role or self.topology.database(name).tree
         options = {"isolation_level": "REPEATABLE READ", "execution_options": {"postgresql_readonly": True}}
         with open_engine(self.topology, database, role=reader, **options) as engine:
             with naming(database):
@@ -152,10 +169,10 @@ class OrderDatabases:
         for name, connection in connections.items():
             with naming(self.topology.database(name)), connection.begin():
                 connection.execute(text(f"SET LOCAL statement_timeout = '{SLICE_STATEMENT_SECONDS}s'"))
-                for query, make in _queries(name, self.services[name]):
+                for query, make in _queries(name, self.audited[name]):
                     rows = connection.execute(_chosen(query, chosen)).all()
                     streams.append([make(row) for row in rows])
-        return list(gather(streams))
+        return list(gather(streams, has_board=self.is_announced))
 
     def slice_end(self, connections: Mapping[str, Connection], after: int, *, rows: int) -> int | None:
         """Return up to which id a slice reaches that has at most so many orders of any table; None: no end.
@@ -167,7 +184,7 @@ class OrderDatabases:
         for name, connection in connections.items():
             with naming(self.topology.database(name)), connection.begin():
                 connection.execute(text(f"SET LOCAL statement_timeout = '{SLICE_STATEMENT_SECONDS}s'"))
-                for model in SERVICE_TABLES[self.services[name]].orders:
+                for model in _orders_of(self.audited[name]):
                     following = select(model.order_id).where(model.order_id > after)
                     last = following.order_by(model.order_id).limit(1).offset(rows - 1)
                     if (end := connection.scalar(last)) is not None:
@@ -181,13 +198,15 @@ class OrderDatabases:
             DatabasesFailed: it does not answer, or refuses.
         """
         role = self.services[name].value
-        with naming(self.topology.database(name)):
+        with naming(self.topology.database(name)), calling(shell_user()):
             async with (
                 asyncio.timeout(WRITE_SECONDS),
                 open_cluster(
                     self.topology, name, role=role, application_name="mesctl", direct=True
                 ) as cluster,
             ):
+                if has_board(self.topology):
+                    cluster.on_engine(announce_snapshots)
                 return (await cluster.transact(work)).value
 
     @contextmanager
@@ -204,7 +223,7 @@ class OrderDatabases:
         """
         with ExitStack() as stack:
             streams: list[Iterator[Fact]] = []
-            for name, service in self.services.items():
+            for name, service in self.audited.items():
                 connection = stack.enter_context(self.connect(name))
                 # The snapshot is taken with the first cursor: declare all of them before any is read.
                 with naming(self.topology.database(name)):
@@ -212,7 +231,7 @@ class OrderDatabases:
                 for rows, make in found:
                     stack.enter_context(closing(rows))  # also where another database fails
                     streams.append(_named(self.topology.database(name), map(make, rows)))
-            yield gather(streams)
+            yield gather(streams, has_board=self.is_announced)
 
 
 def _named(database: Database, stream: Iterator[Fact]) -> Iterator[Fact]:
@@ -230,6 +249,8 @@ def _streams(
 
 def _queries(database: str, service: ServiceName) -> list[tuple[Select[Any], Callable[[Row[Any]], Fact]]]:
     """Return what is read of a database, and what makes a fact of a row."""
+    if service is ServiceName.BOARD:
+        return [(_shown(), _shown_copy)]
     layout = SERVICE_TABLES[service]
     queries: list[tuple[Select[Any], Any]] = [
         (_copies(model, layout), partial(_copy, service, database, model.__tablename__))
@@ -241,6 +262,31 @@ def _queries(database: str, service: ServiceName) -> list[tuple[Select[Any], Cal
     if service is ServiceName.MES:
         queries.append((_waiting_intake(), partial(_intake, database)))
     return queries
+
+
+def _orders_of(service: ServiceName) -> tuple[Any, ...]:
+    return (board.BoardOrder,) if service is ServiceName.BOARD else SERVICE_TABLES[service].orders
+
+
+def _shown() -> Select[Any]:
+    source, order = board.BoardSource, board.BoardOrder
+    in_list = {
+        ServiceName.SHOP: order.shop_status,
+        ServiceName.CRM: order.crm_status,
+        ServiceName.MES: order.mes_status,
+    }
+    return select(
+        source.order_id,
+        source.source,
+        source.snapshot["status"].astext.label("status"),
+        cast(source.snapshot["price"].astext, MONEY).label("price"),
+        case(*((source.source == each.value, column) for each, column in in_list.items())).label("in_list"),
+    ).outerjoin(order, order.order_id == source.order_id)
+
+
+def _shown_copy(row: Row[Any]) -> ShownCopy:
+    in_list = None if row.in_list is None else Status(row.in_list)
+    return ShownCopy(row.order_id, ServiceName(row.source), Status(row.status), row.price, in_list)
 
 
 def _chosen(query: Select[Any], chosen: Chosen) -> Select[Any]:
@@ -280,7 +326,8 @@ def _copies(model: Any, layout: ServiceTables) -> Select[Any]:
 
 
 def _children(model: Any) -> Select[Any]:
-    return select(model.order_id).distinct()
+    # The pricing jobs of quotes have negative ids, and belong to no order.
+    return select(model.order_id).where(model.order_id > 0).distinct()
 
 
 def _messages(outbox: Any) -> Select[Any]:

@@ -38,6 +38,8 @@ from app.messaging.events import (
     Item,
     OrderCancelled,
     OrderRejected,
+    OrderReleased,
+    OrderSnapshot,
     OrderSubmitted,
     PriceCalculated,
     StatusChanged,
@@ -46,7 +48,7 @@ from app.messaging.outbox import publish
 from app.messaging.routing import ServiceName, may_send
 from app.models.base import EventRow
 from app.models.mes import MesOrder, MesOrderItem, PricingJob
-from app.models.status import TRANSITIONS, Channel, Status
+from app.models.status import RELEASES, TRANSITIONS, Channel, Status
 from app.orders import OrderModels, append_event, read_history
 from ops.errors import ExitStatus, OpsError
 from ops.fleet import results_of
@@ -145,12 +147,23 @@ def _retries(facts: OrderFacts) -> Iterator[Repair]:
             continue
         event, destination = EVENTS.get(message.type), ServiceName(message.destination)
         copies = facts.copies_of(destination)
-        if event is None or not issubclass(event, StatusChanged):
-            continue
-        fits = event.status in TRANSITIONS[copies[0].status] if copies else event is OrderSubmitted
+        fits = event is not None and _would_take(event, copies)
         sources = facts.copies_of(message.source)
         if fits and len(copies) < 2 and len(sources) == 1:
             yield Repair(facts.order_id, "dead letter", sources[0].place.database, destination)
+
+
+def _would_take(event: type[Event], copies: Sequence[OrderCopy]) -> bool:
+    if event is OrderSnapshot:
+        return True  # the board takes what comes, in whatever order
+    if not issubclass(event, StatusChanged):
+        return False
+    if not copies:
+        return event is OrderSubmitted
+    status = copies[0].status
+    if event is OrderReleased:
+        return RELEASES.get(status) is event.status
+    return event.status in TRANSITIONS[status]
 
 
 def _submissions(facts: OrderFacts) -> Iterator[Repair]:
@@ -175,7 +188,7 @@ def _resends(facts: OrderFacts) -> Iterator[Repair]:
     for copy in facts.copies:
         if copy.place.service is ServiceName.MES or copy.status is hub.status:
             continue
-        if can_become(copy.status, hub.status):
+        if can_become(copy.status, hub.status) or RELEASES.get(copy.status) is hub.status:
             behind, ahead = copy, hub
         elif can_become(hub.status, copy.status) and copy.place.service is ServiceName.CRM:
             behind, ahead = hub, copy
@@ -256,7 +269,8 @@ async def do_repair(
             await _send(session, repair, models, order, dry_run=dry_run)
         if not dry_run:
             detail = {"repaired": str(repair)}
-            await append_event(session, models, order, actor=actor, now=datetime.now(UTC), detail=detail)
+            now, action = datetime.now(UTC), "order_repaired"
+            await append_event(session, models, order, actor=actor, now=now, detail=detail, action=action)
 
     await databases.write(repair.database, work)
 
@@ -322,13 +336,13 @@ async def _send(
 def entries(history: Iterable[EventRow], *, after: Status | None) -> list[EventRow]:
     """Return the lines by which an order came to each status after one, or its submission alone. Pure."""
     lines = sorted(history, key=lambda line: line.event_no)
-    first: dict[Status, EventRow] = {}
-    for line in lines:
-        first.setdefault(line.status, line)
+    before: list[Status | None] = [None, *(line.status for line in lines)]
+    steps = [line for line, status in zip(lines, before, strict=False) if line.status is not status]
     if after is None:
-        return [first[Status.SUBMITTED]] if Status.SUBMITTED in first else []
-    reached = list(first)
-    return [first[status] for status in reached[reached.index(after) + 1 :]] if after in first else []
+        return [line for line in steps if line.status is Status.SUBMITTED][:1]
+    # The last one: what was put back was taken again.
+    reached = [number for number, line in enumerate(steps) if line.status is after]
+    return steps[reached[-1] + 1 :] if reached else []
 
 
 async def _event_of(session: WriteSession, repair: Repair, order: Any, line: EventRow) -> Event:
@@ -342,6 +356,8 @@ async def _event_of(session: WriteSession, repair: Repair, order: Any, line: Eve
             return OrderRejected(actor=line.actor, **_facts(repair, line, "reason"))
         case Status.CANCELLED:
             return OrderCancelled(actor=line.actor, **_facts(repair, line, "reason"))
+        case Status.MANUFACTURING_APPROVED if "released" in line.detail:
+            return OrderReleased(actor=line.actor, reason=line.detail["released"])
         case _ if line.status in PROGRESS:
             return PROGRESS[line.status](actor=line.actor)
     raise RepairRefused(repair, f"{line.status} is no event that is sent")

@@ -15,7 +15,7 @@ from itertools import groupby
 from operator import attrgetter
 from types import MappingProxyType
 
-from app.messaging.routing import ServiceName
+from app.messaging.routing import ORDER_SERVICES, ServiceName
 from app.models.status import Channel, Status
 
 
@@ -74,7 +74,18 @@ class IntakeRow:
     waited: timedelta
 
 
-Fact = OrderCopy | ChildRows | OwedMessage | IntakeRow
+@dataclass(frozen=True, slots=True)
+class ShownCopy:
+    """What the board has of an order by one service; `in_list` is what its lists say of that."""
+
+    order_id: int
+    source: ServiceName
+    status: Status
+    price: Decimal | None
+    in_list: Status | None
+
+
+Fact = OrderCopy | ChildRows | OwedMessage | IntakeRow | ShownCopy
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,27 +97,30 @@ class OrderFacts:
     children: tuple[ChildRows, ...] = ()
     messages: tuple[OwedMessage, ...] = ()
     intake: tuple[IntakeRow, ...] = ()
+    shown: tuple[ShownCopy, ...] = ()
+    has_board: bool = False
 
     def copies_of(self, service: ServiceName) -> tuple[OrderCopy, ...]:
         """Return the copies that one service holds: one, when all is well."""
         return tuple(copy for copy in self.copies if copy.place.service == service)
 
 
-def gather(streams: Iterable[Iterable[Fact]]) -> Iterator[OrderFacts]:
+def gather(streams: Iterable[Iterable[Fact]], *, has_board: bool = False) -> Iterator[OrderFacts]:
     """Merge streams into one value per order, keeping no more than one order in memory.
 
     Parameters:
         streams: rows, each stream sorted by `order_id`.
+        has_board: whether a board was read as well.
 
     Yields:
         The facts of each order, by ascending id.
     """
     by_order = attrgetter("order_id")
     for order_id, rows in groupby(merge(*streams, key=by_order), key=by_order):
-        yield _facts(order_id, tuple(rows))
+        yield _facts(order_id, tuple(rows), has_board=has_board)
 
 
-def _facts(order_id: int, rows: tuple[Fact, ...]) -> OrderFacts:
+def _facts(order_id: int, rows: tuple[Fact, ...], *, has_board: bool) -> OrderFacts:
     return OrderFacts(
         order_id,
         # Sorted, for the streams' order is an accident, and two looks at the same must make equal findings.
@@ -114,6 +128,8 @@ def _facts(order_id: int, rows: tuple[Fact, ...]) -> OrderFacts:
         tuple(row for row in rows if isinstance(row, ChildRows)),
         tuple(row for row in rows if isinstance(row, OwedMessage)),
         tuple(row for row in rows if isinstance(row, IntakeRow)),
+        tuple(row for row in rows if isinstance(row, ShownCopy)),
+        has_board,
     )
 
 
@@ -130,6 +146,8 @@ class Fault(StrEnum):
     STUCK = "stuck"
     NO_JOB = "no pricing job"
     NOT_PLACED = "waits in intake"
+    NOT_SHOWN = "not on the board"
+    SHOWN_WRONG = "board differs"
     IN_INTAKE_TOO = "placed, and in intake"
     IN_FLIGHT = "in flight"
     """Not a fault: services differ, and the message that will make them agree is under way."""
@@ -192,6 +210,7 @@ def judge(facts: OrderFacts, *, shard_of: Callable[[int], str]) -> list[AuditFin
         *_dead_letters(facts),
         *_orphans(facts),
         *_in_intake(facts),
+        *_on_board(facts),
     ]
     # Several services may wait for messages of one order: that is still one order in flight.
     return list(dict.fromkeys(findings))
@@ -225,7 +244,7 @@ def _unpriced(facts: OrderFacts) -> Iterator[AuditFinding]:
 
 
 def _duplicates(facts: OrderFacts) -> Iterator[AuditFinding]:
-    for service in ServiceName:
+    for service in ORDER_SERVICES:
         copies = facts.copies_of(service)
         if len(copies) > 1:
             places = ", ".join(f"{copy.place} ({copy.status})" for copy in copies)
@@ -247,7 +266,7 @@ def _missing(facts: OrderFacts) -> Iterator[AuditFinding]:
         return
     witness = submitted[0]
     required = [
-        service for service in ServiceName if service != ServiceName.SHOP or witness.channel == Channel.B2C
+        service for service in ORDER_SERVICES if service != ServiceName.SHOP or witness.channel == Channel.B2C
     ]
     for service in required:
         if facts.copies_of(service):
@@ -294,6 +313,35 @@ def _orphans(facts: OrderFacts) -> Iterator[AuditFinding]:
         if (child.place.database, child.parent) not in homes:
             detail = f"rows in {child.place}, no order in {child.place.database}.{child.parent}"
             yield AuditFinding(facts.order_id, Fault.ORPHAN, detail)
+
+
+def _on_board(facts: OrderFacts) -> Iterator[AuditFinding]:
+    """Compare what the board has of each service with what the service has: it is to be the same."""
+    if not facts.has_board:
+        return
+    shown = {each.source: each for each in facts.shown}
+    for service in ORDER_SERVICES:
+        copies = facts.copies_of(service)
+        if len(copies) > 1:
+            continue  # which of them is right is a question for a person
+        found = list(_shown_faults(copies[0] if copies else None, shown.get(service), facts.order_id))
+        yield from [_in_flight(facts)] if found and _under_way(facts, service, ServiceName.BOARD) else found
+
+
+def _shown_faults(copy: OrderCopy | None, shown: ShownCopy | None, order_id: int) -> Iterator[AuditFinding]:
+    if copy is None and shown is None:
+        return
+    if shown is None:
+        detail = f"the board has nothing of {copy.place} ({copy.status})" if copy is not None else ""
+        yield AuditFinding(order_id, Fault.NOT_SHOWN, detail)
+    elif copy is None:
+        yield AuditFinding(order_id, Fault.SHOWN_WRONG, f"the board has it of {shown.source}, which has not")
+    elif shown.in_list is not shown.status or shown.status is not copy.status:
+        detail = f"{copy.place} {copy.status}, board {shown.in_list or 'without a row'}"
+        yield AuditFinding(order_id, Fault.SHOWN_WRONG, detail)
+    elif shown.price != copy.price:
+        of_board = "no price" if shown.price is None else f"{shown.price:.2f}"
+        yield AuditFinding(order_id, Fault.SHOWN_WRONG, f"{copy.place} {_money(copy)}, board {of_board}")
 
 
 def _in_intake(facts: OrderFacts) -> Iterator[AuditFinding]:

@@ -117,7 +117,7 @@ class OrderWatch:
     @contextmanager
     def _opened(self) -> Iterator[Mapping[str, Connection]]:
         with ExitStack() as stack:
-            names = self._databases.services
+            names = self._databases.audited
             yield {name: stack.enter_context(self._databases.connect(name)) for name in names}
 
     def _slice(self, opened: Mapping[str, Connection], after: int) -> tuple[int | None, Sequence[OrderFacts]]:

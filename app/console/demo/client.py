@@ -1,8 +1,11 @@
 """A patient HTTP client: it lives through a service that is killed and comes back."""
 
 import copy
+import ssl
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -15,7 +18,13 @@ from tenacity import (
     wait_random_exponential,
 )
 
+from app.kit.caller import Door
+from app.topology import services_of
+from ops.embedded.gateway import AUTHORITY
 from ops.errors import OpsError
+from ops.gateway.model import find_section
+from ops.ports import is_free
+from sharding.topology import Topology
 
 
 class DemoError(OpsError):
@@ -60,19 +69,54 @@ REFUSALS_AFTER_A_LOST_ANSWER = 5
 """How often a no is checked against the order once an answer was lost: a replica may be a moment behind."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Way:
+    """Where a service is asked: by a door of the gateway, or past it.
+
+    Parameters:
+        url: where the door, or the service, listens.
+        host: the name of the service at the door; None past it.
+        authority: the PEM file of who has signed the door's certificate; None without TLS.
+    """
+
+    url: str
+    host: str | None = None
+    authority: Path | None = None
+
+
+def way_to(topology: Topology, service: str, door: Door) -> Way:
+    """Find the way to a service: by its door if the platform's gateway runs, else past it."""
+    section = find_section(topology)
+    found = section.doors.get(door) if section is not None else None
+    if found is None or not found.names.get(service) or is_free(found.port, found.host):
+        return Way(url=services_of(topology)[service].url)
+    host, address = found.names[service][0], f"{found.host}:{found.port}"
+    if found.certificate is None:
+        return Way(url=f"http://{address}", host=host)
+    authority = (topology.path.parent / found.certificate).with_name(f"{AUTHORITY}.pem")
+    return Way(url=f"https://{address}", host=host, authority=authority)
+
+
 class RetryingClient:
     """Talks to one service and tries again for as long as it is away.
 
     Parameters:
-        base_url: where the service is.
+        way: where the service is asked; a URL is past the gateway.
         patience_seconds: how long one request is tried.
     """
 
-    def __init__(self, base_url: str, *, patience_seconds: float = 120.0) -> None:
+    def __init__(self, way: Way | str, *, patience_seconds: float = 120.0) -> None:
+        way = Way(url=way) if isinstance(way, str) else way
         self._counted: Counter[str] = Counter()
         self._headers: dict[str, str] = {}
         self._patience_seconds = patience_seconds
-        self._http = httpx.AsyncClient(base_url=base_url, timeout=httpx.Timeout(15.0))
+        trusted = None if way.authority is None else ssl.create_default_context(cafile=str(way.authority))
+        self._http = httpx.AsyncClient(
+            base_url=way.url,
+            timeout=httpx.Timeout(15.0),
+            headers={"Host": way.host} if way.host is not None else {},
+            verify=trusted or True,
+        )
 
     async def __aenter__(self) -> Self:
         return self
@@ -163,6 +207,8 @@ class RetryingClient:
             raise TemporarilyUnavailable(request, "no connection") from error
         except httpx.TransportError as error:
             raise AnswerLost(request, type(error).__name__) from error
+        if answer.status_code == httpx.codes.GATEWAY_TIMEOUT:
+            raise AnswerLost(request, answer.text)
         if answer.status_code in _LATER:
             raise TemporarilyUnavailable(request, answer.text)
         if answer.is_error:

@@ -13,22 +13,24 @@ from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_f
 
 from app.console.audit.databases import OrderDatabases
 from app.console.demo.census import Census, take_census
-from app.console.demo.client import HttpRefusal, RetryingClient
+from app.console.demo.client import HttpRefusal, RetryingClient, way_to
 from app.console.demo.people import Operator, Partner, Seller, ShopCustomer
 from app.console.demo.plan import PARTNERS, AcceptedOrders, PlannedOrder
 from app.console.demo.progress import Display
 from app.console.identities import create_all
-from app.kit.caller import Role
+from app.kit.caller import Door, Role
 from app.messaging.routing import ServiceName
 from app.models.status import Channel
 from app.topology import services_of
 from sharding.topology import Topology
 
 BUYERS_AT_ONCE = 8
+WAYS = (("shop", Door.CUSTOMER), ("crm", Door.STAFF), ("mes", Door.STAFF), ("mes", Door.EXTERNAL))
+"""By which door customers, sellers, operators and partners come, and to which service."""
 SELLERS = ("Nadia", "Oskar", "Petra")
+OPERATORS = ("Rosa", "Sam", "Tomas", "Uma", "Viktor", "Wanda")
 KEYS_SECONDS = 30.0
 """How long services may take to hear of new keys; it is a fifth of a second."""
-OPERATORS = ("Rosa", "Sam", "Tomas", "Uma", "Viktor", "Wanda")
 
 CRASH_SHARE = 0.4
 """The MES is killed when this share of the orders has ended: the others are then at every stage."""
@@ -188,8 +190,8 @@ class Day:
     async def live(self) -> None:
         """Run all clients until every order has ended, or nothing changes any more."""
         over = asyncio.Event()
-        async with self._clients() as (shop, crm, mes), asyncio.TaskGroup() as tasks:
-            work = [self._buy(shop, mes), *(person.day(over) for person in self._staff(crm, mes))]
+        async with self._clients() as (shop, crm, mes, partners), asyncio.TaskGroup() as tasks:
+            work = [self._buy(shop, partners), *(person.day(over) for person in self._staff(crm, mes))]
             people = [tasks.create_task(day) for day in work]
             settled = await self._monitor().watch()
             over.set()
@@ -197,22 +199,22 @@ class Day:
                 # Who waits for a service that is away would wait on.
                 for person in people:
                     person.cancel()
-        repeats = shop.repeats + crm.repeats + mes.repeats
+        repeats = sum(each.repeats for each in (shop, crm, mes, partners))
         self.notes.append(f"{repeats} requests were repeated after a lost connection or a 503")
         self.notes.append(
             f"{self.accepted.races} orders were taken by two operators at once: each went to one"
         )
 
     @asynccontextmanager
-    async def _clients(self) -> AsyncIterator[tuple[RetryingClient, RetryingClient, RetryingClient]]:
+    async def _clients(self) -> AsyncIterator[Sequence[RetryingClient]]:
+        """Open a client for each kind of caller, by its door: customers, sellers, operators, partners."""
+        ways = [way_to(self.topology, service, door) for service, door in WAYS]
+        if all(way.host is not None for way in ways):
+            self.notes.append("all clients came by a door of the gateway")
         async with AsyncExitStack() as stack:
-            shop, crm, mes = [
-                await stack.enter_async_context(RetryingClient(services_of(self.topology)[service].url))
-                for service in ("shop", "crm", "mes")
-            ]
-            yield shop, crm, mes
+            yield [await stack.enter_async_context(RetryingClient(way)) for way in ways]
 
-    async def _buy(self, shop: RetryingClient, mes: RetryingClient) -> None:
+    async def _buy(self, shop: RetryingClient, partners: RetryingClient) -> None:
         room = asyncio.Semaphore(BUYERS_AT_ONCE)
 
         async def visit(planned: PlannedOrder) -> None:
@@ -220,7 +222,7 @@ class Day:
                 if planned.channel is Channel.B2C:
                     await ShopCustomer(planned, shop=shop, accepted=self.accepted).visit()
                 else:
-                    own = mes.bearing(self.keys[planned.buyer])
+                    own = partners.bearing(self.keys[planned.buyer])
                     await Partner(planned, mes=own, accepted=self.accepted).visit()
 
         async with asyncio.TaskGroup() as tasks:

@@ -33,6 +33,7 @@ METRICS = {
     "app_flow_paused": Metric("gauge", ("sender",)),
     "app_flow_pressure": Metric("gauge", ("signal",)),
     "app_flow_ignored_total": Metric("counter", ("sender",)),
+    "app_audit_unsealed_age_seconds": Metric("gauge", _OF_DATABASE),
     "app_intake_waiting": Metric("gauge", _OF_DATABASE),
     "app_intake_refused_total": Metric("counter"),
     "app_requests_shed_total": Metric("counter", ("priority",)),
@@ -325,6 +326,17 @@ _FLOW = (
         "{{ $labels.sender }} is paused by a person, and what it sends waits",
         "alerts-flow.md#flowpaused",
         "mesctl flow resume {{ $labels.sender }}",
+    ),
+    Alert(
+        "AuditUnsealed",
+        # Each process measures it; one that has just sealed knows best.
+        "min by (database) (app_audit_unsealed_age_seconds) > 900",
+        300,
+        "ticket",
+        "the oldest line of {{ $labels.database }}'s audit log that no seal covers is"
+        " {{ $value | humanizeDuration }} old",
+        "alerts-orders.md#auditunsealed",
+        "mesctl audit verify --database {{ $labels.database }}",
     ),
     Alert(
         "IntakeFull",

@@ -1,0 +1,122 @@
+"""The stream of changes: who was away goes on where he was, and who cannot is sent to the page again."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest_asyncio
+from redis.asyncio import Redis
+
+from app.board.endpoints import as_sse
+from app.board.live import MOST_MISSED, MOST_WAITING, STREAM, LiveChanges, LiveEvent
+from app.board.projection import BoardChange
+from app.messaging.streams import open_redis
+from app.models.status import Status
+from readreplica.token import CausalToken
+from tests.integration.messaging_rig import until
+from tests.servers import ValkeyServer
+
+NEW = BoardChange(7, Status.PRICE_CALCULATED, Status.MANUFACTURING_APPROVED)
+
+
+@pytest_asyncio.fixture
+async def redis(valkey: ValkeyServer) -> AsyncIterator[Redis]:
+    async with open_redis(valkey.url) as client:
+        yield client
+
+
+@pytest_asyncio.fixture
+async def live(redis: Redis) -> AsyncIterator[LiveChanges]:
+    live, stop = LiveChanges(redis), asyncio.Event()
+    running = asyncio.create_task(live.run(stop))
+    await until(lambda: _has_begun(live))
+    yield live
+    stop.set()
+    await running
+
+
+async def _has_begun(live: LiveChanges) -> bool:
+    return live.position != ""
+
+
+async def publish(live: LiveChanges, *orders: int) -> None:
+    for order_id in orders:
+        await live.publish(order_id, BoardChange(order_id, NEW.before, NEW.after), CausalToken())
+
+
+async def take(live: LiveChanges, after: str, count: int) -> list[LiveEvent]:
+    async with asyncio.timeout(20), live.subscribe(after) as events:
+        return [await anext(events) for _ in range(count)]
+
+
+async def test_a_reader_goes_on_behind_what_he_has_seen(live: LiveChanges) -> None:
+    begin = live.position
+    await publish(live, 7, 8, 9)
+    first, second, third = await take(live, begin, 3)
+    assert [each.order_id for each in (first, second, third)] == [7, 8, 9]
+    assert (first.before, first.after) == (NEW.before, NEW.after)
+    assert await take(live, first.event_id, 2) == [second, third]
+    async with asyncio.timeout(20), live.subscribe(third.event_id) as events:
+        await publish(live, 10)
+        assert (await anext(events)).order_id == 10
+
+
+async def test_who_has_missed_what_is_gone_reads_the_page_again(live: LiveChanges, redis: Redis) -> None:
+    await publish(live, 7)
+    await until(lambda: _has_seen(live, redis))
+    seen = live.position
+    await publish(live, *range(MOST_MISSED + 1))
+    [reload] = await take(live, seen, 1)
+    assert reload.is_reload
+    assert as_sse(reload) == f"id: {reload.event_id}\nevent: reload\ndata:\n\n"
+    await publish(live, 1, 2)
+    await redis.xtrim(STREAM, maxlen=1, approximate=False)
+    assert [each.order_id for each in await take(live, seen, 1)] == [None]
+    for nonsense in ("", "x", "1-x", "-1", f"{2**63}-0", "9" * 60 + "-1"):
+        assert (await take(live, nonsense, 1))[0].is_reload
+
+
+async def _has_seen(live: LiveChanges, redis: Redis) -> bool:
+    newest: Any = await redis.xrevrange(STREAM, count=1)
+    return bool(newest) and newest[0][0] == live.position
+
+
+async def test_a_wiped_redis_sends_everyone_to_the_page_again(live: LiveChanges, redis: Redis) -> None:
+    await publish(live, 7)
+    await until(lambda: _has_seen(live, redis))
+    async with asyncio.timeout(20), live.subscribe(live.position) as events:
+        await redis.flushall()
+        assert (await anext(events)).is_reload
+        await publish(live, 8)
+        assert (await anext(events)).order_id == 8
+
+
+async def test_who_is_too_slow_is_let_go_and_no_one_else_waits(live: LiveChanges) -> None:
+    async with asyncio.timeout(30), live.subscribe(live.position) as slow, live.subscribe("") as quick:
+        begun = asyncio.ensure_future(anext(slow))
+        assert (await anext(quick)).is_reload
+        everything = asyncio.ensure_future(_take_all(quick, MOST_WAITING + 2))
+        await publish(live, *range(MOST_WAITING + 2))
+        assert (await begun).order_id == 0
+        assert await everything == list(range(MOST_WAITING + 2))
+        await until(lambda: _has_one_reader(live))
+        assert [event async for event in slow] == []
+
+
+async def _take_all(events: AsyncIterator[LiveEvent], count: int) -> list[int | None]:
+    return [(await anext(events)).order_id for _ in range(count)]
+
+
+async def _has_one_reader(live: LiveChanges) -> bool:
+    return live.subscribers <= 1
+
+
+async def test_a_pause_is_named(live: LiveChanges) -> None:
+    async with asyncio.timeout(20), live.subscribe(live.position) as events:
+        paused = LiveChanges.with_pauses(events, seconds=0.05)
+        assert await anext(paused) is None
+        await publish(live, 7)
+        found = await anext(paused)
+        while found is None:
+            found = await anext(paused)
+        assert found.order_id == 7
