@@ -84,6 +84,7 @@ VERBS: Mapping[str, LazyCommand] = {
         "ops.pgbouncer.commands:app", "Write, check and steer the pooler in front of the databases."
     ),
     "monitoring": LazyCommand("ops.monitoring.commands:app", "Watch the platform."),
+    "pages": LazyCommand("ops.pages.commands:app", "Serve the DBA's pages, and make a link that opens them."),
     "gateway": LazyCommand(
         "ops.gateway.commands:app", "Write, check and reload the gateway in front of the services."
     ),

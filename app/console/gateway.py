@@ -5,7 +5,7 @@ Health, metrics and the pages of the API's documentation are behind no door.
 
 from collections.abc import Mapping
 
-from ops.gateway.model import GatewayRoute
+from ops.gateway.model import PAGES, GatewayRoute
 
 FILE_BYTES = 21 * 1024 * 1024
 """A model of the largest size that is accepted, in a form."""
@@ -58,6 +58,14 @@ _PAGES: dict[str, tuple[GatewayRoute, ...]] = {
 }
 """The pages for people, by door."""
 
+
+def _shows(path: str, *, method: str = "GET") -> GatewayRoute:
+    """Return a route of the DBA's pages: behind a door that has a name for them."""
+    return GatewayRoute(
+        path=path, methods=(method,), service=PAGES, is_repeatable=method == "GET", is_optional=True
+    )
+
+
 _ORDER = "/v1/orders/{order_id}"
 _PARTNER = "/v1/partners/{partner}"
 _WEBHOOK = f"{_PARTNER}/webhooks/{{webhook_id}}"
@@ -109,6 +117,11 @@ _DOORS: dict[str, tuple[GatewayRoute, ...]] = {
         _acts("crm", f"{_ORDER}/requote"),
         _acts("crm", f"{_ORDER}/close"),
         _acts("crm", f"{_ORDER}/cancel"),
+        *map(_shows, ("/", "/open", "/panels", "/static/{name}")),
+        *(
+            _shows(path, method="POST")
+            for path in ("/session", "/session/end", "/settings", "/actions/{panel}/{action}")
+        ),
         *(
             _acts(service, f"/v1/{path}")
             for service in ("crm", "mes", "board")
@@ -134,7 +147,10 @@ DOORS: Mapping[str, tuple[GatewayRoute, ...]] = {
     # Services, which reach everything.
     "internal": tuple(
         {
-            (route.service, route.path, route.methods): route for door in _DOORS.values() for route in door
+            (route.service, route.path, route.methods): route
+            for door in _DOORS.values()
+            for route in door
+            if route.service != PAGES
         }.values()
     ),
 }

@@ -9,11 +9,13 @@ from rich.table import Table
 
 from ops.embedded.home import Home
 from ops.embedded.platform import Platform
+from ops.embedded.shape import PAGES
 from ops.embedded.source import TopologySource
 from ops.embedded.state import ComponentState
 from ops.errors import ExitStatus, OpsError
 from ops.options import Options, options_of
 from ops.output import note, print_json
+from ops.pages.commands import make_link, port_of
 from ops.project.file import ProjectMissing
 from sharding.topology import Topology
 
@@ -109,6 +111,8 @@ def _print_plan(steps: list[str], *, as_json: bool) -> None:
 
 def _print_result(platform: Platform, topology: Topology, *, services: bool, as_json: bool) -> None:
     urls = platform.urls(topology) if services else {}
+    if PAGES in urls:
+        urls[PAGES] = make_link(platform.home.path, port_of(topology, None))
     if as_json:
         print_json({"topology": str(platform.topology_path), "urls": urls})
         return

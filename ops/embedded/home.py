@@ -17,7 +17,7 @@ from ops.embedded.errors import HomeBusy, NotOurFolder
 
 OURS = (
     *("data", "valkey", "files", "logs", "run", "pgbouncer", "monitoring"),
-    *("gateway", "certificates"),
+    *("gateway", "certificates", "pages"),
     *("topology.toml", "topology.partial", "pgpass", "pgpass.partial"),
     "platform.lock",
 )

@@ -24,6 +24,7 @@ from ops.embedded.service import ServiceProcess, environment_of
 from ops.embedded.shape import (
     EXPORTER,
     GATEWAY,
+    PAGES,
     POOLER,
     VALKEY,
     PlatformShape,
@@ -215,8 +216,15 @@ class Platform:
         )
         if service.name in {*WATCHERS, GATEWAY}:
             return {}  # no secret is theirs
+        if service.name not in {EXPORTER, PAGES}:
+            return found
         # mesctl finds the project's modules itself, behind its own.
-        return found if service.name != EXPORTER else found | {"PYTHONPATH": os.environ.get("PYTHONPATH", "")}
+        found |= {"PYTHONPATH": os.environ.get("PYTHONPATH", "")}
+        if service.name == PAGES:
+            # It looks at this platform, as one who calls mesctl here does, and not at a topology alone.
+            found |= {"MES_STORAGE_HOME": str(self.home.path)}
+            del found["MES_STORAGE_TOPOLOGY"]
+        return found
 
     def _running(self) -> RunningComponents:
         return RunningComponents(self.home, tools=self._tools, report=self._report)

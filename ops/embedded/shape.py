@@ -13,6 +13,7 @@ from ops.embedded.postgres import REPLICATOR, SUPERUSER, access_line
 from ops.embedded.state import ComponentState, Kind
 from ops.gateway.model import find_section
 from ops.monitoring.section import monitoring_of
+from ops.pages.section import pages_of
 from ops.ports import LOOPBACK, address_of
 from sharding.errors import TopologyError
 from sharding.topology import Database, Endpoint, Port, Section, Text, Topology, describe
@@ -27,6 +28,7 @@ VALKEY = "[redis]"
 POOLER = "[pgbouncer]"
 EXPORTER = "mesctl-exporter"
 """No service of a project has a name with a hyphen."""
+PAGES = "mesctl-pages"
 PROMETHEUS = "mesctl-prometheus"
 GATEWAY = "mesctl-gateway"
 ALERTMANAGER = "mesctl-alertmanager"
@@ -180,6 +182,7 @@ def shape_of(topology: Topology, services: Mapping[str, "ServiceEntry"]) -> Plat
         services=(
             *_services(topology, services, elsewhere),
             *_exporter(topology),
+            *_pages(topology),
             *_gateway(topology),
             *_watchers(topology),
         ),
@@ -375,6 +378,14 @@ def _exporter(topology: Topology) -> Iterator[ServiceShape]:
     if port is not None:
         address = ListenAddress(LOOPBACK, port, (("monitoring", "port"),))
         yield ServiceShape(EXPORTER, "ops", "/livez", address, arguments=("monitoring", "exporter"))
+
+
+def _pages(topology: Topology) -> Iterator[ServiceShape]:
+    """Return the DBA's pages, where the topology has a port for them."""
+    port = pages_of(topology).port
+    if port is not None:
+        address = ListenAddress(LOOPBACK, port, (("pages", "port"),))
+        yield ServiceShape(PAGES, "ops", "/livez", address, arguments=("pages", "serve"))
 
 
 def _watchers(topology: Topology) -> Iterator[ServiceShape]:

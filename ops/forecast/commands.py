@@ -12,6 +12,7 @@ from ops.output import note, print_json, print_table
 
 if TYPE_CHECKING:
     from ops.forecast.model import Forecast, GrowthLine, LimitLine, WorkersLine
+    from sharding.topology import Topology
 
 HISTORY_PIECES = 720
 """In how many pieces of time the history is read."""
@@ -32,8 +33,7 @@ def forecast(
     It goes by the samples in the directory. Each date has its range, and the command that helps. Where the
     history is too short, that is said, and nothing is guessed.
     """
-    from ops.forecast.model import forecast as look_ahead
-    from ops.monitoring.samples import FINE_SECONDS, directory_of, read_series
+    from ops.monitoring.samples import directory_of
 
     options = options_of(context)
     topology, now = options.topology(), datetime.now(UTC)
@@ -42,20 +42,37 @@ def forecast(
     if directory is None:
         note(NO_SAMPLES)
         raise typer.Exit(1)
-    every = max(FINE_SECONDS, int(back.total_seconds()) // HISTORY_PIECES)
     with naming(directory):
-        series = read_series(topology, None, since=now - back, every_seconds=every)
-        # A platform is younger than that: what there is, is looked at closely.
-        begin = min((each.points[0].at for each in series), default=now) - timedelta(seconds=every)
-        if (young := int((now - begin).total_seconds()) // HISTORY_PIECES) < every > FINE_SECONDS:
-            series = read_series(topology, None, since=begin, every_seconds=max(FINE_SECONDS, young))
-    found = look_ahead(series, now=now, horizon=ahead)
+        found, has_samples = read_forecast(topology, now=now, history=back, horizon=ahead)
     if options.json:
         print_json(_as_json(found))
-    elif series:
+    elif has_samples:
         _print(found)
     else:
         print(NO_SAMPLES)
+
+
+def read_forecast(
+    topology: "Topology", *, now: datetime, history: timedelta, horizon: timedelta
+) -> tuple["Forecast", bool]:
+    """Forecast by the samples of the directory; return whether there are any, too.
+
+    Parameters:
+        topology: has the directory.
+        now: the current instant.
+        history: how much of the samples to go by.
+        horizon: how far to look.
+    """
+    from ops.forecast.model import forecast as look_ahead
+    from ops.monitoring.samples import FINE_SECONDS, read_series
+
+    every = max(FINE_SECONDS, int(history.total_seconds()) // HISTORY_PIECES)
+    series = read_series(topology, None, since=now - history, every_seconds=every)
+    # A platform is younger than that: what there is, is looked at closely.
+    begin = min((each.points[0].at for each in series), default=now) - timedelta(seconds=every)
+    if (young := int((now - begin).total_seconds()) // HISTORY_PIECES) < every > FINE_SECONDS:
+        series = read_series(topology, None, since=begin, every_seconds=max(FINE_SECONDS, young))
+    return look_ahead(series, now=now, horizon=horizon), bool(series)
 
 
 def _as_json(found: "Forecast") -> dict[str, Any]:

@@ -13,12 +13,16 @@ from typing import Annotated, Self
 from pydantic import Field, model_validator
 
 from ops.errors import ExitStatus, OpsError
+from ops.pages.section import pages_of
+from ops.ports import LOOPBACK
 from sharding.topology import Endpoint, Name, Port, Section, Text, Topology
 
 KIB = 1024
 Seconds = Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)]
 METHODS = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE"})
 """What a route may take; HEAD comes with GET, and TRACE and CONNECT are no one's."""
+PAGES = "pages"
+"""The DBA's pages, which are no service of a project."""
 _HOST = re.compile(r"(?!-)[a-z0-9-]{1,63}(\.(?!-)[a-z0-9-]{1,63})*")
 _PARAMETER = re.compile(r"\{[A-Za-z_]\w*\}")
 
@@ -61,6 +65,7 @@ class GatewayRoute:
         is_stream: the answer is a stream of events and has no end.
         is_repeatable: what the service may have begun may be sent again, to another of its processes. Without
             it a request is repeated only where no process has seen it.
+        is_optional: it is left out at a door that has no names for its service.
     """
 
     path: str
@@ -70,6 +75,7 @@ class GatewayRoute:
     seconds: float = 15.0
     is_stream: bool = False
     is_repeatable: bool = False
+    is_optional: bool = False
 
     def faults(self) -> list[str]:
         """Return what is wrong with it, in words."""
@@ -215,6 +221,10 @@ def gateway_of(topology: Topology, routes: Mapping[str, Sequence[GatewayRoute]])
         GatewayInvalid: a door has no routes, a route no service, or two routes are the same.
     """
     section = section_of(topology)
+    routes = {
+        name: tuple(route for route in listed if not route.is_optional or _is_named(section, name, route))
+        for name, listed in routes.items()
+    }
     services = _addresses(topology)
     faults = [*_faults_of_doors(section, routes), *_faults_of_routes(section, routes, set(services))]
     further = {name: tuple(map(_address, given)) for name, given in section.processes.items()}
@@ -241,8 +251,14 @@ def gateway_of(topology: Topology, routes: Mapping[str, Sequence[GatewayRoute]])
     )
 
 
+def _is_named(section: GatewaySection, door: str, route: GatewayRoute) -> bool:
+    return door in section.doors and bool(section.doors[door].names.get(route.service))
+
+
 def _addresses(topology: Topology) -> dict[str, tuple[str, int]]:
     found: dict[str, tuple[str, int]] = {}
+    if (port := pages_of(topology).port) is not None:
+        found[PAGES] = (LOOPBACK, port)
     for name, section in topology.sections.get("services", {}).items():
         if isinstance(section, dict) and {"host", "port"} <= section.keys():
             address = _ServiceAddress.model_validate(section)

@@ -1,7 +1,7 @@
 """`mesctl migrate`: the schema of every database, by the same migrations as `alembic -n TREE`."""
 
-from collections.abc import Iterator, Sequence
-from typing import Annotated
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any
 
 import typer
 
@@ -11,6 +11,7 @@ from ops.migrate.adopt_commands import ADOPT_HELP, adopt, print_script
 from ops.migrate.drift import DatabaseDrift, find_drift
 from ops.migrate.errors import DatabaseRefused, DatabasesRefused, FleetFailed, PhaseOrder
 from ops.migrate.fleet import PARALLEL
+from ops.migrate.ledger import Entry
 from ops.migrate.lint import lint_tree
 from ops.migrate.outcome import MigrationOutcome
 from ops.migrate.phases import Phase, PhasedRevision
@@ -41,23 +42,25 @@ def status(context: typer.Context, tree: OnlyTree = None) -> None:
     topology = options.topology()
     ledger = read_ledger(topology)
     states = _states(topology, run.trees_of(options.project(), topology, tree))
-    rows = [
-        {
-            "database": state.database,
-            "tree": state.tree.name,
-            "revision": state.revision,
-            "head": run.head(state.tree),
-            "library": state.library_version or None,
-            "current": bool(state.found and state.found.is_ours) and state.revision == run.head(state.tree),
-            "mark": state.found and state.found.belonging,
-            "last_run": state.unreachable or last_run(ledger.get(state.database), state),
-        }
-        for state in states
-    ]
+    rows = [state_row(state, ledger) for state in states]
     show_rows(options, rows, empty=NO_DATABASE)
     for refusal in _refusals(states):
         note(f"mesctl: {refusal}")
     _fail_if_any_is_down(states)
+
+
+def state_row(state: DatabaseState, ledger: Mapping[str, Entry]) -> dict[str, Any]:
+    """Return what `mesctl migrate status` shows of a database."""
+    return {
+        "database": state.database,
+        "tree": state.tree.name,
+        "revision": state.revision,
+        "head": run.head(state.tree),
+        "library": state.library_version or None,
+        "current": bool(state.found and state.found.is_ours) and state.revision == run.head(state.tree),
+        "mark": state.found and state.found.belonging,
+        "last_run": state.unreachable or last_run(ledger.get(state.database), state),
+    }
 
 
 @app.command()

@@ -1,17 +1,16 @@
 """What is wrong at this moment: pure rules on facts that `sources` has read, and the limits they go by."""
 
-import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from queue import Empty, SimpleQueue
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import psycopg
 from sqlalchemy.exc import DBAPIError
 
 from ops.replicas.nodes import PRIMARY_NODE, NodeRow
+from ops.waiting import answers_of
 from partitions.check import PartitionFinding, Remedy
 from readreplica.errors import one_line
 from sharding.ids import NODES
@@ -330,28 +329,17 @@ def run_sources(sources: Mapping[str, Source], *, deadline_seconds: float) -> li
         sources: by the name of what they read.
         deadline_seconds: how long they have together.
     """
-    answers: SimpleQueue[tuple[str, list[OpenProblem]]] = SimpleQueue()
+    answers = answers_of(
+        {name: partial(_listed, each) for name, each in sources.items()}, deadline_seconds=deadline_seconds
+    )
+    found: list[OpenProblem] = []
+    for name, answer in answers.items():
+        found += [unread(name, first_line(answer))] if isinstance(answer, Exception) else answer
+    return found
 
-    def run(name: str, source: Source) -> None:
-        try:
-            answers.put((name, list(source())))
-        except Exception as error:  # whatever it is: it must not hide what the others have found
-            answers.put((name, [unread(name, first_line(error))]))
 
-    for name, source in sources.items():
-        # Daemons: one that hangs must not keep the process.
-        threading.Thread(target=run, args=(name, source), name=f"problems of {name}", daemon=True).start()
-    missing, found = set(sources), []
-    until = time.monotonic() + deadline_seconds
-    while missing:
-        try:
-            name, problems = answers.get(timeout=max(0.0, until - time.monotonic()))
-        except Empty:
-            break
-        missing.discard(name)
-        found += problems
-    late = f"nothing within {deadline_seconds:g} s"
-    return [*found, *(unread(name, late) for name in sorted(missing))]
+def _listed(source: Source) -> list[OpenProblem]:
+    return list(source())
 
 
 def first_line(error: BaseException) -> str:

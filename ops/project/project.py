@@ -112,6 +112,19 @@ class MonitoringEntry(Section):
     problems: Reference | None = None
 
 
+class PagesEntry(Section):
+    """What the project adds to the DBA's pages; each key is optional.
+
+    `panels` is a function that is called with the topology and returns `ops.pages.content.Panel`s; `access`
+    one that returns an `ops.pages.sessions.Access`, which decides who may log in; `catalogues` is a folder
+    with translations of the panels, CODE.po.
+    """
+
+    panels: Reference | None = None
+    access: Reference | None = None
+    catalogues: Text | None = None
+
+
 class GatewayEntry(Section):
     """What the gateway lets in: `routes` is a mapping of doors to `ops.gateway.model.GatewayRoute`s."""
 
@@ -128,6 +141,7 @@ class ProjectFile(Section):
     up: UpEntry = UpEntry()
     monitoring: MonitoringEntry = MonitoringEntry()
     gateway: GatewayEntry = GatewayEntry()
+    pages: PagesEntry = PagesEntry()
 
 
 class ReferenceBroken(ProjectInvalid):

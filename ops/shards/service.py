@@ -196,27 +196,31 @@ def list_shards(
         shard_map: who owns what.
         exact: count large tables too, and do not believe PostgreSQL's statistics.
     """
-
-    def look(database: Database) -> ShardRow:
-        with open_engine(topology, database, role=database.role) as engine, engine.connect() as connection:
-            live, archived = (
-                _count_all(connection, tables, exact) for tables in (live_tables(tree), archive_tables(tree))
-            )
-            size = connection.scalar(text("SELECT pg_database_size(current_database())")) or 0
-            known = read_identity(connection)
-        return ShardRow(
-            database.name,
-            f"{database.primary.host}:{database.primary.port}",
-            shard_map.owners.count(database.name),
-            live.rows,
-            archived.rows,
-            exact=live.exact and archived.exact,
-            bytes=size,
-            map_version=known.map_version if known else None,
-        )
-
+    look = partial(look_at_shard, topology, tree, shard_map, exact=exact)
     databases = topology.databases_of(tree.name).values()
     return [attempt(database, partial(look, database)) for database in databases]
+
+
+def look_at_shard(
+    topology: Topology, tree: ProjectTree, shard_map: ShardMap, database: Database, *, exact: bool
+) -> ShardRow:
+    """Read one shard, as `list_shards` reads all of them."""
+    with open_engine(topology, database, role=database.role) as engine, engine.connect() as connection:
+        live, archived = (
+            _count_all(connection, tables, exact) for tables in (live_tables(tree), archive_tables(tree))
+        )
+        size = connection.scalar(text("SELECT pg_database_size(current_database())")) or 0
+        known = read_identity(connection)
+    return ShardRow(
+        database.name,
+        f"{database.primary.host}:{database.primary.port}",
+        shard_map.owners.count(database.name),
+        live.rows,
+        archived.rows,
+        exact=live.exact and archived.exact,
+        bytes=size,
+        map_version=known.map_version if known else None,
+    )
 
 
 def skew(rows: Sequence[ShardRow]) -> float:

@@ -477,6 +477,8 @@ def _are_behind_doors(platform: Platform) -> None:
     assert status("external", "mes.api.localhost", "/v1/orders", stranger) == 404
     assert status("customer", "shop.localhost", "/livez", stranger) == 404
     assert status("internal", "internal.crm.api.localhost", "/v1/orders", service) == 401
+    assert status("staff", "dba.localhost", "/panels", stranger) == 401
+    assert status("staff", "dba.localhost", "/livez", stranger) == 404
     with pytest.raises(httpx.TransportError):
         status("internal", "internal.crm.api.localhost", "/v1/orders", stranger)
     key = folder / "gateway.key"
@@ -490,7 +492,10 @@ def test_services_are_started_killed_and_started_again(
     platform.up()
     assert {line for line in said if line.endswith("service: started")} == {
         f"{name} service: started"
-        for name in ("shop", "crm", "mes", "board", "pricing", "mesctl-exporter", "mesctl-gateway")
+        for name in (
+            *("shop", "crm", "mes", "board", "pricing"),
+            *("mesctl-exporter", "mesctl-gateway", "mesctl-pages"),
+        )
     }
     _are_behind_doors(platform)
     killed = platform.kill_service("mes")

@@ -238,7 +238,7 @@ def test_the_metadata_of_the_wheels(wheels: Mapping[str, Built]) -> None:
     extras = {name: built.metadata.get_all("Provides-Extra", []) for name, built in wheels.items()}
     assert {name: sorted(found) for name, found in extras.items()} == {
         "mes-storage": ["alembic", "asgi", "redis", "srv"],
-        "mesctl": ["embedded", "lint"],
+        "mesctl": ["embedded", "lint", "pages"],
         "mes-order-system": [],
     }
     points = {name: built.entry_points for name, built in wheels.items()}
@@ -257,7 +257,9 @@ def test_a_wheel_needs_what_it_imports_and_the_other_wheels(wheels: Mapping[str,
         "opentelemetry-api>=1.30",
     }
     assert "mes-storage[alembic]==0.1.0" in needed["mesctl"]
-    assert {"mes-storage[asgi,redis]==0.1.0", "mesctl[embedded]==0.1.0"} <= {*needed["mes-order-system"]}
+    assert {"mes-storage[asgi,redis]==0.1.0", "mesctl[embedded,pages]==0.1.0"} <= {
+        *needed["mes-order-system"]
+    }
     assert {"structlog", "fastapi"} <= named["mes-order-system"]
     assert not {"structlog", "fastapi"} & (named["mes-storage"] | named["mesctl"])
 

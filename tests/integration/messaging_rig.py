@@ -222,7 +222,7 @@ def pauses() -> Iterator[float]:
     pause = 0.01
     while True:
         yield pause
-        pause = min(1.2 * pause, 0.05)
+        pause = 0.01
 
 
 async def until(holds: Callable[[], Coroutine[Any, Any, bool]], *, seconds: float = 60.0) -> None:

@@ -54,6 +54,7 @@ def test_each_route_is_behind_a_door_and_each_door_leads_to_a_route() -> None:
         for routes in DOORS.values()
         for route in routes
         for method in route.methods
+        if route.service in SERVICES  # the DBA's pages are mesctl's own
     }
     assert listed == there
 
@@ -77,6 +78,7 @@ def test_the_gateway_leads_where_the_table_of_access_says() -> None:
         for door, routes in DOORS.items()
         for route in routes
         for method in route.methods
+        if route.service in SERVICES
     }
     rules = {
         (door, *route) for route, rule in {**RULES, **PAGES}.items() for door in (*rule.doors, Door.INTERNAL)
@@ -160,6 +162,20 @@ def test_routes_that_lead_nowhere_are_refused(
 ) -> None:
     with pytest.raises(GatewayInvalid, match=said):
         gateway_of(topology_of(tmp_path, GATEWAY + NAMES), routes)
+
+
+def test_the_pages_are_behind_a_door_that_has_a_name_for_them(tmp_path: Path) -> None:
+    shown = GatewayRoute(path="/", methods=("GET",), service="pages", is_optional=True)
+    without = gateway_of(topology_of(tmp_path, GATEWAY + NAMES), {"external": (NOTES, shown)})
+    assert without.doors[0].routes == (NOTES,)
+    named = (
+        GATEWAY + 'names = { notes = ["notes.localhost"], pages = ["dba.localhost"] }\n[pages]\nport = 9188\n'
+    )
+    made = gateway_of(topology_of(tmp_path, named), {"external": (NOTES, shown)})
+    assert made.doors[0].routes == (NOTES, shown)
+    assert made.upstreams[1].processes == (("127.0.0.1", 9188),)
+    only_staff = {door for door, routes in DOORS.items() if any(each.service == "pages" for each in routes)}
+    assert only_staff == {"staff"}
 
 
 def test_processes_are_those_of_the_topology(tmp_path: Path) -> None:

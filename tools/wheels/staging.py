@@ -65,11 +65,11 @@ written). Extras: `alembic` for operations in migrations, `asgi` and `redis` for
         readme="""\
 `mesctl init` starts a project, `mesctl doctor` checks one; `mesctl --help` shows all commands. Extras:
 `embedded` brings PostgreSQL and Valkey for `mesctl up`, which serves development; `lint` brings squawk for
-`mesctl migrate lint`.""",
+`mesctl migrate lint`; `pages` brings what serves the DBA's pages.""",
         packages=("ops",),
         depends_on={"mes-storage": ("alembic",)},
         dependencies=("mesctl",),
-        extras=("embedded", "lint"),
+        extras=("embedded", "lint", "pages"),
         modules={"mesctl.py": "tools/wheels/mesctl.py"},
         scripts={"mesctl": "mesctl:main"},
         shared=("ops",),
@@ -80,7 +80,7 @@ written). Extras: `alembic` for operations in migrations, `asgi` and `redis` for
         readme="An application, to be installed alone: its packages are `app` and `migrations`. Its project "
         "file and its alembic.ini stand in the repository.",
         packages=("app", "migrations"),
-        depends_on={"mes-storage": ("asgi", "redis"), "mesctl": ("embedded",)},
+        depends_on={"mes-storage": ("asgi", "redis"), "mesctl": ("embedded", "pages")},
         dependencies=("order-system",),
     ),
 )
