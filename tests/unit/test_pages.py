@@ -17,7 +17,7 @@ from app.access.table import PAGES
 from app.board.pages import front
 from app.board.pages.entry import own_path
 from app.board.pages.reasons import REASONS, code_of, translated
-from app.board.pages.rendering import FOLDER, HEADERS, Viewer, static_files
+from app.board.pages.rendering import FOLDER, HEADERS, PageReader, static_files
 from app.kit.strict import StrictRoute
 from app.pricing import errors as pricing_errors
 
@@ -107,7 +107,7 @@ def test_one_is_led_back_to_our_own_pages_alone(back: str) -> None:
 def test_values_are_written_as_the_viewer_reads_them(
     language: str, money: str, wait: str, moment: str
 ) -> None:
-    viewer = Viewer(language=language, zone_name="Europe/Berlin")
+    viewer = PageReader(language=language, zone_name="Europe/Berlin")
     assert viewer.money(Decimal("1412.50")) == money
     assert viewer.lasted(7800) == wait
     assert viewer.moment(datetime(2026, 12, 2, 8, 30, tzinfo=UTC)) == moment
@@ -123,7 +123,7 @@ def test_values_are_written_as_the_viewer_reads_them(
     ],
 )
 def test_russian_has_three_plurals(number: int, said: str) -> None:
-    viewer = Viewer(language="ru")
+    viewer = PageReader(language="ru")
     assert viewer.ngettext("%(n)d order was approved", "%(n)d orders were approved", number) == said
 
 
@@ -165,15 +165,15 @@ def test_a_rejection_is_read_as_its_code_and_said_in_russian(code: str) -> None:
     found = code_of(text)
     assert found is not None
     assert found[0] == code
-    said = translated(text, Viewer(language="ru")) or ""
+    said = translated(text, PageReader(language="ru")) or ""
     assert said != text
     assert all(value in said for value in found[1].values())
     # Of an order with two lines, each with the name of its model.
-    both = translated(f"a.stl: {text} b.stl: {text}", Viewer(language="ru"))
+    both = translated(f"a.stl: {text} b.stl: {text}", PageReader(language="ru"))
     assert both == f"a.stl: {said} b.stl: {said}"
 
 
 def test_the_words_of_a_person_stay_as_they_are() -> None:
     text = "The wall is too thin. Order it again, thicker; 100% sure"
-    assert translated(text, Viewer(language="ru")) == text
+    assert translated(text, PageReader(language="ru")) == text
     assert code_of(text) is None

@@ -16,7 +16,7 @@ from app.access.errors import NotAuthenticated
 from app.board import repository
 from app.board.pages.entry import said_of
 from app.board.pages.reasons import translated
-from app.board.pages.rendering import HEADERS, Viewer, is_fragment, page
+from app.board.pages.rendering import HEADERS, PageReader, is_fragment, page
 from app.board.pages.rendering import marked as _
 from app.board.pages.staff import Pages, Parts, attempt, download
 from app.board.pages.stream import stream_of
@@ -89,7 +89,7 @@ class WayStep(NamedTuple):
     state: str
 
 
-def way_of(status: Status, viewer: Viewer) -> list[WayStep]:
+def way_of(status: Status, viewer: PageReader) -> list[WayStep]:
     """Return how far an order is, in five steps."""
     at = next((step for step, (_name, statuses) in enumerate(_WAY) if status in statuses), len(_WAY))
     if status is Status.CLOSED:
@@ -98,7 +98,7 @@ def way_of(status: Status, viewer: Viewer) -> list[WayStep]:
     return [WayStep(viewer.gettext(name), state) for (name, _s), state in zip(_WAY, states, strict=True)]
 
 
-def _acts(order: ListedOrder, viewer: Viewer) -> list[Act]:
+def _acts(order: ListedOrder, viewer: PageReader) -> list[Act]:
     g, acts = viewer.gettext, list[Act]()
     if order.status is Status.FILE_UPLOADED:
         acts.append(Act("submit", g(_("Order it")), "main"))
@@ -150,7 +150,7 @@ async def _found(parts: Pages, order_id: int, *, is_change: bool = False) -> Fou
 async def _page(
     request: Request, parts: Pages, order_id: int, *, refused: Mapping[str, Any] | None = None
 ) -> Response:
-    viewer, after = Viewer.of(request), parts.streams.position()
+    viewer, after = PageReader.of(request), parts.streams.position()
     found = await _found(parts, order_id, is_change=request.method != "GET")
     order = found.order
     waits_for = _WAITS_FOR.get(order.status)
@@ -177,7 +177,7 @@ async def _page(
     )
 
 
-def _facts(found: FoundOrder, viewer: Viewer) -> Sequence[tuple[str, str]]:
+def _facts(found: FoundOrder, viewer: PageReader) -> Sequence[tuple[str, str]]:
     g, order = viewer.gettext, found.order
     said = [
         (g(_("Material")), ", ".join(viewer.named(each) for each in order.materials)),

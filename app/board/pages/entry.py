@@ -19,7 +19,7 @@ from app.board.pages.rendering import (
     LANGUAGES,
     THEME_COOKIE,
     THEMES,
-    Viewer,
+    PageReader,
     is_fragment,
     page,
     render,
@@ -64,7 +64,7 @@ _FAULT = _("This is a fault of ours, and has been noted. Nothing was changed.")
 _UNFIT = _("This cannot be done.")
 
 
-def said_of(viewer: Viewer, problem: Mapping[str, Any]) -> str:
+def said_of(viewer: PageReader, problem: Mapping[str, Any]) -> str:
     """Return what a problem says, in the reader's language."""
     known = PROBLEM_TEXTS.get(str(problem.get("title")))
     if known is None:
@@ -85,7 +85,7 @@ def show_error(request: Request, problem: Mapping[str, Any], headers: Mapping[st
     """Answer a browser's request that failed by a page, and htmx's by a sentence; None for programs."""
     if request.url.path.startswith("/v1/") or not _wants_page(request):
         return None
-    viewer, status = Viewer.of(request), int(problem["status"])
+    viewer, status = PageReader.of(request), int(problem["status"])
     kept = {name: value for name, value in headers.items() if name.lower() != "www-authenticate"}
     if is_fragment(request):
         said = quote(said_of(viewer, problem))
@@ -113,7 +113,7 @@ def show_error(request: Request, problem: Mapping[str, Any], headers: Mapping[st
 _OF_CUSTOMER = re.compile(r"(/my/[0-9]{1,19})(/|$)")
 
 
-def _ask_for_link(request: Request, viewer: Viewer) -> Response:
+def _ask_for_link(request: Request, viewer: PageReader) -> Response:
     """Answer with the page that takes the token behind the # of a link, which no request has."""
     found = _OF_CUSTOMER.match(request.url.path)
     assert found is not None
@@ -125,7 +125,7 @@ def _wants_page(request: Request) -> bool:
     return is_fragment(request) or "text/html" in request.headers.get("accept", "")
 
 
-def _ask_to_sign_in(request: Request, viewer: Viewer) -> Response:
+def _ask_to_sign_in(request: Request, viewer: PageReader) -> Response:
     is_link = request.headers.get("sec-fetch-site") == "cross-site" and request.method == "GET"
     if is_link:
         # The cookie is not sent with a click on another site. The page that it leads to asks once more.
@@ -170,7 +170,7 @@ def login(
     try:
         sign_in(request, answer, name=name, password=password)
     except LoginFailed:
-        viewer = Viewer.of(request)
+        viewer = PageReader.of(request)
         fault = viewer.gettext(PROBLEM_TEXTS["Login failed"])
         context = {"path": "/login", "query": "", "fault": fault, "back": own_path(back)}
         return HTMLResponse(render("login.html", viewer, **context), 401, headers=dict(HEADERS))

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from functools import cache, partial
 
-from app.board.pages.rendering import Viewer
+from app.board.pages.rendering import PageReader
 from app.board.pages.rendering import marked as _
 
 REASONS: Mapping[str, str] = {
@@ -118,7 +118,7 @@ def code_of(text: str) -> tuple[str, Mapping[str, str]] | None:
     return None
 
 
-def translated(text: str | None, viewer: Viewer) -> str | None:
+def translated(text: str | None, viewer: PageReader) -> str | None:
     """Translate each reason in a text, which has one for each line of an order; the rest stays as it is."""
     if text is None:
         return None

@@ -152,7 +152,7 @@ def translations_of(language: str) -> NullTranslations:
 
 
 @dataclass(frozen=True)
-class Viewer:
+class PageReader:
     """Who looks: in which language, zone and theme. Its methods write values as he reads them."""
 
     language: str = "en"
@@ -161,7 +161,7 @@ class Viewer:
     caller: Caller | None = None
 
     @classmethod
-    def of(cls, request: Request, caller: Caller | None = None) -> "Viewer":
+    def of(cls, request: Request, caller: Caller | None = None) -> "PageReader":
         """Read who looks from a request's cookies; the language also from what his browser asks for."""
         language = request.cookies.get(LANGUAGE_COOKIE, "")
         if language not in LANGUAGES:
@@ -332,7 +332,7 @@ def environment_of(language: str) -> Environment:
     return environment
 
 
-def render(template: str, viewer: Viewer, **context: Any) -> str:
+def render(template: str, viewer: PageReader, **context: Any) -> str:
     """Render a template for who looks."""
     found = environment_of(viewer.language).get_template(template)
     return found.render(v=viewer, now=datetime.now(UTC), **context)
@@ -347,7 +347,7 @@ def page(
     **context: Any,
 ) -> HTMLResponse:
     """Answer with a page."""
-    viewer = Viewer.of(request)
+    viewer = PageReader.of(request)
     text = render(template, viewer, path=request.url.path, query=request.url.query, **context)
     return HTMLResponse(text, status, headers=dict(headers))
 

@@ -9,7 +9,7 @@ from starlette.responses import RedirectResponse, Response
 
 from app.board import repository
 from app.board.pages.entry import said_of
-from app.board.pages.rendering import HEADERS, Viewer, page
+from app.board.pages.rendering import HEADERS, PageReader, page
 from app.board.pages.rendering import marked as _
 from app.board.pages.staff import Pages, Parts, attempt
 from app.board.pages.views import card_of, tabs_of
@@ -35,7 +35,7 @@ async def search(request: Request, parts: Parts, q: Annotated[str, Query(max_len
         return RedirectResponse(f"/orders/{text}", 303, headers=dict(HEADERS))
     rows = [card_of(each) for each in found]
     return page(
-        request, "search.html", rows=rows, title=None, q=text, tabs=tabs_of(Viewer.of(request), "/search")
+        request, "search.html", rows=rows, title=None, q=text, tabs=tabs_of(PageReader.of(request), "/search")
     )
 
 
@@ -51,7 +51,7 @@ async def history(
         return RedirectResponse("/search", 303, headers=dict(HEADERS))
     async with parts.orders.read() as session:
         found = await repository.customer_history(session, email=email, partner=partner)
-    viewer = Viewer.of(request)
+    viewer = PageReader.of(request)
     title = viewer.gettext(_("All orders of %(name)s"), name=who)
     rows = [card_of(each) for each in found.orders]
     return page(request, "search.html", rows=rows, title=title, q="", tabs=tabs_of(viewer, "/history"))
@@ -71,7 +71,7 @@ async def sales(request: Request, parts: Parts) -> Response:
 
 
 async def _sales(request: Request, parts: Pages, report: ApprovalReport | None = None) -> Response:
-    viewer, now = Viewer.of(request), datetime.now(UTC)
+    viewer, now = PageReader.of(request), datetime.now(UTC)
     async with parts.orders.read(freshness=ANY if report is None else PRIMARY) as session:
         to_confirm = await repository.to_confirm(session)
         expiring = await repository.expiring(session, before=now + EXPIRES_WITHIN)
@@ -96,7 +96,7 @@ async def approve_many(
     request: Request, parts: Parts, order_id: Annotated[list[str], Form(max_length=_MOST_APPROVED)]
 ) -> Response:
     """Confirm many orders, one after another, and say what became of each."""
-    viewer, refused, done = Viewer.of(request), [], 0
+    viewer, refused, done = PageReader.of(request), [], 0
     for each in dict.fromkeys(order_id):
         if not each.isdecimal():
             continue

@@ -15,7 +15,7 @@ from app.board import repository
 from app.board.actions import ActionRefused, Actions
 from app.board.pages.entry import said_of
 from app.board.pages.reasons import translated
-from app.board.pages.rendering import HEADERS, VIEWER_HEADERS, Viewer, is_fragment, page, render
+from app.board.pages.rendering import HEADERS, VIEWER_HEADERS, PageReader, is_fragment, page, render
 from app.board.pages.rendering import marked as _
 from app.board.pages.stream import Streams, row_html, stream_of
 from app.board.pages.views import (
@@ -168,7 +168,7 @@ async def board(
     caller = current_caller()
     if caller.role is Role.SELLER:
         return RedirectResponse("/sales", 303, headers=dict(HEADERS))
-    viewer, now = Viewer.of(request), datetime.now(UTC)
+    viewer, now = PageReader.of(request), datetime.now(UTC)
     # Before the list is read: what happens meanwhile is sent once more.
     after = parts.streams.position()
     filters, is_good = chosen.filters(now)
@@ -202,7 +202,7 @@ def _cursor(text: str | None) -> Cursor | None:
         return None
 
 
-async def _mine(session: ReadSession, caller: Caller, viewer: Viewer, now: datetime) -> Mapping[str, Any]:
+async def _mine(session: ReadSession, caller: Caller, viewer: PageReader, now: datetime) -> Mapping[str, Any]:
     """Read what is an operator's own."""
     begin = now.astimezone(viewer.zone).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
     work = await repository.my_orders(session, caller.name)
@@ -217,11 +217,11 @@ async def work(request: Request, parts: Parts) -> Response:
 
 
 async def _work(request: Request, parts: Pages, fault: str | None = None) -> Response:
-    text = await _work_html(Viewer.of(request), parts, fault)
+    text = await _work_html(PageReader.of(request), parts, fault)
     return HTMLResponse(text, headers={**HEADERS, "X-Part": "work"})
 
 
-async def _work_html(viewer: Viewer, parts: Pages, fault: str | None = None) -> str:
+async def _work_html(viewer: PageReader, parts: Pages, fault: str | None = None) -> str:
     async with parts.orders.read(freshness=PRIMARY) as session:
         found = await repository.my_orders(session, current_caller().name)
     return render("work.html", viewer, work=[job_of(each, viewer) for each in found], work_fault=fault)
@@ -237,13 +237,13 @@ async def stream(
     """Send an open board what changes."""
     filters, _is_good = chosen.filters(datetime.now(UTC))
     last = request.headers.get("last-event-id") or after
-    return stream_of(parts.streams.board(Viewer.of(request), filters=filters, after=last))
+    return stream_of(parts.streams.board(PageReader.of(request), filters=filters, after=last))
 
 
 @router.get("/changes")
 async def changes(request: Request, parts: Parts, chosen: ChosenFilters) -> JSONResponse:
     """Return the first page of the list as rows, for a board that hears no events."""
-    viewer = Viewer.of(request)
+    viewer = PageReader.of(request)
     filters, _is_good = chosen.filters(datetime.now(UTC))
     async with parts.orders.read() as session:
         found = await repository.new_orders(
@@ -262,7 +262,7 @@ async def take(request: Request, parts: Parts, order_id: OrderIdPath) -> Respons
         return _back("/" if refused is None else f"/orders/{order_id}")
     if request.headers.get("hx-target", "").endswith("#order"):
         return await _order_page(request, parts, order_id, refused=refused)
-    viewer, caller = Viewer.of(request), current_caller()
+    viewer, caller = PageReader.of(request), current_caller()
     order = await parts.settled(order_id, lambda each: refused is not None or each.operator == caller.name)
     why = said_of(viewer, refused) if refused else viewer.gettext(_("Yours now"))
     row = row_html(card_of(order), viewer, why=why, is_mine=refused is None)
@@ -406,7 +406,7 @@ async def _done(
         if not is_fragment(request):
             return _back(f"/orders/{order_id}")
     if request.headers.get("hx-target", "").endswith("#work"):
-        return await _work(request, parts, said_of(Viewer.of(request), refused) if refused else None)
+        return await _work(request, parts, said_of(PageReader.of(request), refused) if refused else None)
     return await _order_page(request, parts, order_id, refused=refused)
 
 
@@ -419,7 +419,7 @@ async def order(request: Request, parts: Parts, order_id: OrderIdPath) -> Respon
 async def _order_page(
     request: Request, parts: Pages, order_id: int, *, refused: Mapping[str, Any] | None = None
 ) -> Response:
-    viewer, after = Viewer.of(request), parts.streams.position()
+    viewer, after = PageReader.of(request), parts.streams.position()
     is_change = request.method != "GET"
     async with parts.orders.read(freshness=PRIMARY if is_change else ANY) as session:
         found = await repository.find_order(session, order_id)

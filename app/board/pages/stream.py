@@ -14,7 +14,7 @@ from fastapi.sse import format_sse_event
 from starlette.responses import StreamingResponse
 
 from app.board.live import LiveChanges, LiveEvent
-from app.board.pages.rendering import HEADERS, Viewer, render
+from app.board.pages.rendering import HEADERS, PageReader, render
 from app.board.pages.rendering import marked as _
 from app.board.pages.views import Card, card_of, fits
 from app.board.repository import Filters, ListedOrder
@@ -39,17 +39,17 @@ _GONE: Mapping[Status, str] = {
 }
 
 
-def may_take(viewer: Viewer) -> bool:
+def may_take(viewer: PageReader) -> bool:
     """Return whether who looks takes orders."""
     return viewer.caller is not None and viewer.caller.role in {Role.OPERATOR, Role.ADMIN}
 
 
-def row_html(card: Card, viewer: Viewer, *, why: str | None = None, is_mine: bool = False) -> str:
+def row_html(card: Card, viewer: PageReader, *, why: str | None = None, is_mine: bool = False) -> str:
     """Render a row of the list; `why` stands where the button was."""
     return render("row.html", viewer, o=card, why=why, is_mine=is_mine).strip()
 
 
-def why_gone(order: ListedOrder, viewer: Viewer) -> str:
+def why_gone(order: ListedOrder, viewer: PageReader) -> str:
     """Return why an order waits for no operator any more."""
     if order.operator is not None:
         return viewer.gettext(_("Taken by %(operator)s"), operator=order.operator)
@@ -78,7 +78,7 @@ class Feed:
         # One page that is closed meanwhile must not end the reading of the others.
         return await asyncio.shield(found)
 
-    def row(self, change: LiveEvent, order: ListedOrder, viewer: Viewer) -> str:
+    def row(self, change: LiveEvent, order: ListedOrder, viewer: PageReader) -> str:
         """Return the row of an order that waits."""
         key = (change.event_id, viewer.language, viewer.zone_name, may_take(viewer))
         found = self._rows.get(key)
@@ -115,7 +115,7 @@ class Streams:
         """Return the last event that this process knows; what is read now is as new."""
         return self.live.position
 
-    async def board(self, viewer: Viewer, *, filters: Filters, after: str) -> AsyncIterator[bytes]:
+    async def board(self, viewer: PageReader, *, filters: Filters, after: str) -> AsyncIterator[bytes]:
         """Yield the events of an operator's board.
 
         Parameters:
@@ -130,7 +130,7 @@ class Streams:
                 yield _event("row", self._message(change, order, viewer, filters), event_id=change.event_id)
 
     def _message(
-        self, change: LiveEvent, order: ListedOrder, viewer: Viewer, filters: Filters
+        self, change: LiveEvent, order: ListedOrder, viewer: PageReader, filters: Filters
     ) -> dict[str, Any]:
         waits = order.status is Status.MANUFACTURING_APPROVED and fits(order, filters)
         is_mine = viewer.caller is not None and order.operator == viewer.caller.name

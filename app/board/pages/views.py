@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import NamedTuple
 
 from app.board.pages.reasons import translated
-from app.board.pages.rendering import CHOICE_NAMES, Viewer
+from app.board.pages.rendering import CHOICE_NAMES, PageReader
 from app.board.pages.rendering import marked as _
 from app.board.repository import Filters, FoundOrder, ListedOrder, TimelineEntry
 from app.kit.caller import Caller, Role
@@ -91,7 +91,7 @@ class Tab(NamedTuple):
     is_here: bool
 
 
-def tabs_of(viewer: Viewer, path: str) -> list[Tab]:
+def tabs_of(viewer: PageReader, path: str) -> list[Tab]:
     """Return the pages that a member of staff has."""
     role = viewer.caller.role if viewer.caller else None
     named = []
@@ -121,7 +121,7 @@ def card_of(order: ListedOrder, *, ends: datetime | None = None) -> Card:
     )
 
 
-def job_of(order: ListedOrder, viewer: Viewer) -> Card:
+def job_of(order: ListedOrder, viewer: PageReader) -> Card:
     """Show an order that is in an operator's hands, with its next step."""
     following = NEXT.get(order.status)
     name = viewer.gettext(_NEXT_NAMES[following]) if following else None
@@ -137,7 +137,7 @@ def _title_of(summary: str) -> tuple[str, str | None]:
     return summary, None
 
 
-def life_of(entries: Sequence[TimelineEntry], viewer: Viewer, now: datetime) -> list[LifeStep]:
+def life_of(entries: Sequence[TimelineEntry], viewer: PageReader, now: datetime) -> list[LifeStep]:
     """Show what has happened to an order, with the time that passed after each change."""
     steps = []
     for entry, following in zip(entries, [*entries[1:], None], strict=True):
@@ -167,12 +167,12 @@ _EVENT_NAMES: Mapping[str, str] = {
 }
 
 
-def _event_name(entry: TimelineEntry, viewer: Viewer) -> str:
+def _event_name(entry: TimelineEntry, viewer: PageReader) -> str:
     special = next((name for name in _EVENT_NAMES if name in entry.detail), None)
     return viewer.gettext(_EVENT_NAMES[special]) if special else viewer.status(entry.status)
 
 
-def _detail_of(entry: TimelineEntry, viewer: Viewer) -> str | None:
+def _detail_of(entry: TimelineEntry, viewer: PageReader) -> str | None:
     """Return the words of a line that a reader wants: a model's name, a reason, a price."""
     detail = entry.detail
     names = ("model", "to", "reason", *_EVENT_NAMES)
@@ -184,7 +184,7 @@ def _detail_of(entry: TimelineEntry, viewer: Viewer) -> str | None:
     return " · ".join(each for each in said if each and each != entry.actor) or None
 
 
-def facts_of(found: FoundOrder, viewer: Viewer) -> list[tuple[str, str]]:
+def facts_of(found: FoundOrder, viewer: PageReader) -> list[tuple[str, str]]:
     """Return what else is known of an order, with its name."""
     g, order = viewer.gettext, found.order
     said = [
@@ -202,7 +202,7 @@ def facts_of(found: FoundOrder, viewer: Viewer) -> list[tuple[str, str]]:
     return [(name, value) for name, value in said if value]
 
 
-def acts_for(order: ListedOrder, viewer: Viewer) -> list[Act]:
+def acts_for(order: ListedOrder, viewer: PageReader) -> list[Act]:
     """Return what who looks may do with an order now; the services have the last word."""
     caller = viewer.caller
     if caller is None:
@@ -215,7 +215,7 @@ def acts_for(order: ListedOrder, viewer: Viewer) -> list[Act]:
     return acts
 
 
-def _operators_acts(order: ListedOrder, viewer: Viewer, caller: Caller) -> list[Act]:
+def _operators_acts(order: ListedOrder, viewer: PageReader, caller: Caller) -> list[Act]:
     g = viewer.gettext
     if order.status is Status.MANUFACTURING_APPROVED:
         return [Act("take", g(_("Take")), "main")]
@@ -230,7 +230,7 @@ def _operators_acts(order: ListedOrder, viewer: Viewer, caller: Caller) -> list[
     return acts
 
 
-def _sellers_acts(order: ListedOrder, viewer: Viewer) -> list[Act]:
+def _sellers_acts(order: ListedOrder, viewer: PageReader) -> list[Act]:
     g = viewer.gettext
     acts = []
     if order.status is Status.PRICE_CALCULATED:
