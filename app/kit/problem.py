@@ -171,7 +171,9 @@ def _answer(
         "instance": printable(request.scope["path"]),
     }
     all_headers = {**request.scope.get(ANSWER_HEADERS, {}), **(headers or {})}
-    shows: ShowsErrors | None = getattr(request.app.state, "show_error", None)
+    # In front of an application, as where a malformed request is refused, there is none to ask.
+    app = request.scope.get("app")
+    shows: ShowsErrors | None = getattr(app.state, "show_error", None) if app is not None else None
     shown = shows(request, content, all_headers) if shows is not None else None
     if shown is not None:
         return shown

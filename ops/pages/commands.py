@@ -9,7 +9,7 @@ import typer
 from ops.errors import ExitStatus, OpsError
 from ops.gateway.model import section_of
 from ops.options import Options, options_of
-from ops.output import print_json
+from ops.output import print_json, report
 from ops.pages.content import Panel, PanelContent
 from ops.pages.section import pages_of
 from ops.pages.sessions import SessionStore
@@ -54,6 +54,7 @@ def serve(
     context: typer.Context,
     port: Port = None,
     host: Annotated[str, typer.Option(help="The address at which it listens.")] = LOOPBACK,
+    check: Annotated[bool, typer.Option("--check", help="Only say whether they can be served.")] = False,
 ) -> None:
     """Serve the pages until SIGTERM or Ctrl-C.
 
@@ -69,6 +70,9 @@ def serve(
         application = make_app(options, port=chosen)
     except ModuleNotFoundError as fault:
         raise PagesMissing(str(fault.name)) from fault
+    if check:
+        report(options, {"host": host, "port": chosen}, f"the pages can be served at {host}, port {chosen}")
+        return
     config = uvicorn.Config(
         application,
         host=host,

@@ -89,7 +89,7 @@ def test_every_order_is_accounted_for_and_the_audit_misses_one_that_is_taken_awa
     copy_to_other_shard(topology)
     delete_one_from_crm(topology)
     # The deleted order's history stays behind as an orphan.
-    assert demo.audit() == (1, {"duplicate", "wrong shard", "missing", "orphan"})
+    assert demo.audit() == (1, {"duplicate", "wrong shard", "missing", "orphan", "board differs"})
 
 
 def test_a_demo_that_is_told_to_end_leaves_nothing_running(demo: Demo) -> None:

@@ -74,6 +74,8 @@ ROWS: Mapping[str, Sequence[str]] = {
     "monitoring render": ["watch --dry-run"],
     "monitoring check": [""],
     "monitoring rules": [""],
+    "pages serve": ["--port 9188 --check"],
+    "pages link": ["--port 9188"],
     "forecast": [""],
     "bundle": ["incident.tar.gz"],
     "gateway render": ["doors --dry-run"],

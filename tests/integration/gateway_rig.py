@@ -101,7 +101,7 @@ class Upstreaming:
             Route("/{path:path}", self.echo, methods=["GET", "POST", "DELETE"]),
         ]
         config = uvicorn.Config(
-            Starlette(routes=routes), host=LOOPBACK, port=self.port, log_level="error", lifespan="off"
+            Starlette(routes=routes), host=LOOPBACK, port=self.port, log_config=None, lifespan="off"
         )
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, daemon=True)

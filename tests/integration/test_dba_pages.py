@@ -120,7 +120,7 @@ def served(app: Any) -> Iterator[str]:
     """Serve an application on a free port; give its address."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         server = uvicorn.Server(
-            uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=1)
+            uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=1)
         )
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
@@ -469,7 +469,7 @@ async def test_pages_that_went_away_say_so_and_come_back(wide: Wide, tmp_path: P
         await expect(page.locator("#live")).to_contain_text("do not answer")
         port = int(url.rpartition(":")[2])
         with socket.create_server(("127.0.0.1", port)) as listening:
-            server = uvicorn.Server(uvicorn.Config(app(), log_level="warning", timeout_graceful_shutdown=1))
+            server = uvicorn.Server(uvicorn.Config(app(), log_config=None, timeout_graceful_shutdown=1))
             thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
             thread.start()
             await expect(page.locator("#live")).to_have_attribute(
