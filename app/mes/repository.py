@@ -179,11 +179,6 @@ def intake_count(most: int) -> Select[int]:
 
 async def keep_in_intake(session: WriteSession, row: Intake, *, inbox: type[InboxRow]) -> bool:
     """Take a partner's order in; False if it was taken in, or placed, before."""
-    placed = select(inbox.message_id).where(
-        inbox.order_id == row.order_id, inbox.message_id == row.message_id
-    )
-    if await session.scalar(placed) is not None:
-        return False
     columns = (
         "order_id",
         "message_id",
@@ -196,7 +191,16 @@ async def keep_in_intake(session: WriteSession, row: Intake, *, inbox: type[Inbo
     )
     values = {name: getattr(row, name) for name in columns}
     kept = insert(Intake).values(values).on_conflict_do_nothing().returning(Intake.order_id)
-    return await session.scalar(kept) is not None
+    if await session.scalar(kept) is None:
+        return False
+    # Only now: the insertion may have waited for the one who was just placing it, and took its row away.
+    placed = select(inbox.message_id).where(
+        inbox.order_id == row.order_id, inbox.message_id == row.message_id
+    )
+    if await session.scalar(placed) is None:
+        return True
+    await session.execute(delete(Intake).where(Intake.order_id == row.order_id))
+    return False
 
 
 async def place_in_intake(session: AnySession, row: Intake, *, most: int) -> int:

@@ -285,14 +285,16 @@ class Dispatcher:
             else:
                 instruments.webhook_sent("delivered")
                 await self._sessions.transact(due.order_id, partial(_settle, due))
-                await self._succeeded(endpoint)
+                await self._succeeded(endpoint, due)
         except _AWAY as error:
             log.error("webhook_not_settled", **said, error=one_line(error))
         finally:
             self._running[endpoint.endpoint_id] -= 1
 
-    async def _succeeded(self, endpoint: KnownEndpoint) -> None:
-        if endpoint.failing_since is not None or endpoint.endpoint_id in self._failing:
+    async def _succeeded(self, endpoint: KnownEndpoint, due: DueDelivery) -> None:
+        # What was tried before may have failed in another process, a moment ago.
+        is_again = due.attempts > 0
+        if is_again or endpoint.failing_since is not None or endpoint.endpoint_id in self._failing:
             self._failing.discard(endpoint.endpoint_id)
             await self._endpoints.note_success(endpoint.endpoint_id)
 

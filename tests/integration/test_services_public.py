@@ -1,24 +1,34 @@
 """What partners do beside ordering: their list, one order, their own reference, many at once."""
 
+import asyncio
 import re
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Any
+from uuid import uuid4
 
 import pytest
 import pytest_asyncio
-from sqlalchemy import Engine, create_engine, insert, text
+from sqlalchemy import Engine, create_engine, delete, insert, text
 from sqlalchemy.pool import NullPool
 
 from app.access.table import DEPRECATED, RULES
 from app.kit.caller import Role
+from app.kit.clock import utc_now
+from app.mes import repository
 from app.mes.repository import orders_of_partner
-from app.models.mes import MesArchivedOrder, MesArchivedOrderEvent, MesArchivedOrderItem
+from app.messaging import inbox
+from app.messaging.events import Item, OrderSubmitted
+from app.messaging.message import Message
+from app.models.mes import Intake, MesArchivedOrder, MesArchivedOrderEvent, MesArchivedOrderItem
 from app.models.status import Channel, Status
+from app.orders import MES
+from readreplica.sessions import WriteSession
 from sharding.ids import first_id_at
 from sharding.topology import Topology
 from tests.callers import acting
+from tests.integration.messaging_rig import until
 from tests.integration.services_rig import MODEL, Json, Services, new_key, ok, open_services, problem
 from tests.integration.test_services_operators import add_month
 
@@ -337,3 +347,40 @@ async def test_a_route_that_goes_says_so_to_those_who_lose_it(services: Services
     staff = await services.mes.get(f"/v1/orders/{order_id}", headers=acting("Rosa", Role.OPERATOR))
     assert "deprecation" not in staff.headers
     assert DEPRECATED.keys() <= RULES.keys()
+
+
+async def test_an_order_that_is_being_placed_is_not_taken_in_again(services: Services) -> None:
+    """Its repeated request waits for the one who places it, and finds that it was placed."""
+    order_id = 21
+    item = Item(line_no=1, material="brass", finish="matte", quantity=1, model_key="k", model_name="n.stl")
+    submitted = OrderSubmitted(
+        actor=PARTNER, channel=Channel.B2B, summary="", partner=PARTNER, items=(item,), submitted_at=utc_now()
+    )
+    message = Message(
+        id=uuid4(), source="partner", subject=str(order_id), time=submitted.submitted_at, data=submitted
+    )
+
+    async def take_in(session: WriteSession) -> bool:
+        row = Intake(
+            order_id=order_id,
+            message_id=message.id,
+            partner=PARTNER,
+            model_key="k",
+            body=submitted.model_dump(mode="json"),
+            received_at=submitted.submitted_at,
+        )
+        return await repository.keep_in_intake(session, row, inbox=MES.inbox)
+
+    async def is_waiting() -> bool:
+        async with services.shards.write(order_id) as session:
+            return bool(await session.scalar(text("SELECT count(*) FROM pg_locks WHERE NOT granted")))
+
+    async with services.shards.write(order_id) as session:
+        assert await take_in(session)
+        assert await inbox.record(session, MES.inbox, message)
+        await session.execute(delete(Intake).where(Intake.order_id == order_id))
+        again = asyncio.create_task(services.shards.transact(order_id, take_in))
+        await until(is_waiting)
+    assert not (await again).value
+    async with services.shards.write(order_id) as session:
+        assert await session.get(Intake, order_id) is None

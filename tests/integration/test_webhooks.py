@@ -97,17 +97,24 @@ async def shown(services: Services) -> Json:
     return dict(only)
 
 
-async def count(services: Services, table: type[WebhookDelivery | WebhookEvent]) -> int:
+async def count(
+    services: Services, table: type[WebhookDelivery | WebhookEvent], *, waits: bool = False
+) -> int:
+    """Count rows; `waits`: the events of which no deliveries were made yet."""
     found = 0
+    counted = select(func.count()).select_from(table)
+    if waits:
+        counted = counted.where(WebhookEvent.fanned_out_at.is_(None))
     for cluster in services.shards.clusters.values():
         async with cluster.write() as session:
-            found += await session.scalar(select(func.count()).select_from(table)) or 0
+            found += await session.scalar(counted) or 0
     return found
 
 
 async def until_settled(services: Services) -> None:
     async def are_settled() -> bool:
-        return not await count(services, WebhookDelivery)
+        # The events first: their deliveries are made of them.
+        return not (await count(services, WebhookEvent, waits=True) or await count(services, WebhookDelivery))
 
     await until(are_settled)
 
