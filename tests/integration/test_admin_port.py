@@ -144,5 +144,5 @@ def test_what_is_wrong_with_an_admin_port_is_said_as_of_any_port(tmp_path: Path)
 def test_up_gives_each_service_an_admin_port_of_its_own() -> None:
     addresses = shape_of(TEMPLATE, PROJECT.file.services).addresses
     ports = {name: addresses[admin_key(name)].port for name in PROJECT.file.services}
-    assert ports == {"shop": 9101, "crm": 9102, "mes": 9103, "pricing": 9104}
+    assert ports == {"shop": 9101, "crm": 9102, "mes": 9103, "pricing": 9104, "board": 9105}
     assert addresses[admin_key("pricing")].keys == (("services", "pricing", "admin_port"),)

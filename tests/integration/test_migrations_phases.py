@@ -1,7 +1,7 @@
 """Today's code works on the schema that it finds when it is deployed: with only `pre` revisions applied."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from enum import StrEnum
@@ -10,11 +10,13 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from sqlalchemy import JSON, Connection, Table, delete, insert, select, update
+from sqlalchemy import ARRAY, JSON, Connection, LargeBinary, Table, delete, insert, select, update
+from sqlalchemy.dialects.postgresql import TSVECTOR
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.types import TypeEngine
 
 from app.models.base import EnumText
+from app.models.directory import BoundedTime
 from ops.fleet import open_engine
 from ops.migrate import run
 from ops.migrate.errors import FleetFailed
@@ -30,20 +32,31 @@ from tests.servers import PostgresServers
 NOW = datetime(2026, 11, 23, tzinfo=UTC)
 
 
+OF_KIND: Mapping[type[TypeEngine[Any]], object] = {
+    JSON: {},
+    LargeBinary: b"a digest",
+    BoundedTime: NOW,
+    TSVECTOR: "words",
+}
+OF_PYTHON: Mapping[type, object] = {
+    datetime: NOW,
+    int: first_id_at(NOW),
+    UUID: UUID(int=1),
+    Decimal: Decimal(1),
+}
+
+
 def value_of(kind: TypeEngine[Any]) -> object:
     """Give some value of a column's type."""
     if isinstance(kind, EnumText):
         members: type[StrEnum] = kind.enum
         return next(iter(members))
-    if isinstance(kind, JSON):
-        return {}
-    special: dict[type, object] = {
-        datetime: NOW,
-        int: first_id_at(NOW),
-        UUID: UUID(int=1),
-        Decimal: Decimal(1),
-    }
-    return special.get(kind.python_type) or kind.python_type()
+    if isinstance(kind, ARRAY):
+        return [value_of(kind.item_type)]
+    for each, value in OF_KIND.items():
+        if isinstance(kind, each):
+            return value
+    return OF_PYTHON.get(kind.python_type) or kind.python_type()
 
 
 def use(connection: Connection, table: Table) -> None:
@@ -61,8 +74,8 @@ def use(connection: Connection, table: Table) -> None:
     connection.execute(delete(table))
 
 
-# Keys are of an identity, whose number the database makes: `test_access` uses them.
-NOT_OF_SERVICES = {VERSION_TABLE, "metric_samples", "identity_keys"}
+# Of an identity, whose number the database makes: `test_access` and `test_oidc` use them.
+NOT_OF_SERVICES = {VERSION_TABLE, "metric_samples", "identity_keys", "identity_subjects"}
 
 
 def use_all(topology: Topology, tree: ProjectTree) -> None:

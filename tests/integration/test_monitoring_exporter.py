@@ -51,10 +51,12 @@ OF_EVERY_DATABASE = {
     *("database_bytes", "xid_age", "transactions_total", "in_doubt_units", "in_doubt_oldest_seconds"),
     *("rows", "live_rows", "dead_rows", "exporter_errors_total", "exporter_last_success_timestamp_seconds"),
 }
-OF_SHARDS = {
+OF_SHARDS = {"shard_rows", "shard_bytes", "partitions_months_ahead", "archive_waiting_rows"}
+OF_PARTITIONED = {
     *("replica_lag_seconds", "replica_lag_bytes", "partition_rows", "partition_bytes"),
-    *("partitions_months_ahead", "partitions_pending_detaches", "archive_waiting_rows"),
+    "partitions_pending_detaches",
 }
+"""Of the board, too, which has partitions and a replica."""
 
 
 def exporter_of(topology: Topology, lines: list[str] | None = None, **options: object) -> Exporter:
@@ -97,7 +99,7 @@ def test_every_metric_is_read_from_every_database(topology: Topology) -> None:
 
     def is_proven() -> bool:
         exporter.collect(NOW)
-        return places(exporter.samples)["replica_lag_seconds"] == {"mes_0", "mes_1"}
+        return places(exporter.samples)["replica_lag_seconds"] == {"board", "mes_0", "mes_1"}
 
     # What a replica lacks at the first look has no age yet.
     assert wait_until(is_proven, timeout_seconds=30)
@@ -105,10 +107,12 @@ def test_every_metric_is_read_from_every_database(topology: Topology) -> None:
     for name in OF_EVERY_NODE | OF_EVERY_DISK | OF_EVERY_DATABASE:
         assert found[name] == names, name
     shards = {"mes_0", "mes_1"}
-    for name in OF_SHARDS | {"shard_rows", "shard_bytes"}:
+    for name in OF_SHARDS:
         assert found[name] == shards, name
+    for name in OF_PARTITIONED:
+        assert found[name] == shards | {"board"}, name
     nodes = [sample for sample in exporter.samples if sample.name == "mes_storage_up"]
-    assert len(nodes) == 7
+    assert len(nodes) == len(names) + len({"board", *shards})
     assert {sample.value for sample in nodes} == {1}
     assert value(nodes, "mes_storage_up", node="mes_0_replica", role="replica") == 1
     assert value(exporter.samples, "mes_storage_connections_max", database="shop") == 197
@@ -157,14 +161,14 @@ def test_table_that_is_locked_costs_what_is_read_of_its_partitions(
         holder.execute("LOCK TABLE orders_hot")
         exporter.collect(NOW)
     found = places(exporter.samples)
-    assert found["partition_rows"] == {"mes_1"}
+    assert found["partition_rows"] == {"board", "mes_1"}
     assert found["live_rows"] == set(topology.databases)
     assert any(
         line.startswith("mes_0: ") and "lock timeout" in line for line in "\n".join(lines).splitlines()
     )
     assert value(exporter.samples, "mes_storage_exporter_errors_total", database="mes_0") >= 1
     exporter.collect(NOW)
-    assert places(exporter.samples)["partition_rows"] == {"mes_0", "mes_1"}
+    assert places(exporter.samples)["partition_rows"] == {"board", "mes_0", "mes_1"}
 
 
 def test_node_that_is_frozen_or_gone_costs_its_own_metrics_only(topology: Topology, tmp_path: Path) -> None:
@@ -186,9 +190,9 @@ def test_node_that_is_frozen_or_gone_costs_its_own_metrics_only(topology: Topolo
     }
     assert {place for place, is_up in ups.items() if not is_up} == {("crm", "primary"), ("mes_1", "primary")}
     found = places(exporter.samples)
-    assert found["database_bytes"] == {"shop", "directory", "mes_0"}
-    assert found["connections"] == {"shop", "directory", "mes_0", "mes_1"}
-    assert found["exporter_last_success_timestamp_seconds"] == {"shop", "directory", "mes_0"}
+    assert found["database_bytes"] == {"board", "shop", "directory", "mes_0"}
+    assert found["connections"] == {"board", "shop", "directory", "mes_0", "mes_1"}
+    assert found["exporter_last_success_timestamp_seconds"] == {"board", "shop", "directory", "mes_0"}
     assert {line.partition(":")[0] for line in "\n".join(lines).splitlines()} >= {"crm", "mes_1"}
 
 

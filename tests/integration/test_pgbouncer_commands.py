@@ -92,7 +92,7 @@ def test_pause_and_resume_by_hand(mesctl: Mesctl) -> None:
     assert mesctl("pgbouncer", "check").status == ExitStatus.DONE
     unknown = mesctl("pgbouncer", "pause", "mes_7")
     assert unknown.status == ExitStatus.USAGE
-    assert "there are pools to crm, directory, mes_0, mes_0_replica" in unknown.err
+    assert "there are pools to board, board_replica, crm, directory, mes_0, mes_0_replica" in unknown.err
 
 
 @pytest.mark.parametrize("verb", ["pause", "resume", "reconnect"])
