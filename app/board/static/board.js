@@ -250,7 +250,8 @@
     if (!status || status < 400 || ctx.response.headers.get("X-Part")) return;
     event.preventDefault();
     if (status === 401) {
-      resume = ctx.sourceElement;
+      // What the reader asked for is asked again, whatever the page asks by itself before or after it.
+      if (!resume || ctx.request.method !== "GET") resume = ctx.sourceElement;
       ask();
     } else {
       const said = ctx.response.headers.get("X-Said");
