@@ -116,21 +116,30 @@ def create(
     password: Annotated[
         bool, typer.Option("--password", help="Ask for a password too, for staff who log in.")
     ] = False,
+    oidc: Annotated[
+        tuple[str, str] | None,
+        typer.Option(
+            "--oidc", metavar="ISSUER SUBJECT", help="Who it is at an OpenID provider, as by `oidc`."
+        ),
+    ] = None,
     dry_run: DryRun = False,
 ) -> None:
     """Make an identity with its first API key, which is shown once."""
     options = options_of(context)
     name = _checked(name)
+    link = None if oidc is None else (_checked(oidc[0]), _checked(oidc[1]))
     if dry_run:
         _print_sql(
             f"INSERT INTO identities (name, role, sandbox, created_by) VALUES ({literal_of(name)}, "
             f"'{role}', {str(sandbox).lower()}, {literal_of(getpass.getuser())});"
         )
+        if link is not None:
+            _print_sql(_linking(name, *link))
         return
     secret = typer.prompt("Password", hide_input=True, confirmation_prompt=True) if password else None
 
     async def work(session: WriteSession) -> ApiKey:
-        return await identities.create(
+        made = await identities.create(
             session,
             name,
             Role(role.value),
@@ -139,6 +148,9 @@ def create(
             password=secret,
             scopes=scopes or [],
         )
+        if link is not None:
+            await identities.link_subject(session, name, *link)
+        return made
 
     _show_key(options, _change(options.topology(), work), name=name, role=role.value)
 
@@ -195,6 +207,15 @@ def limit(
     report(options, {"identity": name, "limits": found}, f"{name} has the limits: {shown}")
 
 
+def _id_of(name: str) -> str:
+    return f"(SELECT identity_id FROM identities WHERE name = {literal_of(name)})"
+
+
+def _linking(name: str, issuer: str, subject: str) -> str:
+    values = f"{literal_of(issuer)}, {literal_of(subject)}, {_id_of(name)}"
+    return f"INSERT INTO identity_subjects (issuer, subject, identity_id) VALUES ({values});"
+
+
 @app.command("oidc")
 def oidc(
     context: typer.Context,
@@ -211,18 +232,16 @@ def oidc(
     options = options_of(context)
     if remove is (issuer is not None and subject is not None) or (remove and (issuer or subject)):
         raise typer.BadParameter("give --issuer and --subject, or --remove")
-    whose = f"(SELECT identity_id FROM identities WHERE name = {literal_of(name)})"
     if remove:
         if dry_run:
-            _print_sql(f"DELETE FROM identity_subjects WHERE identity_id = {whose};")
+            _print_sql(f"DELETE FROM identity_subjects WHERE identity_id = {_id_of(name)};")
             return
         links = _change(options.topology(), lambda session: identities.unlink_subjects(session, name))
         report(options, {"identity": name, "links": links}, f"{name} has no link any more; it had {links}")
         return
     issuer, subject = _checked(str(issuer)), _checked(str(subject))
     if dry_run:
-        values = f"{literal_of(issuer)}, {literal_of(subject)}, {whose}"
-        _print_sql(f"INSERT INTO identity_subjects (issuer, subject, identity_id) VALUES ({values});")
+        _print_sql(_linking(name, issuer, subject))
         return
     _change(options.topology(), lambda session: identities.link_subject(session, name, issuer, subject))
     facts = {"identity": name, "issuer": issuer, "subject": subject}

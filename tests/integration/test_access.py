@@ -321,6 +321,26 @@ async def test_the_partner_approves_his_order(doors: Doors) -> None:
     assert shown["history"][-1]["actor"] == PARTNERS[0]
 
 
+async def test_a_customer_confirms_the_price_of_his_own_order_and_nothing_more(doors: Doors) -> None:
+    services = doors.services
+    order_id = await services.b2c()
+    await services.shows(services.mes, order_id, "SUBMITTED")
+    own, other = (KEYS.sign(TokenUse.LINK, {"sub": str(each)}) for each in (order_id, 17))
+    order = f"/v1/orders/{order_id}"
+    # Before it has a price there is nothing to confirm.
+    problem(await doors.send("crm", "POST", f"{order}/approve", bearer=own), 409)
+    await services.price(order_id)
+    await services.shows(services.crm, order_id, "PRICE_CALCULATED")
+    problem(await doors.send("crm", "POST", f"{order}/approve", bearer=other), 404)
+    for door in (Door.CUSTOMER, Door.STAFF, Door.EXTERNAL):
+        problem(await doors.send("crm", "POST", f"{order}/approve", bearer=own, door=door), 403)
+    for step in ("requote", "close"):
+        problem(await doors.send("crm", "POST", f"{order}/{step}", bearer=own), 403)
+    ok(await doors.send("crm", "POST", f"{order}/approve", bearer=own))
+    shown = await services.shows(services.mes, order_id, "MANUFACTURING_APPROVED")
+    assert shown["history"][-1]["actor"] == "customer"
+
+
 async def test_a_customer_orders_by_a_link_of_his_own(doors: Doors) -> None:
     key = {"Idempotency-Key": f"a-key-that-no-one-guesses-{new_key()}"}
     short = await doors.send(
