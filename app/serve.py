@@ -38,7 +38,7 @@ from app.messaging.streams import connect_redis
 from app.models.status import IllegalTransition
 from app.orders import IdempotencyKeyReused, UnknownOrder
 from app.settings import Settings, configure
-from app.topology import admin_address, redis_url, services_of
+from app.topology import admin_address, is_sandbox, redis_url, services_of
 from readreplica.asgi import CausalTokens, CookieOptions
 from readreplica.cluster import Cluster
 from readreplica.signing import TokenText, parse_keys
@@ -130,7 +130,9 @@ def make_app(
             parts(background, readiness) as opened,
             background,
         ):
-            app.state.access = access = _open_access(service, directory, settings, oidc)
+            app.state.access = access = _open_access(
+                service, directory, settings, oidc, in_sandbox=is_sandbox(topology)
+            )
             app.state.limits = limits = CallerLimits(redis)
             background.start("identities", access.registry.run)
             background.start("identity uses", access.registry.run_uses)
@@ -192,14 +194,16 @@ def make_app(
     return app
 
 
-def _open_access(service: str, directory: Cluster, settings: Settings, oidc: OidcProvider | None) -> Access:
+def _open_access(
+    service: str, directory: Cluster, settings: Settings, oidc: OidcProvider | None, *, in_sandbox: bool
+) -> Access:
     """Put together what finds out who calls."""
-    tokens = TokenKeys.parse(settings.access_keys.get_secret_value())
+    tokens = TokenKeys.parse(settings.access_keys.get_secret_value(), is_sandbox=in_sandbox)
     if tokens is None:
         log.warning("access_tokens_not_signed", fix="set MES_STORAGE_ACCESS_KEYS in every process")
     return Access(
         service=service,
-        registry=Registry(directory, stale_seconds=settings.identity_stale_seconds),
+        registry=Registry(directory, stale_seconds=settings.identity_stale_seconds, in_sandbox=in_sandbox),
         tokens=tokens,
         door_header=settings.door_header,
         proxies=settings.proxies,

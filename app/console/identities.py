@@ -22,6 +22,7 @@ from app.access.errors import IdentityExists, SubjectRefused, TooManyKeys, Unkno
 from app.kit.caller import Role, calling, shell_user
 from app.models.directory import Identity, IdentityKey
 from app.schemas import Line
+from app.topology import is_sandbox
 from ops.errors import ExitStatus, OpsError
 from ops.fleet import naming, open_engine
 from ops.options import DryRun, Options, options_of, parse_duration
@@ -99,7 +100,10 @@ def create_all(topology: Topology, roles: Mapping[str, Role]) -> dict[str, str]:
     async def work(session: WriteSession) -> dict[str, str]:
         made = {}
         for name, role in roles.items():
-            made[name] = (await identities.create(session, name, role, by=getpass.getuser())).text
+            key = await identities.create(
+                session, name, role, by=getpass.getuser(), in_sandbox=is_sandbox(topology)
+            )
+            made[name] = key.text
         return made
 
     return _change(topology, work)
@@ -147,6 +151,7 @@ def create(
             sandbox=sandbox,
             password=secret,
             scopes=scopes or [],
+            in_sandbox=is_sandbox(options.topology()),
         )
         if link is not None:
             await identities.link_subject(session, name, *link)
@@ -177,7 +182,9 @@ def rotate(
         return
 
     async def work(session: WriteSession) -> ApiKey:
-        return await identities.rotate(session, name, keep=lasts, scopes=scopes)
+        return await identities.rotate(
+            session, name, keep=lasts, scopes=scopes, in_sandbox=is_sandbox(options.topology())
+        )
 
     _show_key(options, _change(options.topology(), work), name=name, older_keys_until=keep)
 
@@ -322,7 +329,7 @@ def link(
     order_id: Annotated[int, typer.Argument(min=1, help="The order that it opens.", show_default=False)],
 ) -> None:
     """Make the token that opens one order for its customer, for 90 days."""
-    token = _keys().sign(TokenUse.LINK, {"sub": str(order_id)})
+    token = _keys(context).sign(TokenUse.LINK, {"sub": str(order_id)})
     report(options_of(context), {"order_id": str(order_id), "token": token}, token)
 
 
@@ -334,13 +341,14 @@ def service_token(
 ) -> None:
     """Make a token on behalf of a person, as services have them: for five minutes, at the internal door."""
     claims = {"sub": _checked(person), "role": role.value, "iss": f"mesctl of {getpass.getuser()}"}
-    token = _keys().sign(TokenUse.SERVICE, claims)
+    token = _keys(context).sign(TokenUse.SERVICE, claims)
     report(options_of(context), {"person": person, "role": role.value, "token": token}, token)
 
 
-def _keys() -> TokenKeys:
+def _keys(context: typer.Context) -> TokenKeys:
+    in_sandbox = is_sandbox(options_of(context).topology())
     try:
-        keys = TokenKeys.parse(os.environ.get(ACCESS_KEYS, ""))
+        keys = TokenKeys.parse(os.environ.get(ACCESS_KEYS, ""), is_sandbox=in_sandbox)
     except ValueError as error:
         raise typer.BadParameter(f"{ACCESS_KEYS}: {error}") from error
     if keys is None:

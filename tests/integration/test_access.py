@@ -416,6 +416,28 @@ async def test_a_key_for_trying_out_makes_no_order_in_earnest(doors: Doors) -> N
     ok(await doors.send("mes", "GET", "/v1/partners/trying/orders", bearer=key))
 
 
+async def test_a_key_of_a_sandbox_and_one_in_earnest_open_nothing_of_the_other(doors: Doors) -> None:
+    made = await doors.change(
+        lambda s: identities.create(s, "tester", Role.PARTNER, by="test", in_sandbox=True)
+    )
+    tried, earnest = made.text, doors.keys[PARTNERS[0]]
+    assert (tried[:3], earnest[:3]) == ("mt_", "mk_")
+    for service, app in doors.apps.items():
+        access: Access = app.state.access
+        refused = problem(await doors.send(service, "GET", "/v1/orders/17", bearer=tried), 401)
+        assert (refused["type"].rpartition(":")[2], refused["sandbox"]) == ("key-of-other-kind", False)
+        access.registry.in_sandbox = True
+        try:
+            refused = problem(await doors.send(service, "GET", "/v1/orders/17", bearer=earnest), 401)
+            assert (refused["type"].rpartition(":")[2], refused["sandbox"]) == ("key-of-other-kind", True)
+            answer = await doors.send(service, "GET", "/v1/orders/17", bearer=tried)
+            assert answer.status_code in {403, 404}  # known, and it has no such order
+        finally:
+            access.registry.in_sandbox = False
+    client = {"grant_type": "client_credentials", "client_id": "tester", "client_secret": tried}
+    problem(await doors.send("mes", "POST", "/v1/token", data=client), 401)
+
+
 async def test_a_key_is_rotated_and_both_are_good_meanwhile(doors: Doors) -> None:
     first = (await doors.change(lambda s: identities.create(s, "rotating", Role.PARTNER, by="test"))).text
     second = (await doors.change(lambda s: identities.rotate(s, "rotating"))).text
