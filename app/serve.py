@@ -1,6 +1,7 @@
 """What the three services share in becoming a process: an application, its health, its start and its end."""
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Any, NoReturn
@@ -48,6 +49,7 @@ _FORM_OVERHEAD_BYTES = 64 * 1024
 _LONGEST_HEADER_BYTES = 16 * 1024
 # As many as wait are looked at in one go, also when none can be accepted.
 _BACKLOG = 512
+_GARBAGE_AFTER = 10_000  # objects more than before, in place of 700: a request makes hundreds
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("serve")
 
@@ -270,6 +272,17 @@ def server_config(app: FastAPI, settings: Settings, *, host: str, port: int) -> 
     )
 
 
+def spare_what_stays() -> None:
+    """Have the garbage collector pass over all that is there by now, and come less often.
+
+    Of a service it is about a million objects, which stay until its end. To look through them stopped every
+    request for 200 ms, each three seconds under load.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_GARBAGE_AFTER, *gc.get_threshold()[1:])
+
+
 async def _serve(service: str, app: FastAPI, server: uvicorn.Server, admin: AdminAddress | None) -> None:
     """Open what the service works with, and serve. uvicorn's own lifespan would turn errors into text."""
     asyncio.get_running_loop().set_exception_handler(log_accept_errors)
@@ -286,4 +299,5 @@ async def _serve(service: str, app: FastAPI, server: uvicorn.Server, admin: Admi
         AsyncExitStack() as opened,
     ):
         await enter_with_retries(opened, lambda: app.router.lifespan_context(app))
+        spare_what_stays()
         await server.serve()
