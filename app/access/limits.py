@@ -8,6 +8,7 @@ While Redis is away, requests are let in, for that is a fault of ours; but order
 alone, to a part of what is allowed.
 """
 
+import asyncio
 import math
 import struct
 import time
@@ -34,6 +35,7 @@ who keeps it busy must not be let in for that."""
 PAUSE_SECONDS = 1.0
 LOCAL_SHARE = 4  # a process alone lets this part of the orders in: there are about as many processes
 _MOST_LOCAL = 10_000
+_LATELY_SECONDS = 1.0
 _LIMITS = ("requests", "orders", "bytes", "concurrent requests")
 _ASKED, _SAID = struct.Struct("<11d"), struct.Struct("<7d")
 _DAY = 24 * 3600.0
@@ -286,6 +288,8 @@ class CallerLimits:
         self._clock = clock
         self._asks_again_at = 0.0
         self._local: OrderedDict[str, float] = OrderedDict()
+        self._refused: OrderedDict[str, float] = OrderedDict()
+        self._behind = asyncio.Lock()
 
     def plan_of(self, caller: Caller) -> Plan | None:
         """Return a caller's limits; None if it has none, as what our own services ask for has."""
@@ -354,11 +358,16 @@ class CallerLimits:
         self, role: Role, subject: str, limits: Plan, costs: Sequence[float], size: Callable[[], int]
     ) -> AsyncIterator[dict[str, str]]:
         lease = uuid4().hex
+        if self._clock() - self._refused.get(subject, -math.inf) < _LATELY_SECONDS:
+            await self._let_others_pass()
         verdict = await self._decided(limits, subject, costs, lease)
         if verdict is None:
             self._decide_alone(limits, subject, orders=costs[1])
             yield {}
             return
+        if verdict.refused_by is not None:
+            self._note_refusal(subject)
+            await self._let_others_pass()
         _refuse(role, verdict)
         try:
             yield verdict.headers
@@ -368,6 +377,21 @@ class CallerLimits:
             if (owed := size() - costs[2]) > 0:
                 arguments = _arguments(_letting_in(limits), (0.0, 0.0, owed), "")
                 await self._take.tell(_keys(subject), arguments, seconds=REDIS_SECONDS)
+
+    def _note_refusal(self, subject: str) -> None:
+        self._refused.pop(subject, None)
+        self._refused[subject] = self._clock()
+        if len(self._refused) > _MOST_LOCAL:
+            self._refused.popitem(last=False)
+
+    async def _let_others_pass(self) -> None:
+        """Wait until everything else that is ready has had its turn.
+
+        Of a flood a hundred requests come at a time, and each costs a millisecond. One after the other they
+        wait here, and whoever asks now and then is worked on in between.
+        """
+        async with self._behind:
+            await asyncio.sleep(0)
 
     async def take_orders(self, caller: Caller, count: int) -> dict[str, str]:
         """Take what a request has turned out to cost, once its body is read; return headers of the answer.
