@@ -15,7 +15,7 @@ import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 from uuid import uuid4
 
@@ -262,6 +262,23 @@ return struct.pack('<ddddddd', 0, 0, now, busy, due[1], due[2], due[3])
 """
 
 
+@dataclass(eq=False, slots=True)
+class _Lane:
+    """Where the requests of a caller that was refused go one at a time."""
+
+    refused_at: float = -math.inf
+    turns: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    async def let_others_pass(self) -> None:
+        """Wait until everything else that is ready has had its turn.
+
+        Of a flood a hundred requests come at a time, and each costs a millisecond. Here they wait for each
+        other, and who asks now and then is worked on in between.
+        """
+        async with self.turns:
+            await asyncio.sleep(0)
+
+
 class CallerLimits:
     """Limits the callers of a service; used by `app.kit.strict`."""
 
@@ -288,8 +305,7 @@ class CallerLimits:
         self._clock = clock
         self._asks_again_at = 0.0
         self._local: OrderedDict[str, float] = OrderedDict()
-        self._refused: OrderedDict[str, float] = OrderedDict()
-        self._behind = asyncio.Lock()
+        self._lanes: OrderedDict[str, _Lane] = OrderedDict()
 
     def plan_of(self, caller: Caller) -> Plan | None:
         """Return a caller's limits; None if it has none, as what our own services ask for has."""
@@ -358,16 +374,16 @@ class CallerLimits:
         self, role: Role, subject: str, limits: Plan, costs: Sequence[float], size: Callable[[], int]
     ) -> AsyncIterator[dict[str, str]]:
         lease = uuid4().hex
-        if self._clock() - self._refused.get(subject, -math.inf) < _LATELY_SECONDS:
-            await self._let_others_pass()
+        lane = self._lanes.get(subject)
+        if lane is not None and self._clock() - lane.refused_at < _LATELY_SECONDS:
+            await lane.let_others_pass()
         verdict = await self._decided(limits, subject, costs, lease)
         if verdict is None:
             self._decide_alone(limits, subject, orders=costs[1])
             yield {}
             return
         if verdict.refused_by is not None:
-            self._note_refusal(subject)
-            await self._let_others_pass()
+            await self._lane_of_refused(subject).let_others_pass()
         _refuse(role, verdict)
         try:
             yield verdict.headers
@@ -378,20 +394,13 @@ class CallerLimits:
                 arguments = _arguments(_letting_in(limits), (0.0, 0.0, owed), "")
                 await self._take.tell(_keys(subject), arguments, seconds=REDIS_SECONDS)
 
-    def _note_refusal(self, subject: str) -> None:
-        self._refused.pop(subject, None)
-        self._refused[subject] = self._clock()
-        if len(self._refused) > _MOST_LOCAL:
-            self._refused.popitem(last=False)
-
-    async def _let_others_pass(self) -> None:
-        """Wait until everything else that is ready has had its turn.
-
-        Of a flood a hundred requests come at a time, and each costs a millisecond. One after the other they
-        wait here, and whoever asks now and then is worked on in between.
-        """
-        async with self._behind:
-            await asyncio.sleep(0)
+    def _lane_of_refused(self, subject: str) -> _Lane:
+        lane = self._lanes.pop(subject, None) or _Lane()
+        lane.refused_at = self._clock()
+        self._lanes[subject] = lane
+        if len(self._lanes) > _MOST_LOCAL:
+            self._lanes.popitem(last=False)
+        return lane
 
     async def take_orders(self, caller: Caller, count: int) -> dict[str, str]:
         """Take what a request has turned out to cost, once its body is read; return headers of the answer.

@@ -464,6 +464,30 @@ async def test_a_key_is_rotated_and_both_are_good_meanwhile(doors: Doors) -> Non
     problem(await doors.send("mes", "GET", "/v1/orders/17", bearer=second), 404)
 
 
+async def test_a_key_is_rotated_under_load_and_no_request_is_refused(doors: Doors) -> None:
+    made = await doors.change(lambda s: identities.create(s, "busy", Role.PARTNER, by="test"))
+    key, answers, is_over = made.text, Counter[int](), False
+
+    async def load() -> None:
+        while not is_over:
+            answers[(await doors.send("mes", "GET", "/v1/usage", bearer=key)).status_code] += 1
+
+    async def more_than(count: int) -> bool:
+        return answers.total() > count
+
+    async with asyncio.TaskGroup() as tasks:
+        loads = [tasks.create_task(load()) for _ in range(8)]
+        for _ in range(5):
+            old = made.credential_id
+            made = await doors.change(lambda s: identities.rotate(s, "busy", keep=timedelta(hours=1)))
+            key = made.text
+            await until(partial(more_than, answers.total() + 2 * len(loads)))  # no one asks with the old one
+            await doors.change(partial(identities.revoke_key, key_id=old))
+        is_over = True
+    assert answers.keys() == {200}
+    assert answers.total() >= 80
+
+
 async def test_a_revoked_identity_is_out_at_the_next_look(doors: Doors) -> None:
     """Which is five times a second; a machine that is busy takes longer."""
     key = (await doors.change(lambda s: identities.create(s, "leaving", Role.OPERATOR, by="test"))).text
