@@ -8,14 +8,13 @@ While Redis is away, requests are let in, for that is a fault of ours; but order
 alone, to a part of what is allowed.
 """
 
-import asyncio
 import math
 import struct
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 from uuid import uuid4
 
@@ -27,6 +26,7 @@ from app import instruments
 from app.access.errors import AccessError
 from app.access.pipelining import Command, PipelinedScript
 from app.kit.caller import Caller, Role, network_of
+from app.kit.tasks import Lane
 
 LEASE_SECONDS = 60.0  # after it a place is free whose process has died; longer than a request may take
 REDIS_SECONDS = 0.25
@@ -262,23 +262,6 @@ return struct.pack('<ddddddd', 0, 0, now, busy, due[1], due[2], due[3])
 """
 
 
-@dataclass(eq=False, slots=True)
-class _Lane:
-    """Where the requests of a caller that was refused go one at a time."""
-
-    refused_at: float = -math.inf
-    turns: asyncio.Lock = field(default_factory=asyncio.Lock)
-
-    async def let_others_pass(self) -> None:
-        """Wait until everything else that is ready has had its turn.
-
-        Of a flood a hundred requests come at a time, and each costs a millisecond. Here they wait for each
-        other, and who asks now and then is worked on in between.
-        """
-        async with self.turns:
-            await asyncio.sleep(0)
-
-
 class CallerLimits:
     """Limits the callers of a service; used by `app.kit.strict`."""
 
@@ -305,7 +288,7 @@ class CallerLimits:
         self._clock = clock
         self._asks_again_at = 0.0
         self._local: OrderedDict[str, float] = OrderedDict()
-        self._lanes: OrderedDict[str, _Lane] = OrderedDict()
+        self._lanes: OrderedDict[str, Lane] = OrderedDict()
 
     def plan_of(self, caller: Caller) -> Plan | None:
         """Return a caller's limits; None if it has none, as what our own services ask for has."""
@@ -394,8 +377,8 @@ class CallerLimits:
                 arguments = _arguments(_letting_in(limits), (0.0, 0.0, owed), "")
                 await self._take.tell(_keys(subject), arguments, seconds=REDIS_SECONDS)
 
-    def _lane_of_refused(self, subject: str) -> _Lane:
-        lane = self._lanes.pop(subject, None) or _Lane()
+    def _lane_of_refused(self, subject: str) -> Lane:
+        lane = self._lanes.pop(subject, None) or Lane()
         lane.refused_at = self._clock()
         self._lanes[subject] = lane
         if len(self._lanes) > _MOST_LOCAL:
