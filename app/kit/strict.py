@@ -15,7 +15,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Message, Receive, Scope
 
-from app.kit.caller import Caller
+from app.kit.caller import Caller, Role
 from app.kit.errors import AppError, DependencyUnavailable
 from app.kit.tasks import within
 from readreplica.context import has_written
@@ -329,7 +329,9 @@ class StrictRequest(Request):
 class LetsIn(Protocol):
     """Decides which requests are worked on, and which are refused so that others are."""
 
-    def admitted(self, method: str, route: str, *, is_deep: bool) -> AbstractAsyncContextManager[None]:
+    def admitted(
+        self, method: str, route: str, *, role: Role, query: Mapping[str, str]
+    ) -> AbstractAsyncContextManager[None]:
         """Wait for a place for the block, or raise."""
 
 
@@ -381,7 +383,7 @@ class StrictRoute(APIRoute):
             ):
                 # For an error's answer, which is made elsewhere.
                 every = request.scope[ANSWER_HEADERS] = {**request.scope.get(ANSWER_HEADERS, {}), **headers}
-                response = await strictly(StrictRequest(request.scope, size.receive))
+                response = await strictly(StrictRequest(request.scope, size.receive), caller.role)
                 response.headers.update(every)
                 if isinstance(response, StreamingResponse):
                     # It lasts beyond this, so its place is not one of those that are given back here.
@@ -389,7 +391,7 @@ class StrictRoute(APIRoute):
                     response.body_iterator = streams.held(caller, aiter(response.body_iterator))
                 return response
 
-        async def strictly(strict: StrictRequest) -> Response:
+        async def strictly(strict: StrictRequest, role: Role) -> Response:
             query = strict.scope["query_string"].decode("latin-1")
             refuse_repeated("query", (name for name, _ in parse_qsl(query, keep_blank_values=True)))
             if has_form:
@@ -401,10 +403,10 @@ class StrictRoute(APIRoute):
             seconds: float = strict.app.state.request_seconds
             limit: RequestLimit = strict.app.state.request_limit
             admission: LetsIn = strict.app.state.admission
-            is_deep = "cursor" in strict.query_params
+            asked = admission.admitted(strict.method, self.path_format, role=role, query=strict.query_params)
             try:
                 # Not around the reading: slow clients would take the places of all others.
-                async with admission.admitted(strict.method, self.path_format, is_deep=is_deep):
+                async with asked:
                     with limit.taken():
                         return await within(answer(strict), seconds=seconds)
             except TimeoutError:

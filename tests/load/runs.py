@@ -55,11 +55,14 @@ class Bench:
     order_ids: list[str] = field(default_factory=list)
 
     @cached_property
-    def key(self) -> str:
-        """The API key of an admin."""
-        made = create_all(self.platform.topology(), {"load test": Role.ADMIN})["load test"]
-        wait_until_known(self.platform.topology(), {"mes": made})
-        return made
+    def keys(self) -> Mapping[Role, str]:
+        """The API key of each role that asks."""
+        roles = (Role.OPERATOR, Role.SERVICE, Role.ADMIN)
+        made = create_all(self.platform.topology(), {f"load test, {role}": role for role in roles})
+        found = {role: made[f"load test, {role}"] for role in roles}
+        for key in found.values():
+            wait_until_known(self.platform.topology(), {"mes": key})
+        return found
 
     @property
     def url(self) -> str:
@@ -75,10 +78,10 @@ class Bench:
 
     def fill(self, orders: int = SEEDED_ORDERS) -> None:
         """Make some orders to ask for."""
-        key = self.key  # here: the command that makes it runs a loop of its own
+        keys = self.keys  # here: the command that makes them runs a loop of its own
 
         async def make() -> None:
-            caller = Caller(self.url, self.order_ids, key)
+            caller = Caller(self.url, self.order_ids, keys)
             answers = [await caller.one(Kind.CREATION) for _ in range(orders)]
             caller.close()
             assert all(answer.status in {201, 202} for answer in answers), answers
@@ -93,7 +96,7 @@ class Bench:
             found = httpx.get(
                 f"{self.url}/v1/orders",
                 params={"status": "PRICE_CALCULATED", "limit": 200},
-                headers={"Authorization": f"Bearer {self.key}"},
+                headers={"Authorization": f"Bearer {self.keys[Role.ADMIN]}"},
             ).json()
             if len(found["orders"]) >= SEEDED_ORDERS // 2 or time.monotonic() > deadline:
                 return [str(order["order_id"]) for order in found["orders"]]
@@ -104,7 +107,7 @@ class Bench:
         planned = iter(arrivals(lambda _: 1000, seconds=60, seed=3))
 
         async def measure() -> float:
-            caller, done, over = Caller(self.url, self.order_ids, self.key), 0, time.monotonic() + seconds
+            caller, done, over = Caller(self.url, self.order_ids, self.keys), 0, time.monotonic() + seconds
 
             async def call() -> None:
                 nonlocal done
@@ -131,7 +134,7 @@ class Bench:
         planned = sorted(
             (*arrivals(rate, seconds=seconds, seed=seed, mix=mix), *more), key=lambda each: each.at_seconds
         )
-        return asyncio.run(Caller(self.url, self.order_ids, self.key).run(planned, seconds=seconds))
+        return asyncio.run(Caller(self.url, self.order_ids, self.keys).run(planned, seconds=seconds))
 
 
 @contextmanager

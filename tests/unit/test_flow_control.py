@@ -10,6 +10,7 @@ from app.flow.control import Override, RateDecision, RateOptions, SenderMeter, d
 from app.flow.limiter import Priority
 from app.flow.shedding import PRIORITIES, priority_of
 from app.flow.signals import SIGNALS, Pressure, pressure_on
+from app.kit.caller import Role
 
 OPTIONS = RateOptions()
 UNTIL = datetime(2026, 12, 2, 12, 0, tzinfo=UTC)
@@ -98,9 +99,27 @@ STEPS = ("take", "advance", "release", "hand-over")
 
 @pytest.mark.parametrize(("service", "method", "route"), [key for key in PRIORITIES if key[0] == "mes"])
 def test_operators_are_never_refused_and_deep_pages_first(service: str, method: str, route: str) -> None:
-    found = priority_of(service, method, route)
+    found = priority_of(service, method, route, role=Role.OPERATOR, query={})
     assert (found is Priority.NEVER) == (
         route in {"/v1/orders", *(f"/v1/orders/{{order_id}}/{step}" for step in STEPS)}
     )
-    assert priority_of(service, "GET", "/v1/orders", is_deep=True) is Priority.HISTORY
-    assert priority_of(service, "GET", "/v1/new") is Priority.LISTS
+    deep = priority_of(service, "GET", "/v1/orders", role=Role.OPERATOR, query={"cursor": "next"})
+    assert deep is Priority.HISTORY
+    assert priority_of(service, "GET", "/v1/new", role=Role.OPERATOR, query={}) is Priority.LISTS
+
+
+@pytest.mark.parametrize(
+    ("role", "query", "expected"),
+    [
+        (Role.OPERATOR, {}, Priority.NEVER),
+        (Role.OPERATOR, {"status": "PACKAGING", "limit": "200"}, Priority.NEVER),
+        (Role.OPERATOR, {"status": "SHIPPED"}, Priority.LISTS),
+        (Role.OPERATOR, {"status": "no status"}, Priority.LISTS),
+        (Role.SERVICE, {}, Priority.LISTS),
+        (Role.AUDITOR, {"status": "PACKAGING"}, Priority.LISTS),
+        (Role.ADMIN, {}, Priority.LISTS),
+        (Role.SERVICE, {"cursor": "next"}, Priority.HISTORY),
+    ],
+)
+def test_the_operators_list_is_theirs_alone(role: Role, query: dict[str, str], expected: Priority) -> None:
+    assert priority_of("mes", "GET", "/v1/orders", role=role, query=query) is expected
