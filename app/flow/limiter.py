@@ -255,7 +255,11 @@ QUEUE_SHARES = {Priority.HISTORY: 0.25, Priority.LISTS: 0.5, Priority.CREATION: 
 LEAST_QUEUE = 16
 QUEUE_FACTOR = 2
 STANDING_SECONDS = 1.0
-"""A queue that was not empty for so long is no burst: what has waited as long as it takes is refused."""
+"""A queue that was not empty for so long is no burst: what has waited as long as it takes is refused. That
+empties the queue, so it goes on until nothing was for `REST_SECONDS`, as in CoDel (RFC 8289)."""
+
+PATIENCE = {Priority.HISTORY: 1.0, Priority.LISTS: 1.0, Priority.CREATION: 8.0}
+"""How many times as long as it takes a request may wait then, by its priority."""
 
 REST_SECONDS = 1.0
 """What comes at once after so long without a queue is a burst. It finds a limit that was not used, which says
@@ -303,6 +307,7 @@ class AdaptiveLimiter:
         self._queues: dict[Priority, deque[_Waiter]] = {each: deque() for each in QUEUE_SHARES}
         self._empty_at = self._since = self._counted_at = clock()
         self._waited_at, self._is_burst = -math.inf, False
+        self._overstayed_at = -math.inf
         self._latencies: list[float] = []
         self._work, self._most, self._was_full = 0.0, 0, False
 
@@ -356,13 +361,21 @@ class AdaptiveLimiter:
         waiter = _Waiter(priority, now)
         self._queues[priority].append(waiter)
         try:
-            async with asyncio.timeout(self._max_wait_seconds):
+            async with asyncio.timeout(min(self._allowed_seconds(priority, now), self._max_wait_seconds)):
                 await waiter.admitted
         except BaseException as error:
             self._give_up(waiter)
             if isinstance(error, TimeoutError):
+                self._overstayed_at = self._clock()
                 raise self._shed(priority, "no place became free in time") from None
             raise
+
+    def _allowed_seconds(self, priority: Priority, now: float) -> float:
+        """Return how long a request may wait: in a queue that does not stand, as long as it likes."""
+        is_standing = now - self._empty_at > STANDING_SECONDS or now - self._overstayed_at < REST_SECONDS
+        if not is_standing or self.state.baseline_seconds is None:
+            return math.inf
+        return PATIENCE[priority] * self.state.baseline_seconds
 
     def _give_up(self, waiter: _Waiter) -> None:
         """Take a waiter out of its queue; a place that it got at this moment is another's."""
@@ -403,15 +416,14 @@ class AdaptiveLimiter:
         now = self._clock()
         if not self.waiting:
             self._empty_at = now
-        standing = now - self._empty_at > STANDING_SECONDS
-        allowed = self.state.baseline_seconds if standing else None
         for priority in sorted(self._queues, reverse=True):
-            queue = self._queues[priority]
+            queue, allowed = self._queues[priority], self._allowed_seconds(priority, now)
             while queue and self.inflight < self.limit:
                 waiter = queue.popleft()
                 if waiter.admitted.done():
                     continue
-                if allowed is not None and now - waiter.since > allowed:
+                if now - waiter.since > allowed:
+                    self._overstayed_at = now
                     self._refuse(waiter, "there was a queue for longer than it takes")
                     continue
                 self._count(1)

@@ -101,8 +101,10 @@ class Admission:
         priority = priority_of(self._service, method, route, role=role, query=query)
         try:
             async with self.limiter.admitted(priority):
+                instruments.recent_refusals.note(0.0)
                 yield
         except Shed:
+            instruments.recent_refusals.note(1.0)
             instruments.request_shed(priority.name.lower())
             raise
 

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from app.flow.control import Override, RateDecision, RateOptions, SenderMeter, decide, next_rate
 from app.flow.limiter import Priority
@@ -73,10 +74,14 @@ def test_who_ignores_its_grant_is_found_and_the_others_go_on() -> None:
     for sender in ("shop", "crm"):
         meter.hear(sender, 5.0, 5)
     taken = 0
-    for _ in range(1000):  # a hundred in a second, for ten seconds
-        clock.now += 0.01
-        taken += meter.receive("shop")
+    with capture_logs() as logged:
+        for _ in range(1000):  # a hundred in a second, for ten seconds
+            clock.now += 0.01
+            taken += meter.receive("shop")
     assert taken == 2 * 5 * 10 + 5
+    [said] = logged  # once, however much it is
+    assert (said["event"], said["log_level"], said["sender"]) == ("grant_ignored", "error", "shop")
+    assert said["rate"] > 2 * said["granted"] == 2 * 5
     assert meter.receive("crm")
     clock.now += 11
     assert meter.receive("shop")
