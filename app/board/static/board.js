@@ -169,8 +169,18 @@
       if (answer.status === 401) { ask(); return; }
       if (!answer.ok) throw new Error(String(answer.status));
       show("polling");
+      join(live);
       if (live.dataset.changes) reconcile(await answer.json()); else refreshOrder();
     } catch { show("off"); }
+  };
+  // A stream that was refused when it was first asked for is asked for by no one else. An answer may take 15 s.
+  let joined = Date.now();
+  const join = (live) => {
+    if (live._htmx && live._htmx.sse || live !== one("#live") || Date.now() - joined < 20000) return;
+    joined = Date.now();
+    const again = live.cloneNode();
+    live.replaceWith(again);
+    htmx.process(again);
   };
   const reconcile = (found) => {
     const ids = new Set(found.orders.map((each) => each.id));
@@ -249,6 +259,8 @@
     const status = ctx.response && ctx.response.status;
     if (!status || status < 400 || ctx.response.headers.get("X-Part")) return;
     event.preventDefault();
+    // The stream is asked for again by itself.
+    if (ctx.sourceElement.id === "live") { if (status === 401) ask(); else show("off"); return; }
     if (status === 401) {
       // What the reader asked for is asked again, whatever the page asks by itself before or after it.
       if (!resume || ctx.request.method !== "GET") resume = ctx.sourceElement;
