@@ -6,8 +6,8 @@ entries were lost meanwhile, it is sent `reload`: then it reads the whole page a
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,7 +54,11 @@ class LiveEvent:
     @property
     def is_reload(self) -> bool:
         """Whether events were lost."""
-        return self.order_id is None
+        return self.order_id is None and self is not PAUSE
+
+
+PAUSE = LiveEvent("")
+"""No event has come for a while."""
 
 
 class LiveChanges:
@@ -125,11 +129,14 @@ class LiveChanges:
                 _let_go(queue)
 
     @asynccontextmanager
-    async def subscribe(self, after: str) -> AsyncIterator[AsyncIterator[LiveEvent]]:
+    async def subscribe(
+        self, after: str, *, pause_seconds: float | None = None
+    ) -> AsyncIterator[AsyncIterator[LiveEvent]]:
         """Yield the events behind one, and then those that come; they end when the reader is too slow.
 
         Parameters:
             after: the id of the last event that the reader has seen, or the `position` of its page.
+            pause_seconds: yield `PAUSE` whenever no event has come for so long.
 
         Raises:
             RedisError, OSError: Redis is away.
@@ -137,42 +144,34 @@ class LiveChanges:
         queue: asyncio.Queue[LiveEvent | None] = asyncio.Queue(MOST_WAITING)
         self._subscribers.add(queue)
         try:
-            yield self._events(queue, after)
+            async with aclosing(self._events(queue, after, pause_seconds)) as events:
+                yield events
         finally:
             self._subscribers.discard(queue)
 
-    async def _events(self, queue: asyncio.Queue[LiveEvent | None], after: str) -> AsyncIterator[LiveEvent]:
+    async def _events(
+        self, queue: asyncio.Queue[LiveEvent | None], after: str, pause_seconds: float | None
+    ) -> AsyncGenerator[LiveEvent, None]:
         seen = (0, 0)
         for event in await self._missed(after):
             seen = id_of(event.event_id)
             yield event
-        while (event_or_end := await queue.get()) is not None:
-            if event_or_end.is_reload or id_of(event_or_end.event_id) > seen:
+        while True:
+            try:
+                # No task of its own: a reader that is let go in the middle would leave it behind.
+                async with asyncio.timeout(pause_seconds):
+                    event_or_end = await queue.get()
+            except TimeoutError:
+                yield PAUSE
+                continue
+            if event_or_end is None:
+                return
+            if event_or_end.is_reload:
+                # Of another Redis, it may be, whose ids are smaller.
+                seen = id_of(event_or_end.event_id)
                 yield event_or_end
-
-    @staticmethod
-    async def with_pauses(
-        events: AsyncIterator[LiveEvent], *, seconds: float
-    ) -> AsyncIterator[LiveEvent | None]:
-        """Yield the events, and None whenever none has come for so long."""
-        following: asyncio.Task[LiveEvent] | None = None
-        try:
-            while True:
-                following = following or asyncio.ensure_future(anext(events))
-                done, _ = await asyncio.wait({following}, timeout=seconds)
-                if not done:
-                    yield None
-                    continue
-                try:
-                    event = following.result()
-                except StopAsyncIteration:
-                    return
-                following = None
-                yield event
-        finally:
-            if following is not None:
-                following.cancel()
-                await asyncio.wait({following})
+            elif id_of(event_or_end.event_id) > seen:
+                yield event_or_end
 
     async def _missed(self, after: str) -> list[LiveEvent]:
         """Read what came behind an event; one `reload` if that is no longer known, or is too much."""
