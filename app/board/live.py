@@ -69,6 +69,7 @@ class LiveChanges:
         self._redis = redis
         self._subscribers: set[asyncio.Queue[LiveEvent | None]] = set()
         self._last: str | None = None
+        self._token = NOTHING
 
     @property
     def position(self) -> str:
@@ -77,6 +78,14 @@ class LiveChanges:
         It is to be read before the page's orders are.
         """
         return self._last or ""
+
+    @property
+    def token(self) -> CausalToken:
+        """What a page is read with that begins behind `position`.
+
+        A replica may be behind it: what the page lacked then would never be sent.
+        """
+        return self._token
 
     @property
     def subscribers(self) -> int:
@@ -101,18 +110,30 @@ class LiveChanges:
 
     async def _turn(self) -> None:
         if self._last is None:
-            self._last = await self._newest()
+            self._last = await self._begin()
         found = await self._redis.xread(
             {STREAM: self._last}, count=_AT_ONCE, block=round(_BLOCK_SECONDS * 1000)
         )
         entries = entries_of(found)
         for entry in entries:
-            self._last = entry[0]
-            self._give(_event_of(entry))
+            event = _event_of(entry)
+            self._last, self._token = event.event_id, self._token.merge(event.token)
+            self._give(event)
         if not entries and id_of(await self._newest()) < id_of(self._last):
             # Redis was wiped, or another one is there: what it had, it had for no one.
             self._last = await self._newest()
             self._give(LiveEvent(self._last))
+
+    async def _begin(self) -> str:
+        """Return the newest entry, to begin behind it; and know what those before it need.
+
+        They may be in another order than their commits, by a little.
+        """
+        newest = await self._newest()
+        found: Any = await self._redis.xrevrange(STREAM, max=newest, count=_AT_ONCE)
+        for entry_id, fields in found:
+            self._token = self._token.merge(_event_of((entry_id, fields)).token)
+        return newest
 
     async def _newest(self) -> str:
         try:

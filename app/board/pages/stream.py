@@ -21,6 +21,7 @@ from app.board.pages.views import Card, card_of, fits
 from app.board.repository import Filters, ListedOrder
 from app.kit.caller import Role
 from app.models.status import Status
+from readreplica.token import CausalToken
 
 BEAT_SECONDS = 5.0
 """How often a page hears something: a longer silence is a proxy's that keeps all to itself."""
@@ -119,8 +120,12 @@ class Streams:
     beat_seconds: float = field(default=BEAT_SECONDS)
 
     def position(self) -> str:
-        """Return the last event that this process knows; what is read now is as new."""
+        """Return the last event that this process knows; what is read with `token` from now on is as new."""
         return self.live.position
+
+    def token(self) -> CausalToken:
+        """Return what a page is read with that begins behind `position`."""
+        return self.live.token
 
     async def board(self, viewer: PageReader, *, filters: Filters, after: str) -> AsyncGenerator[bytes, None]:
         """Yield the events of an operator's board.
