@@ -6,8 +6,9 @@ entries were lost meanwhile, it is sent `reload`: then it reads the whole page a
 """
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
+from app import instruments
 from app.board.projection import BoardChange
 from app.messaging.backoff import repeat_with_backoff
 from app.messaging.streams import Entry, entries_of, id_of
@@ -31,6 +33,8 @@ MOST_WAITING = 256
 _AT_ONCE = MOST_WAITING // 4
 """So few are read at once that a reader who keeps up has room for them, however many came together."""
 _BLOCK_SECONDS = 0.5
+_OUT_OF_ORDER_MS = 10_000
+"""So long at most lies between a commit and its entry, where another's are the other way round."""
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("live")
 
@@ -99,6 +103,8 @@ class LiveChanges:
             RedisError, OSError: Redis is away, or refuses.
         """
         known = {} if change is None else {"before": change.before or "", "after": change.after}
+        if change is not None and change.at is not None:
+            known["at"] = str(change.at.timestamp())
         entry = {"order_id": str(order_id), "token": token.encode(), **known}
         await self._redis.xadd(STREAM, dict(entry.items()), maxlen=MOST_ENTRIES, approximate=True)
 
@@ -117,6 +123,7 @@ class LiveChanges:
         entries = entries_of(found)
         for entry in entries:
             event = _event_of(entry)
+            _note_age(entry)
             self._last, self._token = event.event_id, self._token.merge(event.token)
             self._give(event)
         if not entries and id_of(await self._newest()) < id_of(self._last):
@@ -130,9 +137,9 @@ class LiveChanges:
         They may be in another order than their commits, by a little.
         """
         newest = await self._newest()
-        found: Any = await self._redis.xrevrange(STREAM, max=newest, count=_AT_ONCE)
-        for entry_id, fields in found:
-            self._token = self._token.merge(_event_of((entry_id, fields)).token)
+        since = max(0, id_of(newest)[0] - _OUT_OF_ORDER_MS)
+        for entry in await self._range(f"{since}-0", count=MOST_ENTRIES):
+            self._token = self._token.merge(_event_of(entry).token)
         return newest
 
     async def _newest(self) -> str:
@@ -165,8 +172,9 @@ class LiveChanges:
         queue: asyncio.Queue[LiveEvent | None] = asyncio.Queue(MOST_WAITING)
         self._subscribers.add(queue)
         try:
-            async with aclosing(self._events(queue, after, pause_seconds)) as events:
-                yield events
+            with instruments.board_stream():
+                async with aclosing(self._events(queue, after, pause_seconds)) as events:
+                    yield events
         finally:
             self._subscribers.discard(queue)
 
@@ -240,6 +248,12 @@ def _event_of(entry: Entry) -> LiveEvent:
         _status(fields, "after"),
         _token(fields.get("token", "")),
     )
+
+
+def _note_age(entry: Entry) -> None:
+    """Record how old a change is that is given to the boards."""
+    with suppress(ValueError):  # an older process has not written it
+        instruments.board_shown(seconds=time.time() - float(entry[1].get("at", "")))
 
 
 def _status(fields: Mapping[str, str], name: str) -> Status | None:

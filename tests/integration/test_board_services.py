@@ -14,6 +14,7 @@ from fastapi import FastAPI
 from httpx import AsyncClient
 from sqlalchemy import delete, select, update
 
+from app import instruments
 from app.access.credentials import TokenKeys
 from app.board import repository
 from app.board.actions import ActionRefused, Actions, ActionUnanswered
@@ -288,7 +289,11 @@ async def test_changes_are_sent_as_they_happen_and_again_to_who_was_away(platfor
     assert again == event
 
 
-async def test_a_browser_follows_the_stream_of_changes(platform: Platform) -> None:
+async def test_a_browser_follows_the_stream_of_changes(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ages: list[float] = []
+    monkeypatch.setattr(instruments, "board_shown", lambda *, seconds: ages.append(seconds))
     after = platform.board.live.position
     order_id = await platform.services.b2b()
     headers = {**by_operator(), "Last-Event-ID": after}
@@ -298,6 +303,9 @@ async def test_a_browser_follows_the_stream_of_changes(platform: Platform) -> No
         while f'"order_id": "{order_id}"' not in text:
             text += await stream.body.get()
         assert "event: changed" in text
+    # How old a change was when it was given to the boards is measured from the service's own commit on.
+    assert ages
+    assert all(0 < age < 30 for age in ages)
     assert platform.board.live.subscribers == 0
 
 
