@@ -32,6 +32,8 @@ MOST_WAITING = 256
 """So many events wait for a browser; one that is slower is let go, and comes again."""
 _AT_ONCE = MOST_WAITING // 4
 """So few are read at once that a reader who keeps up has room for them, however many came together."""
+_CATCH_UP_AT_ONCE = 8
+"""After a restart all boards come again at once, and each would take a connection to Redis."""
 _BLOCK_SECONDS = 0.5
 _OUT_OF_ORDER_MS = 10_000
 """So long at most lies between a commit and its entry, where another's are the other way round."""
@@ -74,6 +76,7 @@ class LiveChanges:
         self._subscribers: set[asyncio.Queue[LiveEvent | None]] = set()
         self._last: str | None = None
         self._token = NOTHING
+        self._catching_up = asyncio.Semaphore(_CATCH_UP_AT_ONCE)
 
     @property
     def position(self) -> str:
@@ -182,7 +185,9 @@ class LiveChanges:
         self, queue: asyncio.Queue[LiveEvent | None], after: str, pause_seconds: float | None
     ) -> AsyncGenerator[LiveEvent, None]:
         seen = (0, 0)
-        for event in await self._missed(after):
+        async with self._catching_up:
+            missed = await self._missed(after)
+        for event in missed:
             seen = id_of(event.event_id)
             yield event
         while True:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
@@ -103,6 +104,16 @@ async def test_who_is_too_slow_is_let_go_and_no_one_else_waits(live: LiveChanges
         assert await everything == list(range(MOST_WAITING + 2))
         await until(lambda: _has_one_reader(live))
         assert [event async for event in slow] == []
+
+
+async def test_500_open_boards_hear_the_same(live: LiveChanges) -> None:
+    """Also when all come at once, as after a restart. What it costs is measured by the benchmark board_open."""
+    async with asyncio.timeout(60), AsyncExitStack() as stack:
+        boards = [await stack.enter_async_context(live.subscribe(live.position)) for _ in range(500)]
+        listening = asyncio.gather(*(_take_all(each, 20) for each in boards))
+        await publish(live, *range(20))
+        assert await listening == [list(range(20))] * 500
+    assert live.subscribers == 0
 
 
 async def _take_all(events: AsyncIterator[LiveEvent], count: int) -> list[int | None]:
