@@ -367,7 +367,7 @@ class Platform:
         return {name: address.url for name, address in addresses.items() if address} | doors
 
     def page(self, topology: Topology) -> str | None:
-        """Return where people begin, and how they come in, in one line; None where the project has no page."""
+        """Return where people begin and how they come in, in a line; None where the project has no page."""
         up = self.project.file.up
         found = (each for each in self._shape(topology).services if each.name == up.page)
         address = next((each.address for each in found if each.address is not None), None)

@@ -91,8 +91,8 @@ class UpEntry(Section):
 
     `template` is a topology whose ports are chosen anew for HOME/topology.toml; `fill` is called with the
     project and the topology when the schemas are there; `environment` is given to services, with
-    `{secret:PURPOSE}` replaced by a secret of the platform. `page` is the service whose pages people open: its
-    URL is the last line, with `login` behind it, which says how one comes in.
+    `{secret:PURPOSE}` replaced by a secret of the platform. `page` is the service whose pages people open:
+    its URL is the last line, with `login` behind it, which says how one comes in.
     """
 
     template: Text | None = None

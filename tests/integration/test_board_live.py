@@ -107,7 +107,7 @@ async def test_who_is_too_slow_is_let_go_and_no_one_else_waits(live: LiveChanges
 
 
 async def test_500_open_boards_hear_the_same(live: LiveChanges) -> None:
-    """Also when all come at once, as after a restart. What it costs is measured by the benchmark board_open."""
+    """Also when all come at once, as after a restart; the benchmark board_open measures what it costs."""
     async with asyncio.timeout(60), AsyncExitStack() as stack:
         boards = [await stack.enter_async_context(live.subscribe(live.position)) for _ in range(500)]
         listening = asyncio.gather(*(_take_all(each, 20) for each in boards))
