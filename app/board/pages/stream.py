@@ -18,7 +18,7 @@ from app.board.live import PAUSE, LiveChanges, LiveEvent
 from app.board.pages.rendering import HEADERS, PageReader, render
 from app.board.pages.rendering import marked as _
 from app.board.pages.views import Card, card_of, fits
-from app.board.repository import Filters, ListedOrder
+from app.board.repository import WORKED_ON, Filters, ListedOrder
 from app.kit.caller import Role
 from app.models.status import Status
 from readreplica.token import CausalToken
@@ -152,7 +152,7 @@ class Streams:
             "id": str(order.order_id),
             "html": self.feed.row(change, order, viewer) if waits else None,
             "why": None if waits else why_gone(order, viewer),
-            "mine": is_mine,
+            "job": order.status if is_mine and order.status in WORKED_ON else None,
         }
 
     async def order(self, order_id: int, *, after: str) -> AsyncGenerator[bytes, None]:

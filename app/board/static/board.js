@@ -154,7 +154,11 @@
     if (!rows()) return;
     const message = JSON.parse(event.detail.data);
     changed(message);
-    if (message.mine !== Boolean(one(`#work [data-job="${message.id}"]`)) || message.mine) refreshWork();
+    // What the reader has done himself is there by then, by its own answer.
+    setTimeout(() => {
+      const job = one(`#work [data-job="${message.id}"]`);
+      if (message.job ? !job || !one(`.s-${message.job}`, job) : job) refreshWork();
+    }, 1500);
   });
   document.addEventListener("beat", alive);
   document.addEventListener("order", () => { alive(); refreshOrder(); });
