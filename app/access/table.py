@@ -139,8 +139,11 @@ _PAGE_ORDER, _PAGE_MY = "/orders/{order_id}", "/my/{order_id}"
 
 PAGES: Mapping[tuple[str, str, str], AccessRule] = {
     **{
-        ("board", "GET", path): _rule(_STAFF, *_LOOKERS)
-        for path in ("/", "/search", "/history", _PAGE_ORDER, f"{_PAGE_ORDER}/stream", f"{_PAGE_ORDER}/model")
+        ("board", "GET", path): _rule(_STAFF, *_LOOKERS) for path in ("/", "/search", "/history", _PAGE_ORDER)
+    },
+    **{
+        ("board", "GET", f"{_PAGE_ORDER}/{part}"): _rule(_STAFF, *_LOOKERS)
+        for part in ("stream", "model", "picture", "mesh")
     },
     **{
         ("board", "GET", path): _rule(_STAFF, Role.OPERATOR, Role.DBA, Role.AUDITOR)
@@ -158,7 +161,7 @@ PAGES: Mapping[tuple[str, str, str], AccessRule] = {
     },
     **{
         ("board", "GET", path): _rule(_CUSTOMER, Role.CUSTOMER)
-        for path in (_PAGE_MY, f"{_PAGE_MY}/stream", f"{_PAGE_MY}/model")
+        for path in (_PAGE_MY, *(f"{_PAGE_MY}/{part}" for part in ("stream", "model", "picture", "mesh")))
     },
     **{
         ("board", "POST", f"{_PAGE_MY}/{step}"): _rule(_CUSTOMER, Role.CUSTOMER)

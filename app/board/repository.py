@@ -4,7 +4,7 @@ A status stands in the SQL as a literal, or PostgreSQL uses the partial index of
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -361,14 +361,24 @@ async def find_order(session: AnySession, order_id: int) -> FoundOrder:
     """
     order = await get_order(session, order_id)
     sources = select(BoardSource.source, BoardSource.snapshot).where(BoardSource.order_id == order_id)
-    said = {
-        ServiceName(source): OrderSnapshot.model_validate(snapshot)
-        for source, snapshot in await session.execute(sources)
-    }
+    said = _said(await session.execute(sources))
     history = await session.scalars(select(BoardHistory).where(BoardHistory.order_id == order_id))
+    return FoundOrder(order, said, _lines_of(said), timeline(history.all()))
+
+
+async def find_lines(session: AnySession, order_id: int) -> Sequence[SnapshotLine]:
+    """Read the lines of an order alone; none if it is not known."""
+    sources = select(BoardSource.source, BoardSource.snapshot).where(BoardSource.order_id == order_id)
+    return _lines_of(_said(await session.execute(sources)))
+
+
+def _said(rows: Iterable[Any]) -> Mapping[ServiceName, OrderSnapshot]:
+    return {ServiceName(source): OrderSnapshot.model_validate(snapshot) for source, snapshot in rows}
+
+
+def _lines_of(said: Mapping[ServiceName, OrderSnapshot]) -> Sequence[SnapshotLine]:
     by_rank = (ServiceName.MES, ServiceName.CRM, ServiceName.SHOP)
-    lines = next((said[each].lines for each in by_rank if each in said and said[each].lines), ())
-    return FoundOrder(order, said, lines, timeline(history.all()))
+    return next((said[each].lines for each in by_rank if each in said and said[each].lines), ())
 
 
 def timeline(history: Sequence[BoardHistory]) -> list[TimelineEntry]:

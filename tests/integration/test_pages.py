@@ -15,7 +15,7 @@ from playwright.async_api import Browser, Page, Route, expect
 from app.access.enforce import COOKIE
 from sharding.topology import Topology
 from tests.callers import acting
-from tests.integration.pages_rig import PASSWORD, Pages, chromium, link_of, serving_pages, viewing
+from tests.integration.pages_rig import PASSWORD, RING, Pages, chromium, link_of, serving_pages, viewing
 from tests.integration.services_rig import MODEL, ok
 
 NASTY = "\"><img src=x onerror=alert(1)>'</script><script>alert(2)</script>{{7*7}}"
@@ -318,6 +318,40 @@ async def test_a_customer_orders_and_follows_it_by_his_link(
         other = ok(await pages.services.start(), 201)["order_id"]
         page = await ada.open(f"/my/{other}")
         await expect(page.locator("[data-opens]")).to_be_visible()
+
+
+async def test_a_piece_is_seen_in_3d_by_those_who_may_see_it(pages: Pages, browser: Browser) -> None:
+    [order_id] = await pages.approved(name="signet.stl", content=RING)
+    await pages.draw(order_id)
+    other = ok(await pages.services.start(), 201)["order_id"]
+    async with viewing(browser, pages.url, "Rosa") as rosa:
+        page = await rosa.open(f"/orders/{order_id}")
+        picture = page.locator(".stage img")
+        await expect(picture).to_be_visible()
+        assert await picture.evaluate("each => each.decode().then(() => each.naturalWidth)") == 320
+        assert not await page.evaluate("Boolean(customElements.get('model-viewer'))")
+        await page.get_by_role("button", name="Show in 3D").click()
+        await expect(page.locator("model-viewer")).to_be_visible()
+        await expect(page.locator("model-viewer")).to_have_js_property("loaded", True)
+        # What is open stays open when the page hears of a change.
+        await page.evaluate("document.querySelector('model-viewer').dataset.mine = 'yes'")
+        ok(await pages.services.take(order_id, operator="Oleg"))
+        await expect(page.locator(".order-head .s-MANUFACTURING_STARTED")).to_be_visible()
+        await expect(page.locator("model-viewer[data-mine=yes]")).to_be_visible()
+        await page.get_by_role("button", name="Back to the picture").click()
+        await expect(picture).to_be_visible()
+        assert rosa.complaints == []
+    async with viewing(browser, pages.url) as ada:
+        page = await ada.open(f"/my/{other}#{link_of(other)}")
+        await expect(page.locator(".empty h2")).to_have_text("No model")
+        # Another's order is as one that is not there.
+        for path in (f"/my/{order_id}/picture", "/my/17/mesh", f"/orders/{order_id}/picture"):
+            assert (await page.request.get(f"{pages.url}{path}")).status == 401
+        for path in (f"/my/{other}/picture", f"/my/{other}/mesh?line=2"):
+            assert (await page.request.get(f"{pages.url}{path}")).status == 404
+        said = {"Cookie": f"__Host-order-{order_id}={link_of(other)}"}
+        foreign = await page.request.get(f"{pages.url}/my/{order_id}/picture", headers=said)
+        assert foreign.status == 404
 
 
 @pytest.mark.long

@@ -17,7 +17,14 @@ from app.access.table import PAGES
 from app.board.pages import front
 from app.board.pages.entry import own_path
 from app.board.pages.reasons import REASONS, code_of, translated
-from app.board.pages.rendering import FOLDER, HEADERS, PageReader, static_files
+from app.board.pages.rendering import (
+    FOLDER,
+    HEADERS,
+    VIEWER_HEADERS,
+    VIEWER_STYLE,
+    PageReader,
+    static_files,
+)
 from app.kit.strict import StrictRoute
 from app.pricing import errors as pricing_errors
 
@@ -68,6 +75,9 @@ def test_the_policy_lets_nothing_else_in() -> None:
     assert "unsafe" not in policy
     assert "default-src 'none'" in policy
     assert "frame-ancestors 'none'" in policy
+    # A page with a piece in 3D has one style more, which is known by its hash.
+    viewers = VIEWER_HEADERS["Content-Security-Policy"]
+    assert viewers.replace(f" {VIEWER_STYLE}", "") == policy
 
 
 def test_every_page_has_a_rule_and_every_rule_a_page() -> None:

@@ -15,15 +15,17 @@ from app.access.enforce import Access, refuse_cross_site
 from app.access.errors import NotAuthenticated
 from app.board import repository
 from app.board.pages.entry import said_of
+from app.board.pages.pieces import LineNumber, ModelVersion, download, pieces_of, shown
 from app.board.pages.reasons import translated
-from app.board.pages.rendering import HEADERS, PageReader, is_fragment, page
+from app.board.pages.rendering import HEADERS, VIEWER_HEADERS, PageReader, is_fragment, page
 from app.board.pages.rendering import marked as _
-from app.board.pages.staff import Pages, Parts, attempt, download
+from app.board.pages.staff import Pages, Parts, attempt
 from app.board.pages.stream import stream_of
 from app.board.pages.views import Act, card_of
 from app.board.repository import FoundOrder, ListedOrder
 from app.kit.caller import current_caller
 from app.kit.strict import StrictRoute
+from app.messaging.events import SnapshotLine
 from app.models.status import Status
 from app.orders import UnknownOrder
 from app.schemas import AFTER_TOKEN, OrderIdPath
@@ -135,14 +137,23 @@ async def my_order(request: Request, parts: Parts, order_id: OrderIdPath) -> Res
     return await _page(request, parts, order_id)
 
 
+def _refuse_foreign(order_id: int) -> None:
+    if order_id not in (current_caller().order_ids or ()):
+        raise UnknownOrder(order_id)
+
+
+async def _lines(parts: Pages, order_id: int) -> Sequence[SnapshotLine]:
+    _refuse_foreign(order_id)
+    return await parts.lines(order_id)
+
+
 async def _found(parts: Pages, order_id: int, *, is_change: bool = False) -> FoundOrder:
     """Read an order of the customer.
 
     Raises:
         UnknownOrder: it is none of his.
     """
-    if order_id not in (current_caller().order_ids or ()):
-        raise UnknownOrder(order_id)
+    _refuse_foreign(order_id)
     async with parts.orders.read(freshness=PRIMARY if is_change else ANY) as session:
         return await repository.find_order(session, order_id)
 
@@ -160,7 +171,7 @@ async def _page(
         request,
         "my.html" if not is_fragment(request) else "my_body.html",
         status=409 if refused and not is_fragment(request) else 200,
-        headers={**HEADERS, "X-Part": "my"},
+        headers={**VIEWER_HEADERS, "X-Part": "my"},
         o=card_of(order, ends=order.price_valid_until),
         order=order,
         address=f"/my/{order_id}",
@@ -169,7 +180,7 @@ async def _page(
         reason=translated(order.reason, viewer),
         way=way_of(order.status, viewer),
         waits_for=viewer.gettext(waits_for) if waits_for else None,
-        model_glb=None,
+        pieces=await pieces_of(parts.models, found.lines, order.status),
         facts=_facts(found, viewer),
         actions=_acts(order, viewer),
         may_upload=order.status in {Status.INITIATED, Status.FILE_UPLOADED},
@@ -201,7 +212,23 @@ async def my_stream(
 @router.get("/my/{order_id}/model")
 async def my_model(parts: Parts, order_id: OrderIdPath) -> Response:
     """Send the customer the file of his model."""
-    return await download(parts, await _found(parts, order_id), line_no=1)
+    return await download(parts.models, order_id, await _lines(parts, order_id), line_no=1)
+
+
+@router.get("/my/{order_id}/picture")
+async def my_picture(
+    parts: Parts, order_id: OrderIdPath, line: LineNumber = 1, _v: ModelVersion = ""
+) -> Response:
+    """Send the customer the picture of his piece."""
+    return await shown(parts.models, order_id, await _lines(parts, order_id), line_no=line, kind="png")
+
+
+@router.get("/my/{order_id}/mesh")
+async def my_mesh(
+    parts: Parts, order_id: OrderIdPath, line: LineNumber = 1, _v: ModelVersion = ""
+) -> Response:
+    """Send the customer the mesh of his piece, for the view in 3D."""
+    return await shown(parts.models, order_id, await _lines(parts, order_id), line_no=line, kind="glb")
 
 
 @router.post("/my/{order_id}/submit")

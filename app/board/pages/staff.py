@@ -1,12 +1,12 @@
 """The pages of staff: the operator's board, and an order with what may be done with it."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from typing import Annotated, Any, NamedTuple
-from urllib.parse import quote, urlencode
+from urllib.parse import urlencode
 
 from fastapi import APIRouter, Depends, Form, Query, Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response, StreamingResponse
@@ -14,6 +14,7 @@ from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Re
 from app.board import repository
 from app.board.actions import ActionRefused, Actions
 from app.board.pages.entry import said_of
+from app.board.pages.pieces import LineNumber, ModelVersion, download, pieces_of, shown
 from app.board.pages.reasons import translated
 from app.board.pages.rendering import HEADERS, VIEWER_HEADERS, PageReader, is_fragment, page, render
 from app.board.pages.rendering import marked as _
@@ -26,10 +27,11 @@ from app.board.pages.views import (
     life_of,
     tabs_of,
 )
-from app.board.repository import Cursor, Filters, FoundOrder, ListCursorMalformed, ListedOrder
-from app.files import ModelMissing, ModelStore
+from app.board.repository import Cursor, Filters, ListCursorMalformed, ListedOrder
+from app.files import ModelStore
 from app.kit.caller import Caller, Role, current_caller
 from app.kit.strict import StrictRoute
+from app.messaging.events import SnapshotLine
 from app.models.reference import Material
 from app.models.status import Channel, Status
 from app.schemas import AFTER_TOKEN, OrderIdPath
@@ -51,6 +53,11 @@ class Pages:
     actions: Actions
     streams: Streams
     models: ModelStore
+
+    async def lines(self, order_id: int) -> Sequence[SnapshotLine]:
+        """Read what an order is of; nothing if there is none."""
+        async with self.orders.read() as session:
+            return await repository.find_lines(session, order_id)
 
     async def settled(self, order_id: int, shows: Callable[[ListedOrder], bool]) -> ListedOrder:
         """Wait until the board shows what a service has just done, for a moment at most; return the order.
@@ -437,8 +444,8 @@ async def _order_page(
         actions=acts_for(listed, viewer),
         life=life_of(found.timeline, viewer, datetime.now(UTC)),
         history_url=_history_url(listed),
-        has_model=any(line.model_key for line in found.lines),
-        model_glb=None,
+        pieces=await pieces_of(parts.models, found.lines, listed.status),
+        address=f"/orders/{order_id}",
         measures=[],
         facts=facts_of(found, viewer),
         stream_url=f"/orders/{order_id}/stream" + (f"?after={after}" if after else ""),
@@ -465,31 +472,20 @@ async def order_stream(
 
 
 @router.get("/orders/{order_id}/model")
-async def model(
-    parts: Parts, order_id: OrderIdPath, line: Annotated[int, Query(ge=1, le=1000)] = 1
-) -> Response:
+async def model(parts: Parts, order_id: OrderIdPath, line: LineNumber = 1) -> Response:
     """Send the file of an order's model."""
-    async with parts.orders.read() as session:
-        found = await repository.find_order(session, order_id)
-    return await download(parts, found, line_no=line)
+    return await download(parts.models, order_id, await parts.lines(order_id), line_no=line)
 
 
-async def download(parts: Pages, found: FoundOrder, *, line_no: int) -> Response:
-    """Answer with a model's file, to be kept: no browser opens a stranger's file in our name.
+@router.get("/orders/{order_id}/picture")
+async def picture(
+    parts: Parts, order_id: OrderIdPath, line: LineNumber = 1, _v: ModelVersion = ""
+) -> Response:
+    """Send the picture of a piece."""
+    return await shown(parts.models, order_id, await parts.lines(order_id), line_no=line, kind="png")
 
-    Raises:
-        ModelMissing: there is none.
-    """
-    key, name = next(
-        ((each.model_key, each.model_name) for each in found.lines if each.line_no == line_no), (None, None)
-    )
-    if key is None:
-        raise ModelMissing(f"of line {line_no}")
-    title = quote(f"{found.order.order_id}-{name or 'model'}", safe="")
-    headers = {
-        **HEADERS,
-        "Content-Disposition": f"attachment; filename*=UTF-8''{title}",
-        "Content-Security-Policy": "default-src 'none'; sandbox",
-    }
-    content = await parts.models.read(key)
-    return StreamingResponse(content, media_type="application/octet-stream", headers=headers)
+
+@router.get("/orders/{order_id}/mesh")
+async def mesh(parts: Parts, order_id: OrderIdPath, line: LineNumber = 1, _v: ModelVersion = "") -> Response:
+    """Send the mesh of a piece, for the view in 3D."""
+    return await shown(parts.models, order_id, await parts.lines(order_id), line_no=line, kind="glb")
