@@ -145,6 +145,17 @@ Reference = Annotated[
 ]
 """A partner's own name of an order; several orders may have the same."""
 
+Price = Annotated[Decimal, Field(gt=0, max_digits=12, decimal_places=2)]
+"""What an order costs, in euros and cents."""
+
+Tracking = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=64),
+    AfterValidator(_check_line),
+    _text_schema(longest=64, pattern=f"^[^{_UNSEEN}]*{_SEEN}[^{_UNSEEN}]*$"),
+]
+"""A carrier's number of a parcel."""
+
 Reason = Annotated[
     str,
     StringConstraints(min_length=1, max_length=1000),
@@ -289,9 +300,12 @@ class HistoryLine(View):
 
 def _without_names(line: HistoryLine, own: Collection[str]) -> HistoryLine:
     """Return a line with roles in the place of all names but one's own. Pure."""
-    is_sellers = bool(line.detail.keys() & {"cancel_requested", "requote_requested", "asked_by"})
+    is_sellers = bool(line.detail.keys() & {"cancel_requested", "requote_requested", "asked_by", "price_set"})
     role = Role.OPERATOR if line.status in _OF_OPERATORS and not is_sellers else Role.SELLER
     detail = dict(line.detail)
+    if "price_set" in detail:
+        # Why a seller has set a price is between our people.
+        detail.pop("reason", None)
     for name in detail.keys() & {"requote_requested", "asked_by"}:
         detail[name] = detail[name] if detail[name] in own else role.value
     if isinstance(detail.get("cancel_refused"), str):

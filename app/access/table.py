@@ -72,6 +72,7 @@ RULES: Mapping[tuple[str, str, str], AccessRule] = {
     ("shop", "POST", "/v1/orders"): _rule(_CUSTOMER, Role.CUSTOMER, Role.SERVICE, is_open=True),
     ("shop", "PUT", f"{_ORDER}/model"): _rule(_CUSTOMER, Role.CUSTOMER, Role.SERVICE),
     ("shop", "POST", f"{_ORDER}/submit"): _rule(_CUSTOMER, Role.CUSTOMER, Role.SERVICE),
+    ("shop", "POST", f"{_ORDER}/again"): _rule(_CUSTOMER, Role.CUSTOMER, Role.SERVICE),
     ("shop", "GET", _ORDER): _rule(_CUSTOMER, Role.CUSTOMER, Role.SELLER, *_READERS),
     # Partners.
     ("mes", "POST", "/v1/partners/{partner}/orders"): _rule(_EXTERNAL, Role.PARTNER, Role.SERVICE),
@@ -115,6 +116,8 @@ RULES: Mapping[tuple[str, str, str], AccessRule] = {
         for step in ("approve", "requote", "cancel")
     },
     ("crm", "POST", f"{_ORDER}/close"): _rule(_STAFF, Role.SELLER),
+    ("crm", "POST", f"{_ORDER}/price"): _rule(_STAFF, Role.SELLER),
+    ("crm", "POST", f"{_ORDER}/ask-file"): _rule(_STAFF, Role.SELLER),
     # Those who log in.
     **{
         (service, "POST", f"/v1/{path}"): _rule(_STAFF, *Role, is_open=True)
@@ -157,15 +160,18 @@ PAGES: Mapping[tuple[str, str, str], AccessRule] = {
     },
     **{
         ("board", "POST", f"{_PAGE_ORDER}/{step}"): _rule(_STAFF, Role.SELLER)
-        for step in ("approve", "requote", "close", "cancel")
+        for step in ("approve", "requote", "price", "ask-file", "close", "cancel")
     },
     **{
         ("board", "GET", path): _rule(_CUSTOMER, Role.CUSTOMER)
-        for path in (_PAGE_MY, *(f"{_PAGE_MY}/{part}" for part in ("stream", "model", "picture", "mesh")))
+        for path in (
+            _PAGE_MY,
+            *(f"{_PAGE_MY}/{part}" for part in ("stream", "model", "picture", "mesh", "place")),
+        )
     },
     **{
         ("board", "POST", f"{_PAGE_MY}/{step}"): _rule(_CUSTOMER, Role.CUSTOMER)
-        for step in ("model", "submit", "approve", "cancel")
+        for step in ("model", "again", "submit", "approve", "cancel")
     },
     ("board", "POST", f"{_PAGE_MY}/open"): _rule(_CUSTOMER, *Role, is_open=True),
     **{

@@ -92,6 +92,7 @@ class ListedOrder(NamedTuple):
     requote_requested_at: datetime | None
     cancel_refused_at: datetime | None
     shipped_at: datetime | None
+    replaced_by: int | None
 
 
 _COLUMNS = tuple(getattr(BoardOrder, name) for name in ListedOrder._fields)
@@ -226,6 +227,12 @@ async def refused_cancellations(
     """Read a page of the orders that MES would not cancel, and that have not ended since."""
     found = _is_hot(), BoardOrder.cancel_refused_at.is_not(None), BoardOrder.cancel_requested_at.is_(None)
     return await _page(session, found, BoardOrder.cancel_refused_at, limit, cursor)
+
+
+async def rejected(session: AnySession, *, limit: int = PAGE) -> ListedPage:
+    """Read the orders that were rejected last and that their customers have not started again."""
+    found = _is(Status.REJECTED), BoardOrder.replaced_by.is_(None)
+    return await _page(session, found, BoardOrder.changed_at, limit, None, descends=True)
 
 
 async def waiting_long(

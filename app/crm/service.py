@@ -6,13 +6,21 @@ from functools import partial
 
 from app.crm import repository
 from app.crm.errors import CancellationPending, PriceExpired, PriceRenewalPending
-from app.crm.schemas import CancelOrder, CrmOrderDetail, CrmOrderPage, CrmOrderView, etag_of_order
+from app.crm.schemas import (
+    AskFile,
+    CancelOrder,
+    CrmOrderDetail,
+    CrmOrderPage,
+    CrmOrderView,
+    SetPrice,
+    etag_of_order,
+)
 from app.database import Work
 from app.flow.grants import Allowance
 from app.flow.places import Places
 from app.kit.clock import Clock
 from app.kit.etags import ChangedMeanwhile, is_meant
-from app.messaging.events import CancelRequested, OrderApproved, OrderClosed, RequoteRequested
+from app.messaging.events import CancelRequested, OrderApproved, OrderClosed, PriceSet, RequoteRequested
 from app.messaging.outbox import find_waiting
 from app.messaging.routing import ServiceName
 from app.models.crm import CrmOrder
@@ -83,6 +91,20 @@ class CrmService:
         """
         return await self._write(partial(request_quote, order_id, actor=actor, now=self.now(), seen=seen))
 
+    async def set_price(
+        self, order_id: int, request: SetPrice, actor: str, *, seen: str | None = None
+    ) -> CrmOrderView:
+        """Ask MES to set another price than the one that was calculated; until it has, none is approved.
+
+        Asked again while MES has not answered, this changes nothing.
+
+        Raises:
+            UnknownOrder, IllegalTransition, CancellationPending, PriceRenewalPending, ChangedMeanwhile: and
+                nothing is changed.
+        """
+        work = partial(set_price, order_id, request, actor=actor, now=self.now(), seen=seen)
+        return await self._write(work)
+
     async def close(self, order_id: int, actor: str, *, seen: str | None = None) -> CrmOrderView:
         """End an order that has been delivered; MES gets a message.
 
@@ -101,6 +123,27 @@ class CrmService:
         if not await is_repeated(session, CRM, order, wanted=event.status, actor=event.actor):
             _check_seen(order, seen)
             await record_event(session, CRM, order, event, now=self.now())
+        return CrmOrderView.of(order)
+
+    async def ask_file(self, order_id: int, request: AskFile, actor: str) -> CrmOrderView:
+        """Note that the customer of a rejected order is asked for another file: his page shows it.
+
+        Asked again in the same words, this changes nothing.
+
+        Raises:
+            UnknownOrder, IllegalTransition: it was not rejected, and nothing is changed.
+        """
+        return await self._write(partial(self._ask_file, order_id, request.reason, actor))
+
+    async def _ask_file(self, order_id: int, reason: str, actor: str, session: WriteSession) -> CrmOrderView:
+        order = await lock_order(session, CRM, order_id)
+        if order.status is not Status.REJECTED:
+            raise IllegalTransition(order_id, order.status, Status.FILE_UPLOADED)
+        detail = {"file_requested": reason}
+        if not await _is_asked_already(session, order, actor, detail):
+            action = "order_file_requested"
+            await append_event(session, CRM, order, actor=actor, now=self.now(), detail=detail, action=action)
+            log_change(session, action, order)
         return CrmOrderView.of(order)
 
     async def cancel(
@@ -213,3 +256,45 @@ async def request_quote(
         await announce(session, CRM, order, RequoteRequested(actor=actor), now=now)
         log_change(session, "order_requote_requested", order)
     return CrmOrderView.of(order)
+
+
+async def set_price(
+    order_id: int,
+    request: SetPrice,
+    session: WriteSession,
+    *,
+    actor: str,
+    now: datetime,
+    seen: str | None = None,
+) -> CrmOrderView:
+    """Owe MES the question for a price that a seller has set, with the reason.
+
+    Raises:
+        UnknownOrder, IllegalTransition, CancellationPending, PriceRenewalPending, ChangedMeanwhile: and
+            nothing is changed.
+    """
+    order = await lock_order(session, CRM, order_id)
+    if order.status is not Status.PRICE_CALCULATED:
+        raise IllegalTransition(order_id, order.status, Status.PRICE_CALCULATED)
+    asked = {"price_set": str(request.price), "from": str(order.price), "reason": request.reason}
+    if order.requote_requested_at is not None:
+        if await _is_asked_already(session, order, actor, asked):
+            return CrmOrderView.of(order)
+        raise PriceRenewalPending(order_id, order.requote_requested_at)
+    if order.cancel_requested_at is not None:
+        raise CancellationPending(order_id, order.cancel_requested_at)
+    _check_seen(order, seen)
+    order.requote_requested_at = now
+    event = PriceSet(actor=actor, price=request.price, reason=request.reason)
+    await append_event(session, CRM, order, actor=actor, now=now, detail=asked, action="order_price_set")
+    await announce(session, CRM, order, event, now=now)
+    log_change(session, "order_price_set", order)
+    return CrmOrderView.of(order)
+
+
+async def _is_asked_already(
+    session: WriteSession, order: CrmOrder, actor: str, asked: dict[str, str]
+) -> bool:
+    history = await read_history(session, CRM, order.order_id)
+    last = max(history, key=lambda line: line.event_no)
+    return (last.actor, last.detail) == (actor, asked)

@@ -22,6 +22,7 @@ from app.schemas import (
     OrderIdText,
     OrderView,
     Reason,
+    Tracking,
     View,
     hides_staff,
     shown,
@@ -83,6 +84,17 @@ class AdvanceOrder(BaseModel):
 
     to: OperatorStatus = Field(examples=[Status.MANUFACTURING_COMPLETED])
     reason: Reason | None = Field(default=None, examples=[None])
+    tracking: Tracking | None = Field(
+        default=None, description="The carrier's number of the parcel; with SHIPPED alone.", examples=[None]
+    )
+
+    @model_validator(mode="after")
+    def _tracking_goes_with_shipping(self) -> Self:
+        if self.tracking is not None and self.to is not Status.SHIPPED:
+            raise PydanticCustomError(
+                "tracking", "a tracking number goes with SHIPPED, and with nothing else"
+            )
+        return self
 
     @model_validator(mode="after")
     def _reason_goes_with_rejection(self) -> Self:

@@ -26,13 +26,23 @@ from app.messaging.events import (
     ManufacturingStarted,
     OrderRejected,
     OrderReleased,
+    OrderShipped,
     OrderSubmitted,
     StatusChanged,
 )
 from app.models.base import EventRow
 from app.models.mes import Intake
 from app.models.status import IllegalTransition, Status, check_release
-from app.orders import MES, append_event, is_repeated, is_visible, log_change, read_history, record_event
+from app.orders import (
+    MES,
+    append_event,
+    is_repeated,
+    is_visible,
+    log_change,
+    read_history,
+    record_event,
+    shipping_detail,
+)
 from readreplica.freshness import ANY, PRIMARY, Freshness
 from readreplica.sessions import WriteSession
 from readreplica.token import CausalToken
@@ -157,7 +167,7 @@ class MesService:
         self, order_id: int, step: AdvanceOrder, operator: str, session: WriteSession
     ) -> MesOrderView:
         order = await repository.lock(session, order_id, wanted=step.to)
-        detail = {"reason": step.reason} if step.reason is not None else {}
+        detail = {"reason": step.reason} if step.reason is not None else shipping_detail(step.tracking)
         if not await is_repeated(session, MES, order, wanted=step.to, actor=operator, detail=detail):
             if order.operator != operator:
                 raise NotTheHolder(order_id, operator, order.operator)
@@ -257,4 +267,6 @@ def held_since(history: Iterable[EventRow]) -> datetime | None:
 def _event(step: AdvanceOrder, operator: str) -> StatusChanged:
     if step.reason is not None:
         return OrderRejected(actor=operator, reason=step.reason)
+    if step.tracking is not None:
+        return OrderShipped(actor=operator, tracking=step.tracking)
     return PROGRESS[step.to](actor=operator)

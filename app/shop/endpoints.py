@@ -46,6 +46,25 @@ async def start_order(
     return StartedOrderView(**dict(started.order), link=access.link_of(int(started.order.order_id)))
 
 
+@router.post(
+    "/{order_id}/again",
+    status_code=status.HTTP_201_CREATED,
+    responses={
+        200: {"model": StartedOrderView, "description": "It was started again before."},
+        **documented(404, 409),
+    },
+)
+async def start_again(
+    shop: Shop, request: Request, order_id: OrderIdPath, response: Response
+) -> StartedOrderView:
+    """Start an order that was rejected once more, as a new one for another file; `link` opens it."""
+    started = await shop.again(order_id)
+    if not started.created:
+        response.status_code = status.HTTP_200_OK
+    access: Access = request.app.state.access
+    return StartedOrderView(**dict(started.order), link=access.link_of(int(started.order.order_id)))
+
+
 def _key_of_caller(key: str) -> str:
     """Return an idempotency key that finds the caller's order alone: it gives the order's link out."""
     # Who has an order's link is a customer like any other: the link of another order is not his.

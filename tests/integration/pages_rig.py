@@ -21,8 +21,11 @@ from app.crm.application import build as build_crm
 from app.database import open_shards
 from app.kit.caller import Role
 from app.mes.application import build as build_mes
+from app.models.reference import Finish, Material
 from app.orders import UnknownOrder
+from app.pricing.measurement import Measurement
 from app.pricing.preview import preview
+from app.pricing.tariff import TARIFF, explain
 from app.serve import server_config
 from app.settings import Settings
 from app.shop.application import build as build_shop
@@ -37,6 +40,20 @@ from tests.needs import require
 
 BUILDS = {"shop": build_shop, "crm": build_crm, "mes": build_mes, "board": build_board}
 RING = stl_binary(signet_ring(radius_mm=9, width_mm=4, thickness_mm=2))
+HOW = {
+    "measured": [
+        {
+            "line_no": 1,
+            **explain(
+                Measurement(volume_mm3=512.4, area_mm2=845.1, extents_mm=(21.4, 22.0, 6.5), polygons=12_480),
+                material=Material.GOLD_18K,
+                finish=Finish.POLISHED,
+                tariff=TARIFF,
+            ),
+        }
+    ]
+}
+"""What the pricing says of how a price came about."""
 PASSWORD = "correct horse battery staple"
 PEOPLE: Mapping[str, Role] = {
     "Rosa": Role.OPERATOR,
@@ -102,10 +119,22 @@ class Pages:
         made = []
         for _ in range(count):
             order_id = await self.services.placed(await self.services.b2b_response(**changes))
-            await self.services.price(order_id, price)
+            await self.services.price(order_id, price, how=HOW)
             await self.services.shows(self.services.crm, order_id, "PRICE_CALCULATED")
             made.append(order_id)
         return made
+
+    async def customers_order(self, *, price: str = "412.50", name: str = "ring.stl", **changes: Any) -> str:
+        """Bring a customer's order to where its price is there, and wait until the board has it."""
+        services = self.services
+        order_id = str(ok(await services.start(**changes), 201)["order_id"])
+        ok(await services.upload(order_id, name=name))
+        ok(await services.shop.post(f"/v1/orders/{order_id}/submit"))
+        await services.shows(services.mes, order_id, "SUBMITTED")
+        await services.price(order_id, price, how=HOW)
+        await services.shows(services.crm, order_id, "PRICE_CALCULATED")
+        await self.shown(order_id, "PRICE_CALCULATED")
+        return order_id
 
     async def approved(self, count: int = 1, **changes: Any) -> list[str]:
         """Bring partners' orders to where operators take them, and wait until the board has them."""

@@ -45,7 +45,11 @@ def test_files_of_others_are_as_their_packages_have_them() -> None:
 def test_every_text_is_there_in_russian_with_the_same_values_in_it() -> None:
     with (FOLDER / "locale" / "ru.po").open("rb") as file:
         catalogue = read_po(file)
-    methods = [("pages/**.py", "python"), ("templates/**.html", "jinja2.ext.babel_extract")]
+    methods = [
+        ("pages/**.py", "python"),
+        ("notices.py", "python"),
+        ("templates/**.html", "jinja2.ext.babel_extract"),
+    ]
     used = {found[2] for found in extract_from_dir(FOLDER, method_map=methods, keywords=KEYWORDS)}
     known = {message.id: message for message in catalogue if message.id}
     assert {one_of(text) for text in used} == {one_of(text) for text in known}
