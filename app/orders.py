@@ -418,14 +418,6 @@ async def renew_price(
     return True
 
 
-async def standing_quote(session: WriteSession, order_id: int, *, actor: str) -> dict[str, Any]:
-    """Return the price that an order of the MES has, as its history says it, and who says so again."""
-    lines = sorted(await read_history(session, MES, order_id), key=lambda line: line.event_no)
-    quotes = [line.detail.get("price_renewed", line.detail) for line in lines]
-    found = [quote for quote in quotes if "price" in quote][-1]
-    return {"actor": actor, **{name: found[name] for name in Quote.model_fields if name in found}}
-
-
 async def is_repeated(
     session: WriteSession,
     models: OrderModels[AnyOrder],

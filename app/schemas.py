@@ -145,8 +145,21 @@ Reference = Annotated[
 ]
 """A partner's own name of an order; several orders may have the same."""
 
-Price = Annotated[Decimal, Field(gt=0, max_digits=12, decimal_places=2)]
-"""What an order costs, in euros and cents."""
+_PRICE = re.compile(r"0\.(0[1-9]|[1-9][0-9]?)|[1-9][0-9]{0,9}(\.[0-9]{1,2})?")
+
+
+def _parse_price(value: Any) -> Decimal:
+    if not isinstance(value, str) or not _PRICE.fullmatch(value):
+        raise PydanticCustomError("price", "a price is a text such as '390.00', and more than nothing")
+    return Decimal(value)
+
+
+Price = Annotated[
+    Decimal,
+    BeforeValidator(_parse_price),
+    WithJsonSchema({"type": "string", "pattern": f"^({_PRICE.pattern})$"}),
+]
+"""What an order costs, in euros and cents; in JSON a text, as it is shown."""
 
 Tracking = Annotated[
     str,

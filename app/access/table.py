@@ -118,6 +118,11 @@ RULES: Mapping[tuple[str, str, str], AccessRule] = {
     ("crm", "POST", f"{_ORDER}/close"): _rule(_STAFF, Role.SELLER),
     ("crm", "POST", f"{_ORDER}/price"): _rule(_STAFF, Role.SELLER),
     ("crm", "POST", f"{_ORDER}/ask-file"): _rule(_STAFF, Role.SELLER),
+    # What staff see of an order's storage, on the board: by no door of the gateway.
+    **{
+        (service, "GET", f"{_ORDER}/stored"): _rule((), Role.OPERATOR, Role.SELLER, Role.DBA, *_READERS)
+        for service in ("shop", "crm", "mes")
+    },
     # Those who log in.
     **{
         (service, "POST", f"/v1/{path}"): _rule(_STAFF, *Role, is_open=True)
@@ -146,7 +151,7 @@ PAGES: Mapping[tuple[str, str, str], AccessRule] = {
     },
     **{
         ("board", "GET", f"{_PAGE_ORDER}/{part}"): _rule(_STAFF, *_LOOKERS)
-        for part in ("stream", "model", "picture", "mesh")
+        for part in ("stream", "model", "picture", "mesh", "stored")
     },
     **{
         ("board", "GET", path): _rule(_STAFF, Role.OPERATOR, Role.DBA, Role.AUDITOR)

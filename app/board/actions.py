@@ -98,7 +98,7 @@ class Actions:
 
     async def set_price(self, caller: Caller, order_id: int, *, price: Decimal, reason: str) -> Order:
         """Set another price than the one that was calculated."""
-        return await self._post(caller, "crm", order_id, "price", {"price": str(price), "reason": reason})
+        return await self._post(caller, "crm", order_id, "price", {"price": f"{price:f}", "reason": reason})
 
     async def ask_file(self, caller: Caller, order_id: int, *, reason: str) -> Order:
         """Ask the customer of a rejected order for another file."""
@@ -135,6 +135,10 @@ class Actions:
     async def show(self, caller: Caller, service: str, order_id: int) -> Order:
         """Ask a service for an order as it is there now: what a page shows of others' haste must be exact."""
         return await self._ask(caller, service, "GET", f"/v1/orders/{order_id}", order_id=order_id)
+
+    async def stored(self, caller: Caller, service: str, order_id: int) -> Order:
+        """Ask a service where it keeps an order, and what it still has to do for it."""
+        return await self._ask(caller, service, "GET", f"/v1/orders/{order_id}/stored", order_id=order_id)
 
     async def _post(
         self, caller: Caller, service: str, order_id: int, step: str, asked: Mapping[str, Any] | None = None

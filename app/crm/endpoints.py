@@ -19,6 +19,7 @@ from app.kit.problem import documented
 from app.kit.strict import StrictRoute
 from app.models.status import Status
 from app.schemas import AFTER_TOKEN, IfMatch, OrderId, OrderIdPath, PageLimit
+from app.stored import StoredOrderView
 
 AnyOrder = TypeVar("AnyOrder", bound=CrmOrderView)
 
@@ -111,3 +112,9 @@ async def cancel_order(
     reason in its history.
     """
     return _tagged(response, await crm.cancel(order_id, body, current_caller().name, seen=seen))
+
+
+@router.get("/{order_id}/stored", responses=documented(404))
+async def show_stored(crm: Crm, order_id: OrderIdPath) -> StoredOrderView:
+    """Show where an order is kept, and which of its messages are not acknowledged yet."""
+    return await crm.stored(order_id)

@@ -37,6 +37,7 @@ from app.orders import (
     record_event,
 )
 from app.schemas import WaitingView
+from app.stored import StoredOrderView, find_stored
 from readreplica.cluster import Cluster
 from readreplica.sessions import WriteSession
 
@@ -99,8 +100,8 @@ class CrmService:
         Asked again while MES has not answered, this changes nothing.
 
         Raises:
-            UnknownOrder, IllegalTransition, CancellationPending, PriceRenewalPending, ChangedMeanwhile: and
-                nothing is changed.
+            UnknownOrder, IllegalTransition, CancellationPending, PriceRenewalPending, PriceExpired,
+                ChangedMeanwhile: and nothing is changed.
         """
         work = partial(set_price, order_id, request, actor=actor, now=self.now(), seen=seen)
         return await self._write(work)
@@ -143,7 +144,7 @@ class CrmService:
         if not await _is_asked_already(session, order, actor, detail):
             action = "order_file_requested"
             await append_event(session, CRM, order, actor=actor, now=self.now(), detail=detail, action=action)
-            log_change(session, action, order)
+            log_change(session, "order_file_requested", order)
         return CrmOrderView.of(order)
 
     async def cancel(
@@ -177,6 +178,15 @@ class CrmService:
 
     async def _write(self, work: Work[CrmOrderView]) -> CrmOrderView:
         return (await self.orders.transact(work)).value
+
+    async def stored(self, order_id: int) -> StoredOrderView:
+        """Return where an order is kept, and the messages of it that are not acknowledged.
+
+        Raises:
+            UnknownOrder: there is none.
+        """
+        async with self.orders.read() as session:
+            return await find_stored(session, CRM, order_id)
 
     async def show(self, order_id: int) -> CrmOrderDetail:
         """Read an order with its history.
@@ -270,19 +280,17 @@ async def set_price(
     """Owe MES the question for a price that a seller has set, with the reason.
 
     Raises:
-        UnknownOrder, IllegalTransition, CancellationPending, PriceRenewalPending, ChangedMeanwhile: and
-            nothing is changed.
+        UnknownOrder, IllegalTransition, CancellationPending, PriceRenewalPending, PriceExpired,
+            ChangedMeanwhile: and nothing is changed.
     """
     order = await lock_order(session, CRM, order_id)
     if order.status is not Status.PRICE_CALCULATED:
         raise IllegalTransition(order_id, order.status, Status.PRICE_CALCULATED)
     asked = {"price_set": str(request.price), "from": str(order.price), "reason": request.reason}
-    if order.requote_requested_at is not None:
-        if await _is_asked_already(session, order, actor, asked):
-            return CrmOrderView.of(order)
-        raise PriceRenewalPending(order_id, order.requote_requested_at)
-    if order.cancel_requested_at is not None:
-        raise CancellationPending(order_id, order.cancel_requested_at)
+    is_pending = order.requote_requested_at is not None
+    if is_pending and await _is_asked_already(session, order, actor, asked):
+        return CrmOrderView.of(order)
+    _refuse_approval(order, now)
     _check_seen(order, seen)
     order.requote_requested_at = now
     event = PriceSet(actor=actor, price=request.price, reason=request.reason)

@@ -38,6 +38,7 @@ from app.schemas import (
     Quantity,
     Reference,
 )
+from app.stored import StoredOrderView
 
 router = APIRouter(prefix="/v1", route_class=StrictRoute)
 
@@ -115,6 +116,12 @@ async def list_orders(
 async def show_order(parts: Parts, order_id: OrderIdPath) -> MesOrderDetail:
     """Show an order, its lines and what has happened to it, however old it is."""
     return await parts.operators.show(order_id)
+
+
+@router.get("/orders/{order_id}/stored", tags=["operators"], responses=documented(404))
+async def show_stored(parts: Parts, order_id: OrderIdPath) -> StoredOrderView:
+    """Show where an order is kept, its messages that are not acknowledged yet, and its pricing job."""
+    return await parts.operators.stored(order_id)
 
 
 @router.post("/orders/{order_id}/take", tags=["operators"], responses=documented(404, 409))

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import TypeVar
 
 from app.flow.turns import enqueue, sender_of_order
-from app.following import UnexpectedEvent, lock_known
+from app.following import UnexpectedEvent, lock_known, standing_quote
 from app.kit.clock import Clock
 from app.kit.telemetry import traceparent_of
 from app.mes import repository
@@ -34,7 +34,6 @@ from app.orders import (
     log_change,
     record_event,
     renew_price,
-    standing_quote,
 )
 from readreplica.sessions import WriteSession
 

@@ -74,6 +74,12 @@ _REASON_WITH_REJECTION: JsonDict = {
     "if": {"properties": {"to": {"const": Status.REJECTED}}},
     "then": {"properties": {"reason": {"type": "string"}}, "required": ["reason"]},
     "else": {"properties": {"reason": {"type": "null"}}},
+    "allOf": [
+        {
+            "if": {"properties": {"to": {"const": Status.SHIPPED}}},
+            "else": {"properties": {"tracking": {"type": "null"}}},
+        }
+    ],
 }
 
 

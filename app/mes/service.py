@@ -31,10 +31,12 @@ from app.messaging.events import (
     StatusChanged,
 )
 from app.models.base import EventRow
-from app.models.mes import Intake
+from app.models.mes import Intake, PricingJob
 from app.models.status import IllegalTransition, Status, check_release
 from app.orders import (
     MES,
+    MES_ARCHIVE,
+    UnknownOrder,
     append_event,
     is_repeated,
     is_visible,
@@ -43,6 +45,7 @@ from app.orders import (
     record_event,
     shipping_detail,
 )
+from app.stored import StoredJobView, StoredOrderView, find_stored
 from readreplica.freshness import ANY, PRIMARY, Freshness
 from readreplica.sessions import WriteSession
 from readreplica.token import CausalToken
@@ -129,6 +132,23 @@ class MesService:
             found = await repository.find_all(session, order_id)
         pricing = await self.places.of(found.order)
         return MesOrderDetail.of(found.order, found.items, found.events, pricing=pricing)
+
+    async def stored(self, order_id: int) -> StoredOrderView:
+        """Return where an order is kept, live or archived, its messages that are owed, and its pricing job.
+
+        Raises:
+            UnknownOrder: there is none.
+        """
+        async with self.sessions.read(order_id) as session:
+            try:
+                found = await find_stored(session, MES, order_id)
+            except UnknownOrder:
+                return await find_stored(session, MES_ARCHIVE, order_id)
+            job = await session.get(PricingJob, order_id)
+        if job is None:
+            return found
+        held = StoredJobView(since=job.created_at, attempts=job.attempts, held_by=job.leased_by)
+        return found.model_copy(update={"job": held})
 
     async def take(self, order_id: int, operator: str) -> MesOrderView:
         """Assign an approved order to an operator: to one, however many ask at once.

@@ -15,6 +15,7 @@ from sqlalchemy import select, update
 
 from app import instruments
 from app.files import ModelMissing, ModelStore
+from app.following import standing_quote
 from app.instruments import PricingAttempt
 from app.kit.clock import Clock
 from app.messaging.events import OrderRejected, PriceCalculated, PriceRenewed
@@ -27,7 +28,6 @@ from app.orders import (
     lock_order,
     record_event,
     renew_price,
-    standing_quote,
 )
 from app.pricing import jobs
 from app.pricing.cache import MeasurementCache, ShapeIndex

@@ -12,6 +12,7 @@ from app.kit.strict import StrictRoute
 from app.schemas import AFTER_TOKEN, IdempotencyKey, OrderIdPath
 from app.shop.schemas import ShopOrderDetail, ShopOrderView, StartedOrderView, StartOrder
 from app.shop.service import ShopService
+from app.stored import StoredOrderView
 
 SHORTEST_SECRET_KEY = 16
 """Of an Idempotency-Key that is all by which a customer is known."""
@@ -94,3 +95,9 @@ async def submit_order(shop: Shop, order_id: OrderIdPath) -> ShopOrderView:
 async def show_order(shop: Shop, order_id: OrderIdPath) -> ShopOrderDetail:
     """Show an order and what has happened to it."""
     return await shop.show(order_id)
+
+
+@router.get("/{order_id}/stored", responses=documented(404))
+async def show_stored(shop: Shop, order_id: OrderIdPath) -> StoredOrderView:
+    """Show where an order is kept, and which of its messages are not acknowledged yet."""
+    return await shop.stored(order_id)

@@ -1,5 +1,6 @@
 """What the Shop does: a customer starts an order, uploads its model and submits it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -31,6 +32,7 @@ from app.orders import (
 from app.schemas import WaitingView, summarise
 from app.shop import repository
 from app.shop.schemas import CustomerInput, ShopOrderDetail, ShopOrderView, StartOrder
+from app.stored import StoredOrderView, find_stored
 from readreplica.cluster import Cluster
 from readreplica.sessions import WriteSession
 from sharding.ids import IdGenerator
@@ -120,12 +122,14 @@ class ShopService:
     ) -> None:
         actor = rejected.customer_name
         instruments.order_created(session.sync_session, channel=order.channel.value)
-        for each, action, detail in (
-            (order, "order_created", {"again_for": str(rejected.order_id)}),
-            (rejected, "order_ordered_again", {"replaced_by": str(order.order_id)}),
-        ):
+
+        async def note(each: ShopOrder, action: str, detail: Mapping[str, str]) -> None:
             await append_event(session, SHOP, each, actor=actor, now=now, detail=detail, action=action)
-            log_change(session, action, each)
+
+        await note(order, "order_created", {"again_for": str(rejected.order_id)})
+        log_change(session, "order_created", order)
+        await note(rejected, "order_ordered_again", {"replaced_by": str(order.order_id)})
+        log_change(session, "order_ordered_again", rejected)
 
     async def upload(self, order_id: int, file: Upload) -> ShopOrderView:
         """Store the 3D model of an order; until the order is submitted, a new upload replaces the old.
@@ -183,6 +187,15 @@ class ShopService:
             return ShopOrderView.of(order)
 
         return (await self.orders.transact(work)).value
+
+    async def stored(self, order_id: int) -> StoredOrderView:
+        """Return where an order is kept, and the messages of it that are not acknowledged.
+
+        Raises:
+            UnknownOrder: there is none.
+        """
+        async with self.orders.read() as session:
+            return await find_stored(session, SHOP, order_id)
 
     async def show(self, order_id: int) -> ShopOrderDetail:
         """Read an order with its history.

@@ -329,6 +329,9 @@ async def test_a_seller_sets_another_price_and_the_customer_sees_it(
         for name in ("shop", "crm", "mes"):
             service = getattr(pages.services, name)
             assert ok(await service.get(f"/v1/orders/{order_id}"))["price"] == "390.00"
+        await page.locator("#stored summary").click()
+        await expect(page.locator("#stored")).to_contain_text("orders_hot")
+        await expect(page.locator("#stored")).to_contain_text("No message is owed.")
         await page.locator("form[action$=approve] button").click()
         await pages.services.shows(pages.services.mes, order_id, "MANUFACTURING_APPROVED")
         refused = await pages.services.crm.post(
@@ -490,6 +493,14 @@ async def test_every_page_is_open_to_all(pages: Pages, browser: Browser) -> None
     await pages.shown(rejected, "REJECTED")
     await pages.shown(to_confirm, "PRICE_CALCULATED")
     customer = ok(await pages.services.start(), 201)["order_id"]
+    priced = await pages.customers_order()
+    await pages.draw(priced)
+    failed = await pages.customers_order()
+    ok(await pages.services.crm.post(f"/v1/orders/{failed}/approve"))
+    await pages.services.shows(pages.services.mes, failed, "MANUFACTURING_APPROVED")
+    ok(await pages.services.take(failed))
+    ok(await pages.services.advance(failed, "REJECTED", reason="the wall is too thin"))
+    await pages.shown(failed, "REJECTED")
     staff = {
         "Rosa": (
             "/",
@@ -503,8 +514,13 @@ async def test_every_page_is_open_to_all(pages: Pages, browser: Browser) -> None
             "/search?q=ring",
             "/search?q=nothing-like-this",
         ),
-        "Sara": ("/sales", f"/orders/{to_confirm}"),
-        None: ("/login", "/", f"/my/{customer}", f"/my/{customer}#{link_of(customer)}"),
+        "Sara": ("/sales", f"/orders/{to_confirm}", f"/orders/{priced}", f"/orders/{failed}"),
+        None: (
+            "/login",
+            "/",
+            f"/my/{customer}",
+            *(f"/my/{each}#{link_of(each)}" for each in (customer, priced, failed)),
+        ),
     }
     found = []
     for (name, paths), (language, width) in itertools.product(staff.items(), (("en", 1440), ("ru", 360))):

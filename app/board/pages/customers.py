@@ -25,6 +25,7 @@ from app.board.pages.staff import Pages, Parts, attempt
 from app.board.pages.stream import stream_of
 from app.board.pages.views import Act, card_of
 from app.board.repository import FoundOrder, ListedOrder
+from app.files import UnsupportedModelType, model_name, model_suffix
 from app.flow.places import PricingPlace
 from app.kit.caller import current_caller
 from app.kit.strict import StrictRoute
@@ -172,13 +173,14 @@ async def _page(
     viewer, after = PageReader.of(request), parts.streams.position()
     found = await _found(parts, order_id, is_change=request.method != "GET")
     order = found.order
+    is_refusal = refused is not None and not is_fragment(request)
     waits_for = _WAITS_FOR.get(order.status)
     if order.cancel_requested_at is not None:
         waits_for = _("You have asked to cancel it; the workshop decides whether it still can.")
     return page(
         request,
         "my.html" if not is_fragment(request) else "my_body.html",
-        status=409 if refused and not is_fragment(request) else 200,
+        status=409 if is_refusal else 200,
         headers={**VIEWER_HEADERS, "X-Part": "my"},
         o=card_of(order, ends=order.price_valid_until),
         order=order,
@@ -195,7 +197,8 @@ async def _page(
         asked_for_file=said_last(found.timeline, "file_requested"),
         replaced_by=said_last(found.timeline, "replaced_by"),
         may_upload=order.status in {Status.INITIATED, Status.FILE_UPLOADED},
-        stream_url=f"/my/{order_id}/stream" + (f"?after={after}" if after else ""),
+        # What was refused stays to be read: a page that hears of a change would ask for itself anew.
+        stream_url=None if is_refusal else f"/my/{order_id}/stream" + (f"?after={after}" if after else ""),
     )
 
 
@@ -205,7 +208,7 @@ def _is_priced(order: ListedOrder) -> bool:
 
 @router.get("/my/{order_id}/place")
 async def my_place(request: Request, parts: Parts, order_id: OrderIdPath) -> Response:
-    """Say again where the order stands among those that wait for a price: a part of its page."""
+    """Show again where the order stands among those that wait for a price: a part of its page."""
     _refuse_foreign(order_id)
     viewer = PageReader.of(request)
     place = place_text(await parts.places.read(order_id), viewer)
@@ -214,7 +217,7 @@ async def my_place(request: Request, parts: Parts, order_id: OrderIdPath) -> Res
 
 
 def place_text(place: PricingPlace | None, viewer: PageReader) -> str:
-    """Say how many orders are priced before one, and when its price may be expected."""
+    """Return how many orders are priced before one, and when its price may be expected, in words."""
     if place is None:
         return viewer.gettext(_("It is in the queue; its place is not known just now."))
     before = (
@@ -312,6 +315,11 @@ async def upload_again(request: Request, parts: Parts, order_id: OrderIdPath, fi
     """Order once more what was rejected, with another file: it is a new order, which this leads to."""
     await _found(parts, order_id)
     name, content = file.filename or "model", await file.read()
+    try:
+        # Before an order is started for it.
+        model_suffix(model_name(name))
+    except UnsupportedModelType:
+        return await _page(request, parts, order_id, refused={"title": "Unsupported model type"})
     try:
         started = await parts.actions.again(current_caller(), order_id)
         new_id = int(started["order_id"])

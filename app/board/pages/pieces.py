@@ -21,6 +21,7 @@ MOST_SHOWN = 6
 """Of so many lines of an order the pieces are shown."""
 _KINDS: dict[PreviewKind, str] = {"png": "image/png", "glb": "model/gltf-binary"}
 _DIGEST_LETTERS = 12
+_LOOK_SECONDS = 1.0
 _BEFORE_MEASURED = frozenset({Status.INITIATED, Status.FILE_UPLOADED, Status.SUBMITTED})
 
 LineNumber = Annotated[int, Query(alias="line", ge=1, le=1000)]
@@ -28,7 +29,7 @@ ModelVersion = Annotated[str, Query(alias="v", max_length=64)]
 """Stands in an address so that it is another one when the model is another; nothing reads it."""
 
 
-class Piece(NamedTuple):
+class ShownPiece(NamedTuple):
     """A line's piece. `state` is drawn; or awaited, broken or missing: why there is no picture."""
 
     line_no: int
@@ -37,22 +38,23 @@ class Piece(NamedTuple):
     query: str
 
 
-async def pieces_of(models: ModelStore, lines: Sequence[SnapshotLine], status: Status) -> list[Piece]:
+async def pieces_of(models: ModelStore, lines: Sequence[SnapshotLine], status: Status) -> list[ShownPiece]:
     """Return the pieces of an order that is in a status."""
     there = [(line, line.model_key) for line in lines if line.model_key is not None][:MOST_SHOWN]
     why_not = _why_not(status)
     drawn = await asyncio.gather(*(_is_drawn(models, key) for _line, key in there))
     return [
-        Piece(line.line_no, line.model_name or "", "drawn" if is_drawn else why_not, _query(line, key))
+        ShownPiece(line.line_no, line.model_name or "", "drawn" if is_drawn else why_not, _query(line, key))
         for (line, key), is_drawn in zip(there, drawn, strict=True)
     ]
 
 
 async def _is_drawn(models: ModelStore, key: str) -> bool:
     try:
-        return await models.has_preview(key)
-    except FilesUnavailable:
-        # The page is for much else.
+        async with asyncio.timeout(_LOOK_SECONDS):
+            return await models.has_preview(key)
+    except (FilesUnavailable, TimeoutError):
+        # The page is for much else, and waits for no store of files.
         return False
 
 
