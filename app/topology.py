@@ -109,6 +109,17 @@ def _password_in_file(topology: "Topology", name: str) -> str | None:
     return next((re.sub(r"\\(.)", r"\1", password) for password in found), None)
 
 
+class _Access(Section):
+    """`[access]`: in a `sandbox` nothing is made in earnest, and its keys are good there alone."""
+
+    sandbox: bool = False
+
+
+def is_sandbox(topology: "Topology") -> bool:
+    """Return whether all of a platform is for trying out: `[access] sandbox = true`."""
+    return "access" in topology.sections and topology.section("access", _Access).sandbox
+
+
 def files_url(topology: "Topology") -> str:
     """Return where the customers' files are: `[files] url`; a path is relative to the topology file.
 

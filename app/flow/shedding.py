@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 
 from app import instruments
 from app.flow.limiter import AdaptiveLimiter, LimitOptions, LimitState, Priority, Shed
+from app.kit.caller import Caller
 
 PRIORITIES: Mapping[tuple[str, str, str], Priority] = {
     # The operators are paid by the order that they take.
@@ -69,15 +70,17 @@ class Admission:
         )
 
     @asynccontextmanager
-    async def admitted(self, method: str, route: str, *, is_deep: bool) -> AsyncIterator[None]:
-        """Wait for a place, and have it for the block.
+    async def admitted(
+        self, caller: Caller, method: str, route: str, *, is_deep: bool
+    ) -> AsyncIterator[None]:
+        """Wait for a place, and have it for the block; those who ask for few wait for no one's many.
 
         Raises:
             Shed: there is none; nothing of the block was done.
         """
         priority = priority_of(self._service, method, route, is_deep=is_deep)
         try:
-            async with self.limiter.admitted(priority):
+            async with self.limiter.admitted(priority, caller.subject):
                 yield
         except Shed:
             instruments.request_shed(priority.name.lower())

@@ -205,10 +205,9 @@ class StreamLimit:
         Raises:
             TooManyStreams: there is none.
         """
-        subject = f"{caller.role}:{caller.identity_id or caller.credential or caller.address}"
-        if self._open[subject] >= self._most:
+        if self._open[caller.subject] >= self._most:
             raise TooManyStreams(self._most)
-        return self._passed(subject, content)
+        return self._passed(caller.subject, content)
 
     async def _passed(self, subject: str, content: AsyncIterator[Any]) -> AsyncIterator[Any]:
         # From the first part on: what is never begun never ends, and would keep its place.
@@ -329,7 +328,9 @@ class StrictRequest(Request):
 class LetsIn(Protocol):
     """Decides which requests are worked on, and which are refused so that others are."""
 
-    def admitted(self, method: str, route: str, *, is_deep: bool) -> AbstractAsyncContextManager[None]:
+    def admitted(
+        self, caller: Caller, method: str, route: str, *, is_deep: bool
+    ) -> AbstractAsyncContextManager[None]:
         """Wait for a place for the block, or raise."""
 
 
@@ -381,7 +382,7 @@ class StrictRoute(APIRoute):
             ):
                 # For an error's answer, which is made elsewhere.
                 every = request.scope[ANSWER_HEADERS] = {**request.scope.get(ANSWER_HEADERS, {}), **headers}
-                response = await strictly(StrictRequest(request.scope, size.receive))
+                response = await strictly(StrictRequest(request.scope, size.receive), caller)
                 response.headers.update(every)
                 if isinstance(response, StreamingResponse):
                     # It lasts beyond this, so its place is not one of those that are given back here.
@@ -389,7 +390,7 @@ class StrictRoute(APIRoute):
                     response.body_iterator = streams.held(caller, aiter(response.body_iterator))
                 return response
 
-        async def strictly(strict: StrictRequest) -> Response:
+        async def strictly(strict: StrictRequest, caller: Caller) -> Response:
             query = strict.scope["query_string"].decode("latin-1")
             refuse_repeated("query", (name for name, _ in parse_qsl(query, keep_blank_values=True)))
             if has_form:
@@ -404,7 +405,7 @@ class StrictRoute(APIRoute):
             is_deep = "cursor" in strict.query_params
             try:
                 # Not around the reading: slow clients would take the places of all others.
-                async with admission.admitted(strict.method, self.path_format, is_deep=is_deep):
+                async with admission.admitted(caller, strict.method, self.path_format, is_deep=is_deep):
                     with limit.taken():
                         return await within(answer(strict), seconds=seconds)
             except TimeoutError:

@@ -74,6 +74,33 @@ def test_a_route_leads_to_its_service(client: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize(
+    ("headers", "is_tried"),
+    [
+        ([], False),
+        ([("Authorization", "Bearer mk_abc_def")], False),
+        ([("Authorization", "Bearer mt_abc_def")], True),
+        ([("authorization", "bearer mt_abc_def")], True),
+        ([("Authorization", "Bearer  mt_abc_def")], False),  # no service takes two spaces
+        ([("Authorization", "Bearer mk_mt_abc")], False),
+        ([("Authorization", "Bearer xmt_abc")], False),
+        ([("Cookie", "a=Bearer mt_abc")], False),
+        ([("Authorization", "Bearer mk_a"), ("Authorization", "Bearer mt_a")], False),
+    ],
+)
+def test_a_key_for_trying_out_leads_to_the_sandbox_alone(
+    rig: GatewayRig, client: httpx.Client, headers: list[tuple[str, str]], is_tried: bool
+) -> None:
+    answer = client.get("/v1/orders/17", headers=headers)
+    assert answer.json()["port"] == (rig.tried if is_tried else rig.upstream).port
+    assert answer.json()["headers"]["x-gateway-door"] == "external"
+    posted = client.post("/v1/orders", headers=headers, content=b"{}")
+    assert posted.json()["port"] == answer.json()["port"]
+    # What no route names is not there for it either, and its bodies have the same bounds.
+    assert client.get("/readyz", headers=headers).status_code == 404
+    assert client.post("/v1/orders", headers=headers, content=b"x" * 2 * KIB).status_code == 413
+
+
+@pytest.mark.parametrize(
     ("method", "path", "host"),
     [
         ("GET", "/v1/orders", HOST),
